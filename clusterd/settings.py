@@ -1,0 +1,147 @@
+"""Frozen settings of a node. Read from files by clusterd/configuration.py; passed in, never global.
+
+Names end in their unit. Defaults are those of wire.md section 7 except where it says "ours".
+"""
+
+from typing import Literal
+
+import msgspec
+
+from hashing.manifest import ItemRule, Rules
+
+Role = Literal["master", "worker"]
+VersionRule = Literal["exact", "minor", "any"]
+
+DEFAULT_RULES = Rules(
+    items=(
+        ItemRule("etc/", ("client.keys",), False, 0o640),
+        ItemRule("etc/shared/", ("all",), True, 0o660, remove_subdirs_if_empty=True),
+        ItemRule("var/multigroups/", ("merged.mg",), True, 0o660, remove_subdirs_if_empty=True),
+        ItemRule("etc/rules/", ("all",), True, 0o660),
+        ItemRule("etc/decoders/", ("all",), True, 0o660),
+        ItemRule("etc/lists/", ("all",), True, 0o660),
+    )
+)
+
+
+class Secret:
+    """Bytes that never show in a repr, a log or an error."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: bytes) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "*****"
+
+
+class ClusterBlock(msgspec.Struct, frozen=True):
+    """The <cluster> block of ossec.conf (wire.md 7.2). `nodes`: HOST, HOST:PORT or [V6]:PORT, tried in order."""
+
+    name: str = "wazuh"
+    node_name: str = "node01"
+    node_type: Role = "master"
+    key: Secret = Secret(b"")
+    port: int = 1516
+    bind_addr: str = "0.0.0.0"
+    nodes: tuple[str, ...] = ()
+    hidden: str = "no"
+    disabled: bool = False
+
+
+class WorkerIntervals(msgspec.Struct, frozen=True):
+    sync_integrity_s: float = 9
+    sync_agent_info_s: float = 10
+    sync_agent_groups_s: float = 30
+    timeout_agent_groups_s: float = 40
+    keep_alive_s: float = 60
+    connection_retry_s: float = 10
+    max_failed_keepalive_attempts: int = 2
+    agent_groups_mismatch_limit: int = 10
+
+
+class MasterIntervals(msgspec.Struct, frozen=True):
+    sync_agent_groups_s: float = 10
+    timeout_extra_valid_s: float = 40
+    recalculate_integrity_s: float = 8
+    timeout_agent_info_s: float = 40
+    agent_group_start_delay_s: float = 30
+    check_worker_lastkeepalive_s: float = 60
+    max_allowed_time_without_keepalive_s: float = 120
+    max_locked_integrity_time_s: float = 1000
+
+
+class Communication(msgspec.Struct, frozen=True):
+    timeout_cluster_request_s: float = 20
+    timeout_dapi_request_s: float = 200
+    timeout_receiving_file_s: float = 120
+    max_zip_size_bytes: int = 1073741824
+    min_zip_size_bytes: int = 31457280
+    compress_level: int = 1
+    zip_limit_tolerance: float = 0.2
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds of what a peer can make us hold. All configurable under clusterd.limits of cluster.json."""
+
+    connections: int = 4096
+    connections_per_address: int = 1024
+    handshakes: int = 512
+    local_clients: int = 256
+    divided_bytes: int = 41943040
+    divided_timeout_s: float = 60
+    string_bytes: int = 268435456
+    strings_per_link: int = 16
+    string_idle_s: float = 600
+    requests_per_link: int = 64
+    unpacked_file_bytes: int = 17179869184
+    unpacked_total_bytes: int = 17179869184
+    log_lines_per_address_s: float = 10
+
+
+class Tls(msgspec.Struct, frozen=True):
+    """TLS below Fernet. Master: `cert` and `key`; worker: `ca` to verify with (empty: system store), `verify`."""
+
+    enabled: bool = False
+    cert: str = "etc/sslmanager.cert"
+    key: str = "etc/sslmanager.key"
+    ca: str = ""
+    verify: bool = True
+    server_name: str = ""
+
+
+class Clusterd(msgspec.Struct, frozen=True):
+    """Our own section `clusterd` of cluster.json."""
+
+    owner: str = ""
+    version: str = "4.14.1"
+    version_rule: VersionRule = "exact"
+    caps: bool = True
+    handshake_timeout_s: float = 10
+    full_walk_s: float = 300
+    stuck_after_s: float = 30
+    delete_confirm_share: float = 0.5
+    limits: Limits = Limits()
+    tls: Tls = Tls()
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Everything a process of the node needs to know. `pool_size` 0: the number of cores, at least 2 on a master and 1 on
+    a worker. `log_level`: 0 INFO, 1 DEBUG, 2 DEBUG2."""
+
+    root: str
+    cluster: ClusterBlock = ClusterBlock()
+    rules: Rules = DEFAULT_RULES
+    worker: WorkerIntervals = WorkerIntervals()
+    master: MasterIntervals = MasterIntervals()
+    communication: Communication = Communication()
+    clusterd: Clusterd = Clusterd()
+    pool_size: int = 0
+    dapi_enabled: bool = True
+    log_level: int = 0
+    log_format: Literal["text", "json"] = "text"
+
+    @property
+    def is_master(self) -> bool:
+        return self.cluster.node_type == "master"

@@ -1,0 +1,12 @@
+"""Where bulk bytes lie in the arena. Bulk never travels inside a message: a Descriptor does."""
+
+import msgspec
+
+
+class Descriptor(msgspec.Struct, frozen=True, array_like=True):
+    """`length` bytes at `offset` of slab `slab`. `checksum` is their xxh3_64, 0 where it was not computed."""
+
+    slab: int
+    offset: int
+    length: int
+    checksum: int = 0

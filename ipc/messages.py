@@ -1,0 +1,544 @@
+"""Every message between our own processes. Reading this module is reading the system.
+
+All are small frozen tagged structs; sizes are in bytes, times in seconds (wall clock where the name ends in `_at`). No
+bulk: bodies above INLINE_BYTES travel as Descriptors (arena) or as paths of spool files. Direction is said at each.
+"""
+
+import msgspec
+
+from ipc.descriptor import Descriptor
+
+INLINE_BYTES = 65536
+"""Largest payload that travels inside a message; larger ones are sealed bodies in the arena or files in the spool."""
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Base of every message."""
+
+
+# ---- net -> sync: what happens on links -----------------------------------------------------------------------------
+
+
+class LinkInfo(msgspec.Struct, frozen=True):
+    """One established link. `kind`: "worker" (inbound, on a master), "master" (outbound, on a worker), "local"
+    (a program on the local socket). `name` is the peer's node name, for kind "master" the master's address text, for
+    kind "local" the client number. `incarnation` of the link never repeats within a life of net."""
+
+    link: int
+    kind: str
+    name: str
+    node_type: str = ""
+    version: str = ""
+    address: str = ""
+    connected_at: float = 0.0
+    keepalive_at: float = 0.0
+
+
+class OpenTask(msgspec.Struct, frozen=True):
+    """A task this node was sending when sync last said so; a new sync tells the peer that it is gone (TaskNote)."""
+
+    link: int
+    command: str
+    task_id: str
+
+
+class NetHello(Message, frozen=True, tag="net-hello"):
+    """First message of a net process on the channel, and its answer to SyncHello: everything a sync process needs."""
+
+    incarnation: int
+    links: list[LinkInfo]
+    sending_slabs: list[int]
+    open_tasks: list[OpenTask]
+    serving: str = ""
+
+
+class LinkUp(Message, frozen=True, tag="link-up"):
+    """A peer has said hello and was accepted, or a local client connected."""
+
+    info: LinkInfo
+
+
+class LinkDown(Message, frozen=True, tag="link-down"):
+    """A link of a LinkUp has ended. Every request to it that is not answered yet has failed."""
+
+    link: int
+    reason: str
+
+
+class KeepaliveSeen(Message, frozen=True, tag="keepalive"):
+    """The peer's `echo-c` arrived (master), or the master answered ours (worker)."""
+
+    link: int
+    keepalive_at: float
+
+
+class PeerRequest(Message, frozen=True, tag="peer-request"):
+    """A request that net does not answer itself. sync answers each with one Reply naming `serial`, in any order.
+
+    Either `payload` (already opened, at most INLINE_BYTES) or `body`: the sealed body, still in net's slabs, one
+    descriptor per fragment of a divided request. sync gives those slabs back with Release (or with Reply.body)."""
+
+    link: int
+    serial: int
+    command: str
+    payload: bytes = b""
+    body: list[Descriptor] | None = None
+
+
+class Answered(Message, frozen=True, tag="answered"):
+    """The response to our Request `id`: the response's command word and payload, or the sealed body when large."""
+
+    id: int
+    command: str
+    payload: bytes = b""
+    body: list[Descriptor] | None = None
+
+
+class Unanswered(Message, frozen=True, tag="unanswered"):
+    """Our Request `id` ended without a response. `why`: "timeout", "closed" (link gone) or "refused" (bad request of ours)."""
+
+    id: int
+    why: str
+    text: str = ""
+
+
+class SlabsReturned(Message, frozen=True, tag="slabs-returned"):
+    """net has written a body (or dropped it with its link): these slabs of sync's are free again."""
+
+    slabs: list[int]
+
+
+# ---- sync -> net -----------------------------------------------------------------------------------------------------
+
+
+class SyncHello(Message, frozen=True, tag="sync-hello"):
+    """First message of a sync process. net fails whatever it had with an earlier one and answers with NetHello."""
+
+    incarnation: int
+
+
+class Reply(Message, frozen=True, tag="reply"):
+    """The response to PeerRequest `serial`. `body`: an already sealed body (of net's or sync's slabs) sent as it is.
+    `log`: the text of net's ERROR line `Internal error processing request ...` (wire.md 3.2), none when empty."""
+
+    link: int
+    serial: int
+    command: str
+    payload: bytes = b""
+    body: list[Descriptor] | None = None
+    log: str = ""
+
+
+class Request(Message, frozen=True, tag="request"):
+    """Send a request to a peer or local client; net picks the counter and answers with Answered or Unanswered.
+    Either `payload` (net seals it) or `body`, sealed already, in sync's slabs, which come back with SlabsReturned."""
+
+    link: int
+    id: int
+    command: str
+    payload: bytes = b""
+    body: list[Descriptor] | None = None
+    timeout_s: float = 20.0
+
+
+class CloseLink(Message, frozen=True, tag="close-link"):
+    """Close this link; `reason` goes to the log."""
+
+    link: int
+    reason: str
+
+
+class Release(Message, frozen=True, tag="release"):
+    """These slabs of net's are free again."""
+
+    slabs: list[int]
+
+
+class TaskNote(Message, frozen=True, tag="task-note"):
+    """Remember (`open`) or forget that this node sends `task_id` under `command` on this link, across lives of sync."""
+
+    link: int
+    command: str
+    task_id: str
+    open: bool
+
+
+class WriteLog(Message, frozen=True, tag="write-log"):
+    """A line for subtag `Main`, which only net writes (one writer per subtag keeps the order of lines)."""
+
+    level: str
+    tag: str
+    text: str
+
+
+class Drain(Message, frozen=True, tag="drain"):
+    """Supervisor's stop reached sync: it says so to net, which then accepts nothing new."""
+
+
+# ---- pool <-> sync: credits, jobs, results ---------------------------------------------------------------------------
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True):
+    """`length` bytes at `offset` of the file `path` (absolute)."""
+
+    path: str
+    offset: int
+    length: int
+
+
+class ChunkTarget(msgspec.Struct, frozen=True):
+    """Where the data of a chunk goes: `name` is the word before the first space of the payload (a path or a string id),
+    `path` the spool file, `offset` where to write, `limit` the largest size the file may reach."""
+
+    name: str
+    path: str
+    offset: int
+    limit: int
+
+
+class Note(msgspec.Struct, frozen=True):
+    """Something a person should know of one file. `level`: "DEBUG2", "DEBUG", "WARNING", "ERROR". `text` is the stock
+    text where wire.md has one; `why` is the bare reason for status (empty: not shown there)."""
+
+    level: str
+    path: str
+    text: str
+    why: str = ""
+
+
+class PoolHello(Message, frozen=True, tag="pool-hello"):
+    """A pool process is free for its first job. A new incarnation of a slot means that the earlier one is dead."""
+
+    slot: int
+    incarnation: int
+
+
+class Job(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Base of the jobs. Paths are absolute. A job is safe to run twice."""
+
+
+class ScanShard(Job, frozen=True, tag="scan"):
+    """Walk and hash shard `shard` of `shards` (files whose path hashes to it), reusing and rewriting the digest cache in
+    `state_dir`. `ignore_cache` reads every file again. Result: ShardScanned."""
+
+    root: str
+    state_dir: str
+    shard: int
+    shards: int
+    ignore_cache: bool = False
+
+
+class BuildManifest(Job, frozen=True, tag="manifest"):
+    """Merge the shard files of the last scan into the manifest file of `state_dir`. Result: ManifestBuilt."""
+
+    state_dir: str
+    shards: int
+
+
+class PackMetadata(Job, frozen=True, tag="pack-metadata"):
+    """A worker's check package: the manifest `root_digest` as the only entry. Result: Packed."""
+
+    state_dir: str
+    root_digest: str
+    out: str
+
+
+class ComparePackage(Job, frozen=True, tag="compare"):
+    """Read a worker's check package and compare it to our manifest; write the difference to `out`. Result: Compared."""
+
+    package: str
+    state_dir: str
+    root_digest: str
+    out: str
+
+
+class PackPart(Job, frozen=True, tag="pack-part"):
+    """Compress missing and shared files number `start` to `stop` (excluded) of a difference file to `out`, at most `limit`
+    bytes raw per file unless `oversize`, which packs one single large file. Result: PartPacked."""
+
+    root: str
+    difference: str
+    start: int
+    stop: int
+    limit: int
+    out: str
+    oversize: bool = False
+
+
+class FinishPackage(Job, frozen=True, tag="finish-package"):
+    """Drop what exceeds `limit` (wire.md 5.6, C12), move vanished files to `extra`, write the metadata entry to `out`.
+    `parts` are the results of PackPart in order. Result: PackageFinished."""
+
+    difference: str
+    parts: list["PartPacked"]
+    limit: int
+    out: str
+
+
+class SealChunk(Job, frozen=True, tag="seal"):
+    """Seal `prefix` + the bytes of `segments` into slab `slab` (sync's). Result: Sealed."""
+
+    prefix: bytes
+    segments: list[Segment]
+    slab: int
+
+
+class StoreChunk(Job, frozen=True, tag="store-chunk"):
+    """Open a chunk (`body` sealed in net's slabs, or `payload` open already), find its target by the word before the first
+    space and write the data. Result: ChunkStored, or JobFailed "unknown-name", "too-large", "bad-seal", "disk"."""
+
+    targets: list[ChunkTarget]
+    payload: bytes = b""
+    body: list[Descriptor] | None = None
+
+
+class OpenBody(Job, frozen=True, tag="open"):
+    """Open a sealed body of at most `limit` plain bytes. Result: Opened. With `check_only` nothing comes back but `size`."""
+
+    body: list[Descriptor]
+    limit: int
+    check_only: bool = False
+
+
+class DigestSegments(Job, frozen=True, tag="sha256"):
+    """SHA-256 over these bytes, in order. Result: Digested."""
+
+    segments: list[Segment]
+
+
+class OpenPackage(Job, frozen=True, tag="open-package"):
+    """Index a received package, read its metadata and check all paths against the rules. Writes the plan of application to
+    `plan`. Result: PackageOpened."""
+
+    package: str
+    root: str
+    plan: str
+    max_file_bytes: int
+    max_total_bytes: int
+
+
+class UnpackRange(Job, frozen=True, tag="unpack"):
+    """Decompress the entries of range `index` of the plan, verify each digest, write each beside its target under a
+    temporary name with final mode and owner. Result: RangeUnpacked."""
+
+    package: str
+    root: str
+    plan: str
+    index: int
+    max_file_bytes: int
+    max_total_bytes: int
+
+
+class ApplyPlan(Job, frozen=True, tag="apply"):
+    """Sync, rename what was unpacked over its targets, delete extras, remove emptied directories, sync. Result: Applied."""
+
+    root: str
+    plan: str
+    unpacked: list[str]
+
+
+class SweepTemporary(Job, frozen=True, tag="sweep"):
+    """Remove temporary files that a killed apply left beside targets. Result: Swept."""
+
+    root: str
+
+
+class RulesetHashes(Job, frozen=True, tag="ruleset-hashes"):
+    """JSON of path to BLAKE2b for etc/rules/, etc/decoders/, etc/lists/ (dapi.md 1.8) written to `out`. Result: Packed."""
+
+    state_dir: str
+    root_digest: str
+    out: str
+
+
+class RotateLog(Job, frozen=True, tag="rotate-log"):
+    """Move cluster.log to logs/cluster/{year}/{Mon}/cluster.log-{dd}.gz (wire.md 9.1). Result: Swept."""
+
+    root: str
+    day: str
+
+
+class Result(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Base of the results."""
+
+
+class ShardScanned(Result, frozen=True, tag="scanned"):
+    """`failed`: the shard could not be scanned at all; what could not be read is in `notes` and kept as it was.
+    `digest` changes when any row of the shard changes, so an unchanged shard needs no new manifest."""
+
+    files: int
+    hashed: int
+    reused: int
+    hashed_bytes: int
+    digest: str
+    failed: bool
+    notes: list[Note]
+
+
+class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
+    root_digest: str
+    files: int
+    total_bytes: int
+
+
+class Packed(Result, frozen=True, tag="packed"):
+    size: int
+    files: int = 0
+
+
+class Compared(Result, frozen=True, tag="compared"):
+    """`received`: files in the worker's metadata. `raw_sizes`: of the missing and shared files in the difference's order."""
+
+    received: int
+    missing: int
+    shared: int
+    extra: int
+    raw_sizes: list[int]
+
+
+class PackedEntry(msgspec.Struct, frozen=True, array_like=True):
+    """Entry number `number` of the difference lies (with its trailing FILE_SEP) at `offset` of the part, `length` bytes."""
+
+    number: int
+    offset: int
+    length: int
+
+
+class PartPacked(Result, frozen=True, tag="part-packed"):
+    """`vanished`, `dropped`: numbers in the difference of files that are gone, or too large or unreadable."""
+
+    path: str
+    entries: list[PackedEntry]
+    vanished: list[int]
+    dropped: list[int]
+    oversize: list[int]
+    notes: list[Note]
+
+
+class PackageFinished(Result, frozen=True, tag="package-finished"):
+    """The package is the concatenation of `segments`, `size` bytes, with SHA-256 `sha256`. `sent`: files in it; `dropped`:
+    how many wait for a later round."""
+
+    segments: list[Segment]
+    size: int
+    sha256: bytes
+    sent: int
+    dropped: int
+    notes: list[Note]
+
+
+class Sealed(Result, frozen=True, tag="sealed"):
+    body: Descriptor
+
+
+class ChunkStored(Result, frozen=True, tag="chunk-stored"):
+    """`size` bytes were written for target `name`."""
+
+    name: str
+    size: int
+
+
+class Opened(Result, frozen=True, tag="opened"):
+    payload: bytes
+    size: int
+
+
+class Digested(Result, frozen=True, tag="digested"):
+    sha256: bytes
+
+
+class PackageOpened(Result, frozen=True, tag="package-opened"):
+    """Counts of the metadata and the number of ranges to unpack. `refused`: paths that may not be touched, with reasons."""
+
+    missing: int
+    shared: int
+    extra: int
+    ranges: int
+    files_before: int
+    refused: list[Note]
+
+
+class RangeUnpacked(Result, frozen=True, tag="range-unpacked"):
+    """`paths`: entries verified and waiting beside their targets."""
+
+    paths: list[str]
+    notes: list[Note]
+
+
+class Applied(Result, frozen=True, tag="applied"):
+    created: int
+    updated: int
+    deleted: int
+    overwrite_errors: int
+    create_errors: int
+    remove_errors: int
+    notes: list[Note]
+
+
+class Swept(Result, frozen=True, tag="swept"):
+    count: int
+
+
+class JobFailed(Result, frozen=True, tag="job-failed"):
+    """`kind` is a word a program tests ("disk", "bad-seal", "bad-package", "unknown-name", "too-large", "vanished",
+    "bug"); `text` says to a person what happened and to which file; for "bug" it holds the stack."""
+
+    kind: str
+    text: str
+
+
+AnyJob = (
+    ScanShard
+    | BuildManifest
+    | PackMetadata
+    | ComparePackage
+    | PackPart
+    | FinishPackage
+    | SealChunk
+    | StoreChunk
+    | OpenBody
+    | DigestSegments
+    | OpenPackage
+    | UnpackRange
+    | ApplyPlan
+    | SweepTemporary
+    | RulesetHashes
+    | RotateLog
+)
+AnyResult = (
+    ShardScanned
+    | ManifestBuilt
+    | Packed
+    | Compared
+    | PartPacked
+    | PackageFinished
+    | Sealed
+    | ChunkStored
+    | Opened
+    | Digested
+    | PackageOpened
+    | RangeUnpacked
+    | Applied
+    | Swept
+    | JobFailed
+)
+
+
+class StartJob(Message, frozen=True, tag="start-job"):
+    """sync -> pool: run this job. Sent only to a process that is free."""
+
+    id: int
+    job: AnyJob
+
+
+class JobDone(Message, frozen=True, tag="job-done"):
+    """pool -> sync: the job's result; the process is free again."""
+
+    id: int
+    result: AnyResult
+
+
+NetToSync = NetHello | LinkUp | LinkDown | KeepaliveSeen | PeerRequest | Answered | Unanswered | SlabsReturned
+SyncToNet = SyncHello | Reply | Request | CloseLink | Release | TaskNote | WriteLog | Drain
+PoolToSync = PoolHello | JobDone
+SyncToPool = StartJob

@@ -1,0 +1,41 @@
+"""Packaging of clusterd. Minimum versions are the ones the suite runs with; docs/architecture.md gives each its reason."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TEST = ["pytest>=8.0", "pytest-timeout>=2.3", "pytest-randomly>=3.15", "hypothesis>=6.100", "pytest-benchmark>=4.0"]
+BENCH = ["pytest>=8.0", "pytest-benchmark>=4.0"]
+DEV = [*TEST, "ruff>=0.6", "mypy>=1.11", "types-psutil>=6.0", "types-defusedxml>=0.7"]
+
+setup(
+    name="clusterd",
+    version="0.1.0",
+    description="A cluster daemon for Wazuh-style SIEM managers, wire-compatible with the stock 4.14 wazuh-clusterd",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(
+        include=["clusterd", "clusterd.*", "ipc", "ipc.*", "hashing", "hashing.*", "tools", "tools.*"]
+    ),
+    install_requires=[
+        "click>=8.1",
+        "cryptography>=42.0",
+        "defusedxml>=0.7",
+        "lz4>=4.3",
+        "msgspec>=0.18",
+        "psutil>=5.9",
+        "pyzmq>=26.0",
+        "rich>=13.7",
+        "uvloop>=0.19",
+        "xxhash>=3.4",
+    ],
+    extras_require={"test": TEST, "bench": BENCH, "dev": DEV},
+    entry_points={
+        "console_scripts": [
+            "clusterd = tools.cli:main",
+            "wazuh-clusterd = tools.stock_cli:main",
+        ]
+    },
+)
