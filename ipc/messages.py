@@ -330,11 +330,13 @@ class UnpackRange(Job, frozen=True, tag="unpack"):
 
 
 class ApplyPlan(Job, frozen=True, tag="apply"):
-    """Sync, rename what was unpacked over its targets, delete extras, remove emptied directories, sync. Result: Applied."""
+    """Sync, rename what was unpacked over its targets, delete extras (unless `delete` is false), remove emptied
+    directories, sync. Result: Applied."""
 
     root: str
     plan: str
     unpacked: list[str]
+    delete: bool = True
 
 
 class SweepTemporary(Job, frozen=True, tag="sweep"):
@@ -448,13 +450,14 @@ class Digested(Result, frozen=True, tag="digested"):
 
 
 class PackageOpened(Result, frozen=True, tag="package-opened"):
-    """Counts of the metadata and the number of ranges to unpack. `refused`: paths that may not be touched, with reasons."""
+    """Counts of the metadata and the number of ranges to unpack. `refused`: paths that may not be touched, with reasons.
+    `extra_digest` identifies the set of paths to delete."""
 
     missing: int
     shared: int
     extra: int
     ranges: int
-    files_before: int
+    extra_digest: str
     refused: list[Note]
 
 
