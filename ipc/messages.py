@@ -188,12 +188,14 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
 class ChunkTarget(msgspec.Struct, frozen=True):
     """Where the data of a chunk goes: `name` is the word before the first space of the payload (a path or a string id),
-    `path` the spool file, `offset` where to write, `limit` the largest size the file may reach."""
+    `path` the spool file, `offset` where to write, `limit` the largest size the file may reach. With `truncate`, bytes
+    beyond `limit` are dropped silently (long strings, wire.md 4.4); else they are "too-large"."""
 
     name: str
     path: str
     offset: int
     limit: int
+    truncate: bool = False
 
 
 class Note(msgspec.Struct, frozen=True):
