@@ -1,0 +1,202 @@
+"""The command words, who knows which, and the texts of simple replies (wire.md 4.1, 3.1, appendix A; dapi.md 1.3).
+
+Commands are `str` in all our code: the bytes of the wire read as Latin-1, so that every command a peer can send has one
+spelling and can be written back. All spellings of the original, misspelt or not, are here and nowhere else.
+"""
+
+from typing import Literal
+
+Role = Literal["master", "worker", "local-server", "local-client"]
+"""Which end of a link we are. "master" and "worker": this node's role on a TCP link. "local-server": the daemon on the
+local socket. "local-client": a program on it."""
+
+MAX_COMMAND_BYTES = 11
+
+# Responses (wire.md 3.1). The commands with a trailing space are what the original sends in three places (2.2).
+OK = "ok"
+ERR = "err"
+OK_M = "ok-m"
+OK_C = "ok-c"
+OK_NEW_FILE = "ok "
+OK_ECHO_C = "ok-m "
+RESPONSES = frozenset({OK, ERR, OK_M, OK_C})
+"""A frame whose counter we are waiting for is a response only under one of these (wire.md C2)."""
+
+# Both roles.
+ECHO = "echo"
+NEW_FILE = "new_file"
+FILE_UPD = "file_upd"
+FILE_END = "file_end"
+NEW_STR = "new_str"
+STR_UPD = "str_upd"
+ERR_STR = "err_str"
+CANCEL_TASK = "cancel_task"
+DAPI = "dapi"
+DAPI_RES = "dapi_res"
+DAPI_ERR = "dapi_err"
+
+# Worker to master.
+HELLO = "hello"
+ECHO_C = "echo-c"
+SYN_I_W_M_P = "syn_i_w_m_p"
+SYN_I_W_M = "syn_i_w_m"
+SYN_I_W_M_E = "syn_i_w_m_e"
+SYN_I_W_M_R = "syn_i_w_m_r"
+SYN_E_W_M = "syn_e_w_m"
+SYN_E_W_M_E = "syn_e_w_m_e"
+SYN_A_W_M_P = "syn_a_w_m_p"
+SYN_A_W_M = "syn_a_w_m"
+SYN_W_G_E = "syn_w_g_e"
+SYN_W_G_ERR = "syn_w_g_err"
+SYN_W_G_C = "syn_w_g_c"
+SYN_WGC_E = "syn_wgc_e"
+SYN_WGC_ERR = "syn_wgc_err"
+SENDSYNC = "sendsync"
+GET_NODES = "get_nodes"
+GET_HEALTH = "get_health"
+CAPS = "caps"
+"""Ours, worker to master after hello: a JSON list of capabilities (design.md 6). Unknown to the original."""
+
+# Master to worker.
+ECHO_M = "echo-m"
+SYN_M_C_OK = "syn_m_c_ok"
+SYN_M_C = "syn_m_c"
+SYN_M_C_E = "syn_m_c_e"
+SYN_M_C_R = "syn_m_c_r"
+SYN_M_A_E = "syn_m_a_e"
+SYN_M_A_ERR = "syn_m_a_err"
+SYN_G_M_W = "syn_g_m_w"
+SYN_G_M_W_C = "syn_g_m_w_c"
+SENDSYN_RES = "sendsyn_res"
+SENDSYN_ERR = "sendsyn_err"
+
+# Local socket, client to daemon.
+GET_CONFIG = "get_config"
+GET_HASH = "get_hash"
+SEND_FILE = "send_file"
+DAPI_FWD = "dapi_fwd"
+SENDASYNC = "sendasync"
+SENDRRELOAD = "sendrreload"
+# Local socket, daemon to client.
+CONTROL_RES = "control_res"
+SEND_F_RES = "send_f_res"
+
+_COMMON = frozenset(
+    {ECHO, NEW_FILE, FILE_UPD, FILE_END, NEW_STR, STR_UPD, ERR_STR, CANCEL_TASK, DAPI, DAPI_RES, DAPI_ERR}
+)
+_MASTER = _COMMON | {
+    HELLO,
+    ECHO_C,
+    SYN_I_W_M_P,
+    SYN_I_W_M,
+    SYN_I_W_M_E,
+    SYN_I_W_M_R,
+    SYN_A_W_M_P,
+    SYN_A_W_M,
+    SYN_W_G_E,
+    SYN_W_G_ERR,
+    SYN_W_G_C,
+    SYN_WGC_E,
+    SYN_WGC_ERR,
+    SENDSYNC,
+    GET_NODES,
+    GET_HEALTH,
+    CAPS,
+}
+_WORKER = _COMMON | {
+    ECHO_M,
+    SYN_M_C_OK,
+    SYN_M_C,
+    SYN_M_C_E,
+    SYN_M_C_R,
+    SYN_M_A_E,
+    SYN_M_A_ERR,
+    SYN_G_M_W,
+    SYN_G_M_W_C,
+    SENDSYN_RES,
+    SENDSYN_ERR,
+}
+_LOCAL = frozenset({ECHO, ECHO_C, GET_CONFIG, GET_NODES, GET_HEALTH, GET_HASH, SEND_FILE, DAPI})
+_LOCAL_ON_MASTER = _LOCAL | {DAPI_FWD}
+_LOCAL_ON_WORKER = _LOCAL | {SENDSYNC, SENDASYNC, SENDRRELOAD}
+_LOCAL_CLIENT = frozenset(
+    {ECHO, ECHO_M, NEW_STR, STR_UPD, ERR_STR, DAPI_RES, DAPI_ERR, CONTROL_RES, SEND_F_RES, OK, ERR}
+)
+
+LOCAL_NEEDS_MASTER = frozenset({GET_NODES, GET_HEALTH, SEND_FILE, DAPI, SENDSYNC, SENDASYNC, SENDRRELOAD})
+"""Local requests that a worker without a link to its master refuses with 3023 (dapi.md 1.3)."""
+
+FILE_TASKS = frozenset({SYN_I_W_M, SYN_M_C})
+"""Commands that open a task in which a file follows (`{cmd}_e` ends it, `{cmd}_r` breaks it off)."""
+
+
+def known_commands(role: Role, *, on_master: bool) -> frozenset[str]:
+    """The requests that the end `role` understands; anything else is answered with `unknown_command_text`.
+
+    `on_master` matters for the local socket only: whether the daemon there is a master's.
+
+    `syn_e_w_m` and `syn_e_w_m_e`, a remnant that no node sends, are unknown here, as wire.md 4.8 allows.
+    """
+    if role == "master":
+        return _MASTER
+    if role == "worker":
+        return _WORKER
+    if role == "local-client":
+        return _LOCAL_CLIENT
+    return _LOCAL_ON_MASTER if on_master else _LOCAL_ON_WORKER
+
+
+def python_bytes(command: str) -> str:
+    """The command as the original prints it in texts and log lines: `b'hello'`."""
+    return repr(command.encode("latin-1"))
+
+
+def unknown_command_text(command: str) -> bytes:
+    """Payload of the `err` that answers a command nobody knows (wire.md 3.2)."""
+    return f"unknown command '{python_bytes(command)}'".encode()
+
+
+def hello_accepted(name: str) -> bytes:
+    """Payload of the `ok` that answers an accepted hello (wire.md 1.4)."""
+    return f"Client {name} added".encode()
+
+
+# Payloads of `ok` (wire.md 4.1).
+READY_FOR_FILE = b"Ready to receive new file"
+FILE_UPDATED = b"File updated"
+FILE_RECEIVED = b"File received correctly"
+STRING_UPDATED = b"String updated"
+CANCEL_RECEIVED = b"Request received correctly"
+PERMISSION_GRANTED = b"True"
+PERMISSION_REFUSED = b"False"
+PACKAGE_RECEIVED = b"File correctly received"
+ERROR_RECEIVED = b"Error received"
+THANKS = b"Thanks"
+NONE = b"None"
+"""Stands for a task id or string id that is unknown or not there yet."""
+SENDSYNC_QUEUED = b"Added request to SendSync requests queue"
+SENDSYNC_FORWARDED = b"Response forwarded to worker"
+SENDSYNC_ERROR_FORWARDED = b"SendSync error forwarded to worker"
+DAPI_QUEUED = b"Added request to API requests queue"
+DAPI_FORWARDED = b"Forwarded response"
+DAPI_FORWARDED_TO_WORKER = b"Response forwarded to worker"
+DAPI_ERROR_FORWARDED = b"DAPI error forwarded to worker"
+AGENT_GROUPS_FULL_ASKED = b"Requested full agent-groups"
+"""Answer to `syn_w_g_c`; the original sends an object's repr, which nobody reads."""
+
+# Payloads of `ok` on the local socket (dapi.md 1.3, 1.4). SENT_TO_MASTER is compared by stock clients.
+SENT_TO_MASTER = b"Sent request to master node"
+DAPI_SENT_TO_WORKER = b"Request forwarded to worker node"
+FILE_TO_MASTER = b"Forwarding file to master node"
+SENDASYNC_QUEUED = b"Added request to sendsync requests queue"
+RELOAD_NOTED = b'{"success": true}'
+DAPI_RESPONSE_RECEIVED = b"Distributed api response received"
+RESPONSE_RECEIVED = b"Response received"
+SENDSYNC_RESPONSE_RECEIVED = b"Sendsync response received"
+ERROR_RESPONSE_RECEIVED = b"Error response received"
+
+# Plain-text payloads of `err` (wire.md 3.2).
+CHECKSUM_MISMATCH = b"File wasn't correctly received. Checksums aren't equal."
+
+KEEPALIVE = b"keepalive"
+"""Payload of `echo-c`."""

@@ -1,0 +1,436 @@
+"""One connection of the cluster protocol, without I/O: bytes to events, requests and responses to bytes (wire.md 2, 3).
+
+Whoever has the transport asks `next_buffer` where to read to, reads, and gives the number of bytes to `buffer_filled`,
+which returns events. Bodies up to `inline_limit` bytes are opened here. A larger body is read straight into a sink and
+handed up as it is. When there is no sink for it the connection stalls: stop reading, and call `retry_allocate` when there
+may be room.
+
+Whatever bytes come, there are two outcomes: events, or a Violation, after which the connection is dead.
+"""
+
+from collections.abc import Sequence
+
+from clusterd.errors import ClusterError
+from clusterd.wire.box import Box
+from clusterd.wire.commands import RESPONSES, Role
+from clusterd.wire.events import (
+    Allocate,
+    Discarded,
+    Event,
+    RequestReceived,
+    ResponseReceived,
+    SealedRequest,
+    SealedResponse,
+    Sink,
+    Violation,
+)
+from clusterd.wire.frame import (
+    HEADER,
+    HEADER_BYTES,
+    REQUEST_CHUNK,
+    Header,
+    Piece,
+    command_field,
+    frames_of,
+    parse_field,
+    pieces_of,
+)
+from clusterd.wire.seal import BadSeal, Sealer, sealed_length
+
+INLINE_LIMIT = 65536
+READ_BYTES = 65536
+MAX_DIVIDED = 16
+"""Divided messages that may be unfinished at a time on one connection."""
+MAX_SINKS = 16
+"""Sinks that the unfinished divided messages of one connection may hold together."""
+MIN_PROGRESS = 262144
+"""Bytes by which a begun body must grow in each period of `check_progress`."""
+
+
+class NoRoom(Exception):
+    """The connection is stalled: it cannot take bytes before `retry_allocate` has succeeded. A bug of the caller."""
+
+
+class _Divided:
+    """An unfinished divided message: full sinks, and behind them the bytes that do not fill one yet."""
+
+    __slots__ = ("sinks", "tail", "total")
+
+    def __init__(self) -> None:
+        self.sinks: list[Sink] = []
+        self.tail = bytearray()
+        self.total = 0
+
+
+def heap_sink(length: int) -> Sink:
+    """An `allocate` that always has room: for tests and small programs."""
+    return Sink(memoryview(bytearray(length)))
+
+
+class Connection:
+    """Bytes, order and counters of one connection. `role` is our end of it.
+
+    Owned by one link, which is the only one that calls it. Fixed: role, sealer. May be changed between reads:
+    `body_limit`, `divided_limit` (small before hello, so that a stranger gets no sink). The request id is the counter.
+    """
+
+    __slots__ = (
+        "_allocate",
+        "_box",
+        "_divided",
+        "_fields",
+        "_filled",
+        "_head",
+        "_held",
+        "_marks",
+        "_partial",
+        "_scratch",
+        "_sealer",
+        "_sink",
+        "_undivided",
+        "body_limit",
+        "dead",
+        "divided_limit",
+        "frames_in",
+        "frames_out",
+        "inline_limit",
+        "role",
+        "stalled",
+    )
+
+    def __init__(
+        self,
+        role: Role,
+        sealer: Sealer | None,
+        *,
+        counter_start: int,
+        allocate: Allocate = heap_sink,
+        inline_limit: int = INLINE_LIMIT,
+        body_limit: int | None = None,
+        divided_limit: int = 41943040,
+        scratch: memoryview | None = None,
+    ) -> None:
+        """`sealer`: None on the local socket. `body_limit`: largest body of a frame, by default what a stock peer sends
+        undivided. `divided_limit`: bytes of all unfinished divided messages. A sink is at most `inline_limit` +
+        `body_limit` bytes. `scratch`: where small frames are read to; the connections of one process may share one, if
+        each read is followed by its `buffer_filled` before the next read."""
+        if (sealer is None) != role.startswith("local"):
+            raise ValueError("only the local socket is without a sealer")
+        self.role = role
+        self._sealer = sealer
+        self._undivided = REQUEST_CHUNK if sealer is None else sealed_length(REQUEST_CHUNK)
+        self._allocate = allocate
+        self.inline_limit = inline_limit
+        self.body_limit = self._undivided if body_limit is None else body_limit
+        self.divided_limit = divided_limit
+        self._scratch = memoryview(bytearray(READ_BYTES)) if scratch is None else scratch
+        self._box = Box(counter_start)
+        self._head: Header | None = None
+        self._partial = bytearray()
+        self._sink: Sink | None = None
+        self._filled = 0
+        self._held = b""
+        self._divided: dict[int, _Divided] = {}
+        self._marks: dict[int, tuple[int, float]] = {}
+        self.stalled = False
+        self.dead = False
+        self.frames_in = 0
+        self.frames_out = 0
+
+    # ---- receiving ---------------------------------------------------------------------------------------------------
+
+    def next_buffer(self) -> memoryview:
+        """Where the transport may write next, never empty. Raises NoRoom while stalled."""
+        if self.stalled:
+            raise NoRoom
+        if self._sink is not None:
+            return self._sink.view[self._filled :]
+        return self._scratch
+
+    def buffer_filled(self, count: int) -> list[Event]:
+        """The transport has written `count` bytes to the beginning of `next_buffer()`."""
+        events: list[Event] = []
+        if self.dead:
+            return events
+        if self._sink is None:
+            self._consume(self._scratch[:count], events)
+        else:
+            self._filled += count
+            if self._filled == len(self._sink.view):
+                self._sink_full(self._sink, events)
+        return events
+
+    def receive(self, data: bytes | bytearray | memoryview) -> list[Event]:
+        """The same for bytes that lie elsewhere (tests, small programs). Raises NoRoom while stalled."""
+        if self.stalled:
+            raise NoRoom
+        events: list[Event] = []
+        if not self.dead:
+            self._consume(memoryview(data), events)
+        return events
+
+    def retry_allocate(self) -> list[Event]:
+        """There may be room again. Reading may go on if `stalled` is false afterwards."""
+        events: list[Event] = []
+        if self.stalled and not self.dead:
+            held, self._held, self.stalled = self._held, b"", False
+            self._consume(memoryview(held), events)
+        return events
+
+    def check_progress(self, now: float, timeout_s: float) -> Violation | None:
+        """Call now and then. A frame or divided message that was begun and grew by less than MIN_PROGRESS bytes in
+        `timeout_s` is a Violation: it holds room of ours, and its peer may never end it (wire.md R3)."""
+        if self.dead or self.stalled:
+            self._marks = {}
+            return None
+        marks: dict[int, tuple[int, float]] = {}
+        for key, size in self._unfinished().items():
+            mark = self._marks.get(key)
+            if mark is None or size - mark[0] >= MIN_PROGRESS:
+                mark = (size, now)
+            elif now - mark[1] >= timeout_s:
+                self.dead = True
+                return Violation(0, f"a message was begun and not continued for {timeout_s:g} seconds")
+            marks[key] = mark
+        self._marks = marks
+        return None
+
+    def close(self) -> list[Sink]:
+        """The transport is gone. Returns the sinks of what was unfinished, whose room is free again."""
+        self.dead = True
+        sinks = [sink for message in self._divided.values() for sink in message.sinks]
+        if self._sink is not None:
+            sinks.append(self._sink)
+        self._divided.clear()
+        self._sink, self._head, self._held = None, None, b""
+        self._partial = bytearray()
+        return sinks
+
+    def _consume(self, view: memoryview, events: list[Event]) -> None:
+        """Read frames by state: a header, then its body, wherever the cuts are (wire.md C1)."""
+        position, end = 0, len(view)
+        while True:
+            head = self._head
+            if head is None:
+                if self._partial:
+                    taken = view[position : position + HEADER_BYTES - len(self._partial)]
+                    self._partial += taken
+                    position += len(taken)
+                    if len(self._partial) < HEADER_BYTES:
+                        return
+                    fields = HEADER.unpack(self._partial)
+                    self._partial = bytearray()
+                elif end - position >= HEADER_BYTES:
+                    fields = HEADER.unpack_from(view, position)
+                    position += HEADER_BYTES
+                else:
+                    self._partial += view[position:]
+                    return
+                command, divided = parse_field(fields[2])
+                head = Header(fields[0], fields[1], command, divided)
+                if not self._admit(head, events):
+                    return
+            sink = self._sink
+            if sink is None and self._wants_sink(head):
+                sink = self._begin_sink(head)
+                if sink is None:
+                    self._head, self._held, self.stalled = head, bytes(view[position:]), True
+                    return
+            if sink is not None:
+                self._head = head
+                stop = min(end, position + len(sink.view) - self._filled)
+                sink.view[self._filled : self._filled + stop - position] = view[position:stop]
+                self._filled += stop - position
+                position = stop
+                if self._filled < len(sink.view):
+                    return
+                self._sink_full(sink, events)
+            else:
+                have = len(self._partial)
+                stop = position + head.length - have
+                if stop > end:
+                    self._head = head
+                    self._partial += view[position:]
+                    return
+                body = bytes(view[position:stop])
+                position = stop
+                if have:
+                    body = bytes(self._partial) + body
+                    self._partial = bytearray()
+                self._head = None
+                self._small_body(head, body, events)
+            if position == end or self.dead:
+                return
+
+    def _admit(self, head: Header, events: list[Event]) -> bool:
+        """Whether the announced body is within our limits; nothing is reserved before (wire.md R1, R3)."""
+        if head.length > self.body_limit:
+            return self._violate(f"a frame announces {head.length} bytes, more than {self.body_limit}", events)
+        if head.divided:
+            if head.counter not in self._divided:
+                if len(self._divided) == MAX_DIVIDED:
+                    return self._violate(f"more than {MAX_DIVIDED} divided messages are unfinished", events)
+                self._divided[head.counter] = _Divided()
+        elif head.counter not in self._divided:
+            return True
+        if sum(message.total for message in self._divided.values()) + head.length > self.divided_limit:
+            return self._violate(f"divided messages with more than {self.divided_limit} bytes are unfinished", events)
+        return True
+
+    def _wants_sink(self, head: Header) -> bool:
+        message = self._divided.get(head.counter)
+        if message is None:
+            return head.length > self.inline_limit
+        waiting = len(message.tail) + head.length
+        # What follows a full sink ends in a sink too, so that a large message is a list of sinks and nothing else.
+        return waiting > self.inline_limit or (not head.divided and bool(message.sinks) and waiting > 0)
+
+    def _begin_sink(self, head: Header) -> Sink | None:
+        """Room for the body, and before it the tail of its divided message."""
+        message = self._divided.get(head.counter)
+        tail = message.tail if message is not None else b""
+        length = len(tail) + head.length
+        sink = self._allocate(length)
+        if sink is None:
+            return None
+        if len(sink.view) != length:
+            raise ValueError(f"allocate gave {len(sink.view)} bytes for {length}")
+        sink.view[: len(tail)] = tail
+        self._sink, self._filled = sink, len(tail)
+        return sink
+
+    def _sink_full(self, sink: Sink, events: list[Event]) -> None:
+        head = self._head
+        assert head is not None
+        self._sink, self._head, self._filled = None, None, 0
+        self.frames_in += 1
+        message = self._divided.get(head.counter)
+        if message is None:
+            self._report(head, None, [sink], events)
+            return
+        message.sinks.append(sink)
+        message.tail = bytearray()
+        message.total += head.length
+        if not head.divided:
+            del self._divided[head.counter]
+            self._report(head, None, message.sinks, events)
+        elif sum(len(other.sinks) for other in self._divided.values()) > MAX_SINKS:
+            self._violate(f"divided messages with more than {MAX_SINKS} large pieces are unfinished", events)
+
+    def _small_body(self, head: Header, body: bytes, events: list[Event]) -> None:
+        self.frames_in += 1
+        message = self._divided.get(head.counter) if self._divided else None
+        if message is not None:
+            message.tail += body
+            message.total += head.length
+            if head.divided:
+                return
+            del self._divided[head.counter]
+            if message.sinks:
+                self._report(head, None, message.sinks, events)
+                return
+            body = bytes(message.tail)
+        if self._sealer is not None:
+            try:
+                body = self._sealer.open(body)
+            except BadSeal:
+                self.dead = True
+                events.append(Violation(3025, str(ClusterError(3025))))
+                return
+        self._report(head, body, [], events)
+
+    def _report(self, head: Header, payload: bytes | None, bodies: list[Sink], events: list[Event]) -> None:
+        """The command decides between request and response as well as the counter (wire.md C2)."""
+        settled = self._box.settle(head.counter) if head.command in RESPONSES else None
+        if settled is None:
+            self._box.peer_used(head.counter)
+            if payload is None:
+                events.append(SealedRequest(head.counter, head.command, bodies))
+            else:
+                events.append(RequestReceived(head.counter, head.command, payload))
+        elif not settled:
+            if bodies:
+                events.append(Discarded(bodies))
+        elif payload is None:
+            events.append(SealedResponse(head.counter, head.command, bodies))
+        else:
+            events.append(ResponseReceived(head.counter, head.command, payload))
+
+    def _violate(self, text: str, events: list[Event]) -> bool:
+        self.dead = True
+        events.append(Violation(0, text))
+        return False
+
+    def _unfinished(self) -> dict[int, int]:
+        """Bytes received of each divided message (by counter) and of the frame in progress (by a negative key)."""
+        sizes = {counter: message.total for counter, message in self._divided.items()}
+        if self._head is not None or self._partial:
+            current = self._filled + len(self._partial)
+            sizes[-1 - self.frames_in] = current
+            if self._head is not None and self._head.counter in sizes:
+                sizes[self._head.counter] += current
+        return sizes
+
+    # ---- sending -----------------------------------------------------------------------------------------------------
+
+    def request(self, command: str, payload: bytes, now: float, timeout_s: float) -> tuple[int, list[bytes]]:
+        """A request: its id, and its frames, each to be handed to the transport in one write, in order.
+
+        Raises ClusterError 3024 for a command that is too long. Answered by ResponseReceived or SealedResponse, or named
+        by `expire` when `timeout_s` has passed.
+        """
+        frames, counter = self._build(None, command, payload, now + timeout_s)
+        return counter, frames
+
+    def respond(self, counter: int, command: str, payload: bytes) -> list[bytes]:
+        """The frames of the response to the peer's request `counter`."""
+        return self._build(counter, command, payload, 0)[0]
+
+    def request_sealed(self, command: str, length: int, now: float, timeout_s: float) -> tuple[int, list[Piece]]:
+        """A request whose sealed body of `length` bytes lies elsewhere: each piece's header is written together with the
+        first bytes of its part of the body."""
+        command_field(command)  # a command that cannot be sent opens no box entry
+        counter = self._box.open(now + timeout_s)
+        return counter, self.respond_sealed(counter, command, length)
+
+    def respond_sealed(self, counter: int, command: str, length: int) -> list[Piece]:
+        """The same for the response to the peer's request `counter`."""
+        pieces = list(pieces_of(counter, command, length, divide=length > self._undivided))
+        self.frames_out += len(pieces)
+        return pieces
+
+    def expire(self, now: float) -> list[int]:
+        """The requests whose time is over (3020). Late answers are dropped."""
+        return self._box.expire(now)
+
+    def forget(self, request_id: int) -> None:
+        """Nobody waits for this answer any more."""
+        self._box.forget(request_id)
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do next; None when no request waits."""
+        return self._box.next_deadline()
+
+    def take_waiting(self) -> list[int]:
+        """The requests that wait for an answer, which are forgotten: the connection has ended."""
+        return self._box.take_all()
+
+    @property
+    def waiting(self) -> int:
+        """How many of our requests wait for an answer."""
+        return len(self._box)
+
+    def open_bodies(self, bodies: Sequence[Sink]) -> bytes:
+        """The payload of a sealed event, for small programs (clusterd's net leaves this to pool processes).
+        Raises BadSeal."""
+        parts = [sink.view for sink in bodies]
+        return b"".join(parts) if self._sealer is None else self._sealer.open_parts(parts)
+
+    def _build(self, counter: int | None, command: str, payload: bytes, deadline: float) -> tuple[list[bytes], int]:
+        body = payload if self._sealer is None else self._sealer.seal(payload)
+        if counter is None:
+            command_field(command)  # a command that cannot be sent opens no box entry
+            counter = self._box.open(deadline)
+        frames = frames_of(counter, command, body, divide=len(payload) > REQUEST_CHUNK)
+        self.frames_out += len(frames)
+        return frames, counter
