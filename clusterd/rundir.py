@@ -1,0 +1,48 @@
+"""Where the files of a running node are. All paths are absolute; only text, nothing is made here."""
+
+RUN_DIR = "var/run/clusterd"
+LOCAL_SOCKET = "queue/cluster/c-internal.sock"
+MAX_SOCKET_PATH = 107
+"""Bytes of a unix socket's path (sun_path less its NUL)."""
+
+
+def run_dir(root: str) -> str:
+    """0700, made anew at each start."""
+    return f"{root.rstrip('/')}/{RUN_DIR}"
+
+
+def sync_socket(root: str) -> str:
+    """Bound by sync, for net."""
+    return f"{run_dir(root)}/sync.sock"
+
+
+def jobs_socket(root: str) -> str:
+    """Bound by sync, for the pool."""
+    return f"{run_dir(root)}/jobs.sock"
+
+
+def board_path(root: str) -> str:
+    """The status board: mapped by every process, read by `clusterd status`."""
+    return f"{run_dir(root)}/board"
+
+
+def reason_path(root: str) -> str:
+    """Why a child could not start, one line, for who started the node."""
+    return f"{run_dir(root)}/reason"
+
+
+def local_socket(root: str) -> str:
+    """Where programs on this machine ask the node (dapi.md 1.1)."""
+    return f"{root.rstrip('/')}/{LOCAL_SOCKET}"
+
+
+def root_problem(root: str) -> str | None:
+    """Why this root cannot hold the node's sockets, or None."""
+    longest = max((local_socket(root), sync_socket(root), jobs_socket(root)), key=lambda path: len(path.encode()))
+    length = len(longest.encode())
+    if length <= MAX_SOCKET_PATH:
+        return None
+    return (
+        f"the root {root} is too long: {longest} has {length} bytes, a unix socket's path at most {MAX_SOCKET_PATH}; "
+        f"use a root at least {length - MAX_SOCKET_PATH} bytes shorter"
+    )

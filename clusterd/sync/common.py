@@ -1,0 +1,84 @@
+"""Requests that both roles answer alike: files, strings, cancellations, API answers nobody waits for (wire.md 4.1)."""
+
+from collections.abc import Awaitable, Callable
+
+from clusterd.errors import ClusterError
+from clusterd.sync.context import Context
+from clusterd.sync.incoming import split_once
+from clusterd.sync.peer import Peer
+from clusterd.wire import commands
+from clusterd.wire.results import decode_exception
+
+Handler = Callable[[Peer, bytes], Awaitable[bytes]]
+"""Answers a request: returns the payload of `ok`, or raises (ClusterError, QueryRefused, Refusal)."""
+
+
+def task_and_error(payload: bytes) -> tuple[str, ClusterError]:
+    """`{task id} {JSON of an exception}`, as in `*_r` and `cancel_task`. Raises ClusterError 1000."""
+    task_id, encoded = split_once(payload)
+    return task_id, decode_exception(encoded)
+
+
+class CommonRequests:
+    """The table of these commands for one node."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.table: dict[str, Handler] = {
+            commands.NEW_FILE: self.new_file,
+            commands.FILE_END: self.file_end,
+            commands.NEW_STR: self.new_string,
+            commands.ERR_STR: self.cancel_string,
+            commands.CANCEL_TASK: self.cancel_task,
+            commands.DAPI: self.refuse_api_request,
+            commands.DAPI_ERR: self.unknown_api_client,
+        }
+
+    async def new_file(self, peer: Peer, payload: bytes) -> bytes:
+        peer.incoming.new_file(payload)
+        return commands.READY_FOR_FILE
+
+    async def file_end(self, peer: Peer, payload: bytes) -> bytes:
+        await peer.incoming.end_file(payload)
+        return commands.FILE_RECEIVED
+
+    async def new_string(self, peer: Peer, payload: bytes) -> bytes:
+        idle_s = self._context.settings.clusterd.limits.string_idle_s
+        return peer.incoming.new_string(payload, idle_s=idle_s).encode()
+
+    async def cancel_string(self, peer: Peer, payload: bytes) -> bytes:
+        return peer.incoming.cancel_string(payload).encode()
+
+    async def cancel_task(self, peer: Peer, payload: bytes) -> bytes:
+        """The peer stopped waiting for a file of ours (wire.md 4.5). Ids that nothing sends are not kept (R4)."""
+        task_id, error = task_and_error(payload)
+        tag = f"Worker {self._context.node_name if peer.info.kind == 'master' else peer.name}"
+        if task_id == "None":
+            text = f"The task was requested to be canceled but no task_id was received: {error}"
+        else:
+            text = f"The task was canceled due to the following error on the remote node: {error}"
+            if task_id in peer.sending:
+                peer.interrupted.add(task_id)
+        await self._context.net.main_line("ERROR", tag, text)
+        return commands.CANCEL_RECEIVED
+
+    async def refuse_api_request(self, peer: Peer, payload: bytes) -> bytes:
+        """No API function is registered on this node: the asker is told at once instead of waiting 200 s."""
+        client, _ = split_once(payload)
+        error = ClusterError(3009, "this node serves no API functions")
+        peer.spawn(self._send_late(peer, commands.DAPI_ERR, client, error))
+        return commands.DAPI_QUEUED
+
+    async def unknown_api_client(self, peer: Peer, payload: bytes) -> bytes:
+        client, _ = split_once(payload)
+        raise ClusterError(3032, client)
+
+    @staticmethod
+    async def _send_late(peer: Peer, command: str, client: str, error: ClusterError) -> None:
+        from clusterd.wire.results import encode_failure
+
+        try:
+            await peer.request(command, f"{client} ".encode() + encode_failure(error))
+        except ClusterError:
+            # The peer is gone or has forgotten the client; it has its own timeout.
+            return

@@ -1,0 +1,36 @@
+"""What every feature of sync works with. Made once by process.py; no feature makes its own."""
+
+import msgspec
+
+from clusterd.clock import Clock
+from clusterd.logs import Log
+from clusterd.settings import Settings
+from clusterd.sync.journal import Journal
+from clusterd.sync.manifests import ManifestKeeper
+from clusterd.sync.net_port import NetPort
+from clusterd.sync.outgoing import Progress, Sender
+from clusterd.sync.pool_port import PoolPort
+from clusterd.sync.slabs import SlabPool
+from clusterd.sync.spool import Spool
+
+
+class Context(msgspec.Struct):
+    """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, for status."""
+
+    settings: Settings
+    clock: Clock
+    log: Log
+    net: NetPort
+    jobs: PoolPort
+    slabs: SlabPool
+    spool: Spool
+    manifests: ManifestKeeper
+    sender: Sender
+    progress: list[Progress]
+
+    def journal(self, tag: str, subtag: str) -> Journal:
+        return Journal(self.log, tag, subtag)
+
+    @property
+    def node_name(self) -> str:
+        return self.settings.cluster.node_name

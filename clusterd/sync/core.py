@@ -1,0 +1,246 @@
+"""The table of peers, and which feature gets which message. One Core per sync process; it owns who is connected."""
+
+import asyncio
+import traceback
+
+from clusterd.errors import ClusterError
+from clusterd.sync.caps import offer_caps
+from clusterd.sync.common import CommonRequests, Handler
+from clusterd.sync.context import Context
+from clusterd.sync.incoming import BadSeal, Incoming, Refusal
+from clusterd.sync.integrity_master import IntegrityMaster
+from clusterd.sync.integrity_worker import IntegrityWorker
+from clusterd.sync.manifests import ScanFailed
+from clusterd.sync.nodes import Nodes
+from clusterd.sync.peer import Peer
+from clusterd.sync.pool_port import JobError
+from clusterd.sync.queries import QueryRefused
+from clusterd.sync.requests_local import LocalRequests
+from clusterd.sync.requests_master import MasterRequests
+from clusterd.sync.requests_worker import WorkerRequests
+from clusterd.sync.status import node_status
+from clusterd.sync.zip_limit import ZipLimit
+from clusterd.wire import commands
+from clusterd.wire.results import encode_exception, encode_failure
+from ipc.descriptor import Descriptor
+from ipc.messages import (
+    Answered,
+    KeepaliveSeen,
+    LinkDown,
+    LinkInfo,
+    LinkUp,
+    NetHello,
+    NetToSync,
+    OpenBody,
+    Opened,
+    PeerRequest,
+    SlabsReturned,
+    Unanswered,
+)
+
+LARGEST_REQUEST = 8 * 1024 * 1024
+
+
+class Core:
+    """Gives each message of net to its feature. Peers are added and removed here only."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._peers: dict[int, Peer] = {}
+        self._serving = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+        common = CommonRequests(context)
+        self.master: IntegrityMaster | None = None
+        self.worker: IntegrityWorker | None = None
+        nodes: Nodes | None = None
+        self._remote: dict[str, Handler]
+        if context.settings.is_master:
+            self.master = IntegrityMaster(context)
+            nodes = Nodes(lambda: context.settings, lambda: self._peers.values(), self.master)
+            self._remote = MasterRequests(context, common, self.master, nodes).table
+        else:
+            self.worker = IntegrityWorker(context)
+            self._remote = WorkerRequests(context, common, self.worker).table
+        self._local = LocalRequests(context, nodes, self.status, self._master_peer).table
+
+    # ---- life ----------------------------------------------------------------------------------------------------------
+
+    async def handle(self, message: NetToSync) -> None:
+        """One message of net. Requests are answered by tasks of their own, in the order in which they came."""
+        match message:
+            case PeerRequest():
+                self._spawn(self._answer(message))
+            case Answered():
+                await self._context.net.answered(message)
+            case Unanswered():
+                self._context.net.unanswered(message)
+            case SlabsReturned():
+                await self._context.net.slabs_returned(message)
+            case KeepaliveSeen():
+                peer = self._peers.get(message.link)
+                if peer is not None:
+                    peer.keepalive_at = message.keepalive_at
+            case LinkUp():
+                await self._link_up(message.info)
+            case LinkDown():
+                await self._link_down(message.link)
+            case NetHello():
+                await self._net_hello(message)
+
+    async def net_lost(self) -> None:
+        """net is gone, and every link with it."""
+        self._serving = ""
+        for link in list(self._peers):
+            await self._link_down(link)
+        await self._context.net.net_lost()
+
+    async def _net_hello(self, message: NetHello) -> None:
+        """The links that a net process holds: of a new net, or of the same one for a new sync."""
+        for link in list(self._peers):
+            await self._link_down(link)
+        self._serving = message.serving
+        for info in message.links:
+            await self._link_up(info)
+        for task in message.open_tasks:
+            peer = self._peers.get(task.link)
+            if peer is not None:
+                self._spawn(self._end_lost_task(peer, task.command, task.task_id))
+
+    async def _end_lost_task(self, peer: Peer, command: str, task_id: str) -> None:
+        """The sync that was sending this file is dead: the peer hears it instead of waiting in vain."""
+        error = ClusterError(1000, "the sync process was restarted while it sent this file")
+        try:
+            await peer.request(f"{command}_r", f"{task_id} ".encode() + encode_failure(error))
+        except ClusterError:
+            # The peer's own timeout of 120 s remains.
+            pass
+        await peer.note_sending(command, task_id, is_open=False)
+
+    async def _link_up(self, info: LinkInfo) -> None:
+        settings = self._context.settings
+        limits = settings.clusterd.limits
+        node = info.name if info.kind == "worker" else settings.cluster.node_name
+        incoming = Incoming(
+            node,
+            self._context.spool,
+            self._context.jobs,
+            file_limit=settings.communication.max_zip_size_bytes if settings.is_master else limits.unpacked_total_bytes,
+            string_limit=limits.string_bytes,
+            strings_limit=limits.strings_per_link,
+            now=self._context.clock.monotonic,
+        )
+        peer = Peer(
+            info,
+            self._context.net,
+            self._context.jobs,
+            incoming,
+            ZipLimit(settings.communication),
+            settings.communication.timeout_cluster_request_s,
+        )
+        self._peers[info.link] = peer
+        if info.kind == "master" and self.worker is not None:
+            if settings.clusterd.caps:
+                peer.spawn(offer_caps(peer))
+            peer.spawn(self.worker.run(peer))
+
+    async def _link_down(self, link: int) -> None:
+        peer = self._peers.pop(link, None)
+        if peer is None:
+            return
+        await peer.close()
+        if peer.info.kind == "worker" and self.master is not None:
+            self.master.forget(peer)
+
+    def _master_peer(self) -> Peer | None:
+        return next((peer for peer in self._peers.values() if peer.info.kind == "master"), None)
+
+    def status(self) -> dict[str, object]:
+        side = self.master or self.worker
+        assert side is not None
+        return node_status(self._context, self._peers.values(), side, self._serving)
+
+    # ---- requests ------------------------------------------------------------------------------------------------------
+
+    async def _answer(self, message: PeerRequest) -> None:
+        peer = self._peers.get(message.link)
+        if peer is None:
+            await self._context.net.release(message.body)
+            return
+        net = self._context.net
+        try:
+            if message.command == commands.ECHO and message.body is not None:
+                await self._echo(message.body)
+                await net.reply(message.link, message.serial, commands.OK, body=message.body)
+                return
+            payload = await self._handled(peer, message)
+        except BadSeal as violation:
+            await net.close(message.link, str(violation))
+        except Refusal as refusal:
+            await net.reply(message.link, message.serial, commands.ERR, str(refusal).encode())
+        except ClusterError as failure:
+            await net.reply(message.link, message.serial, commands.ERR, encode_failure(failure), log=str(failure))
+        except QueryRefused as refusal:
+            encoded = encode_exception(
+                refusal.code, refusal.extra, wire_class=refusal.wire_class, remediation=refusal.remediation
+            )
+            await net.reply(message.link, message.serial, commands.ERR, encoded, log=f"Error {refusal}")
+        except (JobError, ScanFailed, OSError) as failure:
+            error = ClusterError(1000, str(failure))
+            await net.reply(message.link, message.serial, commands.ERR, encode_failure(error), log=str(error))
+        except Exception as bug:
+            # Whatever one request trips over must not take the process, nor leave the peer without an answer.
+            error = ClusterError(1000, f"{type(bug).__name__} while answering {message.command}")
+            await net.reply(message.link, message.serial, commands.ERR, encode_failure(error), log=str(error))
+            self._context.journal(self._tag, "Sync").error(
+                f"Unexpected failure while answering {message.command}: {traceback.format_exc()}"
+            )
+        else:
+            command = commands.OK_NEW_FILE if message.command == commands.NEW_FILE else commands.OK
+            await net.reply(message.link, message.serial, command, payload)
+
+    async def _echo(self, body: list[Descriptor]) -> None:
+        """See that a large echo is sealed with our key; the body itself is sent back as it is."""
+        try:
+            await self._open(body, check_only=True)
+        except BaseException:
+            await self._context.net.release(body)
+            raise
+
+    async def _open(self, body: list[Descriptor], *, check_only: bool = False) -> bytes:
+        job = OpenBody(body, LARGEST_REQUEST, check_only=check_only)
+        try:
+            return (await self._context.jobs.run(job, Opened, urgent=True)).payload
+        except JobError as failure:
+            if failure.kind == "bad-seal":
+                raise BadSeal from failure
+            raise
+
+    async def _handled(self, peer: Peer, message: PeerRequest) -> bytes:
+        """The payload of `ok`. Sealed bodies of chunks go to the pool as they are; others are opened first."""
+        try:
+            if message.command == commands.FILE_UPD and peer.info.kind != "local":
+                await peer.incoming.file_chunk(message.payload, message.body)
+                return commands.FILE_UPDATED
+            if message.command == commands.STR_UPD and peer.info.kind != "local":
+                await peer.incoming.string_chunk(message.payload, message.body)
+                return commands.STRING_UPDATED
+            payload = message.payload
+            if message.body is not None:
+                payload = await self._open(message.body)
+        finally:
+            await self._context.net.release(message.body)
+        table = self._local if peer.info.kind == "local" else self._remote
+        handler = table.get(message.command)
+        if handler is None:
+            raise Refusal(commands.unknown_command_text(message.command).decode())
+        return await handler(peer, payload)
+
+    @property
+    def _tag(self) -> str:
+        settings = self._context.settings
+        return "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"
+
+    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)  # type: ignore[arg-type]
+        task.add_done_callback(self._tasks.discard)  # type: ignore[arg-type]

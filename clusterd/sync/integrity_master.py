@@ -1,0 +1,182 @@
+"""The master's side of integrity: local scans, permissions, checks of workers, packages to them (wire.md 4.6, 4.7, 5)."""
+
+import asyncio
+import time
+import uuid
+
+from clusterd.errors import ClusterError
+from clusterd.sync.context import Context
+from clusterd.sync.incoming import Awaited
+from clusterd.sync.manifests import Scan, ScanFailed
+from clusterd.sync.outgoing import Package, Progress
+from clusterd.sync.package_builder import PackageBuilder
+from clusterd.sync.peer import Peer
+from clusterd.sync.permission import IntegrityPermissions
+from clusterd.sync.pool_port import JobError
+from clusterd.sync.records import WorkerRecord
+from clusterd.sync.waiting import wait_for_file
+from ipc.messages import Compared, ComparePackage
+
+CHECK = "Integrity check"
+SYNC = "Integrity sync"
+
+
+def is_task_id(text: str) -> bool:
+    """A UUID in its usual form."""
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+class IntegrityMaster:
+    """Owner of permissions and records of all workers. A worker's check runs as an aio task of its peer."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._builder = PackageBuilder(context)
+        self.permissions = IntegrityPermissions(context.settings.master.max_locked_integrity_time_s)
+        self.records: dict[str, WorkerRecord] = {}
+
+    def record(self, name: str) -> WorkerRecord:
+        return self.records.setdefault(name, WorkerRecord())
+
+    async def run(self) -> None:
+        """Scan the node's files for ever, `recalculate_integrity` apart (task "Local integrity")."""
+        while True:
+            await self.scan_once()
+            await asyncio.sleep(self._context.settings.master.recalculate_integrity_s)
+
+    async def scan_once(self) -> Scan | None:
+        """One local scan with its log lines; None if it failed."""
+        journal = self._context.journal("Master", "Local integrity")
+        journal.info("Starting.")
+        started = time.monotonic()
+        try:
+            scan = await self._context.manifests.scan()
+        except ScanFailed as failure:
+            journal.error(f"Error calculating local file integrity: {failure}")
+            return None
+        finally:
+            self.permissions.scan_ended()
+        journal.collected(scan.notes)
+        journal.info(f"Finished in {time.monotonic() - started:.3f}s. Calculated metadata of {scan.files} files.")
+        return scan
+
+    # ---- requests of a worker ----------------------------------------------------------------------------------------
+
+    async def ask_permission(self, peer: Peer) -> bytes:
+        """`syn_i_w_m_p`. Nobody may check before the first scan is complete (C7)."""
+        if self._context.manifests.current is None:
+            return b"False"
+        self.permissions.set_max_locked(self._context.settings.master.max_locked_integrity_time_s)
+        answer = self.permissions.ask(peer.name, self._context.clock.monotonic())
+        if answer.released:
+            limit = self._context.settings.master.max_locked_integrity_time_s
+            await self._context.net.main_line(
+                "WARNING",
+                f"Worker {peer.name}",
+                "Automatically releasing Integrity check permissions flag (b'syn_i_w_m_p') after being locked out for "
+                f"more than {limit:g}s.",
+            )
+        return b"True" if answer.granted else b"False"
+
+    def begin_check(self, peer: Peer, payload: bytes) -> str:
+        """`syn_i_w_m`: a task id, and a task that waits for the worker's package."""
+        asked = payload.decode(errors="replace")
+        task_id = asked if is_task_id(asked) and peer.incoming.awaited(asked) is None else str(uuid.uuid4())
+        if peer.incoming.awaited_count >= 2:
+            raise ClusterError(1000, "two integrity checks of this worker wait for their files already")
+        self.permissions.begin(peer.name, task_id, self._context.clock.monotonic())
+        self._context.journal(f"Worker {peer.name}", CHECK).info("Starting.")
+        peer.spawn(self._check(peer, task_id, peer.incoming.expect(task_id)))
+        return task_id
+
+    def worker_failed(self, peer: Peer, task_id: str, error: ClusterError) -> None:
+        """`syn_i_w_m_r`: the worker gave up; its permission is free at once (wire.md 4.7)."""
+        self.permissions.end(peer.name)
+        awaited = peer.incoming.awaited(task_id)
+        if awaited is not None and not awaited.file.done():
+            awaited.file.set_exception(error)
+            return
+        self._context.journal(f"Worker {peer.name}", SYNC).error(f"Error in synchronization process: {error}")
+        record = self.record(peer.name)
+        record.result, record.detail = "failed", str(error)
+
+    def forget(self, peer: Peer) -> None:
+        self.permissions.forget(peer.name)
+
+    # ---- one check ---------------------------------------------------------------------------------------------------
+
+    async def _check(self, peer: Peer, task_id: str, awaited: Awaited) -> None:
+        context = self._context
+        journal = context.journal(f"Worker {peer.name}", CHECK)
+        record = self.record(peer.name)
+        started, started_at = time.monotonic(), context.clock.wall()
+        package = difference = ""
+        try:
+            package = await wait_for_file(context, peer, awaited, journal)
+            scan = context.manifests.current
+            if scan is None:
+                raise ClusterError(1000, "no local scan is complete yet")
+            difference = context.spool.new_path("difference")
+            compared = await context.jobs.run(
+                ComparePackage(package, context.spool.state_dir, scan.root_digest, difference), Compared
+            )
+            record.check_started_at, record.check_ended_at = started_at, context.clock.wall()
+            count = compared.missing + compared.shared + compared.extra
+            journal.info(
+                f"Finished in {time.monotonic() - started:.3f}s. Received metadata of {compared.received} files. "
+                + ("Sync required." if count else "Sync not required.")
+            )
+            context.spool.remove(package)
+            if count:
+                await self._sync(peer, compared, difference, record)
+            else:
+                record.result, record.detail, record.behind, record.problems = "equal", "", 0, {}
+                await peer.request("syn_m_c_ok")
+        except (ClusterError, JobError, OSError) as failure:
+            journal.error(str(failure))
+            record.result, record.detail = "failed", str(failure)
+        finally:
+            context.spool.remove(*(path for path in (package, difference) if path))
+            peer.incoming.forget(task_id)
+            self.permissions.end(peer.name, task_id)
+
+    async def _sync(self, peer: Peer, compared: Compared, difference: str, record: WorkerRecord) -> None:
+        context = self._context
+        journal = context.journal(f"Worker {peer.name}", SYNC)
+        started = time.monotonic()
+        record.sync_started_at = context.clock.wall()
+        journal.info("Starting.")
+        journal.info(
+            f"Files to create in worker: {compared.missing} | Files to update in worker: {compared.shared} | "
+            f"Files to delete in worker: {compared.extra}"
+        )
+        total = compared.missing + compared.shared + compared.extra
+        what = "files and 'files_metadata.json'" if compared.raw_sizes else "'files_metadata.json'"
+        journal.debug(f"Compressing {what} of {total} files.")
+        progress = Progress(peer.name, "integrity", "packing", record.sync_started_at)
+        progress.total_bytes = sum(compared.raw_sizes)
+        context.progress.append(progress)
+        built = None
+        try:
+            built = await self._builder.build(difference, compared.raw_sizes, int(peer.zip_limit.current), progress)
+            journal.collected(built.notes, levels=("WARNING", "ERROR", "DEBUG"))
+            record.missing, record.shared, record.extra = compared.missing, compared.shared, compared.extra
+            record.synced_once = True
+            record.problems = {note.path: note.why for note in built.notes if note.why}
+            package = Package(built.segments, built.size, built.sha256)
+            try:
+                await context.sender.send(peer, peer.name, "syn_m_c", package, journal, progress)
+                record.result, record.behind = ("partly" if built.dropped else "synced"), built.dropped
+                record.detail = f"{built.dropped} files wait for the next round" if built.dropped else ""
+            except ClusterError as failure:
+                # Said in the log and to the peer by the sender; the worker simply checks again.
+                record.result, record.detail = "failed", str(failure)
+            record.sync_ended_at = context.clock.wall()
+            journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
+        finally:
+            context.progress.remove(progress)
+            if built is not None:
+                context.spool.remove(*built.files)

@@ -1,0 +1,274 @@
+"""The worker's side of integrity: rounds of checks, and the application of what the master sends (wire.md 4.6, 4.7, 5.9)."""
+
+import asyncio
+import time
+import uuid
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.sync.context import Context
+from clusterd.sync.incoming import Awaited
+from clusterd.sync.journal import Journal
+from clusterd.sync.manifests import Scan, ScanFailed
+from clusterd.sync.outgoing import Package, Progress
+from clusterd.sync.peer import Peer
+from clusterd.sync.pool_port import JobError
+from clusterd.sync.waiting import wait_for_file
+from clusterd.wire.results import encode_failure
+from ipc.messages import (
+    Applied,
+    ApplyPlan,
+    Digested,
+    DigestSegments,
+    Note,
+    OpenPackage,
+    PackageOpened,
+    Packed,
+    PackMetadata,
+    RangeUnpacked,
+    Segment,
+    UnpackRange,
+)
+
+CHECK = "Integrity check"
+SYNC = "Integrity sync"
+OWN = "Integrity guard"
+
+
+class LastSync(msgspec.Struct):
+    """What `status` shows of this worker's last check and last package. Times are wall-clock seconds."""
+
+    checked_at: float | None = None
+    result: str = ""
+    detail: str = ""
+    synced_at: float | None = None
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    problems: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class IntegrityWorker:
+    """Runs while the link to the master does; keeps its digest of a doubtful deletion across links."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._applying = 0
+        self._running: set[asyncio.Task[None]] = set()
+        self._round_started: float | None = None
+        self._doubtful = ""
+        self._packed: tuple[str, Package] | None = None
+        self.last = LastSync()
+
+    @property
+    def _tag(self) -> str:
+        return f"Worker {self._context.node_name}"
+
+    async def run(self, peer: Peer) -> None:
+        """Rounds of checks, `sync_integrity` apart, counted from the end of the one before (wire.md 1.5)."""
+        while True:
+            await asyncio.sleep(self._context.settings.worker.sync_integrity_s)
+            if self._applying == 0:
+                await self.check(peer)
+
+    # ---- a check -----------------------------------------------------------------------------------------------------
+
+    async def check(self, peer: Peer) -> None:
+        """One round: permission, scan, package with the metadata."""
+        journal = self._context.journal(self._tag, CHECK)
+        started = time.monotonic()
+        try:
+            answer = await peer.request("syn_i_w_m_p")
+        except ClusterError as failure:
+            if failure.code == 3020:
+                journal.error(f"Error asking for permission: {failure}")
+            else:
+                journal.debug(f"Master didn't grant permission to start a new synchronization: {failure}")
+            return
+        if answer != b"True":
+            journal.debug(f"Master didn't grant permission to start a new synchronization: {answer!r}")
+            return
+        journal.debug("Permission to synchronize granted.")
+        self._round_started = started
+        journal.info("Starting.")
+        progress = Progress(peer.name, "integrity check", "scanning", self._context.clock.wall())
+        self._context.progress.append(progress)
+        try:
+            scan = await self._context.manifests.scan()
+            journal.collected(scan.notes)
+            journal.debug(f"Compressing 'files_metadata.json' of {scan.files} files.")
+            package = await self._metadata_package(scan)
+        except (ScanFailed, JobError, OSError) as failure:
+            journal.error(f"Error synchronizing integrity: {failure}")
+            self._note_result("failed", str(failure))
+            await self._report(peer, ClusterError(1000, str(failure)))
+            return
+        finally:
+            self._context.progress.remove(progress)
+        self._context.progress.append(progress)
+        try:
+            await self._context.sender.send(peer, self._context.node_name, "syn_i_w_m", package, journal, progress)
+        except ClusterError as failure:
+            self._note_result("failed", str(failure))
+        finally:
+            self._context.progress.remove(progress)
+
+    async def _metadata_package(self, scan: Scan) -> Package:
+        """The package of this manifest; made once for as long as nothing changes."""
+        if self._packed is not None and self._packed[0] == scan.root_digest:
+            return self._packed[1]
+        if self._packed is not None:
+            self._context.spool.remove(*(segment.path for segment in self._packed[1].segments))
+            self._packed = None
+        out = self._context.spool.new_path("check")
+        packed = await self._context.jobs.run(
+            PackMetadata(self._context.spool.state_dir, scan.root_digest, out), Packed
+        )
+        segments = [Segment(out, 0, packed.size)]
+        digested = await self._context.jobs.run(DigestSegments(segments), Digested)
+        package = Package(segments, packed.size, digested.sha256)
+        self._packed = (scan.root_digest, package)
+        return package
+
+    def checked_equal(self) -> None:
+        """`syn_m_c_ok`: nothing differs."""
+        self._context.journal(self._tag, CHECK).info(f"Finished in {self._round_s():.3f}s. Sync not required.")
+        self._doubtful = ""
+        self._note_result("equal", "")
+
+    # ---- a package from the master ---------------------------------------------------------------------------------
+
+    def begin_sync(self, peer: Peer) -> str:
+        """`syn_m_c`: a task id, and a task that waits for the package and applies it."""
+        if peer.incoming.awaited_count >= 2:
+            raise ClusterError(1000, "two integrity syncs wait for their packages already")
+        task_id = str(uuid.uuid4())
+        self._context.journal(self._tag, CHECK).info(f"Finished in {self._round_s():.3f}s. Sync required.")
+        self._applying += 1
+        peer.spawn(self._receive(peer, task_id, peer.incoming.expect(task_id)))
+        return task_id
+
+    async def master_failed(self, peer: Peer, task_id: str, error: ClusterError) -> None:
+        """`syn_m_c_r`: the master gave up sending."""
+        awaited = peer.incoming.awaited(task_id)
+        if awaited is not None and not awaited.file.done():
+            awaited.file.set_exception(error)
+            return
+        await self._context.net.main_line("ERROR", self._tag, f"Error in synchronization process: {error}")
+
+    async def _receive(self, peer: Peer, task_id: str, awaited: Awaited) -> None:
+        """Wait for the package; its application does not end with the link."""
+        context = self._context
+        progress = Progress(peer.name, "integrity", "receiving", context.clock.wall())
+        context.progress.append(progress)
+        package = ""
+        try:
+            package = await wait_for_file(context, peer, awaited, None)
+        except ClusterError as failure:
+            await context.net.main_line("ERROR", self._tag, str(failure))
+            self._note_result("failed", str(failure))
+            if failure.code != 3039:
+                await self._report(peer, ClusterError(1000, str(failure)))
+        finally:
+            peer.incoming.forget(task_id)
+            if not package:
+                context.progress.remove(progress)
+                self._applying -= 1
+        if package:
+            task = asyncio.create_task(self._apply_package(peer, package, progress))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _apply_package(self, peer: Peer, package: str, progress: Progress) -> None:
+        journal = self._context.journal(self._tag, SYNC)
+        try:
+            await self._apply(package, journal, progress)
+        except (ClusterError, JobError, OSError) as failure:
+            journal.error(f"Error synchronizing files: {failure}")
+            self._note_result("failed", str(failure))
+            error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
+            await self._report(peer, error)
+        finally:
+            self._context.progress.remove(progress)
+            self._context.spool.remove(package)
+            self._applying -= 1
+
+    async def _apply(self, package: str, journal: Journal, progress: Progress) -> None:
+        context = self._context
+        started = time.monotonic()
+        root, limits = context.settings.root, context.settings.clusterd.limits
+        bounds = (limits.unpacked_file_bytes, limits.unpacked_total_bytes)
+        plan = context.spool.new_path("plan")
+        journal.info("Starting.")
+        progress.step = "unpacking"
+        try:
+            opened = await context.jobs.run(OpenPackage(package, root, plan, *bounds), PackageOpened)
+            journal.info(
+                f"Files to create: {opened.missing} | Files to update: {opened.shared} | Files to delete: {opened.extra}"
+            )
+            journal.debug("Worker does not meet integrity checks. Actions required.")
+            journal.debug("Updating local files: Start.")
+            unpacked = await asyncio.gather(
+                *(
+                    context.jobs.run(UnpackRange(package, root, plan, index, *bounds), RangeUnpacked)
+                    for index in range(opened.ranges)
+                )
+            )
+            progress.step = "applying"
+            paths = [path for part in unpacked for path in part.paths]
+            delete = self._may_delete(opened)
+            applied = await context.jobs.run(ApplyPlan(root, plan, paths, delete), Applied)
+        finally:
+            context.spool.remove(plan)
+        notes = [*opened.refused, *(note for part in unpacked for note in part.notes), *applied.notes]
+        self._log_applied(journal, applied, notes, len(opened.refused) + sum(len(part.notes) for part in unpacked))
+        journal.debug("Updating local files: End.")
+        journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
+        last = self.last
+        last.synced_at = context.clock.wall()
+        last.created, last.updated, last.deleted = applied.created, applied.updated, applied.deleted
+        last.problems = {note.path: note.why for note in notes if note.why}
+        waits = "" if delete else f"{opened.extra} deletions wait for the next check to say the same"
+        self._note_result("partly" if last.problems or waits else "synced", waits)
+
+    def _log_applied(self, journal: Journal, applied: Applied, notes: list[Note], failed_before: int) -> None:
+        journal.collected(notes, levels=("DEBUG2", "DEBUG", "WARNING", "ERROR"))
+        failures = applied.overwrite_errors, applied.create_errors, applied.remove_errors
+        if any(failures) or failed_before:
+            overwriting, creating, removing = failures
+            journal.error(
+                f"Found errors: {overwriting} overwriting, {creating} creating and {removing} removing"
+            )
+
+    def _may_delete(self, opened: PackageOpened) -> bool:
+        """Deleting more than the configured share of our files needs two checks in a row that say the same: a stock
+        master can err that way (C7)."""
+        scan = self._context.manifests.current
+        files = scan.files if scan is not None else 0
+        share = self._context.settings.clusterd.delete_confirm_share
+        if opened.extra <= files * share or opened.extra_digest == self._doubtful:
+            self._doubtful = ""
+            return True
+        self._doubtful = opened.extra_digest
+        self._context.journal(self._tag, OWN).warning(
+            f"The master asks to delete {opened.extra} of {files} files. They stay until the next check asks for the same."
+        )
+        return False
+
+    # ---- helpers -----------------------------------------------------------------------------------------------------
+
+    async def _report(self, peer: Peer, error: ClusterError) -> None:
+        """`syn_i_w_m_r` `None {JSON}` (wire.md 5.11)."""
+        try:
+            await peer.request("syn_i_w_m_r", b"None " + encode_failure(error))
+        except ClusterError:
+            # The master will see no package and the next round starts anew: nothing else can be done here.
+            return
+
+    def _round_s(self) -> float:
+        return 0.0 if self._round_started is None else time.monotonic() - self._round_started
+
+    def _note_result(self, result: str, detail: str) -> None:
+        self.last.result, self.last.detail = result, detail
+        self.last.checked_at = self._context.clock.wall()

@@ -1,0 +1,43 @@
+"""Log lines of sync's tasks: one Journal per tag and subtag (wire.md 9.2), and the dict texts of collected notes."""
+
+from collections.abc import Iterable
+
+from clusterd.logs import Log
+from ipc.messages import Note
+
+LEVELS = ("DEBUG2", "DEBUG", "WARNING", "ERROR")
+
+
+class Journal:
+    """Writes lines under one tag and subtag."""
+
+    def __init__(self, log: Log, tag: str, subtag: str) -> None:
+        self._log = log
+        self.tag = tag
+        self.subtag = subtag
+
+    def debug2(self, text: str) -> None:
+        self._log.line("DEBUG2", self.tag, self.subtag, text)
+
+    def debug(self, text: str) -> None:
+        self._log.line("DEBUG", self.tag, self.subtag, text)
+
+    def info(self, text: str) -> None:
+        self._log.line("INFO", self.tag, self.subtag, text)
+
+    def warning(self, text: str) -> None:
+        self._log.line("WARNING", self.tag, self.subtag, text)
+
+    def error(self, text: str) -> None:
+        self._log.line("ERROR", self.tag, self.subtag, text)
+
+    def collected(self, notes: Iterable[Note], *, levels: Iterable[str] = LEVELS) -> None:
+        """One line per level, a Python dict text of path to its messages, as stock writes them (wire.md 5.1, 5.6)."""
+        notes = list(notes)
+        for level in levels:
+            found: dict[str, list[str]] = {}
+            for note in notes:
+                if note.level == level and note.text:
+                    found.setdefault(note.path, []).append(note.text)
+            if found:
+                self._log.line(level, self.tag, self.subtag, str(found))

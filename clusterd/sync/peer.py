@@ -1,0 +1,90 @@
+"""One link as sync sees it: who is at the other end, requests to it, what is under way on it."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from clusterd.errors import ClusterError
+from clusterd.sync.incoming import Incoming
+from clusterd.sync.net_port import NetPort, Response
+from clusterd.sync.pool_port import JobError, PoolPort
+from clusterd.sync.zip_limit import ZipLimit
+from clusterd.wire.results import decode_err_payload
+from ipc.descriptor import Descriptor
+from ipc.messages import LinkInfo, OpenBody, Opened
+
+RESPONSE_LIMIT = 16 * 1024 * 1024
+
+
+class Peer:
+    """A link's owner on sync's side. `info` never changes but for the keepalive; the rest belongs to the features.
+
+    `program` is "clusterd" or "stock" once that is known, else "". `interrupted` holds task ids that the peer cancelled.
+    """
+
+    def __init__(
+        self, info: LinkInfo, net: NetPort, jobs: PoolPort, incoming: Incoming, limit: ZipLimit, timeout_s: float
+    ) -> None:
+        self.info = info
+        self.link = info.link
+        self.name = info.name
+        self.incoming = incoming
+        self.zip_limit = limit
+        self.timeout_s = timeout_s
+        self.keepalive_at = info.keepalive_at
+        self.program = ""
+        self.interrupted: set[str] = set()
+        self.sending: set[str] = set()
+        self._net = net
+        self._jobs = jobs
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def request(
+        self, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float | None = None
+    ) -> bytes:
+        """Send a request; return the payload of its `ok`.
+
+        Raises ClusterError: 3020 without a response in time, LinkClosed, or what the peer's `err` says (C3)."""
+        response = await self._net.request(
+            self.link, command, payload, body=body, timeout_s=self.timeout_s if timeout_s is None else timeout_s
+        )
+        content = await self._content(response)
+        if response.command == "err":
+            raise decode_err_payload(content)
+        if response.command != "ok":
+            raise ClusterError(3018, f"unknown response command {response.command!r} to {command}")
+        return content
+
+    async def _content(self, response: Response) -> bytes:
+        if response.body is None:
+            return response.payload
+        try:
+            opened = await self._jobs.run(OpenBody(response.body, RESPONSE_LIMIT), Opened, urgent=True)
+        except JobError as failure:
+            raise ClusterError(3018, str(failure)) from failure
+        finally:
+            await self._net.release(response.body)
+        return opened.payload
+
+    async def note_sending(self, command: str, task_id: str, *, is_open: bool) -> None:
+        """Tell net that this node sends (or no longer sends) a file under this task, for a sync that comes after us."""
+        if is_open:
+            self.sending.add(task_id)
+        else:
+            self.sending.discard(task_id)
+            self.interrupted.discard(task_id)
+        await self._net.note_task(self.link, command, task_id, is_open=is_open)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` until it ends or the link does."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """The link is gone: end what runs on it and forget what it was sending."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.incoming.close()

@@ -1,0 +1,102 @@
+"""Sync's side of the channel to the pool: a job in, its result out. Order, credits and retries are JobQueue's."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from clusterd.clock import Clock
+from ipc.board import Board
+from ipc.job_queue import JobQueue
+from ipc.messages import AnyJob, AnyResult, JobDone, JobFailed, PoolHello, Result, StartJob
+
+R = TypeVar("R", bound=Result)
+SendToPool = Callable[[bytes, StartJob], Awaitable[None]]
+
+
+class JobError(Exception):
+    """A job failed. `kind` is the word of JobFailed, the text is for people."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class PoolPort:
+    """Runs jobs on `size` processes. A waiter that is cancelled takes its job out of the queue; one that runs already goes
+    on and its result is dropped."""
+
+    def __init__(self, send: SendToPool, queue: JobQueue, clock: Clock, size: int) -> None:
+        self.size = size
+        self._send = send
+        self._queue = queue
+        self._clock = clock
+        self._waiting: dict[int, asyncio.Future[AnyResult]] = {}
+        self._slots: dict[int, int] = {}
+
+    async def run(self, job: AnyJob, result: type[R], *, urgent: bool = False) -> R:
+        """Run a job and return its result, which is of type `result`. `urgent` jobs (chunks of a transfer) go first.
+
+        Raises JobError. Cancelled: the job runs on; use `start` when that matters."""
+        return await self._run(job, result, urgent)
+
+    def start(self, job: AnyJob, result: type[R], *, urgent: bool = False) -> "asyncio.Task[R]":
+        """Like `run`, as a task that goes on when the caller is cancelled (shield it)."""
+        return asyncio.create_task(self._run(job, result, urgent))
+
+    async def _run(self, job: AnyJob, expected: type[R], urgent: bool) -> R:
+        number = self._queue.submit(job, "chunk" if urgent else "bulk", self._clock.monotonic())
+        future: asyncio.Future[AnyResult] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        try:
+            await self._assign()
+            outcome = await future
+        except asyncio.CancelledError:
+            self._queue.cancel(number)
+            raise
+        finally:
+            self._waiting.pop(number, None)
+        if isinstance(outcome, JobFailed):
+            raise JobError(outcome.kind, outcome.text)
+        if not isinstance(outcome, expected):
+            raise JobError("bug", f"{type(job).__name__} returned {type(outcome).__name__}")
+        return outcome
+
+    async def hello(self, message: PoolHello) -> None:
+        """A pool process is free. A new incarnation means that the earlier one of its slot is dead."""
+        if self._slots.get(message.slot) != message.incarnation:
+            self.lost(message.slot)
+            self._slots[message.slot] = message.incarnation
+        self._queue.ready(message.slot, message.incarnation)
+        await self._assign()
+
+    async def done(self, slot: int, message: JobDone) -> None:
+        if self._queue.done(slot, message.id):
+            self._settle(message.id, message.result)
+        await self._assign()
+
+    def lost(self, slot: int) -> None:
+        """The process of this slot is dead: its job is tried once more elsewhere, or fails."""
+        self._slots.pop(slot, None)
+        for number, failure in self._queue.lost(slot):
+            self._settle(number, failure)
+
+    def watch(self, board: Board) -> None:
+        """Look at the board for pool processes that died (the supervisor sees it before a successor says hello)."""
+        for slot, incarnation in list(self._slots.items()):
+            row = board.row(f"pool-{slot}").snapshot()
+            if row.incarnation != incarnation or row.state == "down":
+                self.lost(slot)
+
+    @property
+    def known_slots(self) -> frozenset[int]:
+        """Pool processes that have said hello to this sync."""
+        return frozenset(self._slots)
+
+    def _settle(self, number: int, outcome: AnyResult) -> None:
+        future = self._waiting.get(number)
+        if future is not None and not future.done():
+            future.set_result(outcome)
+
+    async def _assign(self) -> None:
+        for slot, number, job in self._queue.next_assignments():
+            await self._send(f"pool-{slot}".encode(), StartJob(number, job))

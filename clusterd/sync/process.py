@@ -1,0 +1,220 @@
+"""The sync process: channels, loop, stop. Decisions are in core.py and the features."""
+
+import asyncio
+import signal
+
+import uvloop
+
+from clusterd.clock import Clock
+from clusterd.configuration import load
+from clusterd.logs import Log
+from clusterd.rundir import jobs_socket, sync_socket
+from clusterd.settings import Settings
+from clusterd.sync.context import Context
+from clusterd.sync.core import Core
+from clusterd.sync.log_rotation import rotate_nightly
+from clusterd.sync.manifests import ManifestKeeper
+from clusterd.sync.net_port import NetPort
+from clusterd.sync.outgoing import Sender
+from clusterd.sync.pool_port import PoolPort
+from clusterd.sync.slabs import SlabPool
+from clusterd.sync.spool import Spool
+from ipc.arena import Arena
+from ipc.board import Board
+from ipc.channel import RouterChannel
+from ipc.codec import Decoder
+from ipc.errors import BadMessage, NoCredit
+from ipc.job_queue import JobQueue
+from ipc.messages import JobDone, NetHello, NetToSync, PoolHello, PoolToSync, StartJob, SyncHello, SyncToNet
+
+HEARTBEAT_S = 0.5
+MAX_WAITING_JOBS = 10_000
+HWM = 1000
+NET = b"net"
+
+
+def run(settings: Settings, arena: Arena, board: Board, log: Log, pool_size: int) -> int:
+    """The child's main function. Returns the exit code."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_SyncProcess(settings, arena, board, log, pool_size).run())
+
+
+class _SyncProcess:
+    def __init__(self, settings: Settings, arena: Arena, board: Board, log: Log, pool_size: int) -> None:
+        self._settings = settings
+        self._arena = arena
+        self._board = board
+        self._row = board.row("sync")
+        self._log = log
+        self._pool_size = pool_size
+        self._incarnation = self._row.snapshot().incarnation
+        self._net_incarnation: int | None = None
+        self._admitted = False
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        root = self._settings.root
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        self._net_channel = RouterChannel(sync_socket(root), Decoder(NetToSync), HWM)
+        self._pool_channel = RouterChannel(jobs_socket(root), Decoder(PoolToSync), HWM)
+        self._queue = JobQueue(MAX_WAITING_JOBS)
+        self._context = self._make_context()
+        self._context.spool.prepare()
+        self._core = Core(self._context)
+        tasks = [
+            asyncio.create_task(work)
+            for work in (self._serve_net(), self._serve_pool(), self._beat(), self._say_hello(), self._rotate())
+        ]
+        if self._core.master is not None:
+            tasks.append(asyncio.create_task(self._core.master.run()))
+        self._row.set_ready()
+        try:
+            return await self._until_stopped(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._core.net_lost()
+            self._net_channel.close()
+            self._pool_channel.close()
+
+    def _make_context(self) -> Context:
+        settings, clock = self._settings, Clock()
+        spool = Spool(settings.root, self._incarnation)
+        slabs = SlabPool(self._arena.sync_slabs)
+        jobs = PoolPort(self._send_to_pool, self._queue, clock, self._pool_size)
+        manifests = ManifestKeeper(
+            settings.root, spool.state_dir, self._pool_size, jobs, clock, settings.clusterd.full_walk_s
+        )
+        return Context(
+            settings=settings,
+            clock=clock,
+            log=self._log,
+            net=NetPort(self._send_to_net, slabs),
+            jobs=jobs,
+            slabs=slabs,
+            spool=spool,
+            manifests=manifests,
+            sender=Sender(jobs, slabs),
+            progress=[],
+        )
+
+    async def _until_stopped(self, tasks: "list[asyncio.Task[None]]") -> int:
+        """Until a stop is asked for, or one of the tasks that never end has ended: that is a bug, said and fatal."""
+        stop = asyncio.create_task(self._stop.wait())
+        ended, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        self._row.set_stopping()
+        for task in ended:
+            if task is not stop:
+                task.result()
+        return 0
+
+    # ---- channels ------------------------------------------------------------------------------------------------------
+
+    async def _send_to_net(self, message: SyncToNet) -> None:
+        """Messages to a net that is not there are dropped: it will say hello, and everything starts clean."""
+        try:
+            await self._net_channel.send(NET, message)
+        except NoCredit:
+            return
+
+    async def _send_to_pool(self, identity: bytes, message: StartJob) -> None:
+        try:
+            await self._pool_channel.send(identity, message)
+        except NoCredit:
+            self._context.jobs.lost(int(identity.removeprefix(b"pool-")))
+
+    async def _say_hello(self) -> None:
+        """Until net answers: it may not be there yet."""
+        while True:
+            if self._net_incarnation is None:
+                await self._send_to_net(SyncHello(self._incarnation))
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _serve_net(self) -> None:
+        while True:
+            try:
+                _, message = await self._net_channel.recv()
+            except BadMessage as problem:
+                self._say(f"A message from net was not understood: {problem}")
+                continue
+            if isinstance(message, NetHello):
+                await self._net_is_there(message)
+            elif self._net_incarnation is not None:
+                await self._core.handle(message)
+
+    async def _net_is_there(self, message: NetHello) -> None:
+        if self._net_incarnation is None:
+            self._held_by_net = message.sending_slabs
+        elif message.incarnation != self._net_incarnation:
+            await self._core.net_lost()
+        self._net_incarnation = message.incarnation
+        await self._core.handle(message)
+        await self._admit_slabs()
+
+    async def _serve_pool(self) -> None:
+        while True:
+            try:
+                identity, message = await self._pool_channel.recv()
+            except BadMessage as problem:
+                self._say(f"A message from the pool was not understood: {problem}")
+                continue
+            if isinstance(message, PoolHello):
+                await self._context.jobs.hello(message)
+                await self._admit_slabs()
+            elif isinstance(message, JobDone):
+                await self._context.jobs.done(int(identity.removeprefix(b"pool-")), message)
+
+    async def _admit_slabs(self) -> None:
+        """Slabs may be used once net has said which it sends from and every pool process has ended its old job."""
+        if self._admitted or self._net_incarnation is None:
+            return
+        alive = {
+            slot
+            for slot in range(1, self._pool_size + 1)
+            if self._board.row(f"pool-{slot}").snapshot().state in ("starting", "ready")
+        }
+        if alive <= self._context.jobs.known_slots:
+            self._admitted = True
+            await self._context.slabs.admit(self._held_by_net)
+
+    # ---- time ----------------------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        while True:
+            self._row.stamp()
+            self._context.jobs.watch(self._board)
+            await self._admit_slabs()
+            self._count()
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _count(self) -> None:
+        self._row.set("jobs_queued", self._queue.waiting)
+        self._row.set("jobs_running", self._queue.running)
+        self._row.set("tasks", len(self._context.progress))
+
+    async def _rotate(self) -> None:
+        await rotate_nightly(self._context)
+
+    def _reload(self) -> None:
+        """SIGHUP: what can change without a restart. The supervisor's reload checked the files before."""
+        loaded = load(self._settings.root)
+        if loaded.settings is None:
+            self._say("The configuration has mistakes and was not reloaded: run clusterd check-config.")
+            return
+        self._settings = loaded.settings
+        self._context.settings = loaded.settings
+        self._context.manifests.full_walk_s = loaded.settings.clusterd.full_walk_s
+        self._log.set_level(loaded.settings.log_level)
+
+    def _say(self, text: str) -> None:
+        settings = self._settings
+        tag = "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"
+        self._log.line("WARNING", tag, "Sync", text)
+
+

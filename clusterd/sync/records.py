@@ -1,0 +1,62 @@
+"""What a master remembers of each worker's syncs: the records of `get_health` (wire.md 8.1) and of `clusterd status`."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+NOT_YET = "n/a"
+
+
+def stock_date(at: float | None) -> str:
+    """Wall-clock seconds as stock writes them: UTC, always six digits; `n/a` for None."""
+    if at is None:
+        return NOT_YET
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+class WorkerRecord(msgspec.Struct):
+    """One worker's last check and last sync. Times are wall-clock seconds; written by the integrity master only.
+
+    `problems`: path to reason of the files the last sync could not carry; `behind`: files left for a later round."""
+
+    check_started_at: float | None = None
+    check_ended_at: float | None = None
+    sync_started_at: float | None = None
+    sync_ended_at: float | None = None
+    missing: int = 0
+    shared: int = 0
+    extra: int = 0
+    synced_once: bool = False
+    result: str = ""
+    detail: str = ""
+    behind: int = 0
+    problems: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def health(self, *, integrity_free: bool, keepalive_at: float) -> dict[str, Any]:
+        """The `status` object of get_health, keys in stock's order."""
+        counts: dict[str, int] = {"missing": self.missing, "extra": self.extra, "shared": self.shared}
+        if not self.synced_once:
+            counts = {"missing": 0, "shared": 0, "extra": 0, "extra_valid": 0}
+        return {
+            "sync_integrity_free": integrity_free,
+            "last_check_integrity": {
+                "date_start_master": stock_date(self.check_started_at),
+                "date_end_master": stock_date(self.check_ended_at),
+            },
+            "last_sync_integrity": {
+                "date_start_master": stock_date(self.sync_started_at),
+                "date_end_master": stock_date(self.sync_ended_at),
+                "total_extra_valid": 0,
+                "total_files": counts,
+            },
+            "sync_agent_info_free": True,
+            "last_sync_agentinfo": {
+                "date_start_master": NOT_YET,
+                "date_end_master": NOT_YET,
+                "n_synced_chunks": 0,
+            },
+            "last_sync_agentgroup": {"date_start": NOT_YET, "date_end": NOT_YET, "n_synced_chunks": 0},
+            "last_sync_full_agentgroup": {"date_start": NOT_YET, "date_end": NOT_YET, "n_synced_chunks": 0},
+            "last_keep_alive": stock_date(keepalive_at),
+        }

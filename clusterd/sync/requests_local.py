@@ -1,0 +1,126 @@
+"""What a node answers to programs on its local socket (dapi.md 1). A worker passes questions on to its master."""
+
+from collections.abc import Callable
+from typing import Any
+
+from clusterd.errors import ClusterError
+from clusterd.sync.common import Handler
+from clusterd.sync.context import Context
+from clusterd.sync.nodes import Nodes
+from clusterd.sync.peer import Peer
+from clusterd.sync.pool_port import JobError
+from clusterd.wire import commands
+from clusterd.wire.results import dump_json, encode_failure, load_json
+from ipc.messages import Packed, RulesetHashes
+
+MASKED_KEY = "*****"
+LARGEST_ANSWER = 5242880
+NOT_SERVED = (
+    commands.SEND_FILE,
+    commands.DAPI,
+    commands.DAPI_FWD,
+    commands.SENDASYNC,
+    commands.SENDRRELOAD,
+)
+
+
+class LocalRequests:
+    """The table of commands of the local socket. `master` gives a worker's link to its master, None without one."""
+
+    def __init__(
+        self,
+        context: Context,
+        nodes: Nodes | None,
+        status: Callable[[], dict[str, Any]],
+        master: Callable[[], Peer | None],
+    ) -> None:
+        self._context = context
+        self._nodes = nodes
+        self._status = status
+        self._master = master
+        self.table: dict[str, Handler] = {
+            commands.STATUS: self.status,
+            commands.GET_CONFIG: self.get_config,
+            commands.GET_HASH: self.get_hash,
+            commands.GET_NODES: self.get_nodes,
+            commands.GET_HEALTH: self.get_health,
+            commands.SENDSYNC: self.not_served,
+            **{command: self.not_served for command in NOT_SERVED},
+        }
+
+    async def status(self, peer: Peer, payload: bytes) -> bytes:
+        return dump_json(self._status())
+
+    async def get_config(self, peer: Peer, payload: bytes) -> bytes:
+        """The key is never shown, to root neither (dapi.md 8, number 7)."""
+        cluster = self._context.settings.cluster
+        return dump_json(
+            {
+                "name": cluster.name,
+                "node_name": cluster.node_name,
+                "node_type": cluster.node_type,
+                "key": MASKED_KEY,
+                "port": cluster.port,
+                "bind_addr": cluster.bind_addr,
+                "nodes": list(cluster.nodes),
+                "hidden": cluster.hidden,
+                "disabled": cluster.disabled,
+            }
+        )
+
+    async def get_hash(self, peer: Peer, payload: bytes) -> bytes:
+        """Path to BLAKE2b of rules, decoders and lists, of a scan made now (dapi.md 1.8)."""
+        context = self._context
+        scan = await context.manifests.scan()
+        out = context.spool.new_path("hashes")
+        try:
+            packed = await context.jobs.run(
+                RulesetHashes(context.spool.state_dir, scan.root_digest, out), Packed, urgent=True
+            )
+            if packed.size > LARGEST_ANSWER:
+                raise ClusterError(1000, f"the answer would have {packed.size} bytes, above {LARGEST_ANSWER}")
+            with open(out, "rb") as file:
+                return file.read()
+        except JobError as failure:
+            raise ClusterError(1000, str(failure)) from failure
+        finally:
+            context.spool.remove(out)
+
+    async def get_nodes(self, peer: Peer, payload: bytes) -> bytes:
+        if self._nodes is not None:
+            return dump_json(self._nodes.list(load_json(payload)))
+        return self._ask_master(peer, commands.GET_NODES, payload)
+
+    async def get_health(self, peer: Peer, payload: bytes) -> bytes:
+        if self._nodes is not None:
+            return dump_json(self._nodes.health(load_json(payload)))
+        return self._ask_master(peer, commands.GET_HEALTH, payload)
+
+    def _ask_master(self, peer: Peer, command: str, payload: bytes) -> bytes:
+        master = self._connected_master()
+        peer.spawn(self._forward(peer, master, command, payload))
+        return commands.SENT_TO_MASTER
+
+    def _connected_master(self) -> Peer:
+        master = self._master()
+        if master is None:
+            raise ClusterError(3023)
+        return master
+
+    async def _forward(self, client: Peer, master: Peer, command: str, payload: bytes) -> None:
+        """The master's answer, or its refusal, goes to the client as `control_res` (dapi.md 1.6)."""
+        try:
+            answer = await master.request(command, payload)
+        except ClusterError as failure:
+            answer = encode_failure(failure)
+        try:
+            await client.request(commands.CONTROL_RES, answer)
+        except ClusterError:
+            # The client has hung up.
+            return
+
+    async def not_served(self, peer: Peer, payload: bytes) -> bytes:
+        """Known to stock clients, not offered by this node."""
+        if self._nodes is None:
+            self._connected_master()
+        raise ClusterError(3009, "this node serves no API functions")

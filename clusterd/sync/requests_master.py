@@ -1,0 +1,109 @@
+"""What a master answers its workers (wire.md 4.1, W>M)."""
+
+from clusterd.errors import ClusterError
+from clusterd.sync.caps import answer_caps
+from clusterd.sync.common import CommonRequests, Handler, task_and_error
+from clusterd.sync.context import Context
+from clusterd.sync.incoming import split_once
+from clusterd.sync.integrity_master import IntegrityMaster
+from clusterd.sync.nodes import Nodes
+from clusterd.sync.peer import Peer
+from clusterd.wire import commands
+from clusterd.wire.results import dump_json, load_json
+
+NO_STORE = "this node has no agent database"
+
+
+class MasterRequests:
+    """The table of commands of a master's TCP links."""
+
+    def __init__(self, context: Context, common: CommonRequests, integrity: IntegrityMaster, nodes: Nodes) -> None:
+        self._context = context
+        self._common = common
+        self._integrity = integrity
+        self._nodes = nodes
+        self.table: dict[str, Handler] = {
+            **common.table,
+            commands.CAPS: self.caps,
+            commands.SYN_I_W_M_P: self.integrity_permission,
+            commands.SYN_I_W_M: self.begin_check,
+            commands.SYN_I_W_M_E: self.end_check_file,
+            commands.SYN_I_W_M_R: self.check_failed,
+            commands.SYN_A_W_M_P: self.agent_info_permission,
+            commands.SYN_A_W_M: self.agent_info,
+            commands.SYN_W_G_E: self.thank,
+            commands.SYN_W_G_ERR: self.thank,
+            commands.SYN_WGC_E: self.thank,
+            commands.SYN_WGC_ERR: self.thank,
+            commands.SYN_W_G_C: self.all_agent_groups,
+            commands.SENDSYNC: self.sendsync,
+            commands.GET_NODES: self.get_nodes,
+            commands.GET_HEALTH: self.get_health,
+            commands.DAPI_RES: self.api_answer,
+        }
+
+    async def caps(self, peer: Peer, payload: bytes) -> bytes:
+        return answer_caps(peer, payload)
+
+    async def integrity_permission(self, peer: Peer, payload: bytes) -> bytes:
+        return await self._integrity.ask_permission(peer)
+
+    async def begin_check(self, peer: Peer, payload: bytes) -> bytes:
+        return self._integrity.begin_check(peer, payload).encode()
+
+    async def end_check_file(self, peer: Peer, payload: bytes) -> bytes:
+        peer.incoming.end_task(payload)
+        return commands.PACKAGE_RECEIVED
+
+    async def check_failed(self, peer: Peer, payload: bytes) -> bytes:
+        task_id, error = task_and_error(payload)
+        self._integrity.worker_failed(peer, task_id, error)
+        return commands.ERROR_RECEIVED
+
+    async def agent_info_permission(self, peer: Peer, payload: bytes) -> bytes:
+        """Nobody may send agent state to a node that cannot keep it."""
+        return commands.PERMISSION_REFUSED
+
+    async def agent_info(self, peer: Peer, payload: bytes) -> bytes:
+        """Sent without permission: taken off the spool, and told that it was not kept (wire.md 6.6)."""
+        peer.incoming.drop_string(payload.decode(errors="replace"))
+        text = f"error processing agent-info chunks in process pool: {NO_STORE}"
+        peer.spawn(self._request_quietly(peer, commands.SYN_M_A_ERR, text.encode()))
+        return payload
+
+    async def thank(self, peer: Peer, payload: bytes) -> bytes:
+        """Results of agent-groups sendings; C15: before any was recorded too."""
+        return commands.THANKS
+
+    async def all_agent_groups(self, peer: Peer, payload: bytes) -> bytes:
+        """There are none to send: "No rows at all: nothing is sent" (wire.md 6.7)."""
+        return commands.AGENT_GROUPS_FULL_ASKED
+
+    async def sendsync(self, peer: Peer, payload: bytes) -> bytes:
+        """No daemon of this node can be reached through the cluster: the client is told at once."""
+        client, _ = split_once(payload)
+        text = f"{client} {ClusterError(1014, 'this node forwards nothing to its daemons')}"
+        peer.spawn(self._request_quietly(peer, commands.SENDSYN_ERR, text.encode()))
+        return commands.SENDSYNC_QUEUED
+
+    async def get_nodes(self, peer: Peer, payload: bytes) -> bytes:
+        return dump_json(self._nodes.list(load_json(payload)))
+
+    async def get_health(self, peer: Peer, payload: bytes) -> bytes:
+        return dump_json(self._nodes.health(load_json(payload)))
+
+    async def api_answer(self, peer: Peer, payload: bytes) -> bytes:
+        """Nobody here asked."""
+        client, string_id = split_once(payload)
+        peer.incoming.drop_string(string_id.decode(errors="replace"))
+        raise ClusterError(3032, client)
+
+    @staticmethod
+    async def _request_quietly(peer: Peer, command: str, payload: bytes) -> None:
+        try:
+            await peer.request(command, payload)
+        except ClusterError:
+            # The worker waits for nothing here; it is only spared its own timeout.
+            return
+
+

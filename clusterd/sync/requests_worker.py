@@ -1,0 +1,89 @@
+"""What a worker answers its master (wire.md 4.1, M>W)."""
+
+from clusterd.errors import ClusterError
+from clusterd.sync.common import CommonRequests, Handler, task_and_error
+from clusterd.sync.context import Context
+from clusterd.sync.incoming import split_once
+from clusterd.sync.integrity_worker import IntegrityWorker
+from clusterd.sync.peer import Peer
+from clusterd.wire import commands
+from clusterd.wire.results import dump_json
+
+NOTHING_KEPT = {"updated_chunks": 0, "error_messages": [], "time_spent": 0.0}
+
+
+class WorkerRequests:
+    """The table of commands of a worker's link to its master."""
+
+    def __init__(self, context: Context, common: CommonRequests, integrity: IntegrityWorker) -> None:
+        self._context = context
+        self._integrity = integrity
+        self._told = False
+        self.table: dict[str, Handler] = {
+            **common.table,
+            commands.SYN_M_C_OK: self.checked_equal,
+            commands.SYN_M_C: self.begin_sync,
+            commands.SYN_M_C_E: self.end_sync_file,
+            commands.SYN_M_C_R: self.sync_failed,
+            commands.SYN_M_A_E: self.thank,
+            commands.SYN_M_A_ERR: self.thank,
+            commands.SYN_G_M_W: self.agent_groups,
+            commands.SYN_G_M_W_C: self.all_agent_groups,
+            commands.SENDSYN_RES: self.answer_to_nobody,
+            commands.SENDSYN_ERR: self.error_to_nobody,
+            commands.DAPI_RES: self.answer_to_nobody,
+        }
+
+    async def checked_equal(self, peer: Peer, payload: bytes) -> bytes:
+        self._integrity.checked_equal()
+        return commands.THANKS
+
+    async def begin_sync(self, peer: Peer, payload: bytes) -> bytes:
+        return self._integrity.begin_sync(peer).encode()
+
+    async def end_sync_file(self, peer: Peer, payload: bytes) -> bytes:
+        peer.incoming.end_task(payload)
+        return commands.PACKAGE_RECEIVED
+
+    async def sync_failed(self, peer: Peer, payload: bytes) -> bytes:
+        task_id, error = task_and_error(payload)
+        await self._integrity.master_failed(peer, task_id, error)
+        return commands.ERROR_RECEIVED
+
+    async def thank(self, peer: Peer, payload: bytes) -> bytes:
+        return commands.THANKS
+
+    async def agent_groups(self, peer: Peer, payload: bytes) -> bytes:
+        return self._discard_groups(peer, payload, commands.SYN_W_G_E)
+
+    async def all_agent_groups(self, peer: Peer, payload: bytes) -> bytes:
+        return self._discard_groups(peer, payload, commands.SYN_WGC_E)
+
+    def _discard_groups(self, peer: Peer, payload: bytes, answer: str) -> bytes:
+        """No agent database here: the master is told that nothing was written, which a stock one logs as such."""
+        if not self._told:
+            self._told = True
+            self._context.journal(f"Worker {self._context.node_name}", "Agent database").info(
+                "The master sends agent groups; this node has no agent database and keeps none of them."
+            )
+        peer.incoming.drop_string(payload.decode(errors="replace"))
+        peer.spawn(self._answer(peer, answer))
+        return payload
+
+    @staticmethod
+    async def _answer(peer: Peer, command: str) -> None:
+        try:
+            await peer.request(command, dump_json(NOTHING_KEPT))
+        except ClusterError:
+            # The master repeats itself every 10 s.
+            return
+
+    async def answer_to_nobody(self, peer: Peer, payload: bytes) -> bytes:
+        """The local client is gone: the answer is dropped, and the master hears what stock says."""
+        _, string_id = split_once(payload)
+        peer.incoming.drop_string(string_id.decode(errors="replace"))
+        return commands.DAPI_FORWARDED_TO_WORKER
+
+    async def error_to_nobody(self, peer: Peer, payload: bytes) -> bytes:
+        client, _ = split_once(payload)
+        raise ClusterError(1000, repr(client))

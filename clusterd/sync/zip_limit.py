@@ -1,0 +1,30 @@
+"""The limit on a package's size that adapts to one worker's link (wire.md 5.7). Numbers only."""
+
+from clusterd.settings import Communication
+
+MIB = 1048576
+
+
+class ZipLimit:
+    """`current` bytes; shrinks when the peer gave up waiting, grows back while sendings are quick."""
+
+    def __init__(self, rules: Communication) -> None:
+        self._rules = rules
+        self.current: float = rules.max_zip_size_bytes
+
+    def interrupted(self, sent_bytes: int) -> str:
+        """The peer cancelled after `sent_bytes`; returns the DEBUG line."""
+        rules = self._rules
+        self.current = max(rules.min_zip_size_bytes, sent_bytes * (1 - rules.zip_limit_tolerance))
+        return f"Decreasing sync size limit to {self.current / MIB:.2f} MB."
+
+    def ended(self, sending_s: float) -> str | None:
+        """A sending ended otherwise, after `sending_s` (0: it failed before it began, infinite: within it).
+
+        Returns the DEBUG line if the limit grew."""
+        rules = self._rules
+        quick = sending_s < rules.timeout_receiving_file_s * (1 - rules.zip_limit_tolerance)
+        if self.current >= rules.max_zip_size_bytes or not quick:
+            return None
+        self.current = min(rules.max_zip_size_bytes, self.current / (1 - rules.zip_limit_tolerance))
+        return f"Increasing sync size limit to {self.current / MIB:.2f} MB."
