@@ -1,0 +1,110 @@
+"""What goes wrong: processes killed or frozen, links cut. Every fault is aimed at one pid or one link of one rig.
+
+A link is a small process of the rig that a worker dials instead of its master and that forwards bytes both ways. Cutting it
+is what a cable does: `cut` resets the connections there are and refuses new ones, `silence` keeps them open and lets no
+byte through (the case that only keepalives and timeouts find), `mend` forwards again. Nodes know nothing of it.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Literal
+
+LinkCommand = Literal["cut", "silence", "mend", "count"]
+CONTROL_TIMEOUT_S = 5.0
+
+
+def signal_process(pid: int, how: signal.Signals) -> None:
+    """Send a signal to one process. Raises ProcessLookupError when it is gone."""
+    os.kill(pid, how)
+
+
+def tell_link(control: Path, command: LinkCommand) -> int:
+    """Tell a link what to do; returns how many connections it carries afterwards. Raises OSError when no link is there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(CONTROL_TIMEOUT_S)
+        sock.connect(str(control))
+        sock.sendall(f"{command}\n".encode())
+        answer = sock.makefile("rb").readline()
+    if not answer.strip().isdigit():
+        raise OSError(f"the link at {control} refused {command!r}: {answer.decode(errors='replace').strip()}")
+    return int(answer)
+
+
+class LinkProcess:
+    """Forwards what arrives on `listener` to (host, port); runs until killed."""
+
+    def __init__(self, listener: socket.socket, host: str, port: int) -> None:
+        self._listener = listener
+        self._host = host
+        self._port = port
+        self._open = asyncio.Event()
+        self._open.set()
+        self._refusing = False
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def run(self, control: Path) -> None:
+        data = await asyncio.start_server(self._carry, sock=self._listener)
+        commands = await asyncio.start_unix_server(self._command, path=str(control))
+        async with data, commands:
+            await asyncio.gather(data.serve_forever(), commands.serve_forever())
+
+    async def _command(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = (await reader.readline()).decode(errors="replace").strip()
+        if command == "cut":
+            self._refusing = True
+            self._open.set()
+            for one in list(self._writers):
+                one.transport.abort()
+        elif command == "silence":
+            self._open.clear()
+        elif command == "mend":
+            self._refusing = False
+            self._open.set()
+        answer = str(len(self._writers) // 2) if command in ("cut", "silence", "mend", "count") else "unknown command"
+        writer.write(f"{answer}\n".encode())
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            writer.transport.abort()
+            return
+        try:
+            onward_reader, onward = await asyncio.open_connection(self._host, self._port)
+        except OSError:  # the master is down: the worker sees a closed connection, as it would without the link
+            writer.transport.abort()
+            return
+        self._writers |= {writer, onward}
+        try:
+            await asyncio.gather(self._pump(reader, onward), self._pump(onward_reader, writer))
+        finally:
+            self._writers -= {writer, onward}
+            writer.transport.abort()
+            onward.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(262144):
+                await self._open.wait()
+                writer.write(data)
+                await writer.drain()
+            writer.write_eof()
+
+
+def main(argv: list[str]) -> int:
+    """`FD HOST PORT CONTROL`: the listening socket is inherited, so the port was never free for anybody else."""
+    descriptor, host, port, control = argv
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rig, which ends its links itself
+    with socket.socket(fileno=int(descriptor)) as listener:
+        asyncio.run(LinkProcess(listener, host, int(port)).run(Path(control)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

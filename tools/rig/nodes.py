@@ -1,0 +1,372 @@
+"""A rig: a master and workers on loopback ports of this machine, below one directory.
+
+    DIR/rig.json             what is there (no key in it)
+    DIR/rig_manager_1        the master's root; rig_manager_2, ... the workers'
+    DIR/links/NODE.sock      control of a worker's link (faults.py), if the rig has links
+
+Nodes are driven through the `clusterd` command only, as an operator would. Every process of a rig carries CLUSTERD_RIG=DIR
+in its environment, so `down` finds what is left after any crash without knowing how the nodes work inside, and never
+touches another rig.
+"""
+
+import json
+import os
+import random
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tools.rig.compare import Comparison, compare
+
+STATE = "rig.json"
+MARK = "CLUSTERD_RIG"
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 30
+STATUS_TIMEOUT_S = 15.0
+PROJECT = Path(__file__).resolve().parent.parent.parent
+
+SCALED = {
+    "worker": {"sync_integrity": 9, "sync_agent_info": 10, "connection_retry": 10},
+    "master": {"recalculate_integrity": 8, "sync_agent_groups": 10},
+}
+"""Intervals in seconds that `scale` shortens; timeouts and keepalives stay as they are."""
+
+
+class RigError(Exception):
+    """A rig could not do what was asked; the text says which node, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of a rig. `port`: the master listens there; for a worker, where it finds its master. `link_pid` 0: no link."""
+
+    name: str
+    kind: str
+    root: Path
+    port: int
+    link_pid: int = 0
+    link_control: Path | None = None
+
+
+@dataclass
+class Rig:
+    """`directory` holds everything. Made by `create` or `load`; `down` ends it, whatever state it is in."""
+
+    directory: Path
+    nodes: list[Node] = field(default_factory=list)
+    scale: float = 1.0
+
+    @classmethod
+    def create(
+        cls,
+        directory: Path,
+        workers: int,
+        *,
+        scale: float = 1.0,
+        links: bool = False,
+        overrides: dict[str, Any] | None = None,
+    ) -> "Rig":
+        """Make the nodes' directories and configuration; start nothing but the links.
+
+        `overrides` is merged into every node's etc/cluster.json, over what `scale` gives. The directory must not exist, or
+        be empty. On failure nothing is left.
+        """
+        directory = directory.resolve()
+        if (directory / STATE).exists():
+            raise RigError(
+                f"there is a rig in {directory}: run `down --dir {directory}` first, or choose another --dir"
+            )
+        if directory.exists() and any(directory.iterdir()):
+            raise RigError(f"{directory} is not empty and not a rig: choose another --dir")
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        rig = cls(directory, scale=scale)
+        rig._save()
+        try:
+            key = secrets.token_hex(16)
+            port = free_port()
+            for number in range(1, workers + 2):
+                rig._add(number, port, key, links, overrides or {})
+        except BaseException:
+            rig.down()
+            raise
+        return rig
+
+    @classmethod
+    def load(cls, directory: Path) -> "Rig":
+        """The rig in `directory`; raises RigError when there is none."""
+        directory = directory.resolve()
+        try:
+            state = json.loads((directory / STATE).read_text())
+        except FileNotFoundError:
+            raise RigError(f"no rig in {directory}: run `up` first, or name its --dir") from None
+        except ValueError as error:
+            raise RigError(f"{directory / STATE} is damaged ({error}): run `down --dir {directory}`") from None
+        nodes = [
+            Node(
+                **item
+                | {
+                    "root": Path(item["root"]),
+                    "link_control": Path(item["link_control"]) if item["link_control"] else None,
+                }
+            )
+            for item in state["nodes"]
+        ]
+        return cls(directory, nodes, state["scale"])
+
+    @property
+    def master(self) -> Node:
+        return self.nodes[0]
+
+    @property
+    def workers(self) -> list[Node]:
+        return self.nodes[1:]
+
+    def node(self, name: str) -> Node:
+        """A node by name, by number (1 is the master), or `master`; raises RigError naming those there are."""
+        for number, node in enumerate(self.nodes, 1):
+            if name in (node.name, str(number)) or (name == "master" and number == 1):
+                return node
+        raise RigError(f"no node {name!r} in this rig; there are {', '.join(node.name for node in self.nodes)}")
+
+    def start(self, *names: str) -> None:
+        """Start the nodes named, or all, the master first. Raises RigError with the reason a node gives."""
+        for node in [self.node(name) for name in names] or self.nodes:
+            done = self.command(node, "start", timeout_s=START_TIMEOUT_S)
+            if done.returncode:
+                raise RigError(f"{node.name} did not start (exit {done.returncode}): {done.stderr.strip()}")
+
+    def stop(self, *names: str, timeout_s: int = STOP_TIMEOUT_S) -> list[str]:
+        """Stop the nodes named, or all, at the same time; returns one text for each that did not stop cleanly."""
+        nodes = [self.node(name) for name in names] or self.nodes
+
+        def one(node: Node) -> str | None:
+            try:
+                done = self.command(node, "stop", "--timeout", str(timeout_s), timeout_s=timeout_s + 15)
+            except RigError as error:
+                return str(error)
+            return f"{node.name}: stop ended with {done.returncode}: {done.stderr.strip()}" if done.returncode else None
+
+        with ThreadPoolExecutor(max_workers=8) as threads:
+            return [text for text in threads.map(one, reversed(nodes)) if text]
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Each node's `status --json`, asked at the same time; a node that does not answer has `{"unreachable": reason}`."""
+
+        def one(node: Node) -> dict[str, Any]:
+            try:
+                done = self.command(node, "status", "--json", timeout_s=STATUS_TIMEOUT_S)
+                facts: dict[str, Any] = json.loads(done.stdout)
+            except RigError as error:
+                return {"unreachable": str(error)}
+            except ValueError:
+                return {"unreachable": done.stderr.strip() or f"exit {done.returncode} without JSON"}
+            return facts
+
+        with ThreadPoolExecutor(max_workers=8) as threads:
+            return dict(zip((node.name for node in self.nodes), threads.map(one, self.nodes), strict=True))
+
+    def processes(self, name: str) -> dict[str, int | None]:
+        """Process name to pid of one node, from its own status; a process that is down has None."""
+        facts = self.status()[self.node(name).name]
+        if "unreachable" in facts:
+            raise RigError(f"{name} does not tell its processes: {facts['unreachable']}")
+        return {item["name"]: item["pid"] for item in facts["processes"]}
+
+    def compare(self) -> dict[str, Comparison]:
+        """Each worker's directories against the master's, file by file."""
+        return {node.name: compare(self.master.root, node.root) for node in self.workers}
+
+    def wait_equal(self, timeout_s: float, pause_s: float = 0.1) -> float:
+        """Poll until all workers equal the master; returns seconds taken. Raises RigError with what still differs."""
+        began = time.monotonic()
+        while not all((found := self.compare())[node.name].is_equal for node in self.workers):
+            if time.monotonic() - began > timeout_s:
+                left = [f"{name}: {line}" for name, one in found.items() for line in list(one.lines())[:3]]
+                raise RigError(f"not equal after {timeout_s:g} s: {'; '.join(left)}")
+            time.sleep(pause_s)
+        return time.monotonic() - began
+
+    def command(
+        self, node: Node, *arguments: str, timeout_s: float, key: str | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run `clusterd --root ROOT ...` for one node. Output goes through files, so a daemon that kept them open could not
+        make this wait. Raises RigError when it does not end in time."""
+        environment = os.environ | {MARK: str(self.directory)}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+        environment.pop("CLUSTERD_ROOT", None)
+        environment.pop("CLUSTERD_KEY", None)
+        if key is not None:
+            environment["CLUSTERD_KEY"] = key
+        line = [sys.executable, "-m", "tools.cli", "--root", str(node.root), *arguments]
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            try:
+                done = subprocess.run(
+                    line,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    env=environment,
+                    timeout=timeout_s,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise RigError(f"{node.name}: `{' '.join(arguments)}` did not end in {timeout_s:g} s") from None
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(line, done.returncode, out.read(), err.read())
+
+    def running(self) -> list[psutil.Process]:
+        """Every process of this rig, found by its mark; never the caller or its parents."""
+        own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+        return [process for process in _marked(str(self.directory)) if process.pid not in own]
+
+    def down(self) -> list[str]:
+        """Stop the nodes, kill what is left, remove the directory. Returns what did not go cleanly, one text each."""
+        alive = {Path(root) for process in self.running() if (root := _root_of(process))}
+        problems = self.stop(*(node.name for node in self.nodes if node.root in alive)) if alive else []
+        for node in self.nodes:
+            if node.link_pid:
+                _kill([p for p in self.running() if p.pid == node.link_pid])
+        if left := self.running():
+            problems += [f"killed process {process.pid} ({' '.join(_cmdline(process))[:100]})" for process in left]
+            _kill(left)
+        for path in [*self.directory.glob("rig_manager_*"), self.directory / "links"]:
+            shutil.rmtree(path, ignore_errors=True)
+        (self.directory / STATE).unlink(missing_ok=True)
+        if self.directory.exists() and not any(self.directory.iterdir()):
+            self.directory.rmdir()
+        return problems
+
+    def _add(self, number: int, port: int, key: str, links: bool, overrides: dict[str, Any]) -> None:
+        name = f"rig_manager_{number}"
+        root = self.directory / name
+        if number == 1:
+            node = Node(name, "master", root, port)
+            where = ["--bind", HOST, "--port", str(port)]
+        else:
+            node = self._link(name, root, port) if links else Node(name, "worker", root, port)
+            where = ["--master", f"{HOST}:{node.port}"]
+        self.nodes.append(node)
+        self._save()
+        done = self.command(
+            node, "init", "--type", node.kind, "--name", name, "--cluster", "rig", *where, timeout_s=30, key=key
+        )
+        if done.returncode:
+            raise RigError(f"{name}: init failed (exit {done.returncode}): {done.stderr.strip()}")
+        settings = merged(merged({}, scaled_intervals(self.scale)) if self.scale != 1 else {}, overrides)
+        if settings:
+            path = root / "etc" / "cluster.json"
+            before = json.loads(path.read_text()) if path.exists() else {}
+            path.write_text(json.dumps(merged(before, settings), indent=2) + "\n")
+
+    def _link(self, name: str, root: Path, master_port: int) -> Node:
+        """Start a worker's link; its listening socket is made here and inherited, so its port is never free again."""
+        (self.directory / "links").mkdir(mode=0o700, exist_ok=True)
+        control = self.directory / "links" / f"{name}.sock"
+        with socket.create_server((HOST, 0)) as listener:
+            process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "tools.rig.faults",
+                    str(listener.fileno()),
+                    HOST,
+                    str(master_port),
+                    str(control),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[listener.fileno()],
+                cwd=PROJECT,
+                env=os.environ | {MARK: str(self.directory)},
+                start_new_session=True,
+            )
+            port: int = listener.getsockname()[1]
+        deadline = time.monotonic() + 20
+        while not control.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RigError(f"the link of {name} did not start")
+            time.sleep(0.02)
+        process.returncode = 0  # it lives on without us: `down` ends it by its mark, and Popen shall not warn about it
+        return Node(name, "worker", root, port, process.pid, control)
+
+    def _save(self) -> None:
+        state = {"scale": self.scale, "nodes": [asdict(node) for node in self.nodes]}
+        beside = self.directory / f".{STATE}.new"
+        beside.write_text(json.dumps(state, indent=2, default=str) + "\n")
+        beside.replace(self.directory / STATE)
+
+
+def free_port() -> int:
+    """A loopback port nobody has, below the range the kernel takes for outgoing connections."""
+    for _ in range(200):
+        port = random.SystemRandom().randrange(20000, 32000)
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise RigError("no free port between 20000 and 32000 on 127.0.0.1")
+
+
+def scaled_intervals(scale: float) -> dict[str, Any]:
+    """The part of cluster.json that makes a cluster `scale` times as slow (0.1: ten times as fast), never below 0.2 s."""
+    return {
+        "intervals": {
+            side: {name: max(0.2, round(seconds * scale, 3)) for name, seconds in names.items()}
+            for side, names in SCALED.items()
+        }
+    }
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, objects merged key by key."""
+    out = dict(base)
+    for key, value in over.items():
+        out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def _marked(directory: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == directory and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue  # gone, or somebody else's
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return ["?"]
+
+
+def _root_of(process: psutil.Process) -> str | None:
+    line = _cmdline(process)
+    return line[line.index("--root") + 1] if "--root" in line[:-1] else None
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(processes, timeout=10)
