@@ -1,6 +1,7 @@
 """The table of peers, and which feature gets which message. One Core per sync process; it owns who is connected."""
 
 import asyncio
+import contextlib
 import traceback
 
 from clusterd.errors import ClusterError
@@ -56,7 +57,7 @@ class Core:
         self._remote: dict[str, Handler]
         if context.settings.is_master:
             self.master = IntegrityMaster(context)
-            nodes = Nodes(lambda: context.settings, lambda: self._peers.values(), self.master)
+            nodes = Nodes(lambda: context.settings, self._peers.values, self.master)
             self._remote = MasterRequests(context, common, self.master, nodes).table
         else:
             self.worker = IntegrityWorker(context)
@@ -109,11 +110,8 @@ class Core:
     async def _end_lost_task(self, peer: Peer, command: str, task_id: str) -> None:
         """The sync that was sending this file is dead: the peer hears it instead of waiting in vain."""
         error = ClusterError(1000, "the sync process was restarted while it sent this file")
-        try:
+        with contextlib.suppress(ClusterError):  # if it cannot be told, the peer's own timeout of 120 s remains
             await peer.request(f"{command}_r", f"{task_id} ".encode() + encode_failure(error))
-        except ClusterError:
-            # The peer's own timeout of 120 s remains.
-            pass
         await peer.note_sending(command, task_id, is_open=False)
 
     async def _link_up(self, info: LinkInfo) -> None:

@@ -168,9 +168,7 @@ class Incoming:
             if file is None:
                 raise ClusterError(1000, repr(name.encode()))
             try:
-                found = await self._jobs.run(
-                    DigestSegments([Segment(file.path, 0, file.size)]), Digested, urgent=True
-                )
+                found = await self._jobs.run(DigestSegments([Segment(file.path, 0, file.size)]), Digested, urgent=True)
             except JobError as failure:
                 self.drop_file(name)
                 raise ClusterError(1000, str(failure)) from failure
@@ -267,9 +265,7 @@ class Incoming:
             awaited.file.cancel()
         self._awaited.clear()
 
-    async def _store(
-        self, targets: list[ChunkTarget], payload: bytes, body: list[Descriptor] | None
-    ) -> ChunkStored:
+    async def _store(self, targets: list[ChunkTarget], payload: bytes, body: list[Descriptor] | None) -> ChunkStored:
         try:
             return await self._jobs.run(StoreChunk(targets, payload, body), ChunkStored, urgent=True)
         except JobError as failure:

@@ -237,9 +237,7 @@ class IntegrityWorker:
         failures = applied.overwrite_errors, applied.create_errors, applied.remove_errors
         if any(failures) or failed_before:
             overwriting, creating, removing = failures
-            journal.error(
-                f"Found errors: {overwriting} overwriting, {creating} creating and {removing} removing"
-            )
+            journal.error(f"Found errors: {overwriting} overwriting, {creating} creating and {removing} removing")
 
     def _may_delete(self, opened: PackageOpened) -> bool:
         """Deleting more than the configured share of our files needs two checks in a row that say the same: a stock

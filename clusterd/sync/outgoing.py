@@ -15,7 +15,7 @@ from clusterd.sync.pool_port import JobError, PoolPort
 from clusterd.sync.slabs import SlabPool
 from clusterd.wire.results import encode_failure
 from ipc.descriptor import Descriptor
-from ipc.messages import INLINE_BYTES, Digested, DigestSegments, Sealed, SealChunk, Segment
+from ipc.messages import INLINE_BYTES, Digested, DigestSegments, SealChunk, Sealed, Segment
 
 CHUNK_PAYLOAD = 5242880
 """Plain bytes of a full file_upd, path included (wire.md 4.3)."""
@@ -132,9 +132,7 @@ class Sender:
         journal.debug("Zip file sent.")
         self._log_limit(journal, peer.zip_limit.ended(sending_s))
 
-    async def _transfer(
-        self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress
-    ) -> int | None:
+    async def _transfer(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int | None:
         """new_file to file_end. Returns how many bytes went out if the peer cancelled, else None."""
         await peer.request("new_file", path.encode())
         prefix = f"{path} ".encode()
@@ -153,9 +151,7 @@ class Sender:
         await peer.request("file_end", prefix + sha256)
         return None
 
-    async def _send_chunks(
-        self, peer: Peer, prefix: bytes, package: Package, task_id: str, progress: Progress
-    ) -> int:
+    async def _send_chunks(self, peer: Peer, prefix: bytes, package: Package, task_id: str, progress: Progress) -> int:
         chunk = CHUNK_PAYLOAD - len(prefix)
         sealing: asyncio.Task[Descriptor] | None = self._seal(prefix, package, 0, chunk)
         sent = 0

@@ -44,9 +44,7 @@ class PackageBuilder:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    async def build(
-        self, difference: str, raw_sizes: Sequence[int], limit: int, progress: Progress
-    ) -> BuiltPackage:
+    async def build(self, difference: str, raw_sizes: Sequence[int], limit: int, progress: Progress) -> BuiltPackage:
         """Pack what fits into `limit` bytes. If nothing does but a file too large for it, that one goes alone.
 
         Raises JobError; the spool is then as before."""
@@ -83,9 +81,7 @@ class PackageBuilder:
                     return
                 out = self._context.spool.new_path("part")
                 files.append(out)
-                job = PackPart(
-                    self._context.settings.root, difference, numbers.start, numbers.stop, limit, out
-                )
+                job = PackPart(self._context.settings.root, difference, numbers.start, numbers.stop, limit, out)
                 result = await self._context.jobs.run(job, PartPacked)
                 results[place] = result
                 packed += sum(entry.length for entry in result.entries)

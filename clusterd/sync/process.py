@@ -216,5 +216,3 @@ class _SyncProcess:
         settings = self._settings
         tag = "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"
         self._log.line("WARNING", tag, "Sync", text)
-
-

@@ -79,9 +79,7 @@ def get_nodes(rows: list[Row], arguments: object) -> dict[str, Any]:
     if wanted["filter_type"] not in ("all", "worker", "master"):
         raise QueryRefused("WazuhError", 1728)
     chosen = [
-        row
-        for row in rows
-        if (names is None or row["name"] in names) and wanted["filter_type"] in ("all", row["type"])
+        row for row in rows if (names is None or row["name"] in names) and wanted["filter_type"] in ("all", row["type"])
     ]
     if not chosen:
         return {"items": [], "totalItems": 0}

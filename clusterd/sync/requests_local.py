@@ -45,7 +45,7 @@ class LocalRequests:
             commands.GET_NODES: self.get_nodes,
             commands.GET_HEALTH: self.get_health,
             commands.SENDSYNC: self.not_served,
-            **{command: self.not_served for command in NOT_SERVED},
+            **dict.fromkeys(NOT_SERVED, self.not_served),
         }
 
     async def status(self, peer: Peer, payload: bytes) -> bytes:

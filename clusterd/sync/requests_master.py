@@ -105,5 +105,3 @@ class MasterRequests:
         except ClusterError:
             # The worker waits for nothing here; it is only spared its own timeout.
             return
-
-

@@ -1,0 +1,39 @@
+"""The adaptive limit (wire.md 5.7), with its defaults: 1 GiB, 30 MiB, tolerance 0.2, 96 s."""
+
+import pytest
+
+from clusterd.settings import Communication
+from clusterd.sync.zip_limit import ZipLimit
+
+GIB = 1073741824
+
+
+def test_an_interrupted_sending_leaves_four_fifths_of_what_was_sent() -> None:
+    limit = ZipLimit(Communication())
+    assert limit.interrupted(100 * 1048576) == "Decreasing sync size limit to 80.00 MB."
+    assert limit.current == pytest.approx(80 * 1048576)
+
+
+def test_the_limit_never_falls_below_the_minimum() -> None:
+    limit = ZipLimit(Communication())
+    limit.interrupted(5)
+    assert limit.current == 31457280
+
+
+def test_quick_sendings_raise_it_by_a_quarter_up_to_the_maximum() -> None:
+    limit = ZipLimit(Communication())
+    limit.interrupted(GIB)
+    assert limit.current == pytest.approx(GIB * 0.8)
+    assert limit.ended(95.9) == "Increasing sync size limit to 1024.00 MB."
+    assert limit.current == GIB
+    assert limit.ended(1.0) is None
+
+
+def test_slow_and_broken_sendings_leave_it_as_it_is() -> None:
+    limit = ZipLimit(Communication())
+    limit.interrupted(0)
+    before = limit.current
+    assert limit.ended(96.0) is None
+    assert limit.ended(float("inf")) is None
+    assert limit.current == before
+    assert limit.ended(0.0) == "Increasing sync size limit to 37.50 MB."
