@@ -4,7 +4,9 @@ import base64
 import hashlib
 import json
 import os
+import socket
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tools.rig.peer import (
     CannotDecrypt,
     FrameReader,
     LocalClient,
+    Peer,
     PeerError,
     RawPeer,
     StockMaster,
@@ -40,9 +43,10 @@ KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
 
 def plaintext_of(case: dict[str, Any]) -> bytes:
     if "plaintext_b64" in case:
-        return base64.b64decode(case["plaintext_b64"])
+        return base64.b64decode(str(case["plaintext_b64"]))
     period = bytes((31 * i + 7) % 256 for i in range(256))
-    return (period * (case["plaintext_len"] // 256 + 1))[: case["plaintext_len"]]
+    size = int(case["plaintext_len"])
+    return (period * (size // 256 + 1))[:size]
 
 
 @pytest.mark.parametrize("case", FRAMES["frames"], ids=lambda case: case["name"])
@@ -152,7 +156,7 @@ def test_package_built_has_the_recorded_entries(case: dict[str, Any], tmp_path: 
 def test_broken_package_is_refused_whole(case: dict[str, Any], tmp_path: Path) -> None:
     package = tmp_path / "p.zip"
     package.write_bytes(base64.b64decode(case["package_b64"]))
-    with pytest.raises((ValueError, peer_files.zlib.error)):
+    with pytest.raises((ValueError, zlib.error)):
         peer_files.unpack(package, tmp_path / "into")
 
 
@@ -325,6 +329,26 @@ def test_closing_leaves_no_thread_and_no_file(tmp_path: Path) -> None:
     assert set(threading.enumerate()) <= before
     for node in ("m", "w"):
         assert not list((tmp_path / node / "queue/cluster").glob("*"))
+
+
+def test_local_client_speaks_without_encryption_and_collects_later_answers(tmp_path: Path) -> None:
+    path = tmp_path / "c-internal.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(5)
+        client = LocalClient(path)
+        server = Peer(listener.accept()[0], None, tmp_path, "")
+        server.link.start()
+        try:
+            assert client.ask("echo", b"x" * 6_000_000).payload == b"x" * 6_000_000
+            server.link.ask("dapi_res", server.send_string(b"the answer"))
+            assert client.answer_of("dapi_res") == b"the answer"
+            server.link.ask("ok", "the daemon's answer")
+            assert client.answer_of("ok") == b"the daemon's answer"
+        finally:
+            client.close()
+            server.close()
 
 
 def test_asking_a_closed_connection_raises(cluster: tuple[StockMaster, StockWorker]) -> None:

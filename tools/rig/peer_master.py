@@ -303,9 +303,9 @@ class StockMaster:
     def _forget(self) -> None:
         for session in [one for one in self._every if one.link.closed.is_set()]:
             self._every.remove(session)
+            session.close()  # before the name is free again: closing empties the directory that the next session uses
             if self.sessions.get(session.node) is session:
                 del self.sessions[session.node]
-            session.close()
 
     def _scan(self, interval_s: float) -> None:
         due = time.monotonic() + interval_s

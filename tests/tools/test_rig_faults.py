@@ -1,0 +1,92 @@
+"""A link forwards like a cable, and like a cable it can be cut, go silent and be mended."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tools.rig.faults import tell_link
+from tools.rig.nodes import HOST, Rig, RigError, free_port, merged, scaled_intervals
+from tools.rig.peer import PeerError, StockMaster, StockWorker, wait_until
+
+KEY = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Iterator[tuple[StockMaster, StockWorker, Path]]:
+    """A stock worker joined to a stock master through a link process of a rig."""
+    for name in ("m", "w", "rig"):
+        (tmp_path / name).mkdir()
+    with StockMaster(tmp_path / "m", KEY) as master:
+        rig = Rig(tmp_path / "rig")
+        try:
+            node = rig._link("w1", tmp_path / "w", master.port)
+            assert node.link_control is not None
+            with StockWorker((HOST, node.port), KEY, "w1", tmp_path / "w") as worker:
+                worker.join()
+                yield master, worker, node.link_control
+        finally:
+            assert (
+                rig.down() == [f"killed process {node.link_pid} ({process_line(node.link_pid)})"] or not rig.running()
+            )
+            assert not rig.running()
+
+
+def process_line(pid: int) -> str:
+    return subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+
+
+def test_link_carries_both_ways(linked: tuple[StockMaster, StockWorker, Path]) -> None:
+    master, worker, control = linked
+    assert worker.ask("echo", b"x" * 3_000_000).payload == b"x" * 3_000_000
+    assert master.session("w1").link.ask("echo-m", b"y").payload == b"y"
+    assert tell_link(control, "count") == 1
+
+
+def test_cut_link_resets_and_refuses_until_mended(linked: tuple[StockMaster, StockWorker, Path]) -> None:
+    master, worker, control = linked
+    tell_link(control, "cut")
+    assert worker.connection.link.closed.wait(5)
+    wait_until(lambda: not master.sessions, 5, "the master sees it")
+    with pytest.raises((PeerError, OSError)):
+        worker.join()
+    tell_link(control, "mend")
+    worker.join()
+    assert worker.keepalive() == b"keepalive"
+
+
+def test_silent_link_keeps_connections_and_loses_nothing(linked: tuple[StockMaster, StockWorker, Path]) -> None:
+    _, worker, control = linked
+    tell_link(control, "silence")
+    with pytest.raises(PeerError, match="no answer"):
+        worker.ask("echo", "lost?", timeout_s=0.2)
+    assert not worker.connection.link.closed.is_set()
+    tell_link(control, "mend")
+    assert worker.keepalive() == b"keepalive"
+
+
+def test_unknown_word_is_refused(linked: tuple[StockMaster, StockWorker, Path]) -> None:
+    with pytest.raises(OSError, match="unknown command"):
+        tell_link(linked[2], "explode")  # type: ignore[arg-type]
+
+
+def test_free_port_is_free() -> None:
+    with socket.create_server((HOST, free_port())) as listener:
+        assert 20000 <= listener.getsockname()[1] < 32000
+
+
+def test_scaled_intervals_are_shorter_but_never_nothing() -> None:
+    fast = scaled_intervals(0.1)["intervals"]
+    assert fast["worker"]["sync_integrity"] == 0.9
+    assert scaled_intervals(0.001)["intervals"]["master"]["recalculate_integrity"] == 0.2
+    assert merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": 4}) == {"a": {"b": 3, "c": 2}, "d": 4}
+
+
+def test_foreign_directory_is_never_taken_for_a_rig(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("ten years")
+    with pytest.raises(RigError, match="not empty"):
+        Rig.create(tmp_path, 1)
+    with pytest.raises(RigError, match="no rig in"):
+        Rig.load(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()

@@ -1,0 +1,296 @@
+"""`python -m tools.rig`: a cluster on this machine to play with. Exit codes: 0 done, 1 it failed or differs, 64 wrong usage."""
+
+import json
+import os
+import random
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from tools.rig import demo as demonstration
+from tools.rig import faults, workload
+from tools.rig.nodes import STATE, Rig, RigError
+from tools.rig.screen import files_text, nodes_table, status_table
+
+FAILED, USAGE, INTERRUPTED = 1, 64, 130
+SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "freeze": signal.SIGSTOP, "thaw": signal.SIGCONT}
+
+
+def default_directory() -> Path:
+    """Short, because unix sockets live below it; one per user."""
+    return Path(tempfile.gettempdir()) / f"clusterd-rig-{os.getuid()}"
+
+
+def in_directory(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--dir",
+        "directory",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=default_directory,
+        show_default="clusterd-rig-UID in the temporary directory",
+        help="Where the rig lives; another directory is another rig.",
+    )(command)
+
+
+def seeded(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--seed", type=int, help="Repeat what this number did on an equal tree; default: at random.")(
+        command
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def rig() -> None:
+    """A cluster of nodes on loopback ports of this machine: rig_manager_1 is the master."""
+
+
+@rig.command()
+@in_directory
+@click.option("--workers", type=click.IntRange(0, 60), default=2, show_default=True)
+@click.option("--files", type=click.IntRange(1), help="Files of the generated tree; default: a small realistic set.")
+@click.option(
+    "--size", type=click.IntRange(1), default=8192, show_default=True, help="Their mean size in bytes, lognormal."
+)
+@click.option("--tree", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Copy this tree instead.")
+@click.option(
+    "--interval-scale", type=click.FloatRange(0.02, 10), default=1.0, show_default=True, help="0.1: ten times as often."
+)
+@click.option("--direct", is_flag=True, help="Without a link per worker: nothing between the nodes, and no `cut`.")
+@click.option("--wait", type=click.FloatRange(0), default=0.0, help="Seconds to wait until all workers are equal.")
+@click.option("--seed", type=int, default=1, show_default=True)
+def up(
+    directory: Path,
+    workers: int,
+    files: int | None,
+    size: int,
+    tree: Path | None,
+    interval_scale: float,
+    direct: bool,
+    wait: float,
+    seed: int,
+) -> None:
+    """Make the nodes, fill the master, start all."""
+    if tree and files:
+        raise click.UsageError("--tree and --files exclude each other")
+    console = Console()
+    made = Rig.create(directory, workers, scale=interval_scale, links=not direct)
+    try:
+        root = made.master.root
+        summary = (
+            workload.copy_tree(tree, root) if tree else workload.generate(root, seed=seed, files=files or 0, size=size)
+        )
+        made.start()
+    except BaseException:
+        made.down()
+        raise
+    console.print(nodes_table(made))
+    console.print(f"{summary.files} files, {summary.bytes / 1e6:.1f} MB on {made.master.name}", highlight=False)
+    if wait:
+        console.print(f"all equal after {made.wait_equal(wait):.1f} s", highlight=False)
+
+
+@rig.command()
+@in_directory
+@click.pass_context
+def down(context: click.Context, directory: Path) -> None:
+    """Stop the nodes and remove everything, also what a crash left."""
+    try:
+        found = Rig.load(directory)
+    except RigError:
+        if not (directory / STATE).exists():
+            raise
+        found = Rig(
+            directory.resolve()
+        )  # a damaged record: processes are found by their mark, directories by their names
+    problems = found.down()
+    for problem in problems:
+        click.echo(problem, err=True)
+    context.exit(FAILED if problems else 0)
+
+
+@rig.command()
+@in_directory
+@click.option("--json", "as_json", is_flag=True, help="Each node's `clusterd status --json` under its name.")
+def status(directory: Path, as_json: bool) -> None:
+    """Every node's processes, and how many files equal the master's."""
+    found = Rig.load(directory)
+    facts = found.status()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    Console().print(status_table(found, facts, found.compare()))
+
+
+@rig.command()
+@in_directory
+@click.option(
+    "--interval", type=click.FloatRange(0.2), default=1.0, show_default=True, help="Seconds between two looks."
+)
+@click.option("--rounds", type=click.IntRange(1), help="Stop after so many looks; default: Ctrl-C.")
+def watch(directory: Path, interval: float, rounds: int | None) -> None:
+    """`status`, again and again."""
+    found = Rig.load(directory)
+    console = Console()
+    done = 0
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            shown = Group(status_table(found, found.status(), found.compare()), Text(time.strftime("%H:%M:%S"), "dim"))
+            live.update(shown, refresh=True)
+            done += 1
+            if done == rounds:
+                return
+            time.sleep(interval)
+
+
+@rig.command()
+@in_directory
+@click.option("--edit", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--add", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--delete", type=click.IntRange(0), default=1, show_default=True)
+@seeded
+def change(directory: Path, edit: int, add: int, delete: int, seed: int | None) -> None:
+    """Edit, add and delete files on the master."""
+    found = Rig.load(directory)
+    _tell(workload.change(found.master.root, seed=_seed(seed), edit=edit, add=add, delete=delete))
+
+
+@rig.command()
+@in_directory
+@click.argument("node", default="rig_manager_2")
+@seeded
+def tamper(directory: Path, node: str, seed: int | None) -> None:
+    """Rewrite, remove and plant files on a worker."""
+    found = Rig.load(directory)
+    if found.node(node) is found.master:
+        raise RigError("the master's files are the law, tampering is for workers; see `change`")
+    _tell(workload.tamper(found.node(node).root, seed=_seed(seed)))
+
+
+@rig.command()
+@in_directory
+@click.argument("node")
+@click.argument("process")
+@click.option("--how", type=click.Choice(list(SIGNALS)), default="kill", show_default=True)
+def kill(directory: Path, node: str, process: str, how: str) -> None:
+    """Kill PROCESS (supervisor, net, sync, pool-1, ...) of NODE with -9, or freeze it."""
+    found = Rig.load(directory)
+    processes = found.processes(node)
+    pid = processes.get(process)
+    if pid is None:
+        running = ", ".join(name for name, one in processes.items() if one) or "none"
+        raise RigError(f"{found.node(node).name} has no process {process!r} that runs; there are: {running}")
+    faults.signal_process(pid, SIGNALS[how])
+    click.echo(f"{found.node(node).name} {process} pid {pid}: {SIGNALS[how].name}")
+
+
+@rig.command()
+@in_directory
+@click.argument("node")
+@click.option(
+    "--silent", is_flag=True, help="Keep connections open and let no byte through, instead of resetting them."
+)
+@click.option(
+    "--for", "seconds", type=click.FloatRange(0), help="Mend after so many seconds; default: stays until --mend."
+)
+@click.option("--mend", is_flag=True, help="End an earlier cut.")
+def cut(directory: Path, node: str, silent: bool, seconds: float | None, mend: bool) -> None:
+    """Cut the link between worker NODE and its master."""
+    if mend and (silent or seconds is not None):
+        raise click.UsageError("--mend stands alone")
+    found = Rig.load(directory)
+    target = found.node(node)
+    if target.link_control is None:
+        why = "the master has none" if target is found.master else "the rig was made with --direct"
+        raise RigError(f"{target.name} has no link to cut: {why}")
+    if mend:
+        faults.tell_link(target.link_control, "mend")
+        click.echo(f"{target.name} mended")
+        return
+    count = faults.tell_link(target.link_control, "silence" if silent else "cut")
+    click.echo(f"{target.name} {'silent' if silent else 'cut'}, {count} connections")
+    if seconds is not None:
+        try:
+            time.sleep(seconds)
+        finally:
+            faults.tell_link(target.link_control, "mend")
+        click.echo(f"{target.name} mended")
+
+
+@rig.command()
+@in_directory
+@click.argument("nodes", nargs=-1)
+@click.option("--json", "as_json", is_flag=True)
+@click.option(
+    "--wait", type=click.FloatRange(0), default=0.0, help="Look again for so many seconds until all are equal."
+)
+@click.pass_context
+def compare(context: click.Context, directory: Path, nodes: tuple[str, ...], as_json: bool, wait: float) -> None:
+    """Compare workers with the master file by file, content and mode; exit 0 only when all are equal."""
+    found = Rig.load(directory)
+    chosen = {found.node(name).name for name in nodes} or {node.name for node in found.workers}
+    deadline = time.monotonic() + wait
+    while True:
+        results = {name: one for name, one in found.compare().items() if name in chosen}
+        if all(one.is_equal for one in results.values()) or time.monotonic() >= deadline:
+            break
+        time.sleep(0.2)
+    if as_json:
+        click.echo(
+            json.dumps({name: asdict(one) | {"is_equal": one.is_equal} for name, one in results.items()}, indent=2)
+        )
+    else:
+        for name, one in results.items():
+            click.echo(f"{name}: {files_text(one).plain}")
+            for line in one.lines():
+                click.echo(f"  {line}")
+    context.exit(0 if all(one.is_equal for one in results.values()) else FAILED)
+
+
+@rig.command()
+@click.option("--tree", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A real tree, copied.")
+@click.option("--workers", type=click.IntRange(1, 20), default=2, show_default=True)
+@click.option(
+    "--dir", "directory", type=click.Path(path_type=Path, file_okay=False), help="Default: a temporary directory."
+)
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--plain", is_flag=True, help="Lines instead of a live view, as without a terminal.")
+@click.pass_context
+def demo(
+    context: click.Context, tree: Path | None, workers: int, directory: Path | None, seed: int, plain: bool
+) -> None:
+    """A cluster comes up, and heals a change, a tampering and a killed process."""
+    context.exit(demonstration.run(Console(), tree=tree, workers=workers, directory=directory, seed=seed, plain=plain))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code. SIGTERM ends it like Ctrl-C: cleaned up."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = rig.main(args=arguments, prog_name="python -m tools.rig", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        return USAGE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except (RigError, ValueError, OSError) as error:
+        click.echo(f"rig: {error}", err=True)
+        return FAILED
+    return code if isinstance(code, int) else 0
+
+
+def _seed(given: int | None) -> int:
+    return random.SystemRandom().getrandbits(31) if given is None else given
+
+
+def _tell(changes: list[workload.Change]) -> None:
+    for one in changes:
+        click.echo(f"{one.kind:6} {one.path}")
