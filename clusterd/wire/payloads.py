@@ -1,0 +1,186 @@
+"""The arguments of the commands, typed (wire.md 4.1, dapi.md 1.3): `parse_*` takes a peer's bytes, `build_*` makes ours.
+
+A payload that cannot be read raises ClusterError 1000 with the text that a stock node gives where that is fixed; it is
+answered with `err` and `results.encode_failure`. Texts quote at most the beginning of what came.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.wire.results import WireException, decode_exception, dump_json, encode_failure
+
+MAX_LENGTH_DIGITS = 20
+"""Digits of the largest length that is read at all."""
+SHA256_BYTES = 32
+NO_TASK = "None"
+"""The task id where none is known."""
+MAX_CAPS = 64
+_HELLO_PARTS = 4
+_QUOTED = 40
+
+
+class Hello(NamedTuple):
+    """What a worker says first (wire.md 1.4). Nothing in it has been checked but that it is text."""
+
+    name: str
+    cluster: str
+    node_type: str
+    version: str
+
+
+class TaskPath(NamedTuple):
+    """`*_e`: the file `path` (as the peer wrote it, unchecked) was sent under task `task_id`."""
+
+    task_id: str
+    path: str
+
+
+class TaskFailure(NamedTuple):
+    """`*_r` and `cancel_task`: what ended a task. `task_id` is None where the peer knew none."""
+
+    task_id: str | None
+    error: WireException
+
+
+class FileEnd(NamedTuple):
+    """`file_end`: `digest` is what should be the SHA-256 of all chunks."""
+
+    path: str
+    digest: bytes
+
+
+class Addressed(NamedTuple):
+    """`dapi`, `dapi_err`, `sendsync`, `sendsyn_err`: something for the client or request `id`."""
+
+    id: str
+    content: bytes
+
+
+class StringFor(NamedTuple):
+    """`dapi_res`, `sendsyn_res`: the long string `string_id` is for the client or request `id`."""
+
+    id: str
+    string_id: str
+
+
+class BatchResult(msgspec.Struct, frozen=True):
+    """`syn_m_a_e`, `syn_w_g_e`, `syn_wgc_e`: how the writing of a batch went. `time_spent`: seconds."""
+
+    updated_chunks: int
+    error_messages: list[str]
+    time_spent: float
+
+
+class SendSync(msgspec.Struct, frozen=True):
+    """`sendsync`: a message for a daemon of the master."""
+
+    daemon_name: str
+    message: dict[str, object] | str
+
+
+def text_of(data: bytes) -> str:
+    """UTF-8 text. Raises ClusterError 1000 with Python's text, as stock."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as problem:
+        raise ClusterError(1000, str(problem)) from None
+
+
+def split_word(payload: bytes) -> tuple[str, bytes]:
+    """`{word} {rest}`: up to the first space, and all behind it."""
+    word, space, rest = payload.partition(b" ")
+    if not space:
+        raise ClusterError(1000, "not enough values to unpack (expected 2, got 1)")
+    return text_of(word), rest
+
+
+def build_words(word: str, rest: bytes | str) -> bytes:
+    """`{word} {rest}`. The word has no space, or the peer reads it otherwise: a bug of the caller (ValueError)."""
+    if " " in word:
+        raise ValueError(f"a space ends this argument early: {word!r}")
+    return word.encode() + b" " + (rest.encode() if isinstance(rest, str) else rest)
+
+
+def parse_hello(payload: bytes) -> Hello:
+    """Exactly four parts between single spaces."""
+    parts = text_of(payload).split(" ")
+    if len(parts) < _HELLO_PARTS:
+        raise ClusterError(1000, f"not enough values to unpack (expected 4, got {len(parts)})")
+    if len(parts) > _HELLO_PARTS:
+        raise ClusterError(1000, "too many values to unpack (expected 4)")
+    return Hello(*parts)
+
+
+def build_hello(hello: Hello) -> bytes:
+    """Raises ValueError when a part has a space: no master would read it."""
+    if any(" " in part for part in hello):
+        raise ValueError("no part of a hello may have a space")
+    return " ".join(hello).encode()
+
+
+def parse_length(payload: bytes) -> int:
+    """`new_str`, `err_str`: a length in bytes, decimal digits."""
+    if not payload.isdigit() or len(payload) > MAX_LENGTH_DIGITS:
+        raise ClusterError(1000, f"invalid literal for int() with base 10: {payload[:_QUOTED]!r}")
+    return int(payload)
+
+
+def parse_task_path(payload: bytes) -> TaskPath:
+    task_id, path = split_word(payload)
+    return TaskPath(task_id, text_of(path))
+
+
+def parse_task_failure(payload: bytes) -> TaskFailure:
+    task_id, encoded = split_word(payload)
+    return TaskFailure(None if task_id == NO_TASK else task_id, decode_exception(encoded))
+
+
+def build_task_failure(task_id: str | None, error: ClusterError) -> bytes:
+    return build_words(task_id or NO_TASK, encode_failure(error))
+
+
+def parse_file_end(payload: bytes) -> FileEnd:
+    return FileEnd(*split_word(payload))
+
+
+def parse_addressed(payload: bytes) -> Addressed:
+    return Addressed(*split_word(payload))
+
+
+def parse_string_for(payload: bytes) -> StringFor:
+    """A `string_id` that begins with `Error` is what a stock sender puts there when the string could not be sent."""
+    ident, string_id = split_word(payload)
+    return StringFor(ident, text_of(string_id))
+
+
+def parse_batch_result(payload: bytes) -> BatchResult:
+    """Extra keys are ignored (wire.md 13.2)."""
+    try:
+        return msgspec.json.decode(payload, type=BatchResult)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise ClusterError(1000, str(problem)) from None
+
+
+def build_batch_result(result: BatchResult) -> bytes:
+    return dump_json(msgspec.structs.asdict(result))
+
+
+def parse_sendsync(content: bytes) -> SendSync:
+    """The JSON of a `sendsync`. `daemon_name` is any text: the receiver has a table of those it serves."""
+    try:
+        return msgspec.json.decode(content, type=SendSync)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise ClusterError(1000, str(problem)) from None
+
+
+def parse_caps(payload: bytes) -> list[str]:
+    """`caps`: what the other clusterd node can do, at most MAX_CAPS words; unknown words are its business."""
+    try:
+        listed = msgspec.json.decode(payload, type=list[str])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+        raise ClusterError(1000, f"caps needs a JSON list of texts: {problem}") from None
+    if len(listed) > MAX_CAPS:
+        raise ClusterError(1000, f"caps lists {len(listed)} capabilities, more than {MAX_CAPS}")
+    return listed

@@ -1,0 +1,353 @@
+"""Exceptions, results and other objects as the JSON that all nodes understand (wire.md 3.2 to 3.4, dapi.md 4).
+
+Nothing named in JSON is imported or called: classes come from fixed tables, a callable stays a name, and is accepted in API
+requests only, as the value of their key `f` (wire.md W4, dapi.md 8.1). What is written has the original's separators,
+ASCII escapes and order of keys.
+"""
+
+import json
+import reprlib
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+import msgspec
+
+from clusterd.errors import MESSAGES, ClusterError
+
+MAX_DEPTH = 64
+MAX_JSON_BYTES = 67108864
+"""Default bound of a text that is decoded; strings of peers have their own, smaller ones."""
+MAX_PLAIN_TEXT = 4096
+"""Characters kept of an `err` that is plain text."""
+
+INTERNAL_ERROR = "WazuhInternalError"
+CLUSTER_ERROR = "WazuhClusterError"
+BAD_REQUEST = "WazuhError"
+NOT_FOUND = "WazuhResourceNotFound"
+PERMISSION_ERROR = "WazuhPermissionError"
+HAP_ERROR = "WazuhHAPHelperError"
+
+_TITLES = {
+    "WazuhException": "WazuhException",
+    INTERNAL_ERROR: "Wazuh Internal Error",
+    CLUSTER_ERROR: "Wazuh Cluster Error",
+    HAP_ERROR: "HAProxy Helper Error",
+    BAD_REQUEST: "Bad Request",
+    PERMISSION_ERROR: "Permission Denied",
+    NOT_FOUND: "Resource Not Found",
+    "WazuhTooManyRequests": "Too Many Requests",
+    "WazuhNotAcceptable": "Not Acceptable",
+}
+_WITH_IDS = frozenset({BAD_REQUEST, PERMISSION_ERROR, NOT_FOUND, "WazuhTooManyRequests", "WazuhNotAcceptable"})
+_RESULT_CLASSES = frozenset({"WazuhResult", "AffectedItemsWazuhResult"})
+_FIELDS = frozenset({"type", "title", "code", "extra_message", "extra_remediation", "cmd_error", "dapi_errors", "ids"})
+_SPECIAL = frozenset(
+    {"__wazuh_exception__", "__wazuh_result__", "__wazuh_datetime__", "__unhandled_exc__", "__callable__"}
+)
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
+    9: "\t",
+    10: "\\n",
+    13: "\\r",
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
+
+
+class WireException(ClusterError):
+    """An exception as it crosses the wire: the class's name, the code, and the detail the readable text is made of.
+
+    `extra_message`: text, a mapping that fills the placeholders of the code's message, or None. `ids` only has a meaning
+    for the classes of the WazuhError family.
+    """
+
+    def __init__(
+        self,
+        code: int,
+        extra_message: str | Mapping[str, Any] | None = None,
+        *,
+        wire_class: str = CLUSTER_ERROR,
+        remediation: str | None = None,
+        cmd_error: bool = False,
+        dapi_errors: Mapping[str, Any] | None = None,
+        ids: Sequence[Any] = (),
+    ) -> None:
+        super().__init__(code, extra_message if isinstance(extra_message, str) else None)
+        self.wire_class = wire_class
+        self.extra_message = extra_message
+        self.remediation = remediation
+        self.cmd_error = cmd_error
+        self.dapi_errors = dict(dapi_errors or {})
+        self.ids = list(ids)
+
+    @property
+    def message(self) -> str:
+        """What happened, for people: built from our own table, as every node does."""
+        extra = self.extra_message
+        known = MESSAGES.get(self.code)
+        if self.cmd_error or known is None:
+            return "" if extra is None else str(extra)
+        if isinstance(extra, Mapping):
+            for name, value in extra.items():
+                known = known.replace("{" + name + "}", str(value))
+            return known
+        return known if extra is None else f"{known}: {extra}"
+
+    def __str__(self) -> str:
+        # One line, whatever the peer put in: a line break in it could forge a line of our log.
+        return f"Error {self.code} - {self.message}".translate(_CONTROL)
+
+    def fields(self) -> dict[str, Any]:
+        """The `__object__` of its JSON."""
+        fields: dict[str, Any] = {
+            "type": "about:blank",
+            "title": _TITLES[self.wire_class],
+            "code": self.code,
+            "extra_message": self.extra_message,
+            "extra_remediation": self.remediation,
+            "cmd_error": self.cmd_error,
+            "dapi_errors": self.dapi_errors,
+        }
+        if self.wire_class in _WITH_IDS:
+            fields["ids"] = self.ids
+        return fields
+
+
+class WireResult(msgspec.Struct, frozen=True):
+    """An API result object: its class's name and the fields of its `__object__`, in order."""
+
+    wire_class: str
+    fields: dict[str, Any]
+
+
+class WireCallable(msgspec.Struct, frozen=True):
+    """The name of a function in an API request. `wazuh`: the fields of the framework's node object, for its methods."""
+
+    name: str
+    module: str
+    qualname: str
+    kind: str = "function"
+    wazuh: dict[str, Any] | None = None
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------------
+
+
+def dump_json(value: object) -> bytes:
+    """JSON as the original writes it: `", "` and `": "`, ASCII only. Takes WireException, WireResult, WireCallable and
+    dates at any depth. Raises TypeError for anything else that JSON has no form for: a bug of the caller."""
+    return json.dumps(value, default=_special).encode("ascii")
+
+
+def encode_exception(
+    code: int,
+    extra: str | Mapping[str, Any] | None = None,
+    *,
+    wire_class: str | None = None,
+    remediation: str | None = None,
+    cmd_error: bool = False,
+    dapi_errors: Mapping[str, Any] | None = None,
+    ids: Sequence[Any] = (),
+) -> bytes:
+    """The payload of an `err`. `wire_class`: None for the one that the code usually has."""
+    return dump_json(
+        WireException(
+            code,
+            extra,
+            wire_class=wire_class or class_of_code(code),
+            remediation=remediation,
+            cmd_error=cmd_error,
+            dapi_errors=dapi_errors,
+            ids=ids,
+        )
+    )
+
+
+def encode_failure(error: ClusterError) -> bytes:
+    """One of our errors as the payload of an `err`; one that came from a peer goes on as it was."""
+    return dump_json(error) if isinstance(error, WireException) else encode_exception(error.code, error.extra)
+
+
+def class_of_code(code: int) -> str:
+    """The exception class under which the original reports a code (dapi.md appendix B)."""
+    if 3041 <= code <= 3049:
+        return HAP_ERROR
+    if code in (1701, 1710, 1730):
+        return NOT_FOUND
+    if code in (3004, 3005, 3006, 3013) or 1400 <= code <= 1415 or 1703 <= code <= 1752:
+        return BAD_REQUEST
+    if code == 4000:
+        return PERMISSION_ERROR
+    if code in (3009, 3012, 3036) or code < 3000:
+        return INTERNAL_ERROR
+    return CLUSTER_ERROR
+
+
+def _special(value: object) -> dict[str, Any]:
+    if isinstance(value, WireException):
+        return {"__wazuh_exception__": {"__class__": value.wire_class, "__object__": value.fields()}}
+    if isinstance(value, WireResult):
+        return {"__wazuh_result__": {"__class__": value.wire_class, "__object__": value.fields}}
+    if isinstance(value, date):
+        return {"__wazuh_datetime__": value.isoformat()}
+    if isinstance(value, WireCallable):
+        encoded: dict[str, Any] = {
+            "__name__": value.name,
+            "__module__": value.module,
+            "__qualname__": value.qualname,
+            "__type__": value.kind,
+        }
+        return {"__callable__": encoded if value.wazuh is None else encoded | {"__wazuh__": value.wazuh}}
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------------
+
+
+def load_json(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES, max_depth: int = MAX_DEPTH) -> Any:
+    """JSON of a peer or client, special objects decoded. Raises ClusterError 1000 saying what is wrong, for anything else.
+
+    `limit`: bytes. Texts come without lone surrogates, which no UTF-8 text could hold."""
+    return _revive(_parse(data, limit), max_depth)
+
+
+def load_request(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """An API request: an object whose key `f`, and nothing else, may be a callable. Raises ClusterError 1000."""
+    request = _parse(data, limit)
+    if not isinstance(request, dict):
+        raise ClusterError(1000, "an API request must be a JSON object")
+    function = request.get("f")
+    if isinstance(function, dict) and "__callable__" in function:
+        request["f"] = None
+        revived: dict[str, Any] = _revive(request, MAX_DEPTH)
+        revived["f"] = parse_callable(function)
+        return revived
+    revived = _revive(request, MAX_DEPTH)
+    return revived
+
+
+def parse_callable(encoded: Mapping[str, Any]) -> WireCallable:
+    """`{"__callable__": {...}}` as names. Raises ClusterError 1000."""
+    inner = encoded.get("__callable__")
+    if not isinstance(inner, dict) or len(encoded) != 1:
+        raise _cannot_decode(encoded)
+    names = [inner.get(key) for key in ("__name__", "__module__", "__qualname__", "__type__")]
+    wazuh = inner.get("__wazuh__")
+    if not all(isinstance(name, str) for name in names) or not isinstance(wazuh, dict | None):
+        raise _cannot_decode(encoded)
+    return WireCallable(*map(str, names), wazuh=None if wazuh is None else _revive(wazuh, MAX_DEPTH))
+
+
+def decode_exception(data: bytes) -> WireException:
+    """What `*_r` and `cancel_task` carry. JSON that is no encoded exception counts as 3000 with its text.
+
+    Raises ClusterError 1000 for what is no JSON or a malformed object."""
+    value = load_json(data)
+    return value if isinstance(value, WireException) else _plain_failure(data)
+
+
+def decode_err_payload(data: bytes) -> WireException:
+    """What an `err` says. Never raises: anything that is no encoded exception is 3000 with the text (wire.md C3, W11)."""
+    try:
+        return decode_exception(data)
+    except ClusterError:
+        return _plain_failure(data)
+
+
+def _plain_failure(data: bytes) -> WireException:
+    text = bytes(data[: 4 * MAX_PLAIN_TEXT]).decode(errors="replace")
+    if len(text) > MAX_PLAIN_TEXT:
+        text = text[:MAX_PLAIN_TEXT] + "..."
+    return WireException(3000, text or None)
+
+
+def _parse(data: bytes | memoryview, limit: int) -> Any:
+    if len(data) > limit:
+        raise ClusterError(1000, f"a JSON text of {len(data)} bytes is above the limit of {limit}")
+    try:
+        return json.loads(bytes(data).decode())
+    except RecursionError:
+        raise ClusterError(1000, "a JSON text is nested too deeply") from None
+    except ValueError as problem:  # not UTF-8, not JSON, or a number of thousands of digits
+        raise ClusterError(1000, str(problem)) from None
+
+
+def _revive(value: Any, depth: int) -> Any:
+    """Special objects decoded, innermost first."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if not isinstance(value, list | dict):
+        return value
+    if depth == 0:
+        raise ClusterError(1000, "a JSON text is nested too deeply")
+    if isinstance(value, list):
+        return [_revive(item, depth - 1) for item in value]
+    if "__callable__" in value:
+        raise ClusterError(1000, "a function may only be named as the `f` of an API request")
+    revived = {_revive(key, depth): _revive(item, depth - 1) for key, item in value.items()}
+    if len(revived) == 1:
+        (key,) = revived
+        if key in _SPECIAL:
+            return _revive_special(key, revived[key])
+    return revived
+
+
+def _revive_special(key: str, inner: Any) -> Any:
+    if key == "__wazuh_datetime__":
+        try:
+            return datetime.fromisoformat(inner)
+        except (TypeError, ValueError):
+            raise _cannot_decode({key: inner}) from None
+    if not isinstance(inner, dict):
+        raise _cannot_decode({key: inner})
+    name = inner.get("__class__")
+    if key == "__unhandled_exc__":
+        if not isinstance(name, str) or inner.keys() != {"__class__", "__args__"}:
+            raise _cannot_decode({key: inner})
+        return {name: inner["__args__"]}
+    fields = inner.get("__object__")
+    if not isinstance(name, str) or not isinstance(fields, dict) or len(inner) != 2:
+        raise _cannot_decode({key: inner})
+    if key == "__wazuh_exception__":
+        return exception_of(name, fields)
+    if name not in _RESULT_CLASSES:
+        raise _cannot_decode({key: inner})
+    return WireResult(name, fields)
+
+
+def exception_of(name: str, fields: dict[str, Any]) -> WireException:
+    """An exception from its class's name and fields (also the form inside results). Raises ClusterError 1000."""
+    code = fields.get("code")
+    extra = fields.get("extra_message")
+    remediation = fields.get("extra_remediation")
+    cmd_error = fields.get("cmd_error", False)
+    errors = fields.get("dapi_errors")
+    ids = fields.get("ids")
+    if (
+        name not in _TITLES
+        or not fields.keys() <= _FIELDS
+        or type(code) is not int
+        or not isinstance(extra, str | dict | None)
+        or not isinstance(remediation, str | None)
+        or not isinstance(cmd_error, bool)
+        or not isinstance(errors, dict | None)
+        or not isinstance(ids, list | None)
+    ):
+        raise _cannot_decode({"__class__": name, "__object__": fields})
+    return WireException(
+        code,
+        extra,
+        wire_class=name,
+        remediation=remediation,
+        cmd_error=cmd_error,
+        dapi_errors=errors,
+        ids=ids or (),
+    )
+
+
+def _cannot_decode(encoded: Mapping[str, Any]) -> WireException:
+    """The original's text, with the beginning of the object (dapi.md 4.6)."""
+    shown = reprlib.Repr()
+    shown.maxlevel, shown.maxstring = 4, 100
+    text = f"Wazuh object cannot be decoded from JSON {shown.repr(dict(encoded))}"
+    return WireException(1000, text, wire_class=INTERNAL_ERROR, cmd_error=True)

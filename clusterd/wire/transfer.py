@@ -1,0 +1,196 @@
+"""Long strings and files as they are sent in chunks (wire.md 4.3, 4.4, dapi.md 0.5): bookkeeping, no bytes, no disk.
+
+The receiver's side bounds what a peer may begin (wire.md W1, R2, R4); time is passed in. Names from the wire are compared
+and never used as paths: `owner` of an entry is where the receiver keeps the bytes.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.names import package_name_problem
+from clusterd.wire.frame import REQUEST_CHUNK
+
+PACKAGE_DIRECTORY = "/queue/cluster/"
+STRING_IDS = 1 << 32
+
+Owner = TypeVar("Owner")
+
+
+def chunk_bytes(name: str) -> int:
+    """Data in a full `file_upd` or `str_upd` for this path or string id: with name and space exactly one frame."""
+    return REQUEST_CHUNK - len(name.encode()) - 1
+
+
+def chunks(name: str, size: int) -> Iterator[tuple[int, int]]:
+    """Offset and length of each chunk; none when there is nothing to send."""
+    step = chunk_bytes(name)
+    for offset in range(0, size, step):
+        yield offset, min(step, size - offset)
+
+
+def package_of_path(path: str, node: str) -> str:
+    """The package's name in a path of `new_file`, which must be `/queue/cluster/{node}/NAME.zip` or
+    `/queue/cluster/NAME.zip` (wire.md W1, 13.1). Raises ClusterError 1000."""
+    for directory in (f"{PACKAGE_DIRECTORY}{node}/", PACKAGE_DIRECTORY):
+        if path.startswith(directory):
+            name = path[len(directory) :]
+            if package_name_problem(name) is None:
+                return name
+    shown = path if len(path) <= 200 else path[:200] + "..."
+    raise ClusterError(1000, f"a package may only be named {PACKAGE_DIRECTORY}{node}/NAME.zip, not {shown!r}")
+
+
+class IncomingString(msgspec.Struct, Generic[Owner]):
+    """A string of `total` announced bytes, of which `received` have come. `owner`: where they are kept."""
+
+    id: str
+    total: int
+    owner: Owner
+    received: int = 0
+    touched_at: float = 0.0
+
+    def accept(self, offered: int, now: float) -> int:
+        """`offered` bytes have come: how many of them belong to the string (the rest is dropped silently)."""
+        taken = min(offered, self.total - self.received)
+        self.received += taken
+        self.touched_at = now
+        return taken
+
+
+class Strings(Generic[Owner]):
+    """The long strings that the peer of one connection has begun and nobody has used yet."""
+
+    def __init__(self, *, max_bytes: int, max_count: int, idle_s: float, pick_id: Callable[[], int]) -> None:
+        """`max_bytes`: of all unused strings together. `idle_s`: after that long without a chunk a string may go.
+        `pick_id`: random numbers below STRING_IDS."""
+        self._max_bytes = max_bytes
+        self._max_count = max_count
+        self._idle_s = idle_s
+        self._pick_id = pick_id
+        self._strings: dict[str, IncomingString[Owner]] = {}
+
+    def __len__(self) -> int:
+        return len(self._strings)
+
+    def begin(self, total: int, owner: Owner, now: float) -> IncomingString[Owner]:
+        """`new_str`. Raises ClusterError 1000 beyond the limits; nothing is kept then."""
+        announced = sum(string.total for string in self._strings.values())
+        if announced + total > self._max_bytes:
+            raise ClusterError(1000, f"strings of more than {self._max_bytes} bytes at once on one connection")
+        if len(self._strings) >= self._max_count:
+            raise ClusterError(1000, f"more than {self._max_count} strings at once on one connection")
+        ident = str(self._pick_id() % STRING_IDS)
+        while ident in self._strings:
+            ident = str((int(ident) + 1) % STRING_IDS)
+        string = IncomingString(ident, total, owner, 0, now)
+        self._strings[ident] = string
+        return string
+
+    def find(self, ident: str) -> IncomingString[Owner]:
+        """The string that a `str_upd` names. Raises ClusterError 1000 with stock's text."""
+        string = self._strings.get(ident)
+        if string is None:
+            raise ClusterError(1000, repr(ident.encode()[:64]))
+        return string
+
+    def take(self, ident: str) -> IncomingString[Owner]:
+        """The string that a command uses; it is forgotten here. Raises ClusterError 3035."""
+        string = self._strings.pop(ident, None)
+        if string is None:
+            raise ClusterError(3035, ident[:64])
+        return string
+
+    def abandon(self, total: int) -> IncomingString[Owner] | None:
+        """`err_str`: the first string of this length of which nothing has come; it is forgotten here."""
+        for string in self._strings.values():
+            if string.total == total and string.received == 0:
+                return self._strings.pop(string.id)
+        return None
+
+    def expire(self, now: float) -> list[IncomingString[Owner]]:
+        """Those idle for too long, which are forgotten here."""
+        idle = [string for string in self._strings.values() if now - string.touched_at > self._idle_s]
+        for string in idle:
+            del self._strings[string.id]
+        return idle
+
+    def take_all(self) -> list[IncomingString[Owner]]:
+        """The connection has ended."""
+        strings = list(self._strings.values())
+        self._strings.clear()
+        return strings
+
+
+class IncomingFile(msgspec.Struct, Generic[Owner]):
+    """A file announced under the wire's `path`. `complete` from a matching `file_end` on. `owner`: where it is kept."""
+
+    path: str
+    owner: Owner
+    received: int = 0
+    complete: bool = False
+
+
+class Files(Generic[Owner]):
+    """The files that the peer of one connection is sending: announced, growing, complete, claimed by a task.
+
+    Only a complete file that came over this very connection can be claimed (wire.md W2)."""
+
+    def __init__(self, node: str, *, max_bytes: int, max_count: int) -> None:
+        """`node`: the worker's name of the connection. `max_bytes`: of one file."""
+        self._node = node
+        self._max_bytes = max_bytes
+        self._max_count = max_count
+        self._files: dict[str, IncomingFile[Owner]] = {}
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def begin(
+        self, path: str, owner: Owner, *, awaited: bool
+    ) -> tuple[IncomingFile[Owner], IncomingFile[Owner] | None]:
+        """`new_file`: the new entry, and the earlier one of this path, which is forgotten (the file starts anew).
+
+        `awaited`: whether a task waits for a file. Raises ClusterError 1000."""
+        package_of_path(path, self._node)
+        if not awaited:
+            raise ClusterError(1000, f"no task waits for a file: {path!r}")
+        earlier = self._files.pop(path, None)
+        if len(self._files) >= self._max_count:
+            raise ClusterError(1000, f"more than {self._max_count} files at once on one connection")
+        file = IncomingFile(path, owner)
+        self._files[path] = file
+        return file, earlier
+
+    def find(self, path: str) -> IncomingFile[Owner]:
+        """The growing file that a `file_upd` or `file_end` names. Raises ClusterError 1000 with stock's text."""
+        file = self._files.get(path)
+        if file is None or file.complete:
+            raise ClusterError(1000, repr(path.encode()[:200]))
+        return file
+
+    def accept(self, file: IncomingFile[Owner], offered: int) -> None:
+        """`offered` bytes have come. Raises ClusterError 1000 when the file gets too large; it is then to be dropped."""
+        if file.received + offered > self._max_bytes:
+            raise ClusterError(1000, f"a file of more than {self._max_bytes} bytes: {file.path!r}")
+        file.received += offered
+
+    def claim(self, path: str) -> IncomingFile[Owner] | None:
+        """The complete file that `*_e` names (without leading slash); it is forgotten here. None: there is none."""
+        name = f"/{path}"
+        file = self._files.get(name)
+        if file is None or not file.complete:
+            return None
+        return self._files.pop(name)
+
+    def drop(self, path: str) -> IncomingFile[Owner] | None:
+        """Forget a file (its digest differed, its disk was full)."""
+        return self._files.pop(path, None)
+
+    def take_all(self) -> list[IncomingFile[Owner]]:
+        """The connection has ended."""
+        files = list(self._files.values())
+        self._files.clear()
+        return files

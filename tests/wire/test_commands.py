@@ -1,0 +1,87 @@
+"""Who knows which command, and the fixed texts, against the recorded replies (wire.md 4.1)."""
+
+from typing import Any
+
+import pytest
+
+from clusterd.wire import commands
+from clusterd.wire.commands import known_commands, unknown_command_text
+from clusterd.wire.frame import command_field
+from tests.wire.vectors import load, payload_of
+
+REPLIES = load("replies.json")
+CASES = [(role, case) for role in ("master", "worker") for case in REPLIES[role]]
+
+
+def is_unknown(case: dict[str, Any]) -> bool:
+    return payload_of(case["reply"]["payload"]).startswith(b"unknown command")
+
+
+@pytest.mark.parametrize(("role", "case"), CASES)
+def test_roles_know_the_commands_that_stock_nodes_know(role: Any, case: dict[str, Any]) -> None:
+    known = known_commands(role, on_master=role == "master")
+
+    assert (case["command"] in known) != is_unknown(case)
+    if is_unknown(case):
+        assert unknown_command_text(case["command"]) == payload_of(case["reply"]["payload"])
+
+
+def test_text_for_an_unknown_command_shows_its_bytes() -> None:
+    assert unknown_command_text("foo") == b"unknown command 'b'foo''"
+    assert unknown_command_text("\x00\xff") == b"unknown command 'b'\\x00\\xff''"
+
+
+FIXED = {
+    "new_file": (commands.OK_NEW_FILE, commands.READY_FOR_FILE),
+    "file_upd": (commands.OK, commands.FILE_UPDATED),
+    "file_end": (commands.OK, commands.FILE_RECEIVED),
+    "cancel_task": (commands.OK, commands.CANCEL_RECEIVED),
+    "syn_i_w_m_r": (commands.OK, commands.ERROR_RECEIVED),
+    "syn_m_c_r": (commands.OK, commands.ERROR_RECEIVED),
+    "syn_m_c_ok": (commands.OK, commands.THANKS),
+    "syn_m_a_e": (commands.OK, commands.THANKS),
+    "syn_w_g_err": (commands.OK, commands.THANKS),
+    "dapi_res": (commands.OK, commands.DAPI_FORWARDED_TO_WORKER),
+    "sendsyn_res": (commands.OK, commands.SENDSYNC_FORWARDED),
+}
+
+
+def test_fixed_replies_are_the_recorded_ones() -> None:
+    seen = set()
+    for _, case in CASES:
+        field = case["reply"]["command_field"]
+        if case["command"] in FIXED and field.startswith("ok"):
+            command, payload = FIXED[case["command"]]
+            assert (command_field(command).decode(), payload) == (field, payload_of(case["reply"]["payload"]))
+            seen.add(case["command"])
+    assert seen == FIXED.keys()
+
+
+def test_keepalive_permission_and_checksum_replies_are_the_recorded_ones() -> None:
+    by_command: dict[str, list[tuple[str, bytes]]] = {}
+    for _, case in CASES:
+        reply = case["reply"]
+        by_command.setdefault(case["command"], []).append((reply["command_field"], payload_of(reply["payload"])))
+    assert (command_field(commands.OK_ECHO_C).decode(), commands.KEEPALIVE) in by_command["echo-c"]
+    assert (command_field(commands.OK_C).decode(), b"hi") in by_command["echo-m"]
+    assert {payload for _, payload in by_command["syn_i_w_m_p"]} == {
+        commands.PERMISSION_GRANTED,
+        commands.PERMISSION_REFUSED,
+    }
+    assert ("err --------", commands.CHECKSUM_MISMATCH) in by_command["file_end"]
+    assert ("ok ---------", commands.hello_accepted("vec1")) in by_command["hello"]
+
+
+def test_every_command_fits_its_field() -> None:
+    for role in ("master", "worker", "local-server", "local-client"):
+        for on_master in (True, False):
+            for command in known_commands(role, on_master=on_master):
+                assert len(command_field(command)) == 12
+
+
+def test_local_socket_knows_what_its_node_can_do() -> None:
+    on_master = known_commands("local-server", on_master=True)
+    on_worker = known_commands("local-server", on_master=False)
+    assert on_master - on_worker == {"dapi_fwd"}
+    assert on_worker - on_master == {"sendsync", "sendasync", "sendrreload"}
+    assert "hello" not in on_master | on_worker
