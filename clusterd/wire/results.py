@@ -214,15 +214,15 @@ def load_json(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES, max_dept
 def load_request(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """An API request: an object whose key `f`, and nothing else, may be a callable. Raises ClusterError 1000."""
     request = _parse(data, limit)
-    if not isinstance(request, dict):
-        raise ClusterError(1000, "an API request must be a JSON object")
-    function = request.get("f")
-    if isinstance(function, dict) and "__callable__" in function:
+    function = request.get("f") if isinstance(request, dict) else None
+    names_callable = isinstance(function, dict) and "__callable__" in function
+    if names_callable:
         request["f"] = None
-        revived: dict[str, Any] = _revive(request, MAX_DEPTH)
-        revived["f"] = parse_callable(function)
-        return revived
     revived = _revive(request, MAX_DEPTH)
+    if not isinstance(revived, dict):
+        raise ClusterError(1000, "an API request must be a JSON object")
+    if names_callable:
+        revived["f"] = parse_callable(function)
     return revived
 
 
