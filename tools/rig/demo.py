@@ -17,12 +17,12 @@ from rich.table import Table
 from tools.rig import workload
 from tools.rig.compare import Comparison
 from tools.rig.faults import signal_process
-from tools.rig.nodes import SCALED, Rig, RigError
+from tools.rig.nodes import PROGRAM, SCALED, Rig, RigError
 from tools.rig.screen import BAD, GOOD, LiveView, PlainView, Progress, View, files_text
 
 SCALE = 0.1
 STEP_TIMEOUT_S = 60.0
-SHOWN_CHANGES = 4
+SHOWN_CHANGES = 8
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,22 @@ class Demo:
             self.view.say(f"and {len(changes) - SHOWN_CHANGES} more")
 
 
-def run(console: Console, *, tree: Path | None, workers: int, directory: Path | None, seed: int, plain: bool) -> int:
+def run(
+    console: Console,
+    *,
+    tree: Path | None,
+    workers: int,
+    directory: Path | None,
+    seed: int,
+    plain: bool,
+    program: tuple[str, ...] = PROGRAM,
+) -> int:
     """Play the demonstration and clean up after it; the exit code: 0 when everything healed, else 1."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="clusterd-demo-") as temporary:
         where = directory or Path(temporary) / "rig"
         view: View = PlainView(console) if plain or not console.is_terminal else LiveView(console)
-        rig = Rig.create(where, workers, scale=SCALE)
+        rig = Rig.create(where, workers, scale=SCALE, program=program)
         demo = Demo(rig, view, seed)
         problems: list[str] = []
         try:

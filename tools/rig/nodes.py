@@ -35,6 +35,7 @@ HOST = "127.0.0.1"
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30
 STATUS_TIMEOUT_S = 15.0
+PROGRAM = (sys.executable, "-m", "tools.cli")
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 SCALED = {
@@ -62,11 +63,15 @@ class Node:
 
 @dataclass
 class Rig:
-    """`directory` holds everything. Made by `create` or `load`; `down` ends it, whatever state it is in."""
+    """`directory` holds everything. Made by `create` or `load`; `down` ends it, whatever state it is in.
+
+    `program` is the command line of `clusterd`: another build of it can be put through the same tests.
+    """
 
     directory: Path
     nodes: list[Node] = field(default_factory=list)
     scale: float = 1.0
+    program: tuple[str, ...] = PROGRAM
 
     @classmethod
     def create(
@@ -77,6 +82,7 @@ class Rig:
         scale: float = 1.0,
         links: bool = False,
         overrides: dict[str, Any] | None = None,
+        program: tuple[str, ...] = PROGRAM,
     ) -> "Rig":
         """Make the nodes' directories and configuration; start nothing but the links.
 
@@ -91,7 +97,7 @@ class Rig:
         if directory.exists() and any(directory.iterdir()):
             raise RigError(f"{directory} is not empty and not a rig: choose another --dir")
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        rig = cls(directory, scale=scale)
+        rig = cls(directory, scale=scale, program=program)
         rig._save()
         try:
             key = secrets.token_hex(16)
@@ -123,7 +129,7 @@ class Rig:
             )
             for item in state["nodes"]
         ]
-        return cls(directory, nodes, state["scale"])
+        return cls(directory, nodes, state["scale"], tuple(state["program"]))
 
     @property
     def master(self) -> Node:
@@ -209,7 +215,7 @@ class Rig:
         environment.pop("CLUSTERD_KEY", None)
         if key is not None:
             environment["CLUSTERD_KEY"] = key
-        line = [sys.executable, "-m", "tools.cli", "--root", str(node.root), *arguments]
+        line = [*self.program, "--root", str(node.root), *arguments]
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             try:
                 done = subprocess.run(
@@ -232,10 +238,11 @@ class Rig:
         own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
         return [process for process in _marked(str(self.directory)) if process.pid not in own]
 
-    def down(self) -> list[str]:
+    def down(self, stop_timeout_s: int = STOP_TIMEOUT_S) -> list[str]:
         """Stop the nodes, kill what is left, remove the directory. Returns what did not go cleanly, one text each."""
         alive = {Path(root) for process in self.running() if (root := _root_of(process))}
-        problems = self.stop(*(node.name for node in self.nodes if node.root in alive)) if alive else []
+        names = [node.name for node in self.nodes if node.root in alive]
+        problems = self.stop(*names, timeout_s=stop_timeout_s) if names else []
         for node in self.nodes:
             if node.link_pid:
                 _kill([p for p in self.running() if p.pid == node.link_pid])
@@ -304,7 +311,7 @@ class Rig:
         return Node(name, "worker", root, port, process.pid, control)
 
     def _save(self) -> None:
-        state = {"scale": self.scale, "nodes": [asdict(node) for node in self.nodes]}
+        state = {"scale": self.scale, "program": self.program, "nodes": [asdict(node) for node in self.nodes]}
         beside = self.directory / f".{STATE}.new"
         beside.write_text(json.dumps(state, indent=2, default=str) + "\n")
         beside.replace(self.directory / STATE)

@@ -279,6 +279,7 @@ class StockMaster:
 
     def close(self) -> None:
         self._stopping.set()
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`
         for thread in self._threads:
             thread.join(30)
         self._listener.close()
@@ -298,6 +299,10 @@ class StockMaster:
                 sock, address = self._listener.accept()
             except TimeoutError:
                 continue
+            except OSError:
+                if self._stopping.is_set():
+                    return
+                raise
             self._every.append(Session(self, sock, address[0]))
 
     def _forget(self) -> None:

@@ -43,7 +43,7 @@ def status_table(
         table.add_row(
             node.name,
             node.kind,
-            processes_text(processes),
+            processes_text(processes) if processes else Text(str(fact.get("problem") or "not running"), BAD),
             f"{uss / 1e6:.0f} MB" if uss else "-",
             files_text(compared[node.name]) if compared and node.name in compared else "",
         )
@@ -60,7 +60,7 @@ def processes_text(processes: Iterable[Mapping[str, Any]]) -> Text:
             continue
         restarts = f" x{item['restarts']}" if item.get("restarts") else ""
         text.append(f"{item['name']} {item['pid']}{restarts}", GOOD if item.get("state") == "ready" else "yellow")
-    return text or Text("not running", BAD)
+    return text
 
 
 def files_text(found: Comparison) -> Text:
