@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from clusterd.errors import ClusterError
 from clusterd.wire.box import Box
 from clusterd.wire.commands import RESPONSES, Role
+from clusterd.wire.divided import DividedMessages
 from clusterd.wire.events import (
     Allocate,
     Discarded,
@@ -39,27 +40,12 @@ from clusterd.wire.seal import BadSeal, Sealer, sealed_length
 
 INLINE_LIMIT = 65536
 READ_BYTES = 65536
-MAX_DIVIDED = 16
-"""Divided messages that may be unfinished at a time on one connection."""
-MAX_SINKS = 16
-"""Sinks that the unfinished divided messages of one connection may hold together."""
 MIN_PROGRESS = 262144
 """Bytes by which a begun body must grow in each period of `check_progress`."""
 
 
 class NoRoom(Exception):
     """The connection is stalled: it cannot take bytes before `retry_allocate` has succeeded. A bug of the caller."""
-
-
-class _Divided:
-    """An unfinished divided message: full sinks, and behind them the bytes that do not fill one yet."""
-
-    __slots__ = ("sinks", "tail", "total")
-
-    def __init__(self) -> None:
-        self.sinks: list[Sink] = []
-        self.tail = bytearray()
-        self.total = 0
 
 
 def heap_sink(length: int) -> Sink:
@@ -130,7 +116,7 @@ class Connection:
         self._sink: Sink | None = None
         self._filled = 0
         self._held = b""
-        self._divided: dict[int, _Divided] = {}
+        self._divided = DividedMessages()
         self._marks: dict[int, tuple[int, float]] = {}
         self.stalled = False
         self.dead = False
@@ -198,10 +184,9 @@ class Connection:
     def close(self) -> list[Sink]:
         """The transport is gone. Returns the sinks of what was unfinished, whose room is free again."""
         self.dead = True
-        sinks = [sink for message in self._divided.values() for sink in message.sinks]
+        sinks = self._divided.take_sinks()
         if self._sink is not None:
             sinks.append(self._sink)
-        self._divided.clear()
         self._sink, self._head, self._held = None, None, b""
         self._partial = bytearray()
         return sinks
@@ -266,28 +251,19 @@ class Connection:
         """Whether the announced body is within our limits; nothing is reserved before (wire.md R1, R3)."""
         if head.length > self.body_limit:
             return self._violate(f"a frame announces {head.length} bytes, more than {self.body_limit}", events)
-        if head.divided:
-            if head.counter not in self._divided:
-                if len(self._divided) == MAX_DIVIDED:
-                    return self._violate(f"more than {MAX_DIVIDED} divided messages are unfinished", events)
-                self._divided[head.counter] = _Divided()
-        elif head.counter not in self._divided:
-            return True
-        if sum(message.total for message in self._divided.values()) + head.length > self.divided_limit:
-            return self._violate(f"divided messages with more than {self.divided_limit} bytes are unfinished", events)
+        if head.divided or self._divided.find(head.counter) is not None:
+            text = self._divided.admit(head, self.divided_limit)
+            if text is not None:
+                return self._violate(text, events)
         return True
 
     def _wants_sink(self, head: Header) -> bool:
-        message = self._divided.get(head.counter)
-        if message is None:
-            return head.length > self.inline_limit
-        waiting = len(message.tail) + head.length
-        # What follows a full sink ends in a sink too, so that a large message is a list of sinks and nothing else.
-        return waiting > self.inline_limit or (not head.divided and bool(message.sinks) and waiting > 0)
+        message = self._divided.find(head.counter)
+        return head.length > self.inline_limit if message is None else message.wants_sink(head, self.inline_limit)
 
     def _begin_sink(self, head: Header) -> Sink | None:
         """Room for the body, and before it the tail of its divided message."""
-        message = self._divided.get(head.counter)
+        message = self._divided.find(head.counter)
         tail = message.tail if message is not None else b""
         length = len(tail) + head.length
         sink = self._allocate(length)
@@ -304,28 +280,22 @@ class Connection:
         assert head is not None
         self._sink, self._head, self._filled = None, None, 0
         self.frames_in += 1
-        message = self._divided.get(head.counter)
+        message = self._divided.find(head.counter)
         if message is None:
             self._report(head, None, [sink], events)
             return
-        message.sinks.append(sink)
-        message.tail = bytearray()
-        message.total += head.length
+        message.add_sink(sink, head.length)
         if not head.divided:
-            del self._divided[head.counter]
-            self._report(head, None, message.sinks, events)
-        elif sum(len(other.sinks) for other in self._divided.values()) > MAX_SINKS:
-            self._violate(f"divided messages with more than {MAX_SINKS} large pieces are unfinished", events)
+            self._report(head, None, self._divided.finish(head.counter).sinks, events)
 
     def _small_body(self, head: Header, body: bytes, events: list[Event]) -> None:
         self.frames_in += 1
-        message = self._divided.get(head.counter) if self._divided else None
+        message = self._divided.find(head.counter)
         if message is not None:
-            message.tail += body
-            message.total += head.length
+            message.add_small(body)
             if head.divided:
                 return
-            del self._divided[head.counter]
+            self._divided.finish(head.counter)
             if message.sinks:
                 self._report(head, None, message.sinks, events)
                 return
@@ -363,7 +333,7 @@ class Connection:
 
     def _unfinished(self) -> dict[int, int]:
         """Bytes received of each divided message (by counter) and of the frame in progress (by a negative key)."""
-        sizes = {counter: message.total for counter, message in self._divided.items()}
+        sizes = self._divided.sizes()
         if self._head is not None or self._partial:
             current = self._filled + len(self._partial)
             sizes[-1 - self.frames_in] = current

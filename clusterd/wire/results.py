@@ -215,27 +215,29 @@ def load_request(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES) -> di
     """An API request: an object whose key `f`, and nothing else, may be a callable. Raises ClusterError 1000."""
     request = _parse(data, limit)
     function = request.get("f") if isinstance(request, dict) else None
-    names_callable = isinstance(function, dict) and "__callable__" in function
-    if names_callable:
+    named = None
+    if isinstance(function, dict) and "__callable__" in function:
+        named = parse_callable(function)
         request["f"] = None
     revived = _revive(request, MAX_DEPTH)
     if not isinstance(revived, dict):
         raise ClusterError(1000, "an API request must be a JSON object")
-    if names_callable:
-        revived["f"] = parse_callable(function)
+    if named is not None:
+        revived["f"] = named
     return revived
 
 
 def parse_callable(encoded: Mapping[str, Any]) -> WireCallable:
     """`{"__callable__": {...}}` as names. Raises ClusterError 1000."""
-    inner = encoded.get("__callable__")
+    inner = _revive(encoded.get("__callable__"), MAX_DEPTH)
     if not isinstance(inner, dict) or len(encoded) != 1:
         raise _cannot_decode(encoded)
     names = [inner.get(key) for key in ("__name__", "__module__", "__qualname__", "__type__")]
     wazuh = inner.get("__wazuh__")
     if not all(isinstance(name, str) for name in names) or not isinstance(wazuh, dict | None):
         raise _cannot_decode(encoded)
-    return WireCallable(*map(str, names), wazuh=None if wazuh is None else _revive(wazuh, MAX_DEPTH))
+    name, module, qualname, kind = map(str, names)
+    return WireCallable(name, module, qualname, kind, wazuh)
 
 
 def decode_exception(data: bytes) -> WireException:

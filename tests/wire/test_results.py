@@ -90,7 +90,7 @@ def test_our_errors_are_written_with_the_fields_and_class_that_stock_uses() -> N
     hello = payload_of(load("replies.json")["master"][1]["reply"]["payload"])
     assert encode_exception(3028, "spec1") == hello
     assert encode_failure(ClusterError(3028, "spec1")) == hello
-    recorded = [case for case in load("replies.json")["master"] + load("replies.json")["worker"]]
+    recorded = load("replies.json")["master"] + load("replies.json")["worker"]
     seen = set()
     for case in recorded:
         payload = payload_of(case["reply"]["payload"])

@@ -1,0 +1,74 @@
+"""Divided messages while their pieces arrive (wire.md 2.4), bounded in number, bytes and sinks (R3)."""
+
+from clusterd.wire.events import Sink
+from clusterd.wire.frame import Header
+
+MAX_DIVIDED = 16
+"""Divided messages that may be unfinished at a time on one connection."""
+MAX_SINKS = 16
+"""Sinks that the unfinished divided messages of one connection may hold together."""
+
+
+class DividedMessage:
+    """One unfinished message: full sinks, and behind them the bytes that do not fill one yet. `total`: bytes so far."""
+
+    __slots__ = ("sinks", "tail", "total")
+
+    def __init__(self) -> None:
+        self.sinks: list[Sink] = []
+        self.tail = bytearray()
+        self.total = 0
+
+    def wants_sink(self, head: Header, inline_limit: int) -> bool:
+        """Whether the piece is read into a sink (together with the tail before it). What follows a full sink ends in a
+        sink too, so that a large message is a list of sinks and nothing else."""
+        waiting = len(self.tail) + head.length
+        return waiting > inline_limit or (not head.divided and bool(self.sinks) and waiting > 0)
+
+    def add_small(self, piece: bytes) -> None:
+        self.tail += piece
+        self.total += len(piece)
+
+    def add_sink(self, sink: Sink, length: int) -> None:
+        """A sink has filled up with the tail and a piece of `length` bytes."""
+        self.sinks.append(sink)
+        self.tail = bytearray()
+        self.total += length
+
+
+class DividedMessages:
+    """Those of one connection, by counter."""
+
+    __slots__ = ("_messages",)
+
+    def __init__(self) -> None:
+        self._messages: dict[int, DividedMessage] = {}
+
+    def find(self, counter: int) -> DividedMessage | None:
+        return self._messages.get(counter)
+
+    def admit(self, head: Header, limit: int) -> str | None:
+        """A piece is announced; the first of a message opens it. The text of a violation, or None if all is well."""
+        if head.divided and head.counter not in self._messages:
+            if len(self._messages) == MAX_DIVIDED:
+                return f"more than {MAX_DIVIDED} divided messages are unfinished"
+            self._messages[head.counter] = DividedMessage()
+        if sum(message.total for message in self._messages.values()) + head.length > limit:
+            return f"divided messages with more than {limit} bytes are unfinished"
+        if sum(len(message.sinks) for message in self._messages.values()) == MAX_SINKS:
+            return f"divided messages with more than {MAX_SINKS} large pieces are unfinished"
+        return None
+
+    def finish(self, counter: int) -> DividedMessage:
+        """The last piece has come."""
+        return self._messages.pop(counter)
+
+    def sizes(self) -> dict[int, int]:
+        """Bytes received of each."""
+        return {counter: message.total for counter, message in self._messages.items()}
+
+    def take_sinks(self) -> list[Sink]:
+        """The connection has ended: everything is forgotten."""
+        sinks = [sink for message in self._messages.values() for sink in message.sinks]
+        self._messages.clear()
+        return sinks
