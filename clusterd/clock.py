@@ -1,0 +1,64 @@
+"""Time, passed in: nothing in a core reads a clock of its own."""
+
+import random
+import time
+
+
+class Clock:
+    """The system's clocks. Tests pass one that moves only when told (tests/fakes/clock.py)."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump."""
+        return time.monotonic()
+
+    def wall(self) -> float:
+        """Seconds since 1970, for people and peers."""
+        return time.time()
+
+
+class Deadline:
+    """A moment on the monotonic clock."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._at = clock.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds until then, never below zero."""
+        return max(0.0, self._at - self._clock.monotonic())
+
+    def is_over(self) -> bool:
+        return self._clock.monotonic() >= self._at
+
+
+class Backoff:
+    """Growing pauses between retries, spread by jitter so that many nodes do not come back in the same moment (C19).
+
+    The n-th pause is `initial_s * factor**n`, at most `maximum_s`, times a random number in [1 - jitter, 1 + jitter]."""
+
+    def __init__(
+        self,
+        initial_s: float,
+        maximum_s: float,
+        *,
+        factor: float = 2.0,
+        jitter: float = 0.2,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._initial_s = initial_s
+        self._maximum_s = maximum_s
+        self._factor = factor
+        self._jitter = jitter
+        self._rng = rng or random.Random()
+        self._attempts = 0
+
+    def next_s(self) -> float:
+        """The pause before the next attempt."""
+        pause = min(self._maximum_s, self._initial_s * self._factor**self._attempts)
+        if pause < self._maximum_s:
+            self._attempts += 1
+        return pause * self._rng.uniform(1 - self._jitter, 1 + self._jitter)
+
+    def reset(self) -> None:
+        """It worked: begin with the shortest pause again."""
+        self._attempts = 0

@@ -1,0 +1,92 @@
+"""The exception hierarchy and the codes that nodes exchange (wire.md section 10). Messages are never sent: both ends look
+them up by code."""
+
+MESSAGES: dict[int, str] = {
+    1000: "Wazuh Internal Error",
+    1014: "Error communicating with socket",
+    1400: "Invalid offset",
+    1401: "Invalid limit",
+    1403: "Not a valid sort field",
+    1405: "Specified limit exceeds maximum allowed",
+    1406: "0 is not a valid limit",
+    1724: "Not a valid select field",
+    1728: "Invalid node type",
+    1730: "Node does not exist",
+    2003: "Error in wazuhdb request",
+    2005: "Could not connect to wdb socket",
+    2007: "Error retrieving data from Wazuh DB",
+    2010: "The requested read operation did not complete fully",
+    2011: "Could not connect to the wazuh-db unix socket",
+    2012: "Invalid wazuh-db HTTP request",
+    2013: "Error sending HTTP request",
+    2014: "The wazuh-db client connection timeout has been exceeded",
+    2017: "Could not retrieve agents synchronization information from wazuh-db",
+    3000: "Cluster",
+    3001: "Error creating zip file",
+    3002: "Error creating PID file",
+    3004: "Error in cluster configuration",
+    3005: "Error reading cluster JSON file",
+    3006: "Error reading cluster configuration",
+    3007: "Client.keys file received in master node",
+    3009: "Error executing distributed API request",
+    3012: "Cluster is not running",
+    3013: "Cluster is not running, it might be disabled in `WAZUH_HOME/etc/ossec.conf`",
+    3015: "Cannot access directory",
+    3016: "Received an error response",
+    3018: "Error sending request",
+    3019: "Wazuh is running in cluster mode: {EXECUTABLE_NAME} is not available in worker nodes. Please, try again in the master node: {MASTER_IP}",
+    3020: "Timeout sending request",
+    3021: "Timeout executing API request",
+    3022: "Unknown node ID",
+    3023: "Worker node is not connected to master",
+    3024: "Length of command exceeds limit defined in wazuh.cluster.common.Handler.cmd_len.",
+    3025: "Could not decrypt message",
+    3026: "Error sending request: Memory error. Request chunk size divided by 2.",
+    3027: "Unknown received task name",
+    3028: "Worker node ID already exists",
+    3029: "Connected worker with same name as the master",
+    3030: "Worker does not belong to the same cluster",
+    3031: "Worker and master versions are not the same",
+    3032: "Could not forward DAPI request. Connection not available.",
+    3034: "Error sending file. File not found.",
+    3035: "String couldn't be found",
+    3036: "JSON couldn't be loaded",
+    3037: "Error while processing Agent-info chunks",
+    3038: "Error while processing extra-valid files",
+    3039: "Timeout while waiting to receive a file",
+    3040: "Error while waiting to receive a file",
+    3041: "Server status check timed out after adding new servers",
+    3042: "User configuration is not valid",
+    3043: "Could not initialize Proxy API",
+    3044: "Could not connect to the HAProxy dataplane API",
+    3045: "Could not connect to HAProxy",
+    3046: "Invalid credentials for the Proxy API",
+    3047: "Invalid HAProxy Dataplane API specification configured",
+    3048: "Could not detect a valid HAProxy process linked to the Dataplane API",
+    3049: "Unexpected response from HAProxy Dataplane API",
+}
+
+
+class ClusterError(Exception):
+    """A failure with a code that other nodes know. `extra` is the detail behind the code's message.
+
+    Text: `Error {code} - {message}` or `Error {code} - {message}: {extra}`; an unknown code takes `extra` as message."""
+
+    def __init__(self, code: int, extra: str | None = None) -> None:
+        self.code = code
+        self.extra = extra
+        super().__init__(code, extra)
+
+    def __str__(self) -> str:
+        message = MESSAGES.get(self.code)
+        if message is None:
+            return f"Error {self.code} - {self.extra or ''}"
+        return f"Error {self.code} - {message}" + (f": {self.extra}" if self.extra else "")
+
+
+class ConfigurationError(Exception):
+    """The configuration has mistakes; the text lists them, a line each."""
+
+
+class StartFailure(Exception):
+    """The node, or one of its processes, cannot start. The text says why and what to do."""

@@ -1,0 +1,35 @@
+"""What names from outside may be. Each function says what is wrong in words, or None for a good name."""
+
+import re
+
+MAX_NODE_NAME = 128
+MAX_PACKAGE_NAME = 255
+_NODE = re.compile(r"[A-Za-z0-9._-]+")
+_PACKAGE = re.compile(r"[A-Za-z0-9._-]+\.zip")
+
+
+def node_name_problem(name: str) -> str | None:
+    """A node's name becomes a directory name on every node (wire.md W5): letters, digits, `.`, `_`, `-`, no dot first."""
+    if not name:
+        return "a node name cannot be empty"
+    if len(name) > MAX_NODE_NAME:
+        return f"a node name has at most {MAX_NODE_NAME} characters, this one {len(name)}"
+    if not _NODE.fullmatch(name):
+        return "a node name has only letters, digits, '.', '_' and '-'"
+    if name.startswith("."):
+        return "a node name does not begin with a dot"
+    return None
+
+
+def cluster_name_problem(name: str) -> str | None:
+    """A cluster's name is one word of hello (wire.md 1.4): anything printable without a space."""
+    if not name or any(character.isspace() or not character.isprintable() for character in name):
+        return "a cluster name is one word without spaces"
+    return None
+
+
+def package_name_problem(name: str) -> str | None:
+    """The base name of a package (wire.md W1)."""
+    if len(name) > MAX_PACKAGE_NAME or not _PACKAGE.fullmatch(name) or name.startswith("."):
+        return "a package name has only letters, digits, '.', '_' and '-', and ends in .zip"
+    return None

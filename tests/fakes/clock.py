@@ -1,0 +1,19 @@
+"""A clock that moves only when told."""
+
+from clusterd.clock import Clock
+
+
+class FakeClock(Clock):
+    def __init__(self, monotonic: float = 1000.0, wall: float = 1_795_400_000.0) -> None:
+        self._monotonic = monotonic
+        self._wall = wall
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    def wall(self) -> float:
+        return self._wall
+
+    def move(self, seconds: float) -> None:
+        self._monotonic += seconds
+        self._wall += seconds
