@@ -157,6 +157,7 @@ def run(
     """Play the demonstration and clean up after it; the exit code: 0 when everything healed, else 1."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="clusterd-demo-") as temporary:
+        os.chmod(temporary, 0o711)  # nodes started as root drop to a user who has to get in
         where = directory or Path(temporary) / "rig"
         view: View = PlainView(console) if plain or not console.is_terminal else LiveView(console)
         rig = Rig.create(where, workers, scale=SCALE, program=program)

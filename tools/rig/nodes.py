@@ -83,11 +83,13 @@ class Rig:
         links: bool = False,
         overrides: dict[str, Any] | None = None,
         program: tuple[str, ...] = PROGRAM,
+        key: str | None = None,
     ) -> "Rig":
         """Make the nodes' directories and configuration; start nothing but the links.
 
         `overrides` is merged into every node's etc/cluster.json, over what `scale` gives. The directory must not exist, or
-        be empty. On failure nothing is left.
+        be empty; it is made passable, because nodes started as root drop to a user of their own. `key`: the cluster's, for
+        tests that let a peer of their own join; at random otherwise. On failure nothing is left.
         """
         directory = directory.resolve()
         if (directory / STATE).exists():
@@ -96,11 +98,12 @@ class Rig:
             )
         if directory.exists() and any(directory.iterdir()):
             raise RigError(f"{directory} is not empty and not a rig: choose another --dir")
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o711)
         rig = cls(directory, scale=scale, program=program)
         rig._save()
         try:
-            key = secrets.token_hex(16)
+            key = key or secrets.token_hex(16)
             port = free_port()
             for number in range(1, workers + 2):
                 rig._add(number, port, key, links, overrides or {})
@@ -167,8 +170,10 @@ class Rig:
         with ThreadPoolExecutor(max_workers=8) as threads:
             return [text for text in threads.map(one, reversed(nodes)) if text]
 
-    def status(self) -> dict[str, dict[str, Any]]:
-        """Each node's `status --json`, asked at the same time; a node that does not answer has `{"unreachable": reason}`."""
+    def status(self, *names: str) -> dict[str, dict[str, Any]]:
+        """`status --json` of the nodes named, or all, asked at the same time; a node that does not answer has
+        `{"unreachable": reason}`."""
+        nodes = [self.node(name) for name in names] or self.nodes
 
         def one(node: Node) -> dict[str, Any]:
             try:
@@ -181,11 +186,11 @@ class Rig:
             return facts
 
         with ThreadPoolExecutor(max_workers=8) as threads:
-            return dict(zip((node.name for node in self.nodes), threads.map(one, self.nodes), strict=True))
+            return dict(zip((node.name for node in nodes), threads.map(one, nodes), strict=True))
 
     def processes(self, name: str) -> dict[str, int | None]:
         """Process name to pid of one node, from its own status; a process that is down has None."""
-        facts = self.status()[self.node(name).name]
+        (facts,) = self.status(name).values()
         if "unreachable" in facts:
             raise RigError(f"{name} does not tell its processes: {facts['unreachable']}")
         return {item["name"]: item["pid"] for item in facts["processes"]}
