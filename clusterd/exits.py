@@ -1,0 +1,31 @@
+"""Exit codes, the same for every command and every process. docs/operations.md lists them."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a command or a process of the node ended with. A child that ended by signal N is -N in our own records."""
+
+    OK = 0
+    """Done; for a daemon: stopped because it was asked to."""
+
+    FAILED = 1
+    """Something went wrong that has no code of its own; a line says what."""
+
+    BAD_CONFIGURATION = 2
+    """The configuration has mistakes; all of them were shown."""
+
+    COULD_NOT_START = 3
+    """The node, or one of its processes, could not begin its work: port taken, root out of reach, disabled."""
+
+    NOT_RUNNING = 4
+    """A command needs a running node and there is none."""
+
+    ALREADY_RUNNING = 5
+    """A second start; the message names the pid of the first."""
+
+    TIMED_OUT = 6
+    """What was asked for was not done before its deadline."""
+
+    USAGE = 64
+    """A command was called in a wrong way."""

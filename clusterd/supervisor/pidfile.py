@@ -1,0 +1,165 @@
+"""One daemon at a time: `var/run/wazuh-clusterd-{pid}.pid`, held with a lock for as long as any process of the node lives.
+
+The pid file keeps the stock name and content. The lock on it (flock) is inherited by the children, so it is free exactly
+when the last process of the node is gone, however they ended; a pid that was given to another program later never counts.
+Starts are serialised by a short lock on the directory.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+DIRECTORY = "var/run"
+MODE = 0o640
+LOCK_WAIT_S = 5.0
+DYING_WAIT_S = 5.0
+_POLL_S = 0.02
+_NAME = re.compile(r"wazuh-clusterd(_child_\d+)?-(\d+)\.pid")
+
+
+class AlreadyRunning(Exception):
+    """Another clusterd, ours or the stock one, runs at this root. `pid` is its (first) process."""
+
+    def __init__(self, pid: int, program: str) -> None:
+        super().__init__(f"{program} is already running with pid {pid}")
+        self.pid = pid
+
+
+class PidFile:
+    """The pid file of this process. Children inherit its descriptor and with it the lock; they never touch the file."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    def remove(self) -> None:
+        """Take the file away and let go of the lock. Children that still live keep the lock, but nobody finds the file."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        os.close(self._fd)
+
+
+def claim(root: str) -> tuple[PidFile, list[str]]:
+    """Become the daemon of this root: remove stale pid files, write ours. Returns it and the names of the stale ones.
+
+    Processes of a node whose supervisor was killed a moment ago are given DYING_WAIT_S to end.
+    Raises AlreadyRunning, OSError (directory missing or not writable), TimeoutError (another start hangs)."""
+    directory = Path(root) / DIRECTORY
+    deadline = time.monotonic() + DYING_WAIT_S
+    while True:
+        with _directory_lock(directory):
+            try:
+                stale = _remove_stale(directory)
+                return _write_own(directory), stale
+            except AlreadyRunning as other:
+                if psutil.pid_exists(other.pid) or time.monotonic() > deadline:
+                    raise
+        time.sleep(_POLL_S)
+
+
+def running_pid(root: str) -> int | None:
+    """The supervisor's pid of the clusterd that runs at this root, or None. Disturbs nobody.
+
+    Until the last child of a supervisor that was killed is gone, it is still the killed one's pid."""
+    for path, pid in _pid_files(Path(root) / DIRECTORY):
+        if _is_held(path):
+            return pid
+    return None
+
+
+def _write_own(directory: Path) -> PidFile:
+    pid = os.getpid()
+    path = directory / f"wazuh-clusterd-{pid}.pid"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
+    try:
+        os.fchmod(fd, MODE)
+        # Waits for nobody: only running_pid() may hold it, for the moment between two system calls.
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        os.write(fd, f"{pid}\n".encode())
+    except BaseException:
+        path.unlink()
+        os.close(fd)
+        raise
+    return PidFile(path, fd)
+
+
+def _remove_stale(directory: Path) -> list[str]:
+    """Remove pid files of processes that are gone; returns their names. Raises AlreadyRunning for one that is not."""
+    stale = []
+    for path, pid in _pid_files(directory):
+        if _is_held(path):
+            raise AlreadyRunning(pid, "clusterd")
+        if _is_stock(path, pid):
+            raise AlreadyRunning(pid, "the stock wazuh-clusterd")
+        path.unlink(missing_ok=True)
+        stale.append(path.name)
+    return stale
+
+
+def _pid_files(directory: Path) -> list[tuple[Path, int]]:
+    """Pid files of clusterd, ours and stock, the parents' before the children's."""
+    found = []
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+    for name in names:
+        match = _NAME.fullmatch(name)
+        if match:
+            found.append((match[1] is not None, directory / name, int(match[2])))
+    return [(path, pid) for _, path, pid in sorted(found)]
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process holds the lock of this pid file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _is_stock(path: Path, pid: int) -> bool:
+    """Whether a process that holds no lock of ours wrote this file and lives: the stock daemon. A process that began after
+    the file was written got a used pid and is somebody else."""
+    if pid == os.getpid():
+        return False
+    try:
+        process = psutil.Process(pid)
+        if process.create_time() > path.stat().st_mtime + 1:
+            return False
+        return any("wazuh-clusterd" in word or "wazuh_clusterd" in word for word in process.cmdline())
+    except (psutil.Error, OSError):
+        return False
+
+
+@contextlib.contextmanager
+def _directory_lock(directory: Path) -> Iterator[None]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"another start of clusterd has held {directory} for {LOCK_WAIT_S:g} s"
+                    ) from None
+            time.sleep(_POLL_S)
+        yield
+    finally:
+        os.close(fd)
