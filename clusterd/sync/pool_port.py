@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from clusterd.clock import Clock
 from ipc.board import Board
 from ipc.job_queue import JobQueue
 from ipc.messages import AnyJob, AnyResult, JobDone, JobFailed, PoolHello, Result, StartJob
 
 R = TypeVar("R", bound=Result)
 SendToPool = Callable[[bytes, StartJob], Awaitable[None]]
+
+
+LOST_AFTER_CLAIMS = 3
 
 
 class JobError(Exception):
@@ -25,13 +27,13 @@ class PoolPort:
     """Runs jobs on `size` processes. A waiter that is cancelled takes its job out of the queue; one that runs already goes
     on and its result is dropped."""
 
-    def __init__(self, send: SendToPool, queue: JobQueue, clock: Clock, size: int) -> None:
+    def __init__(self, send: SendToPool, queue: JobQueue, size: int) -> None:
         self.size = size
         self._send = send
         self._queue = queue
-        self._clock = clock
         self._waiting: dict[int, asyncio.Future[AnyResult]] = {}
         self._slots: dict[int, int] = {}
+        self._idle_claims: dict[int, int] = {}
 
     async def run(self, job: AnyJob, result: type[R], *, urgent: bool = False) -> R:
         """Run a job and return its result, which is of type `result`. `urgent` jobs (chunks of a transfer) go first.
@@ -44,7 +46,7 @@ class PoolPort:
         return asyncio.create_task(self._run(job, result, urgent))
 
     async def _run(self, job: AnyJob, expected: type[R], urgent: bool) -> R:
-        number = self._queue.submit(job, "chunk" if urgent else "bulk", self._clock.monotonic())
+        number = self._queue.submit(job, "chunk" if urgent else "bulk")
         future: asyncio.Future[AnyResult] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
@@ -66,10 +68,20 @@ class PoolPort:
         if self._slots.get(message.slot) != message.incarnation:
             self.lost(message.slot)
             self._slots[message.slot] = message.incarnation
-        self._queue.ready(message.slot, message.incarnation)
+        elif self._queue.is_running(message.slot):
+            # Idle processes repeat their hello. One that crosses a job on its way means nothing; several mean that the
+            # job never arrived.
+            self._idle_claims[message.slot] = self._idle_claims.get(message.slot, 0) + 1
+            if self._idle_claims[message.slot] < LOST_AFTER_CLAIMS:
+                return
+            for number, failure in self._queue.lost(message.slot):
+                self._settle(number, failure)
+        self._idle_claims.pop(message.slot, None)
+        self._queue.ready(message.slot)
         await self._assign()
 
     async def done(self, slot: int, message: JobDone) -> None:
+        self._idle_claims.pop(slot, None)
         if self._queue.done(slot, message.id):
             self._settle(message.id, message.result)
         await self._assign()

@@ -86,7 +86,7 @@ class _SyncProcess:
         settings, clock = self._settings, Clock()
         spool = Spool(settings.root, self._incarnation)
         slabs = SlabPool(self._arena.sync_slabs)
-        jobs = PoolPort(self._send_to_pool, self._queue, clock, self._pool_size)
+        jobs = PoolPort(self._send_to_pool, self._queue, self._pool_size)
         manifests = ManifestKeeper(
             settings.root, spool.state_dir, self._pool_size, jobs, clock, settings.clusterd.full_walk_s
         )

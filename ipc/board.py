@@ -1,0 +1,205 @@
+"""The status board: one row a process in a shared page, so that liveness needs no socket.
+
+Each field has one writer. The supervisor: name, pid, incarnation, restarts, started_at, and the states starting, down and
+failed. The process itself: heartbeat, counters, and the states ready and stopping. Writes are eight aligned bytes, which
+a reader sees old or new.
+"""
+
+import mmap
+import os
+import struct
+import time
+
+import msgspec
+
+MAGIC = 0x636C7573_74657264
+ROWS = 64
+NAME_BYTES = 16
+COUNTERS = 24
+ROW_BYTES = 256
+STATES = ("down", "starting", "ready", "stopping", "failed")
+_U64 = struct.Struct("=Q")
+_PID, _INCARNATION, _STATE, _RESTARTS, _HEARTBEAT, _STARTED = (NAME_BYTES + 8 * n for n in range(6))
+_FIRST_COUNTER = NAME_BYTES + 48
+SUPERVISOR = "supervisor"
+
+NET_COUNTERS = (
+    "connections",
+    "handshakes",
+    "refused",
+    "frames_in",
+    "frames_out",
+    "bytes_in",
+    "bytes_out",
+    "work_max_us",
+    "work_over_5ms",
+    "local_clients",
+    "requests",
+)
+SYNC_COUNTERS = ("jobs_queued", "jobs_running", "jobs_done", "jobs_retried", "tasks")
+POOL_COUNTERS = ("jobs_done", "jobs_failed", "busy_us")
+
+
+def counters_of(name: str) -> tuple[str, ...]:
+    """The counters that the process of this name keeps."""
+    if name == "net":
+        return NET_COUNTERS
+    if name == "sync":
+        return SYNC_COUNTERS
+    return POOL_COUNTERS if name.startswith("pool-") else ()
+
+
+class RowSnapshot(msgspec.Struct, frozen=True):
+    """A row at one moment. `heartbeat_ns` is CLOCK_MONOTONIC, `started_at_ns` the wall clock; 0 means never."""
+
+    name: str
+    pid: int
+    incarnation: int
+    state: str
+    restarts: int
+    heartbeat_ns: int
+    started_at_ns: int
+    counters: dict[str, int]
+
+
+class Row:
+    """One process's row."""
+
+    def __init__(self, memory: mmap.mmap, offset: int, name: str) -> None:
+        self._memory = memory
+        self._offset = offset
+        self.name = name
+        self._places = {counter: offset + _FIRST_COUNTER + 8 * n for n, counter in enumerate(counters_of(name))}
+
+    def _get(self, field: int) -> int:
+        return int(_U64.unpack_from(self._memory, self._offset + field)[0])
+
+    def _put(self, field: int, value: int) -> None:
+        _U64.pack_into(self._memory, self._offset + field, value)
+
+    # ---- the process itself --------------------------------------------------------------------------------------------
+
+    def stamp(self) -> None:
+        """I am alive."""
+        self._put(_HEARTBEAT, time.monotonic_ns())
+
+    def set_ready(self) -> None:
+        self.stamp()
+        self._put(_STATE, STATES.index("ready"))
+
+    def set_stopping(self) -> None:
+        self._put(_STATE, STATES.index("stopping"))
+
+    def add(self, counter: str, count: int) -> None:
+        place = self._places[counter]
+        _U64.pack_into(self._memory, place, _U64.unpack_from(self._memory, place)[0] + count)
+
+    def set(self, counter: str, count: int) -> None:
+        _U64.pack_into(self._memory, self._places[counter], count)
+
+    # ---- the supervisor ------------------------------------------------------------------------------------------------
+
+    def begin(self, pid: int, incarnation: int) -> None:
+        """A new process has this row: its heartbeat and counters start anew."""
+        for place in self._places.values():
+            _U64.pack_into(self._memory, place, 0)
+        self._put(_PID, pid)
+        self._put(_INCARNATION, incarnation)
+        self._put(_STARTED, time.time_ns())
+        self._put(_HEARTBEAT, time.monotonic_ns())
+        self._put(_STATE, STATES.index("starting"))
+
+    def set_pid(self, pid: int) -> None:
+        self._put(_PID, pid)
+
+    def set_down(self, *, failed: bool = False) -> None:
+        """Its process is gone; `failed`: for good."""
+        self._put(_PID, 0)
+        self._put(_STATE, STATES.index("failed" if failed else "down"))
+
+    def set_restarts(self, count: int) -> None:
+        self._put(_RESTARTS, count)
+
+    def snapshot(self) -> RowSnapshot:
+        state = self._get(_STATE)
+        return RowSnapshot(
+            self.name,
+            self._get(_PID),
+            self._get(_INCARNATION),
+            STATES[state] if state < len(STATES) else "down",
+            self._get(_RESTARTS),
+            self._get(_HEARTBEAT),
+            self._get(_STARTED),
+            {counter: int(_U64.unpack_from(self._memory, place)[0]) for counter, place in self._places.items()},
+        )
+
+
+class Board:
+    """The page with all rows. Rows are never removed."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+        self._rows: dict[str, Row] = {}
+
+    @classmethod
+    def create(cls, path: str) -> "Board":
+        """Make the file (0600); the supervisor does, once, before it forks."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, (ROWS + 1) * ROW_BYTES)
+            memory = mmap.mmap(fd, (ROWS + 1) * ROW_BYTES)
+        finally:
+            os.close(fd)
+        _U64.pack_into(memory, 0, MAGIC)
+        return cls(memory)
+
+    @classmethod
+    def open(cls, path: str) -> "Board":
+        """Map an existing board to read it. Raises OSError, or ValueError for a file that is none."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_size != (ROWS + 1) * ROW_BYTES:
+                raise ValueError(f"{path} is no status board")
+            memory = mmap.mmap(fd, (ROWS + 1) * ROW_BYTES, mmap.MAP_SHARED, mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        if _U64.unpack_from(memory, 0)[0] != MAGIC:
+            memory.close()
+            raise ValueError(f"{path} is no status board")
+        return cls(memory)
+
+    def add_row(self, name: str) -> Row:
+        """A row for a process; in the supervisor, before the fork. Raises ValueError when the board is full."""
+        encoded = name.encode()
+        if len(encoded) > NAME_BYTES:
+            raise ValueError(f"a process name has at most {NAME_BYTES} bytes: {name}")
+        for place in range(ROWS):
+            offset = (place + 1) * ROW_BYTES
+            if not self._name_at(offset):
+                self._memory[offset : offset + len(encoded)] = encoded
+                return self.row(name)
+        raise ValueError(f"the board has no room for more than {ROWS} processes")
+
+    def row(self, name: str) -> Row:
+        """The row of this process. Raises KeyError when there is none."""
+        row = self._rows.get(name)
+        if row is None:
+            for place in range(ROWS):
+                offset = (place + 1) * ROW_BYTES
+                if self._name_at(offset) == name:
+                    row = self._rows[name] = Row(self._memory, offset, name)
+                    return row
+            raise KeyError(name)
+        return row
+
+    def rows(self) -> list[RowSnapshot]:
+        """All rows, in the order in which they were added."""
+        names = [self._name_at((place + 1) * ROW_BYTES) for place in range(ROWS)]
+        return [self.row(name).snapshot() for name in names if name]
+
+    def close(self) -> None:
+        self._rows.clear()
+        self._memory.close()
+
+    def _name_at(self, offset: int) -> str:
+        return bytes(self._memory[offset : offset + NAME_BYTES]).rstrip(b"\0").decode()

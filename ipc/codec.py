@@ -1,0 +1,28 @@
+"""Messages to bytes and back: msgpack, with an encoder and decoders made once."""
+
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from ipc.errors import BadMessage
+
+M = TypeVar("M")
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Any) -> bytes:
+    """A message of ipc/messages.py as bytes."""
+    return _encoder.encode(message)
+
+
+class Decoder(Generic[M]):
+    """Bytes to one of a channel's messages (a union of ipc/messages.py). Raises BadMessage for anything else."""
+
+    def __init__(self, union: Any) -> None:
+        self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(union)
+
+    def decode(self, data: bytes) -> M:
+        try:
+            return self._decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+            raise BadMessage(str(problem)) from problem

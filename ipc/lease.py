@@ -1,0 +1,63 @@
+"""Who holds which slab. Numbers and names only; each book has one owner, the process that allocates its slabs."""
+
+from collections.abc import Iterable
+
+from ipc.errors import ArenaFull, StaleLease
+
+
+class LeaseBook:
+    """The leases of some slabs. A slab is free or has exactly one holder."""
+
+    def __init__(self, slabs: Iterable[int]) -> None:
+        self._free = sorted(slabs, reverse=True)
+        self._all = frozenset(self._free)
+        self._holder: dict[int, str] = {}
+
+    def take(self, holder: str) -> int:
+        """Lease a free slab. Raises ArenaFull."""
+        if not self._free:
+            raise ArenaFull(f"all {len(self._all)} slabs are in use")
+        slab = self._free.pop()
+        self._holder[slab] = holder
+        return slab
+
+    def take_slab(self, slab: int, holder: str) -> None:
+        """Lease this slab, which must be free. Raises StaleLease."""
+        if slab not in self._free:
+            raise StaleLease(f"slab {slab} is not free")
+        self._free.remove(slab)
+        self._holder[slab] = holder
+
+    def hand_over(self, slab: int, holder: str) -> None:
+        """The slab has a new holder. Raises StaleLease for a free one."""
+        if slab not in self._holder:
+            raise StaleLease(f"slab {slab} is not leased")
+        self._holder[slab] = holder
+
+    def give_back(self, slab: int) -> None:
+        """The slab is free again. Raises StaleLease for one that is free already."""
+        if self._holder.pop(slab, None) is None:
+            raise StaleLease(f"slab {slab} is not leased")
+        self._free.append(slab)
+
+    def return_all(self, holder: str) -> list[int]:
+        """The holder is dead: everything it held is free. Returns the slabs."""
+        slabs = [slab for slab, name in self._holder.items() if name == holder]
+        for slab in slabs:
+            self.give_back(slab)
+        return slabs
+
+    def holder(self, slab: int) -> str | None:
+        return self._holder.get(slab)
+
+    def held_by(self, holder: str) -> list[int]:
+        return [slab for slab, name in self._holder.items() if name == holder]
+
+    @property
+    def free(self) -> int:
+        """How many slabs are free."""
+        return len(self._free)
+
+    @property
+    def total(self) -> int:
+        return len(self._all)
