@@ -65,6 +65,7 @@ def test_key_is_in_no_file_of_the_rig_and_on_no_command_line(rig: Rig) -> None:
         assert key not in " ".join(process.cmdline()) + " ".join(process.environ().values())
 
 
+@pytest.mark.slow
 def test_commands_do_what_they_say(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
     """One story, since starting nodes takes longest: up, equal, changed, tampered with, killed, cut, mended."""
     rig.start()
@@ -107,6 +108,7 @@ def test_commands_do_what_they_say(rig: Rig, capsys: pytest.CaptureFixture[str])
     assert not rig.directory.exists()
 
 
+@pytest.mark.slow
 def test_down_ends_and_removes_everything_after_a_crash(rig: Rig) -> None:
     """Supervisors killed with -9, their children orphaned, and one node that ignores being stopped."""
     (rig.workers[1].root / "behave").write_text("ignore-stop")
@@ -122,6 +124,7 @@ def test_down_ends_and_removes_everything_after_a_crash(rig: Rig) -> None:
     assert not rig.directory.exists()
 
 
+@pytest.mark.slow
 def test_rigs_side_by_side_do_not_see_each_other(rig: Rig, tmp_path: Path) -> None:
     rig.start("master")
     other = Rig.create(tmp_path / "rig2", 0, scale=SCALE, program=LINE)

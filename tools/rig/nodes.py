@@ -99,6 +99,8 @@ class Rig:
         if directory.exists() and any(directory.iterdir()):
             raise RigError(f"{directory} is not empty and not a rig: choose another --dir")
         directory.mkdir(parents=True, exist_ok=True)
+        if directory.stat().st_uid != os.geteuid():
+            raise RigError(f"{directory} belongs to another user: choose another --dir")
         directory.chmod(0o711)
         rig = cls(directory, scale=scale, program=program)
         rig._save()
