@@ -173,7 +173,7 @@ def test_whatever_bytes_come_there_are_events_or_a_violation(
 
 
 @settings(deadline=None)
-@given(st.binary(max_size=300), st.integers(0, 500), st.integers(0, 2), st.booleans())
+@given(st.binary(max_size=150), st.integers(0, 300), st.integers(0, 7), st.booleans())
 def test_damaged_token_never_gives_another_payload(payload: bytes, place: int, change: int, cut: bool) -> None:
     token = bytearray(SEALER.seal(payload))
     if cut:
@@ -181,12 +181,9 @@ def test_damaged_token_never_gives_another_payload(payload: bytes, place: int, c
     else:
         token[place % len(token)] ^= 1 << change
     end = connection(True)
-    (event,) = end.receive(build_header(1, len(token), "echo") + token) or [None]
-    if isinstance(event, RequestReceived):
-        # base64 has spare bits and ignores foreign characters: the token then still says the same
-        assert event.payload == payload
-    else:
-        assert isinstance(event, Violation | SealedRequest)
+    for event in end.receive(build_header(1, len(token), "echo") + token):
+        # base64 has spare bits in its last character, so that a changed token may still say the same
+        assert isinstance(event, Violation) or content(end, event) == ("request", 1, "echo", payload)
 
 
 def test_stalled_connection_takes_nothing() -> None:

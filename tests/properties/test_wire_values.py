@@ -1,8 +1,10 @@
 """Seals, fields, headers and JSON objects survive the way out and back (wire.md 1.2, 2.2, 3.3)."""
 
+import base64
 from datetime import datetime
 from typing import Any
 
+from cryptography.fernet import Fernet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +18,7 @@ from clusterd.wire.results import (
     load_json,
     load_request,
 )
-from clusterd.wire.seal import Sealer, largest_plain, sealed_length
+from clusterd.wire.seal import BadSeal, Sealer, largest_plain, sealed_length
 
 SEALER = Sealer(b"k" * 32)
 
@@ -30,6 +32,31 @@ def test_what_is_sealed_opens_and_has_the_length_foretold(plain: bytes) -> None:
     assert SEALER.open(token) == plain
     middle = len(token) // 2
     assert SEALER.open_parts([memoryview(token)[:middle], token[middle:]]) == plain
+
+
+@settings(deadline=None)
+@given(
+    st.binary(max_size=100),
+    st.integers(0, 300),
+    st.integers(0, 255),
+    st.sampled_from(["whole", "byte", "cut", "other"]),
+)
+def test_opens_what_fernet_opens_and_nothing_else(plain: bytes, place: int, value: int, damage: str) -> None:
+    """Apart from foreign characters in a token, which Fernet skips and no node writes."""
+    fernet = Fernet(base64.urlsafe_b64encode(b"k" * 32))
+    token = bytearray(fernet.encrypt(plain))
+    if damage == "byte":
+        token[place % len(token)] = value
+    elif damage == "cut":
+        del token[place % len(token) :]
+    elif damage == "other":
+        token = bytearray(base64.urlsafe_b64encode(b"\x80" + plain))
+    try:
+        opened = SEALER.open(bytes(token))
+    except BadSeal:
+        assert damage != "whole"
+    else:
+        assert opened == fernet.decrypt(bytes(token)) == plain
 
 
 COMMANDS = st.text(st.characters(max_codepoint=255, exclude_characters=" "), max_size=11)
