@@ -77,6 +77,8 @@ SEND_FILE = "send_file"
 DAPI_FWD = "dapi_fwd"
 SENDASYNC = "sendasync"
 SENDRRELOAD = "sendrreload"
+STATUS = "status"
+"""Ours: what the node is doing, as JSON for the operator's command."""
 # Local socket, daemon to client.
 CONTROL_RES = "control_res"
 SEND_F_RES = "send_f_res"
@@ -116,7 +118,7 @@ _WORKER = _COMMON | {
     SENDSYN_RES,
     SENDSYN_ERR,
 }
-_LOCAL = frozenset({ECHO, ECHO_C, GET_CONFIG, GET_NODES, GET_HEALTH, GET_HASH, SEND_FILE, DAPI})
+_LOCAL = frozenset({ECHO, ECHO_C, GET_CONFIG, GET_NODES, GET_HEALTH, GET_HASH, SEND_FILE, DAPI, STATUS})
 _LOCAL_ON_MASTER = _LOCAL | {DAPI_FWD}
 _LOCAL_ON_WORKER = _LOCAL | {SENDSYNC, SENDASYNC, SENDRRELOAD}
 _LOCAL_CLIENT = frozenset(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from clusterd.errors import ClusterError
 from clusterd.wire.box import Box
 from clusterd.wire.commands import RESPONSES, Role
-from clusterd.wire.divided import DividedMessages
+from clusterd.wire.divided import MAX_SINKS, DividedMessages
 from clusterd.wire.events import (
     Allocate,
     Discarded,
@@ -64,7 +64,6 @@ class Connection:
         "_allocate",
         "_box",
         "_divided",
-        "_fields",
         "_filled",
         "_head",
         "_held",
@@ -77,6 +76,7 @@ class Connection:
         "body_limit",
         "dead",
         "divided_limit",
+        "divided_sinks",
         "frames_in",
         "frames_out",
         "inline_limit",
@@ -94,10 +94,12 @@ class Connection:
         inline_limit: int = INLINE_LIMIT,
         body_limit: int | None = None,
         divided_limit: int = 41943040,
+        divided_sinks: int = MAX_SINKS,
         scratch: memoryview | None = None,
     ) -> None:
         """`sealer`: None on the local socket. `body_limit`: largest body of a frame, by default what a stock peer sends
-        undivided. `divided_limit`: bytes of all unfinished divided messages. A sink is at most `inline_limit` +
+        undivided. `divided_limit`: bytes of all unfinished divided messages; `divided_sinks`: sinks they may
+        hold, at most what `allocate` gives one connection, or it could wait for itself. A sink is at most `inline_limit` +
         `body_limit` bytes. `scratch`: where small frames are read to; the connections of one process may share one, if
         each read is followed by its `buffer_filled` before the next read."""
         if (sealer is None) != role.startswith("local"):
@@ -109,6 +111,7 @@ class Connection:
         self.inline_limit = inline_limit
         self.body_limit = self._undivided if body_limit is None else body_limit
         self.divided_limit = divided_limit
+        self.divided_sinks = divided_sinks
         self._scratch = memoryview(bytearray(READ_BYTES)) if scratch is None else scratch
         self._box = Box(counter_start)
         self._head: Header | None = None
@@ -252,7 +255,7 @@ class Connection:
         if head.length > self.body_limit:
             return self._violate(f"a frame announces {head.length} bytes, more than {self.body_limit}", events)
         if head.divided or self._divided.find(head.counter) is not None:
-            text = self._divided.admit(head, self.divided_limit)
+            text = self._divided.admit(head, self.divided_limit, self.divided_sinks)
             if text is not None:
                 return self._violate(text, events)
         return True

@@ -6,7 +6,7 @@ from clusterd.wire.frame import Header
 MAX_DIVIDED = 16
 """Divided messages that may be unfinished at a time on one connection."""
 MAX_SINKS = 16
-"""Sinks that the unfinished divided messages of one connection may hold together."""
+"""Default for the sinks that the unfinished divided messages of one connection may hold together."""
 
 
 class DividedMessage:
@@ -47,16 +47,16 @@ class DividedMessages:
     def find(self, counter: int) -> DividedMessage | None:
         return self._messages.get(counter)
 
-    def admit(self, head: Header, limit: int) -> str | None:
-        """A piece is announced; the first of a message opens it. The text of a violation, or None if all is well."""
+    def admit(self, head: Header, limit: int, max_sinks: int) -> str | None:
+        """A piece is announced; the first of a message opens it. `limit`: bytes of all. The text of a violation, or None if all is well."""
         if head.divided and head.counter not in self._messages:
             if len(self._messages) == MAX_DIVIDED:
                 return f"more than {MAX_DIVIDED} divided messages are unfinished"
             self._messages[head.counter] = DividedMessage()
         if sum(message.total for message in self._messages.values()) + head.length > limit:
             return f"divided messages with more than {limit} bytes are unfinished"
-        if sum(len(message.sinks) for message in self._messages.values()) == MAX_SINKS:
-            return f"divided messages with more than {MAX_SINKS} large pieces are unfinished"
+        if sum(len(message.sinks) for message in self._messages.values()) >= max_sinks:
+            return f"divided messages with more than {max_sinks} large pieces are unfinished"
         return None
 
     def finish(self, counter: int) -> DividedMessage:

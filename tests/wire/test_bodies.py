@@ -195,6 +195,11 @@ def test_divided_messages_are_bounded_in_bytes_pieces_and_number() -> None:
     assert [type(event) for event in events] == [Violation]
     assert len(connection.close()) == MAX_SINKS
 
+    connection = local_server(divided_sinks=2, allocate=Slabs(2))
+    (violation,) = connection.receive(b"".join(divided(1, bytes(300_000), [70_000] * 3)))
+    assert isinstance(violation, Violation)
+    assert not connection.stalled
+
     connection = local_server()
     opening = [build_header(number, 0, "echo", True) for number in range(MAX_DIVIDED + 1)]
     assert connection.receive(b"".join(opening[:-1])) == []

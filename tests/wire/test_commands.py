@@ -85,3 +85,4 @@ def test_local_socket_knows_what_its_node_can_do() -> None:
     assert on_master - on_worker == {"dapi_fwd"}
     assert on_worker - on_master == {"sendsync", "sendasync", "sendrreload"}
     assert "hello" not in on_master | on_worker
+    assert "status" in on_master & on_worker
