@@ -3,6 +3,7 @@
 Names end in their unit. Defaults are those of wire.md section 7 except where it says "ours".
 """
 
+from hmac import compare_digest
 from typing import Literal
 
 import msgspec
@@ -34,6 +35,12 @@ class Secret:
 
     def __repr__(self) -> str:
         return "*****"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and compare_digest(self.value, other.value)
+
+    def __hash__(self) -> int:
+        return hash(self.value)
 
 
 class ClusterBlock(msgspec.Struct, frozen=True):
@@ -128,7 +135,8 @@ class Clusterd(msgspec.Struct, frozen=True):
 
 class Settings(msgspec.Struct, frozen=True):
     """Everything a process of the node needs to know. `pool_size` 0: the number of cores, at least 2 on a master and 1 on
-    a worker. `log_level`: 0 INFO, 1 DEBUG, 2 DEBUG2."""
+    a worker. `log_level`: 0 INFO, 1 DEBUG, 2 DEBUG2; `log_level_asked`: that of the command line (-d), for when the
+    configured one is 0 (wire.md 7.4)."""
 
     root: str
     cluster: ClusterBlock = ClusterBlock()
@@ -140,6 +148,7 @@ class Settings(msgspec.Struct, frozen=True):
     pool_size: int = 0
     dapi_enabled: bool = True
     log_level: int = 0
+    log_level_asked: int = 0
     log_format: Literal["text", "json"] = "text"
 
     @property

@@ -36,6 +36,9 @@ class Notifier:
         if self.watchdog_s is not None:
             self._send("WATCHDOG=1")
 
+    def fileno(self) -> int | None:
+        return None if self._socket is None else self._socket.fileno()
+
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()

@@ -1,0 +1,28 @@
+"""What a reload (SIGHUP) changes in a running node, the same in every process: all that no socket, key or process hangs on."""
+
+import msgspec
+
+from clusterd.settings import Settings
+
+NEEDS_RESTART = ("root", "cluster", "pool_size", "log_format")
+NEEDS_RESTART_OWN = ("owner", "version", "caps", "tls")
+"""Fields of Settings, and of its `clusterd`, that stay as they were when the node started."""
+
+
+def adopt(running: Settings, read: Settings) -> tuple[Settings, list[str]]:
+    """The settings to go on with, and the names of those that were changed in the files but need a restart."""
+    waiting = [name for name in NEEDS_RESTART if getattr(running, name) != getattr(read, name)]
+    waiting += [
+        f"clusterd.{name}"
+        for name in NEEDS_RESTART_OWN
+        if getattr(running.clusterd, name) != getattr(read.clusterd, name)
+    ]
+    own = msgspec.structs.replace(
+        read.clusterd, **{name: getattr(running.clusterd, name) for name in NEEDS_RESTART_OWN}
+    )
+    kept = {name: getattr(running, name) for name in NEEDS_RESTART}
+    level = read.log_level or running.log_level_asked
+    adopted = msgspec.structs.replace(
+        read, **kept, clusterd=own, log_level=level, log_level_asked=running.log_level_asked
+    )
+    return adopted, waiting

@@ -1,0 +1,85 @@
+"""Starting the node in the background: two forks, and a pipe through which the daemon says how its start went."""
+
+import os
+import select
+import signal
+import time
+from typing import NoReturn
+
+import msgspec
+
+from clusterd.exits import ExitCode
+from clusterd.settings import Settings
+from clusterd.supervisor.run import StartResult, supervise
+
+START_TIMEOUT_S = 90.0
+"""Longer than a supervisor waits for its children (Pace.start_s) and then takes to stop them."""
+
+
+def start_daemon(
+    settings: Settings, *, log_level_override: int | None = None, timeout_s: float = START_TIMEOUT_S
+) -> StartResult:
+    """Start the node and return once it serves, or with the reason why it does not. Nothing is then left of it.
+
+    The caller must have no threads. After `timeout_s` the daemon is killed, and its children die with it."""
+    root = os.path.abspath(settings.root)
+    read_fd, write_fd = os.pipe()
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _begin_daemon(msgspec.structs.replace(settings, root=root), write_fd, log_level_override)
+        os.close(write_fd)
+        os.waitpid(pid, 0)
+        return _hear(read_fd, time.monotonic() + timeout_s, timeout_s)
+    finally:
+        os.close(read_fd)
+
+
+def _begin_daemon(settings: Settings, write_fd: int, log_level_override: int | None) -> NoReturn:
+    """The rest of both forks' lives: never returns into the caller's code."""
+    code = int(ExitCode.FAILED)
+    try:
+        os.setsid()
+        if os.fork() != 0:
+            os._exit(0)
+        os.write(write_fd, f"{os.getpid()}\n".encode())
+        os.chdir("/")
+        _let_go_of_files(write_fd)
+        code = supervise(settings, foreground=False, ready_fd=write_fd, log_level_override=log_level_override)
+    finally:
+        os._exit(code)
+
+
+def _let_go_of_files(keep: int) -> None:
+    """Standard files to /dev/null, everything else but `keep` closed: a caller that reads our output must see its end."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.closerange(3, keep)
+    os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
+
+
+def _hear(fd: int, deadline: float, timeout_s: float) -> StartResult:
+    """The daemon's first line is its pid, the second one its StartResult."""
+    heard = b""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while heard.count(b"\n") < 2:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            return _too_late(heard, timeout_s)
+        data = os.read(fd, 65536)
+        if not data:
+            reason = (
+                "clusterd ended before it served and gave no reason; see logs/cluster.log and logs/clusterd-crash.log"
+            )
+            return StartResult(False, reason, 0, int(ExitCode.FAILED))
+        heard += data
+    return msgspec.json.decode(heard.split(b"\n")[1], type=StartResult)
+
+
+def _too_late(heard: bytes, timeout_s: float) -> StartResult:
+    """The daemon still holds the pipe, so the pid is still its own."""
+    pid = int(heard.split(b"\n")[0] or 0)
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+    return StartResult(False, f"not ready after {timeout_s:.0f} s; see logs/cluster.log", 0, int(ExitCode.TIMED_OUT))

@@ -1,0 +1,224 @@
+"""The children of one node: forked, watched, replaced, ended. Single-threaded and never waiting; run.py turns the loop."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from clusterd.logs import Log, RateLimiter
+from clusterd.supervisor.child import BirthPlan, Child, ChildSpec, fork
+from clusterd.supervisor.restart import GiveUp, History, Life, decide, how
+from ipc.board import Board, Row
+
+TAG = "Cluster"
+SUBTAG = "Supervisor"
+SAME_LINE_S = 60.0
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """Times in seconds. `start_s`: until a new child must be ready; `stuck_after_s`: without a heartbeat; `dump_s`: from
+    the order to dump its stacks until it is killed; `tick_s`: how often a node that serves is looked at."""
+
+    start_s: float = 60.0
+    stuck_after_s: float = 30.0
+    dump_s: float = 2.0
+    tick_s: float = 1.0
+
+
+class Slot:
+    """One child over all its lives. `child` is None while it is down; `due_at`: when it is forked again."""
+
+    def __init__(self, spec: ChildSpec, row: Row) -> None:
+        self.spec = spec
+        self.row = row
+        self.child: Child | None = None
+        self.incarnation = 0
+        self.history = History()
+        self.due_at: float | None = None
+        self.kill_at: float | None = None
+
+
+class Family:
+    """Owner of all children. Every method takes `now`, seconds on the monotonic clock.
+
+    `failure` is set, for good, when a child could not be brought to work: the node is then to be stopped."""
+
+    def __init__(
+        self,
+        specs: Iterable[ChildSpec],
+        board: Board,
+        log: Log,
+        pace: Pace,
+        *,
+        crash_log: str,
+        reason: Callable[[], str],
+        spread: Callable[[], float],
+        not_for_children: Callable[[], Sequence[int]],
+    ) -> None:
+        """`reason`: why a child could not start, in its own words, once. `not_for_children`: descriptors they close."""
+        self._slots = [Slot(spec, board.add_row(spec.name)) for spec in specs]
+        self._log = log
+        self._limiter = RateLimiter(SAME_LINE_S)
+        self._pace = pace
+        self._crash_log = crash_log
+        self._reason = reason
+        self._spread = spread
+        self._not_for_children = not_for_children
+        self._watched_since = 0.0
+        self.failure = ""
+
+    # ---- coming up -----------------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Fork all, the last to stop first."""
+        self._watched_since = now
+        for slot in reversed(self._slots):
+            self._fork(slot, now)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every child does its work."""
+        return all(slot.child is not None and slot.row.snapshot().state == "ready" for slot in self._slots)
+
+    @property
+    def waiting_for(self) -> list[str]:
+        """Names of those that do not."""
+        return [slot.spec.name for slot in self._slots if slot.child is None or slot.row.snapshot().state != "ready"]
+
+    def _fork(self, slot: Slot, now: float) -> None:
+        slot.due_at = slot.kill_at = None
+        slot.incarnation += 1
+        slot.row.begin(0, slot.incarnation)
+        slot.row.set_restarts(slot.incarnation - 1)
+        plan = BirthPlan(
+            close_fds=(*self._not_for_children(), *(other.child.pidfd for other in self._slots if other.child)),
+            crash_log=self._crash_log,
+            on_crash=lambda stack: self._log.line("ERROR", TAG, SUBTAG, f"{slot.spec.name} met a bug:\n{stack}"),
+        )
+        try:
+            slot.child = fork(slot.spec, slot.incarnation, now, plan)
+        except OSError as failure:
+            self._ended(slot, Life(0.0, failure.errno or 1, False), f"could not be forked ({failure.strerror})", now)
+            return
+        slot.row.set_pid(slot.child.pid)
+
+    # ---- watching ------------------------------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """Collect who ended, decide what follows, fork who is due, deal with who is stuck."""
+        for slot in self._slots:
+            self._look_at(slot, now)
+
+    def paused(self, now: float) -> None:
+        """The supervisor itself was not running for a while (machine or group stopped): the children were not either, so
+        their silence until now does not count."""
+        self._watched_since = now
+
+    def next_moment(self) -> float | None:
+        """When `look` has something to do at the latest, apart from its ticks."""
+        moments = [at for slot in self._slots for at in (slot.due_at, slot.kill_at) if at is not None]
+        return min(moments, default=None)
+
+    def _look_at(self, slot: Slot, now: float) -> None:
+        child = slot.child
+        if child is None:
+            if slot.due_at is not None and now >= slot.due_at and not self.failure:
+                self._fork(slot, now)
+            return
+        status = child.collect()
+        facts = slot.row.snapshot()
+        if status is not None:
+            slot.child = None
+            life = Life(now - child.started_at, status, facts.state in ("ready", "stopping"))
+            self._ended(slot, life, f"(pid {child.pid}) ended {how(status)}", now)
+        elif slot.kill_at is not None:
+            if now >= slot.kill_at:
+                child.send(signal.SIGKILL)
+                slot.kill_at = now + self._pace.dump_s
+        else:
+            since = max(facts.heartbeat_ns / 1e9, self._watched_since)
+            if now - since > self._pace.stuck_after_s:
+                self._end_stuck(slot, child, f"gave no sign of life for {now - since:.0f} s", now)
+            elif facts.state == "starting" and now - max(child.started_at, self._watched_since) > self._pace.start_s:
+                self._end_stuck(slot, child, f"was not ready after {self._pace.start_s:.0f} s", now)
+
+    def _end_stuck(self, slot: Slot, child: Child, what: str, now: float) -> None:
+        """Its stacks go to the crash log if it can still write them: faulthandler answers SIGABRT even in a busy loop, and
+        a stopped process once it is continued."""
+        slot.kill_at = now + self._pace.dump_s
+        self._say("WARNING", f"{slot.spec.name} (pid {child.pid}) {what}; its stacks go to {self._crash_log}.")
+        moment = time.strftime("%Y/%m/%d %H:%M:%S")
+        self._append_crash_log(f"{moment} {slot.spec.name} (pid {child.pid}, {child.incarnation}. life) {what}\n")
+        child.send(signal.SIGABRT)
+        child.send(signal.SIGCONT)
+
+    def _append_crash_log(self, text: str) -> None:
+        try:
+            fd = os.open(self._crash_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                os.write(fd, text.encode())
+            finally:
+                os.close(fd)
+        except OSError as failure:
+            self._say("WARNING", f"{self._crash_log} cannot be written: {failure.strerror}")
+
+    def _ended(self, slot: Slot, life: Life, what: str, now: float) -> None:
+        """A life is over: on the board, in the log, and the plan for the next one."""
+        slot.kill_at = None
+        reason = self._reason()
+        slot.history, answer = decide(slot.history, life, self._spread())
+        name = slot.spec.name
+        if isinstance(answer, GiveUp):
+            slot.row.set_down(failed=True)
+            if not self.failure:
+                self.failure = f"{name} {answer.why}: {reason}" if reason else f"{name} {answer.why}"
+            return
+        slot.row.set_down()
+        slot.due_at = now + answer.pause_s
+        left_out = self._limiter.admit((name, life.status, reason), now)
+        if left_out is not None:
+            when = "now" if answer.pause_s == 0 else f"in {answer.pause_s:.1f} s"
+            more = f" The same happened {left_out} more times before." if left_out else ""
+            text = f"{name} {what}{f': {reason}' if reason else ''}. It comes back {when}.{more}"
+            self._say("WARNING" if life.was_ready else "ERROR", text)
+
+    def _say(self, level: str, text: str) -> None:
+        self._log.line(level, TAG, SUBTAG, text)
+
+    # ---- going down ----------------------------------------------------------------------------------------------------
+
+    def send_all(self, number: signal.Signals) -> None:
+        for slot in self._slots:
+            if slot.child is not None:
+                slot.child.send(number)
+
+    def stages(self) -> list[int]:
+        """Numbers of the stages of a stop, in order."""
+        return sorted({slot.spec.stage for slot in self._slots})
+
+    def ask_to_stop(self, stage: int) -> float:
+        """SIGTERM to the children of this stage; returns how many seconds they may take."""
+        slots = [slot for slot in self._slots if slot.spec.stage == stage and slot.child is not None]
+        for slot in slots:
+            assert slot.child is not None
+            slot.child.send(signal.SIGTERM)
+            slot.child.send(signal.SIGCONT)
+        return max((slot.spec.stop_s for slot in slots), default=0.0)
+
+    def living(self, stage: int | None = None) -> list[str]:
+        """Collect who ended, replacing nobody; names of those of this stage (or of all) that live."""
+        names = []
+        for slot in self._slots:
+            if slot.child is not None and slot.child.collect() is not None:
+                slot.child = None
+                slot.row.set_down()
+            if slot.child is not None and stage in (None, slot.spec.stage):
+                names.append(slot.spec.name)
+        return names
+
+    def kill(self, stage: int | None = None) -> None:
+        for slot in self._slots:
+            if slot.child is not None and stage in (None, slot.spec.stage):
+                slot.child.send(signal.SIGKILL)

@@ -1,0 +1,67 @@
+"""Which processes a node has. Listed in the order in which they stop; they start in the reverse order.
+
+A new kind of process is a function here and an entry in `plan`: `store` behind the pool (it stops last), `api` before net.
+"""
+
+import os
+from collections.abc import Callable
+
+import clusterd.net.process
+import clusterd.pool.process
+import clusterd.sync.process
+from clusterd.logs import Log
+from clusterd.settings import Settings
+from clusterd.supervisor.child import ChildSpec
+from ipc.arena import Arena
+from ipc.board import Board
+
+MOST_POOL_PROCESSES = 32
+SLABS_MASTER = (16, 16)
+SLABS_WORKER = (8, 4)
+"""Of net and of sync. A worker sends one package at a time, two chunks under way; a master serves many, and receives from
+many. Slabs cost memory only while they are in use."""
+
+
+class Node:
+    """What children inherit. `settings` is the running one; a reload replaces it, for children forked later. `log_format`
+    and the like never change while the node runs (clusterd/reload.py)."""
+
+    def __init__(self, settings: Settings, arena: Arena, board: Board, log: Log) -> None:
+        self.settings = settings
+        self.arena = arena
+        self.board = board
+        self.log = log
+
+
+def plan(node: Node) -> list[ChildSpec]:
+    """The children, in the order in which they stop: net accepts nothing more, sync ends what is under way, the pool."""
+    size = pool_size(node.settings, len(os.sched_getaffinity(0)))
+    return [
+        ChildSpec("net", _net(node), stage=1, stop_s=5.0),
+        ChildSpec("sync", _sync(node, size), stage=2, stop_s=5.0),
+        *(ChildSpec(f"pool-{slot}", _pool(node, slot), stage=3, stop_s=3.0) for slot in range(1, size + 1)),
+    ]
+
+
+def pool_size(settings: Settings, cores: int) -> int:
+    """How many pool processes: as configured, else the cores, at least 2 on a master and 1 on a worker."""
+    if settings.pool_size:
+        return min(settings.pool_size, MOST_POOL_PROCESSES)
+    return min(max(cores, 2 if settings.is_master else 1), MOST_POOL_PROCESSES)
+
+
+def make_arena(settings: Settings) -> Arena:
+    """The shared memory of this node; nothing of it is touched yet."""
+    return Arena(*(SLABS_MASTER if settings.is_master else SLABS_WORKER))
+
+
+def _net(node: Node) -> Callable[[], int]:
+    return lambda: clusterd.net.process.run(node.settings, node.arena, node.board, node.log)
+
+
+def _sync(node: Node, size: int) -> Callable[[], int]:
+    return lambda: clusterd.sync.process.run(node.settings, node.arena, node.board, node.log, size)
+
+
+def _pool(node: Node, slot: int) -> Callable[[], int]:
+    return lambda: clusterd.pool.process.run(slot, node.settings, node.arena, node.board, node.log)

@@ -1,0 +1,364 @@
+"""The supervisor: makes the node's ground, forks its children, keeps them alive, stops them in order.
+
+It has no threads, no ZeroMQ context and no data, so it can fork again at any time. All it waits for are signals and the
+next tick: its signals stay blocked and are taken one by one with sigtimedwait.
+"""
+
+import contextlib
+import faulthandler
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from clusterd.configuration import load
+from clusterd.exits import ExitCode
+from clusterd.logs import Log, stderr_stream
+from clusterd.reload import adopt
+from clusterd.rundir import board_path, reason_path, root_problem
+from clusterd.settings import Settings
+from clusterd.supervisor import privileges, sweep
+from clusterd.supervisor.child import CRASH_LOG_MODE, SIGNALS, ChildSpec, freeze
+from clusterd.supervisor.family import SUBTAG, TAG, Family, Pace
+from clusterd.supervisor.notify import Notifier
+from clusterd.supervisor.pidfile import AlreadyRunning, claim
+from clusterd.supervisor.plan import Node, make_arena, plan
+from ipc.board import SUPERVISOR, Board
+
+STARTING_TICK_S = 0.02
+KILLED_WAIT_S = 10.0
+SLEPT_S = 3.0
+OTHER_FILES = 512
+"""Open files beside connections: channels, logs, files of jobs."""
+
+STOP_LINES = {
+    signal.SIGTERM: "SIGNAL [(15)-(SIGTERM)] received. Exit...",
+    signal.SIGINT: "SIGINT received. Bye!",
+}
+
+
+class StartResult(msgspec.Struct, frozen=True):
+    """How a start went. `pid` is the supervisor's; with ALREADY_RUNNING the one of the daemon that runs. `reason` is for
+    people, empty when `ok`."""
+
+    ok: bool
+    reason: str = ""
+    pid: int = 0
+    code: int = int(ExitCode.OK)
+
+
+class CouldNotStart(Exception):
+    """The node cannot serve; everything made so far is taken back before anybody hears of it."""
+
+    def __init__(self, reason: str, code: ExitCode = ExitCode.COULD_NOT_START, pid: int = 0) -> None:
+        super().__init__(reason)
+        self.result = StartResult(False, reason, pid, int(code))
+
+
+class Starter:
+    """Who started the node and waits to hear how that went: told once, through a pipe or on stderr."""
+
+    def __init__(self, ready_fd: int | None, *, foreground: bool) -> None:
+        self.fd = ready_fd
+        self._foreground = foreground
+        self._told = False
+
+    def tell(self, result: StartResult) -> int:
+        """Returns the exit code in it."""
+        if self._told:
+            return result.code
+        self._told = True
+        if self.fd is not None:
+            with contextlib.suppress(OSError):
+                os.write(self.fd, msgspec.json.encode(result) + b"\n")
+            os.close(self.fd)
+            self.fd = None
+        elif self._foreground and not result.ok:
+            print(f"clusterd: {result.reason}", file=sys.stderr, flush=True)
+        return result.code
+
+
+def supervise(
+    settings: Settings,
+    *,
+    foreground: bool,
+    ready_fd: int | None = None,
+    log_level_override: int | None = None,
+    make_plan: Callable[[Node], list[ChildSpec]] = plan,
+    pace: Pace | None = None,
+) -> int:
+    """Run the node until it is told to stop; returns the exit code.
+
+    `ready_fd` (closed by us) gets one line, a StartResult in JSON, once the node serves or cannot. In the foreground the
+    log also goes to stderr, and so does the reason of a start that failed when there is no `ready_fd`.
+    `log_level_override` is that of the command line (wire.md 7.4). `make_plan` and `pace` are for tests."""
+    starter = Starter(ready_fd, foreground=foreground)
+    asked = log_level_override or 0
+    settings = msgspec.structs.replace(
+        settings,
+        root=os.path.abspath(settings.root),
+        log_level=settings.log_level or asked,
+        log_level_asked=asked,
+    )
+    pace = pace or Pace(stuck_after_s=settings.clusterd.stuck_after_s)
+    try:
+        with _blocked_signals():
+            _run_node(settings, starter, foreground, make_plan, pace)
+    except CouldNotStart as failure:
+        return starter.tell(failure.result)
+    except (OSError, privileges.PrivilegeProblem) as failure:
+        return starter.tell(CouldNotStart(str(failure)).result)
+    except Exception as failure:
+        starter.tell(CouldNotStart(f"{failure!r}; see logs/cluster.log", ExitCode.FAILED).result)
+        raise
+    return int(ExitCode.OK)
+
+
+@contextlib.contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """From before the first fork: see child.py. SIGCHLD must not be ignored, as some parents have it, or the system would
+    collect our children."""
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+
+
+def _run_node(
+    settings: Settings, starter: Starter, foreground: bool, make_plan: Callable[[Node], list[ChildSpec]], pace: Pace
+) -> None:
+    """From nothing to nothing. Raises CouldNotStart, OSError, PrivilegeProblem."""
+    root = settings.root
+    if settings.cluster.disabled:
+        raise CouldNotStart("the cluster is disabled: see <disabled> in the <cluster> block of etc/ossec.conf")
+    limits = settings.clusterd.limits
+    few_files = privileges.allow_open_files(limits.connections + limits.local_clients + OTHER_FILES)
+    _become_owner(settings)
+    problem = root_problem(root) or privileges.tree_problem(root)
+    if problem:
+        raise CouldNotStart(problem)
+    try:
+        pid_file, stale = claim(root)
+    except AlreadyRunning as other:
+        raise CouldNotStart(str(other), ExitCode.ALREADY_RUNNING, other.pid) from other
+    log = Log(
+        f"{root}/logs/cluster.log",
+        settings.log_level,
+        settings.log_format,
+        stream=stderr_stream() if foreground else None,
+    )
+    try:
+        for warning in (
+            few_files,
+            f"An earlier clusterd was not stopped; removed {', '.join(stale)}." if stale else "",
+        ):
+            if warning:
+                log.line("WARNING", TAG, SUBTAG, warning)
+        with _crash_log(root) as crash_log:
+            sweep.sweep_before_start(root)
+            _Supervisor(settings, log, crash_log, starter, make_plan, pace).run()
+    except CouldNotStart as failure:
+        log.line("ERROR", TAG, SUBTAG, f"The node could not start: {failure}")
+        raise
+    except Exception:
+        log.line("ERROR", TAG, SUBTAG, f"The supervisor met a bug:\n{traceback.format_exc()}")
+        raise
+    finally:
+        _clean_up(root, log)
+        pid_file.remove()
+        log.close()
+
+
+def _become_owner(settings: Settings) -> None:
+    os.umask(privileges.UMASK)
+    owner = privileges.owner_to_become(settings.clusterd.owner)
+    if owner is not None:
+        privileges.hand_over_own_files(settings.root, owner)
+        privileges.become(owner)
+
+
+def _clean_up(root: str, log: Log) -> None:
+    try:
+        sweep.remove_run_files(root)
+        sweep.empty_spool(root)
+    except OSError as failure:
+        log.line("WARNING", TAG, SUBTAG, f"Something is left behind: {failure}")
+
+
+@contextlib.contextmanager
+def _crash_log(root: str) -> Iterator[str]:
+    """The supervisor's own stacks, should it crash, go where those of its children go."""
+    path = f"{root}/logs/clusterd-crash.log"
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, CRASH_LOG_MODE)
+    try:
+        faulthandler.enable(fd)
+        yield path
+    finally:
+        faulthandler.disable()
+        os.close(fd)
+
+
+class _Supervisor:
+    """The loop of one node: starting, serving, stopping."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: Log,
+        crash_log: str,
+        starter: Starter,
+        make_plan: Callable[[Node], list[ChildSpec]],
+        pace: Pace,
+    ) -> None:
+        self._root = settings.root
+        self._log = log
+        self._starter = starter
+        self._pace = pace
+        self._notifier = Notifier(os.environ, os.getpid())
+        self._board = Board.create(board_path(settings.root))
+        self._row = self._board.add_row(SUPERVISOR)
+        self._row.begin(os.getpid(), 1)
+        self._node = Node(settings, make_arena(settings), self._board, log)
+        self._family = Family(
+            make_plan(self._node),
+            self._board,
+            log,
+            self._pace,
+            crash_log=crash_log,
+            reason=self._take_reason,
+            spread=random.random,
+            not_for_children=self._own_descriptors,
+        )
+        self._serving = False
+
+    def run(self) -> None:
+        """Until a stop signal. Raises CouldNotStart."""
+        freeze()
+        try:
+            self._family.start(time.monotonic())
+            self._loop()
+        finally:
+            self._family.kill()
+            self._gone(None, KILLED_WAIT_S)
+            self._notifier.close()
+            self._node.arena.close()
+            self._board.close()
+
+    def _loop(self) -> None:
+        started = looked = time.monotonic()
+        while True:
+            number = self._wait(self._pause())
+            now = time.monotonic()
+            if now - looked > self._pace.tick_s + SLEPT_S:
+                self._family.paused(now)
+            looked = now
+            if number in STOP_LINES:
+                self._log.line("INFO", TAG, "Main", STOP_LINES[signal.Signals(number)])
+                self._stop()
+                return
+            if number == signal.SIGHUP:
+                self._reload()
+            self._family.look(now)
+            self._row.stamp()
+            failure = self._family.failure
+            if not self._serving and not failure:
+                if self._family.is_ready:
+                    self._serve()
+                elif now - started > self._pace.start_s:
+                    waiting = ", ".join(self._family.waiting_for)
+                    failure = f"not ready after {self._pace.start_s:.0f} s: {waiting}; see logs/cluster.log"
+            if failure:
+                self._stop()
+                raise CouldNotStart(failure)
+
+    def _pause(self) -> float:
+        pause = self._pace.tick_s if self._serving else STARTING_TICK_S
+        if self._notifier.watchdog_s is not None:
+            pause = min(pause, self._notifier.watchdog_s)
+        moment = self._family.next_moment()
+        return pause if moment is None else max(0.0, min(pause, moment - time.monotonic()))
+
+    def _wait(self, pause_s: float) -> int | None:
+        """The next signal, or None after the pause. Tells systemd that the loop turns."""
+        found = signal.sigtimedwait(SIGNALS, pause_s)
+        self._notifier.alive()
+        return None if found is None else found.si_signo
+
+    def _serve(self) -> None:
+        self._serving = True
+        self._row.set_ready()
+        cluster = self._node.settings.cluster
+        text = f"{cluster.node_type} {cluster.node_name} of cluster {cluster.name}"
+        self._log.line("INFO", TAG, SUBTAG, f"The node serves: {text}, pid {os.getpid()}.")
+        self._notifier.ready(text)
+        self._starter.tell(StartResult(True, pid=os.getpid()))
+
+    def _reload(self) -> None:
+        """SIGHUP: read the files again; with a mistake in them everything stays as it is."""
+        self._notifier.reloading()
+        loaded = load(self._root)
+        if loaded.settings is None:
+            count, first = len(loaded.problems), loaded.problems[0]
+            text = f"The configuration was not reloaded, it has mistakes ({count}); the first one: {first}"
+            self._log.line("ERROR", TAG, SUBTAG, text)
+        else:
+            self._node.settings, waiting = adopt(self._node.settings, loaded.settings)
+            self._log.set_level(self._node.settings.log_level)
+            needs = f" These changes need a restart: {', '.join(waiting)}." if waiting else ""
+            self._log.line("INFO", TAG, SUBTAG, f"The configuration was reloaded.{needs}")
+            self._family.send_all(signal.SIGHUP)
+        if self._serving:
+            self._notifier.ready("reloaded")
+
+    # ---- stopping ------------------------------------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        """Stage by stage; what does not end in its time is killed. A second stop signal kills the rest at once."""
+        self._row.set_stopping()
+        self._notifier.stopping("stopping")
+        for stage in self._family.stages():
+            allowed_s = self._family.ask_to_stop(stage)
+            if not self._gone(stage, allowed_s):
+                late = ", ".join(self._family.living(stage))
+                self._log.line("WARNING", TAG, SUBTAG, f"Did not end in {allowed_s:.0f} s and is killed: {late}.")
+                self._family.kill(stage)
+                self._gone(stage, KILLED_WAIT_S)
+        left = self._family.living()
+        if left:
+            self._log.line("ERROR", TAG, SUBTAG, f"Cannot be killed and is left: {', '.join(left)}.")
+
+    def _gone(self, stage: int | None, allowed_s: float) -> bool:
+        """Whether the children of this stage (or all) end within this time. A stop signal meanwhile kills everything."""
+        deadline = time.monotonic() + allowed_s
+        while self._family.living(stage):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            if self._wait(min(left, self._pace.tick_s)) in STOP_LINES:
+                self._family.kill()
+        return True
+
+    # ---- small things --------------------------------------------------------------------------------------------------
+
+    def _take_reason(self) -> str:
+        """What a child wrote about why it could not start; read once."""
+        path = Path(reason_path(self._root))
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace").strip()
+            path.unlink()
+        except FileNotFoundError:
+            return ""
+        return text
+
+    def _own_descriptors(self) -> tuple[int, ...]:
+        found = (self._starter.fd, self._notifier.fileno())
+        return tuple(fd for fd in found if fd is not None)
