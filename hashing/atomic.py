@@ -1,0 +1,129 @@
+"""Write beside, sync, rename: a reader sees the old file or the new one, also after a crash.
+
+Every change to the disk goes through FileOps, so that a test can count the operations and fail or stop at the n-th.
+"""
+
+import ctypes
+import os
+
+import xxhash
+
+TEMPORARY_PREFIX = ".clusterd-"
+TEMPORARY_SUFFIX = ".tmp"
+"""`.tmp` is one of the excluded extensions of wire.md 5.1, so that a stock node never takes such a file for content."""
+
+OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+Data = bytes | bytearray | memoryview
+
+
+class FileOps:
+    """The operations that change a file system, as one object that a test replaces. Names are relative to `dir_fd`.
+
+    Opening for reading, stat and close change nothing and are not here.
+    """
+
+    def create(self, name: str, mode: int, *, dir_fd: int | None = None) -> int:
+        """Make a new file open for writing; FileExistsError if there is anything of that name, a link included."""
+        return os.open(name, OPEN_NEW, mode, dir_fd=dir_fd)
+
+    def write(self, fd: int, data: Data) -> None:
+        """Write all of `data`."""
+        written = os.write(fd, data)
+        if written != len(data):
+            view = memoryview(data).cast("B")
+            while written < len(view):
+                written += os.write(fd, view[written:])
+
+    def fsync(self, fd: int) -> None:
+        os.fsync(fd)
+
+    def syncfs(self, fd: int) -> None:
+        """Write out the whole file system that `fd` is on; all file systems where the C library has no syncfs. OSError when
+        the kernel could not write something since `fd` was opened: then nothing may be renamed."""
+        # Not in the os module. Looked up at each call: microseconds beside a sync, and nothing happens at import.
+        function = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+        if function is None:
+            os.sync()
+        elif function(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def rename(self, source: str, target: str, *, dir_fd: int | None = None) -> None:
+        """Rename within one directory, over whatever `target` was."""
+        os.rename(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+    def unlink(self, name: str, *, dir_fd: int | None = None) -> None:
+        os.unlink(name, dir_fd=dir_fd)
+
+    def mkdir(self, name: str, mode: int, *, dir_fd: int | None = None) -> None:
+        os.mkdir(name, mode, dir_fd=dir_fd)
+
+    def rmdir(self, name: str, *, dir_fd: int | None = None) -> None:
+        os.rmdir(name, dir_fd=dir_fd)
+
+    def chmod(self, fd: int, mode: int) -> None:
+        os.fchmod(fd, mode)
+
+    def chown(self, fd: int, uid: int, gid: int) -> None:
+        os.fchown(fd, uid, gid)
+
+
+def temporary_name(name: str) -> str:
+    """Name under which `name` is written beside its target. Always the same, so what a crash left is found again; always
+    30 characters, so a name of 255 bytes has one too."""
+    return f"{TEMPORARY_PREFIX}{xxhash.xxh3_64_hexdigest(os.fsencode(name))}{TEMPORARY_SUFFIX}"
+
+
+def is_temporary(name: str) -> bool:
+    """True for names that temporary_name gives."""
+    return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
+
+
+def create_temporary(ops: FileOps, name: str, mode: int, *, dir_fd: int | None = None) -> tuple[int, str]:
+    """Create the temporary file of `name`, in place of one that a crash left. Returns (fd, temporary name); the caller
+    closes the fd and renames or unlinks the file. OSError as it comes."""
+    temporary = temporary_name(name)
+    try:
+        return ops.create(temporary, mode, dir_fd=dir_fd), temporary
+    except FileExistsError:
+        ops.unlink(temporary, dir_fd=dir_fd)
+        return ops.create(temporary, mode, dir_fd=dir_fd), temporary
+
+
+def write_atomic(ops: FileOps, path: str, data: Data, mode: int, *, durable: bool = True) -> None:
+    """Replace the content of `path` by `data`, or leave it as it was.
+
+    `mode` is set whatever the umask is. With `durable` the content is on disk before the rename, and the rename after it;
+    without, a power failure may leave the file empty or torn: for files that are guarded by a checksum and can be made
+    anew. The directory must exist. OSError as it comes; then nothing is left beside the target, unless that fails too.
+    """
+    directory, name = os.path.split(path)
+    dir_fd = os.open(directory or ".", OPEN_DIRECTORY)
+    try:
+        fd, temporary = create_temporary(ops, name, mode, dir_fd=dir_fd)
+        try:
+            try:
+                ops.chmod(fd, mode)
+                ops.write(fd, data)
+                if durable:
+                    ops.fsync(fd)
+            finally:
+                os.close(fd)
+            ops.rename(temporary, name, dir_fd=dir_fd)
+        except OSError:
+            _remove_quietly(ops, temporary, dir_fd)
+            raise
+        if durable:
+            ops.fsync(dir_fd)
+    finally:
+        os.close(dir_fd)
+
+
+def _remove_quietly(ops: FileOps, name: str, dir_fd: int) -> None:
+    # The error worth telling is the one that brought us here; what stays behind is taken over by the next attempt.
+    try:
+        ops.unlink(name, dir_fd=dir_fd)
+    except OSError:
+        return

@@ -1,0 +1,44 @@
+"""What can go wrong with one file or one package. Errors of the operating system that are nobody's fault (disk full, no
+permission) stay OSError: whoever can name the file and go on with the next one catches them."""
+
+import msgspec
+
+
+class HashingError(Exception):
+    """Base. `path` is the file, entry or package concerned, as it was named; `text` says to a person what happened."""
+
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__(f"{path}: {text}")
+        self.path = path
+        self.text = text
+
+
+class FileVanished(HashingError):
+    """The file was there a moment ago and is gone. Not a failure: the next scan or check knows."""
+
+
+class UnsafePath(HashingError):
+    """A path that leads, or could be made to lead, to where nothing may be read or written. Nothing was touched."""
+
+
+class DigestMismatch(HashingError):
+    """The content is not what its metadata says. Nothing was put in place."""
+
+
+class MalformedPackage(HashingError):
+    """Bytes that are not a package, metadata or state file; the whole of it is refused."""
+
+
+class PackageTooLarge(HashingError):
+    """A bound on size, count or ratio was reached before the end."""
+
+
+class Note(msgspec.Struct, frozen=True):
+    """Something a person should know of one file, while everything else went on. `level`: "DEBUG2", "DEBUG", "WARNING" or
+    "ERROR"; `path` relative to the root; `text` is the log text (wire.md section 5 where it has one); `why` is the bare
+    reason for status, empty when it is not shown there."""
+
+    level: str
+    path: str
+    text: str
+    why: str = ""
