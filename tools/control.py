@@ -52,8 +52,9 @@ def _receive(sock: socket.socket, connection: Connection, deadline: float) -> by
             raise NotAnswering("the node closed the connection before it answered")
         for event in connection.receive(data):
             match event:
-                case ResponseReceived(command=command, payload=content) | RequestReceived(
-                    command=command, payload=content
+                case (
+                    ResponseReceived(command=command, payload=content)
+                    | RequestReceived(command=command, payload=content)
                 ):
                     pass
                 case SealedResponse(command=command, bodies=bodies) | SealedRequest(command=command, bodies=bodies):

@@ -8,6 +8,7 @@ import uvloop
 from clusterd.clock import Clock
 from clusterd.configuration import load
 from clusterd.logs import Log
+from clusterd.reload import adopt
 from clusterd.rundir import jobs_socket, sync_socket
 from clusterd.settings import Settings
 from clusterd.sync.context import Context
@@ -207,10 +208,10 @@ class _SyncProcess:
         if loaded.settings is None:
             self._say("The configuration has mistakes and was not reloaded: run clusterd check-config.")
             return
-        self._settings = loaded.settings
-        self._context.settings = loaded.settings
-        self._context.manifests.full_walk_s = loaded.settings.clusterd.full_walk_s
-        self._log.set_level(loaded.settings.log_level)
+        self._settings, _ = adopt(self._settings, loaded.settings)
+        self._context.settings = self._settings
+        self._context.manifests.full_walk_s = self._settings.clusterd.full_walk_s
+        self._log.set_level(self._settings.log_level)
 
     def _say(self, text: str) -> None:
         settings = self._settings

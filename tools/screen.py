@@ -1,0 +1,160 @@
+"""Values to what a person sees: pure functions from a status to rich renderables. No questions are asked here."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+MIB = 1048576
+STATES = {"ready": "green", "starting": "yellow", "stopping": "yellow", "down": "red", "failed": "red"}
+RESULTS = {"equal": "green", "synced": "green", "partly": "yellow", "failed": "red"}
+
+
+def size(count: float | None) -> str:
+    """Bytes for people."""
+    if count is None:
+        return "-"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")
+
+
+def ago(at: float | None, now: float) -> str:
+    """A moment as the time since then."""
+    if not at:
+        return "-"
+    seconds = max(0.0, now - at)
+    if seconds < 120:
+        return f"{seconds:.0f} s ago"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min ago"
+    return f"{seconds / 3600:.0f} h ago"
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A column whose name ends in `>` is set flush right."""
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+    return table
+
+
+def status_view(status: dict[str, Any]) -> RenderableType:
+    """The whole of `clusterd status`."""
+    now = status["at"]
+    if not status["running"]:
+        return Text(status["problem"], style="red")
+    parts: list[RenderableType] = [_headline(status)]
+    if status["problem"]:
+        parts.append(Text(status["problem"], style="red"))
+    parts += [Text(), _processes(status["processes"])]
+    if status["peers"] is not None:
+        parts += [Text(), _peers(status["peers"], status["node"]["type"], now)]
+    if status["manifest"] is not None:
+        parts += [Text(), _manifest(status["manifest"], now)]
+    if status["syncs"]:
+        parts += [Text(), _syncs(status["syncs"])]
+    if status["results"]:
+        parts += [Text(), _results(status["results"], now)]
+    return Group(*parts)
+
+
+def _headline(status: dict[str, Any]) -> Text:
+    node = status["node"]
+    line = Text()
+    line.append(node["name"] or "?", style="bold")
+    line.append(f"  {node['type'] or '?'} of cluster {node['cluster'] or '?'}  version {node['version'] or '?'}")
+    line.append(f"  up {ago(status['started_at'], status['at']).removesuffix(' ago')}")
+    net = status["net"]
+    if net is not None:
+        slow = net["work_over_5ms"]
+        line.append(f"\nlongest work on net's loop {net['work_max_ms']:.1f} ms", style="dim")
+        line.append(f", {slow} times over 5 ms", style="yellow" if slow else "dim")
+    return line
+
+
+def _processes(processes: list[dict[str, Any]]) -> Table:
+    table = _table("Processes", "name", "pid>", "life>", "state", "cpu>", "uss>", "restarts>")
+    for row in processes:
+        table.add_row(
+            row["name"],
+            "-" if row["pid"] is None else str(row["pid"]),
+            str(row["incarnation"]),
+            Text(row["state"], style=STATES.get(row["state"], "")),
+            "-" if row["cpu_percent"] is None else f"{row['cpu_percent']:.1f} %",
+            size(row["uss_bytes"]),
+            str(row["restarts"]),
+        )
+    return table
+
+
+def _peers(peers: list[dict[str, Any]], node_type: str, now: float) -> RenderableType:
+    if not peers:
+        return Text("No worker is connected." if node_type == "master" else "The master is not connected.", "yellow")
+    title = "Workers" if node_type == "master" else "Master"
+    table = _table(title, "name", "address", "version", "program", "connected", "last keepalive")
+    for peer in peers:
+        table.add_row(
+            peer["name"],
+            peer["address"],
+            peer["version"],
+            peer["program"],
+            ago(peer["connected_at"], now),
+            ago(peer["keepalive_at"], now),
+        )
+    return table
+
+
+def _manifest(manifest: dict[str, Any], now: float) -> RenderableType:
+    lines = Text("Manifest\n", style="bold")
+    if "files" not in manifest:
+        lines.append("the first scan is running" if manifest["state"] == "scanning" else "no scan yet", style="yellow")
+    else:
+        scan = manifest["last_scan"]
+        lines.append(
+            f"{manifest['files']} files, {size(manifest['total_bytes'])}, root digest {manifest['root_digest'][:16]}\n"
+            f"last scan {ago(scan['ended_at'], now)}: {scan['duration_s']:.3f} s, {scan['hashed']} hashed, "
+            f"{scan['reused']} reused",
+            style="not bold",
+        )
+        for path, why in scan["problems"].items():
+            lines.append(f"\n{path}: {why}", style="not bold yellow")
+    if manifest["failure"]:
+        lines.append(f"\nthe last scan failed: {manifest['failure']}", style="not bold red")
+    return lines
+
+
+def _syncs(syncs: list[dict[str, Any]]) -> Table:
+    table = _table("In progress", "peer", "what", "step", "progress", "done>")
+    for sync in syncs:
+        total = sync["total_bytes"]
+        table.add_row(
+            sync["peer"],
+            sync["kind"],
+            sync["step"],
+            ProgressBar(total=total or None, completed=min(sync["done_bytes"], total), width=24, pulse=not total),
+            f"{size(sync['done_bytes'])} of {size(total)}" if total else "",
+        )
+    return table
+
+
+def _results(results: dict[str, dict[str, Any]], now: float) -> RenderableType:
+    table = _table("Last results", "node", "result", "checked", "synced", "created>", "updated>", "deleted>", "remark")
+    problems: list[RenderableType] = []
+    for name, row in results.items():
+        table.add_row(
+            "this node" if name == "self" else name,
+            Text(row["result"] or "-", style=RESULTS.get(row["result"] or "", "")),
+            ago(row["checked_at"], now),
+            ago(row["synced_at"], now),
+            str(row["created"]),
+            str(row["updated"]),
+            str(row["deleted"]),
+            row["detail"] or "",
+        )
+        problems += [Text(f"{path}: {why}", style="yellow") for path, why in row["problems"].items()]
+    return Group(table, *problems)

@@ -1,0 +1,132 @@
+"""The facts of a node at one moment: from the board, from psutil, and from sync over the local socket.
+
+Answers within two seconds whatever is dead. Stable keys; docs/operations.md lists them.
+"""
+
+import time
+from typing import Any
+
+import psutil
+
+from clusterd.errors import ClusterError
+from clusterd.rundir import board_path
+from clusterd.supervisor.pidfile import running_pid
+from clusterd.wire.commands import STATUS
+from ipc.board import Board, RowSnapshot
+from tools.control import NotAnswering, ask_json
+
+ASK_TIMEOUT_S = 1.2
+CPU_SAMPLE_S = 0.2
+
+
+class StatusReader:
+    """Reads one node again and again; keeps psutil's handles so that CPU is measured between two reads."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._handles: dict[int, psutil.Process] = {}
+
+    def read(self) -> dict[str, Any]:
+        """The status. `running` is false when no supervisor lives; then only `problem` says more."""
+        status: dict[str, Any] = {
+            "running": False,
+            "at": time.time(),
+            "root": self._root,
+            "problem": "",
+            "started_at": None,
+            "node": {"name": None, "type": None, "cluster": None, "version": None, "serving": None},
+            "processes": [],
+            "net": None,
+            "peers": None,
+            "manifest": None,
+            "syncs": [],
+            "results": {},
+        }
+        pid = running_pid(self._root)
+        if pid is None:
+            status["problem"] = f"clusterd is not running at {self._root}. Start it with: clusterd start"
+            return status
+        status["running"] = True
+        try:
+            board = Board.open(board_path(self._root))
+        except (OSError, ValueError) as failure:
+            status["problem"] = f"clusterd (pid {pid}) is starting or stopping: {failure}"
+            return status
+        try:
+            rows = board.rows()
+        finally:
+            board.close()
+        first = self._first_sample(rows)
+        problem = self._ask(status)
+        self._add_processes(status, rows, first)
+        status["problem"] = problem
+        return status
+
+    def _ask(self, status: dict[str, Any]) -> str:
+        """Sync's part, or why there is none."""
+        try:
+            answer = ask_json(self._root, STATUS, timeout_s=ASK_TIMEOUT_S)
+        except NotAnswering as silence:
+            return f"The node does not answer: {silence}"
+        except ClusterError as refusal:
+            return f"The node answered: {refusal}"
+        for key in ("node", "peers", "manifest", "syncs", "results"):
+            status[key] = answer[key]
+        return ""
+
+    # ---- processes -----------------------------------------------------------------------------------------------------
+
+    def _first_sample(self, rows: list[RowSnapshot]) -> float:
+        """Begin to measure CPU; returns when, unless every process was sampled by an earlier read."""
+        fresh = False
+        for row in rows:
+            if row.pid and row.pid not in self._handles:
+                try:
+                    self._handles[row.pid] = psutil.Process(row.pid)
+                    self._handles[row.pid].cpu_percent()
+                    fresh = True
+                except psutil.Error:
+                    continue
+        return time.monotonic() if fresh else 0.0
+
+    def _add_processes(self, status: dict[str, Any], rows: list[RowSnapshot], first: float) -> None:
+        if first:
+            time.sleep(max(0.0, first + CPU_SAMPLE_S - time.monotonic()))
+        for row in rows:
+            handle = self._handles.get(row.pid) if row.state not in ("down", "failed") else None
+            cpu, uss = None, None
+            if handle is not None:
+                try:
+                    cpu = handle.cpu_percent()
+                    uss = handle.memory_full_info().uss
+                except psutil.AccessDenied:
+                    uss = None
+                except psutil.Error:
+                    cpu = None
+            status["processes"].append(
+                {
+                    "name": row.name,
+                    "pid": row.pid if handle is not None else None,
+                    "incarnation": row.incarnation,
+                    "state": row.state,
+                    "cpu_percent": cpu,
+                    "uss_bytes": uss,
+                    "restarts": row.restarts,
+                }
+            )
+            if row.name == "supervisor":
+                status["started_at"] = row.started_at_ns / 1e9
+            if row.name == "net":
+                counters = row.counters
+                status["net"] = {
+                    "connections": counters["connections"],
+                    "handshakes": counters["handshakes"],
+                    "local_clients": counters["local_clients"],
+                    "refused": counters["refused"],
+                    "frames_in": counters["frames_in"],
+                    "frames_out": counters["frames_out"],
+                    "bytes_in": counters["bytes_in"],
+                    "bytes_out": counters["bytes_out"],
+                    "work_max_ms": counters["work_max_us"] / 1000,
+                    "work_over_5ms": counters["work_over_5ms"],
+                }

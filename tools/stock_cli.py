@@ -1,0 +1,84 @@
+"""`wazuh-clusterd`: the stock daemon's command line (wire.md 7.5), for service units and scripts written for it.
+
+argparse, because `-c FILE` and single-dash flags must be read as the stock program reads them.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from clusterd.configuration import load
+from clusterd.rundir import root_problem
+from tools import service
+
+HIDDEN = ("--performance_test", "--concurrency_test", "--string", "--file")
+STOCK_FAILURE = 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wazuh-clusterd", description="The node's cluster daemon, with the stock flags."
+    )
+    parser.add_argument("-f", action="store_true", dest="foreground", help="run in the foreground")
+    parser.add_argument("-d", action="count", default=0, dest="debug", help="debug; twice: more")
+    parser.add_argument("-V", action="store_true", dest="version", help="print the version and exit")
+    parser.add_argument("-r", action="store_true", dest="stay_root", help="stay root")
+    parser.add_argument("-t", action="store_true", dest="test", help="check the configuration and exit")
+    parser.add_argument("-c", dest="conf", metavar="FILE", help="another ossec.conf")
+    parser.add_argument("--ssl", action="store_true", help="TLS below the cluster's own encryption")
+    for option in HIDDEN:
+        parser.add_argument(option, dest=option.strip("-"), help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    """Entry point. Exit codes as the stock daemon: 0 good or disabled, 1 otherwise."""
+    options = _parser().parse_args()
+    root = os.path.abspath(os.environ.get("CLUSTERD_ROOT", "/var/ossec"))
+    for option in HIDDEN:
+        if getattr(options, option.strip("-")) is not None:
+            _end(
+                f"{option} is a test mode of the stock daemon; `make bench` and `python -m tools.rig` do this here", 64
+            )
+    problem = root_problem(root)
+    if problem is not None:
+        _end(problem)
+    loaded = load(root, conf=options.conf)
+    if options.version:
+        version = loaded.settings.clusterd.version if loaded.settings is not None else "4.14.1"
+        print(f"clusterd, compatible with Wazuh v{version}")
+        sys.exit(0)
+    if loaded.settings is None:
+        for mistake in loaded.problems:
+            print(f"wazuh-clusterd: {mistake}", file=sys.stderr)
+        sys.exit(STOCK_FAILURE)
+    if options.test:
+        sys.exit(0)
+    if loaded.settings.cluster.disabled:
+        print("wazuh-clusterd: the cluster is disabled in the <cluster> block of ossec.conf", file=sys.stderr)
+        sys.exit(0)
+    if options.foreground:
+        print(f"Starting cluster in foreground (pid: {os.getpid()})", flush=True)
+    started = service.start(
+        root,
+        foreground=options.foreground,
+        debug=options.debug,
+        log_format="text",
+        timeout_s=60.0,
+        say=lambda text: print(f"wazuh-clusterd: {text}", file=sys.stderr),
+        conf=None if options.conf is None else str(Path(options.conf).absolute()),
+        stay_root=options.stay_root,
+        tls=options.ssl,
+    )
+    if not started.ok:
+        _end(started.reason)
+
+
+def _end(text: str, code: int = STOCK_FAILURE) -> None:
+    print(f"wazuh-clusterd: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
