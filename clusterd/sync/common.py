@@ -4,19 +4,13 @@ from collections.abc import Awaitable, Callable
 
 from clusterd.errors import ClusterError
 from clusterd.sync.context import Context
-from clusterd.sync.incoming import split_once
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
-from clusterd.wire.results import decode_exception
+from clusterd.wire.payloads import build_words, parse_addressed, parse_task_failure
+from clusterd.wire.results import encode_failure
 
 Handler = Callable[[Peer, bytes], Awaitable[bytes]]
 """Answers a request: returns the payload of `ok`, or raises (ClusterError, QueryRefused, Refusal)."""
-
-
-def task_and_error(payload: bytes) -> tuple[str, ClusterError]:
-    """`{task id} {JSON of an exception}`, as in `*_r` and `cancel_task`. Raises ClusterError 1000."""
-    task_id, encoded = split_once(payload)
-    return task_id, decode_exception(encoded)
 
 
 class CommonRequests:
@@ -43,17 +37,16 @@ class CommonRequests:
         return commands.FILE_RECEIVED
 
     async def new_string(self, peer: Peer, payload: bytes) -> bytes:
-        idle_s = self._context.settings.clusterd.limits.string_idle_s
-        return peer.incoming.new_string(payload, idle_s=idle_s).encode()
+        return peer.incoming.new_string(payload).encode()
 
     async def cancel_string(self, peer: Peer, payload: bytes) -> bytes:
         return peer.incoming.cancel_string(payload).encode()
 
     async def cancel_task(self, peer: Peer, payload: bytes) -> bytes:
         """The peer stopped waiting for a file of ours (wire.md 4.5). Ids that nothing sends are not kept (R4)."""
-        task_id, error = task_and_error(payload)
+        task_id, error = parse_task_failure(payload)
         tag = f"Worker {self._context.node_name if peer.info.kind == 'master' else peer.name}"
-        if task_id == "None":
+        if task_id is None:
             text = f"The task was requested to be canceled but no task_id was received: {error}"
         else:
             text = f"The task was canceled due to the following error on the remote node: {error}"
@@ -64,21 +57,18 @@ class CommonRequests:
 
     async def refuse_api_request(self, peer: Peer, payload: bytes) -> bytes:
         """No API function is registered on this node: the asker is told at once instead of waiting 200 s."""
-        client, _ = split_once(payload)
+        client = parse_addressed(payload).id
         error = ClusterError(3009, "this node serves no API functions")
         peer.spawn(self._send_late(peer, commands.DAPI_ERR, client, error))
         return commands.DAPI_QUEUED
 
     async def unknown_api_client(self, peer: Peer, payload: bytes) -> bytes:
-        client, _ = split_once(payload)
-        raise ClusterError(3032, client)
+        raise ClusterError(3032, parse_addressed(payload).id)
 
     @staticmethod
     async def _send_late(peer: Peer, command: str, client: str, error: ClusterError) -> None:
-        from clusterd.wire.results import encode_failure
-
         try:
-            await peer.request(command, f"{client} ".encode() + encode_failure(error))
+            await peer.request(command, build_words(client, encode_failure(error)))
         except ClusterError:
             # The peer is gone or has forgotten the client; it has its own timeout.
             return

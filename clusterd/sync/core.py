@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import traceback
+from collections.abc import Coroutine
+from typing import Any
 
 from clusterd.errors import ClusterError
 from clusterd.sync.caps import offer_caps
@@ -22,6 +24,7 @@ from clusterd.sync.requests_worker import WorkerRequests
 from clusterd.sync.status import node_status
 from clusterd.sync.zip_limit import ZipLimit
 from clusterd.wire import commands
+from clusterd.wire.payloads import build_task_failure
 from clusterd.wire.results import encode_exception, encode_failure
 from ipc.descriptor import Descriptor
 from ipc.messages import (
@@ -111,7 +114,7 @@ class Core:
         """The sync that was sending this file is dead: the peer hears it instead of waiting in vain."""
         error = ClusterError(1000, "the sync process was restarted while it sent this file")
         with contextlib.suppress(ClusterError):  # if it cannot be told, the peer's own timeout of 120 s remains
-            await peer.request(f"{command}_r", f"{task_id} ".encode() + encode_failure(error))
+            await peer.request(f"{command}_r", build_task_failure(task_id, error))
         await peer.note_sending(command, task_id, is_open=False)
 
     async def _link_up(self, info: LinkInfo) -> None:
@@ -123,8 +126,7 @@ class Core:
             self._context.spool,
             self._context.jobs,
             file_limit=settings.communication.max_zip_size_bytes if settings.is_master else limits.unpacked_total_bytes,
-            string_limit=limits.string_bytes,
-            strings_limit=limits.strings_per_link,
+            limits=limits,
             now=self._context.clock.monotonic,
         )
         peer = Peer(
@@ -238,7 +240,7 @@ class Core:
         settings = self._context.settings
         return "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"
 
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)  # type: ignore[arg-type]
-        task.add_done_callback(self._tasks.discard)  # type: ignore[arg-type]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

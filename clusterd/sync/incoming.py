@@ -1,50 +1,33 @@
-"""What one link is sending us: files and long strings on their way into the spool (wire.md 4.3, 4.4; W1, W2, R2, R4).
+"""What one link is sending us: files and long strings on their way into the spool (wire.md 4.3, 4.4).
 
-A file is accepted only while a task waits for one, and its name never decides where we write.
+Which names and sizes are allowed is decided by wire/transfer.py; here the bytes are stored, by jobs, in the order in which
+their chunks came.
 """
 
 import asyncio
-import os
 import random
 from collections.abc import Callable
 
 import msgspec
 
 from clusterd.errors import ClusterError
-from clusterd.names import package_name_problem
+from clusterd.settings import Limits
 from clusterd.sync.pool_port import JobError, PoolPort
 from clusterd.sync.spool import Spool
+from clusterd.wire import commands
+from clusterd.wire.payloads import parse_file_end, parse_length, parse_task_path, split_word
+from clusterd.wire.transfer import Files, IncomingFile, Strings
 from ipc.descriptor import Descriptor
 from ipc.messages import ChunkStored, ChunkTarget, Digested, DigestSegments, Segment, StoreChunk
 
 FILES_PER_LINK = 4
-SHA256_BYTES = 32
-CHECKSUM_TEXT = b"File wasn't correctly received. Checksums aren't equal."
-
-
-class IncomingFile(msgspec.Struct):
-    """A file being received under wire name `name` into spool file `path`; `size` bytes have arrived."""
-
-    name: str
-    path: str
-    size: int = 0
-    complete: bool = False
-
-
-class IncomingString(msgspec.Struct):
-    """A long string of `total` announced bytes; `size` have arrived in spool file `path`."""
-
-    path: str
-    total: int
-    size: int = 0
-    touched_at: float = 0.0
 
 
 class Awaited(msgspec.Struct, frozen=True):
-    """A task of ours that waits for a file of the peer."""
+    """A task of ours that waits for a file of the peer. The file's `owner` is its spool path."""
 
     task_id: str
-    file: "asyncio.Future[IncomingFile]"
+    file: "asyncio.Future[IncomingFile[str]]"
 
 
 class Refusal(Exception):
@@ -58,17 +41,6 @@ class BadSeal(ClusterError):
         super().__init__(3025)
 
 
-def split_once(payload: bytes) -> tuple[str, bytes]:
-    """`{word} {rest}`. Raises ClusterError 1000 with the text that a stock node gives."""
-    word, space, rest = payload.partition(b" ")
-    if not space:
-        raise ClusterError(1000, "not enough values to unpack (expected 2, got 1)")
-    try:
-        return word.decode(), rest
-    except UnicodeDecodeError as problem:
-        raise ClusterError(1000, f"a name that is not UTF-8: {problem.reason}") from problem
-
-
 class Incoming:
     """Files and strings of one link. `node` is the worker's name of the connection (its directory on both ends)."""
 
@@ -79,21 +51,23 @@ class Incoming:
         jobs: PoolPort,
         *,
         file_limit: int,
-        string_limit: int,
-        strings_limit: int,
+        limits: Limits,
         now: Callable[[], float],
     ) -> None:
-        self._node = node
         self._spool = spool
         self._jobs = jobs
         self._file_limit = file_limit
-        self._string_limit = string_limit
-        self._strings_limit = strings_limit
         self._now = now
-        self._files: dict[str, IncomingFile] = {}
-        self._strings: dict[str, IncomingString] = {}
+        self._files: Files[str] = Files(node, max_bytes=file_limit, max_count=FILES_PER_LINK)
+        self._strings: Strings[str] = Strings(
+            max_bytes=limits.string_bytes,
+            max_count=limits.strings_per_link,
+            idle_s=limits.string_idle_s,
+            pick_id=lambda: random.getrandbits(32),
+        )
         self._awaited: dict[str, Awaited] = {}
         self._order = asyncio.Lock()
+        self.received_bytes = 0
 
     # ---- tasks that wait for a file --------------------------------------------------------------------------------
 
@@ -104,11 +78,10 @@ class Incoming:
         return awaited
 
     def forget(self, task_id: str) -> None:
-        """The task does not wait any more; files that no other task can take go with it."""
+        """The task does not wait any more; with the last one go the files that nobody can take."""
         self._awaited.pop(task_id, None)
         if not self._awaited:
-            for name in list(self._files):
-                self.drop_file(name)
+            self._spool.remove(*(file.owner for file in self._files.take_all()))
 
     def awaited(self, task_id: str) -> Awaited | None:
         return self._awaited.get(task_id)
@@ -117,150 +90,119 @@ class Incoming:
     def awaited_count(self) -> int:
         return len(self._awaited)
 
-    def received_bytes(self) -> int:
-        """Of all files that are under way (for progress)."""
-        return sum(file.size for file in self._files.values())
-
     # ---- files -----------------------------------------------------------------------------------------------------
 
     def new_file(self, payload: bytes) -> None:
         """Begin a file. Raises ClusterError 1000 when none is awaited, or for a name that is not one of ours (W1)."""
         try:
-            name = payload.decode()
+            path = payload.decode()
         except UnicodeDecodeError as problem:
-            raise ClusterError(1000, "the file's name is not UTF-8") from problem
-        shown = name if len(name) <= 200 else name[:200] + "..."
-        prefix = next((p for p in (f"/queue/cluster/{self._node}/", "/queue/cluster/") if name.startswith(p)), None)
-        if prefix is None or package_name_problem(name.removeprefix(prefix)):
-            raise ClusterError(1000, f"a package may only be named /queue/cluster/{self._node}/NAME.zip, not {shown!r}")
-        if not self._awaited:
-            raise ClusterError(1000, f"no task waits for a file: {shown!r}")
-        self.drop_file(name)
-        if len(self._files) >= FILES_PER_LINK:
-            raise ClusterError(1000, f"more than {FILES_PER_LINK} files at once on one connection")
-        path = self._spool.new_path("package")
-        with open(path, "wb"):
+            raise ClusterError(1000, str(problem)) from None
+        spool_path = self._spool.new_path("package")
+        _, earlier = self._files.begin(path, spool_path, awaited=bool(self._awaited))
+        if earlier is not None:
+            self._spool.remove(earlier.owner)
+        with open(spool_path, "wb"):
             pass
-        self._files[name] = IncomingFile(name, path)
 
     async def file_chunk(self, payload: bytes, body: list[Descriptor] | None) -> None:
-        """`{name} {data}`, open or sealed. Chunks of a link are stored in the order in which they arrived."""
+        """`{path} {data}`, open or sealed. A file that cannot be stored is dropped."""
         async with self._order:
             if body is None:
-                name, _ = split_once(payload)
-                if name not in self._files:
-                    raise ClusterError(1000, repr(name.encode()))
-            targets = [
-                ChunkTarget(file.name, file.path, file.size, self._file_limit)
-                for file in self._files.values()
-                if not file.complete
-            ]
-            stored = await self._store(targets, payload, body)
-            found = self._files.get(stored.name)
-            if found is not None:
-                found.size += stored.size
+                growing = [self._files.find(split_word(payload)[0])]
+            else:
+                growing = [file for file in self._files if not file.complete]
+            targets = [ChunkTarget(file.path, file.owner, file.received, self._file_limit) for file in growing]
+            try:
+                stored = await self._store(targets, payload, body)
+            except ClusterError:
+                if len(growing) == 1:
+                    self._drop_file(growing[0].path)
+                raise
+            self._files.accept(self._files.find(stored.name), stored.size)
+            self.received_bytes += stored.size
 
     async def end_file(self, payload: bytes) -> None:
-        """`{name} {SHA-256}`. Raises Refusal when the digest differs; the file is then gone."""
+        """`{path} {SHA-256}`. Raises Refusal when the digest differs; the file is then gone."""
         async with self._order:
-            name, digest = split_once(payload)
-            file = self._files.get(name)
-            if file is None:
-                raise ClusterError(1000, repr(name.encode()))
+            end = parse_file_end(payload)
+            file = self._files.find(end.path)
+            job = DigestSegments([Segment(file.owner, 0, file.received)])
             try:
-                found = await self._jobs.run(DigestSegments([Segment(file.path, 0, file.size)]), Digested, urgent=True)
+                found = await self._jobs.run(job, Digested, urgent=True)
             except JobError as failure:
-                self.drop_file(name)
+                self._drop_file(end.path)
                 raise ClusterError(1000, str(failure)) from failure
-            if found.sha256 != digest:
-                self.drop_file(name)
-                raise Refusal(CHECKSUM_TEXT.decode())
+            if found.sha256 != end.digest:
+                self._drop_file(end.path)
+                raise Refusal(commands.CHECKSUM_MISMATCH.decode())
             file.complete = True
 
     def end_task(self, payload: bytes) -> None:
         """`{task id} {path}` (`*_e`): hand the file to the task. Raises ClusterError 3027 for an unknown task or file (W2).
 
         Only a file that was received on this link and is whole is taken; nothing else is touched."""
-        task_id, path = split_once(payload)
-        name = "/" + path.decode(errors="replace").lstrip("/")
-        awaited = self._awaited.get(task_id)
-        file = self._files.get(name)
-        if awaited is None or awaited.file.done() or file is None or not file.complete:
-            if file is not None and (awaited is None or not file.complete):
-                self.drop_file(name)
-            raise ClusterError(3027, task_id)
-        del self._files[name]
+        end = parse_task_path(payload)
+        awaited = self._awaited.get(end.task_id)
+        file = self._files.claim(end.path.removeprefix("/"))
+        if awaited is None or awaited.file.done() or file is None:
+            if file is not None:
+                self._spool.remove(file.owner)
+            raise ClusterError(3027, end.task_id)
         awaited.file.set_result(file)
 
-    def drop_file(self, name: str) -> None:
-        file = self._files.pop(name, None)
+    def _drop_file(self, path: str) -> None:
+        file = self._files.drop(path)
         if file is not None:
-            self._spool.remove(file.path)
+            self._spool.remove(file.owner)
 
     # ---- strings ---------------------------------------------------------------------------------------------------
 
-    def new_string(self, payload: bytes, *, idle_s: float) -> str:
-        """`{length}`; returns the id. Strings unused for `idle_s` make room (R4)."""
-        total = self._length(payload)
+    def new_string(self, payload: bytes) -> str:
+        """`{length}`; returns the id. Strings unused for long make room (R4)."""
+        total = parse_length(payload)
         now = self._now()
-        for string_id, string in list(self._strings.items()):
-            if now - string.touched_at > idle_s:
-                self.drop_string(string_id)
-        if total > self._string_limit:
-            raise ClusterError(1000, f"a string of {total} bytes is above the limit of {self._string_limit} bytes")
-        if len(self._strings) >= self._strings_limit:
-            raise ClusterError(1000, f"more than {self._strings_limit} strings at once on one connection")
-        string_id = str(random.getrandbits(32))
-        while string_id in self._strings:
-            string_id = str(random.getrandbits(32))
-        path = self._spool.new_path("string")
-        with open(path, "wb"):
+        self._spool.remove(*(string.owner for string in self._strings.expire(now)))
+        string = self._strings.begin(total, self._spool.new_path("string"), now)
+        with open(string.owner, "wb"):
             pass
-        self._strings[string_id] = IncomingString(path, total, touched_at=now)
-        return string_id
+        return string.id
 
     async def string_chunk(self, payload: bytes, body: list[Descriptor] | None) -> None:
         """`{id} {data}`. Bytes beyond the announced length are dropped silently, as stock does."""
         async with self._order:
             if body is None:
-                name, _ = split_once(payload)
-                if name not in self._strings:
-                    raise ClusterError(1000, repr(name.encode()))
+                growing = [self._strings.find(split_word(payload)[0])]
+            else:
+                growing = list(self._strings)
             targets = [
-                ChunkTarget(string_id, string.path, string.size, string.total, truncate=True)
-                for string_id, string in self._strings.items()
+                ChunkTarget(string.id, string.owner, string.received, string.total, truncate=True) for string in growing
             ]
             stored = await self._store(targets, payload, body)
-            found = self._strings.get(stored.name)
-            if found is not None:
-                found.size += stored.size
-                found.touched_at = self._now()
+            self._strings.find(stored.name).accept(stored.size, self._now())
 
     def cancel_string(self, payload: bytes) -> str:
         """`err_str`: drop the first string of this length of which nothing has come; its id, or `None`."""
-        total = self._length(payload)
-        for string_id, string in self._strings.items():
-            if string.total == total and string.size == 0:
-                self.drop_string(string_id)
-                return string_id
-        return "None"
-
-    def string(self, string_id: str) -> IncomingString | None:
-        return self._strings.get(string_id)
+        string = self._strings.abandon(parse_length(payload))
+        if string is None:
+            return "None"
+        self._spool.remove(string.owner)
+        return string.id
 
     def drop_string(self, string_id: str) -> None:
-        string = self._strings.pop(string_id, None)
-        if string is not None:
-            self._spool.remove(string.path)
+        """A command has used it, or nobody will."""
+        try:
+            self._spool.remove(self._strings.take(string_id).owner)
+        except ClusterError:
+            # Stock's peers name a string that was never sent ("None", "Error ..."), too.
+            return
 
     # ---- end -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """The link is gone: nothing of it stays in the spool."""
-        for name in list(self._files):
-            self.drop_file(name)
-        for string_id in list(self._strings):
-            self.drop_string(string_id)
+        self._spool.remove(*(file.owner for file in self._files.take_all()))
+        self._spool.remove(*(string.owner for string in self._strings.take_all()))
         for awaited in self._awaited.values():
             awaited.file.cancel()
         self._awaited.clear()
@@ -272,18 +214,3 @@ class Incoming:
             if failure.kind == "bad-seal":
                 raise BadSeal from failure
             raise ClusterError(1000, str(failure)) from failure
-
-    @staticmethod
-    def _length(payload: bytes) -> int:
-        try:
-            length = int(payload)
-        except ValueError as problem:
-            raise ClusterError(1000, f"invalid literal for int() with base 10: {payload[:40]!r}") from problem
-        if length < 0:
-            raise ClusterError(1000, "a string cannot have a negative length")
-        return length
-
-
-def file_size(path: str) -> int:
-    """Bytes of a spool file."""
-    return os.stat(path).st_size

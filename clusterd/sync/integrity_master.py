@@ -92,10 +92,10 @@ class IntegrityMaster:
         peer.spawn(self._check(peer, task_id, peer.incoming.expect(task_id)))
         return task_id
 
-    def worker_failed(self, peer: Peer, task_id: str, error: ClusterError) -> None:
+    def worker_failed(self, peer: Peer, task_id: str | None, error: ClusterError) -> None:
         """`syn_i_w_m_r`: the worker gave up; its permission is free at once (wire.md 4.7)."""
         self.permissions.end(peer.name)
-        awaited = peer.incoming.awaited(task_id)
+        awaited = None if task_id is None else peer.incoming.awaited(task_id)
         if awaited is not None and not awaited.file.done():
             awaited.file.set_exception(error)
             return

@@ -15,7 +15,7 @@ from clusterd.sync.outgoing import Package, Progress
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.waiting import wait_for_file
-from clusterd.wire.results import encode_failure
+from clusterd.wire.payloads import build_task_failure
 from ipc.messages import (
     Applied,
     ApplyPlan,
@@ -149,9 +149,9 @@ class IntegrityWorker:
         peer.spawn(self._receive(peer, task_id, peer.incoming.expect(task_id)))
         return task_id
 
-    async def master_failed(self, peer: Peer, task_id: str, error: ClusterError) -> None:
+    async def master_failed(self, peer: Peer, task_id: str | None, error: ClusterError) -> None:
         """`syn_m_c_r`: the master gave up sending."""
-        awaited = peer.incoming.awaited(task_id)
+        awaited = None if task_id is None else peer.incoming.awaited(task_id)
         if awaited is not None and not awaited.file.done():
             awaited.file.set_exception(error)
             return
@@ -259,7 +259,7 @@ class IntegrityWorker:
     async def _report(self, peer: Peer, error: ClusterError) -> None:
         """`syn_i_w_m_r` `None {JSON}` (wire.md 5.11)."""
         try:
-            await peer.request("syn_i_w_m_r", b"None " + encode_failure(error))
+            await peer.request("syn_i_w_m_r", build_task_failure(None, error))
         except ClusterError:
             # The master will see no package and the next round starts anew: nothing else can be done here.
             return

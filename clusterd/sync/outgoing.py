@@ -13,12 +13,10 @@ from clusterd.sync.journal import Journal
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError, PoolPort
 from clusterd.sync.slabs import SlabPool
-from clusterd.wire.results import encode_failure
+from clusterd.wire.payloads import build_task_failure, build_words
+from clusterd.wire.transfer import chunk_bytes
 from ipc.descriptor import Descriptor
 from ipc.messages import INLINE_BYTES, Digested, DigestSegments, SealChunk, Sealed, Segment
-
-CHUNK_PAYLOAD = 5242880
-"""Plain bytes of a full file_upd, path included (wire.md 4.3)."""
 
 INLINE_CHUNK = INLINE_BYTES // 2
 """Packages up to this size are read by sync and sealed by net: a job would cost more than it saves."""
@@ -112,7 +110,7 @@ class Sender:
             sending_s = time.monotonic() - transfer_started
             transfer_started = None
             try:
-                await peer.request(f"{command}_e", f"{task_id} {path[1:]}".encode())
+                await peer.request(f"{command}_e", build_words(task_id, path[1:]))
             except ClusterError:
                 # After an interruption the peer does not know the task any more: 3027 is what it has to say (5.7).
                 if cut_at is None:
@@ -142,7 +140,7 @@ class Sender:
                 await peer.request("file_upd", prefix + read_segments(package.segments))
             progress.done_bytes = package.size
         else:
-            sent = await self._send_chunks(peer, prefix, package, task_id, progress)
+            sent = await self._send_chunks(peer, path, package, task_id, progress)
             if sent < package.size:
                 cut = slice_segments(package.segments, 0, sent)
                 sha256 = (await self._jobs.run(DigestSegments(cut), Digested, urgent=True)).sha256
@@ -151,8 +149,8 @@ class Sender:
         await peer.request("file_end", prefix + sha256)
         return None
 
-    async def _send_chunks(self, peer: Peer, prefix: bytes, package: Package, task_id: str, progress: Progress) -> int:
-        chunk = CHUNK_PAYLOAD - len(prefix)
+    async def _send_chunks(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int:
+        chunk, prefix = chunk_bytes(path), build_words(path, b"")
         sealing: asyncio.Task[Descriptor] | None = self._seal(prefix, package, 0, chunk)
         sent = 0
         try:
@@ -201,7 +199,7 @@ class Sender:
     async def _tell(peer: Peer, command: str, task_id: str | None, error: ClusterError) -> None:
         """The error notice of wire.md 4.7."""
         try:
-            await peer.request(f"{command}_r", f"{task_id} ".encode() + encode_failure(error))
+            await peer.request(f"{command}_r", build_task_failure(task_id, error))
         except ClusterError:
             return
 

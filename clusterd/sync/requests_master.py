@@ -2,13 +2,13 @@
 
 from clusterd.errors import ClusterError
 from clusterd.sync.caps import answer_caps
-from clusterd.sync.common import CommonRequests, Handler, task_and_error
+from clusterd.sync.common import CommonRequests, Handler
 from clusterd.sync.context import Context
-from clusterd.sync.incoming import split_once
 from clusterd.sync.integrity_master import IntegrityMaster
 from clusterd.sync.nodes import Nodes
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
+from clusterd.wire.payloads import build_words, parse_addressed, parse_string_for, parse_task_failure
 from clusterd.wire.results import dump_json, load_json
 
 NO_STORE = "this node has no agent database"
@@ -56,7 +56,7 @@ class MasterRequests:
         return commands.PACKAGE_RECEIVED
 
     async def check_failed(self, peer: Peer, payload: bytes) -> bytes:
-        task_id, error = task_and_error(payload)
+        task_id, error = parse_task_failure(payload)
         self._integrity.worker_failed(peer, task_id, error)
         return commands.ERROR_RECEIVED
 
@@ -81,9 +81,9 @@ class MasterRequests:
 
     async def sendsync(self, peer: Peer, payload: bytes) -> bytes:
         """No daemon of this node can be reached through the cluster: the client is told at once."""
-        client, _ = split_once(payload)
-        text = f"{client} {ClusterError(1014, 'this node forwards nothing to its daemons')}"
-        peer.spawn(self._request_quietly(peer, commands.SENDSYN_ERR, text.encode()))
+        error = ClusterError(1014, "this node forwards nothing to its daemons")
+        answer = build_words(parse_addressed(payload).id, str(error))
+        peer.spawn(self._request_quietly(peer, commands.SENDSYN_ERR, answer))
         return commands.SENDSYNC_QUEUED
 
     async def get_nodes(self, peer: Peer, payload: bytes) -> bytes:
@@ -94,9 +94,9 @@ class MasterRequests:
 
     async def api_answer(self, peer: Peer, payload: bytes) -> bytes:
         """Nobody here asked."""
-        client, string_id = split_once(payload)
-        peer.incoming.drop_string(string_id.decode(errors="replace"))
-        raise ClusterError(3032, client)
+        answer = parse_string_for(payload)
+        peer.incoming.drop_string(answer.string_id)
+        raise ClusterError(3032, answer.id)
 
     @staticmethod
     async def _request_quietly(peer: Peer, command: str, payload: bytes) -> None:

@@ -1,15 +1,20 @@
 """What a worker answers its master (wire.md 4.1, M>W)."""
 
 from clusterd.errors import ClusterError
-from clusterd.sync.common import CommonRequests, Handler, task_and_error
+from clusterd.sync.common import CommonRequests, Handler
 from clusterd.sync.context import Context
-from clusterd.sync.incoming import split_once
 from clusterd.sync.integrity_worker import IntegrityWorker
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
-from clusterd.wire.results import dump_json
+from clusterd.wire.payloads import (
+    BatchResult,
+    build_batch_result,
+    parse_addressed,
+    parse_string_for,
+    parse_task_failure,
+)
 
-NOTHING_KEPT = {"updated_chunks": 0, "error_messages": [], "time_spent": 0.0}
+NOTHING_KEPT = BatchResult(updated_chunks=0, error_messages=[], time_spent=0.0)
 
 
 class WorkerRequests:
@@ -46,7 +51,7 @@ class WorkerRequests:
         return commands.PACKAGE_RECEIVED
 
     async def sync_failed(self, peer: Peer, payload: bytes) -> bytes:
-        task_id, error = task_and_error(payload)
+        task_id, error = parse_task_failure(payload)
         await self._integrity.master_failed(peer, task_id, error)
         return commands.ERROR_RECEIVED
 
@@ -73,17 +78,15 @@ class WorkerRequests:
     @staticmethod
     async def _answer(peer: Peer, command: str) -> None:
         try:
-            await peer.request(command, dump_json(NOTHING_KEPT))
+            await peer.request(command, build_batch_result(NOTHING_KEPT))
         except ClusterError:
             # The master repeats itself every 10 s.
             return
 
     async def answer_to_nobody(self, peer: Peer, payload: bytes) -> bytes:
         """The local client is gone: the answer is dropped, and the master hears what stock says."""
-        _, string_id = split_once(payload)
-        peer.incoming.drop_string(string_id.decode(errors="replace"))
+        peer.incoming.drop_string(parse_string_for(payload).string_id)
         return commands.DAPI_FORWARDED_TO_WORKER
 
     async def error_to_nobody(self, peer: Peer, payload: bytes) -> bytes:
-        client, _ = split_once(payload)
-        raise ClusterError(1000, repr(client))
+        raise ClusterError(1000, repr(parse_addressed(payload).id))

@@ -7,7 +7,8 @@ from clusterd.sync.context import Context
 from clusterd.sync.incoming import Awaited
 from clusterd.sync.journal import Journal
 from clusterd.sync.peer import Peer
-from clusterd.wire.results import encode_failure
+from clusterd.wire import commands
+from clusterd.wire.payloads import build_task_failure
 
 
 async def wait_for_file(context: Context, peer: Peer, awaited: Awaited, journal: Journal | None) -> str:
@@ -25,12 +26,12 @@ async def wait_for_file(context: Context, peer: Peer, awaited: Awaited, journal:
         peer.spawn(_cancel(peer, awaited.task_id, error))
         raise error from silence
     if journal is not None:
-        journal.debug(f"Received file from worker: '{context.settings.root}{file.name}'")
-    return file.path
+        journal.debug(f"Received file from worker: '{context.settings.root}{file.path}'")
+    return file.owner
 
 
 async def _cancel(peer: Peer, task_id: str, error: ClusterError) -> None:
     try:
-        await peer.request("cancel_task", f"{task_id} ".encode() + encode_failure(error))
+        await peer.request(commands.CANCEL_TASK, build_task_failure(task_id, error))
     except ClusterError:
         return

@@ -75,6 +75,9 @@ class Strings(Generic[Owner]):
     def __len__(self) -> int:
         return len(self._strings)
 
+    def __iter__(self) -> Iterator[IncomingString[Owner]]:
+        return iter(list(self._strings.values()))
+
     def begin(self, total: int, owner: Owner, now: float) -> IncomingString[Owner]:
         """`new_str`. Raises ClusterError 1000 beyond the limits; nothing is kept then."""
         announced = sum(string.total for string in self._strings.values())
@@ -147,6 +150,9 @@ class Files(Generic[Owner]):
 
     def __len__(self) -> int:
         return len(self._files)
+
+    def __iter__(self) -> Iterator[IncomingFile[Owner]]:
+        return iter(list(self._files.values()))
 
     def begin(
         self, path: str, owner: Owner, *, awaited: bool
