@@ -1,74 +1,155 @@
 """ZeroMQ sockets over ipc://, typed and bounded. Made after the fork, by the process that uses them.
 
-Nothing is dropped silently: a full queue makes `send` wait, and a receiver that is unknown or stays full is NoCredit.
+Nothing is dropped silently: a full queue makes `send` wait, and a receiver that is unknown or stays full is NoCredit. What
+does end with a process is what was on its way to it; whoever talks to it learns of its death by its successor's hello.
+
+Plain sockets on the loop's own readiness call, not zmq.asyncio: that costs a third less for one message and two thirds
+less for many (14 instead of 46 us of CPU), and a cancelled `recv` can lose no message, since nothing is awaited while one
+is in hand.
 """
 
 import asyncio
 import contextlib
 import os
+import time
+from collections import defaultdict
 from typing import Any, Generic, TypeVar
 
 import zmq
-import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
 
 from ipc.codec import Decoder, encode
-from ipc.errors import NoCredit
+from ipc.errors import BadMessage, NoCredit
 
 M = TypeVar("M")
 SEND_TIMEOUT_S = 10.0
-RECONNECT_MS = 50
-RECONNECT_MAX_MS = 500
+FULL_POLL_S = 0.002
+"""How often a full queue is tried again. ZeroMQ cannot say which peer of a ROUTER has room."""
+RECONNECT_MS = 20
+RECONNECT_MAX_MS = 200
+BURST = 32
+"""Messages received in a row before other work of the loop gets its turn."""
+LONGEST_PATH = 107
 
 
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+class _Socket:
+    """A socket of a loop. `receive` and `send` never block it."""
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", socket: "zmq.Socket[bytes]") -> None:
+        self._context = context
+        self._socket = socket
+        self._fd = int(socket.get(zmq.FD))
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._burst = 0
+
+    async def receive(self) -> list[bytes]:
+        self._burst += 1
+        if self._burst >= BURST:
+            self._burst = 0
+            await asyncio.sleep(0)
+        while True:
+            try:
+                return self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                self._burst = 0
+                await self._wait_readable()
+
+    async def send(self, frames: list[bytes], turn: asyncio.Lock, who: str) -> None:
+        """One at a time for each receiver, so that a message that waits for room is not overtaken."""
+        deadline = time.monotonic() + SEND_TIMEOUT_S
+        async with turn:
+            while True:
+                try:
+                    self._socket.send_multipart(frames, zmq.NOBLOCK)
+                except zmq.Again:
+                    if time.monotonic() >= deadline:
+                        raise NoCredit(f"{who} takes no messages") from None
+                except zmq.ZMQError as failure:
+                    if failure.errno == zmq.EHOSTUNREACH:
+                        raise NoCredit(f"{who} is not connected") from None
+                    raise
+                else:
+                    return
+                finally:
+                    if self._waiters:
+                        # Sending may have consumed the signal that a message has come.
+                        self._wake()
+                await asyncio.sleep(FULL_POLL_S)
+
+    def close(self) -> None:
+        """Whoever waits in `receive` is cancelled. May be called twice."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._fd)
+        self._loop = None
+        for waiter in self._waiters:
+            waiter.cancel()
+        self._socket.close(0)
+        self._context.term()
+
+    async def _wait_readable(self) -> None:
+        """The descriptor signals changes, not states: it is only good to wait on after a receive that found nothing."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._fd, self._wake)
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        # Asking for the events resets the descriptor, so ask even when nobody waits.
+        if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
 
 class RouterChannel(Generic[M]):
     """The side that binds. Peers are known by the identity they chose; a new connection takes over an old one's."""
 
     def __init__(self, path: str, decoder: Decoder[M], hwm: int) -> None:
+        """Binds at `path`, over whatever file is there. Raises ValueError for a path too long, OSError (of zmq) if it
+        cannot be bound."""
         self._path = path
         self._decoder = decoder
-        self._context: zmq.asyncio.Context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.set(zmq.LINGER, 0)
-        self._socket.set(zmq.SNDHWM, hwm)
-        self._socket.set(zmq.RCVHWM, hwm)
-        self._socket.set(zmq.ROUTER_MANDATORY, 1)
-        self._socket.set(zmq.ROUTER_HANDOVER, 1)
-        _unlink(path)
-        self._socket.bind(f"ipc://{path}")
+        self._turns: defaultdict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        socket = context.socket(zmq.ROUTER)
+        try:
+            _bound(socket, hwm)
+            socket.set(zmq.ROUTER_MANDATORY, 1)
+            socket.set(zmq.ROUTER_HANDOVER, 1)
+            _unlink(path)
+            socket.bind(_address(path))
+        except BaseException:
+            socket.close(0)
+            context.term()
+            raise
+        self._socket = _Socket(context, socket)
 
     async def recv(self) -> tuple[bytes, M]:
-        """The next message and who sent it. Raises BadMessage for bytes that are none."""
-        identity, data = await self._socket.recv_multipart()
-        return identity, self._decoder.decode(data)
+        """The next message and who sent it. Raises BadMessage for bytes that are none.
+
+        When a process has taken over the identity of a dead one, what the dead one had sent and nobody had read yet would
+        come under an identity that ZeroMQ makes up, after the hello of the new one. That is dropped here: nothing an
+        earlier life sent is believed."""
+        while True:
+            identity, *frames = await self._socket.receive()
+            if not identity.startswith(b"\0"):
+                return identity, self._decoder.decode(_only(frames))
 
     async def send(self, identity: bytes, message: Any) -> None:
-        """Hand a message over. Raises NoCredit if nobody of this identity is there, or it makes no room in time."""
-        data = encode(message)
-        deadline = asyncio.get_running_loop().time() + SEND_TIMEOUT_S
-        while True:
-            try:
-                # With ROUTER_MANDATORY a full peer is EAGAIN, which the awaitable send of pyzmq would wait on for ever.
-                await self._socket.send_multipart([identity, data], flags=zmq.NOBLOCK)
-            except zmq.Again:
-                if asyncio.get_running_loop().time() >= deadline:
-                    raise NoCredit(f"{identity.decode()} takes no messages") from None
-                await asyncio.sleep(0.002)
-            except zmq.ZMQError as failure:
-                if failure.errno == zmq.EHOSTUNREACH:
-                    raise NoCredit(f"{identity.decode()} is not connected") from None
-                raise
-            else:
-                return
+        """Hand a message over. Raises NoCredit if nobody of this identity is there, or it makes no room in
+        SEND_TIMEOUT_S. Messages to one identity keep the order of the calls. Cancelled while it waits: not sent."""
+        who = identity.decode(errors="replace")
+        await self._socket.send([identity, encode(message)], self._turns[identity], who)
 
     def close(self) -> None:
         """Close the socket, end the context, remove the file."""
-        self._socket.close(0)
-        self._context.term()
+        self._socket.close()
         _unlink(self._path)
 
 
@@ -77,60 +158,111 @@ class DealerChannel(Generic[M]):
 
     def __init__(self, path: str, identity: bytes, decoder: Decoder[M], hwm: int) -> None:
         self._decoder = decoder
-        self._context: zmq.asyncio.Context = zmq.asyncio.Context()
-        self._socket = _dealer(self._context, path, identity, hwm)
+        self._turn = asyncio.Lock()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = _Socket(context, _connected(context, path, identity, hwm))
 
     async def recv(self) -> M:
         """The next message. Raises BadMessage for bytes that are none."""
-        return self._decoder.decode(await self._socket.recv())
+        return self._decoder.decode(_only(await self._socket.receive()))
 
     async def send(self, message: Any) -> None:
-        """Hand a message over; waits while the queue is full. Raises NoCredit after SEND_TIMEOUT_S."""
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                await self._socket.send(encode(message))
-        except TimeoutError:
-            raise NoCredit("the other side takes no messages") from None
+        """Hand a message over; waits while the queue is full. Raises NoCredit after SEND_TIMEOUT_S. Messages keep the
+        order of the calls. Cancelled while it waits: not sent."""
+        await self._socket.send([encode(message)], self._turn, "the other side")
 
     def close(self) -> None:
-        self._socket.close(0)
-        self._context.term()
+        self._socket.close()
 
 
 class WorkerSocket(Generic[M]):
-    """A dealer without a loop, for pool processes: one message at a time."""
+    """A dealer without a loop, for pool processes: one message at a time.
+
+    Nothing waits here for a router that is away: a result or a hello for a dead sync would only confuse its successor.
+
+    `connections` counts the routers reached. It grows when the router was replaced: say hello again."""
 
     def __init__(self, path: str, identity: bytes, decoder: Decoder[M], hwm: int = 16) -> None:
         self._decoder = decoder
+        self.connections = 0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = _dealer(self._context, path, identity, hwm)
+        self._socket = _connected(self._context, path, identity, hwm, monitored=True)
+        self._socket.set(zmq.SNDTIMEO, int(SEND_TIMEOUT_S * 1000))
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        self._socket.connect(_address(path))
 
     def recv(self, timeout_s: float) -> M | None:
-        """The next message, or None when none came in time. Raises BadMessage."""
-        if not self._socket.poll(int(timeout_s * 1000)):
-            return None
-        return self._decoder.decode(self._socket.recv())
+        """The next message, or None when none came in time, or at once when a router was reached and no message is there.
+        Raises BadMessage. A signal handler runs meanwhile, and ends the wait only by raising."""
+        ready = dict(self._poller.poll(int(timeout_s * 1000)))
+        if self._monitor in ready:
+            self._count_connections()
+        if self._socket in ready:
+            return self._decoder.decode(_only(self._socket.recv_multipart()))
+        return None
 
     def send(self, message: Any) -> None:
-        """Hand a message over. Raises NoCredit when the other side takes none for SEND_TIMEOUT_S."""
-        self._socket.set(zmq.SNDTIMEO, int(SEND_TIMEOUT_S * 1000))
+        """Hand a message over; waits for a router and for room. Raises NoCredit after SEND_TIMEOUT_S: if it was a result,
+        nobody is left who wants it."""
         try:
             self._socket.send(encode(message))
         except zmq.Again:
             raise NoCredit("the other side takes no messages") from None
 
     def close(self) -> None:
-        self._socket.close(0)
+        """May be called twice."""
+        if not self._socket.closed:
+            self._poller.unregister(self._monitor)
+            self._socket.disable_monitor()
+            self._monitor.close(0)
+            self._socket.close(0)
         self._context.term()
 
+    def _count_connections(self) -> None:
+        while self._monitor.poll(0):
+            if parse_monitor_message(self._monitor.recv_multipart())["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.connections += 1
 
-def _dealer(context: Any, path: str, identity: bytes, hwm: int) -> Any:
+
+def _connected(
+    context: "zmq.Context[zmq.Socket[bytes]]", path: str, identity: bytes, hwm: int, *, monitored: bool = False
+) -> "zmq.Socket[bytes]":
+    """A DEALER. A `monitored` one is connected by the caller, and keeps nothing for a router that is away."""
+    address = _address(path)
     socket = context.socket(zmq.DEALER)
-    socket.set(zmq.LINGER, 0)
-    socket.set(zmq.SNDHWM, hwm)
-    socket.set(zmq.RCVHWM, hwm)
+    _bound(socket, hwm)
     socket.set(zmq.IDENTITY, identity)
     socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-    socket.connect(f"ipc://{path}")
+    if monitored:
+        socket.set(zmq.IMMEDIATE, 1)
+    else:
+        socket.connect(address)
     return socket
+
+
+def _bound(socket: "zmq.Socket[bytes]", hwm: int) -> None:
+    """Nothing is kept for the dead, and no queue is longer than this."""
+    socket.set(zmq.LINGER, 0)
+    socket.set(zmq.SNDHWM, hwm)
+    socket.set(zmq.RCVHWM, hwm)
+
+
+def _only(frames: list[bytes]) -> bytes:
+    if len(frames) != 1:
+        raise BadMessage(f"a message has one frame, not {len(frames)}")
+    return frames[0]
+
+
+def _address(path: str) -> str:
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise ValueError(f"a socket path has at most {LONGEST_PATH} bytes: {path}")
+    return f"ipc://{path}"
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
