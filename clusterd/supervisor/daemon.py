@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 import msgspec
@@ -17,17 +18,21 @@ START_TIMEOUT_S = 90.0
 
 
 def start_daemon(
-    settings: Settings, *, log_level_override: int | None = None, timeout_s: float = START_TIMEOUT_S
+    settings: Settings,
+    *,
+    log_level_override: int | None = None,
+    timeout_s: float = START_TIMEOUT_S,
+    run: Callable[..., int] = supervise,
 ) -> StartResult:
     """Start the node and return once it serves, or with the reason why it does not. Nothing is then left of it.
 
-    The caller must have no threads. After `timeout_s` the daemon is killed, and its children die with it."""
+    The caller must have no threads. `run` is for tests. After `timeout_s` the daemon is killed, and its children die with it."""
     root = os.path.abspath(settings.root)
     read_fd, write_fd = os.pipe()
     try:
         pid = os.fork()
         if pid == 0:
-            _begin_daemon(msgspec.structs.replace(settings, root=root), write_fd, log_level_override)
+            _begin_daemon(msgspec.structs.replace(settings, root=root), write_fd, log_level_override, run)
         os.close(write_fd)
         os.waitpid(pid, 0)
         return _hear(read_fd, time.monotonic() + timeout_s, timeout_s)
@@ -35,7 +40,9 @@ def start_daemon(
         os.close(read_fd)
 
 
-def _begin_daemon(settings: Settings, write_fd: int, log_level_override: int | None) -> NoReturn:
+def _begin_daemon(
+    settings: Settings, write_fd: int, log_level_override: int | None, run: Callable[..., int]
+) -> NoReturn:
     """The rest of both forks' lives: never returns into the caller's code."""
     code = int(ExitCode.FAILED)
     try:
@@ -45,7 +52,7 @@ def _begin_daemon(settings: Settings, write_fd: int, log_level_override: int | N
         os.write(write_fd, f"{os.getpid()}\n".encode())
         os.chdir("/")
         _let_go_of_files(write_fd)
-        code = supervise(settings, foreground=False, ready_fd=write_fd, log_level_override=log_level_override)
+        code = run(settings, foreground=False, ready_fd=write_fd, log_level_override=log_level_override)
     finally:
         os._exit(code)
 

@@ -72,6 +72,8 @@ def hand_over_own_files(root: str, owner: Owner) -> None:
         finally:
             os.close(fd)
     for relative in OWN_TREES:
+        if not (Path(root) / relative).is_dir():
+            continue
         for _, _, files, directory_fd in os.fwalk(Path(root) / relative, follow_symlinks=False):
             os.fchown(directory_fd, owner.uid, owner.gid)
             for name in files:

@@ -1,0 +1,9 @@
+"""How a job says that it failed."""
+
+
+class Failure(Exception):
+    """Becomes a JobFailed. `kind` is one of the words of ipc.messages.JobFailed; the text is for people."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind

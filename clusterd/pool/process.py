@@ -1,0 +1,153 @@
+"""A pool process: asks sync for a job, runs it, answers, asks again. Owns nothing between two jobs."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from types import FrameType
+
+from clusterd.configuration import load
+from clusterd.logs import Log
+from clusterd.pool.jobs import Workshop
+from clusterd.reload import adopt
+from clusterd.rundir import jobs_socket
+from clusterd.settings import Settings
+from ipc.arena import Arena
+from ipc.board import Board
+from ipc.channel import WorkerSocket
+from ipc.codec import Decoder
+from ipc.errors import BadMessage, NoCredit
+from ipc.messages import JobDone, JobFailed, PoolHello, StartJob, SyncToPool
+
+IDLE_S = 1.0
+"""Longest wait without a heartbeat."""
+
+HELLO_AGAIN_S = 5.0
+"""A free process says so again this often: it costs nothing, and no lost message can keep it idle for ever."""
+
+NICE = 10
+_libc = ctypes.CDLL(None)
+
+
+class _Stopped(BaseException):
+    """SIGTERM: this process ends where it is, as it would if it were killed; only clean-up on the way out is done."""
+
+
+def run(slot: int, settings: Settings, arena: Arena, board: Board, log: Log) -> int:
+    """The child's main function. Returns the exit code."""
+    process = _PoolProcess(slot, settings, arena, board, log)
+    try:
+        signal.signal(signal.SIGTERM, _stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, process.ask_for_reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        process.run()
+    except _Stopped:
+        process.stopping()
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # Once is enough: a second signal must not cut the clean-up short.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Stopped
+
+
+class _PoolProcess:
+    def __init__(self, slot: int, settings: Settings, arena: Arena, board: Board, log: Log) -> None:
+        self._slot = slot
+        self._settings = settings
+        self._row = board.row(f"pool-{slot}")
+        self._sync = board.row("sync")
+        self._log = log
+        self._incarnation = self._row.snapshot().incarnation
+        self._workshop = Workshop(settings, arena, self._row.stamp)
+        self._greeted = 0
+        self._greeted_at = 0.0
+        self._reload_asked = False
+
+    def run(self) -> None:
+        """Until _Stopped."""
+        _step_back()
+        socket: WorkerSocket[SyncToPool] = WorkerSocket(
+            jobs_socket(self._settings.root), f"pool-{self._slot}".encode(), Decoder(SyncToPool)
+        )
+        try:
+            self._row.set_ready()
+            self._serve(socket)
+        finally:
+            socket.close()
+
+    def stopping(self) -> None:
+        self._row.set_stopping()
+
+    def ask_for_reload(self, number: int, frame: FrameType | None) -> None:
+        self._reload_asked = True
+
+    def _serve(self, socket: WorkerSocket[SyncToPool]) -> None:
+        worked = False
+        while True:
+            self._row.stamp()
+            if self._reload_asked:
+                self._reload()
+            self._greet(socket)
+            try:
+                message = socket.recv(IDLE_S)
+            except BadMessage as problem:
+                self._say(f"pool-{self._slot}: a message from sync was not understood: {problem}")
+                continue
+            if message is not None:
+                self._work(socket, message)
+                worked = True
+            elif worked:
+                # Idle after work: what malloc keeps for later goes back to the system.
+                _libc.malloc_trim(0)
+                worked = False
+
+    def _greet(self, socket: WorkerSocket[SyncToPool]) -> None:
+        """Tell a sync that is new, and now and then the same one, that this process is free."""
+        sync, now = self._sync.snapshot(), time.monotonic()
+        if sync.incarnation == self._greeted and (now - self._greeted_at < HELLO_AGAIN_S or sync.state != "ready"):
+            return
+        try:
+            socket.send(PoolHello(self._slot, self._incarnation))
+        except NoCredit:
+            return
+        self._greeted, self._greeted_at = sync.incarnation, now
+
+    def _work(self, socket: WorkerSocket[SyncToPool], order: StartJob) -> None:
+        employer = self._sync.snapshot().incarnation
+        began = time.perf_counter_ns()
+        result = self._workshop.do(order.job)
+        self._row.add("busy_us", (time.perf_counter_ns() - began) // 1000)
+        self._row.add("jobs_failed" if isinstance(result, JobFailed) else "jobs_done", 1)
+        while self._sync.snapshot().incarnation == employer:
+            # A new sync did not give this job: it hears a hello instead.
+            self._row.stamp()
+            try:
+                socket.send(JobDone(order.id, result))
+            except NoCredit:
+                continue
+            self._greeted_at = time.monotonic()
+            return
+
+    def _reload(self) -> None:
+        """SIGHUP, between two jobs. The supervisor has read the files before and says what is wrong with them."""
+        self._reload_asked = False
+        loaded = load(self._settings.root)
+        if loaded.settings is not None:
+            self._settings, _ = adopt(self._settings, loaded.settings)
+            self._log.set_level(self._settings.log_level)
+            self._workshop.settings = self._settings
+
+    def _say(self, text: str) -> None:
+        self._log.line("WARNING", "Cluster", "Pool", text)
+
+
+def _step_back() -> None:
+    """Everybody else goes first: net must wake at once even when every core hashes (design.md section 3)."""
+    with contextlib.suppress(PermissionError):
+        # Some sandboxes forbid it; the node then works with somewhat later echoes.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    os.nice(NICE)

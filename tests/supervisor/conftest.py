@@ -1,0 +1,109 @@
+"""A node with fake children in a process of its own, and proof that nothing of it is left."""
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clusterd.rundir import board_path
+from clusterd.supervisor.pidfile import running_pid
+from ipc.board import Board, RowSnapshot
+from tests.supervisor.helpers import MARK, make_tree, marked, until
+
+
+class FakeNode:
+    """`start` runs it in the foreground; its log goes to `stderr`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = make_tree(root)
+        self.mark = uuid.uuid4().hex
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def behave(self, name: str, behaviour: str) -> None:
+        (self.root / f"behave-{name}").write_text(behaviour)
+
+    def start(self, **options: float) -> None:
+        """Returns at once."""
+        words = [f"{name}={value}" for name, value in options.items()]
+        command = [sys.executable, "-m", "tests.supervisor.fake_node", str(self.root), *words]
+        self.process = subprocess.Popen(
+            command, env=os.environ | {MARK: self.mark}, stderr=(self.root / "stderr").open("wb")
+        )
+
+    def serve(self, **options: float) -> None:
+        """Returns when it serves."""
+        self.start(**options)
+        until(lambda: "The node serves" in self.log, "the node serves")
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        path = self.root / "logs" / "cluster.log"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def crash_log(self) -> str:
+        return (self.root / "logs" / "clusterd-crash.log").read_text()
+
+    @property
+    def story(self) -> list[str]:
+        path = self.root / "story"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def row(self, name: str) -> RowSnapshot:
+        board = Board.open(board_path(str(self.root)))
+        try:
+            return board.row(name).snapshot()
+        finally:
+            board.close()
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        assert self.process is not None
+        return self.process.wait(20)
+
+    def left(self) -> list[str]:
+        """Processes and files that should be gone once the node has ended."""
+        files = [*self.root.glob("var/run/*"), *self.root.glob("queue/cluster/*")]
+        keep = self.root / "queue/cluster/.clusterd"
+        spool = list((keep / "spool").iterdir()) if keep.exists() else []
+        return [str(path) for path in (*files, *spool) if path != keep] + [str(p) for p in marked(self.mark)]
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        pid = running_pid(str(self.root))
+        if pid is not None and psutil.pid_exists(pid):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not marked(self.mark), "every process of the node is gone")
+
+
+@pytest.fixture
+def make_node(tmp_path: Path) -> Iterator[Callable[[], FakeNode]]:
+    made: list[FakeNode] = []
+
+    def make() -> FakeNode:
+        made.append(FakeNode(tmp_path / f"n{len(made)}"))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def node(make_node: Callable[[], FakeNode]) -> FakeNode:
+    return make_node()

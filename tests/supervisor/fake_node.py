@@ -1,0 +1,92 @@
+"""A node whose children do nothing but live: `python -m tests.supervisor.fake_node ROOT [OPTION=VALUE ...]`.
+
+Each child appends what happens to it to ROOT/story: `up NAME INCARNATION`, `term NAME`, `hup NAME`. How it behaves is in
+ROOT/behave-NAME, read at each birth:
+
+    (no file)        ready at once, ends on SIGTERM
+    exit N           ends with code N before it is ready
+    refuse TEXT      writes TEXT as the reason and ends with COULD_NOT_START
+    crash            raises an exception before it is ready
+    deaf             is ready, ignores SIGTERM
+    mute             is ready, then never stamps again and turns in a loop
+    late             never says that it is ready
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from clusterd.exits import ExitCode
+from clusterd.rundir import reason_path
+from clusterd.settings import Clusterd, ClusterBlock, Settings
+from clusterd.supervisor.child import ChildSpec
+from clusterd.supervisor.family import Pace
+from clusterd.supervisor.plan import Node
+from clusterd.supervisor.run import supervise
+
+NAMES = ("net", "sync", "pool-1", "pool-2")
+STAGES = {"net": 1, "sync": 2, "pool-1": 3, "pool-2": 3}
+
+
+def fake_plan(node: Node) -> list[ChildSpec]:
+    return [ChildSpec(name, _main(node, name), stage=STAGES[name], stop_s=0.5) for name in NAMES]
+
+
+def _main(node: Node, name: str) -> Callable[[], int]:
+    return lambda: live(node, name)
+
+
+def live(node: Node, name: str) -> int:
+    root = Path(node.settings.root)
+    row = node.board.row(name)
+
+    def tell(text: str) -> None:
+        with open(root / "story", "a") as story:
+            story.write(text + "\n")
+
+    def term(number: int, frame: FrameType | None) -> None:
+        tell(f"term {name}")
+        if behaviour != "deaf":
+            raise SystemExit(0)
+
+    def hup(number: int, frame: FrameType | None) -> None:
+        tell(f"hup {name}")
+
+    file = root / f"behave-{name}"
+    behaviour, _, rest = (file.read_text() if file.exists() else "").partition(" ")
+    tell(f"up {name} {row.snapshot().incarnation}")
+    if behaviour == "exit":
+        return int(rest)
+    if behaviour == "refuse":
+        Path(reason_path(str(root))).write_text(rest)
+        return ExitCode.COULD_NOT_START
+    if behaviour == "crash":
+        raise RuntimeError("a bug of the fake")
+    signal.signal(signal.SIGTERM, term)
+    signal.signal(signal.SIGHUP, hup)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
+    if behaviour != "late":
+        row.set_ready()
+    while behaviour == "mute":
+        os.getpid()
+    while True:
+        row.stamp()
+        time.sleep(0.02)
+
+
+def settings(root: str) -> Settings:
+    return Settings(root, ClusterBlock(node_name="fake", disabled=False), clusterd=Clusterd(owner="root"))
+
+
+def run(given: Settings, *, stuck_after_s: float = 30.0, start_s: float = 20.0, **more: object) -> int:
+    pace = Pace(start_s=start_s, stuck_after_s=stuck_after_s, dump_s=1.0, tick_s=0.1)
+    return supervise(given, make_plan=fake_plan, pace=pace, **more)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    options = {name: float(value) for name, _, value in (word.partition("=") for word in sys.argv[2:])}
+    sys.exit(run(settings(sys.argv[1]), foreground=True, **options))

@@ -1,0 +1,41 @@
+"""Waiting with a deadline, a tree to start in, and what is left of a test's processes."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from clusterd.supervisor.privileges import WORKING_DIRECTORIES
+
+T = TypeVar("T")
+MARK = "CLUSTERD_TEST_NODE"
+
+
+def until(condition: Callable[[], T], what: str, timeout_s: float = 15.0) -> T:
+    """Poll until the condition is true; returns its value."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {timeout_s:g} s until {what}"
+        time.sleep(0.01)
+    return value
+
+
+def make_tree(root: Path) -> Path:
+    for relative in WORKING_DIRECTORIES:
+        (root / relative).mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Living processes that carry this mark in their environment (inherited by forks)."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return [process for process in found if process.pid != os.getpid()]

@@ -1,0 +1,158 @@
+"""One daemon at a time, told apart from everything a crash can leave."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clusterd.supervisor.pidfile import AlreadyRunning, claim, running_pid
+from tests.supervisor.helpers import make_tree, until
+
+HOLDER = """
+import os, signal, sys
+from clusterd.supervisor.pidfile import claim
+claim(sys.argv[1])
+child = os.fork() if sys.argv[2] == "with-child" else 0
+print(child, flush=True)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return str(make_tree(tmp_path))
+
+
+class Holder:
+    def __init__(self, root: str, kind: str = "alone") -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", HOLDER, root, kind], stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.child = int(self.process.stdout.readline())
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def holder(root: str) -> Iterator[Holder]:
+    held = Holder(root)
+    yield held
+    held.kill()
+
+
+def files(root: str) -> list[str]:
+    return sorted(os.listdir(f"{root}/var/run"))
+
+
+def test_file_has_the_stock_name_content_and_mode(root: str) -> None:
+    pid_file, stale = claim(root)
+    assert stale == []
+    assert pid_file.path.name == f"wazuh-clusterd-{os.getpid()}.pid"
+    assert pid_file.path.read_text() == f"{os.getpid()}\n"
+    assert stat.S_IMODE(pid_file.path.stat().st_mode) == 0o640
+    pid_file.remove()
+    assert files(root) == []
+
+
+def test_running_pid_is_known_while_it_runs_and_no_longer(root: str) -> None:
+    assert running_pid(root) is None
+    held = Holder(root)
+    assert running_pid(root) == held.process.pid
+    held.kill()
+    assert running_pid(root) is None
+
+
+def test_second_claim_names_the_first_pid(root: str, holder: Holder) -> None:
+    with pytest.raises(AlreadyRunning, match=f"clusterd is already running with pid {holder.process.pid}"):
+        claim(root)
+    assert files(root) == [f"wazuh-clusterd-{holder.process.pid}.pid"]
+
+
+def test_file_of_a_killed_daemon_is_removed_and_named(root: str) -> None:
+    held = Holder(root)
+    held.kill()
+
+    pid_file, stale = claim(root)
+
+    assert stale == [f"wazuh-clusterd-{held.process.pid}.pid"]
+    assert files(root) == [pid_file.path.name]
+    pid_file.remove()
+
+
+def test_pid_given_to_another_program_does_not_count(root: str) -> None:
+    """A container restarts with the same small pids: the file of the last run names a process that lives, ourselves even."""
+    for pid in (os.getpid(), os.getppid(), 1):
+        Path(root, f"var/run/wazuh-clusterd-{pid}.pid").write_text(f"{pid}\n")
+
+    pid_file, stale = claim(root)
+
+    assert len(stale) == len({os.getpid(), os.getppid(), 1})
+    assert running_pid(root) == os.getpid()
+    pid_file.remove()
+
+
+def test_stock_children_files_are_stale_too(root: str) -> None:
+    Path(root, "var/run/wazuh-clusterd_child_1-999999.pid").write_text("999999\n")
+    Path(root, "var/run/wazuh-analysisd-999999.pid").write_text("999999\n")
+
+    pid_file, stale = claim(root)
+
+    assert stale == ["wazuh-clusterd_child_1-999999.pid"]
+    pid_file.remove()
+    assert files(root) == ["wazuh-analysisd-999999.pid"]
+
+
+def test_running_stock_daemon_is_recognised(root: str, tmp_path: Path) -> None:
+    script = tmp_path / "wazuh-clusterd.py"
+    script.write_text("import signal\nprint('up', flush=True)\nsignal.pause()\n")
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as stock:
+        assert stock.stdout is not None
+        stock.stdout.readline()
+        Path(root, f"var/run/wazuh-clusterd-{stock.pid}.pid").write_text(f"{stock.pid}\n")
+        with pytest.raises(AlreadyRunning, match=f"the stock wazuh-clusterd is already running with pid {stock.pid}"):
+            claim(root)
+        stock.kill()
+
+
+def test_claim_waits_for_the_children_of_a_killed_daemon(root: str) -> None:
+    """They still have the port and the sockets; the lock is theirs too."""
+    held = Holder(root, "with-child")
+    held.kill()
+    assert running_pid(root) == held.process.pid
+    ending = threading.Timer(0.3, os.kill, (held.child, signal.SIGKILL))
+    began = time.monotonic()
+    ending.start()
+
+    pid_file, stale = claim(root)
+
+    ending.join()
+    assert time.monotonic() - began >= 0.3
+    assert stale == [f"wazuh-clusterd-{held.process.pid}.pid"]
+    until(lambda: not psutil.pid_exists(held.child), "the child is gone")
+    pid_file.remove()
+
+
+def test_many_starts_at_once_give_one_daemon(root: str) -> None:
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDER, root, "alone"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        for _ in range(4)
+    ]
+    until(lambda: sum(one.poll() is None for one in started) == 1, "all but one have given up")
+    winner = next(one for one in started if one.poll() is None)
+    until(lambda: running_pid(root) == winner.pid, "the last one runs")
+    for one in started:
+        one.kill()
+        one.communicate()

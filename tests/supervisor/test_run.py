@@ -1,0 +1,292 @@
+"""The supervisor with real forks and fake children: up, down, and everything between."""
+
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from clusterd.exits import ExitCode
+from clusterd.supervisor.restart import LIVES_TO_TRY
+from tests.supervisor.conftest import FakeNode
+from tests.supervisor.helpers import until
+
+
+def killed_and_back(node: FakeNode, name: str) -> None:
+    before = node.row(name)
+    os.kill(before.pid, signal.SIGKILL)
+    until(lambda: node.row(name).state == "ready" and node.row(name).pid not in (0, before.pid), f"{name} is back")
+    after = node.row(name)
+    assert after.incarnation == before.incarnation + 1
+    assert after.restarts == before.restarts + 1
+
+
+def test_node_serves_with_every_child_ready(node: FakeNode) -> None:
+    node.serve()
+
+    assert [node.row(name).state for name in ("supervisor", "net", "sync", "pool-1", "pool-2")] == ["ready"] * 5
+    assert node.row("supervisor").pid == node.pid
+    assert "INFO: [Cluster] [Supervisor] The node serves: master fake of cluster wazuh, pid" in node.log
+    assert {child.pid for child in psutil.Process(node.pid).children()} == {
+        node.row(name).pid for name in ("net", "sync", "pool-1", "pool-2")
+    }
+
+
+def test_supervisor_has_one_thread_and_few_descriptors(node: FakeNode) -> None:
+    node.serve()
+    supervisor = psutil.Process(node.pid)
+    descriptors = supervisor.num_fds()
+
+    for _ in range(3):
+        killed_and_back(node, "pool-1")
+
+    assert supervisor.num_threads() == 1
+    assert supervisor.num_fds() == descriptors
+
+
+def test_child_inherits_neither_descriptors_of_its_sisters_nor_the_terminal_group(node: FakeNode) -> None:
+    node.serve()
+    killed_and_back(node, "net")
+
+    pid = node.row("net").pid
+    links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    assert not [link for link in links if "pidfd" in link]
+    assert os.getpgid(pid) == pid
+
+
+def test_stop_ends_net_then_sync_then_pool_and_leaves_nothing(node: FakeNode) -> None:
+    node.serve()
+    (node.root / "queue/cluster/.clusterd/spool/1-part").write_text("bytes")
+    (node.root / "queue/cluster/.clusterd/state/manifest-x").write_text("kept")
+    node.signal(signal.SIGTERM)
+
+    assert node.wait() == ExitCode.OK
+    terms = [line for line in node.story if line.startswith("term")]
+    assert terms[:2] == ["term net", "term sync"]
+    assert sorted(terms[2:]) == ["term pool-1", "term pool-2"]
+    assert "INFO: [Cluster] [Main] SIGNAL [(15)-(SIGTERM)] received. Exit...\n" in node.log
+    assert node.left() == []
+    assert (node.root / "queue/cluster/.clusterd/state/manifest-x").read_text() == "kept"
+
+
+def test_interrupt_says_bye(node: FakeNode) -> None:
+    node.serve()
+    node.signal(signal.SIGINT)
+
+    assert node.wait() == ExitCode.OK
+    assert "INFO: [Cluster] [Main] SIGINT received. Bye!\n" in node.log
+    assert node.left() == []
+
+
+def test_deaf_child_is_killed_after_its_time(node: FakeNode) -> None:
+    node.behave("sync", "deaf")
+    node.serve()
+    node.signal(signal.SIGTERM)
+
+    assert node.wait() == ExitCode.OK
+    assert "Did not end in 0 s and is killed: sync." in node.log
+    assert node.story.index("term sync") < node.story.index("term pool-1")
+    assert node.left() == []
+
+
+def test_second_stop_signal_kills_at_once(node: FakeNode) -> None:
+    node.behave("net", "deaf")
+    node.serve()
+    node.signal(signal.SIGTERM)
+    until(lambda: "term net" in node.story, "net was asked")
+    node.signal(signal.SIGTERM)
+
+    assert node.wait() == ExitCode.OK
+    assert node.left() == []
+
+
+def test_stop_during_the_start_ends_everything(node: FakeNode) -> None:
+    node.behave("net", "late")
+    node.start()
+    until(lambda: "up net 1" in node.story, "net was forked")
+    node.signal(signal.SIGTERM)
+
+    assert node.wait() == ExitCode.OK
+    assert node.left() == []
+
+
+def test_each_killed_child_comes_back_with_a_new_incarnation(node: FakeNode) -> None:
+    node.serve()
+
+    for name in ("net", "sync", "pool-1", "pool-2"):
+        killed_and_back(node, name)
+        assert f"{name} (pid" in node.log
+        assert f"up {name} 2" in node.story
+    assert "ended by SIGKILL. It comes back now." in node.log
+
+
+def test_child_that_was_ready_is_replaced_however_often_it_dies(node: FakeNode) -> None:
+    node.serve()
+
+    for _ in range(LIVES_TO_TRY + 1):
+        killed_and_back(node, "sync")
+
+    assert node.process is not None
+    assert node.process.poll() is None
+
+
+def test_child_that_fails_to_start_again_is_tried_until_it_does(node: FakeNode) -> None:
+    """Another program took the port between two lives of net."""
+    node.serve()
+    node.behave("net", "refuse port 1516 is taken")
+    os.kill(node.row("net").pid, signal.SIGKILL)
+    until(lambda: node.row("net").restarts >= 3, "net was tried again")
+    assert node.row("net").state in ("down", "starting")
+    assert "ended with exit code 3: port 1516 is taken. It comes back in" in node.log
+
+    (node.root / "behave-net").unlink()
+    until(lambda: node.row("net").state == "ready", "net serves again")
+
+
+def test_one_that_is_asked_to_stop_behind_our_back_is_replaced(node: FakeNode) -> None:
+    node.serve()
+    os.kill(node.row("pool-2").pid, signal.SIGTERM)
+
+    until(lambda: node.row("pool-2").incarnation == 2 and node.row("pool-2").state == "ready", "pool-2 is back")
+
+
+def test_stopped_child_is_replaced_and_its_stack_written(node: FakeNode) -> None:
+    node.serve(stuck_after_s=0.5)
+    stuck = node.row("sync")
+    os.kill(stuck.pid, signal.SIGSTOP)
+
+    until(lambda: node.row("sync").incarnation == 2 and node.row("sync").state == "ready", "sync is replaced")
+
+    assert f"sync (pid {stuck.pid}) gave no sign of life for" in node.log
+    assert f"sync (pid {stuck.pid}, 1. life) gave no sign of life" in node.crash_log
+    assert "fake_node.py" in node.crash_log
+    assert "in live" in node.crash_log
+    assert node.row("net").incarnation == 1
+
+
+def test_busy_child_that_does_not_stamp_is_stuck(node: FakeNode) -> None:
+    node.behave("pool-1", "mute")
+    node.serve(stuck_after_s=0.5)
+    node.behave("pool-1", "")
+
+    until(lambda: node.row("pool-1").incarnation == 2 and node.row("pool-1").state == "ready", "pool-1 is replaced")
+    assert "ended by SIGABRT" in node.log
+
+
+def test_nobody_is_called_stuck_after_the_whole_node_was_stopped(node: FakeNode) -> None:
+    """A machine that sleeps or is migrated: everybody was silent, nobody was stuck."""
+    node.serve(stuck_after_s=1.0)
+    pids = [node.pid, *(node.row(name).pid for name in ("net", "sync", "pool-1", "pool-2"))]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(4.5)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    seen = node.row("supervisor").heartbeat_ns
+    until(lambda: node.row("supervisor").heartbeat_ns > seen + 500_000_000, "the supervisor looked again")
+
+    assert [node.row(name).incarnation for name in ("net", "sync", "pool-1", "pool-2")] == [1, 1, 1, 1]
+
+
+def test_child_that_cannot_start_ends_the_node_with_its_reason(node: FakeNode) -> None:
+    node.behave("net", "refuse port 1516 is taken: another program listens there")
+    node.start()
+
+    assert node.wait() == ExitCode.COULD_NOT_START
+    reason = "net could not start: port 1516 is taken: another program listens there"
+    assert node.log.count(reason) == 1
+    assert f"ERROR: [Cluster] [Supervisor] The node could not start: {reason}\n" in node.log
+    assert (node.root / "stderr").read_text().splitlines()[-1] == f"clusterd: {reason}"
+    assert node.left() == []
+
+
+def test_crash_loop_is_given_up_loudly(node: FakeNode) -> None:
+    node.behave("sync", "crash")
+    node.start()
+
+    assert node.wait() == ExitCode.COULD_NOT_START
+    assert f"sync ended {LIVES_TO_TRY} times before it was ready, the last time with exit code 1" in node.log
+    assert "RuntimeError: a bug of the fake" in node.log
+    assert node.story.count("up net 1") == 1
+    assert len([line for line in node.story if line.startswith("up sync")]) == LIVES_TO_TRY
+    assert node.left() == []
+
+
+def test_node_that_is_never_ready_gives_up_and_says_who_was_late(node: FakeNode) -> None:
+    node.behave("pool-2", "late")
+    node.start(start_s=0.5)
+
+    assert node.wait() == ExitCode.COULD_NOT_START
+    assert "pool-2" in (node.root / "stderr").read_text().splitlines()[-1]
+    assert node.left() == []
+
+
+def test_killed_supervisor_takes_its_children_along(node: FakeNode) -> None:
+    node.serve()
+    children = [node.row(name).pid for name in ("net", "sync", "pool-1", "pool-2")]
+    os.kill(children[1], signal.SIGSTOP)
+    node.signal(signal.SIGKILL)
+    node.wait()
+
+    until(lambda: not any(psutil.pid_exists(pid) for pid in children), "no child is left")
+
+
+def test_start_after_a_kill_cleans_what_was_left(node: FakeNode) -> None:
+    node.serve()
+    node.signal(signal.SIGKILL)
+    killed = node.pid
+    node.wait()
+    cluster = node.root / "queue/cluster"
+    (cluster / "c-internal.sock").write_text("stale")
+    (cluster / "worker1" / "old").mkdir(parents=True)
+    (cluster / ".clusterd/spool/3-package").write_text("stale")
+    (node.root / "logs/cluster.log").unlink()
+    (node.root / "outside").mkdir()
+    (node.root / "outside/file").write_text("mine")
+    (cluster / "link").symlink_to(node.root / "outside")
+
+    node.serve()
+
+    assert f"WARNING: [Cluster] [Supervisor] An earlier clusterd was not stopped; removed wazuh-clusterd-{killed}.pid." in (
+        node.log
+    )
+    assert [path.name for path in cluster.iterdir()] == [".clusterd"]
+    assert list((cluster / ".clusterd/spool").iterdir()) == []
+    assert stat.S_IMODE((node.root / "var/run/clusterd").stat().st_mode) == 0o700
+    assert (node.root / "outside/file").read_text() == "mine"
+
+
+def test_second_start_names_the_pid_and_disturbs_nothing(node: FakeNode, make_node: Callable[[], FakeNode]) -> None:
+    node.serve()
+    board = Path(node.root, "var/run/clusterd/board").stat().st_ino
+    second = make_node()
+    second.root = node.root
+    second.start()
+
+    assert second.wait() == ExitCode.ALREADY_RUNNING
+    assert f"clusterd: clusterd is already running with pid {node.pid}" in (node.root / "stderr").read_text()
+    assert Path(node.root, "var/run/clusterd/board").stat().st_ino == board
+    assert node.row("net").incarnation == 1
+
+
+def test_restart_right_after_a_kill_works(node: FakeNode) -> None:
+    for _ in range(3):
+        node.serve()
+        node.signal(signal.SIGKILL)
+        node.wait()
+        (node.root / "logs/cluster.log").unlink()
+
+
+def test_lines_below_error_never_say_error(node: FakeNode) -> None:
+    node.serve()
+    killed_and_back(node, "net")
+    node.signal(signal.SIGTERM)
+    node.wait()
+
+    for line in node.log.splitlines():
+        if "ERROR:" not in line:
+            assert "error" not in line.lower()
+            assert "traceback" not in line.lower()

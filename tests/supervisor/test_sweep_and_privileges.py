@@ -1,0 +1,110 @@
+"""The ground a node stands on: who it runs as, whether the tree is his, what earlier lives left."""
+
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clusterd.supervisor.privileges import PrivilegeProblem, owner_to_become, tree_problem
+from clusterd.supervisor.sweep import remove_run_files, sweep_before_start
+from tests.supervisor.helpers import make_tree
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+BECOME = """
+import sys
+from clusterd.supervisor.privileges import become, hand_over_own_files, owner_to_become, tree_problem
+owner = owner_to_become("nobody")
+hand_over_own_files(sys.argv[1], owner)
+become(owner)
+import os
+print(os.getresuid(), os.getresgid(), os.getgroups())
+print(tree_problem(sys.argv[1]))
+"""
+
+
+def as_nobody(root: Path) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", BECOME, str(root)], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+@as_root
+def test_root_becomes_the_owner_in_every_way(tmp_path: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    ids, _ = as_nobody(make_tree(tmp_path))
+
+    groups = os.getgrouplist("nobody", nobody.pw_gid)
+    assert ids == f"{(nobody.pw_uid,) * 3} {(nobody.pw_gid,) * 3} {groups}"
+
+
+@as_root
+def test_unknown_owner_is_a_clear_refusal() -> None:
+    with pytest.raises(PrivilegeProblem, match=r"no user 'nobody-at-all'.*clusterd\.owner in etc/cluster\.json"):
+        owner_to_become("nobody-at-all")
+
+
+@as_root
+def test_root_as_owner_means_to_stay() -> None:
+    assert owner_to_become("root") is None
+
+
+@as_root
+def test_root_that_the_owner_cannot_reach_is_named(tmp_path: Path) -> None:
+    """pytest's directories are 0700 for root."""
+    _, problem = as_nobody(make_tree(tmp_path / "a"))
+
+    assert problem.startswith("user nobody cannot enter /")
+    assert "clusterd.owner" in problem
+
+
+@as_root
+def test_own_files_of_a_run_as_root_are_handed_over_but_no_link_is_followed(tmp_path: Path) -> None:
+    root = make_tree(tmp_path)
+    (root / "logs/cluster.log").write_text("old")
+    state = root / "queue/cluster/.clusterd/state"
+    state.mkdir(parents=True)
+    (state / "manifest-1").write_text("x")
+    precious = root / "precious"
+    precious.write_text("root's")
+    (state / "soft").symlink_to(precious)
+    os.link(precious, state / "hard")
+
+    as_nobody(root)
+
+    nobody = pwd.getpwnam("nobody").pw_uid
+    assert (root / "logs/cluster.log").stat().st_uid == nobody
+    assert (state / "manifest-1").stat().st_uid == nobody
+    assert state.stat().st_uid == nobody
+    assert precious.stat().st_uid == 0
+
+
+def test_missing_directory_is_named(tmp_path: Path) -> None:
+    root = make_tree(tmp_path)
+    (root / "queue/cluster").rmdir()
+
+    assert tree_problem(str(root)) == f"{root}/queue/cluster is missing: make the tree with clusterd init"
+    assert tree_problem(str(make_tree(root))) is None
+
+
+def test_sweep_can_be_repeated_and_keeps_the_state(tmp_path: Path) -> None:
+    root = make_tree(tmp_path)
+    for _ in range(2):
+        sweep_before_start(str(root))
+        (root / "queue/cluster/.clusterd/state/shard-0-of-2").write_text("digests")
+        (root / "queue/cluster/.clusterd/spool/dir").mkdir()
+        (root / "var/run/clusterd/board").write_text("old")
+    sweep_before_start(str(root))
+
+    assert list((root / "var/run/clusterd").iterdir()) == []
+    assert list((root / "queue/cluster/.clusterd/spool").iterdir()) == []
+    assert (root / "queue/cluster/.clusterd/state/shard-0-of-2").exists()
+
+
+def test_removing_run_files_twice_is_fine(tmp_path: Path) -> None:
+    root = make_tree(tmp_path)
+    sweep_before_start(str(root))
+    remove_run_files(str(root))
+    remove_run_files(str(root))
+    assert list((root / "var/run").iterdir()) == []
