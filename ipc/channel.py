@@ -1,7 +1,9 @@
 """ZeroMQ sockets over ipc://, typed and bounded. Made after the fork, by the process that uses them.
 
-Nothing is dropped silently: a full queue makes `send` wait, and a receiver that is unknown or stays full is NoCredit. What
-does end with a process is what was on its way to it; whoever talks to it learns of its death by its successor's hello.
+Nothing is dropped silently: a full queue makes `send` wait, and a receiver that is unknown or stays full is NoCredit.
+
+What does end with a process is whatever was on its way to it or from it and not read yet. Neither the successor of a dead
+router nor that of a dead dealer is told what was meant for the dead one, and nobody hears the dead after the living.
 
 Plain sockets on the loop's own readiness call, not zmq.asyncio: that costs a third less for one message and two thirds
 less for many (14 instead of 46 us of CPU), and a cancelled `recv` can lose no message, since nothing is awaited while one
@@ -23,8 +25,8 @@ from ipc.errors import BadMessage, NoCredit
 
 M = TypeVar("M")
 SEND_TIMEOUT_S = 10.0
-FULL_POLL_S = 0.002
-"""How often a full queue is tried again. ZeroMQ cannot say which peer of a ROUTER has room."""
+FULL_POLL_S = (0.001, 0.02)
+"""How soon, and at last how often, a full queue is tried again. ZeroMQ cannot say which peer of a ROUTER has room."""
 RECONNECT_MS = 20
 RECONNECT_MAX_MS = 200
 BURST = 32
@@ -58,6 +60,7 @@ class _Socket:
     async def send(self, frames: list[bytes], turn: asyncio.Lock, who: str) -> None:
         """One at a time for each receiver, so that a message that waits for room is not overtaken."""
         deadline = time.monotonic() + SEND_TIMEOUT_S
+        pause, longest = FULL_POLL_S
         async with turn:
             while True:
                 try:
@@ -75,7 +78,8 @@ class _Socket:
                     if self._waiters:
                         # Sending may have consumed the signal that a message has come.
                         self._wake()
-                await asyncio.sleep(FULL_POLL_S)
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.5, longest)
 
     def close(self) -> None:
         """Whoever waits in `receive` is cancelled. May be called twice."""
@@ -154,20 +158,24 @@ class RouterChannel(Generic[M]):
 
 
 class DealerChannel(Generic[M]):
-    """The side that connects, again and again. What is sent while the other side is away waits, up to `hwm` messages."""
+    """The side that connects, again and again. Nothing waits here for a router that is away: `send` does."""
 
     def __init__(self, path: str, identity: bytes, decoder: Decoder[M], hwm: int) -> None:
+        """Raises ValueError for a path too long."""
         self._decoder = decoder
         self._turn = asyncio.Lock()
+        address = _address(path)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = _Socket(context, _connected(context, path, identity, hwm))
+        socket = _dealer(context, identity, hwm)
+        socket.connect(address)
+        self._socket = _Socket(context, socket)
 
     async def recv(self) -> M:
         """The next message. Raises BadMessage for bytes that are none."""
         return self._decoder.decode(_only(await self._socket.receive()))
 
     async def send(self, message: Any) -> None:
-        """Hand a message over; waits while the queue is full. Raises NoCredit after SEND_TIMEOUT_S. Messages keep the
+        """Hand a message over; waits for a router and for room. Raises NoCredit after SEND_TIMEOUT_S. Messages keep the
         order of the calls. Cancelled while it waits: not sent."""
         await self._socket.send([encode(message)], self._turn, "the other side")
 
@@ -178,21 +186,21 @@ class DealerChannel(Generic[M]):
 class WorkerSocket(Generic[M]):
     """A dealer without a loop, for pool processes: one message at a time.
 
-    Nothing waits here for a router that is away: a result or a hello for a dead sync would only confuse its successor.
-
     `connections` counts the routers reached. It grows when the router was replaced: say hello again."""
 
     def __init__(self, path: str, identity: bytes, decoder: Decoder[M], hwm: int = 16) -> None:
+        """Raises ValueError for a path too long."""
         self._decoder = decoder
         self.connections = 0
+        address = _address(path)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = _connected(self._context, path, identity, hwm, monitored=True)
+        self._socket = _dealer(self._context, identity, hwm)
         self._socket.set(zmq.SNDTIMEO, int(SEND_TIMEOUT_S * 1000))
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
-        self._socket.connect(_address(path))
+        self._socket.connect(address)
 
     def recv(self, timeout_s: float) -> M | None:
         """The next message, or None when none came in time, or at once when a router was reached and no message is there.
@@ -227,20 +235,14 @@ class WorkerSocket(Generic[M]):
                 self.connections += 1
 
 
-def _connected(
-    context: "zmq.Context[zmq.Socket[bytes]]", path: str, identity: bytes, hwm: int, *, monitored: bool = False
-) -> "zmq.Socket[bytes]":
-    """A DEALER. A `monitored` one is connected by the caller, and keeps nothing for a router that is away."""
-    address = _address(path)
+def _dealer(context: "zmq.Context[zmq.Socket[bytes]]", identity: bytes, hwm: int) -> "zmq.Socket[bytes]":
     socket = context.socket(zmq.DEALER)
     _bound(socket, hwm)
     socket.set(zmq.IDENTITY, identity)
     socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-    if monitored:
-        socket.set(zmq.IMMEDIATE, 1)
-    else:
-        socket.connect(address)
+    # Without it, what was queued for a dead router goes to its successor.
+    socket.set(zmq.IMMEDIATE, 1)
     return socket
 
 

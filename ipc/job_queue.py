@@ -1,44 +1,52 @@
 """Jobs waiting, running and tried again. No sockets and no clock: sync owns one and tells it what happened."""
 
 import itertools
+import secrets
 from collections import deque
 from typing import Literal
 
-from ipc.errors import NoCredit
+from ipc.credit import Credit
 from ipc.messages import AnyJob, JobFailed
 
 Priority = Literal["chunk", "bulk"]
 TRIES = 2
+CHUNKS_IN_A_ROW = 16
+"""So many chunks are begun while bulk waits; then one of bulk gets its turn, so that transfers never stop a scan."""
 
 
 class _Entry:
-    __slots__ = ("job", "number", "priority", "tries")
+    __slots__ = ("is_wanted", "job", "number", "priority", "tries")
 
     def __init__(self, number: int, job: AnyJob, priority: Priority) -> None:
         self.number = number
         self.job = job
         self.priority: Priority = priority
         self.tries = 0
+        self.is_wanted = True
 
 
 class JobQueue:
     """A pool process has one credit: it gets a job only when it is free. Chunks of transfers go before everything else.
 
-    A job whose process died is tried once more, ahead of the queue, then it has failed."""
+    A job whose process died is tried once more, ahead of the queue, then it has failed.
 
-    def __init__(self, max_waiting: int) -> None:
-        self._max_waiting = max_waiting
-        self._numbers = itertools.count(1)
+    Numbers of jobs are unique across the lives of sync: a result for a job that an earlier sync gave is never mistaken
+    for that of one given here."""
+
+    def __init__(self, most_jobs: int) -> None:
+        """`most_jobs`: how many may wait and run together."""
+        self._credit = Credit(most_jobs)
+        self._numbers = itertools.count(secrets.randbits(48) << 12)
         self._waiting: dict[Priority, deque[_Entry]] = {"chunk": deque(), "bulk": deque()}
         self._running: dict[int, _Entry] = {}
         self._free: deque[int] = deque()
+        self._chunks_in_a_row = 0
         self.finished = 0
         self.retried = 0
 
     def submit(self, job: AnyJob, priority: Priority) -> int:
-        """Queue a job; returns its number. Raises NoCredit when too many wait."""
-        if self.waiting >= self._max_waiting:
-            raise NoCredit(f"{self._max_waiting} jobs wait already")
+        """Queue a job; returns its number. Raises NoCredit when there are too many."""
+        self._credit.take()
         entry = _Entry(next(self._numbers), job, priority)
         self._waiting[priority].append(entry)
         return entry.number
@@ -52,7 +60,7 @@ class JobQueue:
         """What to send now: (slot, job number, job). These jobs count as running from here on."""
         assignments = []
         while self._free and self.waiting:
-            entry = (self._waiting["chunk"] or self._waiting["bulk"]).popleft()
+            entry = self._next()
             slot = self._free.popleft()
             entry.tries += 1
             self._running[slot] = entry
@@ -65,31 +73,40 @@ class JobQueue:
         known = entry is not None and entry.number == number
         if known:
             del self._running[slot]
+            self._credit.give()
             self.finished += 1
         self.ready(slot)
         return known
 
     def lost(self, slot: int) -> list[tuple[int, JobFailed]]:
-        """The process of this slot is dead. Returns the jobs that failed by it for good."""
+        """The process of this slot is dead. Returns the jobs that failed by it for good. A job that was cancelled is not
+        tried again."""
         if slot in self._free:
             self._free.remove(slot)
         entry = self._running.pop(slot, None)
         if entry is None:
             return []
-        if entry.tries >= TRIES:
-            name = type(entry.job).__name__
-            return [(entry.number, JobFailed("bug", f"{name}: the process that ran it died, twice"))]
-        self.retried += 1
-        self._waiting[entry.priority].appendleft(entry)
-        return []
+        if entry.is_wanted and entry.tries < TRIES:
+            self.retried += 1
+            self._waiting[entry.priority].appendleft(entry)
+            return []
+        self._credit.give()
+        if not entry.is_wanted:
+            return []
+        name = type(entry.job).__name__
+        return [(entry.number, JobFailed("bug", f"{name}: the process that ran it died, twice"))]
 
     def cancel(self, number: int) -> bool:
-        """Nobody wants this job any more. True if it had not begun."""
+        """Nobody wants this job any more. True if it had not begun; one that has begun runs to its end."""
         for queue in self._waiting.values():
             for entry in queue:
                 if entry.number == number:
                     queue.remove(entry)
+                    self._credit.give()
                     return True
+        for entry in self._running.values():
+            if entry.number == number:
+                entry.is_wanted = False
         return False
 
     def is_running(self, slot: int) -> bool:
@@ -102,3 +119,11 @@ class JobQueue:
     @property
     def running(self) -> int:
         return len(self._running)
+
+    def _next(self) -> _Entry:
+        chunks, bulk = self._waiting["chunk"], self._waiting["bulk"]
+        if chunks and (not bulk or self._chunks_in_a_row < CHUNKS_IN_A_ROW):
+            self._chunks_in_a_row = self._chunks_in_a_row + 1 if bulk else 0
+            return chunks.popleft()
+        self._chunks_in_a_row = 0
+        return bulk.popleft()
