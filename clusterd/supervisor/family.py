@@ -19,12 +19,14 @@ SAME_LINE_S = 60.0
 
 class Pace(msgspec.Struct, frozen=True):
     """Times in seconds. `start_s`: until a new child must be ready; `stuck_after_s`: without a heartbeat; `dump_s`: from
-    the order to dump its stacks until it is killed; `tick_s`: how often a node that serves is looked at."""
+    the order to dump its stacks until it is killed; `tick_s`: how often a node that serves is looked at; `asleep_s`: a
+    supervisor that is later than its tick by so much was itself stopped, and its children with it."""
 
     start_s: float = 60.0
     stuck_after_s: float = 30.0
     dump_s: float = 2.0
     tick_s: float = 1.0
+    asleep_s: float = 3.0
 
 
 class Slot:

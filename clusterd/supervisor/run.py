@@ -33,7 +33,6 @@ from ipc.board import SUPERVISOR, Board
 
 STARTING_TICK_S = 0.02
 KILLED_WAIT_S = 10.0
-SLEPT_S = 3.0
 OTHER_FILES = 512
 """Open files beside connections: channels, logs, files of jobs."""
 
@@ -258,7 +257,7 @@ class _Supervisor:
         while True:
             number = self._wait(self._pause())
             now = time.monotonic()
-            if now - looked > self._pace.tick_s + SLEPT_S:
+            if now - looked > self._pace.tick_s + self._pace.asleep_s:
                 self._family.paused(now)
             looked = now
             if number in STOP_LINES:

@@ -32,9 +32,8 @@ class FakeNode:
         """Returns at once."""
         words = [f"{name}={value}" for name, value in options.items()]
         command = [sys.executable, "-m", "tests.supervisor.fake_node", str(self.root), *words]
-        self.process = subprocess.Popen(
-            command, env=os.environ | {MARK: self.mark}, stderr=(self.root / "stderr").open("wb")
-        )
+        with (self.root / "stderr").open("wb") as stderr:
+            self.process = subprocess.Popen(command, env=os.environ | {MARK: self.mark}, stderr=stderr)
 
     def serve(self, **options: float) -> None:
         """Returns when it serves."""

@@ -1,4 +1,5 @@
-"""A node whose children do nothing but live: `python -m tests.supervisor.fake_node ROOT [OPTION=VALUE ...]`.
+"""A node whose children do nothing but live: `python -m tests.supervisor.fake_node ROOT [OPTION=VALUE ...]` in the
+foreground; with a further word `run`, `hang` or `die` in the background, which prints the StartResult.
 
 Each child appends what happens to it to ROOT/story: `up NAME INCARNATION`, `term NAME`, `hup NAME`. How it behaves is in
 ROOT/behave-NAME, read at each birth:
@@ -20,10 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+import msgspec
+
 from clusterd.exits import ExitCode
 from clusterd.rundir import reason_path
 from clusterd.settings import Clusterd, ClusterBlock, Settings
 from clusterd.supervisor.child import ChildSpec
+from clusterd.supervisor.daemon import start_daemon
 from clusterd.supervisor.family import Pace
 from clusterd.supervisor.plan import Node
 from clusterd.supervisor.run import supervise
@@ -83,10 +87,27 @@ def settings(root: str) -> Settings:
 
 
 def run(given: Settings, *, stuck_after_s: float = 30.0, start_s: float = 20.0, **more: object) -> int:
-    pace = Pace(start_s=start_s, stuck_after_s=stuck_after_s, dump_s=1.0, tick_s=0.1)
+    pace = Pace(start_s=start_s, stuck_after_s=stuck_after_s, dump_s=1.0, tick_s=0.1, asleep_s=0.7)
     return supervise(given, make_plan=fake_plan, pace=pace, **more)  # type: ignore[arg-type]
 
 
+def hang(given: Settings, **more: object) -> int:
+    """A supervisor that never answers its starter."""
+    while True:
+        signal.pause()
+
+
+def die(given: Settings, **more: object) -> int:
+    """A supervisor that ends without a word."""
+    return 1
+
+
 if __name__ == "__main__":
-    options = {name: float(value) for name, _, value in (word.partition("=") for word in sys.argv[2:])}
+    options = {name: float(value) for name, _, value in (word.partition("=") for word in sys.argv[2:]) if value}
+    how = {"run": run, "hang": hang, "die": die}
+    for word in sys.argv[2:]:
+        if word in how:
+            result = start_daemon(settings(sys.argv[1]), timeout_s=options.get("timeout_s", 30.0), run=how[word])
+            print(msgspec.json.encode(result).decode())
+            sys.exit(result.code)
     sys.exit(run(settings(sys.argv[1]), foreground=True, **options))

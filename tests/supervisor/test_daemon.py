@@ -1,0 +1,87 @@
+"""Starting in the background: the starter hears how it went, and its output ends when it does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import msgspec
+import psutil
+
+from clusterd.exits import ExitCode
+from clusterd.supervisor.pidfile import running_pid
+from clusterd.supervisor.run import StartResult
+from tests.supervisor.conftest import FakeNode
+from tests.supervisor.helpers import MARK, marked, until
+
+
+def start(node: FakeNode, *words: str) -> StartResult:
+    """Starts and returns what it printed; waits for the end of its output, as a caller with a pipe does."""
+    command = [sys.executable, "-m", "tests.supervisor.fake_node", str(node.root), *words]
+    done = subprocess.run(command, env=os.environ | {MARK: node.mark}, capture_output=True, timeout=60)
+    result = msgspec.json.decode(done.stdout, type=StartResult)
+    assert done.returncode == result.code
+    return result
+
+
+def test_start_returns_when_the_node_serves(node: FakeNode) -> None:
+    result = start(node, "run")
+
+    assert result.ok
+    assert result.pid == running_pid(str(node.root))
+    assert node.row("net").state == "ready"
+    os.kill(result.pid, signal.SIGTERM)
+    until(lambda: not node.left(), "nothing is left")
+
+
+def test_daemon_belongs_to_no_terminal_and_holds_nothing_of_its_starter(node: FakeNode) -> None:
+    daemon = psutil.Process(start(node, "run").pid)
+
+    assert os.getsid(daemon.pid) != os.getsid(0)
+    assert daemon.ppid() != os.getpid()
+    assert daemon.cwd() == "/"
+    links = [os.readlink(f"/proc/{daemon.pid}/fd/{fd}") for fd in (0, 1, 2)]
+    assert links == ["/dev/null"] * 3
+    pipes = [fd for fd in os.listdir(f"/proc/{daemon.pid}/fd") if "pipe" in os.readlink(f"/proc/{daemon.pid}/fd/{fd}")]
+    assert pipes == []
+
+
+def test_failed_start_gives_the_reason_when_nothing_is_left(node: FakeNode) -> None:
+    node.behave("net", "refuse port 1516 is taken")
+    result = start(node, "run")
+
+    assert result == StartResult(False, "net could not start: port 1516 is taken", 0, ExitCode.COULD_NOT_START)
+    assert not [path for path in node.left() if "pid" in path or "run/clusterd" in path]
+
+
+def test_second_start_gives_the_pid_of_the_first(node: FakeNode) -> None:
+    first = start(node, "run")
+    second = start(node, "run")
+
+    assert second == StartResult(
+        False, f"clusterd is already running with pid {first.pid}", first.pid, ExitCode.ALREADY_RUNNING
+    )
+
+
+def test_missing_tree_is_a_reason(node: FakeNode) -> None:
+    (node.root / "logs").rmdir()
+
+    assert start(node, "run").reason == f"{node.root}/logs is missing: make the tree with clusterd init"
+
+
+def test_supervisor_that_never_answers_is_killed(node: FakeNode) -> None:
+    began = time.monotonic()
+    result = start(node, "hang", "timeout_s=0.5")
+
+    assert result.code == ExitCode.TIMED_OUT
+    assert result.reason.startswith("not ready after")
+    assert time.monotonic() - began < 20
+    until(lambda: not marked(node.mark), "it is gone")
+
+
+def test_supervisor_that_ends_without_a_word_is_noticed(node: FakeNode) -> None:
+    result = start(node, "die")
+
+    assert not result.ok
+    assert "gave no reason" in result.reason
