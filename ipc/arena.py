@@ -14,9 +14,12 @@ SLAB_BYTES = 7 * 1024 * 1024
 
 
 class Arena:
-    """The mapping. Made by the supervisor, inherited by its children."""
+    """The mapping. Made by the supervisor, inherited by its children. Slabs cost memory only once they are written."""
 
     def __init__(self, slabs_of_net: int, slabs_of_sync: int, slab_bytes: int = SLAB_BYTES) -> None:
+        """Raises ValueError for slabs that are not whole pages, or for none at all."""
+        if slab_bytes <= 0 or slab_bytes % mmap.PAGESIZE or min(slabs_of_net, slabs_of_sync) < 0:
+            raise ValueError(f"an arena of {slabs_of_net} + {slabs_of_sync} slabs of {slab_bytes} bytes")
         self.slab_bytes = slab_bytes
         self.net_slabs = range(slabs_of_net)
         self.sync_slabs = range(slabs_of_net, slabs_of_net + slabs_of_sync)
@@ -27,26 +30,32 @@ class Arena:
             self._map = mmap.mmap(fd, total, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         finally:
             os.close(fd)
+        # Bodies of peers have no place in a core dump, and it would be large.
+        self._map.madvise(mmap.MADV_DONTDUMP)
         self._view = memoryview(self._map)
 
     def view(self, slab: int) -> memoryview:
-        """The whole slab, writable."""
-        return self._view[slab * self.slab_bytes : (slab + 1) * self.slab_bytes]
+        """The whole slab, writable. Raises ValueError when there is no such slab."""
+        start = self._start(slab)
+        return self._view[start : start + self.slab_bytes]
 
     def slice(self, where: Descriptor) -> memoryview:
-        """The bytes a descriptor means. Raises ValueError for one that leaves its slab."""
+        """The bytes a descriptor means. Raises ValueError for one that leaves its slab or names none."""
         if where.offset < 0 or where.length < 0 or where.offset + where.length > self.slab_bytes:
             raise ValueError(f"{where} leaves its slab of {self.slab_bytes} bytes")
-        if where.slab not in self.net_slabs and where.slab not in self.sync_slabs:
-            raise ValueError(f"there is no slab {where.slab}")
-        start = where.slab * self.slab_bytes + where.offset
+        start = self._start(where.slab) + where.offset
         return self._view[start : start + where.length]
 
     def free_pages(self, slab: int) -> None:
-        """Give the slab's memory back to the system; it reads as zeros afterwards."""
-        self._map.madvise(mmap.MADV_REMOVE, slab * self.slab_bytes, self.slab_bytes)
+        """Give the slab's memory back to the system, for all processes; it reads as zeros afterwards. Views stay valid."""
+        self._map.madvise(mmap.MADV_REMOVE, self._start(slab), self.slab_bytes)
 
     def close(self) -> None:
-        """Unmap; every view given out must be gone."""
+        """Unmap, in this process only. Raises BufferError while a view given out is still held."""
         self._view.release()
         self._map.close()
+
+    def _start(self, slab: int) -> int:
+        if not 0 <= slab < self.sync_slabs.stop:
+            raise ValueError(f"there is no slab {slab}")
+        return slab * self.slab_bytes

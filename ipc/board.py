@@ -1,10 +1,11 @@
 """The status board: one row a process in a shared page, so that liveness needs no socket.
 
 Each field has one writer. The supervisor: name, pid, incarnation, restarts, started_at, and the states starting, down and
-failed. The process itself: heartbeat, counters, and the states ready and stopping. Writes are eight aligned bytes, which
-a reader sees old or new.
+failed. The process itself: heartbeat, counters, and the states ready and stopping. A field is eight aligned bytes,
+written at once, so a reader sees it old or new; two fields need not be of the same moment.
 """
 
+import contextlib
 import mmap
 import os
 import struct
@@ -17,8 +18,10 @@ ROWS = 64
 NAME_BYTES = 16
 COUNTERS = 24
 ROW_BYTES = 256
+"""Name, six fields, COUNTERS counters."""
 STATES = ("down", "starting", "ready", "stopping", "failed")
-_U64 = struct.Struct("=Q")
+# Native, as only that is packed by one store and not byte by byte.
+_U64 = struct.Struct("@Q")
 _PID, _INCARNATION, _STATE, _RESTARTS, _HEARTBEAT, _STARTED = (NAME_BYTES + 8 * n for n in range(6))
 _FIRST_COUNTER = NAME_BYTES + 48
 SUPERVISOR = "supervisor"
@@ -143,8 +146,11 @@ class Board:
 
     @classmethod
     def create(cls, path: str) -> "Board":
-        """Make the file (0600); the supervisor does, once, before it forks."""
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        """Make the file (0600); the supervisor does, once, before it forks. One that is there already is unlinked and not
+        shortened, which would kill whoever looks at it."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             os.ftruncate(fd, (ROWS + 1) * ROW_BYTES)
             memory = mmap.mmap(fd, (ROWS + 1) * ROW_BYTES)

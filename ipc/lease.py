@@ -6,11 +6,13 @@ from ipc.errors import ArenaFull, StaleLease
 
 
 class LeaseBook:
-    """The leases of some slabs. A slab is free or has exactly one holder."""
+    """The leases of some slabs. A slab is free or has exactly one holder.
+
+    The slab given back last is the next one taken: its pages are still in memory."""
 
     def __init__(self, slabs: Iterable[int]) -> None:
-        self._free = sorted(slabs, reverse=True)
-        self._all = frozenset(self._free)
+        self._all = frozenset(slabs)
+        self._free = sorted(self._all, reverse=True)
         self._holder: dict[int, str] = {}
 
     def take(self, holder: str) -> int:
