@@ -1,0 +1,383 @@
+"""Events and requests to sync, its replies and requests back to links (ipc/messages.py is the language).
+
+Sync may die at any moment and come back as another process. Then every request it has not answered is answered here with
+`err`, never with silence; slabs it held come back; what it was sending is told to the new one (design.md 2).
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.net.context import MAIN, Context
+from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link
+from clusterd.wire import commands
+from clusterd.wire.events import Sink
+from clusterd.wire.results import encode_failure
+from ipc.board import Row
+from ipc.channel import DealerChannel
+from ipc.descriptor import Descriptor
+from ipc.errors import BadMessage, NoCredit, StaleLease
+from ipc.messages import (
+    Answered,
+    CloseLink,
+    Drain,
+    KeepaliveSeen,
+    LinkDown,
+    LinkInfo,
+    LinkUp,
+    NetHello,
+    NetToSync,
+    OpenTask,
+    PeerRequest,
+    Release,
+    Reply,
+    Request,
+    SlabsReturned,
+    SyncHello,
+    SyncToNet,
+    TaskNote,
+    Unanswered,
+    WriteLog,
+)
+
+FULL_MESSAGES = 2000
+"""Messages that wait for sync from which on the links that send it more are not read."""
+NOTES_PER_LINK = 64
+INTERNAL = 1000
+_GONE = ("down", "failed")
+
+
+class _Pending:
+    """A request of a peer that sync has. `answer_as`: the command word that an `ok` becomes (echo-c, echo-m)."""
+
+    __slots__ = ("answer_as", "command", "counter", "link")
+
+    def __init__(self, link: Link, counter: int, command: str, answer_as: str) -> None:
+        self.link = link
+        self.counter = counter
+        self.command = command
+        self.answer_as = answer_as
+
+
+class _SyncAsk:
+    """Sync waits for the response to its request `id`."""
+
+    __slots__ = ("_bridge", "_id", "link", "number")
+
+    def __init__(self, bridge: "Bridge", request_id: int, link: Link) -> None:
+        self._bridge = bridge
+        self._id = request_id
+        self.link = link
+        self.number: int | None = None
+
+    def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
+        self._bridge.settle(self._id, Answered(self._id, command, payload, self._bridge.lend(bodies)))
+
+    def unanswered(self, why: str) -> None:
+        self._bridge.settle(self._id, Unanswered(self._id, why))
+
+
+class Bridge:
+    """Net's end of the channel. Owns what is under way between links and sync; the table of links that sync knows."""
+
+    def __init__(
+        self,
+        context: Context,
+        channel: DealerChannel[SyncToNet],
+        sync_row: Row,
+        incarnation: int,
+        on_drain: Callable[[], None],
+    ) -> None:
+        self._context = context
+        self._channel = channel
+        self._sync_row = sync_row
+        self._incarnation = incarnation
+        self._on_drain = on_drain
+        self._sync: int | None = None
+        self.sync_is_lost = False
+        self._links: dict[int, Link] = {}
+        self._serial = 0
+        self._pending: dict[int, _Pending] = {}
+        self._asks: dict[int, _SyncAsk] = {}
+        self._notes: dict[int, dict[tuple[str, str], None]] = {}
+        self._sending: set[int] = set()
+        self._queue: deque[NetToSync] = deque()
+        self._queued = asyncio.Event()
+        self._held: set[Link] = set()
+        self.serving = ""
+
+    # ---- from links ------------------------------------------------------------------------------------------------------
+
+    def link_up(self, link: Link, node_type: str = "", version: str = "") -> None:
+        """From here on sync knows this link. `kind` and `name` of the link are set."""
+        link.info = LinkInfo(
+            link.number, link.kind, link.name, node_type, version, link.address, link.connected_at, link.keepalive_at
+        )
+        self._links[link.number] = link
+        self.tell(LinkUp(link.info))
+
+    def link_down(self, link: Link, reason: str) -> None:
+        """The link is gone; its requests need no answers any more."""
+        for serial in link.serials:
+            self._pending.pop(serial, None)
+        link.serials.clear()
+        self._held.discard(link)
+        self._notes.pop(link.number, None)
+        if self._links.pop(link.number, None) is not None:
+            self.tell(LinkDown(link.number, reason))
+
+    def keepalive(self, link: Link) -> None:
+        """The peer was heard. Local clients are of no interest to sync in this."""
+        now = self._context.clock
+        link.heard_at = now.monotonic()
+        link.keepalive_at = now.wall()
+        if link.kind != "local" and link.number in self._links:
+            self.tell(KeepaliveSeen(link.number, link.keepalive_at))
+
+    def forward(
+        self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink], answer_as: str = ""
+    ) -> None:
+        """A request that sync answers."""
+        if self.sync_is_lost:
+            self._context.slabs.drop(bodies, self._context.clock.monotonic())
+            link.respond(counter, commands.ERR, _restarted())
+            return
+        self._serial += 1
+        serial = self._serial
+        self._pending[serial] = _Pending(link, counter, command, answer_as)
+        link.serials.add(serial)
+        self.tell(PeerRequest(link.number, serial, command, payload, self.lend(bodies)))
+        if len(link.serials) >= self._context.settings.clusterd.limits.requests_per_link:
+            link.hold(HELD_REQUESTS)
+        if len(self._queue) >= FULL_MESSAGES:
+            self._held.add(link)
+            link.hold(HELD_SYNC)
+
+    def lend(self, bodies: list[Sink]) -> list[Descriptor] | None:
+        """What a message to sync says about large bodies."""
+        return self._context.slabs.to_sync(bodies) if bodies else None
+
+    def slabs_written(self, slabs: list[int]) -> None:
+        """Bodies are written, or dropped with their link: ours are free, sync's go back to it."""
+        now = self._context.clock.monotonic()
+        ours = [slab for slab in slabs if self._context.slabs.is_ours(slab)]
+        theirs = [slab for slab in slabs if not self._context.slabs.is_ours(slab)]
+        self._give_back(ours, now)
+        if theirs:
+            self._sending.difference_update(theirs)
+            self.tell(SlabsReturned(theirs))
+
+    def settle(self, request_id: int, message: Answered | Unanswered) -> None:
+        """A request of sync has ended."""
+        if self._asks.pop(request_id, None) is not None:
+            self.tell(message)
+        elif isinstance(message, Answered) and message.body:
+            self._give_back([part.slab for part in message.body], self._context.clock.monotonic())
+
+    def _give_back(self, slabs: list[int], now: float) -> None:
+        stale = self._context.slabs.give_back(slabs, now)
+        if stale:
+            self._context.own_line("WARNING", f"Slabs {stale} were given back twice.")
+
+    # ---- from sync -------------------------------------------------------------------------------------------------------
+
+    def handle(self, message: SyncToNet) -> None:
+        """One message of sync."""
+        match message:
+            case Reply():
+                self._reply(message)
+            case Request():
+                self._request(message)
+            case Release():
+                self._give_back(message.slabs, self._context.clock.monotonic())
+            case WriteLog():
+                self._context.log.line(message.level, message.tag, MAIN, message.text)
+            case TaskNote():
+                self._note(message)
+            case CloseLink():
+                link = self._links.get(message.link)
+                if link is not None:
+                    link.abort(message.reason)
+            case SyncHello():
+                self._sync_hello(message.incarnation)
+            case Drain():
+                self._on_drain()
+
+    def _reply(self, message: Reply) -> None:
+        body = message.body
+        pending = self._pending.pop(message.serial, None)
+        if pending is None:
+            if body:
+                self.slabs_written([part.slab for part in body])
+            return
+        link = pending.link
+        link.serials.discard(message.serial)
+        if len(link.serials) < self._context.settings.clusterd.limits.requests_per_link:
+            link.let_go(HELD_REQUESTS)
+        if message.log:
+            text = f"Internal error processing request '{commands.python_bytes(pending.command)}': {message.log}"
+            self._context.log.line("ERROR", link.tag, MAIN, text)
+        command = message.command
+        if pending.answer_as and command == commands.OK:
+            command = pending.answer_as
+            if pending.answer_as == commands.OK_ECHO_C:
+                self.keepalive(link)
+        if body is None:
+            link.respond(pending.counter, command, message.payload)
+            return
+        views, slabs = self._take_body(body, link)
+        if views is None:
+            link.respond(pending.counter, commands.ERR, encode_failure(ClusterError(INTERNAL, "the answer was lost")))
+        else:
+            link.respond_body(pending.counter, command, views, slabs)
+
+    def _take_body(self, body: list[Descriptor], link: Link) -> tuple[list[memoryview] | None, list[int]]:
+        """Views of a body that is net's until it is written. None for one that was given back meanwhile."""
+        slabs = [part.slab for part in body]
+        try:
+            views = [self._context.slabs.view(part) for part in body]
+            self._context.slabs.from_sync(
+                (part for part in body if self._context.slabs.is_ours(part.slab)), link.number
+            )
+        except (StaleLease, ValueError) as problem:
+            self._context.own_line("WARNING", f"A body of sync cannot be sent: {problem}")
+            return None, []
+        self._sending.update(slab for slab in slabs if not self._context.slabs.is_ours(slab))
+        return views, slabs
+
+    def _request(self, message: Request) -> None:
+        link = self._links.get(message.link)
+        if link is None:
+            if message.body:
+                self.slabs_written([part.slab for part in message.body])
+            self.tell(Unanswered(message.id, "closed"))
+            return
+        ask = _SyncAsk(self, message.id, link)
+        self._asks[message.id] = ask
+        views: list[memoryview] | None = None
+        slabs: list[int] = []
+        try:
+            if message.body is None:
+                ask.number = link.ask(message.command, message.payload, message.timeout_s, ask)
+            else:
+                views, slabs = self._take_body(message.body, link)
+                if views is None:
+                    raise ClusterError(INTERNAL, "its body was lost")
+                ask.number = link.ask_body(message.command, views, slabs, message.timeout_s, ask)
+        except ClusterError as refusal:
+            self.slabs_written(slabs)
+            self.settle(message.id, Unanswered(message.id, "refused", str(refusal)))
+
+    def _note(self, message: TaskNote) -> None:
+        if message.link not in self._links:
+            return
+        notes = self._notes.setdefault(message.link, {})
+        if not message.open:
+            notes.pop((message.command, message.task_id), None)
+        elif len(notes) < NOTES_PER_LINK:
+            notes[message.command, message.task_id] = None
+
+    # ---- lives of sync ---------------------------------------------------------------------------------------------------
+
+    def say_hello(self) -> None:
+        """Everything a sync process needs to know of us, before any other message."""
+        row = self._sync_row.snapshot()
+        if self._sync is None and row.state not in _GONE:
+            self._sync = row.incarnation
+        links = [
+            msgspec.structs.replace(link.info, keepalive_at=link.keepalive_at)
+            for link in self._links.values()
+            if link.info
+        ]
+        tasks = [OpenTask(link, command, task) for link, notes in self._notes.items() for command, task in notes]
+        self.tell(NetHello(self._incarnation, links, sorted(self._sending), tasks, self.serving))
+
+    def _sync_hello(self, incarnation: int) -> None:
+        if incarnation != self._sync:
+            if self._sync is not None:
+                self._lose_sync()
+            self._sync = incarnation
+        self.sync_is_lost = False
+        self._queue.clear()
+        self.say_hello()
+
+    def watch_sync(self) -> None:
+        """Called by the tick: the board says at once when sync's process is gone."""
+        row = self._sync_row.snapshot()
+        if self._sync is not None and not self.sync_is_lost and (row.state in _GONE or row.incarnation != self._sync):
+            self._lose_sync()
+
+    def _lose_sync(self) -> None:
+        """Sync is dead: answer what it has not, take back what it held."""
+        if self.sync_is_lost:
+            return
+        self.sync_is_lost = True
+        self._queue.clear()
+        pending, self._pending = self._pending, {}
+        asks, self._asks = self._asks, {}
+        for ask in asks.values():
+            if ask.number is not None:
+                ask.link.withdraw(ask.number)
+        self._context.slabs.sync_lost(self._context.clock.monotonic())
+        for waiting in pending.values():
+            waiting.link.serials.clear()
+            waiting.link.respond(waiting.counter, commands.ERR, _restarted())
+            waiting.link.let_go(HELD_REQUESTS)
+        self._let_links_go()
+        self._context.own_line(
+            "WARNING", f"The sync process is gone; {len(pending)} requests that it had were refused. Links stay."
+        )
+
+    # ---- the channel -----------------------------------------------------------------------------------------------------
+
+    def tell(self, message: NetToSync) -> None:
+        """Queue a message to sync. While there is none nothing is queued: the next one is told everything by NetHello."""
+        if self.sync_is_lost:
+            return
+        self._queue.append(message)
+        self._queued.set()
+
+    async def send_all(self) -> None:
+        """Runs until cancelled: hand messages over in order, waiting as long as sync takes none."""
+        while True:
+            await self._queued.wait()
+            while self._queue:
+                message = self._queue.popleft()
+                try:
+                    await self._channel.send(message)
+                except NoCredit:
+                    if not self.sync_is_lost:
+                        self._queue.appendleft(message)
+                if self._held and len(self._queue) < FULL_MESSAGES // 2:
+                    self._let_links_go()
+            self._queued.clear()
+
+    async def receive_all(self) -> None:
+        """Runs until cancelled."""
+        while True:
+            try:
+                message = await self._channel.recv()
+            except BadMessage as problem:
+                self._context.own_line("ERROR", f"A message of sync was not understood: {problem}")
+                continue
+            began = time.thread_time_ns()
+            self.handle(message)
+            self._context.meter.worked(began)
+
+    def _let_links_go(self) -> None:
+        held, self._held = self._held, set()
+        for link in held:
+            link.let_go(HELD_SYNC)
+
+    @property
+    def unanswered(self) -> int:
+        """Requests that sync has not answered yet."""
+        return len(self._pending)
+
+
+def _restarted() -> bytes:
+    return encode_failure(ClusterError(INTERNAL, "sync process was restarted"))

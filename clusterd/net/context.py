@@ -1,0 +1,111 @@
+"""What all parts of net share: settings, log, clock, slabs, and the measure of net's own work."""
+
+import time
+from typing import Protocol
+
+from clusterd.clock import Clock
+from clusterd.logs import Log, RateLimiter
+from clusterd.net.limits import BURST_LINES, LineBudget
+from clusterd.net.slabs import NetSlabs
+from clusterd.settings import Settings
+from ipc.board import Row
+from ipc.messages import NetToSync
+
+MAIN = "Main"
+OWN_SUBTAG = "Net"
+SLOW_NS = 5_000_000
+
+
+class ToSync(Protocol):
+    """What links may ask of the bridge."""
+
+    def tell(self, message: NetToSync) -> None: ...
+
+    def slabs_written(self, slabs: list[int]) -> None: ...
+
+
+class Expiring(Protocol):
+    """A link with requests that wait for a response."""
+
+    def expire(self, now: float) -> None: ...
+
+
+class Meter:
+    """Counts for the board. Work is CPU time of net's thread within one callback: what keeps every other link waiting."""
+
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "frames_in",
+        "frames_out",
+        "refused",
+        "requests",
+        "work_max_us",
+        "work_over_5ms",
+    )
+
+    def __init__(self) -> None:
+        self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = 0
+        self.refused = self.requests = self.work_max_us = self.work_over_5ms = 0
+
+    def worked(self, began_ns: int) -> None:
+        """A callback that began at `began_ns` (time.thread_time_ns) has ended."""
+        spent = time.thread_time_ns() - began_ns
+        if spent > SLOW_NS:
+            self.work_over_5ms += 1
+        if spent > self.work_max_us * 1000:
+            self.work_max_us = spent // 1000
+
+    def show(self, row: Row) -> None:
+        for counter in self.__slots__:
+            row.set(counter, getattr(self, counter))
+
+
+class Context:
+    """Made once in process.py. `settings` is replaced by a reload; the rest stays. `asking`: kept by the links themselves.
+    `scratch`: where all links read small frames to."""
+
+    def __init__(self, settings: Settings, log: Log, clock: Clock, slabs: NetSlabs) -> None:
+        self.settings = settings
+        self.log = log
+        self.clock = clock
+        self.slabs = slabs
+        self.meter = Meter()
+        self.asking: set[Expiring] = set()
+        self.scratch = memoryview(bytearray(65536))
+        self._next_link = 0
+        self.set_settings(settings)
+
+    def set_settings(self, settings: Settings) -> None:
+        period_s = settings.clusterd.limits.log_lines_per_address_s
+        self.settings = settings
+        self._abuse = RateLimiter(period_s)
+        self._ordinary = LineBudget(BURST_LINES, period_s)
+
+    def new_link_number(self) -> int:
+        self._next_link += 1
+        return self._next_link
+
+    @property
+    def role_tag(self) -> str:
+        """The tag of lines about the node itself."""
+        cluster = self.settings.cluster
+        return "Master" if self.settings.is_master else f"Worker {cluster.node_name}"
+
+    def ordinary_line(self, level: str, tag: str, address: str, text: str) -> None:
+        """A line that each connection makes: many per address, but not without end."""
+        if self.log.is_on(level) and self._ordinary.allows(address, self.clock.monotonic()):
+            self.log.line(level, tag, MAIN, text)
+
+    def abuse_line(self, level: str, tag: str, subtag: str, address: str, kind: str, text: str) -> None:
+        """A line about a bad connection: one per address and kind of abuse in a period, with a count of the rest."""
+        left_out = self._abuse.admit((address, kind), self.clock.monotonic())
+        if left_out is None:
+            return
+        self.log.line(level, tag, subtag, text)
+        if left_out:
+            self.own_line("INFO", f"{left_out} more lines like the one about {address} ({kind}) were left out.")
+
+    def own_line(self, level: str, text: str) -> None:
+        """A line of our own, under a subtag that stock does not have."""
+        self.log.line(level, self.role_tag, OWN_SUBTAG, text)

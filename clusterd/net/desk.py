@@ -1,0 +1,53 @@
+"""What net answers itself on an established link: echoes, unknown commands. All else goes to sync (wire.md 4.1)."""
+
+from clusterd.net.bridge import Bridge
+from clusterd.net.context import MAIN, Context
+from clusterd.net.link import Link
+from clusterd.wire import commands
+from clusterd.wire.events import Sink
+
+_ECHOES = {commands.ECHO: commands.OK, commands.ECHO_C: commands.OK_ECHO_C, commands.ECHO_M: commands.OK_C}
+
+
+class Desk:
+    """Shared by listen, dial and local."""
+
+    def __init__(self, context: Context, bridge: Bridge) -> None:
+        self._context = context
+        self._bridge = bridge
+
+    def request(self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
+        """Answer a request of a peer whose link sync knows, or pass it on."""
+        self.log_command(link, command)
+        if command not in link.known:
+            self._drop(bodies)
+            link.respond(counter, commands.ERR, commands.unknown_command_text(command))
+        elif command in _ECHOES:
+            self._echo(link, counter, command, payload, bodies)
+        else:
+            self._bridge.forward(link, counter, command, payload, bodies)
+
+    def log_command(self, link: Link, command: str) -> None:
+        """The original prints it differently on a worker (wire.md 9.4)."""
+        if self._context.log.is_on("DEBUG"):
+            shown = commands.python_bytes(command)
+            text = f"Command received: '{shown}'" if link.kind == "master" else f"Command received: {shown}"
+            self._context.log.line("DEBUG", link.tag, MAIN, text)
+
+    def _echo(self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
+        if not bodies:
+            link.respond(counter, _ECHOES[command], payload)
+            if command == commands.ECHO_C:
+                self._bridge.keepalive(link)
+        elif link.kind == "local":
+            # Nothing is sealed here: the bytes go back from where they lie.
+            parts = self._context.slabs.numbers(bodies)
+            views = [sink.view for sink in bodies]
+            link.respond_body(counter, _ECHOES[command], views, parts)
+            if command == commands.ECHO_C:
+                self._bridge.keepalive(link)
+        else:
+            self._bridge.forward(link, counter, commands.ECHO, b"", bodies, _ECHOES[command])
+
+    def _drop(self, bodies: list[Sink]) -> None:
+        self._context.slabs.drop(bodies, self._context.clock.monotonic())

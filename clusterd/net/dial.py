@@ -1,0 +1,238 @@
+"""A worker's link to its master: which address, hello, keepalives, and when to try again (wire.md 1.4, 1.6, 1.7)."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import NamedTuple
+
+from clusterd.clock import Backoff
+from clusterd.errors import ClusterError
+from clusterd.net.bridge import Bridge
+from clusterd.net.context import MAIN, Context
+from clusterd.net.desk import Desk
+from clusterd.net.keepalive import KeepaliveSender
+from clusterd.net.link import Link
+from clusterd.net.listen import keep_awake, make_node_directory
+from clusterd.wire import commands
+from clusterd.wire.events import Sink, Violation
+from clusterd.wire.frame import REQUEST_CHUNK
+from clusterd.wire.payloads import Hello, build_hello
+from clusterd.wire.results import decode_err_payload
+from clusterd.wire.seal import Sealer, sealed_length
+
+FIRST_RETRY_S = 1.0
+KEEPALIVE_SUBTAG = "Keep Alive"
+SHOWN_CHARACTERS = 100
+
+
+class Address(NamedTuple):
+    """Where a master is."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(node: str, default_port: int) -> Address:
+    """HOST, HOST:PORT, [V6]:PORT, [V6] or a bare V6 (which has more than one colon)."""
+    if node.startswith("["):
+        host, _, rest = node[1:].partition("]")
+        return Address(host, int(rest[1:]) if rest.startswith(":") else default_port)
+    if node.count(":") == 1:
+        host, _, port = node.partition(":")
+        return Address(host, int(port))
+    return Address(node, default_port)
+
+
+class _Answer:
+    """Waits for one response: (command, payload), or raises ClusterError 3020 or ConnectionResetError. `at_once` is
+    called before anything else that came with a good response is looked at."""
+
+    def __init__(self, context: Context, command: str, at_once: Callable[[], None] | None = None) -> None:
+        self._context = context
+        self._command = command
+        self._at_once = at_once
+        self.future: asyncio.Future[tuple[str, bytes]] = asyncio.get_running_loop().create_future()
+
+    def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
+        self._context.slabs.drop(bodies, self._context.clock.monotonic())
+        if self.future.done():
+            return
+        if self._at_once is not None and command != commands.ERR:
+            self._at_once()
+        self.future.set_result((command, payload))
+
+    def unanswered(self, why: str) -> None:
+        if self.future.done():
+            return
+        if why == "timeout":
+            self.future.set_exception(ClusterError(3020, self._command))
+        else:
+            self.future.set_exception(ConnectionResetError("the connection was closed"))
+
+
+class Dialer:
+    """Owner of the one outbound link. `run` never ends by itself."""
+
+    def __init__(
+        self, context: Context, bridge: Bridge, desk: Desk, sealer: Sealer, tls: ssl.SSLContext | None
+    ) -> None:
+        self._context = context
+        self._bridge = bridge
+        self._desk = desk
+        self._sealer = sealer
+        self._tls = tls
+        self._known = commands.known_commands("worker", on_master=False)
+        self._closed = asyncio.Event()
+        self.links: dict[int, Link] = {}
+
+    async def run(self) -> None:
+        """Connect, stay as long as it lasts, connect again; with pauses that grow to connection_retry."""
+        retry_s = self._context.settings.worker.connection_retry_s
+        backoff = Backoff(min(FIRST_RETRY_S, retry_s), retry_s, jitter=0.25)
+        while True:
+            lasted_s = await self._one_round()
+            if lasted_s >= retry_s:
+                backoff.reset()
+            await asyncio.sleep(backoff.next_s())
+
+    async def _one_round(self) -> float:
+        """Try the addresses in order until one accepts us. Returns how long the link lasted in seconds, 0 for none."""
+        cluster = self._context.settings.cluster
+        for place, node in enumerate(cluster.nodes):
+            address = parse_address(node, cluster.port)
+            is_last = place + 1 == len(cluster.nodes)
+            link = await self._connect(address, is_last)
+            if link is None:
+                continue
+            began = self._context.clock.monotonic()
+            try:
+                if await self._join(link):
+                    await self._stay(link)
+                    return self._context.clock.monotonic() - began
+            finally:
+                link.close()
+                await self._closed.wait()
+        return 0.0
+
+    async def _connect(self, address: Address, is_last: bool) -> Link | None:
+        context = self._context
+        timeout_s = context.settings.communication.timeout_cluster_request_s
+        name = f"Worker {context.settings.cluster.node_name}"
+        self._closed.clear()
+        link = Link(context, self._bridge, self, "worker", self._sealer, context.new_link_number())
+        link.kind, link.name, link.address, link.tag = "master", str(address), address.host, name
+        server_name = (context.settings.clusterd.tls.server_name or address.host) if self._tls else None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: link, address.host, address.port, ssl=self._tls, server_hostname=server_name
+                )
+        except OSError as problem:
+            if link.is_made:
+                link.abort("")
+                await self._closed.wait()
+            reason = str(problem) or f"no connection in {timeout_s:g} seconds"
+            if not is_last:
+                context.own_line("ERROR", f"Could not connect to {address}: {reason}. Trying the next address.")
+            elif isinstance(problem, ConnectionRefusedError):
+                context.log.line("ERROR", name, MAIN, "Could not connect to master. Trying again in 10 seconds.")
+            else:
+                text = f"Could not connect to master: {reason}. Trying again in 10 seconds."
+                context.log.line("ERROR", name, MAIN, text)
+            return None
+        return link
+
+    async def _join(self, link: Link) -> bool:
+        """Say hello; whether the master takes us."""
+        settings = self._context.settings
+        hello = Hello(
+            settings.cluster.node_name, settings.cluster.name, settings.cluster.node_type, settings.clusterd.version
+        )
+        try:
+            command, payload = await self._ask(link, commands.HELLO, build_hello(hello), lambda: self._joined(link))
+            if command == commands.ERR:
+                raise decode_err_payload(payload)
+        except ConnectionResetError:
+            return False  # `lost` has said so
+        except ClusterError as refusal:
+            self._context.log.line("ERROR", link.tag, MAIN, f"Could not connect to master: {refusal}.")
+            return False
+        return True
+
+    def _joined(self, link: Link) -> None:
+        """The master has accepted us; its first request may lie right behind."""
+        self._context.log.line("INFO", link.tag, MAIN, "Successfully connected to master.")
+        make_node_directory(self._context, self._context.settings.cluster.node_name)
+        link.keepalive_at = self._context.clock.wall()
+        self._bridge.link_up(link)
+
+    async def _ask(
+        self, link: Link, command: str, payload: bytes, at_once: Callable[[], None] | None = None
+    ) -> tuple[str, bytes]:
+        answer = _Answer(self._context, command, at_once)
+        link.ask(command, payload, self._context.settings.communication.timeout_cluster_request_s, answer)
+        return await answer.future
+
+    async def _stay(self, link: Link) -> None:
+        """Send keepalives until the link ends, or too many of them have failed."""
+        clock, intervals = self._context.clock, self._context.settings.worker
+        keepalive = KeepaliveSender(intervals.keep_alive_s, intervals.max_failed_keepalive_attempts, clock.monotonic())
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, keepalive.next_at - clock.monotonic())):
+                    await self._closed.wait()
+                return
+            except TimeoutError:
+                pass
+            if await self._keepalive(link):
+                keepalive.succeeded(clock.monotonic())
+            elif keepalive.failed(clock.monotonic()):
+                text = "Maximum number of failed keep alives reached. Disconnecting."
+                self._context.log.line("ERROR", link.tag, KEEPALIVE_SUBTAG, text)
+                return
+
+    async def _keepalive(self, link: Link) -> bool:
+        log = self._context.log
+        try:
+            command, payload = await self._ask(link, commands.ECHO_C, commands.KEEPALIVE)
+            if command == commands.ERR:
+                raise decode_err_payload(payload)
+        except (ClusterError, ConnectionResetError) as failure:
+            log.line("ERROR", link.tag, KEEPALIVE_SUBTAG, f"Error sending keep alive: {failure}")
+            return False
+        shown = "".join(filter(str.isprintable, payload.decode(errors="replace")))[:SHOWN_CHARACTERS]
+        log.line("INFO", link.tag, KEEPALIVE_SUBTAG, f"Successful response from master: {shown}")
+        self._bridge.keepalive(link)
+        return True
+
+    # ---- the link --------------------------------------------------------------------------------------------------------
+
+    def made(self, link: Link) -> None:
+        keep_awake(link.socket)
+        limits = self._context.settings.clusterd.limits
+        link.allow(sealed_length(REQUEST_CHUNK), min(limits.divided_bytes, self._context.slabs.divided_bytes))
+        self.links[link.number] = link
+
+    def request(self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
+        if link.info is None:
+            # The master asks before it has answered our hello. Sync does not know this link yet.
+            self._context.slabs.drop(bodies, self._context.clock.monotonic())
+            link.abort(f"the master sent {commands.python_bytes(command)} before it answered hello")
+            return
+        self._desk.request(link, counter, command, payload, bodies)
+
+    def violated(self, link: Link, violation: Violation) -> None:
+        link.abort(violation.text)
+
+    def lost(self, link: Link, reason: str) -> None:
+        self.links.pop(link.number, None)
+        log = self._context.log
+        if reason:
+            log.line("ERROR", link.tag, MAIN, f"Connection closed due to an unhandled error: {reason}")
+        else:
+            log.line("INFO", link.tag, MAIN, "The master closed the connection")
+        self._bridge.link_down(link, reason)
+        self._closed.set()

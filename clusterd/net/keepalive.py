@@ -1,0 +1,41 @@
+"""Who has been silent too long: the arithmetic of keepalives on both sides (wire.md 1.6). Times are passed in."""
+
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
+
+
+class KeepaliveSender:
+    """A worker's side. A round begins `interval_s` after the end of the one before; the first, that long after connect.
+
+    Owned by the dialler, which sends when `next_at` has come and reports how it went."""
+
+    def __init__(self, interval_s: float, max_failed: int, now: float) -> None:
+        self._interval_s = interval_s
+        self._max_failed = max_failed
+        self.failed_in_a_row = 0
+        self.next_at = now + interval_s
+
+    def succeeded(self, now: float) -> None:
+        self.failed_in_a_row = 0
+        self.next_at = now + self._interval_s
+
+    def failed(self, now: float) -> bool:
+        """Whether the link must be given up: as many failures in a row as are allowed."""
+        self.failed_in_a_row += 1
+        self.next_at = now + self._interval_s
+        return self.failed_in_a_row >= self._max_failed
+
+
+class Watched(Protocol):
+    """What the check looks at: the moment (monotonic) of the last `echo-c`, or of the accept."""
+
+    @property
+    def heard_at(self) -> float: ...
+
+
+_W = TypeVar("_W", bound=Watched)
+
+
+def silent_too_long(links: Iterable[_W], now: float, allowed_s: float) -> list[_W]:
+    """The links whose last keepalive is older than `allowed_s`. Nothing but a keepalive counts (wire.md 1.6)."""
+    return [link for link in links if now - link.heard_at > allowed_s]

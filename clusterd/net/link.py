@@ -1,0 +1,398 @@
+"""One transport driving one `wire.Connection`: bytes in and out, slabs, holding back and being held back.
+
+A link knows no commands. It gives requests to its owner (listen, dial or local), responses to whoever asked, and writes
+what it is told to. All its methods are called from net's loop.
+"""
+
+import asyncio
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+from clusterd.net.context import Context, ToSync
+from clusterd.net.outbox import Entry, Outbox
+from clusterd.wire.commands import Role
+from clusterd.wire.connection import Connection
+from clusterd.wire.events import (
+    Discarded,
+    Event,
+    RequestReceived,
+    ResponseReceived,
+    SealedRequest,
+    SealedResponse,
+    Sink,
+    Violation,
+)
+from clusterd.wire.seal import Sealer
+from ipc.messages import LinkInfo
+
+WRITE_STALL_S = 60.0
+"""A peer that does not take a slice (256 KiB) in this time holds slabs that others need."""
+PUMP_BYTES = 1048576
+"""Bytes written to one link before the others have their turn."""
+UNREAD_BYTES = 1048576
+"""Bytes that wait to be written from which on a peer's next requests are not read (wire.md R5)."""
+FLUSH_S = 2.0
+
+HELD_REQUESTS = 1
+HELD_SLABS = 2
+HELD_OUTBOX = 4
+HELD_SYNC = 8
+"""Why a link is not read: too many unanswered requests, no slab, a peer that does not read, a full channel to sync."""
+
+
+class LinkOwner(Protocol):
+    """Listen, dial or local: whoever made the link."""
+
+    def made(self, link: "Link") -> None:
+        """The transport is there."""
+
+    def request(self, link: "Link", counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
+        """The peer asks; with `bodies`, a large sealed body whose slabs are the owner's from here on."""
+
+    def violated(self, link: "Link", violation: Violation) -> None:
+        """The peer broke the protocol: the link is dead."""
+
+    def lost(self, link: "Link", reason: str) -> None:
+        """The transport is gone. `reason` is empty for a regular end."""
+
+
+class Asker(Protocol):
+    """Who waits for the response to a request."""
+
+    def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
+        """The response; with `bodies` it is large, and their slabs are the asker's."""
+
+    def unanswered(self, why: str) -> None:
+        """ "timeout" or "closed": there will be none."""
+
+
+class _Ask:
+    __slots__ = ("asker", "entry")
+
+    def __init__(self, asker: Asker, entry: Entry | None) -> None:
+        self.asker = asker
+        self.entry = entry
+
+
+class Link(asyncio.BufferedProtocol):
+    """`kind`, `name`, `tag`, `known` (commands) are the owner's, `info` and `serials` (requests that sync has) the bridge's;
+    `number` never changes. `heard_at`: monotonic, of the last keepalive."""
+
+    def __init__(
+        self, context: Context, sync: ToSync, owner: LinkOwner, role: Role, sealer: Sealer | None, number: int
+    ) -> None:
+        self._context = context
+        self._sync = sync
+        self._owner = owner
+        self._meter = context.meter
+        self.number = number
+        self.kind = ""
+        self.name = ""
+        self.tag = ""
+        self.address = ""
+        self.port = 0
+        self.known: frozenset[str] = frozenset()
+        self.connected_at = context.clock.wall()
+        self.keepalive_at = self.connected_at
+        self.heard_at = context.clock.monotonic()
+        self.info: LinkInfo | None = None
+        self.serials: set[int] = set()
+        self.is_lost = False
+        self._transport: asyncio.Transport | None = None
+        self._outbox = Outbox()
+        self._asks: dict[int, _Ask] = {}
+        self._held = 0
+        self._held_at = 0.0
+        self._held_s = 0.0
+        self._blocked_at: float | None = None
+        self._stalled_at: float | None = None
+        self._pump_is_due = False
+        self._closing = False
+        self._reason = ""
+        self._limit_timer: asyncio.TimerHandle | None = None
+        self._connection = Connection(
+            role, sealer, counter_start=secrets.randbits(32), allocate=self._allocate, scratch=context.scratch
+        )
+
+    # ---- what peers may send ---------------------------------------------------------------------------------------------
+
+    def allow(self, body_bytes: int, divided_bytes: int) -> None:
+        """How large frames and divided messages may be; small before hello, so that a stranger gets no slab."""
+        self._connection.body_limit = body_bytes
+        self._connection.divided_limit = divided_bytes
+
+    def _allocate(self, length: int) -> Sink | None:
+        return self._context.slabs.sink(self.number, length)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there was a transport."""
+        return self._transport is not None
+
+    @property
+    def socket(self) -> socket.socket:
+        """The transport's; there must be one."""
+        assert self._transport is not None
+        return cast(socket.socket, self._transport.get_extra_info("socket"))
+
+    # ---- the transport ---------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        # Nothing may be left in the transport's own buffer unnoticed: slabs come back when it is empty. TLS compares
+        # with "at least", TCP with "more than".
+        secure = transport.get_extra_info("sslcontext") is not None
+        self._transport.set_write_buffer_limits(high=1 if secure else 0, low=0)
+        self._owner.made(self)
+
+    def get_buffer(self, sizehint: int) -> Any:
+        return self._connection.next_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        began = time.thread_time_ns()
+        meter, connection = self._meter, self._connection
+        frames = connection.frames_in
+        meter.bytes_in += nbytes
+        self._handle(connection.buffer_filled(nbytes))
+        meter.frames_in += connection.frames_in - frames
+        meter.worked(began)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        began = time.thread_time_ns()
+        self.is_lost = True
+        context = self._context
+        now = context.clock.monotonic()
+        if self._limit_timer is not None:
+            self._limit_timer.cancel()
+        context.slabs.forget(self.number)
+        context.slabs.drop(self._connection.close(), now)
+        self._give_back(self._outbox.clear())
+        self._connection.take_waiting()
+        context.asking.discard(self)
+        asks, self._asks = self._asks, {}
+        for ask in asks.values():
+            ask.asker.unanswered("closed")
+        self._owner.lost(self, self._reason or ("" if exc is None else str(exc) or type(exc).__name__))
+        self._meter.worked(began)
+
+    def pause_writing(self) -> None:
+        self._blocked_at = self._context.clock.monotonic()
+
+    def resume_writing(self) -> None:
+        began = time.thread_time_ns()
+        self._blocked_at = None
+        self._give_back(self._outbox.drained())
+        self.pump()
+        self._meter.worked(began)
+
+    # ---- receiving -------------------------------------------------------------------------------------------------------
+
+    def _handle(self, events: Sequence[Event]) -> None:
+        for event in events:
+            match event:
+                case RequestReceived():
+                    self._meter.requests += 1
+                    self._owner.request(self, event.counter, event.command, event.payload, [])
+                case ResponseReceived():
+                    ask = self._asks.pop(event.request_id, None)
+                    if ask is not None:
+                        ask.asker.answered(event.command, event.payload, [])
+                case SealedRequest():
+                    self._meter.requests += 1
+                    self._owner.request(self, event.counter, event.command, b"", event.bodies)
+                case SealedResponse():
+                    ask = self._asks.pop(event.request_id, None)
+                    if ask is not None:
+                        ask.asker.answered(event.command, b"", event.bodies)
+                    else:
+                        self._context.slabs.drop(event.bodies, self._context.clock.monotonic())
+                case Discarded():
+                    self._context.slabs.drop(event.bodies, self._context.clock.monotonic())
+                case Violation():
+                    self._owner.violated(self, event)
+        if self._connection.stalled and not self._connection.dead:
+            self._stalled_at = self._stalled_at or self._context.clock.monotonic()
+            self.hold(HELD_SLABS)
+            self._context.slabs.wait(self.number, self._room_again)
+        self.pump()
+
+    def _room_again(self) -> None:
+        """There may be a slab for what stalled."""
+        self._stalled_at = None
+        self._handle(self._connection.retry_allocate())
+        if not self._connection.stalled:
+            self.let_go(HELD_SLABS)
+
+    def hold(self, why: int) -> None:
+        """Read nothing more from this peer."""
+        if not self._held and self._transport is not None:
+            self._transport.pause_reading()
+            self._held_at = self._context.clock.monotonic()
+        self._held |= why
+
+    def let_go(self, why: int) -> None:
+        """That reason is over; read again when it was the last."""
+        if self._held & why:
+            self._held &= ~why
+            if not self._held and not self.is_lost and self._transport is not None:
+                self._held_s += self._context.clock.monotonic() - self._held_at
+                self._transport.resume_reading()
+
+    # ---- sending ---------------------------------------------------------------------------------------------------------
+
+    def respond(self, counter: int, command: str, payload: bytes) -> None:
+        """Answer a request of the peer. Nothing happens on a link that is gone."""
+        if self.is_lost:
+            return
+        frames = self._connection.respond(counter, command, payload)
+        self._meter.frames_out += len(frames)
+        self._outbox.add_first(frames)
+        self._pump_later()
+
+    def respond_body(self, counter: int, command: str, views: Sequence[memoryview], slabs: Sequence[int]) -> None:
+        """The same with a body that is sealed already and lies in slabs, which come back when it is written."""
+        if self.is_lost:
+            self._give_back(list(slabs))
+            return
+        pieces = self._connection.respond_sealed(counter, command, sum(len(view) for view in views))
+        self._meter.frames_out += len(pieces)
+        self._outbox.add_body(pieces, views, slabs)
+        self._pump_later()
+
+    def ask(self, command: str, payload: bytes, timeout_s: float, asker: Asker) -> int | None:
+        """Send a request. None on a link that is gone (the asker is told "closed"). Raises ClusterError for a command
+        that cannot be sent."""
+        if self.is_lost:
+            asker.unanswered("closed")
+            return None
+        number, frames = self._connection.request(command, payload, self._context.clock.monotonic(), timeout_s)
+        self._meter.frames_out += len(frames)
+        self._outbox.add(frames)
+        self._remember(number, _Ask(asker, None))
+        return number
+
+    def ask_body(
+        self, command: str, views: Sequence[memoryview], slabs: Sequence[int], timeout_s: float, asker: Asker
+    ) -> int | None:
+        """The same with a sealed body in slabs, which come back in every case."""
+        if self.is_lost:
+            self._give_back(list(slabs))
+            asker.unanswered("closed")
+            return None
+        length = sum(len(view) for view in views)
+        number, pieces = self._connection.request_sealed(command, length, self._context.clock.monotonic(), timeout_s)
+        self._meter.frames_out += len(pieces)
+        entry = self._outbox.add_body(pieces, views, slabs)
+        self._remember(number, _Ask(asker, entry))
+        return number
+
+    def _remember(self, number: int, ask: _Ask) -> None:
+        self._asks[number] = ask
+        self._context.asking.add(self)
+        self._pump_later()
+
+    def withdraw(self, number: int) -> None:
+        """Nobody waits for this answer any more."""
+        ask = self._asks.pop(number, None)
+        self._connection.forget(number)
+        if ask is not None:
+            self._drop_unsent(ask)
+
+    def _drop_unsent(self, ask: _Ask) -> None:
+        if ask.entry is not None and self._outbox.withdraw(ask.entry):
+            self._give_back(list(ask.entry.slabs))
+
+    def expire(self, now: float) -> None:
+        """End the requests whose time is over."""
+        for number in self._connection.expire(now):
+            ask = self._asks.pop(number, None)
+            if ask is not None:
+                self._drop_unsent(ask)
+                ask.asker.unanswered("timeout")
+        if not self._asks:
+            self._context.asking.discard(self)
+
+    def _pump_later(self) -> None:
+        """Write at the end of this turn of the loop, everything that came together in one go."""
+        if not self._pump_is_due:
+            self._pump_is_due = True
+            asyncio.get_running_loop().call_soon(self._pump_turn)
+
+    def _pump_turn(self) -> None:
+        began = time.thread_time_ns()
+        self.pump()
+        self._meter.worked(began)
+
+    def pump(self) -> None:
+        """Write while the transport takes it."""
+        self._pump_is_due = False
+        transport, outbox = self._transport, self._outbox
+        if transport is None or self.is_lost or transport.is_closing():
+            return
+        given = 0
+        while self._blocked_at is None and given < PUMP_BYTES:
+            buffers = outbox.next_write()
+            if not buffers:
+                break
+            given += sum(map(len, buffers))
+            transport.writelines(buffers)
+            if self._blocked_at is None:
+                self._give_back(outbox.drained())
+        self._meter.bytes_out += given
+        if given >= PUMP_BYTES:
+            self._pump_later()
+        if outbox.first_bytes > UNREAD_BYTES:
+            self.hold(HELD_OUTBOX)
+        else:
+            self.let_go(HELD_OUTBOX)
+        if self._closing and not outbox:
+            transport.close()
+
+    def _give_back(self, slabs: list[int]) -> None:
+        if slabs:
+            self._sync.slabs_written(slabs)
+
+    # ---- ending ----------------------------------------------------------------------------------------------------------
+
+    def abort(self, reason: str) -> None:
+        """Drop the transport now. `lost` follows."""
+        self._reason = self._reason or reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self, reason: str = "") -> None:
+        """Write what waits, then close; drop the transport if the peer does not take it in FLUSH_S."""
+        if self._transport is None or self.is_lost:
+            return
+        self._reason = self._reason or reason
+        self._closing = True
+        self.end_by(FLUSH_S, reason)
+        self.pump()
+
+    def end_by(self, seconds: float, reason: str) -> None:
+        """Drop the transport in `seconds` unless it has ended by then."""
+        if self._limit_timer is not None:
+            self._limit_timer.cancel()
+        self._limit_timer = asyncio.get_running_loop().call_later(seconds, self.abort, reason)
+
+    def go_on(self) -> None:
+        """Not ending any more (a second hello was accepted)."""
+        if self._limit_timer is not None:
+            self._limit_timer.cancel()
+            self._limit_timer = None
+
+    def check(self, now: float, timeout_s: float) -> None:
+        """End a link whose peer has begun something and does not go on, or takes nothing."""
+        violation = None
+        if not self._held:
+            # Time in which we did not read is not the peer's.
+            violation = self._connection.check_progress(now - self._held_s, timeout_s)
+        if violation is not None:
+            self._owner.violated(self, violation)
+        elif self._blocked_at is not None and now - self._blocked_at > WRITE_STALL_S:
+            self.abort(f"the peer has taken no data for {WRITE_STALL_S:g} seconds")
+        elif self._stalled_at is not None and now - self._stalled_at > timeout_s:
+            self.abort(f"there was no room for a large message for {timeout_s:g} seconds")

@@ -1,0 +1,292 @@
+"""The master's port: who comes in, says hello, stays, and is let go (wire.md 1.4, 1.6, 1.7)."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import re
+import socket
+import ssl
+
+from clusterd.errors import ClusterError
+from clusterd.net.bridge import Bridge
+from clusterd.net.context import MAIN, Context
+from clusterd.net.desk import Desk
+from clusterd.net.hello import HelloRules, check_hello
+from clusterd.net.keepalive import silent_too_long
+from clusterd.net.limits import Gatekeeper
+from clusterd.net.link import Link
+from clusterd.wire import commands
+from clusterd.wire.events import Sink, Violation
+from clusterd.wire.frame import REQUEST_CHUNK
+from clusterd.wire.results import encode_failure
+from clusterd.wire.seal import Sealer, sealed_length
+
+STRANGER_BYTES = 8192
+"""Body of a frame, and of all divided messages, before hello."""
+REFUSED_LINGER_S = 2.0
+"""A refused worker closes itself once it has read why; closing at once could cost it the reply."""
+ACCEPTS_PER_TURN = 32
+ACCEPT_PAUSE_S = 1.0
+BACKLOG = 1024
+NODE_DIRECTORY_MODE = 0o770
+KEEPALIVE_SUBTAG = "Keep alive"
+_BEFORE_HELLO = "no command but hello is answered before hello"
+_OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Listener:
+    """Owner of the inbound links. A link is waiting until its hello is accepted; then it has a name, for good."""
+
+    def __init__(
+        self, context: Context, bridge: Bridge, desk: Desk, sealer: Sealer, tls: ssl.SSLContext | None
+    ) -> None:
+        self._context = context
+        self._bridge = bridge
+        self._desk = desk
+        self._sealer = sealer
+        self._tls = tls
+        self._known = commands.known_commands("master", on_master=True)
+        self._gatekeeper = Gatekeeper(context.settings.clusterd.limits)
+        self._socket: socket.socket | None = None
+        self._resume: asyncio.TimerHandle | None = None
+        self._arriving: dict[int, asyncio.Task[None]] = {}
+        self._deadlines: dict[int, float] = {}
+        self._refused: set[int] = set()
+        self._next_keepalive_check = 0.0
+        self.links: dict[int, Link] = {}
+        self.names: dict[str, Link] = {}
+
+    # ---- the port --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> str:
+        """Bind and listen; returns the address as text. Raises OSError."""
+        cluster = self._context.settings.cluster
+        found = await asyncio.get_running_loop().getaddrinfo(
+            cluster.bind_addr, cluster.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, address = found[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.setblocking(False)
+            listening.bind(address)
+            listening.listen(BACKLOG)
+        except OSError:
+            listening.close()
+            raise
+        self._socket = listening
+        self._watch()
+        host, port = listening.getsockname()[:2]
+        self._context.log.line("INFO", "Master", MAIN, f"Serving on ({host!r}, {port})")
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def stop(self) -> None:
+        """Accept nothing more. Links stay."""
+        if self._resume is not None:
+            self._resume.cancel()
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def _watch(self) -> None:
+        self._resume = None
+        if self._socket is not None:
+            asyncio.get_running_loop().add_reader(self._socket, self._acceptable)
+
+    def _acceptable(self) -> None:
+        assert self._socket is not None
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                accepted, address = self._socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as problem:
+                if problem.errno not in _OUT_OF_FILES:
+                    continue  # the peer was gone again before it was accepted
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._socket)
+                self._resume = loop.call_later(ACCEPT_PAUSE_S, self._watch)
+                self._context.abuse_line(
+                    "ERROR", "Worker", "Net", "", "accept", f"No connection can be accepted now: {problem.strerror}."
+                )
+                return
+            self._accepted(accepted, address)
+
+    def _accepted(self, accepted: socket.socket, address: tuple[str, int]) -> None:
+        context = self._context
+        number, host = context.new_link_number(), address[0]
+        admission = self._gatekeeper.admit(number, host)
+        if admission.refused:
+            accepted.close()
+            context.meter.refused += 1
+            text = f"Refused a connection from {host}: {admission.refused}."
+            context.abuse_line("WARNING", "Worker", "Net", host, "refused", text)
+            return
+        if admission.evicted is not None:
+            self._drop_stranger(admission.evicted, "it said no hello and others wait")
+        accepted.setblocking(False)
+        keep_awake(accepted)
+        link = Link(context, self._bridge, self, "master", self._sealer, number)
+        link.tag, link.address = "Worker", host
+        link.port = address[1]
+        self.links[number] = link
+        self._deadlines[number] = context.clock.monotonic() + context.settings.clusterd.handshake_timeout_s
+        self._arriving[number] = asyncio.ensure_future(self._arrive(link, accepted))
+
+    async def _arrive(self, link: Link, accepted: socket.socket) -> None:
+        """Put a transport, with TLS if it is on, over the socket."""
+        reason = "the connection was dropped"
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: link,
+                accepted,
+                ssl=self._tls,
+                ssl_handshake_timeout=self._context.settings.clusterd.handshake_timeout_s if self._tls else None,
+            )
+        except OSError as problem:
+            reason = f"TLS: {problem.strerror or problem}" if self._tls else str(problem)
+        finally:
+            self._arriving.pop(link.number, None)
+            if not link.is_made:
+                accepted.close()
+                self.lost(link, reason)
+
+    def _drop_stranger(self, number: int, reason: str) -> None:
+        """Close a connection that has not said hello."""
+        self._deadlines.pop(number, None)
+        link, arriving = self.links.get(number), self._arriving.get(number)
+        if link is not None and link.is_made:
+            link.abort(reason)
+        elif arriving is not None:
+            arriving.cancel()
+
+    # ---- links -----------------------------------------------------------------------------------------------------------
+
+    def made(self, link: Link) -> None:
+        link.allow(STRANGER_BYTES, STRANGER_BYTES)
+        self._context.ordinary_line("INFO", "Worker", link.address, f"Connection from ({link.address!r}, {link.port})")
+
+    def request(self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
+        if command == commands.HELLO and not bodies:
+            self._desk.log_command(link, command)
+            self._hello(link, counter, payload)
+        elif link.name:
+            self._desk.request(link, counter, command, payload, bodies)
+        else:
+            error = ClusterError(1000, _BEFORE_HELLO)
+            link.respond(counter, commands.ERR, encode_failure(error))
+            text = f"Internal error processing request '{commands.python_bytes(command)}': {error}"
+            self._context.abuse_line("ERROR", "Worker", MAIN, link.address, "before hello", text)
+
+    def _hello(self, link: Link, counter: int, payload: bytes) -> None:
+        settings = self._context.settings
+        rules = HelloRules(
+            settings.cluster.node_name,
+            settings.cluster.name,
+            settings.clusterd.version,
+            settings.clusterd.version_rule,
+        )
+        try:
+            hello = check_hello(payload, rules, self.names, link.name)
+        except ClusterError as refusal:
+            link.respond(counter, commands.ERR, encode_failure(refusal))
+            text = f"Internal error processing request '{commands.python_bytes(commands.HELLO)}': {refusal}"
+            self._context.abuse_line("ERROR", link.tag, MAIN, link.address, f"hello {refusal.code}", text)
+            if not link.name:
+                self._refused.add(link.number)
+                link.end_by(REFUSED_LINGER_S, "")
+            return
+        link.go_on()
+        self._refused.discard(link.number)
+        self._deadlines.pop(link.number, None)
+        self._gatekeeper.name(link.number)
+        link.kind, link.name, link.known = "worker", hello.name, self._known
+        link.tag = f"Worker {hello.name}"
+        limits = settings.clusterd.limits
+        link.allow(sealed_length(REQUEST_CHUNK), min(limits.divided_bytes, self._context.slabs.divided_bytes))
+        self.names[hello.name] = link
+        make_node_directory(self._context, hello.name)
+        link.respond(counter, commands.OK, commands.hello_accepted(hello.name))
+        self._bridge.link_up(link, hello.node_type, hello.version)
+
+    def violated(self, link: Link, violation: Violation) -> None:
+        link.abort(violation.text)
+
+    def lost(self, link: Link, reason: str) -> None:
+        self.links.pop(link.number, None)
+        self._deadlines.pop(link.number, None)
+        self._gatekeeper.release(link.number)
+        log = self._context.log
+        if link.name:
+            del self.names[link.name]
+            if reason:
+                log.line("ERROR", link.tag, MAIN, f"Error during connection with '{link.name}': {reason}.")
+            else:
+                log.line("DEBUG", link.tag, MAIN, f"Disconnected {link.name}.")
+            log.line("INFO", link.tag, MAIN, "Cancelling pending tasks.")
+            self._bridge.link_down(link, reason)
+        elif link.number in self._refused:
+            self._refused.discard(link.number)
+        else:
+            text = "Error during handshake with incoming connection" + (f": {reason}." if reason else ".")
+            kind = f"handshake {re.sub(r'[0-9]+', '#', reason)}"
+            self._context.abuse_line("ERROR", "Worker", MAIN, link.address, kind, text)
+
+    # ---- time ------------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Twice a second: handshakes that took too long, and when it is time the check of keepalives."""
+        timeout_s = self._context.settings.clusterd.handshake_timeout_s
+        while self._deadlines:
+            number, deadline = next(iter(self._deadlines.items()))
+            if deadline > now:
+                break
+            if number in self._refused:
+                del self._deadlines[number]
+            else:
+                self._drop_stranger(number, f"no hello in {timeout_s:g} seconds")
+        intervals = self._context.settings.master
+        if now >= self._next_keepalive_check:
+            self._next_keepalive_check = now + intervals.check_worker_lastkeepalive_s
+            self._check_keepalives(now, intervals.max_allowed_time_without_keepalive_s)
+
+    def _check_keepalives(self, now: float, allowed_s: float) -> None:
+        log = self._context.log
+        log.line("DEBUG", "Master", KEEPALIVE_SUBTAG, "Calculating.")
+        for link in silent_too_long(self.names.values(), now, allowed_s):
+            text = f"No keep alives have been received from {link.name} in the last minute. Disconnecting"
+            log.line("ERROR", "Master", KEEPALIVE_SUBTAG, text)
+            link.abort("")
+        log.line("DEBUG", "Master", KEEPALIVE_SUBTAG, "Calculated.")
+
+    def set_limits(self) -> None:
+        """A reload may have changed them."""
+        self._gatekeeper.limits = self._context.settings.clusterd.limits
+
+    @property
+    def waiting(self) -> int:
+        """Connections that have not said hello."""
+        return self._gatekeeper.waiting
+
+
+def make_node_directory(context: Context, name: str) -> None:
+    """`queue/cluster/{name}`, as stock peers expect it. Nothing of ours is written there."""
+    path = f"{context.settings.root.rstrip('/')}/queue/cluster/{name}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, NODE_DIRECTORY_MODE)
+    except OSError as problem:
+        context.own_line("ERROR", f"The directory {path} cannot be made: {problem.strerror}")
+
+
+def keep_awake(connected: socket.socket) -> None:
+    """A peer that was cut off without a word is found in about a minute, so that its name is free again."""
+    for level, option, value in (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    ):
+        connected.setsockopt(level, option, value)

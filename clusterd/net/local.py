@@ -1,0 +1,124 @@
+"""The local socket: programs on this machine (wire.md appendix A, dapi.md 1). No encryption, no hello."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+
+from clusterd.net.bridge import Bridge
+from clusterd.net.context import MAIN, Context
+from clusterd.net.desk import Desk
+from clusterd.net.keepalive import silent_too_long
+from clusterd.net.link import Link
+from clusterd.net.listen import KEEPALIVE_SUBTAG
+from clusterd.rundir import local_socket
+from clusterd.wire import commands
+from clusterd.wire.events import Sink, Violation
+from clusterd.wire.frame import REQUEST_CHUNK
+
+TAG = "Local Server"
+SOCKET_UMASK = 0o117
+NAMES = 1 << 20
+BACKLOG = 128
+
+
+class LocalServer:
+    """Owner of the local links. A client's name is a number; sync knows each from its first moment."""
+
+    def __init__(self, context: Context, bridge: Bridge, desk: Desk) -> None:
+        self._context = context
+        self._bridge = bridge
+        self._desk = desk
+        self._path = local_socket(context.settings.root)
+        self._known = commands.known_commands("local-server", on_master=context.settings.is_master)
+        self._server: asyncio.Server | None = None
+        self._inode = 0
+        self._next_keepalive_check = 0.0
+        self.links: dict[int, Link] = {}
+        self._names: set[str] = set()
+
+    async def start(self) -> None:
+        """Bind (mode 0660, replacing a stale file) and listen. Raises OSError."""
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+            before = os.umask(SOCKET_UMASK)
+            try:
+                listening.bind(self._path)
+            finally:
+                os.umask(before)
+            self._inode = os.stat(self._path).st_ino
+            self._server = await asyncio.get_running_loop().create_unix_server(
+                self._new_link, sock=listening, backlog=BACKLOG
+            )
+        except OSError:
+            listening.close()
+            raise
+        self._context.log.line("INFO", TAG, MAIN, f"Serving on {self._path}")
+
+    def stop(self) -> None:
+        """Accept nothing more and remove the file, unless another daemon has put its own there."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(self._path).st_ino == self._inode:
+                os.unlink(self._path)
+
+    def _new_link(self) -> Link:
+        return Link(self._context, self._bridge, self, "local-server", None, self._context.new_link_number())
+
+    # ---- links -----------------------------------------------------------------------------------------------------------
+
+    def made(self, link: Link) -> None:
+        limits = self._context.settings.clusterd.limits
+        if len(self.links) >= limits.local_clients:
+            text = f"Refused a local client: {len(self.links)} are connected, no more are allowed."
+            self._context.abuse_line("WARNING", TAG, "Net", "local", "refused", text)
+            self._context.meter.refused += 1
+            link.abort("")
+            return
+        name = str(secrets.randbelow(NAMES))
+        while name in self._names:
+            name = str(secrets.randbelow(NAMES))
+        self._names.add(name)
+        link.kind, link.name, link.known, link.tag = "local", name, self._known, f"Local {name}"
+        link.allow(REQUEST_CHUNK, min(limits.divided_bytes, self._context.slabs.divided_bytes))
+        self.links[link.number] = link
+        self._bridge.link_up(link)
+
+    def request(self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
+        self._desk.request(link, counter, command, payload, bodies)
+
+    def violated(self, link: Link, violation: Violation) -> None:
+        link.abort(violation.text)
+
+    def lost(self, link: Link, reason: str) -> None:
+        if self.links.pop(link.number, None) is None:
+            return
+        self._names.discard(link.name)
+        if reason:
+            text = f"Error during connection with '{link.name}': {reason}."
+            self._context.abuse_line("ERROR", link.tag, MAIN, "local", "lost", text)
+        else:
+            self._context.log.line("DEBUG", link.tag, MAIN, f"Disconnected {link.name}.")
+        self._bridge.link_down(link, reason)
+
+    # ---- time ------------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Clients that have said no `echo-c` for too long are dropped (dapi.md 1.2)."""
+        intervals = self._context.settings.master
+        if now < self._next_keepalive_check:
+            return
+        self._next_keepalive_check = now + intervals.check_worker_lastkeepalive_s
+        log = self._context.log
+        log.line("DEBUG", TAG, KEEPALIVE_SUBTAG, "Calculating.")
+        for link in silent_too_long(self.links.values(), now, intervals.max_allowed_time_without_keepalive_s):
+            text = f"No keep alives have been received from {link.name} in the last minute. Disconnecting"
+            log.line("ERROR", TAG, KEEPALIVE_SUBTAG, text)
+            link.abort("")
+        log.line("DEBUG", TAG, KEEPALIVE_SUBTAG, "Calculated.")

@@ -1,0 +1,248 @@
+"""The net process: start, loop, stop (design.md 2)."""
+
+import asyncio
+import contextlib
+import gc
+import resource
+import signal
+import time
+import traceback
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import uvloop
+
+from clusterd.clock import Clock
+from clusterd.configuration import load
+from clusterd.exits import ExitCode
+from clusterd.logs import Log
+from clusterd.net.bridge import Bridge
+from clusterd.net.context import MAIN, Context
+from clusterd.net.desk import Desk
+from clusterd.net.dial import Dialer
+from clusterd.net.link import Link
+from clusterd.net.listen import Listener
+from clusterd.net.local import LocalServer
+from clusterd.net.slabs import NetSlabs
+from clusterd.net.tls import client_context, server_context
+from clusterd.reload import adopt
+from clusterd.rundir import reason_path, sync_socket
+from clusterd.settings import Settings
+from clusterd.wire.seal import Sealer
+from ipc.arena import Arena
+from ipc.board import Board
+from ipc.channel import DealerChannel
+from ipc.codec import Decoder
+from ipc.messages import SyncToNet
+
+TICK_S = 0.5
+SWEEP_LINKS = 256
+"""Links looked at per tick for messages begun and not continued; all of them in their turn."""
+DRAIN_S = 2.0
+HWM = 1000
+IDENTITY = b"net"
+SPARE_FILES = 64
+GC_THRESHOLDS = (20_000, 20, 50)
+"""Rarer than the default: a collection walks all links, and every other peer waits for it."""
+
+
+def run(settings: Settings, arena: Arena, board: Board, log: Log) -> int:
+    """The child's main function. Returns the exit code."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_NetProcess(settings, arena, board, log).run())
+
+
+class _NetProcess:
+    def __init__(self, settings: Settings, arena: Arena, board: Board, log: Log) -> None:
+        self._settings = settings
+        self._board = board
+        self._row = board.row("net")
+        self._context = Context(settings, log, Clock(), NetSlabs(arena))
+        self._stop = asyncio.Event()
+        self._listener: Listener | None = None
+        self._dialer: Dialer | None = None
+        self._sweep: Iterator[Link] = iter(())
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._unexpected)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        gc.set_threshold(*GC_THRESHOLDS)
+        self._context.slabs.on_room = lambda: loop.call_soon(self._context.slabs.wake)
+        _allow_files(self._settings)
+        channel: DealerChannel[SyncToNet] = DealerChannel(
+            sync_socket(self._settings.root), IDENTITY, Decoder(SyncToNet), HWM
+        )
+        try:
+            return await self._serve(channel)
+        finally:
+            channel.close()
+
+    async def _serve(self, channel: "DealerChannel[SyncToNet]") -> int:
+        context = self._context
+        bridge = self._bridge = Bridge(
+            context, channel, self._board.row("sync"), self._row.snapshot().incarnation, self._stop_accepting
+        )
+        desk = Desk(context, bridge)
+        self._local = LocalServer(context, bridge, desk)
+        refusal = await self._start(desk)
+        if refusal is not None:
+            self._stop_accepting()
+            with open(reason_path(self._settings.root), "w", encoding="utf-8") as file:
+                file.write(f"{refusal}\n")
+            return int(ExitCode.COULD_NOT_START)
+        bridge.say_hello()
+        tasks = [asyncio.create_task(bridge.send_all()), asyncio.create_task(bridge.receive_all())]
+        tasks.append(asyncio.create_task(self._beat()))
+        if self._dialer is not None:
+            tasks.append(asyncio.create_task(self._dialer.run()))
+        self._row.set_ready()
+        try:
+            await self._until_stopped(tasks)
+        finally:
+            self._row.set_stopping()
+            self._stop_accepting()
+            await self._drain(tasks)
+        return int(ExitCode.OK)
+
+    async def _start(self, desk: Desk) -> str | None:
+        """Open the sockets. Returns why not, in words for who started the node."""
+        settings, log = self._settings, self._context.log
+        sealer = Sealer(settings.cluster.key.value)
+        try:
+            if settings.is_master:
+                self._listener = Listener(self._context, self._bridge, desk, sealer, server_context(settings))
+                self._bridge.serving = await self._listener.start()
+            else:
+                self._dialer = Dialer(self._context, self._bridge, desk, sealer, client_context(settings))
+        except OSError as problem:
+            role = "master" if settings.is_master else "worker"
+            log.line("ERROR", self._context.role_tag, MAIN, f"Could not start {role}: {problem}")
+            place = f"port {settings.cluster.port} of {settings.cluster.bind_addr}" if settings.is_master else "TLS"
+            return f"{place} cannot be used: {problem}"
+        try:
+            await self._local.start()
+        except OSError as problem:
+            log.line("ERROR", "Local Server", MAIN, f"Could not create server: {problem}")
+            return f"the local socket cannot be made: {problem}"
+        return None
+
+    async def _until_stopped(self, tasks: "list[asyncio.Task[None]]") -> None:
+        """Until a stop is asked for, or one of the tasks that never end has ended: a bug, which ends the process."""
+        stop = asyncio.create_task(self._stop.wait())
+        ended, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        for task in ended:
+            if task is not stop:
+                task.result()
+
+    # ---- stop ------------------------------------------------------------------------------------------------------------
+
+    def _stop_accepting(self) -> None:
+        if self._listener is not None:
+            self._listener.stop()
+        self._local.stop()
+
+    async def _drain(self, tasks: "list[asyncio.Task[None]]") -> None:
+        """Write what sync still answers, close the links, end the tasks; all within two times DRAIN_S."""
+        clock = self._context.clock
+        give_up = clock.monotonic() + DRAIN_S
+        while self._bridge.unanswered and not self._bridge.sync_is_lost and clock.monotonic() < give_up:
+            await asyncio.sleep(0.01)
+        if self._dialer is not None:
+            tasks[-1].cancel()
+        for link in self._links():
+            link.close()
+        give_up = clock.monotonic() + DRAIN_S
+        while self._links() and clock.monotonic() < give_up:
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _links(self) -> list[Link]:
+        links = list(self._local.links.values())
+        for owner in (self._listener, self._dialer):
+            if owner is not None:
+                links += owner.links.values()
+        return links
+
+    # ---- time ------------------------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        while True:
+            began = time.thread_time_ns()
+            self._tick()
+            self._context.meter.worked(began)
+            await asyncio.sleep(TICK_S)
+
+    def _tick(self) -> None:
+        context, now = self._context, self._context.clock.monotonic()
+        self._row.stamp()
+        self._bridge.watch_sync()
+        for link in list(context.asking):
+            link.expire(now)
+        if self._listener is not None:
+            self._listener.tick(now)
+        self._local.tick(now)
+        context.slabs.free_idle(now)
+        self._look_at_some(now)
+        self._count()
+
+    def _look_at_some(self, now: float) -> None:
+        """The next few links, in turn: has one begun something and does not go on?"""
+        timeout_s = self._settings.clusterd.limits.divided_timeout_s
+        looked_at = 0
+        for link in islice(self._sweep, SWEEP_LINKS):
+            looked_at += 1
+            if not link.is_lost:
+                link.check(now, timeout_s)
+        if looked_at < SWEEP_LINKS:
+            self._sweep = iter(self._links())
+
+    def _count(self) -> None:
+        context, row = self._context, self._row
+        context.meter.show(row)
+        listener = self._listener
+        if listener is not None:
+            row.set("connections", len(listener.names))
+            row.set("handshakes", listener.waiting)
+        elif self._dialer is not None:
+            row.set("connections", len(self._dialer.links))
+        row.set("local_clients", len(self._local.links))
+
+    # ---- reload, bugs ----------------------------------------------------------------------------------------------------
+
+    def _reload(self) -> None:
+        """SIGHUP: what can change without a restart. The supervisor has checked the files before."""
+        loaded = load(self._settings.root)
+        if loaded.settings is None:
+            self._context.own_line("WARNING", "The configuration has mistakes and was not reloaded.")
+            return
+        self._settings, _ = adopt(self._settings, loaded.settings)
+        self._context.set_settings(self._settings)
+        self._context.log.set_level(self._settings.log_level)
+        if self._listener is not None:
+            self._listener.set_limits()
+
+    def _unexpected(self, loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
+        """A bug in a callback: the loop has closed the link it belonged to, the others go on."""
+        problem = details.get("exception")
+        stack = "".join(traceback.format_exception(problem)) if problem is not None else ""
+        self._context.own_line("ERROR", f"Unexpected failure: {details.get('message', '')}\n{stack}".rstrip())
+
+
+def _allow_files(settings: Settings) -> None:
+    """As many open files as the limits of connections need, if the system lets us."""
+    limits = settings.clusterd.limits
+    wanted = limits.connections + limits.local_clients + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
