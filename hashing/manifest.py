@@ -1,8 +1,31 @@
-"""What is known of a node's files: FileMeta of one, Manifest of all, with a root digest and 1,024 bucket digests."""
+"""What is known of a node's files: FileMeta of one, Manifest of all, with a root digest and 1,024 bucket digests; which
+paths may exist at all; and the JSON in which other nodes read and write metadata (wire.md 5.1 to 5.3)."""
+
+import os
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from itertools import pairwise
+from json.encoder import encode_basestring_ascii as quote
+from operator import attrgetter
+from typing import TypeVar
 
 import msgspec
+import xxhash
+
+from hashing.atomic import FileOps, is_temporary
+from hashing.errors import MalformedPackage, PackageTooLarge
+from hashing.state_file import load_state, remove_all_but, save_state
 
 BUCKETS = 1024
+BUCKET_DIGEST_BYTES = 16
+PATH_BYTES = 4096
+NAME_BYTES = 255
+WIRE_BYTES = 268435456
+"""Default bound of metadata JSON from a peer: about a million files."""
+
+_MAGIC = b"cdmanif1"
+_FILE_PREFIX = "manifest-"
+_T = TypeVar("_T")
 
 
 class ItemRule(msgspec.Struct, frozen=True):
@@ -24,7 +47,7 @@ class Rules(msgspec.Struct, frozen=True):
     excluded_extensions: tuple[str, ...] = ("~", ".tmp", ".lock", ".swp")
 
 
-class FileMeta(msgspec.Struct, frozen=True, array_like=True):
+class FileMeta(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One file: path relative to the root with forward slashes, the key of its item, BLAKE2b (64 bytes), size in bytes,
     modification time in ns (informative, never compared between nodes)."""
 
@@ -36,7 +59,229 @@ class FileMeta(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, array_like=True):
-    """All files of a node at one moment, sorted by path."""
+    """All files of a node at one moment, sorted by path.
+
+    `unread`: paths, or with a trailing slash directories, of which the scan could not tell what is there and had nothing
+    from before. They are in no row, and what a peer has there is not extra (C8).
+    """
 
     root_digest: str
     rows: tuple[FileMeta, ...]
+    unread: tuple[str, ...] = ()
+
+
+class WireMeta(msgspec.Struct, frozen=True, gc=False):
+    """Metadata of one file as a peer wrote it (wire.md 5.2): nothing in it is to be trusted. `hash` is any text."""
+
+    cluster_item_key: str
+    hash: str
+    mod_time: float = 0.0
+    merged: bool = False
+    merge_type: str = ""
+    merge_name: str = ""
+
+
+class WireDifference(msgspec.Struct, frozen=True):
+    """The metadata of a master's package (wire.md 5.3), by path. `missing` and `shared` have digests of 128 hex digits."""
+
+    missing: dict[str, WireMeta]
+    shared: dict[str, WireMeta]
+    extra: dict[str, WireMeta]
+
+
+# ---- paths and rules -------------------------------------------------------------------------------------------------
+
+
+def path_ok(path: str) -> str | None:
+    """None if `path` may be the path of a file relative to the root, else the reason why not, to follow the path in a
+    sentence. Says nothing about items and rules: see `allowed`.
+
+    A path that is fine here holds neither separator of wire.md 5.4: both contain `//`.
+    """
+    if not path:
+        return "is empty"
+    if path[0] == "/":
+        return "is absolute"
+    if "\0" in path:
+        return "holds a NUL byte"
+    try:
+        encoded = path.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    if len(encoded) > PATH_BYTES:
+        return f"has more than {PATH_BYTES} bytes"
+    for part in encoded.split(b"/"):
+        if part == b"..":
+            return "leads upwards"
+        if part in (b"", b"."):
+            return "is not normalised"
+        if len(part) > NAME_BYTES:
+            return f"has a name of more than {NAME_BYTES} bytes"
+    return None
+
+
+def refusal(rules: Rules, item: ItemRule, path: str) -> str | None:
+    """None if `path` (fine for path_ok) is one of the files that `item` describes, else the reason why not. Another item may
+    describe it too; the one with the longer key then has it."""
+    if not path.startswith(item.key):
+        return f"is not in {item.key}"
+    directory, _, name = path.rpartition("/")
+    if not item.recursive and len(directory) + 1 != len(item.key):
+        return f"is not directly in {item.key}"
+    if item.files != ("all",) and name not in item.files:
+        return f"is not one of the files of {item.key}"
+    if name in rules.excluded_files or is_temporary(name):
+        return "has an excluded name"
+    if name.endswith(rules.excluded_extensions):
+        return "has an excluded extension"
+    return None
+
+
+def item_of(rules: Rules, path: str) -> ItemRule | None:
+    """The item that `path` belongs to, None if it is not synchronised. Of several that describe it, the longest key."""
+    found: ItemRule | None = None
+    for item in rules.items:
+        if (found is None or len(item.key) > len(found.key)) and refusal(rules, item, path) is None:
+            found = item
+    return found
+
+
+def allowed(rules: Rules, item_key: str, path: str) -> str | None:
+    """None if `path`, announced as a file of item `item_key`, may be written or deleted here, else the reason why not, to
+    follow the path in a sentence. Checks the path itself (path_ok) and the rules; links on the disk are not looked at."""
+    reason = path_ok(path)
+    if reason is not None:
+        return reason
+    item = next((item for item in rules.items if item.key == item_key), None)
+    if item is None:
+        return f"names the unknown cluster_item_key {item_key!r}"
+    reason = refusal(rules, item, path)
+    if reason is not None:
+        return reason
+    owner = item_of(rules, path)
+    if owner is not item and owner is not None:
+        return f"belongs to {owner.key}"
+    return None
+
+
+# ---- the manifest ----------------------------------------------------------------------------------------------------
+
+
+def bucket_of(path: str) -> int:
+    """Number of the bucket that `path` is in, 0 to 1023."""
+    return int(xxhash.xxh3_64_intdigest(path.encode())) % BUCKETS
+
+
+def bucket_digests(rows: Iterable[FileMeta]) -> bytes:
+    """1,024 digests of 16 bytes, in order of their numbers: each BLAKE2b-128 over path, NUL and digest of the rows of that
+    bucket, which must come sorted by path. Sizes and times are not in it, so nodes with equal files have equal digests."""
+    parts: list[list[bytes]] = [[] for _ in range(BUCKETS)]
+    number = xxhash.xxh3_64_intdigest
+    for row in rows:
+        path = row.path.encode()
+        parts[number(path) % BUCKETS].append(b"%b\0%b" % (path, row.digest))
+    return b"".join([blake2b(b"".join(part), digest_size=BUCKET_DIGEST_BYTES).digest() for part in parts])
+
+
+def build_manifest(rows: Iterable[FileMeta], unread: Iterable[str] = ()) -> Manifest:
+    """Sort the rows and compute the root digest: hex of BLAKE2b-128 over the bucket digests, and over `unread` if there is
+    any, so that the digest names one state of the manifest and nodes with equal, fully read files have the same.
+
+    Raises MalformedPackage when two rows have the same path.
+    """
+    ordered = sorted(rows, key=attrgetter("path"))
+    for before, after in pairwise(ordered):
+        if before.path == after.path:
+            raise MalformedPackage(after.path, "is twice in the manifest")
+    missed = tuple(sorted(set(unread)))
+    root = blake2b(bucket_digests(ordered), digest_size=BUCKET_DIGEST_BYTES)
+    for path in missed:
+        root.update(path.encode(errors="surrogateescape") + b"\0")
+    return Manifest(root.hexdigest(), tuple(ordered), missed)
+
+
+def manifest_path(state_dir: str, root_digest: str) -> str:
+    """Where the manifest of that digest is kept."""
+    return os.path.join(state_dir, _FILE_PREFIX + root_digest)
+
+
+def save_manifest(ops: FileOps, state_dir: str, manifest: Manifest, *, keep: int = 8) -> None:
+    """Write the manifest's file and remove older ones beyond `keep`: jobs that were started with one of the last few root
+    digests still find theirs. OSError as it comes."""
+    save_state(ops, manifest_path(state_dir, manifest.root_digest), _MAGIC, manifest)
+    remove_all_but(ops, state_dir, _FILE_PREFIX, keep)
+
+
+def load_manifest(state_dir: str, root_digest: str) -> Manifest:
+    """Read a manifest back. Raises FileNotFoundError, MalformedPackage (damaged, or not of that digest), other OSError."""
+    path = manifest_path(state_dir, root_digest)
+    manifest: Manifest = load_state(path, _MAGIC, msgspec.msgpack.Decoder(Manifest))
+    if manifest.root_digest != root_digest:
+        raise MalformedPackage(path, "is the manifest of another root digest")
+    return manifest
+
+
+# ---- JSON of other nodes ---------------------------------------------------------------------------------------------
+
+
+def wire_members(rows: Iterable[FileMeta]) -> Iterator[str]:
+    """The members `"path": {metadata}` of a wire object, one by one (wire.md 5.2).
+
+    `merged` is false whatever the name, and `merge_name` absent (C6): a peer obeys the metadata it receives, and the
+    absolute paths of this node are not its business.
+    """
+    keys: dict[str, str] = {}
+    for row in rows:
+        item, mtime_ns = row.item, row.mtime_ns
+        key = keys.get(item)
+        if key is None:
+            key = keys[item] = quote(item)
+        # Seconds and fraction apart, as the C library of a stock node adds them: the same float for the same file.
+        mod_time = mtime_ns // 1000000000 + 1e-9 * (mtime_ns % 1000000000)
+        yield (
+            f'{quote(row.path)}: {{"mod_time": {mod_time!r}, "cluster_item_key": {key}, "merged": false, '
+            f'"hash": "{row.digest.hex()}"}}'
+        )
+
+
+def to_wire(rows: Iterable[FileMeta]) -> bytes:
+    """Flat JSON object of path to metadata, with the separators and escapes of a stock node (wire.md 5.3): what a worker
+    sends. About 230 bytes a file."""
+    return f"{{{', '.join(wire_members(rows))}}}".encode("ascii")
+
+
+def parse_wire_metadata(data: bytes | memoryview, limit: int = WIRE_BYTES) -> dict[str, WireMeta]:
+    """A worker's metadata. Paths are not checked: they are compared, not opened.
+
+    Raises PackageTooLarge above `limit` bytes, MalformedPackage when it is not such an object or an entry lacks `hash` or
+    `cluster_item_key`. Unknown keys are ignored, nesting is bounded.
+    """
+    return _parse(data, limit, dict[str, WireMeta])
+
+
+def parse_wire_difference(data: bytes | memoryview, limit: int = WIRE_BYTES) -> WireDifference:
+    """The metadata of a master's package. Paths and items are not checked here: see `allowed`.
+
+    Raises PackageTooLarge above `limit` bytes, MalformedPackage when it is not such an object, one of the three groups is
+    absent, or a file to be written has no digest that could be verified.
+    """
+    difference = _parse(data, limit, WireDifference)
+    for group in (difference.missing, difference.shared):
+        for path, meta in group.items():
+            if not is_digest(meta.hash):
+                raise MalformedPackage(path, "has no BLAKE2b of 128 hexadecimal digits in its metadata")
+    return difference
+
+
+def is_digest(text: str) -> bool:
+    """True for 128 lower-case hexadecimal digits."""
+    return len(text) == 128 and not text.strip("0123456789abcdef")
+
+
+def _parse(data: bytes | memoryview, limit: int, kind: type[_T]) -> _T:
+    if len(data) > limit:
+        raise PackageTooLarge("files_metadata.json", f"has {len(data)} bytes, more than {limit}")
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise MalformedPackage("files_metadata.json", f"is not the expected JSON: {error}") from error

@@ -1,0 +1,96 @@
+"""Two manifests to a Difference (wire.md 5.5), kept in a file between the job that compares and the jobs that pack."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from json.encoder import encode_basestring_ascii as quote
+
+import msgspec
+
+from hashing.atomic import FileOps
+from hashing.errors import MalformedPackage
+from hashing.manifest import FileMeta, Manifest, Rules, WireMeta, wire_members
+from hashing.state_file import load_state, save_state
+
+_MAGIC = b"cddiffr1"
+
+
+class Difference(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker must create (`missing`), replace (`shared`) and delete (`extra`), each sorted by path. The rows are the
+    master's; of an extra file there is only what the worker says."""
+
+    missing: list[FileMeta]
+    shared: list[FileMeta]
+    extra: list[tuple[str, WireMeta]]
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.missing or self.shared or self.extra)
+
+
+def compare(master: Manifest, worker: Mapping[str, WireMeta], rules: Rules) -> Difference:
+    """What the worker must do to have the master's files. Only digests are compared; an extra file counts unless its item has
+    `extra_valid`, or the master could not read the place where it would be (C8).
+
+    The worker's paths are not checked: it is the worker that deletes them, and it checks. Raises MalformedPackage when an
+    extra file names an item that the master does not know.
+    """
+    missing: list[FileMeta] = []
+    shared: list[FileMeta] = []
+    common = 0
+    find = worker.get
+    for row in master.rows:
+        theirs = find(row.path)
+        if theirs is None:
+            missing.append(row)
+        else:
+            common += 1
+            if theirs.hash != row.digest.hex():
+                shared.append(row)
+    extra: list[tuple[str, WireMeta]] = []
+    if common < len(worker):
+        extra = _extra(master, worker, rules)
+    return Difference(missing, shared, extra)
+
+
+def _extra(master: Manifest, worker: Mapping[str, WireMeta], rules: Rules) -> list[tuple[str, WireMeta]]:
+    ours = {row.path for row in master.rows}
+    unread_files = frozenset(master.unread)
+    unread_directories = tuple(path for path in master.unread if path.endswith("/"))
+    extra_valid = {item.key: item.extra_valid for item in rules.items}
+    found: list[tuple[str, WireMeta]] = []
+    for path, meta in worker.items():
+        if path in ours or path in unread_files or path.startswith(unread_directories):
+            continue
+        is_valid = extra_valid.get(meta.cluster_item_key)
+        if is_valid is None:
+            raise MalformedPackage(path, f"names the unknown cluster_item_key {meta.cluster_item_key!r}")
+        if not is_valid:
+            found.append((path, meta))
+    found.sort(key=lambda pair: pair[0])
+    return found
+
+
+def difference_to_wire(
+    missing: Iterable[FileMeta], extra: Iterable[tuple[str, WireMeta]], shared: Iterable[FileMeta]
+) -> bytes:
+    """The metadata entry of a master's package: JSON with the groups in the stock order missing, extra, shared (wire.md 5.3)."""
+    members = (", ".join(wire_members(missing)), ", ".join(_extra_members(extra)), ", ".join(wire_members(shared)))
+    return '{{"missing": {{{}}}, "extra": {{{}}}, "shared": {{{}}}}}'.format(*members).encode("ascii")
+
+
+def _extra_members(extra: Iterable[tuple[str, WireMeta]]) -> Iterator[str]:
+    for path, meta in extra:
+        yield (
+            f'{quote(path)}: {{"mod_time": {meta.mod_time!r}, "cluster_item_key": {quote(meta.cluster_item_key)}, '
+            f'"merged": false, "hash": {quote(meta.hash)}}}'
+        )
+
+
+def save_difference(ops: FileOps, path: str, difference: Difference) -> None:
+    """Write the difference's file. OSError as it comes."""
+    save_state(ops, path, _MAGIC, difference)
+
+
+def load_difference(path: str) -> Difference:
+    """Read it back. Raises FileNotFoundError, MalformedPackage when it is damaged, other OSError as it comes."""
+    difference: Difference = load_state(path, _MAGIC, msgspec.msgpack.Decoder(Difference))
+    return difference

@@ -1,0 +1,68 @@
+"""Files of our own that outlive a process: msgpack in an LZ4 frame behind an xxh3 guard, replaced atomically.
+
+    file = magic (8 bytes: "clusterd" has none of it, each kind its own) xxh3_64 of the frame (8 bytes, big-endian) frame
+
+The guard finds damage and torn writes, so such a file is written without waiting for the disk: after a power failure it is
+either whole or refused, and then made anew.
+"""
+
+import os
+from typing import Any
+
+import lz4.frame
+import msgspec
+import xxhash
+
+from hashing.atomic import FileOps, write_atomic
+from hashing.errors import MalformedPackage
+
+MODE = 0o640
+_HEAD = 16
+
+
+def save_state(ops: FileOps, path: str, magic: bytes, value: object) -> None:
+    """Replace the file at `path` by `value` (anything msgspec encodes). `magic` is 8 bytes: kind and version of the layout.
+
+    The directory must exist. OSError as it comes; the old file is then still there.
+    """
+    frame = lz4.frame.compress(msgspec.msgpack.encode(value), store_size=True)
+    write_atomic(ops, path, magic + xxhash.xxh3_64_digest(frame) + frame, MODE, durable=False)
+
+
+def load_state(path: str, magic: bytes, decoder: msgspec.msgpack.Decoder[Any]) -> Any:
+    """What save_state wrote, as the type of `decoder`.
+
+    Raises FileNotFoundError, MalformedPackage when the file is damaged, of another kind or version, other OSError as it
+    comes.
+    """
+    with open(path, "rb", buffering=0) as file:
+        data = memoryview(file.read())
+    frame = data[_HEAD:]
+    if bytes(data[:_HEAD]) != magic + xxhash.xxh3_64_digest(frame):
+        raise MalformedPackage(path, "is damaged or of another version")
+    try:
+        return decoder.decode(lz4.frame.decompress(frame))
+    except (msgspec.MsgspecError, RuntimeError) as error:
+        raise MalformedPackage(path, f"does not decode: {error}") from error
+
+
+def remove_all_but(ops: FileOps, directory: str, prefix: str, keep: int) -> int:
+    """Remove the files of `directory` whose names begin with `prefix`, except the `keep` that were written last. Returns how
+    many. OSError as it comes; one that is gone already is none."""
+    with os.scandir(directory) as entries:
+        found = sorted(
+            (
+                (entry.stat(follow_symlinks=False).st_mtime_ns, entry.path)
+                for entry in entries
+                if entry.name.startswith(prefix)
+            ),
+            reverse=True,
+        )
+    removed = 0
+    for _, path in found[keep:]:
+        try:
+            ops.unlink(path)
+        except FileNotFoundError:
+            continue
+        removed += 1
+    return removed
