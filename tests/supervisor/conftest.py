@@ -87,7 +87,11 @@ class FakeNode:
         pid = running_pid(str(self.root))
         if pid is not None and psutil.pid_exists(pid):
             os.kill(pid, signal.SIGKILL)
-        until(lambda: not marked(self.mark), "every process of the node is gone")
+        try:
+            until(lambda: not marked(self.mark), "every process of the node is gone")
+        finally:
+            for process in marked(self.mark):
+                process.kill()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ import msgspec
 
 from clusterd.exits import ExitCode
 from clusterd.rundir import reason_path
-from clusterd.settings import Clusterd, ClusterBlock, Settings
+from clusterd.settings import ClusterBlock, Clusterd, Settings
 from clusterd.supervisor.child import ChildSpec
 from clusterd.supervisor.daemon import start_daemon
 from clusterd.supervisor.family import Pace
