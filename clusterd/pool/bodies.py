@@ -37,7 +37,8 @@ def seal_chunk(job: SealChunk, sealer: Sealer, arena: Arena) -> Sealed:
         for segment in job.segments:
             for part in _read_into(segment, room[filled : filled + segment.length]):
                 filled += part
-    length = sealer.seal_into(bytes(plain), arena.view(job.slab))
+    with arena.view(job.slab) as slab:
+        length = sealer.seal_into(bytes(plain), slab)
     return Sealed(Descriptor(job.slab, 0, length))
 
 
@@ -97,13 +98,16 @@ def _open(body: Sequence[Descriptor], limit: int, sealer: Sealer, arena: Arena) 
     if length > sealed_length(limit):
         raise Failure("too-large", f"a sealed body of {length} bytes holds more than the limit of {limit} bytes")
     views = [arena.slice(part) for part in body]
-    for part, view in zip(body, views, strict=True):
-        if part.checksum and xxhash.xxh3_64_intdigest(view) != part.checksum:
-            raise Failure("bad-seal", "a body was changed in the arena before it was opened")
     try:
+        for part, view in zip(body, views, strict=True):
+            if part.checksum and xxhash.xxh3_64_intdigest(view) != part.checksum:
+                raise Failure("bad-seal", "a body was changed in the arena before it was opened")
         return sealer.open_parts(views)
     except BadSeal as bad:
         raise Failure("bad-seal", str(bad)) from bad
+    finally:
+        for view in views:
+            view.release()
 
 
 def _read_into(segment: Segment, room: memoryview) -> Iterator[int]:
