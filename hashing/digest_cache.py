@@ -1,0 +1,152 @@
+"""Digests kept by file identity, per directory and shard, so that an unchanged tree is neither read nor listed again.
+
+What is reused rests on two rules.
+
+Identity: a file keeps its digest while (device, inode, size, mtime_ns, ctime_ns) are what they were when it was read; a
+directory keeps its list of names while its (device, inode, mtime_ns, ctime_ns) are. mtime can be set by anybody, ctime
+cannot.
+
+Settled (git's racy timestamp rule): a change within the same tick of the file system's clock as the read before it leaves
+all of these equal. So they count only if mtime and ctime were clearly older than the scan when it began: a change after that
+gets a later time. Clearly is SETTLE_NS, 2 s: a tick is at most 10 ms on Linux's own file systems, 1 s on old ones and over
+NFS, 2 s on FAT. What is younger is read again in the next scan, 8 s later, and settles then. A time in the future never
+settles: slow, never wrong.
+"""
+
+import os
+from collections.abc import Iterable
+
+import msgspec
+import xxhash
+
+from hashing.atomic import FileOps
+from hashing.errors import MalformedPackage
+from hashing.manifest import FileMeta, Rules
+from hashing.state_file import load_state, save_state
+
+SETTLE_NS = 2_000_000_000
+_MAGIC = b"cdshard1"
+_PACK_SIZES = 8
+
+
+class CachedFile(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One file of a CachedDirectory and its identity. Times in ns. Unless `settled` it must be read again."""
+
+    name: str
+    digest: bytes
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    device: int
+    inode: int
+    settled: bool
+
+
+class CachedDirectory(msgspec.Struct, frozen=True, array_like=True):
+    """One directory as item `item` sees it: the files of this shard in it and all directories below that are walked, both
+    sorted. `path` relative to the root, without trailing slash. `checksum`: xxh3 of what rows the files make. Unless
+    `settled` its names must be listed again."""
+
+    path: str
+    item: str
+    device: int
+    inode: int
+    mtime_ns: int
+    ctime_ns: int
+    settled: bool
+    directories: list[str]
+    files: list[CachedFile]
+    checksum: int
+
+
+class ShardRows(msgspec.Struct, frozen=True, array_like=True):
+    """Everything known of one shard. `unread` as in Manifest. `rules` is a fingerprint of the rules it was made with: with
+    others the lists of names do not count, the digests do. `digest` (16 hex digits) changes when a row or `unread` does."""
+
+    rules: int
+    digest: str
+    directories: list[CachedDirectory]
+    unread: list[str]
+
+
+NO_ROWS = ShardRows(0, "", [], [])
+"""What is known before the first scan."""
+
+
+def shard_of(path: str, shards: int) -> int:
+    """The shard that the file at `path` belongs to, of `shards` many."""
+    return int(xxhash.xxh3_64_intdigest(path.encode())) % shards
+
+
+def fingerprint(rules: Rules) -> int:
+    """A number that differs for different rules."""
+    return int(xxhash.xxh3_64_intdigest(msgspec.msgpack.encode(rules)))
+
+
+def files_checksum(files: Iterable[CachedFile]) -> int:
+    """xxh3 of what of these files is in manifest rows: names, digests, sizes, times. 0 for none."""
+    parts: list[bytes] = []
+    for file in files:
+        parts += (
+            file.name.encode(),
+            file.digest,
+            file.size.to_bytes(_PACK_SIZES, "big"),
+            file.mtime_ns.to_bytes(_PACK_SIZES, "big", signed=True),
+        )
+    return int(xxhash.xxh3_64_intdigest(b"\0".join(parts))) if parts else 0
+
+
+def make_shard_rows(rules: Rules, directories: list[CachedDirectory], unread: list[str]) -> ShardRows:
+    """Sort and number what a scan found."""
+    directories.sort(key=lambda directory: (directory.path, directory.item))
+    hasher = xxhash.xxh3_64()
+    for directory in directories:
+        if directory.files:
+            hasher.update(f"{directory.path}\0{directory.item}\0{directory.checksum}\0".encode())
+    for path in sorted(unread):
+        hasher.update(f"{path}\0\0".encode())
+    return ShardRows(fingerprint(rules), hasher.hexdigest(), directories, sorted(unread))
+
+
+def file_rows(shard: ShardRows) -> Iterable[FileMeta]:
+    """The manifest rows of a shard."""
+    for directory in shard.directories:
+        prefix, item = directory.path + "/", directory.item
+        for file in directory.files:
+            yield FileMeta(prefix + file.name, item, file.digest, file.size, file.mtime_ns)
+
+
+def shard_path(state_dir: str, shard: int, shards: int) -> str:
+    """Where the cache of a shard is kept. Its name holds the number of shards: with another number it is another cache."""
+    return os.path.join(state_dir, f"shard-{shard}-of-{shards}")
+
+
+def save_shard(ops: FileOps, state_dir: str, shard: int, shards: int, rows: ShardRows) -> None:
+    """Write the cache of a shard. OSError as it comes."""
+    save_state(ops, shard_path(state_dir, shard, shards), _MAGIC, rows)
+
+
+def load_shard(state_dir: str, shard: int, shards: int) -> ShardRows:
+    """The cache of a shard; NO_ROWS when there is none, or none that is whole: everything is read again then, which needs no
+    person. Other OSError (no permission, bad disk) as it comes."""
+    try:
+        return _load(state_dir, shard, shards)
+    except (FileNotFoundError, MalformedPackage):
+        return NO_ROWS
+
+
+def load_rows(state_dir: str, shards: int) -> tuple[list[FileMeta], list[str]]:
+    """Rows and unread paths of all shards, for build_manifest. Unlike load_shard this raises (FileNotFoundError,
+    MalformedPackage) when a shard is not there: a manifest without it would tell peers to delete its files."""
+    rows: list[FileMeta] = []
+    unread: list[str] = []
+    for shard in range(shards):
+        loaded = _load(state_dir, shard, shards)
+        rows += file_rows(loaded)
+        unread += loaded.unread
+    return rows, unread
+
+
+def _load(state_dir: str, shard: int, shards: int) -> ShardRows:
+    rows: ShardRows = load_state(shard_path(state_dir, shard, shards), _MAGIC, msgspec.msgpack.Decoder(ShardRows))
+    return rows
