@@ -1,0 +1,125 @@
+"""A sync process that does what the test says: the other end of net's channel, blocking, in the test's own process."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import zmq
+
+from clusterd.rundir import sync_socket
+from ipc.codec import Decoder, encode
+from ipc.messages import (
+    LinkInfo,
+    LinkUp,
+    NetHello,
+    NetToSync,
+    PeerRequest,
+    Reply,
+    SyncHello,
+    SyncToNet,
+)
+
+M = TypeVar("M")
+NET = b"net"
+
+
+class FakeSync:
+    """Receives what net sends, in order; `expect` takes the next message of a type and keeps the others.
+
+    `answer_with` hands every request to a function instead, in a thread, until `close`."""
+
+    def __init__(self, root: str, incarnation: int = 1) -> None:
+        self.incarnation = incarnation
+        self.received: list[NetToSync] = []
+        self._decoder: Decoder[NetToSync] = Decoder(NetToSync)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.set(zmq.LINGER, 0)
+        self._socket.set(zmq.ROUTER_MANDATORY, 1)
+        self._socket.set(zmq.ROUTER_HANDOVER, 1)
+        self._socket.bind(f"ipc://{sync_socket(root)}")
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # ---- scripted --------------------------------------------------------------------------------------------------------
+
+    def send(self, message: SyncToNet, timeout_s: float = 5.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self._socket.send_multipart([NET, encode(message)], zmq.NOBLOCK)
+                return
+            except zmq.ZMQError as problem:
+                if problem.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN) or time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.01)
+
+    def hello(self) -> NetHello:
+        """What a new sync does: say hello until net answers. Everything before that is not believed."""
+        deadline = time.monotonic() + 5.0
+        while time.monotonic() < deadline:
+            self.send(SyncHello(self.incarnation))
+            message = self._receive(0.5)
+            while message is not None:
+                if isinstance(message, NetHello):
+                    return message
+                message = self._receive(0.5)
+        raise AssertionError("net did not say hello")
+
+    def expect(self, kind: type[M], matches: Callable[[M], bool] = lambda _: True, timeout_s: float = 5.0) -> M:
+        """The next message of this type for which `matches` holds."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            for place, message in enumerate(self.received):
+                if isinstance(message, kind) and matches(message):
+                    del self.received[place]
+                    return message
+            message = self._receive(deadline - time.monotonic())
+            if message is None:
+                raise AssertionError(f"net sent no such {kind.__name__}; it sent {self.received}")
+            self.received.append(message)
+
+    def link(self, name: str = "", kind: str = "worker") -> LinkInfo:
+        """The next link that came up, of this name if one is given."""
+        return self.expect(LinkUp, lambda up: up.info.kind == kind and name in ("", up.info.name)).info
+
+    def quiet(self, kind: type[M], seconds: float = 0.2) -> bool:
+        """Whether no message of this type comes for a while."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            message = self._receive(left)
+            if message is not None:
+                self.received.append(message)
+        return not any(isinstance(message, kind) for message in self.received)
+
+    def _receive(self, timeout_s: float) -> NetToSync | None:
+        if not self._socket.poll(max(0, int(timeout_s * 1000))):
+            return None
+        return self._decoder.decode(self._socket.recv_multipart()[1])
+
+    # ---- by itself -------------------------------------------------------------------------------------------------------
+
+    def answer_with(self, answer: Callable[[PeerRequest], Reply | None]) -> None:
+        """Answer requests in a thread from now on; other messages are kept in `received`."""
+
+        def work() -> None:
+            while not self._stop.is_set():
+                message = self._receive(0.05)
+                if isinstance(message, PeerRequest):
+                    reply = answer(message)
+                    if reply is not None:
+                        self.send(reply)
+                elif message is not None:
+                    self.received.append(message)
+
+        self._thread = threading.Thread(target=work)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Gone, as a killed process is: with what it has not read."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._socket.close(0)
+        self._context.term()

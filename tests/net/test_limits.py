@@ -1,0 +1,100 @@
+"""How many connections, how many lines: numbers only."""
+
+import msgspec
+
+from clusterd.net.keepalive import KeepaliveSender, silent_too_long
+from clusterd.net.limits import Gatekeeper, LineBudget
+from clusterd.settings import Limits
+
+
+def gatekeeper(**limits: int) -> Gatekeeper:
+    return Gatekeeper(msgspec.structs.replace(Limits(), **limits))
+
+
+def test_the_oldest_idle_connection_of_an_address_makes_room_for_a_new_one() -> None:
+    gate = gatekeeper(connections_per_address=2)
+    assert gate.admit(1, "a").evicted is None
+    gate.admit(2, "a")
+    assert gate.admit(3, "a").evicted == 1
+    assert gate.admit(4, "b").evicted is None
+    assert gate.connections == 3
+
+
+def test_connections_that_said_hello_are_never_closed_for_others() -> None:
+    gate = gatekeeper(connections_per_address=2)
+    for key in (1, 2):
+        gate.admit(key, "a")
+        gate.name(key)
+    refused = gate.admit(3, "a")
+    assert refused.refused
+    assert refused.evicted is None
+    assert gate.connections == 2
+
+
+def test_a_crowd_behind_one_address_gives_way_to_a_single_connection_from_another() -> None:
+    gate = gatekeeper(handshakes=3)
+    gate.admit(1, "nice")
+    gate.admit(2, "crowd")
+    gate.admit(3, "crowd")
+    assert gate.admit(4, "new").evicted == 2
+    assert gate.waiting == 3
+
+
+def test_all_places_taken_by_nodes_refuse_the_next_connection() -> None:
+    gate = gatekeeper(connections=2)
+    for key in (1, 2):
+        gate.admit(key, f"host{key}")
+        gate.name(key)
+    assert gate.admit(3, "other").refused
+
+
+def test_counts_return_to_zero() -> None:
+    gate = gatekeeper()
+    for key in range(100):
+        gate.admit(key, f"host{key % 7}")
+        if key % 3 == 0:
+            gate.name(key)
+            gate.name(key)
+    for key in range(100):
+        gate.release(key)
+        gate.release(key)
+    assert (gate.connections, gate.waiting) == (0, 0)
+
+
+def test_an_address_has_so_many_lines_a_period() -> None:
+    budget = LineBudget(2, 10.0)
+    assert [budget.allows("a", now) for now in (0, 1, 2, 9.9, 10, 11, 12)] == [True, True, False, False, True, True, False]
+    assert budget.allows("b", 2)
+
+
+def test_the_budget_remembers_a_bounded_number_of_addresses() -> None:
+    budget = LineBudget(1, 10.0, keys=10)
+    for number in range(1000):
+        assert budget.allows(number, 0)
+    assert len(budget._spent) == 10
+
+
+def test_a_worker_gives_up_at_80_and_160_seconds_of_a_silent_master() -> None:
+    """wire.md 1.6: keepalive every 60 s, 20 s of waiting each."""
+    keepalive = KeepaliveSender(60, 2, now=0)
+    assert keepalive.next_at == 60
+    assert not keepalive.failed(80)
+    assert keepalive.next_at == 140
+    assert keepalive.failed(160)
+
+
+def test_an_answer_forgives_failures_before_it() -> None:
+    keepalive = KeepaliveSender(60, 2, now=0)
+    keepalive.failed(80)
+    keepalive.succeeded(140)
+    assert not keepalive.failed(220)
+
+
+class Heard:
+    def __init__(self, heard_at: float) -> None:
+        self.heard_at = heard_at
+
+
+def test_a_link_is_silent_when_it_is_older_than_allowed() -> None:
+    links = [Heard(0), Heard(1), Heard(121)]
+    assert silent_too_long(links, 121, 120) == links[:1]
