@@ -4,6 +4,7 @@ for reading: regular files, never waiting for a FIFO, never out of the tree thro
 import errno
 import os
 import stat
+from collections.abc import Callable
 from hashlib import blake2b
 
 import xxhash
@@ -32,20 +33,31 @@ class Buffer:
         self.lists = [self.view]
 
 
-def digest_fd(fd: int, buffer: Buffer, size: int = -1) -> bytes:
-    """BLAKE2b-512 (64 bytes) of the file from where `fd` stands to its end.
+def read_digest(fd: int, buffer: Buffer, on_step: Callable[[], None] | None = None) -> tuple[bytes, int]:
+    """BLAKE2b-512 (64 bytes) of the regular file from where `fd` stands to its end, and how many bytes that were.
 
-    `size`: bytes expected, -1 when not known; with it the read that would only find the end is saved. A file that turns out
-    longer is then read to `size` or further, so a caller who passes it compares fstat before and after. OSError as it comes.
+    `on_step` is called after every buffer that was full, so that whoever watches knows that a large file is being read. A
+    short read is the end of a regular file: a small file costs one read. OSError as it comes.
     """
-    read = os.readv(fd, buffer.lists)
-    hasher = blake2b(buffer.view[:read])
-    total = read
-    while read and total != size:
-        read = os.readv(fd, buffer.lists)
-        hasher.update(buffer.view[:read])
+    view, lists, size = buffer.view, buffer.lists, buffer.size
+    read = os.readv(fd, lists)
+    if read < size:
+        return blake2b(view[:read]).digest(), read
+    hasher = blake2b()
+    total = 0
+    while read == size:
+        hasher.update(view)
         total += read
-    return hasher.digest()
+        if on_step is not None:
+            on_step()
+        read = os.readv(fd, lists)
+    hasher.update(view[:read])
+    return hasher.digest(), total + read
+
+
+def digest_fd(fd: int, buffer: Buffer) -> bytes:
+    """BLAKE2b-512 (64 bytes) of the regular file from where `fd` stands to its end. OSError as it comes."""
+    return read_digest(fd, buffer)[0]
 
 
 def digest_file(path: str, buffer: Buffer | None = None) -> bytes:

@@ -1,0 +1,400 @@
+"""One shard of a tree to the rows of a manifest (wire.md 5.1): regular files only, never through a linked directory, nothing
+read or listed that is known to be unchanged (digest_cache.py).
+
+What cannot be read stays as it was and is named in a note: on the master a file that is missing in the manifest is a file
+that every worker deletes (C8).
+"""
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from operator import attrgetter
+from typing import TypeGuard
+
+import msgspec
+import xxhash
+
+from hashing.atomic import TEMPORARY_PREFIX
+from hashing.digest import OPEN_DIRECTORY, OPEN_FILE, Buffer, open_directory, open_linked
+from hashing.digest_cache import (
+    NO_ROWS,
+    SETTLE_NS,
+    CachedDirectory,
+    CachedFile,
+    ShardRows,
+    files_checksum,
+    fingerprint,
+    is_same,
+    make_shard_rows,
+    read_file,
+    shard_of,
+)
+from hashing.errors import FileVanished, Note, UnsafePath
+from hashing.manifest import NAME_BYTES, PATH_BYTES, ItemRule, Rules, refusal
+
+MAX_DEPTH = 128
+"""Directories below one another; each holds a descriptor while those below it are walked."""
+
+OnStep = Callable[[], None]
+
+
+class ShardScan(msgspec.Struct, frozen=True):
+    """What a scan found. `rows` is to be saved if `is_changed`; an unchanged tree changes nothing. `files`: of this shard,
+    `hashed` of them were read (`hashed_bytes`), `reused` were known; the rest could not be read and are kept as they were."""
+
+    rows: ShardRows
+    is_changed: bool
+    files: int
+    hashed: int
+    reused: int
+    hashed_bytes: int
+    notes: list[Note]
+
+
+def scan_shard(
+    root: str,
+    rules: Rules,
+    shard: int,
+    shards: int,
+    previous: ShardRows = NO_ROWS,
+    *,
+    ignore_cache: bool = False,
+    on_step: OnStep | None = None,
+    started_ns: int | None = None,
+) -> ShardScan:
+    """Walk the configured directories below `root` and give the files whose path hashes to `shard` of `shards`.
+
+    `previous`: the rows of the last scan of this shard, what is unchanged since is taken over; with `ignore_cache` every file
+    is read all the same. `on_step` is called again and again while this works, at least once per buffer read. `started_ns`:
+    wall clock (ns), now if None.
+
+    What cannot be read is in the notes, and its rows are those of `previous`; a missing directory is an empty one. Raises
+    OSError only when `root` itself cannot be opened.
+    """
+    walk = _Walk(root, rules, shard, shards, previous, ignore_cache, on_step or _nothing, started_ns or time.time_ns())
+    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for item in rules.items:
+            walk.item(root_fd, item)
+    finally:
+        os.close(root_fd)
+    return walk.result()
+
+
+def printable(name: str) -> str:
+    """A file name from the system as text that can be shown and sent: bytes that are not UTF-8 as `\\xff`."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _nothing() -> None:
+    return
+
+
+class _Walk:
+    """The state of one scan."""
+
+    def __init__(
+        self,
+        root: str,
+        rules: Rules,
+        shard: int,
+        shards: int,
+        previous: ShardRows,
+        ignore_cache: bool,
+        on_step: OnStep,
+        started_ns: int,
+    ) -> None:
+        self.root = root
+        self.rules = rules
+        self.shard = shard
+        self.shards = shards
+        self.previous = previous
+        self.on_step = on_step
+        self.settled_before = started_ns - SETTLE_NS
+        self.reuse = not ignore_cache
+        self.reuse_lists = not ignore_cache and previous.rules == fingerprint(rules)
+        self.known = {(directory.path, directory.item): directory for directory in previous.directories}
+        self.excluded_names = frozenset(rules.excluded_files)
+        self.excluded_extensions = rules.excluded_extensions
+        self.buffer = Buffer()
+        self.directories: list[CachedDirectory] = []
+        self.unread: list[str] = []
+        self.notes: list[Note] = []
+        self.hashed = 0
+        self.hashed_bytes = 0
+        self.reused = 0
+
+    def result(self) -> ShardScan:
+        known = self.known
+        is_same = (
+            self.reuse_lists
+            and len(self.directories) == len(known)
+            and all(known.get((new.path, new.item)) is new for new in self.directories)
+            and sorted(self.unread) == self.previous.unread
+        )
+        rows = self.previous if is_same else make_shard_rows(self.rules, self.directories, self.unread)
+        files = sum(len(directory.files) for directory in self.directories)
+        return ShardScan(rows, not is_same, files, self.hashed, self.reused, self.hashed_bytes, self.notes)
+
+    # ---- directories -------------------------------------------------------------------------------------------------
+
+    def item(self, root_fd: int, item: ItemRule) -> None:
+        path = item.key.rstrip("/")
+        try:
+            fd = open_directory(root_fd, path)
+        except FileVanished:
+            return
+        except UnsafePath as error:
+            self.cannot_list(item, path, OSError(errno.ELOOP, error.text))
+            return
+        except OSError as error:
+            self.cannot_list(item, path, error)
+            return
+        try:
+            self.visit(item, path, fd, 0)
+        finally:
+            os.close(fd)
+
+    def visit(self, item: ItemRule, path: str, fd: int, depth: int) -> None:
+        """Take one directory, open as `fd`, and all below it."""
+        self.on_step()
+        known = self.known.get((path, item.key))
+        try:
+            # The identity is taken before the names are read: whatever changes after this is seen by the next scan.
+            status = os.fstat(fd)
+            if known is not None and self.is_unchanged(known, status, fd):
+                found = known
+                self.reused += len(known.files)
+            else:
+                found = self.list_names(item, path, fd, status, known)
+                if found == known:
+                    found = known
+        except OSError as error:
+            self.cannot_list(item, path, error)
+            return
+        self.directories.append(found)
+        for name in found.directories:
+            self.enter(item, f"{path}/{name}", fd, name, depth + 1)
+
+    def enter(self, item: ItemRule, path: str, parent_fd: int, name: str, depth: int) -> None:
+        if depth > MAX_DEPTH or len(path.encode()) + 1 + NAME_BYTES > PATH_BYTES:
+            self.cannot_list(item, path, OSError(errno.ENAMETOOLONG, "Too many directories below one another"))
+            return
+        try:
+            fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
+        except OSError as error:
+            # Gone, or something else in its place, since its parent was listed: not a directory of ours any more.
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                self.cannot_list(item, path, error)
+            return
+        try:
+            self.visit(item, path, fd, depth)
+        finally:
+            os.close(fd)
+
+    def cannot_list(self, item: ItemRule, path: str, error: OSError) -> None:
+        """Keep what was known of a directory and all below it. To be listed again next time, whatever its times say."""
+        for known in self.previous.directories:
+            if known.item == item.key and (known.path == path or known.path.startswith(path + "/")):
+                kept = msgspec.structs.replace(known, settled=False) if known.settled else known
+                self.directories.append(kept)
+        self.unread.append(path + "/")
+        if shard_of(path, self.shards) == self.shard:  # one note, not one of each shard
+            reason = self.explain(error, path)
+            self.notes.append(Note("WARNING", path, f"Error getting file status: {reason}.", why=_why(error)))
+
+    def is_unchanged(self, known: CachedDirectory, status: os.stat_result, fd: int) -> bool:
+        """True if a known directory has the same names as before and no file of this shard in it needs to be read."""
+        if not (
+            self.reuse_lists
+            and known.settled
+            and known.mtime_ns == status.st_mtime_ns
+            and known.ctime_ns == status.st_ctime_ns
+            and known.inode == status.st_ino
+            and known.device == status.st_dev
+        ):
+            return False
+        stat, on_step = os.stat, self.on_step
+        for number, file in enumerate(known.files):
+            if not number & 255:
+                on_step()
+            if not file.settled:
+                return False
+            try:
+                status = stat(file.name, dir_fd=fd, follow_symlinks=False)
+            except OSError:
+                return False
+            if (  # is_same, written out: this runs for every file of every scan
+                status.st_mtime_ns != file.mtime_ns
+                or status.st_ctime_ns != file.ctime_ns
+                or status.st_size != file.size
+                or status.st_ino != file.inode
+                or status.st_dev != file.device
+            ):
+                return False
+        return True
+
+    def list_names(
+        self, item: ItemRule, path: str, fd: int, status: os.stat_result, known: CachedDirectory | None
+    ) -> CachedDirectory:
+        """Read the names of a directory, and those files of this shard that are not known unchanged."""
+        notes_before = len(self.notes)
+        unread_before = len(self.unread)
+        prefix = path + "/"
+        prefix_bytes = prefix.encode()
+        only = None if item.files == ("all",) else frozenset(item.files)
+        rivals = self.rivals(item, prefix)
+        hash_path, shard, shards = xxhash.xxh3_64_intdigest, self.shard, self.shards
+        excluded_names, excluded_extensions = self.excluded_names, self.excluded_extensions
+        directories: list[str] = []
+        names: list[str] = []
+        links: list[str] = []
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                name = entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if item.recursive and self.is_text(prefix, name):
+                        directories.append(name)
+                    continue
+                if (
+                    name in excluded_names
+                    or name.endswith(excluded_extensions)
+                    or name.startswith(TEMPORARY_PREFIX)
+                    or (only is not None and name not in only)
+                ):
+                    continue
+                if not name.isascii() and not self.is_text(prefix, name):
+                    continue
+                if shards > 1 and hash_path(prefix_bytes + name.encode()) % shards != shard:
+                    continue
+                if rivals and any(refusal(self.rules, rival, prefix + name) is None for rival in rivals):
+                    continue
+                if entry.is_file(follow_symlinks=False):
+                    names.append(name)
+                elif entry.is_symlink():
+                    links.append(name)
+                else:
+                    self.notes.append(Note("DEBUG", prefix + name, f"File {prefix}{name} is not a regular file."))
+        directories.sort()
+        before = {file.name: file for file in known.files} if known is not None else {}
+        files: list[CachedFile] = []
+        for number, name in enumerate(names):
+            if not number & 15:
+                self.on_step()
+            self.take(files, prefix, name, fd, before.get(name))
+        for name in links:
+            self.take_linked(files, item, prefix, name, before.get(name))
+        files.sort(key=attrgetter("name"))
+        # A directory with something to tell is listed again each time, so that it is told again.
+        settled = (
+            not links
+            and len(self.notes) == notes_before
+            and len(self.unread) == unread_before
+            and max(status.st_mtime_ns, status.st_ctime_ns) < self.settled_before
+        )
+        return CachedDirectory(
+            path,
+            item.key,
+            status.st_dev,
+            status.st_ino,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            settled,
+            directories,
+            files,
+            files_checksum(files),
+        )
+
+    def rivals(self, item: ItemRule, prefix: str) -> list[ItemRule]:
+        """Items with a longer key that may also describe files of this directory; the longest key has them."""
+        return [other for other in self.rules.items if len(other.key) > len(item.key) and prefix.startswith(other.key)]
+
+    def is_text(self, prefix: str, name: str) -> bool:
+        """True if the name is UTF-8. If not it can be in no metadata: noted, by one shard."""
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            path = prefix + printable(name)
+            if shard_of(path, self.shards) == self.shard:
+                text = f"File {path} is left out: its name is not UTF-8."
+                self.notes.append(Note("WARNING", path, text, why="name is not UTF-8"))
+            return False
+        return True
+
+    # ---- files -------------------------------------------------------------------------------------------------------
+
+    def take(self, files: list[CachedFile], prefix: str, name: str, dir_fd: int, known: CachedFile | None) -> None:
+        """Add the row of one file to `files`: as known, or read."""
+        try:
+            if self.may_reuse(known) and is_same(known, os.stat(name, dir_fd=dir_fd, follow_symlinks=False)):
+                self.reused += 1
+                files.append(known)
+                return
+            fd = os.open(name, OPEN_FILE, dir_fd=dir_fd)
+            try:
+                file = self.read(name, fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            self.cannot_read(files, prefix + name, error, known)
+            return
+        if file is not None:
+            files.append(file)
+
+    def take_linked(
+        self, files: list[CachedFile], item: ItemRule, prefix: str, name: str, known: CachedFile | None
+    ) -> None:
+        """The same for a link: the file it leads to counts, if that lies inside the same item."""
+        path = prefix + name
+        try:
+            fd = open_linked(self.root, item.key, path)
+            try:
+                if self.may_reuse(known) and is_same(known, os.fstat(fd)):
+                    self.reused += 1
+                    files.append(known)
+                    return
+                file = self.read(name, fd)
+            finally:
+                os.close(fd)
+        except FileVanished:
+            self.cannot_read(files, path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), known)
+            return
+        except UnsafePath as error:
+            self.notes.append(Note("WARNING", path, f"File {path} is left out: it {error.text}.", why=error.text))
+            return
+        except OSError as error:
+            self.cannot_read(files, path, error, known)
+            return
+        if file is not None:
+            files.append(file)
+
+    def may_reuse(self, known: CachedFile | None) -> TypeGuard[CachedFile]:
+        return self.reuse and known is not None and known.settled
+
+    def read(self, name: str, fd: int) -> CachedFile | None:
+        file = read_file(name, fd, self.buffer, self.settled_before, self.on_step)
+        if file is not None:
+            self.hashed += 1
+            self.hashed_bytes += file.size
+        return file
+
+    def cannot_read(self, files: list[CachedFile], path: str, error: OSError, known: CachedFile | None) -> None:
+        reason = self.explain(error, path)
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            # Gone, or something else in its place. The names of the directory have changed: the next scan sees that.
+            self.notes.append(Note("DEBUG", path, f"File {path} was deleted in previous iteration: {reason}"))
+            return
+        if known is not None:
+            files.append(msgspec.structs.replace(known, settled=False) if known.settled else known)
+        self.unread.append(path)
+        text = f"Can't read metadata from file {path}: {reason}"
+        self.notes.append(Note("ERROR", path, text, why=_why(error)))
+
+    def explain(self, error: OSError, path: str) -> str:
+        """The system's reason with the full path, as Python words it for a stock node."""
+        return str(OSError(error.errno, error.strerror, os.path.join(self.root, path)))
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
