@@ -401,11 +401,14 @@ class Compared(Result, frozen=True, tag="compared"):
 
 
 class PackedEntry(msgspec.Struct, frozen=True, array_like=True):
-    """Entry number `number` of the difference lies (with its trailing FILE_SEP) at `offset` of the part, `length` bytes."""
+    """Entry number `number` of the difference lies (with its trailing FILE_SEP) at `offset` of the part, `length` bytes.
+    `digest` (BLAKE2b) and `mtime_ns` are set when the file was packed in another state than the difference says."""
 
     number: int
     offset: int
     length: int
+    digest: bytes = b""
+    mtime_ns: int = 0
 
 
 class PartPacked(Result, frozen=True, tag="part-packed"):

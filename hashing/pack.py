@@ -1,0 +1,313 @@
+"""A Difference to a package within limits (wire.md 5.6, C12): parts packed side by side, then cut to the limit and finished
+with the metadata entry. A part is a plain concatenation, so leaving an entry out copies nothing."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b, sha256
+from typing import BinaryIO
+
+import msgspec
+
+from hashing.compare import Difference, difference_to_wire, load_difference
+from hashing.digest import open_in_tree, open_regular
+from hashing.directories import Directories
+from hashing.errors import FileVanished, MalformedPackage, Note, UnsafePath
+from hashing.manifest import FileMeta, WireMeta
+from hashing.notes import Notes, explain
+from hashing.package import CHUNK_BYTES, FILE_SEP, METADATA_NAME, PATH_SEP, compress_entry
+
+OnStep = Callable[[], object]
+
+FULL = "Maximum zip size exceeded. Not all files will be compressed during this sync."
+_FAILED = "Exception raised: Error 3001 - Error creating zip file: "
+_SMALLEST_ENTRY = len(PATH_SEP) + len(FILE_SEP) + 8
+_WRITE_BUFFER = 1024 * 1024
+
+
+class PackedEntry(msgspec.Struct, frozen=True, array_like=True):
+    """Entry number `number` of the difference (missing, then shared) lies, with the FILE_SEP behind it, at `offset` of the
+    part, `length` bytes. `digest` and `mtime_ns` are those of what was packed where it is no longer what the difference
+    says, else empty and 0."""
+
+    number: int
+    offset: int
+    length: int
+    digest: bytes = b""
+    mtime_ns: int = 0
+
+
+class PackedPart(msgspec.Struct, frozen=True):
+    """Some entries of a package, in the file `path`. `vanished`: numbers of files that are gone. `dropped`: of those that
+    wait for another round, those in `oversize` because they are larger than the limit by themselves. Numbers of the range
+    that are nowhere did not fit into the limit."""
+
+    path: str
+    entries: list[PackedEntry]
+    vanished: list[int]
+    dropped: list[int]
+    oversize: list[int]
+    notes: list[Note]
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True):
+    """`length` bytes at `offset` of the file `path`."""
+
+    path: str
+    offset: int
+    length: int
+
+
+class FinishedPackage(msgspec.Struct, frozen=True):
+    """The package is the concatenation of `segments`: `size` bytes with that SHA-256. `sent`: files in it; `dropped`: how many
+    wait for another round."""
+
+    segments: list[Segment]
+    size: int
+    sha256: bytes
+    sent: int
+    dropped: int
+    notes: list[Note]
+
+
+class _Full(Exception):
+    """The entry does not fit into what is left of the limit."""
+
+
+class _TooLarge(Exception):
+    """The file alone is larger than the limit."""
+
+
+class _Unreadable(Exception):
+    """The file is there, but one state of it cannot be read. The argument says why."""
+
+
+def pack_part(
+    root: str,
+    difference: str,
+    start: int,
+    stop: int,
+    limit: int,
+    level: int,
+    out: str,
+    oversize: bool,
+    on_step: OnStep,
+) -> PackedPart:
+    """Compress files number `start` to `stop` (excluded) of the difference file to `out`, replacing it: files of at most
+    `limit` raw bytes, together at most `limit` packed bytes; with `oversize` no limit holds.
+
+    What is wrong with a file is in the notes. A file is packed in one state of it or not at all. Raises OSError when `out`
+    cannot be written (disk full), MalformedPackage and FileNotFoundError for the difference file.
+    """
+    rows = _numbered(load_difference(difference))
+    with Directories(root) as directories, open(out, "wb", buffering=_WRITE_BUFFER) as file:
+        packer = _PartPacker(root, directories, None if oversize else limit, level, file, on_step)
+        for number in range(start, min(stop, len(rows))):
+            on_step()
+            packer.pack(number, rows[number])
+    return PackedPart(out, packer.entries, packer.vanished, packer.dropped, packer.oversize, packer.notes.all())
+
+
+def finish_package(
+    difference: str, parts: Sequence[PackedPart], limit: int, level: int, out: str, on_step: OnStep
+) -> FinishedPackage:
+    """Choose entries up to `limit` packed bytes, in order, smaller ones behind one that does not fit (C12); write the metadata
+    entry, which is not counted, to `out`; digest the whole.
+
+    Files that vanished leave `missing`, and move from `shared` to `extra`; what else is not sent leaves its group and is found
+    again by the next check. Raises OSError, MalformedPackage (the difference's file is damaged, a part is shorter than it was).
+    """
+    found = load_difference(difference)
+    rows = _numbered(found)
+    sent: dict[int, FileMeta] = {}
+    segments: list[Segment] = []
+    size = 0
+    for part in parts:
+        for entry in part.entries:
+            if size + entry.length > limit:
+                continue
+            size += entry.length
+            row = rows[entry.number]
+            if entry.digest:
+                row = msgspec.structs.replace(row, digest=entry.digest, mtime_ns=entry.mtime_ns)
+            sent[entry.number] = row
+            _extend(segments, part.path, entry.offset, entry.length)
+    vanished = {number for part in parts for number in part.vanished}
+    named = vanished.union(sent, *(part.dropped for part in parts))
+    notes = Notes()
+    did_not_fit = next((number for number in range(len(rows)) if number not in named), None)
+    if did_not_fit is not None:
+        notes.add("WARNING", rows[did_not_fit].path, FULL)
+    metadata = _metadata_of(found, sent, vanished)
+    segments.append(Segment(out, 0, write_metadata(out, metadata, level)))
+    size += segments[-1].length
+    digest = _digest_segments(segments, on_step)
+    return FinishedPackage(segments, size, digest, len(sent), len(rows) - len(sent) - len(vanished), notes.all())
+
+
+def write_metadata(out: str, metadata: bytes, level: int) -> int:
+    """Write a package's last entry (a worker's whole package, wire.md 5.4) to `out`, replacing it. Returns its size."""
+    pieces = (metadata[at : at + CHUNK_BYTES] for at in range(0, len(metadata), CHUNK_BYTES))
+    with open(out, "wb", buffering=_WRITE_BUFFER) as file:
+        return compress_entry(METADATA_NAME, pieces, level, file.write)[1]
+
+
+class _PartPacker:
+    """Appends entries to a part, one file after the other, and keeps the lists of its result."""
+
+    def __init__(
+        self,
+        root: str,
+        directories: Directories,
+        limit: int | None,
+        level: int,
+        file: BinaryIO,
+        on_step: OnStep,
+    ) -> None:
+        self._root = root
+        self._directories = directories
+        self._limit = limit
+        self._level = level
+        self._file = file
+        self._on_step = on_step
+        self._size = 0  # of the entries that are whole
+        self._written = 0  # with the one being written
+        self.entries: list[PackedEntry] = []
+        self.vanished: list[int] = []
+        self.dropped: list[int] = []
+        self.oversize: list[int] = []
+        self.notes = Notes()
+
+    def pack(self, number: int, row: FileMeta) -> None:
+        """Append the file, or say in the lists and notes why not."""
+        full_path = f"{self._root}/{row.path}"
+        if self._limit is not None and self._size + _SMALLEST_ENTRY > self._limit:
+            return
+        try:
+            fd = self._open(row)
+            try:
+                digest, mtime_ns = self._append(row, fd)
+            finally:
+                os.close(fd)
+        except FileVanished:
+            self.vanished.append(number)
+            reason = f"[Errno {errno.ENOENT}] {os.strerror(errno.ENOENT)}: {full_path!r}"
+            self.notes.add("DEBUG", row.path, _FAILED + reason)
+        except _Unreadable as error:
+            # At ERROR where stock has DEBUG: the file is there, stays different, and nobody else would say so.
+            self.dropped.append(number)
+            self.notes.add("ERROR", row.path, f"{_FAILED}{error}: {full_path!r}", str(error))
+        except _TooLarge:
+            self.dropped.append(number)
+            self.oversize.append(number)
+            why = "larger than the limit of a package; goes in one of its own"
+            self.notes.add("WARNING", row.path, f"File too large to be synced: {full_path}", why)
+        except _Full:
+            pass  # finish_package says so once, for all of them
+        else:
+            is_as_listed = digest == row.digest
+            length = self._written - self._size
+            entry = PackedEntry(number, self._size, length, *(() if is_as_listed else (digest, mtime_ns)))
+            self.entries.append(entry)
+            self._size = self._written
+        self._cut_back()
+
+    def _open(self, row: FileMeta) -> int:
+        directory, _, name = row.path.rpartition("/")
+        try:
+            try:
+                return open_regular(self._directories.get(directory), name)
+            except UnsafePath:
+                # It may be a link to a file inside its item, which counts as a file.
+                return open_in_tree(self._root, row.item, row.path)
+        except (UnsafePath, OSError) as error:
+            raise _Unreadable(explain(error)) from error
+
+    def _append(self, row: FileMeta, fd: int) -> tuple[bytes, int]:
+        """Write the entry. Returns digest and modification time of what was packed. A file that changes meanwhile is read
+        once more; then it is left out, since half of one state and half of another is worse than late."""
+        for _ in range(2):
+            before = os.fstat(fd)
+            if self._limit is not None and before.st_size > self._limit:
+                raise _TooLarge
+            hasher = blake2b()
+            raw, _ = compress_entry(row.path, self._chunks(fd, before.st_size, hasher.update), self._level, self._put)
+            after = os.fstat(fd)
+            if raw == before.st_size and _state(before) == _state(after):
+                self._put(FILE_SEP)
+                return hasher.digest(), before.st_mtime_ns
+            self._cut_back()
+            os.lseek(fd, 0, os.SEEK_SET)
+        raise _Unreadable("it is being written to")
+
+    def _chunks(self, fd: int, size: int, update: Callable[[bytes], object]) -> Iterator[bytes]:
+        left = size
+        while left > 0:
+            try:
+                data = os.read(fd, min(left, CHUNK_BYTES))
+            except OSError as error:
+                raise _Unreadable(explain(error)) from error
+            if not data:
+                return
+            left -= len(data)
+            update(data)
+            self._on_step()
+            yield data
+
+    def _put(self, data: bytes) -> None:
+        self._written += len(data)
+        if self._limit is not None and self._written > self._limit:
+            raise _Full
+        self._file.write(data)
+
+    def _cut_back(self) -> None:
+        """Remove what was written of an entry that is not whole."""
+        if self._written != self._size:
+            self._file.seek(self._size)
+            self._file.truncate()
+            self._written = self._size
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _numbered(difference: Difference) -> list[FileMeta]:
+    return difference.missing + difference.shared
+
+
+def _extend(segments: list[Segment], path: str, offset: int, length: int) -> None:
+    if segments:
+        last = segments[-1]
+        if last.path == path and last.offset + last.length == offset:
+            segments[-1] = Segment(path, last.offset, last.length + length)
+            return
+    segments.append(Segment(path, offset, length))
+
+
+def _metadata_of(found: Difference, sent: dict[int, FileMeta], vanished: set[int]) -> bytes:
+    first_shared = len(found.missing)
+    missing = [row for number, row in sorted(sent.items()) if number < first_shared]
+    shared = [row for number, row in sorted(sent.items()) if number >= first_shared]
+    extra = list(found.extra)
+    for number in sorted(vanished):
+        if number >= first_shared:
+            row = found.shared[number - first_shared]
+            extra.append((row.path, WireMeta(row.item, row.digest.hex(), row.mtime_ns / 1e9)))
+    return difference_to_wire(missing, extra, shared)
+
+
+def _digest_segments(segments: Sequence[Segment], on_step: OnStep) -> bytes:
+    """SHA-256 over the segments, in order. Raises MalformedPackage when a file is shorter than its segment."""
+    hasher = sha256()
+    for segment in segments:
+        offset, end = segment.offset, segment.offset + segment.length
+        with open(segment.path, "rb", buffering=0) as file:
+            while offset < end:
+                data = os.pread(file.fileno(), min(CHUNK_BYTES, end - offset), offset)
+                if not data:
+                    raise MalformedPackage(segment.path, "is shorter than it was when it was packed")
+                hasher.update(data)
+                offset += len(data)
+                on_step()
+    return hasher.digest()
