@@ -136,9 +136,10 @@ class Clusterd(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True):
     """Everything a process of the node needs to know. `pool_size` 0: the number of cores, at least 2 on a master and 1 on
     a worker. `log_level`: 0 INFO, 1 DEBUG, 2 DEBUG2; `log_level_asked`: that of the command line (-d), for when the
-    configured one is 0 (wire.md 7.4)."""
+    configured one is 0 (wire.md 7.4); `conf`: the ossec.conf of the command line (-c), else empty."""
 
     root: str
+    conf: str = ""
     cluster: ClusterBlock = ClusterBlock()
     rules: Rules = DEFAULT_RULES
     worker: WorkerIntervals = WorkerIntervals()
