@@ -4,7 +4,7 @@ import msgspec
 
 from clusterd.settings import Settings
 
-NEEDS_RESTART = ("root", "cluster", "pool_size", "log_format")
+NEEDS_RESTART = ("root", "conf", "cluster", "pool_size", "log_format")
 NEEDS_RESTART_OWN = ("owner", "version", "caps", "tls")
 """Fields of Settings, and of its `clusterd`, that stay as they were when the node started."""
 

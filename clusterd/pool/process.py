@@ -135,7 +135,7 @@ class _PoolProcess:
     def _reload(self) -> None:
         """SIGHUP, between two jobs. The supervisor has read the files before and says what is wrong with them."""
         self._reload_asked = False
-        loaded = load(self._settings.root)
+        loaded = load(self._settings.root, conf=self._settings.conf or None)
         if loaded.settings is not None:
             self._settings, _ = adopt(self._settings, loaded.settings)
             self._log.set_level(self._settings.log_level)

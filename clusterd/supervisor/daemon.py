@@ -27,12 +27,14 @@ def start_daemon(
     """Start the node and return once it serves, or with the reason why it does not. Nothing is then left of it.
 
     The caller must have no threads. `run` is for tests. After `timeout_s` the daemon is killed, and its children die with it."""
-    root = os.path.abspath(settings.root)
+    settings = msgspec.structs.replace(
+        settings, root=os.path.abspath(settings.root), conf=settings.conf and os.path.abspath(settings.conf)
+    )
     read_fd, write_fd = os.pipe()
     try:
         pid = os.fork()
         if pid == 0:
-            _begin_daemon(msgspec.structs.replace(settings, root=root), write_fd, log_level_override, run)
+            _begin_daemon(settings, write_fd, log_level_override, run)
         os.close(write_fd)
         os.waitpid(pid, 0)
         return _hear(read_fd, time.monotonic() + timeout_s, timeout_s)

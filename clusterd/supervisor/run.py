@@ -102,6 +102,7 @@ def supervise(
     settings = msgspec.structs.replace(
         settings,
         root=os.path.abspath(settings.root),
+        conf=settings.conf and os.path.abspath(settings.conf),
         log_level=settings.log_level or asked,
         log_level_asked=asked,
     )
@@ -304,7 +305,7 @@ class _Supervisor:
     def _reload(self) -> None:
         """SIGHUP: read the files again; with a mistake in them everything stays as it is."""
         self._notifier.reloading()
-        loaded = load(self._root)
+        loaded = load(self._root, conf=self._node.settings.conf or None)
         if loaded.settings is None:
             count, first = len(loaded.problems), loaded.problems[0]
             text = f"The configuration was not reloaded, it has mistakes ({count}); the first one: {first}"

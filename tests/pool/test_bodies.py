@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -149,7 +150,7 @@ def test_digest_of_segments_is_that_of_their_bytes(tmp_path_factory: pytest.Temp
     data = bytes(range(256)) * 20
     path.write_bytes(data)
     marks = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
-    segments = [Segment(str(path), a, b - a) for a, b in zip(marks, marks[1:], strict=False)]
+    segments = [Segment(str(path), a, b - a) for a, b in pairwise(marks)]
 
     assert digest_segments(DigestSegments(segments), lambda: None).sha256 == hashlib.sha256(data).digest()
 

@@ -1,0 +1,99 @@
+"""Job type to function, and every way a job can fail to a JobFailed. The functions are in tree, packages, bodies, rotate."""
+
+import traceback
+from collections.abc import Callable
+
+from clusterd.pool import bodies, packages, tree
+from clusterd.pool.failure import Failure
+from clusterd.pool.rotate import rotate_log
+from clusterd.settings import Settings
+from clusterd.wire.seal import Sealer
+from hashing.errors import FileVanished, HashingError, PackageTooLarge
+from ipc.arena import Arena
+from ipc.messages import (
+    AnyJob,
+    AnyResult,
+    ApplyPlan,
+    BuildManifest,
+    ComparePackage,
+    DigestSegments,
+    FinishPackage,
+    JobFailed,
+    OpenBody,
+    OpenPackage,
+    PackMetadata,
+    PackPart,
+    RotateLog,
+    RulesetHashes,
+    ScanShard,
+    SealChunk,
+    StoreChunk,
+    SweepTemporary,
+    Swept,
+    UnpackRange,
+)
+
+
+class Workshop:
+    """Runs jobs, one at a time. `settings` is replaced by a reload. `on_step` is called often during long jobs."""
+
+    def __init__(self, settings: Settings, arena: Arena, on_step: Callable[[], None]) -> None:
+        self.settings = settings
+        self._arena = arena
+        self._on_step = on_step
+        self._sealer = Sealer(settings.cluster.key.value)
+        self._memory = tree.Memory()
+
+    def do(self, job: AnyJob) -> AnyResult:
+        """The job's result, or a JobFailed of the kind that ipc/messages.py lists. Never raises an Exception."""
+        try:
+            return self._do(job)
+        except Failure as failure:
+            return JobFailed(failure.kind, str(failure))
+        except FileVanished as gone:
+            return JobFailed("vanished", str(gone))
+        except PackageTooLarge as bound:
+            return JobFailed("too-large", str(bound))
+        except HashingError as bad:
+            return JobFailed("bad-package", str(bad))
+        except OSError as refusal:
+            where = f": {refusal.filename}" if refusal.filename is not None else ""
+            return JobFailed("disk", f"{type(job).__name__}: {refusal.strerror or refusal}{where}")
+        except Exception:
+            return JobFailed("bug", f"{type(job).__name__} met a bug:\n{traceback.format_exc()}")
+
+    def _do(self, job: AnyJob) -> AnyResult:
+        settings, memory, on_step = self.settings, self._memory, self._on_step
+        match job:
+            case StoreChunk():
+                return bodies.store_chunk(job, self._sealer, self._arena)
+            case SealChunk():
+                return bodies.seal_chunk(job, self._sealer, self._arena)
+            case OpenBody():
+                return bodies.open_body(job, self._sealer, self._arena)
+            case DigestSegments():
+                return bodies.digest_segments(job, on_step)
+            case ScanShard():
+                return tree.scan(job, settings, memory, on_step)
+            case BuildManifest():
+                return tree.make_manifest(job, memory)
+            case PackMetadata():
+                return tree.pack_metadata(job, settings, memory)
+            case ComparePackage():
+                return tree.compare_package(job, settings, memory)
+            case RulesetHashes():
+                return tree.ruleset_hashes(job, memory)
+            case PackPart():
+                return packages.pack(job, settings, on_step)
+            case FinishPackage():
+                return packages.finish(job, settings, on_step)
+            case OpenPackage():
+                return packages.open_received(job, settings, on_step)
+            case UnpackRange():
+                return packages.unpack(job, settings, on_step)
+            case ApplyPlan():
+                return packages.apply(job, settings, on_step)
+            case SweepTemporary():
+                return packages.sweep(job, settings)
+            case RotateLog():
+                return Swept(rotate_log(job.root, job.day, on_step))

@@ -1,0 +1,166 @@
+"""Jobs on the node's tree: scan a shard, build the manifest, its metadata as a package, compare with a worker's."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from clusterd.settings import Settings
+from hashing.atomic import FileOps
+from hashing.compare import compare, save_difference
+from hashing.digest_cache import NO_ROWS, ShardRows, load_rows, load_shard, save_shard, shard_path
+from hashing.manifest import (
+    Manifest,
+    build_manifest,
+    load_manifest,
+    parse_wire_metadata,
+    save_manifest,
+    to_wire,
+)
+from hashing.package import CHUNK_BYTES, METADATA_NAME, compress_entry, read_metadata_of
+from hashing.walk import scan_shard
+from ipc.messages import (
+    BuildManifest,
+    Compared,
+    ComparePackage,
+    ManifestBuilt,
+    Note,
+    Packed,
+    PackMetadata,
+    RulesetHashes,
+    ScanShard,
+    ShardScanned,
+)
+
+SHARDS_KEPT = 2
+RULESET_ITEMS = ("etc/rules/", "etc/decoders/", "etc/lists/")
+OnStep = Callable[[], None]
+
+
+class Memory:
+    """What a pool process keeps between jobs because reading it again costs more than the job: the last manifest and the
+    rows of the last shards. All of it is also in files; nothing here is the truth."""
+
+    def __init__(self) -> None:
+        self._manifest: Manifest | None = None
+        self._shards: dict[str, tuple[tuple[int, int], ShardRows]] = {}
+
+    def manifest(self, state_dir: str, root_digest: str) -> Manifest:
+        """Raises FileNotFoundError, MalformedPackage."""
+        if self._manifest is None or self._manifest.root_digest != root_digest:
+            self._manifest = load_manifest(state_dir, root_digest)
+        return self._manifest
+
+    def keep_manifest(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+
+    def shard(self, state_dir: str, shard: int, shards: int) -> ShardRows:
+        """The rows of the last scan; read again if another process has written them since."""
+        path = shard_path(state_dir, shard, shards)
+        version = _version(path)
+        kept = self._shards.get(path)
+        if kept is not None and kept[0] == version:
+            return kept[1]
+        rows = load_shard(state_dir, shard, shards)
+        if version is not None and rows is not NO_ROWS and version == _version(path):
+            self._keep(path, version, rows)
+        return rows
+
+    def keep_shard(self, state_dir: str, shard: int, shards: int, rows: ShardRows) -> None:
+        """These rows were just written by this process."""
+        path = shard_path(state_dir, shard, shards)
+        version = _version(path)
+        if version is not None:
+            self._keep(path, version, rows)
+
+    def _keep(self, path: str, version: tuple[int, int], rows: ShardRows) -> None:
+        self._shards.pop(path, None)
+        while len(self._shards) >= SHARDS_KEPT:
+            del self._shards[next(iter(self._shards))]
+        self._shards[path] = (version, rows)
+
+
+def _version(path: str) -> tuple[int, int] | None:
+    """Tells one state of a file that is only ever replaced from another; None if it is not there."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def scan(job: ScanShard, settings: Settings, memory: Memory, on_step: OnStep) -> ShardScanned:
+    """A shard that cannot be walked at all is `failed`; what cannot be read in it is in the notes."""
+    try:
+        previous = memory.shard(job.state_dir, job.shard, job.shards)
+        found = scan_shard(
+            job.root,
+            settings.rules,
+            job.shard,
+            job.shards,
+            previous,
+            ignore_cache=job.ignore_cache,
+            on_step=on_step,
+        )
+        if found.is_changed or previous is NO_ROWS:
+            save_shard(FileOps(), job.state_dir, job.shard, job.shards, found.rows)
+            memory.keep_shard(job.state_dir, job.shard, job.shards, found.rows)
+    except OSError as failure:
+        path = str(failure.filename or job.root)
+        text = f"Error getting file status: {failure}."
+        return ShardScanned(0, 0, 0, 0, "", True, [Note("WARNING", path, text, f"{path}: {failure.strerror}")])
+    return ShardScanned(
+        files=found.files,
+        hashed=found.hashed,
+        reused=found.reused,
+        hashed_bytes=found.hashed_bytes,
+        digest=found.rows.digest,
+        failed=False,
+        notes=msgspec.convert(found.notes, list[Note], from_attributes=True),
+    )
+
+
+def make_manifest(job: BuildManifest, memory: Memory) -> ManifestBuilt:
+    """Raises FileNotFoundError or MalformedPackage when a shard's file is not whole."""
+    manifest = build_manifest(*load_rows(job.state_dir, job.shards))
+    save_manifest(FileOps(), job.state_dir, manifest)
+    memory.keep_manifest(manifest)
+    return ManifestBuilt(manifest.root_digest, len(manifest.rows), sum(row.size for row in manifest.rows))
+
+
+def pack_metadata(job: PackMetadata, settings: Settings, memory: Memory) -> Packed:
+    """The package of a worker's check: the metadata as its only entry."""
+    rows = memory.manifest(job.state_dir, job.root_digest).rows
+    with open(job.out, "wb") as out:
+        compress_entry(METADATA_NAME, _pieces(to_wire(rows)), settings.communication.compress_level, out.write)
+        size = out.tell()
+    return Packed(size, len(rows))
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield data[start : start + CHUNK_BYTES]
+
+
+def compare_package(job: ComparePackage, settings: Settings, memory: Memory) -> Compared:
+    """Raises MalformedPackage, PackageTooLarge for what a worker sent."""
+    theirs = parse_wire_metadata(read_metadata_of(job.package))
+    found = compare(memory.manifest(job.state_dir, job.root_digest), theirs, settings.rules)
+    save_difference(FileOps(), job.out, found)
+    return Compared(
+        received=len(theirs),
+        missing=len(found.missing),
+        shared=len(found.shared),
+        extra=len(found.extra),
+        raw_sizes=[row.size for row in (*found.missing, *found.shared)],
+    )
+
+
+def ruleset_hashes(job: RulesetHashes, memory: Memory) -> Packed:
+    """JSON of path to BLAKE2b of the ruleset's files (dapi.md 1.8)."""
+    rows = memory.manifest(job.state_dir, job.root_digest).rows
+    hashes = {row.path: row.digest.hex() for row in rows if row.item in RULESET_ITEMS}
+    data = msgspec.json.encode(hashes)
+    Path(job.out).write_bytes(data)
+    return Packed(len(data), len(hashes))
