@@ -24,7 +24,7 @@ from clusterd.wire.seal import Sealer, sealed_length
 
 STRANGER_BYTES = 8192
 """Body of a frame, and of all divided messages, before hello."""
-REFUSED_LINGER_S = 2.0
+REFUSED_LINGER_S = 1.0
 """A refused worker closes itself once it has read why; closing at once could cost it the reply."""
 ACCEPTS_PER_TURN = 32
 ACCEPT_PAUSE_S = 1.0

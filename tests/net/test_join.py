@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ipc.messages import KeepaliveSeen, LinkDown, PeerRequest, Reply
+from ipc.messages import KeepaliveSeen, LinkDown, LinkUp, PeerRequest, Reply
 from tests.net.harness import CLUSTER, MASTER, VERSION, NetNode, wait_until
 
 Master = Callable[..., NetNode]
@@ -58,7 +58,7 @@ def test_a_worker_joins_and_sync_learns_of_it(master: Master) -> None:
         ),
     ],
 )
-def test_a_refused_worker_reads_why_and_is_closed_and_never_registered(
+def test_a_refused_worker_reads_why_and_is_never_registered(
     master: Master, payload: str, expected: dict[str, object]
 ) -> None:
     node = master()
@@ -70,9 +70,18 @@ def test_a_refused_worker_reads_why_and_is_closed_and_never_registered(
     code = expected["__wazuh_exception__"]["__object__"]["code"]  # type: ignore[index]
     line = node.logged(f"Internal error processing request 'b'hello'': Error {code} - ")
     assert line.startswith("ERROR: [Worker] [Main] ")
-    assert stranger.is_closed(timeout_s=5)
+    assert node.sync is not None
+    assert node.sync.link().name == "w1"
+    assert node.sync.quiet(LinkUp, 0.05)
     assert first.ask("echo", "still here").payload == b"still here"
-    assert node.counter("connections") <= 1
+
+
+def test_a_refused_connection_is_closed_soon(master: Master) -> None:
+    node = master()
+    stranger = node.connect()
+    stranger.ask("hello", f"w1 other worker {VERSION}")
+    assert stranger.is_closed(timeout_s=5)
+    assert not node.lines("handshake")
 
 
 def test_a_name_that_is_a_path_is_refused_and_no_directory_is_touched(master: Master) -> None:
@@ -89,7 +98,7 @@ def test_a_refused_worker_may_try_again_on_the_same_connection(master: Master) -
     client = node.connect()
     assert client.ask("hello", f"w1 other worker {VERSION}").command == b"err"
     assert client.ask("hello", f"w1 {CLUSTER} worker {VERSION}").command == b"ok"
-    assert not client.is_closed(timeout_s=2.5)
+    assert not client.is_closed(timeout_s=1.5)
 
 
 def test_a_second_hello_changes_nothing(master: Master) -> None:
@@ -185,12 +194,13 @@ def test_a_silent_worker_is_disconnected_with_the_stock_line(master: Master) -> 
     node = master(check_worker_lastkeepalive_s=0.5, max_allowed_time_without_keepalive_s=1.0)
     silent, alive = node.join("silent"), node.join("alive")
 
-    def closed() -> bool:
+    def keep_alive() -> list[str]:
         alive.ask("echo-c", "keepalive")
-        silent.ask("echo", "this does not count") if not node.lines("No keep alives") else None
-        return silent.is_closed(timeout_s=0.1)
+        return node.lines("No keep alives")
 
-    wait_until(lambda: closed() if node.lines("No keep alives") else closed(), "the silent worker is closed")
+    silent.ask("echo", "this does not count")
+    wait_until(keep_alive, "the silent worker is noticed")
+    assert silent.is_closed()
     assert node.lines("No keep alives") == [
         "ERROR: [Master] [Keep alive] No keep alives have been received from silent in the last minute. Disconnecting"
     ]

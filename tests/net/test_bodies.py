@@ -1,0 +1,303 @@
+"""Large bodies through slabs, both ways, and who waits for whom."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import psutil
+
+from clusterd.wire.seal import Sealer
+from ipc.descriptor import Descriptor
+from ipc.messages import (
+    Answered,
+    LinkDown,
+    PeerRequest,
+    Release,
+    Reply,
+    Request,
+    SlabsReturned,
+    Unanswered,
+)
+from tests.net.harness import KEY, NetNode, wait_until
+
+Master = Callable[..., NetNode]
+CHUNK = 5_242_880
+SEALER = Sealer(KEY.encode())
+
+
+def put(node: NetNode, plain: bytes, place: int = 0) -> Descriptor:
+    """A sealed body in a slab of sync's, as a pool process makes it."""
+    slab = node.arena.sync_slabs[place]
+    return Descriptor(slab, 0, SEALER.seal_into(plain, node.arena.view(slab)))
+
+
+def opened(node: NetNode, body: list[Descriptor] | None) -> bytes:
+    assert body is not None
+    return SEALER.open(b"".join(bytes(node.arena.slice(part)) for part in body))
+
+
+def test_a_large_request_comes_to_sync_sealed_in_a_slab(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    payload = b"/queue/x.zip " + bytes(range(256)) * 20_000
+    counter = client.tell("file_upd", payload)
+    sync = node.sync
+    assert sync is not None
+    request = sync.expect(PeerRequest)
+    assert opened(node, request.body) == payload
+    sync.send(Reply(request.link, request.serial, "ok", b"File updated"))
+    assert client.answer_to(counter).payload == b"File updated"
+
+
+def test_a_divided_request_comes_as_one_descriptor_for_each_fragment(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    payload = bytes(8_000_000)
+    client.tell("dapi_res", payload)
+    assert node.sync is not None
+    request = node.sync.expect(PeerRequest)
+    assert request.body is not None
+    assert len(request.body) == 3
+    assert opened(node, request.body) == payload
+
+
+def test_a_large_echo_is_checked_by_sync_and_goes_back_from_its_slab(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    sync = node.sync
+    assert sync is not None
+    for command, answer in (("echo", b"ok"), ("echo-c", b"ok-m")):
+        payload = command.encode() * 600_000
+        counter = client.tell(command, payload)
+        request = sync.expect(PeerRequest)
+        assert request.command == "echo"
+        sync.send(Reply(request.link, request.serial, "ok", body=request.body))
+        message = client.answer_to(counter)
+        assert (message.command, message.payload) == (answer, payload)
+    # More rounds than there are slabs: each came back when it was written.
+    for _ in range(12):
+        counter = client.tell("echo", bytes(300_000))
+        request = sync.expect(PeerRequest)
+        sync.send(Reply(request.link, request.serial, "ok", body=request.body))
+        client.answer_to(counter)
+
+
+def test_a_body_of_sync_is_sent_whole_and_its_slab_comes_back(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    sync = node.sync
+    assert sync is not None
+    link = sync.link("w1").link
+    payload = bytes(range(256)) * (CHUNK // 256)
+    sync.send(Request(link, 41, "file_upd", body=[put(node, payload)]))
+    request = client.read()
+    assert (request.command, request.payload == payload) == (b"file_upd", True)
+    assert sync.expect(SlabsReturned).slabs == [node.arena.sync_slabs[0]]
+    client.respond(request, "ok", "File updated")
+    answer = sync.expect(Answered)
+    assert (answer.id, answer.command, answer.payload) == (41, "ok", b"File updated")
+
+
+def test_a_large_answer_comes_to_sync_sealed(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    sync = node.sync
+    assert sync is not None
+    link = sync.link("w1").link
+    for number in range(12):
+        sync.send(Request(link, number, "get_nodes"))
+        client.respond(client.read(), "ok", bytes(500_000))
+        answer = sync.expect(Answered)
+        assert opened(node, answer.body) == bytes(500_000)
+        assert answer.body
+        sync.send(Release([part.slab for part in answer.body]))
+
+
+def test_requests_to_a_link_that_is_gone_fail_at_once_and_give_their_slab_back(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    sync = node.sync
+    assert sync is not None
+    link = sync.link("w1").link
+    sync.send(Request(link, 1, "syn_m_c"))
+    client.read()
+    client.close()
+    assert sync.expect(Unanswered) == Unanswered(1, "closed")
+    sync.expect(LinkDown)
+    sync.send(Request(link, 2, "file_upd", body=[put(node, b"x")]))
+    assert sync.expect(SlabsReturned).slabs == [node.arena.sync_slabs[0]]
+    assert sync.expect(Unanswered) == Unanswered(2, "closed")
+
+
+def test_an_answer_that_does_not_come_is_a_timeout_and_comes_too_late_later(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    sync = node.sync
+    assert sync is not None
+    link = sync.link("w1").link
+    sync.send(Request(link, 5, "syn_m_c", timeout_s=0.1))
+    request = client.read()
+    assert sync.expect(Unanswered) == Unanswered(5, "timeout")
+    client.respond(request, "ok", "late")
+    assert client.ask("echo", "x").payload == b"x"
+    assert sync.quiet(Answered)
+
+
+def test_a_command_that_cannot_be_sent_is_refused(master: Master) -> None:
+    node = master()
+    node.join("w1")
+    sync = node.sync
+    assert sync is not None
+    link = sync.link("w1").link
+    sync.send(Request(link, 6, "a" * 12, body=[put(node, b"x")]))
+    refused = sync.expect(Unanswered)
+    assert (refused.why, refused.text[:10]) == ("refused", "Error 3024")
+    assert sync.expect(SlabsReturned).slabs == [node.arena.sync_slabs[0]]
+
+
+def test_a_slow_reader_gets_slices_and_small_answers_overtake_waiting_bodies(master: Master) -> None:
+    node = master()
+    slow, quick = node.join("slow"), node.join("quick")
+    sync = node.sync
+    assert sync is not None
+    slow_link, quick_link = sync.link("slow").link, sync.link("quick").link
+    for place in range(3):
+        sync.send(Request(slow_link, place, "file_upd", body=[put(node, bytes(CHUNK), place)]))
+    sync.send(Request(quick_link, 9, "file_upd", body=[put(node, bytes(CHUNK), 3)]))
+    assert len(quick.read().payload) == CHUNK
+    assert sync.expect(SlabsReturned).slabs == [node.arena.sync_slabs[3]]
+    # The slow one has not read: at most what its kernel buffers hold is on the way, and its slabs stay.
+    assert sync.quiet(SlabsReturned)
+    counter = slow.tell("echo", "overtakes")
+    assert quick.ask("echo", "x").payload == b"x"
+    order = [slow.read().counter for _ in range(4)]
+    assert counter in order[:3]
+    assert sorted(sum((sync.expect(SlabsReturned).slabs for _ in range(3)), [])) == list(node.arena.sync_slabs[:3])
+
+
+def test_an_unsent_body_is_taken_back_when_its_request_has_timed_out(master: Master) -> None:
+    node = master()
+    slow = node.join("slow")
+    sync = node.sync
+    assert sync is not None
+    link = sync.link("slow").link
+    for place in range(3):
+        sync.send(Request(link, place, "file_upd", body=[put(node, bytes(CHUNK), place)], timeout_s=0.3))
+    for _ in range(3):
+        assert sync.expect(Unanswered).why == "timeout"
+    returned = sync.expect(SlabsReturned).slabs + sync.expect(SlabsReturned).slabs
+    assert sorted(returned) == list(node.arena.sync_slabs[1:3])
+    assert len(slow.read().payload) == CHUNK
+    assert sync.expect(SlabsReturned).slabs == [node.arena.sync_slabs[0]]
+
+
+def test_links_wait_for_slabs_in_turn_and_none_is_lost(master: Master) -> None:
+    node = master(slabs=(2, 1))
+    clients = [node.join(f"w{number}") for number in range(4)]
+    sync = node.sync
+    assert sync is not None
+    payload = bytes(400_000)
+    senders = [
+        threading.Thread(target=lambda client=client: [client.tell("file_upd", payload) for _ in range(5)])
+        for client in clients
+    ]
+    for sender in senders:
+        sender.start()
+    held = []
+    seen: dict[int, int] = {}
+    for _ in range(20):
+        request = sync.expect(PeerRequest)
+        assert request.body is not None
+        seen[request.link] = seen.get(request.link, 0) + 1
+        held.append(request)
+        assert len(held) <= 2
+        if len(held) == 2:
+            first = held.pop(0)
+            assert first.body is not None
+            sync.send(Release([part.slab for part in first.body]))
+            sync.send(Reply(first.link, first.serial, "ok", b"File updated"))
+    assert list(seen.values()) == [5] * 4
+    for sender in senders:
+        sender.join()
+
+
+def test_one_node_cannot_take_all_slabs(master: Master) -> None:
+    node = master(slabs=(4, 1))
+    greedy, other = node.join("greedy"), node.join("other")
+    sync = node.sync
+    assert sync is not None
+    greedy_link = sync.link("greedy").link
+    sender = threading.Thread(target=lambda: [greedy.tell("file_upd", bytes(200_000)) for _ in range(4)])
+    sender.start()
+    held = [sync.expect(PeerRequest) for _ in range(3)]
+    assert sync.quiet(PeerRequest)
+    other.tell("file_upd", bytes(200_000))
+    assert sync.expect(PeerRequest).link != greedy_link
+    for request in held:
+        assert request.body
+        sync.send(Release([part.slab for part in request.body]))
+    assert sync.expect(PeerRequest).link == greedy_link
+    sender.join()
+
+
+def test_a_link_that_ends_in_the_middle_of_a_body_frees_its_slab(master: Master) -> None:
+    node = master(slabs=(2, 1))
+    sync = node.sync
+    assert sync is not None
+    for number in range(6):
+        client = node.join(f"w{number}")
+        frame = SEALER.seal(bytes(3_000_000))
+        client.send(len(frame).to_bytes(4) .rjust(8, b"\0") + b"file_upd ---" + frame[:1_000_000])
+        client.reset()
+    client = node.join("last")
+    client.tell("file_upd", bytes(300_000))
+    assert sync.expect(PeerRequest).body
+
+
+def test_memory_of_slabs_goes_back_when_they_are_idle(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    sync = node.sync
+    assert sync is not None
+    process = psutil.Process(node.pid)
+    for _ in range(4):
+        client.tell("file_upd", bytes(5_000_000))
+    bodies = [sync.expect(PeerRequest).body for _ in range(4)]
+    full = process.memory_info().shared
+    for body in bodies:
+        assert body
+        sync.send(Release([part.slab for part in body]))
+    wait_until(lambda: full - process.memory_info().shared > 15 << 20, "the pages are given back", 15)
+
+
+def test_bytes_pass_fast_and_the_loop_stays_free(master: Master) -> None:
+    node = master()
+    client, other = node.join("w1"), node.join("w2")
+    sync = node.sync
+    assert sync is not None
+    sync.answer_with(lambda request: Reply(request.link, request.serial, "ok", body=request.body))
+    frame = _frame(CHUNK)
+    receiver = threading.Thread(target=_drain, args=(client, 20 * len(frame)))
+    receiver.start()
+    sender = threading.Thread(target=lambda: [client.send(frame) for _ in range(20)])
+    sender.start()
+    waits = []
+    while sender.is_alive() or receiver.is_alive():
+        began = time.perf_counter()
+        other.ask("echo", "x")
+        waits.append(time.perf_counter() - began)
+    sender.join()
+    receiver.join()
+    assert len(waits) > 5
+    assert sorted(waits)[len(waits) // 2] < 0.02
+
+
+def _frame(size: int) -> bytes:
+    body = SEALER.seal(bytes(size))
+    return (7).to_bytes(4) + len(body).to_bytes(4) + b"echo -------" + body
+
+
+def _drain(client: object, count: int) -> None:
+    sock = client.sock  # type: ignore[attr-defined]
+    while count > 0:
+        count -= len(sock.recv(1 << 20))
