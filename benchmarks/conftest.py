@@ -1,6 +1,5 @@
 """What benchmarks share: a tree of small files with lognormal sizes, made once a session; results are checked by each."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,8 @@ MEAN_BYTES = 10_450
 
 
 @pytest.fixture(scope="session")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A node's root with FILES files, the shape of the 20,000 files and 209 MB of the design document."""
     root = tmp_path_factory.mktemp("tree")
     generate(root, seed=1, files=FILES, size=MEAN_BYTES)
-    yield root
+    return root

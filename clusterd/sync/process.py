@@ -204,7 +204,7 @@ class _SyncProcess:
 
     def _reload(self) -> None:
         """SIGHUP: what can change without a restart. The supervisor's reload checked the files before."""
-        loaded = load(self._settings.root)
+        loaded = load(self._settings.root, conf=self._settings.conf or None)
         if loaded.settings is None:
             self._say("The configuration has mistakes and was not reloaded: run clusterd check-config.")
             return
