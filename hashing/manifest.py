@@ -61,8 +61,8 @@ class FileMeta(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Manifest(msgspec.Struct, frozen=True, array_like=True):
     """All files of a node at one moment, sorted by path.
 
-    `unread`: paths, or with a trailing slash directories, of which the scan could not tell what is there and had nothing
-    from before. They are in no row, and what a peer has there is not extra (C8).
+    `unread`: paths, or with a trailing slash directories, of which the scan could not tell what is there. Rows from before
+    are kept, and what a peer has there besides is not extra (C8).
     """
 
     root_digest: str

@@ -257,16 +257,19 @@ class _Walk:
                     if item.recursive and self.is_text(prefix, name):
                         directories.append(name)
                     continue
+                try:
+                    if hash_path(prefix_bytes + name.encode()) % shards != shard:
+                        continue
+                except UnicodeEncodeError:
+                    if only is None and not name.endswith(excluded_extensions):
+                        self.is_text(prefix, name)
+                    continue
                 if (
                     name in excluded_names
                     or name.endswith(excluded_extensions)
                     or name.startswith(TEMPORARY_PREFIX)
                     or (only is not None and name not in only)
                 ):
-                    continue
-                if not name.isascii() and not self.is_text(prefix, name):
-                    continue
-                if shards > 1 and hash_path(prefix_bytes + name.encode()) % shards != shard:
                     continue
                 if rivals and any(refusal(self.rules, rival, prefix + name) is None for rival in rivals):
                     continue
@@ -333,7 +336,7 @@ class _Walk:
                 return
             fd = os.open(name, OPEN_FILE, dir_fd=dir_fd)
             try:
-                file = self.read(name, fd)
+                file = read_file(name, fd, self.buffer, self.settled_before, self.on_step)
             finally:
                 os.close(fd)
         except OSError as error:
