@@ -32,6 +32,7 @@ from hashing.digest_cache import (
 )
 from hashing.errors import FileVanished, Note, UnsafePath
 from hashing.manifest import NAME_BYTES, PATH_BYTES, ItemRule, Rules, refusal
+from hashing.notes import Notes
 
 MAX_DEPTH = 128
 """Directories below one another; each holds a descriptor while those below it are walked."""
@@ -120,7 +121,8 @@ class _Walk:
         self.buffer = Buffer()
         self.directories: list[CachedDirectory] = []
         self.unread: list[str] = []
-        self.notes: list[Note] = []
+        self.notes = Notes()
+        self.noted = 0
         self.hashed = 0
         self.hashed_bytes = 0
         self.reused = 0
@@ -135,7 +137,7 @@ class _Walk:
         )
         rows = self.previous if is_same else make_shard_rows(self.rules, self.directories, self.unread)
         files = sum(len(directory.files) for directory in self.directories)
-        return ShardScan(rows, not is_same, files, self.hashed, self.reused, self.hashed_bytes, self.notes)
+        return ShardScan(rows, not is_same, files, self.hashed, self.reused, self.hashed_bytes, self.notes.all())
 
     # ---- directories -------------------------------------------------------------------------------------------------
 
@@ -202,7 +204,7 @@ class _Walk:
         self.unread.append(path + "/")
         if shard_of(path, self.shards) == self.shard:  # one note, not one of each shard
             reason = self.explain(error, path)
-            self.notes.append(Note("WARNING", path, f"Error getting file status: {reason}.", why=_why(error)))
+            self.note("WARNING", path, f"Error getting file status: {reason}.", why=_why(error))
 
     def is_unchanged(self, known: CachedDirectory, status: os.stat_result, fd: int) -> bool:
         """True if a known directory has the same names as before and no file of this shard in it needs to be read."""
@@ -239,7 +241,7 @@ class _Walk:
         self, item: ItemRule, path: str, fd: int, status: os.stat_result, known: CachedDirectory | None
     ) -> CachedDirectory:
         """Read the names of a directory, and those files of this shard that are not known unchanged."""
-        notes_before = len(self.notes)
+        noted_before = self.noted
         unread_before = len(self.unread)
         prefix = path + "/"
         prefix_bytes = prefix.encode()
@@ -278,7 +280,7 @@ class _Walk:
                 elif entry.is_symlink():
                     links.append(name)
                 else:
-                    self.notes.append(Note("DEBUG", prefix + name, f"File {prefix}{name} is not a regular file."))
+                    self.note("DEBUG", prefix + name, f"File {prefix}{name} is not a regular file.")
         directories.sort()
         before = {file.name: file for file in known.files} if known is not None else {}
         files: list[CachedFile] = []
@@ -292,7 +294,7 @@ class _Walk:
         # A directory with something to tell is listed again each time, so that it is told again.
         settled = (
             not links
-            and len(self.notes) == notes_before
+            and self.noted == noted_before
             and len(self.unread) == unread_before
             and max(status.st_mtime_ns, status.st_ctime_ns) < self.settled_before
         )
@@ -321,9 +323,13 @@ class _Walk:
             path = prefix + printable(name)
             if shard_of(path, self.shards) == self.shard:
                 text = f"File {path} is left out: its name is not UTF-8."
-                self.notes.append(Note("WARNING", path, text, why="name is not UTF-8"))
+                self.note("WARNING", path, text, why="name is not UTF-8")
             return False
         return True
+
+    def note(self, level: str, path: str, text: str, why: str = "") -> None:
+        self.noted += 1
+        self.notes.add(level, path, text, why)
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
@@ -364,7 +370,7 @@ class _Walk:
             self.cannot_read(files, path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), known)
             return
         except UnsafePath as error:
-            self.notes.append(Note("WARNING", path, f"File {path} is left out: it {error.text}.", why=error.text))
+            self.note("WARNING", path, f"File {path} is left out: it {error.text}.", why=error.text)
             return
         except OSError as error:
             self.cannot_read(files, path, error, known)
@@ -386,13 +392,13 @@ class _Walk:
         reason = self.explain(error, path)
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
             # Gone, or something else in its place. The names of the directory have changed: the next scan sees that.
-            self.notes.append(Note("DEBUG", path, f"File {path} was deleted in previous iteration: {reason}"))
+            self.note("DEBUG", path, f"File {path} was deleted in previous iteration: {reason}")
             return
         if known is not None:
             files.append(msgspec.structs.replace(known, settled=False) if known.settled else known)
         self.unread.append(path)
         text = f"Can't read metadata from file {path}: {reason}"
-        self.notes.append(Note("ERROR", path, text, why=_why(error)))
+        self.note("ERROR", path, text, why=_why(error))
 
     def explain(self, error: OSError, path: str) -> str:
         """The system's reason with the full path, as Python words it for a stock node."""

@@ -1,0 +1,129 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from hashing.atomic import FileOps, create_temporary, is_temporary, temporary_name, write_atomic
+from hashing.manifest import path_ok
+
+
+class Stopped(BaseException):
+    """The process was killed: nothing that follows runs, no clean-up either."""
+
+
+class CountedOps(FileOps):
+    """Real operations; number `stop_at` (from 1) and all after it raise `failure` instead."""
+
+    def __init__(self, stop_at: int = 0, failure: type[BaseException] = Stopped) -> None:
+        self.names: list[str] = []
+        self.stop_at = stop_at
+        self.failure = failure
+
+    def __getattribute__(self, name: str) -> object:
+        found = super().__getattribute__(name)
+        if name.startswith("_") or name not in FileOps.__dict__:
+            return found
+
+        def counted(*args: object, **keywords: object) -> object:
+            self.names.append(name)
+            if self.stop_at and len(self.names) >= self.stop_at:
+                raise self.failure(name)
+            return found(*args, **keywords)  # type: ignore[operator]
+
+        return counted
+
+
+def test_write_is_complete_with_its_mode_whatever_the_umask(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    before = os.umask(0o077)
+    try:
+        write_atomic(FileOps(), str(path), b"new", 0o664)
+    finally:
+        os.umask(before)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o7777 == 0o664
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_content_is_on_disk_before_the_name_and_the_name_before_return(tmp_path: Path) -> None:
+    ops = CountedOps()
+    write_atomic(ops, str(tmp_path / "file"), b"new", 0o640)
+    assert ops.names == ["create", "chmod", "write", "fsync", "rename", "fsync"]
+    ops = CountedOps()
+    write_atomic(ops, str(tmp_path / "file"), b"new", 0o640, durable=False)
+    assert "fsync" not in ops.names
+
+
+@pytest.mark.parametrize("failure", [Stopped, OSError])
+def test_file_is_old_or_new_at_whatever_operation_it_ends(failure: type[BaseException], tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    for stop_at in range(1, 7):
+        with pytest.raises(failure):
+            write_atomic(CountedOps(stop_at, failure), str(path), b"new content", 0o640)
+        assert path.read_bytes() in (b"old", b"new content")
+        assert all(is_temporary(name) or name == "file" for name in os.listdir(tmp_path))
+        write_atomic(FileOps(), str(path), b"healed", 0o640)  # what was left is no obstacle
+        assert path.read_bytes() == b"healed"
+        assert os.listdir(tmp_path) == ["file"]
+        path.write_bytes(b"old")
+
+
+def test_failed_write_leaves_nothing_beside_the_target(tmp_path: Path) -> None:
+    class FullDisk(FileOps):
+        def write(self, fd: int, data: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(FullDisk(), str(tmp_path / "file"), b"new", 0o640)
+    assert os.listdir(tmp_path) == []
+
+
+def test_link_in_place_of_the_temporary_file_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    (directory / temporary_name("file")).symlink_to(victim)
+    write_atomic(FileOps(), str(directory / "file"), b"new", 0o640)
+    assert victim.read_bytes() == b"precious"
+    assert (directory / "file").read_bytes() == b"new"
+
+
+def test_write_goes_on_after_a_short_write(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        with pytest.raises(BlockingIOError):
+            FileOps().write(writer, b"x" * 10_000_000)
+        assert len(os.read(reader, 10_000_000)) > 0
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 255, "gr\u00f6\u00dfe", "\udcff"])
+def test_every_name_has_a_temporary_name_that_stock_nodes_skip(name: str) -> None:
+    temporary = temporary_name(name)
+    assert is_temporary(temporary)
+    assert path_ok(temporary) is None
+    assert temporary.endswith(".tmp")
+    assert temporary == temporary_name(name) != temporary_name(name + "x")
+
+
+def test_temporary_file_is_made_in_its_directory(tmp_path: Path) -> None:
+    dir_fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fd, temporary = create_temporary(FileOps(), "file", 0o600, dir_fd=dir_fd)
+        os.close(fd)
+        assert os.listdir(tmp_path) == [temporary]
+    finally:
+        os.close(dir_fd)
+
+
+def test_syncfs_raises_what_the_kernel_says(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    FileOps().syncfs(fd)
+    os.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        FileOps().syncfs(fd)
