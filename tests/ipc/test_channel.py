@@ -1,175 +1,286 @@
-"""Channels: nothing is dropped silently, and both sides survive the other's death."""
+"""Channels in one process: order, room, refusals, and what is left behind."""
 
 import asyncio
 import os
-import signal
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import uvloop
+import zmq
 
+from ipc import channel
 from ipc.channel import DealerChannel, RouterChannel, WorkerSocket
 from ipc.codec import Decoder, encode
 from ipc.errors import BadMessage, NoCredit
-from ipc.messages import JobDone, PoolHello, PoolToSync, StartJob, Swept, SweepTemporary, SyncToPool
+from ipc.messages import PoolHello, PoolToSync, StartJob, SweepTemporary, SyncToPool
+from tests.ipc.processes import in_loop
+
+LARGE = "/" + "x" * 2000
 
 
-def in_loop(work: Callable[[], Awaitable[None]]) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work())
+def job(number: int, root: str = "/r") -> StartJob:
+    return StartJob(number, SweepTemporary(root))
 
 
-def test_a_message_arrives_as_it_was_sent_and_both_directions_work(tmp_path: Path) -> None:
-    path = str(tmp_path / "s")
+def make_router(path: Path, hwm: int = 10) -> RouterChannel[PoolToSync]:
+    return RouterChannel(str(path), Decoder(PoolToSync), hwm)
 
+
+def make_dealer(path: Path, name: bytes = b"pool-1", hwm: int = 10) -> DealerChannel[SyncToPool]:
+    return DealerChannel(str(path), name, Decoder(SyncToPool), hwm)
+
+
+def test_a_message_arrives_as_it_was_sent_in_both_directions(tmp_path: Path) -> None:
     async def work() -> None:
-        router = RouterChannel(path, Decoder(PoolToSync), 10)
-        dealer = DealerChannel(path, b"pool-1", Decoder(SyncToPool), 10)
+        router, dealer = make_router(tmp_path / "s"), make_dealer(tmp_path / "s")
         await dealer.send(PoolHello(1, 7))
         assert await router.recv() == (b"pool-1", PoolHello(1, 7))
-        await router.send(b"pool-1", StartJob(3, SweepTemporary("/r")))
-        assert await dealer.recv() == StartJob(3, SweepTemporary("/r"))
+        await router.send(b"pool-1", job(3))
+        assert await dealer.recv() == job(3)
         dealer.close()
         router.close()
 
     in_loop(work)
-    assert not Path(path).exists()
+    assert not (tmp_path / "s").exists()
 
 
-def test_bytes_that_are_no_message_are_reported_and_the_channel_goes_on(tmp_path: Path) -> None:
+def test_a_dealer_may_be_there_before_its_router(tmp_path: Path) -> None:
     async def work() -> None:
-        router = RouterChannel(str(tmp_path / "s"), Decoder(PoolToSync), 10)
-        dealer = DealerChannel(str(tmp_path / "s"), b"x", Decoder(SyncToPool), 10)
-        await dealer.send(StartJob(1, SweepTemporary("/r")))
-        await dealer.send(PoolHello(1, 1))
-        with pytest.raises(BadMessage):
-            await router.recv()
+        dealer = make_dealer(tmp_path / "s")
+        sending = asyncio.create_task(dealer.send(PoolHello(1, 1)))
+        await asyncio.sleep(0)
+        router = make_router(tmp_path / "s")
         assert (await router.recv())[1] == PoolHello(1, 1)
+        await sending
         dealer.close()
         router.close()
 
     in_loop(work)
 
 
-def test_a_message_to_nobody_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_message_is_reported_and_the_channel_goes_on(tmp_path: Path) -> None:
     async def work() -> None:
-        router = RouterChannel(str(tmp_path / "s"), Decoder(PoolToSync), 10)
-        with pytest.raises(NoCredit):
-            await router.send(b"pool-9", StartJob(1, SweepTemporary("/r")))
+        router = make_router(tmp_path / "s")
+        with zmq.Context() as context, context.socket(zmq.DEALER) as other:
+            other.set(zmq.LINGER, 0)
+            other.set(zmq.IDENTITY, b"pool-1")
+            other.connect(f"ipc://{tmp_path}/s")
+            for frames in ([b"\xff\x00"], [b""], [b"a", b"b"], [encode(job(1))], [encode(PoolHello(1, 1))]):
+                other.send_multipart(frames)
+            for _ in range(4):
+                with pytest.raises(BadMessage):
+                    await router.recv()
+            assert await router.recv() == (b"pool-1", PoolHello(1, 1))
         router.close()
 
     in_loop(work)
 
 
-def test_a_slow_receiver_slows_its_sender_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_message_to_nobody_is_refused_at_once(tmp_path: Path) -> None:
     async def work() -> None:
-        router = RouterChannel(str(tmp_path / "s"), Decoder(PoolToSync), 5)
-        dealer = DealerChannel(str(tmp_path / "s"), b"pool-1", Decoder(SyncToPool), 5)
+        router = make_router(tmp_path / "s")
+        with pytest.raises(NoCredit, match="pool-9 is not connected"):
+            await asyncio.wait_for(router.send(b"pool-9", job(1)), 2)
+        router.close()
+
+    in_loop(work)
+
+
+async def _until_it_stands(counter: list[int]) -> int:
+    """Until nothing more is sent: the queues are full."""
+    seen, same = -1, 0
+    while same < 10:
+        same = same + 1 if len(counter) == seen else 0
+        seen = len(counter)
+        await asyncio.sleep(0.01)
+    return seen
+
+
+@pytest.mark.parametrize("direction", ["to the router", "to the dealer"])
+def test_a_slow_receiver_slows_its_sender_and_loses_nothing(tmp_path: Path, direction: str) -> None:
+    """Two tasks send; each one's messages stay in order, though both wait for room."""
+    many = 300
+
+    async def work() -> None:
+        router, dealer = make_router(tmp_path / "s", 5), make_dealer(tmp_path / "s", hwm=5)
         await dealer.send(PoolHello(1, 1))
         await router.recv()
-        sent = 0
+        sent: list[int] = []
+
+        async def flood(first: int) -> None:
+            for number in range(first, first + many):
+                if direction == "to the dealer":
+                    await router.send(b"pool-1", job(number, LARGE))
+                else:
+                    await dealer.send(PoolHello(number, 10**9))
+                sent.append(number)
+
+        floods = [asyncio.create_task(flood(first)) for first in (0, many)]
+        if direction == "to the dealer":
+            assert await _until_it_stands(sent) < 2 * many
+            received = [(await dealer.recv()).id for _ in range(2 * many)]
+        else:
+            received = [(await router.recv())[1].slot for _ in range(2 * many)]  # type: ignore[union-attr]
+        await asyncio.gather(*floods)
+        assert sorted(received) == list(range(2 * many))
+        assert [number for number in received if number < many] == list(range(many))
+        assert [number for number in received if number >= many] == list(range(many, 2 * many))
+        dealer.close()
+        router.close()
+
+    in_loop(work)
+
+
+def test_a_receiver_that_stays_full_is_an_error_and_not_a_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `send` accepted arrives, what it refused does not. Those that wait in line are not refused one after the
+    other, but together."""
+    monkeypatch.setattr(channel, "SEND_TIMEOUT_S", 0.2)
+
+    async def work() -> None:
+        router, dealer = make_router(tmp_path / "s", 5), make_dealer(tmp_path / "s", hwm=5)
+        await dealer.send(PoolHello(1, 1))
+        await router.recv()
+        results = await asyncio.gather(
+            *(router.send(b"pool-1", job(number, LARGE)) for number in range(1000)), return_exceptions=True
+        )
+        refused = [number for number, result in enumerate(results) if isinstance(result, NoCredit)]
+        accepted = [number for number, result in enumerate(results) if result is None]
+        assert refused
+        assert len(refused) + len(accepted) == 1000
+        assert [(await dealer.recv()).id for _ in accepted] == accepted
+        await router.send(b"pool-1", job(5000))
+        assert await dealer.recv() == job(5000)
+        dealer.close()
+        router.close()
+
+    in_loop(work)
+
+
+def test_a_full_receiver_holds_up_nobody_else(tmp_path: Path) -> None:
+    async def work() -> None:
+        router = make_router(tmp_path / "s", 5)
+        slow, quick = make_dealer(tmp_path / "s", b"pool-1", 5), make_dealer(tmp_path / "s", b"pool-2", 5)
+        for dealer in (slow, quick):
+            await dealer.send(PoolHello(1, 1))
+            await router.recv()
+        sent: list[int] = []
 
         async def flood() -> None:
-            nonlocal sent
-            for number in range(3000):
-                await router.send(b"pool-1", StartJob(number, SweepTemporary("/" + "x" * 2000)))
-                sent += 1
+            for number in range(1000):
+                await router.send(b"pool-1", job(number, LARGE))
+                sent.append(number)
 
         flooding = asyncio.create_task(flood())
-        before = -1
-        while sent != before:
-            before = sent
-            await asyncio.sleep(0.05)
-        assert sent < 3000
-        received = [await dealer.recv() for _ in range(3000)]
-        await flooding
-        assert [message.id for message in received] == list(range(3000))
+        await _until_it_stands(sent)
+        await asyncio.wait_for(router.send(b"pool-2", job(1)), 1)
+        assert await quick.recv() == job(1)
+        flooding.cancel()
+        await asyncio.gather(flooding, return_exceptions=True)
+        # What was cancelled while it waited was not sent.
+        await router.send(b"pool-2", job(2))
+        assert [(await slow.recv()).id for _ in sent] == sent
+        for one in (slow, quick, router):
+            one.close()
+
+    in_loop(work)
+
+
+def test_a_cancelled_receive_loses_no_message(tmp_path: Path) -> None:
+    async def work() -> None:
+        router, dealer = make_router(tmp_path / "s"), make_dealer(tmp_path / "s", hwm=1000)
+        received: list[int] = []
+
+        async def feed() -> None:
+            for number in range(300):
+                await dealer.send(PoolHello(number, 0))
+                await asyncio.sleep(0)
+
+        feeding = asyncio.create_task(feed())
+        while len(received) < 300:
+            try:
+                async with asyncio.timeout(0.0001):
+                    while True:
+                        _, message = await router.recv()
+                        assert isinstance(message, PoolHello)
+                        received.append(message.slot)
+            except TimeoutError:
+                await asyncio.sleep(0)
+        await feeding
+        assert received == list(range(300))
         dealer.close()
         router.close()
 
     in_loop(work)
 
 
-def _fork(work: Callable[[], Awaitable[None]]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            in_loop(work)
-        finally:
-            os._exit(0)
-    return pid
-
-
-def test_a_worker_is_heard_again_by_the_successor_of_a_killed_router(tmp_path: Path) -> None:
-    path = str(tmp_path / "s")
-
-    async def serve() -> None:
-        router = RouterChannel(path, Decoder(PoolToSync), 10)
-        while True:
-            identity, message = await router.recv()
-            if isinstance(message, PoolHello):
-                await router.send(identity, StartJob(os.getpid(), SweepTemporary("/r")))
-
-    def ask(worker: "WorkerSocket[StartJob]", life: int) -> int:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            worker.send(PoolHello(1, life))
-            message = worker.recv(0.2)
-            if message is not None:
-                return message.id
-        raise AssertionError("no answer")
-
-    first = _fork(serve)
-    worker: WorkerSocket[StartJob] = WorkerSocket(path, b"pool-1", Decoder(SyncToPool))
-    second = 0
-    try:
-        assert ask(worker, 1) == first
-        os.kill(first, signal.SIGKILL)
-        os.waitpid(first, 0)
-        second = _fork(serve)
-        deadline = time.monotonic() + 20
-        while ask(worker, 1) != second:
-            assert time.monotonic() < deadline
-    finally:
-        worker.close()
-        for pid in (first, second):
-            if pid:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
-                except (ProcessLookupError, ChildProcessError):
-                    continue
-
-
-def test_a_successor_takes_over_the_identity_of_its_predecessor(tmp_path: Path) -> None:
+def test_a_stream_of_messages_leaves_the_loop_time_for_others(tmp_path: Path) -> None:
     async def work() -> None:
-        router = RouterChannel(str(tmp_path / "s"), Decoder(PoolToSync), 10)
-        old = DealerChannel(str(tmp_path / "s"), b"pool-1", Decoder(SyncToPool), 10)
-        await old.send(PoolHello(1, 1))
-        await router.recv()
-        new = DealerChannel(str(tmp_path / "s"), b"pool-1", Decoder(SyncToPool), 10)
-        await new.send(PoolHello(1, 2))
-        assert (await router.recv())[1] == PoolHello(1, 2)
-        await router.send(b"pool-1", StartJob(5, SweepTemporary("/r")))
-        assert (await new.recv()).id == 5
-        for channel in (old, new):
-            channel.close()
+        router, dealer = make_router(tmp_path / "s", 1000), make_dealer(tmp_path / "s", hwm=1000)
+        for number in range(1000):
+            await dealer.send(PoolHello(number, 0))
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        beside = asyncio.create_task(other())
+        for _ in range(1000):
+            await router.recv()
+        assert turns >= 1000 // channel.BURST - 1
+        beside.cancel()
+        dealer.close()
         router.close()
 
     in_loop(work)
 
 
 def test_a_stale_socket_file_does_not_hinder_a_start(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    path.write_text("stale")
+    (tmp_path / "s").write_text("stale")
 
     async def work() -> None:
-        RouterChannel(str(path), Decoder(PoolToSync), 10).close()
+        make_router(tmp_path / "s").close()
 
     in_loop(work)
+    assert not (tmp_path / "s").exists()
 
 
-def test_results_survive_the_codec() -> None:
-    assert Decoder(PoolToSync).decode(encode(JobDone(1, Swept(4)))) == JobDone(1, Swept(4))
+def test_a_path_that_is_no_socket_address_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 108)
+    for make in (make_router, make_dealer):
+        with pytest.raises(ValueError, match="at most 107 bytes"):
+            make(long)
+    with pytest.raises(ValueError, match="at most 107 bytes"):
+        WorkerSocket(str(long), b"pool-1", Decoder(SyncToPool))
+    with pytest.raises(zmq.ZMQError):
+        make_router(tmp_path / "no" / "such" / "directory")
+
+
+def test_closing_ends_whoever_waits_and_may_be_done_twice(tmp_path: Path) -> None:
+    async def work() -> None:
+        router, dealer = make_router(tmp_path / "s"), make_dealer(tmp_path / "s")
+        waiting = [asyncio.create_task(router.recv()), asyncio.create_task(dealer.recv())]
+        await asyncio.sleep(0)
+        for _ in range(2):
+            dealer.close()
+            router.close()
+        for task in waiting:
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    in_loop(work)
+    worker: WorkerSocket[StartJob] = WorkerSocket(str(tmp_path / "s"), b"pool-1", Decoder(SyncToPool))
+    worker.close()
+    worker.close()
+
+
+def test_a_worker_without_a_router_waits_and_then_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "SEND_TIMEOUT_S", 0.05)
+    worker: WorkerSocket[StartJob] = WorkerSocket(str(tmp_path / "s"), b"pool-1", Decoder(SyncToPool))
+    assert worker.recv(0.01) is None
+    assert worker.connections == 0
+    with pytest.raises(NoCredit):
+        worker.send(PoolHello(1, 1))
+    worker.close()
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,63 @@
+"""Children of a test: forked, killed, always collected."""
+
+import asyncio
+import os
+import signal
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+
+import uvloop
+
+PATIENCE_S = 20.0
+
+
+def in_loop(work: Callable[[], Awaitable[None]]) -> None:
+    """Run on uvloop, as our processes do."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(work(), PATIENCE_S))
+
+
+def until(claim: Callable[[], bool]) -> None:
+    """Wait for a condition, not for a time."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not claim():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.005)
+
+
+class Child:
+    """A forked process that runs `work`; ends with the block at the latest. Exit code 1 if `work` raised."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.pid = os.fork()
+        self._is_collected = False
+        if self.pid == 0:
+            code = 1
+            try:
+                work()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        if not self._is_collected:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+
+    def wait(self) -> int:
+        """Its exit code."""
+        self._is_collected = True
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()

@@ -1,0 +1,285 @@
+"""Both ends of a channel survive the death of the other, and hear nothing of the dead after its successor."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ipc.channel import DealerChannel, RouterChannel, WorkerSocket
+from ipc.codec import Decoder
+from ipc.errors import NoCredit
+from ipc.messages import JobDone, PoolHello, PoolToSync, StartJob, SweepTemporary, Swept, SyncToPool
+from tests.ipc.processes import Child, in_loop, until
+
+NAME = b"pool-1"
+
+
+def job(number: int, root: str = "/r") -> StartJob:
+    return StartJob(number, SweepTemporary(root))
+
+
+def make_router(path: Path, hwm: int = 10) -> RouterChannel[PoolToSync]:
+    return RouterChannel(str(path), Decoder(PoolToSync), hwm)
+
+
+def make_dealer(path: Path, hwm: int = 10) -> DealerChannel[SyncToPool]:
+    return DealerChannel(str(path), NAME, Decoder(SyncToPool), hwm)
+
+
+def make_worker(path: Path) -> WorkerSocket[SyncToPool]:
+    return WorkerSocket(str(path), NAME, Decoder(SyncToPool))
+
+
+def answering_router(path: Path) -> Callable[[], None]:
+    """A process that answers each hello with a job that has its pid for a number."""
+
+    async def serve() -> None:
+        router = make_router(path)
+        while True:
+            identity, message = await router.recv()
+            if isinstance(message, PoolHello):
+                await router.send(identity, job(os.getpid()))
+
+    return lambda: in_loop(serve)
+
+
+def test_a_worker_notices_that_its_router_was_killed_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+
+    def ask() -> int:
+        worker.send(PoolHello(1, 1))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            message = worker.recv(10)
+            if message is not None:
+                return message.id
+        raise AssertionError("no answer")
+
+    with Child(answering_router(path)) as first:
+        worker = make_worker(path)
+        assert worker.recv(10) is None
+        assert worker.connections == 1
+        assert ask() == first.pid
+        first.kill()
+    assert path.exists(), "the dead left its socket file, which must not hinder the next"
+    for life in (2, 3):
+        with Child(answering_router(path)) as successor:
+            # The wait ends at once, though it may last ten seconds, and no message has come.
+            began = time.monotonic()
+            assert worker.recv(10) is None
+            assert time.monotonic() - began < 5
+            assert worker.connections == life
+            assert ask() == successor.pid
+    worker.close()
+
+
+def test_a_dealer_works_again_when_its_router_was_killed_and_bound_again(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+
+    async def work() -> None:
+        dealer = make_dealer(path)
+        for _ in range(3):
+            with Child(answering_router(path)) as router:
+                await dealer.send(PoolHello(1, 1))
+                assert (await dealer.recv()).id == router.pid
+        dealer.close()
+
+    in_loop(work)
+
+
+def test_a_successor_is_not_given_what_was_meant_for_the_dead_router(tmp_path: Path) -> None:
+    """A dealer once kept up to its high-water mark for a dead sync, and the next one took it for news."""
+    path = tmp_path / "s"
+
+    async def never_reads() -> None:
+        make_router(path, 5)
+        await asyncio.sleep(60)
+
+    async def work() -> None:
+        dealer = make_dealer(path, 5)
+        with Child(lambda: in_loop(never_reads)):
+            for _ in range(3):
+                await dealer.send(PoolHello(1, 1))
+        router = make_router(path)
+        await dealer.send(PoolHello(2, 2))
+        assert await router.recv() == (NAME, PoolHello(2, 2))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(router.recv(), 0.2)
+        dealer.close()
+        router.close()
+
+    in_loop(work)
+
+
+def test_a_dealer_is_not_given_the_orders_of_a_dead_router(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    told, tells = os.pipe()
+
+    async def orders() -> None:
+        router = make_router(path)
+        await router.recv()
+        for number in range(3):
+            await router.send(NAME, job(number))
+        await asyncio.sleep(0.1)
+        os.write(tells, b"x")
+        await asyncio.sleep(60)
+
+    worker = make_worker(path)
+    with Child(lambda: in_loop(orders)):
+        worker.send(PoolHello(1, 1))
+        os.read(told, 1)
+    with Child(answering_router(path)) as successor:
+        until(lambda: worker.recv(0.1) is None and worker.connections == 2)
+        worker.send(PoolHello(1, 1))
+        answer = None
+        while answer is None:
+            answer = worker.recv(10)
+        assert answer.id == successor.pid
+    worker.close()
+    os.close(told)
+    os.close(tells)
+
+
+@pytest.mark.parametrize("router_reads_meanwhile", [True, False])
+def test_a_successor_takes_over_the_identity_of_a_killed_process(tmp_path: Path, router_reads_meanwhile: bool) -> None:
+    """ZeroMQ hands out what the dead one had sent under an identity of its own making, after the successor's hello: sync
+    once could take a result for one of the new process, or fall over the name."""
+    path = tmp_path / "s"
+    told, tells = os.pipe()
+
+    def life(number: int) -> Callable[[], None]:
+        def run() -> None:
+            worker = make_worker(path)
+            worker.send(PoolHello(1, number))
+            for done in range(5):
+                worker.send(JobDone(done, Swept(number)))
+            answer = None
+            time.sleep(0.1)
+            os.write(tells, b"x")
+            while answer is None:
+                answer = worker.recv(10)
+            worker.send(JobDone(answer.id, Swept(100 + number)))
+            signal.pause()
+
+        return run
+
+    async def work() -> None:
+        router = make_router(path)
+        seen = []
+        with Child(life(1)):
+            await asyncio.to_thread(os.read, told, 1)
+            seen.append(await router.recv())
+            if router_reads_meanwhile:
+                seen += [await router.recv() for _ in range(5)]
+        with Child(life(2)):
+            await asyncio.to_thread(os.read, told, 1)
+            while (NAME, PoolHello(1, 2)) not in seen:
+                seen.append(await router.recv())
+            hello = seen.index((NAME, PoolHello(1, 2)))
+            await router.send(NAME, job(77))
+            while (NAME, JobDone(77, Swept(102))) not in seen:
+                seen.append(await router.recv())
+        assert seen[hello:] == [
+            (NAME, PoolHello(1, 2)),
+            *((NAME, JobDone(done, Swept(2))) for done in range(5)),
+            (NAME, JobDone(77, Swept(102))),
+        ]
+        router.close()
+
+    in_loop(work)
+    os.close(told)
+    os.close(tells)
+
+
+def test_a_sender_that_waits_for_room_learns_of_the_receivers_death(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+
+    def never_reads() -> None:
+        worker = make_worker(path)
+        worker.send(PoolHello(1, 1))
+        signal.pause()
+
+    async def work() -> None:
+        router = make_router(path, 5)
+        sent = 0
+        with Child(never_reads) as child:
+            await router.recv()
+
+            async def flood() -> None:
+                nonlocal sent
+                while True:
+                    await router.send(NAME, job(sent, "/" + "x" * 2000))
+                    sent += 1
+
+            flooding = asyncio.create_task(flood())
+            before = -1
+            while sent != before:
+                before = sent
+                await asyncio.sleep(0.1)
+            child.kill()
+            began = time.monotonic()
+            with pytest.raises(NoCredit, match="not connected"):
+                await flooding
+            assert time.monotonic() - began < 2
+        router.close()
+
+    in_loop(work)
+
+
+def test_a_signal_ends_a_workers_wait_only_by_raising(tmp_path: Path) -> None:
+    """A pool process takes SIGTERM as an exception, SIGHUP as a note to itself."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(number: int, frame: object) -> None:
+        raise Stop
+
+    hups: list[int] = []
+    worker = make_worker(tmp_path / "s")
+    parent = os.getpid()
+
+    def knock() -> None:
+        time.sleep(0.1)
+        os.kill(parent, signal.SIGUSR1)
+        time.sleep(0.1)
+        os.kill(parent, signal.SIGUSR2)
+
+    old = signal.signal(signal.SIGUSR1, lambda number, frame: hups.append(number)), signal.signal(signal.SIGUSR2, stop)
+    try:
+        with Child(knock), pytest.raises(Stop):
+            worker.recv(30)
+        assert hups == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, old[0])
+        signal.signal(signal.SIGUSR2, old[1])
+        worker.close()
+
+
+@pytest.mark.stress
+def test_takeover_works_every_time(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+
+    def hello() -> None:
+        worker = make_worker(path)
+        worker.send(PoolHello(1, os.getpid()))
+        worker.recv(30)
+        worker.send(JobDone(1, Swept(1)))
+        signal.pause()
+
+    async def work() -> None:
+        router = make_router(path)
+        for number in range(60):
+            with Child(hello) as child:
+                message = None
+                while message != PoolHello(1, child.pid):
+                    _, message = await router.recv()
+                if number % 2:
+                    await router.send(NAME, job(1))
+        router.close()
+
+    in_loop(work)
