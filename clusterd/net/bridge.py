@@ -285,9 +285,6 @@ class Bridge:
 
     def say_hello(self) -> None:
         """Everything a sync process needs to know of us, before any other message."""
-        row = self._sync_row.snapshot()
-        if self._sync is None and row.state not in _GONE:
-            self._sync = row.incarnation
         links = [
             msgspec.structs.replace(link.info, keepalive_at=link.keepalive_at)
             for link in self._links.values()
@@ -302,13 +299,15 @@ class Bridge:
                 self._lose_sync()
             self._sync = incarnation
         self.sync_is_lost = False
-        self._queue.clear()
         self.say_hello()
 
     def watch_sync(self) -> None:
         """Called by the tick: the board says at once when sync's process is gone."""
         row = self._sync_row.snapshot()
-        if self._sync is not None and not self.sync_is_lost and (row.state in _GONE or row.incarnation != self._sync):
+        if self._sync is None:
+            if row.state not in _GONE:
+                self._sync = row.incarnation
+        elif row.state in _GONE or row.incarnation != self._sync:
             self._lose_sync()
 
     def _lose_sync(self) -> None:

@@ -124,6 +124,7 @@ class Dialer:
         self._closed.clear()
         link = Link(context, self._bridge, self, "worker", self._sealer, context.new_link_number())
         link.kind, link.name, link.address, link.tag = "master", str(address), address.host, name
+        link.known = self._known
         server_name = (context.settings.clusterd.tls.server_name or address.host) if self._tls else None
         try:
             async with asyncio.timeout(timeout_s):

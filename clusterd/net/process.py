@@ -14,6 +14,7 @@ from typing import Any
 import uvloop
 
 from clusterd.clock import Clock
+from clusterd.configuration import load
 from clusterd.exits import ExitCode
 from clusterd.logs import Log
 from clusterd.net.bridge import Bridge
@@ -218,9 +219,7 @@ class _NetProcess:
 
     def _reload(self) -> None:
         """SIGHUP: what can change without a restart. The supervisor has checked the files before."""
-        from clusterd.configuration import load
-
-        loaded = load(self._settings.root)
+        loaded = load(self._settings.root, conf=self._settings.conf or None)
         if loaded.settings is None:
             self._context.own_line("WARNING", "The configuration has mistakes and was not reloaded.")
             return

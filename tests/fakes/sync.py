@@ -56,16 +56,20 @@ class FakeSync:
                 time.sleep(0.01)
 
     def hello(self) -> NetHello:
-        """What a new sync does: say hello until net answers. Everything before that is not believed."""
+        """What a new sync does: say hello until net answers. Nothing that came before the answer is believed.
+
+        A net that starts says hello unasked, so the last one counts."""
+        found = None
         deadline = time.monotonic() + 5.0
-        while time.monotonic() < deadline:
+        while found is None:
+            assert time.monotonic() < deadline, "net did not say hello"
             self.send(SyncHello(self.incarnation))
-            message = self._receive(0.5)
-            while message is not None:
+            while (message := self._receive(0.5 if found is None else 0.02)) is not None:
                 if isinstance(message, NetHello):
-                    return message
-                message = self._receive(0.5)
-        raise AssertionError("net did not say hello")
+                    found = message
+                elif found is not None:
+                    self.received.append(message)
+        return found
 
     def expect(self, kind: type[M], matches: Callable[[M], bool] = lambda _: True, timeout_s: float = 5.0) -> M:
         """The next message of this type for which `matches` holds."""
@@ -103,9 +107,11 @@ class FakeSync:
     def answer_with(self, answer: Callable[[PeerRequest], Reply | None]) -> None:
         """Answer requests in a thread from now on; other messages are kept in `received`."""
 
+        earlier, self.received = self.received, []
+
         def work() -> None:
             while not self._stop.is_set():
-                message = self._receive(0.05)
+                message = earlier.pop(0) if earlier else self._receive(0.05)
                 if isinstance(message, PeerRequest):
                     reply = answer(message)
                     if reply is not None:

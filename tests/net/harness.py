@@ -70,6 +70,15 @@ def worker_settings(root: str, name: str, nodes: tuple[str, ...], **changes: Any
 def change(settings: Settings, **changes: Any) -> Settings:
     """Put each field where it belongs in the tree of settings."""
     for name, value in changes.items():
+        if name == "cluster_key":
+            cluster = msgspec.structs.replace(settings.cluster, key=Secret(value))
+            settings = msgspec.structs.replace(settings, cluster=cluster)
+            continue
+        if name == "tls_key":
+            tls = msgspec.structs.replace(settings.clusterd.tls, key=value)
+            own = msgspec.structs.replace(settings.clusterd, tls=tls)
+            settings = msgspec.structs.replace(settings, clusterd=own)
+            continue
         if name in Settings.__struct_fields__:
             settings = msgspec.structs.replace(settings, **{name: value})
             continue
@@ -126,6 +135,8 @@ class NetNode:
         if self.pid == 0:
             status = 1
             try:
+                # As after the supervisor's fork: no socket of anybody else, above all not the fake sync's.
+                os.closerange(3, 4096)
                 log = Log(f"{self.root}/logs/cluster.log", self.settings.log_level)
                 status = process.run(self.settings, self.arena, self.board, log)
             except BaseException:

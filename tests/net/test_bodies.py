@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import psutil
+import pytest
 
 from clusterd.wire.seal import Sealer
 from ipc.descriptor import Descriptor
@@ -172,7 +173,8 @@ def test_a_slow_reader_gets_slices_and_small_answers_overtake_waiting_bodies(mas
     assert quick.ask("echo", "x").payload == b"x"
     order = [slow.read().counter for _ in range(4)]
     assert counter in order[:3]
-    assert sorted(sum((sync.expect(SlabsReturned).slabs for _ in range(3)), [])) == list(node.arena.sync_slabs[:3])
+    returned = [slab for _ in range(3) for slab in sync.expect(SlabsReturned).slabs]
+    assert sorted(returned) == list(node.arena.sync_slabs[:3])
 
 
 def test_an_unsent_body_is_taken_back_when_its_request_has_timed_out(master: Master) -> None:
@@ -247,13 +249,14 @@ def test_a_link_that_ends_in_the_middle_of_a_body_frees_its_slab(master: Master)
     for number in range(6):
         client = node.join(f"w{number}")
         frame = SEALER.seal(bytes(3_000_000))
-        client.send(len(frame).to_bytes(4) .rjust(8, b"\0") + b"file_upd ---" + frame[:1_000_000])
+        client.send(len(frame).to_bytes(4).rjust(8, b"\0") + b"file_upd ---" + frame[:1_000_000])
         client.reset()
     client = node.join("last")
     client.tell("file_upd", bytes(300_000))
     assert sync.expect(PeerRequest).body
 
 
+@pytest.mark.slow
 def test_memory_of_slabs_goes_back_when_they_are_idle(master: Master) -> None:
     node = master()
     client = node.join("w1")

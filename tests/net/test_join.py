@@ -148,7 +148,17 @@ def test_echo_and_keepalive_are_answered_by_net(master: Master) -> None:
 def test_commands_of_another_role_and_unknown_ones_are_unknown(master: Master) -> None:
     node = master()
     client = node.join("w1")
-    for command in ("echo-m", "syn_m_c_ok", "sendsyn_res", "nope", "ok", "err", "dapi_clus", "syn_e_w_m_r", "get_config"):
+    for command in (
+        "echo-m",
+        "syn_m_c_ok",
+        "sendsyn_res",
+        "nope",
+        "ok",
+        "err",
+        "dapi_clus",
+        "syn_e_w_m_r",
+        "get_config",
+    ):
         answer = client.ask(command, "zz")
         assert (answer.command, answer.payload) == (b"err", f"unknown command 'b'{command}''".encode())
 

@@ -63,7 +63,15 @@ def test_counts_return_to_zero() -> None:
 
 def test_an_address_has_so_many_lines_a_period() -> None:
     budget = LineBudget(2, 10.0)
-    assert [budget.allows("a", now) for now in (0, 1, 2, 9.9, 10, 11, 12)] == [True, True, False, False, True, True, False]
+    assert [budget.allows("a", now) for now in (0, 1, 2, 9.9, 10, 11, 12)] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
     assert budget.allows("b", 2)
 
 

@@ -112,7 +112,9 @@ def test_a_link_that_ends_names_every_slab_that_waited() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["first", "then", "body"]), st.integers(0, 400), st.integers(1, 3)), max_size=20),
+    st.lists(
+        st.tuples(st.sampled_from(["first", "then", "body"]), st.integers(0, 400), st.integers(1, 3)), max_size=20
+    ),
     st.integers(1, 120),
 )
 def test_everything_comes_out_once_and_each_message_whole(

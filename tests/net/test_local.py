@@ -1,0 +1,121 @@
+"""The local socket."""
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+
+import pytest
+
+from clusterd.rundir import local_socket
+from clusterd.settings import Settings
+from ipc.messages import Answered, LinkDown, PeerRequest, Reply, Request
+from tests.net.harness import NetNode, free_port, master_settings, wait_until
+
+Master = Callable[..., NetNode]
+Start = Callable[..., NetNode]
+
+
+def test_the_socket_is_there_for_owner_and_group_and_goes_when_net_stops(master: Master) -> None:
+    node = master()
+    path = local_socket(node.root)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
+    node.logged(f"INFO: [Local Server] [Main] Serving on {path}")
+    node.stop()
+    assert not os.path.exists(path)
+
+
+def test_a_stale_socket_file_is_replaced(start: Start) -> None:
+    def settings_of(root: str) -> Settings:
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(local_socket(root))
+        return master_settings(root)
+
+    assert start(settings_of).local().ask("echo", "x").payload == b"x"
+
+
+def test_a_client_is_answered_without_hello_and_without_encryption(master: Master) -> None:
+    node = master()
+    client = node.local()
+    assert node.sync is not None
+    info = node.sync.link(kind="local")
+    assert 0 <= int(info.name) < 1 << 20
+    assert (client.ask("echo", b"\0x").payload, client.ask("echo-c", "keepalive").command) == (b"\0x", b"ok-m")
+    counter = client.tell("get_nodes", "{}")
+    request = node.sync.expect(PeerRequest)
+    assert (request.link, request.command, request.payload) == (info.link, "get_nodes", b"{}")
+    node.sync.send(Reply(info.link, request.serial, "ok", b'{"items": []}'))
+    assert client.answer_to(counter).payload == b'{"items": []}'
+    assert client.ask("hello", "x").payload == b"unknown command 'b'hello''"
+    assert client.ask("syn_i_w_m_p").command == b"err"
+    client.close()
+    assert node.sync.expect(LinkDown).link == info.link
+
+
+def test_the_daemon_asks_a_client_and_gets_its_answer(master: Master) -> None:
+    node = master()
+    client = node.local()
+    assert node.sync is not None
+    link = node.sync.link(kind="local").link
+    node.sync.send(Request(link, 3, "control_res", b"{}"))
+    request = client.read()
+    assert (request.command, request.payload) == (b"control_res", b"{}")
+    client.respond(request, "ok", "Response received")
+    assert node.sync.expect(Answered) == Answered(3, "ok", b"Response received")
+
+
+def test_large_messages_pass_unsealed_both_ways(master: Master) -> None:
+    node = master()
+    client = node.local()
+    sync = node.sync
+    assert sync is not None
+    content = bytes(range(256)) * 12_000
+    for _ in range(12):
+        assert client.ask("echo", content).payload == content
+    counter = client.tell("dapi", content)
+    request = sync.expect(PeerRequest)
+    assert request.body is not None
+    assert b"".join(bytes(node.arena.slice(part)) for part in request.body) == content
+    sync.send(Reply(request.link, request.serial, "ok", content))
+    assert client.answer_to(counter).payload == content
+
+
+def test_a_client_that_closes_at_once_disturbs_nobody(master: Master) -> None:
+    node = master()
+    for _ in range(50):
+        client = node.local()
+        client.tell("get_nodes", "{}")
+        client.reset()
+    assert node.local().ask("echo", "x").payload == b"x"
+
+
+def test_a_client_without_keepalives_is_dropped(master: Master) -> None:
+    node = master(check_worker_lastkeepalive_s=0.5, max_allowed_time_without_keepalive_s=0.6)
+    client = node.local()
+    assert client.is_closed(5)
+    assert "ERROR: [Local Server] [Keep alive] No keep alives have been received from " in node.log()
+
+
+def test_a_socket_that_cannot_be_made_is_a_reason_not_to_start(start: Start) -> None:
+    def settings_of(root: str) -> Settings:
+        os.mkdir(local_socket(root))
+        return master_settings(root)
+
+    with pytest.raises(AssertionError, match="net ended at once"):
+        start(settings_of, with_sync=False)
+
+
+def test_a_port_in_use_ends_net_with_the_reason(start: Start) -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        node = NetNode(lambda root: master_settings(root, port=port))
+        try:
+            node.spawn()
+            assert wait_until(node.ended, "net ends") == 3
+            with open(f"{node.root}/var/run/clusterd/reason", encoding="utf-8") as file:
+                reason = file.read()
+            assert reason.startswith(f"port {port} of 127.0.0.1 cannot be used: ")
+            assert reason.count("\n") == 1
+            assert node.lines("ERROR: [Master] [Main] Could not start master: [Errno 98]")
+        finally:
+            node.close()

@@ -1,0 +1,206 @@
+"""Sync dies and comes back: links stay, every peer gets an answer, every slab its owner."""
+
+import json
+from collections.abc import Callable
+
+from ipc.messages import (
+    Answered,
+    CloseLink,
+    LinkDown,
+    LinkUp,
+    NetHello,
+    OpenTask,
+    PeerRequest,
+    Release,
+    Reply,
+    Request,
+    SlabsReturned,
+    TaskNote,
+    WriteLog,
+)
+from tests.net.harness import NetNode, wait_until
+from tests.net.test_bodies import CHUNK, put
+
+Master = Callable[..., NetNode]
+
+
+def refusal_of(payload: bytes) -> tuple[int, str]:
+    fields = json.loads(payload)["__wazuh_exception__"]["__object__"]
+    return fields["code"], fields["extra_message"]
+
+
+RESTARTED = (1000, "sync process was restarted")
+
+
+def test_requests_that_a_dead_sync_had_are_refused_and_links_stay(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    assert node.sync is not None
+    counters = [client.tell("syn_i_w_m_p"), client.tell("new_str", "5"), client.tell("file_upd", bytes(300_000))]
+    for _ in counters:
+        node.sync.expect(PeerRequest)
+    node.kill_sync()
+    for counter in counters:
+        answer = client.answer_to(counter)
+        assert (answer.command, refusal_of(answer.payload)) == (b"err", RESTARTED)
+    assert client.ask("echo", "x").payload == b"x"
+    assert node.lines("[Net] The sync process is gone; 3 requests")
+
+
+def test_while_there_is_no_sync_every_request_is_refused_at_once(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    node.kill_sync()
+    node.logged("The sync process is gone")
+    for command, payload in (("syn_i_w_m_p", b""), ("file_upd", bytes(300_000))):
+        answer = client.ask(command, payload)
+        assert (answer.command, refusal_of(answer.payload)) == (b"err", RESTARTED)
+    # More large ones than there are slabs: none is lost.
+    for _ in range(10):
+        assert client.ask("file_upd", bytes(300_000)).command == b"err"
+
+
+def test_a_new_sync_learns_of_every_link_and_serves_them(master: Master) -> None:
+    node = master()
+    first = node.join("w1")
+    node.kill_sync()
+    node.logged("The sync process is gone")
+    second, local = node.join("w2"), node.local()
+    assert local.ask("echo", "x").payload == b"x"
+    sync = node.start_sync()
+    hello = sync.hello()
+    assert [(info.kind, info.name) for info in hello.links[:2]] == [("worker", "w1"), ("worker", "w2")]
+    assert hello.links[2].kind == "local"
+    assert hello.serving.endswith(f":{node.settings.cluster.port}")
+    assert hello.incarnation == node.row().incarnation
+    assert sync.quiet(LinkUp)
+    for client in (first, second):
+        counter = client.tell("syn_i_w_m_p")
+        request = sync.expect(PeerRequest)
+        sync.send(Reply(request.link, request.serial, "ok", b"True"))
+        assert client.answer_to(counter).payload == b"True"
+
+
+def test_a_sync_that_comes_back_before_anyone_noticed_finds_the_old_requests_refused(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    assert node.sync is not None
+    counter = client.tell("syn_i_w_m_p")
+    old = node.sync.expect(PeerRequest)
+    sync = node.start_sync()
+    sync.hello()
+    assert refusal_of(client.answer_to(counter).payload) == RESTARTED
+    # An answer to what an earlier sync was asked is not believed.
+    sync.send(Reply(old.link, old.serial, "ok", b"True"))
+    assert client.ask("echo", "x").payload == b"x"
+
+
+def test_a_new_sync_is_told_which_of_its_slabs_are_still_being_sent(master: Master) -> None:
+    node = master()
+    slow = node.join("slow")
+    assert node.sync is not None
+    link = node.sync.link("slow").link
+    for place in range(2):
+        node.sync.send(Request(link, place, "file_upd", body=[put(node, bytes(CHUNK), place)]))
+    wait_until(lambda: node.counter("bytes_out") > 262_144, "the first body is on its way")
+    sync = node.start_sync()
+    hello = sync.hello()
+    assert hello.sending_slabs == [node.arena.sync_slabs[0]]
+    assert len(slow.read().payload) == CHUNK
+    assert sync.expect(SlabsReturned).slabs == hello.sending_slabs
+    assert slow.ask("echo", "x").payload == b"x"
+
+
+def test_a_new_sync_is_told_of_tasks_the_old_one_was_sending(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    assert node.sync is not None
+    link = node.sync.link("w1").link
+    node.sync.send(TaskNote(link, "syn_m_c", "task-1", True))
+    node.sync.send(TaskNote(link, "syn_m_c", "task-2", True))
+    node.sync.send(TaskNote(link, "syn_m_c", "task-2", False))
+    node.sync.send(TaskNote(link + 99, "syn_m_c", "task-3", True))
+    node.sync.send(Request(link, 1, "syn_m_c"))
+    client.read()
+    sync = node.start_sync()
+    assert sync.hello().open_tasks == [OpenTask(link, "syn_m_c", "task-1")]
+    client.close()
+    sync.expect(LinkDown)
+    assert node.start_sync().hello().open_tasks == []
+
+
+def test_slabs_that_a_dead_sync_held_are_used_again(master: Master) -> None:
+    node = master(slabs=(2, 1))
+    client = node.join("w1")
+    for _ in range(3):
+        assert node.sync is not None
+        client.tell("file_upd", bytes(300_000))
+        node.sync.expect(PeerRequest)
+        node.start_sync().hello()
+
+
+def test_answers_to_requests_of_a_dead_sync_are_dropped(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    assert node.sync is not None
+    link = node.sync.link("w1").link
+    node.sync.send(Request(link, 7, "syn_m_c"))
+    request = client.read()
+    sync = node.start_sync()
+    sync.hello()
+    client.respond(request, "ok", bytes(300_000))
+    assert client.ask("echo", "x").payload == b"x"
+    assert sync.quiet(Answered)
+
+
+def test_a_hello_said_twice_is_answered_twice(master: Master) -> None:
+    node = master()
+    node.join("w1")
+    assert node.sync is not None
+    assert [info.name for info in node.sync.hello().links] == ["w1"]
+    assert isinstance(node.sync.hello(), NetHello)
+
+
+def test_slabs_given_back_twice_are_said_and_harm_nothing(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    assert node.sync is not None
+    client.tell("file_upd", bytes(300_000))
+    request = node.sync.expect(PeerRequest)
+    assert request.body
+    slab = request.body[0].slab
+    node.sync.send(Release([slab]))
+    node.sync.send(Release([slab]))
+    node.logged(f"[Net] Slabs [{slab}] were given back twice.")
+    node.sync.send(Reply(request.link, request.serial, "ok", body=request.body))
+    assert client.read().command == b"err"
+
+
+def test_sync_closes_a_link_with_its_reason_in_the_log(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    assert node.sync is not None
+    link = node.sync.link("w1").link
+    node.sync.send(CloseLink(link, "Error 3025 - Could not decrypt message"))
+    assert client.is_closed()
+    assert node.sync.expect(LinkDown) == LinkDown(link, "Error 3025 - Could not decrypt message")
+    node.logged("Error during connection with 'w1': Error 3025 - Could not decrypt message.")
+
+
+def test_lines_for_main_are_written_by_net(master: Master) -> None:
+    node = master()
+    assert node.sync is not None
+    node.sync.send(WriteLog("ERROR", "Worker w1", "The task was canceled due to something"))
+    assert node.logged("The task was canceled") == "ERROR: [Worker w1] [Main] The task was canceled due to something"
+
+
+def test_net_starts_before_sync_and_serves_once_it_is_there(master: Master) -> None:
+    node = master(with_sync=False)
+    client = node.join("w1")
+    counter = client.tell("syn_i_w_m_p")
+    sync = node.start_sync()
+    assert [info.name for info in sync.hello().links] == ["w1"]
+    # Asked before there was any sync: it is answered by the first one, or refused, but never with silence.
+    sync.answer_with(lambda request: Reply(request.link, request.serial, "ok", b"True"))
+    assert client.answer_to(counter).payload
+    assert client.ask("syn_i_w_m_p").payload == b"True"

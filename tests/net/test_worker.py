@@ -1,0 +1,373 @@
+"""A worker's link to its master: joining, being refused, losing it, coming back."""
+
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clusterd.net.dial import Address, parse_address
+from ipc.messages import Answered, KeepaliveSeen, LinkDown, PeerRequest, Reply, Request
+from tests.net.harness import CLUSTER, KEY, VERSION, NetNode, Talker, free_port, master_settings, wait_until
+from tools.rig.peer import exception_json
+
+Worker = Callable[..., NetNode]
+Master = Callable[..., NetNode]
+HELLO = f"w1 {CLUSTER} worker {VERSION}".encode()
+
+
+class ScriptedMaster:
+    """A port that does what the test says."""
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.server = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, reuse_port=False
+        )
+        self.server.settimeout(10)
+        self.port: int = self.server.getsockname()[1]
+        self.talkers: list[Talker] = []
+
+    @property
+    def node(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def accept(self) -> Talker:
+        sock, _ = self.server.accept()
+        talker = Talker(sock, KEY)
+        self.talkers.append(talker)
+        return talker
+
+    def welcome(self) -> Talker:
+        """Accept a connection and its hello."""
+        talker = self.accept()
+        hello = talker.read()
+        assert (hello.command, hello.payload) == (b"hello", HELLO)
+        talker.respond(hello, "ok", "Client w1 added")
+        return talker
+
+    def close(self) -> None:
+        for talker in self.talkers:
+            talker.close()
+        self.server.close()
+
+
+@pytest.fixture
+def boss() -> Iterator[ScriptedMaster]:
+    master = ScriptedMaster()
+    yield master
+    master.close()
+
+
+@pytest.mark.parametrize(
+    ("node", "address"),
+    [
+        ("10.0.0.1", Address("10.0.0.1", 1516)),
+        ("master.example:99", Address("master.example", 99)),
+        ("[::1]:99", Address("::1", 99)),
+        ("[::1]", Address("::1", 1516)),
+        ("fe80::1", Address("fe80::1", 1516)),
+    ],
+)
+def test_an_address_may_have_a_port_and_be_ipv6(node: str, address: Address) -> None:
+    assert parse_address(node, 1516) == address
+
+
+def test_a_worker_joins_and_sync_learns_of_its_master(worker: Worker, boss: ScriptedMaster) -> None:
+    node = worker("w1", boss.node)
+    talker = boss.welcome()
+    assert node.sync is not None
+    info = node.sync.link(kind="master")
+    assert (info.name, info.address) == (boss.node, "127.0.0.1")
+    node.logged("INFO: [Worker w1] [Main] Successfully connected to master.")
+    assert Path(node.root, "queue/cluster/w1").is_dir()
+    for command, answer in (("echo", b"ok"), ("echo-m", b"ok-c")):
+        message = talker.ask(command, "hi")
+        assert (message.command, message.payload) == (answer, b"hi")
+    for command in ("echo-c", "nope", "get_nodes", "hello"):
+        assert talker.ask(command, "hi").payload == f"unknown command 'b'{command}''".encode()
+    assert node.lines("DEBUG: [Worker w1] [Main] Command received: 'b'echo-m''")
+
+
+def test_requests_pass_between_sync_and_the_master(worker: Worker, boss: ScriptedMaster) -> None:
+    node = worker("w1", boss.node)
+    talker = boss.welcome()
+    sync = node.sync
+    assert sync is not None
+    link = sync.link(kind="master").link
+    sync.send(Request(link, 1, "syn_i_w_m_p"))
+    request = talker.read()
+    talker.respond(request, "ok", "True")
+    assert sync.expect(Answered) == Answered(1, "ok", b"True")
+    counter = talker.tell("syn_m_c")
+    asked = sync.expect(PeerRequest)
+    sync.send(Reply(link, asked.serial, "ok", b"task"))
+    assert talker.answer_to(counter).payload == b"task"
+
+
+def test_a_request_right_behind_the_answer_to_hello_is_served(worker: Worker, boss: ScriptedMaster) -> None:
+    node = worker("w1", boss.node)
+    talker = boss.accept()
+    hello = talker.read()
+    frames: list[bytes] = []
+    talker.send = frames.append  # type: ignore[method-assign]
+    talker.respond(hello, "ok", "Client w1 added")
+    counter = talker.tell("echo-m", "at once")
+    talker.sock.sendall(b"".join(frames))
+    assert talker.answer_to(counter).payload == b"at once"
+    assert node.sync is not None
+    node.sync.link(kind="master")
+
+
+def test_a_refused_worker_says_why_and_tries_again(worker: Worker, boss: ScriptedMaster) -> None:
+    node = worker("w1", boss.node)
+    talker = boss.accept()
+    talker.respond(talker.read(), "err", exception_json(3028, "w1"))
+    assert talker.is_closed()
+    node.logged(
+        "ERROR: [Worker w1] [Main] Could not connect to master: Error 3028 - Worker node ID already exists: w1."
+    )
+    node.logged("INFO: [Worker w1] [Main] The master closed the connection")
+    talker = boss.accept()
+    talker.respond(talker.read(), "err", "plain text")
+    node.logged("Could not connect to master: Error 3000 - Cluster: plain text.")
+    boss.welcome()
+    assert node.sync is not None
+    node.sync.link(kind="master")
+
+
+def test_a_master_that_does_not_answer_hello_is_given_up(worker: Worker, boss: ScriptedMaster) -> None:
+    node = worker("w1", boss.node, timeout_cluster_request_s=0.3)
+    talker = boss.accept()
+    assert talker.is_closed()
+    node.logged("Could not connect to master: Error 3020 - Timeout sending request: hello.")
+
+
+def test_a_master_with_another_key_closes_and_the_worker_tries_again(worker: Worker, master: Master) -> None:
+    boss = master()
+    node = worker("w1", f"127.0.0.1:{boss.settings.cluster.port}", cluster_key=b"f" * 32)
+    node.logged("INFO: [Worker w1] [Main] The master closed the connection")
+    boss.logged("Error 3025 - Could not decrypt message.")
+    wait_until(lambda: len(node.lines("The master closed the connection")) > 1, "another try")
+
+
+def test_a_refused_connection_is_tried_again_and_says_so(worker: Worker) -> None:
+    port = free_port()
+    node = worker("w1", f"127.0.0.1:{port}")
+    node.logged("ERROR: [Worker w1] [Main] Could not connect to master. Trying again in 10 seconds.")
+    boss = ScriptedMaster(port=port)
+    boss.welcome()
+    node.logged("Successfully connected to master.")
+    boss.close()
+
+
+def test_a_host_that_does_not_exist_is_named_in_the_log(worker: Worker) -> None:
+    node = worker("w1", "no-such-host.invalid")
+    assert node.logged("Could not connect to master: ").endswith(". Trying again in 10 seconds.")
+
+
+def test_addresses_are_tried_in_order(worker: Worker, boss: ScriptedMaster) -> None:
+    closed = f"127.0.0.1:{free_port()}"
+    node = worker("w1", closed, boss.node)
+    boss.welcome()
+    node.logged(f"ERROR: [Worker w1] [Net] Could not connect to {closed}: ")
+    node.logged("Successfully connected")
+    assert not node.lines("Trying again in 10 seconds")
+
+
+def test_an_address_that_refuses_our_hello_gives_way_to_the_next(worker: Worker, boss: ScriptedMaster) -> None:
+    other = ScriptedMaster()
+    node = worker("w1", other.node, boss.node)
+    talker = other.accept()
+    talker.respond(talker.read(), "err", exception_json(3030))
+    boss.welcome()
+    node.logged("Successfully connected to master.")
+    other.close()
+
+
+def test_a_lost_master_is_dialled_again(worker: Worker, boss: ScriptedMaster) -> None:
+    node = worker("w1", boss.node)
+    first = boss.welcome()
+    sync = node.sync
+    assert sync is not None
+    link = sync.link(kind="master").link
+    first.close()
+    assert sync.expect(LinkDown).link == link
+    node.logged("INFO: [Worker w1] [Main] The master closed the connection")
+    second = boss.welcome()
+    assert sync.link(kind="master").link != link
+    second.reset()
+    node.logged("ERROR: [Worker w1] [Main] Connection closed due to an unhandled error: ")
+    boss.welcome()
+
+
+def test_local_clients_stay_when_the_master_is_lost(worker: Worker, boss: ScriptedMaster) -> None:
+    """Stock drops them and closes its local socket for ten seconds (wire.md C18)."""
+    node = worker("w1", boss.node)
+    client = node.local()
+    boss.welcome().close()
+    node.logged("The master closed the connection")
+    assert client.ask("echo", "x").payload == b"x"
+
+
+def test_keepalives_are_sent_and_reported(worker: Worker, boss: ScriptedMaster) -> None:
+    node = worker("w1", boss.node, keep_alive_s=0.2)
+    talker = boss.welcome()
+    for _ in range(2):
+        request = talker.read()
+        assert (request.command, request.payload) == (b"echo-c", b"keepalive")
+        talker.respond(request, "ok-m ", "keepalive")
+    node.logged("INFO: [Worker w1] [Keep Alive] Successful response from master: keepalive")
+    assert node.sync is not None
+    assert node.sync.expect(KeepaliveSeen).link == node.sync.link(kind="master").link
+
+
+def test_a_master_that_fails_keepalives_is_left_after_as_many_as_allowed(worker: Worker, boss: ScriptedMaster) -> None:
+    node = worker("w1", boss.node, keep_alive_s=0.1, timeout_cluster_request_s=0.2, max_failed_keepalive_attempts=2)
+    talker = boss.welcome()
+    assert talker.read().command == b"echo-c"
+    assert talker.is_closed()
+    assert node.lines("[Keep Alive]") == [
+        "ERROR: [Worker w1] [Keep Alive] Error sending keep alive: Error 3020 - Timeout sending request: echo-c",
+        "ERROR: [Worker w1] [Keep Alive] Error sending keep alive: Error 3020 - Timeout sending request: echo-c",
+        "ERROR: [Worker w1] [Keep Alive] Maximum number of failed keep alives reached. Disconnecting.",
+    ]
+    boss.welcome()
+
+
+def test_an_err_to_a_keepalive_counts_as_failed(worker: Worker, boss: ScriptedMaster) -> None:
+    node = worker("w1", boss.node, keep_alive_s=0.1, max_failed_keepalive_attempts=3)
+    talker = boss.welcome()
+    talker.respond(talker.read(), "err", "no")
+    talker.respond(talker.read(), "ok-m", "keepalive")
+    node.logged("ERROR: [Worker w1] [Keep Alive] Error sending keep alive: Error 3000 - Cluster: no")
+    node.logged("Successful response from master: keepalive")
+
+
+def test_two_nodes_of_ours_stay_together(worker: Worker, master: Master) -> None:
+    boss = master()
+    nodes = [worker(f"w{n}", f"127.0.0.1:{boss.settings.cluster.port}", keep_alive_s=0.3) for n in range(3)]
+    for node in nodes:
+        node.logged("Successful response from master: keepalive")
+    wait_until(lambda: boss.counter("connections") == 3, "three connections")
+
+
+def test_ipv6_works_on_both_sides(worker: Worker, master: Master) -> None:
+    boss = master(bind_addr="::1")
+    boss.logged(f"Serving on ('::1', {boss.settings.cluster.port})")
+    node = worker("w1", f"[::1]:{boss.settings.cluster.port}")
+    node.logged("Successfully connected to master.")
+    assert boss.sync is not None
+    assert boss.sync.link("w1").address == "::1"
+
+
+def test_a_host_name_works(worker: Worker, master: Master) -> None:
+    boss = master()
+    node = worker("w1", f"localhost:{boss.settings.cluster.port}")
+    node.logged("Successfully connected to master.")
+
+
+# ---- TLS ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`sslmanager.cert` and `.key` for localhost, signed by itself."""
+    directory = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+         "-keyout", directory / "sslmanager.key", "-out", directory / "sslmanager.cert"],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    return directory
+
+
+def tls(certificate: Path) -> dict[str, object]:
+    return {
+        "enabled": True,
+        "cert": str(certificate / "sslmanager.cert"),
+        "tls_key": str(certificate / "sslmanager.key"),
+    }
+
+
+def test_tls_carries_the_same_protocol_and_large_bodies(master: Master, certificate: Path) -> None:
+    node = master(**tls(certificate))
+    context = ssl.create_default_context(cafile=str(certificate / "sslmanager.cert"))
+    client = node.join("w1", tls=context)
+    assert client.ask("echo", "x").payload == b"x"
+    sync = node.sync
+    assert sync is not None
+    link = sync.link("w1").link
+    content = bytes(range(256)) * 20_000
+    for _ in range(10):
+        counter = client.tell("echo", content)
+        request = sync.expect(PeerRequest)
+        sync.send(Reply(link, request.serial, "ok", body=request.body))
+        assert client.answer_to(counter).payload == content
+
+
+def test_a_worker_verifies_its_master(worker: Worker, master: Master, certificate: Path) -> None:
+    boss = master(**tls(certificate))
+    address = f"localhost:{boss.settings.cluster.port}"
+    trusting = worker("w1", address, enabled=True, ca=str(certificate / "sslmanager.cert"))
+    trusting.logged("Successfully connected to master.")
+    careful = worker("w2", address, enabled=True)
+    assert "CERTIFICATE_VERIFY_FAILED" in careful.logged("Could not connect to master: ")
+    careless = worker("w3", address, enabled=True, verify=False)
+    careless.logged("Successfully connected to master.")
+
+
+def test_a_plain_peer_and_a_silent_one_at_a_tls_port_are_closed_in_time(master: Master, certificate: Path) -> None:
+    node = master(handshake_timeout_s=0.5, **tls(certificate))
+    plain, silent = node.connect(), node.connect()
+    plain.tell("hello", HELLO)
+    assert plain.is_closed(5)
+    assert silent.is_closed(5)
+    wait_until(lambda: node.counter("handshakes") == 0, "nothing is left")
+    assert node.lines("Error during handshake with incoming connection: TLS")
+
+
+def test_a_missing_certificate_is_a_reason_not_to_start() -> None:
+    node = NetNode(lambda root: master_settings(root, enabled=True))
+    try:
+        node.spawn()
+        assert wait_until(node.ended, "net ends") == 3
+        assert "No such file" in Path(node.root, "var/run/clusterd/reason").read_text()
+    finally:
+        node.close()
+
+
+# ---- stop and idle -------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_answers_what_is_asked_and_closes_the_links(master: Master) -> None:
+    node = master()
+    client = node.join("w1")
+    sync = node.sync
+    assert sync is not None
+    counter = client.tell("syn_i_w_m_p")
+    request = sync.expect(PeerRequest)
+    os.kill(node.pid, signal.SIGTERM)
+    wait_until(lambda: node.row().state == "stopping", "net is stopping")
+    with pytest.raises(OSError):
+        socket.create_connection(node.address, timeout=1)
+    sync.send(Reply(request.link, request.serial, "ok", b"True"))
+    assert client.answer_to(counter).payload == b"True"
+    assert client.is_closed()
+    assert wait_until(lambda: node.ended() is not None, "net ends")
+
+
+def test_a_worker_stops_at_once(worker: Worker, boss: ScriptedMaster) -> None:
+    node = worker("w1", boss.node)
+    talker = boss.welcome()
+    node.logged("Successfully connected")
+    began = time.monotonic()
+    assert node.stop() == 0
+    assert time.monotonic() - began < 1.5
+    assert talker.is_closed()
