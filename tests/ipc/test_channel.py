@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,25 @@ def test_a_full_receiver_holds_up_nobody_else(tmp_path: Path) -> None:
         assert [(await slow.recv()).id for _ in sent] == sent
         for one in (slow, quick, router):
             one.close()
+
+    in_loop(work)
+
+
+def test_sending_does_not_deafen_who_waits_to_receive(tmp_path: Path) -> None:
+    """ZeroMQ signals once that a message has come, and any call on the socket consumes the signal."""
+
+    async def work() -> None:
+        router, dealer = make_router(tmp_path / "s"), make_dealer(tmp_path / "s")
+        await dealer.send(PoolHello(1, 1))
+        await router.recv()
+        waiting = asyncio.create_task(router.recv())
+        await asyncio.sleep(0.01)
+        await dealer.send(PoolHello(2, 2))
+        time.sleep(0.05)  # noqa: ASYNC251  # the loop must not see the signal first
+        await router.send(b"pool-1", job(1))
+        assert (await asyncio.wait_for(waiting, 2))[1] == PoolHello(2, 2)
+        dealer.close()
+        router.close()
 
     in_loop(work)
 
