@@ -19,11 +19,11 @@ class Notes:
             self._kept.append(Note(level, path, text, why))
 
     def all(self) -> list[Note]:
-        """The notes kept and, per level that had more, one that says how many more."""
+        """The notes kept and, per level that had more (but DEBUG2, which is only a trace), one that says how many more."""
         more = [
             Note(level, "...", f"and {count - MAX_NOTES} more files")
             for level, count in self._counts.items()
-            if count > MAX_NOTES
+            if count > MAX_NOTES and level != "DEBUG2"
         ]
         return self._kept + more
 

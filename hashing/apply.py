@@ -1,0 +1,343 @@
+"""Put verified files in place and remove extras (wire.md 5.9, D1, D2). Every step leaves each file old or new, whole; a second
+run after a crash does what is left.
+
+Order: what was written is synced; then it is renamed over its targets; then extras are deleted; then emptied directories; then
+the directories are synced.
+"""
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from hashing.atomic import FileOps, is_temporary, temporary_name
+from hashing.digest import Buffer, digest_fd, open_regular
+from hashing.directories import Directories
+from hashing.errors import FileVanished, HashingError, Note
+from hashing.manifest import Rules, allowed
+from hashing.notes import Notes, explain
+from hashing.plan import Plan, Target
+from hashing.unpack import MERGED_DIRECTORY, failure_text
+
+OnStep = Callable[[], object]
+
+FEW = 16
+"""Up to so many files are fsynced each; for more, the whole file system is synced once: with 20,000 files that takes
+fractions of a second instead of minutes."""
+
+_PATIENCE_S = 600.0
+_TICK_S = 0.25
+
+
+class AppliedPlan(msgspec.Struct, frozen=True):
+    """`created`, `updated`: files renamed into place, by group; `deleted`: files removed. The errors count all files of the
+    group that are not as they should be, those refused or not unpacked included. `notes` name those that failed here."""
+
+    created: int
+    updated: int
+    deleted: int
+    overwrite_errors: int
+    create_errors: int
+    remove_errors: int
+    notes: list[Note]
+
+
+def apply_plan(
+    root: str,
+    rules: Rules,
+    plan: str,
+    unpacked: Iterable[str],
+    ops: FileOps,
+    on_step: OnStep,
+    *,
+    delete: bool = True,
+) -> AppliedPlan:
+    """Put the `unpacked` paths of the plan in place, then remove its extras unless `delete` is false.
+
+    Raises OSError when the disk did not take what was written (then nothing was renamed), MalformedPackage when the plan is
+    damaged. What fails with one file is in the notes.
+    """
+    with Plan(plan) as opened:
+        index = opened.index
+        targets = {target.path: target for number in range(opened.count) for target in opened.section(number).targets}
+    ready: list[tuple[str, Target | None]] = []
+    parts_allowed = any(target.merged for target in targets.values())
+    for path in unpacked:
+        if path in targets:
+            ready.append((path, targets[path]))
+        elif parts_allowed and path.rpartition("/")[0] == MERGED_DIRECTORY:
+            ready.append((path, None))
+    with Directories(root, ops) as directories:
+        applier = _Applier(directories, rules, ops, on_step)
+        applier.sync_files([path for path, _ in ready])
+        blocked = [(path, target) for path, target in ready if not applier.put_in_place(path, target)]
+        if delete:
+            applier.delete(index.extra)
+        for path, target in blocked:
+            applier.replace_directory(path, target)
+        if delete:
+            applier.remove_emptied(index.extra)
+        applier.sync_directories()
+    # A merged file without a place of its own is done with its parts, which are counted nowhere.
+    missing = sum(target.is_new and not target.only_parts for target in targets.values())
+    shared = sum(not target.is_new and not target.only_parts for target in targets.values())
+    return AppliedPlan(
+        applier.created,
+        applier.updated,
+        applier.deleted,
+        shared - applier.updated + index.refused_shared,
+        missing - applier.created + index.refused_missing,
+        applier.remove_errors + index.refused_extra,
+        applier.notes.all(),
+    )
+
+
+class _Applier:
+    """Changes the tree, one file after the other, and keeps the counts of the result."""
+
+    def __init__(self, directories: Directories, rules: Rules, ops: FileOps, on_step: OnStep) -> None:
+        self._directories = directories
+        self._rules = rules
+        self._items = {item.key: item for item in rules.items}
+        self._ops = ops
+        self._on_step = on_step
+        self._changed: dict[str, None] = {}
+        self._renames = 0
+        self.created = 0
+        self.updated = 0
+        self.deleted = 0
+        self.remove_errors = 0
+        self.notes = Notes()
+
+    # ---- sync ----------------------------------------------------------------------------------------------------
+
+    def sync_files(self, paths: list[str]) -> None:
+        """Have the content of the temporary files of `paths` on the disk. Raises OSError when it may not be."""
+        if len(paths) > FEW:
+            self._sync_file_systems({path.rpartition("/")[0] for path in paths})
+        elif paths:
+            self._patiently(lambda: self._fsync_each(paths))
+
+    def sync_directories(self) -> None:
+        """Have the renames and removals on the disk. Raises OSError."""
+        if self._renames > FEW or len(self._changed) > FEW:
+            self._sync_file_systems(self._changed)
+        elif self._changed:
+            self._patiently(lambda: self._fsync_directories(list(self._changed)))
+
+    def _fsync_each(self, paths: list[str]) -> None:
+        for path in paths:
+            directory, _, name = path.rpartition("/")
+            try:
+                fd = open_regular(self._directories.get(directory), temporary_name(name))
+            except HashingError:
+                # Gone or replaced: the rename will say so, or find that an earlier run of this job has done it.
+                continue
+            try:
+                self._ops.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def _fsync_directories(self, paths: list[str]) -> None:
+        for path in paths:
+            try:
+                fd = self._directories.get(path)
+            except HashingError:
+                continue  # removed since
+            self._ops.fsync(fd)
+
+    def _sync_file_systems(self, paths: Iterable[str]) -> None:
+        """syncfs of every file system that these directories are on."""
+        by_device: dict[int, str] = {}
+        for path in paths:
+            try:
+                by_device.setdefault(os.fstat(self._directories.get(path)).st_dev, path)
+            except HashingError:
+                continue
+        for path in by_device.values():
+            fd = self._directories.get(path)
+            self._patiently(lambda fd=fd: self._ops.syncfs(fd))  # type: ignore[misc]
+
+    def _patiently(self, wait: Callable[[], object]) -> None:
+        """Run a call that waits for the disk, in a thread, and go on telling that this process is not stuck: a slow disk with
+        gigabytes to write is no reason to kill the job and begin again. After ten minutes it is."""
+        failures: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                wait()
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=run, name="sync", daemon=True)
+        thread.start()
+        waited = 0.0
+        while thread.is_alive():
+            thread.join(_TICK_S)
+            waited += _TICK_S
+            if waited < _PATIENCE_S:
+                self._on_step()
+        if failures:
+            raise failures[0]
+
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    def put_in_place(self, path: str, target: Target | None) -> bool:
+        """Rename what waits beside `path` over it. False if a directory is there, which deletions may empty. `target` is None
+        for a part of a merged file."""
+        self._on_step()
+        try:
+            self._rename(path, target)
+        except IsADirectoryError:
+            return False
+        except (HashingError, OSError) as error:
+            self._failed(path, target, error)
+        return True
+
+    def replace_directory(self, path: str, target: Target | None) -> None:
+        """The same, removing an empty directory that is in the place of the file."""
+        directory, _, name = path.rpartition("/")
+        try:
+            self._ops.rmdir(name, dir_fd=self._directories.get(directory))
+            self._directories.forget(path)
+            self._rename(path, target)
+        except (HashingError, OSError) as error:
+            self._failed(path, target, error)
+
+    def _rename(self, path: str, target: Target | None) -> None:
+        directory, _, name = path.rpartition("/")
+        dir_fd = self._directories.get(directory)
+        try:
+            self._ops.rename(temporary_name(name), name, dir_fd=dir_fd)
+        except FileNotFoundError:
+            if target is None or not _has_content(dir_fd, name, target.digest):
+                raise
+        self._renames += 1
+        self._changed[directory] = None
+        self.notes.add("DEBUG2", path, f"Processing file {path}")
+        if target is not None:
+            self.created += target.is_new
+            self.updated += not target.is_new
+
+    def _failed(self, path: str, target: Target | None, error: Exception) -> None:
+        reason = explain(error)
+        group = target.group if target is not None else "missing"
+        self.notes.add("ERROR", path, failure_text(group, path, reason), reason)
+        directory, _, name = path.rpartition("/")
+        try:
+            self._ops.unlink(temporary_name(name), dir_fd=self._directories.get(directory))
+        except (HashingError, OSError):
+            return  # the sweep at start removes it
+
+    def delete(self, extra: Iterable[tuple[str, str]]) -> None:
+        """Remove these (path, item) where the rules allow it."""
+        for path, item in extra:
+            self._on_step()
+            directory, _, name = path.rpartition("/")
+            try:
+                reason = allowed(self._rules, item, path)
+                if reason is None:
+                    self._ops.unlink(name, dir_fd=self._directories.get(directory))
+            except (FileVanished, FileNotFoundError):
+                self.notes.add("DEBUG2", path, f"File {path} doesn't exist.")
+                continue
+            except (HashingError, OSError) as error:
+                reason = explain(error)
+            if reason is None:
+                self.deleted += 1
+                self._changed[directory] = None
+                self.notes.add("DEBUG2", path, f"Remove file: '{path}'")
+            else:
+                self.remove_errors += 1
+                self.notes.add("ERROR", path, failure_text("extra", path, reason), reason)
+
+    # ---- emptied directories -----------------------------------------------------------------------------------------
+
+    def remove_emptied(self, extra: Iterable[tuple[str, str]]) -> None:
+        """Remove the directories of these (path, item), and those above, that hold nothing any more (wire.md 5.9, 3), where
+        the item wants it; never the item's own directory (C11)."""
+        pending = {
+            path.rpartition("/")[0]
+            for path, key in extra
+            if key in self._items and self._items[key].remove_subdirs_if_empty
+        }
+        # Deepest first, each once when all below it were dealt with.
+        while pending:
+            depth = max(directory.count("/") for directory in pending)
+            for directory in sorted(directory for directory in pending if directory.count("/") == depth):
+                pending.discard(directory)
+                self._on_step()
+                if f"{directory}/" not in self._items and self._remove_if_empty(directory):
+                    pending.add(directory.rpartition("/")[0])
+
+    def _remove_if_empty(self, directory: str) -> bool:
+        """Remove the directory if it holds nothing, or nothing but excluded files, which go with it. True if it is gone."""
+        above, _, name = directory.rpartition("/")
+        try:
+            fd = self._directories.get(directory)
+            names = os.listdir(fd)
+            if not all(self._may_go_along(fd, name) for name in names):
+                return False
+            for left in names:
+                self._ops.unlink(left, dir_fd=fd)
+            self._ops.rmdir(name, dir_fd=self._directories.get(above))
+        except FileVanished:
+            return True
+        except (HashingError, OSError) as error:
+            self.remove_errors += 1
+            reason = explain(error)
+            self.notes.add("ERROR", directory, f"Error removing directory '{directory}': {reason}", reason)
+            return False
+        self._directories.forget(directory)
+        self._changed[above] = None
+        return True
+
+    def _may_go_along(self, dir_fd: int, name: str) -> bool:
+        if name not in self._rules.excluded_files and not is_temporary(name):
+            return False
+        return not _is_directory(dir_fd, name)
+
+
+def _has_content(dir_fd: int, name: str, digest: bytes) -> bool:
+    """True if an earlier run of the same job has put the file in place."""
+    try:
+        fd = open_regular(dir_fd, name)
+    except HashingError:
+        return False
+    try:
+        return digest_fd(fd, Buffer()) == digest
+    finally:
+        os.close(fd)
+
+
+def sweep_temporary(root: str, rules: Rules, ops: FileOps) -> int:
+    """Remove the temporary files that killed jobs left beside their targets. Returns how many. Only when no package is being
+    applied. Directories that cannot be read are left as they are. OSError when `root` cannot be opened."""
+    count = 0
+    places = [(item.key.rstrip("/"), item.recursive) for item in rules.items] + [(MERGED_DIRECTORY, False)]
+    with Directories(root, ops) as directories:
+        while places:
+            directory, recursive = places.pop()
+            try:
+                fd = directories.get(directory)
+                names = os.listdir(fd)
+                below = [name for name in names if recursive and _is_directory(fd, name)]
+            except (HashingError, OSError):
+                continue
+            places.extend((f"{directory}/{name}", True) for name in below)
+            for name in filter(is_temporary, names):
+                try:
+                    ops.unlink(name, dir_fd=fd)
+                except OSError:
+                    continue
+                count += 1
+    return count
+
+
+def _is_directory(dir_fd: int, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
