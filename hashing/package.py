@@ -16,7 +16,7 @@ METADATA_NAME = "files_metadata.json"
 METADATA_LIMIT_BYTES = 256 * 1024 * 1024
 """Largest metadata that is read: about 850,000 files. It is held in memory whole."""
 
-CHUNK_BYTES = 1024 * 1024
+CHUNK_BYTES = 512 * 1024
 """How much of a file is compressed or decompressed at a time. What reading and writing need is a few of these."""
 
 PATH_BYTES = 4096

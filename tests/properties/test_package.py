@@ -1,0 +1,80 @@
+"""Whatever the content, a package that we write is read the same by us and by a stock node."""
+
+import tempfile
+import zlib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hashing.errors import HashingError
+from hashing.merged import build_merged, parse_merged
+from hashing.package import FILE_SEP, PATH_SEP, compress_entry, iter_entries, path_fits
+from tests.hashing.packages import split_as_stock
+
+PIECES = st.sampled_from(
+    [FILE_SEP, PATH_SEP, FILE_SEP[:4], FILE_SEP[4:], FILE_SEP[:7], b"\x00\x83\x00", b"\x7c", bytes(40), b"x\x01"]
+)
+CONTENT = st.lists(PIECES | st.binary(max_size=60), max_size=40).map(b"".join)
+PATHS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
+    lambda path: path_fits(path.encode())
+)
+
+
+def read(package: bytes) -> list[tuple[str, bytes]]:
+    with tempfile.TemporaryFile() as file:
+        file.write(package)
+        file.flush()
+        return [(path, b"".join(pieces)) for path, pieces in iter_entries(file.fileno(), len(package), 1 << 24)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(PATHS, CONTENT), min_size=1, max_size=5), st.integers(0, 9), st.integers(1, 300))
+def test_what_is_written_is_read_the_same_by_a_stock_node(
+    entries: list[tuple[str, bytes]], level: int, chunk: int
+) -> None:
+    package = bytearray()
+    for number, (path, data) in enumerate(entries):
+        package += FILE_SEP if number else b""
+        compress_entry(path, (data[at : at + chunk] for at in range(0, len(data), chunk)), level, package.extend)
+    assert split_as_stock(bytes(package)) == entries
+    assert read(bytes(package)) == entries
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(PATHS, CONTENT), min_size=1, max_size=5), st.integers(0, 9))
+def test_what_a_stock_node_writes_is_read_whatever_its_data_hold(entries: list[tuple[str, bytes]], level: int) -> None:
+    package = FILE_SEP.join(path.encode() + PATH_SEP + zlib.compress(data, level) for path, data in entries)
+    assert read(package) == entries
+
+
+@settings(max_examples=300, deadline=None)
+@given(CONTENT | st.binary(max_size=300))
+def test_any_bytes_are_a_package_or_refused(package: bytes) -> None:
+    try:
+        entries = read(package)
+    except HashingError:
+        return
+    assert entries
+
+
+@settings(max_examples=200, deadline=None)
+@given(CONTENT | st.binary(max_size=300))
+def test_any_bytes_split_as_a_merged_file_give_only_plain_names(data: bytes) -> None:
+    merged = parse_merged(data)
+    for part in merged.parts:
+        assert "/" not in part.name
+        assert part.name not in ("", ".", "..")
+        assert part.data in data
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/ \n\0"), min_size=1, max_size=20).filter(
+    lambda name: name not in (".", "..") and len(name.encode()) <= 255 and not name.startswith(".clusterd-")
+)
+
+
+@given(st.lists(st.tuples(NAMES, st.integers(0, 4 * 10**18), CONTENT), max_size=6))
+def test_merged_file_splits_into_what_it_was_built_from(files: list[tuple[str, int, bytes]]) -> None:
+    merged = parse_merged(build_merged(files))
+    assert [(part.name, part.data) for part in merged.parts] == [(name, data) for name, _, data in files]
+    assert not merged.malformed
+    assert not merged.refused
