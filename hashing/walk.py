@@ -348,8 +348,7 @@ class _Walk:
         except OSError as error:
             self.cannot_read(files, prefix + name, error, known)
             return
-        if file is not None:
-            files.append(file)
+        self.add(files, file)
 
     def take_linked(
         self, files: list[CachedFile], item: ItemRule, prefix: str, name: str, known: CachedFile | None
@@ -363,7 +362,7 @@ class _Walk:
                     self.reused += 1
                     files.append(known)
                     return
-                file = self.read(name, fd)
+                file = read_file(name, fd, self.buffer, self.settled_before, self.on_step)
             finally:
                 os.close(fd)
         except FileVanished:
@@ -375,18 +374,17 @@ class _Walk:
         except OSError as error:
             self.cannot_read(files, path, error, known)
             return
-        if file is not None:
-            files.append(file)
+        self.add(files, file)
 
     def may_reuse(self, known: CachedFile | None) -> TypeGuard[CachedFile]:
         return self.reuse and known is not None and known.settled
 
-    def read(self, name: str, fd: int) -> CachedFile | None:
-        file = read_file(name, fd, self.buffer, self.settled_before, self.on_step)
+    def add(self, files: list[CachedFile], file: CachedFile | None) -> None:
+        """Add a file that was read; None is one that became something else than a regular file since it was listed."""
         if file is not None:
             self.hashed += 1
             self.hashed_bytes += file.size
-        return file
+            files.append(file)
 
     def cannot_read(self, files: list[CachedFile], path: str, error: OSError, known: CachedFile | None) -> None:
         reason = self.explain(error, path)
