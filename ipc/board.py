@@ -8,7 +8,6 @@ written at once, so a reader sees it old or new; two fields need not be of the s
 import contextlib
 import mmap
 import os
-import struct
 import time
 
 import msgspec
@@ -20,8 +19,7 @@ COUNTERS = 24
 ROW_BYTES = 256
 """Name, six fields, COUNTERS counters."""
 STATES = ("down", "starting", "ready", "stopping", "failed")
-# Native, as only that is packed by one store and not byte by byte.
-_U64 = struct.Struct("@Q")
+# Fields are items of a memoryview of 64-bit words: struct.pack_into zeroes the place first, so a reader could see half a number.
 _PID, _INCARNATION, _STATE, _RESTARTS, _HEARTBEAT, _STARTED = (NAME_BYTES + 8 * n for n in range(6))
 _FIRST_COUNTER = NAME_BYTES + 48
 SUPERVISOR = "supervisor"
@@ -68,17 +66,17 @@ class RowSnapshot(msgspec.Struct, frozen=True):
 class Row:
     """One process's row."""
 
-    def __init__(self, memory: mmap.mmap, offset: int, name: str) -> None:
-        self._memory = memory
+    def __init__(self, words: memoryview, offset: int, name: str) -> None:
+        self._words = words
         self._offset = offset
         self.name = name
-        self._places = {counter: offset + _FIRST_COUNTER + 8 * n for n, counter in enumerate(counters_of(name))}
+        self._places = {counter: (offset + _FIRST_COUNTER) // 8 + n for n, counter in enumerate(counters_of(name))}
 
     def _get(self, field: int) -> int:
-        return int(_U64.unpack_from(self._memory, self._offset + field)[0])
+        return int(self._words[(self._offset + field) // 8])
 
     def _put(self, field: int, value: int) -> None:
-        _U64.pack_into(self._memory, self._offset + field, value)
+        self._words[(self._offset + field) // 8] = value
 
     # ---- the process itself --------------------------------------------------------------------------------------------
 
@@ -95,17 +93,17 @@ class Row:
 
     def add(self, counter: str, count: int) -> None:
         place = self._places[counter]
-        _U64.pack_into(self._memory, place, _U64.unpack_from(self._memory, place)[0] + count)
+        self._words[place] += count
 
     def set(self, counter: str, count: int) -> None:
-        _U64.pack_into(self._memory, self._places[counter], count)
+        self._words[self._places[counter]] = count
 
     # ---- the supervisor ------------------------------------------------------------------------------------------------
 
     def begin(self, pid: int, incarnation: int) -> None:
         """A new process has this row: its heartbeat and counters start anew."""
         for place in self._places.values():
-            _U64.pack_into(self._memory, place, 0)
+            self._words[place] = 0
         self._put(_PID, pid)
         self._put(_INCARNATION, incarnation)
         self._put(_STARTED, time.time_ns())
@@ -133,7 +131,7 @@ class Row:
             self._get(_RESTARTS),
             self._get(_HEARTBEAT),
             self._get(_STARTED),
-            {counter: int(_U64.unpack_from(self._memory, place)[0]) for counter, place in self._places.items()},
+            {counter: int(self._words[place]) for counter, place in self._places.items()},
         )
 
 
@@ -142,6 +140,7 @@ class Board:
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
+        self._words = memoryview(memory).cast("Q")
         self._rows: dict[str, Row] = {}
 
     @classmethod
@@ -156,8 +155,9 @@ class Board:
             memory = mmap.mmap(fd, (ROWS + 1) * ROW_BYTES)
         finally:
             os.close(fd)
-        _U64.pack_into(memory, 0, MAGIC)
-        return cls(memory)
+        board = cls(memory)
+        board._words[0] = MAGIC
+        return board
 
     @classmethod
     def open(cls, path: str) -> "Board":
@@ -169,10 +169,11 @@ class Board:
             memory = mmap.mmap(fd, (ROWS + 1) * ROW_BYTES, mmap.MAP_SHARED, mmap.PROT_READ)
         finally:
             os.close(fd)
-        if _U64.unpack_from(memory, 0)[0] != MAGIC:
-            memory.close()
+        board = cls(memory)
+        if board._words[0] != MAGIC:
+            board.close()
             raise ValueError(f"{path} is no status board")
-        return cls(memory)
+        return board
 
     def add_row(self, name: str) -> Row:
         """A row for a process; in the supervisor, before the fork. Raises ValueError when the board is full."""
@@ -193,7 +194,7 @@ class Board:
             for place in range(ROWS):
                 offset = (place + 1) * ROW_BYTES
                 if self._name_at(offset) == name:
-                    row = self._rows[name] = Row(self._memory, offset, name)
+                    row = self._rows[name] = Row(self._words, offset, name)
                     return row
             raise KeyError(name)
         return row
@@ -205,6 +206,7 @@ class Board:
 
     def close(self) -> None:
         self._rows.clear()
+        self._words.release()
         self._memory.close()
 
     def _name_at(self, offset: int) -> str:
