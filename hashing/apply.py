@@ -63,12 +63,14 @@ def apply_plan(
         index = opened.index
         targets = {target.path: target for number in range(opened.count) for target in opened.section(number).targets}
     ready: list[tuple[str, Target | None]] = []
+    split: list[Target] = []
     parts_allowed = any(target.merged for target in targets.values())
     for path in unpacked:
-        if path in targets:
-            ready.append((path, targets[path]))
-        elif parts_allowed and path.rpartition("/")[0] == MERGED_DIRECTORY:
-            ready.append((path, None))
+        target = targets.get(path)
+        if target is not None and target.only_parts:
+            split.append(target)
+        elif target is not None or (parts_allowed and path.rpartition("/")[0] == MERGED_DIRECTORY):
+            ready.append((path, target))
     with Directories(root, ops) as directories:
         applier = _Applier(directories, rules, ops, on_step)
         applier.sync_files([path for path, _ in ready])
@@ -80,9 +82,10 @@ def apply_plan(
         if delete:
             applier.remove_emptied(index.extra)
         applier.sync_directories()
-    # A merged file without a place of its own is done with its parts, which are counted nowhere.
-    missing = sum(target.is_new and not target.only_parts for target in targets.values())
-    shared = sum(not target.is_new and not target.only_parts for target in targets.values())
+    for target in split:
+        applier.count(target)
+    missing = sum(target.is_new for target in targets.values())
+    shared = len(targets) - missing
     return AppliedPlan(
         applier.created,
         applier.updated,
@@ -218,8 +221,12 @@ class _Applier:
         self._changed[directory] = None
         self.notes.add("DEBUG2", path, f"Processing file {path}")
         if target is not None:
-            self.created += target.is_new
-            self.updated += not target.is_new
+            self.count(target)
+
+    def count(self, target: Target) -> None:
+        """This target is as it should be."""
+        self.created += target.is_new
+        self.updated += not target.is_new
 
     def _failed(self, path: str, target: Target | None, error: Exception) -> None:
         reason = explain(error)

@@ -51,7 +51,7 @@ class OpenedPackage(msgspec.Struct, frozen=True):
 
 
 class UnpackedRange(msgspec.Struct, frozen=True):
-    """`paths`: entries verified and waiting beside their targets."""
+    """`paths`: what is verified and waits beside its target, parts of merged files too."""
 
     paths: list[str]
     notes: list[Note]
@@ -390,6 +390,8 @@ class _Writer:
             self.notes.add("ERROR", target.path, failure_text(target.group, name, reason), f"part {name!r} {reason}")
         for part in merged.parts:
             self._write_beside(f"{MERGED_DIRECTORY}/{part.name}", target.mode, iter((part.data,)))
+        if target.only_parts:
+            self.paths.append(target.path)
 
     def _check_disk(self, fd: int) -> None:
         """Raises OSError when only the reserve is left: the node must go on writing logs and its database."""
