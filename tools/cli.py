@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
 from rich.console import Console
@@ -22,6 +22,7 @@ from tools.screen import status_view
 from tools.status import StatusReader
 
 WATCH_S = 1.0
+LogFormat = Literal["text", "json"]
 
 
 def fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
@@ -89,7 +90,7 @@ def init(
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--timeout", "timeout_s", type=click.FloatRange(1), default=60.0, show_default=True, help="Seconds.")
 @click.pass_obj
-def start(root: str, foreground: bool, debug: int, log_format: str, timeout_s: float) -> None:
+def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeout_s: float) -> None:
     """Start the node; returns when it serves."""
     _need_short(root)
     started = service.start(
@@ -114,7 +115,7 @@ def stop(root: str, timeout_s: float) -> None:
 @click.option("-d", "debug", count=True, help="More log: once DEBUG, twice DEBUG2.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_obj
-def restart(root: str, timeout_s: float, debug: int, log_format: str) -> None:
+def restart(root: str, timeout_s: float, debug: int, log_format: LogFormat) -> None:
     """Stop the node if it runs, then start it. A configuration with mistakes stops nothing."""
     _need_short(root)
     checked = check(root)

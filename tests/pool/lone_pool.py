@@ -16,7 +16,7 @@ from ipc.board import Board
 
 
 def main(root: str) -> int:
-    settings = Settings(root, ClusterBlock(key=Secret(b"k" * 32)))
+    settings = Settings(root, cluster=ClusterBlock(key=Secret(b"k" * 32)))
     board, arena = Board.create(board_path(root)), Arena(1, 1, 65536)
     log = Log(f"{root}/logs/cluster.log")
     sync, row = board.add_row("sync"), board.add_row("pool-1")

@@ -167,9 +167,10 @@ def test_bytes_that_are_no_message_are_logged_and_skipped(sync: FakeSync) -> Non
     sync.give(1, DigestSegments([]))
 
     assert sync.hear() == JobDone(1, Digested(EMPTY_SHA256))
-    assert "WARNING: [Cluster] [Pool] pool-1: a message from sync was not understood" in (
-        sync.root / "logs/cluster.log"
-    ).read_text()
+    assert (
+        "WARNING: [Cluster] [Pool] pool-1: a message from sync was not understood"
+        in (sync.root / "logs/cluster.log").read_text()
+    )
 
 
 def test_idle_process_uses_no_cpu_and_everybody_goes_first(sync: FakeSync) -> None:

@@ -83,7 +83,7 @@ def live(node: Node, name: str) -> int:
 
 
 def settings(root: str) -> Settings:
-    return Settings(root, ClusterBlock(node_name="fake", disabled=False), clusterd=Clusterd(owner="root"))
+    return Settings(root, cluster=ClusterBlock(node_name="fake", disabled=False), clusterd=Clusterd(owner="root"))
 
 
 def run(given: Settings, *, stuck_after_s: float = 30.0, start_s: float = 20.0, **more: object) -> int:
