@@ -22,6 +22,8 @@ from tools.rig.peer import wait_until
 from tools.rig.screen import PlainView
 
 SCALE = 0.03
+WAIT_S = "60"
+"""A stock peer whose request was in flight when the master's net was killed waits 20 s for the reply before it goes on."""
 
 
 @pytest.fixture
@@ -78,12 +80,12 @@ def test_commands_do_what_they_say(rig: Rig, capsys: pytest.CaptureFixture[str])
     code, said = run(capsys, rig, "change", "--edit", "2", "--add", "1", "--delete", "1", "--seed", "4")
     assert code == 0
     assert [line.split()[0] for line in said.splitlines()] == ["edit", "edit", "add", "delete"]
-    code, said = run(capsys, rig, "compare", "rig_manager_2", "--wait", "20", "--json")
+    code, said = run(capsys, rig, "compare", "rig_manager_2", "--wait", WAIT_S, "--json")
     assert code == 0
     assert json.loads(said)["rig_manager_2"]["is_equal"]
 
     assert run(capsys, rig, "tamper", "3", "--seed", "1")[0] == 0
-    assert run(capsys, rig, "compare", "--wait", "20")[0] == 0
+    assert run(capsys, rig, "compare", "--wait", WAIT_S)[0] == 0
 
     before = rig.processes("master")
     code, said = run(capsys, rig, "kill", "rig_manager_1", "net")
@@ -94,10 +96,10 @@ def test_commands_do_what_they_say(rig: Rig, capsys: pytest.CaptureFixture[str])
 
     assert run(capsys, rig, "cut", "rig_manager_2")[0] == 0
     run(capsys, rig, "change", "--seed", "5")
-    assert run(capsys, rig, "compare", "rig_manager_3", "--wait", "20")[0] == 0
+    assert run(capsys, rig, "compare", "rig_manager_3", "--wait", WAIT_S)[0] == 0
     assert run(capsys, rig, "compare", "rig_manager_2")[0] == FAILED
     assert run(capsys, rig, "cut", "rig_manager_2", "--mend") == (0, "rig_manager_2 mended\n")
-    assert run(capsys, rig, "compare", "--wait", "20")[0] == 0
+    assert run(capsys, rig, "compare", "--wait", WAIT_S)[0] == 0
 
     code, said = run(capsys, rig, "status")
     assert code == 0
