@@ -1,0 +1,70 @@
+"""How quickly a master answers `echo-c` on a connection of its own: idle, and while two fresh workers fetch 20,000 files."""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.echo_client import ask, dial
+from tools.rig import workload
+from tools.rig.nodes import Rig
+
+FILES = 20_000
+MEAN_BYTES = 10_450
+KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    """A started master with 20,000 files, and two workers that have nothing and do not run yet."""
+    monkeypatch.setenv("CLUSTERD_KEY", KEY)
+    base = Path(tempfile.mkdtemp(prefix="bench-"))
+    base.chmod(0o711)
+    made = Rig.create(base / "rig", 2, key=KEY, links=False, scale=0.1)
+    try:
+        workload.generate(made.master.root, files=FILES, size=MEAN_BYTES)
+        made.start("master")
+        yield made
+    finally:
+        problems = made.down()
+        shutil.rmtree(base, ignore_errors=True)
+    assert not problems
+
+
+@pytest.mark.benchmark(group="echo-c", min_rounds=200)
+def test_idle_master(benchmark: BenchmarkFixture, rig: Rig) -> None:
+    sock, frame = dial("127.0.0.1", rig.master.port)
+    with sock:
+        benchmark(ask, sock, frame)
+
+
+@pytest.mark.benchmark(group="first sync of two workers")
+def test_during_a_first_sync(benchmark: BenchmarkFixture, rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    line = [sys.executable, "-m", "benchmarks.echo_client", "127.0.0.1", str(rig.master.port), "2"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout
+        assert client.stdout.readline() == "ready\n"
+
+        def sync() -> None:
+            rig.start(*(node.name for node in rig.workers))
+            rig.wait_equal(120, pause_s=1)
+
+        benchmark.pedantic(sync, rounds=1)
+        said, _ = client.communicate("")
+    times = sorted(json.loads(said))
+    assert len(times) > 500
+    figures = {
+        "p50": statistics.median(times) * 1000,
+        "p99": times[len(times) * 99 // 100] * 1000,
+        "max": times[-1] * 1000,
+    }
+    benchmark.extra_info |= {f"echo_{name}_ms": round(value, 3) for name, value in figures.items()}
+    with capsys.disabled():
+        print("\necho-c meanwhile:", ", ".join(f"{name} {value:.2f} ms" for name, value in figures.items()))
