@@ -18,6 +18,7 @@ from tools.rig.nodes import Rig
 
 FILES = 20_000
 MEAN_BYTES = 10_450
+CLUSTER = "rig"
 KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
 
 
@@ -40,14 +41,14 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
 @pytest.mark.benchmark(group="echo-c", min_rounds=200)
 def test_idle_master(benchmark: BenchmarkFixture, rig: Rig) -> None:
-    sock, frame = dial("127.0.0.1", rig.master.port)
+    sock, frame = dial("127.0.0.1", rig.master.port, CLUSTER)
     with sock:
         benchmark(ask, sock, frame)
 
 
 @pytest.mark.benchmark(group="first sync of two workers")
 def test_during_a_first_sync(benchmark: BenchmarkFixture, rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
-    line = [sys.executable, "-m", "benchmarks.echo_client", "127.0.0.1", str(rig.master.port), "2"]
+    line = [sys.executable, "-m", "benchmarks.echo_client", "127.0.0.1", str(rig.master.port), CLUSTER, "2"]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
         assert client.stdout
         assert client.stdout.readline() == "ready\n"

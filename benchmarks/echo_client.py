@@ -1,7 +1,7 @@
 """A program that asks a master for `echo-c` over a connection of its own, until its input ends; prints the times as JSON.
 
-It is a process of its own, so that nothing but the master and the machine delay it. Arguments: host, port, pause in ms; the key
-comes in CLUSTERD_KEY.
+It is a process of its own, so that nothing but the master and the machine delay it. Arguments: host, port, cluster name, pause in ms; the
+key comes in CLUSTERD_KEY.
 """
 
 import json
@@ -16,8 +16,8 @@ from tools.rig.peer_frames import build_frames
 _HEADER_BYTES = 20
 
 
-def ask(sock: socket.socket, frame: bytes) -> None:
-    """One echo and its answer; raises ConnectionError when the master closes or answers with another command."""
+def _answered(sock: socket.socket, frame: bytes, command: bytes) -> None:
+    """Send a frame and read the answer; raises ConnectionError on a closed connection or another command."""
     sock.sendall(frame)
     have = bytearray()
     while len(have) < _HEADER_BYTES or len(have) < _HEADER_BYTES + int.from_bytes(have[4:8], "big"):
@@ -25,20 +25,28 @@ def ask(sock: socket.socket, frame: bytes) -> None:
         if not piece:
             raise ConnectionError("the master closed the connection")
         have += piece
-    if not have[8:].startswith(b"ok-m"):
+    if not have[8:].startswith(command + b" "):
         raise ConnectionError(f"the master answered {bytes(have[8:19])!r}")
 
 
-def dial(host: str, port: int) -> tuple[socket.socket, bytes]:
-    """A connection without a name, and the frame of one echo: the body is sealed once, as the master does not mind."""
+def ask(sock: socket.socket, frame: bytes) -> None:
+    """One echo and its answer; raises ConnectionError."""
+    _answered(sock, frame, b"ok-m")
+
+
+def dial(host: str, port: int, cluster: str) -> tuple[socket.socket, bytes]:
+    """A connection that has said hello as worker `echoes`, and the frame of one echo, sealed once and sent again and again."""
+    key = os.environ["CLUSTERD_KEY"]
     sock = socket.create_connection((host, port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    (frame,) = build_frames(b"echo-c", 1, b"keepalive", os.environ["CLUSTERD_KEY"])
+    (hello,) = build_frames(b"hello", 1, f"echoes {cluster} worker 4.14.1".encode(), key)
+    _answered(sock, hello, b"ok")
+    (frame,) = build_frames(b"echo-c", 2, b"keepalive", key)
     return sock, frame
 
 
-def main(host: str, port: str, pause_ms: str) -> int:
-    sock, frame = dial(host, int(port))
+def main(host: str, port: str, cluster: str, pause_ms: str) -> int:
+    sock, frame = dial(host, int(port), cluster)
     times: list[float] = []
     print("ready", flush=True)
     while not select.select([sys.stdin], [], [], float(pause_ms) / 1000)[0]:
