@@ -28,6 +28,7 @@ from clusterd.net.slabs import NetSlabs
 from clusterd.net.tls import client_context, server_context
 from clusterd.reload import adopt
 from clusterd.rundir import reason_path, sync_socket
+from clusterd.scheduling import run_promptly
 from clusterd.settings import Settings
 from clusterd.wire.seal import Sealer
 from ipc.arena import Arena
@@ -72,6 +73,7 @@ class _NetProcess:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
         gc.set_threshold(*GC_THRESHOLDS)
+        run_promptly()
         self._context.slabs.on_room = lambda: loop.call_soon(self._context.slabs.wake)
         _allow_files(self._settings)
         channel: DealerChannel[SyncToNet] = DealerChannel(
@@ -84,9 +86,7 @@ class _NetProcess:
 
     async def _serve(self, channel: "DealerChannel[SyncToNet]") -> int:
         context = self._context
-        bridge = self._bridge = Bridge(
-            context, channel, self._board.row("sync"), self._row.snapshot().incarnation, self._stop_accepting
-        )
+        bridge = self._bridge = Bridge(context, channel, self._board.row("sync"), self._row.snapshot().incarnation)
         desk = Desk(context, bridge)
         self._local = LocalServer(context, bridge, desk)
         refusal = await self._start(desk)

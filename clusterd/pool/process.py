@@ -1,8 +1,6 @@
 """A pool process: asks sync for a job, runs it, answers, asks again. Owns nothing between two jobs."""
 
-import contextlib
 import ctypes
-import os
 import signal
 import time
 from types import FrameType
@@ -12,6 +10,7 @@ from clusterd.logs import Log
 from clusterd.pool.jobs import Workshop
 from clusterd.reload import adopt
 from clusterd.rundir import jobs_socket
+from clusterd.scheduling import run_in_background
 from clusterd.settings import Settings
 from ipc.arena import Arena
 from ipc.board import Board
@@ -26,7 +25,6 @@ IDLE_S = 1.0
 HELLO_AGAIN_S = 5.0
 """A free process says so again this often: it costs nothing, and no lost message can keep it idle for ever."""
 
-NICE = 10
 _libc = ctypes.CDLL(None)
 
 
@@ -69,7 +67,7 @@ class _PoolProcess:
 
     def run(self) -> None:
         """Until _Stopped."""
-        _step_back()
+        run_in_background()
         socket: WorkerSocket[SyncToPool] = WorkerSocket(
             jobs_socket(self._settings.root), f"pool-{self._slot}".encode(), Decoder(SyncToPool)
         )
@@ -143,11 +141,3 @@ class _PoolProcess:
 
     def _say(self, text: str) -> None:
         self._log.line("WARNING", "Cluster", "Pool", text)
-
-
-def _step_back() -> None:
-    """Everybody else goes first: net must wake at once even when every core hashes (design.md section 3)."""
-    with contextlib.suppress(PermissionError):
-        # Some sandboxes forbid it; the node then works with somewhat later echoes.
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    os.nice(NICE)

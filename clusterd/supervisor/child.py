@@ -110,8 +110,8 @@ def _be_born(name: str, parent: int, plan: BirthPlan) -> None:
     if os.getppid() != parent:
         # The supervisor died between the fork and the line above: nobody would ever end this process.
         os._exit(ExitCode.FAILED)
-    # A group of its own: Ctrl-C at a terminal is for the supervisor, which stops its children in order.
-    os.setpgid(0, 0)
+    # A session of its own: Ctrl-C at a terminal is for the supervisor, which stops its children in order; see also scheduling.py.
+    os.setsid()
     _libc.prctl(_PR_SET_NAME, f"clusterd-{name}".encode()[:15], 0, 0, 0)
     for fd in plan.close_fds:
         os.close(fd)
