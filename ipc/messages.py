@@ -171,10 +171,6 @@ class WriteLog(Message, frozen=True, tag="write-log"):
     text: str
 
 
-class Drain(Message, frozen=True, tag="drain"):
-    """Supervisor's stop reached sync: it says so to net, which then accepts nothing new."""
-
-
 # ---- pool <-> sync: credits, jobs, results ---------------------------------------------------------------------------
 
 
@@ -547,6 +543,6 @@ class JobDone(Message, frozen=True, tag="job-done"):
 
 
 NetToSync = NetHello | LinkUp | LinkDown | KeepaliveSeen | PeerRequest | Answered | Unanswered | SlabsReturned
-SyncToNet = SyncHello | Reply | Request | CloseLink | Release | TaskNote | WriteLog | Drain
+SyncToNet = SyncHello | Reply | Request | CloseLink | Release | TaskNote | WriteLog
 PoolToSync = PoolHello | JobDone
 SyncToPool = StartJob

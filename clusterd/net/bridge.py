@@ -7,7 +7,6 @@ Sync may die at any moment and come back as another process. Then every request 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
 
 import msgspec
 
@@ -24,7 +23,6 @@ from ipc.errors import BadMessage, NoCredit, StaleLease
 from ipc.messages import (
     Answered,
     CloseLink,
-    Drain,
     KeepaliveSeen,
     LinkDown,
     LinkInfo,
@@ -90,13 +88,11 @@ class Bridge:
         channel: DealerChannel[SyncToNet],
         sync_row: Row,
         incarnation: int,
-        on_drain: Callable[[], None],
     ) -> None:
         self._context = context
         self._channel = channel
         self._sync_row = sync_row
         self._incarnation = incarnation
-        self._on_drain = on_drain
         self._sync: int | None = None
         self.sync_is_lost = False
         self._links: dict[int, Link] = {}
@@ -204,8 +200,6 @@ class Bridge:
                     link.abort(message.reason)
             case SyncHello():
                 self._sync_hello(message.incarnation)
-            case Drain():
-                self._on_drain()
 
     def _reply(self, message: Reply) -> None:
         body = message.body

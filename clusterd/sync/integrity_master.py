@@ -19,6 +19,7 @@ from ipc.messages import Compared, ComparePackage
 
 CHECK = "Integrity check"
 SYNC = "Integrity sync"
+KEPT_RECORDS = 1000
 
 
 def is_task_id(text: str) -> bool:
@@ -104,7 +105,10 @@ class IntegrityMaster:
         record.result, record.detail = "failed", str(error)
 
     def forget(self, peer: Peer) -> None:
+        """The worker's link is gone. Its record stays for `status`, unless very many names have come and gone."""
         self.permissions.forget(peer.name)
+        if len(self.records) > KEPT_RECORDS:
+            self.records.pop(peer.name, None)
 
     # ---- one check ---------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,8 @@ from ipc.messages import (
     PackMetadata,
     RangeUnpacked,
     Segment,
+    SweepTemporary,
+    Swept,
     UnpackRange,
 )
 
@@ -58,6 +60,7 @@ class IntegrityWorker:
         self._running: set[asyncio.Task[None]] = set()
         self._round_started: float | None = None
         self._doubtful = ""
+        self._may_have_leftovers = True
         self._packed: tuple[str, Package] | None = None
         self.last = LastSync()
 
@@ -95,6 +98,7 @@ class IntegrityWorker:
         progress = Progress(peer.name, "integrity check", "scanning", self._context.clock.wall())
         self._context.progress.append(progress)
         try:
+            await self._remove_leftovers()
             scan = await self._context.manifests.scan()
             journal.collected(scan.notes)
             journal.debug(f"Compressing 'files_metadata.json' of {scan.files} files.")
@@ -113,6 +117,16 @@ class IntegrityWorker:
             self._note_result("failed", str(failure))
         finally:
             self._context.progress.remove(progress)
+
+    async def _remove_leftovers(self) -> None:
+        """Remove the temporary files that an application which did not end has left. Raises JobError."""
+        context = self._context
+        if not self._may_have_leftovers or self._applying or not context.slabs.is_admitted:
+            return
+        swept = await context.jobs.run(SweepTemporary(context.settings.root), Swept)
+        self._may_have_leftovers = False
+        if swept.count:
+            context.journal(self._tag, OWN).info(f"Removed {swept.count} temporary files of an unfinished sync.")
 
     async def _metadata_package(self, scan: Scan) -> Package:
         """The package of this manifest; made once for as long as nothing changes."""
@@ -185,6 +199,7 @@ class IntegrityWorker:
         try:
             await self._apply(package, journal, progress)
         except (ClusterError, JobError, OSError) as failure:
+            self._may_have_leftovers = True
             journal.error(f"Error synchronizing files: {failure}")
             self._note_result("failed", str(failure))
             error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))

@@ -55,6 +55,11 @@ class SlabPool:
         await self._wake()
 
     @property
+    def is_admitted(self) -> bool:
+        """Whether all of it is known: no job of an earlier sync process is running any more."""
+        return self._ready
+
+    @property
     def free(self) -> int:
         return self._book.free if self._ready else 0
 

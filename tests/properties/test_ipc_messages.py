@@ -80,7 +80,7 @@ def test_a_cut_message_is_bad(message: messages.StartJob, data: st.DataObject) -
 
 def test_a_channel_understands_only_its_own_messages() -> None:
     with pytest.raises(BadMessage):
-        Decoder[Any](messages.PoolToSync).decode(encode(messages.Drain()))
+        Decoder[Any](messages.PoolToSync).decode(encode(messages.WriteLog("INFO", "Master", "text")))
     with pytest.raises(BadMessage):
         Decoder[Any](messages.NetToSync).decode(encode(messages.PoolHello(1, 1)))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hashing.atomic import temporary_name
 from tests.system.conftest import MakeRig
 from tools.rig import workload
 from tools.rig.faults import signal_process, tell_link
@@ -73,14 +74,29 @@ def test_killed_supervisor_takes_its_children_with_it(make_rig: MakeRig) -> None
     rig = make_rig(1)
     rig.start()
     rig.wait_equal(30)
-    supervisor = rig.processes("rig_manager_2")["supervisor"]
+    pids = rig.processes("rig_manager_2")
+    supervisor = pids["supervisor"]
     assert supervisor is not None
     signal_process(supervisor, signal.SIGKILL)
-    root = str(rig.workers[0].root)
-    wait_until(lambda: not any(root in " ".join(p.cmdline()) for p in rig.running()), 10, "the children end")
+    wait_until(lambda: not {p.pid for p in rig.running()} & set(pids.values()), 10, "the children end")
     workload.change(rig.master.root, seed=1)
     rig.start("rig_manager_2")
     rig.wait_equal(30)
+
+
+def test_temporary_files_of_a_killed_application_are_removed(make_rig: MakeRig) -> None:
+    rig = make_rig(1)
+    worker = rig.workers[0]
+    left = [worker.root / where / temporary_name("left.xml") for where in ("etc/rules", "etc/shared/default")]
+    kept = worker.root / "etc/rules/operators_own.tmp"
+    for path in (*left, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half a rul")
+    rig.start()
+    rig.wait_equal(30)
+    assert not any(path.exists() for path in left)
+    assert kept.exists()
+    assert "Removed 2 temporary files of an unfinished sync." in (worker.root / "logs/cluster.log").read_text()
 
 
 @pytest.mark.parametrize("command", ["cut", "silence"])
