@@ -36,8 +36,10 @@ NET_COUNTERS = (
     "work_over_5ms",
     "local_clients",
     "requests",
+    "slabs",
+    "slabs_free",
 )
-SYNC_COUNTERS = ("jobs_queued", "jobs_running", "jobs_done", "jobs_retried", "tasks")
+SYNC_COUNTERS = ("jobs_queued", "jobs_running", "tasks", "slabs", "slabs_free")
 POOL_COUNTERS = ("jobs_done", "jobs_failed", "busy_us")
 
 

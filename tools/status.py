@@ -37,6 +37,7 @@ class StatusReader:
             "node": {"name": None, "type": None, "cluster": None, "version": None, "serving": None},
             "processes": [],
             "net": None,
+            "slabs": {},
             "peers": None,
             "manifest": None,
             "syncs": [],
@@ -116,6 +117,8 @@ class StatusReader:
             )
             if row.name == "supervisor":
                 status["started_at"] = row.started_at_ns / 1e9
+            if "slabs" in row.counters:
+                status["slabs"][row.name] = {"total": row.counters["slabs"], "free": row.counters["slabs_free"]}
             if row.name == "net":
                 counters = row.counters
                 status["net"] = {

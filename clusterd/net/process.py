@@ -214,6 +214,8 @@ class _NetProcess:
         elif self._dialer is not None:
             row.set("connections", len(self._dialer.links))
         row.set("local_clients", len(self._local.links))
+        row.set("slabs", context.slabs.total)
+        row.set("slabs_free", context.slabs.free)
 
     # ---- reload, bugs ----------------------------------------------------------------------------------------------------
 

@@ -133,6 +133,10 @@ class NetSlabs:
     def free(self) -> int:
         return self._book.free
 
+    @property
+    def total(self) -> int:
+        return self._book.total
+
     def _freed(self, slab: int, now: float) -> None:
         self._used_at[slab] = now
         link = self._receiver.pop(slab)

@@ -198,6 +198,8 @@ class _SyncProcess:
         self._row.set("jobs_queued", self._queue.waiting)
         self._row.set("jobs_running", self._queue.running)
         self._row.set("tasks", len(self._context.progress))
+        self._row.set("slabs", self._context.slabs.total)
+        self._row.set("slabs_free", self._context.slabs.free)
 
     async def _rotate(self) -> None:
         await rotate_nightly(self._context)

@@ -60,6 +60,10 @@ class SlabPool:
         return self._ready
 
     @property
+    def total(self) -> int:
+        return len(self._all)
+
+    @property
     def free(self) -> int:
         return self._book.free if self._ready else 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hashing.atomic import temporary_name
-from tests.system.conftest import MakeRig
+from tests.conftest import MakeRig
 from tools.rig import workload
 from tools.rig.faults import signal_process, tell_link
 from tools.rig.nodes import Rig

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.system.conftest import KEY, MakeRig
+from tests.conftest import KEY, MakeRig
 from tools.rig import workload
 from tools.rig.nodes import HOST, Rig
 from tools.rig.peer import (

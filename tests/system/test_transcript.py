@@ -1,0 +1,266 @@
+"""The recorded session of two stock nodes (tests/vectors/transcript.jsonl), one side played against ours from outside.
+
+Joining, integrity, strings, files and keepalives: what the recorded side sent is sent again with our names and the ids that
+ours gave out; whatever ours says must be what the other recorded side said, in the same order. Agents and API come with
+other issues, so of their phases only the transfer of strings is played.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import socket
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import KEY, MakeRig
+from tests.wire.vectors import payload_of, transcript
+from tools.rig.nodes import HOST, Rig
+from tools.rig.peer import wait_until
+from tools.rig.peer_files import FILE_SEP, METADATA, PATH_SEP
+from tools.rig.peer_frames import FrameReader, Message, build_frames
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+Line = dict[str, Any]
+LINES: dict[int, Line] = {line["seq"]: line for line in transcript() if "command" in line}
+JOIN = range(1, 3)
+GROUP_STRING = range(3, 7)
+FIRST_SYNC = range(11, 33)
+INFO_STRING = range(35, 39)
+NO_DIFFERENCE = range(51, 65)
+SECOND_SYNC = range(75, 97)
+NO_DIFFERENCE_AGAIN = range(107, 121)
+KEEPALIVE = range(401, 403)
+
+OLD_KEYS = b"000 another any 00\n"
+OLD_KEYS_HASHES = (b"bdf08a216d1cfae1017863075f96dd18", hashlib.blake2b(OLD_KEYS).hexdigest()[:32].encode())
+"""Of the worker's client.keys before the first sync: the recorded beginning, whose content nobody knows, and that of ours."""
+AUDIT_KEYS = b"audit-wazuh-w:write\naudit-wazuh-r:read\n"
+UUID4 = re.compile(rb"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+STRING_ID = re.compile(rb"^[0-9]+$")
+PACKAGE = re.compile(rb"-[0-9]+\.[0-9]+-[0-9a-f]{32}\.zip")
+SPENT = re.compile(rb'"time_spent": [0-9.e-]+')
+
+
+def named(recorded: bytes) -> bytes:
+    """With the names of the rig in place of those of the recording."""
+    return recorded.replace(b"spec1", b"rig_manager_2").replace(b" wazuh ", b" rig ")
+
+
+def entries_of(package: bytes) -> dict[str, Any]:
+    """Path to content of a package; the metadata without times, which nobody could repeat."""
+    out: dict[str, Any] = {}
+    for entry in package.split(FILE_SEP):
+        path, _, packed = entry.partition(PATH_SEP)
+        content = zlib.decompress(packed)
+        out[path.decode()] = metadata_of(content) if path == METADATA.encode() else content
+    return out
+
+
+def metadata_of(content: bytes) -> Any:
+    metadata = without_times(json.loads(content))
+    keys = metadata.get("etc/client.keys", {"hash": ""})
+    if keys["hash"].encode()[:32] in OLD_KEYS_HASHES:
+        keys["hash"] = "old"
+    return metadata
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_times(inner) for key, inner in value.items() if key != "mod_time"}
+    return value
+
+
+def meaning(command: str, payload: bytes) -> Any:
+    """What a message says, without what differs each time."""
+    if command == "file_upd":
+        path, _, package = payload.partition(b" ")
+        return PACKAGE.sub(b"", path), entries_of(package)
+    if command == "file_end":
+        return PACKAGE.sub(b"", payload.partition(b" ")[0]), len(payload.partition(b" ")[2])
+    return SPENT.sub(b"", PACKAGE.sub(b"", payload))
+
+
+def content_of(recorded: Line) -> dict[str, bytes]:
+    """The files of a recorded package."""
+    return {
+        entry["path"]: entry["text"].encode() if "text" in entry else base64.b64decode(entry["content_b64"])
+        for entry in recorded["decoded_package"]["entries"]
+        if entry["path"] != METADATA
+    }
+
+
+def put(root: Path, files: dict[str, bytes]) -> None:
+    for path, content in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+
+
+class Player:
+    """One side of the recording. `side`: the direction of the lines it sends, `w>m` or `m>w`."""
+
+    def __init__(self, sock: socket.socket, side: str) -> None:
+        self._sock = sock
+        self._side = side
+        self._reader = FrameReader(KEY)
+        self._inbox: list[Message] = []
+        self._counter = 1000
+        self._counters: dict[int, int] = {}
+        self._actual: dict[bytes, bytes] = {}
+        self._sent_package: hashlib._Hash | None = None
+        self.keepalives = 0
+
+    def play(self, lines: range) -> None:
+        """Go through these lines; fails at the first message that is not the recorded one."""
+        for number in lines:
+            line = LINES[number]
+            if line["dir"] == self._side:
+                self._send(line)
+            else:
+                self._expect(line)
+
+    def play_check(self, lines: range) -> None:
+        """A check by the worker, which asks until it is permitted: the master may still be busy with what was before."""
+        request = LINES[lines[0]]
+
+        def is_permitted() -> bool:
+            self._send(request)
+            return self._next_message().payload == b"True"
+
+        wait_until(is_permitted, 20, "the permission to check")
+        self.play(lines[2:])
+
+    def _send(self, line: Line) -> None:
+        payload = named(self._translated(payload_of(line)))
+        if line["role"] == "request":
+            self._counter += 1
+            counter = self._counters[line["seq"]] = self._counter
+        else:
+            counter = self._counters[line["reply_to"]]
+        self._write(line["command_field"].rstrip("-").removesuffix(" "), counter, payload)
+
+    def _expect(self, line: Line) -> None:
+        message = self._next_message()
+        assert message.command.decode() == line["command"], f"line {line['seq']}: {message}"
+        if line["role"] == "request":
+            self._counters[line["seq"]] = message.counter
+        else:
+            assert message.counter == self._counters[line["reply_to"]], f"line {line['seq']}: {message}"
+        recorded = payload_of(line)
+        for pattern in (UUID4, STRING_ID):
+            if pattern.match(recorded) and line["role"] == "response" and recorded not in self._actual:
+                assert pattern.match(message.payload), f"line {line['seq']}: {message}"
+                self._actual[recorded] = message.payload
+        expected = named(self._translated(recorded))
+        assert meaning(line["command"], message.payload) == meaning(line["command"], expected), f"line {line['seq']}"
+        if line["command"] == "file_upd":
+            self._sent_package = hashlib.sha256(message.payload.partition(b" ")[2])
+        if line["command"] == "file_end":
+            assert self._sent_package
+            assert message.payload.partition(b" ")[2] == self._sent_package.digest()
+
+    def _translated(self, recorded: bytes) -> bytes:
+        """With the ids that our node gave out in place of the recorded ones."""
+        for old, new in self._actual.items():
+            recorded = recorded.replace(old, new)
+        return recorded
+
+    def _next_message(self) -> Message:
+        """The next message that is not a request of our node's own making or of its own clock: `caps`, which a stock master
+        refuses, and the worker's keepalives."""
+        while True:
+            while not self._inbox:
+                data = self._sock.recv(65536)
+                assert data, "our node closed the connection"
+                self._inbox += self._reader.feed(data)
+            message = self._inbox.pop(0)
+            if message.command == b"caps":
+                self._write("err", message.counter, b'"Error 3020 - unknown command"')
+            elif message.command == b"echo-c":
+                self._expect_keepalive(message)
+            else:
+                return message
+
+    def _expect_keepalive(self, message: Message) -> None:
+        request, response = (LINES[number] for number in KEEPALIVE)
+        assert message.payload == payload_of(request)
+        self._write(response["command_field"].rstrip("-").removesuffix(" "), message.counter, payload_of(response))
+        self.keepalives += 1
+
+    def _write(self, command: str, counter: int, payload: bytes) -> None:
+        for frame in build_frames(command.encode(), counter, payload, KEY):
+            self._sock.sendall(frame)
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> Iterator[Rig]:
+    """A master and a worker with the files of the recorded nodes, nothing started."""
+    made = make_rig(1, overrides={"intervals": {"worker": {"keep_alive": 1}}})
+    for node in made.nodes:
+        for directory in ("etc/shared", "etc/rules", "etc/decoders", "etc/lists", "var/multigroups"):
+            shutil.rmtree(node.root / directory)
+            (node.root / directory).mkdir()
+        put(node.root, {"etc/lists/audit-keys": AUDIT_KEYS})
+    put(made.master.root, content_of(LINES[27]))
+    put(
+        made.workers[0].root,
+        {
+            "etc/client.keys": OLD_KEYS,
+            "etc/shared/oldgroup/agent.conf": b"old\n",
+            "etc/rules/stale_rules.xml": b'<group name="stale,">\n</group>\n',
+        },
+    )
+    return made
+
+
+def test_our_master_answers_the_recorded_worker(rig: Rig) -> None:
+    rig.start("master")
+    root = rig.master.root
+    with socket.create_connection((HOST, rig.master.port), 20) as sock:
+        player = Player(sock, "w>m")
+        player.play(JOIN)
+        player.play_check(FIRST_SYNC)
+        player.play(INFO_STRING)
+        player.play_check(NO_DIFFERENCE)
+        before = digest_of(rig)
+        put(root, content_of(LINES[91]))
+        (root / "etc/lists/my list").unlink()
+        wait_until(lambda: digest_of(rig) != before, 20, "the changes are scanned")
+        player.play_check(SECOND_SYNC)
+        player.play_check(NO_DIFFERENCE_AGAIN)
+        player.play(KEEPALIVE)
+
+
+def test_our_worker_answers_the_recorded_master(rig: Rig) -> None:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((HOST, rig.master.port)))
+        listener.settimeout(20)
+        rig.start("rig_manager_2")
+        sock, _ = listener.accept()
+        stack.enter_context(sock)
+        sock.settimeout(20)
+        player = Player(sock, "m>w")
+        player.play(JOIN)
+        player.play(GROUP_STRING)
+        player.play(FIRST_SYNC)
+        player.play(NO_DIFFERENCE)
+        player.play(SECOND_SYNC)
+        player.play(NO_DIFFERENCE_AGAIN)
+        wait_until(lambda: player.keepalives > 0, 0, "a keepalive came while the rest was played")
+        found = {
+            path: (rig.workers[0].root / path).read_bytes()
+            for path in (content_of(LINES[27]) | content_of(LINES[91])).keys() - {"etc/lists/my list"}
+        }
+    assert found == {path: (content_of(LINES[27]) | content_of(LINES[91]))[path] for path in found}
+
+
+def digest_of(rig: Rig) -> str:
+    digest: str = rig.status("master")["rig_manager_1"]["manifest"]["root_digest"]
+    return digest
