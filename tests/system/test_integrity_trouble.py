@@ -1,0 +1,237 @@
+"""What goes wrong in a round of integrity is told to the peer and in the log, costs only what it touches, and heals."""
+
+import json
+import random
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import KEY, MakeRig
+from tools.rig import workload
+from tools.rig.nodes import HOST, Rig
+from tools.rig.peer import StockMaster, StockWorker, wait_until
+from tools.rig.peer_files import FILE_SEP, METADATA, PATH_SEP, blake2b_of, package_name, scan
+from tools.rig.peer_master import Session
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+NO_GROUPS = {"missing": {}, "extra": {}, "shared": {}}
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> Rig:
+    return make_rig(1)
+
+
+@pytest.fixture
+def stock_master(rig: Rig) -> Iterator[tuple[StockMaster, Session]]:
+    """A stock master with our worker, equal, that permits no check: what the worker does is what the test makes it do."""
+    where = {"name": "rig_manager_1", "cluster": "rig"}
+    with StockMaster(rig.master.root, KEY, port=rig.master.port, scan_interval_s=0.5, **where) as master:  # type: ignore[arg-type]
+        rig.start("rig_manager_2")
+        session = master.session("rig_manager_2")
+        rig.wait_equal(30)
+        wait_until(lambda: bool(session.checks) and not any(session.checks[-1].values()), 30, "a check that says equal")
+        master.permit = False
+        yield master, session
+
+
+def log_of(rig: Rig, number: int) -> str:
+    return (rig.nodes[number - 1].root / "logs/cluster.log").read_text()
+
+
+def results(rig: Rig, node: str, key: str) -> dict[str, object]:
+    """The record of the last check that `status` shows on a node."""
+    found: dict[str, object] = rig.status(node)[rig.node(node).name]["results"].get(key, {})
+    return found
+
+
+def send(session: Session, content: bytes) -> None:
+    """Hand a package with these bytes to the worker, as a master does after a check."""
+    package = session.spool() / package_name(session.node)
+    package.write_bytes(content)
+    task = session.link.ask("syn_m_c").payload.decode()
+    session.send_file(package, task=task)
+    session.link.ask("syn_m_c_e", f"{task} queue/cluster/{session.node}/{package.name}")
+
+
+def package(members: dict[str, bytes], groups: dict[str, dict[str, object]]) -> bytes:
+    entries = [path.encode() + PATH_SEP + zlib.compress(content) for path, content in members.items()]
+    entries.append(METADATA.encode() + PATH_SEP + zlib.compress(json.dumps(groups).encode()))
+    return FILE_SEP.join(entries)
+
+
+def announced(tmp_path: Path, content: bytes, item: str) -> dict[str, object]:
+    (tmp_path / "content").write_bytes(content)
+    digest = blake2b_of(tmp_path / "content")
+    return {"mod_time": time.time(), "cluster_item_key": item, "merged": False, "hash": digest}
+
+
+# ---- our worker --------------------------------------------------------------------------------------------------------
+
+
+def test_package_that_is_none_is_reported_and_the_next_one_lands(
+    rig: Rig, stock_master: tuple[StockMaster, Session]
+) -> None:
+    master, session = stock_master
+    before = scan(rig.workers[0].root)
+    send(session, b"this is no package")
+    wait_until(lambda: any("task None failed" in note for note in session.notes), 20, "the worker reports the failure")
+    assert " ERROR: [Worker rig_manager_2] [Integrity sync] Error synchronizing files: " in log_of(rig, 2)
+    assert scan(rig.workers[0].root) == before
+    assert results(rig, "rig_manager_2", "self")["result"] == "failed"
+    workload.change(rig.master.root, seed=1)
+    master.permit = True
+    rig.wait_equal(30)
+    wait_until(lambda: results(rig, "rig_manager_2", "self")["result"] == "equal", 20, "the worker knows it is equal")
+    assert not list((rig.workers[0].root / "queue/cluster/rig_manager_2").iterdir())
+
+
+def test_paths_that_lead_elsewhere_are_named_and_the_rest_lands(
+    rig: Rig, stock_master: tuple[StockMaster, Session], tmp_path: Path
+) -> None:
+    _, session = stock_master
+    worker = rig.workers[0].root
+    good, evil = "etc/rules/good.xml", ["etc/rules/../../escaped", "/etc/rules/absolute", "etc/ossec.conf"]
+    members = {path: path.encode() for path in (good, *evil)}
+    missing = {path: announced(tmp_path, content, "etc/rules/") for path, content in members.items()}
+    conf = (worker / "etc/ossec.conf").read_bytes()
+    send(session, package(members, NO_GROUPS | {"missing": missing}))
+    wait_until((worker / good).exists, 20, "the good file")
+    wait_until(lambda: results(rig, "rig_manager_2", "self")["result"] == "partly", 20, "the result")
+    assert set(results(rig, "rig_manager_2", "self")["problems"]) == set(evil)  # type: ignore[call-overload]
+    assert (worker / good).read_bytes() == members[good]
+    assert (worker / "etc/ossec.conf").read_bytes() == conf
+    assert not (worker / "escaped").exists()
+    assert not Path("/etc/rules/absolute").exists()
+    for path in evil:
+        assert path in log_of(rig, 2)
+
+
+def test_content_that_is_not_what_was_announced_is_not_put_in_place(
+    rig: Rig, stock_master: tuple[StockMaster, Session], tmp_path: Path
+) -> None:
+    _, session = stock_master
+    path = "etc/client.keys"
+    keys = (rig.workers[0].root / path).read_bytes()
+    entry = announced(tmp_path, b"what was announced", "etc/")
+    send(session, package({path: b"something else"}, NO_GROUPS | {"shared": {path: entry}}))
+    wait_until(lambda: results(rig, "rig_manager_2", "self")["result"] == "partly", 20, "the result")
+    assert list(results(rig, "rig_manager_2", "self")["problems"]) == [path]  # type: ignore[call-overload]
+    assert (rig.workers[0].root / path).read_bytes() == keys
+    assert "something else" not in log_of(rig, 2)
+
+
+def test_master_that_gives_up_is_heard_and_the_worker_checks_again(
+    rig: Rig, stock_master: tuple[StockMaster, Session]
+) -> None:
+    master, session = stock_master
+    task = session.link.ask("syn_m_c").payload.decode()
+    failure = {"__wazuh_exception__": {"__class__": "WazuhClusterError", "__object__": {"code": 3018, "extra_message": "the disk burns", "ids": None, "extra_remediation": None, "dapi_errors": None}}}  # fmt: skip
+    assert session.link.ask("syn_m_c_r", f"{task} {json.dumps(failure)}").command == b"ok"
+    wait_until(lambda: "the disk burns" in log_of(rig, 2), 20, "the reason in the worker's log")
+    master.permit = True
+    workload.change(rig.master.root, seed=1)
+    rig.wait_equal(30)
+
+
+def test_worker_names_the_file_it_cannot_write_and_writes_the_others(make_rig: MakeRig) -> None:
+    rig = make_rig(1)
+    path = "etc/rules/blocked.xml"
+    obstacle = (
+        rig.workers[0].root / path / "ar.conf"
+    )  # excluded, so the worker does not know of it and will not remove it
+    obstacle.parent.mkdir()
+    obstacle.write_text("mine\n")
+    (rig.master.root / path).write_text("<group/>\n")
+    rig.start()
+    wait_until(lambda: results(rig, "rig_manager_2", "self").get("result") == "partly", 30, "the first sync")
+    assert list(results(rig, "rig_manager_2", "self")["problems"]) == [path]  # type: ignore[call-overload]
+    assert rig.compare()["rig_manager_2"].equal == len(workload.paths(rig.master.root)) - 1
+    assert path in log_of(rig, 2)
+    shutil.rmtree(obstacle.parent)
+    rig.wait_equal(30)
+
+
+# ---- our master --------------------------------------------------------------------------------------------------------
+
+
+def stock_worker(rig: Rig) -> StockWorker:
+    return StockWorker((HOST, rig.master.port), KEY, "rig_manager_2", rig.workers[0].root, cluster="rig")
+
+
+def begin_check(worker: StockWorker) -> str:
+    wait_until(lambda: worker.ask("syn_i_w_m_p").payload == b"True", 20, "the permission")
+    return worker.ask("syn_i_w_m").payload.decode()
+
+
+def test_metadata_that_is_none_frees_the_permission_and_harms_nobody(rig: Rig) -> None:
+    rig.start("master")
+    with stock_worker(rig) as worker:
+        worker.join()
+        path = worker.connection.spool() / package_name("rig_manager_2")
+        path.write_bytes(package({}, {"nonsense": {"mod_time": "x"}}))
+        task = begin_check(worker)
+        worker.connection.send_file(path, task=task)
+        worker.ask("syn_i_w_m_e", f"{task} queue/cluster/rig_manager_2/{path.name}")
+        wait_until(lambda: " ERROR: [Worker rig_manager_2] " in log_of(rig, 1), 20, "the error in the master's log")
+        assert "Traceback" not in log_of(rig, 1)
+        worker.sync(30)
+    assert rig.compare()["rig_manager_2"].is_equal
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "queue/cluster/other/{name}",
+        "etc/client.keys",
+        "queue/cluster/rig_manager_2/../../../etc/client.keys",
+        "/etc/passwd",
+    ],
+)
+def test_path_outside_the_workers_spool_is_refused_and_nothing_is_removed(rig: Rig, path: str) -> None:
+    rig.start("master")
+    keys = (rig.master.root / "etc/client.keys").read_bytes()
+    with stock_worker(rig) as worker:
+        worker.join()
+        task = begin_check(worker)
+        answer = worker.ask("syn_i_w_m_e", f"{task} {path.format(name='a.zip')}")
+        assert answer.command == b"err", answer
+        assert (rig.master.root / "etc/client.keys").read_bytes() == keys
+        assert worker.keepalive() == b"keepalive"
+
+
+def test_file_with_another_checksum_is_refused_and_the_next_check_works(rig: Rig) -> None:
+    rig.start("master")
+    with stock_worker(rig) as worker:
+        worker.join()
+        begin_check(worker)
+        name = f"/queue/cluster/rig_manager_2/{package_name('rig_manager_2')}"
+        assert worker.ask("new_file", name).payload == b"Ready to receive new file"
+        assert worker.ask("file_upd", f"{name} content").command == b"ok"
+        answer = worker.ask("file_end", f"{name} ".encode() + bytes(32))
+        assert (answer.command, answer.payload) == (
+            b"err",
+            b"File wasn't correctly received. Checksums aren't equal.",
+        )
+        worker.ask(
+            "syn_i_w_m_r",
+            b"None " + json.dumps({"__unhandled_exc__": {"__class__": "KeyError", "__args__": ["x"]}}).encode(),
+        )
+        worker.sync(30)
+    assert not list((rig.master.root / "queue/cluster/rig_manager_2").iterdir())
+    assert rig.compare()["rig_manager_2"].is_equal
+
+
+def test_small_packages_converge_in_several_rounds(make_rig: MakeRig) -> None:
+    """wire.md C12: what does not fit waits for the next check; a file above the limit by itself goes alone."""
+    limits = {"intervals": {"communication": {"max_zip_size": 200_000, "min_zip_size": 100_000}}}
+    rig = make_rig(1, files=300, size=8000, overrides=limits)
+    (rig.master.root / "etc/lists/large").write_bytes(random.Random(1).randbytes(900_000))
+    rig.start()
+    rig.wait_equal(90)
+    assert log_of(rig, 2).count("[Integrity sync] Finished in") > 3
