@@ -130,7 +130,7 @@ def paths(root: Path) -> list[str]:
 
 def summarise(root: Path) -> Summary:
     found = paths(root)
-    return Summary(len(found), sum((root / path).stat().st_size for path in found))
+    return Summary(len(found), sum(_size(root / path) for path in found))
 
 
 def change(root: Path, *, seed: int, edit: int = 1, add: int = 1, delete: int = 1) -> list[Change]:
@@ -159,7 +159,7 @@ def change(root: Path, *, seed: int, edit: int = 1, add: int = 1, delete: int = 
 def tamper(root: Path, *, seed: int) -> list[Change]:
     """What nobody should do on a worker: rewrite a file with the same size and time, remove one, and plant one."""
     rng = random.Random(f"{seed}-tamper")
-    present = [path for path in paths(root) if (root / path).stat().st_size]
+    present = [path for path in paths(root) if _size(root / path)]
     picked = rng.sample(present, min(2, len(present)))
     done = []
     for path in picked[:1]:
@@ -170,11 +170,19 @@ def tamper(root: Path, *, seed: int) -> list[Change]:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
         done.append(Change("edit", path))
     for path in picked[1:]:
-        (root / path).unlink()
+        (root / path).unlink(missing_ok=True)
         done.append(Change("delete", path))
     planted = f"etc/rules/planted_{rng.getrandbits(32):08x}.xml"
     _write(root, planted, b'<group name="local,"><rule id="5710" level="0"/></group>\n')
     return [*done, Change("add", planted)]
+
+
+def _size(path: Path) -> int:
+    """In bytes; 0 for a file that a sync of the running node has just removed."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _write(root: Path, path: str, content: bytes) -> None:
