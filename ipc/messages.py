@@ -50,6 +50,7 @@ class NetHello(Message, frozen=True, tag="net-hello"):
     sending_slabs: list[int]
     open_tasks: list[OpenTask]
     serving: str = ""
+    away: str = ""
 
 
 class LinkUp(Message, frozen=True, tag="link-up"):
@@ -62,6 +63,12 @@ class LinkDown(Message, frozen=True, tag="link-down"):
     """A link of a LinkUp has ended. Every request to it that is not answered yet has failed."""
 
     link: int
+    reason: str
+
+
+class MasterAway(Message, frozen=True, tag="master-away"):
+    """A worker has no link to its master, and why not; said again whenever the reason is another one."""
+
     reason: str
 
 
@@ -542,7 +549,9 @@ class JobDone(Message, frozen=True, tag="job-done"):
     result: AnyResult
 
 
-NetToSync = NetHello | LinkUp | LinkDown | KeepaliveSeen | PeerRequest | Answered | Unanswered | SlabsReturned
+NetToSync = (
+    NetHello | LinkUp | LinkDown | MasterAway | KeepaliveSeen | PeerRequest | Answered | Unanswered | SlabsReturned
+)
 SyncToNet = SyncHello | Reply | Request | CloseLink | Release | TaskNote | WriteLog
 PoolToSync = PoolHello | JobDone
 SyncToPool = StartJob

@@ -94,7 +94,7 @@ def _processes(processes: list[dict[str, Any]]) -> Table:
 
 def _peers(peers: list[dict[str, Any]], node_type: str, now: float) -> RenderableType:
     if not peers:
-        return Text("No worker is connected." if node_type == "master" else "The master is not connected.", "yellow")
+        return Text("No worker is connected." if node_type == "master" else "", "yellow")
     title = "Workers" if node_type == "master" else "Master"
     table = _table(title, "name", "address", "version", "program", "connected", "last keepalive")
     for peer in peers:

@@ -73,7 +73,7 @@ class StatusReader:
             return f"The node answered: {refusal}"
         for key in ("node", "peers", "manifest", "syncs", "results"):
             status[key] = answer[key]
-        return ""
+        return str(answer["problem"])
 
     # ---- processes -----------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from ipc.messages import (
     LinkDown,
     LinkInfo,
     LinkUp,
+    MasterAway,
     NetHello,
     NetToSync,
     OpenTask,
@@ -105,6 +106,7 @@ class Bridge:
         self._queued = asyncio.Event()
         self._held: set[Link] = set()
         self.serving = ""
+        self._away = ""
 
     # ---- from links ------------------------------------------------------------------------------------------------------
 
@@ -114,6 +116,7 @@ class Bridge:
             link.number, link.kind, link.name, node_type, version, link.address, link.connected_at, link.keepalive_at
         )
         self._links[link.number] = link
+        self._away = ""
         self.tell(LinkUp(link.info))
 
     def link_down(self, link: Link, reason: str) -> None:
@@ -125,6 +128,14 @@ class Bridge:
         self._notes.pop(link.number, None)
         if self._links.pop(link.number, None) is not None:
             self.tell(LinkDown(link.number, reason))
+
+    def master_away(self, reason: str) -> bool:
+        """There is no link to the master. Returns whether the reason is another one than before."""
+        if reason == self._away:
+            return False
+        self._away = reason
+        self.tell(MasterAway(reason))
+        return True
 
     def keepalive(self, link: Link) -> None:
         """The peer was heard. Local clients are of no interest to sync in this."""
@@ -285,7 +296,7 @@ class Bridge:
             if link.info
         ]
         tasks = [OpenTask(link, command, task) for link, notes in self._notes.items() for command, task in notes]
-        self.tell(NetHello(self._incarnation, links, sorted(self._sending), tasks, self.serving))
+        self.tell(NetHello(self._incarnation, links, sorted(self._sending), tasks, self.serving, self._away))
 
     def _sync_hello(self, incarnation: int) -> None:
         if incarnation != self._sync:

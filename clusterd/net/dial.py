@@ -136,6 +136,7 @@ class Dialer:
                 link.abort("")
                 await self._closed.wait()
             reason = str(problem) or f"no connection in {timeout_s:g} seconds"
+            self._bridge.master_away(f"{address}: {reason}")
             if not is_last:
                 context.own_line("ERROR", f"Could not connect to {address}: {reason}. Trying the next address.")
             elif isinstance(problem, ConnectionRefusedError):
@@ -157,8 +158,12 @@ class Dialer:
             if command == commands.ERR:
                 raise decode_err_payload(payload)
         except ConnectionResetError:
-            return False  # `lost` has said so
+            reason = "it closed the connection instead of answering hello; does it have the same cluster key? Its log says why"
+            if self._bridge.master_away(f"{link.name}: {reason}"):
+                self._context.own_line("WARNING", f"No answer from the master at {link.name}: {reason}.")
+            return False
         except ClusterError as refusal:
+            self._bridge.master_away(f"{link.name}: {refusal}")
             self._context.log.line("ERROR", link.tag, MAIN, f"Could not connect to master: {refusal}.")
             return False
         return True
@@ -235,5 +240,8 @@ class Dialer:
             log.line("ERROR", link.tag, MAIN, f"Connection closed due to an unhandled error: {reason}")
         else:
             log.line("INFO", link.tag, MAIN, "The master closed the connection")
+        was_up = link.info is not None
         self._bridge.link_down(link, reason)
+        if was_up:
+            self._bridge.master_away(f"{link.name}: {reason or 'the connection was closed'}")
         self._closed.set()

@@ -33,6 +33,7 @@ from ipc.messages import (
     LinkDown,
     LinkInfo,
     LinkUp,
+    MasterAway,
     NetHello,
     NetToSync,
     OpenBody,
@@ -52,6 +53,7 @@ class Core:
         self._context = context
         self._peers: dict[int, Peer] = {}
         self._serving = ""
+        self._away = ""
         self._tasks: set[asyncio.Task[None]] = set()
         common = CommonRequests(context)
         self.master: IntegrityMaster | None = None
@@ -88,6 +90,8 @@ class Core:
                 await self._link_up(message.info)
             case LinkDown():
                 await self._link_down(message.link)
+            case MasterAway():
+                self._away = message.reason
             case NetHello():
                 await self._net_hello(message)
 
@@ -103,6 +107,7 @@ class Core:
         for link in list(self._peers):
             await self._link_down(link)
         self._serving = message.serving
+        self._away = message.away
         for info in message.links:
             await self._link_up(info)
         for task in message.open_tasks:
@@ -157,7 +162,10 @@ class Core:
     def status(self) -> dict[str, object]:
         side = self.master or self.worker
         assert side is not None
-        return node_status(self._context, self._peers.values(), side, self._serving)
+        problem = ""
+        if self.worker is not None and self._master_peer() is None:
+            problem = f"The master is not connected: {self._away or 'no answer yet'}."
+        return node_status(self._context, self._peers.values(), side, self._serving, problem)
 
     # ---- requests ------------------------------------------------------------------------------------------------------
 

@@ -12,11 +12,12 @@ from clusterd.sync.peer import Peer
 
 
 def node_status(
-    context: Context, peers: Iterable[Peer], side: IntegrityMaster | IntegrityWorker, net_serving: str
+    context: Context, peers: Iterable[Peer], side: IntegrityMaster | IntegrityWorker, net_serving: str, problem: str
 ) -> dict[str, Any]:
     """The whole answer of the local command `status`. Times are wall-clock seconds, sizes bytes."""
     cluster = context.settings.cluster
     return {
+        "problem": problem,
         "node": {
             "name": cluster.node_name,
             "type": cluster.node_type,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from clusterd.net.dial import Address, parse_address
-from ipc.messages import Answered, KeepaliveSeen, LinkDown, PeerRequest, Reply, Request
+from ipc.messages import Answered, KeepaliveSeen, LinkDown, MasterAway, PeerRequest, Reply, Request
 from tests.net.harness import CLUSTER, KEY, VERSION, NetNode, Talker, free_port, master_settings, wait_until
 from tools.rig.peer import exception_json
 
@@ -203,6 +203,25 @@ def test_a_lost_master_is_dialled_again(worker: Worker, boss: ScriptedMaster) ->
     second.reset()
     node.logged("ERROR: [Worker w1] [Main] Connection closed due to an unhandled error: ")
     boss.welcome()
+
+
+def test_sync_hears_why_there_is_no_master(worker: Worker) -> None:
+    boss = ScriptedMaster()
+    node = worker("w1", boss.node)
+    sync = node.sync
+    assert sync is not None
+    boss.accept().close()
+    why = f"{boss.node}: it closed the connection instead of answering hello; does it have the same cluster key?"
+    assert sync.expect(MasterAway).reason.startswith(why)
+    talker = boss.accept()
+    talker.respond(talker.read(), "err", exception_json(3030))
+    assert "Error 3030" in sync.expect(MasterAway).reason
+    boss.welcome().close()
+    assert sync.expect(MasterAway).reason == f"{boss.node}: the connection was closed"
+    boss.close()
+    assert "refused" in sync.expect(MasterAway).reason.lower()
+    assert "refused" in sync.hello().away.lower()
+    assert len(node.lines("does it have the same cluster key?")) == 1
 
 
 def test_local_clients_stay_when_the_master_is_lost(worker: Worker, boss: ScriptedMaster) -> None:
