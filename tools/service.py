@@ -18,6 +18,7 @@ from clusterd.supervisor.daemon import start_daemon
 from clusterd.supervisor.pidfile import running_pid
 from clusterd.supervisor.run import StartResult, supervise
 from ipc.board import Board
+from tools.check import check
 
 POLL_S = 0.02
 
@@ -121,15 +122,10 @@ def reload(root: str) -> Outcome:
     pid = running_pid(root)
     if pid is None:
         return Outcome(False, "clusterd is not running", int(ExitCode.NOT_RUNNING))
-    loaded = load(root)
-    lines = [str(warning) for warning in loaded.warnings]
-    if loaded.settings is None:
-        return Outcome(
-            False,
-            "the configuration has mistakes and was not reloaded",
-            int(ExitCode.BAD_CONFIGURATION),
-            [*lines, *(str(problem) for problem in loaded.problems)],
-        )
+    checked = check(root)
+    if not checked.ok:
+        reason = "the configuration has mistakes and was not reloaded"
+        return Outcome(False, reason, int(ExitCode.BAD_CONFIGURATION), checked.lines)
     try:
         os.kill(pid, signal.SIGHUP)
     except PermissionError:
@@ -139,7 +135,7 @@ def reload(root: str) -> Outcome:
     except ProcessLookupError:
         return Outcome(False, "clusterd is not running", int(ExitCode.NOT_RUNNING))
     return Outcome(
-        True, lines=[*lines, "The configuration is being reloaded; what needs a restart is named in the log."]
+        True, lines=[*checked.lines, "The configuration is being reloaded; what needs a restart is named in the log."]
     )
 
 
