@@ -57,8 +57,8 @@ class Workshop:
         except HashingError as bad:
             return JobFailed("bad-package", str(bad))
         except OSError as refusal:
-            where = f": {refusal.filename}" if refusal.filename is not None else ""
-            return JobFailed("disk", f"{type(job).__name__}: {refusal.strerror or refusal}{where}")
+            where = refusal.filename or _written_by(job)
+            return JobFailed("disk", f"{type(job).__name__}: {refusal.strerror or refusal}{where and f': {where}'}")
         except Exception:
             return JobFailed("bug", f"{type(job).__name__} met a bug:\n{traceback.format_exc()}")
 
@@ -97,3 +97,10 @@ class Workshop:
                 return packages.sweep(job, settings)
             case RotateLog():
                 return Swept(rotate_log(job.root, job.day, on_step))
+
+
+def _written_by(job: AnyJob) -> str:
+    """The file that a job writes, for failures that name none, like a full disk."""
+    if isinstance(job, StoreChunk):
+        return job.targets[0].path if job.targets else ""
+    return str(getattr(job, "out", ""))

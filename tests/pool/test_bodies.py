@@ -1,5 +1,6 @@
 """Jobs on sealed bodies: what goes in comes out, and what is wrong is named by its kind."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 from clusterd.pool.bodies import NO_SPACE, digest_segments, open_body, seal_chunk, store_chunk
 from clusterd.pool.failure import Failure
+from clusterd.pool.jobs import Workshop
+from clusterd.settings import ClusterBlock, Secret, Settings
 from clusterd.wire.seal import Sealer
 from ipc.arena import Arena
 from ipc.descriptor import Descriptor
-from ipc.messages import ChunkTarget, DigestSegments, OpenBody, SealChunk, Segment, StoreChunk
+from ipc.messages import ChunkTarget, DigestSegments, JobFailed, OpenBody, SealChunk, Segment, StoreChunk
 
 SEALER = Sealer(b"k" * 32)
 SLAB = 1024 * 1024
@@ -164,3 +167,16 @@ def test_digest_of_a_large_file_stamps_as_it_goes(tmp_path: Path) -> None:
     digest_segments(DigestSegments([Segment(str(path), 0, 5_000_000)]), lambda: steps.append(1))
 
     assert len(steps) >= 5
+
+
+def test_full_disk_names_the_file_that_was_written(
+    arena: Arena, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.pwrite", refuse)
+    workshop = Workshop(Settings("/", cluster=ClusterBlock(key=Secret(b"k" * 32))), arena, lambda: None)
+    where = target(tmp_path / "spooled")
+    result = workshop.do(StoreChunk([where], b"a.zip content"))
+    assert result == JobFailed("disk", f"StoreChunk: No space left on device: {where.path}")
