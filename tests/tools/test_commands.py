@@ -1,0 +1,282 @@
+"""`clusterd` and `wazuh-clusterd` as an operator types them: what they do, print and return."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterd.exits import ExitCode
+from tests.conftest import MakeRig
+from tools.rig.faults import signal_process
+from tools.rig.nodes import MARK, Node, Rig
+from tools.rig.peer import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+Done = subprocess.CompletedProcess[str]
+STATUS_KEYS = {"running", "problem", "at", "started_at", "root", "node", "processes", "net", "slabs", "peers"} | {
+    "manifest",
+    "syncs",
+    "results",
+}
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> Rig:
+    return make_rig(1)
+
+
+@pytest.fixture
+def master(rig: Rig) -> Iterator[Node]:
+    """A started master."""
+    rig.start("master")
+    return rig.master
+
+
+def clusterd(rig: Rig, *arguments: str, node: Node | None = None) -> Done:
+    return rig.command(node or rig.master, *arguments, timeout_s=60)
+
+
+def stock(rig: Rig, *arguments: str) -> Done:
+    """`wazuh-clusterd`, which knows its root from the environment only."""
+    return subprocess.run(
+        [sys.executable, "-m", "tools.stock_cli", *arguments],
+        env=os.environ | {"CLUSTERD_ROOT": str(rig.master.root), MARK: str(rig.directory)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def status(rig: Rig, node: Node | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(clusterd(rig, "status", "--json", node=node).stdout)
+    return found
+
+
+def log_of(node: Node) -> str:
+    return (node.root / "logs/cluster.log").read_text()
+
+
+def set_conf(node: Node, tag: str, value: str) -> None:
+    path = node.root / "etc/ossec.conf"
+    path.write_text(re.sub(f"<{tag}>.*</{tag}>", f"<{tag}>{value}</{tag}>", path.read_text()))
+
+
+# ---- start and stop --------------------------------------------------------------------------------------------------
+
+
+def test_start_returns_when_the_node_serves_and_stop_when_it_is_gone(rig: Rig) -> None:
+    done = clusterd(rig, "start")
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+    found = status(rig)
+    pids = {process["name"]: process["pid"] for process in found["processes"]}
+    assert done.stdout == f"clusterd runs (pid {pids['supervisor']}).\n"
+    assert (rig.master.root / f"var/run/wazuh-clusterd-{pids['supervisor']}.pid").exists()
+    assert clusterd(rig, "stop").returncode == ExitCode.OK
+    assert not rig.running()
+    assert not [path for path in (rig.master.root / "var/run").rglob("*") if not path.is_dir()]
+    again = clusterd(rig, "stop")
+    assert (again.returncode, again.stdout) == (ExitCode.OK, "clusterd is not running.\n")
+
+
+def test_second_start_says_who_runs(rig: Rig, master: Node) -> None:
+    pid = next(process["pid"] for process in status(rig)["processes"] if process["name"] == "supervisor")
+    done = clusterd(rig, "start")
+    assert (done.returncode, done.stderr) == (
+        ExitCode.ALREADY_RUNNING,
+        f"clusterd: clusterd is already running with pid {pid}\n",
+    )
+
+
+def test_disabled_cluster_is_a_reason_not_to_start(rig: Rig) -> None:
+    set_conf(rig.master, "disabled", "yes")
+    done = clusterd(rig, "start")
+    assert done.returncode == ExitCode.COULD_NOT_START
+    assert "disabled" in done.stderr
+    assert not rig.running()
+
+
+def test_port_in_use_is_a_reason_not_to_start(rig: Rig, master: Node) -> None:
+    set_conf(rig.workers[0], "node_type", "master")
+    set_conf(rig.workers[0], "port", str(master.port))
+    done = clusterd(rig, "start", node=rig.workers[0])
+    assert done.returncode == ExitCode.COULD_NOT_START
+    assert str(master.port) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_restart_gives_a_new_supervisor_and_bad_configuration_keeps_the_old_one(rig: Rig, master: Node) -> None:
+    before = rig.processes("master")
+    assert clusterd(rig, "restart").returncode == ExitCode.OK
+    after = rig.processes("master")
+    assert not set(before.values()) & set(after.values())
+    set_conf(master, "port", "none")
+    done = clusterd(rig, "restart")
+    assert done.returncode == ExitCode.BAD_CONFIGURATION
+    assert "<port>" in done.stderr
+    assert rig.processes("master") == after
+
+
+def test_foreground_logs_to_stderr_and_ends_with_a_signal(rig: Rig) -> None:
+    line = [*rig.program, "--root", str(rig.master.root), "start", "-f", "-d"]
+    environment = os.environ | {MARK: str(rig.directory)}
+    with subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: bool(status(rig)["running"]) and not status(rig)["problem"], 30, "the node serves")
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "[Supervisor] The node serves" in said
+    assert " DEBUG: " in said
+    assert not rig.running()
+
+
+# ---- configuration -----------------------------------------------------------------------------------------------------
+
+
+def test_check_config_shows_all_mistakes_with_their_place(rig: Rig) -> None:
+    assert clusterd(rig, "check-config").returncode == ExitCode.OK
+    set_conf(rig.master, "port", "99999")
+    set_conf(rig.master, "node_type", "boss")
+    (rig.master.root / "etc/cluster.json").write_text('{"intervals": {"worker": {"keep_alive": "x"}}, "nonsense": 1}')
+    done = clusterd(rig, "check-config")
+    assert done.returncode == ExitCode.BAD_CONFIGURATION
+    said = done.stdout + done.stderr
+    for place in ("<port>", "<node_type>", "intervals.worker.keep_alive", "nonsense"):
+        assert place in said
+    assert "line " in said
+
+
+def test_reload_changes_the_log_level_of_all_processes_at_once(rig: Rig) -> None:
+    rig.start()
+    master = rig.master
+    before = rig.processes("master")
+    assert " DEBUG: " not in log_of(master)
+    (master.root / "etc/local_internal_options.conf").write_text("wazuh_clusterd.debug=2\n")
+    assert clusterd(rig, "reload").returncode == ExitCode.OK
+    wait_until(lambda: " DEBUG: [Worker rig_manager_2] [Integrity check] " in log_of(master), 20, "lines of sync")
+    wait_until(lambda: " DEBUG: [Worker rig_manager_2] [Main] Command received: " in log_of(master), 20, "lines of net")
+    assert rig.processes("master") == before
+
+
+def test_reload_with_mistakes_changes_nothing(rig: Rig, master: Node) -> None:
+    (master.root / "etc/cluster.json").write_text("{")
+    done = clusterd(rig, "reload")
+    assert done.returncode == ExitCode.BAD_CONFIGURATION
+    assert "line 1" in done.stderr
+    assert status(rig)["running"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["frobnicate"], ["start", "--bogus"], ["status", "--json", "extra"], ["init", "--type", "boss"]]
+)
+def test_wrong_usage_has_its_own_code(rig: Rig, arguments: list[str]) -> None:
+    done = clusterd(rig, *arguments)
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.startswith("Usage: ")
+
+
+# ---- status ------------------------------------------------------------------------------------------------------------
+
+
+def test_status_of_a_running_node_has_all_its_keys(rig: Rig) -> None:
+    rig.start()
+    rig.wait_equal(30)
+    for node in rig.nodes:
+        wait_until(lambda node=node: bool(status(rig, node)["peers"]), 20, "both know each other")  # type: ignore[misc]
+        found = status(rig, node)
+        assert set(found) == STATUS_KEYS
+        assert found["node"]["type"] == node.kind
+        assert {"name", "pid", "incarnation", "state", "cpu_percent", "uss_bytes", "restarts"} == set(
+            found["processes"][0]
+        )
+        assert [process["state"] for process in found["processes"]] == ["ready"] * 5
+        assert found["peers"][0]["program"] == "clusterd"
+        shown = clusterd(rig, "status", node=node)
+        assert shown.returncode == ExitCode.OK
+        for word in (node.name, "pool-1", found["manifest"]["root_digest"][:16], "127.0.0.1"):
+            assert word in shown.stdout
+
+
+def test_status_of_a_worker_without_master_says_why(rig: Rig) -> None:
+    rig.start("rig_manager_2")
+    worker = rig.workers[0]
+    wait_until(lambda: "refused" in status(rig, worker)["problem"], 20, "the reason")
+    assert "The master is not connected: " in " ".join(clusterd(rig, "status", node=worker).stdout.split())
+
+
+def test_status_answers_while_processes_are_dead(rig: Rig, master: Node) -> None:
+    """Frozen processes do not answer; the rest is told all the same."""
+    pids = rig.processes("master")
+    for name in ("sync", "net"):
+        pid = pids[name]
+        assert pid
+        signal_process(pid, signal.SIGSTOP)
+    try:
+        found = status(rig)
+    finally:
+        for name in ("sync", "net"):
+            signal_process(pids[name] or 0, signal.SIGCONT)
+    assert found["running"]
+    assert "does not answer" in found["problem"]
+    assert {process["name"]: process["pid"] for process in found["processes"]} == pids
+
+
+def test_status_of_a_stopped_node(rig: Rig) -> None:
+    done = clusterd(rig, "status", "--json")
+    assert done.returncode == ExitCode.NOT_RUNNING
+    assert json.loads(done.stdout)["running"] is False
+    done = clusterd(rig, "status")
+    assert done.returncode == ExitCode.NOT_RUNNING
+    assert "is not running" in done.stderr
+
+
+def test_watch_goes_on_until_interrupted(rig: Rig, master: Node) -> None:
+    line = [*rig.program, "--root", str(master.root), "status", "--watch", "--json"]
+    environment = os.environ | {MARK: str(rig.directory)}
+    with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        seen = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert seen[1]["at"] > seen[0]["at"]
+    assert "Traceback" not in said
+
+
+# ---- the stock daemon's command line -----------------------------------------------------------------------------------
+
+
+def test_stock_flags_start_the_same_daemon(rig: Rig) -> None:
+    assert re.search(r"v4\.14\.1", stock(rig, "-V").stdout)
+    assert stock(rig, "-t").returncode == 0
+    done = stock(rig, "-r", "-d")
+    assert done.returncode == 0, done.stderr
+    assert status(rig)["running"]
+    assert stock(rig).returncode == 1
+    assert clusterd(rig, "stop").returncode == ExitCode.OK
+
+
+def test_stock_flags_refuse_bad_configuration_and_accept_a_disabled_cluster(rig: Rig) -> None:
+    set_conf(rig.master, "disabled", "yes")
+    assert stock(rig).returncode == 0
+    assert not rig.running()
+    set_conf(rig.master, "disabled", "no")
+    set_conf(rig.master, "node_type", "boss")
+    done = stock(rig, "-t")
+    assert done.returncode == 1
+    assert "<node_type>" in done.stderr
+
+
+def test_stock_flag_for_another_configuration_file(rig: Rig, tmp_path: Path) -> None:
+    good = rig.master.root / "etc/ossec.conf"
+    other = rig.master.root / "etc/other.conf"
+    other.write_text(good.read_text().replace("rig_manager_1", "elsewhere"))
+    assert stock(rig, "-c", str(other)).returncode == 0
+    assert status(rig)["node"]["name"] == "elsewhere"
+    assert clusterd(rig, "stop").returncode == ExitCode.OK
