@@ -198,12 +198,11 @@ class _PartPacker:
             self.dropped.append(number)
             self.notes.add("ERROR", row.path, f"{_FAILED}{error}: {full_path!r}", str(error))
         except _TooLarge:
-            self.dropped.append(number)
-            self.oversize.append(number)
-            why = "larger than the limit of a package; goes in one of its own"
-            self.notes.add("WARNING", row.path, f"File too large to be synced: {full_path}", why)
+            self._note_too_large(number, row.path)
         except _Full:
-            pass  # finish_package says so once, for all of them
+            if not self._size:  # Had all of the limit: not even alone does it fit, although its raw bytes would.
+                self._note_too_large(number, row.path)
+            # Otherwise finish_package says so once, for all of them.
         else:
             is_as_listed = digest == row.digest
             length = self._written - self._size
@@ -211,6 +210,12 @@ class _PartPacker:
             self.entries.append(entry)
             self._size = self._written
         self._cut_back()
+
+    def _note_too_large(self, number: int, path: str) -> None:
+        self.dropped.append(number)
+        self.oversize.append(number)
+        why = "larger than the limit of a package; goes in one of its own"
+        self.notes.add("WARNING", path, f"File too large to be synced: {self._root}/{path}", why)
 
     def _open(self, row: FileMeta) -> int:
         directory, _, name = row.path.rpartition("/")

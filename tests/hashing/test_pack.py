@@ -159,6 +159,15 @@ def test_file_above_the_limit_is_named_and_can_go_alone(root: Path, spool: Path)
     assert split_as_stock(joined(package))[0] == ("etc/lists/large", large)
 
 
+def test_incompressible_file_of_exactly_the_limit_goes_alone_too(root: Path, spool: Path) -> None:
+    """Its raw bytes fit, its entry does not: not in this round and in no later one."""
+    files = {"etc/lists/large": random.Random(4).randbytes(5000)}
+    write_tree(root, files)
+    parts, finished = pack(root, spool, difference_of(files), limit=5000)
+    assert parts[0].oversize == parts[0].dropped == [0]
+    assert (finished.sent, finished.dropped) == (0, 1)
+
+
 def test_vanished_file_leaves_missing_and_becomes_extra_from_shared(root: Path, spool: Path) -> None:
     difference = difference_of({"etc/rules/gone": b"1"}, {"etc/rules/sub/gone": b"2"}, ["etc/rules/old"])
     parts, finished = pack(root, spool, difference)
