@@ -46,7 +46,6 @@ def test_memory_stays_flat_while_files_change(make_rig: MakeRig, capsys: pytest.
     third = len(samples) // 3
     assert third
     for node in samples[0]:
-        early, late = (
-            sorted(s[node] for s in part)[third // 2] for part in (samples[third : 2 * third], samples[-third:])
-        )
+        # A sample may fall into a scan, where the pool needs more for a moment: the highest of each period are compared.
+        early, late = (max(sample[node] for sample in part) for part in (samples[third : 2 * third], samples[-third:]))
         assert late < early + GROWTH_BYTES, node
