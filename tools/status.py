@@ -45,7 +45,9 @@ class StatusReader:
         }
         pid = running_pid(self._root)
         if pid is None:
-            status["problem"] = f"clusterd is not running at {self._root}. Start it with: clusterd --root {self._root} start"
+            status["problem"] = (
+                f"clusterd is not running at {self._root}. Start it with: clusterd --root {self._root} start"
+            )
             return status
         status["running"] = True
         try:
