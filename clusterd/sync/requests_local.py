@@ -10,7 +10,7 @@ from clusterd.sync.nodes import Nodes
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
 from clusterd.wire import commands
-from clusterd.wire.results import dump_json, encode_failure, load_json
+from clusterd.wire.results import ARGUMENT_BYTES, dump_json, encode_failure, load_json
 from ipc.messages import Packed, RulesetHashes
 
 MASKED_KEY = "*****"
@@ -88,12 +88,12 @@ class LocalRequests:
 
     async def get_nodes(self, peer: Peer, payload: bytes) -> bytes:
         if self._nodes is not None:
-            return dump_json(self._nodes.list(load_json(payload)))
+            return dump_json(self._nodes.list(load_json(payload, limit=ARGUMENT_BYTES)))
         return self._ask_master(peer, commands.GET_NODES, payload)
 
     async def get_health(self, peer: Peer, payload: bytes) -> bytes:
         if self._nodes is not None:
-            return dump_json(self._nodes.health(load_json(payload)))
+            return dump_json(self._nodes.health(load_json(payload, limit=ARGUMENT_BYTES)))
         return self._ask_master(peer, commands.GET_HEALTH, payload)
 
     def _ask_master(self, peer: Peer, command: str, payload: bytes) -> bytes:

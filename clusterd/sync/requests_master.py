@@ -9,7 +9,7 @@ from clusterd.sync.nodes import Nodes
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_words, parse_addressed, parse_string_for, parse_task_failure
-from clusterd.wire.results import dump_json, load_json
+from clusterd.wire.results import ARGUMENT_BYTES, dump_json, load_json
 
 NO_STORE = "this node has no agent database"
 
@@ -87,10 +87,10 @@ class MasterRequests:
         return commands.SENDSYNC_QUEUED
 
     async def get_nodes(self, peer: Peer, payload: bytes) -> bytes:
-        return dump_json(self._nodes.list(load_json(payload)))
+        return dump_json(self._nodes.list(load_json(payload, limit=ARGUMENT_BYTES)))
 
     async def get_health(self, peer: Peer, payload: bytes) -> bytes:
-        return dump_json(self._nodes.health(load_json(payload)))
+        return dump_json(self._nodes.health(load_json(payload, limit=ARGUMENT_BYTES)))
 
     async def api_answer(self, peer: Peer, payload: bytes) -> bytes:
         """Nobody here asked."""

@@ -6,6 +6,7 @@ ASCII escapes and order of keys.
 """
 
 import json
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
@@ -20,6 +21,12 @@ MAX_JSON_BYTES = 67108864
 """Default bound of a text that is decoded; strings of peers have their own, smaller ones."""
 MAX_PLAIN_TEXT = 4096
 """Characters kept of an `err` that is plain text."""
+MAX_SHOWN = 1000
+"""Characters of a peer's detail in the readable text: what goes into log lines, status and refusals."""
+EXCEPTION_BYTES = 65536
+"""The largest text that is read as an encoded exception. Decoding takes the caller's loop about 1 ms at this size."""
+ARGUMENT_BYTES = 65536
+"""The same for the arguments of a small request."""
 
 INTERNAL_ERROR = "WazuhInternalError"
 CLUSTER_ERROR = "WazuhClusterError"
@@ -45,6 +52,7 @@ _FIELDS = frozenset({"type", "title", "code", "extra_message", "extra_remediatio
 _SPECIAL = frozenset(
     {"__wazuh_exception__", "__wazuh_result__", "__wazuh_datetime__", "__unhandled_exc__", "__callable__"}
 )
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
     9: "\t",
     10: "\\n",
@@ -86,12 +94,12 @@ class WireException(ClusterError):
         extra = self.extra_message
         known = MESSAGES.get(self.code)
         if self.cmd_error or known is None:
-            return "" if extra is None else str(extra)
+            return "" if extra is None else shorten(str(extra))
         if isinstance(extra, Mapping):
-            for name, value in extra.items():
-                known = known.replace("{" + name + "}", str(value))
-            return known
-        return known if extra is None else f"{known}: {extra}"
+            # Only the placeholders of our own text, each once: what a peer puts in is never looked through for more.
+            values = extra
+            return _PLACEHOLDER.sub(lambda found: shorten(str(values.get(found[1], found[0]))), known)
+        return known if extra is None else f"{known}: {shorten(extra)}"
 
     def __str__(self) -> str:
         # One line, whatever the peer put in: a line break in it could forge a line of our log.
@@ -128,6 +136,11 @@ class WireCallable(msgspec.Struct, frozen=True):
     qualname: str
     kind: str = "function"
     wazuh: dict[str, Any] | None = None
+
+
+def shorten(text: str, limit: int = MAX_SHOWN) -> str:
+    """Text of a peer as far as it may go into a line of ours: its beginning."""
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------------
@@ -243,8 +256,8 @@ def parse_callable(encoded: Mapping[str, Any]) -> WireCallable:
 def decode_exception(data: bytes) -> WireException:
     """What `*_r` and `cancel_task` carry. JSON that is no encoded exception counts as 3000 with its text.
 
-    Raises ClusterError 1000 for what is no JSON or a malformed object."""
-    value = load_json(data)
+    Raises ClusterError 1000 for what is no JSON, a malformed object, or above EXCEPTION_BYTES."""
+    value = load_json(data, limit=EXCEPTION_BYTES)
     return value if isinstance(value, WireException) else _plain_failure(data)
 
 

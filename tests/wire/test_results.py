@@ -236,3 +236,30 @@ def test_request_must_be_an_object() -> None:
     for text in (b"[]", b"null", b'{"__wazuh_datetime__": "2024-01-02"}'):
         with pytest.raises(ClusterError):
             load_request(text)
+
+
+def test_placeholders_are_filled_once_and_only_those_of_our_text() -> None:
+    exception = WireException(3019, {"EXECUTABLE_NAME": "{MASTER_IP}{other}", "MASTER_IP": "192.0.2.1", "other": "x"})
+
+    assert "{MASTER_IP}{other} is not available" in str(exception)
+    assert "master node: 192.0.2.1" in str(exception)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    ["A" * 60_000, {"EXECUTABLE_NAME": "{a}" * 1000, "a": "{b}" * 1000, "b": "x" * 50_000}],
+    ids=["text", "nested placeholders"],
+)
+@pytest.mark.parametrize("code", [1000, 3019, 99999])
+def test_the_readable_text_of_a_peers_exception_is_short(code: int, extra: str | dict[str, str]) -> None:
+    exception = decode_exception(encode_exception(code, extra))
+
+    assert len(str(exception)) < 3000
+
+
+def test_a_huge_exception_is_not_decoded() -> None:
+    huge = encode_exception(1000, "A" * 100_000)
+
+    with pytest.raises(ClusterError, match="above the limit"):
+        decode_exception(huge)
+    assert decode_err_payload(huge).code == 3000
