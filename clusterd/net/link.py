@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from clusterd.net.context import Context, ToSync
 from clusterd.net.outbox import Entry, Outbox
+from clusterd.wire import commands
 from clusterd.wire.commands import Role
 from clusterd.wire.connection import Connection
 from clusterd.wire.events import (
@@ -195,14 +196,18 @@ class Link(asyncio.BufferedProtocol):
             match event:
                 case RequestReceived():
                     self._meter.requests += 1
-                    self._owner.request(self, event.counter, event.command, event.payload, [])
+                    if not self._is_refusal(event.command):
+                        self._owner.request(self, event.counter, event.command, event.payload, [])
                 case ResponseReceived():
                     ask = self._asks.pop(event.request_id, None)
                     if ask is not None:
                         ask.asker.answered(event.command, event.payload, [])
                 case SealedRequest():
                     self._meter.requests += 1
-                    self._owner.request(self, event.counter, event.command, b"", event.bodies)
+                    if self._is_refusal(event.command):
+                        self._context.slabs.drop(event.bodies, self._context.clock.monotonic())
+                    else:
+                        self._owner.request(self, event.counter, event.command, b"", event.bodies)
                 case SealedResponse():
                     ask = self._asks.pop(event.request_id, None)
                     if ask is not None:
@@ -218,6 +223,11 @@ class Link(asyncio.BufferedProtocol):
             self.hold(HELD_SLABS)
             self._context.slabs.wait(self.number, self._room_again)
         self.pump()
+
+    def _is_refusal(self, command: str) -> bool:
+        """An `err` to nothing we asked: two nodes that refuse each other's refusals would never end. On the local socket
+        it is a request like others."""
+        return command == commands.ERR and not self._connection.role.startswith("local")
 
     def _room_again(self) -> None:
         """There may be a slab for what stalled."""

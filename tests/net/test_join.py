@@ -154,7 +154,6 @@ def test_commands_of_another_role_and_unknown_ones_are_unknown(master: Master) -
         "sendsyn_res",
         "nope",
         "ok",
-        "err",
         "dapi_clus",
         "syn_e_w_m_r",
         "get_config",
