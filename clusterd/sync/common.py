@@ -59,16 +59,8 @@ class CommonRequests:
         """No API function is registered on this node: the asker is told at once instead of waiting 200 s."""
         client = parse_addressed(payload).id
         error = ClusterError(3009, "this node serves no API functions")
-        peer.spawn(self._send_late(peer, commands.DAPI_ERR, client, error))
+        peer.answer_late(commands.DAPI_ERR, build_words(client, encode_failure(error)))
         return commands.DAPI_QUEUED
 
     async def unknown_api_client(self, peer: Peer, payload: bytes) -> bytes:
         raise ClusterError(3032, parse_addressed(payload).id)
-
-    @staticmethod
-    async def _send_late(peer: Peer, command: str, client: str, error: ClusterError) -> None:
-        try:
-            await peer.request(command, build_words(client, encode_failure(error)))
-        except ClusterError:
-            # The peer is gone or has forgotten the client; it has its own timeout.
-            return

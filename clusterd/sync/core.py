@@ -1,10 +1,7 @@
 """The table of peers, and which feature gets which message. One Core per sync process; it owns who is connected."""
 
-import asyncio
 import contextlib
 import traceback
-from collections.abc import Coroutine
-from typing import Any
 
 from clusterd.errors import ClusterError
 from clusterd.sync.caps import offer_caps
@@ -22,6 +19,7 @@ from clusterd.sync.requests_local import LocalRequests
 from clusterd.sync.requests_master import MasterRequests
 from clusterd.sync.requests_worker import WorkerRequests
 from clusterd.sync.status import node_status
+from clusterd.sync.tasks import Tasks
 from clusterd.sync.zip_limit import ZipLimit
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure
@@ -43,7 +41,10 @@ from ipc.messages import (
     Unanswered,
 )
 
-LARGEST_REQUEST = 8 * 1024 * 1024
+LARGEST_REQUEST = 262144
+"""Bytes of a request that is opened for this loop; chunks of files and strings never are."""
+LARGEST_API_REQUEST = 8 * 1024 * 1024
+API_COMMANDS = frozenset({commands.DAPI, commands.DAPI_FWD, commands.DAPI_ERR, commands.SENDSYNC, commands.SENDASYNC})
 
 
 class Core:
@@ -54,7 +55,7 @@ class Core:
         self._peers: dict[int, Peer] = {}
         self._serving = ""
         self._away = ""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(context.journal(self._tag, "Sync").error)
         common = CommonRequests(context)
         self.master: IntegrityMaster | None = None
         self.worker: IntegrityWorker | None = None
@@ -75,7 +76,7 @@ class Core:
         """One message of net. Requests are answered by tasks of their own, in the order in which they came."""
         match message:
             case PeerRequest():
-                self._spawn(self._answer(message))
+                self._tasks.spawn(self._answer(message))
             case Answered():
                 await self._context.net.answered(message)
             case Unanswered():
@@ -113,7 +114,7 @@ class Core:
         for task in message.open_tasks:
             peer = self._peers.get(task.link)
             if peer is not None:
-                self._spawn(self._end_lost_task(peer, task.command, task.task_id))
+                self._tasks.spawn(self._end_lost_task(peer, task.command, task.task_id))
 
     async def _end_lost_task(self, peer: Peer, command: str, task_id: str) -> None:
         """The sync that was sending this file is dead: the peer hears it instead of waiting in vain."""
@@ -141,6 +142,7 @@ class Core:
             incoming,
             ZipLimit(settings.communication),
             settings.communication.timeout_cluster_request_s,
+            self._context.journal(self._tag, "Sync").error,
         )
         self._peers[info.link] = peer
         if info.kind == "master" and self.worker is not None:
@@ -209,13 +211,13 @@ class Core:
     async def _echo(self, body: list[Descriptor]) -> None:
         """See that a large echo is sealed with our key; the body itself is sent back as it is."""
         try:
-            await self._open(body, check_only=True)
+            await self._open(body, LARGEST_API_REQUEST, check_only=True)
         except BaseException:
             await self._context.net.release(body)
             raise
 
-    async def _open(self, body: list[Descriptor], *, check_only: bool = False) -> bytes:
-        job = OpenBody(body, LARGEST_REQUEST, check_only=check_only)
+    async def _open(self, body: list[Descriptor], limit: int, *, check_only: bool = False) -> bytes:
+        job = OpenBody(body, limit, check_only=check_only)
         try:
             return (await self._context.jobs.run(job, Opened, urgent=True)).payload
         except JobError as failure:
@@ -234,7 +236,8 @@ class Core:
                 return commands.STRING_UPDATED
             payload = message.payload
             if message.body is not None:
-                payload = await self._open(message.body)
+                limit = LARGEST_API_REQUEST if message.command in API_COMMANDS else LARGEST_REQUEST
+                payload = await self._open(message.body, limit)
         finally:
             await self._context.net.release(message.body)
         table = self._local if peer.info.kind == "local" else self._remote
@@ -247,8 +250,3 @@ class Core:
     def _tag(self) -> str:
         settings = self._context.settings
         return "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -15,7 +15,7 @@ from clusterd.settings import Limits
 from clusterd.sync.pool_port import JobError, PoolPort
 from clusterd.sync.spool import Spool
 from clusterd.wire import commands
-from clusterd.wire.payloads import parse_file_end, parse_length, parse_task_path, split_word
+from clusterd.wire.payloads import MAX_PATH_BYTES, parse_file_end, parse_length, parse_task_path, split_word
 from clusterd.wire.transfer import Files, IncomingFile, Strings
 from ipc.descriptor import Descriptor
 from ipc.messages import ChunkStored, ChunkTarget, Digested, DigestSegments, Segment, StoreChunk
@@ -109,7 +109,7 @@ class Incoming:
         """`{path} {data}`, open or sealed. A file that cannot be stored is dropped."""
         async with self._order:
             if body is None:
-                growing = [self._files.find(split_word(payload)[0])]
+                growing = [self._files.find(split_word(payload, MAX_PATH_BYTES)[0])]
             else:
                 growing = [file for file in self._files if not file.complete]
             targets = [ChunkTarget(file.path, file.owner, file.received, self._file_limit) for file in growing]

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import traceback
 import uuid
 
 import msgspec
@@ -14,6 +15,7 @@ from clusterd.sync.manifests import Scan, ScanFailed
 from clusterd.sync.outgoing import Package, Progress
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
+from clusterd.sync.tasks import Tasks
 from clusterd.sync.waiting import wait_for_file
 from clusterd.wire.payloads import build_task_failure
 from ipc.messages import (
@@ -36,6 +38,9 @@ from ipc.messages import (
 CHECK = "Integrity check"
 SYNC = "Integrity sync"
 OWN = "Integrity guard"
+MAX_SYNCS = 2
+"""Packages that are awaited or applied at a time: one of this link, and one that outlives the link before."""
+QUOTED = 200
 
 
 class LastSync(msgspec.Struct):
@@ -57,7 +62,7 @@ class IntegrityWorker:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._applying = 0
-        self._running: set[asyncio.Task[None]] = set()
+        self._running = Tasks(context.journal(self._tag, OWN).error)
         self._round_started: float | None = None
         self._doubtful = ""
         self._may_have_leftovers = True
@@ -73,7 +78,12 @@ class IntegrityWorker:
         while True:
             await asyncio.sleep(self._context.settings.worker.sync_integrity_s)
             if self._applying == 0:
-                await self.check(peer)
+                try:
+                    await self.check(peer)
+                except Exception:
+                    # The next round may well succeed; without one this node would never be equal again.
+                    self._context.journal(self._tag, OWN).error(f"Unexpected failure: {traceback.format_exc()}")
+                    self._note_result("failed", "an unexpected failure, see the log")
 
     # ---- a check -----------------------------------------------------------------------------------------------------
 
@@ -90,7 +100,7 @@ class IntegrityWorker:
                 journal.debug(f"Master didn't grant permission to start a new synchronization: {failure}")
             return
         if answer != b"True":
-            journal.debug(f"Master didn't grant permission to start a new synchronization: {answer!r}")
+            journal.debug(f"Master didn't grant permission to start a new synchronization: {answer[:QUOTED]!r}")
             return
         journal.debug("Permission to synchronize granted.")
         self._round_started = started
@@ -155,8 +165,8 @@ class IntegrityWorker:
 
     def begin_sync(self, peer: Peer) -> str:
         """`syn_m_c`: a task id, and a task that waits for the package and applies it."""
-        if peer.incoming.awaited_count >= 2:
-            raise ClusterError(1000, "two integrity syncs wait for their packages already")
+        if self._applying >= MAX_SYNCS:
+            raise ClusterError(1000, f"{MAX_SYNCS} integrity syncs are under way already")
         task_id = str(uuid.uuid4())
         self._context.journal(self._tag, CHECK).info(f"Finished in {self._round_s():.3f}s. Sync required.")
         self._applying += 1
@@ -190,9 +200,7 @@ class IntegrityWorker:
                 context.progress.remove(progress)
                 self._applying -= 1
         if package:
-            task = asyncio.create_task(self._apply_package(peer, package, progress))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._running.spawn(self._apply_package(peer, package, progress))
 
     async def _apply_package(self, peer: Peer, package: str, progress: Progress) -> None:
         journal = self._context.journal(self._tag, SYNC)

@@ -13,7 +13,7 @@ from clusterd.sync.journal import Journal
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError, PoolPort
 from clusterd.sync.slabs import SlabPool
-from clusterd.wire.payloads import build_task_failure, build_words
+from clusterd.wire.payloads import build_task_failure, build_words, parse_task_id
 from clusterd.wire.transfer import chunk_bytes
 from ipc.descriptor import Descriptor
 from ipc.messages import INLINE_BYTES, Digested, DigestSegments, SealChunk, Sealed, Segment
@@ -102,7 +102,7 @@ class Sender:
         task_id: str | None = None
         transfer_started: float | None = None
         try:
-            task_id = (await peer.request(command)).decode()
+            task_id = parse_task_id(await peer.request(command))
             await peer.note_sending(command, task_id, is_open=True)
             transfer_started = time.monotonic()
             path = f"/queue/cluster/{node}/{package_name(node)}"
@@ -115,7 +115,7 @@ class Sender:
                 # After an interruption the peer does not know the task any more: 3027 is what it has to say (5.7).
                 if cut_at is None:
                     raise
-        except (ClusterError, JobError, OSError, UnicodeDecodeError) as failure:
+        except (ClusterError, JobError, OSError) as failure:
             error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
             journal.error(f"Error sending zip file: {error}")
             self._log_limit(journal, peer.zip_limit.ended(0.0 if transfer_started is None else float("inf")))

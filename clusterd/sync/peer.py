@@ -1,19 +1,20 @@
 """One link as sync sees it: who is at the other end, requests to it, what is under way on it."""
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from clusterd.errors import ClusterError
 from clusterd.sync.incoming import Incoming
 from clusterd.sync.net_port import NetPort, Response
 from clusterd.sync.pool_port import JobError, PoolPort
+from clusterd.sync.tasks import Tasks, Work
 from clusterd.sync.zip_limit import ZipLimit
 from clusterd.wire.results import decode_err_payload
 from ipc.descriptor import Descriptor
 from ipc.messages import LinkInfo, OpenBody, Opened
 
 RESPONSE_LIMIT = 16 * 1024 * 1024
+LATE_ANSWERS = 64
+"""Requests to one peer that say how a request of its own ended; it must read them before it asks for more (R4)."""
 
 
 class Peer:
@@ -23,8 +24,16 @@ class Peer:
     """
 
     def __init__(
-        self, info: LinkInfo, net: NetPort, jobs: PoolPort, incoming: Incoming, limit: ZipLimit, timeout_s: float
+        self,
+        info: LinkInfo,
+        net: NetPort,
+        jobs: PoolPort,
+        incoming: Incoming,
+        limit: ZipLimit,
+        timeout_s: float,
+        tell: Callable[[str], None],
     ) -> None:
+        """`tell`: gets the text about a task of this link that failed in a way nobody foresaw."""
         self.info = info
         self.link = info.link
         self.name = info.name
@@ -37,7 +46,8 @@ class Peer:
         self.sending: set[str] = set()
         self._net = net
         self._jobs = jobs
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(tell)
+        self._late = Tasks(tell, LATE_ANSWERS)
 
     async def request(
         self, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float | None = None
@@ -75,16 +85,25 @@ class Peer:
             self.interrupted.discard(task_id)
         await self._net.note_task(self.link, command, task_id, is_open=is_open)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Work) -> None:
         """Run `work` until it ends or the link does."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(work)
+
+    def answer_late(self, command: str, payload: bytes) -> None:
+        """Say by a request of ours how one of the peer's ended; what it answers is of no interest.
+
+        Raises ClusterError 1000 while LATE_ANSWERS wait: a peer that reads nothing gets nothing more to keep for it."""
+        self._late.spawn(self._request_quietly(command, payload))
+
+    async def _request_quietly(self, command: str, payload: bytes) -> None:
+        try:
+            await self.request(command, payload)
+        except ClusterError:
+            # The peer is gone or has forgotten what it asked; it has its own timeout.
+            return
 
     async def close(self) -> None:
         """The link is gone: end what runs on it and forget what it was sending."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._late.close()
+        await self._tasks.close()
         self.incoming.close()

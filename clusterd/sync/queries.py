@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from clusterd.wire.results import shorten
+
 NODE_FIELDS = ("name", "type", "version", "ip")
 ARGUMENTS = ("filter_node", "filter_type", "select", "search", "sort", "offset", "limit", "distinct")
 MAX_LIMIT = 100_000
@@ -13,11 +15,11 @@ class QueryRefused(Exception):
     """A query whose arguments are wrong: the class, code and fields of the exception that the peer gets."""
 
     def __init__(self, wire_class: str, code: int, extra: str | None = None, remediation: str | None = None) -> None:
-        super().__init__(f"{code} {extra or ''}".strip())
         self.wire_class = wire_class
         self.code = code
-        self.extra = extra
+        self.extra = None if extra is None else shorten(extra)
         self.remediation = remediation
+        super().__init__(f"{code} {self.extra or ''}".strip())
 
 
 def _bad_argument(name: str, allowed: str) -> QueryRefused:

@@ -8,7 +8,7 @@ from clusterd.sync.integrity_master import IntegrityMaster
 from clusterd.sync.nodes import Nodes
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
-from clusterd.wire.payloads import build_words, parse_addressed, parse_string_for, parse_task_failure
+from clusterd.wire.payloads import build_words, parse_addressed, parse_id, parse_string_for, parse_task_failure
 from clusterd.wire.results import ARGUMENT_BYTES, dump_json, load_json
 
 NO_STORE = "this node has no agent database"
@@ -66,9 +66,9 @@ class MasterRequests:
 
     async def agent_info(self, peer: Peer, payload: bytes) -> bytes:
         """Sent without permission: taken off the spool, and told that it was not kept (wire.md 6.6)."""
-        peer.incoming.drop_string(payload.decode(errors="replace"))
+        peer.incoming.drop_string(parse_id(payload))
         text = f"error processing agent-info chunks in process pool: {NO_STORE}"
-        peer.spawn(self._request_quietly(peer, commands.SYN_M_A_ERR, text.encode()))
+        peer.answer_late(commands.SYN_M_A_ERR, text.encode())
         return payload
 
     async def thank(self, peer: Peer, payload: bytes) -> bytes:
@@ -83,7 +83,7 @@ class MasterRequests:
         """No daemon of this node can be reached through the cluster: the client is told at once."""
         error = ClusterError(1014, "this node forwards nothing to its daemons")
         answer = build_words(parse_addressed(payload).id, str(error))
-        peer.spawn(self._request_quietly(peer, commands.SENDSYN_ERR, answer))
+        peer.answer_late(commands.SENDSYN_ERR, answer)
         return commands.SENDSYNC_QUEUED
 
     async def get_nodes(self, peer: Peer, payload: bytes) -> bytes:
@@ -97,11 +97,3 @@ class MasterRequests:
         answer = parse_string_for(payload)
         peer.incoming.drop_string(answer.string_id)
         raise ClusterError(3032, answer.id)
-
-    @staticmethod
-    async def _request_quietly(peer: Peer, command: str, payload: bytes) -> None:
-        try:
-            await peer.request(command, payload)
-        except ClusterError:
-            # The worker waits for nothing here; it is only spared its own timeout.
-            return

@@ -10,6 +10,7 @@ from clusterd.wire.payloads import (
     BatchResult,
     build_batch_result,
     parse_addressed,
+    parse_id,
     parse_string_for,
     parse_task_failure,
 )
@@ -71,17 +72,9 @@ class WorkerRequests:
             self._context.journal(f"Worker {self._context.node_name}", "Agent database").info(
                 "The master sends agent groups; this node has no agent database and keeps none of them."
             )
-        peer.incoming.drop_string(payload.decode(errors="replace"))
-        peer.spawn(self._answer(peer, answer))
+        peer.incoming.drop_string(parse_id(payload))
+        peer.answer_late(answer, build_batch_result(NOTHING_KEPT))
         return payload
-
-    @staticmethod
-    async def _answer(peer: Peer, command: str) -> None:
-        try:
-            await peer.request(command, build_batch_result(NOTHING_KEPT))
-        except ClusterError:
-            # The master repeats itself every 10 s.
-            return
 
     async def answer_to_nobody(self, peer: Peer, payload: bytes) -> bytes:
         """The local client is gone: the answer is dropped, and the master hears what stock says."""

@@ -4,6 +4,7 @@ A payload that cannot be read raises ClusterError 1000 with the text that a stoc
 answered with `err` and `results.encode_failure`. Texts quote at most the beginning of what came.
 """
 
+import re
 from typing import NamedTuple
 
 import msgspec
@@ -19,6 +20,11 @@ NO_TASK = "None"
 MAX_CAPS = 64
 _HELLO_PARTS = 4
 _QUOTED = 40
+MAX_ID_BYTES = 256
+"""The longest task id, client id or string id; all known ones have at most 36 characters."""
+MAX_PATH_BYTES = 4096
+"""The longest path (PATH_MAX of Linux)."""
+_TASK_ID = re.compile(rb"[!-~]{1,%d}" % MAX_ID_BYTES)
 
 
 class Hello(NamedTuple):
@@ -88,12 +94,28 @@ def text_of(data: bytes) -> str:
         raise ClusterError(1000, str(problem)) from None
 
 
-def split_word(payload: bytes) -> tuple[str, bytes]:
-    """`{word} {rest}`: up to the first space, and all behind it."""
-    word, space, rest = payload.partition(b" ")
-    if not space:
+def split_word(payload: bytes, most: int = MAX_ID_BYTES) -> tuple[str, bytes]:
+    """`{word} {rest}`: up to the first space, and all behind it. `most`: bytes of the word."""
+    end = payload.find(b" ", 0, most + 1)
+    if end < 0:
+        if len(payload) > most:
+            raise ClusterError(1000, f"an argument begins with a word of more than {most} bytes")
         raise ClusterError(1000, "not enough values to unpack (expected 2, got 1)")
-    return text_of(word), rest
+    return text_of(payload[:end]), payload[end + 1 :]
+
+
+def parse_id(payload: bytes) -> str:
+    """The id of a string, alone. Bytes that are no text are replaced: stock's peers send error texts there, too."""
+    if len(payload) > MAX_ID_BYTES:
+        raise ClusterError(1000, f"an id of {len(payload)} bytes is longer than {MAX_ID_BYTES}")
+    return payload.decode(errors="replace")
+
+
+def parse_task_id(payload: bytes) -> str:
+    """The answer to a request that begins a file. Raises ClusterError 1000 for what could be no word of our requests."""
+    if not _TASK_ID.fullmatch(payload):
+        raise ClusterError(1000, f"the peer gave no task id: {payload[:_QUOTED]!r}")
+    return payload.decode()
 
 
 def build_words(word: str, rest: bytes | str) -> bytes:
@@ -129,6 +151,8 @@ def parse_length(payload: bytes) -> int:
 
 def parse_task_path(payload: bytes) -> TaskPath:
     task_id, path = split_word(payload)
+    if len(path) > MAX_PATH_BYTES:
+        raise ClusterError(1000, f"a path of {len(path)} bytes is longer than {MAX_PATH_BYTES}")
     return TaskPath(task_id, text_of(path))
 
 
@@ -142,7 +166,7 @@ def build_task_failure(task_id: str | None, error: ClusterError) -> bytes:
 
 
 def parse_file_end(payload: bytes) -> FileEnd:
-    return FileEnd(*split_word(payload))
+    return FileEnd(*split_word(payload, MAX_PATH_BYTES))
 
 
 def parse_addressed(payload: bytes) -> Addressed:
@@ -152,7 +176,7 @@ def parse_addressed(payload: bytes) -> Addressed:
 def parse_string_for(payload: bytes) -> StringFor:
     """A `string_id` that begins with `Error` is what a stock sender puts there when the string could not be sent."""
     ident, string_id = split_word(payload)
-    return StringFor(ident, text_of(string_id))
+    return StringFor(ident, string_id[:MAX_ID_BYTES].decode(errors="replace"))
 
 
 def parse_batch_result(payload: bytes) -> BatchResult:

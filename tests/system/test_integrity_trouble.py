@@ -139,6 +139,21 @@ def test_master_that_gives_up_is_heard_and_the_worker_checks_again(
     rig.wait_equal(30)
 
 
+@pytest.mark.parametrize("task", [b"two words", b"", b"\xff", b"T" * 100_000], ids=["words", "empty", "bytes", "long"])
+def test_worker_survives_a_task_id_that_is_none(
+    rig: Rig, stock_master: tuple[StockMaster, Session], monkeypatch: pytest.MonkeyPatch, task: bytes
+) -> None:
+    master, session = stock_master
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "_on_syn_i_w_m", lambda payload: task)
+        master.permit = True
+        wait_until(lambda: "the peer gave no task id: b'" in log_of(rig, 2), 30, "the worker's complaint")
+    assert "Traceback" not in log_of(rig, 2)
+    assert max(map(len, log_of(rig, 2).splitlines())) < 2000
+    workload.change(rig.master.root, seed=1)
+    rig.wait_equal(30)
+
+
 def test_worker_names_the_file_it_cannot_write_and_writes_the_others(make_rig: MakeRig) -> None:
     rig = make_rig(1)
     path = "etc/rules/blocked.xml"

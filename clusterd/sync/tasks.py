@@ -1,0 +1,45 @@
+"""Aio tasks that nobody awaits: held until they end, their failures told."""
+
+import asyncio
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from clusterd.errors import ClusterError
+
+Work = Coroutine[Any, Any, None]
+
+
+class Tasks:
+    """The tasks of one owner. `tell`: gets the text about one that failed in a way nobody foresaw."""
+
+    def __init__(self, tell: Callable[[str], None], most: int | None = None) -> None:
+        """`most`: at that many `spawn` refuses."""
+        self._tell = tell
+        self._most = most
+        self._running: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def spawn(self, work: Work) -> None:
+        """Run it until it ends or `close`. Raises ClusterError 1000 where too many run."""
+        if self._most is not None and len(self._running) >= self._most:
+            work.close()
+            raise ClusterError(1000, f"{self._most} answers to this node wait to be sent already")
+        task = asyncio.create_task(self._guarded(work))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def close(self) -> None:
+        """Cancel them all and wait until they have ended."""
+        tasks = list(self._running)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _guarded(self, work: Work) -> None:
+        try:
+            await work
+        except Exception:
+            self._tell(f"Unexpected failure: {traceback.format_exc()}")

@@ -1,0 +1,117 @@
+"""A node that has the key and means harm, or is broken: it gets errors, everybody else gets served."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import KEY, MakeRig
+from tools.rig.nodes import HOST, Rig
+from tools.rig.peer import Link, Message, dial, exception_json
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+Answer = tuple[bytes, bytes] | None
+
+
+def answers_ok(message: Message) -> Answer:
+    return None if message.command in (b"ok", b"err") else (b"ok", b"")
+
+
+def answers_nothing(message: Message) -> Answer:
+    return None
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> Rig:
+    rig = make_rig(0)
+    rig.start("master")
+    return rig
+
+
+@contextmanager
+def joined(rig: Rig, name: str, answer: Any = answers_ok) -> Iterator[Link]:
+    link = Link(dial((HOST, rig.master.port)), KEY, answer, name)
+    link.start()
+    try:
+        assert link.ask("hello", f"{name} rig worker 4.14.1").command == b"ok"
+        yield link
+    finally:
+        link.close()
+
+
+def log_path(rig: Rig) -> Path:
+    return rig.master.root / "logs/cluster.log"
+
+
+HUGE = "A" * 3_000_000
+LONG = "A" * 40_000
+WORD_FIRST = ("syn_i_w_m_e", "dapi", "dapi_res", "dapi_err", "sendsync", "file_end", "file_upd", "str_upd")
+
+
+def queries_with(text: str) -> list[dict[str, Any]]:
+    """Arguments of get_nodes that are wrong in each way."""
+    sort = {"fields": [text], "order": "asc"}
+    return [
+        {text: 1},
+        {"filter_node": [text]},
+        {"limit": text},
+        {"select": [text]},
+        {"sort": sort},
+        {"filter_type": text},
+    ]
+
+
+@pytest.mark.parametrize("text", [HUGE, LONG], ids=["huge", "long"])
+def test_long_texts_of_a_node_stay_out_of_log_status_and_answers(rig: Rig, text: str) -> None:
+    word = text.encode() + b" x"
+    failure = b"None " + exception_json(1000, text)
+    asked: list[tuple[str, bytes]] = [
+        ("syn_i_w_m_r", failure),
+        ("cancel_task", failure),
+        *((command, word) for command in WORD_FIRST),
+        ("new_file", text.encode()),
+        ("new_str", text.encode()),
+        ("syn_a_w_m", text.encode()),
+        ("get_health", json.dumps(text).encode()),
+        *(("get_nodes", json.dumps(arguments).encode()) for arguments in queries_with(text)),
+    ]
+    with joined(rig, "evil") as link:
+        for command, payload in asked:
+            before = log_path(rig).stat().st_size
+            answer = link.ask(command, payload, timeout_s=30)
+            assert len(answer.payload) < 5000, command
+            assert log_path(rig).stat().st_size - before < 5000, command
+        assert link.ask("echo-c", b"still here").payload == b"still here"
+    assert "Traceback" not in log_path(rig).read_text()
+    assert len(json.dumps(rig.status("master"))) < 20_000
+
+
+def test_small_request_cannot_make_the_readable_text_grow(rig: Rig) -> None:
+    nested = {"EXECUTABLE_NAME": "{a}" * 1000, "a": "{b}" * 1000, "b": "x" * 20_000}
+    failure = {"__wazuh_exception__": {"__class__": "WazuhClusterError", "__object__": {"code": 3019, "extra_message": nested}}}  # fmt: skip
+    with joined(rig, "evil") as link:
+        before = log_path(rig).stat().st_size
+        assert link.ask("cancel_task", b"None " + json.dumps(failure).encode()).command == b"ok"
+    assert log_path(rig).stat().st_size - before < 10_000
+
+
+def test_node_that_answers_nothing_is_not_told_without_end(rig: Rig) -> None:
+    with joined(rig, "silent", answers_nothing) as link, joined(rig, "good") as good:
+        answers = [link.ask("sendsync", b"client1 {}").command for _ in range(80)]
+        assert answers[:64] == [b"ok"] * 64
+        assert answers[64:] == [b"err"] * 16
+        for _ in range(200):
+            assert good.ask("sendsync", b"client1 {}").command == b"ok"
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_refusal_of_nothing_is_not_refused(rig: Rig, size: int) -> None:
+    """Two nodes that refuse each other's refusals would never end."""
+    with joined(rig, "confused") as link:
+        link.tell("err", b"x" * size)
+        assert link.ask("echo-c", b"x").payload == b"x"
+        assert not [seen for seen in link.record if not seen.sent and seen.command == "err"]
