@@ -237,6 +237,15 @@ def test_status_of_a_stopped_node(rig: Rig) -> None:
     assert "is not running" in done.stderr
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Programs that the test starts heed SIGINT, also where the suite runs in the background and inherited that they do not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_watch_goes_on_until_interrupted(rig: Rig, master: Node) -> None:
     line = [*rig.program, "--root", str(master.root), "status", "--watch", "--json"]
     environment = os.environ | {MARK: str(rig.directory)}
