@@ -21,6 +21,8 @@ BUCKET_DIGEST_BYTES = 16
 PATH_BYTES = 4096
 NAME_BYTES = 255
 WIRE_BYTES = 268435456
+WIRE_ROWS = 1000000
+"""Files that a peer's metadata may name. Reading so many takes seconds and hundreds of MiB of a pool process."""
 """Default bound of metadata JSON from a peer: about a million files."""
 
 _MAGIC = b"cdmanif1"
@@ -250,22 +252,22 @@ def to_wire(rows: Iterable[FileMeta]) -> bytes:
     return f"{{{', '.join(wire_members(rows))}}}".encode("ascii")
 
 
-def parse_wire_metadata(data: bytes | memoryview, limit: int = WIRE_BYTES) -> dict[str, WireMeta]:
+def parse_wire_metadata(data: bytes, limit: int = WIRE_BYTES, most_rows: int = WIRE_ROWS) -> dict[str, WireMeta]:
     """A worker's metadata. Paths are not checked: they are compared, not opened.
 
-    Raises PackageTooLarge above `limit` bytes, MalformedPackage when it is not such an object or an entry lacks `hash` or
+    Raises PackageTooLarge above `limit` bytes or `most_rows` files, MalformedPackage when it is not such an object or an entry lacks `hash` or
     `cluster_item_key`. Unknown keys are ignored, nesting is bounded.
     """
-    return _parse(data, limit, dict[str, WireMeta])
+    return _parse(data, limit, most_rows, dict[str, WireMeta])
 
 
-def parse_wire_difference(data: bytes | memoryview, limit: int = WIRE_BYTES) -> WireDifference:
+def parse_wire_difference(data: bytes, limit: int = WIRE_BYTES, most_rows: int = WIRE_ROWS) -> WireDifference:
     """The metadata of a master's package. Paths and items are not checked here: see `allowed`.
 
-    Raises PackageTooLarge above `limit` bytes, MalformedPackage when it is not such an object, one of the three groups is
+    Raises PackageTooLarge above `limit` bytes or `most_rows` files, MalformedPackage when it is not such an object, one of the three groups is
     absent, or a file to be written has no digest that could be verified.
     """
-    difference = _parse(data, limit, WireDifference)
+    difference = _parse(data, limit, most_rows, WireDifference)
     for group in (difference.missing, difference.shared):
         for path, meta in group.items():
             if not is_digest(meta.hash):
@@ -278,9 +280,13 @@ def is_digest(text: str) -> bool:
     return len(text) == 128 and not text.strip("0123456789abcdef")
 
 
-def _parse(data: bytes | memoryview, limit: int, kind: type[_T]) -> _T:
+def _parse(data: bytes, limit: int, most_rows: int, kind: type[_T]) -> _T:
     if len(data) > limit:
         raise PackageTooLarge("files_metadata.json", f"has {len(data)} bytes, more than {limit}")
+    # Each file has its own object, and no other way to begin one: counted before anything is built of it.
+    rows = data.count(b"{")
+    if rows > most_rows + 4:
+        raise PackageTooLarge("files_metadata.json", f"names about {rows} files, more than {most_rows}")
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:

@@ -14,14 +14,25 @@ import msgspec
 
 from hashing.atomic import FileOps, create_temporary
 from hashing.directories import Directories
-from hashing.errors import DigestMismatch, FileVanished, HashingError, Note, PackageTooLarge, UnsafePath
+from hashing.errors import (
+    DigestMismatch,
+    FileVanished,
+    HashingError,
+    MalformedPackage,
+    Note,
+    PackageTooLarge,
+    UnsafePath,
+)
 from hashing.manifest import Rules, WireDifference, WireMeta, allowed, parse_wire_difference
 from hashing.merged import parse_merged
 from hashing.notes import Notes, explain
-from hashing.package import FILE_SEP, METADATA_LIMIT_BYTES, PackageReader, read_metadata
+from hashing.package import FILE_SEP, METADATA_LIMIT_BYTES, METADATA_NAME, PackageReader, read_metadata
 from hashing.plan import Budget, Plan, Section, Target, save_plan
 
 OnStep = Callable[[], object]
+
+SPARE_SEPARATORS = 1000
+"""Separators in a package beyond two for each file that its metadata names."""
 
 RANGE_BYTES = 4 * 1024 * 1024
 RANGE_FILES = 1000
@@ -83,7 +94,8 @@ def open_package(
         del metadata
         on_step()
         checked = _Checked(root, rules, wire)
-        found, ambiguous = _find_entries(reader, reader.find_metadata(), checked.targets, on_step)
+        most = SPARE_SEPARATORS + 2 * (len(wire.missing) + len(wire.shared))
+        found, ambiguous = _find_entries(reader, reader.find_metadata(), checked.targets, most, on_step)
         for path in checked.targets.keys() - found.keys():
             checked.refuse(path, checked.targets[path].group, "is not in the package")
         sections = _sections(found, ambiguous, checked.targets, reader.find_metadata(), range_bytes)
@@ -176,15 +188,21 @@ def failure_text(group: str, path: str, reason: str) -> str:
 
 
 def _find_entries(
-    reader: PackageReader, stop: int, targets: Mapping[str, Target], on_step: OnStep
+    reader: PackageReader, stop: int, targets: Mapping[str, Target], most: int, on_step: OnStep
 ) -> tuple[dict[str, int], bool]:
     """Where the entry of each target begins. True if one seems to begin in two places: then a separator is inside data, and
-    only reading the entries in order tells which one is real."""
+    only reading the entries in order tells which one is real.
+
+    Raises MalformedPackage for more than `most` separators: they are in data by chance, never in such numbers."""
     found: dict[str, int] = {}
     ambiguous = False
     for number, position in enumerate(_candidates(reader, 0, stop)):
         if number % 1024 == 0:
             on_step()
+        if number >= most:
+            raise MalformedPackage(
+                METADATA_NAME, f"names {len(targets)} files, the package has more than {most} entries"
+            )
         path = reader.path_at(position)
         if path is not None and path in targets:
             ambiguous |= path in found

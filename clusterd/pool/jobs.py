@@ -80,7 +80,7 @@ class Workshop:
             case PackMetadata():
                 return tree.pack_metadata(job, settings, memory)
             case ComparePackage():
-                return tree.compare_package(job, settings, memory)
+                return tree.compare_package(job, settings, memory, on_step)
             case RulesetHashes():
                 return tree.ruleset_hashes(job, memory)
             case PackPart():

@@ -34,6 +34,11 @@ from ipc.messages import (
 )
 
 SHARDS_KEPT = 2
+LEAST_ROWS = 250000
+ROWS_PER_OURS = 4
+"""Files that a worker's metadata may name: so many times ours, and always LEAST_ROWS."""
+ROW_BYTES = 512
+"""What a file takes in metadata, at most and on average; usual are 230."""
 RULESET_ITEMS = ("etc/rules/", "etc/decoders/", "etc/lists/")
 OnStep = Callable[[], None]
 
@@ -143,10 +148,18 @@ def _pieces(data: bytes) -> Iterator[bytes]:
         yield data[start : start + CHUNK_BYTES]
 
 
-def compare_package(job: ComparePackage, settings: Settings, memory: Memory) -> Compared:
-    """Raises MalformedPackage, PackageTooLarge for what a worker sent."""
-    theirs = parse_wire_metadata(read_metadata_of(job.package))
-    found = compare(memory.manifest(job.state_dir, job.root_digest), theirs, settings.rules)
+def compare_package(job: ComparePackage, settings: Settings, memory: Memory, on_step: OnStep) -> Compared:
+    """Raises MalformedPackage, PackageTooLarge for what a worker sent: also for one that names many times our files, which
+    would keep this process from everybody else's work."""
+    ours = memory.manifest(job.state_dir, job.root_digest)
+    most_rows = max(LEAST_ROWS, ROWS_PER_OURS * len(ours.rows))
+    metadata = read_metadata_of(job.package, most_rows * ROW_BYTES)
+    on_step()
+    theirs = parse_wire_metadata(metadata, most_rows=most_rows)
+    del metadata
+    on_step()
+    found = compare(ours, theirs, settings.rules)
+    on_step()
     save_difference(FileOps(), job.out, found)
     return Compared(
         received=len(theirs),

@@ -315,6 +315,15 @@ def test_metadata_above_the_limit_is_refused_unread() -> None:
     assert parse_wire_metadata(b"{}" + b" " * 9, 11) == {}
 
 
+def test_metadata_of_too_many_files_is_refused_unread() -> None:
+    data = json.dumps({str(number): {"cluster_item_key": "etc/", "hash": ""} for number in range(20)}).encode()
+    assert len(parse_wire_metadata(data, most_rows=20)) == 20
+    with pytest.raises(PackageTooLarge, match="more than 10"):
+        parse_wire_metadata(data, most_rows=10)
+    with pytest.raises(PackageTooLarge, match="more than 10"):
+        parse_wire_difference(b'{"missing": {}, "shared": {}, "extra": ' + data + b"}", most_rows=10)
+
+
 @pytest.mark.parametrize(
     "digest", ["", "aa", "A" * 128, "g" * 128, "0" * 127, "0" * 129, " " + "0" * 126 + " ", "٠" * 128]
 )

@@ -424,3 +424,11 @@ def test_no_descriptor_and_no_temporary_file_stays(root: Path, spool: Path) -> N
     Receiver(root, spool, build_as_stock([*files.items(), metadata(metas)])).run()
     assert open_descriptors() == before
     assert set(read_tree(root)) == {path for path in files if path[-1] != "7"}
+
+
+def test_package_of_separators_is_refused_soon(root: Path, spool: Path) -> None:
+    files = {"etc/lists/a": b"a"}
+    whole = package_of(files)
+    Receiver(root, spool, FILE_SEP * 500 + whole).open()
+    with pytest.raises(MalformedPackage, match="more than 1002 entries"):
+        Receiver(root, spool, FILE_SEP * 100_000 + whole).open()
