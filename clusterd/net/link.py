@@ -31,6 +31,8 @@ from ipc.messages import LinkInfo
 
 WRITE_STALL_S = 60.0
 """A peer that does not take a slice (256 KiB) in this time holds slabs that others need."""
+SHORT_S = 10.0
+"""While others wait for room, whoever has some must go on at 256 KiB in this time."""
 PUMP_BYTES = 1048576
 """Bytes written to one link before the others have their turn."""
 UNREAD_BYTES = 1048576
@@ -396,7 +398,9 @@ class Link(asyncio.BufferedProtocol):
 
     def check(self, now: float, timeout_s: float) -> None:
         """End a link whose peer has begun something and does not go on, or takes nothing."""
-        violation = None
+        violation, stalled_s = None, timeout_s
+        if self._context.slabs.is_short:
+            timeout_s = min(timeout_s, SHORT_S)
         if not self._held:
             # Time in which we did not read is not the peer's.
             violation = self._connection.check_progress(now - self._held_s, timeout_s)
@@ -404,5 +408,5 @@ class Link(asyncio.BufferedProtocol):
             self._owner.violated(self, violation)
         elif self._blocked_at is not None and now - self._blocked_at > WRITE_STALL_S:
             self.abort(f"the peer has taken no data for {WRITE_STALL_S:g} seconds")
-        elif self._stalled_at is not None and now - self._stalled_at > timeout_s:
-            self.abort(f"there was no room for a large message for {timeout_s:g} seconds")
+        elif self._stalled_at is not None and now - self._stalled_at > stalled_s:
+            self.abort(f"there was no room for a large message for {stalled_s:g} seconds")

@@ -31,9 +31,8 @@ class NetSlabs:
         self._used_at: dict[int, float] = {}
         self.on_room: Callable[[], object] | None = None
         """Called when a slab came back and links wait: to call `wake` later, not from within whoever gave it back."""
-        total = len(arena.net_slabs)
-        self.per_link = max(1, total - 1 if total <= 4 else total * 3 // 4)
-        """Slabs one link may have at a time, so that no peer can take them all."""
+        self.per_link = (len(arena.net_slabs) + 1) // 2
+        """Slabs that a link which is alone may have at a time."""
 
     @property
     def divided_bytes(self) -> int:
@@ -44,7 +43,7 @@ class NetSlabs:
 
     def sink(self, link: int, length: int) -> Sink | None:
         """Room for a body of `length` bytes, or None when there is none for this link now."""
-        if self._owned.get(link, 0) >= self.per_link:
+        if not self._may_take(link):
             return None
         try:
             slab = self._book.take(f"link {link}")
@@ -67,8 +66,17 @@ class NetSlabs:
         for link in list(self._waiting):
             if not self._book.free:
                 return
-            if self._owned.get(link, 0) < self.per_link:
+            if self._may_take(link):
                 self._waiting.pop(link)()
+
+    def _may_take(self, link: int) -> bool:
+        """A link leaves at least as much room to the others as it has itself, so that no few peers can take it all."""
+        return self._book.free > self._owned.get(link, 0)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a link waits for room."""
+        return bool(self._waiting)
 
     # ---- passing on ----------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from clusterd.wire.frame import HEADER, command_field
 from clusterd.wire.seal import Sealer
 from ipc.descriptor import Descriptor
 from ipc.messages import (
@@ -19,7 +20,7 @@ from ipc.messages import (
     SlabsReturned,
     Unanswered,
 )
-from tests.net.harness import KEY, NetNode, wait_until
+from tests.net.harness import KEY, NetNode, Talker, wait_until
 
 Master = Callable[..., NetNode]
 CHUNK = 5_242_880
@@ -213,7 +214,9 @@ def test_links_wait_for_slabs_in_turn_and_none_is_lost(master: Master) -> None:
         seen[request.link] = seen.get(request.link, 0) + 1
         held.append(request)
         assert len(held) <= 2
-        if len(held) == 2:
+        # When only the link of the one we hold has more to send, it waits for that one.
+        is_last = sum(seen.values()) - seen[request.link] == 15
+        while len(held) == 2 or (held and is_last):
             first = held.pop(0)
             assert first.body is not None
             sync.send(Release([part.slab for part in first.body]))
@@ -231,15 +234,48 @@ def test_one_node_cannot_take_all_slabs(master: Master) -> None:
     greedy_link = sync.link("greedy").link
     sender = threading.Thread(target=lambda: [greedy.tell("file_upd", bytes(200_000)) for _ in range(4)])
     sender.start()
-    held = [sync.expect(PeerRequest) for _ in range(3)]
+    held = [sync.expect(PeerRequest) for _ in range(2)]
     assert sync.quiet(PeerRequest)
     other.tell("file_upd", bytes(200_000))
     assert sync.expect(PeerRequest).link != greedy_link
     for request in held:
         assert request.body
         sync.send(Release([part.slab for part in request.body]))
-    assert sync.expect(PeerRequest).link == greedy_link
+    assert [sync.expect(PeerRequest).link for _ in range(2)] == [greedy_link] * 2
     sender.join()
+
+
+def hog(client: Talker, messages: int) -> None:
+    """Begin so many divided messages and one frame, each of which takes a slab, and go on with none."""
+    for counter in range(1, messages + 1):
+        client.send(HEADER.pack(counter, 80_000, command_field("echo", b"d")) + bytes(80_000))
+    client.send(HEADER.pack(messages + 1, 400_000, command_field("echo")) + bytes(1000))
+
+
+def test_two_nodes_that_keep_their_room_do_not_keep_it_from_others(master: Master) -> None:
+    node = master(slabs=(8, 1))
+    for name in ("hog1", "hog2"):
+        hog(node.join(name), 7)
+    sync = node.sync
+    assert sync is not None
+    other = node.join("other")
+    other_link = sync.link("other").link
+    for _ in range(3):
+        other.tell("file_upd", bytes(200_000))
+        request = sync.expect(PeerRequest)
+        assert request.link == other_link
+        assert request.body
+        sync.send(Release([part.slab for part in request.body]))
+
+
+def test_room_that_others_wait_for_must_be_used(master: Master) -> None:
+    node = master(slabs=(1, 1), divided_timeout_s=60.0)
+    hog(node.join("hog"), 0)
+    sync = node.sync
+    assert sync is not None
+    other = node.join("other")
+    other.tell("file_upd", bytes(200_000))
+    assert sync.expect(PeerRequest, timeout_s=20).link == sync.link("other").link
 
 
 def test_a_link_that_ends_in_the_middle_of_a_body_frees_its_slab(master: Master) -> None:
