@@ -75,7 +75,7 @@ class Asker(Protocol):
 class _Ask:
     __slots__ = ("asker", "entry")
 
-    def __init__(self, asker: Asker, entry: Entry | None) -> None:
+    def __init__(self, asker: Asker, entry: Entry) -> None:
         self.asker = asker
         self.entry = entry
 
@@ -282,8 +282,8 @@ class Link(asyncio.BufferedProtocol):
             return None
         number, frames = self._connection.request(command, payload, self._context.clock.monotonic(), timeout_s)
         self._meter.frames_out += len(frames)
-        self._outbox.add(frames)
-        self._remember(number, _Ask(asker, None))
+        entry = self._outbox.add(frames)
+        self._remember(number, _Ask(asker, entry))
         return number
 
     def ask_body(
@@ -314,7 +314,7 @@ class Link(asyncio.BufferedProtocol):
             self._drop_unsent(ask)
 
     def _drop_unsent(self, ask: _Ask) -> None:
-        if ask.entry is not None and self._outbox.withdraw(ask.entry):
+        if self._outbox.withdraw(ask.entry):
             self._give_back(list(ask.entry.slabs))
 
     def expire(self, now: float) -> None:

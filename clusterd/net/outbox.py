@@ -7,6 +7,7 @@ other lane through after each slice, so neither lane starves.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from clusterd.wire.frame import Piece
 
@@ -17,7 +18,7 @@ Buffer = bytes | memoryview
 
 
 class Entry:
-    """One message in the lane of bodies. `slabs`: whose room it occupies until it is written or dropped."""
+    """One request, or message with a body in slabs. `slabs`: whose room it occupies until it is written or dropped."""
 
     __slots__ = ("_offset", "_piece", "_pieces", "_views", "begun", "size", "slabs")
 
@@ -75,8 +76,8 @@ class Outbox:
 
     def __init__(self, slice_bytes: int = SLICE_BYTES) -> None:
         self._slice = slice_bytes
-        self._first: deque[Buffer] = deque()
-        self._then: deque[Entry | Buffer] = deque()
+        self._first: deque[bytes] = deque()
+        self._then: deque[Entry] = deque()
         self._current: Entry | None = None
         self._given: list[int] = []
         self._overtaken = 0
@@ -90,11 +91,11 @@ class Outbox:
             self.waiting_bytes += len(frame)
             self.first_bytes += len(frame)
 
-    def add(self, frames: Iterable[bytes]) -> None:
-        """Complete frames that keep their order."""
-        for frame in frames:
-            self._then.append(frame)
-            self.waiting_bytes += len(frame)
+    def add(self, frames: Sequence[bytes]) -> Entry:
+        """The complete frames of a request, which keeps its place among the others."""
+        stops = list(accumulate(map(len, frames)))
+        pieces = [Piece(b"", stop - len(frame), stop) for frame, stop in zip(frames, stops, strict=True)]
+        return self.add_body(pieces, [memoryview(frame) for frame in frames], ())
 
     def add_body(self, pieces: Sequence[Piece], views: Sequence[memoryview], slabs: Sequence[int]) -> Entry:
         """A message whose body lies in slabs; `drained` or `clear` name them when it is done with."""
@@ -121,7 +122,7 @@ class Outbox:
                 picked = self._pick()
                 if picked is None:
                     break
-                if not isinstance(picked, Entry):
+                if isinstance(picked, bytes):
                     if len(picked) <= self._slice:
                         out.append(picked)
                         room -= len(picked)
@@ -139,7 +140,7 @@ class Outbox:
                 self._then.appendleft(entry)
         return out
 
-    def _pick(self) -> Entry | Buffer | None:
+    def _pick(self) -> Entry | bytes | None:
         """The next message: one of the first lane, or after a slice of those one of the other."""
         if self._first and not (self._then and self._overtaken >= self._slice):
             frame = self._first.popleft()
@@ -161,8 +162,7 @@ class Outbox:
         if self._current is not None:
             slabs = [*slabs, *self._current.slabs]
         for entry in self._then:
-            if isinstance(entry, Entry):
-                slabs = [*slabs, *entry.slabs]
+            slabs = [*slabs, *entry.slabs]
         self._first.clear()
         self._then.clear()
         self._current, self._given, self.waiting_bytes, self.first_bytes = None, [], 0, 0

@@ -47,8 +47,8 @@ def test_a_slab_is_not_named_before_the_last_of_its_bytes_was_given() -> None:
 def test_small_frames_share_a_write() -> None:
     outbox = Outbox(slice_bytes=100)
     outbox.add_first([b"a" * 30, b"b" * 30])
-    outbox.add([b"c" * 30])
-    assert write(outbox) == b"a" * 30 + b"b" * 30 + b"c" * 30
+    outbox.add([b"c" * 20, b"d" * 10])
+    assert write(outbox) == b"a" * 30 + b"b" * 30 + b"c" * 20 + b"d" * 10
 
 
 def test_a_response_overtakes_bodies_but_not_the_frame_in_progress() -> None:
@@ -90,9 +90,11 @@ def test_a_message_nobody_waits_for_is_taken_out_unless_it_was_begun() -> None:
     outbox = Outbox(slice_bytes=100)
     pieces = list(pieces_of(1, "x", 150, divide=False))
     begun = outbox.add_body(pieces, [memoryview(bytes(150))], [1])
+    request = outbox.add([b"request"])
     unsent = outbox.add_body(pieces, [memoryview(bytes(150))], [2])
     write(outbox)
     assert not outbox.withdraw(begun)
+    assert outbox.withdraw(request)
     assert outbox.withdraw(unsent)
     assert not outbox.withdraw(unsent)
     write_all(outbox)
