@@ -117,7 +117,12 @@ class Link(asyncio.BufferedProtocol):
         self._reason = ""
         self._limit_timer: asyncio.TimerHandle | None = None
         self._connection = Connection(
-            role, sealer, counter_start=secrets.randbits(32), allocate=self._allocate, scratch=context.scratch
+            role,
+            sealer,
+            counter_start=secrets.randbits(32),
+            allocate=self._allocate,
+            divided_sinks=context.slabs.per_link,
+            scratch=context.scratch,
         )
 
     # ---- what peers may send ---------------------------------------------------------------------------------------------
@@ -398,7 +403,9 @@ class Link(asyncio.BufferedProtocol):
 
     def check(self, now: float, timeout_s: float) -> None:
         """End a link whose peer has begun something and does not go on, or takes nothing."""
-        violation, stalled_s = None, timeout_s
+        violation = None
+        # Two links that wait for more while they keep what they have could wait for each other.
+        stalled_s = min(timeout_s, SHORT_S) if self._connection.holds_room else timeout_s
         if self._context.slabs.is_short:
             timeout_s = min(timeout_s, SHORT_S)
         if not self._held:

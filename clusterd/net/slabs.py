@@ -75,8 +75,8 @@ class NetSlabs:
 
     @property
     def is_short(self) -> bool:
-        """Whether a link waits for room."""
-        return bool(self._waiting)
+        """Whether a link that has no room at all waits for some."""
+        return any(link not in self._owned for link in self._waiting)
 
     # ---- passing on ----------------------------------------------------------------------------------------------------
 

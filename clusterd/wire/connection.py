@@ -184,6 +184,11 @@ class Connection:
         self._marks = marks
         return None
 
+    @property
+    def holds_room(self) -> bool:
+        """Whether unfinished divided messages have sinks, which nothing but more bytes of this peer will set free."""
+        return self._divided.has_sinks
+
     def close(self) -> list[Sink]:
         """The transport is gone. Returns the sinks of what was unfinished, whose room is free again."""
         self.dead = True

@@ -67,6 +67,10 @@ class DividedMessages:
         """Bytes received of each."""
         return {counter: message.total for counter, message in self._messages.items()}
 
+    @property
+    def has_sinks(self) -> bool:
+        return any(message.sinks for message in self._messages.values())
+
     def take_sinks(self) -> list[Sink]:
         """The connection has ended: everything is forgotten."""
         sinks = [sink for message in self._messages.values() for sink in message.sinks]

@@ -254,8 +254,8 @@ def hog(client: Talker, messages: int) -> None:
 
 def test_two_nodes_that_keep_their_room_do_not_keep_it_from_others(master: Master) -> None:
     node = master(slabs=(8, 1))
-    for name in ("hog1", "hog2"):
-        hog(node.join(name), 7)
+    for name in ("hog1", "hog2", "hog3"):
+        hog(node.join(name), 3)
     sync = node.sync
     assert sync is not None
     other = node.join("other")
@@ -266,6 +266,23 @@ def test_two_nodes_that_keep_their_room_do_not_keep_it_from_others(master: Maste
         assert request.link == other_link
         assert request.body
         sync.send(Release([part.slab for part in request.body]))
+
+
+def test_node_that_keeps_more_than_its_room_is_closed(master: Master) -> None:
+    node = master(slabs=(4, 1))
+    client = node.join("hog")
+    hog(client, 3)
+    assert client.is_closed()
+
+
+def test_node_that_keeps_room_and_waits_for_more_does_not_wait_long(master: Master) -> None:
+    """Two of them could wait for each other."""
+    node = master(slabs=(4, 1), divided_timeout_s=60.0)
+    one, two = node.join("one"), node.join("two")
+    hog(one, 1)
+    hog(two, 1)
+    node.logged("there was no room for a large message for 10 seconds", timeout_s=20)
+    assert [one.is_closed(1.0), two.is_closed(1.0)].count(True) == 1
 
 
 def test_room_that_others_wait_for_must_be_used(master: Master) -> None:
