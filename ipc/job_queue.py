@@ -79,8 +79,8 @@ class JobQueue:
         return known
 
     def lost(self, slot: int) -> list[tuple[int, JobFailed]]:
-        """The process of this slot is dead. Returns the jobs that failed by it for good. A job that was cancelled is not
-        tried again."""
+        """The process of this slot is dead. Returns the jobs that failed by it for good: also one that was cancelled, which
+        is not tried again."""
         if slot in self._free:
             self._free.remove(slot)
         entry = self._running.pop(slot, None)
@@ -91,10 +91,9 @@ class JobQueue:
             self._waiting[entry.priority].appendleft(entry)
             return []
         self._credit.give()
-        if not entry.is_wanted:
-            return []
         name = type(entry.job).__name__
-        return [(entry.number, JobFailed("bug", f"{name}: the process that ran it died, twice"))]
+        often = "twice" if entry.is_wanted else "and nobody wants it any more"
+        return [(entry.number, JobFailed("bug", f"{name}: the process that ran it died, {often}"))]
 
     def cancel(self, number: int) -> bool:
         """Nobody wants this job any more. True if it had not begun; one that has begun runs to its end."""

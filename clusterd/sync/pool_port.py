@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 from ipc.board import Board
@@ -34,6 +35,7 @@ class PoolPort:
         self._waiting: dict[int, asyncio.Future[AnyResult]] = {}
         self._slots: dict[int, int] = {}
         self._idle_claims: dict[int, int] = {}
+        self._unwanted: dict[int, str] = {}
 
     async def run(self, job: AnyJob, result: type[R], *, urgent: bool = False) -> R:
         """Run a job and return its result, which is of type `result`. `urgent` jobs (chunks of a transfer) go first.
@@ -53,7 +55,8 @@ class PoolPort:
             await self._assign()
             outcome = await future
         except asyncio.CancelledError:
-            self._queue.cancel(number)
+            if not self._queue.cancel(number):
+                self._unwanted[number] = getattr(job, "out", "")
             raise
         finally:
             self._waiting.pop(number, None)
@@ -105,6 +108,10 @@ class PoolPort:
         return frozenset(self._slots)
 
     def _settle(self, number: int, outcome: AnyResult) -> None:
+        # Whoever wanted its file has removed it, perhaps before the job made it.
+        unwanted = self._unwanted.pop(number, "")
+        if unwanted:
+            Path(unwanted).unlink(missing_ok=True)
         future = self._waiting.get(number)
         if future is not None and not future.done():
             future.set_result(outcome)

@@ -1,0 +1,36 @@
+"""Jobs whose waiter gave up."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from clusterd.sync.pool_port import PoolPort
+from ipc.job_queue import JobQueue
+from ipc.messages import JobDone, Packed, PackMetadata, PoolHello, StartJob
+
+
+@pytest.mark.parametrize("end", ["done", "died"])
+def test_file_of_a_job_that_nobody_wants_any_more_is_removed(tmp_path: Path, end: str) -> None:
+    out = tmp_path / "part"
+    sent: list[StartJob] = []
+
+    async def send(slot: bytes, order: StartJob) -> None:
+        sent.append(order)
+
+    async def story() -> None:
+        port = PoolPort(send, JobQueue(4), 1)
+        await port.hello(PoolHello(1, 1))
+        waiter = port.start(PackMetadata(str(tmp_path), "", str(out)), Packed)
+        while not sent:
+            await asyncio.sleep(0)
+        waiter.cancel()
+        await asyncio.gather(waiter, return_exceptions=True)
+        out.write_bytes(b"made too late")
+        if end == "done":
+            await port.done(1, JobDone(sent[0].id, Packed(13, 1)))
+        else:
+            port.lost(1)
+
+    asyncio.run(story())
+    assert not out.exists()
