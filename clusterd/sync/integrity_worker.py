@@ -61,7 +61,6 @@ class IntegrityWorker:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._applying = 0
         self._running = Tasks(context.journal(self._tag, OWN).error)
         self._round_started: float | None = None
         self._doubtful = ""
@@ -77,7 +76,7 @@ class IntegrityWorker:
         """Rounds of checks, `sync_integrity` apart, counted from the end of the one before (wire.md 1.5)."""
         while True:
             await asyncio.sleep(self._context.settings.worker.sync_integrity_s)
-            if self._applying == 0:
+            if not self._running:
                 try:
                     await self.check(peer)
                 except Exception:
@@ -131,7 +130,7 @@ class IntegrityWorker:
     async def _remove_leftovers(self) -> None:
         """Remove the temporary files that an application which did not end has left. Raises JobError."""
         context = self._context
-        if not self._may_have_leftovers or self._applying or not context.slabs.is_admitted:
+        if not self._may_have_leftovers or self._running or not context.slabs.is_admitted:
             return
         swept = await context.jobs.run(SweepTemporary(context.settings.root), Swept)
         self._may_have_leftovers = False
@@ -165,12 +164,13 @@ class IntegrityWorker:
 
     def begin_sync(self, peer: Peer) -> str:
         """`syn_m_c`: a task id, and a task that waits for the package and applies it."""
-        if self._applying >= MAX_SYNCS:
+        if len(self._running) >= MAX_SYNCS:
             raise ClusterError(1000, f"{MAX_SYNCS} integrity syncs are under way already")
         task_id = str(uuid.uuid4())
         self._context.journal(self._tag, CHECK).info(f"Finished in {self._round_s():.3f}s. Sync required.")
-        self._applying += 1
-        peer.spawn(self._receive(peer, task_id, peer.incoming.expect(task_id)))
+        progress = Progress(peer.name, "integrity", "receiving", self._context.clock.wall())
+        # Not a task of the link: one that is cancelled before its first step would leave nothing behind to end it by.
+        self._running.spawn(self._receive(peer, task_id, peer.incoming.expect(task_id), progress))
         return task_id
 
     async def master_failed(self, peer: Peer, task_id: str | None, error: ClusterError) -> None:
@@ -181,26 +181,23 @@ class IntegrityWorker:
             return
         await self._context.net.main_line("ERROR", self._tag, f"Error in synchronization process: {error}")
 
-    async def _receive(self, peer: Peer, task_id: str, awaited: Awaited) -> None:
-        """Wait for the package; its application does not end with the link."""
+    async def _receive(self, peer: Peer, task_id: str, awaited: Awaited, progress: Progress) -> None:
+        """Wait for the package, which ends with the link, and apply it, which does not."""
         context = self._context
-        progress = Progress(peer.name, "integrity", "receiving", context.clock.wall())
         context.progress.append(progress)
-        package = ""
         try:
-            package = await wait_for_file(context, peer, awaited, None)
+            try:
+                package = await wait_for_file(context, peer, awaited, None)
+            finally:
+                peer.incoming.forget(task_id)
+            await self._apply_package(peer, package, progress)
         except ClusterError as failure:
             await context.net.main_line("ERROR", self._tag, str(failure))
             self._note_result("failed", str(failure))
             if failure.code != 3039:
                 await self._report(peer, ClusterError(1000, str(failure)))
         finally:
-            peer.incoming.forget(task_id)
-            if not package:
-                context.progress.remove(progress)
-                self._applying -= 1
-        if package:
-            self._running.spawn(self._apply_package(peer, package, progress))
+            context.progress.remove(progress)
 
     async def _apply_package(self, peer: Peer, package: str, progress: Progress) -> None:
         journal = self._context.journal(self._tag, SYNC)
@@ -213,9 +210,7 @@ class IntegrityWorker:
             error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
             await self._report(peer, error)
         finally:
-            self._context.progress.remove(progress)
             self._context.spool.remove(package)
-            self._applying -= 1
 
     async def _apply(self, package: str, journal: Journal, progress: Progress) -> None:
         context = self._context

@@ -55,7 +55,7 @@ class PoolPort:
             await self._assign()
             outcome = await future
         except asyncio.CancelledError:
-            if not self._queue.cancel(number):
+            if not self._queue.cancel(number) and (future.cancelled() or not future.done()):
                 self._unwanted[number] = getattr(job, "out", "")
             raise
         finally:

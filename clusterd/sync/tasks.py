@@ -27,9 +27,9 @@ class Tasks:
         if self._most is not None and len(self._running) >= self._most:
             work.close()
             raise ClusterError(1000, f"{self._most} answers to this node wait to be sent already")
-        task = asyncio.create_task(self._guarded(work))
+        task = asyncio.create_task(work)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
 
     async def close(self) -> None:
         """Cancel them all and wait until they have ended."""
@@ -38,8 +38,8 @@ class Tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _guarded(self, work: Work) -> None:
-        try:
-            await work
-        except Exception:
-            self._tell(f"Unexpected failure: {traceback.format_exc()}")
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None:
+            self._tell(f"Unexpected failure: {''.join(traceback.format_exception(failure))}")
