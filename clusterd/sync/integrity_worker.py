@@ -14,7 +14,7 @@ from clusterd.sync.journal import Journal
 from clusterd.sync.manifests import Scan, ScanFailed
 from clusterd.sync.outgoing import Package, Progress
 from clusterd.sync.peer import Peer
-from clusterd.sync.pool_port import JobError
+from clusterd.sync.pool_port import JobError, all_of
 from clusterd.sync.tasks import Tasks
 from clusterd.sync.waiting import wait_for_file
 from clusterd.wire.payloads import build_task_failure
@@ -227,11 +227,9 @@ class IntegrityWorker:
             )
             journal.debug("Worker does not meet integrity checks. Actions required.")
             journal.debug("Updating local files: Start.")
-            unpacked = await asyncio.gather(
-                *(
-                    context.jobs.run(UnpackRange(package, root, plan, index, *bounds), RangeUnpacked)
-                    for index in range(opened.ranges)
-                )
+            unpacked = await all_of(
+                context.jobs.run(UnpackRange(package, root, plan, index, *bounds), RangeUnpacked)
+                for index in range(opened.ranges)
             )
             progress.step = "applying"
             paths = [path for part in unpacked for path in part.paths]

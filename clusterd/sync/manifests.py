@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from clusterd.clock import Clock
-from clusterd.sync.pool_port import JobError, PoolPort
+from clusterd.sync.pool_port import JobError, PoolPort, all_of
 from ipc.messages import BuildManifest, ManifestBuilt, Note, ScanShard, ShardScanned
 
 KEPT = 3
@@ -77,11 +77,9 @@ class ManifestKeeper:
         if self._full_walk_at is None:
             self._full_walk_at = started
         full = self.full_walk_s > 0 and started - self._full_walk_at >= self.full_walk_s
-        shards = await asyncio.gather(
-            *(
-                self._jobs.run(ScanShard(self._root, self._state_dir, shard, self._shards, full), ShardScanned)
-                for shard in range(self._shards)
-            )
+        shards = await all_of(
+            self._jobs.run(ScanShard(self._root, self._state_dir, shard, self._shards, full), ShardScanned)
+            for shard in range(self._shards)
         )
         notes = [note for shard in shards for note in shard.notes]
         if any(shard.failed for shard in shards):

@@ -1,7 +1,7 @@
 """Sync's side of the channel to the pool: a job in, its result out. Order, credits and retries are JobQueue's."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +22,18 @@ class JobError(Exception):
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind = kind
+
+
+async def all_of(running: Iterable[Awaitable[R]]) -> list[R]:
+    """The results of jobs that run side by side. When one fails the others are waited for before its JobError is raised: none
+    may still write when the caller cleans up or begins anew."""
+    outcomes = await asyncio.gather(*running, return_exceptions=True)
+    results: list[R] = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        results.append(outcome)
+    return results
 
 
 class PoolPort:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterd.sync.pool_port import PoolPort
+from clusterd.sync.pool_port import JobError, PoolPort, all_of
 from ipc.job_queue import JobQueue
 from ipc.messages import JobDone, Packed, PackMetadata, PoolHello, StartJob
 
@@ -34,3 +34,25 @@ def test_file_of_a_job_that_nobody_wants_any_more_is_removed(tmp_path: Path, end
 
     asyncio.run(story())
     assert not out.exists()
+
+
+def test_failure_of_one_of_several_jobs_is_told_when_the_last_has_ended() -> None:
+    ended: list[str] = []
+
+    async def fail() -> int:
+        raise JobError("disk", "full")
+
+    async def go_on() -> int:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        ended.append("the other")
+        return 1
+
+    async def story() -> None:
+        assert await all_of([go_on(), go_on()]) == [1, 1]
+        ended.clear()
+        with pytest.raises(JobError, match="full"):
+            await all_of([fail(), go_on()])
+        assert ended == ["the other"]
+
+    asyncio.run(story())
