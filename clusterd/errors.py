@@ -3,7 +3,9 @@ them up by code."""
 
 MESSAGES: dict[int, str] = {
     1000: "Wazuh Internal Error",
+    1013: "Unable to connect with socket",
     1014: "Error communicating with socket",
+    1121: "Error connecting with socket",
     1400: "Invalid offset",
     1401: "Invalid limit",
     1403: "Not a valid sort field",

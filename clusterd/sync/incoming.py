@@ -5,6 +5,7 @@ their chunks came.
 """
 
 import asyncio
+import os
 import random
 from collections.abc import Callable
 
@@ -188,6 +189,15 @@ class Incoming:
             return "None"
         self._spool.remove(string.owner)
         return string.id
+
+    async def take_string(self, string_id: str) -> Segment:
+        """The string that a command uses, as bytes of a spool file that is the caller's to remove; missing bytes are NUL, as
+        stock has it. Raises ClusterError 3035."""
+        async with self._order:
+            string = self._strings.take(string_id)
+        if string.received < string.total:
+            os.truncate(string.owner, string.total)
+        return Segment(string.owner, 0, string.total)
 
     def drop_string(self, string_id: str) -> None:
         """A command has used it, or nobody will."""

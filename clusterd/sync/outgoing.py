@@ -170,6 +170,37 @@ class Sender:
                 self._drop(sealing)
         return sent
 
+    async def send_string(self, peer: Peer, content: bytes | Sequence[Segment]) -> str:
+        """Give a peer a long string (wire.md 4.4); returns the id that it chose. Raises ClusterError 3016 when it could not be
+        given: the peer is then told by `err_str` that none comes."""
+        size = len(content) if isinstance(content, bytes) else sum(segment.length for segment in content)
+        try:
+            string_id = parse_task_id(await peer.request("new_str", str(size).encode()))
+        except ClusterError as failure:
+            raise ClusterError(3016, str(failure)) from failure
+        try:
+            if isinstance(content, bytes):
+                await self._send_open_string(peer, string_id, content)
+            else:
+                await self._send_sealed_string(peer, string_id, content, size)
+        except (ClusterError, JobError, OSError) as failure:
+            raise ClusterError(3016, str(failure)) from failure
+        return string_id
+
+    async def _send_open_string(self, peer: Peer, string_id: str, content: bytes) -> None:
+        for offset in range(0, len(content), INLINE_CHUNK):
+            await peer.request("str_upd", build_words(string_id, content[offset : offset + INLINE_CHUNK]))
+
+    async def _send_sealed_string(self, peer: Peer, string_id: str, content: Sequence[Segment], size: int) -> None:
+        if size <= INLINE_CHUNK:
+            if size:
+                await peer.request("str_upd", build_words(string_id, read_segments(content)))
+            return
+        chunk = chunk_bytes(string_id)
+        for offset in range(0, size, chunk):
+            body = await self._seal_chunk(build_words(string_id, b""), slice_segments(content, offset, chunk))
+            await peer.request("str_upd", body=body)
+
     def _seal(self, prefix: bytes, package: Package, offset: int, length: int) -> "asyncio.Task[Descriptor]":
         return asyncio.create_task(self._seal_chunk(prefix, slice_segments(package.segments, offset, length)))
 

@@ -1,0 +1,75 @@
+"""The length-prefixed unix sockets of the manager's daemons, as a client (wdb.md 1): wdb, authd, remoted, task manager.
+
+A frame is a length of 4 bytes, little endian, and so many bytes of payload.
+"""
+
+import asyncio
+from types import TracebackType
+
+from clusterd.errors import ClusterError
+
+PREFIX_BYTES = 4
+LARGEST_ANSWER = 64 * 1024 * 1024
+"""The databases' own limit is 65,536; other daemons may answer more."""
+
+
+def frame(payload: bytes) -> bytes:
+    """A payload with its length before it."""
+    return len(payload).to_bytes(PREFIX_BYTES, "little") + payload
+
+
+class Stream:
+    """One connection: a request, its answer, the next request. Use as an async context manager.
+
+    A failure leaves the stream unusable: what comes next could be the answer to something else."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        """`timeout_s`: of connecting, and of each answer."""
+        self._path = path
+        self._timeout_s = timeout_s
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def __aenter__(self) -> "Stream":
+        """Raises OSError (FileNotFoundError: there is no socket; ConnectionRefusedError: nobody listens) or TimeoutError."""
+        async with asyncio.timeout(self._timeout_s):
+            self._reader, self._writer = await asyncio.open_unix_connection(self._path)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    async def ask(self, payload: bytes) -> bytes:
+        """Send a request and return the payload of the answer. Raises OSError, TimeoutError, EOFError (closed in the middle
+        of the answer), ValueError (an answer that announces more than LARGEST_ANSWER)."""
+        assert self._reader is not None
+        assert self._writer is not None
+        async with asyncio.timeout(self._timeout_s):
+            self._writer.write(frame(payload))
+            await self._writer.drain()
+            size = int.from_bytes(await self._reader.readexactly(PREFIX_BYTES), "little")
+            if size > LARGEST_ANSWER:
+                raise ValueError(f"{self._path} announces an answer of {size} bytes")
+            return await self._reader.readexactly(size)
+
+
+async def ask_once(path: str, payload: bytes, timeout_s: float) -> bytes:
+    """One request over a connection of its own. Raises ClusterError with the codes of wdb.md 9.4: 1013 the socket is missing,
+    1121 nobody listens, 1014 anything else."""
+    try:
+        async with Stream(path, timeout_s) as stream:
+            return await stream.ask(payload)
+    except FileNotFoundError:
+        raise ClusterError(1013, f"'{path}'") from None
+    except ConnectionRefusedError:
+        raise ClusterError(1121, f"'{path}'") from None
+    except TimeoutError:
+        raise ClusterError(1014, f"'{path}' did not answer within {timeout_s:g} s") from None
+    except (OSError, EOFError, ValueError) as failure:
+        raise ClusterError(1014, f"'{path}': {failure}") from failure
