@@ -1,0 +1,9 @@
+"""What can go wrong in the store, apart from SQLite's own errors."""
+
+
+class StoreFailed(Exception):
+    """What was written could not be committed: nothing of it happened. The text says why (disk full, database locked)."""
+
+
+class SocketTaken(Exception):
+    """A live server holds one of the store's sockets. The text names it and says what to do."""
