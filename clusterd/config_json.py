@@ -283,7 +283,9 @@ class _Reader:
         rule = section.text(
             "version_rule", base.version_rule, "exact, minor, any", lambda value: value in ("exact", "minor", "any")
         )
+        store = section.text("store", base.store, "auto, on, off", lambda value: value in ("auto", "on", "off"))
         return Clusterd(
+            store="on" if store == "on" else "off" if store == "off" else "auto",
             owner=section.text("owner", base.owner, "a user's name", lambda value: ":" not in value),
             version=section.text("version", base.version, "a version like 4.14.1, one word", _is_word),
             version_rule="minor" if rule == "minor" else "any" if rule == "any" else "exact",

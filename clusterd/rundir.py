@@ -2,6 +2,11 @@
 
 RUN_DIR = "var/run/clusterd"
 LOCAL_SOCKET = "queue/cluster/c-internal.sock"
+WDB_SOCKET = "queue/db/wdb"
+HTTP_SOCKET = "queue/sockets/wdb-http.sock"
+AUTH_SOCKET = "queue/sockets/auth"
+STORE_SOCKETS = (WDB_SOCKET, HTTP_SOCKET, AUTH_SOCKET)
+"""Served by the product's own daemons, or by our store (wdb.md 1)."""
 MAX_SOCKET_PATH = 107
 """Bytes of a unix socket's path (sun_path less its NUL)."""
 

@@ -12,6 +12,7 @@ from hashing.manifest import ItemRule, Rules
 
 Role = Literal["master", "worker"]
 VersionRule = Literal["exact", "minor", "any"]
+StoreChoice = Literal["auto", "on", "off"]
 
 DEFAULT_RULES = Rules(
     items=(
@@ -105,6 +106,7 @@ class Limits(msgspec.Struct, frozen=True):
     unpacked_file_bytes: int = 17179869184
     unpacked_total_bytes: int = 17179869184
     log_lines_per_address_s: float = 10
+    store_connections: int = 1024
 
 
 class Tls(msgspec.Struct, frozen=True):
@@ -119,7 +121,7 @@ class Tls(msgspec.Struct, frozen=True):
 
 
 class Clusterd(msgspec.Struct, frozen=True):
-    """Our own section `clusterd` of cluster.json."""
+    """Our own section `clusterd` of cluster.json. `store`: whether this node serves the agent database and authd itself."""
 
     owner: str = ""
     version: str = "4.14.1"
@@ -129,6 +131,7 @@ class Clusterd(msgspec.Struct, frozen=True):
     full_walk_s: float = 300
     stuck_after_s: float = 30
     delete_confirm_share: float = 0.5
+    store: StoreChoice = "auto"
     limits: Limits = Limits()
     tls: Tls = Tls()
 
@@ -136,7 +139,8 @@ class Clusterd(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True):
     """Everything a process of the node needs to know. `pool_size` 0: the number of cores, at least 2 on a master and 1 on
     a worker. `log_level`: 0 INFO, 1 DEBUG, 2 DEBUG2; `log_level_asked`: that of the command line (-d), for when the
-    configured one is 0 (wire.md 7.4); `conf`: the ossec.conf of the command line (-c), else empty."""
+    configured one is 0 (wire.md 7.4); `conf`: the ossec.conf of the command line (-c), else empty. `serves_store`: what
+    became of `clusterd.store` when the node started."""
 
     root: str
     conf: str = ""
@@ -151,6 +155,7 @@ class Settings(msgspec.Struct, frozen=True):
     log_level: int = 0
     log_level_asked: int = 0
     log_format: Literal["text", "json"] = "text"
+    serves_store: bool = False
 
     @property
     def is_master(self) -> bool:

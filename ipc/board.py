@@ -40,6 +40,7 @@ NET_COUNTERS = (
     "slabs_free",
 )
 SYNC_COUNTERS = ("jobs_queued", "jobs_running", "tasks", "slabs", "slabs_free")
+STORE_COUNTERS = ("connections", "requests", "commits", "writes")
 POOL_COUNTERS = ("jobs_done", "jobs_failed", "busy_us")
 
 
@@ -49,6 +50,8 @@ def counters_of(name: str) -> tuple[str, ...]:
         return NET_COUNTERS
     if name == "sync":
         return SYNC_COUNTERS
+    if name == "store":
+        return STORE_COUNTERS
     return POOL_COUNTERS if name.startswith("pool-") else ()
 
 

@@ -1,0 +1,337 @@
+"""The requests of the wdb stream socket: grammar, table of commands, answers (wdb.md 2 and 3)."""
+
+import re
+import sqlite3
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from clusterd.store import agents, groups, report, sql
+from clusterd.store.engine import Engine, Session
+from clusterd.store.jsontext import ANSWER_BYTES, Refused, array, encode, near, parse, rows
+from clusterd.store.private import PrivateDatabases
+from clusterd.store.schema import AGENT_COLUMNS
+
+T = TypeVar("T")
+Handler = Callable[[str], Awaitable[bytes | list[bytes]]]
+OK = b"ok"
+_DIGITS = re.compile(r"\d*")
+_WORD = re.compile(r"((?:[^ \\]|\\.)*) ?", re.DOTALL)
+"""Up to the first space that no backslash protects."""
+
+
+def leading_number(text: str) -> int:
+    """The leading decimal digits of a text; none are 0."""
+    found = _DIGITS.match(text)
+    return int(found[0] or "0") if found else 0
+
+
+class Commands:
+    """Answers requests. Owns the id that `sync-agent-info-get` remembers for all connections."""
+
+    def __init__(self, engine: Engine, private: PrivateDatabases, *, on_worker: bool) -> None:
+        self._engine = engine
+        self._private = private
+        self._on_worker = on_worker
+        self._info_start = 0
+        self._table: dict[str, tuple[bool, Handler]] = {
+            "sql": (True, self._sql),
+            "sync-agent-groups-get": (True, self._sync_agent_groups_get),
+            "set-agent-groups": (True, self._set_agent_groups),
+            "clusterd-groups-handed-out": (True, self._groups_handed_out),
+            "recalculate-agent-group-hashes": (False, self._recalculate),
+            "get-groups-integrity": (True, self._groups_integrity),
+            "sync-agent-info-get": (False, self._sync_agent_info_get),
+            "sync-agent-info-set": (True, self._sync_agent_info_set),
+            "insert-agent": (True, self._writer(agents.NewAgentRow, agents.insert_agent)),
+            "update-agent-data": (True, self._writer(agents.AgentData, agents.update_agent_data)),
+            "update-agent-name": (True, self._writer(agents.AgentName, agents.update_agent_name)),
+            "update-keepalive": (True, self._writer(agents.Keepalive, agents.update_keepalive)),
+            "update-connection-status": (True, self._writer(agents.Connection, agents.update_connection_status)),
+            "update-status-code": (True, self._writer(agents.StatusCode, agents.update_status_code)),
+            "reset-agents-connection": (True, self._reset_connections),
+            "disconnect-agents": (True, self._disconnect_agents),
+            "delete-agent": (True, self._delete_agent),
+            "get-all-agents": (True, self._all_agents),
+            "get-agent-info": (True, self._agent_info),
+            "get-agents-by-connection-status": (True, self._by_connection_status),
+            "get-labels": (True, self._labels),
+            "select-agent-name": (True, self._agent_name),
+            "find-agent": (True, self._find_agent),
+            "select-agent-group": (True, self._agent_group),
+            "select-group-belong": (True, self._group_belong),
+            "find-group": (True, self._find_group),
+            "select-groups": (False, self._select_groups),
+            "insert-agent-group": (True, self._insert_group),
+            "delete-group": (True, self._delete_group),
+            "get-group-agents": (True, self._group_agents),
+            "get-distinct-groups": (False, self._distinct_groups),
+            "sleep": (True, self._sleep),
+        }
+
+    # ---- grammar ---------------------------------------------------------------------------------------------------------
+
+    async def answer(self, payload: bytes) -> list[bytes]:
+        """The answer's frames, usually one (wdb.md 2.1 to 2.4)."""
+        text = payload.rstrip(b"\0").decode(errors="surrogateescape").lstrip(" \n")
+        newline = b"\n" if text.endswith("\n") else b""
+        text = text.removesuffix("\n")
+        try:
+            found = await self._dispatch(text)
+        except Refused as refusal:
+            found = b"err " + str(refusal).encode(errors="replace")
+        except (sqlite3.Error, OverflowError, UnicodeError) as failure:
+            found = f"err Cannot execute Global database query; {failure}".encode(errors="replace")
+        frames = found if isinstance(found, list) else [found]
+        return [(frame + newline)[:ANSWER_BYTES] for frame in frames]
+
+    async def _dispatch(self, text: str) -> bytes | list[bytes]:
+        if text.startswith("{"):
+            return self._private.answer_json(text)
+        actor, rest = _split(text)
+        if rest is None:
+            raise Refused(f"Invalid DB query syntax, near {near(text)}")
+        if actor == "agent":
+            return await self._private.answer(self._engine, rest)
+        if actor == "wazuhdb":
+            return await self._private.remove(rest)
+        if actor != "global":
+            raise Refused(f"Invalid DB query actor: {near(actor)}")
+        command, argument = _split(rest)
+        known = self._table.get(command)
+        if known is None or (known[0] and argument is None):
+            raise Refused(f"Invalid DB query syntax, near {near(command)}")
+        return await known[1](argument or "")
+
+    def _writer(self, shape: type[T], work: Callable[[Session, T], None]) -> Handler:
+        async def handler(argument: str) -> bytes:
+            request = parse(argument, shape)
+            await self._engine.write(lambda session: work(session, request))
+            return OK
+
+        return handler
+
+    async def _reader(self, what: str, work: Callable[[sqlite3.Connection], bytes]) -> bytes:
+        """`what` completes the text of a failing database (wdb.md 3.17)."""
+        try:
+            return await self._engine.read(work)
+        except sqlite3.Error:
+            raise Refused(f"Error getting {what} from global.db.") from None
+
+    # ---- sql -------------------------------------------------------------------------------------------------------------
+
+    async def _sql(self, argument: str) -> bytes:
+        try:
+            return b"ok " + await self._engine.read(lambda db: sql.run_read(db, argument))
+        except sql.Writes:
+            return b"ok " + await self._engine.write(lambda session: sql.run_write(session, argument))
+
+    # ---- groups ----------------------------------------------------------------------------------------------------------
+
+    async def _sync_agent_groups_get(self, argument: str) -> bytes:
+        query = groups.parse_groups_query(parse(argument, Any))
+        status, text = await self._engine.write(lambda session: groups.sync_agent_groups_get(session, query))
+        return status + b" " + text
+
+    async def _set_agent_groups(self, argument: str) -> bytes:
+        request = parse(argument, Any)
+        await self._engine.write(lambda session: groups.set_agent_groups(session, request, on_worker=self._on_worker))
+        return OK
+
+    async def _groups_handed_out(self, argument: str) -> bytes:
+        items = groups.parse_handed_out(parse(argument, Any))
+        count = await self._engine.write(lambda session: groups.handed_out(session, items))
+        return b"ok " + encode(count)
+
+    async def _recalculate(self, argument: str) -> bytes:
+        try:
+            await self._engine.write(groups.recalculate_all)
+        except sqlite3.Error:
+            raise Refused("Error recalculating group hash of agents in global.db") from None
+        return OK
+
+    async def _groups_integrity(self, argument: str) -> bytes:
+        word = await self._engine.write(lambda session: groups.integrity(session, argument))
+        return b"ok [" + encode(word.decode()) + b"]"
+
+    async def _select_groups(self, argument: str) -> bytes:
+        def work(db: sqlite3.Connection) -> bytes:
+            return array(rows(("name",), db.execute('select name from "group" order by id')))[1]
+
+        return b"ok " + await self._reader("groups", work)
+
+    async def _find_group(self, argument: str) -> bytes:
+        def work(db: sqlite3.Connection) -> bytes:
+            return array(rows(("id",), db.execute('select id from "group" where name = ?', (argument,))))[1]
+
+        return b"ok " + await self._reader("group id", work)
+
+    async def _insert_group(self, argument: str) -> bytes:
+        await self._engine.write(lambda session: groups.insert_group(session, argument))
+        return OK
+
+    async def _delete_group(self, argument: str) -> bytes:
+        status = "synced" if self._on_worker else "syncreq"
+        await self._engine.write(lambda session: groups.delete_group(session, argument, status))
+        return OK
+
+    async def _group_agents(self, argument: str) -> bytes:
+        words = argument.split(" ")
+        if not words[0]:
+            raise Refused("Invalid arguments, group name not found.")
+        if len(words) < 2 or words[1] != "last_id":
+            raise Refused("Invalid arguments, 'last_id' not found.")
+        if len(words) < 3 or not words[2]:
+            raise Refused("Invalid arguments, last agent id not found.")
+        name, last_id = words[0], leading_number(words[2])
+        return await self._reader("group agents", lambda db: b" ".join(groups.members(db, name, last_id)))
+
+    async def _group_belong(self, argument: str) -> bytes:
+        agent_id = leading_number(argument)
+
+        def work(db: sqlite3.Connection) -> bytes:
+            return array(encode(name) for name in groups.groups_of(db, agent_id))[1]
+
+        return b"ok " + await self._reader("agent groups", work)
+
+    async def _distinct_groups(self, argument: str) -> bytes:
+        def work(db: sqlite3.Connection) -> bytes:
+            found = db.execute(
+                'select distinct "group", group_hash from agent where id > 0 and group_hash > ? order by group_hash',
+                (argument,),
+            )
+            return b" ".join(array(rows(("group", "group_hash"), found)))
+
+        return await self._reader("agent groups information", work)
+
+    # ---- agents ----------------------------------------------------------------------------------------------------------
+
+    async def _sync_agent_info_get(self, argument: str) -> bytes:
+        words = argument.split(" ")
+        if words[0] == "last_id" and len(words) > 1:
+            self._info_start = leading_number(words[1])
+        start = self._info_start
+        status, text, self._info_start = await self._engine.write(
+            lambda session: report.sync_agent_info_get(session, start)
+        )
+        return status + b" " + text
+
+    async def _sync_agent_info_set(self, argument: str) -> bytes:
+        listed = parse(argument, Any)
+        await self._engine.write(lambda session: report.sync_agent_info_set(session, listed))
+        return OK
+
+    async def _reset_connections(self, argument: str) -> bytes:
+        await self._engine.write(lambda session: agents.reset_connections(session, argument))
+        return OK
+
+    async def _disconnect_agents(self, argument: str) -> bytes:
+        words = [word for word in argument.split(" ") if word]
+        for place, what in enumerate(("last id", "keepalive", "sync_status")):
+            if len(words) <= place:
+                raise Refused(f"Invalid arguments {what} not found")
+        last_id, before, status = leading_number(words[0]), leading_number(words[1]), words[2]
+        return await self._engine.write(lambda session: agents.disconnect_silent(session, last_id, before, status))
+
+    async def _delete_agent(self, argument: str) -> bytes:
+        agent_id = leading_number(argument)
+        await self._engine.write(lambda session: agents.delete_agent(session, agent_id))
+        return OK
+
+    async def _all_agents(self, argument: str) -> bytes | list[bytes]:
+        words = argument.split(" ")
+        if words[0] == "context":
+            try:
+                return await self._engine.read(_context)
+            except sqlite3.Error:
+                raise Refused("Error getting agents from global.db.") from None
+        if words[0] != "last_id":
+            raise Refused("Invalid arguments 'last_id' or 'context' not found")
+        if len(words) < 2 or not words[1]:
+            raise Refused("Invalid arguments 'last_id' not found")
+        last_id = -1 if words[1].startswith("-") else leading_number(words[1])
+        return await self._ids("agents", "id > ?", (last_id,))
+
+    async def _ids(self, what: str, condition: str, values: tuple[Any, ...], limit: int = -1) -> bytes:
+        def work(db: sqlite3.Connection) -> bytes:
+            found = db.execute(f"select id from agent where {condition} order by id limit ?", (*values, limit))
+            try:
+                return b" ".join(array(rows(("id",), found)))
+            finally:
+                found.close()
+
+        return await self._reader(what, work)
+
+    async def _agent_info(self, argument: str) -> bytes:
+        return b"ok " + await self._one_agent("agent information", AGENT_COLUMNS, argument)
+
+    async def _agent_name(self, argument: str) -> bytes:
+        return b"ok " + await self._one_agent("agent name", ("name",), argument)
+
+    async def _agent_group(self, argument: str) -> bytes:
+        return b"ok " + await self._one_agent("agent group", ("group",), argument)
+
+    async def _one_agent(self, what: str, names: tuple[str, ...], argument: str) -> bytes:
+        columns = ", ".join(f'"{name}"' for name in names)
+        agent_id = leading_number(argument)
+
+        def work(db: sqlite3.Connection) -> bytes:
+            found = db.execute(f"select {columns} from agent where id = ?", (agent_id,))
+            return b"[" + b",".join(rows(names, found)) + b"]"
+
+        return await self._reader(what, work)
+
+    async def _by_connection_status(self, argument: str) -> bytes:
+        words = [word for word in argument.split(" ") if word]
+        if not words:
+            raise Refused("Invalid arguments 'last_id' not found")
+        if len(words) < 2:
+            raise Refused("Invalid arguments 'connection_status' not found")
+        if len(words) == 3:
+            raise Refused("Invalid arguments 'limit' not found")
+        last_id, status = leading_number(words[0]), words[1]
+        what = "agents by connection status"
+        if len(words) == 2:
+            return await self._ids(what, "id > ? and connection_status = ?", (last_id, status))
+        values = (last_id, status, words[2])
+        limit = leading_number(words[3])
+        return await self._ids(what, "id > ? and connection_status = ? and node_name = ?", values, limit)
+
+    async def _labels(self, argument: str) -> bytes:
+        agent_id = leading_number(argument)
+
+        def work(db: sqlite3.Connection) -> bytes:
+            found = db.execute("select id, key, value from labels where id = ?", (agent_id,))
+            return b"[" + b",".join(rows(("id", "key", "value"), found)) + b"]"
+
+        return b"ok " + await self._reader("agent labels", work)
+
+    async def _find_agent(self, argument: str) -> bytes:
+        wanted = parse(argument, agents.Wanted)
+
+        def work(db: sqlite3.Connection) -> bytes:
+            found = db.execute(
+                "select id from agent where name = ?1 and (register_ip = ?2 or substr(register_ip, 1, length(?2) + 1)"
+                " = ?2 || '/') order by id",
+                (wanted.name, wanted.ip),
+            )
+            return array(rows(("id",), found))[1]
+
+        return b"ok " + await self._reader("agents", work)
+
+    async def _sleep(self, argument: str) -> bytes:
+        """For tests of clients: busy for so many milliseconds, at most a second, and no lock is held meanwhile."""
+        await self._private.sleep(min(leading_number(argument), 1000) / 1000)
+        return b"ok "
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """The first word and all behind the space after it; None without a space."""
+    found = _WORD.match(text)
+    assert found is not None
+    return found[1], text[found.end() :] if found[0].endswith(" ") and len(found[0]) > len(found[1]) else None
+
+
+def _context(db: sqlite3.Connection) -> list[bytes]:
+    names = ("id", "version", "name", "ip")
+    found = db.execute("select id, version, name, ip from agent order by id")
+    return [b"due " + row for row in rows(names, found)] + [b"ok []"]

@@ -1,0 +1,217 @@
+"""The database behind the store's sockets: one writer thread that commits in batches, reader threads with connections of
+their own.
+
+What waits is written in one transaction, and answered once it is committed: an answered write survives the death of the
+process, and every reader sees it. `durable` writes also survive a power cut.
+"""
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from clusterd.store import schema
+from clusterd.store.groups_checksum import GroupHashes
+
+T = TypeVar("T")
+MOST_IN_BATCH = 500
+BATCH_S = 0.02
+"""A batch takes in what waits until it has run for so long."""
+
+
+class Session:
+    """What a write works with: `db` is inside a transaction, which is not the work's to end."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self.hashes = GroupHashes()
+        self._last_at = 0
+        self.load_hashes()
+        row = db.execute("select max(at) from clusterd_event").fetchone()
+        self._last_at = row[0] or 0
+
+    def load_hashes(self) -> None:
+        """The sequence of group hashes as the table has it."""
+        self.hashes.load(
+            self.db.execute("select id, group_hash from agent where id > 0 and group_hash is not null order by id")
+        )
+
+    @staticmethod
+    def now() -> int:
+        """Seconds since 1970."""
+        return int(time.time())
+
+    def stamp(self, agent_id: int) -> None:
+        """Something was heard of this agent here, now. No two moments are equal."""
+        self._last_at = max(self._last_at + 1, boot_us())
+        self.db.execute(
+            "insert into clusterd_event (id, at, node) values (?, ?, '')"
+            " on conflict (id) do update set at = excluded.at, node = ''",
+            (agent_id, self._last_at),
+        )
+
+
+def boot_us() -> int:
+    """Microseconds since the machine was started: a clock that nobody sets."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+
+
+class _Write:
+    __slots__ = ("durable", "future", "work")
+
+    def __init__(self, work: Callable[[Session], Any], durable: bool, future: "asyncio.Future[Any]") -> None:
+        self.work = work
+        self.durable = durable
+        self.future = future
+
+
+class Engine:
+    """Owner of all connections to the database. Made and closed on the event loop."""
+
+    def __init__(self, root: str, readers: int) -> None:
+        """Raises sqlite3.Error; the database must have been prepared. `commits`, `writes`: counted since then."""
+        self._loop = asyncio.get_running_loop()
+        self._wal = f"{root}/{schema.DATABASE}-wal"
+        self._root = root
+        self._session = Session(schema.connect(root))
+        self._stale = False
+        self.commits = 0
+        self.writes = 0
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="store-reader")
+        self._writer = threading.Thread(target=self._write_all, name="store-writer")
+        self._writer.start()
+
+    async def write(self, work: Callable[[Session], T], *, durable: bool = False) -> T:
+        """Run `work` in the writer thread and return its result once it is committed (`durable`: and on disk).
+
+        An error of SQLite in the work is raised here and undoes its statement only; when the commit fails everything of the
+        batch is undone and each of its works raises that error."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Write(work, durable, future))
+        return await future
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` on a reader's connection. It sees every write answered before."""
+        return await self._loop.run_in_executor(self._readers, self._read, work)
+
+    def close(self) -> None:
+        """What waits is still written; reads that run are broken off."""
+        self._queue.put(None)
+        self._writer.join()
+        for connection in self._connections:
+            connection.interrupt()
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        for connection in self._connections:
+            connection.close()
+        self._session.db.close()
+
+    # ---- reader threads --------------------------------------------------------------------------------------------------
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = schema.connect(self._root, readonly=True)
+            connection.set_authorizer(authorize)
+            self._local.connection = connection
+            self._connections.append(connection)
+        return work(connection)
+
+    # ---- the writer thread -----------------------------------------------------------------------------------------------
+
+    def _write_all(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch, ended = [first], False
+            outcomes: list[tuple[_Write, Any, BaseException | None]] = []
+            try:
+                self._begin()
+                ended = self._work_off(batch, outcomes)
+                self._commit(any(write.durable for write in batch))
+                self.commits += 1
+                self.writes += len(batch)
+            except BaseException as failure:
+                self._undo()
+                outcomes = [(write, None, failure) for write in batch]
+            self._loop.call_soon_threadsafe(_deliver, outcomes)
+            if ended:
+                return
+
+    def _begin(self) -> None:
+        self._session.db.execute("begin immediate")
+        if self._stale:
+            self._session.load_hashes()
+            self._stale = False
+
+    def _work_off(self, batch: list[_Write], outcomes: list[tuple[_Write, Any, BaseException | None]]) -> bool:
+        """Run the first work and those that wait. Returns whether the engine is to close."""
+        until = time.monotonic() + BATCH_S
+        write: _Write | None = batch[0]
+        while write is not None:
+            try:
+                outcomes.append((write, write.work(self._session), None))
+            except Exception as failure:
+                outcomes.append((write, None, failure))
+                if not self._session.db.in_transaction:
+                    # A full disk and the like undo the whole transaction, not one statement.
+                    raise
+            if len(batch) >= MOST_IN_BATCH or time.monotonic() > until:
+                return False
+            try:
+                write = self._queue.get_nowait()
+            except queue.Empty:
+                return False
+            if write is not None:
+                batch.append(write)
+        return True
+
+    def _commit(self, durable: bool) -> None:
+        self._session.db.execute("commit")
+        if durable:
+            fd = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def _undo(self) -> None:
+        self._stale = True
+        if self._session.db.in_transaction:
+            try:
+                self._session.db.execute("rollback")
+            except sqlite3.Error:
+                # What made the commit fail also undid it; else the next `begin` fails and says so to whoever asks.
+                return
+
+
+def _deliver(outcomes: list[tuple[_Write, Any, BaseException | None]]) -> None:
+    for write, result, failure in outcomes:
+        if write.future.done():
+            continue
+        if failure is None:
+            write.future.set_result(result)
+        else:
+            write.future.set_exception(failure)
+
+
+_FORBIDDEN = frozenset(
+    {sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT, sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH}
+)
+_PRAGMAS_ALLOWED = frozenset(
+    {"table_info", "table_xinfo", "index_list", "index_info", "foreign_key_list", "user_version"}
+)
+
+
+def authorize(action: int, first: str | None, second: str | None, database: str | None, trigger: str | None) -> int:
+    """What a client's own SQL may not do: end our transaction, open other files, change how the database works."""
+    if action in _FORBIDDEN:
+        return sqlite3.SQLITE_DENY
+    if action == sqlite3.SQLITE_PRAGMA and first not in _PRAGMAS_ALLOWED:
+        return sqlite3.SQLITE_DENY
+    return sqlite3.SQLITE_OK

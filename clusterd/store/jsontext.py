@@ -1,0 +1,90 @@
+"""JSON as the wdb stream socket has it (wdb.md 2.3, 2.5): what is accepted beyond the standard, what is produced exactly, and
+the rule of chunks."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+ANSWER_BYTES = 65536
+CHUNK_BYTES = ANSWER_BYTES - 512
+"""Budget of a chunked answer."""
+NEAR = 32
+_encoder = msgspec.json.Encoder()
+encode = _encoder.encode
+"""Compact, UTF-8, `/` not escaped."""
+_NUMBER_OR_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"|(?<![\d.eE+])(-?)0+(?=\d)', re.DOTALL)
+
+
+class Refused(Exception):
+    """A request that is answered `err` with this text."""
+
+
+def near(text: str) -> str:
+    """The beginning of what was not understood, in single quotes."""
+    return f"'{text[:NEAR]}'"
+
+
+def parse(text: str, shape: type[T]) -> T:
+    """An argument in JSON. Numbers may have leading zeros: the API pastes ids as they are written (`{"id":001}`).
+
+    Raises Refused with the texts of wdb.md 2.4."""
+    data = text.encode(errors="surrogateescape")
+    try:
+        return msgspec.json.decode(data, type=shape)
+    except msgspec.ValidationError:
+        pass
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        data = _NUMBER_OR_TEXT.sub(_without_zeros, data)
+    try:
+        return msgspec.json.decode(data, type=shape)
+    except msgspec.ValidationError:
+        raise Refused(f"Invalid JSON data, near {near(text)}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Refused(f"Invalid JSON syntax, near {near(text)}") from None
+
+
+def _without_zeros(found: "re.Match[bytes]") -> bytes:
+    return found[0] if found[0].startswith(b'"') else found[1]
+
+
+class Chunk:
+    """Items that fit into one answer. `used`: bytes of the frame around them, as wdb.md 2.3 counts."""
+
+    def __init__(self, used: int) -> None:
+        self.used = used
+        self.items: list[bytes] = []
+
+    def add(self, item: bytes) -> bool:
+        """Whether it fits; it is in the chunk then."""
+        if not self.fits(len(item)):
+            return False
+        self.used += len(item) + 1
+        self.items.append(item)
+        return True
+
+    def fits(self, length: int) -> bool:
+        return self.used + length + 1 < CHUNK_BYTES
+
+    def joined(self) -> bytes:
+        return b",".join(self.items)
+
+
+def array(items: Iterable[bytes]) -> tuple[bytes, bytes]:
+    """Status and text of an array with as many of the items as fit."""
+    chunk = Chunk(2)
+    status = b"ok"
+    for item in items:
+        if not chunk.add(item):
+            status = b"due"
+            break
+    return status, b"[" + chunk.joined() + b"]"
+
+
+def rows(names: Iterable[str], found: Iterable[tuple[Any, ...]]) -> Iterator[bytes]:
+    """Each row as an object in the order of the names; NULL is left out."""
+    names = tuple(names)
+    for row in found:
+        yield encode({name: value for name, value in zip(names, row, strict=True) if value is not None})

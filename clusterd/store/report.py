@@ -1,0 +1,415 @@
+"""Agent-info: what changed on this node goes up, what workers report comes in (wdb.md 3.5, 7.7, 7.8).
+
+Beside the stock ways there is ours, for two nodes with this store: rows are taken in batches and stay marked until the master
+has them, and each carries the moment it was last heard of, so that a report that comes late never hides a later one from
+another worker.
+"""
+
+import random
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from clusterd.store.engine import Session, boot_us
+from clusterd.store.jsontext import Chunk, Refused, encode
+
+FULL_TEXTS = (
+    "ip",
+    "os_name",
+    "os_version",
+    "os_major",
+    "os_minor",
+    "os_codename",
+    "os_build",
+    "os_platform",
+    "os_uname",
+    "os_arch",
+    "version",
+    "config_sum",
+    "merged_sum",
+    "manager_host",
+    "node_name",
+)
+FULL = (
+    "id",
+    "name",
+    *FULL_TEXTS,
+    "last_keepalive",
+    "connection_status",
+    "disconnection_time",
+    "group_config_status",
+    "status_code",
+)
+STATUS = ("id", "version", "connection_status", "disconnection_time", "status_code")
+KEEPALIVE = ("id", "version")
+WORDS = ("syncreq", "syncreq_keepalive", "syncreq_status")
+"""The lists of 7.7, in its order; also the words in `sync_status`."""
+COLUMNS = dict(zip(WORDS, (FULL, KEEPALIVE, STATUS), strict=True))
+NUMBERS = frozenset({"id", "last_keepalive", "disconnection_time", "status_code", "at"})
+KEPT_BATCHES = 64
+MOST_ERRORS = 100
+
+
+# ---- going up ----------------------------------------------------------------------------------------------------------
+
+
+def _shown(names: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
+    """An element as 7.7 writes it: empty texts are left out, integers are there always."""
+    element: dict[str, Any] = {}
+    for name, value in zip(names, row, strict=True):
+        if name in NUMBERS:
+            element[name] = value or 0
+        elif value and value != " ":
+            element[name] = value
+    return element
+
+
+def _labels(db: sqlite3.Connection, agent_id: int) -> list[dict[str, str]]:
+    found = db.execute("select key, value from labels where id = ?", (agent_id,))
+    return [{name: text for name, text in (("key", key), ("value", value)) if text} for key, value in found]
+
+
+def _elements(db: sqlite3.Connection, word: str, limit: int, *, moments: bool) -> list[dict[str, Any]]:
+    """Agents with this word in ascending order of id. `moments`: with member `at` and those that ours needs."""
+    names: tuple[str, ...] = COLUMNS[word]
+    if moments:
+        names = (*names, "at") if "node_name" in names else (*names, "node_name", "at")
+    columns = ", ".join("coalesce(e.at, 0)" if name == "at" else f"a.{name}" for name in names)
+    source = "agent a left join clusterd_event e on e.id = a.id" if moments else "agent a"
+    found = db.execute(
+        f"select {columns} from {source} where a.sync_status != 'synced' and a.sync_status = ? and a.id > 0"
+        " order by a.id limit ?",
+        (word, limit),
+    ).fetchall()
+    elements = [_shown(names, row) for row in found]
+    if word == "syncreq" and elements and db.execute("select 1 from labels limit 1").fetchone() is not None:
+        for element in elements:
+            labels = _labels(db, element["id"])
+            if labels:
+                element["labels"] = labels
+    return elements
+
+
+def take_all(session: Session) -> bytes:
+    """GET `/v1/agents/sync`: everything that waits, and the flags are cleared."""
+    lists = {word: _elements(session.db, word, -1, moments=False) for word in WORDS}
+    session.db.execute("update agent set sync_status = 'synced' where sync_status != 'synced' and id > 0")
+    return encode({word: elements for word, elements in lists.items() if elements})
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Rows handed to the cluster and still marked. `number` confirms them; `more`: others wait."""
+
+    number: int
+    body: bytes
+    agents: int
+    more: bool
+
+
+class Batches:
+    """What was handed out and not confirmed yet: (id, moment) of each row, by batch. A store that dies forgets them, and the
+    rows are handed out again. Read and written on the event loop only."""
+
+    def __init__(self) -> None:
+        self._taken: dict[int, list[tuple[int, int, str]]] = {}
+        self._next = random.getrandbits(31)
+
+    def keep(self, rows: list[tuple[int, int, str]]) -> int:
+        while len(self._taken) >= KEPT_BATCHES:
+            del self._taken[next(iter(self._taken))]
+        self._next += 1
+        self._taken[self._next] = rows
+        return self._next
+
+    def pop(self, number: int) -> list[tuple[int, int, str]] | None:
+        return self._taken.pop(number, None)
+
+
+def take_some(db: sqlite3.Connection, limit: int) -> tuple[bytes, list[tuple[int, int, str]], bool]:
+    """At most `limit` rows that wait, the keepalives last: the JSON of 7.7 with member `at`, (id, at, word) of each, and whether
+    more wait."""
+    lists: dict[str, list[dict[str, Any]]] = {}
+    rows: list[tuple[int, int, str]] = []
+    for word in ("syncreq", "syncreq_status", "syncreq_keepalive"):
+        elements = _elements(db, word, limit - len(rows) + 1, moments=True)
+        if len(rows) + len(elements) > limit:
+            elements = elements[: limit - len(rows)]
+            lists[word] = elements
+            rows += [(element["id"], element["at"], word) for element in elements]
+            return _lists(lists), rows, True
+        lists[word] = elements
+        rows += [(element["id"], element["at"], word) for element in elements]
+    return _lists(lists), rows, False
+
+
+def _lists(lists: dict[str, list[dict[str, Any]]]) -> bytes:
+    return encode({word: lists[word] for word in WORDS if lists.get(word)})
+
+
+def confirm(session: Session, rows: Iterable[tuple[int, int, str]]) -> int:
+    """The master has these rows: those that nothing was heard of since are `synced`. Returns how many."""
+    count = 0
+    for agent_id, at, word in rows:
+        count += session.db.execute(
+            "update agent set sync_status = 'synced' where id = ? and sync_status = ?"
+            " and coalesce((select at from clusterd_event e where e.id = agent.id), 0) = ?",
+            (agent_id, word, at),
+        ).rowcount
+    return count
+
+
+# ---- coming in ---------------------------------------------------------------------------------------------------------
+
+
+class Label(msgspec.Struct, frozen=True):
+    key: str = ""
+    value: str = ""
+
+
+class Full(msgspec.Struct, frozen=True):
+    """An element of `syncreq`. Members that are missing are empty or 0. `at`: ours only."""
+
+    id: int
+    name: str = ""
+    ip: str = ""
+    os_name: str = ""
+    os_version: str = ""
+    os_major: str = ""
+    os_minor: str = ""
+    os_codename: str = ""
+    os_build: str = ""
+    os_platform: str = ""
+    os_uname: str = ""
+    os_arch: str = ""
+    version: str = ""
+    config_sum: str = ""
+    merged_sum: str = ""
+    manager_host: str = ""
+    node_name: str = ""
+    last_keepalive: int = 0
+    connection_status: str = ""
+    disconnection_time: int = 0
+    group_config_status: str = ""
+    status_code: int = 0
+    labels: list[Label] = []
+    at: int = 0
+
+
+class Alive(msgspec.Struct, frozen=True):
+    id: int
+    version: str = ""
+    at: int = 0
+
+
+class Status(msgspec.Struct, frozen=True):
+    id: int
+    version: str = ""
+    connection_status: str = ""
+    disconnection_time: int = 0
+    status_code: int = 0
+    at: int = 0
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """The body of POST `/v1/agents/sync`."""
+
+    syncreq: list[Full] = []
+    syncreq_keepalive: list[Alive] = []
+    syncreq_status: list[Status] = []
+
+
+_FULL_SQL = (
+    f"update agent set name = ?, {', '.join(f'{name} = ?' for name in FULL_TEXTS)}, last_keepalive = ?,"
+    " connection_status = ?, disconnection_time = ?, group_config_status = ?, status_code = ?, sync_status = 'synced'"
+    " where id = ?"
+)
+_ALIVE_SQL = (
+    "update agent set version = ?, last_keepalive = ?, connection_status = 'active', disconnection_time = 0,"
+    " status_code = 0, sync_status = 'synced' where id = ?"
+)
+_STATUS_SQL = (
+    "update agent set version = ?, connection_status = ?, disconnection_time = ?, status_code = ?,"
+    " sync_status = 'synced' where id = ?"
+)
+
+
+def _full_values(one: Full) -> tuple[Any, ...]:
+    return (
+        one.name,
+        one.ip,
+        one.os_name,
+        one.os_version,
+        one.os_major,
+        one.os_minor,
+        one.os_codename,
+        one.os_build,
+        one.os_platform,
+        one.os_uname,
+        one.os_arch,
+        one.version,
+        one.config_sum,
+        one.merged_sum,
+        one.manager_host,
+        one.node_name,
+        one.last_keepalive,
+        one.connection_status,
+        one.disconnection_time,
+        one.group_config_status,
+        one.status_code,
+        one.id,
+    )
+
+
+def _status_values(one: Status) -> tuple[Any, ...]:
+    return one.version, one.connection_status, one.disconnection_time, one.status_code, one.id
+
+
+def _replace_labels(session: Session, elements: Sequence[Full]) -> list[str]:
+    """Labels of unknown agents are refused by the table: said, not an error (wdb.md 7.8)."""
+    warnings = []
+    session.db.executemany("delete from labels where id = ?", [(one.id,) for one in elements])
+    for one in elements:
+        try:
+            session.db.executemany(
+                "insert into labels (id, key, value) values (?, ?, ?)",
+                [(one.id, label.key, label.value) for label in one.labels],
+            )
+        except sqlite3.IntegrityError as refusal:
+            warnings.append(f"labels of agent {one.id}: {refusal}")
+    return warnings
+
+
+Element = Full | Alive | Status
+
+
+def merge(session: Session, elements: Sequence[Element], offset_us: int | None = None) -> list[str]:
+    """Elements of one list, as 7.8 has it. Returns warnings. Raises sqlite3.Error at the first that the table refuses.
+
+    `offset_us`: the elements are of a worker of ours and say when the agent was last heard of (see `merge_ours`)."""
+    if not elements:
+        return []
+    first = elements[0]
+    if isinstance(first, Full):
+        full = [one for one in elements if isinstance(one, Full)]
+        session.db.executemany(_FULL_SQL, [_full_values(one) for one in full])
+        return _replace_labels(session, full)
+    if isinstance(first, Alive):
+        now, boot = session.now(), boot_us()
+        alive = [one for one in elements if isinstance(one, Alive)]
+        ages = [
+            0 if offset_us is None or not one.at else max(0, boot - one.at - offset_us) // 1_000_000 for one in alive
+        ]
+        session.db.executemany(
+            _ALIVE_SQL, [(one.version, now - age, one.id) for one, age in zip(alive, ages, strict=True)]
+        )
+        return []
+    session.db.executemany(_STATUS_SQL, [_status_values(one) for one in elements if isinstance(one, Status)])
+    return []
+
+
+class Merged(msgspec.Struct, frozen=True):
+    """What became of a report of one of our nodes: `stale`: another worker has said something later; `errors`: texts."""
+
+    merged: int
+    stale: int
+    errors: list[str]
+
+
+def merge_ours(session: Session, elements: Sequence[Element], node: str, offset_us: int) -> Merged:
+    """Elements of one list from our worker `node`, whose boot clock shows `offset_us` less than ours. What the table refuses
+    is said, and does not keep the others."""
+    ids = ",".join(str(one.id) for one in elements)
+    events = {
+        agent_id: (at, by)
+        for agent_id, at, by in session.db.execute(f"select id, at, node from clusterd_event where id in ({ids})")
+    }
+    fresh: list[Element] = []
+    for one in elements:
+        at, by = events.get(one.id, (0, node))
+        if by == node or (one.at and one.at + offset_us >= at):
+            fresh.append(one)
+    errors = _merge_each(session, fresh, offset_us)
+    session.db.executemany(
+        "insert into clusterd_event (id, at, node) select ?1, ?2, ?3 where exists (select 1 from agent where id = ?1)"
+        " on conflict (id) do update set at = excluded.at, node = excluded.node",
+        [(one.id, one.at + offset_us if one.at else 0, node) for one in fresh],
+    )
+    return Merged(len(fresh), len(elements) - len(fresh), errors[:MOST_ERRORS])
+
+
+def _merge_each(session: Session, elements: Sequence[Element], offset_us: int) -> list[str]:
+    """All at once, and when the table refuses one, each for itself."""
+    try:
+        merge(session, elements, offset_us)
+    except sqlite3.IntegrityError:
+        pass
+    else:
+        return []
+    errors = []
+    for one in elements:
+        try:
+            merge(session, [one], offset_us)
+        except sqlite3.IntegrityError as refusal:
+            errors.append(f"agent {one.id}: {refusal}")
+    return errors
+
+
+# ---- the stream socket's commands of older clusters (wdb.md 3.5) ---------------------------------------------------------
+
+_PASSES = (
+    ("syncreq", FULL),
+    ("syncreq_status", ("id", "last_keepalive", "connection_status", "disconnection_time", "status_code")),
+    ("syncreq_keepalive", ("id", "last_keepalive")),
+)
+
+
+def sync_agent_info_get(session: Session, start: int) -> tuple[bytes, bytes, int]:
+    """Status, text, and the id to go on from (0 when all was told). What is told is marked as `synced`."""
+    chunk, last = Chunk(2), start
+    for word, names in _PASSES:
+        found = session.db.execute(
+            f"select {', '.join(names)} from agent where sync_status != 'synced' and sync_status = ? and id > ?"
+            " order by id",
+            (word, start),
+        )
+        told: list[tuple[int]] = []
+        is_full = False
+        for row in found:
+            element = {name: value for name, value in zip(names, row, strict=True) if value is not None}
+            if word == "syncreq":
+                labels = session.db.execute("select id, key, value from labels where id = ?", (row[0],)).fetchall()
+                if labels:
+                    element["labels"] = [{"id": one, "key": key, "value": value} for one, key, value in labels]
+            if not chunk.add(encode(element)):
+                is_full = True
+                break
+            told.append((row[0],))
+            last = row[0]
+        found.close()
+        session.db.executemany("update agent set sync_status = 'synced' where id = ?", told)
+        if is_full:
+            return b"due", b"[" + chunk.joined() + b"]", last
+    return b"ok", b"[" + chunk.joined() + b"]", 0
+
+
+def sync_agent_info_set(session: Session, agents: object) -> None:
+    """Overwrite all columns of each agent. Raises sqlite3.Error, Refused."""
+    if not isinstance(agents, list):
+        raise Refused("Invalid JSON data, missing required fields")
+    columns = ", ".join(f"{name} = :{name}" for name in FULL if name != "id")
+    for agent in agents:
+        element = agent if isinstance(agent, dict) else {}
+        values = {name: element.get(name) for name in FULL}
+        session.db.execute(f"update agent set {columns}, sync_status = 'synced' where id = :id", values)
+        labels = element.get("labels")
+        if isinstance(labels, list):
+            if not isinstance(element.get("id"), int):
+                raise Refused("Cannot update labels due to invalid id.")
+            session.db.execute("delete from labels where id = ?", (element["id"],))
+            for label in labels:
+                session.db.execute(
+                    "insert into labels (id, key, value) values (?, ?, ?)",
+                    (label.get("id"), label.get("key"), label.get("value")),
+                )

@@ -1,0 +1,204 @@
+"""The agent database `queue/db/global.db`: its schema (wdb.md 6), how it is opened, and what we keep beside it.
+
+Our own tables and indexes begin with `clusterd_`; a stock wazuh-db that opens the file does not mind them.
+"""
+
+import sqlite3
+import time
+from pathlib import Path
+
+from clusterd.errors import StartFailure
+
+DATABASE = "queue/db/global.db"
+VERSION = "7"
+MODE = 0o660
+NEVER_ENDS = 253402300799
+"""`last_keepalive` of the manager itself."""
+BUSY_MS = 5000
+"""How long a transaction waits for another program that has locked the file."""
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+AGENT_COLUMNS = (
+    "id",
+    "name",
+    "ip",
+    "register_ip",
+    "internal_key",
+    "os_name",
+    "os_version",
+    "os_major",
+    "os_minor",
+    "os_codename",
+    "os_build",
+    "os_platform",
+    "os_uname",
+    "os_arch",
+    "version",
+    "config_sum",
+    "merged_sum",
+    "manager_host",
+    "node_name",
+    "date_add",
+    "last_keepalive",
+    "group",
+    "group_hash",
+    "group_sync_status",
+    "sync_status",
+    "connection_status",
+    "disconnection_time",
+    "group_config_status",
+    "status_code",
+)
+
+_SCHEMA = """
+create table agent (
+    id integer primary key not null,
+    name text not null,
+    ip text,
+    register_ip text,
+    internal_key text,
+    os_name text,
+    os_version text,
+    os_major text,
+    os_minor text,
+    os_codename text,
+    os_build text,
+    os_platform text,
+    os_uname text,
+    os_arch text,
+    version text,
+    config_sum text,
+    merged_sum text,
+    manager_host text,
+    node_name text default 'unknown',
+    date_add integer not null,
+    last_keepalive integer,
+    "group" text default 'default',
+    group_hash text default null,
+    group_sync_status text not null check (group_sync_status in ('synced', 'syncreq')) default 'synced',
+    sync_status text not null
+        check (sync_status in ('synced', 'syncreq', 'syncreq_status', 'syncreq_keepalive')) default 'synced',
+    connection_status text not null
+        check (connection_status in ('pending', 'never_connected', 'active', 'disconnected'))
+        default 'never_connected',
+    disconnection_time integer default 0,
+    group_config_status text not null check (group_config_status in ('synced', 'not synced')) default 'not synced',
+    status_code integer default 0
+);
+create index agent_name on agent (name);
+create index agent_ip on agent (ip);
+create index agent_group_hash on agent (group_hash);
+create table labels (
+    id integer references agent (id) on delete cascade,
+    key text not null,
+    value text not null,
+    primary key (id, key)
+);
+create table "group" (
+    id integer primary key autoincrement,
+    name text unique
+);
+create index group_name on "group" (name);
+create table belongs (
+    id_agent integer references agent (id) on delete cascade,
+    id_group integer references "group" (id) on delete cascade,
+    priority integer not null default 0,
+    unique (id_agent, priority),
+    primary key (id_agent, id_group)
+);
+create index belongs_id_agent on belongs (id_agent);
+create index belongs_id_group on belongs (id_group);
+create table info (key text primary key, value text);
+create table metadata (key text primary key, value text);
+insert into info (key, value) values ('openssl_support', 'yes');
+insert into metadata (key, value) values ('db_version', '7');
+"""
+
+_OWN = """
+create table if not exists clusterd_event (
+    id integer primary key references agent (id) on delete cascade,
+    at integer not null,
+    node text not null
+);
+create table if not exists clusterd_seen (kind text, name text, primary key (kind, name)) without rowid;
+create index if not exists clusterd_to_report on agent (sync_status) where sync_status != 'synced';
+create index if not exists clusterd_to_hand_out on agent (group_sync_status) where group_sync_status = 'syncreq';
+"""
+"""clusterd_event: when, in microseconds of this machine's boot clock, something was last heard of an agent; `node`: from which
+worker, empty from this node itself. clusterd_seen: keys and group directories that this node has seen."""
+
+
+def connect(root: str, *, readonly: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode; any thread may use it, one at a time. Raises sqlite3.Error."""
+    path = Path(root) / DATABASE
+    connection = sqlite3.connect(
+        path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    connection.execute("pragma foreign_keys = on")
+    connection.execute("pragma synchronous = normal")
+    if readonly:
+        connection.execute("pragma query_only = on")
+    return connection
+
+
+def prepare(root: str) -> None:
+    """Make the database, or see that the one that is there is of our version. Raises StartFailure saying what to do."""
+    path = Path(root) / DATABASE
+    try:
+        path.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
+        connection = connect(root)
+        try:
+            connection.execute("pragma journal_mode = wal").fetchone()
+            _make(connection, str(path))
+        finally:
+            connection.close()
+        path.chmod(MODE)
+    except (OSError, sqlite3.Error) as failure:
+        raise StartFailure(f"the agent database {path} cannot be opened: {failure}") from failure
+
+
+def _make(connection: sqlite3.Connection, path: str) -> None:
+    connection.execute("begin immediate")
+    try:
+        tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
+        if not tables:
+            _run(connection, _SCHEMA)
+            connection.execute(
+                'insert into agent (id, name, ip, register_ip, date_add, last_keepalive, "group", connection_status)'
+                " values (0, 'localhost', '127.0.0.1', '127.0.0.1', ?, ?, null, 'active')",
+                (int(time.time()), NEVER_ENDS),
+            )
+        elif "metadata" not in tables or _version(connection) != VERSION:
+            found = _version(connection) if "metadata" in tables else "none"
+            raise StartFailure(
+                f"{path} has schema version {found}, this store knows version {VERSION} only: start the wazuh-db that "
+                "made it (clusterd.store: off), or move the file away to begin with an empty one"
+            )
+        _run(connection, _OWN)
+        _forget_other_boots(connection)
+        connection.execute("commit")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> str:
+    row = connection.execute("select value from metadata where key = 'db_version'").fetchone()
+    return str(row[0]) if row else "none"
+
+
+def _forget_other_boots(connection: sqlite3.Connection) -> None:
+    """Moments of the boot clock mean nothing after the machine was started again."""
+    boot = Path(BOOT_ID).read_text(encoding="ascii").strip()
+    if connection.execute("select 1 from clusterd_seen where kind = 'boot' and name = ?", (boot,)).fetchone() is None:
+        connection.execute("delete from clusterd_event")
+        connection.execute("delete from clusterd_seen where kind = 'boot'")
+        connection.execute("insert into clusterd_seen (kind, name) values ('boot', ?)", (boot,))
+
+
+def _run(connection: sqlite3.Connection, script: str) -> None:
+    """Each statement of a script, inside the transaction that is open (executescript would commit it)."""
+    for statement in script.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)

@@ -1,0 +1,116 @@
+"""The store process alone, with its sockets, below a root of its own."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import clusterd.store.process
+from clusterd.logs import Log
+from clusterd.rundir import STORE_SOCKETS, board_path, run_dir
+from clusterd.settings import ClusterBlock, Clusterd, Secret, Settings
+from ipc.board import Board
+
+START_S = 20.0
+
+
+class LoneStore:
+    """A forked store. `kill` ends it with -9, `restart` begins its next life."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.root = Path(settings.root)
+        self._settings = settings
+        self._board = Board.create(board_path(settings.root))
+        self._row = self._board.add_row("store")
+        self._lives = 0
+        self.pid = 0
+
+    def start(self) -> None:
+        self._lives += 1
+        self._row.begin(0, self._lives)
+        log = Log(str(self.root / "logs/cluster.log"), 2, "text")
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                os.setsid()
+                status = clusterd.store.process.run(self._settings, self._board, log)
+            finally:
+                os._exit(status)
+        log.close()
+        self.pid = pid
+        self._row.set_pid(pid)
+        deadline = time.monotonic() + START_S
+        while self._row.snapshot().state != "ready":
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended or time.monotonic() > deadline:
+                self.pid = 0
+                reason = self.root / "var/run/clusterd/reason"
+                raise RuntimeError(f"the store did not start: {reason.read_text() if reason.exists() else status}")
+            time.sleep(0.005)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """A clean stop; returns the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def restart(self) -> None:
+        """The next life, after `kill` or `stop`."""
+        self.start()
+
+    @property
+    def log(self) -> str:
+        return (self.root / "logs/cluster.log").read_text()
+
+    def close(self) -> None:
+        if self.pid:
+            self.kill()
+        self._board.close()
+
+    def _end(self, number: signal.Signals) -> int:
+        os.kill(self.pid, number)
+        deadline = time.monotonic() + START_S
+        while True:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if ended:
+                break
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                raise RuntimeError("the store did not end")
+            time.sleep(0.002)
+        self.pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+
+@contextlib.contextmanager
+def lone_store(root: Path, node_type: str = "master", **own: Any) -> Iterator[LoneStore]:
+    """`own`: fields of settings.Clusterd. The root is made if it is missing; etc/shared/default exists."""
+    for directory in ("etc/shared/default", "logs", "queue/db", "queue/sockets", "queue/cluster", "var/run"):
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    Path(run_dir(str(root))).mkdir(exist_ok=True)
+    settings = Settings(
+        root=str(root),
+        cluster=ClusterBlock(
+            node_name="alone",
+            node_type="worker" if node_type == "worker" else "master",
+            key=Secret(b"c98b62a9b6169ac5f67dae55ae4a9088"),
+        ),
+        clusterd=msgspec.structs.replace(Clusterd(), **own),
+        serves_store=True,
+    )
+    store = LoneStore(settings)
+    try:
+        store.start()
+        yield store
+        store.stop()
+        left = [name for name in STORE_SOCKETS if (root / name).exists()]
+        assert not left, f"sockets left behind: {left}"
+    finally:
+        store.close()
