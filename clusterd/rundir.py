@@ -43,7 +43,8 @@ def local_socket(root: str) -> str:
 
 def root_problem(root: str) -> str | None:
     """Why this root cannot hold the node's sockets, or None."""
-    longest = max((local_socket(root), sync_socket(root), jobs_socket(root)), key=lambda path: len(path.encode()))
+    sockets = (local_socket(root), sync_socket(root), jobs_socket(root), f"{root.rstrip('/')}/{HTTP_SOCKET}")
+    longest = max(sockets, key=lambda path: len(path.encode()))
     length = len(longest.encode())
     if length <= MAX_SOCKET_PATH:
         return None

@@ -1,6 +1,6 @@
 """Which processes a node has. Listed in the order in which they stop; they start in the reverse order.
 
-A new kind of process is a function here and an entry in `plan`: `store` behind the pool (it stops last), `api` before net.
+A new kind of process is a function here and an entry in `plan`; `api` will stand before net.
 """
 
 import os
@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import clusterd.net.process
 import clusterd.pool.process
+import clusterd.store.process
 import clusterd.sync.process
 from clusterd.logs import Log
 from clusterd.settings import Settings
@@ -34,13 +35,17 @@ class Node:
 
 
 def plan(node: Node) -> list[ChildSpec]:
-    """The children, in the order in which they stop: net accepts nothing more, sync ends what is under way, the pool."""
+    """The children, in the order in which they stop: net accepts nothing more, sync ends what is under way, the pool, and the
+    store, which is there until nobody asks any more."""
     size = pool_size(node.settings, len(os.sched_getaffinity(0)))
-    return [
+    children = [
         ChildSpec("net", _net(node), stage=1, stop_s=5.0),
         ChildSpec("sync", _sync(node, size), stage=2, stop_s=5.0),
         *(ChildSpec(f"pool-{slot}", _pool(node, slot), stage=3, stop_s=3.0) for slot in range(1, size + 1)),
     ]
+    if node.settings.serves_store:
+        children.append(ChildSpec("store", _store(node), stage=4, stop_s=10.0))
+    return children
 
 
 def pool_size(settings: Settings, cores: int) -> int:
@@ -65,3 +70,7 @@ def _sync(node: Node, size: int) -> Callable[[], int]:
 
 def _pool(node: Node, slot: int) -> Callable[[], int]:
     return lambda: clusterd.pool.process.run(slot, node.settings, node.arena, node.board, node.log)
+
+
+def _store(node: Node) -> Callable[[], int]:
+    return lambda: clusterd.store.process.run(node.settings, node.board, node.log)

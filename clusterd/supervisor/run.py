@@ -23,6 +23,7 @@ from clusterd.logs import Log, stderr_stream
 from clusterd.reload import adopt
 from clusterd.rundir import board_path, reason_path, root_problem
 from clusterd.settings import Settings
+from clusterd.store.choice import choose
 from clusterd.supervisor import privileges, sweep
 from clusterd.supervisor.child import CRASH_LOG_MODE, SIGNALS, ChildSpec, freeze
 from clusterd.supervisor.family import SUBTAG, TAG, Family, Pace
@@ -141,7 +142,9 @@ def _run_node(
     if settings.cluster.disabled:
         raise CouldNotStart("the cluster is disabled: see <disabled> in the <cluster> block of etc/ossec.conf")
     limits = settings.clusterd.limits
-    few_files = privileges.allow_open_files(limits.connections + limits.local_clients + OTHER_FILES)
+    few_files = privileges.allow_open_files(
+        limits.connections + limits.local_clients + limits.store_connections + OTHER_FILES
+    )
     _become_owner(settings)
     problem = root_problem(root) or privileges.tree_problem(root)
     if problem:
@@ -163,6 +166,11 @@ def _run_node(
         ):
             if warning:
                 log.line("WARNING", TAG, SUBTAG, warning)
+        choice = choose(settings)
+        if choice.problem:
+            raise CouldNotStart(choice.problem)
+        log.line("INFO", TAG, SUBTAG, choice.text)
+        settings = msgspec.structs.replace(settings, serves_store=choice.serves)
         with _crash_log(root) as crash_log:
             sweep.sweep_before_start(root)
             _Supervisor(settings, log, crash_log, starter, make_plan, pace).run()

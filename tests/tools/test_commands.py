@@ -196,7 +196,7 @@ def test_status_of_a_running_node_has_all_its_keys(rig: Rig) -> None:
         assert {"name", "pid", "incarnation", "state", "cpu_percent", "uss_bytes", "restarts"} == set(
             found["processes"][0]
         )
-        assert [process["state"] for process in found["processes"]] == ["ready"] * 5
+        assert [process["state"] for process in found["processes"]] == ["ready"] * 6
         assert found["peers"][0]["program"] == "clusterd"
         shown = clusterd(rig, "status", node=node)
         assert shown.returncode == ExitCode.OK
