@@ -365,6 +365,24 @@ class RotateLog(Job, frozen=True, tag="rotate-log"):
     day: str
 
 
+class OpenReport(Job, frozen=True, tag="open-report"):
+    """A worker's agent-info, a long string of `size` bytes at `path`: write the value of its `chunks` to `out`.
+    Result: ReportOpened, or JobFailed "bad-json"."""
+
+    path: str
+    size: int
+    out: str
+
+
+class OpenGroups(Job, frozen=True, tag="open-groups"):
+    """A master's agent-groups, a long string of `size` bytes at `path`: write the requests for the agent database to `out`,
+    one behind the other. Result: GroupsOpened, or JobFailed "bad-json"."""
+
+    path: str
+    size: int
+    out: str
+
+
 class Result(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """Base of the results."""
 
@@ -490,8 +508,28 @@ class Swept(Result, frozen=True, tag="swept"):
     count: int
 
 
+class ReportOpened(Result, frozen=True, tag="report-opened"):
+    """`lists`: keys of `chunks`; `size`: bytes of its JSON. `offset_us`: what is to be added to the moments in it, None from a
+    node that sends none."""
+
+    lists: int
+    size: int
+    offset_us: int | None = None
+
+
+class GroupsOpened(Result, frozen=True, tag="groups-opened"):
+    """`chunks`: how many there were. `requests`: bytes of each request in `out`, and the number of its chunk, from 1. `bad`:
+    texts of chunks that cannot be read. `has_hash`: whether the last chunk says what the master's `hash` is."""
+
+    chunks: int
+    requests: list[tuple[int, int]]
+    bad: list[str]
+    has_hash: bool
+    hash: str | None = None
+
+
 class JobFailed(Result, frozen=True, tag="job-failed"):
-    """`kind` is a word a program tests ("disk", "bad-seal", "bad-package", "unknown-name", "too-large", "vanished",
+    """`kind` is a word a program tests ("disk", "bad-seal", "bad-package", "bad-json", "unknown-name", "too-large", "vanished",
     "bug"); `text` says to a person what happened and to which file; for "bug" it holds the stack."""
 
     kind: str
@@ -515,6 +553,8 @@ AnyJob = (
     | SweepTemporary
     | RulesetHashes
     | RotateLog
+    | OpenReport
+    | OpenGroups
 )
 AnyResult = (
     ShardScanned
@@ -531,6 +571,8 @@ AnyResult = (
     | RangeUnpacked
     | Applied
     | Swept
+    | ReportOpened
+    | GroupsOpened
     | JobFailed
 )
 

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable
 
-from clusterd.pool import bodies, packages, tree
+from clusterd.pool import agents, bodies, packages, tree
 from clusterd.pool.failure import Failure
 from clusterd.pool.rotate import rotate_log
 from clusterd.settings import Settings
@@ -20,7 +20,9 @@ from ipc.messages import (
     FinishPackage,
     JobFailed,
     OpenBody,
+    OpenGroups,
     OpenPackage,
+    OpenReport,
     PackMetadata,
     PackPart,
     RotateLog,
@@ -97,6 +99,10 @@ class Workshop:
                 return packages.sweep(job, settings)
             case RotateLog():
                 return Swept(rotate_log(job.root, job.day, on_step))
+            case OpenReport():
+                return agents.open_report(job)
+            case OpenGroups():
+                return agents.open_groups(job)
 
 
 def _written_by(job: AnyJob) -> str:

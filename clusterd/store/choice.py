@@ -6,7 +6,7 @@ import msgspec
 
 from clusterd.rundir import STORE_SOCKETS
 from clusterd.settings import Settings
-from clusterd.store.stream import is_served
+from clusterd.wdb.stream import is_served
 
 REAL_DAEMON = "bin/wazuh-db"
 

@@ -154,7 +154,8 @@ class Api:
 
     async def take(self, request: Request) -> Response:
         limit = max(1, min(MOST_AGENTS, int(request.query_params.get("limit", "10000"))))
-        body, rows, more = await self._engine.read(lambda db: report.take_some(db, limit))
+        moments = request.query_params.get("moments") == "1"
+        body, rows, more = await self._engine.read(lambda db: report.take_some(db, limit, moments=moments))
         headers = {"X-Clusterd-Agents": str(len(rows)), "X-Clusterd-More": str(int(more)), "X-Clusterd-Batch": "0"}
         if rows:
             headers["X-Clusterd-Batch"] = str(self._batches.keep(rows))

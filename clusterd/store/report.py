@@ -72,10 +72,8 @@ def _labels(db: sqlite3.Connection, agent_id: int) -> list[dict[str, str]]:
 
 
 def _elements(db: sqlite3.Connection, word: str, limit: int, *, moments: bool) -> list[dict[str, Any]]:
-    """Agents with this word in ascending order of id. `moments`: with member `at` and those that ours needs."""
-    names: tuple[str, ...] = COLUMNS[word]
-    if moments:
-        names = (*names, "at") if "node_name" in names else (*names, "node_name", "at")
+    """Agents with this word in ascending order of id. `moments`: with member `at`."""
+    names: tuple[str, ...] = (*COLUMNS[word], "at") if moments else COLUMNS[word]
     columns = ", ".join("coalesce(e.at, 0)" if name == "at" else f"a.{name}" for name in names)
     source = "agent a left join clusterd_event e on e.id = a.id" if moments else "agent a"
     found = db.execute(
@@ -127,9 +125,9 @@ class Batches:
         return self._taken.pop(number, None)
 
 
-def take_some(db: sqlite3.Connection, limit: int) -> tuple[bytes, list[tuple[int, int, str]], bool]:
-    """At most `limit` rows that wait, the keepalives last: the JSON of 7.7 with member `at`, (id, at, word) of each, and whether
-    more wait."""
+def take_some(db: sqlite3.Connection, limit: int, *, moments: bool) -> tuple[bytes, list[tuple[int, int, str]], bool]:
+    """At most `limit` rows that wait, the keepalives last: the JSON of 7.7, (id, at, word) of each, and whether more wait.
+    `moments`: with member `at`, microseconds of the boot clock."""
     lists: dict[str, list[dict[str, Any]]] = {}
     rows: list[tuple[int, int, str]] = []
     for word in ("syncreq", "syncreq_status", "syncreq_keepalive"):
@@ -138,13 +136,17 @@ def take_some(db: sqlite3.Connection, limit: int) -> tuple[bytes, list[tuple[int
             elements = elements[: limit - len(rows)]
             lists[word] = elements
             rows += [(element["id"], element["at"], word) for element in elements]
-            return _lists(lists), rows, True
+            return _lists(lists, moments), rows, True
         lists[word] = elements
         rows += [(element["id"], element["at"], word) for element in elements]
-    return _lists(lists), rows, False
+    return _lists(lists, moments), rows, False
 
 
-def _lists(lists: dict[str, list[dict[str, Any]]]) -> bytes:
+def _lists(lists: dict[str, list[dict[str, Any]]], moments: bool) -> bytes:
+    if not moments:
+        for elements in lists.values():
+            for element in elements:
+                del element["at"]
     return encode({word: lists[word] for word in WORDS if lists.get(word)})
 
 

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from clusterd.store.errors import SocketTaken
+from clusterd.wdb.stream import is_served
 
 LARGEST_REQUEST = 65536
 PREFIX_BYTES = 4
@@ -40,17 +41,6 @@ def bind(path: str) -> socket.socket:
         listening.close()
         raise
     return listening
-
-
-def is_served(path: str) -> bool:
-    """Whether somebody listens there. A full backlog counts; a socket that we may not connect to does, too."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except OSError as failure:
-            return failure.errno in (errno.EAGAIN, errno.EACCES, errno.EPERM)
-    return True
 
 
 class StreamServer:

@@ -4,6 +4,8 @@ A frame is a length of 4 bytes, little endian, and so many bytes of payload.
 """
 
 import asyncio
+import errno
+import socket
 from types import TracebackType
 
 from clusterd.errors import ClusterError
@@ -73,3 +75,14 @@ async def ask_once(path: str, payload: bytes, timeout_s: float) -> bytes:
         raise ClusterError(1014, f"'{path}' did not answer within {timeout_s:g} s") from None
     except (OSError, EOFError, ValueError) as failure:
         raise ClusterError(1014, f"'{path}': {failure}") from failure
+
+
+def is_served(path: str) -> bool:
+    """Whether somebody listens there. A full backlog counts; a socket that we may not connect to does, too."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except OSError as failure:
+            return failure.errno in (errno.EAGAIN, errno.EACCES, errno.EPERM)
+    return True

@@ -1,0 +1,54 @@
+"""Jobs on long strings of agent-info and agent-groups: JSON of megabytes, too much for sync's loop."""
+
+from msgspec import UNSET, UnsetType
+
+from clusterd.pool.failure import Failure
+from clusterd.wdb import batches
+from ipc.messages import GroupsOpened, OpenGroups, OpenReport, ReportOpened
+
+BAD_JSON = "bad-json"
+MOST_BAD = 100
+
+
+def open_report(job: OpenReport) -> ReportOpened:
+    """The value of `chunks`, alone in a file."""
+    try:
+        report = batches.parse_report(_read(job.path, job.size))
+        lists = batches.count_lists(report.chunks)
+    except batches.BadString as problem:
+        raise Failure(BAD_JSON, str(problem)) from None
+    with open(job.out, "wb") as file:
+        size = file.write(report.chunks)
+    offset = report.payload.get(batches.OFFSET)
+    is_offset = isinstance(offset, int) and not isinstance(offset, bool) and abs(offset) < 1 << 62
+    return ReportOpened(lists, size, offset if is_offset else None)
+
+
+def open_groups(job: OpenGroups) -> GroupsOpened:
+    """One database request for each chunk (wire.md 6.5), in a file."""
+    try:
+        groups = batches.parse_groups(_read(job.path, job.size))
+    except batches.BadString as problem:
+        raise Failure(BAD_JSON, str(problem)) from None
+    requests: list[tuple[int, int]] = []
+    bad: list[str] = []
+    last: batches.GroupsChunk | None = None
+    with open(job.out, "wb") as file:
+        for number, text in enumerate(groups.chunks, 1):
+            last = None
+            try:
+                last = batches.parse_chunk(text)
+                for request in batches.requests_of(last, groups.payload):
+                    requests.append((file.write(request), number))
+            except batches.BadString as problem:
+                if len(bad) < MOST_BAD:
+                    bad.append(f"chunk {number} cannot be read: {problem}")
+    digest = UNSET if last is None else last.hash
+    if isinstance(digest, UnsetType):
+        return GroupsOpened(len(groups.chunks), requests, bad, has_hash=False)
+    return GroupsOpened(len(groups.chunks), requests, bad, has_hash=True, hash=digest)
+
+
+def _read(path: str, size: int) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(size)
