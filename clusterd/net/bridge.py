@@ -13,6 +13,7 @@ import msgspec
 from clusterd.errors import ClusterError
 from clusterd.net.context import MAIN, Context
 from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link
+from clusterd.net.pending import Nobody, Pending
 from clusterd.wire import commands
 from clusterd.wire.events import Sink
 from clusterd.wire.results import encode_failure
@@ -45,21 +46,12 @@ from ipc.messages import (
 
 FULL_MESSAGES = 2000
 """Messages that wait for sync from which on the links that send it more are not read."""
-NOTES_PER_LINK = 64
+NOTES_PER_LINK = 1200
+"""Sendings and sendsync requests of a peer that a new sync tells it the end of."""
 INTERNAL = 1000
+TOLD_S = 20.0
+"""How long the response to a request of net's own is waited for."""
 _GONE = ("down", "failed")
-
-
-class _Pending:
-    """A request of a peer that sync has. `answer_as`: the command word that an `ok` becomes (echo-c, echo-m)."""
-
-    __slots__ = ("answer_as", "command", "counter", "link")
-
-    def __init__(self, link: Link, counter: int, command: str, answer_as: str) -> None:
-        self.link = link
-        self.counter = counter
-        self.command = command
-        self.answer_as = answer_as
 
 
 class _SyncAsk:
@@ -98,7 +90,7 @@ class Bridge:
         self.sync_is_lost = False
         self._links: dict[int, Link] = {}
         self._serial = 0
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._asks: dict[int, _SyncAsk] = {}
         self._notes: dict[int, dict[tuple[str, str], None]] = {}
         self._sending: set[int] = set()
@@ -113,7 +105,15 @@ class Bridge:
     def link_up(self, link: Link, node_type: str = "", version: str = "") -> None:
         """From here on sync knows this link. `kind` and `name` of the link are set."""
         link.info = LinkInfo(
-            link.number, link.kind, link.name, node_type, version, link.address, link.connected_at, link.keepalive_at
+            link.number,
+            link.kind,
+            link.name,
+            node_type,
+            version,
+            link.address,
+            link.connected_at,
+            link.keepalive_at,
+            link.uid,
         )
         self._links[link.number] = link
         self._away = ""
@@ -155,7 +155,7 @@ class Bridge:
             return
         self._serial += 1
         serial = self._serial
-        self._pending[serial] = _Pending(link, counter, command, answer_as)
+        self._pending[serial] = Pending(link, counter, command, answer_as)
         link.serials.add(serial)
         self.tell(PeerRequest(link.number, serial, command, payload, self.lend(bodies)))
         if len(link.serials) >= self._context.settings.clusterd.limits.requests_per_link:
@@ -214,15 +214,21 @@ class Bridge:
 
     def _reply(self, message: Reply) -> None:
         body = message.body
-        pending = self._pending.pop(message.serial, None)
+        pending = self._pending.get(message.serial)
         if pending is None:
             if body:
                 self.slabs_written([part.slab for part in body])
             return
         link = pending.link
-        link.serials.discard(message.serial)
-        if len(link.serials) < self._context.settings.clusterd.limits.requests_per_link:
-            link.let_go(HELD_REQUESTS)
+        if message.more:
+            pending.answered = True
+        else:
+            del self._pending[message.serial]
+            link.serials.discard(message.serial)
+            if len(link.serials) < self._context.settings.clusterd.limits.requests_per_link:
+                link.let_go(HELD_REQUESTS)
+        if not message.command:
+            return
         if message.log:
             text = f"Internal error processing request '{commands.python_bytes(pending.command)}': {message.log}"
             self._context.log.line("ERROR", link.tag, MAIN, text)
@@ -329,7 +335,10 @@ class Bridge:
         self._context.slabs.sync_lost(self._context.clock.monotonic())
         for waiting in pending.values():
             waiting.link.serials.clear()
-            waiting.link.respond(waiting.counter, commands.ERR, _restarted())
+            if waiting.answered:
+                waiting.link.ask(commands.ERR, _restarted(), TOLD_S, Nobody(self._context))
+            else:
+                waiting.link.respond(waiting.counter, commands.ERR, _restarted())
             waiting.link.let_go(HELD_REQUESTS)
         self._let_links_go()
         self._context.own_line(

@@ -81,7 +81,7 @@ class _Ask:
 
 
 class Link(asyncio.BufferedProtocol):
-    """`kind`, `name`, `tag`, `known` (commands) are the owner's, `info` and `serials` (requests that sync has) the bridge's;
+    """`kind`, `name`, `tag`, `known` (commands), `uid` are the owner's, `info` and `serials` (requests that sync has) the bridge's;
     `number` never changes. `heard_at`: monotonic, of the last keepalive."""
 
     def __init__(
@@ -97,6 +97,7 @@ class Link(asyncio.BufferedProtocol):
         self.tag = ""
         self.address = ""
         self.port = 0
+        self.uid = -1
         self.known: frozenset[str] = frozenset()
         self.connected_at = context.clock.wall()
         self.keepalive_at = self.connected_at

@@ -5,6 +5,7 @@ import contextlib
 import os
 import secrets
 import socket
+import struct
 
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, Context
@@ -21,6 +22,8 @@ TAG = "Local Server"
 SOCKET_UMASK = 0o117
 NAMES = 1 << 20
 BACKLOG = 128
+_CREDENTIALS = struct.Struct("3i")
+"""struct ucred of Linux: pid, uid, gid."""
 
 
 class LocalServer:
@@ -86,6 +89,7 @@ class LocalServer:
             name = str(secrets.randbelow(NAMES))
         self._names.add(name)
         link.kind, link.name, link.known, link.tag = "local", name, self._known, f"Local {name}"
+        link.uid = _user_of(link.socket)
         link.allow(REQUEST_CHUNK, min(limits.divided_bytes, self._context.slabs.divided_bytes))
         self.links[link.number] = link
         self._bridge.link_up(link)
@@ -117,8 +121,17 @@ class LocalServer:
         self._next_keepalive_check = now + intervals.check_worker_lastkeepalive_s
         log = self._context.log
         log.line("DEBUG", TAG, KEEPALIVE_SUBTAG, "Calculating.")
-        for link in silent_too_long(self.links.values(), now, intervals.max_allowed_time_without_keepalive_s):
+        # The daemons that wait for the answer to a sendsync, for up to 600 s, send no keepalives: the silence is ours.
+        idle = [link for link in self.links.values() if not link.serials]
+        for link in silent_too_long(idle, now, intervals.max_allowed_time_without_keepalive_s):
             text = f"No keep alives have been received from {link.name} in the last minute. Disconnecting"
             log.line("ERROR", TAG, KEEPALIVE_SUBTAG, text)
             link.abort("")
         log.line("DEBUG", TAG, KEEPALIVE_SUBTAG, "Calculated.")
+
+
+def _user_of(connected: socket.socket) -> int:
+    """The user of the process at the other end (dapi.md 8, number 9)."""
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    uid: int = _CREDENTIALS.unpack(credentials)[1]
+    return uid

@@ -44,7 +44,10 @@ def seal_chunk(job: SealChunk, sealer: Sealer, arena: Arena) -> Sealed:
 
 def open_body(job: OpenBody, sealer: Sealer, arena: Arena) -> Opened:
     """Raises Failure `too-large`, `bad-seal`."""
-    plain = _open(job.body, job.limit, sealer, arena)
+    if job.sealed:
+        plain = _open(job.body, job.limit, sealer, arena)
+    else:
+        plain = b"".join(bytes(arena.slice(part)) for part in job.body)
     if len(plain) > job.limit:
         raise Failure("too-large", f"a body of {len(plain)} bytes is above the limit of {job.limit} bytes")
     return Opened(b"" if job.check_only else plain, len(plain))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from clusterd.clock import boot_us
 from clusterd.store import schema
 from clusterd.store.groups_checksum import GroupHashes
 
@@ -54,11 +55,6 @@ class Session:
             " on conflict (id) do update set at = excluded.at, node = ''",
             (agent_id, self._last_at),
         )
-
-
-def boot_us() -> int:
-    """Microseconds since the machine was started: a clock that nobody sets."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 
 
 class _Write:

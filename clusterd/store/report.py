@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from clusterd.store.engine import Session, boot_us
+from clusterd.clock import boot_us
+from clusterd.store.engine import Session
 from clusterd.store.jsontext import Chunk, Refused, encode
 
 FULL_TEXTS = (

@@ -1,30 +1,49 @@
-"""What two clusterd nodes agree to beyond the stock protocol (design.md 6). So far: that the other end is clusterd."""
+"""What two clusterd nodes agree to beyond the stock protocol (design.md 6).
 
+agents   the node's agent database is our store: reports carry the moment of each agent, refused rows come back by name
+"""
+
+from clusterd.clock import boot_us
 from clusterd.errors import ClusterError
+from clusterd.settings import Settings
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
-from clusterd.wire.payloads import parse_caps
+from clusterd.wire.payloads import parse_caps, parse_clock
 from clusterd.wire.results import dump_json
 
-OFFERED: tuple[str, ...] = ()
-"""Capabilities of this node. Each side uses what both listed."""
+AGENTS = "agents"
 UNKNOWN_COMMAND = 3000
 """What the plain text `unknown command ...` is read as (wire.md 3.4)."""
 
 
-def answer_caps(peer: Peer, payload: bytes) -> bytes:
+def offered(settings: Settings) -> tuple[str, ...]:
+    """Capabilities of this node. Each side uses what both listed."""
+    return (AGENTS,) if settings.serves_store else ()
+
+
+def answer_caps(peer: Peer, payload: bytes, settings: Settings) -> bytes:
     """A worker's `caps`: note that it is clusterd and answer what both can do. Raises ClusterError 1000."""
     listed = parse_caps(payload)
     peer.program = "clusterd"
-    return dump_json([capability for capability in OFFERED if capability in listed])
+    agreed = [capability for capability in offered(settings) if capability in listed]
+    peer.capabilities = frozenset(agreed)
+    return dump_json(agreed)
 
 
-async def offer_caps(peer: Peer) -> None:
+async def offer_caps(peer: Peer, settings: Settings) -> None:
     """A worker tells its master what it can do. A stock master does not know the command; nothing waits for this."""
     try:
-        parse_caps(await peer.request(commands.CAPS, dump_json(list(OFFERED))))
+        agreed = parse_caps(await peer.request(commands.CAPS, dump_json(list(offered(settings)))))
     except ClusterError as refusal:
         if refusal.code == UNKNOWN_COMMAND:
             peer.program = "stock"
         return
     peer.program = "clusterd"
+    peer.capabilities = frozenset(agreed).intersection(offered(settings))
+
+
+async def clock_offset_us(peer: Peer) -> int:
+    """The master's boot clock less ours, right to half of the time its answer takes. Raises ClusterError."""
+    asked = boot_us()
+    theirs = parse_clock(await peer.request(commands.CLOCK))
+    return theirs - (asked + boot_us()) // 2

@@ -12,6 +12,7 @@ from clusterd.sync.outgoing import Progress, Sender
 from clusterd.sync.pool_port import PoolPort
 from clusterd.sync.slabs import SlabPool
 from clusterd.sync.spool import Spool
+from clusterd.wdb.client import Database
 
 
 class Context(msgspec.Struct):
@@ -27,6 +28,7 @@ class Context(msgspec.Struct):
     manifests: ManifestKeeper
     sender: Sender
     progress: list[Progress]
+    database: Database
 
     def journal(self, tag: str, subtag: str) -> Journal:
         return Journal(self.log, tag, subtag)

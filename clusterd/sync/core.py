@@ -2,8 +2,13 @@
 
 import contextlib
 import traceback
+from collections.abc import Coroutine
+from typing import Any
 
 from clusterd.errors import ClusterError
+from clusterd.sync.agent_groups_master import AgentGroupsMaster
+from clusterd.sync.agent_groups_worker import AgentGroupsWorker
+from clusterd.sync.agent_info import AgentInfoMaster, AgentInfoWorker
 from clusterd.sync.caps import offer_caps
 from clusterd.sync.common import CommonRequests, Handler
 from clusterd.sync.context import Context
@@ -18,7 +23,7 @@ from clusterd.sync.queries import QueryRefused
 from clusterd.sync.requests_local import LocalRequests
 from clusterd.sync.requests_master import MasterRequests
 from clusterd.sync.requests_worker import WorkerRequests
-from clusterd.sync.status import node_status
+from clusterd.sync.status import agents_status, node_status
 from clusterd.sync.tasks import Tasks
 from clusterd.sync.zip_limit import ZipLimit
 from clusterd.wire import commands
@@ -59,15 +64,21 @@ class Core:
         common = CommonRequests(context)
         self.master: IntegrityMaster | None = None
         self.worker: IntegrityWorker | None = None
+        self._info: AgentInfoWorker | None = None
+        self._groups: AgentGroupsMaster | AgentGroupsWorker
         nodes: Nodes | None = None
         self._remote: dict[str, Handler]
         if context.settings.is_master:
             self.master = IntegrityMaster(context)
-            nodes = Nodes(lambda: context.settings, self._peers.values, self.master)
-            self._remote = MasterRequests(context, common, self.master, nodes).table
+            info = AgentInfoMaster(context, self.master.records)
+            self._groups = groups = AgentGroupsMaster(context, self.master.records)
+            nodes = Nodes(context, self._peers.values, self.master, info)
+            self._remote = MasterRequests(context, common, self.master, info, groups, nodes).table
         else:
             self.worker = IntegrityWorker(context)
-            self._remote = WorkerRequests(context, common, self.worker).table
+            self._info = AgentInfoWorker(context)
+            self._groups = taking = AgentGroupsWorker(context)
+            self._remote = WorkerRequests(context, common, self.worker, self._info, taking).table
         self._local = LocalRequests(context, nodes, self.status, self._master_peer).table
 
     # ---- life ----------------------------------------------------------------------------------------------------------
@@ -147,8 +158,12 @@ class Core:
         self._peers[info.link] = peer
         if info.kind == "master" and self.worker is not None:
             if settings.clusterd.caps:
-                peer.spawn(offer_caps(peer))
+                peer.spawn(offer_caps(peer, settings))
             peer.spawn(self.worker.run(peer))
+            if self._info is not None:
+                peer.spawn(self._info.run(peer))
+        if info.kind == "worker" and isinstance(self._groups, AgentGroupsMaster):
+            self._groups.joined(peer)
 
     async def _link_down(self, link: int) -> None:
         peer = self._peers.pop(link, None)
@@ -157,17 +172,27 @@ class Core:
         await peer.close()
         if peer.info.kind == "worker" and self.master is not None:
             self.master.forget(peer)
+            if isinstance(self._groups, AgentGroupsMaster):
+                self._groups.left(peer)
 
     def _master_peer(self) -> Peer | None:
         return next((peer for peer in self._peers.values() if peer.info.kind == "master"), None)
 
-    def status(self) -> dict[str, object]:
+    @property
+    def forever(self) -> list[Coroutine[Any, Any, None]]:
+        """What this node does for ever, apart from its links. For whoever runs the process, once."""
+        if self.master is None or not isinstance(self._groups, AgentGroupsMaster):
+            return []
+        return [self.master.run(), self._groups.run()]
+
+    async def status(self) -> dict[str, object]:
         side = self.master or self.worker
         assert side is not None
         problem = ""
         if self.worker is not None and self._master_peer() is None:
             problem = f"The master is not connected: {self._away or 'no answer yet'}."
-        return node_status(self._context, self._peers.values(), side, self._serving, problem)
+        agents = await agents_status(self._context, side, self._info, self._groups)
+        return node_status(self._context, self._peers.values(), side, self._serving, problem) | {"agents": agents}
 
     # ---- requests ------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Log lines of sync's tasks: one Journal per tag and subtag (wire.md 9.2), and the dict texts of collected notes."""
 
+import time
 from collections.abc import Iterable
 
 from clusterd.logs import Log
@@ -41,3 +42,24 @@ class Journal:
                     found.setdefault(note.path, []).append(note.text)
             if found:
                 self._log.line(level, self.tag, self.subtag, str(found))
+
+
+class Outage:
+    """Something that fails again and again, told when it begins, now and then while it lasts, and when it is over."""
+
+    def __init__(self, again_s: float = 600.0) -> None:
+        self._again_s = again_s
+        self._told_at: float | None = None
+
+    def should_tell(self) -> bool:
+        """Whether this failure is one to be logged."""
+        now = time.monotonic()
+        if self._told_at is not None and now - self._told_at < self._again_s:
+            return False
+        self._told_at = now
+        return True
+
+    def is_over(self) -> bool:
+        """It works. True when an outage has been told before."""
+        told, self._told_at = self._told_at is not None, None
+        return told

@@ -3,28 +3,37 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from clusterd.settings import Settings
+from clusterd.sync.agent_info import AgentInfoMaster
+from clusterd.sync.context import Context
 from clusterd.sync.integrity_master import IntegrityMaster
 from clusterd.sync.peer import Peer
 from clusterd.sync.queries import Row, get_nodes, health_names
+from clusterd.wdb.client import DatabaseError
+
+ACTIVE = "select node_name, count(*) as n from agent where id > 0 and connection_status = 'active' group by node_name"
 
 
 class Nodes:
     """Answers from the live table of peers; holds nothing itself."""
 
     def __init__(
-        self, settings: Callable[[], Settings], peers: Callable[[], Iterable[Peer]], integrity: IntegrityMaster
+        self,
+        context: Context,
+        peers: Callable[[], Iterable[Peer]],
+        integrity: IntegrityMaster,
+        info: AgentInfoMaster,
     ) -> None:
-        self._settings = settings
+        self._context = context
         self._peers = peers
         self._integrity = integrity
+        self._info = info
 
     def workers(self) -> list[Peer]:
         """In order of registration."""
         return [peer for peer in self._peers() if peer.info.kind == "worker"]
 
     def master_row(self) -> Row:
-        settings = self._settings()
+        settings = self._context.settings
         host = settings.cluster.nodes[0] if settings.cluster.nodes else settings.cluster.bind_addr
         return {
             "name": settings.cluster.node_name,
@@ -46,8 +55,9 @@ class Nodes:
         """Raises QueryRefused."""
         return get_nodes([self.master_row(), *(self.row(peer) for peer in self.workers())], arguments)
 
-    def health(self, wanted: object) -> dict[str, Any]:
+    async def health(self, wanted: object) -> dict[str, Any]:
         """Without an agent database every node has 0 active agents (dapi.md 8.2). Raises QueryRefused."""
+        active = await self._active_agents()
         peers = {peer.name: peer for peer in self.workers()}
         master = self.master_row()
         names, with_master = health_names(list(peers), wanted, master["name"])
@@ -55,11 +65,21 @@ class Nodes:
         for name in names:
             peer = peers[name]
             nodes[name] = {
-                "info": {**self.row(peer), "n_active_agents": 0},
+                "info": {**self.row(peer), "n_active_agents": active.get(name, 0)},
                 "status": self._integrity.record(name).health(
-                    integrity_free=self._integrity.permissions.is_free(name), keepalive_at=peer.keepalive_at
+                    integrity_free=self._integrity.permissions.is_free(name),
+                    info_free=self._info.is_free(name),
+                    keepalive_at=peer.keepalive_at,
                 ),
             }
         if with_master:
-            nodes[master["name"]] = {"info": {**master, "n_active_agents": 0}}
+            nodes[master["name"]] = {"info": {**master, "n_active_agents": active.get(master["name"], 0)}}
         return {"n_connected_nodes": len(names), "nodes": nodes}
+
+    async def _active_agents(self) -> dict[str, int]:
+        """Active agents by node, agent 0 not counted."""
+        try:
+            rows = await self._context.database.rows(ACTIVE)
+        except DatabaseError:
+            return {}
+        return {str(row.get("node_name", "")): int(row["n"]) for row in rows}

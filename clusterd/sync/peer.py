@@ -20,7 +20,7 @@ LATE_ANSWERS = 64
 class Peer:
     """A link's owner on sync's side. `info` never changes but for the keepalive; the rest belongs to the features.
 
-    `program` is "clusterd" or "stock" once that is known, else "". `interrupted` holds task ids that the peer cancelled.
+    `program` is "clusterd" or "stock" once that is known, else ""; `capabilities`: what both ends listed. `interrupted` holds task ids that the peer cancelled.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Peer:
         self.timeout_s = timeout_s
         self.keepalive_at = info.keepalive_at
         self.program = ""
+        self.capabilities: frozenset[str] = frozenset()
         self.interrupted: set[str] = set()
         self.sending: set[str] = set()
         self._net = net

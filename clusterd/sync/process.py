@@ -20,6 +20,7 @@ from clusterd.sync.outgoing import Sender
 from clusterd.sync.pool_port import PoolPort
 from clusterd.sync.slabs import SlabPool
 from clusterd.sync.spool import Spool
+from clusterd.wdb.client import Database
 from ipc.arena import Arena
 from ipc.board import Board
 from ipc.channel import RouterChannel
@@ -70,8 +71,7 @@ class _SyncProcess:
             asyncio.create_task(work)
             for work in (self._serve_net(), self._serve_pool(), self._beat(), self._say_hello(), self._rotate())
         ]
-        if self._core.master is not None:
-            tasks.append(asyncio.create_task(self._core.master.run()))
+        tasks += [asyncio.create_task(work) for work in self._core.forever]
         self._row.set_ready()
         try:
             return await self._until_stopped(tasks)
@@ -80,6 +80,7 @@ class _SyncProcess:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._core.net_lost()
+            await self._context.database.close()
             self._net_channel.close()
             self._pool_channel.close()
 
@@ -102,6 +103,7 @@ class _SyncProcess:
             manifests=manifests,
             sender=Sender(jobs, slabs),
             progress=[],
+            database=Database(settings.root),
         )
 
     async def _until_stopped(self, tasks: "list[asyncio.Task[None]]") -> int:

@@ -16,7 +16,8 @@ def stock_date(at: float | None) -> str:
 
 
 class WorkerRecord(msgspec.Struct):
-    """One worker's last check and last sync. Times are wall-clock seconds; written by the integrity master only.
+    """One worker's last syncs. Times are wall-clock seconds. Written by the integrity master; `info_*` by the agent-info
+    master, `groups_*` (incremental) and `all_groups_*` by the agent-groups master.
 
     `problems`: path to reason of the files the last sync could not carry; `behind`: files left for a later round."""
 
@@ -32,8 +33,18 @@ class WorkerRecord(msgspec.Struct):
     detail: str = ""
     behind: int = 0
     problems: dict[str, str] = msgspec.field(default_factory=dict)
+    info_started_at: float | None = None
+    info_ended_at: float | None = None
+    info_chunks: int = 0
+    groups_started_at: float | None = None
+    groups_ended_at: float | None = None
+    groups_chunks: int = 0
+    groups_problem: str = ""
+    all_groups_started_at: float | None = None
+    all_groups_ended_at: float | None = None
+    all_groups_chunks: int = 0
 
-    def health(self, *, integrity_free: bool, keepalive_at: float) -> dict[str, Any]:
+    def health(self, *, integrity_free: bool, info_free: bool, keepalive_at: float) -> dict[str, Any]:
         """The `status` object of get_health, keys in stock's order."""
         counts: dict[str, int] = {"missing": self.missing, "extra": self.extra, "shared": self.shared}
         if not self.synced_once:
@@ -50,13 +61,21 @@ class WorkerRecord(msgspec.Struct):
                 "total_extra_valid": 0,
                 "total_files": counts,
             },
-            "sync_agent_info_free": True,
+            "sync_agent_info_free": info_free,
             "last_sync_agentinfo": {
-                "date_start_master": NOT_YET,
-                "date_end_master": NOT_YET,
-                "n_synced_chunks": 0,
+                "date_start_master": stock_date(self.info_started_at),
+                "date_end_master": stock_date(self.info_ended_at),
+                "n_synced_chunks": self.info_chunks,
             },
-            "last_sync_agentgroup": {"date_start": NOT_YET, "date_end": NOT_YET, "n_synced_chunks": 0},
-            "last_sync_full_agentgroup": {"date_start": NOT_YET, "date_end": NOT_YET, "n_synced_chunks": 0},
+            "last_sync_agentgroup": {
+                "date_start": stock_date(self.groups_started_at),
+                "date_end": stock_date(self.groups_ended_at),
+                "n_synced_chunks": self.groups_chunks,
+            },
+            "last_sync_full_agentgroup": {
+                "date_start": stock_date(self.all_groups_started_at),
+                "date_end": stock_date(self.all_groups_ended_at),
+                "n_synced_chunks": self.all_groups_chunks,
+            },
             "last_keep_alive": stock_date(keepalive_at),
         }

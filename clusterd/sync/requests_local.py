@@ -1,6 +1,6 @@
 """What a node answers to programs on its local socket (dapi.md 1). A worker passes questions on to its master."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from clusterd.errors import ClusterError
@@ -31,7 +31,7 @@ class LocalRequests:
         self,
         context: Context,
         nodes: Nodes | None,
-        status: Callable[[], dict[str, Any]],
+        status: Callable[[], Awaitable[dict[str, Any]]],
         master: Callable[[], Peer | None],
     ) -> None:
         self._context = context
@@ -49,7 +49,7 @@ class LocalRequests:
         }
 
     async def status(self, peer: Peer, payload: bytes) -> bytes:
-        return dump_json(self._status())
+        return dump_json(await self._status())
 
     async def get_config(self, peer: Peer, payload: bytes) -> bytes:
         """The key is never shown, to root neither (dapi.md 8, number 7)."""
@@ -93,7 +93,7 @@ class LocalRequests:
 
     async def get_health(self, peer: Peer, payload: bytes) -> bytes:
         if self._nodes is not None:
-            return dump_json(self._nodes.health(load_json(payload, limit=ARGUMENT_BYTES)))
+            return dump_json(await self._nodes.health(load_json(payload, limit=ARGUMENT_BYTES)))
         return self._ask_master(peer, commands.GET_HEALTH, payload)
 
     def _ask_master(self, peer: Peer, command: str, payload: bytes) -> bytes:

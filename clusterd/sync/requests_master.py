@@ -1,6 +1,9 @@
 """What a master answers its workers (wire.md 4.1, W>M)."""
 
+from clusterd.clock import boot_us
 from clusterd.errors import ClusterError
+from clusterd.sync.agent_groups_master import SEND_ALL, AgentGroupsMaster
+from clusterd.sync.agent_info import AgentInfoMaster
 from clusterd.sync.caps import answer_caps
 from clusterd.sync.common import CommonRequests, Handler
 from clusterd.sync.context import Context
@@ -8,33 +11,42 @@ from clusterd.sync.integrity_master import IntegrityMaster
 from clusterd.sync.nodes import Nodes
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
-from clusterd.wire.payloads import build_words, parse_addressed, parse_id, parse_string_for, parse_task_failure
+from clusterd.wire.payloads import build_words, parse_addressed, parse_string_for, parse_task_failure
 from clusterd.wire.results import ARGUMENT_BYTES, dump_json, load_json
-
-NO_STORE = "this node has no agent database"
 
 
 class MasterRequests:
     """The table of commands of a master's TCP links."""
 
-    def __init__(self, context: Context, common: CommonRequests, integrity: IntegrityMaster, nodes: Nodes) -> None:
+    def __init__(
+        self,
+        context: Context,
+        common: CommonRequests,
+        integrity: IntegrityMaster,
+        info: AgentInfoMaster,
+        groups: AgentGroupsMaster,
+        nodes: Nodes,
+    ) -> None:
         self._context = context
+        self._info = info
+        self._groups = groups
         self._common = common
         self._integrity = integrity
         self._nodes = nodes
         self.table: dict[str, Handler] = {
             **common.table,
             commands.CAPS: self.caps,
+            commands.CLOCK: self.clock,
             commands.SYN_I_W_M_P: self.integrity_permission,
             commands.SYN_I_W_M: self.begin_check,
             commands.SYN_I_W_M_E: self.end_check_file,
             commands.SYN_I_W_M_R: self.check_failed,
             commands.SYN_A_W_M_P: self.agent_info_permission,
             commands.SYN_A_W_M: self.agent_info,
-            commands.SYN_W_G_E: self.thank,
-            commands.SYN_W_G_ERR: self.thank,
-            commands.SYN_WGC_E: self.thank,
-            commands.SYN_WGC_ERR: self.thank,
+            commands.SYN_W_G_E: self.groups_written,
+            commands.SYN_W_G_ERR: self.groups_refused,
+            commands.SYN_WGC_E: self.all_groups_written,
+            commands.SYN_WGC_ERR: self.all_groups_refused,
             commands.SYN_W_G_C: self.all_agent_groups,
             commands.SENDSYNC: self.sendsync,
             commands.GET_NODES: self.get_nodes,
@@ -43,7 +55,10 @@ class MasterRequests:
         }
 
     async def caps(self, peer: Peer, payload: bytes) -> bytes:
-        return answer_caps(peer, payload)
+        return answer_caps(peer, payload, self._context.settings)
+
+    async def clock(self, peer: Peer, payload: bytes) -> bytes:
+        return str(boot_us()).encode()
 
     async def integrity_permission(self, peer: Peer, payload: bytes) -> bytes:
         return await self._integrity.ask_permission(peer)
@@ -61,22 +76,30 @@ class MasterRequests:
         return commands.ERROR_RECEIVED
 
     async def agent_info_permission(self, peer: Peer, payload: bytes) -> bytes:
-        """Nobody may send agent state to a node that cannot keep it."""
-        return commands.PERMISSION_REFUSED
+        return self._info.permission(peer)
 
     async def agent_info(self, peer: Peer, payload: bytes) -> bytes:
-        """Sent without permission: taken off the spool, and told that it was not kept (wire.md 6.6)."""
-        peer.incoming.drop_string(parse_id(payload))
-        text = f"error processing agent-info chunks in process pool: {NO_STORE}"
-        peer.answer_late(commands.SYN_M_A_ERR, text.encode())
+        self._info.begin(peer, payload)
         return payload
 
-    async def thank(self, peer: Peer, payload: bytes) -> bytes:
-        """Results of agent-groups sendings; C15: before any was recorded too."""
+    async def groups_written(self, peer: Peer, payload: bytes) -> bytes:
+        self._groups.finished(peer, payload)
+        return commands.THANKS
+
+    async def groups_refused(self, peer: Peer, payload: bytes) -> bytes:
+        self._groups.refused(peer, payload)
+        return commands.THANKS
+
+    async def all_groups_written(self, peer: Peer, payload: bytes) -> bytes:
+        self._groups.finished_all(peer, payload)
+        return commands.THANKS
+
+    async def all_groups_refused(self, peer: Peer, payload: bytes) -> bytes:
+        self._groups.refused(peer, payload, SEND_ALL)
         return commands.THANKS
 
     async def all_agent_groups(self, peer: Peer, payload: bytes) -> bytes:
-        """There are none to send: "No rows at all: nothing is sent" (wire.md 6.7)."""
+        self._groups.ask_for_all(peer)
         return commands.AGENT_GROUPS_FULL_ASKED
 
     async def sendsync(self, peer: Peer, payload: bytes) -> bytes:
@@ -90,7 +113,7 @@ class MasterRequests:
         return dump_json(self._nodes.list(load_json(payload, limit=ARGUMENT_BYTES)))
 
     async def get_health(self, peer: Peer, payload: bytes) -> bytes:
-        return dump_json(self._nodes.health(load_json(payload, limit=ARGUMENT_BYTES)))
+        return dump_json(await self._nodes.health(load_json(payload, limit=ARGUMENT_BYTES)))
 
     async def api_answer(self, peer: Peer, payload: bytes) -> bytes:
         """Nobody here asked."""

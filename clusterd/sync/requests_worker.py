@@ -1,38 +1,39 @@
 """What a worker answers its master (wire.md 4.1, M>W)."""
 
 from clusterd.errors import ClusterError
+from clusterd.sync.agent_groups_worker import AgentGroupsWorker
+from clusterd.sync.agent_info import AgentInfoWorker
 from clusterd.sync.common import CommonRequests, Handler
 from clusterd.sync.context import Context
 from clusterd.sync.integrity_worker import IntegrityWorker
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
-from clusterd.wire.payloads import (
-    BatchResult,
-    build_batch_result,
-    parse_addressed,
-    parse_id,
-    parse_string_for,
-    parse_task_failure,
-)
-
-NOTHING_KEPT = BatchResult(updated_chunks=0, error_messages=[], time_spent=0.0)
+from clusterd.wire.payloads import parse_addressed, parse_string_for, parse_task_failure
 
 
 class WorkerRequests:
     """The table of commands of a worker's link to its master."""
 
-    def __init__(self, context: Context, common: CommonRequests, integrity: IntegrityWorker) -> None:
+    def __init__(
+        self,
+        context: Context,
+        common: CommonRequests,
+        integrity: IntegrityWorker,
+        info: AgentInfoWorker,
+        groups: AgentGroupsWorker,
+    ) -> None:
         self._context = context
         self._integrity = integrity
-        self._told = False
+        self._info = info
+        self._groups = groups
         self.table: dict[str, Handler] = {
             **common.table,
             commands.SYN_M_C_OK: self.checked_equal,
             commands.SYN_M_C: self.begin_sync,
             commands.SYN_M_C_E: self.end_sync_file,
             commands.SYN_M_C_R: self.sync_failed,
-            commands.SYN_M_A_E: self.thank,
-            commands.SYN_M_A_ERR: self.thank,
+            commands.SYN_M_A_E: self.agents_reported,
+            commands.SYN_M_A_ERR: self.agents_refused,
             commands.SYN_G_M_W: self.agent_groups,
             commands.SYN_G_M_W_C: self.all_agent_groups,
             commands.SENDSYN_RES: self.answer_to_nobody,
@@ -56,24 +57,20 @@ class WorkerRequests:
         await self._integrity.master_failed(peer, task_id, error)
         return commands.ERROR_RECEIVED
 
-    async def thank(self, peer: Peer, payload: bytes) -> bytes:
+    async def agents_reported(self, peer: Peer, payload: bytes) -> bytes:
+        self._info.finished(payload)
+        return commands.THANKS
+
+    async def agents_refused(self, peer: Peer, payload: bytes) -> bytes:
+        self._info.refused(payload)
         return commands.THANKS
 
     async def agent_groups(self, peer: Peer, payload: bytes) -> bytes:
-        return self._discard_groups(peer, payload, commands.SYN_W_G_E)
+        self._groups.begin(peer, payload, everything=False)
+        return payload
 
     async def all_agent_groups(self, peer: Peer, payload: bytes) -> bytes:
-        return self._discard_groups(peer, payload, commands.SYN_WGC_E)
-
-    def _discard_groups(self, peer: Peer, payload: bytes, answer: str) -> bytes:
-        """No agent database here: the master is told that nothing was written, which a stock one logs as such."""
-        if not self._told:
-            self._told = True
-            self._context.journal(f"Worker {self._context.node_name}", "Agent database").info(
-                "The master sends agent groups; this node has no agent database and keeps none of them."
-            )
-        peer.incoming.drop_string(parse_id(payload))
-        peer.answer_late(answer, build_batch_result(NOTHING_KEPT))
+        self._groups.begin(peer, payload, everything=True)
         return payload
 
     async def answer_to_nobody(self, peer: Peer, payload: bytes) -> bytes:

@@ -4,11 +4,20 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
+from clusterd.sync.agent_groups_master import AgentGroupsMaster
+from clusterd.sync.agent_groups_worker import AgentGroupsWorker, LastGroups
+from clusterd.sync.agent_info import AgentInfoWorker, LastReport
 from clusterd.sync.context import Context
 from clusterd.sync.integrity_master import IntegrityMaster
 from clusterd.sync.integrity_worker import IntegrityWorker
 from clusterd.sync.manifests import ManifestKeeper
 from clusterd.sync.peer import Peer
+from clusterd.wdb.batches import BadString, parse_chunk
+from clusterd.wdb.client import DatabaseError
+
+STATUS_TIMEOUT_S = 1.0
 
 
 def node_status(
@@ -74,6 +83,74 @@ def manifest_status(manifests: ManifestKeeper) -> dict[str, Any]:
             "hashed_bytes": scan.hashed_bytes,
             "problems": {note.path: note.why for note in scan.notes if note.why},
         },
+    }
+
+
+COUNTS = "select node_name, connection_status, count(*) as n from agent where id > 0 group by 1, 2"
+WAITING = (
+    "select (select count(*) from agent where sync_status != 'synced' and id > 0) as to_report,"
+    " (select count(*) from agent where group_sync_status = 'syncreq') as to_hand_out"
+)
+HASH = 'global sync-agent-groups-get {"get_global_hash": true}'
+
+
+async def agents_status(
+    context: Context,
+    side: IntegrityMaster | IntegrityWorker,
+    info: AgentInfoWorker | None,
+    groups: AgentGroupsMaster | AgentGroupsWorker,
+) -> dict[str, Any]:
+    """Agents by node and by connection status in this node's database, what waits, and how both syncs went."""
+    database, found = context.database, dict[str, Any]()
+    try:
+        counts: dict[str, dict[str, int]] = {}
+        for row in await database.rows(COUNTS, STATUS_TIMEOUT_S):
+            counts.setdefault(row.get("node_name") or "unknown", {})[row["connection_status"]] = row["n"]
+        (waiting,) = await database.rows(WAITING, STATUS_TIMEOUT_S)
+        digest = parse_chunk((await database.ask(HASH, STATUS_TIMEOUT_S))[1]).hash
+        found = {
+            "database": "own store" if context.settings.serves_store else "wazuh-db",
+            "problem": None,
+            "nodes": counts,
+            **waiting,
+            "groups_hash": None if isinstance(digest, msgspec.UnsetType) else digest,
+        }
+    except (DatabaseError, BadString) as failure:
+        found = {"database": None, "problem": str(failure), "nodes": {}}
+    return found | {"syncs": _agent_syncs(side, info, groups)}
+
+
+def _agent_syncs(
+    side: IntegrityMaster | IntegrityWorker, info: AgentInfoWorker | None, groups: AgentGroupsMaster | AgentGroupsWorker
+) -> dict[str, Any]:
+    """A master: by worker. A worker: its own, under `self`."""
+    if isinstance(side, IntegrityMaster):
+        return {
+            name: {
+                "info_at": record.info_ended_at,
+                "info_chunks": record.info_chunks,
+                "groups_at": record.groups_ended_at,
+                "groups_chunks": record.groups_chunks,
+                "groups_problem": record.groups_problem or None,
+                "all_groups_at": record.all_groups_ended_at,
+            }
+            for name, record in side.records.items()
+        }
+    report = LastReport() if info is None else info.last
+    taken = groups.last if isinstance(groups, AgentGroupsWorker) else LastGroups()
+    return {
+        "self": {
+            "info_at": report.at,
+            "info_result": report.result or None,
+            "info_detail": report.detail or None,
+            "info_reported_at": report.reported_at,
+            "groups_at": taken.at,
+            "groups_chunks": taken.chunks,
+            "groups_problem": taken.errors[0] if taken.errors else None,
+            "groups_match": taken.matches,
+            "groups_mismatches": taken.mismatches,
+            "all_groups_asked_at": taken.asked_for_all_at,
+        }
     }
 
 

@@ -13,6 +13,8 @@ GROUPS_HEAD = (
 )
 GROUPS_TAIL = b"]}"
 GROUPS_COMMAND = b"global set-agent-groups "
+HANDED_OUT = b"global clusterd-groups-handed-out "
+"""Our store's own command: every connected worker has these groups of these agents (clusterd/store/groups.py)."""
 LARGEST_REQUEST = 65536
 OFFSET = "clock_offset_us"
 """Member of a report's `payload` that two nodes with our store add: master's boot clock less the worker's."""

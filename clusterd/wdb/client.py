@@ -21,10 +21,11 @@ SMALL = 65536
 
 class Taken(msgspec.Struct, frozen=True):
     """Agents to report: JSON of `size` bytes in the file that was asked for. `batch`: to be confirmed, 0 from a database that
-    has cleared its marks already. `more`: others wait."""
+    has cleared its marks already. `more`: others wait. `agents`: how many, 0 where the database does not say."""
 
     size: int
     is_empty: bool
+    agents: int = 0
     batch: int = 0
     more: bool = False
 
@@ -119,9 +120,9 @@ class Database:
         async with self.conversation(timeout_s) as conversation:
             return await conversation.ask(request)
 
-    async def rows(self, statement: str) -> list[dict[str, Any]]:
+    async def rows(self, statement: str, timeout_s: float = HTTP_TIMEOUT_S) -> list[dict[str, Any]]:
         """The rows of a short `global sql`. Raises DatabaseError."""
-        _, payload = await self.ask(f"global sql {statement}", HTTP_TIMEOUT_S)
+        _, payload = await self.ask(f"global sql {statement}", timeout_s)
         try:
             return msgspec.json.decode(payload, type=list[dict[str, Any]])
         except msgspec.DecodeError as problem:
@@ -139,7 +140,7 @@ class Database:
         size, _, headers = await self._download("POST", path, out)
         try:
             batch, agents = int(headers["X-Clusterd-Batch"]), int(headers["X-Clusterd-Agents"])
-            return Taken(size, agents == 0, batch, headers["X-Clusterd-More"] == "1")
+            return Taken(size, agents == 0, agents, batch, headers["X-Clusterd-More"] == "1")
         except (KeyError, ValueError) as problem:
             raise DatabaseError(2013, f"the store's answer has no good headers: {problem}") from None
 

@@ -57,6 +57,9 @@ GET_HEALTH = "get_health"
 CAPS = "caps"
 """Ours, worker to master after hello: a JSON list of capabilities (design.md 6). Unknown to the original."""
 
+CLOCK = "clock"
+"""Ours, to a master that listed capability `agents`: its boot clock in microseconds, as decimal digits."""
+
 # Master to worker.
 ECHO_M = "echo-m"
 SYN_M_C_OK = "syn_m_c_ok"
@@ -104,6 +107,7 @@ _MASTER = _COMMON | {
     GET_NODES,
     GET_HEALTH,
     CAPS,
+    CLOCK,
 }
 _WORKER = _COMMON | {
     ECHO_M,

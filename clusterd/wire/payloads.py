@@ -199,6 +199,13 @@ def parse_sendsync(content: bytes) -> SendSync:
         raise ClusterError(1000, str(problem)) from None
 
 
+def parse_clock(payload: bytes) -> int:
+    """The answer to `clock`: microseconds."""
+    if not payload.isdigit() or len(payload) > MAX_LENGTH_DIGITS:
+        raise ClusterError(1000, f"the master's clock is no number: {payload[:_QUOTED]!r}")
+    return int(payload)
+
+
 def parse_caps(payload: bytes) -> list[str]:
     """`caps`: what the other clusterd node can do, at most MAX_CAPS words; unknown words are its business."""
     try:
