@@ -22,7 +22,8 @@ class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 class LinkInfo(msgspec.Struct, frozen=True):
     """One established link. `kind`: "worker" (inbound, on a master), "master" (outbound, on a worker), "local"
     (a program on the local socket). `name` is the peer's node name, for kind "master" the master's address text, for
-    kind "local" the client number. `incarnation` of the link never repeats within a life of net."""
+    kind "local" the client number. `incarnation` of the link never repeats within a life of net. `uid`: the user of a local
+    client's process, -1 for other kinds."""
 
     link: int
     kind: str
@@ -32,6 +33,7 @@ class LinkInfo(msgspec.Struct, frozen=True):
     address: str = ""
     connected_at: float = 0.0
     keepalive_at: float = 0.0
+    uid: int = -1
 
 
 class OpenTask(msgspec.Struct, frozen=True):
@@ -126,7 +128,11 @@ class SyncHello(Message, frozen=True, tag="sync-hello"):
 
 class Reply(Message, frozen=True, tag="reply"):
     """The response to PeerRequest `serial`. `body`: an already sealed body (of net's or sync's slabs) sent as it is.
-    `log`: the text of net's ERROR line `Internal error processing request ...` (wire.md 3.2), none when empty."""
+    `log`: the text of net's ERROR line `Internal error processing request ...` (wire.md 3.2), none when empty.
+
+    With `more` the request stays open (and counts as unanswered): what follows comes as Requests of ours. An empty command
+    ends a request without any response, as `sendsync` on the local socket has it. Should sync die before, net tells the
+    asker `err`: as the response, or as a request of ours when there was one."""
 
     link: int
     serial: int
@@ -134,6 +140,7 @@ class Reply(Message, frozen=True, tag="reply"):
     payload: bytes = b""
     body: list[Descriptor] | None = None
     log: str = ""
+    more: bool = False
 
 
 class Request(Message, frozen=True, tag="request"):
@@ -298,11 +305,13 @@ class StoreChunk(Job, frozen=True, tag="store-chunk"):
 
 
 class OpenBody(Job, frozen=True, tag="open"):
-    """Open a sealed body of at most `limit` plain bytes. Result: Opened. With `check_only` nothing comes back but `size`."""
+    """Open a sealed body of at most `limit` plain bytes. Result: Opened. With `check_only` nothing comes back but `size`.
+    Bodies of the local socket are not `sealed`."""
 
     body: list[Descriptor]
     limit: int
     check_only: bool = False
+    sealed: bool = True
 
 
 class DigestSegments(Job, frozen=True, tag="sha256"):

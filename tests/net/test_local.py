@@ -119,3 +119,61 @@ def test_a_port_in_use_ends_net_with_the_reason(start: Start) -> None:
             assert node.lines("ERROR: [Master] [Main] Could not start master: [Errno 98]")
         finally:
             node.close()
+
+
+def test_a_client_is_known_by_its_user(master: Master) -> None:
+    node = master()
+    node.local()
+    assert node.sync is not None
+    assert node.sync.link(kind="local").uid == os.getuid()
+
+
+def test_a_request_that_ends_without_a_response_gets_none_and_frees_its_place(master: Master) -> None:
+    """dapi.md 1.3: `sendsync` has no response, its answer is a request of the daemon's."""
+    node = master(requests_per_link=2)
+    client = node.local()
+    sync = node.sync
+    assert sync is not None
+    link = sync.link(kind="local").link
+    for number in range(5):
+        client.tell("get_nodes", str(number))
+        request = sync.expect(PeerRequest)
+        assert request.payload == str(number).encode()
+        sync.send(Request(link, number, "ok", b"answer"))
+        answer = client.read()
+        assert (answer.command, answer.payload) == (b"ok", b"answer")
+        client.respond(answer, "ok", "thanks")
+        assert sync.expect(Answered).id == number
+        sync.send(Reply(link, request.serial, ""))
+    assert client.ask("echo", "x").payload == b"x"
+
+
+def test_a_request_that_stays_open_counts_until_it_is_ended(master: Master) -> None:
+    node = master(requests_per_link=2)
+    client = node.local()
+    sync = node.sync
+    assert sync is not None
+    link = sync.link(kind="local").link
+    counters = [client.tell("get_nodes", str(number)) for number in range(2)]
+    requests = [sync.expect(PeerRequest) for _ in counters]
+    client.tell("get_nodes", "2")
+    for counter, request in zip(counters, requests, strict=True):
+        sync.send(Reply(link, request.serial, "ok", b"queued", more=True))
+        assert client.answer_to(counter).payload == b"queued"
+    assert sync.quiet(PeerRequest)
+    sync.send(Reply(link, requests[0].serial, ""))
+    third = sync.expect(PeerRequest)
+    assert third.payload == b"2"
+
+
+def test_a_client_that_waits_for_us_is_not_dropped_for_its_silence(master: Master) -> None:
+    """The daemons wait up to 600 s for the answer to a sendsync and send no keepalives (wdb.md 9.2)."""
+    node = master(check_worker_lastkeepalive_s=0.2, max_allowed_time_without_keepalive_s=0.4)
+    client = node.local()
+    assert node.sync is not None
+    link = node.sync.link(kind="local").link
+    client.tell("get_nodes")
+    request = node.sync.expect(PeerRequest)
+    assert not client.is_closed(1.5)
+    node.sync.send(Reply(link, request.serial, ""))
+    assert client.is_closed(5)

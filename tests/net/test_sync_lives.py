@@ -204,3 +204,23 @@ def test_net_starts_before_sync_and_serves_once_it_is_there(master: Master) -> N
     sync.answer_with(lambda request: Reply(request.link, request.serial, "ok", b"True"))
     assert client.answer_to(counter).payload
     assert client.ask("syn_i_w_m_p").payload == b"True"
+
+
+def test_a_client_that_was_told_to_wait_hears_of_a_dead_sync_by_a_request(master: Master) -> None:
+    node = master()
+    client = node.local()
+    assert node.sync is not None
+    counters = [client.tell("get_nodes") for _ in range(2)]
+    requests = [node.sync.expect(PeerRequest) for _ in counters]
+    node.sync.send(Reply(requests[0].link, requests[0].serial, "ok", b"queued", more=True))
+    assert client.answer_to(counters[0]).payload == b"queued"
+    node.kill_sync()
+    messages = [client.read(), client.read()]
+    told = next(message for message in messages if message.counter != counters[1])
+    refused = next(message for message in messages if message.counter == counters[1])
+    for message in (told, refused):
+        assert (message.command, refusal_of(message.payload)) == (b"err", RESTARTED)
+    assert told.counter not in counters
+    client.respond(told, "ok", bytes(300_000))
+    assert client.ask("echo", "x").payload == b"x"
+    wait_until(lambda: node.counter("slabs_free") == node.counter("slabs"), "the answer that nobody wanted is dropped")
