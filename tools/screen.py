@@ -60,6 +60,8 @@ def status_view(status: dict[str, Any]) -> RenderableType:
         parts += [Text(), _syncs(status["syncs"])]
     if status["results"]:
         parts += [Text(), _results(status["results"], now)]
+    if status["agents"] is not None:
+        parts += [Text(), _agents(status["agents"], status["node"]["type"], now)]
     return Group(*parts)
 
 
@@ -158,3 +160,54 @@ def _results(results: dict[str, dict[str, Any]], now: float) -> RenderableType:
         )
         problems += [Text(f"{path}: {why}", style="yellow") for path, why in row["problems"].items()]
     return Group(table, *problems)
+
+
+def _agents(agents: dict[str, Any], node_type: str, now: float) -> RenderableType:
+    if agents["problem"]:
+        return Text(f"Agents\nthe agent database does not answer: {agents['problem']}", style="yellow")
+    table = _table("Agents", "reported by", "all>", "active>", "pending>", "disconnected>", "never connected>")
+    for name, counts in sorted(agents["nodes"].items()):
+        words = ("active", "pending", "disconnected", "never_connected")
+        table.add_row(name, str(sum(counts.values())), *(str(counts.get(word, 0)) for word in words))
+    digest = agents["groups_hash"]
+    waiting = f"checksum of groups {digest[:16] if digest else 'none'}"
+    if node_type == "master":
+        waiting += f", groups to hand out: {agents['to_hand_out']}"
+    else:
+        waiting += f", agents to report: {agents['to_report']}"
+    parts: list[RenderableType] = [table, Text(waiting, style="dim")]
+    if agents["syncs"]:
+        parts.append(
+            _master_agent_syncs(agents["syncs"], now) if node_type == "master" else _own_agent_syncs(agents, now)
+        )
+    return Group(*parts)
+
+
+def _master_agent_syncs(syncs: dict[str, dict[str, Any]], now: float) -> Table:
+    table = _table("Agent syncs", "worker", "agent-info", "agent-groups", "all groups", "remark")
+    for name, row in syncs.items():
+        table.add_row(
+            name,
+            ago(row["info_at"], now),
+            ago(row["groups_at"], now),
+            ago(row["all_groups_at"], now),
+            Text(row["groups_problem"] or "", style="yellow"),
+        )
+    return table
+
+
+def _own_agent_syncs(agents: dict[str, Any], now: float) -> Text:
+    row = agents["syncs"]["self"]
+    line = Text(f"agent-info {row['info_result'] or 'not yet'} {ago(row['info_at'], now)}")
+    if row["info_detail"]:
+        line.append(f" ({row['info_detail']})", style="yellow")
+    line.append(f"\nagent-groups {ago(row['groups_at'], now)}, ")
+    if row["groups_match"] is None:
+        line.append("not compared with the master yet")
+    elif row["groups_match"]:
+        line.append("equal to the master's", style="green")
+    else:
+        line.append(f"different from the master's ({row['groups_mismatches']} comparisons)", style="yellow")
+    if row["groups_problem"]:
+        line.append(f"\n{row['groups_problem']}", style="yellow")
+    return line

@@ -37,11 +37,13 @@ class StatusReader:
             "node": {"name": None, "type": None, "cluster": None, "version": None, "serving": None},
             "processes": [],
             "net": None,
+            "store": None,
             "slabs": {},
             "peers": None,
             "manifest": None,
             "syncs": [],
             "results": {},
+            "agents": None,
         }
         pid = running_pid(self._root)
         if pid is None:
@@ -73,7 +75,7 @@ class StatusReader:
             return f"The node does not answer: {silence}"
         except ClusterError as refusal:
             return f"The node answered: {refusal}"
-        for key in ("node", "peers", "manifest", "syncs", "results"):
+        for key in ("node", "peers", "manifest", "syncs", "results", "agents"):
             status[key] = answer[key]
         return str(answer["problem"])
 
@@ -121,6 +123,8 @@ class StatusReader:
                 status["started_at"] = row.started_at_ns / 1e9
             if "slabs" in row.counters:
                 status["slabs"][row.name] = {"total": row.counters["slabs"], "free": row.counters["slabs_free"]}
+            if row.name == "store":
+                status["store"] = dict(row.counters)
             if row.name == "net":
                 counters = row.counters
                 status["net"] = {

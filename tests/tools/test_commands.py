@@ -25,6 +25,8 @@ STATUS_KEYS = {"running", "problem", "at", "started_at", "root", "node", "proces
     "manifest",
     "syncs",
     "results",
+    "agents",
+    "store",
 }
 
 
