@@ -1,6 +1,7 @@
 """Requests that both roles answer alike: files, strings, cancellations, API answers nobody waits for (wire.md 4.1)."""
 
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from clusterd.errors import ClusterError
 from clusterd.sync.context import Context
@@ -9,8 +10,17 @@ from clusterd.wire import commands
 from clusterd.wire.payloads import build_words, parse_addressed, parse_task_failure
 from clusterd.wire.results import encode_failure
 
-Handler = Callable[[Peer, bytes], Awaitable[bytes]]
-"""Answers a request: returns the payload of `ok`, or raises (ClusterError, QueryRefused, Refusal)."""
+
+class Later(NamedTuple):
+    """What a handler returns whose answer comes by a request of ours: the payload of the `ok` that is said now, None for no
+    response at all; and the work that ends the request, which tells the asker of its own failures."""
+
+    first: bytes | None
+    work: Callable[[], Awaitable[None]]
+
+
+Handler = Callable[[Peer, bytes], Awaitable[bytes | Later]]
+"""Answers a request: returns the payload of `ok`, or Later, or raises (ClusterError, QueryRefused, Refusal)."""
 
 
 class CommonRequests:

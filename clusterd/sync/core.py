@@ -10,7 +10,7 @@ from clusterd.sync.agent_groups_master import AgentGroupsMaster
 from clusterd.sync.agent_groups_worker import AgentGroupsWorker
 from clusterd.sync.agent_info import AgentInfoMaster, AgentInfoWorker
 from clusterd.sync.caps import offer_caps
-from clusterd.sync.common import CommonRequests, Handler
+from clusterd.sync.common import CommonRequests, Handler, Later
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import BadSeal, Incoming, Refusal
 from clusterd.sync.integrity_master import IntegrityMaster
@@ -23,6 +23,8 @@ from clusterd.sync.queries import QueryRefused
 from clusterd.sync.requests_local import LocalRequests
 from clusterd.sync.requests_master import MasterRequests
 from clusterd.sync.requests_worker import WorkerRequests
+from clusterd.sync.sendsync_master import SendsyncMaster, restarted
+from clusterd.sync.sendsync_worker import SendsyncWorker
 from clusterd.sync.status import agents_status, node_status
 from clusterd.sync.tasks import Tasks
 from clusterd.sync.zip_limit import ZipLimit
@@ -68,6 +70,8 @@ class Core:
         self._groups: AgentGroupsMaster | AgentGroupsWorker
         nodes: Nodes | None = None
         self._remote: dict[str, Handler]
+        self._sendsync: SendsyncMaster | SendsyncWorker
+        local: dict[str, Handler] = {}
         if context.settings.is_master:
             self.master = IntegrityMaster(context)
             info = AgentInfoMaster(context, self.master.records)
@@ -79,7 +83,13 @@ class Core:
             self._info = AgentInfoWorker(context)
             self._groups = taking = AgentGroupsWorker(context)
             self._remote = WorkerRequests(context, common, self.worker, self._info, taking).table
-        self._local = LocalRequests(context, nodes, self.status, self._master_peer).table
+        if context.settings.is_master:
+            self._sendsync = SendsyncMaster(context)
+        else:
+            self._sendsync = sendsync = SendsyncWorker(context, self._master_peer)
+            local = sendsync.local
+        self._remote |= self._sendsync.remote
+        self._local = LocalRequests(context, nodes, self.status, self._master_peer).table | local
 
     # ---- life ----------------------------------------------------------------------------------------------------------
 
@@ -128,7 +138,13 @@ class Core:
                 self._tasks.spawn(self._end_lost_task(peer, task.command, task.task_id))
 
     async def _end_lost_task(self, peer: Peer, command: str, task_id: str) -> None:
-        """The sync that was sending this file is dead: the peer hears it instead of waiting in vain."""
+        """The sync that was sending this file, or had this sendsync request, is dead: the peer hears it instead of waiting in
+        vain."""
+        if command == commands.SENDSYN_ERR:
+            await self._context.net.note_task(peer.link, command, task_id, is_open=False)
+            with contextlib.suppress(ClusterError):  # the worker's own timeout remains
+                await peer.request(command, restarted(task_id))
+            return
         error = ClusterError(1000, "the sync process was restarted while it sent this file")
         with contextlib.suppress(ClusterError):  # if it cannot be told, the peer's own timeout of 120 s remains
             await peer.request(f"{command}_r", build_task_failure(task_id, error))
@@ -169,6 +185,7 @@ class Core:
         peer = self._peers.pop(link, None)
         if peer is None:
             return
+        self._sendsync.link_lost(peer)
         await peer.close()
         if peer.info.kind == "worker" and self.master is not None:
             self.master.forget(peer)
@@ -208,6 +225,12 @@ class Core:
                 await net.reply(message.link, message.serial, commands.OK, body=message.body)
                 return
             payload = await self._handled(peer, message)
+            if isinstance(payload, Later):
+                if payload.first is not None:
+                    await net.reply(message.link, message.serial, commands.OK, payload.first, more=True)
+                await payload.work()
+                await net.reply(message.link, message.serial, "")
+                return
         except BadSeal as violation:
             await net.close(message.link, str(violation))
         except Refusal as refusal:
@@ -241,8 +264,10 @@ class Core:
             await self._context.net.release(body)
             raise
 
-    async def _open(self, body: list[Descriptor], limit: int, *, check_only: bool = False) -> bytes:
-        job = OpenBody(body, limit, check_only=check_only)
+    async def _open(
+        self, body: list[Descriptor], limit: int, *, check_only: bool = False, sealed: bool = True
+    ) -> bytes:
+        job = OpenBody(body, limit, check_only=check_only, sealed=sealed)
         try:
             return (await self._context.jobs.run(job, Opened, urgent=True)).payload
         except JobError as failure:
@@ -250,8 +275,9 @@ class Core:
                 raise BadSeal from failure
             raise
 
-    async def _handled(self, peer: Peer, message: PeerRequest) -> bytes:
-        """The payload of `ok`. Sealed bodies of chunks go to the pool as they are; others are opened first."""
+    async def _handled(self, peer: Peer, message: PeerRequest) -> bytes | Later:
+        """The payload of `ok`, or what comes instead. Sealed bodies of chunks go to the pool as they are; others are opened
+        first."""
         try:
             if message.command == commands.FILE_UPD and peer.info.kind != "local":
                 await peer.incoming.file_chunk(message.payload, message.body)
@@ -262,7 +288,7 @@ class Core:
             payload = message.payload
             if message.body is not None:
                 limit = LARGEST_API_REQUEST if message.command in API_COMMANDS else LARGEST_REQUEST
-                payload = await self._open(message.body, limit)
+                payload = await self._open(message.body, limit, sealed=peer.info.kind != "local")
         finally:
             await self._context.net.release(message.body)
         table = self._local if peer.info.kind == "local" else self._remote

@@ -77,8 +77,9 @@ class NetPort:
         *,
         body: list[Descriptor] | None = None,
         log: str = "",
+        more: bool = False,
     ) -> None:
-        await self._send(Reply(link, serial, command, payload, body, log))
+        await self._send(Reply(link, serial, command, payload, body, log, more))
 
     async def release(self, body: list[Descriptor] | None) -> None:
         """Give net its slabs back."""

@@ -198,8 +198,21 @@ class Sender:
             return
         chunk = chunk_bytes(string_id)
         for offset in range(0, size, chunk):
-            body = await self._seal_chunk(build_words(string_id, b""), slice_segments(content, offset, chunk))
+            body = await self._sealed(build_words(string_id, b""), slice_segments(content, offset, chunk))
             await peer.request("str_upd", body=body)
+
+    async def seal(self, payload: bytes) -> Descriptor:
+        """A request's payload as a body for `Peer.request`, sealed in the pool. Raises JobError."""
+        return await self._sealed(payload, [])
+
+    async def _sealed(self, prefix: bytes, segments: list[Segment]) -> Descriptor:
+        """Like `_seal_chunk`, for callers that may be cancelled: the slab is free when the job has ended, never before."""
+        sealing = asyncio.create_task(self._seal_chunk(prefix, segments))
+        try:
+            return await asyncio.shield(sealing)
+        except asyncio.CancelledError:
+            self._drop(sealing)
+            raise
 
     def _seal(self, prefix: bytes, package: Package, offset: int, length: int) -> "asyncio.Task[Descriptor]":
         return asyncio.create_task(self._seal_chunk(prefix, slice_segments(package.segments, offset, length)))

@@ -19,7 +19,6 @@ NOT_SERVED = (
     commands.SEND_FILE,
     commands.DAPI,
     commands.DAPI_FWD,
-    commands.SENDASYNC,
     commands.SENDRRELOAD,
 )
 
@@ -44,7 +43,6 @@ class LocalRequests:
             commands.GET_HASH: self.get_hash,
             commands.GET_NODES: self.get_nodes,
             commands.GET_HEALTH: self.get_health,
-            commands.SENDSYNC: self.not_served,
             **dict.fromkeys(NOT_SERVED, self.not_served),
         }
 

@@ -11,7 +11,7 @@ from clusterd.sync.integrity_master import IntegrityMaster
 from clusterd.sync.nodes import Nodes
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
-from clusterd.wire.payloads import build_words, parse_addressed, parse_string_for, parse_task_failure
+from clusterd.wire.payloads import parse_string_for, parse_task_failure
 from clusterd.wire.results import ARGUMENT_BYTES, dump_json, load_json
 
 
@@ -48,7 +48,6 @@ class MasterRequests:
             commands.SYN_WGC_E: self.all_groups_written,
             commands.SYN_WGC_ERR: self.all_groups_refused,
             commands.SYN_W_G_C: self.all_agent_groups,
-            commands.SENDSYNC: self.sendsync,
             commands.GET_NODES: self.get_nodes,
             commands.GET_HEALTH: self.get_health,
             commands.DAPI_RES: self.api_answer,
@@ -101,13 +100,6 @@ class MasterRequests:
     async def all_agent_groups(self, peer: Peer, payload: bytes) -> bytes:
         self._groups.ask_for_all(peer)
         return commands.AGENT_GROUPS_FULL_ASKED
-
-    async def sendsync(self, peer: Peer, payload: bytes) -> bytes:
-        """No daemon of this node can be reached through the cluster: the client is told at once."""
-        error = ClusterError(1014, "this node forwards nothing to its daemons")
-        answer = build_words(parse_addressed(payload).id, str(error))
-        peer.answer_late(commands.SENDSYN_ERR, answer)
-        return commands.SENDSYNC_QUEUED
 
     async def get_nodes(self, peer: Peer, payload: bytes) -> bytes:
         return dump_json(self._nodes.list(load_json(payload, limit=ARGUMENT_BYTES)))

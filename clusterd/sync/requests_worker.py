@@ -1,6 +1,5 @@
 """What a worker answers its master (wire.md 4.1, M>W)."""
 
-from clusterd.errors import ClusterError
 from clusterd.sync.agent_groups_worker import AgentGroupsWorker
 from clusterd.sync.agent_info import AgentInfoWorker
 from clusterd.sync.common import CommonRequests, Handler
@@ -8,7 +7,7 @@ from clusterd.sync.context import Context
 from clusterd.sync.integrity_worker import IntegrityWorker
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
-from clusterd.wire.payloads import parse_addressed, parse_string_for, parse_task_failure
+from clusterd.wire.payloads import parse_string_for, parse_task_failure
 
 
 class WorkerRequests:
@@ -36,8 +35,6 @@ class WorkerRequests:
             commands.SYN_M_A_ERR: self.agents_refused,
             commands.SYN_G_M_W: self.agent_groups,
             commands.SYN_G_M_W_C: self.all_agent_groups,
-            commands.SENDSYN_RES: self.answer_to_nobody,
-            commands.SENDSYN_ERR: self.error_to_nobody,
             commands.DAPI_RES: self.answer_to_nobody,
         }
 
@@ -77,6 +74,3 @@ class WorkerRequests:
         """The local client is gone: the answer is dropped, and the master hears what stock says."""
         peer.incoming.drop_string(parse_string_for(payload).string_id)
         return commands.DAPI_FORWARDED_TO_WORKER
-
-    async def error_to_nobody(self, peer: Peer, payload: bytes) -> bytes:
-        raise ClusterError(1000, repr(parse_addressed(payload).id))

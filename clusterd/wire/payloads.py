@@ -24,6 +24,7 @@ MAX_ID_BYTES = 256
 """The longest task id, client id or string id; all known ones have at most 36 characters."""
 MAX_PATH_BYTES = 4096
 """The longest path (PATH_MAX of Linux)."""
+_SENDSYNC_FORM = "it must be an object with daemon_name, a text, and message, an object or a text, and nothing else"
 _TASK_ID = re.compile(rb"[!-~]{1,%d}" % MAX_ID_BYTES)
 
 
@@ -79,7 +80,7 @@ class BatchResult(msgspec.Struct, frozen=True):
     time_spent: float
 
 
-class SendSync(msgspec.Struct, frozen=True):
+class SendSync(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`sendsync`: a message for a daemon of the master."""
 
     daemon_name: str
@@ -192,11 +193,14 @@ def build_batch_result(result: BatchResult) -> bytes:
 
 
 def parse_sendsync(content: bytes) -> SendSync:
-    """The JSON of a `sendsync`. `daemon_name` is any text: the receiver has a table of those it serves."""
+    """The JSON of a `sendsync`, with these two members and no other. `daemon_name` is any text: the receiver has a table of
+    those it serves. Texts of errors quote nothing of it: it may hold keys."""
     try:
         return msgspec.json.decode(content, type=SendSync)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise ClusterError(1000, str(problem)) from None
+    except msgspec.ValidationError:
+        raise ClusterError(1000, _SENDSYNC_FORM) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ClusterError(1000, f"the request is not JSON: {_SENDSYNC_FORM}") from None
 
 
 def parse_clock(payload: bytes) -> int:

@@ -1,0 +1,171 @@
+"""Whose turn it is: requests of several sources for several services, many at a time, with limits (wire.md P9).
+
+Requests of one lane (a client) run one after the other, in their order; lanes wait in order for each source and service, and
+the sources take turns. No source and no service that does not answer can take the places of the others.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Hashable
+from typing import TypeVar
+
+import msgspec
+
+from clusterd.errors import ClusterError
+
+K = TypeVar("K", bound=Hashable)
+
+
+class TurnLimits(msgspec.Struct, frozen=True):
+    """How many may run: in all, of one service, of one source, of one source for one service; and how many of one source may
+    be there, and how many bytes of one source and in all."""
+
+    running: int
+    running_service: int
+    running_source: int
+    running_pair: int
+    known_source: int
+    bytes_source: int
+    bytes: int
+
+
+class Turn:
+    """One request, from `join` to `leave`."""
+
+    __slots__ = ("begun", "has_left", "holds_service", "lane", "service", "size", "source")
+
+    def __init__(self, source: int, lane: str, service: str, size: int) -> None:
+        self.source = source
+        self.lane = lane
+        self.service = service
+        self.size = size
+        self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.holds_service = False
+        self.has_left = False
+
+
+class Turns:
+    """Everything that was joined and has not left."""
+
+    def __init__(self, limits: TurnLimits) -> None:
+        self._limits = limits
+        self._lanes: dict[tuple[int, str], deque[Turn]] = {}
+        self._heads: dict[tuple[int, str], deque[Turn]] = {}
+        self._running = 0
+        self._services: Counter[str] = Counter()
+        self._sources: Counter[int] = Counter()
+        self._pairs: Counter[tuple[int, str]] = Counter()
+        self._known: Counter[int] = Counter()
+        self._bytes: Counter[int] = Counter()
+        self._all_bytes = 0
+
+    @property
+    def running(self) -> int:
+        """Requests that have a place at their service."""
+        return self._running
+
+    def known(self, source: int) -> int:
+        """Requests of one source, waiting or running."""
+        return self._known[source]
+
+    def join(self, source: int, lane: str, service: str, size: int) -> Turn:
+        """Take a place in the line; `size` bytes are kept for it. Raises ClusterError 1014 when there are too many."""
+        limits = self._limits
+        if (
+            self._known[source] >= limits.known_source
+            or self._bytes[source] + size > limits.bytes_source
+            or self._all_bytes + size > limits.bytes
+        ):
+            raise ClusterError(1014, f"too many requests wait already, one for {service} was refused")
+        turn = Turn(source, lane, service, size)
+        self._known[source] += 1
+        self._bytes[source] += size
+        self._all_bytes += size
+        line = self._lanes.setdefault((source, lane), deque())
+        line.append(turn)
+        if len(line) == 1:
+            self._queue(turn)
+            self._go_on()
+        return turn
+
+    async def begin(self, turn: Turn, timeout_s: float) -> None:
+        """Wait for the turn. Raises ClusterError 1014 after `timeout_s`; in every case it must `leave` in the end."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await turn.begun
+        except TimeoutError:
+            raise ClusterError(1014, f"{turn.service} was busy for {timeout_s:g} s") from None
+
+    def free_service(self, turn: Turn) -> None:
+        """The service has answered; others may use it while the answer is given on."""
+        if turn.holds_service:
+            turn.holds_service = False
+            self._running -= 1
+            _less(self._services, turn.service)
+            _less(self._pairs, (turn.source, turn.service))
+            self._go_on()
+
+    def leave(self, turn: Turn) -> None:
+        """Whatever became of it; safe to repeat."""
+        if turn.has_left:
+            return
+        turn.has_left = True
+        line = self._lanes[turn.source, turn.lane]
+        was_first = line[0] is turn
+        line.remove(turn)
+        if was_first:
+            # Not only one that is done: its future may have been cancelled with the task that waited for it.
+            queue = self._heads.get((turn.source, turn.service))
+            if queue is not None and turn in queue:
+                queue.remove(turn)
+                if not queue:
+                    del self._heads[turn.source, turn.service]
+            else:
+                _less(self._sources, turn.source)
+            if line:
+                self._queue(line[0])
+        if not line:
+            del self._lanes[turn.source, turn.lane]
+        _less(self._known, turn.source)
+        _less(self._bytes, turn.source, turn.size)
+        self._all_bytes -= turn.size
+        self.free_service(turn)
+        self._go_on()
+
+    def _queue(self, turn: Turn) -> None:
+        self._heads.setdefault((turn.source, turn.service), deque()).append(turn)
+
+    def _go_on(self) -> None:
+        """Begin what may begin."""
+        limits = self._limits
+        while self._running < limits.running:
+            pair = next((pair for pair in self._heads if self._may_begin(pair)), None)
+            if pair is None:
+                return
+            queue = self._heads.pop(pair)
+            turn = queue.popleft()
+            if queue:
+                self._heads[pair] = queue  # behind the others
+            turn.holds_service = True
+            self._running += 1
+            self._services[turn.service] += 1
+            self._sources[turn.source] += 1
+            self._pairs[pair] += 1
+            if not turn.begun.done():
+                turn.begun.set_result(None)
+
+    def _may_begin(self, pair: tuple[int, str]) -> bool:
+        source, service = pair
+        limits = self._limits
+        return (
+            self._services[service] < limits.running_service
+            and self._sources[source] < limits.running_source
+            and self._pairs[pair] < limits.running_pair
+        )
+
+
+def _less(counter: Counter[K], key: K, by: int = 1) -> None:
+    """Nothing is kept for what is down to zero: sources come and go for ever."""
+    counter[key] -= by
+    if not counter[key]:
+        del counter[key]
