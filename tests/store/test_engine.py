@@ -1,0 +1,167 @@
+"""Writes in batches: answered means committed, a reader sees it, a failure takes nothing else with it."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from clusterd.errors import StartFailure
+from clusterd.store import agents, groups, schema
+from clusterd.store.engine import Engine, Session
+
+
+@asynccontextmanager
+async def engine_at(root: Path) -> AsyncIterator[Engine]:
+    schema.prepare(str(root))
+    engine = Engine(str(root), readers=2)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def run(root: Path, work: Callable[[Engine], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with engine_at(root) as engine:
+            await work(engine)
+
+    asyncio.run(main())
+
+
+def add(agent_id: int) -> Callable[[Session], None]:
+    return lambda session: agents.insert_agent(session, agents.NewAgentRow(agent_id, f"agent{agent_id}", 1))
+
+
+def count(db: sqlite3.Connection) -> int:
+    return int(db.execute("select count(*) from agent where id > 0").fetchone()[0])
+
+
+def test_reader_sees_every_write_answered_before(tmp_path: Path) -> None:
+    async def work(engine: Engine) -> None:
+        for agent_id in range(1, 200):
+            await engine.write(add(agent_id))
+            assert await engine.read(count) == agent_id
+
+    run(tmp_path, work)
+
+
+def test_writes_that_wait_share_a_commit(tmp_path: Path) -> None:
+    async def work(engine: Engine) -> None:
+        held = threading.Event()
+        first = asyncio.ensure_future(engine.write(lambda session: held.wait(10)))
+        others = [asyncio.ensure_future(engine.write(add(agent_id))) for agent_id in range(1, 301)]
+        await asyncio.sleep(0)
+        held.set()
+        await asyncio.gather(first, *others)
+        assert engine.commits < 10
+        assert engine.writes == 301
+
+    run(tmp_path, work)
+
+
+def test_refused_statement_undoes_itself_only(tmp_path: Path) -> None:
+    async def work(engine: Engine) -> None:
+        outcomes = await asyncio.gather(
+            engine.write(add(1)), engine.write(add(1)), engine.write(add(2)), return_exceptions=True
+        )
+        assert isinstance(outcomes[1], sqlite3.IntegrityError)
+        assert outcomes[0] is outcomes[2] is None
+        assert await engine.read(count) == 2
+
+    run(tmp_path, work)
+
+
+def test_full_disk_is_said_to_each_and_loses_nothing_answered(tmp_path: Path) -> None:
+    async def work(engine: Engine) -> None:
+        await engine.write(add(1))
+
+        def bound(session: Session) -> None:
+            pages = session.db.execute("pragma page_count").fetchone()[0]
+            session.db.execute(f"pragma max_page_count = {pages}")
+
+        await engine.write(bound)
+        outcomes = await asyncio.gather(
+            *(engine.write(add(agent_id)) for agent_id in range(2, 4000)), return_exceptions=True
+        )
+        refused = [one for one in outcomes if one is not None]
+        assert refused
+        assert all("full" in str(one) for one in refused)
+        assert await engine.read(count) == 1 + len(outcomes) - len(refused)
+        await engine.write(lambda session: session.db.execute("pragma max_page_count = 1000000").fetchone())
+        await engine.write(add(5000))
+
+    run(tmp_path, work)
+
+
+def test_hash_in_memory_is_right_after_a_failed_commit(tmp_path: Path) -> None:
+    async def work(engine: Engine) -> None:
+        await engine.write(add(1))
+        await engine.write(lambda session: groups.insert_group(session, "default"))
+        request = {"mode": "override", "data": [{"id": 1, "groups": ["default"]}]}
+
+        def assign_and_fail(session: Session) -> None:
+            groups.set_agent_groups(session, request, on_worker=False)
+            session.db.execute("rollback")
+            raise sqlite3.OperationalError("disk I/O error")
+
+        with pytest.raises(sqlite3.OperationalError, match="disk I/O"):
+            await engine.write(assign_and_fail)
+        assert await engine.write(lambda session: session.hashes.digest()) is None
+        await engine.write(lambda session: groups.set_agent_groups(session, request, on_worker=False))
+        assert await engine.write(lambda session: session.hashes.digest()) == "aac8edbccfab5ea7eee53016af08b756a44dc399"
+
+    run(tmp_path, work)
+
+
+def test_locked_database_is_an_error_and_then_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "BUSY_MS", 50)
+
+    async def work(engine: Engine) -> None:
+        other = sqlite3.connect(tmp_path / schema.DATABASE, isolation_level=None)
+        try:
+            other.execute("begin immediate")
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                await engine.write(add(1))
+            assert await engine.read(count) == 0
+            other.execute("rollback")
+            await engine.write(add(1))
+        finally:
+            other.close()
+
+    run(tmp_path, work)
+
+
+def test_database_of_another_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    schema.prepare(str(tmp_path))
+    with sqlite3.connect(tmp_path / schema.DATABASE) as db:
+        db.execute("update metadata set value = '6' where key = 'db_version'")
+    db.close()
+    with pytest.raises(StartFailure, match=r"schema version 6.*clusterd\.store: off"):
+        schema.prepare(str(tmp_path))
+
+
+def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "queue/db").mkdir(parents=True)
+    (tmp_path / schema.DATABASE).write_bytes(b"not a database" * 500)
+    with pytest.raises(StartFailure, match="cannot be opened"):
+        schema.prepare(str(tmp_path))
+
+
+def test_moments_of_an_earlier_boot_are_forgotten(tmp_path: Path) -> None:
+    schema.prepare(str(tmp_path))
+    db = schema.connect(str(tmp_path))
+    db.execute("insert into clusterd_event (id, at, node) values (0, 5, 'w')")
+    db.close()
+    schema.prepare(str(tmp_path))
+    db = schema.connect(str(tmp_path))
+    assert db.execute("select count(*) from clusterd_event").fetchone() == (1,)
+    db.execute("update clusterd_seen set name = 'another boot' where kind = 'boot'")
+    db.close()
+    schema.prepare(str(tmp_path))
+    db = schema.connect(str(tmp_path))
+    assert db.execute("select count(*) from clusterd_event").fetchone() == (0,)
+    db.close()
