@@ -1,0 +1,229 @@
+"""Keeps the database equal to `etc/shared` (a group for every directory) and to `etc/client.keys` (an agent for every key), as
+wdb.md 3.19 and 8.5 say of module D.
+
+It deletes only what it has seen and sees no more: a group whose directory disappeared while this node ran, an agent whose key
+disappeared. A directory or file that cannot be read, or that is suddenly empty, deletes nothing.
+"""
+
+import asyncio
+import os
+import sqlite3
+import time
+import traceback
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from clusterd.store import agents, groups
+from clusterd.store.engine import Engine, Session
+from clusterd.store.jsontext import Refused
+from clusterd.store.private import PrivateDatabases
+from clusterd.store.table import KEYS, forget_seen, note_seen, seen
+
+SHARED = "etc/shared"
+KEY_FILE = "etc/client.keys"
+LOOK_S = 1.0
+SURE_S = 3.0
+"""Something must be gone for so long before it is deleted: files are replaced by renaming, and authd writes them in turn."""
+ORPHAN_S = 120.0
+"""An agent that only group data has named (wdb.md 3.2) may wait so long for its key."""
+AGAIN_S = 5.0
+"""How often agents that wait to be deleted are looked at, while the file stays the same."""
+SUDDENLY = 10
+"""So many keys do not vanish all at once by anybody's wish."""
+GROUPS = "group"
+_NO_KEY_YET = "0.0.0.0"
+
+
+class KeyEntry(msgspec.Struct, frozen=True):
+    """A key of client.keys that is in use."""
+
+    name: str
+    ip: str
+    key: str
+
+
+class Follower:
+    """Looks every second. `read_keys` gives the entries by id; it raises OSError or ValueError when it cannot."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        private: PrivateDatabases,
+        root: str,
+        *,
+        on_worker: bool,
+        is_first_life: bool,
+        read_keys: Callable[[], Mapping[int, KeyEntry]],
+        say: Callable[[str, str], None],
+    ) -> None:
+        """`is_first_life`: this node was started, as opposed to this process restarted: nothing has been seen yet."""
+        self._engine = engine
+        self._private = private
+        self._shared = f"{root}/{SHARED}"
+        self._key_file = f"{root}/{KEY_FILE}"
+        self._on_worker = on_worker
+        self._is_first_life = is_first_life
+        self._read_keys = read_keys
+        self._say = say
+        self._told: set[str] = set()
+        self._directories: set[str] | None = None
+        self._gone_since: dict[str, float] = {}
+        self._keys_read: tuple[int, ...] | None = None
+        self._keyless_since: dict[int, float] = {}
+        self._again_at = 0.0
+
+    async def run(self) -> None:
+        """For ever. Whatever one look trips over is said, and the next one tries again."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        for part in (self._follow_groups, self._follow_keys):
+            try:
+                await part()
+            except (OSError, sqlite3.Error, ValueError) as failure:
+                self._say_once("WARNING", f"{failure}; nothing is changed meanwhile.")
+            except Exception:
+                self._say_once("ERROR", f"Unexpected failure: {traceback.format_exc()}")
+
+    # ---- groups ----------------------------------------------------------------------------------------------------------
+
+    async def _follow_groups(self) -> None:
+        try:
+            entries = list(os.scandir(self._shared))
+        except OSError as failure:
+            raise OSError(f"The groups in {SHARED} cannot be read: {failure.strerror}") from failure
+        found = {
+            entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and groups.is_group_name(entry.name)
+        }
+        if self._directories is None:
+            await self._begin_groups(found)
+        known = self._directories or set()
+        gone = known - found
+        now = time.monotonic()
+        self._gone_since = {name: self._gone_since.get(name, now) for name in gone}
+        if gone and not found and len(known) > 1:
+            self._say_once(
+                "WARNING", f"All directories of {SHARED} are gone. Their groups are kept: is a disk missing?"
+            )
+            gone = set()
+        sure = {name for name in gone if now - self._gone_since[name] >= SURE_S}
+        if found - known or sure:
+            await self._engine.write(lambda session: self._change_groups(session, found - known, sure))
+            self._directories = (known | found) - sure
+
+    async def _begin_groups(self, found: set[str]) -> None:
+        def work(session: Session) -> set[str]:
+            if self._is_first_life:
+                session.db.execute("delete from clusterd_seen where kind = ?", (GROUPS,))
+            return seen(session.db, GROUPS)
+
+        self._directories = await self._engine.write(work)
+        without = await self._engine.read(
+            lambda db: [row[0] for row in db.execute('select name from "group"') if row[0] not in found]
+        )
+        kept = sorted(set(without) - self._directories)
+        if kept:
+            listed = ", ".join(kept[:10]) + (f" and {len(kept) - 10} more" if len(kept) > 10 else "")
+            self._say("WARNING", f"Groups without a directory in {SHARED} are kept: {listed}.")
+
+    def _change_groups(self, session: Session, new: set[str], gone: set[str]) -> None:
+        for name in sorted(new):
+            if groups.group_id(session.db, name) is None:
+                groups.insert_group(session, name)
+        for name in sorted(gone):
+            try:
+                groups.delete_group(session, name, "synced" if self._on_worker else "syncreq")
+                self._say("INFO", f"The directory of group {name} is gone, and the group with it.")
+            except Refused as refusal:
+                self._say("WARNING", f"The directory of group {name} is gone: {refusal}")
+        note_seen(session, GROUPS, new)
+        forget_seen(session, GROUPS, gone)
+
+    # ---- keys ------------------------------------------------------------------------------------------------------------
+
+    async def _follow_keys(self) -> None:
+        try:
+            found = os.stat(self._key_file)
+        except FileNotFoundError:
+            return
+        identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        now = time.monotonic()
+        if identity == self._keys_read and (not self._keyless_since or now < self._again_at):
+            return
+        self._again_at = now + AGAIN_S
+        entries = await asyncio.to_thread(self._read_keys)
+        deleted = await self._engine.write(lambda session: self._reconcile(session, entries))
+        for agent_id in deleted:
+            self._private.unlink(agent_id)
+        self._keys_read = identity
+
+    def _reconcile(self, session: Session, entries: Mapping[int, KeyEntry]) -> list[int]:
+        """In the writer thread. Returns who was deleted."""
+        had = {int(name) for name in seen(session.db, KEYS)}
+        rows = {
+            agent_id: (name, key is None and ip == _NO_KEY_YET, added)
+            for agent_id, name, key, ip, added in session.db.execute(
+                "select id, name, internal_key, register_ip, date_add from agent where id > 0"
+            )
+        }
+        for agent_id, entry in entries.items():
+            self._take_in(session, agent_id, entry, rows)
+        note_seen(session, KEYS, (str(agent_id) for agent_id in entries.keys() - had))
+        lost = had - entries.keys()
+        if lost and not entries and len(lost) >= SUDDENLY:
+            self._say_once(
+                "WARNING", f"{KEY_FILE} has no key any more. Its {len(lost)} agents are kept in the database."
+            )
+            self._keyless_since = {}
+            return []
+        return self._delete_keyless(session, lost, entries, rows)
+
+    @staticmethod
+    def _take_in(session: Session, agent_id: int, entry: KeyEntry, rows: Mapping[int, tuple[str, bool, int]]) -> None:
+        row = rows.get(agent_id)
+        if row is None:
+            agents.insert_agent(
+                session,
+                agents.NewAgentRow(
+                    id=agent_id, name=entry.name, date_add=0, register_ip=entry.ip, internal_key=entry.key
+                ),
+            )
+        elif row[0] != entry.name:
+            agents.update_agent_name(session, agents.AgentName(agent_id, entry.name))
+
+    def _delete_keyless(
+        self,
+        session: Session,
+        lost: set[int],
+        entries: Mapping[int, KeyEntry],
+        rows: Mapping[int, tuple[str, bool, int]],
+    ) -> list[int]:
+        now, wall = time.monotonic(), session.now()
+        orphans = {
+            agent_id
+            for agent_id, (_, is_nameless, added) in rows.items()
+            if self._on_worker and is_nameless and agent_id not in entries and abs(wall - added) > ORPHAN_S
+        }
+        waiting = {
+            agent_id
+            for agent_id, (_, is_nameless, _) in rows.items()
+            if self._on_worker and is_nameless and agent_id not in entries
+        }
+        self._keyless_since = {one: self._keyless_since.get(one, now) for one in lost | waiting}
+        deleted = []
+        for agent_id in sorted(lost | orphans):
+            if agent_id in lost and agent_id in rows and now - self._keyless_since[agent_id] < SURE_S:
+                continue
+            agents.delete_agent(session, agent_id)
+            deleted.append(agent_id)
+            self._keyless_since.pop(agent_id, None)
+        forget_seen(session, KEYS, map(str, deleted))
+        return deleted
+
+    def _say_once(self, level: str, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._say(level, text)

@@ -1,0 +1,95 @@
+"""What authd and the follower do with agents, over the engine."""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from clusterd.store import agents, groups
+from clusterd.store.engine import Engine, Session
+from clusterd.store.errors import StoreFailed
+from clusterd.store.jsontext import Refused
+from clusterd.store.private import PrivateDatabases
+from clusterd.store.registry import AgentFacts, NewAgent
+
+KEYS = "key"
+"""Kind of the rows of clusterd_seen that name agents whose key this node has had."""
+
+
+class StoreTable:
+    """The AgentTable of authd. Changes are on disk when they are done."""
+
+    def __init__(self, engine: Engine, private: PrivateDatabases) -> None:
+        self._engine = engine
+        self._private = private
+
+    async def facts(self, agent_id: int) -> AgentFacts | None:
+        def work(db: sqlite3.Connection) -> AgentFacts | None:
+            row = db.execute(
+                "select connection_status, disconnection_time, date_add from agent where id = ?", (agent_id,)
+            ).fetchone()
+            return None if row is None else AgentFacts(row[0], row[1] or 0, row[2] or 0)
+
+        return await self._engine.read(work)
+
+    async def apply(self, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
+        """All of it or, with StoreFailed, nothing."""
+        try:
+            await self._engine.write(lambda session: _apply(session, added, removed), durable=True)
+        except (sqlite3.Error, OSError, OverflowError) as failure:
+            raise StoreFailed(str(failure)) from failure
+        for agent_id in removed:
+            self._private.unlink(agent_id)
+
+
+def _apply(session: Session, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
+    session.db.execute("savepoint registration")
+    try:
+        for agent_id in (*removed, *(agent.id for agent in added)):
+            agents.delete_agent(session, agent_id)
+        for agent in added:
+            _register(session, agent)
+        forget_seen(session, KEYS, map(str, removed))
+        note_seen(session, KEYS, (str(agent.id) for agent in added))
+    except (sqlite3.Error, Refused, OverflowError) as failure:
+        session.db.execute("rollback to registration")
+        session.db.execute("release registration")
+        session.load_hashes()
+        if isinstance(failure, Refused):
+            raise sqlite3.IntegrityError(str(failure)) from None
+        raise
+    session.db.execute("release registration")
+
+
+def _register(session: Session, agent: NewAgent) -> None:
+    """wdb.md 8.5, steps 3 and 4; a group that the table does not know (yet) is left out, as it is there."""
+    agents.insert_agent(
+        session,
+        agents.NewAgentRow(
+            id=agent.id,
+            name=agent.name,
+            date_add=agent.date_add,
+            register_ip=agent.register_ip,
+            internal_key=agent.internal_key,
+            group=agent.group,
+        ),
+    )
+    if agent.group:
+        for name in agent.group.split(","):
+            # Its directory is there (authd has looked); the follower may not have seen it yet.
+            if groups.group_id(session.db, name) is None:
+                groups.insert_group(session, name)
+        assignment = groups.Assignment(session, "override", "syncreq", on_worker=False)
+        assignment.do({"id": agent.id, "groups": agent.group.split(",")})
+
+
+def note_seen(session: Session, kind: str, names: Iterable[str]) -> None:
+    session.db.executemany(
+        "insert or ignore into clusterd_seen (kind, name) values (?, ?)", [(kind, name) for name in names]
+    )
+
+
+def forget_seen(session: Session, kind: str, names: Iterable[str]) -> None:
+    session.db.executemany("delete from clusterd_seen where kind = ? and name = ?", [(kind, name) for name in names])
+
+
+def seen(db: sqlite3.Connection, kind: str) -> set[str]:
+    return {row[0] for row in db.execute("select name from clusterd_seen where kind = ?", (kind,))}

@@ -1,0 +1,272 @@
+"""The database follows etc/shared and etc/client.keys, and deletes only what it saw disappear."""
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterd.store import agents, follow, groups, schema
+from clusterd.store.engine import Engine
+from clusterd.store.follow import Follower, KeyEntry
+from clusterd.store.private import PrivateDatabases
+
+
+class Node:
+    """A follower with its engine; looks when it is told to."""
+
+    def __init__(self, engine: Engine, root: Path, *, on_worker: bool, is_first_life: bool) -> None:
+        self.engine = engine
+        self.shared = root / "etc/shared"
+        self.keys = root / "etc/client.keys"
+        self.said: list[str] = []
+        self.follower = Follower(
+            engine,
+            PrivateDatabases(str(root), "4.14.1"),
+            str(root),
+            on_worker=on_worker,
+            is_first_life=is_first_life,
+            read_keys=self.read_keys,
+            say=lambda level, text: self.said.append(f"{level} {text}"),
+        )
+
+    def read_keys(self) -> Mapping[int, KeyEntry]:
+        entries = {}
+        for line in self.keys.read_text().splitlines():
+            agent_id, name, ip, key = line.split(" ")
+            entries[int(agent_id)] = KeyEntry(name, ip, key)
+        return entries
+
+    async def look(self) -> None:
+        await self.follower.look()
+
+    async def groups(self) -> list[str]:
+        return await self.column('select name from "group" order by name')
+
+    async def agents(self) -> list[int]:
+        return await self.column("select id from agent where id > 0 order by id")
+
+    async def column(self, query: str) -> list[Any]:
+        return await self.engine.read(lambda db: [row[0] for row in db.execute(query)])
+
+
+Work = Callable[[Node], Awaitable[None]]
+
+
+@pytest.fixture
+def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run `work` in a life of the store."""
+    monkeypatch.setattr(follow, "SURE_S", 0.0)
+    monkeypatch.setattr(follow, "AGAIN_S", 0.0)
+    (tmp_path / "etc/shared/default").mkdir(parents=True)
+
+    def one_life(work: Work, *, on_worker: bool = False, is_first_life: bool = True) -> None:
+        async def main() -> None:
+            schema.prepare(str(tmp_path))
+            engine = Engine(str(tmp_path), readers=1)
+            try:
+                await work(Node(engine, tmp_path, on_worker=on_worker, is_first_life=is_first_life))
+            finally:
+                engine.close()
+
+        asyncio.run(main())
+
+    return one_life
+
+
+def test_groups_come_and_go_with_their_directories(live: Callable[..., None]) -> None:
+    async def work(node: Node) -> None:
+        (node.shared / "web").mkdir()
+        (node.shared / "bad name").mkdir()
+        (node.shared / "file").write_text("")
+        await node.look()
+        assert await node.groups() == ["default", "web"]
+        await node.engine.write(lambda session: agents.insert_agent(session, agents.NewAgentRow(1, "a", 1)))
+        request = {"mode": "override", "data": [{"id": 1, "groups": ["web"]}]}
+        await node.engine.write(lambda session: groups.set_agent_groups(session, request, on_worker=False))
+        (node.shared / "web").rmdir()
+        await node.look()
+        assert await node.groups() == ["default"]
+        assert await node.column('select "group" || group_sync_status from agent where id = 1') == ["defaultsyncreq"]
+
+    live(work)
+
+
+def test_deletion_on_a_worker_is_nothing_to_hand_out(live: Callable[..., None]) -> None:
+    async def work(node: Node) -> None:
+        (node.shared / "web").mkdir()
+        await node.look()
+        await node.engine.write(lambda session: agents.insert_agent(session, agents.NewAgentRow(1, "a", 1)))
+        request = {"mode": "override", "data": [{"id": 1, "name": "a", "groups": ["web"]}]}
+        await node.engine.write(lambda session: groups.set_agent_groups(session, request, on_worker=True))
+        (node.shared / "web").rmdir()
+        await node.look()
+        assert await node.column('select "group" || group_sync_status from agent where id = 1') == ["defaultsynced"]
+
+    live(work, on_worker=True)
+
+
+def test_group_that_never_had_a_directory_is_kept(live: Callable[..., None]) -> None:
+    async def work(node: Node) -> None:
+        await node.engine.write(lambda session: groups.insert_group(session, "ghost"))
+        await node.look()
+        await node.look()
+        assert await node.groups() == ["default", "ghost"]
+        assert any("ghost" in line for line in node.said)
+
+    live(work)
+
+
+def test_directory_that_went_while_the_node_was_stopped_deletes_nothing(live: Callable[..., None]) -> None:
+    async def before(node: Node) -> None:
+        (node.shared / "web").mkdir()
+        await node.look()
+        (node.shared / "web").rmdir()
+
+    async def after(node: Node) -> None:
+        await node.look()
+        assert await node.groups() == ["default", "web"]
+
+    live(before)
+    live(after)
+
+
+def test_directory_that_went_while_the_process_was_dead_deletes_its_group(live: Callable[..., None]) -> None:
+    async def before(node: Node) -> None:
+        (node.shared / "web").mkdir()
+        await node.look()
+        (node.shared / "web").rmdir()
+
+    async def after(node: Node) -> None:
+        await node.look()
+        assert await node.groups() == ["default"]
+
+    live(before)
+    live(after, is_first_life=False)
+
+
+def test_missing_or_empty_shared_directory_deletes_nothing(live: Callable[..., None]) -> None:
+    async def work(node: Node) -> None:
+        (node.shared / "web").mkdir()
+        await node.look()
+        shutil.rmtree(node.shared)
+        await node.look()
+        assert await node.groups() == ["default", "web"]
+        node.shared.mkdir()
+        await node.look()
+        assert await node.groups() == ["default", "web"]
+        assert len(node.said) == 2
+
+    live(work)
+
+
+def test_agents_come_and_go_with_their_keys(live: Callable[..., None]) -> None:
+    async def work(node: Node) -> None:
+        node.keys.write_text("001 alpha any k1\n002 beta 10.0.0.2 k2\n")
+        await node.look()
+        assert await node.agents() == [1, 2]
+        assert await node.column("select internal_key || register_ip from agent where id = 2") == ["k210.0.0.2"]
+        node.keys.write_text("002 gamma 10.0.0.2 k2\n")
+        await node.look()
+        assert await node.agents() == [2]
+        assert await node.column("select name from agent where id = 2") == ["gamma"]
+
+    live(work)
+
+
+def test_agents_without_a_key_that_was_never_seen_are_kept(live: Callable[..., None]) -> None:
+    async def work(node: Node) -> None:
+        await node.engine.write(lambda session: agents.insert_agent(session, agents.NewAgentRow(9, "own", 1)))
+        node.keys.write_text("001 alpha any k1\n")
+        await node.look()
+        node.keys.write_text("")
+        await node.look()
+        assert await node.agents() == [9]
+
+    live(work)
+
+
+def test_key_that_went_while_the_process_was_dead_deletes_its_agent(live: Callable[..., None]) -> None:
+    async def before(node: Node) -> None:
+        node.keys.write_text("001 alpha any k1\n002 beta any k2\n")
+        await node.look()
+        node.keys.write_text("001 alpha any k1\n")
+
+    async def after(node: Node) -> None:
+        await node.look()
+        assert await node.agents() == [1]
+
+    live(before)
+    live(after, is_first_life=False)
+
+
+def test_file_that_lost_all_keys_deletes_nothing(live: Callable[..., None]) -> None:
+    async def work(node: Node) -> None:
+        node.keys.write_text("".join(f"{n:03d} agent{n} any k{n}\n" for n in range(1, 51)))
+        await node.look()
+        node.keys.write_text("")
+        await node.look()
+        await node.look()
+        assert len(await node.agents()) == 50
+        assert len(node.said) == 1
+        node.keys.unlink()
+        await node.look()
+        assert len(await node.agents()) == 50
+
+    live(work)
+
+
+def test_agent_named_by_groups_only_waits_for_its_key_and_goes_without(live: Callable[..., None]) -> None:
+    def make(added: int) -> Callable[[Any], None]:
+        def work(session: Any) -> None:
+            session.db.execute(
+                "insert into agent (id, name, ip, register_ip, date_add) values (5, 'e', '0.0.0.0', '0.0.0.0', ?)",
+                (added,),
+            )
+
+        return work
+
+    async def work(node: Node) -> None:
+        node.keys.write_text("001 alpha any k1\n")
+        await node.engine.write(lambda session: make(session.now())(session))
+        await node.look()
+        assert await node.agents() == [1, 5]
+
+        def age(session: Any) -> None:
+            session.db.execute("update agent set date_add = date_add - 1000 where id = 5")
+
+        await node.engine.write(age)
+        await node.look()
+        assert await node.agents() == [1]
+
+    live(work, on_worker=True)
+
+
+def test_trouble_is_said_once_and_over_when_it_is_over(live: Callable[..., None]) -> None:
+    async def work(node: Node) -> None:
+        node.keys.write_text("no key at all\n")
+        await node.look()
+        await node.look()
+        assert len(node.said) == 1
+        node.keys.write_text("001 alpha any k1\n")
+        await node.look()
+        assert await node.agents() == [1]
+
+    live(work)
+
+
+def test_counting_rows_needs_no_lock(live: Callable[..., None], tmp_path: Path) -> None:
+    """A reader of the file from outside, as a tool would be, is not disturbed and disturbs nothing."""
+
+    async def work(node: Node) -> None:
+        outside = sqlite3.connect(tmp_path / schema.DATABASE)
+        outside.execute("begin")
+        outside.execute("select count(*) from agent").fetchone()
+        await node.look()
+        assert await node.groups() == ["default"]
+        outside.close()
+
+    live(work)
