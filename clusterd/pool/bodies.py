@@ -44,12 +44,14 @@ def seal_chunk(job: SealChunk, sealer: Sealer, arena: Arena) -> Sealed:
 
 def open_body(job: OpenBody, sealer: Sealer, arena: Arena) -> Opened:
     """Raises Failure `too-large`, `bad-seal`."""
+    size = sum(part.length for part in job.body)
     if job.sealed:
         plain = _open(job.body, job.limit, sealer, arena)
-    else:
+        size = len(plain)
+    if size > job.limit:
+        raise Failure("too-large", f"a body of {size} bytes is above the limit of {job.limit} bytes")
+    if not job.sealed:
         plain = b"".join(bytes(arena.slice(part)) for part in job.body)
-    if len(plain) > job.limit:
-        raise Failure("too-large", f"a body of {len(plain)} bytes is above the limit of {job.limit} bytes")
     return Opened(b"" if job.check_only else plain, len(plain))
 
 

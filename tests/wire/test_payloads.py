@@ -136,3 +136,10 @@ def test_caps_is_a_short_list_of_texts() -> None:
 def test_sendsync_names_a_daemon_and_a_message() -> None:
     request = payloads.parse_sendsync(b'{"daemon_name": "authd", "message": {"function": "add"}}')
     assert (request.daemon_name, request.message) == ("authd", {"function": "add"})
+    assert payloads.parse_sendsync(b'{"message": "global sql", "daemon_name": "wazuh-db"}').message == "global sql"
+    for wrong in (b"{", b"{}", b'{"daemon_name": "authd"}', b'{"daemon_name": "authd", "message": 1}'):
+        with pytest.raises(ClusterError, match="daemon_name"):
+            payloads.parse_sendsync(wrong)
+    with pytest.raises(ClusterError) as refusal:
+        payloads.parse_sendsync(b'{"daemon_name": "authd", "message": {}, "secret": 1}')
+    assert "secret" not in str(refusal.value)

@@ -1,0 +1,210 @@
+"""Sendsync's decisions: who may ask, what becomes of requests that nobody answers in time."""
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from clusterd.errors import ClusterError
+from clusterd.settings import Limits
+from clusterd.sync.common import Later
+from clusterd.sync.incoming import Incoming
+from clusterd.sync.net_port import LinkClosed
+from clusterd.sync.peer import Peer
+from clusterd.sync.sendsync_master import read_request
+from clusterd.sync.sendsync_worker import SendsyncWorker
+from clusterd.sync.spool import Spool
+from ipc.messages import LinkInfo
+
+Answer = Callable[[str, bytes], Awaitable[bytes]]
+GOOD = b'{"daemon_name":"authd","message":{"function":"add"}}'
+
+
+async def accept(command: str, payload: bytes) -> bytes:
+    return b""
+
+
+class ScriptedPeer:
+    """The other end of a link: what it is asked is kept, how it answers is the test's."""
+
+    def __init__(self, link: int, kind: str, name: str, incoming: Incoming, uid: int = -1) -> None:
+        self.info = LinkInfo(link, kind, name, uid=uid)
+        self.link, self.name, self.incoming = link, name, incoming
+        self.asked: list[tuple[str, bytes]] = []
+        self.answer: Answer = accept
+
+    async def request(self, command: str, payload: bytes = b"") -> bytes:
+        self.asked.append((command, payload))
+        return await self.answer(command, payload)
+
+
+class Bench:
+    """A worker's sendsync between a scripted master and scripted clients."""
+
+    def __init__(self, tmp_path: Path, timeout_s: float = 5.0) -> None:
+        spool = Spool(str(tmp_path), 1)
+        spool.prepare()
+        self.incoming = Incoming("w1", spool, cast(Any, None), file_limit=1, limits=Limits(), now=lambda: 0.0)
+        self.master: ScriptedPeer | None = ScriptedPeer(1, "master", "m", self.incoming)
+        self.lines: list[str] = []
+        context = SimpleNamespace(
+            settings=SimpleNamespace(communication=SimpleNamespace(timeout_dapi_request_s=timeout_s)),
+            spool=spool,
+            node_name="w1",
+            journal=lambda tag, subtag: SimpleNamespace(error=self.lines.append),
+        )
+        self.sendsync = SendsyncWorker(cast(Any, context), lambda: cast("Peer | None", self.master))
+
+    def client(self, name: str, uid: int | None = None) -> ScriptedPeer:
+        return ScriptedPeer(int(name), "local", name, self.incoming, os.geteuid() if uid is None else uid)
+
+    async def ask(self, client: ScriptedPeer, payload: bytes = GOOD) -> "asyncio.Task[None]":
+        """Begun, and as far as it goes without an answer."""
+        later = await self.sendsync.local["sendsync"](cast(Peer, client), payload)
+        assert isinstance(later, Later)
+        task = asyncio.ensure_future(later.work())
+        await turns_of_the_loop()
+        return cast("asyncio.Task[None]", task)
+
+    async def say(self, command: str, payload: bytes) -> bytes:
+        answer = await self.sendsync.remote[command](cast(Peer, self.master), payload)
+        await turns_of_the_loop()
+        assert isinstance(answer, bytes)
+        return answer
+
+    def string(self) -> str:
+        return self.incoming.new_string(b"3")
+
+
+async def turns_of_the_loop() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def code_in(asked: tuple[str, bytes]) -> int:
+    assert asked[0] == "err"
+    code: int = json.loads(asked[1])["__wazuh_exception__"]["__object__"]["code"]
+    return code
+
+
+def test_only_root_and_the_user_of_the_daemon_may_ask(tmp_path: Path) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path)
+        with pytest.raises(ClusterError, match="4000"):
+            await bench.sendsync.local["sendsync"](cast(Peer, bench.client("5", uid=12345)), GOOD)
+        await bench.ask(bench.client("5", uid=0))
+        assert bench.master is not None
+        assert bench.master.asked == [("sendsync", b"5 " + GOOD)]
+
+    asyncio.run(story())
+
+
+def test_a_master_that_never_answers_is_3021_and_its_late_answer_goes_to_nobody(tmp_path: Path) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path, timeout_s=0.05)
+        first = bench.client("5")
+        await (await bench.ask(first))
+        assert code_in(first.asked[0]) == 3021
+        # Another client that got the same number must not get what was meant for the first.
+        second = bench.client("5")
+        await (await bench.ask(second))
+        assert code_in(second.asked[0]) == 1000
+        assert await bench.say("sendsyn_res", f"5 {bench.string()}".encode()) == b"Response forwarded to worker"
+        assert len(second.asked) == 1
+        task = await bench.ask(second)
+        assert await bench.say("sendsyn_err", b"5 no") == b"SendSync error forwarded to worker"
+        await task
+        assert second.asked[1] == ("err", b"no")
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(ClusterError(1014, "no"), 1014), (ClusterError(3020, "sendsync"), 3020), (LinkClosed("sendsync"), 3023)],
+)
+def test_a_request_that_the_master_does_not_take_is_told_at_once(
+    tmp_path: Path, failure: ClusterError, code: int
+) -> None:
+    async def refuse(command: str, payload: bytes) -> bytes:
+        raise failure
+
+    async def story() -> None:
+        bench = Bench(tmp_path)
+        assert bench.master is not None
+        bench.master.answer = refuse
+        client = bench.client("5")
+        await (await bench.ask(client))
+        assert code_in(client.asked[0]) == code
+
+    asyncio.run(story())
+
+
+def test_a_client_that_hung_up_is_asked_nothing_and_asks_nothing_more(tmp_path: Path) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path)
+        gone, here = bench.client("5"), bench.client("6")
+        with_master, in_line = await bench.ask(gone), await bench.ask(gone)
+        task = await bench.ask(here)
+        bench.sendsync.link_lost(cast(Peer, gone))
+        await asyncio.wait([with_master, in_line])
+        assert with_master.cancelled()
+        assert in_line.cancelled()
+        assert bench.master is not None
+        assert len(bench.master.asked) == 2
+        with pytest.raises(ClusterError, match="1000"):
+            await bench.say("sendsyn_err", b"5 text")
+        await bench.say("sendsyn_res", f"6 {bench.string()}".encode())
+        await task
+        assert (gone.asked, here.asked) == ([], [("ok", b"\0\0\0")])
+
+    asyncio.run(story())
+
+
+def test_an_answer_whose_string_never_came_is_an_error_for_the_client(tmp_path: Path) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path)
+        for wrong, code in ((b"5 77", 3035), (b"5 Error 3020 - Timeout sending request: new_str", 3016)):
+            client = bench.client("5")
+            task = await bench.ask(client)
+            with pytest.raises(ClusterError, match=str(code)):
+                await bench.say("sendsyn_res", wrong)
+            await task
+            assert code_in(client.asked[0]) == code
+        assert len(bench.lines) == 2
+
+    asyncio.run(story())
+
+
+def test_the_master_writes_objects_as_stock_does_and_texts_as_they_are() -> None:
+    assert read_request(
+        b'{"daemon_name":"authd","message":{"arguments":{"name":"web-01","ip":"any"},"function":"add"}}'
+    ) == (
+        "authd",
+        b'{"arguments": {"name": "web-01", "ip": "any"}, "function": "add"}',
+    )
+    assert read_request('{"daemon_name":"wazuh-db","message":"global sql ä"}'.encode())[1] == "global sql ä".encode()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b'{"daemon_name":"execd","message":"SECRET"}',
+        b'{"daemon_name":"authd","message":"SECRET","more":1}',
+        b'{"daemon_name":"authd","message":["SECRET"]}',
+        b'{"daemon_name":"authd","message":{"SECRET":1e999}}',
+        b'{"daemon_name":"authd","message":{"SECRET":' + b"[" * 3000,
+        b'{"daemon_name":"authd","message":"' + b"SECRET" * 200_000 + b'"}',
+    ],
+)
+def test_other_requests_are_refused_without_quoting_the_message(wrong: bytes) -> None:
+    with pytest.raises(ClusterError) as refusal:
+        read_request(wrong)
+    assert refusal.value.code == 1014
+    assert "SECRET" not in str(refusal.value)
+    assert len(str(refusal.value)) < 300
