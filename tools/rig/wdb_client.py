@@ -180,7 +180,8 @@ class WdbClient:
             agents += answer["data"]
             if status == "ok":
                 return agents, answer.get("hash")
-            if answer["data"] and not members.get("set_synced"):
+            forgets = members.get("set_synced") and members.get("condition") == "sync_status"
+            if answer["data"] and not forgets:
                 members["last_id"] = answer["data"][-1]["id"]
 
     def set_groups(self, mode: str, data: list[dict[str, Any]], sync_status: str | None = None) -> None:

@@ -1,0 +1,1 @@
+"""The store against its specification (wdb.md), through its sockets alone."""

@@ -1,0 +1,63 @@
+"""Stores of a module's own, emptied before each test."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.helpers import empty
+from tests.store.lone_store import LoneStore, lone_store
+from tools.rig.wdb_client import WdbClient
+
+MakeStore = Callable[..., LoneStore]
+
+
+def _stores() -> Iterator[MakeStore]:
+    # Not below tmp_path: socket paths have 107 bytes.
+    base = Path(tempfile.mkdtemp(prefix="wdb-"))
+    try:
+        with ExitStack() as stack:
+            count = 0
+
+            def make(node_type: str = "master") -> LoneStore:
+                nonlocal count
+                count += 1
+                return stack.enter_context(lone_store(base / str(count), node_type))
+
+            yield make
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+_shared_stores = pytest.fixture(_stores, scope="module", name="shared_stores")
+_fresh_stores = pytest.fixture(_stores, name="make_store")
+
+
+@pytest.fixture(scope="module")
+def store(shared_stores: MakeStore) -> LoneStore:
+    """A master's."""
+    return shared_stores("master")
+
+
+@pytest.fixture(scope="module")
+def worker_store(shared_stores: MakeStore) -> LoneStore:
+    return shared_stores("worker")
+
+
+@pytest.fixture
+def db(store: LoneStore) -> Iterator[WdbClient]:
+    """A connection to the master's store, which holds agent 0 and the group `default`."""
+    with WdbClient(store.root) as client:
+        empty(client)
+        yield client
+
+
+@pytest.fixture
+def worker_db(worker_store: LoneStore) -> Iterator[WdbClient]:
+    """The same of a worker's store."""
+    with WdbClient(worker_store.root) as client:
+        empty(client)
+        yield client
