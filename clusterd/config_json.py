@@ -14,6 +14,7 @@ from clusterd.settings import (
     DEFAULT_RULES,
     Clusterd,
     Communication,
+    ForceRules,
     Limits,
     MasterIntervals,
     Settings,
@@ -294,9 +295,27 @@ class _Reader:
             full_walk_s=_seconds(section, "full_walk", base.full_walk_s, zero=True),
             stuck_after_s=section.number("stuck_after", base.stuck_after_s, 2, 3600),
             delete_confirm_share=section.number("delete_confirm_share", base.delete_confirm_share, 0, 1),
+            force=self._force(section.section("force")),
             limits=self._limits(section.section("limits")),
             tls=self._tls(section.section("tls")),
         )
+
+    def _force(self, section: _Section) -> ForceRules:
+        """`disconnected_time` may be null: then how long an agent has been away does not matter."""
+        base = ForceRules()
+        waited: Any = None
+        if section.take("disconnected_time") is not None:
+            waited = section.number("disconnected_time", base.disconnected_s, 0, LONGEST_S, whole=True)
+        read = ForceRules(
+            enabled=section.boolean("enabled", base.enabled),
+            disconnected_s=waited,
+            after_registration_s=section.number(
+                "after_registration_time", base.after_registration_s, 0, LONGEST_S, whole=True
+            ),
+            key_mismatch=section.boolean("key_mismatch", base.key_mismatch),
+        )
+        section.done()
+        return read
 
     def _limits(self, section: _Section) -> Limits:
         values: dict[str, Any] = {}

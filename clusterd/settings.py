@@ -120,6 +120,15 @@ class Tls(msgspec.Struct, frozen=True):
     server_name: str = ""
 
 
+class ForceRules(msgspec.Struct, frozen=True):
+    """When a registration may replace an old agent (wdb.md 8.4). Times in seconds; `disconnected_s` None: not looked at."""
+
+    enabled: bool = True
+    disconnected_s: int | None = 3600
+    after_registration_s: int = 3600
+    key_mismatch: bool = True
+
+
 class Clusterd(msgspec.Struct, frozen=True):
     """Our own section `clusterd` of cluster.json. `store`: whether this node serves the agent database and authd itself."""
 
@@ -132,6 +141,7 @@ class Clusterd(msgspec.Struct, frozen=True):
     stuck_after_s: float = 30
     delete_confirm_share: float = 0.5
     store: StoreChoice = "auto"
+    force: ForceRules = ForceRules()
     limits: Limits = Limits()
     tls: Tls = Tls()
 

@@ -12,16 +12,14 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from clusterd.store import agents, groups
 from clusterd.store.engine import Engine, Session
 from clusterd.store.jsontext import Refused
+from clusterd.store.keys import KEY_FILE, Key
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.table import KEYS, forget_seen, note_seen, seen
 
 SHARED = "etc/shared"
-KEY_FILE = "etc/client.keys"
 LOOK_S = 1.0
 SURE_S = 3.0
 """Something must be gone for so long before it is deleted: files are replaced by renaming, and authd writes them in turn."""
@@ -35,16 +33,8 @@ GROUPS = "group"
 _NO_KEY_YET = "0.0.0.0"
 
 
-class KeyEntry(msgspec.Struct, frozen=True):
-    """A key of client.keys that is in use."""
-
-    name: str
-    ip: str
-    key: str
-
-
 class Follower:
-    """Looks every second. `read_keys` gives the entries by id; it raises OSError or ValueError when it cannot."""
+    """Looks every second. `read_keys` gives the keys in use by id; it raises OSError or ValueError when it cannot."""
 
     def __init__(
         self,
@@ -54,7 +44,7 @@ class Follower:
         *,
         on_worker: bool,
         is_first_life: bool,
-        read_keys: Callable[[], Mapping[int, KeyEntry]],
+        read_keys: Callable[[], Mapping[int, Key]],
         say: Callable[[str, str], None],
     ) -> None:
         """`is_first_life`: this node was started, as opposed to this process restarted: nothing has been seen yet."""
@@ -160,7 +150,7 @@ class Follower:
             self._private.unlink(agent_id)
         self._keys_read = identity
 
-    def _reconcile(self, session: Session, entries: Mapping[int, KeyEntry]) -> list[int]:
+    def _reconcile(self, session: Session, entries: Mapping[int, Key]) -> list[int]:
         """In the writer thread. Returns who was deleted."""
         had = {int(name) for name in seen(session.db, KEYS)}
         rows = {
@@ -182,7 +172,7 @@ class Follower:
         return self._delete_keyless(session, lost, entries, rows)
 
     @staticmethod
-    def _take_in(session: Session, agent_id: int, entry: KeyEntry, rows: Mapping[int, tuple[str, bool, int]]) -> None:
+    def _take_in(session: Session, agent_id: int, entry: Key, rows: Mapping[int, tuple[str, bool, int]]) -> None:
         row = rows.get(agent_id)
         if row is None:
             agents.insert_agent(
@@ -198,7 +188,7 @@ class Follower:
         self,
         session: Session,
         lost: set[int],
-        entries: Mapping[int, KeyEntry],
+        entries: Mapping[int, Key],
         rows: Mapping[int, tuple[str, bool, int]],
     ) -> list[int]:
         now, wall = time.monotonic(), session.now()

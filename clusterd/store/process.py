@@ -9,7 +9,9 @@ import os
 import signal
 import sqlite3
 import sys
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -18,15 +20,20 @@ from clusterd.errors import StartFailure
 from clusterd.exits import ExitCode
 from clusterd.logs import Log
 from clusterd.reload import adopt
-from clusterd.rundir import HTTP_SOCKET, WDB_SOCKET, reason_path
+from clusterd.rundir import AUTH_SOCKET, HTTP_SOCKET, STORE_SOCKETS, WDB_SOCKET, reason_path
 from clusterd.settings import Settings
 from clusterd.store import schema
+from clusterd.store.authd import Authd
 from clusterd.store.commands import Commands
 from clusterd.store.engine import Engine
 from clusterd.store.errors import SocketTaken
+from clusterd.store.follow import Follower
+from clusterd.store.forward import Forwarder
 from clusterd.store.http import Api, QuietServer
+from clusterd.store.keys import KeyFile, keys_in_use
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.stream import Answer, StreamServer, bind, remove_own
+from clusterd.store.table import StoreTable
 from ipc.board import Board
 
 TAG = "Store"
@@ -35,6 +42,8 @@ HEARTBEAT_S = 0.5
 SWITCH_S = 0.0005
 """Threads of this process let each other in after so long: a keepalive must not wait for a large report."""
 HTTP_START_S = 10.0
+REGISTRATION_WAIT_S = 1.0
+"""How long authd waits for the request of a connection (wdb.md 8.1)."""
 
 
 def run(settings: Settings, board: Board, log: Log) -> int:
@@ -56,6 +65,7 @@ class _StoreProcess:
         self._log = log
         self._stop = asyncio.Event()
         self._requests = 0
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def run(self) -> int:
         """Until SIGTERM. Raises StartFailure, SocketTaken, OSError, sqlite3.Error while it starts."""
@@ -85,21 +95,73 @@ class _StoreProcess:
             body_limit=settings.clusterd.limits.string_bytes,
             say=self._say,
         )
+        follower = Follower(
+            engine,
+            private,
+            settings.root,
+            on_worker=not settings.is_master,
+            is_first_life=self._row.snapshot().incarnation <= 1,
+            read_keys=lambda: keys_in_use(settings.root),
+            say=self._say,
+        )
         async with contextlib.AsyncExitStack() as cleanup:
+            await follower.look()
             wdb.start()
             cleanup.push_async_callback(wdb.stop)
             await self._serve_http(api.server(), cleanup)
+            auth = self._make_auth(engine, private, most)
+            auth.start()
+            cleanup.push_async_callback(auth.stop)
+            self._begin(follower.run(), cleanup)
             self._row.set_ready()
-            self._say("INFO", f"Serving the agent database on {WDB_SOCKET} and {HTTP_SOCKET}.")
+            self._say("INFO", f"Serving the agent database and authd on {', '.join(STORE_SOCKETS)}.")
             while not self._stop.is_set():
+                for task in self._tasks:
+                    if task.done():
+                        # They never end: a bug, and the supervisor begins the next life.
+                        task.result()
                 self._row.stamp()
-                self._row.set("connections", wdb.connections)
+                self._row.set("connections", wdb.connections + auth.connections)
                 self._row.set("requests", self._requests)
                 self._row.set("commits", engine.commits)
                 self._row.set("writes", engine.writes)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), HEARTBEAT_S)
             self._row.set_stopping()
+
+    def _make_auth(self, engine: Engine, private: PrivateDatabases, most: int) -> StreamServer:
+        """A master registers agents itself, a worker has its master do it."""
+        settings = self._settings
+        answer: Callable[[bytes], Awaitable[bytes]]
+        if settings.is_master:
+            authd = Authd(
+                settings.root,
+                StoreTable(engine, private),
+                KeyFile(settings.root),
+                lambda: self._settings.clusterd.force,
+                say=self._say,
+            )
+            self._tasks.append(asyncio.create_task(authd.run()))
+            answer = authd.answer
+        else:
+            answer = Forwarder(settings.root).answer
+
+        async def frames(payload: bytes) -> list[bytes]:
+            self._requests += 1
+            return [await answer(payload)]
+
+        path = f"{settings.root}/{AUTH_SOCKET}"
+        return StreamServer(path, frames, most=most, once=True, wait_s=REGISTRATION_WAIT_S)
+
+    def _begin(self, work: Coroutine[Any, Any, None], cleanup: contextlib.AsyncExitStack) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+        async def end() -> None:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+        cleanup.push_async_callback(end)
 
     async def _serve_http(self, server: QuietServer, cleanup: contextlib.AsyncExitStack) -> None:
         path = f"{self._settings.root}/{HTTP_SOCKET}"

@@ -49,7 +49,7 @@ def _apply(session: Session, added: Sequence[NewAgent], removed: Sequence[int]) 
             _register(session, agent)
         forget_seen(session, KEYS, map(str, removed))
         note_seen(session, KEYS, (str(agent.id) for agent in added))
-    except (sqlite3.Error, Refused, OverflowError) as failure:
+    except Exception as failure:
         session.db.execute("rollback to registration")
         session.db.execute("release registration")
         session.load_hashes()

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pytest
 
 from clusterd.store import agents, follow, groups, schema
 from clusterd.store.engine import Engine
-from clusterd.store.follow import Follower, KeyEntry
+from clusterd.store.follow import Follower
+from clusterd.store.keys import keys_in_use
 from clusterd.store.private import PrivateDatabases
 
 
@@ -29,16 +30,9 @@ class Node:
             str(root),
             on_worker=on_worker,
             is_first_life=is_first_life,
-            read_keys=self.read_keys,
+            read_keys=lambda: keys_in_use(str(root)),
             say=lambda level, text: self.said.append(f"{level} {text}"),
         )
-
-    def read_keys(self) -> Mapping[int, KeyEntry]:
-        entries = {}
-        for line in self.keys.read_text().splitlines():
-            agent_id, name, ip, key = line.split(" ")
-            entries[int(agent_id)] = KeyEntry(name, ip, key)
-        return entries
 
     async def look(self) -> None:
         await self.follower.look()

@@ -1,0 +1,116 @@
+"""authd on a worker: registrations go to the master's authd through the node's local socket (wdb.md 8.1, 9.2).
+
+Stock answers 9015 instead. A request is sent again only while there is no link to the master: once it has gone out nobody
+knows what became of it, and a second `add` would collide with the first.
+"""
+
+import asyncio
+import itertools
+import time
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.rundir import local_socket
+from clusterd.settings import ForceRules
+from clusterd.store.authd import AuthdError, answer_text, parse_request
+from clusterd.store.jsontext import encode
+from clusterd.wire.commands import ERR, OK
+from clusterd.wire.frame import HEADER_BYTES, build_header, parse_header
+from clusterd.wire.results import decode_err_payload
+
+NO_LINK = 3023
+LINK_WAIT_S = 10.0
+AGAIN_S = 0.25
+ANSWER_S = 210.0
+"""A little more than the cluster itself waits (`timeout_dapi_request`), which then says so."""
+UNDER_WAY = 64
+LARGEST_ANSWER = 65536
+
+
+class NotConnected(Exception):
+    """The request did not go out: there is no link to the master at the moment."""
+
+
+class Forwarder:
+    """Answers requests of one node's authd socket."""
+
+    def __init__(self, root: str, *, link_wait_s: float = LINK_WAIT_S, answer_s: float = ANSWER_S) -> None:
+        """`link_wait_s`: how long a request waits for a link; `answer_s`: for the master's answer."""
+        self._path = local_socket(root)
+        self._link_wait_s = link_wait_s
+        self._answer_s = answer_s
+        self._room = asyncio.Semaphore(UNDER_WAY)
+        self._counters = itertools.count(1)
+
+    async def answer(self, payload: bytes) -> bytes:
+        """The answer of the master's authd as it came, or 9001 with the reason."""
+        text = payload.rstrip(b"\0").decode(errors="surrogateescape")
+        if not text.lstrip().startswith("{"):
+            return answer_text(text, ForceRules())
+        try:
+            parse_request(text)
+        except AuthdError as refusal:
+            return refusal.answer()
+        message = msgspec.Raw(text.encode())
+        request = encode({"daemon_name": "authd", "message": message})
+        async with self._room:
+            try:
+                return await self._forward(request)
+            except (ClusterError, OSError, EOFError, ValueError) as failure:
+                return AuthdError(9001, _reason(failure)).answer()
+
+    async def _forward(self, request: bytes) -> bytes:
+        """Raises ClusterError, OSError, EOFError, ValueError."""
+        until = time.monotonic() + self._link_wait_s
+        while True:
+            try:
+                return await self._ask(request)
+            except NotConnected as absence:
+                if time.monotonic() + AGAIN_S > until:
+                    raise ClusterError(
+                        NO_LINK, f"{absence}; tried for {self._link_wait_s:g} s, register again later"
+                    ) from None
+            await asyncio.sleep(AGAIN_S)
+
+    async def _ask(self, request: bytes) -> bytes:
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NotConnected("the cluster process of this node does not listen") from None
+        try:
+            async with asyncio.timeout(self._answer_s):
+                writer.write(build_header(next(self._counters) & 0xFFFFFFFF, len(request), "sendsync") + request)
+                await writer.drain()
+                return await self._read(reader)
+        except TimeoutError:
+            raise ClusterError(1014, f"the master did not answer within {self._answer_s:g} s") from None
+        finally:
+            writer.close()
+
+    @staticmethod
+    async def _read(reader: asyncio.StreamReader) -> bytes:
+        """The payload of the first `ok`; the server may say other things before. Raises NotConnected, ClusterError, EOFError."""
+        while True:
+            header = parse_header(await reader.readexactly(HEADER_BYTES))
+            if header.length > LARGEST_ANSWER:
+                raise ValueError(f"an answer of {header.length} bytes is longer than {LARGEST_ANSWER}")
+            content = await reader.readexactly(header.length)
+            if header.command == OK:
+                return content
+            if header.command == ERR:
+                error = decode_err_payload(content)
+                if isinstance(error, ClusterError) and error.code == NO_LINK and _never_left(error):
+                    raise NotConnected("this worker is not connected to its master")
+                raise error
+
+
+def _never_left(error: ClusterError) -> bool:
+    """The local server refuses with a bare 3023 before it sends anything; once the request is out, the text says more."""
+    return not error.extra
+
+
+def _reason(failure: Exception) -> str:
+    if isinstance(failure, asyncio.IncompleteReadError):
+        return "the cluster process ended before it had an answer; whether the agent was registered is not known"
+    return str(failure)
