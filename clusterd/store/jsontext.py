@@ -15,6 +15,7 @@ NEAR = 32
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 """Compact, UTF-8, `/` not escaped."""
+_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NUMBER_OR_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"|(?<![\d.eE+])(-?)0+(?=\d)', re.DOTALL)
 
 
@@ -34,16 +35,16 @@ def parse(text: str, shape: type[T]) -> T:
     data = text.encode(errors="surrogateescape")
     try:
         return msgspec.json.decode(data, type=shape)
-    except msgspec.ValidationError:
-        pass
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _FAILURES:
         data = _NUMBER_OR_TEXT.sub(_without_zeros, data)
+    try:
+        msgspec.json.decode(data)
+    except _FAILURES:
+        raise Refused(f"Invalid JSON syntax, near {near(text)}") from None
     try:
         return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError:
         raise Refused(f"Invalid JSON data, near {near(text)}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Refused(f"Invalid JSON syntax, near {near(text)}") from None
 
 
 def _without_zeros(found: "re.Match[bytes]") -> bytes:
