@@ -526,12 +526,18 @@ class ReportOpened(Result, frozen=True, tag="report-opened"):
     offset_us: int | None = None
 
 
+class ChunkRequest(msgspec.Struct, frozen=True, array_like=True):
+    """A request of `size` bytes for the agent database; the number of the chunk it comes from, from 1."""
+
+    size: int
+    chunk: int
+
+
 class GroupsOpened(Result, frozen=True, tag="groups-opened"):
-    """`chunks`: how many there were. `requests`: bytes of each request in `out`, and the number of its chunk, from 1. `bad`:
-    texts of chunks that cannot be read. `has_hash`: whether the last chunk says what the master's `hash` is."""
+    """`chunks`: how many there were. `requests`: those in `out`, in order. `bad`: texts of chunks that cannot be read. `has_hash`: whether the last chunk says what the master's `hash` is."""
 
     chunks: int
-    requests: list[tuple[int, int]]
+    requests: list[ChunkRequest]
     bad: list[str]
     has_hash: bool
     hash: str | None = None

@@ -4,7 +4,7 @@ from msgspec import UNSET, UnsetType
 
 from clusterd.pool.failure import Failure
 from clusterd.wdb import batches
-from ipc.messages import GroupsOpened, OpenGroups, OpenReport, ReportOpened
+from ipc.messages import ChunkRequest, GroupsOpened, OpenGroups, OpenReport, ReportOpened
 
 BAD_JSON = "bad-json"
 MOST_BAD = 100
@@ -30,7 +30,7 @@ def open_groups(job: OpenGroups) -> GroupsOpened:
         groups = batches.parse_groups(_read(job.path, job.size))
     except batches.BadString as problem:
         raise Failure(BAD_JSON, str(problem)) from None
-    requests: list[tuple[int, int]] = []
+    requests: list[ChunkRequest] = []
     bad: list[str] = []
     last: batches.GroupsChunk | None = None
     with open(job.out, "wb") as file:
@@ -39,7 +39,7 @@ def open_groups(job: OpenGroups) -> GroupsOpened:
             try:
                 last = batches.parse_chunk(text)
                 for request in batches.requests_of(last, groups.payload):
-                    requests.append((file.write(request), number))
+                    requests.append(ChunkRequest(file.write(request), number))
             except batches.BadString as problem:
                 if len(bad) < MOST_BAD:
                     bad.append(f"chunk {number} cannot be read: {problem}")

@@ -6,6 +6,7 @@ knows what became of it, and a second `add` would collide with the first.
 
 import asyncio
 import itertools
+import random
 import time
 
 import msgspec
@@ -21,7 +22,8 @@ from clusterd.wire.results import decode_err_payload
 
 NO_LINK = 3023
 LINK_WAIT_S = 10.0
-AGAIN_S = 0.25
+AGAIN_S = 1.0
+SPREAD_S = 0.2
 ANSWER_S = 210.0
 """A little more than the cluster itself waits (`timeout_dapi_request`), which then says so."""
 UNDER_WAY = 64
@@ -42,6 +44,7 @@ class Forwarder:
         self._answer_s = answer_s
         self._room = asyncio.Semaphore(UNDER_WAY)
         self._counters = itertools.count(1)
+        self._no_link_until = 0.0
 
     async def answer(self, payload: bytes) -> bytes:
         """The answer of the master's authd as it came, or 9001 with the reason."""
@@ -63,15 +66,20 @@ class Forwarder:
     async def _forward(self, request: bytes) -> bytes:
         """Raises ClusterError, OSError, EOFError, ValueError."""
         until = time.monotonic() + self._link_wait_s
+        reason = "this worker is not connected to its master"
         while True:
-            try:
-                return await self._ask(request)
-            except NotConnected as absence:
-                if time.monotonic() + AGAIN_S > until:
-                    raise ClusterError(
-                        NO_LINK, f"{absence}; tried for {self._link_wait_s:g} s, register again later"
-                    ) from None
-            await asyncio.sleep(AGAIN_S)
+            pause_s = self._no_link_until - time.monotonic()
+            if pause_s <= 0:
+                try:
+                    return await self._ask(request)
+                except NotConnected as absence:
+                    reason = str(absence)
+                    # Whoever waits for a link leaves it to the first to find out, once a second.
+                    self._no_link_until = time.monotonic() + AGAIN_S
+            elif time.monotonic() + pause_s < until:
+                await asyncio.sleep(pause_s + random.uniform(0, SPREAD_S))
+            else:
+                raise ClusterError(NO_LINK, f"{reason}; tried for {self._link_wait_s:g} s, register again later")
 
     async def _ask(self, request: bytes) -> bytes:
         try:

@@ -137,8 +137,8 @@ class AgentGroupsWorker:
             async with asyncio.timeout(self._context.settings.worker.timeout_agent_groups_s):
                 async with self._context.database.conversation() as conversation:
                     with open(requests, "rb") as file:
-                        for size, number in opened.requests:
-                            request = file.read(size)
+                        for wanted in opened.requests:
+                            request, number = file.read(wanted.size), wanted.chunk
                             try:
                                 await conversation.ask(request)
                                 written.add(number)

@@ -22,6 +22,8 @@ from clusterd.wire import commands
 from clusterd.wire.payloads import build_words, parse_addressed, parse_sendsync, parse_string_for
 from clusterd.wire.results import encode_failure, shorten
 
+LOST = "the connection was lost before the answer came; what was asked may have been done"
+"""Behind 3023 when the request went out; a bare 3023 says that it did not."""
 LARGEST_SENDSYNC = 1_000_000
 """Bytes of a request (wdb.md 9.2)."""
 LARGEST_ANSWER = 5242880
@@ -131,7 +133,7 @@ class SendsyncWorker:
             try:
                 await self._forward(master, build_words(name, payload))
             except LinkClosed:
-                raise ClusterError(3023) from None
+                raise ClusterError(3023, LOST) from None
             except JobError as failure:
                 refused = True
                 raise ClusterError(3018, str(failure)) from failure
@@ -212,4 +214,4 @@ class SendsyncWorker:
             if asked.client is peer:
                 asked.task.cancel()
             elif asked.master is peer and not asked.answer.done():
-                asked.answer.set_exception(ClusterError(3023))
+                asked.answer.set_exception(ClusterError(3023, LOST))

@@ -202,7 +202,7 @@ class Player:
 @pytest.fixture
 def rig(make_rig: MakeRig) -> Iterator[Rig]:
     """A master and a worker with the files of the recorded nodes, nothing started."""
-    made = make_rig(1, overrides={"intervals": {"worker": {"keep_alive": 1}}})
+    made = make_rig(1, overrides={"intervals": {"worker": {"keep_alive": 1, "sync_agent_info": 1000}}})
     for node in made.nodes:
         for directory in ("etc/shared", "etc/rules", "etc/decoders", "etc/lists", "var/multigroups"):
             shutil.rmtree(node.root / directory)
