@@ -5,6 +5,7 @@ knows what became of it, and a second `add` would collide with the first.
 """
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -95,6 +96,8 @@ class Forwarder:
             raise ClusterError(1014, f"the master did not answer within {self._answer_s:g} s") from None
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     @staticmethod
     async def _read(reader: asyncio.StreamReader) -> bytes:

@@ -1,0 +1,173 @@
+"""authd on a worker: what goes to the master and how often, against a scripted local socket."""
+
+import asyncio
+import contextlib
+import json
+import struct
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterd.errors import ClusterError
+from clusterd.store.forward import Forwarder
+from clusterd.wire.results import encode_failure
+
+ADD = b'{"function":"add","arguments":{"name":"web-01","ip":"any"}}'
+ANSWER = b'{"error":0,"data":{"id":"001","name":"web-01","ip":"any","key":"k"}}'
+Script = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+
+
+def frame(command: str, payload: bytes, counter: int = 7) -> bytes:
+    return struct.pack(">II", counter, len(payload)) + f"{command} ".encode().ljust(12, b"-") + payload
+
+
+class LocalSocket:
+    """Takes one request a connection and does what the script says; keeps the requests."""
+
+    def __init__(self, root: Path, script: Script) -> None:
+        self.path = root / "queue/cluster/c-internal.sock"
+        self.script = script
+        self.requests: list[tuple[str, Any]] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator["LocalSocket"]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        server = await asyncio.start_unix_server(self._serve, self.path)
+        try:
+            yield self
+        finally:
+            server.close()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+            self.path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        header = await reader.readexactly(20)
+        payload = await reader.readexactly(struct.unpack(">I", header[4:8])[0])
+        self.requests.append((header[8:20].decode(), json.loads(payload)))
+        await self.script(payload, writer)
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def says(*frames: bytes) -> Script:
+    async def script(payload: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"".join(frames))
+
+    return script
+
+
+def ask(root: Path, script: Script, request: bytes = ADD, **options: float) -> tuple[Any, LocalSocket]:
+    async def main() -> tuple[Any, LocalSocket]:
+        async with LocalSocket(root, script).serving() as served:
+            answer = await Forwarder(str(root), **{"link_wait_s": 2.0, "answer_s": 5.0} | options).answer(request)
+            return json.loads(answer), served
+
+    return asyncio.run(main())
+
+
+def test_answer_comes_back_as_the_daemon_gave_it(tmp_path: Path) -> None:
+    answer, served = ask(tmp_path, says(frame("ok", ANSWER)))
+    assert answer == json.loads(ANSWER)
+    assert served.requests == [("sendsync ---", {"daemon_name": "authd", "message": json.loads(ADD)})]
+
+
+def test_what_the_server_says_before_the_answer_is_passed_over(tmp_path: Path) -> None:
+    answer, _ = ask(tmp_path, says(frame("echo-m", b"hello"), frame("ok", ANSWER)))
+    assert answer["error"] == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (b"{", 9002),
+        (b'{"arguments":{}}', 9003),
+        (b'{"function":"add"}', 9004),
+        (b'{"function":"fly","arguments":{}}', 9001),
+        (b'{"function":"add","arguments":{"ip":"any"}}', 9005),
+        (b'{"function":"get","arguments":{}}', 9010),
+    ],
+)
+def test_malformed_requests_do_not_bother_the_master(tmp_path: Path, request_: bytes, error: int) -> None:
+    answer, served = ask(tmp_path, says(frame("ok", ANSWER)), request_)
+    assert answer["error"] == error
+    assert served.requests == []
+
+
+def test_text_is_answered_here(tmp_path: Path) -> None:
+    assert asyncio.run(Forwarder(str(tmp_path)).answer(b"getconfig auth")).startswith(b"ok {")
+    assert asyncio.run(Forwarder(str(tmp_path)).answer(b"what")) == b"err Unrecognized command"
+
+
+def test_without_a_link_it_waits_and_then_says_why(tmp_path: Path) -> None:
+    started = time.monotonic()
+    answer, served = ask(tmp_path, says(frame("err", encode_failure(ClusterError(3023)))))
+    assert answer["error"] == 9001
+    assert "not connected to master" in answer["message"]
+    assert 1.0 < time.monotonic() - started < 4.0
+    assert 2 <= len(served.requests) <= 3
+
+
+def test_without_a_cluster_process_it_says_so(tmp_path: Path) -> None:
+    answer = json.loads(asyncio.run(Forwarder(str(tmp_path), link_wait_s=0.1).answer(ADD)))
+    assert answer["error"] == 9001
+    assert "does not listen" in answer["message"]
+
+
+def test_link_that_comes_back_in_time_serves_the_request(tmp_path: Path) -> None:
+    seen = 0
+
+    async def script(payload: bytes, writer: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        seen += 1
+        writer.write(frame("ok", ANSWER) if seen > 1 else frame("err", encode_failure(ClusterError(3023))))
+
+    answer, served = ask(tmp_path, script, link_wait_s=5.0)
+    assert answer["error"] == 0
+    assert len(served.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "word"),
+    [
+        (says(frame("err", encode_failure(ClusterError(3023, "the connection was lost")))), "connection was lost"),
+        (says(frame("err", b"Error 1014 - Error communicating with socket: 'nodaemon'")), "nodaemon"),
+        (says(), "whether the agent was registered is not known"),
+        (says(frame("ok", b"x" * 70_000)), "70000 bytes"),
+    ],
+)
+def test_request_that_went_out_is_not_sent_again(tmp_path: Path, script: Script, word: str) -> None:
+    answer, served = ask(tmp_path, script)
+    assert answer["error"] == 9001
+    assert word in answer["message"]
+    assert len(served.requests) == 1
+
+
+def test_silence_of_the_master_ends(tmp_path: Path) -> None:
+    async def script(payload: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(1)
+
+    answer, served = ask(tmp_path, script, answer_s=0.2)
+    assert answer["error"] == 9001
+    assert "did not answer within 0.2 s" in answer["message"]
+    assert len(served.requests) == 1
+
+
+def test_many_without_a_link_ask_about_once_a_second(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with LocalSocket(tmp_path, says(frame("err", encode_failure(ClusterError(3023))))).serving() as served:
+            forwarder = Forwarder(str(tmp_path), link_wait_s=3.0)
+            answers = await asyncio.gather(*(forwarder.answer(ADD) for _ in range(40)))
+            assert {json.loads(answer)["error"] for answer in answers} == {9001}
+            assert len(served.requests) < 60 + 40
+
+    asyncio.run(main())

@@ -1,0 +1,195 @@
+"""The store as a process: its sockets, what it refuses, what a kill leaves."""
+
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clusterd.rundir import HTTP_SOCKET, STORE_SOCKETS, WDB_SOCKET
+from clusterd.settings import Clusterd, Settings
+from clusterd.store.choice import choose
+from tests.store.lone_store import LoneStore, lone_store
+
+
+class Client:
+    """A connection to the wdb socket."""
+
+    def __init__(self, root: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(10)
+        self.socket.connect(str(root / WDB_SOCKET))
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def ask(self, request: str) -> str:
+        self.socket.sendall(struct.pack("<I", len(request.encode())) + request.encode())
+        head = self.socket.recv(4, socket.MSG_WAITALL)
+        return self.socket.recv(struct.unpack("<I", head)[0], socket.MSG_WAITALL).decode()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LoneStore]:
+    with lone_store(tmp_path) as running:
+        yield running
+
+
+def add_agent(client: Client, agent_id: int) -> None:
+    assert client.ask(f'global insert-agent {{"id":{agent_id},"name":"a{agent_id}","date_add":1}}') == "ok"
+
+
+def test_sockets_are_for_owner_and_group(store: LoneStore) -> None:
+    assert [oct((store.root / name).stat().st_mode & 0o777) for name in STORE_SOCKETS] == ["0o660"] * 3
+
+
+def test_every_answered_write_survives_a_kill(store: LoneStore) -> None:
+    answered: list[int] = []
+
+    def write(first: int) -> None:
+        try:
+            with Client(store.root) as client:
+                for agent_id in range(first, first + 100_000):
+                    add_agent(client, agent_id)
+                    answered.append(agent_id)
+        except (OSError, struct.error, AssertionError):
+            return
+
+    writers = [threading.Thread(target=write, args=(1 + n * 1_000_000,)) for n in range(4)]
+    for writer in writers:
+        writer.start()
+    deadline = time.monotonic() + 20
+    while len(answered) < 500 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    store.kill()
+    for writer in writers:
+        writer.join(20)
+    assert len(answered) >= 500
+    store.restart()
+    with Client(store.root) as client:
+        for agent_id in answered:
+            assert client.ask(f"global select-agent-name {agent_id}") == f'ok [{{"name":"a{agent_id}"}}]'
+        assert client.ask("global sql pragma user_version").startswith("ok")
+
+
+def test_other_connections_see_a_write_at_once(store: LoneStore) -> None:
+    with Client(store.root) as one, Client(store.root) as other:
+        for agent_id in range(1, 100):
+            add_agent(one, agent_id)
+            assert other.ask("global sql select count(*) as n from agent where id > 0") == f'ok [{{"n":{agent_id}}}]'
+
+
+def test_long_report_does_not_stop_keepalives(store: LoneStore) -> None:
+    with Client(store.root) as client:
+        client.ask(
+            "global sql with recursive n(i) as (select 1 union all select i + 1 from n where i < 20000)"
+            " insert into agent (id, name, date_add) select i, 'a' || i, 1 from n"
+        )
+    element = {"version": "v", "connection_status": "active", "group_config_status": "synced", "name": "n"}
+    body = json.dumps({"syncreq": [{"id": n, **element} for n in range(1, 20001)]}).encode()
+    done = threading.Event()
+
+    def report() -> None:
+        with socket.socket(socket.AF_UNIX) as http:
+            http.connect(str(store.root / HTTP_SOCKET))
+            head = f"POST /v1/agents/sync HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+            http.sendall(head.encode() + body)
+            assert http.recv(65536).startswith(b"HTTP/1.1 200")
+            done.set()
+
+    thread = threading.Thread(target=report)
+    thread.start()
+    slowest, count = 0.0, 0
+    with Client(store.root) as client:
+        while not done.is_set():
+            began = time.monotonic()
+            client.ask('global update-keepalive {"id":5,"connection_status":"active","sync_status":"synced"}')
+            slowest = max(slowest, time.monotonic() - began)
+            count += 1
+    thread.join()
+    assert count >= 5
+    assert slowest < 1.0
+
+
+def test_live_socket_of_another_program_is_not_taken(tmp_path: Path) -> None:
+    for name in STORE_SOCKETS:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / HTTP_SOCKET))
+        other.listen()
+        inode = os.stat(tmp_path / HTTP_SOCKET).st_ino
+        with pytest.raises(RuntimeError, match=r"wdb-http\.sock is served by another program.*clusterd\.store to off"):
+            with lone_store(tmp_path):
+                pass
+        assert os.stat(tmp_path / HTTP_SOCKET).st_ino == inode
+        assert not (tmp_path / WDB_SOCKET).exists()
+
+
+def test_dead_socket_is_replaced(tmp_path: Path) -> None:
+    with lone_store(tmp_path) as store:
+        store.kill()
+        assert (tmp_path / WDB_SOCKET).exists()
+        store.restart()
+        with Client(tmp_path) as client:
+            assert client.ask("global select-groups") == 'ok [{"name":"default"}]'
+
+
+def test_client_that_says_nothing_to_authd_is_let_go(store: LoneStore) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(str(store.root / "queue/sockets/auth"))
+        assert client.recv(1) == b""
+
+
+def test_many_idle_connections_leave_room_for_others(tmp_path: Path) -> None:
+    idle = []
+    with lone_store(tmp_path) as store:
+        try:
+            for _ in range(300):
+                client = socket.socket(socket.AF_UNIX)
+                client.connect(str(store.root / WDB_SOCKET))
+                idle.append(client)
+            with Client(store.root) as client:
+                assert client.ask("global select-groups").startswith("ok")
+        finally:
+            for client in idle:
+                client.close()
+
+
+# ---- whether there is a store ------------------------------------------------------------------------------------------
+
+
+def settings(root: Path, store: str) -> Settings:
+    return Settings(root=str(root), clusterd=Clusterd(store=store))  # type: ignore[arg-type]
+
+
+def test_choice_is_auto_unless_something_else_is_there(tmp_path: Path) -> None:
+    assert choose(settings(tmp_path, "auto")).serves
+    assert choose(settings(tmp_path, "on")).serves
+    assert not choose(settings(tmp_path, "off")).serves
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/wazuh-db").write_text("")
+    assert not choose(settings(tmp_path, "auto")).serves
+    assert choose(settings(tmp_path, "on")).serves
+
+
+def test_choice_leaves_a_live_socket_alone(tmp_path: Path) -> None:
+    path = tmp_path / WDB_SOCKET
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        assert choose(settings(tmp_path, "auto")).serves
+        other.listen()
+        assert not choose(settings(tmp_path, "auto")).serves
+        problem = choose(settings(tmp_path, "on")).problem
+        assert WDB_SOCKET in problem
+        assert "clusterd.store" in problem
+    assert choose(settings(tmp_path, "on")).problem == ""
