@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -255,12 +256,22 @@ class _HttpOverUnix(http.client.HTTPConnection):
 def _connected(path: Path, timeout_s: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout_s)
-    try:
-        connection.connect(str(path))
-    except OSError as failure:
-        connection.close()
-        raise WdbError(f"{path}: {failure}") from failure
-    return connection
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            connection.connect(str(path))
+        except (
+            BlockingIOError
+        ) as failure:  # the listen queue is full, and a unix socket with a timeout does not wait for it
+            if time.monotonic() >= deadline:
+                connection.close()
+                raise WdbError(f"{path}: nobody accepted within {timeout_s:g} s") from failure
+            time.sleep(0.002)
+        except OSError as failure:
+            connection.close()
+            raise WdbError(f"{path}: {failure}") from failure
+        else:
+            return connection
 
 
 def _last(items: list[Any], first: int) -> int:
