@@ -3,8 +3,6 @@ into the next batch together."""
 
 import asyncio
 import hashlib
-import ipaddress
-import re
 import secrets
 import socket
 import sqlite3
@@ -14,141 +12,43 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from clusterd.settings import ForceRules
+from clusterd.store.auth_request import (
+    REMOVED,
+    AuthdError,
+    Request,
+    answer_text,
+    is_json,
+    is_word,
+    parse_address,
+    parse_force,
+    parse_request,
+    success,
+    text_of,
+)
 from clusterd.store.errors import StoreFailed
 from clusterd.store.groups import MOST_GROUPS, is_group_name
-from clusterd.store.jsontext import encode
-from clusterd.store.keys import ANY, Key, KeyFile
+from clusterd.store.keys import KEY_FILE, TIMESTAMPS, ChangedMeanwhile, Key, KeyFile, NoIdLeft, NotSynced, parse_id
 from clusterd.store.registry import AgentFacts, AgentTable, NewAgent
 
 SHARED = "etc/shared"
 MOST_IN_BATCH = 1000
-MESSAGES = {
-    9001: "Internal error",
-    9002: "Parsing JSON input",
-    9003: "No such function",
-    9004: "No such argument",
-    9005: "No such name",
-    9006: "No such IP",
-    9007: "Duplicate IP",
-    9008: "Duplicate name",
-    9009: "Issue generating key",
-    9010: "No such agent ID",
-    9011: "Agent ID not found",
-    9012: "Duplicate ID",
-    9013: "Maximum number of agents reached",
-    9014: "Invalid Group(s) Name(s)",
-    9015: "Cannot execute this request on a worker node",
-}
-FUNCTIONS = ("add", "remove", "get")
-_TIME = re.compile(r"(\d{1,10})([dhms]?)")
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_WORD = re.compile(r"[^\s!#][^\s]*")
-_ID = re.compile(r"\d{1,9}", re.ASCII)
+ATTEMPTS = 3
+"""A batch during which another program has written client.keys is decided again, so often in all."""
 _KEY_LENGTH = 64
-
-
-class AuthdError(Exception):
-    """A request that is refused. `detail` goes behind the stock message."""
-
-    def __init__(self, number: int, detail: str = "") -> None:
-        super().__init__(number, detail)
-        self.number = number
-        self.detail = detail
-
-    def answer(self) -> bytes:
-        message = MESSAGES[self.number] + (f": {self.detail}" if self.detail else "")
-        return encode({"error": self.number, "message": message})
-
-
-class Request(msgspec.Struct, frozen=True):
-    """A request in good form."""
-
-    function: str
-    arguments: dict[str, Any]
-
-
-def parse_request(text: str) -> Request:
-    """Raises AuthdError for what needs no look at any agent: 9001 to 9005, 9010."""
-    try:
-        content = msgspec.json.decode(text.encode(errors="surrogateescape"))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise AuthdError(9002) from None
-    if not isinstance(content, dict):
-        raise AuthdError(9002)
-    function, arguments = content.get("function"), content.get("arguments")
-    if not isinstance(function, str):
-        raise AuthdError(9003)
-    if not isinstance(arguments, dict):
-        raise AuthdError(9004)
-    if function not in FUNCTIONS:
-        raise AuthdError(9001)
-    if function == "add":
-        if not isinstance(arguments.get("name"), str) or not _WORD.fullmatch(arguments["name"]):
-            raise AuthdError(9005)
-        if not isinstance(arguments.get("ip"), str):
-            raise AuthdError(9006)
-        if "force" in arguments:
-            parse_force(arguments["force"])
-    elif not isinstance(arguments.get("id"), str) or not arguments["id"]:
-        raise AuthdError(9010)
-    return Request(function, arguments)
-
-
-def parse_force(content: object) -> ForceRules:
-    """The member `force`, all of whose members are required. Raises AuthdError 9002."""
-    if not isinstance(content, dict):
-        raise AuthdError(9002)
-    waited = content.get("disconnected_time")
-    if not isinstance(waited, dict):
-        raise AuthdError(9002)
-    enabled, mismatch, looked_at = content.get("enabled"), content.get("key_mismatch"), waited.get("enabled")
-    if not all(isinstance(one, bool) for one in (enabled, mismatch, looked_at)):
-        raise AuthdError(9002)
-    disconnected_s = _seconds(waited.get("value"))
-    return ForceRules(
-        enabled is True,
-        disconnected_s if looked_at else None,
-        _seconds(content.get("after_registration_time")),
-        mismatch is True,
-    )
-
-
-def _seconds(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    found = _TIME.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        raise AuthdError(9002)
-    return int(found[1]) * _UNITS[found[2]]
-
-
-def parse_address(text: str) -> str:
-    """As it is stored: IPv6 in full, upper case. Raises AuthdError 9006."""
-    if text == ANY:
-        return ANY
-    address, slash, prefix = text.partition("/")
-    try:
-        parsed = ipaddress.ip_address(address)
-        if slash and not (prefix.isascii() and prefix.isdigit() and int(prefix) <= parsed.max_prefixlen):
-            raise AuthdError(9006)
-    except ValueError:
-        raise AuthdError(9006) from None
-    written = parsed.exploded.upper() if parsed.version == 6 else str(parsed)
-    return f"{written}{slash}{prefix}"
+_BY_TABLE = (9007, 9008, 9011, 9012)
+"""Refusals that follow from other agents, also from such as were never written in the end."""
+Outcome = bytes | AuthdError
 
 
 class _Changes:
-    """What one batch did to the table."""
+    """What one batch did to the table. `added`: with the CSV of groups; `removed`: those that the database may have. An agent
+    that came and went within the batch is in neither, but the file is to know that its number was given."""
 
     def __init__(self) -> None:
         self.added: dict[int, tuple[Key, str | None]] = {}
-        self.removed: set[int] = set()
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.removed)
+        self.removed: dict[int, Key] = {}
+        self.any = False
 
 
 class Authd:
@@ -164,7 +64,8 @@ class Authd:
         say: Callable[[str, str], None],
         host_name: str | None = None,
     ) -> None:
-        """`rules`: those of the node at the moment; `say`: level and text of a log line. `host_name`: a name no agent may have; this machine's if not given."""
+        """`rules`: those of the node at the moment; `say`: level and text of a log line. `host_name`: a name no agent may
+        have; this machine's if not given."""
         self._shared = Path(root) / SHARED
         self._table = table
         self._file = file
@@ -172,12 +73,13 @@ class Authd:
         self._say = say
         self._host_name = socket.gethostname() if host_name is None else host_name
         self._waiting: asyncio.Queue[tuple[Request, asyncio.Future[bytes]]] = asyncio.Queue()
+        self._is_failing = False
         self.file_writes = 0
 
     async def answer(self, payload: bytes) -> bytes:
         """The answer to one request; for `add` and `remove` after everything is on disk."""
-        text = payload.rstrip(b"\0").decode(errors="surrogateescape")
-        if not text.lstrip().startswith("{"):
+        text = text_of(payload)
+        if not is_json(text):
             return answer_text(text, self._rules())
         try:
             request = parse_request(text)
@@ -193,111 +95,175 @@ class Authd:
             batch = [await self._waiting.get()]
             while len(batch) < MOST_IN_BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
-            try:
-                answers = await self._work_off([request for request, _ in batch])
-            except (OSError, ValueError, sqlite3.Error) as failure:
-                self._file.forget()
-                self._say("ERROR", f"Registrations cannot be served: {failure}")
-                answers = [AuthdError(9009, str(failure)).answer()] * len(batch)
-            except Exception:
-                # Whatever one request trips over must not end registration.
-                self._file.forget()
-                self._say("ERROR", f"Unexpected failure: {traceback.format_exc()}")
-                answers = [AuthdError(9001).answer()] * len(batch)
-            for (_, future), answer in zip(batch, answers, strict=True):
+            outcomes = await self._serve([request for request, _ in batch])
+            for (_, future), outcome in zip(batch, outcomes, strict=True):
                 if not future.done():
-                    future.set_result(answer)
+                    future.set_result(outcome if isinstance(outcome, bytes) else outcome.answer())
+
+    async def _serve(self, requests: list[Request]) -> list[Outcome]:
+        try:
+            return await self._work_off(requests)
+        except (OSError, ValueError, sqlite3.Error, StoreFailed) as failure:
+            self._file.forget()
+            self._failed(f"Registrations cannot be served: {failure}")
+            return [AuthdError(9009, str(failure))] * len(requests)
+        except Exception:
+            # Whatever one request trips over must not end registration.
+            self._file.forget()
+            self._say("ERROR", f"Unexpected failure: {traceback.format_exc()}")
+            return [AuthdError(9001)] * len(requests)
+
+    def _failed(self, text: str) -> None:
+        """A full disk refuses batch after batch: said once, until one is written again."""
+        if not self._is_failing:
+            self._is_failing = True
+            self._say("ERROR", text)
 
     # ---- a batch ---------------------------------------------------------------------------------------------------------
 
-    async def _work_off(self, requests: list[Request]) -> list[bytes]:
-        await asyncio.to_thread(self._file.refresh)
-        changes, answers, changed = _Changes(), list[bytes](), list[bool]()
+    async def _work_off(self, requests: list[Request]) -> list[Outcome]:
+        attempt = 0
+        while True:
+            attempt += 1
+            changes = _Changes()
+            outcomes = await self._decide_all(requests, changes)
+            if not changes.any:
+                return outcomes
+            try:
+                await self._write(changes)
+            except (OSError, StoreFailed) as failure:
+                self._file.forget()
+                if not isinstance(failure, ChangedMeanwhile) or attempt == ATTEMPTS:
+                    return await self._not_written(requests, outcomes, failure)
+            else:
+                if self._is_failing:
+                    self._is_failing = False
+                    self._say("INFO", f"{KEY_FILE} can be written again.")
+                return outcomes
+
+    async def _decide_all(self, requests: list[Request], changes: _Changes) -> list[Outcome]:
+        if await asyncio.to_thread(self._file.refresh) and self._file.bad_lines:
+            self._say("WARNING", f"{KEY_FILE}: {self._file.bad_lines} lines are not of agents and will not be kept.")
+        outcomes: list[Outcome] = []
         for request in requests:
             try:
-                answers.append(await self._decide(request, changes))
-                changed.append(request.function != "get")
+                outcomes.append(await self._decide(request, changes))
             except AuthdError as refusal:
-                answers.append(refusal.answer())
-                changed.append(False)
-        if not changes:
-            return answers
-        try:
-            await self._write(changes)
-        except (OSError, StoreFailed) as failure:
-            self._file.forget()
-            self._say("ERROR", f"{len(requests)} requests for agent keys were refused, nothing was changed: {failure}")
-            refused = AuthdError(9009, str(failure)).answer()
-            return [refused if done else answer for done, answer in zip(changed, answers, strict=True)]
-        return answers
+                outcomes.append(refusal)
+        return outcomes
+
+    async def _not_written(self, requests: list[Request], outcomes: list[Outcome], failure: Exception) -> list[Outcome]:
+        """What requests hear whose batch never happened: who only asks, the truth; who wanted something of it, 9009."""
+        self._failed(f"Requests for agent keys are refused, nothing is changed: {failure}")
+        asks = [request for request in requests if request.function == "get"]
+        answers = iter(await self._decide_all(asks, _Changes()))
+        refused = AuthdError(9009, str(failure))
+        return [
+            next(answers)
+            if request.function == "get"
+            else outcome
+            if isinstance(outcome, AuthdError) and outcome.number not in _BY_TABLE
+            else refused
+            for request, outcome in zip(requests, outcomes, strict=True)
+        ]
 
     async def _write(self, changes: _Changes) -> None:
-        """The database first, then the file: what a crash leaves between them, the follower takes back. Raises StoreFailed,
-        OSError, and nothing is changed then."""
+        """New rows, then the file, then the rows of those who are gone. A crash leaves at most rows without a key, which the
+        follower deletes; it never leaves a key that was not answered. Raises StoreFailed, OSError: nothing is changed then."""
         now = int(time.time())
         added = [
             NewAgent(number, key.name, key.ip, key.key, groups, now) for number, (key, groups) in changes.added.items()
         ]
-        await self._table.apply(added, sorted(changes.removed - changes.added.keys()))
+        gone = sorted(changes.removed.keys() - changes.added.keys())
+        if added:
+            await self._table.apply(added, [])
         try:
             await asyncio.to_thread(self._file.save)
+        except NotSynced as failure:
+            self._say("ERROR", f"{KEY_FILE} is written, but might not survive a power cut: {failure}")
         except OSError:
-            await self._table.apply([], sorted(changes.added))
+            await self._take_back(changes)
             raise
         self.file_writes += 1
+        if gone:
+            try:
+                await self._table.apply([], gone)
+            except StoreFailed as failure:
+                # Their keys are gone, which is what was asked for; the follower tries again.
+                self._say("ERROR", f"Agents without a key stay in the database for now: {failure}")
         try:
             await asyncio.to_thread(self._file.save_dates, [key for key, _ in changes.added.values()], now)
         except OSError as failure:
             # Dates of registration for people; the keys themselves are safe.
-            self._say("WARNING", f"queue/agents-timestamp cannot be written: {failure}")
+            self._say("ERROR", f"{TIMESTAMPS} cannot be written: {failure}")
+
+    async def _take_back(self, changes: _Changes) -> None:
+        """Delete the new rows. One that stood in the place of an old agent's, which keeps its key, leaves it a new row."""
+        old = [
+            NewAgent(number, key.name, key.ip, key.key, None, 0)
+            for number, key in changes.removed.items()
+            if number in changes.added
+        ]
+        try:
+            if changes.added:
+                await self._table.apply(old, sorted(changes.added))
+        except StoreFailed as failure:
+            self._say("ERROR", f"Agents without a key stay in the database for now: {failure}")
+
+    # ---- a request -------------------------------------------------------------------------------------------------------
 
     async def _decide(self, request: Request, changes: _Changes) -> bytes:
         if request.function == "add":
             return await self._add(request.arguments, changes)
-        key = self._by_id(request.arguments["id"])
+        number = parse_id(request.arguments["id"])
+        key = None if number is None else self._file.table.get(number)
         if key is None:
             raise AuthdError(9011)
         if request.function == "get":
-            return _success(key)
+            return success(key)
         self._remove(key, changes, purge=request.arguments.get("purge") is True)
-        return encode({"error": 0, "data": "Agent deleted successfully."})
-
-    def _by_id(self, text: str) -> Key | None:
-        return self._file.table.get(int(text)) if _ID.fullmatch(text) else None
+        return REMOVED
 
     def _remove(self, key: Key, changes: _Changes, *, purge: bool) -> None:
         self._file.table.remove(key.number, purge=purge)
-        changes.added.pop(key.number, None)
-        changes.removed.add(key.number)
+        changes.any = True
+        if changes.added.pop(key.number, None) is None:
+            changes.removed[key.number] = key
 
     async def _add(self, arguments: dict[str, Any], changes: _Changes) -> bytes:
+        """The order of the checks is that of wdb.md 8.2. An old agent makes room at once, also if a later check fails."""
         table = self._file.table
         name, given, held = arguments["name"], arguments.get("id"), arguments.get("key")
         rules = parse_force(arguments["force"]) if "force" in arguments else self._rules()
         groups = await asyncio.to_thread(self._groups, arguments["groups"]) if arguments.get("groups") else None
 
-        async def make_room(key: Key | None, number: int) -> None:
-            if key is None:
-                return
-            if not await self._may_replace(key, rules, arguments.get("key_hash"), changes):
-                raise AuthdError(number)
-            self._remove(key, changes, purge=False)
+        async def make_room(holder: Callable[[], Key | None], number: int) -> None:
+            # A file that others wrote can have several agents of a name.
+            while (key := holder()) is not None:
+                if not await self._may_replace(key, rules, arguments.get("key_hash"), changes):
+                    raise AuthdError(number)
+                self._remove(key, changes, purge=False)
 
         if given is not None:
-            if not isinstance(given, str) or not _ID.fullmatch(given) or not int(given):
-                raise AuthdError(9010, "an id is a number above 0 with at most 9 digits")
-            await make_room(table.get(int(given)), 9012)
+            wanted = parse_id(given) if isinstance(given, str) else None
+            if wanted is None:
+                raise AuthdError(9010, "an id is a number above 0, as text")
+            await make_room(lambda: table.get(wanted), 9012)
         ip = parse_address(arguments["ip"])
-        await make_room(table.at(ip), 9007)
+        await make_room(lambda: table.at(ip), 9007)
         if name == self._host_name:
             raise AuthdError(9008)
-        await make_room(table.named(name), 9008)
-        if held is not None and (not isinstance(held, str) or not held or held.split() != [held]):
+        await make_room(lambda: table.named(name), 9008)
+        if held is not None and not (isinstance(held, str) and is_word(held)):
             raise AuthdError(9009, "a key is one word")
-        key = Key(given or table.next_id(), name, ip, held or secrets.token_hex(_KEY_LENGTH // 2))
+        try:
+            key = Key(given or table.next_id(), name, ip, held or secrets.token_hex(_KEY_LENGTH // 2))
+        except NoIdLeft as failure:
+            raise AuthdError(9013, str(failure)) from None
         table.add(key)
+        changes.any = True
         changes.added[key.number] = (key, groups)
-        return _success(key)
+        return success(key)
 
     def _groups(self, text: object) -> str:
         """The CSV without repeated names. Raises AuthdError 9014."""
@@ -311,15 +277,17 @@ class Authd:
         return ",".join(names)
 
     async def _may_replace(self, key: Key, rules: ForceRules, key_hash: object, changes: _Changes) -> bool:
-        """wdb.md 8.4. An agent that this very batch has registered is too young to be replaced."""
+        """wdb.md 8.4."""
         if not rules.enabled:
             return False
-        facts = await self._table.facts(key.number)
+        now = int(time.time())
+        facts: AgentFacts | None
         if key.number in changes.added:
-            facts = AgentFacts("never_connected", 0, int(time.time()))
+            facts = AgentFacts("never_connected", 0, now)
+        else:
+            facts = await self._table.facts(key.number)
         if facts is None:
             return False
-        now = int(time.time())
         if rules.disconnected_s is not None and facts.connection_status != "never_connected":
             if not facts.disconnection_time:
                 return False
@@ -328,26 +296,6 @@ class Authd:
         if rules.after_registration_s > 0 and now - facts.date_add < rules.after_registration_s:
             return False
         if isinstance(key_hash, str) and rules.key_mismatch:
-            held = f"{key.id}{key.name}{key.key}".encode(errors="surrogateescape")
-            return hashlib.sha1(held, usedforsecurity=False).hexdigest() != key_hash
+            old = f"{key.id}{key.name}{key.key}".encode(errors="surrogateescape")
+            return hashlib.sha1(old, usedforsecurity=False).hexdigest() != key_hash
         return True
-
-
-def _success(key: Key) -> bytes:
-    return encode({"error": 0, "data": {"id": key.id, "name": key.name, "ip": key.ip, "key": key.key}})
-
-
-def answer_text(text: str, rules: ForceRules) -> bytes:
-    """Requests that are no JSON: `getconfig auth`."""
-    if text.strip() != "getconfig auth":
-        return b"err Unrecognized command"
-    force = {
-        "enabled": "yes" if rules.enabled else "no",
-        "key_mismatch": "yes" if rules.key_mismatch else "no",
-        "disconnected_time": {
-            "enabled": "no" if rules.disconnected_s is None else "yes",
-            "value": rules.disconnected_s or 0,
-        },
-        "after_registration_time": rules.after_registration_s,
-    }
-    return b"ok " + encode({"auth": {"disabled": "yes", "force": force}})

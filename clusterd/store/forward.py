@@ -15,11 +15,11 @@ import msgspec
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
 from clusterd.settings import ForceRules
-from clusterd.store.authd import AuthdError, answer_text, parse_request
+from clusterd.store.auth_request import AuthdError, answer_text, is_json, parse_request, text_of
 from clusterd.store.jsontext import encode
 from clusterd.wire.commands import ERR, OK
 from clusterd.wire.frame import HEADER_BYTES, build_header, parse_header
-from clusterd.wire.results import decode_err_payload
+from clusterd.wire.results import decode_err_payload, shorten
 
 NO_LINK = 3023
 LINK_WAIT_S = 10.0
@@ -49,8 +49,8 @@ class Forwarder:
 
     async def answer(self, payload: bytes) -> bytes:
         """The answer of the master's authd as it came, or 9001 with the reason."""
-        text = payload.rstrip(b"\0").decode(errors="surrogateescape")
-        if not text.lstrip().startswith("{"):
+        text = text_of(payload)
+        if not is_json(text):
             return answer_text(text, ForceRules())
         try:
             parse_request(text)
@@ -58,26 +58,31 @@ class Forwarder:
             return refusal.answer()
         message = msgspec.Raw(text.encode())
         request = encode({"daemon_name": "authd", "message": message})
-        async with self._room:
-            try:
-                return await self._forward(request)
-            except (ClusterError, OSError, EOFError, ValueError) as failure:
-                return AuthdError(9001, _reason(failure)).answer()
+        try:
+            return await self._forward(request)
+        except (ClusterError, OSError, EOFError, ValueError) as failure:
+            return AuthdError(9001, _reason(failure)).answer()
 
     async def _forward(self, request: bytes) -> bytes:
         """Raises ClusterError, OSError, EOFError, ValueError."""
-        until = time.monotonic() + self._link_wait_s
+        until: float | None = None
         reason = "this worker is not connected to its master"
         while True:
-            pause_s = self._no_link_until - time.monotonic()
+            now = time.monotonic()
+            pause_s = self._no_link_until - now
             if pause_s <= 0:
                 try:
-                    return await self._ask(request)
+                    # Only who asks takes room: those who wait for a link must not make others wait twice.
+                    async with self._room:
+                        return await self._ask(request)
                 except NotConnected as absence:
                     reason = str(absence)
                     # Whoever waits for a link leaves it to the first to find out, once a second.
                     self._no_link_until = time.monotonic() + AGAIN_S
-            elif time.monotonic() + pause_s < until:
+                    continue
+            # The time spent waiting for room, or for a master who is slow, is not time without a link.
+            until = until or now + self._link_wait_s
+            if now + pause_s < until:
                 await asyncio.sleep(pause_s + random.uniform(0, SPREAD_S))
             else:
                 raise ClusterError(NO_LINK, f"{reason}; tried for {self._link_wait_s:g} s, register again later")
@@ -87,6 +92,8 @@ class Forwarder:
             reader, writer = await asyncio.open_unix_connection(self._path)
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotConnected("the cluster process of this node does not listen") from None
+        except OSError as failure:
+            raise NotConnected(f"the cluster process of this node cannot be asked: {failure}") from failure
         try:
             async with asyncio.timeout(self._answer_s):
                 writer.write(build_header(next(self._counters) & 0xFFFFFFFF, len(request), "sendsync") + request)
@@ -108,6 +115,8 @@ class Forwarder:
                 raise ValueError(f"an answer of {header.length} bytes is longer than {LARGEST_ANSWER}")
             content = await reader.readexactly(header.length)
             if header.command == OK:
+                if not content:
+                    raise ValueError("the master's authd gave no answer; whether the agent was registered is not known")
                 return content
             if header.command == ERR:
                 error = decode_err_payload(content)
@@ -122,6 +131,6 @@ def _never_left(error: ClusterError) -> bool:
 
 
 def _reason(failure: Exception) -> str:
-    if isinstance(failure, asyncio.IncompleteReadError):
+    if isinstance(failure, asyncio.IncompleteReadError | ConnectionError):
         return "the cluster process ended before it had an answer; whether the agent was registered is not known"
-    return str(failure)
+    return shorten(str(failure))

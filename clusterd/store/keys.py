@@ -1,21 +1,29 @@
 """The keys of agents: `etc/client.keys` and `queue/agents-timestamp` (wdb.md 8.5)."""
 
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
-from hashing.atomic import FileOps, write_atomic
+from hashing.atomic import OPEN_DIRECTORY, FileOps, create_temporary
 
 KEY_FILE = "etc/client.keys"
 TIMESTAMPS = "queue/agents-timestamp"
 MODE = 0o640
+"""Of a new file; one that is replaced keeps its mode and owner."""
 ANY = "any"
+GREATEST_ID = 2**31 - 1
+LONGEST_KEY = 127
+"""Characters of a key that are read (wdb.md 8.2)."""
 _REMOVED = ("!", "#")
 _PARTS = 4
 _ID_WIDTH = 3
+_ID = re.compile(r"\d{1,10}", re.ASCII)
+Identity = tuple[int, int, int, int]
+"""Device, inode, size, mtime_ns: what differs when somebody else has written the file."""
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -39,14 +47,32 @@ class Unreadable(ValueError):
     """client.keys has content of which no line is one of agents."""
 
 
+class NoIdLeft(ValueError):
+    """An agent has the greatest id there can be."""
+
+
+class ChangedMeanwhile(OSError):
+    """Somebody else has written the file since it was read: it was left as it is."""
+
+
+class NotSynced(OSError):
+    """The file was replaced, for every reader and whatever happens to this process; after a power cut it may be the old one."""
+
+
+def parse_id(text: str) -> int | None:
+    """The number of an agent, with or without leading zeros; None for what is none."""
+    number = int(text) if _ID.fullmatch(text) else 0
+    return number if 0 < number <= GREATEST_ID else None
+
+
 def parse_keys(text: str) -> tuple[list[Key], int]:
     """The keys, and how many lines are none. Lines that begin with # or a space are comments."""
     keys, bad = [], 0
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if not line or line.startswith(("#", " ")):
             continue
-        parts = line.split(" ")
-        if len(parts) != _PARTS or not all(parts) or not (parts[0].isascii() and parts[0].isdigit()):
+        parts = line.removesuffix("\r").split(" ")
+        if len(parts) != _PARTS or not all(parts) or parse_id(parts[0]) is None:
             bad += 1
             continue
         agent_id, name, ip, key = parts
@@ -54,25 +80,55 @@ def parse_keys(text: str) -> tuple[list[Key], int]:
         if is_removed and len(name) == 1:
             bad += 1
             continue
-        keys.append(Key(agent_id, name[1:] if is_removed else name, ip, key, is_removed))
+        keys.append(Key(agent_id, name[1:] if is_removed else name, ip, key[:LONGEST_KEY], is_removed))
     return keys, bad
 
 
+class _Index:
+    """Agents by a text. We never give one to two of them, but a file can come with such."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, int] = {}
+        self._others: dict[str, list[int]] = {}
+
+    def find(self, text: str) -> int | None:
+        return self._first.get(text)
+
+    def put(self, text: str, number: int) -> None:
+        if self._first.setdefault(text, number) != number:
+            self._others.setdefault(text, []).append(number)
+
+    def drop(self, text: str, number: int) -> None:
+        others = self._others.get(text, [])
+        if number in others:
+            others.remove(number)
+        elif others:
+            self._first[text] = others.pop(0)
+        else:
+            del self._first[text]
+        if not others:
+            self._others.pop(text, None)
+
+
 class KeyTable:
-    """Keys by number, name and address. Of two lines with one number the later counts."""
+    """Keys by number, name and address.
+
+    Of two lines with one number the later counts, but a removed one never displaces one in use: those that are removed come
+    last in the file, also those whose number was given again."""
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
         self._keys: dict[int, Key] = {}
         self._removed: dict[int, Key] = {}
-        self._names: dict[str, int] = {}
-        self._addresses: dict[str, int] = {}
-        self._greatest = 0
+        self._names = _Index()
+        self._addresses = _Index()
+        self.greatest = 0
+        """The greatest number ever seen, removed ones included."""
         for key in keys:
-            if key.is_removed:
-                self._greatest = max(self._greatest, key.number)
-                self._removed[key.number] = key
-            else:
+            if not key.is_removed:
                 self.add(key)
+            elif key.number not in self._keys:
+                self.count_from(key.number)
+                self._removed[key.number] = key
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -84,22 +140,24 @@ class KeyTable:
         return self._keys.get(number)
 
     def named(self, name: str) -> Key | None:
-        return self._found(self._names.get(name))
+        return self._found(self._names.find(name))
 
     def at(self, address: str) -> Key | None:
         """The key of this address; `any` is nobody's."""
-        return None if address == ANY else self._found(self._addresses.get(address))
+        return None if address == ANY else self._found(self._addresses.find(address))
 
     def _found(self, number: int | None) -> Key | None:
-        return None if number is None else self._keys.get(number)
+        return None if number is None else self._keys[number]
 
     def next_id(self) -> str:
-        """One more than the greatest that ever was."""
-        return f"{self._greatest + 1:0{_ID_WIDTH}d}"
+        """One more than the greatest that ever was. Raises NoIdLeft."""
+        if self.greatest >= GREATEST_ID:
+            raise NoIdLeft(f"an agent has had the greatest id there is, {GREATEST_ID}")
+        return f"{self.greatest + 1:0{_ID_WIDTH}d}"
 
-    def count_from(self, other: "KeyTable") -> None:
-        """Give no number that the other has given or seen."""
-        self._greatest = max(self._greatest, other._greatest)
+    def count_from(self, number: int) -> None:
+        """Give no number up to this one."""
+        self.greatest = max(self.greatest, number)
 
     def add(self, key: Key) -> None:
         """In place of whoever has this number."""
@@ -107,10 +165,10 @@ class KeyTable:
         self._drop(number)
         self._removed.pop(number, None)
         self._keys[number] = key
-        self._names[key.name] = number
+        self._names.put(key.name, number)
         if key.ip != ANY:
-            self._addresses[key.ip] = number
-        self._greatest = max(self._greatest, number)
+            self._addresses.put(key.ip, number)
+        self.count_from(number)
 
     def remove(self, number: int, *, purge: bool) -> None:
         """No longer in use; `purge`: without a trace in the file."""
@@ -121,15 +179,15 @@ class KeyTable:
     def _drop(self, number: int) -> Key | None:
         key = self._keys.pop(number, None)
         if key is not None:
-            if self._names.get(key.name) == number:
-                del self._names[key.name]
-            if self._addresses.get(key.ip) == number:
-                del self._addresses[key.ip]
+            self._names.drop(key.name, number)
+            if key.ip != ANY:
+                self._addresses.drop(key.ip, number)
         return key
 
     def render(self) -> str:
         """The file: keys in use, then the removed ones."""
-        return "".join(key.line() for table in (self._keys, self._removed) for key in table.values())
+        lines = [f"{key.id} {key.name} {key.ip} {key.key}\n" for key in self._keys.values()]
+        return "".join(lines) + "".join([key.line() for key in self._removed.values()])
 
 
 class KeyFile:
@@ -139,77 +197,150 @@ class KeyFile:
         self._path = Path(root) / KEY_FILE
         self._stamps_path = Path(root) / TIMESTAMPS
         self._ops = ops or FileOps()
-        self._identity: tuple[int, ...] | None = None
-        self._dates: dict[int, str] = {}
+        self._identity: Identity | None = None
+        self._dates: dict[int, str] | None = None
+        self._greatest = 0
         self.table = KeyTable()
         self.bad_lines = 0
+        """Lines of the file as it was read last that are none of agents. They are gone when it is written next."""
 
-    def refresh(self) -> None:
-        """Read the file if it is not the one we know. A missing file has no keys. Raises OSError, Unreadable."""
+    def refresh(self) -> bool:
+        """Read the file if it is not the one we know; returns whether it was read. A missing file has no keys.
+
+        Raises OSError, Unreadable."""
         identity = self._current()
         if identity == self._identity and identity is not None:
-            return
+            return False
         keys, self.bad_lines = ([], 0) if identity is None else self._read()
-        before = self.table
         self.table = KeyTable(keys)
-        self.table.count_from(before)
+        self.table.count_from(self._greatest)
+        self._greatest = self.table.greatest
         self._identity = identity
-        self._dates = _read_dates(self._stamps_path)
+        self._dates = None
+        return identity is not None
 
     def forget(self) -> None:
         """What is in memory was never written: the next `refresh` reads the file."""
         self._identity = None
         self.table = KeyTable()
 
-    def _current(self) -> tuple[int, ...] | None:
+    def _current(self) -> Identity | None:
         try:
-            found = os.stat(self._path)
+            return _identity(os.stat(self._path))
         except FileNotFoundError:
             return None
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def _read(self) -> tuple[list[Key], int]:
-        text = self._path.read_text(encoding="utf-8", errors="surrogateescape")
-        keys, bad = parse_keys(text)
+        keys, bad = parse_keys(self._path.read_bytes().decode(errors="surrogateescape"))
         if bad and not keys:
             raise Unreadable(f"no line of {KEY_FILE} is one of agents ({bad} lines)")
         return keys, bad
 
     def save(self) -> None:
-        """Replace the file, and have it on disk. Raises OSError."""
+        """Replace the file, and have it on disk. Raises ChangedMeanwhile, OSError: the old file is still there, and what is
+        in memory has to be forgotten. Raises NotSynced: the new one is."""
         content = self.table.render().encode(errors="surrogateescape")
-        write_atomic(self._ops, str(self._path), content, MODE)
-        self._identity = self._current()
+        if self._current() != self._identity:
+            raise ChangedMeanwhile(f"{KEY_FILE} is being changed by another program")
+        fd = os.open(self._path.parent, OPEN_DIRECTORY)
+        try:
+            self._identity = _replace(self._ops, fd, self._path.name, content, durable=True)
+            self._greatest = self.table.greatest
+            try:
+                self._ops.fsync(fd)
+            except OSError as failure:
+                raise NotSynced(failure.errno, failure.strerror) from failure
+        finally:
+            os.close(fd)
 
     def save_dates(self, added: Iterable[Key], date_add: int) -> None:
-        """When agents were registered. Raises OSError."""
+        """When agents were registered: for people, so it is not waited for until it is on disk. Raises OSError."""
+        known = _read_dates(self._stamps_path) if self._dates is None else self._dates
         date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(date_add))
-        for key in added:
-            self._dates[key.number] = date
-        lines = [
-            f"{key.id} {key.name} {key.ip} {self._dates[key.number]}\n"
-            for key in self.table
-            if key.number in self._dates
-        ]
-        content = "".join(lines).encode(errors="surrogateescape")
-        write_atomic(self._ops, str(self._stamps_path), content, MODE, durable=False)
+        known.update((key.number, date) for key in added)
+        dated = [(key, known[key.number]) for key in self.table if key.number in known]
+        self._dates = {key.number: date for key, date in dated}
+        content = "".join([f"{key.id} {key.name} {key.ip} {date}\n" for key, date in dated])
+        fd = os.open(self._stamps_path.parent, OPEN_DIRECTORY)
+        try:
+            _replace(self._ops, fd, self._stamps_path.name, content.encode(errors="surrogateescape"), durable=False)
+        finally:
+            os.close(fd)
+
+
+def keys_in_use(root: str) -> dict[int, Key]:
+    """The keys in use, read anew, for a database: bytes that are not UTF-8 are replaced. Raises OSError, Unreadable."""
+    file = KeyFile(root)
+    file.refresh()
+    return {key.number: readable(key) for key in file.table}
+
+
+def readable(key: Key) -> Key:
+    """The key without the bytes of the file that no UTF-8 text can hold."""
+    if key.name.isascii() and key.key.isascii() and key.ip.isascii():
+        return key
+    name, ip, secret = (
+        text.encode(errors="surrogateescape").decode(errors="replace") for text in (key.name, key.ip, key.key)
+    )
+    return msgspec.structs.replace(key, name=name, ip=ip, key=secret)
+
+
+def _identity(found: os.stat_result) -> Identity:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _replace(ops: FileOps, dir_fd: int, name: str, data: bytes, *, durable: bool) -> Identity:
+    """Write beside, rename. Mode and owner stay as they were. Raises OSError, and nothing is changed or left then."""
+    try:
+        old = os.stat(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        old = None
+    fd, temporary = create_temporary(ops, name, 0o600, dir_fd=dir_fd)
+    try:
+        try:
+            if old is not None:
+                _keep_owner(ops, fd, old)
+            ops.chmod(fd, MODE if old is None else old.st_mode & 0o777)
+            ops.write(fd, data)
+            if durable:
+                ops.fsync(fd)
+            identity = _identity(os.fstat(fd))
+        finally:
+            os.close(fd)
+        ops.rename(temporary, name, dir_fd=dir_fd)
+    except OSError as failure:
+        try:
+            ops.unlink(temporary, dir_fd=dir_fd)
+        except OSError as second:
+            # The next attempt takes its place; the first failure is the one worth telling.
+            failure.add_note(f"{temporary} stays behind: {second}")
+        raise
+    return identity
+
+
+def _keep_owner(ops: FileOps, fd: int, old: os.stat_result) -> None:
+    new = os.fstat(fd)
+    if (new.st_uid, new.st_gid) == (old.st_uid, old.st_gid):
+        return
+    # Only root gives files away. A daemon that has dropped its privileges owns what it writes, and keeps the group if it is a
+    # member. If it is none, it could read the old file as anybody can, and anybody can read the new one.
+    for uid in (old.st_uid, -1):
+        try:
+            ops.chown(fd, uid, old.st_gid)
+        except PermissionError:
+            continue
+        return
 
 
 def _read_dates(path: Path) -> dict[int, str]:
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        text = path.read_bytes().decode(errors="surrogateescape")
     except FileNotFoundError:
         return {}
     dates = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         parts = line.split(" ", 3)
-        if len(parts) == _PARTS and parts[0].isascii() and parts[0].isdigit():
-            dates[int(parts[0])] = parts[3]
+        number = parse_id(parts[0])
+        if len(parts) == _PARTS and number is not None:
+            dates[number] = parts[3]
     return dates
-
-
-def keys_in_use(root: str) -> dict[int, Key]:
-    """The keys in use, read anew. Raises OSError, Unreadable."""
-    file = KeyFile(root)
-    file.refresh()
-    return {key.number: key for key in file.table}
