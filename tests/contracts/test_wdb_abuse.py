@@ -39,6 +39,19 @@ ARGUMENTS: dict[str, bytes] = {
     "groups that are none": b'{"mode":"override","data":[{"id":1,"groups":null},{"id":2,"groups":"default"},{"id":3,"groups":{}}]}',
     "labels that are none": b'[{"id":1,"name":"x","connection_status":"active","group_config_status":"synced","labels":[5,{}]}]',
 }
+for _number in (2**31, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**30):
+    _least = f'{{"id":{_number},"name":"x","connection_status":"active","group_config_status":"synced"'
+    ARGUMENTS |= {
+        f"an item with {_number}": f'{{"mode":"override","data":[{{"id":{_number},"name":"x","groups":["default"]}}]}}'.encode(),
+        f"a list with {_number}": f'[{_least},"last_keepalive":{_number},"status_code":{_number}}}]'.encode(),
+        f"members with {_number}": f'{_least},"date_add":{_number},"status_code":{_number},"sync_status":"synced"}}'.encode(),
+        f"a query with {_number}": f'{{"condition":"all","last_id":{_number}}}'.encode(),
+        f"a delta of {_number}": f'{{"condition":"all","agent_registration_delta":{_number}}}'.encode(),
+        f"an argument with {_number}": f"{_number} active node {_number}".encode(),
+        f"the last id {_number}": f"last_id {_number}".encode(),
+        f"a group and {_number}": f"default last_id {_number}".encode(),
+        f"a row with {_number}": f"select {_number}".encode(),
+    }
 COMMANDS = [
     "sync-agent-groups-get",
     "set-agent-groups",
@@ -117,6 +130,25 @@ def test_noise_is_answered_or_ends_its_own_connection(store: LoneStore, db: WdbC
         if payload.startswith(b"{") or not payload.strip(b" \n\0"):
             continue
         assert db.raw(payload).startswith(b"err Invalid DB query ")
+    assert serves(store)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30, 1.5])
+@pytest.mark.parametrize("member", ["id", "last_keepalive"])
+def test_numbers_beyond_64_bits_are_a_failure_over_http(
+    store: LoneStore, db: WdbClient, member: str, number: float
+) -> None:
+    row = {"id": 1, "connection_status": "active", "group_config_status": "synced", member: number}
+    assert wdb_http(store.root, "POST", "/v1/agents/sync", json.dumps({"syncreq": [row]}))[::2] == (500, b"")
+    assert serves(store)
+
+
+@pytest.mark.parametrize("path", ["9" * 30, "-5", str(2**63), "0" * 5000])
+def test_enormous_ids_in_a_path_harm_nobody(store: LoneStore, db: WdbClient, path: str) -> None:
+    status, _, body = wdb_http(store.root, "GET", f"/v1/agents/{path}/groups")
+    assert (status, body) in ((200, b"[]"), (500, b""))
+    assert wdb_http(store.root, "POST", "/v1/agents/summary", f"[{path}]")[0] in (200, 500)
+    assert wdb_http(store.root, "POST", "/v1/agents/restartinfo", f'{{"ids":[{path}]}}')[0] in (200, 500)
     assert serves(store)
 
 

@@ -260,6 +260,26 @@ def test_what_was_done_before_a_failure_stays(store: LoneStore, db: WdbClient) -
     assert agent(db, 2)["name"] == "agent2"
 
 
+def test_labels_go_with_their_element(store: LoneStore, db: WdbClient) -> None:
+    """Element by element: what comes before a failure is done whole, and the last of several for one agent counts."""
+    add_agents(db, 1, 2)
+    marks = [[{"key": key, "value": key}] for key in ("a", "b")]
+    twice: list[dict[str, Any]] = [{"id": 1, "name": "x", **LEAST, "labels": mark} for mark in marks]
+    assert post(store, {"syncreq": twice}) == (200, b"")
+    assert labels(db, 1) == {"b": "b"}
+    broken = {"id": 2, "connection_status": "bogus", "group_config_status": "synced"}
+    assert post(store, {"syncreq": [twice[0], broken]}) == (500, b"")
+    assert labels(db, 1) == {"a": "a"}
+
+
+def test_a_repeated_label_is_a_failure(store: LoneStore, db: WdbClient) -> None:
+    """A constraint of SQL; only the foreign key of an unknown agent is forgiven."""
+    add_agent(db, 1)
+    mark = {"key": "a", "value": "1"}
+    assert post(store, {"syncreq": [{"id": 1, **LEAST, "labels": [mark, mark]}]}) == (500, b"")
+    assert labels(db, 1) == {"a": "1"}
+
+
 def test_a_report_goes_from_a_worker_to_its_master(
     store: LoneStore, worker_store: LoneStore, db: WdbClient, worker_db: WdbClient
 ) -> None:
