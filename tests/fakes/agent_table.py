@@ -1,0 +1,37 @@
+"""The agent database as authd uses it, in a dictionary."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from clusterd.store.errors import StoreFailed
+from clusterd.store.registry import AgentFacts, NewAgent
+
+
+class FakeAgentTable:
+    """`agents`: the rows. `states`: what is known of some of them beside their registration. `refuses`: every change fails
+    with this text. `before_change`: awaited before each change, so that something can happen meanwhile."""
+
+    def __init__(self) -> None:
+        self.agents: dict[int, NewAgent] = {}
+        self.states: dict[int, AgentFacts] = {}
+        self.refuses: str | None = None
+        self.before_change: Callable[[], Awaitable[None]] | None = None
+        self.changes = 0
+
+    async def facts(self, agent_id: int) -> AgentFacts | None:
+        found = self.agents.get(agent_id)
+        if found is None:
+            return None
+        state = self.states.get(agent_id, AgentFacts("never_connected", 0, found.date_add))
+        return msgspec.structs.replace(state)
+
+    async def apply(self, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
+        if self.before_change is not None:
+            await self.before_change()
+        if self.refuses is not None:
+            raise StoreFailed(self.refuses)
+        self.changes += 1
+        for agent_id in removed:
+            self.agents.pop(agent_id, None)
+        self.agents.update({agent.id: agent for agent in added})

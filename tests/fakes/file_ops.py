@@ -1,0 +1,30 @@
+"""File operations that fail where the test says so."""
+
+from collections.abc import Callable
+
+from hashing.atomic import FileOps
+
+_REAL = frozenset(name for name in FileOps.__dict__ if not name.startswith("_"))
+
+
+class FaultyOps(FileOps):
+    """Real operations. `fault(number, name)` is asked before each (numbers from 1) and may return what is raised instead.
+    `names`: those that were tried."""
+
+    def __init__(self, fault: Callable[[int, str], BaseException | None] = lambda number, name: None) -> None:
+        self.names: list[str] = []
+        self.fault = fault
+
+    def __getattribute__(self, name: str) -> object:
+        found = super().__getattribute__(name)
+        if name not in _REAL:
+            return found
+
+        def tried(*args: object, **keywords: object) -> object:
+            self.names.append(name)
+            failure = self.fault(len(self.names), name)
+            if failure is not None:
+                raise failure
+            return found(*args, **keywords)  # type: ignore[operator]
+
+        return tried

@@ -1,0 +1,345 @@
+"""Agent state up, groups down, registration from anywhere: whole nodes with their own stores."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakeRig
+from tests.fakes.wazuh_db import FakeWazuhDb
+from tools.rig.faults import tell_link
+from tools.rig.nodes import Node, Rig
+from tools.rig.peer import wait_until
+from tools.rig.wdb_client import WdbClient, WdbError, authd
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+QUICK: dict[str, Any] = {
+    "intervals": {"master": {"agent_group_start_delay": 0.5}, "worker": {"agent_groups_mismatch_limit": 2}}
+}
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> Rig:
+    made = make_rig(2, overrides=QUICK, links=True)
+    (made.master.root / "etc/client.keys").write_text("")
+    return made
+
+
+def ask(node: Node, request: str) -> str:
+    with WdbClient(node.root) as client:
+        return client.command(request)
+
+
+def rows(node: Node, statement: str) -> list[dict[str, Any]]:
+    with WdbClient(node.root) as client:
+        return client.rows(statement)
+
+
+def group_hash(node: Node) -> str | None:
+    with WdbClient(node.root) as client:
+        return client.group_hash()
+
+
+def log_of(node: Node) -> str:
+    return (node.root / "logs/cluster.log").read_text()
+
+
+def add_agents(nodes: list[Node], count: int) -> None:
+    for node in nodes:
+        with WdbClient(node.root) as client:
+            for agent_id in range(1, count + 1):
+                client.command(
+                    f'global insert-agent {{"id":{agent_id},"name":"agent{agent_id}","date_add":1700000000}}'
+                )
+
+
+def report(node: Node, agent_id: int, version: str, status: str = "active") -> None:
+    ask(
+        node,
+        "global update-agent-data "
+        + json.dumps(
+            {
+                "id": agent_id,
+                "version": version,
+                "node_name": node.name,
+                "agent_ip": "10.0.0.7",
+                "connection_status": status,
+                "sync_status": "syncreq",
+                "group_config_status": "synced",
+                "labels": f"env:{version}\nsite:berlin",
+            }
+        ),
+    )
+
+
+def facts(node: Node, agent_id: int) -> dict[str, Any]:
+    """Nothing while the store is being replaced."""
+    try:
+        found = rows(
+            node, f"select version, node_name, connection_status, sync_status from agent where id = {agent_id}"
+        )
+    except WdbError:
+        return {}
+    return found[0]
+
+
+def make_group(rig: Rig, name: str) -> None:
+    directory = rig.master.root / "etc/shared" / name
+    directory.mkdir(mode=0o770)
+    directory.chmod(0o777)
+    (directory / "agent.conf").write_text("<agent_config></agent_config>\n")
+    wait_until(
+        lambda: all({"name": name} in rows(node, 'select name from "group"') for node in rig.nodes), 30, "the group"
+    )
+
+
+def assign(node: Node, ids: list[int], groups: list[str]) -> None:
+    with WdbClient(node.root) as client:
+        client.set_groups("override", [{"id": one, "name": f"agent{one}", "groups": groups} for one in ids], "syncreq")
+
+
+def all_equal(rig: Rig) -> bool:
+    found = [group_hash(node) for node in rig.nodes]
+    return found[0] is not None and found.count(found[0]) == len(found)
+
+
+def waiting(node: Node) -> int:
+    (row,) = rows(node, "select count(*) as n from agent where sync_status != 'synced' and id > 0")
+    return int(row["n"])
+
+
+# ---- state up ----------------------------------------------------------------------------------------------------------
+
+
+def test_state_reaches_the_master_and_counts_as_reported_then(rig: Rig) -> None:
+    rig.start()
+    add_agents(rig.nodes, 20)
+    for agent_id in range(1, 21):
+        report(rig.workers[agent_id % 2], agent_id, "v1")
+    wait_until(lambda: sum(map(waiting, rig.workers)) == 0, 30, "all is reported")
+    for agent_id in range(1, 21):
+        found = facts(rig.master, agent_id)
+        assert (found["version"], found["node_name"]) == ("v1", rig.workers[agent_id % 2].name)
+        assert found["sync_status"] == "synced"
+    assert ask(rig.master, "global get-labels 7") == (
+        '[{"id":7,"key":"env","value":"v1"},{"id":7,"key":"site","value":"berlin"}]'
+    )
+    status = rig.status(rig.master.name)[rig.master.name]
+    assert status["agents"]["nodes"]["rig_manager_2"] == {"active": 10}
+    assert status["agents"]["syncs"]["rig_manager_2"]["info_at"] is not None
+
+
+def test_cut_link_keeps_reports_until_it_is_mended(rig: Rig) -> None:
+    rig.start()
+    add_agents(rig.nodes, 5)
+    worker = rig.workers[0]
+    assert worker.link_control is not None
+    tell_link(worker.link_control, "cut")
+    report(worker, 1, "later")
+    wait_until(lambda: "Could not connect to master" in log_of(worker) or "closed" in log_of(worker), 30, "the cut")
+    assert waiting(worker) == 1
+    tell_link(worker.link_control, "mend")
+    wait_until(lambda: facts(rig.master, 1).get("version") == "later", 60, "the report after the link is back")
+    wait_until(lambda: waiting(worker) == 0, 30, "the confirmation")
+
+
+def test_late_report_of_an_agent_that_moved_hides_nothing(rig: Rig) -> None:
+    """A worker without a link keeps what it knew; the agent has gone on to another one meanwhile."""
+    rig.start()
+    add_agents(rig.nodes, 3)
+    old, new = rig.workers
+    assert old.link_control is not None
+    tell_link(old.link_control, "cut")
+    report(old, 1, "old")
+    report(new, 1, "new")
+    wait_until(lambda: facts(rig.master, 1).get("version") == "new", 30, "the report of the new worker")
+    tell_link(old.link_control, "mend")
+    wait_until(lambda: waiting(old) == 0, 60, "the late report")
+    found = facts(rig.master, 1)
+    assert (found["version"], found["node_name"]) == ("new", new.name)
+
+
+def test_store_of_the_master_away_is_said_once_and_loses_nothing(rig: Rig) -> None:
+    rig.start()
+    add_agents(rig.nodes, 3)
+    pid = rig.processes(rig.master.name)["store"]
+    assert pid is not None
+    for round_ in range(3):
+        report(rig.workers[0], 1, f"v{round_}")
+        rig.command(rig.master, "status", timeout_s=20)
+        current = rig.processes(rig.master.name)["store"]
+        if current is not None:
+            os.kill(current, signal.SIGKILL)
+    wait_until(lambda: facts(rig.master, 1).get("version") == "v2", 60, "the last report")
+    wait_until(lambda: waiting(rig.workers[0]) == 0, 30, "the confirmation")
+    assert rig.processes(rig.master.name)["store"] not in (None, pid)
+
+
+def test_agent_deleted_on_the_master_while_a_worker_reports_it(rig: Rig) -> None:
+    rig.start()
+    add_agents(rig.nodes, 3)
+    ask(rig.master, "global delete-agent 2")
+    for agent_id in (1, 2, 3):
+        report(rig.workers[0], agent_id, "v1")
+    wait_until(lambda: waiting(rig.workers[0]) == 0, 30, "all is reported")
+    assert [row["id"] for row in rows(rig.master, "select id from agent where id > 0 order by id")] == [1, 3]
+    assert "ERROR: [Worker rig_manager_2] [Agent-info sync]" not in log_of(rig.workers[0])
+
+
+def test_refused_agent_is_named_and_keeps_nobody(rig: Rig) -> None:
+    rig.start()
+    add_agents(rig.nodes, 3)
+    ask(
+        rig.master,
+        "global sql create trigger refuse before update of version on agent when new.id = 2"
+        " begin select raise(abort, 'agent 2 is not wanted'); end",
+    )
+    for agent_id in (1, 2, 3):
+        report(rig.workers[0], agent_id, "v1")
+    wait_until(lambda: waiting(rig.workers[0]) == 0, 30, "all is reported")
+    assert [facts(rig.master, agent_id).get("version") for agent_id in (1, 2, 3)] == ["v1", None, "v1"]
+    assert "agent 2: agent 2 is not wanted" in log_of(rig.workers[0])
+
+
+# ---- groups down -------------------------------------------------------------------------------------------------------
+
+
+def test_groups_reach_every_worker_and_count_as_handed_out_then(rig: Rig) -> None:
+    rig.start()
+    make_group(rig, "shop")
+    add_agents([rig.master], 50)
+    assign(rig.master, list(range(1, 51)), ["default", "shop"])
+    wait_until(lambda: all_equal(rig), 30, "equal groups")
+    wait_until(
+        lambda: rows(rig.master, "select count(*) as n from agent where group_sync_status = 'syncreq'") == [{"n": 0}],
+        30,
+        "handed out",
+    )
+    for worker in rig.workers:
+        with WdbClient(worker.root) as client:
+            assert client.command("global select-group-belong 50") == '["default","shop"]'
+
+
+def test_group_of_a_directory_that_comes_later_arrives(rig: Rig) -> None:
+    """The rows reach the worker before the files of the group do."""
+    rig.start()
+    add_agents(rig.nodes, 3)
+    (rig.master.root / "etc/shared/late").mkdir()
+    (rig.master.root / "etc/shared/late").chmod(0o777)
+    wait_until(lambda: {"name": "late"} in rows(rig.master, 'select name from "group"'), 30, "the group")
+    assign(rig.master, [1, 2, 3], ["late"])
+    wait_until(lambda: "An error occurred during the set of the groups" in log_of(rig.workers[0]), 30, "a refusal")
+    (rig.master.root / "etc/shared/late/agent.conf").write_text("<agent_config></agent_config>\n")
+    wait_until(lambda: all_equal(rig), 60, "equal groups")
+
+
+def test_deleted_group_is_deleted_everywhere(rig: Rig) -> None:
+    rig.start()
+    make_group(rig, "shop")
+    add_agents([rig.master], 5)
+    assign(rig.master, [1, 2, 3, 4, 5], ["shop"])
+    wait_until(lambda: all_equal(rig), 30, "equal groups")
+    directory = rig.master.root / "etc/shared/shop"
+    for path in directory.iterdir():
+        path.unlink()
+    directory.rmdir()
+    wait_until(
+        lambda: all({"name": "shop"} not in rows(node, 'select name from "group"') for node in rig.nodes),
+        60,
+        "deletion",
+    )
+    wait_until(lambda: all_equal(rig), 30, "equal groups")
+    assert ask(rig.workers[0], "global select-agent-group 3") == '[{"group":"default"}]'
+
+
+def test_worker_that_joins_late_and_one_with_a_new_database_converge(rig: Rig) -> None:
+    late, other = rig.workers
+    rig.start(rig.master.name, other.name)
+    add_agents([rig.master], 30)
+    assign(rig.master, list(range(1, 31)), ["default"])
+    wait_until(lambda: group_hash(other) == group_hash(rig.master) is not None, 30, "the first worker")
+    rig.start(late.name)
+    wait_until(lambda: all_equal(rig), 60, "the late worker")
+    rig.stop(other.name)
+    for path in (other.root / "queue/db").glob("global.db*"):
+        path.unlink()
+    rig.start(other.name)
+    wait_until(lambda: all_equal(rig), 60, "the worker with a new database")
+    assert "Sent request to obtain all agent-groups information" in log_of(other)
+
+
+def test_difference_that_cannot_be_healed_is_said_once(rig: Rig) -> None:
+    rig.start()
+    add_agents([rig.master], 3)
+    assign(rig.master, [1, 2, 3], ["default"])
+    wait_until(lambda: all_equal(rig), 30, "equal groups")
+    worker = rig.workers[0]
+    ask(worker, 'global insert-agent {"id":99,"name":"mine","date_add":1}')
+    assign(worker, [99], ["default"])
+    text = "still differ from the master's after everything was sent again"
+    wait_until(lambda: text in log_of(worker), 60, "the report")
+    asked = log_of(worker).count("Sent request to obtain all agent-groups")
+    ended = time.monotonic() + 6
+    while time.monotonic() < ended:
+        time.sleep(0.2)
+    assert log_of(worker).count(text) == 1
+    assert log_of(worker).count("Sent request to obtain all agent-groups") <= asked + 2
+    ask(worker, "global delete-agent 99")
+    wait_until(lambda: "equal the master's again" in log_of(worker), 60, "the end of it")
+
+
+# ---- registration ------------------------------------------------------------------------------------------------------
+
+
+def test_registration_through_a_worker_reaches_all_nodes(rig: Rig) -> None:
+    rig.start()
+    make_group(rig, "shop")
+    answer = authd(
+        rig.workers[1].root, {"function": "add", "arguments": {"name": "web-01", "ip": "any", "groups": "shop"}}
+    )
+    data = answer["data"]
+    line = f"{data['id']} web-01 any {data['key']}\n"
+
+    def has_key(node: Node) -> bool:
+        path: Path = node.root / "etc/client.keys"
+        return path.exists() and line in path.read_text()
+
+    assert has_key(rig.master)
+    wait_until(lambda: all(map(has_key, rig.nodes)), 30, "the key on all nodes")
+    wait_until(lambda: all_equal(rig), 30, "equal groups")
+    assert authd(rig.workers[0].root, {"function": "get", "arguments": {"id": data["id"]}}) == answer
+    refused = authd(rig.workers[0].root, {"function": "add", "arguments": {"name": "web-01", "ip": "any"}})
+    assert refused == {"error": 9008, "message": "Duplicate name"}
+    removed = authd(rig.workers[0].root, {"function": "remove", "arguments": {"id": data["id"]}})
+    assert removed["error"] == 0
+    wait_until(lambda: not any(map(has_key, rig.nodes)), 30, "the key gone from all nodes")
+    for node in rig.nodes:
+        assert data["key"] not in log_of(node)
+
+
+def test_registration_without_a_master_says_why(make_rig: MakeRig) -> None:
+    alone = make_rig(1)
+    alone.start("rig_manager_2")
+    began = time.monotonic()
+    answer = authd(alone.workers[0].root, {"function": "add", "arguments": {"name": "web-01", "ip": "any"}})
+    assert answer["error"] == 9001
+    assert "not connected to" in answer["message"]
+    assert 8 <= time.monotonic() - began <= 14
+
+
+# ---- whose store -------------------------------------------------------------------------------------------------------
+
+
+def test_node_refuses_to_start_beside_the_daemon_it_should_replace(make_rig: MakeRig) -> None:
+    rig = make_rig(0, overrides={"clusterd": {"store": "on"}})
+    with FakeWazuhDb(rig.master.root):
+        done = rig.command(rig.master, "start", timeout_s=60)
+        assert done.returncode != 0
+        assert "queue/db/wdb" in done.stderr
+        assert "clusterd.store" in done.stderr
+    assert rig.command(rig.master, "start", timeout_s=60).returncode == 0
