@@ -1,26 +1,17 @@
-"""Registration as wdb.md 8 has it, through the store's socket and, where time or a full disk matters, in the class itself."""
+"""Registration as wdb.md 8 has it, through the store's socket."""
 
-import asyncio
-import errno
 import hashlib
 import json
 import re
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from clusterd.settings import ForceRules
-from clusterd.store.authd import Authd
-from clusterd.store.keys import Key, KeyFile, KeyTable, parse_keys
-from clusterd.store.registry import AgentFacts, NewAgent
-from hashing.atomic import FileOps
 from tests.store.lone_store import LoneStore, lone_store
 
 
@@ -123,6 +114,12 @@ def test_get_answers_like_add_and_remove_keeps_the_entry_as_removed(store: LoneS
         (b'{"function":"add","arguments":{"name":"n"}}', (9006, "No such IP")),
         (b'{"function":"add","arguments":{"name":"n","ip":"10.0.0.256"}}', (9006, "No such IP")),
         (b'{"function":"add","arguments":{"name":"n","ip":"10.0.0.0/33"}}', (9006, "No such IP")),
+        (b'{"function":"add","arguments":{"name":"n","ip":"fe80::1%eth0"}}', (9006, "No such IP")),
+        (b'{"function":"add","arguments":{"name":"n","ip":"fe80::1%a b\\n999 c any d"}}', (9006, "No such IP")),
+        (b'{"function":"add","arguments":{"name":"!n","ip":"any"}}', (9005, "No such name")),
+        (b'{"function":"add","arguments":{"name":"a\\u0000b","ip":"any"}}', (9005, "No such name")),
+        (b'{"function":"add","arguments":{"name":"\xff","ip":"any"}}', (9002, "Parsing JSON input")),
+        (b'{"function":"remove","arguments":{"id":7}}', (9010, "No such agent ID")),
         (b'{"function":"add","arguments":{"name":"n","ip":"any","force":{}}}', (9002, "Parsing JSON input")),
         (
             b'{"function":"add","arguments":{"name":"n","ip":"any","groups":"no-dir"}}',
@@ -151,6 +148,7 @@ def test_text_requests_and_a_trailing_nul(store: LoneStore) -> None:
     assert answer.startswith(b"ok {")
     assert json.loads(answer[3:])["auth"]["force"]["after_registration_time"] == 3600
     assert frame_exchange(path, b"hello") == b"err Unrecognized command"
+    assert frame_exchange(path, b' {"function":"get"}') == b"err Unrecognized command"
     assert add(store, "nul")["error"] == 0
     assert (
         json.loads(frame_exchange(path, b'{"function":"add","arguments":{"name":"nul","ip":"any"}}\0'))["error"] == 9008
@@ -160,6 +158,8 @@ def test_text_requests_and_a_trailing_nul(store: LoneStore) -> None:
 def test_addresses_are_stored_in_full_and_not_given_twice(store: LoneStore) -> None:
     assert add(store, "six", "fe80::1")["data"]["ip"] == "FE80:0000:0000:0000:0000:0000:0000:0001"
     assert add(store, "net", "10.1.0.0/16")["data"]["ip"] == "10.1.0.0/16"
+    assert add(store, "same-net", "10.1.0.0/016")["error"] == 9007
+    assert add(store, "six-net", "2001:db8::/32")["data"]["ip"] == "2001:0DB8:0000:0000:0000:0000:0000:0000/32"
     assert add(store, "four", "10.2.0.1")["data"]["ip"] == "10.2.0.1"
     assert add(store, "other", "10.2.0.1") == {"error": 9007, "message": "Duplicate IP"}
     assert add(store, "other", "FE80::1")["error"] == 9007
@@ -232,117 +232,3 @@ def test_file_changed_by_somebody_else_is_read_again(tmp_path: Path) -> None:
         assert add(store, "hand")["error"] == 9008
         assert add(store, "two")["data"]["id"] == "816"
         assert "0815 hand any" in path.read_text()
-
-
-# ---- the class itself --------------------------------------------------------------------------------------------------
-
-
-class Table:
-    """The agent database, in a dictionary."""
-
-    def __init__(self) -> None:
-        self.agents: dict[int, NewAgent] = {}
-        self.applied = 0
-
-    async def facts(self, agent_id: int) -> AgentFacts | None:
-        found = self.agents.get(agent_id)
-        return None if found is None else AgentFacts("never_connected", 0, found.date_add)
-
-    async def apply(self, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
-        self.applied += 1
-        for agent_id in removed:
-            self.agents.pop(agent_id, None)
-        self.agents.update({agent.id: agent for agent in added})
-
-
-class FullDisk(FileOps):
-    """Writing fails while `is_full`."""
-
-    is_full = False
-
-    def write(self, fd: int, data: Any) -> None:
-        if self.is_full:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        super().write(fd, data)
-
-
-def with_authd(root: Path, work: Callable[[Authd, Table, FullDisk], Awaitable[None]]) -> None:
-    for directory in ("etc/shared/default", "queue"):
-        (root / directory).mkdir(parents=True, exist_ok=True)
-
-    async def main() -> None:
-        table, disk = Table(), FullDisk()
-        authd = Authd(
-            str(root), table, KeyFile(str(root), disk), ForceRules, say=lambda level, text: None, host_name="manager"
-        )
-        running = asyncio.create_task(authd.run())
-        try:
-            await work(authd, table, disk)
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-
-    asyncio.run(main())
-
-
-def request(name: str, function: str = "add") -> bytes:
-    return json.dumps({"function": function, "arguments": {"name": name, "ip": "any"}}).encode()
-
-
-def test_many_at_once_get_different_ids_and_few_file_writes(tmp_path: Path) -> None:
-    async def work(authd: Authd, table: Table, disk: FullDisk) -> None:
-        names = [f"agent{n % 1500}" for n in range(2000)]
-        answers = [json.loads(one) for one in await asyncio.gather(*(authd.answer(request(name)) for name in names))]
-        good = [one["data"] for one in answers if not one["error"]]
-        assert len(good) == len({one["id"] for one in good}) == len({one["name"] for one in good}) == 1500
-        assert {one["error"] for one in answers} == {0, 9008}
-        assert len((tmp_path / "etc/client.keys").read_text().splitlines()) == len(table.agents) == 1500
-        assert authd.file_writes <= 20
-
-    with_authd(tmp_path, work)
-
-
-def test_full_disk_refuses_with_the_reason_and_changes_nothing(tmp_path: Path) -> None:
-    async def work(authd: Authd, table: Table, disk: FullDisk) -> None:
-        await authd.answer(request("before"))
-        content = (tmp_path / "etc/client.keys").read_bytes()
-        disk.is_full = True
-        refused = json.loads(await authd.answer(request("during")))
-        assert refused["error"] == 9009
-        assert refused["message"].startswith("Issue generating key: ")
-        assert "No space left" in refused["message"]
-        assert (tmp_path / "etc/client.keys").read_bytes() == content
-        assert [agent.name for agent in table.agents.values()] == ["before"]
-        disk.is_full = False
-        assert json.loads(await authd.answer(request("during")))["data"]["id"] == "002"
-        assert not [path for path in (tmp_path / "etc").iterdir() if path.name.startswith(".")]
-
-    with_authd(tmp_path, work)
-
-
-WORD = st.text(st.characters(codec="utf-8", exclude_categories=("Z", "C")), min_size=1, max_size=12).filter(
-    lambda text: text[0] not in "!#" and not re.search(r"\s", text)
-)
-KEYS = st.builds(
-    Key,
-    st.integers(1, 99999).map(lambda n: f"{n:03d}"),
-    WORD,
-    st.sampled_from(["any", "10.0.0.1"]),
-    WORD,
-    st.booleans(),
-)
-
-
-@given(keys=st.lists(KEYS, max_size=20, unique_by=lambda key: key.number))
-@settings(deadline=None)
-def test_file_says_what_the_table_holds(keys: list[Key]) -> None:
-    table = KeyTable(keys)
-    found, bad = parse_keys(table.render())
-    assert bad == 0
-    assert sorted(found, key=lambda key: key.number) == sorted(keys, key=lambda key: key.number)
-
-
-@given(text=st.text(max_size=200))
-def test_any_text_is_read_without_a_crash(text: str) -> None:
-    keys, bad = parse_keys(text)
-    assert len(keys) + bad <= len(text.splitlines())

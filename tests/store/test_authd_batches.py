@@ -1,0 +1,505 @@
+"""Registration when many come at once, when the disk or the database refuses, when others write client.keys, and the rules
+by which an old agent is replaced: the class itself, over a database in a dictionary."""
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clusterd.settings import ForceRules
+from clusterd.store.authd import Authd
+from clusterd.store.keys import GREATEST_ID, Key, KeyFile, parse_keys
+from clusterd.store.registry import AgentFacts, NewAgent
+from tests.fakes.agent_table import FakeAgentTable
+from tests.fakes.file_ops import FaultyOps
+
+HOUR = 3600
+REPLACE_ANY = {
+    "enabled": True,
+    "disconnected_time": {"enabled": False, "value": 0},
+    "after_registration_time": 0,
+    "key_mismatch": False,
+}
+
+
+class Node:
+    """An authd at work. `ops`, `table`: what it works on; `log`: what it said."""
+
+    def __init__(self, root: Path, table: FakeAgentTable, ops: FaultyOps) -> None:
+        self.root = root
+        self.table = table
+        self.ops = ops
+        self.log: list[tuple[str, str]] = []
+        file = KeyFile(str(root), ops)
+        self.authd = Authd(
+            str(root), table, file, ForceRules, say=lambda *line: self.log.append(line), host_name="manager"
+        )
+
+    async def ask(self, function: str, **arguments: Any) -> Any:
+        return json.loads(await self.authd.answer(json.dumps({"function": function, "arguments": arguments}).encode()))
+
+    async def add(self, name: str, ip: str = "any", **arguments: Any) -> Any:
+        return await self.ask("add", name=name, ip=ip, **arguments)
+
+    @property
+    def path(self) -> Path:
+        return self.root / "etc/client.keys"
+
+    @property
+    def keys(self) -> dict[str, Key]:
+        return {key.name: key for key in parse_keys(self.path.read_text())[0] if not key.is_removed}
+
+    def assert_even(self) -> None:
+        """The file and the database know the same agents."""
+        assert {key.number: (key.name, key.key) for key in self.keys.values()} == {
+            number: (agent.name, agent.internal_key) for number, agent in self.table.agents.items()
+        }
+
+
+def live(root: Path, work: Callable[[Node], Awaitable[None]], table: FakeAgentTable | None = None) -> Node:
+    for directory in ("etc/shared/default", "queue"):
+        (root / directory).mkdir(parents=True, exist_ok=True)
+
+    async def main() -> Node:
+        node = Node(root, table or FakeAgentTable(), FaultyOps())
+        running = asyncio.create_task(node.authd.run())
+        working = asyncio.create_task(_to_the_end(work(node)))
+        try:
+            await asyncio.wait({running, working}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+            await working
+        finally:
+            for task in (running, working):
+                task.cancel()
+            await asyncio.gather(running, working, return_exceptions=True)
+        return node
+
+    return asyncio.run(main())
+
+
+async def _to_the_end(work: Awaitable[None]) -> None:
+    await work
+
+
+def disk_full(number: int, name: str) -> OSError | None:
+    return OSError(errno.ENOSPC, "No space left on device") if name == "write" else None
+
+
+# ---- many at once ------------------------------------------------------------------------------------------------------
+
+
+def test_two_thousand_at_once_get_different_ids_and_few_file_writes(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        answers = await asyncio.gather(*(node.add(f"agent{n}", groups="default") for n in range(2000)))
+        assert {one["error"] for one in answers} == {0}
+        data = [one["data"] for one in answers]
+        for member in ("id", "name", "key"):
+            assert len({one[member] for one in data}) == 2000
+        assert node.authd.file_writes <= 20
+        assert {(key.id, key.key) for key in node.keys.values()} == {(one["id"], one["key"]) for one in data}
+        node.assert_even()
+
+    live(tmp_path, work)
+
+
+def test_requests_of_one_batch_see_each_other(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        answers = await asyncio.gather(
+            *(node.add("same") for _ in range(20)),
+            *(node.add(f"name{n}", "10.0.0.1") for n in range(20)),
+            *(node.add(f"chosen{n}", id="4711") for n in range(20)),
+        )
+        errors = [one["error"] for one in answers]
+        for part, refusal in ((errors[:20], 9008), (errors[20:40], 9007), (errors[40:], 9012)):
+            assert sorted(part) == [0] + [refusal] * 19
+        node.assert_even()
+
+    live(tmp_path, work)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from("abcd"), st.sampled_from(["any", "10.0.0.1", "10.0.0.2"])),
+        st.tuples(st.just("chosen"), st.sampled_from("abcd"), st.sampled_from(["001", "3", "005"])),
+        st.tuples(st.just("remove"), st.integers(1, 8).map(lambda n: f"{n:03d}"), st.booleans()),
+    ),
+    max_size=25,
+)
+
+
+@given(steps=STEPS, together=st.booleans(), forced=st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_no_sequence_gives_an_id_or_a_name_twice(
+    steps: list[tuple[str, str, Any]], together: bool, forced: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    extra = {"force": REPLACE_ANY} if forced else {}
+
+    async def work(node: Node) -> None:
+        def start(what: str, first: str, second: Any) -> Awaitable[Any]:
+            if what == "remove":
+                return node.ask("remove", id=first, purge=second)
+            if what == "chosen":
+                return node.add(first, id=second, **extra)
+            return node.add(first, second, **extra)
+
+        if together:
+            answers = await asyncio.gather(*(start(*step) for step in steps))
+        else:
+            answers = [await start(*step) for step in steps]
+        given_ids = [
+            int(answer["data"]["id"])
+            for step, answer in zip(steps, answers, strict=True)
+            if step[0] == "add" and not answer["error"]
+        ]
+        assert len(set(given_ids)) == len(given_ids)
+        if not node.path.exists():
+            assert not given_ids
+            return
+        lines = parse_keys(node.path.read_text())[0]
+        in_use = [key for key in lines if not key.is_removed]
+        assert len({key.number for key in lines}) == len(lines)
+        assert len({key.name for key in in_use}) == len(in_use)
+        addresses = [key.ip for key in in_use if key.ip != "any"]
+        assert len(set(addresses)) == len(addresses)
+        node.assert_even()
+
+    live(tmp_path_factory.mktemp("steps"), work)
+
+
+# ---- what cannot be written --------------------------------------------------------------------------------------------
+
+
+def test_full_disk_refuses_with_the_reason_and_changes_nothing(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        await node.add("before", "10.0.0.1")
+        content, rows = node.path.read_bytes(), dict(node.table.agents)
+        node.ops.fault = disk_full
+        refused = [await node.add(f"during{n}") for n in range(2)] + [
+            await node.ask("remove", id="001"),
+            await node.add("before", force=REPLACE_ANY),
+            await node.add("other", id="001", force=REPLACE_ANY),
+        ]
+        for one in refused:
+            assert one["error"] == 9009
+            assert one["message"].startswith("Issue generating key: ")
+            assert "No space left" in one["message"]
+        assert node.path.read_bytes() == content
+        assert node.table.agents.keys() == rows.keys()
+        node.assert_even()
+        assert [line for line in os.listdir(tmp_path / "etc") if line.startswith(".")] == []
+        node.ops.fault = lambda number, name: None
+        assert (await node.add("during0"))["data"]["id"] == "002"
+        assert [level for level, _ in node.log] == ["ERROR", "INFO"]
+
+    live(tmp_path, work)
+
+
+def test_who_only_asks_hears_the_truth_of_a_batch_that_was_not_written(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        await node.add("first")
+        node.ops.fault = disk_full
+        answers = await asyncio.gather(
+            node.add("second"),
+            node.ask("get", id="002"),
+            node.add("second"),
+            node.ask("remove", id="001"),
+            node.ask("get", id="001"),
+            node.add("third", "nowhere"),
+            node.add("third", groups="none"),
+        )
+        assert [one["error"] for one in answers] == [9009, 9011, 9009, 9009, 0, 9006, 9014]
+
+    live(tmp_path, work)
+
+
+def test_database_that_refuses_leaves_the_file_alone(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        await node.add("before")
+        content = node.path.read_bytes()
+        node.table.refuses = "database or disk is full"
+        assert await node.add("during") == {
+            "error": 9009,
+            "message": "Issue generating key: database or disk is full",
+        }
+        assert node.path.read_bytes() == content
+        node.table.refuses = None
+        assert (await node.add("during"))["data"]["id"] == "002"
+        node.assert_even()
+
+    live(tmp_path, work)
+
+
+def test_replaced_agent_is_removed_also_if_a_later_check_fails(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        await node.add("old", "10.0.0.1")
+        refused = await node.add("manager", "10.0.0.1", force=REPLACE_ANY)
+        assert refused["error"] == 9008
+        assert node.keys == {}
+        assert "001 !old 10.0.0.1" in node.path.read_text()
+        assert node.table.agents == {}
+
+    live(tmp_path, work)
+
+
+@pytest.mark.parametrize("at", range(1, 13))
+def test_whichever_file_operation_fails_file_and_database_stay_even(at: int, tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        await node.add("old", "10.0.0.1", id="007")
+        before = node.path.read_bytes()
+        start = len(node.ops.names)
+        node.ops.fault = lambda number, name: OSError(errno.EIO, "Input/output error") if number == start + at else None
+        answers = await asyncio.gather(
+            node.add("new"), node.add("newer", "10.0.0.1", force=REPLACE_ANY), node.add("again", id="007")
+        )
+        errors = {one["error"] for one in answers}
+        node.assert_even()
+        if errors == {9009}:
+            assert node.path.read_bytes() == before
+        else:
+            assert errors == {0}
+            assert node.keys.keys() == {"new", "newer", "again"}
+        assert (errors == {9009}) == (at <= 5)
+        assert not [name for name in os.listdir(tmp_path / "etc") if name.startswith(".")]
+
+    node = live(tmp_path, work)
+    assert not [text for level, text in node.log if level != "ERROR" and "error" in text.lower()]
+
+
+class Killed(BaseException):
+    """The process has ended: nothing that follows runs."""
+
+
+@pytest.mark.parametrize("at", range(1, 13))
+def test_key_that_was_answered_outlives_a_kill_at_any_file_operation(at: int, tmp_path: Path) -> None:
+    table = FakeAgentTable()
+    answered: list[Any] = []
+
+    async def until_killed(node: Node) -> None:
+        start = 0
+
+        def fault(number: int, name: str) -> Killed | None:
+            return Killed(name) if start and number >= start + at else None
+
+        answered.extend([(await node.add("one"))["data"], (await node.add("two", "10.0.0.2"))["data"]])
+        start = len(node.ops.names)
+        node.ops.fault = fault
+        answered.append((await node.add("three"))["data"])
+        await node.add("four")
+
+    with contextlib.suppress(Killed):
+        live(tmp_path, until_killed, table)
+
+    async def next_life(node: Node) -> None:
+        for data in answered:
+            assert (await node.ask("get", id=data["id"]))["data"] == data
+            assert table.agents[int(data["id"])].internal_key == data["key"]
+        new = (await node.add("five"))["data"]
+        assert new["id"] not in [data["id"] for data in answered]
+        assert not [name for name in os.listdir(tmp_path / "etc") if name.startswith(".")]
+
+    live(tmp_path, next_life, table)
+    assert len(answered) == (2 if at <= 10 else 3)
+
+
+def test_one_bad_request_does_not_refuse_the_others_of_its_batch(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        (tmp_path / "etc/client.keys").write_bytes(b"001 caf\xe9 any kkk\n")
+        answers = await asyncio.gather(
+            node.add("good"),
+            node.add("zone", "fe80::1%a b"),
+            node.add("prefix", "10.0.0.0/" + "9" * 5000),
+            node.add("id", id="9" * 5000),
+            node.add("group", groups="a/../b"),
+            node.add("group", groups=[1]),
+            node.add("key", key="\x00"),
+            node.ask("get", id="001"),
+            node.ask("remove", id="9" * 5000),
+            node.add("better"),
+        )
+        assert [one["error"] for one in answers] == [0, 9006, 9006, 9010, 9014, 9014, 9009, 0, 9011, 0]
+
+    live(tmp_path, work)
+
+
+def test_no_id_is_given_beyond_the_greatest(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        assert (await node.add("last", id=str(GREATEST_ID)))["error"] == 0
+        assert (await node.add("beyond"))["error"] == 9013
+        assert (await node.add("chosen", id="5"))["error"] == 0
+
+    live(tmp_path, work)
+
+
+# ---- other writers of client.keys --------------------------------------------------------------------------------------
+
+
+def test_agent_that_another_program_adds_meanwhile_is_kept(tmp_path: Path) -> None:
+    other = Key("0815", "hand", "any", "b" * 64)
+
+    async def work(node: Node) -> None:
+        await node.add("first")
+
+        async def change() -> None:
+            node.table.before_change = None
+            node.path.write_text(node.path.read_text() + other.line())
+
+        node.table.before_change = change
+        answers = await asyncio.gather(node.add("second"), node.add("hand"))
+        assert [one["error"] for one in answers] == [0, 9008]
+        assert answers[0]["data"]["id"] == "816"
+        assert node.keys.keys() == {"first", "hand", "second"}
+        assert node.table.agents.keys() == {1, 816}
+
+    live(tmp_path, work)
+
+
+def test_file_that_never_rests_ends_in_a_refusal(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        await node.add("first")
+        writes = 0
+
+        async def change() -> None:
+            nonlocal writes
+            writes += 1
+            node.path.write_text(f"001 first any {'c' * writes}\n")
+
+        node.table.before_change = change
+        refused = await node.add("second")
+        assert refused["error"] == 9009
+        assert "another program" in refused["message"]
+        assert node.table.agents.keys() == {1}
+
+    live(tmp_path, work)
+
+
+def test_lines_that_will_be_lost_are_told(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        node.path.write_text("broken\n001 first any k\n")
+        await node.add("second")
+        await node.add("third")
+        assert [text for _, text in node.log] == ["etc/client.keys: 1 lines are not of agents and will not be kept."]
+        node.path.write_text("broken\n")
+        assert (await node.add("fourth"))["error"] == 9009
+        assert node.path.read_text() == "broken\n"
+
+    live(tmp_path, work)
+
+
+def test_keys_never_stand_in_the_log(tmp_path: Path) -> None:
+    secret = "5ec4e7" * 12
+
+    async def work(node: Node) -> None:
+        node.path.write_text(f"broken {secret}\n001 first any {secret}\n")
+        await node.add("a", key=secret)
+        node.ops.fault = disk_full
+        await node.add("b", key=secret)
+        assert len(node.log) == 2
+        assert not [text for _, text in node.log if secret in text]
+
+    live(tmp_path, work)
+
+
+# ---- replacing an old agent: wdb.md 8.4 --------------------------------------------------------------------------------
+
+OLD = Key("001", "alpha", "10.0.0.1", "a" * 64)
+SAME_KEY = "6ec678c9c129f41e91e0bc25adce5126393252ce"
+
+
+def force(**changes: Any) -> dict[str, Any]:
+    waited = {"disconnected_time": {"enabled": True, "value": "1h"}, "after_registration_time": "1h"}
+    return {"enabled": True, "key_mismatch": True} | waited | changes
+
+
+@pytest.mark.parametrize(
+    ("status", "gone_s", "age_s", "arguments", "is_replaced"),
+    [
+        ("disconnected", 2 * HOUR, 2 * HOUR, {}, True),
+        ("disconnected", HOUR - 60, 2 * HOUR, {}, False),
+        ("disconnected", -HOUR, 2 * HOUR, {}, False),
+        ("disconnected", None, 2 * HOUR, {}, False),
+        ("active", None, 2 * HOUR, {}, False),
+        ("pending", None, 2 * HOUR, {}, False),
+        ("active", 2 * HOUR, 2 * HOUR, {}, True),
+        ("never_connected", None, 2 * HOUR, {}, True),
+        ("never_connected", None, HOUR - 60, {}, False),
+        ("never_connected", None, 0, {"force": force(after_registration_time=0)}, True),
+        ("never_connected", None, HOUR - 60, {"force": force(after_registration_time="30m")}, True),
+        ("never_connected", None, HOUR - 60, {"force": force(after_registration_time="1d")}, False),
+        ("never_connected", None, HOUR - 60, {"force": force(after_registration_time="1800s")}, True),
+        ("disconnected", 60, 2 * HOUR, {"force": force(disconnected_time={"enabled": True, "value": 30})}, True),
+        ("disconnected", 60, 2 * HOUR, {"force": force(disconnected_time={"enabled": True, "value": "90"})}, False),
+        ("active", None, 2 * HOUR, {"force": force(disconnected_time={"enabled": False, "value": 0})}, True),
+        ("disconnected", 2 * HOUR, 2 * HOUR, {"force": force(enabled=False)}, False),
+        ("disconnected", 2 * HOUR, 2 * HOUR, {"key_hash": SAME_KEY}, False),
+        ("disconnected", 2 * HOUR, 2 * HOUR, {"key_hash": SAME_KEY.upper()}, True),
+        ("disconnected", 2 * HOUR, 2 * HOUR, {"key_hash": "0" * 40}, True),
+        ("disconnected", 2 * HOUR, 2 * HOUR, {"key_hash": SAME_KEY, "force": force(key_mismatch=False)}, True),
+        (None, None, 0, {}, False),
+    ],
+)
+@pytest.mark.parametrize("by", ["name", "address", "id"])
+def test_old_agent_is_replaced_only_if_all_rules_allow_it(
+    by: str, status: str | None, gone_s: int | None, age_s: int, arguments: Any, is_replaced: bool, tmp_path: Path
+) -> None:
+    async def work(node: Node) -> None:
+        now = int(time.time())
+        node.path.write_text(OLD.line())
+        if status is not None:
+            node.table.agents[1] = NewAgent(1, OLD.name, OLD.ip, OLD.key, None, now - age_s)
+            node.table.states[1] = AgentFacts(status, 0 if gone_s is None else now - gone_s, now - age_s)
+        asked = {
+            "name": ("alpha", "any", {}, 9008),
+            "address": ("beta", "10.0.0.1", {}, 9007),
+            "id": ("beta", "any", {"id": "001"}, 9012),
+        }
+        name, ip, chosen, refusal = asked[by]
+        answer = await node.add(name, ip, **chosen, **arguments)
+        assert answer["error"] == (0 if is_replaced else refusal)
+        if is_replaced:
+            assert answer["data"]["id"] == ("001" if by == "id" else "002")
+            node.assert_even()
+        else:
+            assert node.keys == {"alpha": OLD}
+
+    live(tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        None,
+        {},
+        {key: value for key, value in force().items() if key != "enabled"},
+        {key: value for key, value in force().items() if key != "key_mismatch"},
+        {key: value for key, value in force().items() if key != "after_registration_time"},
+        {key: value for key, value in force().items() if key != "disconnected_time"},
+        force(enabled="yes"),
+        force(disconnected_time="1h"),
+        force(disconnected_time={"enabled": True}),
+        force(disconnected_time={"value": "1h"}),
+        force(after_registration_time="1w"),
+        force(after_registration_time=-1),
+        force(after_registration_time="٣h"),
+        force(after_registration_time=True),
+    ],
+)
+def test_force_with_a_bad_member_is_refused(bad: Any, tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        assert await node.add("a", force=bad) == {"error": 9002, "message": "Parsing JSON input"}
+
+    live(tmp_path, work)
+
+
+def test_key_hash_is_the_sha1_of_id_name_and_key() -> None:
+    assert hashlib.sha1(b"001alpha" + b"a" * 64).hexdigest() == SAME_KEY
