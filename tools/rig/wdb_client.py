@@ -3,6 +3,7 @@
 Written from wdb.md alone: sections 2 (stream socket), 7 (HTTP socket), 8 (authd). Synchronous; every wait is bounded.
 """
 
+import contextlib
 import http.client
 import json
 import socket
@@ -211,7 +212,9 @@ def wdb_http(
     if method == "POST":
         headers["Content-Type"] = "application/json"
     try:
-        connection.request(method, path, _bytes(body) if body is not None else None, headers)
+        # A server may answer and close before it has read the body: what it said counts.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(method, path, _bytes(body) if body is not None else None, headers)
         response = connection.getresponse()
         content = response.read()
     except (OSError, http.client.HTTPException) as failure:
