@@ -1,14 +1,11 @@
-"""Registration when many come at once, when the disk or the database refuses, when others write client.keys, and the rules
-by which an old agent is replaced: the class itself, over a database in a dictionary."""
+"""Registration when many come at once, when the disk or the database refuses, when others write client.keys: the class
+itself, over a database in a dictionary."""
 
 import asyncio
 import contextlib
 import errno
-import hashlib
-import json
 import os
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -16,80 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clusterd.settings import ForceRules
-from clusterd.store.authd import Authd
-from clusterd.store.keys import GREATEST_ID, Key, KeyFile, parse_keys
-from clusterd.store.registry import AgentFacts, NewAgent
+from clusterd.store.keys import GREATEST_ID, Key, parse_keys
 from tests.fakes.agent_table import FakeAgentTable
-from tests.fakes.file_ops import FaultyOps
+from tests.store.live_authd import Node, live_authd
 
-HOUR = 3600
 REPLACE_ANY = {
     "enabled": True,
     "disconnected_time": {"enabled": False, "value": 0},
     "after_registration_time": 0,
     "key_mismatch": False,
 }
-
-
-class Node:
-    """An authd at work. `ops`, `table`: what it works on; `log`: what it said."""
-
-    def __init__(self, root: Path, table: FakeAgentTable, ops: FaultyOps) -> None:
-        self.root = root
-        self.table = table
-        self.ops = ops
-        self.log: list[tuple[str, str]] = []
-        file = KeyFile(str(root), ops)
-        self.authd = Authd(
-            str(root), table, file, ForceRules, say=lambda *line: self.log.append(line), host_name="manager"
-        )
-
-    async def ask(self, function: str, **arguments: Any) -> Any:
-        return json.loads(await self.authd.answer(json.dumps({"function": function, "arguments": arguments}).encode()))
-
-    async def add(self, name: str, ip: str = "any", **arguments: Any) -> Any:
-        return await self.ask("add", name=name, ip=ip, **arguments)
-
-    @property
-    def path(self) -> Path:
-        return self.root / "etc/client.keys"
-
-    @property
-    def keys(self) -> dict[str, Key]:
-        return {key.name: key for key in parse_keys(self.path.read_text())[0] if not key.is_removed}
-
-    def assert_even(self) -> None:
-        """The file and the database know the same agents."""
-        assert {key.number: (key.name, key.key) for key in self.keys.values()} == {
-            number: (agent.name, agent.internal_key) for number, agent in self.table.agents.items()
-        }
-
-
-def live(root: Path, work: Callable[[Node], Awaitable[None]], table: FakeAgentTable | None = None) -> Node:
-    for directory in ("etc/shared/default", "queue"):
-        (root / directory).mkdir(parents=True, exist_ok=True)
-
-    async def main() -> Node:
-        node = Node(root, table or FakeAgentTable(), FaultyOps())
-        running = asyncio.create_task(node.authd.run())
-        working = asyncio.create_task(_to_the_end(work(node)))
-        try:
-            await asyncio.wait({running, working}, return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                running.result()
-            await working
-        finally:
-            for task in (running, working):
-                task.cancel()
-            await asyncio.gather(running, working, return_exceptions=True)
-        return node
-
-    return asyncio.run(main())
-
-
-async def _to_the_end(work: Awaitable[None]) -> None:
-    await work
 
 
 def disk_full(number: int, name: str) -> OSError | None:
@@ -110,7 +43,7 @@ def test_two_thousand_at_once_get_different_ids_and_few_file_writes(tmp_path: Pa
         assert {(key.id, key.key) for key in node.keys.values()} == {(one["id"], one["key"]) for one in data}
         node.assert_even()
 
-    live(tmp_path, work)
+    live_authd(tmp_path, work)
 
 
 def test_requests_of_one_batch_see_each_other(tmp_path: Path) -> None:
@@ -125,7 +58,7 @@ def test_requests_of_one_batch_see_each_other(tmp_path: Path) -> None:
             assert sorted(part) == [0] + [refusal] * 19
         node.assert_even()
 
-    live(tmp_path, work)
+    live_authd(tmp_path, work)
 
 
 STEPS = st.lists(
@@ -174,7 +107,7 @@ def test_no_sequence_gives_an_id_or_a_name_twice(
         assert len(set(addresses)) == len(addresses)
         node.assert_even()
 
-    live(tmp_path_factory.mktemp("steps"), work)
+    live_authd(tmp_path_factory.mktemp("steps"), work)
 
 
 # ---- what cannot be written --------------------------------------------------------------------------------------------
@@ -202,7 +135,7 @@ def test_full_disk_refuses_with_the_reason_and_changes_nothing(tmp_path: Path) -
         assert (await node.add("during0"))["data"]["id"] == "002"
         assert [level for level, _ in node.log] == ["ERROR", "INFO"]
 
-    live(tmp_path, work)
+    live_authd(tmp_path, work)
 
 
 def test_who_only_asks_hears_the_truth_of_a_batch_that_was_not_written(tmp_path: Path) -> None:
@@ -220,7 +153,7 @@ def test_who_only_asks_hears_the_truth_of_a_batch_that_was_not_written(tmp_path:
         )
         assert [one["error"] for one in answers] == [9009, 9011, 9009, 9009, 0, 9006, 9014]
 
-    live(tmp_path, work)
+    live_authd(tmp_path, work)
 
 
 def test_database_that_refuses_leaves_the_file_alone(tmp_path: Path) -> None:
@@ -237,7 +170,7 @@ def test_database_that_refuses_leaves_the_file_alone(tmp_path: Path) -> None:
         assert (await node.add("during"))["data"]["id"] == "002"
         node.assert_even()
 
-    live(tmp_path, work)
+    live_authd(tmp_path, work)
 
 
 def test_replaced_agent_is_removed_also_if_a_later_check_fails(tmp_path: Path) -> None:
@@ -249,7 +182,7 @@ def test_replaced_agent_is_removed_also_if_a_later_check_fails(tmp_path: Path) -
         assert "001 !old 10.0.0.1" in node.path.read_text()
         assert node.table.agents == {}
 
-    live(tmp_path, work)
+    live_authd(tmp_path, work)
 
 
 @pytest.mark.parametrize("at", range(1, 13))
@@ -272,7 +205,7 @@ def test_whichever_file_operation_fails_file_and_database_stay_even(at: int, tmp
         assert (errors == {9009}) == (at <= 5)
         assert not [name for name in os.listdir(tmp_path / "etc") if name.startswith(".")]
 
-    node = live(tmp_path, work)
+    node = live_authd(tmp_path, work)
     assert not [text for level, text in node.log if level != "ERROR" and "error" in text.lower()]
 
 
@@ -298,7 +231,7 @@ def test_key_that_was_answered_outlives_a_kill_at_any_file_operation(at: int, tm
         await node.add("four")
 
     with contextlib.suppress(Killed):
-        live(tmp_path, until_killed, table)
+        live_authd(tmp_path, until_killed, table)
 
     async def next_life(node: Node) -> None:
         for data in answered:
@@ -308,7 +241,7 @@ def test_key_that_was_answered_outlives_a_kill_at_any_file_operation(at: int, tm
         assert new["id"] not in [data["id"] for data in answered]
         assert not [name for name in os.listdir(tmp_path / "etc") if name.startswith(".")]
 
-    live(tmp_path, next_life, table)
+    live_authd(tmp_path, next_life, table)
     assert len(answered) == (2 if at <= 10 else 3)
 
 
@@ -329,7 +262,7 @@ def test_one_bad_request_does_not_refuse_the_others_of_its_batch(tmp_path: Path)
         )
         assert [one["error"] for one in answers] == [0, 9006, 9006, 9010, 9014, 9014, 9009, 0, 9011, 0]
 
-    live(tmp_path, work)
+    live_authd(tmp_path, work)
 
 
 def test_no_id_is_given_beyond_the_greatest(tmp_path: Path) -> None:
@@ -338,7 +271,7 @@ def test_no_id_is_given_beyond_the_greatest(tmp_path: Path) -> None:
         assert (await node.add("beyond"))["error"] == 9013
         assert (await node.add("chosen", id="5"))["error"] == 0
 
-    live(tmp_path, work)
+    live_authd(tmp_path, work)
 
 
 # ---- other writers of client.keys --------------------------------------------------------------------------------------
@@ -361,7 +294,7 @@ def test_agent_that_another_program_adds_meanwhile_is_kept(tmp_path: Path) -> No
         assert node.keys.keys() == {"first", "hand", "second"}
         assert node.table.agents.keys() == {1, 816}
 
-    live(tmp_path, work)
+    live_authd(tmp_path, work)
 
 
 def test_file_that_never_rests_ends_in_a_refusal(tmp_path: Path) -> None:
@@ -380,7 +313,7 @@ def test_file_that_never_rests_ends_in_a_refusal(tmp_path: Path) -> None:
         assert "another program" in refused["message"]
         assert node.table.agents.keys() == {1}
 
-    live(tmp_path, work)
+    live_authd(tmp_path, work)
 
 
 def test_lines_that_will_be_lost_are_told(tmp_path: Path) -> None:
@@ -393,7 +326,7 @@ def test_lines_that_will_be_lost_are_told(tmp_path: Path) -> None:
         assert (await node.add("fourth"))["error"] == 9009
         assert node.path.read_text() == "broken\n"
 
-    live(tmp_path, work)
+    live_authd(tmp_path, work)
 
 
 def test_keys_never_stand_in_the_log(tmp_path: Path) -> None:
@@ -407,99 +340,4 @@ def test_keys_never_stand_in_the_log(tmp_path: Path) -> None:
         assert len(node.log) == 2
         assert not [text for _, text in node.log if secret in text]
 
-    live(tmp_path, work)
-
-
-# ---- replacing an old agent: wdb.md 8.4 --------------------------------------------------------------------------------
-
-OLD = Key("001", "alpha", "10.0.0.1", "a" * 64)
-SAME_KEY = "6ec678c9c129f41e91e0bc25adce5126393252ce"
-
-
-def force(**changes: Any) -> dict[str, Any]:
-    waited = {"disconnected_time": {"enabled": True, "value": "1h"}, "after_registration_time": "1h"}
-    return {"enabled": True, "key_mismatch": True} | waited | changes
-
-
-@pytest.mark.parametrize(
-    ("status", "gone_s", "age_s", "arguments", "is_replaced"),
-    [
-        ("disconnected", 2 * HOUR, 2 * HOUR, {}, True),
-        ("disconnected", HOUR - 60, 2 * HOUR, {}, False),
-        ("disconnected", -HOUR, 2 * HOUR, {}, False),
-        ("disconnected", None, 2 * HOUR, {}, False),
-        ("active", None, 2 * HOUR, {}, False),
-        ("pending", None, 2 * HOUR, {}, False),
-        ("active", 2 * HOUR, 2 * HOUR, {}, True),
-        ("never_connected", None, 2 * HOUR, {}, True),
-        ("never_connected", None, HOUR - 60, {}, False),
-        ("never_connected", None, 0, {"force": force(after_registration_time=0)}, True),
-        ("never_connected", None, HOUR - 60, {"force": force(after_registration_time="30m")}, True),
-        ("never_connected", None, HOUR - 60, {"force": force(after_registration_time="1d")}, False),
-        ("never_connected", None, HOUR - 60, {"force": force(after_registration_time="1800s")}, True),
-        ("disconnected", 60, 2 * HOUR, {"force": force(disconnected_time={"enabled": True, "value": 30})}, True),
-        ("disconnected", 60, 2 * HOUR, {"force": force(disconnected_time={"enabled": True, "value": "90"})}, False),
-        ("active", None, 2 * HOUR, {"force": force(disconnected_time={"enabled": False, "value": 0})}, True),
-        ("disconnected", 2 * HOUR, 2 * HOUR, {"force": force(enabled=False)}, False),
-        ("disconnected", 2 * HOUR, 2 * HOUR, {"key_hash": SAME_KEY}, False),
-        ("disconnected", 2 * HOUR, 2 * HOUR, {"key_hash": SAME_KEY.upper()}, True),
-        ("disconnected", 2 * HOUR, 2 * HOUR, {"key_hash": "0" * 40}, True),
-        ("disconnected", 2 * HOUR, 2 * HOUR, {"key_hash": SAME_KEY, "force": force(key_mismatch=False)}, True),
-        (None, None, 0, {}, False),
-    ],
-)
-@pytest.mark.parametrize("by", ["name", "address", "id"])
-def test_old_agent_is_replaced_only_if_all_rules_allow_it(
-    by: str, status: str | None, gone_s: int | None, age_s: int, arguments: Any, is_replaced: bool, tmp_path: Path
-) -> None:
-    async def work(node: Node) -> None:
-        now = int(time.time())
-        node.path.write_text(OLD.line())
-        if status is not None:
-            node.table.agents[1] = NewAgent(1, OLD.name, OLD.ip, OLD.key, None, now - age_s)
-            node.table.states[1] = AgentFacts(status, 0 if gone_s is None else now - gone_s, now - age_s)
-        asked = {
-            "name": ("alpha", "any", {}, 9008),
-            "address": ("beta", "10.0.0.1", {}, 9007),
-            "id": ("beta", "any", {"id": "001"}, 9012),
-        }
-        name, ip, chosen, refusal = asked[by]
-        answer = await node.add(name, ip, **chosen, **arguments)
-        assert answer["error"] == (0 if is_replaced else refusal)
-        if is_replaced:
-            assert answer["data"]["id"] == ("001" if by == "id" else "002")
-            node.assert_even()
-        else:
-            assert node.keys == {"alpha": OLD}
-
-    live(tmp_path, work)
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        None,
-        {},
-        {key: value for key, value in force().items() if key != "enabled"},
-        {key: value for key, value in force().items() if key != "key_mismatch"},
-        {key: value for key, value in force().items() if key != "after_registration_time"},
-        {key: value for key, value in force().items() if key != "disconnected_time"},
-        force(enabled="yes"),
-        force(disconnected_time="1h"),
-        force(disconnected_time={"enabled": True}),
-        force(disconnected_time={"value": "1h"}),
-        force(after_registration_time="1w"),
-        force(after_registration_time=-1),
-        force(after_registration_time="٣h"),
-        force(after_registration_time=True),
-    ],
-)
-def test_force_with_a_bad_member_is_refused(bad: Any, tmp_path: Path) -> None:
-    async def work(node: Node) -> None:
-        assert await node.add("a", force=bad) == {"error": 9002, "message": "Parsing JSON input"}
-
-    live(tmp_path, work)
-
-
-def test_key_hash_is_the_sha1_of_id_name_and_key() -> None:
-    assert hashlib.sha1(b"001alpha" + b"a" * 64).hexdigest() == SAME_KEY
+    live_authd(tmp_path, work)

@@ -171,3 +171,72 @@ def test_many_without_a_link_ask_about_once_a_second(tmp_path: Path) -> None:
             assert len(served.requests) < 60 + 40
 
     asyncio.run(main())
+
+
+def test_more_than_can_be_under_way_do_not_wait_for_a_link_twice(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with LocalSocket(tmp_path, says(frame("err", encode_failure(ClusterError(3023))))).serving():
+            forwarder = Forwarder(str(tmp_path), link_wait_s=1.5)
+            started = time.monotonic()
+            answers = await asyncio.gather(*(forwarder.answer(ADD) for _ in range(300)))
+            assert {json.loads(answer)["error"] for answer in answers} == {9001}
+            assert time.monotonic() - started < 2.9
+
+    asyncio.run(main())
+
+
+def test_at_most_64_are_with_the_master_and_each_client_gets_its_own_answer(tmp_path: Path) -> None:
+    now = most = 0
+    full = asyncio.Event()
+
+    async def script(payload: bytes, writer: asyncio.StreamWriter) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        if now == 64:
+            full.set()
+        await full.wait()
+        await asyncio.sleep(0)
+        now -= 1
+        name = json.loads(payload)["message"]["arguments"]["name"]
+        writer.write(frame("ok", json.dumps({"error": 0, "data": {"name": name}}).encode()))
+
+    async def main() -> None:
+        async with LocalSocket(tmp_path, script).serving():
+            forwarder = Forwarder(str(tmp_path), answer_s=10)
+            requests = [ADD.replace(b"web-01", b"web-%d" % n) for n in range(200)]
+            answers = [json.loads(one) for one in await asyncio.gather(*map(forwarder.answer, requests))]
+            assert [one["data"]["name"] for one in answers] == [f"web-{n}" for n in range(200)]
+            assert most == 64
+
+    asyncio.run(main())
+
+
+def test_message_goes_out_as_the_client_wrote_it(tmp_path: Path) -> None:
+    request = b'{"function":"add","arguments":{"name":"\xc3\xa9","ip":"any","extra":[1.50,null]},"more":{}}\0'
+    _, served = ask(tmp_path, says(frame("ok", ANSWER)), request)
+    assert served.requests[0][1]["message"] == json.loads(request[:-1])
+
+
+def test_empty_answer_is_told_and_not_asked_for_again(tmp_path: Path) -> None:
+    answer, served = ask(tmp_path, says(frame("ok", b"")))
+    assert answer["error"] == 9001
+    assert "gave no answer" in answer["message"]
+    assert len(served.requests) == 1
+
+
+def test_socket_that_cannot_be_used_is_no_link(tmp_path: Path) -> None:
+    path = tmp_path / "queue/cluster/c-internal.sock"
+    path.parent.mkdir(parents=True)
+    path.symlink_to(path)
+    answer = json.loads(asyncio.run(Forwarder(str(tmp_path), link_wait_s=0.1).answer(ADD)))
+    assert answer["error"] == 9001
+    assert "cannot be asked" in answer["message"]
+
+
+@pytest.mark.parametrize("cut", [0, 10, 20, 30])
+def test_connection_that_ends_within_the_answer_is_not_tried_again(cut: int, tmp_path: Path) -> None:
+    answer, served = ask(tmp_path, says(frame("ok", ANSWER)[:cut]))
+    assert answer["error"] == 9001
+    assert "not known" in answer["message"]
+    assert len(served.requests) == 1
