@@ -136,6 +136,9 @@ class KeyTable:
     def __iter__(self) -> Iterator[Key]:
         return iter(self._keys.values())
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._keys
+
     def get(self, number: int) -> Key | None:
         return self._keys.get(number)
 
@@ -198,7 +201,8 @@ class KeyFile:
         self._stamps_path = Path(root) / TIMESTAMPS
         self._ops = ops or FileOps()
         self._identity: Identity | None = None
-        self._dates: dict[int, str] | None = None
+        self._stamps: dict[int, str] | None = None
+        # Lines of agents-timestamp, made once: with 100,000 agents that is most of the time of a batch.
         self._greatest = 0
         self.table = KeyTable()
         self.bad_lines = 0
@@ -216,7 +220,7 @@ class KeyFile:
         self.table.count_from(self._greatest)
         self._greatest = self.table.greatest
         self._identity = identity
-        self._dates = None
+        self._stamps = None
         return identity is not None
 
     def forget(self) -> None:
@@ -255,12 +259,13 @@ class KeyFile:
 
     def save_dates(self, added: Iterable[Key], date_add: int) -> None:
         """When agents were registered: for people, so it is not waited for until it is on disk. Raises OSError."""
-        known = _read_dates(self._stamps_path) if self._dates is None else self._dates
         date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(date_add))
-        known.update((key.number, date) for key in added)
-        dated = [(key, known[key.number]) for key in self.table if key.number in known]
-        self._dates = {key.number: date for key, date in dated}
-        content = "".join([f"{key.id} {key.name} {key.ip} {date}\n" for key, date in dated])
+        if self._stamps is None:
+            dates = _read_dates(self._stamps_path)
+            self._stamps = {key.number: _stamp(key, dates[key.number]) for key in self.table if key.number in dates}
+        self._stamps.update((key.number, _stamp(key, date)) for key in added)
+        self._stamps = {number: line for number, line in self._stamps.items() if number in self.table}
+        content = "".join(self._stamps.values())
         fd = os.open(self._stamps_path.parent, OPEN_DIRECTORY)
         try:
             _replace(self._ops, fd, self._stamps_path.name, content.encode(errors="surrogateescape"), durable=False)
@@ -330,6 +335,10 @@ def _keep_owner(ops: FileOps, fd: int, old: os.stat_result) -> None:
         except PermissionError:
             continue
         return
+
+
+def _stamp(key: Key, date: str) -> str:
+    return f"{key.id} {key.name} {key.ip} {date}\n"
 
 
 def _read_dates(path: Path) -> dict[int, str]:
