@@ -105,7 +105,7 @@ def update_agent_data(session: Session, data: AgentData) -> None:
     values = msgspec.structs.asdict(data)
     columns = "".join(f"{name} = :{name}, " for name in DATA_COLUMNS)
     address = "ip = :agent_ip, " if data.agent_ip is not None else ""
-    values["sync"] = data.sync_status or "synced"
+    values["sync"] = "synced" if data.sync_status is None else data.sync_status
     values["now"] = NEVER_ENDS if data.id == 0 else session.now()
     found = session.db.execute(
         f"update agent set {columns}{address}connection_status = :connection_status, group_config_status ="

@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -15,6 +16,8 @@ T = TypeVar("T")
 Handler = Callable[[str], Awaitable[bytes | list[bytes]]]
 OK = b"ok"
 _DIGITS = re.compile(r"\d*")
+MOST_DIGITS = 19
+LARGEST = (1 << 63) - 1
 _WORD = re.compile(r"((?:[^ \\]|\\.)*) ?", re.DOTALL)
 """Up to the first space that no backslash protects."""
 
@@ -22,14 +25,20 @@ _WORD = re.compile(r"((?:[^ \\]|\\.)*) ?", re.DOTALL)
 def leading_number(text: str) -> int:
     """The leading decimal digits of a text; none are 0."""
     found = _DIGITS.match(text)
-    return int(found[0] or "0") if found else 0
+    digits = found[0].lstrip("0") if found else ""
+    # No agent has a longer one; Python reads no number of thousands of digits.
+    return int(digits or "0") if len(digits) < MOST_DIGITS else LARGEST
 
 
 class Commands:
     """Answers requests. Owns the id that `sync-agent-info-get` remembers for all connections."""
 
-    def __init__(self, engine: Engine, private: PrivateDatabases, *, on_worker: bool) -> None:
+    def __init__(
+        self, engine: Engine, private: PrivateDatabases, *, on_worker: bool, say: Callable[[str, str], None]
+    ) -> None:
+        """`say`: level and text of a log line."""
         self._engine = engine
+        self._say = say
         self._private = private
         self._on_worker = on_worker
         self._info_start = 0
@@ -81,6 +90,10 @@ class Commands:
             found = b"err " + str(refusal).encode(errors="replace")
         except (sqlite3.Error, OverflowError, UnicodeError) as failure:
             found = f"err Cannot execute Global database query; {failure}".encode(errors="replace")
+        except Exception as bug:
+            # Every request has an answer; why this one has no better one is in our log.
+            self._say("ERROR", f"Unexpected failure while answering a request: {traceback.format_exc()}")
+            found = f"err Internal error: {type(bug).__name__}".encode()
         frames = found if isinstance(found, list) else [found]
         return [(frame + newline)[:ANSWER_BYTES] for frame in frames]
 

@@ -200,14 +200,25 @@ _FORBIDDEN = frozenset(
     {sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT, sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH}
 )
 _PRAGMAS_ALLOWED = frozenset(
-    {"table_info", "table_xinfo", "index_list", "index_info", "foreign_key_list", "user_version"}
+    {
+        "table_info",
+        "table_xinfo",
+        "index_list",
+        "index_info",
+        "foreign_key_list",
+        "foreign_key_check",
+        "integrity_check",
+        "quick_check",
+    }
 )
+"""Also with an argument; other pragmas may be read."""
+_PRAGMAS_THAT_ACT = frozenset({"wal_checkpoint", "optimize", "incremental_vacuum", "shrink_memory"})
 
 
 def authorize(action: int, first: str | None, second: str | None, database: str | None, trigger: str | None) -> int:
     """What a client's own SQL may not do: end our transaction, open other files, change how the database works."""
     if action in _FORBIDDEN:
         return sqlite3.SQLITE_DENY
-    if action == sqlite3.SQLITE_PRAGMA and first not in _PRAGMAS_ALLOWED:
+    if action == sqlite3.SQLITE_PRAGMA and first not in _PRAGMAS_ALLOWED and (second or first in _PRAGMAS_THAT_ACT):
         return sqlite3.SQLITE_DENY
     return sqlite3.SQLITE_OK

@@ -23,6 +23,8 @@ SHARED = "etc/shared"
 LOOK_S = 1.0
 SURE_S = 3.0
 """Something must be gone for so long before it is deleted: files are replaced by renaming, and authd writes them in turn."""
+YOUNG_S = 30.0
+"""An agent that was registered a moment ago may have its key written yet, however slow the disk is."""
 ORPHAN_S = 120.0
 """An agent that only group data has named (wdb.md 3.2) may wait so long for its key."""
 AGAIN_S = 5.0
@@ -44,10 +46,11 @@ class Follower:
         *,
         on_worker: bool,
         is_first_life: bool,
-        read_keys: Callable[[], Mapping[int, Key]],
+        read_keys: Callable[[], tuple[Mapping[int, Key], Mapping[int, int]]],
         say: Callable[[str, str], None],
     ) -> None:
-        """`is_first_life`: this node was started, as opposed to this process restarted: nothing has been seen yet."""
+        """`read_keys`: the keys in use, and when they were registered (seconds since 1970), both by id. `is_first_life`: this
+        node was started, as opposed to this process restarted: nothing has been seen yet."""
         self._engine = engine
         self._private = private
         self._shared = f"{root}/{SHARED}"
@@ -144,13 +147,13 @@ class Follower:
         if identity == self._keys_read and (not self._keyless_since or now < self._again_at):
             return
         self._again_at = now + AGAIN_S
-        entries = await asyncio.to_thread(self._read_keys)
-        deleted = await self._engine.write(lambda session: self._reconcile(session, entries))
+        entries, dates = await asyncio.to_thread(self._read_keys)
+        deleted = await self._engine.write(lambda session: self._reconcile(session, entries, dates))
         for agent_id in deleted:
             self._private.unlink(agent_id)
         self._keys_read = identity
 
-    def _reconcile(self, session: Session, entries: Mapping[int, Key]) -> list[int]:
+    def _reconcile(self, session: Session, entries: Mapping[int, Key], dates: Mapping[int, int]) -> list[int]:
         """In the writer thread. Returns who was deleted."""
         had = {int(name) for name in seen(session.db, KEYS)}
         rows = {
@@ -160,7 +163,7 @@ class Follower:
             )
         }
         for agent_id, entry in entries.items():
-            self._take_in(session, agent_id, entry, rows)
+            self._take_in(session, agent_id, entry, rows, dates.get(agent_id, 0))
         note_seen(session, KEYS, (str(agent_id) for agent_id in entries.keys() - had))
         lost = had - entries.keys()
         if lost and not entries and len(lost) >= SUDDENLY:
@@ -172,13 +175,15 @@ class Follower:
         return self._delete_keyless(session, lost, entries, rows)
 
     @staticmethod
-    def _take_in(session: Session, agent_id: int, entry: Key, rows: Mapping[int, tuple[str, bool, int]]) -> None:
+    def _take_in(
+        session: Session, agent_id: int, entry: Key, rows: Mapping[int, tuple[str, bool, int]], date_add: int
+    ) -> None:
         row = rows.get(agent_id)
         if row is None:
             agents.insert_agent(
                 session,
                 agents.NewAgentRow(
-                    id=agent_id, name=entry.name, date_add=0, register_ip=entry.ip, internal_key=entry.key
+                    id=agent_id, name=entry.name, date_add=date_add, register_ip=entry.ip, internal_key=entry.key
                 ),
             )
         elif row[0] != entry.name:
@@ -205,7 +210,8 @@ class Follower:
         self._keyless_since = {one: self._keyless_since.get(one, now) for one in lost | waiting}
         deleted = []
         for agent_id in sorted(lost | orphans):
-            if agent_id in lost and agent_id in rows and now - self._keyless_since[agent_id] < SURE_S:
+            is_young = agent_id in rows and abs(wall - rows[agent_id][2]) < YOUNG_S
+            if agent_id in lost and agent_id in rows and (is_young or now - self._keyless_since[agent_id] < SURE_S):
                 continue
             agents.delete_agent(session, agent_id)
             deleted.append(agent_id)

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import random
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -38,9 +39,17 @@ class NotConnected(Exception):
 class Forwarder:
     """Answers requests of one node's authd socket."""
 
-    def __init__(self, root: str, *, link_wait_s: float = LINK_WAIT_S, answer_s: float = ANSWER_S) -> None:
-        """`link_wait_s`: how long a request waits for a link; `answer_s`: for the master's answer."""
+    def __init__(
+        self,
+        root: str,
+        rules: Callable[[], ForceRules] = ForceRules,
+        *,
+        link_wait_s: float = LINK_WAIT_S,
+        answer_s: float = ANSWER_S,
+    ) -> None:
+        """`rules`: those of the node, which it shows and its master does not know; `link_wait_s`: how long a request waits for a link; `answer_s`: for the master's answer."""
         self._path = local_socket(root)
+        self._rules = rules
         self._link_wait_s = link_wait_s
         self._answer_s = answer_s
         self._room = asyncio.Semaphore(UNDER_WAY)
@@ -51,7 +60,7 @@ class Forwarder:
         """The answer of the master's authd as it came, or 9001 with the reason."""
         text = text_of(payload)
         if not is_json(text):
-            return answer_text(text, ForceRules())
+            return answer_text(text, self._rules())
         try:
             parse_request(text)
         except AuthdError as refusal:

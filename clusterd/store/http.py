@@ -54,7 +54,7 @@ class Api:
             routes=[
                 self._route("GET", "/v1/agents/ids", self.ids),
                 self._route("GET", "/v1/agents/ids/groups", self.groups),
-                self._route("GET", "/v1/agents/ids/groups/{group:path}", self.group_members),
+                self._route("GET", "/v1/agents/ids/groups/{group}", self.group_members),
                 self._route("POST", "/v1/agents/summary", self.summary),
                 self._route("POST", "/v1/agents/restartinfo", self.restart_info),
                 self._route("GET", "/v1/agents/sync", self.take_all),

@@ -19,6 +19,7 @@ GREATEST_ID = 2**31 - 1
 LONGEST_KEY = 127
 """Characters of a key that are read (wdb.md 8.2)."""
 _REMOVED = ("!", "#")
+DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 _PARTS = 4
 _ID_WIDTH = 3
 _ID = re.compile(r"\d{1,10}", re.ASCII)
@@ -259,7 +260,7 @@ class KeyFile:
 
     def save_dates(self, added: Iterable[Key], date_add: int) -> None:
         """When agents were registered: for people, so it is not waited for until it is on disk. Raises OSError."""
-        date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(date_add))
+        date = time.strftime(DATE_FORMAT, time.localtime(date_add))
         if self._stamps is None:
             dates = _read_dates(self._stamps_path)
             self._stamps = {key.number: _stamp(key, dates[key.number]) for key in self.table if key.number in dates}
@@ -273,11 +274,23 @@ class KeyFile:
             os.close(fd)
 
 
-def keys_in_use(root: str) -> dict[int, Key]:
-    """The keys in use, read anew, for a database: bytes that are not UTF-8 are replaced. Raises OSError, Unreadable."""
+def keys_in_use(root: str) -> tuple[dict[int, Key], dict[int, int]]:
+    """The keys in use, and when they were registered (seconds since 1970, where that is known), read anew, for a database: bytes
+    that are not UTF-8 are replaced. Raises OSError, Unreadable."""
     file = KeyFile(root)
     file.refresh()
-    return {key.number: readable(key) for key in file.table}
+    return {key.number: readable(key) for key in file.table}, _moments(Path(root) / TIMESTAMPS)
+
+
+def _moments(path: Path) -> dict[int, int]:
+    moments = {}
+    for number, date in _read_dates(path).items():
+        try:
+            moments[number] = int(time.mktime(time.strptime(date, DATE_FORMAT)))
+        except (ValueError, OverflowError):
+            # A line that is not ours; the date is for people only.
+            continue
+    return moments
 
 
 def readable(key: Key) -> Key:

@@ -12,6 +12,7 @@ from clusterd.store.jsontext import Refused, encode, near
 from clusterd.store.sql import first_statement
 
 DIRECTORY = "queue/db"
+MOST_DIGITS = 18
 _ID = re.compile(r"\d{1,10}", re.ASCII)
 _SCHEMA = """
 create table if not exists sca_policy (name text, file text, id text, description text, "references" text, hash_file text);
@@ -48,7 +49,9 @@ class PrivateDatabases:
         number, _, rest = request.partition(" ")
         if not number.isascii() or not number.isdigit():
             raise Refused(f"Invalid agent ID {near(number)}")
-        agent_id = int(number)
+        if len(number.lstrip("0")) > MOST_DIGITS:
+            raise Refused("Agent not found")
+        agent_id = int(number.lstrip("0") or "0")
         command, _, argument = rest.partition(" ")
         if not command:
             raise Refused(f"Invalid DB query syntax, near {near(rest)}")

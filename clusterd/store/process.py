@@ -86,7 +86,7 @@ class _StoreProcess:
     async def _serve(self, engine: Engine) -> None:
         settings = self._settings
         private = PrivateDatabases(settings.root, settings.clusterd.version)
-        commands = Commands(engine, private, on_worker=not settings.is_master)
+        commands = Commands(engine, private, on_worker=not settings.is_master, say=self._say)
         most = settings.clusterd.limits.store_connections
         wdb = StreamServer(f"{settings.root}/{WDB_SOCKET}", self._counted(commands), most=most)
         api = Api(
@@ -144,7 +144,11 @@ class _StoreProcess:
             self._tasks.append(asyncio.create_task(authd.run()))
             answer = authd.answer
         else:
-            answer = Forwarder(settings.root).answer
+            answer = Forwarder(
+                settings.root,
+                lambda: self._settings.clusterd.force,
+                answer_s=settings.communication.timeout_dapi_request_s + 10,
+            ).answer
 
         async def frames(payload: bytes) -> list[bytes]:
             self._requests += 1

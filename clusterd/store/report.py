@@ -69,7 +69,9 @@ def _shown(names: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
 
 def _labels(db: sqlite3.Connection, agent_id: int) -> list[dict[str, str]]:
     found = db.execute("select key, value from labels where id = ?", (agent_id,))
-    return [{name: text for name, text in (("key", key), ("value", value)) if text} for key, value in found]
+    return [
+        {name: text for name, text in (("key", key), ("value", value)) if text and text != " "} for key, value in found
+    ]
 
 
 def _elements(db: sqlite3.Connection, word: str, limit: int, *, moments: bool) -> list[dict[str, Any]]:
@@ -269,19 +271,19 @@ def _status_values(one: Status) -> tuple[Any, ...]:
     return one.version, one.connection_status, one.disconnection_time, one.status_code, one.id
 
 
-def _replace_labels(session: Session, elements: Sequence[Full]) -> list[str]:
-    """Labels of unknown agents are refused by the table: said, not an error (wdb.md 7.8)."""
-    warnings = []
-    session.db.executemany("delete from labels where id = ?", [(one.id,) for one in elements])
-    for one in elements:
-        try:
-            session.db.executemany(
-                "insert into labels (id, key, value) values (?, ?, ?)",
-                [(one.id, label.key, label.value) for label in one.labels],
-            )
-        except sqlite3.IntegrityError as refusal:
-            warnings.append(f"labels of agent {one.id}: {refusal}")
-    return warnings
+def _replace_labels(session: Session, one: Full) -> str:
+    """Labels of an unknown agent are refused by the table: said, not an error (wdb.md 7.8)."""
+    session.db.execute("delete from labels where id = ?", (one.id,))
+    try:
+        session.db.executemany(
+            "insert into labels (id, key, value) values (?, ?, ?)",
+            [(one.id, label.key, label.value) for label in one.labels],
+        )
+    except sqlite3.IntegrityError as refusal:
+        if "FOREIGN KEY" not in str(refusal):
+            raise
+        return f"labels of agent {one.id}: {refusal}"
+    return ""
 
 
 Element = Full | Alive | Status
@@ -295,9 +297,12 @@ def merge(session: Session, elements: Sequence[Element], offset_us: int | None =
         return []
     first = elements[0]
     if isinstance(first, Full):
-        full = [one for one in elements if isinstance(one, Full)]
-        session.db.executemany(_FULL_SQL, [_full_values(one) for one in full])
-        return _replace_labels(session, full)
+        warnings = []
+        for one in elements:
+            if isinstance(one, Full):
+                session.db.execute(_FULL_SQL, _full_values(one))
+                warnings.append(_replace_labels(session, one))
+        return [warning for warning in warnings if warning]
     if isinstance(first, Alive):
         now, boot = session.now(), boot_us()
         alive = [one for one in elements if isinstance(one, Alive)]
@@ -412,7 +417,8 @@ def sync_agent_info_set(session: Session, agents: object) -> None:
                 raise Refused("Cannot update labels due to invalid id.")
             session.db.execute("delete from labels where id = ?", (element["id"],))
             for label in labels:
+                found = label if isinstance(label, dict) else {}
                 session.db.execute(
                     "insert into labels (id, key, value) values (?, ?, ?)",
-                    (label.get("id"), label.get("key"), label.get("value")),
+                    (found.get("id"), found.get("key"), found.get("value")),
                 )

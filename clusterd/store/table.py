@@ -36,7 +36,7 @@ class StoreTable:
             await self._engine.write(lambda session: _apply(session, added, removed), durable=True)
         except (sqlite3.Error, OSError, OverflowError) as failure:
             raise StoreFailed(str(failure)) from failure
-        for agent_id in removed:
+        for agent_id in {*removed, *(agent.id for agent in added)}:
             self._private.unlink(agent_id)
 
 

@@ -11,13 +11,14 @@ from clusterd.sync.agent_info import TEXT_BYTES
 from clusterd.sync.context import Context
 from clusterd.sync.journal import Journal, Outage
 from clusterd.sync.peer import Peer
-from clusterd.sync.pool_port import JobError
+from clusterd.sync.rows import Unusable, open_rows
+from clusterd.sync.tasks import Tasks
 from clusterd.wdb.batches import BadString, parse_chunk
 from clusterd.wdb.client import DatabaseError
 from clusterd.wire import commands
 from clusterd.wire.payloads import BatchResult, build_batch_result, parse_id
 from clusterd.wire.results import shorten
-from ipc.messages import GroupsOpened, OpenGroups, Segment
+from ipc.messages import GroupsOpened, OpenGroups
 
 RECV = "Agent-groups recv"
 RECV_ALL = "Agent-groups recv full"
@@ -49,7 +50,7 @@ class AgentGroupsWorker:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._turn = asyncio.Lock()
-        self._waiting = 0
+        self._tasks = Tasks(context.journal(f"Worker {context.node_name}", GUARD).error)
         self._in_vain = 0
         self._told = False
         self._outage = Outage()
@@ -58,18 +59,15 @@ class AgentGroupsWorker:
     def begin(self, peer: Peer, payload: bytes, *, everything: bool) -> None:
         """`syn_g_m_w`, `syn_g_m_w_c` name a string. Raises ClusterError 1000 where too many wait already."""
         string_id = parse_id(payload)
-        if self._waiting >= WAITING:
+        if len(self._tasks) >= WAITING:
             peer.incoming.drop_string(string_id)
-            raise ClusterError(1000, f"{self._waiting} messages with agent groups wait to be written already")
-        self._waiting += 1
-        peer.spawn(self._receive(peer, string_id, everything))
+            raise ClusterError(1000, f"{len(self._tasks)} messages with agent groups wait to be written already")
+        self._tasks.spawn(self._receive(peer, string_id, everything))
 
     async def _receive(self, peer: Peer, string_id: str, everything: bool) -> None:
-        try:
-            async with self._turn:
-                await self._take_in(peer, string_id, everything)
-        finally:
-            self._waiting -= 1
+        """Written to the end, also when the link is lost meanwhile."""
+        async with self._turn:
+            await self._take_in(peer, string_id, everything)
 
     async def _take_in(self, peer: Peer, string_id: str, everything: bool) -> None:
         context = self._context
@@ -78,9 +76,14 @@ class AgentGroupsWorker:
         started = time.monotonic()
         requests = context.spool.new_path("group-requests")
         try:
-            opened = await self._open(peer, string_id, requests, everything)
-            if opened is None:
-                return
+            opened = await open_rows(
+                context,
+                peer,
+                string_id,
+                lambda string: OpenGroups(string.path, string.length, requests),
+                GroupsOpened,
+                "agent-groups",
+            )
             result = await self._write(journal, requests, opened)
             journal.debug(
                 f"{result.updated_chunks}/{opened.chunks} chunks updated in wazuh-db in {result.time_spent:.3f}s."
@@ -94,36 +97,13 @@ class AgentGroupsWorker:
             elif opened.has_hash:
                 await self._compare(peer, journal, opened.hash)
             journal.info(f"Finished in {time.monotonic() - started:.3f}s. Updated {result.updated_chunks} chunks.")
+        except Unusable as string:
+            peer.answer_late(commands.SYN_WGC_ERR if everything else commands.SYN_W_G_ERR, string.text.encode())
+            await context.net.main_line("ERROR", journal.tag, str(string.error))
         except (ClusterError, OSError) as failure:
             await context.net.main_line("ERROR", journal.tag, str(failure))
         finally:
             context.spool.remove(requests)
-
-    async def _open(self, peer: Peer, string_id: str, requests: str, everything: bool) -> GroupsOpened | None:
-        """The database requests in the file `requests`. None: told to the master and in the log (wire.md 6.6)."""
-        context = self._context
-        string: Segment | None = None
-        try:
-            string = await peer.incoming.take_string(string_id)
-            return await context.jobs.run(OpenGroups(string.path, string.length, requests), GroupsOpened)
-        except JobError as failure:
-            if failure.kind == "bad-json":
-                text, error = f"error while trying to load JSON: {failure}", ClusterError(3036, str(failure))
-            else:
-                text = f"error processing agent-groups chunks in process pool: {failure}"
-                error = ClusterError(3037, str(failure))
-        except ClusterError as failure:
-            if failure.code != 3035:
-                raise
-            name = string_id.encode()[:64]
-            text = f"error while trying to access string under task_id {name!r}."
-            error = ClusterError(3035, f"it should be under task_id {name!r}, but it's empty.")
-        finally:
-            if string is not None:
-                context.spool.remove(string.path)
-        peer.answer_late(commands.SYN_WGC_ERR if everything else commands.SYN_W_G_ERR, text.encode())
-        await context.net.main_line("ERROR", f"Worker {context.node_name}", str(error))
-        return None
 
     # ---- writing ---------------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from clusterd.sync.caps import AGENTS, clock_offset_us
 from clusterd.sync.context import Context
 from clusterd.sync.journal import Journal, Outage
 from clusterd.sync.peer import Peer
-from clusterd.sync.pool_port import JobError
 from clusterd.sync.records import WorkerRecord
+from clusterd.sync.rows import Unusable, open_rows
+from clusterd.sync.tasks import Tasks
 from clusterd.wdb.batches import OFFSET, REPORT_HEAD, REPORT_MIDDLE, REPORT_TAIL
 from clusterd.wdb.client import DatabaseError, Taken
 from clusterd.wire import commands
@@ -197,11 +198,12 @@ class AgentInfoMaster:
     def __init__(self, context: Context, records: dict[str, WorkerRecord]) -> None:
         self._context = context
         self._records = records
-        self._running: dict[str, int] = {}
+        self._merges: dict[str, Tasks] = {}
         self._outage = Outage()
 
     def is_free(self, name: str) -> bool:
-        return not self._running.get(name)
+        """Whether nothing of this worker is being written; what is goes on when its link ends."""
+        return not self._merges.get(name)
 
     def permission(self, peer: Peer) -> bytes:
         """`syn_a_w_m_p`. While no database answers nobody may send: a stock worker would clear its marks in vain."""
@@ -218,12 +220,16 @@ class AgentInfoMaster:
     def begin(self, peer: Peer, payload: bytes) -> None:
         """`syn_a_w_m` names a string of rows. Raises ClusterError 1000 where too many are written already."""
         string_id = parse_id(payload)
-        running = self._running.get(peer.name, 0)
-        if running >= MERGES_PER_WORKER:
+        merges = self._merges.setdefault(peer.name, Tasks(self._journal(peer).error))
+        if len(merges) >= MERGES_PER_WORKER:
             peer.incoming.drop_string(string_id)
-            raise ClusterError(1000, f"{running} reports of this worker are being written already")
-        self._running[peer.name] = running + 1
-        peer.spawn(self._merge(peer, string_id))
+            raise ClusterError(1000, f"{len(merges)} reports of this worker are being written already")
+        merges.spawn(self._merge(peer, string_id))
+
+    def forget(self, peer: Peer) -> None:
+        """The worker's link is gone."""
+        if self.is_free(peer.name):
+            self._merges.pop(peer.name, None)
 
     def _journal(self, peer: Peer) -> Journal:
         return self._context.journal(f"Worker {peer.name}", SUBTAG)
@@ -234,9 +240,14 @@ class AgentInfoMaster:
         started, started_at = time.monotonic(), context.clock.wall()
         rows = context.spool.new_path("merge")
         try:
-            opened = await self._open(peer, string_id, rows)
-            if opened is None:
-                return
+            opened = await open_rows(
+                context,
+                peer,
+                string_id,
+                lambda string: OpenReport(string.path, string.length, rows),
+                ReportOpened,
+                "agent-info",
+            )
             result = await self._write(peer, rows, opened)
             journal.debug(
                 f"{result.updated_chunks}/{opened.lists} chunks updated in wazuh-db in {result.time_spent:.3f}s."
@@ -246,41 +257,15 @@ class AgentInfoMaster:
             record.info_started_at, record.info_ended_at = started_at, context.clock.wall()
             record.info_chunks = result.updated_chunks
             journal.info(f"Finished in {time.monotonic() - started:.3f}s. Updated {result.updated_chunks} chunks.")
+        except Unusable as string:
+            peer.answer_late(commands.SYN_M_A_ERR, string.text.encode())
+            await context.net.main_line("ERROR", journal.tag, str(string.error))
         except (ClusterError, OSError) as failure:
             await context.net.main_line("ERROR", journal.tag, str(failure))
             text = f"error processing agent-info chunks in process pool: {failure}"
             peer.answer_late(commands.SYN_M_A_ERR, text.encode())
         finally:
             context.spool.remove(rows)
-            self._running[peer.name] -= 1
-            if not self._running[peer.name]:
-                del self._running[peer.name]
-
-    async def _open(self, peer: Peer, string_id: str, rows: str) -> ReportOpened | None:
-        """The rows alone in the file `rows`. None: told to the worker and in the log (wire.md 6.6)."""
-        context = self._context
-        string: Segment | None = None
-        try:
-            string = await peer.incoming.take_string(string_id)
-            return await context.jobs.run(OpenReport(string.path, string.length, rows), ReportOpened)
-        except JobError as failure:
-            if failure.kind == "bad-json":
-                text, error = f"error while trying to load JSON: {failure}", ClusterError(3036, str(failure))
-            else:
-                text = f"error processing agent-info chunks in process pool: {failure}"
-                error = ClusterError(3037, str(failure))
-        except ClusterError as failure:
-            if failure.code != 3035:
-                raise
-            name = string_id.encode()[:64]
-            text = f"error while trying to access string under task_id {name!r}."
-            error = ClusterError(3035, f"it should be under task_id {name!r}, but it's empty.")
-        finally:
-            if string is not None:
-                context.spool.remove(string.path)
-        peer.answer_late(commands.SYN_M_A_ERR, text.encode())
-        await context.net.main_line("ERROR", f"Worker {peer.name}", str(error))
-        return None
 
     async def _write(self, peer: Peer, rows: str, opened: ReportOpened) -> BatchResult:
         """Give the rows to the database. A failure is said to the worker, too (C13)."""

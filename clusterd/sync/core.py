@@ -67,6 +67,7 @@ class Core:
         self.master: IntegrityMaster | None = None
         self.worker: IntegrityWorker | None = None
         self._info: AgentInfoWorker | None = None
+        self._merging: AgentInfoMaster | None = None
         self._groups: AgentGroupsMaster | AgentGroupsWorker
         nodes: Nodes | None = None
         self._remote: dict[str, Handler]
@@ -74,7 +75,7 @@ class Core:
         local: dict[str, Handler] = {}
         if context.settings.is_master:
             self.master = IntegrityMaster(context)
-            info = AgentInfoMaster(context, self.master.records)
+            self._merging = info = AgentInfoMaster(context, self.master.records)
             self._groups = groups = AgentGroupsMaster(context, self.master.records)
             nodes = Nodes(context, self._peers.values, self.master, info)
             self._remote = MasterRequests(context, common, self.master, info, groups, nodes).table
@@ -189,6 +190,8 @@ class Core:
         await peer.close()
         if peer.info.kind == "worker" and self.master is not None:
             self.master.forget(peer)
+            if self._merging is not None:
+                self._merging.forget(peer)
             if isinstance(self._groups, AgentGroupsMaster):
                 self._groups.left(peer)
 

@@ -336,4 +336,4 @@ def test_bytes_that_are_no_text_survive_a_rewrite_and_are_replaced_for_a_databas
     file = opened(root)
     file.save()
     assert key_file(root).read_bytes() == b"001 caf\xe9 any kkk\n"
-    assert keys_in_use(str(root))[1].name == "caf\ufffd"
+    assert keys_in_use(str(root))[0][1].name == "caf\ufffd"
