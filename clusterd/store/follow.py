@@ -47,9 +47,11 @@ class Follower:
         on_worker: bool,
         is_first_life: bool,
         read_keys: Callable[[], tuple[Mapping[int, Key], Mapping[int, int]]],
+        is_own: Callable[[tuple[int, ...]], bool],
         say: Callable[[str, str], None],
     ) -> None:
-        """`read_keys`: the keys in use, and when they were registered (seconds since 1970), both by id. `is_first_life`: this
+        """`read_keys`: the keys in use, and when they were registered (seconds since 1970), both by id. `is_own`: whether
+        this process wrote the file of this identity, and the database with it. `is_first_life`: this
         node was started, as opposed to this process restarted: nothing has been seen yet."""
         self._engine = engine
         self._private = private
@@ -58,6 +60,7 @@ class Follower:
         self._on_worker = on_worker
         self._is_first_life = is_first_life
         self._read_keys = read_keys
+        self._is_own = is_own
         self._say = say
         self._told: set[str] = set()
         self._directories: set[str] | None = None
@@ -144,6 +147,9 @@ class Follower:
             return
         identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
         now = time.monotonic()
+        if self._keys_read is not None and self._is_own(identity) and not self._keyless_since:
+            self._keys_read = identity
+            return
         if identity == self._keys_read and (not self._keyless_since or now < self._again_at):
             return
         self._again_at = now + AGAIN_S

@@ -3,7 +3,7 @@
 GET  /v1/clusterd                             {"store": 1, "node_type": ...}
 POST /v1/clusterd/agents/take?limit=N         what waits to be reported, still marked; headers X-Clusterd-Batch, -Agents, -More
 POST /v1/clusterd/agents/confirm?batch=N      the master has that batch; 410 when the store has forgotten it
-POST /v1/clusterd/agents/sync?node=W&offset=U reported agents of worker W; what became of them
+POST /v1/clusterd/agents/sync?node=W[&offset=U] reported agents of worker W; what became of them
 """
 
 import contextlib
@@ -171,7 +171,8 @@ class Api:
         return _json(encode({"confirmed": count}))
 
     async def merge_ours(self, request: Request) -> Response:
-        node, offset_us = request.query_params["node"], int(request.query_params.get("offset", "0"))
+        node, offset = request.query_params["node"], request.query_params.get("offset")
+        offset_us = None if offset is None else int(offset)
         reported = msgspec.json.decode(await self._body(request), type=report.Reported)
         merged, stale, errors = 0, 0, list[str]()
         for piece in _pieces(reported):

@@ -202,6 +202,8 @@ class KeyFile:
         self._stamps_path = Path(root) / TIMESTAMPS
         self._ops = ops or FileOps()
         self._identity: Identity | None = None
+        self.written: Identity | None = None
+        """The file as it was when this object wrote it last."""
         self._stamps: dict[int, str] | None = None
         # Lines of agents-timestamp, made once: with 100,000 agents that is most of the time of a batch.
         self._greatest = 0
@@ -249,7 +251,7 @@ class KeyFile:
             raise ChangedMeanwhile(f"{KEY_FILE} is being changed by another program")
         fd = os.open(self._path.parent, OPEN_DIRECTORY)
         try:
-            self._identity = _replace(self._ops, fd, self._path.name, content, durable=True)
+            self._identity = self.written = _replace(self._ops, fd, self._path.name, content, durable=True)
             self._greatest = self.table.greatest
             try:
                 self._ops.fsync(fd)

@@ -36,8 +36,7 @@ from clusterd.store.stream import Answer, StreamServer, bind, remove_own
 from clusterd.store.table import StoreTable
 from ipc.board import Board
 
-TAG = "Store"
-SUBTAG = "Main"
+SUBTAG = "Store"
 HEARTBEAT_S = 0.5
 SWITCH_S = 0.0005
 """Threads of this process let each other in after so long: a keepalive must not wait for a large report."""
@@ -66,6 +65,7 @@ class _StoreProcess:
         self._stop = asyncio.Event()
         self._requests = 0
         self._tasks: list[asyncio.Task[None]] = []
+        self._keys: KeyFile | None = None
 
     async def run(self) -> int:
         """Until SIGTERM. Raises StartFailure, SocketTaken, OSError, sqlite3.Error while it starts."""
@@ -102,6 +102,7 @@ class _StoreProcess:
             on_worker=not settings.is_master,
             is_first_life=self._row.snapshot().incarnation <= 1,
             read_keys=lambda: keys_in_use(settings.root),
+            is_own=lambda identity: self._keys is not None and identity == self._keys.written,
             say=self._say,
         )
         async with contextlib.AsyncExitStack() as cleanup:
@@ -134,10 +135,11 @@ class _StoreProcess:
         settings = self._settings
         answer: Callable[[bytes], Awaitable[bytes]]
         if settings.is_master:
+            self._keys = KeyFile(settings.root)
             authd = Authd(
                 settings.root,
                 StoreTable(engine, private),
-                KeyFile(settings.root),
+                self._keys,
                 lambda: self._settings.clusterd.force,
                 say=self._say,
             )
@@ -201,4 +203,5 @@ class _StoreProcess:
             self._log.set_level(self._settings.log_level)
 
     def _say(self, level: str, text: str) -> None:
-        self._log.line(level, TAG, SUBTAG, text)
+        tag = "Master" if self._settings.is_master else f"Worker {self._settings.cluster.node_name}"
+        self._log.line(level, tag, SUBTAG, text)

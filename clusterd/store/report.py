@@ -49,7 +49,7 @@ WORDS = ("syncreq", "syncreq_keepalive", "syncreq_status")
 """The lists of 7.7, in its order; also the words in `sync_status`."""
 COLUMNS = dict(zip(WORDS, (FULL, KEEPALIVE, STATUS), strict=True))
 NUMBERS = frozenset({"id", "last_keepalive", "disconnection_time", "status_code", "at"})
-KEPT_BATCHES = 64
+KEPT_BATCHES = 4
 MOST_ERRORS = 100
 
 
@@ -325,9 +325,12 @@ class Merged(msgspec.Struct, frozen=True):
     errors: list[str]
 
 
-def merge_ours(session: Session, elements: Sequence[Element], node: str, offset_us: int) -> Merged:
-    """Elements of one list from our worker `node`, whose boot clock shows `offset_us` less than ours. What the table refuses
-    is said, and does not keep the others."""
+def merge_ours(session: Session, elements: Sequence[Element], node: str, offset_us: int | None) -> Merged:
+    """Elements of one list from worker `node`, whose boot clock shows `offset_us` less than ours; None from one that sends no
+    moments: then what it says is as of now. What the table refuses is said, and does not keep the others."""
+    if offset_us is None:
+        _note_moments(session, [(one.id, boot_us(), node) for one in elements])
+        return Merged(len(elements), 0, _merge_each(session, elements, None)[:MOST_ERRORS])
     ids = ",".join(str(one.id) for one in elements)
     events = {
         agent_id: (at, by)
@@ -339,15 +342,19 @@ def merge_ours(session: Session, elements: Sequence[Element], node: str, offset_
         if by == node or (one.at and one.at + offset_us >= at):
             fresh.append(one)
     errors = _merge_each(session, fresh, offset_us)
-    session.db.executemany(
-        "insert into clusterd_event (id, at, node) select ?1, ?2, ?3 where exists (select 1 from agent where id = ?1)"
-        " on conflict (id) do update set at = excluded.at, node = excluded.node",
-        [(one.id, one.at + offset_us if one.at else 0, node) for one in fresh],
-    )
+    _note_moments(session, [(one.id, one.at + offset_us if one.at else 0, node) for one in fresh])
     return Merged(len(fresh), len(elements) - len(fresh), errors[:MOST_ERRORS])
 
 
-def _merge_each(session: Session, elements: Sequence[Element], offset_us: int) -> list[str]:
+def _note_moments(session: Session, moments: list[tuple[int, int, str]]) -> None:
+    session.db.executemany(
+        "insert into clusterd_event (id, at, node) select ?1, ?2, ?3 where exists (select 1 from agent where id = ?1)"
+        " on conflict (id) do update set at = excluded.at, node = excluded.node",
+        moments,
+    )
+
+
+def _merge_each(session: Session, elements: Sequence[Element], offset_us: int | None) -> list[str]:
     """All at once, and when the table refuses one, each for itself."""
     try:
         merge(session, elements, offset_us)

@@ -13,7 +13,7 @@ from clusterd.wdb.stream import is_served
 
 LARGEST_REQUEST = 65536
 PREFIX_BYTES = 4
-BACKLOG = 128
+BACKLOG = 512
 UMASK = 0o117
 Answer = Callable[[bytes], Awaitable[list[bytes]]]
 

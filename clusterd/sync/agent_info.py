@@ -275,7 +275,7 @@ class AgentInfoMaster:
         errors: list[str] = []
         updated = opened.lists
         try:
-            if opened.offset_us is not None and await database.is_ours():
+            if await database.is_ours():
                 merged = await database.merge_ours(
                     rows, opened.size, timeout_s, node=peer.name, offset_us=opened.offset_us
                 )

@@ -1,5 +1,6 @@
 """What `clusterd status` learns from sync: plain values under stable keys (docs/operations.md lists them)."""
 
+import asyncio
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +18,7 @@ from clusterd.sync.peer import Peer
 from clusterd.wdb.batches import BadString, parse_chunk
 from clusterd.wdb.client import DatabaseError
 
-STATUS_TIMEOUT_S = 1.0
+STATUS_TIMEOUT_S = 0.8
 
 
 def node_status(
@@ -103,11 +104,12 @@ async def agents_status(
     """Agents by node and by connection status in this node's database, what waits, and how both syncs went."""
     database, found = context.database, dict[str, Any]()
     try:
-        counts: dict[str, dict[str, int]] = {}
-        for row in await database.rows(COUNTS, STATUS_TIMEOUT_S):
-            counts.setdefault(row.get("node_name") or "unknown", {})[row["connection_status"]] = row["n"]
-        (waiting,) = await database.rows(WAITING, STATUS_TIMEOUT_S)
-        digest = parse_chunk((await database.ask(HASH, STATUS_TIMEOUT_S))[1]).hash
+        async with asyncio.timeout(STATUS_TIMEOUT_S):
+            counts: dict[str, dict[str, int]] = {}
+            for row in await database.rows(COUNTS):
+                counts.setdefault(row.get("node_name") or "unknown", {})[row["connection_status"]] = row["n"]
+            (waiting,) = await database.rows(WAITING)
+            digest = parse_chunk((await database.ask(HASH))[1]).hash
         found = {
             "database": "own store" if context.settings.serves_store else "wazuh-db",
             "problem": None,
@@ -115,6 +117,8 @@ async def agents_status(
             **waiting,
             "groups_hash": None if isinstance(digest, msgspec.UnsetType) else digest,
         }
+    except TimeoutError:
+        found = {"database": None, "problem": f"no answer within {STATUS_TIMEOUT_S:g} s", "nodes": {}}
     except (DatabaseError, BadString) as failure:
         found = {"database": None, "problem": str(failure), "nodes": {}}
     return found | {"syncs": _agent_syncs(side, info, groups)}

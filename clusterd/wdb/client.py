@@ -156,9 +156,12 @@ class Database:
         """POST the object in the file `path` as stock does. Raises DatabaseError, OSError."""
         await self._upload("/v1/agents/sync", path, size, timeout_s)
 
-    async def merge_ours(self, path: str, size: int, timeout_s: float, *, node: str, offset_us: int) -> MergeResult:
-        """The same for our store, with the moments of a worker of ours in it. Raises DatabaseError, OSError."""
-        where = str(httpx.URL("/v1/clusterd/agents/sync", params={"node": node, "offset": offset_us}))
+    async def merge_ours(
+        self, path: str, size: int, timeout_s: float, *, node: str, offset_us: int | None
+    ) -> MergeResult:
+        """The same for our store; with `offset_us` there are moments of a worker of ours in it. Raises DatabaseError, OSError."""
+        parameters = {"node": node} if offset_us is None else {"node": node, "offset": str(offset_us)}
+        where = str(httpx.URL("/v1/clusterd/agents/sync", params=parameters))
         response = await self._upload(where, path, size, timeout_s)
         try:
             return msgspec.json.decode(response.content, type=MergeResult)

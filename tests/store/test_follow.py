@@ -31,6 +31,7 @@ class Node:
             on_worker=on_worker,
             is_first_life=is_first_life,
             read_keys=lambda: keys_in_use(str(root)),
+            is_own=lambda identity: False,
             say=lambda level, text: self.said.append(f"{level} {text}"),
         )
 

@@ -22,8 +22,8 @@ class Client:
 
     def __init__(self, root: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(str(root / WDB_SOCKET))  # with a timeout it would fail where the listen queue is full
         self.socket.settimeout(10)
-        self.socket.connect(str(root / WDB_SOCKET))
 
     def __enter__(self) -> "Client":
         return self
