@@ -1,15 +1,10 @@
 """`python -m tools.rig`: a cluster on this machine to play with. Exit codes: 0 done, 1 it failed or differs, 64 wrong usage."""
 
 import json
-import os
-import random
 import signal
-import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console, Group
@@ -18,33 +13,16 @@ from rich.text import Text
 
 from tools.rig import demo as demonstration
 from tools.rig import faults, workload
+from tools.rig.agents import Fleet
+from tools.rig.cli_agents import agents_group, groups_group
+from tools.rig.databases import AgentsComparison, compare_agents
 from tools.rig.nodes import STATE, Rig, RigError
+from tools.rig.options import FAILED, in_directory, seed_or_any, seeded
 from tools.rig.screen import files_text, nodes_table, status_table
+from tools.rig.wdb_client import WDB, WdbError
 
-FAILED, USAGE, INTERRUPTED = 1, 64, 130
+USAGE, INTERRUPTED = 64, 130
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "freeze": signal.SIGSTOP, "thaw": signal.SIGCONT}
-
-
-def default_directory() -> Path:
-    """Short, because unix sockets live below it; one per user."""
-    return Path(tempfile.gettempdir()) / f"clusterd-rig-{os.getuid()}"
-
-
-def in_directory(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--dir",
-        "directory",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=default_directory,
-        show_default="clusterd-rig-UID in the temporary directory",
-        help="Where the rig lives; another directory is another rig.",
-    )(command)
-
-
-def seeded(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--seed", type=int, help="Repeat what this number did on an equal tree; default: at random.")(
-        command
-    )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -159,7 +137,7 @@ def watch(directory: Path, interval: float, rounds: int | None) -> None:
 def change(directory: Path, edit: int, add: int, delete: int, seed: int | None) -> None:
     """Edit, add and delete files on the master."""
     found = Rig.load(directory)
-    _tell(workload.change(found.master.root, seed=_seed(seed), edit=edit, add=add, delete=delete))
+    _tell(workload.change(found.master.root, seed=seed_or_any(seed), edit=edit, add=add, delete=delete))
 
 
 @rig.command()
@@ -171,7 +149,7 @@ def tamper(directory: Path, node: str, seed: int | None) -> None:
     found = Rig.load(directory)
     if found.node(node) is found.master:
         raise RigError("the master's files are the law, tampering is for workers; see `change`")
-    _tell(workload.tamper(found.node(node).root, seed=_seed(seed)))
+    _tell(workload.tamper(found.node(node).root, seed=seed_or_any(seed)))
 
 
 @rig.command()
@@ -228,30 +206,43 @@ def cut(directory: Path, node: str, silent: bool, seconds: float | None, mend: b
 @in_directory
 @click.argument("nodes", nargs=-1)
 @click.option("--json", "as_json", is_flag=True)
+@click.option("--files-only", is_flag=True, help="Not the agent databases.")
 @click.option(
     "--wait", type=click.FloatRange(0), default=0.0, help="Look again for so many seconds until all are equal."
 )
 @click.pass_context
-def compare(context: click.Context, directory: Path, nodes: tuple[str, ...], as_json: bool, wait: float) -> None:
-    """Compare workers with the master file by file, content and mode; exit 0 only when all are equal."""
+def compare(
+    context: click.Context, directory: Path, nodes: tuple[str, ...], as_json: bool, files_only: bool, wait: float
+) -> None:
+    """Compare workers with the master file by file, content and mode, and the agent databases of all nodes with each other and
+    with what the agents said last, where they run; exit 0 only when all are equal."""
     found = Rig.load(directory)
     chosen = {found.node(name).name for name in nodes} or {node.name for node in found.workers}
     deadline = time.monotonic() + wait
+    databases: AgentsComparison | None = None
     while True:
         results = {name: one for name, one in found.compare().items() if name in chosen}
-        if all(one.is_equal for one in results.values()) or time.monotonic() >= deadline:
+        if not files_only and found.workers and (found.master.root / WDB).exists():
+            databases = compare_agents(found, Fleet.load(found).truth())
+        is_equal = all(one.is_equal for one in results.values()) and (databases is None or databases.is_equal)
+        if is_equal or time.monotonic() >= deadline:
             break
         time.sleep(0.2)
     if as_json:
-        click.echo(
-            json.dumps({name: asdict(one) | {"is_equal": one.is_equal} for name, one in results.items()}, indent=2)
-        )
+        facts = {name: asdict(one) | {"is_equal": one.is_equal} for name, one in results.items()}
+        if databases is not None:
+            facts["agents"] = asdict(databases) | {"is_equal": databases.is_equal}
+        click.echo(json.dumps(facts, indent=2))
     else:
         for name, one in results.items():
             click.echo(f"{name}: {files_text(one).plain}")
             for line in one.lines():
                 click.echo(f"  {line}")
-    context.exit(0 if all(one.is_equal for one in results.values()) else FAILED)
+        if databases is not None:
+            click.echo(f"agents: {databases.agents}, {'equal' if databases.is_equal else 'different'}")
+            for line in databases.lines():
+                click.echo(f"  {line}")
+    context.exit(0 if is_equal else FAILED)
 
 
 @rig.command()
@@ -270,6 +261,10 @@ def demo(
     context.exit(demonstration.run(Console(), tree=tree, workers=workers, directory=directory, seed=seed, plain=plain))
 
 
+rig.add_command(agents_group)
+rig.add_command(groups_group)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code. SIGTERM ends it like Ctrl-C: cleaned up."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -281,14 +276,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return INTERRUPTED
-    except (RigError, ValueError, OSError) as error:
+    except (RigError, WdbError, ValueError, OSError) as error:
         click.echo(f"rig: {error}", err=True)
         return FAILED
     return code if isinstance(code, int) else 0
-
-
-def _seed(given: int | None) -> int:
-    return random.SystemRandom().getrandbits(31) if given is None else given
 
 
 def _tell(changes: list[workload.Change]) -> None:

@@ -1,6 +1,7 @@
 """A rig: a master and workers on loopback ports of this machine, below one directory.
 
     DIR/rig.json             what is there (no key in it)
+    DIR/agents.json          its agents and what each said last, if it has any
     DIR/rig_manager_1        the master's root; rig_manager_2, ... the workers'
     DIR/links/NODE.sock      control of a worker's link (faults.py), if the rig has links
 
@@ -30,6 +31,8 @@ import psutil
 from tools.rig.compare import Comparison, compare
 
 STATE = "rig.json"
+AGENTS = "agents.json"
+"""What the rig's agents said last (agents.py)."""
 MARK = "CLUSTERD_RIG"
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 90.0
@@ -258,7 +261,8 @@ class Rig:
             _kill(left)
         for path in [*self.directory.glob("rig_manager_*"), self.directory / "links"]:
             shutil.rmtree(path, ignore_errors=True)
-        (self.directory / STATE).unlink(missing_ok=True)
+        for name in (AGENTS, STATE):
+            (self.directory / name).unlink(missing_ok=True)
         if self.directory.exists() and not any(self.directory.iterdir()):
             self.directory.rmdir()
         return problems

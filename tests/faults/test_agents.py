@@ -1,0 +1,111 @@
+"""Agents report, change, move and are deleted, groups are assigned, while children of all nodes are killed at random: afterwards
+the master has what they said last, and groups and checksums are equal on all nodes.
+
+`-m stress`: 10,000 agents for CLUSTERD_STRESS_MINUTES (10); `make test` runs a short one.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+
+from tests.conftest import MakeRig
+from tools.rig.agents import Fleet, make_group
+from tools.rig.agents_talk import Patient
+from tools.rig.databases import compare_agents
+from tools.rig.nodes import Rig, RigError
+from tools.rig.wdb_client import WdbRefused
+
+MINUTES = float(os.environ.get("CLUSTERD_STRESS_MINUTES", "10"))
+GROUPS = ("default", "shop", "store", "office")
+OVERRIDES = {"intervals": {"master": {"agent_group_start_delay": 0.5}, "worker": {"agent_groups_mismatch_limit": 3}}}
+
+
+def kill_children(rig: Rig, stop: threading.Event, seed: int, every_s: float) -> int:
+    """Until `stop`. Returns how many."""
+    chance, count = random.Random(seed), 0
+    while not stop.wait(chance.uniform(0.5, 1.5) * every_s):
+        try:
+            processes = rig.processes(chance.choice(rig.nodes).name)
+        except RigError:
+            continue
+        pid = processes[chance.choice([name for name in processes if name != "supervisor"])]
+        if pid is not None:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            count += 1
+    return count
+
+
+def assign_groups(rig: Rig, fleet: Fleet, stop: threading.Event, seed: int) -> None:
+    chance = random.Random(seed)
+    with Patient(rig.master.root) as client:
+        while not stop.wait(0.3):
+            assign_some(client, fleet, chance)
+
+
+def assign_some(client: Patient, fleet: Fleet, chance: random.Random) -> None:
+    """Three groups at most to each of 20 agents; one of them may have been deleted meanwhile."""
+    chosen = chance.sample(sorted(fleet.agents), min(20, len(fleet.agents)))
+    data = [{"id": one, "groups": chance.sample(GROUPS, chance.randint(1, 3))} for one in chosen]
+    request = {"mode": "override", "sync_status": "syncreq", "data": data}
+    with contextlib.suppress(WdbRefused):
+        client.command(f"global set-agent-groups {json.dumps(request)}")
+
+
+def live_through_kills(rig: Rig, *, agents: int, seconds: float, every_s: float, seed: int) -> tuple[int, int, float]:
+    """Requests of agents, kills, and seconds until all was equal afterwards."""
+    (rig.master.root / "etc/client.keys").write_text("")
+    rig.start()
+    fleet = Fleet(rig)
+    outcome = fleet.add(agents, through=rig.master, prefix="agent", groups="default", clients=16)
+    assert outcome.failures == {}
+    for name in GROUPS[1:]:
+        make_group(rig, name)
+    fleet.wait_known()
+    stop = threading.Event()
+    kills: list[int] = []
+    helpers = [
+        threading.Thread(target=lambda: kills.append(kill_children(rig, stop, seed, every_s))),
+        threading.Thread(target=assign_groups, args=(rig, fleet, stop, seed)),
+    ]
+    for helper in helpers:
+        helper.start()
+    try:
+        said = fleet.report(seconds=seconds, rate=0, changes=0.6, moves=0.05, deletions=0.002, seed=seed)
+    finally:
+        stop.set()
+        for helper in helpers:
+            helper.join()
+    began = time.monotonic()
+    while not (found := compare_agents(rig, fleet.truth())).is_equal:
+        assert time.monotonic() - began < 120, "\n".join(found.lines())
+        time.sleep(0.5)
+    assert found.agents == len(fleet.agents)
+    return said.done, kills[0], time.monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_nothing_is_lost_while_children_are_killed(make_rig: MakeRig) -> None:
+    rig = make_rig(2, overrides=OVERRIDES, links=True)
+    said, kills, _ = live_through_kills(rig, agents=300, seconds=15, every_s=1.5, seed=1)
+    assert said > 300
+    assert kills >= 3
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(MINUTES * 60 + 600)
+def test_ten_thousand_agents_for_minutes(make_rig: MakeRig, capsys: pytest.CaptureFixture[str]) -> None:
+    rig = make_rig(2, overrides=OVERRIDES, links=True, scale=0.3)
+    said, kills, healed_s = live_through_kills(rig, agents=10_000, seconds=MINUTES * 60, every_s=3, seed=2)
+    with capsys.disabled():
+        print(f"\n{said} requests, {kills} kills, equal {healed_s:.1f} s after the last")
+    assert kills > MINUTES * 10

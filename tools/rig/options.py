@@ -1,0 +1,53 @@
+"""What the rig's commands share: where the rig is, seeds, a progress bar."""
+
+import contextlib
+import os
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+FAILED = 1
+
+
+def default_directory() -> Path:
+    """Short, because unix sockets live below it; one per user."""
+    return Path(tempfile.gettempdir()) / f"clusterd-rig-{os.getuid()}"
+
+
+def in_directory(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--dir",
+        "directory",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=default_directory,
+        show_default="clusterd-rig-UID in the temporary directory",
+        help="Where the rig lives; another directory is another rig.",
+    )(command)
+
+
+def seeded(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--seed", type=int, help="Repeat what this number did on an equal tree; default: at random.")(
+        command
+    )
+
+
+def seed_or_any(given: int | None) -> int:
+    return random.SystemRandom().getrandbits(31) if given is None else given
+
+
+@contextlib.contextmanager
+def progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere. Gives a function to be told how much is done."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done: None
+        return
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
