@@ -1,8 +1,8 @@
 """The recorded session of two stock nodes (tests/vectors/transcript.jsonl), one side played against ours from outside.
 
-Joining, integrity, strings, files and keepalives: what the recorded side sent is sent again with our names and the ids that
-ours gave out; whatever ours says must be what the other recorded side said, in the same order. Agents and API come with
-other issues, so of their phases only the transfer of strings is played.
+Joining, integrity, agent-info, agent-groups, strings, files and keepalives: what the recorded side sent is sent again with our
+names and the ids that ours gave out; whatever ours says must be what the other recorded side said, in the same order. The API
+comes with another issue.
 """
 
 import base64
@@ -31,9 +31,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 Line = dict[str, Any]
 LINES: dict[int, Line] = {line["seq"]: line for line in transcript() if "command" in line}
 JOIN = range(1, 3)
-GROUP_STRING = range(3, 7)
+GROUPS = range(3, 11)
+ALL_GROUPS = range(133, 141)
 FIRST_SYNC = range(11, 33)
-INFO_STRING = range(35, 39)
+AGENT_INFO = range(33, 43)
 NO_DIFFERENCE = range(51, 65)
 SECOND_SYNC = range(75, 97)
 NO_DIFFERENCE_AGAIN = range(107, 121)
@@ -138,7 +139,9 @@ class Player:
         self.play(lines[2:])
 
     def _send(self, line: Line) -> None:
-        payload = named(self._translated(payload_of(line)))
+        payload = self._translated(payload_of(line))
+        if line["command"] != "str_upd":  # whose length was announced
+            payload = named(payload)
         if line["role"] == "request":
             self._counter += 1
             counter = self._counters[line["seq"]] = self._counter
@@ -208,6 +211,8 @@ def rig(make_rig: MakeRig) -> Iterator[Rig]:
             shutil.rmtree(node.root / directory)
             (node.root / directory).mkdir()
         put(node.root, {"etc/lists/audit-keys": AUDIT_KEYS})
+        for group in ("default", "group1"):
+            (node.root / "etc/shared" / group).mkdir()
     put(made.master.root, content_of(LINES[27]))
     put(
         made.workers[0].root,
@@ -227,7 +232,7 @@ def test_our_master_answers_the_recorded_worker(rig: Rig) -> None:
         player = Player(sock, "w>m")
         player.play(JOIN)
         player.play_check(FIRST_SYNC)
-        player.play(INFO_STRING)
+        player.play(AGENT_INFO)
         player.play_check(NO_DIFFERENCE)
         before = digest_of(rig)
         put(root, content_of(LINES[91]))
@@ -248,11 +253,12 @@ def test_our_worker_answers_the_recorded_master(rig: Rig) -> None:
         sock.settimeout(20)
         player = Player(sock, "m>w")
         player.play(JOIN)
-        player.play(GROUP_STRING)
+        player.play(GROUPS)
         player.play(FIRST_SYNC)
         player.play(NO_DIFFERENCE)
         player.play(SECOND_SYNC)
         player.play(NO_DIFFERENCE_AGAIN)
+        player.play(ALL_GROUPS)
         wait_until(lambda: player.keepalives > 0, 0, "a keepalive came while the rest was played")
         found = {
             path: (rig.workers[0].root / path).read_bytes()
