@@ -12,6 +12,9 @@ from clusterd.wire.payloads import parse_caps, parse_clock
 from clusterd.wire.results import dump_json
 
 AGENTS = "agents"
+CLOCK_ATTEMPTS = 5
+CLOSE_US = 20_000
+"""A measurement that took no longer is good enough: an agent needs more time to move from one worker to another."""
 UNKNOWN_COMMAND = 3000
 """What the plain text `unknown command ...` is read as (wire.md 3.4)."""
 
@@ -43,7 +46,17 @@ async def offer_caps(peer: Peer, settings: Settings) -> None:
 
 
 async def clock_offset_us(peer: Peer) -> int:
-    """The master's boot clock less ours, right to half of the time its answer takes. Raises ClusterError."""
-    asked = boot_us()
-    theirs = parse_clock(await peer.request(commands.CLOCK))
-    return theirs - (asked + boot_us()) // 2
+    """The master's boot clock less ours, right to half of the time its answer takes; asked again while that is long.
+
+    Raises ClusterError."""
+    best: tuple[int, int] | None = None
+    for _ in range(CLOCK_ATTEMPTS):
+        asked = boot_us()
+        theirs = parse_clock(await peer.request(commands.CLOCK))
+        answered = boot_us()
+        measured = answered - asked, theirs - (asked + answered) // 2
+        best = measured if best is None else min(best, measured)
+        if best[0] <= CLOSE_US:
+            break
+    assert best is not None
+    return best[1]
