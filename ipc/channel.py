@@ -66,6 +66,8 @@ class _Socket:
                 try:
                     self._socket.send_multipart(frames, zmq.NOBLOCK)
                 except zmq.Again:
+                    # A peer that died with its queue full stays "full" until the end of what it sent was looked at.
+                    self._wake()
                     if time.monotonic() >= deadline:
                         raise NoCredit(f"{who} takes no messages") from None
                 except zmq.ZMQError as failure:

@@ -1,6 +1,7 @@
 """Both ends of a channel survive the death of the other, and hear nothing of the dead after its successor."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -207,9 +208,8 @@ def test_a_sender_that_waits_for_room_learns_of_the_receivers_death(tmp_path: Pa
         signal.pause()
 
     async def work() -> None:
-        router = make_router(path, 5)
         sent = 0
-        with Child(never_reads) as child:
+        with contextlib.closing(make_router(path, 5)) as router, Child(never_reads) as child:
             await router.recv()
 
             async def flood() -> None:
@@ -228,7 +228,6 @@ def test_a_sender_that_waits_for_room_learns_of_the_receivers_death(tmp_path: Pa
             with pytest.raises(NoCredit, match="not connected"):
                 await flooding
             assert time.monotonic() - began < 2
-        router.close()
 
     in_loop(work)
 

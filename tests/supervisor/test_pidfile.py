@@ -20,8 +20,9 @@ HOLDER = """
 import os, signal, sys
 from clusterd.supervisor.pidfile import claim
 claim(sys.argv[1])
-child = os.fork() if sys.argv[2] == "with-child" else 0
-print(child, flush=True)
+child = os.fork() if sys.argv[2] == "with-child" else -1
+if child:
+    print(child, flush=True)
 signal.pause()
 """
 
