@@ -136,7 +136,7 @@ class Commands:
         try:
             return b"ok " + await self._engine.read(lambda db: sql.run_read(db, argument))
         except sql.Writes:
-            return b"ok " + await self._engine.write(lambda session: sql.run_write(session, argument))
+            return b"ok " + await self._engine.write(lambda session: sql.run_write(session, argument), alone=True)
 
     # ---- groups ----------------------------------------------------------------------------------------------------------
 

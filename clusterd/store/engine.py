@@ -23,6 +23,7 @@ T = TypeVar("T")
 MOST_IN_BATCH = 500
 BATCH_S = 0.02
 """A batch takes in what waits until it has run for so long."""
+CLOSE_S = 2.0
 
 
 class Session:
@@ -58,11 +59,14 @@ class Session:
 
 
 class _Write:
-    __slots__ = ("durable", "future", "work")
+    __slots__ = ("alone", "durable", "future", "work")
 
-    def __init__(self, work: Callable[[Session], Any], durable: bool, future: "asyncio.Future[Any]") -> None:
+    def __init__(
+        self, work: Callable[[Session], Any], durable: bool, alone: bool, future: "asyncio.Future[Any]"
+    ) -> None:
         self.work = work
         self.durable = durable
+        self.alone = alone
         self.future = future
 
 
@@ -85,13 +89,14 @@ class Engine:
         self._writer = threading.Thread(target=self._write_all, name="store-writer")
         self._writer.start()
 
-    async def write(self, work: Callable[[Session], T], *, durable: bool = False) -> T:
-        """Run `work` in the writer thread and return its result once it is committed (`durable`: and on disk).
+    async def write(self, work: Callable[[Session], T], *, durable: bool = False, alone: bool = False) -> T:
+        """Run `work` in the writer thread and return its result once it is committed (`durable`: and on disk). `alone`: in
+        a transaction of its own, for what may be broken off and then undoes everything.
 
         An error of SQLite in the work is raised here and undoes its statement only; when the commit fails everything of the
         batch is undone and each of its works raises that error."""
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Write(work, durable, future))
+        self._queue.put(_Write(work, durable, alone, future))
         return await future
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -99,14 +104,23 @@ class Engine:
         return await self._loop.run_in_executor(self._readers, self._read, work)
 
     def close(self) -> None:
-        """What waits is still written; reads that run are broken off."""
+        """What waits is still written; reads that run are broken off, and so is a write that takes over CLOSE_S. May be called
+        twice."""
         self._queue.put(None)
-        self._writer.join()
-        for connection in self._connections:
-            connection.interrupt()
-        self._readers.shutdown(wait=True, cancel_futures=True)
-        for connection in self._connections:
-            connection.close()
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        readers = threading.Thread(target=self._readers.shutdown, name="store-close")
+        readers.start()
+        until = time.monotonic() + CLOSE_S
+        while readers.is_alive() or self._writer.is_alive():
+            # Again and again: an interrupt between two statements is forgotten.
+            for connection in self._connections:
+                connection.interrupt()
+            if time.monotonic() > until:
+                self._session.db.interrupt()
+            readers.join(0.02)
+            self._writer.join(0.02)
+        while self._connections:
+            self._connections.pop().close()
         self._session.db.close()
 
     # ---- reader threads --------------------------------------------------------------------------------------------------
@@ -123,12 +137,13 @@ class Engine:
     # ---- the writer thread -----------------------------------------------------------------------------------------------
 
     def _write_all(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch, ended = [first], False
+        held: _Write | None = None
+        while (first := held or self._queue.get()) is not None:
+            batch, ended, held = [first], False, None
             outcomes: list[tuple[_Write, Any, BaseException | None]] = []
             try:
                 self._begin()
-                ended = self._work_off(batch, outcomes)
+                ended, held = self._work_off(batch, outcomes)
                 self._commit(any(write.durable for write in batch))
                 self.commits += 1
                 self.writes += len(batch)
@@ -145,8 +160,11 @@ class Engine:
             self._session.load_hashes()
             self._stale = False
 
-    def _work_off(self, batch: list[_Write], outcomes: list[tuple[_Write, Any, BaseException | None]]) -> bool:
-        """Run the first work and those that wait. Returns whether the engine is to close."""
+    def _work_off(
+        self, batch: list[_Write], outcomes: list[tuple[_Write, Any, BaseException | None]]
+    ) -> tuple[bool, _Write | None]:
+        """Run the first work and those that wait. Returns whether the engine is to close, and what must begin the next
+        batch."""
         until = time.monotonic() + BATCH_S
         write: _Write | None = batch[0]
         while write is not None:
@@ -157,15 +175,17 @@ class Engine:
                 if not self._session.db.in_transaction:
                     # A full disk and the like undo the whole transaction, not one statement.
                     raise
-            if len(batch) >= MOST_IN_BATCH or time.monotonic() > until:
-                return False
+            if write.alone or len(batch) >= MOST_IN_BATCH or time.monotonic() > until:
+                return False, None
             try:
                 write = self._queue.get_nowait()
             except queue.Empty:
-                return False
+                return False, None
             if write is not None:
+                if write.alone:
+                    return False, write
                 batch.append(write)
-        return True
+        return True, None
 
     def _commit(self, durable: bool) -> None:
         self._session.db.execute("commit")

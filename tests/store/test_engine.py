@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from clusterd.errors import StartFailure
-from clusterd.store import agents, groups, schema
+from clusterd.store import agents, groups, schema, sql
+from clusterd.store import engine as engine_module
 from clusterd.store.engine import Engine, Session
 
 
@@ -165,3 +167,71 @@ def test_moments_of_an_earlier_boot_are_forgotten(tmp_path: Path) -> None:
     db = schema.connect(str(tmp_path))
     assert db.execute("select count(*) from clusterd_event").fetchone() == (0,)
     db.close()
+
+
+FOREVER = "with recursive n(i) as (select 1 union all select i + 1 from n) "
+
+
+def test_statement_that_never_ends_is_broken_off_and_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "READ_S", 0.2)
+    monkeypatch.setattr(sql, "WRITE_S", 0.2)
+
+    async def work(engine: Engine) -> None:
+        reading = engine.read(lambda db: sql.run_read(db, FOREVER + "select count(*) from n"))
+        with pytest.raises(sqlite3.OperationalError, match=r"broken off after 0\.2 s"):
+            await reading
+        before, endless, after = (
+            asyncio.ensure_future(one)
+            for one in (
+                engine.write(add(1)),
+                engine.write(
+                    lambda session: sql.run_write(
+                        session, FOREVER + "insert into agent (id, name, date_add) select i + 10, 'x' || i, 1 from n"
+                    ),
+                    alone=True,
+                ),
+                engine.write(add(2)),
+            )
+        )
+        with pytest.raises(sqlite3.OperationalError, match=r"broken off after 0\.2 s"):
+            await endless
+        await asyncio.gather(before, after)
+        assert await engine.read(count) == 2
+        assert await engine.read(lambda db: sql.run_read(db, "select 1 as one")) == b'[{"one":1}]'
+
+    run(tmp_path, work)
+
+
+def test_close_breaks_off_what_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "CLOSE_S", 0.1)
+
+    async def work(engine: Engine) -> None:
+        started = threading.Semaphore(0)
+
+        def read(db: sqlite3.Connection) -> bytes:
+            started.release()
+            return sql.run_read(db, FOREVER + "select count(*) from n")
+
+        def write(session: Session) -> bytes:
+            started.release()
+            return sql.run_write(
+                session, FOREVER + "insert into agent (id, name, date_add) select i + 10, 'x' || i, 1 from n"
+            )
+
+        asked = [
+            asyncio.ensure_future(one)
+            for one in (engine.read(read), engine.read(read), engine.write(write, alone=True))
+        ]
+        await asyncio.sleep(0)
+        for _ in asked:
+            assert await asyncio.to_thread(started.acquire, timeout=10)
+        began = time.monotonic()
+        await asyncio.to_thread(engine.close)
+        assert time.monotonic() - began < 5
+        for outcome in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(outcome, sqlite3.OperationalError)
+            assert "interrupted" in str(outcome)
+
+    run(tmp_path, work)
