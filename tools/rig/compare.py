@@ -1,5 +1,7 @@
 """Two nodes' synchronised directories, file by file. A second opinion: it hashes by itself and trusts no manifest."""
 
+import fnmatch
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -60,10 +62,18 @@ def compare(master: Path, worker: Path) -> Comparison:
         if mode != wanted:
             result.wrong_mode.append(f"{path}: {mode:04o} instead of {wanted:04o}")
     for key in ITEMS:
-        pattern = ".clusterd-*.tmp"
-        found = (worker / key).glob(pattern) if key == "etc/" else (worker / key).rglob(pattern)
-        result.leftover += sorted(path.relative_to(worker).as_posix() for path in found)
+        result.leftover += sorted(
+            path.relative_to(worker).as_posix() for path in _temporary(worker / key, key != "etc/")
+        )
     return result
+
+
+def _temporary(directory: Path, is_recursive: bool) -> Iterator[Path]:
+    """What an interrupted application left. Unlike Path.rglob, os.walk minds no directory that vanishes meanwhile."""
+    for place, inner, names in os.walk(directory):
+        yield from (Path(place, name) for name in fnmatch.filter(names, ".clusterd-*.tmp"))
+        if not is_recursive:
+            inner.clear()
 
 
 def _same_content(one: Path, other: Path) -> bool:
