@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 PYTEST_ARGS ?=
 
 .PHONY: demo test bench lint clean venv
@@ -20,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/python -m tools.rig demo $(if $(TREE),--tree $(TREE))
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not stress' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) -m 'not stress' $(PYTEST_ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max,rounds -p no:randomly $(PYTEST_ARGS)

@@ -4,7 +4,14 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest>=8.0", "pytest-timeout>=2.3", "pytest-randomly>=3.15", "hypothesis>=6.100", "pytest-benchmark>=4.0"]
+TEST = [
+    "pytest>=8.0",
+    "pytest-timeout>=2.3",
+    "pytest-randomly>=3.15",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+    "pytest-benchmark>=4.0",
+]
 BENCH = ["pytest>=8.0", "pytest-benchmark>=4.0"]
 DEV = [*TEST, "ruff>=0.6", "mypy>=1.11", "types-psutil>=6.0", "types-defusedxml>=0.7"]
 

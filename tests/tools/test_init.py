@@ -30,7 +30,7 @@ def make(root: Path, **changes: Any) -> Made:
 
 
 def test_a_new_master_has_its_tree_a_good_configuration_and_a_new_key(tmp_path: Path) -> None:
-    root = tmp_path / "deep" / "m"
+    root = tmp_path / "d" / "m"
     made = make(root)
     loaded = load(str(root))
     assert loaded.settings is not None
