@@ -126,7 +126,7 @@ def net_of(rig: Rig) -> str:
 def test_reports(
     benchmark: BenchmarkFixture, make_rig: MakeRig, capsys: pytest.CaptureFixture[str], everything: bool
 ) -> None:
-    rig = make_rig(2, {"worker": {"sync_agent_info": 0.5}, "master": {"agent_group_start_delay": 100_000}})
+    rig = make_rig(2, {"worker": {"sync_agent_info": 0.2}, "master": {"agent_group_start_delay": 100_000}})
     for node in rig.nodes:
         fill(node, REPORTED)
     parts = [[n for n in range(1, REPORTED + 1) if n % 2 == side] for side in range(2)]
