@@ -1,0 +1,152 @@
+"""The node's agent database for code that may wait: pool processes. The stream socket, one connection, one question at a time."""
+
+import socket
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from clusterd.rundir import WDB_SOCKET
+from clusterd.wdb.client import DatabaseError
+from clusterd.wdb.stream import LARGEST_ANSWER, PREFIX_BYTES, frame
+
+TIMEOUT_S = 10.0
+CUT_BYTES = 65_000
+"""An answer of at least so many bytes that is no JSON was cut by the database (wdb.md 2.3)."""
+PAGE_ROWS = 100
+Value = str | int | float | None
+
+
+def quoted(value: Value) -> str:
+    """A value as an SQL literal. Raises DatabaseError for text that cannot be one."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, int | float):
+        return repr(value)
+    if "\0" in value:
+        raise DatabaseError(2003, "a value with a NUL character")
+    return "'" + value.replace("'", "''") + "'"
+
+
+def statement(template: str, values: Sequence[Value] = ()) -> str:
+    """`template` with each `?` replaced by a quoted value; it must not have a question mark of its own."""
+    parts = template.split("?")
+    if len(parts) != len(values) + 1:
+        raise ValueError(f"{len(parts) - 1} places for {len(values)} values")
+    return parts[0] + "".join(quoted(value) + part for value, part in zip(values, parts[1:], strict=True))
+
+
+class BlockingDatabase:
+    """Connects when it is first asked, and again after a failure. A context manager, or `close` it."""
+
+    def __init__(self, root: str, timeout_s: float = TIMEOUT_S) -> None:
+        """`timeout_s`: of connecting, and of each answer."""
+        self._path = f"{root}/{WDB_SOCKET}"
+        self._timeout_s = timeout_s
+        self._socket: socket.socket | None = None
+        self._page = PAGE_ROWS
+
+    def __enter__(self) -> "BlockingDatabase":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def ask(self, request: str) -> tuple[str, bytes]:
+        """Status `ok` or `due`, and the payload. Raises DatabaseError: 2003 with the text of an `err`, 2005, 2007, 2010."""
+        status, _, payload = self._exchange(request.encode()).partition(b" ")
+        if status in (b"ok", b"due"):
+            return status.decode(), payload
+        raise DatabaseError(2003, payload.decode(errors="replace"))
+
+    def rows(self, template: str, values: Sequence[Value] = (), *, agent: str = "") -> list[dict[str, Any]]:
+        """The rows of a statement whose answer is short; with `agent` (an id, digits) of that agent's own database. Columns
+        that are null are missing. Raises DatabaseError."""
+        where = f"agent {agent}" if agent else "global"
+        _, payload = self.ask(f"{where} sql {statement(template, values)}")
+        try:
+            return msgspec.json.decode(payload, type=list[dict[str, Any]])
+        except msgspec.DecodeError as problem:
+            if len(payload) >= CUT_BYTES:
+                raise AnswerCut(2007, "the answer of the database is too long") from None
+            raise DatabaseError(2007, str(problem)) from None
+
+    def pages(
+        self,
+        template: str,
+        values: Sequence[Value] = (),
+        *,
+        offset: int = 0,
+        limit: int | None = None,
+        agent: str = "",
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of an ordered select that has no `limit` of its own, as many requests as its size needs."""
+        left = limit
+        while left is None or left > 0:
+            wanted = self._page if left is None else min(self._page, left)
+            try:
+                found = self.rows(f"{template} limit {wanted} offset {offset}", values, agent=agent)
+            except AnswerCut:
+                if wanted == 1:
+                    raise
+                self._page = max(1, wanted // 2)
+                continue
+            yield from found
+            if len(found) < wanted:
+                return
+            offset += wanted
+            if left is not None:
+                left -= wanted
+
+    def _exchange(self, request: bytes) -> bytes:
+        try:
+            if self._socket is None:
+                self._socket = self._connected()
+            self._socket.sendall(frame(request))
+            size = int.from_bytes(self._exactly(PREFIX_BYTES), "little")
+            if size > LARGEST_ANSWER:
+                raise DatabaseError(2007, f"the database announces an answer of {size} bytes")
+            return self._exactly(size)
+        except TimeoutError:
+            self.close()
+            raise DatabaseError(2007, "the database did not answer in time") from None
+        except OSError as failure:
+            self.close()
+            raise DatabaseError(2007, str(failure)) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _connected(self) -> socket.socket:
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        made.settimeout(self._timeout_s)
+        try:
+            made.connect(self._path)
+        except OSError as failure:
+            made.close()
+            raise DatabaseError(2005, str(failure)) from None
+        return made
+
+    def _exactly(self, size: int) -> bytes:
+        assert self._socket is not None
+        parts = bytearray()
+        while len(parts) < size:
+            part = self._socket.recv(min(size - len(parts), 1 << 20))
+            if not part:
+                raise DatabaseError(2010)
+            parts += part
+        return bytes(parts)
+
+
+class AnswerCut(DatabaseError):
+    """The answer did not fit into what the database sends at once."""
