@@ -293,6 +293,7 @@ class _Reader:
             caps=section.boolean("caps", base.caps),
             handshake_timeout_s=_seconds(section, "handshake_timeout", base.handshake_timeout_s),
             full_walk_s=_seconds(section, "full_walk", base.full_walk_s, zero=True),
+            request_timeout_s=_seconds(section, "request_timeout", base.request_timeout_s),
             stuck_after_s=section.number("stuck_after", base.stuck_after_s, 2, 3600),
             delete_confirm_share=section.number("delete_confirm_share", base.delete_confirm_share, 0, 1),
             force=self._force(section.section("force")),

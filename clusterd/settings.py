@@ -130,7 +130,8 @@ class ForceRules(msgspec.Struct, frozen=True):
 
 
 class Clusterd(msgspec.Struct, frozen=True):
-    """Our own section `clusterd` of cluster.json. `store`: whether this node serves the agent database and authd itself."""
+    """Our own section `clusterd` of cluster.json. `store`: whether this node serves the agent database and authd itself.
+    `request_timeout_s`: how long a function of the distributed API may run (dapi.md 3.9)."""
 
     owner: str = ""
     version: str = "4.14.1"
@@ -138,6 +139,7 @@ class Clusterd(msgspec.Struct, frozen=True):
     caps: bool = True
     handshake_timeout_s: float = 10
     full_walk_s: float = 300
+    request_timeout_s: float = 10
     stuck_after_s: float = 30
     delete_confirm_share: float = 0.5
     store: StoreChoice = "auto"

@@ -392,8 +392,64 @@ class OpenGroups(Job, frozen=True, tag="open-groups"):
     out: str
 
 
+class Text(msgspec.Struct, frozen=True, array_like=True):
+    """JSON of the distributed API: `payload`, at most INLINE_BYTES, or `size` bytes at `offset` of the spool file `path`."""
+
+    payload: bytes = b""
+    path: str = ""
+    size: int = 0
+    offset: int = 0
+
+
+class RunFunction(Job, frozen=True, tag="run-function"):
+    """Run the function that an API request names, on this node. `serves_store`: whether our own store serves the agent
+    database here. A large answer goes to `out`. Result: FunctionDone, whatever the function says."""
+
+    root: str
+    request: Text
+    out: str
+    serves_store: bool
+
+
+class PlanRequest(Job, frozen=True, tag="plan-request"):
+    """Which nodes solve a distributed API request, and what each is asked; `connected` are the master (first) and its workers.
+    Large requests go to the file `out`, one behind the other. Result: RequestPlanned."""
+
+    root: str
+    request: Text
+    connected: list[str]
+    timeout_s: float
+    out: str
+
+
+class CombineAnswers(Job, frozen=True, tag="combine-answers"):
+    """The answers of the nodes of a plan as one; `allowed` as RequestPlanned has it. A large one goes to `out`.
+    Result: FunctionDone."""
+
+    request: Text
+    allowed: bytes
+    answers: list[Text]
+    out: str
+
+
 class Result(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """Base of the results."""
+
+
+class FunctionDone(Result, frozen=True, tag="function-done"):
+    """`answer`: an encoded result or exception (dapi.md 4)."""
+
+    answer: Text
+
+
+class RequestPlanned(Result, frozen=True, tag="request-planned"):
+    """Node and request, in the order in which the answers are merged. `allowed`: the listing of the nodes (encoded);
+    `merges`: whether the answers must be combined, or the only one is the answer. With `failure` (encoded) there is no plan."""
+
+    requests: list[tuple[str, Text]]
+    allowed: bytes
+    merges: bool
+    failure: bytes = b""
 
 
 class ShardScanned(Result, frozen=True, tag="scanned"):
@@ -570,6 +626,9 @@ AnyJob = (
     | RotateLog
     | OpenReport
     | OpenGroups
+    | RunFunction
+    | PlanRequest
+    | CombineAnswers
 )
 AnyResult = (
     ShardScanned
@@ -588,6 +647,8 @@ AnyResult = (
     | Swept
     | ReportOpened
     | GroupsOpened
+    | FunctionDone
+    | RequestPlanned
     | JobFailed
 )
 

@@ -16,8 +16,8 @@ DISTRIBUTED: RequestType = "distributed_master"
 
 BASIC_SERVICES = ("wazuh-modulesd", "wazuh-analysisd", "wazuh-execd", "wazuh-db", "wazuh-remoted")
 ALLOW_ALL: Mapping[str, Any] = {"rbac_mode": "black"}
-LARGEST_REQUEST = 8 * 1024 * 1024
-"""Bytes of a request's JSON; an uploaded file travels in it."""
+LARGEST_REQUEST = 5 * 1024 * 1024 - 1024
+"""Bytes of a request's JSON; an uploaded file travels in it. It fits into one frame with the id before it."""
 
 
 class ApiRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,7 +31,7 @@ class ApiRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     is_async: bool = False
     local_client_arg: str | None = None
     basic_services: tuple[str, ...] = BASIC_SERVICES
-    rbac_permissions: dict[str, Any] = dict(ALLOW_ALL)
+    rbac_permissions: dict[str, Any] = msgspec.field(default_factory=lambda: dict(ALLOW_ALL))
     current_user: str = ""
     broadcasting: bool = False
     nodes: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable
 
-from clusterd.pool import agents, bodies, packages, tree
+from clusterd.pool import agents, api, bodies, packages, tree
 from clusterd.pool.failure import Failure
 from clusterd.pool.rotate import rotate_log
 from clusterd.settings import Settings
@@ -15,6 +15,7 @@ from ipc.messages import (
     AnyResult,
     ApplyPlan,
     BuildManifest,
+    CombineAnswers,
     ComparePackage,
     DigestSegments,
     FinishPackage,
@@ -25,8 +26,10 @@ from ipc.messages import (
     OpenReport,
     PackMetadata,
     PackPart,
+    PlanRequest,
     RotateLog,
     RulesetHashes,
+    RunFunction,
     ScanShard,
     SealChunk,
     StoreChunk,
@@ -103,6 +106,12 @@ class Workshop:
                 return agents.open_report(job)
             case OpenGroups():
                 return agents.open_groups(job)
+            case RunFunction():
+                return api.run_function(job, settings)
+            case PlanRequest():
+                return api.plan_request(job, settings)
+            case CombineAnswers():
+                return api.combine_answers(job)
 
 
 def _written_by(job: AnyJob) -> str:

@@ -1,14 +1,12 @@
-"""Requests that both roles answer alike: files, strings, cancellations, API answers nobody waits for (wire.md 4.1)."""
+"""Requests that both roles answer alike: files, strings, cancellations (wire.md 4.1)."""
 
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from clusterd.errors import ClusterError
 from clusterd.sync.context import Context
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
-from clusterd.wire.payloads import build_words, parse_addressed, parse_task_failure
-from clusterd.wire.results import encode_failure
+from clusterd.wire.payloads import parse_task_failure
 
 
 class Later(NamedTuple):
@@ -34,8 +32,6 @@ class CommonRequests:
             commands.NEW_STR: self.new_string,
             commands.ERR_STR: self.cancel_string,
             commands.CANCEL_TASK: self.cancel_task,
-            commands.DAPI: self.refuse_api_request,
-            commands.DAPI_ERR: self.unknown_api_client,
         }
 
     async def new_file(self, peer: Peer, payload: bytes) -> bytes:
@@ -64,13 +60,3 @@ class CommonRequests:
                 peer.interrupted.add(task_id)
         await self._context.net.main_line("ERROR", tag, text)
         return commands.CANCEL_RECEIVED
-
-    async def refuse_api_request(self, peer: Peer, payload: bytes) -> bytes:
-        """No API function is registered on this node: the asker is told at once instead of waiting 200 s."""
-        client = parse_addressed(payload).id
-        error = ClusterError(3009, "this node serves no API functions")
-        peer.answer_late(commands.DAPI_ERR, build_words(client, encode_failure(error)))
-        return commands.DAPI_QUEUED
-
-    async def unknown_api_client(self, peer: Peer, payload: bytes) -> bytes:
-        raise ClusterError(3032, parse_addressed(payload).id)

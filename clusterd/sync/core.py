@@ -9,7 +9,10 @@ from clusterd.errors import ClusterError
 from clusterd.sync.agent_groups_master import AgentGroupsMaster
 from clusterd.sync.agent_groups_worker import AgentGroupsWorker
 from clusterd.sync.agent_info import AgentInfoMaster, AgentInfoWorker
+from clusterd.sync.api import Api
+from clusterd.sync.api import restarted as api_restarted
 from clusterd.sync.caps import offer_caps
+from clusterd.sync.cluster_view import ClusterView
 from clusterd.sync.common import CommonRequests, Handler, Later
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import BadSeal, Incoming, Refusal
@@ -89,8 +92,11 @@ class Core:
         else:
             self._sendsync = sendsync = SendsyncWorker(context, self._master_peer)
             local = sendsync.local
-        self._remote |= self._sendsync.remote
-        self._local = LocalRequests(context, nodes, self.status, self._master_peer).table | local
+        programs = LocalRequests(context, nodes, self.status, self._master_peer)
+        view = ClusterView(nodes, self._master_peer, programs.hashes)
+        self._api = Api(context, view, self._peers.values, self._master_peer)
+        self._remote |= self._sendsync.remote | self._api.remote
+        self._local = programs.table | local | self._api.local
 
     # ---- life ----------------------------------------------------------------------------------------------------------
 
@@ -141,10 +147,11 @@ class Core:
     async def _end_lost_task(self, peer: Peer, command: str, task_id: str) -> None:
         """The sync that was sending this file, or had this sendsync request, is dead: the peer hears it instead of waiting in
         vain."""
-        if command == commands.SENDSYN_ERR:
+        if command in (commands.SENDSYN_ERR, commands.DAPI_ERR):
             await self._context.net.note_task(peer.link, command, task_id, is_open=False)
-            with contextlib.suppress(ClusterError):  # the worker's own timeout remains
-                await peer.request(command, restarted(task_id))
+            text = restarted(task_id) if command == commands.SENDSYN_ERR else api_restarted(task_id)
+            with contextlib.suppress(ClusterError):  # the asker's own timeout remains
+                await peer.request(command, text)
             return
         error = ClusterError(1000, "the sync process was restarted while it sent this file")
         with contextlib.suppress(ClusterError):  # if it cannot be told, the peer's own timeout of 120 s remains
@@ -187,6 +194,7 @@ class Core:
         if peer is None:
             return
         self._sendsync.link_lost(peer)
+        self._api.link_lost(peer)
         await peer.close()
         if peer.info.kind == "worker" and self.master is not None:
             self.master.forget(peer)

@@ -181,6 +181,11 @@ class Sender:
         try:
             if isinstance(content, bytes):
                 await self._send_open_string(peer, string_id, content)
+            elif peer.info.kind == "local":
+                # Nothing is sealed there.
+                for offset in range(0, size, INLINE_CHUNK):
+                    part = read_segments(slice_segments(content, offset, INLINE_CHUNK))
+                    await peer.request("str_upd", build_words(string_id, part))
             else:
                 await self._send_sealed_string(peer, string_id, content, size)
         except (ClusterError, JobError, OSError) as failure:
@@ -201,9 +206,10 @@ class Sender:
             body = await self._sealed(build_words(string_id, b""), slice_segments(content, offset, chunk))
             await peer.request("str_upd", body=body)
 
-    async def seal(self, payload: bytes) -> Descriptor:
-        """A request's payload as a body for `Peer.request`, sealed in the pool. Raises JobError."""
-        return await self._sealed(payload, [])
+    async def seal(self, payload: bytes, more: Sequence[Segment] = ()) -> Descriptor:
+        """A request's payload (with the bytes of `more` behind it) as a body for `Peer.request`, sealed in the pool.
+        Raises JobError."""
+        return await self._sealed(payload, list(more))
 
     async def _sealed(self, prefix: bytes, segments: list[Segment]) -> Descriptor:
         """Like `_seal_chunk`, for callers that may be cancelled: the slab is free when the job has ended, never before."""

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from clusterd.errors import ClusterError
-from clusterd.sync.common import Handler
+from clusterd.sync.common import Handler, Later
 from clusterd.sync.context import Context
 from clusterd.sync.nodes import Nodes
 from clusterd.sync.peer import Peer
@@ -15,12 +15,7 @@ from ipc.messages import Packed, RulesetHashes
 
 MASKED_KEY = "*****"
 LARGEST_ANSWER = 5242880
-NOT_SERVED = (
-    commands.SEND_FILE,
-    commands.DAPI,
-    commands.DAPI_FWD,
-    commands.SENDRRELOAD,
-)
+NOT_SERVED = (commands.SEND_FILE, commands.SENDRRELOAD)
 
 
 class LocalRequests:
@@ -67,7 +62,10 @@ class LocalRequests:
         )
 
     async def get_hash(self, peer: Peer, payload: bytes) -> bytes:
-        """Path to BLAKE2b of rules, decoders and lists, of a scan made now (dapi.md 1.8)."""
+        return await self.hashes()
+
+    async def hashes(self) -> bytes:
+        """Path to BLAKE2b of rules, decoders and lists, of a scan made now, as JSON (dapi.md 1.8)."""
         context = self._context
         scan = await context.manifests.scan()
         out = context.spool.new_path("hashes")
@@ -84,20 +82,19 @@ class LocalRequests:
         finally:
             context.spool.remove(out)
 
-    async def get_nodes(self, peer: Peer, payload: bytes) -> bytes:
+    async def get_nodes(self, peer: Peer, payload: bytes) -> bytes | Later:
         if self._nodes is not None:
             return dump_json(self._nodes.list(load_json(payload, limit=ARGUMENT_BYTES)))
         return self._ask_master(peer, commands.GET_NODES, payload)
 
-    async def get_health(self, peer: Peer, payload: bytes) -> bytes:
+    async def get_health(self, peer: Peer, payload: bytes) -> bytes | Later:
         if self._nodes is not None:
             return dump_json(await self._nodes.health(load_json(payload, limit=ARGUMENT_BYTES)))
         return self._ask_master(peer, commands.GET_HEALTH, payload)
 
-    def _ask_master(self, peer: Peer, command: str, payload: bytes) -> bytes:
+    def _ask_master(self, peer: Peer, command: str, payload: bytes) -> Later:
         master = self._connected_master()
-        peer.spawn(self._forward(peer, master, command, payload))
-        return commands.SENT_TO_MASTER
+        return Later(commands.SENT_TO_MASTER, lambda: self._forward(peer, master, command, payload))
 
     def _connected_master(self) -> Peer:
         master = self._master()

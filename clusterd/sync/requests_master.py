@@ -1,7 +1,6 @@
 """What a master answers its workers (wire.md 4.1, W>M)."""
 
 from clusterd.clock import boot_us
-from clusterd.errors import ClusterError
 from clusterd.sync.agent_groups_master import SEND_ALL, AgentGroupsMaster
 from clusterd.sync.agent_info import AgentInfoMaster
 from clusterd.sync.caps import answer_caps
@@ -11,7 +10,7 @@ from clusterd.sync.integrity_master import IntegrityMaster
 from clusterd.sync.nodes import Nodes
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
-from clusterd.wire.payloads import parse_string_for, parse_task_failure
+from clusterd.wire.payloads import parse_task_failure
 from clusterd.wire.results import ARGUMENT_BYTES, dump_json, load_json
 
 
@@ -50,7 +49,6 @@ class MasterRequests:
             commands.SYN_W_G_C: self.all_agent_groups,
             commands.GET_NODES: self.get_nodes,
             commands.GET_HEALTH: self.get_health,
-            commands.DAPI_RES: self.api_answer,
         }
 
     async def caps(self, peer: Peer, payload: bytes) -> bytes:
@@ -106,9 +104,3 @@ class MasterRequests:
 
     async def get_health(self, peer: Peer, payload: bytes) -> bytes:
         return dump_json(await self._nodes.health(load_json(payload, limit=ARGUMENT_BYTES)))
-
-    async def api_answer(self, peer: Peer, payload: bytes) -> bytes:
-        """Nobody here asked."""
-        answer = parse_string_for(payload)
-        peer.incoming.drop_string(answer.string_id)
-        raise ClusterError(3032, answer.id)

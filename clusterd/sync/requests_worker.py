@@ -7,7 +7,7 @@ from clusterd.sync.context import Context
 from clusterd.sync.integrity_worker import IntegrityWorker
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
-from clusterd.wire.payloads import parse_string_for, parse_task_failure
+from clusterd.wire.payloads import parse_task_failure
 
 
 class WorkerRequests:
@@ -35,7 +35,6 @@ class WorkerRequests:
             commands.SYN_M_A_ERR: self.agents_refused,
             commands.SYN_G_M_W: self.agent_groups,
             commands.SYN_G_M_W_C: self.all_agent_groups,
-            commands.DAPI_RES: self.answer_to_nobody,
         }
 
     async def checked_equal(self, peer: Peer, payload: bytes) -> bytes:
@@ -69,8 +68,3 @@ class WorkerRequests:
     async def all_agent_groups(self, peer: Peer, payload: bytes) -> bytes:
         self._groups.begin(peer, payload, everything=True)
         return payload
-
-    async def answer_to_nobody(self, peer: Peer, payload: bytes) -> bytes:
-        """The local client is gone: the answer is dropped, and the master hears what stock says."""
-        peer.incoming.drop_string(parse_string_for(payload).string_id)
-        return commands.DAPI_FORWARDED_TO_WORKER

@@ -1,0 +1,111 @@
+"""A request executed on its solver (dapi.md 3.7): checks, the function, and whatever it did as an answer."""
+
+import json
+from typing import Any
+
+import msgspec
+
+from clusterd.dapi.access import DELETED_MEANWHILE, Access, check_agents, check_nodes
+from clusterd.dapi.daemons import not_ready
+from clusterd.dapi.functions.table import FUNCTIONS
+from clusterd.dapi.items import Items
+from clusterd.dapi.merge import PLAIN, Value
+from clusterd.dapi.registry import Call, arguments_of, not_available
+from clusterd.dapi.request import ApiRequest, parse_request
+from clusterd.errors import ClusterError
+from clusterd.settings import Settings
+from clusterd.wdb.blocking import BlockingDatabase
+from clusterd.wire.results import INTERNAL_ERROR, PERMISSION_ERROR, WireException, WireResult, class_of_code
+
+LOG = "WAZUH_HOME/logs/cluster.log"
+INTERNAL = frozenset({"WazuhException", INTERNAL_ERROR, "WazuhClusterError", "WazuhHAPHelperError"})
+UNEXPECTED = "Unexpected error: see the log of this node"
+
+
+def run(data: bytes, settings: Settings, *, serves_store: bool) -> Value:
+    """The answer of a function of the pool. What is raised is a bug."""
+    node = settings.cluster.node_name
+    try:
+        request = parse_request(data)
+        function = FUNCTIONS.find(request.f)
+        if function is None or function.place != "pool":
+            return not_available(request.f, node)
+        request = without_star(request)
+        if function.checks_daemons:
+            check_daemons(request, settings, serves_store=serves_store)
+        with BlockingDatabase(settings.root) as database:
+            nodes = check_nodes(function, request, node)
+            access = check_agents(function, nodes.request, settings.root, database)
+            arguments = arguments_of(function, access.request.f_kwargs)
+            answer = as_value(function.work(Call(settings, access.request, database), arguments))
+    except ClusterError as failure:
+        return as_answer(failure, node)
+    return with_denied(answer, access)
+
+
+def with_denied(answer: Value, access: Access) -> Value:
+    """What was not permitted, as failed items of the answer."""
+    if not isinstance(answer, WireResult) or answer.wire_class == PLAIN or not (access.denied or access.is_filled):
+        return answer
+    items = Items.of_wire(answer)
+    for name, error in access.denied:
+        items.fail(name, error)
+    if access.is_filled:
+        items.drop_failed(DELETED_MEANWHILE)
+    return items.wire()
+
+
+def without_star(request: ApiRequest) -> ApiRequest:
+    """`agent_list: "*"` means all, which is what a function does without it (dapi.md 3.7, point 1)."""
+    if request.f_kwargs.get("agent_list") != "*":
+        return request
+    kept = {key: value for key, value in request.f_kwargs.items() if key != "agent_list"}
+    return msgspec.structs.replace(request, f_kwargs=kept)
+
+
+def check_daemons(request: ApiRequest, settings: Settings, *, serves_store: bool) -> None:
+    """Raises WireException 1017 when a daemon that the request needs is not up."""
+    missing = not_ready(settings.root, request.basic_services, serves_store=serves_store)
+    if missing:
+        extra = {"node_name": settings.cluster.node_name, "not_ready_daemons": ", ".join(missing)}
+        raise WireException(1017, extra, wire_class=INTERNAL_ERROR)
+
+
+def as_value(returned: Any) -> Value:
+    """What a function returned, as a result (dapi.md 3.7, point 6)."""
+    match returned:
+        case Items():
+            return returned.wire()
+        case WireResult() | WireException():
+            return returned
+        case str():
+            try:
+                return as_value(json.loads(returned))
+            except ValueError:
+                return as_value({"message": returned})
+        case _:
+            return WireResult(PLAIN, {"str_priority": None, "result": returned})
+
+
+def as_answer(failure: ClusterError, node: str) -> WireException:
+    """A failure as the answer of this node, with what `dapi_errors` says of it (dapi.md 3.7, point 7)."""
+    if isinstance(failure, WireException):
+        answer = failure
+    else:
+        answer = WireException(failure.code, failure.extra, wire_class=class_of_code(failure.code))
+    if not answer.dapi_errors:
+        shown: dict[str, Any] = {"error": answer.message}
+        if answer.wire_class in INTERNAL:
+            shown["logfile"] = LOG
+        answer.dapi_errors = {node: shown}
+    return answer
+
+
+def unexpected(node: str) -> WireException:
+    """The answer when a function failed in a way nobody foresaw: no details of ours in it (dapi.md 8, number 15)."""
+    return WireException(1000, None, wire_class=INTERNAL_ERROR, dapi_errors={node: {"error": UNEXPECTED}})
+
+
+def refused(text: str, node: str) -> WireException:
+    """The answer to a function that this asker may not call, or not like this."""
+    return WireException(4000, text, wire_class=PERMISSION_ERROR, dapi_errors={node: {"error": text}})

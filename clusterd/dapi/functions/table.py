@@ -1,0 +1,5 @@
+"""Every function that a request may name."""
+
+from clusterd.dapi.registry import Registry
+
+FUNCTIONS = Registry()

@@ -1,0 +1,83 @@
+"""Jobs of the distributed API: run a function, plan who answers, combine answers. All the JSON that may be large is read and
+written here, off sync's loop."""
+
+from clusterd.dapi import execution
+from clusterd.dapi.items import Items
+from clusterd.dapi.lookup import AgentTable
+from clusterd.dapi.merge import Value
+from clusterd.dapi.request import encode_request, parse_request
+from clusterd.dapi.routing import combine, plan
+from clusterd.errors import ClusterError
+from clusterd.settings import Settings
+from clusterd.wdb.blocking import BlockingDatabase
+from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult, dump_json, load_json
+from ipc.messages import (
+    INLINE_BYTES,
+    CombineAnswers,
+    FunctionDone,
+    PlanRequest,
+    RequestPlanned,
+    RunFunction,
+    Text,
+)
+
+
+def run_function(job: RunFunction, settings: Settings) -> FunctionDone:
+    """The answer of this node."""
+    answer = execution.run(read_text(job.request), settings, serves_store=job.serves_store)
+    return FunctionDone(write_text(dump_json(answer), job.out))
+
+
+def plan_request(job: PlanRequest, settings: Settings) -> RequestPlanned:
+    """Who is asked what."""
+    node = settings.cluster.node_name
+    try:
+        request = parse_request(read_text(job.request))
+        with BlockingDatabase(job.root) as database:
+            found = plan(
+                request, master=node, connected=job.connected, agents=AgentTable(database), timeout_s=job.timeout_s
+            )
+    except ClusterError as failure:
+        return RequestPlanned([], b"", False, dump_json(execution.as_answer(failure, node)))
+    requests = [(name, write_text(encode_request(part), job.out)) for name, part in found.requests]
+    merges = len(requests) != 1 or bool(found.allowed.failed)
+    return RequestPlanned(requests, dump_json(found.allowed.wire()), merges)
+
+
+def combine_answers(job: CombineAnswers) -> FunctionDone:
+    """One answer out of many."""
+    request = parse_request(read_text(job.request))
+    listing = load_json(job.allowed)
+    assert isinstance(listing, WireResult)
+    answer = combine(request, Items.of_wire(listing), [_answer_of(text) for text in job.answers])
+    return FunctionDone(write_text(dump_json(answer), job.out))
+
+
+def _answer_of(text: Text) -> Value:
+    """A node's answer; one that is none counts as that node's failure, which is the whole answer's (dapi.md 4.3)."""
+    try:
+        value = load_json(read_text(text))
+    except ClusterError as failure:
+        return WireException(1000, str(failure), wire_class=INTERNAL_ERROR)
+    if isinstance(value, WireResult | WireException):
+        return value
+    return WireException(1000, "a node's answer is neither a result nor an exception", wire_class=INTERNAL_ERROR)
+
+
+def read_text(text: Text) -> bytes:
+    """Its bytes."""
+    if not text.path:
+        return text.payload
+    with open(text.path, "rb") as file:
+        file.seek(text.offset)
+        return file.read(text.size)
+
+
+def write_text(content: bytes, out: str) -> Text:
+    """Inline, or at the end of the file `out`."""
+    if len(content) <= INLINE_BYTES:
+        return Text(content)
+    with open(out, "ab") as file:
+        offset = file.tell()
+        file.write(content)
+    return Text(b"", out, len(content), offset)

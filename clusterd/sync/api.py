@@ -1,0 +1,301 @@
+"""The distributed API on the links of a node (dapi.md 1.3, 3.2, 3.3): who asked gets the answer as a long string, whoever it
+was; a request given to another node has an id of ours, and only that node may answer it.
+"""
+
+import asyncio
+import itertools
+import random
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable
+
+from clusterd.dapi.envelope import Envelope, read_envelope
+from clusterd.dapi.registry import Cluster, Origin
+from clusterd.errors import ClusterError
+from clusterd.sync.api_runner import ApiRunner
+from clusterd.sync.api_texts import Texts
+from clusterd.sync.common import Handler, Later
+from clusterd.sync.context import Context
+from clusterd.sync.net_port import LinkClosed
+from clusterd.sync.outgoing import INLINE_CHUNK, read_segments
+from clusterd.sync.peer import Peer
+from clusterd.sync.pool_port import JobError
+from clusterd.sync.turns import TurnLimits, Turns
+from clusterd.wire import commands
+from clusterd.wire.payloads import build_words, parse_addressed, parse_string_for
+from clusterd.wire.results import decode_err_payload, encode_failure, shorten
+from ipc.messages import INLINE_BYTES, Segment, Text
+
+LIMITS = TurnLimits(128, 128, 32, 32, known_source=2048, bytes_source=32 << 20, bytes=128 << 20)
+"""32 requests of one link run at a time (dapi.md 3.3); 2,048 may wait."""
+SERVICE = "the API"
+STRINGS_AT_ONCE = 6
+"""Answers on their way to one node at a time: it takes 16 long strings, and other features send some, too."""
+IDS = 1 << 40
+NOT_CONNECTED = 3022
+NO_MASTER = 3023
+
+
+class _Asked:
+    """A request that another node has. `answer`: what it said."""
+
+    __slots__ = ("answer", "peer")
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.answer: asyncio.Future[Text] = asyncio.get_running_loop().create_future()
+
+
+class Api:
+    """`local` and `remote` are its commands on the local socket and between nodes."""
+
+    def __init__(
+        self,
+        context: Context,
+        cluster: Cluster,
+        peers: Callable[[], Iterable[Peer]],
+        master: Callable[[], Peer | None],
+    ) -> None:
+        self._context = context
+        settings = context.settings
+        tag = "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"
+        self._journal = context.journal(tag, "D API")
+        self._peers = peers
+        self._master = master
+        self._texts = Texts(context.spool)
+        self._runner = ApiRunner(context, cluster, self._connected, self._ask_worker, self._texts)
+        self._turns = Turns(LIMITS)
+        self._ids = itertools.count(random.randrange(IDS))
+        self._lanes = itertools.count()
+        self._asked: dict[str, _Asked] = {}
+        self._strings: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(STRINGS_AT_ONCE))
+        self.local: dict[str, Handler] = {commands.DAPI: self.ask}
+        self.remote: dict[str, Handler] = {
+            commands.DAPI: self.serve,
+            commands.DAPI_RES: self.answered,
+            commands.DAPI_ERR: self.failed,
+        }
+        if settings.is_master:
+            self.local[commands.DAPI_FWD] = self.forward
+
+    # ---- the local socket --------------------------------------------------------------------------------------------------
+
+    async def ask(self, peer: Peer, payload: bytes) -> Later:
+        """`dapi` of a program: a master serves it, a worker gives it to its master. Raises ClusterError 3023."""
+        if self._context.settings.is_master:
+            return Later(commands.DAPI_QUEUED, lambda: self._serve(peer, "", payload, "client"))
+        master = self._master()
+        if master is None:
+            raise ClusterError(NO_MASTER)
+        return Later(commands.DAPI_QUEUED, lambda: self._give_on(peer, master, payload))
+
+    async def forward(self, peer: Peer, payload: bytes) -> Later:
+        """`dapi_fwd {node} {request}` of a program on a master. Raises ClusterError 1000, 3022."""
+        addressed = parse_addressed(payload)
+        worker = self._worker(addressed.id)
+        if worker is None:
+            raise ClusterError(NOT_CONNECTED, shorten(addressed.id))
+        return Later(commands.DAPI_SENT_TO_WORKER, lambda: self._give_on(peer, worker, addressed.content))
+
+    async def _give_on(self, client: Peer, node: Peer, content: bytes) -> None:
+        """Another node's answer goes to the client as it is."""
+
+        async def work(envelope: Envelope) -> Text:
+            return await self._ask(node, Text(content))
+
+        await self._answer(client, "", content, work)
+
+    # ---- between nodes -----------------------------------------------------------------------------------------------------
+
+    async def serve(self, peer: Peer, payload: bytes) -> bytes:
+        """`dapi {id} {request}` of another node: said to be queued at once, answered by `dapi_res` or `dapi_err`."""
+        addressed = parse_addressed(payload)
+        origin: Origin = "worker" if self._context.settings.is_master else "master"
+        peer.spawn(self._serve(peer, addressed.id, addressed.content, origin))
+        return commands.DAPI_QUEUED
+
+    async def answered(self, peer: Peer, payload: bytes) -> bytes:
+        """`dapi_res {id} {string id}`. Raises ClusterError 3032 on a master, where nobody asked (a worker stays friendly)."""
+        found = parse_string_for(payload)
+        asked = self._find(peer, found.id)
+        on_master = self._context.settings.is_master
+        if asked is None:
+            peer.incoming.drop_string(found.string_id)
+            if on_master:
+                raise ClusterError(3032, found.id)
+            return commands.DAPI_FORWARDED_TO_WORKER
+        try:
+            text = await self._take(peer, found.string_id)
+        except ClusterError as failure:
+            _settle(asked, failure)
+            raise
+        if asked.answer.done():
+            self._texts.remove(text)
+        else:
+            asked.answer.set_result(text)
+        return commands.DAPI_FORWARDED if on_master else commands.DAPI_FORWARDED_TO_WORKER
+
+    async def failed(self, peer: Peer, payload: bytes) -> bytes:
+        """`dapi_err {id} {error}`: the one who waits hears it now, not after 200 s. Raises ClusterError 3032."""
+        found = parse_addressed(payload)
+        asked = self._find(peer, found.id)
+        if asked is None:
+            raise ClusterError(3032, found.id)
+        _settle(asked, decode_err_payload(found.content))
+        return commands.DAPI_ERROR_FORWARDED
+
+    def link_lost(self, peer: Peer) -> None:
+        """A link is no longer among the peers: what it was asked fails now."""
+        self._strings.pop(peer.link, None)
+        for asked in self._asked.values():
+            if asked.peer is peer:
+                _settle(asked, self._not_there(peer))
+
+    # ---- serving -----------------------------------------------------------------------------------------------------------
+
+    async def _serve(self, peer: Peer, name: str, content: bytes, origin: Origin) -> None:
+        """A request that ends here. `name`: how the asker calls it, empty for a local client."""
+        where = "master" if peer.info.kind == "master" else peer.name
+        shown = f"{where} ({name})" if name else where
+
+        async def work(envelope: Envelope) -> Text:
+            self._journal.info(f"Receiving request: {shorten(envelope.function.name, 100)} from {shown}")
+            request = self._texts.write(content)
+            try:
+                return await self._runner.run(request, envelope, origin)
+            finally:
+                self._texts.remove(request)
+
+        if not name:
+            await self._answer(peer, name, content, work)
+            return
+        await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=True)
+        try:
+            await self._answer(peer, name, content, work)
+        finally:
+            await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=False)
+
+    async def _answer(self, peer: Peer, name: str, content: bytes, work: Callable[[Envelope], Awaitable[Text]]) -> None:
+        """From the line to the answer; every failure is told by `dapi_err`."""
+        try:
+            envelope = read_envelope(content)
+            turn = self._turns.join(peer.link, str(next(self._lanes)), SERVICE, len(content))
+        except ClusterError as failure:
+            await self._refuse(peer, name, failure)
+            return
+        try:
+            await self._turns.begin(turn, self._context.settings.communication.timeout_dapi_request_s)
+            text = await work(envelope)
+            try:
+                self._turns.free_service(turn)
+                await self._deliver(peer, name, text)
+            finally:
+                self._texts.remove(text)
+        except (JobError, OSError) as failure:
+            await self._refuse(peer, name, ClusterError(1000, str(failure)))
+        except ClusterError as failure:
+            await self._refuse(peer, name, failure)
+        finally:
+            self._turns.leave(turn)
+
+    async def _deliver(self, peer: Peer, name: str, text: Text) -> None:
+        """The long string, then its id. Raises ClusterError for an asker that is there and does not take it."""
+        content = [Segment(text.path, text.offset, text.size)] if text.path else text.payload
+        try:
+            async with self._strings[peer.link]:
+                string_id = await self._context.sender.send_string(peer, content)
+            await peer.request(commands.DAPI_RES, build_words(name, string_id) if name else string_id.encode())
+        except ClusterError as failure:
+            if not isinstance(failure, LinkClosed) and not isinstance(failure.__cause__, LinkClosed):
+                raise
+            self._journal.debug(f"{peer.name} is gone, its answer is dropped")
+
+    async def _refuse(self, peer: Peer, name: str, failure: ClusterError) -> None:
+        self._journal.error(f"Error in distributed API: {failure}")
+        encoded = encode_failure(failure)
+        try:
+            await peer.request(commands.DAPI_ERR, build_words(name, encoded) if name else encoded)
+        except ClusterError:
+            # It is gone, or waits no longer.
+            return
+
+    # ---- asking ------------------------------------------------------------------------------------------------------------
+
+    async def _ask_worker(self, node: str, request: Text) -> Text:
+        """Raises ClusterError 3022 for a node that is not connected."""
+        worker = self._worker(node)
+        if worker is None:
+            raise ClusterError(NOT_CONNECTED, node)
+        return await self._ask(worker, request)
+
+    async def _ask(self, node: Peer, request: Text) -> Text:
+        """Another node's answer. Raises ClusterError (3021: none in time; 3022, 3023: no connection; what it said), JobError."""
+        name = str(next(self._ids))
+        asked = _Asked(node)
+        self._asked[name] = asked
+        timeout_s = self._context.settings.communication.timeout_dapi_request_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._send(node, name, request)
+                return await asked.answer
+        except TimeoutError:
+            raise ClusterError(3021, f"{node.name} did not answer within {timeout_s:g} s") from None
+        except LinkClosed:
+            raise self._not_there(node) from None
+        finally:
+            del self._asked[name]
+            if asked.answer.done() and not asked.answer.cancelled():
+                asked.answer.exception()  # heard, or of no interest any more
+
+    async def _send(self, node: Peer, name: str, request: Text) -> None:
+        """Large requests are sealed in the pool, so that net need not."""
+        sender = self._context.sender
+        prefix = build_words(name, request.payload)
+        if request.path:
+            segment = Segment(request.path, request.offset, request.size)
+            await node.request(commands.DAPI, body=await sender.seal(prefix, [segment]))
+        elif len(prefix) <= INLINE_CHUNK:
+            await node.request(commands.DAPI, prefix)
+        else:
+            await node.request(commands.DAPI, body=await sender.seal(prefix))
+
+    async def _take(self, peer: Peer, string_id: str) -> Text:
+        """The long string, removed. Raises ClusterError 3035, 3016."""
+        if string_id.startswith("Error"):
+            raise ClusterError(3016, shorten(string_id))
+        segment = await peer.incoming.take_string(string_id)
+        if segment.length > INLINE_BYTES:
+            return Text(b"", segment.path, segment.length)
+        try:
+            return Text(read_segments([segment]))
+        except OSError as failure:
+            raise ClusterError(1000, str(failure)) from failure
+        finally:
+            self._context.spool.remove(segment.path)
+
+    # ---- who is there ------------------------------------------------------------------------------------------------------
+
+    def _find(self, peer: Peer, name: str) -> _Asked | None:
+        """Who waits for this, of this node (dapi.md 8, number 21)."""
+        asked = self._asked.get(name)
+        return None if asked is None or asked.peer is not peer or asked.answer.done() else asked
+
+    def _worker(self, name: str) -> Peer | None:
+        return next((peer for peer in self._peers() if peer.info.kind == "worker" and peer.name == name), None)
+
+    def _connected(self) -> list[str]:
+        return [self._context.node_name, *(peer.name for peer in self._peers() if peer.info.kind == "worker")]
+
+    def _not_there(self, peer: Peer) -> ClusterError:
+        if peer.info.kind == "master":
+            return ClusterError(NO_MASTER, "the connection was lost before the answer came")
+        return ClusterError(NOT_CONNECTED, peer.name)
+
+
+def _settle(asked: _Asked, failure: ClusterError) -> None:
+    if not asked.answer.done():
+        asked.answer.set_exception(failure)
+
+
+def restarted(name: str) -> bytes:
+    """The `dapi_err` of a request that the sync process before this one had."""
+    return build_words(name, encode_failure(ClusterError(1000, "the sync process of this node was restarted")))

@@ -1,0 +1,33 @@
+"""JSON of the distributed API in sync's hands: inline, or a spool file that somebody has to remove."""
+
+from clusterd.errors import ClusterError
+from clusterd.sync.outgoing import read_segments
+from clusterd.sync.spool import Spool
+from ipc.messages import INLINE_BYTES, Segment, Text
+
+
+class Texts:
+    """Reads, writes and removes them."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def read(self, text: Text, limit: int) -> bytes:
+        """Raises ClusterError 1000 above `limit`, OSError."""
+        if not text.path:
+            return text.payload
+        if text.size > limit:
+            raise ClusterError(1000, f"a request of {text.size} bytes is above the limit of {limit}")
+        return read_segments([Segment(text.path, text.offset, text.size)])
+
+    def write(self, content: bytes) -> Text:
+        """Raises OSError."""
+        if len(content) <= INLINE_BYTES:
+            return Text(content)
+        path = self._spool.new_path("text")
+        with open(path, "wb") as file:
+            file.write(content)
+        return Text(b"", path, len(content))
+
+    def remove(self, *texts: Text) -> None:
+        self._spool.remove(*(text.path for text in texts if text.path))
