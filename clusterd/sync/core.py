@@ -26,6 +26,8 @@ from clusterd.sync.queries import QueryRefused
 from clusterd.sync.requests_local import LocalRequests
 from clusterd.sync.requests_master import MasterRequests
 from clusterd.sync.requests_worker import WorkerRequests
+from clusterd.sync.ruleset_reload import RulesetReload
+from clusterd.sync.send_file import SendFile
 from clusterd.sync.sendsync_master import SendsyncMaster, restarted
 from clusterd.sync.sendsync_worker import SendsyncWorker
 from clusterd.sync.status import agents_status, node_status
@@ -83,7 +85,9 @@ class Core:
             nodes = Nodes(context, self._peers.values, self.master, info)
             self._remote = MasterRequests(context, common, self.master, info, groups, nodes).table
         else:
-            self.worker = IntegrityWorker(context)
+            reload = RulesetReload(context, self._master_peer)
+            local |= reload.local
+            self.worker = IntegrityWorker(context, reload.round_ended)
             self._info = AgentInfoWorker(context)
             self._groups = taking = AgentGroupsWorker(context)
             self._remote = WorkerRequests(context, common, self.worker, self._info, taking).table
@@ -91,12 +95,13 @@ class Core:
             self._sendsync = SendsyncMaster(context)
         else:
             self._sendsync = sendsync = SendsyncWorker(context, self._master_peer)
-            local = sendsync.local
+            local |= sendsync.local
         programs = LocalRequests(context, nodes, self.status, self._master_peer)
         view = ClusterView(nodes, self._master_peer, programs.hashes)
         self._api = Api(context, view, self._peers.values, self._master_peer)
         self._remote |= self._sendsync.remote | self._api.remote
-        self._local = programs.table | local | self._api.local
+        files = SendFile(context, self._peers.values, self._master_peer)
+        self._local = programs.table | local | self._api.local | files.local
 
     # ---- life ----------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 import traceback
 import uuid
+from collections.abc import Callable
 
 import msgspec
 
@@ -59,8 +60,10 @@ class LastSync(msgspec.Struct):
 class IntegrityWorker:
     """Runs while the link to the master does; keeps its digest of a doubtful deletion across links."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, round_ended: Callable[[], None]) -> None:
+        """`round_ended`: called after the last exchange of each round (wire.md 9.4)."""
         self._context = context
+        self._round_ended = round_ended
         self._running = Tasks(context.journal(self._tag, OWN).error)
         self._round_started: float | None = None
         self._doubtful = ""
@@ -159,6 +162,7 @@ class IntegrityWorker:
         self._context.journal(self._tag, CHECK).info(f"Finished in {self._round_s():.3f}s. Sync not required.")
         self._doubtful = ""
         self._note_result("equal", "")
+        self._round_ended()
 
     # ---- a package from the master ---------------------------------------------------------------------------------
 
@@ -247,6 +251,7 @@ class IntegrityWorker:
         last.problems = {note.path: note.why for note in notes if note.why}
         waits = "" if delete else f"{opened.extra} deletions wait for the next check to say the same"
         self._note_result("partly" if last.problems or waits else "synced", waits)
+        self._round_ended()
 
     def _log_applied(self, journal: Journal, applied: Applied, notes: list[Note], failed_before: int) -> None:
         journal.collected(notes, levels=("DEBUG2", "DEBUG", "WARNING", "ERROR"))

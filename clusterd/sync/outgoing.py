@@ -170,6 +170,13 @@ class Sender:
                 self._drop(sealing)
         return sent
 
+    async def send_file(self, peer: Peer, path: str, segments: list[Segment], size: int) -> None:
+        """A single file, outside of any task (dapi.md 0.6). Raises ClusterError, JobError, OSError."""
+        digested = await self._jobs.run(DigestSegments(segments), Digested, urgent=True)
+        package = Package(segments, size, digested.sha256)
+        progress = Progress(peer.name, "file", "sending", time.time(), total_bytes=size)
+        await self._transfer(peer, path, package, "", progress)
+
     async def send_string(self, peer: Peer, content: bytes | Sequence[Segment]) -> str:
         """Give a peer a long string (wire.md 4.4); returns the id that it chose. Raises ClusterError 3016 when it could not be
         given: the peer is then told by `err_str` that none comes."""

@@ -15,7 +15,6 @@ from ipc.messages import Packed, RulesetHashes
 
 MASKED_KEY = "*****"
 LARGEST_ANSWER = 5242880
-NOT_SERVED = (commands.SEND_FILE, commands.SENDRRELOAD)
 
 
 class LocalRequests:
@@ -38,7 +37,6 @@ class LocalRequests:
             commands.GET_HASH: self.get_hash,
             commands.GET_NODES: self.get_nodes,
             commands.GET_HEALTH: self.get_health,
-            **dict.fromkeys(NOT_SERVED, self.not_served),
         }
 
     async def status(self, peer: Peer, payload: bytes) -> bytes:
@@ -113,9 +111,3 @@ class LocalRequests:
         except ClusterError:
             # The client has hung up.
             return
-
-    async def not_served(self, peer: Peer, payload: bytes) -> bytes:
-        """Known to stock clients, not offered by this node."""
-        if self._nodes is None:
-            self._connected_master()
-        raise ClusterError(3009, "this node serves no API functions")

@@ -25,7 +25,7 @@ def test_link_that_ends_as_a_sync_begins_does_not_keep_the_next_from_beginning(t
     )
 
     async def story() -> None:
-        worker = IntegrityWorker(cast(Any, context))
+        worker = IntegrityWorker(cast(Any, context), lambda: None)
         for _ in range(MAX_SYNCS + 1):
             spool = Spool(str(tmp_path), 1)
             incoming = Incoming("w1", spool, cast(Any, None), file_limit=1, limits=Limits(), now=lambda: 0.0)

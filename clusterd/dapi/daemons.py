@@ -1,0 +1,88 @@
+"""States of the manager's daemons, from the files they keep in `var/run` (dapi.md 5.4)."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+from clusterd.wire.results import INTERNAL_ERROR, WireException
+
+DAEMONS = (
+    "wazuh-agentlessd",
+    "wazuh-analysisd",
+    "wazuh-authd",
+    "wazuh-csyslogd",
+    "wazuh-dbd",
+    "wazuh-monitord",
+    "wazuh-execd",
+    "wazuh-integratord",
+    "wazuh-logcollector",
+    "wazuh-maild",
+    "wazuh-remoted",
+    "wazuh-reportd",
+    "wazuh-syscheckd",
+    "wazuh-clusterd",
+    "wazuh-modulesd",
+    "wazuh-db",
+    "wazuh-apid",
+)
+OF_OUR_STORE = frozenset({"wazuh-db", "wazuh-authd"})
+NOT_READY = frozenset({"failed", "restarting", "stopped"})
+_PID_FILE = re.compile(r"(.+)-(\d{1,10})\.pid")
+
+
+def daemon_states(root: str, *, serves_store: bool = False) -> dict[str, str]:
+    """Daemon to `failed`, `restarting`, `starting`, `running` or `stopped`, in stock's order. `serves_store`: our own store
+    does the work of wazuh-db and wazuh-authd. Raises WireException 1913 when processes cannot be looked at."""
+    files, pids = _run_files(root)
+    return {
+        daemon: "running" if serves_store and daemon in OF_OUR_STORE else _state(daemon, files, pids.get(daemon, []))
+        for daemon in DAEMONS
+    }
+
+
+def not_ready(root: str, required: Iterable[str], *, serves_store: bool) -> list[str]:
+    """`{daemon}->{state}` of those that a request needs and that are not up (dapi.md 3.7, point 2). Names that are no
+    daemons, and daemons that this root never had, are not required."""
+    states = daemon_states(root, serves_store=serves_store)
+    files, pids = _run_files(root)
+    missing = []
+    for name in required:
+        state = states.get(name)
+        if state is None or state not in NOT_READY:
+            continue
+        was_ever_here = name in pids or f"{name}.failed" in files or f"{name}.start" in files
+        if was_ever_here or Path(root, "bin", name).exists():
+            missing.append(f"{name}->{state}")
+    return missing
+
+
+def _run_files(root: str) -> tuple[frozenset[str], dict[str, list[int]]]:
+    """Names of the files, and the pids that pid files name."""
+    try:
+        files = frozenset(os.listdir(f"{root}/var/run"))
+    except FileNotFoundError:
+        return frozenset(), {}
+    pids: dict[str, list[int]] = {}
+    for name in files:
+        found = _PID_FILE.fullmatch(name)
+        if found:
+            pids.setdefault(found[1], []).append(int(found[2]))
+    return files, pids
+
+
+def _state(daemon: str, files: frozenset[str], pids: list[int]) -> str:
+    if f"{daemon}.failed" in files:
+        return "failed"
+    if ".restart" in files:
+        return "restarting"
+    if f"{daemon}.start" in files:
+        return "starting"
+    if not pids:
+        return "stopped"
+    try:
+        return "running" if any(psutil.pid_exists(pid) for pid in pids) else "failed"
+    except (OSError, psutil.Error) as failure:
+        raise WireException(1913, str(failure), wire_class=INTERNAL_ERROR) from None
