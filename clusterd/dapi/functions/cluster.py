@@ -1,0 +1,126 @@
+"""What the cluster is and how it does (dapi.md 5.2): nodes, health, status, own configuration, ruleset equality."""
+
+from typing import Any
+
+from clusterd.dapi.arrays import ListArguments, cut_list
+from clusterd.dapi.items import Items
+from clusterd.dapi.registry import Arguments, Call, Registry, SyncCall
+from clusterd.dapi.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
+
+registry = Registry()
+MASKED_KEY = "*****"
+MOST_NODES = 500
+NODES = (
+    "All selected nodes information was returned",
+    "Some nodes information was not returned",
+    "No information was returned",
+)
+
+
+class NodesInfo(Arguments, frozen=True):
+    """As stock's API asks: `filter_node` a name or names."""
+
+    filter_node: list[str] | str | None = None
+    filter_type: str = "all"
+    select: list[str] | None = None
+    search: dict[str, Any] | None = None
+    sort: dict[str, Any] | None = None
+    offset: int = 0
+    limit: int | None = MOST_NODES
+    distinct: bool = False
+    q: str | None = None
+
+
+class HealthNodes(Arguments, frozen=True):
+    filter_node: list[str] | str | None = None
+
+
+class NoArguments(Arguments, frozen=True):
+    pass
+
+
+class RulesetStatus(Arguments, frozen=True):
+    """`master_md5`: the master's path to digest of rules, decoders and lists."""
+
+    master_md5: dict[str, str]
+
+
+@registry.coroutine("wazuh.cluster", "get_nodes_info", LOCAL_MASTER)
+async def get_nodes_info(call: SyncCall, given: NodesInfo) -> Items:
+    """`{name, type, version, ip}`; `q` is applied to the listing here (dapi.md 6.3)."""
+    arguments: dict[str, Any] = {name: getattr(given, name) for name in given.__struct_fields__ if name != "q"}
+    if given.q:
+        arguments |= {"offset": 0, "limit": MOST_NODES}
+    listed = await call.cluster.list_nodes(arguments)
+    found, total = listed["items"], listed["totalItems"]
+    if given.q:
+        found, total = cut_list(found, ListArguments(q=given.q, offset=given.offset, limit=given.limit))
+    return Items(*NODES, affected=found, total=total, sort_fields=["name"])
+
+
+@registry.coroutine("wazuh.cluster", "get_health_nodes", LOCAL_MASTER)
+async def get_health_nodes(call: SyncCall, given: HealthNodes) -> Items:
+    """`{info, status}` of each node, sorted by name (dapi.md 1.7)."""
+    health = await call.cluster.health(given.filter_node)
+    nodes = health["nodes"]
+    items = [nodes[name] for name in sorted(nodes)]
+    return Items(
+        "All selected nodes healthcheck information was returned",
+        "Some nodes healthcheck information was not returned",
+        "No healthcheck information was returned",
+        affected=items,
+        sort_fields=["info.name"],
+    )
+
+
+@registry.coroutine("wazuh.core.cluster.control", "get_node_ruleset_integrity", LOCAL_MASTER, LOCAL_ANY)
+async def get_node_ruleset_integrity(call: SyncCall, given: NoArguments) -> dict[str, str]:
+    """Path to digest of rules, decoders and lists (dapi.md 1.8)."""
+    return await call.cluster.ruleset_hashes()
+
+
+@registry.coroutine("wazuh.cluster", "get_ruleset_sync_status", DISTRIBUTED)
+async def get_ruleset_sync_status(call: SyncCall, given: RulesetStatus) -> Items:
+    """Whether this node has the master's rules, decoders and lists."""
+    own = await call.cluster.ruleset_hashes()
+    item = {"name": call.settings.cluster.node_name, "synced": own == given.master_md5}
+    return Items(
+        "Nodes ruleset synchronization status was successfully read",
+        "Could not read ruleset synchronization status in some nodes",
+        "Could not read ruleset synchronization status",
+        affected=[item],
+        sort_fields=["name"],
+    )
+
+
+@registry.function("wazuh.cluster", "get_status_json", LOCAL_MASTER, checks_daemons=False)
+def get_status_json(call: Call, given: NoArguments) -> dict[str, Any]:
+    """Whether a cluster is configured, and runs: it does, since somebody answers."""
+    enabled = "no" if call.settings.cluster.disabled else "yes"
+    return {"data": {"enabled": enabled, "running": "yes"}}
+
+
+@registry.function("wazuh.cluster", "get_node_wrapper", LOCAL_ANY)
+def get_node_wrapper(call: Call, given: NoArguments) -> Items:
+    """This node's name, cluster and type."""
+    cluster = call.settings.cluster
+    item = {"node": cluster.node_name, "cluster": cluster.name, "type": cluster.node_type}
+    return Items("All selected information was returned", "", "No information was returned", affected=[item])
+
+
+@registry.function("wazuh.cluster", "read_config_wrapper", LOCAL_ANY)
+def read_config_wrapper(call: Call, given: NoArguments) -> Items:
+    """The cluster's configuration on this node; the key is never shown (dapi.md 8, number 7)."""
+    cluster = call.settings.cluster
+    item = {
+        "name": cluster.name,
+        "node_name": cluster.node_name,
+        "node_type": cluster.node_type,
+        "key": MASKED_KEY,
+        "port": cluster.port,
+        "bind_addr": cluster.bind_addr,
+        "nodes": list(cluster.nodes),
+        "hidden": cluster.hidden,
+        "disabled": cluster.disabled,
+    }
+    return Items("All selected information was returned", "", "No information was returned", affected=[item])
