@@ -1,5 +1,6 @@
 """Whole clusters on loopback, driven through `clusterd` as an operator would; see tools/rig."""
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +19,13 @@ MakeRig = Callable[..., Rig]
 
 @pytest.fixture
 def make_rig() -> Iterator[MakeRig]:
+    """See `rigs`."""
+    with rigs() as make:
+        yield make
+
+
+@contextlib.contextmanager
+def rigs() -> Iterator[MakeRig]:
     """Make a rig with a filled master, nothing started: `make_rig(workers, **options of Rig.create)`; `files`, `size`, `tree`
     say what the master holds. Afterwards nothing of it may run, whatever the test did.
 

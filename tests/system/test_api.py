@@ -1,0 +1,334 @@
+"""The distributed API between real nodes, driven by a client written from dapi.md alone (sections 1.11, 3, 8)."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import KEY, MakeRig, rigs
+from tools.rig.faults import signal_process
+from tools.rig.nodes import HOST, Node, Rig
+from tools.rig.peer import LocalClient, StockMaster, StockWorker, wait_until
+
+pytestmark = pytest.mark.slow
+NAMES = ["rig_manager_1", "rig_manager_2", "rig_manager_3"]
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Rig]:
+    """A master and two workers for the tests that break nothing."""
+    with rigs() as make:
+        made = make(2)
+        made.start()
+        made.wait_equal(30)
+        yield made
+
+
+def named(module: str, qualname: str) -> dict[str, Any]:
+    name = qualname.rpartition(".")[2]
+    return {"__callable__": {"__name__": name, "__module__": module, "__qualname__": qualname, "__type__": "function"}}
+
+
+def request(module: str, qualname: str, arguments: dict[str, Any] | None = None, **fields: Any) -> str:
+    return json.dumps({"f": named(module, qualname), "f_kwargs": arguments or {}} | fields)
+
+
+def client_of(node: Node) -> LocalClient:
+    return LocalClient(node.root / "queue/cluster/c-internal.sock")
+
+
+def ask(node: Node, *what: Any, command: str = "dapi", prefix: str = "", **fields: Any) -> Any:
+    with client_of(node) as client:
+        first = client.ask(command, prefix + request(*what, **fields))
+        assert first.payload == (
+            b"Added request to API requests queue" if command == "dapi" else b"Request forwarded to worker node"
+        )
+        return json.loads(client.answer_of("dapi_res"))
+
+
+def later(client: LocalClient, *commands: str) -> list[Any]:
+    """What the node has told this client by requests of its own."""
+    return [one for one in list(client.link.record) if one.is_request and not one.sent and one.command in commands]
+
+
+def log_of(node: Node) -> list[str]:
+    return (node.root / "logs/cluster.log").read_text().splitlines()
+
+
+def result(answer: Any) -> Any:
+    return answer["__wazuh_result__"]["__object__"]
+
+
+def failure(answer: Any) -> Any:
+    return answer["__wazuh_exception__"]["__object__"]
+
+
+def failed_items(answer: Any) -> dict[int, list[str]]:
+    found = result(answer)
+    pairs = zip(found["failed_items_keys"], found["failed_items_values"], strict=True)
+    return {error["__object__"]["code"]: ids for error, ids in pairs}
+
+
+SYNC_STATUS = ("wazuh.cluster", "get_ruleset_sync_status")
+
+
+def sync_status(node: Node, nodes: Any, **fields: Any) -> Any:
+    wanted = {"node_list": nodes, "master_md5": {}}
+    return ask(node, *SYNC_STATUS, wanted, request_type="distributed_master", nodes=NAMES, **fields)
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_question_has_the_same_answer_on_every_node(rig: Rig) -> None:
+    answers = [ask(node, "wazuh.cluster", "get_nodes_info") for node in rig.nodes]
+    assert [item["name"] for item in result(answers[0])["affected_items"]] == NAMES
+    assert answers[1] == answers[0]
+    assert answers[2] == answers[0]
+    assert [line for line in log_of(rig.master) if "Receiving request: get_nodes_info from rig_manager_2 (" in line]
+
+
+def test_question_about_this_node_is_sent_to_the_master_from_a_worker(rig: Rig) -> None:
+    """A program that wants its own node asks no cluster (dapi.md 3.1)."""
+    for node in rig.nodes:
+        answer = ask(node, "wazuh.cluster", "get_node_wrapper", request_type="local_any")
+        assert result(answer)["affected_items"] == [{"node": NAMES[0], "cluster": "rig", "type": "master"}]
+
+
+def test_question_to_one_node_is_answered_by_that_node(rig: Rig) -> None:
+    for asked in rig.nodes:
+        for name in NAMES:
+            assert [item["name"] for item in result(sync_status(asked, [name]))["affected_items"]] == [name]
+
+
+def test_broadcast_is_answered_by_all_in_the_order_of_their_names(rig: Rig) -> None:
+    for node in rig.nodes:
+        answer = sync_status(node, "*", broadcasting=True)
+        assert [item["name"] for item in result(answer)["affected_items"]] == NAMES
+        assert failed_items(answer) == {}
+
+
+def test_nodes_that_do_not_exist_are_failed_items(rig: Rig) -> None:
+    answer = sync_status(rig.workers[0], ["rig_manager_3", "nowhere"])
+    assert [item["name"] for item in result(answer)["affected_items"]] == ["rig_manager_3"]
+    assert failed_items(answer) == {1730: ["nowhere"]}
+
+
+def test_direct_forwarding_reaches_the_worker_that_is_named(rig: Rig) -> None:
+    fields = {"request_type": "distributed_master", "from_cluster": True, "nodes": NAMES}
+    wanted = (*SYNC_STATUS, {"master_md5": {}})
+    answer = ask(rig.master, *wanted, command="dapi_fwd", prefix="rig_manager_3 ", **fields)
+    assert [item["name"] for item in result(answer)["affected_items"]] == ["rig_manager_3"]
+    with client_of(rig.master) as client:
+        for nobody in ("rig_manager_9", "rig_manager_1", "fw_all_nodes"):
+            answer = client.ask("dapi_fwd", f"{nobody} {request(*wanted, **fields)}")
+            assert answer.command == b"err"
+            assert failure(json.loads(answer.payload))["code"] == 3022
+    with client_of(rig.workers[0]) as client:
+        assert client.ask("dapi_fwd", "rig_manager_1 {}").payload == b"unknown command 'b'dapi_fwd''"
+
+
+def test_many_questions_over_one_connection_are_all_answered(rig: Rig) -> None:
+    with client_of(rig.workers[0]) as client:
+        for _ in range(40):
+            assert client.ask("dapi", request("wazuh.cluster", "get_status_json")).command == b"ok"
+        wait_until(lambda: len(later(client, "dapi_res")) == 40, 20, "every answer has come")
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "qualname"),
+    [
+        ("os", "system"),
+        ("subprocess", "Popen"),
+        ("builtins", "eval"),
+        ("clusterd.dapi.registry", "Registry"),
+        ("wazuh.cluster", "os"),
+        ("wazuh.syscheck", "files"),
+    ],
+)
+def test_functions_that_are_not_registered_are_refused_and_not_run(rig: Rig, module: str, qualname: str) -> None:
+    for node in rig.nodes[:2]:
+        answer = failure(ask(node, module, qualname, {"command": "touch /tmp/never"}))
+        assert answer["code"] == 3009
+        assert answer["extra_message"] == f"function not available: {module}.{qualname}"
+        assert answer["ids"] == [NAMES[0]]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "{",
+        "[]",
+        json.dumps({"f": "os.system"}),
+        json.dumps({"f": {"__callable__": {"__name__": 1}}}),
+        json.dumps({"f": named("wazuh.cluster", "get_nodes_info"), "request_type": "everywhere"}),
+        '{"f": ' + "[" * 50_000,
+    ],
+)
+def test_what_is_no_request_is_an_exception_at_once(rig: Rig, bad: str) -> None:
+    for node in rig.nodes[:2]:
+        with client_of(node) as client:
+            assert client.ask("dapi", bad).command == b"ok"
+            assert failure(json.loads(client.answer_of("dapi_err")))["code"] == 1000
+
+
+def test_arguments_that_do_not_fit_are_1000(rig: Rig) -> None:
+    for wanted in ({"filter_node": 1}, {"lc": {}}, {"filter_node": {"__unhandled_exc__": {"__class__": "x"}}}):
+        assert failure(ask(rig.master, "wazuh.cluster", "get_nodes_info", wanted))["code"] == 1000
+    hidden = {"filter_node": named("os", "system")}
+    assert failure(ask(rig.master, "wazuh.cluster", "get_nodes_info", hidden))["code"] == 1000
+
+
+def test_kind_of_request_that_a_function_has_not_is_4000(rig: Rig) -> None:
+    answer = ask(rig.master, "wazuh.cluster", "get_nodes_info", request_type="local_any")
+    assert failure(answer)["code"] == 4000
+
+
+def test_permissions_narrow_what_nodes_are_shown(rig: Rig) -> None:
+    permissions = {"rbac_mode": "white", "cluster:read": {"node:id:rig_manager_2": "allow"}}
+    fields = {"rbac_permissions": permissions, "nodes": NAMES}
+    answer = ask(rig.workers[0], "wazuh.cluster", "get_nodes_info", **fields)
+    assert [item["name"] for item in result(answer)["affected_items"]] == ["rig_manager_2"]
+    answer = ask(rig.workers[0], "wazuh.cluster", "get_nodes_info", {"filter_node": ["rig_manager_1"]}, **fields)
+    assert failure(answer)["code"] == 4000
+    answer = sync_status(rig.master, NAMES[1:], rbac_permissions=permissions)
+    assert [item["name"] for item in result(answer)["affected_items"]] == ["rig_manager_2"]
+    assert failed_items(answer) == {4000: ["rig_manager_3"]}
+
+
+def test_answers_that_nobody_asked_for_are_refused(rig: Rig, tmp_path: Path) -> None:
+    with StockWorker((HOST, rig.master.port), KEY, "stranger", tmp_path, cluster="rig") as worker:
+        worker.join()
+        string = worker.connection.send_string(b"{}")
+        for command, payload in (("dapi_res", f"12345 {string}"), ("dapi_err", "12345 no")):
+            answer = worker.ask(command, payload)
+            assert answer.command == b"err"
+            assert failure(json.loads(answer.payload))["code"] == 3032
+
+
+def test_a_worker_cannot_answer_for_another_one(rig: Rig, tmp_path: Path) -> None:
+    """Ids are known to the node that was asked only; here the other one guesses right (dapi.md 8, number 21)."""
+    asked: list[str] = []
+
+    def api(request: dict[str, Any]) -> object:
+        asked.append("yes")
+        time.sleep(0.5)
+        return {"__wazuh_result__": {"__class__": "WazuhResult", "__object__": {"str_priority": None, "result": {}}}}
+
+    with (
+        StockWorker((HOST, rig.master.port), KEY, "honest", tmp_path / "a", cluster="rig", api=api) as honest,
+        StockWorker((HOST, rig.master.port), KEY, "liar", tmp_path / "b", cluster="rig") as liar,
+        client_of(rig.master) as client,
+    ):
+        honest.join()
+        liar.join()
+        client.ask("dapi_fwd", f"honest {request('wazuh.cluster', 'get_nodes_info', from_cluster=True)}")
+        wait_until(lambda: bool(asked), 10, "the honest node was asked")
+        name = next(one for one in honest.record if one.command == "dapi" and not one.sent).payload.split(b" ")[0]
+        lie = liar.connection.send_string(b'{"lie": true}')
+        assert liar.ask("dapi_res", name + b" " + lie.encode()).command == b"err"
+        assert b"lie" not in client.answer_of("dapi_res")
+
+
+# ---- things that break -----------------------------------------------------------------------------------------------------
+
+
+def test_killed_worker_is_a_failed_item_and_not_a_hang(make_rig: MakeRig) -> None:
+    rig = make_rig(2)
+    rig.start()
+    rig.wait_equal(30)
+    held = rig.processes("rig_manager_3")
+    assert held["sync"] is not None
+    assert held["supervisor"] is not None
+    signal_process(held["sync"], signal.SIGSTOP)
+    with client_of(rig.workers[0]) as client:
+        wanted = {"node_list": "*", "master_md5": {}}
+        fields = {"request_type": "distributed_master", "nodes": NAMES, "broadcasting": True}
+        client.ask("dapi", request(*SYNC_STATUS, wanted, **fields))
+        wait_until(
+            lambda: [line for line in log_of(rig.workers[0]) if "get_ruleset_sync_status from master" in line],
+            10,
+            "the nodes were asked",
+        )
+        began = time.monotonic()
+        signal_process(held["supervisor"], signal.SIGKILL)
+        answer = json.loads(client.answer_of("dapi_res"))
+        assert time.monotonic() - began < 10
+    assert [item["name"] for item in result(answer)["affected_items"]] == NAMES[:2]
+    assert failed_items(answer) == {3022: ["rig_manager_3"]}
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_sync_process_that_dies_leaves_no_asker_in_silence(make_rig: MakeRig, node: int) -> None:
+    """On the asker's own node and on the master."""
+    rig = make_rig(2)
+    rig.start()
+    rig.wait_equal(30)
+    held = rig.processes("rig_manager_3")["sync"]
+    assert held is not None
+    signal_process(held, signal.SIGSTOP)
+    try:
+        with client_of(rig.nodes[1]) as client:
+            wanted = {"node_list": ["rig_manager_3"], "master_md5": {}}
+            fields = {"request_type": "distributed_master", "nodes": NAMES}
+            client.ask("dapi", request(*SYNC_STATUS, wanted, **fields))
+            wait_until(
+                lambda: [line for line in log_of(rig.master) if "get_ruleset_sync_status from rig_manager_2" in line],
+                10,
+                "the master has the request",
+            )
+            sync = rig.processes(rig.nodes[node].name)["sync"]
+            assert sync is not None
+            signal_process(sync, signal.SIGKILL)
+            wait_until(
+                lambda: bool(later(client, "dapi_res", "dapi_err", "err")), 15, "the client hears that it was lost"
+            )
+    finally:
+        signal_process(held, signal.SIGCONT)
+
+
+def test_our_worker_answers_a_stock_master(make_rig: MakeRig) -> None:
+    """The bytes of S4 (dapi.md 1.11): a request id of the master's, the answer as a long string under that id."""
+    rig = make_rig(1)
+    with StockMaster(rig.master.root, KEY, name="rig_manager_1", cluster="rig", port=rig.master.port) as master:
+        rig.start("rig_manager_2")
+        session = master.session("rig_manager_2")
+        name = "6bb5e5b8-98ab-4d4a-b9ca-2ae7ea3d5b42"
+        wanted = request(*SYNC_STATUS, {"master_md5": {}}, request_type="distributed_master", from_cluster=True)
+        assert session.link.ask("dapi", f"{name} {wanted}").payload == b"Added request to API requests queue"
+        wait_until(lambda: bool(session.api_results), 20, "the worker has answered")
+        ((found, answer),) = session.api_results
+        assert found == name
+        assert result(json.loads(answer))["affected_items"][0]["name"] == "rig_manager_2"
+        assert session.link.ask("dapi", f"{name} []").command == b"ok"
+        wait_until(lambda: len(session.api_results) == 2, 20, "the worker has refused")
+        assert failure(json.loads(session.api_results[1][1]))["code"] == 1000
+
+
+def test_program_of_our_worker_asks_a_stock_master(make_rig: MakeRig) -> None:
+    rig = make_rig(1)
+    asked: list[dict[str, Any]] = []
+
+    def api(request: dict[str, Any]) -> object:
+        asked.append(request)
+        return {
+            "__wazuh_result__": {"__class__": "WazuhResult", "__object__": {"str_priority": None, "result": {"n": 1}}}
+        }
+
+    with StockMaster(
+        rig.master.root, KEY, name="rig_manager_1", cluster="rig", port=rig.master.port, api=api
+    ) as master:
+        rig.start("rig_manager_2")
+        master.session("rig_manager_2")
+        with client_of(rig.workers[0]) as client:
+            wait_until(lambda: client.ask("dapi", request("wazuh.agent", "get_agents")).command == b"ok", 20, "linked")
+            assert result(json.loads(client.answer_of("dapi_res")))["result"] == {"n": 1}
+    assert asked[0]["f"] == named("wazuh.agent", "get_agents")
