@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,6 +240,28 @@ def test_a_worker_cannot_answer_for_another_one(rig: Rig, tmp_path: Path) -> Non
 
 
 # ---- things that break -----------------------------------------------------------------------------------------------------
+
+
+def test_worker_that_goes_while_it_works_fails_at_once(rig: Rig, tmp_path: Path) -> None:
+    """It had said that the request is queued: only the link tells that no answer will come."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def api(request: dict[str, Any]) -> object:
+        begun.set()
+        go_on.wait(30)
+        return {}
+
+    with (
+        StockWorker((HOST, rig.master.port), KEY, "leaver", tmp_path, cluster="rig", api=api) as worker,
+        client_of(rig.master) as client,
+    ):
+        worker.join()
+        client.ask("dapi_fwd", f"leaver {request('wazuh.cluster', 'get_nodes_info', from_cluster=True)}")
+        assert begun.wait(10)
+        worker.connection.link.close()
+        answer = json.loads(client.answer_of("dapi_err"))
+        go_on.set()
+    assert failure(answer)["code"] == 3022
 
 
 def test_killed_worker_is_a_failed_item_and_not_a_hang(make_rig: MakeRig) -> None:
