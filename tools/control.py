@@ -1,18 +1,21 @@
-"""A program's side of the local socket (dapi.md 1.12): one connection per question, blocking, with deadlines."""
+"""A program's side of the local socket: one connection per question, blocking, with deadlines. What is said is in
+clusterd/dapi/conversation.py."""
 
 import json
-import random
 import socket
 import time
 from typing import Any
 
+from clusterd.dapi.conversation import Conversation, Misunderstood
+from clusterd.dapi.request import ApiRequest, encode_request
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
-from clusterd.wire.connection import Connection
-from clusterd.wire.events import RequestReceived, ResponseReceived, SealedRequest, SealedResponse, Violation
-from clusterd.wire.results import decode_err_payload
+from clusterd.wire.commands import DAPI
+from clusterd.wire.results import WireException, decode_err_payload, load_json
 
-SENT_TO_MASTER = b"Sent request to master node"
+KEEPALIVE_S = 60.0
+REPLY_S = 20.0
+ANSWER_S = 200.0
 
 
 class NotAnswering(Exception):
@@ -23,50 +26,50 @@ def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> b
     """The answer of the node at `root` to a local command; waits for a second message where the protocol has one.
 
     Raises NotAnswering, or the ClusterError that the node answered with."""
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     path = local_socket(root)
+    conversation = Conversation(command, payload)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout_s)
         try:
             sock.connect(path)
         except OSError as failure:
             raise NotAnswering(f"nobody answers at {path}: {failure.strerror or failure}") from failure
-        connection = Connection("local-client", None, counter_start=random.getrandbits(32))
-        _, frames = connection.request(command, payload, time.monotonic(), timeout_s)
         try:
-            for frame in frames:
+            for frame in conversation.begin(began, timeout_s):
                 sock.sendall(frame)
-            return _receive(sock, connection, deadline)
+            _converse(sock, conversation, began, timeout_s)
         except (TimeoutError, OSError) as failure:
             raise NotAnswering(f"no answer to {command} from {path} within {timeout_s:g} s") from failure
+        except Misunderstood as failure:
+            raise NotAnswering(f"the node does not speak the protocol: {failure}") from None
+    if conversation.failure is not None:
+        raise conversation.failure
+    assert conversation.answer is not None
+    return conversation.answer
 
 
-def _receive(sock: socket.socket, connection: Connection, deadline: float) -> bytes:
-    while True:
-        left = deadline - time.monotonic()
-        if left <= 0:
+def _converse(sock: socket.socket, conversation: Conversation, began: float, timeout_s: float) -> None:
+    """Until the outcome is there. Raises TimeoutError, OSError, NotAnswering, Misunderstood."""
+    next_keepalive = began + KEEPALIVE_S
+    while not conversation.is_over:
+        now = time.monotonic()
+        if now >= began + timeout_s or (not conversation.replied and now >= began + REPLY_S):
             raise TimeoutError
-        sock.settimeout(left)
-        data = sock.recv(262144)
+        if now >= next_keepalive:
+            next_keepalive = now + KEEPALIVE_S
+            for frame in conversation.keepalive(now):
+                sock.sendall(frame)
+        sock.settimeout(min(began + timeout_s, next_keepalive) - now)
+        try:
+            data = sock.recv(262144)
+        except TimeoutError:
+            continue
         if not data:
             raise NotAnswering("the node closed the connection before it answered")
-        for event in connection.receive(data):
-            match event:
-                case (
-                    ResponseReceived(command=command, payload=content)
-                    | RequestReceived(command=command, payload=content)
-                ):
-                    pass
-                case SealedResponse(command=command, bodies=bodies) | SealedRequest(command=command, bodies=bodies):
-                    content = b"".join(bytes(body.view) for body in bodies)
-                case Violation(text=text):
-                    raise NotAnswering(f"the node does not speak the protocol: {text}")
-                case _:
-                    continue
-            if command == "err":
-                raise decode_err_payload(content)
-            if content != SENT_TO_MASTER:
-                return content
+        sock.settimeout(timeout_s)
+        for frame in conversation.receive(data):
+            sock.sendall(frame)
 
 
 def ask_json(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> Any:
@@ -77,4 +80,12 @@ def ask_json(root: str, command: str, payload: bytes = b"", *, timeout_s: float)
     return answer
 
 
-__all__ = ["ClusterError", "NotAnswering", "ask", "ask_json"]
+def call(root: str, request: ApiRequest, *, timeout_s: float = ANSWER_S) -> Any:
+    """What a function of the distributed API returned: a WireResult. Raises NotAnswering, ClusterError."""
+    answer = load_json(ask(root, DAPI, encode_request(request), timeout_s=timeout_s))
+    if isinstance(answer, WireException):
+        raise answer
+    return answer
+
+
+__all__ = ["ClusterError", "NotAnswering", "ask", "ask_json", "call"]
