@@ -1,6 +1,6 @@
 """Every function that a request may name."""
 
-from clusterd.dapi.functions import cluster
+from clusterd.dapi.functions import agents, cluster
 from clusterd.dapi.registry import Registry
 
-FUNCTIONS = Registry().join(cluster.registry)
+FUNCTIONS = Registry().join(agents.registry, cluster.registry)

@@ -1,0 +1,90 @@
+"""Agents as the API shows them: fields, their columns, and rows as objects (dapi.md 6.5)."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from clusterd.wire.results import BAD_REQUEST, WireException
+
+COLUMNS: Mapping[str, str] = {
+    "id": "id",
+    "name": "name",
+    "ip": "coalesce(ip, register_ip)",
+    "registerIP": "register_ip",
+    "status": "connection_status",
+    "os.name": "os_name",
+    "os.version": "os_version",
+    "os.platform": "os_platform",
+    "os.codename": "os_codename",
+    "os.major": "os_major",
+    "os.minor": "os_minor",
+    "os.uname": "os_uname",
+    "os.arch": "os_arch",
+    "os.build": "os_build",
+    "version": "version",
+    "manager": "manager_host",
+    "node_name": "node_name",
+    "dateAdd": "date_add",
+    "lastKeepAlive": "last_keepalive",
+    "disconnection_time": "disconnection_time",
+    "group": '"group"',
+    "mergedSum": "merged_sum",
+    "configSum": "config_sum",
+    "group_config_status": "group_config_status",
+    "status_code": "status_code",
+}
+"""Field to SQL. The key of an agent is no field: nobody can select, sort, filter or search it."""
+DATES = frozenset({"dateAdd", "lastKeepAlive", "disconnection_time"})
+NUMBERS = frozenset({"id", "status_code"}) | DATES
+NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+NEVER_S = 253402300799
+OS = "os."
+
+
+def selected_fields(select: Sequence[str] | None, *, distinct: bool) -> list[str]:
+    """What a `select` asks for, in the order of COLUMNS; `os` is all of its fields. Raises WireException 1724."""
+    if select is None:
+        return list(COLUMNS)
+    wanted: set[str] = set()
+    wrong = []
+    for field in select:
+        if field in COLUMNS:
+            wanted.add(field)
+        elif field == "os":
+            wanted |= {name for name in COLUMNS if name.startswith(OS)}
+        else:
+            wrong.append(field)
+    if wrong:
+        raise WireException(
+            1724, ", ".join(wrong)[:500], wire_class=BAD_REQUEST, remediation=f"Allowed fields: {', '.join(COLUMNS)}"
+        )
+    if not distinct:
+        wanted.add("id")
+    return [field for field in COLUMNS if field in wanted]
+
+
+def agent_object(row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    """A row (columns named `f0`, `f1`... in the order of `fields`) as the API shows it; what is null is left out."""
+    shown: dict[str, Any] = {}
+    system: dict[str, Any] = {}
+    for number, field in enumerate(fields):
+        value = row.get(f"f{number}")
+        if value is None:
+            continue
+        if field.startswith(OS):
+            system[field.removeprefix(OS)] = value
+        elif field == "id":
+            shown["id"] = f"{value:03d}"
+        elif field == "group":
+            shown["group"] = str(value).split(",")
+        elif field in DATES:
+            if value or field != "disconnection_time":
+                shown[field] = _moment(value)
+        else:
+            shown[field] = value
+    return {"os": system} | shown if system else shown
+
+
+def _moment(value: Any) -> datetime:
+    seconds = value if isinstance(value, int | float) else 0
+    return NEVER if seconds >= NEVER_S else datetime.fromtimestamp(max(0, seconds), UTC)

@@ -1,0 +1,113 @@
+"""`q` over a database (dapi.md 6.6): parentheses group and nest, `;` is AND and binds tighter than `,`, which is OR."""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from clusterd.wire.results import BAD_REQUEST, WireException, shorten
+
+LONGEST = 8192
+DEEPEST = 30
+T = TypeVar("T")
+_FIELD = re.compile(r"\w+(?:\.\w+)*", re.ASCII)
+_OPERATOR = re.compile(r"[=!<>~]+")
+_VALUE = re.compile(r"(?:[\w \-.:?\\/'\"=@%<>{}$*+|^!&~#]|\[[^\[\]]*\]|\([^()]*\))+")
+OPERATORS = frozenset({"=", "!=", "<", ">", "~"})
+
+
+class Clause(NamedTuple):
+    """`field operator value`."""
+
+    field: str
+    operator: str
+    value: str
+
+
+def parse_query(
+    text: str,
+    fields: Collection[str],
+    clause: Callable[[Clause], T],
+    all_of: Callable[[Sequence[T]], T],
+    any_of: Callable[[Sequence[T]], T],
+) -> T:
+    """Build a value from a query. Raises WireException 1407 for what is no query, 1408 for an unknown field, 1409 for an
+    operator that is none."""
+    if len(text) > LONGEST:
+        raise _malformed(text)
+    parser = _Parser(text, fields, clause, all_of, any_of)
+    found = parser.alternatives(0)
+    if not parser.is_at_end:
+        raise _malformed(text)
+    return found
+
+
+class _Parser(Generic[T]):
+    def __init__(
+        self,
+        text: str,
+        fields: Collection[str],
+        clause: Callable[[Clause], T],
+        all_of: Callable[[Sequence[T]], T],
+        any_of: Callable[[Sequence[T]], T],
+    ) -> None:
+        self._text = text
+        self._place = 0
+        self._fields = fields
+        self._clause = clause
+        self._all_of = all_of
+        self._any_of = any_of
+
+    @property
+    def is_at_end(self) -> bool:
+        return self._place == len(self._text)
+
+    def alternatives(self, depth: int) -> T:
+        """Parts joined by `,`."""
+        parts = [self._together(depth)]
+        while self._take(","):
+            parts.append(self._together(depth))
+        return parts[0] if len(parts) == 1 else self._any_of(parts)
+
+    def _together(self, depth: int) -> T:
+        parts = [self._part(depth)]
+        while self._take(";"):
+            parts.append(self._part(depth))
+        return parts[0] if len(parts) == 1 else self._all_of(parts)
+
+    def _part(self, depth: int) -> T:
+        if not self._take("("):
+            return self._one()
+        if depth >= DEEPEST:
+            raise _malformed(self._text)
+        found = self.alternatives(depth + 1)
+        if not self._take(")"):
+            raise _malformed(self._text)
+        return found
+
+    def _one(self) -> T:
+        field, operator = self._match(_FIELD), self._match(_OPERATOR)
+        if operator not in OPERATORS:
+            raise WireException(1409, shorten(f"{field}{operator}", 100), wire_class=BAD_REQUEST)
+        if field not in self._fields:
+            allowed = ", ".join(self._fields)
+            raise WireException(
+                1408, shorten(field, 100), wire_class=BAD_REQUEST, remediation=f"Allowed fields: {allowed}"
+            )
+        return self._clause(Clause(field, operator, self._match(_VALUE).strip()))
+
+    def _match(self, pattern: "re.Pattern[str]") -> str:
+        found = pattern.match(self._text, self._place)
+        if found is None:
+            raise _malformed(self._text)
+        self._place = found.end()
+        return found[0]
+
+    def _take(self, character: str) -> bool:
+        if self._text[self._place : self._place + 1] != character:
+            return False
+        self._place += 1
+        return True
+
+
+def _malformed(text: str) -> WireException:
+    return WireException(1407, shorten(text, 100), wire_class=BAD_REQUEST)
