@@ -1,0 +1,191 @@
+"""Small files of the installation that requests read, write and remove: below one directory of the root, through no link, with
+bounds on sizes and numbers (dapi.md 5.6, 8).
+
+Directories are relative to the root, with `/` and without a slash at the end. All functions raise FileVanished (something is not
+there), UnsafePath (a link, `..`, no regular file) and OSError as they come.
+"""
+
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+
+from hashing.atomic import FileOps, create_temporary
+from hashing.digest import open_directory, open_regular
+from hashing.errors import FileVanished, HashingError
+
+MOST_NAMES = 20_000
+"""Files and directories of one listing."""
+DEEPEST = 8
+"""Levels of directories below the one that a listing begins with."""
+MODE = 0o660
+_LOCK_S = 5.0
+_LOCK_TICK_S = 0.02
+
+
+class FileTooLarge(HashingError):
+    """The file is larger than may be read for a request."""
+
+
+class TooManyFiles(HashingError):
+    """The directory holds more than a listing may."""
+
+
+@contextmanager
+def opened_directory(root: str, directory: str) -> Iterator[int]:
+    """Descriptor of the directory while the block runs."""
+    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = open_directory(root_fd, directory)
+    finally:
+        os.close(root_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def locked_directory(root: str, directory: str) -> Iterator[None]:
+    """No other process changes files below the directory through this function while the block runs: two that check for a file
+    and then write it must not do so at once. TimeoutError after 5 s of waiting."""
+    deadline = time.monotonic() + _LOCK_S
+    with opened_directory(root, directory) as fd:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{directory} is being changed by another request") from None
+                time.sleep(_LOCK_TICK_S)
+        yield
+
+
+def list_files(root: str, directory: str, *, depth: int = 0) -> list[tuple[str, str]]:
+    """(directory, name) of the regular files in the directory and `depth` levels below it, sorted. Left out are names that
+    begin with a dot and those that are no text. Raises TooManyFiles."""
+    found: list[tuple[str, str]] = []
+    waiting = [(directory, depth)]
+    seen = 0
+    while waiting:
+        place, levels = waiting.pop()
+        try:
+            entries = _entries(root, place)
+        except FileVanished:
+            if place == directory:
+                raise
+            continue  # removed since its name was read
+        seen += len(entries)
+        if seen > MOST_NAMES:
+            raise TooManyFiles(directory, f"holds more than {MOST_NAMES} files")
+        for name, mode in entries:
+            if name.startswith(".") or not _is_text(name):
+                continue
+            if stat.S_ISREG(mode):
+                found.append((place, name))
+            elif levels and stat.S_ISDIR(mode):
+                waiting.append((f"{place}/{name}", levels - 1))
+    return sorted(found)
+
+
+def _entries(root: str, directory: str) -> list[tuple[str, int]]:
+    """Names with their type, links as such; not many more than MOST_NAMES."""
+    found = []
+    with opened_directory(root, directory) as fd, os.scandir(fd) as entries:
+        for entry in islice(entries, MOST_NAMES + 1):
+            if entry.is_file(follow_symlinks=False):
+                found.append((entry.name, stat.S_IFREG))
+            elif entry.is_dir(follow_symlinks=False):
+                found.append((entry.name, stat.S_IFDIR))
+            else:
+                found.append((entry.name, 0))
+    return found
+
+
+def mode_of(root: str, directory: str, name: str) -> int | None:
+    """Type and permissions of whatever has this name, a link as such; None if there is nothing."""
+    with opened_directory(root, directory) as fd:
+        try:
+            return os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return None
+
+
+def read_text(root: str, directory: str, name: str, largest: int) -> str:
+    """The file's content; bytes that are no UTF-8 become U+FFFD. Raises FileTooLarge above `largest` bytes."""
+    with opened_directory(root, directory) as directory_fd:
+        fd = open_regular(directory_fd, name)
+    with open(fd, "rb") as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise FileTooLarge(f"{directory}/{name}", f"is larger than {largest} bytes")
+    return data.decode(errors="replace")
+
+
+def write_file(ops: FileOps, root: str, directory: str, name: str, data: bytes) -> None:
+    """Make or replace the file, mode 0660. The new content is written beside it and renamed over it: whatever fails before,
+    the old file is as it was. A new file gets the group of its directory, where this process may give it, an old one keeps
+    owner and group."""
+    with opened_directory(root, directory) as directory_fd:
+        like = _stat(directory_fd, name)
+        owner = like.st_uid if like is not None else -1
+        group = (like or os.fstat(directory_fd)).st_gid
+        fd, temporary = create_temporary(ops, name, MODE, dir_fd=directory_fd)
+        try:
+            try:
+                _give(ops, fd, owner, group)
+                ops.chmod(fd, MODE)
+                ops.write(fd, data)
+                ops.fsync(fd)
+            finally:
+                os.close(fd)
+            ops.rename(temporary, name, dir_fd=directory_fd)
+        except BaseException as failure:
+            try:
+                ops.unlink(temporary, dir_fd=directory_fd)
+            except OSError as second:
+                # The next attempt or the next start takes it away; the first failure is the one worth telling.
+                failure.add_note(f"{temporary} stays behind: {second}")
+            raise
+        ops.fsync(directory_fd)
+
+
+def remove_file(ops: FileOps, root: str, directory: str, name: str) -> None:
+    """Remove a regular file, or the link of this name. Raises FileVanished when there is none."""
+    with opened_directory(root, directory) as fd:
+        try:
+            ops.unlink(name, dir_fd=fd)
+        except FileNotFoundError as error:
+            raise FileVanished(f"{directory}/{name}", "is not there") from error
+        ops.fsync(fd)
+
+
+def _stat(directory_fd: int, name: str) -> os.stat_result | None:
+    """Of the regular file of this name, None if there is none."""
+    try:
+        found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def _give(ops: FileOps, fd: int, owner: int, group: int) -> None:
+    # Only root gives files away; a member of the group may give it the group; anybody else keeps what he writes.
+    for uid in dict.fromkeys((owner, -1)):
+        try:
+            ops.chown(fd, uid, group)
+        except PermissionError:
+            continue
+        return
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
