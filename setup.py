@@ -46,6 +46,7 @@ setup(
     entry_points={
         "console_scripts": [
             "clusterd = tools.cli:main",
+            "cluster_control = tools.cluster_control:main",
             "wazuh-clusterd = tools.stock_cli:main",
         ]
     },

@@ -17,6 +17,7 @@ from clusterd.exits import ExitCode
 from clusterd.rundir import root_problem
 from tools import service
 from tools.check import check
+from tools.cli_control import control
 from tools.init_node import InitRefused, init_node
 from tools.screen import status_view
 from tools.status import StatusReader
@@ -174,6 +175,9 @@ def check_config(root: str) -> None:
         return
     _show_problems(checked.lines)
     sys.exit(ExitCode.BAD_CONFIGURATION)
+
+
+cluster.add_command(control)
 
 
 @cluster.command()

@@ -1,0 +1,327 @@
+"""`cluster_control` to the letter (dapi.md 7), and `clusterd control` with the same facts."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import rigs
+from tools.cluster_tables import agents_table, duration, health_long, health_summary, nodes_table
+from tools.rig.nodes import Node, Rig
+from tools.rig.peer import wait_until
+from tools.rig.wdb_client import authd
+
+NODES = {
+    "items": [
+        {"name": "master-node", "type": "master", "version": "4.14.1", "ip": "10.0.0.11"},
+        {"name": "worker1", "type": "worker", "version": "4.14.1", "ip": "10.0.0.12"},
+        {"name": "worker2", "type": "worker", "version": "4.14.1", "ip": "10.0.0.13"},
+    ],
+    "totalItems": 3,
+}
+AGENTS = [
+    {"id": "000", "name": "wazuh-master", "ip": "127.0.0.1", "status": "active", "version": "Wazuh v4.14.1", "node_name": "master-node"},
+    {"id": "001", "name": "web-frontend-01", "ip": "10.0.10.21", "status": "active", "version": "Wazuh v4.14.1", "node_name": "worker1"},
+    {"id": "002", "name": "db01", "ip": "10.0.10.35", "status": "disconnected", "version": "Wazuh v4.12.0", "node_name": "worker2"},
+    {"id": "003", "name": "laptop-7", "ip": "any", "status": "never_connected"},
+]  # fmt: skip
+NEVER = {"date_start_master": "n/a", "date_end_master": "n/a"}
+
+
+def dated(start: str, end: str, **more: Any) -> dict[str, Any]:
+    return {"date_start_master": f"2025-11-23T{start}Z", "date_end_master": f"2025-11-23T{end}Z"} | more
+
+
+HEALTH = {
+    "n_connected_nodes": 2,
+    "nodes": {
+        "worker1": {
+            "info": {**NODES["items"][1], "n_active_agents": 41},  # type: ignore[index]
+            "status": {
+                "sync_integrity_free": True,
+                "last_check_integrity": dated("10:15:02.118340", "10:15:02.204877"),
+                "last_sync_integrity": dated(
+                    "09:58:11.004512", "09:58:11.731903", total_files={"missing": 4, "extra": 0, "shared": 1}
+                ),
+                "sync_agent_info_free": True,
+                "last_sync_agentinfo": dated("10:15:05.300114", "10:15:05.318290", n_synced_chunks=3),
+                "last_sync_agentgroup": {
+                    "date_start": "2025-11-23T10:15:04.551020Z",
+                    "date_end": "n/a",
+                    "n_synced_chunks": 0,
+                },
+                "last_sync_full_agentgroup": {
+                    "date_start": "2025-11-23T09:58:45.002118Z",
+                    "date_end": "2025-11-23T09:58:45.040771Z",
+                    "n_synced_chunks": 1,
+                },
+                "last_keep_alive": "2025-11-23T10:14:31.770204Z",
+            },
+        },
+        "worker2": {
+            "info": {**NODES["items"][2], "n_active_agents": 0},  # type: ignore[index]
+            "status": {
+                "sync_integrity_free": True,
+                "last_check_integrity": dated("10:15:00.000100", "10:15:00.000300"),
+                "last_sync_integrity": NEVER
+                | {"total_files": {"missing": 0, "shared": 0, "extra": 0, "extra_valid": 0}},
+                "sync_agent_info_free": True,
+                "last_sync_agentinfo": NEVER | {"n_synced_chunks": 0},
+                "last_sync_agentgroup": {"date_start": "n/a", "date_end": "n/a", "n_synced_chunks": 0},
+                "last_sync_full_agentgroup": {"date_start": "n/a", "date_end": "n/a", "n_synced_chunks": 0},
+                "last_keep_alive": "2025-11-23T10:14:52.901377Z",
+            },
+        },
+        "master-node": {"info": {**NODES["items"][0], "n_active_agents": 3}},  # type: ignore[index]
+    },
+}
+
+# ---- the documented layout -------------------------------------------------------------------------------------------------
+
+
+def test_nodes_are_printed_as_documented() -> None:
+    assert nodes_table(NODES).split("\n") == [
+        "NAME         TYPE    VERSION  ADDRESS    ",
+        "master-node  master  4.14.1   10.0.0.11  ",
+        "worker1      worker  4.14.1   10.0.0.12  ",
+        "worker2      worker  4.14.1   10.0.0.13  ",
+    ]
+    assert nodes_table({"items": [], "totalItems": 0}) == "NAME  TYPE  VERSION  ADDRESS  "
+
+
+def test_agents_are_printed_as_documented() -> None:
+    assert agents_table(AGENTS).split("\n") == [
+        "ID   NAME             IP          STATUS           VERSION        NODE NAME    ",
+        "000  wazuh-master     127.0.0.1   active           Wazuh v4.14.1  master-node  ",
+        "001  web-frontend-01  10.0.10.21  active           Wazuh v4.14.1  worker1      ",
+        "002  db01             10.0.10.35  disconnected     Wazuh v4.12.0  worker2      ",
+        "003  laptop-7         any         never_connected  unknown        unknown      ",
+    ]
+
+
+SUMMARY = """\
+Cluster name: wazuh
+
+Last completed synchronization for connected nodes (2):
+    worker1 (10.0.0.12): Integrity check: 2025-11-23T10:15:02.204877Z | Integrity sync: 2025-11-23T09:58:11.731903Z | Agents-info: 2025-11-23T10:15:05.318290Z | Agent-groups: n/a | Agent-groups full: 2025-11-23T09:58:45.040771Z | Last keep alive: 2025-11-23T10:14:31.770204Z.
+    worker2 (10.0.0.13): Integrity check: 2025-11-23T10:15:00.000300Z | Integrity sync: n/a | Agents-info: n/a | Agent-groups: n/a | Agent-groups full: n/a | Last keep alive: 2025-11-23T10:14:52.901377Z.
+
+"""
+LONG = """\
+Cluster name: wazuh
+
+Connected nodes (2):
+
+    master-node (10.0.0.11)
+        Version: 4.14.1
+        Type: master
+        Active agents: 3
+
+    worker1 (10.0.0.12)
+        Version: 4.14.1
+        Type: worker
+        Active agents: 41
+        Status:
+            Last keep Alive:
+                Last received: 2025-11-23T10:14:31.770204Z.
+            Integrity check:
+                Last integrity check: 0.087s (2025-11-23T10:15:02.118340Z - 2025-11-23T10:15:02.204877Z).
+                Permission to check integrity: True.
+            Integrity sync:
+                Last integrity synchronization: 0.727s (2025-11-23T09:58:11.004512Z - 2025-11-23T09:58:11.731903Z).
+                Synchronized files: Shared: 1 | Missing: 4 | Extra: 0.
+            Agents-info:
+                Last synchronization: 0.018s (2025-11-23T10:15:05.300114Z - 2025-11-23T10:15:05.318290Z).
+                Number of synchronized chunks: 3.
+                Permission to synchronize agent-info: True.
+            Agents-groups:
+                Last synchronization: n/a (2025-11-23T10:15:04.551020Z - n/a).
+                Number of synchronized chunks: 0.
+            Agents-groups full:
+                Last synchronization: 0.039s (2025-11-23T09:58:45.002118Z - 2025-11-23T09:58:45.040771Z).
+                Number of synchronized chunks: 1.
+
+    worker2 (10.0.0.13)
+        Version: 4.14.1
+        Type: worker
+        Active agents: 0
+        Status:
+            Last keep Alive:
+                Last received: 2025-11-23T10:14:52.901377Z.
+            Integrity check:
+                Last integrity check: 0.001s (2025-11-23T10:15:00.000100Z - 2025-11-23T10:15:00.000300Z).
+                Permission to check integrity: True.
+            Integrity sync:
+                Last integrity synchronization: n/a (n/a - n/a).
+                Synchronized files: Shared: 0 | Missing: 0 | Extra: 0.
+            Agents-info:
+                Last synchronization: n/a (n/a - n/a).
+                Number of synchronized chunks: 0.
+                Permission to synchronize agent-info: True.
+            Agents-groups:
+                Last synchronization: n/a (n/a - n/a).
+                Number of synchronized chunks: 0.
+            Agents-groups full:
+                Last synchronization: n/a (n/a - n/a).
+                Number of synchronized chunks: 0.
+
+"""
+
+
+def test_health_is_printed_as_documented() -> None:
+    assert health_summary("wazuh", HEALTH) + "\n" == SUMMARY
+    assert health_long("wazuh", HEALTH) + "\n" == LONG
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [("00.210000", "0.21s"), ("01.577000", "1.577s"), ("00.000499", "0.001s"), ("07.000000", "7.0s")],
+)
+def test_durations_have_three_decimals_at_most(seconds: str, shown: str) -> None:
+    assert duration("2025-11-23T10:15:00.000000Z", f"2025-11-23T10:15:{seconds}Z") == shown
+
+
+# ---- the tool on nodes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Rig]:
+    with rigs() as make:
+        made = make(1)
+        (made.master.root / "etc/client.keys").write_text("")
+        made.start()
+        made.wait_equal(30)
+        for name in ("web0", "web1"):
+            assert authd(made.master.root, {"function": "add", "arguments": {"name": name, "ip": "any"}})["error"] == 0
+        yield made
+
+
+def tool(root: Path, *arguments: str, module: str = "tools.cluster_control") -> subprocess.CompletedProcess[str]:
+    before = ["--root", str(root), "control"] if module == "tools.cli" else []
+    return subprocess.run(
+        [sys.executable, "-m", module, *before, *arguments],
+        env=dict(os.environ, CLUSTERD_ROOT=str(root), COLUMNS="200"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def printed(node: Node, *arguments: str) -> str:
+    done = tool(node.root, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_every_node_prints_the_same(rig: Rig) -> None:
+    for arguments in (["-l"], ["-a"], ["-l", "-fn", "rig_manager_2"], ["-a", "-fs", "never_connected", "active"]):
+        here, there = (printed(node, *arguments) for node in rig.nodes)
+        assert here == there
+    assert printed(rig.master, "-l").split("\n") == [
+        "NAME           TYPE    VERSION  ADDRESS    ",
+        "rig_manager_1  master  4.14.1   127.0.0.1  ",
+        "rig_manager_2  worker  4.14.1   127.0.0.1  ",
+        "",
+    ]
+    lines = printed(rig.workers[0], "-a", "-fs", "never_connected").split("\n")
+    assert [line.split()[:4] for line in lines[1:-1]] == [
+        ["001", "web0", "any", "never_connected"],
+        ["002", "web1", "any", "never_connected"],
+    ]
+
+
+@pytest.mark.slow
+def test_health_of_a_running_cluster(rig: Rig) -> None:
+    for node in rig.nodes:
+        summary = printed(node, "-i")
+        assert summary.startswith(
+            "Cluster name: rig\n\nLast completed synchronization for connected nodes (1):\n    rig_m"
+        )
+        assert "Connected nodes (1):\n\n    rig_manager_1 (127.0.0.1)\n" in printed(node, "--health", "MORE")
+        assert "rig_manager_1" not in printed(node, "-i", "more", "-fn", "rig_manager_2", "nobody")
+
+
+@pytest.mark.slow
+def test_errors_and_exit_codes_are_stocks(rig: Rig) -> None:
+    root = rig.workers[0].root
+    done = tool(root, "-l", "-fn", "nobody")
+    assert (done.returncode, done.stderr) == (0, "ERROR: Error 1730 - Node does not exist\n")
+    assert tool(root, "-l", "-fn", "nobody", "--exit-status").returncode == 1
+    done = tool(root, "-l", "-fn", "nobody", "-d")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    done = tool(root, "-fs", "active")
+    assert (done.returncode, done.stderr) == (1, "ERROR: Wrong arguments.\n")
+    assert done.stdout.strip().startswith("Usage:")
+    assert tool(root, "-l", "-a").returncode == 2
+    assert tool(root, "--nonsense").returncode == 2
+    assert tool(root).stdout.startswith("usage: cluster_control")
+
+
+def test_node_that_does_not_run_is_said(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/ossec.conf").write_text(
+        "<ossec_config><cluster><name>x</name><node_name>m</node_name><node_type>master</node_type>"
+        "<key>c98b62a9b6169ac5f67dae55ae4a9088</key><nodes><node>127.0.0.1</node></nodes>"
+        "<disabled>no</disabled></cluster></ossec_config>"
+    )
+    done = tool(tmp_path, "-l")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "ERROR: Cluster is not running.\n")
+    assert tool(tmp_path, "-u").returncode == 0
+    done = tool(tmp_path, "nodes", module="tools.cli")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "nobody answers at" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_same_facts_for_programs_and_in_tables(rig: Rig) -> None:
+    def control(*arguments: str) -> str:
+        done = tool(rig.workers[0].root, *arguments, module="tools.cli")
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert [item["name"] for item in json.loads(control("nodes", "--json"))] == ["rig_manager_1", "rig_manager_2"]
+    found = json.loads(control("agents", "--json", "--status", "never_connected"))
+    assert [(item["id"], item["name"]) for item in found] == [("001", "web0"), ("002", "web1")]
+    assert json.loads(control("health", "--json", "--node", "rig_manager_2"))["n_connected_nodes"] == 1
+    assert "rig_manager_2  worker" in control("nodes")
+    assert "2 agents" in control("agents", "--status", "never_connected")
+    assert "s ago" in control("health")
+    done = tool(rig.workers[0].root, "nodes", "--node", "nobody", module="tools.cli")
+    assert (done.returncode, done.stderr) == (1, "clusterd: Error 1730 - Node does not exist\n")
+
+
+@pytest.mark.slow
+def test_watching_goes_on_until_it_is_interrupted(rig: Rig, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with out.open("w") as file:
+        watching = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tools.cli",
+                "--root",
+                str(rig.master.root),
+                "control",
+                "nodes",
+                "--json",
+                "--watch",
+                "0.2",
+            ],
+            stdout=file,
+            stderr=subprocess.PIPE,
+        )
+    try:
+        wait_until(lambda: out.read_text().count("\n") >= 3, 20, "three answers")
+    finally:
+        watching.send_signal(2)
+        _, problems = watching.communicate(timeout=20)
+    assert (watching.returncode, problems) == (0, b"")
+    assert len({line for line in out.read_text().splitlines() if line}) == 1

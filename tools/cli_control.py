@@ -1,0 +1,160 @@
+"""`clusterd control`: what the cluster is and how it does, asked of any node. The same facts as `cluster_control`."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from clusterd.exits import ExitCode
+from tools import questions
+from tools.control import ClusterError, NotAnswering
+
+Facts = Any
+NEVER = "n/a"
+_DATE = "%Y-%m-%dT%H:%M:%S.%fZ"
+STATES = ("active", "disconnected", "never_connected", "pending")
+COLOURS = {"active": "green", "disconnected": "red", "pending": "yellow"}
+
+_json = click.option("--json", "as_json", is_flag=True, help="The same facts for programs.")
+_watch = click.option(
+    "--watch", "watch_s", type=click.FloatRange(0.2), is_flag=False, flag_value=2.0, help="Again every SECONDS (2)."
+)
+_node = click.option("--node", "names", multiple=True, help="Only this node; may be given several times.")
+
+
+@click.group()
+def control() -> None:
+    """Ask the cluster, on any of its nodes."""
+
+
+@control.command()
+@_node
+@_json
+@_watch
+@click.pass_obj
+def nodes(root: str, names: tuple[str, ...], as_json: bool, watch_s: float | None) -> None:
+    """The nodes that are connected."""
+    _show(lambda: questions.nodes(root, names or None)["items"], nodes_view, as_json, watch_s)
+
+
+@control.command()
+@_node
+@click.option("--status", "statuses", multiple=True, type=click.Choice(STATES), help="Only agents in this state.")
+@_json
+@_watch
+@click.pass_obj
+def agents(root: str, names: tuple[str, ...], statuses: tuple[str, ...], as_json: bool, watch_s: float | None) -> None:
+    """The agents, and which node each reports to."""
+    _show(lambda: questions.agents(root, statuses, names), agents_view, as_json, watch_s)
+
+
+@control.command()
+@_node
+@_json
+@_watch
+@click.pass_obj
+def health(root: str, names: tuple[str, ...], as_json: bool, watch_s: float | None) -> None:
+    """When each worker was last checked, synchronised and heard of."""
+    _show(lambda: questions.health(root, names or None), health_view, as_json, watch_s)
+
+
+def _show(
+    ask: Callable[[], Facts], view: Callable[[Facts], RenderableType], as_json: bool, watch_s: float | None
+) -> None:
+    """Once, or until interrupted; a failure of the first question ends it, later ones are shown."""
+    try:
+        found = ask()
+        if as_json:
+            click.echo(json.dumps(found, indent=None if watch_s else 2))
+            while watch_s:
+                time.sleep(watch_s)
+                click.echo(json.dumps(ask()))
+            return
+        console = Console()
+        if not watch_s:
+            console.print(view(found))
+            return
+        with Live(view(found), console=console, auto_refresh=False) as live:
+            while True:
+                time.sleep(watch_s)
+                try:
+                    live.update(view(ask()), refresh=True)
+                except (NotAnswering, ClusterError) as failure:
+                    live.update(Text(f"clusterd: {failure}", "red"), refresh=True)
+    except KeyboardInterrupt:
+        return
+    except NotAnswering as failure:
+        click.echo(f"clusterd: {failure}", err=True)
+        sys.exit(ExitCode.NOT_RUNNING)
+    except ClusterError as failure:
+        click.echo(f"clusterd: {failure}", err=True)
+        sys.exit(ExitCode.FAILED)
+
+
+# ---- views: pure functions of the facts --------------------------------------------------------------------------------------
+
+
+def nodes_view(items: list[dict[str, Any]]) -> RenderableType:
+    table = _table("Node", "Type", "Version", "Address")
+    for item in items:
+        table.add_row(item["name"], item["type"], item["version"], item["ip"])
+    return table
+
+
+def agents_view(items: list[dict[str, Any]]) -> RenderableType:
+    table = _table("Id", "Name", "Address", "State", "Version", "Node")
+    for item in items:
+        state = item.get("status", "")
+        cells = [item.get(key, "") for key in ("id", "name", "ip", "version", "node_name")]
+        table.add_row(*cells[:3], Text(state, COLOURS.get(state, "")), *cells[3:])
+    table.caption = f"{len(items)} agents"
+    return table
+
+
+def health_view(answer: dict[str, Any]) -> RenderableType:
+    table = _table("Node", "Active agents", "Checked", "Files synced", "Agents reported", "Groups given", "Heard of")
+    for name, node in sorted(answer["nodes"].items()):
+        status = node.get("status")
+        times = ["", "", "", "", ""] if status is None else [_ago(when) for when in _times(status)]
+        table.add_row(name, str(node["info"]["n_active_agents"]), *times)
+    table.caption = f"{answer['n_connected_nodes']} workers"
+    return table
+
+
+def _times(status: dict[str, Any]) -> list[str]:
+    groups = [status[key]["date_end"] for key in ("last_sync_agentgroup", "last_sync_full_agentgroup")]
+    return [
+        status["last_check_integrity"]["date_end_master"],
+        status["last_sync_integrity"]["date_end_master"],
+        status["last_sync_agentinfo"]["date_end_master"],
+        max((when for when in groups if when != NEVER), default=NEVER),
+        status["last_keep_alive"],
+    ]
+
+
+def _ago(when: str, now: datetime | None = None) -> str:
+    """How long ago a date of a record was: `12 s ago`."""
+    try:
+        passed = (now or datetime.now(UTC)) - datetime.strptime(when, _DATE).replace(tzinfo=UTC)
+    except ValueError:
+        return "never"
+    if passed < timedelta(minutes=2):
+        return f"{max(0, passed.total_seconds()):.0f} s ago"
+    if passed < timedelta(hours=2):
+        return f"{passed.total_seconds() / 60:.0f} min ago"
+    return f"{passed.total_seconds() / 3600:.0f} h ago"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for place, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=place == 0)
+    return table

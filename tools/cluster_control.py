@@ -1,0 +1,128 @@
+"""`cluster_control`, compatible to the letter with the stock tool (dapi.md 7). argparse, because click cannot take options with
+any number of values, or with one that may be missing."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from clusterd.configuration import load
+from clusterd.dapi.daemons import daemon_states
+from clusterd.errors import ClusterError, ConfigurationError
+from tools import questions
+from tools.cluster_tables import agents_table, health_long, health_summary, nodes_table
+from tools.control import NotAnswering
+
+DEFAULT_ROOT = "/var/ossec"
+NOT_RUNNING = "Cluster is not running."
+MORE = "more"
+USAGE = """
+Usage:
+\t-l  | --list-nodes                               List the nodes of the cluster
+\t-l  -fn <node> [<node> ...]                      List certain nodes
+\t-a  | --list-agents                              List the agents of the cluster
+\t-a  -fs <status> [<status> ...]                  List the agents in certain states
+\t-a  -fn <node> [<node> ...]                      List the agents that report to certain nodes
+\t-i  | --health [more]                            Show the health of the cluster
+\t-i [more] -fn <node> [<node> ...]                Show the health of certain nodes
+
+Others:
+\t-d  | --debug                                    Log more, and show the traceback of an error
+\t-u  | --usage                                    Show this text
+\t-h  | --help                                     Show the options
+\t--exit-status                                    Exit with 1 when something goes wrong while it is asked
+\tCLUSTERD_ROOT                                    Environment: the node's directory (/var/ossec)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of dapi.md 7.1, and one of our own."""
+    made = argparse.ArgumentParser("cluster_control", add_help=True)
+    action = made.add_mutually_exclusive_group()
+    action.add_argument("-a", "--list-agents", action="store_true", help="list agents")
+    action.add_argument("-l", "--list-nodes", action="store_true", help="list nodes")
+    action.add_argument(
+        "-i",
+        "--health",
+        nargs="?",
+        const="less",
+        metavar=MORE,
+        help="show the health of the cluster; `more`: in detail",
+    )
+    action.add_argument("-u", "--usage", action="store_true", help="show examples")
+    made.add_argument("-fn", "--filter-node", nargs="*", metavar="NODE", help="only these nodes")
+    made.add_argument("-fs", "--filter-agent-status", nargs="*", metavar="STATUS", help="only agents in these states")
+    made.add_argument("-d", "--debug", action="store_true", help="log more, and show the traceback of an error")
+    made.add_argument("--exit-status", action="store_true", help="exit with 1 when something goes wrong")
+    return made
+
+
+def run(root: str, arguments: Sequence[str]) -> int:
+    """The whole tool; returns the exit code (dapi.md 7.2)."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.debug else logging.ERROR, format="%(levelname)s: %(message)s", force=True
+    )
+    log = logging.getLogger("cluster_control")
+    if options.usage:
+        print(USAGE)
+        return 0
+    if not _is_running(root):
+        log.error(NOT_RUNNING)
+        return 1
+    if options.filter_agent_status and not options.list_agents:
+        log.error("Wrong arguments.")
+        print(USAGE)
+        return 1
+    if not (options.list_agents or options.list_nodes or options.health):
+        parser().print_help()
+        return 0
+    try:
+        print(_answer(root, options))
+    except KeyboardInterrupt:
+        return 0
+    except Exception as failure:
+        if options.debug:
+            raise
+        log.error(_text_of(failure))
+        return 1 if options.exit_status else 0
+    return 0
+
+
+def _answer(root: str, options: argparse.Namespace) -> str:
+    names: list[str] | None = options.filter_node
+    if options.list_nodes:
+        return nodes_table(questions.nodes(root, names))
+    if options.list_agents:
+        return agents_table(questions.agents(root, options.filter_agent_status or [], names or []))
+    cluster, answer = questions.cluster_name(root), questions.health(root, names)
+    return (health_long if options.health.lower() == MORE else health_summary)(cluster, answer)
+
+
+def _is_running(root: str) -> bool:
+    """Raises ConfigurationError for a configuration with mistakes."""
+    loaded = load(root)
+    if loaded.settings is None:
+        raise ConfigurationError("\n".join(str(problem) for problem in loaded.problems))
+    return not loaded.settings.cluster.disabled and daemon_states(root)["wazuh-clusterd"] == "running"
+
+
+def _text_of(failure: Exception) -> str:
+    if isinstance(failure, ClusterError):
+        return str(failure)
+    if isinstance(failure, NotAnswering):
+        return f"{ClusterError(3012)}: {failure}"
+    return f"{type(failure).__name__}: {failure}"
+
+
+def main() -> None:
+    """Entry point of `cluster_control`."""
+    try:
+        sys.exit(run(os.path.abspath(os.environ.get("CLUSTERD_ROOT", DEFAULT_ROOT)), sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What the control tools ask a node about the cluster. Raise NotAnswering and ClusterError of tools/control.py."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from clusterd.dapi.request import ApiRequest
+from clusterd.errors import ClusterError
+from clusterd.wire.commands import GET_CONFIG, GET_HEALTH, GET_NODES
+from clusterd.wire.results import WireCallable, WireResult
+from tools.control import ANSWER_S, ask_json, call
+
+OVERVIEW = WireCallable("get_agents_overview", "wazuh.core.agent", "Agent.get_agents_overview")
+OVERVIEW_FIELDS = ["id", "ip", "name", "status", "node_name", "version"]
+ALL = "all"
+
+
+def cluster_name(root: str) -> str:
+    return str(ask_json(root, GET_CONFIG, timeout_s=ANSWER_S)["name"])
+
+
+def nodes(root: str, names: Sequence[str] | None) -> dict[str, Any]:
+    """`get_nodes` as stock clients ask it; an unknown name is ClusterError 1730."""
+    wanted = {
+        "filter_node": None if names is None else list(names),
+        "offset": 0,
+        "limit": 500,
+        "sort": None,
+        "search": None,
+        "select": None,
+        "filter_type": "all",
+        "distinct": False,
+    }
+    found: dict[str, Any] = ask_json(root, GET_NODES, json.dumps(wanted).encode(), timeout_s=ANSWER_S)
+    return found
+
+
+def health(root: str, names: Sequence[str] | None) -> dict[str, Any]:
+    """`get_health` of these nodes, or of all that `get_nodes` names. Unknown ones are left out."""
+    if names is None:
+        names = [item["name"] for item in nodes(root, None)["items"]]
+    found: dict[str, Any] = ask_json(root, GET_HEALTH, json.dumps(list(names)).encode(), timeout_s=ANSWER_S)
+    return found
+
+
+def agents(root: str, statuses: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The overview of all agents (dapi.md 1.11, S3). Several values go as a list, which stock masters understand as any of
+    them (dapi.md 7.3)."""
+    request = ApiRequest(
+        f=OVERVIEW,
+        f_kwargs={
+            "filters": {"status": _filter(statuses), "node_name": _filter(names)},
+            "limit": None,
+            "select": OVERVIEW_FIELDS,
+        },
+    )
+    answer = call(root, request)
+    result = answer.fields.get("result") if isinstance(answer, WireResult) else None
+    if not isinstance(result, dict) or not isinstance(result.get("items"), list):
+        raise ClusterError(3036, "the overview of agents has no items")
+    return list(result["items"])
+
+
+def _filter(values: Sequence[str]) -> str | list[str]:
+    if not values:
+        return ALL
+    return values[0] if len(values) == 1 else list(values)
