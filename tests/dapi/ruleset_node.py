@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from clusterd.dapi.functions import lists, ruleset_files
+from clusterd.dapi.functions import decoders, lists, rules, ruleset_files
 from clusterd.dapi.items import Items
 from clusterd.dapi.registry import Call, arguments_of
 from clusterd.dapi.request import ApiRequest
@@ -12,7 +12,7 @@ from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase
 from clusterd.wire.results import WireCallable
 
-REGISTRY = ruleset_files.registry.join(lists.registry)
+REGISTRY = ruleset_files.registry.join(lists.registry, rules.registry, decoders.registry)
 
 RULE = (
     '<group name="local,">\n  <rule id="100100" level="3">\n    <description>One</description>\n  </rule>\n</group>\n'

@@ -1,0 +1,37 @@
+"""Decoders of all files that the node loads (dapi.md 5.6)."""
+
+from clusterd.dapi.arrays import Shape, cut_list
+from clusterd.dapi.functions.ruleset_files import ListFiles, wanted_files
+from clusterd.dapi.items import Items
+from clusterd.dapi.registry import Call, Registry
+from clusterd.dapi.request import LOCAL_ANY
+from clusterd.dapi.ruleset_config import DECODERS, loaded_files
+from clusterd.dapi.ruleset_rows import all_rows, decoder_rows
+
+registry = Registry()
+
+_FIELDS = ("filename", "relative_dirname", "name", "position", "status", "details")
+_PLACE = ("filename", "position")
+
+
+class GetDecoders(ListFiles, frozen=True):
+    """`parents`: only decoders that are no children of others."""
+
+    names: list[str] | None = None
+    parents: bool = False
+
+
+@registry.function(DECODERS.module, "get_decoders", LOCAL_ANY)
+def get_decoders(call: Call, given: GetDecoders) -> Items:
+    """The decoders that all filters leave, by file and place in it unless told otherwise. A file that cannot be read is a failed
+    item (1501, 1502). Raises WireException 1202 for a status that is none."""
+    items = Items("All decoders were read", "Some decoders could not be read", "There is no such decoder")
+    files = wanted_files(loaded_files(call.settings, DECODERS), given)
+    names = None if given.names is None else frozenset(given.names)
+    rows = [
+        row
+        for row in all_rows(call, DECODERS, files, decoder_rows, items)
+        if (names is None or row["name"] in names) and not (given.parents and "parent" in row["details"])
+    ]
+    items.affected, items.total = cut_list(rows, given, Shape(_FIELDS, _FIELDS, _PLACE, _PLACE))
+    return items
