@@ -159,7 +159,7 @@ def _equals(field: str, value: Any) -> Condition:
         text = f"Wazuh v{found[1]}"
     if field in NUMBERS:
         return Condition(f"{column} = ?", (int(text),)) if text.isdecimal() and len(text) <= 18 else FALSE
-    return Condition(f"{column} = ? collate nocase", (text,))
+    return Condition(f"{column} collate nocase = ?", (text,))
 
 
 def _member(group: str) -> Condition:
@@ -213,7 +213,7 @@ def _clause(clause: Clause) -> Condition:
         negated = "not " if operator == "!=" else ""
         pattern = _QUOTES.sub("_", _like(value))
         return Condition(f"{column} {negated}like ? escape '\\'", (pattern,))
-    return Condition(f"{column} {operator} ? collate nocase", (value,))
+    return Condition(f"{column} collate nocase {operator} ?", (value,))
 
 
 def _group_clause(operator: str, value: str) -> Condition:

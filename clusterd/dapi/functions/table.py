@@ -1,6 +1,15 @@
 """Every function that a request may name."""
 
-from clusterd.dapi.functions import agents, cluster, lists, ruleset_files
+from clusterd.dapi.functions import agents, cluster, decoders, lists, manager, rules, ruleset_files, stats
 from clusterd.dapi.registry import Registry
 
-FUNCTIONS = Registry().join(agents.registry, cluster.registry, lists.registry, ruleset_files.registry)
+FUNCTIONS = Registry().join(
+    agents.registry,
+    cluster.registry,
+    decoders.registry,
+    lists.registry,
+    manager.registry,
+    rules.registry,
+    ruleset_files.registry,
+    stats.registry,
+)
