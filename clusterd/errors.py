@@ -3,6 +3,7 @@ them up by code."""
 
 MESSAGES: dict[int, str] = {
     1000: "Wazuh Internal Error",
+    1005: "The file cannot be written",
     1006: "The file or directory cannot be accessed",
     1013: "Unable to connect with socket",
     1014: "Error communicating with socket",
@@ -46,6 +47,7 @@ MESSAGES: dict[int, str] = {
     1712: "The default group cannot be deleted",
     1713: "A file has the name of this group",
     1722: "Not a possible name for a group",
+    1723: "Not a known digest algorithm",
     1724: "Not a valid select field",
     1727: "The files of the group cannot be listed",
     1728: "Invalid node type",

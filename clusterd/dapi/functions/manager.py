@@ -19,8 +19,8 @@ MOST_LOG_BYTES = 4 * 1024 * 1024
 """The end of the log that is looked at: 2,000 lines of any usual length. The file itself may have gigabytes."""
 LEVELS = ("DEBUG", "INFO", "CRITICAL", "ERROR", "WARNING")
 _LINE = re.compile(
-    r"(?P<date>\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) (?P<tag>[^\s\[:]+)(?:\[[^\]]*\])?: "
-    rf"(?:\([^)]*\): )?(?P<level>{'|'.join(LEVELS)}):(?P<description>.*)"
+    r"(?P<date>\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) (?P<tag>\S+?)(?:\[[^\]]*\])?: "
+    rf"(?P<level>{'|'.join(LEVELS)}):(?P<description>.*)"
 )
 LOG_FIELDS = ("timestamp", "tag", "level", "description")
 READ = ("was successfully read", "could not be read in some nodes", "could not be read in any node")

@@ -1,12 +1,13 @@
 """Every function that a request may name."""
 
-from clusterd.dapi.functions import agents, cluster, decoders, lists, manager, rules, ruleset_files, stats
+from clusterd.dapi.functions import agents, cluster, decoders, groups, lists, manager, rules, ruleset_files, stats
 from clusterd.dapi.registry import Registry
 
 FUNCTIONS = Registry().join(
     agents.registry,
     cluster.registry,
     decoders.registry,
+    groups.registry,
     lists.registry,
     manager.registry,
     rules.registry,

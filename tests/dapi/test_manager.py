@@ -1,0 +1,198 @@
+"""What a node's manager says of itself, from real files (dapi.md 5.2, 5.4, 5.5)."""
+
+import datetime
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterd.dapi.daemons import DAEMONS, daemon_states, not_ready
+from clusterd.dapi.execution import run
+from clusterd.dapi.request import DISTRIBUTED, ApiRequest, encode_request
+from clusterd.settings import ClusterBlock, Settings
+from clusterd.wire.results import WireCallable, WireException, WireResult
+
+LOG = """\
+2026/11/23 10:00:00 wazuh-analysisd: INFO: Started (pid: 7).
+2026/11/23 10:00:01 wazuh-modulesd:syscollector: WARNING: Something is odd.
+2026/11/23 10:00:02 wazuh-remoted[812] netbuffer.c:12: ERROR: (1210): Queue not available.
+a line that is none
+2026/11/23 10:00:03 rootcheck: INFO: Ending.
+2026/11/23 10:00:04 wazuh-db: NOTICE: of no known level
+2026/11/23 10:00:05 wazuh-analysisd: DEBUG: Tick.
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for directory in ("logs", "var/run", "bin"):
+        (tmp_path / directory).mkdir(parents=True)
+    return tmp_path
+
+
+def called(root: Path, function: str, *, distributed: bool = False, store: bool = False, **arguments: Any) -> Any:
+    module, _, name = f"wazuh.{function}".rpartition(".")
+    request = ApiRequest(
+        f=WireCallable(name, module, name), f_kwargs=arguments, request_type=DISTRIBUTED if distributed else "local_any"
+    )
+    return run(encode_request(request), Settings(root=str(root), serves_store=store), serves_store=store)
+
+
+def items(answer: Any) -> list[Any]:
+    assert isinstance(answer, WireResult), answer
+    return list(answer.fields["affected_items"])
+
+
+# ---- daemons ---------------------------------------------------------------------------------------------------------------
+
+
+def test_states_follow_the_first_file_that_matches(root: Path) -> None:
+    run_files = root / "var/run"
+    dead = 4_000_000
+    for name in (
+        f"wazuh-analysisd-{os.getpid()}.pid",
+        f"wazuh-execd-{dead}.pid",
+        f"wazuh-db-{dead}.pid",
+        f"wazuh-db-{os.getpid()}.pid",
+        "wazuh-remoted.failed",
+        f"wazuh-remoted-{os.getpid()}.pid",
+        "wazuh-maild.start",
+        "wazuh-apid-x.pid",
+    ):
+        (run_files / name).touch()
+    states = daemon_states(str(root))
+    assert list(states) == list(DAEMONS)
+    assert {name: state for name, state in states.items() if state != "stopped"} == {
+        "wazuh-analysisd": "running",
+        "wazuh-execd": "failed",
+        "wazuh-db": "running",
+        "wazuh-remoted": "failed",
+        "wazuh-maild": "starting",
+    }
+    (run_files / ".restart").touch()
+    assert daemon_states(str(root))["wazuh-analysisd"] == "restarting"
+    assert daemon_states(str(root))["wazuh-remoted"] == "failed"
+
+
+def test_only_daemons_that_were_ever_here_are_required(root: Path) -> None:
+    required = ["wazuh-db", "wazuh-execd", "wazuh-modulesd", "os.system"]
+    assert not_ready(str(root), required, serves_store=False) == []
+    (root / "bin/wazuh-db").touch()
+    (root / "var/run/wazuh-execd.failed").touch()
+    assert not_ready(str(root), required, serves_store=False) == ["wazuh-db->stopped", "wazuh-execd->failed"]
+    assert not_ready(str(root), required, serves_store=True) == ["wazuh-execd->failed"]
+
+
+def test_function_waits_for_no_daemon_that_is_down(root: Path) -> None:
+    (root / "var/run/wazuh-execd.failed").touch()
+    answer = called(root, "manager.get_basic_info")
+    assert isinstance(answer, WireException)
+    assert answer.code == 1017
+    assert "wazuh-execd->failed" in answer.message
+    (states,) = items(called(root, "manager.get_status"))
+    assert states["wazuh-execd"] == "failed"
+
+
+# ---- the log ---------------------------------------------------------------------------------------------------------------
+
+
+def test_log_lines_are_shown_newest_first(root: Path) -> None:
+    (root / "logs/ossec.log").write_text(LOG)
+    found = items(called(root, "manager.ossec_log"))
+    assert found[0] == {
+        "timestamp": "2026-11-23T10:00:05Z",
+        "tag": "wazuh-analysisd",
+        "level": "debug",
+        "description": " Tick.",
+    }
+    assert [line["tag"] for line in found] == [
+        "wazuh-analysisd",
+        "wazuh-rootcheck",
+        "wazuh-modulesd:syscollector",
+        "wazuh-analysisd",
+    ]
+
+
+def test_log_is_filtered_searched_and_cut(root: Path) -> None:
+    (root / "logs/ossec.log").write_text(LOG)
+    assert [line["level"] for line in items(called(root, "manager.ossec_log", level="WARNING"))] == ["warning"]
+    assert len(items(called(root, "manager.ossec_log", tag="wazuh-analysisd", q="description~Started"))) == 1
+    assert len(items(called(root, "manager.ossec_log", search_text="odd"))) == 1
+    answer = called(root, "manager.ossec_log", limit=1, offset=1)
+    assert (len(items(answer)), answer.fields["total_affected_items"]) == (1, 4)
+    bad = called(root, "manager.ossec_log", sort_by=["nothing"])
+    assert (bad.code, bad.wire_class) == (1403, "WazuhError")
+
+
+def test_only_the_end_of_a_large_log_is_read(root: Path) -> None:
+    with (root / "logs/ossec.log").open("w") as file:
+        for number in range(120_000):
+            file.write(f"2026/11/23 10:00:00 wazuh-db: INFO: line {number} {'x' * 40}\n")
+    answer = called(root, "manager.ossec_log", limit=1, search_text="line 119999 ")
+    assert len(items(answer)) == 1
+    assert called(root, "manager.ossec_log", limit=1).fields["total_affected_items"] == 2000
+
+
+def test_summary_counts_by_tag_and_level(root: Path) -> None:
+    (root / "logs/ossec.log").write_text(LOG)
+    found = {tag: counts for item in items(called(root, "manager.ossec_log_summary")) for tag, counts in item.items()}
+    assert found["wazuh-analysisd"] == {"all": 2, "info": 1, "error": 0, "critical": 0, "warning": 0, "debug": 1}
+    assert list(found) == sorted(found)
+
+
+def test_without_a_log_it_is_1020(root: Path) -> None:
+    for function in ("manager.ossec_log", "manager.ossec_log_summary"):
+        answer = called(root, function)
+        assert isinstance(answer, WireException)
+        assert answer.code == 1020
+
+
+# ---- statistics ------------------------------------------------------------------------------------------------------------
+
+
+def test_totals_of_a_day(root: Path) -> None:
+    directory = root / "stats/totals/2026/Nov"
+    directory.mkdir(parents=True)
+    (directory / "ossec-totals-05.log").write_text("0-1002-2-5\n0-5501-3-1\n0--6--40--2--0\n1--0--7--0--0\n")
+    found = items(called(root, "stats.totals", date=datetime.datetime(2026, 11, 5)))
+    assert found == [
+        {
+            "hour": 0,
+            "alerts": [{"sigid": 1002, "level": 2, "times": 5}, {"sigid": 5501, "level": 3, "times": 1}],
+            "totalAlerts": 6,
+            "events": 40,
+            "syscheck": 2,
+            "firewall": 0,
+        },
+        {"hour": 1, "alerts": [], "totalAlerts": 0, "events": 7, "syscheck": 0, "firewall": 0},
+    ]
+    missing = called(root, "stats.totals", date=datetime.datetime(2026, 11, 6))
+    assert (missing.code, missing.wire_class) == (1308, "WazuhError")
+    (directory / "ossec-totals-06.log").write_text("a--b--c--d--e\n")
+    assert called(root, "stats.totals", date=datetime.datetime(2026, 11, 6)).code == 1309
+
+
+def test_averages_are_zero_where_there_is_no_file(root: Path) -> None:
+    hourly = root / "stats/hourly-average"
+    hourly.mkdir(parents=True)
+    (hourly / "3").write_text("17\n")
+    (hourly / "24").write_text("5")
+    assert items(called(root, "stats.hourly")) == [
+        {"averages": [17 if hour == 3 else 0 for hour in range(24)], "interactions": 5}
+    ]
+    found = items(called(root, "stats.weekly", distributed=True))
+    assert [day for item in found for day in item] == ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"]
+
+
+def test_node_that_may_not_be_read_says_nothing(root: Path) -> None:
+    settings = Settings(root=str(root), cluster=ClusterBlock(node_name="worker1"))
+    for permissions, code in (({"rbac_mode": "white"}, 4000), ({"rbac_mode": "black"}, 0)):
+        request = ApiRequest(
+            f=WireCallable("hourly", "wazuh.stats", "hourly"),
+            request_type=DISTRIBUTED,
+            rbac_permissions=permissions,
+            from_cluster=True,
+        )
+        answer = run(encode_request(request), settings, serves_store=False)
+        assert (answer.code if isinstance(answer, WireException) else 0) == code
