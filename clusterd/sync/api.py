@@ -4,6 +4,7 @@ was; a request given to another node has an id of ours, and only that node may a
 
 import asyncio
 import itertools
+import os
 import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
@@ -19,7 +20,7 @@ from clusterd.sync.net_port import LinkClosed
 from clusterd.sync.outgoing import INLINE_CHUNK, read_segments
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
-from clusterd.sync.turns import TurnLimits, Turns
+from clusterd.sync.turns import Turn, TurnLimits, Turns
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_words, parse_addressed, parse_string_for
 from clusterd.wire.results import decode_err_payload, encode_failure, shorten
@@ -33,6 +34,11 @@ STRINGS_AT_ONCE = 6
 IDS = 1 << 40
 NOT_CONNECTED = 3022
 NO_MASTER = 3023
+NOT_PERMITTED = 4000
+SAID_AGAIN_S = 1.0
+
+
+Work = Callable[[Envelope], Awaitable[Text]]
 
 
 class _Asked:
@@ -67,6 +73,8 @@ class Api:
         self._ids = itertools.count(random.randrange(IDS))
         self._lanes = itertools.count()
         self._asked: dict[str, _Asked] = {}
+        self._joined: defaultdict[int, set[Turn]] = defaultdict(set)
+        self._said_at: dict[int, float] = {}
         self._strings: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(STRINGS_AT_ONCE))
         self.local: dict[str, Handler] = {commands.DAPI: self.ask}
         self.remote: dict[str, Handler] = {
@@ -82,14 +90,18 @@ class Api:
     async def ask(self, peer: Peer, payload: bytes) -> Later:
         """`dapi` of a program: a master serves it, a worker gives it to its master. Raises ClusterError 3023."""
         if self._context.settings.is_master:
-            return Later(commands.DAPI_QUEUED, lambda: self._serve(peer, "", payload, "client"))
+            return Later(
+                commands.DAPI_QUEUED, lambda: self._answer_program(peer, payload, self._work(peer, "", payload))
+            )
         master = self._master()
         if master is None:
             raise ClusterError(NO_MASTER)
         return Later(commands.DAPI_QUEUED, lambda: self._give_on(peer, master, payload))
 
     async def forward(self, peer: Peer, payload: bytes) -> Later:
-        """`dapi_fwd {node} {request}` of a program on a master. Raises ClusterError 1000, 3022."""
+        """`dapi_fwd {node} {request}` of a program on a master. Raises ClusterError 1000, 3022, 4000."""
+        if peer.info.uid not in (0, os.geteuid()):
+            raise ClusterError(NOT_PERMITTED, "only root and the user of this daemon may use dapi_fwd")
         addressed = parse_addressed(payload)
         worker = self._worker(addressed.id)
         if worker is None:
@@ -102,16 +114,33 @@ class Api:
         async def work(envelope: Envelope) -> Text:
             return await self._ask(node, Text(content))
 
-        await self._answer(client, "", content, work)
+        await self._answer_program(client, content, work)
 
     # ---- between nodes -----------------------------------------------------------------------------------------------------
 
     async def serve(self, peer: Peer, payload: bytes) -> bytes:
-        """`dapi {id} {request}` of another node: said to be queued at once, answered by `dapi_res` or `dapi_err`."""
+        """`dapi {id} {request}` of another node: said to be queued at once, answered by `dapi_res` or `dapi_err`.
+
+        Raises ClusterError 1000 when that node does not take the answers that wait for it."""
         addressed = parse_addressed(payload)
-        origin: Origin = "worker" if self._context.settings.is_master else "master"
-        peer.spawn(self._serve(peer, addressed.id, addressed.content, origin))
+        name, content = addressed.id, addressed.content
+        try:
+            envelope = read_envelope(content)
+            turn = self._join(peer, content)
+        except ClusterError as failure:
+            peer.answer_late(commands.DAPI_ERR, build_words(name, encode_failure(failure)))
+            self._say_refused(peer, failure)
+            return commands.DAPI_QUEUED
+        peer.spawn(self._serve(peer, name, envelope, turn, self._work(peer, name, content)))
         return commands.DAPI_QUEUED
+
+    async def _serve(self, peer: Peer, name: str, envelope: Envelope, turn: Turn, work: Work) -> None:
+        """Cancelled with the link, perhaps before it begins: see `link_lost`."""
+        await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=True)
+        try:
+            await self._answer(peer, name, envelope, turn, work)
+        finally:
+            await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=False)
 
     async def answered(self, peer: Peer, payload: bytes) -> bytes:
         """`dapi_res {id} {string id}`. Raises ClusterError 3032 on a master, where nobody asked (a worker stays friendly)."""
@@ -146,15 +175,23 @@ class Api:
     def link_lost(self, peer: Peer) -> None:
         """A link is no longer among the peers: what it was asked fails now."""
         self._strings.pop(peer.link, None)
+        self._said_at.pop(peer.link, None)
+        joined = self._joined.pop(peer.link, set())
+        if peer.info.kind != "local":
+            # Their tasks end with the link, perhaps before they began; those of programs go on to their end.
+            for turn in joined:
+                self._turns.leave(turn)
         for asked in self._asked.values():
             if asked.peer is peer:
                 _settle(asked, self._not_there(peer))
 
     # ---- serving -----------------------------------------------------------------------------------------------------------
 
-    async def _serve(self, peer: Peer, name: str, content: bytes, origin: Origin) -> None:
-        """A request that ends here. `name`: how the asker calls it, empty for a local client."""
-        where = "master" if peer.info.kind == "master" else peer.name
+    def _work(self, peer: Peer, name: str, content: bytes) -> Work:
+        """What executes a request that ends here. `name`: how the asker calls it, empty for a local client."""
+        origins: dict[str, Origin] = {"worker": "worker", "master": "master"}
+        origin = origins.get(peer.info.kind, "client")
+        where = "master" if origin == "master" else peer.name
         shown = f"{where} ({name})" if name else where
 
         async def work(envelope: Envelope) -> Text:
@@ -165,23 +202,26 @@ class Api:
             finally:
                 self._texts.remove(request)
 
-        if not name:
-            await self._answer(peer, name, content, work)
-            return
-        await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=True)
-        try:
-            await self._answer(peer, name, content, work)
-        finally:
-            await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=False)
+        return work
 
-    async def _answer(self, peer: Peer, name: str, content: bytes, work: Callable[[Envelope], Awaitable[Text]]) -> None:
-        """From the line to the answer; every failure is told by `dapi_err`."""
+    def _join(self, peer: Peer, content: bytes) -> Turn:
+        """A place in the line. Raises ClusterError 1014 when there is none."""
+        turn = self._turns.join(peer.link, str(next(self._lanes)), SERVICE, len(content))
+        self._joined[peer.link].add(turn)
+        return turn
+
+    async def _answer_program(self, client: Peer, content: bytes, work: Work) -> None:
+        """The same for a program: its requests are few, and each is a task of its own already."""
         try:
             envelope = read_envelope(content)
-            turn = self._turns.join(peer.link, str(next(self._lanes)), SERVICE, len(content))
+            turn = self._join(client, content)
         except ClusterError as failure:
-            await self._refuse(peer, name, failure)
+            await self._refuse(client, "", failure)
             return
+        await self._answer(client, "", envelope, turn, work)
+
+    async def _answer(self, peer: Peer, name: str, envelope: Envelope, turn: Turn, work: Work) -> None:
+        """From the line to the answer; every failure is told by `dapi_err`."""
         try:
             await self._turns.begin(turn, self._context.settings.communication.timeout_dapi_request_s)
             text = await work(envelope)
@@ -196,6 +236,8 @@ class Api:
             await self._refuse(peer, name, failure)
         finally:
             self._turns.leave(turn)
+            if peer.link in self._joined:
+                self._joined[peer.link].discard(turn)
 
     async def _deliver(self, peer: Peer, name: str, text: Text) -> None:
         """The long string, then its id. Raises ClusterError for an asker that is there and does not take it."""
@@ -209,8 +251,15 @@ class Api:
                 raise
             self._journal.debug(f"{peer.name} is gone, its answer is dropped")
 
+    def _say_refused(self, peer: Peer, failure: ClusterError) -> None:
+        """A line a second for each asker: whoever sends thousands of bad requests fills no log."""
+        now = self._context.clock.monotonic()
+        if now - self._said_at.get(peer.link, -SAID_AGAIN_S) >= SAID_AGAIN_S:
+            self._said_at[peer.link] = now
+            self._journal.error(f"Error in distributed API: {failure}")
+
     async def _refuse(self, peer: Peer, name: str, failure: ClusterError) -> None:
-        self._journal.error(f"Error in distributed API: {failure}")
+        self._say_refused(peer, failure)
         encoded = encode_failure(failure)
         try:
             await peer.request(commands.DAPI_ERR, build_words(name, encoded) if name else encoded)

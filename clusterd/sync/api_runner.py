@@ -29,7 +29,7 @@ from ipc.messages import CombineAnswers, FunctionDone, PlanRequest, RequestPlann
 
 Ask = Callable[[str, Text], Awaitable[Text]]
 """Give a request to a connected node and wait for its answer. Raises ClusterError 3022 for one that is not connected."""
-LARGEST_SYNC_REQUEST = 262144
+LARGEST_SYNC_REQUEST = 1 << 20
 NOT_CONNECTED = 3022
 
 

@@ -239,6 +239,28 @@ def test_a_worker_cannot_answer_for_another_one(rig: Rig, tmp_path: Path) -> Non
         assert b"lie" not in client.answer_of("dapi_res")
 
 
+def test_ten_thousand_requests_at_once_are_answered_or_refused_and_harm_nobody(rig: Rig, tmp_path: Path) -> None:
+    before = rig.processes("rig_manager_1")
+    with (
+        StockWorker((HOST, rig.master.port), KEY, "flood", tmp_path, cluster="rig") as worker,
+        client_of(rig.master) as client,
+    ):
+        worker.join()
+        good = request("wazuh.cluster", "get_nodes_info")
+        began = time.monotonic()
+        for number in range(5000):
+            worker.connection.link.tell("dapi", f"{number} {good}")
+            worker.connection.link.tell("dapi", f"bad{number} [")
+        client.ask("dapi", good)
+        assert [item["name"] for item in result(json.loads(client.answer_of("dapi_res")))["affected_items"]][
+            :3
+        ] == NAMES
+        assert time.monotonic() - began < 60
+        assert client.ask("echo-c", b"keepalive").payload == b"keepalive"
+    assert len([line for line in log_of(rig.master) if "Error in distributed API" in line]) < 100
+    assert rig.processes("rig_manager_1") == before
+
+
 # ---- things that break -----------------------------------------------------------------------------------------------------
 
 
