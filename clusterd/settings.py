@@ -4,7 +4,7 @@ Names end in their unit. Defaults are those of wire.md section 7 except where it
 """
 
 from hmac import compare_digest
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,6 +13,7 @@ from hashing.manifest import ItemRule, Rules
 Role = Literal["master", "worker"]
 VersionRule = Literal["exact", "minor", "any"]
 StoreChoice = Literal["auto", "on", "off"]
+MASKED_KEY = "*****"
 
 DEFAULT_RULES = Rules(
     items=(
@@ -56,6 +57,20 @@ class ClusterBlock(msgspec.Struct, frozen=True):
     nodes: tuple[str, ...] = ()
     hidden: str = "no"
     disabled: bool = False
+
+    def shown(self) -> dict[str, Any]:
+        """As programs may see it (dapi.md 1.5): the key is never shown, to root neither."""
+        return {
+            "name": self.name,
+            "node_name": self.node_name,
+            "node_type": self.node_type,
+            "key": MASKED_KEY,
+            "port": self.port,
+            "bind_addr": self.bind_addr,
+            "nodes": list(self.nodes),
+            "hidden": self.hidden,
+            "disabled": self.disabled,
+        }
 
 
 class WorkerIntervals(msgspec.Struct, frozen=True):

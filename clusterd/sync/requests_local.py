@@ -13,7 +13,6 @@ from clusterd.wire import commands
 from clusterd.wire.results import ARGUMENT_BYTES, dump_json, encode_failure, load_json
 from ipc.messages import Packed, RulesetHashes
 
-MASKED_KEY = "*****"
 LARGEST_ANSWER = 5242880
 
 
@@ -43,21 +42,7 @@ class LocalRequests:
         return dump_json(await self._status())
 
     async def get_config(self, peer: Peer, payload: bytes) -> bytes:
-        """The key is never shown, to root neither (dapi.md 8, number 7)."""
-        cluster = self._context.settings.cluster
-        return dump_json(
-            {
-                "name": cluster.name,
-                "node_name": cluster.node_name,
-                "node_type": cluster.node_type,
-                "key": MASKED_KEY,
-                "port": cluster.port,
-                "bind_addr": cluster.bind_addr,
-                "nodes": list(cluster.nodes),
-                "hidden": cluster.hidden,
-                "disabled": cluster.disabled,
-            }
-        )
+        return dump_json(self._context.settings.cluster.shown())
 
     async def get_hash(self, peer: Peer, payload: bytes) -> bytes:
         return await self.hashes()

@@ -8,7 +8,6 @@ from clusterd.dapi.registry import Arguments, Call, Registry, SyncCall
 from clusterd.dapi.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
 
 registry = Registry()
-MASKED_KEY = "*****"
 MOST_NODES = 500
 NODES = (
     "All selected nodes information was returned",
@@ -111,16 +110,9 @@ def get_node_wrapper(call: Call, given: NoArguments) -> Items:
 @registry.function("wazuh.cluster", "read_config_wrapper", LOCAL_ANY)
 def read_config_wrapper(call: Call, given: NoArguments) -> Items:
     """The cluster's configuration on this node; the key is never shown (dapi.md 8, number 7)."""
-    cluster = call.settings.cluster
-    item = {
-        "name": cluster.name,
-        "node_name": cluster.node_name,
-        "node_type": cluster.node_type,
-        "key": MASKED_KEY,
-        "port": cluster.port,
-        "bind_addr": cluster.bind_addr,
-        "nodes": list(cluster.nodes),
-        "hidden": cluster.hidden,
-        "disabled": cluster.disabled,
-    }
-    return Items("All selected information was returned", "", "No information was returned", affected=[item])
+    return Items(
+        "All selected information was returned",
+        "",
+        "No information was returned",
+        affected=[call.settings.cluster.shown()],
+    )
