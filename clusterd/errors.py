@@ -7,7 +7,7 @@ MESSAGES: dict[int, str] = {
     1006: "The file or directory cannot be accessed",
     1013: "Unable to connect with socket",
     1014: "Error communicating with socket",
-    1017: "The node {node_name} is not ready: {not_ready_daemons}",
+    1017: 'Some Wazuh daemons are not ready yet in node "{node_name}" ({not_ready_daemons})',
     1020: "There is no log file",
     1112: "The file has no content",
     1113: "The content is not well-formed XML",

@@ -436,6 +436,13 @@ class Result(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """Base of the results."""
 
 
+class NodeRequest(msgspec.Struct, frozen=True, array_like=True):
+    """What one node of a plan is asked."""
+
+    node: str
+    request: Text
+
+
 class FunctionDone(Result, frozen=True, tag="function-done"):
     """`answer`: an encoded result or exception (dapi.md 4)."""
 
@@ -443,10 +450,10 @@ class FunctionDone(Result, frozen=True, tag="function-done"):
 
 
 class RequestPlanned(Result, frozen=True, tag="request-planned"):
-    """Node and request, in the order in which the answers are merged. `allowed`: the listing of the nodes (encoded);
+    """`requests`: in the order in which the answers are merged. `allowed`: the listing of the nodes (encoded);
     `merges`: whether the answers must be combined, or the only one is the answer. With `failure` (encoded) there is no plan."""
 
-    requests: list[tuple[str, Text]]
+    requests: list[NodeRequest]
     allowed: bytes
     merges: bool
     failure: bytes = b""

@@ -15,6 +15,7 @@ from ipc.messages import (
     INLINE_BYTES,
     CombineAnswers,
     FunctionDone,
+    NodeRequest,
     PlanRequest,
     RequestPlanned,
     RunFunction,
@@ -39,7 +40,7 @@ def plan_request(job: PlanRequest, settings: Settings) -> RequestPlanned:
             )
     except ClusterError as failure:
         return RequestPlanned([], b"", False, dump_json(execution.as_answer(failure, node)))
-    requests = [(name, write_text(encode_request(part), job.out)) for name, part in found.requests]
+    requests = [NodeRequest(name, write_text(encode_request(part), job.out)) for name, part in found.requests]
     merges = len(requests) != 1 or bool(found.allowed.failed)
     return RequestPlanned(requests, dump_json(found.allowed.wire()), merges)
 

@@ -147,7 +147,7 @@ class ApiRunner:
                 held.append(answer)
                 return answer
 
-            answers = await asyncio.gather(*(solve(node, part) for node, part in planned.requests))
+            answers = await asyncio.gather(*(solve(part.node, part.request) for part in planned.requests))
             if not planned.merges:
                 held.clear()
                 return answers[0]
