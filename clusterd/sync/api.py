@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from clusterd.dapi.envelope import Envelope, read_envelope
 from clusterd.dapi.registry import Cluster, Origin
+from clusterd.dapi.request import LOCAL_ANY
 from clusterd.errors import ClusterError
 from clusterd.sync.api_runner import ApiRunner
 from clusterd.sync.api_texts import Texts
@@ -88,8 +89,10 @@ class Api:
     # ---- the local socket --------------------------------------------------------------------------------------------------
 
     async def ask(self, peer: Peer, payload: bytes) -> Later:
-        """`dapi` of a program: a master serves it, a worker gives it to its master. Raises ClusterError 3023."""
-        if self._context.settings.is_master:
+        """`dapi` of a program: a master serves it, a worker gives it to its master, unless it is about this very node.
+
+        Raises ClusterError 3023."""
+        if self._context.settings.is_master or _is_about_this_node(payload):
             return Later(
                 commands.DAPI_QUEUED, lambda: self._answer_program(peer, payload, self._work(peer, "", payload))
             )
@@ -343,6 +346,14 @@ class Api:
 def _settle(asked: _Asked, failure: ClusterError) -> None:
     if not asked.answer.done():
         asked.answer.set_exception(failure)
+
+
+def _is_about_this_node(content: bytes) -> bool:
+    """Stock's workers give such requests to the master, too, but no stock program sends them (dapi.md 3.1)."""
+    try:
+        return read_envelope(content).request_type == LOCAL_ANY
+    except ClusterError:
+        return False  # said by whoever serves it
 
 
 def restarted(name: str) -> bytes:

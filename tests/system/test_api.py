@@ -93,11 +93,10 @@ def test_the_same_question_has_the_same_answer_on_every_node(rig: Rig) -> None:
     assert [line for line in log_of(rig.master) if "Receiving request: get_nodes_info from rig_manager_2 (" in line]
 
 
-def test_question_about_this_node_is_sent_to_the_master_from_a_worker(rig: Rig) -> None:
-    """A program that wants its own node asks no cluster (dapi.md 3.1)."""
-    for node in rig.nodes:
+def test_question_about_this_node_is_answered_by_this_node(rig: Rig) -> None:
+    for node, kind in zip(rig.nodes, ("master", "worker", "worker"), strict=True):
         answer = ask(node, "wazuh.cluster", "get_node_wrapper", request_type="local_any")
-        assert result(answer)["affected_items"] == [{"node": NAMES[0], "cluster": "rig", "type": "master"}]
+        assert result(answer)["affected_items"] == [{"node": node.name, "cluster": "rig", "type": kind}]
 
 
 def test_question_to_one_node_is_answered_by_that_node(rig: Rig) -> None:
