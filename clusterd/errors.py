@@ -70,6 +70,7 @@ MESSAGES: dict[int, str] = {
     1907: "The file cannot be removed",
     1913: "The process table is not available",
     2003: "Error in wazuhdb request",
+    2004: "The database takes no such statement",
     2005: "Could not connect to wdb socket",
     2007: "Error retrieving data from Wazuh DB",
     2010: "The requested read operation did not complete fully",

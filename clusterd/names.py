@@ -6,6 +6,7 @@ MAX_NODE_NAME = 128
 MAX_PACKAGE_NAME = 255
 _NODE = re.compile(r"[A-Za-z0-9._-]+")
 _PACKAGE = re.compile(r"[A-Za-z0-9._-]+\.zip")
+_GROUP = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
 def node_name_problem(name: str) -> str | None:
@@ -33,3 +34,8 @@ def package_name_problem(name: str) -> str | None:
     if len(name) > MAX_PACKAGE_NAME or not _PACKAGE.fullmatch(name) or name.startswith("."):
         return "a package name has only letters, digits, '.', '_' and '-', and ends in .zip"
     return None
+
+
+def is_group_name(name: str) -> bool:
+    """Whether a group of agents may have this name (wdb.md 3.20)."""
+    return _GROUP.fullmatch(name) is not None and name not in (".", "..")

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from clusterd.wire.results import BAD_REQUEST, WireException
-
 COLUMNS: Mapping[str, str] = {
     "id": "id",
     "name": "name",
@@ -35,32 +33,10 @@ COLUMNS: Mapping[str, str] = {
 }
 """Field to SQL. The key of an agent is no field: nobody can select, sort, filter or search it."""
 DATES = frozenset({"dateAdd", "lastKeepAlive", "disconnection_time"})
-NUMBERS = frozenset({"id", "status_code"}) | DATES
+NUMBERS = frozenset({"id", "status_code"})
 NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 NEVER_S = 253402300799
 OS = "os."
-
-
-def selected_fields(select: Sequence[str] | None, *, distinct: bool) -> list[str]:
-    """What a `select` asks for, in the order of COLUMNS; `os` is all of its fields. Raises WireException 1724."""
-    if select is None:
-        return list(COLUMNS)
-    wanted: set[str] = set()
-    wrong = []
-    for field in select:
-        if field in COLUMNS:
-            wanted.add(field)
-        elif field == "os":
-            wanted |= {name for name in COLUMNS if name.startswith(OS)}
-        else:
-            wrong.append(field)
-    if wrong:
-        raise WireException(
-            1724, ", ".join(wrong)[:500], wire_class=BAD_REQUEST, remediation=f"Allowed fields: {', '.join(COLUMNS)}"
-        )
-    if not distinct:
-        wanted.add("id")
-    return [field for field in COLUMNS if field in wanted]
 
 
 def agent_object(row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
@@ -76,15 +52,16 @@ def agent_object(row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any
         elif field == "id":
             shown["id"] = f"{value:03d}"
         elif field == "group":
-            shown["group"] = str(value).split(",")
+            shown["group"] = str(value).split(",") if value else []
         elif field in DATES:
             if value or field != "disconnection_time":
-                shown[field] = _moment(value)
+                shown[field] = moment_of(value)
         else:
             shown[field] = value
     return {"os": system} | shown if system else shown
 
 
-def _moment(value: Any) -> datetime:
+def moment_of(value: Any) -> datetime:
+    """Seconds since 1970, of a database: whatever is none is 1970, whatever is beyond the calendar its end."""
     seconds = value if isinstance(value, int | float) else 0
     return NEVER if seconds >= NEVER_S else datetime.fromtimestamp(max(0, seconds), UTC)

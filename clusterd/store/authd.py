@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clusterd.names import is_group_name
 from clusterd.settings import ForceRules
 from clusterd.store.auth_request import (
     REMOVED,
@@ -27,7 +28,7 @@ from clusterd.store.auth_request import (
     text_of,
 )
 from clusterd.store.errors import StoreFailed
-from clusterd.store.groups import MOST_GROUPS, is_group_name
+from clusterd.store.groups import MOST_GROUPS
 from clusterd.store.keys import KEY_FILE, TIMESTAMPS, ChangedMeanwhile, Key, KeyFile, NoIdLeft, NotSynced, parse_id
 from clusterd.store.registry import AgentFacts, AgentTable, NewAgent
 

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 
+from clusterd.names import is_group_name
 from clusterd.store import agents, groups
 from clusterd.store.engine import Engine, Session
 from clusterd.store.jsontext import Refused
@@ -91,9 +92,7 @@ class Follower:
             entries = list(os.scandir(self._shared))
         except OSError as failure:
             raise OSError(f"The groups in {SHARED} cannot be read: {failure.strerror}") from failure
-        found = {
-            entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and groups.is_group_name(entry.name)
-        }
+        found = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and is_group_name(entry.name)}
         if self._directories is None:
             await self._begin_groups(found)
         known = self._directories or set()

@@ -3,7 +3,6 @@
 Functions take the session of a write, or a connection to read from; none of them ends the transaction.
 """
 
-import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
@@ -11,20 +10,15 @@ from typing import Any
 
 import msgspec
 
+from clusterd.names import is_group_name
 from clusterd.store.engine import Session
 from clusterd.store.groups_checksum import group_hash
 from clusterd.store.jsontext import Chunk, Refused, array, encode
 
 MOST_GROUPS = 128
 DEFAULT = "default"
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 _UNKNOWN_IP = "0.0.0.0"
 _hash_of = lru_cache(4096)(group_hash)
-
-
-def is_group_name(name: str) -> bool:
-    """wdb.md 3.20."""
-    return _NAME.fullmatch(name) is not None and name not in (".", "..")
 
 
 # ---- groups ------------------------------------------------------------------------------------------------------------

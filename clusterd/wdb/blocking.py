@@ -12,9 +12,12 @@ from clusterd.wdb.client import DatabaseError
 from clusterd.wdb.stream import LARGEST_ANSWER, PREFIX_BYTES, frame
 
 TIMEOUT_S = 10.0
+LARGEST_REQUEST = 65_536
+"""Bytes of a request that the database takes (wdb.md 2.3)."""
 CUT_BYTES = 65_000
 """An answer of at least so many bytes that is no JSON was cut by the database (wdb.md 2.3)."""
-PAGE_ROWS = 100
+FIRST_PAGE, LARGEST_PAGE = 100, 4000
+"""Rows asked for at once: as many as fit is found out by doubling and halving, between these."""
 Value = str | int | float | None
 
 
@@ -47,7 +50,7 @@ class BlockingDatabase:
         self._path = f"{root}/{WDB_SOCKET}"
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
-        self._page = PAGE_ROWS
+        self._page = FIRST_PAGE
 
     def __enter__(self) -> "BlockingDatabase":
         return self
@@ -63,8 +66,12 @@ class BlockingDatabase:
             self._socket = None
 
     def ask(self, request: str) -> tuple[str, bytes]:
-        """Status `ok` or `due`, and the payload. Raises DatabaseError: 2003 with the text of an `err`, 2005, 2007, 2010."""
-        status, _, payload = self._exchange(request.encode()).partition(b" ")
+        """Status `ok` or `due`, and the payload. Raises DatabaseError: 2003 with the text of an `err`, 2004 for a request that
+        is too long, 2005, 2007, 2010."""
+        data = request.encode(errors="replace")
+        if len(data) > LARGEST_REQUEST:
+            raise DatabaseError(2004, f"it has {len(data)} bytes, the database takes {LARGEST_REQUEST}")
+        status, _, payload = self._exchange(data).partition(b" ")
         if status in (b"ok", b"due"):
             return status.decode(), payload
         raise DatabaseError(2003, payload.decode(errors="replace"))
@@ -72,14 +79,7 @@ class BlockingDatabase:
     def rows(self, template: str, values: Sequence[Value] = (), *, agent: str = "") -> list[dict[str, Any]]:
         """The rows of a statement whose answer is short; with `agent` (an id, digits) of that agent's own database. Columns
         that are null are missing. Raises DatabaseError."""
-        where = f"agent {agent}" if agent else "global"
-        _, payload = self.ask(f"{where} sql {statement(template, values)}")
-        try:
-            return msgspec.json.decode(payload, type=list[dict[str, Any]])
-        except msgspec.DecodeError as problem:
-            if len(payload) >= CUT_BYTES:
-                raise AnswerCut(2007, "the answer of the database is too long") from None
-            raise DatabaseError(2007, str(problem)) from None
+        return self._rows(statement(template, values), agent)
 
     def pages(
         self,
@@ -90,16 +90,15 @@ class BlockingDatabase:
         limit: int | None = None,
         agent: str = "",
     ) -> Iterator[dict[str, Any]]:
-        """The rows of an ordered select that has no `limit` of its own, as many requests as its size needs."""
+        """The rows of an ordered select that has no `limit` of its own, as many requests as its size needs. Raises DatabaseError."""
+        text = statement(template, values)
         left = limit
         while left is None or left > 0:
             wanted = self._page if left is None else min(self._page, left)
             try:
-                found = self.rows(f"{template} limit {wanted} offset {offset}", values, agent=agent)
+                found = self._rows(f"{text} limit {wanted} offset {offset}", agent)
             except AnswerCut:
-                if wanted == 1:
-                    raise
-                self._page = max(1, wanted // 2)
+                self._shrink(wanted)
                 continue
             yield from found
             if len(found) < wanted:
@@ -107,6 +106,38 @@ class BlockingDatabase:
             offset += wanted
             if left is not None:
                 left -= wanted
+
+    def rows_of(self, select: str, column: str, keys: Sequence[int], *, agent: str = "") -> Iterator[dict[str, Any]]:
+        """The rows of a select without `where` whose integer `column` is one of `keys`, in no order, as many requests as their
+        size needs. Raises DatabaseError."""
+        start = 0
+        while start < len(keys):
+            part = keys[start : start + self._page]
+            try:
+                yield from self._rows(f"{select} where {column} in ({', '.join(map(str, part))})", agent)
+            except AnswerCut:
+                self._shrink(len(part))
+                continue
+            start += len(part)
+
+    def _rows(self, text: str, agent: str) -> list[dict[str, Any]]:
+        where = f"agent {agent}" if agent else "global"
+        _, payload = self.ask(f"{where} sql {text}")
+        try:
+            found = msgspec.json.decode(payload, type=list[dict[str, Any]])
+        except msgspec.DecodeError as problem:
+            if len(payload) >= CUT_BYTES:
+                raise AnswerCut(2007, "the answer of the database is too long") from None
+            raise DatabaseError(2007, str(problem)) from None
+        if len(found) >= self._page and len(payload) < CUT_BYTES // 2:
+            self._page = min(LARGEST_PAGE, self._page * 2)
+        return found
+
+    def _shrink(self, rows: int) -> None:
+        """So many rows were too many. Raises AnswerCut when it was one."""
+        if rows == 1:
+            raise AnswerCut(2007, "a row of the database is too long")
+        self._page = max(1, rows // 2)
 
     def _exchange(self, request: bytes) -> bytes:
         try:

@@ -39,12 +39,12 @@ class MergeResult(msgspec.Struct, frozen=True):
 
 
 class DatabaseError(ClusterError):
-    """The database refused (2003, 2012), or could not be asked (2005, 2007, 2010, 2011, 2013, 2014)."""
+    """The database refused (2003, 2012), or would have (2004), or could not be asked (2005, 2007, 2010, 2011, 2013, 2014)."""
 
     @property
     def is_away(self) -> bool:
         """Whether nobody answered, as opposed to a refusal."""
-        return self.code not in (2003, 2012)
+        return self.code not in (2003, 2004, 2012)
 
 
 class Conversation:

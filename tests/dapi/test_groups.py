@@ -1,189 +1,196 @@
-"""Groups by the API: directories, members and files, with a real store behind (dapi.md 5.3)."""
+"""Groups and their files (dapi.md 5.3), over a real tree and a real store."""
 
 import hashlib
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from clusterd.dapi.execution import run
-from clusterd.dapi.items import Items
-from clusterd.dapi.request import ApiRequest, encode_request
-from clusterd.settings import Settings
-from clusterd.wdb.blocking import BlockingDatabase
-from clusterd.wire.results import WireCallable, WireException, WireResult
-from tests.store.lone_store import lone_store
+from clusterd.dapi import group_tree
+from clusterd.dapi.functions import groups
+from tests.contracts.helpers import add_agent, add_agents, some
+from tests.dapi.agent_node import AgentNode, agent_node, codes
 from tools.rig.peer import wait_until
+
+NAMES = ("..", ".", "all", "", "a/b", "../x", "a b", "a" * 256, "a\0", "a\n", "ä")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("groups")
-    with lone_store(root) as store, BlockingDatabase(str(root)) as database:
-        (root / "etc/shared/agent-template.conf").write_text("<agent_config>template</agent_config>\n")
-        (root / "etc/client.keys").write_text("".join(f"{n:03d} a{n} any {'0' * 64}\n" for n in range(1, 41)))
-        for n in range(1, 40):
-            database.ask(f'global insert-agent {{"id":{n},"name":"a{n}","date_add":1700000000}}')
-        yield store.root
+def shared_node() -> Iterator[AgentNode]:
+    with agent_node() as made:
+        yield made
 
 
 @pytest.fixture
-def database(root: Path) -> Iterator[BlockingDatabase]:
-    with BlockingDatabase(str(root)) as found:
-        yield found
+def node(shared_node: AgentNode) -> AgentNode:
+    """With `default` and the group `web`, which has files, and no agents."""
+    shared = shared_node.root / "etc/shared"
+    shared_node.items("delete_groups")
+    for left in shared.iterdir():
+        if left.name != "default":
+            left.unlink()
+    shared_node.db.command("global sql delete from agent where id > 0")
+    shared_node.answer("create_group", group_id="web")
+    (shared / "web/merged.mg").write_bytes(b"merged")
+    (shared / "ar.conf").write_bytes(b"restart0")
+    return shared_node
 
 
-def called(root: Path, name: str, **arguments: Any) -> Any:
-    request = ApiRequest(f=WireCallable(name, "wazuh.agent", name), f_kwargs=arguments)
-    return run(encode_request(request), Settings(root=str(root)), serves_store=True)
+def shared(node: AgentNode) -> Path:
+    return node.root / "etc/shared"
 
 
-def items(answer: Any) -> Items:
-    assert isinstance(answer, WireResult), answer
-    return Items.of_wire(answer)
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def failed(answer: Any) -> dict[int, list[Any]]:
-    return {error.code: ids for error, ids in items(answer).failed}
+def known(node: AgentNode) -> set[str]:
+    return {row["name"] for row in json.loads(node.db.command("global select-groups"))}
 
 
-def code(answer: Any) -> int:
-    assert isinstance(answer, WireException), answer
-    return answer.code
+# ---- list ------------------------------------------------------------------------------------------------------------------
 
 
-def groups_of(database: BlockingDatabase, number: int) -> str:
-    return str(database.rows('select "group" as found from agent where id = ?', [number])[0].get("found", ""))
-
-
-def test_group_is_made_from_the_template_and_can_be_used_at_once(root: Path, database: BlockingDatabase) -> None:
-    answer = called(root, "create_group", group_id="web")
-    assert answer.fields["result"] == {"message": "Group 'web' created."}
-    directory = root / "etc/shared/web"
-    assert (directory / "agent.conf").read_text() == "<agent_config>template</agent_config>\n"
-    assert directory.stat().st_mode & 0o777 == 0o700
-    assert (directory / "agent.conf").stat().st_mode & 0o777 == 0o660
-    assert items(called(root, "assign_agents_to_group", group_list=["web"], agent_list=["001"])).affected == ["001"]
-    assert groups_of(database, 1).split(",")[-1] == "web"
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", "all", "a/b", "../x", "a b", "ä", "x" * 256, "a\0b"])
-def test_names_that_are_none_are_1722(root: Path, name: str) -> None:
-    before = sorted(path.name for path in (root / "etc/shared").iterdir())
-    assert code(called(root, "create_group", group_id=name)) == 1722
-    assert sorted(path.name for path in (root / "etc/shared").iterdir()) == before
-
-
-def test_group_or_file_that_is_there_is_not_overwritten(root: Path) -> None:
-    (root / "etc/shared/afile").write_text("x")
-    assert code(called(root, "create_group", group_id="default")) == 1711
-    assert code(called(root, "create_group", group_id="afile")) == 1713
-    assert (root / "etc/shared/afile").read_text() == "x"
-    (root / "etc/shared/afile").unlink()
-
-
-def test_deleting_takes_the_directory_and_sends_agents_to_default(root: Path, database: BlockingDatabase) -> None:
-    called(root, "create_group", group_id="gone")
-    called(root, "assign_agents_to_group", group_list=["gone"], agent_list=["002"], replace=True)
-    assert groups_of(database, 2) == "gone"
-    # The store deletes a group whose directory it has seen.
-    wait_until(lambda: bool(database.rows("select 1 as n from clusterd_seen where name = 'gone'")), 10, "it is seen")
-    answer = called(root, "delete_groups", group_list=["gone", "default", "nothing"])
-    assert items(answer).affected == ["gone"]
-    assert failed(answer) == {1712: ["default"], 1710: ["nothing"]}
-    assert not (root / "etc/shared/gone").exists()
-    assert not list((root / "queue/cluster/.clusterd").iterdir())
-    wait_until(lambda: groups_of(database, 2) == "default", 15, "the agent is in default")
-
-
-def test_link_to_a_directory_is_no_group(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "precious").mkdir()
-    link = root / "etc/shared/linked"
-    link.symlink_to(tmp_path / "precious")
-    try:
-        assert failed(called(root, "delete_groups", group_list=["linked"])) == {1710: ["linked"]}
-        assert (tmp_path / "precious").is_dir()
-    finally:
-        link.unlink()
-
-
-def test_assigning_says_what_became_of_each_agent(root: Path, database: BlockingDatabase) -> None:
-    called(root, "create_group", group_id="db")
-    called(root, "assign_agents_to_group", group_list=["db"], agent_list=["011"])
-    answer = called(root, "assign_agents_to_group", group_list=["db"], agent_list=["010", "011", "000", "777"])
-    assert items(answer).affected == ["010"]
-    assert failed(answer) == {1751: ["011"], 1703: ["000"], 1701: ["777"]}
-    assert database.rows("select group_sync_status as word from agent where id = 10") == [{"word": "syncreq"}]
-    assert code(called(root, "assign_agents_to_group", group_list=["nothing"], agent_list=["010"])) == 1710
-    called(root, "assign_agents_to_group", group_list=["default"], agent_list=["010"], replace=True)
-    assert groups_of(database, 10) == "default"
-
-
-def test_agent_with_128_groups_takes_no_more(root: Path, database: BlockingDatabase) -> None:
-    names = [f"many{n}" for n in range(128)]
-    for name in [*names, "onemore"]:
-        (root / "etc/shared" / name).mkdir()
-        database.ask(f"global insert-agent-group {name}")
-    listed = ",".join(f'"{name}"' for name in names)
-    database.ask(
-        f'global set-agent-groups {{"mode":"override","sync_status":"synced","data":[{{"id":12,"groups":[{listed}]}}]}}'
+def test_groups_have_counts_and_hashes(node: AgentNode) -> None:
+    add_agents(node.db, 1, 2)
+    node.db.command(
+        'global set-agent-groups {"mode":"append","data":[{"id":1,"groups":["web"]},{"id":2,"groups":["web"]}]}'
     )
-    answer = called(root, "assign_agents_to_group", group_list=["onemore"], agent_list=["012"])
-    assert failed(answer) == {1737: ["012"]}
-
-
-def test_removing_says_what_became_of_each_agent(root: Path, database: BlockingDatabase) -> None:
-    called(root, "create_group", group_id="out")
-    called(root, "assign_agents_to_group", group_list=["out"], agent_list=["020"], replace=True)
-    called(root, "assign_agents_to_group", group_list=["default"], agent_list=["021"], replace=True)
-    answer = called(root, "remove_agents_from_group", group_list=["out"], agent_list=["020", "021", "000", "999"])
-    assert items(answer).affected == ["020"]
-    assert failed(answer) == {1734: ["021"], 1703: ["000"], 1701: ["999"]}
-    assert groups_of(database, 20) == "default"
-    assert failed(called(root, "remove_agents_from_group", group_list=["default"], agent_list=["020"])) == {
-        1745: ["020"]
-    }
-    assert code(called(root, "remove_agent_from_group", group_list=["out"], agent_list=["020"])) == 1734
-    called(root, "assign_agents_to_group", group_list=["out"], agent_list=["020"])
-    answer = called(root, "remove_agent_from_group", group_list=["out"], agent_list=["020"])
-    assert answer.fields["result"]["message"] == "Agent '020' removed from 'out'."
-    called(root, "assign_agents_to_group", group_list=["out"], agent_list=["020"])
-    answer = called(root, "remove_agent_from_groups", agent_list=["020"], group_list=["out", "nothing"])
-    assert items(answer).affected == ["out"]
-    assert failed(answer) == {1710: ["nothing"]}
-
-
-def test_groups_are_listed_with_members_and_digests(root: Path) -> None:
-    called(root, "create_group", group_id="listed")
-    (root / "etc/shared/listed/merged.mg").write_bytes(b"merged")
-    called(root, "assign_agents_to_group", group_list=["listed"], agent_list=["030", "031"], replace=True)
-    answer = called(root, "get_agent_groups", group_list=["listed", "nothing"])
-    content = (root / "etc/shared/listed/agent.conf").read_bytes()
-    assert items(answer).affected == [
-        {
-            "name": "listed",
-            "count": 2,
-            "mergedSum": hashlib.md5(b"merged").hexdigest(),
-            "configSum": hashlib.md5(content).hexdigest(),
-        }
+    found = node.items("get_agent_groups")
+    template = (shared(node) / "web/agent.conf").read_bytes()
+    assert found.affected == [
+        {"name": "default", "count": 0},
+        {"name": "web", "count": 2, "mergedSum": md5(b"merged"), "configSum": md5(template)},
     ]
-    assert failed(answer) == {1710: ["nothing"]}
-    names = [group["name"] for group in items(called(root, "get_agent_groups", select=["count"])).affected]
-    assert names == sorted(names)
-    assert code(called(root, "get_agent_groups", hash_algorithm="crc")) == 1723
+    sha = node.items("get_agent_groups", hash_algorithm="sha256", group_list=["web"], select=["mergedSum"]).affected
+    assert sha == [{"name": "web", "mergedSum": hashlib.sha256(b"merged").hexdigest()}]
+    assert node.code("get_agent_groups", hash_algorithm="shake_128") == 1000
 
 
-def test_files_of_a_group(root: Path) -> None:
-    called(root, "create_group", group_id="files")
-    directory = root / "etc/shared/files"
-    (directory / "link.conf").symlink_to(root / "etc/client.keys")
-    (root / "etc/shared/ar.conf").write_text("restart-ossec0\n")
-    listed = items(called(root, "get_group_files", group_list=["files"], hash_algorithm="sha256")).affected
-    assert [file["filename"] for file in listed] == ["agent.conf", "ar.conf"]
-    assert listed[0]["hash"] == hashlib.sha256((directory / "agent.conf").read_bytes()).hexdigest()
-    text = called(root, "get_file_conf", group_list=["files"], filename="agent.conf", raw=True)
-    assert text.fields["result"]["message"] == (directory / "agent.conf").read_text()
-    for name in ("link.conf", "../../client.keys", "..", "nothing", "", "a/b"):
-        assert code(called(root, "get_file_conf", group_list=["files"], filename=name, raw=True)) == 1006, name
-    assert code(called(root, "get_group_files", group_list=["nothing"])) == 1710
+def test_groups_are_sorted_searched_and_cut(node: AgentNode) -> None:
+    for name in ("a", "B", "c"):
+        node.answer("create_group", group_id=name)
+    assert [group["name"] for group in node.items("get_agent_groups").affected] == ["a", "B", "c", "default", "web"]
+    found = node.items(
+        "get_agent_groups", sort_by=["name"], sort_ascending=False, offset=1, limit=2, q="name!=web", select=["name"]
+    )
+    assert (found.affected, found.total_affected) == ([{"name": "c"}, {"name": "B"}], 4)
+    assert [group["name"] for group in node.items("get_agent_groups", search_text="EB").affected] == ["web"]
+    assert node.code("get_agent_groups", sort_by=["nothing"]) == 1403
+
+
+def test_groups_that_do_not_exist_are_failed_items(node: AgentNode) -> None:
+    (shared(node) / "file").write_text("")
+    (shared(node) / "link").symlink_to("/etc")
+    found = node.items("get_agent_groups", group_list=["web", "file", "link", "nowhere", ".."])
+    assert [group["name"] for group in found.affected] == ["web"]
+    assert codes(found) == dict.fromkeys(["file", "link", "nowhere", ".."], 1710)
+
+
+# ---- make, delete ----------------------------------------------------------------------------------------------------------
+
+
+def test_new_group_is_a_directory_with_the_template_and_known_at_once(node: AgentNode) -> None:
+    (shared(node) / "agent-template.conf").write_text("<agent_config>new</agent_config>\n")
+    assert "message" in node.answer("create_group", group_id="fresh")
+    directory = shared(node) / "fresh"
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert [entry.name for entry in directory.iterdir()] == ["agent.conf"]
+    assert (directory / "agent.conf").read_text() == "<agent_config>new</agent_config>\n"
+    assert (directory / "agent.conf").stat().st_mode & 0o777 == 0o660
+    assert "fresh" in known(node)
+
+
+def test_group_without_a_template_has_an_empty_configuration(node: AgentNode) -> None:
+    assert (shared(node) / "web/agent.conf").read_text() == group_tree.EMPTY_CONFIGURATION
+
+
+def test_group_that_cannot_be_made_leaves_nothing(node: AgentNode) -> None:
+    before = sorted(os.listdir(node.root / "etc")), sorted(os.listdir(shared(node)))
+    for name in NAMES:
+        assert node.code("create_group", group_id=name) == 1722
+    assert node.code("create_group", group_id="web") == 1711
+    assert node.code("create_group", group_id="ar.conf") == 1713
+    (shared(node) / "agent-template.conf").symlink_to("/etc/passwd")
+    assert node.code("create_group", group_id="x") == 1006
+    (shared(node) / "agent-template.conf").unlink()
+    assert (sorted(os.listdir(node.root / "etc")), sorted(os.listdir(shared(node)))) == before
+
+
+def test_deleted_group_is_gone_and_its_agents_are_in_default(node: AgentNode) -> None:
+    add_agent(node.db, 1)
+    node.db.command('global set-agent-groups {"mode":"override","data":[{"id":1,"groups":["web"]}]}')
+    (shared(node) / "web/sub").mkdir()
+    (shared(node) / "web/sub/file").write_text("x")
+    outside = node.root / "outside"
+    outside.mkdir(exist_ok=True)
+    (outside / "kept").write_text("x")
+    (shared(node) / "web/out").symlink_to(outside)
+    (shared(node) / "link").symlink_to(outside)
+    found = node.items("delete_groups", group_list=["web", "default", "link", "..", "nowhere"])
+    assert found.affected == ["web"]
+    assert codes(found) == {"default": 1712, "link": 1710, "..": 1710, "nowhere": 1710}
+    assert not (shared(node) / "web").exists()
+    assert (outside / "kept").exists()
+    assert some(node.db, 1, "group", "group_sync_status") == ("default", "syncreq")
+    # The store's own look at the directories may be on its way.
+    wait_until(lambda: "web" not in known(node), 10, "the database has forgotten the group")
+
+
+def test_all_groups_are_all_but_default(node: AgentNode) -> None:
+    node.answer("create_group", group_id="two")
+    found = node.items("delete_groups")
+    assert (found.affected, found.failed) == (["two", "web"], [])
+    assert [entry.name for entry in shared(node).iterdir() if entry.is_dir()] == ["default"]
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_a_group_are_listed_with_the_one_of_all_groups(node: AgentNode) -> None:
+    (shared(node) / "web/link").symlink_to("/etc/passwd")
+    found = node.items("get_group_files", group_list=["web"])
+    assert [file["filename"] for file in found.affected] == ["agent.conf", "ar.conf", "merged.mg"]
+    assert found.affected[1:] == [
+        {"filename": "ar.conf", "hash": md5(b"restart0")},
+        {"filename": "merged.mg", "hash": md5(b"merged")},
+    ]
+    page = node.items("get_group_files", group_list=["web"], search_text="conf", limit=1, offset=1, select=["hash"])
+    assert (page.affected, page.total_affected) == ([{"filename": "ar.conf", "hash": md5(b"restart0")}], 2)
+    assert node.code("get_group_files", group_list=["nowhere"]) == 1710
+    assert node.code("get_group_files", group_list=[".."]) == 1710
+
+
+def test_file_of_a_group_is_shown_as_it_is(node: AgentNode) -> None:
+    (shared(node) / "web/list.json").write_text('{"not": "parsed"}')
+    assert node.answer("get_file_conf", group_list=["web"], filename="list.json", raw=True) == {
+        "message": '{"not": "parsed"}'
+    }
+    assert node.answer("get_file_conf", group_list=["web"], filename="ar.conf", raw=True) == {"message": "restart0"}
+    assert node.code("get_file_conf", group_list=["web"], filename="agent.conf", type_conf="conf") == 3009
+
+
+def test_file_outside_of_the_group_is_1006(node: AgentNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    (node.root / "etc/client.keys").write_text("")
+    (shared(node) / "web/link").symlink_to("/etc/passwd")
+    (shared(node) / "web/sub").mkdir()
+    names = (
+        "",
+        ".",
+        "..",
+        "../ar.conf",
+        "../../client.keys",
+        "link",
+        "sub",
+        "nothing",
+        "a\0b",
+        "x" * 300,
+        "/etc/passwd",
+    )
+    for name in names:
+        assert node.code("get_file_conf", group_list=["web"], filename=name, raw=True) == 1006
+    assert node.code("get_file_conf", group_list=["../shared/web"], filename="agent.conf", raw=True) == 1710
+    monkeypatch.setattr(groups, "LARGEST_FILE", 5)
+    assert node.code("get_file_conf", group_list=["web"], filename="merged.mg", raw=True) == 1006

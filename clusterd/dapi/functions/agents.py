@@ -1,28 +1,39 @@
-"""Lists and summaries of agents (dapi.md 5.3, 6.5)."""
+"""Lists and summaries of agents (dapi.md 5.3, 6.5; wdb.md 7.5)."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import msgspec
 
 from clusterd.dapi.access import agent_ids
-from clusterd.dapi.agent_query import AgentQuery, among, find_agents
+from clusterd.dapi.agent_query import AgentQuery, count_distinct, find_agents
+from clusterd.dapi.group_tree import group_exists
 from clusterd.dapi.items import Items
 from clusterd.dapi.registry import Arguments, Call, Registry
 from clusterd.dapi.request import LOCAL_MASTER
-from clusterd.wire.results import NOT_FOUND, WireException
+from clusterd.dapi.sql_condition import Condition, all_of, among
+from clusterd.wire.results import BAD_REQUEST, NOT_FOUND, WireException
 
 registry = Registry()
-MOST_DIGITS = 9
 AGENTS = (
     "All selected agents information was returned",
     "Some agents information was not returned",
     "No agents were returned",
 )
+MANAGER = "000"
 CONNECTION = ("active", "disconnected", "never_connected", "pending")
+MOST_COUNTS = 5
+"""Entries of each count of the summary over all agents."""
+MOST_COUNTS_OF_SOME = 1000
+"""The same over agents that were named."""
+JOINED = frozenset({"status", "node_name"})
+"""Filters of the overview in which `cluster_control` of stock joins values with commas."""
 
 
-class AgentList(Arguments, frozen=True):
-    """As stock's API asks: `sort` {"fields", "order"}, `search` {"value", "negation"}, `filters` field to value or values."""
+class DatabaseList(Arguments, frozen=True):
+    """As stock asks for a page of a table: `sort` {"fields", "order"}, `search` {"value", "negation"}, `filters` field to value
+    or values."""
 
-    agent_list: list[str] | None = None
     offset: int = 0
     limit: int | None = 500
     sort: dict[str, Any] | None = None
@@ -33,20 +44,21 @@ class AgentList(Arguments, frozen=True):
     distinct: bool = False
 
 
+class AgentList(DatabaseList, frozen=True):
+    agent_list: list[str] | None = None
+
+
 class GroupAgents(AgentList, frozen=True, kw_only=True):
-    group_list: list[str]
+    """`status`: as the filter of that name."""
+
+    group_list: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]
+    status: str | list[str] | None = None
 
 
-class Overview(Arguments, frozen=True):
-    """What `cluster_control -a` asks (dapi.md 7.3)."""
+class DistinctAgents(AgentList, frozen=True):
+    """`fields`: whose combinations are counted; stock has no default."""
 
-    filters: dict[str, Any] | None = None
-    limit: int | None = 500
-    offset: int = 0
-    select: list[str] | None = None
-    sort: dict[str, Any] | None = None
-    search: dict[str, Any] | None = None
-    q: str | None = None
+    fields: list[str] | None = None
 
 
 class SomeAgents(Arguments, frozen=True):
@@ -56,84 +68,140 @@ class SomeAgents(Arguments, frozen=True):
 @registry.function("wazuh.agent", "get_agents", LOCAL_MASTER)
 def get_agents(call: Call, given: AgentList) -> Items:
     """Agents by any filter; ids without a key are failed items 1701."""
-    ids, missing = _known(call, given.agent_list)
-    found, total = find_agents(call.database, _query(given, ids, given.filters or {}))
-    items = Items(*AGENTS, affected=found, total=total, sort_fields=["id"], sort_casting=["int"])
-    for agent_id in missing:
-        items.fail(agent_id, WireException(1701, wire_class=NOT_FOUND))
-    return items
+    return _listed(call, given, given.agent_list, given.filters or {})
 
 
 @registry.function("wazuh.agent", "get_agents_in_group", LOCAL_MASTER)
 def get_agents_in_group(call: Call, given: GroupAgents) -> Items:
     """The agents of one group. Raises WireException 1710 for a group that does not exist."""
-    if len(given.group_list) != 1 or not group_exists(call, given.group_list[0]):
+    (group,) = given.group_list
+    if not group_exists(call.root, group):
         raise WireException(1710, wire_class=NOT_FOUND)
-    ids, missing = _known(call, given.agent_list)
-    filters = (given.filters or {}) | {"group": given.group_list[0]}
-    found, total = find_agents(call.database, _query(given, ids, filters))
-    items = Items(*AGENTS, affected=found, total=total, sort_fields=["id"], sort_casting=["int"])
-    for agent_id in missing:
-        items.fail(agent_id, WireException(1701, wire_class=NOT_FOUND))
-    return items
+    filters = (given.filters or {}) | {"group": group}
+    return _listed(
+        call, given, given.agent_list, filters | ({"status": given.status} if given.status is not None else {})
+    )
+
+
+@registry.function("wazuh.agent", "get_outdated_agents", LOCAL_MASTER)
+def get_outdated_agents(call: Call, given: AgentList) -> Items:
+    """Agents whose version is known, and not that of this node."""
+    other = Condition("(id <> 0 and version <> ?)", (f"Wazuh v{call.settings.clusterd.version}",))
+    return _listed(call, given, given.agent_list, given.filters or {}, [other])
+
+
+@registry.function("wazuh.agent", "get_distinct_agents", LOCAL_MASTER)
+def get_distinct_agents(call: Call, given: DistinctAgents) -> Items:
+    """Every combination of some fields, agent objects with `count`; what an agent lacks is `N/A`. Raises WireException 1724."""
+    ids, missing = known_agents(call, given.agent_list)
+    query = query_of(given, ids, given.filters or {})
+    found, total = count_distinct(call.database, query, given.fields or [])
+    items = Items(*AGENTS, affected=found, total=total, sort_fields=["count"], sort_casting=["int"])
+    return with_unknown(items, missing)
 
 
 @registry.function("wazuh.core.agent", "Agent.get_agents_overview", LOCAL_MASTER)
-def get_agents_overview(call: Call, given: Overview) -> dict[str, Any]:
-    """`{"items", "totalItems"}`. A filter that joins values with commas means any of them (dapi.md 7.3, ours)."""
-    filters = {field: _split(value) for field, value in (given.filters or {}).items()}
-    found, total = find_agents(call.database, _query(given, None, filters))
+def get_agents_overview(call: Call, given: DatabaseList) -> dict[str, Any]:
+    """`{"items", "totalItems"}`. Filters for status and node that join values with commas mean any of them (dapi.md 7.3)."""
+    filters = {field: _split(value) if field in JOINED else value for field, value in (given.filters or {}).items()}
+    found, total = find_agents(call.database, query_of(given, None, filters))
     return {"items": found, "totalItems": total}
+
+
+@registry.function("wazuh.agent", "get_agents_sync_group", LOCAL_MASTER)
+def get_agents_sync_group(call: Call, given: SomeAgents) -> Items:
+    """`{"id", "synced"}`: whether the agent has the files of its groups, as it reported last. Failed items 1701, 1703."""
+    items = Items(
+        "Sync info was returned for all selected agents",
+        "Sync info was not returned for some selected agents",
+        "No sync info was returned",
+        sort_fields=["id"],
+        sort_casting=["int"],
+    )
+    for agent_id, row in _rows(call, given.agent_list, items, "group_config_status as word"):
+        items.affected.append({"id": agent_id, "synced": row.get("word") == "synced"})
+    return items
+
+
+@registry.function("wazuh.agent", "get_agents_keys", LOCAL_MASTER)
+def get_agents_keys(call: Call, given: SomeAgents) -> Items:
+    """`{"id", "key"}`. Failed items 1701, 1703."""
+    items = Items(
+        "All selected agents' keys were returned",
+        "Some selected agents' keys were not returned",
+        "No agents' keys were returned",
+        sort_fields=["id"],
+        sort_casting=["int"],
+    )
+    for agent_id, row in _rows(call, given.agent_list, items, "internal_key as word"):
+        if "word" in row:
+            items.affected.append({"id": agent_id, "key": row["word"]})
+        elif given.agent_list is not None:
+            items.fail(agent_id, WireException(1701, wire_class=NOT_FOUND))
+    return items
 
 
 @registry.function("wazuh.agent", "get_agents_summary_status", LOCAL_MASTER)
 def get_agents_summary_status(call: Call, given: SomeAgents) -> dict[str, Any]:
     """How many agents are in which state, agent 000 not counted."""
-    where = _where(call, given.agent_list)
+    ids, _ = known_agents(call, given.agent_list)
     states = dict.fromkeys(CONNECTION, 0)
-    for row in call.database.rows(
-        f"select connection_status as word, count(*) as n from agent where {where} group by connection_status"
-    ):
-        if row.get("word") in states:
-            states[row["word"]] = row["n"]
-    synced = {"synced": 0, "not_synced": 0}
-    for row in call.database.rows(
-        f"select group_config_status as word, count(*) as n from agent where {where} group by group_config_status"
-    ):
-        synced["synced" if row.get("word") == "synced" else "not_synced"] += row["n"]
+    states |= {word: n for word, n in _counts(call, "connection_status", ids) if word in states}
+    words = dict(_counts(call, "group_config_status", ids))
+    synced = words.pop("synced", 0)
+    others = sum(words.values())
     return {
         "data": {
             "connection": states | {"total": sum(states.values())},
-            "configuration": synced | {"total": sum(synced.values())},
+            "configuration": {"synced": synced, "not_synced": others, "total": synced + others},
         }
     }
 
 
 @registry.function("wazuh.agent", "get_agents_summary_os", LOCAL_MASTER)
 def get_agents_summary_os(call: Call, given: SomeAgents) -> Items:
-    """The platforms there are."""
-    where = _where(call, given.agent_list)
-    rows = call.database.pages(
-        f"select distinct os_platform as platform from agent where {where} and os_platform <> '' order by os_platform"
-    )
-    return Items(
-        "Showing the operative system of all specified agents",
+    """The platforms there are, sorted. Ids without a key are failed items 1701."""
+    ids, missing = known_agents(call, given.agent_list)
+    items = Items(
+        "All selected agents were considered",
         "Some agents were not considered",
-        "Could not get the operative system of any agent",
-        affected=[row["platform"] for row in rows],
+        "No platform is known of any agent",
+        affected=sorted(word for word, _ in _counts(call, "os_platform", ids)),
+        sort_casting=["str"],
     )
+    return with_unknown(items, missing)
 
 
-def group_exists(call: Call, name: str) -> bool:
-    """Whether the database knows this group."""
-    return bool(call.database.rows("select id from `group` where name = ?", [name]))
+@registry.function("wazuh.agent", "get_agents_summary", LOCAL_MASTER)
+def get_agents_summary(call: Call, given: SomeAgents) -> dict[str, Any]:
+    """States, platforms and groups with the number of their agents, the greatest first; over all agents five of each."""
+    ids, _ = known_agents(call, given.agent_list)
+    most = MOST_COUNTS if ids is None else MOST_COUNTS_OF_SOME
+    where = _where(ids, "a.id")
+    rows = call.database.pages(
+        "select g.name as word, count(*) as n from agent a join belongs b on b.id_agent = a.id"
+        f" join `group` g on g.id = b.id_group where {where.sql} group by g.id order by n desc, word",
+        where.values,
+        limit=most,
+    )
+    return {
+        "data": {
+            "status": dict(_counts(call, "connection_status", ids)[:most]),
+            "os": dict(_counts(call, "os_platform", ids)[:most]),
+            "groups": {row["word"]: row["n"] for row in rows},
+        }
+    }
 
 
-def _split(value: Any) -> Any:
-    return value.split(",") if isinstance(value, str) and "," in value else value
+def known_agents(call: Call, wanted: Sequence[str] | None) -> tuple[list[int] | None, list[str]]:
+    """Numbers of the agents that have a key, and the ids that have none; None for all agents."""
+    if wanted is None:
+        return None, []
+    registered = agent_ids(call.root)
+    return [int(one) for one in wanted if one in registered], [one for one in wanted if one not in registered]
 
 
-def _query(given: AgentList | Overview, ids: list[int] | None, filters: dict[str, Any]) -> AgentQuery:
+def query_of(given: DatabaseList, ids: Sequence[int] | None, filters: Mapping[str, Any]) -> AgentQuery:
     sort, search = given.sort or {}, given.search or {}
     fields = sort.get("fields")
     return AgentQuery(
@@ -145,23 +213,60 @@ def _query(given: AgentList | Overview, ids: list[int] | None, filters: dict[str
         sort=[str(field) for field in fields] if isinstance(fields, list) else None,
         ascending=sort.get("order", "asc") != "desc",
         select=given.select,
-        distinct=isinstance(given, AgentList) and given.distinct,
+        distinct=given.distinct,
         offset=given.offset,
         limit=given.limit,
     )
 
 
-def _known(call: Call, wanted: list[str] | None) -> tuple[list[int] | None, list[str]]:
-    """Numbers of the agents that have a key, and the ids that have none; None for all agents."""
-    if wanted is None:
-        return None, []
-    registered = agent_ids(call.root)
-    known = [int(one) for one in wanted if one in registered]
-    return known, [one for one in wanted if one not in registered]
+def with_unknown(items: Items, missing: Sequence[str]) -> Items:
+    for agent_id in missing:
+        items.fail(agent_id, WireException(1701, wire_class=NOT_FOUND))
+    return items
 
 
-def _where(call: Call, wanted: list[str] | None) -> str:
-    ids, _ = _known(call, wanted)
-    if ids is None:
-        return "id > 0"
-    return f"id > 0 and {among(ids)}"
+def _listed(
+    call: Call,
+    given: DatabaseList,
+    wanted: Sequence[str] | None,
+    filters: Mapping[str, Any],
+    where: Sequence[Condition] = (),
+) -> Items:
+    ids, missing = known_agents(call, wanted)
+    query = msgspec.structs.replace(query_of(given, ids, filters), where=where)
+    found, total = find_agents(call.database, query)
+    items = Items(*AGENTS, affected=found, total=total, sort_fields=["id"], sort_casting=["int"])
+    return with_unknown(items, missing)
+
+
+def _rows(call: Call, wanted: Sequence[str] | None, items: Items, columns: str) -> list[tuple[str, dict[str, Any]]]:
+    """Id and row of agents, the manager left out; those that were named and are none become failed items."""
+    registered = agent_ids(call.root) - {MANAGER}
+    named = registered if wanted is None else frozenset(wanted)
+    numbers = sorted(int(one) for one in named & registered)
+    found = {row["id"]: row for row in call.database.rows_of(f"select id, {columns} from agent", "id", numbers)}
+    for one in sorted(named) if wanted is not None else ():
+        if one == MANAGER:
+            items.fail(one, WireException(1703, wire_class=BAD_REQUEST))
+        elif one not in registered or int(one) not in found:
+            items.fail(one, WireException(1701, wire_class=NOT_FOUND))
+    return [(f"{number:03d}", found[number]) for number in numbers if number in found]
+
+
+def _split(value: Any) -> Any:
+    return value.split(",") if isinstance(value, str) and "," in value else value
+
+
+def _counts(call: Call, column: str, ids: Sequence[int] | None) -> list[tuple[str, int]]:
+    """Values of the column that are not empty with how many agents have them, the most frequent first."""
+    where = _where(ids, "id")
+    rows = call.database.pages(
+        f"select {column} as word, count(*) as n from agent where {where.sql} and {column} <> ''"
+        f" group by {column} order by n desc, word",
+        where.values,
+    )
+    return [(row["word"], row["n"]) for row in rows]
+
+
+def _where(ids: Sequence[int] | None, column: str) -> Condition:
+    return all_of([Condition(f"{column} > 0"), *([] if ids is None else [among(column, ids)])])

@@ -1,16 +1,35 @@
 """Every function that a request may name."""
 
-from clusterd.dapi.functions import agents, cluster, decoders, groups, lists, manager, rules, ruleset_files, stats
+from clusterd.dapi.functions import (
+    agents,
+    cluster,
+    decoders,
+    group_members,
+    groups,
+    lists,
+    manager,
+    rules,
+    ruleset_files,
+    sca,
+    stats,
+)
 from clusterd.dapi.registry import Registry
 
 FUNCTIONS = Registry().join(
-    agents.registry,
-    cluster.registry,
-    decoders.registry,
-    groups.registry,
-    lists.registry,
-    manager.registry,
-    rules.registry,
-    ruleset_files.registry,
-    stats.registry,
+    *(
+        module.registry
+        for module in (
+            agents,
+            cluster,
+            decoders,
+            group_members,
+            groups,
+            lists,
+            manager,
+            rules,
+            ruleset_files,
+            sca,
+            stats,
+        )
+    )
 )

@@ -1,0 +1,103 @@
+"""Who is in which group, in the node's agent database (wdb.md 3.2): read, and changed so that the workers are told.
+
+Functions raise DatabaseError."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from clusterd.wdb.blocking import BlockingDatabase, statement
+from clusterd.wdb.client import DatabaseError
+
+Mode = Literal["append", "override", "remove"]
+MOST_GROUPS = 128
+"""Of one agent."""
+BATCH_BYTES = 60_000
+_OF_GROUP = (
+    "(select count(*) from belongs b join `group` g on g.id = b.id_group where b.id_agent = a.id and g.name = ?)"
+)
+_ALL = "(select count(*) from belongs b where b.id_agent = a.id)"
+
+
+class Membership(NamedTuple):
+    """Of an agent in one group; `groups`: how many it has."""
+
+    is_member: bool
+    groups: int
+
+
+def memberships(database: BlockingDatabase, ids: Sequence[int], group: str) -> Mapping[int, Membership]:
+    """For those of the agents that the database knows."""
+    select = statement(f"select a.id as id, {_OF_GROUP} as member, {_ALL} as groups from agent a", [group])
+    return {row["id"]: Membership(bool(row["member"]), row["groups"]) for row in database.rows_of(select, "a.id", ids)}
+
+
+def groups_of(database: BlockingDatabase, agent_id: int) -> list[str] | None:
+    """In the order of their priority; None for an agent that the database does not know."""
+    if not database.rows("select id from agent where id = ?", [agent_id]):
+        return None
+    select = "select g.name as name from belongs b join `group` g on g.id = b.id_group where b.id_agent = ?"
+    return [row["name"] for row in database.pages(f"{select} order by b.priority", [agent_id])]
+
+
+def member_counts(database: BlockingDatabase) -> Mapping[str, int]:
+    """Agents of each group that has any."""
+    select = "select g.name as name, count(*) as n from belongs b join `group` g on g.id = b.id_group"
+    return {row["name"]: row["n"] for row in database.pages(f"{select} group by g.id order by g.name")}
+
+
+def members(database: BlockingDatabase, group: str) -> list[int]:
+    select = "select b.id_agent as id from belongs b join `group` g on g.id = b.id_group where g.name = ?"
+    return [row["id"] for row in database.pages(f"{select} order by b.id_agent", [group])]
+
+
+def note_group(database: BlockingDatabase, name: str) -> None:
+    """A row for a group whose directory was made a moment ago. `name` is a group's."""
+    if _is_known(database, name):
+        return
+    try:
+        database.ask(f"global insert-agent-group {name}")
+    except DatabaseError:
+        # Whoever follows the directories may have been faster.
+        if not _is_known(database, name):
+            raise
+
+
+def forget_group(database: BlockingDatabase, name: str) -> None:
+    """A group whose directory was removed; agents without another one move to `default`."""
+    database.ask(f"global delete-group {name}")
+
+
+def change_groups(
+    database: BlockingDatabase, mode: Mode, ids: Collection[int], groups: Sequence[str]
+) -> Mapping[int, DatabaseError]:
+    """Carry out for every agent, in requests of many. Returns the agents of which one request was refused, with what it said:
+    any of them may have been changed."""
+    refused: dict[int, DatabaseError] = {}
+    head = f'global set-agent-groups {{"mode":"{mode}","sync_status":"syncreq","data":['
+    for batch in _batches(ids, json.dumps(list(groups), separators=(",", ":"))):
+        try:
+            database.ask(head + ",".join(text for _, text in batch) + "]}")
+        except DatabaseError as failure:
+            if failure.code != 2003:
+                raise
+            refused |= {agent_id: failure for agent_id, _ in batch}
+    return refused
+
+
+def _batches(ids: Collection[int], groups: str) -> Iterator[list[tuple[int, str]]]:
+    batch: list[tuple[int, str]] = []
+    size = 0
+    for agent_id in ids:
+        text = f'{{"id":{agent_id},"groups":{groups}}}'
+        if size + len(text) > BATCH_BYTES and batch:
+            yield batch
+            batch, size = [], 0
+        batch.append((agent_id, text))
+        size += len(text) + 1
+    if batch:
+        yield batch
+
+
+def _is_known(database: BlockingDatabase, name: str) -> bool:
+    return database.ask(f"global find-group {name}")[1] != b"[]"

@@ -1,0 +1,75 @@
+"""A master's root with a real store, and functions called on it as a pool process calls them."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from clusterd.dapi.functions import agents, group_members, groups, sca
+from clusterd.dapi.items import Items
+from clusterd.dapi.registry import Call, arguments_of
+from clusterd.dapi.request import ApiRequest
+from clusterd.settings import Settings
+from clusterd.wdb.blocking import BlockingDatabase
+from clusterd.wire.results import WireCallable, WireException
+from tests.store.lone_store import lone_store
+from tools.rig.wdb_client import WdbClient
+
+REGISTRY = agents.registry.join(groups.registry, group_members.registry, sca.registry)
+
+
+class AgentNode:
+    """`db`: a client of the store that is not ours; `database`: the one of functions."""
+
+    def __init__(self, root: Path, db: WdbClient, database: BlockingDatabase) -> None:
+        self.root = root
+        self.db = db
+        self.database = database
+        self.settings = Settings(root=str(root))
+
+    def register(self, ids: Iterable[int]) -> None:
+        """Lines of client.keys; the rows of these agents exist already."""
+        lines = [f"{number:03d} agent{number} any {'k' * 64}\n" for number in ids]
+        (self.root / "etc/client.keys").write_text("".join(lines))
+
+    def answer(self, qualname: str, module: str = "wazuh.agent", **given: Any) -> Any:
+        name = WireCallable(qualname.rpartition(".")[2], module, qualname)
+        function = REGISTRY.find(name)
+        assert function is not None
+        call = Call(self.settings, ApiRequest(name), self.database)
+        return function.work(call, arguments_of(function, given))
+
+    def items(self, qualname: str, module: str = "wazuh.agent", **given: Any) -> Items:
+        answer = self.answer(qualname, module, **given)
+        assert isinstance(answer, Items)
+        return answer
+
+    def code(self, qualname: str, module: str = "wazuh.agent", **given: Any) -> int:
+        """Of the exception that the function raises, 0 for none."""
+        try:
+            self.answer(qualname, module, **given)
+        except WireException as error:
+            return error.code
+        return 0
+
+
+@contextlib.contextmanager
+def agent_node() -> Iterator[AgentNode]:
+    # Not below tmp_path: socket paths have 107 bytes.
+    base = Path(tempfile.mkdtemp(prefix="dapi-"))
+    try:
+        with (
+            lone_store(base / "1") as store,
+            WdbClient(store.root) as db,
+            BlockingDatabase(str(store.root)) as database,
+        ):
+            yield AgentNode(store.root, db, database)
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def codes(items: Items) -> dict[str, int]:
+    """The code with which each item failed."""
+    return {item: error.code for error, ids in items.failed for item in ids}
