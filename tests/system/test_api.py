@@ -14,6 +14,7 @@ from tests.conftest import KEY, MakeRig, rigs
 from tools.rig.faults import signal_process
 from tools.rig.nodes import HOST, Node, Rig
 from tools.rig.peer import LocalClient, StockMaster, StockWorker, wait_until
+from tools.rig.wdb_client import WdbClient, authd
 
 pytestmark = pytest.mark.slow
 NAMES = ["rig_manager_1", "rig_manager_2", "rig_manager_3"]
@@ -376,3 +377,40 @@ def test_program_of_our_worker_asks_a_stock_master(make_rig: MakeRig) -> None:
             wait_until(lambda: client.ask("dapi", request("wazuh.agent", "get_agents")).command == b"ok", 20, "linked")
             assert result(json.loads(client.answer_of("dapi_res")))["result"] == {"n": 1}
     assert asked[0]["f"] == named("wazuh.agent", "get_agents")
+
+
+def test_assessment_is_answered_by_the_node_that_the_agent_reports_to(make_rig: MakeRig) -> None:
+    """S4 of dapi.md 1.11 with real databases: asked on worker 1 (and everywhere), answered by worker 2."""
+    rig = make_rig(2)
+    (rig.master.root / "etc/client.keys").write_text("")
+    rig.start()
+    rig.wait_equal(30)
+    solver = rig.workers[1]
+    assert authd(solver.root, {"function": "add", "arguments": {"name": "web", "ip": "any"}})["error"] == 0
+    with WdbClient(solver.root) as database, WdbClient(rig.master.root) as master:
+        wait_until(lambda: bool(database.rows("select id from agent where id = 1")), 20, "the worker knows the agent")
+        database.command(
+            'global update-agent-data {"id":1,"name":"web","version":"Wazuh v4.14.1","sync_status":"syncreq",'
+            f'"connection_status":"active","group_config_status":"synced","node_name":"{solver.name}"}}'
+        )
+        for statement in (
+            "insert into sca_policy (name, file, id, description, hash_file)"
+            " values ('CIS', 'cis.yml', 'cis', 'a policy', 'h')",
+            "insert into sca_scan_info values (1, 1700000000, 1700000060, 'cis', 3, 1, 0, 4, 75, 'x')",
+        ):
+            database.command(f"agent 001 sql {statement}")
+        reports = "select node_name from agent where id = 1"
+        wait_until(
+            lambda: master.rows(reports) == [{"node_name": solver.name}], 20, "the master knows where it reports"
+        )
+    wanted = ("wazuh.sca", "get_sca_list", {"agent_list": ["001"]})
+    fields = {"request_type": "distributed_master"}
+    answers = [ask(node, *wanted, **fields) for node in rig.nodes]
+    for answer in answers:
+        (policy,) = result(answer)["affected_items"]
+        assert (policy["policy_id"], policy["pass"], policy["fail"], policy["score"]) == ("cis", 3, 1, 75)
+    assert len([line for line in log_of(solver) if "Receiving request: get_sca_list from master" in line]) == 3
+    assert not [line for line in log_of(rig.workers[0]) if "get_sca_list" in line]
+    rig.stop(solver.name)
+    answer = ask(rig.workers[0], *wanted, **fields)
+    assert (failure(answer)["code"], failure(answer)["ids"]) == (3022, [solver.name])
