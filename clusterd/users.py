@@ -65,15 +65,15 @@ def password_problem(password: str) -> str | None:
     return None
 
 
-def make_user(name: str, password: str, now: float) -> User:
-    """Raises UserProblem for a name or password that is not allowed. Takes about 0.2 s."""
+def make_user(name: str, password: str, now: float, *, cost: int = COST) -> User:
+    """Raises UserProblem for a name or password that is not allowed. Takes about 0.2 s. `cost`: scrypt's n, a power of two."""
     if not NAME.fullmatch(name):
         raise UserProblem("a user's name has 1 to 64 of the characters A-Z a-z 0-9 _ . @ -")
     problem = password_problem(password)
     if problem is not None:
         raise UserProblem(problem)
     salt = secrets.token_bytes(SALT_BYTES)
-    user = User(name, _encode(salt), "", COST, BLOCK_SIZE, PARALLEL, int(now))
+    user = User(name, _encode(salt), "", cost, BLOCK_SIZE, PARALLEL, int(now))
     return msgspec.structs.replace(user, hash=_encode(_hash(user, password)))
 
 
