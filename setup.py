@@ -10,6 +10,7 @@ TEST = [
     "pytest-randomly>=3.15",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
+    "schemathesis>=4.0",
     "pytest-benchmark>=4.0",
 ]
 BENCH = ["pytest>=8.0", "pytest-benchmark>=4.0"]
@@ -35,6 +36,7 @@ setup(
         "lz4>=4.3",
         "msgspec>=0.18",
         "psutil>=5.9",
+        "PyJWT>=2.8",
         "pyzmq>=26.0",
         "rich>=13.7",
         "starlette>=0.37",

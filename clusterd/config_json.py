@@ -1,5 +1,6 @@
 """etc/cluster.json (wire.md 7.1 and our section `clusterd`): defaults are built in, the file may name any part of them."""
 
+import ipaddress
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from clusterd.config_problem import Problem, shown
 from clusterd.errors import ClusterError
 from clusterd.settings import (
     DEFAULT_RULES,
+    ApiSettings,
     Clusterd,
     Communication,
     ForceRules,
@@ -25,6 +27,8 @@ from hashing.manifest import ItemRule, Rules
 
 LONGEST_S = 31_536_000
 LARGEST_BYTES = 1 << 50
+LARGEST_BODY = 8 * 1024 * 1024
+"""Of a REST request: it travels on in an API request, which has a bound of its own (clusterd/dapi/request.py)."""
 _ABSENT = object()
 
 
@@ -299,6 +303,7 @@ class _Reader:
             force=self._force(section.section("force")),
             limits=self._limits(section.section("limits")),
             tls=self._tls(section.section("tls")),
+            api=self._api(section.section("api")),
         )
 
     def _force(self, section: _Section) -> ForceRules:
@@ -332,14 +337,31 @@ class _Reader:
 
     def _tls(self, section: _Section) -> Tls:
         base = Tls()
-        any_text: Callable[[str], bool] = lambda value: "\0" not in value  # noqa: E731
         read = Tls(
             enabled=section.boolean("enabled", base.enabled),
-            cert=section.text("cert", base.cert, "a file's path", any_text),
-            key=section.text("key", base.key, "a file's path", any_text),
-            ca=section.text("ca", base.ca, "a file's path", any_text),
+            cert=section.text("cert", base.cert, "a file's path", _has_no_nul),
+            key=section.text("key", base.key, "a file's path", _has_no_nul),
+            ca=section.text("ca", base.ca, "a file's path", _has_no_nul),
             verify=section.boolean("verify", base.verify),
-            server_name=section.text("server_name", base.server_name, "a host name", any_text),
+            server_name=section.text("server_name", base.server_name, "a host name", _has_no_nul),
+        )
+        section.done()
+        return read
+
+    def _api(self, section: _Section) -> ApiSettings:
+        base = ApiSettings()
+        read = ApiSettings(
+            enabled=section.boolean("enabled", base.enabled),
+            host=section.text("host", base.host, "an IP address of this machine, like 0.0.0.0 or ::", _is_address),
+            port=section.number("port", base.port, 1, 65535, whole=True),
+            cert=section.text("cert", base.cert, "a file's path", _is_path),
+            key=section.text("key", base.key, "a file's path", _is_path),
+            token_s=section.number("token", base.token_s, 30, LONGEST_S, whole=True),
+            connections=section.number("connections", base.connections, 1, 65536, whole=True),
+            request_bytes=section.number("request_bytes", base.request_bytes, 1024, LARGEST_BODY, whole=True),
+            request_timeout_s=section.number("request_timeout", base.request_timeout_s, 0.1, 3600),
+            login_attempts=section.number("login_attempts", base.login_attempts, 1, 1_000_000, whole=True),
+            login_window_s=_seconds(section, "login_window", base.login_window_s),
         )
         section.done()
         return read
@@ -353,6 +375,22 @@ def _is_directory_key(key: str) -> bool:
         and "\0" not in key
         and all(part not in ("", ".", "..") for part in parts[:-1])
     )
+
+
+def _has_no_nul(value: str) -> bool:
+    return "\0" not in value
+
+
+def _is_path(value: str) -> bool:
+    return bool(value) and _has_no_nul(value)
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_mode(value: str) -> bool:

@@ -37,7 +37,7 @@ def load(root: str, *, conf: str | None = None) -> Loaded:
     settings = msgspec.structs.replace(json_read.settings, cluster=block.block, log_level=level)
     problems = [*block.problems, *json_read.problems]
     if not problems and not settings.cluster.disabled:
-        problems += _tls_problems(settings)
+        problems += _missing_files(settings)
     warnings = [*block.warnings, *json_read.warnings, *warnings]
     return Loaded(None if problems else settings, problems, warnings)
 
@@ -64,15 +64,19 @@ def _log_level(root: Path) -> tuple[int, list[Problem]]:
     return 0, []
 
 
-def _tls_problems(settings: Settings) -> list[Problem]:
-    """Certificates that TLS needs must be there."""
-    tls = settings.clusterd.tls
-    if not tls.enabled:
-        return []
-    wanted = {"cert": tls.cert, "key": tls.key} if settings.is_master else {"ca": tls.ca}
+def _missing_files(settings: Settings) -> list[Problem]:
+    """Certificates that TLS and the REST API need must be there."""
+    tls, api = settings.clusterd.tls, settings.clusterd.api
+    wanted: list[tuple[str, str]] = []
+    if tls.enabled and settings.is_master:
+        wanted += [("tls.cert", tls.cert), ("tls.key", tls.key)]
+    elif tls.enabled:
+        wanted += [("tls.ca", tls.ca)]
+    if api.enabled:
+        wanted += [("api.cert", api.cert), ("api.key", api.key)]
     file = str(Path(settings.root, CLUSTER_JSON))
     return [
-        Problem(file, f"clusterd.tls.{key}", "this file is not there", "a file in PEM format", value)
-        for key, value in wanted.items()
+        Problem(file, f"clusterd.{key}", "this file is not there", "a file in PEM format", value)
+        for key, value in wanted
         if value and not Path(settings.root, value).is_file()
     ]

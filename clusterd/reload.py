@@ -5,7 +5,7 @@ import msgspec
 from clusterd.settings import Settings
 
 NEEDS_RESTART = ("root", "conf", "cluster", "pool_size", "log_format")
-NEEDS_RESTART_OWN = ("owner", "version", "caps", "tls", "store")
+NEEDS_RESTART_OWN = ("owner", "version", "caps", "tls", "store", "api")
 """Fields of Settings, and of its `clusterd`, that stay as they were when the node started."""
 
 

@@ -135,6 +135,24 @@ class Tls(msgspec.Struct, frozen=True):
     server_name: str = ""
 
 
+class ApiSettings(msgspec.Struct, frozen=True):
+    """The REST API (clusterd/api). `cert`, `key`: PEM files, below the root unless absolute. `token_s`: how long a token is good.
+    `request_bytes`: the largest body taken. `request_timeout_s`: how long a head or body may take to arrive, and a function
+    to run. `login_attempts`: failed logins of one address, and of one user, within `login_window_s`; then neither is heard."""
+
+    enabled: bool = False
+    host: str = "0.0.0.0"
+    port: int = 55000
+    cert: str = "etc/clusterd-api.crt"
+    key: str = "etc/clusterd-api.key"
+    token_s: int = 900
+    connections: int = 256
+    request_bytes: int = 4 * 1024 * 1024
+    request_timeout_s: float = 10
+    login_attempts: int = 50
+    login_window_s: float = 300
+
+
 class ForceRules(msgspec.Struct, frozen=True):
     """When a registration may replace an old agent (wdb.md 8.4). Times in seconds; `disconnected_s` None: not looked at."""
 
@@ -161,6 +179,7 @@ class Clusterd(msgspec.Struct, frozen=True):
     force: ForceRules = ForceRules()
     limits: Limits = Limits()
     tls: Tls = Tls()
+    api: ApiSettings = ApiSettings()
 
 
 class Settings(msgspec.Struct, frozen=True):

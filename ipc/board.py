@@ -41,6 +41,7 @@ NET_COUNTERS = (
 )
 SYNC_COUNTERS = ("jobs_queued", "jobs_running", "tasks", "slabs", "slabs_free")
 STORE_COUNTERS = ("connections", "requests", "commits", "writes")
+API_COUNTERS = ("connections", "requests", "refused", "failed")
 POOL_COUNTERS = ("jobs_done", "jobs_failed", "busy_us")
 
 
@@ -52,6 +53,8 @@ def counters_of(name: str) -> tuple[str, ...]:
         return SYNC_COUNTERS
     if name == "store":
         return STORE_COUNTERS
+    if name == "api":
+        return API_COUNTERS
     return POOL_COUNTERS if name.startswith("pool-") else ()
 
 

@@ -17,6 +17,7 @@ from clusterd.exits import ExitCode
 from clusterd.rundir import root_problem
 from tools import service
 from tools.check import check
+from tools.cli_api import api
 from tools.cli_control import control
 from tools.init_node import InitRefused, init_node
 from tools.screen import status_view
@@ -55,6 +56,7 @@ def cluster(context: click.Context, root: str) -> None:
 @click.option("--port", type=click.IntRange(1025, 65534), help="TCP port of the master.  [default: 1516]")
 @click.option("--bind", default="0.0.0.0", show_default=True, help="Address that a master listens on.")
 @click.option("--master", "master", metavar="HOST[:PORT]", help="Where a worker finds its master.")
+@click.option("--api", "with_api", is_flag=True, help="Turn the REST API on, with a self-signed certificate.")
 @click.pass_obj
 def init(
     root: str,
@@ -65,6 +67,7 @@ def init(
     port: int | None,
     bind: str,
     master: str | None,
+    with_api: bool,
 ) -> None:
     """Make a node's directory tree and configuration. Never overwrites."""
     try:
@@ -78,6 +81,7 @@ def init(
             port=port,
             bind=bind,
             master=master,
+            with_api=with_api,
         )
     except InitRefused as refusal:
         fail(str(refusal))
@@ -177,6 +181,7 @@ def check_config(root: str) -> None:
     sys.exit(ExitCode.BAD_CONFIGURATION)
 
 
+cluster.add_command(api)
 cluster.add_command(control)
 
 

@@ -14,6 +14,7 @@ import msgspec
 from clusterd.config_xml import HIGHEST_PORT, LOWEST_PORT, RESERVED, split_address
 from clusterd.names import cluster_name_problem, node_name_problem
 from clusterd.rundir import root_problem
+from tools.api_setup import SetupProblem, read_cluster_json, turn_on
 
 DIRECTORIES = (
     "etc/shared/default",
@@ -70,6 +71,7 @@ def init_node(
     port: int | None,
     bind: str,
     master: str | None,
+    with_api: bool = False,
 ) -> Made:
     """Make the node. The key comes from `key_file`, else from `environment_key`; a master without one gets a new one.
 
@@ -89,6 +91,10 @@ def init_node(
     else:
         node, port = _address_of_master(master, port)
     key, is_new = _key(node_type, key_file, environment_key)
+    try:
+        json_content = read_cluster_json(root) if with_api else {}
+    except SetupProblem as trouble:
+        raise InitRefused(str(trouble)) from None
     made = _make_tree(Path(root))
     content = CONFIGURATION.format(
         cluster=escape(cluster), name=escape(name), node_type=node_type, key=key, port=port, bind=escape(bind),
@@ -100,6 +106,9 @@ def init_node(
     if not options.exists():
         _write_new(options, "# 0: INFO, 1: DEBUG, 2: DEBUG2\nwazuh_clusterd.debug=0\n", 0o640)
         made.append(options)
+    if with_api:
+        made += turn_on(root, json_content, name=name)
+        lines.append(f"The REST API is on. Add a user with: clusterd --root {root} api user add NAME")
     lines[:0] = [f"Made the {node_type} {name} of cluster {cluster} at {root}."]
     lines += _hand_over(Path(root), made)
     if is_new:

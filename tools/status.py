@@ -38,6 +38,7 @@ class StatusReader:
             "processes": [],
             "net": None,
             "store": None,
+            "api": None,
             "slabs": {},
             "peers": None,
             "manifest": None,
@@ -123,8 +124,8 @@ class StatusReader:
                 status["started_at"] = row.started_at_ns / 1e9
             if "slabs" in row.counters:
                 status["slabs"][row.name] = {"total": row.counters["slabs"], "free": row.counters["slabs_free"]}
-            if row.name == "store":
-                status["store"] = dict(row.counters)
+            if row.name in ("store", "api"):
+                status[row.name] = dict(row.counters)
             if row.name == "net":
                 counters = row.counters
                 status["net"] = {

@@ -1,11 +1,12 @@
 """Which processes a node has. Listed in the order in which they stop; they start in the reverse order.
 
-A new kind of process is a function here and an entry in `plan`; `api` will stand before net.
+A new kind of process is a function here and an entry in `plan`.
 """
 
 import os
 from collections.abc import Callable
 
+import clusterd.api.process
 import clusterd.net.process
 import clusterd.pool.process
 import clusterd.store.process
@@ -35,10 +36,11 @@ class Node:
 
 
 def plan(node: Node) -> list[ChildSpec]:
-    """The children, in the order in which they stop: net accepts nothing more, sync ends what is under way, the pool, and the
-    store, which is there until nobody asks any more."""
+    """The children, in the order in which they stop: the api, whose callers are answered first, net accepts nothing more,
+    sync ends what is under way, the pool, and the store, which is there until nobody asks any more."""
     size = pool_size(node.settings, len(os.sched_getaffinity(0)))
-    children = [
+    children = [ChildSpec("api", _api(node), stage=0, stop_s=5.0)] if node.settings.clusterd.api.enabled else []
+    children += [
         ChildSpec("net", _net(node), stage=1, stop_s=5.0),
         ChildSpec("sync", _sync(node, size), stage=2, stop_s=5.0),
         *(ChildSpec(f"pool-{slot}", _pool(node, slot), stage=3, stop_s=3.0) for slot in range(1, size + 1)),
@@ -58,6 +60,10 @@ def pool_size(settings: Settings, cores: int) -> int:
 def make_arena(settings: Settings) -> Arena:
     """The shared memory of this node; nothing of it is touched yet."""
     return Arena(*(SLABS_MASTER if settings.is_master else SLABS_WORKER))
+
+
+def _api(node: Node) -> Callable[[], int]:
+    return lambda: clusterd.api.process.run(node.settings, node.board, node.log)
 
 
 def _net(node: Node) -> Callable[[], int]:

@@ -27,6 +27,7 @@ STATUS_KEYS = {"running", "problem", "at", "started_at", "root", "node", "proces
     "results",
     "agents",
     "store",
+    "api",
 }
 
 

@@ -1,0 +1,238 @@
+"""The REST API as an ASGI application: who asks, is the request good, what did the node say. No process, socket or file in here."""
+
+import asyncio
+import datetime
+import socket
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from clusterd import __version__
+from clusterd.api.body import read_body
+from clusterd.api.calls import Asked, Caller, read_values
+from clusterd.api.endpoint import JSON, Endpoint
+from clusterd.api.jsontext import dump
+from clusterd.api.logins import AttemptLimiter, Logins
+from clusterd.api.node import Asker, as_wire
+from clusterd.api.openapi import LOGIN_PATH, document
+from clusterd.api.page import page
+from clusterd.api.parameters import PRETTY, RAW, Parameter
+from clusterd.api.problem import Refused, failure_response
+from clusterd.api.table import ENDPOINTS
+from clusterd.api.tokens import Tokens
+from clusterd.dapi.items import CLASS, Items
+from clusterd.errors import ClusterError
+from clusterd.settings import ApiSettings, Secret
+from clusterd.users import User, UserProblem
+from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult
+
+MOST_PATH_SHOWN = 200
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"}
+Handler = Callable[[Request], Awaitable[Response]]
+Say = Callable[[str, str], None]
+
+
+class Counters(msgspec.Struct):
+    """Of all requests since the process began. `refused`: answered with a status from 400 to 499; `failed`: from 500."""
+
+    requests: int = 0
+    refused: int = 0
+    failed: int = 0
+
+
+class Api:
+    """The endpoints over one node."""
+
+    def __init__(
+        self,
+        asker: Asker,
+        settings: ApiSettings,
+        *,
+        users: Callable[[], dict[str, User]],
+        secret: Secret,
+        longest_s: float,
+        say: Say,
+        today: Callable[[], datetime.date] = datetime.date.today,
+    ) -> None:
+        """`users` may raise UserProblem. `say`: level and text of a log line. `longest_s`: as in Caller."""
+        self.counters = Counters()
+        self._settings = settings
+        self._users = users
+        self._tokens = Tokens(secret, settings.token_s)
+        self._logins = Logins(
+            AttemptLimiter(settings.login_attempts, settings.login_window_s), users, clock=time.monotonic
+        )
+        self._caller = Caller(asker, settings, longest_s=longest_s)
+        self._say = say
+        self._today = today
+        self._document = dump(document(ENDPOINTS))
+        self._page = page(ENDPOINTS)
+        self.app = Starlette(routes=self._routes(), exception_handlers={HTTPException: self._not_routed})
+        self.app.router.redirect_slashes = False
+
+    def _routes(self) -> list[Route]:
+        by_path: dict[str, dict[str, Handler]] = {
+            "/": {"GET": self._about},
+            LOGIN_PATH: {"POST": self._login},
+            "/openapi.json": {"GET": self._show_document},
+            "/docs": {"GET": self._show_page},
+        }
+        for endpoint in ENDPOINTS:
+            by_path.setdefault(endpoint.path, {})[endpoint.method] = self._handler(endpoint)
+        return [Route(path, self._dispatch(handlers), methods=list(handlers)) for path, handlers in by_path.items()]
+
+    def _dispatch(self, handlers: Mapping[str, Handler]) -> Handler:
+        """One route for all methods of a path, so that a 405 names them all."""
+
+        async def handle(request: Request) -> Response:
+            handler = handlers["GET" if request.method == "HEAD" else request.method]
+            return self._finished(await self._guarded(request, handler))
+
+        return handle
+
+    async def _guarded(self, request: Request, handler: Handler) -> Response:
+        """Whatever happens is an answer."""
+        try:
+            return await handler(request)
+        except Refused as refusal:
+            return refusal.response()
+        except ClusterError as failure:
+            return failure_response(as_wire(failure))
+        except UserProblem as problem:
+            self._say("ERROR", str(problem))
+            return Refused(500, "the users cannot be read; the log of this node says why", error=1000).response()
+        except ClientDisconnect:
+            return Refused(400, "the request ended before it was whole").response()
+        except Exception:
+            self._say("ERROR", f"{request.method} {_shown_path(request)} met a bug:\n{traceback.format_exc()}")
+            return failure_response(WireException(1000, None, wire_class=INTERNAL_ERROR))
+
+    def _finished(self, response: Response) -> Response:
+        self.counters.requests += 1
+        self.counters.refused += 400 <= response.status_code < 500
+        self.counters.failed += response.status_code >= 500
+        response.headers.update(HEADERS)
+        return response
+
+    async def _not_routed(self, request: Request, refusal: Exception) -> Response:
+        """An unknown path, or a method that a path does not have."""
+        status = refusal.status_code if isinstance(refusal, HTTPException) else 500
+        headers = refusal.headers if isinstance(refusal, HTTPException) else None
+        texts = {404: "there is no such path", 405: "the path does not have this method"}
+        return self._finished(
+            Refused(status, texts.get(status, "the request is malformed"), headers=headers).response()
+        )
+
+    # ---- the front door's own ------------------------------------------------------------------------------------------
+
+    async def _about(self, request: Request) -> Response:
+        self._tokens.user_of(request.headers.get("authorization"), self._users())
+        given = _values(request, (PRETTY,))
+        data = {
+            "title": "clusterd REST API",
+            "api_version": __version__,
+            "revision": 1,
+            "license_name": "Apache-2.0",
+            "license_url": "https://www.apache.org/licenses/LICENSE-2.0",
+            "hostname": socket.gethostname(),
+            "timestamp": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        pretty = PRETTY.keywords(given.get("pretty"), self._today).get("pretty", False)
+        return _json({"data": data, "error": 0}, pretty=pretty)
+
+    async def _login(self, request: Request) -> Response:
+        address = request.client.host if request.client else ""
+        given = _values(request, (RAW, PRETTY))
+        raw, pretty = (one.keywords(given.get(one.name), self._today).get(one.name, False) for one in (RAW, PRETTY))
+        try:
+            user = await self._logins.user_of(request.headers.get("authorization"), address)
+        except Refused as refusal:
+            self._say("WARNING", f"Login from {address} refused: {refusal.detail}")
+            raise
+        self._say("INFO", f"User {user} logged in from {address}")
+        token = self._tokens.issue(user, time.time())
+        if raw:
+            return Response(token, media_type="text/plain")
+        return _json({"data": {"token": token}, "error": 0}, pretty=pretty)
+
+    async def _show_document(self, request: Request) -> Response:
+        return Response(self._document, media_type=JSON)
+
+    async def _show_page(self, request: Request) -> Response:
+        return HTMLResponse(self._page, headers=PAGE_HEADERS)
+
+    # ---- the endpoints of the table ------------------------------------------------------------------------------------
+
+    def _handler(self, endpoint: Endpoint) -> Handler:
+        async def handle(request: Request) -> Response:
+            began = time.monotonic()
+            user = self._tokens.user_of(request.headers.get("authorization"), self._users())
+            given = _values(request, endpoint.all_parameters)
+            arguments, common = read_values(endpoint, given, self._today)
+            if endpoint.body is not None:
+                arguments |= await read_body(request, endpoint.body, self._settings)
+            asked = Asked(
+                endpoint=endpoint, arguments=arguments, user=user, wait_for_complete=common["wait_for_complete"]
+            )
+            pretty = common["pretty"]
+            try:
+                response = await _rendered(await self._caller.call(asked), endpoint, arguments, pretty=pretty)
+            except ClusterError as failure:
+                response = failure_response(as_wire(failure), pretty=pretty)
+            took_ms = (time.monotonic() - began) * 1000
+            level = "INFO" if endpoint.changes else "DEBUG"
+            address = request.client.host if request.client else ""
+            path = _shown_path(request)
+            self._say(level, f"{user} {address} {endpoint.method} {path}: {response.status_code} in {took_ms:.0f} ms")
+            return response
+
+        return handle
+
+
+def _values(request: Request, parameters: tuple[Parameter, ...]) -> dict[str, str]:
+    """Values of path and query by name. Raises Refused for names that the endpoint does not have, or has once."""
+    values: dict[str, str] = dict(request.path_params)
+    known = {parameter.name for parameter in parameters if parameter.place == "query"}
+    for name, value in request.query_params.multi_items():
+        if name not in known:
+            raise Refused(400, f"unknown query parameter; there are: {', '.join(sorted(known))}")
+        if name in values:
+            raise Refused(400, f"the parameter {name} is there twice")
+        values[name] = value
+    return values
+
+
+async def _rendered(
+    result: WireResult, endpoint: Endpoint, arguments: Mapping[str, object], *, pretty: bool
+) -> Response:
+    """A result as the answer of the REST API (dapi.md 4.3). Raises WireException for a result that is malformed."""
+    if result.wire_class == CLASS:
+        body = Items.of_wire(result).rendered()
+    else:
+        content = result.fields.get("result")
+        if not isinstance(content, dict):
+            raise WireException(1000, "a result without an object", wire_class=INTERNAL_ERROR, cmd_error=True)
+        if endpoint.raw_type and arguments.get("raw") and isinstance(content.get("message"), str):
+            return Response(content["message"], endpoint.status, media_type=f"{endpoint.raw_type}; charset=utf-8")
+        body = content | {"error": 0}
+    # Of a long list the text takes a while: others are served meanwhile.
+    text = await asyncio.to_thread(dump, body, pretty=pretty)
+    return Response(text, endpoint.status, media_type=JSON)
+
+
+def _json(body: object, *, pretty: bool) -> Response:
+    return Response(dump(body, pretty=pretty), media_type=JSON)
+
+
+def _shown_path(request: Request) -> str:
+    """The path as it may stand in a line of the log: the query may hold anything and is left out."""
+    path = request.url.path[:MOST_PATH_SHOWN]
+    return path.encode("unicode_escape").decode("ascii")

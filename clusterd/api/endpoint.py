@@ -1,0 +1,108 @@
+"""One endpoint as a row: all that routing, validation, execution and the OpenAPI document need to know of it."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from clusterd.api.parameters import COMMON, Parameter
+from clusterd.dapi.request import ApiRequest, RequestType
+from clusterd.wire.results import WireCallable
+
+Method = Literal["GET", "POST", "PUT", "DELETE"]
+OCTETS = "application/octet-stream"
+JSON = "application/json"
+Answer = Literal["items", "object", "message"]
+"""Affected items; an object with `data`; an object with `message`."""
+
+
+class Function(msgspec.Struct, frozen=True, kw_only=True):
+    """A function of the distributed API as a request names it (dapi.md 2, appendix C). `client_argument`: the keyword that stock
+    nodes fill with their own client."""
+
+    module: str
+    qualname: str
+    request_type: RequestType
+    is_async: bool = False
+    client_argument: str | None = None
+
+    def request(
+        self,
+        arguments: Mapping[str, Any],
+        *,
+        user: str,
+        timeout_s: float,
+        wait_for_complete: bool = False,
+        nodes: tuple[str, ...] = (),
+        broadcasting: bool = False,
+    ) -> ApiRequest:
+        name = self.qualname.rpartition(".")[2]
+        return ApiRequest(
+            f=WireCallable(name, self.module, self.qualname),
+            f_kwargs=dict(arguments),
+            request_type=self.request_type,
+            wait_for_complete=wait_for_complete,
+            is_async=self.is_async,
+            local_client_arg=self.client_argument,
+            current_user=user,
+            broadcasting=broadcasting,
+            nodes=nodes,
+            api_timeout=timeout_s,
+        )
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True):
+    """`text`: the body is one text, for `keyword`. `fields`: it is a JSON object of these texts, all required, with their
+    patterns."""
+
+    kind: Literal["text", "fields"]
+    keyword: str = ""
+    fields: Mapping[str, str] = {}
+
+    @property
+    def media_type(self) -> str:
+        return OCTETS if self.kind == "text" else JSON
+
+    def schema(self) -> dict[str, Any]:
+        if self.kind == "text":
+            return {"type": "string", "minLength": 1}
+        return {
+            "type": "object",
+            "properties": {name: {"type": "string", "pattern": pattern} for name, pattern in self.fields.items()},
+            "required": list(self.fields),
+            "additionalProperties": False,
+        }
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """`constants`: keywords that are always sent. `adjust`: the name of a change of the arguments, or of an endpoint that asks
+    more than one function, in clusterd/api/calls.py. `needs_nodes`: the request carries the names of all nodes.
+    `raw_type`: media type of the file itself, for endpoints with `raw`."""
+
+    method: Method
+    path: str
+    tag: str
+    summary: str
+    function: Function
+    parameters: tuple[Parameter, ...] = ()
+    body: Body | None = None
+    constants: Mapping[str, Any] = {}
+    adjust: Literal["", "without_group", "ruleset_status"] = ""
+    needs_nodes: bool = False
+    status: int = 200
+    answer: Answer = "items"
+    raw_type: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its operationId."""
+        words = [word.strip("{}") for word in self.path.split("/") if word]
+        return "_".join([self.method.lower(), *words])
+
+    @property
+    def all_parameters(self) -> tuple[Parameter, ...]:
+        return (*self.parameters, *COMMON)
+
+    @property
+    def changes(self) -> bool:
+        return self.method != "GET"

@@ -1,0 +1,31 @@
+"""Values of the distributed API as the JSON of the REST API (dapi.md 4.3, 5.1)."""
+
+import json
+from datetime import UTC, date, datetime
+from typing import Any
+
+from clusterd.wire.results import WireException, WireResult
+
+INDENT = 3
+
+
+def dump(value: object, *, pretty: bool = False) -> bytes:
+    """UTF-8. Dates are written as ISO-8601 with offset; those without one are of UTC."""
+    indent = INDENT if pretty else None
+    separators = (",", ": ") if pretty else (", ", ": ")
+    return json.dumps(value, default=_special, ensure_ascii=False, indent=indent, separators=separators).encode(
+        "utf-8", "replace"
+    )
+
+
+def _special(value: object) -> Any:
+    if isinstance(value, datetime):
+        return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, WireResult):
+        # Merging makes results inside of results (dapi.md 4.3).
+        return value.fields.get("result", value.fields)
+    if isinstance(value, WireException):
+        return {"code": value.code, "message": value.message}
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,156 @@
+"""The api process: HTTPS on a port, the local socket behind it. It knows no more of the cluster than any program that asks."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from clusterd.api.app import Api
+from clusterd.api.node import LocalNode
+from clusterd.api.server import QuietServer, make_server
+from clusterd.api.tokens import load_secret
+from clusterd.configuration import load
+from clusterd.errors import StartFailure
+from clusterd.exits import ExitCode
+from clusterd.logs import Log
+from clusterd.reload import adopt
+from clusterd.rundir import reason_path
+from clusterd.settings import Settings
+from clusterd.users import USERS_FILE, UserProblem, UsersFile
+from ipc.board import Board
+
+SUBTAG = "API"
+HEARTBEAT_S = 0.5
+START_S = 10.0
+
+
+def run(settings: Settings, board: Board, log: Log) -> int:
+    """The child's main function. Returns the exit code."""
+    # What uvicorn says to a caller's mistakes goes nowhere: without a handler Python would write it to stderr.
+    logging.getLogger("uvicorn").addHandler(logging.NullHandler())
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_ApiProcess(settings, board, log).run())
+    except (StartFailure, UserProblem, OSError) as failure:
+        with contextlib.suppress(OSError):
+            Path(reason_path(settings.root)).write_text(f"{failure}\n", encoding="utf-8")
+        return int(ExitCode.COULD_NOT_START)
+
+
+class _ApiProcess:
+    def __init__(self, settings: Settings, board: Board, log: Log) -> None:
+        self._settings = settings
+        self._row = board.row("api")
+        self._log = log
+        self._stop = asyncio.Event()
+        self._server: QuietServer | None = None
+
+    async def run(self) -> int:
+        """Until SIGTERM. Raises StartFailure, UserProblem, OSError while it starts."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_loop_trouble)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        settings, own = self._settings, self._settings.clusterd.api
+        users = UsersFile(settings.root)
+        if not users.users():
+            self._say("WARNING", f"There are no users in {USERS_FILE}: add one with clusterd api user add NAME")
+        api = Api(
+            LocalNode(settings.root),
+            own,
+            users=users.users,
+            secret=load_secret(settings.root),
+            longest_s=settings.communication.timeout_dapi_request_s,
+            say=self._say,
+        )
+        listening = _bind(own.host, own.port)
+        try:
+            await self._serve(api, listening)
+        finally:
+            listening.close()
+        return 0
+
+    async def _serve(self, api: Api, listening: socket.socket) -> None:
+        own = self._settings.clusterd.api
+        cert, key = self._certificate
+        try:
+            server = make_server(api.app, own, cert=cert, key=key)
+        except OSError as failure:
+            raise StartFailure(f"the API's certificate {cert} with the key {key} cannot be used: {failure}") from None
+        self._server = server
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        try:
+            async with asyncio.timeout(START_S):
+                while not server.started and not serving.done():
+                    await asyncio.sleep(0.005)
+            self._row.set_ready()
+            self._say("INFO", f"Serving the REST API on https://{_shown(own.host)}:{own.port}.")
+            while not self._stop.is_set() and not serving.done():
+                self._row.stamp()
+                self._row.set("connections", len(server.server_state.connections))
+                for name in ("requests", "refused", "failed"):
+                    self._row.set(name, getattr(api.counters, name))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), HEARTBEAT_S)
+            self._row.set_stopping()
+        finally:
+            server.should_exit = True
+            await serving
+
+    @property
+    def _certificate(self) -> tuple[str, str]:
+        own, root = self._settings.clusterd.api, self._settings.root
+        return os.path.join(root, own.cert), os.path.join(root, own.key)
+
+    def _reload(self) -> None:
+        """SIGHUP: the certificate, for connections from now on, and what can change without a restart."""
+        loaded = load(self._settings.root, conf=self._settings.conf or None)
+        if loaded.settings is not None:
+            self._settings, _ = adopt(self._settings, loaded.settings)
+            self._log.set_level(self._settings.log_level)
+        context = None if self._server is None else self._server.config.ssl
+        if context is None:
+            return
+        cert, key = self._certificate
+        try:
+            context.load_cert_chain(cert, key)
+        except OSError as failure:
+            self._say("WARNING", f"The certificate {cert} cannot be used, the old one stays: {failure}")
+        else:
+            self._say("INFO", f"Using the certificate {cert} from now on.")
+
+    def _on_loop_trouble(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Handshakes that fail and connections that break are the callers' business."""
+        failure = context.get("exception")
+        level = "DEBUG" if failure is None or isinstance(failure, OSError) else "WARNING"
+        self._say(level, f"{context.get('message', 'trouble')}: {type(failure).__name__}")
+
+    def _say(self, level: str, text: str) -> None:
+        tag = "Master" if self._settings.is_master else f"Worker {self._settings.cluster.node_name}"
+        self._log.line(level, tag, SUBTAG, text)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Raises StartFailure that says who is to move."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as failure:
+        listening.close()
+        text = f"the REST API cannot listen on {_shown(host)}:{port}: {failure.strerror}"
+        raise StartFailure(f"{text}; set clusterd.api.host or clusterd.api.port in etc/cluster.json") from None
+    return listening
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

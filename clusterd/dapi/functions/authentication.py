@@ -1,0 +1,97 @@
+"""What the API of a stock worker asks its master before it lets anybody in (dapi.md 5.8).
+
+The users are those of `clusterd api user` on the master. There is one role, 1, that may do everything.
+"""
+
+import time
+from typing import Any
+
+from clusterd.dapi.registry import Arguments, Call, Registry
+from clusterd.dapi.request import LOCAL_MASTER
+from clusterd.users import LONGEST_PASSWORD, NAME, User, UserProblem, is_password, read_users
+from clusterd.wire.results import INTERNAL_ERROR, WireException
+
+registry = Registry()
+ROLE = 1
+MODE = "black"
+"""Everything is allowed that no policy denies (dapi.md 3.8)."""
+
+POLICIES: dict[str, dict[str, str]] = {
+    "agent:read": {"agent:id:*": "allow", "agent:group:*": "allow"},
+    "cluster:read": {"node:id:*": "allow", "*:*:*": "allow"},
+}
+"""For askers that begin with nothing allowed: what nodes of ours check."""
+
+SKEW_S = 60
+"""By how much the clock of a worker may be ahead of ours."""
+
+
+class Credentials(Arguments, frozen=True):
+    user: str
+    password: str
+
+
+class Roles(Arguments, frozen=True):
+    """`auth_context` is what a login on behalf of somebody carries; there are no roles for it here."""
+
+    user_id: str
+    auth_context: dict[str, Any] | str | None = None
+
+
+class NoArguments(Arguments, frozen=True):
+    pass
+
+
+class Token(Arguments, frozen=True):
+    """What a token says. `token_nbf_time`: since when it is good, seconds of the wall clock."""
+
+    username: str
+    roles: list[int]
+    token_nbf_time: int
+    run_as: bool = False
+    origin_node_type: str = ""
+
+
+@registry.function("api.authentication", "check_user_master", LOCAL_MASTER, checks_daemons=False)
+def check_user_master(call: Call, given: Credentials) -> dict[str, bool]:
+    """Whether this is the user's password. Takes about 0.2 s, for unknown users too."""
+    if not NAME.fullmatch(given.user) or len(given.password) > LONGEST_PASSWORD:
+        return {"result": False}
+    return {"result": is_password(_users(call).get(given.user), given.password)}
+
+
+@registry.function("wazuh.rbac.preprocessor", "get_permissions", LOCAL_MASTER, checks_daemons=False)
+def get_permissions(call: Call, given: Roles) -> dict[str, list[int]]:
+    """The roles of a user: the one there is, none for who is no user or acts for somebody else."""
+    is_user = given.user_id in _users(call) and not given.auth_context
+    return {"roles": [ROLE] if is_user else []}
+
+
+@registry.function("api.authentication", "get_security_conf", LOCAL_MASTER, checks_daemons=False)
+def get_security_conf(call: Call, given: NoArguments) -> dict[str, Any]:
+    """How long tokens are good, in seconds, and how permissions begin."""
+    return {"auth_token_exp_timeout": call.settings.clusterd.api.token_s, "rbac_mode": MODE}
+
+
+@registry.function("api.authentication", "check_token", LOCAL_MASTER, checks_daemons=False)
+def check_token(call: Call, given: Token) -> dict[str, Any]:
+    """Whether a token that a worker's API issued is still good: its user is there and has had the same password since, its role
+    is ours, its time is not over. A token that is not good has no policies."""
+    user = _users(call).get(given.username)
+    begin, now = given.token_nbf_time, time.time()
+    is_valid = (
+        user is not None
+        and not given.run_as
+        and given.roles == [ROLE]
+        and begin >= user.changed_at
+        and begin - SKEW_S <= now < begin + call.settings.clusterd.api.token_s
+    )
+    return {"valid": is_valid, "policies": POLICIES if is_valid else {}}
+
+
+def _users(call: Call) -> dict[str, User]:
+    """Raises WireException 1000 when they cannot be read; why is no business of a peer."""
+    try:
+        return read_users(call.root)
+    except UserProblem:
+        raise WireException(1000, "the users cannot be read", wire_class=INTERNAL_ERROR) from None

@@ -1,0 +1,217 @@
+"""The users of the REST API: `etc/clusterd-api-users.json`, with scrypt hashes of their passwords, never the passwords.
+
+Read by the api process at logins, and on a master by the pool for workers' logins (dapi.md 5.8); written by `clusterd api user`.
+"""
+
+import base64
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from hmac import compare_digest
+from pathlib import Path
+
+import msgspec
+
+from hashing.atomic import FileOps, write_atomic
+
+USERS_FILE = "etc/clusterd-api-users.json"
+FILE_MODE = 0o640
+MOST_FILE_BYTES = 1024 * 1024
+MOST_USERS = 1000
+NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+SHORTEST_PASSWORD = 8
+LONGEST_PASSWORD = 256
+"""Characters."""
+
+SALT_BYTES = 16
+HASH_BYTES = 32
+# 16 MiB and about 0.2 s: what OWASP names as a minimum for scrypt with this memory.
+COST, BLOCK_SIZE, PARALLEL = 2**14, 8, 5
+MOST_MEMORY = 256 * 1024 * 1024
+
+
+class UserProblem(Exception):
+    """The users cannot be read or changed like this. The text says why; there is never a password in it."""
+
+
+class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`salt`, `hash`: base64. `cost`, `block_size`, `parallel`: scrypt's n, r and p. `changed_at`: when the password was set,
+    seconds of the wall clock; tokens made before are void."""
+
+    name: str
+    salt: str
+    hash: str
+    cost: int
+    block_size: int
+    parallel: int
+    changed_at: int
+
+
+class _File(msgspec.Struct, frozen=True):
+    users: list[User]
+
+
+def password_problem(password: str) -> str | None:
+    """Why this is no password to be set, or None."""
+    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        return f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters"
+    if not password.isprintable():
+        return "a password has printable characters only"
+    return None
+
+
+def make_user(name: str, password: str, now: float, *, cost: int = COST) -> User:
+    """Raises UserProblem for a name or password that is not allowed. Takes about 0.2 s. `cost`: scrypt's n, a power of two."""
+    if not NAME.fullmatch(name):
+        raise UserProblem("a user's name has 1 to 64 of the characters A-Z a-z 0-9 _ . @ -")
+    problem = password_problem(password)
+    if problem is not None:
+        raise UserProblem(problem)
+    salt = secrets.token_bytes(SALT_BYTES)
+    user = User(name, _encode(salt), "", cost, BLOCK_SIZE, PARALLEL, int(now))
+    return msgspec.structs.replace(user, hash=_encode(_hash(user, password)))
+
+
+_NOBODY = User("", "AAAAAAAAAAAAAAAAAAAAAA==", "", COST, BLOCK_SIZE, PARALLEL, 0)
+"""Asked in place of a user that does not exist, so that a wrong name takes as long as a wrong password."""
+
+
+def is_password(user: User | None, password: str) -> bool:
+    """Whether this is the user's password; takes as long for None."""
+    if len(password) > LONGEST_PASSWORD:
+        return False
+    asked = user or _NOBODY
+    same = compare_digest(_encode(_hash(asked, password)), asked.hash)
+    return same and user is not None
+
+
+def read_users(root: str) -> dict[str, User]:
+    """The users by name; none without the file. Raises UserProblem for a file that is damaged or cannot be read."""
+    path = Path(root, USERS_FILE)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return {}
+    except OSError as failure:
+        raise UserProblem(f"{path} cannot be read: {failure.strerror}") from None
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise UserProblem(f"{path} is not a file")
+        content = file.read(MOST_FILE_BYTES + 1)
+    try:
+        if len(content) > MOST_FILE_BYTES:
+            raise ValueError("too large")
+        users = msgspec.json.decode(content, type=_File).users
+        for user in users:
+            _check(user)
+    except (ValueError, msgspec.DecodeError):
+        # What is in the file is not repeated: there are hashes in it.
+        raise UserProblem(f"{path} is damaged; move it away and add the users again") from None
+    return {user.name: user for user in users}
+
+
+class UsersFile:
+    """The users as they are in the file now; it is read again only when it changed."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._identity: tuple[int, ...] | None = None
+        self._users: dict[str, User] = {}
+
+    def users(self) -> dict[str, User]:
+        """Raises UserProblem."""
+        identity = _identity(Path(self._root, USERS_FILE))
+        if identity is None or identity != self._identity:
+            self._users = read_users(self._root)
+            self._identity = identity
+        return self._users
+
+
+def add_user(root: str, user: User) -> bool:
+    """Add the user, or replace the one of this name; True when it is a new one. Raises UserProblem, OSError."""
+
+    def add(users: dict[str, User]) -> bool:
+        is_new = user.name not in users
+        if is_new and len(users) >= MOST_USERS:
+            raise UserProblem(f"there are {MOST_USERS} users already")
+        users[user.name] = user
+        return is_new
+
+    return _change(root, add)
+
+
+def remove_user(root: str, name: str) -> None:
+    """Raises UserProblem when there is none of this name, OSError."""
+
+    def remove(users: dict[str, User]) -> bool:
+        if users.pop(name, None) is None:
+            raise UserProblem(f"there is no user {name!r}")
+        return True
+
+    _change(root, remove)
+
+
+def _change(root: str, change: Callable[[dict[str, User]], bool]) -> bool:
+    with _locked(root):
+        users = read_users(root)
+        outcome = change(users)
+        content = msgspec.json.format(msgspec.json.encode(_File(list(users.values()))), indent=2) + b"\n"
+        path = Path(root, USERS_FILE)
+        write_atomic(FileOps(), str(path), content, FILE_MODE)
+        if os.geteuid() == 0:
+            # A command of root's must not take the file away from the daemon, whose `etc` it is.
+            owner = path.parent.stat()
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        return outcome
+
+
+@contextlib.contextmanager
+def _locked(root: str) -> Iterator[None]:
+    """One command at a time changes the file. Ends with the process, whatever becomes of it."""
+    fd = os.open(Path(root, "etc"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _check(user: User) -> None:
+    """Raises ValueError for numbers that would take the machine down, or that scrypt refuses."""
+    memory = 128 * user.cost * user.block_size
+    if user.cost < 2 or user.cost & (user.cost - 1) or not 1 <= user.block_size <= 64 or not 1 <= user.parallel <= 64:
+        raise ValueError("parameters of scrypt")
+    if memory > MOST_MEMORY // 2 or not NAME.fullmatch(user.name):
+        raise ValueError("parameters of scrypt")
+    if len(base64.b64decode(user.hash, validate=True)) != HASH_BYTES:
+        raise ValueError("hash")
+    base64.b64decode(user.salt, validate=True)
+
+
+def _hash(user: User, password: str) -> bytes:
+    return hashlib.scrypt(
+        password.encode("utf-8", "surrogatepass"),
+        salt=base64.b64decode(user.salt),
+        n=user.cost,
+        r=user.block_size,
+        p=user.parallel,
+        maxmem=MOST_MEMORY,
+        dklen=HASH_BYTES,
+    )
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

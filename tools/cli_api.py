@@ -1,0 +1,105 @@
+"""`clusterd api`: turn the REST API on, and say who may use it."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from clusterd.configuration import load
+from clusterd.exits import ExitCode
+from clusterd.users import LONGEST_PASSWORD, UserProblem, add_user, make_user, read_users, remove_user
+from tools.api_setup import SetupProblem, read_cluster_json, turn_on
+
+
+@click.group()
+def api() -> None:
+    """The REST API: turn it on, and say who may use it."""
+
+
+@api.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="TCP port.  [default: 55000]")
+@click.pass_obj
+def enable(root: str, port: int | None) -> None:
+    """Turn the API on, with a self-signed certificate where there is none."""
+    loaded = load(root)
+    if loaded.settings is None:
+        _fail("the configuration has mistakes; see clusterd check-config", ExitCode.BAD_CONFIGURATION)
+    try:
+        made = turn_on(root, read_cluster_json(root), name=loaded.settings.cluster.node_name, port=port)
+    except (SetupProblem, OSError) as problem:
+        _fail(str(problem))
+    for path in made:
+        click.echo(f"Wrote {path}")
+    click.echo(f"It is on after: clusterd --root {root} restart")
+
+
+@api.group()
+def user() -> None:
+    """Who may use the API."""
+
+
+@user.command()
+@click.argument("name")
+@click.option("--password-file", type=click.Path(dir_okay=False), help="File with the password; - for standard input.")
+@click.pass_obj
+def add(root: str, name: str, password_file: str | None) -> None:
+    """Add a user, or give one a new password. Without a file the password is asked for."""
+    try:
+        made = make_user(name, _password(password_file), time.time())
+        is_new = add_user(root, made)
+    except (UserProblem, OSError) as problem:
+        _fail(str(problem))
+    click.echo(f"Added the user {name}." if is_new else f"The user {name} has a new password; older tokens are void.")
+
+
+@user.command()
+@click.argument("name")
+@click.pass_obj
+def remove(root: str, name: str) -> None:
+    """Remove a user. Tokens of the user are void at once."""
+    try:
+        remove_user(root, name)
+    except (UserProblem, OSError) as problem:
+        _fail(str(problem))
+    click.echo(f"Removed the user {name}.")
+
+
+@user.command("list")
+@click.option("--json", "as_json", is_flag=True, help="The same facts for programs.")
+@click.pass_obj
+def list_users(root: str, as_json: bool) -> None:
+    """List the users."""
+    try:
+        users = read_users(root)
+    except UserProblem as problem:
+        _fail(str(problem))
+    rows: list[dict[str, Any]] = [{"name": one.name, "changed_at": one.changed_at} for one in users.values()]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["changed_at"]))
+        click.echo(f"{row['name']}  (password set {changed})")
+
+
+def _password(file: str | None) -> str:
+    """Never from the command line, where every user of the machine could read it."""
+    if file is None:
+        return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    try:
+        if file == "-":
+            text = sys.stdin.read(2 * LONGEST_PASSWORD)
+        else:
+            with Path(file).open(encoding="utf-8") as opened:
+                text = opened.read(2 * LONGEST_PASSWORD)
+    except (OSError, UnicodeDecodeError) as failure:
+        raise UserProblem(f"the password cannot be read from {file}: {failure}") from None
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
+    click.echo(f"clusterd: {text}", err=True)
+    sys.exit(code)
