@@ -225,7 +225,6 @@ def test_filter_that_is_none_is_an_error(node: AgentNode, filters: dict[str, Any
         (f"lastKeepAlive<{4 * DAY}", [1, 2]),
         ("dateAdd>2020-01-01", [1, 2, 3, 4, 5, 6]),
         ("dateAdd<2020-01-01 10:00:00", []),
-        (f"dateAdd={datetime.fromtimestamp(NOW - 2 * DAY, UTC):%Y-%m-%dT%H:%M:%SZ}", [2]),
         ("version<Wazuh v4.14.1", [3]),
         ("status_code=4", [3]),
         ("os.name=Ubuntu;os.major=22", [1]),
@@ -234,6 +233,11 @@ def test_filter_that_is_none_is_an_error(node: AgentNode, filters: dict[str, Any
 )
 def test_q(node: AgentNode, q: str, expected: list[int]) -> None:
     assert found(node, q=q) == expected
+
+
+def test_q_finds_one_second_of_a_date(node: AgentNode) -> None:
+    second = f"{datetime.fromtimestamp(NOW - 2 * DAY, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    assert found(node, q=f"dateAdd={second}") == [2]
 
 
 @pytest.mark.parametrize(
