@@ -12,6 +12,7 @@ import msgspec
 from clusterd.config_problem import Problem, shown
 from clusterd.errors import ClusterError
 from clusterd.settings import (
+    CAPABILITIES,
     DEFAULT_RULES,
     ApiSettings,
     Clusterd,
@@ -294,17 +295,34 @@ class _Reader:
             owner=section.text("owner", base.owner, "a user's name", lambda value: ":" not in value),
             version=section.text("version", base.version, "a version like 4.14.1, one word", _is_word),
             version_rule="minor" if rule == "minor" else "any" if rule == "any" else "exact",
-            caps=section.boolean("caps", base.caps),
+            caps=self._caps(section),
             handshake_timeout_s=_seconds(section, "handshake_timeout", base.handshake_timeout_s),
             full_walk_s=_seconds(section, "full_walk", base.full_walk_s, zero=True),
             request_timeout_s=_seconds(section, "request_timeout", base.request_timeout_s),
             stuck_after_s=section.number("stuck_after", base.stuck_after_s, 2, 3600),
             delete_confirm_share=section.number("delete_confirm_share", base.delete_confirm_share, 0, 1),
+            watch=section.boolean("watch", base.watch),
+            max_delete_share=section.number("max_delete_share", base.max_delete_share, 0, 1),
             force=self._force(section.section("force")),
             limits=self._limits(section.section("limits")),
             tls=self._tls(section.section("tls")),
             api=self._api(section.section("api")),
         )
+
+    def _caps(self, section: _Section) -> tuple[str, ...]:
+        """`true` (all), `false` (none), or an object that switches single ones off: {"lz4": false}."""
+        value = section.take("caps")
+        if value is _ABSENT or value is True:
+            return CAPABILITIES
+        if value is False:
+            return ()
+        if not isinstance(value, dict):
+            section.wrong("caps", 'true, false, or an object like {"lz4": false}', value)
+            return CAPABILITIES
+        switches = section.section("caps")
+        on = tuple(name for name in CAPABILITIES if switches.boolean(name, True))
+        switches.done()
+        return on
 
     def _force(self, section: _Section) -> ForceRules:
         """`disconnected_time` may be null: then how long an agent has been away does not matter."""

@@ -162,19 +162,27 @@ class ForceRules(msgspec.Struct, frozen=True):
     key_mismatch: bool = True
 
 
+CAPABILITIES = ("agents", "digest", "push", "lz4", "resume")
+"""What this node can do with another clusterd node beyond the stock protocol (design.md 6). Each can be switched off."""
+
+
 class Clusterd(msgspec.Struct, frozen=True):
     """Our own section `clusterd` of cluster.json. `store`: whether this node serves the agent database and authd itself.
-    `request_timeout_s`: how long a function of the distributed API may run (dapi.md 3.9)."""
+    `request_timeout_s`: how long a function of the distributed API may run (dapi.md 3.9). `caps`: the capabilities that are
+    on; with none of them a worker does not say that it is clusterd. `watch`: follow file events between two walks.
+    `max_delete_share`: a master that loses more than this share of its files at once withholds the deletions; 1: never."""
 
     owner: str = ""
     version: str = "4.14.1"
     version_rule: VersionRule = "exact"
-    caps: bool = True
+    caps: tuple[str, ...] = CAPABILITIES
     handshake_timeout_s: float = 10
     full_walk_s: float = 300
     request_timeout_s: float = 10
     stuck_after_s: float = 30
     delete_confirm_share: float = 0.5
+    watch: bool = True
+    max_delete_share: float = 0.5
     store: StoreChoice = "auto"
     force: ForceRules = ForceRules()
     limits: Limits = Limits()

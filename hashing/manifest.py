@@ -71,6 +71,11 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
     rows: tuple[FileMeta, ...]
     unread: tuple[str, ...] = ()
 
+    @property
+    def buckets(self) -> bytes:
+        """The digests of its buckets, see `bucket_digests`; computed anew each time."""
+        return bucket_digests(self.rows)
+
 
 class WireMeta(msgspec.Struct, frozen=True, gc=False):
     """Metadata of one file as a peer wrote it (wire.md 5.2): nothing in it is to be trusted. `hash` is any text."""
@@ -183,6 +188,11 @@ def bucket_digests(rows: Iterable[FileMeta]) -> bytes:
         path = row.path.encode()
         parts[number(path) % BUCKETS].append(b"%b\0%b" % (path, row.digest))
     return b"".join([blake2b(b"".join(part), digest_size=BUCKET_DIGEST_BYTES).digest() for part in parts])
+
+
+def content_digest(buckets: bytes) -> str:
+    """Hex of BLAKE2b-128 over the bucket digests: equal on nodes with equal files."""
+    return blake2b(buckets, digest_size=BUCKET_DIGEST_BYTES).hexdigest()
 
 
 def build_manifest(rows: Iterable[FileMeta], unread: Iterable[str] = ()) -> Manifest:

@@ -473,7 +473,12 @@ class ShardScanned(Result, frozen=True, tag="scanned"):
 
 
 class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
+    """`root_digest` names this state of the manifest; `content_digest` (32 hex digits) is that of its files alone, equal on
+    nodes with equal files; `buckets`: the 1,024 digests of 16 bytes that it is made of."""
+
     root_digest: str
+    content_digest: str
+    buckets: bytes
     files: int
     total_bytes: int
 

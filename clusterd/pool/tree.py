@@ -13,6 +13,7 @@ from hashing.digest_cache import NO_ROWS, ShardRows, load_rows, load_shard, save
 from hashing.manifest import (
     Manifest,
     build_manifest,
+    content_digest,
     load_manifest,
     parse_wire_metadata,
     save_manifest,
@@ -131,7 +132,9 @@ def make_manifest(job: BuildManifest, memory: Memory) -> ManifestBuilt:
     manifest = build_manifest(*load_rows(job.state_dir, job.shards))
     save_manifest(FileOps(), job.state_dir, manifest)
     memory.keep_manifest(manifest)
-    return ManifestBuilt(manifest.root_digest, len(manifest.rows), sum(row.size for row in manifest.rows))
+    buckets = manifest.buckets
+    total = sum(row.size for row in manifest.rows)
+    return ManifestBuilt(manifest.root_digest, content_digest(buckets), buckets, len(manifest.rows), total)
 
 
 def pack_metadata(job: PackMetadata, settings: Settings, memory: Memory) -> Packed:

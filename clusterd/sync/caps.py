@@ -1,6 +1,10 @@
 """What two clusterd nodes agree to beyond the stock protocol (design.md 6).
 
 agents   the node's agent database is our store: reports carry the moment of each agent, refused rows come back by name
+digest   checks begin with the digest of a manifest, and tell only what is in the buckets that differ
+push     the master says when its manifest has changed
+lz4      packages are made of LZ4 frames
+resume   a package that was cut off goes on where it stopped
 """
 
 from clusterd.clock import boot_us
@@ -12,6 +16,10 @@ from clusterd.wire.payloads import parse_caps, parse_clock
 from clusterd.wire.results import dump_json
 
 AGENTS = "agents"
+DIGEST = "digest"
+PUSH = "push"
+LZ4 = "lz4"
+RESUME = "resume"
 CLOCK_ATTEMPTS = 5
 CLOSE_US = 20_000
 """A measurement that took no longer is good enough: an agent needs more time to move from one worker to another."""
@@ -21,7 +29,7 @@ UNKNOWN_COMMAND = 3000
 
 def offered(settings: Settings) -> tuple[str, ...]:
     """Capabilities of this node. Each side uses what both listed."""
-    return (AGENTS,) if settings.serves_store else ()
+    return tuple(name for name in settings.clusterd.caps if name != AGENTS or settings.serves_store)
 
 
 def answer_caps(peer: Peer, payload: bytes, settings: Settings) -> bytes:
@@ -29,7 +37,7 @@ def answer_caps(peer: Peer, payload: bytes, settings: Settings) -> bytes:
     listed = parse_caps(payload)
     peer.program = "clusterd"
     agreed = [capability for capability in offered(settings) if capability in listed]
-    peer.capabilities = frozenset(agreed)
+    peer.agree(agreed)
     return dump_json(agreed)
 
 
@@ -40,9 +48,10 @@ async def offer_caps(peer: Peer, settings: Settings) -> None:
     except ClusterError as refusal:
         if refusal.code == UNKNOWN_COMMAND:
             peer.program = "stock"
+        peer.agree(())
         return
     peer.program = "clusterd"
-    peer.capabilities = frozenset(agreed).intersection(offered(settings))
+    peer.agree(set(agreed).intersection(offered(settings)))
 
 
 async def clock_offset_us(peer: Peer) -> int:

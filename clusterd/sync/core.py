@@ -188,6 +188,8 @@ class Core:
         if info.kind == "master" and self.worker is not None:
             if settings.clusterd.caps:
                 peer.spawn(offer_caps(peer, settings))
+            else:
+                peer.agree(())
             peer.spawn(self.worker.run(peer))
             if self._info is not None:
                 peer.spawn(self._info.run(peer))

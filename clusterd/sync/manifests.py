@@ -18,9 +18,11 @@ KEPT = 3
 
 
 class Scan(msgspec.Struct, frozen=True):
-    """One complete local scan. Times: `ended_at` wall clock, `duration_s` seconds."""
+    """One complete local scan; digests as ManifestBuilt has them. Times: `ended_at` wall clock, `duration_s` seconds."""
 
     root_digest: str
+    content_digest: str
+    buckets: bytes
     files: int
     total_bytes: int
     hashed: int
@@ -89,13 +91,17 @@ class ManifestKeeper:
         digests = tuple(shard.digest for shard in shards)
         if self.current is not None and digests == self._built_from:
             root_digest, files, total = self.current.root_digest, self.current.files, self.current.total_bytes
+            content_digest, buckets = self.current.content_digest, self.current.buckets
         else:
             built = await self._jobs.run(BuildManifest(self._state_dir, self._shards), ManifestBuilt)
             root_digest, files, total = built.root_digest, built.files, built.total_bytes
+            content_digest, buckets = built.content_digest, built.buckets
             self._built_from = digests
             self._remember(root_digest)
         return Scan(
             root_digest=root_digest,
+            content_digest=content_digest,
+            buckets=buckets,
             files=files,
             total_bytes=total,
             hashed=sum(shard.hashed for shard in shards),

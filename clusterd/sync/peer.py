@@ -1,6 +1,7 @@
 """One link as sync sees it: who is at the other end, requests to it, what is under way on it."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 
 from clusterd.errors import ClusterError
 from clusterd.sync.incoming import Incoming
@@ -43,12 +44,23 @@ class Peer:
         self.keepalive_at = info.keepalive_at
         self.program = ""
         self.capabilities: frozenset[str] = frozenset()
+        self._agreed = asyncio.Event()
         self.interrupted: set[str] = set()
         self.sending: set[str] = set()
         self._net = net
         self._jobs = jobs
         self._tasks = Tasks(tell)
         self._late = Tasks(tell, LATE_ANSWERS)
+
+    def agree(self, capabilities: Iterable[str]) -> None:
+        """What both ends can do is known from now on."""
+        self.capabilities = frozenset(capabilities)
+        self._agreed.set()
+
+    async def agreed(self) -> frozenset[str]:
+        """The capabilities, once they are known; on a worker's link to its master that takes one round trip."""
+        await self._agreed.wait()
+        return self.capabilities
 
     async def request(
         self, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float | None = None

@@ -60,6 +60,10 @@ CAPS = "caps"
 CLOCK = "clock"
 """Ours, to a master that listed capability `agents`: its boot clock in microseconds, as decimal digits."""
 
+# Ours, worker to master, capability `digest` (docs/architecture.md, "What only two clusterd nodes do").
+SYN_DIGEST = "syn_digest"
+SYN_BUCKETS = "syn_buckets"
+
 # Master to worker.
 ECHO_M = "echo-m"
 SYN_M_C_OK = "syn_m_c_ok"
@@ -70,6 +74,12 @@ SYN_M_A_E = "syn_m_a_e"
 SYN_M_A_ERR = "syn_m_a_err"
 SYN_G_M_W = "syn_g_m_w"
 SYN_G_M_W_C = "syn_g_m_w_c"
+SYN_CHANGED = "syn_changed"
+"""Ours, capability `push`: the master's manifest is another one now."""
+GET_BUCKETS = "get_buckets"
+"""Ours, capability `digest`: what the worker has in the buckets that differ."""
+RESUME_FILE = "resume_file"
+"""Ours, capability `resume`: how much of a package the worker has already."""
 SENDSYN_RES = "sendsyn_res"
 SENDSYN_ERR = "sendsyn_err"
 
@@ -108,6 +118,8 @@ _MASTER = _COMMON | {
     GET_HEALTH,
     CAPS,
     CLOCK,
+    SYN_DIGEST,
+    SYN_BUCKETS,
 }
 _WORKER = _COMMON | {
     ECHO_M,
@@ -121,6 +133,9 @@ _WORKER = _COMMON | {
     SYN_G_M_W_C,
     SENDSYN_RES,
     SENDSYN_ERR,
+    SYN_CHANGED,
+    GET_BUCKETS,
+    RESUME_FILE,
 }
 _LOCAL = frozenset({ECHO, ECHO_C, GET_CONFIG, GET_NODES, GET_HEALTH, GET_HASH, SEND_FILE, DAPI, STATUS})
 _LOCAL_ON_MASTER = _LOCAL | {DAPI_FWD}

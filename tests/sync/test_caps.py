@@ -7,7 +7,7 @@ import pytest
 
 from clusterd.clock import boot_us
 from clusterd.errors import ClusterError
-from clusterd.settings import Clusterd, Settings
+from clusterd.settings import CAPABILITIES, Clusterd, Settings
 from clusterd.sync.caps import clock_offset_us, offered
 from clusterd.sync.peer import Peer
 
@@ -60,5 +60,5 @@ def test_answer_that_is_no_number_is_refused() -> None:
 
 
 def test_only_a_node_with_its_own_store_offers_moments() -> None:
-    assert offered(Settings("/", serves_store=True)) == ("agents",)
-    assert offered(Settings("/", clusterd=Clusterd(store="off"))) == ()
+    assert offered(Settings("/", serves_store=True)) == CAPABILITIES
+    assert offered(Settings("/", clusterd=Clusterd(store="off"))) == CAPABILITIES[1:]
