@@ -32,7 +32,7 @@ _TICK_S = 0.25
 
 
 class AppliedPlan(msgspec.Struct, frozen=True):
-    """`created`, `updated`: files renamed into place, by group; `deleted`: files removed. The errors count all files of the
+    """`created`, `updated`: files renamed into place, by group; `deleted`: files removed, those of `removed`. The errors count all files of the
     group that are not as they should be, those refused or not unpacked included. `notes` name those that failed here."""
 
     created: int
@@ -42,6 +42,7 @@ class AppliedPlan(msgspec.Struct, frozen=True):
     create_errors: int
     remove_errors: int
     notes: list[Note]
+    removed: list[str]
 
 
 def apply_plan(
@@ -89,11 +90,12 @@ def apply_plan(
     return AppliedPlan(
         applier.created,
         applier.updated,
-        applier.deleted,
+        len(applier.removed),
         shared - applier.updated + index.refused_shared,
         missing - applier.created + index.refused_missing,
         applier.remove_errors + index.refused_extra,
         applier.notes.all(),
+        applier.removed,
     )
 
 
@@ -110,7 +112,7 @@ class _Applier:
         self._renames = 0
         self.created = 0
         self.updated = 0
-        self.deleted = 0
+        self.removed: list[str] = []
         self.remove_errors = 0
         self.notes = Notes()
 
@@ -253,7 +255,7 @@ class _Applier:
             except (HashingError, OSError) as error:
                 reason = explain(error)
             if reason is None:
-                self.deleted += 1
+                self.removed.append(path)
                 self._changed[directory] = None
                 self.notes.add("DEBUG2", path, f"Remove file: '{path}'")
             else:

@@ -264,6 +264,35 @@ class ComparePackage(Job, frozen=True, tag="compare"):
     out: str
 
 
+class PickBuckets(Job, frozen=True, tag="pick-buckets"):
+    """What a worker tells of the buckets whose digests differ: `ours` of its manifest `root_digest`, `theirs` of the master. A
+    large one goes to `out`. Result: BucketsPicked."""
+
+    state_dir: str
+    root_digest: str
+    ours: bytes
+    theirs: bytes
+    dry: bool
+    out: str
+
+
+class CompareBuckets(Job, frozen=True, tag="compare-buckets"):
+    """Compare what a worker told (`body` sealed in net's slabs, or `payload`) to our manifest; write the difference to `out`.
+    Result: Compared, or JobFailed "bad-seal", "bad-package", "too-large"."""
+
+    state_dir: str
+    root_digest: str
+    out: str
+    payload: bytes = b""
+    body: list[Descriptor] | None = None
+
+
+class ListDifference(Job, frozen=True, tag="list-difference"):
+    """The paths of a difference file, for a person. Result: DifferenceListed."""
+
+    difference: str
+
+
 class PackPart(Job, frozen=True, tag="pack-part"):
     """Compress missing and shared files number `start` to `stop` (excluded) of a difference file to `out`, at most `limit`
     bytes raw per file unless `oversize`, which packs one single large file. Result: PartPacked."""
@@ -489,13 +518,31 @@ class Packed(Result, frozen=True, tag="packed"):
 
 
 class Compared(Result, frozen=True, tag="compared"):
-    """`received`: files in the worker's metadata. `raw_sizes`: of the missing and shared files in the difference's order."""
+    """`received`: files in the worker's metadata. `raw_sizes`: of the missing and shared files in the difference's order.
+    `dry`: the worker only asked what differs."""
 
     received: int
     missing: int
     shared: int
     extra: int
     raw_sizes: list[int]
+    dry: bool = False
+
+
+class BucketsPicked(Result, frozen=True, tag="buckets-picked"):
+    """`size` bytes, `rows` of them files: in `payload`, or in the job's `out` when that is empty."""
+
+    size: int
+    rows: int
+    payload: bytes = b""
+
+
+class DifferenceListed(Result, frozen=True, tag="difference-listed"):
+    """The first paths of each group, as many as an answer holds."""
+
+    missing: list[str]
+    shared: list[str]
+    extra: list[str]
 
 
 class PackedEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -579,6 +626,8 @@ class Applied(Result, frozen=True, tag="applied"):
     create_errors: int
     remove_errors: int
     notes: list[Note]
+    removed: list[str] = []
+    """Paths that were deleted."""
 
 
 class Swept(Result, frozen=True, tag="swept"):
@@ -624,6 +673,9 @@ AnyJob = (
     | BuildManifest
     | PackMetadata
     | ComparePackage
+    | PickBuckets
+    | CompareBuckets
+    | ListDifference
     | PackPart
     | FinishPackage
     | SealChunk
@@ -647,6 +699,8 @@ AnyResult = (
     | ManifestBuilt
     | Packed
     | Compared
+    | BucketsPicked
+    | DifferenceListed
     | PartPacked
     | PackageFinished
     | Sealed

@@ -58,7 +58,7 @@ def open_body(job: OpenBody, sealer: Sealer, arena: Arena) -> Opened:
 def store_chunk(job: StoreChunk, sealer: Sealer, arena: Arena) -> ChunkStored:
     """Write the data after the first space at its target's offset. Raises Failure `unknown-name`, `too-large`, `bad-seal`;
     OSError when the disk does not take it."""
-    plain = job.payload if job.body is None else _open(job.body, arena.slab_bytes * len(job.body), sealer, arena)
+    plain = open_bytes(job.payload, job.body, sealer, arena)
     space = plain.find(b" ")
     if space < 0:
         raise Failure("unknown-name", NO_SPACE)
@@ -80,6 +80,11 @@ def store_chunk(job: StoreChunk, sealer: Sealer, arena: Arena) -> ChunkStored:
     finally:
         os.close(fd)
     return ChunkStored(target.name, len(data))
+
+
+def open_bytes(payload: bytes, body: Sequence[Descriptor] | None, sealer: Sealer, arena: Arena) -> bytes:
+    """What a request carries: its payload, or its sealed body opened. Raises Failure `bad-seal`."""
+    return payload if body is None else _open(body, arena.slab_bytes * len(body), sealer, arena)
 
 
 def digest_segments(job: DigestSegments, on_step: Callable[[], None]) -> Digested:

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable
 
-from clusterd.pool import agents, api, bodies, packages, tree
+from clusterd.pool import agents, api, bodies, buckets, packages, tree
 from clusterd.pool.failure import Failure
 from clusterd.pool.rotate import rotate_log
 from clusterd.settings import Settings
@@ -16,16 +16,19 @@ from ipc.messages import (
     ApplyPlan,
     BuildManifest,
     CombineAnswers,
+    CompareBuckets,
     ComparePackage,
     DigestSegments,
     FinishPackage,
     JobFailed,
+    ListDifference,
     OpenBody,
     OpenGroups,
     OpenPackage,
     OpenReport,
     PackMetadata,
     PackPart,
+    PickBuckets,
     PlanRequest,
     RotateLog,
     RulesetHashes,
@@ -86,6 +89,12 @@ class Workshop:
                 return tree.pack_metadata(job, settings, memory)
             case ComparePackage():
                 return tree.compare_package(job, settings, memory, on_step)
+            case PickBuckets():
+                return buckets.pick_buckets(job, memory)
+            case CompareBuckets():
+                return buckets.compare_buckets(job, settings, memory, self._sealer, self._arena, on_step)
+            case ListDifference():
+                return buckets.list_difference(job)
             case RulesetHashes():
                 return tree.ruleset_hashes(job, memory)
             case PackPart():

@@ -15,6 +15,8 @@ from clusterd.sync.caps import offer_caps
 from clusterd.sync.cluster_view import ClusterView
 from clusterd.sync.common import CommonRequests, Handler, Later
 from clusterd.sync.context import Context
+from clusterd.sync.digest_master import DigestMaster
+from clusterd.sync.digest_worker import DigestWorker
 from clusterd.sync.incoming import BadSeal, Incoming, Refusal
 from clusterd.sync.integrity_master import IntegrityMaster
 from clusterd.sync.integrity_worker import IntegrityWorker
@@ -23,9 +25,11 @@ from clusterd.sync.nodes import Nodes
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.queries import QueryRefused
+from clusterd.sync.requests_integrity import MasterIntegrityRequests, WorkerIntegrityRequests
 from clusterd.sync.requests_local import LocalRequests
 from clusterd.sync.requests_master import MasterRequests
 from clusterd.sync.requests_worker import WorkerRequests
+from clusterd.sync.rounds import Rounds
 from clusterd.sync.ruleset_reload import RulesetReload
 from clusterd.sync.send_file import SendFile
 from clusterd.sync.sendsync_master import SendsyncMaster, restarted
@@ -71,6 +75,8 @@ class Core:
         common = CommonRequests(context)
         self.master: IntegrityMaster | None = None
         self.worker: IntegrityWorker | None = None
+        self._digest: DigestMaster | None = None
+        self._rounds: Rounds | None = None
         self._info: AgentInfoWorker | None = None
         self._merging: AgentInfoMaster | None = None
         self._groups: AgentGroupsMaster | AgentGroupsWorker
@@ -80,17 +86,24 @@ class Core:
         local: dict[str, Handler] = {}
         if context.settings.is_master:
             self.master = IntegrityMaster(context)
+            self._digest = digest = DigestMaster(context, self.master, self._peers.values)
+            context.manifests.listeners += [self.master.published, digest.published]
+            local |= MasterIntegrityRequests(context, self.master, digest, self._peers.values).local
             self._merging = info = AgentInfoMaster(context, self.master.records)
             self._groups = groups = AgentGroupsMaster(context, self.master.records)
             nodes = Nodes(context, self._peers.values, self.master, info)
-            self._remote = MasterRequests(context, common, self.master, info, groups, nodes).table
+            self._remote = MasterRequests(context, common, self.master, digest, info, groups, nodes).table
         else:
             reload = RulesetReload(context, self._master_peer)
             local |= reload.local
             self.worker = IntegrityWorker(context, reload.round_ended)
+            checks = DigestWorker(context, self.worker)
+            self._rounds = Rounds(context, self.worker, checks)
+            asked = WorkerIntegrityRequests(context, checks, self._rounds, self._master_peer)
+            local |= asked.local
             self._info = AgentInfoWorker(context)
             self._groups = taking = AgentGroupsWorker(context)
-            self._remote = WorkerRequests(context, common, self.worker, self._info, taking).table
+            self._remote = WorkerRequests(context, common, self.worker, self._info, taking).table | asked.remote
         if context.settings.is_master:
             self._sendsync = SendsyncMaster(context)
         else:
@@ -185,12 +198,12 @@ class Core:
             self._context.journal(self._tag, "Sync").error,
         )
         self._peers[info.link] = peer
-        if info.kind == "master" and self.worker is not None:
+        if info.kind == "master" and self._rounds is not None:
             if settings.clusterd.caps:
                 peer.spawn(offer_caps(peer, settings))
             else:
                 peer.agree(())
-            peer.spawn(self.worker.run(peer))
+            peer.spawn(self._rounds.run(peer))
             if self._info is not None:
                 peer.spawn(self._info.run(peer))
         if info.kind == "worker" and isinstance(self._groups, AgentGroupsMaster):
@@ -303,6 +316,8 @@ class Core:
             if message.command == commands.STR_UPD and peer.info.kind != "local":
                 await peer.incoming.string_chunk(message.payload, message.body)
                 return commands.STRING_UPDATED
+            if message.command == commands.SYN_BUCKETS and self._digest is not None and peer.info.kind != "local":
+                return await self._digest.compare(peer, message.payload, message.body)
             payload = message.payload
             if message.body is not None:
                 limit = LARGEST_API_REQUEST if message.command in API_COMMANDS else LARGEST_REQUEST

@@ -104,6 +104,14 @@ class IntegrityMaster:
         record = self.record(peer.name)
         record.result, record.detail = "failed", str(error)
 
+    def published(self, scan: Scan) -> None:
+        """The content of our manifest is another one now. That is the end of a local scan (one permission each)."""
+        self.permissions.scan_ended()
+        now = self._context.clock.wall()
+        for record in self.records.values():
+            if record.digest != scan.content_digest:
+                record.is_behind(now)
+
     def forget(self, peer: Peer) -> None:
         """The worker's link is gone. Its record stays for `status`, unless very many names have come and gone."""
         self.permissions.forget(peer.name)
@@ -127,17 +135,10 @@ class IntegrityMaster:
             compared = await context.jobs.run(
                 ComparePackage(package, context.spool.state_dir, scan.root_digest, difference), Compared
             )
-            record.check_started_at, record.check_ended_at = started_at, context.clock.wall()
-            count = compared.missing + compared.shared + compared.extra
-            journal.info(
-                f"Finished in {time.monotonic() - started:.3f}s. Received metadata of {compared.received} files. "
-                + ("Sync required." if count else "Sync not required.")
-            )
             context.spool.remove(package)
-            if count:
-                await self._sync(peer, compared, difference, record)
+            if self.checked(peer, scan, compared, time.monotonic() - started, started_at):
+                await self.sync(peer, compared, difference)
             else:
-                record.result, record.detail, record.behind, record.problems = "equal", "", 0, {}
                 await peer.request("syn_m_c_ok")
         except (ClusterError, JobError, OSError) as failure:
             journal.error(str(failure))
@@ -147,8 +148,24 @@ class IntegrityMaster:
             peer.incoming.forget(task_id)
             self.permissions.end(peer.name, task_id)
 
-    async def _sync(self, peer: Peer, compared: Compared, difference: str, record: WorkerRecord) -> None:
-        context = self._context
+    def checked(self, peer: Peer, scan: Scan, compared: Compared, took_s: float, started_at: float) -> int:
+        """A check has ended, begun at `started_at` (wall clock): how many files differ."""
+        record, now = self.record(peer.name), self._context.clock.wall()
+        record.check_started_at, record.check_ended_at = started_at, now
+        count = compared.missing + compared.shared + compared.extra
+        self._context.journal(f"Worker {peer.name}", CHECK).info(
+            f"Finished in {took_s:.3f}s. Received metadata of {compared.received} files. "
+            + ("Sync required." if count else "Sync not required.")
+        )
+        if count:
+            record.is_behind(now, count)
+        else:
+            record.is_equal(scan.content_digest, now)
+        return count
+
+    async def sync(self, peer: Peer, compared: Compared, difference: str) -> None:
+        """Send the worker what differs. Raises JobError, OSError; a package that could not be sent is in log and record."""
+        context, record = self._context, self.record(peer.name)
         journal = context.journal(f"Worker {peer.name}", SYNC)
         started = time.monotonic()
         record.sync_started_at = context.clock.wall()

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-import traceback
 import uuid
 from collections.abc import Callable
 
@@ -58,7 +57,8 @@ class LastSync(msgspec.Struct):
 
 
 class IntegrityWorker:
-    """Runs while the link to the master does; keeps its digest of a doubtful deletion across links."""
+    """One check the stock way, and what the master sends after any check; keeps its digest of a doubtful deletion across links.
+    When there is a check is decided in rounds.py."""
 
     def __init__(self, context: Context, round_ended: Callable[[], None]) -> None:
         """`round_ended`: called after the last exchange of each round (wire.md 9.4)."""
@@ -69,23 +69,18 @@ class IntegrityWorker:
         self._doubtful = ""
         self._may_have_leftovers = True
         self._packed: tuple[str, Package] | None = None
+        self.ended: Callable[[int], None] = lambda changed: None
+        """Called when a package was dealt with: how many files were changed."""
         self.last = LastSync()
 
     @property
     def _tag(self) -> str:
         return f"Worker {self._context.node_name}"
 
-    async def run(self, peer: Peer) -> None:
-        """Rounds of checks, `sync_integrity` apart, counted from the end of the one before (wire.md 1.5)."""
-        while True:
-            await asyncio.sleep(self._context.settings.worker.sync_integrity_s)
-            if not self._running:
-                try:
-                    await self.check(peer)
-                except Exception:
-                    # The next round may well succeed; without one this node would never be equal again.
-                    self._context.journal(self._tag, OWN).error(f"Unexpected failure: {traceback.format_exc()}")
-                    self._note_result("failed", "an unexpected failure, see the log")
+    @property
+    def is_syncing(self) -> bool:
+        """Whether a package is awaited or applied."""
+        return bool(self._running)
 
     # ---- a check -----------------------------------------------------------------------------------------------------
 
@@ -105,20 +100,15 @@ class IntegrityWorker:
             journal.debug(f"Master didn't grant permission to start a new synchronization: {answer[:QUOTED]!r}")
             return
         journal.debug("Permission to synchronize granted.")
-        self._round_started = started
-        journal.info("Starting.")
+        self.begin_round(started)
         progress = Progress(peer.name, "integrity check", "scanning", self._context.clock.wall())
         self._context.progress.append(progress)
         try:
-            await self._remove_leftovers()
-            scan = await self._context.manifests.scan()
-            journal.collected(scan.notes)
+            scan = await self.scan(journal)
             journal.debug(f"Compressing 'files_metadata.json' of {scan.files} files.")
             package = await self._metadata_package(scan)
         except (ScanFailed, JobError, OSError) as failure:
-            journal.error(f"Error synchronizing integrity: {failure}")
-            self._note_result("failed", str(failure))
-            await self._report(peer, ClusterError(1000, str(failure)))
+            await self.could_not_check(peer, failure)
             return
         finally:
             self._context.progress.remove(progress)
@@ -126,9 +116,27 @@ class IntegrityWorker:
         try:
             await self._context.sender.send(peer, self._context.node_name, "syn_i_w_m", package, journal, progress)
         except ClusterError as failure:
-            self._note_result("failed", str(failure))
+            self.note_result("failed", str(failure))
         finally:
             self._context.progress.remove(progress)
+
+    def begin_round(self, started: float) -> None:
+        """A check begins: `started` is its moment (monotonic)."""
+        self._round_started = started
+        self._context.journal(self._tag, CHECK).info("Starting.")
+
+    async def scan(self, journal: Journal) -> Scan:
+        """The manifest of this node as it is now. Raises ScanFailed, JobError."""
+        await self._remove_leftovers()
+        scan = await self._context.manifests.scan()
+        journal.collected(scan.notes)
+        return scan
+
+    async def could_not_check(self, peer: Peer, failure: Exception) -> None:
+        """Nothing could be said to the master of our files: said in log and status, and to the master."""
+        self._context.journal(self._tag, CHECK).error(f"Error synchronizing integrity: {failure}")
+        self.note_result("failed", str(failure))
+        await self._report(peer, ClusterError(1000, str(failure)))
 
     async def _remove_leftovers(self) -> None:
         """Remove the temporary files that an application which did not end has left. Raises JobError."""
@@ -161,7 +169,7 @@ class IntegrityWorker:
         """`syn_m_c_ok`: nothing differs."""
         self._context.journal(self._tag, CHECK).info(f"Finished in {self._round_s():.3f}s. Sync not required.")
         self._doubtful = ""
-        self._note_result("equal", "")
+        self.note_result("equal", "")
         self._round_ended()
 
     # ---- a package from the master ---------------------------------------------------------------------------------
@@ -189,34 +197,42 @@ class IntegrityWorker:
         """Wait for the package, which ends with the link, and apply it, which does not."""
         context = self._context
         context.progress.append(progress)
+        changed = 0
         try:
             try:
                 package = await wait_for_file(context, peer, awaited, None)
             finally:
                 peer.incoming.forget(task_id)
-            await self._apply_package(peer, package, progress)
+            changed = await self._apply_package(peer, package, progress)
         except ClusterError as failure:
             await context.net.main_line("ERROR", self._tag, str(failure))
-            self._note_result("failed", str(failure))
+            self.note_result("failed", str(failure))
             if failure.code != 3039:
                 await self._report(peer, ClusterError(1000, str(failure)))
         finally:
             context.progress.remove(progress)
+            # Not in this step: whoever looks must find that this task has ended.
+            asyncio.get_running_loop().call_soon(self._tell_end, changed)
 
-    async def _apply_package(self, peer: Peer, package: str, progress: Progress) -> None:
+    def _tell_end(self, changed: int) -> None:
+        self.ended(changed)
+
+    async def _apply_package(self, peer: Peer, package: str, progress: Progress) -> int:
+        """How many files were changed."""
         journal = self._context.journal(self._tag, SYNC)
         try:
-            await self._apply(package, journal, progress)
+            return await self._apply(package, journal, progress)
         except (ClusterError, JobError, OSError) as failure:
             self._may_have_leftovers = True
             journal.error(f"Error synchronizing files: {failure}")
-            self._note_result("failed", str(failure))
+            self.note_result("failed", str(failure))
             error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
             await self._report(peer, error)
+            return 0
         finally:
             self._context.spool.remove(package)
 
-    async def _apply(self, package: str, journal: Journal, progress: Progress) -> None:
+    async def _apply(self, package: str, journal: Journal, progress: Progress) -> int:
         context = self._context
         started = time.monotonic()
         root, limits = context.settings.root, context.settings.clusterd.limits
@@ -239,6 +255,7 @@ class IntegrityWorker:
             paths = [path for part in unpacked for path in part.paths]
             delete = self._may_delete(opened)
             applied = await context.jobs.run(ApplyPlan(root, plan, paths, delete), Applied)
+            context.manifests.touch([*paths, *applied.removed])
         finally:
             context.spool.remove(plan)
         notes = [*opened.refused, *(note for part in unpacked for note in part.notes), *applied.notes]
@@ -250,8 +267,9 @@ class IntegrityWorker:
         last.created, last.updated, last.deleted = applied.created, applied.updated, applied.deleted
         last.problems = {note.path: note.why for note in notes if note.why}
         waits = "" if delete else f"{opened.extra} deletions wait for the next check to say the same"
-        self._note_result("partly" if last.problems or waits else "synced", waits)
+        self.note_result("partly" if last.problems or waits else "synced", waits)
         self._round_ended()
+        return applied.created + applied.updated + applied.deleted
 
     def _log_applied(self, journal: Journal, applied: Applied, notes: list[Note], failed_before: int) -> None:
         journal.collected(notes, levels=("DEBUG2", "DEBUG", "WARNING", "ERROR"))
@@ -288,6 +306,6 @@ class IntegrityWorker:
     def _round_s(self) -> float:
         return 0.0 if self._round_started is None else time.monotonic() - self._round_started
 
-    def _note_result(self, result: str, detail: str) -> None:
+    def note_result(self, result: str, detail: str) -> None:
         self.last.result, self.last.detail = result, detail
         self.last.checked_at = self._context.clock.wall()

@@ -5,6 +5,7 @@ The rows stay in files of the state directory, written and read by pool processe
 
 import asyncio
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -52,6 +53,8 @@ class ManifestKeeper:
         self.current: Scan | None = None
         self.failure = ""
         self.scanning = False
+        self.listeners: list[Callable[[Scan], None]] = []
+        """Called with each scan whose content is not that of the one before."""
         self._built_from: tuple[str, ...] = ()
         self._full_walk_at: float | None = None
         self._recent: list[str] = []
@@ -71,8 +74,14 @@ class ManifestKeeper:
             finally:
                 self.scanning = False
             self.failure = ""
-            self.current = scan
+            before, self.current = self.current, scan
+            if before is None or before.content_digest != scan.content_digest:
+                for listener in self.listeners:
+                    listener(scan)
             return scan
+
+    def touch(self, paths: Iterable[str]) -> None:
+        """These files were changed by this node itself. The next scan finds them as it finds everything."""
 
     async def _scan(self) -> Scan:
         started = self._clock.monotonic()

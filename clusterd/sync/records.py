@@ -19,6 +19,10 @@ class WorkerRecord(msgspec.Struct):
     """One worker's last syncs. Times are wall-clock seconds. Written by the integrity master; `info_*` by the agent-info
     master, `groups_*` (incremental) and `all_groups_*` by the agent-groups master.
 
+    `digest`: content digest of the manifest that the worker is known to have; `equal_at`: when it was last seen equal to
+    ours; `behind_since`: since when it is not, None while it is; `behind_files`: how many files differed when last compared,
+    None if nobody knows.
+
     `problems`: path to reason of the files the last sync could not carry; `behind`: files left for a later round."""
 
     check_started_at: float | None = None
@@ -33,6 +37,10 @@ class WorkerRecord(msgspec.Struct):
     detail: str = ""
     behind: int = 0
     problems: dict[str, str] = msgspec.field(default_factory=dict)
+    digest: str = ""
+    equal_at: float | None = None
+    behind_since: float | None = None
+    behind_files: int | None = None
     info_started_at: float | None = None
     info_ended_at: float | None = None
     info_chunks: int = 0
@@ -43,6 +51,18 @@ class WorkerRecord(msgspec.Struct):
     all_groups_started_at: float | None = None
     all_groups_ended_at: float | None = None
     all_groups_chunks: int = 0
+
+    def is_equal(self, digest: str, now: float) -> None:
+        """The worker has the files of the manifest with this content digest, which is ours."""
+        self.digest, self.equal_at = digest, now
+        self.behind_since, self.behind_files = None, 0
+        self.result, self.detail, self.behind, self.problems = "equal", "", 0, {}
+
+    def is_behind(self, now: float, files: int | None = None) -> None:
+        """Ours is another one than the worker's; `files` of them differ, if that is known."""
+        if self.behind_since is None:
+            self.behind_since = now
+        self.behind_files = files
 
     def health(self, *, integrity_free: bool, info_free: bool, keepalive_at: float) -> dict[str, Any]:
         """The `status` object of get_health, keys in stock's order."""

@@ -6,6 +6,7 @@ from clusterd.sync.agent_info import AgentInfoMaster
 from clusterd.sync.caps import answer_caps
 from clusterd.sync.common import CommonRequests, Handler
 from clusterd.sync.context import Context
+from clusterd.sync.digest_master import DigestMaster
 from clusterd.sync.integrity_master import IntegrityMaster
 from clusterd.sync.nodes import Nodes
 from clusterd.sync.peer import Peer
@@ -22,6 +23,7 @@ class MasterRequests:
         context: Context,
         common: CommonRequests,
         integrity: IntegrityMaster,
+        digest: DigestMaster,
         info: AgentInfoMaster,
         groups: AgentGroupsMaster,
         nodes: Nodes,
@@ -31,11 +33,13 @@ class MasterRequests:
         self._groups = groups
         self._common = common
         self._integrity = integrity
+        self._digest = digest
         self._nodes = nodes
         self.table: dict[str, Handler] = {
             **common.table,
             commands.CAPS: self.caps,
             commands.CLOCK: self.clock,
+            commands.SYN_DIGEST: self.check_digest,
             commands.SYN_I_W_M_P: self.integrity_permission,
             commands.SYN_I_W_M: self.begin_check,
             commands.SYN_I_W_M_E: self.end_check_file,
@@ -56,6 +60,9 @@ class MasterRequests:
 
     async def clock(self, peer: Peer, payload: bytes) -> bytes:
         return str(boot_us()).encode()
+
+    async def check_digest(self, peer: Peer, payload: bytes) -> bytes:
+        return self._digest.check(peer, payload)
 
     async def integrity_permission(self, peer: Peer, payload: bytes) -> bytes:
         return await self._integrity.ask_permission(peer)

@@ -74,6 +74,7 @@ def manifest_status(manifests: ManifestKeeper) -> dict[str, Any]:
         "state": "scanning" if manifests.scanning else "ready",
         "failure": manifests.failure or None,
         "root_digest": scan.root_digest,
+        "content_digest": scan.content_digest,
         "files": scan.files,
         "total_bytes": scan.total_bytes,
         "last_scan": {
@@ -159,7 +160,7 @@ def _agent_syncs(
 
 
 def side_results(side: IntegrityMaster | IntegrityWorker) -> dict[str, Any]:
-    """A master: last result per worker. A worker: its own under its master's name."""
+    """A master: last result per worker, and how far it lags behind. A worker: its own, under `self`."""
     if isinstance(side, IntegrityWorker):
         last = side.last
         return {
@@ -174,6 +175,7 @@ def side_results(side: IntegrityMaster | IntegrityWorker) -> dict[str, Any]:
                 "problems": last.problems,
             }
         }
+    now = time.time()
     return {
         name: {
             "result": record.result or None,
@@ -184,6 +186,10 @@ def side_results(side: IntegrityMaster | IntegrityWorker) -> dict[str, Any]:
             "updated": record.shared,
             "deleted": record.extra,
             "behind": record.behind,
+            "digest": record.digest or None,
+            "equal_at": record.equal_at,
+            "lag_s": None if record.behind_since is None else max(0.0, now - record.behind_since),
+            "lag_files": record.behind_files,
             "problems": record.problems,
         }
         for name, record in side.records.items()

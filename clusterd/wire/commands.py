@@ -76,8 +76,8 @@ SYN_G_M_W = "syn_g_m_w"
 SYN_G_M_W_C = "syn_g_m_w_c"
 SYN_CHANGED = "syn_changed"
 """Ours, capability `push`: the master's manifest is another one now."""
-GET_BUCKETS = "get_buckets"
-"""Ours, capability `digest`: what the worker has in the buckets that differ."""
+GET_DIFF = "get_diff"
+"""Ours, capability `digest`: what the worker would have to change, as JSON."""
 RESUME_FILE = "resume_file"
 """Ours, capability `resume`: how much of a package the worker has already."""
 SENDSYN_RES = "sendsyn_res"
@@ -90,6 +90,10 @@ SEND_FILE = "send_file"
 DAPI_FWD = "dapi_fwd"
 SENDASYNC = "sendasync"
 SENDRRELOAD = "sendrreload"
+DIFF = "diff"
+"""Ours: what a worker would have to change to be equal to its master, as JSON."""
+SYNC_NOW = "sync_now"
+"""Ours: look for changes now, tell the workers (master); check now (worker)."""
 STATUS = "status"
 """Ours: what the node is doing, as JSON for the operator's command."""
 # Local socket, daemon to client.
@@ -134,15 +138,19 @@ _WORKER = _COMMON | {
     SENDSYN_RES,
     SENDSYN_ERR,
     SYN_CHANGED,
-    GET_BUCKETS,
+    GET_DIFF,
     RESUME_FILE,
 }
-_LOCAL = frozenset({ECHO, ECHO_C, GET_CONFIG, GET_NODES, GET_HEALTH, GET_HASH, SEND_FILE, DAPI, STATUS})
+_LOCAL = frozenset({ECHO, ECHO_C, GET_CONFIG, GET_NODES, GET_HEALTH, GET_HASH, SEND_FILE, DAPI, STATUS, DIFF, SYNC_NOW})
 _LOCAL_ON_MASTER = _LOCAL | {DAPI_FWD}
 _LOCAL_ON_WORKER = _LOCAL | {SENDSYNC, SENDASYNC, SENDRRELOAD}
 _LOCAL_CLIENT = frozenset(
     {ECHO, ECHO_M, NEW_STR, STR_UPD, ERR_STR, DAPI_RES, DAPI_ERR, CONTROL_RES, SEND_F_RES, OK, ERR}
 )
+
+DIGEST_EQUAL = b"equal"
+DIGEST_WAIT = b"wait"
+"""Answers to `syn_digest` and `syn_buckets`."""
 
 LOCAL_NEEDS_MASTER = frozenset({GET_NODES, GET_HEALTH, SEND_FILE, DAPI, SENDSYNC, SENDASYNC, SENDRRELOAD})
 """Local requests that a worker without a link to its master refuses with 3023 (dapi.md 1.3)."""

@@ -25,6 +25,10 @@ MAX_ID_BYTES = 256
 MAX_PATH_BYTES = 4096
 """The longest path (PATH_MAX of Linux)."""
 _SENDSYNC_FORM = "it must be an object with daemon_name, a text, and message, an object or a text, and nothing else"
+_DIGEST_CHECK = re.compile(rb"([0-9a-f]{32})( dry)?")
+_DIFFERS = re.compile(rb"differs ([0-9a-f]{32}) ")
+_SYNC_COUNT = re.compile(rb"sync ([0-9]{1,12})")
+_CHANGED = re.compile(rb"([0-9a-f]{32}) ([0-9]{1,5})")
 _TASK_ID = re.compile(rb"[!-~]{1,%d}" % MAX_ID_BYTES)
 
 
@@ -208,6 +212,68 @@ def parse_clock(payload: bytes) -> int:
     if not payload.isdigit() or len(payload) > MAX_LENGTH_DIGITS:
         raise ClusterError(1000, f"the master's clock is no number: {payload[:_QUOTED]!r}")
     return int(payload)
+
+
+class DigestCheck(NamedTuple):
+    """`syn_digest`: the worker's content digest, 32 hex digits; `dry`: it only wants to know what differs."""
+
+    digest: str
+    dry: bool
+
+
+class Differs(NamedTuple):
+    """The answer to `syn_digest` when it is another one: the master's content digest and bucket digests."""
+
+    digest: str
+    buckets: bytes
+
+
+class Changed(NamedTuple):
+    """`syn_changed`: the master's content digest; the worker waits a random part of `spread_ms` before it checks."""
+
+    digest: str
+    spread_ms: int
+
+
+def build_digest_check(digest: str, *, dry: bool) -> bytes:
+    return f"{digest} dry".encode() if dry else digest.encode()
+
+
+def parse_digest_check(payload: bytes) -> DigestCheck:
+    found = _DIGEST_CHECK.fullmatch(payload)
+    if found is None:
+        raise ClusterError(1000, "syn_digest takes 32 hexadecimal digits")
+    return DigestCheck(found[1].decode(), bool(found[2]))
+
+
+def build_differs(digest: str, buckets: bytes) -> bytes:
+    return f"differs {digest} ".encode() + buckets
+
+
+def parse_differs(payload: bytes) -> Differs:
+    found = _DIFFERS.match(payload)
+    if found is None:
+        raise ClusterError(1000, f"unexpected answer to syn_digest: {payload[:_QUOTED]!r}")
+    return Differs(found[1].decode(), payload[found.end() :])
+
+
+def parse_sync_count(payload: bytes) -> int:
+    """`sync N`, the answer to `syn_buckets` when a package follows: how many files differ."""
+    found = _SYNC_COUNT.fullmatch(payload)
+    if found is None:
+        raise ClusterError(1000, f"unexpected answer to syn_buckets: {payload[:_QUOTED]!r}")
+    return int(found[1])
+
+
+def build_changed(digest: str, spread_ms: int) -> bytes:
+    return f"{digest} {spread_ms}".encode()
+
+
+def parse_changed(payload: bytes) -> Changed:
+    found = _CHANGED.fullmatch(payload)
+    if found is None:
+        raise ClusterError(1000, "syn_changed takes 32 hexadecimal digits and a number of milliseconds")
+    return Changed(found[1].decode(), int(found[2]))
 
 
 def parse_caps(payload: bytes) -> list[str]:

@@ -1,0 +1,81 @@
+"""Jobs of a check by digest: the rows of a worker in the buckets that differ, and what its master makes of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from clusterd.pool.bodies import open_bytes
+from clusterd.pool.tree import LEAST_ROWS, ROW_BYTES, ROWS_PER_OURS, Memory
+from clusterd.settings import Settings
+from clusterd.wire.seal import Sealer
+from hashing.atomic import FileOps
+from hashing.compare import compare, load_difference, save_difference
+from hashing.exchange import differing_buckets, encode_told, parse_told, rows_in
+from ipc.arena import Arena
+from ipc.messages import (
+    INLINE_BYTES,
+    BucketsPicked,
+    CompareBuckets,
+    Compared,
+    DifferenceListed,
+    ListDifference,
+    PickBuckets,
+)
+
+LISTED_BYTES = 40_000
+"""Bytes of paths in one answer to `diff`; it travels inside a message."""
+
+
+def pick_buckets(job: PickBuckets, memory: Memory) -> BucketsPicked:
+    """Raises MalformedPackage when the master's digests are none."""
+    ours = memory.manifest(job.state_dir, job.root_digest)
+    numbers = differing_buckets(job.ours, job.theirs)
+    rows = rows_in(ours.rows, numbers)
+    data = encode_told(rows, numbers, dry=job.dry)
+    if len(data) <= INLINE_BYTES // 2:
+        return BucketsPicked(len(data), len(rows), data)
+    Path(job.out).write_bytes(data)
+    return BucketsPicked(len(data), len(rows))
+
+
+def compare_buckets(
+    job: CompareBuckets, settings: Settings, memory: Memory, sealer: Sealer, arena: Arena, on_step: Callable[[], None]
+) -> Compared:
+    """Raises Failure, MalformedPackage, PackageTooLarge for what a worker sent."""
+    ours = memory.manifest(job.state_dir, job.root_digest)
+    most_bytes = max(LEAST_ROWS, ROWS_PER_OURS * len(ours.rows)) * ROW_BYTES
+    told, theirs = parse_told(open_bytes(job.payload, job.body, sealer, arena), most_bytes)
+    on_step()
+    part = msgspec.structs.replace(ours, rows=tuple(rows_in(ours.rows, told.numbers)))
+    found = compare(part, theirs, settings.rules)
+    on_step()
+    save_difference(FileOps(), job.out, found)
+    return Compared(
+        received=len(theirs),
+        missing=len(found.missing),
+        shared=len(found.shared),
+        extra=len(found.extra),
+        raw_sizes=[row.size for row in (*found.missing, *found.shared)],
+        dry=told.dry,
+    )
+
+
+def list_difference(job: ListDifference) -> DifferenceListed:
+    """The paths of a difference, as many as fit into an answer."""
+    found = load_difference(job.difference)
+    groups = (
+        [row.path for row in found.missing],
+        [row.path for row in found.shared],
+        [path for path, _ in found.extra],
+    )
+    return DifferenceListed(*(_cut(group, LISTED_BYTES // len(groups)) for group in groups))
+
+
+def _cut(paths: list[str], most_bytes: int) -> list[str]:
+    size = 0
+    for number, path in enumerate(paths):
+        size += len(path.encode()) + 3
+        if size > most_bytes:
+            return paths[:number]
+    return paths

@@ -1,0 +1,147 @@
+"""The master's side of what two clusterd nodes do instead of sending metadata: checks by digest, and telling of changes.
+
+One message settles an idle check, whatever the number of files; otherwise the worker tells its rows of the buckets that
+differ, and what follows is the stock way of sending a package.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+
+from clusterd.errors import ClusterError
+from clusterd.sync.caps import DIGEST, PUSH
+from clusterd.sync.context import Context
+from clusterd.sync.integrity_master import CHECK, IntegrityMaster
+from clusterd.sync.manifests import Scan
+from clusterd.sync.peer import Peer
+from clusterd.sync.pool_port import JobError
+from clusterd.wire import commands
+from clusterd.wire.payloads import build_changed, build_differs, parse_digest_check
+from clusterd.wire.results import dump_json
+from ipc.descriptor import Descriptor
+from ipc.messages import CompareBuckets, Compared, DifferenceListed, ListDifference
+
+SPREAD_MS = 2
+MOST_SPREAD_MS = 500
+"""Workers that are told of a change come within so many milliseconds for each of them, so that they do not all ask at once."""
+
+
+class DigestMaster:
+    """Decides with the permissions and records of the IntegrityMaster; holds which workers are to be told of a change."""
+
+    def __init__(self, context: Context, integrity: IntegrityMaster, peers: Callable[[], Iterable[Peer]]) -> None:
+        self._context = context
+        self._integrity = integrity
+        self._peers = peers
+        self._telling: dict[int, str] = {}
+
+    # ---- checks --------------------------------------------------------------------------------------------------------
+
+    def check(self, peer: Peer, payload: bytes) -> bytes:
+        """`syn_digest`: equal, or our digests. Nobody is checked before the first scan is complete (C7), nor while a check or
+        sync of the same worker runs. Raises ClusterError 1000."""
+        asked = parse_digest_check(payload)
+        scan = self._context.manifests.current
+        if scan is None or not (asked.dry or self._integrity.permissions.is_free(peer.name)):
+            return commands.DIGEST_WAIT
+        record = self._integrity.record(peer.name)
+        record.digest = asked.digest
+        if asked.digest != scan.content_digest:
+            if record.behind_since is None:
+                record.is_behind(self._context.clock.wall())
+            return build_differs(scan.content_digest, scan.buckets)
+        if not asked.dry:
+            self._context.journal(f"Worker {peer.name}", CHECK).info("Starting.")
+        self._integrity.checked(peer, scan, Compared(scan.files, 0, 0, 0, []), 0.0, self._context.clock.wall())
+        return commands.DIGEST_EQUAL
+
+    async def compare(self, peer: Peer, payload: bytes, body: list[Descriptor] | None) -> bytes:
+        """`syn_buckets`: compare now, answer how many files differ, send them afterwards. Raises ClusterError, JobError."""
+        context, permissions = self._context, self._integrity.permissions
+        scan = context.manifests.current
+        if scan is None:
+            return commands.DIGEST_WAIT
+        holder = str(uuid.uuid4())
+        is_free = permissions.is_free(peer.name)
+        if is_free:
+            permissions.begin(peer.name, holder, context.clock.monotonic())
+        started, started_at = time.monotonic(), context.clock.wall()
+        difference = context.spool.new_path("difference")
+        goes_on = False
+        try:
+            job = CompareBuckets(context.spool.state_dir, scan.root_digest, difference, payload, body)
+            compared = await context.jobs.run(job, Compared, urgent=True)
+            if compared.dry:
+                return await self._listed(compared, difference)
+            if not is_free:
+                return commands.DIGEST_WAIT
+            context.journal(f"Worker {peer.name}", CHECK).info("Starting.")
+            count = self._integrity.checked(peer, scan, compared, time.monotonic() - started, started_at)
+            if not count:
+                return commands.DIGEST_EQUAL
+            goes_on = True
+            peer.spawn(self._send(peer, compared, difference, holder))
+            return f"sync {count}".encode()
+        except JobError as failure:
+            record = self._integrity.record(peer.name)
+            record.result, record.detail = "failed", str(failure)
+            raise
+        finally:
+            if not goes_on:
+                permissions.end(peer.name, holder)
+                context.spool.remove(difference)
+
+    async def _send(self, peer: Peer, compared: Compared, difference: str, holder: str) -> None:
+        try:
+            await self._integrity.sync(peer, compared, difference)
+        except (ClusterError, JobError, OSError) as failure:
+            self._context.journal(f"Worker {peer.name}", CHECK).error(str(failure))
+            record = self._integrity.record(peer.name)
+            record.result, record.detail = "failed", str(failure)
+        finally:
+            self._context.spool.remove(difference)
+            self._integrity.permissions.end(peer.name, holder)
+
+    async def _listed(self, compared: Compared, difference: str) -> bytes:
+        """What `clusterd diff` shows: counts, and the first paths of each group."""
+        listed = await self._context.jobs.run(ListDifference(difference), DifferenceListed, urgent=True)
+        counts = {"missing": compared.missing, "shared": compared.shared, "extra": compared.extra}
+        return dump_json({"counts": counts, "missing": listed.missing, "shared": listed.shared, "extra": listed.extra})
+
+    # ---- changes -------------------------------------------------------------------------------------------------------
+
+    def published(self, scan: Scan) -> None:
+        """Tell every worker that understands it. One that has not yet answered the last telling gets the newest next."""
+        workers = [peer for peer in self._peers() if peer.info.kind == "worker" and PUSH in peer.capabilities]
+        spread_ms = min(MOST_SPREAD_MS, SPREAD_MS * len(workers))
+        for peer in workers:
+            if self._integrity.record(peer.name).digest == scan.content_digest:
+                continue
+            is_telling = peer.link in self._telling
+            self._telling[peer.link] = scan.content_digest
+            if not is_telling:
+                peer.spawn(self._tell(peer, spread_ms))
+
+    async def _tell(self, peer: Peer, spread_ms: int) -> None:
+        told = ""
+        try:
+            while told != self._telling[peer.link]:
+                told = self._telling[peer.link]
+                await peer.request(commands.SYN_CHANGED, build_changed(told, spread_ms))
+        except ClusterError:
+            # The next check by the clock finds the same.
+            return
+        finally:
+            del self._telling[peer.link]
+
+    async def difference(self, peer: Peer) -> bytes:
+        """What a connected worker would have to change, as JSON: the worker asks us in turn, nothing is changed.
+
+        Raises ClusterError."""
+        if DIGEST not in peer.capabilities:
+            raise ClusterError(
+                1000,
+                f"{peer.name} cannot be asked: it is a stock node, or its capability digest is off; "
+                "`clusterd status` shows its last check",
+            )
+        return await peer.request(commands.GET_DIFF)

@@ -1,0 +1,132 @@
+"""What an operator asks about integrity over the local socket, and a master asks its workers: `diff` and `sync_now`."""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.sync.caps import DIGEST
+from clusterd.sync.common import Handler
+from clusterd.sync.context import Context
+from clusterd.sync.digest_master import DigestMaster
+from clusterd.sync.digest_worker import DigestWorker
+from clusterd.sync.integrity_master import IntegrityMaster
+from clusterd.sync.manifests import ScanFailed
+from clusterd.sync.peer import Peer
+from clusterd.sync.pool_port import JobError
+from clusterd.sync.rounds import Rounds
+from clusterd.wire import commands
+from clusterd.wire.payloads import text_of
+from clusterd.wire.results import dump_json, load_json, shorten
+
+
+class SyncNow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The argument of `sync_now`."""
+
+    allow_delete: bool = False
+
+
+def _may(client: Peer, what: str) -> None:
+    if client.info.uid not in (0, os.geteuid()):
+        raise ClusterError(4000, f"only root and the user of this daemon may {what}")
+
+
+def _argument(payload: bytes) -> SyncNow:
+    try:
+        return msgspec.convert(load_json(payload or b"{}", limit=1024), SyncNow)
+    except msgspec.ValidationError as problem:
+        raise ClusterError(1000, f"sync_now takes an object with allow_delete: {problem}") from None
+
+
+class MasterIntegrityRequests:
+    """The local commands of a master."""
+
+    def __init__(
+        self, context: Context, integrity: IntegrityMaster, digest: DigestMaster, peers: Callable[[], Iterable[Peer]]
+    ) -> None:
+        self._context = context
+        self._integrity = integrity
+        self._digest = digest
+        self._peers = peers
+        self.local: dict[str, Handler] = {commands.DIFF: self.diff, commands.SYNC_NOW: self.sync_now}
+
+    async def diff(self, client: Peer, payload: bytes) -> bytes:
+        """`{node}`. Raises ClusterError 1000, 3022."""
+        node = text_of(payload)
+        worker = next((peer for peer in self._peers() if peer.info.kind == "worker" and peer.name == node), None)
+        if worker is None:
+            raise ClusterError(3022, shorten(node))
+        return await self._digest.difference(worker)
+
+    async def sync_now(self, client: Peer, payload: bytes) -> bytes:
+        """Look at the files now; whoever differs is told. Answers the manifest that is current then. Raises ClusterError."""
+        _may(client, "use sync")
+        if _argument(payload).allow_delete:
+            await self._allow_delete()
+        if await self._integrity.scan_once() is None:
+            raise ClusterError(1000, f"the scan failed: {self._context.manifests.failure}")
+        scan = self._context.manifests.current
+        assert scan is not None
+        self._digest.published(scan)
+        found: dict[str, Any] = {
+            "content_digest": scan.content_digest,
+            "files": scan.files,
+            "at": self._context.clock.wall(),
+        }
+        return dump_json(found)
+
+    async def _allow_delete(self) -> None:
+        raise ClusterError(1000, "no deletions wait")
+
+
+class WorkerIntegrityRequests:
+    """The local commands of a worker, and what its master asks it."""
+
+    def __init__(
+        self, context: Context, digest: DigestWorker, rounds: Rounds, master: Callable[[], Peer | None]
+    ) -> None:
+        self._context = context
+        self._digest = digest
+        self._rounds = rounds
+        self._master = master
+        self.local: dict[str, Handler] = {commands.DIFF: self.diff, commands.SYNC_NOW: self.sync_now}
+        self.remote: dict[str, Handler] = {commands.GET_DIFF: self.get_diff, commands.SYN_CHANGED: self.master_changed}
+
+    async def diff(self, client: Peer, payload: bytes) -> bytes:
+        """Raises ClusterError 1000, 3022, 3023."""
+        node = text_of(payload)
+        if node not in ("", self._context.node_name):
+            raise ClusterError(3022, f"{shorten(node)}: a worker knows only its own files; ask its master")
+        return await self._difference(self._connected())
+
+    async def get_diff(self, master: Peer, payload: bytes) -> bytes:
+        return await self._difference(master)
+
+    async def _difference(self, master: Peer) -> bytes:
+        if DIGEST not in master.capabilities:
+            raise ClusterError(1000, "the master is a stock node, or its capability digest is off: it cannot be asked")
+        try:
+            return dump_json(await self._digest.difference(master))
+        except (ScanFailed, JobError, OSError) as failure:
+            raise ClusterError(1000, str(failure)) from failure
+
+    async def sync_now(self, client: Peer, payload: bytes) -> bytes:
+        """Check now. Raises ClusterError 1000, 3023, 4000."""
+        _may(client, "use sync")
+        if _argument(payload).allow_delete:
+            raise ClusterError(1000, "deletions wait on the master only: run `clusterd sync --allow-delete` there")
+        self._connected()
+        self._rounds.check_now()
+        return dump_json({"at": self._context.clock.wall()})
+
+    async def master_changed(self, master: Peer, payload: bytes) -> bytes:
+        self._rounds.master_changed(payload)
+        return commands.THANKS
+
+    def _connected(self) -> Peer:
+        master = self._master()
+        if master is None:
+            raise ClusterError(3023)
+        return master
