@@ -19,6 +19,7 @@ from tools import service
 from tools.check import check
 from tools.cli_api import api
 from tools.cli_control import control
+from tools.cli_sync import diff, sync
 from tools.init_node import InitRefused, init_node
 from tools.screen import status_view
 from tools.status import StatusReader
@@ -183,6 +184,8 @@ def check_config(root: str) -> None:
 
 cluster.add_command(api)
 cluster.add_command(control)
+cluster.add_command(sync)
+cluster.add_command(diff)
 
 
 @cluster.command()

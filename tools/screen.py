@@ -145,12 +145,15 @@ def _syncs(syncs: list[dict[str, Any]]) -> Table:
 
 
 def _results(results: dict[str, dict[str, Any]], now: float) -> RenderableType:
-    table = _table("Last results", "node", "result", "checked", "synced", "created>", "updated>", "deleted>", "remark")
+    table = _table(
+        "Last results", "node", "result", "lag", "checked", "synced", "created>", "updated>", "deleted>", "remark"
+    )
     problems: list[RenderableType] = []
     for name, row in results.items():
         table.add_row(
             "this node" if name == "self" else name,
             Text(row["result"] or "-", style=RESULTS.get(row["result"] or "", "")),
+            Text(lag(row), style="yellow" if row.get("lag_s") else ""),
             ago(row["checked_at"], now),
             ago(row["synced_at"], now),
             str(row["created"]),
@@ -160,6 +163,14 @@ def _results(results: dict[str, dict[str, Any]], now: float) -> RenderableType:
         )
         problems += [Text(f"{path}: {why}", style="yellow") for path, why in row["problems"].items()]
     return Group(table, *problems)
+
+
+def lag(row: dict[str, Any]) -> str:
+    """How far a worker is behind its master: for how long and by how many files; nothing when it is not, or nobody knows."""
+    if row.get("lag_s") is None:
+        return ""
+    files = "" if row["lag_files"] is None else f", {row['lag_files']} files"
+    return f"{row['lag_s']:.0f} s{files}"
 
 
 def _agents(agents: dict[str, Any], node_type: str, now: float) -> RenderableType:

@@ -1,0 +1,164 @@
+"""`clusterd sync` and `clusterd diff`."""
+
+import json
+import sys
+import time
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from clusterd.exits import ExitCode
+from tools import syncing
+from tools.control import ClusterError, NotAnswering
+from tools.status import StatusReader
+from tools.syncing import Standing
+
+GROUPS = (("missing", "+", "green", "create"), ("shared", "~", "yellow", "replace"), ("extra", "-", "red", "delete"))
+
+
+def _fail(problem: Exception) -> None:
+    click.echo(f"clusterd: {problem}", err=True)
+    sys.exit(ExitCode.NOT_RUNNING if isinstance(problem, NotAnswering) else ExitCode.FAILED)
+
+
+@click.command()
+@click.option("--wait", "waits", is_flag=True, help="Return when every connected worker has the current files.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(0.1), default=120.0, show_default=True, help="Seconds, with --wait."
+)
+@click.option(
+    "--allow-delete", is_flag=True, help="Publish deletions that wait because very many files vanished at once."
+)
+@click.option("--json", "as_json", is_flag=True, help="The outcome for programs.")
+@click.pass_obj
+def sync(root: str, waits: bool, timeout_s: float, allow_delete: bool, as_json: bool) -> None:
+    """Look for changes now instead of at the next interval. On a worker: check now."""
+    started = time.monotonic()
+    try:
+        begun = syncing.begin(root, allow_delete=allow_delete)
+    except (NotAnswering, ClusterError) as problem:
+        _fail(problem)
+        return
+    if not waits:
+        if as_json:
+            click.echo(json.dumps(begun, indent=2))
+        elif "files" in begun:
+            click.echo(f"The manifest has {begun['files']} files; the workers are being told.")
+        else:
+            click.echo("The node checks now.")
+        return
+    found = _wait(root, begun["at"], timeout_s, as_json)
+    outcome = {**begun, **msgspec.to_builtins(found), "took_s": round(time.monotonic() - started, 3)}
+    if as_json:
+        click.echo(json.dumps(outcome, indent=2))
+    else:
+        _say(found, outcome["took_s"], timeout_s)
+    if found.behind or found.problem:
+        sys.exit(ExitCode.TIMED_OUT)
+
+
+def _wait(root: str, since: float, timeout_s: float, as_json: bool) -> Standing:
+    reader = StatusReader(root)
+    if as_json:
+        return syncing.wait(reader.read_sync, since, timeout_s, lambda found: None)
+    with Live(Text(), console=Console(stderr=True), transient=True, auto_refresh=False) as live:
+        return syncing.wait(
+            reader.read_sync, since, timeout_s, lambda found: live.update(standing_view(found), refresh=True)
+        )
+
+
+def _say(found: Standing, took_s: float, timeout_s: float) -> None:
+    if found.problem:
+        click.echo(f"clusterd: {found.problem}", err=True)
+    for row in found.behind:
+        lag = "" if row.lag_s is None else f", behind for {row.lag_s:.0f} s"
+        files = "" if row.files is None else f", {row.files} files differ"
+        click.echo(f"clusterd: {row.name} does not have the current files: {row.why}{lag}{files}", err=True)
+    if found.behind:
+        click.echo(f"clusterd: gave up after {timeout_s:g} s", err=True)
+    elif not found.problem:
+        names = ", ".join(found.equal)
+        click.echo(f"Equal after {took_s:.1f} s: {names}." if names else "No worker is connected.")
+
+
+def standing_view(found: Standing) -> RenderableType:
+    """The live view: a line for each worker."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for _ in range(3):
+        table.add_column()
+    for name in found.equal:
+        table.add_row(name, Text("equal", style="green"), "")
+    for row in found.behind:
+        bar = ProgressBar(total=row.total_bytes, completed=row.done_bytes, width=24) if row.total_bytes else ""
+        table.add_row(row.name, Text(row.why, style="yellow"), bar)
+    return Group(table, Text(found.problem, style="red")) if found.problem else table
+
+
+@click.command()
+@click.argument("node", required=False, default="")
+@click.option("--json", "as_json", is_flag=True, help="The same facts for programs.")
+@click.pass_obj
+def diff(root: str, node: str, as_json: bool) -> None:
+    """Show what a sync would change on worker NODE, without changing it. Without NODE: on a worker its own
+    difference from the master, on a master those of all workers."""
+    try:
+        if not node:
+            status = StatusReader(root).read_sync()
+            if status["peers"] is None:
+                raise NotAnswering(status["problem"])
+            if status["node"]["type"] == "master":
+                _all_workers(root, status, as_json)
+                return
+        found = syncing.difference(root, node)
+    except (NotAnswering, ClusterError) as problem:
+        _fail(problem)
+        return
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        Console(soft_wrap=True).print(difference_view(found))
+
+
+def _all_workers(root: str, status: dict[str, Any], as_json: bool) -> None:
+    """Every connected worker; one that cannot be asked is told apart and makes the command fail."""
+    rows: list[dict[str, Any]] = []
+    for peer in syncing.workers_of(status):
+        try:
+            rows.append(syncing.difference(root, peer["name"]))
+        except ClusterError as refusal:
+            rows.append({"node": peer["name"], "problem": str(refusal)})
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    elif not rows:
+        click.echo("No worker is connected.")
+    for row in rows if not as_json else ():
+        if "problem" in row:
+            click.echo(f"clusterd: {row['problem']}", err=True)
+        else:
+            click.echo(f"{row['node']}: {summary(row['counts'])}")
+    if any("problem" in row for row in rows):
+        sys.exit(ExitCode.FAILED)
+
+
+def summary(counts: dict[str, int]) -> str:
+    """The three numbers for people."""
+    said = [f"{counts[group]} to {verb}" for group, _, _, verb in GROUPS if counts[group]]
+    return ", ".join(said) or "equal"
+
+
+def difference_view(found: dict[str, Any]) -> Text:
+    """What would change: a line for each path, and how many more there are."""
+    text = Text(f"{found['node']}: {summary(found['counts'])}")
+    for group, sign, style, verb in GROUPS:
+        for path in found[group]:
+            text.append(f"\n{sign} {path}", style=style)
+        more = found["counts"][group] - len(found[group])
+        if more:
+            text.append(f"\n  and {more} more to {verb}", style="dim")
+    return text

@@ -1,0 +1,125 @@
+"""Have a node sync now, wait until it is done, and see what would change: functions that return values."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from clusterd.wire.commands import DIFF, SYNC_NOW
+from tools.control import ask_json
+from tools.screen import size
+
+ASK_S = 60.0
+POLL_S = 0.1
+
+
+class Behind(msgspec.Struct, frozen=True):
+    """A worker that does not have the current manifest yet. `lag_s`: for how long, `files`: how many differ, None if that is
+    not known; `why`: for people."""
+
+    name: str
+    why: str
+    lag_s: float | None = None
+    files: int | None = None
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How far a sync is: names of the nodes that are equal, and those that are behind."""
+
+    equal: list[str]
+    behind: list[Behind]
+    problem: str = ""
+
+
+def begin(root: str, *, allow_delete: bool) -> dict[str, Any]:
+    """Look for changes now and tell the workers; on a worker: check now. The answer's `at` is the node's clock.
+
+    Raises NotAnswering, ClusterError."""
+    payload = json.dumps({"allow_delete": allow_delete}).encode()
+    answer: dict[str, Any] = ask_json(root, SYNC_NOW, payload, timeout_s=ASK_S)
+    return answer
+
+
+def difference(root: str, node: str) -> dict[str, Any]:
+    """What `node` (a worker; "" for the worker that is asked) would have to change. Raises NotAnswering, ClusterError."""
+    answer: dict[str, Any] = ask_json(root, DIFF, node.encode(), timeout_s=ASK_S)
+    return answer
+
+
+def workers_of(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """The connected workers in a status of a master."""
+    return [peer for peer in status["peers"] or [] if peer["kind"] == "worker"]
+
+
+def standing(status: dict[str, Any], since: float, known: list[str]) -> Standing:
+    """Who has had the current manifest since `since` (the node's wall clock). `known`: workers that were connected when the
+    sync began; one that has gone is behind."""
+    if status["peers"] is None:
+        return Standing([], [], status["problem"] or "the node does not answer")
+    if status["node"]["type"] != "master":
+        return _own_standing(status, since)
+    equal: list[str] = []
+    behind: list[Behind] = []
+    current = (status["manifest"] or {}).get("content_digest")
+    workers = {peer["name"]: peer for peer in workers_of(status)}
+    for name in dict.fromkeys([*known, *workers]):
+        if name not in workers:
+            behind.append(Behind(name, "is not connected any more"))
+            continue
+        row = status["results"].get(name)
+        was_equal_since = row is not None and (row["equal_at"] or 0.0) >= since
+        is_equal = row is not None and row["lag_s"] is None and row["digest"] == current
+        if was_equal_since or is_equal:
+            equal.append(name)
+        else:
+            behind.append(_behind(name, row, status))
+    return Standing(equal, behind)
+
+
+def _behind(name: str, row: dict[str, Any] | None, status: dict[str, Any]) -> Behind:
+    lag_s, files = (row["lag_s"], row["lag_files"]) if row else (None, None)
+    for sync in status["syncs"]:
+        if sync["peer"] == name:
+            done, total = sync["done_bytes"], sync["total_bytes"]
+            why = f"{sync['step']}, {size(done)} of {size(total)}" if total else sync["step"]
+            return Behind(name, why, lag_s, files, done, total)
+    if row is None or not row["result"]:
+        return Behind(name, "has not been checked yet", lag_s, files)
+    if row["result"] in ("equal", "synced"):
+        return Behind(name, "has not been checked since the change", lag_s, files)
+    return Behind(name, f"{row['result']}: {row['detail'] or 'see the log'}", lag_s, files)
+
+
+def _own_standing(status: dict[str, Any], since: float) -> Standing:
+    name, row = status["node"]["name"], status["results"]["self"]
+    if row["result"] == "equal" and row["checked_at"] >= since:
+        return Standing([name], [])
+    why = status["problem"] or (
+        f"{row['result']}: {row['detail']}" if row["detail"] else row["result"] or "no check yet"
+    )
+    for sync in status["syncs"]:
+        if sync["kind"].startswith("integrity"):
+            return Standing([], [Behind(name, sync["step"], None, None, sync["done_bytes"], sync["total_bytes"])])
+    return Standing([], [Behind(name, why)])
+
+
+def wait(
+    read: Callable[[], dict[str, Any]], since: float, timeout_s: float, show: Callable[[Standing], None]
+) -> Standing:
+    """Until every worker that is connected has the current manifest, at most `timeout_s`; what is left then is in `behind` or
+    `problem`. `read` gives the node's status; `show` is told after each look."""
+    deadline = time.monotonic() + timeout_s
+    known: list[str] | None = None
+    while True:
+        status = read()
+        if known is None and status["peers"] is not None:
+            known = [peer["name"] for peer in workers_of(status)]
+        found = standing(status, since, known or [])
+        show(found)
+        if not (found.behind or found.problem) or time.monotonic() >= deadline:
+            return found
+        time.sleep(POLL_S)
