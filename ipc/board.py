@@ -154,12 +154,13 @@ class Board:
     @classmethod
     def create(cls, path: str) -> "Board":
         """Make the file (0600); the supervisor does, once, before it forks. One that is there already is unlinked and not
-        shortened, which would kill whoever looks at it."""
+        shortened, which would kill whoever looks at it. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.ftruncate(fd, (ROWS + 1) * ROW_BYTES)
+            # Not a hole: on a full disk the first touch of one would be a SIGBUS, of ours or of whoever looks at it.
+            os.posix_fallocate(fd, 0, (ROWS + 1) * ROW_BYTES)
             memory = mmap.mmap(fd, (ROWS + 1) * ROW_BYTES)
         finally:
             os.close(fd)

@@ -167,11 +167,19 @@ def _heard_of(session: Session, found: sqlite3.Cursor, agent_id: int) -> None:
 
 
 def reset_connections(session: Session, sync_status: str) -> None:
-    session.db.execute(
+    changed = session.db.execute(
         "update agent set connection_status = 'disconnected', status_code = 5, disconnection_time = ?, sync_status = ?"
-        " where id > 0 and connection_status not in ('disconnected', 'never_connected')",
+        " where id > 0 and connection_status not in ('disconnected', 'never_connected') returning id",
         (session.now(), sync_status),
-    )
+    ).fetchall()
+    _note_wanted(session, [agent_id for (agent_id,) in changed], sync_status)
+
+
+def _note_wanted(session: Session, agent_ids: list[int], sync_status: str) -> None:
+    """What is to be reported has a moment: a report under way must not count for it."""
+    if sync_status != "synced":
+        for agent_id in agent_ids:
+            session.stamp(agent_id)
 
 
 def disconnect_silent(session: Session, last_id: int, before: int, sync_status: str) -> bytes:
@@ -192,6 +200,7 @@ def disconnect_silent(session: Session, last_id: int, before: int, sync_status: 
                 " sync_status = ? where id = ?",
                 (session.now(), sync_status, agent_id),
             )
+            _note_wanted(session, [agent_id], sync_status)
         except sqlite3.IntegrityError:
             status = b"err"
             break

@@ -24,6 +24,8 @@ MOST_IN_BATCH = 500
 BATCH_S = 0.02
 """A batch takes in what waits until it has run for so long."""
 CLOSE_S = 2.0
+WALL_JUMP_US = 1_000_000
+"""A wall clock that was set by so much is noted; less makes no difference to reports."""
 
 
 class Session:
@@ -33,6 +35,7 @@ class Session:
         self.db = db
         self.hashes = GroupHashes()
         self._last_at = 0
+        self._wall_offset_us = schema.noted_wall_offset(db)
         self.load_hashes()
         row = db.execute("select max(at) from clusterd_event").fetchone()
         self._last_at = row[0] or 0
@@ -42,6 +45,16 @@ class Session:
         self.hashes.load(
             self.db.execute("select id, group_hash from agent where id > 0 and group_hash is not null order by id")
         )
+
+    def begin(self, *, after_undo: bool) -> None:
+        """The transaction is open. `after_undo`: the one before was undone, with what it told us."""
+        if after_undo:
+            self.load_hashes()
+            self._wall_offset_us = schema.noted_wall_offset(self.db)
+        offset_us = schema.wall_offset_us()
+        if self._wall_offset_us is None or abs(offset_us - self._wall_offset_us) > WALL_JUMP_US:
+            schema.note_wall_offset(self.db, offset_us)
+            self._wall_offset_us = offset_us
 
     @staticmethod
     def now() -> int:
@@ -156,9 +169,8 @@ class Engine:
 
     def _begin(self) -> None:
         self._session.db.execute("begin immediate")
-        if self._stale:
-            self._session.load_hashes()
-            self._stale = False
+        self._session.begin(after_undo=self._stale)
+        self._stale = False
 
     def _work_off(
         self, batch: list[_Write], outcomes: list[tuple[_Write, Any, BaseException | None]]

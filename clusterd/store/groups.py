@@ -280,13 +280,15 @@ def integrity(session: Session, peer_hash: str) -> bytes:
 
 
 class GroupsQuery(msgspec.Struct, frozen=True):
-    """The members of `sync-agent-groups-get`, wdb.md 3.1."""
+    """The members of `sync-agent-groups-get`, wdb.md 3.1. `clusterd_future`: ours; also agents that were registered later than
+    now, before the clock was set back."""
 
     condition: str | None = None
     last_id: int = 0
     set_synced: bool = False
     get_global_hash: bool = False
     agent_registration_delta: int = 0
+    clusterd_future: bool = False
 
 
 def parse_groups_query(content: object) -> GroupsQuery:
@@ -331,9 +333,10 @@ def _assigned(session: Session, query: GroupsQuery) -> Iterator[tuple[int, bytes
     if query.condition is None:
         return
     only = "and group_sync_status = 'syncreq'" if query.condition == "sync_status" else ""
-    before = session.now() - query.agent_registration_delta
+    now = session.now()
     agents = session.db.execute(
-        f"select id, name from agent where id > ? {only} and date_add < ? order by id", (query.last_id, before)
+        f"select id, name from agent where id > ? {only} and (date_add < ? or (? and date_add > ?)) order by id",
+        (query.last_id, now - query.agent_registration_delta, query.clusterd_future, now),
     )
     try:
         for agent_id, name in agents:

@@ -67,6 +67,8 @@ class Api:
             ],
             exception_handlers={HTTPException: _refused},
         )
+        # `/v1/agents/ids/` is another path, and no other is to be asked instead.
+        self.app.router.redirect_slashes = False
 
     def server(self) -> "QuietServer":
         """To be run on the store's loop with a socket that listens already."""
@@ -94,7 +96,10 @@ class Api:
                 self._say("WARNING", f"{method} {request.url.path} failed: {type(failure).__name__}: {failure}")
                 return Response(status_code=500)
 
-        return Route(path, guarded, methods=[method])
+        route = Route(path, guarded, methods=[method])
+        # starlette adds HEAD to GET: whoever only looks at `/v1/agents/sync` would take all reports with an empty answer.
+        route.methods = {method}
+        return route
 
     async def _body(self, request: Request) -> bytes:
         if int(request.headers.get("content-length") or 0) > self._body_limit:
@@ -120,7 +125,7 @@ class Api:
 
     async def groups_of_agent(self, request: Request) -> Response:
         agent_id = int(request.path_params["id"])
-        if agent_id not in _INT64:
+        if agent_id not in _INT64 or "_" in request.path_params["id"]:
             return Response(status_code=500)
         return _json(encode(await self._engine.read(lambda db: groups_of(db, agent_id))))
 

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+from clusterd.clock import boot_us
 from clusterd.errors import StartFailure
 
 DATABASE = "queue/db/global.db"
@@ -124,8 +125,10 @@ create table if not exists clusterd_seen (kind text, name text, primary key (kin
 create index if not exists clusterd_to_report on agent (sync_status) where sync_status != 'synced';
 create index if not exists clusterd_to_hand_out on agent (group_sync_status) where group_sync_status = 'syncreq';
 """
-"""clusterd_event: when, in microseconds of this machine's boot clock, something was last heard of an agent; `node`: from which
-worker, empty from this node itself. clusterd_seen: keys and group directories that this node has seen."""
+"""clusterd_event: when, in microseconds of this machine's boot clock, something was last heard of an agent (below zero: before
+the machine was started last); `node`: from which worker, empty from this node itself. clusterd_seen: keys and group directories
+that this node has seen; of kind `boot` the boot that the moments belong to, of kind `wall` the wall clock less the boot clock,
+in microseconds."""
 
 
 def connect(root: str, *, readonly: bool = False) -> sqlite3.Connection:
@@ -175,7 +178,7 @@ def _make(connection: sqlite3.Connection, path: str) -> None:
                 "made it (clusterd.store: off), or move the file away to begin with an empty one"
             )
         _run(connection, _OWN)
-        _forget_other_boots(connection)
+        _carry_over_moments(connection)
         connection.execute("commit")
     except BaseException:
         if connection.in_transaction:
@@ -188,13 +191,38 @@ def _version(connection: sqlite3.Connection) -> str:
     return str(row[0]) if row else "none"
 
 
-def _forget_other_boots(connection: sqlite3.Connection) -> None:
-    """Moments of the boot clock mean nothing after the machine was started again."""
-    boot = Path(BOOT_ID).read_text(encoding="ascii").strip()
+def wall_offset_us() -> int:
+    """The wall clock less the boot clock, in microseconds."""
+    return time.time_ns() // 1000 - boot_us()
+
+
+def noted_wall_offset(connection: sqlite3.Connection) -> int | None:
+    """As it was noted last."""
+    row = connection.execute("select name from clusterd_seen where kind = 'wall'").fetchone()
+    return None if row is None else int(row[0])
+
+
+def note_wall_offset(connection: sqlite3.Connection, offset_us: int) -> None:
+    """What turns the moments of this boot into those of the next one."""
+    connection.execute("delete from clusterd_seen where kind = 'wall'")
+    connection.execute("insert into clusterd_seen (kind, name) values ('wall', ?)", (str(offset_us),))
+
+
+def _carry_over_moments(connection: sqlite3.Connection) -> None:
+    """The boot clock begins anew with the machine: moments of the boot before are counted back from this one by the wall clock.
+    Were they forgotten, the master could not tell a report that waited here from one that is out of date.
+
+    All that was heard of before is from before this boot, whatever the wall clock says."""
+    boot, now_us = Path(BOOT_ID).read_text(encoding="ascii").strip(), wall_offset_us()
     if connection.execute("select 1 from clusterd_seen where kind = 'boot' and name = ?", (boot,)).fetchone() is None:
-        connection.execute("delete from clusterd_event")
+        earlier = noted_wall_offset(connection)
+        if earlier is None:
+            connection.execute("delete from clusterd_event")
+        else:
+            connection.execute("update clusterd_event set at = min(at + ?, -1)", (earlier - now_us,))
         connection.execute("delete from clusterd_seen where kind = 'boot'")
         connection.execute("insert into clusterd_seen (kind, name) values ('boot', ?)", (boot,))
+    note_wall_offset(connection, now_us)
 
 
 def _run(connection: sqlite3.Connection, script: str) -> None:

@@ -5,6 +5,7 @@ wazuh-db it has been marked by being read, and the workers' comparison of checks
 """
 
 import asyncio
+import contextlib
 import time
 import traceback
 from collections import deque
@@ -36,6 +37,8 @@ ATTEMPTS = 5
 TEXT_BYTES = 4096
 MOST_WAITING = 32
 """Broadcasts that one worker may still have before it; one that is slower is left to the comparison of checksums."""
+FUTURE_TOO = ', "clusterd_future": true'
+"""Of our store: an agent registered before the master's clock was set back has groups, too (clusterd/store/groups.py)."""
 EMPTY_CHUNKS = (b"[]", b'[{"data":[]}]')
 
 
@@ -171,9 +174,10 @@ class AgentGroupsMaster:
             file.write(GROUPS_HEAD)
             status = "due"
             while status == "due" and broadcast.chunks < CHUNKS_PER_STRING:
+                members = f'{FUTURE_TOO}, "last_id": {last_id}' if ours else ""
                 request = (
                     f'global sync-agent-groups-get {{"condition": "sync_status", "set_synced": {synced}, '
-                    f'"get_global_hash": true{f", {chr(34)}last_id{chr(34)}: {last_id}" if ours else ""}}}'
+                    f'"get_global_hash": true{members}}}'
                 )
                 status, chunk = await conversation.ask(request)
                 if ours:
@@ -413,13 +417,17 @@ class AgentGroupsMaster:
         return everything
 
     async def _write_all(self, conversation: Conversation, everything: Broadcast) -> None:
+        members = ""
+        with contextlib.suppress(DatabaseError):
+            # A wazuh-db whose HTTP socket is away can be asked as well.
+            members = FUTURE_TOO if await self._context.database.is_ours() else ""
         last_id, status = 0, "due"
         with open(everything.path, "wb") as file:
             file.write(GROUPS_HEAD)
             while status == "due":
                 status, chunk = await conversation.ask(
                     'global sync-agent-groups-get {"condition": "all", "set_synced": false, "get_global_hash": false, '
-                    f'"last_id": {last_id}}}'
+                    f'"last_id": {last_id}{members}}}'
                 )
                 if chunk in EMPTY_CHUNKS:
                     continue

@@ -156,6 +156,15 @@ def test_an_agent_registered_in_this_very_second_is_not_returned_yet(db: WdbClie
     until(both_seen, "the agent is returned one second after its registration")
 
 
+def test_our_own_member_returns_agents_that_were_registered_before_the_clock_was_set_back(db: WdbClient) -> None:
+    for agent_id, age in ((1, 100), (2, -100_000)):
+        add_agent(db, agent_id, date_add=int(time.time()) - age)
+    assert got_ids(get(db, condition="all")) == [1]
+    assert got_ids(get(db, condition="all", clusterd_future=False)) == [1]
+    assert got_ids(get(db, condition="all", clusterd_future=True)) == [1, 2]
+    assert got_ids(get(db, condition="all", clusterd_future=True, agent_registration_delta=500)) == [2]
+
+
 # The chunk rule: `used` starts at 13 (2.3, 3.1).
 
 

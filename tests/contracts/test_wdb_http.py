@@ -50,6 +50,11 @@ def failed(store: LoneStore, method: str, path: str, body: str | bytes | None = 
         ("DELETE", "/v1/agents/sync"),
         ("GET", "/v1/agents/1/nothing"),
         ("GET", "/v1/agents/ids/groups/default/more"),
+        ("GET", "/v1/agents/ids/"),
+        ("GET", "/v1/agents/ids/groups/"),
+        ("GET", "/v1/agents/sync/"),
+        ("HEAD", "/v1/agents/ids"),
+        ("HEAD", "/v1/agents/sync"),
     ],
 )
 def test_an_unknown_method_or_path_is_404(store: LoneStore, method: str, path: str) -> None:
@@ -104,7 +109,7 @@ def test_groups_of_an_agent_are_in_priority_order(store: LoneStore, db: WdbClien
     assert get(store, "99/groups") == b"[]"
 
 
-@pytest.mark.parametrize("agent_id", ["abc", "x7", "-", "a%20b"])
+@pytest.mark.parametrize("agent_id", ["abc", "x7", "-", "a%20b", "1_0"])
 def test_an_id_that_is_no_number_is_a_failure(store: LoneStore, agent_id: str) -> None:
     assert failed(store, "GET", f"{agent_id}/groups")
 

@@ -121,6 +121,16 @@ def test_a_reader_of_the_old_board_survives_a_new_one(tmp_path: Path) -> None:
         board.close()
 
 
+def test_the_board_has_no_holes(tmp_path: Path) -> None:
+    """On a full disk the first touch of one was a SIGBUS: `clusterd stop` and `status` died of it."""
+    path = tmp_path / "board"
+    board = Board.create(str(path))
+    found = path.stat()
+    assert found.st_size > 0
+    assert found.st_blocks * 512 >= found.st_size
+    board.close()
+
+
 def test_a_file_that_is_no_board_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "board"
     with pytest.raises(FileNotFoundError):

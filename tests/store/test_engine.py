@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.clock import boot_us
 from clusterd.errors import StartFailure
 from clusterd.store import agents, groups, schema, sql
 from clusterd.store import engine as engine_module
@@ -153,20 +154,76 @@ def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         schema.prepare(str(tmp_path))
 
 
-def test_moments_of_an_earlier_boot_are_forgotten(tmp_path: Path) -> None:
-    schema.prepare(str(tmp_path))
-    db = schema.connect(str(tmp_path))
-    db.execute("insert into clusterd_event (id, at, node) values (0, 5, 'w')")
-    db.close()
-    schema.prepare(str(tmp_path))
-    db = schema.connect(str(tmp_path))
-    assert db.execute("select count(*) from clusterd_event").fetchone() == (1,)
+def restart_machine(root: Path, *, up_s: float, wall_s: float | None) -> None:
+    """As if the moments in the database were of another boot, which had the wall clock `wall_s` ahead of this one's and was
+    `up_s` further on than this one is; None: the wall clock was not noted then."""
+    db = schema.connect(str(root))
     db.execute("update clusterd_seen set name = 'another boot' where kind = 'boot'")
+    db.execute("delete from clusterd_seen where kind = 'wall'")
+    if wall_s is not None:
+        offset_us = schema.wall_offset_us() + int((wall_s - up_s) * 1e6)
+        db.execute("insert into clusterd_seen (kind, name) values ('wall', ?)", (str(offset_us),))
     db.close()
+    schema.prepare(str(root))
+
+
+def moments(root: Path) -> list[tuple[int, int, str]]:
+    db = schema.connect(str(root))
+    try:
+        return db.execute("select id, at, node from clusterd_event order by id").fetchall()
+    finally:
+        db.close()
+
+
+@pytest.fixture
+def with_moments(tmp_path: Path) -> Path:
+    """A database that heard of agent 1 now, from here, and of agent 2 two minutes earlier, from a worker."""
     schema.prepare(str(tmp_path))
     db = schema.connect(str(tmp_path))
-    assert db.execute("select count(*) from clusterd_event").fetchone() == (0,)
+    for agent_id, at, node in ((1, boot_us(), ""), (2, boot_us() - 120_000_000, "w")):
+        db.execute("insert into agent (id, name, date_add) values (?, 'x', 1)", (agent_id,))
+        db.execute("insert into clusterd_event (id, at, node) values (?, ?, ?)", (agent_id, at, node))
     db.close()
+    return tmp_path
+
+
+def test_moments_stay_when_only_the_process_begins_anew(with_moments: Path) -> None:
+    before = moments(with_moments)
+    schema.prepare(str(with_moments))
+    assert moments(with_moments) == before
+
+
+def test_moments_of_an_earlier_boot_are_counted_back_from_this_one(with_moments: Path) -> None:
+    began_us = boot_us()
+    up_s = began_us / 1e6 + 1000
+    restart_machine(with_moments, up_s=up_s, wall_s=0)
+    (_, late, here), (_, early, worker) = moments(with_moments)
+    assert (here, worker) == ("", "w")
+    # What was heard of "now" by a clock that shows up_s more is up_s ago.
+    assert late == pytest.approx(began_us - up_s * 1e6, abs=2e6)
+    assert late - early == pytest.approx(120e6, abs=1e6)
+
+
+def test_moments_of_an_earlier_boot_are_before_this_one_whatever_the_clock_says(with_moments: Path) -> None:
+    restart_machine(with_moments, up_s=0, wall_s=1e6)
+    assert [at for _, at, _ in moments(with_moments)] == [-1, -1]
+
+
+def test_moments_that_nothing_can_turn_into_ours_are_forgotten(with_moments: Path) -> None:
+    restart_machine(with_moments, up_s=10, wall_s=None)
+    assert moments(with_moments) == []
+
+
+def test_wall_clock_that_is_set_is_noted_with_the_next_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(engine: Engine) -> None:
+        await engine.write(add(1))
+        before = await engine.read(schema.noted_wall_offset)
+        assert before is not None
+        monkeypatch.setattr(schema, "wall_offset_us", lambda: before + 3_600_000_000)
+        await engine.write(add(2))
+        assert await engine.read(schema.noted_wall_offset) == before + 3_600_000_000
+
+    run(tmp_path, work)
 
 
 FOREVER = "with recursive n(i) as (select 1 union all select i + 1 from n) "

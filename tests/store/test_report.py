@@ -96,6 +96,43 @@ def test_agent_whose_word_became_stronger_is_not_confirmed(session: Session) -> 
     assert status_of(session, 1) == "syncreq"
 
 
+@pytest.mark.parametrize("how", ["reset", "silent"])
+def test_agent_that_was_set_aside_after_it_was_taken_is_not_confirmed(session: Session, how: str) -> None:
+    agents.update_agent_data(session, data(1, version="v1"))
+    _, rows, _ = report.take_some(session.db, 10, moments=False)
+    if how == "reset":
+        agents.reset_connections(session, "syncreq")
+    else:
+        assert agents.disconnect_silent(session, 0, session.now() + 10, "syncreq") == b'ok [{"id":1}]'
+    assert report.confirm(session, rows) == 0
+    assert status_of(session, 1) == "syncreq"
+
+
+def test_agent_that_waits_over_a_restart_of_the_machine_is_not_taken_for_old(session: Session, tmp_path: Path) -> None:
+    """It moved here, its report waited, and the machine was started again: once that was lost, being without a moment."""
+    moved_us = boot_us() - 50_000_000
+    agents.update_agent_data(session, data(1, version="moved"))
+    session.db.execute("update clusterd_event set at = ?", (moved_us,))
+    session.db.execute("update clusterd_seen set name = 'another boot' where kind = 'boot'")
+    # The boot before showed a million seconds more than this one.
+    session.db.execute(
+        "update clusterd_seen set name = ? where kind = 'wall'", (str(schema.wall_offset_us() - 10**12),)
+    )
+    session.db.execute("update clusterd_event set at = at + ?", (10**12,))
+    session.db.execute("commit")
+    schema.prepare(str(tmp_path))
+    body, _, _ = report.take_some(session.db, 10, moments=True)
+    waited = json.loads(body)["syncreq"][0]
+    assert waited["at"] == pytest.approx(min(moved_us, -1), abs=2_000_000)
+    session.db.execute("begin")
+    # The master, 10^13 us further on, heard of the agent from the worker it left, and a minute before it moved.
+    ahead_us = 10**13
+    report.merge_ours(session, [full(1, waited["at"] - 60_000_000, version="old")], "left", ahead_us)
+    reported = [full(1, waited["at"], version="moved")]
+    assert report.merge_ours(session, reported, "here", ahead_us).stale == 0
+    assert row(session, 1, "version") == ("moved",)
+
+
 def test_batches_are_bounded_and_say_that_more_wait(session: Session) -> None:
     for agent_id in range(1, 6):
         agents.update_keepalive(session, alive(agent_id))

@@ -225,6 +225,21 @@ def test_groups_reach_every_worker_and_count_as_handed_out_then(rig: Rig) -> Non
             assert client.command("global select-group-belong 50") == '["default","shop"]'
 
 
+def test_groups_of_agents_registered_before_the_clock_was_set_back_arrive(rig: Rig) -> None:
+    """By changes, and in everything that a worker asks for."""
+    rig.start()
+    in_a_day = int(time.time()) + 86_400
+    for agent_id in (1, 2):
+        ask(rig.master, f'global insert-agent {{"id":{agent_id},"name":"agent{agent_id}","date_add":{in_a_day}}}')
+    assign(rig.master, [1, 2], ["default"])
+    wait_until(lambda: all_equal(rig), 30, "equal groups")
+    worker = rig.workers[0]
+    ask(worker, "global sql update agent set `group` = null, group_hash = null where id > 0")
+    ask(worker, "global sql delete from belongs")
+    wait_until(lambda: all_equal(rig), 60, "equal groups again")
+    assert "Sent request to obtain all agent-groups" in log_of(worker)
+
+
 def test_group_of_a_directory_that_comes_later_arrives(rig: Rig) -> None:
     """The rows reach the worker before the files of the group do."""
     rig.start()

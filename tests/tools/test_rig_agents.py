@@ -39,12 +39,15 @@ def test_agents_report_move_and_are_compared(make_rig: MakeRig, capsys: pytest.C
     spoken = min(fleet.truth())
     with Patient(rig.master.root) as client:
         client.command(f"global sql update agent set version = 'broken' where id = {spoken}")
+    with Patient(rig.workers[1].root) as client:
+        client.command('global insert-agent {"id":900,"name":"planted","date_add":1}')
     assert main(["compare", "--json", *where]) == FAILED
     facts = json.loads(capsys.readouterr().out)
     assert facts["rig_manager_2"]["is_equal"]
     assert facts["agents"]["differences"]["rows"] == [
         f"agent {spoken}: version is 'broken', it said {fleet.truth()[spoken]['version']!r}"
     ]
+    assert facts["agents"]["differences"]["agents"] == ["rig_manager_3 has agent 900, the master has not"]
     assert main(["compare", "--files-only", *where]) == 0
     assert main(["groups", "delete", "shop", *where]) == 0
     assert main(["groups", "delete", "shop", *where]) == FAILED

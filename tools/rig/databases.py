@@ -59,8 +59,8 @@ class AgentsComparison:
 
 
 def compare_agents(rig: Rig, truth: dict[int, Row]) -> AgentsComparison:
-    """Groups and checksum of every node with the master's, the master's rows with what the agents said last, its agents with
-    client.keys."""
+    """Agents, groups and checksum of every node with the master's, the master's rows with what the agents said last, its agents
+    with client.keys."""
     result = AgentsComparison()
     try:
         with WdbClient(rig.master.root, TIMEOUT_S) as master:
@@ -73,7 +73,7 @@ def compare_agents(rig: Rig, truth: dict[int, Row]) -> AgentsComparison:
         _compare_row(result, agent_id, said, rows.get(agent_id))
     _compare_keys(result, rig.master.root, set(rows))
     for node in rig.workers:
-        _compare_node(result, node, groups, checksum)
+        _compare_node(result, node, set(rows), groups, checksum)
     return result
 
 
@@ -101,14 +101,23 @@ def _compare_keys(result: AgentsComparison, root: Path, ids: set[int]) -> None:
 
 
 def _compare_node(
-    result: AgentsComparison, node: Node, groups: dict[int, tuple[str, ...]], checksum: str | None
+    result: AgentsComparison,
+    node: Node,
+    agents: set[int],
+    groups: dict[int, tuple[str, ...]],
+    checksum: str | None,
 ) -> None:
     try:
         with WdbClient(node.root, TIMEOUT_S) as client:
+            known = set(client.ids("get-all-agents last_id"))
             theirs, their_checksum = _groups(client), client.group_hash()
     except WdbError as failure:
         result.unanswered[node.name] = str(failure)
         return
+    for agent_id in sorted(agents - known):
+        result.note("agents", f"{node.name} does not know agent {agent_id}")
+    for agent_id in sorted(known - agents):
+        result.note("agents", f"{node.name} has agent {agent_id}, the master has not")
     for agent_id in sorted(groups.keys() | theirs.keys()):
         ours, other = groups.get(agent_id, ()), theirs.get(agent_id, ())
         if ours != other:
