@@ -17,11 +17,13 @@ HELD_PART = 4
 
 class Guard(msgspec.Struct, frozen=True):
     """`share`: more than this part of the files lost at once is withheld; 1 or more: never. `judge`: decide about what is
-    settling. `allow`: a person has said that the files are meant to be gone."""
+    settling. `allow`: a person has said that the files are meant to be gone. `lost_before`: files that the updates just before
+    this one lost: one slow deletion, of which they were too few to wait."""
 
     share: float = 1.0
     judge: bool = False
     allow: bool = False
+    lost_before: int = 0
 
 
 def apply_changes(live: LiveManifest, changes: Changes, unread: frozenset[str], guard: Guard) -> int:
@@ -35,14 +37,14 @@ def apply_changes(live: LiveManifest, changes: Changes, unread: frozenset[str], 
         applied |= dict.fromkeys(withheld | settling)
         withheld, settling = set(), set()
     else:
-        present = len(live) - len(withheld)
-        is_protected = len(live) >= LEAST_FILES
-        if settling or (is_protected and len(lost) >= _least_held(present, guard.share)):
+        present = len(live) - len(withheld) + guard.lost_before
+        is_protected = len(live) + guard.lost_before >= LEAST_FILES
+        if settling or (is_protected and lost and len(lost) + guard.lost_before >= _least_held(present, guard.share)):
             settling.update(lost)
             for path in lost:
                 del applied[path]
         if settling and guard.judge:
-            if is_protected and len(settling) > guard.share * present:
+            if is_protected and len(settling) + guard.lost_before > guard.share * present:
                 withheld |= settling
             else:
                 applied |= dict.fromkeys(settling)

@@ -244,18 +244,21 @@ class BuildManifest(Job, frozen=True, tag="manifest"):
     """Merge the shard files of the last scan into the manifest file of `state_dir`. Result: ManifestBuilt.
 
     `published`: root digest of the manifest that peers have been told of last; of what has vanished since, more than
-    `max_delete_share` is withheld (hashing/protection.py). If its file is gone, and if it is empty, nothing is."""
+    `max_delete_share` is withheld (hashing/protection.py). If its file is gone, and if it is empty, nothing is. `lost_before`:
+    files that were lost just before it."""
 
     state_dir: str
     shards: int
     published: str = ""
     max_delete_share: float = 1.0
+    lost_before: int = 0
 
 
 class PatchManifest(Job, frozen=True, tag="patch-manifest"):
     """Look again at `paths` and `directories` (hashing/rescan.py) and make the manifest `root_digest` the present one.
     `base`: digest of the other file that its file needs (as ManifestBuilt has it). `shards`: of the last scan.
-    `max_delete_share` as in BuildManifest; `judge`: decide now about what is settling; `allow_delete`: withhold nothing.
+    `max_delete_share`, `lost_before` as in BuildManifest; `judge`: decide now about what is settling; `allow_delete`: withhold
+    nothing.
     Result: ManifestBuilt."""
 
     root: str
@@ -266,6 +269,7 @@ class PatchManifest(Job, frozen=True, tag="patch-manifest"):
     paths: list[str]
     directories: list[str]
     max_delete_share: float = 1.0
+    lost_before: int = 0
     judge: bool = False
     allow_delete: bool = False
 

@@ -140,7 +140,7 @@ def make_manifest(job: BuildManifest, memory: Memory) -> ManifestBuilt:
     if live is None:
         live = LiveManifest(build_manifest(rows, unread))
     else:
-        guard = Guard(job.max_delete_share)
+        guard = Guard(job.max_delete_share, lost_before=job.lost_before)
         vanished = apply_changes(live, dict(differences(live, rows)), frozenset(unread), guard)
         live.base = ""
     live.save(FileOps(), job.state_dir)
@@ -190,7 +190,7 @@ def patch_manifest(job: PatchManifest, settings: Settings, memory: Memory, on_st
         lambda: (memory.shard(job.state_dir, shard, job.shards) for shard in range(job.shards)),
         on_step=on_step,
     )
-    guard = Guard(job.max_delete_share, job.judge, job.allow_delete)
+    guard = Guard(job.max_delete_share, job.judge, job.allow_delete, job.lost_before)
     vanished = apply_changes(live, found.changes, found.unread, guard)
     live.save(FileOps(), job.state_dir)
     memory.keep_manifest(live)
