@@ -42,6 +42,7 @@ setup(
         "starlette>=0.37",
         "uvicorn>=0.30",
         "uvloop>=0.19",
+        "watchfiles>=0.21",
         "xxhash>=3.4",
     ],
     extras_require={"test": TEST, "bench": BENCH, "dev": DEV},

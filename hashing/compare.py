@@ -7,6 +7,7 @@ import msgspec
 
 from hashing.atomic import FileOps
 from hashing.errors import MalformedPackage
+from hashing.live_manifest import LiveManifest
 from hashing.manifest import FileMeta, Manifest, Rules, WireMeta, wire_members
 from hashing.state_file import load_state, save_state
 
@@ -26,24 +27,32 @@ class Difference(msgspec.Struct, frozen=True, array_like=True):
         return not (self.missing or self.shared or self.extra)
 
 
-def compare(master: Manifest, worker: Mapping[str, WireMeta], rules: Rules) -> Difference:
+def compare(
+    master: LiveManifest | Manifest, worker: Mapping[str, WireMeta], rules: Rules, numbers: Iterable[int] | None = None
+) -> Difference:
     """What the worker must do to have the master's files. Only digests are compared; an extra file counts unless its item has
-    `extra_valid`, or the master could not read the place where it would be (C8).
+    `extra_valid`, or the master could not read the place where it would be (C8). Files that the master withholds
+    (protection.py) are neither sent nor extra.
+
+    `numbers`: compare these buckets only; `worker` then has the files of these and no others.
 
     The worker's paths are not checked: it is the worker that deletes them, and it checks. Raises MalformedPackage when an
     extra file names an item that the master does not know.
     """
+    if isinstance(master, Manifest):
+        master = LiveManifest(master)
     missing: list[FileMeta] = []
     shared: list[FileMeta] = []
     common = 0
-    find = worker.get
-    for row in master.rows:
+    find, held = worker.get, master.held
+    for row in master.rows if numbers is None else master.rows_of(numbers):
         theirs = find(row.path)
         if theirs is None:
-            missing.append(row)
+            if row.path not in held:
+                missing.append(row)
         else:
             common += 1
-            if theirs.hash != row.digest.hex():
+            if theirs.hash != row.digest.hex() and row.path not in held:
                 shared.append(row)
     extra: list[tuple[str, WireMeta]] = []
     if common < len(worker):
@@ -51,14 +60,13 @@ def compare(master: Manifest, worker: Mapping[str, WireMeta], rules: Rules) -> D
     return Difference(missing, shared, extra)
 
 
-def _extra(master: Manifest, worker: Mapping[str, WireMeta], rules: Rules) -> list[tuple[str, WireMeta]]:
-    ours = {row.path for row in master.rows}
+def _extra(master: LiveManifest, worker: Mapping[str, WireMeta], rules: Rules) -> list[tuple[str, WireMeta]]:
     unread_files = frozenset(master.unread)
     unread_directories = tuple(path for path in master.unread if path.endswith("/"))
     extra_valid = {item.key: item.extra_valid for item in rules.items}
     found: list[tuple[str, WireMeta]] = []
     for path, meta in worker.items():
-        if path in ours or path in unread_files or path.startswith(unread_directories):
+        if path in master or path in unread_files or path.startswith(unread_directories):
             continue
         is_valid = extra_valid.get(meta.cluster_item_key)
         if is_valid is None:

@@ -43,12 +43,6 @@ def differing_buckets(ours: bytes, theirs: bytes) -> list[int]:
     ]
 
 
-def rows_in(rows: Iterable[FileMeta], numbers: Iterable[int]) -> list[FileMeta]:
-    """Those rows that are in the buckets `numbers`."""
-    wanted = frozenset(numbers)
-    return [row for row in rows if bucket_of(row.path) in wanted]
-
-
 def encode_told(rows: Iterable[FileMeta], numbers: list[int], *, dry: bool) -> bytes:
     """The payload of `syn_buckets`."""
     told = ToldBuckets(dry, numbers, [ToldRow(row.path, row.item, row.digest) for row in rows])

@@ -14,7 +14,7 @@ import xxhash
 
 from hashing.atomic import FileOps, is_temporary
 from hashing.errors import MalformedPackage, PackageTooLarge
-from hashing.state_file import load_state, remove_all_but, save_state
+from hashing.state_file import remove_all_but, save_state
 
 BUCKETS = 1024
 BUCKET_DIGEST_BYTES = 16
@@ -25,7 +25,7 @@ WIRE_ROWS = 1000000
 """Files that a peer's metadata may name. Reading so many takes seconds and hundreds of MiB of a pool process."""
 """Default bound of metadata JSON from a peer: about a million files."""
 
-_MAGIC = b"cdmanif1"
+MANIFEST_MAGIC = b"cdmanif1"
 _FILE_PREFIX = "manifest-"
 _T = TypeVar("_T")
 
@@ -64,12 +64,15 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True):
     """All files of a node at one moment, sorted by path.
 
     `unread`: paths, or with a trailing slash directories, of which the scan could not tell what is there. Rows from before
-    are kept, and what a peer has there besides is not extra (C8).
+    are kept, and what a peer has there besides is not extra (C8). `withheld`, `settling`: paths of rows whose files have
+    vanished in great numbers (protection.py): peers that have them keep them, none is sent them.
     """
 
     root_digest: str
     rows: tuple[FileMeta, ...]
     unread: tuple[str, ...] = ()
+    withheld: tuple[str, ...] = ()
+    settling: tuple[str, ...] = ()
 
     @property
     def buckets(self) -> bytes:
@@ -195,21 +198,28 @@ def content_digest(buckets: bytes) -> str:
     return blake2b(buckets, digest_size=BUCKET_DIGEST_BYTES).hexdigest()
 
 
-def build_manifest(rows: Iterable[FileMeta], unread: Iterable[str] = ()) -> Manifest:
-    """Sort the rows and compute the root digest: hex of BLAKE2b-128 over the bucket digests, and over `unread` if there is
-    any, so that the digest names one state of the manifest and nodes with equal, fully read files have the same.
+def root_digest(
+    buckets: bytes, unread: Iterable[str] = (), withheld: Iterable[str] = (), settling: Iterable[str] = ()
+) -> str:
+    """Hex of BLAKE2b-128 over the bucket digests and whatever else a manifest has, so that it names one state of it and
+    nodes with equal, fully read files have the same. The paths must come sorted."""
+    root = blake2b(buckets, digest_size=BUCKET_DIGEST_BYTES)
+    for path in unread:
+        root.update(path.encode(errors="surrogateescape") + b"\0")
+    for mark, paths in ((b"\0w", withheld), (b"\0s", settling)):
+        for path in paths:
+            root.update(mark + path.encode() + b"\0")
+    return root.hexdigest()
 
-    Raises MalformedPackage when two rows have the same path.
-    """
+
+def build_manifest(rows: Iterable[FileMeta], unread: Iterable[str] = ()) -> Manifest:
+    """Sort the rows and compute the root digest. Raises MalformedPackage when two rows have the same path."""
     ordered = sorted(rows, key=attrgetter("path"))
     for before, after in pairwise(ordered):
         if before.path == after.path:
             raise MalformedPackage(after.path, "is twice in the manifest")
     missed = tuple(sorted(set(unread)))
-    root = blake2b(bucket_digests(ordered), digest_size=BUCKET_DIGEST_BYTES)
-    for path in missed:
-        root.update(path.encode(errors="surrogateescape") + b"\0")
-    return Manifest(root.hexdigest(), tuple(ordered), missed)
+    return Manifest(root_digest(bucket_digests(ordered), missed), tuple(ordered), missed)
 
 
 def manifest_path(state_dir: str, root_digest: str) -> str:
@@ -220,17 +230,8 @@ def manifest_path(state_dir: str, root_digest: str) -> str:
 def save_manifest(ops: FileOps, state_dir: str, manifest: Manifest, *, keep: int = 8) -> None:
     """Write the manifest's file and remove older ones beyond `keep`: jobs that were started with one of the last few root
     digests still find theirs. OSError as it comes."""
-    save_state(ops, manifest_path(state_dir, manifest.root_digest), _MAGIC, manifest)
+    save_state(ops, manifest_path(state_dir, manifest.root_digest), MANIFEST_MAGIC, manifest)
     remove_all_but(ops, state_dir, _FILE_PREFIX, keep)
-
-
-def load_manifest(state_dir: str, root_digest: str) -> Manifest:
-    """Read a manifest back. Raises FileNotFoundError, MalformedPackage (damaged, or not of that digest), other OSError."""
-    path = manifest_path(state_dir, root_digest)
-    manifest: Manifest = load_state(path, _MAGIC, msgspec.msgpack.Decoder(Manifest))
-    if manifest.root_digest != root_digest:
-        raise MalformedPackage(path, "is the manifest of another root digest")
-    return manifest
 
 
 # ---- JSON of other nodes ---------------------------------------------------------------------------------------------

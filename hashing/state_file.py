@@ -7,6 +7,7 @@ either whole or refused, and then made anew.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import lz4.frame
@@ -17,6 +18,7 @@ from hashing.atomic import FileOps, write_atomic
 from hashing.errors import MalformedPackage
 
 MODE = 0o640
+MAGIC_BYTES = 8
 _HEAD = 16
 
 
@@ -35,15 +37,29 @@ def load_state(path: str, magic: bytes, decoder: msgspec.msgpack.Decoder[Any]) -
     Raises FileNotFoundError, MalformedPackage when the file is damaged, of another kind or version, other OSError as it
     comes.
     """
+    return load_state_of(path, {magic: decoder})
+
+
+def load_state_of(path: str, decoders: Mapping[bytes, msgspec.msgpack.Decoder[Any]]) -> Any:
+    """The same for a file of any of these kinds, by magic."""
     with open(path, "rb", buffering=0) as file:
         data = memoryview(file.read())
-    frame = data[_HEAD:]
-    if bytes(data[:_HEAD]) != magic + xxhash.xxh3_64_digest(frame):
+    decoder, frame = decoders.get(bytes(data[:MAGIC_BYTES])), data[_HEAD:]
+    if decoder is None or data[MAGIC_BYTES:_HEAD] != xxhash.xxh3_64_digest(frame):
         raise MalformedPackage(path, "is damaged or of another version")
     try:
         return decoder.decode(lz4.frame.decompress(frame))
     except (msgspec.MsgspecError, RuntimeError) as error:
         raise MalformedPackage(path, f"does not decode: {error}") from error
+
+
+def magic_of(path: str) -> bytes:
+    """The kind of the file; empty if there is none. OSError as it comes."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(MAGIC_BYTES)
+    except FileNotFoundError:
+        return b""
 
 
 def remove_all_but(ops: FileOps, directory: str, prefix: str, keep: int) -> int:

@@ -42,7 +42,9 @@ OnStep = Callable[[], None]
 
 class ShardScan(msgspec.Struct, frozen=True):
     """What a scan found. `rows` is to be saved if `is_changed`; an unchanged tree changes nothing. `files`: of this shard,
-    `hashed` of them were read (`hashed_bytes`), `reused` were known; the rest could not be read and are kept as they were."""
+    `hashed` of them were read (`hashed_bytes`), `reused` were known; the rest could not be read and are kept as they were.
+    `again`: directories to look at again from time to time, as no event may tell when they have changed: they hold links, or
+    something could not be read. With a trailing slash: with all below it."""
 
     rows: ShardRows
     is_changed: bool
@@ -51,6 +53,7 @@ class ShardScan(msgspec.Struct, frozen=True):
     reused: int
     hashed_bytes: int
     notes: list[Note]
+    again: list[str]
 
 
 def scan_shard(
@@ -73,7 +76,7 @@ def scan_shard(
     What cannot be read is in the notes, and its rows are those of `previous`; a missing directory is an empty one. Raises
     OSError only when `root` itself cannot be opened.
     """
-    walk = _Walk(root, rules, shard, shards, previous, ignore_cache, on_step or _nothing, started_ns or time.time_ns())
+    walk = Walk(root, rules, shard, shards, previous, ignore_cache, on_step or _nothing, started_ns or time.time_ns())
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for item in rules.items:
@@ -92,8 +95,8 @@ def _nothing() -> None:
     return
 
 
-class _Walk:
-    """The state of one scan."""
+class Walk:
+    """The state of one scan; rescan.py uses it for parts of a tree."""
 
     def __init__(
         self,
@@ -121,6 +124,7 @@ class _Walk:
         self.buffer = Buffer()
         self.directories: list[CachedDirectory] = []
         self.unread: list[str] = []
+        self.again: list[str] = []
         self.notes = Notes()
         self.noted = 0
         self.hashed = 0
@@ -137,7 +141,9 @@ class _Walk:
         )
         rows = self.previous if is_same else make_shard_rows(self.rules, self.directories, self.unread)
         files = sum(len(directory.files) for directory in self.directories)
-        return ShardScan(rows, not is_same, files, self.hashed, self.reused, self.hashed_bytes, self.notes.all())
+        return ShardScan(
+            rows, not is_same, files, self.hashed, self.reused, self.hashed_bytes, self.notes.all(), self.again
+        )
 
     # ---- directories -------------------------------------------------------------------------------------------------
 
@@ -158,8 +164,8 @@ class _Walk:
         finally:
             os.close(fd)
 
-    def visit(self, item: ItemRule, path: str, fd: int, depth: int) -> None:
-        """Take one directory, open as `fd`, and all below it."""
+    def visit(self, item: ItemRule, path: str, fd: int, depth: int, *, deep: bool = True) -> None:
+        """Take one directory, open as `fd`, and (`deep`) all below it."""
         self.on_step()
         known = self.known.get((path, item.key))
         try:
@@ -176,7 +182,7 @@ class _Walk:
             self.cannot_list(item, path, error)
             return
         self.directories.append(found)
-        for name in found.directories:
+        for name in found.directories if deep else ():
             self.enter(item, f"{path}/{name}", fd, name, depth + 1)
 
     def enter(self, item: ItemRule, path: str, parent_fd: int, name: str, depth: int) -> None:
@@ -202,6 +208,7 @@ class _Walk:
                 kept = msgspec.structs.replace(known, settled=False) if known.settled else known
                 self.directories.append(kept)
         self.unread.append(path + "/")
+        self.again.append(path + "/")
         if shard_of(path, self.shards) == self.shard:  # one note, not one of each shard
             reason = self.explain(error, path)
             self.note("WARNING", path, f"Error getting file status: {reason}.", why=_why(error))
@@ -292,12 +299,10 @@ class _Walk:
             self.take_linked(files, item, prefix, name, before.get(name))
         files.sort(key=attrgetter("name"))
         # A directory with something to tell is listed again each time, so that it is told again.
-        settled = (
-            not links
-            and self.noted == noted_before
-            and len(self.unread) == unread_before
-            and max(status.st_mtime_ns, status.st_ctime_ns) < self.settled_before
-        )
+        is_plain = not links and self.noted == noted_before and len(self.unread) == unread_before
+        if not is_plain:
+            self.again.append(path)
+        settled = is_plain and max(status.st_mtime_ns, status.st_ctime_ns) < self.settled_before
         return CachedDirectory(
             path,
             item.key,

@@ -241,10 +241,37 @@ class ScanShard(Job, frozen=True, tag="scan"):
 
 
 class BuildManifest(Job, frozen=True, tag="manifest"):
-    """Merge the shard files of the last scan into the manifest file of `state_dir`. Result: ManifestBuilt."""
+    """Merge the shard files of the last scan into the manifest file of `state_dir`. Result: ManifestBuilt.
+
+    `published`: root digest of the manifest that peers have been told of last; of what has vanished since, more than
+    `max_delete_share` is withheld (hashing/protection.py). If its file is gone, and if it is empty, nothing is. `lost_before`:
+    files that were lost just before it."""
 
     state_dir: str
     shards: int
+    published: str = ""
+    max_delete_share: float = 1.0
+    lost_before: int = 0
+
+
+class PatchManifest(Job, frozen=True, tag="patch-manifest"):
+    """Look again at `paths` and `directories` (hashing/rescan.py) and make the manifest `root_digest` the present one.
+    `base`: digest of the other file that its file needs (as ManifestBuilt has it). `shards`: of the last scan.
+    `max_delete_share`, `lost_before` as in BuildManifest; `judge`: decide now about what is settling; `allow_delete`: withhold
+    nothing.
+    Result: ManifestBuilt."""
+
+    root: str
+    state_dir: str
+    root_digest: str
+    base: str
+    shards: int
+    paths: list[str]
+    directories: list[str]
+    max_delete_share: float = 1.0
+    lost_before: int = 0
+    judge: bool = False
+    allow_delete: bool = False
 
 
 class PackMetadata(Job, frozen=True, tag="pack-metadata"):
@@ -490,7 +517,8 @@ class RequestPlanned(Result, frozen=True, tag="request-planned"):
 
 class ShardScanned(Result, frozen=True, tag="scanned"):
     """`failed`: the shard could not be scanned at all; what could not be read is in `notes` and kept as it was.
-    `digest` changes when any row of the shard changes, so an unchanged shard needs no new manifest."""
+    `digest` changes when any row of the shard changes, so an unchanged shard needs no new manifest. `again`: directories to
+    look at again from time to time, as no event may tell when they have changed (with a trailing slash: with all below)."""
 
     files: int
     hashed: int
@@ -499,17 +527,32 @@ class ShardScanned(Result, frozen=True, tag="scanned"):
     digest: str
     failed: bool
     notes: list[Note]
+    again: list[str] = []
 
 
 class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
     """`root_digest` names this state of the manifest; `content_digest` (32 hex digits) is that of its files alone, equal on
-    nodes with equal files; `buckets`: the 1,024 digests of 16 bytes that it is made of."""
+    nodes with equal files; `buckets`: the 1,024 digests of 16 bytes that it is made of.
+
+    `base`: digest of another manifest whose file the file of this one needs. `vanished`: files lost since the manifest before;
+    `withheld`, `settling`: files that are gone and kept in the manifest (hashing/protection.py). Of a patch also what
+    ShardScanned has, and `trees`: those of its paths that are directories."""
 
     root_digest: str
     content_digest: str
     buckets: bytes
     files: int
     total_bytes: int
+    base: str = ""
+    vanished: int = 0
+    withheld: int = 0
+    settling: int = 0
+    hashed: int = 0
+    reused: int = 0
+    hashed_bytes: int = 0
+    notes: list[Note] = []
+    again: list[str] = []
+    trees: list[str] = []
 
 
 class Packed(Result, frozen=True, tag="packed"):
@@ -671,6 +714,7 @@ class JobFailed(Result, frozen=True, tag="job-failed"):
 AnyJob = (
     ScanShard
     | BuildManifest
+    | PatchManifest
     | PackMetadata
     | ComparePackage
     | PickBuckets

@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from clusterd.pool.bodies import open_bytes
 from clusterd.pool.tree import LEAST_ROWS, ROW_BYTES, ROWS_PER_OURS, Memory
 from clusterd.settings import Settings
 from clusterd.wire.seal import Sealer
 from hashing.atomic import FileOps
 from hashing.compare import compare, load_difference, save_difference
-from hashing.exchange import differing_buckets, encode_told, parse_told, rows_in
+from hashing.exchange import differing_buckets, encode_told, parse_told
 from ipc.arena import Arena
 from ipc.messages import (
     INLINE_BYTES,
@@ -31,7 +29,7 @@ def pick_buckets(job: PickBuckets, memory: Memory) -> BucketsPicked:
     """Raises MalformedPackage when the master's digests are none."""
     ours = memory.manifest(job.state_dir, job.root_digest)
     numbers = differing_buckets(job.ours, job.theirs)
-    rows = rows_in(ours.rows, numbers)
+    rows = ours.rows_of(numbers)
     data = encode_told(rows, numbers, dry=job.dry)
     if len(data) <= INLINE_BYTES // 2:
         return BucketsPicked(len(data), len(rows), data)
@@ -44,11 +42,10 @@ def compare_buckets(
 ) -> Compared:
     """Raises Failure, MalformedPackage, PackageTooLarge for what a worker sent."""
     ours = memory.manifest(job.state_dir, job.root_digest)
-    most_bytes = max(LEAST_ROWS, ROWS_PER_OURS * len(ours.rows)) * ROW_BYTES
+    most_bytes = max(LEAST_ROWS, ROWS_PER_OURS * len(ours)) * ROW_BYTES
     told, theirs = parse_told(open_bytes(job.payload, job.body, sealer, arena), most_bytes)
     on_step()
-    part = msgspec.structs.replace(ours, rows=tuple(rows_in(ours.rows, told.numbers)))
-    found = compare(part, theirs, settings.rules)
+    found = compare(ours, theirs, settings.rules, told.numbers)
     on_step()
     save_difference(FileOps(), job.out, found)
     return Compared(

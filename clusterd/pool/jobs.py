@@ -28,6 +28,7 @@ from ipc.messages import (
     OpenReport,
     PackMetadata,
     PackPart,
+    PatchManifest,
     PickBuckets,
     PlanRequest,
     RotateLog,
@@ -85,6 +86,8 @@ class Workshop:
                 return tree.scan(job, settings, memory, on_step)
             case BuildManifest():
                 return tree.make_manifest(job, memory)
+            case PatchManifest():
+                return tree.patch_manifest(job, settings, memory, on_step)
             case PackMetadata():
                 return tree.pack_metadata(job, settings, memory)
             case ComparePackage():

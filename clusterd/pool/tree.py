@@ -1,4 +1,4 @@
-"""Jobs on the node's tree: scan a shard, build the manifest, its metadata as a package, compare with a worker's."""
+"""Jobs on the node's tree: scan a shard, build the manifest or patch it, its metadata as a package, compare with a worker's."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -10,16 +10,12 @@ from clusterd.settings import Settings
 from hashing.atomic import FileOps
 from hashing.compare import compare, save_difference
 from hashing.digest_cache import NO_ROWS, ShardRows, load_rows, load_shard, save_shard, shard_path
-from hashing.manifest import (
-    Manifest,
-    build_manifest,
-    content_digest,
-    load_manifest,
-    parse_wire_metadata,
-    save_manifest,
-    to_wire,
-)
+from hashing.errors import MalformedPackage
+from hashing.live_manifest import LiveManifest, differences, load_live
+from hashing.manifest import build_manifest, parse_wire_metadata, to_wire
 from hashing.package import CHUNK_BYTES, METADATA_NAME, compress_entry, read_metadata_of
+from hashing.protection import Guard, apply_changes
+from hashing.rescan import rescan
 from hashing.walk import scan_shard
 from ipc.messages import (
     BuildManifest,
@@ -29,12 +25,15 @@ from ipc.messages import (
     Note,
     Packed,
     PackMetadata,
+    PatchManifest,
     RulesetHashes,
     ScanShard,
     ShardScanned,
 )
 
 SHARDS_KEPT = 2
+AGAIN_MOST = 1001
+"""Directories to look at again that are named: sync rather walks when there are so many."""
 LEAST_ROWS = 250000
 ROWS_PER_OURS = 4
 """Files that a worker's metadata may name: so many times ours, and always LEAST_ROWS."""
@@ -49,16 +48,21 @@ class Memory:
     rows of the last shards. All of it is also in files; nothing here is the truth."""
 
     def __init__(self) -> None:
-        self._manifest: Manifest | None = None
+        self._manifest: LiveManifest | None = None
         self._shards: dict[str, tuple[tuple[int, int], ShardRows]] = {}
 
-    def manifest(self, state_dir: str, root_digest: str) -> Manifest:
-        """Raises FileNotFoundError, MalformedPackage."""
-        if self._manifest is None or self._manifest.root_digest != root_digest:
-            self._manifest = load_manifest(state_dir, root_digest)
+    def manifest(self, state_dir: str, root_digest: str) -> LiveManifest:
+        """Good until the next call. Raises FileNotFoundError, MalformedPackage."""
+        known, self._manifest = self._manifest, None
+        self._manifest = load_live(state_dir, root_digest, known)
         return self._manifest
 
-    def keep_manifest(self, manifest: Manifest) -> None:
+    def take_manifest(self, state_dir: str, root_digest: str) -> LiveManifest:
+        """The same for whoever changes it and, once all went well, keeps it."""
+        live, self._manifest = self.manifest(state_dir, root_digest), None
+        return live
+
+    def keep_manifest(self, manifest: LiveManifest) -> None:
         self._manifest = manifest
 
     def shard(self, state_dir: str, shard: int, shards: int) -> ShardRows:
@@ -124,17 +128,81 @@ def scan(job: ScanShard, settings: Settings, memory: Memory, on_step: OnStep) ->
         digest=found.rows.digest,
         failed=False,
         notes=msgspec.convert(found.notes, list[Note], from_attributes=True),
+        again=found.again[:AGAIN_MOST],
     )
 
 
 def make_manifest(job: BuildManifest, memory: Memory) -> ManifestBuilt:
     """Raises FileNotFoundError or MalformedPackage when a shard's file is not whole."""
-    manifest = build_manifest(*load_rows(job.state_dir, job.shards))
-    save_manifest(FileOps(), job.state_dir, manifest)
-    memory.keep_manifest(manifest)
-    buckets = manifest.buckets
-    total = sum(row.size for row in manifest.rows)
-    return ManifestBuilt(manifest.root_digest, content_digest(buckets), buckets, len(manifest.rows), total)
+    rows, unread = load_rows(job.state_dir, job.shards)
+    live = _published(job, memory)
+    vanished = 0
+    if live is None:
+        live = LiveManifest(build_manifest(rows, unread))
+    else:
+        guard = Guard(job.max_delete_share, lost_before=job.lost_before)
+        vanished = apply_changes(live, dict(differences(live, rows)), frozenset(unread), guard)
+        live.base = ""
+    live.save(FileOps(), job.state_dir)
+    memory.keep_manifest(live)
+    return _built(live, job.state_dir, vanished)
+
+
+def _published(job: BuildManifest, memory: Memory) -> LiveManifest | None:
+    if not job.published:
+        return None
+    try:
+        return memory.take_manifest(job.state_dir, job.published)
+    except (FileNotFoundError, MalformedPackage):
+        # As on a node that has never published one: there is nothing to protect.
+        return None
+
+
+def _built(live: LiveManifest, state_dir: str, vanished: int) -> ManifestBuilt:
+    return ManifestBuilt(
+        live.root_digest,
+        live.content_digest,
+        live.buckets,
+        len(live),
+        live.total_bytes,
+        base=live.base_of_file(state_dir),
+        vanished=vanished,
+        withheld=len(live.withheld),
+        settling=len(live.settling),
+    )
+
+
+def patch_manifest(job: PatchManifest, settings: Settings, memory: Memory, on_step: OnStep) -> ManifestBuilt:
+    """Raises FileNotFoundError or MalformedPackage when the manifest to be patched is not whole."""
+    live = memory.take_manifest(job.state_dir, job.root_digest)
+    if live.base != (job.base or job.root_digest):
+        # Its file has been written anew since this process read it, and its base may go.
+        if job.base:
+            live = load_live(job.state_dir, job.root_digest)
+        else:
+            live.rebase()
+    found = rescan(
+        job.root,
+        settings.rules,
+        live,
+        job.paths,
+        job.directories,
+        lambda: (memory.shard(job.state_dir, shard, job.shards) for shard in range(job.shards)),
+        on_step=on_step,
+    )
+    guard = Guard(job.max_delete_share, job.judge, job.allow_delete, job.lost_before)
+    vanished = apply_changes(live, found.changes, found.unread, guard)
+    live.save(FileOps(), job.state_dir)
+    memory.keep_manifest(live)
+    return msgspec.structs.replace(
+        _built(live, job.state_dir, vanished),
+        hashed=found.hashed,
+        reused=found.reused,
+        hashed_bytes=found.hashed_bytes,
+        notes=msgspec.convert(found.notes, list[Note], from_attributes=True),
+        again=found.again,
+        trees=found.trees,
+    )
 
 
 def pack_metadata(job: PackMetadata, settings: Settings, memory: Memory) -> Packed:

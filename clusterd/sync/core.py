@@ -87,7 +87,7 @@ class Core:
         if context.settings.is_master:
             self.master = IntegrityMaster(context)
             self._digest = digest = DigestMaster(context, self.master, self._peers.values)
-            context.manifests.listeners += [self.master.published, digest.published]
+            context.manifests.changed += [self.master.published, digest.published]
             local |= MasterIntegrityRequests(context, self.master, digest, self._peers.values).local
             self._merging = info = AgentInfoMaster(context, self.master.records)
             self._groups = groups = AgentGroupsMaster(context, self.master.records)

@@ -1,25 +1,41 @@
-"""The node's manifest: local scans in the pool, and which of their results is current (wire.md 5.1).
+"""The node's manifest: local scans in the pool, patches where files have changed, and which result is current (wire.md 5.1).
 
-The rows stay in files of the state directory, written and read by pool processes; sync keeps the summary.
+The rows stay in files of the state directory, written and read by pool processes; sync keeps the summary. Two ways lead to a
+new manifest. A *walk* looks at every file. A *patch* looks at the places that file events, `touch` or an earlier note name;
+it needs events that can be relied on (watcher.py). The first scan is a walk, and one every `full_walk_s`.
 """
 
 import asyncio
-import os
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 import msgspec
 
 from clusterd.clock import Clock
+from clusterd.settings import Clusterd
+from clusterd.sync.manifest_files import ManifestFiles
 from clusterd.sync.pool_port import JobError, PoolPort, all_of
-from ipc.messages import BuildManifest, ManifestBuilt, Note, ScanShard, ShardScanned
+from clusterd.sync.watcher import LAG_S, CannotWatch, MakeNotify, Watcher, watch_recursively
+from hashing.manifest import Rules
+from ipc.messages import BuildManifest, ManifestBuilt, Note, PatchManifest, ScanShard, ShardScanned
 
-KEPT = 3
-"""Manifest files kept: the current one and those that a job may still be comparing with."""
+PUBLISH_EVERY_S = 0.2
+"""While files keep changing, how long until the next change is looked at; the first one is at once."""
+QUIET_S = 1.0
+LONGEST_QUIET_S = 10.0
+"""Files that vanish in great numbers are judged once nothing more has vanished for this time; at the latest after that."""
+MOST_PENDING = 1000
+"""Places to look at; with more a walk over all processes is quicker."""
+LOOK_TWICE_S = 1.0
+"""When a new directory is looked at again: files may have been put there before it was watched."""
+RETRY_S = 1.0
+WATCH_AGAIN_S = 300.0
+"""When watching is tried again where no full walk is configured."""
 
 
 class Scan(msgspec.Struct, frozen=True):
-    """One complete local scan; digests as ManifestBuilt has them. Times: `ended_at` wall clock, `duration_s` seconds."""
+    """One complete local scan; digests as ManifestBuilt has them. Times: `ended_at` wall clock, `duration_s` seconds.
+    `files` and the digests count those that are `withheld` or `settling` (hashing/protection.py)."""
 
     root_digest: str
     content_digest: str
@@ -32,6 +48,8 @@ class Scan(msgspec.Struct, frozen=True):
     duration_s: float
     ended_at: float
     notes: list[Note]
+    withheld: int = 0
+    settling: int = 0
 
 
 class ScanFailed(Exception):
@@ -39,55 +57,185 @@ class ScanFailed(Exception):
 
 
 class ManifestKeeper:
-    """Owner of the current manifest. `current` is None until a scan was complete."""
+    """Owner of the current manifest. `current` is None until a scan was complete.
+
+    `changed`: called with each new scan whose digests are not those of the one before. What they raise is a bug of theirs.
+    """
 
     def __init__(
-        self, root: str, state_dir: str, shards: int, jobs: PoolPort, clock: Clock, full_walk_s: float
+        self,
+        root: str,
+        state_dir: str,
+        shards: int,
+        jobs: PoolPort,
+        clock: Clock,
+        full_walk_s: float,
+        *,
+        rules: Rules | None = None,
+        max_delete_share: float = 1.0,
+        tell: Callable[[str], None] = lambda text: None,
+        make_notify: MakeNotify = watch_recursively,
     ) -> None:
+        """Without `rules` nothing is watched. `max_delete_share`: 1 on a worker. `tell`: writes a warning."""
         self._root = root
         self._state_dir = state_dir
+        self._files = ManifestFiles(state_dir)
         self._shards = shards
         self._jobs = jobs
         self._clock = clock
+        self._rules = rules
+        self._max_delete_share = max_delete_share
+        self._tell = tell
         self.full_walk_s = full_walk_s
         self.current: Scan | None = None
+        self.changed: list[Callable[[Scan], None]] = []
         self.failure = ""
         self.scanning = False
-        self.listeners: list[Callable[[Scan], None]] = []
-        """Called with each scan whose content is not that of the one before."""
+        self.unwatched = "" if rules is not None else "switched off"
+        """Why files are not watched; empty while they are, and before the first scan."""
+        self._watcher = Watcher(root, self.touch, self._watch_lost, make_notify)
+        self._pending: set[str] = set()
+        self._later: dict[str, float] = {}
+        self._again: set[str] = set()
+        self._must_walk = True
+        self._wake = asyncio.Event()
+        self._state: ManifestBuilt | None = None
         self._built_from: tuple[str, ...] = ()
         self._full_walk_at: float | None = None
-        self._recent: list[str] = []
+        self._watch_again_at = 0.0
+        self._told = ""
+        self._settling_since: float | None = None
+        self._lost = 0
+        self._lost_at = 0.0
         self._lock = asyncio.Lock()
 
-    async def scan(self) -> Scan:
-        """Walk all shards and publish the result as `current`. Raises ScanFailed; `current` is then as before.
+    # ---- asking --------------------------------------------------------------------------------------------------------
 
-        Every `full_walk_s` the digest cache is left aside and every file is read."""
+    @property
+    def watching(self) -> bool:
+        return self._watcher.is_watching
+
+    async def scan(self, *, fresh: bool = False) -> Scan:
+        """The manifest as it is now, published as `current`. Raises ScanFailed; `current` is then as before.
+
+        While events can be relied on this looks where something has changed, and costs nothing where nothing has; else it
+        walks over all shards. Every `full_walk_s` the digest cache is left aside and every file is read. `fresh`: also wait
+        for the events of what was changed just now."""
+        if fresh and self.watching:
+            await asyncio.sleep(LAG_S)
+        return await self._guarded(self._scan)
+
+    async def allow_delete(self) -> Scan:
+        """Publish the manifest without what is withheld or settling. Raises ScanFailed."""
+        return await self._guarded(self._allow_delete)
+
+    # ---- telling -------------------------------------------------------------------------------------------------------
+
+    def touch(self, paths: Iterable[str]) -> None:
+        """These files or directories (relative to the root) have changed: look at them soon, see `run`."""
+        self._pending.update(paths)
+        self._wake.set()
+
+    def adopt(self, settings: Clusterd, rules: Rules, *, is_master: bool) -> None:
+        """The settings of a reload."""
+        self.full_walk_s = settings.full_walk_s
+        watched = rules if settings.watch else None
+        share = settings.max_delete_share if is_master else 1.0
+        if (watched, share) != (self._rules, self._max_delete_share):
+            self._rules, self._max_delete_share = watched, share
+            self._must_walk = True
+            self._watch_again_at = 0.0
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Publish soon after something has changed, for ever. Spawned once, on either role."""
+        while True:
+            await self._wait_for_work()
+            if self.current is not None:  # else the first scan finds it
+                try:
+                    await self._guarded(self._follow)
+                except ScanFailed:
+                    # `failure` says it; whoever comes next walks.
+                    await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(PUBLISH_EVERY_S)
+
+    async def _wait_for_work(self) -> None:
+        moments = list(self._later.values())
+        if self._settling_since is not None:
+            moments.append(self._judge_at())
+        if self._rules is not None and not self.watching and self.current is not None:
+            moments.append(self._watch_again_at)
+        timeout = max(0.0, min(moments) - self._clock.monotonic()) if moments else None
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
+
+    async def close(self) -> None:
+        """Stop watching; no thread is left."""
+        await self._watcher.stop()
+
+    # ---- the two ways --------------------------------------------------------------------------------------------------
+
+    async def _guarded(self, work: Callable[[], Coroutine[Any, Any, Scan]]) -> Scan:
+        """Do one piece of work at a time and publish what it gives."""
         async with self._lock:
             self.scanning = True
             try:
-                scan = await self._scan()
+                scan = await work()
+                self._publish(scan)
             except (JobError, OSError) as failure:
                 self.failure = str(failure)
+                self._must_walk = True
                 raise ScanFailed(str(failure)) from failure
+            except BaseException:
+                self._must_walk = True  # cancelled: what waited was perhaps not looked at
+                raise
             finally:
                 self.scanning = False
             self.failure = ""
-            before, self.current = self.current, scan
-            if before is None or before.content_digest != scan.content_digest:
-                for listener in self.listeners:
-                    listener(scan)
             return scan
 
-    def touch(self, paths: Iterable[str]) -> None:
-        """These files were changed by this node itself. The next scan finds them as it finds everything."""
-
     async def _scan(self) -> Scan:
+        """What a periodic scan does."""
+        await self._care_for_watch()
+        now = self._clock.monotonic()
+        is_due = self._full_walk_at is not None and 0 < self.full_walk_s <= now - self._full_walk_at
+        is_much = len(self._pending) + len(self._again) > MOST_PENDING
+        if self.current is None or self._must_walk or is_due or is_much or not self.watching:
+            return await self._walk(full=is_due)
+        return await self._patch(self.current, self._again)
+
+    async def _follow(self) -> Scan:
+        """What an event asks for."""
+        await self._care_for_watch()
+        is_much = len(self._pending) > MOST_PENDING or (
+            "" in self._later and self._later[""] <= self._clock.monotonic()
+        )
+        must_see = self._settling_since is not None and not self.watching
+        if self.current is None or self._must_walk or is_much or must_see:
+            return await self._walk(full=False)
+        return await self._patch(self.current, set())
+
+    async def _allow_delete(self) -> Scan:
+        scan = self.current
+        if scan is None or not self.watching:
+            scan = await self._walk(full=False)
+        return await self._patch(scan, set(), allow_delete=True)
+
+    async def _walk(self, *, full: bool) -> Scan:
         started = self._clock.monotonic()
         if self._full_walk_at is None:
             self._full_walk_at = started
-        full = self.full_walk_s > 0 and started - self._full_walk_at >= self.full_walk_s
+        # The walk finds what an event has named before it; what comes meanwhile waits. New directories that so many events
+        # may have named are looked at twice.
+        self._later.pop("", None)
+        if len(self._pending) > MOST_PENDING:
+            self._later[""] = started + LOOK_TWICE_S
+        self._pending = set()
+        self._must_walk = False  # here already: what is lost from now on asks for the next one
         shards = await all_of(
             self._jobs.run(ScanShard(self._root, self._state_dir, shard, self._shards, full), ShardScanned)
             for shard in range(self._shards)
@@ -97,36 +245,188 @@ class ManifestKeeper:
             raise JobError("disk", "; ".join(note.why or note.text for note in notes) or "a part could not be walked")
         if full:
             self._full_walk_at = started
+        self._again = {path for shard in shards for path in shard.again}
         digests = tuple(shard.digest for shard in shards)
-        if self.current is not None and digests == self._built_from:
-            root_digest, files, total = self.current.root_digest, self.current.files, self.current.total_bytes
-            content_digest, buckets = self.current.content_digest, self.current.buckets
-        else:
-            built = await self._jobs.run(BuildManifest(self._state_dir, self._shards), ManifestBuilt)
-            root_digest, files, total = built.root_digest, built.files, built.total_bytes
-            content_digest, buckets = built.content_digest, built.buckets
+        state = self._state
+        if state is None or digests != self._built_from:
+            share = self._max_delete_share
+            published = self._files.published if share < 1 else ""
+            job = BuildManifest(self._state_dir, self._shards, published, share, self._lost_just_now())
+            state = self._accept(await self._jobs.run(job, ManifestBuilt))
             self._built_from = digests
-            self._remember(root_digest)
+        else:
+            state = msgspec.structs.replace(state, vanished=0)
+        hashed, hashed_bytes = sum(shard.hashed for shard in shards), sum(shard.hashed_bytes for shard in shards)
+        reused = sum(shard.reused for shard in shards)
+        return await self._judged(self._summary(state, started, notes, hashed, reused, hashed_bytes), state.vanished)
+
+    async def _patch(self, before: Scan, again: set[str], *, allow_delete: bool = False) -> Scan:
+        """Look at what waits, and at these places again."""
+        started = self._clock.monotonic()
+        late = {path for path, due in self._later.items() if due <= started}
+        paths = self._pending | late | {path.rstrip("/") for path in again if path.endswith("/")}
+        directories = {path for path in again if not path.endswith("/")}
+        if not (paths or directories or allow_delete):
+            scan = msgspec.structs.replace(
+                before,
+                ended_at=self._clock.wall(),
+                duration_s=self._clock.monotonic() - started,
+                hashed=0,
+                reused=before.files,
+                hashed_bytes=0,
+            )
+            return await self._judged(scan, 0)
+        named, self._pending = self._pending | late, set()
+        state = await self._run_patch(paths, directories, allow_delete=allow_delete)
+        self._again = {path for path in self._again if not _is_seen(path.rstrip("/"), paths, directories)}
+        self._again.update(state.again)
+        self._look_twice(named, late, state, is_changed=state.root_digest != before.root_digest)
+        notes = [
+            note for note in before.notes if note.why and not _is_seen(note.path, paths, directories)
+        ] + state.notes
+        scan = self._summary(state, started, notes, state.hashed, state.files - state.hashed, state.hashed_bytes)
+        return await self._judged(scan, state.vanished)
+
+    async def _run_patch(
+        self, paths: Iterable[str], directories: Iterable[str], *, judge: bool = False, allow_delete: bool = False
+    ) -> ManifestBuilt:
+        assert self._state is not None
+        job = PatchManifest(
+            self._root,
+            self._state_dir,
+            self._state.root_digest,
+            self._state.base,
+            self._shards,
+            sorted(paths),
+            sorted(directories),
+            self._max_delete_share,
+            self._lost_just_now(),
+            judge,
+            allow_delete,
+        )
+        return self._accept(await self._jobs.run(job, ManifestBuilt, urgent=True))
+
+    def _accept(self, built: ManifestBuilt) -> ManifestBuilt:
+        """What a job made is what the next one goes on from."""
+        before, self._state = self._state, built
+        if before is None or built.root_digest != before.root_digest:
+            self._built_from = ()  # the last walk is not where this state comes from
+        if built.withheld > (before.withheld if before is not None else 0):
+            self._tell(
+                f"{built.withheld} of {built.files} files have vanished from this master at once. The workers keep theirs: "
+                'put the files back, or run "clusterd sync --allow-delete" to have them deleted there, too.'
+            )
+        return built
+
+    def _look_twice(self, named: set[str], late: set[str], state: ManifestBuilt, *, is_changed: bool) -> None:
+        """What was put into a new directory before it was watched, no event names."""
+        for path in late:
+            del self._later[path]
+        if self.watching:
+            due = self._clock.monotonic() + LOOK_TWICE_S
+            self._later |= {path: due for path in state.trees if path in named and (is_changed or path not in late)}
+
+    def _summary(
+        self, state: ManifestBuilt, started: float, notes: list[Note], hashed: int, reused: int, hashed_bytes: int
+    ) -> Scan:
         return Scan(
-            root_digest=root_digest,
-            content_digest=content_digest,
-            buckets=buckets,
-            files=files,
-            total_bytes=total,
-            hashed=sum(shard.hashed for shard in shards),
-            reused=sum(shard.reused for shard in shards),
-            hashed_bytes=sum(shard.hashed_bytes for shard in shards),
+            root_digest=state.root_digest,
+            content_digest=state.content_digest,
+            buckets=state.buckets,
+            files=state.files,
+            total_bytes=state.total_bytes,
+            hashed=hashed,
+            reused=reused,
+            hashed_bytes=hashed_bytes,
             duration_s=self._clock.monotonic() - started,
             ended_at=self._clock.wall(),
             notes=notes,
+            withheld=state.withheld,
+            settling=state.settling,
         )
 
-    def _remember(self, root_digest: str) -> None:
-        """Keep the newest manifest files; remove the others, of earlier lives too."""
-        if root_digest in self._recent:
-            self._recent.remove(root_digest)
-        self._recent = [*self._recent[-(KEPT - 1) :], root_digest]
-        wanted = {f"manifest-{digest}" for digest in self._recent}
-        for path in Path(self._state_dir).glob("manifest-*"):
-            if path.name not in wanted:
-                os.unlink(path)
+    def _publish(self, scan: Scan) -> None:
+        assert self._state is not None
+        is_new = self.current is None or self.current.root_digest != scan.root_digest
+        if is_new:
+            lasting = self._max_delete_share < 1
+            self._files.publish(scan.root_digest, self._state.base, self._clock.monotonic(), lasting=lasting)
+        self.current = scan
+        if is_new:
+            for listener in self.changed:
+                listener(scan)
+        if self._pending or self._later or self._settling_since is not None:
+            self._wake.set()
+
+    # ---- files that vanish ---------------------------------------------------------------------------------------------
+
+    async def _judged(self, scan: Scan, vanished: int) -> Scan:
+        """Decide about files that have vanished in great numbers, once it is time to."""
+        now = self._clock.monotonic()
+        if not scan.settling:
+            self._settling_since = None
+            if vanished:
+                self._lost, self._lost_at = self._lost_just_now() + vanished, now
+            return scan
+        if self._settling_since is None:
+            self._lost = self._lost_just_now()
+            self._settling_since = now
+        if vanished:
+            self._lost_at = now
+        if now < self._judge_at():
+            return scan
+        state = await self._run_patch((), (), judge=True)
+        self._settling_since, self._lost = None, 0
+        return self._summary(state, now, scan.notes, scan.hashed, scan.reused, scan.hashed_bytes)
+
+    def _lost_just_now(self) -> int:
+        """Files that have gone for good in the deletion that goes on, or is being judged."""
+        is_over = self._settling_since is None and self._clock.monotonic() - self._lost_at > QUIET_S
+        return 0 if is_over else self._lost
+
+    def _judge_at(self) -> float:
+        since = self._lost_at if self._settling_since is None else self._settling_since
+        return min(max(self._lost_at, since) + QUIET_S, since + LONGEST_QUIET_S)
+
+    # ---- watching ------------------------------------------------------------------------------------------------------
+
+    async def _care_for_watch(self) -> None:
+        """Watch if it should be, anew where what is watched has been replaced; the walk that follows finds what was missed."""
+        if self._rules is None:
+            await self._watcher.stop()
+            self.unwatched = "switched off"
+            return
+        if self.watching and self._watcher.rules == self._rules and not self._watcher.is_stale():
+            return
+        if not self.watching and self._clock.monotonic() < self._watch_again_at:
+            return
+        self._must_walk = True
+        try:
+            await self._watcher.start(self._rules)
+        except CannotWatch as refusal:
+            self._watch_lost(str(refusal), False)
+            return
+        self.unwatched = self._told = ""
+
+    def _watch_lost(self, reason: str, is_passing: bool) -> None:
+        """No events any more, until the next full walk; where the reason `is_passing`, until soon."""
+        self.unwatched = reason
+        self._must_walk = True
+        pause = RETRY_S if is_passing else self.full_walk_s or WATCH_AGAIN_S
+        self._watch_again_at = self._clock.monotonic() + pause
+        self._wake.set()
+        if not is_passing and reason != self._told:
+            self._told = reason
+            self._tell(f"Files are not watched, but looked at from time to time: {reason}.")
+
+
+def _is_seen(path: str, paths: set[str], directories: set[str]) -> bool:
+    """True if one that looks at these paths and directories looks at this one."""
+    if path in paths or path in directories or path.rpartition("/")[0] in directories or "" in paths or path == "...":
+        return True
+    at = path.find("/")
+    while at >= 0:
+        if path[:at] in paths:
+            return True
+        at = path.find("/", at + 1)
+    return False

@@ -71,7 +71,7 @@ class _SyncProcess:
             asyncio.create_task(work)
             for work in (self._serve_net(), self._serve_pool(), self._beat(), self._say_hello(), self._rotate())
         ]
-        tasks += [asyncio.create_task(work) for work in self._core.forever]
+        tasks += [asyncio.create_task(work) for work in (self._context.manifests.run(), *self._core.forever)]
         self._row.set_ready()
         try:
             return await self._until_stopped(tasks)
@@ -80,6 +80,7 @@ class _SyncProcess:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._core.net_lost()
+            await self._context.manifests.close()
             await self._context.database.close()
             self._net_channel.close()
             self._pool_channel.close()
@@ -90,7 +91,15 @@ class _SyncProcess:
         slabs = SlabPool(self._arena.sync_slabs)
         jobs = PoolPort(self._send_to_pool, self._queue, self._pool_size)
         manifests = ManifestKeeper(
-            settings.root, spool.state_dir, self._pool_size, jobs, clock, settings.clusterd.full_walk_s
+            settings.root,
+            spool.state_dir,
+            self._pool_size,
+            jobs,
+            clock,
+            settings.clusterd.full_walk_s,
+            rules=settings.rules if settings.clusterd.watch else None,
+            max_delete_share=settings.clusterd.max_delete_share if settings.is_master else 1.0,
+            tell=self._guard_line,
         )
         return Context(
             settings=settings,
@@ -214,10 +223,17 @@ class _SyncProcess:
             return
         self._settings, _ = adopt(self._settings, loaded.settings)
         self._context.settings = self._settings
-        self._context.manifests.full_walk_s = self._settings.clusterd.full_walk_s
+        settings = self._settings
+        self._context.manifests.adopt(settings.clusterd, settings.rules, is_master=settings.is_master)
         self._log.set_level(self._settings.log_level)
 
     def _say(self, text: str) -> None:
+        self._log.line("WARNING", self._tag, "Sync", text)
+
+    def _guard_line(self, text: str) -> None:
+        self._log.line("WARNING", self._tag, "Integrity guard", text)
+
+    @property
+    def _tag(self) -> str:
         settings = self._settings
-        tag = "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"
-        self._log.line("WARNING", tag, "Sync", text)
+        return "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"

@@ -78,7 +78,13 @@ class MasterIntegrityRequests:
         return dump_json(found)
 
     async def _allow_delete(self) -> None:
-        raise ClusterError(1000, "no deletions wait")
+        manifests = self._context.manifests
+        if manifests.current is None or not (manifests.current.withheld or manifests.current.settling):
+            raise ClusterError(1000, "no deletions wait")
+        try:
+            await manifests.allow_delete()
+        except ScanFailed as failure:
+            raise ClusterError(1000, f"the scan failed: {failure}") from failure
 
 
 class WorkerIntegrityRequests:

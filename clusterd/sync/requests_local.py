@@ -50,7 +50,7 @@ class LocalRequests:
     async def hashes(self) -> bytes:
         """Path to BLAKE2b of rules, decoders and lists, of a scan made now, as JSON (dapi.md 1.8)."""
         context = self._context
-        scan = await context.manifests.scan()
+        scan = await context.manifests.scan(fresh=True)
         out = context.spool.new_path("hashes")
         try:
             packed = await context.jobs.run(

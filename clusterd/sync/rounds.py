@@ -32,7 +32,7 @@ class Rounds:
         self._by_digest = False
         self._changed_at: float | None = None
         worker.ended = self._sync_ended
-        context.manifests.listeners.append(self._own_changed)
+        context.manifests.changed.append(self._own_changed)
 
     async def run(self, peer: Peer) -> None:
         """Rounds of checks, `sync_integrity` apart, counted from the end of the one before (wire.md 1.5). With a master that

@@ -67,12 +67,18 @@ def peer_status(peer: Peer) -> dict[str, Any]:
 
 
 def manifest_status(manifests: ManifestKeeper) -> dict[str, Any]:
+    """`watching` false: `unwatched` says why. `withheld`: files that have vanished from a master at once and wait for
+    `clusterd sync --allow-delete`; `settling`: those of which it is not decided yet."""
     scan = manifests.current
+    watch = {"watching": manifests.watching, "unwatched": manifests.unwatched or None}
     if scan is None:
-        return {"state": "scanning" if manifests.scanning else "none", "failure": manifests.failure or None}
+        return {"state": "scanning" if manifests.scanning else "none", "failure": manifests.failure or None, **watch}
     return {
         "state": "scanning" if manifests.scanning else "ready",
         "failure": manifests.failure or None,
+        **watch,
+        "withheld": scan.withheld,
+        "settling": scan.settling,
         "root_digest": scan.root_digest,
         "content_digest": scan.content_digest,
         "files": scan.files,

@@ -9,6 +9,7 @@ import pytest
 from clusterd.settings import DEFAULT_RULES
 from hashing.atomic import FileOps, temporary_name
 from hashing.errors import MalformedPackage, PackageTooLarge
+from hashing.live_manifest import load_manifest
 from hashing.manifest import (
     BUCKETS,
     FileMeta,
@@ -19,7 +20,6 @@ from hashing.manifest import (
     bucket_of,
     build_manifest,
     item_of,
-    load_manifest,
     manifest_path,
     parse_wire_difference,
     parse_wire_metadata,

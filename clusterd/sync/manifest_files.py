@@ -1,0 +1,62 @@
+"""The manifest files of the state directory: which are kept, and which one was published last, across lives of the daemon."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from hashing.atomic import FileOps
+from hashing.errors import MalformedPackage
+from hashing.state_file import load_state, save_state
+
+KEPT = 3
+KEPT_S = 30.0
+KEPT_AT_MOST = 150
+"""The newest are kept, and those that were current within this time: jobs wait with them, or compare."""
+PREFIX = "manifest-"
+
+_MAGIC = b"cdpublic"
+_NAME = "published"
+
+
+class ManifestFiles:
+    """Owner of the files. Digests are root digests; moments are monotonic seconds."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._state_dir = Path(state_dir)
+        self._current = ""
+        self._recent: dict[str, tuple[str, float]] = {}
+        self.published = self._load()
+        """The manifest that was published last, in this life or an earlier one; empty if none was."""
+
+    def publish(self, digest: str, base: str, now: float, *, lasting: bool) -> None:
+        """This manifest, whose file needs that of `base`, is current. With `lasting` the next life will know. OSError as it
+        comes."""
+        if self._current in self._recent:
+            self._recent[self._current] = (self._recent[self._current][0], now)
+        self._recent.pop(digest, None)
+        self._recent[digest] = (base, now)
+        self._current = digest
+        if lasting and self.published != digest:
+            save_state(FileOps(), str(self._state_dir / _NAME), _MAGIC, digest)
+            self.published = digest
+        self._remove(now)
+
+    def _remove(self, now: float) -> None:
+        """Remove what nobody needs any more, of earlier lives too."""
+        digests = list(self._recent)
+        old = [digest for digest in digests[:-KEPT] if now - self._recent[digest][1] > KEPT_S]
+        for digest in {*old, *digests[:-KEPT_AT_MOST]}:
+            del self._recent[digest]
+        wanted = {PREFIX + digest for digest in self._recent} | {PREFIX + base for base, _ in self._recent.values()}
+        for path in self._state_dir.glob(f"{PREFIX}*"):
+            if path.name not in wanted:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    def _load(self) -> str:
+        try:
+            return str(load_state(str(self._state_dir / _NAME), _MAGIC, msgspec.msgpack.Decoder(str)))
+        except (OSError, MalformedPackage):
+            return ""

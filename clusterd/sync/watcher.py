@@ -1,0 +1,225 @@
+"""File events of the directories that are synchronised (watchfiles, which is inotify on Linux), as paths relative to the root.
+
+Events say where to look, never what is there. Three things they do not say are left to whoever asks `is_stale` and walks now
+and then: that a watched directory has been replaced, what happens where a link inside an item leads, and that the kernel's
+queue was full.
+"""
+
+import asyncio
+import errno
+import os
+import re
+import stat
+import threading
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from watchfiles._rust_notify import RustNotify
+
+from hashing.atomic import TEMPORARY_PREFIX
+from hashing.manifest import Rules, item_of
+
+STEP_MS = 25
+DEBOUNCE_MS = 50
+"""An event is handed on once nothing more came for a step, or after the debounce time."""
+LAG_S = (DEBOUNCE_MS + STEP_MS) / 1000
+"""A change is known after this time at the latest, unless the machine is busy."""
+POLL_MS = 300
+NOT_TEXT = "a name that is not UTF-8 was changed"
+
+Identity = tuple[int, int] | None
+
+
+class Notify(Protocol):
+    """What is used of watchfiles' RustNotify."""
+
+    def watch(
+        self, debounce_ms: int, step_ms: int, timeout_ms: int, stop_event: threading.Event
+    ) -> "set[tuple[int, str]] | str": ...
+
+    def close(self) -> None: ...
+
+
+MakeNotify = Callable[[list[str]], Notify]
+
+
+def watch_recursively(paths: list[str]) -> Notify:
+    """Begin to watch these directories. OSError and RuntimeError when the system or the library refuses."""
+    notify: Notify = RustNotify(paths, False, False, POLL_MS, True, True)
+    return notify
+
+
+class CannotWatch(Exception):
+    """Why events cannot be had; for people."""
+
+
+class Watcher:
+    """Watches from `start` to `stop`, or until `lost` is called: then nothing is watched any more."""
+
+    def __init__(
+        self,
+        root: str,
+        found: Callable[[set[str]], None],
+        lost: Callable[[str, bool], None],
+        make: MakeNotify = watch_recursively,
+    ) -> None:
+        """`found`: gets the paths of events; `lost`: gets the reason for the end, and whether watching anew will help. Both are
+        called on the loop."""
+        self._root = os.path.abspath(root)
+        self._found = found
+        self._lost = lost
+        self._make = make
+        self.rules: Rules | None = None
+        self._roots: dict[str, Identity] = {}
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_watching(self) -> bool:
+        return self._thread is not None
+
+    async def start(self, rules: Rules) -> None:
+        """Watch the items' directories. What changes from now on is found. Raises CannotWatch."""
+        await self.stop()
+        self.rules = rules
+        # A thread: with very many directories this takes its time.
+        notify = await asyncio.to_thread(self._begin, rules)
+        self._stopping = threading.Event()
+        loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(
+            target=self._follow, args=(notify, rules, self._stopping, loop), name="watch", daemon=True
+        )
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End the thread. Nothing is found after this."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._stopping.set()
+            await asyncio.to_thread(thread.join)
+
+    def is_stale(self) -> bool:
+        """True if a watched directory is not the one that was there at the start: gone, new, or another one."""
+        return any(_identity(os.path.join(self._root, path)) != known for path, known in self._roots.items())
+
+    # ---- in threads ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, rules: Rules) -> Notify:
+        items = sorted(item.key.rstrip("/") for item in rules.items)
+        self._roots = {path: _identity(os.path.join(self._root, path)) for path in items}
+        there = [path for path in items if self._roots[path] is not None]
+        tops = [path for path in there if not any(path.startswith(other + "/") for other in there)]
+        for path in tops:
+            link = self._link_out(path, there)
+            if link:
+                raise CannotWatch(f"{link} is a link to a directory outside of what is synchronised")
+        try:
+            return self._make([os.path.join(self._root, path) for path in tops])
+        except (OSError, RuntimeError) as error:
+            raise CannotWatch(explain(error)) from error
+
+    def _link_out(self, top: str, items: list[str]) -> str:
+        """A link to a directory that leads out of the items: the library would follow it, to `/` if need be."""
+        inside = tuple(os.path.realpath(os.path.join(self._root, path)) + "/" for path in items)
+        waiting = [os.path.join(self._root, top)]
+        while waiting:
+            try:
+                with os.scandir(waiting.pop()) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(entry.path)
+                        elif (
+                            entry.is_symlink()
+                            and entry.is_dir()
+                            and not (os.path.realpath(entry.path) + "/").startswith(inside)
+                        ):
+                            return os.path.relpath(entry.path, self._root)
+            except OSError:
+                continue  # gone, or not for us to read: nobody is there to be watched
+        return ""
+
+    def _follow(self, notify: Notify, rules: Rules, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
+        """The thread: hands events to the loop until it is told to stop or the library fails."""
+        try:
+            while True:
+                try:
+                    found = notify.watch(DEBOUNCE_MS, STEP_MS, 0, stopping)
+                except Exception as error:  # whatever a foreign library comes up with: the walks go on
+                    # The library ends at the first name it cannot decode. A walk tells of that file.
+                    is_passing = "decode path" in str(error)
+                    self._call(loop, self._failed, NOT_TEXT if is_passing else explain(error), is_passing)
+                    return
+                if stopping.is_set():
+                    return
+                if isinstance(found, str):
+                    continue
+                paths = self._relevant(rules, (path for _, path in found))
+                if paths:
+                    self._call(loop, self._report, paths)
+        finally:
+            notify.close()
+
+    def _relevant(self, rules: Rules, paths: Iterable[str]) -> set[str]:
+        start = len(self._root) + 1
+        return {path for path in (self._kept(rules, full[start:]) for full in paths) if path is not None}
+
+    def _kept(self, rules: Rules, path: str) -> str | None:
+        """The path to look at for an event, None if it concerns nothing that is synchronised."""
+        name = path.rpartition("/")[2]
+        if name.startswith(TEMPORARY_PREFIX):
+            return None
+        for item in rules.items:
+            if (item.recursive and path.startswith(item.key)) or item.key.startswith(path + "/"):
+                break
+            if path.startswith(item.key) and "/" not in path[len(item.key) :]:
+                break
+        else:
+            return None
+        # A file of no item, like an editor's; what is gone may have been a directory.
+        if item_of(rules, path) is None and not _is_directory(os.path.join(self._root, path), when_gone=True):
+            return None
+        return path
+
+    def _call(self, loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            loop.call_soon_threadsafe(function, threading.current_thread(), *arguments)
+        except RuntimeError:
+            return  # the loop is closed: nobody wants to know
+
+    # ---- on the loop ---------------------------------------------------------------------------------------------------
+
+    def _report(self, thread: threading.Thread, paths: set[str]) -> None:
+        if thread is self._thread:
+            self._found(paths)
+
+    def _failed(self, thread: threading.Thread, reason: str, is_passing: bool) -> None:
+        if thread is self._thread:
+            self._thread = None
+            self._lost(reason, is_passing)
+
+
+def explain(failure: Exception) -> str:
+    """What a person reads, with what to do where that is known."""
+    text = str(failure)
+    if "watch limit" in text or f"os error {errno.ENOSPC}" in text or getattr(failure, "errno", None) == errno.ENOSPC:
+        return "the system's limit of file watches is reached: raise fs.inotify.max_user_watches with sysctl"
+    if f"os error {errno.EMFILE}" in text or getattr(failure, "errno", None) == errno.EMFILE:
+        return "the system's limit of watchers is reached: raise fs.inotify.max_user_instances with sysctl"
+    # The line is a WARNING, and whoever looks for errors in the log must not find it.
+    return re.sub("error", "failure", " ".join(text.split()) or "no reason given", flags=re.IGNORECASE)
+
+
+def _identity(path: str) -> Identity:
+    """Device and inode of a directory that is no link; None for anything else."""
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
+
+
+def _is_directory(path: str, *, when_gone: bool) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path, follow_symlinks=False).st_mode)
+    except OSError:
+        return when_gone

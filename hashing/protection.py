@@ -1,0 +1,58 @@
+"""Against mass deletion: files that vanish from a master in great numbers at once are more likely a mishap (a disk that is
+not mounted, `rm -rf` in the wrong place) than what every worker should repeat.
+
+Their rows stay in the manifest, as `settling` until nothing more vanishes, then as `withheld` if they are too many. Workers
+keep these files; nobody is sent any of them.
+"""
+
+import msgspec
+
+from hashing.live_manifest import Changes, LiveManifest
+
+LEAST_FILES = 50
+"""Files of a manifest from which on it is protected, and lost ones from which on an update always waits to be judged."""
+HELD_PART = 4
+"""In a small manifest already this part of what may be lost waits to be judged."""
+
+
+class Guard(msgspec.Struct, frozen=True):
+    """`share`: more than this part of the files lost at once is withheld; 1 or more: never. `judge`: decide about what is
+    settling. `allow`: a person has said that the files are meant to be gone. `lost_before`: files that the updates just before
+    this one lost: one slow deletion, of which they were too few to wait."""
+
+    share: float = 1.0
+    judge: bool = False
+    allow: bool = False
+    lost_before: int = 0
+
+
+def apply_changes(live: LiveManifest, changes: Changes, unread: frozenset[str], guard: Guard) -> int:
+    """Patch `live` by what was found on the disk, as far as the guard lets it. Returns how many files were lost by it."""
+    held = live.held
+    applied = {path: row for path, row in changes.items() if row is not None or path not in held}
+    back = {path for path in applied if path in held}
+    lost = [path for path, row in applied.items() if row is None and path in live]
+    withheld, settling = set(live.withheld) - back, set(live.settling) - back
+    if guard.allow or guard.share >= 1:
+        applied |= dict.fromkeys(withheld | settling)
+        withheld, settling = set(), set()
+    else:
+        present = len(live) - len(withheld) + guard.lost_before
+        is_protected = len(live) + guard.lost_before >= LEAST_FILES
+        if settling or (is_protected and lost and len(lost) + guard.lost_before >= _least_held(present, guard.share)):
+            settling.update(lost)
+            for path in lost:
+                del applied[path]
+        if settling and guard.judge:
+            if is_protected and len(settling) + guard.lost_before > guard.share * present:
+                withheld |= settling
+            else:
+                applied |= dict.fromkeys(settling)
+            settling = set()
+    live.patch(applied)
+    live.mark(unread, withheld, settling)
+    return len(lost)
+
+
+def _least_held(present: int, share: float) -> int:
+    return max(1, min(LEAST_FILES, int(present * share) // HELD_PART))

@@ -1,0 +1,309 @@
+"""Look again at the places that file events name, and say what has changed in the manifest (wire.md 5.1). The rules are those
+of a whole walk (walk.py): after it, the manifest is what a walk would have found."""
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from hashing.atomic import TEMPORARY_PREFIX
+from hashing.digest import open_directory
+from hashing.digest_cache import NO_ROWS, CachedDirectory, CachedFile, ShardRows, files_checksum
+from hashing.errors import FileVanished, Note, UnsafePath
+from hashing.live_manifest import LiveManifest
+from hashing.manifest import NAME_BYTES, PATH_BYTES, FileMeta, ItemRule, Rules, item_of
+from hashing.walk import MAX_DEPTH, OnStep, Walk
+
+REUSE_ABOVE = 32
+"""Files known below a directory from which on it is cheaper to look up their digests than to read them all."""
+
+Shards = Callable[[], Iterable[ShardRows]]
+
+
+class Rescan(msgspec.Struct, frozen=True):
+    """`changes` and `unread` are for the manifest that was given. `trees`: those of the paths that are directories. `again` as
+    in ShardScan, of the places looked at. `hashed`, `reused`, `hashed_bytes`, `notes` as in ShardScan."""
+
+    changes: dict[str, FileMeta | None]
+    unread: frozenset[str]
+    trees: list[str]
+    again: list[str]
+    hashed: int
+    reused: int
+    hashed_bytes: int
+    notes: list[Note]
+
+
+def rescan(
+    root: str,
+    rules: Rules,
+    live: LiveManifest,
+    paths: Iterable[str],
+    directories: Iterable[str] = (),
+    shards: Shards = tuple,
+    *,
+    on_step: OnStep | None = None,
+) -> Rescan:
+    """Read the files `paths` again; of those that are directories (also: directories of items, or above them; "" for all)
+    everything below. In `directories` only the files that lie directly in them. All relative to `root`, no trailing slash.
+
+    `shards`: the digest caches, asked for when a large directory is looked at: what is the same file still is not read.
+    Raises OSError only when `root` itself cannot be opened.
+    """
+    look = _Look(root, rules, live, shards, on_step or _nothing)
+    try:
+        for path in sorted(set(paths)):
+            look.at(path)
+        for path in sorted(set(directories)):
+            look.into(path)
+    finally:
+        os.close(look.root_fd)
+    return look.result()
+
+
+def _nothing() -> None:
+    return
+
+
+class _Look:
+    """The state of one rescan. `trees`, `listed`, `files`: the places whose rows are those found, and no others."""
+
+    def __init__(self, root: str, rules: Rules, live: LiveManifest, shards: Shards, on_step: OnStep) -> None:
+        self.rules = rules
+        self.live = live
+        self.shards = shards
+        self.walk = Walk(root, rules, 0, 1, NO_ROWS, ignore_cache=False, on_step=on_step, started_ns=time.time_ns())
+        self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.found: list[FileMeta] = []
+        self.trees: set[str] = set()
+        self.existing: list[str] = []
+        self.listed: set[str] = set()
+        self.files: set[str] = set()
+
+    # ---- places --------------------------------------------------------------------------------------------------------
+
+    def at(self, path: str) -> None:
+        """One path of an event."""
+        if self.is_covered(path):
+            return
+        around = [item for item in self.rules.items if path.startswith(item.key)]
+        if not path or any(item.key.startswith(path + "/") for item in self.rules.items):
+            # The directory of an item, or above one.
+            self.tree(path)
+            self.files.add(path)
+        if not around:
+            return
+        directory, _, name = path.rpartition("/")
+        if _is_too_deep(around, directory):
+            return
+        try:
+            fd = open_directory(self.root_fd, directory)
+        except FileVanished:
+            self.gone(path)
+            return
+        except UnsafePath:
+            if all(self.is_fine(item) for item in around):
+                self.gone(path)  # below a link, or what was a directory is none any more
+            else:
+                self.whole(around)
+            return
+        except OSError:
+            self.whole(around)
+            return
+        try:
+            self.in_directory(around, path, fd, name)
+        finally:
+            os.close(fd)
+
+    def in_directory(self, around: list[ItemRule], path: str, fd: int, name: str) -> None:
+        """The path of an event, whose directory is open."""
+        try:
+            mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+        except (FileNotFoundError, ValueError, UnicodeEncodeError):
+            self.gone(path)
+        except OSError:
+            self.whole(around)
+        else:
+            if stat.S_ISDIR(mode):
+                if path not in self.trees:
+                    self.tree(path)
+                    self.files.add(path)
+                return
+            self.gone(path)
+            item = item_of(self.rules, path)
+            if item is not None and not name.startswith(TEMPORARY_PREFIX):
+                self.file(item, path, fd, name, mode)
+
+    def file(self, item: ItemRule, path: str, fd: int, name: str, mode: int) -> None:
+        walk, prefix, files = self.walk, path[: -len(name)], list[CachedFile]()
+        noted = walk.noted
+        if stat.S_ISREG(mode):
+            walk.take(files, prefix, name, fd, None)
+        elif stat.S_ISLNK(mode):
+            walk.take_linked(files, item, prefix, name, None)
+        else:
+            walk.note("DEBUG", path, f"File {path} is not a regular file.")
+        if walk.noted != noted or stat.S_ISLNK(mode):
+            walk.again.append(prefix[:-1])
+        self.found += _rows(prefix, item, files)
+
+    def into(self, path: str) -> None:
+        """The files of one directory, nothing below it."""
+        if self.is_covered(path):
+            return
+        try:
+            fd = open_directory(self.root_fd, path)
+        except (FileVanished, UnsafePath, OSError):
+            self.at(path)
+            return
+        try:
+            self.listed.add(path)
+            self.know(path, deep=False)
+            for item in self.rules.items:
+                if path + "/" == item.key or (item.recursive and path.startswith(item.key)):
+                    self.walk.visit(item, path, fd, path[len(item.key) :].count("/") + 1, deep=False)
+        finally:
+            os.close(fd)
+
+    def tree(self, path: str) -> None:
+        """A directory and all below it, as every item sees it."""
+        self.trees.add(path)
+        self.existing.append(path)
+        self.know(path)
+        directory, _, name = path.rpartition("/")
+        for item in self.rules.items:
+            if not path or item.key.startswith(path + "/"):
+                self.walk.item(self.root_fd, item)
+            elif item.recursive and path.startswith(item.key):
+                try:
+                    fd = open_directory(self.root_fd, directory)
+                except (FileVanished, UnsafePath):
+                    continue
+                except OSError as error:
+                    self.walk.cannot_list(item, path, error)
+                    continue
+                try:
+                    self.walk.enter(item, path, fd, name, path[len(item.key) :].count("/") + 1)
+                finally:
+                    os.close(fd)
+
+    def gone(self, path: str) -> None:
+        """No directory (any more), perhaps nothing at all. What is below the directory of an item the item's walk has said."""
+        self.files.add(path)
+        self.trees.add(path)
+
+    def whole(self, items: list[ItemRule]) -> None:
+        """Something on the way cannot be passed: a walk of these items says which rows are kept for it."""
+        for item in items:
+            path = item.key.rstrip("/")
+            if not self.is_covered(path):
+                self.tree(path)
+
+    def is_fine(self, item: ItemRule) -> bool:
+        """True if the item's own directory can be reached, or is not there."""
+        try:
+            os.close(open_directory(self.root_fd, item.key.rstrip("/")))
+        except FileVanished:
+            return True
+        except (UnsafePath, OSError):
+            return False
+        return True
+
+    def is_covered(self, path: str) -> bool:
+        """True if a directory that is looked at whole holds this path, or is it."""
+        if not self.trees:
+            return False
+        if "" in self.trees or path in self.trees:
+            return True
+        at = path.find("/")
+        while at >= 0:
+            if path[:at] in self.trees:
+                return True
+            at = path.find("/", at + 1)
+        return False
+
+    def know(self, path: str, *, deep: bool = True) -> None:
+        """Look up the digests of what is below a directory, if that is much."""
+        below = self.live.below(path) if path else self.live.rows
+        if len(below) <= REUSE_ABOVE:
+            return
+        known = self.walk.known
+        for shard in self.shards():
+            for found in shard.directories:
+                if found.path == path or (deep and (not path or found.path.startswith(path + "/"))):
+                    before = known.get((found.path, found.item))
+                    known[found.path, found.item] = found if before is None else _joined(before, found)
+
+    # ---- result --------------------------------------------------------------------------------------------------------
+
+    def result(self) -> Rescan:
+        walk, live = self.walk, self.live
+        rows = self.found
+        for directory in walk.directories:
+            rows += _rows(directory.path + "/", directory.item, directory.files)
+        unread_files = frozenset(walk.unread)
+        unread_directories = tuple(path for path in walk.unread if path.endswith("/"))
+        changes: dict[str, FileMeta | None] = {}
+        for row in self.places():
+            if row.path not in unread_files and not row.path.startswith(unread_directories):
+                changes[row.path] = None
+        held = live.held
+        for row in rows:
+            path = row.path
+            if path in unread_files or path.startswith(unread_directories):
+                continue
+            if live.get(path) != row or path in held:
+                changes[path] = row
+            else:
+                changes.pop(path, None)
+        kept = {path for path in live.unread if not self.is_looked_at(path)}
+        return Rescan(
+            changes,
+            frozenset(kept | set(walk.unread)),
+            self.existing,
+            sorted(set(walk.again)),
+            walk.hashed,
+            walk.reused,
+            walk.hashed_bytes,
+            walk.notes.all(),
+        )
+
+    def places(self) -> Iterable[FileMeta]:
+        """The rows of everything that was looked at."""
+        live = self.live
+        if "" in self.trees:
+            yield from live.rows
+            return
+        for path in self.trees:
+            yield from live.below(path)
+        for path in self.files:
+            row = live.get(path)
+            if row is not None:
+                yield row
+        for path in self.listed:
+            start = len(path) + 1
+            yield from (row for row in live.below(path) if "/" not in row.path[start:])
+
+    def is_looked_at(self, unread: str) -> bool:
+        path = unread.rstrip("/")
+        if self.is_covered(path):
+            return True
+        return not unread.endswith("/") and path.rpartition("/")[0] in self.listed
+
+
+def _rows(prefix: str, item: ItemRule | str, files: Iterable[CachedFile]) -> list[FileMeta]:
+    key = item if isinstance(item, str) else item.key
+    return [FileMeta(prefix + file.name, key, file.digest, file.size, file.mtime_ns) for file in files]
+
+
+def _joined(one: CachedDirectory, other: CachedDirectory) -> CachedDirectory:
+    files = [*one.files, *other.files]
+    return msgspec.structs.replace(one, files=files, settled=False, checksum=files_checksum(files))
+
+
+def _is_too_deep(around: list[ItemRule], directory: str) -> bool:
+    """True for what lies where a walk does not go: it has said so of the directory above."""
+    depth = min(directory[len(item.key) :].count("/") + 1 if len(directory) >= len(item.key) else 0 for item in around)
+    return depth > MAX_DEPTH or len(directory.encode(errors="surrogateescape")) + 1 + NAME_BYTES > PATH_BYTES

@@ -1,0 +1,664 @@
+"""The keeper of the manifest with a real tree, real file events and real jobs: what it publishes, when, and what it withholds."""
+
+import asyncio
+import os
+import shutil
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from clusterd.clock import Clock
+from clusterd.settings import DEFAULT_RULES, Clusterd, Settings
+from clusterd.sync.manifests import ManifestKeeper, Scan, ScanFailed
+from clusterd.sync.watcher import Notify, watch_recursively
+from hashing.compare import compare
+from hashing.digest_cache import file_rows
+from hashing.live_manifest import load_live
+from hashing.manifest import WireMeta, build_manifest
+from hashing.walk import scan_shard
+from ipc.messages import BuildManifest, PatchManifest, ScanShard
+from tests.fakes.clock import FakeClock
+from tests.fakes.pool import InlinePool
+
+SOON_S = 10.0
+
+
+class Node:
+    """A tree and its keeper. `told`: the warnings; `published`: every new scan."""
+
+    def __init__(self, root: Path, *, watch: bool = True, share: float = 0.5, **options: Any) -> None:
+        self.root = root
+        self.state = root / "state"
+        self.state.mkdir(parents=True, exist_ok=True)
+        for item in DEFAULT_RULES.items:
+            (root / item.key).mkdir(parents=True, exist_ok=True)
+        self.pool = InlinePool(Settings(str(root)))
+        self.told: list[str] = []
+        self.published: list[Scan] = []
+        options.setdefault("clock", Clock())
+        options.setdefault("full_walk_s", 300.0)
+        self.keeper = ManifestKeeper(
+            str(root),
+            str(self.state),
+            2,
+            cast(Any, self.pool),
+            rules=DEFAULT_RULES if watch else None,
+            max_delete_share=share,
+            tell=self.told.append,
+            **options,
+        )
+        self.keeper.changed.append(self.published.append)
+
+    def write(self, path: str, content: str = "x") -> Path:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content)
+        return target
+
+    def fill(self, count: int, directory: str = "etc/rules") -> None:
+        for number in range(count):
+            self.write(f"{directory}/{number}.xml", str(number))
+
+    def walked(self) -> str:
+        """Digest of what is on the disk."""
+        found = scan_shard(str(self.root), DEFAULT_RULES, 0, 1).rows
+        return build_manifest(file_rows(found), found.unread).root_digest
+
+    def rows(self) -> set[str]:
+        assert self.keeper.current is not None
+        return {row.path for row in load_live(str(self.state), self.keeper.current.root_digest).rows}
+
+    def kinds(self) -> list[type]:
+        return [type(job) for job in self.pool.done]
+
+
+Story = Callable[[Node], Awaitable[None]]
+
+
+def play(node: Node, story: Story, *, follow: bool = True) -> None:
+    """Run the story beside the keeper's own task; afterwards no thread may be left."""
+
+    async def run() -> None:
+        task = asyncio.create_task(node.keeper.run()) if follow else None
+        try:
+            await story(node)
+        finally:
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            await node.keeper.close()
+
+    asyncio.run(run())
+    assert "watch" not in {thread.name for thread in threading.enumerate()}
+
+
+async def until(claim: Callable[[], bool], what: str = "") -> None:
+    deadline = time.monotonic() + SOON_S
+    while not claim():
+        assert time.monotonic() < deadline, what or "it did not happen"
+        await asyncio.sleep(0.01)
+
+
+async def until_equal(node: Node) -> None:
+    """Until what is published is what is on the disk."""
+
+    def is_equal() -> bool:
+        assert node.keeper.current is not None
+        return node.keeper.current.root_digest == node.walked()
+
+    await until(is_equal, "the manifest does not follow")
+
+
+# ---- following events ------------------------------------------------------------------------------------------------
+
+
+def editor_saves_by_rename(node: Node) -> None:
+    node.write("etc/rules/.a.xml.swp1", "new")
+    os.rename(node.root / "etc/rules/.a.xml.swp1", node.root / "etc/rules/a.xml")
+
+
+def vim_keeps_a_backup(node: Node) -> None:
+    (node.root / "etc/rules/4913").touch()
+    (node.root / "etc/rules/4913").unlink()
+    os.rename(node.root / "etc/rules/a.xml", node.root / "etc/rules/a.xml~")
+    node.write("etc/rules/a.xml", "new")
+    (node.root / "etc/rules/a.xml~").unlink()
+
+
+def nested_directories_are_made(node: Node) -> None:
+    for number in range(20):
+        node.write(f"etc/shared/g{number}/deep/er/{number}", "x")
+
+
+def tree_is_moved_in(node: Node) -> None:
+    node.write("outside/sub/x")
+    node.write("outside/y")
+    os.rename(node.root / "outside", node.root / "etc/lists/moved")
+
+
+def tree_is_deleted(node: Node) -> None:
+    shutil.rmtree(node.root / "etc/rules/dir")
+
+
+def tree_is_moved_out(node: Node) -> None:
+    os.rename(node.root / "etc/rules/dir", node.root / "outside")
+
+
+def tree_becomes_a_file(node: Node) -> None:
+    shutil.rmtree(node.root / "etc/rules/dir")
+    node.write("etc/rules/dir")
+
+
+def edit_keeps_its_time(node: Node) -> None:
+    path = node.root / "etc/rules/a.xml"
+    status = path.stat()
+    path.write_text("A")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def links_are_made(node: Node) -> None:
+    (node.root / "etc/rules/link").symlink_to("a.xml")
+    (node.root / "etc/rules/out").symlink_to("/etc/hostname")
+    (node.root / "etc/rules/nowhere").symlink_to("nothing")
+
+
+def item_is_replaced(node: Node) -> None:
+    os.rename(node.root / "etc/rules", node.root / "etc/rules.old")
+    node.write("etc/rules/other", "y")
+
+
+def item_without_watched_parent_is_replaced(node: Node) -> None:
+    os.rename(node.root / "var/multigroups", node.root / "var/old")
+    node.write("var/multigroups/g/merged.mg", "y")
+
+
+def name_is_not_text(node: Node) -> None:
+    with open(os.fsencode(node.root) + b"/etc/rules/\xff", "w"):
+        pass
+    node.write("etc/rules/b.xml")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        editor_saves_by_rename,
+        vim_keeps_a_backup,
+        nested_directories_are_made,
+        tree_is_moved_in,
+        tree_is_deleted,
+        tree_is_moved_out,
+        tree_becomes_a_file,
+        edit_keeps_its_time,
+        links_are_made,
+        item_is_replaced,
+        name_is_not_text,
+    ],
+)
+def test_manifest_follows(tmp_path: Path, change: Callable[[Node], None]) -> None:
+    node = Node(tmp_path)
+    node.write("etc/rules/a.xml", "a")
+    node.write("etc/rules/dir/sub/b.xml")
+    node.write("etc/client.keys")
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        assert node.keeper.watching
+        change(node)
+        await until_equal(node)
+        node.write("etc/rules/after", "still watched")
+        await until_equal(node)
+        assert node.told == []
+
+    play(node, story)
+
+
+def test_replaced_item_is_noticed_at_the_next_tick(tmp_path: Path) -> None:
+    """No event tells of a directory whose parent is not watched."""
+    node = Node(tmp_path)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        item_without_watched_parent_is_replaced(node)
+        await node.keeper.scan()
+        assert "var/multigroups/g/merged.mg" in node.rows()
+        node.write("var/multigroups/h/merged.mg")
+        await until_equal(node)
+        shutil.rmtree(node.root / "var/multigroups")
+        await node.keeper.scan()
+        await until_equal(node)
+        node.write("var/multigroups/g/merged.mg")
+        await node.keeper.scan()
+        assert "var/multigroups/g/merged.mg" in node.rows()
+
+    play(node, story)
+
+
+def test_change_is_published_soon_and_by_a_patch(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.fill(100)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        node.pool.done.clear()
+        took = []
+        for number in range(5):
+            await asyncio.sleep(0.25)
+            count, began = len(node.published), time.monotonic()
+            node.write("etc/rules/1.xml", f"edit {number}")
+            await until(lambda count=count: len(node.published) > count)  # type: ignore[misc]
+            took.append(time.monotonic() - began)
+        assert min(took) < 0.15
+        assert set(node.kinds()) == {PatchManifest}
+
+    play(node, story)
+
+
+def test_scan_costs_nothing_while_nothing_changes(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.fill(10)
+
+    async def story(node: Node) -> None:
+        first = await node.keeper.scan()
+        node.pool.done.clear()
+        later = await node.keeper.scan()
+        assert node.pool.done == []
+        assert later.ended_at > first.ended_at
+        assert (later.root_digest, later.files, later.hashed) == (first.root_digest, 10, 0)
+        assert len(node.published) == 1
+
+    play(node, story)
+
+
+def test_fresh_scan_waits_for_the_events_of_a_moment_ago(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        node.write("etc/rules/a.xml")
+        await node.keeper.scan(fresh=True)
+        assert node.rows() == {"etc/rules/a.xml"}
+
+    play(node, story, follow=False)
+
+
+def test_target_of_a_link_is_looked_at_at_each_tick(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.write("etc/rules/a.xml", "a")
+    (node.root / "etc/rules/sub").mkdir()
+    (node.root / "etc/rules/sub/link").symlink_to("../a.xml")
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        node.write("etc/rules/a.xml", "b")
+        await node.keeper.scan(fresh=True)
+        assert node.keeper.current is not None
+        assert node.keeper.current.root_digest == node.walked()
+        assert ScanShard not in node.kinds()[3:]
+
+    play(node, story, follow=False)
+
+
+def test_own_temporary_files_and_those_of_no_item_ask_for_nothing(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        node.pool.done.clear()
+        node.write("etc/rules/.clusterd-0011223344556677.tmp")
+        node.write("etc/ossec.conf")
+        node.write("etc/rules/a.xml.swp")
+        await node.keeper.scan(fresh=True)
+        assert node.pool.done == []
+
+    play(node, story, follow=False)
+
+
+def test_very_many_changes_are_walked(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        node.pool.done.clear()
+        node.keeper.touch(f"etc/rules/{number}" for number in range(1001))
+        await node.keeper.scan()
+        assert node.kinds()[:2] == [ScanShard, ScanShard]
+
+    play(node, story, follow=False)
+
+
+def test_every_file_is_read_when_a_full_walk_is_due(tmp_path: Path) -> None:
+    clock = FakeClock()
+    node = Node(tmp_path, clock=clock, full_walk_s=60.0)
+    node.write("etc/rules/a.xml")
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        clock.move(59)
+        await node.keeper.scan()
+        node.pool.done.clear()
+        clock.move(1)
+        await node.keeper.scan()
+        assert [job.ignore_cache for job in node.pool.done if isinstance(job, ScanShard)] == [True, True]
+
+    play(node, story, follow=False)
+
+
+def test_touched_path_is_looked_at_without_a_watch(tmp_path: Path) -> None:
+    node = Node(tmp_path, watch=False)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        assert node.keeper.unwatched == "switched off"
+        node.write("etc/rules/a.xml")
+        node.keeper.touch(["etc/rules/a.xml"])
+        await until_equal(node)
+
+    play(node, story)
+
+
+def test_event_during_a_walk_is_looked_at_after_it(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+
+    async def story(node: Node) -> None:
+        run = node.pool.run
+
+        async def change_behind_it(job: Any, result: Any, *, urgent: bool = False) -> Any:
+            outcome = await run(job, result, urgent=urgent)
+            if isinstance(job, BuildManifest):
+                node.write("etc/rules/late")
+                node.keeper.touch(["etc/rules/late"])
+            return outcome
+
+        node.pool.run = change_behind_it  # type: ignore[method-assign]
+        await node.keeper.scan()
+        assert node.rows() == set()
+        await until_equal(node)
+
+    play(node, story)
+
+
+# ---- when it cannot be watched ---------------------------------------------------------------------------------------
+
+
+class Exhausted:
+    """Stands for watchfiles where the system has no watches left: when one begins, or while one goes on."""
+
+    def __init__(self, at_start: int) -> None:
+        self.left = at_start
+
+    def make(self, paths: list[str]) -> Notify:
+        if self.left:
+            self.left -= 1
+            raise RuntimeError("Error creating recommended watcher: OS file watch limit reached.")
+        return watch_recursively(paths)
+
+
+def test_watches_exhausted_is_said_once_and_tried_again_at_the_full_walk(tmp_path: Path) -> None:
+    clock = FakeClock()
+    node = Node(tmp_path, clock=clock, full_walk_s=60.0, make_notify=Exhausted(2).make)
+
+    async def story(node: Node) -> None:
+        for _ in range(2):
+            await node.keeper.scan()
+            node.write("etc/rules/a.xml", str(clock.monotonic()))
+            await node.keeper.scan()
+            assert node.keeper.current is not None
+            assert node.keeper.current.root_digest == node.walked()
+            assert not node.keeper.watching
+            assert "fs.inotify.max_user_watches" in node.keeper.unwatched
+            (line,) = node.told
+            assert "fs.inotify.max_user_watches" in line
+            assert "error" not in line.lower()
+            clock.move(60)
+        await node.keeper.scan()
+        assert (node.keeper.watching, node.keeper.unwatched, len(node.told)) == (True, "", 1)
+
+    play(node, story, follow=False)
+
+
+def test_watch_that_fails_while_it_goes_on_leads_back_to_walks(tmp_path: Path) -> None:
+    failing = threading.Event()
+
+    class Failing:
+        def __init__(self, inner: Notify) -> None:
+            self.inner = inner
+
+        def watch(self, debounce_ms: int, step_ms: int, timeout_ms: int, stop_event: threading.Event) -> Any:
+            while not failing.is_set():
+                found = self.inner.watch(debounce_ms, step_ms, step_ms, stop_event)
+                if found != "timeout":
+                    return found
+            raise RuntimeError("Error in underlying watcher: OS file watch limit reached.")
+
+        def close(self) -> None:
+            self.inner.close()
+
+    node = Node(tmp_path, make_notify=lambda paths: Failing(watch_recursively(paths)))
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        assert node.keeper.watching
+        failing.set()
+        await until(lambda: not node.keeper.watching)
+        node.write("etc/rules/a.xml")
+        await node.keeper.scan()
+        assert node.rows() == {"etc/rules/a.xml"}
+        assert len(node.told) == 1
+
+    play(node, story)
+
+
+def test_link_to_a_foreign_directory_is_not_followed(tmp_path: Path) -> None:
+    """The library would watch all of the machine through a link to `/`."""
+    node = Node(tmp_path)
+    (node.root / "etc/rules/all").symlink_to("/")
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        assert node.keeper.unwatched.startswith("etc/rules/all is a link")
+        (node.root / "etc/rules/all").unlink()
+        node.keeper.adopt(Clusterd(watch=False), DEFAULT_RULES, is_master=True)
+        await node.keeper.scan()
+        assert node.keeper.unwatched == "switched off"
+        node.keeper.adopt(Clusterd(), DEFAULT_RULES, is_master=True)
+        await node.keeper.scan()
+        assert node.keeper.watching
+
+    play(node, story, follow=False)
+
+
+def test_failed_patch_leads_to_a_walk(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        for path in node.state.glob("manifest-*"):
+            path.unlink()
+        node.pool = InlinePool(Settings(str(node.root)))
+        node.keeper._jobs = cast(Any, node.pool)
+        node.write("etc/rules/a.xml")
+        node.keeper.touch(["etc/rules/a.xml"])
+        with pytest.raises(ScanFailed):
+            await node.keeper.scan()
+        await node.keeper.scan()
+        assert node.rows() == {"etc/rules/a.xml"}
+
+    play(node, story, follow=False)
+
+
+# ---- protection ------------------------------------------------------------------------------------------------------
+
+
+def what_workers_do(node: Node, *paths: str) -> tuple[list[str], list[str]]:
+    """What a worker with these files, all of other content, is told to make or replace, and to delete."""
+    assert node.keeper.current is not None
+    live = load_live(str(node.state), node.keeper.current.root_digest)
+    found = compare(live, {path: WireMeta("etc/rules/", "0" * 128) for path in paths}, DEFAULT_RULES)
+    return [row.path for row in (*found.missing, *found.shared)], [path for path, _ in found.extra]
+
+
+ALL = [f"etc/rules/{number}.xml" for number in range(100)]
+
+
+@pytest.mark.parametrize("watch", [True, False])
+def test_files_that_vanish_at_once_are_withheld_until_a_person_allows_it(tmp_path: Path, watch: bool) -> None:
+    node = Node(tmp_path, watch=watch)
+    node.fill(100)
+
+    async def story(node: Node) -> None:
+        before = await node.keeper.scan()
+        shutil.rmtree(node.root / "etc/rules")
+        await node.keeper.scan(fresh=True)
+        assert what_workers_do(node, *ALL) == ([], [])
+        await until(lambda: node.keeper.current is not None and node.keeper.current.withheld == 100)
+        held = node.keeper.current
+        assert held is not None
+        assert (held.files, held.settling, held.content_digest) == (100, 0, before.content_digest)
+        assert what_workers_do(node, *ALL) == ([], [])
+        assert what_workers_do(node) == ([], [])
+        assert len(node.told) == 1
+        assert "clusterd sync --allow-delete" in node.told[0]
+        # Some come back, some are new: they are files like any others.
+        node.write("etc/rules/7.xml", "back")
+        node.write("etc/rules/new.xml")
+        await node.keeper.scan(fresh=True)
+        assert node.keeper.current is not None
+        assert (node.keeper.current.withheld, node.keeper.current.files) == (99, 101)
+        assert what_workers_do(node, *ALL) == (["etc/rules/new.xml", "etc/rules/7.xml"], [])
+        allowed = await node.keeper.allow_delete()
+        assert (allowed.withheld, allowed.files) == (0, 2)
+        assert node.rows() == {"etc/rules/7.xml", "etc/rules/new.xml"}
+        assert len(what_workers_do(node, *ALL)[1]) == 99
+
+    play(node, story)
+
+
+def test_slow_deletion_is_judged_as_a_whole(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.fill(400)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        for number in range(300):
+            (node.root / f"etc/rules/{number}.xml").unlink()
+            await asyncio.sleep(0.008)
+        await until(lambda: node.keeper.current is not None and node.keeper.current.withheld > 200)
+        assert node.keeper.current is not None
+        # What an update lost before it was many has gone through.
+        assert node.keeper.current.withheld >= 250
+
+    play(node, story)
+
+
+@pytest.mark.parametrize("count", [10, 49, 60])
+def test_deletion_of_less_than_the_share_goes_through(tmp_path: Path, count: int) -> None:
+    node = Node(tmp_path)
+    node.fill(200)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        for number in range(count):
+            (node.root / f"etc/rules/{number}.xml").unlink()
+        await until_equal(node)
+        assert node.told == []
+
+    play(node, story)
+
+
+@pytest.mark.parametrize(("share", "files"), [(1.0, 100), (0.5, 49)])
+def test_nothing_is_withheld(tmp_path: Path, share: float, files: int) -> None:
+    """With share 1, and with fewer than 50 files."""
+    node = Node(tmp_path, share=share)
+    node.fill(files)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        shutil.rmtree(node.root / "etc/rules")
+        await node.keeper.scan(fresh=True)
+        await until(lambda: node.rows() == set())
+
+    play(node, story)
+
+
+def test_protection_survives_a_restart(tmp_path: Path) -> None:
+    """Also when the files vanished while nothing ran; and what is withheld stays so."""
+
+    def first_scan() -> Callable[[Node], Coroutine[Any, Any, None]]:
+        async def story(node: Node) -> None:
+            await node.keeper.scan()
+
+        return story
+
+    node = Node(tmp_path)
+    node.fill(100)
+    play(node, first_scan())
+    shutil.rmtree(tmp_path / "etc/rules")
+
+    async def is_withheld(node: Node) -> None:
+        await node.keeper.scan()
+        assert what_workers_do(node, *ALL) == ([], [])
+        await until(lambda: node.keeper.current is not None and node.keeper.current.withheld == 100)
+        assert what_workers_do(node, *ALL) == ([], [])
+
+    play(Node(tmp_path), is_withheld)
+
+    async def still_is(node: Node) -> None:
+        for number in range(200):  # so many new ones that the share would not count any more
+            node.write(f"etc/lists/{number}")
+        scan = await node.keeper.scan()
+        assert (scan.withheld, scan.settling, scan.files) == (100, 0, 300)
+        assert len(node.told) == 1
+        assert what_workers_do(node, *ALL)[1] == []
+        await node.keeper.allow_delete()
+        assert len(node.rows()) == 200
+
+    play(Node(tmp_path), still_is)
+
+
+def test_files_a_killed_daemon_left_settling_are_judged_by_the_next(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.fill(200)
+
+    async def killed(node: Node) -> None:
+        await node.keeper.scan()
+        for number in range(60):
+            (node.root / f"etc/rules/{number}.xml").unlink()
+        scan = await node.keeper.scan(fresh=True)
+        assert (scan.settling, scan.withheld, scan.files) == (60, 0, 200)
+
+    play(node, killed, follow=False)
+
+    async def next_life(node: Node) -> None:
+        await node.keeper.scan()
+        await until_equal(node)
+        assert len(node.rows()) == 140
+
+    play(Node(tmp_path), next_life)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_manifests_of_the_last_half_minute_can_still_be_read(tmp_path: Path) -> None:
+    clock = FakeClock()
+    node = Node(tmp_path, watch=False, clock=clock)
+    node.fill(100)
+
+    async def story(node: Node) -> None:
+        digests = [(await node.keeper.scan()).root_digest]
+        for number in range(20):
+            clock.move(2)
+            node.write("etc/rules/1.xml", f"edit {number}")
+            node.keeper.touch(["etc/rules/1.xml"])
+            count = len(node.published)
+            await until(lambda count=count: len(node.published) > count)  # type: ignore[misc]
+            digests.append(node.published[-1].root_digest)
+        for digest in digests[-15:]:
+            assert load_live(str(node.state), digest).root_digest == digest
+        assert sum(1 for _ in node.state.glob("manifest-*")) <= 18
+
+    play(node, story)
