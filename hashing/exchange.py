@@ -4,12 +4,15 @@ Nothing in it is to be trusted: it is bounded before it is decoded, and its path
 """
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import lz4.frame
 import msgspec
+from msgspec import Meta
 
+from hashing.digest import DIGEST_BYTES
 from hashing.errors import MalformedPackage, PackageTooLarge
-from hashing.manifest import BUCKET_DIGEST_BYTES, BUCKETS, FileMeta, WireMeta, bucket_of
+from hashing.manifest import BUCKET_DIGEST_BYTES, BUCKETS, PATH_BYTES, WIRE_ROWS, FileMeta, WireMeta, bucket_of
 
 ALL_BUCKETS_BYTES = BUCKETS * BUCKET_DIGEST_BYTES
 NAME = "the rows of a worker"
@@ -18,17 +21,19 @@ NAME = "the rows of a worker"
 class ToldRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One file of the worker: path, key of its item, BLAKE2b (64 bytes)."""
 
-    path: str
-    item: str
-    digest: bytes
+    path: Annotated[str, Meta(max_length=PATH_BYTES)]
+    item: Annotated[str, Meta(max_length=PATH_BYTES)]
+    digest: Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 
 
 class ToldBuckets(msgspec.Struct, frozen=True, array_like=True):
-    """All rows that a node has in the buckets `numbers`. With `dry` the asker only wants to know what differs."""
+    """All rows that a node has in the buckets `numbers`, those in which it differs from the master's manifest with the content
+    digest `master`. With `dry` the asker only wants to know what differs."""
 
+    master: Annotated[str, Meta(max_length=32)]
     dry: bool
-    numbers: list[int]
-    rows: list[ToldRow]
+    numbers: Annotated[list[Annotated[int, Meta(ge=0, lt=BUCKETS)]], Meta(max_length=BUCKETS)]
+    rows: Annotated[list[ToldRow], Meta(max_length=WIRE_ROWS)]
 
 
 def differing_buckets(ours: bytes, theirs: bytes) -> list[int]:
@@ -43,9 +48,9 @@ def differing_buckets(ours: bytes, theirs: bytes) -> list[int]:
     ]
 
 
-def encode_told(rows: Iterable[FileMeta], numbers: list[int], *, dry: bool) -> bytes:
+def encode_told(rows: Iterable[FileMeta], numbers: list[int], master: str, *, dry: bool) -> bytes:
     """The payload of `syn_buckets`."""
-    told = ToldBuckets(dry, numbers, [ToldRow(row.path, row.item, row.digest) for row in rows])
+    told = ToldBuckets(master, dry, numbers, [ToldRow(row.path, row.item, row.digest) for row in rows])
     frame: bytes = lz4.frame.compress(msgspec.msgpack.encode(told), store_size=True)
     return frame
 
@@ -53,8 +58,8 @@ def encode_told(rows: Iterable[FileMeta], numbers: list[int], *, dry: bool) -> b
 def parse_told(data: bytes, most_bytes: int) -> tuple[ToldBuckets, dict[str, WireMeta]]:
     """What a peer told, and its rows in the form that `compare` takes.
 
-    Raises PackageTooLarge above `most_bytes` once decompressed; MalformedPackage when it is not such a message, a bucket does
-    not exist, or a row lies in a bucket that is not listed.
+    Raises PackageTooLarge above `most_bytes` once decompressed, or when it is cut off; MalformedPackage when it is not such a
+    message, a bucket does not exist, or a row lies in a bucket that is not listed.
     """
     try:
         decompressor = lz4.frame.LZ4FrameDecompressor()
@@ -65,9 +70,7 @@ def parse_told(data: bytes, most_bytes: int) -> tuple[ToldBuckets, dict[str, Wir
     except (msgspec.MsgspecError, RuntimeError, RecursionError, UnicodeDecodeError) as error:
         raise MalformedPackage(NAME, f"do not decode: {error}") from error
     wanted = frozenset(told.numbers)
-    if not all(0 <= number < BUCKETS for number in wanted):
-        raise MalformedPackage(NAME, "name a bucket that does not exist")
     for row in told.rows:
         if bucket_of(row.path) not in wanted:
-            raise MalformedPackage(row.path, "is in no bucket that was named")
+            raise MalformedPackage(NAME, f"name {row.path!r}, which is in none of their buckets")
     return told, {row.path: WireMeta(row.item, row.digest.hex()) for row in told.rows}

@@ -169,7 +169,8 @@ class Release(Message, frozen=True, tag="release"):
 
 
 class TaskNote(Message, frozen=True, tag="task-note"):
-    """Remember (`open`) or forget that this node sends `task_id` under `command` on this link, across lives of sync."""
+    """Remember (`open`) or forget that this node sends `task_id` under `command` on this link, across lives of sync. With `caps`
+    as command: that it agreed with this worker to the capabilities `task_id`, joined by commas."""
 
     link: int
     command: str
@@ -292,13 +293,14 @@ class ComparePackage(Job, frozen=True, tag="compare"):
 
 
 class PickBuckets(Job, frozen=True, tag="pick-buckets"):
-    """What a worker tells of the buckets whose digests differ: `ours` of its manifest `root_digest`, `theirs` of the master. A
-    large one goes to `out`. Result: BucketsPicked."""
+    """What a worker tells of the buckets whose digests differ: `ours` of its manifest `root_digest`, `theirs` of the master's
+    with the content digest `master`. A large one goes to `out`. Result: BucketsPicked."""
 
     state_dir: str
     root_digest: str
     ours: bytes
     theirs: bytes
+    master: str
     dry: bool
     out: str
 
@@ -562,7 +564,7 @@ class Packed(Result, frozen=True, tag="packed"):
 
 class Compared(Result, frozen=True, tag="compared"):
     """`received`: files in the worker's metadata. `raw_sizes`: of the missing and shared files in the difference's order.
-    `dry`: the worker only asked what differs."""
+    `dry`: the worker only asked what differs; `against`: the content digest of ours that the worker had in mind."""
 
     received: int
     missing: int
@@ -570,6 +572,7 @@ class Compared(Result, frozen=True, tag="compared"):
     extra: int
     raw_sizes: list[int]
     dry: bool = False
+    against: str = ""
 
 
 class BucketsPicked(Result, frozen=True, tag="buckets-picked"):

@@ -39,6 +39,9 @@ def _fail(problem: Exception) -> None:
 @click.pass_obj
 def sync(root: str, waits: bool, timeout_s: float, allow_delete: bool, as_json: bool) -> None:
     """Look for changes now instead of at the next interval. On a worker: check now."""
+    source = click.get_current_context().get_parameter_source("timeout_s")
+    if not waits and source is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--timeout goes with --wait")
     started = time.monotonic()
     try:
         begun = syncing.begin(root, allow_delete=allow_delete)
@@ -152,12 +155,19 @@ def summary(counts: dict[str, int]) -> str:
     return ", ".join(said) or "equal"
 
 
+def printable(path: str) -> str:
+    """A path for a terminal: names of files come from other nodes, and may hold anything."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in path
+    )
+
+
 def difference_view(found: dict[str, Any]) -> Text:
     """What would change: a line for each path, and how many more there are."""
     text = Text(f"{found['node']}: {summary(found['counts'])}")
     for group, sign, style, verb in GROUPS:
         for path in found[group]:
-            text.append(f"\n{sign} {path}", style=style)
+            text.append(f"\n{sign} {printable(path)}", style=style)
         more = found["counts"][group] - len(found[group])
         if more:
             text.append(f"\n  and {more} more to {verb}", style="dim")

@@ -1,6 +1,7 @@
 """Jobs of a check by digest: the rows of a worker in the buckets that differ, and what its master makes of them."""
 
 from collections.abc import Callable
+from json.encoder import encode_basestring_ascii as quote
 from pathlib import Path
 
 from clusterd.pool.bodies import open_bytes
@@ -22,7 +23,7 @@ from ipc.messages import (
 )
 
 LISTED_BYTES = 40_000
-"""Bytes of paths in one answer to `diff`; it travels inside a message."""
+"""Bytes of paths, as JSON, in one answer to `diff`; it travels inside a message."""
 
 
 def pick_buckets(job: PickBuckets, memory: Memory) -> BucketsPicked:
@@ -30,7 +31,7 @@ def pick_buckets(job: PickBuckets, memory: Memory) -> BucketsPicked:
     ours = memory.manifest(job.state_dir, job.root_digest)
     numbers = differing_buckets(job.ours, job.theirs)
     rows = ours.rows_of(numbers)
-    data = encode_told(rows, numbers, dry=job.dry)
+    data = encode_told(rows, numbers, job.master, dry=job.dry)
     if len(data) <= INLINE_BYTES // 2:
         return BucketsPicked(len(data), len(rows), data)
     Path(job.out).write_bytes(data)
@@ -55,6 +56,7 @@ def compare_buckets(
         extra=len(found.extra),
         raw_sizes=[row.size for row in (*found.missing, *found.shared)],
         dry=told.dry,
+        against=told.master,
     )
 
 
@@ -72,7 +74,7 @@ def list_difference(job: ListDifference) -> DifferenceListed:
 def _cut(paths: list[str], most_bytes: int) -> list[str]:
     size = 0
     for number, path in enumerate(paths):
-        size += len(path.encode()) + 3
+        size += len(quote(path)) + 2
         if size > most_bytes:
             return paths[:number]
     return paths

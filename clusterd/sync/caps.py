@@ -10,6 +10,7 @@ resume   a package that was cut off goes on where it stopped
 from clusterd.clock import boot_us
 from clusterd.errors import ClusterError
 from clusterd.settings import Settings
+from clusterd.sync.net_port import NetPort
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
 from clusterd.wire.payloads import parse_caps, parse_clock
@@ -23,6 +24,7 @@ RESUME = "resume"
 CLOCK_ATTEMPTS = 5
 CLOSE_US = 20_000
 """A measurement that took no longer is good enough: an agent needs more time to move from one worker to another."""
+_WORDS = ","
 UNKNOWN_COMMAND = 3000
 """What the plain text `unknown command ...` is read as (wire.md 3.4)."""
 
@@ -32,13 +34,24 @@ def offered(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in settings.clusterd.caps if name != AGENTS or settings.serves_store)
 
 
-def answer_caps(peer: Peer, payload: bytes, settings: Settings) -> bytes:
-    """A worker's `caps`: note that it is clusterd and answer what both can do. Raises ClusterError 1000."""
+async def answer_caps(peer: Peer, payload: bytes, settings: Settings, net: NetPort) -> bytes:
+    """A worker's `caps`: note that it is clusterd and answer what both can do. net keeps that for a sync that comes after us:
+    the worker says it once a link. Raises ClusterError 1000."""
     listed = parse_caps(payload)
-    peer.program = "clusterd"
     agreed = [capability for capability in offered(settings) if capability in listed]
+    before = _WORDS.join(sorted(peer.capabilities)) if peer.program else None
+    peer.program = "clusterd"
     peer.agree(agreed)
+    if before is not None:
+        await net.note_task(peer.link, commands.CAPS, before, is_open=False)
+    await net.note_task(peer.link, commands.CAPS, _WORDS.join(sorted(agreed)), is_open=True)
     return dump_json(agreed)
+
+
+def recall(peer: Peer, noted: str, settings: Settings) -> None:
+    """What the sync before us had agreed with this worker, as net kept it."""
+    peer.program = "clusterd"
+    peer.agree(set(noted.split(_WORDS)).intersection(offered(settings)))
 
 
 async def offer_caps(peer: Peer, settings: Settings) -> None:

@@ -11,7 +11,7 @@ from clusterd.sync.agent_groups_worker import AgentGroupsWorker
 from clusterd.sync.agent_info import AgentInfoMaster, AgentInfoWorker
 from clusterd.sync.api import Api
 from clusterd.sync.api import restarted as api_restarted
-from clusterd.sync.caps import offer_caps
+from clusterd.sync.caps import offer_caps, recall
 from clusterd.sync.cluster_view import ClusterView
 from clusterd.sync.common import CommonRequests, Handler, Later
 from clusterd.sync.context import Context
@@ -159,7 +159,9 @@ class Core:
             await self._link_up(info)
         for task in message.open_tasks:
             peer = self._peers.get(task.link)
-            if peer is not None:
+            if peer is not None and task.command == commands.CAPS:
+                recall(peer, task.task_id, self._context.settings)
+            elif peer is not None:
                 self._tasks.spawn(self._end_lost_task(peer, task.command, task.task_id))
 
     async def _end_lost_task(self, peer: Peer, command: str, task_id: str) -> None:
@@ -218,6 +220,8 @@ class Core:
         await peer.close()
         if peer.info.kind == "worker" and self.master is not None:
             self.master.forget(peer)
+            if self._digest is not None:
+                self._digest.forget(peer)
             if self._merging is not None:
                 self._merging.forget(peer)
             if isinstance(self._groups, AgentGroupsMaster):

@@ -11,19 +11,29 @@ from collections.abc import Callable, Iterable
 from clusterd.errors import ClusterError
 from clusterd.sync.caps import DIGEST, PUSH
 from clusterd.sync.context import Context
+from clusterd.sync.incoming import BadSeal, Refusal
 from clusterd.sync.integrity_master import CHECK, IntegrityMaster
 from clusterd.sync.manifests import Scan
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
 from clusterd.wire import commands
-from clusterd.wire.payloads import build_changed, build_differs, parse_digest_check
-from clusterd.wire.results import dump_json
+from clusterd.wire.payloads import (
+    Counts,
+    Listed,
+    build_changed,
+    build_differs,
+    build_listed,
+    parse_digest_check,
+    parse_listed,
+)
 from ipc.descriptor import Descriptor
 from ipc.messages import CompareBuckets, Compared, DifferenceListed, ListDifference
 
 SPREAD_MS = 2
 MOST_SPREAD_MS = 500
 """Workers that are told of a change come within so many milliseconds for each of them, so that they do not all ask at once."""
+DIFFERENCE_S = 50.0
+"""For a worker to say what differs: it looks at its files first."""
 
 
 class DigestMaster:
@@ -34,33 +44,61 @@ class DigestMaster:
         self._integrity = integrity
         self._peers = peers
         self._telling: dict[int, str] = {}
+        self._comparing: set[int] = set()
+        self._differences: dict[str, int] = {}
+
+    def forget(self, peer: Peer) -> None:
+        """The worker's link is gone, and what ran on it. What a task has left that was ended before its first step goes too."""
+        self._telling.pop(peer.link, None)
+        for difference in [path for path, link in self._differences.items() if link == peer.link]:
+            self._remove(difference)
+
+    def _remove(self, difference: str) -> None:
+        self._differences.pop(difference, None)
+        self._context.spool.remove(difference)
 
     # ---- checks --------------------------------------------------------------------------------------------------------
 
     def check(self, peer: Peer, payload: bytes) -> bytes:
         """`syn_digest`: equal, or our digests. Nobody is checked before the first scan is complete (C7), nor while a check or
-        sync of the same worker runs. Raises ClusterError 1000."""
+        sync of the same worker runs. Raises ClusterError 1000, Refusal."""
+        _need(peer, commands.SYN_DIGEST)
         asked = parse_digest_check(payload)
         scan = self._context.manifests.current
         if scan is None or not (asked.dry or self._integrity.permissions.is_free(peer.name)):
             return commands.DIGEST_WAIT
-        record = self._integrity.record(peer.name)
-        record.digest = asked.digest
-        if asked.digest != scan.content_digest:
-            if record.behind_since is None:
-                record.is_behind(self._context.clock.wall())
-            return build_differs(scan.content_digest, scan.buckets)
+        is_equal = asked.digest == scan.content_digest
         if not asked.dry:
+            self._note(peer, asked.digest, scan)
+        return commands.DIGEST_EQUAL if is_equal else build_differs(scan.content_digest, scan.buckets)
+
+    def _note(self, peer: Peer, digest: str, scan: Scan) -> None:
+        """A check of the worker found it to have the files of `digest`."""
+        now = self._context.clock.wall()
+        record = self._integrity.record(peer.name)
+        record.digest = digest
+        if digest == scan.content_digest:
             self._context.journal(f"Worker {peer.name}", CHECK).info("Starting.")
-        self._integrity.checked(peer, scan, Compared(scan.files, 0, 0, 0, []), 0.0, self._context.clock.wall())
-        return commands.DIGEST_EQUAL
+            self._integrity.checked(peer, scan, Compared(scan.files, 0, 0, 0, []), 0.0, now)
+        elif record.behind_since is None:
+            record.is_behind(now)
 
     async def compare(self, peer: Peer, payload: bytes, body: list[Descriptor] | None) -> bytes:
-        """`syn_buckets`: compare now, answer how many files differ, send them afterwards. Raises ClusterError, JobError."""
-        context, permissions = self._context, self._integrity.permissions
-        scan = context.manifests.current
-        if scan is None:
+        """`syn_buckets`: compare now, answer how many files differ, send them afterwards. One at a time for each worker.
+
+        Raises ClusterError, JobError, Refusal, BadSeal."""
+        _need(peer, commands.SYN_BUCKETS)
+        scan = self._context.manifests.current
+        if scan is None or peer.link in self._comparing:
             return commands.DIGEST_WAIT
+        self._comparing.add(peer.link)
+        try:
+            return await self._compare(peer, scan, payload, body)
+        finally:
+            self._comparing.discard(peer.link)
+
+    async def _compare(self, peer: Peer, scan: Scan, payload: bytes, body: list[Descriptor] | None) -> bytes:
+        context, permissions = self._context, self._integrity.permissions
         holder = str(uuid.uuid4())
         is_free = permissions.is_free(peer.name)
         if is_free:
@@ -75,16 +113,22 @@ class DigestMaster:
                 return await self._listed(compared, difference)
             if not is_free:
                 return commands.DIGEST_WAIT
+            count = compared.missing + compared.shared + compared.extra
+            if not count and compared.against != scan.content_digest:
+                # Ours became another one since the worker asked: other buckets may differ that it did not tell of.
+                return commands.DIGEST_WAIT
             context.journal(f"Worker {peer.name}", CHECK).info("Starting.")
-            count = self._integrity.checked(peer, scan, compared, time.monotonic() - started, started_at)
+            self._integrity.checked(peer, scan, compared, time.monotonic() - started, started_at)
             if not count:
                 return commands.DIGEST_EQUAL
             goes_on = True
+            self._differences[difference] = peer.link
             peer.spawn(self._send(peer, compared, difference, holder))
             return f"sync {count}".encode()
         except JobError as failure:
-            record = self._integrity.record(peer.name)
-            record.result, record.detail = "failed", str(failure)
+            if failure.kind == "bad-seal":
+                raise BadSeal from failure
+            self._integrity.record(peer.name).failed(str(failure))
             raise
         finally:
             if not goes_on:
@@ -96,17 +140,16 @@ class DigestMaster:
             await self._integrity.sync(peer, compared, difference)
         except (ClusterError, JobError, OSError) as failure:
             self._context.journal(f"Worker {peer.name}", CHECK).error(str(failure))
-            record = self._integrity.record(peer.name)
-            record.result, record.detail = "failed", str(failure)
+            self._integrity.record(peer.name).failed(str(failure))
         finally:
-            self._context.spool.remove(difference)
+            self._remove(difference)
             self._integrity.permissions.end(peer.name, holder)
 
     async def _listed(self, compared: Compared, difference: str) -> bytes:
         """What `clusterd diff` shows: counts, and the first paths of each group."""
-        listed = await self._context.jobs.run(ListDifference(difference), DifferenceListed, urgent=True)
-        counts = {"missing": compared.missing, "shared": compared.shared, "extra": compared.extra}
-        return dump_json({"counts": counts, "missing": listed.missing, "shared": listed.shared, "extra": listed.extra})
+        found = await self._context.jobs.run(ListDifference(difference), DifferenceListed, urgent=True)
+        counts = Counts(compared.missing, compared.shared, compared.extra)
+        return build_listed(Listed(counts, found.missing, found.shared, found.extra))
 
     # ---- changes -------------------------------------------------------------------------------------------------------
 
@@ -115,7 +158,8 @@ class DigestMaster:
         workers = [peer for peer in self._peers() if peer.info.kind == "worker" and PUSH in peer.capabilities]
         spread_ms = min(MOST_SPREAD_MS, SPREAD_MS * len(workers))
         for peer in workers:
-            if self._integrity.record(peer.name).digest == scan.content_digest:
+            record = self._integrity.record(peer.name)
+            if record.digest == scan.content_digest:
                 continue
             is_telling = peer.link in self._telling
             self._telling[peer.link] = scan.content_digest
@@ -132,7 +176,7 @@ class DigestMaster:
             # The next check by the clock finds the same.
             return
         finally:
-            del self._telling[peer.link]
+            self._telling.pop(peer.link, None)
 
     async def difference(self, peer: Peer) -> bytes:
         """What a connected worker would have to change, as JSON: the worker asks us in turn, nothing is changed.
@@ -144,4 +188,11 @@ class DigestMaster:
                 f"{peer.name} cannot be asked: it is a stock node, or its capability digest is off; "
                 "`clusterd status` shows its last check",
             )
-        return await peer.request(commands.GET_DIFF)
+        listed = parse_listed(await peer.request(commands.GET_DIFF, timeout_s=DIFFERENCE_S))
+        return build_listed(listed, peer.name)
+
+
+def _need(peer: Peer, command: str) -> None:
+    """Whoever has not agreed to it gets what a stock node says. Raises Refusal."""
+    if DIGEST not in peer.capabilities:
+        raise Refusal(commands.unknown_command_text(command).decode())

@@ -1,7 +1,6 @@
 """The worker's side of a check by digest (capability `digest`): one message when nothing differs, two when something does."""
 
 import time
-from typing import Any
 
 from clusterd.errors import ClusterError
 from clusterd.sync.context import Context
@@ -12,11 +11,16 @@ from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
 from clusterd.wire import commands
 from clusterd.wire.frame import REQUEST_CHUNK
-from clusterd.wire.payloads import Differs, build_digest_check, parse_differs, parse_sync_count
-from clusterd.wire.results import load_json
+from clusterd.wire.payloads import (
+    Differs,
+    Listed,
+    build_digest_check,
+    build_listed,
+    parse_differs,
+    parse_listed,
+    parse_sync_count,
+)
 from ipc.messages import BucketsPicked, PickBuckets, Segment
-
-EQUAL = 0
 
 
 class Remains:
@@ -43,6 +47,10 @@ class DigestWorker:
         self._remains = Remains()
         self.told = ""
         """Content digest of the master's manifest, as it said last."""
+        self.asked = ""
+        """Content digest of this node's manifest at the last check."""
+        self.must_wait = False
+        """Whether the master could not answer the last check yet."""
         self.is_getting_anywhere = True
         """False when the last check found the same files different as the one before: it may be in vain to ask at once again."""
 
@@ -53,16 +61,20 @@ class DigestWorker:
     async def check(self, peer: Peer) -> bool:
         """One round. False when the master must be asked the stock way: too much differs for one message.
 
-        Raises ClusterError when the master refuses or is gone."""
+        Raises ClusterError when the master refuses, answers what it should not, or is gone."""
         journal = self._context.journal(self._tag, CHECK)
         started = time.monotonic()
         progress = Progress(peer.name, "integrity check", "scanning", self._context.clock.wall())
         self._context.progress.append(progress)
+        self.must_wait = False
+        current = self._context.manifests.current
+        self.asked = "" if current is None else current.content_digest
         try:
             scan = await self._worker.scan(journal)
+            self.asked = scan.content_digest
             answer = await self._ask(peer, scan, dry=False)
             if answer == commands.DIGEST_WAIT:
-                journal.debug("The master cannot check this node now: it scans, or deals with an earlier check.")
+                self._wait()
                 return True
             self._worker.begin_round(started)
             if isinstance(answer, Differs):
@@ -88,16 +100,26 @@ class DigestWorker:
             return False
         if answer == commands.DIGEST_EQUAL:
             self._equal()
-        elif answer != commands.DIGEST_WAIT:
+        elif answer == commands.DIGEST_WAIT:
+            self._wait()
+        else:
             self.is_getting_anywhere = self._remains.gets_less(theirs.digest, parse_sync_count(answer))
         return True
+
+    def _wait(self) -> None:
+        self.must_wait = True
+        self._context.journal(self._tag, CHECK).debug(
+            "The master cannot check this node now: it scans, or deals with an earlier check."
+        )
 
     async def _told(self, peer: Peer, scan: Scan, theirs: Differs, *, dry: bool) -> bytes | None:
         """The master's answer to our rows of the buckets that differ; None if they do not fit into one frame."""
         context = self._context
         out = context.spool.new_path("buckets")
         try:
-            job = PickBuckets(context.spool.state_dir, scan.root_digest, scan.buckets, theirs.buckets, dry=dry, out=out)
+            job = PickBuckets(
+                context.spool.state_dir, scan.root_digest, scan.buckets, theirs.buckets, theirs.digest, dry, out
+            )
             picked = await context.jobs.run(job, BucketsPicked, urgent=True)
             if picked.size > REQUEST_CHUNK:
                 return None
@@ -114,17 +136,17 @@ class DigestWorker:
         self.is_getting_anywhere = True
         self._worker.checked_equal()
 
-    async def difference(self, peer: Peer) -> dict[str, Any]:
-        """What this node would have to change; nothing is changed. Raises ClusterError, ScanFailed, JobError, OSError."""
+    async def difference(self, peer: Peer) -> bytes:
+        """What this node would have to change, as JSON; nothing is changed.
+
+        Raises ClusterError, ScanFailed, JobError, OSError."""
         scan = await self._context.manifests.scan()
         answer = await self._ask(peer, scan, dry=True)
-        if answer == commands.DIGEST_WAIT:
-            raise ClusterError(1000, "the master's first scan is not complete yet: ask again in a moment")
-        counts: dict[str, Any] = {"counts": {"missing": 0, "shared": 0, "extra": 0}}
-        found: Any = counts | {"missing": [], "shared": [], "extra": []}
-        if isinstance(answer, Differs):
-            listed = await self._told(peer, scan, answer, dry=True)
-            if listed is None:
-                raise ClusterError(1000, "too many files differ to list them: let the node sync first")
-            found = load_json(listed, limit=REQUEST_CHUNK)
-        return {"node": self._context.node_name, **found}
+        listed: bytes | None = answer if isinstance(answer, bytes) else await self._told(peer, scan, answer, dry=True)
+        if listed is None:
+            raise ClusterError(1000, "too many files differ to list them: let the node sync first")
+        if listed == commands.DIGEST_WAIT:
+            raise ClusterError(1000, "the master scans for the first time, or compares already: ask again in a moment")
+        return build_listed(
+            Listed() if listed == commands.DIGEST_EQUAL else parse_listed(listed), self._context.node_name
+        )

@@ -101,15 +101,16 @@ class IntegrityMaster:
             awaited.file.set_exception(error)
             return
         self._context.journal(f"Worker {peer.name}", SYNC).error(f"Error in synchronization process: {error}")
-        record = self.record(peer.name)
-        record.result, record.detail = "failed", str(error)
+        self.record(peer.name).failed(str(error))
 
     def published(self, scan: Scan) -> None:
         """The content of our manifest is another one now. That is the end of a local scan (one permission each)."""
         self.permissions.scan_ended()
         now = self._context.clock.wall()
         for record in self.records.values():
-            if record.digest != scan.content_digest:
+            if record.digest == scan.content_digest:
+                record.is_equal(scan.content_digest, now)
+            else:
                 record.is_behind(now)
 
     def forget(self, peer: Peer) -> None:
@@ -123,7 +124,6 @@ class IntegrityMaster:
     async def _check(self, peer: Peer, task_id: str, awaited: Awaited) -> None:
         context = self._context
         journal = context.journal(f"Worker {peer.name}", CHECK)
-        record = self.record(peer.name)
         started, started_at = time.monotonic(), context.clock.wall()
         package = difference = ""
         try:
@@ -142,14 +142,14 @@ class IntegrityMaster:
                 await peer.request("syn_m_c_ok")
         except (ClusterError, JobError, OSError) as failure:
             journal.error(str(failure))
-            record.result, record.detail = "failed", str(failure)
+            self.record(peer.name).failed(str(failure))
         finally:
             context.spool.remove(*(path for path in (package, difference) if path))
             peer.incoming.forget(task_id)
             self.permissions.end(peer.name, task_id)
 
     def checked(self, peer: Peer, scan: Scan, compared: Compared, took_s: float, started_at: float) -> int:
-        """A check has ended, begun at `started_at` (wall clock): how many files differ."""
+        """A check against `scan` has ended, begun at `started_at` (wall clock): how many files differ."""
         record, now = self.record(peer.name), self._context.clock.wall()
         record.check_started_at, record.check_ended_at = started_at, now
         count = compared.missing + compared.shared + compared.extra
@@ -157,10 +157,14 @@ class IntegrityMaster:
             f"Finished in {took_s:.3f}s. Received metadata of {compared.received} files. "
             + ("Sync required." if count else "Sync not required.")
         )
+        current = self._context.manifests.current
         if count:
             record.is_behind(now, count)
-        else:
+        elif current is None or current.content_digest == scan.content_digest:
             record.is_equal(scan.content_digest, now)
+        else:  # ours became another one while they were compared
+            record.digest = scan.content_digest
+            record.is_behind(now)
         return count
 
     async def sync(self, peer: Peer, compared: Compared, difference: str) -> None:
@@ -169,6 +173,7 @@ class IntegrityMaster:
         journal = context.journal(f"Worker {peer.name}", SYNC)
         started = time.monotonic()
         record.sync_started_at = context.clock.wall()
+        record.digest = ""
         journal.info("Starting.")
         journal.info(
             f"Files to create in worker: {compared.missing} | Files to update in worker: {compared.shared} | "
@@ -194,7 +199,7 @@ class IntegrityMaster:
                 record.detail = f"{built.dropped} files wait for the next round" if built.dropped else ""
             except ClusterError as failure:
                 # Said in the log and to the peer by the sender; the worker simply checks again.
-                record.result, record.detail = "failed", str(failure)
+                record.failed(str(failure))
             record.sync_ended_at = context.clock.wall()
             journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
         finally:

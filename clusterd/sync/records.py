@@ -19,7 +19,7 @@ class WorkerRecord(msgspec.Struct):
     """One worker's last syncs. Times are wall-clock seconds. Written by the integrity master; `info_*` by the agent-info
     master, `groups_*` (incremental) and `all_groups_*` by the agent-groups master.
 
-    `digest`: content digest of the manifest that the worker is known to have; `equal_at`: when it was last seen equal to
+    `digest`: content digest of the manifest that the worker is known to have, empty while it changes; `equal_at`: when it was last seen equal to
     ours; `behind_since`: since when it is not, None while it is; `behind_files`: how many files differed when last compared,
     None if nobody knows.
 
@@ -57,6 +57,9 @@ class WorkerRecord(msgspec.Struct):
         self.digest, self.equal_at = digest, now
         self.behind_since, self.behind_files = None, 0
         self.result, self.detail, self.behind, self.problems = "equal", "", 0, {}
+
+    def failed(self, why: str) -> None:
+        self.result, self.detail = "failed", why
 
     def is_behind(self, now: float, files: int | None = None) -> None:
         """Ours is another one than the worker's; `files` of them differ, if that is known."""

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 
 from clusterd.errors import ClusterError
-from clusterd.sync.caps import DIGEST
+from clusterd.sync.caps import DIGEST, PUSH
 from clusterd.sync.common import Handler
 from clusterd.sync.context import Context
 from clusterd.sync.digest_master import DigestMaster
 from clusterd.sync.digest_worker import DigestWorker
+from clusterd.sync.incoming import Refusal
 from clusterd.sync.integrity_master import IntegrityMaster
 from clusterd.sync.manifests import ScanFailed
 from clusterd.sync.peer import Peer
@@ -38,6 +39,12 @@ def _argument(payload: bytes) -> SyncNow:
         return msgspec.convert(load_json(payload or b"{}", limit=1024), SyncNow)
     except msgspec.ValidationError as problem:
         raise ClusterError(1000, f"sync_now takes an object with allow_delete: {problem}") from None
+
+
+def _need(peer: Peer, capability: str, command: str) -> None:
+    """Whoever has not agreed to it gets what a stock node says. Raises Refusal."""
+    if capability not in peer.capabilities:
+        raise Refusal(commands.unknown_command_text(command).decode())
 
 
 class MasterIntegrityRequests:
@@ -108,13 +115,15 @@ class WorkerIntegrityRequests:
         return await self._difference(self._connected())
 
     async def get_diff(self, master: Peer, payload: bytes) -> bytes:
+        """Raises ClusterError 1000, Refusal."""
+        _need(master, DIGEST, commands.GET_DIFF)
         return await self._difference(master)
 
     async def _difference(self, master: Peer) -> bytes:
         if DIGEST not in master.capabilities:
             raise ClusterError(1000, "the master is a stock node, or its capability digest is off: it cannot be asked")
         try:
-            return dump_json(await self._digest.difference(master))
+            return await self._digest.difference(master)
         except (ScanFailed, JobError, OSError) as failure:
             raise ClusterError(1000, str(failure)) from failure
 
@@ -128,6 +137,8 @@ class WorkerIntegrityRequests:
         return dump_json({"at": self._context.clock.wall()})
 
     async def master_changed(self, master: Peer, payload: bytes) -> bytes:
+        """Raises ClusterError 1000, Refusal."""
+        _need(master, PUSH, commands.SYN_CHANGED)
         self._rounds.master_changed(payload)
         return commands.THANKS
 

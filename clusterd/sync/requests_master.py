@@ -56,7 +56,7 @@ class MasterRequests:
         }
 
     async def caps(self, peer: Peer, payload: bytes) -> bytes:
-        return answer_caps(peer, payload, self._context.settings)
+        return await answer_caps(peer, payload, self._context.settings, self._context.net)
 
     async def clock(self, peer: Peer, payload: bytes) -> bytes:
         return str(boot_us()).encode()

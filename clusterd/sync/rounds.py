@@ -1,6 +1,5 @@
 """When a worker checks: by the clock as stock does, and with a clusterd master as soon as anything has changed on either side."""
 
-import asyncio
 import random
 import time
 import traceback
@@ -11,6 +10,7 @@ from clusterd.sync.context import Context
 from clusterd.sync.digest_worker import DigestWorker
 from clusterd.sync.integrity_worker import CHECK, OWN, IntegrityWorker
 from clusterd.sync.manifests import Scan
+from clusterd.sync.net_port import LinkClosed
 from clusterd.sync.pace import Pace
 from clusterd.sync.peer import Peer
 from clusterd.wire.payloads import parse_changed
@@ -19,6 +19,9 @@ CALM_S = 5.0
 AGAIN_S = 1.0
 """A change of this node's own files is healed at once; further ones within CALM_S are healed AGAIN_S later, so that a program that
 writes them again and again keeps nobody busy."""
+WAIT_S = 0.1
+"""A master that cannot check this node yet is asked again after this, then after twice as long each time, up to the interval."""
+NO_ANSWER = 3020
 
 
 class Rounds:
@@ -30,26 +33,60 @@ class Rounds:
         self._digest = digest
         self._pace = Pace()
         self._by_digest = False
+        self._is_checking = False
         self._changed_at: float | None = None
+        self._wait_s = WAIT_S
+        self._was_late = False
         worker.ended = self._sync_ended
         context.manifests.changed.append(self._own_changed)
+
+    @property
+    def _interval_s(self) -> float:
+        return self._context.settings.worker.sync_integrity_s
 
     async def run(self, peer: Peer) -> None:
         """Rounds of checks, `sync_integrity` apart, counted from the end of the one before (wire.md 1.5). With a master that
         knows digests the first one is at once."""
-        self._by_digest = DIGEST in await peer.agreed()
+        self._pace = Pace()
+        self._by_digest = self._was_late = False
+        self._wait_s = WAIT_S
+        try:
+            self._by_digest = DIGEST in await peer.agreed()
+            if not self._by_digest:
+                await self._pace.rest(self._interval_s)
+            was_woken = False
+            while True:
+                await self._round(peer, was_woken)
+                was_woken = await self._pace.rest(self._interval_s)
+        finally:
+            self._by_digest = self._is_checking = False
+
+    async def _round(self, peer: Peer, was_woken: bool) -> None:
+        if self._worker.is_syncing:
+            # Whatever woke us may have come too late for the package that is on its way.
+            self._was_late = self._was_late or was_woken
+            return
+        self._was_late = False
+        self._is_checking = True
+        try:
+            await self._check(peer)
+        except Exception:
+            # The next round may well succeed; without one this node would never be equal again.
+            tag = f"Worker {self._context.node_name}"
+            self._context.journal(tag, OWN).error(f"Unexpected failure: {traceback.format_exc()}")
+            self._worker.note_result("failed", "an unexpected failure, see the log")
+        finally:
+            self._is_checking = False
         if not self._by_digest:
-            await asyncio.sleep(self._context.settings.worker.sync_integrity_s)
-        while True:
-            if not self._worker.is_syncing:
-                try:
-                    await self._check(peer)
-                except Exception:
-                    # The next round may well succeed; without one this node would never be equal again.
-                    tag = f"Worker {self._context.node_name}"
-                    self._context.journal(tag, OWN).error(f"Unexpected failure: {traceback.format_exc()}")
-                    self._worker.note_result("failed", "an unexpected failure, see the log")
-            await self._pace.rest(self._context.settings.worker.sync_integrity_s)
+            return
+        if self._digest.must_wait:
+            self._pace.wake(self._wait_s)
+            self._wait_s = min(2 * self._wait_s, self._interval_s)
+        else:
+            self._wait_s = WAIT_S
+        current = self._context.manifests.current
+        if current is not None and current.content_digest != self._digest.asked:
+            self._own_changed(current)
 
     async def _check(self, peer: Peer) -> None:
         if self._by_digest:
@@ -57,10 +94,14 @@ class Rounds:
                 if await self._digest.check(peer):
                     return
             except ClusterError as failure:
+                self._worker.note_result("failed", str(failure))
+                if isinstance(failure, LinkClosed):
+                    return  # net says so
                 journal = self._context.journal(f"Worker {self._context.node_name}", CHECK)
                 journal.error(f"Error synchronizing integrity: {failure}")
-                self._worker.note_result("failed", str(failure))
-                return
+                if failure.code == NO_ANSWER:
+                    return
+                # A master that does not answer as it should is asked in the way that every master knows.
         await self._worker.check(peer)
 
     # ---- what makes it earlier -----------------------------------------------------------------------------------------
@@ -77,8 +118,11 @@ class Rounds:
         self._pace.wake()
 
     def _own_changed(self, scan: Scan) -> None:
-        """Files of this node are not what they were, and it was not a sync: somebody tampers with them."""
-        if not self._by_digest or self._worker.is_syncing or scan.content_digest == self._digest.told:
+        """Files of this node are not what they were, and it was not a sync: somebody tampers with them. A change that a check
+        finds itself is dealt with by that check."""
+        if not self._by_digest or self._is_checking or self._worker.is_syncing:
+            return
+        if scan.content_digest == self._digest.told:
             return
         now = time.monotonic()
         is_first = self._changed_at is None or now - self._changed_at > CALM_S
@@ -87,5 +131,5 @@ class Rounds:
 
     def _sync_ended(self, changed: int) -> None:
         """The master learns at once that this node is equal, or sends what is still missing."""
-        if self._by_digest and changed and self._digest.is_getting_anywhere:
+        if self._was_late or (self._by_digest and changed and self._digest.is_getting_anywhere):
             self._pace.wake()

@@ -5,12 +5,12 @@ answered with `err` and `results.encode_failure`. Texts quote at most the beginn
 """
 
 import re
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
 from clusterd.errors import ClusterError
-from clusterd.wire.results import WireException, decode_exception, dump_json, encode_failure
+from clusterd.wire.results import ARGUMENT_BYTES, WireException, decode_exception, dump_json, encode_failure, load_json
 
 MAX_LENGTH_DIGITS = 20
 """Digits of the largest length that is read at all."""
@@ -27,6 +27,7 @@ MAX_PATH_BYTES = 4096
 _SENDSYNC_FORM = "it must be an object with daemon_name, a text, and message, an object or a text, and nothing else"
 _DIGEST_CHECK = re.compile(rb"([0-9a-f]{32})( dry)?")
 _DIFFERS = re.compile(rb"differs ([0-9a-f]{32}) ")
+_BUCKETS_BYTES = 1024 * 16
 _SYNC_COUNT = re.compile(rb"sync ([0-9]{1,12})")
 _CHANGED = re.compile(rb"([0-9a-f]{32}) ([0-9]{1,5})")
 _TASK_ID = re.compile(rb"[!-~]{1,%d}" % MAX_ID_BYTES)
@@ -222,10 +223,30 @@ class DigestCheck(NamedTuple):
 
 
 class Differs(NamedTuple):
-    """The answer to `syn_digest` when it is another one: the master's content digest and bucket digests."""
+    """The answer to `syn_digest` when it is another one: the master's content digest and its 1,024 bucket digests of 16 bytes."""
 
     digest: str
     buckets: bytes
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many files a worker would have to create, replace and delete."""
+
+    missing: _Count
+    shared: _Count
+    extra: _Count
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """What a worker would have to change: `counts` of all, and the first paths of each group."""
+
+    counts: Counts = Counts(0, 0, 0)
+    missing: list[str] = []
+    shared: list[str] = []
+    extra: list[str] = []
 
 
 class Changed(NamedTuple):
@@ -252,8 +273,8 @@ def build_differs(digest: str, buckets: bytes) -> bytes:
 
 def parse_differs(payload: bytes) -> Differs:
     found = _DIFFERS.match(payload)
-    if found is None:
-        raise ClusterError(1000, f"unexpected answer to syn_digest: {payload[:_QUOTED]!r}")
+    if found is None or len(payload) - found.end() != _BUCKETS_BYTES:
+        raise ClusterError(1000, f"unexpected answer to syn_digest: {payload[:_QUOTED]!r}, {len(payload)} bytes")
     return Differs(found[1].decode(), payload[found.end() :])
 
 
@@ -263,6 +284,18 @@ def parse_sync_count(payload: bytes) -> int:
     if found is None:
         raise ClusterError(1000, f"unexpected answer to syn_buckets: {payload[:_QUOTED]!r}")
     return int(found[1])
+
+
+def build_listed(listed: Listed, node: str = "") -> bytes:
+    """JSON of what `node` would have to change."""
+    return dump_json(({"node": node} if node else {}) | msgspec.to_builtins(listed))
+
+
+def parse_listed(payload: bytes) -> Listed:
+    try:
+        return msgspec.convert(load_json(payload, limit=ARGUMENT_BYTES), Listed)
+    except msgspec.ValidationError as problem:
+        raise ClusterError(1000, f"the list of differing files is none: {problem}") from None
 
 
 def build_changed(digest: str, spread_ms: int) -> bytes:
