@@ -89,6 +89,11 @@ def test_words_of_transactions_harm_nothing(db: WdbClient, word: str) -> None:
         )
 
 
+@pytest.mark.parametrize("behind", ["\0", "\0; select 2", "\0;\0;"])
+def test_a_statement_ends_at_a_nul(db: WdbClient, behind: str) -> None:
+    assert db.raw(f"global sql select 1 as one{behind}x") == b'ok [{"one":1}]'
+
+
 # The features of the listing.
 
 
