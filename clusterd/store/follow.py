@@ -30,6 +30,8 @@ ORPHAN_S = 120.0
 """An agent that only group data has named (wdb.md 3.2) may wait so long for its key."""
 AGAIN_S = 5.0
 """How often agents that wait to be deleted are looked at, while the file stays the same."""
+FORGET_S = 60.0
+"""Trouble that was not seen for so long is over."""
 SUDDENLY = 10
 """So many keys do not vanish all at once by anybody's wish."""
 GROUPS = "group"
@@ -63,7 +65,7 @@ class Follower:
         self._read_keys = read_keys
         self._is_own = is_own
         self._say = say
-        self._told: set[str] = set()
+        self._told: dict[str, float] = {}
         self._directories: set[str] | None = None
         self._gone_since: dict[str, float] = {}
         self._keys_read: tuple[int, ...] | None = None
@@ -225,6 +227,9 @@ class Follower:
         return deleted
 
     def _say_once(self, level: str, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
+        """Once, as long as there is no pause of FORGET_S in it: the same trouble tomorrow is news again."""
+        now = time.monotonic()
+        is_new = now - self._told.get(text, -FORGET_S) >= FORGET_S
+        self._told = {one: at for one, at in self._told.items() if now - at < FORGET_S} | {text: now}
+        if is_new:
             self._say(level, text)

@@ -20,7 +20,9 @@ class Writes(Exception):
 
 
 def first_statement(text: str) -> str:
-    """Up to the first semicolon that ends a statement; anything behind it is not executed."""
+    """Up to the first semicolon that ends a statement, or to a NUL, where the text ends for whoever wrote it in C; anything
+    behind it is not executed."""
+    text = text.partition("\0")[0]
     at = text.find(";")
     while at >= 0:
         if sqlite3.complete_statement(text[: at + 1]):

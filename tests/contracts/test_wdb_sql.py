@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.contracts.helpers import LARGEST, add_agent, add_groups, add_many, put, set_groups
-from tools.rig.wdb_client import WdbClient
+from tools.rig.wdb_client import WdbClient, WdbTooLong
 
 
 @pytest.fixture
@@ -87,6 +87,21 @@ def test_words_of_transactions_harm_nothing(db: WdbClient, word: str) -> None:
         assert db.raw("global sql select ip, config_sum from agent where id = 1") == (
             b'ok [{"ip":"before","config_sum":"after"}]'
         )
+
+
+@pytest.mark.parametrize("behind", ["\0", "\0; select 2", "\0;\0;"])
+def test_a_statement_ends_at_a_nul(db: WdbClient, behind: str) -> None:
+    assert db.raw(f"global sql select 1 as one{behind}x") == b'ok [{"one":1}]'
+
+
+def test_a_page_of_the_client_is_as_long_as_fits_an_answer(db: WdbClient) -> None:
+    for agent_id in range(1, 5):
+        put(db, agent_id, os_uname="x" * 30_000)
+    statement = "select id, os_uname from agent where id > 0 order by id"
+    assert [row["id"] for row in db.page(statement, 4)] == [1, 2]
+    db.command("global sql update agent set os_uname = hex(zeroblob(40000)) where id = 1")
+    with pytest.raises(WdbTooLong):
+        db.page(statement, 4)
 
 
 # The features of the listing.

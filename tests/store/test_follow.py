@@ -253,6 +253,22 @@ def test_trouble_is_said_once_and_over_when_it_is_over(live: Callable[..., None]
     live(work)
 
 
+def test_trouble_that_comes_back_later_is_said_again(
+    live: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(node: Node) -> None:
+        node.keys.write_text("no key at all\n")
+        await node.look()
+        node.keys.write_text("001 alpha any k1\n")
+        await node.look()
+        monkeypatch.setattr(follow, "FORGET_S", 0.0)  # as if so much later
+        node.keys.write_text("no key at all\n")
+        await node.look()
+        assert len(node.said) == 2
+
+    live(work)
+
+
 def test_counting_rows_needs_no_lock(live: Callable[..., None], tmp_path: Path) -> None:
     """A reader of the file from outside, as a tool would be, is not disturbed and disturbs nothing."""
 

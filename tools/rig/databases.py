@@ -135,14 +135,13 @@ def _rows(client: WdbClient) -> dict[int, dict[str, Any]]:
     """All agents of a database, with their labels; a column that is NULL is empty, or 0."""
     found: dict[int, dict[str, Any]] = {}
     last = 0
-    while page := client.rows(f"select id, {', '.join(EMPTY)} from agent where id > {last} order by id limit 80"):
+    while page := client.page(f"select id, {', '.join(EMPTY)} from agent where id > {last} order by id", 80):
         for row in page:
             last = row.pop("id")
             found[last] = EMPTY | row | {"labels": {}}
     last, seen = 0, ""
-    while page := client.rows(
-        f"select id, key, value from labels where id > {last} or (id = {last} and key > '{seen}')"
-        " order by id, key limit 300"
+    while page := client.page(
+        f"select id, key, value from labels where id > {last} or (id = {last} and key > '{seen}') order by id, key", 300
     ):
         for row in page:
             last, seen = row["id"], row["key"]

@@ -26,6 +26,10 @@ class WdbError(Exception):
     """The socket did not behave as a socket of this protocol does: not there, silent, closed, or a malformed answer."""
 
 
+class WdbTooLong(WdbError):
+    """The answer was cut: what was asked for is more than fits one."""
+
+
 class WdbRefused(WdbError):
     """An answer with status `err`; the text is its payload."""
 
@@ -122,15 +126,25 @@ class WdbClient:
         return payload
 
     def rows(self, statement: str) -> list[dict[str, Any]]:
-        """The rows of `global sql`. Raises WdbError for an answer that was cut (wdb.md 2.3)."""
+        """The rows of `global sql`. Raises WdbTooLong for an answer that was cut (wdb.md 2.3)."""
         answer = self.raw(f"global sql {statement}")
         if len(answer) >= LARGEST:
-            raise WdbError(f"more than fits an answer: {_short(statement)}")
+            raise WdbTooLong(f"more than fits an answer: {_short(statement)}")
         status, payload = parted(answer)
         if status != "ok":
             raise WdbRefused(payload)
         rows: list[dict[str, Any]] = json.loads(payload)
         return rows
+
+    def page(self, statement: str, limit: int) -> list[dict[str, Any]]:
+        """At most `limit` rows of a statement that has no limit: as many as fit an answer, if there are any at least one."""
+        while True:
+            try:
+                return self.rows(f"{statement} limit {limit}")
+            except WdbTooLong:
+                if limit == 1:
+                    raise
+                limit //= 2
 
     def chunks(self, request_after: Callable[[list[Any]], str | bytes]) -> Iterator[tuple[str, list[Any]]]:
         """Follow `due`: (status, items) of each answer. `request_after(items)` makes the request that continues behind the
