@@ -105,12 +105,13 @@ def _api_file_problems(settings: Settings) -> list[Problem]:
 def certificate_problem(cert: Path, key: Path) -> str:
     """Why a server cannot use this certificate with this key, "" when it can. Never asks for a passphrase."""
 
+    is_locked = False
+
     def nothing() -> bytes:
         nonlocal is_locked
         is_locked = True
         return b""
 
-    is_locked = False
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, nothing)
     except ssl.SSLError as failure:
