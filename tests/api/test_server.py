@@ -123,8 +123,9 @@ def test_a_caller_that_never_finishes_its_handshake_is_let_go(served: Served) ->
 def test_only_tls_from_1_2_on_is_spoken(served: Served) -> None:
     old = ssl.create_default_context(cafile=str(served.cert))
     old.set_ciphers("DEFAULT:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
         old.minimum_version = ssl.TLSVersion.TLSv1
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         old.maximum_version = ssl.TLSVersion.TLSv1_1
     with served.plain() as link, pytest.raises(OSError):
         old.wrap_socket(link, server_hostname="localhost")
