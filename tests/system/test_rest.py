@@ -22,6 +22,7 @@ from clusterd.api.table import ENDPOINTS
 from tests.conftest import KEY, MakeRig, rigs
 from tests.system.rest import ATTEMPTS, OVERRIDES, PASSWORD, USER, Caller, turn_on
 from tests.system.test_api import request, result
+from tools.api_setup import self_signed
 from tools.rig.faults import signal_process
 from tools.rig.nodes import HOST, Rig
 from tools.rig.peer import StockWorker, wait_until
@@ -323,6 +324,25 @@ def _is_served(caller: Caller) -> bool:
         return caller.login().status_code == 200
     except httpx.TransportError:
         return False
+
+
+def test_a_reload_takes_a_new_certificate_and_keeps_the_old_one_when_it_is_bad(make_rig: MakeRig) -> None:
+    rig = make_rig(0, overrides=OVERRIDES)
+    turn_on(rig)
+    rig.start()
+    cert, key = rig.master.root / "etc/clusterd-api.crt", rig.master.root / "etc/clusterd-api.key"
+    old = cert.read_bytes()
+    for path, content in zip((cert, key), self_signed("another"), strict=True):
+        path.write_bytes(content)
+    assert rig.command(rig.master, "reload", timeout_s=30).returncode == 0
+    with Caller(rig.master) as caller:
+        # It trusts the new one only.
+        wait_until(lambda: _is_served(caller), 20, "the new certificate is used")
+        cert.write_bytes(old)
+        done = rig.command(rig.master, "reload", timeout_s=30)
+        assert done.returncode == 2
+        assert "does not belong to the certificate" in done.stderr
+        assert _is_served(caller)
 
 
 def test_a_master_that_is_away_is_told_at_once(make_rig: MakeRig) -> None:
