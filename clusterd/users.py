@@ -91,7 +91,8 @@ def is_password(user: User | None, password: str) -> bool:
 
 
 def read_users(root: str) -> dict[str, User]:
-    """The users by name; none without the file. Raises UserProblem for a file that is damaged or cannot be read."""
+    """The users by name; none without the file. Raises UserProblem for a file that is damaged, cannot be read, or can be by
+    everybody."""
     path = Path(root, USERS_FILE)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -100,8 +101,13 @@ def read_users(root: str) -> dict[str, User]:
     except OSError as failure:
         raise UserProblem(f"{path} cannot be read: {failure.strerror}") from None
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
             raise UserProblem(f"{path} is not a file")
+        if mode & stat.S_IRWXO:
+            raise UserProblem(
+                f"{path} is open to every user of this machine: chmod 640 {path}, and set the passwords anew"
+            )
         content = file.read(MOST_FILE_BYTES + 1)
     try:
         if len(content) > MOST_FILE_BYTES:

@@ -24,7 +24,7 @@ def api() -> None:
 @click.pass_obj
 def enable(root: str, port: int | None) -> None:
     """Turn the API on, with a self-signed certificate where there is none."""
-    loaded = load(root)
+    loaded = load(root, with_api_files=False)
     if loaded.settings is None:
         _fail("the configuration has mistakes; see clusterd check-config", ExitCode.BAD_CONFIGURATION)
     try:

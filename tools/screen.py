@@ -51,6 +51,8 @@ def status_view(status: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [_headline(status)]
     if status["problem"]:
         parts.append(Text(status["problem"], style="red"))
+    if status["api"] is not None:
+        parts.append(_api(status["api"]))
     parts += [Text(), _processes(status["processes"])]
     if status["peers"] is not None:
         parts += [Text(), _peers(status["peers"], status["node"]["type"], now)]
@@ -76,6 +78,13 @@ def _headline(status: dict[str, Any]) -> Text:
         slow = net["work_over_5ms"]
         line.append(f"\nlongest work on net's loop {net['work_max_ms']:.1f} ms", style="dim")
         line.append(f", {slow} times over 5 ms", style="yellow" if slow else "dim")
+    return line
+
+
+def _api(api: dict[str, Any]) -> Text:
+    line = Text(f"REST API: {api['requests']} requests, {api['refused']} refused", style="dim")
+    line.append(f", {api['failed']} failed", style="yellow" if api["failed"] else "dim")
+    line.append(f"; {api['connections']} connections now", style="dim")
     return line
 
 

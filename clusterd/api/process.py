@@ -15,7 +15,7 @@ from clusterd.api.app import Api
 from clusterd.api.node import LocalNode
 from clusterd.api.server import QuietServer, make_server
 from clusterd.api.tokens import load_secret
-from clusterd.configuration import load
+from clusterd.configuration import certificate_problem, load
 from clusterd.errors import StartFailure
 from clusterd.exits import ExitCode
 from clusterd.logs import Log
@@ -81,11 +81,8 @@ class _ApiProcess:
     async def _serve(self, api: Api, listening: socket.socket) -> None:
         own = self._settings.clusterd.api
         cert, key = self._certificate
-        try:
-            server = make_server(api.app, own, cert=cert, key=key)
-        except OSError as failure:
-            raise StartFailure(f"the API's certificate {cert} with the key {key} cannot be used: {failure}") from None
-        self._server = server
+        self._refuse_bad_certificate(cert, key)
+        self._server = server = make_server(api.app, own, cert=cert, key=key)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             async with asyncio.timeout(START_S):
@@ -121,11 +118,18 @@ class _ApiProcess:
             return
         cert, key = self._certificate
         try:
+            self._refuse_bad_certificate(cert, key)
             context.load_cert_chain(cert, key)
-        except OSError as failure:
-            self._say("WARNING", f"The certificate {cert} cannot be used, the old one stays: {failure}")
+        except (StartFailure, OSError) as failure:
+            self._say("WARNING", f"The old certificate stays: {failure}")
         else:
             self._say("INFO", f"Using the certificate {cert} from now on.")
+
+    def _refuse_bad_certificate(self, cert: str, key: str) -> None:
+        """Raises StartFailure. As the daemon's user: who checked the configuration may have been root."""
+        problem = certificate_problem(Path(cert), Path(key))
+        if problem:
+            raise StartFailure(problem)
 
     def _on_loop_trouble(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Handshakes that fail and connections that break are the callers' business."""

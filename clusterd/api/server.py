@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,11 +22,38 @@ BACKLOG = 128
 
 
 class QuietServer(uvicorn.Server):
-    """uvicorn without its own signal handlers: the process has its own."""
+    """uvicorn without its own signal handlers: the process has its own. A TLS handshake is bounded in time."""
+
+    def __init__(self, config: uvicorn.Config, handshake_s: float) -> None:
+        super().__init__(config)
+        self._handshake_s = handshake_s
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's for sockets that are bound. It leaves callers that never finish a handshake a minute each, and counts
+        them nowhere."""
+        config, loop = self.config, asyncio.get_running_loop()
+
+        def protocol() -> asyncio.Protocol:
+            made: Any = config.http_protocol_class
+            return cast(
+                asyncio.Protocol, made(config=config, server_state=self.server_state, app_state=self.lifespan.state)
+            )
+
+        self.servers = [
+            await loop.create_server(
+                protocol,
+                sock=listening,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=self._handshake_s,
+            )
+            for listening in sockets or ()
+        ]
+        self.started = True
 
 
 def make_server(app: ASGIApp, settings: ApiSettings, *, cert: str, key: str) -> QuietServer:
@@ -48,7 +76,7 @@ def make_server(app: ASGIApp, settings: ApiSettings, *, cert: str, key: str) -> 
         timeout_graceful_shutdown=STOP_S,
     )
     config.load()
-    return QuietServer(config)
+    return QuietServer(config, settings.request_timeout_s)
 
 
 class _Hurried:

@@ -6,9 +6,11 @@ from clusterd.dapi.arrays import ListArguments, cut_list
 from clusterd.dapi.items import Items
 from clusterd.dapi.registry import Arguments, Call, Registry, SyncCall
 from clusterd.dapi.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
+from clusterd.wire.results import NOT_FOUND, WireException
 
 registry = Registry()
 MOST_NODES = 500
+LARGEST_LIMIT = 100_000
 NODES = (
     "All selected nodes information was returned",
     "Some nodes information was not returned",
@@ -46,30 +48,49 @@ class RulesetStatus(Arguments, frozen=True):
 
 @registry.coroutine("wazuh.cluster", "get_nodes_info", LOCAL_MASTER)
 async def get_nodes_info(call: SyncCall, given: NodesInfo) -> Items:
-    """`{name, type, version, ip}`; `q` is applied to the listing here (dapi.md 6.3)."""
+    """`{name, type, version, ip}`; `q` is applied to the listing here (dapi.md 6.3). Nodes that are not connected are failed
+    items: the others are shown all the same."""
     arguments: dict[str, Any] = {name: getattr(given, name) for name in given.__struct_fields__ if name != "q"}
+    arguments["filter_node"], absent = await _connected(call, given.filter_node)
     if given.q:
         arguments |= {"offset": 0, "limit": MOST_NODES}
     listed = await call.cluster.list_nodes(arguments)
     found, total = listed["items"], listed["totalItems"]
     if given.q:
         found, total = cut_list(found, ListArguments(q=given.q, offset=given.offset, limit=given.limit))
-    return Items(*NODES, affected=found, total=total, sort_fields=["name"])
+    return _with_absent(Items(*NODES, affected=found, total=total, sort_fields=["name"]), absent)
+
+
+async def _connected(call: SyncCall, wanted: list[str] | str | None) -> tuple[list[str] | None, list[str]]:
+    """Of the names that are asked for, those that are connected, and those that are not. None: no names, all are."""
+    if wanted is None:
+        return None, []
+    names = list(dict.fromkeys([wanted] if isinstance(wanted, str) else wanted))
+    listed = await call.cluster.list_nodes({"select": ["name"], "limit": LARGEST_LIMIT})
+    there = {item["name"] for item in listed["items"]}
+    return [name for name in names if name in there], [name for name in names if name not in there]
+
+
+def _with_absent(items: Items, absent: list[str]) -> Items:
+    for name in absent:
+        items.fail(name, WireException(1730, None, wire_class=NOT_FOUND))
+    return items
 
 
 @registry.coroutine("wazuh.cluster", "get_health_nodes", LOCAL_MASTER)
 async def get_health_nodes(call: SyncCall, given: HealthNodes) -> Items:
-    """`{info, status}` of each node, sorted by name (dapi.md 1.7)."""
-    health = await call.cluster.health(given.filter_node)
+    """`{info, status}` of each node, sorted by name (dapi.md 1.7). Nodes that are not connected are failed items."""
+    wanted, absent = await _connected(call, given.filter_node)
+    health = await call.cluster.health(wanted)
     nodes = health["nodes"]
-    items = [nodes[name] for name in sorted(nodes)]
-    return Items(
+    items = Items(
         "All selected nodes healthcheck information was returned",
         "Some nodes healthcheck information was not returned",
         "No healthcheck information was returned",
-        affected=items,
+        affected=[nodes[name] for name in sorted(nodes)],
         sort_fields=["info.name"],
     )
+    return _with_absent(items, absent)
 
 
 @registry.coroutine("wazuh.core.cluster.control", "get_node_ruleset_integrity", LOCAL_MASTER, LOCAL_ANY)

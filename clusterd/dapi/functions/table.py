@@ -2,6 +2,7 @@
 
 from clusterd.dapi.functions import (
     agents,
+    authentication,
     cluster,
     decoders,
     group_members,
@@ -20,6 +21,7 @@ FUNCTIONS = Registry().join(
         module.registry
         for module in (
             agents,
+            authentication,
             cluster,
             decoders,
             group_members,

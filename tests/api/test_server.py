@@ -1,0 +1,247 @@
+"""The server under the application, over real TLS: callers that are slow, silent, huge or many are bounded, others are served."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from clusterd.api.server import LARGEST_HEAD, QuietServer, make_server
+from clusterd.settings import ApiSettings
+from tests.api.harness import Door
+from tools.api_setup import self_signed
+
+TIMEOUT_S = 0.4
+CONNECTIONS = 12
+
+
+class Served:
+    """A server in a thread of its own, on a port of loopback."""
+
+    def __init__(self, directory: Path) -> None:
+        logging.getLogger("uvicorn").addHandler(logging.NullHandler())
+        self.cert, self.key = directory / "crt", directory / "key"
+        cert, key = self_signed("here")
+        self.cert.write_bytes(cert)
+        self.key.write_bytes(key)
+        self.door = Door()
+        self.settings = ApiSettings(request_timeout_s=TIMEOUT_S, connections=CONNECTIONS, request_bytes=65536)
+        self.door.api._settings = self.settings
+        self.trust = ssl.create_default_context(cafile=str(self.cert))
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._server: QuietServer | None = None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+
+    async def _serve(self) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        self._server = make_server(self.door.api.app, self.settings, cert=str(self.cert), key=str(self.key))
+        await self._server.serve(sockets=[self._listening])
+
+    def __enter__(self) -> "Served":
+        self._thread.start()
+        deadline = time.monotonic() + 10
+        while self._server is None or not self._server.started:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        assert self._server is not None
+        self._server.should_exit = True
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def plain(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+
+    def tls(self) -> ssl.SSLSocket:
+        return self.trust.wrap_socket(self.plain(), server_hostname="localhost")
+
+    def is_well(self) -> bool:
+        """Whether another caller is served."""
+        with httpx.Client(verify=self.trust, base_url=f"https://localhost:{self.port}", timeout=10) as client:
+            return client.get("/openapi.json").status_code == 200
+
+    def bearer(self) -> bytes:
+        return f"Authorization: Bearer {self.door.token}\r\n".encode()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(tmp_path_factory.mktemp("api")) as running:
+        yield running
+
+
+def closed_after(link: socket.socket) -> float:
+    """Seconds until the other side ends the connection; what it says before is thrown away."""
+    began = time.monotonic()
+    with contextlib.suppress(OSError):
+        while link.recv(65536):
+            pass
+    return time.monotonic() - began
+
+
+def answer(link: socket.socket) -> tuple[int, bytes]:
+    """Status and body of all that comes until the connection ends."""
+    received = b""
+    with contextlib.suppress(OSError):
+        while piece := link.recv(65536):
+            received += piece
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split(b" ")[1]), body
+
+
+def test_a_caller_that_does_not_speak_tls_is_let_go(served: Served) -> None:
+    with served.plain() as link:
+        link.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert closed_after(link) < 5
+    assert served.is_well()
+
+
+def test_a_caller_that_never_finishes_its_handshake_is_let_go(served: Served) -> None:
+    links = [served.plain() for _ in range(3 * CONNECTIONS)]
+    try:
+        assert served.is_well()
+        began = time.monotonic()
+        for link in links:
+            closed_after(link)
+            assert time.monotonic() - began < TIMEOUT_S + 5
+    finally:
+        for link in links:
+            link.close()
+
+
+def test_only_tls_from_1_2_on_is_spoken(served: Served) -> None:
+    old = ssl.create_default_context(cafile=str(served.cert))
+    old.set_ciphers("DEFAULT:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        old.minimum_version = ssl.TLSVersion.TLSv1
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with served.plain() as link, pytest.raises(OSError):
+        old.wrap_socket(link, server_hostname="localhost")
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX: "], ids=["silent", "line", "header"]
+)
+def test_a_head_that_does_not_come_ends_the_connection(served: Served, sent: bytes) -> None:
+    with served.tls() as link:
+        link.sendall(sent)
+        assert closed_after(link) < TIMEOUT_S + 4
+    assert served.is_well()
+
+
+def test_a_head_that_trickles_ends_with_its_time(served: Served) -> None:
+    with served.tls() as link:
+        link.sendall(b"GET / HTTP/1.1\r\n")
+        link.settimeout(0.05)
+        began = time.monotonic()
+        is_open = True
+        while is_open and time.monotonic() - began < 10:
+            try:
+                link.sendall(b"X: y\r\n")
+                is_open = link.recv(1) != b""
+            except TimeoutError:
+                continue
+            except OSError:
+                is_open = False
+        assert time.monotonic() - began < TIMEOUT_S + 4
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"a" * (4 * LARGEST_HEAD),
+        b"GET / HTTP/1.1\r\nX: " + b"a" * (4 * LARGEST_HEAD),
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * LARGEST_HEAD,
+    ],
+    ids=["line", "header", "headers"],
+)
+def test_a_head_without_end_ends_the_connection(served: Served, head: bytes) -> None:
+    with served.tls() as link, contextlib.suppress(OSError):
+        link.sendall(head)
+        assert closed_after(link) < 5
+    assert served.is_well()
+
+
+def test_a_body_that_does_not_come_is_408(served: Served) -> None:
+    with served.tls() as link:
+        link.sendall(
+            b"PUT /rules/files/a.xml HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n"
+            b"Content-Length: 1000\r\n" + served.bearer() + b"\r\n<gro"
+        )
+        status, body = answer(link)
+    assert status == 408
+    assert json.loads(body)["error"] == 408
+
+
+def test_a_body_in_chunks_without_end_is_413(served: Served) -> None:
+    with served.tls() as link:
+        link.sendall(
+            b"PUT /rules/files/a.xml HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n"
+            b"Connection: close\r\nTransfer-Encoding: chunked\r\n" + served.bearer() + b"\r\n"
+        )
+        with contextlib.suppress(OSError):
+            for _ in range(20):
+                link.sendall(b"2000\r\n" + b"x" * 8192 + b"\r\n")
+        status, _ = answer(link)
+    assert status == 413
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /%ff%00%zz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET //../../etc/passwd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ],
+    ids=["zeros", "version", "bytes", "path", "negative", "both"],
+)
+def test_what_is_no_good_http_is_refused(served: Served, request_: bytes) -> None:
+    with served.tls() as link:
+        link.sendall(request_)
+        status, body = answer(link)
+    assert 400 <= status < 500
+    assert b"root:" not in body
+    assert b"Traceback" not in body
+    assert served.is_well()
+
+
+def test_more_connections_than_allowed_are_closed_and_room_comes_back(served: Served) -> None:
+    """Each holds its place with a request that is under way."""
+    held: list[ssl.SSLSocket] = []
+    refused = 0
+    for _ in range(2 * CONNECTIONS):
+        link = served.tls()
+        link.settimeout(0.02)
+        try:
+            refused += link.recv(1) == b""
+        except TimeoutError:
+            held.append(link)
+        except OSError:
+            refused += 1
+        if link not in held:
+            link.close()
+    assert refused > 0
+    assert len(held) <= CONNECTIONS + 1
+    for link in held:
+        link.close()
+    deadline = time.monotonic() + 5
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            assert served.is_well()
+            return
+        assert time.monotonic() < deadline

@@ -1,0 +1,85 @@
+"""A rig whose nodes serve the REST API, turned on with the commands that an operator has, and callers of it."""
+
+import json
+import ssl
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tools.rig.nodes import HOST, Node, Rig, free_port
+
+USER, PASSWORD = "op", "correct horse battery"
+ATTEMPTS = 5
+OVERRIDES = {"clusterd": {"api": {"host": HOST, "login_attempts": ATTEMPTS}}}
+
+
+class Caller:
+    """Of one node's API: logs in when it is first asked for something. `address`: where it calls from."""
+
+    def __init__(self, node: Node, *, user: str = USER, password: str = PASSWORD, address: str = HOST) -> None:
+        api = json.loads((node.root / "etc/cluster.json").read_text())["clusterd"]["api"]
+        self.node = node
+        self.port: int = api["port"]
+        self._credentials = (user, password)
+        self._token = ""
+        transport = httpx.HTTPTransport(
+            verify=ssl.create_default_context(cafile=str(node.root / "etc/clusterd-api.crt")), local_address=address
+        )
+        self._client = httpx.Client(transport=transport, base_url=f"https://{HOST}:{self.port}", timeout=30)
+
+    def __enter__(self) -> "Caller":
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._client.close()
+
+    def login(self) -> httpx.Response:
+        return self._client.post("/security/user/authenticate?raw=true", auth=self._credentials)
+
+    @property
+    def token(self) -> str:
+        if not self._token:
+            answer = self.login()
+            assert answer.status_code == 200, answer.text
+            self._token = answer.text
+        return self._token
+
+    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.token}"} | options.pop("headers", {})
+        return self._client.request(method, path, headers=headers, **options)
+
+    def get(self, path: str) -> Any:
+        """The body of an answer that is 200."""
+        answer = self.ask("GET", path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def items(self, path: str) -> list[Any]:
+        """All of the items, none failed."""
+        answer = self.get(path)
+        assert answer["error"] == 0, answer
+        items: list[Any] = answer["data"]["affected_items"]
+        return items
+
+    def failed(self, path: str) -> dict[int, list[Any]]:
+        """Failed items by code."""
+        return {item["error"]["code"]: item["id"] for item in self.get(path)["data"]["failed_items"]}
+
+    def upload(self, path: str, content: bytes) -> httpx.Response:
+        return self.ask("PUT", path, content=content, headers={"Content-Type": "application/octet-stream"})
+
+
+def turn_on(rig: Rig, *nodes: Node) -> None:
+    """The API of these nodes, or of all, on a free port, with one user; before they start."""
+    for node in nodes or rig.nodes:
+        secret = Path(node.root, "etc", "password.txt")
+        secret.write_text(PASSWORD + "\n")
+        for arguments in (
+            ("api", "enable", "--port", str(free_port())),
+            ("api", "user", "add", USER, "--password-file", str(secret)),
+        ):
+            done = rig.command(node, *arguments, timeout_s=30)
+            assert done.returncode == 0, done.stderr
+            assert PASSWORD not in done.stdout + done.stderr
+        secret.unlink()
