@@ -46,6 +46,8 @@ from ipc.messages import (
 
 FULL_MESSAGES = 2000
 """Messages that wait for sync from which on the links that send it more are not read."""
+BATCH = 32
+"""Most messages handed to sync in one go."""
 NOTES_PER_LINK = 1200
 """Sendings and sendsync requests of a peer that a new sync tells it the end of."""
 INTERNAL = 1000
@@ -359,12 +361,12 @@ class Bridge:
         while True:
             await self._queued.wait()
             while self._queue:
-                message = self._queue.popleft()
+                batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH))]
                 try:
-                    await self._channel.send(message)
+                    await self._channel.send(*batch)
                 except NoCredit:
                     if not self.sync_is_lost:
-                        self._queue.appendleft(message)
+                        self._queue.extendleft(reversed(batch))
                 if self._held and len(self._queue) < FULL_MESSAGES // 2:
                     self._let_links_go()
             self._queued.clear()

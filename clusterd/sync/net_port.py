@@ -41,7 +41,8 @@ class LinkClosed(ClusterError):
 
 
 class NetPort:
-    """Numbers requests and finds whom an answer belongs to. `send` writes one message to the current net process."""
+    """Numbers requests and finds whom an answer belongs to. `send` writes one message to the current net process, also when
+    its caller is cancelled: else nobody would give back a slab that is marked as net's."""
 
     def __init__(self, send: Send, slabs: SlabPool) -> None:
         self._send = send
@@ -62,8 +63,7 @@ class NetPort:
             if body is not None:
                 self._slabs.sent(body.slab)
             message = Request(link, number, command, payload, None if body is None else [body], timeout_s=timeout_s)
-            # A slab marked as net's must reach net even if the caller gives up: else nobody would give it back.
-            await asyncio.shield(asyncio.ensure_future(self._send(message)))
+            await self._send(message)
             return await future
         finally:
             self._waiting.pop(number, None)
