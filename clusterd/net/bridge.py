@@ -12,6 +12,7 @@ import msgspec
 
 from clusterd.errors import ClusterError
 from clusterd.net.context import MAIN, Context
+from clusterd.net.giving import Giving
 from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link
 from clusterd.net.pending import Nobody, Pending
 from clusterd.wire import commands
@@ -24,6 +25,7 @@ from ipc.errors import BadMessage, NoCredit, StaleLease
 from ipc.messages import (
     Answered,
     CloseLink,
+    GiveString,
     KeepaliveSeen,
     LinkDown,
     LinkInfo,
@@ -93,7 +95,7 @@ class Bridge:
         self._links: dict[int, Link] = {}
         self._serial = 0
         self._pending: dict[int, Pending] = {}
-        self._asks: dict[int, _SyncAsk] = {}
+        self._asks: dict[int, _SyncAsk | Giving] = {}
         self._notes: dict[int, dict[tuple[str, str], None]] = {}
         self._sending: set[int] = set()
         self._queue: deque[NetToSync] = deque()
@@ -152,7 +154,7 @@ class Bridge:
     ) -> None:
         """A request that sync answers."""
         if self.sync_is_lost:
-            self._context.slabs.drop(bodies, self._context.clock.monotonic())
+            self.drop(bodies)
             link.respond(counter, commands.ERR, _restarted())
             return
         self._serial += 1
@@ -169,6 +171,10 @@ class Bridge:
     def lend(self, bodies: list[Sink]) -> list[Descriptor] | None:
         """What a message to sync says about large bodies."""
         return self._context.slabs.to_sync(bodies) if bodies else None
+
+    def drop(self, bodies: list[Sink]) -> None:
+        """Large bodies that nobody reads."""
+        self._context.slabs.drop(bodies, self._context.clock.monotonic())
 
     def slabs_written(self, slabs: list[int]) -> None:
         """Bodies are written, or dropped with their link: ours are free, sync's go back to it."""
@@ -201,6 +207,8 @@ class Bridge:
                 self._reply(message)
             case Request():
                 self._request(message)
+            case GiveString():
+                self._give_string(message)
             case Release():
                 self._give_back(message.slabs, self._context.clock.monotonic())
             case WriteLog():
@@ -283,6 +291,17 @@ class Bridge:
                 ask.number = link.ask_body(message.command, views, slabs, message.timeout_s, ask)
         except ClusterError as refusal:
             self.slabs_written(slabs)
+            self.settle(message.id, Unanswered(message.id, "refused", str(refusal)))
+
+    def _give_string(self, message: GiveString) -> None:
+        link = self._links.get(message.link)
+        if link is None:
+            self.tell(Unanswered(message.id, "closed"))
+            return
+        self._asks[message.id] = giving = Giving(self, link, message)
+        try:
+            giving.begin()
+        except ClusterError as refusal:
             self.settle(message.id, Unanswered(message.id, "refused", str(refusal)))
 
     def _note(self, message: TaskNote) -> None:
