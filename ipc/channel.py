@@ -1,5 +1,7 @@
 """ZeroMQ sockets over ipc://, typed and bounded. Made after the fork, by the process that uses them.
 
+Messages that wait for the same receiver travel together, a frame each: one system call and one waking up for all of them.
+
 Nothing is dropped silently: a full queue makes `send` wait, and a receiver that is unknown or stays full is NoCredit.
 
 What does end with a process is whatever was on its way to it or from it and not read yet. Neither the successor of a dead
@@ -14,7 +16,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from typing import Any, Generic, TypeVar
 
 import zmq
@@ -33,29 +35,42 @@ BURST = 32
 """Messages received in a row before other work of the loop gets its turn."""
 LONGEST_PATH = 107
 
+# As plain numbers: the enums of pyzmq cost more than the calls they are given to.
+_NOBLOCK = int(zmq.NOBLOCK)
+_POLLIN = int(zmq.POLLIN)
+
 
 class _Socket:
     """A socket of a loop. `receive` and `send` never block it."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", socket: "zmq.Socket[bytes]") -> None:
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", socket: "zmq.Socket[bytes]", *, is_router: bool = False
+    ) -> None:
         self._context = context
         self._socket = socket
+        self._is_router = is_router
+        self._unread: deque[tuple[bytes, bytes]] = deque()
         self._fd = int(socket.get(zmq.FD))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: set[asyncio.Future[None]] = set()
         self._burst = 0
 
-    async def receive(self) -> list[bytes]:
+    async def receive(self) -> tuple[bytes, bytes]:
+        """The next message, and on a router who sent it."""
         self._burst += 1
         if self._burst >= BURST:
             self._burst = 0
             await asyncio.sleep(0)
-        while True:
+        while not self._unread:
             try:
-                return self._socket.recv_multipart(zmq.NOBLOCK)
+                frames = self._socket.recv_multipart(_NOBLOCK)
             except zmq.Again:
                 self._burst = 0
                 await self._wait_readable()
+                continue
+            identity = frames.pop(0) if self._is_router else b""
+            self._unread.extend((identity, frame) for frame in frames)
+        return self._unread.popleft()
 
     async def send(self, frames: list[bytes], turn: asyncio.Lock, who: str) -> None:
         """One at a time for each receiver, so that a message that waits for room is not overtaken."""
@@ -64,7 +79,7 @@ class _Socket:
         async with turn:
             while True:
                 try:
-                    self._socket.send_multipart(frames, zmq.NOBLOCK)
+                    self._socket.send_multipart(frames, _NOBLOCK)
                 except zmq.Again:
                     # A peer that died with its queue full stays "full" until the end of what it sent was looked at.
                     self._wake()
@@ -107,7 +122,7 @@ class _Socket:
 
     def _wake(self) -> None:
         # Asking for the events resets the descriptor, so ask even when nobody waits.
-        if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+        if int(self._socket.get(zmq.EVENTS)) & _POLLIN:
             for waiter in self._waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -134,7 +149,7 @@ class RouterChannel(Generic[M]):
             socket.close(0)
             context.term()
             raise
-        self._socket = _Socket(context, socket)
+        self._socket = _Socket(context, socket, is_router=True)
 
     async def recv(self) -> tuple[bytes, M]:
         """The next message and who sent it. Raises BadMessage for bytes that are none.
@@ -143,15 +158,15 @@ class RouterChannel(Generic[M]):
         come under an identity that ZeroMQ makes up, after the hello of the new one. That is dropped here: nothing an
         earlier life sent is believed."""
         while True:
-            identity, *frames = await self._socket.receive()
+            identity, data = await self._socket.receive()
             if not identity.startswith(b"\0"):
-                return identity, self._decoder.decode(_only(frames))
+                return identity, self._decoder.decode(data)
 
-    async def send(self, identity: bytes, message: Any) -> None:
-        """Hand a message over. Raises NoCredit if nobody of this identity is there, or it makes no room in
+    async def send(self, identity: bytes, *messages: Any) -> None:
+        """Hand messages over, all or none. Raises NoCredit if nobody of this identity is there, or it makes no room in
         SEND_TIMEOUT_S. Messages to one identity keep the order of the calls. Cancelled while it waits: not sent."""
         who = identity.decode(errors="replace")
-        await self._socket.send([identity, encode(message)], self._turns[identity], who)
+        await self._socket.send([identity, *map(encode, messages)], self._turns[identity], who)
 
     def close(self) -> None:
         """Close the socket, end the context, remove the file."""
@@ -174,12 +189,12 @@ class DealerChannel(Generic[M]):
 
     async def recv(self) -> M:
         """The next message. Raises BadMessage for bytes that are none."""
-        return self._decoder.decode(_only(await self._socket.receive()))
+        return self._decoder.decode((await self._socket.receive())[1])
 
-    async def send(self, message: Any) -> None:
-        """Hand a message over; waits for a router and for room. Raises NoCredit after SEND_TIMEOUT_S. Messages keep the
-        order of the calls. Cancelled while it waits: not sent."""
-        await self._socket.send([encode(message)], self._turn, "the other side")
+    async def send(self, *messages: Any) -> None:
+        """Hand messages over, all or none; waits for a router and for room. Raises NoCredit after SEND_TIMEOUT_S. Messages
+        keep the order of the calls. Cancelled while it waits: not sent."""
+        await self._socket.send([*map(encode, messages)], self._turn, "the other side")
 
     def close(self) -> None:
         self._socket.close()

@@ -104,7 +104,8 @@ class Answered(Message, frozen=True, tag="answered"):
 
 
 class Unanswered(Message, frozen=True, tag="unanswered"):
-    """Our Request `id` ended without a response. `why`: "timeout", "closed" (link gone) or "refused" (bad request of ours)."""
+    """Our Request `id` ended without a response. `why`: "timeout", "closed" (link gone) or "refused" (bad request of ours);
+    "string": see GiveString."""
 
     id: int
     why: str
@@ -152,6 +153,19 @@ class Request(Message, frozen=True, tag="request"):
     command: str
     payload: bytes = b""
     body: list[Descriptor] | None = None
+    timeout_s: float = 20.0
+
+
+class GiveString(Message, frozen=True, tag="give-string"):
+    """Give a peer or local client `content` (at most INLINE_BYTES) as a long string, `new_str` and `str_upd`, then send `command`
+    with `word` (none when empty) and the id that it chose. Ends as a Request does: Answered is the response to `command`;
+    "string" in Unanswered: it did not take the string. `timeout_s` is that of each request."""
+
+    link: int
+    id: int
+    command: str
+    word: str
+    content: bytes
     timeout_s: float = 20.0
 
 
@@ -783,6 +797,6 @@ class JobDone(Message, frozen=True, tag="job-done"):
 NetToSync = (
     NetHello | LinkUp | LinkDown | MasterAway | KeepaliveSeen | PeerRequest | Answered | Unanswered | SlabsReturned
 )
-SyncToNet = SyncHello | Reply | Request | CloseLink | Release | TaskNote | WriteLog
+SyncToNet = SyncHello | Reply | Request | GiveString | CloseLink | Release | TaskNote | WriteLog
 PoolToSync = PoolHello | JobDone
 SyncToPool = StartJob

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 COLUMNS: Mapping[str, str] = {
@@ -43,22 +44,34 @@ def agent_object(row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any
     """A row (columns named `f0`, `f1`... in the order of `fields`) as the API shows it; what is null is left out."""
     shown: dict[str, Any] = {}
     system: dict[str, Any] = {}
-    for number, field in enumerate(fields):
-        value = row.get(f"f{number}")
+    for column, kind, name in _places(tuple(fields)):
+        value = row.get(column)
         if value is None:
             continue
-        if field.startswith(OS):
-            system[field.removeprefix(OS)] = value
-        elif field == "id":
+        if kind == "plain":
+            shown[name] = value
+        elif kind == "os":
+            system[name] = value
+        elif kind == "date":
+            if value or name != "disconnection_time":
+                shown[name] = moment_of(value)
+        elif kind == "id":
             shown["id"] = f"{value:03d}"
-        elif field == "group":
-            shown["group"] = str(value).split(",") if value else []
-        elif field in DATES:
-            if value or field != "disconnection_time":
-                shown[field] = moment_of(value)
         else:
-            shown[field] = value
+            shown["group"] = str(value).split(",") if value else []
     return {"os": system} | shown if system else shown
+
+
+@lru_cache(maxsize=64)
+def _places(fields: tuple[str, ...]) -> tuple[tuple[str, str, str], ...]:
+    """Column, kind and name of each field: a page has thousands of them."""
+    places = []
+    for number, field in enumerate(fields):
+        kind = "date" if field in DATES else "os" if field.startswith(OS) else "plain"
+        if field in ("id", "group"):
+            kind = field
+        places.append((f"f{number}", kind, field.removeprefix(OS) if kind == "os" else field))
+    return tuple(places)
 
 
 def moment_of(value: Any) -> datetime:

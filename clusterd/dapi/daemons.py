@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 import psutil
 
@@ -46,15 +45,16 @@ def daemon_states(root: str, *, serves_store: bool = False) -> dict[str, str]:
 def not_ready(root: str, required: Iterable[str], *, serves_store: bool) -> list[str]:
     """`{daemon}->{state}` of those that a request needs and that are not up (dapi.md 3.7, point 2). Names that are no
     daemons, and daemons that this root never had, are not required."""
-    states = daemon_states(root, serves_store=serves_store)
     files, pids = _run_files(root)
     missing = []
     for name in required:
-        state = states.get(name)
-        if state is None or state not in NOT_READY:
+        if name not in DAEMONS or (serves_store and name in OF_OUR_STORE):
+            continue
+        state = _state(name, files, pids.get(name, []))
+        if state not in NOT_READY:
             continue
         was_ever_here = name in pids or f"{name}.failed" in files or f"{name}.start" in files
-        if was_ever_here or Path(root, "bin", name).exists():
+        if was_ever_here or os.path.exists(f"{root}/bin/{name}"):
             missing.append(f"{name}->{state}")
     return missing
 

@@ -12,6 +12,7 @@ import msgspec
 
 from clusterd.errors import ClusterError
 from clusterd.net.context import MAIN, Context
+from clusterd.net.giving import Giving
 from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link
 from clusterd.net.pending import Nobody, Pending
 from clusterd.wire import commands
@@ -24,6 +25,7 @@ from ipc.errors import BadMessage, NoCredit, StaleLease
 from ipc.messages import (
     Answered,
     CloseLink,
+    GiveString,
     KeepaliveSeen,
     LinkDown,
     LinkInfo,
@@ -46,6 +48,8 @@ from ipc.messages import (
 
 FULL_MESSAGES = 2000
 """Messages that wait for sync from which on the links that send it more are not read."""
+BATCH = 32
+"""Most messages handed to sync in one go."""
 NOTES_PER_LINK = 1200
 """Sendings and sendsync requests of a peer that a new sync tells it the end of."""
 INTERNAL = 1000
@@ -91,7 +95,7 @@ class Bridge:
         self._links: dict[int, Link] = {}
         self._serial = 0
         self._pending: dict[int, Pending] = {}
-        self._asks: dict[int, _SyncAsk] = {}
+        self._asks: dict[int, _SyncAsk | Giving] = {}
         self._notes: dict[int, dict[tuple[str, str], None]] = {}
         self._sending: set[int] = set()
         self._queue: deque[NetToSync] = deque()
@@ -150,7 +154,7 @@ class Bridge:
     ) -> None:
         """A request that sync answers."""
         if self.sync_is_lost:
-            self._context.slabs.drop(bodies, self._context.clock.monotonic())
+            self.drop(bodies)
             link.respond(counter, commands.ERR, _restarted())
             return
         self._serial += 1
@@ -167,6 +171,10 @@ class Bridge:
     def lend(self, bodies: list[Sink]) -> list[Descriptor] | None:
         """What a message to sync says about large bodies."""
         return self._context.slabs.to_sync(bodies) if bodies else None
+
+    def drop(self, bodies: list[Sink]) -> None:
+        """Large bodies that nobody reads."""
+        self._context.slabs.drop(bodies, self._context.clock.monotonic())
 
     def slabs_written(self, slabs: list[int]) -> None:
         """Bodies are written, or dropped with their link: ours are free, sync's go back to it."""
@@ -199,6 +207,8 @@ class Bridge:
                 self._reply(message)
             case Request():
                 self._request(message)
+            case GiveString():
+                self._give_string(message)
             case Release():
                 self._give_back(message.slabs, self._context.clock.monotonic())
             case WriteLog():
@@ -283,6 +293,17 @@ class Bridge:
             self.slabs_written(slabs)
             self.settle(message.id, Unanswered(message.id, "refused", str(refusal)))
 
+    def _give_string(self, message: GiveString) -> None:
+        link = self._links.get(message.link)
+        if link is None:
+            self.tell(Unanswered(message.id, "closed"))
+            return
+        self._asks[message.id] = giving = Giving(self, link, message)
+        try:
+            giving.begin()
+        except ClusterError as refusal:
+            self.settle(message.id, Unanswered(message.id, "refused", str(refusal)))
+
     def _note(self, message: TaskNote) -> None:
         if message.link not in self._links:
             return
@@ -359,12 +380,12 @@ class Bridge:
         while True:
             await self._queued.wait()
             while self._queue:
-                message = self._queue.popleft()
+                batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH))]
                 try:
-                    await self._channel.send(message)
+                    await self._channel.send(*batch)
                 except NoCredit:
                     if not self.sync_is_lost:
-                        self._queue.appendleft(message)
+                        self._queue.extendleft(reversed(batch))
                 if self._held and len(self._queue) < FULL_MESSAGES // 2:
                     self._let_links_go()
             self._queued.clear()

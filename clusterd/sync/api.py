@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import os
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 
 from clusterd.dapi.envelope import Envelope, read_envelope
@@ -14,9 +14,12 @@ from clusterd.dapi.registry import Cluster, Origin
 from clusterd.dapi.request import LOCAL_ANY
 from clusterd.errors import ClusterError
 from clusterd.sync.api_runner import ApiRunner
+from clusterd.sync.api_soon import SOON_AT_ONCE, Soon, answer_in
 from clusterd.sync.api_texts import Texts
+from clusterd.sync.caps import ANSWER, offered
 from clusterd.sync.common import Handler, Later
 from clusterd.sync.context import Context
+from clusterd.sync.incoming import Refusal
 from clusterd.sync.net_port import LinkClosed
 from clusterd.sync.outgoing import INLINE_CHUNK, read_segments
 from clusterd.sync.peer import Peer
@@ -74,12 +77,14 @@ class Api:
         self._ids = itertools.count(random.randrange(IDS))
         self._lanes = itertools.count()
         self._asked: dict[str, _Asked] = {}
+        self._soon: Counter[int] = Counter()
         self._joined: defaultdict[int, set[Turn]] = defaultdict(set)
         self._said_at: dict[int, float] = {}
         self._strings: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(STRINGS_AT_ONCE))
         self.local: dict[str, Handler] = {commands.DAPI: self.ask}
         self.remote: dict[str, Handler] = {
             commands.DAPI: self.serve,
+            commands.DAPI_NOW: self.serve_now,
             commands.DAPI_RES: self.answered,
             commands.DAPI_ERR: self.failed,
         }
@@ -125,25 +130,73 @@ class Api:
         """`dapi {id} {request}` of another node: said to be queued at once, answered by `dapi_res` or `dapi_err`.
 
         Raises ClusterError 1000 when that node does not take the answers that wait for it."""
+        self._begin(peer, payload, None)
+        return commands.DAPI_QUEUED
+
+    async def serve_now(self, peer: Peer, payload: bytes) -> bytes:
+        """`dapi_now {id} {request}`: the answer when it is small and there soon, else as `serve`.
+
+        Raises Refusal when this node has not offered that, ClusterError as `serve`."""
+        settings = self._context.settings
+        if ANSWER not in offered(settings):
+            raise Refusal(commands.unknown_command_text(commands.DAPI_NOW).decode())
+        if self._soon[peer.link] >= min(SOON_AT_ONCE, settings.clusterd.limits.requests_per_link // 2):
+            return await self.serve(peer, payload)
+        self._soon[peer.link] += 1
+        soon = Soon()
+        try:
+            self._begin(peer, payload, soon)
+            answer = await soon.wait()
+        finally:
+            soon.give_up()
+            self._soon[peer.link] -= 1
+            if not self._soon[peer.link]:
+                del self._soon[peer.link]
+        if answer is not None:
+            return answer
+        if not soon.has_ended:
+            soon.is_late = True
+            await self._context.net.note_task(peer.link, commands.DAPI_ERR, parse_addressed(payload).id, is_open=True)
+        return commands.DAPI_QUEUED
+
+    def _begin(self, peer: Peer, payload: bytes, soon: Soon | None) -> None:
+        """Serve a request of another node in a task of the link. `soon`: where an answer goes first; given up when there is
+        nothing to wait for. Raises ClusterError 1000."""
         addressed = parse_addressed(payload)
         name, content = addressed.id, addressed.content
         try:
             envelope = read_envelope(content)
             turn = self._join(peer, content)
         except ClusterError as failure:
+            if soon is not None:
+                soon.has_ended = True
+                soon.give_up()
             peer.answer_late(commands.DAPI_ERR, build_words(name, encode_failure(failure)))
             self._say_refused(peer, failure)
-            return commands.DAPI_QUEUED
-        peer.spawn(self._serve(peer, name, envelope, turn, self._work(peer, name, content)))
-        return commands.DAPI_QUEUED
+            return
+        work = self._work(peer, name, content)
+        if soon is None:
+            peer.spawn(self._serve(peer, name, envelope, turn, work))
+        else:
+            peer.spawn(self._serve_soon(peer, name, envelope, turn, work, soon))
 
     async def _serve(self, peer: Peer, name: str, envelope: Envelope, turn: Turn, work: Work) -> None:
         """Cancelled with the link, perhaps before it begins: see `link_lost`."""
         await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=True)
         try:
-            await self._answer(peer, name, envelope, turn, work)
+            await self._answer(peer, name, envelope, turn, work, None)
         finally:
             await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=False)
+
+    async def _serve_soon(self, peer: Peer, name: str, envelope: Envelope, turn: Turn, work: Work, soon: Soon) -> None:
+        """The same, where net knows by the open request that something is to be told if this process dies."""
+        try:
+            await self._answer(peer, name, envelope, turn, work, soon)
+        finally:
+            soon.has_ended = True
+            soon.give_up()
+            if soon.is_late:
+                await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=False)
 
     async def answered(self, peer: Peer, payload: bytes) -> bytes:
         """`dapi_res {id} {string id}`. Raises ClusterError 3032 on a master, where nobody asked (a worker stays friendly)."""
@@ -221,22 +274,26 @@ class Api:
         except ClusterError as failure:
             await self._refuse(client, "", failure)
             return
-        await self._answer(client, "", envelope, turn, work)
+        await self._answer(client, "", envelope, turn, work, None)
 
-    async def _answer(self, peer: Peer, name: str, envelope: Envelope, turn: Turn, work: Work) -> None:
-        """From the line to the answer; every failure is told by `dapi_err`."""
+    async def _answer(
+        self, peer: Peer, name: str, envelope: Envelope, turn: Turn, work: Work, soon: Soon | None
+    ) -> None:
+        """From the line to the answer, which goes where `soon` takes it; every failure is told by `dapi_err`."""
         try:
             await self._turns.begin(turn, self._context.settings.communication.timeout_dapi_request_s)
             text = await work(envelope)
             try:
                 self._turns.free_service(turn)
-                await self._deliver(peer, name, text)
+                if soon is None or not soon.take(text):
+                    await self._deliver(peer, name, text)
             finally:
                 self._texts.remove(text)
-        except (JobError, OSError) as failure:
-            await self._refuse(peer, name, ClusterError(1000, str(failure)))
-        except ClusterError as failure:
-            await self._refuse(peer, name, failure)
+        except (JobError, OSError, ClusterError) as failure:
+            if soon is not None:
+                soon.give_up()
+            error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
+            await self._refuse(peer, name, error)
         finally:
             self._turns.leave(turn)
             if peer.link in self._joined:
@@ -247,6 +304,9 @@ class Api:
         content = [Segment(text.path, text.offset, text.size)] if text.path else text.payload
         try:
             async with self._strings[peer.link]:
+                if not text.path and len(text.payload) <= INLINE_CHUNK:
+                    await peer.give_string(commands.DAPI_RES, name, text.payload)
+                    return
                 string_id = await self._context.sender.send_string(peer, content)
             await peer.request(commands.DAPI_RES, build_words(name, string_id) if name else string_id.encode())
         except ClusterError as failure:
@@ -287,8 +347,8 @@ class Api:
         timeout_s = self._context.settings.communication.timeout_dapi_request_s
         try:
             async with asyncio.timeout(timeout_s):
-                await self._send(node, name, request)
-                return await asked.answer
+                answer = await self._send(node, name, request)
+                return await asked.answer if answer is None else answer
         except TimeoutError:
             raise ClusterError(3021, f"{node.name} did not answer within {timeout_s:g} s") from None
         except LinkClosed:
@@ -298,17 +358,21 @@ class Api:
             if asked.answer.done() and not asked.answer.cancelled():
                 asked.answer.exception()  # heard, or of no interest any more
 
-    async def _send(self, node: Peer, name: str, request: Text) -> None:
-        """Large requests are sealed in the pool, so that net need not."""
+    async def _send(self, node: Peer, name: str, request: Text) -> Text | None:
+        """Give a request to another node; its answer, if that is there at once. Large requests are sealed in the pool, so
+        that net need not."""
         sender = self._context.sender
         prefix = build_words(name, request.payload)
         if request.path:
             segment = Segment(request.path, request.offset, request.size)
             await node.request(commands.DAPI, body=await sender.seal(prefix, [segment]))
-        elif len(prefix) <= INLINE_CHUNK:
-            await node.request(commands.DAPI, prefix)
-        else:
+        elif len(prefix) > INLINE_CHUNK:
             await node.request(commands.DAPI, body=await sender.seal(prefix))
+        elif ANSWER in node.capabilities:
+            return answer_in(await node.request(commands.DAPI_NOW, prefix, small=True))
+        else:
+            await node.request(commands.DAPI, prefix)
+        return None
 
     async def _take(self, peer: Peer, string_id: str) -> Text:
         """The long string, removed. Raises ClusterError 3035, 3016."""

@@ -5,6 +5,7 @@ digest   checks begin with the digest of a manifest, and tell only what is in th
 push     the master says when its manifest has changed
 lz4      packages are made of LZ4 frames
 resume   a package that was cut off goes on where it stopped
+answer   a small answer of the API is the response to the request itself
 """
 
 from clusterd.clock import boot_us
@@ -21,6 +22,7 @@ DIGEST = "digest"
 PUSH = "push"
 LZ4 = "lz4"
 RESUME = "resume"
+ANSWER = "answer"
 CLOCK_ATTEMPTS = 5
 CLOSE_US = 20_000
 """A measurement that took no longer is good enough: an agent needs more time to move from one worker to another."""

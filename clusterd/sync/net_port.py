@@ -12,6 +12,7 @@ from ipc.descriptor import Descriptor
 from ipc.messages import (
     Answered,
     CloseLink,
+    GiveString,
     Release,
     Reply,
     Request,
@@ -41,7 +42,8 @@ class LinkClosed(ClusterError):
 
 
 class NetPort:
-    """Numbers requests and finds whom an answer belongs to. `send` writes one message to the current net process."""
+    """Numbers requests and finds whom an answer belongs to. `send` writes one message to the current net process, also when
+    its caller is cancelled: else nobody would give back a slab that is marked as net's."""
 
     def __init__(self, send: Send, slabs: SlabPool) -> None:
         self._send = send
@@ -55,15 +57,24 @@ class NetPort:
         """Send a request and wait for its response. `body` (a slab of ours) is net's from here on, whatever happens.
 
         Raises ClusterError 3020 when no response came in `timeout_s`, LinkClosed when the link is gone."""
+        if body is not None:
+            self._slabs.sent(body.slab)
         number = next(self._ids)
+        message = Request(link, number, command, payload, None if body is None else [body], timeout_s=timeout_s)
+        return await self._ask(link, number, command, message)
+
+    async def give_string(self, link: int, command: str, word: str, content: bytes, *, timeout_s: float) -> Response:
+        """Have net give a long string and then send `command`; its response. `timeout_s`: for each of the requests.
+
+        Raises ClusterError 3016 when the peer did not take the string, and as `request` does."""
+        number = next(self._ids)
+        return await self._ask(link, number, command, GiveString(link, number, command, word, content, timeout_s))
+
+    async def _ask(self, link: int, number: int, command: str, message: Request | GiveString) -> Response:
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._waiting[number] = (link, command, future)
         try:
-            if body is not None:
-                self._slabs.sent(body.slab)
-            message = Request(link, number, command, payload, None if body is None else [body], timeout_s=timeout_s)
-            # A slab marked as net's must reach net even if the caller gives up: else nobody would give it back.
-            await asyncio.shield(asyncio.ensure_future(self._send(message)))
+            await self._send(message)
             return await future
         finally:
             self._waiting.pop(number, None)
@@ -112,6 +123,8 @@ class NetPort:
             found[2].set_exception(ClusterError(3020, command))
         elif message.why == "closed":
             found[2].set_exception(LinkClosed(command))
+        elif message.why == "string":
+            found[2].set_exception(ClusterError(3016, message.text))
         else:
             found[2].set_exception(ClusterError(3018, message.text or message.why))
 

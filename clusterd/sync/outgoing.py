@@ -20,6 +20,8 @@ from ipc.messages import INLINE_BYTES, Digested, DigestSegments, SealChunk, Seal
 
 INLINE_CHUNK = INLINE_BYTES // 2
 """Packages up to this size are read by sync and sealed by net: a job would cost more than it saves."""
+LOCAL_CHUNK = INLINE_BYTES - 32
+"""As much of a long string as fits into a message with its id."""
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -190,8 +192,8 @@ class Sender:
                 await self._send_open_string(peer, string_id, content)
             elif peer.info.kind == "local":
                 # Nothing is sealed there.
-                for offset in range(0, size, INLINE_CHUNK):
-                    part = read_segments(slice_segments(content, offset, INLINE_CHUNK))
+                for offset in range(0, size, LOCAL_CHUNK):
+                    part = read_segments(slice_segments(content, offset, LOCAL_CHUNK))
                     await peer.request("str_upd", build_words(string_id, part))
             else:
                 await self._send_sealed_string(peer, string_id, content, size)

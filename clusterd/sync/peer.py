@@ -63,14 +63,35 @@ class Peer:
         return self.capabilities
 
     async def request(
-        self, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float | None = None
+        self,
+        command: str,
+        payload: bytes = b"",
+        *,
+        body: Descriptor | None = None,
+        timeout_s: float | None = None,
+        small: bool = False,
     ) -> bytes:
-        """Send a request; return the payload of its `ok`.
+        """Send a request; return the payload of its `ok`. `small`: a response that net has not opened is refused.
 
         Raises ClusterError: 3020 without a response in time, LinkClosed, or what the peer's `err` says (C3)."""
         response = await self._net.request(
             self.link, command, payload, body=body, timeout_s=self.timeout_s if timeout_s is None else timeout_s
         )
+        return await self._said(command, response, small=small)
+
+    async def give_string(self, command: str, word: str, content: bytes) -> bytes:
+        """Give a long string of at most INLINE_BYTES, then send `command` with `word` (may be empty) and the id that the peer
+        chose for it; return the payload of that one's `ok`.
+
+        Raises ClusterError as `request` does, 3016 when the string was not taken."""
+        response = await self._net.give_string(self.link, command, word, content, timeout_s=self.timeout_s)
+        return await self._said(command, response)
+
+    async def _said(self, command: str, response: Response, *, small: bool = False) -> bytes:
+        """The payload of an `ok`. Raises ClusterError."""
+        if small and response.body is not None:
+            await self._net.release(response.body)
+            raise ClusterError(3018, f"the response to {command} is larger than agreed")
         content = await self._content(response)
         if response.command == "err":
             raise decode_err_payload(content)

@@ -1,7 +1,9 @@
 """The sync process: channels, loop, stop. Decisions are in core.py and the features."""
 
 import asyncio
+import contextlib
 import signal
+from collections import deque
 
 import uvloop
 
@@ -33,6 +35,10 @@ HEARTBEAT_S = 0.5
 MAX_WAITING_JOBS = 10_000
 HWM = 1000
 NET = b"net"
+FULL_MESSAGES = 1000
+"""Messages that wait for net from which on whoever has another one waits, too."""
+BATCH = 32
+"""Most messages handed to net in one go."""
 
 
 def run(settings: Settings, arena: Arena, board: Board, log: Log, pool_size: int) -> int:
@@ -53,6 +59,9 @@ class _SyncProcess:
         self._net_incarnation: int | None = None
         self._admitted = False
         self._stop = asyncio.Event()
+        self._to_net: deque[SyncToNet] = deque()
+        self._has_messages = asyncio.Event()
+        self._has_room = asyncio.Event()
 
     async def run(self) -> int:
         root = self._settings.root
@@ -69,7 +78,14 @@ class _SyncProcess:
         self._core = Core(self._context)
         tasks = [
             asyncio.create_task(work)
-            for work in (self._serve_net(), self._serve_pool(), self._beat(), self._say_hello(), self._rotate())
+            for work in (
+                self._serve_net(),
+                self._write_net(),
+                self._serve_pool(),
+                self._beat(),
+                self._say_hello(),
+                self._rotate(),
+            )
         ]
         tasks += [asyncio.create_task(work) for work in (self._context.manifests.run(), *self._core.forever)]
         self._row.set_ready()
@@ -129,11 +145,25 @@ class _SyncProcess:
     # ---- channels ------------------------------------------------------------------------------------------------------
 
     async def _send_to_net(self, message: SyncToNet) -> None:
-        """Messages to a net that is not there are dropped: it will say hello, and everything starts clean."""
-        try:
-            await self._net_channel.send(NET, message)
-        except NoCredit:
-            return
+        """In the order of the calls. A caller that is cancelled has sent its message all the same."""
+        self._to_net.append(message)
+        self._has_messages.set()
+        while len(self._to_net) > FULL_MESSAGES:
+            self._has_room.clear()
+            await self._has_room.wait()
+
+    async def _write_net(self) -> None:
+        """Messages of one turn of the loop go together. To a net that is not there they are dropped: it will say hello, and
+        everything starts clean."""
+        while True:
+            await self._has_messages.wait()
+            while self._to_net:
+                batch = [self._to_net.popleft() for _ in range(min(len(self._to_net), BATCH))]
+                with contextlib.suppress(NoCredit):
+                    await self._net_channel.send(NET, *batch)
+                if len(self._to_net) <= FULL_MESSAGES:
+                    self._has_room.set()
+            self._has_messages.clear()
 
     async def _send_to_pool(self, identity: bytes, message: StartJob) -> None:
         try:

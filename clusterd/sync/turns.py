@@ -90,6 +90,8 @@ class Turns:
 
     async def begin(self, turn: Turn, timeout_s: float) -> None:
         """Wait for the turn. Raises ClusterError 1014 after `timeout_s`; in every case it must `leave` in the end."""
+        if turn.begun.done() and not turn.begun.cancelled():
+            return
         try:
             async with asyncio.timeout(timeout_s):
                 await turn.begun

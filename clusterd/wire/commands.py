@@ -34,6 +34,8 @@ CANCEL_TASK = "cancel_task"
 DAPI = "dapi"
 DAPI_RES = "dapi_res"
 DAPI_ERR = "dapi_err"
+DAPI_NOW = "dapi_now"
+"""Ours, to a node that listed capability `answer`: `dapi` whose response may be the answer (clusterd/sync/api_soon.py)."""
 
 # Worker to master.
 HELLO = "hello"
@@ -101,7 +103,7 @@ CONTROL_RES = "control_res"
 SEND_F_RES = "send_f_res"
 
 _COMMON = frozenset(
-    {ECHO, NEW_FILE, FILE_UPD, FILE_END, NEW_STR, STR_UPD, ERR_STR, CANCEL_TASK, DAPI, DAPI_RES, DAPI_ERR}
+    {ECHO, NEW_FILE, FILE_UPD, FILE_END, NEW_STR, STR_UPD, ERR_STR, CANCEL_TASK, DAPI, DAPI_RES, DAPI_ERR, DAPI_NOW}
 )
 _MASTER = _COMMON | {
     HELLO,

@@ -149,7 +149,7 @@ def shorten(text: str, limit: int = MAX_SHOWN) -> str:
 def dump_json(value: object) -> bytes:
     """JSON as the original writes it: `", "` and `": "`, ASCII only. Takes WireException, WireResult, WireCallable and
     dates at any depth. Raises TypeError for anything else that JSON has no form for: a bug of the caller."""
-    return json.dumps(value, default=_special).encode("ascii")
+    return _ENCODER.encode(value).encode("ascii")
 
 
 def encode_exception(
@@ -212,6 +212,9 @@ def _special(value: object) -> dict[str, Any]:
         }
         return {"__callable__": encoded if value.wazuh is None else encoded | {"__wazuh__": value.wazuh}}
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+_ENCODER = json.JSONEncoder(default=_special)
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ class FakeSync:
         self._socket.set(zmq.ROUTER_MANDATORY, 1)
         self._socket.set(zmq.ROUTER_HANDOVER, 1)
         self._socket.bind(f"ipc://{sync_socket(root)}")
+        self._unread: list[bytes] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -98,9 +99,11 @@ class FakeSync:
         return not any(isinstance(message, kind) for message in self.received)
 
     def _receive(self, timeout_s: float) -> NetToSync | None:
-        if not self._socket.poll(max(0, int(timeout_s * 1000))):
-            return None
-        return self._decoder.decode(self._socket.recv_multipart()[1])
+        if not self._unread:
+            if not self._socket.poll(max(0, int(timeout_s * 1000))):
+                return None
+            self._unread += self._socket.recv_multipart()[1:]
+        return self._decoder.decode(self._unread.pop(0))
 
     # ---- by itself -------------------------------------------------------------------------------------------------------
 

@@ -44,6 +44,34 @@ def test_a_message_arrives_as_it_was_sent_in_both_directions(tmp_path: Path) -> 
     assert not (tmp_path / "s").exists()
 
 
+def test_messages_sent_together_are_received_one_by_one_in_their_order(tmp_path: Path) -> None:
+    async def work() -> None:
+        router, dealer = make_router(tmp_path / "s"), make_dealer(tmp_path / "s")
+        await dealer.send(PoolHello(1, 1), PoolHello(1, 2), PoolHello(1, 3))
+        await dealer.send(PoolHello(1, 4))
+        assert [await router.recv() for _ in range(4)] == [(b"pool-1", PoolHello(1, number)) for number in range(1, 5)]
+        await router.send(b"pool-1", job(1), job(2))
+        assert [await dealer.recv(), await dealer.recv()] == [job(1), job(2)]
+        dealer.close()
+        router.close()
+
+    in_loop(work)
+
+
+def test_bad_one_of_several_messages_leaves_the_others(tmp_path: Path) -> None:
+    async def work() -> None:
+        router, dealer = make_router(tmp_path / "s"), make_dealer(tmp_path / "s")
+        await dealer.send(PoolHello(1, 1), job(1), PoolHello(1, 2))
+        assert (await router.recv())[1] == PoolHello(1, 1)
+        with pytest.raises(BadMessage):
+            await router.recv()
+        assert (await router.recv())[1] == PoolHello(1, 2)
+        dealer.close()
+        router.close()
+
+    in_loop(work)
+
+
 def test_a_dealer_may_be_there_before_its_router(tmp_path: Path) -> None:
     async def work() -> None:
         dealer = make_dealer(tmp_path / "s")
@@ -67,7 +95,7 @@ def test_what_is_no_message_is_reported_and_the_channel_goes_on(tmp_path: Path) 
             other.connect(f"ipc://{tmp_path}/s")
             for frames in ([b"\xff\x00"], [b""], [b"a", b"b"], [encode(job(1))], [encode(PoolHello(1, 1))]):
                 other.send_multipart(frames)
-            for _ in range(4):
+            for _ in range(5):
                 with pytest.raises(BadMessage):
                     await router.recv()
             assert await router.recv() == (b"pool-1", PoolHello(1, 1))
