@@ -134,6 +134,16 @@ def _manifest(manifest: dict[str, Any], now: float) -> RenderableType:
         )
         for path, why in scan["problems"].items():
             lines.append(f"\n{path}: {why}", style="not bold yellow")
+    if manifest.get("unwatched"):
+        lines.append(f"\nfiles are not watched: {manifest['unwatched']}", style="not bold yellow")
+    if manifest.get("settling"):
+        lines.append(f"\n{manifest['settling']} files have just vanished; that is looked into", style="not bold yellow")
+    if manifest.get("withheld"):
+        lines.append(
+            f"\n{manifest['withheld']} files have vanished at once and are kept on the workers: "
+            "put them back, or run clusterd sync --allow-delete",
+            style="not bold red",
+        )
     if manifest["failure"]:
         lines.append(f"\nthe last scan failed: {manifest['failure']}", style="not bold red")
     return lines

@@ -243,8 +243,9 @@ def compare_package(job: ComparePackage, settings: Settings, memory: Memory, on_
 
 def ruleset_hashes(job: RulesetHashes, memory: Memory) -> Packed:
     """JSON of path to BLAKE2b of the ruleset's files (dapi.md 1.8)."""
-    rows = memory.manifest(job.state_dir, job.root_digest).rows
-    hashes = {row.path: row.digest.hex() for row in rows if row.item in RULESET_ITEMS}
+    live = memory.manifest(job.state_dir, job.root_digest)
+    held = live.held
+    hashes = {row.path: row.digest.hex() for row in live.rows if row.item in RULESET_ITEMS and row.path not in held}
     data = msgspec.json.encode(hashes)
     Path(job.out).write_bytes(data)
     return Packed(len(data), len(hashes))

@@ -28,9 +28,10 @@ MOST_PENDING = 1000
 """Places to look at; with more a walk over all processes is quicker."""
 LOOK_TWICE_S = 1.0
 """When a new directory is looked at again: files may have been put there before it was watched."""
+MOST_NOTES = 400
 RETRY_S = 1.0
-WATCH_AGAIN_S = 300.0
-"""When watching is tried again where no full walk is configured."""
+WALK_S = 300.0
+"""While files are watched they are walked over this often where no full walk is configured; and watching is tried again."""
 
 
 class Scan(msgspec.Struct, frozen=True):
@@ -102,6 +103,7 @@ class ManifestKeeper:
         self._state: ManifestBuilt | None = None
         self._built_from: tuple[str, ...] = ()
         self._full_walk_at: float | None = None
+        self._walked_at = 0.0
         self._watch_again_at = 0.0
         self._told = ""
         self._settling_since: float | None = None
@@ -132,8 +134,9 @@ class ManifestKeeper:
     # ---- telling -------------------------------------------------------------------------------------------------------
 
     def touch(self, paths: Iterable[str]) -> None:
-        """These files or directories (relative to the root) have changed: look at them soon, see `run`."""
+        """These files or directories (relative to the root; "" for all) have changed: look at them soon, see `run`."""
         self._pending.update(paths)
+        self._must_walk = self._must_walk or "" in self._pending
         self._wake.set()
 
     def adopt(self, settings: Clusterd, rules: Rules, *, is_master: bool) -> None:
@@ -203,7 +206,7 @@ class ManifestKeeper:
         await self._care_for_watch()
         now = self._clock.monotonic()
         is_due = self._full_walk_at is not None and 0 < self.full_walk_s <= now - self._full_walk_at
-        is_much = len(self._pending) + len(self._again) > MOST_PENDING
+        is_much = len(self._pending) + len(self._again) > MOST_PENDING or now - self._walked_at >= WALK_S
         if self.current is None or self._must_walk or is_due or is_much or not self.watching:
             return await self._walk(full=is_due)
         return await self._patch(self.current, self._again)
@@ -245,13 +248,16 @@ class ManifestKeeper:
             raise JobError("disk", "; ".join(note.why or note.text for note in notes) or "a part could not be walked")
         if full:
             self._full_walk_at = started
+        self._walked_at = started
         self._again = {path for shard in shards for path in shard.again}
         digests = tuple(shard.digest for shard in shards)
         state = self._state
         if state is None or digests != self._built_from:
             share = self._max_delete_share
-            published = self._files.published if share < 1 else ""
-            job = BuildManifest(self._state_dir, self._shards, published, share, self._lost_just_now())
+            published = self._files.published if self.current is None else self.current.root_digest
+            job = BuildManifest(
+                self._state_dir, self._shards, published if share < 1 else "", share, self._lost_just_now()
+            )
             state = self._accept(await self._jobs.run(job, ManifestBuilt))
             self._built_from = digests
         else:
@@ -274,6 +280,7 @@ class ManifestKeeper:
                 hashed=0,
                 reused=before.files,
                 hashed_bytes=0,
+                notes=[note for note in before.notes if note.why],
             )
             return await self._judged(scan, 0)
         named, self._pending = self._pending | late, set()
@@ -325,6 +332,8 @@ class ManifestKeeper:
         if self.watching:
             due = self._clock.monotonic() + LOOK_TWICE_S
             self._later |= {path: due for path in state.trees if path in named and (is_changed or path not in late)}
+            if len(self._later) > MOST_PENDING:
+                self._later = {"": due}
 
     def _summary(
         self, state: ManifestBuilt, started: float, notes: list[Note], hashed: int, reused: int, hashed_bytes: int
@@ -412,7 +421,7 @@ class ManifestKeeper:
         """No events any more, until the next full walk; where the reason `is_passing`, until soon."""
         self.unwatched = reason
         self._must_walk = True
-        pause = RETRY_S if is_passing else self.full_walk_s or WATCH_AGAIN_S
+        pause = RETRY_S if is_passing else self.full_walk_s or WALK_S
         self._watch_again_at = self._clock.monotonic() + pause
         self._wake.set()
         if not is_passing and reason != self._told:

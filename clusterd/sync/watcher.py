@@ -24,6 +24,8 @@ DEBOUNCE_MS = 50
 """An event is handed on once nothing more came for a step, or after the debounce time."""
 LAG_S = (DEBOUNCE_MS + STEP_MS) / 1000
 """A change is known after this time at the latest, unless the machine is busy."""
+MOST_EVENTS = 4096
+"""Events at once from which on the kernel's queue (16,384) may have been full: then all has to be looked at."""
 POLL_MS = 300
 NOT_TEXT = "a name that is not UTF-8 was changed"
 
@@ -153,7 +155,7 @@ class Watcher:
                     return
                 if isinstance(found, str):
                     continue
-                paths = self._relevant(rules, (path for _, path in found))
+                paths = self._relevant(rules, (path for _, path in found)) if len(found) <= MOST_EVENTS else {""}
                 if paths:
                     self._call(loop, self._report, paths)
         finally:
@@ -206,7 +208,7 @@ def explain(failure: Exception) -> str:
     if f"os error {errno.EMFILE}" in text or getattr(failure, "errno", None) == errno.EMFILE:
         return "the system's limit of watchers is reached: raise fs.inotify.max_user_instances with sysctl"
     # The line is a WARNING, and whoever looks for errors in the log must not find it.
-    return re.sub("error", "failure", " ".join(text.split()) or "no reason given", flags=re.IGNORECASE)
+    return re.sub("error|traceback", "failure", " ".join(text.split()) or "no reason given", flags=re.IGNORECASE)
 
 
 def _identity(path: str) -> Identity:

@@ -1,0 +1,160 @@
+"""What the watcher makes of events. With a real tree see test_manifests.py."""
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterd.settings import DEFAULT_RULES
+from clusterd.sync.watcher import MOST_EVENTS, CannotWatch, Notify, Watcher, explain
+
+
+class Script:
+    """Stands for watchfiles: gives these events, then waits."""
+
+    def __init__(self, root: Path, *batches: "list[str] | Exception") -> None:
+        self.root = root
+        self.batches = list(batches)
+        self.paths: list[str] = []
+        self.closed = threading.Event()
+
+    def make(self, paths: list[str]) -> Notify:
+        self.paths = [os.path.relpath(path, self.root) for path in paths]
+        return self
+
+    def watch(self, debounce_ms: int, step_ms: int, timeout_ms: int, stop_event: threading.Event) -> Any:
+        if not self.batches:
+            stop_event.wait()
+            return "stop"
+        batch = self.batches.pop(0)
+        if isinstance(batch, Exception):
+            raise batch
+        return {(1, f"{self.root}/{path}") for path in batch}
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def play(root: Path, script: Script) -> tuple[list[set[str]], list[tuple[str, bool]]]:
+    """What is found and lost until the script is at its end."""
+    found: list[set[str]] = []
+    lost: list[tuple[str, bool]] = []
+
+    async def run() -> None:
+        watcher = Watcher(str(root), found.append, lambda why, passing: lost.append((why, passing)), script.make)
+        await watcher.start(DEFAULT_RULES)
+        while script.batches:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(lambda: None)
+        await asyncio.sleep(0.02)
+        await watcher.stop()
+        assert script.closed.wait(5)
+        assert not watcher.is_watching
+
+    asyncio.run(run())
+    return found, lost
+
+
+def test_only_what_may_concern_an_item_is_handed_on(tmp_path: Path) -> None:
+    (tmp_path / "etc/rules/dir.tmp").mkdir(parents=True)
+    for name in ("etc/rules/a~", "etc/other.conf", "etc/rules/ar.conf", "etc/shared"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    events = [
+        "etc/rules/a.xml",
+        "etc/rules/sub/b",
+        "etc/rules/a~",
+        "etc/rules/dir.tmp",
+        "etc/rules/gone.tmp",
+        "etc/rules/.clusterd-0123.tmp",
+        "etc/rules/ar.conf",
+        "etc/client.keys",
+        "etc/other.conf",
+        "etc/elsewhere/x",
+        "etc",
+        "etc/rules",
+        "var/multigroups/g",
+    ]
+    found, lost = play(tmp_path, Script(tmp_path, events, ["etc/rules/.clusterd-0123.tmp"]))
+    assert found == [
+        {
+            "etc/rules/a.xml",
+            "etc/rules/sub/b",
+            "etc/rules/dir.tmp",
+            "etc/rules/gone.tmp",
+            "etc/client.keys",
+            "etc",
+            "etc/rules",
+            "var/multigroups/g",
+        }
+    ]
+    assert lost == []
+
+
+def test_no_directory_is_watched_twice(tmp_path: Path) -> None:
+    (tmp_path / "etc/rules").mkdir(parents=True)
+    (tmp_path / "var/multigroups").mkdir(parents=True)
+    script = Script(tmp_path)
+    play(tmp_path, script)
+    assert script.paths == ["etc", "var/multigroups"]
+
+
+def test_so_many_events_that_some_may_be_lost_ask_for_all(tmp_path: Path) -> None:
+    events = [f"etc/rules/.clusterd-{number}.tmp" for number in range(MOST_EVENTS + 1)]
+    assert play(tmp_path, Script(tmp_path, events)) == ([{""}], [])
+
+
+def test_name_that_the_library_cannot_decode_passes(tmp_path: Path) -> None:
+    found, lost = play(tmp_path, Script(tmp_path, RuntimeError('Unable to decode path "a\\xff" to string')))
+    assert (found, [passing for _, passing in lost]) == ([], [True])
+
+
+def test_replaced_and_new_directories_make_it_stale(tmp_path: Path) -> None:
+    (tmp_path / "etc/rules").mkdir(parents=True)
+
+    async def story() -> None:
+        watcher = Watcher(str(tmp_path), lambda paths: None, lambda why, passing: None, Script(tmp_path).make)
+        for change in (
+            (tmp_path / "etc/lists").mkdir,
+            (tmp_path / "etc/lists").rmdir,
+            lambda: (os.rename(tmp_path / "etc/rules", tmp_path / "old"), (tmp_path / "etc/rules").mkdir()),
+            lambda: ((tmp_path / "etc/rules").rmdir(), (tmp_path / "etc/rules").symlink_to(tmp_path / "old")),
+        ):
+            await watcher.start(DEFAULT_RULES)
+            assert not watcher.is_stale()
+            change()
+            assert watcher.is_stale()
+        await watcher.stop()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RuntimeError("Error creating recommended watcher: OS file watch limit reached."),
+        OSError(28, "No space left on device"),
+        RuntimeError("Error creating recommended watcher: Too many open files (os error 24)"),
+        RuntimeError("Traceback of an Error"),
+        RuntimeError(""),
+    ],
+)
+def test_refusal_is_explained_without_words_that_alarm(tmp_path: Path, failure: Exception) -> None:
+    def refuse(paths: list[str]) -> Notify:
+        raise failure
+
+    async def story() -> str:
+        watcher = Watcher(str(tmp_path), lambda paths: None, lambda why, passing: None, refuse)
+        with pytest.raises(CannotWatch) as refusal:
+            await watcher.start(DEFAULT_RULES)
+        assert not watcher.is_watching
+        return str(refusal.value)
+
+    text = asyncio.run(story())
+    assert text == explain(failure)
+    assert "error" not in text.lower()
+    assert "traceback" not in text.lower()
