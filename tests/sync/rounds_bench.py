@@ -67,6 +67,7 @@ class ScriptedMaster:
     """`answers` by command: bytes, an exception, or a function of the payload. `asked`: what came, in order."""
 
     name = "m"
+    info: Any = None
 
     def __init__(self, capabilities: frozenset[str] = EVERYTHING) -> None:
         self.capabilities = capabilities
