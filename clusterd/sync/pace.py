@@ -19,7 +19,8 @@ class Pace:
             self._woken.set()
 
     async def rest(self, interval_s: float) -> bool:
-        """Until `interval_s` have passed (False) or a wake is due (True)."""
+        """Until `interval_s` have passed or a wake is due. True if anybody has asked for it: also for a later moment, which is then
+        served as well."""
         now = asyncio.get_running_loop().time
         end = now() + interval_s
         while True:
@@ -31,6 +32,6 @@ class Pace:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._woken.wait()
-        was_woken = self._due is not None and self._due <= now()
+        was_woken = self._due is not None
         self._due = None
         return was_woken

@@ -61,6 +61,7 @@ def peer_status(peer: Peer) -> dict[str, Any]:
         "address": peer.info.address,
         "version": peer.info.version,
         "program": peer.program or "unknown",
+        "capabilities": sorted(peer.capabilities),
         "connected_at": peer.info.connected_at,
         "keepalive_at": peer.keepalive_at or None,
     }

@@ -1,0 +1,245 @@
+"""A worker's side of a check by digest, against masters that answer as they should and as they should not."""
+
+import asyncio
+import json
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clusterd.errors import ClusterError
+from clusterd.sync.caps import DIGEST
+from clusterd.sync.digest_worker import Remains
+from clusterd.sync.manifests import ScanFailed
+from clusterd.sync.peer import Peer
+from clusterd.sync.pool_port import JobError
+from clusterd.sync.requests_integrity import WorkerIntegrityRequests
+from clusterd.wire.frame import REQUEST_CHUNK
+from ipc.messages import BucketsPicked
+from tests.sync.rounds_bench import A, B, Bench, differs, listed, run
+
+
+async def check(bench: Bench) -> bool:
+    return await bench.digest.check(cast(Peer, bench.master))
+
+
+def test_nothing_differs_is_one_request() -> None:
+    async def story() -> None:
+        bench = Bench()
+        assert await check(bench) is True
+        assert bench.master.asked == ["syn_digest"]
+        assert (bench.worker.equal, bench.digest.told, bench.digest.must_wait) == (1, A, False)
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("answer", "equal", "must_wait"), [(b"sync 3", 0, False), (b"equal", 1, False), (b"wait", 0, True)], ids=str
+)
+def test_something_differs_is_two_requests(answer: bytes, equal: int, must_wait: bool) -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.master.answers |= {"syn_digest": differs(B), "syn_buckets": answer}
+        assert await check(bench) is True
+        assert bench.master.asked == ["syn_digest", "syn_buckets"]
+        assert (bench.worker.equal, bench.digest.must_wait, bench.digest.told) == (equal, must_wait, B)
+        assert bench.removed == ["/buckets"]
+
+    run(story())
+
+
+def test_too_much_for_one_message_is_told_the_stock_way() -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.master.answers["syn_digest"] = differs(B)
+        bench.picked = BucketsPicked(REQUEST_CHUNK + 1, 90_000)
+        assert await check(bench) is False
+        assert bench.removed == ["/buckets"]
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"syn_digest": b""},
+        {"syn_digest": b"EQUAL"},
+        {"syn_digest": b"equal "},
+        {"syn_digest": differs(B)[:-1]},
+        {"syn_digest": differs(B) + b"x"},
+        {"syn_digest": differs("B" * 32)},
+        {"syn_digest": bytes(16_000_000)},
+        {"syn_buckets": b"sync"},
+        {"syn_buckets": b"sync -1"},
+        {"syn_buckets": b"sync 1" + b"0" * 30},
+        {"syn_buckets": b""},
+    ],
+    ids=lambda answers: str(answers)[:40],
+)
+def test_answer_that_is_none_is_refused_and_leaves_nothing(answers: dict[str, bytes]) -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.master.answers |= {"syn_digest": differs(B)} | answers
+        with pytest.raises(ClusterError, match="unexpected answer"):
+            await check(bench)
+        assert bench.context.progress == []
+        assert len(bench.removed) == bench.master.count("syn_buckets")
+
+    run(story())
+
+
+@pytest.mark.parametrize("failure", [ScanFailed("disk"), JobError("disk", "full"), OSError(28, "full")], ids=str)
+def test_scan_that_fails_is_told_and_nothing_is_asked(failure: Exception) -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.manifests.failure = failure
+        assert await check(bench) is True
+        assert (bench.master.count(), bench.worker.last.result) == (0, "failed")
+        assert bench.context.progress == []
+
+    run(story())
+
+
+def test_job_that_fails_is_told_and_its_file_removed() -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.master.answers["syn_digest"] = differs(B)
+        bench.picked = JobError("bad-package", "nonsense")
+        assert await check(bench) is True
+        assert bench.worker.last.result == "failed"
+        assert bench.removed == ["/buckets"]
+
+    run(story())
+
+
+# ---- whether it gets anywhere ----------------------------------------------------------------------------------------
+
+
+def test_same_number_of_the_same_manifest_is_no_progress() -> None:
+    remains = Remains()
+    assert remains.gets_less(A, 5)
+    assert not remains.gets_less(A, 5)
+    assert not remains.gets_less(A, 6)
+    assert remains.gets_less(A, 5)
+    assert remains.gets_less(B, 5)
+    remains.nothing()
+    assert remains.gets_less(B, 5)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 5), max_size=60))
+def test_progress_on_one_manifest_is_bounded_by_what_differs(counts: list[int]) -> None:
+    """Rounds that follow one another at once end, whatever a master says: progress means fewer files each time."""
+    remains = Remains()
+    streak = best = 0
+    for count in counts:
+        streak = streak + 1 if remains.gets_less(A, count) else 0
+        best = max(best, streak)
+    assert best <= 5 + 1
+
+
+# ---- diff ------------------------------------------------------------------------------------------------------------
+
+
+def requests_of(bench: Bench, *, linked: bool = True) -> WorkerIntegrityRequests:
+    master = cast(Peer, bench.master) if linked else None
+    return WorkerIntegrityRequests(cast(Any, bench.context), bench.digest, bench.rounds, lambda: master)
+
+
+async def ask(bench: Bench, command: str, payload: bytes = b"", *, linked: bool = True) -> Any:
+    requests = requests_of(bench, linked=linked)
+    table = requests.local | requests.remote
+    answer = await table[command](cast(Peer, bench.master), payload)
+    assert isinstance(answer, bytes)
+    return json.loads(answer)
+
+
+def test_difference_names_the_node_and_changes_nothing() -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.master.answers |= {"syn_digest": differs(B), "syn_buckets": listed(missing=2)}
+        for command, payload in (("diff", b""), ("diff", b"w"), ("get_diff", b"")):
+            found = await ask(bench, command, payload)
+            assert (found["node"], found["counts"]["missing"]) == ("w", 2)
+        assert (bench.worker.begun, bench.worker.last.result, bench.digest.told) == (0, "", "")
+        bench.master.answers["syn_digest"] = b"equal"
+        assert (await ask(bench, "diff"))["counts"] == {"missing": 0, "shared": 0, "extra": 0}
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"syn_digest": b"wait"},
+        {"syn_buckets": b"wait"},
+        {"syn_buckets": b"sync 3"},
+        {"syn_buckets": b"[" * 60_000},
+        {"syn_buckets": b'{"missing": "etc"}'},
+        {"syn_buckets": b" " * 70_000 + listed()},
+    ],
+    ids=lambda answers: str(answers)[:40],
+)
+def test_difference_that_the_master_does_not_tell_is_an_error(answers: dict[str, bytes]) -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.master.answers |= {"syn_digest": differs(B)} | answers
+        with pytest.raises(ClusterError):
+            await ask(bench, "diff")
+
+    run(story())
+
+
+def test_difference_needs_a_master_that_can_be_asked() -> None:
+    async def story() -> None:
+        bench = Bench(capabilities=frozenset({"push"}))
+        with pytest.raises(ClusterError, match="stock node, or its capability digest is off"):
+            await ask(bench, "diff")
+        with pytest.raises(ClusterError) as refusal:
+            await ask(bench, "diff", linked=False)
+        assert refusal.value.code == 3023
+        with pytest.raises(ClusterError, match="ask its master") as refusal:
+            await ask(bench, "diff", b"another")
+        assert refusal.value.code == 3022
+        assert bench.master.asked == []
+
+    run(story())
+
+
+@pytest.mark.parametrize("command", ["get_diff", "syn_changed"])
+def test_master_that_has_not_agreed_gets_what_a_stock_node_says(command: str) -> None:
+    async def story() -> None:
+        bench = Bench(capabilities=frozenset())
+        with pytest.raises(Exception, match="unknown command"):
+            await ask(bench, command, f"{B} 0".encode())
+        assert DIGEST not in bench.master.capabilities
+
+    run(story())
+
+
+@pytest.mark.parametrize("payload", [b"[]", b"1", b"{", b'{"allow_delete": 1}', b'{"other": true}', b" " * 2000])
+def test_sync_takes_its_own_argument_only(payload: bytes) -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.master.info = cast(Any, type("Info", (), {"uid": 0}))
+        with pytest.raises(ClusterError):
+            await ask(bench, "sync_now", payload)
+
+    run(story())
+
+
+def test_sync_is_for_root_and_the_user_of_the_daemon() -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.master.info = cast(Any, type("Info", (), {"uid": 65534}))
+        with pytest.raises(ClusterError) as refusal:
+            await ask(bench, "sync_now")
+        assert refusal.value.code == 4000
+        bench.master.info = cast(Any, type("Info", (), {"uid": 0}))
+        with pytest.raises(ClusterError, match="on the master only"):
+            await ask(bench, "sync_now", b'{"allow_delete": true}')
+        assert set(await ask(bench, "sync_now")) == {"at"}
+        await asyncio.sleep(0)
+
+    run(story())

@@ -1,0 +1,368 @@
+"""Checks by digest and telling of changes between real nodes, in every mix of what the two sides can do."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lz4.frame
+import msgspec
+import pytest
+
+from tests.conftest import KEY, MakeRig
+from tools.rig import peer_master, workload
+from tools.rig.faults import signal_process
+from tools.rig.nodes import HOST, Node, Rig, RigError
+from tools.rig.peer import Link, Message, StockMaster, StockWorker, dial, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+SELDOM = {
+    "intervals": {"worker": {"sync_integrity": 60}, "master": {"recalculate_integrity": 60}},
+}
+"""Nothing happens by the clock within a test."""
+SOON_S = 20.0
+ZERO = b"0" * 32
+
+
+def set_caps(node: Node, value: Any) -> None:
+    path = node.root / "etc/cluster.json"
+    content = json.loads(path.read_text())
+    content.setdefault("clusterd", {})["caps"] = value
+    path.write_text(json.dumps(content))
+
+
+def status_of(rig: Rig, node: Node) -> dict[str, Any]:
+    return rig.status(node.name)[node.name]
+
+
+def bad_lines(node: Node) -> list[str]:
+    lines = (node.root / "logs/cluster.log").read_text().splitlines()
+    return [line for line in lines if " ERROR: " in line or "raceback" in line]
+
+
+# ---- what two nodes have in common -----------------------------------------------------------------------------------
+
+
+def heal(rig: Rig, seed: int, what: str) -> None:
+    """A change on the master, and tampering on every worker, are everywhere again."""
+    workload.change(rig.master.root, seed=seed, edit=2, add=2, delete=1)
+    for worker in rig.workers:
+        workload.tamper(worker.root, seed=seed)
+    try:
+        rig.wait_equal(60, pause_s=0.3)
+    except RigError as problem:
+        raise AssertionError(f"{what}: {problem}") from None
+
+
+def test_every_mix_of_capabilities_makes_nodes_equal(make_rig: MakeRig) -> None:
+    """Workers that know a part, nothing of ours, or are stock, below a master that knows all, one that knows a part, and a
+    stock one. What follows from a mix depends on what is agreed only: tests/sync/test_caps.py has every mix of switches, and
+    both capabilities at once are what every other test here has."""
+    caps: list[Any] = [{"digest": False}, {"push": False}, False]
+    rig = make_rig(len(caps) + 1, scale=0.3)
+    *workers, stock = rig.workers
+    for worker, value in zip(workers, caps, strict=True):
+        set_caps(worker, value)
+    rig.start("master", *(worker.name for worker in workers))
+    names = [worker.name for worker in rig.workers]
+    with StockWorker((HOST, rig.master.port), KEY, stock.name, stock.root, cluster="rig") as peer:
+        peer.run(1.0, retry_s=0.5)
+        heal(rig, 1, "master with all")
+        assert talked(rig) == dict(zip(names, [{"push"}, {"digest"}, set(), set()], strict=True))
+        rig.stop("master")
+        set_caps(rig.master, {"digest": False})
+        rig.start("master")
+        heal(rig, 2, "master without digests")
+        assert talked(rig) == dict(zip(names, [{"push"}, set(), set(), set()], strict=True))
+        rig.stop("master")
+        where = {"name": "rig_manager_1", "cluster": "rig"}
+        with StockMaster(rig.master.root, KEY, port=rig.master.port, scan_interval_s=0.5, **where) as master:  # type: ignore[arg-type]
+            heal(rig, 3, "stock master")
+            sessions = [master.session(worker.name, 60) for worker in workers]
+            asked = [{seen.command for seen in requests(one)} for one in sessions]
+            assert not set().union(*asked) & {"syn_digest", "syn_buckets"}
+            assert ["caps" in commands for commands in asked] == [True, True, False]
+            assert not [note for one in sessions for note in one.notes]
+    assert "failed" not in peer.outcomes
+
+
+def talked(rig: Rig) -> dict[str, set[str]]:
+    """What the master and each of its workers agreed to, of digest and push."""
+    found = status_of(rig, rig.master).get("peers") or []
+    return {peer["name"]: set(peer["capabilities"]) & {"digest", "push"} for peer in found}
+
+
+# ---- a clusterd master -----------------------------------------------------------------------------------------------
+
+
+def test_change_is_everywhere_at_once_when_the_master_tells_of_it(make_rig: MakeRig) -> None:
+    rig = make_rig(2, overrides=SELDOM, scale=1)
+    rig.start()
+    rig.wait_equal(30)
+    for seed in range(2):
+        workload.change(rig.master.root, seed=seed, edit=2, add=2, delete=2)
+        began = time.monotonic()
+        done = rig.command(rig.master, "sync", "--wait", "--json", timeout_s=60)
+        assert done.returncode == 0, done.stderr
+        assert time.monotonic() - began < SOON_S
+        assert all(found.is_equal for found in rig.compare().values())
+    # a new sync process of the master still knows whom it may tell
+    signal_process(rig.processes("rig_manager_1")["sync"] or 0, signal.SIGKILL)
+    wait_until(lambda: len(talked(rig)) == 2, 30, "the links are known again")
+    assert talked(rig) == {worker.name: {"digest", "push"} for worker in rig.workers}
+    workload.change(rig.master.root, seed=7, edit=2)
+    rig.command(rig.master, "sync", timeout_s=30)
+    rig.wait_equal(SOON_S)
+    for node in rig.nodes[1:]:
+        assert not bad_lines(node)
+
+
+def test_results_say_who_lags_and_by_how_much(make_rig: MakeRig) -> None:
+    rig = make_rig(1, links=False)
+    rig.start()
+    rig.wait_equal(30)
+
+    def row() -> dict[str, Any]:
+        found: dict[str, Any] = status_of(rig, rig.master)["results"].get("rig_manager_2", {})
+        return found
+
+    wait_until(lambda: row().get("result") == "equal", 20, "the worker is known to be equal")
+    found, manifest = row(), status_of(rig, rig.master)["manifest"]
+    assert (found["digest"], found["lag_s"], found["lag_files"]) == (manifest["content_digest"], None, 0)
+    assert found["equal_at"] <= time.time()
+    assert manifest["content_digest"] == status_of(rig, rig.workers[0])["manifest"]["content_digest"]
+    rig.stop("rig_manager_2")
+    (rig.master.root / "etc/rules/new.xml").write_text("<group/>")
+    wait_until(lambda: row()["lag_s"] is not None, 20, "the master knows that the worker lags")
+    assert row()["lag_files"] is None
+    assert row()["digest"] != status_of(rig, rig.master)["manifest"]["content_digest"]
+
+
+def answers_thanks(message: Message) -> tuple[bytes, bytes] | None:
+    return None if message.command in (b"ok", b"err") else (b"ok", b"Thanks")
+
+
+@contextmanager
+def joined(rig: Rig, name: str, caps: list[str] | None) -> Iterator[Link]:
+    """A peer that has said hello, and what it can do unless that is None."""
+    link = Link(dial((HOST, rig.master.port)), KEY, answers_thanks, name)
+    link.start()
+    try:
+        assert link.ask("hello", f"{name} rig worker 4.14.1").command == b"ok"
+        if caps is not None:
+            assert link.ask("caps", json.dumps(caps)).command == b"ok"
+        yield link
+    finally:
+        link.close()
+
+
+def told(*fields: Any) -> bytes:
+    frame: bytes = lz4.frame.compress(msgspec.msgpack.encode(list(fields)))
+    return frame
+
+
+GARBAGE: dict[str, list[bytes]] = {
+    "syn_digest": [b"", b"x", ZERO[:-1], ZERO + b" wet", ZERO.upper().replace(b"0", b"A"), b"\xff" * 3_000_000],
+    "syn_buckets": [
+        b"",
+        b"x" * 100,
+        b"\xff" * 5_000_000,
+        lz4.frame.compress(b""),
+        lz4.frame.compress(b"\x91" * 100_000),
+        lz4.frame.compress(bytes(400_000_000)),
+        told("", False, [1024], []),
+        told("", False, [0], [["etc/rules/x.xml", "etc/rules/", b"short"]]),
+        told("", False, [0, 1], [[f"etc/{n}", "etc/", bytes(64)] for n in range(50)]),
+        told("", False, list(range(1024)), [["../../x", "no such item", bytes(64)]]),
+        told("", False, list(range(1024)), [["a" * 5000, "etc/", bytes(64)]]),
+        told(1, 2, 3, 4),
+    ],
+}
+
+
+def test_master_bears_a_peer_that_lies_and_floods(make_rig: MakeRig) -> None:
+    rig = make_rig(0)
+    rig.start("master")
+    wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 20, "the first scan")
+    digest = status_of(rig, rig.master)["manifest"]["content_digest"].encode()
+    for caps in (None, [], ["push"]):
+        with joined(rig, "stranger", caps) as link:
+            for command in ("syn_digest", "syn_buckets", "syn_changed", "get_diff", "sync_now", "diff"):
+                answer = link.ask(command, digest)
+                assert answer.command == b"err"
+                assert answer.payload.startswith(b"unknown command"), command
+    with joined(rig, "liar", ["digest", "push"]) as link:
+        for command, payloads in GARBAGE.items():
+            for payload in payloads:
+                assert link.ask(command, payload).command == b"err", (command, payload[:20])
+        for _ in range(50):
+            link.tell("syn_buckets", told("", True, list(range(1024)), []))
+        wait_until(lambda: link.ask("syn_digest", digest).payload == b"equal", 20, "the flood is over")
+        assert link.ask("syn_digest", ZERO).payload.startswith(b"differs " + digest + b" ")
+        assert link.ask("syn_digest", ZERO + b" dry").payload.startswith(b"differs ")
+        before = len(link.record)
+        for _ in range(20):
+            assert link.ask("syn_digest", digest).payload == b"equal"
+        asked = [seen for seen in link.record[before:] if not seen.sent and seen.is_request]
+        assert not [seen for seen in asked if not seen.command.startswith("syn_g")], "an idle check costs one request"
+    assert not [line for line in bad_lines(rig.master) if "raceback" in line or "nexpected failure" in line]
+    assert all(rig.processes("rig_manager_1").values())
+
+
+def test_check_is_free_again_when_the_link_ends_before_the_package(make_rig: MakeRig) -> None:
+    """Whatever the worker does between `sync N` and its package, the next one of its name is served."""
+    rig = make_rig(0)
+    rig.start("master")
+    everything = list(range(1024))
+    wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 20, "the first scan")
+    for _ in range(5):
+        with joined(rig, "w", ["digest"]) as link:
+            assert link.ask("syn_digest", ZERO).payload.startswith(b"differs ")
+            assert link.ask("syn_buckets", told("", False, everything, [])).payload.startswith(b"sync ")
+    with joined(rig, "w", ["digest"]) as link:
+        assert link.ask("syn_buckets", told("", True, everything, [])).payload.startswith(b'{"counts"')
+        # this one is told to sync, and then never gives a task id that the master could use
+        assert link.ask("syn_buckets", told("", False, everything, [])).payload.startswith(b"sync ")
+        wait_until(lambda: link.ask("syn_digest", ZERO).payload != b"wait", 20, "the failed sync has ended")
+    spool = rig.master.root / "queue/cluster/.clusterd/spool"
+    wait_until(lambda: not list(spool.glob("*difference*")), 20, "nothing is left in the spool")
+
+
+# ---- a clusterd worker -----------------------------------------------------------------------------------------------
+
+
+class DigestSession(peer_master.Session):
+    """A master that knows digests, in part. `answers`: what it says to syn_digest and syn_buckets; `caps` what it agrees to."""
+
+    commands: ClassVar[dict[str, str]] = peer_master.Session.commands | {
+        "caps": "_on_caps",
+        "syn_digest": "_on_syn_digest",
+        "syn_buckets": "_on_syn_buckets",
+    }
+    caps: ClassVar[bytes] = b'["digest", "push"]'
+    answers: ClassVar[dict[str, Callable[[bytes], bytes]]] = {}
+
+    def _on_caps(self, payload: bytes) -> bytes:
+        return self.caps
+
+    def _on_syn_digest(self, payload: bytes) -> bytes:
+        return self.answers["syn_digest"](payload)
+
+    def _on_syn_buckets(self, payload: bytes) -> bytes:
+        return self.answers["syn_buckets"](payload)
+
+
+@contextmanager
+def scripted_master(rig: Rig, root: Path | None = None) -> Iterator[StockMaster]:
+    where = {"name": "rig_manager_1", "cluster": "rig"}
+    with StockMaster(root or rig.master.root, KEY, port=rig.master.port, scan_interval_s=0.3, **where) as master:  # type: ignore[arg-type]
+        yield master
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[bytes], bytes]]:
+    made: dict[str, Callable[[bytes], bytes]] = {"syn_digest": lambda _: b"equal", "syn_buckets": lambda _: b"equal"}
+    monkeypatch.setattr(DigestSession, "answers", made)
+    monkeypatch.setattr(peer_master, "Session", DigestSession)
+    return made
+
+
+def requests(session: Any, *commands: str, after: int = 0) -> list[Any]:
+    return [
+        seen
+        for seen in session.link.record[after:]
+        if seen.is_request and not seen.sent and (not commands or seen.command in commands)
+    ]
+
+
+def test_idle_check_of_a_worker_is_one_request(make_rig: MakeRig, answers: dict[str, Callable[[bytes], bytes]]) -> None:
+    rig = make_rig(1)
+    with scripted_master(rig) as master:
+        rig.start("rig_manager_2")
+        session = master.session("rig_manager_2")
+        wait_until(lambda: len(requests(session, "syn_digest")) >= 4, 30, "four checks")
+        assert not requests(session, "syn_i_w_m_p", "syn_i_w_m", "syn_buckets", "new_file", "file_upd")
+        # garbage from a master: refused, and the link goes on
+        for command, payloads in {
+            "syn_changed": [b"", b"x", ZERO, ZERO + b" -1", ZERO + b" 1000000", b"\xff" * 200_000],
+            "syn_digest": [ZERO],
+            "syn_buckets": [b"x"],
+        }.items():
+            for payload in payloads:
+                assert session.link.ask(command, payload).command == b"err", (command, payload[:40])
+        flood = len(requests(session, "syn_digest"))
+        for _ in range(300):
+            session.link.tell("syn_changed", ZERO + b" 0")
+        assert session.link.ask("echo-m", b"still there").command in (b"ok", b"ok-c")
+        wait_until(lambda: len(requests(session, "syn_digest")) > flood, 10, "it checks at once")
+        answers["syn_digest"] = lambda _: b"wait"
+        assert session.link.ask("get_diff").command == b"err"
+        answers["syn_digest"] = lambda _: b"differs " + ZERO + b" " + bytes(16384)
+        for nonsense in (b"[]", b"null", b"wait", b'{"counts": 1}', b'{"missing": [1]}', b"[" * 60_000):
+            answers["syn_buckets"] = lambda _, nonsense=nonsense: nonsense  # type: ignore[misc]
+            assert session.link.ask("get_diff").command == b"err", nonsense[:20]
+        listed = b'{"counts": {"missing": 1, "shared": 0, "extra": 0}, "missing": ["etc/x"], "shared": [], "extra": []}'
+        answers["syn_buckets"] = lambda _: listed
+        answer = json.loads(session.link.ask("get_diff").payload)
+        assert (answer["node"], answer["missing"]) == ("rig_manager_2", ["etc/x"])
+    assert not [line for line in bad_lines(rig.workers[0]) if "raceback" in line]
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        ("syn_digest", b"maybe"),
+        ("syn_digest", b""),
+        ("syn_digest", b"differs " + ZERO + b" " + bytes(16383)),
+        ("syn_digest", b"differs " + ZERO + b" " + bytes(3_000_000)),
+        ("syn_buckets", b"sync many"),
+    ],
+    ids=["word", "nothing", "short", "long", "count"],
+)
+def test_worker_below_a_master_that_talks_nonsense_is_equal_nevertheless(
+    make_rig: MakeRig, answers: dict[str, Callable[[bytes], bytes]], nonsense: tuple[str, bytes]
+) -> None:
+    rig = make_rig(1)
+    answers["syn_digest"] = lambda _: b"differs " + ZERO + b" " + bytes(16384)
+    answers[nonsense[0]] = lambda _: nonsense[1]
+    with scripted_master(rig) as master:
+        rig.start("rig_manager_2")
+        session = master.session("rig_manager_2")
+        rig.wait_equal(30)
+        assert requests(session, nonsense[0])
+    assert not [line for line in bad_lines(rig.workers[0]) if "raceback" in line]
+
+
+def test_master_that_lets_wait_is_asked_again_less_and_less_often(
+    make_rig: MakeRig, answers: dict[str, Callable[[bytes], bytes]]
+) -> None:
+    rig = make_rig(1, overrides=SELDOM, scale=1)
+    answers["syn_digest"] = lambda _: b"wait"
+    with scripted_master(rig) as master:
+        rig.start("rig_manager_2")
+        session = master.session("rig_manager_2")
+        wait_until(lambda: len(requests(session, "syn_digest")) >= 4, 30, "four checks")
+        at = [seen.at for seen in requests(session, "syn_digest")]
+        apart = [after - before for before, after in pairwise(at)]
+        assert all(gap >= 0.09 * 2**number for number, gap in enumerate(apart))
+        answers["syn_digest"] = lambda _: b"equal"
+
+
+def test_lost_promise_of_a_package_keeps_no_worker_from_checking(
+    make_rig: MakeRig, answers: dict[str, Callable[[bytes], bytes]]
+) -> None:
+    """`sync N`, and then nothing: the master's sync was killed."""
+    rig = make_rig(1)
+    answers["syn_digest"] = lambda _: b"differs " + ZERO + b" " + bytes(16384)
+    answers["syn_buckets"] = lambda _: b"sync 3"
+    with scripted_master(rig) as master:
+        rig.start("rig_manager_2")
+        session = master.session("rig_manager_2")
+        wait_until(lambda: len(requests(session, "syn_buckets")) >= 3, 30, "three checks")
+        at = [seen.at for seen in requests(session, "syn_buckets")]
+        assert min(after - before for before, after in pairwise(at)) > 0.5, "no hot loop"
