@@ -19,6 +19,7 @@ from hashing.manifest import (
     save_manifest,
     to_wire,
 )
+from hashing.pack import content_keys, numbered
 from hashing.package import CHUNK_BYTES, METADATA_NAME, compress_entry, read_metadata_of
 from hashing.walk import scan_shard
 from ipc.messages import (
@@ -164,12 +165,15 @@ def compare_package(job: ComparePackage, settings: Settings, memory: Memory, on_
     found = compare(ours, theirs, settings.rules)
     on_step()
     save_difference(FileOps(), job.out, found)
+    content, whole = content_keys(found)
     return Compared(
         received=len(theirs),
         missing=len(found.missing),
         shared=len(found.shared),
         extra=len(found.extra),
-        raw_sizes=[row.size for row in (*found.missing, *found.shared)],
+        raw_sizes=[row.size for row in numbered(found)],
+        content=content,
+        whole=whole,
     )
 
 

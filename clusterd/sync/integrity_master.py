@@ -8,8 +8,8 @@ from clusterd.errors import ClusterError
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import Awaited
 from clusterd.sync.manifests import Scan, ScanFailed
-from clusterd.sync.outgoing import Package, Progress
-from clusterd.sync.package_builder import PackageBuilder
+from clusterd.sync.outgoing import Progress
+from clusterd.sync.package_store import PackageStore
 from clusterd.sync.peer import Peer
 from clusterd.sync.permission import IntegrityPermissions
 from clusterd.sync.pool_port import JobError
@@ -35,7 +35,7 @@ class IntegrityMaster:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._builder = PackageBuilder(context)
+        self._packages = PackageStore(context)
         self.permissions = IntegrityPermissions(context.settings.master.max_locked_integrity_time_s)
         self.records: dict[str, WorkerRecord] = {}
 
@@ -135,7 +135,7 @@ class IntegrityMaster:
             )
             context.spool.remove(package)
             if count:
-                await self._sync(peer, compared, difference, record)
+                await self._sync(peer, compared, difference, scan.root_digest, record)
             else:
                 record.result, record.detail, record.behind, record.problems = "equal", "", 0, {}
                 await peer.request("syn_m_c_ok")
@@ -147,7 +147,7 @@ class IntegrityMaster:
             peer.incoming.forget(task_id)
             self.permissions.end(peer.name, task_id)
 
-    async def _sync(self, peer: Peer, compared: Compared, difference: str, record: WorkerRecord) -> None:
+    async def _sync(self, peer: Peer, compared: Compared, difference: str, manifest: str, record: WorkerRecord) -> None:
         context = self._context
         journal = context.journal(f"Worker {peer.name}", SYNC)
         started = time.monotonic()
@@ -165,14 +165,14 @@ class IntegrityMaster:
         context.progress.append(progress)
         built = None
         try:
-            built = await self._builder.build(difference, compared.raw_sizes, int(peer.zip_limit.current), progress)
+            limit = int(peer.zip_limit.current)
+            built = await self._packages.package(difference, compared, manifest, limit, progress)
             journal.collected(built.notes, levels=("WARNING", "ERROR", "DEBUG"))
             record.missing, record.shared, record.extra = compared.missing, compared.shared, compared.extra
             record.synced_once = True
             record.problems = {note.path: note.why for note in built.notes if note.why}
-            package = Package(built.segments, built.size, built.sha256)
             try:
-                await context.sender.send(peer, peer.name, "syn_m_c", package, journal, progress)
+                await context.sender.send(peer, peer.name, "syn_m_c", built.package, journal, progress)
                 record.result, record.behind = ("partly" if built.dropped else "synced"), built.dropped
                 record.detail = f"{built.dropped} files wait for the next round" if built.dropped else ""
             except ClusterError as failure:
@@ -183,4 +183,4 @@ class IntegrityMaster:
         finally:
             context.progress.remove(progress)
             if built is not None:
-                context.spool.remove(*built.files)
+                self._packages.release(built)

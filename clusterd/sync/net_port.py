@@ -33,6 +33,35 @@ class Response(msgspec.Struct, frozen=True):
     body: list[Descriptor] | None = None
 
 
+class Flight:
+    """A request that was sent. Wait for its `response` once, or `forget` it."""
+
+    __slots__ = ("_future", "_number", "_waiting")
+
+    def __init__(
+        self,
+        number: int,
+        future: "asyncio.Future[Response]",
+        waiting: "dict[int, tuple[int, str, asyncio.Future[Response]]]",
+    ) -> None:
+        self._number = number
+        self._future = future
+        self._waiting = waiting
+
+    async def response(self) -> Response:
+        """Raises ClusterError 3020 when none came in time, LinkClosed when the link is gone."""
+        try:
+            return await self._future
+        finally:
+            self.forget()
+
+    def forget(self) -> None:
+        """Nobody waits for the response any more."""
+        self._waiting.pop(self._number, None)
+        if not self._future.cancel() and not self._future.cancelled():
+            self._future.exception()  # seen: asyncio would complain otherwise
+
+
 class LinkClosed(ClusterError):
     """The link ended before the response came."""
 
@@ -52,21 +81,29 @@ class NetPort:
     async def request(
         self, link: int, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float
     ) -> Response:
-        """Send a request and wait for its response. `body` (a slab of ours) is net's from here on, whatever happens.
+        """`begin`, and wait for the response.
 
         Raises ClusterError 3020 when no response came in `timeout_s`, LinkClosed when the link is gone."""
+        return await (await self.begin(link, command, payload, body=body, timeout_s=timeout_s)).response()
+
+    async def begin(
+        self, link: int, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float
+    ) -> "Flight":
+        """Send a request. `body` lies in a slab that the caller holds; that hold is net's from here on, whatever happens."""
         number = next(self._ids)
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._waiting[number] = (link, command, future)
+        flight = Flight(number, future, self._waiting)
         try:
             if body is not None:
                 self._slabs.sent(body.slab)
             message = Request(link, number, command, payload, None if body is None else [body], timeout_s=timeout_s)
             # A slab marked as net's must reach net even if the caller gives up: else nobody would give it back.
             await asyncio.shield(asyncio.ensure_future(self._send(message)))
-            return await future
-        finally:
-            self._waiting.pop(number, None)
+        except BaseException:
+            flight.forget()
+            raise
+        return flight
 
     async def reply(
         self,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from clusterd.errors import ClusterError
 from clusterd.sync.incoming import Incoming
-from clusterd.sync.net_port import NetPort, Response
+from clusterd.sync.net_port import Flight, NetPort, Response
 from clusterd.sync.pool_port import JobError, PoolPort
 from clusterd.sync.tasks import Tasks, Work
 from clusterd.sync.zip_limit import ZipLimit
@@ -21,7 +21,7 @@ LATE_ANSWERS = 64
 class Peer:
     """A link's owner on sync's side. `info` never changes but for the keepalive; the rest belongs to the features.
 
-    `program` is "clusterd" or "stock" once that is known, else ""; `capabilities`: what both ends listed. `interrupted` holds task ids that the peer cancelled.
+    `program` is "clusterd" or "stock" once that is known, else ""; `capabilities`: what both ends listed. `interrupted` holds task ids that the peer cancelled, `paths` those of packages it is being sent that others get too.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Peer:
         self._agreed = asyncio.Event()
         self.interrupted: set[str] = set()
         self.sending: set[str] = set()
+        self.paths: set[str] = set()
         self._net = net
         self._jobs = jobs
         self._tasks = Tasks(tell)
@@ -68,9 +69,19 @@ class Peer:
         """Send a request; return the payload of its `ok`.
 
         Raises ClusterError: 3020 without a response in time, LinkClosed, or what the peer's `err` says (C3)."""
-        response = await self._net.request(
+        return await self.ended(command, await self.begin(command, payload, body=body, timeout_s=timeout_s))
+
+    async def begin(
+        self, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float | None = None
+    ) -> Flight:
+        """Send a request and do not wait for it: `ended` does. Requests are sent in the order of the calls."""
+        return await self._net.begin(
             self.link, command, payload, body=body, timeout_s=self.timeout_s if timeout_s is None else timeout_s
         )
+
+    async def ended(self, command: str, flight: Flight) -> bytes:
+        """What `request` returns and raises, for one that was begun."""
+        response = await flight.response()
         content = await self._content(response)
         if response.command == "err":
             raise decode_err_payload(content)
