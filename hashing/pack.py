@@ -15,7 +15,7 @@ from hashing.directories import Directories
 from hashing.errors import FileVanished, MalformedPackage, Note, UnsafePath
 from hashing.manifest import FileMeta, WireMeta
 from hashing.notes import Notes, explain
-from hashing.package import CHUNK_BYTES, FILE_SEP, METADATA_NAME, PATH_SEP, compress_entry
+from hashing.package import CHUNK_BYTES, FILE_SEP, METADATA_NAME, PATH_SEP, ZLIB, compress_entry
 
 OnStep = Callable[[], object]
 Load = Callable[[str], Difference]
@@ -110,6 +110,7 @@ def pack_part(
     oversize: bool,
     on_step: OnStep,
     load: Load = load_difference,
+    method: str = ZLIB,
 ) -> PackedPart:
     """Compress files number `start` to `stop` (excluded) of the difference file to `out`, replacing it: files of at most
     `limit` raw bytes, together at most `limit` packed bytes; with `oversize` no limit holds. The same files give the same
@@ -120,7 +121,7 @@ def pack_part(
     """
     rows = numbered(load(difference))
     with Directories(root) as directories, open(out, "wb", buffering=_WRITE_BUFFER) as file:
-        packer = _PartPacker(root, directories, None if oversize else limit, level, file, on_step)
+        packer = _PartPacker(root, directories, None if oversize else limit, (level, method), file, on_step)
         for number in range(start, min(stop, len(rows))):
             on_step()
             packer.pack(number, rows[number])
@@ -135,6 +136,7 @@ def finish_package(
     out: str,
     on_step: OnStep,
     load: Load = load_difference,
+    method: str = ZLIB,
 ) -> FinishedPackage:
     """Choose entries up to `limit` packed bytes, in order, smaller ones behind one that does not fit (C12); write the metadata
     entry, which is not counted, to `out`; digest the whole.
@@ -164,7 +166,7 @@ def finish_package(
     if did_not_fit is not None:
         notes.add("WARNING", rows[did_not_fit].path, FULL)
     metadata = _metadata_of(found, rows, sent, vanished)
-    metadata_size = write_metadata(out, metadata, level)
+    metadata_size = write_metadata(out, metadata, level, method)
     segments.append(Segment(out, 0, metadata_size))
     size += metadata_size
     digest = _digest_segments(segments, on_step)
@@ -172,11 +174,11 @@ def finish_package(
     return FinishedPackage(segments, size, metadata_size, digest, len(sent), left, notes.all())
 
 
-def write_metadata(out: str, metadata: bytes, level: int) -> int:
+def write_metadata(out: str, metadata: bytes, level: int, method: str = ZLIB) -> int:
     """Write a package's last entry (a worker's whole package, wire.md 5.4) to `out`, replacing it. Returns its size."""
     pieces = (metadata[at : at + CHUNK_BYTES] for at in range(0, len(metadata), CHUNK_BYTES))
     with open(out, "wb", buffering=_WRITE_BUFFER) as file:
-        return compress_entry(METADATA_NAME, pieces, level, file.write)[1]
+        return compress_entry(METADATA_NAME, pieces, level, file.write, method)[1]
 
 
 class _PartPacker:
@@ -187,14 +189,14 @@ class _PartPacker:
         root: str,
         directories: Directories,
         limit: int | None,
-        level: int,
+        how: tuple[int, str],
         file: BinaryIO,
         on_step: OnStep,
     ) -> None:
         self._root = root
         self._directories = directories
         self._limit = limit
-        self._level = level
+        self._level, self._method = how
         self._file = file
         self._on_step = on_step
         self._size = 0  # of the entries that are whole
@@ -263,7 +265,8 @@ class _PartPacker:
             if self._limit is not None and before.st_size > self._limit:
                 raise _TooLarge
             hasher = blake2b()
-            raw, _ = compress_entry(row.path, self._chunks(fd, before.st_size, hasher.update), self._level, self._put)
+            chunks = self._chunks(fd, before.st_size, hasher.update)
+            raw, _ = compress_entry(row.path, chunks, self._level, self._put, self._method)
             after = os.fstat(fd)
             if raw == before.st_size and _state(before) == _state(after):
                 self._put(FILE_SEP)

@@ -251,11 +251,12 @@ class BuildManifest(Job, frozen=True, tag="manifest"):
 
 
 class PackMetadata(Job, frozen=True, tag="pack-metadata"):
-    """A worker's check package: the manifest `root_digest` as the only entry. Result: Packed."""
+    """A worker's check package: the manifest `root_digest` as the only entry. `method`: as in PackPart. Result: Packed."""
 
     state_dir: str
     root_digest: str
     out: str
+    method: str = "zlib"
 
 
 class ComparePackage(Job, frozen=True, tag="compare"):
@@ -270,7 +271,7 @@ class ComparePackage(Job, frozen=True, tag="compare"):
 class PackPart(Job, frozen=True, tag="pack-part"):
     """Compress missing and shared files number `start` to `stop` (excluded; numbered in the order of their paths) of a
     difference file to `out`, at most `limit` bytes raw per file unless `oversize`, which packs one single large file. What lies
-    where is written to the file `index`. Result: PartPacked."""
+    where is written to the file `index`. `method`: "zlib", or "lz4" for a peer that reads it. Result: PartPacked."""
 
     root: str
     difference: str
@@ -280,6 +281,7 @@ class PackPart(Job, frozen=True, tag="pack-part"):
     out: str
     index: str
     oversize: bool = False
+    method: str = "zlib"
 
 
 class FinishPackage(Job, frozen=True, tag="finish-package"):
@@ -290,6 +292,7 @@ class FinishPackage(Job, frozen=True, tag="finish-package"):
     indexes: list[str]
     limit: int
     out: str
+    method: str = "zlib"
 
 
 class SealChunk(Job, frozen=True, tag="seal"):

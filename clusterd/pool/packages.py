@@ -69,6 +69,7 @@ def pack(job: PackPart, settings: Settings, differences: Differences, on_step: O
         job.oversize,
         on_step,
         differences.load,
+        job.method,
     )
     Path(job.index).write_bytes(msgspec.msgpack.encode(found))
     packed = sum(entry.length for entry in found.entries)
@@ -85,7 +86,7 @@ def pack(job: PackPart, settings: Settings, differences: Differences, on_step: O
 def finish(job: FinishPackage, settings: Settings, differences: Differences, on_step: OnStep) -> PackageFinished:
     parts = [msgspec.msgpack.decode(Path(index).read_bytes(), type=PackedPart) for index in job.indexes]
     level = settings.communication.compress_level
-    found = finish_package(job.difference, parts, job.limit, level, job.out, on_step, differences.load)
+    found = finish_package(job.difference, parts, job.limit, level, job.out, on_step, differences.load, job.method)
     differences.forget()
     return _as(PackageFinished, found)
 

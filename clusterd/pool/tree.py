@@ -1,7 +1,7 @@
 """Jobs on the node's tree: scan a shard, build the manifest, its metadata as a package, compare with a worker's."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,8 +19,8 @@ from hashing.manifest import (
     save_manifest,
     to_wire,
 )
-from hashing.pack import content_keys, numbered
-from hashing.package import CHUNK_BYTES, METADATA_NAME, compress_entry, read_metadata_of
+from hashing.pack import content_keys, numbered, write_metadata
+from hashing.package import read_metadata_of
 from hashing.walk import scan_shard
 from ipc.messages import (
     BuildManifest,
@@ -141,15 +141,8 @@ def make_manifest(job: BuildManifest, memory: Memory) -> ManifestBuilt:
 def pack_metadata(job: PackMetadata, settings: Settings, memory: Memory) -> Packed:
     """The package of a worker's check: the metadata as its only entry."""
     rows = memory.manifest(job.state_dir, job.root_digest).rows
-    with open(job.out, "wb") as out:
-        compress_entry(METADATA_NAME, _pieces(to_wire(rows)), settings.communication.compress_level, out.write)
-        size = out.tell()
+    size = write_metadata(job.out, to_wire(rows), settings.communication.compress_level, job.method)
     return Packed(size, len(rows))
-
-
-def _pieces(data: bytes) -> Iterator[bytes]:
-    for start in range(0, len(data), CHUNK_BYTES):
-        yield data[start : start + CHUNK_BYTES]
 
 
 def compare_package(job: ComparePackage, settings: Settings, memory: Memory, on_step: OnStep) -> Compared:

@@ -5,6 +5,7 @@ import time
 import uuid
 
 from clusterd.errors import ClusterError
+from clusterd.sync.caps import method_for
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import Awaited
 from clusterd.sync.manifests import Scan, ScanFailed
@@ -166,7 +167,7 @@ class IntegrityMaster:
         built = None
         try:
             limit = int(peer.zip_limit.current)
-            built = await self._packages.package(difference, compared, manifest, limit, progress)
+            built = await self._packages.package(difference, compared, manifest, limit, method_for(peer), progress)
             journal.collected(built.notes, levels=("WARNING", "ERROR", "DEBUG"))
             record.missing, record.shared, record.extra = compared.missing, compared.shared, compared.extra
             record.synced_once = True

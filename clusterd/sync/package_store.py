@@ -26,6 +26,8 @@ KEPT_BYTES = 1024 * 1024 * 1024
 """Packages that nobody is being sent are kept up to this size together."""
 KEPT_S = 60.0
 """And for so long."""
+Key = tuple[bytes, int, str]
+"""What is to be sent (`Compared.content`), the limit in bytes, the method."""
 NAMES = 8
 """Names of shared packages. A stock worker whose link is cut off keeps the file until it restarts (wire.md 13.1)."""
 
@@ -42,11 +44,12 @@ class BuiltPackage(msgspec.Struct, frozen=True):
 class Region:
     """The packed files of one content key, and the tails made for it. Owned by the store."""
 
-    def __init__(self, number: int, difference: str, manifest: str) -> None:
+    def __init__(self, number: int, difference: str, manifest: str, method: str) -> None:
         """`difference`: a spool file of this region's own."""
         self.number = number
         self.difference = difference
         self.manifest = manifest
+        self.method = method
         self.files = [difference]
         self.followers: list[Progress] = []
         self.parts: asyncio.Task[_Parts] | None = None
@@ -87,19 +90,20 @@ class PackageStore:
         self._context = context
         self._kept_bytes = kept_bytes
         self._kept_s = kept_s
-        self._regions: dict[bytes, Region] = {}
+        self._regions: dict[Key, Region] = {}
         self._obsolete: set[Region] = set()
         self._count = 0
 
     async def package(
-        self, difference: str, compared: Compared, manifest: str, limit: int, progress: Progress
+        self, difference: str, compared: Compared, manifest: str, limit: int, method: str, progress: Progress
     ) -> BuiltPackage:
-        """The package for this difference file: what fits into `limit` bytes; if nothing does but a file too large for it,
-        that one alone. `manifest`: the root digest it was compared with; `progress` follows the packing.
+        """The package for this difference file, packed by `method` (as in PackPart): what fits into `limit` bytes; if nothing
+        does but a file too large for it, that one alone. `manifest`: the root digest it was compared with; `progress` follows
+        the packing.
 
         Raises JobError, OSError."""
-        key = b"%b %d" % (compared.content, limit)
-        region = self._regions.get(key) or self._begin(key, difference, compared.raw_sizes, manifest, limit)
+        key = compared.content, limit, method
+        region = self._regions.get(key) or self._begin(key, difference, compared.raw_sizes, manifest)
         region.users += 1
         region.used_at = time.monotonic()
         region.followers.append(progress)
@@ -136,15 +140,15 @@ class PackageStore:
 
     # ---- building ----------------------------------------------------------------------------------------------------
 
-    def _begin(self, key: bytes, difference: str, raw_sizes: Sequence[int], manifest: str, limit: int) -> Region:
+    def _begin(self, key: Key, difference: str, raw_sizes: Sequence[int], manifest: str) -> Region:
         for other_key, other in list(self._regions.items()):
             # What was made of earlier manifests nobody will ask for again.
             if other.manifest != manifest and not other.users:
                 self._retire(other_key, other)
         self._count += 1
-        region = Region(self._count, self._own(difference), manifest)
+        region = Region(self._count, self._own(difference), manifest, key[2])
         self._regions[key] = region
-        region.parts = asyncio.create_task(self._pack(key, region, raw_sizes, limit))
+        region.parts = asyncio.create_task(self._pack(key, region, raw_sizes, key[1]))
         region.parts.add_done_callback(_seen)
         return region
 
@@ -154,7 +158,7 @@ class PackageStore:
         os.link(difference, own)
         return own
 
-    async def _pack(self, key: bytes, region: Region, raw_sizes: Sequence[int], limit: int) -> _Parts:
+    async def _pack(self, key: Key, region: Region, raw_sizes: Sequence[int], limit: int) -> _Parts:
         packed = await self._pack_parts(region, raw_sizes, limit)
         # Which parts were begun after the limit was reached is a matter of timing. The first ones that fill it are always
         # there, and only these count: the same files give the same package.
@@ -212,7 +216,8 @@ class PackageStore:
         out, index = self._context.spool.new_path("part"), self._context.spool.new_path("index")
         region.files += out, index
         root = self._context.settings.root
-        job = PackPart(root, region.difference, numbers.start, numbers.stop, limit, out, index, oversize=oversize)
+        start, stop = numbers.start, numbers.stop
+        job = PackPart(root, region.difference, start, stop, limit, out, index, oversize, region.method)
         return index, await self._context.jobs.run(job, PartPacked)
 
     def _tail(self, region: Region, parts: _Parts, difference: str, whole: bytes) -> "asyncio.Task[PackageFinished]":
@@ -226,7 +231,7 @@ class PackageStore:
         out = self._context.spool.new_path("metadata")
         region.files.append(out)
         try:
-            job = FinishPackage(difference, parts.indexes, parts.limit, out)
+            job = FinishPackage(difference, parts.indexes, parts.limit, out, region.method)
             finished = await self._context.jobs.run(job, PackageFinished)
         finally:
             self._context.spool.remove(difference)
@@ -242,7 +247,7 @@ class PackageStore:
             asyncio.get_running_loop().call_later(self._kept_s + 0.1, self._tidy)
             self._tidy()
 
-    def _retire(self, key: bytes, region: Region) -> None:
+    def _retire(self, key: Key, region: Region) -> None:
         """Nobody gets it any more; its files go with the last one who has it."""
         if self._regions.get(key) is region:
             del self._regions[key]

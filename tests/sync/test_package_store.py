@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import lz4.frame
 import pytest
 
 from clusterd.sync.outgoing import Progress, cut_package, read_segments
@@ -38,7 +39,12 @@ class Stage:
         self._count = 0
 
     async def package(
-        self, difference: Difference, limit: int = GIB, manifest: str = "m", store: PackageStore | None = None
+        self,
+        difference: Difference,
+        limit: int = GIB,
+        manifest: str = "m",
+        store: PackageStore | None = None,
+        method: str = "zlib",
     ) -> BuiltPackage:
         """As `_sync` of the integrity master asks for it: its own file is gone when the answer is there."""
         self._count += 1
@@ -48,7 +54,7 @@ class Stage:
         sizes = [row.size for row in rows]
         compared = Compared(0, 0, 0, 0, sizes, content, whole)
         try:
-            return await (store or self.store).package(str(path), compared, manifest, limit, self.progress)
+            return await (store or self.store).package(str(path), compared, manifest, limit, method, self.progress)
         finally:
             path.unlink()
 
@@ -202,5 +208,18 @@ def test_packages_nobody_asks_for_go_by_themselves(stage: Stage) -> None:
         stage.store = PackageStore(stage.context, kept_s=0.0)
         stage.store.release(await stage.package(difference_of(FILES)))
         assert not stage.spool
+
+    asyncio.run(story())
+
+
+def test_workers_that_read_lz4_get_packages_of_their_own(stage: Stage) -> None:
+    async def story() -> None:
+        stock, ours = await asyncio.gather(
+            stage.package(difference_of(FILES)), stage.package(difference_of(FILES), method="lz4")
+        )
+        assert files_in(stock) == FILES
+        assert ours.package.shared_path != stock.package.shared_path
+        package = read_segments(ours.package.segments)
+        assert package.count(b"|//@@//|" + lz4.frame.compress(b"")[:4]) == len(FILES) + 1
 
     asyncio.run(story())
