@@ -12,12 +12,14 @@ import msgspec
 
 from clusterd.errors import ClusterError
 from clusterd.sync.bodies import Bodies
+from clusterd.sync.caps import RESUME
 from clusterd.sync.journal import Journal
 from clusterd.sync.net_port import Flight
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError, PoolPort
 from clusterd.sync.slabs import SlabPool
-from clusterd.wire.payloads import build_task_failure, build_words, parse_task_id
+from clusterd.wire import commands
+from clusterd.wire.payloads import build_task_failure, build_words, parse_length, parse_task_id
 from clusterd.wire.transfer import chunk_bytes
 from ipc.descriptor import Descriptor
 from ipc.messages import INLINE_BYTES, Digested, DigestSegments, Segment
@@ -95,17 +97,23 @@ class Piece(msgspec.Struct, frozen=True):
     key: tuple[int, bytes, int] | None
 
 
-def cut_package(package: Package, path: str) -> list[Piece]:
-    """The chunks of a package that is sent under this path. What workers share is cut without regard to what only one gets;
-    a package of one chunk is not cut at all."""
+def cut_package(package: Package, path: str, start: int = 0) -> list[Piece]:
+    """The chunks of a package that is sent under this path, from byte `start` on. What workers share is cut without regard to
+    what only one gets; a package of one chunk is not cut at all."""
     step = chunk_bytes(path)
     build = package.build if path == package.shared_path else None
     shared = package.shared if package.size > step else 0
     pieces = []
-    for start, stop, whole in ((0, shared, b""), (shared, package.size, None if build is None else build[1])):
-        for offset in range(start, stop, step):
+    for begin, stop, whole in ((0, shared, b""), (shared, package.size, None if build is None else build[1])):
+        for offset in range(begin, stop, step):
+            end = min(offset + step, stop)
+            if end <= start:
+                continue
+            if offset < start:  # the rest of a chunk goes to nobody else
+                pieces.append(Piece(start, end - start, None))
+                continue
             key = None if build is None or whole is None else (build[0], whole, offset)
-            pieces.append(Piece(offset, min(step, stop - offset), key))
+            pieces.append(Piece(offset, end - offset, key))
     return pieces
 
 
@@ -182,7 +190,8 @@ class Sender:
             peer.paths.discard(package.shared_path)
 
     async def _transfer(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int | None:
-        """new_file to file_end. Returns how many bytes went out if the peer cancelled, else None."""
+        """new_file to file_end. Returns how many bytes were sent if the peer cancelled, else None."""
+        start = await self._resumed(peer, package)
         await peer.request("new_file", path.encode())
         prefix = f"{path} ".encode()
         sha256 = package.sha256
@@ -191,21 +200,36 @@ class Sender:
                 await peer.request("file_upd", prefix + read_segments(package.segments))
             progress.done_bytes = package.size
         else:
-            sent = await self._send_chunks(peer, path, package, task_id, progress)
-            if sent < package.size:
-                cut = slice_segments(package.segments, 0, sent)
+            arrived = await self._send_chunks(peer, path, package, start, task_id, progress)
+            if arrived < package.size:
+                cut = slice_segments(package.segments, 0, arrived)
                 sha256 = (await self._jobs.run(DigestSegments(cut), Digested, urgent=True)).sha256
                 await peer.request("file_end", prefix + sha256)
-                return sent
+                return arrived - start
         await peer.request("file_end", prefix + sha256)
         return None
 
-    async def _send_chunks(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int:
-        """All chunks in order, several in flight. Returns how many bytes went out: all, or fewer if the peer cancelled."""
+    async def _resumed(self, peer: Peer, package: Package) -> int:
+        """How many bytes of the package the peer has kept of a transfer that was cut off; the file goes on behind them.
+
+        Raises ClusterError for a number that cannot be."""
+        if peer.info.kind != "worker" or RESUME not in peer.capabilities or package.size <= INLINE_CHUNK:
+            return 0
+        answer = await peer.request(commands.RESUME_FILE, f"{package.sha256.hex()} {package.size}".encode())
+        held = parse_length(answer)
+        if held > package.size:
+            raise ClusterError(1000, f"{peer.name} says that it has {held} bytes of a package of {package.size}")
+        return held
+
+    async def _send_chunks(
+        self, peer: Peer, path: str, package: Package, start: int, task_id: str, progress: Progress
+    ) -> int:
+        """All chunks behind `start` in order, several in flight. Returns how far it came: to the end, or less far if the peer
+        cancelled."""
         window = Window()
         flying: deque[tuple[Flight, float, int]] = deque()
-        pieces = cut_package(package, path)
-        arrived = 0
+        pieces = cut_package(package, path, start)
+        progress.done_bytes = arrived = start
 
         async def arrive() -> None:
             nonlocal arrived

@@ -80,6 +80,7 @@ class _SyncProcess:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._core.net_lost()
+            self._core.partials.clear()
             await self._context.database.close()
             self._net_channel.close()
             self._pool_channel.close()

@@ -25,6 +25,7 @@ MAX_ID_BYTES = 256
 MAX_PATH_BYTES = 4096
 """The longest path (PATH_MAX of Linux)."""
 _SENDSYNC_FORM = "it must be an object with daemon_name, a text, and message, an object or a text, and nothing else"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TASK_ID = re.compile(rb"[!-~]{1,%d}" % MAX_ID_BYTES)
 
 
@@ -148,6 +149,14 @@ def parse_length(payload: bytes) -> int:
     if not payload.isdigit() or len(payload) > MAX_LENGTH_DIGITS:
         raise ClusterError(1000, f"invalid literal for int() with base 10: {payload[:_QUOTED]!r}")
     return int(payload)
+
+
+def parse_package_claim(payload: bytes) -> tuple[bytes, int]:
+    """`resume_file`: the SHA-256 of a package (64 hex digits) and its size in bytes."""
+    digest, size = split_word(payload)
+    if not _SHA256.fullmatch(digest):
+        raise ClusterError(1000, f"no SHA-256: {digest[:_QUOTED]!r}")
+    return bytes.fromhex(digest), parse_length(size)
 
 
 def parse_task_path(payload: bytes) -> TaskPath:
