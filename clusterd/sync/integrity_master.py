@@ -6,6 +6,7 @@ import uuid
 
 from clusterd.errors import ClusterError
 from clusterd.sync.caps import method_for
+from clusterd.sync.comparisons import Comparisons
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import Awaited
 from clusterd.sync.manifests import Scan, ScanFailed
@@ -16,7 +17,7 @@ from clusterd.sync.permission import IntegrityPermissions
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.records import WorkerRecord
 from clusterd.sync.waiting import wait_for_file
-from ipc.messages import Compared, ComparePackage
+from ipc.messages import Compared
 
 CHECK = "Integrity check"
 SYNC = "Integrity sync"
@@ -37,6 +38,7 @@ class IntegrityMaster:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._packages = PackageStore(context)
+        self._comparisons = Comparisons(context.jobs, context.spool)
         self.permissions = IntegrityPermissions(context.settings.master.max_locked_integrity_time_s)
         self.records: dict[str, WorkerRecord] = {}
 
@@ -121,13 +123,12 @@ class IntegrityMaster:
         package = difference = ""
         try:
             package = await wait_for_file(context, peer, awaited, journal)
+            sha256 = awaited.file.result().digest
             scan = context.manifests.current
             if scan is None:
                 raise ClusterError(1000, "no local scan is complete yet")
             difference = context.spool.new_path("difference")
-            compared = await context.jobs.run(
-                ComparePackage(package, context.spool.state_dir, scan.root_digest, difference), Compared
-            )
+            compared = await self._comparisons.compare(package, sha256, scan.root_digest, difference)
             record.check_started_at, record.check_ended_at = started_at, context.clock.wall()
             count = compared.missing + compared.shared + compared.extra
             journal.info(
