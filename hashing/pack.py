@@ -15,9 +15,10 @@ from hashing.directories import Directories
 from hashing.errors import FileVanished, MalformedPackage, Note, UnsafePath
 from hashing.manifest import FileMeta, WireMeta
 from hashing.notes import Notes, explain
-from hashing.package import CHUNK_BYTES, FILE_SEP, METADATA_NAME, PATH_SEP, compress_entry
+from hashing.package import CHUNK_BYTES, FILE_SEP, METADATA_NAME, PATH_SEP, ZLIB, compress_entry
 
 OnStep = Callable[[], object]
+Load = Callable[[str], Difference]
 
 FULL = "Maximum zip size exceeded. Not all files will be compressed during this sync."
 _FAILED = "Exception raised: Error 3001 - Error creating zip file: "
@@ -26,7 +27,7 @@ _WRITE_BUFFER = 1024 * 1024
 
 
 class PackedEntry(msgspec.Struct, frozen=True, array_like=True):
-    """Entry number `number` of the difference (missing, then shared) lies, with the FILE_SEP behind it, at `offset` of the
+    """Entry number `number` of the difference (see `numbered`) lies, with the FILE_SEP behind it, at `offset` of the
     part, `length` bytes. `digest` and `mtime_ns` are those of what was packed where it is no longer what the difference
     says, else empty and 0."""
 
@@ -59,11 +60,12 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FinishedPackage(msgspec.Struct, frozen=True):
-    """The package is the concatenation of `segments`: `size` bytes with that SHA-256. `sent`: files in it; `dropped`: how many
-    wait for another round."""
+    """The package is the concatenation of `segments`: `size` bytes with that SHA-256, of which the last `metadata_size` are the
+    metadata entry. `sent`: files in it; `dropped`: how many wait for another round."""
 
     segments: list[Segment]
     size: int
+    metadata_size: int
     sha256: bytes
     sent: int
     dropped: int
@@ -82,6 +84,21 @@ class _Unreadable(Exception):
     """The file is there, but one state of it cannot be read. The argument says why."""
 
 
+def numbered(difference: Difference) -> list[FileMeta]:
+    """The files to be sent, sorted by path: so those of two workers have equal numbers if only they lack the same, whether
+    they have no such file or another one."""
+    return sorted((*difference.missing, *difference.shared), key=lambda row: row.path)
+
+
+def content_keys(difference: Difference) -> tuple[bytes, bytes]:
+    """Two digests of 16 bytes: of paths and digests of the files to be sent (differences where it is equal have equal entries),
+    and of the whole difference (where it is equal the metadata are, too)."""
+    content = blake2b(digest_size=16)
+    content.update(b"".join(b"%b\0%b" % (row.path.encode(), row.digest) for row in numbered(difference)))
+    whole = blake2b(msgspec.msgpack.encode(difference), digest_size=16)
+    return content.digest(), whole.digest()
+
+
 def pack_part(
     root: str,
     difference: str,
@@ -92,16 +109,19 @@ def pack_part(
     out: str,
     oversize: bool,
     on_step: OnStep,
+    load: Load = load_difference,
+    method: str = ZLIB,
 ) -> PackedPart:
     """Compress files number `start` to `stop` (excluded) of the difference file to `out`, replacing it: files of at most
-    `limit` raw bytes, together at most `limit` packed bytes; with `oversize` no limit holds.
+    `limit` raw bytes, together at most `limit` packed bytes; with `oversize` no limit holds. The same files give the same
+    bytes. `load` may know the difference of that file already.
 
     What is wrong with a file is in the notes. A file is packed in one state of it or not at all. Raises OSError when `out`
     cannot be written (disk full), MalformedPackage and FileNotFoundError for the difference file.
     """
-    rows = _numbered(load_difference(difference))
+    rows = numbered(load(difference))
     with Directories(root) as directories, open(out, "wb", buffering=_WRITE_BUFFER) as file:
-        packer = _PartPacker(root, directories, None if oversize else limit, level, file, on_step)
+        packer = _PartPacker(root, directories, None if oversize else limit, (level, method), file, on_step)
         for number in range(start, min(stop, len(rows))):
             on_step()
             packer.pack(number, rows[number])
@@ -109,7 +129,14 @@ def pack_part(
 
 
 def finish_package(
-    difference: str, parts: Sequence[PackedPart], limit: int, level: int, out: str, on_step: OnStep
+    difference: str,
+    parts: Sequence[PackedPart],
+    limit: int,
+    level: int,
+    out: str,
+    on_step: OnStep,
+    load: Load = load_difference,
+    method: str = ZLIB,
 ) -> FinishedPackage:
     """Choose entries up to `limit` packed bytes, in order, smaller ones behind one that does not fit (C12); write the metadata
     entry, which is not counted, to `out`; digest the whole.
@@ -117,8 +144,8 @@ def finish_package(
     Files that vanished leave `missing`, and move from `shared` to `extra`; what else is not sent leaves its group and is found
     again by the next check. Raises OSError, MalformedPackage (the difference's file is damaged, a part is shorter than it was).
     """
-    found = load_difference(difference)
-    rows = _numbered(found)
+    found = load(difference)
+    rows = numbered(found)
     sent: dict[int, FileMeta] = {}
     segments: list[Segment] = []
     size = 0
@@ -138,18 +165,20 @@ def finish_package(
     did_not_fit = next((number for number in range(len(rows)) if number not in named), None)
     if did_not_fit is not None:
         notes.add("WARNING", rows[did_not_fit].path, FULL)
-    metadata = _metadata_of(found, sent, vanished)
-    segments.append(Segment(out, 0, write_metadata(out, metadata, level)))
-    size += segments[-1].length
+    metadata = _metadata_of(found, rows, sent, vanished)
+    metadata_size = write_metadata(out, metadata, level, method)
+    segments.append(Segment(out, 0, metadata_size))
+    size += metadata_size
     digest = _digest_segments(segments, on_step)
-    return FinishedPackage(segments, size, digest, len(sent), len(rows) - len(sent) - len(vanished), notes.all())
+    left = len(rows) - len(sent) - len(vanished)
+    return FinishedPackage(segments, size, metadata_size, digest, len(sent), left, notes.all())
 
 
-def write_metadata(out: str, metadata: bytes, level: int) -> int:
+def write_metadata(out: str, metadata: bytes, level: int, method: str = ZLIB) -> int:
     """Write a package's last entry (a worker's whole package, wire.md 5.4) to `out`, replacing it. Returns its size."""
     pieces = (metadata[at : at + CHUNK_BYTES] for at in range(0, len(metadata), CHUNK_BYTES))
     with open(out, "wb", buffering=_WRITE_BUFFER) as file:
-        return compress_entry(METADATA_NAME, pieces, level, file.write)[1]
+        return compress_entry(METADATA_NAME, pieces, level, file.write, method)[1]
 
 
 class _PartPacker:
@@ -160,14 +189,14 @@ class _PartPacker:
         root: str,
         directories: Directories,
         limit: int | None,
-        level: int,
+        how: tuple[int, str],
         file: BinaryIO,
         on_step: OnStep,
     ) -> None:
         self._root = root
         self._directories = directories
         self._limit = limit
-        self._level = level
+        self._level, self._method = how
         self._file = file
         self._on_step = on_step
         self._size = 0  # of the entries that are whole
@@ -236,7 +265,8 @@ class _PartPacker:
             if self._limit is not None and before.st_size > self._limit:
                 raise _TooLarge
             hasher = blake2b()
-            raw, _ = compress_entry(row.path, self._chunks(fd, before.st_size, hasher.update), self._level, self._put)
+            chunks = self._chunks(fd, before.st_size, hasher.update)
+            raw, _ = compress_entry(row.path, chunks, self._level, self._put, self._method)
             after = os.fstat(fd)
             if raw == before.st_size and _state(before) == _state(after):
                 self._put(FILE_SEP)
@@ -277,10 +307,6 @@ def _state(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _numbered(difference: Difference) -> list[FileMeta]:
-    return difference.missing + difference.shared
-
-
 def _extend(segments: list[Segment], path: str, offset: int, length: int) -> None:
     if segments:
         last = segments[-1]
@@ -290,14 +316,15 @@ def _extend(segments: list[Segment], path: str, offset: int, length: int) -> Non
     segments.append(Segment(path, offset, length))
 
 
-def _metadata_of(found: Difference, sent: dict[int, FileMeta], vanished: set[int]) -> bytes:
-    first_shared = len(found.missing)
-    missing = [row for number, row in sorted(sent.items()) if number < first_shared]
-    shared = [row for number, row in sorted(sent.items()) if number >= first_shared]
+def _metadata_of(found: Difference, rows: Sequence[FileMeta], sent: dict[int, FileMeta], vanished: set[int]) -> bytes:
+    held = {row.path for row in found.shared}
+    missing: list[FileMeta] = []
+    shared: list[FileMeta] = []
+    for _, row in sorted(sent.items()):
+        (shared if row.path in held else missing).append(row)
     extra = list(found.extra)
-    for number in sorted(vanished):
-        if number >= first_shared:
-            row = found.shared[number - first_shared]
+    for row in (rows[number] for number in sorted(vanished)):
+        if row.path in held:
             extra.append((row.path, WireMeta(row.item, row.digest.hex(), row.mtime_ns / 1e9)))
     return difference_to_wire(missing, extra, shared)
 

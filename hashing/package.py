@@ -1,18 +1,24 @@
-"""The package format (wire.md 5.4): entries of path and zlib stream between separators, metadata last.
+"""The package format (wire.md 5.4): entries of path and zlib stream between separators, metadata last. Between two clusterd
+nodes that have agreed on it the streams are LZ4 frames; a reader tells them apart by their first bytes.
 
 Nothing in the format escapes the separators and a stock receiver cuts at every FILE_SEP, so what is written here never
-holds one inside an entry; and what is read here is read by the length of the zlib stream, so that one inside does no harm.
+holds one inside an entry; and what is read here is read by the length of the stream, so that one inside does no harm.
 """
 
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
+from lz4.frame import LZ4FrameDecompressor
+
 from hashing.errors import MalformedPackage, PackageTooLarge
+from hashing.frames import MAGIC, write_frame
 
 FILE_SEP = b"|@@//@@|"
 PATH_SEP = b"|//@@//|"
 METADATA_NAME = "files_metadata.json"
+ZLIB = "zlib"
+LZ4 = "lz4"
 METADATA_LIMIT_BYTES = 256 * 1024 * 1024
 """Largest metadata that is read: about 850,000 files. It is held in memory whole."""
 
@@ -39,8 +45,10 @@ def path_fits(path: bytes) -> bool:
     return 0 < len(path) <= PATH_BYTES and joined.find(PATH_SEP) == len(path) and FILE_SEP not in joined
 
 
-def compress_entry(path: str, chunks: Iterable[bytes], level: int, write: Callable[[bytes], object]) -> tuple[int, int]:
-    """Write one entry without the separator behind it. Returns its raw size and the bytes written.
+def compress_entry(
+    path: str, chunks: Iterable[bytes], level: int, write: Callable[[bytes], object], method: str = ZLIB
+) -> tuple[int, int]:
+    """Write one entry without the separator behind it. Returns its raw size and the bytes written. `level` is zlib's.
 
     `chunks`: the content in pieces of about CHUNK_BYTES; two of them are held at a time. Whatever the content, the stream
     holds no FILE_SEP, nor forms one with the separator behind it (C5). Raises MalformedPackage if the path itself would.
@@ -52,6 +60,9 @@ def compress_entry(path: str, chunks: Iterable[bytes], level: int, write: Callab
     rest = iter(chunks)
     first = next(rest, b"")
     second = next(rest, None)
+    if method == LZ4:
+        raw, stored = write_frame(first, second, rest, FILE_SEP, write)
+        return raw, len(name) + len(PATH_SEP) + stored
     if second is None and not _is_incompressible(first):
         stream = _compress_whole(first, level)
         if FILE_SEP not in stream and not stream.endswith(FILE_SEP[:-1]):
@@ -153,6 +164,50 @@ def _is_incompressible(data: bytes) -> bool:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
+class _Zlib:
+    """A zlib stream."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj()
+
+    def pieces(self, feed: bytes) -> Iterator[bytes]:
+        """What these next bytes hold, at most CHUNK_BYTES at a time. Raises zlib.error."""
+        while feed and not self._stream.eof:
+            yield self._stream.decompress(feed, CHUNK_BYTES)
+            feed = self._stream.unconsumed_tail
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def unused(self) -> int:
+        """Bytes that were fed beyond its end."""
+        return len(self._stream.unused_data)
+
+
+class _Lz4:
+    """An LZ4 frame."""
+
+    def __init__(self) -> None:
+        self._frame = LZ4FrameDecompressor()
+
+    def pieces(self, feed: bytes) -> Iterator[bytes]:
+        """What these next bytes hold, at most CHUNK_BYTES at a time. Raises RuntimeError."""
+        yield self._frame.decompress(feed, CHUNK_BYTES)
+        while not self._frame.eof and not self._frame.needs_input:
+            yield self._frame.decompress(b"", CHUNK_BYTES)
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._frame.eof)
+
+    @property
+    def unused(self) -> int:
+        """Bytes that were fed beyond its end."""
+        return len(self._frame.unused_data or b"")
+
+
 class PackageReader:
     """Reads entries one after the other from an open file, in bounded memory. `position` is where the next entry begins.
 
@@ -185,33 +240,31 @@ class PackageReader:
         """The raw content of the entry whose path was just read, in pieces of at most CHUNK_BYTES; `position` is behind
         the separator afterwards.
 
-        Raises MalformedPackage (not a zlib stream, cut short, no separator behind it), PackageTooLarge once it has more
+        Raises MalformedPackage (neither a zlib stream nor an LZ4 frame, cut short, no separator behind it), PackageTooLarge once it has more
         than `limit` bytes. FILE_SEP inside the stream is data.
         """
-        unpacker = zlib.decompressobj()
         position = self.position
         whole = 0
         feed = self._up_to_separator(position)
+        unpacker = _Lz4() if feed.startswith(MAGIC) else _Zlib()
         while True:
             if not feed:
                 raise MalformedPackage(path, "is cut short")
             position += len(feed)
-            while feed and not unpacker.eof:
-                try:
-                    data = unpacker.decompress(feed, CHUNK_BYTES)
-                except zlib.error as error:
-                    raise MalformedPackage(path, str(error)) from error
-                whole += len(data)
-                if whole > limit:
-                    raise PackageTooLarge(path, f"has more than {limit} bytes")
-                if data:
-                    yield data
-                feed = unpacker.unconsumed_tail
+            try:
+                for data in unpacker.pieces(feed):
+                    whole += len(data)
+                    if whole > limit:
+                        raise PackageTooLarge(path, f"has more than {limit} bytes")
+                    if data:
+                        yield data
+            except (zlib.error, RuntimeError) as error:
+                raise MalformedPackage(path, str(error)) from error
             if unpacker.eof:
                 break
             at = self._load(position, FEED_BYTES)
             feed = self._window[at : at + FEED_BYTES]
-        position -= len(unpacker.unused_data)
+        position -= unpacker.unused
         self.expects_entry = position < self.size
         if self.expects_entry:
             at = self._load(position, len(FILE_SEP))

@@ -45,7 +45,9 @@ class OpenTask(msgspec.Struct, frozen=True):
 
 
 class NetHello(Message, frozen=True, tag="net-hello"):
-    """First message of a net process on the channel, and its answer to SyncHello: everything a sync process needs."""
+    """First message of a net process on the channel, and its answer to SyncHello: everything a sync process needs.
+
+    `sending_slabs` names a slab of sync's once for each message that net still sends from it."""
 
     incarnation: int
     links: list[LinkInfo]
@@ -113,7 +115,8 @@ class Unanswered(Message, frozen=True, tag="unanswered"):
 
 
 class SlabsReturned(Message, frozen=True, tag="slabs-returned"):
-    """net has written a body (or dropped it with its link): these slabs of sync's are free again."""
+    """net has written a message from each of these slabs of sync's (or dropped it with its link). One that is sent to several
+    links comes back once for each."""
 
     slabs: list[int]
 
@@ -290,11 +293,12 @@ class PatchManifest(Job, frozen=True, tag="patch-manifest"):
 
 
 class PackMetadata(Job, frozen=True, tag="pack-metadata"):
-    """A worker's check package: the manifest `root_digest` as the only entry. Result: Packed."""
+    """A worker's check package: the manifest `root_digest` as the only entry. `method`: as in PackPart. Result: Packed."""
 
     state_dir: str
     root_digest: str
     out: str
+    method: str = "zlib"
 
 
 class ComparePackage(Job, frozen=True, tag="compare"):
@@ -337,8 +341,9 @@ class ListDifference(Job, frozen=True, tag="list-difference"):
 
 
 class PackPart(Job, frozen=True, tag="pack-part"):
-    """Compress missing and shared files number `start` to `stop` (excluded) of a difference file to `out`, at most `limit`
-    bytes raw per file unless `oversize`, which packs one single large file. Result: PartPacked."""
+    """Compress missing and shared files number `start` to `stop` (excluded; numbered in the order of their paths) of a
+    difference file to `out`, at most `limit` bytes raw per file unless `oversize`, which packs one single large file. What lies
+    where is written to the file `index`. `method`: "zlib", or "lz4" for a peer that reads it. Result: PartPacked."""
 
     root: str
     difference: str
@@ -346,17 +351,20 @@ class PackPart(Job, frozen=True, tag="pack-part"):
     stop: int
     limit: int
     out: str
+    index: str
     oversize: bool = False
+    method: str = "zlib"
 
 
 class FinishPackage(Job, frozen=True, tag="finish-package"):
     """Drop what exceeds `limit` (wire.md 5.6, C12), move vanished files to `extra`, write the metadata entry to `out`.
-    `parts` are the results of PackPart in order. Result: PackageFinished."""
+    `indexes` are those of the parts in order. Result: PackageFinished."""
 
     difference: str
-    parts: list["PartPacked"]
+    indexes: list[str]
     limit: int
     out: str
+    method: str = "zlib"
 
 
 class SealChunk(Job, frozen=True, tag="seal"):
@@ -577,14 +585,17 @@ class Packed(Result, frozen=True, tag="packed"):
 
 
 class Compared(Result, frozen=True, tag="compared"):
-    """`received`: files in the worker's metadata. `raw_sizes`: of the missing and shared files in the difference's order.
-    `dry`: the worker only asked what differs; `against`: the content digest of ours that the worker had in mind."""
+    """`received`: files in the worker's metadata. `raw_sizes`: of the missing and shared files in the order of their paths.
+    `content` identifies what is to be sent (paths and digests), `whole` the difference. `dry`: the worker only asked what
+    differs; `against`: the content digest of ours that the worker had in mind."""
 
     received: int
     missing: int
     shared: int
     extra: int
     raw_sizes: list[int]
+    content: bytes = b""
+    whole: bytes = b""
     dry: bool = False
     against: str = ""
 
@@ -605,34 +616,23 @@ class DifferenceListed(Result, frozen=True, tag="difference-listed"):
     extra: list[str]
 
 
-class PackedEntry(msgspec.Struct, frozen=True, array_like=True):
-    """Entry number `number` of the difference lies (with its trailing FILE_SEP) at `offset` of the part, `length` bytes.
-    `digest` (BLAKE2b) and `mtime_ns` are set when the file was packed in another state than the difference says."""
-
-    number: int
-    offset: int
-    length: int
-    digest: bytes = b""
-    mtime_ns: int = 0
-
-
 class PartPacked(Result, frozen=True, tag="part-packed"):
-    """`vanished`, `dropped`: numbers in the difference of files that are gone, or too large or unreadable."""
+    """`packed`: bytes of all entries. `oversize`: numbers of files that are larger than the limit by themselves.
+    `is_as_listed`: every other file is in it or did not fit, in the state that the difference names."""
 
-    path: str
-    entries: list[PackedEntry]
-    vanished: list[int]
-    dropped: list[int]
+    packed: int
     oversize: list[int]
+    is_as_listed: bool
     notes: list[Note]
 
 
 class PackageFinished(Result, frozen=True, tag="package-finished"):
-    """The package is the concatenation of `segments`, `size` bytes, with SHA-256 `sha256`. `sent`: files in it; `dropped`:
-    how many wait for a later round."""
+    """The package is the concatenation of `segments`, `size` bytes, with SHA-256 `sha256`; the last `metadata_size` bytes are
+    the metadata entry. `sent`: files in it; `dropped`: how many wait for a later round."""
 
     segments: list[Segment]
     size: int
+    metadata_size: int
     sha256: bytes
     sent: int
     dropped: int

@@ -6,7 +6,7 @@ Sync may die at any moment and come back as another process. Then every request 
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 
 import msgspec
 
@@ -97,7 +97,8 @@ class Bridge:
         self._pending: dict[int, Pending] = {}
         self._asks: dict[int, _SyncAsk | Giving] = {}
         self._notes: dict[int, dict[tuple[str, str], None]] = {}
-        self._sending: set[int] = set()
+        self._sending: Counter[int] = Counter()
+        """Slabs of sync's, and how many messages are still to be written from each."""
         self._queue: deque[NetToSync] = deque()
         self._queued = asyncio.Event()
         self._held: set[Link] = set()
@@ -183,7 +184,16 @@ class Bridge:
         theirs = [slab for slab in slabs if not self._context.slabs.is_ours(slab)]
         self._give_back(ours, now)
         if theirs:
-            self._sending.difference_update(theirs)
+            self._sending.subtract(theirs)
+            self._sending += Counter()  # without those that reached zero
+            self.tell(SlabsReturned(theirs))
+
+    def _unsent(self, body: list[Descriptor]) -> None:
+        """A body of sync that has nowhere to go. It was not counted as being sent; others may be, from the same slab."""
+        now = self._context.clock.monotonic()
+        self._give_back([part.slab for part in body if self._context.slabs.is_ours(part.slab)], now)
+        theirs = [part.slab for part in body if not self._context.slabs.is_ours(part.slab)]
+        if theirs:
             self.tell(SlabsReturned(theirs))
 
     def settle(self, request_id: int, message: Answered | Unanswered) -> None:
@@ -227,7 +237,7 @@ class Bridge:
         pending = self._pending.get(message.serial)
         if pending is None:
             if body:
-                self.slabs_written([part.slab for part in body])
+                self._unsent(body)
             return
         link = pending.link
         if message.more:
@@ -274,7 +284,7 @@ class Bridge:
         link = self._links.get(message.link)
         if link is None:
             if message.body:
-                self.slabs_written([part.slab for part in message.body])
+                self._unsent(message.body)
             self.tell(Unanswered(message.id, "closed"))
             return
         ask = _SyncAsk(self, message.id, link)
@@ -323,7 +333,7 @@ class Bridge:
             if link.info
         ]
         tasks = [OpenTask(link, command, task) for link, notes in self._notes.items() for command, task in notes]
-        self.tell(NetHello(self._incarnation, links, sorted(self._sending), tasks, self.serving, self._away))
+        self.tell(NetHello(self._incarnation, links, sorted(self._sending.elements()), tasks, self.serving, self._away))
 
     def _sync_hello(self, incarnation: int) -> None:
         if incarnation != self._sync:

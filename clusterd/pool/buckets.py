@@ -5,11 +5,10 @@ from json.encoder import encode_basestring_ascii as quote
 from pathlib import Path
 
 from clusterd.pool.bodies import open_bytes
-from clusterd.pool.tree import LEAST_ROWS, ROW_BYTES, ROWS_PER_OURS, Memory
+from clusterd.pool.tree import LEAST_ROWS, ROW_BYTES, ROWS_PER_OURS, Memory, note_difference
 from clusterd.settings import Settings
 from clusterd.wire.seal import Sealer
-from hashing.atomic import FileOps
-from hashing.compare import compare, load_difference, save_difference
+from hashing.compare import compare, load_difference
 from hashing.exchange import differing_buckets, encode_told, parse_told
 from ipc.arena import Arena
 from ipc.messages import (
@@ -48,16 +47,7 @@ def compare_buckets(
     on_step()
     found = compare(ours, theirs, settings.rules, told.numbers)
     on_step()
-    save_difference(FileOps(), job.out, found)
-    return Compared(
-        received=len(theirs),
-        missing=len(found.missing),
-        shared=len(found.shared),
-        extra=len(found.extra),
-        raw_sizes=[row.size for row in (*found.missing, *found.shared)],
-        dry=told.dry,
-        against=told.master,
-    )
+    return note_difference(found, job.out, len(theirs), dry=told.dry, against=told.master)
 
 
 def list_difference(job: ListDifference) -> DifferenceListed:

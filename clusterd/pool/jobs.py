@@ -52,6 +52,7 @@ class Workshop:
         self._on_step = on_step
         self._sealer = Sealer(settings.cluster.key.value)
         self._memory = tree.Memory()
+        self._differences = packages.Differences()
 
     def do(self, job: AnyJob) -> AnyResult:
         """The job's result, or a JobFailed of the kind that ipc/messages.py lists. Never raises an Exception."""
@@ -101,9 +102,9 @@ class Workshop:
             case RulesetHashes():
                 return tree.ruleset_hashes(job, memory)
             case PackPart():
-                return packages.pack(job, settings, on_step)
+                return packages.pack(job, settings, self._differences, on_step)
             case FinishPackage():
-                return packages.finish(job, settings, on_step)
+                return packages.finish(job, settings, self._differences, on_step)
             case OpenPackage():
                 return packages.open_received(job, settings, on_step)
             case UnpackRange():

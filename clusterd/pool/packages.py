@@ -1,6 +1,7 @@
 """Jobs on packages: pack, finish, open, unpack, apply, sweep. Thin: the work is hashing's, the shapes are ipc's."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -8,12 +9,14 @@ import msgspec
 from clusterd.settings import Settings
 from hashing.apply import apply_plan, sweep_temporary
 from hashing.atomic import FileOps
+from hashing.compare import Difference, load_difference
 from hashing.pack import PackedPart, finish_package, pack_part
 from hashing.unpack import open_package, unpack_range
 from ipc.messages import (
     Applied,
     ApplyPlan,
     FinishPackage,
+    Note,
     OpenPackage,
     PackageFinished,
     PackageOpened,
@@ -34,16 +37,58 @@ def _as(shape: type[R], found: object) -> R:
     return msgspec.convert(found, shape, from_attributes=True)
 
 
-def pack(job: PackPart, settings: Settings, on_step: OnStep) -> PartPacked:
-    level = settings.communication.compress_level
-    found = pack_part(job.root, job.difference, job.start, job.stop, job.limit, level, job.out, job.oversize, on_step)
-    return _as(PartPacked, found)
+class Differences:
+    """The difference file read last: the parts of one package are packed one after the other. A file in the spool is never
+    written again under the same name."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._found: Difference | None = None
+
+    def load(self, path: str) -> Difference:
+        """Raises FileNotFoundError, MalformedPackage, OSError."""
+        if self._found is None or path != self._path:
+            self._found = load_difference(path)
+            self._path = path
+        return self._found
+
+    def forget(self) -> None:
+        self._found = None
 
 
-def finish(job: FinishPackage, settings: Settings, on_step: OnStep) -> PackageFinished:
-    parts = [_as(PackedPart, part) for part in job.parts]
+def pack(job: PackPart, settings: Settings, differences: Differences, on_step: OnStep) -> PartPacked:
     level = settings.communication.compress_level
-    return _as(PackageFinished, finish_package(job.difference, parts, job.limit, level, job.out, on_step))
+    found = pack_part(
+        job.root,
+        job.difference,
+        job.start,
+        job.stop,
+        job.limit,
+        level,
+        job.out,
+        job.oversize,
+        on_step,
+        differences.load,
+        job.method,
+    )
+    Path(job.index).write_bytes(msgspec.msgpack.encode(found))
+    packed = sum(entry.length for entry in found.entries)
+    is_as_listed = not (
+        found.vanished
+        or any(number not in found.oversize for number in found.dropped)
+        or any(entry.digest for entry in found.entries)
+    )
+    return PartPacked(
+        packed, found.oversize, is_as_listed, msgspec.convert(found.notes, list[Note], from_attributes=True)
+    )
+
+
+def finish(job: FinishPackage, settings: Settings, differences: Differences, on_step: OnStep) -> PackageFinished:
+    parts = [msgspec.msgpack.decode(Path(index).read_bytes(), type=PackedPart) for index in job.indexes]
+    level = settings.communication.compress_level
+    found = finish_package(job.difference, parts, job.limit, level, job.out, on_step, differences.load, job.method)
+    differences.forget()
+    return _as(PackageFinished, found)
 
 
 def open_received(job: OpenPackage, settings: Settings, on_step: OnStep) -> PackageOpened:

@@ -1,19 +1,20 @@
 """Jobs on the node's tree: scan a shard, build the manifest or patch it, its metadata as a package, compare with a worker's."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from clusterd.settings import Settings
 from hashing.atomic import FileOps
-from hashing.compare import compare, save_difference
+from hashing.compare import Difference, compare, save_difference
 from hashing.digest_cache import NO_ROWS, ShardRows, load_rows, load_shard, save_shard, shard_path
 from hashing.errors import MalformedPackage
 from hashing.live_manifest import LiveManifest, differences, load_live
 from hashing.manifest import build_manifest, parse_wire_metadata, to_wire
-from hashing.package import CHUNK_BYTES, METADATA_NAME, compress_entry, read_metadata_of
+from hashing.pack import content_keys, numbered, write_metadata
+from hashing.package import read_metadata_of
 from hashing.protection import Guard, apply_changes
 from hashing.rescan import rescan
 from hashing.walk import scan_shard
@@ -208,15 +209,8 @@ def patch_manifest(job: PatchManifest, settings: Settings, memory: Memory, on_st
 def pack_metadata(job: PackMetadata, settings: Settings, memory: Memory) -> Packed:
     """The package of a worker's check: the metadata as its only entry."""
     rows = memory.manifest(job.state_dir, job.root_digest).rows
-    with open(job.out, "wb") as out:
-        compress_entry(METADATA_NAME, _pieces(to_wire(rows)), settings.communication.compress_level, out.write)
-        size = out.tell()
+    size = write_metadata(job.out, to_wire(rows), settings.communication.compress_level, job.method)
     return Packed(size, len(rows))
-
-
-def _pieces(data: bytes) -> Iterator[bytes]:
-    for start in range(0, len(data), CHUNK_BYTES):
-        yield data[start : start + CHUNK_BYTES]
 
 
 def compare_package(job: ComparePackage, settings: Settings, memory: Memory, on_step: OnStep) -> Compared:
@@ -231,13 +225,23 @@ def compare_package(job: ComparePackage, settings: Settings, memory: Memory, on_
     on_step()
     found = compare(ours, theirs, settings.rules)
     on_step()
-    save_difference(FileOps(), job.out, found)
+    return note_difference(found, job.out, len(theirs))
+
+
+def note_difference(found: Difference, out: str, received: int, *, dry: bool = False, against: str = "") -> Compared:
+    """Write a difference to `out` and say what is in it; the rest as Compared has it."""
+    save_difference(FileOps(), out, found)
+    content, whole = content_keys(found)
     return Compared(
-        received=len(theirs),
+        received=received,
         missing=len(found.missing),
         shared=len(found.shared),
         extra=len(found.extra),
-        raw_sizes=[row.size for row in (*found.missing, *found.shared)],
+        raw_sizes=[row.size for row in numbered(found)],
+        content=content,
+        whole=whole,
+        dry=dry,
+        against=against,
     )
 
 

@@ -18,10 +18,11 @@ from ipc.arena import Arena
 from ipc.board import Board
 
 MOST_POOL_PROCESSES = 32
-SLABS_MASTER = (16, 16)
+SLABS_MASTER = (16, 48)
 SLABS_WORKER = (8, 4)
-"""Of net and of sync. A worker sends one package at a time, two chunks under way; a master serves many, and receives from
-many. Slabs cost memory only while they are in use."""
+"""Of net and of sync. A worker sends one package at a time, a few chunks under way; a master serves many from the same sealed
+bodies, those in the middle of a package and those at its end, and receives from many. Slabs cost memory only while they are
+in use and for five seconds more."""
 
 
 class Node:

@@ -69,6 +69,11 @@ async def offer_caps(peer: Peer, settings: Settings) -> None:
     peer.agree(set(agreed).intersection(offered(settings)))
 
 
+def method_for(peer: Peer) -> str:
+    """How entries of packages to this peer are compressed: a word of PackPart."""
+    return LZ4 if LZ4 in peer.capabilities else "zlib"
+
+
 async def clock_offset_us(peer: Peer) -> int:
     """The master's boot clock less ours, right to half of the time its answer takes; asked again while that is long.
 

@@ -22,6 +22,7 @@ from clusterd.sync.integrity_master import IntegrityMaster
 from clusterd.sync.integrity_worker import IntegrityWorker
 from clusterd.sync.manifests import ScanFailed
 from clusterd.sync.nodes import Nodes
+from clusterd.sync.partials import Partials
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.queries import QueryRefused
@@ -81,6 +82,7 @@ class Core:
         self._merging: AgentInfoMaster | None = None
         self._groups: AgentGroupsMaster | AgentGroupsWorker
         nodes: Nodes | None = None
+        self.partials = Partials(context.spool, context.clock.monotonic)
         self._remote: dict[str, Handler]
         self._sendsync: SendsyncMaster | SendsyncWorker
         local: dict[str, Handler] = {}
@@ -189,6 +191,7 @@ class Core:
             file_limit=settings.communication.max_zip_size_bytes if settings.is_master else limits.unpacked_total_bytes,
             limits=limits,
             now=self._context.clock.monotonic,
+            partials=self.partials if info.kind == "master" else None,
         )
         peer = Peer(
             info,

@@ -123,7 +123,7 @@ class DigestMaster:
                 return commands.DIGEST_EQUAL
             goes_on = True
             self._differences[difference] = peer.link
-            peer.spawn(self._send(peer, compared, difference, holder))
+            peer.spawn(self._send(peer, compared, difference, scan.root_digest, holder))
             return f"sync {count}".encode()
         except JobError as failure:
             if failure.kind == "bad-seal":
@@ -135,9 +135,9 @@ class DigestMaster:
                 permissions.end(peer.name, holder)
                 context.spool.remove(difference)
 
-    async def _send(self, peer: Peer, compared: Compared, difference: str, holder: str) -> None:
+    async def _send(self, peer: Peer, compared: Compared, difference: str, manifest: str, holder: str) -> None:
         try:
-            await self._integrity.sync(peer, compared, difference)
+            await self._integrity.sync(peer, compared, difference, manifest)
         except (ClusterError, JobError, OSError) as failure:
             self._context.journal(f"Worker {peer.name}", CHECK).error(str(failure))
             self._integrity.record(peer.name).failed(str(failure))

@@ -8,16 +8,24 @@ import asyncio
 import errno
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from clusterd.errors import ClusterError
 from clusterd.settings import Limits
+from clusterd.sync.partials import Claim, Partial, Partials
 from clusterd.sync.pool_port import JobError, PoolPort
 from clusterd.sync.spool import Spool
 from clusterd.wire import commands
-from clusterd.wire.payloads import MAX_PATH_BYTES, parse_file_end, parse_length, parse_task_path, split_word
+from clusterd.wire.payloads import (
+    MAX_PATH_BYTES,
+    parse_file_end,
+    parse_length,
+    parse_package_claim,
+    parse_task_path,
+    split_word,
+)
 from clusterd.wire.transfer import Files, IncomingFile, Strings
 from ipc.descriptor import Descriptor
 from ipc.messages import ChunkStored, ChunkTarget, Digested, DigestSegments, Segment, StoreChunk
@@ -55,7 +63,9 @@ class Incoming:
         file_limit: int,
         limits: Limits,
         now: Callable[[], float],
+        partials: Partials | None = None,
     ) -> None:
+        """`partials`: where files go that are cut off (capability `resume`)."""
         self._spool = spool
         self._jobs = jobs
         self._file_limit = file_limit
@@ -69,6 +79,10 @@ class Incoming:
         )
         self._awaited: dict[str, Awaited] = {}
         self._order = asyncio.Lock()
+        self._partials = partials
+        self._claimed: tuple[Claim, Partial | None] | None = None
+        self._claims: dict[str, Claim] = {}
+        self._keeping: asyncio.Task[None] | None = None
         self.received_bytes = 0
 
     # ---- tasks that wait for a file --------------------------------------------------------------------------------
@@ -83,7 +97,7 @@ class Incoming:
         """The task does not wait any more; with the last one go the files that nobody can take."""
         self._awaited.pop(task_id, None)
         if not self._awaited:
-            self._spool.remove(*(file.owner for file in self._files.take_all()))
+            self._let_go(self._files.take_all())
 
     def awaited(self, task_id: str) -> Awaited | None:
         return self._awaited.get(task_id)
@@ -94,18 +108,44 @@ class Incoming:
 
     # ---- files -----------------------------------------------------------------------------------------------------
 
+    def resume_file(self, payload: bytes) -> int:
+        """The next file is the package with this SHA-256 and size. Returns how much of it is there already: its chunks begin
+        behind that. Raises ClusterError 1000 when no file is awaited, or where nothing is kept."""
+        claim = Claim(*parse_package_claim(payload))
+        if self._partials is None:
+            raise ClusterError(1000, "nothing is kept of packages that were cut off")
+        if not self._awaited:
+            raise ClusterError(1000, "no task waits for a file")
+        self._drop_claimed()
+        partial = self._partials.take(claim)
+        self._claimed = claim, partial
+        return 0 if partial is None else partial.received
+
+    def _drop_claimed(self) -> None:
+        """What was claimed last did not come."""
+        claimed, self._claimed = self._claimed, None
+        if claimed is not None and claimed[1] is not None and self._partials is not None:
+            self._partials.keep(claimed[0], claimed[1])
+
     def new_file(self, payload: bytes) -> None:
         """Begin a file. Raises ClusterError 1000 when none is awaited, or for a name that is not one of ours (W1)."""
         try:
             path = payload.decode()
         except UnicodeDecodeError as problem:
             raise ClusterError(1000, str(problem)) from None
-        spool_path = self._spool.new_path("package")
-        _, earlier = self._files.begin(path, spool_path, awaited=bool(self._awaited))
+        claim, partial = self._claimed or (None, None)
+        spool_path = self._spool.new_path("package") if partial is None else partial.path
+        file, earlier = self._files.begin(path, spool_path, awaited=bool(self._awaited))
+        self._claimed = None
         if earlier is not None:
-            self._spool.remove(earlier.owner)
-        with open(spool_path, "wb"):
-            pass
+            self._let_go([earlier])
+        if partial is None:
+            with open(spool_path, "wb"):
+                pass
+        else:
+            file.received = partial.received
+        if claim is not None:
+            self._claims[file.owner] = claim
 
     async def file_chunk(self, payload: bytes, body: list[Descriptor] | None) -> None:
         """`{path} {data}`, open or sealed. A file that cannot be stored is dropped."""
@@ -139,6 +179,7 @@ class Incoming:
                 self._drop_file(end.path)
                 raise Refusal(commands.CHECKSUM_MISMATCH.decode())
             file.complete = True
+            file.digest = found.sha256
 
     def end_task(self, payload: bytes) -> None:
         """`{task id} {path}` (`*_e`): hand the file to the task. Raises ClusterError 3027 for an unknown task or file (W2).
@@ -147,6 +188,8 @@ class Incoming:
         end = parse_task_path(payload)
         awaited = self._awaited.get(end.task_id)
         file = self._files.claim(end.path.removeprefix("/"))
+        if file is not None:
+            self._claims.pop(file.owner, None)
         if awaited is None or awaited.file.done() or file is None:
             if file is not None:
                 self._spool.remove(file.owner)
@@ -156,7 +199,17 @@ class Incoming:
     def _drop_file(self, path: str) -> None:
         file = self._files.drop(path)
         if file is not None:
+            self._claims.pop(file.owner, None)
             self._spool.remove(file.owner)
+
+    def _let_go(self, files: Iterable[IncomingFile[str]]) -> None:
+        """Nobody waits for these any more: what may be gone on with is kept, the rest removed."""
+        for file in files:
+            claim = self._claims.pop(file.owner, None)
+            if claim is None or self._partials is None:
+                self._spool.remove(file.owner)
+            else:
+                self._partials.keep(claim, Partial(file.owner, file.received))
 
     # ---- strings ---------------------------------------------------------------------------------------------------
 
@@ -218,12 +271,22 @@ class Incoming:
     # ---- end -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """The link is gone: nothing of it stays in the spool."""
-        self._spool.remove(*(file.owner for file in self._files.take_all()))
+        """The link is gone: nothing of it stays in the spool but what the next link may go on with."""
+        self._drop_claimed()
+        files = self._files.take_all()
+        if self._order.locked():
+            # A job may still be writing, behind what was received.
+            self._keeping = asyncio.create_task(self._let_go_later(files))
+        else:
+            self._let_go(files)
         self._spool.remove(*(string.owner for string in self._strings.take_all()))
         for awaited in self._awaited.values():
             awaited.file.cancel()
         self._awaited.clear()
+
+    async def _let_go_later(self, files: list[IncomingFile[str]]) -> None:
+        async with self._order:
+            self._let_go(files)
 
     async def _store(self, targets: list[ChunkTarget], payload: bytes, body: list[Descriptor] | None) -> ChunkStored:
         try:

@@ -5,17 +5,19 @@ import time
 import uuid
 
 from clusterd.errors import ClusterError
+from clusterd.sync.caps import method_for
+from clusterd.sync.comparisons import Comparisons
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import Awaited
 from clusterd.sync.manifests import Scan, ScanFailed
-from clusterd.sync.outgoing import Package, Progress
-from clusterd.sync.package_builder import PackageBuilder
+from clusterd.sync.outgoing import Progress
+from clusterd.sync.package_store import PackageStore
 from clusterd.sync.peer import Peer
 from clusterd.sync.permission import IntegrityPermissions
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.records import WorkerRecord
 from clusterd.sync.waiting import wait_for_file
-from ipc.messages import Compared, ComparePackage
+from ipc.messages import Compared
 
 CHECK = "Integrity check"
 SYNC = "Integrity sync"
@@ -35,7 +37,8 @@ class IntegrityMaster:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._builder = PackageBuilder(context)
+        self._packages = PackageStore(context)
+        self._comparisons = Comparisons(context.jobs, context.spool)
         self.permissions = IntegrityPermissions(context.settings.master.max_locked_integrity_time_s)
         self.records: dict[str, WorkerRecord] = {}
 
@@ -128,16 +131,15 @@ class IntegrityMaster:
         package = difference = ""
         try:
             package = await wait_for_file(context, peer, awaited, journal)
+            sha256 = awaited.file.result().digest
             scan = context.manifests.current
             if scan is None:
                 raise ClusterError(1000, "no local scan is complete yet")
             difference = context.spool.new_path("difference")
-            compared = await context.jobs.run(
-                ComparePackage(package, context.spool.state_dir, scan.root_digest, difference), Compared
-            )
+            compared = await self._comparisons.compare(package, sha256, scan.root_digest, difference)
             context.spool.remove(package)
             if self.checked(peer, scan, compared, time.monotonic() - started, started_at):
-                await self.sync(peer, compared, difference)
+                await self.sync(peer, compared, difference, scan.root_digest)
             else:
                 await peer.request("syn_m_c_ok")
         except (ClusterError, JobError, OSError) as failure:
@@ -167,8 +169,8 @@ class IntegrityMaster:
             record.is_behind(now)
         return count
 
-    async def sync(self, peer: Peer, compared: Compared, difference: str) -> None:
-        """Send the worker what differs. Raises JobError, OSError; a package that could not be sent is in log and record."""
+    async def sync(self, peer: Peer, compared: Compared, difference: str, manifest: str) -> None:
+        """Send the worker what differs from `manifest` (its root digest). Raises JobError, OSError; a package that could not be sent is in log and record."""
         context, record = self._context, self.record(peer.name)
         journal = context.journal(f"Worker {peer.name}", SYNC)
         started = time.monotonic()
@@ -187,14 +189,14 @@ class IntegrityMaster:
         context.progress.append(progress)
         built = None
         try:
-            built = await self._builder.build(difference, compared.raw_sizes, int(peer.zip_limit.current), progress)
+            limit = int(peer.zip_limit.current)
+            built = await self._packages.package(difference, compared, manifest, limit, method_for(peer), progress)
             journal.collected(built.notes, levels=("WARNING", "ERROR", "DEBUG"))
             record.missing, record.shared, record.extra = compared.missing, compared.shared, compared.extra
             record.synced_once = True
             record.problems = {note.path: note.why for note in built.notes if note.why}
-            package = Package(built.segments, built.size, built.sha256)
             try:
-                await context.sender.send(peer, peer.name, "syn_m_c", package, journal, progress)
+                await context.sender.send(peer, peer.name, "syn_m_c", built.package, journal, progress)
                 record.result, record.behind = ("partly" if built.dropped else "synced"), built.dropped
                 record.detail = f"{built.dropped} files wait for the next round" if built.dropped else ""
             except ClusterError as failure:
@@ -205,4 +207,4 @@ class IntegrityMaster:
         finally:
             context.progress.remove(progress)
             if built is not None:
-                context.spool.remove(*built.files)
+                self._packages.release(built)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from clusterd.errors import ClusterError
+from clusterd.sync.caps import method_for
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import Awaited
 from clusterd.sync.journal import Journal
@@ -68,7 +69,7 @@ class IntegrityWorker:
         self._round_started: float | None = None
         self._doubtful = ""
         self._may_have_leftovers = True
-        self._packed: tuple[str, Package] | None = None
+        self._packed: tuple[tuple[str, str], Package] | None = None
         self.ended: Callable[[int], None] = lambda changed: None
         """Called when a package was dealt with: how many files were changed."""
         self.last = LastSync()
@@ -106,7 +107,7 @@ class IntegrityWorker:
         try:
             scan = await self.scan(journal)
             journal.debug(f"Compressing 'files_metadata.json' of {scan.files} files.")
-            package = await self._metadata_package(scan)
+            package = await self._metadata_package(scan, method_for(peer))
         except (ScanFailed, JobError, OSError) as failure:
             await self.could_not_check(peer, failure)
             return
@@ -148,21 +149,22 @@ class IntegrityWorker:
         if swept.count:
             context.journal(self._tag, OWN).info(f"Removed {swept.count} temporary files of an unfinished sync.")
 
-    async def _metadata_package(self, scan: Scan) -> Package:
+    async def _metadata_package(self, scan: Scan, method: str) -> Package:
         """The package of this manifest; made once for as long as nothing changes."""
-        if self._packed is not None and self._packed[0] == scan.root_digest:
+        key = scan.root_digest, method
+        if self._packed is not None and self._packed[0] == key:
             return self._packed[1]
         if self._packed is not None:
             self._context.spool.remove(*(segment.path for segment in self._packed[1].segments))
             self._packed = None
         out = self._context.spool.new_path("check")
         packed = await self._context.jobs.run(
-            PackMetadata(self._context.spool.state_dir, scan.root_digest, out), Packed
+            PackMetadata(self._context.spool.state_dir, scan.root_digest, out, method), Packed
         )
         segments = [Segment(out, 0, packed.size)]
         digested = await self._context.jobs.run(DigestSegments(segments), Digested)
         package = Package(segments, packed.size, digested.sha256)
-        self._packed = (scan.root_digest, package)
+        self._packed = (key, package)
         return package
 
     def checked_equal(self) -> None:

@@ -34,6 +34,35 @@ class Response(msgspec.Struct, frozen=True):
     body: list[Descriptor] | None = None
 
 
+class Flight:
+    """A request that was sent. Wait for its `response` once, or `forget` it."""
+
+    __slots__ = ("_future", "_number", "_waiting")
+
+    def __init__(
+        self,
+        number: int,
+        future: "asyncio.Future[Response]",
+        waiting: "dict[int, tuple[int, str, asyncio.Future[Response]]]",
+    ) -> None:
+        self._number = number
+        self._future = future
+        self._waiting = waiting
+
+    async def response(self) -> Response:
+        """Raises ClusterError 3020 when none came in time, LinkClosed when the link is gone."""
+        try:
+            return await self._future
+        finally:
+            self.forget()
+
+    def forget(self) -> None:
+        """Nobody waits for the response any more."""
+        self._waiting.pop(self._number, None)
+        if not self._future.cancel() and not self._future.cancelled():
+            self._future.exception()  # seen: asyncio would complain otherwise
+
+
 class LinkClosed(ClusterError):
     """The link ended before the response came."""
 
@@ -54,9 +83,15 @@ class NetPort:
     async def request(
         self, link: int, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float
     ) -> Response:
-        """Send a request and wait for its response. `body` (a slab of ours) is net's from here on, whatever happens.
+        """`begin`, and wait for the response.
 
         Raises ClusterError 3020 when no response came in `timeout_s`, LinkClosed when the link is gone."""
+        return await (await self.begin(link, command, payload, body=body, timeout_s=timeout_s)).response()
+
+    async def begin(
+        self, link: int, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float
+    ) -> Flight:
+        """Send a request. `body` lies in a slab that the caller holds; that hold is net's from here on, whatever happens."""
         if body is not None:
             self._slabs.sent(body.slab)
         number = next(self._ids)
@@ -68,16 +103,19 @@ class NetPort:
 
         Raises ClusterError 3016 when the peer did not take the string, and as `request` does."""
         number = next(self._ids)
-        return await self._ask(link, number, command, GiveString(link, number, command, word, content, timeout_s))
+        message = GiveString(link, number, command, word, content, timeout_s)
+        return await (await self._ask(link, number, command, message)).response()
 
-    async def _ask(self, link: int, number: int, command: str, message: Request | GiveString) -> Response:
+    async def _ask(self, link: int, number: int, command: str, message: Request | GiveString) -> Flight:
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._waiting[number] = (link, command, future)
+        flight = Flight(number, future, self._waiting)
         try:
             await self._send(message)
-            return await future
-        finally:
-            self._waiting.pop(number, None)
+        except BaseException:
+            flight.forget()
+            raise
+        return flight
 
     async def reply(
         self,

@@ -1,35 +1,50 @@
-"""Sending a package to a peer (wire.md 4.3, 4.6, 4.7): chunks sealed in the pool, one in flight, the next one ready."""
+"""Sending a package to a peer (wire.md 4.3, 4.6, 4.7): chunks sealed in the pool, a few in flight, the next ones ready."""
 
 import asyncio
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import msgspec
 
 from clusterd.errors import ClusterError
+from clusterd.sync.bodies import Bodies
+from clusterd.sync.caps import RESUME
 from clusterd.sync.journal import Journal
+from clusterd.sync.net_port import Flight
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError, PoolPort
 from clusterd.sync.slabs import SlabPool
-from clusterd.wire.payloads import build_task_failure, build_words, parse_task_id
+from clusterd.wire import commands
+from clusterd.wire.payloads import build_task_failure, build_words, parse_length, parse_task_id
 from clusterd.wire.transfer import chunk_bytes
 from ipc.descriptor import Descriptor
-from ipc.messages import INLINE_BYTES, Digested, DigestSegments, SealChunk, Sealed, Segment
+from ipc.messages import INLINE_BYTES, Digested, DigestSegments, Segment
 
 INLINE_CHUNK = INLINE_BYTES // 2
 """Packages up to this size are read by sync and sealed by net: a job would cost more than it saves."""
 LOCAL_CHUNK = INLINE_BYTES - 32
 """As much of a long string as fits into a message with its id."""
+MOST_IN_FLIGHT = 3
+SLOW_S = 2.0
+SEALED_AHEAD = 2
 
 
 class Package(msgspec.Struct, frozen=True):
-    """The concatenation of `segments`: `size` bytes with SHA-256 `sha256`."""
+    """The concatenation of `segments`: `size` bytes with SHA-256 `sha256`.
+
+    One that several peers get (`build` is not None) goes to all of them under `shared_path`: `build` is the number of what they
+    share, the first `shared` bytes, and names what is behind those."""
 
     segments: list[Segment]
     size: int
     sha256: bytes
+    shared: int = 0
+    shared_path: str = ""
+    build: tuple[int, bytes] | None = None
 
 
 class Progress(msgspec.Struct):
@@ -41,14 +56,6 @@ class Progress(msgspec.Struct):
     started_at: float
     done_bytes: int = 0
     total_bytes: int = 0
-
-
-class Interrupted(Exception):
-    """The peer cancelled the task after `sent_bytes`."""
-
-    def __init__(self, sent_bytes: int) -> None:
-        super().__init__(f"cancelled by the peer after {sent_bytes} bytes")
-        self.sent_bytes = sent_bytes
 
 
 def package_name(node: str) -> str:
@@ -84,13 +91,52 @@ def read_segments(segments: Sequence[Segment]) -> bytes:
     return b"".join(parts)
 
 
+class Piece(msgspec.Struct, frozen=True):
+    """One chunk of a package. `key`: the same bytes under the same path for every worker; None: of this sending only."""
+
+    offset: int
+    length: int
+    key: tuple[int, bytes, int] | None
+
+
+def cut_package(package: Package, path: str, start: int = 0) -> list[Piece]:
+    """The chunks of a package that is sent under this path, from byte `start` on. What workers share is cut without regard to
+    what only one gets; a package of one chunk is not cut at all."""
+    step = chunk_bytes(path)
+    build = package.build if path == package.shared_path else None
+    shared = package.shared if package.size > step else 0
+    pieces = []
+    for begin, stop, whole in ((0, shared, b""), (shared, package.size, None if build is None else build[1])):
+        for offset in range(begin, stop, step):
+            end = min(offset + step, stop)
+            if end <= start:
+                continue
+            if offset < start:  # the rest of a chunk goes to nobody else
+                pieces.append(Piece(start, end - start, None))
+                continue
+            key = None if build is None or whole is None else (build[0], whole, offset)
+            pieces.append(Piece(offset, end - offset, key))
+    return pieces
+
+
+class Window:
+    """How many chunks may be in flight to one peer. One that needs long for each holds no more than one slab."""
+
+    def __init__(self) -> None:
+        self.size = 2
+
+    def answered(self, after_s: float) -> None:
+        """A chunk was answered `after_s` seconds after it was sent."""
+        self.size = 1 if after_s > SLOW_S else min(self.size + 1, MOST_IN_FLIGHT)
+
+
 class Sender:
-    """Sends packages over any link. Holds no state between two sendings but chunks sealed in vain."""
+    """Sends packages over any link. Holds no state between two sendings but sealed bodies."""
 
     def __init__(self, jobs: PoolPort, slabs: SlabPool) -> None:
         self._jobs = jobs
         self._slabs = slabs
-        self._leftover: set[asyncio.Task[None]] = set()
+        self.bodies = Bodies(jobs, slabs)
 
     async def send(
         self, peer: Peer, node: str, command: str, package: Package, journal: Journal, progress: Progress
@@ -107,8 +153,8 @@ class Sender:
             task_id = parse_task_id(await peer.request(command))
             await peer.note_sending(command, task_id, is_open=True)
             transfer_started = time.monotonic()
-            path = f"/queue/cluster/{node}/{package_name(node)}"
-            cut_at = await self._transfer(peer, path, package, task_id, progress)
+            with self._path(peer, node, package) as path:
+                cut_at = await self._transfer(peer, path, package, task_id, progress)
             sending_s = time.monotonic() - transfer_started
             transfer_started = None
             try:
@@ -132,8 +178,22 @@ class Sender:
         journal.debug("Zip file sent.")
         self._log_limit(journal, peer.zip_limit.ended(sending_s))
 
+    @contextmanager
+    def _path(self, peer: Peer, node: str, package: Package) -> Iterator[str]:
+        """Where the peer keeps the package: one of its own unless it shares one, which no two transfers of a link have at a
+        time."""
+        if not package.shared_path or package.shared_path in peer.paths:
+            yield f"/queue/cluster/{node}/{package_name(node)}"
+            return
+        peer.paths.add(package.shared_path)
+        try:
+            yield package.shared_path
+        finally:
+            peer.paths.discard(package.shared_path)
+
     async def _transfer(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int | None:
-        """new_file to file_end. Returns how many bytes went out if the peer cancelled, else None."""
+        """new_file to file_end. Returns how many bytes were sent if the peer cancelled, else None."""
+        start = await self._resumed(peer, package)
         await peer.request("new_file", path.encode())
         prefix = f"{path} ".encode()
         sha256 = package.sha256
@@ -142,35 +202,80 @@ class Sender:
                 await peer.request("file_upd", prefix + read_segments(package.segments))
             progress.done_bytes = package.size
         else:
-            sent = await self._send_chunks(peer, path, package, task_id, progress)
-            if sent < package.size:
-                cut = slice_segments(package.segments, 0, sent)
+            arrived = await self._send_chunks(peer, path, package, start, task_id, progress)
+            if arrived < package.size:
+                cut = slice_segments(package.segments, 0, arrived)
                 sha256 = (await self._jobs.run(DigestSegments(cut), Digested, urgent=True)).sha256
                 await peer.request("file_end", prefix + sha256)
-                return sent
+                return arrived - start
         await peer.request("file_end", prefix + sha256)
         return None
 
-    async def _send_chunks(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int:
-        chunk, prefix = chunk_bytes(path), build_words(path, b"")
-        sealing: asyncio.Task[Descriptor] | None = self._seal(prefix, package, 0, chunk)
-        sent = 0
+    async def _resumed(self, peer: Peer, package: Package) -> int:
+        """How many bytes of the package the peer has kept of a transfer that was cut off; the file goes on behind them.
+
+        Raises ClusterError for a number that cannot be."""
+        if peer.info.kind != "worker" or RESUME not in peer.capabilities or package.size <= INLINE_CHUNK:
+            return 0
+        answer = await peer.request(commands.RESUME_FILE, f"{package.sha256.hex()} {package.size}".encode())
+        held = parse_length(answer)
+        if held > package.size:
+            raise ClusterError(1000, f"{peer.name} says that it has {held} bytes of a package of {package.size}")
+        return held
+
+    async def _send_chunks(
+        self, peer: Peer, path: str, package: Package, start: int, task_id: str, progress: Progress
+    ) -> int:
+        """All chunks behind `start` in order, several in flight. Returns how far it came: to the end, or less far if the peer
+        cancelled."""
+        window = Window()
+        flying: deque[tuple[Flight, float, int]] = deque()
+        pieces = cut_package(package, path, start)
+        progress.done_bytes = arrived = start
+
+        async def arrive() -> None:
+            nonlocal arrived
+            flight, begun_at, stop = flying.popleft()
+            await peer.ended("file_upd", flight)
+            window.answered(time.monotonic() - begun_at)
+            progress.done_bytes = arrived = stop
+
         try:
-            while sealing is not None:
-                body = await asyncio.shield(sealing)
-                sealing = None
-                following = sent + chunk
-                if following < package.size and task_id not in peer.interrupted:
-                    sealing = self._seal(prefix, package, following, chunk)
-                await peer.request("file_upd", body=body)
-                sent = min(following, package.size)
-                progress.done_bytes = sent
+            for number, piece in enumerate(pieces):
+                for following in pieces[number + 1 : number + 1 + SEALED_AHEAD]:
+                    self._prepare(path, package, following)
+                body = await self._body(path, package, piece)
+                try:
+                    while len(flying) >= window.size:
+                        await arrive()
+                except BaseException:
+                    await self._slabs.drop_now(body.slab)
+                    raise
                 if task_id in peer.interrupted:
+                    await self._slabs.drop_now(body.slab)
                     break
+                # Each waits for those before it, too.
+                timeout_s = peer.timeout_s * (len(flying) + 1)
+                flight = await peer.begin("file_upd", body=body, timeout_s=timeout_s)
+                flying.append((flight, time.monotonic(), piece.offset + piece.length))
+            while flying:
+                await arrive()
         finally:
-            if sealing is not None:
-                self._drop(sealing)
-        return sent
+            for flight, _, _ in flying:
+                flight.forget()
+        return arrived
+
+    def _prepare(self, path: str, package: Package, piece: "Piece") -> None:
+        if piece.key is not None:
+            segments = slice_segments(package.segments, piece.offset, piece.length)
+            self.bodies.prepare((path, piece.key), build_words(path, b""), segments)
+
+    async def _body(self, path: str, package: Package, piece: "Piece") -> Descriptor:
+        prefix = build_words(path, b"")
+        segments = slice_segments(package.segments, piece.offset, piece.length)
+        if piece.key is None:
+            return await self.bodies.once(prefix, segments)
+        return await self.bodies.get((path, piece.key), prefix, segments)
 
     async def send_file(self, peer: Peer, path: str, segments: list[Segment], size: int) -> None:
         """A single file, outside of any task (dapi.md 0.6). Raises ClusterError, JobError, OSError."""
@@ -212,47 +317,13 @@ class Sender:
             return
         chunk = chunk_bytes(string_id)
         for offset in range(0, size, chunk):
-            body = await self._sealed(build_words(string_id, b""), slice_segments(content, offset, chunk))
+            body = await self.bodies.once(build_words(string_id, b""), slice_segments(content, offset, chunk))
             await peer.request("str_upd", body=body)
 
     async def seal(self, payload: bytes, more: Sequence[Segment] = ()) -> Descriptor:
         """A request's payload (with the bytes of `more` behind it) as a body for `Peer.request`, sealed in the pool.
         Raises JobError."""
-        return await self._sealed(payload, list(more))
-
-    async def _sealed(self, prefix: bytes, segments: list[Segment]) -> Descriptor:
-        """Like `_seal_chunk`, for callers that may be cancelled: the slab is free when the job has ended, never before."""
-        sealing = asyncio.create_task(self._seal_chunk(prefix, segments))
-        try:
-            return await asyncio.shield(sealing)
-        except asyncio.CancelledError:
-            self._drop(sealing)
-            raise
-
-    def _seal(self, prefix: bytes, package: Package, offset: int, length: int) -> "asyncio.Task[Descriptor]":
-        return asyncio.create_task(self._seal_chunk(prefix, slice_segments(package.segments, offset, length)))
-
-    async def _seal_chunk(self, prefix: bytes, segments: list[Segment]) -> Descriptor:
-        slab = await self._slabs.take()
-        try:
-            return (await self._jobs.run(SealChunk(prefix, segments, slab), Sealed, urgent=True)).body
-        except BaseException:
-            await asyncio.shield(self._slabs.give_back([slab]))
-            raise
-
-    def _drop(self, sealing: "asyncio.Task[Descriptor]") -> None:
-        """A chunk that will not be sent: its slab is free once the job has ended (never before: it writes there)."""
-
-        async def give_back() -> None:
-            try:
-                body = await sealing
-            except JobError:
-                return
-            await self._slabs.give_back([body.slab])
-
-        task = asyncio.create_task(give_back())
-        self._leftover.add(task)
-        task.add_done_callback(self._leftover.discard)
+        return await self.bodies.once(payload, more)
 
     @staticmethod
     async def _tell(peer: Peer, command: str, task_id: str | None, error: ClusterError) -> None:

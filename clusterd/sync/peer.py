@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from clusterd.errors import ClusterError
 from clusterd.sync.incoming import Incoming
-from clusterd.sync.net_port import NetPort, Response
+from clusterd.sync.net_port import Flight, NetPort, Response
 from clusterd.sync.pool_port import JobError, PoolPort
 from clusterd.sync.tasks import Tasks, Work
 from clusterd.sync.zip_limit import ZipLimit
@@ -21,7 +21,7 @@ LATE_ANSWERS = 64
 class Peer:
     """A link's owner on sync's side. `info` never changes but for the keepalive; the rest belongs to the features.
 
-    `program` is "clusterd" or "stock" once that is known, else ""; `capabilities`: what both ends listed. `interrupted` holds task ids that the peer cancelled.
+    `program` is "clusterd" or "stock" once that is known, else ""; `capabilities`: what both ends listed. `interrupted` holds task ids that the peer cancelled, `paths` those of packages it is being sent that others get too.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Peer:
         self._agreed = asyncio.Event()
         self.interrupted: set[str] = set()
         self.sending: set[str] = set()
+        self.paths: set[str] = set()
         self._net = net
         self._jobs = jobs
         self._tasks = Tasks(tell)
@@ -74,10 +75,16 @@ class Peer:
         """Send a request; return the payload of its `ok`. `small`: a response that net has not opened is refused.
 
         Raises ClusterError: 3020 without a response in time, LinkClosed, or what the peer's `err` says (C3)."""
-        response = await self._net.request(
+        flight = await self.begin(command, payload, body=body, timeout_s=timeout_s)
+        return await self.ended(command, flight, small=small)
+
+    async def begin(
+        self, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float | None = None
+    ) -> Flight:
+        """Send a request and do not wait for it: `ended` does. Requests are sent in the order of the calls."""
+        return await self._net.begin(
             self.link, command, payload, body=body, timeout_s=self.timeout_s if timeout_s is None else timeout_s
         )
-        return await self._said(command, response, small=small)
 
     async def give_string(self, command: str, word: str, content: bytes) -> bytes:
         """Give a long string of at most INLINE_BYTES, then send `command` with `word` (may be empty) and the id that the peer
@@ -86,6 +93,10 @@ class Peer:
         Raises ClusterError as `request` does, 3016 when the string was not taken."""
         response = await self._net.give_string(self.link, command, word, content, timeout_s=self.timeout_s)
         return await self._said(command, response)
+
+    async def ended(self, command: str, flight: Flight, *, small: bool = False) -> bytes:
+        """What `request` returns and raises, for one that was begun."""
+        return await self._said(command, await flight.response(), small=small)
 
     async def _said(self, command: str, response: Response, *, small: bool = False) -> bytes:
         """The payload of an `ok`. Raises ClusterError."""

@@ -97,6 +97,7 @@ class _SyncProcess:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._core.net_lost()
             await self._context.manifests.close()
+            self._core.partials.clear()
             await self._context.database.close()
             self._net_channel.close()
             self._pool_channel.close()
@@ -105,6 +106,7 @@ class _SyncProcess:
         settings, clock = self._settings, Clock()
         spool = Spool(settings.root, self._incarnation)
         slabs = SlabPool(self._arena.sync_slabs)
+        slabs.free_pages = self._arena.free_pages
         jobs = PoolPort(self._send_to_pool, self._queue, self._pool_size)
         manifests = ManifestKeeper(
             settings.root,
@@ -192,7 +194,7 @@ class _SyncProcess:
 
     async def _net_is_there(self, message: NetHello) -> None:
         if self._net_incarnation is None:
-            self._held_by_net = message.sending_slabs
+            self._context.slabs.net_sends(message.sending_slabs)
         elif message.incarnation != self._net_incarnation:
             await self._core.net_lost()
         self._net_incarnation = message.incarnation
@@ -223,7 +225,7 @@ class _SyncProcess:
         }
         if alive <= self._context.jobs.known_slots:
             self._admitted = True
-            await self._context.slabs.admit(self._held_by_net)
+            await self._context.slabs.admit()
 
     # ---- time ----------------------------------------------------------------------------------------------------------
 
@@ -232,6 +234,9 @@ class _SyncProcess:
             self._row.stamp()
             self._context.jobs.watch(self._board)
             await self._admit_slabs()
+            now = self._context.clock.monotonic()
+            await self._context.sender.bodies.tidy(now)
+            self._context.slabs.free_idle(now)
             self._count()
             await asyncio.sleep(HEARTBEAT_S)
 

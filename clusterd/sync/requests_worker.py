@@ -29,6 +29,7 @@ class WorkerRequests:
             **common.table,
             commands.SYN_M_C_OK: self.checked_equal,
             commands.SYN_M_C: self.begin_sync,
+            commands.RESUME_FILE: self.resume_file,
             commands.SYN_M_C_E: self.end_sync_file,
             commands.SYN_M_C_R: self.sync_failed,
             commands.SYN_M_A_E: self.agents_reported,
@@ -43,6 +44,9 @@ class WorkerRequests:
 
     async def begin_sync(self, peer: Peer, payload: bytes) -> bytes:
         return self._integrity.begin_sync(peer).encode()
+
+    async def resume_file(self, peer: Peer, payload: bytes) -> bytes:
+        return str(peer.incoming.resume_file(payload)).encode()
 
     async def end_sync_file(self, peer: Peer, payload: bytes) -> bytes:
         peer.incoming.end_task(payload)

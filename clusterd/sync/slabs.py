@@ -1,58 +1,114 @@
 """Sync's share of the arena: slabs for sealed bodies on their way out. Waits when all are in use."""
 
 import asyncio
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
-from ipc.errors import ArenaFull
-from ipc.lease import LeaseBook
+from ipc.errors import StaleLease
+
+IDLE_S = 5.0
+"""A slab that nobody used for so long gives its memory back to the system."""
+FREED_AT_ONCE = 4
+"""Slabs that give their memory back in one turn: 7 MiB take the kernel half a millisecond."""
 
 
 class SlabPool:
-    """Who holds which of sync's slabs: "pool" while a job writes it, "net" while it is being sent.
+    """How often each of sync's slabs is held: by us (a job writes it, the cache of bodies keeps it, a request is about to be
+    sent) and by net (once for each message that it still sends from it). A slab that nobody holds is free.
 
-    After a restart of sync all slabs are unusable until `admit` says which ones net still sends from and every pool
+    After a restart of sync all slabs are unusable until `admit`: net has said from which ones it still sends, and every pool
     process has ended the job of the earlier sync."""
 
     def __init__(self, slabs: Iterable[int]) -> None:
         self._all = frozenset(slabs)
-        self._book = LeaseBook(self._all)
+        self._free = sorted(self._all, reverse=True)
+        self._ours: Counter[int] = Counter()
+        self._nets: Counter[int] = Counter()
+        self._freed_at: dict[int, float] = {}
         self._ready = False
         self._waiters: asyncio.Condition = asyncio.Condition()
+        self.on_short: Callable[[], bool] | None = None
+        """Called when none is free: to drop what is kept for its use only. Returns whether one became free."""
+        self.free_pages: Callable[[int], object] | None = None
 
-    async def admit(self, held_by_net: Iterable[int]) -> None:
-        """Everything is known: what net holds comes back by `returned`, the rest is free."""
-        held = self._all.intersection(held_by_net)
-        self._book = LeaseBook(self._all)
-        for slab in sorted(self._all):
-            if slab in held:
-                self._book.take_slab(slab, "net")
+    def net_sends(self, slabs: Iterable[int]) -> None:
+        """What net said in its hello: it sends from these, from some of them several times."""
+        self._nets = Counter(slab for slab in slabs if slab in self._all)
+        self._free = [slab for slab in self._free if slab not in self._nets]
+
+    async def admit(self) -> None:
+        """No job of an earlier sync process can write into a slab any more."""
         self._ready = True
         await self._wake()
 
     async def take(self) -> int:
-        """A slab for a seal job; waits for one."""
+        """A slab, held once by us; waits for one."""
         async with self._waiters:
-            while True:
-                if self._ready:
-                    try:
-                        return self._book.take("pool")
-                    except ArenaFull:
-                        pass
+            while (slab := self._take()) is None:
                 await self._waiters.wait()
+            return slab
+
+    def _take(self) -> int | None:
+        if not self._ready or not (self._free or (self.on_short is not None and self.on_short())):
+            return None
+        slab = self._free.pop()
+        self._freed_at.pop(slab, None)
+        self._ours[slab] = 1
+        return slab
+
+    def hold(self, slab: int) -> None:
+        """Hold it once more. Raises StaleLease for one that we do not hold."""
+        if not self._ours[slab]:
+            raise StaleLease(f"slab {slab} is not held")
+        self._ours[slab] += 1
+
+    def drop(self, slab: int) -> bool:
+        """Hold it once less. Returns whether it is free now: `wake` is then due. Raises StaleLease."""
+        return self._less(self._ours, slab)
 
     def sent(self, slab: int) -> None:
-        """The slab was handed to net."""
-        self._book.hand_over(slab, "net")
+        """A message with it went to net: one hold of ours is net's. Raises StaleLease."""
+        if not self._ours[slab]:
+            raise StaleLease(f"slab {slab} is not held")
+        self._ours[slab] -= 1
+        self._nets[slab] += 1
 
     async def give_back(self, slabs: Iterable[int]) -> None:
+        """net has written (or dropped) one message from each. Raises StaleLease."""
         for slab in slabs:
-            self._book.give_back(slab)
+            self._less(self._nets, slab)
+        await self._wake()
+
+    async def drop_now(self, slab: int) -> None:
+        """`drop`, and whoever waits for a slab is told."""
+        self.drop(slab)
         await self._wake()
 
     async def net_lost(self) -> None:
-        """net died: what it was sending is free."""
-        self._book.return_all("net")
+        """net died: it sends nothing any more."""
+        lost, self._nets = self._nets, Counter()
+        for slab, count in lost.items():
+            if count and not self._ours[slab]:
+                self._free_now(slab)
         await self._wake()
+
+    def is_kept_only(self, slab: int) -> bool:
+        """Whether nobody needs it but the one who keeps it for later."""
+        return self._ours[slab] == 1 and not self._nets[slab]
+
+    def free_idle(self, now: float) -> None:
+        """Give the memory of slabs that have long been free back to the system, a few at a time. `now`: monotonic."""
+        done = 0
+        for slab in self._free:
+            freed_at = self._freed_at.get(slab)
+            if freed_at is None or done >= FREED_AT_ONCE:
+                continue
+            if freed_at < 0:
+                self._freed_at[slab] = now
+            elif now - freed_at >= IDLE_S and self.free_pages is not None:
+                del self._freed_at[slab]
+                self.free_pages(slab)
+                done += 1
 
     @property
     def is_admitted(self) -> bool:
@@ -65,7 +121,20 @@ class SlabPool:
 
     @property
     def free(self) -> int:
-        return self._book.free if self._ready else 0
+        return len(self._free) if self._ready else 0
+
+    def _less(self, counts: "Counter[int]", slab: int) -> bool:
+        if not counts[slab]:
+            raise StaleLease(f"slab {slab} is not held")
+        counts[slab] -= 1
+        if self._ours[slab] or self._nets[slab]:
+            return False
+        self._free_now(slab)
+        return True
+
+    def _free_now(self, slab: int) -> None:
+        self._free.append(slab)
+        self._freed_at[slab] = -1.0  # `free_idle` writes when it first saw it free
 
     async def _wake(self) -> None:
         async with self._waiters:

@@ -30,6 +30,7 @@ _DIFFERS = re.compile(rb"differs ([0-9a-f]{32}) ")
 _BUCKETS_BYTES = 1024 * 16
 _SYNC_COUNT = re.compile(rb"sync ([0-9]{1,12})")
 _CHANGED = re.compile(rb"([0-9a-f]{32}) ([0-9]{1,5})")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TASK_ID = re.compile(rb"[!-~]{1,%d}" % MAX_ID_BYTES)
 
 
@@ -153,6 +154,14 @@ def parse_length(payload: bytes) -> int:
     if not payload.isdigit() or len(payload) > MAX_LENGTH_DIGITS:
         raise ClusterError(1000, f"invalid literal for int() with base 10: {payload[:_QUOTED]!r}")
     return int(payload)
+
+
+def parse_package_claim(payload: bytes) -> tuple[bytes, int]:
+    """`resume_file`: the SHA-256 of a package (64 hex digits) and its size in bytes."""
+    digest, size = split_word(payload)
+    if not _SHA256.fullmatch(digest):
+        raise ClusterError(1000, f"no SHA-256: {digest[:_QUOTED]!r}")
+    return bytes.fromhex(digest), parse_length(size)
 
 
 def parse_task_path(payload: bytes) -> TaskPath:

@@ -128,12 +128,14 @@ class Strings(Generic[Owner]):
 
 
 class IncomingFile(msgspec.Struct, Generic[Owner]):
-    """A file announced under the wire's `path`. `complete` from a matching `file_end` on. `owner`: where it is kept."""
+    """A file announced under the wire's `path`. `complete` from a matching `file_end` on; `digest` is the SHA-256 that matched.
+    `owner`: where it is kept."""
 
     path: str
     owner: Owner
     received: int = 0
     complete: bool = False
+    digest: bytes = b""
 
 
 class Files(Generic[Owner]):

@@ -7,16 +7,18 @@ import random
 import tempfile
 import tracemalloc
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lz4.frame
 import pytest
 
 from hashing.errors import MalformedPackage, PackageTooLarge
 from hashing.package import (
     CHUNK_BYTES,
     FILE_SEP,
+    LZ4,
     METADATA_NAME,
     PATH_SEP,
     PackageReader,
@@ -248,3 +250,47 @@ def test_metadata_above_the_bound_is_refused(tmp_path: Path) -> None:
     (tmp_path / "package").write_bytes(build([(METADATA_NAME, bytes(1000))]))
     with pytest.raises(PackageTooLarge):
         read_metadata_of(str(tmp_path / "package"), 999)
+
+
+# ---- LZ4 frames ------------------------------------------------------------------------------------------------------
+
+
+def entry_of(frame: bytes) -> bytes:
+    return b"a" + PATH_SEP + frame
+
+
+def test_lz4_frame_that_expands_beyond_the_limit_is_refused_in_bounded_memory(tmp_path: Path) -> None:
+    bomb = entry_of(lz4.frame.compress(bytes(300_000_000)))
+    assert len(bomb) < 2_000_000
+    path = tmp_path / "bomb"
+    path.write_bytes(bomb)
+    tracemalloc.start()
+    try:
+        with path.open("rb") as file, pytest.raises(PackageTooLarge):
+            largest_piece(file.fileno(), len(bomb), 200_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 16_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def largest_piece(fd: int, size: int, limit: int) -> int:
+    """Of the whole package, read without keeping anything."""
+    return max(len(piece) for _, pieces in iter_entries(fd, size, limit) for piece in pieces)
+
+
+@pytest.mark.parametrize("damage", [lambda frame: frame[:-1], lambda frame: frame[:20], lambda frame: frame + b"x"])
+def test_lz4_frame_that_is_cut_or_followed_by_bytes_is_refused(damage: Callable[[bytes], bytes]) -> None:
+    out = bytearray()
+    compress_entry("a", [b"0123456789" * 50], 1, out.extend, LZ4)
+    with pytest.raises(MalformedPackage):
+        read(damage(bytes(out)))
+
+
+def test_lz4_frames_are_smaller_than_text_and_hardly_larger_than_noise() -> None:
+    text, noise = b"<rule id='100001'>some text</rule>\n" * 40_000, random.Random(1).randbytes(1_000_000)
+    for data, most in ((text, len(text) // 20), (noise, len(noise) + 100)):
+        out = bytearray()
+        compress_entry(
+            "a", [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)], 1, out.extend, LZ4
+        )
+        assert len(out) < most

@@ -2,11 +2,14 @@
 
 import tempfile
 import zlib
+from random import Random
 
+import lz4.frame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashing.errors import HashingError
+from hashing.frames import MAGIC
 from hashing.merged import build_merged, parse_merged
 from hashing.package import FILE_SEP, PATH_SEP, compress_entry, iter_entries, path_fits
 from tests.hashing.packages import split_as_stock
@@ -40,6 +43,38 @@ def test_what_is_written_is_read_the_same_by_a_stock_node(
     assert read(bytes(package)) == entries
 
 
+ENDS = st.sampled_from([FILE_SEP[:6], FILE_SEP[:7], FILE_SEP[:4], b""])
+HOSTILE = st.tuples(st.lists(PIECES | st.binary(max_size=400), max_size=60).map(b"".join), ENDS).map(b"".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(PATHS, HOSTILE), min_size=1, max_size=5), st.integers(1, 3000))
+def test_lz4_frames_hold_no_separator_whatever_is_in_the_files(entries: list[tuple[str, bytes]], chunk: int) -> None:
+    package = bytearray()
+    for number, (path, data) in enumerate(entries):
+        package += FILE_SEP if number else b""
+        pieces = (data[at : at + chunk] for at in range(0, len(data), chunk))
+        raw, _ = compress_entry(path, pieces, 1, package.extend, "lz4")
+        assert raw == len(data)
+    parts = [part.split(PATH_SEP, 1) for part in bytes(package).split(FILE_SEP)]
+    assert [(path.decode(), lz4.frame.decompress(frame)) for path, frame in parts] == entries
+    assert read(bytes(package)) == entries
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(0x7B00, 0x7D00) | st.integers(0x70, 0x80) | st.just(0x7C40))
+def test_no_length_of_a_block_completes_a_separator(seed: int, length: int) -> None:
+    """The data end like a separator begins, the length of the next block could be its end."""
+    random = Random(seed)
+    for cut in (6, 7):
+        data = random.randbytes(4000) + FILE_SEP[:cut]
+        following = random.randbytes(length)
+        package = bytearray()
+        compress_entry("a", [data, FILE_SEP + data, following, FILE_SEP * 3], 1, package.extend, "lz4")
+        assert FILE_SEP not in package
+        assert read(bytes(package)) == [("a", data + FILE_SEP + data + following + FILE_SEP * 3)]
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(PATHS, CONTENT), min_size=1, max_size=5), st.integers(0, 9))
 def test_what_a_stock_node_writes_is_read_whatever_its_data_hold(entries: list[tuple[str, bytes]], level: int) -> None:
@@ -47,8 +82,11 @@ def test_what_a_stock_node_writes_is_read_whatever_its_data_hold(entries: list[t
     assert read(package) == entries
 
 
+FRAMES = st.builds(lambda path, data: path.encode() + PATH_SEP + MAGIC + data, PATHS, st.binary(max_size=200))
+
+
 @settings(max_examples=300, deadline=None)
-@given(CONTENT | st.binary(max_size=300))
+@given(CONTENT | st.binary(max_size=300) | FRAMES)
 def test_any_bytes_are_a_package_or_refused(package: bytes) -> None:
     try:
         entries = read(package)

@@ -1,0 +1,55 @@
+"""A pool that does seal and package jobs in the test's own process, and a sync that has nothing but it."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from clusterd.pool.jobs import Workshop
+from clusterd.settings import ClusterBlock, Secret, Settings
+from clusterd.sync.context import Context
+from clusterd.sync.pool_port import JobError, PoolPort
+from clusterd.sync.spool import Spool
+from ipc.arena import Arena
+from ipc.messages import AnyJob, JobFailed
+
+KEY = b"k" * 32
+
+
+class FakePool:
+    """`run` of a PoolPort. `jobs`: what was run, in order. While `gate` is clear jobs wait."""
+
+    size = 2
+
+    def __init__(self, root: str, arena: Arena) -> None:
+        settings = Settings(root=root, cluster=ClusterBlock(key=Secret(KEY), nodes=("n",)))
+        self._workshop = Workshop(settings, arena, lambda: None)
+        self.settings = settings
+        self.jobs: list[AnyJob] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.fails: type[Any] | None = None
+
+    async def run(self, job: AnyJob, result: type[Any], *, urgent: bool = False) -> Any:
+        self.jobs.append(job)
+        await asyncio.sleep(0)
+        await self.gate.wait()
+        if self.fails is type(job):
+            raise JobError("disk", "no room")
+        found = self._workshop.do(job)
+        if isinstance(found, JobFailed):
+            raise JobError(found.kind, found.text)
+        return found
+
+    def count(self, kind: type[Any]) -> int:
+        return sum(isinstance(job, kind) for job in self.jobs)
+
+
+def port(pool: FakePool) -> PoolPort:
+    return cast(PoolPort, pool)
+
+
+def context(root: Path, pool: FakePool) -> Context:
+    spool = Spool(str(root), 1)
+    spool.prepare()
+    return cast(Context, SimpleNamespace(jobs=pool, spool=spool, settings=pool.settings))

@@ -1,0 +1,158 @@
+"""Sealed bodies: made once, kept while there is room, gone when it is needed."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clusterd.sync.bodies import IDLE_S, Bodies
+from clusterd.sync.pool_port import JobError
+from clusterd.sync.slabs import SlabPool
+from clusterd.wire.seal import Sealer
+from ipc.arena import Arena
+from ipc.messages import SealChunk, Segment
+from tests.sync.fake_pool import KEY, FakePool, port
+
+
+class Stage:
+    """Two slabs, a file of ten bytes, and the bodies made of it."""
+
+    def __init__(self, root: Path) -> None:
+        self.arena = Arena(0, 2, 65536)
+        self.pool = FakePool(str(root), self.arena)
+        self.slabs = SlabPool(self.arena.sync_slabs)
+        self.bodies = Bodies(port(self.pool), self.slabs)
+        (root / "file").write_bytes(b"0123456789")
+        self.path = str(root / "file")
+
+    def part(self, offset: int, length: int = 2) -> list[Segment]:
+        return [Segment(self.path, offset, length)]
+
+    async def get(self, offset: int) -> int:
+        """The slab of a body, which is checked."""
+        body = await self.bodies.get(offset, b"p ", self.part(offset))
+        assert Sealer(KEY).open(bytes(self.arena.slice(body))) == b"p " + b"0123456789"[offset : offset + 2]
+        return body.slab
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(tmp_path)
+    yield made
+    made.arena.close()
+
+
+def test_body_that_many_ask_for_is_sealed_once(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        stage.pool.gate.clear()
+        askers = [asyncio.create_task(stage.get(0)) for _ in range(20)]
+        await asyncio.sleep(0)
+        stage.pool.gate.set()
+        assert len(set(await asyncio.gather(*askers))) == 1
+        assert stage.pool.count(SealChunk) == 1
+
+    asyncio.run(story())
+
+
+def test_body_nobody_sends_any_more_makes_room_for_another(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        first = await stage.get(0)
+        second = await stage.get(2)
+        third = asyncio.create_task(stage.get(4))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not third.done()
+        stage.slabs.sent(second)
+        await stage.slabs.give_back([second])
+        assert await third == second
+        stage.slabs.drop(first)
+        assert await stage.get(0) == first
+        assert stage.pool.count(SealChunk) == 3
+
+    asyncio.run(story())
+
+
+def test_body_that_net_still_sends_survives_being_dropped(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        slab = await stage.get(0)
+        stage.slabs.sent(slab)
+        await stage.bodies.tidy(1e12)
+        assert stage.slabs.free == 1
+        assert await stage.get(0) != slab
+        assert stage.pool.count(SealChunk) == 2
+        await stage.slabs.give_back([slab])
+        assert stage.slabs.free == 1
+
+    asyncio.run(story())
+
+
+def test_asker_that_gives_up_takes_nothing_away(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        stage.pool.gate.clear()
+        askers = [asyncio.create_task(stage.get(0)) for _ in range(2)]
+        await asyncio.sleep(0)
+        askers[0].cancel()
+        await asyncio.sleep(0)
+        stage.pool.gate.set()
+        slab = await askers[1]
+        stage.slabs.drop(slab)
+        assert stage.slabs.is_kept_only(slab)
+
+    asyncio.run(story())
+
+
+def test_failure_is_told_and_not_kept(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        stage.pool.fails = SealChunk
+        for _ in range(2):
+            with pytest.raises(JobError):
+                await stage.get(0)
+        assert stage.slabs.free == 2
+        stage.pool.fails = None
+        await stage.get(0)
+
+    asyncio.run(story())
+
+
+def test_body_for_one_use_is_not_kept(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        body = await stage.bodies.once(b"x", stage.part(0))
+        assert stage.slabs.free == 1
+        stage.slabs.sent(body.slab)
+        await stage.slabs.give_back([body.slab])
+        assert stage.slabs.free == 2
+
+    asyncio.run(story())
+
+
+def test_bodies_go_when_nobody_asks_for_them(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        stage.slabs.drop(await stage.get(0))
+        now = asyncio.get_running_loop().time()
+        await stage.bodies.tidy(now)
+        assert stage.slabs.free == 1
+        await stage.bodies.tidy(now + IDLE_S + 1)
+        assert stage.slabs.free == 2
+
+    asyncio.run(story())
+
+
+def test_nothing_is_prepared_when_slabs_are_short(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        stage.bodies.prepare(0, b"p ", stage.part(0))
+        first, second = await stage.get(0), await stage.get(2)
+        stage.bodies.prepare(4, b"p ", stage.part(4))
+        await asyncio.sleep(0)
+        assert stage.pool.count(SealChunk) == 2
+        assert first != second
+
+    asyncio.run(story())
