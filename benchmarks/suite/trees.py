@@ -53,16 +53,9 @@ def move(source: Path, target: Path) -> None:
 
 
 def size_of(root: Path) -> tuple[int, int]:
-    """Files and bytes of the synchronised places."""
-    files = total = 0
-    for place in PLACES:
-        for directory, _, names in os.walk(root / place):
-            files += len(names)
-            total += sum(os.stat(os.path.join(directory, name)).st_size for name in names)
-    if (root / PLACES[-1]).exists():
-        files += 1
-        total += (root / PLACES[-1]).stat().st_size
-    return files, total
+    """Synchronised files and their bytes."""
+    found = [os.stat(root / path).st_size for path in workload.paths(root)]
+    return len(found), sum(found)
 
 
 def is_equal(master: Path, workers: list[Path]) -> bool:
@@ -79,3 +72,11 @@ def content_digest_of(root: Path) -> str:
 def token(number: int) -> bytes:
     """Content of a changed file, different each time."""
     return f"# {number} {hashlib.sha256(str(number).encode()).hexdigest()}\n".encode() * 20
+
+
+def remove(path: Path) -> None:
+    """A file or a directory with everything in it; nothing there is fine."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
