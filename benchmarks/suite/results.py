@@ -27,10 +27,14 @@ class Row:
     skipped: str = ""
 
 
-def ratios(rows: list[Row]) -> dict[str, float]:
-    """Reference's figure divided by ours, for each key of each row that has both: how many times better we are.
+def ratio_name(row: Row, key: str) -> str:
+    """Made of what was measured, so that runs of another size are never compared."""
+    who = "" if row.implementation == "clusterd" else row.implementation
+    return ", ".join(part for part in (row.job, row.size, row.variant, who, key) if part)
 
-    Names are made of what was measured, so that runs of another size are never compared."""
+
+def ratios(rows: list[Row]) -> dict[str, float]:
+    """Reference's figure divided by ours, for each key of each row that has both: how many times better we are."""
     found: dict[str, float] = {}
     reference = {(row.job, row.size): row.figures for row in rows if row.implementation == REFERENCE_NAME}
     for row in rows:
@@ -39,9 +43,7 @@ def ratios(rows: list[Row]) -> dict[str, float]:
             continue
         for key in row.keys:
             if row.figures.get(key) and theirs.get(key):
-                who = [row.variant, "" if row.implementation == "clusterd" else row.implementation]
-                name = ", ".join(part for part in (row.job, row.size, *who, key) if part)
-                found[name] = theirs[key] / row.figures[key]
+                found[ratio_name(row, key)] = theirs[key] / row.figures[key]
     return found
 
 
