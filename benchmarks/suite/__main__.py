@@ -17,7 +17,12 @@ from benchmarks.suite.bench import Bench
 from benchmarks.suite.cluster import PROJECT, JobFailed
 from benchmarks.suite.results import LATEST, MICRO, micro_ratios, save
 
-JOBS = {"manifest": job_manifest.run, "checks": job_checks.run, "fanout": job_fanout.run}
+JOBS = {
+    "manifest": job_manifest.run,
+    "checks": job_checks.run,
+    "fanout": job_fanout.run,
+    "memory": job_fanout.run_memory,
+}
 LONG = ("bench_agents.py", "bench_api.py", "bench_echo.py")
 PAGE = PROJECT / "docs" / "benchmarks.md"
 
@@ -37,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
             print(name, flush=True)
             try:
                 JOBS[name](bench)
-            except JobFailed as failure:
+            except (JobFailed, ConnectionError) as failure:
                 failed = True
                 print(f"  FAILED: {failure}", file=sys.stderr)
             print(f"  {time.monotonic() - began:.0f} s", flush=True)

@@ -16,7 +16,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from benchmarks.echo_client import ask, dial
+from benchmarks.echo_client import dial
+from tools.rig.peer_frames import HEADER, build_frames
 
 DIAL_TIMEOUT_S = 30.0
 PAUSE_MS = 2
@@ -58,6 +59,8 @@ def echoes(host: str, port: int, cluster: str, key: str) -> Iterator[Echoes]:
                 raise ConnectionError("the echo probe could not join")
             yield found
             said, _ = process.communicate("", timeout=30)
+            if process.returncode:
+                raise ConnectionError("the echo probe failed; its reason is above")
             found.times += [(at, seconds) for at, seconds in json.loads(said)]
         finally:
             process.kill()
@@ -74,15 +77,34 @@ def _dial(host: str, port: int, cluster: str) -> tuple[socket.socket, bytes]:
             time.sleep(0.02)
 
 
+def _ask(sock: socket.socket, frame: bytes, incoming: bytearray) -> None:
+    """One echo and its answer. What the master asks meanwhile (agent-groups) is refused. Raises ConnectionError."""
+    sock.sendall(frame)
+    while True:
+        while len(incoming) < HEADER.size or len(incoming) < HEADER.size + HEADER.unpack_from(incoming)[1]:
+            piece = sock.recv(65536)
+            if not piece:
+                raise ConnectionError("the master closed the connection")
+            incoming += piece
+        counter, length, text = HEADER.unpack_from(incoming)
+        del incoming[: HEADER.size + length]
+        if text.startswith(b"ok-m "):
+            return
+        if not text.startswith((b"ok ", b"err ")):
+            (refusal,) = build_frames(b"err", counter, b"unknown command", os.environ["CLUSTERD_KEY"])
+            sock.sendall(refusal)
+
+
 def main(host: str, port: str, cluster: str, pause_ms: str) -> int:
     with contextlib.suppress(PermissionError):  # needs root; without it the times hold some waits of our own
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     sock, frame = _dial(host, int(port), cluster)
     times: list[tuple[float, float]] = []
+    incoming = bytearray()
     print("ready", flush=True)
     while not select.select([sys.stdin], [], [], float(pause_ms) / 1000)[0]:
         began = time.monotonic()
-        ask(sock, frame)
+        _ask(sock, frame, incoming)
         times.append((began, time.monotonic() - began))
     print(json.dumps(times))
     return 0

@@ -117,7 +117,7 @@ CHECKS: list[Check] = [
     (
         "memory, each further worker",
         "under 2 MB of USS",
-        lambda rows, _: _most(_figure(rows, job_fanout.FURTHER, "uss_mb"), 2, "MB"),
+        lambda rows, _: _most(_figure(rows, job_fanout.MEMORY_FURTHER, "peak_uss_mb"), 2, "MB"),
     ),
 ]
 

@@ -12,12 +12,14 @@ from benchmarks.suite import trees
 from benchmarks.suite.bench import START_TIMEOUT_S, Bench, intervals, must_equal
 from benchmarks.suite.cluster import APPLIED, CLUSTER, JOINED, KEY, SCANNED, WAITING, Cluster, JobFailed
 from benchmarks.suite.echo_probe import echoes, percentile
-from benchmarks.suite.processes import cpu_s, memory_mb
+from benchmarks.suite.processes import Peak, cpu_s, memory_mb, peak_of
 from benchmarks.suite.results import Row
 from tools.rig.nodes import HOST
 
 FAN_OUT = "fan-out"
 FURTHER = "each further worker"
+MEMORY = "memory of the master in a fan-out"
+MEMORY_FURTHER = "memory of each further worker"
 CHANGE = "change to all workers"
 BRISK = intervals(check_s=0.3, retry_s=0.2)
 POLL_S = 0.002
@@ -48,18 +50,14 @@ def run(bench: Bench) -> None:
         first, last = costs[counts[0]], costs[counts[-1]]
         further = counts[-1] - counts[0]
         row = Row(FURTHER, f"{files} files, 1 to {counts[-1]} workers", implementation.name)
-        row.figures = {
-            "cpu_share_of_first": (last["master_cpu_s"] - first["master_cpu_s"]) / further / first["master_cpu_s"],
-            "uss_mb": (last["uss_mb"] - first["uss_mb"]) / further,
-        }
+        share = (last["master_cpu_s"] - first["master_cpu_s"]) / further / first["master_cpu_s"]
+        row.figures = {"cpu_share_of_first": share}
         bench.add(row)
 
 
 def _fan_out(cluster: Cluster) -> dict[str, float]:
     """Raises JobFailed when a worker does not end equal."""
-    cluster.start(*cluster.workers)
-    for worker in cluster.workers:
-        cluster.log(worker).wait(WAITING, START_TIMEOUT_S)
+    _make_workers_wait(cluster)
     cluster.start(cluster.master)
     with echoes(HOST, cluster.port, CLUSTER, KEY) as found:
         began, _ = cluster.log(cluster.master).wait(SCANNED, START_TIMEOUT_S)
@@ -68,14 +66,49 @@ def _fan_out(cluster: Cluster) -> dict[str, float]:
         ended = max(cluster.log(worker).wait(APPLIED, START_TIMEOUT_S)[0] for worker in cluster.workers)
         used = cpu_s(pids) - before
     must_equal(cluster.master.root, [worker.root for worker in cluster.workers])
-    uss, pss = memory_mb(pids)
-    return {
-        "seconds": ended - began,
-        "master_cpu_s": used,
-        "uss_mb": uss,
-        "pss_mb": pss,
-        **found.figures(began, ended),
-    }
+    return {"seconds": ended - began, "master_cpu_s": used, **found.figures(began, ended)}
+
+
+def run_memory(bench: Bench) -> None:
+    """The same once more with one worker and with many, looking at the master's memory and at nothing else."""
+    stage = bench.lognormal(2000 if bench.is_quick else 20_000)
+    files, _ = trees.size_of(stage)
+    counts = (1, 3) if bench.is_quick else (1, 10)
+    for implementation in bench.implementations:
+        highest = []
+        for count in counts:
+            with bench.cluster(implementation, BRISK, workers=count) as cluster:
+                trees.move(stage, cluster.master.root)
+                try:
+                    peak, at_rest = _memory(cluster)
+                finally:
+                    cluster.stop()
+                    trees.move(cluster.master.root, stage)
+            highest.append(peak.uss)
+            figures = {"peak_uss_mb": peak.uss, "peak_pss_mb": peak.pss, "uss_mb": at_rest[0], "pss_mb": at_rest[1]}
+            bench.add(Row(MEMORY, f"{files} files, {count} workers", implementation.name, figures))
+        row = Row(MEMORY_FURTHER, f"{files} files, 1 to {counts[1]} workers", implementation.name)
+        row.figures = {"peak_uss_mb": (highest[1] - highest[0]) / (counts[1] - counts[0])}
+        bench.add(row)
+
+
+def _memory(cluster: Cluster) -> tuple[Peak, tuple[float, float]]:
+    """The master's peak from its start to the end of the fan-out, and (USS, PSS) in MB a moment later."""
+    _make_workers_wait(cluster)
+    cluster.start(cluster.master)
+    assert cluster.master.process
+    with peak_of(cluster.master.process.pid) as peak:
+        for worker in cluster.workers:
+            cluster.log(worker).wait(APPLIED, START_TIMEOUT_S)
+    time.sleep(SETTLE_S)
+    return peak, memory_mb(cluster.pids(cluster.master))
+
+
+def _make_workers_wait(cluster: Cluster) -> None:
+    """Start the workers, and let each of them find that there is no master yet."""
+    cluster.start(*cluster.workers)
+    for worker in cluster.workers:
+        cluster.log(worker).wait(WAITING, START_TIMEOUT_S)
 
 
 def _changes(bench: Bench, cluster: Cluster, size: str) -> None:

@@ -1,6 +1,10 @@
 """What processes have used: CPU time in nanoseconds of the scheduler's own count, memory that is theirs alone."""
 
+import contextlib
 import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -29,6 +33,35 @@ def cpu_s(pids: list[int]) -> float:
             except (FileNotFoundError, ProcessLookupError):
                 continue
     return total / 1e9
+
+
+@dataclass
+class Peak:
+    """The highest values seen, in MB."""
+
+    uss: float = 0.0
+    pss: float = 0.0
+
+
+@contextlib.contextmanager
+def peak_of(pid: int, pause_s: float = 0.05) -> Iterator[Peak]:
+    """Looks at a process and its descendants again and again meanwhile. That holds each of them up for a moment: not for runs
+    that measure anything else."""
+    found = Peak()
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(pause_s):
+            uss, pss = memory_mb(family(pid))
+            found.uss, found.pss = max(found.uss, uss), max(found.pss, pss)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        thread.join()
 
 
 def memory_mb(pids: list[int]) -> tuple[float, float]:

@@ -45,7 +45,7 @@ class Simulated:
         self.node = node
         self._kind = kind
         self._content = content
-        self._equal = asyncio.Event()
+        self._equal: asyncio.Future[bool] | None = None
         self._reading: asyncio.Task[None] | None = None
 
     async def join(self) -> str:
@@ -59,7 +59,8 @@ class Simulated:
             b"syn_g_m_w": lambda payload: self._groups(payload, "syn_w_g_e"),
             b"syn_g_m_w_c": lambda payload: self._groups(payload, "syn_wgc_e"),
             b"syn_changed": lambda _: (b"ok", b"Thanks"),
-            b"syn_m_c_ok": self._on_equal,
+            b"syn_m_c_ok": lambda _: self._on_result(True),
+            b"syn_m_c": lambda _: self._on_result(False),
         }
         self._reading = asyncio.create_task(link.run())
         await link.demand("hello", f"{self.node.name} {self.node.cluster} worker {VERSION}".encode())
@@ -80,13 +81,14 @@ class Simulated:
             if said != b"equal":
                 raise CheckFailed(f"the master says {said[:60]!r} to the digest of its own files")
         else:
-            self._equal.clear()
+            self._equal = asyncio.get_running_loop().create_future()
             await self.link.demand("syn_i_w_m_p")
             package = new_path(self.node.spool(self.node.name), self.node.name)
             os.link(self._content, package)
             await self.link.send_package("syn_i_w_m", package)
             try:
-                await asyncio.wait_for(self._equal.wait(), ANSWER_TIMEOUT_S)
+                if not await asyncio.wait_for(self._equal, ANSWER_TIMEOUT_S):
+                    raise CheckFailed("the master finds its own files different")
             except TimeoutError:
                 raise CheckFailed("no syn_m_c_ok came") from None
         return time.monotonic() - began
@@ -104,9 +106,10 @@ class Simulated:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
 
-    def _on_equal(self, _: bytes) -> Answer:
-        self._equal.set()
-        return b"ok", b"Thanks"
+    def _on_result(self, is_equal: bool) -> Answer:
+        if self._equal is not None and not self._equal.done():
+            self._equal.set_result(is_equal)
+        return (b"ok", b"Thanks") if is_equal else (b"err", b"this worker takes no package")
 
     def _groups(self, payload: bytes, report: str) -> Answer:
         async def answer() -> None:

@@ -28,6 +28,8 @@ FIGURES = {
     "echo_p50_ms": "echo p50, ms",
     "echo_p99_ms": "echo p99, ms",
     "echo_max_ms": "echo max, ms",
+    "peak_uss_mb": "peak USS, MB",
+    "peak_pss_mb": "peak PSS, MB",
     "uss_mb": "USS, MB",
     "pss_mb": "PSS, MB",
     "p50_ms": "p50, ms",

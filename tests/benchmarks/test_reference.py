@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.suite.cluster import APPLIED, CLUSTERD, REFERENCE, SCANNED, Cluster, Implementation
+from benchmarks.reference.package import pack_metadata
+from benchmarks.reference.tree import scan
+from benchmarks.suite.cluster import APPLIED, CLUSTERD, REFERENCE, SCANNED, Cluster, Implementation, JobFailed
+from benchmarks.suite.job_checks import Skipped, simulated
 from tools.rig import workload
 from tools.rig.compare import compare
 from tools.rig.peer import wait_until
@@ -59,3 +62,21 @@ def test_reference_sends_a_file_in_several_chunks() -> None:
         cluster.start(*cluster.nodes)
         cluster.log(cluster.workers[0]).wait(APPLIED, 20)
         assert compare(cluster.master.root, cluster.workers[0].root).is_equal
+
+
+def test_simulated_workers_find_a_master_equal_and_know_when_it_has_no_digests() -> None:
+    with cluster_of(REFERENCE, REFERENCE) as cluster:
+        package = cluster.base / "metadata"
+        pack_metadata(package, scan(cluster.master.root, {}), 1)
+        cluster.start(cluster.master)
+        cluster.log(cluster.master).wait(SCANNED, 20)
+        with simulated("stock", 3, cluster.port, str(package)) as ask:
+            assert ask(checks=7, concurrency=2)["checks"] == 7
+            done = ask(seconds=0.5, interval_s=0.2, keepalive_s=0.1)
+            assert done["checks"] >= 3
+            assert done["keepalives"] >= 3
+        with pytest.raises(Skipped, match="digest"), simulated("digest", 1, cluster.port, "0" * 32):
+            pass
+        pack_metadata(package, {}, 1)
+        with simulated("stock", 1, cluster.port, str(package)) as ask, pytest.raises(JobFailed, match="ended"):
+            ask(checks=1, concurrency=1)
