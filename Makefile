@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST_ARGS ?=
+BENCH ?= full
+BENCH_DIR ?= /dev/shm
+TOLERANCE ?= 0.3
 
-.PHONY: demo test bench lint clean venv
+.PHONY: demo test bench bench-compare lint clean venv
 
 venv: $(STAMP)
 
@@ -23,8 +26,18 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) -m 'not stress' $(PYTEST_ARGS)
 
+# Everything, about ten minutes; BENCH=quick: small sizes, under two minutes; BENCH_DIR: where the trees are (a disk);
+# PEER_CMD: another daemon beside (docs/benchmarks.md). With PYTEST_ARGS only the single pieces that it chooses.
 bench: $(STAMP)
+ifneq ($(strip $(PYTEST_ARGS)),)
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max,rounds -p no:randomly $(PYTEST_ARGS)
+else
+	$(BIN)/python -m benchmarks.suite all $(if $(filter quick,$(BENCH)),--quick) --dir $(BENCH_DIR)
+endif
+
+# The last run's ratios against benchmarks/baseline.json: fails when one is worse beyond the tolerance. For CI: after BENCH=quick.
+bench-compare: $(STAMP)
+	$(BIN)/python -m benchmarks.suite compare --tolerance $(TOLERANCE)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

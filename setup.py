@@ -13,7 +13,7 @@ TEST = [
     "schemathesis>=4.0",
     "pytest-benchmark>=4.0",
 ]
-BENCH = ["pytest>=8.0", "pytest-benchmark>=4.0"]
+BENCH = ["pytest>=8.0", "pytest-benchmark>=4.0", "matplotlib>=3.8"]
 DEV = [*TEST, "ruff>=0.6", "mypy>=1.11", "types-psutil>=6.0", "types-defusedxml>=0.7"]
 
 setup(
