@@ -21,6 +21,7 @@ ARGUMENTS: dict[str, bytes] = {
     "an escaped NUL": b'{"id":51,"name":"a\\u0000b","date_add":1}',
     "deep nesting": b"[" * 60_000,
     "deep objects": b'{"a":' * 12_000,
+    "a text that does not end": b'"' + b'\\"' * 32_000,
     "an enormous integer": f'{{"id":{HUGE},"name":"x","date_add":1,"last_id":{HUGE}}}'.encode(),
     "beyond 64 bits": b'{"id":18446744073709551616,"name":"x","date_add":1}',
     "an exponent": b'{"id":1e3,"name":"x","date_add":1}',
