@@ -14,8 +14,8 @@ from hashing.exchange import (
     differing_buckets,
     encode_told,
     parse_told,
-    rows_in,
 )
+from hashing.live_manifest import LiveManifest
 from hashing.manifest import BUCKETS, FileMeta, ItemRule, Rules, WireMeta, bucket_digests, bucket_of, build_manifest
 
 MOST = 1_000_000
@@ -41,8 +41,9 @@ def frame(content: object) -> bytes:
 def test_rows_of_differing_buckets_are_enough_to_find_every_difference(master: Contents, worker: Contents) -> None:
     ours, theirs = rows_of(master), rows_of(worker)
     numbers = differing_buckets(bucket_digests(theirs), bucket_digests(ours))
-    told, heard = parse_told(encode_told(rows_in(theirs, numbers), numbers, MASTER, dry=False), MOST)
-    found = compare(build_manifest(rows_in(ours, told.numbers)), heard, RULES)
+    told_rows = LiveManifest(build_manifest(theirs)).rows_of(numbers)
+    told, heard = parse_told(encode_told(told_rows, numbers, MASTER, dry=False), MOST)
+    found = compare(build_manifest(ours), heard, RULES, told.numbers)
     everything = {row.path: WireMeta(row.item, row.digest.hex()) for row in theirs}
     assert found == compare(build_manifest(ours), everything, RULES)
 
