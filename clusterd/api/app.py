@@ -19,7 +19,7 @@ from clusterd.api.body import read_body
 from clusterd.api.calls import Asked, Caller, read_values
 from clusterd.api.endpoint import JSON, Endpoint
 from clusterd.api.jsontext import dump
-from clusterd.api.logins import AttemptLimiter, Logins
+from clusterd.api.logins import AttemptLimiter, Logins, Quiet
 from clusterd.api.node import Asker, as_wire
 from clusterd.api.openapi import LOGIN_PATH, document
 from clusterd.api.page import page
@@ -34,6 +34,8 @@ from clusterd.users import User, UserProblem
 from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult
 
 MOST_PATH_SHOWN = 200
+LOG_PAUSE_S = 10.0
+"""Between two log lines about refused logins of one address."""
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"}
 Handler = Callable[[Request], Awaitable[Response]]
@@ -61,15 +63,16 @@ class Api:
         longest_s: float,
         say: Say,
         today: Callable[[], datetime.date] = datetime.date.today,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`users` may raise UserProblem. `say`: level and text of a log line. `longest_s`: as in Caller."""
         self.counters = Counters()
         self._settings = settings
         self._users = users
         self._tokens = Tokens(secret, settings.token_s)
-        self._logins = Logins(
-            AttemptLimiter(settings.login_attempts, settings.login_window_s), users, clock=time.monotonic
-        )
+        self._logins = Logins(AttemptLimiter(settings.login_attempts, settings.login_window_s), users, clock=clock)
+        self._quiet = Quiet(LOG_PAUSE_S)
+        self._clock = clock
         self._caller = Caller(asker, settings, longest_s=longest_s)
         self._say = say
         self._today = today
@@ -107,7 +110,8 @@ class Api:
         except ClusterError as failure:
             return failure_response(as_wire(failure))
         except UserProblem as problem:
-            self._say("ERROR", str(problem))
+            if self._quiet.more("", self._clock()) is not None:
+                self._say("ERROR", str(problem))
             return Refused(500, "the users cannot be read; the log of this node says why", error=1000).response()
         except ClientDisconnect:
             return Refused(400, "the request ended before it was whole").response()
@@ -155,7 +159,10 @@ class Api:
         try:
             user = await self._logins.user_of(request.headers.get("authorization"), address)
         except Refused as refusal:
-            self._say("WARNING", f"Login from {address} refused: {refusal.detail}")
+            more = self._quiet.more(address, self._clock())
+            if more is not None:
+                before = f" ({more} more since the last line)" if more else ""
+                self._say("WARNING", f"Login from {address} refused: {refusal.detail}{before}")
             raise
         self._say("INFO", f"User {user} logged in from {address}")
         token = self._tokens.issue(user, time.time())

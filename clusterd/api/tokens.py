@@ -77,7 +77,7 @@ class Tokens:
         has another password since."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise _unauthorized("a token is needed: get one from POST /security/user/authenticate")
+            raise _unauthorized("a token is needed: get one from POST /security/user/authenticate; /docs shows how")
         if len(token) > LONGEST_TOKEN:
             raise _unauthorized("the token is not valid")
         try:

@@ -69,6 +69,7 @@ class Door:
         self.node = node or FakeNode()
         self.users = {"admin": one_user()}
         self.said: list[tuple[str, str]] = []
+        self.later_s = 0.0
         self.api = Api(
             self.node,
             ApiSettings(**settings),
@@ -77,6 +78,7 @@ class Door:
             longest_s=200,
             say=lambda level, text: self.said.append((level, text)),
             today=lambda: TODAY,
+            clock=lambda: time.monotonic() + self.later_s,
         )
         self.address = "192.0.2.7"
         self.token = Tokens(SECRET, 900).issue("admin", time.time())

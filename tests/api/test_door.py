@@ -166,6 +166,22 @@ def test_many_logins_at_once_are_bounded() -> None:
     assert asyncio.run(storm()) == [429] * 8
 
 
+def test_refused_logins_do_not_fill_the_log() -> None:
+    """Whether they guess, are stopped, or send nothing at all."""
+    door = Door(login_attempts=3)
+    for _ in range(20):
+        door.login(password="wrong password")
+        door.send("POST", "/security/user/authenticate")
+    (line,) = [text for level, text in door.said if level == "WARNING"]
+    assert line.startswith("Login from 192.0.2.7 refused")
+    door.later_s += 11
+    door.login(password="wrong password")
+    assert door.said[-1][1].endswith("(39 more since the last line)")
+    door.address = "192.0.2.8"
+    door.send("POST", "/security/user/authenticate")
+    assert door.said[-1][1].startswith("Login from 192.0.2.8 refused")
+
+
 def test_neither_passwords_nor_tokens_are_logged(door: Door) -> None:
     door.login("admin", "secret guess")
     token = door.token

@@ -3,6 +3,7 @@
 S8 (`send_file`) is in test_local_socket.py, S9 (`sendsync`) in test_sendsync.py, S4 with a stock master in test_api.py."""
 
 import contextlib
+import hashlib
 import json
 import socket
 import time
@@ -172,6 +173,88 @@ def test_s7_failure_before_execution(rig: Rig) -> None:
             assert client.ask("dapi", '{"f": {"__callable__": ').payload == b"Added request to API requests queue"
             assert failure(json.loads(later(client, "dapi_err")))["code"] == 1000
         assert failure(ask(node, "wazuh.nosuch", "x"))["extra_message"] == "function not available: wazuh.nosuch.x"
+
+
+# ---- replies at once (dapi.md 1.3): a text, or the code of a JSON exception ------------------------------------------------
+
+SENT, UNKNOWN = "Sent request to master node", "unknown command 'b'{}''"
+QUEUED = "Added request to API requests queue"
+
+
+@pytest.mark.parametrize(
+    ("command", "payload", "on_master", "on_worker"),
+    [
+        ("echo", "abc", "abc", "abc"),
+        ("get_nodes", '{"invented": 1}', 1000, SENT),
+        ("get_nodes", "{", 1000, SENT),
+        ("get_nodes", '{"filter_type": "x"}', 1728, SENT),
+        ("get_nodes", '{"select": ["x"]}', 1724, SENT),
+        ("get_nodes", '{"sort": {"fields": ["x"], "order": "asc"}}', 1403, SENT),
+        ("get_nodes", '{"limit": 0}', 1406, SENT),
+        ("get_nodes", '{"limit": 100001}', 1405, SENT),
+        ("get_nodes", '{"filter_node": "nowhere"}', 1730, SENT),
+        ("get_health", "5", 1000, SENT),
+        ("send_file", "one-word", 1000, 1000),
+        ("send_file", f"/etc/passwd {WORKER}", 4000, 4000),
+        ("send_file", f"../../../etc/passwd {WORKER}", 4000, 4000),
+        ("send_file", f"queue/cluster/../../etc/client.keys {WORKER}", 4000, 4000),
+        ("dapi", "nothing", QUEUED, QUEUED),
+        ("dapi_fwd", "one-word", 1000, UNKNOWN),
+        ("dapi_fwd", "nowhere {}", 3022, UNKNOWN),
+        ("dapi_fwd", f"{MASTER} {{}}", 3022, UNKNOWN),
+        ("sendasync", "{", UNKNOWN, 1000),
+        ("sendrreload", "", UNKNOWN, '{"success": true}'),
+        ("hello", "4711 rig worker 4.14.1", UNKNOWN, UNKNOWN),
+        ("invented", "", UNKNOWN, UNKNOWN),
+        ("new_file", "/../../tmp/planted", UNKNOWN, UNKNOWN),
+        ("new_str", "99999999999", UNKNOWN, UNKNOWN),
+        ("dapi_res", "1", UNKNOWN, UNKNOWN),
+        ("syn_i_w_m", "", UNKNOWN, UNKNOWN),
+    ],
+)
+def test_commands_are_answered_at_once_as_documented(
+    rig: Rig, command: str, payload: str, on_master: int | str, on_worker: int | str
+) -> None:
+    for node, expected in zip(rig.nodes, (on_master, on_worker), strict=True):
+        with client_of(node) as client:
+            reply = client.ask(command, payload)
+            text = reply.payload.decode()
+            if isinstance(expected, int):
+                assert reply.command == b"err"
+                assert failure(json.loads(text))["code"] == expected
+            else:
+                assert text == expected.format(command) if expected == UNKNOWN else text == expected
+
+
+def test_the_key_is_in_no_answer(rig: Rig) -> None:
+    for node in rig.nodes:
+        with client_of(node) as client:
+            config = json.loads(client.ask("get_config").payload)
+        assert list(config) == [
+            "name",
+            "node_name",
+            "node_type",
+            "key",
+            "port",
+            "bind_addr",
+            "nodes",
+            "hidden",
+            "disabled",
+        ]
+        assert config["key"] == "*****"
+        answer = ask(node, "wazuh.cluster", "read_config_wrapper", request_type="local_any")
+        assert KEY not in json.dumps(answer)
+
+
+def test_get_hash_is_blake2b_of_rules_decoders_and_lists(rig: Rig) -> None:
+    expected = {}
+    for directory in ("etc/rules", "etc/decoders", "etc/lists"):
+        for file in (rig.master.root / directory).rglob("*"):
+            if file.is_file() and not file.name.endswith(("~", ".tmp", ".lock", ".swp")):
+                expected[str(file.relative_to(rig.master.root))] = hashlib.blake2b(file.read_bytes()).hexdigest()
+    for node in rig.nodes:
+        with client_of(node) as client:
+            assert json.loads(client.ask("get_hash").payload) == expected
 
 
 # ---- the attack list that other files do not have (dapi.md 8) --------------------------------------------------------------

@@ -1,0 +1,63 @@
+"""The secret of a node's tokens: made once, closed to others, never replaced by surprise."""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clusterd.api.tokens import SECRET_FILE, load_secret
+from clusterd.errors import StartFailure
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "etc").mkdir()
+    return tmp_path / SECRET_FILE
+
+
+def loaded(path: Path) -> bytes:
+    return load_secret(str(path.parent.parent)).value
+
+
+def test_it_is_made_once_and_stays(path: Path) -> None:
+    first = loaded(path)
+    assert len(first) == 128
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert loaded(path) == first
+    path.unlink()
+    assert loaded(path) != first
+
+
+def _open(path: Path) -> None:
+    path.chmod(0o640)
+
+
+def _short(path: Path) -> None:
+    path.write_bytes(b"a" * 127)
+
+
+def _link(path: Path) -> None:
+    path.rename(path.parent / "elsewhere")
+    path.symlink_to(path.parent / "elsewhere")
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
+@pytest.mark.parametrize("spoil", [_open, _short, _link, _pipe])
+def test_what_others_could_know_or_have_made_is_refused(path: Path, spoil: Callable[[Path], None]) -> None:
+    secret = loaded(path)
+    spoil(path)
+    with pytest.raises(StartFailure) as refusal:
+        loaded(path)
+    assert str(path) in str(refusal.value)
+    assert secret.decode() not in str(refusal.value)
+
+
+def test_a_directory_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StartFailure, match="cannot be made"):
+        load_secret(str(tmp_path))
