@@ -18,6 +18,7 @@ from clusterd.net.pending import Nobody, Pending
 from clusterd.wire import commands
 from clusterd.wire.events import Sink
 from clusterd.wire.results import encode_failure
+from ipc.batch import take_batch
 from ipc.board import Row
 from ipc.channel import DealerChannel
 from ipc.descriptor import Descriptor
@@ -48,8 +49,6 @@ from ipc.messages import (
 
 FULL_MESSAGES = 2000
 """Messages that wait for sync from which on the links that send it more are not read."""
-BATCH = 32
-"""Most messages handed to sync in one go."""
 NOTES_PER_LINK = 1200
 """Sendings and sendsync requests of a peer that a new sync tells it the end of."""
 INTERNAL = 1000
@@ -390,7 +389,7 @@ class Bridge:
         while True:
             await self._queued.wait()
             while self._queue:
-                batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH))]
+                batch = take_batch(self._queue)
                 try:
                     await self._channel.send(*batch)
                 except NoCredit:

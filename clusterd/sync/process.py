@@ -24,6 +24,7 @@ from clusterd.sync.slabs import SlabPool
 from clusterd.sync.spool import Spool
 from clusterd.wdb.client import Database
 from ipc.arena import Arena
+from ipc.batch import take_batch
 from ipc.board import Board
 from ipc.channel import RouterChannel
 from ipc.codec import Decoder
@@ -37,8 +38,6 @@ HWM = 1000
 NET = b"net"
 FULL_MESSAGES = 1000
 """Messages that wait for net from which on whoever has another one waits, too."""
-BATCH = 32
-"""Most messages handed to net in one go."""
 
 
 def run(settings: Settings, arena: Arena, board: Board, log: Log, pool_size: int) -> int:
@@ -160,9 +159,8 @@ class _SyncProcess:
         while True:
             await self._has_messages.wait()
             while self._to_net:
-                batch = [self._to_net.popleft() for _ in range(min(len(self._to_net), BATCH))]
                 with contextlib.suppress(NoCredit):
-                    await self._net_channel.send(NET, *batch)
+                    await self._net_channel.send(NET, *take_batch(self._to_net))
                 if len(self._to_net) <= FULL_MESSAGES:
                     self._has_room.set()
             self._has_messages.clear()
