@@ -10,15 +10,15 @@ import msgspec
 from hashing.live_manifest import Changes, LiveManifest
 
 LEAST_FILES = 50
-"""Files of a manifest from which on it is protected, and lost ones from which on an update always waits to be judged."""
-HELD_PART = 4
-"""In a small manifest already this part of what may be lost waits to be judged."""
+"""Files of a manifest from which on it is protected."""
+FEW = 3
+"""Lost files that do not wait to be judged: what the first event of a mass deletion may name, and what people delete by hand."""
 
 
 class Guard(msgspec.Struct, frozen=True):
     """`share`: more than this part of the files lost at once is withheld; 1 or more: never. `judge`: decide about what is
-    settling. `allow`: a person has said that the files are meant to be gone. `lost_before`: files that the updates just before
-    this one lost: one slow deletion, of which they were too few to wait."""
+    settling. `allow`: a person has said that the files are meant to be gone. `lost_before`: how many files fewer there are
+    than before the updates just before this one: one slow deletion, whose first files were too few to wait."""
 
     share: float = 1.0
     judge: bool = False
@@ -39,7 +39,7 @@ def apply_changes(live: LiveManifest, changes: Changes, unread: frozenset[str], 
     else:
         present = len(live) - len(withheld) + guard.lost_before
         is_protected = len(live) + guard.lost_before >= LEAST_FILES
-        if settling or (is_protected and lost and len(lost) + guard.lost_before >= _least_held(present, guard.share)):
+        if settling or (is_protected and len(lost) + guard.lost_before > FEW):
             settling.update(lost)
             for path in lost:
                 del applied[path]
@@ -52,7 +52,3 @@ def apply_changes(live: LiveManifest, changes: Changes, unread: frozenset[str], 
     live.patch(applied)
     live.mark(unread, withheld, settling)
     return len(lost)
-
-
-def _least_held(present: int, share: float) -> int:
-    return max(1, min(LEAST_FILES, int(present * share) // HELD_PART))

@@ -17,13 +17,16 @@ from clusterd.sync.manifest_files import ManifestFiles
 from clusterd.sync.pool_port import JobError, PoolPort, all_of
 from clusterd.sync.watcher import LAG_S, CannotWatch, MakeNotify, Watcher, watch_recursively
 from hashing.manifest import Rules
+from hashing.protection import LEAST_FILES
 from ipc.messages import BuildManifest, ManifestBuilt, Note, PatchManifest, ScanShard, ShardScanned
 
 PUBLISH_EVERY_S = 0.2
 """While files keep changing, how long until the next change is looked at; the first one is at once."""
 QUIET_S = 1.0
+SHORT_QUIET_S = 0.25
 LONGEST_QUIET_S = 10.0
-"""Files that vanish in great numbers are judged once nothing more has vanished for this time; at the latest after that."""
+"""Files that vanish together are judged once nothing more has vanished for this time, the short one while they are fewer than
+50; at the latest after the longest."""
 MOST_PENDING = 1000
 """Places to look at; with more a walk over all processes is quicker."""
 LOOK_TWICE_S = 1.0
@@ -107,8 +110,10 @@ class ManifestKeeper:
         self._watch_again_at = 0.0
         self._told = ""
         self._settling_since: float | None = None
-        self._lost = 0
+        self._lost_since = 0.0
         self._lost_at = 0.0
+        self._present_before = 0
+        self._present_at_first = 0
         self._lock = asyncio.Lock()
 
     # ---- asking --------------------------------------------------------------------------------------------------------
@@ -316,6 +321,7 @@ class ManifestKeeper:
     def _accept(self, built: ManifestBuilt) -> ManifestBuilt:
         """What a job made is what the next one goes on from."""
         before, self._state = self._state, built
+        self._present_before = _present(before or built)
         if before is None or built.root_digest != before.root_digest:
             self._built_from = ()  # the last walk is not where this state comes from
         if built.withheld > (before.withheld if before is not None else 0):
@@ -372,30 +378,39 @@ class ManifestKeeper:
     async def _judged(self, scan: Scan, vanished: int) -> Scan:
         """Decide about files that have vanished in great numbers, once it is time to."""
         now = self._clock.monotonic()
+        if vanished:
+            if not self._is_losing():
+                self._lost_since, self._present_at_first = now, self._present_before
+            self._lost_at = now
         if not scan.settling:
             self._settling_since = None
-            if vanished:
-                self._lost, self._lost_at = self._lost_just_now() + vanished, now
             return scan
         if self._settling_since is None:
-            self._lost = self._lost_just_now()
             self._settling_since = now
-        if vanished:
-            self._lost_at = now
         if now < self._judge_at():
             return scan
         state = await self._run_patch((), (), judge=True)
-        self._settling_since, self._lost = None, 0
+        self._settling_since = None
         return self._summary(state, now, scan.notes, scan.hashed, scan.reused, scan.hashed_bytes)
 
+    def _is_losing(self) -> bool:
+        """Whether a deletion goes on: what vanishes now is part of it."""
+        if self._settling_since is not None:
+            return True
+        now = self._clock.monotonic()
+        return now - self._lost_at <= QUIET_S and now - self._lost_since <= LONGEST_QUIET_S
+
     def _lost_just_now(self) -> int:
-        """Files that have gone for good in the deletion that goes on, or is being judged."""
-        is_over = self._settling_since is None and self._clock.monotonic() - self._lost_at > QUIET_S
-        return 0 if is_over else self._lost
+        """How many files fewer there are than before the deletion that goes on."""
+        if self._state is None or not self._is_losing():
+            return 0
+        return max(0, self._present_at_first - _present(self._state))
 
     def _judge_at(self) -> float:
         since = self._lost_at if self._settling_since is None else self._settling_since
-        return min(max(self._lost_at, since) + QUIET_S, since + LONGEST_QUIET_S)
+        is_much = self._state is not None and self._state.settling >= LEAST_FILES
+        quiet = QUIET_S if is_much else SHORT_QUIET_S
+        return min(max(self._lost_at, since) + quiet, since + LONGEST_QUIET_S)
 
     # ---- watching ------------------------------------------------------------------------------------------------------
 
@@ -427,6 +442,11 @@ class ManifestKeeper:
         if not is_passing and reason != self._told:
             self._told = reason
             self._tell(f"Files are not watched, but looked at from time to time: {reason}.")
+
+
+def _present(state: ManifestBuilt) -> int:
+    """Files that are there, or were until just now."""
+    return state.files - state.withheld
 
 
 def _is_seen(path: str, paths: set[str], directories: set[str]) -> bool:

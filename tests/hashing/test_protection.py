@@ -52,16 +52,16 @@ def test_parts_of_one_deletion_are_judged_together() -> None:
     assert counts(live) == (1000, 0, 600)
 
 
-def test_parts_too_small_to_wait_count_from_the_update_on_that_reaches_50() -> None:
+def test_few_files_go_at_once_and_count_when_more_follow() -> None:
     live = manifest(100)
     lost = 0
-    for start in range(0, 60, 5):
+    for start in range(0, 60, 2):
         before = len(live)
-        lose(live, start, start + 5, Guard(0.5, lost_before=lost))
+        lose(live, start, start + 2, Guard(0.5, lost_before=lost))
         lost += before - len(live)
     lose(live, 0, 0, Guard(0.5, judge=True, lost_before=lost))
     assert counts(live) == (100 - lost, 0, 60 - lost)
-    assert lost <= 12
+    assert lost == 2
 
 
 def test_single_deletion_beside_withheld_files_goes_through() -> None:

@@ -548,13 +548,13 @@ def test_slow_deletion_is_judged_as_a_whole(tmp_path: Path) -> None:
             await asyncio.sleep(0.008)
         await until(lambda: node.keeper.current is not None and node.keeper.current.withheld > 200)
         assert node.keeper.current is not None
-        # What an update lost before it was many has gone through.
-        assert node.keeper.current.withheld >= 250
+        # The first few have gone through before it was clear that many follow.
+        assert node.keeper.current.withheld >= 290
 
     play(node, story)
 
 
-@pytest.mark.parametrize("count", [10, 49, 60])
+@pytest.mark.parametrize("count", [1, 10, 49, 60])
 def test_deletion_of_less_than_the_share_goes_through(tmp_path: Path, count: int) -> None:
     node = Node(tmp_path)
     node.fill(200)
