@@ -12,8 +12,16 @@ import xxhash
 
 MAGIC = b"\x04\x22\x4d\x18"
 
-_FLAGS = 0x60
 _CLASSES = ((0x40, 64 * 1024), (0x50, 256 * 1024), (0x60, 1024 * 1024))
+
+
+def _head(size_class: int) -> bytes:
+    described = bytes((0x60, size_class))
+    return MAGIC + described + bytes(((xxhash.xxh32_intdigest(described) >> 8) & 0xFF,))
+
+
+_HEADS = tuple((most, _head(size_class)) for size_class, most in _CLASSES)
+"""Largest block, and how a frame of such blocks begins."""
 _END = bytes(4)
 _STORED = 0x80000000
 _LEAF_BYTES = 16 * 1024
@@ -27,10 +35,16 @@ def write_frame(
     and the bytes written.
 
     `separator` (8 bytes without 00, 04, 80) is not in it, nor made with what stands before or behind it."""
-    largest = len(first) if second is None else _CLASSES[-1][1]
-    head = bytes((_FLAGS, next(code for code, most in _CLASSES if largest <= most)))
+    largest = len(first) if second is None else _HEADS[-1][0]
+    head = next(head for most, head in _HEADS if largest <= most)
+    if second is None and first:
+        # Nearly every file is one block: one write for all of it.
+        frame = b"".join((head, _block(first), _END))
+        if separator not in frame:
+            write(frame)
+            return len(first), len(frame)
     writer = _Blocks(separator, write)
-    writer.put(MAGIC + head + bytes(((xxhash.xxh32_intdigest(head) >> 8) & 0xFF,)))
+    writer.put(head)
     raw = 0
     pieces = (first,) if second is None else (first, second)
     for some in (pieces, rest):
@@ -40,6 +54,13 @@ def write_frame(
                 raw += len(piece)
     writer.put(_END)
     return raw, writer.written
+
+
+def _block(data: bytes) -> bytes:
+    packed: bytes = lz4.block.compress(data, store_size=False)
+    if len(packed) < len(data):
+        return len(packed).to_bytes(4, "little") + packed
+    return (len(data) | _STORED).to_bytes(4, "little") + data
 
 
 class _Blocks:
@@ -57,11 +78,7 @@ class _Blocks:
 
     def add(self, data: bytes) -> None:
         """A piece as one block or, where that would hold a separator, as several."""
-        packed = lz4.block.compress(data, store_size=False)
-        if len(packed) < len(data):
-            block = len(packed).to_bytes(4, "little") + packed
-        else:
-            block = (len(data) | _STORED).to_bytes(4, "little") + data
+        block = _block(data)
         if self._separator not in block and self._separator not in self._tail + block[: len(self._separator) + 3]:
             self.put(block)
         elif len(data) > _LEAF_BYTES:
