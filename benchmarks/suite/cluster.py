@@ -44,7 +44,6 @@ DIRECTORIES = [
 SCANNED = re.compile(r"\[Local integrity\] Finished in ([0-9.]+)s\. Calculated metadata of (\d+) files")
 CHECKING = re.compile(r"\[Worker (?!echoes)[^]]*\] \[Integrity check\] Starting")
 APPLIED = re.compile(r"\[Integrity sync\] Finished in ([0-9.]+)s")
-JOINED = re.compile(r"Successfully connected to master")
 WAITING = re.compile(r"Could not connect to master|Successfully connected to master")
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.005
