@@ -93,6 +93,7 @@ class Session:
     def _on_check(self, _: bytes) -> Answer:
         self._is_free = False
         self._began = time.monotonic()
+        self.master.node.log(f"Worker {self.link.worker}", CHECK, "Starting.")
         task = self.link.expect_package()
         self.link.spawn(self._check(task), CHECK)
         return b"ok", task.encode()
@@ -130,6 +131,7 @@ class Session:
     async def _sync(self, groups: dict[str, Files], tag: str) -> None:
         node = self.master.node
         began = time.monotonic()
+        node.log(tag, SYNC, "Starting.")
         node.log(
             tag,
             SYNC,

@@ -23,6 +23,7 @@ JOBS = {
     "fanout": job_fanout.run,
     "memory": job_fanout.run_memory,
 }
+SLOW_JOBS = ("memory",)
 LONG = ("bench_agents.py", "bench_api.py", "bench_echo.py")
 PAGE = PROJECT / "docs" / "benchmarks.md"
 
@@ -33,11 +34,12 @@ def run(options: argparse.Namespace) -> int:
     base.chmod(0o711)
     bench = Bench(base, options.quick)
     failed = False
+    skipped = SLOW_JOBS if options.quick else ()
     try:
         print("limits of the machine")
         bench.limits = limits.measure(bench.lognormal(2000 if options.quick else 20_000))
         print("  " + "  ".join(f"{name} {value:.4g}" for name, value in bench.limits.items()))
-        for name in options.jobs.split(",") if options.jobs else JOBS:
+        for name in options.jobs.split(",") if options.jobs else [name for name in JOBS if name not in skipped]:
             began = time.monotonic()
             print(name, flush=True)
             try:

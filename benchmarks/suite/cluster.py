@@ -42,8 +42,8 @@ DIRECTORIES = [
     "queue/sockets",
 ]
 SCANNED = re.compile(r"\[Local integrity\] Finished in ([0-9.]+)s\. Calculated metadata of (\d+) files")
+CHECKING = re.compile(r"\[Worker (?!echoes)[^]]*\] \[Integrity check\] Starting")
 APPLIED = re.compile(r"\[Integrity sync\] Finished in ([0-9.]+)s")
-JOINED = re.compile(r"Successfully connected to master")
 WAITING = re.compile(r"Could not connect to master|Successfully connected to master")
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.005
@@ -114,9 +114,10 @@ class Log:
         self._path = path
         self._offset = 0
         self._rest = ""
+        self._waiting: list[str] = []
 
-    def lines(self) -> list[str]:
-        """What is new and whole."""
+    def _read(self) -> list[str]:
+        """Lines that are new and whole."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
@@ -128,12 +129,13 @@ class Log:
         return lines
 
     def wait(self, pattern: "re.Pattern[str]", timeout_s: float) -> tuple[float, "re.Match[str]"]:
-        """The moment (monotonic) and the match of the next line with `pattern`; later lines of the same read are skipped.
-        Raises JobFailed after the time."""
+        """The moment (monotonic, when it was seen) and the match of the next line with `pattern`; the next wait begins behind
+        it. Raises JobFailed after the time."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            for line in self.lines():
-                if found := pattern.search(line):
+            self._waiting += self._read()
+            while self._waiting:
+                if found := pattern.search(self._waiting.pop(0)):
                     return time.monotonic(), found
             time.sleep(POLL_S)
         raise JobFailed(f"{self._path}: no line with {pattern.pattern!r} in {timeout_s:g} s; it ends: {self._tail()}")

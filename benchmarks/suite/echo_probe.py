@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.echo_client import dial
+from benchmarks.suite.processes import cpu_s
 from tools.rig.peer_frames import HEADER, build_frames
 
 DIAL_TIMEOUT_S = 30.0
 PAUSE_MS = 2
+MEASURE_S = 0.5
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -64,6 +66,19 @@ def echoes(host: str, port: int, cluster: str, key: str) -> Iterator[Echoes]:
             found.times += [(at, seconds) for at, seconds in json.loads(said)]
         finally:
             process.kill()
+
+
+def cpu_of_one(pids: list[int], host: str, port: int, cluster: str, key: str) -> float:
+    """CPU seconds that an echo costs these processes, while they have nothing else to do."""
+    before = cpu_s(pids)
+    time.sleep(MEASURE_S)
+    at_rest = (cpu_s(pids) - before) / MEASURE_S
+    with echoes(host, port, cluster, key) as found:
+        began, before = time.monotonic(), cpu_s(pids)
+        time.sleep(MEASURE_S)
+        used, taken = cpu_s(pids) - before, time.monotonic() - began
+    asked = sum(1 for at, _ in found.times if began <= at <= began + taken)
+    return max(0.0, used - at_rest * taken) / max(1, asked)
 
 
 def _dial(host: str, port: int, cluster: str) -> tuple[socket.socket, bytes]:

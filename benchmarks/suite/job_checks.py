@@ -15,7 +15,7 @@ from benchmarks.reference.tree import scan
 from benchmarks.suite import trees
 from benchmarks.suite.bench import CLUSTERD, NEVER_S, START_TIMEOUT_S, Bench, intervals
 from benchmarks.suite.cluster import CLUSTER, KEY, SCANNED, Cluster, Implementation, JobFailed
-from benchmarks.suite.echo_probe import echoes
+from benchmarks.suite.echo_probe import cpu_of_one, echoes
 from benchmarks.suite.processes import cpu_s
 from benchmarks.suite.results import Row
 from tools.rig.nodes import HOST
@@ -91,6 +91,7 @@ def _per_check(bench: Bench, cluster: Cluster, kind: str, count: int, files: int
             pids = cluster.pids(cluster.master)
             ask(checks=min(checks, count), concurrency=8)  # what is done once for each worker does not count
             at_rest = _cpu_while(pids, lambda: time.sleep(IDLE_S))[0] / IDLE_S
+            echo_s = cpu_of_one(pids, HOST, cluster.port, CLUSTER, KEY)
             with echoes(HOST, cluster.port, CLUSTER, KEY) as found:
                 began = time.monotonic()
                 used, done = _cpu_while(pids, lambda: ask(checks=checks, concurrency=8))
@@ -98,19 +99,10 @@ def _per_check(bench: Bench, cluster: Cluster, kind: str, count: int, files: int
     except Skipped as reason:
         bench.add(Row(PER_CHECK, size, name, variant=variant, skipped=str(reason)))
         return
-    # Echoes cost too; a probe of the same length without checks says how much.
-    spent = used - at_rest * done["seconds"] - _echo_cost(cluster, pids, at_rest) * len(found.times)
+    asked = sum(1 for at, _ in found.times if began <= at <= ended)
+    spent = used - at_rest * done["seconds"] - echo_s * asked
     figures = {"cpu_ms": max(spent, 0.0) / done["checks"] * 1000, **found.figures(began, ended)}
     bench.add(Row(PER_CHECK, size, name, figures, variant, ("cpu_ms",)))
-
-
-def _echo_cost(cluster: Cluster, pids: list[int], at_rest: float) -> float:
-    """CPU seconds of the master for one echo of the probe."""
-    with echoes(HOST, cluster.port, CLUSTER, KEY) as found:
-        began = time.monotonic()
-        used = _cpu_while(pids, lambda: time.sleep(0.3))[0]
-        taken = time.monotonic() - began
-    return max(0.0, used - at_rest * taken) / max(1, len(found.times))
 
 
 def _idle(bench: Bench, cluster: Cluster, files: int, count: int, seconds: float, digest: str, package: str) -> None:
