@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clusterd.configuration import load
-from clusterd.settings import Settings
+from clusterd.settings import CAPABILITIES, Settings
 
 VECTORS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent.parent / "vectors" / "config.json").read_text(encoding="utf-8")
@@ -209,3 +209,55 @@ def test_a_missing_ossec_conf_says_so(tmp_path: Path) -> None:
     loaded = load(str(tmp_path))
     assert loaded.settings is None
     assert "No such file" in str(loaded.problems[0])
+
+
+# ---- capabilities ----------------------------------------------------------------------------------------------------
+
+
+def caps_of(root: Path, value: Any) -> tuple[str, ...]:
+    (root / "etc" / "cluster.json").write_text(json.dumps({"clusterd": {"caps": value}}))
+    return settings_of(root).clusterd.caps
+
+
+def test_capabilities_are_all_on_unless_something_is_said(root: Path) -> None:
+    assert settings_of(root).clusterd.caps == CAPABILITIES
+    for value in (True, {}, {"push": True}, dict.fromkeys(CAPABILITIES, True)):
+        assert caps_of(root, value) == CAPABILITIES
+
+
+def test_all_capabilities_can_be_switched_off(root: Path) -> None:
+    assert caps_of(root, False) == caps_of(root, dict.fromkeys(CAPABILITIES, False)) == ()
+
+
+@pytest.mark.parametrize("name", CAPABILITIES)
+def test_each_capability_can_be_switched_off_alone(root: Path, name: str) -> None:
+    assert caps_of(root, {name: False}) == tuple(other for other in CAPABILITIES if other != name)
+
+
+@pytest.mark.parametrize(
+    ("value", "where", "allowed"),
+    [
+        ("off", "clusterd.caps", 'true, false, or an object like {"lz4": false}'),
+        (0, "clusterd.caps", 'true, false, or an object like {"lz4": false}'),
+        (None, "clusterd.caps", 'true, false, or an object like {"lz4": false}'),
+        (["digest"], "clusterd.caps", 'true, false, or an object like {"lz4": false}'),
+        ({"digest": "no"}, "clusterd.caps.digest", "true, false"),
+        ({"push": 0}, "clusterd.caps.push", "true, false"),
+        ({"lz4": None}, "clusterd.caps.lz4", "true, false"),
+    ],
+    ids=str,
+)
+def test_switch_of_another_kind_is_named_with_what_is_allowed(root: Path, value: Any, where: str, allowed: str) -> None:
+    (root / "etc" / "cluster.json").write_text(json.dumps({"clusterd": {"caps": value}}))
+    (problem,) = load(str(root)).problems
+    assert (problem.where, problem.allowed) == (where, allowed)
+    assert problem.found == repr(value if where == "clusterd.caps" else next(iter(value.values())))
+
+
+def test_capability_that_nobody_knows_is_warned_about(root: Path) -> None:
+    (root / "etc" / "cluster.json").write_text(json.dumps({"clusterd": {"caps": {"digest": False, "zstd": True}}}))
+    loaded = load(str(root))
+    assert loaded.problems == []
+    assert [problem.where for problem in loaded.warnings] == ["clusterd.caps.zstd"]
+    assert loaded.settings is not None
+    assert "digest" not in loaded.settings.clusterd.caps

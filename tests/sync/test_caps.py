@@ -1,6 +1,8 @@
-"""The offset of two boot clocks, measured over a link that is slow now and then."""
+"""What two nodes agree to; the offset of their boot clocks, measured over a link that is slow now and then."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import combinations, product
 from typing import Any, cast
 
 import pytest
@@ -8,8 +10,9 @@ import pytest
 from clusterd.clock import boot_us
 from clusterd.errors import ClusterError
 from clusterd.settings import CAPABILITIES, Clusterd, Settings
-from clusterd.sync.caps import clock_offset_us, offered
+from clusterd.sync.caps import answer_caps, clock_offset_us, offer_caps, offered, recall
 from clusterd.sync.peer import Peer
+from clusterd.wire.results import WireException
 
 AHEAD_US = 5_000_000
 
@@ -62,3 +65,127 @@ def test_answer_that_is_no_number_is_refused() -> None:
 def test_only_a_node_with_its_own_store_offers_moments() -> None:
     assert offered(Settings("/", serves_store=True)) == CAPABILITIES
     assert offered(Settings("/", clusterd=Clusterd(store="off"))) == CAPABILITIES[1:]
+
+
+# ---- what two nodes agree to -----------------------------------------------------------------------------------------
+
+OURS = ("digest", "push", "lz4", "resume")
+SWITCHES = [names for size in range(len(OURS) + 1) for names in combinations(OURS, size)]
+
+
+class Notes:
+    """What net was told to keep of links, as (command, id)."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[str, str]] = []
+
+    async def note_task(self, link: int, command: str, task_id: str, *, is_open: bool) -> None:
+        if is_open:
+            self.kept.append((command, task_id))
+        else:
+            self.kept.remove((command, task_id))
+
+
+class End:
+    """One end of a link; `other` answers its requests."""
+
+    def __init__(self, other: Callable[[bytes], Awaitable[bytes]] | None = None) -> None:
+        self.link, self.program = 1, ""
+        self.capabilities: frozenset[str] = frozenset()
+        self._other = other
+        self.has_agreed = False
+
+    def agree(self, capabilities: Iterable[str]) -> None:
+        self.capabilities, self.has_agreed = frozenset(capabilities), True
+
+    async def request(self, command: str, payload: bytes = b"") -> bytes:
+        assert self._other is not None
+        return await self._other(payload)
+
+
+def node(*caps: str) -> Settings:
+    return Settings("/", clusterd=Clusterd(caps=caps))
+
+
+async def join(master: Settings, worker: Settings) -> tuple[End, End, Notes]:
+    """Both ends of a link after `caps`."""
+    notes = Notes()
+    of_worker = End()
+
+    async def hear(payload: bytes) -> bytes:
+        return await answer_caps(cast(Peer, of_worker), payload, master, cast(Any, notes))
+
+    of_master = End(hear)
+    await offer_caps(cast(Peer, of_master), worker)
+    return of_worker, of_master, notes
+
+
+def test_every_mix_of_switches_leaves_what_both_ends_have() -> None:
+    async def story() -> None:
+        for ours, theirs in product(SWITCHES, SWITCHES):
+            of_worker, of_master, _ = await join(node(*ours), node(*theirs))
+            both = set(ours) & set(theirs)
+            assert of_worker.capabilities == of_master.capabilities == both, (ours, theirs)
+            assert of_worker.program == of_master.program == "clusterd"
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("answer", "program"),
+    [
+        (WireException(3000, "unknown command 'b'caps''"), "stock"),
+        (ClusterError(3020, "caps"), ""),
+        (b"", ""),
+        (b"nonsense", ""),
+        (b'{"digest": true}', ""),
+        (b'["digest", 1]', ""),
+        (b"[" * 100_000, ""),
+    ],
+    ids=["stock", "silence", "nothing", "word", "object", "number", "deep"],
+)
+def test_master_that_agrees_to_nothing_is_known_to_be_so_at_once(answer: bytes | Exception, program: str) -> None:
+    """The first check waits for this, so it must always come."""
+
+    async def say(payload: bytes) -> bytes:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    end = End(say)
+    asyncio.run(offer_caps(cast(Peer, end), node(*OURS)))
+    assert (end.has_agreed, end.capabilities, end.program) == (True, frozenset(), program)
+
+
+def test_master_cannot_agree_to_what_was_not_offered() -> None:
+    async def say(payload: bytes) -> bytes:
+        return b'["digest", "push", "format-disk"]'
+
+    end = End(say)
+    asyncio.run(offer_caps(cast(Peer, end), node("push")))
+    assert end.capabilities == {"push"}
+
+
+def test_new_sync_of_the_master_remembers_what_was_agreed() -> None:
+    async def story() -> None:
+        master = node("digest", "push")
+        of_worker, _, notes = await join(master, node("push", "digest", "lz4"))
+        ((command, noted),) = notes.kept
+        after = End()
+        recall(cast(Peer, after), noted, master)
+        assert (command, after.capabilities, after.program) == ("caps", of_worker.capabilities, "clusterd")
+        less = End()
+        recall(cast(Peer, less), noted, node("push"))
+        assert less.capabilities == {"push"}
+
+    asyncio.run(story())
+
+
+def test_worker_that_says_it_again_and_again_is_kept_once() -> None:
+    async def story() -> None:
+        notes, end = Notes(), End()
+        for caps in (b'["digest"]', b"[]", b'["push", "digest"]', b'["push"]', b'["push"]'):
+            await answer_caps(cast(Peer, end), caps, node(*OURS), cast(Any, notes))
+        assert notes.kept == [("caps", "push")]
+
+    asyncio.run(story())

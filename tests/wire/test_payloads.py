@@ -143,3 +143,70 @@ def test_sendsync_names_a_daemon_and_a_message() -> None:
     with pytest.raises(ClusterError) as refusal:
         payloads.parse_sendsync(b'{"daemon_name": "authd", "message": {}, "secret": 1}')
     assert "secret" not in str(refusal.value)
+
+
+# ---- checks by digest ------------------------------------------------------------------------------------------------
+
+DIGEST = "0123456789abcdef" * 2
+BUCKETS = bytes(range(256)) * 64
+
+
+def refused(parse: Callable[[bytes], object], payload: bytes) -> str:
+    with pytest.raises(ClusterError) as refusal:
+        parse(payload)
+    assert refusal.value.code == 1000
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_digest_check_is_read_back(dry: bool) -> None:
+    assert payloads.parse_digest_check(payloads.build_digest_check(DIGEST, dry=dry)) == (DIGEST, dry)
+
+
+def test_digests_that_differ_are_read_back_whatever_bytes_they_have() -> None:
+    assert payloads.parse_differs(payloads.build_differs(DIGEST, BUCKETS)) == (DIGEST, BUCKETS)
+    assert payloads.parse_differs(payloads.build_differs(DIGEST, b"\n" * 16384)) == (DIGEST, b"\n" * 16384)
+
+
+def test_change_is_read_back() -> None:
+    assert payloads.parse_changed(payloads.build_changed(DIGEST, 500)) == (DIGEST, 500)
+
+
+def test_count_is_read() -> None:
+    assert payloads.parse_sync_count(b"sync 12") == 12
+
+
+def test_list_of_differing_files_is_read_back_with_names_of_any_kind() -> None:
+    listed = payloads.Listed(payloads.Counts(3, 0, 1), ["etc/\u00e9\x1b[2J", "etc/\n"], [], ["x"])
+    assert payloads.parse_listed(payloads.build_listed(listed, "w1")) == listed
+    assert payloads.parse_listed(b"{}") == payloads.Listed()
+
+
+@pytest.mark.parametrize(
+    ("parse", "good"),
+    [
+        (payloads.parse_digest_check, payloads.build_digest_check(DIGEST, dry=True)),
+        (payloads.parse_differs, payloads.build_differs(DIGEST, BUCKETS)),
+        (payloads.parse_changed, payloads.build_changed(DIGEST, 500)),
+        (payloads.parse_sync_count, b"sync 12"),
+    ],
+    ids=["syn_digest", "differs", "syn_changed", "sync"],
+)
+def test_words_of_checks_by_digest_are_refused_unless_whole(parse: Callable[[bytes], object], good: bytes) -> None:
+    for bad in (
+        b"",
+        good[1:],
+        b" " + good,
+        good + b"\n",
+        good + b" x",
+        good.upper(),
+        good.replace(b" ", b"  "),
+        b"\0" * 40,
+    ):
+        refused(parse, bad)
+    assert len(refused(parse, b"x" * 20_000_000)) < 200
+
+
+@pytest.mark.parametrize("spread", [b"-1", b"1000000", b"1.5", b"x", b"\xd9\xa1"])
+def test_spread_is_a_small_number_of_milliseconds(spread: bytes) -> None:
+    refused(payloads.parse_changed, DIGEST.encode() + b" " + spread)
