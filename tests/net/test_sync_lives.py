@@ -111,6 +111,25 @@ def test_a_new_sync_is_told_which_of_its_slabs_are_still_being_sent(master: Mast
     assert slow.ask("echo", "x").payload == b"x"
 
 
+def test_slab_that_goes_to_two_links_is_named_and_comes_back_once_for_each(master: Master) -> None:
+    node = master()
+    slow = [node.join("slow"), node.join("slower")]
+    assert node.sync is not None
+    links = [node.sync.link(name).link for name in ("slow", "slower")]
+    body = put(node, bytes(CHUNK), 0)
+    node.sync.send(Request(99, 7, "file_upd", body=[body]))  # a link that is gone was never counted
+    assert node.sync.expect(SlabsReturned).slabs == [body.slab]
+    for number, link in enumerate(links):
+        node.sync.send(Request(link, number, "file_upd", body=[body]))
+    wait_until(lambda: node.counter("bytes_out") > 524_288, "both are on their way")
+    sync = node.start_sync()
+    assert sync.hello().sending_slabs == [body.slab, body.slab]
+    for client in slow:
+        assert len(client.read().payload) == CHUNK
+        assert sync.expect(SlabsReturned).slabs == [body.slab]
+    assert node.start_sync().hello().sending_slabs == []
+
+
 def test_a_new_sync_is_told_of_tasks_the_old_one_was_sending(master: Master) -> None:
     node = master()
     client = node.join("w1")
