@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from clusterd.errors import ClusterError
+from clusterd.sync import rounds
 from clusterd.sync.manifests import ScanFailed
 from clusterd.sync.net_port import LinkClosed
 from tests.sync.rounds_bench import A, B, Bench, C, differs, run, settle
@@ -286,7 +287,9 @@ def test_packages_that_get_somewhere_follow_one_another_without_a_pause() -> Non
     run(story())
 
 
-def test_scan_that_fails_again_and_again_is_left_to_the_clock() -> None:
+def test_scan_that_fails_again_and_again_is_left_to_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "AGAIN_S", 0.001)
+
     async def story() -> None:
         bench = Bench()
         bench.link()
