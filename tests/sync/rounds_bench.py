@@ -44,7 +44,7 @@ class Manifests:
         self.files = digest
         self.failure: Exception | None = None
         self.current: Scan | None = None
-        self.listeners: list[Callable[[Scan], None]] = []
+        self.changed: list[Callable[[Scan], None]] = []
         self.scans = 0
 
     async def scan(self) -> Scan:
@@ -59,7 +59,7 @@ class Manifests:
     def publish(self) -> None:
         before, self.current = self.current, scan_of(self.files)
         if before is None or before.content_digest != self.files:
-            for listener in self.listeners:
+            for listener in self.changed:
                 listener(self.current)
 
 

@@ -32,7 +32,7 @@ class Integrity(IntegrityMaster):
     gate: asyncio.Event
     sent = 0
 
-    async def sync(self, peer: Peer, compared: Compared, difference: str) -> None:
+    async def sync(self, peer: Peer, compared: Compared, difference: str, manifest: str) -> None:
         self.record(peer.name).digest = ""
         self.sent += 1
         await self.gate.wait()
