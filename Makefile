@@ -26,11 +26,11 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) -m 'not stress' $(PYTEST_ARGS)
 
-# Everything, about ten minutes; BENCH=quick: small sizes, under two minutes; BENCH_DIR: where the trees are (a disk);
+# Everything but bench_agents.py, about ten minutes; BENCH=quick: small sizes, under two minutes; BENCH_DIR: where the trees are (a disk);
 # PEER_CMD: another daemon beside (docs/benchmarks.md). With PYTEST_ARGS only the single pieces that it chooses.
 bench: $(STAMP)
 ifneq ($(strip $(PYTEST_ARGS)),)
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max,rounds -p no:randomly $(PYTEST_ARGS)
+	$(BIN)/python -m pytest benchmarks -o 'python_files=bench_*.py' --benchmark-only --benchmark-columns=min,median,max,rounds -p no:randomly $(PYTEST_ARGS)
 else
 	$(BIN)/python -m benchmarks.suite all $(if $(filter quick,$(BENCH)),--quick) --dir $(BENCH_DIR)
 endif

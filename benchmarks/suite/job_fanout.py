@@ -119,7 +119,7 @@ def _make_workers_wait(cluster: Cluster) -> None:
 def _changes(bench: Bench, cluster: Cluster, size: str) -> None:
     """Edits on the master, at stock's own intervals, one after the other: each until all workers have it."""
     times: list[float] = []
-    budget = time.monotonic() + (15 if bench.is_quick else 50)
+    budget = time.monotonic() + (5 if bench.is_quick else 35)
     while len(times) < MAX_CHANGES and (not times or time.monotonic() < budget):
         times.append(_one_change(cluster, len(times)))
     times.sort()
