@@ -137,12 +137,15 @@ def finish_package(
     on_step: OnStep,
     load: Load = load_difference,
     method: str = ZLIB,
+    *,
+    delete_vanished: bool = True,
 ) -> FinishedPackage:
     """Choose entries up to `limit` packed bytes, in order, smaller ones behind one that does not fit (C12); write the metadata
     entry, which is not counted, to `out`; digest the whole.
 
-    Files that vanished leave `missing`, and move from `shared` to `extra`; what else is not sent leaves its group and is found
-    again by the next check. Raises OSError, MalformedPackage (the difference's file is damaged, a part is shorter than it was).
+    Files that vanished leave `missing`, and move from `shared` to `extra` (wire.md 5.6) unless `delete_vanished` is false: then the
+    next manifest decides about them, together with whatever else has vanished. What else is not sent leaves its group and is
+    found again by the next check. Raises OSError, MalformedPackage (the difference's file is damaged, a part is shorter than it was).
     """
     found = load(difference)
     rows = numbered(found)
@@ -165,7 +168,7 @@ def finish_package(
     did_not_fit = next((number for number in range(len(rows)) if number not in named), None)
     if did_not_fit is not None:
         notes.add("WARNING", rows[did_not_fit].path, FULL)
-    metadata = _metadata_of(found, rows, sent, vanished)
+    metadata = _metadata_of(found, rows, sent, vanished if delete_vanished else set())
     metadata_size = write_metadata(out, metadata, level, method)
     segments.append(Segment(out, 0, metadata_size))
     size += metadata_size

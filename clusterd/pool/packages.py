@@ -86,7 +86,18 @@ def pack(job: PackPart, settings: Settings, differences: Differences, on_step: O
 def finish(job: FinishPackage, settings: Settings, differences: Differences, on_step: OnStep) -> PackageFinished:
     parts = [msgspec.msgpack.decode(Path(index).read_bytes(), type=PackedPart) for index in job.indexes]
     level = settings.communication.compress_level
-    found = finish_package(job.difference, parts, job.limit, level, job.out, on_step, differences.load, job.method)
+    # Where a master protects against mass deletion, files that vanish while they are packed are judged with all others.
+    found = finish_package(
+        job.difference,
+        parts,
+        job.limit,
+        level,
+        job.out,
+        on_step,
+        differences.load,
+        job.method,
+        delete_vanished=settings.clusterd.max_delete_share >= 1,
+    )
     differences.forget()
     return _as(PackageFinished, found)
 

@@ -77,7 +77,14 @@ def save(spool: Path, difference: Difference) -> str:
 
 
 def pack(
-    root: Path, spool: Path, difference: Difference, *, limit: int = GIB, level: int = 1, part_files: int = 1000
+    root: Path,
+    spool: Path,
+    difference: Difference,
+    *,
+    limit: int = GIB,
+    level: int = 1,
+    part_files: int = 1000,
+    **how: bool,
 ) -> tuple[list[PackedPart], FinishedPackage]:
     """Pack in parts of `part_files` and finish, as the master does."""
     saved = save(spool, difference)
@@ -86,7 +93,7 @@ def pack(
         pack_part(str(root), saved, at, at + part_files, limit, level, str(spool / f"part-{at}"), False, step)
         for at in range(0, count, part_files)
     ]
-    return parts, finish_package(saved, parts, limit, level, str(spool / "metadata"), step)
+    return parts, finish_package(saved, parts, limit, level, str(spool / "metadata"), step, **how)
 
 
 def joined(package: FinishedPackage) -> bytes:

@@ -168,6 +168,14 @@ def test_incompressible_file_of_exactly_the_limit_goes_alone_too(root: Path, spo
     assert (finished.sent, finished.dropped) == (0, 1)
 
 
+def test_vanished_file_is_left_to_the_next_manifest_where_deletions_are_judged(root: Path, spool: Path) -> None:
+    difference = difference_of({"etc/rules/gone": b"1"}, {"etc/rules/sub/gone": b"2"}, ["etc/rules/old"])
+    _, finished = pack(root, spool, difference, delete_vanished=False)
+    metadata = metadata_of(split_as_stock(joined(finished)))
+    assert metadata["missing"] == metadata["shared"] == {}
+    assert set(metadata["extra"]) == {"etc/rules/old"}
+
+
 def test_vanished_file_leaves_missing_and_becomes_extra_from_shared(root: Path, spool: Path) -> None:
     difference = difference_of({"etc/rules/gone": b"1"}, {"etc/rules/sub/gone": b"2"}, ["etc/rules/old"])
     parts, finished = pack(root, spool, difference)
