@@ -107,6 +107,8 @@ class LinkProcess:
                 if self._bytes_per_s:
                     await asyncio.sleep(len(data) / self._bytes_per_s)
                     await self._open.wait()
+                if writer.is_closing():  # cut meanwhile
+                    break
                 writer.write(data)
                 if down:
                     self._carried += len(data)
