@@ -14,10 +14,11 @@ IDLE_S = 5.0
 
 
 class _Body:
-    __slots__ = ("sealing", "used_at", "wanted")
+    __slots__ = ("has_slab", "sealing", "used_at", "wanted")
+    sealing: "asyncio.Task[Descriptor]"
 
-    def __init__(self, sealing: "asyncio.Task[Descriptor]", now: float) -> None:
-        self.sealing = sealing
+    def __init__(self, now: float) -> None:
+        self.has_slab = False
         self.used_at = now
         self.wanted = 0
 
@@ -47,6 +48,7 @@ class Bodies:
         finally:
             body.wanted -= 1
             body.used_at = time.monotonic()
+            self._slabs.wake()  # if the caller was cancelled, the body is only kept now
         return found
 
     def prepare(self, key: Hashable, prefix: bytes, segments: Sequence[Segment]) -> None:
@@ -65,6 +67,18 @@ class Bodies:
             if body is not None and body.sealing.done():
                 await self._drop(key)
 
+    @property
+    def is_roomy(self) -> bool:
+        """Whether half of the slabs are free, or hold only what is kept for later. While they are not, one peer may have no
+        second body under way: those that take nothing could hold all slabs else, for as long as their requests wait."""
+        spare = self._slabs.free
+        for body in self._bodies.values():
+            if not body.has_slab:
+                spare -= 1
+            elif self._is_spare(body):
+                spare += 1
+        return 2 * spare >= self._slabs.total
+
     async def tidy(self, now: float) -> None:
         """Drop what nobody has asked for in a while. `now`: monotonic."""
         for key, body in list(self._bodies.items()):
@@ -72,13 +86,15 @@ class Bodies:
                 await self._drop(key)
 
     def _begin(self, key: Hashable, prefix: bytes, segments: Sequence[Segment]) -> _Body:
-        body = _Body(asyncio.create_task(self._seal(prefix, list(segments))), time.monotonic())
+        body = _Body(time.monotonic())
+        body.sealing = asyncio.create_task(self._seal(body, prefix, list(segments)))
         self._bodies[key] = body
         body.sealing.add_done_callback(lambda sealing: self._sealed(key, body, sealing))
         return body
 
-    async def _seal(self, prefix: bytes, segments: list[Segment]) -> Descriptor:
+    async def _seal(self, body: _Body, prefix: bytes, segments: list[Segment]) -> Descriptor:
         slab = await self._slabs.take()
+        body.has_slab = True
         try:
             return (await self._jobs.run(SealChunk(prefix, segments, slab), Sealed, urgent=True)).body
         except JobError:
@@ -88,6 +104,7 @@ class Bodies:
     def _sealed(self, key: Hashable, body: _Body, sealing: "asyncio.Task[Descriptor]") -> None:
         if (sealing.cancelled() or sealing.exception() is not None) and self._bodies.get(key) is body:
             del self._bodies[key]
+        self._slabs.wake()  # nobody may want it: then it can make room
 
     async def _drop(self, key: Hashable) -> None:
         await self._slabs.drop_now(self._bodies.pop(key).sealing.result().slab)
@@ -97,10 +114,16 @@ class Bodies:
         oldest: Hashable | None = None
         oldest_at = 0.0
         for key, body in self._bodies.items():
-            if body.wanted or not body.sealing.done() or not self._slabs.is_kept_only(body.sealing.result().slab):
+            if not self._is_spare(body):
                 continue
             if oldest is None or body.used_at < oldest_at:
                 oldest, oldest_at = key, body.used_at
         if oldest is None:
             return False
         return self._slabs.drop(self._bodies.pop(oldest).sealing.result().slab)
+
+    def _is_spare(self, body: _Body) -> bool:
+        """Whether it is kept for later only. A sealing that failed is no body any more (`_sealed`), or holds no slab."""
+        if body.wanted or not body.sealing.done() or body.sealing.exception() is not None:
+            return False
+        return self._slabs.is_kept_only(body.sealing.result().slab)

@@ -244,6 +244,8 @@ class Sender:
             for number, piece in enumerate(pieces):
                 for following in pieces[number + 1 : number + 1 + SEALED_AHEAD]:
                     self._prepare(path, package, following)
+                while flying and not self.bodies.is_roomy:
+                    await arrive()
                 body = await self._body(path, package, piece)
                 try:
                     while len(flying) >= window.size:

@@ -26,7 +26,7 @@ class SlabPool:
         self._nets: Counter[int] = Counter()
         self._freed_at: dict[int, float] = {}
         self._ready = False
-        self._waiters: asyncio.Condition = asyncio.Condition()
+        self._news = asyncio.Event()
         self.on_short: Callable[[], bool] | None = None
         """Called when none is free: to drop what is kept for its use only. Returns whether one became free."""
         self.free_pages: Callable[[int], object] | None = None
@@ -39,14 +39,13 @@ class SlabPool:
     async def admit(self) -> None:
         """No job of an earlier sync process can write into a slab any more."""
         self._ready = True
-        await self._wake()
+        self.wake()
 
     async def take(self) -> int:
         """A slab, held once by us; waits for one."""
-        async with self._waiters:
-            while (slab := self._take()) is None:
-                await self._waiters.wait()
-            return slab
+        while (slab := self._take()) is None:
+            await self._news.wait()
+        return slab
 
     def _take(self) -> int | None:
         if not self._ready or not (self._free or (self.on_short is not None and self.on_short())):
@@ -77,12 +76,12 @@ class SlabPool:
         """net has written (or dropped) one message from each. Raises StaleLease."""
         for slab in slabs:
             self._less(self._nets, slab)
-        await self._wake()
+        self.wake()
 
     async def drop_now(self, slab: int) -> None:
         """`drop`, and whoever waits for a slab is told."""
         self.drop(slab)
-        await self._wake()
+        self.wake()
 
     async def net_lost(self) -> None:
         """net died: it sends nothing any more."""
@@ -90,7 +89,7 @@ class SlabPool:
         for slab, count in lost.items():
             if count and not self._ours[slab]:
                 self._free_now(slab)
-        await self._wake()
+        self.wake()
 
     def is_kept_only(self, slab: int) -> bool:
         """Whether nobody needs it but the one who keeps it for later."""
@@ -136,6 +135,7 @@ class SlabPool:
         self._free.append(slab)
         self._freed_at[slab] = -1.0  # `free_idle` writes when it first saw it free
 
-    async def _wake(self) -> None:
-        async with self._waiters:
-            self._waiters.notify_all()
+    def wake(self) -> None:
+        """There is a free slab, or one that `on_short` could free: whoever waits looks again."""
+        self._news.set()
+        self._news.clear()

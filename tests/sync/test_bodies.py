@@ -156,3 +156,47 @@ def test_nothing_is_prepared_when_slabs_are_short(stage: Stage) -> None:
         assert first != second
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("how", ["prepared", "given up"])
+def test_slab_that_is_waited_for_comes_from_a_body_nobody_wants_once_it_is_sealed(stage: Stage, how: str) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        await stage.get(0)
+        stage.pool.gate.clear()
+        if how == "prepared":
+            stage.bodies.prepare(2, b"p ", stage.part(2))
+        else:
+            unwanted = asyncio.create_task(stage.get(2))
+        await asyncio.sleep(0)
+        waiter = asyncio.create_task(stage.get(4))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if how == "given up":
+            unwanted.cancel()
+        stage.pool.gate.set()
+        async with asyncio.timeout(5):
+            await waiter
+        assert stage.pool.count(SealChunk) == 3
+
+    asyncio.run(story())
+
+
+def test_half_of_the_slabs_are_room_for_more_of_the_same_peer(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        assert stage.bodies.is_roomy
+        slab = await stage.get(0)
+        assert stage.bodies.is_roomy
+        stage.bodies.prepare(2, b"p ", stage.part(2))
+        assert not stage.bodies.is_roomy  # from its beginning
+        stage.slabs.drop(await stage.get(2))
+        assert stage.bodies.is_roomy
+        stage.slabs.sent(slab)
+        await stage.bodies.tidy(1e12)
+        assert stage.slabs.free == 1
+        assert stage.bodies.is_roomy
+        await stage.get(4)
+        assert not stage.bodies.is_roomy
+
+    asyncio.run(story())

@@ -2,19 +2,25 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
+import msgspec
 import pytest
 
 from clusterd.errors import ClusterError
+from clusterd.settings import Communication
+from clusterd.sync.caps import RESUME
+from clusterd.sync.journal import Journal
 from clusterd.sync.net_port import Flight
 from clusterd.sync.outgoing import MOST_IN_FLIGHT, SLOW_S, Package, Progress, Sender, Window
 from clusterd.sync.peer import Peer
 from clusterd.sync.slabs import SlabPool
+from clusterd.sync.zip_limit import ZipLimit
+from clusterd.wire.commands import RESUME_FILE
 from clusterd.wire.seal import Sealer
 from clusterd.wire.transfer import chunk_bytes
 from ipc.arena import Arena
@@ -27,7 +33,8 @@ CHUNK = chunk_bytes(PATH)
 
 
 class FakePeer:
-    """A worker that keeps what it gets. After `cancels` chunks it cancels; `fails`: the number of the chunk it refuses."""
+    """A worker that keeps what it gets. After `cancels` chunks it cancels; `fails`: the number of the chunk it refuses; `held`: what
+    it says to have of a package that was cut off. While `reads` is clear it takes nothing, and net keeps what is sent."""
 
     def __init__(self, slabs: SlabPool, arena: Arena, name: str = "w") -> None:
         self.name = name
@@ -38,14 +45,31 @@ class FakePeer:
         self.paths: set[str] = set()
         self.data = b""
         self.ends: list[bytes] = []
+        self.asked: list[str] = []
+        self.held = b"0"
+        self.zip_limit = ZipLimit(Communication())
         self.in_flight = self.most = self.chunks = 0
         self.cancels = self.fails = 1000
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.unwritten: list[int] = []
         self._slabs, self._arena = slabs, arena
 
     async def request(self, command: str, payload: bytes = b"") -> bytes:
+        self.asked.append(command)
+        if command == "syn_m_c":
+            return b"task"
+        if command == RESUME_FILE:
+            return self.held
         if command == "file_end":
             self.ends.append(payload.split(b" ", 1)[1])
         return b""
+
+    async def note_sending(self, command: str, task_id: str, *, is_open: bool) -> None:
+        self.asked.append("opened" if is_open else "closed")
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self.told = asyncio.create_task(work)
 
     async def begin(self, command: str, *, body: Descriptor, timeout_s: float) -> Flight:
         self._slabs.sent(body.slab)
@@ -55,7 +79,10 @@ class FakePeer:
         plain = Sealer(KEY).open(bytes(self._arena.slice(body)))
         assert plain.startswith(f"{PATH} ".encode())
         self.data += plain[len(PATH) + 1 :]
-        await self._slabs.give_back([body.slab])
+        if self.reads.is_set():
+            await self._slabs.give_back([body.slab])
+        else:
+            self.unwritten.append(body.slab)
         self.chunks += 1
         if self.chunks >= self.cancels:
             self.interrupted.add("task")
@@ -63,6 +90,7 @@ class FakePeer:
 
     async def ended(self, command: str, flight: SimpleNamespace) -> bytes:
         await asyncio.sleep(0)
+        await self.reads.wait()
         self.in_flight -= 1
         if flight.number == self.fails:
             raise ClusterError(1000, "disk full")
@@ -70,8 +98,8 @@ class FakePeer:
 
 
 class Stage:
-    def __init__(self, root: Path) -> None:
-        self.arena = Arena(0, 6)
+    def __init__(self, root: Path, slabs: int = 6) -> None:
+        self.arena = Arena(0, slabs)
         self.pool = FakePool(str(root), self.arena)
         self.slabs = SlabPool(self.arena.sync_slabs)
         self.sender = Sender(port(self.pool), self.slabs)
@@ -85,9 +113,18 @@ class Stage:
     def peer(self, name: str = "w") -> FakePeer:
         return FakePeer(self.slabs, self.arena, name)
 
-    async def send(self, peer: FakePeer) -> int | None:
+    async def quiet(self) -> int:
+        """How many slabs are free once all sealing has ended and nothing is kept."""
+        while any(not body.sealing.done() for body in self.sender.bodies._bodies.values()):
+            await asyncio.sleep(0)
+        await self.sender.bodies.tidy(1e12)
+        return self.slabs.free
+
+    async def send(self, peer: FakePeer, number: int = 1) -> int | None:
+        """`number`: equal for those who share what is sealed."""
         progress = Progress(peer.name, "integrity", "sending", 0.0)
-        return await self.sender._transfer(cast(Peer, peer), PATH, self.package, "task", progress)
+        package = msgspec.structs.replace(self.package, build=(number, b"whole"))
+        return await self.sender._transfer(cast(Peer, peer), PATH, package, "task", progress)
 
 
 @pytest.fixture
@@ -133,12 +170,7 @@ def test_refused_chunk_ends_the_sending_and_loses_no_slab(stage: Stage) -> None:
         peer.fails = 2
         with pytest.raises(ClusterError, match="disk full"):
             await stage.send(peer)
-        while stage.pool.count(SealChunk) and any(
-            not body.sealing.done() for body in stage.sender.bodies._bodies.values()
-        ):
-            await asyncio.sleep(0)
-        await stage.sender.bodies.tidy(1e12)
-        assert stage.slabs.free == stage.slabs.total
+        assert await stage.quiet() == stage.slabs.total
 
     asyncio.run(story())
 
@@ -150,3 +182,140 @@ def test_window_grows_while_answers_are_quick_and_falls_to_one_for_a_slow_peer()
     assert window.size == MOST_IN_FLIGHT
     window.answered(SLOW_S + 1)
     assert window.size == 1
+
+
+# ---- peers that take nothing ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", ["same", "own"])
+def test_peers_that_read_nothing_leave_slabs_for_those_that_do(tmp_path: Path, number: str) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        silent = [stage.peer(f"silent {place}") for place in range(5)]
+        for peer in silent:
+            peer.reads.clear()
+        sendings = [
+            asyncio.create_task(stage.send(peer, 100 + place if number == "own" else 1))
+            for place, peer in enumerate(silent)
+        ]
+        while not all(peer.unwritten for peer in silent):
+            await asyncio.sleep(0)
+        for place in range(3):
+            moving = stage.peer("moving")
+            async with asyncio.timeout(10):
+                assert await stage.send(moving, 200 + place) is None
+            assert moving.data == stage.data
+        assert max(len(peer.unwritten) for peer in silent) <= 2
+        for peer in silent:
+            peer.reads.set()
+            await stage.slabs.give_back(peer.unwritten)
+        assert await asyncio.gather(*sendings) == [None] * 5
+        assert all(peer.data == stage.data for peer in silent)
+        assert await stage.quiet() == stage.slabs.total
+
+    stage = Stage(tmp_path, slabs=12)
+    asyncio.run(story())
+    stage.arena.close()
+
+
+# ---- a package that was cut off ------------------------------------------------------------------------------------------
+
+
+def resuming(stage: Stage, held: int | bytes, name: str = "w") -> FakePeer:
+    peer = stage.peer(name)
+    peer.capabilities = frozenset({RESUME})
+    peer.held = str(held).encode() if isinstance(held, int) else held
+    return peer
+
+
+@pytest.mark.parametrize("held", [0, 1, CHUNK - 1, CHUNK, CHUNK + 4711, 3 * CHUNK, "all but the tail", "all"])
+def test_worker_that_has_the_beginning_gets_the_rest_and_the_digest_of_all(stage: Stage, held: int | str) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        size = len(stage.data)
+        start = {"all but the tail": size - 8, "all": size}.get(held, held) if isinstance(held, str) else held
+        assert isinstance(start, int)
+        peer = resuming(stage, start)
+        assert await stage.send(peer) is None
+        assert peer.asked == [RESUME_FILE, "new_file", "file_end"]
+        assert peer.data == stage.data[start:]
+        assert peer.ends == [stage.package.sha256]
+        assert await stage.quiet() == stage.slabs.total
+
+    asyncio.run(story())
+
+
+def test_rest_is_sent_from_what_is_sealed_for_others_but_for_its_first_chunk(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        fresh, other = stage.peer("fresh"), resuming(stage, CHUNK + 5, "other")
+        await asyncio.gather(stage.send(fresh), stage.send(other))
+        assert fresh.data == stage.data
+        assert other.data == stage.data[CHUNK + 5 :]
+        assert stage.pool.count(SealChunk) == 5 + 1
+
+    asyncio.run(story())
+
+
+def test_cancelled_rest_ends_with_the_digest_of_what_is_there(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        peer = resuming(stage, 1000)
+        peer.cancels = 1
+        assert await stage.send(peer) == CHUNK - 1000
+        assert peer.ends == [sha256(stage.data[:CHUNK]).digest()]
+
+    asyncio.run(story())
+
+
+LIES = [
+    b"",
+    b"-1",
+    b"+1",
+    b" 1",
+    b"1 ",
+    b"1.5",
+    b"1e3",
+    b"0x10",
+    b"none",
+    "٣".encode(),
+    b"\xff\xfe",
+    b"9" * 5000,
+    b"more",
+]
+
+
+@pytest.mark.parametrize("lie", LIES, ids=lambda lie: repr(lie[:8]))
+def test_worker_that_lies_about_what_it_has_gets_nothing_and_costs_nothing(stage: Stage, lie: bytes) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        peer = resuming(stage, len(stage.data) + 1 if lie == b"more" else lie)
+        journal = SimpleNamespace(debug=lambda text: None, error=errors.append)
+        progress = Progress(peer.name, "integrity", "sending", 0.0)
+        with pytest.raises(ClusterError):
+            await stage.sender.send(cast(Peer, peer), "w", "syn_m_c", stage.package, cast(Journal, journal), progress)
+        await peer.told
+        assert peer.asked[:3] == ["syn_m_c", "opened", RESUME_FILE]
+        assert sorted(peer.asked[3:]) == ["closed", "syn_m_c_r"]
+        assert not stage.pool.jobs
+        assert not peer.paths
+        assert stage.slabs.free == stage.slabs.total
+        assert len(errors) == 1
+        assert len(errors[0]) < 300
+        peer.held = b"0"
+        assert await stage.send(peer) is None
+        assert peer.data == stage.data
+
+    errors: list[str] = []
+    asyncio.run(story())
+
+
+def test_worker_without_the_capability_is_not_asked_what_it_has(stage: Stage) -> None:
+    async def story() -> None:
+        await stage.slabs.admit()
+        peer = stage.peer()
+        await stage.send(peer)
+        assert peer.asked == ["new_file", "file_end"]
+        assert peer.data == stage.data
+
+    asyncio.run(story())

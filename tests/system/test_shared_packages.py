@@ -1,72 +1,259 @@
 """One packing for many workers, and transfers that are cut off, on whole nodes."""
 
 import signal
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import combinations
 from random import Random
+from typing import Any
 
 import pytest
 
 from tests.conftest import KEY, MakeRig
-from tools.rig.faults import signal_process, tell_link
-from tools.rig.nodes import HOST, Node
-from tools.rig.peer import StockWorker, wait_until
+from tools.rig.faults import LinkCommand, signal_process, tell_link
+from tools.rig.nodes import HOST, Node, Rig
+from tools.rig.peer import Peer, StockWorker, wait_until
+from tools.status import StatusReader
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-LARGE = 60_000_000
+LARGE = 40_000_000
+CHUNK = 5 * 1024 * 1024
+SEALED = 4 / 3
+"""Bytes on the wire for each byte of a package: a Fernet token is base64."""
+SLOW = 8_000_000
+"""A second: LARGE takes seven."""
+ONE_METHOD = {"clusterd": {"caps": {"lz4": False}}}
+"""Stock and clusterd workers get the same packages."""
+MIXED_UP = ("3025", "ecrypt", "hecksums aren't equal", "bad-seal")
+"""What is in a log when bytes of one transfer got into another."""
 
 
-def noise(size: int) -> bytes:
-    """Bytes that do not shrink, the same on each call."""
-    return Random(5).randbytes(size)
+def put_noise(rig: Rig, size: int, seed: int = 5) -> None:
+    """A file of the master that does not shrink, there at once and whole."""
+    beside = rig.directory / "noise"
+    beside.write_bytes(Random(seed).randbytes(size))
+    beside.replace(rig.master.root / "etc/lists/noise")
 
 
-def synced(node: Node) -> bool:
-    return "[Integrity sync] Finished" in (node.root / "logs/cluster.log").read_text()
+def log(node: Node) -> str:
+    return (node.root / "logs/cluster.log").read_text()
 
 
-def spool(node: Node) -> Path:
-    return node.root / "queue/cluster/.clusterd/spool"
+def spooled(node: Node, kind: str) -> dict[str, int]:
+    """Name to size of the files of one kind that are in a node's spool."""
+    sizes = {}
+    for path in (node.root / "queue/cluster/.clusterd/spool").glob(f"*-{kind}"):
+        try:
+            sizes[path.name] = path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return sizes
+
+
+def arriving(worker: Node) -> int:
+    """How many bytes of a package have come."""
+    return max(spooled(worker, "package").values(), default=0)
+
+
+def tell(node: Node, command: LinkCommand, bytes_per_s: int | None = None) -> int:
+    assert node.link_control is not None
+    return tell_link(node.link_control, command, bytes_per_s)
+
+
+def kill(rig: Rig, node: Node, process: str) -> None:
+    pid = rig.processes(node.name)[process]
+    assert pid is not None
+    signal_process(pid, signal.SIGKILL)
+    wait_until(lambda: rig.processes(node.name).get(process) not in (None, pid), 30, f"{process} is replaced")
+
+
+def assert_quiet(rig: Rig, *nodes: Node) -> None:
+    """All slabs come back, and no log says that anything was mixed up."""
+
+    def in_use() -> dict[str, Any]:
+        return {
+            f"{name} {process}": slabs
+            for name, status in rig.status(*(node.name for node in nodes)).items()
+            for process, slabs in status["slabs"].items()
+            if slabs["free"] != slabs["total"]
+        }
+
+    wait_until(lambda: not in_use(), 30, "all slabs are free")
+    for node in nodes:
+        assert not [line for line in log(node).splitlines() if any(word in line for word in MIXED_UP)]
+
+
+class NotedStockWorker(StockWorker):
+    """Keeps its connections: what a stock node would have logged about each."""
+
+    connections: list[Peer]
+
+    def connect(self) -> Peer:
+        self.__dict__.setdefault("connections", []).append(super().connect())
+        return self.connections[-1]
+
+    def assert_nothing_mixed_up(self) -> None:
+        said = [note for one in self.connections for note in (*one.notes, one.link.failure or "")]
+        assert not [note for note in said if any(word in note for word in (*MIXED_UP, "BadPackage", "zlib"))]
+
+
+@contextmanager
+def stock_worker(rig: Rig, node: Node) -> Iterator[NotedStockWorker]:
+    with NotedStockWorker((HOST, node.port), KEY, node.name, node.root, cluster="rig") as worker:
+        yield worker
+
+
+def paths_sent(worker: StockWorker) -> set[bytes]:
+    return {seen.payload for seen in worker.record if seen.command == "new_file" and not seen.sent}
+
+
+# ---- one packing -------------------------------------------------------------------------------------------------------
 
 
 def test_stock_and_clusterd_workers_together_become_equal(make_rig: MakeRig) -> None:
-    rig = make_rig(3, files=300)
-    (rig.master.root / "etc/lists/noise").write_bytes(noise(12_000_000))  # several chunks
+    rig = make_rig(3, files=300, overrides=ONE_METHOD)
+    put_noise(rig, 12_000_000)  # several chunks
     rig.start("master")
-    address = (HOST, rig.master.port)
-    with StockWorker(address, KEY, "rig_manager_4", rig.workers[2].root, cluster="rig") as stock:
+    *_, node = rig.workers
+    with stock_worker(rig, node) as stock:
         stock.join()
         rig.start("rig_manager_2", "rig_manager_3")
         stock.sync(60)
         rig.wait_equal(60)
         assert not stock.notes
-    assert not list((rig.workers[2].root / "queue/cluster").glob("clusterd-*"))
+        assert paths_sent(stock) == {b"/queue/cluster/clusterd-1.zip"}
+    assert not list((node.root / "queue/cluster").glob("clusterd-*"))
+    assert_quiet(rig, *rig.nodes[:3])
+
+
+def test_workers_that_come_at_once_and_one_that_comes_later_cost_one_packing(make_rig: MakeRig) -> None:
+    rig = make_rig(4, files=300, links=True)
+    put_noise(rig, LARGE)
+    for worker in rig.workers:
+        tell(worker, "cut")
+    *at_once, late = rig.workers
+    rig.start()
+    parts: dict[str, int] = {}
+    tails: dict[str, int] = {}
+
+    def all_equal(*workers: Node) -> bool:
+        for kind, found in (("part", parts), ("metadata", tails)):
+            for name, size in spooled(rig.master, kind).items():
+                found[name] = max(size, found.get(name, 0))
+        return all("[Integrity sync] Finished" in log(worker) for worker in workers)
+
+    for worker in at_once:
+        tell(worker, "mend")
+    wait_until(lambda: all_equal(*at_once), 90, "three are equal")
+    assert LARGE <= sum(parts.values()) < 1.2 * LARGE
+    assert len(tails) == 1
+    names = parts.keys() | tails.keys()
+    tell(late, "mend")
+    wait_until(lambda: all_equal(late), 60, "the fourth is equal")
+    rig.wait_equal(30)
+    assert parts.keys() | tails.keys() == names
+    assert_quiet(rig, *rig.nodes)
+
+
+# ---- deaths ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", ["link", "master-net", "master-sync", "worker-net", "pool"])
 def test_large_package_survives_a_death_in_its_middle(make_rig: MakeRig, cut: str) -> None:
     rig = make_rig(1, links=True)
-    (rig.master.root / "etc/lists/noise").write_bytes(noise(LARGE))
+    (worker,) = rig.workers
+    put_noise(rig, LARGE)
+    tell(worker, "slow", SLOW)
     rig.start()
-    worker = rig.workers[0]
-
-    def arriving() -> int:
-        return max((path.stat().st_size for path in spool(worker).glob("*-package") if path.exists()), default=0)
-
-    wait_until(lambda: arriving() > LARGE // 4, 60, "a quarter has come")
-    if cut == "link":
-        assert worker.link_control is not None
-        tell_link(worker.link_control, "cut")
-        tell_link(worker.link_control, "mend")
-    else:
+    wait_until(lambda: arriving(worker) > LARGE // 4, 60, "a quarter has come")
+    tell(worker, "cut" if cut == "link" else "silence")
+    assert arriving(worker) < LARGE
+    if cut != "link":
         node, process = {
             "master-net": (rig.master, "net"),
             "master-sync": (rig.master, "sync"),
             "worker-net": (worker, "net"),
             "pool": (rig.master, "pool-1"),
         }[cut]
-        pid = rig.processes(node.name)[process]
-        assert pid is not None
-        signal_process(pid, signal.SIGKILL)
+        kill(rig, node, process)
+    tell(worker, "mend")
     rig.wait_equal(120)
-    wait_until(lambda: synced(worker), 30, "the sync is finished")
+    wait_until(lambda: "[Integrity sync] Finished" in log(worker), 30, "the sync is finished")
+    assert_quiet(rig, *rig.nodes)
+
+
+def test_deaths_on_a_master_that_sends_the_same_body_to_several_links_mix_nothing_up(make_rig: MakeRig) -> None:
+    rig = make_rig(3, files=300, links=True, overrides=ONE_METHOD)
+    *_, node = rig.workers
+    put_noise(rig, LARGE)
+    for worker in rig.workers:
+        tell(worker, "slow", SLOW)
+    rig.start(*(one.name for one in rig.nodes[:3]))
+    with stock_worker(rig, node) as stock:
+        stock.run(0.5, retry_s=0.5)
+        for seed, process in enumerate(("net", "sync", "pool-1")):
+            sending = stop_in_the_middle(rig)
+            assert any(one == other for one, other in combinations(sending.values(), 2)), sending
+            kill(rig, rig.master, process)
+            for worker in rig.workers:
+                tell(worker, "mend")
+            rig.wait_equal(90)
+            assert_quiet(rig, *rig.nodes[:3])
+            for worker in rig.workers:
+                tell(worker, "slow", SLOW)
+            put_noise(rig, LARGE, seed)
+        for worker in rig.workers:
+            tell(worker, "mend")
+        rig.wait_equal(90)
+        stock.assert_nothing_mixed_up()
+        assert b"/queue/cluster/clusterd-" in b" ".join(paths_sent(stock))
+
+
+def stop_in_the_middle(rig: Rig) -> dict[str, int]:
+    """Silence each link when it has carried two chunks of its package, so that none gets ahead of the others. Returns where
+    each of them was when the last one had come so far: the next chunk behind that is under way."""
+    reader = StatusReader(str(rig.master.root))
+    links = {worker.name: worker for worker in rig.workers}
+    done: dict[str, int] = {}
+
+    def look() -> bool:
+        done.clear()
+        for sync in reader.read_sync()["syncs"]:
+            if sync["step"] != "sending" or sync["total_bytes"] < LARGE:
+                continue
+            done[sync["peer"]] = sync["done_bytes"]
+            if sync["done_bytes"] >= 2 * CHUNK and sync["peer"] in links:
+                tell(links.pop(sync["peer"]), "silence")
+        return not links
+
+    wait_until(look, 60, "all are in the middle")
+    look()
+    assert len(done) == len(rig.workers)
+    assert max(done.values()) < LARGE
+    return done
+
+
+# ---- going on where it stopped -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_only_the_rest_is_sent_again_when_the_link_was_cut(make_rig: MakeRig, *, resumes: bool) -> None:
+    rig = make_rig(1, links=True, overrides={"clusterd": {"caps": {"resume": resumes}}})
+    (worker,) = rig.workers
+    put_noise(rig, LARGE)
+    tell(worker, "slow", SLOW)
+    rig.start()
+    wait_until(lambda: arriving(worker) > LARGE // 2, 60, "half of it has come")
+    held = arriving(worker)
+    tell(worker, "cut")
+    before = tell(worker, "carried")
+    tell(worker, "mend")
+    rig.wait_equal(60)
+    carried = tell(worker, "carried") - before
+    if resumes:
+        # What had not come when the link was still whole (a chunk may have come since), and some requests.
+        rest = (LARGE - held) * SEALED
+        assert rest - CHUNK * SEALED < carried < rest + CHUNK / 5
+    else:
+        assert carried > LARGE * SEALED

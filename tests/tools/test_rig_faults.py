@@ -1,6 +1,7 @@
 """A link forwards like a cable, and like a cable it can be cut, go silent and be mended."""
 
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,9 +62,25 @@ def test_silent_link_keeps_connections_and_loses_nothing(linked: tuple[StockMast
     assert worker.keepalive() == b"keepalive"
 
 
+def test_slow_link_takes_its_time_until_it_is_mended(linked: tuple[StockMaster, StockWorker, Path]) -> None:
+    _, worker, control = linked
+    tell_link(control, "slow", 2_000_000)
+    before, began = tell_link(control, "carried"), time.monotonic()
+    assert worker.ask("echo", b"x" * 1_500_000).payload == b"x" * 1_500_000
+    slow_s = time.monotonic() - began
+    assert slow_s > 1.0  # twice 2 MB sealed, one way behind the other
+    assert 2_000_000 <= tell_link(control, "carried") - before < 2_100_000
+    tell_link(control, "mend")
+    began = time.monotonic()
+    worker.ask("echo", b"x" * 1_500_000)
+    assert time.monotonic() - began < slow_s
+
+
 def test_unknown_word_is_refused(linked: tuple[StockMaster, StockWorker, Path]) -> None:
     with pytest.raises(OSError, match="unknown command"):
         tell_link(linked[2], "explode")  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="unknown command"):
+        tell_link(linked[2], "slow")
 
 
 def test_free_port_is_free() -> None:

@@ -2,7 +2,8 @@
 
 A link is a small process of the rig that a worker dials instead of its master and that forwards bytes both ways. Cutting it
 is what a cable does: `cut` resets the connections there are and refuses new ones, `silence` keeps them open and lets no
-byte through (the case that only keepalives and timeouts find), `mend` forwards again. Nodes know nothing of it.
+byte through (the case that only keepalives and timeouts find), `slow` lets so many bytes a second through each way, `mend`
+forwards again, as fast as it can. `count` and `carried` (bytes to the worker so far) only ask. Nodes know nothing of it.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-LinkCommand = Literal["cut", "silence", "mend", "count"]
+LinkCommand = Literal["cut", "silence", "slow", "mend", "count", "carried"]
 CONTROL_TIMEOUT_S = 5.0
 
 
@@ -23,12 +24,14 @@ def signal_process(pid: int, how: signal.Signals) -> None:
     os.kill(pid, how)
 
 
-def tell_link(control: Path, command: LinkCommand) -> int:
-    """Tell a link what to do; returns how many connections it carries afterwards. Raises OSError when no link is there."""
+def tell_link(control: Path, command: LinkCommand, bytes_per_s: int | None = None) -> int:
+    """Tell a link what to do (`slow`: to how many `bytes_per_s`); returns how many connections it carries afterwards, or for
+    `carried` the bytes. Raises OSError when no link is there."""
+    line = command if bytes_per_s is None else f"{command} {bytes_per_s}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(CONTROL_TIMEOUT_S)
         sock.connect(str(control))
-        sock.sendall(f"{command}\n".encode())
+        sock.sendall(f"{line}\n".encode())
         answer = sock.makefile("rb").readline()
     if not answer.strip().isdigit():
         raise OSError(f"the link at {control} refused {command!r}: {answer.decode(errors='replace').strip()}")
@@ -45,6 +48,8 @@ class LinkProcess:
         self._open = asyncio.Event()
         self._open.set()
         self._refusing = False
+        self._bytes_per_s = 0
+        self._carried = 0
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def run(self, control: Path) -> None:
@@ -54,7 +59,7 @@ class LinkProcess:
             await asyncio.gather(data.serve_forever(), commands.serve_forever())
 
     async def _command(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        command = (await reader.readline()).decode(errors="replace").strip()
+        command, _, rate = (await reader.readline()).decode(errors="replace").strip().partition(" ")
         if command == "cut":
             self._refusing = True
             self._open.set()
@@ -62,10 +67,17 @@ class LinkProcess:
                 one.transport.abort()
         elif command == "silence":
             self._open.clear()
+        elif command == "slow" and rate.isdecimal():
+            self._bytes_per_s = int(rate)
         elif command == "mend":
             self._refusing = False
+            self._bytes_per_s = 0
             self._open.set()
-        answer = str(len(self._writers) // 2) if command in ("cut", "silence", "mend", "count") else "unknown command"
+        elif command not in ("count", "carried"):
+            command = ""
+        answer = (
+            str(self._carried if command == "carried" else len(self._writers) // 2) if command else "unknown command"
+        )
         writer.write(f"{answer}\n".encode())
         with contextlib.suppress(ConnectionError):
             await writer.drain()
@@ -82,17 +94,24 @@ class LinkProcess:
             return
         self._writers |= {writer, onward}
         try:
-            await asyncio.gather(self._pump(reader, onward), self._pump(onward_reader, writer))
+            await asyncio.gather(self._pump(reader, onward), self._pump(onward_reader, writer, down=True))
         finally:
             self._writers -= {writer, onward}
             writer.transport.abort()
             onward.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, down: bool = False) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(262144):
                 await self._open.wait()
+                if self._bytes_per_s:
+                    await asyncio.sleep(len(data) / self._bytes_per_s)
+                    await self._open.wait()
+                if writer.is_closing():  # cut meanwhile
+                    break
                 writer.write(data)
+                if down:
+                    self._carried += len(data)
                 await writer.drain()
             writer.write_eof()
 
