@@ -77,8 +77,12 @@ class DigestMaster:
         now = self._context.clock.wall()
         record = self._integrity.record(peer.name)
         record.digest = digest
+        journal = self._context.journal(f"Worker {peer.name}", CHECK)
+        journal.debug(
+            f"The worker has files of content digest {digest}; those of this node have {scan.content_digest}."
+        )
         if digest == scan.content_digest:
-            self._context.journal(f"Worker {peer.name}", CHECK).info("Starting.")
+            journal.info("Starting.")
             self._integrity.checked(peer, scan, Compared(scan.files, 0, 0, 0, []), 0.0, now)
         elif record.behind_since is None:
             record.is_behind(now)

@@ -51,13 +51,14 @@ class IntegrityMaster:
             await self.scan_once()
             await asyncio.sleep(self._context.settings.master.recalculate_integrity_s)
 
-    async def scan_once(self) -> Scan | None:
-        """One local scan with its log lines; None if it failed."""
+    async def scan_once(self, *, everything: bool = False) -> Scan | None:
+        """One local scan with its log lines; None if it failed. `everything`: walk, do not rely on file events."""
         journal = self._context.journal("Master", "Local integrity")
         journal.info("Starting.")
         started = time.monotonic()
         try:
-            scan = await self._context.manifests.scan()
+            manifests = self._context.manifests
+            scan = await (manifests.walk() if everything else manifests.scan())
         except ScanFailed as failure:
             journal.error(f"Error calculating local file integrity: {failure}")
             return None
@@ -170,7 +171,9 @@ class IntegrityMaster:
         return count
 
     async def sync(self, peer: Peer, compared: Compared, difference: str, manifest: str) -> None:
-        """Send the worker what differs from `manifest` (its root digest). Raises JobError, OSError; a package that could not be sent is in log and record."""
+        """Send the worker what differs from `manifest` (its root digest).
+
+        Raises JobError, OSError; a package that could not be sent is in log and record."""
         context, record = self._context, self.record(peer.name)
         journal = context.journal(f"Worker {peer.name}", SYNC)
         started = time.monotonic()

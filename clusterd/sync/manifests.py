@@ -122,6 +122,11 @@ class ManifestKeeper:
     def watching(self) -> bool:
         return self._watcher.is_watching
 
+    async def walk(self) -> Scan:
+        """Like `scan`, but look at every file (known digests are kept), whatever events have said. Raises ScanFailed."""
+        self._must_walk = True
+        return await self.scan()
+
     async def scan(self, *, fresh: bool = False) -> Scan:
         """The manifest as it is now, published as `current`. Raises ScanFailed; `current` is then as before.
 

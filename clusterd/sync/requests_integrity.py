@@ -72,7 +72,7 @@ class MasterIntegrityRequests:
         _may(client, "use sync")
         if _argument(payload).allow_delete:
             await self._allow_delete()
-        if await self._integrity.scan_once() is None:
+        if await self._integrity.scan_once(everything=True) is None:
             raise ClusterError(1000, f"the scan failed: {self._context.manifests.failure}")
         scan = self._context.manifests.current
         assert scan is not None
@@ -133,6 +133,10 @@ class WorkerIntegrityRequests:
         if _argument(payload).allow_delete:
             raise ClusterError(1000, "deletions wait on the master only: run `clusterd sync --allow-delete` there")
         self._connected()
+        try:
+            await self._context.manifests.walk()
+        except ScanFailed as failure:
+            raise ClusterError(1000, f"the scan failed: {failure}") from failure
         self._rounds.check_now()
         return dump_json({"at": self._context.clock.wall()})
 

@@ -47,6 +47,9 @@ class Manifests:
         self.changed: list[Callable[[Scan], None]] = []
         self.scans = 0
 
+    async def walk(self) -> Scan:
+        return await self.scan()
+
     async def scan(self) -> Scan:
         self.scans += 1
         await asyncio.sleep(0)

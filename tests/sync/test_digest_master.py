@@ -146,6 +146,7 @@ def test_equal_worker_is_told_so_and_remembered() -> None:
     record = bench.record
     assert (record.digest, record.equal_at, record.behind_since, record.result) == (A, 100.0, None, "equal")
     assert [text for _, text in bench.lines] == [
+        f"The worker has files of content digest {A}; those of this node have {A}.",
         "Starting.",
         "Finished in 0.000s. Received metadata of 3 files. Sync not required.",
     ]

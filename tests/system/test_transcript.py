@@ -47,6 +47,8 @@ AUDIT_KEYS = b"audit-wazuh-w:write\naudit-wazuh-r:read\n"
 UUID4 = re.compile(rb"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 STRING_ID = re.compile(rb"^[0-9]+$")
 PACKAGE = re.compile(rb"-[0-9]+\.[0-9]+-[0-9a-f]{32}\.zip")
+SHARED = re.compile(rb"queue/cluster/clusterd-[0-7]\.zip")
+"""Our packages have one path for all workers (wire.md 13.1.6)."""
 SPENT = re.compile(rb'"time_spent": [0-9.e-]+')
 
 
@@ -79,14 +81,19 @@ def without_times(value: Any) -> Any:
     return value
 
 
+def unnamed(payload: bytes) -> bytes:
+    """Without the names of packages, which differ each time."""
+    return PACKAGE.sub(b"", SHARED.sub(b"queue/cluster/rig_manager_2/rig_manager_2", payload))
+
+
 def meaning(command: str, payload: bytes) -> Any:
     """What a message says, without what differs each time."""
     if command == "file_upd":
         path, _, package = payload.partition(b" ")
-        return PACKAGE.sub(b"", path), entries_of(package)
+        return unnamed(path), entries_of(package)
     if command == "file_end":
-        return PACKAGE.sub(b"", payload.partition(b" ")[0]), len(payload.partition(b" ")[2])
-    return SPENT.sub(b"", PACKAGE.sub(b"", payload))
+        return unnamed(payload.partition(b" ")[0]), len(payload.partition(b" ")[2])
+    return SPENT.sub(b"", unnamed(payload))
 
 
 def content_of(recorded: Line) -> dict[str, bytes]:
