@@ -249,15 +249,16 @@ class IntegrityWorker:
             )
             journal.debug("Worker does not meet integrity checks. Actions required.")
             journal.debug("Updating local files: Start.")
-            unpacked = await all_of(
-                context.jobs.run(UnpackRange(package, root, plan, index, *bounds), RangeUnpacked)
-                for index in range(opened.ranges)
-            )
-            progress.step = "applying"
-            paths = [path for part in unpacked for path in part.paths]
-            delete = self._may_delete(opened)
-            applied = await context.jobs.run(ApplyPlan(root, plan, paths, delete), Applied)
-            context.manifests.touch([*paths, *applied.removed])
+            async with context.manifests.aside(opened.missing + opened.shared + opened.extra):
+                unpacked = await all_of(
+                    context.jobs.run(UnpackRange(package, root, plan, index, *bounds), RangeUnpacked)
+                    for index in range(opened.ranges)
+                )
+                progress.step = "applying"
+                paths = [path for part in unpacked for path in part.paths]
+                delete = self._may_delete(opened)
+                applied = await context.jobs.run(ApplyPlan(root, plan, paths, delete), Applied)
+                context.manifests.touch([*paths, *applied.removed])
         finally:
             context.spool.remove(plan)
         notes = [*opened.refused, *(note for part in unpacked for note in part.notes), *applied.notes]

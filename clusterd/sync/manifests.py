@@ -6,7 +6,8 @@ it needs events that can be relied on (watcher.py). The first scan is a walk, an
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
@@ -115,6 +116,8 @@ class ManifestKeeper:
         self._present_before = 0
         self._present_at_first = 0
         self._lock = asyncio.Lock()
+        self._aside = 0
+        self._blind = 0
 
     # ---- asking --------------------------------------------------------------------------------------------------------
 
@@ -149,6 +152,26 @@ class ManifestKeeper:
         self._must_walk = self._must_walk or "" in self._pending
         self._wake.set()
 
+    @contextlib.asynccontextmanager
+    async def aside(self, files: int) -> AsyncIterator[None]:
+        """While this node itself changes so many of its files: what events say waits until it has done so. With very many files
+        nothing is watched meanwhile, since a walk comes afterwards anyway, and it would be several."""
+        is_much = files > MOST_PENDING
+        self._aside += 1
+        self._blind += is_much
+        try:
+            if is_much:
+                async with self._lock:
+                    await self._watcher.stop()
+            yield
+        finally:
+            self._aside -= 1
+            self._blind -= is_much
+            if is_much:
+                self._must_walk = True  # the watch begins before it
+                self._pending.clear()
+            self._wake.set()
+
     def adopt(self, settings: Clusterd, rules: Rules, *, is_master: bool) -> None:
         """The settings of a reload."""
         self.full_walk_s = settings.full_walk_s
@@ -164,7 +187,7 @@ class ManifestKeeper:
         """Publish soon after something has changed, for ever. Spawned once, on either role."""
         while True:
             await self._wait_for_work()
-            if self.current is not None:  # else the first scan finds it
+            if self.current is not None and not self._aside:  # else a scan finds it
                 try:
                     await self._guarded(self._follow)
                 except ScanFailed:
@@ -427,7 +450,7 @@ class ManifestKeeper:
             return
         if self.watching and self._watcher.rules == self._rules and not self._watcher.is_stale():
             return
-        if not self.watching and self._clock.monotonic() < self._watch_again_at:
+        if self._blind or (not self.watching and self._clock.monotonic() < self._watch_again_at):
             return
         self._must_walk = True
         try:
