@@ -330,6 +330,29 @@ def test_very_many_changes_are_walked(tmp_path: Path) -> None:
     play(node, story, follow=False)
 
 
+@pytest.mark.parametrize(("files", "is_watched"), [(20, True), (5000, False)])
+def test_what_a_node_changes_itself_is_followed_when_it_has_ended(tmp_path: Path, files: int, is_watched: bool) -> None:
+    node = Node(tmp_path)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        published, jobs = len(node.published), len(node.pool.done)
+        async with node.keeper.aside(files):
+            assert node.keeper.watching is is_watched
+            node.fill(20)
+            node.keeper.touch(f"etc/rules/{number}.xml" for number in range(20))
+            for _ in range(50):
+                await asyncio.sleep(0.01)  # as long as events take to come, and more
+            assert (len(node.published), len(node.pool.done)) == (published, jobs)
+        await until_equal(node)
+        assert node.keeper.watching
+        assert (ScanShard in node.kinds()[jobs:]) is not is_watched
+        node.write("etc/rules/later.xml")
+        await until_equal(node)
+
+    play(node, story)
+
+
 def test_every_file_is_read_when_a_full_walk_is_due(tmp_path: Path) -> None:
     clock = FakeClock()
     node = Node(tmp_path, clock=clock, full_walk_s=60.0)
