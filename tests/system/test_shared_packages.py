@@ -183,6 +183,7 @@ def test_large_package_survives_a_death_in_its_middle(make_rig: MakeRig, cut: st
     assert_quiet(rig, *rig.nodes)
 
 
+@pytest.mark.stress
 def test_deaths_on_a_master_that_sends_the_same_body_to_several_links_mix_nothing_up(make_rig: MakeRig) -> None:
     rig = make_rig(3, files=300, links=True, overrides=ONE_METHOD)
     *_, node = rig.workers
