@@ -146,7 +146,7 @@ class Sender:
         Logs the lines of 9.3/9.4. On failure tells the peer with `{command}_r` and raises ClusterError."""
         journal.debug("Sending zip file.")
         progress.step = "sending"
-        progress.total_bytes = package.size
+        progress.done_bytes, progress.total_bytes = 0, package.size
         task_id: str | None = None
         transfer_started: float | None = None
         try:
