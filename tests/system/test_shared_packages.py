@@ -187,26 +187,21 @@ def test_large_package_survives_a_death_in_its_middle(make_rig: MakeRig, cut: st
 def test_deaths_on_a_master_that_sends_the_same_body_to_several_links_mix_nothing_up(make_rig: MakeRig) -> None:
     rig = make_rig(3, files=300, links=True, overrides=ONE_METHOD)
     *_, node = rig.workers
-    put_noise(rig, LARGE)
-    for worker in rig.workers:
-        tell(worker, "slow", SLOW)
     rig.start(*(one.name for one in rig.nodes[:3]))
     with stock_worker(rig, node) as stock:
         stock.run(0.5, retry_s=0.5)
+        rig.wait_equal(60)
         for seed, process in enumerate(("net", "sync", "pool-1")):
+            for worker in rig.workers:
+                tell(worker, "slow", SLOW)
+            put_noise(rig, LARGE, seed)
             sending = stop_in_the_middle(rig)
             assert any(one == other for one, other in combinations(sending.values(), 2)), sending
             kill(rig, rig.master, process)
             for worker in rig.workers:
                 tell(worker, "mend")
             rig.wait_equal(90)
-            assert_quiet(rig, *rig.nodes[:3])
-            for worker in rig.workers:
-                tell(worker, "slow", SLOW)
-            put_noise(rig, LARGE, seed)
-        for worker in rig.workers:
-            tell(worker, "mend")
-        rig.wait_equal(90)
+        assert_quiet(rig, *rig.nodes[:3])
         stock.assert_nothing_mixed_up()
         assert b"/queue/cluster/clusterd-" in b" ".join(paths_sent(stock))
 

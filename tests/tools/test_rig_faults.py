@@ -1,6 +1,8 @@
 """A link forwards like a cable, and like a cable it can be cut, go silent and be mended."""
 
+import contextlib
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +76,22 @@ def test_slow_link_takes_its_time_until_it_is_mended(linked: tuple[StockMaster, 
     began = time.monotonic()
     worker.ask("echo", b"x" * 1_500_000)
     assert time.monotonic() - began < slow_s
+
+
+def test_reset_ends_the_other_end_too(tmp_path: Path) -> None:
+    (tmp_path / "rig").mkdir()
+    rig = Rig(tmp_path / "rig")
+    try:
+        with socket.create_server((HOST, 0)) as master:
+            node = rig._link("w1", tmp_path / "w", master.getsockname()[1])
+            with socket.create_connection((HOST, node.port), timeout=5) as worker:
+                accepted, _ = master.accept()
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                accepted.close()  # as a killed process's socket with unread bytes
+                with contextlib.suppress(ConnectionResetError):
+                    assert not worker.recv(1)
+    finally:
+        rig.down()
 
 
 def test_unknown_word_is_refused(linked: tuple[StockMaster, StockWorker, Path]) -> None:

@@ -101,7 +101,7 @@ class LinkProcess:
             onward.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, down: bool = False) -> None:
-        with contextlib.suppress(ConnectionError):
+        try:
             while data := await reader.read(262144):
                 await self._open.wait()
                 if self._bytes_per_s:
@@ -114,6 +114,8 @@ class LinkProcess:
                     self._carried += len(data)
                 await writer.drain()
             writer.write_eof()
+        except ConnectionError:  # a reset ends the other end, too
+            writer.transport.abort()
 
 
 def main(argv: list[str]) -> int:

@@ -226,6 +226,8 @@ class Peer:
         name = payload.decode()
         if ".." in name.split("/"):
             raise ValueError("the rig writes below its own directory only")
+        if name in self._files:  # the sender began anew, on the same connection
+            self._files.pop(name)[0].close()
         file = open(f"{self.root}{name}", "wb")  # noqa: SIM115 - closed by file_end or close
         self._files[name] = (file, hashlib.sha256())
         return b"ok ", b"Ready to receive new file"

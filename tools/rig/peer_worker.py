@@ -269,6 +269,8 @@ class StockWorker:
                 self.join()
                 alive_at = time.monotonic() + keep_alive_s
                 while not self._stopping.wait(interval_s):
+                    if self._live().link.closed.is_set():  # `check` says no more than "refused" in the middle of a sync
+                        raise PeerError("the connection was lost")
                     self.check()
                     if time.monotonic() >= alive_at:
                         self.keepalive()
