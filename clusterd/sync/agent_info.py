@@ -7,9 +7,10 @@ import traceback
 import msgspec
 
 from clusterd.errors import ClusterError
-from clusterd.sync.caps import AGENTS, clock_offset_us
+from clusterd.sync.caps import AGENTS
 from clusterd.sync.context import Context
 from clusterd.sync.journal import Journal, Outage
+from clusterd.sync.master_clock import MasterClock
 from clusterd.sync.peer import Peer
 from clusterd.sync.records import WorkerRecord
 from clusterd.sync.rows import Unusable, open_rows
@@ -68,10 +69,11 @@ class AgentInfoWorker:
 
     async def run(self, peer: Peer) -> None:
         """Rounds for ever, `sync_agent_info` apart, counted from the end of the one before."""
+        master_clock = MasterClock()
         while True:
             await asyncio.sleep(self._context.settings.worker.sync_agent_info_s)
             try:
-                while await self._round(peer):
+                while await self._round(peer, master_clock):
                     pass
             except Exception:
                 # The next round may well succeed; without one nothing would be reported any more.
@@ -82,7 +84,7 @@ class AgentInfoWorker:
     def _journal(self) -> Journal:
         return self._context.journal(f"Worker {self._context.node_name}", SUBTAG)
 
-    async def _round(self, peer: Peer) -> bool:
+    async def _round(self, peer: Peer, master_clock: MasterClock) -> bool:
         """One batch. Returns whether more agents wait and it is worth going on at once."""
         context, journal = self._context, self._journal
         if not context.database.is_there():
@@ -104,7 +106,7 @@ class AgentInfoWorker:
         self._started = time.monotonic()
         rows = context.spool.new_path("report")
         try:
-            return await self._report(peer, rows)
+            return await self._report(peer, rows, master_clock)
         except DatabaseError as failure:
             self._away(failure)
         except (ClusterError, OSError) as failure:
@@ -114,7 +116,7 @@ class AgentInfoWorker:
             context.spool.remove(rows)
         return False
 
-    async def _report(self, peer: Peer, rows: str) -> bool:
+    async def _report(self, peer: Peer, rows: str, master_clock: MasterClock) -> bool:
         journal, database = self._journal, self._context.database
         began = time.monotonic()
         moments = AGENTS in peer.capabilities
@@ -126,7 +128,7 @@ class AgentInfoWorker:
             journal.info("No synchronization required, skipping.")
             self._note("equal")
             return False
-        payload = dump_json({OFFSET: await clock_offset_us(peer)}) if moments else b"{}"
+        payload = dump_json({OFFSET: await master_clock.offset_us(peer)}) if moments else b"{}"
         result = await self._send(peer, rows, taken, payload)
         if result is None or not result.updated_chunks:
             self._note("failed", "; ".join(result.error_messages)[:QUOTED] if result else "the master did not answer")

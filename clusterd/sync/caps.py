@@ -8,13 +8,12 @@ resume   a package that was cut off goes on where it stopped
 answer   a small answer of the API is the response to the request itself
 """
 
-from clusterd.clock import boot_us
 from clusterd.errors import ClusterError
 from clusterd.settings import Settings
 from clusterd.sync.net_port import NetPort
 from clusterd.sync.peer import Peer
 from clusterd.wire import commands
-from clusterd.wire.payloads import parse_caps, parse_clock
+from clusterd.wire.payloads import parse_caps
 from clusterd.wire.results import dump_json
 
 AGENTS = "agents"
@@ -23,9 +22,6 @@ PUSH = "push"
 LZ4 = "lz4"
 RESUME = "resume"
 ANSWER = "answer"
-CLOCK_ATTEMPTS = 5
-CLOSE_US = 20_000
-"""A measurement that took no longer is good enough: an agent needs more time to move from one worker to another."""
 _WORDS = ","
 UNKNOWN_COMMAND = 3000
 """What the plain text `unknown command ...` is read as (wire.md 3.4)."""
@@ -72,20 +68,3 @@ async def offer_caps(peer: Peer, settings: Settings) -> None:
 def method_for(peer: Peer) -> str:
     """How entries of packages to this peer are compressed: a word of PackPart."""
     return LZ4 if LZ4 in peer.capabilities else "zlib"
-
-
-async def clock_offset_us(peer: Peer) -> int:
-    """The master's boot clock less ours, right to half of the time its answer takes; asked again while that is long.
-
-    Raises ClusterError."""
-    best: tuple[int, int] | None = None
-    for _ in range(CLOCK_ATTEMPTS):
-        asked = boot_us()
-        theirs = parse_clock(await peer.request(commands.CLOCK))
-        answered = boot_us()
-        measured = answered - asked, theirs - (asked + answered) // 2
-        best = measured if best is None else min(best, measured)
-        if best[0] <= CLOSE_US:
-            break
-    assert best is not None
-    return best[1]

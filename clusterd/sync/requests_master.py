@@ -1,6 +1,6 @@
 """What a master answers its workers (wire.md 4.1, W>M)."""
 
-from clusterd.clock import boot_us
+from clusterd.clock import boot_us, clock_name
 from clusterd.sync.agent_groups_master import SEND_ALL, AgentGroupsMaster
 from clusterd.sync.agent_info import AgentInfoMaster
 from clusterd.sync.caps import answer_caps
@@ -59,7 +59,7 @@ class MasterRequests:
         return await answer_caps(peer, payload, self._context.settings, self._context.net)
 
     async def clock(self, peer: Peer, payload: bytes) -> bytes:
-        return str(boot_us()).encode()
+        return commands.SAME_CLOCK if payload == clock_name().encode() else str(boot_us()).encode()
 
     async def check_digest(self, peer: Peer, payload: bytes) -> bytes:
         return self._digest.check(peer, payload)

@@ -60,7 +60,9 @@ CAPS = "caps"
 """Ours, worker to master after hello: a JSON list of capabilities (design.md 6). Unknown to the original."""
 
 CLOCK = "clock"
-"""Ours, to a master that listed capability `agents`: its boot clock in microseconds, as decimal digits."""
+"""Ours, to a master that listed capability `agents`: its boot clock in microseconds, as decimal digits. The payload names the
+worker's clock (clusterd/clock.py); a master that reads the same one answers SAME_CLOCK."""
+SAME_CLOCK = b"same"
 
 # Ours, worker to master, capability `digest` (docs/architecture.md, "What only two clusterd nodes do").
 SYN_DIGEST = "syn_digest"

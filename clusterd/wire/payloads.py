@@ -10,6 +10,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from clusterd.errors import ClusterError
+from clusterd.wire.commands import SAME_CLOCK
 from clusterd.wire.results import ARGUMENT_BYTES, WireException, decode_exception, dump_json, encode_failure, load_json
 
 MAX_LENGTH_DIGITS = 20
@@ -217,8 +218,10 @@ def parse_sendsync(content: bytes) -> SendSync:
         raise ClusterError(1000, f"the request is not JSON: {_SENDSYNC_FORM}") from None
 
 
-def parse_clock(payload: bytes) -> int:
-    """The answer to `clock`: microseconds."""
+def parse_clock(payload: bytes) -> int | None:
+    """The answer to `clock`: microseconds; None: its clock is ours."""
+    if payload == SAME_CLOCK:
+        return None
     if not payload.isdigit() or len(payload) > MAX_LENGTH_DIGITS:
         raise ClusterError(1000, f"the master's clock is no number: {payload[:_QUOTED]!r}")
     return int(payload)
