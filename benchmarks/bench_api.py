@@ -1,7 +1,8 @@
 """The local socket and the distributed API: nodes and health of a master with 50 workers, requests through a worker and the
 master, pages of 100,000 agents.
 
-The client is a Python program on the same cores; its own time is in every figure.
+The client is a Python program on the same cores; its own time is in every figure but the echoes': those are asked by a process of
+their own (suite/echo_probe.py).
 """
 
 import json
@@ -18,6 +19,7 @@ import psutil
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks.suite.echo_probe import echoes
 from tools.rig import workload
 from tools.rig.nodes import HOST, Node, Rig
 from tools.rig.peer import LocalClient, StockWorker
@@ -115,7 +117,7 @@ def test_nodes(
 def test_requests(benchmark: BenchmarkFixture, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rig = started(base, 1)
     took: list[float] = []
-    echoes: list[float] = []
+    began = [0.0]
     processes = processes_of(rig)
     spent = [0.0]
     wanted = request("wazuh.cluster", "get_nodes_info", {})
@@ -124,44 +126,35 @@ def test_requests(benchmark: BenchmarkFixture, base: Path, capsys: pytest.Captur
         with client_of(rig.workers[0]) as client:
             for place in range(number, RATE * SECONDS, CLIENTS):
                 time.sleep(max(0.0, begin + place / RATE - time.monotonic()))
-                began = time.monotonic()
+                asked = time.monotonic()
                 seen = len(client.link.record)
                 client.ask("dapi", wanted)
                 client.link.wait_for(
                     lambda one: not one.sent and one.is_request and one.command == "dapi_res", 20, after=seen
                 )
-                took.append(time.monotonic() - began)
-
-    def echo(ended: threading.Event) -> None:
-        with client_of(rig.master) as client:
-            while not ended.is_set():
-                began = time.monotonic()
-                client.ask("echo-c", b"keepalive")
-                echoes.append(time.monotonic() - began)
-                time.sleep(0.02)
+                took.append(time.monotonic() - asked)
 
     def run() -> None:
-        ended = threading.Event()
         before = cpu_s(processes)
-        begin = time.monotonic() + 0.1
+        began[0] = begin = time.monotonic() + 0.1
         programs = [threading.Thread(target=program, args=(number, begin)) for number in range(CLIENTS)]
-        echoing = threading.Thread(target=echo, args=(ended,))
-        for thread in (*programs, echoing):
+        for thread in programs:
             thread.start()
         for thread in programs:
             thread.join()
         spent[0] = cpu_s(processes) - before
-        ended.set()
-        echoing.join()
 
     try:
-        benchmark.pedantic(run, rounds=1)
+        with echoes(HOST, rig.master.port, "rig", KEY, pause_ms=20) as found:
+            benchmark.pedantic(run, rounds=1)
+            ended = time.monotonic()
     finally:
         rig.down()
     assert len(took) == RATE * SECONDS
     rate = len(took) / benchmark.stats["min"]
     cost = f"{spent[0] / len(took) * 1000:.2f} ms of CPU each"
-    told(capsys, f"{rate:.0f} requests/s, {cost}: {shares(took)}; echo on the master meanwhile {shares(echoes)}")
+    meanwhile = shares([seconds for at, seconds in found.times if began[0] <= at <= ended])
+    told(capsys, f"{rate:.0f} requests/s, {cost}: {shares(took)}; echo on the master meanwhile {meanwhile}")
 
 
 @pytest.mark.benchmark(group="100,000 agents, pages of 500")

@@ -49,9 +49,9 @@ class Echoes:
 
 
 @contextlib.contextmanager
-def echoes(host: str, port: int, cluster: str, key: str) -> Iterator[Echoes]:
+def echoes(host: str, port: int, cluster: str, key: str, pause_ms: float = PAUSE_MS) -> Iterator[Echoes]:
     """Runs a probe meanwhile; its result is there after the block."""
-    line = [sys.executable, "-m", "benchmarks.suite.echo_probe", host, str(port), cluster, str(PAUSE_MS)]
+    line = [sys.executable, "-m", "benchmarks.suite.echo_probe", host, str(port), cluster, str(pause_ms)]
     found = Echoes()
     environment = os.environ | {"CLUSTERD_KEY": key}
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
