@@ -36,6 +36,7 @@ setup(
         "lz4>=4.3",
         "msgspec>=0.18",
         "psutil>=5.9",
+        "pybase64>=1.4",
         "PyJWT>=2.8",
         "pyzmq>=26.0",
         "rich>=13.7",

@@ -38,7 +38,7 @@ def seal_chunk(job: SealChunk, sealer: Sealer, arena: Arena) -> Sealed:
             for part in _read_into(segment, room[filled : filled + segment.length]):
                 filled += part
     with arena.view(job.slab) as slab:
-        length = sealer.seal_into(bytes(plain), slab)
+        length = sealer.seal_into(plain, slab)
     return Sealed(Descriptor(job.slab, 0, length))
 
 

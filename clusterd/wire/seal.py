@@ -3,21 +3,20 @@
 Time stamps in tokens are written and never checked, as peers do. On the local socket nothing is sealed: there the code
 works with `None` in place of a Sealer.
 
-Opening takes a token apart itself instead of calling Fernet.decrypt, which spends two thirds of its time in binascii's
-base64: for 5 MiB it takes 31 ms, this 16 ms. What is verified and in which order is the same; the primitives are the
-library's.
+Tokens are put together and taken apart here instead of by the library's Fernet, which spends most of its time in binascii's
+base64 and in copies: for 5 MiB it takes 22 to 36 ms, this 7.6 ms. What is signed, verified and in which order is the
+same; the primitives are the libraries'.
 """
 
-import base64
+import os
+import time
 from collections.abc import Sequence
 
-import msgspec
+import pybase64
 from cryptography.exceptions import InvalidSignature
-from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
-from cryptography.hazmat.primitives.padding import PKCS7
 
 KEY_BYTES = 32
 _BLOCK = 16
@@ -27,8 +26,8 @@ _SIGNATURE = 32
 _OVERHEAD = _CIPHERTEXT_AT + _SIGNATURE
 _VERSION = 0x80
 
-_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
-_BASE64 = msgspec.json.Decoder(bytes)  # JSON has base64 in a text: the fastest decoder at hand
+_ALPHABET = b"-_"
+_PADDING = tuple(bytes((count,)) * count for count in range(_BLOCK + 1))
 
 
 class BadSeal(Exception):
@@ -49,22 +48,37 @@ def largest_plain(token_length: int) -> int:
 class Sealer:
     """Seals and opens under one key. `key`: the 32 bytes of the configured text. Never shows its key."""
 
-    __slots__ = ("_cipher", "_fernet", "_signer")
+    __slots__ = ("_cipher", "_signer")
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a cluster key has {KEY_BYTES} bytes, this one {len(key)}")
-        self._fernet = Fernet(base64.urlsafe_b64encode(key))
         self._signer = HMAC(key[:16], SHA256())
         self._cipher = algorithms.AES(key[16:])
 
-    def seal(self, plain: bytes) -> bytes:
+    def seal(self, plain: bytes | bytearray) -> bytes:
         """The token for `plain`, `sealed_length(len(plain))` bytes."""
-        return self._fernet.encrypt(plain)
+        whole = len(plain) // _BLOCK * _BLOCK
+        # The cipher wants room for a block more than it writes: the signature's place is as large.
+        raw = bytearray(_OVERHEAD + whole + _BLOCK)
+        iv = os.urandom(_BLOCK)
+        raw[0] = _VERSION
+        raw[1:_IV_AT] = int(time.time()).to_bytes(_IV_AT - 1, "big")
+        raw[_IV_AT:_CIPHERTEXT_AT] = iv
+        encryptor = Cipher(self._cipher, modes.CBC(iv)).encryptor()
+        rest = len(plain) - whole
+        with memoryview(plain) as source, memoryview(raw) as room:
+            encryptor.update_into(source[:whole], room[_CIPHERTEXT_AT:])
+            last = encryptor.update(bytes(source[whole:]) + _PADDING[_BLOCK - rest]) + encryptor.finalize()
+            room[_CIPHERTEXT_AT + whole : -_SIGNATURE] = last
+            signer = self._signer.copy()
+            signer.update(room[:-_SIGNATURE])
+            room[-_SIGNATURE:] = signer.finalize()
+        return pybase64.b64encode(raw, altchars=_ALPHABET)
 
-    def seal_into(self, plain: bytes, room: memoryview) -> int:
+    def seal_into(self, plain: bytes | bytearray, room: memoryview) -> int:
         """Seal into the beginning of `room` and return the length. Raises ValueError when it does not fit."""
-        token = self._fernet.encrypt(plain)
+        token = self.seal(plain)
         room[: len(token)] = token
         return len(token)
 
@@ -74,9 +88,12 @@ class Sealer:
 
     def open_parts(self, parts: Sequence[bytes | memoryview]) -> bytes:
         """Open a body that lies in several parts (a divided message). Raises BadSeal."""
+        token = b"".join(parts)
         try:
-            return self._open(_BASE64.decode(b"".join((b'"', *parts, b'"')).translate(_TO_STANDARD)))
-        except (InvalidSignature, ValueError, msgspec.MsgspecError):
+            if b"+" in token or b"/" in token:  # the standard alphabet: the decoder takes it, with a warning
+                raise ValueError("no Fernet token")
+            return self._open(pybase64.b64decode(token, altchars=_ALPHABET, validate=True))
+        except (InvalidSignature, ValueError):
             raise BadSeal("Could not decrypt message") from None
 
     def _open(self, raw: bytes) -> bytes:
@@ -89,6 +106,7 @@ class Sealer:
         signer.verify(raw[-_SIGNATURE:])
         decryptor = Cipher(self._cipher, modes.CBC(raw[_IV_AT:_CIPHERTEXT_AT])).decryptor()
         padded = decryptor.update(view[_CIPHERTEXT_AT:-_SIGNATURE]) + decryptor.finalize()
-        unpadder = PKCS7(8 * _BLOCK).unpadder()
-        last = unpadder.update(padded[-_BLOCK:]) + unpadder.finalize()
-        return padded[:-_BLOCK] + last
+        fill = padded[-1]
+        if not 1 <= fill <= _BLOCK or not padded.endswith(_PADDING[fill]):
+            raise ValueError("no Fernet token")
+        return padded[:-fill]
