@@ -162,7 +162,7 @@ class ForceRules(msgspec.Struct, frozen=True):
     key_mismatch: bool = True
 
 
-CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "answer")
+CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "ahead", "answer")
 """What this node can do with another clusterd node beyond the stock protocol (design.md 6). Each can be switched off."""
 
 

@@ -334,6 +334,18 @@ class CompareBuckets(Job, frozen=True, tag="compare-buckets"):
     body: list[Descriptor] | None = None
 
 
+class CompareManifests(Job, frozen=True, tag="compare-manifests"):
+    """What who has the files of manifest `before` needs for those of `root_digest`; both of this node, each with the digests of its
+    buckets. Writes the difference to `out`. Result: Compared, or JobFailed "vanished", "bad-package"."""
+
+    state_dir: str
+    before: str
+    before_buckets: bytes
+    root_digest: str
+    buckets: bytes
+    out: str
+
+
 class ListDifference(Job, frozen=True, tag="list-difference"):
     """The paths of a difference file, for a person. Result: DifferenceListed."""
 
@@ -736,6 +748,7 @@ AnyJob = (
     | ComparePackage
     | PickBuckets
     | CompareBuckets
+    | CompareManifests
     | ListDifference
     | PackPart
     | FinishPackage

@@ -10,12 +10,14 @@ from clusterd.settings import Settings
 from clusterd.wire.seal import Sealer
 from hashing.compare import compare, load_difference
 from hashing.exchange import differing_buckets, encode_told, parse_told
+from hashing.manifest import WireMeta
 from ipc.arena import Arena
 from ipc.messages import (
     INLINE_BYTES,
     BucketsPicked,
     CompareBuckets,
     Compared,
+    CompareManifests,
     DifferenceListed,
     ListDifference,
     PickBuckets,
@@ -48,6 +50,15 @@ def compare_buckets(
     found = compare(ours, theirs, settings.rules, told.numbers)
     on_step()
     return note_difference(found, job.out, len(theirs), dry=told.dry, against=told.master)
+
+
+def compare_manifests(job: CompareManifests, settings: Settings, memory: Memory) -> Compared:
+    """Raises FileNotFoundError, MalformedPackage when one of the manifests is not there any more."""
+    numbers = differing_buckets(job.before_buckets, job.buckets)
+    before = memory.manifest(job.state_dir, job.before).rows_of(numbers)
+    theirs = {row.path: WireMeta(row.item, row.digest.hex(), row.mtime_ns / 1e9) for row in before}
+    found = compare(memory.manifest(job.state_dir, job.root_digest), theirs, settings.rules, numbers)
+    return note_difference(found, job.out, len(theirs))
 
 
 def list_difference(job: ListDifference) -> DifferenceListed:

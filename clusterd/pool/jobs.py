@@ -17,6 +17,7 @@ from ipc.messages import (
     BuildManifest,
     CombineAnswers,
     CompareBuckets,
+    CompareManifests,
     ComparePackage,
     DigestSegments,
     FinishPackage,
@@ -97,6 +98,8 @@ class Workshop:
                 return buckets.pick_buckets(job, memory)
             case CompareBuckets():
                 return buckets.compare_buckets(job, settings, memory, self._sealer, self._arena, on_step)
+            case CompareManifests():
+                return buckets.compare_manifests(job, settings, memory)
             case ListDifference():
                 return buckets.list_difference(job)
             case RulesetHashes():

@@ -5,6 +5,7 @@ digest   checks begin with the digest of a manifest, and tell only what is in th
 push     the master says when its manifest has changed
 lz4      packages are made of LZ4 frames
 resume   a package that was cut off goes on where it stopped
+ahead    what has changed is sent to workers that have the manifest before, without being asked
 answer   a small answer of the API is the response to the request itself
 """
 
@@ -21,6 +22,7 @@ DIGEST = "digest"
 PUSH = "push"
 LZ4 = "lz4"
 RESUME = "resume"
+AHEAD = "ahead"
 ANSWER = "answer"
 _WORDS = ","
 UNKNOWN_COMMAND = 3000

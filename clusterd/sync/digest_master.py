@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable
 
 from clusterd.errors import ClusterError
+from clusterd.sync.ahead import Ahead, Step
 from clusterd.sync.caps import DIGEST, PUSH
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import BadSeal, Refusal
@@ -43,6 +44,7 @@ class DigestMaster:
         self._context = context
         self._integrity = integrity
         self._peers = peers
+        self._ahead = Ahead(context, integrity)
         self._telling: dict[int, str] = {}
         self._comparing: set[int] = set()
         self._differences: dict[str, int] = {}
@@ -158,17 +160,31 @@ class DigestMaster:
     # ---- changes -------------------------------------------------------------------------------------------------------
 
     def published(self, scan: Scan) -> None:
-        """Tell every worker that understands it. One that has not yet answered the last telling gets the newest next."""
+        """Send every worker that understands it what has changed, or tell it. One that has not yet answered the last telling gets
+        the newest next."""
+        self._ahead.published(scan)
         workers = [peer for peer in self._peers() if peer.info.kind == "worker" and PUSH in peer.capabilities]
         spread_ms = min(MOST_SPREAD_MS, SPREAD_MS * len(workers))
         for peer in workers:
             record = self._integrity.record(peer.name)
             if record.digest == scan.content_digest:
                 continue
-            is_telling = peer.link in self._telling
-            self._telling[peer.link] = scan.content_digest
-            if not is_telling:
-                peer.spawn(self._tell(peer, spread_ms))
+            ahead = self._ahead.begin(peer)
+            if ahead is not None:
+                peer.spawn(self._send_ahead(peer, *ahead, spread_ms))
+            else:
+                self._begin_telling(peer, scan.content_digest, spread_ms)
+
+    def _begin_telling(self, peer: Peer, digest: str, spread_ms: int) -> None:
+        is_telling = peer.link in self._telling
+        self._telling[peer.link] = digest
+        if not is_telling:
+            peer.spawn(self._tell(peer, spread_ms))
+
+    async def _send_ahead(self, peer: Peer, step: Step, holder: str, spread_ms: int) -> None:
+        scan = self._context.manifests.current
+        if not await self._ahead.send(peer, step, holder) and scan is not None:
+            self._begin_telling(peer, scan.content_digest, spread_ms)
 
     async def _tell(self, peer: Peer, spread_ms: int) -> None:
         told = ""

@@ -136,6 +136,7 @@ class IntegrityWorker:
     async def could_not_check(self, peer: Peer, failure: Exception) -> None:
         """Nothing could be said to the master of our files: said in log and status, and to the master."""
         self._context.journal(self._tag, CHECK).error(f"Error synchronizing integrity: {failure}")
+        self._end_round()
         self.note_result("failed", str(failure))
         await self._report(peer, ClusterError(1000, str(failure)))
 
@@ -169,7 +170,7 @@ class IntegrityWorker:
 
     def checked_equal(self) -> None:
         """`syn_m_c_ok`: nothing differs."""
-        self._context.journal(self._tag, CHECK).info(f"Finished in {self._round_s():.3f}s. Sync not required.")
+        self._context.journal(self._tag, CHECK).info(f"Finished in {self._end_round():.3f}s. Sync not required.")
         self._doubtful = ""
         self.note_result("equal", "")
         self._round_ended()
@@ -181,7 +182,10 @@ class IntegrityWorker:
         if len(self._running) >= MAX_SYNCS:
             raise ClusterError(1000, f"{MAX_SYNCS} integrity syncs are under way already")
         task_id = str(uuid.uuid4())
-        self._context.journal(self._tag, CHECK).info(f"Finished in {self._round_s():.3f}s. Sync required.")
+        if self._round_started is None:
+            # The master sends ahead. Whoever reads the log knows checks and what comes of them.
+            self.begin_round(time.monotonic())
+        self._context.journal(self._tag, CHECK).info(f"Finished in {self._end_round():.3f}s. Sync required.")
         progress = Progress(peer.name, "integrity", "receiving", self._context.clock.wall())
         # Not a task of the link: one that is cancelled before its first step would leave nothing behind to end it by.
         self._running.spawn(self._receive(peer, task_id, peer.incoming.expect(task_id), progress))
@@ -306,8 +310,10 @@ class IntegrityWorker:
             # The master will see no package and the next round starts anew: nothing else can be done here.
             return
 
-    def _round_s(self) -> float:
-        return 0.0 if self._round_started is None else time.monotonic() - self._round_started
+    def _end_round(self) -> float:
+        """How long it took, in seconds; 0 for one that was not begun on this link."""
+        started, self._round_started = self._round_started, None
+        return 0.0 if started is None else time.monotonic() - started
 
     def note_result(self, result: str, detail: str) -> None:
         self.last.result, self.last.detail = result, detail
