@@ -42,6 +42,10 @@ class Ahead:
         before, self._scan = self._scan, scan
         self._step = None if before is None else Step(before, scan, self._context.spool.new_path("step"))
 
+    def is_last(self, step: Step) -> bool:
+        """Whether no manifest was published since."""
+        return step is self._step
+
     def begin(self, peer: Peer) -> tuple[Step, str] | None:
         """The step that this worker can make now, and the holder of its permission, for `send`; None if it must find out
         itself what it lacks: nobody knows what it has, or a check or sync of it runs."""
@@ -69,7 +73,7 @@ class Ahead:
             await self._integrity.sync(peer, compared, own, step.now.root_digest)
             return record.result != "failed"
         except (ClusterError, JobError, OSError) as failure:
-            # Most likely the next manifest came meanwhile: the worker is told of that one.
+            # Most likely the next manifest came meanwhile, and the worker was told of that one.
             journal = context.journal(f"Worker {peer.name}", SYNC)
             journal.debug(f"What has changed could not be sent ahead: {failure}")
             return False
@@ -91,7 +95,7 @@ class Ahead:
             step.comparing = asyncio.create_task(self._context.jobs.run(job, Compared, urgent=True))
             step.comparing.add_done_callback(lambda task: task.cancelled() or task.exception())
         compared = await asyncio.shield(step.comparing)
-        if self._step is not step:
+        if not self.is_last(step):
             # Its file goes with it; this one may have come later.
             self._context.spool.remove(step.difference)
             raise ClusterError(1000, "the manifest has changed again")

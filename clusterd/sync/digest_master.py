@@ -182,9 +182,9 @@ class DigestMaster:
             peer.spawn(self._tell(peer, spread_ms))
 
     async def _send_ahead(self, peer: Peer, step: Step, holder: str, spread_ms: int) -> None:
-        scan = self._context.manifests.current
-        if not await self._ahead.send(peer, step, holder) and scan is not None:
-            self._begin_telling(peer, scan.content_digest, spread_ms)
+        is_sent = await self._ahead.send(peer, step, holder)
+        if not is_sent and self._ahead.is_last(step):  # else it was told of a later one already
+            self._begin_telling(peer, step.now.content_digest, spread_ms)
 
     async def _tell(self, peer: Peer, spread_ms: int) -> None:
         told = ""

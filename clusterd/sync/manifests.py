@@ -21,7 +21,7 @@ from hashing.manifest import Rules
 from hashing.protection import LEAST_FILES
 from ipc.messages import BuildManifest, ManifestBuilt, Note, PatchManifest, ScanShard, ShardScanned
 
-PUBLISH_EVERY_S = 0.2
+PUBLISH_EVERY_S = 0.1
 """While files keep changing, how long until the next change is looked at; the first one is at once."""
 QUIET_S = 1.0
 SHORT_QUIET_S = 0.25

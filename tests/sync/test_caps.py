@@ -21,7 +21,7 @@ def test_only_a_node_with_its_own_store_offers_moments() -> None:
 
 # ---- what two nodes agree to -----------------------------------------------------------------------------------------
 
-OURS = ("digest", "push", "lz4", "resume")
+OURS = ("digest", "push", "lz4", "resume", "ahead")
 SWITCHES = [names for size in range(len(OURS) + 1) for names in combinations(OURS, size)]
 
 

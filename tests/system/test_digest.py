@@ -214,6 +214,22 @@ def test_master_bears_a_peer_that_lies_and_floods(make_rig: MakeRig) -> None:
     assert all(rig.processes("rig_manager_1").values())
 
 
+@pytest.mark.parametrize("caps", [["digest", "push", "ahead"], ["digest", "push"]], ids="+".join)
+def test_worker_that_was_equal_is_sent_what_has_changed_or_told_of_it(make_rig: MakeRig, caps: list[str]) -> None:
+    rig = make_rig(0)
+    rig.start("master")
+    wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 20, "the first scan")
+    digest = status_of(rig, rig.master)["manifest"]["content_digest"].encode()
+    with joined(rig, "w", caps) as link, joined(rig, "unknown", caps) as other:
+        assert link.ask("syn_digest", digest).payload == b"equal"
+        (rig.master.root / "etc/rules/new.xml").write_text("<group/>")
+        firsts = []
+        for one in (link, other):
+            found = one.wait_for(lambda seen: not seen.sent and seen.is_request and seen.command.startswith("syn_"), 20)
+            firsts.append(found.command)
+        assert firsts == ["syn_m_c" if "ahead" in caps else "syn_changed", "syn_changed"]
+
+
 def test_check_is_free_again_when_the_link_ends_before_the_package(make_rig: MakeRig) -> None:
     """Whatever the worker does between `sync N` and its package, the next one of its name is served."""
     rig = make_rig(0)

@@ -1,0 +1,179 @@
+"""What has changed goes at once to workers that have the manifest before; all others, and those it fails with, are told."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from clusterd.sync.caps import AHEAD
+from clusterd.sync.pool_port import JobError
+from ipc.messages import Compared, CompareManifests
+from tests.sync.rounds_bench import EVERYTHING, A, B, C, run, settle
+from tests.sync.test_digest_master import EQUAL
+from tests.sync.test_digest_master import Bench as DigestBench
+
+ABLE = EVERYTHING | {AHEAD}
+
+
+class Bench(DigestBench):
+    """All workers are known to have A, which is current. The spool's files are real."""
+
+    def __init__(self, base: Path, *names: str) -> None:
+        super().__init__(*names)
+        self.base = base
+        self.jobs: list[CompareManifests] = []
+        for worker in self.workers:
+            worker.capabilities = ABLE
+            self.check(A, worker)
+        self.digest.published(self.manifests.current)
+
+    def _new(self, kind: str) -> str:
+        self.made.append(str(self.base / f"{kind}-{len(self.made)}"))
+        return self.made[-1]
+
+    def _remove(self, *paths: str) -> None:
+        for path in paths:
+            Path(path).unlink(missing_ok=True)
+
+    async def _run(self, job: Any, kind: type, **_: Any) -> Any:
+        self.jobs.append(job)
+        await asyncio.sleep(0)
+        if self.held is not None:
+            await self.held.wait()
+        if isinstance(self.result, Exception):
+            raise self.result
+        Path(job.out).write_text("difference")
+        return self.result
+
+    def told(self) -> list[list[str]]:
+        """The digests that each worker was told."""
+        return [[payload[:32].decode() for _, payload in worker.asked] for worker in self.workers]
+
+    def is_clean(self) -> bool:
+        """Nobody is busy; in the spool is at most the last step."""
+        free = all(self.integrity.permissions.is_free(worker.name) for worker in self.workers)
+        return free and [path.name.partition("-")[0] for path in self.base.iterdir()] in ([], ["step"])
+
+
+def test_workers_that_had_the_manifest_before_are_sent_what_changed(tmp_path: Path) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path, "w", "v", "u")
+        bench.publish(B)
+        await settle()
+        assert (bench.integrity.sent, bench.told(), len(bench.jobs)) == (3, [[], [], []], 1)
+        assert (bench.jobs[0].before, bench.jobs[0].root_digest) == (A, B)
+        assert not bench.integrity.permissions.is_free("w")
+        assert bench.check(A) == b"wait"
+        bench.integrity.gate.set()
+        await settle()
+        assert bench.is_clean()
+
+    run(story())
+
+
+def other_files(bench: Bench) -> None:
+    bench.check(C)
+
+
+def not_able(bench: Bench) -> None:
+    bench.worker.capabilities = EVERYTHING
+
+
+def busy(bench: Bench) -> None:
+    bench.integrity.permissions.begin("w", "x", 0.0)
+
+
+@pytest.mark.parametrize("reason", [other_files, not_able, busy])
+def test_others_are_told(tmp_path: Path, reason: Callable[[Bench], None]) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path, "w")
+        reason(bench)
+        bench.publish(B)
+        await settle()
+        assert (bench.integrity.sent, bench.told(), bench.jobs) == (0, [[B]], [])
+
+    run(story())
+
+
+@pytest.mark.parametrize("result", [JobError("vanished", "x"), JobError("disk", "x"), EQUAL], ids=str)
+def test_worker_that_nothing_can_be_sent_is_told(tmp_path: Path, result: Compared | Exception) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path, "w", "v")
+        bench.result = result
+        bench.publish(B)
+        await settle()
+        assert (bench.integrity.sent, bench.told(), len(bench.jobs)) == (0, [[B], [B]], 1)
+        assert bench.is_clean()
+
+    run(story())
+
+
+def test_package_that_was_lost_on_the_way_is_told_of(tmp_path: Path) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path, "w")
+        bench.publish(B)
+        await settle()
+        bench.record.failed("cut off")
+        bench.integrity.gate.set()
+        await settle()
+        assert bench.told() == [[B]]
+
+    run(story())
+
+
+def test_step_that_is_overtaken_is_not_sent_and_the_worker_hears_of_the_newest(tmp_path: Path) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path, "w")
+        bench.held = asyncio.Event()
+        bench.publish(B)
+        await settle()
+        bench.publish(C)
+        bench.held.set()
+        await settle()
+        assert (bench.integrity.sent, bench.told()) == (0, [[C]])
+        assert bench.is_clean()
+
+    run(story())
+
+
+def test_change_during_a_package_is_told(tmp_path: Path) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path, "w")
+        bench.publish(B)
+        await settle()
+        bench.publish(C)
+        await settle()
+        assert (bench.integrity.sent, bench.told()) == (1, [[C]])
+
+    run(story())
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_link_that_ends_leaves_nothing(tmp_path: Path, steps: int) -> None:
+    async def story() -> None:
+        bench = Bench(tmp_path, "w")
+        bench.publish(B)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await bench.unlink()
+        await settle()
+        assert bench.is_clean()
+        assert cast(Any, bench.record).digest in (A, "")
+
+    run(story())
+
+
+def test_nobody_is_compared_for_when_nobody_asks(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "w")
+    not_able(bench)
+    asyncio.run(_publish_many(bench))
+    assert not bench.jobs
+    assert not list(tmp_path.iterdir())
+
+
+async def _publish_many(bench: Bench) -> None:
+    for digest in (B, C) * 20:
+        bench.publish(digest)
+    await settle()
