@@ -310,6 +310,11 @@ def _next_wanted(reader: PackageReader, start: int, stop: int, pending: Mapping[
     return next((at for at in _candidates(reader, start, stop) if reader.path_at(at) in pending), stop)
 
 
+def _verify(target: Target, digest: bytes) -> None:
+    if digest != target.digest:
+        raise DigestMismatch(target.path, "its content is not what the metadata says")
+
+
 class _Writer:
     """Writes the content of entries beside their targets. `paths`: those that wait there."""
 
@@ -333,11 +338,22 @@ class _Writer:
 
     def write(self, target: Target, reader: PackageReader) -> None:
         """Write the content of the entry that `reader` stands at. Raises HashingError, OSError; then nothing is left of it."""
+        # Nearly all files of a large set are small: for them the way in pieces would cost as much as the system calls.
+        data = None if target.merged else reader.small_content(self._max_file)
+        if data is not None:
+            self._write_small(target, data)
+            return
         pieces = self._verified(target, reader.content(target.path, self._max_file))
         if target.merged:
             self._write_merged(target, pieces)
         else:
             self._write_beside(target.path, target.mode, pieces)
+
+    def _write_small(self, target: Target, data: bytes) -> None:
+        if data:
+            self._budget.spend(target.path, len(data))
+        _verify(target, blake2b(data).digest())
+        self._write_beside(target.path, target.mode, iter((data,)))
 
     def _verified(self, target: Target, pieces: Iterator[bytes]) -> Iterator[bytes]:
         """The same pieces. The last one, which nearly always is the only one, comes when all were found to be right: so a
@@ -351,8 +367,7 @@ class _Writer:
             if held:
                 yield held
             held = data
-        if hasher.digest() != target.digest:
-            raise DigestMismatch(target.path, "its content is not what the metadata says")
+        _verify(target, hasher.digest())
         if held:
             yield held
 
