@@ -23,7 +23,7 @@ from hashing.errors import (
     PackageTooLarge,
     UnsafePath,
 )
-from hashing.manifest import Rules, WireDifference, WireMeta, allowed, parse_wire_difference
+from hashing.manifest import PathCheck, Rules, WireDifference, WireMeta, parse_wire_difference
 from hashing.merged import parse_merged
 from hashing.notes import Notes, explain
 from hashing.package import FILE_SEP, METADATA_LIMIT_BYTES, METADATA_NAME, PackageReader, read_metadata
@@ -112,7 +112,7 @@ class _Checked:
     """The metadata divided into what may be done (`targets` by path, `extra` sorted) and what is refused."""
 
     def __init__(self, root: str, rules: Rules, wire: WireDifference) -> None:
-        self._rules = rules
+        self._check = PathCheck(rules)
         self._modes = {item.key: item.permissions for item in rules.items}
         self._refused = {"missing": 0, "shared": 0, "extra": 0}
         self.notes = Notes()
@@ -122,7 +122,7 @@ class _Checked:
         self._refuse_colliding(root)
         self.extra: list[tuple[str, str]] = []
         for path, meta in sorted(wire.extra.items()):
-            reason = allowed(rules, meta.cluster_item_key, path)
+            reason = self._check.allowed(meta.cluster_item_key, path)
             if reason is None and path in self.targets:
                 reason = "is to be written too"
             if reason is None:
@@ -141,7 +141,7 @@ class _Checked:
     def _add_targets(self, group: str, metas: Mapping[str, WireMeta]) -> None:
         for path, meta in metas.items():
             item = meta.cluster_item_key
-            reason = allowed(self._rules, item, path)
+            reason = self._check.allowed(item, path)
             only_parts = False
             if reason is not None and meta.merged and item in self._modes and _MERGED_PATH.fullmatch(path):
                 reason, only_parts = None, True
