@@ -174,6 +174,43 @@ def allowed(rules: Rules, item_key: str, path: str) -> str | None:
     return None
 
 
+class PathCheck:
+    """`allowed` for many paths: the same answers, but sooner for the files of one directory that come one after the other."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._last = ("", "")
+        self._last_is_free = False
+
+    def allowed(self, item_key: str, path: str) -> str | None:
+        """See the function `allowed`."""
+        directory, _, name = path.rpartition("/")
+        place = (item_key, directory)
+        if place != self._last:
+            self._last, self._last_is_free = place, self._is_free(item_key, directory)
+        if self._last_is_free and path.isascii() and len(path) <= PATH_BYTES and self._is_plain(name):
+            return None
+        return allowed(self._rules, item_key, path)
+
+    def _is_free(self, item_key: str, directory: str) -> bool:
+        """True if every plain name in this directory belongs to the item."""
+        rules, place = self._rules, f"{directory}/"
+        item = next((item for item in rules.items if item.key == item_key), None)
+        if item is None or item.files != ("all",) or path_ok(f"{place}x") or refusal(rules, item, f"{place}x"):
+            return False
+        return not any(len(other.key) > len(item.key) and place.startswith(other.key) for other in rules.items)
+
+    def _is_plain(self, name: str) -> bool:
+        """True only for ASCII names that are fine in every directory. Those of our temporary files begin with a dot."""
+        return (
+            0 < len(name) <= NAME_BYTES
+            and name[0] != "."
+            and "\0" not in name
+            and name not in self._rules.excluded_files
+            and not name.endswith(self._rules.excluded_extensions)
+        )
+
+
 # ---- the manifest ----------------------------------------------------------------------------------------------------
 
 

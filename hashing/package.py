@@ -222,6 +222,7 @@ class PackageReader:
         self.expects_entry = True
         self._window = b""
         self._window_start = 0
+        self._frame = LZ4FrameDecompressor()
 
     def read_path(self) -> str:
         """The path of the entry at `position`; moves to its stream. Raises MalformedPackage."""
@@ -272,6 +273,38 @@ class PackageReader:
                 raise MalformedPackage(path, "has bytes behind its end")
             position += len(FILE_SEP)
         self.position = position
+
+    def small_content(self, limit: int) -> bytes | None:
+        """The raw content of the entry whose path was just read, if its stream is less than FEED_BYTES, whole, and followed
+        by the separator, and holds at most CHUNK_BYTES and `limit`; `position` is behind the separator afterwards.
+
+        None for every other entry, damaged ones too: nothing has moved then, and `content` reads it or says what is wrong.
+        """
+        at = self._load(self.position, FEED_BYTES)
+        end = self._window.find(FILE_SEP, at + 1, at + FEED_BYTES)
+        if end < 0:
+            return None
+        data = self._at_once(self._window[at:end])
+        if data is None or len(data) > limit:
+            return None
+        self.position += end - at + len(FILE_SEP)
+        return data
+
+    def _at_once(self, stream: bytes) -> bytes | None:
+        """What `stream` holds, None unless it is one whole stream of at most CHUNK_BYTES, with nothing behind it."""
+        try:
+            if not stream.startswith(MAGIC):
+                unpacker = zlib.decompressobj()
+                inflated = unpacker.decompress(stream, CHUNK_BYTES)
+                return inflated if unpacker.eof and not unpacker.unused_data else None
+            # The same object for all frames: after a whole one it is as new, and making one costs as much as a small file.
+            data: bytes = self._frame.decompress(stream, CHUNK_BYTES)
+            if self._frame.eof and not self._frame.unused_data:
+                return data
+        except (zlib.error, RuntimeError):
+            pass
+        self._frame.reset()
+        return None
 
     def separators(self, start: int, stop: int) -> Iterator[int]:
         """Positions of FILE_SEP that begin from `start` on and before `stop`, overlapping ones too."""

@@ -23,7 +23,7 @@ from hashing.errors import (
     PackageTooLarge,
     UnsafePath,
 )
-from hashing.manifest import Rules, WireDifference, WireMeta, allowed, parse_wire_difference
+from hashing.manifest import PathCheck, Rules, WireDifference, WireMeta, parse_wire_difference
 from hashing.merged import parse_merged
 from hashing.notes import Notes, explain
 from hashing.package import FILE_SEP, METADATA_LIMIT_BYTES, METADATA_NAME, PackageReader, read_metadata
@@ -112,7 +112,7 @@ class _Checked:
     """The metadata divided into what may be done (`targets` by path, `extra` sorted) and what is refused."""
 
     def __init__(self, root: str, rules: Rules, wire: WireDifference) -> None:
-        self._rules = rules
+        self._check = PathCheck(rules)
         self._modes = {item.key: item.permissions for item in rules.items}
         self._refused = {"missing": 0, "shared": 0, "extra": 0}
         self.notes = Notes()
@@ -122,7 +122,7 @@ class _Checked:
         self._refuse_colliding(root)
         self.extra: list[tuple[str, str]] = []
         for path, meta in sorted(wire.extra.items()):
-            reason = allowed(rules, meta.cluster_item_key, path)
+            reason = self._check.allowed(meta.cluster_item_key, path)
             if reason is None and path in self.targets:
                 reason = "is to be written too"
             if reason is None:
@@ -141,7 +141,7 @@ class _Checked:
     def _add_targets(self, group: str, metas: Mapping[str, WireMeta]) -> None:
         for path, meta in metas.items():
             item = meta.cluster_item_key
-            reason = allowed(self._rules, item, path)
+            reason = self._check.allowed(item, path)
             only_parts = False
             if reason is not None and meta.merged and item in self._modes and _MERGED_PATH.fullmatch(path):
                 reason, only_parts = None, True
@@ -310,6 +310,11 @@ def _next_wanted(reader: PackageReader, start: int, stop: int, pending: Mapping[
     return next((at for at in _candidates(reader, start, stop) if reader.path_at(at) in pending), stop)
 
 
+def _verify(target: Target, digest: bytes) -> None:
+    if digest != target.digest:
+        raise DigestMismatch(target.path, "its content is not what the metadata says")
+
+
 class _Writer:
     """Writes the content of entries beside their targets. `paths`: those that wait there."""
 
@@ -333,11 +338,22 @@ class _Writer:
 
     def write(self, target: Target, reader: PackageReader) -> None:
         """Write the content of the entry that `reader` stands at. Raises HashingError, OSError; then nothing is left of it."""
+        # Nearly all files of a large set are small: for them the way in pieces would cost as much as the system calls.
+        data = None if target.merged else reader.small_content(self._max_file)
+        if data is not None:
+            self._write_small(target, data)
+            return
         pieces = self._verified(target, reader.content(target.path, self._max_file))
         if target.merged:
             self._write_merged(target, pieces)
         else:
             self._write_beside(target.path, target.mode, pieces)
+
+    def _write_small(self, target: Target, data: bytes) -> None:
+        if data:
+            self._budget.spend(target.path, len(data))
+        _verify(target, blake2b(data).digest())
+        self._write_beside(target.path, target.mode, iter((data,)))
 
     def _verified(self, target: Target, pieces: Iterator[bytes]) -> Iterator[bytes]:
         """The same pieces. The last one, which nearly always is the only one, comes when all were found to be right: so a
@@ -351,8 +367,7 @@ class _Writer:
             if held:
                 yield held
             held = data
-        if hasher.digest() != target.digest:
-            raise DigestMismatch(target.path, "its content is not what the metadata says")
+        _verify(target, hasher.digest())
         if held:
             yield held
 

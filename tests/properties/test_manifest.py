@@ -3,8 +3,10 @@
 import json
 from contextlib import suppress
 from hashlib import blake2b
+from itertools import product
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from clusterd.settings import DEFAULT_RULES
@@ -13,7 +15,10 @@ from hashing.errors import MalformedPackage
 from hashing.manifest import (
     BUCKETS,
     FileMeta,
+    ItemRule,
     Manifest,
+    PathCheck,
+    Rules,
     WireMeta,
     allowed,
     bucket_digests,
@@ -34,6 +39,63 @@ trees = st.dictionaries(paths, digests, max_size=30)
 
 def manifest(tree: dict[str, bytes]) -> Manifest:
     return build_manifest(FileMeta(path, "etc/lists/", digest, 1, 1) for path, digest in tree.items())
+
+
+PLACES = ["", "etc", "etc/rules", "etc/rules/sub", "etc/lists", "etc/shared/g", "etc/other", "x", "var/multigroups/g"]
+PLACES += [
+    "/etc/rules",
+    "etc//rules",
+    "etc/./rules",
+    "etc/rules/..",
+    "..",
+    "etc/r\0les",
+    "etc/größe",
+    "etc/rules/\ud800",
+]
+PLACES += ["etc/rules/" + "d" * 256, "etc/rules" + "/d" * 2040, "etc/rules" + "/é" * 1362]
+NAMES = ["a", "a b", "größe", "\ud800", "", ".", "..", ".a", "a\0b", "client.keys", "merged.mg", "only", "ar.conf"]
+NAMES += ["ossec.conf", "x.tmp", "x~", "x.lock", ".clusterd-0.tmp", "n" * 255, "n" * 256, "é" * 127, "é" * 128, "n" * 9]
+RULES = [
+    DEFAULT_RULES,
+    Rules(
+        (
+            ItemRule("etc/", ("all",), True, 0o640),
+            ItemRule("etc/rules/", ("all",), False, 0o640),
+            ItemRule("etc/rules/sub/", ("only",), True, 0o640),
+            ItemRule("etc/rules/", ("only",), True, 0o640),
+            ItemRule("etc/lists/", ("only", "x"), True, 0o640),
+            ItemRule("etc/lists/", ("all",), True, 0o640),
+            ItemRule("x/", ("all",), False, 0o640),
+        ),
+        ("a",),
+        ("b", "o"),
+    ),
+    Rules((), (), ()),
+]
+ITEMS = ["", "etc/", "etc/rules/", "etc/rules/sub/", "etc/lists/", "etc/shared/", "var/multigroups/", "x/", "unknown"]
+asked = st.tuples(st.sampled_from(ITEMS), st.sampled_from(PLACES), st.sampled_from(NAMES) | st.text(max_size=4))
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_check_of_many_paths_allows_what_the_check_of_one_allows(rules: Rules) -> None:
+    check = PathCheck(rules)
+    for place, item, name in product(PLACES, ITEMS, NAMES):
+        path = f"{place}/{name}" if place else name
+        assert check.allowed(item, path) == allowed(rules, item, path)
+
+
+def test_directory_that_is_free_for_its_item_is_not_for_another() -> None:
+    check = PathCheck(DEFAULT_RULES)
+    assert check.allowed("etc/rules/", "etc/rules/a") is None
+    assert check.allowed("etc/lists/", "etc/rules/a") == "is not in etc/lists/"
+
+
+@given(st.sampled_from(RULES), st.lists(asked, max_size=30))
+def test_answer_for_a_path_is_the_same_whatever_was_asked_before(rules: Rules, paths: list[tuple[str, ...]]) -> None:
+    check = PathCheck(rules)
+    for item, place, name in paths:
+        path = f"{place}/{name}"
+        assert check.allowed(item, path) == allowed(rules, item, path)
 
 
 @given(trees, st.randoms(use_true_random=False))

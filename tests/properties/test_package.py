@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hashing.errors import HashingError
 from hashing.frames import MAGIC
 from hashing.merged import build_merged, parse_merged
-from hashing.package import FILE_SEP, PATH_SEP, compress_entry, iter_entries, path_fits
+from hashing.package import FILE_SEP, PATH_SEP, PackageReader, compress_entry, iter_entries, path_fits
 from tests.hashing.packages import split_as_stock
 
 PIECES = st.sampled_from(
@@ -93,6 +93,35 @@ def test_any_bytes_are_a_package_or_refused(package: bytes) -> None:
     except HashingError:
         return
     assert entries
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.binary(max_size=60) | PIECES | CONTENT.map(lz4.frame.compress) | CONTENT.map(zlib.compress), max_size=4
+    ),
+    st.integers(0, 100),
+)
+def test_what_is_read_at_once_is_what_is_read_in_pieces(pieces: list[bytes], limit: int) -> None:
+    """Whatever was read before with the same reader, and whatever follows."""
+    package = FILE_SEP.join(b"a" + PATH_SEP + piece for piece in pieces) + FILE_SEP
+    with tempfile.TemporaryFile() as file:
+        file.write(package)
+        file.flush()
+        reader = PackageReader(file.fileno(), len(package))
+        for start in [0, *(at + len(FILE_SEP) for at in reader.separators(0, len(package)))]:
+            if reader.path_at(start) is None:
+                continue
+            reader.position = start
+            path = reader.read_path()
+            before = reader.position
+            data = reader.small_content(limit)
+            after, reader.position = reader.position, before
+            if data is None:
+                assert after == before
+            else:
+                assert b"".join(reader.content(path, limit)) == data
+                assert reader.position == after
 
 
 @settings(max_examples=200, deadline=None)
