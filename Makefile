@@ -26,7 +26,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) -m 'not stress' $(PYTEST_ARGS)
 
-# Everything but bench_agents.py, about ten minutes; BENCH=quick: small sizes, under two minutes; BENCH_DIR: where the trees are (a disk);
+# Everything but bench_agents.py, about twelve minutes; BENCH=quick: small sizes, under two minutes; BENCH_DIR: where the trees are (a disk);
 # PEER_CMD: another daemon beside (docs/benchmarks.md). With PYTEST_ARGS only the single pieces that it chooses.
 bench: $(STAMP)
 ifneq ($(strip $(PYTEST_ARGS)),)

@@ -42,7 +42,7 @@ def _least_ratio(ratios: dict[str, float], start: str, end: str, least: float) -
 def _most(values: list[float], limit: float, unit: str, scale: float = 1.0) -> Found:
     if not values:
         return None
-    shown = " - ".join(dict.fromkeys(f"{value * scale:.2g}" for value in (min(values), max(values))))
+    shown = " - ".join(dict.fromkeys(f"{value * scale:.3g}" for value in (min(values), max(values))))
     return f"{shown} {unit}".strip(), max(values) * scale <= limit
 
 

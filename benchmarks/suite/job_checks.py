@@ -96,8 +96,8 @@ def _per_check(bench: Bench, cluster: Cluster, kind: str, count: int, files: int
                 began = time.monotonic()
                 used, done = _cpu_while(pids, lambda: ask(checks=checks, concurrency=8))
                 ended = time.monotonic()
-    except Skipped as reason:
-        bench.add(Row(PER_CHECK, size, name, variant=variant, skipped=str(reason)))
+    except (Skipped, JobFailed) as reason:
+        bench.add(Row(PER_CHECK, size, name, variant=variant, skipped=_why(name, reason)))
         return
     asked = sum(1 for at, _ in found.times if began <= at <= ended)
     spent = used - at_rest * done["seconds"] - echo_s * asked
@@ -114,8 +114,8 @@ def _idle(bench: Bench, cluster: Cluster, files: int, count: int, seconds: float
         with simulated(kind, count, cluster.port, digest if kind == "digest" else package) as ask:
             pids = cluster.pids(cluster.master)
             used, done = _cpu_while(pids, lambda: ask(seconds=seconds, interval_s=9, keepalive_s=10))
-    except Skipped as reason:
-        bench.add(Row(IDLE, size, name, variant=_variant(name, kind) or "", skipped=str(reason)))
+    except (Skipped, JobFailed) as reason:
+        bench.add(Row(IDLE, size, name, variant=_variant(name, kind) or "", skipped=_why(name, reason)))
         return
     figures = {
         "cores": used / seconds,
@@ -124,6 +124,15 @@ def _idle(bench: Bench, cluster: Cluster, files: int, count: int, seconds: float
         "keepalive_max_ms": done["keepalive_max_ms"],
     }
     bench.add(Row(IDLE, size, name, figures, _variant(name, kind) or "", ("cores",)))
+
+
+def _why(name: str, reason: Skipped | JobFailed) -> str:
+    """Why a row has no figures. Raises JobFailed where ours did not do the job; that another one does not keep up is a result."""
+    if isinstance(reason, Skipped):
+        return str(reason)
+    if name == CLUSTERD.name:
+        raise reason
+    return "does not keep up: " + (str(reason).strip().splitlines() or ["no reason given"])[-1]
 
 
 def _variant(name: str, kind: str) -> str | None:

@@ -487,7 +487,7 @@ def test_nothing_of_a_broken_stream_gets_into_the_next(name: str, tmp_path: Path
 
 
 def test_small_files_are_read_at_once(root: Path, spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise 20,000 of them cost a tenth more."""
+    """Otherwise 20,000 of them cost 7 to 9 % more."""
     slow: list[str] = []
     content = PackageReader.content
 

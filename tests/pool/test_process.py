@@ -173,16 +173,19 @@ def test_bytes_that_are_no_message_are_logged_and_skipped(sync: FakeSync) -> Non
     )
 
 
+def cpu_ns(pid: int) -> int:
+    """Of all its threads, by the scheduler's own count: the times in ticks are guesses where ticks are all that is counted."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+
+
 def test_idle_process_uses_no_cpu_and_everybody_goes_first(sync: FakeSync) -> None:
     sync.hear()
-    process = psutil.Process(sync.pid)
     stamp = until(lambda: sync.row().heartbeat_ns, "it stamps")
-    before = process.cpu_times()
+    before = cpu_ns(sync.pid)
     until(lambda: sync.row().heartbeat_ns >= stamp + 2_000_000_000, "two seconds of idling")
-    after = process.cpu_times()
 
-    assert (after.user + after.system) - (before.user + before.system) <= 0.02
-    assert process.nice() == 10
+    assert cpu_ns(sync.pid) - before <= 20_000_000
+    assert psutil.Process(sync.pid).nice() == 10
     assert os.sched_getscheduler(sync.pid) == os.SCHED_BATCH
 
 
