@@ -4,6 +4,7 @@ import functools
 import os
 import random
 import time
+import uuid
 
 
 def boot_us() -> int:
@@ -13,15 +14,15 @@ def boot_us() -> int:
 
 @functools.cache
 def clock_name() -> str:
-    """Says whose boot clock ours is: equal on two nodes only where both read the same one."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        boot = file.read().strip()
+    """Says whose boot clock ours is: equal on two nodes only where both read the same one. Where the system does not tell (a
+    service may be kept from most of /proc) it is nobody else's: then the offset is measured."""
     try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
         # A container may have been given a clock of its own.
-        namespace = os.stat("/proc/self/ns/time").st_ino
+        return f"{boot}.{os.stat('/proc/self/ns/time').st_ino}"
     except OSError:
-        namespace = 0
-    return f"{boot}.{namespace}"
+        return f"unknown.{uuid.uuid4()}"
 
 
 class Clock:

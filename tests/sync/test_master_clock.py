@@ -1,6 +1,7 @@
 """The master's boot clock, measured over a link that is slow now and then."""
 
 import asyncio
+import os
 from typing import Any, cast
 
 import pytest
@@ -89,6 +90,19 @@ def test_another_clock_is_told_the_time() -> None:
         told = parse_clock(asyncio.run(requests.clock(cast(Peer, None), name)))
         assert told is not None
         assert before <= told <= boot_us()
+
+
+def test_clock_that_the_system_does_not_name_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if str(path) == "/proc/self/ns/time":
+            raise PermissionError(13, "x")
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    named = {clock_name.__wrapped__() for _ in range(2)}
+    assert len(named) == 2
 
 
 def test_answer_that_is_no_number_is_refused() -> None:
