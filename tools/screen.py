@@ -51,6 +51,7 @@ def status_view(status: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [_headline(status)]
     if status["problem"]:
         parts.append(Text(status["problem"], style="red"))
+    parts += [Text(text, style="red") for text in status["problems"].values()]
     if status["api"] is not None:
         parts.append(_api(status["api"]))
     parts += [Text(), _processes(status["processes"])]

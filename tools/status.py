@@ -36,6 +36,7 @@ class StatusReader:
             "syncs": [],
             "results": {},
             "agents": None,
+            "problems": {},
         }
         status["problem"] = self._ask(status)
         return status
@@ -47,6 +48,7 @@ class StatusReader:
             "at": time.time(),
             "root": self._root,
             "problem": "",
+            "problems": {},
             "started_at": None,
             "node": {"name": None, "type": None, "cluster": None, "version": None, "serving": None},
             "processes": [],
@@ -90,7 +92,7 @@ class StatusReader:
             return f"The node does not answer: {silence}"
         except ClusterError as refusal:
             return f"The node answered: {refusal}"
-        for key in ("node", "peers", "manifest", "syncs", "results", "agents"):
+        for key in ("node", "peers", "manifest", "syncs", "results", "agents", "problems"):
             status[key] = answer[key]
         return str(answer["problem"])
 

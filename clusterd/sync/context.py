@@ -12,11 +12,13 @@ from clusterd.sync.outgoing import Progress, Sender
 from clusterd.sync.pool_port import PoolPort
 from clusterd.sync.slabs import SlabPool
 from clusterd.sync.spool import Spool
+from clusterd.sync.troubles import Troubles
 from clusterd.wdb.client import Database
 
 
 class Context(msgspec.Struct):
-    """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, for status."""
+    """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, `troubles` what hinders them, both
+    for status."""
 
     settings: Settings
     clock: Clock
@@ -29,6 +31,7 @@ class Context(msgspec.Struct):
     sender: Sender
     progress: list[Progress]
     database: Database
+    troubles: Troubles
 
     def journal(self, tag: str, subtag: str) -> Journal:
         return Journal(self.log, tag, subtag)

@@ -22,6 +22,7 @@ from clusterd.sync.outgoing import Sender
 from clusterd.sync.pool_port import PoolPort
 from clusterd.sync.slabs import SlabPool
 from clusterd.sync.spool import Spool
+from clusterd.sync.troubles import Troubles
 from clusterd.wdb.client import Database
 from ipc.arena import Arena
 from ipc.batch import take_batch
@@ -130,6 +131,7 @@ class _SyncProcess:
             sender=Sender(jobs, slabs),
             progress=[],
             database=Database(settings.root),
+            troubles=Troubles(),
         )
 
     async def _until_stopped(self, tasks: "list[asyncio.Task[None]]") -> int:

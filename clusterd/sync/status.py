@@ -28,6 +28,7 @@ def node_status(
     cluster = context.settings.cluster
     return {
         "problem": problem,
+        "problems": context.troubles.shown(),
         "node": {
             "name": cluster.node_name,
             "type": cluster.node_type,

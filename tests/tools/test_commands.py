@@ -21,7 +21,19 @@ from tools.rig.peer import wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 Done = subprocess.CompletedProcess[str]
-STATUS_KEYS = {"running", "problem", "at", "started_at", "root", "node", "processes", "net", "slabs", "peers"} | {
+STATUS_KEYS = {
+    "running",
+    "problem",
+    "problems",
+    "at",
+    "started_at",
+    "root",
+    "node",
+    "processes",
+    "net",
+    "slabs",
+    "peers",
+} | {
     "manifest",
     "syncs",
     "results",

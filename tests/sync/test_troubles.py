@@ -1,0 +1,45 @@
+"""What hinders a node is said once, and shown until it is over."""
+
+import asyncio
+
+import pytest
+
+from clusterd.sync.journal import Journal
+from clusterd.sync.troubles import Troubles, round_survives
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.written: list[tuple[str, str]] = []
+
+    def line(self, level: str, tag: str, subtag: str, text: str) -> None:
+        self.written.append((level, text))
+
+
+def journal(lines: Lines) -> Journal:
+    return Journal(lines, "Local", "Trouble")  # type: ignore[arg-type]
+
+
+def test_a_trouble_is_logged_when_it_begins_and_when_it_ends_and_shown_between() -> None:
+    lines, troubles = Lines(), Troubles()
+    assert troubles.begin("spool", "The spool cannot be written: 1 byte.", journal(lines))
+    assert not troubles.begin("spool", "The spool cannot be written: 2 bytes.", journal(lines))
+    assert troubles.shown() == {"spool": "The spool cannot be written: 2 bytes."}
+    assert troubles.end("spool", "The spool can be written again.", journal(lines))
+    assert not troubles.end("spool", "The spool can be written again.", journal(lines))
+    assert troubles.shown() == {}
+    assert [level for level, _ in lines.written] == ["WARNING", "INFO"]
+
+
+def test_a_loop_survives_rounds_that_fail_and_says_so_once() -> None:
+    lines, troubles = Lines(), Troubles()
+    for failure in (OSError("no space"), RuntimeError(), None, None):
+        with round_survives(journal(lines), troubles, "Broadcast"):
+            if failure is not None:
+                raise failure
+    assert lines.written == [("ERROR", "Broadcast: no space"), ("INFO", "Broadcast: works again")]
+
+
+def test_cancelling_ends_the_loop() -> None:
+    with pytest.raises(asyncio.CancelledError), round_survives(journal(Lines()), Troubles(), "Broadcast"):
+        raise asyncio.CancelledError
