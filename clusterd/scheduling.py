@@ -1,4 +1,4 @@
-"""Who of the node's processes runs first when every core is busy (design.md section 3)."""
+"""Who of the node's processes runs first when every core is busy (architecture.md, section 1)."""
 
 import contextlib
 import ctypes

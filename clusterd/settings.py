@@ -163,7 +163,7 @@ class ForceRules(msgspec.Struct, frozen=True):
 
 
 CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "ahead", "answer")
-"""What this node can do with another clusterd node beyond the stock protocol (design.md 6). Each can be switched off."""
+"""What this node can do with another clusterd node beyond the stock protocol (architecture.md, section 4). Each can be switched off."""
 
 
 class Clusterd(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """Events and requests to sync, its replies and requests back to links (ipc/messages.py is the language).
 
 Sync may die at any moment and come back as another process. Then every request it has not answered is answered here with
-`err`, never with silence; slabs it held come back; what it was sending is told to the new one (design.md 2).
+`err`, never with silence; slabs it held come back; what it was sending is told to the new one.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ from itertools import accumulate
 from clusterd.wire.frame import Piece
 
 SLICE_BYTES = 262144
-"""Most bytes handed to the transport at a time: a single write of 7 MB would block for 2.5 ms (design.md 3)."""
+"""Most bytes handed to the transport at a time: a single write of 7 MB would block for 2.5 ms."""
 
 Buffer = bytes | memoryview
 

@@ -1,4 +1,4 @@
-"""The net process: start, loop, stop (design.md 2)."""
+"""The net process: start, loop, stop."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Net's share of the arena: room for large bodies on their way in, and who holds it (design.md 3, shared-memory queues).
+"""Net's share of the arena: room for large bodies on their way in, and who holds it (architecture.md, section 2).
 
 A slab is taken by the link that receives into it, handed over to sync with the message that names it, and comes back with
 Release, or when its link or sync is gone. A link that finds no room stops reading and is served in turn.

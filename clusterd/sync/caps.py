@@ -1,4 +1,4 @@
-"""What two clusterd nodes agree to beyond the stock protocol (design.md 6).
+"""What two clusterd nodes agree to beyond the stock protocol (architecture.md, section 4).
 
 agents   the node's agent database is our store: reports carry the moment of each agent, refused rows come back by name
 digest   checks begin with the digest of a manifest, and tell only what is in the buckets that differ

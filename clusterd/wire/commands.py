@@ -57,7 +57,7 @@ SENDSYNC = "sendsync"
 GET_NODES = "get_nodes"
 GET_HEALTH = "get_health"
 CAPS = "caps"
-"""Ours, worker to master after hello: a JSON list of capabilities (design.md 6). Unknown to the original."""
+"""Ours, worker to master after hello: a JSON list of capabilities (architecture.md, section 4). Unknown to the original."""
 
 CLOCK = "clock"
 """Ours, to a master that listed capability `agents`: its boot clock in microseconds, as decimal digits. The payload names the
