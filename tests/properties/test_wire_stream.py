@@ -1,4 +1,4 @@
-"""Whatever the cuts, the same events; whatever the bytes, an event or a violation (wire.md 2.5, 11.2)."""
+"""Whatever the cuts, the same events; whatever the bytes, an event or a violation (wire.md 2.5, quirks.md R1 to R3)."""
 
 from itertools import pairwise
 from typing import Any

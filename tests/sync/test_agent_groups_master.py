@@ -23,6 +23,6 @@ def test_result_that_comes_before_anything_was_recorded_is_taken() -> None:
     context = SimpleNamespace(journal=lambda tag, subtag: Journal(lines, tag, subtag))  # type: ignore[arg-type]
     groups = AgentGroupsMaster(cast(Context, context), {})
     peer = cast(Peer, SimpleNamespace(name="w1", link=7))
-    groups.finished_all(peer, b'{"updated_chunks": 3, "error_messages": []}')
+    groups.finished_all(peer, b'{"updated_chunks": 3, "error_messages": [], "time_spent": 0.1}')
     expected = ("INFO", "Worker w1", "Agent-groups send full", "Finished in 0.000s. Updated 3 chunks.")
     assert lines.written == [expected]

@@ -1,4 +1,4 @@
-"""Large and divided bodies, and peers that abuse them (wire.md 2.4, 11.2)."""
+"""Large and divided bodies, and peers that abuse them (wire.md 2.4, quirks.md R1 to R3)."""
 
 import struct
 
