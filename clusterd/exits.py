@@ -29,3 +29,6 @@ class ExitCode(IntEnum):
 
     USAGE = 64
     """A command was called in a wrong way."""
+
+    INTERRUPTED = 130
+    """Ctrl-C, as shells have it."""

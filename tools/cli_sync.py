@@ -108,7 +108,7 @@ def standing_view(found: Standing) -> RenderableType:
 @click.option("--json", "as_json", is_flag=True, help="The same facts for programs.")
 @click.pass_obj
 def diff(root: str, node: str, as_json: bool) -> None:
-    """Show what a sync would change on worker NODE, without changing it. Without NODE: on a worker its own
+    """Show what a sync would change on worker NODE. Nothing is changed. Without NODE: on a worker its own
     difference from the master, on a master those of all workers."""
     try:
         if not node:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clusterd.configuration import load
 from clusterd.rundir import root_problem
-from tools import service
+from tools import starting
 
 HIDDEN = ("--performance_test", "--concurrency_test", "--string", "--file")
 STOCK_FAILURE = 1
@@ -60,7 +60,7 @@ def main() -> None:
         sys.exit(0)
     if options.foreground:
         print(f"Starting cluster in foreground (pid: {os.getpid()})", flush=True)
-    started = service.start(
+    started = starting.start(
         root,
         foreground=options.foreground,
         debug=options.debug,

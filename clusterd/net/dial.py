@@ -18,7 +18,8 @@ from clusterd.wire.events import Sink, Violation
 from clusterd.wire.frame import REQUEST_CHUNK
 from clusterd.wire.payloads import Hello, build_hello
 from clusterd.wire.results import decode_err_payload
-from clusterd.wire.seal import Sealer, sealed_length
+from clusterd.wire.seal import Sealer
+from clusterd.wire.token import sealed_length
 
 FIRST_RETRY_S = 1.0
 KEEPALIVE_SUBTAG = "Keep Alive"

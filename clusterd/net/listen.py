@@ -20,7 +20,8 @@ from clusterd.wire import commands
 from clusterd.wire.events import Sink, Violation
 from clusterd.wire.frame import REQUEST_CHUNK
 from clusterd.wire.results import encode_failure
-from clusterd.wire.seal import Sealer, sealed_length
+from clusterd.wire.seal import Sealer
+from clusterd.wire.token import sealed_length
 
 STRANGER_BYTES = 8192
 """Body of a frame, and of all divided messages, before hello."""

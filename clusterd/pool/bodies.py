@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import xxhash
 
 from clusterd.pool.failure import Failure
-from clusterd.wire.seal import BadSeal, Sealer, sealed_length
+from clusterd.wire.seal import Sealer
+from clusterd.wire.token import BadSeal, sealed_length
 from ipc.arena import Arena
 from ipc.descriptor import Descriptor
 from ipc.messages import (

@@ -9,6 +9,7 @@ Whatever bytes come, there are two outcomes: events, or a Violation, after which
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from clusterd.errors import ClusterError
 from clusterd.wire.box import Box
@@ -36,7 +37,10 @@ from clusterd.wire.frame import (
     parse_field,
     pieces_of,
 )
-from clusterd.wire.seal import BadSeal, Sealer, sealed_length
+from clusterd.wire.token import BadSeal, sealed_length
+
+if TYPE_CHECKING:  # programs of the local socket load no cryptography
+    from clusterd.wire.seal import Sealer
 
 INLINE_LIMIT = 65536
 READ_BYTES = 65536
@@ -87,7 +91,7 @@ class Connection:
     def __init__(
         self,
         role: Role,
-        sealer: Sealer | None,
+        sealer: "Sealer | None",
         *,
         counter_start: int,
         allocate: Allocate = heap_sink,

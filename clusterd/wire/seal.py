@@ -18,31 +18,14 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
+from clusterd.wire.token import BLOCK, CIPHERTEXT_AT, OVERHEAD, SIGNATURE, BadSeal
+
 KEY_BYTES = 32
-_BLOCK = 16
 _IV_AT = 9
-_CIPHERTEXT_AT = _IV_AT + _BLOCK
-_SIGNATURE = 32
-_OVERHEAD = _CIPHERTEXT_AT + _SIGNATURE
 _VERSION = 0x80
 
 _ALPHABET = b"-_"
-_PADDING = tuple(bytes((count,)) * count for count in range(_BLOCK + 1))
-
-
-class BadSeal(Exception):
-    """A body does not open: another key, or damage. Says nothing about the body."""
-
-
-def sealed_length(plain_length: int) -> int:
-    """Length of the token for so many bytes: 0 gives 100, 5242880 gives 6990604."""
-    return 4 * ((_OVERHEAD + _BLOCK * (plain_length // _BLOCK + 1) + 2) // 3)
-
-
-def largest_plain(token_length: int) -> int:
-    """The most bytes that a token of at most `token_length` bytes can hold; -1 when that is less than an empty token."""
-    blocks = (token_length // 4 * 3 - _OVERHEAD) // _BLOCK
-    return blocks * _BLOCK - 1 if blocks > 0 else -1
+_PADDING = tuple(bytes((count,)) * count for count in range(BLOCK + 1))
 
 
 class Sealer:
@@ -58,22 +41,22 @@ class Sealer:
 
     def seal(self, plain: bytes | bytearray) -> bytes:
         """The token for `plain`, `sealed_length(len(plain))` bytes."""
-        whole = len(plain) // _BLOCK * _BLOCK
+        whole = len(plain) // BLOCK * BLOCK
         # The cipher wants room for a block more than it writes: the signature's place is as large.
-        raw = bytearray(_OVERHEAD + whole + _BLOCK)
-        iv = os.urandom(_BLOCK)
+        raw = bytearray(OVERHEAD + whole + BLOCK)
+        iv = os.urandom(BLOCK)
         raw[0] = _VERSION
         raw[1:_IV_AT] = int(time.time()).to_bytes(_IV_AT - 1, "big")
-        raw[_IV_AT:_CIPHERTEXT_AT] = iv
+        raw[_IV_AT:CIPHERTEXT_AT] = iv
         encryptor = Cipher(self._cipher, modes.CBC(iv)).encryptor()
         rest = len(plain) - whole
         with memoryview(plain) as source, memoryview(raw) as room:
-            encryptor.update_into(source[:whole], room[_CIPHERTEXT_AT:])
-            last = encryptor.update(bytes(source[whole:]) + _PADDING[_BLOCK - rest]) + encryptor.finalize()
-            room[_CIPHERTEXT_AT + whole : -_SIGNATURE] = last
+            encryptor.update_into(source[:whole], room[CIPHERTEXT_AT:])
+            last = encryptor.update(bytes(source[whole:]) + _PADDING[BLOCK - rest]) + encryptor.finalize()
+            room[CIPHERTEXT_AT + whole : -SIGNATURE] = last
             signer = self._signer.copy()
-            signer.update(room[:-_SIGNATURE])
-            room[-_SIGNATURE:] = signer.finalize()
+            signer.update(room[:-SIGNATURE])
+            room[-SIGNATURE:] = signer.finalize()
         return pybase64.b64encode(raw, altchars=_ALPHABET)
 
     def seal_into(self, plain: bytes | bytearray, room: memoryview) -> int:
@@ -98,15 +81,15 @@ class Sealer:
 
     def _open(self, raw: bytes) -> bytes:
         """`raw`: the token without its base64."""
-        if len(raw) < _OVERHEAD + _BLOCK or raw[0] != _VERSION:
+        if len(raw) < OVERHEAD + BLOCK or raw[0] != _VERSION:
             raise ValueError("no Fernet token")
         view = memoryview(raw)
         signer = self._signer.copy()
-        signer.update(view[:-_SIGNATURE])
-        signer.verify(raw[-_SIGNATURE:])
-        decryptor = Cipher(self._cipher, modes.CBC(raw[_IV_AT:_CIPHERTEXT_AT])).decryptor()
-        padded = decryptor.update(view[_CIPHERTEXT_AT:-_SIGNATURE]) + decryptor.finalize()
+        signer.update(view[:-SIGNATURE])
+        signer.verify(raw[-SIGNATURE:])
+        decryptor = Cipher(self._cipher, modes.CBC(raw[_IV_AT:CIPHERTEXT_AT])).decryptor()
+        padded = decryptor.update(view[CIPHERTEXT_AT:-SIGNATURE]) + decryptor.finalize()
         fill = padded[-1]
-        if not 1 <= fill <= _BLOCK or not padded.endswith(_PADDING[fill]):
+        if not 1 <= fill <= BLOCK or not padded.endswith(_PADDING[fill]):
             raise ValueError("no Fernet token")
         return padded[:-fill]

@@ -9,7 +9,7 @@ from clusterd.sync.api_soon import ANSWER, Soon, answer_in
 from clusterd.sync.outgoing import INLINE_CHUNK
 from clusterd.wire.commands import DAPI_QUEUED
 from clusterd.wire.connection import INLINE_LIMIT
-from clusterd.wire.seal import sealed_length
+from clusterd.wire.token import sealed_length
 from ipc.messages import Text
 
 

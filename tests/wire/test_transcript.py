@@ -5,7 +5,8 @@ from typing import Any
 from clusterd.wire.connection import Connection
 from clusterd.wire.events import RequestReceived, ResponseReceived, SealedRequest
 from clusterd.wire.frame import command_field, parse_field
-from clusterd.wire.seal import Sealer, sealed_length
+from clusterd.wire.seal import Sealer
+from clusterd.wire.token import sealed_length
 from tests.wire.vectors import payload_of, transcript
 
 SEALER = Sealer(b"c98b62a9b6169ac5f67dae55ae4a9088")

@@ -1,0 +1,19 @@
+"""What a sealed body looks like from outside: its length, and the error for one that does not open (wire.md 1.2).
+
+Apart from seal.py, so that programs of the local socket, where nothing is sealed, need no cryptography.
+"""
+
+BLOCK = 16
+CIPHERTEXT_AT = 9 + BLOCK
+"""Version, time stamp and initialisation vector come before it."""
+SIGNATURE = 32
+OVERHEAD = CIPHERTEXT_AT + SIGNATURE
+
+
+class BadSeal(Exception):
+    """A body does not open: another key, or damage. Says nothing about the body."""
+
+
+def sealed_length(plain_length: int) -> int:
+    """Length of the token for so many bytes: 0 gives 100, 5242880 gives 6990604."""
+    return 4 * ((OVERHEAD + BLOCK * (plain_length // BLOCK + 1) + 2) // 3)

@@ -1,0 +1,67 @@
+"""`clusterd start` and `clusterd restart`: the commands that load the whole daemon, because they become it."""
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from clusterd.exits import ExitCode
+from clusterd.rundir import root_problem
+from tools import stopping
+from tools.check import check
+from tools.show import fail, show_lines, warn
+
+LogFormat = Literal["text", "json"]
+
+
+@click.command()
+@click.option("-f", "foreground", is_flag=True, help="Stay in the foreground, log to stderr too.")
+@click.option("-d", "debug", count=True, help="More log: once DEBUG, twice DEBUG2.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--timeout", "timeout_s", type=click.FloatRange(1), default=60.0, show_default=True, help="Seconds.")
+@click.pass_obj
+def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeout_s: float) -> None:
+    """Start the node; returns when it serves."""
+    _need_short(root)
+    from tools import starting  # the whole daemon: not for --help, nor before the configuration is known to be good
+
+    started = starting.start(
+        root, foreground=foreground, debug=debug, log_format=log_format, timeout_s=timeout_s, say=warn
+    )
+    if not started.ok:
+        fail(started.reason, started.code)
+    if not foreground:
+        click.echo(f"clusterd runs (pid {started.pid}).")
+
+
+@click.command()
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds.")
+@click.option("-d", "debug", count=True, help="More log: once DEBUG, twice DEBUG2.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.pass_obj
+def restart(root: str, timeout_s: float, debug: int, log_format: LogFormat) -> None:
+    """Stop the node if it runs, then start it. A configuration with mistakes stops nothing."""
+    _need_short(root)
+    checked = check(root)
+    if not checked.ok:
+        show_lines(checked.lines)
+        fail("the configuration has mistakes; the node was left as it is", ExitCode.BAD_CONFIGURATION)
+    stopped = stopping.stop(root, timeout_s=timeout_s)
+    if not stopped.ok:
+        fail(stopped.reason, stopped.code)
+    for line in stopped.lines:
+        click.echo(line)
+    from tools import starting  # the whole daemon: not for --help, nor before the configuration is known to be good
+
+    started = starting.start(root, foreground=False, debug=debug, log_format=log_format, timeout_s=60.0, say=warn)
+    if not started.ok:
+        fail(started.reason, started.code)
+    click.echo(f"clusterd runs (pid {started.pid}).")
+
+
+def _need_short(root: str) -> None:
+    problem = root_problem(root)
+    if problem is not None:
+        fail(problem, ExitCode.BAD_CONFIGURATION)
+    if not Path(root).is_dir():
+        fail(f"there is no node at {root}. Make one with: clusterd --root {root} init ...", ExitCode.BAD_CONFIGURATION)

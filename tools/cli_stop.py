@@ -1,0 +1,18 @@
+"""`clusterd stop`."""
+
+import click
+
+from tools import stopping
+from tools.show import fail
+
+
+@click.command()
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Seconds.")
+@click.pass_obj
+def stop(root: str, timeout_s: float) -> None:
+    """Stop the node; returns when its last process is gone."""
+    outcome = stopping.stop(root, timeout_s=timeout_s)
+    if not outcome.ok:
+        fail(outcome.reason, outcome.code)
+    for line in outcome.lines:
+        click.echo(line)

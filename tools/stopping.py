@@ -1,0 +1,75 @@
+"""Stop a node, as a function that returns a value."""
+
+import os
+import signal
+import time
+
+import psutil
+
+from clusterd.exits import ExitCode
+from clusterd.rundir import board_path
+from clusterd.supervisor.pidfile import running_pid
+from ipc.board import Board
+from tools.outcome import Outcome
+
+POLL_S = 0.02
+
+
+def stop(root: str, *, timeout_s: float) -> Outcome:
+    """Ask the node to stop and wait until its last process is gone, at most `timeout_s`; then kill what is left."""
+    pid = running_pid(root)
+    if pid is None:
+        return Outcome(True, lines=["clusterd is not running."])
+    members = _members(root, pid)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return Outcome(
+            False, f"no permission to stop pid {pid}: run this as root or as the node's owner", ExitCode.FAILED
+        )
+    deadline = time.monotonic() + timeout_s
+    while running_pid(root) is not None and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    late = _kill([process for process in members if process.is_running()]) if running_pid(root) is not None else []
+    while running_pid(root) is not None and time.monotonic() < deadline + 5:
+        time.sleep(POLL_S)
+    if running_pid(root) is not None:
+        return Outcome(False, f"clusterd (pid {pid}) did not end and could not be killed", int(ExitCode.TIMED_OUT))
+    if late:
+        return Outcome(
+            False,
+            f"did not stop within {timeout_s:g} s and was killed: pid {', '.join(map(str, late))}",
+            int(ExitCode.TIMED_OUT),
+        )
+    return Outcome(True, lines=["clusterd has stopped."])
+
+
+def _members(root: str, pid: int) -> list[psutil.Process]:
+    """The node's processes as handles that a pid given to somebody else cannot confuse."""
+    pids = {pid}
+    try:
+        board = Board.open(board_path(root))
+        pids.update(row.pid for row in board.rows() if row.pid)
+        board.close()
+    except (OSError, ValueError):
+        pass
+    members = []
+    for member in pids:
+        try:
+            members.append(psutil.Process(member))
+        except psutil.Error:
+            continue
+    return members
+
+
+def _kill(members: list[psutil.Process]) -> list[int]:
+    killed = []
+    for process in members:
+        try:
+            process.kill()
+            killed.append(process.pid)
+        except psutil.Error:
+            continue
+    return killed
