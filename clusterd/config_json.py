@@ -300,6 +300,7 @@ class _Reader:
             full_walk_s=_seconds(section, "full_walk", base.full_walk_s, zero=True),
             request_timeout_s=_seconds(section, "request_timeout", base.request_timeout_s),
             stuck_after_s=section.number("stuck_after", base.stuck_after_s, 2, 3600),
+            stuck_busy_after_s=section.number("stuck_busy_after", base.stuck_busy_after_s, 10, 86400),
             delete_confirm_share=section.number("delete_confirm_share", base.delete_confirm_share, 0, 1),
             watch=section.boolean("watch", base.watch),
             max_delete_share=section.number("max_delete_share", base.max_delete_share, 0, 1),

@@ -32,3 +32,8 @@ class ExitCode(IntEnum):
 
     INTERRUPTED = 130
     """Ctrl-C, as shells have it."""
+
+
+START_TIMEOUT_S = 600.0
+"""How long whoever starts a node waits for it, then TIMED_OUT. The node itself knows sooner that it cannot start; on a machine
+where it has to wait for a core, it may take so long."""

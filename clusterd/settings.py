@@ -170,7 +170,8 @@ class Clusterd(msgspec.Struct, frozen=True):
     """Our own section `clusterd` of cluster.json. `store`: whether this node serves the agent database and authd itself.
     `request_timeout_s`: how long a function of the distributed API may run (dapi.md 3.9). `caps`: the capabilities that are
     on; with none of them a worker does not say that it is clusterd. `watch`: follow file events between two walks.
-    `max_delete_share`: a master that loses more than this share of its files at once withholds the deletions; 1: never."""
+    `max_delete_share`: a master that loses more than this share of its files at once withholds the deletions; 1: never.
+    `stuck_after_s`, `stuck_busy_after_s`: see Pace in clusterd/supervisor/family.py."""
 
     owner: str = ""
     version: str = "4.14.1"
@@ -180,6 +181,7 @@ class Clusterd(msgspec.Struct, frozen=True):
     full_walk_s: float = 300
     request_timeout_s: float = 10
     stuck_after_s: float = 30
+    stuck_busy_after_s: float = 600
     delete_confirm_share: float = 0.5
     watch: bool = True
     max_delete_share: float = 0.5

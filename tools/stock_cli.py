@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from clusterd.configuration import load
+from clusterd.exits import START_TIMEOUT_S
 from clusterd.rundir import root_problem
 from tools import starting
 
@@ -65,7 +66,7 @@ def main() -> None:
         foreground=options.foreground,
         debug=options.debug,
         log_format="text",
-        timeout_s=60.0,
+        timeout_s=START_TIMEOUT_S,
         say=lambda text: print(f"wazuh-clusterd: {text}", file=sys.stderr),
         conf=None if options.conf is None else str(Path(options.conf).absolute()),
         stay_root=options.stay_root,

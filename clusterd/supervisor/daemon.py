@@ -9,12 +9,9 @@ from typing import NoReturn
 
 import msgspec
 
-from clusterd.exits import ExitCode
+from clusterd.exits import START_TIMEOUT_S, ExitCode
 from clusterd.settings import Settings
 from clusterd.supervisor.run import StartResult, supervise
-
-START_TIMEOUT_S = 90.0
-"""Longer than a supervisor waits for its children (Pace.start_s) and then takes to stop them."""
 
 
 def start_daemon(

@@ -10,7 +10,8 @@ import msgspec
 from clusterd.logs import Log, RateLimiter
 from clusterd.supervisor.child import BirthPlan, Child, ChildSpec, fork
 from clusterd.supervisor.restart import GiveUp, History, Life, decide, how
-from ipc.board import Board, Row
+from clusterd.supervisor.vitals import Watch
+from ipc.board import Board, Row, RowSnapshot
 
 TAG = "Cluster"
 SUBTAG = "Supervisor"
@@ -18,12 +19,16 @@ SAME_LINE_S = 60.0
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """Times in seconds. `start_s`: until a new child must be ready; `stuck_after_s`: without a heartbeat; `dump_s`: from
-    the order to dump its stacks until it is killed; `tick_s`: how often a node that serves is looked at; `asleep_s`: a
-    supervisor that is later than its tick by so much was itself stopped, and its children with it."""
+    """Times in seconds. `start_s`: until a new child must be ready, waits for a core or the disk left aside;
+    `stuck_after_s`: how long a child may be idle without a heartbeat; `stuck_busy_after_s`: how long it may compute or wait for
+    the disk without one; `dump_s`: from the order to dump its stacks until it is killed; `tick_s`: how often a node that serves
+    is looked at; `asleep_s`: a supervisor that is later than its tick by so much was itself stopped, and its children with it.
+
+    Waiting for a core is never held against a child: on a busy machine a new one would wait as long."""
 
     start_s: float = 60.0
     stuck_after_s: float = 30.0
+    stuck_busy_after_s: float = 600.0
     dump_s: float = 2.0
     tick_s: float = 1.0
     asleep_s: float = 3.0
@@ -40,6 +45,7 @@ class Slot:
         self.history = History()
         self.due_at: float | None = None
         self.kill_at: float | None = None
+        self.watch = Watch()
 
 
 class Family:
@@ -68,14 +74,12 @@ class Family:
         self._reason = reason
         self._spread = spread
         self._not_for_children = not_for_children
-        self._watched_since = 0.0
         self.failure = ""
 
     # ---- coming up -----------------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
         """Fork all, the last to stop first."""
-        self._watched_since = now
         for slot in reversed(self._slots):
             self._fork(slot, now)
 
@@ -89,8 +93,15 @@ class Family:
         """Names of those that do not."""
         return [slot.spec.name for slot in self._slots if slot.child is None or slot.row.snapshot().state != "ready"]
 
+    @property
+    def waited_s(self) -> float:
+        """For how long a child that is not ready yet has waited for a core or the disk, at most."""
+        starting = [slot for slot in self._slots if slot.row.snapshot().state != "ready"]
+        return max((slot.watch.start.waited_s for slot in starting), default=0.0)
+
     def _fork(self, slot: Slot, now: float) -> None:
         slot.due_at = slot.kill_at = None
+        slot.watch = Watch()
         slot.incarnation += 1
         slot.row.begin(0, slot.incarnation)
         slot.row.set_restarts(slot.incarnation - 1)
@@ -113,10 +124,11 @@ class Family:
         for slot in self._slots:
             self._look_at(slot, now)
 
-    def paused(self, now: float) -> None:
+    def paused(self) -> None:
         """The supervisor itself was not running for a while (machine or group stopped): the children were not either, so
-        their silence until now does not count."""
-        self._watched_since = now
+        that time does not count."""
+        for slot in self._slots:
+            slot.watch.skip()
 
     def next_moment(self) -> float | None:
         """When `look` has something to do at the latest, apart from its ticks."""
@@ -140,11 +152,25 @@ class Family:
                 child.send(signal.SIGKILL)
                 slot.kill_at = now + self._pace.dump_s
         else:
-            since = max(facts.heartbeat_ns / 1e9, self._watched_since)
-            if now - since > self._pace.stuck_after_s:
-                self._end_stuck(slot, child, f"gave no sign of life for {now - since:.0f} s", now)
-            elif facts.state == "starting" and now - max(child.started_at, self._watched_since) > self._pace.start_s:
-                self._end_stuck(slot, child, f"was not ready after {self._pace.start_s:.0f} s", now)
+            slot.watch.look(child.pid, facts.heartbeat_ns, now, self._pace.tick_s)
+            why = self._what_is_wrong(slot, facts, now)
+            if why:
+                self._end_stuck(slot, child, why, now)
+
+    def _what_is_wrong(self, slot: Slot, facts: RowSnapshot, now: float) -> str:
+        """Why this child is to be ended, empty if it is not."""
+        pace, silence = self._pace, slot.watch.silence
+        busy_s = silence.cpu_s + silence.disk_s
+        if silence.idle_s > pace.stuck_after_s or busy_s > pace.stuck_busy_after_s:
+            return f"gave no sign of life for {now - facts.heartbeat_ns / 1e9:.0f} s ({silence})"
+        if facts.state == "starting" and slot.child is not None:
+            taken_s = now - slot.child.started_at - slot.watch.start.waited_s
+            if taken_s > pace.start_s:
+                return f"was not ready after {pace.start_s:.0f} s ({slot.watch.start})"
+        if silence.disk_s > pace.stuck_after_s and not slot.watch.warned:
+            slot.watch.warned = True
+            self._say("WARNING", f"{slot.spec.name} has waited for the disk for {silence.disk_s:.0f} s.")
+        return ""
 
     def _end_stuck(self, slot: Slot, child: Child, what: str, now: float) -> None:
         """Its stacks go to the crash log if it can still write them: faulthandler answers SIGABRT even in a busy loop, and

@@ -107,7 +107,9 @@ def supervise(
         log_level=settings.log_level or asked,
         log_level_asked=asked,
     )
-    pace = pace or Pace(stuck_after_s=settings.clusterd.stuck_after_s)
+    if pace is None:
+        own = settings.clusterd
+        pace = Pace(stuck_after_s=own.stuck_after_s, stuck_busy_after_s=own.stuck_busy_after_s)
     try:
         with _blocked_signals():
             _run_node(settings, starter, foreground, make_plan, pace)
@@ -267,7 +269,7 @@ class _Supervisor:
             number = self._wait(self._pause())
             now = time.monotonic()
             if now - looked > self._pace.tick_s + self._pace.asleep_s:
-                self._family.paused(now)
+                self._family.paused()
             looked = now
             if number in STOP_LINES:
                 self._log.line("INFO", TAG, "Main", STOP_LINES[signal.Signals(number)])
@@ -281,7 +283,7 @@ class _Supervisor:
             if not self._serving and not failure:
                 if self._family.is_ready:
                     self._serve()
-                elif now - started > self._pace.start_s:
+                elif now - started - self._family.waited_s > self._pace.start_s:
                     waiting = ", ".join(self._family.waiting_for)
                     failure = f"not ready after {self._pace.start_s:.0f} s: {waiting}; see logs/cluster.log"
             if failure:

@@ -11,6 +11,8 @@ ROOT/behave-NAME, read at each birth:
     deaf             is ready, ignores SIGTERM
     mute             is ready, then never stamps again and turns in a loop
     late             never says that it is ready
+    starved          is ready, then computes on CPU 0 only when nobody else wants it, without a heartbeat while it waits
+    starved-birth    the same, and is ready only when it has computed for a while
 """
 
 import os
@@ -73,21 +75,56 @@ def live(node: Node, name: str) -> int:
     signal.signal(signal.SIGTERM, term)
     signal.signal(signal.SIGHUP, hup)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
+    if behaviour == "starved-birth":
+        compute_last()
+        compute(0.1)
     if behaviour != "late":
         row.set_ready()
+    if behaviour == "starved":
+        compute_last()
     while behaviour == "mute":
         os.getpid()
     while True:
         row.stamp()
+        if behaviour == "starved":
+            compute(0.1)
         time.sleep(0.02)
+
+
+def compute_last() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    for _ in range(50):
+        # Where sessions share the CPU between them. At most ten times a second in the whole system.
+        try:
+            Path("/proc/self/autogroup").write_text("19")
+        except BlockingIOError:
+            time.sleep(0.1)
+        except OSError:
+            return
+        else:
+            return
+
+
+def compute(seconds: float) -> None:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        os.getpid()
 
 
 def settings(root: str) -> Settings:
     return Settings(root, cluster=ClusterBlock(node_name="fake", disabled=False), clusterd=Clusterd(owner="root"))
 
 
-def run(given: Settings, *, stuck_after_s: float = 30.0, start_s: float = 20.0, **more: object) -> int:
-    pace = Pace(start_s=start_s, stuck_after_s=stuck_after_s, dump_s=1.0, tick_s=0.1, asleep_s=0.7)
+def run(
+    given: Settings,
+    *,
+    stuck_after_s: float = 30.0,
+    stuck_busy_after_s: float = 60.0,
+    start_s: float = 20.0,
+    **more: object,
+) -> int:
+    pace = Pace(start_s, stuck_after_s, stuck_busy_after_s, dump_s=1.0, tick_s=0.1, asleep_s=0.7)
     return supervise(given, make_plan=fake_plan, pace=pace, **more)  # type: ignore[arg-type]
 
 

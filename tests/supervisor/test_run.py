@@ -1,10 +1,14 @@
 """The supervisor with real forks and fake children: up, down, and everything between."""
 
+import contextlib
 import os
+import re
 import signal
 import stat
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -169,11 +173,55 @@ def test_stopped_child_is_replaced_and_its_stack_written(node: FakeNode) -> None
 
 def test_busy_child_that_does_not_stamp_is_stuck(node: FakeNode) -> None:
     node.behave("pool-1", "mute")
-    node.serve(stuck_after_s=0.5)
+    node.serve(stuck_after_s=0.5, stuck_busy_after_s=1.5)
     node.behave("pool-1", "")
 
     until(lambda: node.row("pool-1").incarnation == 2 and node.row("pool-1").state == "ready", "pool-1 is replaced")
     assert "ended by SIGABRT" in node.log
+    assert re.search(r"pool-1 .* gave no sign of life for \d+ s \([12] s computing", node.log)
+
+
+def silence_s(node: FakeNode, name: str) -> float:
+    return time.monotonic() - node.row(name).heartbeat_ns / 1e9
+
+
+def test_child_that_waits_for_a_core_is_not_stuck(node: FakeNode) -> None:
+    node.behave("pool-1", "starved")
+    with every_core_busy():
+        node.serve(stuck_after_s=0.3, stuck_busy_after_s=5.0)
+        until(lambda: silence_s(node, "pool-1") > 2, "pool-1 gets no core", 60)
+        seen = node.row("supervisor").heartbeat_ns
+        until(lambda: node.row("supervisor").heartbeat_ns > seen + 500_000_000, "the supervisor looked again")
+
+    assert node.row("pool-1").incarnation == 1
+    assert "no sign of life" not in node.log
+
+
+def test_child_that_waits_for_a_core_may_start_late(node: FakeNode) -> None:
+    node.behave("pool-1", "starved-birth")
+    with every_core_busy():
+        node.start(stuck_after_s=0.3, start_s=1.5)
+        until(lambda: "up pool-1 1" in node.story, "pool-1 is born")
+        until(lambda: silence_s(node, "pool-1") > 4, "pool-1 gets no core", 60)
+    until(lambda: node.row("pool-1").state == "ready", "pool-1 is ready", 240)
+
+    assert node.row("pool-1").incarnation == 1
+    until(lambda: node.row("supervisor").state == "ready", "the node serves")
+
+
+@contextlib.contextmanager
+def every_core_busy() -> Iterator[None]:
+    """Each core has two processes that compute and never stop."""
+    line = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(line) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    try:
+        for process, core in zip(busy, 2 * sorted(os.sched_getaffinity(0)), strict=True):
+            os.sched_setaffinity(process.pid, {core})
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def test_nobody_is_called_stuck_after_the_whole_node_was_stopped(node: FakeNode) -> None:

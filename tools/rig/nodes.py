@@ -35,7 +35,7 @@ AGENTS = "agents.json"
 """What the rig's agents said last (agents.py)."""
 MARK = "CLUSTERD_RIG"
 HOST = "127.0.0.1"
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 650.0
 STOP_TIMEOUT_S = 30
 STATUS_TIMEOUT_S = 15.0
 PROGRAM = (sys.executable, "-m", "tools.cli")

@@ -1,0 +1,112 @@
+"""What a process does that gives no sign of life: compute, wait for a core, wait for the disk, or nothing. From /proc."""
+
+import contextlib
+import os
+
+import msgspec
+
+_TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+_STATE, _UTIME, _STIME = 0, 11, 12
+"""Fields of /proc/PID/stat behind the name in brackets."""
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One look at a process. `cpu_s`: what its threads have computed so far; `queued_s`: how long they have waited for a core;
+    `state`: of its first thread, as ps shows it (R: runs or waits for a core, D: waits for the disk, S: sleeps, T: stopped)."""
+
+    cpu_s: float
+    queued_s: float
+    state: str
+
+
+class Spent(msgspec.Struct):
+    """How a process has spent its time since some moment. A process that waits for a core is slow, not stuck."""
+
+    idle_s: float = 0.0
+    cpu_s: float = 0.0
+    disk_s: float = 0.0
+    queued_s: float = 0.0
+
+    def add(self, lasted_s: float, before: Sample | None, after: Sample | None) -> None:
+        """What the process did between two samples. The state at the end is that of the time which no counter explains: the
+        system adds a wait for a core to its counter only when it is over, and a kernel may have no such counter. Where /proc
+        does not show the process, it counts as idle."""
+        if before is None or after is None:
+            self.idle_s += lasted_s
+            return
+        cpu_s = max(0.0, after.cpu_s - before.cpu_s)
+        queued_s = min(max(0.0, after.queued_s - before.queued_s), lasted_s)
+        rest_s = max(0.0, lasted_s - cpu_s - queued_s)
+        self.cpu_s += cpu_s
+        self.queued_s += queued_s
+        if after.state == "R":
+            self.queued_s += rest_s
+        elif after.state == "D":
+            self.disk_s += rest_s
+        else:
+            self.idle_s += rest_s
+
+    @property
+    def waited_s(self) -> float:
+        """For what it could do nothing about."""
+        return self.queued_s + self.disk_s
+
+    def __str__(self) -> str:
+        parts = (
+            (self.idle_s, "idle"),
+            (self.cpu_s, "computing"),
+            (self.disk_s, "waiting for the disk"),
+            (self.queued_s, "waiting for a core"),
+        )
+        return ", ".join(f"{seconds:.0f} s {what}" for seconds, what in parts if seconds >= 0.5)
+
+
+class Watch:
+    """The time of one life of a child, by what it was spent on. `silence` begins anew with each sign of life, `start` never."""
+
+    def __init__(self) -> None:
+        self.silence = Spent()
+        self.start = Spent()
+        self.warned = False
+        self._heard = -1
+        self._before: Sample | None = None
+        self._at: float | None = None
+
+    def look(self, pid: int, heartbeat: int, now: float, shortest_s: float) -> None:
+        """Take notice of the child's last heartbeat, and of what it has done since the last look. `shortest_s`: of the time
+        between two samples."""
+        if self._at is None or now - self._at >= shortest_s:
+            sample = read(pid)
+            if self._at is not None:
+                for spent in (self.silence, self.start):
+                    spent.add(now - self._at, self._before, sample)
+            self._before, self._at = sample, now
+        if heartbeat != self._heard:
+            self._heard, self.silence, self.warned = heartbeat, Spent(), False
+
+    def skip(self) -> None:
+        """Nobody looked for a while, nor did the child run: that time does not count."""
+        self._at = None
+
+
+def read(pid: int) -> Sample | None:
+    """None for a process that is gone, or that /proc hides."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return None
+    if len(fields) <= _STIME:
+        return None
+    cpu_s = (int(fields[_UTIME]) + int(fields[_STIME])) * _TICK_S
+    return Sample(cpu_s, _queued_s(pid), fields[_STATE].decode("ascii", "replace"))
+
+
+def _queued_s(pid: int) -> float:
+    """0 where the kernel does not count it."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+                total += int(file.read().split()[1])
+    return total / 1e9
