@@ -18,7 +18,9 @@ LogFormat = Literal["text", "json"]
 @click.option("-f", "foreground", is_flag=True, help="Stay in the foreground, log to stderr too.")
 @click.option("-d", "debug", count=True, help="More log: once DEBUG, twice DEBUG2.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("--timeout", "timeout_s", type=click.FloatRange(1), default=START_TIMEOUT_S, show_default=True, help="Seconds.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(1), default=START_TIMEOUT_S, show_default=True, help="Seconds."
+)
 @click.pass_obj
 def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeout_s: float) -> None:
     """Start the node; returns when it serves."""
@@ -53,7 +55,9 @@ def restart(root: str, timeout_s: float, debug: int, log_format: LogFormat) -> N
         click.echo(line)
     from tools import starting  # the whole daemon: not for --help, nor before the configuration is known to be good
 
-    started = starting.start(root, foreground=False, debug=debug, log_format=log_format, timeout_s=START_TIMEOUT_S, say=warn)
+    started = starting.start(
+        root, foreground=False, debug=debug, log_format=log_format, timeout_s=START_TIMEOUT_S, say=warn
+    )
     if not started.ok:
         fail(started.reason, started.code)
     click.echo(f"clusterd runs (pid {started.pid}).")

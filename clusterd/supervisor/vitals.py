@@ -107,6 +107,9 @@ def _queued_s(pid: int) -> float:
     total = 0
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+            with (
+                contextlib.suppress(OSError, ValueError, IndexError),
+                open(f"/proc/{pid}/task/{thread}/schedstat") as file,
+            ):
                 total += int(file.read().split()[1])
     return total / 1e9
