@@ -7,7 +7,6 @@ wazuh-db it has been marked by being read, and the workers' comparison of checks
 import asyncio
 import contextlib
 import time
-import traceback
 from collections import deque
 
 import msgspec
@@ -19,6 +18,7 @@ from clusterd.sync.journal import Journal, Outage
 from clusterd.sync.peer import Peer
 from clusterd.sync.records import WorkerRecord
 from clusterd.sync.tasks import Tasks
+from clusterd.sync.troubles import round_survives
 from clusterd.wdb.batches import GROUPS_HEAD, GROUPS_TAIL, HANDED_OUT, BadString, Row, parse_chunk, rows_of
 from clusterd.wdb.client import Conversation, DatabaseError
 from clusterd.wire import commands
@@ -100,6 +100,7 @@ class AgentGroupsMaster:
     def left(self, peer: Peer) -> None:
         """What it has not acknowledged stays marked, and goes to everybody again."""
         self._lines.pop(peer.link, None)
+        self._context.troubles.end(_subject(peer))
         for broadcast in list(self._open):
             if peer.link in broadcast.waiting:
                 broadcast.waiting.discard(peer.link)
@@ -117,11 +118,8 @@ class AgentGroupsMaster:
         )
         await asyncio.sleep(delay_s)
         while True:
-            try:
+            with round_survives(journal, self._context.troubles, "broadcast of agent groups"):
                 await self._round(journal)
-            except Exception:
-                # The next round may well succeed; without one no group would ever reach a worker again.
-                journal.error(f"Unexpected failure: {traceback.format_exc()}")
             await asyncio.sleep(self._context.settings.master.sync_agent_groups_s)
 
     async def _round(self, journal: Journal) -> None:
@@ -240,21 +238,30 @@ class AgentGroupsMaster:
 
     async def _serve(self, line: _Line) -> None:
         """Its queue, one broadcast after the other, while the link lasts."""
+        journal = self._context.journal(f"Worker {line.peer.name}", SEND)
         while True:
             while not line.queue:
                 line.wake.clear()
                 await line.wake.wait()
-            broadcast = line.queue[0]
+            with round_survives(journal, self._context.troubles, _subject(line.peer)):
+                await self._serve_one(line, line.queue[0], journal)
+
+    async def _serve_one(self, line: _Line, broadcast: Broadcast, journal: Journal) -> None:
+        try:
             problem = await self._send_patiently(line, broadcast)
+        except BaseException:
+            broadcast.is_lost = True  # the rows stay marked
+            raise
+        finally:
             line.queue.popleft()
-            self._record(line.peer).groups_problem = problem
-            if problem:
-                self._note_behind(line, problem)
-            elif broadcast.rows and line.is_behind:
-                line.is_behind = False
-                self._context.journal(f"Worker {line.peer.name}", SEND).info(f"{line.peer.name} takes groups again.")
             broadcast.waiting.discard(line.peer.link)
             self._settle(broadcast)
+        self._record(line.peer).groups_problem = problem
+        if problem:
+            self._note_behind(line, problem)
+        elif broadcast.rows and line.is_behind:
+            line.is_behind = False
+            journal.info(f"{line.peer.name} takes groups again.")
 
     async def _send_patiently(self, line: _Line, broadcast: Broadcast) -> str:
         """Rows that a worker cannot write yet (a group's directory may be on its way) are given to it again, in their turn. The
@@ -445,6 +452,10 @@ class AgentGroupsMaster:
         line = self._lines.get(peer.link)
         journal = self._context.journal(f"Worker {peer.name}", SEND_ALL)
         log_result(journal, line.started_all if line else None, parse_batch_result(payload))
+
+
+def _subject(peer: Peer) -> str:
+    return f"groups for {peer.name}"
 
 
 def _content(row: Row) -> int:

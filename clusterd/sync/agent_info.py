@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-import traceback
 
 import msgspec
 
@@ -15,6 +14,7 @@ from clusterd.sync.peer import Peer
 from clusterd.sync.records import WorkerRecord
 from clusterd.sync.rows import Unusable, open_rows
 from clusterd.sync.tasks import Tasks
+from clusterd.sync.troubles import round_survives
 from clusterd.wdb.batches import OFFSET, REPORT_HEAD, REPORT_MIDDLE, REPORT_TAIL
 from clusterd.wdb.client import DatabaseError, Taken
 from clusterd.wire import commands
@@ -72,13 +72,13 @@ class AgentInfoWorker:
         master_clock = MasterClock()
         while True:
             await asyncio.sleep(self._context.settings.worker.sync_agent_info_s)
-            try:
-                while await self._round(peer, master_clock):
-                    pass
-            except Exception:
-                # The next round may well succeed; without one nothing would be reported any more.
-                self._journal.error(f"Unexpected failure: {traceback.format_exc()}")
-                self._note("failed", "an unexpected failure, see the log")
+            with round_survives(self._journal, self._context.troubles, "reports of agents"):
+                try:
+                    while await self._round(peer, master_clock):
+                        pass
+                except Exception:
+                    self._note("failed", "an unexpected failure, see the log")
+                    raise
 
     @property
     def _journal(self) -> Journal:

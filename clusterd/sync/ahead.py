@@ -54,7 +54,7 @@ class Ahead:
             step is None
             or AHEAD not in peer.capabilities
             or self._integrity.record(peer.name).digest != step.before.content_digest
-            or not permissions.is_free(peer.name)
+            or not self._integrity.is_free(peer.name)
         ):
             return None
         holder = str(uuid.uuid4())
@@ -78,8 +78,8 @@ class Ahead:
             journal.debug(f"What has changed could not be sent ahead: {failure}")
             return False
         finally:
-            context.spool.remove(own)
             self._integrity.permissions.end(peer.name, holder)
+            context.spool.remove(own)
 
     async def _compared(self, step: Step) -> Compared:
         if step.comparing is None:

@@ -37,6 +37,7 @@ from clusterd.sync.sendsync_master import SendsyncMaster, restarted
 from clusterd.sync.sendsync_worker import SendsyncWorker
 from clusterd.sync.status import agents_status, node_status
 from clusterd.sync.tasks import Tasks
+from clusterd.sync.troubles import round_survives
 from clusterd.sync.zip_limit import ZipLimit
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure
@@ -147,18 +148,21 @@ class Core:
     async def net_lost(self) -> None:
         """net is gone, and every link with it."""
         self._serving = ""
-        for link in list(self._peers):
-            await self._link_down(link)
-        await self._context.net.net_lost()
+        async with contextlib.AsyncExitStack() as ending:
+            ending.push_async_callback(self._context.net.net_lost)
+            for link in list(self._peers):
+                ending.push_async_callback(self._link_down, link)
 
     async def _net_hello(self, message: NetHello) -> None:
         """The links that a net process holds: of a new net, or of the same one for a new sync."""
         for link in list(self._peers):
-            await self._link_down(link)
+            with self._survives("links that net has given up"):
+                await self._link_down(link)
         self._serving = message.serving
         self._away = message.away
         for info in message.links:
-            await self._link_up(info)
+            with self._survives("links that net holds"):
+                await self._link_up(info)
         for task in message.open_tasks:
             peer = self._peers.get(task.link)
             if peer is not None and task.command == commands.CAPS:
@@ -218,17 +222,19 @@ class Core:
         peer = self._peers.pop(link, None)
         if peer is None:
             return
-        self._sendsync.link_lost(peer)
-        self._api.link_lost(peer)
-        await peer.close()
-        if peer.info.kind == "worker" and self.master is not None:
-            self.master.forget(peer)
-            if self._digest is not None:
-                self._digest.forget(peer)
-            if self._merging is not None:
-                self._merging.forget(peer)
-            if isinstance(self._groups, AgentGroupsMaster):
-                self._groups.left(peer)
+        # What one of these trips over keeps none of the others from happening. The last one added is the first to be called.
+        async with contextlib.AsyncExitStack() as ending:
+            if peer.info.kind == "worker" and self.master is not None:
+                if isinstance(self._groups, AgentGroupsMaster):
+                    ending.callback(self._groups.left, peer)
+                if self._merging is not None:
+                    ending.callback(self._merging.forget, peer)
+                if self._digest is not None:
+                    ending.callback(self._digest.forget, peer)
+                ending.callback(self.master.forget, peer)
+            ending.push_async_callback(peer.close)
+            ending.callback(self._api.link_lost, peer)
+            ending.callback(self._sendsync.link_lost, peer)
 
     def _master_peer(self) -> Peer | None:
         return next((peer for peer in self._peers.values() if peer.info.kind == "master"), None)
@@ -336,6 +342,9 @@ class Core:
         if handler is None:
             raise Refusal(commands.unknown_command_text(message.command).decode())
         return await handler(peer, payload)
+
+    def _survives(self, subject: str) -> contextlib.AbstractContextManager[None]:
+        return round_survives(self._context.journal(self._tag, "Sync"), self._context.troubles, subject)
 
     @property
     def _tag(self) -> str:

@@ -67,7 +67,7 @@ class DigestMaster:
         _need(peer, commands.SYN_DIGEST)
         asked = parse_digest_check(payload)
         scan = self._context.manifests.current
-        if scan is None or not (asked.dry or self._integrity.permissions.is_free(peer.name)):
+        if scan is None or not (asked.dry or self._integrity.is_free(peer.name)):
             return commands.DIGEST_WAIT
         is_equal = asked.digest == scan.content_digest
         if not asked.dry:
@@ -106,7 +106,7 @@ class DigestMaster:
     async def _compare(self, peer: Peer, scan: Scan, payload: bytes, body: list[Descriptor] | None) -> bytes:
         context, permissions = self._context, self._integrity.permissions
         holder = str(uuid.uuid4())
-        is_free = permissions.is_free(peer.name)
+        is_free = self._integrity.is_free(peer.name)
         if is_free:
             permissions.begin(peer.name, holder, context.clock.monotonic())
         started, started_at = time.monotonic(), context.clock.wall()
@@ -148,8 +148,8 @@ class DigestMaster:
             self._context.journal(f"Worker {peer.name}", CHECK).error(str(failure))
             self._integrity.record(peer.name).failed(str(failure))
         finally:
-            self._remove(difference)
             self._integrity.permissions.end(peer.name, holder)
+            self._remove(difference)
 
     async def _listed(self, compared: Compared, difference: str) -> bytes:
         """What `clusterd diff` shows: counts, and the first paths of each group."""

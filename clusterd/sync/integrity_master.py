@@ -16,6 +16,7 @@ from clusterd.sync.peer import Peer
 from clusterd.sync.permission import IntegrityPermissions
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.records import WorkerRecord
+from clusterd.sync.troubles import round_survives
 from clusterd.sync.waiting import wait_for_file
 from ipc.messages import Compared
 
@@ -47,9 +48,12 @@ class IntegrityMaster:
 
     async def run(self) -> None:
         """Scan the node's files for ever, `recalculate_integrity` apart (task "Local integrity")."""
+        context = self._context
+        journal = context.journal("Master", "Integrity guard")
         while True:
-            await self.scan_once()
-            await asyncio.sleep(self._context.settings.master.recalculate_integrity_s)
+            with round_survives(journal, context.troubles, "scan of this node's files"):
+                await self.scan_once()
+            await asyncio.sleep(context.settings.master.recalculate_integrity_s)
 
     async def scan_once(self, *, everything: bool = False) -> Scan | None:
         """One local scan with its log lines; None if it failed. `everything`: walk, do not rely on file events."""
@@ -85,6 +89,16 @@ class IntegrityMaster:
                 f"more than {limit:g}s.",
             )
         return b"True" if answer.granted else b"False"
+
+    def is_free(self, name: str) -> bool:
+        """Whether no check or sync of this worker runs. One that has held its permission for too long does so no longer."""
+        limit_s = self._context.settings.master.max_locked_integrity_time_s
+        self.permissions.set_max_locked(limit_s)
+        now = self._context.clock.monotonic()
+        if self.permissions.release_overdue(name, now):
+            text = f"The permission of a check was held for more than {limit_s:g} s and is released."
+            self._context.journal(f"Worker {name}", "Integrity guard").warning(text)
+        return self.permissions.is_free(name, now)
 
     def begin_check(self, peer: Peer, payload: bytes) -> str:
         """`syn_i_w_m`: a task id, and a task that waits for the worker's package."""
@@ -147,9 +161,9 @@ class IntegrityMaster:
             journal.error(str(failure))
             self.record(peer.name).failed(str(failure))
         finally:
-            context.spool.remove(*(path for path in (package, difference) if path))
-            peer.incoming.forget(task_id)
             self.permissions.end(peer.name, task_id)
+            peer.incoming.forget(task_id)
+            context.spool.remove(*(path for path in (package, difference) if path))
 
     def checked(self, peer: Peer, scan: Scan, compared: Compared, took_s: float, started_at: float) -> int:
         """A check against `scan` has ended, begun at `started_at` (wall clock): how many files differ."""

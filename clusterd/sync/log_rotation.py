@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from clusterd.sync.context import Context
 from clusterd.sync.pool_port import JobError
+from clusterd.sync.troubles import round_survives
 from ipc.messages import RotateLog, Swept
 
 
@@ -22,8 +23,10 @@ async def rotate_nightly(context: Context) -> None:
             await asyncio.sleep(min(60.0, (midnight - now).total_seconds() + 0.01))
             continue
         day = (midnight - timedelta(days=1)).strftime("%Y-%m-%d")
-        try:
-            await context.jobs.run(RotateLog(context.settings.root, day), Swept)
-        except JobError as failure:
-            context.journal("Cluster", "Log").warning(f"The log of {day} stays where it is: {failure}")
+        journal = context.journal("Cluster", "Log")
+        with round_survives(journal, context.troubles, "moving the log away"):
+            try:
+                await context.jobs.run(RotateLog(context.settings.root, day), Swept)
+            except JobError as failure:
+                journal.warning(f"The log of {day} stays where it is: {failure}")
         midnight = next_midnight(datetime.now())

@@ -14,8 +14,10 @@ import msgspec
 
 from clusterd.clock import Clock
 from clusterd.settings import Clusterd
+from clusterd.sync.journal import Journal
 from clusterd.sync.manifest_files import ManifestFiles
 from clusterd.sync.pool_port import JobError, PoolPort, all_of
+from clusterd.sync.troubles import Troubles, round_survives
 from clusterd.sync.watcher import LAG_S, CannotWatch, MakeNotify, Watcher, watch_recursively
 from hashing.manifest import Rules
 from hashing.protection import LEAST_FILES
@@ -64,7 +66,7 @@ class ScanFailed(Exception):
 class ManifestKeeper:
     """Owner of the current manifest. `current` is None until a scan was complete.
 
-    `changed`: called with each new scan whose digests are not those of the one before. What they raise is a bug of theirs.
+    `changed`: called with each new scan whose digests are not those of the one before.
     """
 
     def __init__(
@@ -78,10 +80,11 @@ class ManifestKeeper:
         *,
         rules: Rules | None = None,
         max_delete_share: float = 1.0,
-        tell: Callable[[str], None] = lambda text: None,
+        journal: Journal | None = None,
+        troubles: Troubles | None = None,
         make_notify: MakeNotify = watch_recursively,
     ) -> None:
-        """Without `rules` nothing is watched. `max_delete_share`: 1 on a worker. `tell`: writes a warning."""
+        """Without `rules` nothing is watched. `max_delete_share`: 1 on a worker. `journal`: for warnings."""
         self._root = root
         self._state_dir = state_dir
         self._files = ManifestFiles(state_dir)
@@ -90,7 +93,8 @@ class ManifestKeeper:
         self._clock = clock
         self._rules = rules
         self._max_delete_share = max_delete_share
-        self._tell = tell
+        self._journal = journal
+        self._troubles = troubles or Troubles()
         self.full_walk_s = full_walk_s
         self.current: Scan | None = None
         self.changed: list[Callable[[Scan], None]] = []
@@ -186,13 +190,14 @@ class ManifestKeeper:
     async def run(self) -> None:
         """Publish soon after something has changed, for ever. Spawned once, on either role."""
         while True:
-            await self._wait_for_work()
-            if self.current is not None and not self._aside:  # else a scan finds it
-                try:
-                    await self._guarded(self._follow)
-                except ScanFailed:
-                    # `failure` says it; whoever comes next walks.
-                    await asyncio.sleep(RETRY_S)
+            with round_survives(self._journal, self._troubles, "following changes of files"):
+                await self._wait_for_work()
+                if self.current is not None and not self._aside:  # else a scan finds it
+                    try:
+                        await self._guarded(self._follow)
+                    except ScanFailed:
+                        # `failure` says it; whoever comes next walks.
+                        await asyncio.sleep(RETRY_S)
             await asyncio.sleep(PUBLISH_EVERY_S)
 
     async def _wait_for_work(self) -> None:
@@ -346,6 +351,10 @@ class ManifestKeeper:
         )
         return self._accept(await self._jobs.run(job, ManifestBuilt, urgent=True))
 
+    def _tell(self, text: str) -> None:
+        if self._journal is not None:
+            self._journal.warning(text)
+
     def _accept(self, built: ManifestBuilt) -> ManifestBuilt:
         """What a job made is what the next one goes on from."""
         before, self._state = self._state, built
@@ -397,7 +406,9 @@ class ManifestKeeper:
         self.current = scan
         if is_new:
             for listener in self.changed:
-                listener(scan)
+                # The manifest is current whatever a listener trips over, and the next one hears of it.
+                with round_survives(self._journal, self._troubles, "telling of changed files"):
+                    listener(scan)
         if self._pending or self._later or self._settling_since is not None:
             self._wake.set()
 

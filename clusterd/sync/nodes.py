@@ -67,7 +67,7 @@ class Nodes:
             nodes[name] = {
                 "info": {**self.row(peer), "n_active_agents": active.get(name, 0)},
                 "status": self._integrity.record(name).health(
-                    integrity_free=self._integrity.permissions.is_free(name),
+                    integrity_free=self._integrity.is_free(name),
                     info_free=self._info.is_free(name),
                     keepalive_at=peer.keepalive_at,
                 ),

@@ -33,14 +33,8 @@ class IntegrityPermissions:
         if name in self._asked:
             return Answer(False)
         self._asked.add(name)
-        since = self._busy_since.get(name)
-        if since is None:
-            return Answer(True)
-        if now - since > self._max_locked_s:
-            del self._busy_since[name]
-            self._holder.pop(name, None)
-            return Answer(True, released=True)
-        return Answer(False)
+        released = self.release_overdue(name, now)
+        return Answer(name not in self._busy_since, released)
 
     def begin(self, name: str, holder: str, now: float) -> None:
         """The check `holder` (its task id) of this worker begins; a later one takes over from an earlier."""
@@ -53,8 +47,17 @@ class IntegrityPermissions:
             self._busy_since.pop(name, None)
             self._holder.pop(name, None)
 
-    def is_free(self, name: str) -> bool:
-        return name not in self._busy_since
+    def is_free(self, name: str, now: float) -> bool:
+        """Whether no check of it runs; one that is overdue does not count."""
+        since = self._busy_since.get(name)
+        return since is None or now - since > self._max_locked_s
+
+    def release_overdue(self, name: str, now: float) -> bool:
+        """Release a flag that was held for too long; True if it was."""
+        if name not in self._busy_since or not self.is_free(name, now):
+            return False
+        self.forget(name)
+        return True
 
     def forget(self, name: str) -> None:
         """The worker's link is gone."""

@@ -1,11 +1,13 @@
 """Sync's side of the channel to the pool: a job in, its result out. Order, credits and retries are JobQueue's."""
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
 from typing import TypeVar
 
 from ipc.board import Board
+from ipc.errors import NoCredit
 from ipc.job_queue import JobQueue
 from ipc.messages import AnyJob, AnyResult, JobDone, JobFailed, PoolHello, Result, StartJob
 
@@ -36,12 +38,19 @@ async def all_of(running: Iterable[Awaitable[R]]) -> list[R]:
     return results
 
 
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
 class PoolPort:
     """Runs jobs on `size` processes. A waiter that is cancelled takes its job out of the queue; one that runs already goes
     on and its result is dropped."""
 
-    def __init__(self, send: SendToPool, queue: JobQueue, size: int) -> None:
+    def __init__(self, send: SendToPool, queue: JobQueue, size: int, remove: Callable[[str], None] = _remove) -> None:
+        """`remove`: gets files that jobs have made and nobody wants any more; must not raise."""
         self.size = size
+        self._remove = remove
         self._send = send
         self._queue = queue
         self._waiting: dict[int, asyncio.Future[AnyResult]] = {}
@@ -60,7 +69,10 @@ class PoolPort:
         return asyncio.create_task(self._run(job, result, urgent))
 
     async def _run(self, job: AnyJob, expected: type[R], urgent: bool) -> R:
-        number = self._queue.submit(job, "chunk" if urgent else "bulk")
+        try:
+            number = self._queue.submit(job, "chunk" if urgent else "bulk")
+        except NoCredit as refusal:
+            raise JobError("busy", f"{type(job).__name__}: too many jobs wait already") from refusal
         future: asyncio.Future[AnyResult] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
@@ -123,7 +135,7 @@ class PoolPort:
         # Whoever wanted its file has removed it, perhaps before the job made it.
         unwanted = self._unwanted.pop(number, "")
         if unwanted:
-            Path(unwanted).unlink(missing_ok=True)
+            self._remove(unwanted)
         future = self._waiting.get(number)
         if future is not None and not future.done():
             future.set_result(outcome)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 from collections import deque
+from contextlib import AbstractContextManager
 
 import uvloop
 
@@ -15,6 +16,7 @@ from clusterd.rundir import jobs_socket, sync_socket
 from clusterd.settings import Settings
 from clusterd.sync.context import Context
 from clusterd.sync.core import Core
+from clusterd.sync.journal import Journal
 from clusterd.sync.log_rotation import rotate_nightly
 from clusterd.sync.manifests import ManifestKeeper
 from clusterd.sync.net_port import NetPort
@@ -22,7 +24,7 @@ from clusterd.sync.outgoing import Sender
 from clusterd.sync.pool_port import PoolPort
 from clusterd.sync.slabs import SlabPool
 from clusterd.sync.spool import Spool
-from clusterd.sync.troubles import Troubles
+from clusterd.sync.troubles import Troubles, round_survives
 from clusterd.wdb.client import Database
 from ipc.arena import Arena
 from ipc.batch import take_batch
@@ -58,6 +60,7 @@ class _SyncProcess:
         self._incarnation = self._row.snapshot().incarnation
         self._net_incarnation: int | None = None
         self._admitted = False
+        self._troubles = Troubles()
         self._stop = asyncio.Event()
         self._to_net: deque[SyncToNet] = deque()
         self._has_messages = asyncio.Event()
@@ -104,10 +107,12 @@ class _SyncProcess:
 
     def _make_context(self) -> Context:
         settings, clock = self._settings, Clock()
-        spool = Spool(settings.root, self._incarnation)
+        troubles = self._troubles
+        guard = Journal(self._log, self._tag, "Integrity guard")
+        spool = Spool(settings.root, self._incarnation, troubles, Journal(self._log, self._tag, "Spool"))
         slabs = SlabPool(self._arena.sync_slabs)
         slabs.free_pages = self._arena.free_pages
-        jobs = PoolPort(self._send_to_pool, self._queue, self._pool_size)
+        jobs = PoolPort(self._send_to_pool, self._queue, self._pool_size, spool.remove)
         manifests = ManifestKeeper(
             settings.root,
             spool.state_dir,
@@ -117,7 +122,8 @@ class _SyncProcess:
             settings.clusterd.full_walk_s,
             rules=settings.rules if settings.clusterd.watch else None,
             max_delete_share=settings.clusterd.max_delete_share if settings.is_master else 1.0,
-            tell=self._guard_line,
+            journal=guard,
+            troubles=troubles,
         )
         return Context(
             settings=settings,
@@ -131,7 +137,7 @@ class _SyncProcess:
             sender=Sender(jobs, slabs),
             progress=[],
             database=Database(settings.root),
-            troubles=Troubles(),
+            troubles=troubles,
         )
 
     async def _until_stopped(self, tasks: "list[asyncio.Task[None]]") -> int:
@@ -160,12 +166,12 @@ class _SyncProcess:
         everything starts clean."""
         while True:
             await self._has_messages.wait()
+            self._has_messages.clear()
             while self._to_net:
-                with contextlib.suppress(NoCredit):
+                with self._survives("messages to net"), contextlib.suppress(NoCredit):
                     await self._net_channel.send(NET, *take_batch(self._to_net))
                 if len(self._to_net) <= FULL_MESSAGES:
                     self._has_room.set()
-            self._has_messages.clear()
 
     async def _send_to_pool(self, identity: bytes, message: StartJob) -> None:
         try:
@@ -187,10 +193,11 @@ class _SyncProcess:
             except BadMessage as problem:
                 self._say(f"A message from net was not understood: {problem}")
                 continue
-            if isinstance(message, NetHello):
-                await self._net_is_there(message)
-            elif self._net_incarnation is not None:
-                await self._core.handle(message)
+            with self._survives(f"{type(message).__name__} of net"):
+                if isinstance(message, NetHello):
+                    await self._net_is_there(message)
+                elif self._net_incarnation is not None:
+                    await self._core.handle(message)
 
     async def _net_is_there(self, message: NetHello) -> None:
         if self._net_incarnation is None:
@@ -208,11 +215,12 @@ class _SyncProcess:
             except BadMessage as problem:
                 self._say(f"A message from the pool was not understood: {problem}")
                 continue
-            if isinstance(message, PoolHello):
-                await self._context.jobs.hello(message)
-                await self._admit_slabs()
-            elif isinstance(message, JobDone):
-                await self._context.jobs.done(int(identity.removeprefix(b"pool-")), message)
+            with self._survives(f"{type(message).__name__} of the pool"):
+                if isinstance(message, PoolHello):
+                    await self._context.jobs.hello(message)
+                    await self._admit_slabs()
+                elif isinstance(message, JobDone):
+                    await self._context.jobs.done(int(identity.removeprefix(b"pool-")), message)
 
     async def _admit_slabs(self) -> None:
         """Slabs may be used once net has said which it sends from and every pool process has ended its old job."""
@@ -232,11 +240,15 @@ class _SyncProcess:
     async def _beat(self) -> None:
         while True:
             self._row.stamp()
-            self._context.jobs.watch(self._board)
-            await self._admit_slabs()
             now = self._context.clock.monotonic()
-            await self._context.sender.bodies.tidy(now)
-            self._context.slabs.free_idle(now)
+            with self._survives("watching the pool"):
+                self._context.jobs.watch(self._board)
+                await self._admit_slabs()
+            with self._survives("tidying the spool"):
+                self._context.spool.tidy(now)
+            with self._survives("tidying sealed bodies"):
+                await self._context.sender.bodies.tidy(now)
+                self._context.slabs.free_idle(now)
             self._count()
             await asyncio.sleep(HEARTBEAT_S)
 
@@ -265,8 +277,8 @@ class _SyncProcess:
     def _say(self, text: str) -> None:
         self._log.line("WARNING", self._tag, "Sync", text)
 
-    def _guard_line(self, text: str) -> None:
-        self._log.line("WARNING", self._tag, "Integrity guard", text)
+    def _survives(self, subject: str) -> AbstractContextManager[None]:
+        return round_survives(Journal(self._log, self._tag, "Sync"), self._troubles, subject)
 
     @property
     def _tag(self) -> str:

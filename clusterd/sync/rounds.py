@@ -2,7 +2,6 @@
 
 import random
 import time
-import traceback
 
 from clusterd.errors import ClusterError
 from clusterd.sync.caps import DIGEST
@@ -13,6 +12,7 @@ from clusterd.sync.manifests import Scan
 from clusterd.sync.net_port import LinkClosed
 from clusterd.sync.pace import Pace
 from clusterd.sync.peer import Peer
+from clusterd.sync.troubles import round_survives
 from clusterd.wire.payloads import parse_changed
 
 CALM_S = 5.0
@@ -55,8 +55,10 @@ class Rounds:
             if not self._by_digest:
                 await self._pace.rest(self._interval_s)
             was_woken = False
+            journal = self._context.journal(f"Worker {self._context.node_name}", OWN)
             while True:
-                await self._round(peer, was_woken)
+                with round_survives(journal, self._context.troubles, "checks of this node's files"):
+                    await self._round(peer, was_woken)
                 was_woken = await self._pace.rest(self._interval_s)
         finally:
             self._by_digest = self._is_checking = False
@@ -70,11 +72,9 @@ class Rounds:
         self._is_checking = True
         try:
             await self._check(peer)
-        except Exception:
-            # The next round may well succeed; without one this node would never be equal again.
-            tag = f"Worker {self._context.node_name}"
-            self._context.journal(tag, OWN).error(f"Unexpected failure: {traceback.format_exc()}")
-            self._worker.note_result("failed", "an unexpected failure, see the log")
+        except Exception as failure:
+            self._worker.note_result("failed", f"an unexpected failure, see the log: {failure}")
+            raise
         finally:
             self._is_checking = False
         if not self._by_digest:

@@ -1,37 +1,71 @@
 """Where received bytes and packages in the making wait: `queue/cluster/.clusterd/spool`, read by nobody else."""
 
-import contextlib
 import os
 from pathlib import Path
 
+from clusterd.sync.journal import Journal
+from clusterd.sync.troubles import Troubles
+
 SPOOL = "queue/cluster/.clusterd/spool"
 STATE = "queue/cluster/.clusterd/state"
+AGAIN_S = 5.0
+"""When the removal of files that could not be removed is tried again,"""
+AGAIN_FILES = 200
+"""and of how many at a time."""
+LEFT = "removing spool files"
 
 
 class Spool:
     """Hands out file names that never repeat. A spool file belongs to who asked for its name, until `remove`."""
 
-    def __init__(self, root: str, incarnation: int) -> None:
+    def __init__(
+        self, root: str, incarnation: int, troubles: Troubles | None = None, journal: Journal | None = None
+    ) -> None:
         self.directory = str(Path(root) / SPOOL)
         self.state_dir = str(Path(root) / STATE)
         self._prefix = f"{incarnation}-"
         self._count = 0
+        self._troubles = troubles or Troubles()
+        self._journal = journal
+        self._left: dict[str, None] = {}
+        self._again_at = 0.0
 
     def prepare(self) -> None:
         """Make the directories and remove what an earlier sync process left. Called once, at start."""
         for directory in (self.directory, self.state_dir):
             os.makedirs(directory, mode=0o770, exist_ok=True)
-        for entry in os.scandir(self.directory):
-            if not entry.name.startswith(self._prefix):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(entry.path)
+        self.remove(*(entry.path for entry in os.scandir(self.directory) if not entry.name.startswith(self._prefix)))
 
     def new_path(self, kind: str) -> str:
         self._count += 1
         return f"{self.directory}/{self._prefix}{self._count}-{kind}"
 
     def remove(self, *paths: str) -> None:
-        """Remove files that may or may not have been made yet."""
+        """Remove files that may or may not have been made yet. Never raises: cleaning up must not keep anybody from what is
+        to be done besides. What cannot be removed now is tried again later."""
         for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            self._remove(path)
+
+    def tidy(self, now: float) -> None:
+        """Now and then, with the time (monotonic): try again what could not be removed."""
+        if not self._left or now < self._again_at:
+            return
+        self._again_at = now + AGAIN_S
+        for path in list(self._left)[:AGAIN_FILES]:
+            del self._left[path]  # one that fails again goes to the end
+            self._remove(path)
+        if not self._left:
+            self._troubles.end(LEFT, "All files of the spool that were left could be removed.", self._journal)
+
+    def _remove(self, path: str) -> None:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as failure:
+            self._left[path] = None
+            text = (
+                f"Files of {self.directory} cannot be removed, {len(self._left)} are left ({failure.strerror}). They go as "
+                "soon as it is possible: see whether the file system is mounted read-only or failing."
+            )
+            self._troubles.begin(LEFT, text, self._journal, "ERROR")

@@ -1,9 +1,12 @@
 """What keeps this node from doing its work, for as long as it does: said once in the log, shown by `status` until it is over."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from clusterd.errors import ClusterError
 from clusterd.sync.journal import Journal
+from clusterd.sync.pool_port import JobError
 
 
 class Troubles:
@@ -34,12 +37,16 @@ class Troubles:
 
 
 @contextmanager
-def round_survives(journal: Journal, troubles: Troubles, subject: str) -> Iterator[None]:
+def round_survives(journal: Journal | None, troubles: Troubles, subject: str) -> Iterator[None]:
     """Around one round of a loop that lives for ever: any exception ends the round, not the loop, and is said once until a
-    round succeeds. Cancellation passes."""
+    round succeeds (one that nobody foresaw with where it came from). Cancellation passes."""
     try:
         yield
     except Exception as failure:  # whatever it is, the next round must come
-        troubles.begin(subject, f"{subject}: {failure or type(failure).__name__}", journal, "ERROR")
+        what = str(failure) or type(failure).__name__
+        if troubles.begin(subject, f"{subject}: {what}") and journal is not None:
+            if not isinstance(failure, OSError | ClusterError | JobError):
+                what = f"Unexpected failure: {''.join(traceback.format_exception(failure))}"
+            journal.error(f"{subject}: {what}")
     else:
         troubles.end(subject, f"{subject}: works again", journal)

@@ -143,21 +143,17 @@ class Watcher:
     def _follow(self, notify: Notify, rules: Rules, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
         """The thread: hands events to the loop until it is told to stop or the library fails."""
         try:
-            while True:
-                try:
-                    found = notify.watch(DEBOUNCE_MS, STEP_MS, 0, stopping)
-                except Exception as error:  # whatever a foreign library comes up with: the walks go on
-                    # The library ends at the first name it cannot decode. A walk tells of that file.
-                    is_passing = "decode path" in str(error)
-                    self._call(loop, self._failed, NOT_TEXT if is_passing else explain(error), is_passing)
-                    return
-                if stopping.is_set():
-                    return
-                if isinstance(found, str):
+            while not stopping.is_set():
+                found = notify.watch(DEBOUNCE_MS, STEP_MS, 0, stopping)
+                if stopping.is_set() or isinstance(found, str):
                     continue
                 paths = self._relevant(rules, (path for _, path in found)) if len(found) <= MOST_EVENTS else {""}
                 if paths:
                     self._call(loop, self._report, paths)
+        except Exception as error:  # whatever a foreign library, or ours, comes up with: said, and the walks go on
+            # The library ends at the first name it cannot decode. A walk tells of that file.
+            is_passing = "decode path" in str(error)
+            self._call(loop, self._failed, NOT_TEXT if is_passing else explain(error), is_passing)
         finally:
             notify.close()
 

@@ -12,6 +12,7 @@ from clusterd.sync.integrity_worker import IntegrityWorker, LastSync
 from clusterd.sync.manifests import Scan
 from clusterd.sync.peer import Peer
 from clusterd.sync.rounds import Rounds
+from clusterd.sync.troubles import Troubles
 from ipc.messages import BucketsPicked
 
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
@@ -153,6 +154,7 @@ class Bench:
             clock=SimpleNamespace(wall=lambda: 0.0),
             progress=[],
             manifests=self.manifests,
+            troubles=Troubles(),
             jobs=SimpleNamespace(run=self._run),
             spool=SimpleNamespace(state_dir="/", new_path=lambda kind: f"/{kind}", remove=self._remove),
         )

@@ -53,7 +53,7 @@ class Bench(DigestBench):
 
     def is_clean(self) -> bool:
         """Nobody is busy; in the spool is at most the last step."""
-        free = all(self.integrity.permissions.is_free(worker.name) for worker in self.workers)
+        free = all(self.integrity.is_free(worker.name) for worker in self.workers)
         return free and [path.name.partition("-")[0] for path in self.base.iterdir()] in ([], ["step"])
 
 
@@ -64,7 +64,7 @@ def test_workers_that_had_the_manifest_before_are_sent_what_changed(tmp_path: Pa
         await settle()
         assert (bench.integrity.sent, bench.told(), len(bench.jobs)) == (3, [[], [], []], 1)
         assert (bench.jobs[0].before, bench.jobs[0].root_digest) == (A, B)
-        assert not bench.integrity.permissions.is_free("w")
+        assert not bench.integrity.is_free("w")
         assert bench.check(A) == b"wait"
         bench.integrity.gate.set()
         await settle()

@@ -17,6 +17,7 @@ from clusterd.sync.net_port import LinkClosed
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.tasks import Tasks
+from clusterd.sync.troubles import Troubles
 from clusterd.wire.payloads import parse_differs, parse_listed
 from ipc.messages import CompareBuckets, Compared, DifferenceListed, LinkInfo
 from tests.sync.rounds_bench import EVERYTHING, A, B, C, Journal, listed, run, scan_of, settle
@@ -79,6 +80,7 @@ class Bench:
             journal=lambda tag, subtag: Journal(self.lines),
             clock=SimpleNamespace(wall=lambda: self.now, monotonic=lambda: self.now),
             manifests=self.manifests,
+            troubles=Troubles(),
             jobs=SimpleNamespace(run=self._run),
             spool=SimpleNamespace(state_dir="/", new_path=self._new, remove=self._remove),
         )
@@ -132,9 +134,7 @@ class Bench:
         self.digest.forget(cast(Peer, gone))
 
     def is_clean(self) -> bool:
-        return self.made == [path for path in self.made if path in self.removed] and self.integrity.permissions.is_free(
-            "w"
-        )
+        return self.made == [path for path in self.made if path in self.removed] and self.integrity.is_free("w")
 
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
@@ -336,7 +336,7 @@ def test_old_link_that_ends_late_frees_no_check_of_the_new_one() -> None:
         await settle()
         await bench.unlink()
         new = Worker(2, "w")
-        assert bench.integrity.permissions.is_free("w")
+        assert bench.integrity.is_free("w")
         again = asyncio.ensure_future(bench.compare(new))
         await settle()
         bench.result = EQUAL

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -48,7 +49,7 @@ class Node:
             cast(Any, self.pool),
             rules=DEFAULT_RULES if watch else None,
             max_delete_share=share,
-            tell=self.told.append,
+            journal=cast(Any, SimpleNamespace(warning=self.told.append, error=self.told.append, info=self.told.append)),
             **options,
         )
         self.keeper.changed.append(self.published.append)

@@ -37,7 +37,7 @@ def test_a_flag_held_for_too_long_is_released_and_said() -> None:
     answer = permissions.ask("w1", 1000.5)
     assert answer.granted
     assert answer.released
-    assert permissions.is_free("w1")
+    assert permissions.is_free("w1", 2)
 
 
 def test_the_end_of_an_old_check_does_not_free_the_flag_of_a_new_one() -> None:
@@ -45,20 +45,30 @@ def test_the_end_of_an_old_check_does_not_free_the_flag_of_a_new_one() -> None:
     permissions.begin("w1", "old", 0)
     permissions.begin("w1", "new", 1)
     permissions.end("w1", "old")
-    assert not permissions.is_free("w1")
+    assert not permissions.is_free("w1", 2)
     permissions.end("w1", "new")
-    assert permissions.is_free("w1")
+    assert permissions.is_free("w1", 2)
 
 
 def test_a_notice_of_failure_frees_the_flag_whatever_check_holds_it() -> None:
     permissions = IntegrityPermissions(1000)
     permissions.begin("w1", "task", 0)
     permissions.end("w1")
-    assert permissions.is_free("w1")
+    assert permissions.is_free("w1", 2)
 
 
 def test_a_link_that_ends_leaves_nothing_behind() -> None:
     permissions = IntegrityPermissions(1000)
     permissions.begin("w1", "task", 0)
     permissions.forget("w1")
-    assert permissions.is_free("w1")
+    assert permissions.is_free("w1", 2)
+
+
+def test_a_flag_held_for_too_long_keeps_nobody_from_anything() -> None:
+    permissions = IntegrityPermissions(1000)
+    permissions.begin("w1", "task", 0)
+    assert not permissions.is_free("w1", 1000)
+    assert permissions.is_free("w1", 1000.5)
+    assert not permissions.release_overdue("w1", 1000)
+    assert permissions.release_overdue("w1", 1000.5)
+    assert not permissions.release_overdue("w1", 1000.5)
