@@ -64,6 +64,18 @@ def test_few_files_go_at_once_and_count_when_more_follow() -> None:
     assert lost == 2
 
 
+def test_small_tree_that_loses_files_slowly_is_protected_as_the_tree_it_was() -> None:
+    """After its first two files it has fewer than are protected; those two count, too."""
+    live = manifest(51)
+    lost = 0
+    for start in range(0, 40, 2):
+        before = len(live)
+        lose(live, start, start + 2, Guard(0.5, lost_before=lost))
+        lost += before - len(live)
+    lose(live, 0, 0, Guard(0.5, judge=True, lost_before=lost))
+    assert (lost, counts(live)) == (2, (49, 0, 38))
+
+
 def test_single_deletion_beside_withheld_files_goes_through() -> None:
     live = manifest(200)
     lose(live, 0, 120, JUDGE)

@@ -1,0 +1,63 @@
+"""What a request may read, applied to its arguments (docs/protocol/dapi.md 3.8)."""
+
+from typing import Any
+
+import pytest
+
+from clusterd.dapi.access import check_nodes
+from clusterd.dapi.functions.table import FUNCTIONS
+from clusterd.dapi.registry import Function
+from clusterd.dapi.request import ApiRequest
+from clusterd.wire.results import WireCallable, WireException
+
+NODES = ["m", "w1", "w2"]
+NODE_INFO = WireCallable("get_nodes_info", "wazuh.cluster", "get_nodes_info")
+ONLY_W1 = {"rbac_mode": "white", "cluster:read": {"node:id:w1": "allow"}}
+NOTHING = {"rbac_mode": "white"}
+
+
+@pytest.fixture
+def function() -> Function:
+    found = FUNCTIONS.find(NODE_INFO)
+    assert found is not None
+    return found
+
+
+def asked(permissions: dict[str, Any], filter_node: object, *, broadcasting: bool = False) -> ApiRequest:
+    arguments = {} if filter_node is None else {"filter_node": filter_node}
+    return ApiRequest(
+        f=NODE_INFO, f_kwargs=arguments, rbac_permissions=permissions, nodes=NODES, broadcasting=broadcasting
+    )
+
+
+def test_nothing_permitted_of_what_was_named_is_4000(function: Function) -> None:
+    for names in (["m"], ["m", "w2"], "m"):
+        with pytest.raises(WireException) as refusal:
+            check_nodes(function, asked(ONLY_W1, names), "m")
+        assert refusal.value.code == 4000
+    with pytest.raises(WireException):
+        check_nodes(function, asked(NOTHING, ["w1"]), "m")
+
+
+def test_permitted_part_is_answered_and_the_rest_is_named(function: Function) -> None:
+    access = check_nodes(function, asked(ONLY_W1, ["m", "w1"]), "m")
+    assert access.request.f_kwargs["filter_node"] == ["w1"]
+    assert [(name, denied.code) for name, denied in access.denied] == [("m", 4000)]
+    assert not access.is_filled
+
+
+def test_request_that_names_nothing_is_about_what_is_permitted(function: Function) -> None:
+    access = check_nodes(function, asked(ONLY_W1, None), "m")
+    assert access.request.f_kwargs["filter_node"] == ["w1"]
+    assert access.denied == []
+    assert access.is_filled
+
+
+def test_node_that_does_not_exist_is_left_to_the_function(function: Function) -> None:
+    access = check_nodes(function, asked(ONLY_W1, ["nobody"]), "m")
+    assert access.request.f_kwargs["filter_node"] == ["nobody"]
+
+
+def test_broadcast_does_not_name_what_it_may_not_see(function: Function) -> None:
+    access = check_nodes(function, asked(ONLY_W1, ["m", "w1"], broadcasting=True), "m")
+    assert access.denied == []

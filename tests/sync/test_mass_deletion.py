@@ -1,0 +1,69 @@
+"""A worker that is told to delete most of its files wants to hear it twice (docs/protocol/quirks.md C7)."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from clusterd.sync.integrity_worker import IntegrityWorker
+from ipc.messages import PackageOpened
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return self.warnings.append if name == "warning" else lambda *_: None
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+def worker(lines: Lines) -> IntegrityWorker:
+    """It has 100 files, of which half may go at once."""
+    settings = SimpleNamespace(clusterd=SimpleNamespace(delete_confirm_share=0.5))
+    manifests = SimpleNamespace(current=SimpleNamespace(files=100))
+    context = SimpleNamespace(
+        journal=lambda tag, subtag: lines, node_name="w1", settings=settings, manifests=manifests, progress=[]
+    )
+    return IntegrityWorker(cast(Any, context), lambda: None)
+
+
+def package(extra: int, digest: str) -> PackageOpened:
+    return PackageOpened(missing=0, shared=0, extra=extra, ranges=0, extra_digest=digest, refused=[])
+
+
+def test_half_of_the_files_may_go_at_once(worker: IntegrityWorker, lines: Lines) -> None:
+    assert worker._may_delete(package(50, "a"))
+    assert lines.warnings == []
+
+
+def test_more_goes_when_two_checks_in_a_row_ask_for_the_same(worker: IntegrityWorker, lines: Lines) -> None:
+    assert not worker._may_delete(package(51, "a"))
+    assert lines.warnings == [
+        "The master asks to delete 51 of 100 files. They stay until the next check asks for the same."
+    ]
+    assert worker._may_delete(package(51, "a"))
+
+
+def test_another_set_of_files_does_not_confirm_the_first(worker: IntegrityWorker) -> None:
+    assert not worker._may_delete(package(51, "a"))
+    assert not worker._may_delete(package(51, "b"))
+    assert not worker._may_delete(package(51, "a"))
+    assert worker._may_delete(package(51, "a"))
+
+
+def test_harmless_check_between_two_doubtful_ones_begins_anew(worker: IntegrityWorker) -> None:
+    assert not worker._may_delete(package(51, "a"))
+    assert worker._may_delete(package(0, "none"))
+    assert not worker._may_delete(package(51, "a"))
+
+
+def test_what_was_confirmed_once_is_not_confirmed_for_ever(worker: IntegrityWorker) -> None:
+    assert not worker._may_delete(package(51, "a"))
+    assert worker._may_delete(package(51, "a"))
+    assert not worker._may_delete(package(51, "a"))
