@@ -37,21 +37,6 @@ class Clock:
         return time.time()
 
 
-class Deadline:
-    """A moment on the monotonic clock."""
-
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self._clock = clock
-        self._at = clock.monotonic() + seconds
-
-    def left(self) -> float:
-        """Seconds until then, never below zero."""
-        return max(0.0, self._at - self._clock.monotonic())
-
-    def is_over(self) -> bool:
-        return self._clock.monotonic() >= self._at
-
-
 class Backoff:
     """Growing pauses between retries, spread by jitter so that many nodes do not come back in the same moment (C19).
 

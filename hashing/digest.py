@@ -60,18 +60,6 @@ def digest_fd(fd: int, buffer: Buffer) -> bytes:
     return read_digest(fd, buffer)[0]
 
 
-def digest_file(path: str, buffer: Buffer | None = None) -> bytes:
-    """BLAKE2b-512 of the regular file at `path` (not through a link as its last part).
-
-    Raises FileVanished, UnsafePath (a link, or not a regular file), other OSError as it comes.
-    """
-    fd = open_regular(None, path)
-    try:
-        return digest_fd(fd, buffer or Buffer())
-    finally:
-        os.close(fd)
-
-
 def xxh3_of(data: bytes | bytearray | memoryview) -> int:
     """xxh3_64 of the bytes: guard against damage, and key of shards and buckets; not against intent."""
     return int(xxhash.xxh3_64_intdigest(data))

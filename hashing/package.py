@@ -367,17 +367,6 @@ class PackageReader:
         return at
 
 
-def iter_entries(fd: int, size: int, limit: int) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """All entries of an open package in order: path and content in pieces (read each to its end), `limit` raw bytes each.
-
-    Raises MalformedPackage, PackageTooLarge.
-    """
-    reader = PackageReader(fd, size)
-    while reader.expects_entry:
-        path = reader.read_path()
-        yield path, reader.content(path, limit)
-
-
 def read_metadata(reader: PackageReader, limit: int = METADATA_LIMIT_BYTES) -> bytes:
     """The raw content of the metadata entry, which must be the last. Raises MalformedPackage, PackageTooLarge."""
     reader.position = reader.find_metadata()

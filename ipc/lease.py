@@ -23,13 +23,6 @@ class LeaseBook:
         self._holder[slab] = holder
         return slab
 
-    def take_slab(self, slab: int, holder: str) -> None:
-        """Lease this slab, which must be free. Raises StaleLease."""
-        if slab not in self._free:
-            raise StaleLease(f"slab {slab} is not free")
-        self._free.remove(slab)
-        self._holder[slab] = holder
-
     def hand_over(self, slab: int, holder: str) -> None:
         """The slab has a new holder. Raises StaleLease for a free one."""
         if slab not in self._holder:
@@ -42,18 +35,8 @@ class LeaseBook:
             raise StaleLease(f"slab {slab} is not leased")
         self._free.append(slab)
 
-    def return_all(self, holder: str) -> list[int]:
-        """The holder is dead: everything it held is free. Returns the slabs."""
-        slabs = [slab for slab, name in self._holder.items() if name == holder]
-        for slab in slabs:
-            self.give_back(slab)
-        return slabs
-
     def holder(self, slab: int) -> str | None:
         return self._holder.get(slab)
-
-    def held_by(self, holder: str) -> list[int]:
-        return [slab for slab, name in self._holder.items() if name == holder]
 
     @property
     def free(self) -> int:

@@ -44,8 +44,6 @@ SYN_I_W_M_P = "syn_i_w_m_p"
 SYN_I_W_M = "syn_i_w_m"
 SYN_I_W_M_E = "syn_i_w_m_e"
 SYN_I_W_M_R = "syn_i_w_m_r"
-SYN_E_W_M = "syn_e_w_m"
-SYN_E_W_M_E = "syn_e_w_m_e"
 SYN_A_W_M_P = "syn_a_w_m_p"
 SYN_A_W_M = "syn_a_w_m"
 SYN_W_G_E = "syn_w_g_e"
@@ -156,12 +154,6 @@ DIGEST_EQUAL = b"equal"
 DIGEST_WAIT = b"wait"
 """Answers to `syn_digest` and `syn_buckets`."""
 
-LOCAL_NEEDS_MASTER = frozenset({GET_NODES, GET_HEALTH, SEND_FILE, DAPI, SENDSYNC, SENDASYNC, SENDRRELOAD})
-"""Local requests that a worker without a link to its master refuses with 3023 (dapi.md 1.3)."""
-
-FILE_TASKS = frozenset({SYN_I_W_M, SYN_M_C})
-"""Commands that open a task in which a file follows (`{cmd}_e` ends it, `{cmd}_r` breaks it off)."""
-
 
 def known_commands(role: Role, *, on_master: bool) -> frozenset[str]:
     """The requests that the end `role` understands; anything else is answered with `unknown_command_text`.
@@ -205,8 +197,6 @@ PERMISSION_REFUSED = b"False"
 PACKAGE_RECEIVED = b"File correctly received"
 ERROR_RECEIVED = b"Error received"
 THANKS = b"Thanks"
-NONE = b"None"
-"""Stands for a task id or string id that is unknown or not there yet."""
 SENDSYNC_QUEUED = b"Added request to SendSync requests queue"
 SENDSYNC_FORWARDED = b"Response forwarded to worker"
 SENDSYNC_ERROR_FORWARDED = b"SendSync error forwarded to worker"
@@ -225,8 +215,6 @@ SENDASYNC_QUEUED = b"Added request to sendsync requests queue"
 RELOAD_NOTED = b'{"success": true}'
 DAPI_RESPONSE_RECEIVED = b"Distributed api response received"
 RESPONSE_RECEIVED = b"Response received"
-SENDSYNC_RESPONSE_RECEIVED = b"Sendsync response received"
-ERROR_RESPONSE_RECEIVED = b"Error response received"
 
 # Plain-text payloads of `err` (wire.md 3.2).
 CHECKSUM_MISMATCH = b"File wasn't correctly received. Checksums aren't equal."

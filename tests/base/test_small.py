@@ -4,11 +4,10 @@ import random
 
 import pytest
 
-from clusterd.clock import Backoff, Deadline
+from clusterd.clock import Backoff
 from clusterd.errors import ClusterError
 from clusterd.names import node_name_problem, package_name_problem
 from clusterd.rundir import MAX_SOCKET_PATH, local_socket, root_problem
-from tests.fakes.clock import FakeClock
 
 
 def test_an_errors_text_is_code_message_and_detail() -> None:
@@ -45,17 +44,6 @@ def test_backoff_grows_to_its_maximum_within_its_jitter_and_starts_anew() -> Non
     assert len({pause / middle for pause, middle in zip(pauses, [1, 2, 4, 8, 8, 8], strict=True)}) > 1
     backoff.reset()
     assert backoff.next_s() <= 1.25
-
-
-def test_a_deadline_is_over_when_its_time_is() -> None:
-    clock = FakeClock()
-    deadline = Deadline(clock, 5)
-    clock.move(4)
-    assert not deadline.is_over()
-    assert deadline.left() == pytest.approx(1)
-    clock.move(2)
-    assert deadline.is_over()
-    assert deadline.left() == 0
 
 
 def test_the_longest_root_still_fits_a_socket_and_one_more_byte_is_said_to_be_too_many() -> None:

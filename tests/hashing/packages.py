@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from hashing.atomic import FileOps
 from hashing.compare import Difference, save_difference
 from hashing.manifest import FileMeta, ItemRule, Rules, WireMeta, item_of
 from hashing.pack import FinishedPackage, PackedPart, finish_package, pack_part
-from hashing.package import FILE_SEP, PATH_SEP
+from hashing.package import FILE_SEP, PATH_SEP, PackageReader
 from hashing.unpack import OpenedPackage, UnpackedRange, open_package, unpack_range
 
 GIB = 1 << 30
@@ -172,3 +172,14 @@ class Receiver:
 
 def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def iter_entries(fd: int, size: int, limit: int) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """All entries of an open package in order: path and content in pieces (read each to its end), `limit` raw bytes each.
+
+    Raises MalformedPackage, PackageTooLarge.
+    """
+    reader = PackageReader(fd, size)
+    while reader.expects_entry:
+        path = reader.read_path()
+        yield path, reader.content(path, limit)

@@ -23,11 +23,10 @@ from hashing.package import (
     PATH_SEP,
     PackageReader,
     compress_entry,
-    iter_entries,
     path_fits,
     read_metadata_of,
 )
-from tests.hashing.packages import build_as_stock, split_as_stock
+from tests.hashing.packages import build_as_stock, iter_entries, split_as_stock
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "package.json").read_text())
 

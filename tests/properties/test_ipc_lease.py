@@ -33,15 +33,6 @@ class Leases(RuleBasedStateMachine):
         self.held[slab] = holder
 
     @rule(slab=ANY_SLAB, holder=HOLDERS)
-    def take_this_one(self, slab: int, holder: str) -> None:
-        if slab in range(FIRST, FIRST + SLABS) and slab not in self.held:
-            self.book.take_slab(slab, holder)
-            self.held[slab] = holder
-        else:
-            with pytest.raises(StaleLease):
-                self.book.take_slab(slab, holder)
-
-    @rule(slab=ANY_SLAB, holder=HOLDERS)
     def hand_over(self, slab: int, holder: str) -> None:
         if slab in self.held:
             self.book.hand_over(slab, holder)
@@ -58,14 +49,6 @@ class Leases(RuleBasedStateMachine):
         else:
             with pytest.raises(StaleLease):
                 self.book.give_back(slab)
-
-    @rule(holder=HOLDERS)
-    def a_holder_dies(self, holder: str) -> None:
-        mine = {slab for slab, name in self.held.items() if name == holder}
-        assert set(self.book.held_by(holder)) == mine
-        assert set(self.book.return_all(holder)) == mine
-        assert self.book.held_by(holder) == []
-        self.held = {slab: name for slab, name in self.held.items() if name != holder}
 
     @precondition(lambda self: self.held)
     @rule()

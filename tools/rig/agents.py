@@ -251,24 +251,6 @@ class Fleet:
         with contextlib.ExitStack() as stack:
             yield {node.name: stack.enter_context(Patient(node.root)) for node in self._rig.workers}
 
-    def report_once(self, *, connections: int = 3, seed: int = 1) -> Outcome:
-        """Every agent tells everything once."""
-        self.wait_known()
-        outcome, began = Outcome(), time.monotonic()
-        threads = connections * len(self._rig.workers)
-
-        def talk(number: int) -> None:
-            chance = random.Random(seed * 1000 + number)
-            with self._speakers() as speakers:
-                for agent_id in [one for one in sorted(self.agents) if one % threads == number]:
-                    tell_everything(speakers, agent_id, self.agents[agent_id], f"once.{seed}", chance)
-                    with self._lock:
-                        outcome.done += 1
-
-        _run_threads([lambda number=number: talk(number) for number in range(threads)])  # type: ignore[misc]
-        outcome.seconds = time.monotonic() - began
-        return outcome
-
     def move(self, count: int, *, seed: int | None = None) -> list[int]:
         """So many agents go to another worker: half of them say good-bye to the old one first. Returns their ids."""
         if len(self._rig.workers) < 2:
