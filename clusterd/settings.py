@@ -162,7 +162,7 @@ class ForceRules(msgspec.Struct, frozen=True):
     key_mismatch: bool = True
 
 
-CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "ahead", "answer")
+CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "ahead", "answer", "pulse")
 """What this node can do with another clusterd node beyond the stock protocol (architecture.md, section 4). Each can be switched off."""
 
 

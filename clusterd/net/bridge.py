@@ -13,8 +13,8 @@ import msgspec
 from clusterd.errors import ClusterError
 from clusterd.net.context import MAIN, Context
 from clusterd.net.giving import Giving
-from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link
-from clusterd.net.pending import Nobody, Pending
+from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link, Nobody
+from clusterd.net.pending import Pending
 from clusterd.wire import commands
 from clusterd.wire.events import Sink
 from clusterd.wire.results import encode_failure
@@ -54,6 +54,8 @@ NOTES_PER_LINK = 1200
 INTERNAL = 1000
 TOLD_S = 20.0
 """How long the response to a request of net's own is waited for."""
+PULSE = "pulse"
+"""The capability of which net does its part."""
 _GONE = ("down", "failed")
 
 
@@ -314,8 +316,11 @@ class Bridge:
             self.settle(message.id, Unanswered(message.id, "refused", str(refusal)))
 
     def _note(self, message: TaskNote) -> None:
-        if message.link not in self._links:
+        link = self._links.get(message.link)
+        if link is None:
             return
+        if message.command == commands.CAPS:
+            link.expect_pulse(message.open and PULSE in message.task_id.split(","))
         notes = self._notes.setdefault(message.link, {})
         if not message.open:
             notes.pop((message.command, message.task_id), None)

@@ -30,6 +30,12 @@ class Expiring(Protocol):
     def expire(self, now: float) -> None: ...
 
 
+class Beating(Protocol):
+    """A link whose ends have agreed to send something every few seconds."""
+
+    def beat(self, now: float) -> None: ...
+
+
 class Meter:
     """Counts for the board. Work is CPU time of net's thread within one callback: what keeps every other link waiting."""
 
@@ -62,7 +68,7 @@ class Meter:
 
 
 class Context:
-    """Made once in process.py. `settings` is replaced by a reload; the rest stays. `asking`: kept by the links themselves.
+    """Made once in process.py. `settings` is replaced by a reload; the rest stays. `asking`, `beating`: kept by the links themselves.
     `scratch`: where all links read small frames to."""
 
     def __init__(self, settings: Settings, log: Log, clock: Clock, slabs: NetSlabs) -> None:
@@ -72,6 +78,7 @@ class Context:
         self.slabs = slabs
         self.meter = Meter()
         self.asking: set[Expiring] = set()
+        self.beating: set[Beating] = set()
         self.scratch = memoryview(bytearray(65536))
         self._next_link = 0
         self.set_settings(settings)

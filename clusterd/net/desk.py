@@ -18,6 +18,9 @@ class Desk:
 
     def request(self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
         """Answer a request of a peer whose link sync knows, or pass it on."""
+        if command == commands.ECHO and payload == commands.PULSE and link.has_pulse:
+            link.respond(counter, commands.OK, payload)  # every few seconds: no line for it
+            return
         self.log_command(link, command)
         if command not in link.known:
             self._drop(bodies)

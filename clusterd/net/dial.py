@@ -8,6 +8,7 @@ from typing import NamedTuple
 from clusterd.clock import Backoff
 from clusterd.errors import ClusterError
 from clusterd.net.bridge import Bridge
+from clusterd.net.connect import connect
 from clusterd.net.context import MAIN, Context
 from clusterd.net.desk import Desk
 from clusterd.net.keepalive import KeepaliveSender
@@ -22,6 +23,9 @@ from clusterd.wire.seal import Sealer
 from clusterd.wire.token import sealed_length
 
 FIRST_RETRY_S = 1.0
+JITTER = 0.25
+CONNECT_S = 8.0
+"""For a TCP connection. The system asks again after 1, 3 and 7 seconds; one that came later would be no good one either."""
 KEEPALIVE_SUBTAG = "Keep Alive"
 SHOWN_CHARACTERS = 100
 
@@ -92,7 +96,7 @@ class Dialer:
     async def run(self) -> None:
         """Connect, stay as long as it lasts, connect again; with pauses that grow to connection_retry."""
         retry_s = self._context.settings.worker.connection_retry_s
-        backoff = Backoff(min(FIRST_RETRY_S, retry_s), retry_s, jitter=0.25)
+        backoff = Backoff(min(FIRST_RETRY_S, retry_s), retry_s / (1 + JITTER), jitter=JITTER)
         while True:
             lasted_s = await self._one_round()
             if lasted_s >= retry_s:
@@ -120,7 +124,7 @@ class Dialer:
 
     async def _connect(self, address: Address, is_last: bool) -> Link | None:
         context = self._context
-        timeout_s = context.settings.communication.timeout_cluster_request_s
+        timeout_s = min(CONNECT_S, context.settings.communication.timeout_cluster_request_s)
         name = f"Worker {context.settings.cluster.node_name}"
         self._closed.clear()
         link = Link(context, self._bridge, self, "worker", self._sealer, context.new_link_number())
@@ -129,9 +133,15 @@ class Dialer:
         server_name = (context.settings.clusterd.tls.server_name or address.host) if self._tls else None
         try:
             async with asyncio.timeout(timeout_s):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: link, address.host, address.port, ssl=self._tls, server_hostname=server_name
-                )
+                connected = await connect(address.host, address.port)
+                try:
+                    await asyncio.get_running_loop().create_connection(
+                        lambda: link, sock=connected, ssl=self._tls, server_hostname=server_name
+                    )
+                except BaseException:
+                    if not link.is_made:
+                        connected.close()
+                    raise
         except OSError as problem:
             if link.is_made:
                 link.abort("")

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from clusterd.net.context import Context, ToSync
 from clusterd.net.outbox import Entry, Outbox
+from clusterd.net.pulse import SILENT_S, Pulse
 from clusterd.wire import commands
 from clusterd.wire.commands import Role
 from clusterd.wire.connection import Connection
@@ -73,11 +74,27 @@ class Asker(Protocol):
 
 
 class _Ask:
-    __slots__ = ("asker", "entry")
+    __slots__ = ("asker", "command", "entry")
 
-    def __init__(self, asker: Asker, entry: Entry) -> None:
+    def __init__(self, asker: Asker, command: str, entry: Entry) -> None:
         self.asker = asker
+        self.command = command
         self.entry = entry
+
+
+class Nobody:
+    """Of whom the response to a request of net's own is of no interest."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
+        self._context.slabs.drop(bodies, self._context.clock.monotonic())
+
+    def unanswered(self, why: str) -> None:
+        return
 
 
 class Link(asyncio.BufferedProtocol):
@@ -117,6 +134,8 @@ class Link(asyncio.BufferedProtocol):
         self._closing = False
         self._reason = ""
         self._limit_timer: asyncio.TimerHandle | None = None
+        self._pulse: Pulse | None = None
+        self._bytes_in = self._bytes_out = 0
         self._connection = Connection(
             role,
             sealer,
@@ -165,6 +184,7 @@ class Link(asyncio.BufferedProtocol):
         meter, connection = self._meter, self._connection
         frames = connection.frames_in
         meter.bytes_in += nbytes
+        self._bytes_in += nbytes
         self._handle(connection.buffer_filled(nbytes))
         meter.frames_in += connection.frames_in - frames
         meter.worked(began)
@@ -181,6 +201,7 @@ class Link(asyncio.BufferedProtocol):
         self._give_back(self._outbox.clear())
         self._connection.take_waiting()
         context.asking.discard(self)
+        context.beating.discard(self)
         asks, self._asks = self._asks, {}
         for ask in asks.values():
             ask.asker.unanswered("closed")
@@ -289,7 +310,7 @@ class Link(asyncio.BufferedProtocol):
         number, frames = self._connection.request(command, payload, self._context.clock.monotonic(), timeout_s)
         self._meter.frames_out += len(frames)
         entry = self._outbox.add(frames)
-        self._remember(number, _Ask(asker, entry))
+        self._remember(number, _Ask(asker, command, entry))
         return number
 
     def ask_body(
@@ -304,7 +325,7 @@ class Link(asyncio.BufferedProtocol):
         number, pieces = self._connection.request_sealed(command, length, self._context.clock.monotonic(), timeout_s)
         self._meter.frames_out += len(pieces)
         entry = self._outbox.add_body(pieces, views, slabs)
-        self._remember(number, _Ask(asker, entry))
+        self._remember(number, _Ask(asker, command, entry))
         return number
 
     def _remember(self, number: int, ask: _Ask) -> None:
@@ -320,7 +341,8 @@ class Link(asyncio.BufferedProtocol):
             self._drop_unsent(ask)
 
     def _drop_unsent(self, ask: _Ask) -> None:
-        if self._outbox.withdraw(ask.entry):
+        """What nobody waits for need not be sent any more; but for what the peer waits for."""
+        if ask.command not in commands.NOTICES and self._outbox.withdraw(ask.entry):
             self._give_back(list(ask.entry.slabs))
 
     def expire(self, now: float) -> None:
@@ -360,6 +382,7 @@ class Link(asyncio.BufferedProtocol):
             if self._blocked_at is None:
                 self._give_back(outbox.drained())
         self._meter.bytes_out += given
+        self._bytes_out += given
         if given >= PUMP_BYTES:
             self._pump_later()
         if outbox.first_bytes > UNREAD_BYTES:
@@ -401,6 +424,35 @@ class Link(asyncio.BufferedProtocol):
         if self._limit_timer is not None:
             self._limit_timer.cancel()
             self._limit_timer = None
+
+    def expect_pulse(self, expected: bool) -> None:
+        """Whether both ends have agreed to send something every few seconds."""
+        if not expected:
+            self._pulse = None
+            self._context.beating.discard(self)
+        elif self._pulse is None and not self.is_lost:
+            self._pulse = Pulse(self._context.clock.monotonic())
+            self._context.beating.add(self)
+
+    @property
+    def has_pulse(self) -> bool:
+        return self._pulse is not None
+
+    @property
+    def silent_s(self) -> float:
+        """For how long nothing has come from a peer that has agreed to send something every few seconds; else 0."""
+        return 0.0 if self._pulse is None else self._pulse.silent_s
+
+    def beat(self, now: float) -> None:
+        """Twice a second: send what was agreed, end a link whose peer does not."""
+        pulse = self._pulse
+        if pulse is None or self._closing:
+            return
+        pulse.beat(now, self._bytes_in, self._bytes_out, is_read=not self._held)
+        if pulse.is_lost:
+            self.abort(f"nothing has come from the peer for {SILENT_S:g} seconds")
+        elif pulse.is_due and not self._outbox:
+            self.ask(commands.ECHO, commands.PULSE, SILENT_S, Nobody(self._context))
 
     def check(self, now: float, timeout_s: float) -> None:
         """End a link whose peer has begun something and does not go on, or takes nothing."""

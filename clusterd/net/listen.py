@@ -16,6 +16,7 @@ from clusterd.net.hello import HelloRules, check_hello
 from clusterd.net.keepalive import silent_too_long
 from clusterd.net.limits import Gatekeeper
 from clusterd.net.link import Link
+from clusterd.net.pulse import MISSED_S
 from clusterd.wire import commands
 from clusterd.wire.events import Sink, Violation
 from clusterd.wire.frame import REQUEST_CHUNK
@@ -190,7 +191,8 @@ class Listener:
             settings.clusterd.version_rule,
         )
         try:
-            hello = check_hello(payload, rules, self.names, link.name)
+            names = {name for name, known in self.names.items() if known is link or known.silent_s < MISSED_S}
+            hello = check_hello(payload, rules, names, link.name)
         except ClusterError as refusal:
             link.respond(counter, commands.ERR, encode_failure(refusal))
             text = f"Internal error processing request '{commands.python_bytes(commands.HELLO)}': {refusal}"
@@ -199,6 +201,10 @@ class Listener:
                 self._refused.add(link.number)
                 link.end_by(REFUSED_LINGER_S, "")
             return
+        before = self.names.get(hello.name)
+        if before is not None:
+            before.abort("")
+            self.lost(before, f"nothing has come for {before.silent_s:.0f} seconds, and it has connected again")
         link.go_on()
         self._refused.discard(link.number)
         self._deadlines.pop(link.number, None)
@@ -216,7 +222,8 @@ class Listener:
         link.abort(violation.text)
 
     def lost(self, link: Link, reason: str) -> None:
-        self.links.pop(link.number, None)
+        if self.links.pop(link.number, None) is None:
+            return  # another connection has taken its place
         self._deadlines.pop(link.number, None)
         self._gatekeeper.release(link.number)
         log = self._context.log
@@ -283,11 +290,13 @@ def make_node_directory(context: Context, name: str) -> None:
 
 
 def keep_awake(connected: socket.socket) -> None:
-    """A peer that was cut off without a word is found in about a minute, so that its name is free again."""
+    """A peer that was cut off without a word is found in about a minute, so that its name is free again: by probes when nothing
+    is under way, by the time-out when something is (the system would go on for a quarter of an hour)."""
     for level, option, value in (
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
         (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
         (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000),
     ):
         connected.setsockopt(level, option, value)

@@ -1,8 +1,6 @@
 """Requests under way between a link and sync, as the bridge remembers them."""
 
-from clusterd.net.context import Context
 from clusterd.net.link import Link
-from clusterd.wire.events import Sink
 
 
 class Pending:
@@ -17,18 +15,3 @@ class Pending:
         self.command = command
         self.answer_as = answer_as
         self.answered = False
-
-
-class Nobody:
-    """Of whom the response to a request of net's own is of no interest."""
-
-    __slots__ = ("_context",)
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        self._context.slabs.drop(bodies, self._context.clock.monotonic())
-
-    def unanswered(self, why: str) -> None:
-        return

@@ -186,6 +186,8 @@ class _NetProcess:
         self._bridge.watch_sync()
         for link in list(context.asking):
             link.expire(now)
+        for beating in list(context.beating):
+            beating.beat(now)
         if self._listener is not None:
             self._listener.tick(now)
         self._local.tick(now)

@@ -6,6 +6,7 @@ push     the master says when its manifest has changed
 lz4      packages are made of LZ4 frames
 resume   a package that was cut off goes on where it stopped
 ahead    what has changed is sent to workers that have the manifest before, without being asked
+pulse    each end sends something every few seconds, so that a silent link is soon known to be lost (clusterd/net/pulse.py)
 answer   a small answer of the API is the response to the request itself
 """
 
@@ -54,8 +55,9 @@ def recall(peer: Peer, noted: str, settings: Settings) -> None:
     peer.agree(set(noted.split(_WORDS)).intersection(offered(settings)))
 
 
-async def offer_caps(peer: Peer, settings: Settings) -> None:
-    """A worker tells its master what it can do. A stock master does not know the command; nothing waits for this."""
+async def offer_caps(peer: Peer, settings: Settings, net: NetPort) -> None:
+    """A worker tells its master what it can do. A stock master does not know the command; nothing waits for this. net is told
+    what was agreed: some of it is net's to do."""
     try:
         agreed = parse_caps(await peer.request(commands.CAPS, dump_json(list(offered(settings)))))
     except ClusterError as refusal:
@@ -65,6 +67,7 @@ async def offer_caps(peer: Peer, settings: Settings) -> None:
         return
     peer.program = "clusterd"
     peer.agree(set(agreed).intersection(offered(settings)))
+    await net.note_task(peer.link, commands.CAPS, _WORDS.join(sorted(peer.capabilities)), is_open=True)
 
 
 def method_for(peer: Peer) -> str:

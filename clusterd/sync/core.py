@@ -166,7 +166,8 @@ class Core:
         for task in message.open_tasks:
             peer = self._peers.get(task.link)
             if peer is not None and task.command == commands.CAPS:
-                recall(peer, task.task_id, self._context.settings)
+                if peer.info.kind == "worker":  # a master is asked anew
+                    recall(peer, task.task_id, self._context.settings)
             elif peer is not None:
                 self._tasks.spawn(self._end_lost_task(peer, task.command, task.task_id))
 
@@ -209,7 +210,7 @@ class Core:
         self._peers[info.link] = peer
         if info.kind == "master" and self._rounds is not None:
             if settings.clusterd.caps:
-                peer.spawn(offer_caps(peer, settings))
+                peer.spawn(offer_caps(peer, settings, self._context.net))
             else:
                 peer.agree(())
             peer.spawn(self._rounds.run(peer))

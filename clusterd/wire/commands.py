@@ -154,6 +154,29 @@ DIGEST_EQUAL = b"equal"
 DIGEST_WAIT = b"wait"
 """Answers to `syn_digest` and `syn_buckets`."""
 
+NOTICES = frozenset(
+    {
+        SYN_I_W_M_R,
+        SYN_M_C_R,
+        SYN_M_C_OK,
+        SYN_M_A_E,
+        SYN_M_A_ERR,
+        SYN_W_G_E,
+        SYN_W_G_ERR,
+        SYN_WGC_E,
+        SYN_WGC_ERR,
+        SENDSYN_RES,
+        SENDSYN_ERR,
+        DAPI_RES,
+        DAPI_ERR,
+        ERR_STR,
+        CANCEL_TASK,
+        ERR,
+    }
+)
+"""Requests that tell a peer how something ended for which it waits, else for minutes: they are sent even when whoever sends them
+has long given up on the response."""
+
 
 def known_commands(role: Role, *, on_master: bool) -> frozenset[str]:
     """The requests that the end `role` understands; anything else is answered with `unknown_command_text`.
@@ -219,5 +242,7 @@ RESPONSE_RECEIVED = b"Response received"
 # Plain-text payloads of `err` (wire.md 3.2).
 CHECKSUM_MISMATCH = b"File wasn't correctly received. Checksums aren't equal."
 
+PULSE = b"pulse"
+"""Payload of the `echo` that two clusterd nodes with capability `pulse` send each other."""
 KEEPALIVE = b"keepalive"
 """Payload of `echo-c`."""

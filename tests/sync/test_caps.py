@@ -68,7 +68,7 @@ async def join(master: Settings, worker: Settings) -> tuple[End, End, Notes]:
         return await answer_caps(cast(Peer, of_worker), payload, master, cast(Any, notes))
 
     of_master = End(hear)
-    await offer_caps(cast(Peer, of_master), worker)
+    await offer_caps(cast(Peer, of_master), worker, cast(Any, Notes()))
     return of_worker, of_master, notes
 
 
@@ -105,7 +105,7 @@ def test_master_that_agrees_to_nothing_is_known_to_be_so_at_once(answer: bytes |
         return answer
 
     end = End(say)
-    asyncio.run(offer_caps(cast(Peer, end), node(*OURS)))
+    asyncio.run(offer_caps(cast(Peer, end), node(*OURS), cast(Any, Notes())))
     assert (end.has_agreed, end.capabilities, end.program) == (True, frozenset(), program)
 
 
@@ -114,7 +114,7 @@ def test_master_cannot_agree_to_what_was_not_offered() -> None:
         return b'["digest", "push", "format-disk"]'
 
     end = End(say)
-    asyncio.run(offer_caps(cast(Peer, end), node("push")))
+    asyncio.run(offer_caps(cast(Peer, end), node("push"), cast(Any, Notes())))
     assert end.capabilities == {"push"}
 
 

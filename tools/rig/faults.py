@@ -2,7 +2,8 @@
 
 A link is a small process of the rig that a worker dials instead of its master and that forwards bytes both ways. Cutting it
 is what a cable does: `cut` resets the connections there are and refuses new ones, `silence` keeps them open and lets no
-byte through (the case that only keepalives and timeouts find), `slow` lets so many bytes a second through each way, `mend`
+byte through (the case that only keepalives and timeouts find), `silence-up` and `silence-down` do so to the master or to the
+worker only, `strand` does so for ever to the connections there are and carries new ones (an address that has changed), `slow` lets so many bytes a second through each way, `mend`
 forwards again, as fast as it can. `count` and `carried` (bytes to the worker so far) only ask. Nodes know nothing of it.
 """
 
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-LinkCommand = Literal["cut", "silence", "slow", "mend", "count", "carried"]
+LinkCommand = Literal["cut", "silence", "silence-up", "silence-down", "strand", "slow", "mend", "count", "carried"]
 CONTROL_TIMEOUT_S = 5.0
 
 
@@ -45,9 +46,13 @@ class LinkProcess:
         self._listener = listener
         self._host = host
         self._port = port
-        self._open = asyncio.Event()
-        self._open.set()
+        self._up, self._down = asyncio.Event(), asyncio.Event()
+        self._open = (self._up, self._down)
+        for way in self._open:
+            way.set()
         self._refusing = False
+        self._stranded = 0
+        self._number = 0
         self._bytes_per_s = 0
         self._carried = 0
         self._writers: set[asyncio.StreamWriter] = set()
@@ -62,17 +67,24 @@ class LinkProcess:
         command, _, rate = (await reader.readline()).decode(errors="replace").strip().partition(" ")
         if command == "cut":
             self._refusing = True
-            self._open.set()
+            for way in self._open:
+                way.set()
             for one in list(self._writers):
                 one.transport.abort()
-        elif command == "silence":
-            self._open.clear()
+        elif command in ("silence", "silence-up", "silence-down"):
+            if command != "silence-down":
+                self._up.clear()
+            if command != "silence-up":
+                self._down.clear()
+        elif command == "strand":
+            self._stranded = self._number
         elif command == "slow" and rate.isdecimal():
             self._bytes_per_s = int(rate)
         elif command == "mend":
             self._refusing = False
             self._bytes_per_s = 0
-            self._open.set()
+            for way in self._open:
+                way.set()
         elif command not in ("count", "carried"):
             command = ""
         answer = (
@@ -93,20 +105,29 @@ class LinkProcess:
             writer.transport.abort()
             return
         self._writers |= {writer, onward}
+        self._number += 1
+        number = self._number
         try:
-            await asyncio.gather(self._pump(reader, onward), self._pump(onward_reader, writer, down=True))
+            await asyncio.gather(
+                self._pump(number, reader, onward), self._pump(number, onward_reader, writer, down=True)
+            )
         finally:
             self._writers -= {writer, onward}
             writer.transport.abort()
             onward.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, down: bool = False) -> None:
+    async def _pump(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, down: bool = False
+    ) -> None:
+        way = self._down if down else self._up
         try:
             while data := await reader.read(262144):
-                await self._open.wait()
+                await way.wait()
+                if number <= self._stranded:
+                    await asyncio.Event().wait()
                 if self._bytes_per_s:
                     await asyncio.sleep(len(data) / self._bytes_per_s)
-                    await self._open.wait()
+                    await way.wait()
                 if writer.is_closing():  # cut meanwhile
                     break
                 writer.write(data)

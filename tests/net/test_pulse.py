@@ -1,0 +1,201 @@
+"""A peer that has agreed to a pulse and is silent is lost within seconds; what a peer waits for is sent after a stall, too."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from clusterd.net.connect import connect, in_turn
+from clusterd.net.pulse import MISSED_S, PULSE_S, SILENT_S, Pulse
+from ipc.messages import LinkDown, LinkUp, Request, TaskNote, Unanswered
+from tests.net.harness import CLUSTER, VERSION, NetNode, Talker, free_port, wait_until
+
+Master = Callable[..., NetNode]
+STEP_S = 0.5
+CHUNK = b"x" * 60_000
+
+
+def agree(node: NetNode, name: str) -> int:
+    """Sync says that this worker has agreed to a pulse. Its link."""
+    assert node.sync is not None
+    link = node.sync.link(name).link
+    node.sync.send(TaskNote(link, "caps", "digest,pulse", True))
+    return link
+
+
+# ---- arithmetic ----------------------------------------------------------------------------------------------------------
+
+
+class Beaten:
+    """A pulse and the clock it is beaten by."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.pulse = Pulse(self.now)
+
+    def beat(self, seconds: float, bytes_in: int = 0, bytes_out: int = 0, *, is_read: bool = True) -> None:
+        for _ in range(int(seconds / STEP_S)):
+            self.now += STEP_S
+            self.pulse.beat(self.now, bytes_in, bytes_out, is_read=is_read)
+
+
+def test_a_peer_is_lost_when_nothing_came_for_long_enough() -> None:
+    link = Beaten()
+    link.beat(SILENT_S)
+    assert not link.pulse.is_lost
+    link.beat(2 * STEP_S)
+    assert link.pulse.is_lost
+
+
+def test_any_byte_says_that_it_is_there() -> None:
+    link = Beaten()
+    for number in range(10):
+        link.beat(SILENT_S - 1, bytes_in=number)
+        assert not link.pulse.is_lost
+
+
+def test_time_in_which_we_do_not_read_or_do_not_run_is_not_the_peers() -> None:
+    link = Beaten()
+    link.beat(10 * SILENT_S, is_read=False)
+    assert not link.pulse.is_lost
+    link.now += 1000
+    link.beat(STEP_S)
+    assert not link.pulse.is_lost
+
+
+def test_a_pulse_is_due_when_nothing_else_was_sent() -> None:
+    link = Beaten()
+    link.beat(PULSE_S - STEP_S, bytes_out=5)
+    assert not link.pulse.is_due
+    link.beat(PULSE_S - STEP_S, bytes_out=6)
+    assert not link.pulse.is_due
+    link.beat(2 * STEP_S, bytes_out=6)
+    assert link.pulse.is_due
+
+
+# ---- links ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(120)
+def test_a_silent_peer_that_agreed_to_a_pulse_is_let_go_and_no_other(master: Master) -> None:
+    node = master()
+    assert node.sync is not None
+    silent, stock = node.join("silent"), node.join("stock")
+    link = agree(node, "silent")
+    asked = silent.read(60)
+    assert (asked.command, asked.payload) == (b"echo", b"pulse")
+    assert node.sync.expect(LinkDown, lambda down: down.link == link, 60).reason.startswith("nothing has come")
+    assert silent.is_closed()
+    assert stock.ask("echo", "there").payload == b"there"
+    assert not node.lines("Command received: b'echo'")[1:]  # but for that one
+
+
+@pytest.mark.timeout(120)
+def test_a_peer_that_only_answers_pulses_stays(master: Master) -> None:
+    node = master()
+    assert node.sync is not None
+    talker = node.join("w1")
+    agree(node, "w1")
+    for _ in range(int(2 * SILENT_S / PULSE_S)):
+        asked = talker.read(60)
+        assert (asked.command, asked.payload) == (b"echo", b"pulse")
+        talker.respond(asked, "ok", asked.payload)
+    assert talker.ask("echo", "there").payload == b"there"
+
+
+@pytest.mark.timeout(120)
+def test_who_comes_again_takes_the_place_of_its_silent_connection(master: Master) -> None:
+    node = master()
+    assert node.sync is not None
+    before = node.join("w1")
+    link = agree(node, "w1")
+
+    def comes_again() -> Talker | None:
+        talker = node.connect()
+        answer = talker.ask("hello", f"w1 {CLUSTER} worker {VERSION}")
+        return talker if answer.command == b"ok" else None
+
+    again = wait_until(comes_again, f"the name is free after {MISSED_S} s", 60)
+    assert again.ask("echo", "there").payload == b"there"
+    assert before.is_closed()
+    changes = []
+    while len(changes) < 2:
+        changes.append(node.sync.expect(LinkUp | LinkDown))  # type: ignore[arg-type]
+    assert isinstance(changes[0], LinkDown)
+    assert changes[0].link == link
+    assert isinstance(changes[1], LinkUp)
+    assert changes[1].info.name == "w1"
+
+
+def test_what_a_peer_waits_for_is_sent_although_nobody_waits_for_its_answer(master: Master) -> None:
+    """A stall that is longer than the time-out of requests: else a worker waits two minutes for a package that is not coming."""
+    node = master()
+    sync = node.sync
+    assert sync is not None
+    talker = node.join("w1")
+    link = sync.link("w1").link
+    for number in range(1, 301):  # more than the system buffers
+        sync.send(Request(link, number, "syn_changed", CHUNK, timeout_s=60))
+    sync.send(Request(link, 301, "syn_m_c_r", b"task failed", timeout_s=0.1))
+    sync.send(Request(link, 302, "get_diff", b"", timeout_s=0.1))
+    for number in (301, 302):
+        assert sync.expect(Unanswered, lambda gone, number=number: gone.id == number).why == "timeout"  # type: ignore[misc]
+    sync.send(Request(link, 303, "syn_m_c", b"", timeout_s=60))
+    read = [talker.read().command for _ in range(302)]
+    assert read[-2:] == [b"syn_m_c_r", b"syn_m_c"]
+    assert b"get_diff" not in read
+
+
+# ---- connecting ----------------------------------------------------------------------------------------------------------
+
+
+def address(host: str, port: int) -> tuple[int, int, int, str, tuple[str, int]]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return family, socket.SOCK_STREAM, 0, "", (host, port)
+
+
+def test_addresses_of_both_families_are_tried_in_turn() -> None:
+    found = [address(host, 1) for host in ("::1", "::2", "::3", "1.1.1.1", "1.1.1.2")]
+    assert [one[4][0] for one in in_turn(found)] == ["::1", "1.1.1.1", "::2", "1.1.1.2", "::3"]
+
+
+def test_of_several_addresses_one_that_answers_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as good, socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        full_port = full.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:  # its queue is full: nobody answers there, as on a machine that is gone
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", full_port))
+        addresses = [
+            address("127.0.0.1", free_port()),
+            address("127.0.0.1", full_port),
+            address("127.0.0.1", good.getsockname()[1]),
+        ]
+
+        async def found() -> tuple[str, int]:
+            loop = asyncio.get_running_loop()
+
+            async def names(*_: object, **__: object) -> object:
+                return addresses
+
+            monkeypatch.setattr(loop, "getaddrinfo", names)
+            sock = await connect("master.example", 1516)
+            try:
+                return sock.getpeername()  # type: ignore[no-any-return]
+            finally:
+                sock.close()
+
+        assert asyncio.run(found()) == good.getsockname()
+        for filler in fillers:
+            filler.close()
+
+
+def test_the_last_failure_is_told_when_none_answers() -> None:
+    async def story() -> None:
+        with pytest.raises(ConnectionRefusedError, match="Connection refused"):
+            await connect("127.0.0.1", free_port())
+
+    asyncio.run(story())
