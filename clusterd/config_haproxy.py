@@ -1,8 +1,8 @@
 """The HAProxy helper's block (wire.md 7.3): checked like the stock daemon does, then reported as not run by clusterd."""
 
 from clusterd.config_problem import Problem, shown
-from clusterd.config_tree import Element
 from clusterd.errors import ClusterError
+from clusterd.markup import Element
 
 INTEGERS = {
     "haproxy_port": (1024, 65535),
@@ -35,7 +35,7 @@ def check_haproxy(file: str, block: Element, problems: list[Problem], warnings: 
     """Add what is wrong with the block to `problems`, and that it is not run to `warnings`."""
     fields = {child.name: child for child in block.children}
     for name, field in fields.items():
-        value = field.text.strip()
+        value = field.text
         if name in INTEGERS:
             _check_integer(file, field, value, problems)
         elif name == "imbalance_tolerance":
@@ -47,11 +47,11 @@ def check_haproxy(file: str, block: Element, problems: list[Problem], warnings: 
         elif name not in TEXTS:
             warnings.append(Problem(file, f"line {field.line}", f"<{name}> is not known and is ignored"))
     protocol, cert = fields.get("haproxy_protocol"), fields.get("haproxy_cert")
-    if protocol is not None and protocol.text.strip() == "https" and cert is None:
+    if protocol is not None and protocol.text == "https" and cert is None:
         text = "haproxy_protocol https needs <haproxy_cert>"
         problems.append(Problem(file, f"line {protocol.line}", text, stock_text=str(ClusterError(3042))))
     disabled = fields.get("haproxy_disabled")
-    if disabled is None or disabled.text.strip() != "yes":
+    if disabled is None or disabled.text != "yes":
         warnings.append(
             Problem(file, f"line {block.line}", "clusterd does not run the HAProxy helper; the block is ignored")
         )

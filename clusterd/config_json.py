@@ -30,6 +30,8 @@ LONGEST_S = 31_536_000
 LARGEST_BYTES = 1 << 50
 LARGEST_BODY = 8 * 1024 * 1024
 """Of a REST request: it travels on in an API request, which has a bound of its own (clusterd/dapi/request.py)."""
+LARGEST_FILE = 4 * 1024 * 1024
+_MOST_DIGITS = 30
 _ABSENT = object()
 
 
@@ -45,14 +47,27 @@ def read_json(path: Path, settings: Settings) -> JsonRead:
     """`settings` with everything that the file names; a missing file names nothing."""
     found = JsonRead(settings)
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
         return found
-    except (OSError, UnicodeDecodeError) as failure:
-        found.problems.append(_unreadable(path, "", f"cannot be read: {failure}"))
+    except OSError as failure:
+        found.problems.append(_unreadable(path, "", f"cannot be read: {failure.strerror or failure}"))
+        return found
+    except UnicodeDecodeError as failure:
+        line = data.count(b"\n", 0, failure.start) + 1
+        found.problems.append(_unreadable(path, f"line {line}", "bytes that are no UTF-8; save this file as UTF-8"))
+        return found
+    if len(data) > LARGEST_FILE:
+        found.problems.append(_unreadable(path, "", f"larger than {LARGEST_FILE} bytes"))
         return found
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_int=_integer)
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        found.problems.append(_unreadable(path, "", "a text holds half a character, an escape from \\ud800 to \\udfff"))
+        return found
     except json.JSONDecodeError as failure:
         found.problems.append(_unreadable(path, f"line {failure.lineno}", f"this is not JSON: {failure.msg}"))
         return found
@@ -61,6 +76,11 @@ def read_json(path: Path, settings: Settings) -> JsonRead:
         return found
     _Reader(str(path), found).read(content)
     return found
+
+
+def _integer(digits: str) -> int | float:
+    """Nothing here is so large, and Python makes no int of thousands of digits."""
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
 
 
 def _unreadable(path: Path, where: str, text: str) -> Problem:
@@ -121,7 +141,7 @@ class _Section:
         value = self.take(key)
         if value is _ABSENT:
             return default
-        if not isinstance(value, str) or not is_good(value):
+        if not isinstance(value, str) or "\0" in value or not is_good(value):
             self.wrong(key, allowed, value)
             return default
         return value
@@ -130,7 +150,7 @@ class _Section:
         value = self.take(key)
         if value is _ABSENT:
             return default
-        if not isinstance(value, list) or not all(isinstance(item, str) and item and "/" not in item for item in value):
+        if not isinstance(value, list) or not all(_is_name(item) for item in value):
             self.wrong(key, "a list of names without slashes", value)
             return default
         return tuple(value)
@@ -358,11 +378,11 @@ class _Reader:
         base = Tls()
         read = Tls(
             enabled=section.boolean("enabled", base.enabled),
-            cert=section.text("cert", base.cert, "a file's path", _has_no_nul),
-            key=section.text("key", base.key, "a file's path", _has_no_nul),
-            ca=section.text("ca", base.ca, "a file's path", _has_no_nul),
+            cert=section.text("cert", base.cert, "a file's path", _is_any),
+            key=section.text("key", base.key, "a file's path", _is_any),
+            ca=section.text("ca", base.ca, "a file's path", _is_any),
             verify=section.boolean("verify", base.verify),
-            server_name=section.text("server_name", base.server_name, "a host name", _has_no_nul),
+            server_name=section.text("server_name", base.server_name, "a host name", _is_any),
         )
         section.done()
         return read
@@ -373,8 +393,8 @@ class _Reader:
             enabled=section.boolean("enabled", base.enabled),
             host=section.text("host", base.host, "an IP address of this machine, like 0.0.0.0 or ::", _is_address),
             port=section.number("port", base.port, 1, 65535, whole=True),
-            cert=section.text("cert", base.cert, "a file's path", _is_path),
-            key=section.text("key", base.key, "a file's path", _is_path),
+            cert=section.text("cert", base.cert, "a file's path", bool),
+            key=section.text("key", base.key, "a file's path", bool),
             token_s=section.number("token", base.token_s, 30, LONGEST_S, whole=True),
             connections=section.number("connections", base.connections, 1, 65536, whole=True),
             request_bytes=section.number("request_bytes", base.request_bytes, 1024, LARGEST_BODY, whole=True),
@@ -396,12 +416,12 @@ def _is_directory_key(key: str) -> bool:
     )
 
 
-def _has_no_nul(value: str) -> bool:
-    return "\0" not in value
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and "/" not in value and "\0" not in value
 
 
-def _is_path(value: str) -> bool:
-    return bool(value) and _has_no_nul(value)
+def _is_any(_: str) -> bool:
+    return True
 
 
 def _is_address(value: str) -> bool:

@@ -1,19 +1,28 @@
-"""The <cluster> block of ossec.conf (wire.md 7.2): read with line numbers, checked, all mistakes at once."""
+"""The <cluster> block of ossec.conf (wire.md 7.2): read with line numbers, checked, all mistakes at once.
+
+The file around the block is read as its other readers take it (clusterd/markup.py). The block itself must be XML: what decides who
+a node is and with which key is not guessed.
+"""
 
 import re
 from pathlib import Path
 from xml.sax import SAXException, SAXParseException
+from xml.sax.handler import ContentHandler
 
 import msgspec
+from defusedxml import sax
 from defusedxml.common import DefusedXmlException
 
 from clusterd.config_haproxy import check_haproxy
 from clusterd.config_problem import Problem, shown
-from clusterd.config_tree import Element, parse_tree
 from clusterd.errors import ClusterError
+from clusterd.markup import Document, Element, TooMuch, read_markup, read_plain, text_of
 from clusterd.names import node_name_problem
 from clusterd.settings import ClusterBlock, Secret
 
+LARGEST_CONF = 16 * 1024 * 1024
+MOST_WARNINGS = 5
+"""About the file around the block."""
 RESERVED = ("localhost", "NODE_IP", "0.0.0.0", "127.0.1.1")
 FIELDS = frozenset(
     {
@@ -48,26 +57,63 @@ def read_block(path: Path) -> BlockRead:
     found = BlockRead()
     name = str(path)
     try:
-        tree = parse_tree(path.read_bytes())
-    except SAXParseException as failure:
-        where = f"line {failure.getLineNumber()}"
-        found.problems.append(_unreadable(name, where, f"this is not XML: {failure.getMessage()}"))
-        return found
-    except (SAXException, DefusedXmlException, ValueError) as failure:
-        found.problems.append(_unreadable(name, "", f"this is not XML that can be read: {failure}"))
-        return found
+        document = read_conf(path)
     except OSError as failure:
         found.problems.append(_unreadable(name, "", f"cannot be read: {failure.strerror or failure}"))
         return found
-    blocks = [block for top in tree.children if top.name == "ossec_config" for block in top.children]
-    blocks = [block for block in blocks if block.name == "cluster"]
-    if not blocks:
+    except (TooMuch, ValueError) as failure:
+        found.problems.append(_unreadable(name, "", f"cannot be read: {failure}"))
         return found
+    blocks = document.sections("cluster")
+    if not blocks:
+        # Without a fault this is a node without a cluster. With one the block may be what was swallowed.
+        for complaint in document.complaints[:MOST_WARNINGS]:
+            text = f"this is not XML, and no <cluster> was found: {complaint.text}"
+            found.problems.append(_unreadable(name, f"line {complaint.line}", text))
+        return found
+    block = blocks[-1]
     if len(blocks) > 1:
         text = "There are multiple cluster sections in configuration. Using only last section."
-        found.warnings.append(Problem(name, f"line {blocks[-1].line}", text))
-    _Checker(name, blocks[-1], found).check()
+        found.warnings.append(Problem(name, f"line {block.line}", text))
+    for complaint in document.complaints[:MOST_WARNINGS]:
+        if not block.start <= complaint.at < block.end:
+            text = f"{complaint.text}; clusterd reads on, other programs may refuse this file"
+            found.warnings.append(Problem(name, f"line {complaint.line}", text))
+    strict = _strict_block(name, document, block, found.problems)
+    if strict is not None:
+        _Checker(name, strict, found).check()
     return found
+
+
+def read_conf(path: Path) -> Document:
+    """An ossec.conf. Raises OSError, TooMuch, ValueError."""
+    with open(path, "rb") as file:
+        data = file.read(LARGEST_CONF + 1)
+    if len(data) > LARGEST_CONF:
+        raise TooMuch(f"larger than {LARGEST_CONF} bytes")
+    return read_markup(text_of(data))
+
+
+def _strict_block(file: str, document: Document, block: Element, problems: list[Problem]) -> Element | None:
+    """The block as XML has it, None with what is wrong in `problems`."""
+    text = document.text[block.start : block.end]
+    try:
+        sax.parseString(text.encode(), ContentHandler(), forbid_dtd=True)
+    except (SAXException, DefusedXmlException, ValueError) as failure:
+        line, wrong = block.line, str(failure)
+        if faults := document.complaints_in(block):
+            line, wrong = faults[0].line, faults[0].text
+        elif isinstance(failure, SAXParseException):
+            line, wrong = block.line - 1 + (failure.getLineNumber() or 1), failure.getMessage()
+        problems.append(_unreadable(file, f"line {line}", f"the <cluster> block is not XML: {wrong}"))
+        return None
+    if "\ufffd" in text:
+        line = block.line + text.count("\n", 0, text.index("\ufffd"))
+        wrong = "bytes that are no UTF-8 in the <cluster> block"
+        problems.append(_unreadable(file, f"line {line}", wrong))
+        return None
+    (strict,) = read_plain("\n" * (block.line - 1) + text).roots
+    return strict
 
 
 def _unreadable(file: str, where: str, text: str) -> Problem:
@@ -107,6 +153,8 @@ class _Checker:
         for child in self._block.children:
             if child.name not in FIELDS:
                 self._warn(child, f"<{child.name}> is not known and is ignored")
+            elif child.name in seen and child.name == "nodes":
+                self._warn(child, "<nodes> is given more than once; all of them count, the first <node> first")
             elif child.name in seen and child.name != "haproxy_helper":
                 self._warn(child, f"<{child.name}> is given more than once; the last one counts")
             seen.add(child.name)
@@ -139,7 +187,7 @@ class _Checker:
 
     def _text(self, field: str, default: str) -> str:
         element = self._block.last(field)
-        return (element.text.strip() if element is not None else "") or default
+        return (element.text if element is not None else "") or default
 
     def _where(self, field: str) -> str:
         return f"line {(self._block.last(field) or self._block).line}"
@@ -197,9 +245,8 @@ class _Checker:
         return value
 
     def _nodes(self) -> list[str]:
-        element = self._block.last("nodes")
-        texts = [child.text.strip() for child in element.children if child.name == "node"] if element else []
-        nodes = [text for text in texts if text] or ["NODE_IP"]
+        texts = [text for element in self._block.children if element.name == "nodes" for text in element.texts("node")]
+        nodes = list(dict.fromkeys(text for text in texts if text)) or ["NODE_IP"]
         parsed = {node: split_address(node) for node in nodes}
         reserved = [node for node, address in parsed.items() if address is not None and address[0] in RESERVED]
         if reserved:
@@ -208,7 +255,7 @@ class _Checker:
                 "<node> needs an address that other nodes can reach",
                 f"Invalid elements in node fields: {', '.join(reserved)}.",
                 allowed=f"host names and addresses except {', '.join(RESERVED)}",
-                found=", ".join(reserved) if element is not None and texts else "no <node>",
+                found=", ".join(reserved) if texts else "no <node>",
             )
         for node, address in parsed.items():
             if address is None:

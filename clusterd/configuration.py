@@ -52,7 +52,7 @@ def _log_level(root: Path) -> tuple[int, list[Problem]]:
     for name in INTERNAL_OPTIONS:
         path = root / name
         try:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         except FileNotFoundError:
             continue
         except OSError as failure:

@@ -17,9 +17,9 @@ def is_list(text: str) -> bool:
 
 def entries(text: str) -> list[tuple[str, str]]:
     """Keys with values in their order, without the quotes. Of lines that an upload would not accept as much as can be made of
-    them: without quotes a key ends at the first colon, and a line without any colon is left out."""
+    them: without quotes a key ends at the first colon, and a line without any colon is left out. So is a byte order mark."""
     found = []
-    for line in text.split("\n"):
+    for line in text.removeprefix("\ufeff").split("\n"):
         match = _READ.fullmatch(line.rstrip("\r"))
         if match is None:
             continue

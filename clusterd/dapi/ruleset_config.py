@@ -4,14 +4,13 @@ import os
 import stat
 from pathlib import Path
 from typing import Literal
-from xml.sax import SAXException
 
 import msgspec
-from defusedxml.common import DefusedXmlException
 
-from clusterd.config_tree import Element, parse_tree
+from clusterd.config_xml import read_conf
 from clusterd.configuration import OSSEC_CONF
 from clusterd.dapi.tree_files import TooManyFiles, list_files, mode_of
+from clusterd.markup import Document, TooMuch
 from clusterd.settings import Settings
 from clusterd.wire.results import BAD_REQUEST, WireException
 from hashing.errors import HashingError
@@ -76,18 +75,23 @@ def read_section(settings: Settings, kind: Kind) -> Section:
     directories `ruleset/…` and `etc/…` count. Raises WireException 1200 or 1500 for an ossec.conf that cannot be read."""
     path = Path(settings.conf) if settings.conf else Path(settings.root, OSSEC_CONF)
     try:
-        top = parse_tree(path.read_bytes())
+        document = read_conf(path)
     except FileNotFoundError:
-        top = Element("", 0)
-    except (OSError, SAXException, DefusedXmlException, ValueError):
+        document = Document("")
+    except (OSError, TooMuch, ValueError):
         raise WireException(kind.bad_section, OSSEC_CONF, wire_class=BAD_REQUEST) from None
-    sections = [section for conf in top.children if conf.name == "ossec_config" for section in conf.children]
+    sections = document.sections("ruleset")
+    # A fault elsewhere in the file is none of ours, unless it may be what hides the section.
+    faults = [fault for section in sections for fault in document.complaints_in(section)]
+    faults = faults if sections else document.complaints
+    if faults:
+        raise WireException(kind.bad_section, f"{OSSEC_CONF}, {faults[0]}", wire_class=BAD_REQUEST)
     values: dict[str, list[str]] = {"dir": [], "include": [], "exclude": []}
     for section in sections:
-        for option in section.children if section.name == "ruleset" else ():
+        for option in section.children:
             what = option.name.removeprefix(f"{kind.word}_")
             if option.name == f"{kind.word}_{what}" and what in values:
-                values[what].append(_relative(settings.root, option.text.strip()))
+                values[what].append(_relative(settings.root, option.text))
     directories = [value for value in values["dir"] if value.split("/")[0] in _ROOTS]
     included = [value if "/" in value else f"ruleset/{kind.words}/{value}" for value in values["include"] if value]
     included = [value for value in included if value.split("/")[0] in _ROOTS]

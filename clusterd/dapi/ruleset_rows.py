@@ -7,8 +7,9 @@ from typing import Any
 from clusterd.dapi.items import Items
 from clusterd.dapi.registry import Call
 from clusterd.dapi.ruleset_config import Kind, RulesetFile
-from clusterd.dapi.ruleset_xml import LARGEST_XML, Element, MalformedXml, as_objects, parse_ruleset
+from clusterd.dapi.ruleset_xml import LARGEST_XML, MalformedXml, as_objects, read_ruleset
 from clusterd.dapi.tree_files import read_text
+from clusterd.markup import Element
 from clusterd.wire.results import BAD_REQUEST, WireException
 from hashing.errors import FileVanished, HashingError
 
@@ -16,7 +17,8 @@ REQUIREMENTS = ("pci_dss", "gpg13", "gdpr", "hipaa", "nist_800_53", "tsc")
 """Standards whose requirements rules name by groups of the form `pci_dss_11.4`. MITRE's have an element of their own."""
 LARGEST_RULESET = 64 * 1024 * 1024
 """Characters of all files that one request reads; the stock ruleset has 2 million."""
-_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+_NUMBER = re.compile(r"\d{1,40}", re.ASCII)
+"""Numbers of the field have up to 20 digits."""
 _OWN_ELEMENTS = frozenset({"description", "group", "mitre"})
 Row = dict[str, Any]
 
@@ -25,7 +27,7 @@ def all_rows(
     call: Call,
     kind: Kind,
     files: Iterable[RulesetFile],
-    rows_of: Callable[[RulesetFile, list[Element]], Iterator[Row]],
+    rows_of: Callable[[RulesetFile, list[Element], list[str]], Iterator[Row]],
     items: Items,
 ) -> list[Row]:
     """The rows of all files. A file that cannot be read or understood is a failed item of `items` with its path, and what can
@@ -39,8 +41,11 @@ def all_rows(
             if left < 0:
                 why = f"the files together have more than {LARGEST_RULESET} characters; ask for fewer by filename"
                 raise WireException(kind.unreadable, why, wire_class=BAD_REQUEST)
-            for row in rows_of(file, parse_ruleset(text)):
-                found.append(row)
+            document = read_ruleset(text)
+            mistakes = [str(complaint) for complaint in document.complaints]
+            found.extend(rows_of(file, document.roots, mistakes))
+            if mistakes:
+                raise MalformedXml(mistakes[0])
         except FileVanished:
             continue
         except MalformedXml as failure:
@@ -53,26 +58,29 @@ def all_rows(
 # ---- rules -------------------------------------------------------------------------------------------------------------------
 
 
-def rule_rows(file: RulesetFile, roots: list[Element]) -> Iterator[Row]:
-    """The rules of one file. Raises MalformedXml at the first whose id or level is no number."""
+def rule_rows(file: RulesetFile, roots: list[Element], mistakes: list[str]) -> Iterator[Row]:
+    """The rules of one file. Those whose id or level is no number are left out and told in `mistakes`."""
     for group in roots:
         if group.name == "group":
             names = _names(group.attributes.get("name", ""))
             for rule in group.children:
-                if rule.name == "rule":
-                    yield _rule_row(file, names, rule)
+                if rule.name != "rule":
+                    continue
+                number, level = rule.attributes.get("id", "").strip(), rule.attributes.get("level", "").strip()
+                if _NUMBER.fullmatch(number) and _NUMBER.fullmatch(level):
+                    yield _rule_row(file, names, rule, int(number), int(level))
+                else:
+                    found = f"{number[:50]!r} and {level[:50]!r}"
+                    mistakes.append(f"line {rule.line}: a rule needs numbers as id and level, and has {found}")
 
 
-def _rule_row(file: RulesetFile, group_names: list[str], rule: Element) -> Row:
-    number, level = rule.attributes.get("id", ""), rule.attributes.get("level", "")
-    if not _NUMBER.fullmatch(number) or not _NUMBER.fullmatch(level):
-        raise MalformedXml(f"a rule needs numbers as id and level, and has {number[:50]!r} and {level[:50]!r}")
+def _rule_row(file: RulesetFile, group_names: list[str], rule: Element, number: int, level: int) -> Row:
     groups = [*group_names, *(name for text in rule.texts("group") for name in _names(text))]
     row: Row = {
         "filename": file.filename,
         "relative_dirname": file.relative_dirname,
-        "id": int(number),
-        "level": int(level),
+        "id": number,
+        "level": level,
         "status": file.status,
         "details": _details(rule, frozenset({"id", "level"}), _OWN_ELEMENTS),
     }
@@ -99,13 +107,14 @@ def _once(names: Iterable[str]) -> list[str]:
 # ---- decoders ----------------------------------------------------------------------------------------------------------------
 
 
-def decoder_rows(file: RulesetFile, roots: list[Element]) -> Iterator[Row]:
-    """The decoders of one file; `position` counts them from 0. Raises MalformedXml at the first without a name."""
+def decoder_rows(file: RulesetFile, roots: list[Element], mistakes: list[str]) -> Iterator[Row]:
+    """The decoders of one file; `position` counts them from 0. Those without a name are left out and told in `mistakes`."""
     decoders = (element for element in roots if element.name == "decoder")
     for position, decoder in enumerate(decoders):
         name = decoder.attributes.get("name")
         if not name:
-            raise MalformedXml(f"decoder {position} has no name")
+            mistakes.append(f"line {decoder.line}: decoder {position} has no name")
+            continue
         yield {
             "filename": file.filename,
             "relative_dirname": file.relative_dirname,

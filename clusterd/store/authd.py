@@ -75,6 +75,7 @@ class Authd:
         self._host_name = socket.gethostname() if host_name is None else host_name
         self._waiting: asyncio.Queue[tuple[Request, asyncio.Future[bytes]]] = asyncio.Queue()
         self._is_failing = False
+        self._told_bad = 0
         self.file_writes = 0
 
     async def answer(self, payload: bytes) -> bytes:
@@ -143,8 +144,10 @@ class Authd:
                 return outcomes
 
     async def _decide_all(self, requests: list[Request], changes: _Changes) -> list[Outcome]:
-        if await asyncio.to_thread(self._file.refresh) and self._file.bad_lines:
-            self._say("WARNING", f"{KEY_FILE}: {self._file.bad_lines} lines are not of agents and will not be kept.")
+        if await asyncio.to_thread(self._file.refresh) and self._file.bad_lines != self._told_bad:
+            self._told_bad = self._file.bad_lines
+            if self._told_bad:
+                self._say("WARNING", f"{KEY_FILE}: {self._told_bad} lines are not of agents; they stay as they are.")
         outcomes: list[Outcome] = []
         for request in requests:
             try:

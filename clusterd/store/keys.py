@@ -21,6 +21,7 @@ LONGEST_KEY = 127
 _REMOVED = ("!", "#")
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 _PARTS = 4
+_MARK = "\ufeff"
 _ID_WIDTH = 3
 _ID = re.compile(r"\d{1,10}", re.ASCII)
 Identity = tuple[int, int, int, int]
@@ -66,23 +67,31 @@ def parse_id(text: str) -> int | None:
     return number if 0 < number <= GREATEST_ID else None
 
 
-def parse_keys(text: str) -> tuple[list[Key], int]:
-    """The keys, and how many lines are none. Lines that begin with # or a space are comments."""
-    keys, bad = [], 0
-    for line in text.split("\n"):
-        if not line or line.startswith(("#", " ")):
+class Other(msgspec.Struct):
+    """Lines of client.keys that are none of agents. They are nobody's to throw away: they are written again as they are."""
+
+    comments: list[str] = msgspec.field(default_factory=list)
+    """Begin with # or a space, which every reader skips."""
+    bad: list[str] = msgspec.field(default_factory=list)
+
+
+def parse_keys(text: str) -> tuple[list[Key], Other]:
+    """The keys, and the lines that are none. A byte order mark is no part of the first one."""
+    keys, other = [], Other()
+    for line in text.removeprefix(_MARK).split("\n"):
+        if not line.strip("\r"):
+            continue
+        if line.startswith(("#", " ")):
+            other.comments.append(line)
             continue
         parts = line.removesuffix("\r").split(" ")
-        if len(parts) != _PARTS or not all(parts) or parse_id(parts[0]) is None:
-            bad += 1
-            continue
-        agent_id, name, ip, key = parts
+        agent_id, name, ip, key = parts if len(parts) == _PARTS else ("", "", "", "")
         is_removed = name.startswith(_REMOVED)
-        if is_removed and len(name) == 1:
-            bad += 1
+        if not all(parts) or parse_id(agent_id) is None or (is_removed and len(name) == 1):
+            other.bad.append(line)
             continue
         keys.append(Key(agent_id, name[1:] if is_removed else name, ip, key[:LONGEST_KEY], is_removed))
-    return keys, bad
+    return keys, other
 
 
 class _Index:
@@ -115,9 +124,10 @@ class KeyTable:
     """Keys by number, name and address.
 
     Of two lines with one number the later counts, but a removed one never displaces one in use: those that are removed come
-    last in the file, also those whose number was given again."""
+    last in the file, also those whose number was given again. `other`: what the file has besides."""
 
-    def __init__(self, keys: Iterable[Key] = ()) -> None:
+    def __init__(self, keys: Iterable[Key] = (), other: Other | None = None) -> None:
+        self.other = other or Other()
         self._keys: dict[int, Key] = {}
         self._removed: dict[int, Key] = {}
         self._names = _Index()
@@ -189,9 +199,11 @@ class KeyTable:
         return key
 
     def render(self) -> str:
-        """The file: keys in use, then the removed ones."""
-        lines = [f"{key.id} {key.name} {key.ip} {key.key}\n" for key in self._keys.values()]
-        return "".join(lines) + "".join([key.line() for key in self._removed.values()])
+        """The file: comments, keys in use, the removed ones, and at the end what nobody understands."""
+        lines = [f"{line}\n" for line in self.other.comments]
+        lines += [f"{key.id} {key.name} {key.ip} {key.key}\n" for key in self._keys.values()]
+        lines += [key.line() for key in self._removed.values()]
+        return "".join(lines + [f"{line}\n" for line in self.other.bad])
 
 
 class KeyFile:
@@ -208,8 +220,6 @@ class KeyFile:
         # Lines of agents-timestamp, made once: with 100,000 agents that is most of the time of a batch.
         self._greatest = 0
         self.table = KeyTable()
-        self.bad_lines = 0
-        """Lines of the file as it was read last that are none of agents. They are gone when it is written next."""
 
     def refresh(self) -> bool:
         """Read the file if it is not the one we know; returns whether it was read. A missing file has no keys.
@@ -218,8 +228,7 @@ class KeyFile:
         identity = self._current()
         if identity == self._identity and identity is not None:
             return False
-        keys, self.bad_lines = ([], 0) if identity is None else self._read()
-        self.table = KeyTable(keys)
+        self.table = KeyTable() if identity is None else self._read()
         self.table.count_from(self._greatest)
         self._greatest = self.table.greatest
         self._identity = identity
@@ -237,11 +246,16 @@ class KeyFile:
         except FileNotFoundError:
             return None
 
-    def _read(self) -> tuple[list[Key], int]:
-        keys, bad = parse_keys(self._path.read_bytes().decode(errors="surrogateescape"))
-        if bad and not keys:
-            raise Unreadable(f"no line of {KEY_FILE} is one of agents ({bad} lines)")
-        return keys, bad
+    @property
+    def bad_lines(self) -> int:
+        """Lines of the file that are none of agents."""
+        return len(self.table.other.bad)
+
+    def _read(self) -> KeyTable:
+        keys, other = parse_keys(self._path.read_bytes().decode(errors="surrogateescape"))
+        if other.bad and not keys:
+            raise Unreadable(f"no line of {KEY_FILE} is one of agents ({len(other.bad)} lines)")
+        return KeyTable(keys, other)
 
     def save(self) -> None:
         """Replace the file, and have it on disk. Raises ChangedMeanwhile, OSError: the old file is still there, and what is

@@ -113,9 +113,12 @@ def test_a_node_name_with_dots_is_fine(root: Path) -> None:
     assert settings_of(root).cluster.node_name == "siem.master.example"
 
 
-def test_entities_and_document_types_are_refused(root: Path) -> None:
-    (root / "etc" / "ossec.conf").write_text('<!DOCTYPE x [<!ENTITY a "b">]>' + GOOD)
-    assert load(str(root)).settings is None
+def test_an_entity_is_never_expanded(root: Path) -> None:
+    text = '<!DOCTYPE x [<!ENTITY a "n1">]>\n' + GOOD.replace("<node_name>n1<", "<node_name>&a;<")
+    (root / "etc" / "ossec.conf").write_text(text)
+    (problem,) = load(str(root)).problems
+    assert problem.where == "line 4"
+    assert problem.stock_text.startswith("Error 3006 - Error reading cluster configuration: ")
 
 
 @pytest.mark.parametrize("node", ["10.0.0.1", "siem.example:1600", "[::1]:1600", "fe80::1", "[::1]"])

@@ -54,7 +54,7 @@ def test_entries_are_without_quotes() -> None:
 
 
 def test_of_lines_that_are_not_quite_right_entries_keep_what_they_can() -> None:
-    text = "key:# see https://there\r\nno colon\n:no key\ntwice:1\ntwice:2\nlast:"
+    text = "\ufeffkey:# see https://there\r\nno colon\n:no key\ntwice:1\ntwice:2\nlast:"
     assert entries(text) == [("key", "# see https://there"), ("twice", "1"), ("twice", "2"), ("last", "")]
 
 

@@ -316,12 +316,13 @@ def test_file_that_never_rests_ends_in_a_refusal(tmp_path: Path) -> None:
     live_authd(tmp_path, work)
 
 
-def test_lines_that_will_be_lost_are_told(tmp_path: Path) -> None:
+def test_lines_that_are_none_are_told_and_stay(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         node.path.write_text("broken\n001 first any k\n")
         await node.add("second")
         await node.add("third")
-        assert [text for _, text in node.log] == ["etc/client.keys: 1 lines are not of agents and will not be kept."]
+        assert node.path.read_text().splitlines()[-1] == "broken"
+        assert [text for _, text in node.log] == ["etc/client.keys: 1 lines are not of agents; they stay as they are."]
         node.path.write_text("broken\n")
         assert (await node.add("fourth"))["error"] == 9009
         assert node.path.read_text() == "broken\n"

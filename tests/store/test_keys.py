@@ -19,6 +19,7 @@ from clusterd.store.keys import (
     KeyTable,
     NoIdLeft,
     NotSynced,
+    Other,
     Unreadable,
     keys_in_use,
     parse_keys,
@@ -52,13 +53,13 @@ def opened(root: Path, ops: FaultyOps | None = None) -> KeyFile:
 
 def test_comments_are_skipped_and_both_marks_mean_removed() -> None:
     text = "# 001 a any k\n 002 b any k\n003 !c any k\n004 #d any k\n\n005 e any k\n"
-    keys, bad = parse_keys(text)
+    keys, other = parse_keys(text)
     assert [(key.id, key.name, key.is_removed) for key in keys] == [
         ("003", "c", True),
         ("004", "d", True),
         ("005", "e", False),
     ]
-    assert bad == 0
+    assert other == Other(["# 001 a any k", " 002 b any k"], [])
 
 
 @pytest.mark.parametrize(
@@ -66,8 +67,23 @@ def test_comments_are_skipped_and_both_marks_mean_removed() -> None:
     ["001", "001 a any", "001 a any k more", "001  any k", "x a any k", "-1 a any k", "000 a any k", "001 ! any k"]
     + ["٣ a any k", "9" * 11 + " a any k", "9" * 5000 + " a any k", "\udcff a any k", "001\ta\tany\tk"],
 )
-def test_line_that_is_none_of_an_agent_is_counted_and_left_out(line: str) -> None:
-    assert parse_keys(f"{line}\n005 e any k\n") == ([Key("005", "e", "any", "k")], 1)
+def test_line_that_is_none_of_an_agent_is_kept_as_it_is(line: str) -> None:
+    keys, other = parse_keys(f"{line}\n005 e any k\n")
+    assert (keys, other.bad) == ([Key("005", "e", "any", "k")], [line])
+    assert KeyTable(keys, other).render() == f"005 e any k\n{line}\n"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_a_byte_order_mark_costs_no_key(end: str) -> None:
+    assert parse_keys(f"\ufeff001 a any k{end}") == ([Key("001", "a", "any", "k")], Other())
+
+
+def test_everything_in_the_file_outlives_a_registration(root: Path) -> None:
+    key_file(root).write_bytes(b"\xef\xbb\xbf# ours\r\n001 a any k\r\n\xff\xfe\0 broken\n\n003 !c any k")
+    file = opened(root)
+    file.table.add(Key("004", "d", "any", "k"))
+    file.save()
+    assert key_file(root).read_bytes() == b"# ours\r\n001 a any k\n004 d any k\n003 !c any k\n\xff\xfe\0 broken\n"
 
 
 def test_unusual_breaks_of_lines_do_not_tear_a_name() -> None:
@@ -97,15 +113,18 @@ KEYS = st.builds(
 @given(keys=st.lists(KEYS, max_size=20, unique_by=lambda key: key.number))
 @settings(deadline=None)
 def test_file_says_what_the_table_holds(keys: list[Key]) -> None:
-    found, bad = parse_keys(KeyTable(keys).render())
-    assert bad == 0
+    found, other = parse_keys(KeyTable(keys).render())
+    assert other == Other()
     assert sorted(found, key=lambda key: key.number) == sorted(keys, key=lambda key: key.number)
 
 
 @given(text=st.text(max_size=200))
 def test_any_text_is_read_without_a_crash(text: str) -> None:
-    keys, bad = parse_keys(text)
-    assert len(keys) + bad <= len(text.splitlines())
+    keys, other = parse_keys(text)
+    assert len(keys) + len(other.bad) + len(other.comments) <= len(text.split("\n"))
+    again, kept = parse_keys(KeyTable(keys, other).render())
+    assert sorted(kept.bad) == sorted(other.bad)
+    assert {key.number for key in again} == {key.number for key in keys}
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from clusterd.dapi.items import Items
 from clusterd.dapi.registry import Arguments, Call, Registry
 from clusterd.dapi.request import LOCAL_ANY, LOCAL_MASTER
 from clusterd.dapi.ruleset_config import DECODERS, RULES, Kind, RulesetFile, loaded_files, read_section
-from clusterd.dapi.ruleset_xml import LARGEST_XML, MalformedXml, as_objects, parse_ruleset
+from clusterd.dapi.ruleset_xml import LARGEST_XML, MalformedXml, as_objects, check_upload, parse_ruleset
 from clusterd.dapi.tree_files import locked_directory, mode_of, read_text, remove_file, write_file
 from clusterd.wire.results import BAD_REQUEST, WireException
 from hashing.atomic import FileOps
@@ -193,7 +193,7 @@ def _check_content(content: str) -> None:
     if not content.strip():
         raise WireException(1112, wire_class=BAD_REQUEST)
     try:
-        parse_ruleset(content)
+        check_upload(content)
     except MalformedXml as failure:
         raise WireException(1113, str(failure), wire_class=BAD_REQUEST) from None
 
