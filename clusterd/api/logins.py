@@ -2,11 +2,11 @@
 
 import asyncio
 import base64
-import ipaddress
 from collections.abc import Callable
 
 import msgspec
 
+from clusterd.addresses import network_of
 from clusterd.api.problem import Refused
 from clusterd.users import LONGEST_PASSWORD, NAME, User, is_password
 
@@ -96,18 +96,6 @@ class Quiet:
             del self._said[next(iter(self._said))]
         self._said[place] = Window(now)
         return 0 if window is None else window.count
-
-
-def network_of(address: str) -> str:
-    """The address; of IPv6 the network of 64 bits, which one customer has whole."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return str(parsed)
-    mapped = parsed.ipv4_mapped
-    return str(mapped) if mapped is not None else str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
 
 
 class Logins:

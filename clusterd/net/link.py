@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
+from clusterd.addresses import network_of
 from clusterd.net.context import Context, ToSync
 from clusterd.net.outbox import Entry, Outbox
 from clusterd.net.pulse import SILENT_S, Pulse
@@ -143,6 +144,7 @@ class Link(asyncio.BufferedProtocol):
             allocate=self._allocate,
             divided_sinks=context.slabs.per_link,
             scratch=context.scratch,
+            land=context.slabs.land,
         )
 
     # ---- what peers may send ---------------------------------------------------------------------------------------------
@@ -153,7 +155,7 @@ class Link(asyncio.BufferedProtocol):
         self._connection.divided_limit = divided_bytes
 
     def _allocate(self, length: int) -> Sink | None:
-        return self._context.slabs.sink(self.number, length)
+        return self._context.slabs.sink(self.number, length, network_of(self.address))
 
     @property
     def is_made(self) -> bool:
@@ -277,8 +279,15 @@ class Link(asyncio.BufferedProtocol):
         if self._held & why:
             self._held &= ~why
             if not self._held and not self.is_lost and self._transport is not None:
-                self._held_s += self._context.clock.monotonic() - self._held_at
+                held_s = self._context.clock.monotonic() - self._held_at
+                self._held_s += held_s
+                self.heard_at += held_s  # a keepalive may lie unread
                 self._transport.resume_reading()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether we do not read from it."""
+        return bool(self._held)
 
     # ---- sending ---------------------------------------------------------------------------------------------------------
 

@@ -263,7 +263,8 @@ class Listener:
     def _check_keepalives(self, now: float, allowed_s: float) -> None:
         log = self._context.log
         log.line("DEBUG", "Master", KEEPALIVE_SUBTAG, "Calculating.")
-        for link in silent_too_long(self.names.values(), now, allowed_s):
+        read = [link for link in self.names.values() if not link.is_held]
+        for link in silent_too_long(read, now, allowed_s):
             text = f"No keep alives have been received from {link.name} in the last minute. Disconnecting"
             log.line("ERROR", "Master", KEEPALIVE_SUBTAG, text)
             link.abort("")

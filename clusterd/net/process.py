@@ -24,7 +24,7 @@ from clusterd.net.dial import Dialer
 from clusterd.net.link import Link
 from clusterd.net.listen import Listener
 from clusterd.net.local import LocalServer
-from clusterd.net.slabs import NetSlabs
+from clusterd.net.slabs import HOLD_S, NetSlabs
 from clusterd.net.tls import client_context, server_context
 from clusterd.reload import adopt
 from clusterd.rundir import reason_path, sync_socket
@@ -59,7 +59,7 @@ class _NetProcess:
         self._settings = settings
         self._board = board
         self._row = board.row("net")
-        self._context = Context(settings, log, Clock(), NetSlabs(arena))
+        self._context = Context(settings, log, Clock(), NetSlabs(arena, Clock().monotonic))
         self._stop = asyncio.Event()
         self._listener: Listener | None = None
         self._dialer: Dialer | None = None
@@ -191,9 +191,22 @@ class _NetProcess:
         if self._listener is not None:
             self._listener.tick(now)
         self._local.tick(now)
+        self._make_room()
         context.slabs.free_idle(now)
         self._look_at_some(now)
         self._count()
+
+    def _make_room(self) -> None:
+        """End one of the links that take too long with a large body while others wait for room."""
+        overdue = self._context.slabs.overdue()
+        if not overdue:
+            return
+        links = {link.number: link for link in self._links()}
+        for number in overdue:
+            link = links.get(number)
+            if link is not None and not link.is_held and not link.is_lost:
+                link.abort(f"a large message took more than {HOLD_S:g} seconds while others waited for room")
+                return
 
     def _look_at_some(self, now: float) -> None:
         """The next few links, in turn: has one begun something and does not go on?"""

@@ -1,38 +1,85 @@
-"""Net's share of the arena: room for large bodies on their way in, and who holds it (architecture.md, section 2).
+"""Room for large bodies on their way in, and who has it: net's share of the arena, and a bounded heap.
 
-A slab is taken by the link that receives into it, handed over to sync with the message that names it, and comes back with
-Release, or when its link or sync is gone. A link that finds no room stops reading and is served in turn.
+A body of up to SMALL_BYTES arrives on the heap and is copied into a slab when it is complete: who sends a small body slowly holds
+no slab. A larger one arrives in a slab; while there is none for it, on the heap as well. The slab is handed over to sync with
+the message that names it, and comes back with Release, or when its link or sync is gone.
+
+A link that finds no room stops reading and waits. Turns go by caller (an address, of IPv6 its network): first whoever has least.
+Some slabs are never used for receiving, so that what is complete can be handed on.
 """
 
+import itertools
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
 
 from clusterd.wire.events import Sink
 from clusterd.wire.frame import PIECE_BYTES
 from ipc.arena import Arena
 from ipc.descriptor import Descriptor
-from ipc.errors import ArenaFull, StaleLease
+from ipc.errors import StaleLease
 from ipc.lease import LeaseBook
 
 IDLE_S = 5.0
 """A slab that nobody used for so long gives its memory back to the system."""
+SMALL_BYTES = 1 << 20
+HEAP_BYTES = 64 << 20
+"""Of memory outside the arena, in all; a caller leaves as much to others as it has."""
+HOLD_S = 10.0
+"""While others wait, whoever has received into the same room for so long may lose it: one link in each look."""
+
+
+class _Line(msgspec.Struct):
+    """A link that waits: for room for `length` bytes, or (0) for a slab for a body that is complete."""
+
+    length: int
+    call: Callable[[], None]
+
+
+class _Account(msgspec.Struct):
+    """What a link has, for as long as it is there or has something. `slabs`: also those that sync works on. `heap`: bodies."""
+
+    caller: str
+    slabs: int = 0
+    heap: int = 0
+    is_gone: bool = False
+
+
+class _Begun(msgspec.Struct):
+    """Room that a link receives into since `at` (monotonic)."""
+
+    link: int
+    at: float
 
 
 class NetSlabs:
     """The slabs net allocates. `busy` ones have one holder: `link N` (receiving into it, or sending it back) or
     `sync N` (sync works on what link N received)."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, now: Callable[[], float] = time.monotonic) -> None:
         self._arena = arena
+        self._now = now
         self._ours = arena.net_slabs
         self._book = LeaseBook(arena.net_slabs)
         self._receiver: dict[int, int] = {}
-        self._owned: dict[int, int] = {}
-        self._waiting: dict[int, Callable[[], None]] = {}
+        self._accounts: dict[int, _Account] = {}
+        self._owned_by: Counter[str] = Counter()
+        self._heap: dict[int, int] = {}
+        self._heap_by: Counter[str] = Counter()
+        self._heap_used = 0
+        self._heap_numbers = itertools.count(-1, -1)
+        self._begun: dict[int, _Begun] = {}
+        self._wanted: dict[int, int] = {}
+        self._waiting: dict[int, _Line] = {}
         self._used_at: dict[int, float] = {}
         self.on_room: Callable[[], object] | None = None
         """Called when a slab came back and links wait: to call `wake` later, not from within whoever gave it back."""
         self.per_link = (len(arena.net_slabs) + 1) // 2
         """Slabs that a link which is alone may have at a time."""
+        self._kept = len(arena.net_slabs) // 4
+        """Slabs that who has some already does not receive into; half of them nobody does."""
 
     @property
     def divided_bytes(self) -> int:
@@ -41,42 +88,114 @@ class NetSlabs:
 
     # ---- receiving -----------------------------------------------------------------------------------------------------
 
-    def sink(self, link: int, length: int) -> Sink | None:
+    def sink(self, link: int, length: int, caller: str) -> Sink | None:
         """Room for a body of `length` bytes, or None when there is none for this link now."""
-        if not self._may_take(link):
+        self._accounts.setdefault(link, _Account(caller))
+        sink = self._on_heap(link, length) if length <= SMALL_BYTES else None
+        sink = sink or self._in_slab(link, length) or self._on_heap(link, length)
+        if sink is None:
+            self._wanted[link] = length
+        return sink
+
+    def land(self, sink: Sink) -> Sink | None:
+        """The body is complete: as one in a slab, or None when there is none for its link now."""
+        number, link, length = _token(sink)
+        if number >= 0:
+            return sink
+        if not self._may_land(link):
+            self._wanted[link] = 0
             return None
-        try:
-            slab = self._book.take(f"link {link}")
-        except ArenaFull:
+        slab = self._take(link)
+        view = self._arena.view(slab)[:length]
+        view[:] = sink.view
+        self._begun[slab] = self._begun[number]
+        self._free_heap(number, link)
+        return Sink(view, (slab, link, length))
+
+    def _on_heap(self, link: int, length: int) -> Sink | None:
+        if not self._heap_has(link, length):
             return None
-        self._receiver[slab] = link
-        self._owned[link] = self._owned.get(link, 0) + 1
+        number = next(self._heap_numbers)
+        self._heap[number] = length
+        self._heap_used += length
+        account = self._accounts[link]
+        account.heap += 1
+        self._heap_by[account.caller] += length
+        self._begun[number] = _Begun(link, self._now())
+        return Sink(memoryview(bytearray(length)), (number, link, length))
+
+    def _in_slab(self, link: int, length: int) -> Sink | None:
+        if not self._may_receive(link):
+            return None
+        slab = self._take(link)
+        self._begun[slab] = _Begun(link, self._now())
         return Sink(self._arena.view(slab)[:length], (slab, link, length))
 
+    def _take(self, link: int) -> int:
+        slab = self._book.take(f"link {link}")
+        self._receiver[slab] = link
+        account = self._accounts[link]
+        account.slabs += 1
+        self._owned_by[account.caller] += 1
+        return slab
+
+    def _heap_has(self, link: int, length: int) -> bool:
+        return self._heap_by[self._accounts[link].caller] + length <= HEAP_BYTES - self._heap_used
+
+    def _may_receive(self, link: int) -> bool:
+        kept = self._kept if self._share(link) else self._kept // 2
+        return self._may_land(link) and self._book.free > kept
+
+    def _may_land(self, link: int) -> bool:
+        """A link leaves at least as much room to the others as it has itself, so that no few peers can take it all."""
+        return self._book.free > self._accounts[link].slabs
+
+    def _share(self, link: int) -> int:
+        """The slabs of its caller."""
+        return self._owned_by[self._accounts[link].caller]
+
+    # ---- waiting -------------------------------------------------------------------------------------------------------
+
     def wait(self, link: int, call: Callable[[], None]) -> None:
-        """Call once when there may be room for this link. First come, first served."""
-        self._waiting.setdefault(link, call)
+        """Call once when there may be room for this link, which has found none."""
+        self._waiting.setdefault(link, _Line(self._wanted.get(link, 0), call))
 
     def forget(self, link: int) -> None:
-        """The link is gone and waits for nothing."""
+        """The link is gone and waits for nothing. What it has comes back with `drop`."""
         self._waiting.pop(link, None)
+        self._wanted.pop(link, None)
+        account = self._accounts.get(link)
+        if account is not None:
+            account.is_gone = True
+            self._settle(link, account)
 
     def wake(self) -> None:
-        """Serve those that wait while there is room. Called by the loop, never from within a link."""
-        for link in list(self._waiting):
-            if not self._book.free:
-                return
-            if self._may_take(link):
-                self._waiting.pop(link)()
+        """Serve those that wait while there is room, first the callers that have least. Called by the loop, never from within
+        a link."""
+        for link in sorted(self._waiting, key=self._share):
+            line = self._waiting.get(link)
+            if line is not None and self._has_room(link, line.length):
+                self._waiting.pop(link).call()
 
-    def _may_take(self, link: int) -> bool:
-        """A link leaves at least as much room to the others as it has itself, so that no few peers can take it all."""
-        return self._book.free > self._owned.get(link, 0)
+    def _has_room(self, link: int, length: int) -> bool:
+        if not length:
+            return self._may_land(link)
+        return self._may_receive(link) or self._heap_has(link, length)
 
     @property
     def is_short(self) -> bool:
         """Whether a link that has no room at all waits for some."""
-        return any(link not in self._owned for link in self._waiting)
+        return any(not self._accounts[link].slabs for link in self._waiting)
+
+    def overdue(self) -> list[int]:
+        """The links that have received into the same room for too long while others have none: first those of the caller that
+        has most, and of them the slowest. To be ended one by one."""
+        if not self.is_short:
+            return []
+        now = self._now()
+        late = [begun for begun in self._begun.values() if now - begun.at >= HOLD_S and begun.link not in self._waiting]
+        late.sort(key=lambda begun: (-self._share(begun.link), begun.at))
+        return [begun.link for begun in late]
 
     # ---- passing on ----------------------------------------------------------------------------------------------------
 
@@ -85,6 +204,7 @@ class NetSlabs:
         descriptors = []
         for sink in bodies:
             slab, link, length = _token(sink)
+            self._begun.pop(slab, None)
             self._book.hand_over(slab, f"sync {link}")
             descriptors.append(Descriptor(slab, 0, length))
         return descriptors
@@ -107,7 +227,14 @@ class NetSlabs:
 
     def drop(self, bodies: Iterable[Sink], now: float) -> None:
         """Bodies that nobody wants: their room is free."""
-        self.give_back(self.numbers(bodies), now)
+        slabs = []
+        for sink in bodies:
+            number, link, _ = _token(sink)
+            if number < 0:
+                self._free_heap(number, link)
+            else:
+                slabs.append(number)
+        self.give_back(slabs, now)
 
     def give_back(self, slabs: Iterable[int], now: float) -> list[int]:
         """These are free again. Returns those that were free already: a mistake of whoever gave them back."""
@@ -147,12 +274,29 @@ class NetSlabs:
 
     def _freed(self, slab: int, now: float) -> None:
         self._used_at[slab] = now
+        self._begun.pop(slab, None)
         link = self._receiver.pop(slab)
-        left = self._owned.get(link, 0) - 1
-        if left > 0:
-            self._owned[link] = left
-        else:
-            self._owned.pop(link, None)
+        account = self._accounts[link]
+        account.slabs -= 1
+        self._owned_by[account.caller] -= 1
+        self._settle(link, account)
+
+    def _free_heap(self, number: int, link: int) -> None:
+        length = self._heap.pop(number)
+        del self._begun[number]
+        self._heap_used -= length
+        account = self._accounts[link]
+        account.heap -= 1
+        self._heap_by[account.caller] -= length
+        self._settle(link, account)
+
+    def _settle(self, link: int, account: _Account) -> None:
+        """Forget what is nobody's any more."""
+        if account.is_gone and not account.slabs and not account.heap:
+            del self._accounts[link]
+        for counts in (self._owned_by, self._heap_by):
+            if not counts[account.caller]:
+                del counts[account.caller]
 
 
 def _token(sink: Sink) -> tuple[int, int, int]:

@@ -19,6 +19,7 @@ from clusterd.wire.events import (
     Allocate,
     Discarded,
     Event,
+    Land,
     RequestReceived,
     ResponseReceived,
     SealedRequest,
@@ -71,6 +72,7 @@ class Connection:
         "_filled",
         "_head",
         "_held",
+        "_land",
         "_marks",
         "_partial",
         "_scratch",
@@ -100,18 +102,20 @@ class Connection:
         divided_limit: int = 41943040,
         divided_sinks: int = MAX_SINKS,
         scratch: memoryview | None = None,
+        land: Land | None = None,
     ) -> None:
         """`sealer`: None on the local socket. `body_limit`: largest body of a frame, by default what a stock peer sends
         undivided. `divided_limit`: bytes of all unfinished divided messages; `divided_sinks`: sinks they may
         hold, at most what `allocate` gives one connection, or it could wait for itself. A sink is at most `inline_limit` +
         `body_limit` bytes. `scratch`: where small frames are read to; the connections of one process may share one, if
-        each read is followed by its `buffer_filled` before the next read."""
+        each read is followed by its `buffer_filled` before the next read. `land`: what a full sink is handed up as."""
         if (sealer is None) != role.startswith("local"):
             raise ValueError("only the local socket is without a sealer")
         self.role = role
         self._sealer = sealer
         self._undivided = REQUEST_CHUNK if sealer is None else sealed_length(REQUEST_CHUNK)
         self._allocate = allocate
+        self._land = land
         self.inline_limit = inline_limit
         self.body_limit = self._undivided if body_limit is None else body_limit
         self.divided_limit = divided_limit
@@ -167,7 +171,13 @@ class Connection:
         events: list[Event] = []
         if self.stalled and not self.dead:
             held, self._held, self.stalled = self._held, b"", False
-            self._consume(memoryview(held), events)
+            sink = self._sink
+            if sink is not None and self._filled == len(sink.view):
+                self._sink_full(sink, events)
+            if self.stalled:
+                self._held = held
+            elif not self.dead:
+                self._consume(memoryview(held), events)
         return events
 
     def check_progress(self, now: float, timeout_s: float) -> Violation | None:
@@ -242,6 +252,9 @@ class Connection:
                 if self._filled < len(sink.view):
                     return
                 self._sink_full(sink, events)
+                if self.stalled:
+                    self._held = bytes(view[position:])
+                    return
             else:
                 have = len(self._partial)
                 stop = position + head.length - have
@@ -290,6 +303,12 @@ class Connection:
     def _sink_full(self, sink: Sink, events: list[Event]) -> None:
         head = self._head
         assert head is not None
+        if self._land is not None:
+            landed = self._land(sink)
+            if landed is None:
+                self.stalled = True
+                return
+            sink = landed
         self._sink, self._head, self._filled = None, None, 0
         self.frames_in += 1
         message = self._divided.find(head.counter)

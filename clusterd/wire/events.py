@@ -21,6 +21,11 @@ Allocate = Callable[[int], Sink | None]
 """Gives a sink for a body of so many bytes, or None when there is no room now (the connection then stalls)."""
 
 
+Land = Callable[[Sink], Sink | None]
+"""Gives the sink in which the bytes of a full one go on (the same one, or one they were copied to), or None when there is no
+room for them now (the connection then stalls)."""
+
+
 class RequestReceived(msgspec.Struct, frozen=True):
     """The peer asks. Answer with `Connection.respond(counter, ...)`."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from clusterd.net import slabs
 from clusterd.wire.frame import HEADER, command_field
 from clusterd.wire.seal import Sealer
 from ipc.descriptor import Descriptor
@@ -275,8 +276,11 @@ def test_node_that_keeps_more_than_its_room_is_closed(master: Master) -> None:
     assert client.is_closed()
 
 
-def test_node_that_keeps_room_and_waits_for_more_does_not_wait_long(master: Master) -> None:
+def test_node_that_keeps_room_and_waits_for_more_does_not_wait_long(
+    master: Master, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two of them could wait for each other."""
+    monkeypatch.setattr(slabs, "HEAP_BYTES", 0)
     node = master(slabs=(4, 1), divided_timeout_s=60.0)
     one, two = node.join("one"), node.join("two")
     hog(one, 1)
