@@ -394,14 +394,15 @@ class Bridge:
         while True:
             await self._queued.wait()
             while self._queue:
-                batch = take_batch(self._queue)
-                try:
-                    await self._channel.send(*batch)
-                except NoCredit:
-                    if not self.sync_is_lost:
-                        self._queue.extendleft(reversed(batch))
-                if self._held and len(self._queue) < FULL_MESSAGES // 2:
-                    self._let_links_go()
+                with self._context.rounds.survive("messages to sync"):
+                    batch = take_batch(self._queue)
+                    try:
+                        await self._channel.send(*batch)
+                    except NoCredit:
+                        if not self.sync_is_lost:
+                            self._queue.extendleft(reversed(batch))
+                    if self._held and len(self._queue) < FULL_MESSAGES // 2:
+                        self._let_links_go()
             self._queued.clear()
 
     async def receive_all(self) -> None:
@@ -413,7 +414,8 @@ class Bridge:
                 self._context.own_line("ERROR", f"A message of sync was not understood: {problem}")
                 continue
             began = time.thread_time_ns()
-            self.handle(message)
+            with self._context.rounds.survive("messages of sync"):
+                self.handle(message)
             self._context.meter.worked(began)
 
     def _let_links_go(self) -> None:

@@ -7,6 +7,7 @@ from clusterd.clock import Clock
 from clusterd.logs import Log, RateLimiter
 from clusterd.net.limits import BURST_LINES, LineBudget
 from clusterd.net.slabs import NetSlabs
+from clusterd.rounds import Rounds
 from clusterd.settings import Settings
 from ipc.board import Row
 from ipc.messages import NetToSync
@@ -77,6 +78,7 @@ class Context:
         self.clock = clock
         self.slabs = slabs
         self.meter = Meter()
+        self.rounds = Rounds(self.own_line)
         self.asking: set[Expiring] = set()
         self.beating: set[Beating] = set()
         self.scratch = memoryview(bytearray(65536))

@@ -98,7 +98,9 @@ class Dialer:
         retry_s = self._context.settings.worker.connection_retry_s
         backoff = Backoff(min(FIRST_RETRY_S, retry_s), retry_s / (1 + JITTER), jitter=JITTER)
         while True:
-            lasted_s = await self._one_round()
+            lasted_s = 0.0
+            with self._context.rounds.survive("connecting to the master"):
+                lasted_s = await self._one_round()
             if lasted_s >= retry_s:
                 backoff.reset()
             await asyncio.sleep(backoff.next_s())

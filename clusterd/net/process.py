@@ -182,18 +182,26 @@ class _NetProcess:
 
     def _tick(self) -> None:
         context, now = self._context, self._context.clock.monotonic()
+        survive = context.rounds.survive
         self._row.stamp()
-        self._bridge.watch_sync()
-        for link in list(context.asking):
-            link.expire(now)
-        for beating in list(context.beating):
-            beating.beat(now)
+        with survive("watching sync"):
+            self._bridge.watch_sync()
+        with survive("requests without an answer"):
+            for link in list(context.asking):
+                link.expire(now)
+        with survive("beats of links"):
+            for beating in list(context.beating):
+                beating.beat(now)
         if self._listener is not None:
-            self._listener.tick(now)
-        self._local.tick(now)
-        self._make_room()
-        context.slabs.free_idle(now)
-        self._look_at_some(now)
+            with survive("keepalives and handshakes"):
+                self._listener.tick(now)
+        with survive("keepalives of programs"):
+            self._local.tick(now)
+        with survive("messages that do not go on"):
+            self._look_at_some(now)
+        with survive("freeing memory"):
+            self._make_room()
+            context.slabs.free_idle(now)
         self._count()
 
     def _make_room(self) -> None:

@@ -9,6 +9,7 @@ from clusterd.configuration import load
 from clusterd.logs import Log
 from clusterd.pool.jobs import Workshop
 from clusterd.reload import adopt
+from clusterd.rounds import Rounds
 from clusterd.rundir import jobs_socket
 from clusterd.scheduling import run_in_background
 from clusterd.settings import Settings
@@ -64,6 +65,7 @@ class _PoolProcess:
         self._greeted = 0
         self._greeted_at = 0.0
         self._reload_asked = False
+        self._rounds = Rounds(lambda level, text: log.line(level, "Cluster", "Pool", f"pool-{slot}: {text}"))
 
     def run(self) -> None:
         """Until _Stopped."""
@@ -88,7 +90,8 @@ class _PoolProcess:
         while True:
             self._row.stamp()
             if self._reload_asked:
-                self._reload()
+                with self._rounds.survive("reloading the configuration"):
+                    self._reload()
             self._greet(socket)
             try:
                 message = socket.recv(IDLE_S)

@@ -98,7 +98,8 @@ class Authd:
             while len(batch) < MOST_IN_BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             outcomes = await self._serve([request for request, _ in batch])
-            for (_, future), outcome in zip(batch, outcomes, strict=True):
+            for number, (_, future) in enumerate(batch):
+                outcome = outcomes[number] if number < len(outcomes) else AuthdError(9001)
                 if not future.done():
                     future.set_result(outcome if isinstance(outcome, bytes) else outcome.answer())
 

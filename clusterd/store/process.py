@@ -20,6 +20,7 @@ from clusterd.errors import StartFailure
 from clusterd.exits import ExitCode
 from clusterd.logs import Log
 from clusterd.reload import adopt
+from clusterd.rounds import Rounds
 from clusterd.rundir import AUTH_SOCKET, HTTP_SOCKET, STORE_SOCKETS, WDB_SOCKET, reason_path
 from clusterd.settings import Settings
 from clusterd.store import schema
@@ -64,6 +65,7 @@ class _StoreProcess:
         self._log = log
         self._stop = asyncio.Event()
         self._requests = 0
+        self._rounds = Rounds(self._say)
         self._tasks: list[asyncio.Task[None]] = []
         self._keys: KeyFile | None = None
 
@@ -88,7 +90,8 @@ class _StoreProcess:
         private = PrivateDatabases(settings.root, settings.clusterd.version)
         commands = Commands(engine, private, on_worker=not settings.is_master, say=self._say)
         most = settings.clusterd.limits.store_connections
-        wdb = StreamServer(f"{settings.root}/{WDB_SOCKET}", self._counted(commands), most=most)
+        rounds = self._rounds
+        wdb = StreamServer(f"{settings.root}/{WDB_SOCKET}", self._counted(commands), most=most, rounds=rounds)
         api = Api(
             engine,
             node_type=settings.cluster.node_type,
@@ -157,7 +160,7 @@ class _StoreProcess:
             return [await answer(payload)]
 
         path = f"{settings.root}/{AUTH_SOCKET}"
-        return StreamServer(path, frames, most=most, once=True, wait_s=REGISTRATION_WAIT_S)
+        return StreamServer(path, frames, most=most, rounds=self._rounds, once=True, wait_s=REGISTRATION_WAIT_S)
 
     def _begin(self, work: Coroutine[Any, Any, None], cleanup: contextlib.AsyncExitStack) -> None:
         self._tasks.append(asyncio.create_task(work))

@@ -3,11 +3,11 @@ serves one request a connection."""
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
 
+from clusterd.rounds import Rounds
 from clusterd.store.errors import SocketTaken
 from clusterd.wdb.stream import is_served
 
@@ -43,13 +43,24 @@ def bind(path: str) -> socket.socket:
     return listening
 
 
+AGAIN_S = 0.1
+
+
 class StreamServer:
     """One socket and its connections. A request is answered before the next one of the connection is read."""
 
     def __init__(
-        self, path: str, answer: Answer, *, most: int, once: bool = False, wait_s: float | None = None
+        self,
+        path: str,
+        answer: Answer,
+        *,
+        most: int,
+        rounds: Rounds,
+        once: bool = False,
+        wait_s: float | None = None,
     ) -> None:
         """`most`: connections at a time; more wait in the backlog. `once`: close after an answer. `wait_s`: for a request."""
+        self._rounds = rounds
         self._path = path
         self._answer = answer
         self._room = asyncio.Semaphore(most)
@@ -83,23 +94,22 @@ class StreamServer:
         return len(self._tasks)
 
     async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+        """For ever: whatever keeps a connection from being accepted (too many open files), the next one is waited for."""
         while True:
+            is_accepted = False
             await self._room.acquire()
             try:
-                client, _ = await loop.sock_accept(listening)
-            except OSError as failure:
-                self._room.release()
-                if failure.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED):
-                    raise
-                await asyncio.sleep(0.1)
-                continue
-            except BaseException:
-                self._room.release()
-                raise
-            task = asyncio.create_task(self._serve(client))
-            self._tasks.add(task)
-            task.add_done_callback(self._ended)
+                with self._rounds.survive(f"connections to {os.path.basename(self._path)}"):
+                    client, _ = await asyncio.get_running_loop().sock_accept(listening)
+                    task = asyncio.create_task(self._serve(client))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._ended)
+                    is_accepted = True
+            finally:
+                if not is_accepted:
+                    self._room.release()
+            if not is_accepted:
+                await asyncio.sleep(AGAIN_S)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from clusterd.logs import Log, RateLimiter
+from clusterd.rounds import Rounds
 from clusterd.supervisor.child import BirthPlan, Child, ChildSpec, fork
 from clusterd.supervisor.restart import GiveUp, History, Life, decide, how
 from clusterd.supervisor.vitals import Watch
@@ -16,6 +17,7 @@ from ipc.board import Board, Row, RowSnapshot
 TAG = "Cluster"
 SUBTAG = "Supervisor"
 SAME_LINE_S = 60.0
+LATEST_AGAIN_S = 5.0
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -69,6 +71,7 @@ class Family:
         self._slots = [Slot(spec, board.add_row(spec.name)) for spec in specs]
         self._log = log
         self._limiter = RateLimiter(SAME_LINE_S)
+        self._rounds = Rounds(self._say)
         self._pace = pace
         self._crash_log = crash_log
         self._reason = reason
@@ -122,7 +125,8 @@ class Family:
     def look(self, now: float) -> None:
         """Collect who ended, decide what follows, fork who is due, deal with who is stuck."""
         for slot in self._slots:
-            self._look_at(slot, now)
+            with self._rounds.survive(f"looking after {slot.spec.name}"):
+                self._look_at(slot, now)
 
     def paused(self) -> None:
         """The supervisor itself was not running for a while (machine or group stopped): the children were not either, so
@@ -195,11 +199,13 @@ class Family:
     def _ended(self, slot: Slot, life: Life, what: str, now: float) -> None:
         """A life is over: on the board, in the log, and the plan for the next one."""
         slot.kill_at = None
+        slot.due_at = now + LATEST_AGAIN_S  # whatever comes in between: a child that is gone comes back
         reason = self._reason()
         slot.history, answer = decide(slot.history, life, self._spread())
         name = slot.spec.name
         if isinstance(answer, GiveUp):
             slot.row.set_down(failed=True)
+            slot.due_at = None
             if not self.failure:
                 self.failure = f"{name} {answer.why}: {reason}" if reason else f"{name} {answer.why}"
             return

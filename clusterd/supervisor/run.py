@@ -21,6 +21,7 @@ from clusterd.configuration import load
 from clusterd.exits import ExitCode
 from clusterd.logs import Log, stderr_stream
 from clusterd.reload import adopt
+from clusterd.rounds import Rounds
 from clusterd.rundir import board_path, reason_path, root_problem
 from clusterd.settings import Settings
 from clusterd.store.choice import choose
@@ -249,6 +250,7 @@ class _Supervisor:
             not_for_children=self._own_descriptors,
         )
         self._serving = False
+        self._rounds = Rounds(lambda level, text: log.line(level, TAG, SUBTAG, text))
 
     def run(self) -> None:
         """Until a stop signal. Raises CouldNotStart."""
@@ -276,7 +278,8 @@ class _Supervisor:
                 self._stop()
                 return
             if number == signal.SIGHUP:
-                self._reload()
+                with self._rounds.survive("reloading the configuration"):
+                    self._reload()
             self._family.look(now)
             self._row.stamp()
             failure = self._family.failure
@@ -364,9 +367,10 @@ class _Supervisor:
         path = Path(reason_path(self._root))
         try:
             text = path.read_text(encoding="utf-8", errors="replace").strip()
-            path.unlink()
-        except FileNotFoundError:
+        except OSError:
             return ""
+        with contextlib.suppress(OSError):  # a disk that is read-only by now
+            path.unlink()
         return text
 
     def _own_descriptors(self) -> tuple[int, ...]:

@@ -65,6 +65,9 @@ async def offer_caps(peer: Peer, settings: Settings, net: NetPort) -> None:
             peer.program = "stock"
         peer.agree(())
         return
+    except Exception:
+        peer.agree(())  # the rounds of this link wait for it
+        raise
     peer.program = "clusterd"
     peer.agree(set(agreed).intersection(offered(settings)))
     await net.note_task(peer.link, commands.CAPS, _WORDS.join(sorted(peer.capabilities)), is_open=True)

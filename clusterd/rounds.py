@@ -1,0 +1,33 @@
+"""Loops that live for ever, in processes other than sync: a round that fails ends the round, never the loop (sync has
+sync/troubles.py, which also shows it in `status`)."""
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Rounds:
+    """Of one process. `say`: gets level and text of a log line."""
+
+    def __init__(self, say: Callable[[str, str], None]) -> None:
+        self._say = say
+        self._failing: set[str] = set()
+
+    @contextmanager
+    def survive(self, subject: str) -> Iterator[None]:
+        """Around one round. Any exception is said once, with where it came from unless the system gave it, until a round of the
+        subject succeeds. Cancellation, and what else is no Exception, passes."""
+        try:
+            yield
+        except Exception as failure:  # whatever it is, the next round must come
+            if subject in self._failing:
+                return
+            self._failing.add(subject)
+            what = str(failure)
+            if not isinstance(failure, OSError):
+                what = f"Unexpected failure: {''.join(traceback.format_exception(failure))}"
+            self._say("ERROR", f"{subject}: {what}")
+        else:
+            if subject in self._failing:
+                self._failing.discard(subject)
+                self._say("INFO", f"{subject}: works again")
