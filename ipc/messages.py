@@ -656,10 +656,11 @@ class Sealed(Result, frozen=True, tag="sealed"):
 
 
 class ChunkStored(Result, frozen=True, tag="chunk-stored"):
-    """`size` bytes were written for target `name`."""
+    """`size` bytes were written for target `name`; none when its file does not take them, which `problem` says."""
 
     name: str
     size: int
+    problem: str = ""
 
 
 class Opened(Result, frozen=True, tag="opened"):

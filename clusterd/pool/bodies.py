@@ -57,8 +57,8 @@ def open_body(job: OpenBody, sealer: Sealer, arena: Arena) -> Opened:
 
 
 def store_chunk(job: StoreChunk, sealer: Sealer, arena: Arena) -> ChunkStored:
-    """Write the data after the first space at its target's offset. Raises Failure `unknown-name`, `too-large`, `bad-seal`;
-    OSError when the disk does not take it."""
+    """Write the data after the first space at its target's offset. Raises Failure `unknown-name`, `too-large`,
+    `bad-seal`. When the disk does not take it the result says so: whoever asked is to know which target it was."""
     plain = open_bytes(job.payload, job.body, sealer, arena)
     space = plain.find(b" ")
     if space < 0:
@@ -73,14 +73,21 @@ def store_chunk(job: StoreChunk, sealer: Sealer, arena: Arena) -> ChunkStored:
         if not target.truncate:
             raise Failure("too-large", f"{target.name} grows above the limit of {target.limit} bytes")
         data = data[:room]
-    fd = os.open(target.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _write(target.path, data, target.offset)
+    except OSError as failure:
+        return ChunkStored(target.name, 0, failure.strerror or str(failure))
+    return ChunkStored(target.name, len(data))
+
+
+def _write(path: str, data: memoryview, offset: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         written = 0
         while written < len(data):
-            written += os.pwrite(fd, data[written:], target.offset + written)
+            written += os.pwrite(fd, data[written:], offset + written)
     finally:
         os.close(fd)
-    return ChunkStored(target.name, len(data))
 
 
 def open_bytes(payload: bytes, body: Sequence[Descriptor] | None, sealer: Sealer, arena: Arena) -> bytes:

@@ -132,6 +132,4 @@ class Workshop:
 
 def _written_by(job: AnyJob) -> str:
     """The file that a job writes, for failures that name none, like a full disk."""
-    if isinstance(job, StoreChunk):
-        return job.targets[0].path if job.targets else ""
     return str(getattr(job, "out", ""))

@@ -100,7 +100,8 @@ class AgentGroupsMaster:
     def left(self, peer: Peer) -> None:
         """What it has not acknowledged stays marked, and goes to everybody again."""
         self._lines.pop(peer.link, None)
-        self._context.troubles.end(_subject(peer))
+        for subject in (_subject(peer), f"broadcasts to {peer.name}"):
+            self._context.troubles.end(subject)
         for broadcast in list(self._open):
             if peer.link in broadcast.waiting:
                 broadcast.waiting.discard(peer.link)
@@ -243,7 +244,7 @@ class AgentGroupsMaster:
             while not line.queue:
                 line.wake.clear()
                 await line.wake.wait()
-            with round_survives(journal, self._context.troubles, _subject(line.peer)):
+            with round_survives(journal, self._context.troubles, f"broadcasts to {line.peer.name}"):
                 await self._serve_one(line, line.queue[0], journal)
 
     async def _serve_one(self, line: _Line, broadcast: Broadcast, journal: Journal) -> None:
@@ -299,14 +300,20 @@ class AgentGroupsMaster:
             async with asyncio.timeout(context.settings.worker.timeout_agent_groups_s + peer.timeout_s):
                 result = await line.answer
         except TimeoutError:
-            journal.error(f"Error sending agent-groups information to {peer.name}: no result came in time")
-            return "no result came in time"
+            return self._not_sent(peer, journal, "no result came in time")
         except (ClusterError, OSError) as failure:
-            journal.error(f"Error sending agent-groups information to {peer.name}: {failure}")
-            return str(failure)
+            return self._not_sent(peer, journal, str(failure))
         finally:
             line.answer = None
+        context.troubles.end(_subject(peer))
         return shorten("; ".join(result.error_messages), TEXT_BYTES)
+
+    def _not_sent(self, peer: Peer, journal: Journal, why: str) -> str:
+        """Said once until a message arrives: a worker whose disk is full is tried again every few seconds."""
+        text = f"Error sending agent-groups information to {peer.name}: {why}"
+        if not self._context.troubles.begin(_subject(peer), text, journal, "ERROR"):
+            journal.debug2(text)
+        return why
 
     def finished(self, peer: Peer, payload: bytes) -> None:
         """`syn_w_g_e`. Raises ClusterError 1000 for what is no result."""

@@ -27,6 +27,7 @@ BATCH_AGENTS = 10_000
 MERGES_PER_WORKER = 2
 TEXT_BYTES = 4096
 QUOTED = 200
+REPORT = "report of agents"
 
 
 def failed_chunks(result: BatchResult) -> str:
@@ -110,7 +111,7 @@ class AgentInfoWorker:
         except DatabaseError as failure:
             self._away(failure)
         except (ClusterError, OSError) as failure:
-            journal.error(f"Error synchronizing agent info: {failure}")
+            context.troubles.begin(REPORT, f"Error synchronizing agent info: {failure}", journal, "ERROR")
             self._note("failed", str(failure))
         finally:
             context.spool.remove(rows)
@@ -133,6 +134,7 @@ class AgentInfoWorker:
         if result is None or not result.updated_chunks:
             self._note("failed", "; ".join(result.error_messages)[:QUOTED] if result else "the master did not answer")
             return False
+        self._context.troubles.end(REPORT)
         if taken.batch:
             await database.confirm(taken.batch)
         self.last.reported_at, self.last.agents = self._context.clock.wall(), taken.agents

@@ -35,6 +35,7 @@ from clusterd.sync.ruleset_reload import RulesetReload
 from clusterd.sync.send_file import SendFile
 from clusterd.sync.sendsync_master import SendsyncMaster, restarted
 from clusterd.sync.sendsync_worker import SendsyncWorker
+from clusterd.sync.spool import SpoolRefused
 from clusterd.sync.status import agents_status, node_status
 from clusterd.sync.tasks import Tasks
 from clusterd.sync.troubles import round_survives
@@ -281,7 +282,8 @@ class Core:
         except Refusal as refusal:
             await net.reply(message.link, message.serial, commands.ERR, str(refusal).encode())
         except ClusterError as failure:
-            await net.reply(message.link, message.serial, commands.ERR, encode_failure(failure), log=str(failure))
+            log = "" if isinstance(failure, SpoolRefused) else str(failure)
+            await net.reply(message.link, message.serial, commands.ERR, encode_failure(failure), log=log)
         except QueryRefused as refusal:
             encoded = encode_exception(
                 refusal.code, refusal.extra, wire_class=refusal.wire_class, remediation=refusal.remediation

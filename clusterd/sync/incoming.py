@@ -128,21 +128,23 @@ class Incoming:
             self._partials.keep(claimed[0], claimed[1])
 
     def new_file(self, payload: bytes) -> None:
-        """Begin a file. Raises ClusterError 1000 when none is awaited, or for a name that is not one of ours (W1)."""
+        """Begin a file. Raises ClusterError 1000 when none is awaited, or for a name that is not one of ours (W1); SpoolRefused."""
         try:
             path = payload.decode()
         except UnicodeDecodeError as problem:
             raise ClusterError(1000, str(problem)) from None
         claim, partial = self._claimed or (None, None)
-        spool_path = self._spool.new_path("package") if partial is None else partial.path
-        file, earlier = self._files.begin(path, spool_path, awaited=bool(self._awaited))
+        spool_path = self._spool.create("package") if partial is None else partial.path
+        try:
+            file, earlier = self._files.begin(path, spool_path, awaited=bool(self._awaited))
+        except ClusterError:
+            if partial is None:
+                self._spool.remove(spool_path)
+            raise
         self._claimed = None
         if earlier is not None:
             self._let_go([earlier])
-        if partial is None:
-            with open(spool_path, "wb"):
-                pass
-        else:
+        if partial is not None:
             file.received = partial.received
         if claim is not None:
             self._claims[file.owner] = claim
@@ -161,6 +163,9 @@ class Incoming:
                 if len(growing) == 1:
                     self._drop_file(growing[0].path)
                 raise
+            if stored.problem:
+                self._drop_file(stored.name)
+                raise self._spool.refused(stored.problem)
             self._files.accept(self._files.find(stored.name), stored.size)
             self.received_bytes += stored.size
 
@@ -214,14 +219,16 @@ class Incoming:
     # ---- strings ---------------------------------------------------------------------------------------------------
 
     def new_string(self, payload: bytes) -> str:
-        """`{length}`; returns the id. Strings unused for long make room (R4)."""
+        """`{length}`; returns the id. Strings unused for long make room (R4). Raises ClusterError 1000, SpoolRefused."""
         total = parse_length(payload)
         now = self._now()
         self._spool.remove(*(string.owner for string in self._strings.expire(now)))
-        string = self._strings.begin(total, self._spool.new_path("string"), now)
-        with open(string.owner, "wb"):
-            pass
-        return string.id
+        path = self._spool.create("string")
+        try:
+            return self._strings.begin(total, path, now).id
+        except ClusterError:
+            self._spool.remove(path)
+            raise
 
     async def string_chunk(self, payload: bytes, body: list[Descriptor] | None) -> None:
         """`{id} {data}`. Bytes beyond the announced length are dropped silently, as stock does. A small chunk is written here: a
@@ -233,7 +240,8 @@ class Incoming:
                 try:
                     _write_at(string.owner, string.received, data[: string.total - string.received])
                 except OSError as failure:
-                    raise ClusterError(1000, str(failure)) from failure
+                    self.drop_string(name)
+                    raise self._spool.refused(failure.strerror or str(failure)) from failure
                 string.accept(len(data), self._now())
                 return
             growing = list(self._strings)
@@ -241,6 +249,9 @@ class Incoming:
                 ChunkTarget(string.id, string.owner, string.received, string.total, truncate=True) for string in growing
             ]
             stored = await self._store(targets, b"", body)
+            if stored.problem:
+                self.drop_string(stored.name)
+                raise self._spool.refused(stored.problem)
             self._strings.find(stored.name).accept(stored.size, self._now())
 
     def cancel_string(self, payload: bytes) -> str:
@@ -253,11 +264,15 @@ class Incoming:
 
     async def take_string(self, string_id: str) -> Segment:
         """The string that a command uses, as bytes of a spool file that is the caller's to remove; missing bytes are NUL, as
-        stock has it. Raises ClusterError 3035."""
+        stock has it. Raises ClusterError 3035, SpoolRefused."""
         async with self._order:
             string = self._strings.take(string_id)
         if string.received < string.total:
-            os.truncate(string.owner, string.total)
+            try:
+                os.truncate(string.owner, string.total)
+            except OSError as failure:
+                self._spool.remove(string.owner)
+                raise self._spool.refused(failure.strerror or str(failure)) from failure
         return Segment(string.owner, 0, string.total)
 
     def drop_string(self, string_id: str) -> None:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from clusterd.errors import ClusterError
 from clusterd.sync.journal import Journal
 from clusterd.sync.troubles import Troubles
 
@@ -13,6 +14,17 @@ AGAIN_S = 5.0
 AGAIN_FILES = 200
 """and of how many at a time."""
 LEFT = "removing spool files"
+UNWRITABLE = "spool"
+PROBE = b"x" * 4096
+MAKE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+MODE = 0o660
+
+
+class SpoolRefused(ClusterError):
+    """What a peer sends cannot be taken: said once by the spool, so that nobody else need say it for each request."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(1000, why)
 
 
 class Spool:
@@ -40,6 +52,24 @@ class Spool:
         self._count += 1
         return f"{self.directory}/{self._prefix}{self._count}-{kind}"
 
+    def create(self, kind: str) -> str:
+        """An empty file under a new name: what is entered in a table is there. Raises SpoolRefused."""
+        path = self.new_path(kind)
+        try:
+            os.close(os.open(path, MAKE, MODE))
+        except OSError as failure:
+            raise self.refused(failure.strerror or str(failure)) from failure
+        return path
+
+    def refused(self, why: str) -> SpoolRefused:
+        """The spool took no bytes of a peer: what to raise. Said once, and shown until `tidy` finds that it takes some again."""
+        text = (
+            f"{self.directory} cannot be written ({why}): nothing is taken from other nodes until it can. See its disk, its "
+            "inodes and who owns it."
+        )
+        self._troubles.begin(UNWRITABLE, text, self._journal, "ERROR")
+        return SpoolRefused(f"the spool of this node cannot be written: {why}")
+
     def remove(self, *paths: str) -> None:
         """Remove files that may or may not have been made yet. Never raises: cleaning up must not keep anybody from what is
         to be done besides. What cannot be removed now is tried again later."""
@@ -47,10 +77,29 @@ class Spool:
             self._remove(path)
 
     def tidy(self, now: float) -> None:
-        """Now and then, with the time (monotonic): try again what could not be removed."""
-        if not self._left or now < self._again_at:
+        """Now and then, with the time (monotonic): try again what could not be removed or written."""
+        if now < self._again_at:
             return
         self._again_at = now + AGAIN_S
+        if UNWRITABLE in self._troubles.shown() and self._is_writable():
+            self._troubles.end(UNWRITABLE, f"{self.directory} can be written again.", self._journal)
+        if self._left:
+            self._remove_left()
+
+    def _is_writable(self) -> bool:
+        path = self.new_path("probe")
+        try:
+            fd = os.open(path, MAKE, MODE)
+            try:
+                return os.pwrite(fd, PROBE, 0) == len(PROBE)
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
+        finally:
+            self.remove(path)
+
+    def _remove_left(self) -> None:
         for path in list(self._left)[:AGAIN_FILES]:
             del self._left[path]  # one that fails again goes to the end
             self._remove(path)

@@ -232,9 +232,9 @@ def test_a_broadcast_that_meets_a_bug_does_not_end_those_that_follow(tmp_path: P
             await settle()
         assert len(sent) == 3
         assert (groups._open, node.files) == ([], [])
-        assert list(node.troubles.shown()) == ["groups for w"]
+        assert list(node.troubles.shown()) == ["broadcasts to w"]
         (line,) = (text for level, text in node.lines if level == "error")
-        assert line.startswith("groups for w: Unexpected failure: Traceback")
+        assert line.startswith("broadcasts to w: Unexpected failure: Traceback")
         await worker.tasks.close()
         groups.left(worker)
         assert not node.troubles.shown()
