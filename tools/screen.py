@@ -8,8 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 MIB = 1048576
-STATES = {"ready": "green", "starting": "yellow", "stopping": "yellow", "down": "red", "failed": "red"}
-RESULTS = {"equal": "green", "synced": "green", "partly": "yellow", "failed": "red"}
+STATES = {
+    "ready": "green",
+    "starting": "yellow",
+    "stopping": "yellow",
+    "down": "red",
+    "failed": "red",
+    "unknown": "red",
+}
+RESULTS = {"equal": "green", "synced": "green", "partly": "yellow", "failed": "red", "unknown": "red"}
 
 
 def size(count: float | None) -> str:

@@ -73,7 +73,9 @@ class Ahead:
             await self._integrity.sync(peer, compared, own, step.now.root_digest)
             return record.result != "failed"
         except (ClusterError, JobError, OSError) as failure:
-            # Most likely the next manifest came meanwhile, and the worker was told of that one.
+            # Most likely the next manifest came meanwhile, and the worker was told of that one. Else this node cannot make it.
+            if isinstance(failure, OSError) or (isinstance(failure, JobError) and failure.kind == "disk"):
+                self._integrity.failed(peer, failure)
             journal = context.journal(f"Worker {peer.name}", SYNC)
             journal.debug(f"What has changed could not be sent ahead: {failure}")
             return False

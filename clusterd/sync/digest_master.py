@@ -134,7 +134,7 @@ class DigestMaster:
         except JobError as failure:
             if failure.kind == "bad-seal":
                 raise BadSeal from failure
-            self._integrity.record(peer.name).failed(str(failure))
+            self._integrity.failed(peer, failure)
             raise
         finally:
             if not goes_on:
@@ -145,8 +145,7 @@ class DigestMaster:
         try:
             await self._integrity.sync(peer, compared, difference, manifest)
         except (ClusterError, JobError, OSError) as failure:
-            self._context.journal(f"Worker {peer.name}", CHECK).error(str(failure))
-            self._integrity.record(peer.name).failed(str(failure))
+            self._integrity.failed(peer, failure)
         finally:
             self._integrity.permissions.end(peer.name, holder)
             self._remove(difference)

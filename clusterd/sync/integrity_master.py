@@ -33,6 +33,10 @@ def is_task_id(text: str) -> bool:
         return False
 
 
+def _subject(peer: Peer) -> str:
+    return f"files for {peer.name}"
+
+
 class IntegrityMaster:
     """Owner of permissions and records of all workers. A worker's check runs as an aio task of its peer."""
 
@@ -134,6 +138,7 @@ class IntegrityMaster:
     def forget(self, peer: Peer) -> None:
         """The worker's link is gone. Its record stays for `status`, unless very many names have come and gone."""
         self.permissions.forget(peer.name)
+        self._context.troubles.end(_subject(peer))
         if len(self.records) > KEPT_RECORDS:
             self.records.pop(peer.name, None)
 
@@ -158,8 +163,7 @@ class IntegrityMaster:
             else:
                 await peer.request("syn_m_c_ok")
         except (ClusterError, JobError, OSError) as failure:
-            journal.error(str(failure))
-            self.record(peer.name).failed(str(failure))
+            self.failed(peer, failure)
         finally:
             self.permissions.end(peer.name, task_id)
             peer.incoming.forget(task_id)
@@ -177,12 +181,24 @@ class IntegrityMaster:
         current = self._context.manifests.current
         if count:
             record.is_behind(now, count)
-        elif current is None or current.content_digest == scan.content_digest:
+            return count
+        self._context.troubles.end(_subject(peer))
+        if current is None or current.content_digest == scan.content_digest:
             record.is_equal(scan.content_digest, now)
         else:  # ours became another one while they were compared
             record.digest = scan.content_digest
             record.is_behind(now)
         return count
+
+    def failed(self, peer: Peer, failure: Exception) -> None:
+        """A check of this worker, or what was to be sent it, came to nothing. What this node itself could not do is shown
+        until it can, and said once."""
+        self.record(peer.name).failed(str(failure))
+        journal = self._context.journal(f"Worker {peer.name}", CHECK)
+        if isinstance(failure, ClusterError):
+            journal.error(str(failure))
+        elif not self._context.troubles.begin(_subject(peer), f"Files for {peer.name}: {failure}", journal, "ERROR"):
+            journal.debug(str(failure))
 
     async def sync(self, peer: Peer, compared: Compared, difference: str, manifest: str) -> None:
         """Send the worker what differs from `manifest` (its root digest).
@@ -208,6 +224,7 @@ class IntegrityMaster:
         try:
             limit = int(peer.zip_limit.current)
             built = await self._packages.package(difference, compared, manifest, limit, method_for(peer), progress)
+            context.troubles.end(_subject(peer), f"Files for {peer.name}: the package could be made.", journal)
             journal.collected(built.notes, levels=("WARNING", "ERROR", "DEBUG"))
             record.missing, record.shared, record.extra = compared.missing, compared.shared, compared.extra
             record.synced_once = True

@@ -36,6 +36,7 @@ LOOK_TWICE_S = 1.0
 """When a new directory is looked at again: files may have been put there before it was watched."""
 MOST_NOTES = 400
 RETRY_S = 1.0
+SUBJECT = "files of this node"
 WALK_S = 300.0
 """While files are watched they are walked over this often where no full walk is configured; and watching is tried again."""
 
@@ -99,6 +100,8 @@ class ManifestKeeper:
         self.current: Scan | None = None
         self.changed: list[Callable[[Scan], None]] = []
         self.failure = ""
+        self.failing_since: float | None = None
+        """Since when (wall clock) `current` may be out of date, because the files cannot be looked at; `failure` says why."""
         self.scanning = False
         self.unwatched = "" if rules is not None else "switched off"
         """Why files are not watched; empty while they are, and before the first scan."""
@@ -228,16 +231,24 @@ class ManifestKeeper:
                 scan = await work()
                 self._publish(scan)
             except (JobError, OSError) as failure:
-                self.failure = str(failure)
-                self._must_walk = True
+                self._failed(str(failure))
                 raise ScanFailed(str(failure)) from failure
             except BaseException:
                 self._must_walk = True  # cancelled: what waited was perhaps not looked at
                 raise
             finally:
                 self.scanning = False
-            self.failure = ""
+            self.failure, self.failing_since = "", None
+            self._troubles.end(SUBJECT, "The files of this node can be looked at again.", self._journal)
             return scan
+
+    def _failed(self, why: str) -> None:
+        self.failure = why
+        self._must_walk = True
+        if self.failing_since is None:
+            self.failing_since = self._clock.wall()
+        text = f"The files of this node cannot be looked at, changes are not carried to any node meanwhile: {why}"
+        self._troubles.begin(SUBJECT, text, self._journal, "ERROR")
 
     async def _scan(self) -> Scan:
         """What a periodic scan does."""

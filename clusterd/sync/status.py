@@ -49,7 +49,7 @@ def node_status(
             }
             for progress in context.progress
         ],
-        "results": side_results(side),
+        "results": side_results(side, context.manifests),
         "slabs_free": context.slabs.free,
         "answered_at": time.time(),
     }
@@ -167,8 +167,9 @@ def _agent_syncs(
     }
 
 
-def side_results(side: IntegrityMaster | IntegrityWorker) -> dict[str, Any]:
-    """A master: last result per worker, and how far it lags behind. A worker: its own, under `self`."""
+def side_results(side: IntegrityMaster | IntegrityWorker, manifests: ManifestKeeper) -> dict[str, Any]:
+    """A master: last result per worker, and how far it lags behind; `unknown` while the master cannot look at its own files:
+    a worker that was equal may not be any more. A worker: its own, under `self`."""
     if isinstance(side, IntegrityWorker):
         last = side.last
         return {
@@ -184,7 +185,7 @@ def side_results(side: IntegrityMaster | IntegrityWorker) -> dict[str, Any]:
             }
         }
     now = time.time()
-    return {
+    results: dict[str, dict[str, Any]] = {
         name: {
             "result": record.result or None,
             "detail": record.detail or None,
@@ -202,3 +203,9 @@ def side_results(side: IntegrityMaster | IntegrityWorker) -> dict[str, Any]:
         }
         for name, record in side.records.items()
     }
+    if manifests.failing_since is not None:
+        for result in results.values():
+            result["result"], result["lag_files"] = "unknown", None
+            result["detail"] = f"this master cannot look at its files: {manifests.failure}"
+            result["lag_s"] = max(result["lag_s"] or 0.0, now - manifests.failing_since)
+    return results

@@ -1,0 +1,87 @@
+"""What happens on a disk that is full, for test_full_disk.py: run in a mount namespace of its own, where a small tmpfs takes the
+place of a directory of one node. `python -m tests.system.disk_stories NAME`."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import MakeRig, rigs
+from tools.rig.nodes import Rig
+from tools.rig.peer import wait_until
+
+OWN = "queue/cluster/.clusterd"
+LONG_S = 60.0
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path, mib: int) -> Iterator[Path]:
+    """A tmpfs of that size, which belongs to whoever owns the directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    owner = directory.parent.stat()
+    options = f"size={mib}m,mode=770,uid={owner.st_uid},gid={owner.st_gid}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(directory)], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave not a byte. Returns the file that takes the room."""
+    path = disk / "filler"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                os.write(fd, bytes(4096))
+    finally:
+        os.close(fd)
+    return path
+
+
+def seen(rig: Rig, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = rig.status(name)[name]
+    return found
+
+
+def lines(rig: Rig, name: str, text: str) -> int:
+    return (rig.node(name).root / "logs/cluster.log").read_text(errors="replace").count(text)
+
+
+def master_cannot_look(make_rig: MakeRig) -> None:
+    """No room for the manifest: the master says so, takes no worker for equal, and carries the change once there is room."""
+    rig = make_rig(1, files=20)
+    with small_disk(rig.master.root / OWN, 16) as disk:
+        rig.start()
+        rig.wait_equal(LONG_S)
+        name, worker = rig.master.name, rig.workers[0].name
+        filler = fill(disk)
+        (rig.master.root / "etc/rules/new.xml").write_text("<!-- new -->")
+
+        def is_told() -> bool:
+            status = seen(rig, name)
+            result = status["results"][worker]
+            return bool(status["problems"]) and result["result"] != "equal" and result["lag_s"] is not None
+
+        wait_until(is_told, LONG_S, "status tells of the full disk")
+        assert "No space left" in " ".join(seen(rig, name)["problems"].values())
+        filler.unlink()
+        rig.wait_equal(LONG_S)
+        assert (rig.workers[0].root / "etc/rules/new.xml").exists()
+        wait_until(lambda: not seen(rig, name)["problems"], LONG_S, "the trouble is over")
+        wait_until(lambda: seen(rig, name)["results"][worker]["result"] == "equal", LONG_S, "the worker is equal")
+        assert seen(rig, name)["results"][worker]["lag_s"] is None
+        assert lines(rig, name, "cannot be looked at, changes are not carried") == 1
+        assert not rig.down()
+
+
+STORIES = {story.__name__: story for story in (master_cannot_look,)}
+
+
+if __name__ == "__main__":
+    with rigs() as make:
+        STORIES[sys.argv[1]](make)
