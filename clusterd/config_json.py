@@ -324,6 +324,8 @@ class _Reader:
             delete_confirm_share=section.number("delete_confirm_share", base.delete_confirm_share, 0, 1),
             watch=section.boolean("watch", base.watch),
             max_delete_share=section.number("max_delete_share", base.max_delete_share, 0, 1),
+            max_key_loss_share=section.number("max_key_loss_share", base.max_key_loss_share, 0, 1),
+            key_loss_from=section.number("key_loss_from", base.key_loss_from, 1, 1_000_000, whole=True),
             force=self._force(section.section("force")),
             limits=self._limits(section.section("limits")),
             tls=self._tls(section.section("tls")),

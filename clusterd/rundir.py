@@ -1,6 +1,8 @@
 """Where the files of a running node are. All paths are absolute; only text, nothing is made here."""
 
 RUN_DIR = "var/run/clusterd"
+STATE = "queue/cluster/.clusterd/state"
+"""What outlives the node's processes: digests, manifests, which agent keys were accepted."""
 LOCAL_SOCKET = "queue/cluster/c-internal.sock"
 WDB_SOCKET = "queue/db/wdb"
 HTTP_SOCKET = "queue/sockets/wdb-http.sock"

@@ -171,6 +171,7 @@ class Clusterd(msgspec.Struct, frozen=True):
     `request_timeout_s`: how long a function of the distributed API may run (dapi.md 3.9). `caps`: the capabilities that are
     on; with none of them a worker does not say that it is clusterd. `watch`: follow file events between two walks.
     `max_delete_share`: a master that loses more than this share of its files at once withholds the deletions; 1: never.
+    `max_key_loss_share`: the same for the keys in client.keys, where there are at least `key_loss_from`.
     `stuck_after_s`, `stuck_busy_after_s`: see Pace in clusterd/supervisor/family.py."""
 
     owner: str = ""
@@ -185,6 +186,8 @@ class Clusterd(msgspec.Struct, frozen=True):
     delete_confirm_share: float = 0.5
     watch: bool = True
     max_delete_share: float = 0.5
+    max_key_loss_share: float = 0.5
+    key_loss_from: int = 3
     store: StoreChoice = "auto"
     force: ForceRules = ForceRules()
     limits: Limits = Limits()

@@ -18,21 +18,26 @@ FEW = 3
 class Guard(msgspec.Struct, frozen=True):
     """`share`: more than this part of the files lost at once is withheld; 1 or more: never. `judge`: decide about what is
     settling. `allow`: a person has said that the files are meant to be gone. `lost_before`: how many files fewer there are
-    than before the updates just before this one: one slow deletion, whose first files were too few to wait."""
+    than before the updates just before this one: one slow deletion, whose first files were too few to wait. `doubted`: paths of
+    which somebody else says that what is on the disk is not to be believed: their rows stay, as if the files had vanished."""
 
     share: float = 1.0
     judge: bool = False
     allow: bool = False
     lost_before: int = 0
+    doubted: frozenset[str] = frozenset()
 
 
 def apply_changes(live: LiveManifest, changes: Changes, unread: frozenset[str], guard: Guard) -> int:
     """Patch `live` by what was found on the disk, as far as the guard lets it. Returns how many files were lost by it."""
     held = live.held
-    applied = {path: row for path, row in changes.items() if row is not None or path not in held}
+    doubted = {path for path in guard.doubted if path in live}
+    applied = {
+        path: row for path, row in changes.items() if path not in doubted and (row is not None or path not in held)
+    }
     back = {path for path in applied if path in held}
     lost = [path for path, row in applied.items() if row is None and path in live]
-    withheld, settling = set(live.withheld) - back, set(live.settling) - back
+    withheld, settling = set(live.withheld) - back - doubted, set(live.settling) - back - doubted
     if guard.allow or guard.share >= 1:
         applied |= dict.fromkeys(withheld | settling)
         withheld, settling = set(), set()
@@ -49,6 +54,8 @@ def apply_changes(live: LiveManifest, changes: Changes, unread: frozenset[str], 
             else:
                 applied |= dict.fromkeys(settling)
             settling = set()
+    for path in doubted:
+        (withheld if guard.judge or path in live.withheld else settling).add(path)
     live.patch(applied)
     live.mark(unread, withheld, settling)
-    return len(lost)
+    return len(lost) + len(doubted - held)

@@ -263,19 +263,23 @@ class BuildManifest(Job, frozen=True, tag="manifest"):
 
     `published`: root digest of the manifest that peers have been told of last; of what has vanished since, more than
     `max_delete_share` is withheld (hashing/protection.py). If its file is gone, and if it is empty, nothing is. `lost_before`:
-    files that were lost just before it."""
+    files that were lost just before it. `max_key_loss_share`, `key_loss_from`: the same for the keys in client.keys below `root`
+    (clusterd/key_guard.py)."""
 
+    root: str
     state_dir: str
     shards: int
     published: str = ""
     max_delete_share: float = 1.0
     lost_before: int = 0
+    max_key_loss_share: float = 1.0
+    key_loss_from: int = 3
 
 
 class PatchManifest(Job, frozen=True, tag="patch-manifest"):
     """Look again at `paths` and `directories` (hashing/rescan.py) and make the manifest `root_digest` the present one.
     `base`: digest of the other file that its file needs (as ManifestBuilt has it). `shards`: of the last scan.
-    `max_delete_share`, `lost_before` as in BuildManifest; `judge`: decide now about what is settling; `allow_delete`: withhold
+    `max_delete_share`, `lost_before`, `max_key_loss_share`, `key_loss_from` as in BuildManifest; `judge`: decide now about what is settling; `allow_delete`: withhold
     nothing.
     Result: ManifestBuilt."""
 
@@ -290,6 +294,8 @@ class PatchManifest(Job, frozen=True, tag="patch-manifest"):
     lost_before: int = 0
     judge: bool = False
     allow_delete: bool = False
+    max_key_loss_share: float = 1.0
+    key_loss_from: int = 3
 
 
 class PackMetadata(Job, frozen=True, tag="pack-metadata"):
@@ -571,8 +577,8 @@ class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
     nodes with equal files; `buckets`: the 1,024 digests of 16 bytes that it is made of.
 
     `base`: digest of another manifest whose file the file of this one needs. `vanished`: files lost since the manifest before;
-    `withheld`, `settling`: files that are gone and kept in the manifest (hashing/protection.py). Of a patch also what
-    ShardScanned has, and `trees`: those of its paths that are directories."""
+    `withheld`, `settling`: files that are gone and kept in the manifest (hashing/protection.py). `doubt`: why client.keys is one
+    of them. Of a patch also what ShardScanned has, and `trees`: those of its paths that are directories."""
 
     root_digest: str
     content_digest: str
@@ -583,6 +589,7 @@ class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
     vanished: int = 0
     withheld: int = 0
     settling: int = 0
+    doubt: str = ""
     hashed: int = 0
     reused: int = 0
     hashed_bytes: int = 0

@@ -148,7 +148,7 @@ def _manifest(manifest: dict[str, Any], now: float) -> RenderableType:
         lines.append(f"\n{manifest['settling']} files have just vanished; that is looked into", style="not bold yellow")
     if manifest.get("withheld"):
         lines.append(
-            f"\n{manifest['withheld']} files have vanished at once and are kept on the workers: "
+            f"\n{manifest['withheld']} files that were lost at once are kept on the workers: "
             "put them back, or run clusterd sync --allow-delete",
             style="not bold red",
         )

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
+from clusterd.agent_keys import KEY_FILE
 from clusterd.settings import Settings
 from hashing.apply import apply_plan, sweep_temporary
 from hashing.atomic import FileOps
@@ -97,6 +98,7 @@ def finish(job: FinishPackage, settings: Settings, differences: Differences, on_
         differences.load,
         job.method,
         delete_vanished=settings.clusterd.max_delete_share >= 1,
+        as_listed=frozenset((KEY_FILE,)) if settings.clusterd.max_key_loss_share < 1 else frozenset(),
     )
     differences.forget()
     return _as(PackageFinished, found)

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import msgspec
 
+from clusterd.agent_keys import KEY_FILE
+from clusterd.key_guard import KeyRules
+from clusterd.pool.keys import KeyGuard
 from clusterd.settings import Settings
 from hashing.atomic import FileOps
 from hashing.compare import Difference, compare, save_difference
@@ -137,16 +140,24 @@ def make_manifest(job: BuildManifest, memory: Memory) -> ManifestBuilt:
     """Raises FileNotFoundError or MalformedPackage when a shard's file is not whole."""
     rows, unread = load_rows(job.state_dir, job.shards)
     live = _published(job, memory)
-    vanished = 0
+    keys = KeyGuard(job.root, job.state_dir, KeyRules(job.max_key_loss_share, job.key_loss_from))
+    vanished, doubt = 0, ""
     if live is None:
         live = LiveManifest(build_manifest(rows, unread))
     else:
-        guard = Guard(job.max_delete_share, lost_before=job.lost_before)
-        vanished = apply_changes(live, dict(differences(live, rows)), frozenset(unread), guard)
+        changes = dict(differences(live, rows))
+        doubt = keys.doubts(live, changes)
+        guard = Guard(job.max_delete_share, lost_before=job.lost_before, doubted=_doubted(doubt))
+        vanished = apply_changes(live, changes, frozenset(unread), guard)
         live.base = ""
     live.save(FileOps(), job.state_dir)
+    keys.note(live)
     memory.keep_manifest(live)
-    return _built(live, job.state_dir, vanished)
+    return _built(live, job.state_dir, vanished, doubt)
+
+
+def _doubted(doubt: str) -> frozenset[str]:
+    return frozenset((KEY_FILE,)) if doubt else frozenset()
 
 
 def _published(job: BuildManifest, memory: Memory) -> LiveManifest | None:
@@ -159,7 +170,7 @@ def _published(job: BuildManifest, memory: Memory) -> LiveManifest | None:
         return None
 
 
-def _built(live: LiveManifest, state_dir: str, vanished: int) -> ManifestBuilt:
+def _built(live: LiveManifest, state_dir: str, vanished: int, doubt: str) -> ManifestBuilt:
     return ManifestBuilt(
         live.root_digest,
         live.content_digest,
@@ -170,6 +181,7 @@ def _built(live: LiveManifest, state_dir: str, vanished: int) -> ManifestBuilt:
         vanished=vanished,
         withheld=len(live.withheld),
         settling=len(live.settling),
+        doubt=doubt if KEY_FILE in live.withheld else "",
     )
 
 
@@ -182,21 +194,26 @@ def patch_manifest(job: PatchManifest, settings: Settings, memory: Memory, on_st
             live = load_live(job.state_dir, job.root_digest)
         else:
             live.rebase()
+    # What a person allows is what is on the disk now; keys in doubt are looked at each time.
+    paths = {*job.paths, *(live.held if job.allow_delete else live.held & {KEY_FILE})}
     found = rescan(
         job.root,
         settings.rules,
         live,
-        job.paths,
+        paths,
         job.directories,
         lambda: (memory.shard(job.state_dir, shard, job.shards) for shard in range(job.shards)),
         on_step=on_step,
     )
-    guard = Guard(job.max_delete_share, job.judge, job.allow_delete, job.lost_before)
+    keys = KeyGuard(job.root, job.state_dir, KeyRules(job.max_key_loss_share, job.key_loss_from))
+    doubt = keys.doubts(live, found.changes, allow=job.allow_delete)
+    guard = Guard(job.max_delete_share, job.judge, job.allow_delete, job.lost_before, _doubted(doubt))
     vanished = apply_changes(live, found.changes, found.unread, guard)
     live.save(FileOps(), job.state_dir)
+    keys.note(live)
     memory.keep_manifest(live)
     return msgspec.structs.replace(
-        _built(live, job.state_dir, vanished),
+        _built(live, job.state_dir, vanished, doubt),
         hashed=found.hashed,
         reused=found.reused,
         hashed_bytes=found.hashed_bytes,

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clusterd.agent_keys import KEY_FILE, Key, parse_id
+from clusterd.key_guard import KeyRules, is_accepted
 from clusterd.names import is_group_name
 from clusterd.settings import ForceRules
 from clusterd.store.auth_request import (
@@ -29,7 +31,7 @@ from clusterd.store.auth_request import (
 )
 from clusterd.store.errors import StoreFailed
 from clusterd.store.groups import MOST_GROUPS
-from clusterd.store.keys import KEY_FILE, TIMESTAMPS, ChangedMeanwhile, Key, KeyFile, NoIdLeft, NotSynced, parse_id
+from clusterd.store.keys import TIMESTAMPS, ChangedMeanwhile, KeyFile, NoIdLeft, NotSynced, SuddenLoss
 from clusterd.store.registry import AgentFacts, AgentTable, NewAgent
 
 SHARED = "etc/shared"
@@ -64,9 +66,12 @@ class Authd:
         *,
         say: Callable[[str, str], None],
         host_name: str | None = None,
+        guard: Callable[[], KeyRules] = KeyRules,
     ) -> None:
         """`rules`: those of the node at the moment; `say`: level and text of a log line. `host_name`: a name no agent may
-        have; this machine's if not given."""
+        have; this machine's if not given. `guard`: how many keys may vanish from the file without a request."""
+        self._root = root
+        self._guard = guard
         self._shared = Path(root) / SHARED
         self._table = table
         self._file = file
@@ -149,6 +154,7 @@ class Authd:
             self._told_bad = self._file.bad_lines
             if self._told_bad:
                 self._say("WARNING", f"{KEY_FILE}: {self._told_bad} lines are not of agents; they stay as they are.")
+        await self._check_loss()
         outcomes: list[Outcome] = []
         for request in requests:
             try:
@@ -156,6 +162,15 @@ class Authd:
             except AuthdError as refusal:
                 outcomes.append(refusal)
         return outcomes
+
+    async def _check_loss(self) -> None:
+        """Raises SuddenLoss: to write the file now would make the loss of many keys a lasting one."""
+        news = self._file.news
+        if news is None:
+            return
+        loss = news.loss(await self._table.keyed(), self._guard())
+        if loss is not None and not await asyncio.to_thread(is_accepted, self._root, news.digest):
+            raise SuddenLoss(loss.text)
 
     async def _not_written(self, requests: list[Request], outcomes: list[Outcome], failure: Exception) -> list[Outcome]:
         """What requests hear whose batch never happened: who only asks, the truth; who wanted something of it, 9009."""

@@ -12,11 +12,13 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 
+from clusterd.agent_keys import KEY_FILE, Key
+from clusterd.key_guard import KeyRules, is_accepted
 from clusterd.names import is_group_name
 from clusterd.store import agents, groups
 from clusterd.store.engine import Engine, Session
 from clusterd.store.jsontext import Refused
-from clusterd.store.keys import KEY_FILE, Key
+from clusterd.store.keys import KeysRead
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.table import KEYS, forget_seen, note_seen, seen
 
@@ -49,13 +51,17 @@ class Follower:
         *,
         on_worker: bool,
         is_first_life: bool,
-        read_keys: Callable[[], tuple[Mapping[int, Key], Mapping[int, int]]],
+        read_keys: Callable[[], KeysRead],
         is_own: Callable[[tuple[int, ...]], bool],
         say: Callable[[str, str], None],
+        guard: Callable[[], KeyRules] = KeyRules,
     ) -> None:
-        """`read_keys`: the keys in use, and when they were registered (seconds since 1970), both by id. `is_own`: whether
-        this process wrote the file of this identity, and the database with it. `is_first_life`: this
-        node was started, as opposed to this process restarted: nothing has been seen yet."""
+        """`is_own`: whether this process wrote the file of this identity, and the database with it. `is_first_life`: this
+        node was started, as opposed to this process restarted: nothing has been seen yet. `guard`: how many keys a master's
+        file may lose at once."""
+        self._root = root
+        self._guard = guard
+        self._in_doubt = False
         self._engine = engine
         self._private = private
         self._shared = f"{root}/{SHARED}"
@@ -143,25 +149,28 @@ class Follower:
 
     async def _follow_keys(self) -> None:
         try:
-            found = os.stat(self._key_file)
+            status = os.stat(self._key_file)
         except FileNotFoundError:
             return
-        identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         now = time.monotonic()
-        if self._keys_read is not None and self._is_own(identity) and not self._keyless_since:
+        waits = bool(self._keyless_since) or self._in_doubt
+        if self._keys_read is not None and self._is_own(identity) and not waits:
             self._keys_read = identity
             return
-        if identity == self._keys_read and (not self._keyless_since or now < self._again_at):
+        if identity == self._keys_read and (not waits or now < self._again_at):
             return
         self._again_at = now + AGAIN_S
-        entries, dates = await asyncio.to_thread(self._read_keys)
-        deleted = await self._engine.write(lambda session: self._reconcile(session, entries, dates))
+        found = await asyncio.to_thread(self._read_keys)
+        is_sure = await asyncio.to_thread(is_accepted, self._root, found.content.digest)
+        deleted = await self._engine.write(lambda session: self._reconcile(session, found, is_sure))
         for agent_id in deleted:
             self._private.unlink(agent_id)
         self._keys_read = identity
 
-    def _reconcile(self, session: Session, entries: Mapping[int, Key], dates: Mapping[int, int]) -> list[int]:
-        """In the writer thread. Returns who was deleted."""
+    def _reconcile(self, session: Session, found: KeysRead, is_sure: bool) -> list[int]:
+        """In the writer thread. Returns who was deleted. `is_sure`: the master goes on from this file, whatever it lacks."""
+        entries, dates = found.keys, found.dates
         had = {int(name) for name in seen(session.db, KEYS)}
         rows = {
             agent_id: (name, key is None and ip == _NO_KEY_YET, added)
@@ -173,7 +182,13 @@ class Follower:
             self._take_in(session, agent_id, entry, rows, dates.get(agent_id, 0))
         note_seen(session, KEYS, (str(agent_id) for agent_id in entries.keys() - had))
         lost = had - entries.keys()
-        if lost and not entries and len(lost) >= SUDDENLY:
+        loss = None if self._on_worker or is_sure else found.content.loss(had, self._guard())
+        self._in_doubt = loss is not None
+        if loss is not None:
+            self._say_once("WARNING", f"{loss.text}. The agents are kept in the database.")
+            self._keyless_since = {}
+            return []
+        if self._on_worker and lost and not entries and len(lost) >= SUDDENLY:
             self._say_once(
                 "WARNING", f"{KEY_FILE} has no key any more. Its {len(lost)} agents are kept in the database."
             )

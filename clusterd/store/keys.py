@@ -1,52 +1,33 @@
 """The keys of agents: `etc/client.keys` and `queue/agents-timestamp` (wdb.md 8.5)."""
 
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
+from clusterd.agent_keys import GREATEST_ID, KEY_FILE, Key, Other, decode_keys, parse_id, parse_keys
+from clusterd.key_guard import KeyContent, note_written
 from hashing.atomic import OPEN_DIRECTORY, FileOps, create_temporary
 
-KEY_FILE = "etc/client.keys"
 TIMESTAMPS = "queue/agents-timestamp"
 MODE = 0o640
 """Of a new file; one that is replaced keeps its mode and owner."""
 ANY = "any"
-GREATEST_ID = 2**31 - 1
-LONGEST_KEY = 127
-"""Characters of a key that are read (wdb.md 8.2)."""
-_REMOVED = ("!", "#")
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 _PARTS = 4
-_MARK = "\ufeff"
 _ID_WIDTH = 3
-_ID = re.compile(r"\d{1,10}", re.ASCII)
 Identity = tuple[int, int, int, int]
 """Device, inode, size, mtime_ns: what differs when somebody else has written the file."""
 
 
-class Key(msgspec.Struct, frozen=True):
-    """A line of client.keys. `id` as it is written, usually three digits or more; `is_removed`: kept for the record."""
-
-    id: str
-    name: str
-    ip: str
-    key: str
-    is_removed: bool = False
-
-    @property
-    def number(self) -> int:
-        return int(self.id)
-
-    def line(self) -> str:
-        return f"{self.id} {'!' if self.is_removed else ''}{self.name} {self.ip} {self.key}\n"
-
-
 class Unreadable(ValueError):
     """client.keys has content of which no line is one of agents."""
+
+
+class SuddenLoss(ValueError):
+    """client.keys lacks many keys that it had, and nobody has said that they are meant to be gone."""
 
 
 class NoIdLeft(ValueError):
@@ -59,39 +40,6 @@ class ChangedMeanwhile(OSError):
 
 class NotSynced(OSError):
     """The file was replaced, for every reader and whatever happens to this process; after a power cut it may be the old one."""
-
-
-def parse_id(text: str) -> int | None:
-    """The number of an agent, with or without leading zeros; None for what is none."""
-    number = int(text) if _ID.fullmatch(text) else 0
-    return number if 0 < number <= GREATEST_ID else None
-
-
-class Other(msgspec.Struct):
-    """Lines of client.keys that are none of agents. They are nobody's to throw away: they are written again as they are."""
-
-    comments: list[str] = msgspec.field(default_factory=list)
-    """Begin with # or a space, which every reader skips."""
-    bad: list[str] = msgspec.field(default_factory=list)
-
-
-def parse_keys(text: str) -> tuple[list[Key], Other]:
-    """The keys, and the lines that are none. A byte order mark is no part of the first one."""
-    keys, other = [], Other()
-    for line in text.removeprefix(_MARK).split("\n"):
-        if not line.strip("\r"):
-            continue
-        if line.startswith(("#", " ")):
-            other.comments.append(line)
-            continue
-        parts = line.removesuffix("\r").split(" ")
-        agent_id, name, ip, key = parts if len(parts) == _PARTS else ("", "", "", "")
-        is_removed = name.startswith(_REMOVED)
-        if not all(parts) or parse_id(agent_id) is None or (is_removed and len(name) == 1):
-            other.bad.append(line)
-            continue
-        keys.append(Key(agent_id, name[1:] if is_removed else name, ip, key[:LONGEST_KEY], is_removed))
-    return keys, other
 
 
 class _Index:
@@ -210,6 +158,7 @@ class KeyFile:
     """The file on disk and the table in memory. Read again when somebody else has changed it. Blocking: for threads."""
 
     def __init__(self, root: str, ops: FileOps | None = None) -> None:
+        self._root = root
         self._path = Path(root) / KEY_FILE
         self._stamps_path = Path(root) / TIMESTAMPS
         self._ops = ops or FileOps()
@@ -220,15 +169,20 @@ class KeyFile:
         # Lines of agents-timestamp, made once: with 100,000 agents that is most of the time of a batch.
         self._greatest = 0
         self.table = KeyTable()
+        self.news: KeyContent | None = None
+        """What the last `refresh` has read; None if the file is the one we know."""
 
     def refresh(self) -> bool:
         """Read the file if it is not the one we know; returns whether it was read. A missing file has no keys.
 
         Raises OSError, Unreadable."""
         identity = self._current()
+        self.news = None
         if identity == self._identity and identity is not None:
             return False
-        self.table = KeyTable() if identity is None else self._read()
+        data = None if identity is None else self._path.read_bytes()
+        self.table = KeyTable() if data is None else _parsed(data)
+        self.news = KeyContent(data)
         self.table.count_from(self._greatest)
         self._greatest = self.table.greatest
         self._identity = identity
@@ -251,18 +205,13 @@ class KeyFile:
         """Lines of the file that are none of agents."""
         return len(self.table.other.bad)
 
-    def _read(self) -> KeyTable:
-        keys, other = parse_keys(self._path.read_bytes().decode(errors="surrogateescape"))
-        if other.bad and not keys:
-            raise Unreadable(f"no line of {KEY_FILE} is one of agents ({len(other.bad)} lines)")
-        return KeyTable(keys, other)
-
     def save(self) -> None:
         """Replace the file, and have it on disk. Raises ChangedMeanwhile, OSError: the old file is still there, and what is
         in memory has to be forgotten. Raises NotSynced: the new one is."""
         content = self.table.render().encode(errors="surrogateescape")
         if self._current() != self._identity:
             raise ChangedMeanwhile(f"{KEY_FILE} is being changed by another program")
+        note_written(self._root, content)
         fd = os.open(self._path.parent, OPEN_DIRECTORY)
         try:
             self._identity = self.written = _replace(self._ops, fd, self._path.name, content, durable=True)
@@ -290,12 +239,29 @@ class KeyFile:
             os.close(fd)
 
 
-def keys_in_use(root: str) -> tuple[dict[int, Key], dict[int, int]]:
-    """The keys in use, and when they were registered (seconds since 1970, where that is known), read anew, for a database: bytes
-    that are not UTF-8 are replaced. Raises OSError, Unreadable."""
+class KeysRead(msgspec.Struct, frozen=True):
+    """The file for a database. `keys` in use by id, bytes that are not UTF-8 replaced; `dates`: when they were registered (seconds
+    since 1970, where that is known); `content`: what the guard asks about."""
+
+    keys: dict[int, Key]
+    dates: dict[int, int]
+    content: KeyContent
+
+
+def keys_in_use(root: str) -> KeysRead:
+    """The keys in use, read anew. Raises OSError, Unreadable."""
     file = KeyFile(root)
     file.refresh()
-    return {key.number: readable(key) for key in file.table}, _moments(Path(root) / TIMESTAMPS)
+    assert file.news is not None
+    keys = {key.number: readable(key) for key in file.table}
+    return KeysRead(keys, _moments(Path(root) / TIMESTAMPS), file.news)
+
+
+def _parsed(data: bytes) -> KeyTable:
+    keys, other = parse_keys(decode_keys(data))
+    if other.bad and not keys:
+        raise Unreadable(f"no line of {KEY_FILE} is one of agents ({len(other.bad)} lines)")
+    return KeyTable(keys, other)
 
 
 def _moments(path: Path) -> dict[int, int]:

@@ -18,6 +18,7 @@ import uvloop
 from clusterd.configuration import load
 from clusterd.errors import StartFailure
 from clusterd.exits import ExitCode
+from clusterd.key_guard import KeyRules
 from clusterd.logs import Log
 from clusterd.reload import adopt
 from clusterd.rounds import Rounds
@@ -107,6 +108,7 @@ class _StoreProcess:
             read_keys=lambda: keys_in_use(settings.root),
             is_own=lambda identity: self._keys is not None and identity == self._keys.written,
             say=self._say,
+            guard=self._guard,
         )
         async with contextlib.AsyncExitStack() as cleanup:
             await follower.look()
@@ -145,6 +147,7 @@ class _StoreProcess:
                 self._keys,
                 lambda: self._settings.clusterd.force,
                 say=self._say,
+                guard=self._guard,
             )
             self._tasks.append(asyncio.create_task(authd.run()))
             answer = authd.answer
@@ -204,6 +207,10 @@ class _StoreProcess:
         if loaded.settings is not None:
             self._settings, _ = adopt(self._settings, loaded.settings)
             self._log.set_level(self._settings.log_level)
+
+    def _guard(self) -> KeyRules:
+        own = self._settings.clusterd
+        return KeyRules(own.max_key_loss_share, own.key_loss_from)
 
     def _say(self, level: str, text: str) -> None:
         tag = "Master" if self._settings.is_master else f"Worker {self._settings.cluster.node_name}"

@@ -31,6 +31,9 @@ class AgentTable(Protocol):
     async def facts(self, agent_id: int) -> AgentFacts | None:
         """None: no such agent."""
 
+    async def keyed(self) -> set[int]:
+        """The agents whose key this node has had and that nobody has removed."""
+
     async def apply(self, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
         """In one transaction that is on disk when this returns: delete `removed` (with groups, labels, private database), insert
         `added` with their groups, each in place of a row of its id. Raises StoreFailed: then nothing of it happened."""

@@ -30,6 +30,9 @@ class StoreTable:
 
         return await self._engine.read(work)
 
+    async def keyed(self) -> set[int]:
+        return await self._engine.read(lambda db: {int(name) for name in seen(db, KEYS)})
+
     async def apply(self, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
         """All of it or, with StoreFailed, nothing."""
         try:

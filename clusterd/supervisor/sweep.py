@@ -9,12 +9,11 @@ import shutil
 import stat
 from pathlib import Path
 
-from clusterd.rundir import local_socket, run_dir
+from clusterd.rundir import STATE, local_socket, run_dir
 
 CLUSTER_DIR = "queue/cluster"
 OWN = ".clusterd"
 SPOOL = f"{CLUSTER_DIR}/{OWN}/spool"
-STATE = f"{CLUSTER_DIR}/{OWN}/state"
 
 
 def sweep_before_start(root: str) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import msgspec
 
+from clusterd.agent_keys import KEY_FILE
 from clusterd.clock import Clock
+from clusterd.key_guard import KeyRules
 from clusterd.settings import Clusterd
 from clusterd.sync.journal import Journal
 from clusterd.sync.manifest_files import ManifestFiles
@@ -39,6 +41,11 @@ RETRY_S = 1.0
 SUBJECT = "files of this node"
 WALK_S = 300.0
 """While files are watched they are walked over this often where no full walk is configured; and watching is tried again."""
+
+EVERYTHING = KeyRules(share=1.0)
+"""A worker believes its master whatever keys go."""
+VANISHED, KEYS = "files that have vanished", "agent keys"
+"""Subjects of `problems` in the status."""
 
 
 class Scan(msgspec.Struct, frozen=True):
@@ -81,11 +88,12 @@ class ManifestKeeper:
         *,
         rules: Rules | None = None,
         max_delete_share: float = 1.0,
+        key_rules: KeyRules = EVERYTHING,
         journal: Journal | None = None,
         troubles: Troubles | None = None,
         make_notify: MakeNotify = watch_recursively,
     ) -> None:
-        """Without `rules` nothing is watched. `max_delete_share`: 1 on a worker. `journal`: for warnings."""
+        """Without `rules` nothing is watched. `max_delete_share`, and that of `key_rules`: 1 on a worker. `journal`: for warnings."""
         self._root = root
         self._state_dir = state_dir
         self._files = ManifestFiles(state_dir)
@@ -94,6 +102,7 @@ class ManifestKeeper:
         self._clock = clock
         self._rules = rules
         self._max_delete_share = max_delete_share
+        self._key_rules = key_rules
         self._journal = journal
         self._troubles = troubles or Troubles()
         self.full_walk_s = full_walk_s
@@ -184,8 +193,9 @@ class ManifestKeeper:
         self.full_walk_s = settings.full_walk_s
         watched = rules if settings.watch else None
         share = settings.max_delete_share if is_master else 1.0
-        if (watched, share) != (self._rules, self._max_delete_share):
-            self._rules, self._max_delete_share = watched, share
+        key_rules = KeyRules(settings.max_key_loss_share, settings.key_loss_from) if is_master else EVERYTHING
+        if (watched, share, key_rules) != (self._rules, self._max_delete_share, self._key_rules):
+            self._rules, self._max_delete_share, self._key_rules = watched, share, key_rules
             self._must_walk = True
             self._watch_again_at = 0.0
             self._wake.set()
@@ -302,10 +312,16 @@ class ManifestKeeper:
         digests = tuple(shard.digest for shard in shards)
         state = self._state
         if state is None or digests != self._built_from:
-            share = self._max_delete_share
             published = self._files.published if self.current is None else self.current.root_digest
             job = BuildManifest(
-                self._state_dir, self._shards, published if share < 1 else "", share, self._lost_just_now()
+                self._root,
+                self._state_dir,
+                self._shards,
+                published if self._is_protected else "",
+                self._max_delete_share,
+                self._lost_just_now(),
+                self._key_rules.share,
+                self._key_rules.least,
             )
             state = self._accept(await self._jobs.run(job, ManifestBuilt))
             self._built_from = digests
@@ -359,6 +375,8 @@ class ManifestKeeper:
             self._lost_just_now(),
             judge,
             allow_delete,
+            self._key_rules.share,
+            self._key_rules.least,
         )
         return self._accept(await self._jobs.run(job, ManifestBuilt, urgent=True))
 
@@ -372,11 +390,20 @@ class ManifestKeeper:
         self._present_before = _present(before or built)
         if before is None or built.root_digest != before.root_digest:
             self._built_from = ()  # the last walk is not where this state comes from
-        if built.withheld > (before.withheld if before is not None else 0):
-            self._tell(
-                f"{built.withheld} of {built.files} files have vanished from this master at once. The workers keep theirs: "
+        withheld = _files_withheld(built)
+        if withheld > (_files_withheld(before) if before is not None else 0):
+            text = (
+                f"{withheld} of {built.files} files have vanished from this master at once. The workers keep theirs: "
                 'put the files back, or run "clusterd sync --allow-delete" to have them deleted there, too.'
             )
+            self._troubles.begin(VANISHED, text)
+            self._tell(text)
+        if not withheld:
+            self._troubles.end(VANISHED)
+        if built.doubt:
+            self._troubles.begin(KEYS, f"{built.doubt}. Until then the workers keep theirs.", self._journal)
+        else:
+            self._troubles.end(KEYS, f"{KEY_FILE} is synchronised again.", self._journal)
         return built
 
     def _look_twice(self, named: set[str], late: set[str], state: ManifestBuilt, *, is_changed: bool) -> None:
@@ -412,8 +439,7 @@ class ManifestKeeper:
         assert self._state is not None
         is_new = self.current is None or self.current.root_digest != scan.root_digest
         if is_new:
-            lasting = self._max_delete_share < 1
-            self._files.publish(scan.root_digest, self._state.base, self._clock.monotonic(), lasting=lasting)
+            self._files.publish(scan.root_digest, self._state.base, self._clock.monotonic(), lasting=self._is_protected)
         self.current = scan
         if is_new:
             for listener in self.changed:
@@ -442,6 +468,11 @@ class ManifestKeeper:
         state = await self._run_patch((), (), judge=True)
         self._settling_since = None
         return self._summary(state, now, scan.notes, scan.hashed, scan.reused, scan.hashed_bytes)
+
+    @property
+    def _is_protected(self) -> bool:
+        """Whether what was published last decides about what comes."""
+        return self._max_delete_share < 1 or self._key_rules.is_on
 
     def _is_losing(self) -> bool:
         """Whether a deletion goes on: what vanishes now is part of it."""
@@ -492,6 +523,10 @@ class ManifestKeeper:
         if not is_passing and reason != self._told:
             self._told = reason
             self._tell(f"Files are not watched, but looked at from time to time: {reason}.")
+
+
+def _files_withheld(state: ManifestBuilt) -> int:
+    return state.withheld - bool(state.doubt)
 
 
 def _present(state: ManifestBuilt) -> int:

@@ -121,10 +121,10 @@ class _SyncProcess:
             clock,
             settings.clusterd.full_walk_s,
             rules=settings.rules if settings.clusterd.watch else None,
-            max_delete_share=settings.clusterd.max_delete_share if settings.is_master else 1.0,
             journal=guard,
             troubles=troubles,
         )
+        manifests.adopt(settings.clusterd, settings.rules, is_master=settings.is_master)
         return Context(
             settings=settings,
             clock=clock,

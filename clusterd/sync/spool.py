@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 from clusterd.errors import ClusterError
+from clusterd.rundir import STATE
 from clusterd.sync.journal import Journal
 from clusterd.sync.troubles import Troubles
 
 SPOOL = "queue/cluster/.clusterd/spool"
-STATE = "queue/cluster/.clusterd/state"
 AGAIN_S = 5.0
 """When the removal of files that could not be removed is tried again,"""
 AGAIN_FILES = 200

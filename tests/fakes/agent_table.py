@@ -26,6 +26,9 @@ class FakeAgentTable:
         state = self.states.get(agent_id, AgentFacts("never_connected", 0, found.date_add))
         return msgspec.structs.replace(state)
 
+    async def keyed(self) -> set[int]:
+        return set(self.agents)
+
     async def apply(self, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
         if self.before_change is not None:
             await self.before_change()

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from clusterd.agent_keys import Key, parse_keys
 from clusterd.settings import ForceRules
 from clusterd.store.authd import Authd
-from clusterd.store.keys import Key, KeyFile, parse_keys
+from clusterd.store.keys import KeyFile
 from tests.fakes.agent_table import FakeAgentTable
 from tests.fakes.file_ops import FaultyOps
 

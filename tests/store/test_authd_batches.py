@@ -5,7 +5,8 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clusterd.store.keys import GREATEST_ID, Key, parse_keys
+from clusterd.agent_keys import GREATEST_ID, Key, parse_keys
+from clusterd.key_guard import KeyContent, is_written_by_authd, note_accepted
+from clusterd.rundir import STATE
 from tests.fakes.agent_table import FakeAgentTable
 from tests.store.live_authd import Node, live_authd
 
@@ -340,5 +343,73 @@ def test_keys_never_stand_in_the_log(tmp_path: Path) -> None:
         await node.add("b", key=secret)
         assert len(node.log) == 2
         assert not [text for _, text in node.log if secret in text]
+
+    live_authd(tmp_path, work)
+
+
+def lose_most(node: Node) -> None:
+    node.path.write_text("009 one-left any kkk\n")
+
+
+def empty(node: Node) -> None:
+    node.path.write_text("")
+
+
+def lose_the_file(node: Node) -> None:
+    node.path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("lose", [lose_most, empty, lose_the_file])
+def test_key_file_that_has_lost_most_keys_is_not_written_before_somebody_says_so(
+    lose: Callable[[Node], None], tmp_path: Path
+) -> None:
+    async def before(node: Node) -> None:
+        for number in range(10):
+            await node.add(f"agent{number}")
+
+    async def after(node: Node) -> None:
+        lose(node)
+        content = node.path.read_bytes() if node.path.exists() else None
+        for function, arguments in (
+            ("add", {"name": "new", "ip": "any"}),
+            ("remove", {"id": "009"}),
+            ("get", {"id": "009"}),
+        ):
+            answer = await node.ask(function, **arguments)
+            assert answer["error"] == 9009
+            assert "agent keys at once" in answer["message"]
+            assert "clusterd sync --allow-delete" in answer["message"]
+        assert (node.path.read_bytes() if node.path.exists() else None) == content
+        assert len(node.table.agents) == 10
+        assert [level for level, _ in node.log] == ["ERROR"]
+
+    async def allowed(node: Node) -> None:
+        lose(node)
+        (tmp_path / STATE).mkdir(parents=True, exist_ok=True)
+        note_accepted(str(tmp_path / STATE), KeyContent(node.path.read_bytes() if node.path.exists() else None))
+        assert (await node.add("new"))["error"] == 0
+        assert "new" in node.keys
+        assert len(node.keys) <= 2
+
+    table = live_authd(tmp_path, before).table
+    live_authd(tmp_path, after, table)
+    live_authd(tmp_path, allowed, table)
+
+
+def test_keys_come_back_with_the_file_and_removal_by_request_is_no_loss(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        for number in range(10):
+            await node.add(f"agent{number}")
+        content = node.path.read_text()
+        node.path.write_text("")
+        assert (await node.add("new"))["error"] == 9009
+        node.path.write_text(content)
+        assert (await node.add("new"))["error"] == 0
+        assert len(node.keys) == 11
+        for number in range(1, 11):
+            assert (await node.ask("remove", id=f"{number:03}", purge=True))["error"] == 0
+        assert node.keys.keys() == {"new"}
+        assert is_written_by_authd(str(tmp_path / STATE), blake2b(node.path.read_bytes()).digest())
+        assert (await node.add("newer"))["error"] == 0
 
     live_authd(tmp_path, work)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clusterd.store.keys import Key
+from clusterd.agent_keys import Key
 from clusterd.store.registry import AgentFacts, NewAgent
 from tests.store.live_authd import Node, live_authd
 

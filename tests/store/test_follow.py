@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from clusterd.key_guard import KeyContent, note_accepted
+from clusterd.rundir import STATE
 from clusterd.store import agents, follow, groups, schema
 from clusterd.store.engine import Engine
 from clusterd.store.follow import Follower
@@ -279,5 +281,26 @@ def test_counting_rows_needs_no_lock(live: Callable[..., None], tmp_path: Path) 
         await node.look()
         assert await node.groups() == ["default"]
         outside.close()
+
+    live(work)
+
+
+def test_agents_whose_keys_were_lost_at_once_are_kept_until_the_loss_is_accepted(
+    live: Callable[..., None], tmp_path: Path
+) -> None:
+    async def work(node: Node) -> None:
+        node.keys.write_text("".join(f"{n:03} agent{n} any {'k' * 64}\n" for n in range(1, 11)))
+        await node.look()
+        node.keys.write_text(f"001 agent1 any {'k' * 64}\n")
+        for _ in range(3):
+            await node.look()
+        assert await node.agents() == list(range(1, 11))
+        [said] = node.said
+        assert "9 of 10" in said
+        (tmp_path / STATE).mkdir(parents=True)
+        note_accepted(str(tmp_path / STATE), KeyContent(node.keys.read_bytes()))
+        await node.look()
+        await node.look()
+        assert await node.agents() == [1]
 
     live(work)

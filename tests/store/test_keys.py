@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from clusterd.agent_keys import GREATEST_ID, Key, parse_keys
 from clusterd.store.keys import (
-    GREATEST_ID,
     ChangedMeanwhile,
-    Key,
     KeyFile,
     KeyTable,
     NoIdLeft,
@@ -22,7 +21,6 @@ from clusterd.store.keys import (
     Other,
     Unreadable,
     keys_in_use,
-    parse_keys,
 )
 from hashing.atomic import temporary_name
 from tests.fakes.file_ops import FaultyOps
@@ -355,4 +353,4 @@ def test_bytes_that_are_no_text_survive_a_rewrite_and_are_replaced_for_a_databas
     file = opened(root)
     file.save()
     assert key_file(root).read_bytes() == b"001 caf\xe9 any kkk\n"
-    assert keys_in_use(str(root))[0][1].name == "caf\ufffd"
+    assert keys_in_use(str(root)).keys[1].name == "caf\ufffd"

@@ -1,0 +1,123 @@
+"""Against the loss of agent keys on a master: a `client.keys` that is suddenly without many of its keys was emptied by mishap (an
+editor, a full disk) more likely than by wish, and is not what every worker and the next registration should go on from.
+
+Two small files of the state directory join sync, which decides what the workers get, and the store, which writes the file:
+
+    agent-keys           what sync has accepted: digests of the last contents of the file, with the ids in use. Written by jobs
+    agent-keys-written   digest of what authd has written last: every key missing there was removed by a request
+"""
+
+from collections.abc import Collection
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+
+from clusterd.agent_keys import KEY_FILE, decode_keys, parse_keys
+from clusterd.rundir import STATE
+from hashing.atomic import FileOps
+from hashing.errors import MalformedPackage
+from hashing.state_file import load_state, save_state
+
+RECORDS_KEPT = 3
+"""A job may run twice: it then asks for the content before the one it has noted itself."""
+WHOLE_KEY = 64
+"""Characters of a key that authd has made. The last line of a file that was written in part has fewer, or no newline."""
+_RECORD_MAGIC, _WRITTEN_MAGIC = b"cdakeys1", b"cdawrit1"
+
+
+class KeyRules(msgspec.Struct, frozen=True):
+    """More than `share` of at least `least` keys lost at once are not believed; share 1: everything is."""
+
+    share: float = 0.5
+    least: int = 3
+
+    @property
+    def is_on(self) -> bool:
+        return self.share < 1
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """`lost` of `known` keys are not in the file any more."""
+
+    lost: int
+    known: int
+
+    @property
+    def text(self) -> str:
+        return (
+            f"{KEY_FILE} has lost {self.lost} of {self.known} agent keys at once. Put them back (every worker has the file), or "
+            'run "clusterd sync --allow-delete" on the master if they are meant to be gone'
+        )
+
+
+class Accepted(msgspec.Struct, frozen=True, array_like=True):
+    """A content of the file: its BLAKE2b, and the ids of the keys in use."""
+
+    digest: bytes
+    ids: list[int]
+
+
+class KeyContent:
+    """What the guard has to know of a content of the file; `data` None: there is no file."""
+
+    def __init__(self, data: bytes | None) -> None:
+        self.digest = b"" if data is None else blake2b(data).digest()
+        text = "" if data is None else decode_keys(data)
+        keys, _ = parse_keys(text)
+        self.ids = frozenset(key.number for key in keys if not key.is_removed)
+        self.removed = frozenset(key.number for key in keys if key.is_removed)
+        """Those that somebody has removed and that are kept for the record: not lost."""
+        last = text.rpartition("\n")[2]
+        whole = parse_keys(last)[0]
+        self.is_cut = "\0" in text or (bool(last) and not (whole and len(whole[0].key) >= WHOLE_KEY))
+        """The file ends in the middle of a line, or holds blocks that were never written."""
+
+    def loss(self, known: Collection[int], rules: KeyRules) -> Loss | None:
+        """The loss that is not to be believed, if this follows a content with the keys `known`."""
+        if not rules.is_on or len(known) < rules.least:
+            return None
+        lost = len(set(known) - self.ids - self.removed)
+        if lost > rules.share * len(known) or (lost and self.is_cut):
+            return Loss(lost, len(known))
+        return None
+
+
+def load_accepted(state_dir: str) -> list[Accepted]:
+    """What sync has accepted, the newest last; empty where it has not yet."""
+    try:
+        found: list[Accepted] = load_state(f"{state_dir}/agent-keys", _RECORD_MAGIC, _RECORD)
+    except (OSError, MalformedPackage):
+        return []
+    return found
+
+
+def note_accepted(state_dir: str, content: KeyContent) -> None:
+    """OSError as it comes."""
+    records = [record for record in load_accepted(state_dir) if record.digest != content.digest]
+    records.append(Accepted(content.digest, sorted(content.ids)))
+    save_state(FileOps(), f"{state_dir}/agent-keys", _RECORD_MAGIC, records[-RECORDS_KEPT:])
+
+
+def is_accepted(root: str, digest: bytes) -> bool:
+    """Whether sync goes on from the content with this digest."""
+    records = load_accepted(f"{root}/{STATE}")
+    return bool(records) and records[-1].digest == digest
+
+
+def note_written(root: str, data: bytes) -> None:
+    """authd is about to write this content. OSError as it comes."""
+    directory = Path(root, STATE)
+    directory.mkdir(mode=0o770, parents=True, exist_ok=True)
+    save_state(FileOps(), str(directory / "agent-keys-written"), _WRITTEN_MAGIC, blake2b(data).digest())
+
+
+def is_written_by_authd(state_dir: str, digest: bytes) -> bool:
+    try:
+        return bool(load_state(f"{state_dir}/agent-keys-written", _WRITTEN_MAGIC, _WRITTEN) == digest)
+    except (OSError, MalformedPackage):
+        return False
+
+
+_RECORD = msgspec.msgpack.Decoder(list[Accepted])
+_WRITTEN = msgspec.msgpack.Decoder(bytes)
