@@ -370,6 +370,8 @@ class _Reader:
             key = field.name.removesuffix("_s")
             if field.name.endswith("_s"):
                 values[field.name] = _seconds(section, key, field.default, zero=True)
+            elif field.name.endswith("_share"):
+                values[field.name] = section.number(key, field.default, 0, 1)
             else:
                 lowest = 1024 if key.endswith("_bytes") else 1
                 values[field.name] = section.number(key, field.default, lowest, LARGEST_BYTES, whole=True)

@@ -106,7 +106,8 @@ class Communication(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Bounds of what a peer can make us hold. All configurable under clusterd.limits of cluster.json."""
+    """Bounds of what a peer can make us hold. All configurable under clusterd.limits of cluster.json. Those of spool and disk:
+    clusterd/sync/ledger.py."""
 
     connections: int = 4096
     connections_per_address: int = 1024
@@ -120,6 +121,11 @@ class Limits(msgspec.Struct, frozen=True):
     requests_per_link: int = 64
     unpacked_file_bytes: int = 17179869184
     unpacked_total_bytes: int = 17179869184
+    unpacked_ratio: int = 100
+    spool_bytes: int = 34359738368
+    spool_peer_bytes: int = 2147483648
+    disk_reserve_bytes: int = 1073741824
+    disk_reserve_share: float = 0.05
     log_lines_per_address_s: float = 10
     store_connections: int = 1024
 

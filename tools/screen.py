@@ -59,6 +59,8 @@ def status_view(status: dict[str, Any]) -> RenderableType:
     if status["problem"]:
         parts.append(Text(status["problem"], style="red"))
     parts += [Text(text, style="red") for text in status["problems"].values()]
+    if status["spool"] is not None:
+        parts.append(_spool(status["spool"]))
     if status["api"] is not None:
         parts.append(_api(status["api"]))
     parts += [Text(), _processes(status["processes"])]
@@ -86,6 +88,18 @@ def _headline(status: dict[str, Any]) -> Text:
         slow = net["work_over_5ms"]
         line.append(f"\nlongest work on net's loop {net['work_max_ms']:.1f} ms", style="dim")
         line.append(f", {slow} times over 5 ms", style="yellow" if slow else "dim")
+    return line
+
+
+def _spool(spool: dict[str, Any]) -> Text:
+    line = Text(f"spool {size(spool['used'])} of {size(spool['limit'])}", style="dim")
+    if spool["disk_free"] is not None:
+        is_low = spool["disk_free"] < spool["disk_reserve"]
+        line.append(f"; disk {size(spool['disk_free'])} free", style="red" if is_low else "dim")
+        line.append(f", {size(spool['disk_reserve'])} reserved", style="dim")
+    most = sorted(spool["peers"].items(), key=lambda item: -item[1])[:3]
+    if most:
+        line.append("; of " + ", ".join(f"{name} {size(held)}" for name, held in most), style="dim")
     return line
 
 

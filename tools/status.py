@@ -37,6 +37,7 @@ class StatusReader:
             "results": {},
             "agents": None,
             "problems": {},
+            "spool": None,
         }
         status["problem"] = self._ask(status)
         return status
@@ -56,6 +57,7 @@ class StatusReader:
             "store": None,
             "api": None,
             "slabs": {},
+            "spool": None,
             "peers": None,
             "manifest": None,
             "syncs": [],
@@ -92,7 +94,7 @@ class StatusReader:
             return f"The node does not answer: {silence}"
         except ClusterError as refusal:
             return f"The node answered: {refusal}"
-        for key in ("node", "peers", "manifest", "syncs", "results", "agents", "problems"):
+        for key in ("node", "peers", "manifest", "syncs", "results", "agents", "problems", "spool"):
             status[key] = answer[key]
         return str(answer["problem"])
 

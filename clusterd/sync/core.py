@@ -198,6 +198,7 @@ class Core:
             limits=limits,
             now=self._context.clock.monotonic,
             partials=self.partials if info.kind == "master" else None,
+            sender=info.name,
         )
         peer = Peer(
             info,

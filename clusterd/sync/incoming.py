@@ -64,8 +64,10 @@ class Incoming:
         limits: Limits,
         now: Callable[[], float],
         partials: Partials | None = None,
+        sender: str = "",
     ) -> None:
-        """`partials`: where files go that are cut off (capability `resume`)."""
+        """`partials`: where files go that are cut off (capability `resume`). `sender`: who is at the other end; `node` if empty."""
+        self._sender = sender or node
         self._spool = spool
         self._jobs = jobs
         self._file_limit = file_limit
@@ -134,6 +136,7 @@ class Incoming:
         except UnicodeDecodeError as problem:
             raise ClusterError(1000, str(problem)) from None
         claim, partial = self._claimed or (None, None)
+        self._spool.admit(self._sender, 0, 0)
         spool_path = self._spool.create("package") if partial is None else partial.path
         try:
             file, earlier = self._files.begin(path, spool_path, awaited=bool(self._awaited))
@@ -146,6 +149,7 @@ class Incoming:
             self._let_go([earlier])
         if partial is not None:
             file.received = partial.received
+        self._spool.ledger.charge(spool_path, self._sender, file.received)
         if claim is not None:
             self._claims[file.owner] = claim
 
@@ -158,6 +162,8 @@ class Incoming:
                 growing = [file for file in self._files if not file.complete]
             targets = [ChunkTarget(file.path, file.owner, file.received, self._file_limit) for file in growing]
             try:
+                size = _size(payload, body)
+                self._spool.admit(self._sender, size, size + max((file.received for file in growing), default=0))
                 stored = await self._store(targets, payload, body)
             except ClusterError:
                 if len(growing) == 1:
@@ -166,7 +172,9 @@ class Incoming:
             if stored.problem:
                 self._drop_file(stored.name)
                 raise self._spool.refused(stored.problem)
-            self._files.accept(self._files.find(stored.name), stored.size)
+            file = self._files.find(stored.name)
+            self._files.accept(file, stored.size)
+            self._spool.ledger.charge(file.owner, self._sender, file.received)
             self.received_bytes += stored.size
 
     async def end_file(self, payload: bytes) -> None:
@@ -223,12 +231,15 @@ class Incoming:
         total = parse_length(payload)
         now = self._now()
         self._spool.remove(*(string.owner for string in self._strings.expire(now)))
+        self._spool.admit(self._sender, total, total)
         path = self._spool.create("string")
         try:
-            return self._strings.begin(total, path, now).id
+            string = self._strings.begin(total, path, now)
         except ClusterError:
             self._spool.remove(path)
             raise
+        self._spool.ledger.charge(path, self._sender, total)
+        return string.id
 
     async def string_chunk(self, payload: bytes, body: list[Descriptor] | None) -> None:
         """`{id} {data}`. Bytes beyond the announced length are dropped silently, as stock does. A small chunk is written here: a
@@ -310,6 +321,10 @@ class Incoming:
             if failure.kind == "bad-seal":
                 raise BadSeal from failure
             raise ClusterError(1000, str(failure)) from failure
+
+
+def _size(payload: bytes, body: list[Descriptor] | None) -> int:
+    return len(payload) if body is None else sum(part.length for part in body)
 
 
 def _write_at(path: str, offset: int, data: bytes) -> None:

@@ -109,7 +109,14 @@ class _SyncProcess:
         settings, clock = self._settings, Clock()
         troubles = self._troubles
         guard = Journal(self._log, self._tag, "Integrity guard")
-        spool = Spool(settings.root, self._incarnation, troubles, Journal(self._log, self._tag, "Spool"))
+        spool = Spool(
+            settings.root,
+            self._incarnation,
+            troubles,
+            Journal(self._log, self._tag, "Spool"),
+            settings.clusterd.limits,
+            is_master=settings.is_master,
+        )
         slabs = SlabPool(self._arena.sync_slabs)
         slabs.free_pages = self._arena.free_pages
         jobs = PoolPort(self._send_to_pool, self._queue, self._pool_size, spool.remove)
@@ -270,6 +277,7 @@ class _SyncProcess:
             return
         self._settings, _ = adopt(self._settings, loaded.settings)
         self._context.settings = self._settings
+        self._context.spool.ledger.limits = self._settings.clusterd.limits
         settings = self._settings
         self._context.manifests.adopt(settings.clusterd, settings.rules, is_master=settings.is_master)
         self._log.set_level(self._settings.log_level)

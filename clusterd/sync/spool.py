@@ -5,7 +5,9 @@ from pathlib import Path
 
 from clusterd.errors import ClusterError
 from clusterd.rundir import STATE
+from clusterd.settings import Limits
 from clusterd.sync.journal import Journal
+from clusterd.sync.ledger import Ledger, Refused
 from clusterd.sync.troubles import Troubles
 
 SPOOL = "queue/cluster/.clusterd/spool"
@@ -31,7 +33,14 @@ class Spool:
     """Hands out file names that never repeat. A spool file belongs to who asked for its name, until `remove`."""
 
     def __init__(
-        self, root: str, incarnation: int, troubles: Troubles | None = None, journal: Journal | None = None
+        self,
+        root: str,
+        incarnation: int,
+        troubles: Troubles | None = None,
+        journal: Journal | None = None,
+        limits: Limits | None = None,
+        *,
+        is_master: bool = True,
     ) -> None:
         self.directory = str(Path(root) / SPOOL)
         self.state_dir = str(Path(root) / STATE)
@@ -40,6 +49,8 @@ class Spool:
         self._troubles = troubles or Troubles()
         self._journal = journal
         self._left: dict[str, None] = {}
+        self._full: set[str] = set()
+        self.ledger = Ledger(self.directory, limits or Limits(), is_master=is_master)
         self._again_at = 0.0
 
     def prepare(self) -> None:
@@ -51,6 +62,18 @@ class Spool:
     def new_path(self, kind: str) -> str:
         self._count += 1
         return f"{self.directory}/{self._prefix}{self._count}-{kind}"
+
+    def admit(self, peer: str, size: int, whole: int) -> None:
+        """Whether `size` more bytes of this peer are taken, of something that has `whole` bytes then. Raises SpoolRefused."""
+        refused = self.ledger.why_not(peer, size, whole)
+        if refused is not None:
+            self._tell_full(refused)
+            raise SpoolRefused(refused.text)
+
+    def _tell_full(self, refused: Refused) -> None:
+        self._full.add(refused.subject)
+        text = f"Files and messages of other nodes are refused, but for small ones while there is a little: {refused.text}."
+        self._troubles.begin(refused.subject, text, self._journal, "ERROR")
 
     def create(self, kind: str) -> str:
         """An empty file under a new name: what is entered in a table is there. Raises SpoolRefused."""
@@ -77,10 +100,17 @@ class Spool:
             self._remove(path)
 
     def tidy(self, now: float) -> None:
-        """Now and then, with the time (monotonic): try again what could not be removed or written."""
+        """Now and then, with the time (monotonic): try again what could not be removed or written; see what room there is."""
         if now < self._again_at:
             return
         self._again_at = now + AGAIN_S
+        self.ledger.measure()
+        low = self.ledger.why_low()
+        if low is not None:
+            self._tell_full(low)
+        for subject in [subject for subject in self._full if self.ledger.is_over(subject)]:
+            self._full.discard(subject)
+            self._troubles.end(subject, "Files and messages of other nodes are taken again.", self._journal)
         if UNWRITABLE in self._troubles.shown() and self._is_writable():
             self._troubles.end(UNWRITABLE, f"{self.directory} can be written again.", self._journal)
         if self._left:
@@ -109,8 +139,9 @@ class Spool:
     def _remove(self, path: str) -> None:
         try:
             os.unlink(path)
+            self.ledger.release(path)
         except FileNotFoundError:
-            pass
+            self.ledger.release(path)
         except OSError as failure:
             self._left[path] = None
             text = (

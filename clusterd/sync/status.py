@@ -51,6 +51,7 @@ def node_status(
         ],
         "results": side_results(side, context.manifests),
         "slabs_free": context.slabs.free,
+        "spool": context.spool.ledger.shown(),
         "answered_at": time.time(),
     }
 

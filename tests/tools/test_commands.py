@@ -32,6 +32,7 @@ STATUS_KEYS = {
     "processes",
     "net",
     "slabs",
+    "spool",
     "peers",
 } | {
     "manifest",
