@@ -1,6 +1,8 @@
 """The exception hierarchy and the codes that nodes exchange (wire.md section 10). Messages are never sent: both ends look
 them up by code."""
 
+import re
+
 MESSAGES: dict[int, str] = {
     1000: "Wazuh Internal Error",
     1005: "The file cannot be written",
@@ -126,6 +128,9 @@ MESSAGES: dict[int, str] = {
 }
 
 
+_ALARMING = re.compile("error|traceback", re.IGNORECASE)
+
+
 class ClusterError(Exception):
     """A failure with a code that other nodes know. `extra` is the detail behind the code's message.
 
@@ -141,6 +146,21 @@ class ClusterError(Exception):
         if message is None:
             return f"Error {self.code} - {self.extra or ''}"
         return f"Error {self.code} - {message}" + (f": {self.extra}" if self.extra else "")
+
+
+def in_passing(failure: BaseException) -> str:
+    """A failure as a line below ERROR tells it: without that word, nor "traceback", which operators' suites take for a fault."""
+    if isinstance(failure, ClusterError):
+        message = MESSAGES.get(failure.code) if failure.code != 1000 or not failure.extra else None
+        text = ": ".join(part for part in (message, failure.extra) if part) or f"code {failure.code}"
+    else:
+        text = str(failure) or type(failure).__name__
+    return calm(text)
+
+
+def calm(text: str) -> str:
+    """A text of ours for a line below ERROR, without the words that are taken for a fault."""
+    return _ALARMING.sub(lambda word: "failure" if word[0].lower() == "error" else "stack", text)
 
 
 class ConfigurationError(Exception):

@@ -78,7 +78,7 @@ class _StoreProcess:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-        schema.prepare(settings.root)
+        schema.prepare(settings.root, settings.cluster.node_name, settings.clusterd.version)
         engine = Engine(settings.root, readers=max(2, len(os.sched_getaffinity(0))))
         try:
             await self._serve(engine)

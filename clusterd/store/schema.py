@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clusterd.clock import boot_us
 from clusterd.errors import StartFailure
+from clusterd.store.manager_row import FIRST_NAME, write_manager
 
 DATABASE = "queue/db/global.db"
 VERSION = "7"
@@ -144,8 +145,10 @@ def connect(root: str, *, readonly: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def prepare(root: str) -> None:
-    """Make the database, or see that the one that is there is of our version. Raises StartFailure saying what to do."""
+def prepare(root: str, node_name: str, version: str) -> None:
+    """Make the database, or see that the one that is there is of our version; this node's row says what it is.
+
+    Raises StartFailure saying what to do."""
     path = Path(root) / DATABASE
     try:
         path.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
@@ -153,6 +156,7 @@ def prepare(root: str) -> None:
         try:
             connection.execute("pragma journal_mode = wal").fetchone()
             _make(connection, str(path))
+            write_manager(connection, node_name, version)
         finally:
             connection.close()
         path.chmod(MODE)
@@ -168,8 +172,8 @@ def _make(connection: sqlite3.Connection, path: str) -> None:
             _run(connection, _SCHEMA)
             connection.execute(
                 'insert into agent (id, name, ip, register_ip, date_add, last_keepalive, "group", connection_status)'
-                " values (0, 'localhost', '127.0.0.1', '127.0.0.1', ?, ?, null, 'active')",
-                (int(time.time()), NEVER_ENDS),
+                " values (0, ?, '127.0.0.1', '127.0.0.1', ?, ?, null, 'active')",
+                (FIRST_NAME, int(time.time()), NEVER_ENDS),
             )
         elif "metadata" not in tables or _version(connection) != VERSION:
             found = _version(connection) if "metadata" in tables else "none"

@@ -11,7 +11,7 @@ from collections import deque
 
 import msgspec
 
-from clusterd.errors import ClusterError
+from clusterd.errors import ClusterError, in_passing
 from clusterd.sync.agent_info import log_result
 from clusterd.sync.context import Context
 from clusterd.sync.journal import Journal, Outage
@@ -29,6 +29,7 @@ from ipc.messages import Segment
 LOCAL = "Local agent-groups"
 SEND = "Agent-groups send"
 SEND_ALL = "Agent-groups send full"
+GUARD = "Agent-groups guard"
 TAG = "Master"
 CHUNKS_PER_STRING = 200
 """About 13 MB; more go in further strings."""
@@ -89,7 +90,8 @@ class AgentGroupsMaster:
         self._open: list[Broadcast] = []
         self._all: _Everything | None = None
         self._outage = Outage()
-        self._tasks = Tasks(context.journal(TAG, LOCAL).error)
+        self._guard = context.journal(TAG, GUARD)
+        self._tasks = Tasks(self._guard.error)
 
     # ---- workers come and go ---------------------------------------------------------------------------------------------
 
@@ -119,7 +121,7 @@ class AgentGroupsMaster:
         )
         await asyncio.sleep(delay_s)
         while True:
-            with round_survives(journal, self._context.troubles, "broadcast of agent groups"):
+            with round_survives(self._guard, self._context.troubles, "broadcast of agent groups"):
                 await self._round(journal)
             await asyncio.sleep(self._context.settings.master.sync_agent_groups_s)
 
@@ -141,7 +143,7 @@ class AgentGroupsMaster:
             self._drop(made)
             raise
         if self._outage.is_over():
-            journal.info("The agent database answers again.")
+            self._guard.info("The agent database answers again.")
         chunks = sum(broadcast.chunks for broadcast in made)
         journal.debug(f"Obtained {chunks} chunks of data in {time.monotonic() - started:.3f}s.")
         for broadcast in made:
@@ -239,7 +241,7 @@ class AgentGroupsMaster:
 
     async def _serve(self, line: _Line) -> None:
         """Its queue, one broadcast after the other, while the link lasts."""
-        journal = self._context.journal(f"Worker {line.peer.name}", SEND)
+        journal = self._context.journal(f"Worker {line.peer.name}", GUARD)
         while True:
             while not line.queue:
                 line.wake.clear()
@@ -281,7 +283,7 @@ class AgentGroupsMaster:
         if line.is_behind:
             return
         line.is_behind = True
-        self._context.journal(f"Worker {line.peer.name}", SEND).error(
+        self._context.journal(f"Worker {line.peer.name}", GUARD).error(
             f"{line.peer.name} does not take the groups it is sent and is left to the comparison of checksums: {problem}"
         )
 
@@ -351,7 +353,7 @@ class AgentGroupsMaster:
                     await conversation.ask(request)
         except DatabaseError as failure:
             # The rows stay marked and are sent again, which does no harm.
-            self._context.journal(TAG, LOCAL).warning(f"The workers have groups that stay marked for now: {failure}")
+            self._guard.warning(f"The workers have groups that stay marked for now: {in_passing(failure)}")
 
     def _record(self, peer: Peer) -> WorkerRecord:
         return self._records.setdefault(peer.name, WorkerRecord())
@@ -370,6 +372,7 @@ class AgentGroupsMaster:
         journal = context.journal(f"Worker {peer.name}", SEND_ALL)
         record = self._record(peer)
         journal.info("Starting.")
+        journal.debug("Recalculating agent-group hash.")
         line.started_all, started_at = time.monotonic(), context.clock.wall()
         if self._all is None or self._all.task.done():
             self._all = _Everything(asyncio.create_task(self._read_all(journal)))
@@ -377,6 +380,8 @@ class AgentGroupsMaster:
         shared.users += 1
         try:
             everything = await asyncio.shield(shared.task)
+            chunks = everything.chunks if everything else 0
+            journal.debug(f"Obtained {chunks} chunks of data in {time.monotonic() - line.started_all:.3f}s.")
             if everything is None:
                 spent = time.monotonic() - line.started_all
                 journal.info(f"Finished in {spent:.3f}s. Updated 0 chunks.")
@@ -385,7 +390,7 @@ class AgentGroupsMaster:
                 journal.debug("Sending chunks.")
                 await peer.request(commands.SYN_G_M_W_C, string_id.encode())
             record.all_groups_started_at, record.all_groups_ended_at = started_at, context.clock.wall()
-            record.all_groups_chunks = everything.chunks if everything else 0
+            record.all_groups_chunks = chunks
         except DatabaseError as failure:
             journal.error(f"Could not obtain data from wazuh-db: {failure}")
         except (ClusterError, OSError) as failure:
@@ -408,10 +413,8 @@ class AgentGroupsMaster:
     async def _read_all(self, journal: Journal) -> Broadcast | None:
         database = self._context.database
         everything = Broadcast(self._context.spool.new_path("all-groups"))
-        started = time.monotonic()
         try:
             async with database.conversation() as conversation:
-                journal.debug("Recalculating agent-group hash.")
                 try:
                     await conversation.ask("global recalculate-agent-group-hashes")
                 except DatabaseError as failure:
@@ -424,7 +427,6 @@ class AgentGroupsMaster:
         except BaseException:
             self._context.spool.remove(everything.path)
             raise
-        journal.debug(f"Obtained {everything.chunks} chunks of data in {time.monotonic() - started:.3f}s.")
         if not everything.chunks:
             self._context.spool.remove(everything.path)
             return None

@@ -50,7 +50,8 @@ class AgentGroupsWorker:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._turn = asyncio.Lock()
-        self._tasks = Tasks(context.journal(f"Worker {context.node_name}", GUARD).error)
+        self._guard = context.journal(f"Worker {context.node_name}", GUARD)
+        self._tasks = Tasks(self._guard.error)
         self._in_vain = 0
         self._told = False
         self._outage = Outage()
@@ -140,7 +141,7 @@ class AgentGroupsWorker:
                 journal.error(errors[-1])
         else:
             if self._outage.is_over():
-                journal.info("The agent database answers again.")
+                self._guard.info("The agent database answers again.")
         return BatchResult(len(written - refused), errors, time.monotonic() - began)
 
     async def _recalculate(self, journal: Journal) -> None:
@@ -153,7 +154,7 @@ class AgentGroupsWorker:
 
     async def _compare(self, peer: Peer, journal: Journal, theirs: str | None) -> None:
         """The master's checksum with our own; everything is asked for after enough mismatches in a row (wire.md 6.5)."""
-        ours = await self._own_hash()
+        ours = await self._own_hash(journal)
         last = self.last
         last.matches = ours == theirs
         if last.matches:
@@ -171,10 +172,12 @@ class AgentGroupsWorker:
         if last.mismatches >= limit * min(2**self._in_vain, LONGEST_PATIENCE):
             await self._ask_for_all(peer, journal)
 
-    async def _own_hash(self) -> str | None:
+    async def _own_hash(self, journal: Journal) -> str | None:
         """Ours; UNKNOWN_HASH, which equals none, when the database does not tell it."""
+        began = time.monotonic()
         try:
             _, answer = await self._context.database.ask(OWN_HASH)
+            journal.debug(f"Obtained 1 chunks of data in {time.monotonic() - began:.3f}s.")
             found = parse_chunk(answer).hash
         except (DatabaseError, BadString):
             return UNKNOWN_HASH
@@ -191,7 +194,7 @@ class AgentGroupsWorker:
     def _tell_once(self) -> None:
         if not self._told:
             self._told = True
-            self._context.journal(f"Worker {self._context.node_name}", GUARD).error(
+            self._guard.error(
                 "The groups of this node still differ from the master's after everything was sent again. An agent that only "
                 "this node knows can be the cause: compare both databases (docs/operations.md). It is tried again at longer "
                 "and longer intervals."
@@ -199,8 +202,6 @@ class AgentGroupsWorker:
 
     def _healed(self) -> None:
         if self._told:
-            self._context.journal(f"Worker {self._context.node_name}", GUARD).info(
-                "The groups of this node equal the master's again."
-            )
+            self._guard.info("The groups of this node equal the master's again.")
         self._told = False
         self._in_vain = 0

@@ -23,6 +23,7 @@ from clusterd.wire.results import dump_json, shorten
 from ipc.messages import OpenReport, ReportOpened, Segment
 
 SUBTAG = "Agent-info sync"
+GUARD = "Agent-info guard"
 BATCH_AGENTS = 10_000
 MERGES_PER_WORKER = 2
 TEXT_BYTES = 4096
@@ -73,7 +74,7 @@ class AgentInfoWorker:
         master_clock = MasterClock()
         while True:
             await asyncio.sleep(self._context.settings.worker.sync_agent_info_s)
-            with round_survives(self._journal, self._context.troubles, "reports of agents"):
+            with round_survives(self._guard, self._context.troubles, "reports of agents"):
                 try:
                     while await self._round(peer, master_clock):
                         pass
@@ -84,6 +85,10 @@ class AgentInfoWorker:
     @property
     def _journal(self) -> Journal:
         return self._context.journal(f"Worker {self._context.node_name}", SUBTAG)
+
+    @property
+    def _guard(self) -> Journal:
+        return self._context.journal(f"Worker {self._context.node_name}", GUARD)
 
     async def _round(self, peer: Peer, master_clock: MasterClock) -> bool:
         """One batch. Returns whether more agents wait and it is worth going on at once."""
@@ -124,7 +129,7 @@ class AgentInfoWorker:
         taken = await database.take(rows, BATCH_AGENTS, moments=moments)
         journal.debug(f"Obtained agents synchronization information in {time.monotonic() - began:.3f}s.")
         if self._outage.is_over():
-            journal.info("The agent database answers again.")
+            self._guard.info("The agent database answers again.")
         if taken.is_empty:
             journal.info("No synchronization required, skipping.")
             self._note("equal")
@@ -213,18 +218,18 @@ class AgentInfoMaster:
         """`syn_a_w_m_p`. While no database answers nobody may send: a stock worker would clear its marks in vain."""
         if not self._context.database.is_there():
             if self._outage.should_tell():
-                self._journal(peer).error(
+                self._guard(peer).error(
                     "Workers may not report their agents: nobody listens on queue/sockets/wdb-http.sock"
                 )
             return commands.PERMISSION_REFUSED
         if self._outage.is_over():
-            self._journal(peer).info("The agent database answers again.")
+            self._guard(peer).info("The agent database answers again.")
         return commands.PERMISSION_GRANTED if self.is_free(peer.name) else commands.PERMISSION_REFUSED
 
     def begin(self, peer: Peer, payload: bytes) -> None:
         """`syn_a_w_m` names a string of rows. Raises ClusterError 1000 where too many are written already."""
         string_id = parse_id(payload)
-        merges = self._merges.setdefault(peer.name, Tasks(self._journal(peer).error))
+        merges = self._merges.setdefault(peer.name, Tasks(self._guard(peer).error))
         if len(merges) >= MERGES_PER_WORKER:
             peer.incoming.drop_string(string_id)
             raise ClusterError(1000, f"{len(merges)} reports of this worker are being written already")
@@ -237,6 +242,9 @@ class AgentInfoMaster:
 
     def _journal(self, peer: Peer) -> Journal:
         return self._context.journal(f"Worker {peer.name}", SUBTAG)
+
+    def _guard(self, peer: Peer) -> Journal:
+        return self._context.journal(f"Worker {peer.name}", GUARD)
 
     async def _merge(self, peer: Peer, string_id: str) -> None:
         context, journal = self._context, self._journal(peer)
@@ -293,5 +301,5 @@ class AgentInfoMaster:
             self._journal(peer).error(text)
             updated, errors = 0, [text]
         for error in errors if updated else ():
-            self._journal(peer).warning(f"Refused by the database: {error}")
+            self._guard(peer).error(f"Refused by the database: {error}")
         return BatchResult(updated, errors, time.monotonic() - began)

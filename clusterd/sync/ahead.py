@@ -3,15 +3,17 @@ told of the change, ask, and say what they have. A check by the worker follows e
 
 import asyncio
 import os
+import time
 import uuid
 
-from clusterd.errors import ClusterError
+from clusterd.errors import ClusterError, in_passing
 from clusterd.sync.caps import AHEAD
 from clusterd.sync.context import Context
-from clusterd.sync.integrity_master import SYNC, IntegrityMaster
+from clusterd.sync.integrity_master import OWN, IntegrityMaster
 from clusterd.sync.manifests import Scan
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
+from clusterd.wire import commands
 from ipc.messages import Compared, CompareManifests
 
 
@@ -65,19 +67,22 @@ class Ahead:
         """False if the worker has to be told instead: there is nothing to send it, or it could not be sent."""
         context, record = self._context, self._integrity.record(peer.name)
         own = context.spool.new_path("difference")
+        started, started_at = time.monotonic(), context.clock.wall()
         try:
             compared = await self._compared(step)
             if not compared.missing + compared.shared + compared.extra:
                 return False
             os.link(step.difference, own)
+            self._integrity.begin_without_package(peer, commands.SYN_DIGEST)
+            self._integrity.checked(peer, step.now, compared, time.monotonic() - started, started_at)
             await self._integrity.sync(peer, compared, own, step.now.root_digest)
             return record.result != "failed"
         except (ClusterError, JobError, OSError) as failure:
-            # Most likely the next manifest came meanwhile, and the worker was told of that one. Else this node cannot make it.
+            # Most likely the next manifest came meanwhile, and the worker is told of that one. Else this node cannot make it.
             if isinstance(failure, OSError) or (isinstance(failure, JobError) and failure.kind == "disk"):
                 self._integrity.failed(peer, failure)
-            journal = context.journal(f"Worker {peer.name}", SYNC)
-            journal.debug(f"What has changed could not be sent ahead: {failure}")
+            journal = context.journal(f"Worker {peer.name}", OWN)
+            journal.debug(f"What has changed was not sent ahead, the worker is told of it: {in_passing(failure)}")
             return False
         finally:
             self._integrity.permissions.end(peer.name, holder)

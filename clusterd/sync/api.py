@@ -69,6 +69,7 @@ class Api:
         settings = context.settings
         tag = "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"
         self._journal = context.journal(tag, "D API")
+        self._guard = context.journal(tag, "D API guard")
         self._peers = peers
         self._master = master
         self._texts = Texts(context.spool)
@@ -312,7 +313,7 @@ class Api:
         except ClusterError as failure:
             if not isinstance(failure, LinkClosed) and not isinstance(failure.__cause__, LinkClosed):
                 raise
-            self._journal.debug(f"{peer.name} is gone, its answer is dropped")
+            self._guard.debug(f"{peer.name} is gone, its answer is dropped")
 
     def _say_refused(self, peer: Peer, failure: ClusterError) -> None:
         """A line a second for each asker: whoever sends thousands of bad requests fills no log."""

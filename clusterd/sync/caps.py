@@ -25,6 +25,8 @@ LZ4 = "lz4"
 RESUME = "resume"
 AHEAD = "ahead"
 ANSWER = "answer"
+CLUSTERD = "clusterd"
+STOCK = "stock"
 _WORDS = ","
 UNKNOWN_COMMAND = 3000
 """What the plain text `unknown command ...` is read as (wire.md 3.4)."""
@@ -40,8 +42,8 @@ async def answer_caps(peer: Peer, payload: bytes, settings: Settings, net: NetPo
     the worker says it once a link. Raises ClusterError 1000."""
     listed = parse_caps(payload)
     agreed = [capability for capability in offered(settings) if capability in listed]
-    before = _WORDS.join(sorted(peer.capabilities)) if peer.program else None
-    peer.program = "clusterd"
+    before = _WORDS.join(sorted(peer.capabilities)) if peer.program == CLUSTERD else None
+    peer.program = CLUSTERD
     peer.agree(agreed)
     if before is not None:
         await net.note_task(peer.link, commands.CAPS, before, is_open=False)
@@ -51,7 +53,7 @@ async def answer_caps(peer: Peer, payload: bytes, settings: Settings, net: NetPo
 
 def recall(peer: Peer, noted: str, settings: Settings) -> None:
     """What the sync before us had agreed with this worker, as net kept it."""
-    peer.program = "clusterd"
+    peer.program = CLUSTERD
     peer.agree(set(noted.split(_WORDS)).intersection(offered(settings)))
 
 
@@ -62,15 +64,21 @@ async def offer_caps(peer: Peer, settings: Settings, net: NetPort) -> None:
         agreed = parse_caps(await peer.request(commands.CAPS, dump_json(list(offered(settings)))))
     except ClusterError as refusal:
         if refusal.code == UNKNOWN_COMMAND:
-            peer.program = "stock"
+            peer.program = STOCK
         peer.agree(())
         return
     except Exception:
         peer.agree(())  # the rounds of this link wait for it
         raise
-    peer.program = "clusterd"
+    peer.program = CLUSTERD
     peer.agree(set(agreed).intersection(offered(settings)))
     await net.note_task(peer.link, commands.CAPS, _WORDS.join(sorted(peer.capabilities)), is_open=True)
+
+
+def asks_as_stock(peer: Peer) -> None:
+    """A worker begins a check. A clusterd node says its `caps` before anything else: this one is stock, or acts like it."""
+    if not peer.program:
+        peer.program = STOCK
 
 
 def method_for(peer: Peer) -> str:

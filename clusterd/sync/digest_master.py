@@ -13,7 +13,7 @@ from clusterd.sync.ahead import Ahead, Step
 from clusterd.sync.caps import DIGEST, PUSH
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import BadSeal, Refusal
-from clusterd.sync.integrity_master import CHECK, IntegrityMaster
+from clusterd.sync.integrity_master import CHECK, OWN, IntegrityMaster
 from clusterd.sync.manifests import Scan
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
@@ -79,12 +79,11 @@ class DigestMaster:
         now = self._context.clock.wall()
         record = self._integrity.record(peer.name)
         record.digest = digest
-        journal = self._context.journal(f"Worker {peer.name}", CHECK)
-        journal.debug(
+        self._context.journal(f"Worker {peer.name}", OWN).debug(
             f"The worker has files of content digest {digest}; those of this node have {scan.content_digest}."
         )
         if digest == scan.content_digest:
-            journal.info("Starting.")
+            self._integrity.begin_without_package(peer, commands.SYN_DIGEST)
             self._integrity.checked(peer, scan, Compared(scan.files, 0, 0, 0, []), 0.0, now)
         elif record.behind_since is None:
             record.is_behind(now)
@@ -123,7 +122,7 @@ class DigestMaster:
             if not count and compared.against != scan.content_digest:
                 # Ours became another one since the worker asked: other buckets may differ that it did not tell of.
                 return commands.DIGEST_WAIT
-            context.journal(f"Worker {peer.name}", CHECK).info("Starting.")
+            self._integrity.begin_without_package(peer, commands.SYN_BUCKETS)
             self._integrity.checked(peer, scan, compared, time.monotonic() - started, started_at)
             if not count:
                 return commands.DIGEST_EQUAL

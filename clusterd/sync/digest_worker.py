@@ -4,7 +4,7 @@ import time
 
 from clusterd.errors import ClusterError
 from clusterd.sync.context import Context
-from clusterd.sync.integrity_worker import CHECK, IntegrityWorker
+from clusterd.sync.integrity_worker import CHECK, OWN, IntegrityWorker
 from clusterd.sync.manifests import Scan, ScanFailed
 from clusterd.sync.outgoing import Progress
 from clusterd.sync.peer import Peer
@@ -76,10 +76,10 @@ class DigestWorker:
             if answer == commands.DIGEST_WAIT:
                 self._wait()
                 return True
-            self._worker.begin_round(started)
             if isinstance(answer, Differs):
                 return await self._tell(peer, scan, answer)
             self.told = scan.content_digest
+            self._worker.begin_without_package(started)
             self._equal()
         except (ScanFailed, JobError, OSError) as failure:
             await self._worker.could_not_check(peer, failure)
@@ -108,13 +108,14 @@ class DigestWorker:
 
     def _wait(self) -> None:
         self.must_wait = True
-        self._context.journal(self._tag, CHECK).debug(
+        self._context.journal(self._tag, OWN).debug(
             "The master cannot check this node now: it scans, or deals with an earlier check."
         )
 
     async def _told(self, peer: Peer, scan: Scan, theirs: Differs, *, dry: bool) -> bytes | None:
         """The master's answer to our rows of the buckets that differ; None if they do not fit into one frame."""
         context = self._context
+        started = time.monotonic()
         out = context.spool.new_path("buckets")
         try:
             job = PickBuckets(
@@ -123,6 +124,8 @@ class DigestWorker:
             picked = await context.jobs.run(job, BucketsPicked, urgent=True)
             if picked.size > REQUEST_CHUNK:
                 return None
+            if not dry:
+                self._worker.begin_without_package(started)
             timeout_s = context.settings.communication.timeout_receiving_file_s
             if picked.payload:
                 return await peer.request(commands.SYN_BUCKETS, picked.payload, timeout_s=timeout_s)

@@ -5,7 +5,7 @@ import time
 import uuid
 
 from clusterd.errors import ClusterError
-from clusterd.sync.caps import method_for
+from clusterd.sync.caps import asks_as_stock, method_for
 from clusterd.sync.comparisons import Comparisons
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import Awaited
@@ -22,6 +22,7 @@ from ipc.messages import Compared
 
 CHECK = "Integrity check"
 SYNC = "Integrity sync"
+OWN = "Integrity guard"
 KEPT_RECORDS = 1000
 
 
@@ -80,6 +81,7 @@ class IntegrityMaster:
 
     async def ask_permission(self, peer: Peer) -> bytes:
         """`syn_i_w_m_p`. Nobody may check before the first scan is complete (C7)."""
+        asks_as_stock(peer)
         if self._context.manifests.current is None:
             return b"False"
         self.permissions.set_max_locked(self._context.settings.master.max_locked_integrity_time_s)
@@ -169,6 +171,13 @@ class IntegrityMaster:
             peer.incoming.forget(task_id)
             context.spool.remove(*(path for path in (package, difference) if path))
 
+    def begin_without_package(self, peer: Peer, command: str) -> None:
+        """A check for which the worker sent no package but `command` has the lines of one that came by package: whoever reads the
+        log, or tests its order, knows the stages of a check."""
+        journal = self._context.journal(f"Worker {peer.name}", CHECK)
+        journal.info("Starting.")
+        journal.debug(f"Received file from worker: '{command}'")
+
     def checked(self, peer: Peer, scan: Scan, compared: Compared, took_s: float, started_at: float) -> int:
         """A check against `scan` has ended, begun at `started_at` (wall clock): how many files differ."""
         record, now = self.record(peer.name), self._context.clock.wall()
@@ -238,6 +247,11 @@ class IntegrityMaster:
                 record.failed(str(failure))
             record.sync_ended_at = context.clock.wall()
             journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
+        except (JobError, OSError):
+            journal.info(
+                f"Finished in {time.monotonic() - started:.3f}s."
+            )  # each beginning has its end; the caller says why
+            raise
         finally:
             context.progress.remove(progress)
             if built is not None:

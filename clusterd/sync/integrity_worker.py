@@ -67,6 +67,7 @@ class IntegrityWorker:
         self._round_ended = round_ended
         self._running = Tasks(context.journal(self._tag, OWN).error)
         self._round_started: float | None = None
+        self._turn = asyncio.Lock()
         self._doubtful = ""
         self._may_have_leftovers = True
         self._packed: tuple[tuple[str, str], Package] | None = None
@@ -117,6 +118,7 @@ class IntegrityWorker:
         try:
             await self._context.sender.send(peer, self._context.node_name, "syn_i_w_m", package, journal, progress)
         except ClusterError as failure:
+            self.abandon_round()
             self.note_result("failed", str(failure))
         finally:
             self._context.progress.remove(progress)
@@ -125,6 +127,22 @@ class IntegrityWorker:
         """A check begins: `started` is its moment (monotonic)."""
         self._round_started = started
         self._context.journal(self._tag, CHECK).info("Starting.")
+
+    def begin_without_package(self, started: float) -> None:
+        """A check whose metadata need no package has the lines of one that does: whoever reads the log, or tests its order, knows
+        the stages of a check. One that has begun goes on."""
+        if self._round_started is not None:
+            return
+        journal, current = self._context.journal(self._tag, CHECK), self._context.manifests.current
+        journal.debug("Permission to synchronize granted.")
+        self.begin_round(started)
+        journal.debug(f"Compressing 'files_metadata.json' of {0 if current is None else current.files} files.")
+        journal.debug("Sending zip file.")
+        journal.debug("Zip file sent.")
+
+    def abandon_round(self) -> None:
+        """Nothing comes of the check that has begun, if one has."""
+        self._round_started = None
 
     async def scan(self, journal: Journal) -> Scan:
         """The manifest of this node as it is now. Raises ScanFailed, JobError."""
@@ -170,6 +188,7 @@ class IntegrityWorker:
 
     def checked_equal(self) -> None:
         """`syn_m_c_ok`: nothing differs."""
+        self.begin_without_package(time.monotonic())
         self._context.journal(self._tag, CHECK).info(f"Finished in {self._end_round():.3f}s. Sync not required.")
         self._doubtful = ""
         self.note_result("equal", "")
@@ -182,9 +201,7 @@ class IntegrityWorker:
         if len(self._running) >= MAX_SYNCS:
             raise ClusterError(1000, f"{MAX_SYNCS} integrity syncs are under way already")
         task_id = str(uuid.uuid4())
-        if self._round_started is None:
-            # The master sends ahead. Whoever reads the log knows checks and what comes of them.
-            self.begin_round(time.monotonic())
+        self.begin_without_package(time.monotonic())  # unless a check has begun: the master sends ahead
         self._context.journal(self._tag, CHECK).info(f"Finished in {self._end_round():.3f}s. Sync required.")
         progress = Progress(peer.name, "integrity", "receiving", self._context.clock.wall())
         # Not a task of the link: one that is cancelled before its first step would leave nothing behind to end it by.
@@ -227,7 +244,8 @@ class IntegrityWorker:
         """How many files were changed."""
         journal = self._context.journal(self._tag, SYNC)
         try:
-            return await self._apply(package, journal, progress)
+            async with self._turn:  # in the order in which they came, and so that lines of two do not mix
+                return await self._apply(package, journal, progress)
         except (ClusterError, JobError, OSError) as failure:
             self._may_have_leftovers = True
             journal.error(f"Error synchronizing files: {failure}")

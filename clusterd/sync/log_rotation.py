@@ -3,6 +3,7 @@
 import asyncio
 from datetime import datetime, timedelta
 
+from clusterd.errors import in_passing
 from clusterd.sync.context import Context
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.troubles import round_survives
@@ -28,5 +29,5 @@ async def rotate_nightly(context: Context) -> None:
             try:
                 await context.jobs.run(RotateLog(context.settings.root, day), Swept)
             except JobError as failure:
-                journal.warning(f"The log of {day} stays where it is: {failure}")
+                journal.warning(f"The log of {day} stays where it is: {in_passing(failure)}")
         midnight = next_midnight(datetime.now())

@@ -50,6 +50,7 @@ class Rounds:
         self._pace = Pace()
         self._by_digest = self._was_late = False
         self._wait_s = WAIT_S
+        self._worker.abandon_round()
         try:
             self._by_digest = DIGEST in await peer.agreed()
             if not self._by_digest:
@@ -95,6 +96,7 @@ class Rounds:
                     return
             except ClusterError as failure:
                 self._worker.note_result("failed", str(failure))
+                self._worker.abandon_round()
                 if isinstance(failure, LinkClosed):
                     return  # net says so
                 journal = self._context.journal(f"Worker {self._context.node_name}", CHECK)

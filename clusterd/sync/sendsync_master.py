@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from pathlib import PurePosixPath
 
-from clusterd.errors import ClusterError
+from clusterd.errors import ClusterError, in_passing
 from clusterd.sync.common import Handler
 from clusterd.sync.context import Context
 from clusterd.sync.net_port import LinkClosed
@@ -141,7 +141,8 @@ class SendsyncMaster:
             self._lost(worker, peer)
         except ClusterError as refusal:
             # Its client has hung up, as a rule.
-            self._journal.debug(f"{peer.name} did not take {command}: {refusal}")
+            journal = self._context.journal("Master", "SendSync guard")
+            journal.debug(f"{peer.name} did not take {command}: {in_passing(refusal)}")
 
     # ---- ends ----------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from clusterd.errors import ClusterError
+from clusterd.errors import ClusterError, calm
 from clusterd.sync.journal import Journal
 from clusterd.sync.pool_port import JobError
 
@@ -21,7 +21,10 @@ class Troubles:
         is_new = subject not in self._open
         self._open[subject] = text
         if is_new and journal is not None:
-            (journal.error if level == "ERROR" else journal.warning)(text)
+            if level == "ERROR":
+                journal.error(text)
+            else:
+                journal.warning(calm(text))
         return is_new
 
     def end(self, subject: str, text: str = "", journal: Journal | None = None) -> bool:

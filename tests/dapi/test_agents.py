@@ -119,8 +119,9 @@ def test_summary_counts_states_platforms_and_groups(node: AgentNode) -> None:
     }
     assert list(data["groups"]) == ["web", "db"]
     some = node.answer("get_agents_summary", agent_list=["001"])["data"]
-    assert some == {"status": {"active": 1}, "os": {"ubuntu": 1}, "groups": {"web": 1}}
-    assert node.answer("get_agents_summary", agent_list=[])["data"] == {"status": {}, "os": {}, "groups": {}}
+    none = dict.fromkeys(data["status"], 0)
+    assert some == {"status": none | {"active": 1}, "os": {"ubuntu": 1}, "groups": {"web": 1}}
+    assert node.answer("get_agents_summary", agent_list=[])["data"] == {"status": none, "os": {}, "groups": {}}
 
 
 def test_outdated_agents_have_another_version(node: AgentNode) -> None:
@@ -147,3 +148,19 @@ def test_arguments_of_a_wrong_kind_are_refused(node: AgentNode) -> None:
         assert node.code("get_agents", **given) == 1000
     assert node.code("get_agents_in_group", group_list=["web", "db"]) == 1000
     assert node.code("get_agents_in_group") == 1000
+
+
+def test_summary_has_all_groups_and_platforms() -> None:
+    numbers = range(1, 13)
+    with agent_node() as made:
+        add_groups(made.db, *(f"group{number}" for number in numbers))
+        for number in numbers:
+            add_agent(made.db, number)
+            put(made.db, number, os_platform=f"platform{number}", connection_status="active")
+            (made.root / f"etc/shared/group{number}").mkdir()
+            item = compact({"mode": "override", "data": [{"id": number, "groups": [f"group{number}"]}]})
+            made.db.command(f"global set-agent-groups {item}")
+        data = made.answer("get_agents_summary")["data"]
+    assert data["groups"] == {f"group{number}": 1 for number in numbers}
+    assert data["os"] == {f"platform{number}": 1 for number in numbers}
+    assert data["status"] == {"active": 12, "disconnected": 0, "never_connected": 0, "pending": 0}

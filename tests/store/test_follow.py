@@ -62,7 +62,7 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
 
     def one_life(work: Work, *, on_worker: bool = False, is_first_life: bool = True) -> None:
         async def main() -> None:
-            schema.prepare(str(tmp_path))
+            schema.prepare(str(tmp_path), "node", "4.14.1")
             engine = Engine(str(tmp_path), readers=1)
             try:
                 await work(Node(engine, tmp_path, on_worker=on_worker, is_first_life=is_first_life))

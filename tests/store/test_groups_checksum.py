@@ -114,7 +114,7 @@ def do(session: Session, step: tuple) -> None:  # type: ignore[type-arg]
 def test_hash_from_memory_equals_the_table_after_any_commands(steps: list[tuple]) -> None:  # type: ignore[type-arg]
     with tempfile.TemporaryDirectory() as root:
         (Path(root) / "queue/db").mkdir(parents=True)
-        schema.prepare(root)
+        schema.prepare(root, "node", "4.14.1")
         db = schema.connect(root)
         try:
             db.execute("begin")

@@ -16,7 +16,7 @@ from clusterd.store.engine import Session
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
-    schema.prepare(str(tmp_path))
+    schema.prepare(str(tmp_path), "node", "4.14.1")
     db = schema.connect(str(tmp_path))
     db.execute("begin")
     made = Session(db)
@@ -120,7 +120,7 @@ def test_agent_that_waits_over_a_restart_of_the_machine_is_not_taken_for_old(ses
     )
     session.db.execute("update clusterd_event set at = at + ?", (10**12,))
     session.db.execute("commit")
-    schema.prepare(str(tmp_path))
+    schema.prepare(str(tmp_path), "node", "4.14.1")
     body, _, _ = report.take_some(session.db, 10, moments=True)
     waited = json.loads(body)["syncreq"][0]
     assert waited["at"] == pytest.approx(min(moved_us, -1), abs=2_000_000)

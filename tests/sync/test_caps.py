@@ -9,7 +9,7 @@ import pytest
 
 from clusterd.errors import ClusterError
 from clusterd.settings import CAPABILITIES, Clusterd, Settings
-from clusterd.sync.caps import answer_caps, offer_caps, offered, recall
+from clusterd.sync.caps import answer_caps, asks_as_stock, offer_caps, offered, recall
 from clusterd.sync.peer import Peer
 from clusterd.wire.results import WireException
 
@@ -139,5 +139,20 @@ def test_worker_that_says_it_again_and_again_is_kept_once() -> None:
         for caps in (b'["digest"]', b"[]", b'["push", "digest"]', b'["push"]', b'["push"]'):
             await answer_caps(cast(Peer, end), caps, node(*OURS), cast(Any, notes))
         assert notes.kept == [("caps", "push")]
+
+    asyncio.run(story())
+
+
+def test_worker_that_begins_a_check_without_a_word_of_its_own_is_stock() -> None:
+    async def story() -> None:
+        silent = End()
+        asks_as_stock(cast(Peer, silent))
+        assert silent.program == "stock"
+        of_worker, _, notes = await join(node("digest"), node("digest"))
+        asks_as_stock(cast(Peer, of_worker))
+        assert of_worker.program == "clusterd"
+        # a node that says it late after all is believed, and net is told once
+        await answer_caps(cast(Peer, silent), b'["digest"]', node("digest"), cast(Any, notes))
+        assert (silent.program, len(notes.kept)) == ("clusterd", 2)
 
     asyncio.run(story())

@@ -148,6 +148,7 @@ def test_equal_worker_is_told_so_and_remembered() -> None:
     assert [text for _, text in bench.lines] == [
         f"The worker has files of content digest {A}; those of this node have {A}.",
         "Starting.",
+        "Received file from worker: 'syn_digest'",
         "Finished in 0.000s. Received metadata of 3 files. Sync not required.",
     ]
 

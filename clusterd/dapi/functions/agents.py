@@ -22,10 +22,6 @@ AGENTS = (
 )
 MANAGER = "000"
 CONNECTION = ("active", "disconnected", "never_connected", "pending")
-MOST_COUNTS = 5
-"""Entries of each count of the summary over all agents."""
-MOST_COUNTS_OF_SOME = 1000
-"""The same over agents that were named."""
 JOINED = frozenset({"status", "node_name"})
 """Filters of the overview in which `cluster_control` of stock joins values with commas."""
 
@@ -174,20 +170,18 @@ def get_agents_summary_os(call: Call, given: SomeAgents) -> Items:
 
 @registry.function("wazuh.agent", "get_agents_summary", LOCAL_MASTER)
 def get_agents_summary(call: Call, given: SomeAgents) -> dict[str, Any]:
-    """States, platforms and groups with the number of their agents, the greatest first; over all agents five of each."""
+    """States, also those that no agent is in, platforms and groups, all of them, with the number of their agents."""
     ids, _ = known_agents(call, given.agent_list)
-    most = MOST_COUNTS if ids is None else MOST_COUNTS_OF_SOME
     where = _where(ids, "a.id")
     rows = call.database.pages(
         "select g.name as word, count(*) as n from agent a join belongs b on b.id_agent = a.id"
         f" join `group` g on g.id = b.id_group where {where.sql} group by g.id order by n desc, word",
         where.values,
-        limit=most,
     )
     return {
         "data": {
-            "status": dict(_counts(call, "connection_status", ids)[:most]),
-            "os": dict(_counts(call, "os_platform", ids)[:most]),
+            "status": dict.fromkeys(CONNECTION, 0) | dict(_counts(call, "connection_status", ids)),
+            "os": dict(_counts(call, "os_platform", ids)),
             "groups": {row["word"]: row["n"] for row in rows},
         }
     }
