@@ -5,9 +5,7 @@ and the cluster, and is checked at the end.
 """
 
 import json
-import shutil
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from tools.rig import workload
+from tools.rig.guard import guarded
 from tools.rig.nodes import Node, Rig, RigError
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import WdbClient, authd
@@ -51,8 +50,11 @@ COLUMNS = {
 
 @pytest.fixture
 def make_rig() -> Iterator[MakeRig]:
-    base = Path(tempfile.mkdtemp(prefix="bench-"))
-    base.chmod(0o711)
+    with guarded("bench-") as base:
+        yield from _rigs(base)
+
+
+def _rigs(base: Path) -> Iterator[MakeRig]:
     made: list[Rig] = []
 
     def make(workers: int, intervals: dict[str, Any]) -> Rig:
@@ -71,7 +73,6 @@ def make_rig() -> Iterator[MakeRig]:
         yield make
     finally:
         problems = [problem for rig in made for problem in rig.down()]
-        shutil.rmtree(base, ignore_errors=True)
     assert not problems
 
 

@@ -6,9 +6,7 @@ their own (suite/echo_probe.py).
 """
 
 import json
-import shutil
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.suite.echo_probe import echoes
 from tools.rig import workload
+from tools.rig.guard import guarded
 from tools.rig.nodes import HOST, Node, Rig
 from tools.rig.peer import LocalClient, StockWorker
 
@@ -35,10 +34,8 @@ SECONDS = 6
 
 @pytest.fixture
 def base() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="bench-"))
-    made.chmod(0o711)
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
+    with guarded("bench-") as made:
+        yield made
 
 
 def started(base: Path, workers: int) -> Rig:

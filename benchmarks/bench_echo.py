@@ -1,19 +1,17 @@
 """How quickly a master answers `echo-c` on a connection of its own: idle, and while two fresh workers fetch 20,000 files."""
 
 import json
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.echo_client import ask, dial
 from tools.rig import workload
+from tools.rig.guard import guarded
 from tools.rig.nodes import Node, Rig
 from tools.rig.peer import wait_until
 
@@ -27,16 +25,14 @@ KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
 def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     """A started master with 20,000 files, and two workers that have nothing and do not run yet."""
     monkeypatch.setenv("CLUSTERD_KEY", KEY)
-    base = Path(tempfile.mkdtemp(prefix="bench-"))
-    base.chmod(0o711)
-    made = Rig.create(base / "rig", 2, key=KEY, links=False, scale=0.1)
-    try:
-        workload.generate(made.master.root, files=FILES, size=MEAN_BYTES)
-        made.start("master")
-        yield made
-    finally:
-        problems = made.down()
-        shutil.rmtree(base, ignore_errors=True)
+    with guarded("bench-") as base:
+        made = Rig.create(base / "rig", 2, key=KEY, links=False, scale=0.1)
+        try:
+            workload.generate(made.master.root, files=FILES, size=MEAN_BYTES)
+            made.start("master")
+            yield made
+        finally:
+            problems = made.down()
     assert not problems
 
 

@@ -1,16 +1,45 @@
 """Whole clusters on loopback, driven through `clusterd` as an operator would; see tools/rig."""
 
 import contextlib
-import shutil
-import tempfile
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from tools.rig import workload
+from tools.rig.guard import end_in_order, guarded
 from tools.rig.nodes import Rig
+
+_TIMED_OUT = pytest.StashKey[bool]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """SIGTERM and SIGHUP end a run as Ctrl-C does: fixtures are torn down."""
+
+    def leave(number: int) -> NoReturn:
+        pytest.exit(f"ended by {signal.Signals(number).name}", 128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        end_in_order(leave)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    if call.excinfo is not None and str(call.excinfo.value).startswith("Timeout"):
+        item.stash[_TIMED_OUT] = True
+    return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """A test that ran out of time fails alone: whatever its fixtures share with the tests that follow is torn down, and they get it
+    anew."""
+    if item.stash.get(_TIMED_OUT, False):
+        item.session._setupstate.teardown_exact(None)
+
 
 KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
 SCALE = 0.1
@@ -31,8 +60,11 @@ def rigs() -> Iterator[MakeRig]:
 
     Not below tmp_path: socket paths have 107 bytes, and nodes started as root drop to a user who has to get in.
     """
-    base = Path(tempfile.mkdtemp(prefix="rig-"))
-    base.chmod(0o711)
+    with guarded("rig-") as base:
+        yield from _rigs(base)
+
+
+def _rigs(base: Path) -> Iterator[MakeRig]:
     made: list[Rig] = []
 
     def make(workers: int = 2, *, files: int = 0, size: int = 8192, tree: Path | None = None, **options: Any) -> Rig:
@@ -51,6 +83,5 @@ def rigs() -> Iterator[MakeRig]:
     finally:
         problems = [problem for rig in made for problem in rig.down()]
         left = [process for rig in made for process in rig.running()]
-        shutil.rmtree(base, ignore_errors=True)
     assert not left
     assert not problems

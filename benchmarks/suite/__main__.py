@@ -5,10 +5,8 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from benchmarks.suite import compare, job_checks, job_fanout, job_manifest, limi
 from benchmarks.suite.bench import Bench
 from benchmarks.suite.cluster import PROJECT, JobFailed
 from benchmarks.suite.results import LATEST, MICRO, micro_ratios, save
+from tools.rig.guard import end_in_order, guarded
 
 JOBS = {
     "manifest": job_manifest.run,
@@ -32,26 +31,25 @@ PAGE = PROJECT / "docs" / "benchmarks.md"
 
 def run(options: argparse.Namespace) -> int:
     """Measure; exit code 1 when a job failed (the others are measured all the same)."""
-    base = Path(tempfile.mkdtemp(prefix="clusterd-bench-", dir=options.dir))
-    base.chmod(0o711)
-    bench = Bench(base, options.quick)
+    with guarded("clusterd-bench-", options.dir) as base:
+        return _measure(options, Bench(base, options.quick))
+
+
+def _measure(options: argparse.Namespace, bench: Bench) -> int:
     failed = False
     skipped = SLOW_JOBS if options.quick else ()
-    try:
-        print("limits of the machine")
-        bench.limits = limits.measure(bench.lognormal(2000 if options.quick else 20_000))
-        print("  " + "  ".join(f"{name} {value:.4g}" for name, value in bench.limits.items()))
-        for name in options.jobs.split(",") if options.jobs else [name for name in JOBS if name not in skipped]:
-            began = time.monotonic()
-            print(name, flush=True)
-            try:
-                JOBS[name](bench)
-            except (JobFailed, ConnectionError) as failure:
-                failed = True
-                print(f"  FAILED: {failure}", file=sys.stderr)
-            print(f"  {time.monotonic() - began:.0f} s", flush=True)
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    print("limits of the machine")
+    bench.limits = limits.measure(bench.lognormal(2000 if options.quick else 20_000))
+    print("  " + "  ".join(f"{name} {value:.4g}" for name, value in bench.limits.items()))
+    for name in options.jobs.split(",") if options.jobs else [name for name in JOBS if name not in skipped]:
+        began = time.monotonic()
+        print(name, flush=True)
+        try:
+            JOBS[name](bench)
+        except (JobFailed, ConnectionError) as failure:
+            failed = True
+            print(f"  FAILED: {failure}", file=sys.stderr)
+        print(f"  {time.monotonic() - began:.0f} s", flush=True)
     report = save(options.out, bench.rows, bench.limits, "quick" if options.quick else "full", options.dir)
     print("times as good as the reference")
     for name, value in report["ratios"].items():
@@ -141,6 +139,7 @@ def main() -> int:
             one.add_argument("--tolerance", type=float, default=compare.TOLERANCE)
             one.add_argument("--save", action="store_true", help="make this run the baseline")
     options = parser.parse_args()
+    end_in_order()
     with contextlib.ExitStack() as stack:
         if getattr(options, "lock", None):
             fcntl.flock(stack.enter_context(options.lock.open("a")), fcntl.LOCK_EX)

@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from benchmarks.suite.processes import family
+from tools.rig.guard import MARK
 from tools.rig.nodes import HOST, free_port
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -182,7 +183,7 @@ class Cluster:
         for node in nodes:
             (node.root / "logs/cluster.log").unlink(missing_ok=True)
             self._logs[node.name] = Log(node.root / "logs/cluster.log")
-            environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+            environment = os.environ | {"PYTHONPATH": str(PROJECT), MARK: str(self.base)}
             environment.pop("CLUSTERD_ROOT", None)
             with (node.root / "logs/output").open("wb") as output:
                 node.process = subprocess.Popen(

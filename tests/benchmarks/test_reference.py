@@ -2,10 +2,7 @@
 
 import contextlib
 import random
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +12,7 @@ from benchmarks.suite.cluster import APPLIED, CLUSTERD, REFERENCE, SCANNED, Clus
 from benchmarks.suite.job_checks import Skipped, simulated
 from tools.rig import workload
 from tools.rig.compare import compare
+from tools.rig.guard import guarded
 from tools.rig.peer import wait_until
 
 pytestmark = [pytest.mark.slow]
@@ -28,14 +26,9 @@ FAST = {
 
 @contextlib.contextmanager
 def cluster_of(master: Implementation, worker: Implementation) -> Iterator[Cluster]:
-    base = Path(tempfile.mkdtemp(prefix="reference-"))
-    base.chmod(0o711)
-    try:
-        with Cluster(master, base / "c", FAST, workers=1, of_workers=worker) as cluster:
-            workload.generate(cluster.master.root, agents=20, groups=3)
-            yield cluster
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    with guarded("reference-") as base, Cluster(master, base / "c", FAST, workers=1, of_workers=worker) as cluster:
+        workload.generate(cluster.master.root, agents=20, groups=3)
+        yield cluster
 
 
 @pytest.mark.parametrize(

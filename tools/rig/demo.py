@@ -5,7 +5,6 @@ Everything shown is measured from outside: files are compared with the master's,
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from rich.table import Table
 from tools.rig import workload
 from tools.rig.compare import Comparison
 from tools.rig.faults import signal_process
+from tools.rig.guard import guarded
 from tools.rig.nodes import PROGRAM, SCALED, Rig, RigError
 from tools.rig.screen import BAD, GOOD, LiveView, PlainView, Progress, View, files_text
 
@@ -156,9 +156,8 @@ def run(
 ) -> int:
     """Play the demonstration and clean up after it; the exit code: 0 when everything healed, else 1."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="clusterd-demo-") as temporary:
-        os.chmod(temporary, 0o711)  # nodes started as root drop to a user who has to get in
-        where = directory or Path(temporary) / "rig"
+    with guarded("clusterd-demo-") as temporary:
+        where = directory or temporary / "rig"
         view: View = PlainView(console) if plain or not console.is_terminal else LiveView(console)
         rig = Rig.create(where, workers, scale=SCALE, program=program)
         demo = Demo(rig, view, seed)

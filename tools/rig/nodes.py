@@ -29,11 +29,11 @@ from typing import Any
 import psutil
 
 from tools.rig.compare import Comparison, compare
+from tools.rig.guard import MARK
 
 STATE = "rig.json"
 AGENTS = "agents.json"
 """What the rig's agents said last (agents.py)."""
-MARK = "CLUSTERD_RIG"
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 650.0
 STOP_TIMEOUT_S = 30

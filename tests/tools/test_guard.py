@@ -1,0 +1,168 @@
+"""Whatever a harness started ends with it, and its next run finds nothing of it, however it ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tools.rig.guard import MARK, PROJECT
+from tools.rig.peer import wait_until
+
+HARNESS = """
+import os, subprocess, sys, time
+from tools.rig.guard import MARK, end_in_order, guarded
+end_in_order()
+with guarded("guard-test-", sys.argv[1]) as directory:
+    (directory / "deep").mkdir()
+    line = [sys.executable, "-c", "import time; time.sleep(600)"]
+    started = subprocess.Popen(line, env=os.environ | {MARK: str(directory / "deep")}, start_new_session=True)
+    try:
+        print(started.pid, flush=True)
+        time.sleep(600)
+    finally:
+        started.kill()
+        started.wait()
+"""
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    (tmp_path / "places").mkdir()
+    with begin(tmp_path) as process:
+        yield process
+        process.kill()
+
+
+def begin(tmp_path: Path) -> "subprocess.Popen[str]":
+    """A harness whose books are the test's own."""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "TMPDIR": str(tmp_path)}
+    line = [sys.executable, "-c", HARNESS, str(tmp_path / "places")]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def started_by(process: "subprocess.Popen[str]") -> int:
+    assert process.stdout
+    return int(process.stdout.readline())
+
+
+def guard_of(tmp_path: Path, pid: int) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "tools.rig.guard" in line and f"{tmp_path}/" in line[-1] and f"/{pid}-" in line[-1]:
+            found.append(process)
+    return found
+
+
+def is_clean(tmp_path: Path, child: int) -> bool:
+    return not psutil.pid_exists(child) and os.listdir(tmp_path / "places") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_of_a_harness_that_is_ended(
+    tmp_path: Path, harness: "subprocess.Popen[str]", number: signal.Signals
+) -> None:
+    child = started_by(harness)
+    assert os.listdir(tmp_path / "places")
+    harness.send_signal(number)
+    harness.wait(30)
+    wait_until(lambda: is_clean(tmp_path, child), 30, "process and directory are gone")
+    wait_until(lambda: not guard_of(tmp_path, harness.pid), 30, "the guard has ended")
+
+
+def test_next_harness_sweeps_what_a_kill_of_everything_left(tmp_path: Path, harness: "subprocess.Popen[str]") -> None:
+    child = started_by(harness)
+    wait_until(lambda: bool(guard_of(tmp_path, harness.pid)), 30, "the guard runs")
+    for process in guard_of(tmp_path, harness.pid):
+        process.kill()
+    harness.kill()
+    harness.wait(30)
+    assert psutil.pid_exists(child)
+    with begin(tmp_path) as following:
+        started_by(following)
+        wait_until(lambda: not psutil.pid_exists(child), 30, "what the first one started is gone")
+        assert len(os.listdir(tmp_path / "places")) == 1, "that of the next one"
+        following.terminate()
+    assert os.listdir(tmp_path / "places") == []
+
+
+def test_harness_that_lives_is_left_alone(tmp_path: Path, harness: "subprocess.Popen[str]") -> None:
+    child = started_by(harness)
+    with begin(tmp_path) as other:
+        started_by(other)
+        other.kill()
+        other.wait(30)
+        wait_until(lambda: not guard_of(tmp_path, other.pid), 30, "its guard has swept")
+    assert psutil.pid_exists(child)
+    assert len(os.listdir(tmp_path / "places")) == 1
+
+
+TIMED_OUT = """
+import time
+import pytest
+
+made = []
+
+@pytest.fixture(scope="module")
+def shared():
+    made.append(len(made))
+    yield made[-1]
+
+def test_one_that_hangs(shared):
+    assert shared == 0
+    time.sleep(600)
+
+def test_the_next_gets_a_fresh_one(shared):
+    assert shared == 1
+
+def test_and_keeps_it(shared):
+    assert shared == 1
+"""
+
+
+def test_a_test_that_runs_out_of_time_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(textwrap.dedent(TIMED_OUT))
+    line = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:randomly", "-p", "no:cacheprovider"]
+    line += ["-q", "-c", str(PROJECT / "pyproject.toml"), "--rootdir", str(tmp_path), "-o", "timeout=3"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", MARK))}
+    done = subprocess.run(
+        [*line, str(tmp_path / "test_it.py")],
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "1 failed, 2 passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_benchmarks_that_are_ended_leave_no_node_and_no_directory(tmp_path: Path) -> None:
+    def nodes() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if (process.environ().get("CLUSTERD_RIG") or "").startswith(str(tmp_path)):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    place = tmp_path / "place"
+    place.mkdir()
+    line = [sys.executable, "-m", "benchmarks.suite", "run", "--quick", "--jobs", "fanout", "--dir", str(place)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [*line, "--out", str(tmp_path / "out.json")], cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL
+    ) as suite:
+        wait_until(lambda: len(nodes()) >= 4, 100, "nodes of a benchmark run")
+        suite.terminate()
+        suite.wait(60)
+    wait_until(lambda: not nodes() and os.listdir(place) == [], 60, "nothing is left")

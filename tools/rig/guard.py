@@ -1,0 +1,181 @@
+"""What a harness (tests, benchmarks, demonstration) started ends with it, however it ends.
+
+A harness takes its directories from `guarded`. Beside it runs one small process, this module, that waits for the end of the
+harness, a SIGKILL too, then ends every process that runs for one of those directories and removes them. Should that process
+be killed as well, the next harness on this machine does it when it begins.
+
+Processes are found by CLUSTERD_RIG in their environment: a directory that was given out, or one below it.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import psutil
+
+MARK = "CLUSTERD_RIG"
+PROJECT = Path(__file__).resolve().parent.parent.parent
+ENDING_S = 10.0
+
+
+class _Books:
+    """Which directories this process has: a file named after it and the moment it began, a line each."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._open: list[str] = []
+        self._file = Path()
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    def add(self, directory: Path) -> None:
+        with self._lock:
+            if self._pid != os.getpid():  # the first one, or a fork of a process that had some
+                self._begin()
+            self._open.append(str(directory))
+            self._write()
+
+    def remove(self, directory: Path) -> None:
+        with self._lock:
+            if self._pid == os.getpid():
+                self._open.remove(str(directory))
+                self._write()
+
+    def _begin(self) -> None:
+        sweep()
+        self._pid, self._open = os.getpid(), []
+        self._file = _place() / f"{self._pid}-{psutil.Process().create_time():.2f}"
+        self._write()
+        environment = {name: value for name, value in os.environ.items() if name != MARK}
+        environment["PYTHONPATH"] = str(PROJECT)
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "tools.rig.guard", str(self._file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
+        self._guard.returncode = 0  # it outlives us by design: Popen shall not warn about it
+
+    def _write(self) -> None:
+        beside = self._file.with_suffix(".new")
+        beside.write_text("".join(f"{directory}\n" for directory in self._open))
+        beside.replace(self._file)
+
+
+_books = _Books()
+
+
+@contextlib.contextmanager
+def guarded(prefix: str, where: str | None = None) -> Iterator[Path]:
+    """A new directory that others may pass through. At the end of the block it is removed; so it is, with all that runs for it,
+    when this process ends before."""
+    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=where)).resolve()
+    directory.chmod(0o711)  # nodes started as root drop to a user who has to get in
+    _books.add(directory)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        _books.remove(directory)
+
+
+def _exit(number: int) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def end_in_order(leave: Callable[[int], NoReturn] = _exit) -> None:
+    """SIGTERM and SIGHUP end this process as Ctrl-C does: what it began is undone on the way out. `leave` raises."""
+    own = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != own:  # a fork, which has nothing to undo
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        signal.signal(number, signal.SIG_IGN)
+        leave(number)
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGHUP, handle)
+
+
+def sweep() -> None:
+    """End and remove what harnesses left that are gone, and their guards with them."""
+    for file in _place().iterdir():
+        if not _is_alive(file.name):
+            clean(file)
+
+
+def clean(file: Path) -> None:
+    """What is in these books, and the books."""
+    try:
+        directories = [Path(line) for line in file.read_text().splitlines()]
+    except FileNotFoundError:
+        return
+    for directory in directories:
+        _end(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+    file.unlink(missing_ok=True)
+
+
+def _end(directory: Path) -> None:
+    deadline = time.monotonic() + ENDING_S
+    while time.monotonic() < deadline:
+        found = [process for process in psutil.process_iter() if _is_of(process, directory)]
+        if not found:
+            return
+        for process in found:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(found, timeout=1)
+
+
+def _is_of(process: psutil.Process, directory: Path) -> bool:
+    try:
+        mark = process.environ().get(MARK)
+        return mark is not None and Path(mark).is_relative_to(directory) and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, OSError):
+        return False
+
+
+def _is_alive(name: str) -> bool:
+    pid, _, began = name.removesuffix(".new").partition("-")
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.2f}" == began
+    except (psutil.Error, ValueError):
+        return False
+
+
+def _place() -> Path:
+    """Where the books are; nobody else's directory is believed."""
+    place = Path(tempfile.gettempdir()) / f"clusterd-harness-{os.geteuid()}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    facts = place.lstat()
+    if facts.st_uid != os.geteuid() or facts.st_mode & 0o077 or not place.is_dir() or place.is_symlink():
+        raise PermissionError(f"{place} is not ours alone: remove it")
+    return place
+
+
+def main() -> None:
+    """The guard of the harness whose books are named. Signals to the harness's group are not for it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    while os.read(0, 4096):
+        pass
+    clean(Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()
