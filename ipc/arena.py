@@ -1,16 +1,17 @@
-"""Shared memory for bulk bytes: one anonymous memfd, cut into slabs, mapped before the fork.
+"""Shared memory for bulk bytes: one anonymous mapping, cut into slabs, made before the fork.
 
 Nothing appears in /dev/shm, and nothing is left when the processes are gone. Which slab may be used by whom is not
 decided here but in the LeaseBooks of the two allocators: net has the first slabs, sync the rest.
 """
 
 import mmap
-import os
 
 from ipc.descriptor import Descriptor
 
 SLAB_BYTES = 7 * 1024 * 1024
 """A sealed body of 5 MiB plain bytes has 6,990,604."""
+_MAP_NORESERVE = 0x4000
+"""`mmap.MAP_NORESERVE`, which Python has from 3.13 on."""
 
 
 class Arena:
@@ -18,18 +19,19 @@ class Arena:
 
     def __init__(self, slabs_of_net: int, slabs_of_sync: int, slab_bytes: int = SLAB_BYTES) -> None:
         """Raises ValueError for slabs that are not whole pages, or for none at all."""
-        if slab_bytes <= 0 or slab_bytes % mmap.PAGESIZE or min(slabs_of_net, slabs_of_sync) < 0:
+        if (
+            slab_bytes <= 0
+            or slab_bytes % mmap.PAGESIZE
+            or min(slabs_of_net, slabs_of_sync) < 0
+            or not (slabs_of_net + slabs_of_sync)
+        ):
             raise ValueError(f"an arena of {slabs_of_net} + {slabs_of_sync} slabs of {slab_bytes} bytes")
         self.slab_bytes = slab_bytes
         self.net_slabs = range(slabs_of_net)
         self.sync_slabs = range(slabs_of_net, slabs_of_net + slabs_of_sync)
         total = (slabs_of_net + slabs_of_sync) * slab_bytes
-        fd = os.memfd_create("clusterd-arena", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, total)
-            self._map = mmap.mmap(fd, total, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        finally:
-            os.close(fd)
+        # Without a file: no process keeps a descriptor of it. Nothing is reserved: slabs are written seldom.
+        self._map = mmap.mmap(-1, total, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
         # Bodies of peers have no place in a core dump, and it would be large.
         self._map.madvise(mmap.MADV_DONTDUMP)
         self._view = memoryview(self._map)

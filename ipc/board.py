@@ -6,11 +6,12 @@ written at once, so a reader sees it old or new; two fields need not be of the s
 """
 
 import contextlib
-import mmap
 import os
 import time
 
 import msgspec
+
+from ipc.mapping import Mapping
 
 MAGIC = 0x636C7573_74657264
 ROWS = 64
@@ -146,9 +147,10 @@ class Row:
 class Board:
     """The page with all rows. Rows are never removed."""
 
-    def __init__(self, memory: mmap.mmap) -> None:
-        self._memory = memory
-        self._words = memoryview(memory).cast("Q")
+    def __init__(self, mapping: Mapping) -> None:
+        self._mapping = mapping
+        self._memory = mapping.memory
+        self._words = mapping.memory.cast("Q")
         self._rows: dict[str, Row] = {}
 
     @classmethod
@@ -161,10 +163,10 @@ class Board:
         try:
             # Not a hole: on a full disk the first touch of one would be a SIGBUS, of ours or of whoever looks at it.
             os.posix_fallocate(fd, 0, (ROWS + 1) * ROW_BYTES)
-            memory = mmap.mmap(fd, (ROWS + 1) * ROW_BYTES)
+            mapping = Mapping(fd, (ROWS + 1) * ROW_BYTES, writable=True)
         finally:
             os.close(fd)
-        board = cls(memory)
+        board = cls(mapping)
         board._words[0] = MAGIC
         return board
 
@@ -175,10 +177,10 @@ class Board:
         try:
             if os.fstat(fd).st_size != (ROWS + 1) * ROW_BYTES:
                 raise ValueError(f"{path} is no status board")
-            memory = mmap.mmap(fd, (ROWS + 1) * ROW_BYTES, mmap.MAP_SHARED, mmap.PROT_READ)
+            mapping = Mapping(fd, (ROWS + 1) * ROW_BYTES, writable=False)
         finally:
             os.close(fd)
-        board = cls(memory)
+        board = cls(mapping)
         if board._words[0] != MAGIC:
             board.close()
             raise ValueError(f"{path} is no status board")
@@ -216,7 +218,7 @@ class Board:
     def close(self) -> None:
         self._rows.clear()
         self._words.release()
-        self._memory.close()
+        self._mapping.close()
 
     def _name_at(self, offset: int) -> str:
         return bytes(self._memory[offset : offset + NAME_BYTES]).rstrip(b"\0").decode()

@@ -40,12 +40,18 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _POLLIN = int(zmq.POLLIN)
 
 
+def make_context() -> "zmq.Context[zmq.Socket[bytes]]":
+    """For channels of one process to share; `term` it when they are closed."""
+    return zmq.Context()
+
+
 class _Socket:
     """A socket of a loop. `receive` and `send` never block it."""
 
     def __init__(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", socket: "zmq.Socket[bytes]", *, is_router: bool = False
+        self, context: "zmq.Context[zmq.Socket[bytes]] | None", socket: "zmq.Socket[bytes]", *, is_router: bool = False
     ) -> None:
+        """`context`: ended with the socket, unless it is somebody else's."""
         self._context = context
         self._socket = socket
         self._is_router = is_router
@@ -106,7 +112,8 @@ class _Socket:
         for waiter in self._waiters:
             waiter.cancel()
         self._socket.close(0)
-        self._context.term()
+        if self._context is not None:
+            self._context.term()
 
     async def _wait_readable(self) -> None:
         """The descriptor signals changes, not states: it is only good to wait on after a receive that found nothing."""
@@ -131,13 +138,17 @@ class _Socket:
 class RouterChannel(Generic[M]):
     """The side that binds. Peers are known by the identity they chose; a new connection takes over an old one's."""
 
-    def __init__(self, path: str, decoder: Decoder[M], hwm: int) -> None:
-        """Binds at `path`, over whatever file is there. Raises ValueError for a path too long, OSError (of zmq) if it
-        cannot be bound."""
+    def __init__(
+        self, path: str, decoder: Decoder[M], hwm: int, context: "zmq.Context[zmq.Socket[bytes]] | None" = None
+    ) -> None:
+        """Binds at `path`, over whatever file is there. `context`: shared with other channels of the process, whoever made
+        it ends it; each costs two threads and five descriptors. Raises ValueError for a path too long, OSError (of zmq) if
+        it cannot be bound."""
         self._path = path
         self._decoder = decoder
         self._turns: defaultdict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        own = None if context is not None else zmq.Context()
+        context = context or own or zmq.Context()
         socket = context.socket(zmq.ROUTER)
         try:
             _bound(socket, hwm)
@@ -147,9 +158,10 @@ class RouterChannel(Generic[M]):
             socket.bind(_address(path))
         except BaseException:
             socket.close(0)
-            context.term()
+            if own is not None:
+                own.term()
             raise
-        self._socket = _Socket(context, socket, is_router=True)
+        self._socket = _Socket(own, socket, is_router=True)
 
     async def recv(self) -> tuple[bytes, M]:
         """The next message and who sent it. Raises BadMessage for bytes that are none.

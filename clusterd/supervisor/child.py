@@ -4,6 +4,7 @@ The supervisor has all signals in SIGNALS blocked from its start; a child is bor
 handles once its handlers are in place, so that no signal is ever lost or met by a default action in between.
 """
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -48,7 +49,7 @@ class BirthPlan(msgspec.Struct, frozen=True):
 
 
 class Child:
-    """A living child. The pidfd makes sure that a signal never reaches another process."""
+    """A living child. Nobody but `collect` takes its end from the system, so until then its pid is nobody else's."""
 
     def __init__(self, name: str, pid: int, incarnation: int, started_at: float) -> None:
         """`started_at`: seconds on the monotonic clock."""
@@ -56,21 +57,17 @@ class Child:
         self.pid = pid
         self.incarnation = incarnation
         self.started_at = started_at
-        self.pidfd = os.pidfd_open(pid)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal. A child that has ended and was not collected yet takes it silently."""
-        try:
-            signal.pidfd_send_signal(self.pidfd, number)
-        except ProcessLookupError:
-            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def collect(self) -> int | None:
-        """How it ended: exit code, or -N for signal N; None while it lives. Once it told, the child is closed."""
-        found = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+        """How it ended: exit code, or -N for signal N; None while it lives. To be called no more once it told."""
+        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)
         if found is None:
             return None
-        os.close(self.pidfd)
         return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
@@ -113,6 +110,7 @@ def _be_born(name: str, parent: int, plan: BirthPlan) -> None:
     # A session of its own: Ctrl-C at a terminal is for the supervisor, which stops its children in order; see also scheduling.py.
     os.setsid()
     _libc.prctl(_PR_SET_NAME, f"clusterd-{name}".encode()[:15], 0, 0, 0)
+    faulthandler.disable()  # it would write to a descriptor that is closed now
     for fd in plan.close_fds:
         os.close(fd)
     # Dumps of memory would hold the cluster's key; the stacks that faulthandler writes do not.

@@ -109,7 +109,7 @@ class Family:
         slot.row.begin(0, slot.incarnation)
         slot.row.set_restarts(slot.incarnation - 1)
         plan = BirthPlan(
-            close_fds=(*self._not_for_children(), *(other.child.pidfd for other in self._slots if other.child)),
+            close_fds=tuple(self._not_for_children()),
             crash_log=self._crash_log,
             on_crash=lambda stack: self._log.line("ERROR", TAG, SUBTAG, f"{slot.spec.name} met a bug:\n{stack}"),
         )

@@ -174,9 +174,9 @@ def _run_node(
             raise CouldNotStart(choice.problem)
         log.line("INFO", TAG, SUBTAG, choice.text)
         settings = msgspec.structs.replace(settings, serves_store=choice.serves)
-        with _crash_log(root) as crash_log:
+        with _crash_log(root) as (crash_log, crash_fd):
             sweep.sweep_before_start(root)
-            _Supervisor(settings, log, crash_log, starter, make_plan, pace).run()
+            _Supervisor(settings, log, crash_log, crash_fd, starter, make_plan, pace).run()
     except CouldNotStart as failure:
         log.line("ERROR", TAG, SUBTAG, f"The node could not start: {failure}")
         raise
@@ -206,13 +206,13 @@ def _clean_up(root: str, log: Log) -> None:
 
 
 @contextlib.contextmanager
-def _crash_log(root: str) -> Iterator[str]:
-    """The supervisor's own stacks, should it crash, go where those of its children go."""
+def _crash_log(root: str) -> Iterator[tuple[str, int]]:
+    """The supervisor's own stacks, should it crash, go where those of its children go: the path, and what it is open as."""
     path = f"{root}/logs/clusterd-crash.log"
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, CRASH_LOG_MODE)
     try:
         faulthandler.enable(fd)
-        yield path
+        yield path, fd
     finally:
         faulthandler.disable()
         os.close(fd)
@@ -226,10 +226,12 @@ class _Supervisor:
         settings: Settings,
         log: Log,
         crash_log: str,
+        crash_fd: int,
         starter: Starter,
         make_plan: Callable[[Node], list[ChildSpec]],
         pace: Pace,
     ) -> None:
+        self._crash_fd = crash_fd
         self._root = settings.root
         self._log = log
         self._starter = starter
@@ -374,5 +376,5 @@ class _Supervisor:
         return text
 
     def _own_descriptors(self) -> tuple[int, ...]:
-        found = (self._starter.fd, self._notifier.fileno())
+        found = (self._starter.fd, self._notifier.fileno(), self._crash_fd)
         return tuple(fd for fd in found if fd is not None)

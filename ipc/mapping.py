@@ -1,0 +1,34 @@
+"""A file mapped without keeping a descriptor of it: `mmap.mmap` keeps one for as long as the mapping lives (up to Python 3.13 there is
+no way to tell it not to), and every process of a node would have it."""
+
+import ctypes
+import mmap
+import os
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_FAILED = ctypes.c_void_p(-1).value
+
+
+class Mapping:
+    """The first `size` bytes of an open file, shared with whoever maps it. `memory` shows them."""
+
+    def __init__(self, fd: int, size: int, *, writable: bool) -> None:
+        """Raises OSError."""
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        address = _libc.mmap(None, size, access, mmap.MAP_SHARED, fd, 0)
+        if address == _FAILED:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        self._address, self._size = address, size
+        whole = memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+        self.memory = whole if writable else whole.toreadonly()
+
+    def close(self) -> None:
+        """Views made of `memory` must be released before. May be called twice."""
+        self.memory.release()
+        if self._size:
+            _libc.munmap(self._address, self._size)
+            self._size = 0

@@ -1,0 +1,47 @@
+"""A node holds few descriptors: what is not needed after a fork is closed, what can be shared is."""
+
+import contextlib
+import os
+from collections import Counter
+
+import psutil
+import pytest
+
+from tests.conftest import MakeRig
+from tools.rig.nodes import Rig
+from tools.rig.peer import PeerError, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+MOST = 122
+"""On a master with four workers; each further one costs one. Public thresholds for a master with ten are 111 to 129."""
+
+
+def held(rig: Rig, name: str) -> dict[str, list[str]]:
+    """What each process of a node has open."""
+    found = {}
+    for process, pid in rig.processes(name).items():
+        links = []
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                links.append(os.readlink(f"/proc/{pid}/fd/{fd}").replace(str(rig.directory), ""))
+        found[process] = sorted(links)
+    return found
+
+
+def total(rig: Rig, name: str) -> int:
+    return sum(psutil.Process(pid).num_fds() for pid in rig.processes(name).values() if pid)
+
+
+def test_master_with_four_workers_holds_few_descriptors(make_rig: MakeRig) -> None:
+    rig = make_rig(4, scale=0.3)
+    rig.start()
+    rig.wait_equal(60)
+    for node in rig.nodes:
+        with contextlib.suppress(PeerError):  # jobs open files and close them again
+            wait_until(lambda node=node: total(rig, node.name) <= MOST, 30, "few")  # type: ignore[misc]
+        found = held(rig, node.name)
+        assert sum(map(len, found.values())) <= MOST, {name: Counter(links) for name, links in found.items()}
+    for process, links in held(rig, "master").items():
+        assert not [link for link in links if "memfd" in link or "pidfd" in link or "/board" in link], process
+        assert len([link for link in links if "clusterd-crash.log" in link]) <= 1, process
