@@ -68,6 +68,7 @@ class IntegrityWorker:
         self._running = Tasks(context.journal(self._tag, OWN).error)
         self._round_started: float | None = None
         self._turn = asyncio.Lock()
+        self._held: list[str] | None = None
         self._doubtful = ""
         self._may_have_leftovers = True
         self._packed: tuple[tuple[str, str], Package] | None = None
@@ -115,12 +116,16 @@ class IntegrityWorker:
         finally:
             self._context.progress.remove(progress)
         self._context.progress.append(progress)
+        self._held = []
         try:
             await self._context.sender.send(peer, self._context.node_name, "syn_i_w_m", package, journal, progress)
         except ClusterError as failure:
             self.abandon_round()
             self.note_result("failed", str(failure))
         finally:
+            held, self._held = self._held, None
+            for line in held:
+                journal.info(line)
             self._context.progress.remove(progress)
 
     def begin_round(self, started: float) -> None:
@@ -139,6 +144,14 @@ class IntegrityWorker:
         journal.debug(f"Compressing 'files_metadata.json' of {0 if current is None else current.files} files.")
         journal.debug("Sending zip file.")
         journal.debug("Zip file sent.")
+
+    def _finish(self, outcome: str) -> None:
+        """What the master said of the check. That can be here before the last answer to our package: it is told after that."""
+        line = f"Finished in {self._end_round():.3f}s. {outcome}"
+        if self._held is None:
+            self._context.journal(self._tag, CHECK).info(line)
+        else:
+            self._held.append(line)
 
     def abandon_round(self) -> None:
         """Nothing comes of the check that has begun, if one has."""
@@ -189,7 +202,7 @@ class IntegrityWorker:
     def checked_equal(self) -> None:
         """`syn_m_c_ok`: nothing differs."""
         self.begin_without_package(time.monotonic())
-        self._context.journal(self._tag, CHECK).info(f"Finished in {self._end_round():.3f}s. Sync not required.")
+        self._finish("Sync not required.")
         self._doubtful = ""
         self.note_result("equal", "")
         self._round_ended()
@@ -202,7 +215,7 @@ class IntegrityWorker:
             raise ClusterError(1000, f"{MAX_SYNCS} integrity syncs are under way already")
         task_id = str(uuid.uuid4())
         self.begin_without_package(time.monotonic())  # unless a check has begun: the master sends ahead
-        self._context.journal(self._tag, CHECK).info(f"Finished in {self._end_round():.3f}s. Sync required.")
+        self._finish("Sync required.")
         progress = Progress(peer.name, "integrity", "receiving", self._context.clock.wall())
         # Not a task of the link: one that is cancelled before its first step would leave nothing behind to end it by.
         self._running.spawn(self._receive(peer, task_id, peer.incoming.expect(task_id), progress))
