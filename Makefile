@@ -9,7 +9,7 @@ BENCH ?= full
 BENCH_DIR ?= /dev/shm
 TOLERANCE ?= 0.3
 
-.PHONY: demo test bench bench-compare lint clean venv
+.PHONY: demo test bench bench-compare campaign lint clean venv
 
 venv: $(STAMP)
 
@@ -38,6 +38,17 @@ endif
 # The last run's ratios against benchmarks/baseline.json: fails when one is worse beyond the tolerance. For CI: after BENCH=quick.
 bench-compare: $(STAMP)
 	$(BIN)/python -m benchmarks.suite compare --tolerance $(TOLERANCE)
+
+# A standing campaign, or all: make campaign kills MINUTES=10 [SEED=1]. docs/reliability.md lists them and what each holds.
+CAMPAIGN := $(if $(filter campaign,$(firstword $(MAKECMDGOALS))),$(word 2,$(MAKECMDGOALS)))
+campaign: $(STAMP)
+	CLUSTERD_CAMPAIGN_MINUTES=$(or $(MINUTES),1) CLUSTERD_CAMPAIGN_SEED=$(or $(SEED),0) $(BIN)/python -m pytest -m stress -p no:randomly \
+	  $(if $(CAMPAIGN),tests/campaigns/test_$(CAMPAIGN).py,tests/campaigns) $(PYTEST_ARGS)
+ifneq ($(CAMPAIGN),)
+.PHONY: $(CAMPAIGN)
+$(CAMPAIGN): campaign
+	@:
+endif
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

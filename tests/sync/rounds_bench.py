@@ -121,8 +121,11 @@ class ScriptedWorker:
     async def could_not_check(self, peer: Any, failure: Exception) -> None:
         self.note_result("failed", str(failure))
 
-    def begin_round(self, started: float) -> None:
+    def begin_without_package(self, started: float) -> None:
         self.begun += 1
+
+    def abandon_round(self) -> None:
+        pass
 
     def checked_equal(self) -> None:
         self.equal += 1

@@ -21,7 +21,12 @@ class Silent:
 def test_link_that_ends_as_a_sync_begins_does_not_keep_the_next_from_beginning(tmp_path: Path) -> None:
     settings = SimpleNamespace(communication=SimpleNamespace(timeout_receiving_file_s=60.0), root=str(tmp_path))
     context = SimpleNamespace(
-        journal=lambda tag, subtag: Silent(), node_name="w1", clock=Silent(), settings=settings, progress=[]
+        journal=lambda tag, subtag: Silent(),
+        node_name="w1",
+        clock=Silent(),
+        settings=settings,
+        progress=[],
+        manifests=SimpleNamespace(current=None),
     )
 
     async def story() -> None:

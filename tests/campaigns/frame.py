@@ -1,0 +1,193 @@
+"""What all campaigns share: how long and from which seed, files that prove that they are whole, writers and readers that never
+pause, and what must hold at the end of every one.
+
+CLUSTERD_CAMPAIGN_MINUTES   how long (a campaign with a fixed list of cases ends when it is through, or then)
+CLUSTERD_CAMPAIGN_SEED      replays a run; printed at its beginning
+"""
+
+import contextlib
+import hashlib
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tools.rig.nodes import Node, Rig, RigError
+from tools.rig.peer import wait_until
+
+MINUTES = float(os.environ.get("CLUSTERD_CAMPAIGN_MINUTES", "1"))
+SEED = int(os.environ.get("CLUSTERD_CAMPAIGN_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
+EQUAL_S = 180.0
+"""How long nodes may take to be equal again after the last fault. Campaigns judge no speed: this only ends one that hangs."""
+PLACE = "etc/lists/campaign"
+FILES = 24
+
+
+class Campaign:
+    """One run. `rng` decides everything, `counts` is what the last line says."""
+
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self.name = name
+        self.seed = SEED
+        self.rng = random.Random(f"{name}-{SEED}")
+        self.counts: Counter[str] = Counter()
+        self.say = say
+        self._began = time.monotonic()
+        say(f"campaign {name}: CLUSTERD_CAMPAIGN_SEED={SEED}, {MINUTES:g} minutes")
+
+    @property
+    def goes_on(self) -> bool:
+        return time.monotonic() - self._began < MINUTES * 60
+
+    def report(self) -> None:
+        found = ", ".join(f"{number} {what}" for what, number in sorted(self.counts.items()))
+        self.say(f"campaign {self.name}: {found}, {time.monotonic() - self._began:.0f} s, seed {self.seed}")
+
+
+@contextlib.contextmanager
+def running(name: str, capsys: pytest.CaptureFixture[str]) -> Iterator[Campaign]:
+    def say(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n{text}", end="", flush=True)
+
+    campaign = Campaign(name, say)
+    try:
+        yield campaign
+    finally:
+        campaign.report()
+
+
+def sealed(rng: random.Random, size: int) -> bytes:
+    """A content that begins with the digest of what follows."""
+    body = rng.randbytes(size)
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def is_whole(content: bytes) -> bool:
+    digest, _, body = content.partition(b"\n")
+    return digest == hashlib.sha256(body).hexdigest().encode()
+
+
+class _Thread:
+    """Does `step` again and again between enter and exit; what it raises is raised at the exit."""
+
+    def __init__(self, pause_s: float) -> None:
+        self._pause_s = pause_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._failure: BaseException | None = None
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(self._pause_s):
+                self.step()
+        except BaseException as failure:
+            self._failure = failure
+
+    def __enter__(self) -> "_Thread":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+
+class Edits(_Thread):
+    """Somebody who writes sealed files on the master all the time, whole ones, as an editor does; adds and removes some."""
+
+    def __init__(self, campaign: Campaign, root: Path, pause_s: float = 0.05, size: int = 60_000) -> None:
+        super().__init__(pause_s)
+        self._campaign = campaign
+        self._rng = random.Random(f"{campaign.name}-edits-{campaign.seed}")
+        self._place = root / PLACE
+        self._size = size
+        self._place.mkdir(parents=True, exist_ok=True)
+        self._place.chmod(0o777)  # nodes that were started as root are another user's
+
+    def step(self) -> None:
+        path = self._place / f"file{self._rng.randrange(FILES)}"
+        if self._rng.random() < 0.1:
+            path.unlink(missing_ok=True)
+        else:
+            beside = path.with_name(f".{path.name}.swp")
+            beside.write_bytes(sealed(self._rng, self._rng.randrange(self._size)))
+            beside.replace(path)
+        self._campaign.counts["edits"] += 1
+
+
+class Readers(_Thread):
+    """Somebody who reads those files on the workers all the time, and must never see a part of one."""
+
+    def __init__(self, campaign: Campaign, nodes: list[Node]) -> None:
+        super().__init__(0.01)
+        self._campaign = campaign
+        self._nodes = nodes
+        self.torn: list[str] = []
+
+    def step(self) -> None:
+        for node in self._nodes:
+            with contextlib.suppress(FileNotFoundError):
+                for path in (node.root / PLACE).iterdir():
+                    if path.name.startswith("."):
+                        continue  # one that is being written beside its place
+                    with contextlib.suppress(FileNotFoundError):
+                        content = path.read_bytes()
+                        self._campaign.counts["reads"] += 1
+                        if not is_whole(content):
+                            self.torn.append(f"{node.name} {path.name}: {len(content)} bytes")
+
+
+def slabs_are_free(rig: Rig) -> bool:
+    return all(
+        slabs["free"] == slabs["total"] > 0
+        for facts in rig.status().values()
+        for slabs in facts.get("slabs", {"": {"free": 0, "total": 1}}).values()
+    )
+
+
+def left_behind(rig: Rig) -> list[str]:
+    """Temporary files in what is synchronised, files of the spool: nothing of either may stay."""
+    found = []
+    for node in rig.nodes:
+        for directory in ("etc", "var/multigroups"):
+            found += [str(path) for path in (node.root / directory).rglob(".*.tmp*")]
+    return found
+
+
+def must_be_well(rig: Rig, campaign: Campaign, equal_s: float = EQUAL_S) -> None:
+    """Once no more faults come: equal, all memory free, all processes there; after a stop nothing is left."""
+    try:
+        took = rig.wait_equal(equal_s, pause_s=0.3)
+    except RigError as problem:
+        raise AssertionError(f"{problem}\n{last_lines(rig)}") from None
+    campaign.say(f"equal {took:.1f} s after the last fault")
+    wait_until(lambda: slabs_are_free(rig), 60, "every slab is free")
+    wait_until(lambda: not left_behind(rig), 60, "no temporary file is left")
+    for node in rig.nodes:
+        assert all(rig.processes(node.name).values()), node.name
+    problems = rig.stop()
+    assert not problems
+    assert not rig.running()
+    left = [path for node in rig.nodes for path in (node.root / "var/run").rglob("*") if not path.is_dir()]
+    assert not left
+
+
+def last_lines(rig: Rig, count: int = 15) -> str:
+    """Of each node's log, to understand a failure by."""
+    found = []
+    for node in rig.nodes:
+        with contextlib.suppress(FileNotFoundError):
+            lines = (node.root / "logs/cluster.log").read_text(errors="replace").splitlines()
+            found += [f"-- {node.name}", *lines[-count:]]
+    return "\n".join(found)
