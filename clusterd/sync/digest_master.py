@@ -13,7 +13,7 @@ from clusterd.sync.ahead import Ahead, Step
 from clusterd.sync.caps import DIGEST, PUSH
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import BadSeal, Refusal
-from clusterd.sync.integrity_master import CHECK, OWN, IntegrityMaster
+from clusterd.sync.integrity_master import OWN, IntegrityMaster
 from clusterd.sync.manifests import Scan
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
