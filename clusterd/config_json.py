@@ -401,6 +401,12 @@ class _Reader:
             key=section.text("key", base.key, "a file's path", bool),
             token_s=section.number("token", base.token_s, 30, LONGEST_S, whole=True),
             connections=section.number("connections", base.connections, 1, 65536, whole=True),
+            connections_per_address=section.number(
+                "connections_per_address", base.connections_per_address, 1, 65536, whole=True
+            ),
+            connections_per_network=section.number(
+                "connections_per_network", base.connections_per_network, 1, 65536, whole=True
+            ),
             request_bytes=section.number("request_bytes", base.request_bytes, 1024, LARGEST_BODY, whole=True),
             request_timeout_s=section.number("request_timeout", base.request_timeout_s, 0.1, 3600),
             login_attempts=section.number("login_attempts", base.login_attempts, 1, 1_000_000, whole=True),

@@ -111,6 +111,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     connections: int = 4096
     connections_per_address: int = 1024
+    connections_per_network: int = 2048
     handshakes: int = 512
     local_clients: int = 256
     divided_bytes: int = 41943040
@@ -127,6 +128,7 @@ class Limits(msgspec.Struct, frozen=True):
     disk_reserve_bytes: int = 1073741824
     disk_reserve_share: float = 0.05
     log_lines_per_address_s: float = 10
+    log_lines: int = 100
     store_connections: int = 1024
 
 
@@ -153,6 +155,8 @@ class ApiSettings(msgspec.Struct, frozen=True):
     key: str = "etc/clusterd-api.key"
     token_s: int = 900
     connections: int = 256
+    connections_per_address: int = 128
+    connections_per_network: int = 192
     request_bytes: int = 4 * 1024 * 1024
     request_timeout_s: float = 10
     login_attempts: int = 50

@@ -15,11 +15,12 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from clusterd import __version__
+from clusterd.addresses import network_of
 from clusterd.api.body import read_body
 from clusterd.api.calls import Asked, Caller, read_values
 from clusterd.api.endpoint import JSON, Endpoint
 from clusterd.api.jsontext import dump
-from clusterd.api.logins import AttemptLimiter, Logins, Quiet
+from clusterd.api.logins import AttemptLimiter, Logins
 from clusterd.api.node import Asker, as_wire
 from clusterd.api.openapi import LOGIN_PATH, document
 from clusterd.api.page import page
@@ -29,13 +30,12 @@ from clusterd.api.table import ENDPOINTS
 from clusterd.api.tokens import Tokens
 from clusterd.dapi.items import CLASS, Items
 from clusterd.errors import ClusterError
-from clusterd.settings import ApiSettings, Secret
+from clusterd.settings import ApiSettings, Limits, Secret
+from clusterd.strangers import StrangerLines
 from clusterd.users import User, UserProblem
 from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult
 
 MOST_PATH_SHOWN = 200
-LOG_PAUSE_S = 10.0
-"""Between two log lines about refused logins of one address."""
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'"}
 Handler = Callable[[Request], Awaitable[Response]]
@@ -62,19 +62,21 @@ class Api:
         secret: Secret,
         longest_s: float,
         say: Say,
+        limits: Limits | None = None,
         today: Callable[[], datetime.date] = datetime.date.today,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`users` may raise UserProblem. `say`: level and text of a log line. `longest_s`: as in Caller."""
+        """`users` may raise UserProblem. `say`: level and text of a log line; `limits`: how many of those anybody may cause. `longest_s`: as in Caller."""
         self.counters = Counters()
         self._settings = settings
         self._users = users
         self._tokens = Tokens(secret, settings.token_s)
         self._logins = Logins(AttemptLimiter(settings.login_attempts, settings.login_window_s), users, clock=clock)
-        self._quiet = Quiet(LOG_PAUSE_S)
         self._clock = clock
         self._caller = Caller(asker, settings, longest_s=longest_s)
         self._say = say
+        limits = limits or Limits()
+        self.strangers = StrangerLines(limits.log_lines_per_address_s, limits.log_lines, say)
         self._today = today
         self._document = dump(document(ENDPOINTS))
         self._page = page(ENDPOINTS)
@@ -110,7 +112,7 @@ class Api:
         except ClusterError as failure:
             return failure_response(as_wire(failure))
         except UserProblem as problem:
-            if self._quiet.more("", self._clock()) is not None:
+            if self.strangers.admit("users", self._clock()) is not None:
                 self._say("ERROR", str(problem))
             return Refused(500, "the users cannot be read; the log of this node says why", error=1000).response()
         except ClientDisconnect:
@@ -159,7 +161,7 @@ class Api:
         try:
             user = await self._logins.user_of(request.headers.get("authorization"), address)
         except Refused as refusal:
-            more = self._quiet.more(address, self._clock())
+            more = self.strangers.admit(("login", network_of(address)), self._clock())
             if more is not None:
                 before = f" ({more} more since the last line)" if more else ""
                 self._say("WARNING", f"Login from {address} refused: {refusal.detail}{before}")

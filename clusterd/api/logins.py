@@ -77,27 +77,6 @@ class AttemptLimiter:
         return window
 
 
-class Quiet:
-    """How often something may be said about one address: a caller that is refused again and again must not fill the log."""
-
-    def __init__(self, pause_s: float) -> None:
-        self._pause_s = pause_s
-        self._said: dict[str, Window] = {}
-
-    def more(self, address: str, now: float) -> int | None:
-        """None: say nothing now. Else how many times nothing was said since the last time."""
-        place = network_of(address)
-        window = self._said.get(place)
-        if window is not None and now - window.began < self._pause_s:
-            window.count += 1
-            return None
-        self._said.pop(place, None)
-        if len(self._said) >= MOST_KEYS:
-            del self._said[next(iter(self._said))]
-        self._said[place] = Window(now)
-        return 0 if window is None else window.count
-
-
 class Logins:
     """Checks names and passwords, a few at a time."""
 

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ import uvloop
 
 from clusterd.api.app import Api
 from clusterd.api.node import LocalNode
-from clusterd.api.server import QuietServer, make_server
+from clusterd.api.server import make_server
 from clusterd.api.tokens import load_secret
+from clusterd.clock import Clock
 from clusterd.configuration import certificate_problem, load
 from clusterd.errors import StartFailure
 from clusterd.exits import ExitCode
+from clusterd.http_server import CountedServer
 from clusterd.logs import Log
 from clusterd.reload import adopt
 from clusterd.rundir import reason_path
 from clusterd.settings import Settings
+from clusterd.strangers import StrangerLines
 from clusterd.users import USERS_FILE, UserProblem, UsersFile
 from ipc.board import Board
 
@@ -49,7 +53,9 @@ class _ApiProcess:
         self._row = board.row("api")
         self._log = log
         self._stop = asyncio.Event()
-        self._server: QuietServer | None = None
+        self._clock = Clock().monotonic
+        self._strangers: StrangerLines | None = None
+        self._server: CountedServer | None = None
 
     async def run(self) -> int:
         """Until SIGTERM. Raises StartFailure, UserProblem, OSError while it starts."""
@@ -70,7 +76,9 @@ class _ApiProcess:
             secret=load_secret(settings.root),
             longest_s=settings.communication.timeout_dapi_request_s,
             say=self._say,
+            limits=settings.clusterd.limits,
         )
+        self._strangers = api.strangers
         listening = _bind(own.host, own.port)
         try:
             await self._serve(api, listening)
@@ -82,7 +90,7 @@ class _ApiProcess:
         own = self._settings.clusterd.api
         cert, key = self._certificate
         self._refuse_bad_certificate(cert, key)
-        self._server = server = make_server(api.app, own, cert=cert, key=key)
+        self._server = server = make_server(api.app, own, cert=cert, key=key, refused=self._refused)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             async with asyncio.timeout(START_S):
@@ -92,7 +100,8 @@ class _ApiProcess:
             self._say("INFO", f"Serving the REST API on https://{_shown(own.host)}:{own.port}.")
             while not self._stop.is_set() and not serving.done():
                 self._row.stamp()
-                self._row.set("connections", len(server.server_state.connections))
+                self._row.set("connections", server.connections)
+                api.strangers.tick(self._clock())
                 for name in ("requests", "refused", "failed"):
                     self._row.set(name, getattr(api.counters, name))
                 with contextlib.suppress(TimeoutError):
@@ -135,7 +144,17 @@ class _ApiProcess:
         """Handshakes that fail and connections that break are the callers' business."""
         failure = context.get("exception")
         level = "DEBUG" if failure is None or isinstance(failure, OSError) else "WARNING"
-        self._say(level, f"{context.get('message', 'trouble')}: {type(failure).__name__}")
+        self._say_of_stranger(
+            level, type(failure).__name__, f"{context.get('message', 'trouble')}: {type(failure).__name__}"
+        )
+
+    def _refused(self, address: str, text: str) -> None:
+        self._say_of_stranger("WARNING", address, text)
+
+    def _say_of_stranger(self, level: str, key: Hashable, text: str) -> None:
+        strangers = self._strangers
+        if strangers is not None and self._log.is_on(level) and strangers.admit(key, self._clock()) is not None:
+            self._say(level, text)
 
     def _say(self, level: str, text: str) -> None:
         tag = "Master" if self._settings.is_master else f"Worker {self._settings.cluster.node_name}"

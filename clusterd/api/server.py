@@ -1,15 +1,15 @@
 """uvicorn, held to bounds that it has none for: how many connections, how large and slow a head, how slow a reader."""
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from clusterd.addresses import network_of
+from clusterd.admission import Bounds, Gatekeeper
+from clusterd.http_server import CountedProtocol, CountedServer, Refused
 from clusterd.settings import ApiSettings
 
 LARGEST_HEAD = 65536
@@ -21,43 +21,8 @@ STOP_S = 2
 BACKLOG = 128
 
 
-class QuietServer(uvicorn.Server):
-    """uvicorn without its own signal handlers: the process has its own. A TLS handshake is bounded in time."""
-
-    def __init__(self, config: uvicorn.Config, handshake_s: float) -> None:
-        super().__init__(config)
-        self._handshake_s = handshake_s
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's for sockets that are bound. It leaves callers that never finish a handshake a minute each, and counts
-        them nowhere."""
-        config, loop = self.config, asyncio.get_running_loop()
-
-        def protocol() -> asyncio.Protocol:
-            made: Any = config.http_protocol_class
-            return cast(
-                asyncio.Protocol, made(config=config, server_state=self.server_state, app_state=self.lifespan.state)
-            )
-
-        self.servers = [
-            await loop.create_server(
-                protocol,
-                sock=listening,
-                ssl=config.ssl,
-                backlog=config.backlog,
-                ssl_handshake_timeout=self._handshake_s,
-            )
-            for listening in sockets or ()
-        ]
-        self.started = True
-
-
-def make_server(app: ASGIApp, settings: ApiSettings, *, cert: str, key: str) -> QuietServer:
-    """To be run with a socket that is bound already. Raises OSError (ssl.SSLError) for a certificate or key that cannot be
+def make_server(app: ASGIApp, settings: ApiSettings, *, cert: str, key: str, refused: Refused) -> CountedServer:
+    """To be run with a socket that is bound already. `refused`: hears of connections that were too many. Raises OSError (ssl.SSLError) for a certificate or key that cannot be
     used."""
     config = uvicorn.Config(
         _Hurried(app),
@@ -76,7 +41,13 @@ def make_server(app: ASGIApp, settings: ApiSettings, *, cert: str, key: str) -> 
         timeout_graceful_shutdown=STOP_S,
     )
     config.load()
-    return QuietServer(config, settings.request_timeout_s)
+    most = settings.connections
+    gate = Gatekeeper(Bounds(most, settings.connections_per_address, settings.connections_per_network, most))
+    return CountedServer(config, gate, caller=_caller, refused=refused, handshake_s=settings.request_timeout_s)
+
+
+def _caller(accepted: socket.socket, address: Any) -> str:
+    return network_of(str(address[0]))
 
 
 class _Hurried:
@@ -93,19 +64,16 @@ class _Hurried:
         await self._app(scope, receive, hurried)
 
 
-def _protocol(settings: ApiSettings) -> type[HttpToolsProtocol]:
+def _protocol(settings: ApiSettings) -> type[CountedProtocol]:
     """uvicorn makes one for each connection, without arguments of ours."""
 
-    class BoundedProtocol(HttpToolsProtocol):
+    class BoundedProtocol(CountedProtocol):
         _in_head = True
         _head_bytes = 0
         _head_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            if len(self.connections) > settings.connections:
-                transport.abort()
-                return
             self._begin_head()
 
         def connection_lost(self, exc: Exception | None) -> None:

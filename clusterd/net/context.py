@@ -4,11 +4,12 @@ import time
 from typing import Protocol
 
 from clusterd.clock import Clock
-from clusterd.logs import Log, RateLimiter
+from clusterd.logs import Log
 from clusterd.net.limits import BURST_LINES, LineBudget
 from clusterd.net.slabs import NetSlabs
 from clusterd.rounds import Rounds
 from clusterd.settings import Settings
+from clusterd.strangers import StrangerLines
 from ipc.board import Row
 from ipc.messages import NetToSync
 
@@ -83,13 +84,15 @@ class Context:
         self.beating: set[Beating] = set()
         self.scratch = memoryview(bytearray(65536))
         self._next_link = 0
+        limits = settings.clusterd.limits
+        self.strangers = StrangerLines(limits.log_lines_per_address_s, limits.log_lines, self.own_line)
         self.set_settings(settings)
 
     def set_settings(self, settings: Settings) -> None:
-        period_s = settings.clusterd.limits.log_lines_per_address_s
+        limits = settings.clusterd.limits
         self.settings = settings
-        self._abuse = RateLimiter(period_s)
-        self._ordinary = LineBudget(BURST_LINES, period_s)
+        self.strangers.set_bounds(limits.log_lines_per_address_s, limits.log_lines)
+        self._ordinary = LineBudget(BURST_LINES, limits.log_lines_per_address_s)
 
     def new_link_number(self) -> int:
         self._next_link += 1
@@ -107,8 +110,11 @@ class Context:
             self.log.line(level, tag, MAIN, text)
 
     def abuse_line(self, level: str, tag: str, subtag: str, address: str, kind: str, text: str) -> None:
-        """A line about a bad connection: one per address and kind of abuse in a period, with a count of the rest."""
-        left_out = self._abuse.admit((address, kind), self.clock.monotonic())
+        """A line about a bad connection: one per address and kind of abuse in a period, with a count of the rest, and only so
+        many in all."""
+        if not self.log.is_on(level):
+            return
+        left_out = self.strangers.admit((address, kind), self.clock.monotonic())
         if left_out is None:
             return
         self.log.line(level, tag, subtag, text)

@@ -2,21 +2,23 @@
 
 import asyncio
 import contextlib
-import errno
+import functools
 import os
 import re
 import socket
 import ssl
 
+from clusterd.accepting import Acceptor
+from clusterd.admission import Bounds, Gatekeeper
 from clusterd.errors import ClusterError
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, Context
 from clusterd.net.desk import Desk
 from clusterd.net.hello import HelloRules, check_hello
 from clusterd.net.keepalive import silent_too_long
-from clusterd.net.limits import Gatekeeper
 from clusterd.net.link import Link
 from clusterd.net.pulse import MISSED_S
+from clusterd.settings import Limits
 from clusterd.wire import commands
 from clusterd.wire.events import Sink, Violation
 from clusterd.wire.frame import REQUEST_CHUNK
@@ -28,13 +30,10 @@ STRANGER_BYTES = 8192
 """Body of a frame, and of all divided messages, before hello."""
 REFUSED_LINGER_S = 1.0
 """A refused worker closes itself once it has read why; closing at once could cost it the reply."""
-ACCEPTS_PER_TURN = 32
-ACCEPT_PAUSE_S = 1.0
 BACKLOG = 1024
 NODE_DIRECTORY_MODE = 0o770
 KEEPALIVE_SUBTAG = "Keep alive"
 _BEFORE_HELLO = "no command but hello is answered before hello"
-_OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Listener:
@@ -49,9 +48,9 @@ class Listener:
         self._sealer = sealer
         self._tls = tls
         self._known = commands.known_commands("master", on_master=True)
-        self._gatekeeper = Gatekeeper(context.settings.clusterd.limits)
-        self._socket: socket.socket | None = None
-        self._resume: asyncio.TimerHandle | None = None
+        self._gatekeeper = Gatekeeper(_bounds(context.settings.clusterd.limits))
+        self._acceptor: Acceptor | None = None
+        self._announced: set[int] = set()
         self._arriving: dict[int, asyncio.Task[None]] = {}
         self._deadlines: dict[int, float] = {}
         self._refused: set[int] = set()
@@ -77,44 +76,19 @@ class Listener:
         except OSError:
             listening.close()
             raise
-        self._socket = listening
-        self._watch()
+        self._acceptor = Acceptor(listening, self._accepted, self._no_room)
+        self._acceptor.start()
         host, port = listening.getsockname()[:2]
         self._context.log.line("INFO", "Master", MAIN, f"Serving on ({host!r}, {port})")
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def stop(self) -> None:
         """Accept nothing more. Links stay."""
-        if self._resume is not None:
-            self._resume.cancel()
-        if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket)
-            self._socket.close()
-            self._socket = None
+        if self._acceptor is not None:
+            self._acceptor.stop()
 
-    def _watch(self) -> None:
-        self._resume = None
-        if self._socket is not None:
-            asyncio.get_running_loop().add_reader(self._socket, self._acceptable)
-
-    def _acceptable(self) -> None:
-        assert self._socket is not None
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                accepted, address = self._socket.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as problem:
-                if problem.errno not in _OUT_OF_FILES:
-                    continue  # the peer was gone again before it was accepted
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(self._socket)
-                self._resume = loop.call_later(ACCEPT_PAUSE_S, self._watch)
-                self._context.abuse_line(
-                    "ERROR", "Worker", "Net", "", "accept", f"No connection can be accepted now: {problem.strerror}."
-                )
-                return
-            self._accepted(accepted, address)
+    def _no_room(self, text: str) -> None:
+        self._context.abuse_line("ERROR", "Worker", "Net", "", "accept", text)
 
     def _accepted(self, accepted: socket.socket, address: tuple[str, int]) -> None:
         context = self._context
@@ -128,32 +102,37 @@ class Listener:
             return
         if admission.evicted is not None:
             self._drop_stranger(admission.evicted, "it said no hello and others wait")
-        accepted.setblocking(False)
         keep_awake(accepted)
         link = Link(context, self._bridge, self, "master", self._sealer, number)
         link.tag, link.address = "Worker", host
         link.port = address[1]
         self.links[number] = link
         self._deadlines[number] = context.clock.monotonic() + context.settings.clusterd.handshake_timeout_s
-        self._arriving[number] = asyncio.ensure_future(self._arrive(link, accepted))
+        task = self._arriving[number] = asyncio.ensure_future(self._arrive(link, accepted))
+        task.add_done_callback(functools.partial(self._arrived, link, accepted))
 
     async def _arrive(self, link: Link, accepted: socket.socket) -> None:
         """Put a transport, with TLS if it is on, over the socket."""
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: link,
+            accepted,
+            ssl=self._tls,
+            ssl_handshake_timeout=self._context.settings.clusterd.handshake_timeout_s if self._tls else None,
+        )
+
+    def _arrived(self, link: Link, accepted: socket.socket, task: "asyncio.Task[None]") -> None:
+        """Also of a task that was cancelled before its first step."""
+        self._arriving.pop(link.number, None)
         reason = "the connection was dropped"
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: link,
-                accepted,
-                ssl=self._tls,
-                ssl_handshake_timeout=self._context.settings.clusterd.handshake_timeout_s if self._tls else None,
-            )
-        except OSError as problem:
-            reason = f"TLS: {problem.strerror or problem}" if self._tls else str(problem)
-        finally:
-            self._arriving.pop(link.number, None)
-            if not link.is_made:
-                accepted.close()
-                self.lost(link, reason)
+        problem = None if task.cancelled() else task.exception()
+        if problem is not None:
+            text = (problem.strerror if isinstance(problem, OSError) else None) or problem
+            reason = f"TLS: {text}" if self._tls else str(text)
+        if not link.is_made:
+            with contextlib.suppress(OSError):
+                accepted.shutdown(socket.SHUT_RDWR)  # what there is of TLS by now ends by that, too
+            accepted.close()
+            self.lost(link, reason)
 
     def _drop_stranger(self, number: int, reason: str) -> None:
         """Close a connection that has not said hello."""
@@ -168,9 +147,13 @@ class Listener:
 
     def made(self, link: Link) -> None:
         link.allow(STRANGER_BYTES, STRANGER_BYTES)
-        self._context.ordinary_line("INFO", "Worker", link.address, f"Connection from ({link.address!r}, {link.port})")
 
     def request(self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
+        if link.number not in self._announced:
+            # Not before: whoever has sealed something with our key is no stranger.
+            self._announced.add(link.number)
+            text = f"Connection from ({link.address!r}, {link.port})"
+            self._context.ordinary_line("INFO", "Worker", link.address, text)
         if command == commands.HELLO and not bodies:
             self._desk.log_command(link, command)
             self._hello(link, counter, payload)
@@ -224,6 +207,7 @@ class Listener:
     def lost(self, link: Link, reason: str) -> None:
         if self.links.pop(link.number, None) is None:
             return  # another connection has taken its place
+        self._announced.discard(link.number)
         self._deadlines.pop(link.number, None)
         self._gatekeeper.release(link.number)
         log = self._context.log
@@ -272,12 +256,16 @@ class Listener:
 
     def set_limits(self) -> None:
         """A reload may have changed them."""
-        self._gatekeeper.limits = self._context.settings.clusterd.limits
+        self._gatekeeper.bounds = _bounds(self._context.settings.clusterd.limits)
 
     @property
     def waiting(self) -> int:
         """Connections that have not said hello."""
         return self._gatekeeper.waiting
+
+
+def _bounds(limits: Limits) -> Bounds:
+    return Bounds(limits.connections, limits.connections_per_address, limits.connections_per_network, limits.handshakes)
 
 
 def make_node_directory(context: Context, name: str) -> None:

@@ -202,6 +202,8 @@ class _NetProcess:
         with survive("freeing memory"):
             self._make_room()
             context.slabs.free_idle(now)
+        with survive("lines of strangers"):
+            context.strangers.tick(now)
         self._count()
 
     def _make_room(self) -> None:

@@ -6,7 +6,6 @@ POST /v1/clusterd/agents/confirm?batch=N      the master has that batch; 410 whe
 POST /v1/clusterd/agents/sync?node=W[&offset=U] reported agents of worker W; what became of them
 """
 
-import contextlib
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -20,10 +19,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from clusterd.admission import Bounds, Gatekeeper
+from clusterd.http_server import CountedProtocol, CountedServer
 from clusterd.store import report
 from clusterd.store.engine import Engine
 from clusterd.store.groups import groups_of
 from clusterd.store.jsontext import encode
+from clusterd.store.stream import process_of
 
 T = TypeVar("T")
 PIECE = 500
@@ -70,10 +72,12 @@ class Api:
         # `/v1/agents/ids/` is another path, and no other is to be asked instead.
         self.app.router.redirect_slashes = False
 
-    def server(self) -> "QuietServer":
-        """To be run on the store's loop with a socket that listens already."""
+    def server(self, most: int) -> CountedServer:
+        """To be run on the store's loop with a socket that listens already. `most`: connections at a time, of one process half of
+        them."""
         config = uvicorn.Config(
             self.app,
+            http=CountedProtocol,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -82,7 +86,9 @@ class Api:
             date_header=False,
             timeout_graceful_shutdown=2,
         )
-        return QuietServer(config)
+        config.load()
+        gate = Gatekeeper(Bounds(most, (most + 1) // 2, (most + 1) // 2, most))
+        return CountedServer(config, gate, caller=process_of, refused=lambda caller, text: None)
 
     def _route(self, method: str, path: str, endpoint: Endpoint) -> Route:
         """Anything that fails is 500 with an empty body; why is in our log."""
@@ -187,14 +193,6 @@ class Api:
             errors += done.errors
         await self._engine.write(_nothing, durable=True)
         return _json(encode({"merged": merged, "stale": stale, "errors": errors[: report.MOST_ERRORS]}))
-
-
-class QuietServer(uvicorn.Server):
-    """uvicorn without its own signal handlers: the store's process has its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def _refused(request: Request, refusal: Exception) -> Response:

@@ -18,6 +18,7 @@ import uvloop
 from clusterd.configuration import load
 from clusterd.errors import StartFailure
 from clusterd.exits import ExitCode
+from clusterd.http_server import CountedServer
 from clusterd.key_guard import KeyRules
 from clusterd.logs import Log
 from clusterd.reload import adopt
@@ -31,7 +32,7 @@ from clusterd.store.engine import Engine
 from clusterd.store.errors import SocketTaken
 from clusterd.store.follow import Follower
 from clusterd.store.forward import Forwarder
-from clusterd.store.http import Api, QuietServer
+from clusterd.store.http import Api
 from clusterd.store.keys import KeyFile, keys_in_use
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.stream import Answer, StreamServer, bind, remove_own
@@ -114,7 +115,7 @@ class _StoreProcess:
             await follower.look()
             wdb.start()
             cleanup.push_async_callback(wdb.stop)
-            await self._serve_http(api.server(), cleanup)
+            await self._serve_http(api.server(most), cleanup)
             auth = self._make_auth(engine, private, most)
             auth.start()
             cleanup.push_async_callback(auth.stop)
@@ -175,7 +176,7 @@ class _StoreProcess:
 
         cleanup.push_async_callback(end)
 
-    async def _serve_http(self, server: QuietServer, cleanup: contextlib.AsyncExitStack) -> None:
+    async def _serve_http(self, server: CountedServer, cleanup: contextlib.AsyncExitStack) -> None:
         path = f"{self._settings.root}/{HTTP_SOCKET}"
         listening = bind(path)
         inode = os.stat(path).st_ino

@@ -3,8 +3,11 @@ serves one request a connection."""
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
+import struct
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from clusterd.rounds import Rounds
@@ -15,6 +18,8 @@ LARGEST_REQUEST = 65536
 PREFIX_BYTES = 4
 BACKLOG = 512
 UMASK = 0o117
+_CREDENTIALS = struct.Struct("3i")
+"""struct ucred of Linux: pid, uid, gid."""
 Answer = Callable[[bytes], Awaitable[list[bytes]]]
 
 
@@ -59,10 +64,13 @@ class StreamServer:
         once: bool = False,
         wait_s: float | None = None,
     ) -> None:
-        """`most`: connections at a time; more wait in the backlog. `once`: close after an answer. `wait_s`: for a request."""
+        """`most`: connections at a time; more wait in the backlog. One process has at most half of them, more are closed.
+        `once`: close after an answer. `wait_s`: for a request."""
         self._rounds = rounds
         self._path = path
         self._answer = answer
+        self._share = (most + 1) // 2
+        self._of_process: Counter[str] = Counter()
         self._room = asyncio.Semaphore(most)
         self._once = once
         self._wait_s = wait_s
@@ -96,23 +104,35 @@ class StreamServer:
     async def _accept(self, listening: socket.socket) -> None:
         """For ever: whatever keeps a connection from being accepted (too many open files), the next one is waited for."""
         while True:
-            is_accepted = False
+            is_begun: bool | None = None
             await self._room.acquire()
             try:
                 with self._rounds.survive(f"connections to {os.path.basename(self._path)}"):
                     client, _ = await asyncio.get_running_loop().sock_accept(listening)
-                    task = asyncio.create_task(self._serve(client))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._ended)
-                    is_accepted = True
+                    is_begun = self._begin(client)
             finally:
-                if not is_accepted:
+                if not is_begun:
                     self._room.release()
-            if not is_accepted:
+            if is_begun is None:
                 await asyncio.sleep(AGAIN_S)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _begin(self, client: socket.socket) -> bool:
+        """False for a connection of a process that has its share already."""
+        caller = process_of(client, None)
+        if self._of_process[caller] >= self._share:
+            client.close()
+            return False
+        self._of_process[caller] += 1
+        task = asyncio.create_task(self._serve(client))
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._ended, caller))
+        return True
+
+    def _ended(self, caller: str, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
+        self._of_process[caller] -= 1
+        if not self._of_process[caller]:
+            del self._of_process[caller]
         self._room.release()
         if not task.cancelled():
             task.exception()
@@ -149,6 +169,12 @@ class StreamServer:
                 return await reader.readexactly(size)
         except (asyncio.IncompleteReadError, TimeoutError):
             return None
+
+
+def process_of(client: socket.socket, _: object) -> str:
+    """Who a connection of a unix socket is counted for: the process at the other end."""
+    credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return f"process {_CREDENTIALS.unpack(credentials)[0]}"
 
 
 def remove_own(path: str, inode: int) -> None:

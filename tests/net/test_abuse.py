@@ -199,6 +199,31 @@ def test_the_local_socket_bounds_its_clients_and_their_frames(master: Master) ->
     assert first.ask("echo", "y").payload == b"y"
 
 
+def test_strangers_from_thousands_of_addresses_fill_no_log(master: Master) -> None:
+    node = master(log_lines=20, connections_per_network=20)
+    for number in range(1500):
+        source = f"127.{number % 5 + 1}.{number // 250}.{number % 250 + 1}"
+        with socket.create_connection(node.address, timeout=10, source_address=(source, 0)) as client:
+            client.send(garbage(200, number))
+    node.join("w1")
+    node.logged("lines like these were left out: more than 20 in 10 s.", 30)
+    assert len(node.log().splitlines()) < 150
+    assert len(node.lines("Connection from")) == 1  # of the node: it has our key
+
+
+def test_a_network_has_its_share_of_connections(master: Master) -> None:
+    node = master(connections_per_network=3)
+    for number in range(3):
+        source = (f"127.0.7.{number + 1}", 0)
+        talker = Talker(socket.create_connection(node.address, timeout=10, source_address=source), KEY)
+        node._clients.append(talker)
+        assert talker.ask("hello", f"w{number} wazuh worker 4.14.1").command == b"ok"
+    with socket.create_connection(node.address, timeout=10, source_address=("127.0.7.99", 0)) as fourth:
+        assert fourth.recv(1) == b""
+    node.logged("[Net] Refused a connection from 127.0.7.99: 3 connections from this network, no more are allowed.")
+    node.join("w4")
+
+
 def test_no_bytes_of_a_stranger_reach_the_log(master: Master) -> None:
     node = master()
     client = node.connect()

@@ -2,17 +2,19 @@
 
 import msgspec
 
+from clusterd.admission import Bounds, Gatekeeper
 from clusterd.net.keepalive import KeepaliveSender, silent_too_long
-from clusterd.net.limits import Gatekeeper, LineBudget
-from clusterd.settings import Limits
+from clusterd.net.limits import LineBudget
+from clusterd.strangers import StrangerLines
 
 
 def gatekeeper(**limits: int) -> Gatekeeper:
-    return Gatekeeper(msgspec.structs.replace(Limits(), **limits))
+    """Keywords: fields of Bounds."""
+    return Gatekeeper(msgspec.structs.replace(Bounds(4096, 1024, 2048, 512), **limits))
 
 
 def test_the_oldest_idle_connection_of_an_address_makes_room_for_a_new_one() -> None:
-    gate = gatekeeper(connections_per_address=2)
+    gate = gatekeeper(per_address=2)
     assert gate.admit(1, "a").evicted is None
     gate.admit(2, "a")
     assert gate.admit(3, "a").evicted == 1
@@ -21,7 +23,7 @@ def test_the_oldest_idle_connection_of_an_address_makes_room_for_a_new_one() -> 
 
 
 def test_connections_that_said_hello_are_never_closed_for_others() -> None:
-    gate = gatekeeper(connections_per_address=2)
+    gate = gatekeeper(per_address=2)
     for key in (1, 2):
         gate.admit(key, "a")
         gate.name(key)
@@ -32,7 +34,7 @@ def test_connections_that_said_hello_are_never_closed_for_others() -> None:
 
 
 def test_a_crowd_behind_one_address_gives_way_to_a_single_connection_from_another() -> None:
-    gate = gatekeeper(handshakes=3)
+    gate = gatekeeper(waiting=3)
     gate.admit(1, "nice")
     gate.admit(2, "crowd")
     gate.admit(3, "crowd")
@@ -59,6 +61,45 @@ def test_counts_return_to_zero() -> None:
         gate.release(key)
         gate.release(key)
     assert (gate.connections, gate.waiting) == (0, 0)
+
+
+def test_a_network_has_so_many_connections_whatever_its_addresses() -> None:
+    gate = gatekeeper(per_network=3)
+    for key in range(3):
+        gate.admit(key, f"192.0.2.{key}")
+        gate.name(key)
+    assert "from this network" in gate.admit(3, "192.0.2.77").refused
+    assert not gate.admit(4, "192.0.3.1").refused
+    for key in range(5, 8):
+        assert not gate.admit(key, f"2001:db8:0:1::{key}").refused
+    assert gate.admit(8, "2001:db8:0:1:ffff::").evicted == 5
+    assert gate.admit(9, "2001:db8:0:2::1").evicted is None
+
+
+def test_a_crowd_spread_over_a_network_gives_way_to_a_single_connection_from_another() -> None:
+    gate = gatekeeper(waiting=4)
+    gate.admit(1, "198.51.100.1")
+    for key in range(2, 5):
+        gate.admit(key, f"192.0.2.{key}")
+    assert gate.admit(5, "203.0.113.1").evicted == 2
+
+
+def test_lines_of_strangers_are_bounded_in_all_and_one_line_says_how_many_were_left_out() -> None:
+    said: list[str] = []
+    lines = StrangerLines(10.0, 5, lambda level, text: said.append(text))
+    written = sum(lines.admit(f"address {number}", 0.0) is not None for number in range(1000))
+    assert written == 5
+    lines.tick(9.0)
+    assert not said
+    lines.tick(10.0)
+    lines.tick(10.5)
+    assert said == ["995 lines like these were left out: more than 5 in 10 s."]
+    assert lines.admit("another", 11.0) == 0
+
+
+def test_lines_of_one_stranger_are_one_a_period() -> None:
+    lines = StrangerLines(10.0, 5, lambda level, text: None)
+    assert [lines.admit("a", now) for now in (0.0, 1.0, 2.0, 10.0)] == [0, None, None, 2]
 
 
 def test_an_address_has_so_many_lines_a_period() -> None:

@@ -1,5 +1,6 @@
 """The store as a process: its sockets, what it refuses, what a kill leaves."""
 
+import asyncio
 import json
 import os
 import socket
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.rounds import Rounds
 from clusterd.rundir import HTTP_SOCKET, STORE_SOCKETS, WDB_SOCKET
 from clusterd.settings import Clusterd, Settings
 from clusterd.store.choice import choose
+from clusterd.store.stream import StreamServer
 from tests.store.lone_store import LoneStore, lone_store
 
 
@@ -162,6 +165,32 @@ def test_many_idle_connections_leave_room_for_others(tmp_path: Path) -> None:
         finally:
             for client in idle:
                 client.close()
+
+
+def test_one_process_leaves_half_of_the_connections_to_others(tmp_path: Path) -> None:
+    asyncio.run(_one_process(tmp_path))
+
+
+async def _one_process(directory: Path) -> None:
+    async def echo(payload: bytes) -> list[bytes]:
+        return [payload]
+
+    path = str(directory / "socket")
+    server = StreamServer(path, echo, most=8, rounds=Rounds(lambda level, text: None))
+    server.start()
+    try:
+        clients = [await asyncio.open_unix_connection(path) for _ in range(5)]
+        assert await clients[4][0].read() == b""
+        clients[0][1].close()
+        while server.connections > 3:
+            await asyncio.sleep(0.005)
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"\x01\0\0\0x")
+        assert await reader.readexactly(5) == b"\x01\0\0\0x"
+        for _, one in [*clients[1:], (reader, writer)]:
+            one.close()
+    finally:
+        await server.stop()
 
 
 # ---- whether there is a store ------------------------------------------------------------------------------------------
