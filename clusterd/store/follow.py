@@ -16,13 +16,14 @@ from clusterd.agent_keys import KEY_FILE, Key
 from clusterd.key_guard import KeyRules, is_accepted
 from clusterd.names import is_group_name
 from clusterd.store import agents, groups
+from clusterd.store.empty_groups import SHARED, EmptyGroups
 from clusterd.store.engine import Engine, Session
 from clusterd.store.jsontext import Refused
 from clusterd.store.keys import KeysRead
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.table import KEYS, forget_seen, note_seen, seen
+from hashing.manifest import Rules
 
-SHARED = "etc/shared"
 LOOK_S = 1.0
 SURE_S = 3.0
 """Something must be gone for so long before it is deleted: files are replaced by renaming, and authd writes them in turn."""
@@ -55,12 +56,15 @@ class Follower:
         is_own: Callable[[tuple[int, ...]], bool],
         say: Callable[[str, str], None],
         guard: Callable[[], KeyRules] = KeyRules,
+        rules: Callable[[], Rules] | None = None,
     ) -> None:
         """`is_own`: whether this process wrote the file of this identity, and the database with it. `is_first_life`: this
         node was started, as opposed to this process restarted: nothing has been seen yet. `guard`: how many keys a master's
-        file may lose at once."""
+        file may lose at once. `rules`: of a master, on which groups without files are cared for."""
         self._root = root
         self._guard = guard
+        self._rules = rules
+        self._empty_groups = EmptyGroups(root)
         self._in_doubt = False
         self._engine = engine
         self._private = private
@@ -116,6 +120,9 @@ class Follower:
         if found - known or sure:
             await self._engine.write(lambda session: self._change_groups(session, found - known, sure))
             self._directories = (known | found) - sure
+        if self._rules is not None:
+            for problem in await asyncio.to_thread(self._empty_groups.look, found, self._rules()):
+                self._say_once("WARNING", f"{problem}.")
 
     async def _begin_groups(self, found: set[str]) -> None:
         def work(session: Session) -> set[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -358,3 +359,23 @@ def test_node_refuses_to_start_beside_the_daemon_it_should_replace(make_rig: Mak
         assert "queue/db/wdb" in done.stderr
         assert "clusterd.store" in done.stderr
     assert rig.command(rig.master, "start", timeout_s=60).returncode == 0
+
+
+def test_group_without_files_is_on_every_worker_with_its_agents_and_goes_with_its_directory(rig: Rig) -> None:
+    rig.start()
+    add_agents(rig.nodes, 1)
+    (rig.master.root / "etc/shared/bare").mkdir()
+    wait_until(lambda: "bare" in {row["name"] for row in rows(rig.master, 'select name from "group"')}, 30, "the group")
+    with WdbClient(rig.master.root) as client:
+        client.set_groups("override", [{"id": 1, "groups": ["bare"]}], "syncreq")
+
+    def knows(node: Node) -> bool:
+        return rows(node, 'select "group" from agent where id = 1') == [{"group": "bare"}]
+
+    wait_until(lambda: all(map(knows, rig.nodes)), 60, "the agent's group on every worker")
+    for worker in rig.workers:
+        assert (worker.root / "etc/shared/bare/merged.mg").read_text() == "#bare\n"
+    shutil.rmtree(rig.master.root / "etc/shared/bare")
+    wait_until(lambda: not any((node.root / "etc/shared/bare").exists() for node in rig.nodes), 60, "no directory")
+    statement = "select id from \"group\" where name = 'bare'"
+    wait_until(lambda: all(rows(node, statement) == [] for node in rig.nodes), 60, "no group")

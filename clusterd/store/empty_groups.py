@@ -1,0 +1,116 @@
+"""A group whose directory on the master holds no file that is synchronised reaches no worker: only files travel, and whoever hands
+out that group there is refused. Where remoted runs it puts its `merged.mg` into every group; where our store serves a master,
+nobody does. This puts one there as remoted makes it of a group without files, and takes it away when others have come.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+
+from hashing.atomic import FileOps, create_temporary
+from hashing.directories import Directories
+from hashing.errors import FileVanished, HashingError
+from hashing.manifest import Rules, item_of
+
+SHARED = "etc/shared"
+NAME = "merged.mg"
+MODE = 0o660
+SURE_S = 2.0
+"""A directory is empty for so long before it gets the file: whoever removes or fills it has done so by then."""
+DEEPEST = 32
+
+
+class EmptyGroups:
+    """Owner of the `merged.mg` that it has made, which it knows by their content. Blocking: for a thread."""
+
+    def __init__(self, root: str, ops: FileOps | None = None) -> None:
+        self._root = root
+        self._ops = ops or FileOps()
+        self._empty_since: dict[str, float] = {}
+        self._filled: dict[str, int] = {}
+        """Groups with files of their own, and when their directory changed last: not to be listed again till it changes."""
+
+    def look(self, groups: Iterable[str], rules: Rules) -> list[str]:
+        """Care for the directories of these groups. Returns what could not be done, as sentences without an end."""
+        problems: list[str] = []
+        names = set(groups)
+        self._empty_since = {name: at for name, at in self._empty_since.items() if name in names}
+        self._filled = {name: at for name, at in self._filled.items() if name in names}
+        with Directories(self._root, capacity=DEEPEST + 4) as directories:
+            for name in sorted(names):
+                try:
+                    self._care(directories, name, rules)
+                except (HashingError, OSError) as failure:
+                    reason = getattr(failure, "strerror", None) or getattr(failure, "text", None) or failure
+                    problems.append(
+                        f"The empty group {name} cannot be carried to the workers: {SHARED}/{name}: {reason}"
+                    )
+        return problems
+
+    def _care(self, directories: Directories, name: str, rules: Rules) -> None:
+        path, now = f"{SHARED}/{name}", time.monotonic()
+        if item_of(rules, f"{path}/{NAME}") is None:
+            return
+        try:
+            changed_at = os.stat(f"{self._root}/{path}", follow_symlinks=False).st_mtime_ns
+            if self._filled.get(name) == changed_at:
+                return
+            fd = directories.get(path)
+            has_direct, has_any = self._files(directories, path, rules)
+            is_ours = has_any and _content(fd, len(content_of(name)) + 1) == content_of(name)
+            if is_ours:
+                others, below = self._files(directories, path, rules, besides=NAME)
+                if others or below:
+                    self._ops.unlink(NAME, dir_fd=fd)
+            elif has_any:
+                self._empty_since.pop(name, None)
+                if has_direct:
+                    self._filled[name] = changed_at
+            elif now - self._empty_since.setdefault(name, now) >= SURE_S:
+                self._make(fd, content_of(name))
+        except (FileNotFoundError, FileVanished):
+            return  # removed since it was listed
+
+    def _files(self, directories: Directories, path: str, rules: Rules, besides: str = "") -> tuple[bool, bool]:
+        """Whether a file that is synchronised, other than `besides`, lies directly in the directory, and anywhere below."""
+        below: list[str] = []
+        with os.scandir(directories.get(path)) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(entry.name)
+                elif entry.name != besides and item_of(rules, f"{path}/{entry.name}") is not None:
+                    return True, True
+        if path.count("/") >= DEEPEST:
+            return False, bool(below)
+        return False, any(self._files(directories, f"{path}/{name}", rules)[1] for name in below)
+
+    def _make(self, dir_fd: int, data: bytes) -> None:
+        fd, temporary = create_temporary(self._ops, NAME, MODE, dir_fd=dir_fd)
+        try:
+            try:
+                above = os.fstat(dir_fd)
+                if os.geteuid() == 0:
+                    self._ops.chown(fd, above.st_uid, above.st_gid)
+                self._ops.chmod(fd, MODE)
+                self._ops.write(fd, data)
+            finally:
+                os.close(fd)
+            os.link(temporary, NAME, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)  # never over a file that has just come
+        finally:
+            self._ops.unlink(temporary, dir_fd=dir_fd)
+
+
+def content_of(group: str) -> bytes:
+    """What remoted makes of a group without files: the name of the group, no entry."""
+    return f"#{group}\n".encode()
+
+
+def _content(dir_fd: int, most: int) -> bytes:
+    try:
+        fd = os.open(NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, most)
+    finally:
+        os.close(fd)
