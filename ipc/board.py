@@ -40,7 +40,7 @@ NET_COUNTERS = (
     "slabs",
     "slabs_free",
 )
-SYNC_COUNTERS = ("jobs_queued", "jobs_running", "tasks", "slabs", "slabs_free")
+SYNC_COUNTERS = ("jobs_queued", "jobs_running", "tasks", "slabs", "slabs_free", "hurry")
 STORE_COUNTERS = ("connections", "requests", "commits", "writes")
 API_COUNTERS = ("connections", "requests", "refused", "failed")
 POOL_COUNTERS = ("jobs_done", "jobs_failed", "busy_us")
@@ -103,6 +103,9 @@ class Row:
     def add(self, counter: str, count: int) -> None:
         place = self._places[counter]
         self._words[place] += count
+
+    def get(self, counter: str) -> int:
+        return int(self._words[self._places[counter]])
 
     def set(self, counter: str, count: int) -> None:
         self._words[self._places[counter]] = count

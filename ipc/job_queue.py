@@ -8,25 +8,29 @@ from typing import Literal
 from ipc.credit import Credit
 from ipc.messages import AnyJob, JobFailed
 
-Priority = Literal["chunk", "bulk"]
+Lane = Literal["chunk", "api", "bulk", "background"]
 TRIES = 2
-CHUNKS_IN_A_ROW = 16
-"""So many chunks are begun while bulk waits; then one of bulk gets its turn, so that transfers never stop a scan."""
+BACKGROUND_SLOT = 0
+"""The process for work that nobody waits for. It gets nothing else, and that work goes to no other one."""
+SHARES: dict[Lane, int] = {"chunk": 16, "api": 4, "bulk": 2}
+"""How many jobs of a lane are begun in a round while jobs of the others wait, in this order: chunks of transfers, requests of the
+API, everything else of a sync. None can starve another one, however many jobs it has. All processes but one may run jobs of the
+API at a time (one if there is only one): a sync never waits for the end of a long request."""
 
 
 class _Entry:
-    __slots__ = ("is_wanted", "job", "number", "priority", "tries")
+    __slots__ = ("is_wanted", "job", "lane", "number", "tries")
 
-    def __init__(self, number: int, job: AnyJob, priority: Priority) -> None:
+    def __init__(self, number: int, job: AnyJob, lane: Lane) -> None:
         self.number = number
         self.job = job
-        self.priority: Priority = priority
+        self.lane: Lane = lane
         self.tries = 0
         self.is_wanted = True
 
 
 class JobQueue:
-    """A pool process has one credit: it gets a job only when it is free. Chunks of transfers go before everything else.
+    """A pool process has one credit: it gets a job only when it is free. Lanes share the processes by SHARES.
 
     A job whose process died is tried once more, ahead of the queue, then it has failed.
 
@@ -37,18 +41,18 @@ class JobQueue:
         """`most_jobs`: how many may wait and run together."""
         self._credit = Credit(most_jobs)
         self._numbers = itertools.count(secrets.randbits(48) << 12)
-        self._waiting: dict[Priority, deque[_Entry]] = {"chunk": deque(), "bulk": deque()}
+        self._waiting: dict[Lane, deque[_Entry]] = {lane: deque() for lane in (*SHARES, "background")}
+        self._left = dict(SHARES)
         self._running: dict[int, _Entry] = {}
         self._free: deque[int] = deque()
-        self._chunks_in_a_row = 0
         self.finished = 0
         self.retried = 0
 
-    def submit(self, job: AnyJob, priority: Priority) -> int:
+    def submit(self, job: AnyJob, lane: Lane) -> int:
         """Queue a job; returns its number. Raises NoCredit when there are too many."""
         self._credit.take()
-        entry = _Entry(next(self._numbers), job, priority)
-        self._waiting[priority].append(entry)
+        entry = _Entry(next(self._numbers), job, lane)
+        self._waiting[lane].append(entry)
         return entry.number
 
     def ready(self, slot: int) -> None:
@@ -59,9 +63,11 @@ class JobQueue:
     def next_assignments(self) -> list[tuple[int, int, AnyJob]]:
         """What to send now: (slot, job number, job). These jobs count as running from here on."""
         assignments = []
-        while self._free and self.waiting:
-            entry = self._next()
-            slot = self._free.popleft()
+        for slot in list(self._free):
+            entry = self._next_background() if slot == BACKGROUND_SLOT else self._next()
+            if entry is None:
+                continue
+            self._free.remove(slot)
             entry.tries += 1
             self._running[slot] = entry
             assignments.append((slot, entry.number, entry.job))
@@ -88,12 +94,28 @@ class JobQueue:
             return []
         if entry.is_wanted and entry.tries < TRIES:
             self.retried += 1
-            self._waiting[entry.priority].appendleft(entry)
+            self._waiting[entry.lane].appendleft(entry)
             return []
         self._credit.give()
         name = type(entry.job).__name__
         often = "twice" if entry.is_wanted else "and nobody wants it any more"
         return [(entry.number, JobFailed("bug", f"{name}: the process that ran it died, {often}"))]
+
+    def not_arrived(self, slot: int) -> None:
+        """The process of this slot lives and does not know of its job: it waits again, and this was no try."""
+        entry = self._running.pop(slot, None)
+        if entry is not None:
+            entry.tries -= 1
+            self._waiting[entry.lane].appendleft(entry)
+
+    def withdraw(self, kind: type[AnyJob]) -> list[int]:
+        """Take jobs of this kind that wait in the background out of the queue; returns their numbers."""
+        waiting = self._waiting["background"]
+        found = [entry for entry in waiting if isinstance(entry.job, kind)]
+        for entry in found:
+            waiting.remove(entry)
+            self._credit.give()
+        return [entry.number for entry in found]
 
     def cancel(self, number: int) -> bool:
         """Nobody wants this job any more. True if it had not begun; one that has begun runs to its end."""
@@ -119,10 +141,23 @@ class JobQueue:
     def running(self) -> int:
         return len(self._running)
 
-    def _next(self) -> _Entry:
-        chunks, bulk = self._waiting["chunk"], self._waiting["bulk"]
-        if chunks and (not bulk or self._chunks_in_a_row < CHUNKS_IN_A_ROW):
-            self._chunks_in_a_row = self._chunks_in_a_row + 1 if bulk else 0
-            return chunks.popleft()
-        self._chunks_in_a_row = 0
-        return bulk.popleft()
+    def _next_background(self) -> _Entry | None:
+        waiting = self._waiting["background"]
+        return waiting.popleft() if waiting else None
+
+    def _next(self) -> _Entry | None:
+        lanes = [lane for lane in SHARES if self._waiting[lane] and self._may_begin(lane)]
+        if not lanes:
+            return None
+        if not any(self._left[lane] for lane in lanes):
+            self._left = dict(SHARES)
+        lane = next(lane for lane in lanes if self._left[lane])
+        self._left[lane] -= 1
+        return self._waiting[lane].popleft()
+
+    def _may_begin(self, lane: Lane) -> bool:
+        if lane != "api":
+            return True
+        processes = sum(slot != BACKGROUND_SLOT for slot in (*self._free, *self._running))
+        running = sum(entry.lane == "api" for entry in self._running.values())
+        return running < max(1, processes - 1)

@@ -237,10 +237,12 @@ class Note(msgspec.Struct, frozen=True):
 
 
 class PoolHello(Message, frozen=True, tag="pool-hello"):
-    """A pool process is free for its first job. A new incarnation of a slot means that the earlier one is dead."""
+    """A pool process is free. A new incarnation of a slot means that the earlier one is dead. `at`: when it said so, seconds of
+    CLOCK_MONOTONIC, which all processes share; 0: it does not matter."""
 
     slot: int
     incarnation: int
+    at: float = 0.0
 
 
 class Job(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
@@ -249,13 +251,15 @@ class Job(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
 class ScanShard(Job, frozen=True, tag="scan"):
     """Walk and hash shard `shard` of `shards` (files whose path hashes to it), reusing and rewriting the digest cache in
-    `state_dir`. `ignore_cache` reads every file again. Result: ShardScanned."""
+    `state_dir`. `ignore_cache` reads every file again. `gives_way`: it ends as "gave-way" as soon as sync's counter `hurry`
+    is another one; -1: never. Result: ShardScanned."""
 
     root: str
     state_dir: str
     shard: int
     shards: int
     ignore_cache: bool = False
+    gives_way: int = -1
 
 
 class BuildManifest(Job, frozen=True, tag="manifest"):
@@ -742,7 +746,7 @@ class GroupsOpened(Result, frozen=True, tag="groups-opened"):
 
 class JobFailed(Result, frozen=True, tag="job-failed"):
     """`kind` is a word a program tests ("disk", "bad-seal", "bad-package", "bad-json", "unknown-name", "too-large", "vanished",
-    "bug"); `text` says to a person what happened and to which file; for "bug" it holds the stack."""
+    "gave-way", "bug"); `text` says to a person what happened and to which file; for "bug" it holds the stack."""
 
     kind: str
     text: str

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 MIB = 1048576
+LONG_SILENCE_S = 10.0
 STATES = {
     "ready": "green",
     "starting": "yellow",
@@ -110,14 +111,22 @@ def _api(api: dict[str, Any]) -> Text:
     return line
 
 
+def _state(row: dict[str, Any]) -> Text:
+    text = Text(row["state"], style=STATES.get(row["state"], ""))
+    if (row["silent_s"] or 0) >= LONG_SILENCE_S:
+        text.append(f", silent for {row['silent_s']:.0f} s", style="yellow")
+    return text
+
+
 def _processes(processes: list[dict[str, Any]]) -> Table:
-    table = _table("Processes", "name", "pid>", "life>", "state", "cpu>", "uss>", "restarts>")
+    table = _table("Processes", "name", "class", "pid>", "life>", "state", "cpu>", "uss>", "restarts>")
     for row in processes:
         table.add_row(
             row["name"],
+            row["class"],
             "-" if row["pid"] is None else str(row["pid"]),
             str(row["incarnation"]),
-            Text(row["state"], style=STATES.get(row["state"], "")),
+            _state(row),
             "-" if row["cpu_percent"] is None else f"{row['cpu_percent']:.1f} %",
             size(row["uss_bytes"]),
             str(row["restarts"]),

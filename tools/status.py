@@ -10,6 +10,7 @@ import psutil
 
 from clusterd.errors import ClusterError
 from clusterd.rundir import board_path
+from clusterd.scheduling import class_of
 from clusterd.supervisor.pidfile import running_pid
 from clusterd.wire.commands import STATUS
 from ipc.board import Board, RowSnapshot
@@ -133,6 +134,8 @@ class StatusReader:
                     "pid": row.pid if handle is not None else None,
                     "incarnation": row.incarnation,
                     "state": row.state,
+                    "class": class_of(row.name),
+                    "silent_s": round(max(0.0, time.monotonic() - row.heartbeat_ns / 1e9), 1) if handle else None,
                     "cpu_percent": cpu,
                     "uss_bytes": uss,
                     "restarts": row.restarts,

@@ -1,6 +1,7 @@
 """A request executed on its solver (dapi.md 3.7): checks, the function, and whatever it did as an answer."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -22,8 +23,8 @@ INTERNAL = frozenset({"WazuhException", INTERNAL_ERROR, "WazuhClusterError", "Wa
 UNEXPECTED = "Unexpected error: see the log of this node"
 
 
-def run(data: bytes, settings: Settings, *, serves_store: bool) -> Value:
-    """The answer of a function of the pool. What is raised is a bug."""
+def run(data: bytes, settings: Settings, *, serves_store: bool, on_step: Callable[[], None] = lambda: None) -> Value:
+    """The answer of a function of the pool. `on_step` is called at each question to the database. What is raised is a bug."""
     node = settings.cluster.node_name
     try:
         request = parse_request(data)
@@ -33,7 +34,7 @@ def run(data: bytes, settings: Settings, *, serves_store: bool) -> Value:
         request = without_star(request)
         if function.checks_daemons:
             check_daemons(request, settings, serves_store=serves_store)
-        with BlockingDatabase(settings.root) as database:
+        with BlockingDatabase(settings.root, on_step=on_step) as database:
             nodes = check_nodes(function, request, node)
             access = check_agents(function, nodes.request, settings.root, database)
             arguments = arguments_of(function, access.request.f_kwargs)

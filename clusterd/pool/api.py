@@ -1,6 +1,8 @@
 """Jobs of the distributed API: run a function, plan who answers, combine answers. All the JSON that may be large is read and
 written here, off sync's loop."""
 
+from collections.abc import Callable
+
 from clusterd.dapi import execution
 from clusterd.dapi.items import Items
 from clusterd.dapi.lookup import AgentTable
@@ -23,18 +25,18 @@ from ipc.messages import (
 )
 
 
-def run_function(job: RunFunction, settings: Settings) -> FunctionDone:
+def run_function(job: RunFunction, settings: Settings, on_step: Callable[[], None]) -> FunctionDone:
     """The answer of this node."""
-    answer = execution.run(read_text(job.request), settings, serves_store=job.serves_store)
+    answer = execution.run(read_text(job.request), settings, serves_store=job.serves_store, on_step=on_step)
     return FunctionDone(write_text(dump_json(answer), job.out))
 
 
-def plan_request(job: PlanRequest, settings: Settings) -> RequestPlanned:
+def plan_request(job: PlanRequest, settings: Settings, on_step: Callable[[], None]) -> RequestPlanned:
     """Who is asked what."""
     node = settings.cluster.node_name
     try:
         request = parse_request(read_text(job.request))
-        with BlockingDatabase(job.root) as database:
+        with BlockingDatabase(job.root, on_step=on_step) as database:
             found = plan(
                 request, master=node, connected=job.connected, agents=AgentTable(database), timeout_s=job.timeout_s
             )
@@ -45,12 +47,17 @@ def plan_request(job: PlanRequest, settings: Settings) -> RequestPlanned:
     return RequestPlanned(requests, dump_json(found.allowed.wire()), merges)
 
 
-def combine_answers(job: CombineAnswers) -> FunctionDone:
+def combine_answers(job: CombineAnswers, on_step: Callable[[], None]) -> FunctionDone:
     """One answer out of many."""
     request = parse_request(read_text(job.request))
     listing = load_json(job.allowed)
     assert isinstance(listing, WireResult)
-    answer = combine(request, Items.of_wire(listing), [_answer_of(text) for text in job.answers])
+    answers = []
+    for text in job.answers:
+        on_step()
+        answers.append(_answer_of(text))
+    answer = combine(request, Items.of_wire(listing), answers)
+    on_step()
     return FunctionDone(write_text(dump_json(answer), job.out))
 
 

@@ -45,12 +45,16 @@ from ipc.messages import (
 
 
 class Workshop:
-    """Runs jobs, one at a time. `settings` is replaced by a reload. `on_step` is called often during long jobs."""
+    """Runs jobs, one at a time. `settings` is replaced by a reload. `on_step` is called often during long jobs. `hurry`: sync's
+    counter of calls for those jobs that give way."""
 
-    def __init__(self, settings: Settings, arena: Arena, on_step: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, arena: Arena, on_step: Callable[[], None], hurry: Callable[[], int] = lambda: 0
+    ) -> None:
         self.settings = settings
         self._arena = arena
         self._on_step = on_step
+        self._hurry = hurry
         self._sealer = Sealer(settings.cluster.key.value)
         self._memory = tree.Memory()
         self._differences = packages.Differences()
@@ -85,13 +89,13 @@ class Workshop:
             case DigestSegments():
                 return bodies.digest_segments(job, on_step)
             case ScanShard():
-                return tree.scan(job, settings, memory, on_step)
+                return tree.scan(job, settings, memory, self._giving_way(job))
             case BuildManifest():
-                return tree.make_manifest(job, memory)
+                return tree.make_manifest(job, memory, on_step)
             case PatchManifest():
                 return tree.patch_manifest(job, settings, memory, on_step)
             case PackMetadata():
-                return tree.pack_metadata(job, settings, memory)
+                return tree.pack_metadata(job, settings, memory, on_step)
             case ComparePackage():
                 return tree.compare_package(job, settings, memory, on_step)
             case PickBuckets():
@@ -123,11 +127,23 @@ class Workshop:
             case OpenGroups():
                 return agents.open_groups(job)
             case RunFunction():
-                return api.run_function(job, settings)
+                return api.run_function(job, settings, on_step)
             case PlanRequest():
-                return api.plan_request(job, settings)
+                return api.plan_request(job, settings, on_step)
             case CombineAnswers():
-                return api.combine_answers(job)
+                return api.combine_answers(job, on_step)
+
+    def _giving_way(self, job: ScanShard) -> Callable[[], None]:
+        """A step of a scan; of one in the background the last one as soon as somebody waits for it."""
+        if job.gives_way < 0:
+            return self._on_step
+
+        def step() -> None:
+            self._on_step()
+            if self._hurry() != job.gives_way:
+                raise Failure("gave-way", "somebody waits for it")
+
+        return step
 
 
 def _written_by(job: AnyJob) -> str:

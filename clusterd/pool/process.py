@@ -11,13 +11,14 @@ from clusterd.pool.jobs import Workshop
 from clusterd.reload import adopt
 from clusterd.rounds import Rounds
 from clusterd.rundir import jobs_socket
-from clusterd.scheduling import run_in_background
+from clusterd.scheduling import compute, run_in_background
 from clusterd.settings import Settings
 from ipc.arena import Arena
 from ipc.board import Board
 from ipc.channel import WorkerSocket
 from ipc.codec import Decoder
 from ipc.errors import BadMessage, NoCredit
+from ipc.job_queue import BACKGROUND_SLOT
 from ipc.messages import JobDone, JobFailed, PoolHello, StartJob, SyncToPool
 
 IDLE_S = 1.0
@@ -61,7 +62,7 @@ class _PoolProcess:
         self._sync = board.row("sync")
         self._log = log
         self._incarnation = self._row.snapshot().incarnation
-        self._workshop = Workshop(settings, arena, self._row.stamp)
+        self._workshop = Workshop(settings, arena, self._row.stamp, lambda: self._sync.get("hurry"))
         self._greeted = 0
         self._greeted_at = 0.0
         self._reload_asked = False
@@ -69,7 +70,10 @@ class _PoolProcess:
 
     def run(self) -> None:
         """Until _Stopped."""
-        run_in_background()
+        if self._slot == BACKGROUND_SLOT:
+            run_in_background()
+        else:
+            compute()
         socket: WorkerSocket[SyncToPool] = WorkerSocket(
             jobs_socket(self._settings.root), f"pool-{self._slot}".encode(), Decoder(SyncToPool)
         )
@@ -112,7 +116,7 @@ class _PoolProcess:
         if sync.incarnation == self._greeted and (now - self._greeted_at < HELLO_AGAIN_S or sync.state != "ready"):
             return
         try:
-            socket.send(PoolHello(self._slot, self._incarnation))
+            socket.send(PoolHello(self._slot, self._incarnation, now))
         except NoCredit:
             return
         self._greeted, self._greeted_at = sync.incarnation, now

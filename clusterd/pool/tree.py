@@ -136,9 +136,10 @@ def scan(job: ScanShard, settings: Settings, memory: Memory, on_step: OnStep) ->
     )
 
 
-def make_manifest(job: BuildManifest, memory: Memory) -> ManifestBuilt:
+def make_manifest(job: BuildManifest, memory: Memory, on_step: OnStep) -> ManifestBuilt:
     """Raises FileNotFoundError or MalformedPackage when a shard's file is not whole."""
     rows, unread = load_rows(job.state_dir, job.shards)
+    on_step()
     live = _published(job, memory)
     keys = KeyGuard(job.root, job.state_dir, KeyRules(job.max_key_loss_share, job.key_loss_from))
     vanished, doubt = 0, ""
@@ -150,6 +151,7 @@ def make_manifest(job: BuildManifest, memory: Memory) -> ManifestBuilt:
         guard = Guard(job.max_delete_share, lost_before=job.lost_before, doubted=_doubted(doubt))
         vanished = apply_changes(live, changes, frozenset(unread), guard)
         live.base = ""
+    on_step()
     live.save(FileOps(), job.state_dir)
     keys.note(live)
     memory.keep_manifest(live)
@@ -205,10 +207,12 @@ def patch_manifest(job: PatchManifest, settings: Settings, memory: Memory, on_st
         lambda: (memory.shard(job.state_dir, shard, job.shards) for shard in range(job.shards)),
         on_step=on_step,
     )
+    on_step()
     keys = KeyGuard(job.root, job.state_dir, KeyRules(job.max_key_loss_share, job.key_loss_from))
     doubt = keys.doubts(live, found.changes, allow=job.allow_delete)
     guard = Guard(job.max_delete_share, job.judge, job.allow_delete, job.lost_before, _doubted(doubt))
     vanished = apply_changes(live, found.changes, found.unread, guard)
+    on_step()
     live.save(FileOps(), job.state_dir)
     keys.note(live)
     memory.keep_manifest(live)
@@ -223,9 +227,10 @@ def patch_manifest(job: PatchManifest, settings: Settings, memory: Memory, on_st
     )
 
 
-def pack_metadata(job: PackMetadata, settings: Settings, memory: Memory) -> Packed:
+def pack_metadata(job: PackMetadata, settings: Settings, memory: Memory, on_step: OnStep) -> Packed:
     """The package of a worker's check: the metadata as its only entry."""
     rows = memory.manifest(job.state_dir, job.root_digest).rows
+    on_step()
     size = write_metadata(job.out, to_wire(rows), settings.communication.compress_level, job.method)
     return Packed(size, len(rows))
 

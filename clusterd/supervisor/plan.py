@@ -16,6 +16,7 @@ from clusterd.settings import Settings
 from clusterd.supervisor.child import ChildSpec
 from ipc.arena import Arena
 from ipc.board import Board
+from ipc.job_queue import BACKGROUND_SLOT
 
 MOST_POOL_PROCESSES = 32
 SLABS_MASTER = (16, 48)
@@ -44,7 +45,10 @@ def plan(node: Node) -> list[ChildSpec]:
     children += [
         ChildSpec("net", _net(node), stage=1, stop_s=5.0),
         ChildSpec("sync", _sync(node, size), stage=2, stop_s=5.0),
-        *(ChildSpec(f"pool-{slot}", _pool(node, slot), stage=3, stop_s=3.0) for slot in range(1, size + 1)),
+        *(
+            ChildSpec(f"pool-{slot}", _pool(node, slot), stage=3, stop_s=3.0)
+            for slot in (*range(1, size + 1), BACKGROUND_SLOT)
+        ),
     ]
     if node.settings.serves_store:
         children.append(ChildSpec("store", _store(node), stage=4, stop_s=10.0))
@@ -52,7 +56,8 @@ def plan(node: Node) -> list[ChildSpec]:
 
 
 def pool_size(settings: Settings, cores: int) -> int:
-    """How many pool processes: as configured, else the cores, at least 2 on a master and 1 on a worker."""
+    """How many pool processes for what somebody waits for: as configured, else the cores, at least 2 on a master and 1 on a
+    worker. One more does the rest."""
     if settings.pool_size:
         return min(settings.pool_size, MOST_POOL_PROCESSES)
     return min(max(cores, 2 if settings.is_master else 1), MOST_POOL_PROCESSES)

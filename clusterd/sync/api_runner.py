@@ -107,7 +107,7 @@ class ApiRunner:
         settings = context.settings
         job = RunFunction(settings.root, request, out, settings.serves_store)
         try:
-            return (await context.jobs.run(job, FunctionDone, urgent=True)).answer
+            return (await context.jobs.run(job, FunctionDone, lane="api")).answer
         except BaseException:
             context.spool.remove(out)
             raise
@@ -138,7 +138,7 @@ class ApiRunner:
         job = PlanRequest(context.settings.root, request, self._connected(), timeout_s, out)
         held: list[Text] = []
         try:
-            planned = await context.jobs.run(job, RequestPlanned, urgent=True)
+            planned = await context.jobs.run(job, RequestPlanned, lane="api")
             if planned.failure:
                 return Text(planned.failure)
 
@@ -154,7 +154,7 @@ class ApiRunner:
             merged = context.spool.new_path("answer")
             combine = CombineAnswers(request, planned.allowed, answers, merged)
             try:
-                return (await context.jobs.run(combine, FunctionDone, urgent=True)).answer
+                return (await context.jobs.run(combine, FunctionDone, lane="api")).answer
             except BaseException:
                 context.spool.remove(merged)
                 raise

@@ -27,7 +27,7 @@ async def rotate_nightly(context: Context) -> None:
         journal = context.journal("Cluster", "Log")
         with round_survives(journal, context.troubles, "moving the log away"):
             try:
-                await context.jobs.run(RotateLog(context.settings.root, day), Swept)
+                await context.jobs.run(RotateLog(context.settings.root, day), Swept, lane="background")
             except JobError as failure:
                 journal.warning(f"The log of {day} stays where it is: {in_passing(failure)}")
         midnight = next_midnight(datetime.now())

@@ -18,11 +18,12 @@ from clusterd.key_guard import KeyRules
 from clusterd.settings import Clusterd
 from clusterd.sync.journal import Journal
 from clusterd.sync.manifest_files import ManifestFiles
-from clusterd.sync.pool_port import JobError, PoolPort, all_of
+from clusterd.sync.pool_port import GAVE_WAY, JobError, PoolPort, all_of
 from clusterd.sync.troubles import Troubles, round_survives
 from clusterd.sync.watcher import LAG_S, CannotWatch, MakeNotify, Watcher, watch_recursively
 from hashing.manifest import Rules
 from hashing.protection import LEAST_FILES
+from ipc.job_queue import Lane
 from ipc.messages import BuildManifest, ManifestBuilt, Note, PatchManifest, ScanShard, ShardScanned
 
 PUBLISH_EVERY_S = 0.1
@@ -65,6 +66,10 @@ class Scan(msgspec.Struct, frozen=True):
     notes: list[Note]
     withheld: int = 0
     settling: int = 0
+
+
+class _GaveWay(Exception):
+    """A walk in the background ended early, because somebody waits for the manifest."""
 
 
 class ScanFailed(Exception):
@@ -134,6 +139,9 @@ class ManifestKeeper:
         self._lock = asyncio.Lock()
         self._aside = 0
         self._blind = 0
+        self._in_background = False
+        self._gave_way = False
+        self._no_walk_before = 0.0
 
     # ---- asking --------------------------------------------------------------------------------------------------------
 
@@ -150,7 +158,8 @@ class ManifestKeeper:
         """The manifest as it is now, published as `current`. Raises ScanFailed; `current` is then as before.
 
         While events can be relied on this looks where something has changed, and costs nothing where nothing has; else it
-        walks over all shards. Every `full_walk_s` the digest cache is left aside and every file is read. `fresh`: also wait
+        walks over all shards. Every `full_walk_s` the digest cache is left aside and every file is read; while files are
+        watched, `run` does that, in the background. `fresh`: also wait
         for the events of what was changed just now."""
         if fresh and self.watching:
             await asyncio.sleep(LAG_S)
@@ -167,6 +176,7 @@ class ManifestKeeper:
         self._pending.update(paths)
         self._must_walk = self._must_walk or "" in self._pending
         self._wake.set()
+        self._hurry()
 
     @contextlib.asynccontextmanager
     async def aside(self, files: int) -> AsyncIterator[None]:
@@ -177,6 +187,7 @@ class ManifestKeeper:
         self._blind += is_much
         try:
             if is_much:
+                self._hurry()
                 async with self._lock:
                     await self._watcher.stop()
             yield
@@ -201,20 +212,68 @@ class ManifestKeeper:
             self._wake.set()
 
     async def run(self) -> None:
-        """Publish soon after something has changed, for ever. Spawned once, on either role."""
+        """Publish soon after something has changed, and look at everything now and then, for ever. Spawned once, on either role."""
         while True:
             with round_survives(self._journal, self._troubles, "following changes of files"):
-                await self._wait_for_work()
+                is_quiet = await self._wait_for_work()
                 if self.current is not None and not self._aside:  # else a scan finds it
                     try:
-                        await self._guarded(self._follow)
+                        if is_quiet and self._is_confirmation_due():
+                            await self._confirm()
+                        else:
+                            await self._guarded(self._follow)
                     except ScanFailed:
                         # `failure` says it; whoever comes next walks.
                         await asyncio.sleep(RETRY_S)
             await asyncio.sleep(PUBLISH_EVERY_S)
 
-    async def _wait_for_work(self) -> None:
+    async def _confirm(self) -> None:
+        """Walk over all shards to confirm what events have said. Nobody waits for that: it runs in the background, and ends when
+        somebody does. The next time it has the rank of other work, so that it comes to an end however much happens."""
+        self._no_walk_before = self._clock.monotonic() + RETRY_S
+
+        async def work() -> Scan:
+            self._in_background = not self._gave_way
+            try:
+                return await self._walk(full=self._is_full_walk_due())
+            finally:
+                self._in_background = False
+
+        try:
+            await self._guarded(work)
+        except _GaveWay:
+            self._gave_way = True
+        except ScanFailed:
+            self._no_walk_before = self._clock.monotonic() + self._longest_pause_s()
+            raise
+        else:
+            self._gave_way = False
+
+    def _hurry(self) -> None:
+        if self._in_background:
+            self._jobs.hurry()
+
+    def _is_full_walk_due(self) -> bool:
+        at = self._full_walk_at
+        return at is not None and 0 < self.full_walk_s <= self._clock.monotonic() - at
+
+    def _is_confirmation_due(self) -> bool:
+        return self.watching and self._confirmation_at() <= self._clock.monotonic()
+
+    def _confirmation_at(self) -> float:
+        at = self._walked_at + WALK_S
+        if self._full_walk_at is not None and self.full_walk_s > 0:
+            at = min(at, self._full_walk_at + self.full_walk_s)
+        return max(at, self._no_walk_before)
+
+    def _longest_pause_s(self) -> float:
+        return min(self.full_walk_s or WALK_S, WALK_S)
+
+    async def _wait_for_work(self) -> bool:
+        """True when there is none but to confirm what is known."""
         moments = list(self._later.values())
+        if self.watching and self.current is not None:
+            moments.append(self._confirmation_at())
         if self._settling_since is not None:
             moments.append(self._judge_at())
         if self._rules is not None and not self.watching and self.current is not None:
@@ -224,8 +283,11 @@ class ManifestKeeper:
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
         except TimeoutError:
-            return
+            now = self._clock.monotonic()
+            is_settled = self._settling_since is None or self._judge_at() > now
+            return is_settled and not self._must_walk and not any(due <= now for due in self._later.values())
         self._wake.clear()
+        return False
 
     async def close(self) -> None:
         """Stop watching; no thread is left."""
@@ -235,12 +297,15 @@ class ManifestKeeper:
 
     async def _guarded(self, work: Callable[[], Coroutine[Any, Any, Scan]]) -> Scan:
         """Do one piece of work at a time and publish what it gives."""
+        self._hurry()
         async with self._lock:
             self.scanning = True
             try:
                 scan = await work()
                 self._publish(scan)
             except (JobError, OSError) as failure:
+                if isinstance(failure, JobError) and failure.kind == GAVE_WAY:
+                    raise _GaveWay from None
                 self._failed(str(failure))
                 raise ScanFailed(str(failure)) from failure
             except BaseException:
@@ -263,11 +328,9 @@ class ManifestKeeper:
     async def _scan(self) -> Scan:
         """What a periodic scan does."""
         await self._care_for_watch()
-        now = self._clock.monotonic()
-        is_due = self._full_walk_at is not None and 0 < self.full_walk_s <= now - self._full_walk_at
-        is_much = len(self._pending) + len(self._again) > MOST_PENDING or now - self._walked_at >= WALK_S
-        if self.current is None or self._must_walk or is_due or is_much or not self.watching:
-            return await self._walk(full=is_due)
+        is_much = len(self._pending) + len(self._again) > MOST_PENDING
+        if self.current is None or self._must_walk or is_much or not self.watching:
+            return await self._walk(full=self._is_full_walk_due())
         return await self._patch(self.current, self._again)
 
     async def _follow(self) -> Scan:
@@ -296,12 +359,22 @@ class ManifestKeeper:
         self._later.pop("", None)
         if len(self._pending) > MOST_PENDING:
             self._later[""] = started + LOOK_TWICE_S
-        self._pending = set()
+        taken, self._pending = self._pending, set()
         self._must_walk = False  # here already: what is lost from now on asks for the next one
-        shards = await all_of(
-            self._jobs.run(ScanShard(self._root, self._state_dir, shard, self._shards, full), ShardScanned)
-            for shard in range(self._shards)
-        )
+        lane: Lane = "background" if self._in_background else "bulk"
+        gives_way = self._jobs.hurries if self._in_background else -1
+        try:
+            shards = await all_of(
+                self._jobs.run(
+                    ScanShard(self._root, self._state_dir, shard, self._shards, full, gives_way),
+                    ShardScanned,
+                    lane=lane,
+                )
+                for shard in range(self._shards)
+            )
+        except JobError:
+            self._pending |= taken
+            raise
         notes = [note for shard in shards for note in shard.notes]
         if any(shard.failed for shard in shards):
             raise JobError("disk", "; ".join(note.why or note.text for note in notes) or "a part could not be walked")

@@ -3,19 +3,23 @@
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from ipc.board import Board
 from ipc.errors import NoCredit
-from ipc.job_queue import JobQueue
-from ipc.messages import AnyJob, AnyResult, JobDone, JobFailed, PoolHello, Result, StartJob
+from ipc.job_queue import JobQueue, Lane
+from ipc.messages import AnyJob, AnyResult, JobDone, JobFailed, PoolHello, Result, ScanShard, StartJob
 
 R = TypeVar("R", bound=Result)
 SendToPool = Callable[[bytes, StartJob], Awaitable[None]]
 
 
 LOST_AFTER_CLAIMS = 3
+LOST_AFTER_S = 20.0
+"""A process that says so often, and so long after it was given a job, that it is free, never got it."""
+GAVE_WAY = "gave-way"
 
 
 class JobError(Exception):
@@ -44,33 +48,53 @@ def _remove(path: str) -> None:
 
 
 class PoolPort:
-    """Runs jobs on `size` processes. A waiter that is cancelled takes its job out of the queue; one that runs already goes
+    """Runs jobs on `size` processes, and one more for the lane `background`. A waiter that is cancelled takes its job out of the
+    queue; one that runs already goes
     on and its result is dropped."""
 
-    def __init__(self, send: SendToPool, queue: JobQueue, size: int, remove: Callable[[str], None] = _remove) -> None:
-        """`remove`: gets files that jobs have made and nobody wants any more; must not raise."""
+    def __init__(
+        self,
+        send: SendToPool,
+        queue: JobQueue,
+        size: int,
+        remove: Callable[[str], None] = _remove,
+        tell_hurry: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """`remove`: gets files that jobs have made and nobody wants any more; must not raise. `tell_hurry` shows the pool the
+        count of calls of `hurry`."""
         self.size = size
         self._remove = remove
+        self.hurries = 0
+        self._tell_hurry = tell_hurry
         self._send = send
         self._queue = queue
         self._waiting: dict[int, asyncio.Future[AnyResult]] = {}
         self._slots: dict[int, int] = {}
         self._idle_claims: dict[int, int] = {}
+        self._given_at: dict[int, float] = {}
         self._unwanted: dict[int, str] = {}
 
-    async def run(self, job: AnyJob, result: type[R], *, urgent: bool = False) -> R:
-        """Run a job and return its result, which is of type `result`. `urgent` jobs (chunks of a transfer) go first.
+    async def run(self, job: AnyJob, result: type[R], *, urgent: bool = False, lane: Lane = "bulk") -> R:
+        """Run a job and return its result, which is of type `result`. `urgent` is the lane of chunks of a transfer; see
+        SHARES for the others.
 
         Raises JobError. Cancelled: the job runs on; use `start` when that matters."""
-        return await self._run(job, result, urgent)
+        return await self._run(job, result, "chunk" if urgent else lane)
 
     def start(self, job: AnyJob, result: type[R], *, urgent: bool = False) -> "asyncio.Task[R]":
         """Like `run`, as a task that goes on when the caller is cancelled (shield it)."""
-        return asyncio.create_task(self._run(job, result, urgent))
+        return asyncio.create_task(self._run(job, result, "chunk" if urgent else "bulk"))
 
-    async def _run(self, job: AnyJob, expected: type[R], urgent: bool) -> R:
+    def hurry(self) -> None:
+        """Somebody waits for what walks in the background now: it ends at once, as JobError "gave-way"."""
+        self.hurries += 1
+        self._tell_hurry(self.hurries)
+        for number in self._queue.withdraw(ScanShard):
+            self._settle(number, JobFailed(GAVE_WAY, "somebody waits for it"))
+
+    async def _run(self, job: AnyJob, expected: type[R], lane: Lane) -> R:
         try:
-            number = self._queue.submit(job, "chunk" if urgent else "bulk")
+            number = self._queue.submit(job, lane)
         except NoCredit as refusal:
             raise JobError("busy", f"{type(job).__name__}: too many jobs wait already") from refusal
         future: asyncio.Future[AnyResult] = asyncio.get_running_loop().create_future()
@@ -96,13 +120,14 @@ class PoolPort:
             self.lost(message.slot)
             self._slots[message.slot] = message.incarnation
         elif self._queue.is_running(message.slot):
-            # Idle processes repeat their hello. One that crosses a job on its way means nothing; several mean that the
-            # job never arrived.
+            # Idle processes repeat their hello. One that crosses a job on its way means nothing, nor do several that were
+            # said before it or soon after: on a busy machine they wait together, and the job may be as late.
+            if message.at and message.at < self._given_at.get(message.slot, 0.0) + LOST_AFTER_S:
+                return
             self._idle_claims[message.slot] = self._idle_claims.get(message.slot, 0) + 1
             if self._idle_claims[message.slot] < LOST_AFTER_CLAIMS:
                 return
-            for number, failure in self._queue.lost(message.slot):
-                self._settle(number, failure)
+            self._queue.not_arrived(message.slot)
         self._idle_claims.pop(message.slot, None)
         self._queue.ready(message.slot)
         await self._assign()
@@ -142,4 +167,5 @@ class PoolPort:
 
     async def _assign(self) -> None:
         for slot, number, job in self._queue.next_assignments():
+            self._given_at[slot] = time.monotonic()
             await self._send(f"pool-{slot}".encode(), StartJob(number, job))

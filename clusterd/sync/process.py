@@ -125,7 +125,13 @@ class _SyncProcess:
         )
         slabs = SlabPool(self._arena.sync_slabs)
         slabs.free_pages = self._arena.free_pages
-        jobs = PoolPort(self._send_to_pool, self._queue, self._pool_size, spool.remove)
+        jobs = PoolPort(
+            self._send_to_pool,
+            self._queue,
+            self._pool_size,
+            spool.remove,
+            lambda count: self._row.set("hurry", count),
+        )
         manifests = ManifestKeeper(
             settings.root,
             spool.state_dir,

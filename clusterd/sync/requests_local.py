@@ -54,7 +54,7 @@ class LocalRequests:
         out = context.spool.new_path("hashes")
         try:
             packed = await context.jobs.run(
-                RulesetHashes(context.spool.state_dir, scan.root_digest, out), Packed, urgent=True
+                RulesetHashes(context.spool.state_dir, scan.root_digest, out), Packed, lane="api"
             )
             if packed.size > LARGEST_ANSWER:
                 raise ClusterError(1000, f"the answer would have {packed.size} bytes, above {LARGEST_ANSWER}")

@@ -1,7 +1,7 @@
 """The node's agent database for code that may wait: pool processes. The stream socket, one connection, one question at a time."""
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -45,8 +45,9 @@ def statement(template: str, values: Sequence[Value] = ()) -> str:
 class BlockingDatabase:
     """Connects when it is first asked, and again after a failure. A context manager, or `close` it."""
 
-    def __init__(self, root: str, timeout_s: float = TIMEOUT_S) -> None:
-        """`timeout_s`: of connecting, and of each answer."""
+    def __init__(self, root: str, timeout_s: float = TIMEOUT_S, on_step: Callable[[], None] = lambda: None) -> None:
+        """`timeout_s`: of connecting, and of each answer. `on_step` is called again and again."""
+        self._on_step = on_step
         self._path = f"{root}/{WDB_SOCKET}"
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
@@ -140,6 +141,7 @@ class BlockingDatabase:
         self._page = max(1, rows // 2)
 
     def _exchange(self, request: bytes) -> bytes:
+        self._on_step()
         try:
             if self._socket is None:
                 self._socket = self._connected()
@@ -172,6 +174,7 @@ class BlockingDatabase:
         assert self._socket is not None
         parts = bytearray()
         while len(parts) < size:
+            self._on_step()
             part = self._socket.recv(min(size - len(parts), 1 << 20))
             if not part:
                 raise DatabaseError(2010)

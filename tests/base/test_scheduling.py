@@ -50,6 +50,14 @@ def test_background_processes_step_back() -> None:
         assert found["slice"] == 3_000_000
 
 
+def test_processes_that_compute_have_the_rank_of_others_and_let_those_in_that_wake_up() -> None:
+    found = after("compute")
+    assert found["nice"] == os.getpriority(os.PRIO_PROCESS, 0)
+    assert found["policy"] == os.SCHED_BATCH
+    if kernel_knows_slices():
+        assert found["slice"] == 3_000_000
+
+
 def test_prompt_processes_keep_their_rank() -> None:
     found = after("run_promptly")
     assert found["nice"] == os.getpriority(os.PRIO_PROCESS, 0)

@@ -3,8 +3,8 @@
 import pytest
 
 from ipc.errors import NoCredit
-from ipc.job_queue import CHUNKS_IN_A_ROW, JobQueue
-from ipc.messages import SweepTemporary
+from ipc.job_queue import BACKGROUND_SLOT, SHARES, JobQueue, Lane
+from ipc.messages import RotateLog, SweepTemporary
 
 
 def job(name: str) -> SweepTemporary:
@@ -30,14 +30,59 @@ def test_chunks_go_before_bulk_and_each_kind_in_the_order_it_came() -> None:
     assert served(queue) == ["c1", "c2", "b1", "b2"]
 
 
-def test_chunks_without_end_do_not_starve_a_scan() -> None:
+def test_no_lane_starves_another_however_many_jobs_it_has() -> None:
     queue = JobQueue(1000)
-    for number in range(3 * CHUNKS_IN_A_ROW):
-        queue.submit(job(f"c{number}"), "chunk")
-    for number in range(2):
-        queue.submit(job(f"b{number}"), "bulk")
-    order = served(queue)
-    assert [order.index("b0"), order.index("b1")] == [CHUNKS_IN_A_ROW, 2 * CHUNKS_IN_A_ROW + 1]
+    lanes: dict[str, Lane] = {"c": "chunk", "a": "api", "b": "bulk"}
+    for initial, lane in lanes.items():
+        for number in range(3 * SHARES[lane]):
+            queue.submit(job(f"{initial}{number}"), lane)
+    order = "".join(name[0] for name in served(queue))
+    assert order == 3 * ("c" * SHARES["chunk"] + "a" * SHARES["api"] + "b" * SHARES["bulk"])
+
+
+def test_requests_of_the_api_leave_a_process_for_syncs() -> None:
+    queue = JobQueue(1000)
+    for number in range(400):
+        queue.submit(job(f"a{number}"), "api")
+    for slot in (1, 2, 3):
+        queue.ready(slot)
+    given = queue.next_assignments()
+    assert [slot for slot, _, _ in given] == [1, 2]
+    chunk = queue.submit(job("c"), "chunk")
+    assert [(slot, number) for slot, number, _ in queue.next_assignments()] == [(3, chunk)]
+    assert queue.done(1, given[0][1])
+    assert [slot for slot, _, _ in queue.next_assignments()] == [1], "and they go on"
+
+
+def test_only_the_background_process_does_what_nobody_waits_for_and_nothing_else() -> None:
+    queue = JobQueue(10)
+    scan, chunk = queue.submit(job("s"), "background"), queue.submit(job("c"), "chunk")
+    queue.ready(1)
+    assert [number for _, number, _ in queue.next_assignments()] == [chunk]
+    queue.submit(job("c2"), "chunk")
+    queue.ready(BACKGROUND_SLOT)
+    assert [(slot, number) for slot, number, _ in queue.next_assignments()] == [(BACKGROUND_SLOT, scan)]
+
+
+def test_a_job_that_never_arrived_was_not_tried() -> None:
+    queue = JobQueue(10)
+    number = queue.submit(job("a"), "bulk")
+    for _ in range(5):
+        queue.ready(1)
+        assert [given for _, given, _ in queue.next_assignments()] == [number]
+        queue.not_arrived(1)
+    queue.ready(1)
+    queue.next_assignments()
+    assert queue.lost(1) == [], "its process died once"
+
+
+def test_what_waits_in_the_background_can_be_withdrawn() -> None:
+    queue = JobQueue(2)
+    numbers = [queue.submit(job(name), "background") for name in "ab"]
+    assert queue.withdraw(RotateLog) == []
+    assert queue.withdraw(SweepTemporary) == numbers
+    assert queue.waiting == 0
+    queue.submit(job("c"), "bulk")
 
 
 def test_a_job_goes_only_to_a_process_that_is_free() -> None:

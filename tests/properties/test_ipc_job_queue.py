@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from ipc.errors import NoCredit
-from ipc.job_queue import TRIES, JobQueue, Priority
+from ipc.job_queue import TRIES, JobQueue, Lane
 from ipc.messages import SweepTemporary
 
 MOST, SLOTS = 6, 3
@@ -30,18 +30,18 @@ class Jobs(RuleBasedStateMachine):
         self.finished = 0
         self.submitted = 0
 
-    @rule(target=numbers, priority=st.sampled_from(["chunk", "bulk"]))
-    def submit(self, priority: Priority) -> object:
+    @rule(target=numbers, lane=st.sampled_from(["chunk", "bulk"]))
+    def submit(self, lane: Lane) -> object:
         root = f"/{self.submitted}"
         if len(self.waiting) + len(self.running) == MOST:
             with pytest.raises(NoCredit):
-                self.queue.submit(SweepTemporary(root), priority)
+                self.queue.submit(SweepTemporary(root), lane)
             return multiple()
-        number = self.queue.submit(SweepTemporary(root), priority)
+        number = self.queue.submit(SweepTemporary(root), lane)
         assert number not in self.roots
         self.submitted += 1
         self.roots[number] = root
-        self.waiting[number] = priority
+        self.waiting[number] = lane
         self.begun[number] = 0
         return number
 

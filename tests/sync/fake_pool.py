@@ -30,7 +30,7 @@ class FakePool:
         self.gate.set()
         self.fails: type[Any] | None = None
 
-    async def run(self, job: AnyJob, result: type[Any], *, urgent: bool = False) -> Any:
+    async def run(self, job: AnyJob, result: type[Any], *, urgent: bool = False, lane: str = "bulk") -> Any:
         self.jobs.append(job)
         await asyncio.sleep(0)
         await self.gate.wait()

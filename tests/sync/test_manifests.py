@@ -8,24 +8,26 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 
 from clusterd.clock import Clock
 from clusterd.settings import DEFAULT_RULES, Clusterd, Settings
-from clusterd.sync.manifests import ManifestKeeper, Scan, ScanFailed
+from clusterd.sync.manifests import RETRY_S, ManifestKeeper, Scan, ScanFailed
+from clusterd.sync.pool_port import JobError
 from clusterd.sync.watcher import Notify, watch_recursively
 from hashing.compare import compare
 from hashing.digest_cache import file_rows
 from hashing.live_manifest import load_live
 from hashing.manifest import WireMeta, build_manifest
 from hashing.walk import scan_shard
-from ipc.messages import BuildManifest, PatchManifest, ScanShard
+from ipc.messages import AnyJob, BuildManifest, PatchManifest, Result, ScanShard
 from tests.fakes.clock import FakeClock
 from tests.fakes.pool import InlinePool
 
 SOON_S = 10.0
+R = TypeVar("R", bound=Result)
 
 
 class Node:
@@ -95,6 +97,10 @@ def play(node: Node, story: Story, *, follow: bool = True) -> None:
 
     asyncio.run(run())
     assert "watch" not in {thread.name for thread in threading.enumerate()}
+
+
+def scans(node: Node) -> list[ScanShard]:
+    return [job for job in node.pool.done if isinstance(job, ScanShard)]
 
 
 async def until(claim: Callable[[], bool], what: str = "") -> None:
@@ -362,13 +368,82 @@ def test_every_file_is_read_when_a_full_walk_is_due(tmp_path: Path) -> None:
     async def story(node: Node) -> None:
         await node.keeper.scan()
         clock.move(59)
+        node.keeper.touch([])
         await node.keeper.scan()
         node.pool.done.clear()
         clock.move(1)
-        await node.keeper.scan()
-        assert [job.ignore_cache for job in node.pool.done if isinstance(job, ScanShard)] == [True, True]
+        node.keeper.touch([])
+        await until(lambda: len(scans(node)) == 2, "every file is read")
+        assert [job.ignore_cache for job in scans(node)] == [True, True]
+        assert {job.gives_way for job in scans(node)} == {0}, "nobody waits for it"
 
-    play(node, story, follow=False)
+    play(node, story)
+
+
+def test_unwatched_tree_is_read_as_a_whole_when_it_is_due(tmp_path: Path) -> None:
+    clock = FakeClock()
+    node = Node(tmp_path, watch=False, clock=clock, full_walk_s=60.0)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        node.pool.done.clear()
+        clock.move(60)
+        await node.keeper.scan()
+        assert [(job.ignore_cache, job.gives_way) for job in scans(node)] == [(True, -1), (True, -1)]
+
+    play(node, story)
+
+
+class SlowWalks(InlinePool):
+    """Walks in the background go on until somebody is in a hurry. `lanes`: of each walk that was begun."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.in_a_hurry = asyncio.Event()
+        self.lanes: list[str] = []
+
+    def hurry(self) -> None:
+        super().hurry()
+        self.in_a_hurry.set()
+
+    async def run(self, job: AnyJob, result: type[R], *, urgent: bool = False, lane: str = "bulk") -> R:
+        if isinstance(job, ScanShard):
+            self.lanes.append(lane)
+        if lane == "background":
+            self.in_a_hurry.clear()
+            await self.in_a_hurry.wait()
+            raise JobError("gave-way", "somebody waits")
+        return await super().run(job, result, urgent=urgent, lane=lane)
+
+
+@pytest.mark.parametrize("who", ["a change", "a scan"])
+def test_walk_in_the_background_gives_way_and_is_done_afterwards(tmp_path: Path, who: str) -> None:
+    clock = FakeClock()
+    node = Node(tmp_path, clock=clock, full_walk_s=60.0)
+    node.write("etc/rules/a.xml")
+
+    async def story(node: Node) -> None:
+        node.pool = pool = SlowWalks(Settings(str(tmp_path)))
+        node.keeper._jobs = cast(Any, pool)
+        await node.keeper.scan()
+        assert pool.lanes == ["bulk", "bulk"], "everybody waits for the first one"
+        clock.move(60)
+        node.keeper.touch([])
+        await until(lambda: "background" in pool.lanes, "the walk begins")
+        node.write("etc/rules/b.xml")
+        if who == "a change":
+            await until(lambda: "etc/rules/b.xml" in node.rows(), "the change is published")
+        else:
+            await node.keeper.scan(fresh=True)
+            assert "etc/rules/b.xml" in node.rows()
+        clock.move(RETRY_S)
+        node.keeper.touch([])
+        await until(
+            lambda: pool.lanes[-2:] == ["bulk", "bulk"] and len(pool.lanes) > 4, "it is done with the rank of others"
+        )
+        assert node.keeper.failure == ""
+
+    play(node, story)
 
 
 def test_touched_path_is_looked_at_without_a_watch(tmp_path: Path) -> None:
@@ -390,7 +465,7 @@ def test_event_during_a_walk_is_looked_at_after_it(tmp_path: Path) -> None:
     async def story(node: Node) -> None:
         run = node.pool.run
 
-        async def change_behind_it(job: Any, result: Any, *, urgent: bool = False) -> Any:
+        async def change_behind_it(job: Any, result: Any, *, urgent: bool = False, lane: str = "bulk") -> Any:
             outcome = await run(job, result, urgent=urgent)
             if isinstance(job, BuildManifest):
                 node.write("etc/rules/late")

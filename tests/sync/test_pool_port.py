@@ -1,11 +1,12 @@
 """Jobs whose waiter gave up."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 
-from clusterd.sync.pool_port import JobError, PoolPort, all_of
+from clusterd.sync.pool_port import LOST_AFTER_CLAIMS, LOST_AFTER_S, JobError, PoolPort, all_of
 from ipc.job_queue import JobQueue
 from ipc.messages import JobDone, Packed, PackMetadata, PoolHello, StartJob
 
@@ -54,5 +55,30 @@ def test_failure_of_one_of_several_jobs_is_told_when_the_last_has_ended() -> Non
         with pytest.raises(JobError, match="full"):
             await all_of([fail(), go_on()])
         assert ended == ["the other"]
+
+    asyncio.run(story())
+
+
+def test_hellos_that_waited_with_a_job_are_no_sign_that_it_was_lost() -> None:
+    """On a busy machine sync hears several at once, and the pool its job late."""
+    sent: list[StartJob] = []
+
+    async def send(slot: bytes, order: StartJob) -> None:
+        sent.append(order)
+
+    async def story() -> None:
+        port = PoolPort(send, JobQueue(4), 1)
+        waiter = port.start(PackMetadata("", "", ""), Packed)
+        now = time.monotonic()
+        for late_s in (20, 15, 10, 5, 0):
+            await port.hello(PoolHello(1, 1, now - late_s))
+            await asyncio.sleep(0)
+        assert len(sent) == 1
+        for claim in range(LOST_AFTER_CLAIMS):
+            assert len(sent) == 1
+            await port.hello(PoolHello(1, 1, now + LOST_AFTER_S + 5 * claim + 1))
+        assert [order.id for order in sent] == 2 * [sent[0].id], "it says for long that it has none"
+        await port.done(1, JobDone(sent[0].id, Packed(13, 1)))
+        assert (await waiter).size == 13
 
     asyncio.run(story())

@@ -209,10 +209,12 @@ def test_status_of_a_running_node_has_all_its_keys(rig: Rig) -> None:
         found = status(rig, node)
         assert set(found) == STATUS_KEYS
         assert found["node"]["type"] == node.kind
-        assert {"name", "pid", "incarnation", "state", "cpu_percent", "uss_bytes", "restarts"} == set(
-            found["processes"][0]
-        )
-        assert [process["state"] for process in found["processes"]] == ["ready"] * 6
+        keys = {"name", "pid", "incarnation", "state", "class", "silent_s", "cpu_percent", "uss_bytes", "restarts"}
+        assert set(found["processes"][0]) == keys
+        assert [process["state"] for process in found["processes"]] == ["ready"] * 7
+        classes = {process["name"]: process["class"] for process in found["processes"]}
+        assert classes["pool-0"] == "background"
+        assert (classes["net"], classes["sync"], classes["pool-1"]) == ("prompt", "normal", "compute")
         assert found["peers"][0]["program"] == "clusterd"
         shown = clusterd(rig, "status", node=node)
         assert shown.returncode == ExitCode.OK

@@ -1,0 +1,41 @@
+"""A scan in the background ends as soon as somebody waits for it, and leaves nothing open."""
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+from clusterd.pool.jobs import Workshop
+from clusterd.settings import ClusterBlock, Secret, Settings
+from ipc.messages import JobFailed, ScanShard, ShardScanned
+
+
+def test_scan_gives_way_in_the_middle_and_not_when_it_is_waited_for(tmp_path: Path) -> None:
+    rules = tmp_path / "etc/rules"
+    rules.mkdir(parents=True)
+    for number in range(50):
+        (rules / f"{number}.xml").write_text(str(number))
+    (tmp_path / "state").mkdir()
+    steps = 0
+    hurry = 7
+
+    def step() -> None:
+        nonlocal steps, hurry
+        steps += 1
+        if steps == 5:
+            hurry += 1
+
+    settings = Settings(str(tmp_path), cluster=ClusterBlock(key=Secret(b"k" * 32)))
+    workshop = Workshop(settings, cast(Any, None), step, lambda: hurry)
+    scan = ScanShard(str(tmp_path), str(tmp_path / "state"), 0, 1, gives_way=7)
+    before = len(os.listdir("/proc/self/fd"))
+
+    answer = workshop.do(scan)
+
+    assert isinstance(answer, JobFailed)
+    assert answer.kind == "gave-way"
+    assert steps == 5
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert os.listdir(tmp_path / "state") == []
+    awaited = workshop.do(ScanShard(str(tmp_path), str(tmp_path / "state"), 0, 1))
+    assert isinstance(awaited, ShardScanned)
+    assert awaited.files == 50
