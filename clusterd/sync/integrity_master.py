@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 
-from clusterd.errors import ClusterError
+from clusterd.errors import ClusterError, in_passing
 from clusterd.sync.caps import asks_as_stock, method_for
 from clusterd.sync.comparisons import Comparisons
 from clusterd.sync.context import Context
@@ -207,7 +207,7 @@ class IntegrityMaster:
         if isinstance(failure, ClusterError):
             journal.error(str(failure))
         elif not self._context.troubles.begin(_subject(peer), f"Files for {peer.name}: {failure}", journal, "ERROR"):
-            journal.debug(str(failure))
+            self._context.journal(f"Worker {peer.name}", OWN).debug(in_passing(failure))
 
     async def sync(self, peer: Peer, compared: Compared, difference: str, manifest: str) -> None:
         """Send the worker what differs from `manifest` (its root digest).
