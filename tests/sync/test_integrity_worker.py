@@ -41,3 +41,27 @@ def test_link_that_ends_as_a_sync_begins_does_not_keep_the_next_from_beginning(t
         assert context.progress == []
 
     asyncio.run(story())
+
+
+def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    """The master may send the next one ahead while this node still applies one: older files must not come last."""
+    context = SimpleNamespace(
+        journal=lambda tag, subtag: Silent(), node_name="w1", spool=SimpleNamespace(remove=lambda *paths: None)
+    )
+    seen: list[str] = []
+
+    class Watched(IntegrityWorker):
+        async def _apply(self, package: str, journal: Any, progress: Any) -> int:
+            seen.append(f"{package} begins")
+            for _ in range(5):
+                await asyncio.sleep(0)
+            seen.append(f"{package} ends")
+            return 0
+
+    async def story() -> None:
+        worker = Watched(cast(Any, context), lambda: None)
+        peer, progress = cast(Any, SimpleNamespace(name="m")), cast(Any, SimpleNamespace(step=""))
+        await asyncio.gather(*(worker._apply_package(peer, name, progress) for name in ("first", "second")))
+
+    asyncio.run(story())
+    assert seen == ["first begins", "first ends", "second begins", "second ends"]
