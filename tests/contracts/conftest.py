@@ -1,15 +1,13 @@
 """Stores of a module's own, emptied before each test."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from tests.contracts.helpers import empty
 from tests.store.lone_store import LoneStore, lone_store
+from tools.rig.guard import guarded
 from tools.rig.wdb_client import WdbClient
 
 MakeStore = Callable[..., LoneStore]
@@ -17,19 +15,15 @@ MakeStore = Callable[..., LoneStore]
 
 def _stores() -> Iterator[MakeStore]:
     # Not below tmp_path: socket paths have 107 bytes.
-    base = Path(tempfile.mkdtemp(prefix="wdb-"))
-    try:
-        with ExitStack() as stack:
-            count = 0
+    with guarded("wdb-") as base, ExitStack() as stack:
+        count = 0
 
-            def make(node_type: str = "master") -> LoneStore:
-                nonlocal count
-                count += 1
-                return stack.enter_context(lone_store(base / str(count), node_type))
+        def make(node_type: str = "master") -> LoneStore:
+            nonlocal count
+            count += 1
+            return stack.enter_context(lone_store(base / str(count), node_type))
 
-            yield make
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+        yield make
 
 
 _shared_stores = pytest.fixture(_stores, scope="module", name="shared_stores")

@@ -1,8 +1,6 @@
 """A master's root with a real store, and functions called on it as a pool process calls them."""
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase
 from clusterd.wire.results import WireCallable, WireException
 from tests.store.lone_store import lone_store
+from tools.rig.guard import guarded
 from tools.rig.wdb_client import WdbClient
 
 REGISTRY = agents.registry.join(groups.registry, group_members.registry, sca.registry)
@@ -58,16 +57,13 @@ class AgentNode:
 @contextlib.contextmanager
 def agent_node() -> Iterator[AgentNode]:
     # Not below tmp_path: socket paths have 107 bytes.
-    base = Path(tempfile.mkdtemp(prefix="dapi-"))
-    try:
-        with (
-            lone_store(base / "1") as store,
-            WdbClient(store.root) as db,
-            BlockingDatabase(str(store.root)) as database,
-        ):
-            yield AgentNode(store.root, db, database)
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    with (
+        guarded("dapi-") as base,
+        lone_store(base / "1") as store,
+        WdbClient(store.root) as db,
+        BlockingDatabase(str(store.root)) as database,
+    ):
+        yield AgentNode(store.root, db, database)
 
 
 def codes(items: Items) -> dict[str, int]:

@@ -10,6 +10,8 @@ from types import TracebackType
 
 import uvloop
 
+from tests.fakes.forks import die_with_parent
+
 PATIENCE_S = 20.0
 
 
@@ -34,6 +36,7 @@ class Child:
         self.pid = os.fork()
         self._is_collected = False
         if self.pid == 0:
+            die_with_parent()
             code = 1
             try:
                 work()

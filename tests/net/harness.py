@@ -1,12 +1,10 @@
 """Net's process for real: forked, over a root of its own, with a fake sync and blocking clients that speak the protocol."""
 
 import os
-import shutil
 import signal
 import socket
 import ssl
 import struct
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -20,7 +18,9 @@ from clusterd.rundir import board_path, local_socket, run_dir
 from clusterd.settings import ClusterBlock, Secret, Settings
 from ipc.arena import Arena
 from ipc.board import Board, RowSnapshot
+from tests.fakes.forks import die_with_parent
 from tests.fakes.sync import FakeSync
+from tools.rig.guard import guarded
 from tools.rig.peer import FrameReader, Message, build_frames
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -104,7 +104,8 @@ class NetNode:
     """One node's net process. `settings_of` makes the settings for the root given."""
 
     def __init__(self, settings_of: Callable[[str], Settings], slabs: tuple[int, int] = (8, 4)) -> None:
-        self.root = tempfile.mkdtemp(prefix="net-", dir="/tmp")
+        self._place = guarded("net-", "/tmp")
+        self.root = str(self._place.__enter__())
         for directory in ("var/run", "queue/cluster", "logs", "etc"):
             os.makedirs(f"{self.root}/{directory}")
         os.mkdir(run_dir(self.root), 0o700)
@@ -133,6 +134,7 @@ class NetNode:
         self.board.row("net").begin(0, self.row().incarnation + 1)
         self.pid = os.fork()
         if self.pid == 0:
+            die_with_parent()
             status = 1
             try:
                 # As after the supervisor's fork: no socket of anybody else, above all not the fake sync's.
@@ -189,7 +191,7 @@ class NetNode:
             self.sync.close()
         self.board.close()
         self.arena.close()
-        shutil.rmtree(self.root)
+        self._place.__exit__(None, None, None)
 
     # ---- what is seen ----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from clusterd.settings import ClusterBlock, Secret, Settings
 from clusterd.supervisor.child import SIGNALS
 from ipc.arena import Arena
 from ipc.board import Board
+from tests.fakes.forks import die_with_parent
 
 
 def main(root: str) -> int:
@@ -26,6 +27,7 @@ def main(root: str) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     pid = os.fork()
     if pid == 0:
+        die_with_parent()
         os._exit(run(1, settings, arena, board, log))
     print(pid, flush=True)
     for line in sys.stdin:

@@ -15,6 +15,7 @@ from clusterd.logs import Log
 from clusterd.rundir import STORE_SOCKETS, board_path, run_dir
 from clusterd.settings import ClusterBlock, Clusterd, Secret, Settings
 from ipc.board import Board
+from tests.fakes.forks import die_with_parent
 
 START_S = 20.0
 
@@ -36,6 +37,7 @@ class LoneStore:
         log = Log(str(self.root / "logs/cluster.log"), 2, "text")
         pid = os.fork()
         if pid == 0:
+            die_with_parent()
             status = 1
             try:
                 os.setsid()

@@ -1,7 +1,5 @@
 """The database client that may wait, against a real store (wdb.md 2)."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from clusterd.wdb.blocking import LARGEST_REQUEST, BlockingDatabase, quoted, sta
 from clusterd.wdb.client import DatabaseError
 from tests.contracts.helpers import add_many
 from tests.store.lone_store import LoneStore, lone_store
+from tools.rig.guard import guarded
 from tools.rig.wdb_client import WdbClient
 
 MANY = 3000
@@ -20,15 +19,11 @@ SELECT = "select id, name, manager_host as host from agent"
 @pytest.fixture(scope="module")
 def store() -> Iterator[LoneStore]:
     """Agents 1 to MANY, the first of which have long rows and the others short ones."""
-    base = Path(tempfile.mkdtemp(prefix="wdb-"))
-    try:
-        with lone_store(base / "1") as made:
-            with WdbClient(made.root) as db:
-                add_many(db, MANY)
-                db.command(f"global sql update agent set manager_host = '{'h' * 5000}' where id between 1 and 100")
-            yield made
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    with guarded("wdb-") as base, lone_store(base / "1") as made:
+        with WdbClient(made.root) as db:
+            add_many(db, MANY)
+            db.command(f"global sql update agent set manager_host = '{'h' * 5000}' where id between 1 and 100")
+        yield made
 
 
 @pytest.fixture

@@ -36,7 +36,8 @@ class _Books:
         self._pid = 0
         self._open: list[str] = []
         self._file = Path()
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._life = -1
+        """Closed by the system when this process ends."""
 
     def add(self, directory: Path) -> None:
         with self._lock:
@@ -58,16 +59,19 @@ class _Books:
         self._write()
         environment = {name: value for name, value in os.environ.items() if name != MARK}
         environment["PYTHONPATH"] = str(PROJECT)
-        self._guard = subprocess.Popen(
-            [sys.executable, "-m", "tools.rig.guard", str(self._file)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            cwd="/",
-            start_new_session=True,
-        )
-        self._guard.returncode = 0  # it outlives us by design: Popen shall not warn about it
+        ours, self._life = os.pipe()
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "tools.rig.guard", str(self._file)],
+                stdin=ours,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                cwd="/",
+                check=True,
+            )
+        finally:
+            os.close(ours)
 
     def _write(self) -> None:
         beside = self._file.with_suffix(".new")
@@ -169,7 +173,10 @@ def _place() -> Path:
 
 
 def main() -> None:
-    """The guard of the harness whose books are named. Signals to the harness's group are not for it."""
+    """The guard of the harness whose books are named: no child of it, and signals to its group are not for it."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     while os.read(0, 4096):
