@@ -746,7 +746,8 @@ class GroupsOpened(Result, frozen=True, tag="groups-opened"):
 
 class JobFailed(Result, frozen=True, tag="job-failed"):
     """`kind` is a word a program tests ("disk", "bad-seal", "bad-package", "bad-json", "unknown-name", "too-large", "vanished",
-    "gave-way", "bug"); `text` says to a person what happened and to which file; for "bug" it holds the stack."""
+    "gave-way", "unwanted", "busy", "bug"); `text` says to a person what happened and to which file; for "bug" it holds the
+    stack."""
 
     kind: str
     text: str

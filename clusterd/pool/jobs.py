@@ -6,6 +6,7 @@ from collections.abc import Callable
 from clusterd.pool import agents, api, bodies, buckets, packages, tree
 from clusterd.pool.failure import Failure
 from clusterd.pool.rotate import rotate_log
+from clusterd.pool.wanted import while_there
 from clusterd.settings import Settings
 from clusterd.wire.seal import Sealer
 from hashing.errors import FileVanished, HashingError, PackageTooLarge
@@ -113,9 +114,9 @@ class Workshop:
             case FinishPackage():
                 return packages.finish(job, settings, self._differences, on_step)
             case OpenPackage():
-                return packages.open_received(job, settings, on_step)
+                return packages.open_received(job, settings, while_there(job.package, on_step))
             case UnpackRange():
-                return packages.unpack(job, settings, on_step)
+                return packages.unpack(job, settings, while_there(job.package, on_step))
             case ApplyPlan():
                 return packages.apply(job, settings, on_step)
             case SweepTemporary():

@@ -209,6 +209,21 @@ class Incoming:
             raise ClusterError(3027, end.task_id)
         awaited.file.set_result(file)
 
+    def keep(self, file: IncomingFile[str]) -> None:
+        """A whole file that its task gives up, for the next link: under another name, so that jobs that read it end."""
+        path = self._spool.new_path("package")
+        try:
+            os.rename(file.owner, path)
+        except OSError:
+            self._spool.remove(file.owner)
+            return
+        self._spool.ledger.release(file.owner)
+        if self._partials is None:
+            self._spool.remove(path)
+            return
+        self._spool.ledger.charge(path, self._sender, file.received)
+        self._partials.keep(Claim(file.digest, file.received), Partial(path, file.received))
+
     def _drop_file(self, path: str) -> None:
         file = self._files.drop(path)
         if file is not None:

@@ -12,13 +12,16 @@ from clusterd.sync.caps import method_for
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import Awaited
 from clusterd.sync.journal import Journal
+from clusterd.sync.ledger import disk_of, low, unpack_bounds
 from clusterd.sync.manifests import Scan, ScanFailed
 from clusterd.sync.outgoing import Package, Progress
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError, all_of
 from clusterd.sync.tasks import Tasks
 from clusterd.sync.waiting import wait_for_file
+from clusterd.sync.while_linked import WhileLinked
 from clusterd.wire.payloads import build_task_failure
+from clusterd.wire.transfer import IncomingFile
 from ipc.messages import (
     Applied,
     ApplyPlan,
@@ -42,6 +45,7 @@ OWN = "Integrity guard"
 MAX_SYNCS = 2
 """Packages that are awaited or applied at a time: one of this link, and one that outlives the link before."""
 QUOTED = 200
+NO_ROOM = "room for files"
 
 
 class LastSync(msgspec.Struct):
@@ -230,16 +234,16 @@ class IntegrityWorker:
         await self._context.net.main_line("ERROR", self._tag, f"Error in synchronization process: {error}")
 
     async def _receive(self, peer: Peer, task_id: str, awaited: Awaited, progress: Progress) -> None:
-        """Wait for the package, which ends with the link, and apply it, which does not."""
+        """Wait for the package and unpack it, which ends with the link, and put its files in place, which does not."""
         context = self._context
         context.progress.append(progress)
         changed = 0
         try:
             try:
-                package = await wait_for_file(context, peer, awaited, None)
+                await wait_for_file(context, peer, awaited, None)
             finally:
                 peer.incoming.forget(task_id)
-            changed = await self._apply_package(peer, package, progress)
+            changed = await self._apply_package(peer, awaited.file.result(), progress)
         except ClusterError as failure:
             await context.net.main_line("ERROR", self._tag, str(failure))
             self.note_result("failed", str(failure))
@@ -253,12 +257,12 @@ class IntegrityWorker:
     def _tell_end(self, changed: int) -> None:
         self.ended(changed)
 
-    async def _apply_package(self, peer: Peer, package: str, progress: Progress) -> int:
+    async def _apply_package(self, peer: Peer, file: IncomingFile[str], progress: Progress) -> int:
         """How many files were changed."""
         journal = self._context.journal(self._tag, SYNC)
         try:
             async with self._turn:  # in the order in which they came, and so that lines of two do not mix
-                return await self._apply(package, journal, progress)
+                return await self._apply(peer, file, journal, progress)
         except (ClusterError, JobError, OSError) as failure:
             self._may_have_leftovers = True
             journal.error(f"Error synchronizing files: {failure}")
@@ -267,13 +271,14 @@ class IntegrityWorker:
             await self._report(peer, error)
             return 0
         finally:
-            self._context.spool.remove(package)
+            self._context.spool.remove(file.owner)
 
-    async def _apply(self, package: str, journal: Journal, progress: Progress) -> int:
+    async def _apply(self, peer: Peer, file: IncomingFile[str], journal: Journal, progress: Progress) -> int:
         context = self._context
         started = time.monotonic()
-        root, limits = context.settings.root, context.settings.clusterd.limits
-        bounds = (limits.unpacked_file_bytes, limits.unpacked_total_bytes)
+        root, package = context.settings.root, file.owner
+        bounds = self._bounds(file.received)
+        linked = WhileLinked(peer, file, context.spool)
         plan = context.spool.new_path("plan")
         journal.info("Starting.")
         progress.step = "unpacking"
@@ -289,12 +294,16 @@ class IntegrityWorker:
                     context.jobs.run(UnpackRange(package, root, plan, index, *bounds), RangeUnpacked)
                     for index in range(opened.ranges)
                 )
+                linked.done()
                 progress.step = "applying"
                 paths = [path for part in unpacked for path in part.paths]
                 delete = self._may_delete(opened)
                 applied = await context.jobs.run(ApplyPlan(root, plan, paths, delete), Applied)
                 context.manifests.touch([*paths, *applied.removed])
+        except JobError as failure:
+            raise linked.explain(failure) from failure
         finally:
+            linked.done()
             context.spool.remove(plan)
         notes = [*opened.refused, *(note for part in unpacked for note in part.notes), *applied.notes]
         self._log_applied(journal, applied, notes, len(opened.refused) + sum(len(part.notes) for part in unpacked))
@@ -308,6 +317,18 @@ class IntegrityWorker:
         self.note_result("partly" if last.problems or waits else "synced", waits)
         self._round_ended()
         return applied.created + applied.updated + applied.deleted
+
+    def _bounds(self, packed: int) -> tuple[int, int]:
+        """What a package of so many bytes may unpack to. A disk that has only its reserve left is said once."""
+        context = self._context
+        limits = context.settings.clusterd.limits
+        disk = disk_of(context.settings.root, limits)
+        if disk.free < disk.reserve:
+            text = f"Only small files of the master can be unpacked: {low(disk)}."
+            context.troubles.begin(NO_ROOM, text, context.journal(self._tag, OWN), "ERROR")
+        else:
+            context.troubles.end(NO_ROOM, "There is room for files again.", context.journal(self._tag, OWN))
+        return unpack_bounds(limits, packed, disk)
 
     def _log_applied(self, journal: Journal, applied: Applied, notes: list[Note], failed_before: int) -> None:
         journal.collected(notes, levels=("DEBUG2", "DEBUG", "WARNING", "ERROR"))

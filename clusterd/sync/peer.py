@@ -45,6 +45,8 @@ class Peer:
         self.program = ""
         self.capabilities: frozenset[str] = frozenset()
         self._agreed = asyncio.Event()
+        self.gone = asyncio.Event()
+        """The link is gone."""
         self.interrupted: set[str] = set()
         self.sending: set[str] = set()
         self.paths: set[str] = set()
@@ -149,6 +151,7 @@ class Peer:
 
     async def close(self) -> None:
         """The link is gone: end what runs on it and forget what it was sending."""
+        self.gone.set()
         await self._late.close()
         await self._tasks.close()
         self.incoming.close()

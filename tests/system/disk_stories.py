@@ -3,6 +3,7 @@ place of a directory of one node. `python -m tests.system.disk_stories NAME`."""
 
 import contextlib
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tools.rig.peer import wait_until
 
 OWN = "queue/cluster/.clusterd"
 LONG_S = 60.0
+MIB = 1024 * 1024
 
 
 @contextlib.contextmanager
@@ -79,7 +81,34 @@ def master_cannot_look(make_rig: MakeRig) -> None:
         assert not rig.down()
 
 
-STORIES = {story.__name__: story for story in (master_cannot_look,)}
+def worker_keeps_its_reserve(make_rig: MakeRig) -> None:
+    """With only the reserve left a small rule still comes, a large file is refused, which is said, and comes once there is
+    room."""
+    rig = make_rig(1, files=20)
+    worker = rig.workers[0]
+    with small_disk(worker.root / OWN, 32) as disk:
+        rig.start()
+        rig.wait_equal(LONG_S)
+        filler = disk / "filler"
+        filler.write_bytes(bytes(26 * MIB))  # 8 MiB are reserved
+        wait_until(lambda: seen(rig, worker.name)["problems"].get("disk"), LONG_S, "status tells of the disk")
+        (rig.master.root / "etc/rules/small.xml").write_text("<!-- small -->")
+        rig.wait_equal(LONG_S)
+        (rig.master.root / "etc/lists/large").write_bytes(random.Random(1).randbytes(5 * MIB))
+        refused = "Files and messages of other nodes are refused"
+        wait_until(lambda: lines(rig, rig.master.name, "are reserved (clusterd.limits"), LONG_S, "the master is told")
+        spool = seen(rig, worker.name)["spool"]
+        assert spool["disk_free"] < spool["disk_reserve"] == 8 * MIB
+        assert lines(rig, worker.name, refused) == 1
+        assert not (worker.root / "etc/lists/large").exists()
+        filler.unlink()
+        rig.wait_equal(LONG_S)
+        wait_until(lambda: not seen(rig, worker.name)["problems"], LONG_S, "it is over")
+        assert lines(rig, worker.name, refused) == 1
+        assert not rig.down()
+
+
+STORIES = {story.__name__: story for story in (master_cannot_look, worker_keeps_its_reserve)}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,169 @@
+"""Unpacking on a worker: what a package may become, and its end with the link."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from clusterd.settings import Limits, Settings
+from clusterd.sync import ledger
+from clusterd.sync.caps import RESUME
+from clusterd.sync.incoming import Incoming
+from clusterd.sync.integrity_worker import NO_ROOM, IntegrityWorker
+from clusterd.sync.ledger import RATIO_FROM_BYTES, SMALL_BYTES, Disk
+from clusterd.sync.outgoing import Progress
+from clusterd.sync.partials import Partials
+from clusterd.sync.pool_port import JobError
+from clusterd.sync.spool import Spool
+from clusterd.sync.troubles import Troubles
+from clusterd.wire.transfer import IncomingFile
+from ipc.messages import Applied, OpenPackage, PackageOpened, RangeUnpacked, UnpackRange
+from tests.sync.rounds_bench import Journal
+
+DATA = b"package" * 100
+
+
+class Worker:
+    """A worker that has received a package. Its pool unpacks as long as the package is there, or at once if `is_quick`."""
+
+    def __init__(self, root: Path, capabilities: set[str]) -> None:
+        self.lines: list[tuple[str, str]] = []
+        self.jobs: list[Any] = []
+        self.is_quick = False
+        self.troubles = Troubles()
+        self.spool = Spool(str(root), 1)
+        self.spool.prepare()
+        self.partials = Partials(self.spool, lambda: 0.0)
+        self.context: Any = SimpleNamespace(
+            settings=Settings(str(root)),
+            node_name="w1",
+            journal=lambda tag, subtag: Journal(self.lines),
+            clock=SimpleNamespace(wall=lambda: 0.0, monotonic=lambda: 0.0),
+            troubles=self.troubles,
+            spool=self.spool,
+            progress=[],
+            slabs=SimpleNamespace(is_admitted=True, admitted=self._nothing),
+            manifests=SimpleNamespace(aside=self._aside, touch=lambda paths: None, current=None),
+            jobs=self,
+        )
+        self.worker = IntegrityWorker(self.context, lambda: None)
+        self.peer: Any = SimpleNamespace(
+            name="m", gone=asyncio.Event(), capabilities=capabilities, incoming=self.link(), request=self._nothing
+        )
+        path = self.spool.new_path("package")
+        Path(path).write_bytes(DATA)
+        self.file = IncomingFile("/queue/cluster/w1/a.zip", path, len(DATA), True, sha256(DATA).digest())
+
+    def link(self) -> Incoming:
+        return Incoming(
+            "w1",
+            self.spool,
+            cast(Any, None),
+            file_limit=1 << 20,
+            limits=Limits(),
+            now=lambda: 0.0,
+            partials=self.partials,
+            sender="m",
+        )
+
+    @staticmethod
+    async def _nothing(*_: Any, **__: Any) -> None:
+        return None
+
+    @contextlib.asynccontextmanager
+    async def _aside(self, files: int) -> AsyncIterator[None]:
+        yield
+
+    async def run(self, job: Any, kind: type, **_: Any) -> Any:
+        self.jobs.append(job)
+        if isinstance(job, OpenPackage):
+            return PackageOpened(1, 0, 0, 2, "", [])
+        if isinstance(job, UnpackRange):
+            while not self.is_quick and os.path.exists(job.package):
+                await asyncio.sleep(0.001)
+            if not self.is_quick:
+                raise JobError("unwanted", "the package was taken away")
+            return RangeUnpacked([], [])
+        return Applied(0, 0, 0, 0, 0, 0, [])
+
+    async def apply(self) -> int:
+        progress = Progress("m", "integrity", "", 0.0)
+        return await self.worker._apply_package(self.peer, self.file, progress)
+
+    def unpacking(self) -> bool:
+        return any(isinstance(job, UnpackRange) for job in self.jobs)
+
+
+def run(story: Any) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await story
+
+    asyncio.run(bounded())
+
+
+async def until(condition: Any) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("capabilities", [{RESUME}, set()], ids=["clusterd", "stock"])
+def test_unpacking_ends_with_the_link_and_goes_on_with_the_next(tmp_path: Path, capabilities: set[str]) -> None:
+    async def story() -> None:
+        worker = Worker(tmp_path, capabilities)
+        applying = asyncio.create_task(worker.apply())
+        await until(worker.unpacking)
+        worker.peer.gone.set()
+        assert await applying == 0
+        assert (worker.worker.last.result, worker.worker.last.detail) == (
+            "failed",
+            "Error 1000 - Wazuh Internal Error: the link to the master ended while its package was unpacked",
+        )
+        later = worker.link()
+        later.expect("task")
+        held = later.resume_file(f"{sha256(DATA).hexdigest()} {len(DATA)}".encode())
+        assert held == (len(DATA) if capabilities else 0)
+        later.close()
+        worker.partials.clear()
+        assert os.listdir(worker.spool.directory) == []
+
+    run(story())
+
+
+def test_what_is_unpacked_when_the_link_ends_is_put_in_place(tmp_path: Path) -> None:
+    async def story() -> None:
+        worker = Worker(tmp_path, {RESUME})
+        worker.is_quick = True
+        await worker.apply()
+        worker.peer.gone.set()
+        await asyncio.sleep(0)
+        assert worker.worker.last.result == "synced"
+        assert os.listdir(worker.spool.directory) == []
+
+    run(story())
+
+
+def test_package_may_unpack_to_what_ratio_and_disk_allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        disk = Disk(1 << 50, 1 << 49, 1 << 30)
+        monkeypatch.setattr("clusterd.sync.integrity_worker.disk_of", lambda path, limits: disk)
+        worker = Worker(tmp_path, set())
+        worker.is_quick = True
+        await worker.apply()
+        assert {job.max_total_bytes for job in worker.jobs if hasattr(job, "max_total_bytes")} == {RATIO_FROM_BYTES}
+        assert not worker.troubles.shown()
+        disk = Disk(1 << 50, (1 << 30) - 1, 1 << 30)
+        worker.jobs.clear()
+        for _ in range(3):
+            await worker.apply()
+        assert {job.max_file_bytes for job in worker.jobs if hasattr(job, "max_file_bytes")} == {SMALL_BYTES}
+        assert list(worker.troubles.shown()) == [NO_ROOM]
+        assert [level for level, text in worker.lines if ledger.low(disk) in text] == ["error"]
+
+    run(story())
