@@ -67,7 +67,7 @@ class LocalServer:
             return
         self._server.close()
         self._server = None
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # a disk that is read-only by now: the links are still to be drained
             if os.stat(self._path).st_ino == self._inode:
                 os.unlink(self._path)
 

@@ -133,12 +133,13 @@ def _exists(db: sqlite3.Connection, agent_id: int) -> bool:
 
 
 def _unlink(path: Path) -> bool:
-    """Whether there was such a database. Files of its journal go with it."""
-    for suffix in ("-wal", "-shm", "-journal"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    """Whether there was such a database and it is gone. Files of its journal go with it. Never raises: an agent that was
+    deleted stays deleted whatever the disk does with what is left of it."""
     try:
+        for suffix in ("-wal", "-shm", "-journal"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
         path.unlink()
-    except FileNotFoundError:
+    except OSError:
         return False
     return True
 

@@ -40,7 +40,7 @@ class PidFile:
 
     def remove(self) -> None:
         """Take the file away and let go of the lock. Children that still live keep the lock, but nobody finds the file."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # on a disk that is read-only by now it is stale without its lock
             self.path.unlink()
         os.close(self._fd)
 
@@ -83,8 +83,7 @@ def _write_own(directory: Path) -> PidFile:
         fcntl.flock(fd, fcntl.LOCK_EX)
         os.write(fd, f"{pid}\n".encode())
     except BaseException:
-        path.unlink()
-        os.close(fd)
+        PidFile(path, fd).remove()
         raise
     return PidFile(path, fd)
 

@@ -5,6 +5,7 @@ next tick: its signals stay blocked and are taken one by one with sigtimedwait.
 """
 
 import contextlib
+import errno
 import faulthandler
 import os
 import random
@@ -198,11 +199,12 @@ def _become_owner(settings: Settings) -> None:
 
 
 def _clean_up(root: str, log: Log) -> None:
-    try:
-        sweep.remove_run_files(root)
-        sweep.empty_spool(root)
-    except OSError as failure:
-        log.line("WARNING", TAG, SUBTAG, f"Something is left behind: {failure}")
+    for clean in (sweep.remove_run_files, sweep.empty_spool):
+        try:
+            clean(root)
+        except OSError as failure:
+            why = errno.errorcode.get(failure.errno or 0, "")
+            log.line("WARNING", TAG, SUBTAG, f"Something is left behind: {failure.filename} {why}")
 
 
 @contextlib.contextmanager

@@ -134,7 +134,7 @@ class AgentGroupsMaster:
         made: list[Broadcast] = []
         try:
             await self._gather(made)
-        except (DatabaseError, OSError) as failure:
+        except DatabaseError as failure:
             self._drop(made)
             if self._outage.should_tell():
                 journal.error(f"Could not obtain data from wazuh-db: {failure}")

@@ -50,10 +50,12 @@ class ManifestFiles:
         for digest in {*old, *digests[:-KEPT_AT_MOST]}:
             del self._recent[digest]
         wanted = {PREFIX + digest for digest in self._recent} | {PREFIX + base for base, _ in self._recent.values()}
-        for path in self._state_dir.glob(f"{PREFIX}*"):
-            if path.name not in wanted:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+        # One that cannot be removed now is found again the next time; it must not keep a manifest from being published.
+        with contextlib.suppress(OSError):
+            for path in self._state_dir.glob(f"{PREFIX}*"):
+                if path.name not in wanted:
+                    with contextlib.suppress(OSError):
+                        os.unlink(path)
 
     def _load(self) -> str:
         try:

@@ -11,8 +11,10 @@ import pytest
 
 from clusterd.net.bridge import Bridge
 from clusterd.rounds import Rounds
-from clusterd.store.stream import StreamServer
+from clusterd.store.private import PrivateDatabases, database_name
+from clusterd.store.stream import StreamServer, remove_own
 from clusterd.supervisor.family import Family
+from clusterd.supervisor.pidfile import claim
 
 
 def test_a_failing_round_is_said_once_until_it_works_again() -> None:
@@ -113,3 +115,23 @@ def test_net_goes_on_reading_after_a_message_it_trips_over() -> None:
         assert said == ["messages of sync: [Errno 5] broken", "messages of sync: works again"]
 
     asyncio.run(story())
+
+
+def test_an_end_is_an_end_although_a_file_could_not_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a socket, a pid file and an agent's own database."""
+
+    def refuse(path: Any, **_: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    (tmp_path / "var/run").mkdir(parents=True)
+    private = PrivateDatabases(str(tmp_path), "4.14.1")
+    database = tmp_path / "queue/db" / database_name(1)
+    database.parent.mkdir(parents=True)
+    database.touch()
+    pid_file, _ = claim(str(tmp_path))
+    monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(Path, "unlink", lambda path, **_: refuse(path))
+    private.unlink(1)
+    remove_own(str(database), database.stat().st_ino)
+    pid_file.remove()
+    assert database.exists()

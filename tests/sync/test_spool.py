@@ -14,6 +14,7 @@ from clusterd.settings import Settings
 from clusterd.sync.agent_groups_master import AgentGroupsMaster, Broadcast
 from clusterd.sync.digest_master import DigestMaster
 from clusterd.sync.integrity_master import IntegrityMaster
+from clusterd.sync.manifest_files import ManifestFiles
 from clusterd.sync.manifests import Scan
 from clusterd.sync.pool_port import PoolPort
 from clusterd.sync.spool import AGAIN_S, LEFT, Spool
@@ -262,3 +263,14 @@ def test_the_pool_goes_on_although_an_unwanted_file_could_not_be_removed(tmp_pat
         assert list(node.troubles.shown()) == [LEFT]
 
     run(story())
+
+
+def test_manifest_is_published_although_an_old_one_could_not_be_removed(tmp_path: Path, disk: Disk) -> None:
+    files = ManifestFiles(str(tmp_path))
+    (tmp_path / "manifest-old").write_text("old")
+    disk.is_broken = True
+    files.publish(A, "", 0.0, lasting=True)
+    assert files.published == A
+    disk.is_broken = False
+    files.publish(B, "", 1.0, lasting=True)
+    assert sorted(os.listdir(tmp_path)) == ["published"]
