@@ -1,5 +1,6 @@
 """The requests of the wdb stream socket: grammar, table of commands, answers (wdb.md 2 and 3)."""
 
+import functools
 import re
 import sqlite3
 import traceback
@@ -90,6 +91,9 @@ class Commands:
             found = b"err " + str(refusal).encode(errors="replace")
         except (sqlite3.Error, OverflowError, UnicodeError) as failure:
             found = f"err Cannot execute Global database query; {failure}".encode(errors="replace")
+        except MemoryError:
+            # What SQLite may take is used up for the moment (bounds.py).
+            found = b"err Cannot execute Global database query; out of memory"
         except Exception as bug:
             # Every request has an answer; why this one has no better one is in our log.
             self._say("ERROR", f"Unexpected failure while answering a request: {traceback.format_exc()}")
@@ -133,10 +137,12 @@ class Commands:
     # ---- sql -------------------------------------------------------------------------------------------------------------
 
     async def _sql(self, argument: str) -> bytes:
+        watch = self._engine.watch
         try:
-            return b"ok " + await self._engine.read(lambda db: sql.run_read(db, argument))
+            return b"ok " + await self._engine.read(lambda db: sql.run_read(db, argument, watch))
         except sql.Writes:
-            return b"ok " + await self._engine.write(lambda session: sql.run_write(session, argument), alone=True)
+            work = functools.partial(sql.run_write, text=argument, watch=watch)
+            return b"ok " + await self._engine.write(work, alone=True)
 
     # ---- groups ----------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from clusterd.clock import boot_us
 from clusterd.store import schema
+from clusterd.store.bounds import Watch, authorize, bound_process
 from clusterd.store.groups_checksum import GroupHashes
 
 T = TypeVar("T")
@@ -43,7 +44,10 @@ class Session:
     def load_hashes(self) -> None:
         """The sequence of group hashes as the table has it."""
         self.hashes.load(
-            self.db.execute("select id, group_hash from agent where id > 0 and group_hash is not null order by id")
+            # Whatever a client has put there, also what is no text.
+            self.db.execute(
+                "select id, cast(group_hash as blob) from agent where id > 0 and group_hash is not null order by id"
+            )
         )
 
     def begin(self, *, after_undo: bool) -> None:
@@ -87,11 +91,14 @@ class Engine:
     """Owner of all connections to the database. Made and closed on the event loop."""
 
     def __init__(self, root: str, readers: int) -> None:
-        """Raises sqlite3.Error; the database must have been prepared. `commits`, `writes`: counted since then."""
+        """Raises sqlite3.Error; the database must have been prepared. `commits`, `writes`: counted since then. `watch`: bounds
+        statements of clients."""
         self._loop = asyncio.get_running_loop()
         self._wal = f"{root}/{schema.DATABASE}-wal"
         self._root = root
         self._session = Session(schema.connect(root))
+        bound_process(self._session.db)
+        self.watch = Watch()
         self._stale = False
         self.commits = 0
         self.writes = 0
@@ -135,6 +142,7 @@ class Engine:
         while self._connections:
             self._connections.pop().close()
         self._session.db.close()
+        self.watch.close()
 
     # ---- reader threads --------------------------------------------------------------------------------------------------
 
@@ -213,7 +221,7 @@ class Engine:
         if self._session.db.in_transaction:
             try:
                 self._session.db.execute("rollback")
-            except sqlite3.Error:
+            except (sqlite3.Error, MemoryError):
                 # What made the commit fail also undid it; else the next `begin` fails and says so to whoever asks.
                 return
 
@@ -226,31 +234,3 @@ def _deliver(outcomes: list[tuple[_Write, Any, BaseException | None]]) -> None:
             write.future.set_result(result)
         else:
             write.future.set_exception(failure)
-
-
-_FORBIDDEN = frozenset(
-    {sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT, sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH}
-)
-_PRAGMAS_ALLOWED = frozenset(
-    {
-        "table_info",
-        "table_xinfo",
-        "index_list",
-        "index_info",
-        "foreign_key_list",
-        "foreign_key_check",
-        "integrity_check",
-        "quick_check",
-    }
-)
-"""Also with an argument; other pragmas may be read."""
-_PRAGMAS_THAT_ACT = frozenset({"wal_checkpoint", "optimize", "incremental_vacuum", "shrink_memory"})
-
-
-def authorize(action: int, first: str | None, second: str | None, database: str | None, trigger: str | None) -> int:
-    """What a client's own SQL may not do: end our transaction, open other files, change how the database works."""
-    if action in _FORBIDDEN:
-        return sqlite3.SQLITE_DENY
-    if action == sqlite3.SQLITE_PRAGMA and first not in _PRAGMAS_ALLOWED and (second or first in _PRAGMAS_THAT_ACT):
-        return sqlite3.SQLITE_DENY
-    return sqlite3.SQLITE_OK

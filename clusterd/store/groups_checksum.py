@@ -30,11 +30,10 @@ class GroupHashes:
     def __len__(self) -> int:
         return len(self._ids) + len(self._odd)
 
-    def load(self, rows: Iterable[tuple[int, str]]) -> None:
+    def load(self, rows: Iterable[tuple[int, bytes]]) -> None:
         """Begin anew with (id, hash) in ascending order of id, hashes not NULL, ids above 0."""
         ids, hashes, odd = array("q"), bytearray(), {}
-        for agent_id, text in rows:
-            encoded = text.encode()
+        for agent_id, encoded in rows:
             if len(encoded) == HASH_BYTES:
                 ids.append(agent_id)
                 hashes += encoded

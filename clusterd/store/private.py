@@ -7,12 +7,14 @@ import sqlite3
 import time
 from pathlib import Path
 
-from clusterd.store.engine import Engine, authorize
+from clusterd.store import sql
+from clusterd.store.bounds import Watch, authorize
+from clusterd.store.engine import Engine
 from clusterd.store.jsontext import Refused, encode, near
-from clusterd.store.sql import first_statement
 
 DIRECTORY = "queue/db"
 MOST_DIGITS = 18
+STATEMENT_S = 10.0
 _ID = re.compile(r"\d{1,10}", re.ASCII)
 _SCHEMA = """
 create table if not exists sca_policy (name text, file text, id text, description text, "references" text, hash_file text);
@@ -66,7 +68,7 @@ class PrivateDatabases:
         if command != "sql" or not argument:
             raise Refused(f"Invalid DB query syntax, near {near(command)}")
         try:
-            return b"ok " + await asyncio.to_thread(_run, path, argument)
+            return b"ok " + await asyncio.to_thread(_run, path, argument, engine.watch)
         except sqlite3.OperationalError as failure:
             if "unable to open" in str(failure):
                 raise Refused(f"Couldn't open DB for agent {agent_id}") from None
@@ -144,17 +146,14 @@ def _unlink(path: Path) -> bool:
     return True
 
 
-def _run(path: Path, text: str) -> bytes:
-    connection = sqlite3.connect(path, timeout=5, isolation_level=None)
+def _run(path: Path, text: str, watch: Watch) -> bytes:
+    connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("pragma synchronous = normal")
+        connection.execute("pragma temp_store = memory")
         if not connection.execute("select 1 from sqlite_master limit 1").fetchone():
             connection.executescript(_SCHEMA)
         connection.set_authorizer(authorize)
-        cursor = connection.execute(first_statement(text))
-        names = [column[0] for column in cursor.description or ()]
-        return encode(
-            [{name: value for name, value in zip(names, row, strict=True) if value is not None} for row in cursor]
-        )
+        return sql.run(connection, text, watch, STATEMENT_S)
     finally:
         connection.close()

@@ -140,9 +140,17 @@ def connect(root: str, *, readonly: bool = False) -> sqlite3.Connection:
     )
     connection.execute("pragma foreign_keys = on")
     connection.execute("pragma synchronous = normal")
+    # Sorting and the like: memory is bounded (bounds.py), the disk is not.
+    connection.execute("pragma temp_store = memory")
+    # A text that is no UTF-8, which any client's SQL can write, must not keep everybody from reading its row.
+    connection.text_factory = _text
     if readonly:
         connection.execute("pragma query_only = on")
     return connection
+
+
+def _text(data: bytes) -> str:
+    return str(data, "utf-8", "replace")
 
 
 def prepare(root: str, node_name: str, version: str) -> None:

@@ -1,9 +1,12 @@
 """Rows made and read through the stream socket."""
 
+import contextlib
 import hashlib
 import json
+import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from tools.rig.wdb_client import WdbClient
@@ -54,6 +57,17 @@ def add_many(db: WdbClient, count: int, status: str = "never_connected") -> None
         "insert into agent (id, name, date_add, `group`, connection_status, last_keepalive) "
         f"select i, 'agent' || i, {LONG_AGO}, null, '{status}', 1 from n"
     )
+
+
+@contextlib.contextmanager
+def trigger(root: Path, statement: str) -> Iterator[None]:
+    """A trigger `refuse` in the store's database, put there from outside: no client may (`statement`: what follows its name)."""
+    with contextlib.closing(sqlite3.connect(root / "queue/db/global.db", timeout=30, isolation_level=None)) as file:
+        file.execute(f"create trigger refuse {statement}")
+        try:
+            yield
+        finally:
+            file.execute("drop trigger refuse")
 
 
 def add_groups(db: WdbClient, *names: str) -> None:

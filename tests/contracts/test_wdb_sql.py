@@ -44,8 +44,6 @@ def test_rows_are_compact_objects_without_nulls(db: WdbClient) -> None:
 def test_no_rows_are_an_empty_array(db: WdbClient) -> None:
     assert db.raw("global sql select id from agent where id = 99") == b"ok []"
     assert db.raw("global sql update agent set name = 'x' where id = 99") == b"ok []"
-    assert db.raw("global sql create temp table t (a)") == b"ok []"
-    assert db.raw("global sql drop table if exists temp.t") == b"ok []"
 
 
 def test_column_names_are_those_sqlite_reports(db: WdbClient) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from clusterd.dapi import membership
 from clusterd.dapi.functions import group_members
-from tests.contracts.helpers import some
+from tests.contracts.helpers import some, trigger
 from tests.dapi.agent_node import AgentNode, agent_node, codes
 
 GROUPS = ("db", "linux", "web")
@@ -119,14 +119,9 @@ def test_agents_are_sent_in_requests_that_the_database_takes(node: AgentNode, mo
 
 
 def test_agents_that_the_database_refuses_fail_alone(node: AgentNode) -> None:
-    node.db.command(
-        "global sql create trigger refuse before insert on belongs when new.id_agent = 5"
-        " begin select raise(abort, 'no'); end"
-    )
-    try:
+    refusing = "before insert on belongs when new.id_agent = 5 begin select raise(abort, 'no'); end"
+    with trigger(node.root, refusing):
         assert assign(node, "db", ["001", "005"]) == (["001"], {"005": 2003})
-    finally:
-        node.db.command("global sql drop trigger refuse")
 
 
 # ---- remove ----------------------------------------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def test_statement_that_never_ends_is_broken_off_and_harms_nobody(
     monkeypatch.setattr(sql, "WRITE_S", 0.2)
 
     async def work(engine: Engine) -> None:
-        reading = engine.read(lambda db: sql.run_read(db, FOREVER + "select count(*) from n"))
+        reading = engine.read(lambda db: sql.run_read(db, FOREVER + "select count(*) from n", engine.watch))
         with pytest.raises(sqlite3.OperationalError, match=r"broken off after 0\.2 s"):
             await reading
         before, endless, after = (
@@ -245,7 +245,9 @@ def test_statement_that_never_ends_is_broken_off_and_harms_nobody(
                 engine.write(add(1)),
                 engine.write(
                     lambda session: sql.run_write(
-                        session, FOREVER + "insert into agent (id, name, date_add) select i + 10, 'x' || i, 1 from n"
+                        session,
+                        FOREVER + "insert into agent (id, name, date_add) select i + 10, 'x' || i, 1 from n",
+                        engine.watch,
                     ),
                     alone=True,
                 ),
@@ -256,7 +258,7 @@ def test_statement_that_never_ends_is_broken_off_and_harms_nobody(
             await endless
         await asyncio.gather(before, after)
         assert await engine.read(count) == 2
-        assert await engine.read(lambda db: sql.run_read(db, "select 1 as one")) == b'[{"one":1}]'
+        assert await engine.read(lambda db: sql.run_read(db, "select 1 as one", engine.watch)) == b'[{"one":1}]'
 
     run(tmp_path, work)
 
@@ -269,12 +271,14 @@ def test_close_breaks_off_what_never_ends(tmp_path: Path, monkeypatch: pytest.Mo
 
         def read(db: sqlite3.Connection) -> bytes:
             started.release()
-            return sql.run_read(db, FOREVER + "select count(*) from n")
+            return sql.run_read(db, FOREVER + "select count(*) from n", engine.watch)
 
         def write(session: Session) -> bytes:
             started.release()
             return sql.run_write(
-                session, FOREVER + "insert into agent (id, name, date_add) select i + 10, 'x' || i, 1 from n"
+                session,
+                FOREVER + "insert into agent (id, name, date_add) select i + 10, 'x' || i, 1 from n",
+                engine.watch,
             )
 
         asked = [

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clusterd.store import agents, groups, schema, sql
+from clusterd.store.bounds import Watch
 from clusterd.store.engine import Session
 from clusterd.store.groups_checksum import GroupHashes, group_hash
 from clusterd.store.jsontext import Refused
@@ -56,7 +57,7 @@ def test_global_hash_is_that_of_the_worked_examples(hashes: list[tuple[int, str]
     for agent_id, text in reversed(hashes[:100]):
         found.put(agent_id, text)
     if len(hashes) > 100:
-        found.load(hashes)
+        found.load((agent_id, text.encode()) for agent_id, text in hashes)
     assert found.digest() == expected
 
 
@@ -86,7 +87,7 @@ STEPS = st.one_of(
 )
 
 
-def do(session: Session, step: tuple) -> None:  # type: ignore[type-arg]
+def do(session: Session, step: tuple, watch: Watch) -> None:  # type: ignore[type-arg]
     match step:
         case ("insert", agent_id):
             session.db.execute("insert or ignore into agent (id, name, date_add) values (?, 'x', 1)", (agent_id,))
@@ -99,7 +100,7 @@ def do(session: Session, step: tuple) -> None:  # type: ignore[type-arg]
         case ("recalculate",):
             groups.recalculate_all(session)
         case ("sql", statement):
-            sql.run_write(session, statement)
+            sql.run_write(session, statement, watch)
         case ("undo",):
             session.db.execute("rollback")
             session.load_hashes()
@@ -116,6 +117,7 @@ def test_hash_from_memory_equals_the_table_after_any_commands(steps: list[tuple]
         (Path(root) / "queue/db").mkdir(parents=True)
         schema.prepare(root, "node", "4.14.1")
         db = schema.connect(root)
+        watch = Watch()
         try:
             db.execute("begin")
             session = Session(db)
@@ -127,7 +129,8 @@ def test_hash_from_memory_equals_the_table_after_any_commands(steps: list[tuple]
             db.execute("begin")
             for step in steps:
                 with contextlib.suppress(Refused, sqlite3.Error):
-                    do(session, step)
+                    do(session, step, watch)
                 assert session.hashes.digest() == computed(db)
         finally:
+            watch.close()
             db.close()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeRig
+from tests.contracts.helpers import trigger
 from tests.fakes.wazuh_db import FakeWazuhDb
 from tools.rig.faults import tell_link
 from tools.rig.nodes import Node, Rig
@@ -195,14 +196,13 @@ def test_agent_deleted_on_the_master_while_a_worker_reports_it(rig: Rig) -> None
 def test_refused_agent_is_named_and_keeps_nobody(rig: Rig) -> None:
     rig.start()
     add_agents(rig.nodes, 3)
-    ask(
-        rig.master,
-        "global sql create trigger refuse before update of version on agent when new.id = 2"
-        " begin select raise(abort, 'agent 2 is not wanted'); end",
+    refusing = (
+        "before update of version on agent when new.id = 2 begin select raise(abort, 'agent 2 is not wanted'); end"
     )
-    for agent_id in (1, 2, 3):
-        report(rig.workers[0], agent_id, "v1")
-    wait_until(lambda: waiting(rig.workers[0]) == 0, 30, "all is reported")
+    with trigger(rig.master.root, refusing):
+        for agent_id in (1, 2, 3):
+            report(rig.workers[0], agent_id, "v1")
+        wait_until(lambda: waiting(rig.workers[0]) == 0, 30, "all is reported")
     assert [facts(rig.master, agent_id).get("version") for agent_id in (1, 2, 3)] == ["v1", None, "v1"]
     assert "agent 2: agent 2 is not wanted" in log_of(rig.workers[0])
 

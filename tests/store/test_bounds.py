@@ -1,0 +1,175 @@
+"""What a client's own SQL may do to the node: change rows, and nothing that outlives them or costs the others their store."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clusterd.store import schema
+from tests.contracts.helpers import add_agents
+from tests.store.lone_store import LoneStore, lone_store
+from tools.rig.wdb_client import WdbClient
+
+FOREVER = "with recursive n(i) as (select 1 union all select i + 1 from n)"
+PEAK_KB = 700_000
+"""The largest that the process may ever have been: the heap limit of SQLite and Python's own copies."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LoneStore]:
+    with lone_store(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def db(store: LoneStore) -> Iterator[WdbClient]:
+    with WdbClient(store.root) as client:
+        add_agents(client, 1, 2)
+        yield client
+
+
+def peak_kb(store: LoneStore) -> int:
+    for line in Path(f"/proc/{store.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    raise AssertionError("no VmHWM")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "drop table agent",
+        "drop table belongs",
+        "drop index agent_name",
+        "create table mine (a)",
+        "create temp table agent (id)",
+        "create temp view agent as select 1 as id",
+        "create trigger t after insert on agent begin delete from agent; end",
+        "create temp trigger t after insert on agent begin delete from agent; end",
+        "create view v as select 1",
+        "create index i on agent (ip)",
+        "create virtual table v using fts5(a)",
+        "alter table agent rename to other",
+        "alter table agent add column mine",
+        "alter table agent drop column ip",
+        "delete from metadata",
+        "update metadata set value = '6'",
+        "insert into clusterd_seen (kind, name) values ('wall', 'x')",
+        "update clusterd_event set at = 'x'",
+        "delete from sqlite_master",
+        "update sqlite_master set sql = 'x'",
+        "insert into sqlite_sequence values ('group', 1)",
+        "pragma writable_schema = on",
+        "pragma journal_mode = delete",
+        "pragma user_version = 5",
+        "pragma foreign_keys = off",
+        "pragma query_only = off",
+        "pragma wal_checkpoint",
+        "pragma hard_heap_limit = 1000",
+        "select * from pragma_user_version(5)",
+        "attach 'other.db' as other",
+        "vacuum",
+        "vacuum into 'copy.db'",
+        "analyze",
+        "reindex",
+        "begin",
+        "select load_extension('x')",
+    ],
+)
+def test_a_client_s_sql_leaves_schema_and_settings_alone(store: LoneStore, db: WdbClient, statement: str) -> None:
+    rows = db.raw("global sql select type, name, sql from sqlite_master")
+    assert db.raw(f"global sql {statement}").startswith(b"err Cannot execute Global database query; ")
+    assert db.raw(f"agent 1 sql {statement}").startswith(b"err ")
+    assert db.raw("global sql select type, name, sql from sqlite_master") == rows
+    assert db.raw("global sql select count(*) as n from agent where id > 0") == b'ok [{"n":2}]'
+    assert not list(store.root.rglob("copy.db"))
+    assert not list(store.root.rglob("other.db"))
+
+
+def test_a_store_starts_after_whatever_a_client_wrote(store: LoneStore, db: WdbClient) -> None:
+    for column in ("name", "`group`", "group_hash", "version", "internal_key"):
+        db.command(f"global sql update agent set {column} = cast(x'ff' as text) where id = 1")
+    db.command("global sql update agent set group_hash = x'ffffffffffffffff', last_keepalive = 'never' where id = 2")
+    db.command("global sql delete from clusterd_event")
+    db.command("global sql insert or replace into labels values (1, cast(x'ff' as text), cast(x'fe' as text))")
+    store.stop()
+    store.restart()
+    with WdbClient(store.root) as again:
+        assert json.loads(again.command("global get-agent-info 1"))[0]["name"] == "\ufffd"
+        assert again.ids("get-all-agents last_id") == [1, 2]
+        assert (
+            again.command(
+                "global set-agent-groups " + json.dumps({"mode": "append", "data": [{"id": 1, "groups": ["default"]}]})
+            )
+            == ""
+        )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select hex(zeroblob(400000000))",
+        "select replace(hex(zeroblob(900000)), '0', hex(zeroblob(900000)))",
+        f"{FOREVER} select group_concat(hex(zeroblob(1000))) from (select i from n limit 30000)",
+        f"{FOREVER} select hex(randomblob(100000)) as x from n order by x",
+        f"{FOREVER} select count(distinct randomblob(100000)) from n",
+        f"{FOREVER} select count(*) from (select randomblob(100000) as r, i from n group by r)",
+        f"{FOREVER} insert into agent (id, name, date_add) select i, hex(randomblob(100000)), 1 from n order by random()",
+        "with c0(x) as (select 1), "
+        + ", ".join(f"c{n}(x) as (select a.x from c{n - 1} a, c{n - 1} b)" for n in range(1, 40))
+        + " select x from c39",
+        "select " + ", ".join(["hex(zeroblob(2000000))"] * 100),
+    ],
+)
+def test_a_statement_that_wants_all_memory_gets_none_of_it(store: LoneStore, db: WdbClient, statement: str) -> None:
+    assert db.raw(f"global sql {statement}").startswith(b"err Cannot execute Global database query; ")
+    assert db.raw(f"agent 1 sql {statement}").startswith(b"err ")
+    assert peak_kb(store) < PEAK_KB
+    assert db.raw("global sql select count(*) as n from agent where id > 0") == b'ok [{"n":2}]'
+
+
+def test_many_such_statements_at_once_harm_no_other_client_for_long(store: LoneStore, db: WdbClient) -> None:
+    answers: list[bytes] = []
+
+    def attack() -> None:
+        with WdbClient(store.root) as client:
+            answers.append(client.raw(f"global sql {FOREVER} select count(distinct randomblob(100000)) from n"))
+            answers.append(client.raw(f"agent 1 sql {FOREVER} select count(distinct randomblob(100000)) from n"))
+
+    threads = [threading.Thread(target=attack) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 16
+    assert all(answer.startswith(b"err ") for answer in answers)
+    assert peak_kb(store) < PEAK_KB
+    db.command("global sql update agent set ip = '10.0.0.9' where id = 1")
+    assert "ERROR" not in store.log
+
+
+def test_rows_larger_than_a_client_may_make_are_still_served(store: LoneStore, db: WdbClient) -> None:
+    """The bounds are those of clients' statements, not of the store's own."""
+    large = "x" * 60_000
+    for number in range(6):
+        db.command(f"global sql insert into labels values (1, 'k{number}', '{large}')")
+    assert db.raw("global get-labels 1").startswith(b'ok [{"id":1,"key":"k0"')
+    assert db.raw("global sql select id from agent where id in (" + ",".join(map(str, range(12_000))) + ")") == (
+        b'ok [{"id":0},{"id":1},{"id":2}]'
+    )
+
+
+def test_a_statement_whose_single_calls_take_long_is_broken_off(
+    store: LoneStore, db: WdbClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quadratic function: the clock is looked at between two of its calls, not every 100,000 steps."""
+    hay = "hex(zeroblob(100000))"
+    began = time.monotonic()
+    answer = db.raw(f"agent 1 sql {FOREVER} select sum(instr({hay}, substr({hay}, i % 100, 100000) || '1')) from n")
+    assert answer == b"err Cannot execute SQL query"
+    assert time.monotonic() - began < 60, "the bound is 10 s"
+    assert os.path.exists(store.root / schema.DATABASE)
