@@ -11,6 +11,8 @@ import time
 from collections.abc import Hashable
 from typing import Literal, TextIO
 
+from clusterd.printable import printable, printable_log
+
 LEVELS = {"DEBUG2": 5, "DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
 THRESHOLDS = (20, 10, 5)
 """Of log levels 0, 1 and 2 (wire.md 7.4)."""
@@ -47,9 +49,11 @@ class Log:
         return LEVELS[level] >= self._threshold
 
     def line(self, level: str, tag: str, subtag: str, text: str) -> None:
-        """Write one line (which may span several, as a traceback does)."""
+        """Write one line (which may span several, as a traceback does). Whatever others have put into its texts cannot begin
+        another one, nor reach the terminal of whoever reads it."""
         if not self.is_on(level):
             return
+        tag, subtag, text = printable(tag), printable(subtag), printable_log(text)
         moment = time.strftime("%Y/%m/%d %H:%M:%S")
         if self._format == "json":
             entry = {"time": moment, "level": level, "tag": tag, "subtag": subtag, "message": text}

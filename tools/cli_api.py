@@ -12,6 +12,7 @@ from clusterd.configuration import load
 from clusterd.exits import ExitCode
 from clusterd.users import LONGEST_PASSWORD, UserProblem, add_user, make_user, read_users, remove_user
 from tools.api_setup import SetupProblem, read_cluster_json, turn_on
+from tools.show import echo
 
 
 @click.group()
@@ -32,8 +33,8 @@ def enable(root: str, port: int | None) -> None:
     except (SetupProblem, OSError) as problem:
         _fail(str(problem))
     for path in made:
-        click.echo(f"Wrote {path}")
-    click.echo(f"It is on after: clusterd --root {root} restart")
+        echo(f"Wrote {path}")
+    echo(f"It is on after: clusterd --root {root} restart")
 
 
 @api.group()
@@ -52,7 +53,7 @@ def add(root: str, name: str, password_file: str | None) -> None:
         is_new = add_user(root, made)
     except (UserProblem, OSError) as problem:
         _fail(str(problem))
-    click.echo(f"Added the user {name}." if is_new else f"The user {name} has a new password; older tokens are void.")
+    echo(f"Added the user {name}." if is_new else f"The user {name} has a new password; older tokens are void.")
 
 
 @user.command()
@@ -64,7 +65,7 @@ def remove(root: str, name: str) -> None:
         remove_user(root, name)
     except (UserProblem, OSError) as problem:
         _fail(str(problem))
-    click.echo(f"Removed the user {name}.")
+    echo(f"Removed the user {name}.")
 
 
 @user.command("list")
@@ -82,7 +83,7 @@ def list_users(root: str, as_json: bool) -> None:
         return
     for row in rows:
         changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["changed_at"]))
-        click.echo(f"{row['name']}  (password set {changed})")
+        echo(f"{row['name']}  (password set {changed})")
 
 
 def _password(file: str | None) -> str:
@@ -101,5 +102,5 @@ def _password(file: str | None) -> str:
 
 
 def _fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
-    click.echo(f"clusterd: {text}", err=True)
+    echo(f"clusterd: {text}", err=True)
     sys.exit(code)

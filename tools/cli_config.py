@@ -7,7 +7,7 @@ import click
 from clusterd.exits import ExitCode
 from tools.check import check
 from tools.reloading import reload as reload_node
-from tools.show import fail, show_lines
+from tools.show import echo, fail, show_lines
 
 
 @click.command()
@@ -19,7 +19,7 @@ def reload(root: str) -> None:
         show_lines(outcome.lines)
         fail(outcome.reason, outcome.code)
     for line in outcome.lines:
-        click.echo(line)
+        echo(line)
 
 
 @click.command("check-config")
@@ -29,8 +29,8 @@ def check_config(root: str) -> None:
     checked = check(root)
     if checked.ok:
         for line in checked.lines:
-            click.echo(line, err=True)
-        click.echo("The configuration is good.")
+            echo(line, err=True)
+        echo("The configuration is good.")
         return
     show_lines(checked.lines)
     sys.exit(ExitCode.BAD_CONFIGURATION)

@@ -8,14 +8,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from clusterd.exits import ExitCode
+from clusterd.printable import printable, printable_facts
 from tools import questions
+from tools.console import PlainConsole
 from tools.control import ClusterError, NotAnswering
+from tools.show import echo
 
 Facts = Any
 NEVER = "n/a"
@@ -78,24 +81,24 @@ def _show(
                 time.sleep(watch_s)
                 click.echo(json.dumps(ask()))
             return
-        console = Console()
+        console = PlainConsole()
         if not watch_s:
-            console.print(view(found))
+            console.print(view(printable_facts(found)))
             return
-        with Live(view(found), console=console, auto_refresh=False) as live:
+        with Live(view(printable_facts(found)), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(watch_s)
                 try:
-                    live.update(view(ask()), refresh=True)
+                    live.update(view(printable_facts(ask())), refresh=True)
                 except (NotAnswering, ClusterError) as failure:
-                    live.update(Text(f"clusterd: {failure}", "red"), refresh=True)
+                    live.update(Text(f"clusterd: {printable(str(failure))}", "red"), refresh=True)
     except KeyboardInterrupt:
         return
     except NotAnswering as failure:
-        click.echo(f"clusterd: {failure}", err=True)
+        echo(f"clusterd: {failure}", err=True)
         sys.exit(ExitCode.NOT_RUNNING)
     except ClusterError as failure:
-        click.echo(f"clusterd: {failure}", err=True)
+        echo(f"clusterd: {failure}", err=True)
         sys.exit(ExitCode.FAILED)
 
 

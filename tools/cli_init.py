@@ -5,7 +5,7 @@ import os
 import click
 
 from tools.init_node import InitRefused, init_node
-from tools.show import fail
+from tools.show import echo, fail
 
 
 @click.command()
@@ -46,4 +46,4 @@ def init(
     except InitRefused as refusal:
         fail(str(refusal))
     for line in made.lines:
-        click.echo(line)
+        echo(line)

@@ -9,7 +9,7 @@ from clusterd.exits import START_TIMEOUT_S, ExitCode
 from clusterd.rundir import root_problem
 from tools import stopping
 from tools.check import check
-from tools.show import fail, show_lines, warn
+from tools.show import echo, fail, show_lines, warn
 
 LogFormat = Literal["text", "json"]
 
@@ -33,7 +33,7 @@ def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeou
     if not started.ok:
         fail(started.reason, started.code)
     if not foreground:
-        click.echo(f"clusterd runs (pid {started.pid}).")
+        echo(f"clusterd runs (pid {started.pid}).")
 
 
 @click.command()
@@ -52,7 +52,7 @@ def restart(root: str, timeout_s: float, debug: int, log_format: LogFormat) -> N
     if not stopped.ok:
         fail(stopped.reason, stopped.code)
     for line in stopped.lines:
-        click.echo(line)
+        echo(line)
     from tools import starting  # the whole daemon: not for --help, nor before the configuration is known to be good
 
     started = starting.start(
@@ -60,7 +60,7 @@ def restart(root: str, timeout_s: float, debug: int, log_format: LogFormat) -> N
     )
     if not started.ok:
         fail(started.reason, started.code)
-    click.echo(f"clusterd runs (pid {started.pid}).")
+    echo(f"clusterd runs (pid {started.pid}).")
 
 
 def _need_short(root: str) -> None:

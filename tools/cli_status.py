@@ -29,11 +29,10 @@ def status(root: str, as_json: bool, watch: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif found["running"]:
-        from rich.console import Console  # not for --json
-
+        from tools.console import PlainConsole  # not for --json
         from tools.screen import status_view
 
-        Console().print(status_view(found))
+        PlainConsole().print(status_view(found))
     else:
         fail(found["problem"], ExitCode.NOT_RUNNING)
     if not found["running"]:
@@ -46,12 +45,12 @@ def _watch(read: Callable[[], dict[str, Any]], as_json: bool) -> None:
             while True:
                 click.echo(json.dumps(read()))
                 time.sleep(WATCH_S)
-        from rich.console import Console
         from rich.live import Live
 
+        from tools.console import PlainConsole
         from tools.screen import status_view
 
-        with Live(status_view(read()), console=Console(), screen=False, auto_refresh=False) as live:
+        with Live(status_view(read()), console=PlainConsole(), screen=False, auto_refresh=False) as live:
             while True:
                 time.sleep(WATCH_S)
                 live.update(status_view(read()), refresh=True)

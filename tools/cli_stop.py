@@ -3,7 +3,7 @@
 import click
 
 from tools import stopping
-from tools.show import fail
+from tools.show import echo, fail
 
 
 @click.command()
@@ -15,4 +15,4 @@ def stop(root: str, timeout_s: float) -> None:
     if not outcome.ok:
         fail(outcome.reason, outcome.code)
     for line in outcome.lines:
-        click.echo(line)
+        echo(line)

@@ -7,15 +7,18 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from clusterd.exits import ExitCode
+from clusterd.printable import printable_facts
 from tools import syncing
+from tools.console import PlainConsole
 from tools.control import ClusterError, NotAnswering
+from tools.show import echo
 from tools.status import StatusReader
 from tools.syncing import Standing
 
@@ -23,7 +26,7 @@ GROUPS = (("missing", "+", "green", "create"), ("shared", "~", "yellow", "replac
 
 
 def _fail(problem: Exception) -> None:
-    click.echo(f"clusterd: {problem}", err=True)
+    echo(f"clusterd: {problem}", err=True)
     sys.exit(ExitCode.NOT_RUNNING if isinstance(problem, NotAnswering) else ExitCode.FAILED)
 
 
@@ -52,9 +55,9 @@ def sync(root: str, waits: bool, timeout_s: float, allow_delete: bool, as_json: 
         if as_json:
             click.echo(json.dumps(begun, indent=2))
         elif "files" in begun:
-            click.echo(f"The manifest has {begun['files']} files; the workers are being told.")
+            echo(f"The manifest has {begun['files']} files; the workers are being told.")
         else:
-            click.echo("The node checks now.")
+            echo("The node checks now.")
         return
     found = _wait(root, begun["at"], timeout_s, as_json)
     outcome = {**begun, **msgspec.to_builtins(found), "took_s": round(time.monotonic() - started, 3)}
@@ -70,7 +73,7 @@ def _wait(root: str, since: float, timeout_s: float, as_json: bool) -> Standing:
     reader = StatusReader(root)
     if as_json:
         return syncing.wait(reader.read_sync, since, timeout_s, lambda found: None)
-    with Live(Text(), console=Console(stderr=True), transient=True, auto_refresh=False) as live:
+    with Live(Text(), console=PlainConsole(stderr=True), transient=True, auto_refresh=False) as live:
         return syncing.wait(
             reader.read_sync, since, timeout_s, lambda found: live.update(standing_view(found), refresh=True)
         )
@@ -78,16 +81,16 @@ def _wait(root: str, since: float, timeout_s: float, as_json: bool) -> Standing:
 
 def _say(found: Standing, took_s: float, timeout_s: float) -> None:
     if found.problem:
-        click.echo(f"clusterd: {found.problem}", err=True)
+        echo(f"clusterd: {found.problem}", err=True)
     for row in found.behind:
         lag = "" if row.lag_s is None else f", behind for {row.lag_s:.0f} s"
         files = "" if row.files is None else f", {row.files} files differ"
-        click.echo(f"clusterd: {row.name} does not have the current files: {row.why}{lag}{files}", err=True)
+        echo(f"clusterd: {row.name} does not have the current files: {row.why}{lag}{files}", err=True)
     if found.behind:
-        click.echo(f"clusterd: gave up after {timeout_s:g} s", err=True)
+        echo(f"clusterd: gave up after {timeout_s:g} s", err=True)
     elif not found.problem:
         names = ", ".join(found.equal)
-        click.echo(f"Equal after {took_s:.1f} s: {names}." if names else "No worker is connected.")
+        echo(f"Equal after {took_s:.1f} s: {names}." if names else "No worker is connected.")
 
 
 def standing_view(found: Standing) -> RenderableType:
@@ -125,7 +128,7 @@ def diff(root: str, node: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        Console(soft_wrap=True).print(difference_view(found))
+        PlainConsole(soft_wrap=True).print(difference_view(found))
 
 
 def _all_workers(root: str, status: dict[str, Any], as_json: bool) -> None:
@@ -139,12 +142,12 @@ def _all_workers(root: str, status: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif not rows:
-        click.echo("No worker is connected.")
+        echo("No worker is connected.")
     for row in rows if not as_json else ():
         if "problem" in row:
-            click.echo(f"clusterd: {row['problem']}", err=True)
+            echo(f"clusterd: {row['problem']}", err=True)
         else:
-            click.echo(f"{row['node']}: {summary(row['counts'])}")
+            echo(f"{row['node']}: {summary(row['counts'])}")
     if any("problem" in row for row in rows):
         sys.exit(ExitCode.FAILED)
 
@@ -155,19 +158,13 @@ def summary(counts: dict[str, int]) -> str:
     return ", ".join(said) or "equal"
 
 
-def printable(path: str) -> str:
-    """A path for a terminal: names of files come from other nodes, and may hold anything."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in path
-    )
-
-
 def difference_view(found: dict[str, Any]) -> Text:
     """What would change: a line for each path, and how many more there are."""
+    found = printable_facts(found)
     text = Text(f"{found['node']}: {summary(found['counts'])}")
     for group, sign, style, verb in GROUPS:
         for path in found[group]:
-            text.append(f"\n{sign} {printable(path)}", style=style)
+            text.append(f"\n{sign} {path}", style=style)
         more = found["counts"][group] - len(found[group])
         if more:
             text.append(f"\n  and {more} more to {verb}", style="dim")

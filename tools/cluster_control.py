@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from clusterd.configuration import load
 from clusterd.dapi.daemons import daemon_states
 from clusterd.errors import ClusterError, ConfigurationError
+from clusterd.printable import printable, printable_lines
 from tools import questions
 from tools.cluster_tables import agents_table, health_long, health_summary, nodes_table
 from tools.control import NotAnswering
@@ -85,7 +86,7 @@ def run(root: str, arguments: Sequence[str]) -> int:
     except Exception as failure:
         if options.debug:
             raise
-        log.error(_text_of(failure))
+        log.error(printable_lines(_text_of(failure)))
         return 1 if options.exit_status else 0
     return 0
 
@@ -110,7 +111,7 @@ def _is_running(root: str) -> bool:
 
 def _text_of(failure: Exception) -> str:
     if isinstance(failure, ClusterError):
-        return str(failure)
+        return printable(str(failure))
     if isinstance(failure, NotAnswering):
         return f"{ClusterError(3012)}: {failure}"
     return f"{type(failure).__name__}: {failure}"

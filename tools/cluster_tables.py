@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from clusterd.printable import printable, printable_facts
+
 GAP = 2
 UNKNOWN = "unknown"
 NEVER = "n/a"
@@ -22,7 +24,7 @@ SHORTEST_S = 0.0005
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Left-aligned cells, each column two blanks wider than its longest cell, the last one too."""
-    lines = [[str(cell) for cell in row] for row in (columns, *rows)]
+    lines = [[printable(str(cell)) for cell in row] for row in (columns, *rows)]
     widths = [max(len(line[place]) for line in lines) + GAP for place in range(len(columns))]
     return "\n".join("".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
@@ -48,8 +50,9 @@ def duration(start: str, end: str) -> str:
 
 def health_summary(cluster: str, answer: Mapping[str, Any]) -> str:
     """`-i`: a line for each worker."""
+    answer = printable_facts(answer)
     lines = [
-        f"Cluster name: {cluster}",
+        f"Cluster name: {printable(cluster)}",
         "",
         f"Last completed synchronization for connected nodes ({answer['n_connected_nodes']}):",
     ]
@@ -71,7 +74,8 @@ def health_summary(cluster: str, answer: Mapping[str, Any]) -> str:
 
 def health_long(cluster: str, answer: Mapping[str, Any]) -> str:
     """`-i more`: a block for each node."""
-    blocks = [f"Cluster name: {cluster}\n\nConnected nodes ({answer['n_connected_nodes']}):"]
+    answer = printable_facts(answer)
+    blocks = [f"Cluster name: {printable(cluster)}\n\nConnected nodes ({answer['n_connected_nodes']}):"]
     for name, node in sorted(answer["nodes"].items()):
         info = node["info"]
         lines = [

@@ -7,6 +7,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from clusterd.printable import printable_facts
+
 MIB = 1048576
 LONG_SILENCE_S = 10.0
 STATES = {
@@ -53,6 +55,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def status_view(status: dict[str, Any]) -> RenderableType:
     """The whole of `clusterd status`."""
+    status = printable_facts(status)
     now = status["at"]
     if not status["running"]:
         return Text(status["problem"], style="red")

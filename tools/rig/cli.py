@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from tools.console import PlainConsole
 from tools.rig import demo as demonstration
 from tools.rig import faults, workload
 from tools.rig.agents import Fleet
@@ -20,6 +21,7 @@ from tools.rig.nodes import STATE, Rig, RigError
 from tools.rig.options import FAILED, in_directory, seed_or_any, seeded
 from tools.rig.screen import files_text, nodes_table, status_table
 from tools.rig.wdb_client import WDB, WdbError
+from tools.show import echo
 
 USAGE, INTERRUPTED = 64, 130
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "freeze": signal.SIGSTOP, "thaw": signal.SIGCONT}
@@ -58,7 +60,7 @@ def up(
     """Make the nodes, fill the master, start all."""
     if tree and files:
         raise click.UsageError("--tree and --files exclude each other")
-    console = Console()
+    console = PlainConsole()
     made = Rig.create(directory, workers, scale=interval_scale, links=not direct)
     try:
         root = made.master.root
@@ -90,7 +92,7 @@ def down(context: click.Context, directory: Path) -> None:
         )  # a damaged record: processes are found by their mark, directories by their names
     problems = found.down()
     for problem in problems:
-        click.echo(problem, err=True)
+        echo(problem, err=True)
     context.exit(FAILED if problems else 0)
 
 
@@ -104,7 +106,7 @@ def status(directory: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    Console().print(status_table(found, facts, found.compare()))
+    PlainConsole().print(status_table(found, facts, found.compare()))
 
 
 @rig.command()
@@ -116,7 +118,7 @@ def status(directory: Path, as_json: bool) -> None:
 def watch(directory: Path, interval: float, rounds: int | None) -> None:
     """`status`, again and again."""
     found = Rig.load(directory)
-    console = Console()
+    console = PlainConsole()
     done = 0
     with Live(console=console, auto_refresh=False) as live:
         while True:
@@ -166,7 +168,7 @@ def kill(directory: Path, node: str, process: str, how: str) -> None:
         running = ", ".join(name for name, one in processes.items() if one) or "none"
         raise RigError(f"{found.node(node).name} has no process {process!r} that runs; there are: {running}")
     faults.signal_process(pid, SIGNALS[how])
-    click.echo(f"{found.node(node).name} {process} pid {pid}: {SIGNALS[how].name}")
+    echo(f"{found.node(node).name} {process} pid {pid}: {SIGNALS[how].name}")
 
 
 @rig.command()
@@ -190,16 +192,16 @@ def cut(directory: Path, node: str, silent: bool, seconds: float | None, mend: b
         raise RigError(f"{target.name} has no link to cut: {why}")
     if mend:
         faults.tell_link(target.link_control, "mend")
-        click.echo(f"{target.name} mended")
+        echo(f"{target.name} mended")
         return
     count = faults.tell_link(target.link_control, "silence" if silent else "cut")
-    click.echo(f"{target.name} {'silent' if silent else 'cut'}, {count} connections")
+    echo(f"{target.name} {'silent' if silent else 'cut'}, {count} connections")
     if seconds is not None:
         try:
             time.sleep(seconds)
         finally:
             faults.tell_link(target.link_control, "mend")
-        click.echo(f"{target.name} mended")
+        echo(f"{target.name} mended")
 
 
 @rig.command()
@@ -235,13 +237,13 @@ def compare(
         click.echo(json.dumps(facts, indent=2))
     else:
         for name, one in results.items():
-            click.echo(f"{name}: {files_text(one).plain}")
+            echo(f"{name}: {files_text(one).plain}")
             for line in one.lines():
-                click.echo(f"  {line}")
+                echo(f"  {line}")
         if databases is not None:
-            click.echo(f"agents: {databases.agents}, {'equal' if databases.is_equal else 'different'}")
+            echo(f"agents: {databases.agents}, {'equal' if databases.is_equal else 'different'}")
             for line in databases.lines():
-                click.echo(f"  {line}")
+                echo(f"  {line}")
     context.exit(0 if is_equal else FAILED)
 
 
@@ -258,7 +260,9 @@ def demo(
     context: click.Context, tree: Path | None, workers: int, directory: Path | None, seed: int, plain: bool
 ) -> None:
     """A cluster comes up, and heals a change, a tampering and a killed process."""
-    context.exit(demonstration.run(Console(), tree=tree, workers=workers, directory=directory, seed=seed, plain=plain))
+    context.exit(
+        demonstration.run(PlainConsole(), tree=tree, workers=workers, directory=directory, seed=seed, plain=plain)
+    )
 
 
 rig.add_command(agents_group)
@@ -274,14 +278,14 @@ def main(arguments: list[str] | None = None) -> int:
         error.show()
         return USAGE
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        echo("interrupted", err=True)
         return INTERRUPTED
     except (RigError, WdbError, ValueError, OSError) as error:
-        click.echo(f"rig: {error}", err=True)
+        echo(f"rig: {error}", err=True)
         return FAILED
     return code if isinstance(code, int) else 0
 
 
 def _tell(changes: list[workload.Change]) -> None:
     for one in changes:
-        click.echo(f"{one.kind:6} {one.path}")
+        echo(f"{one.kind:6} {one.path}")

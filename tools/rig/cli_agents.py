@@ -9,6 +9,7 @@ import click
 from tools.rig.agents import Fleet, assign, make_group
 from tools.rig.nodes import Rig, RigError
 from tools.rig.options import FAILED, in_directory, progress, seed_or_any, seeded
+from tools.show import echo
 
 
 @click.group("agents")
@@ -50,9 +51,9 @@ def agents_add(
                 )
     finally:
         fleet.save()
-    click.echo(f"{outcome.done} agents in {outcome.seconds:.1f} s, {outcome.rate:.0f} a second")
+    echo(f"{outcome.done} agents in {outcome.seconds:.1f} s, {outcome.rate:.0f} a second")
     for text, times in outcome.failures.items():
-        click.echo(f"refused {times} times: {text}", err=True)
+        echo(f"refused {times} times: {text}", err=True)
     context.exit(FAILED if outcome.failures else 0)
 
 
@@ -86,7 +87,7 @@ def agents_report(
             )
     finally:
         fleet.save()
-    click.echo(f"{outcome.done} requests in {outcome.seconds:.1f} s, {outcome.rate:.0f} a second")
+    echo(f"{outcome.done} requests in {outcome.seconds:.1f} s, {outcome.rate:.0f} a second")
 
 
 @agents_group.command("move")
@@ -100,7 +101,7 @@ def agents_move(directory: Path, count: int, seed: int | None) -> None:
         moved = fleet.move(count, seed=seed_or_any(seed))
     finally:
         fleet.save()
-    click.echo(f"{len(moved)} agents moved")
+    echo(f"{len(moved)} agents moved")
 
 
 @click.group("groups")
@@ -126,7 +127,7 @@ def groups_assign(directory: Path, name: str, count: int | None, everybody: bool
         chosen = random.Random(seed_or_any(seed)).sample(chosen, min(count, len(chosen)))
     make_group(found, name)
     outcome = assign(found, name, {agent_id: fleet.agents[agent_id] for agent_id in chosen}, mode=mode)
-    click.echo(f"{outcome.done} agents in {outcome.seconds:.1f} s")
+    echo(f"{outcome.done} agents in {outcome.seconds:.1f} s")
 
 
 @groups_group.command("delete")
@@ -138,7 +139,7 @@ def groups_delete(directory: Path, name: str) -> None:
     if not path.is_dir() or name in ("", ".", "..") or "/" in name:
         raise RigError(f"the master has no group {name!r}")
     shutil.rmtree(path)
-    click.echo(f"removed {path}")
+    echo(f"removed {path}")
 
 
 def _fleet(directory: Path) -> Fleet:

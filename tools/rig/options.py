@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import Progress
+
+from tools.console import PlainConsole
 
 FAILED = 1
 
@@ -44,7 +45,7 @@ def seed_or_any(given: int | None) -> int:
 @contextlib.contextmanager
 def progress(total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal, nothing elsewhere. Gives a function to be told how much is done."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     if not console.is_terminal:
         yield lambda done: None
         return

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from clusterd.printable import printable_facts
 from tools.rig.compare import Comparison
 from tools.rig.nodes import Rig
 
@@ -32,6 +33,7 @@ def status_table(
     rig: Rig, facts: Mapping[str, Mapping[str, Any]], compared: Mapping[str, Comparison] | None = None
 ) -> Table:
     """One row per node: its processes with pid and restarts, memory, and for workers how many files equal the master's."""
+    facts = printable_facts(facts)
     table = Table("node", "role", "processes (pid, restarts)", "memory", "files", box=None, pad_edge=False)
     for node in rig.nodes:
         fact = facts[node.name]

@@ -1,0 +1,51 @@
+"""Texts from outside as a log and a terminal may have them: peers, file names, agents and callers choose theirs."""
+
+import re
+from typing import Any
+
+STACK = "Traceback (most recent call last):"
+_MALFORMED_END = ". Some files won't be synced"
+"""A stock line keeps the newline before this (wire.md 7.3)."""
+_LIKE_A_LINE = re.compile(r"\s*\d")
+"""How a line of the log begins: no later part of one may."""
+
+
+def printable(text: str) -> str:
+    """One line: newlines, escape sequences and whatever else nobody sees are written as Python writes them (`\\n`, `\\x1b`)."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """The same, and lines stay lines: for our own texts of several, with something of others in them."""
+    return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
+
+
+def printable_log(text: str) -> str:
+    """A message of the log: one line, but for tracebacks, and no line of it looks like the beginning of another message."""
+    if text.isprintable():
+        return text
+    first, *others = text.split("\n")
+    stack = STACK in first
+    parts = [printable(first)]
+    for line in others:
+        stack = stack or line.startswith(STACK)
+        keep = (stack or line.startswith(_MALFORMED_END)) and not _LIKE_A_LINE.match(line)
+        parts += ["\n" if keep else "\\n", printable(line)]
+    return "".join(parts)
+
+
+def printable_facts(facts: Any) -> Any:
+    """A copy of a JSON value with all its texts, names of members too, as `printable` has them."""
+    match facts:
+        case str():
+            return printable(facts)
+        case dict():
+            return {printable_facts(key): printable_facts(value) for key, value in facts.items()}
+        case list() | tuple():
+            return [printable_facts(value) for value in facts]
+        case _:
+            return facts

@@ -1,0 +1,23 @@
+"""The console of every command: what is shown never drives the terminal, and `[red]` in a name is only its name."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from clusterd.printable import printable_lines
+
+
+class PlainConsole(Console):
+    """No markup, no emoji codes, no escape sequences but rich's own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(printable_lines(segment.text), segment.style)
