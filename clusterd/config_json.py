@@ -310,7 +310,11 @@ class _Reader:
             "version_rule", base.version_rule, "exact, minor, any", lambda value: value in ("exact", "minor", "any")
         )
         store = section.text("store", base.store, "auto, on, off", lambda value: value in ("auto", "on", "off"))
+        worker_api = section.text(
+            "worker_api", base.worker_api, "full, read, off", lambda value: value in ("full", "read", "off")
+        )
         return Clusterd(
+            worker_api="read" if worker_api == "read" else "off" if worker_api == "off" else "full",
             store="on" if store == "on" else "off" if store == "off" else "auto",
             owner=section.text("owner", base.owner, "a user's name", lambda value: ":" not in value),
             version=section.text("version", base.version, "a version like 4.14.1, one word", _is_word),

@@ -13,6 +13,7 @@ from hashing.manifest import ItemRule, Rules
 Role = Literal["master", "worker"]
 VersionRule = Literal["exact", "minor", "any"]
 StoreChoice = Literal["auto", "on", "off"]
+WorkerApi = Literal["full", "read", "off"]
 MASKED_KEY = "*****"
 
 DEFAULT_RULES = Rules(
@@ -180,6 +181,7 @@ class Clusterd(msgspec.Struct, frozen=True):
     """Our own section `clusterd` of cluster.json. `store`: whether this node serves the agent database and authd itself.
     `request_timeout_s`: how long a function of the distributed API may run (dapi.md 3.9). `caps`: the capabilities that are
     on; with none of them a worker does not say that it is clusterd. `watch`: follow file events between two walks.
+    `worker_api`: what programs on workers may ask of the master through the API: `read` neither changes nor gives agent keys.
     `max_delete_share`: a master that loses more than this share of its files at once withholds the deletions; 1: never.
     `max_key_loss_share`: the same for the keys in client.keys, where there are at least `key_loss_from`.
     `stuck_after_s`, `stuck_busy_after_s`: see Pace in clusterd/supervisor/family.py."""
@@ -199,6 +201,7 @@ class Clusterd(msgspec.Struct, frozen=True):
     max_key_loss_share: float = 0.5
     key_loss_from: int = 3
     store: StoreChoice = "auto"
+    worker_api: WorkerApi = "full"
     force: ForceRules = ForceRules()
     limits: Limits = Limits()
     tls: Tls = Tls()

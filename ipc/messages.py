@@ -22,8 +22,8 @@ class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 class LinkInfo(msgspec.Struct, frozen=True):
     """One established link. `kind`: "worker" (inbound, on a master), "master" (outbound, on a worker), "local"
     (a program on the local socket). `name` is the peer's node name, for kind "master" the master's address text, for
-    kind "local" the client number. `incarnation` of the link never repeats within a life of net. `uid`: the user of a local
-    client's process, -1 for other kinds."""
+    kind "local" the client number. `incarnation` of the link never repeats within a life of net. `uid`, `pid`: the user
+    and the process of a local client, -1 and 0 for other kinds."""
 
     link: int
     kind: str
@@ -34,6 +34,7 @@ class LinkInfo(msgspec.Struct, frozen=True):
     connected_at: float = 0.0
     keepalive_at: float = 0.0
     uid: int = -1
+    pid: int = 0
 
 
 class OpenTask(msgspec.Struct, frozen=True):

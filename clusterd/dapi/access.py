@@ -1,15 +1,16 @@
-"""What a request may read of nodes and agents, applied to its arguments (dapi.md 3.8, 8.2)."""
+"""What a request may do, applied to its arguments (dapi.md 3.8): each need of its function in turn."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from clusterd.dapi.permissions import READ_NODES, permitted
+from clusterd.dapi.permissions import ATTRIBUTES, Need, allows_all, permitted
 from clusterd.dapi.registry import Function
-from clusterd.dapi.request import DISTRIBUTED, ApiRequest
+from clusterd.dapi.request import ApiRequest
+from clusterd.names import is_group_name
 from clusterd.wdb.blocking import BlockingDatabase
 from clusterd.wire.results import PERMISSION_ERROR, WireException
 
@@ -17,9 +18,9 @@ _KEY_LINE = re.compile(r"(\d{3,}) (?!!)\S+ \S+ \S+$")
 _AGENTS_OF_GROUP = (
     "select b.id_agent as id from belongs b join `group` g on g.id = b.id_group where g.name = ? order by b.id_agent"
 )
-_OWN_NODE = frozenset({"wazuh.manager", "wazuh.stats", "wazuh.cluster", "wazuh.analysis"})
-"""Modules whose functions, asked of a node, are about that node itself."""
-DELETED_MEANWHILE = (1701,)
+NOT_ASKED_FOR = (1701, 1703, 1710, 1712, 1734, 1751)
+"""No failure of a request that named nothing itself: an agent or group is gone meanwhile, is the manager or `default`, is or is
+not a member."""
 
 
 class Access(NamedTuple):
@@ -30,33 +31,46 @@ class Access(NamedTuple):
     is_filled: bool
 
 
-def check_nodes(function: Function, request: ApiRequest, node: str) -> Access:
-    """For functions about nodes. Raises WireException 4000 when nothing is left, or this node may not be read."""
-    if "filter_node" in function.arguments.__struct_fields__:
-        if _allows_all(request.rbac_permissions, READ_NODES, "node"):
-            return Access(request, [], False)
-        universe = frozenset(request.nodes)
-        return _narrowed(request, "filter_node", "node:id", _readable(request, READ_NODES, "node", universe), universe)
-    is_about_us = request.request_type == DISTRIBUTED and function.module in _OWN_NODE
-    if is_about_us and node not in permitted(request.rbac_permissions, READ_NODES, "node", [node]):
-        raise _denied("node:id")
-    return Access(request, [], False)
+class Scope:
+    """What there is on this node, of each kind. `database`: needed for groups of agents."""
+
+    def __init__(self, root: str, node: str, database: BlockingDatabase | None = None) -> None:
+        self._root = root
+        self._node = node
+        self._database = database
+
+    def everything(self, need: Need, request: ApiRequest) -> frozenset[str]:
+        find: Mapping[str, Callable[[], Iterable[str]]] = {
+            "node": lambda: request.nodes if need.argument else [self._node],
+            "agent": lambda: agent_ids(self._root),
+            "group": lambda: _groups(self._root),
+            "rule": lambda: _files(self._root, "rules", ".xml"),
+            "decoder": lambda: _files(self._root, "decoders", ".xml"),
+            "list": lambda: _files(self._root, "lists", ""),
+            "*": lambda: ["*"],
+        }
+        return frozenset(find[need.kind]())
+
+    def members(self, group: str) -> Collection[str]:
+        """Ids of the agents of a group. Raises DatabaseError."""
+        if self._database is None:
+            return ()
+        return [f"{row['id']:03d}" for row in self._database.pages(_AGENTS_OF_GROUP, [group])]
 
 
-def check_agents(function: Function, request: ApiRequest, root: str, database: BlockingDatabase) -> Access:
-    """For functions about agents. Raises WireException 4000, DatabaseError."""
-    action = "sca:read" if function.module == "wazuh.sca" else "agent:read"
-    if "agent_list" not in function.arguments.__struct_fields__ or _allows_all(
-        request.rbac_permissions, action, "agent"
-    ):
-        return Access(request, [], False)
-    universe = agent_ids(root)
-
-    def members(group: str) -> Collection[str]:
-        return [f"{row['id']:03d}" for row in database.pages(_AGENTS_OF_GROUP, [group])]
-
-    readable = permitted(request.rbac_permissions, action, "agent", universe, members)
-    return _narrowed(request, "agent_list", "agent:id", readable, universe)
+def check(function: Function, request: ApiRequest, scope: Scope) -> Access:
+    """Raises WireException 4000 when something may not be done at all, DatabaseError."""
+    access = Access(request, [], False)
+    for need in function.needs:
+        if allows_all(request.rbac_permissions, need.action, need.kind):
+            continue
+        universe = scope.everything(need, request)
+        allowed = permitted(request.rbac_permissions, need.action, need.kind, universe, scope.members)
+        if need.argument:
+            access = _narrowed(access, need, allowed, universe)
+        elif allowed != universe:
+            raise _denied(need)
+    return access
 
 
 def agent_ids(root: str) -> frozenset[str]:
@@ -68,40 +82,41 @@ def agent_ids(root: str) -> frozenset[str]:
     return frozenset({"000", *(found[1] for found in map(_KEY_LINE.match, lines) if found)})
 
 
-def _readable(request: ApiRequest, action: str, kind: str, universe: frozenset[str]) -> frozenset[str]:
-    return permitted(request.rbac_permissions, action, kind, universe)
+def _groups(root: str) -> Iterable[str]:
+    shared = Path(root, "etc/shared")
+    return [entry.name for entry in shared.iterdir() if is_group_name(entry.name)] if shared.is_dir() else []
 
 
-def _allows_all(permissions: Mapping[str, Any], action: str, kind: str) -> bool:
-    """Whether no single resource need be looked at."""
-    resources = permissions.get(action)
-    if not isinstance(resources, dict):
-        return permissions.get("rbac_mode") == "black"
-    if any(effect != "allow" for effect in resources.values()):
-        return False
-    everything = {"*:*:*", f"{kind}:id:*", f"{kind}:group:*"}
-    return permissions.get("rbac_mode") == "black" or not everything.isdisjoint(resources)
+def _files(root: str, what: str, ending: str) -> Iterable[str]:
+    """Names of files below `ruleset/` and `etc/`; those of lists have no dot."""
+    for top in ("ruleset", "etc"):
+        for path in Path(root, top, what).rglob("*"):
+            if path.suffix == ending:
+                yield path.name
 
 
-def _narrowed(
-    request: ApiRequest, key: str, resource: str, readable: frozenset[str], universe: frozenset[str]
-) -> Access:
-    given = request.f_kwargs.get(key)
+def _narrowed(access: Access, need: Need, allowed: frozenset[str], universe: frozenset[str]) -> Access:
+    request = access.request
+    given = request.f_kwargs.get(need.argument)
     if given is None:
-        return Access(_with(request, key, sorted(readable)), [], True)
+        if need.optional:
+            return access
+        return Access(_with(request, need.argument, sorted(allowed)), access.denied, True)
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return Access(request, [], False)  # refused with the arguments
-    kept = [name for name in names if name in readable or name not in universe]
+        return access  # refused with the arguments
+    kept = [name for name in names if name in allowed or name not in universe]
     if names and not kept:
-        raise _denied(resource)
-    denied = [] if request.broadcasting else [(name, _denied(resource)) for name in names if name not in kept]
-    return Access(_with(request, key, kept), denied, False)
+        raise _denied(need)
+    if len(kept) == len(names):
+        return access
+    denied = [] if request.broadcasting else [(name, _denied(need)) for name in names if name not in kept]
+    return Access(_with(request, need.argument, kept), access.denied + denied, access.is_filled)
 
 
 def _with(request: ApiRequest, key: str, value: list[str]) -> ApiRequest:
     return msgspec.structs.replace(request, f_kwargs=request.f_kwargs | {key: value})
 
 
-def _denied(resource: str) -> WireException:
-    return WireException(4000, f"Resource type: {resource}", wire_class=PERMISSION_ERROR)
+def _denied(need: Need) -> WireException:
+    return WireException(4000, f"Resource type: {need.kind}:{ATTRIBUTES[need.kind]}", wire_class=PERMISSION_ERROR)

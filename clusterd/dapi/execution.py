@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from clusterd.dapi.access import DELETED_MEANWHILE, Access, check_agents, check_nodes
+from clusterd.dapi.access import NOT_ASKED_FOR, Access, Scope, check
 from clusterd.dapi.daemons import not_ready
 from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.items import Items
@@ -35,8 +35,7 @@ def run(data: bytes, settings: Settings, *, serves_store: bool, on_step: Callabl
         if function.checks_daemons:
             check_daemons(request, settings, serves_store=serves_store)
         with BlockingDatabase(settings.root, on_step=on_step) as database:
-            nodes = check_nodes(function, request, node)
-            access = check_agents(function, nodes.request, settings.root, database)
+            access = check(function, request, Scope(settings.root, node, database))
             arguments = arguments_of(function, access.request.f_kwargs)
             answer = as_value(function.work(Call(settings, access.request, database), arguments))
     except ClusterError as failure:
@@ -52,7 +51,7 @@ def with_denied(answer: Value, access: Access) -> Value:
     for name, error in access.denied:
         items.fail(name, error)
     if access.is_filled:
-        items.drop_failed(DELETED_MEANWHILE)
+        items.drop_failed(NOT_ASKED_FOR)
     return items.wire()
 
 

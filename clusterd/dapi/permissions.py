@@ -1,16 +1,50 @@
-"""What a request may read (dapi.md 3.8): its `rbac_permissions` evaluated for nodes and agents, whose reading is checked."""
+"""What a request may do (dapi.md 3.8): its `rbac_permissions`, and what each function needs of them."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 READ_NODES = "cluster:read"
 Members = Callable[[str], Collection[str]]
+Kind = Literal["node", "agent", "group", "rule", "decoder", "list", "*"]
+ATTRIBUTES: Mapping[str, str] = {
+    "node": "id",
+    "agent": "id",
+    "group": "id",
+    "rule": "file",
+    "decoder": "file",
+    "list": "file",
+    "*": "*",
+}
+_READING = (":read", ":status")
+
+
+class Need(msgspec.Struct, frozen=True):
+    """An action, and on what. `argument`: the one that names the resources; without one it is this node, or everything of that
+    kind. `optional`: without a value of the argument nothing is checked, instead of all that is permitted being filled in."""
+
+    action: str
+    kind: Kind
+    argument: str = ""
+    optional: bool = False
+
+    @property
+    def changes(self) -> bool:
+        return not self.action.endswith(_READING)
+
+
+SOME_NODES = Need(READ_NODES, "node", "filter_node")
+THIS_NODE = Need(READ_NODES, "node")
+SOME_AGENTS = Need("agent:read", "agent", "agent_list")
+EVERY_AGENT = Need("agent:read", "agent")
+SOME_GROUPS = Need("group:read", "group", "group_list")
 
 
 def permitted(
     permissions: Mapping[str, Any], action: str, kind: str, universe: Iterable[str], members: Members | None = None
 ) -> frozenset[str]:
-    """Those of `universe` that `action` may touch. `kind`: "agent" or "node". `members`: the agents of a group.
+    """Those of `universe` that `action` may touch. `members`: the agents of a group.
 
     Mode `black` begins with everything allowed, any other mode with nothing; resources are applied in their order, the last
     word counts. Resources of other kinds, and combinations with them, say nothing here."""
@@ -28,6 +62,17 @@ def permitted(
     return frozenset(allowed)
 
 
+def allows_all(permissions: Mapping[str, Any], action: str, kind: str) -> bool:
+    """Whether no single resource need be looked at."""
+    resources = permissions.get(action)
+    if not isinstance(resources, dict):
+        return permissions.get("rbac_mode") == "black"
+    if any(effect != "allow" for effect in resources.values()):
+        return False
+    everything = {"*:*:*", f"{kind}:{ATTRIBUTES[kind]}:*"} | ({"agent:group:*"} if kind == "agent" else set())
+    return permissions.get("rbac_mode") == "black" or not everything.isdisjoint(resources)
+
+
 def _combined(resource: str, kind: str, everything: frozenset[str], members: Members | None) -> frozenset[str]:
     named = everything
     for part in resource.split("&"):
@@ -42,8 +87,8 @@ def _named(resource: str, kind: str, everything: frozenset[str], members: Member
     if len(words) != 3 or words[0] != kind:
         return frozenset()
     _, attribute, value = words
-    if attribute == "id":
+    if attribute == ATTRIBUTES[kind]:
         return everything if value == "*" else everything & {value}
-    if attribute == "group" and members is not None:
+    if kind == "agent" and attribute == "group" and members is not None:
         return everything if value == "*" else everything & frozenset(members(value))
     return frozenset()

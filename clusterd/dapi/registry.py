@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
+from clusterd.dapi.permissions import Need
 from clusterd.dapi.request import ApiRequest, RequestType
 from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase
@@ -70,7 +71,8 @@ Work = Callable[[Any, Any], Any]
 
 class Function(msgspec.Struct, frozen=True):
     """One entry. `place`: where it runs. `types`: request types under which it may be asked; `origins`: by whom.
-    `checks_daemons`: whether the daemons of `basic_services` must be up (dapi.md 3.7.2)."""
+    `needs`: its permissions, `gives_secrets`: what it reads is as dangerous as a change. `checks_daemons`: whether the daemons
+    of `basic_services` must be up (dapi.md 3.7.2)."""
 
     module: str
     qualname: str
@@ -78,13 +80,20 @@ class Function(msgspec.Struct, frozen=True):
     work: Work
     arguments: type[Arguments]
     types: frozenset[RequestType]
+    needs: tuple[Need, ...]
     origins: frozenset[Origin] = EVERYBODY
     checks_daemons: bool = True
+    gives_secrets: bool = False
 
     @property
     def shown(self) -> str:
         """The name in the log line of a request."""
         return self.qualname.rpartition(".")[2]
+
+    @property
+    def is_sensitive(self) -> bool:
+        """Whether it changes something or gives secrets away."""
+        return self.gives_secrets or any(need.changes for need in self.needs)
 
 
 class Registry:
@@ -98,13 +107,15 @@ class Registry:
         module: str,
         qualname: str,
         *types: RequestType,
+        needs: tuple[Need, ...],
         origins: Iterable[Origin] = EVERYBODY,
         checks_daemons: bool = True,
+        gives_secrets: bool = False,
     ) -> Callable[[Callable[[Call, A], Any]], Callable[[Call, A], Any]]:
         """Decorator of a plain function, which runs in a pool process. Its second parameter's annotation is its Arguments."""
 
         def register(work: Callable[[Call, A], Any]) -> Callable[[Call, A], Any]:
-            self._add("pool", module, qualname, types, work, origins, checks_daemons)
+            self._add("pool", module, qualname, types, work, needs, origins, checks_daemons, gives_secrets)
             return work
 
         return register
@@ -114,13 +125,15 @@ class Registry:
         module: str,
         qualname: str,
         *types: RequestType,
+        needs: tuple[Need, ...],
         origins: Iterable[Origin] = EVERYBODY,
         checks_daemons: bool = True,
+        gives_secrets: bool = False,
     ) -> Callable[[Callable[[SyncCall, A], Awaitable[Any]]], Callable[[SyncCall, A], Awaitable[Any]]]:
         """Decorator of a coroutine function about the cluster's state, which runs in the sync process."""
 
         def register(work: Callable[[SyncCall, A], Awaitable[Any]]) -> Callable[[SyncCall, A], Awaitable[Any]]:
-            self._add("sync", module, qualname, types, work, origins, checks_daemons)
+            self._add("sync", module, qualname, types, work, needs, origins, checks_daemons, gives_secrets)
             return work
 
         return register
@@ -132,15 +145,29 @@ class Registry:
         qualname: str,
         types: Iterable[RequestType],
         work: Work,
+        needs: tuple[Need, ...],
         origins: Iterable[Origin],
         checks_daemons: bool,
+        gives_secrets: bool,
     ) -> None:
         annotation = list(work.__annotations__.values())[1]
         if not (isinstance(annotation, type) and issubclass(annotation, Arguments)):
             raise TypeError(f"{work.__name__} must declare its arguments as a struct")
         self._functions[module, qualname] = Function(
-            module, qualname, place, work, annotation, frozenset(types), frozenset(origins), checks_daemons
+            module,
+            qualname,
+            place,
+            work,
+            annotation,
+            frozenset(types),
+            needs,
+            frozenset(origins),
+            checks_daemons,
+            gives_secrets,
         )
+        unknown = {need.argument for need in needs if need.argument} - set(annotation.__struct_fields__)
+        if unknown:
+            raise TypeError(f"{work.__name__} has no argument {', '.join(unknown)}")
 
     def __iter__(self) -> Iterator[Function]:
         return iter(self._functions.values())

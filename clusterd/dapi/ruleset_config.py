@@ -25,7 +25,7 @@ class Kind(msgspec.Struct, frozen=True):
     is also the name of the directories; the last fields are error codes (dapi.md appendix B)."""
 
     module: str
-    word: str
+    word: Literal["rule", "decoder"]
     words: str
     bad_section: int
     unreadable: int

@@ -120,6 +120,7 @@ class Bridge:
             link.connected_at,
             link.keepalive_at,
             link.uid,
+            link.pid,
         )
         self._links[link.number] = link
         self._away = ""

@@ -99,7 +99,7 @@ class Nobody:
 
 
 class Link(asyncio.BufferedProtocol):
-    """`kind`, `name`, `tag`, `known` (commands), `uid` are the owner's, `info` and `serials` (requests that sync has) the bridge's;
+    """`kind`, `name`, `tag`, `known` (commands), `uid`, `pid` are the owner's, `info` and `serials` (requests that sync has) the bridge's;
     `number` never changes. `heard_at`: monotonic, of the last keepalive."""
 
     def __init__(
@@ -116,6 +116,7 @@ class Link(asyncio.BufferedProtocol):
         self.address = ""
         self.port = 0
         self.uid = -1
+        self.pid = 0
         self.known: frozenset[str] = frozenset()
         self.connected_at = context.clock.wall()
         self.keepalive_at = self.connected_at

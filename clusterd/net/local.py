@@ -89,7 +89,7 @@ class LocalServer:
             name = str(secrets.randbelow(NAMES))
         self._names.add(name)
         link.kind, link.name, link.known, link.tag = "local", name, self._known, f"Local {name}"
-        link.uid = _user_of(link.socket)
+        link.pid, link.uid = _program_at(link.socket)
         link.allow(REQUEST_CHUNK, min(limits.divided_bytes, self._context.slabs.divided_bytes))
         self.links[link.number] = link
         self._bridge.link_up(link)
@@ -130,8 +130,8 @@ class LocalServer:
         log.line("DEBUG", TAG, KEEPALIVE_SUBTAG, "Calculated.")
 
 
-def _user_of(connected: socket.socket) -> int:
-    """The user of the process at the other end (dapi.md 8, number 9)."""
+def _program_at(connected: socket.socket) -> tuple[int, int]:
+    """Process and user at the other end (dapi.md 8, number 9)."""
     credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    uid: int = _CREDENTIALS.unpack(credentials)[1]
-    return uid
+    pid, uid, _ = _CREDENTIALS.unpack(credentials)
+    return pid, uid

@@ -7,12 +7,13 @@ import itertools
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 
 from clusterd.dapi.envelope import Envelope, read_envelope
 from clusterd.dapi.registry import Cluster, Origin
 from clusterd.dapi.request import LOCAL_ANY
 from clusterd.errors import ClusterError
+from clusterd.sync.api_audit import Audit, Work
 from clusterd.sync.api_runner import ApiRunner
 from clusterd.sync.api_soon import SOON_AT_ONCE, Soon, answer_in
 from clusterd.sync.api_texts import Texts
@@ -42,9 +43,6 @@ NOT_PERMITTED = 4000
 SAID_AGAIN_S = 1.0
 
 
-Work = Callable[[Envelope], Awaitable[Text]]
-
-
 class _Asked:
     """A request that another node has. `answer`: what it said."""
 
@@ -70,6 +68,7 @@ class Api:
         tag = "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"
         self._journal = context.journal(tag, "D API")
         self._guard = context.journal(tag, "D API guard")
+        self._audit = Audit(context.log, tag)
         self._peers = peers
         self._master = master
         self._texts = Texts(context.spool)
@@ -123,7 +122,7 @@ class Api:
         async def work(envelope: Envelope) -> Text:
             return await self._ask(node, Text(content))
 
-        await self._answer_program(client, content, work)
+        await self._answer_program(client, content, self._audit.audited(client, content, work, given_on=True))
 
     # ---- between nodes -----------------------------------------------------------------------------------------------------
 
@@ -259,7 +258,7 @@ class Api:
             finally:
                 self._texts.remove(request)
 
-        return work
+        return self._audit.audited(peer, content, work)
 
     def _join(self, peer: Peer, content: bytes) -> Turn:
         """A place in the line. Raises ClusterError 1014 when there is none."""

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from clusterd.dapi.access import check_nodes
+from clusterd.dapi.access import Scope, check
 from clusterd.dapi.envelope import Envelope
 from clusterd.dapi.execution import (
     as_answer,
@@ -58,6 +58,10 @@ class ApiRunner:
                 return _inline(not_available(envelope.function, node))
             if origin not in function.origins or envelope.request_type not in function.types:
                 text = f"{function.shown} cannot be asked as {envelope.request_type} by a {origin}"
+                return _inline(refused(text, node))
+            worker_api = self._context.settings.clusterd.worker_api
+            if origin == "worker" and (worker_api == "off" or (worker_api == "read" and function.is_sensitive)):
+                text = f"this master's clusterd.worker_api is {worker_api}: ask the master for {function.shown}"
                 return _inline(refused(text, node))
             answer = await self._run(request, envelope, function)
             taken = self._context.clock.monotonic() - began
@@ -117,7 +121,7 @@ class ApiRunner:
         request = without_star(parse_request(self._texts.read(text, LARGEST_SYNC_REQUEST), limit=LARGEST_SYNC_REQUEST))
         if function.checks_daemons:
             check_daemons(request, settings, serves_store=settings.serves_store)
-        access = check_nodes(function, request, node)
+        access = check(function, request, Scope(settings.root, node))
         arguments = arguments_of(function, access.request.f_kwargs)
         try:
             returned: Any = await function.work(SyncCall(settings, access.request, self._cluster), arguments)

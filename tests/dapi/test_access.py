@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from clusterd.dapi.access import check_nodes
+from clusterd.dapi.access import Access, Scope, check
 from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.registry import Function
 from clusterd.dapi.request import ApiRequest
@@ -14,6 +14,10 @@ NODES = ["m", "w1", "w2"]
 NODE_INFO = WireCallable("get_nodes_info", "wazuh.cluster", "get_nodes_info")
 ONLY_W1 = {"rbac_mode": "white", "cluster:read": {"node:id:w1": "allow"}}
 NOTHING = {"rbac_mode": "white"}
+
+
+def checked(function: Function, request: ApiRequest) -> Access:
+    return check(function, request, Scope("/nowhere", "m"))
 
 
 @pytest.fixture
@@ -31,33 +35,33 @@ def asked(permissions: dict[str, Any], filter_node: object, *, broadcasting: boo
 
 
 def test_nothing_permitted_of_what_was_named_is_4000(function: Function) -> None:
-    for names in (["m"], ["m", "w2"], "m"):
+    for names in (["m"], ["m", "w2"]):
         with pytest.raises(WireException) as refusal:
-            check_nodes(function, asked(ONLY_W1, names), "m")
+            checked(function, asked(ONLY_W1, names))
         assert refusal.value.code == 4000
     with pytest.raises(WireException):
-        check_nodes(function, asked(NOTHING, ["w1"]), "m")
+        checked(function, asked(NOTHING, ["w1"]))
 
 
 def test_permitted_part_is_answered_and_the_rest_is_named(function: Function) -> None:
-    access = check_nodes(function, asked(ONLY_W1, ["m", "w1"]), "m")
+    access = checked(function, asked(ONLY_W1, ["m", "w1"]))
     assert access.request.f_kwargs["filter_node"] == ["w1"]
     assert [(name, denied.code) for name, denied in access.denied] == [("m", 4000)]
     assert not access.is_filled
 
 
 def test_request_that_names_nothing_is_about_what_is_permitted(function: Function) -> None:
-    access = check_nodes(function, asked(ONLY_W1, None), "m")
+    access = checked(function, asked(ONLY_W1, None))
     assert access.request.f_kwargs["filter_node"] == ["w1"]
     assert access.denied == []
     assert access.is_filled
 
 
 def test_node_that_does_not_exist_is_left_to_the_function(function: Function) -> None:
-    access = check_nodes(function, asked(ONLY_W1, ["nobody"]), "m")
+    access = checked(function, asked(ONLY_W1, ["nobody"]))
     assert access.request.f_kwargs["filter_node"] == ["nobody"]
 
 
 def test_broadcast_does_not_name_what_it_may_not_see(function: Function) -> None:
-    access = check_nodes(function, asked(ONLY_W1, ["m", "w1"], broadcasting=True), "m")
+    access = checked(function, asked(ONLY_W1, ["m", "w1"], broadcasting=True))
     assert access.denied == []

@@ -90,7 +90,7 @@ class Wanted(Arguments, frozen=True):
 registry = Registry()
 
 
-@registry.function("wazuh.agent", "get_agents", LOCAL_MASTER)
+@registry.function("wazuh.agent", "get_agents", LOCAL_MASTER, needs=())
 def get_agents(call: Call, given: Wanted) -> dict[str, int]:
     return {"limit": given.limit}
 

@@ -1,6 +1,7 @@
 """The distributed API between real nodes, driven by a client written from dapi.md alone (sections 1.11, 3, 8)."""
 
 import json
+import os
 import signal
 import threading
 import time
@@ -414,3 +415,61 @@ def test_assessment_is_answered_by_the_node_that_the_agent_reports_to(make_rig: 
     rig.stop(solver.name)
     answer = ask(rig.workers[0], *wanted, **fields)
     assert (failure(answer)["code"], failure(answer)["ids"]) == (3022, [solver.name])
+
+
+# ---- who may, and who did --------------------------------------------------------------------------------------------------
+
+RULE = {"filename": "planted.xml", "content": "<group name='x'></group>"}
+UPLOAD = ("wazuh.rule", "upload_rule_file", RULE)
+FORGED = "me\n2026/01/01 00:00:00 INFO: [Master] [API audit] all is well"
+
+
+def audit_of(node: Node) -> list[str]:
+    return [line for line in log_of(node) if "[API audit]" in line]
+
+
+def test_changes_are_in_the_audit_with_who_what_and_result(make_rig: MakeRig) -> None:
+    rig = make_rig(1)
+    rig.start()
+    rig.wait_equal(30)
+    worker = rig.workers[0]
+    done = ask(worker, *UPLOAD, current_user=FORGED)
+    assert result(done)["affected_items"] == ["etc/rules/planted.xml"]
+    again = ask(rig.master, *UPLOAD, current_user="ann", rbac_permissions={"rbac_mode": "white"})
+    assert failure(again)["code"] == 4000
+    assert result(ask(rig.master, *UPLOAD))["affected_items"] == []
+    ask(worker, "wazuh.cluster", "get_nodes_info")
+    lines = audit_of(rig.master)
+    assert len(lines) == 3
+    by_worker, refused, twice = lines
+    about = 'upload_rule_file (filename "planted.xml")'
+    shown = FORGED[:64].encode("unicode_escape").decode()
+    assert f"INFO: [Master] [API audit] {about}, user '{shown[:20]}" in by_worker
+    assert by_worker.endswith(f" asked by worker {worker.name}: 1 done.")
+    program = f"a local program (user id {os.getuid()}, pid {os.getpid()})"
+    assert refused.endswith(f"{about}, user 'ann', asked by {program}: refused with 4000.")
+    assert twice.endswith(f"{about} asked by {program}: 0 done, 1 not (1905).")
+    (own,) = audit_of(worker)
+    assert f"[Worker {worker.name}] [API audit] {about}, user '" in own
+    assert own.endswith(f" asked by {program}, given to another node: 1 done.")
+
+
+@pytest.mark.parametrize(("allowed", "reads"), [("read", True), ("off", False)])
+def test_a_master_decides_what_its_workers_may_ask(make_rig: MakeRig, allowed: str, reads: bool) -> None:
+    rig = make_rig(1, overrides={"clusterd": {"worker_api": allowed}})
+    rig.start()
+    rig.wait_equal(30)
+    worker = rig.workers[0]
+    for change in (UPLOAD, ("wazuh.agent", "delete_groups"), ("wazuh.agent", "get_agents_keys")):
+        refusal = failure(ask(worker, *change))
+        assert refusal["code"] == 4000
+        assert f"worker_api is {allowed}" in str(refusal["dapi_errors"])
+    listed = ask(worker, "wazuh.cluster", "get_nodes_info")
+    if reads:
+        assert len(result(listed)["affected_items"]) == 2
+    else:
+        assert failure(listed)["code"] == 4000
+    # Neither the master's own programs, nor what a worker is asked about itself.
+    assert result(ask(rig.master, *UPLOAD))["affected_items"] == ["etc/rules/planted.xml"]
+    assert result(ask(worker, "wazuh.cluster", "get_node_wrapper", request_type="local_any"))["affected_items"]
+    assert sum("refused with 4000" in line for line in audit_of(rig.master)) == 3

@@ -9,6 +9,7 @@ from clusterd.dapi.access import agent_ids
 from clusterd.dapi.agent_query import AgentQuery, count_distinct, find_agents
 from clusterd.dapi.group_tree import group_exists
 from clusterd.dapi.items import Items
+from clusterd.dapi.permissions import EVERY_AGENT, SOME_AGENTS, SOME_GROUPS
 from clusterd.dapi.registry import Arguments, Call, Registry
 from clusterd.dapi.request import LOCAL_MASTER
 from clusterd.dapi.sql_condition import Condition, all_of, among
@@ -61,13 +62,18 @@ class SomeAgents(Arguments, frozen=True):
     agent_list: list[str] | None = None
 
 
-@registry.function("wazuh.agent", "get_agents", LOCAL_MASTER)
+@registry.function("wazuh.agent", "get_agents", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_agents(call: Call, given: AgentList) -> Items:
     """Agents by any filter; ids without a key are failed items 1701."""
     return _listed(call, given, given.agent_list, given.filters or {})
 
 
-@registry.function("wazuh.agent", "get_agents_in_group", LOCAL_MASTER)
+@registry.function(
+    "wazuh.agent",
+    "get_agents_in_group",
+    LOCAL_MASTER,
+    needs=(SOME_GROUPS, SOME_AGENTS),
+)
 def get_agents_in_group(call: Call, given: GroupAgents) -> Items:
     """The agents of one group. Raises WireException 1710 for a group that does not exist."""
     (group,) = given.group_list
@@ -79,14 +85,14 @@ def get_agents_in_group(call: Call, given: GroupAgents) -> Items:
     )
 
 
-@registry.function("wazuh.agent", "get_outdated_agents", LOCAL_MASTER)
+@registry.function("wazuh.agent", "get_outdated_agents", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_outdated_agents(call: Call, given: AgentList) -> Items:
     """Agents whose version is known, and not that of this node."""
     other = Condition("(id <> 0 and version <> ?)", (f"Wazuh v{call.settings.clusterd.version}",))
     return _listed(call, given, given.agent_list, given.filters or {}, [other])
 
 
-@registry.function("wazuh.agent", "get_distinct_agents", LOCAL_MASTER)
+@registry.function("wazuh.agent", "get_distinct_agents", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_distinct_agents(call: Call, given: DistinctAgents) -> Items:
     """Every combination of some fields, agent objects with `count`; what an agent lacks is `N/A`. Raises WireException 1724."""
     ids, missing = known_agents(call, given.agent_list)
@@ -96,7 +102,7 @@ def get_distinct_agents(call: Call, given: DistinctAgents) -> Items:
     return with_unknown(items, missing)
 
 
-@registry.function("wazuh.core.agent", "Agent.get_agents_overview", LOCAL_MASTER)
+@registry.function("wazuh.core.agent", "Agent.get_agents_overview", LOCAL_MASTER, needs=(EVERY_AGENT,))
 def get_agents_overview(call: Call, given: DatabaseList) -> dict[str, Any]:
     """`{"items", "totalItems"}`. Filters for status and node that join values with commas mean any of them (dapi.md 7.3)."""
     filters = {field: _split(value) if field in JOINED else value for field, value in (given.filters or {}).items()}
@@ -104,7 +110,7 @@ def get_agents_overview(call: Call, given: DatabaseList) -> dict[str, Any]:
     return {"items": found, "totalItems": total}
 
 
-@registry.function("wazuh.agent", "get_agents_sync_group", LOCAL_MASTER)
+@registry.function("wazuh.agent", "get_agents_sync_group", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_agents_sync_group(call: Call, given: SomeAgents) -> Items:
     """`{"id", "synced"}`: whether the agent has the files of its groups, as it reported last. Failed items 1701, 1703."""
     items = Items(
@@ -119,7 +125,7 @@ def get_agents_sync_group(call: Call, given: SomeAgents) -> Items:
     return items
 
 
-@registry.function("wazuh.agent", "get_agents_keys", LOCAL_MASTER)
+@registry.function("wazuh.agent", "get_agents_keys", LOCAL_MASTER, needs=(SOME_AGENTS,), gives_secrets=True)
 def get_agents_keys(call: Call, given: SomeAgents) -> Items:
     """`{"id", "key"}`. Failed items 1701, 1703."""
     items = Items(
@@ -137,7 +143,7 @@ def get_agents_keys(call: Call, given: SomeAgents) -> Items:
     return items
 
 
-@registry.function("wazuh.agent", "get_agents_summary_status", LOCAL_MASTER)
+@registry.function("wazuh.agent", "get_agents_summary_status", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_agents_summary_status(call: Call, given: SomeAgents) -> dict[str, Any]:
     """How many agents are in which state, agent 000 not counted."""
     ids, _ = known_agents(call, given.agent_list)
@@ -154,7 +160,7 @@ def get_agents_summary_status(call: Call, given: SomeAgents) -> dict[str, Any]:
     }
 
 
-@registry.function("wazuh.agent", "get_agents_summary_os", LOCAL_MASTER)
+@registry.function("wazuh.agent", "get_agents_summary_os", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_agents_summary_os(call: Call, given: SomeAgents) -> Items:
     """The platforms there are, sorted. Ids without a key are failed items 1701."""
     ids, missing = known_agents(call, given.agent_list)
@@ -168,7 +174,7 @@ def get_agents_summary_os(call: Call, given: SomeAgents) -> Items:
     return with_unknown(items, missing)
 
 
-@registry.function("wazuh.agent", "get_agents_summary", LOCAL_MASTER)
+@registry.function("wazuh.agent", "get_agents_summary", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_agents_summary(call: Call, given: SomeAgents) -> dict[str, Any]:
     """States, also those that no agent is in, platforms and groups, all of them, with the number of their agents."""
     ids, _ = known_agents(call, given.agent_list)

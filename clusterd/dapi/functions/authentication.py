@@ -52,7 +52,7 @@ class Token(Arguments, frozen=True):
     origin_node_type: str = ""
 
 
-@registry.function("api.authentication", "check_user_master", LOCAL_MASTER, checks_daemons=False)
+@registry.function("api.authentication", "check_user_master", LOCAL_MASTER, checks_daemons=False, needs=())
 def check_user_master(call: Call, given: Credentials) -> dict[str, bool]:
     """Whether this is the user's password. Takes about 0.2 s, for unknown users too."""
     if not NAME.fullmatch(given.user) or len(given.password) > LONGEST_PASSWORD:
@@ -60,20 +60,20 @@ def check_user_master(call: Call, given: Credentials) -> dict[str, bool]:
     return {"result": is_password(_users(call).get(given.user), given.password)}
 
 
-@registry.function("wazuh.rbac.preprocessor", "get_permissions", LOCAL_MASTER, checks_daemons=False)
+@registry.function("wazuh.rbac.preprocessor", "get_permissions", LOCAL_MASTER, checks_daemons=False, needs=())
 def get_permissions(call: Call, given: Roles) -> dict[str, list[int]]:
     """The roles of a user: the one there is, none for who is no user or acts for somebody else."""
     is_user = given.user_id in _users(call) and not given.auth_context
     return {"roles": [ROLE] if is_user else []}
 
 
-@registry.function("api.authentication", "get_security_conf", LOCAL_MASTER, checks_daemons=False)
+@registry.function("api.authentication", "get_security_conf", LOCAL_MASTER, checks_daemons=False, needs=())
 def get_security_conf(call: Call, given: NoArguments) -> dict[str, Any]:
     """How long tokens are good, in seconds, and how permissions begin."""
     return {"auth_token_exp_timeout": call.settings.clusterd.api.token_s, "rbac_mode": MODE}
 
 
-@registry.function("api.authentication", "check_token", LOCAL_MASTER, checks_daemons=False)
+@registry.function("api.authentication", "check_token", LOCAL_MASTER, checks_daemons=False, needs=())
 def check_token(call: Call, given: Token) -> dict[str, Any]:
     """Whether a token that a worker's API issued is still good: its user is there and has had the same password since, its role
     is ours, its time is not over. A token that is not good has no policies."""

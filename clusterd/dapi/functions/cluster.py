@@ -4,6 +4,7 @@ from typing import Any
 
 from clusterd.dapi.arrays import ListArguments, cut_list
 from clusterd.dapi.items import Items
+from clusterd.dapi.permissions import SOME_NODES, THIS_NODE, Need
 from clusterd.dapi.registry import Arguments, Call, Registry, SyncCall
 from clusterd.dapi.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
 from clusterd.wire.results import NOT_FOUND, WireException
@@ -46,7 +47,7 @@ class RulesetStatus(Arguments, frozen=True):
     master_md5: dict[str, str]
 
 
-@registry.coroutine("wazuh.cluster", "get_nodes_info", LOCAL_MASTER)
+@registry.coroutine("wazuh.cluster", "get_nodes_info", LOCAL_MASTER, needs=(SOME_NODES,))
 async def get_nodes_info(call: SyncCall, given: NodesInfo) -> Items:
     """`{name, type, version, ip}`; `q` is applied to the listing here (dapi.md 6.3). Nodes that are not connected are failed
     items: the others are shown all the same."""
@@ -77,7 +78,7 @@ def _with_absent(items: Items, absent: list[str]) -> Items:
     return items
 
 
-@registry.coroutine("wazuh.cluster", "get_health_nodes", LOCAL_MASTER)
+@registry.coroutine("wazuh.cluster", "get_health_nodes", LOCAL_MASTER, needs=(SOME_NODES,))
 async def get_health_nodes(call: SyncCall, given: HealthNodes) -> Items:
     """`{info, status}` of each node, sorted by name (dapi.md 1.7). Nodes that are not connected are failed items."""
     wanted, absent = await _connected(call, given.filter_node)
@@ -93,13 +94,13 @@ async def get_health_nodes(call: SyncCall, given: HealthNodes) -> Items:
     return _with_absent(items, absent)
 
 
-@registry.coroutine("wazuh.core.cluster.control", "get_node_ruleset_integrity", LOCAL_MASTER, LOCAL_ANY)
+@registry.coroutine("wazuh.core.cluster.control", "get_node_ruleset_integrity", LOCAL_MASTER, LOCAL_ANY, needs=())
 async def get_node_ruleset_integrity(call: SyncCall, given: NoArguments) -> dict[str, str]:
     """Path to digest of rules, decoders and lists (dapi.md 1.8)."""
     return await call.cluster.ruleset_hashes()
 
 
-@registry.coroutine("wazuh.cluster", "get_ruleset_sync_status", DISTRIBUTED)
+@registry.coroutine("wazuh.cluster", "get_ruleset_sync_status", DISTRIBUTED, needs=(THIS_NODE,))
 async def get_ruleset_sync_status(call: SyncCall, given: RulesetStatus) -> Items:
     """Whether this node has the master's rules, decoders and lists."""
     own = await call.cluster.ruleset_hashes()
@@ -113,14 +114,16 @@ async def get_ruleset_sync_status(call: SyncCall, given: RulesetStatus) -> Items
     )
 
 
-@registry.function("wazuh.cluster", "get_status_json", LOCAL_MASTER, checks_daemons=False)
+@registry.function(
+    "wazuh.cluster", "get_status_json", LOCAL_MASTER, checks_daemons=False, needs=(Need("cluster:status", "*"),)
+)
 def get_status_json(call: Call, given: NoArguments) -> dict[str, Any]:
     """Whether a cluster is configured, and runs: it does, since somebody answers."""
     enabled = "no" if call.settings.cluster.disabled else "yes"
     return {"data": {"enabled": enabled, "running": "yes"}}
 
 
-@registry.function("wazuh.cluster", "get_node_wrapper", LOCAL_ANY)
+@registry.function("wazuh.cluster", "get_node_wrapper", LOCAL_ANY, needs=(THIS_NODE,))
 def get_node_wrapper(call: Call, given: NoArguments) -> Items:
     """This node's name, cluster and type."""
     cluster = call.settings.cluster
@@ -128,7 +131,7 @@ def get_node_wrapper(call: Call, given: NoArguments) -> Items:
     return Items("All selected information was returned", "", "No information was returned", affected=[item])
 
 
-@registry.function("wazuh.cluster", "read_config_wrapper", LOCAL_ANY)
+@registry.function("wazuh.cluster", "read_config_wrapper", LOCAL_ANY, needs=(THIS_NODE,))
 def read_config_wrapper(call: Call, given: NoArguments) -> Items:
     """The cluster's configuration on this node; the key is never shown (dapi.md 8, number 7)."""
     return Items(

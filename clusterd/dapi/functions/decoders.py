@@ -3,6 +3,7 @@
 from clusterd.dapi.arrays import Shape, cut_list
 from clusterd.dapi.functions.ruleset_files import ListFiles, wanted_files
 from clusterd.dapi.items import Items
+from clusterd.dapi.permissions import Need
 from clusterd.dapi.registry import Call, Registry
 from clusterd.dapi.request import LOCAL_ANY
 from clusterd.dapi.ruleset_config import DECODERS, loaded_files
@@ -21,7 +22,7 @@ class GetDecoders(ListFiles, frozen=True):
     parents: bool = False
 
 
-@registry.function(DECODERS.module, "get_decoders", LOCAL_ANY)
+@registry.function(DECODERS.module, "get_decoders", LOCAL_ANY, needs=(Need("decoders:read", "decoder", "filename"),))
 def get_decoders(call: Call, given: GetDecoders) -> Items:
     """The decoders that all filters leave, by file and place in it unless told otherwise. A file that cannot be read is a failed
     item (1501, 1502). Raises WireException 1202 for a status that is none."""

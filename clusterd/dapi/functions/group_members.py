@@ -10,12 +10,17 @@ from clusterd.dapi.group_tree import DEFAULT, group_exists
 from clusterd.dapi.items import Items
 from clusterd.dapi.membership import MOST_GROUPS, Membership, change_groups, groups_of, memberships, note_group
 from clusterd.dapi.membership import members as members_of
+from clusterd.dapi.permissions import Need
 from clusterd.dapi.registry import Arguments, Call, Registry
 from clusterd.dapi.request import LOCAL_MASTER
 from clusterd.wdb.client import DatabaseError
 from clusterd.wire.results import BAD_REQUEST, NOT_FOUND, WireException
 
 registry = Registry()
+MOVE_AGENTS = Need("agent:modify_group", "agent", "agent_list")
+CHANGE_GROUP = Need("group:modify_assignments", "group", "group_list")
+CHANGE_GROUP_IF_NAMED = Need("group:modify_assignments", "group", "group_list", optional=True)
+CHANGE_GROUP_BY_ID = Need("group:modify_assignments", "group", "group_id", optional=True)
 
 MANAGER = "000"
 OneName = Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]
@@ -49,7 +54,12 @@ class Left(Arguments, frozen=True):
     group_list: list[str] | None = None
 
 
-@registry.function("wazuh.agent", "assign_agents_to_group", LOCAL_MASTER)
+@registry.function(
+    "wazuh.agent",
+    "assign_agents_to_group",
+    LOCAL_MASTER,
+    needs=(MOVE_AGENTS, CHANGE_GROUP),
+)
 def assign_agents_to_group(call: Call, given: Assigned) -> Items:
     """The ids of the agents that came into the group. Failed items: 1701, 1703, 1751 for members, 1752 for those that have only
     this group when it is to replace others, 1737 for one group too many, 2003. Raises WireException 1710."""
@@ -75,7 +85,12 @@ def assign_agents_to_group(call: Call, given: Assigned) -> Items:
     return items
 
 
-@registry.function("wazuh.agent", "remove_agents_from_group", LOCAL_MASTER)
+@registry.function(
+    "wazuh.agent",
+    "remove_agents_from_group",
+    LOCAL_MASTER,
+    needs=(MOVE_AGENTS, CHANGE_GROUP_IF_NAMED, CHANGE_GROUP_BY_ID),
+)
 def remove_agents_from_group(call: Call, given: TakenOut) -> Items:
     """The ids of the agents that left the group; who has no other is in `default` then. Failed items, for agents that were named:
     1701, 1703, 1734 for those that are no members, 1745 for those that are in `default` alone; 2003. Raises WireException 1710."""
@@ -104,7 +119,12 @@ def remove_agents_from_group(call: Call, given: TakenOut) -> Items:
     return items
 
 
-@registry.function("wazuh.agent", "remove_agent_from_group", LOCAL_MASTER)
+@registry.function(
+    "wazuh.agent",
+    "remove_agent_from_group",
+    LOCAL_MASTER,
+    needs=(MOVE_AGENTS, CHANGE_GROUP),
+)
 def remove_agent_from_group(call: Call, given: OneTakenOut) -> dict[str, Any]:
     """`{"message"}`. Raises WireException 1701, 1703, 1710, 1734, 1745, 2003."""
     (agent,), (group,) = given.agent_list, given.group_list
@@ -114,7 +134,12 @@ def remove_agent_from_group(call: Call, given: OneTakenOut) -> dict[str, Any]:
     return {"message": f"Agent '{agent}' was removed from '{group}'"}
 
 
-@registry.function("wazuh.agent", "remove_agent_from_groups", LOCAL_MASTER)
+@registry.function(
+    "wazuh.agent",
+    "remove_agent_from_groups",
+    LOCAL_MASTER,
+    needs=(MOVE_AGENTS, CHANGE_GROUP),
+)
 def remove_agent_from_groups(call: Call, given: Left) -> Items:
     """The groups that the agent left, in which it is no more; without any other it is in `default`. Failed items: 1710, 1734,
     1745 for `default` where there is no other. Raises WireException 1701, 1703, DatabaseError."""

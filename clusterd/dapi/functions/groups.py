@@ -20,6 +20,7 @@ from clusterd.dapi.group_tree import (
 )
 from clusterd.dapi.items import Items
 from clusterd.dapi.membership import forget_group, member_counts, note_group
+from clusterd.dapi.permissions import SOME_GROUPS, Need
 from clusterd.dapi.registry import Arguments, Call, Registry
 from clusterd.dapi.request import LOCAL_MASTER
 from clusterd.dapi.tree_files import list_files, read_text
@@ -85,7 +86,7 @@ class GroupFile(Arguments, frozen=True):
     raw: bool = False
 
 
-@registry.function("wazuh.agent", "get_agent_groups", LOCAL_MASTER)
+@registry.function("wazuh.agent", "get_agent_groups", LOCAL_MASTER, needs=(SOME_GROUPS,))
 def get_agent_groups(call: Call, given: GroupList) -> Items:
     """Groups with the number of their agents and the hashes of merged.mg and agent.conf, left out where there is no such
     file. Groups that do not exist are failed items 1710."""
@@ -108,7 +109,7 @@ def get_agent_groups(call: Call, given: GroupList) -> Items:
     return items
 
 
-@registry.function("wazuh.agent", "create_group", LOCAL_MASTER)
+@registry.function("wazuh.agent", "create_group", LOCAL_MASTER, needs=(Need("group:create", "*"),))
 def create_group(call: Call, given: NewGroup) -> dict[str, Any]:
     """`{"message"}`. Raises WireException 1722 for a bad name, 1711 for a group that exists, 1713 for anything else of that
     name, 1006 when it cannot be written."""
@@ -127,7 +128,7 @@ def create_group(call: Call, given: NewGroup) -> dict[str, Any]:
     return {"message": f"Group '{name}' was created"}
 
 
-@registry.function("wazuh.agent", "delete_groups", LOCAL_MASTER)
+@registry.function("wazuh.agent", "delete_groups", LOCAL_MASTER, needs=(Need("group:delete", "group", "group_list"),))
 def delete_groups(call: Call, given: DeletedGroups) -> Items:
     """The names of the groups that were removed; their agents without another group are in `default` then. Failed items:
     1710, 1712 for `default`, 1006."""
@@ -155,7 +156,7 @@ def delete_groups(call: Call, given: DeletedGroups) -> Items:
     return items
 
 
-@registry.function("wazuh.agent", "get_group_files", LOCAL_MASTER)
+@registry.function("wazuh.agent", "get_group_files", LOCAL_MASTER, needs=(SOME_GROUPS,))
 def get_group_files(call: Call, given: GroupFiles) -> Items:
     """The files of a group's directory and ar.conf, with their hashes. Raises WireException 1710, 1727 when they cannot be
     read."""
@@ -180,7 +181,7 @@ def get_group_files(call: Call, given: GroupFiles) -> Items:
     )
 
 
-@registry.function("wazuh.agent", "get_file_conf", LOCAL_MASTER)
+@registry.function("wazuh.agent", "get_file_conf", LOCAL_MASTER, needs=(SOME_GROUPS,))
 def get_file_conf(call: Call, given: GroupFile) -> dict[str, Any]:
     """`{"message": text}` of a file of the group, or of ar.conf. Raises WireException 1710, 1006, 3009 for anything but the raw
     text."""

@@ -9,6 +9,7 @@ from clusterd.dapi.arrays import ListArguments, Shape, cut_list
 from clusterd.dapi.cdb import entries, is_list
 from clusterd.dapi.functions.ruleset_files import only_name
 from clusterd.dapi.items import Items
+from clusterd.dapi.permissions import Need
 from clusterd.dapi.registry import Arguments, Call, Registry
 from clusterd.dapi.request import LOCAL_MASTER
 from clusterd.dapi.tree_files import DEEPEST, list_files, locked_directory, mode_of, read_text, remove_file, write_file
@@ -17,6 +18,7 @@ from hashing.atomic import FileOps
 from hashing.errors import FileVanished, HashingError
 
 registry = Registry()
+READ_LISTS = Need("lists:read", "list", "filename")
 
 USER_DIRECTORY = "etc/lists"
 DIRECTORIES = (USER_DIRECTORY, "ruleset/lists")
@@ -62,7 +64,7 @@ class ListFile(msgspec.Struct, frozen=True, order=True):
         return f"{self.relative_dirname}/{self.filename}"
 
 
-@registry.function(_MODULE, "get_path_lists", LOCAL_MASTER)
+@registry.function(_MODULE, "get_path_lists", LOCAL_MASTER, needs=(READ_LISTS,))
 def get_path_lists(call: Call, given: ListLists) -> Items:
     """Where the lists are. Raises WireException 1803, 1804 for directories that cannot be read."""
     files = [msgspec.structs.asdict(file) for file in _wanted(call.root, given)]
@@ -70,7 +72,7 @@ def get_path_lists(call: Call, given: ListLists) -> Items:
     return _listing(page, total)
 
 
-@registry.function(_MODULE, "get_lists", LOCAL_MASTER)
+@registry.function(_MODULE, "get_lists", LOCAL_MASTER, needs=(READ_LISTS,))
 def get_lists(call: Call, given: ListLists) -> Items:
     """The lists with their entries, `{"items": [{"key", "value"}], "relative_dirname", "filename"}`. What cannot be read is a
     failed item (1803, 1804). Raises WireException 1803 for more than LARGEST_ANSWER bytes."""
@@ -98,7 +100,7 @@ def get_lists(call: Call, given: ListLists) -> Items:
     return items
 
 
-@registry.function(_MODULE, "get_list_file", LOCAL_MASTER)
+@registry.function(_MODULE, "get_list_file", LOCAL_MASTER, needs=(READ_LISTS,))
 def get_list_file(call: Call, given: ShowList) -> Items | dict[str, Any]:
     """`{"message": text}`, or one object of keys and values as the only item. The failed item: 1802 to 1804."""
     name = only_name(given.filename)
@@ -120,7 +122,7 @@ def get_list_file(call: Call, given: ShowList) -> Items | dict[str, Any]:
     return items
 
 
-@registry.function(_MODULE, "upload_list_file", LOCAL_MASTER)
+@registry.function(_MODULE, "upload_list_file", LOCAL_MASTER, needs=(Need("lists:update", "*"),))
 def upload_list_file(call: Call, given: UploadList) -> Items:
     """The item is the path of the list, always directly in etc/lists. The failed item, the path too: 1112, 1800, 1801, 1805,
     1806, 1905. Ends of lines are made those of Unix."""
@@ -149,7 +151,7 @@ def upload_list_file(call: Call, given: UploadList) -> Items:
     return items
 
 
-@registry.function(_MODULE, "delete_list_file", LOCAL_MASTER)
+@registry.function(_MODULE, "delete_list_file", LOCAL_MASTER, needs=(Need("lists:delete", "list", "filename"),))
 def delete_list_file(call: Call, given: DeleteList) -> Items:
     """The item is the path of the list that was removed, wherever below etc/lists it was, with its compiled form. The failed
     item, the path too: 1801, 1802, 1907."""

@@ -9,6 +9,7 @@ from typing import Any
 from clusterd.dapi.arrays import ListArguments, Shape, cut_list
 from clusterd.dapi.daemons import daemon_states
 from clusterd.dapi.items import Items
+from clusterd.dapi.permissions import THIS_NODE
 from clusterd.dapi.registry import Arguments, Call, Registry
 from clusterd.dapi.request import DISTRIBUTED, LOCAL_ANY
 from clusterd.wire.results import INTERNAL_ERROR, WireException
@@ -35,7 +36,7 @@ class LogArguments(ListArguments, frozen=True):
     level: str | None = None
 
 
-@registry.function("wazuh.manager", "get_basic_info", LOCAL_ANY, DISTRIBUTED)
+@registry.function("wazuh.manager", "get_basic_info", LOCAL_ANY, DISTRIBUTED, needs=(THIS_NODE,))
 def get_basic_info(call: Call, given: NoArguments) -> Items:
     """Version, paths and time zone. `uuid` is null: a node of ours has none."""
     settings = call.settings
@@ -52,7 +53,7 @@ def get_basic_info(call: Call, given: NoArguments) -> Items:
     return _read("Basic information", item)
 
 
-@registry.function("wazuh.manager", "get_status", LOCAL_ANY, DISTRIBUTED, checks_daemons=False)
+@registry.function("wazuh.manager", "get_status", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
 def get_status(call: Call, given: NoArguments) -> Items:
     """Daemon to state."""
     return _read(
@@ -60,7 +61,7 @@ def get_status(call: Call, given: NoArguments) -> Items:
     )
 
 
-@registry.function("wazuh.manager", "ossec_log", LOCAL_ANY, DISTRIBUTED, checks_daemons=False)
+@registry.function("wazuh.manager", "ossec_log", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
 def ossec_log(call: Call, given: LogArguments) -> Items:
     """Lines of the manager's log, the newest first. Raises WireException 1020 without a log."""
     words = {"tag": given.tag, "level": given.level.lower() if given.level else None}
@@ -85,7 +86,9 @@ def ossec_log(call: Call, given: LogArguments) -> Items:
     return items
 
 
-@registry.function("wazuh.manager", "ossec_log_summary", LOCAL_ANY, DISTRIBUTED, checks_daemons=False)
+@registry.function(
+    "wazuh.manager", "ossec_log_summary", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,)
+)
 def ossec_log_summary(call: Call, given: NoArguments) -> Items:
     """Tag to how many lines of each level. Raises WireException 1020 without a log."""
     tags: dict[str, dict[str, int]] = {}

@@ -6,6 +6,7 @@ from typing import Any
 from clusterd.dapi.arrays import ListArguments, Shape, cut_list
 from clusterd.dapi.functions.ruleset_files import ListFiles, wanted_files
 from clusterd.dapi.items import Items
+from clusterd.dapi.permissions import Need
 from clusterd.dapi.registry import Call, Registry
 from clusterd.dapi.request import LOCAL_ANY
 from clusterd.dapi.ruleset_config import RULES, loaded_files
@@ -13,6 +14,7 @@ from clusterd.dapi.ruleset_rows import REQUIREMENTS, Row, all_rows, rule_rows
 from clusterd.wire.results import BAD_REQUEST, WireException
 
 registry = Registry()
+ALL_RULES = Need("rules:read", "rule")
 
 STANDARDS = (*REQUIREMENTS, "mitre")
 _LEVEL = re.compile(r"(\d{1,2})(?:-(\d{1,2}))?", re.ASCII)
@@ -50,7 +52,7 @@ class GetRequirement(ListArguments, frozen=True, kw_only=True):
     requirement: str
 
 
-@registry.function(RULES.module, "get_rules", LOCAL_ANY)
+@registry.function(RULES.module, "get_rules", LOCAL_ANY, needs=(Need("rules:read", "rule", "filename"),))
 def get_rules(call: Call, given: GetRules) -> Items:
     """The rules that all filters leave, by id unless told otherwise. A file that cannot be read is a failed item (1413, 1414).
     Raises WireException 1202 for a level or status that is none."""
@@ -70,13 +72,13 @@ def get_rules(call: Call, given: GetRules) -> Items:
     return items
 
 
-@registry.function(RULES.module, "get_groups", LOCAL_ANY)
+@registry.function(RULES.module, "get_groups", LOCAL_ANY, needs=(ALL_RULES,))
 def get_groups(call: Call, given: ListArguments) -> Items:
     """The names of all groups of rules, sorted. Failed items as get_rules."""
     return _values(call, given, "groups", "groups of rules")
 
 
-@registry.function(RULES.module, "get_requirement", LOCAL_ANY)
+@registry.function(RULES.module, "get_requirement", LOCAL_ANY, needs=(ALL_RULES,))
 def get_requirement(call: Call, given: GetRequirement) -> Items:
     """What all rules name of one standard, sorted. Failed items as get_rules. Raises WireException 1202 for another standard."""
     standard = given.requirement.replace("-", "_")

@@ -11,6 +11,7 @@ import msgspec
 
 from clusterd.dapi.arrays import ListArguments, Shape, cut_list
 from clusterd.dapi.items import Items
+from clusterd.dapi.permissions import Need
 from clusterd.dapi.registry import Arguments, Call, Registry
 from clusterd.dapi.request import LOCAL_ANY, LOCAL_MASTER
 from clusterd.dapi.ruleset_config import DECODERS, RULES, Kind, RulesetFile, loaded_files, read_section
@@ -199,19 +200,25 @@ def _check_content(content: str) -> None:
 
 
 def _register(kind: Kind) -> None:
-    @registry.function(kind.module, f"get_{kind.words}_files", LOCAL_ANY)
+    reads = Need(f"{kind.words}:read", kind.word, "filename")
+
+    @registry.function(kind.module, f"get_{kind.words}_files", LOCAL_ANY, needs=(reads,))
     def get_files(call: Call, given: ListFiles) -> Items:
         return list_kind(call, given, kind)
 
-    @registry.function(kind.module, f"get_{kind.word}_file", LOCAL_MASTER)
+    @registry.function(kind.module, f"get_{kind.word}_file", LOCAL_MASTER, needs=(reads,))
     def get_file(call: Call, given: ShowFile) -> Items | dict[str, Any]:
         return show_file(call, given, kind)
 
-    @registry.function(kind.module, f"upload_{kind.word}_file", LOCAL_MASTER)
+    @registry.function(
+        kind.module, f"upload_{kind.word}_file", LOCAL_MASTER, needs=(Need(f"{kind.words}:update", "*"),)
+    )
     def upload(call: Call, given: UploadFile) -> Items:
         return upload_file(call, given, kind)
 
-    @registry.function(kind.module, f"delete_{kind.word}_file", LOCAL_MASTER)
+    deletes = Need(f"{kind.words}:delete", kind.word, "filename")
+
+    @registry.function(kind.module, f"delete_{kind.word}_file", LOCAL_MASTER, needs=(deletes,))
     def delete(call: Call, given: DeleteFile) -> Items:
         return delete_file(call, given, kind)
 

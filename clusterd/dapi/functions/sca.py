@@ -9,6 +9,7 @@ from clusterd.dapi.access import agent_ids
 from clusterd.dapi.agent_fields import moment_of
 from clusterd.dapi.functions.agents import DatabaseList
 from clusterd.dapi.items import Items
+from clusterd.dapi.permissions import Need
 from clusterd.dapi.registry import Call, Registry
 from clusterd.dapi.request import DISTRIBUTED
 from clusterd.dapi.sql_condition import Condition
@@ -16,6 +17,7 @@ from clusterd.dapi.table_query import Table, TableQuery, find_rows, selected_fie
 from clusterd.wire.results import NOT_FOUND, WireException
 
 registry = Registry()
+READ_SCA = Need("sca:read", "agent", "agent_list")
 
 POLICIES = Table(
     source="sca_policy p join sca_scan_info s on s.policy_id = p.id",
@@ -66,7 +68,7 @@ class CheckList(PolicyList, frozen=True, kw_only=True):
     policy_id: str
 
 
-@registry.function("wazuh.sca", "get_sca_list", DISTRIBUTED)
+@registry.function("wazuh.sca", "get_sca_list", DISTRIBUTED, needs=(READ_SCA,))
 def get_sca_list(call: Call, given: PolicyList) -> Items:
     """The policies that an agent was assessed by, with their last results. Failed item: 1701. Raises WireException 1400 to 1412,
     1724, DatabaseError."""
@@ -80,7 +82,7 @@ def get_sca_list(call: Call, given: PolicyList) -> Items:
     return items
 
 
-@registry.function("wazuh.sca", "get_sca_checks", DISTRIBUTED)
+@registry.function("wazuh.sca", "get_sca_checks", DISTRIBUTED, needs=(READ_SCA,))
 def get_sca_checks(call: Call, given: CheckList) -> Items:
     """The checks of one policy, with `compliance` and `rules`. Failed item and errors as get_sca_list; `q`, sort and search are
     over the fields that are no lists."""

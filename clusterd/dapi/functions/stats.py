@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterd.dapi.items import Items
+from clusterd.dapi.permissions import THIS_NODE
 from clusterd.dapi.registry import Arguments, Call, Registry
 from clusterd.dapi.request import DISTRIBUTED, LOCAL_ANY
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, WireException
@@ -29,7 +30,7 @@ class Totals(Arguments, frozen=True):
     date: datetime.datetime | None = None
 
 
-@registry.function("wazuh.stats", "totals", LOCAL_ANY, DISTRIBUTED, checks_daemons=False)
+@registry.function("wazuh.stats", "totals", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
 def totals(call: Call, given: Totals) -> Items:
     """Events and alerts of one day by hour. Raises WireException 1308 without a file, 1309 for a damaged one."""
     day = given.date or datetime.datetime.now()
@@ -65,7 +66,7 @@ def totals(call: Call, given: Totals) -> Items:
     return Items(*MESSAGES, affected=hours, sort_fields=["hour"], sort_casting=["int"])
 
 
-@registry.function("wazuh.stats", "hourly", LOCAL_ANY, DISTRIBUTED, checks_daemons=False)
+@registry.function("wazuh.stats", "hourly", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
 def hourly(call: Call, given: NoArguments) -> Items:
     """Averages of the hours of a day."""
     directory = Path(call.root, "stats/hourly-average")
@@ -76,7 +77,7 @@ def hourly(call: Call, given: NoArguments) -> Items:
     return Items(*MESSAGES, affected=[item])
 
 
-@registry.function("wazuh.stats", "weekly", LOCAL_ANY, DISTRIBUTED, checks_daemons=False)
+@registry.function("wazuh.stats", "weekly", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
 def weekly(call: Call, given: NoArguments) -> Items:
     """The same for each day of the week."""
     found = []

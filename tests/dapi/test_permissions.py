@@ -1,0 +1,203 @@
+"""Every function of the registry has its permission, and asks for it in both modes (docs/protocol/dapi.md 3.8)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from clusterd.dapi.access import Scope, check
+from clusterd.dapi.execution import run
+from clusterd.dapi.functions.table import FUNCTIONS
+from clusterd.dapi.permissions import ATTRIBUTES
+from clusterd.dapi.registry import Function
+from clusterd.dapi.request import ApiRequest, encode_request
+from clusterd.settings import ClusterBlock, Settings
+from clusterd.wire.results import WireCallable, WireException, WireResult
+from tests.contracts.helpers import add_agents
+from tests.dapi.agent_node import AgentNode, agent_node
+
+OPEN = {
+    "check_user_master",
+    "get_permissions",
+    "get_security_conf",
+    "check_token",
+    "get_node_ruleset_integrity",
+}
+"""What an API asks before it knows who its caller is, and digests of files that every node has."""
+ACTIONS = {
+    "agent:modify_group",
+    "agent:read",
+    "cluster:read",
+    "cluster:status",
+    "decoders:delete",
+    "decoders:read",
+    "decoders:update",
+    "group:create",
+    "group:delete",
+    "group:modify_assignments",
+    "group:read",
+    "lists:delete",
+    "lists:read",
+    "lists:update",
+    "rules:delete",
+    "rules:read",
+    "rules:update",
+    "sca:read",
+}
+SENSITIVE = {
+    "assign_agents_to_group",
+    "create_group",
+    "delete_decoder_file",
+    "delete_groups",
+    "delete_list_file",
+    "delete_rule_file",
+    "get_agents_keys",
+    "remove_agent_from_group",
+    "remove_agent_from_groups",
+    "remove_agents_from_group",
+    "upload_decoder_file",
+    "upload_list_file",
+    "upload_rule_file",
+}
+WHITE = {"rbac_mode": "white"}
+THINGS = {"agent": "001", "group": "web", "rule": "a.xml", "decoder": "a.xml", "list": "a", "node": "m", "*": "*"}
+ARGUMENTS: dict[str, Any] = {"content": "<group name='a'></group>", "group_id": "new", "policy_id": "x", "name": "x"}
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[AgentNode]:
+    with agent_node() as made:
+        for path in ("etc/rules/a.xml", "etc/decoders/a.xml", "etc/lists/a"):
+            target = made.root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text("<group name='a'></group>")
+        for group in ("web", "db"):
+            made.answer("create_group", group_id=group)
+        add_agents(made.db, 1, 2)
+        made.register((1, 2))
+        yield made
+
+
+def test_the_table_of_permissions() -> None:
+    assert {function.shown for function in FUNCTIONS if not function.needs} == OPEN
+    assert {need.action for function in FUNCTIONS for need in function.needs} == ACTIONS
+    assert {function.shown for function in FUNCTIONS if function.is_sensitive} == SENSITIVE
+    # A function about the cluster's state has no database at hand.
+    assert {need.kind for one in FUNCTIONS if one.place == "sync" for need in one.needs} == {"node"}
+
+
+def asked(function: Function, permissions: dict[str, Any], *, named: bool) -> ApiRequest:
+    arguments: dict[str, Any] = {}
+    for need in function.needs if named else ():
+        if need.argument and need.argument != "group_id":
+            thing = THINGS[need.kind]
+            plain = function.arguments.__annotations__.get(need.argument) is str
+            arguments[need.argument] = thing if plain else [thing]
+    name = WireCallable(function.shown, function.module, function.qualname)
+    return ApiRequest(f=name, f_kwargs=arguments, rbac_permissions=permissions, nodes=["m", "w"])
+
+
+def granted(function: Function, effect: str, mode: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"rbac_mode": mode}
+    for need in function.needs:
+        everything = "*:*:*" if need.kind == "*" else f"{need.kind}:{ATTRIBUTES[need.kind]}:*"
+        found.setdefault(need.action, {})[everything] = effect
+    return found
+
+
+def outcome(node: AgentNode, function: Function, permissions: dict[str, Any], *, named: bool = True) -> int:
+    """0 or the code; what may be read of a request that names nothing must be nothing."""
+    request = asked(function, permissions, named=named)
+    try:
+        access = check(function, request, Scope(str(node.root), "m", node.database))
+    except WireException as refusal:
+        return refusal.code
+    if access.is_filled:
+        return 0 if any(access.request.f_kwargs.get(need.argument) for need in function.needs if need.argument) else -1
+    return 0
+
+
+CHECKED = [function for function in FUNCTIONS if function.needs]
+
+
+@pytest.mark.parametrize("function", CHECKED, ids=lambda function: function.shown)
+def test_both_modes(node: AgentNode, function: Function) -> None:
+    assert outcome(node, function, {"rbac_mode": "black"}) == 0
+    assert outcome(node, function, WHITE) == 4000
+    assert outcome(node, function, WHITE, named=False) in (4000, -1)
+    assert outcome(node, function, granted(function, "allow", "white")) == 0
+    assert outcome(node, function, granted(function, "deny", "white")) == 4000
+    assert outcome(node, function, granted(function, "deny", "black")) == 4000
+    assert outcome(node, function, granted(function, "allow", "black")) == 0
+    for need in function.needs:
+        # Each need by itself.
+        without = {key: value for key, value in granted(function, "allow", "white").items() if key != need.action}
+        assert outcome(node, function, without) == 4000
+
+
+def executed(node: AgentNode, qualname: str, module: str, permissions: dict[str, Any], **arguments: Any) -> Any:
+    settings = Settings(root=str(node.root), cluster=ClusterBlock(node_name="m"), serves_store=True)
+    request = ApiRequest(
+        f=WireCallable(qualname, module, qualname), f_kwargs=arguments, rbac_permissions=permissions, basic_services=()
+    )
+    return run(encode_request(request), settings, serves_store=True)
+
+
+def test_white_without_permissions_changes_nothing(node: AgentNode) -> None:
+    rule = "<group name='x'></group>"
+    for qualname, module, arguments in (
+        ("upload_rule_file", "wazuh.rule", {"filename": "new.xml", "content": rule}),
+        ("upload_decoder_file", "wazuh.decoder", {"filename": "new.xml", "content": rule}),
+        ("upload_list_file", "wazuh.cdb_list", {"filename": "new", "content": "a:b"}),
+        ("delete_rule_file", "wazuh.rule", {"filename": "a.xml"}),
+        ("delete_list_file", "wazuh.cdb_list", {"filename": "a"}),
+        ("delete_groups", "wazuh.agent", {"group_list": ["web"]}),
+        ("create_group", "wazuh.agent", {"group_id": "new"}),
+        ("assign_agents_to_group", "wazuh.agent", {"group_list": ["web"], "agent_list": ["001"]}),
+        ("get_agents_keys", "wazuh.agent", {"agent_list": ["001"]}),
+    ):
+        answer = executed(node, qualname, module, WHITE, **arguments)
+        assert isinstance(answer, WireException), qualname
+        assert answer.code == 4000
+    answer = executed(node, "delete_groups", "wazuh.agent", WHITE)
+    assert isinstance(answer, WireResult)
+    assert answer.fields["affected_items"] == []
+    files = {path.relative_to(node.root).as_posix() for path in (node.root / "etc").rglob("*")}
+    assert {"etc/rules/a.xml", "etc/lists/a", "etc/shared/web"} <= files
+    assert not [path for path in files if "new" in path]
+
+
+def test_what_is_permitted_in_part_is_done_in_part(node: AgentNode) -> None:
+    for name in ("one", "two"):
+        (node.root / f"etc/shared/{name}").mkdir()
+    only_one = {"rbac_mode": "white", "group:delete": {"group:id:one": "allow"}}
+    answer = executed(node, "delete_groups", "wazuh.agent", only_one, group_list=["one", "two"])
+    assert answer.fields["affected_items"] == ["one"]
+    assert [key.code if hasattr(key, "code") else key for key in answer.fields["failed_items_keys"]]
+    assert not (node.root / "etc/shared/one").exists()
+    assert (node.root / "etc/shared/two").exists()
+    only_file = {"rbac_mode": "white", "rules:read": {"rule:file:b.xml": "allow"}}
+    (node.root / "etc/rules/b.xml").write_text("<group name='b'></group>")
+    listed = executed(node, "get_rules_files", "wazuh.rule", only_file)
+    assert [item["filename"] for item in listed.fields["affected_items"]] == ["b.xml"]
+    assert executed(node, "get_rule_file", "wazuh.rule", only_file, filename="a.xml", raw=True).code == 4000
+    assert isinstance(executed(node, "get_rule_file", "wazuh.rule", only_file, filename="b.xml", raw=True), WireResult)
+
+
+def test_agents_of_a_group_may_be_moved_and_no_others(node: AgentNode) -> None:
+    node.db.command(
+        'global set-agent-groups {"mode":"override","data":[{"id":1,"groups":["web"]},{"id":2,"groups":["default"]}]}'
+    )
+    permissions = {
+        "rbac_mode": "white",
+        "agent:modify_group": {"agent:group:web": "allow"},
+        "group:modify_assignments": {"group:id:db": "allow"},
+    }
+    moved = executed(
+        node, "assign_agents_to_group", "wazuh.agent", permissions, group_list=["db"], agent_list=["001", "002"]
+    )
+    assert moved.fields["affected_items"] == ["001"]
+    denied = executed(
+        node, "assign_agents_to_group", "wazuh.agent", permissions, group_list=["web"], agent_list=["001"]
+    )
+    assert denied.code == 4000
