@@ -10,15 +10,16 @@ _GROUP = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
 def node_name_problem(name: str) -> str | None:
-    """A node's name becomes a directory name on every node (wire.md W5): letters, digits, `.`, `_`, `-`, no dot first."""
+    """A node's name becomes a directory name on every node (wire.md W5): letters, digits, `.`, `_`, `-`, neither dot nor dash first: no
+    hidden directory, and no option of a command that is given the name."""
     if not name:
         return "a node name cannot be empty"
     if len(name) > MAX_NODE_NAME:
         return f"a node name has at most {MAX_NODE_NAME} characters, this one {len(name)}"
     if not _NODE.fullmatch(name):
         return "a node name has only letters, digits, '.', '_' and '-'"
-    if name.startswith("."):
-        return "a node name does not begin with a dot"
+    if name.startswith((".", "-")):
+        return "a node name begins with a letter, a digit or '_'"
     return None
 
 

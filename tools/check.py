@@ -3,6 +3,7 @@
 import msgspec
 
 from clusterd.configuration import load
+from clusterd.rights import too_many_rights
 from clusterd.rundir import root_problem
 
 
@@ -22,6 +23,9 @@ def check(root: str) -> Checked:
         lines.append(too_long)
     ok = not lines
     lines += [f"warning: {warning}" for warning in loaded.warnings]
+    rights = too_many_rights(loaded.settings.clusterd.owner) if loaded.settings is not None else None
+    if rights is not None:
+        lines.append(f"warning: {rights}")
     if loaded.settings is not None and loaded.settings.cluster.disabled:
         lines.append("warning: the cluster is disabled (or there is no <cluster> block): start will refuse")
     return Checked(ok, lines)

@@ -75,7 +75,7 @@ def status_view(status: dict[str, Any]) -> RenderableType:
     if status["syncs"]:
         parts += [Text(), _syncs(status["syncs"])]
     if status["results"]:
-        parts += [Text(), _results(status["results"], now)]
+        parts += [Text(), _results(status["results"], status["node"]["type"], now)]
     if status["agents"] is not None:
         parts += [Text(), _agents(status["agents"], status["node"]["type"], now)]
     return Group(*parts)
@@ -197,14 +197,14 @@ def _syncs(syncs: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _results(results: dict[str, dict[str, Any]], now: float) -> RenderableType:
+def _results(results: dict[str, dict[str, Any]], node_type: str, now: float) -> RenderableType:
     table = _table(
         "Last results", "node", "result", "lag", "checked", "synced", "created>", "updated>", "deleted>", "remark"
     )
     problems: list[RenderableType] = []
     for name, row in results.items():
         table.add_row(
-            "this node" if name == "self" else name,
+            "this node" if name == "self" and node_type != "master" else name,
             Text(row["result"] or "-", style=RESULTS.get(row["result"] or "", "")),
             Text(lag(row), style="yellow" if row.get("lag_s") else ""),
             ago(row["checked_at"], now),

@@ -37,25 +37,28 @@ class AttemptLimiter:
 
     def begin(self, address: str, user: str, now: float) -> float:
         """Count an attempt. 0: it may be made; else the seconds after which one may be made again."""
-        place = network_of(address)
-        keys = [("address", place)]
-        if (place, user) not in self._known:
-            keys.append(("user", user))
+        keys = self._keys(address, user)
         wait_s = max(self._wait_s(key, now) for key in keys)
         if wait_s <= 0:
             for key in keys:
                 self._window(key, now).count += 1
         return max(0.0, wait_s)
 
-    def succeed(self, address: str, user: str, now: float) -> None:
-        """The attempt that was begun was a good one, and does not count."""
-        place = network_of(address)
-        keys = [("address", place)]
-        if (place, user) not in self._known:
-            keys.append(("user", user))
-        for key in keys:
+    def withdraw(self, address: str, user: str, now: float) -> None:
+        """Nobody has looked at the password of the attempt that was begun: it does not count."""
+        for key in self._keys(address, user):
             window = self._window(key, now)
             window.count = max(0, window.count - 1)
+
+    def _keys(self, address: str, user: str) -> list[tuple[str, str]]:
+        place = network_of(address)
+        keys = [("address", place)]
+        return keys if (place, user) in self._known else [*keys, ("user", user)]
+
+    def succeed(self, address: str, user: str, now: float) -> None:
+        """The attempt that was begun was a good one, and does not count."""
+        self.withdraw(address, user, now)
+        place = network_of(address)
         self._known.pop((place, user), None)
         if len(self._known) >= MOST_KEYS:
             del self._known[next(iter(self._known))]
@@ -93,18 +96,24 @@ class Logins:
     async def user_of(self, authorization: str | None, address: str) -> str:
         """The user of a Basic header, if the password is right. Raises Refused 401, 429; UserProblem."""
         name, password = basic_credentials(authorization)
+        user = self._users().get(name)
         wait_s = self._limiter.begin(address, name, self._clock())
         if wait_s > 0:
             raise too_many("too many failed logins; wait before the next one", wait_s)
-        if self._waiting >= HASHES_WAITING:
-            raise too_many("too many logins at once", 1.0)
-        user = self._users().get(name)
-        self._waiting += 1
+        is_looked_at = False
         try:
-            async with self._turns:
-                is_right = await asyncio.to_thread(is_password, user, password)
+            if self._waiting >= HASHES_WAITING:
+                raise too_many("too many logins at once", 1.0)
+            self._waiting += 1
+            try:
+                async with self._turns:
+                    is_looked_at = True
+                    is_right = await asyncio.to_thread(is_password, user, password)
+            finally:
+                self._waiting -= 1
         finally:
-            self._waiting -= 1
+            if not is_looked_at:
+                self._limiter.withdraw(address, name, self._clock())
         if not is_right:
             raise Refused(401, "the user's name or password is wrong", headers=CHALLENGE)
         self._limiter.succeed(address, name, self._clock())

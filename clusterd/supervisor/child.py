@@ -9,7 +9,6 @@ import ctypes
 import faulthandler
 import gc
 import os
-import resource
 import signal
 import sys
 import traceback
@@ -113,9 +112,6 @@ def _be_born(name: str, parent: int, plan: BirthPlan) -> None:
     faulthandler.disable()  # it would write to a descriptor that is closed now
     for fd in plan.close_fds:
         os.close(fd)
-    # Dumps of memory would hold the cluster's key; the stacks that faulthandler writes do not.
-    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     crash_log = os.open(plan.crash_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, CRASH_LOG_MODE)
     faulthandler.enable(crash_log, all_threads=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-DEFAULT_OWNER = "wazuh"
+from clusterd.rights import DEFAULT_OWNER
+
 WORKING_DIRECTORIES = ("etc", "logs", "queue/cluster", "var/run")
 """Below the root; the owner must be able to write there. Made by `clusterd init`, or by the product's packages."""
 

@@ -22,6 +22,7 @@ from clusterd.configuration import load
 from clusterd.exits import ExitCode
 from clusterd.logs import Log, stderr_stream
 from clusterd.reload import adopt
+from clusterd.rights import keep_memory_private, too_many_rights
 from clusterd.rounds import Rounds
 from clusterd.rundir import board_path, reason_path, root_problem
 from clusterd.settings import Settings
@@ -150,6 +151,7 @@ def _run_node(
         limits.connections + limits.local_clients + limits.store_connections + OTHER_FILES
     )
     _become_owner(settings)
+    keep_memory_private()
     problem = root_problem(root) or privileges.tree_problem(root)
     if problem:
         raise CouldNotStart(problem)
@@ -166,6 +168,7 @@ def _run_node(
     try:
         for warning in (
             few_files,
+            too_many_rights(settings.clusterd.owner),
             f"An earlier clusterd was not stopped; removed {', '.join(stale)}." if stale else "",
         ):
             if warning:

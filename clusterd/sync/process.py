@@ -12,6 +12,7 @@ from clusterd.clock import Clock
 from clusterd.configuration import load
 from clusterd.logs import Log
 from clusterd.reload import adopt
+from clusterd.rights import too_many_rights
 from clusterd.rundir import jobs_socket, sync_socket
 from clusterd.settings import Settings
 from clusterd.sync.context import Context
@@ -114,6 +115,10 @@ class _SyncProcess:
     def _make_context(self) -> Context:
         settings, clock = self._settings, Clock()
         troubles = self._troubles
+        rights = too_many_rights(settings.clusterd.owner)
+        if rights is not None:
+            # The supervisor has said it in the log.
+            troubles.begin("rights", rights)
         guard = Journal(self._log, self._tag, "Integrity guard")
         spool = Spool(
             settings.root,

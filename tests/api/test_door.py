@@ -10,11 +10,12 @@ import pytest
 
 from clusterd.api.app import Api
 from clusterd.api.logins import HASHES_AT_ONCE, HASHES_WAITING, AttemptLimiter, Logins
+from clusterd.api.problem import Refused
 from clusterd.api.tokens import ALGORITHM, AUDIENCE, ISSUER, Tokens
 from clusterd.dapi.items import Items
 from clusterd.dapi.request import ApiRequest
 from clusterd.settings import ApiSettings, Secret
-from clusterd.users import UserProblem, make_user
+from clusterd.users import User, UserProblem, make_user
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, PERMISSION_ERROR, WireException, WireResult
 from tests.api.harness import PASSWORD, SECRET, Answer, Door, FakeNode, one_user, plain
 
@@ -164,6 +165,49 @@ def test_many_logins_at_once_are_bounded() -> None:
         return refused
 
     assert asyncio.run(storm()) == [429] * 8
+
+
+def test_a_login_whose_password_nobody_looked_at_does_not_count() -> None:
+    """Refused because there were too many at once, gone while it waited, or the users could not be read."""
+    limiter = AttemptLimiter(HASHES_WAITING + 1, 300)
+    readable = True
+
+    def users() -> dict[str, User]:
+        if not readable:
+            raise UserProblem("not now")
+        return {"admin": one_user()}
+
+    def header(password: str = PASSWORD) -> str:
+        return "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()
+
+    async def storm() -> None:
+        nonlocal readable
+        logins = Logins(limiter, users, clock=lambda: 0.0)
+        for _ in range(HASHES_AT_ONCE):
+            await logins._turns.acquire()
+        waiting = [asyncio.create_task(logins.user_of(header(), "192.0.2.7")) for _ in range(HASHES_WAITING)]
+        await asyncio.sleep(0)
+        for _ in range(5):
+            with pytest.raises(Refused, match="at once"):
+                await logins.user_of(header(), "192.0.2.7")
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for _ in range(HASHES_AT_ONCE):
+            logins._turns.release()
+        readable = False
+        for _ in range(5):
+            with pytest.raises(UserProblem):
+                await logins.user_of(header(), "192.0.2.7")
+        readable = True
+        for _ in range(HASHES_WAITING + 1):
+            # All of the attempts are left; those that were looked at count.
+            with pytest.raises(Refused, match="wrong"):
+                await logins.user_of(header("wrong password"), "192.0.2.7")
+        with pytest.raises(Refused, match="too many failed"):
+            await logins.user_of(header(), "192.0.2.7")
+
+    asyncio.run(storm())
 
 
 def test_refused_logins_do_not_fill_the_log() -> None:
@@ -461,6 +505,16 @@ def test_the_page_and_the_document_load_nothing_from_elsewhere(door: Door) -> No
     assert "src=" not in page.text
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
     assert door.send("GET", "/openapi.json").json()["openapi"] == "3.1.0"
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/agents", "/nothing", "/"])
+def test_no_answer_stands_in_a_frame_or_sends_anything(door: Door, path: str) -> None:
+    for answer in (door.get(path), door.send("GET", path), door.send("POST", path)):
+        policy = answer.headers["content-security-policy"].split("; ")
+        assert {"default-src 'none'", "frame-ancestors 'none'", "form-action 'none'", "base-uri 'none'"} <= set(policy)
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
 
 
 def test_a_secret_is_never_shown() -> None:

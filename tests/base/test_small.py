@@ -16,12 +16,14 @@ def test_an_errors_text_is_code_message_and_detail() -> None:
     assert str(ClusterError(9999, "who knows")) == "Error 9999 - who knows"
 
 
-@pytest.mark.parametrize("name", ["worker1", "a.b-c_D", "x" * 128])
+@pytest.mark.parametrize("name", ["worker1", "a.b-c_D", "_x-", "x" * 128, "master", "self"])
 def test_good_node_names(name: str) -> None:
     assert node_name_problem(name) is None
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".x", "a/b", "a b", "a*b", "ü", "a\0", "a\n", "x" * 129])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".x", "-rf", "-", "--root", "a/b", "a b", "a*b", "ü", "a\0", "a\n", "x" * 129]
+)
 def test_names_that_could_be_paths_or_break_a_hello_are_refused(name: str) -> None:
     assert node_name_problem(name)
 

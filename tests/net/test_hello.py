@@ -45,7 +45,7 @@ def test_a_name_in_use_is_named_in_the_refusal() -> None:
     assert (found.code, found.extra) == (3028, "w1")
 
 
-@pytest.mark.parametrize("name", ["../../stats", ".hidden", "a/b", "a\0b", "é", "x" * 129, "-\n"])
+@pytest.mark.parametrize("name", ["../../stats", ".hidden", "a/b", "a\0b", "é", "x" * 129, "-\n", "-rf", "--root"])
 def test_a_name_that_could_be_a_path_is_refused(name: str) -> None:
     assert refusal(f"{name} wazuh worker 4.14.1".encode()).code == 1000
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clusterd.rights import DEBUGGABLE
 from clusterd.rundir import board_path
 from clusterd.supervisor.pidfile import running_pid
 from ipc.board import Board, RowSnapshot
@@ -33,7 +34,7 @@ class FakeNode:
         words = [f"{name}={value}" for name, value in options.items()]
         command = [sys.executable, "-m", "tests.supervisor.fake_node", str(self.root), *words]
         with (self.root / "stderr").open("wb") as stderr:
-            self.process = subprocess.Popen(command, env=os.environ | {MARK: self.mark}, stderr=stderr)
+            self.process = subprocess.Popen(command, env=os.environ | {MARK: self.mark, DEBUGGABLE: "1"}, stderr=stderr)
 
     def serve(self, **options: float) -> None:
         """Returns when it serves."""

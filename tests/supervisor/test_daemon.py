@@ -10,6 +10,7 @@ import msgspec
 import psutil
 
 from clusterd.exits import ExitCode
+from clusterd.rights import DEBUGGABLE
 from clusterd.supervisor.pidfile import running_pid
 from clusterd.supervisor.run import StartResult
 from tests.supervisor.conftest import FakeNode
@@ -19,7 +20,7 @@ from tests.supervisor.helpers import MARK, marked, until
 def start(node: FakeNode, *words: str) -> StartResult:
     """Starts and returns what it printed; waits for the end of its output, as a caller with a pipe does."""
     command = [sys.executable, "-m", "tests.supervisor.fake_node", str(node.root), *words]
-    done = subprocess.run(command, env=os.environ | {MARK: node.mark}, capture_output=True, timeout=60)
+    done = subprocess.run(command, env=os.environ | {MARK: node.mark, DEBUGGABLE: "1"}, capture_output=True, timeout=60)
     result = msgspec.json.decode(done.stdout, type=StartResult)
     assert done.returncode == result.code
     return result

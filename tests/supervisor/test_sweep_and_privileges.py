@@ -1,5 +1,6 @@
 """The ground a node stands on: who it runs as, whether the tree is his, what earlier lives left."""
 
+import json
 import os
 import pwd
 import subprocess
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from clusterd import rights
 from clusterd.supervisor.privileges import PrivilegeProblem, owner_to_become, tree_problem
 from clusterd.supervisor.sweep import remove_run_files, sweep_before_start
 from tests.supervisor.helpers import make_tree
+from tools.check import check
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 BECOME = """
@@ -108,3 +111,55 @@ def test_removing_run_files_twice_is_fine(tmp_path: Path) -> None:
     remove_run_files(str(root))
     remove_run_files(str(root))
     assert list((root / "var/run").iterdir()) == []
+
+
+PRIVATE = """
+import os, resource, sys
+from clusterd.rights import keep_memory_private
+from clusterd.supervisor.privileges import become, owner_to_become
+if os.geteuid() == 0:
+    become(owner_to_become("nobody"))
+keep_memory_private()
+pid = os.fork()
+if pid == 0:
+    print(resource.getrlimit(resource.RLIMIT_CORE), os.stat(f"/proc/{os.getpid()}/environ").st_uid, flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.parametrize("is_debuggable", [False, True])
+def test_nobody_but_root_sees_the_memory_of_the_node(is_debuggable: bool) -> None:
+    """Files of /proc of a process that may not be dumped belong to root."""
+    environment = os.environ | {"CLUSTERD_DEBUGGABLE": "1" if is_debuggable else ""}
+    done = subprocess.run([sys.executable, "-c", PRIVATE], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.startswith("(0, 0) ")
+    if not is_debuggable:
+        assert done.stdout == "(0, 0) 0\n"
+
+
+CONF = f"""<ossec_config><cluster><name>c</name><node_name>n</node_name><node_type>master</node_type><key>{"k" * 32}</key>
+<port>1516</port><bind_addr>127.0.0.1</bind_addr><nodes><node>127.0.0.1</node></nodes><disabled>no</disabled>
+</cluster></ossec_config>"""
+
+
+@pytest.mark.parametrize(
+    ("uid", "owner", "there", "warned"),
+    [(0, "", False, True), (0, "", True, False), (0, "root", False, False), (1000, "", False, False)],
+)
+def test_a_node_that_is_root_by_accident_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uid: int, owner: str, there: bool, warned: bool
+) -> None:
+    def getpwnam(name: str) -> object:
+        if there:
+            return object()
+        raise KeyError(name)
+
+    monkeypatch.setattr(rights.os, "geteuid", lambda: uid)
+    monkeypatch.setattr(rights.pwd, "getpwnam", getpwnam)
+    assert (rights.too_many_rights(owner) is not None) is warned
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/ossec.conf").write_text(CONF)
+    (tmp_path / "etc/cluster.json").write_text(json.dumps({"clusterd": {"owner": owner}} if owner else {}))
+    lines = check(str(tmp_path)).lines
+    assert any("warning: the node runs as root" in line for line in lines) is warned

@@ -12,6 +12,7 @@ touches another rig.
 
 import json
 import os
+import pwd
 import random
 import secrets
 import shutil
@@ -28,6 +29,7 @@ from typing import Any
 
 import psutil
 
+from clusterd.rights import DEBUGGABLE
 from tools.rig.compare import Comparison, compare
 from tools.rig.guard import MARK
 
@@ -219,7 +221,7 @@ class Rig:
     ) -> "subprocess.CompletedProcess[str]":
         """Run `clusterd --root ROOT ...` for one node. Output goes through files, so a daemon that kept them open could not
         make this wait. Raises RigError when it does not end in time."""
-        environment = os.environ | {MARK: str(self.directory)}
+        environment = os.environ | {MARK: str(self.directory), DEBUGGABLE: "1"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
         environment.pop("CLUSTERD_ROOT", None)
         environment.pop("CLUSTERD_KEY", None)
@@ -283,7 +285,9 @@ class Rig:
         )
         if done.returncode:
             raise RigError(f"{name}: init failed (exit {done.returncode}): {done.stderr.strip()}")
-        settings = merged(merged({}, scaled_intervals(self.scale)) if self.scale != 1 else {}, overrides)
+        # Whoever has the rig has its nodes, root too.
+        own = {"clusterd": {"owner": pwd.getpwuid(os.geteuid()).pw_name}} if os.geteuid() == 0 else {}
+        settings = merged(merged(own, scaled_intervals(self.scale)) if self.scale != 1 else own, overrides)
         if settings:
             path = root / "etc" / "cluster.json"
             before = json.loads(path.read_text()) if path.exists() else {}

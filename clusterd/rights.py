@@ -1,0 +1,35 @@
+"""What the node's processes may do, and what others may see of them."""
+
+import ctypes
+import os
+import pwd
+import resource
+
+DEFAULT_OWNER = "wazuh"
+DEBUGGABLE = "CLUSTERD_DEBUGGABLE"
+"""In the environment, not empty: programs of the same user may look into the processes, as a debugger or the rig does."""
+_PR_SET_DUMPABLE = 4
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def keep_memory_private() -> None:
+    """No core of this process or its children, on disk or through a program (core(5)): it would hold the cluster's key. And
+    nobody but root looks into them: neither /proc/PID/mem nor ptrace, for other programs of the same user. To be called
+    after the user was changed, which sets this anew."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not os.environ.get(DEBUGGABLE):
+        _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def too_many_rights(owner: str) -> str | None:
+    """What to say of a node that is root because nobody said who else (`owner`: as configured), None of any other."""
+    if os.geteuid() != 0 or owner:
+        return None
+    try:
+        pwd.getpwnam(DEFAULT_OWNER)
+    except KeyError:
+        return (
+            f"the node runs as root, with all rights of root, because there is no user {DEFAULT_OWNER}: make that user, or "
+            "name one as clusterd.owner in etc/cluster.json (root, if that is meant)"
+        )
+    return None
