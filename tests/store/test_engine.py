@@ -19,7 +19,7 @@ from clusterd.store.engine import Engine, Session
 
 @asynccontextmanager
 async def engine_at(root: Path) -> AsyncIterator[Engine]:
-    schema.prepare(str(root))
+    schema.prepare(str(root), "alone", "4.14.1")
     engine = Engine(str(root), readers=2)
     try:
         yield engine
@@ -139,19 +139,19 @@ def test_locked_database_is_an_error_and_then_over(tmp_path: Path, monkeypatch: 
 
 
 def test_database_of_another_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    schema.prepare(str(tmp_path))
+    schema.prepare(str(tmp_path), "alone", "4.14.1")
     with sqlite3.connect(tmp_path / schema.DATABASE) as db:
         db.execute("update metadata set value = '6' where key = 'db_version'")
     db.close()
     with pytest.raises(StartFailure, match=r"schema version 6.*clusterd\.store: off"):
-        schema.prepare(str(tmp_path))
+        schema.prepare(str(tmp_path), "alone", "4.14.1")
 
 
 def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "queue/db").mkdir(parents=True)
     (tmp_path / schema.DATABASE).write_bytes(b"not a database" * 500)
     with pytest.raises(StartFailure, match="cannot be opened"):
-        schema.prepare(str(tmp_path))
+        schema.prepare(str(tmp_path), "alone", "4.14.1")
 
 
 def restart_machine(root: Path, *, up_s: float, wall_s: float | None) -> None:
@@ -164,7 +164,7 @@ def restart_machine(root: Path, *, up_s: float, wall_s: float | None) -> None:
         offset_us = schema.wall_offset_us() + int((wall_s - up_s) * 1e6)
         db.execute("insert into clusterd_seen (kind, name) values ('wall', ?)", (str(offset_us),))
     db.close()
-    schema.prepare(str(root))
+    schema.prepare(str(root), "alone", "4.14.1")
 
 
 def moments(root: Path) -> list[tuple[int, int, str]]:
@@ -178,7 +178,7 @@ def moments(root: Path) -> list[tuple[int, int, str]]:
 @pytest.fixture
 def with_moments(tmp_path: Path) -> Path:
     """A database that heard of agent 1 now, from here, and of agent 2 two minutes earlier, from a worker."""
-    schema.prepare(str(tmp_path))
+    schema.prepare(str(tmp_path), "alone", "4.14.1")
     db = schema.connect(str(tmp_path))
     for agent_id, at, node in ((1, boot_us(), ""), (2, boot_us() - 120_000_000, "w")):
         db.execute("insert into agent (id, name, date_add) values (?, 'x', 1)", (agent_id,))
@@ -189,7 +189,7 @@ def with_moments(tmp_path: Path) -> Path:
 
 def test_moments_stay_when_only_the_process_begins_anew(with_moments: Path) -> None:
     before = moments(with_moments)
-    schema.prepare(str(with_moments))
+    schema.prepare(str(with_moments), "alone", "4.14.1")
     assert moments(with_moments) == before
 
 
