@@ -1,13 +1,16 @@
 """What the node's processes may do, and what others may see of them."""
 
+import contextlib
 import ctypes
 import os
 import pwd
 import resource
+from collections.abc import Iterator
 
 DEFAULT_OWNER = "wazuh"
 DEBUGGABLE = "CLUSTERD_DEBUGGABLE"
 """In the environment, not empty: programs of the same user may look into the processes, as a debugger or the rig does."""
+_PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -19,6 +22,18 @@ def keep_memory_private() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if not os.environ.get(DEBUGGABLE):
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+@contextlib.contextmanager
+def own_files_of_proc() -> Iterator[None]:
+    """While it lasts, files of /proc/self belong to this process's user, and may be written: those of a process whose memory
+    is private belong to root."""
+    before = _libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)
+    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        _libc.prctl(_PR_SET_DUMPABLE, 1 if before == 1 else 0, 0, 0, 0)
 
 
 def too_many_rights(owner: str) -> str | None:

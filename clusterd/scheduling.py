@@ -6,6 +6,8 @@ import os
 import platform
 import struct
 
+from clusterd.rights import own_files_of_proc
+
 BACKGROUND_NICE = 10
 LONG_SLICE_NS = 3_000_000
 PROMPT_SLICE_NS = 100_000
@@ -43,7 +45,7 @@ def run_in_background() -> None:
     is not root's. To be called by the leader of a session of its own: where sessions share the CPU fairly among them
     (autogroup), the nice value of a process counts only inside its session."""
     os.nice(BACKGROUND_NICE)
-    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:
+    with contextlib.suppress(OSError), own_files_of_proc(), open("/proc/self/autogroup", "w") as file:
         # Not on every kernel, and at most ten times a second in the whole system.
         file.write(str(BACKGROUND_NICE))
     compute()

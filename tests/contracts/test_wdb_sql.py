@@ -59,7 +59,7 @@ def test_only_the_first_statement_is_executed(db: WdbClient) -> None:
     assert db.raw("global sql select id from agent where ip = 'x'") == b'ok [{"id":2}]'
 
 
-def test_any_kind_of_statement_is_executed(db: WdbClient) -> None:
+def test_statements_that_change_or_explain_are_executed(db: WdbClient) -> None:
     assert db.raw("global sql delete from agent where id = 5") == b"ok []"
     assert db.raw("global sql insert into agent (id, name, date_add) values (6, 'zeta', 5) returning id") == (
         b'ok [{"id":6}]'

@@ -201,3 +201,12 @@ def test_agents_of_a_group_may_be_moved_and_no_others(node: AgentNode) -> None:
         node, "assign_agents_to_group", "wazuh.agent", permissions, group_list=["web"], agent_list=["001"]
     )
     assert denied.code == 4000
+
+
+@pytest.mark.parametrize("spelled", ["1", "0001", " 001", "1 ", "+1", "\uff10\uff10\uff11"])
+@pytest.mark.parametrize("qualname", ["get_agents", "get_agents_keys", "get_agents_sync_group", "get_outdated_agents"])
+def test_another_spelling_of_an_id_gets_nobody_past_a_permission(node: AgentNode, qualname: str, spelled: str) -> None:
+    """What does not exist is left to the function, which must not find agent 001 under it."""
+    permissions = {"rbac_mode": "white", "agent:read": {"agent:id:002": "allow"}}
+    answer = executed(node, qualname, "wazuh.agent", permissions, agent_list=[spelled])
+    assert isinstance(answer, WireException) or answer.fields["affected_items"] == []

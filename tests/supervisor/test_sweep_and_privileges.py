@@ -138,6 +138,34 @@ def test_nobody_but_root_sees_the_memory_of_the_node(is_debuggable: bool) -> Non
         assert done.stdout == "(0, 0) 0\n"
 
 
+BACKGROUND = """
+import ctypes, os, time
+from clusterd.rights import keep_memory_private
+from clusterd.scheduling import run_in_background
+from clusterd.supervisor.privileges import become, owner_to_become
+if os.geteuid() == 0:
+    become(owner_to_become("nobody"))
+keep_memory_private()
+os.setsid()
+for _ in range(200):
+    # The system takes it ten times a second from all of its processes.
+    run_in_background()
+    nice = open("/proc/self/autogroup").read().split()[-1]
+    if nice == "10":
+        break
+    time.sleep(0.1)
+print(nice, ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/autogroup"), reason="the kernel has no autogroups")
+def test_a_private_process_can_still_say_that_it_works_in_the_background() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "CLUSTERD_DEBUGGABLE"}
+    command = [sys.executable, "-c", BACKGROUND]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["10", "0"]
+
+
 CONF = f"""<ossec_config><cluster><name>c</name><node_name>n</node_name><node_type>master</node_type><key>{"k" * 32}</key>
 <port>1516</port><bind_addr>127.0.0.1</bind_addr><nodes><node>127.0.0.1</node></nodes><disabled>no</disabled>
 </cluster></ossec_config>"""
