@@ -155,6 +155,15 @@ class _Section:
             return default
         return tuple(value)
 
+    def directories(self, key: str) -> tuple[str, ...]:
+        value = self.take(key)
+        if value is _ABSENT:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(path, str) and is_link_target(path) for path in value):
+            self.wrong(key, 'a list of absolute paths of directories, like ["/git/rules"]', value)
+            return ()
+        return tuple(path.rstrip("/") for path in value)
+
     def done(self) -> None:
         """Whatever nobody asked for is unknown."""
         for key in self._content:
@@ -164,6 +173,11 @@ class _Section:
     @property
     def keys(self) -> list[str]:
         return list(self._content)
+
+
+def is_link_target(path: str) -> bool:
+    """Whether links may be allowed to lead below this path: all of the machine is nobody's wish."""
+    return path.startswith("/") and bool(path.strip("/")) and "\0" not in path and ".." not in path.split("/")
 
 
 def _seconds(section: _Section, key: str, default: float, *, zero: bool = False) -> Any:
@@ -199,7 +213,7 @@ class _Reader:
         settings = self._found.settings
         self._found.settings = msgspec.structs.replace(
             settings,
-            rules=self._rules(top.section("files")),
+            rules=self._rules(top.section("files"), own.directories("link_targets")),
             worker=self._worker(worker),
             master=self._master(master),
             communication=self._communication(communication),
@@ -267,7 +281,7 @@ class _Reader:
 
     # ---- files ---------------------------------------------------------------------------------------------------------
 
-    def _rules(self, section: _Section) -> Rules:
+    def _rules(self, section: _Section, link_targets: tuple[str, ...]) -> Rules:
         """Directories named in the file replace or join the built-in ones; `null` takes one out."""
         items = {item.key: item for item in DEFAULT_RULES.items}
         excluded_files = section.texts("excluded_files", DEFAULT_RULES.excluded_files)
@@ -284,7 +298,7 @@ class _Reader:
                 continue
             items[key] = self._item(key, section.section(key), items.get(key))
         section.done()
-        return Rules(tuple(items.values()), excluded_files, extensions)
+        return Rules(tuple(items.values()), excluded_files, extensions, link_targets)
 
     def _item(self, key: str, section: _Section, base: ItemRule | None) -> ItemRule:
         base = base or ItemRule(key, ("all",), True, 0o660)

@@ -72,7 +72,7 @@ def apply_plan(
             split.append(target)
         elif target is not None or (parts_allowed and path.rpartition("/")[0] == MERGED_DIRECTORY):
             ready.append((path, target))
-    with Directories(root, ops) as directories:
+    with Directories(root, ops, rules=rules) as directories:
         applier = _Applier(directories, rules, ops, on_step)
         applier.sync_files([path for path, _ in ready])
         blocked = [(path, target) for path, target in ready if not applier.put_in_place(path, target)]
@@ -287,6 +287,8 @@ class _Applier:
         try:
             fd = self._directories.get(directory)
             names = os.listdir(fd)
+            if _is_link(self._directories.get(above), name):
+                return False  # the operator's own, as what it leads to
             if not all(self._may_go_along(fd, name) for name in names):
                 return False
             for left in names:
@@ -326,13 +328,13 @@ def sweep_temporary(root: str, rules: Rules, ops: FileOps) -> int:
     applied. Directories that cannot be read are left as they are. OSError when `root` cannot be opened."""
     count = 0
     places = [(item.key.rstrip("/"), item.recursive) for item in rules.items] + [(MERGED_DIRECTORY, False)]
-    with Directories(root, ops) as directories:
+    with Directories(root, ops, rules=rules) as directories:
         while places:
             directory, recursive = places.pop()
             try:
                 fd = directories.get(directory)
                 names = os.listdir(fd)
-                below = [name for name in names if recursive and _is_directory(fd, name)]
+                below = [name for name in names if recursive and directories.links.may_enter(fd, name)]
             except (HashingError, OSError):
                 continue
             places.extend((f"{directory}/{name}", True) for name in below)
@@ -343,6 +345,10 @@ def sweep_temporary(root: str, rules: Rules, ops: FileOps) -> int:
                     continue
                 count += 1
     return count
+
+
+def _is_link(dir_fd: int, name: str) -> bool:
+    return stat.S_ISLNK(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode)
 
 
 def _is_directory(dir_fd: int, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Open directories of one tree, reached through no link and kept open while they are needed.
+"""Open directories of one tree, reached through no link but those that may be followed (links.py), kept open while they are needed.
 
 All access to synchronised files goes through these: a path is never given to the kernel whole, so that nothing put in the
 place of a directory in between can lead out of the tree.
@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import Self
 
 from hashing.atomic import FileOps
-from hashing.digest import OPEN_DIRECTORY, open_directory
+from hashing.digest import OPEN_DIRECTORY
 from hashing.errors import FileVanished
+from hashing.links import Links
+from hashing.manifest import Rules
 
 NEW_MODE = 0o770
 """Mode of directories that are made (wire.md 5.9)."""
@@ -25,12 +27,20 @@ class Directories:
     """
 
     def __init__(
-        self, root: str, ops: FileOps | None = None, *, owner: tuple[int, int] | None = None, capacity: int = 64
+        self,
+        root: str,
+        ops: FileOps | None = None,
+        *,
+        owner: tuple[int, int] | None = None,
+        capacity: int = 64,
+        rules: Rules | None = None,
     ) -> None:
+        """`rules`: those whose links are followed; without, none is."""
         self._ops = ops if ops is not None else FileOps()
         self._owner = owner
         self._capacity = capacity
         self._open: OrderedDict[str, int] = OrderedDict()
+        self.links = Links(root, rules)
         # The root is the operator's own word: links on the way to it are fine.
         self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -54,7 +64,7 @@ class Directories:
         if fd is not None:
             self._open.move_to_end(path)
             return fd
-        return self._keep(path, open_directory(self.root_fd, path))
+        return self._keep(path, self.links.directory(self.root_fd, path))
 
     def make(self, path: str) -> int:
         """The same, made if missing with its parents, mode 0770, owner as given. Raises UnsafePath, OSError."""

@@ -42,11 +42,13 @@ class ItemRule(msgspec.Struct, frozen=True):
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What is synchronised, and what is left out whatever directory it is in."""
+    """What is synchronised, and what is left out whatever directory it is in. `link_targets`: absolute paths of directories below
+    which links may lead (links.py)."""
 
     items: tuple[ItemRule, ...]
     excluded_files: tuple[str, ...] = ("ar.conf", "ossec.conf")
     excluded_extensions: tuple[str, ...] = ("~", ".tmp", ".lock", ".swp")
+    link_targets: tuple[str, ...] = ()
 
 
 class FileMeta(msgspec.Struct, frozen=True, array_like=True, gc=False):

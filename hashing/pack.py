@@ -10,10 +10,10 @@ from typing import BinaryIO
 import msgspec
 
 from hashing.compare import Difference, difference_to_wire, load_difference
-from hashing.digest import open_in_tree, open_regular
+from hashing.digest import open_regular
 from hashing.directories import Directories
 from hashing.errors import FileVanished, MalformedPackage, Note, UnsafePath
-from hashing.manifest import FileMeta, WireMeta
+from hashing.manifest import FileMeta, Rules, WireMeta
 from hashing.notes import Notes, explain
 from hashing.package import CHUNK_BYTES, FILE_SEP, METADATA_NAME, PATH_SEP, ZLIB, compress_entry
 
@@ -111,16 +111,17 @@ def pack_part(
     on_step: OnStep,
     load: Load = load_difference,
     method: str = ZLIB,
+    rules: Rules | None = None,
 ) -> PackedPart:
     """Compress files number `start` to `stop` (excluded) of the difference file to `out`, replacing it: files of at most
     `limit` raw bytes, together at most `limit` packed bytes; with `oversize` no limit holds. The same files give the same
-    bytes. `load` may know the difference of that file already.
+    bytes. `load` may know the difference of that file already; `rules` say which links are followed.
 
     What is wrong with a file is in the notes. A file is packed in one state of it or not at all. Raises OSError when `out`
     cannot be written (disk full), MalformedPackage and FileNotFoundError for the difference file.
     """
     rows = numbered(load(difference))
-    with Directories(root) as directories, open(out, "wb", buffering=_WRITE_BUFFER) as file:
+    with Directories(root, rules=rules) as directories, open(out, "wb", buffering=_WRITE_BUFFER) as file:
         packer = _PartPacker(root, directories, None if oversize else limit, (level, method), file, on_step)
         for number in range(start, min(stop, len(rows))):
             on_step()
@@ -262,8 +263,8 @@ class _PartPacker:
             try:
                 return open_regular(self._directories.get(directory), name)
             except UnsafePath:
-                # It may be a link to a file inside its item, which counts as a file.
-                return open_in_tree(self._root, row.item, row.path)
+                # It may be a link to a file, which counts as a file where it is followed.
+                return self._directories.links.file(self._directories.root_fd, row.item, row.path)
         except (UnsafePath, OSError) as error:
             raise _Unreadable(explain(error)) from error
 

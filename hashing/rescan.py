@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from hashing.atomic import TEMPORARY_PREFIX
-from hashing.digest import open_directory
 from hashing.digest_cache import NO_ROWS, CachedDirectory, CachedFile, ShardRows, files_checksum
 from hashing.errors import FileVanished, Note, UnsafePath
 from hashing.live_manifest import LiveManifest
@@ -75,7 +74,7 @@ class _Look:
         self.live = live
         self.shards = shards
         self.walk = Walk(root, rules, 0, 1, NO_ROWS, ignore_cache=False, on_step=on_step, started_ns=time.time_ns())
-        self.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.root_fd = self.walk.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.found: list[FileMeta] = []
         self.trees: set[str] = set()
         self.existing: list[str] = []
@@ -99,7 +98,7 @@ class _Look:
         if _is_too_deep(around, directory):
             return
         try:
-            fd = open_directory(self.root_fd, directory)
+            fd = self.walk.links.directory(self.root_fd, directory)
         except FileVanished:
             self.gone(path)
             return
@@ -126,7 +125,7 @@ class _Look:
         except OSError:
             self.whole(around)
         else:
-            if stat.S_ISDIR(mode):
+            if stat.S_ISDIR(mode) or (stat.S_ISLNK(mode) and self.leads_to_directory(around, path)):
                 if path not in self.trees:
                     self.tree(path)
                     self.files.add(path)
@@ -135,6 +134,9 @@ class _Look:
             item = item_of(self.rules, path)
             if item is not None and not name.startswith(TEMPORARY_PREFIX):
                 self.file(item, path, fd, name, mode)
+
+    def leads_to_directory(self, around: list[ItemRule], path: str) -> bool:
+        return any(item.recursive for item in around) and self.walk.links.is_followed(self.root_fd, path)
 
     def file(self, item: ItemRule, path: str, fd: int, name: str, mode: int) -> None:
         walk, prefix, files = self.walk, path[: -len(name)], list[CachedFile]()
@@ -154,7 +156,7 @@ class _Look:
         if self.is_covered(path):
             return
         try:
-            fd = open_directory(self.root_fd, path)
+            fd = self.walk.links.directory(self.root_fd, path)
         except (FileVanished, UnsafePath, OSError):
             self.at(path)
             return
@@ -178,7 +180,7 @@ class _Look:
                 self.walk.item(self.root_fd, item)
             elif item.recursive and path.startswith(item.key):
                 try:
-                    fd = open_directory(self.root_fd, directory)
+                    fd = self.walk.links.directory(self.root_fd, directory)
                 except (FileVanished, UnsafePath):
                     continue
                 except OSError as error:
@@ -204,7 +206,7 @@ class _Look:
     def is_fine(self, item: ItemRule) -> bool:
         """True if the item's own directory can be reached, or is not there."""
         try:
-            os.close(open_directory(self.root_fd, item.key.rstrip("/")))
+            os.close(self.walk.links.directory(self.root_fd, item.key.rstrip("/")))
         except FileVanished:
             return True
         except (UnsafePath, OSError):

@@ -119,7 +119,7 @@ class _Checked:
         self.targets: dict[str, Target] = {}
         self._add_targets("missing", wire.missing)
         self._add_targets("shared", wire.shared)
-        self._refuse_colliding(root)
+        self._refuse_colliding(root, rules)
         self.extra: list[tuple[str, str]] = []
         for path, meta in sorted(wire.extra.items()):
             reason = self._check.allowed(meta.cluster_item_key, path)
@@ -153,10 +153,10 @@ class _Checked:
             digest = bytes.fromhex(meta.hash)
             self.targets[path] = Target(path, digest, self._modes[item], group == "missing", meta.merged, only_parts)
 
-    def _refuse_colliding(self, root: str) -> None:
+    def _refuse_colliding(self, root: str, rules: Rules) -> None:
         """Refuse what lies below another file, or below a link or a file on the disk."""
         reasons: dict[str, str | None] = {}
-        with Directories(root) as directories:
+        with Directories(root, rules=rules) as directories:
             for path in list(self.targets):
                 directory = path.rpartition("/")[0]
                 if directory not in reasons:
@@ -249,9 +249,10 @@ def unpack_range(
     ops: FileOps,
     owner: tuple[int, int] | None,
     on_step: OnStep,
+    rules: Rules | None = None,
 ) -> UnpackedRange:
     """Write the files of range `index` of the plan under their temporary names beside their targets, verified, with final
-    mode and with `owner` (uid, gid; None: that of this process).
+    mode and with `owner` (uid, gid; None: that of this process). `rules` say which links are followed.
 
     A file that cannot be had is named in the notes and left out; the others go on. At most `max_file` raw bytes a file,
     `max_total` for all ranges together, and never the last 32 MiB of the disk for large ones. Safe to run again. Raises
@@ -259,7 +260,7 @@ def unpack_range(
     """
     fd = os.open(package, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with Plan(plan) as opened, Directories(root, ops, owner=owner) as directories:
+        with Plan(plan) as opened, Directories(root, ops, owner=owner, rules=rules) as directories:
             section = opened.section(index)
             reader = PackageReader(fd, os.fstat(fd).st_size, section.start)
             budget = Budget(opened, index, max_total)

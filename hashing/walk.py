@@ -16,7 +16,7 @@ import msgspec
 import xxhash
 
 from hashing.atomic import TEMPORARY_PREFIX
-from hashing.digest import OPEN_DIRECTORY, OPEN_FILE, Buffer, open_directory, open_linked
+from hashing.digest import OPEN_DIRECTORY, OPEN_FILE, Buffer
 from hashing.digest_cache import (
     NO_ROWS,
     SETTLE_NS,
@@ -31,6 +31,7 @@ from hashing.digest_cache import (
     shard_of,
 )
 from hashing.errors import FileVanished, Note, UnsafePath
+from hashing.links import Links
 from hashing.manifest import NAME_BYTES, PATH_BYTES, ItemRule, Rules, refusal
 from hashing.notes import Notes
 
@@ -110,6 +111,8 @@ class Walk:
         started_ns: int,
     ) -> None:
         self.root = root
+        self.root_fd = -1
+        self.links = Links(root, rules)
         self.rules = rules
         self.shard = shard
         self.shards = shards
@@ -150,7 +153,8 @@ class Walk:
     def item(self, root_fd: int, item: ItemRule) -> None:
         path = item.key.rstrip("/")
         try:
-            fd = open_directory(root_fd, path)
+            self.root_fd = root_fd
+            fd = self.links.directory(root_fd, path)
         except FileVanished:
             return
         except UnsafePath as error:
@@ -193,13 +197,28 @@ class Walk:
             fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
         except OSError as error:
             # Gone, or something else in its place, since its parent was listed: not a directory of ours any more.
-            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
-                self.cannot_list(item, path, error)
-            return
+            if error.errno in (errno.ELOOP, errno.ENOTDIR) and self.links.any_below:
+                fd = self.through_link(item, path)
+                if fd < 0:
+                    return
+            else:
+                if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                    self.cannot_list(item, path, error)
+                return
         try:
             self.visit(item, path, fd, depth)
         finally:
             os.close(fd)
+
+    def through_link(self, item: ItemRule, path: str) -> int:
+        """The directory that a link leads to, below 0 if there is none."""
+        try:
+            return self.links.directory(self.root_fd, path)
+        except (FileVanished, UnsafePath):
+            return -1
+        except OSError as error:
+            self.cannot_list(item, path, error)
+            return -1
 
     def cannot_list(self, item: ItemRule, path: str, error: OSError) -> None:
         """Keep what was known of a directory and all below it. To be listed again next time, whatever its times say."""
@@ -259,12 +278,18 @@ class Walk:
         directories: list[str] = []
         names: list[str] = []
         links: list[str] = []
+        leads_on = False
         with os.scandir(fd) as entries:
             for entry in entries:
                 name = entry.name
                 if entry.is_dir(follow_symlinks=False):
                     if item.recursive and self.is_text(prefix, name):
                         directories.append(name)
+                    continue
+                if item.recursive and self.links.any_below and entry.is_symlink() and not _is_file(entry):
+                    if self.is_text(prefix, name) and self.leads_to_directory(item, prefix + name):
+                        directories.append(name)
+                    leads_on = True
                     continue
                 try:
                     if hash_path(prefix_bytes + name.encode()) % shards != shard:
@@ -299,7 +324,7 @@ class Walk:
             self.take_linked(files, item, prefix, name, before.get(name))
         files.sort(key=attrgetter("name"))
         # A directory with something to tell is listed again each time, so that it is told again.
-        is_plain = not links and self.noted == noted_before and len(self.unread) == unread_before
+        is_plain = not links and not leads_on and self.noted == noted_before and len(self.unread) == unread_before
         if not is_plain:
             self.again.append(path)
         settled = is_plain and max(status.st_mtime_ns, status.st_ctime_ns) < self.settled_before
@@ -315,6 +340,23 @@ class Walk:
             files,
             files_checksum(files),
         )
+
+    def leads_to_directory(self, item: ItemRule, path: str) -> bool:
+        """True for a link to a directory that is followed; one that is not is noted, by one shard. What is behind it is looked at in
+        every scan: no event need tell of it."""
+        try:
+            os.close(self.links.directory(self.root_fd, path))
+        except (FileVanished, UnsafePath) as error:
+            if isinstance(error, FileVanished) and (path, item.key) in self.known:
+                # What it led to is gone, a disk perhaps that is not mounted: nobody has taken the link away.
+                self.cannot_list(item, path, OSError(errno.ENOENT, "the link leads to nothing"))
+            elif shard_of(path, self.shards) == self.shard:
+                self.note("WARNING", path, f"File {path} is left out: it {error.text}.", why=error.text)
+            return False
+        except OSError:
+            pass  # `enter` finds it again, and keeps what was known below
+        self.again.append(path + "/")
+        return True
 
     def rivals(self, item: ItemRule, prefix: str) -> list[ItemRule]:
         """Items with a longer key that may also describe files of this directory; the longest key has them."""
@@ -361,7 +403,7 @@ class Walk:
         """The same for a link: the file it leads to counts, if that lies inside the same item."""
         path = prefix + name
         try:
-            fd = open_linked(self.root, item.key, path)
+            fd = self.links.file(self.root_fd, item.key, path)
             try:
                 if self.may_reuse(known) and is_same(known, os.fstat(fd)):
                     self.reused += 1
@@ -406,6 +448,14 @@ class Walk:
     def explain(self, error: OSError, path: str) -> str:
         """The system's reason with the full path, as Python words it for a stock node."""
         return str(OSError(error.errno, error.strerror, os.path.join(self.root, path)))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether a link leads to a file in the end; not, if it leads nowhere or in a circle."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _why(error: OSError) -> str:

@@ -3,8 +3,11 @@
 import msgspec
 
 from clusterd.configuration import load
+from clusterd.link_check import link_warnings
 from clusterd.rights import too_many_rights
 from clusterd.rundir import root_problem
+from clusterd.settings import Settings
+from clusterd.supervisor.privileges import PrivilegeProblem, owner_to_become
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -12,6 +15,15 @@ class Checked(msgspec.Struct, frozen=True):
 
     ok: bool
     lines: list[str]
+
+
+def links_of(settings: Settings) -> list[str]:
+    """Links that a node with these settings does not follow."""
+    try:
+        owner = owner_to_become(settings.clusterd.owner)
+    except PrivilegeProblem:
+        owner = None  # said at start
+    return link_warnings(settings.root, settings.rules, () if owner is None else (owner.uid,))
 
 
 def check(root: str) -> Checked:
@@ -26,6 +38,8 @@ def check(root: str) -> Checked:
     rights = too_many_rights(loaded.settings.clusterd.owner) if loaded.settings is not None else None
     if rights is not None:
         lines.append(f"warning: {rights}")
+    if loaded.settings is not None:
+        lines += [f"warning: {line}" for line in links_of(loaded.settings)]
     if loaded.settings is not None and loaded.settings.cluster.disabled:
         lines.append("warning: the cluster is disabled (or there is no <cluster> block): start will refuse")
     return Checked(ok, lines)

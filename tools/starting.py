@@ -12,6 +12,7 @@ from clusterd.exits import ExitCode
 from clusterd.settings import Settings
 from clusterd.supervisor.daemon import start_daemon
 from clusterd.supervisor.run import StartResult, supervise
+from tools.check import links_of
 from tools.outcome import Outcome
 
 
@@ -56,6 +57,8 @@ def start(
     found = settings_to_start(root, conf=conf, log_format=log_format, say=say)
     if isinstance(found, Outcome):
         return StartResult(False, found.reason, code=found.code)
+    for line in links_of(found):
+        say(line)
     own = found.clusterd
     if stay_root:
         own = msgspec.structs.replace(own, owner=pwd.getpwuid(os.geteuid()).pw_name)

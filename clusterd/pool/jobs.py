@@ -92,7 +92,7 @@ class Workshop:
             case ScanShard():
                 return tree.scan(job, settings, memory, self._giving_way(job))
             case BuildManifest():
-                return tree.make_manifest(job, memory, on_step)
+                return tree.make_manifest(job, settings, memory, on_step)
             case PatchManifest():
                 return tree.patch_manifest(job, settings, memory, on_step)
             case PackMetadata():

@@ -4,9 +4,10 @@ import os
 
 from clusterd.agent_keys import KEY_FILE
 from clusterd.key_guard import KeyContent, KeyRules, is_written_by_authd, load_accepted, note_accepted
-from hashing.digest import open_in_tree
+from hashing.directories import Directories
 from hashing.errors import HashingError
 from hashing.live_manifest import Changes, LiveManifest
+from hashing.manifest import Rules
 
 ITEM = "etc/"
 BEING_WRITTEN = f"{KEY_FILE} is being written to"
@@ -15,8 +16,9 @@ BEING_WRITTEN = f"{KEY_FILE} is being written to"
 class KeyGuard:
     """Looks at one update of the manifest: first `doubts`, and once the update is made, `note`."""
 
-    def __init__(self, root: str, state_dir: str, rules: KeyRules) -> None:
+    def __init__(self, root: str, state_dir: str, rules: KeyRules, items: Rules) -> None:
         self._root = root
+        self._items = items
         self._state_dir = state_dir
         self._rules = rules
         self._content: KeyContent | None = None
@@ -64,7 +66,8 @@ class KeyGuard:
 
     def _read(self) -> KeyContent | None:
         try:
-            fd = open_in_tree(self._root, ITEM, KEY_FILE)
+            with Directories(self._root, rules=self._items) as directories:
+                fd = directories.links.file(directories.root_fd, ITEM, KEY_FILE)
             with os.fdopen(fd, "rb") as file:
                 return KeyContent(file.read())
         except (HashingError, OSError):

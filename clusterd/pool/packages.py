@@ -71,6 +71,7 @@ def pack(job: PackPart, settings: Settings, differences: Differences, on_step: O
         on_step,
         differences.load,
         job.method,
+        settings.rules,
     )
     Path(job.index).write_bytes(msgspec.msgpack.encode(found))
     packed = sum(entry.length for entry in found.entries)
@@ -122,6 +123,7 @@ def unpack(job: UnpackRange, settings: Settings, on_step: OnStep) -> RangeUnpack
         FileOps(),
         None,
         on_step,
+        settings.rules,
     )
     return _as(RangeUnpacked, found)
 

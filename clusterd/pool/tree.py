@@ -136,12 +136,12 @@ def scan(job: ScanShard, settings: Settings, memory: Memory, on_step: OnStep) ->
     )
 
 
-def make_manifest(job: BuildManifest, memory: Memory, on_step: OnStep) -> ManifestBuilt:
+def make_manifest(job: BuildManifest, settings: Settings, memory: Memory, on_step: OnStep) -> ManifestBuilt:
     """Raises FileNotFoundError or MalformedPackage when a shard's file is not whole."""
     rows, unread = load_rows(job.state_dir, job.shards)
     on_step()
     live = _published(job, memory)
-    keys = KeyGuard(job.root, job.state_dir, KeyRules(job.max_key_loss_share, job.key_loss_from))
+    keys = KeyGuard(job.root, job.state_dir, KeyRules(job.max_key_loss_share, job.key_loss_from), settings.rules)
     vanished, doubt = 0, ""
     if live is None:
         live = LiveManifest(build_manifest(rows, unread))
@@ -208,7 +208,7 @@ def patch_manifest(job: PatchManifest, settings: Settings, memory: Memory, on_st
         on_step=on_step,
     )
     on_step()
-    keys = KeyGuard(job.root, job.state_dir, KeyRules(job.max_key_loss_share, job.key_loss_from))
+    keys = KeyGuard(job.root, job.state_dir, KeyRules(job.max_key_loss_share, job.key_loss_from), settings.rules)
     doubt = keys.doubts(live, found.changes, allow=job.allow_delete)
     guard = Guard(job.max_delete_share, job.judge, job.allow_delete, job.lost_before, _doubted(doubt))
     vanished = apply_changes(live, found.changes, found.unread, guard)

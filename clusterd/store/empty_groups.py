@@ -36,7 +36,7 @@ class EmptyGroups:
         names = set(groups)
         self._empty_since = {name: at for name, at in self._empty_since.items() if name in names}
         self._filled = {name: at for name, at in self._filled.items() if name in names}
-        with Directories(self._root, capacity=DEEPEST + 4) as directories:
+        with Directories(self._root, capacity=DEEPEST + 4, rules=rules) as directories:
             for name in sorted(names):
                 try:
                     self._care(directories, name, rules)

@@ -17,6 +17,8 @@ from typing import Protocol
 from watchfiles._rust_notify import RustNotify
 
 from hashing.atomic import TEMPORARY_PREFIX
+from hashing.errors import FileVanished, UnsafePath
+from hashing.links import Links
 from hashing.manifest import Rules, item_of
 
 STEP_MS = 25
@@ -73,6 +75,7 @@ class Watcher:
         self._make = make
         self.rules: Rules | None = None
         self._roots: dict[str, Identity] = {}
+        self._links = Links(root)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -102,13 +105,14 @@ class Watcher:
 
     def is_stale(self) -> bool:
         """True if a watched directory is not the one that was there at the start: gone, new, or another one."""
-        return any(_identity(os.path.join(self._root, path)) != known for path, known in self._roots.items())
+        return any(self._identity(path) != known for path, known in self._roots.items())
 
     # ---- in threads ----------------------------------------------------------------------------------------------------
 
     def _begin(self, rules: Rules) -> Notify:
         items = sorted(item.key.rstrip("/") for item in rules.items)
-        self._roots = {path: _identity(os.path.join(self._root, path)) for path in items}
+        self._links = Links(self._root, rules)
+        self._roots = {path: self._identity(path) for path in items}
         there = [path for path in items if self._roots[path] is not None]
         tops = [path for path in there if not any(path.startswith(other + "/") for other in there)]
         for path in tops:
@@ -119,6 +123,24 @@ class Watcher:
             return self._make([os.path.join(self._root, path) for path in tops])
         except (OSError, RuntimeError) as error:
             raise CannotWatch(explain(error)) from error
+
+    def _identity(self, path: str) -> Identity:
+        """Device and inode of a directory, perhaps through a link that is followed; None for anything else."""
+        try:
+            root_fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fd = self._links.directory(root_fd, path)
+            try:
+                status = os.fstat(fd)
+            finally:
+                os.close(fd)
+        except (FileVanished, UnsafePath, OSError):
+            return None
+        finally:
+            os.close(root_fd)
+        return status.st_dev, status.st_ino
 
     def _link_out(self, top: str, items: list[str]) -> str:
         """A link to a directory that leads out of the items: the library would follow it, to `/` if need be."""
@@ -135,7 +157,10 @@ class Watcher:
                             and entry.is_dir()
                             and not (os.path.realpath(entry.path) + "/").startswith(inside)
                         ):
-                            return os.path.relpath(entry.path, self._root)
+                            path = os.path.relpath(entry.path, self._root)
+                            if self._identity(path) is None:
+                                return path
+                            waiting.append(entry.path)  # one that is followed: what is in it may lead out
             except OSError:
                 continue  # gone, or not for us to read: nobody is there to be watched
         return ""
@@ -205,15 +230,6 @@ def explain(failure: Exception) -> str:
         return "the system's limit of watchers is reached: raise fs.inotify.max_user_instances with sysctl"
     # The line is a WARNING, and whoever looks for errors in the log must not find it.
     return re.sub("error|traceback", "failure", " ".join(text.split()) or "no reason given", flags=re.IGNORECASE)
-
-
-def _identity(path: str) -> Identity:
-    """Device and inode of a directory that is no link; None for anything else."""
-    try:
-        status = os.stat(path, follow_symlinks=False)
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
 def _is_directory(path: str, *, when_gone: bool) -> bool:

@@ -169,6 +169,12 @@ def test_a_partial_cluster_json_changes_only_what_it_names(root: Path) -> None:
         ({"clusterd": {"version_rule": "loose"}}, "clusterd.version_rule"),
         ({"clusterd": {"limits": {"handshakes": 0}}}, "clusterd.limits.handshakes"),
         ({"clusterd": {"tls": {"enabled": True}}}, "clusterd.tls.cert"),
+        ({"clusterd": {"link_targets": "/git"}}, "clusterd.link_targets"),
+        ({"clusterd": {"link_targets": ["git"]}}, "clusterd.link_targets"),
+        ({"clusterd": {"link_targets": ["/"]}}, "clusterd.link_targets"),
+        ({"clusterd": {"link_targets": ["/git/../etc"]}}, "clusterd.link_targets"),
+        ({"clusterd": {"max_key_loss_share": 2}}, "clusterd.max_key_loss_share"),
+        ({"clusterd": {"key_loss_from": 0}}, "clusterd.key_loss_from"),
     ],
 )
 def test_a_wrong_value_is_named_by_its_key(root: Path, content: dict[str, Any], where: str) -> None:

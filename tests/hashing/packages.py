@@ -133,13 +133,14 @@ class Receiver:
         self.max_file = 16 * GIB
         self.max_total = 16 * GIB
         self.owner: tuple[int, int] | None = None
+        self.rules = RULES
         Path(self.package).write_bytes(package)
 
     def open(self) -> OpenedPackage:
         return open_package(
             self.package,
             self.root,
-            RULES,
+            self.rules,
             self.plan,
             self.max_file,
             self.max_total,
@@ -158,10 +159,11 @@ class Receiver:
             self.ops,
             self.owner,
             step,
+            self.rules,
         )
 
     def apply(self, unpacked: Iterable[str], *, delete: bool = True) -> AppliedPlan:
-        return apply_plan(self.root, RULES, self.plan, unpacked, self.ops, step, delete=delete)
+        return apply_plan(self.root, self.rules, self.plan, unpacked, self.ops, step, delete=delete)
 
     def run(self, *, delete: bool = True) -> tuple[OpenedPackage, list[UnpackedRange], AppliedPlan]:
         opened = self.open()

@@ -143,12 +143,21 @@ def test_path_of_another_item_is_refused(root: Path, spool: Path) -> None:
     assert read_tree(root) == {}
 
 
+def make_foreign(link: Path) -> None:
+    """A configured directory that is a link of the operator's is his word; of another user's it is not."""
+    if os.geteuid() != 0:
+        pytest.skip("needs a link of another user")
+    os.chown(link, 65534, 65534, follow_symlinks=False)
+
+
 @pytest.mark.parametrize("link", ["etc", "etc/rules", "etc/rules/sub"])
 def test_nothing_is_written_or_deleted_through_a_linked_directory(link: str, root: Path, spool: Path) -> None:
     elsewhere = root.parent / "elsewhere"
     write_tree(elsewhere, {"a": b"ours", "sub/a": b"ours", "rules/sub/a": b"ours"})
     (root / link).parent.mkdir(parents=True, exist_ok=True)
     (root / link).symlink_to(elsewhere)
+    if link != "etc/rules/sub":
+        make_foreign(root / link)
     before = read_tree(elsewhere)
     path = "etc/rules/sub/a"
     new = "etc/rules/sub/new"
@@ -167,6 +176,7 @@ def test_directory_that_becomes_a_link_after_opening_is_not_followed(root: Path,
     receiver.open()
     (root / "etc/rules").rmdir()
     (root / "etc/rules").symlink_to(elsewhere)
+    make_foreign(root / "etc/rules")
     unpacked = receiver.unpack(0)
     assert unpacked.paths == []
     assert "is a link" in unpacked.notes[0].why

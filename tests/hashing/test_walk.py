@@ -166,8 +166,7 @@ def test_linked_directory_is_not_entered(tmp_path: Path) -> None:
     assert scan(tmp_path).files == 0
 
 
-def test_item_directory_that_is_a_link_is_left_alone_and_named(tmp_path: Path) -> None:
-    write(tmp_path, "outside/secret")
+def test_item_directory_that_is_a_link_to_nothing_is_left_alone_and_named(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/rules").symlink_to(tmp_path / "outside")
     found = scan(tmp_path)
