@@ -29,7 +29,7 @@ from clusterd.store.auth_request import (
     success,
     text_of,
 )
-from clusterd.store.errors import StoreFailed
+from clusterd.store.errors import NotKept, StoreFailed
 from clusterd.store.groups import MOST_GROUPS
 from clusterd.store.keys import TIMESTAMPS, ChangedMeanwhile, KeyFile, NoIdLeft, NotSynced, SuddenLoss
 from clusterd.store.registry import AgentFacts, AgentTable, NewAgent
@@ -196,7 +196,11 @@ class Authd:
         ]
         gone = sorted(changes.removed.keys() - changes.added.keys())
         if added:
-            await self._table.apply(added, [])
+            try:
+                await self._table.apply(added, [])
+            except NotKept:
+                await self._take_back(changes)
+                raise
         try:
             await asyncio.to_thread(self._file.save)
         except NotSynced as failure:
@@ -227,6 +231,8 @@ class Authd:
         try:
             if changes.added:
                 await self._table.apply(old, sorted(changes.added))
+        except NotKept:
+            return  # it is done; a crash may bring them back, which the next start deletes
         except StoreFailed as failure:
             self._say("ERROR", f"Agents without a key stay in the database for now: {failure}")
 

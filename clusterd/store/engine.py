@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from clusterd.clock import boot_us
 from clusterd.store import schema
 from clusterd.store.bounds import Watch, authorize, bound_process
+from clusterd.store.errors import NotOnDisk
 from clusterd.store.groups_checksum import GroupHashes
 
 T = TypeVar("T")
@@ -208,13 +209,19 @@ class Engine:
         return True, None
 
     def _commit(self, durable: bool) -> None:
-        self._session.db.execute("commit")
-        if durable:
-            fd = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
+        """Raises NotOnDisk for what is committed all the same; after anything else it can be undone."""
+        if not durable:
+            self._session.db.execute("commit")
+            return
+        fd = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._session.db.execute("commit")
             try:
                 os.fsync(fd)
-            finally:
-                os.close(fd)
+            except OSError as failure:
+                raise NotOnDisk(failure.errno, failure.strerror) from failure
+        finally:
+            os.close(fd)
 
     def _undo(self) -> None:
         self._stale = True

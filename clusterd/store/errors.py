@@ -7,3 +7,11 @@ class StoreFailed(Exception):
 
 class SocketTaken(Exception):
     """A live server holds one of the store's sockets. The text names it and says what to do."""
+
+
+class NotKept(StoreFailed):
+    """It has happened, and everybody sees it, but it might not survive a power cut."""
+
+
+class NotOnDisk(OSError):
+    """A transaction was committed and could not be synced."""

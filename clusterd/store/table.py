@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from clusterd.store import agents, groups
 from clusterd.store.engine import Engine, Session
-from clusterd.store.errors import StoreFailed
+from clusterd.store.errors import NotKept, NotOnDisk, StoreFailed
 from clusterd.store.jsontext import Refused
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.registry import AgentFacts, NewAgent
@@ -34,9 +34,11 @@ class StoreTable:
         return await self._engine.read(lambda db: {int(name) for name in seen(db, KEYS)})
 
     async def apply(self, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
-        """All of it or, with StoreFailed, nothing."""
+        """All of it or, with StoreFailed, nothing; with NotKept all of it, which may be lost again."""
         try:
             await self._engine.write(lambda session: _apply(session, added, removed), durable=True)
+        except NotOnDisk as failure:
+            raise NotKept(str(failure)) from failure
         except (sqlite3.Error, OSError, OverflowError) as failure:
             raise StoreFailed(str(failure)) from failure
         for agent_id in {*removed, *(agent.id for agent in added)}:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from clusterd.agent_keys import GREATEST_ID, Key, parse_keys
 from clusterd.key_guard import KeyContent, is_written_by_authd, note_accepted
 from clusterd.rundir import STATE
+from clusterd.store.errors import NotKept
 from tests.fakes.agent_table import FakeAgentTable
 from tests.store.live_authd import Node, live_authd
 
@@ -413,3 +414,28 @@ def test_keys_come_back_with_the_file_and_removal_by_request_is_no_loss(tmp_path
         assert (await node.add("newer"))["error"] == 0
 
     live_authd(tmp_path, work)
+
+
+def test_agent_whose_row_may_not_outlive_a_power_cut_is_taken_back(tmp_path: Path) -> None:
+    """The row is there and the request refused: without this it stayed for as long as client.keys did not change."""
+
+    class Unsynced(FakeAgentTable):
+        is_broken = False
+
+        async def apply(self, added: Any, removed: Any) -> None:
+            await super().apply(added, removed)
+            if self.is_broken:
+                raise NotKept("[Errno 5] Input/output error")
+
+    table = Unsynced()
+
+    async def work(node: Node) -> None:
+        assert (await node.add("kept"))["error"] == 0
+        table.is_broken = True
+        assert (await node.add("refused"))["error"] == 9009
+        node.assert_even()
+        table.is_broken = False
+        assert (await node.add("refused"))["error"] == 0
+        node.assert_even()
+
+    live_authd(tmp_path, work, table)

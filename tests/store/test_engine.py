@@ -1,12 +1,15 @@
 """Writes in batches: answered means committed, a reader sees it, a failure takes nothing else with it."""
 
 import asyncio
+import errno
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,7 @@ from clusterd.errors import StartFailure
 from clusterd.store import agents, groups, schema, sql
 from clusterd.store import engine as engine_module
 from clusterd.store.engine import Engine, Session
+from clusterd.store.errors import NotOnDisk
 
 
 @asynccontextmanager
@@ -294,5 +298,44 @@ def test_close_breaks_off_what_never_ends(tmp_path: Path, monkeypatch: pytest.Mo
         for outcome in await asyncio.gather(*asked, return_exceptions=True):
             assert isinstance(outcome, sqlite3.OperationalError)
             assert "interrupted" in str(outcome)
+
+    run(tmp_path, work)
+
+
+def test_durable_write_whose_log_cannot_be_opened_never_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was committed first, and stayed: an agent in the database whose registration had been refused."""
+    real = os.open
+
+    def refusing(path: Any, *args: Any, **options: Any) -> int:
+        if str(path).endswith("-wal"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(path, *args, **options)
+
+    async def work(engine: Engine) -> None:
+        monkeypatch.setattr(os, "open", refusing)
+        with pytest.raises(OSError, match="Too many"):
+            await engine.write(add(1), durable=True)
+        monkeypatch.undo()
+        assert await engine.read(count) == 0
+        await engine.write(add(1), durable=True)
+        assert await engine.read(count) == 1
+
+    run(tmp_path, work)
+
+
+def test_durable_write_that_cannot_be_synced_says_that_it_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def work(engine: Engine) -> None:
+        monkeypatch.setattr(os, "fsync", failing)
+        with pytest.raises(NotOnDisk):
+            await engine.write(add(1), durable=True)
+        monkeypatch.undo()
+        assert await engine.read(count) == 1
 
     run(tmp_path, work)
