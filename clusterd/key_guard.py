@@ -83,10 +83,14 @@ class KeyContent:
         return None
 
 
+def record_path(state_dir: str) -> str:
+    return f"{state_dir}/agent-keys"
+
+
 def load_accepted(state_dir: str) -> list[Accepted]:
     """What sync has accepted, the newest last; empty where it has not yet."""
     try:
-        found: list[Accepted] = load_state(f"{state_dir}/agent-keys", _RECORD_MAGIC, _RECORD)
+        found: list[Accepted] = load_state(record_path(state_dir), _RECORD_MAGIC, _RECORD)
     except (OSError, MalformedPackage):
         return []
     return found
@@ -96,7 +100,7 @@ def note_accepted(state_dir: str, content: KeyContent) -> None:
     """OSError as it comes."""
     records = [record for record in load_accepted(state_dir) if record.digest != content.digest]
     records.append(Accepted(content.digest, sorted(content.ids)))
-    save_state(FileOps(), f"{state_dir}/agent-keys", _RECORD_MAGIC, records[-RECORDS_KEPT:])
+    save_state(FileOps(), record_path(state_dir), _RECORD_MAGIC, records[-RECORDS_KEPT:])
 
 
 def is_accepted(root: str, digest: bytes) -> bool:

@@ -1,5 +1,5 @@
-"""Small files of the installation that requests read, write and remove: below one directory of the root, through no link, with
-bounds on sizes and numbers (dapi.md 5.6, 8).
+"""Small files of the installation that requests read, write and remove: below one directory of the root, through no link but the
+operator's own in the place of a synchronised directory, with bounds on sizes and numbers (dapi.md 5.6, 8).
 
 Directories are relative to the root, with `/` and without a slash at the end. All functions raise FileVanished (something is not
 there), UnsafePath (a link, `..`, no regular file) and OSError as they come.
@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 
+from clusterd.settings import DEFAULT_RULES
 from hashing.atomic import FileOps, create_temporary
 from hashing.digest import open_directory, open_regular
-from hashing.errors import FileVanished, HashingError
+from hashing.errors import FileVanished, HashingError, UnsafePath
+from hashing.links import Links
 
 MOST_NAMES = 20_000
 """Files and directories of one listing."""
@@ -39,7 +41,11 @@ def opened_directory(root: str, directory: str) -> Iterator[int]:
     """Descriptor of the directory while the block runs."""
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = open_directory(root_fd, directory)
+        try:
+            fd = open_directory(root_fd, directory)
+        except UnsafePath:
+            # A synchronised directory may be a link of the operator's (hashing/links.py).
+            fd = Links(root, DEFAULT_RULES).directory(root_fd, directory)
     finally:
         os.close(root_fd)
     try:

@@ -1,5 +1,6 @@
 """Whether the agent keys on this master's disk are what its workers should have (clusterd/key_guard.py)."""
 
+import contextlib
 import os
 
 from clusterd.agent_keys import KEY_FILE
@@ -50,7 +51,12 @@ class KeyGuard:
         return records[-1].ids if records else []
 
     def note(self, live: LiveManifest) -> None:
-        """The manifest is made: its content of the file is the one to compare the next with. OSError as it comes."""
+        """The manifest is made: its content of the file is the one to compare the next with. On a full disk that waits for a later
+        update: until then the one before is."""
+        with contextlib.suppress(OSError):
+            self._note(live)
+
+    def _note(self, live: LiveManifest) -> None:
         if not self._rules.is_on or KEY_FILE in live.held:
             return
         row = live.get(KEY_FILE)

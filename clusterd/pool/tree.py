@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from clusterd.agent_keys import KEY_FILE
-from clusterd.key_guard import KeyRules
+from clusterd.key_guard import KeyRules, record_path
 from clusterd.pool.keys import KeyGuard
 from clusterd.settings import Settings
 from hashing.atomic import FileOps
@@ -54,6 +54,7 @@ class Memory:
     def __init__(self) -> None:
         self._manifest: LiveManifest | None = None
         self._shards: dict[str, tuple[tuple[int, int], ShardRows]] = {}
+        self._keys_noted: tuple[bytes, tuple[int, int] | None] = (b"", None)
 
     def manifest(self, state_dir: str, root_digest: str) -> LiveManifest:
         """Good until the next call. Raises FileNotFoundError, MalformedPackage."""
@@ -80,6 +81,14 @@ class Memory:
         if version is not None and rows is not NO_ROWS and version == _version(path):
             self._keep(path, version, rows)
         return rows
+
+    def note_keys(self, guard: KeyGuard, live: LiveManifest, state_dir: str) -> None:
+        """Unless the last one to do so was this process, for the same keys."""
+        row = live.get(KEY_FILE)
+        noted = (b"" if row is None else row.digest, _version(record_path(state_dir)))
+        if noted != self._keys_noted:
+            guard.note(live)
+            self._keys_noted = (noted[0], _version(record_path(state_dir)))
 
     def keep_shard(self, state_dir: str, shard: int, shards: int, rows: ShardRows) -> None:
         """These rows were just written by this process."""
@@ -153,7 +162,7 @@ def make_manifest(job: BuildManifest, settings: Settings, memory: Memory, on_ste
         live.base = ""
     on_step()
     live.save(FileOps(), job.state_dir)
-    keys.note(live)
+    memory.note_keys(keys, live, job.state_dir)
     memory.keep_manifest(live)
     return _built(live, job.state_dir, vanished, doubt)
 
@@ -214,7 +223,7 @@ def patch_manifest(job: PatchManifest, settings: Settings, memory: Memory, on_st
     vanished = apply_changes(live, found.changes, found.unread, guard)
     on_step()
     live.save(FileOps(), job.state_dir)
-    keys.note(live)
+    memory.note_keys(keys, live, job.state_dir)
     memory.keep_manifest(live)
     return msgspec.structs.replace(
         _built(live, job.state_dir, vanished, doubt),

@@ -52,10 +52,10 @@ class EmptyGroups:
         if item_of(rules, f"{path}/{NAME}") is None:
             return
         try:
-            changed_at = os.stat(f"{self._root}/{path}", follow_symlinks=False).st_mtime_ns
+            fd = directories.get(path)
+            changed_at = os.fstat(fd).st_mtime_ns
             if self._filled.get(name) == changed_at:
                 return
-            fd = directories.get(path)
             has_direct, has_any = self._files(directories, path, rules)
             is_ours = has_any and _content(fd, len(content_of(name)) + 1) == content_of(name)
             if is_ours:

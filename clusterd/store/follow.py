@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from clusterd.agent_keys import KEY_FILE, Key
 from clusterd.key_guard import KeyRules, is_accepted
 from clusterd.names import is_group_name
+from clusterd.settings import DEFAULT_RULES
 from clusterd.store import agents, groups
 from clusterd.store.empty_groups import SHARED, EmptyGroups
 from clusterd.store.engine import Engine, Session
@@ -22,6 +23,7 @@ from clusterd.store.jsontext import Refused
 from clusterd.store.keys import KeysRead
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.table import KEYS, forget_seen, note_seen, seen
+from hashing.links import Links
 from hashing.manifest import Rules
 
 LOOK_S = 1.0
@@ -56,11 +58,11 @@ class Follower:
         is_own: Callable[[tuple[int, ...]], bool],
         say: Callable[[str, str], None],
         guard: Callable[[], KeyRules] = KeyRules,
-        rules: Callable[[], Rules] | None = None,
+        rules: Callable[[], Rules] = lambda: DEFAULT_RULES,
     ) -> None:
         """`is_own`: whether this process wrote the file of this identity, and the database with it. `is_first_life`: this
         node was started, as opposed to this process restarted: nothing has been seen yet. `guard`: how many keys a master's
-        file may lose at once. `rules`: of a master, on which groups without files are cared for."""
+        file may lose at once. `rules`: what is synchronised, for links and for groups without files."""
         self._root = root
         self._guard = guard
         self._rules = rules
@@ -104,7 +106,7 @@ class Follower:
             entries = list(os.scandir(self._shared))
         except OSError as failure:
             raise OSError(f"The groups in {SHARED} cannot be read: {failure.strerror}") from failure
-        found = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False) and is_group_name(entry.name)}
+        found = {entry.name for entry in entries if is_group_name(entry.name) and self._is_directory(entry)}
         if self._directories is None:
             await self._begin_groups(found)
         known = self._directories or set()
@@ -120,9 +122,18 @@ class Follower:
         if found - known or sure:
             await self._engine.write(lambda session: self._change_groups(session, found - known, sure))
             self._directories = (known | found) - sure
-        if self._rules is not None:
+        if not self._on_worker:
             for problem in await asyncio.to_thread(self._empty_groups.look, found, self._rules()):
                 self._say_once("WARNING", f"{problem}.")
+
+    def _is_directory(self, entry: os.DirEntry[str]) -> bool:
+        if not entry.is_symlink():
+            return entry.is_dir(follow_symlinks=False)
+        root_fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return Links(self._root, self._rules()).is_followed(root_fd, f"{SHARED}/{entry.name}")
+        finally:
+            os.close(root_fd)
 
     async def _begin_groups(self, found: set[str]) -> None:
         def work(session: Session) -> set[str]:

@@ -110,7 +110,7 @@ class _StoreProcess:
             is_own=lambda identity: self._keys is not None and identity == self._keys.written,
             say=self._say,
             guard=self._guard,
-            rules=(lambda: self._settings.rules) if settings.is_master else None,
+            rules=lambda: self._settings.rules,
         )
         async with contextlib.AsyncExitStack() as cleanup:
             await follower.look()

@@ -1,17 +1,20 @@
 """The database follows etc/shared and etc/client.keys, and deletes only what it saw disappear."""
 
 import asyncio
+import os
 import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from clusterd.key_guard import KeyContent, note_accepted
 from clusterd.rundir import STATE
-from clusterd.store import agents, follow, groups, schema
+from clusterd.settings import DEFAULT_RULES
+from clusterd.store import agents, empty_groups, follow, groups, schema
 from clusterd.store.engine import Engine
 from clusterd.store.follow import Follower
 from clusterd.store.keys import keys_in_use
@@ -58,6 +61,7 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     """Run `work` in a life of the store."""
     monkeypatch.setattr(follow, "SURE_S", 0.0)
     monkeypatch.setattr(follow, "AGAIN_S", 0.0)
+    monkeypatch.setattr(empty_groups, "SURE_S", 1e9)  # files for them are not what is looked at here
     (tmp_path / "etc/shared/default").mkdir(parents=True)
 
     def one_life(work: Work, *, on_worker: bool = False, is_first_life: bool = True) -> None:
@@ -302,5 +306,22 @@ def test_agents_whose_keys_were_lost_at_once_are_kept_until_the_loss_is_accepted
         await node.look()
         await node.look()
         assert await node.agents() == [1]
+
+    live(work)
+
+
+def test_group_whose_directory_is_a_link_that_is_followed_is_a_group(live: Callable[..., None], tmp_path: Path) -> None:
+    real = Path(os.path.realpath(tmp_path))
+    for name in ("git/web", "elsewhere"):
+        (real / name).mkdir(parents=True)
+
+    async def work(node: Node) -> None:
+        (node.shared / "web").symlink_to(real / "git/web")
+        (node.shared / "other").symlink_to(real / "elsewhere")
+        await node.look()
+        assert await node.groups() == ["default"]
+        node.follower._rules = lambda: msgspec.structs.replace(DEFAULT_RULES, link_targets=(str(real / "git"),))
+        await node.look()
+        assert await node.groups() == ["default", "web"]
 
     live(work)
