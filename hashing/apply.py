@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from hashing.atomic import FileOps, is_temporary, temporary_name
+from hashing.atomic import FileOps, is_abandoned, is_temporary, temporary_name
 from hashing.digest import Buffer, digest_fd, open_regular
 from hashing.directories import Directories
-from hashing.errors import FileVanished, HashingError, Note
+from hashing.errors import DigestMismatch, FileVanished, HashingError, Note
 from hashing.manifest import Rules, allowed
 from hashing.notes import Notes, explain
-from hashing.plan import Plan, Target
+from hashing.plan import Plan, Target, Written
 from hashing.unpack import MERGED_DIRECTORY, failure_text
 
 OnStep = Callable[[], object]
@@ -29,6 +29,15 @@ fractions of a second instead of minutes."""
 
 _PATIENCE_S = 600.0
 _TICK_S = 0.25
+
+
+class _Waiting(msgspec.Struct, frozen=True):
+    """What waits beside `path` as `temporary`: the file `written`. `target` is None for a part of a merged file."""
+
+    path: str
+    temporary: str
+    written: Written
+    target: Target | None
 
 
 class AppliedPlan(msgspec.Struct, frozen=True):
@@ -49,13 +58,13 @@ def apply_plan(
     root: str,
     rules: Rules,
     plan: str,
-    unpacked: Iterable[str],
+    unpacked: Iterable[Iterable[Written]],
     ops: FileOps,
     on_step: OnStep,
     *,
     delete: bool = True,
 ) -> AppliedPlan:
-    """Put the `unpacked` paths of the plan in place, then remove its extras unless `delete` is false.
+    """Put what each range of the plan has `unpacked` in place, then remove the plan's extras unless `delete` is false.
 
     Raises OSError when the disk did not take what was written (then nothing was renamed), MalformedPackage when the plan is
     damaged. What fails with one file is in the notes.
@@ -63,23 +72,26 @@ def apply_plan(
     with Plan(plan) as opened:
         index = opened.index
         targets = {target.path: target for number in range(opened.count) for target in opened.section(number).targets}
-    ready: list[tuple[str, Target | None]] = []
+        owners = [opened.owner_of(number) for number in range(opened.count)]
+    ready: list[_Waiting] = []
     split: list[Target] = []
     parts_allowed = any(target.merged for target in targets.values())
-    for path in unpacked:
-        target = targets.get(path)
-        if target is not None and target.only_parts:
-            split.append(target)
-        elif target is not None or (parts_allowed and path.rpartition("/")[0] == MERGED_DIRECTORY):
-            ready.append((path, target))
+    for owner, of_range in zip(owners, unpacked, strict=True):
+        for written in of_range:
+            path = written.path
+            target = targets.get(path)
+            if target is not None and target.only_parts:
+                split.append(target)
+            elif target is not None or (parts_allowed and path.rpartition("/")[0] == MERGED_DIRECTORY):
+                ready.append(_Waiting(path, temporary_name(path.rpartition("/")[2], owner), written, target))
     with Directories(root, ops, rules=rules) as directories:
         applier = _Applier(directories, rules, ops, on_step)
-        applier.sync_files([path for path, _ in ready])
-        blocked = [(path, target) for path, target in ready if not applier.put_in_place(path, target)]
+        applier.sync_files(ready)
+        blocked = [waiting for waiting in ready if not applier.put_in_place(waiting)]
         if delete:
             applier.delete(index.extra)
-        for path, target in blocked:
-            applier.replace_directory(path, target)
+        for waiting in blocked:
+            applier.replace_directory(waiting)
         if delete:
             applier.remove_emptied(index.extra)
         applier.sync_directories()
@@ -118,12 +130,12 @@ class _Applier:
 
     # ---- sync ----------------------------------------------------------------------------------------------------
 
-    def sync_files(self, paths: list[str]) -> None:
-        """Have the content of the temporary files of `paths` on the disk. Raises OSError when it may not be."""
-        if len(paths) > FEW:
-            self._sync_file_systems({path.rpartition("/")[0] for path in paths})
-        elif paths:
-            self._patiently(lambda: self._fsync_each(paths))
+    def sync_files(self, ready: list[_Waiting]) -> None:
+        """Have the content of these temporary files on the disk. Raises OSError when it may not be."""
+        if len(ready) > FEW:
+            self._sync_file_systems({waiting.path.rpartition("/")[0] for waiting in ready})
+        elif ready:
+            self._patiently(lambda: self._fsync_each(ready))
 
     def sync_directories(self) -> None:
         """Have the renames and removals on the disk. Raises OSError."""
@@ -132,11 +144,11 @@ class _Applier:
         elif self._changed:
             self._patiently(lambda: self._fsync_directories(list(self._changed)))
 
-    def _fsync_each(self, paths: list[str]) -> None:
-        for path in paths:
-            directory, _, name = path.rpartition("/")
+    def _fsync_each(self, ready: list[_Waiting]) -> None:
+        for waiting in ready:
+            directory = waiting.path.rpartition("/")[0]
             try:
-                fd = open_regular(self._directories.get(directory), temporary_name(name))
+                fd = open_regular(self._directories.get(directory), waiting.temporary)
             except HashingError:
                 # Gone or replaced: the rename will say so, or find that an earlier run of this job has done it.
                 continue
@@ -189,39 +201,40 @@ class _Applier:
 
     # ---- files -----------------------------------------------------------------------------------------------------
 
-    def put_in_place(self, path: str, target: Target | None) -> bool:
-        """Rename what waits beside `path` over it. False if a directory is there, which deletions may empty. `target` is None
-        for a part of a merged file."""
+    def put_in_place(self, waiting: _Waiting) -> bool:
+        """Rename what waits beside its path over it. False if a directory is there, which deletions may empty."""
         self._on_step()
         try:
-            self._rename(path, target)
+            self._rename(waiting)
         except IsADirectoryError:
             return False
         except (HashingError, OSError) as error:
-            self._failed(path, target, error)
+            self._failed(waiting, error)
         return True
 
-    def replace_directory(self, path: str, target: Target | None) -> None:
+    def replace_directory(self, waiting: _Waiting) -> None:
         """The same, removing an empty directory that is in the place of the file."""
-        directory, _, name = path.rpartition("/")
+        directory, _, name = waiting.path.rpartition("/")
         try:
             self._ops.rmdir(name, dir_fd=self._directories.get(directory))
-            self._directories.forget(path)
-            self._rename(path, target)
+            self._directories.forget(waiting.path)
+            self._rename(waiting)
         except (HashingError, OSError) as error:
-            self._failed(path, target, error)
+            self._failed(waiting, error)
 
-    def _rename(self, path: str, target: Target | None) -> None:
-        directory, _, name = path.rpartition("/")
+    def _rename(self, waiting: _Waiting) -> None:
+        directory, _, name = waiting.path.rpartition("/")
         dir_fd = self._directories.get(directory)
+        target = waiting.target
         try:
-            self._ops.rename(temporary_name(name), name, dir_fd=dir_fd)
+            _check_same(dir_fd, waiting)
+            self._ops.rename(waiting.temporary, name, dir_fd=dir_fd)
         except FileNotFoundError:
             if target is None or not _has_content(dir_fd, name, target.digest):
                 raise
         self._renames += 1
         self._changed[directory] = None
-        self.notes.add("DEBUG2", path, f"Processing file {path}")
+        self.notes.add("DEBUG2", waiting.path, f"Processing file {waiting.path}")
         if target is not None:
             self.count(target)
 
@@ -230,13 +243,13 @@ class _Applier:
         self.created += target.is_new
         self.updated += not target.is_new
 
-    def _failed(self, path: str, target: Target | None, error: Exception) -> None:
+    def _failed(self, waiting: _Waiting, error: Exception) -> None:
         reason = explain(error)
-        group = target.group if target is not None else "missing"
+        path = waiting.path
+        group = waiting.target.group if waiting.target is not None else "missing"
         self.notes.add("ERROR", path, failure_text(group, path, reason), reason)
-        directory, _, name = path.rpartition("/")
         try:
-            self._ops.unlink(temporary_name(name), dir_fd=self._directories.get(directory))
+            self._ops.unlink(waiting.temporary, dir_fd=self._directories.get(path.rpartition("/")[0]))
         except (HashingError, OSError):
             return  # the sweep at start removes it
 
@@ -311,6 +324,14 @@ class _Applier:
         return not _is_directory(dir_fd, name)
 
 
+def _check_same(dir_fd: int, waiting: _Waiting) -> None:
+    """Raises DigestMismatch if what is to be renamed is not the very file that was verified, FileNotFoundError if it is gone."""
+    found = os.stat(waiting.temporary, dir_fd=dir_fd, follow_symlinks=False)
+    written = waiting.written
+    if not stat.S_ISREG(found.st_mode) or (found.st_ino, found.st_size) != (written.inode, written.size):
+        raise DigestMismatch(waiting.path, "was changed by another hand after it was verified")
+
+
 def _has_content(dir_fd: int, name: str, digest: bytes) -> bool:
     """True if an earlier run of the same job has put the file in place."""
     try:
@@ -323,11 +344,13 @@ def _has_content(dir_fd: int, name: str, digest: bytes) -> bool:
         os.close(fd)
 
 
-def sweep_temporary(root: str, rules: Rules, ops: FileOps) -> int:
-    """Remove the temporary files that killed jobs left beside their targets. Returns how many. Only when no package is being
-    applied. Directories that cannot be read are left as they are. OSError when `root` cannot be opened."""
+def sweep_temporary(root: str, rules: Rules, ops: FileOps, more: Iterable[str] = ()) -> int:
+    """Remove the temporary files that killed processes left beside their targets, there and directly in the directories
+    `more`. Returns how many. Only when no package is being applied; what other living processes write stays. Directories that
+    cannot be read are left as they are. OSError when `root` cannot be opened."""
     count = 0
-    places = [(item.key.rstrip("/"), item.recursive) for item in rules.items] + [(MERGED_DIRECTORY, False)]
+    places = [(item.key.rstrip("/"), item.recursive) for item in rules.items]
+    places += [(directory, False) for directory in (MERGED_DIRECTORY, *more)]
     with Directories(root, ops, rules=rules) as directories:
         while places:
             directory, recursive = places.pop()
@@ -338,7 +361,7 @@ def sweep_temporary(root: str, rules: Rules, ops: FileOps) -> int:
             except (HashingError, OSError):
                 continue
             places.extend((f"{directory}/{name}", True) for name in below)
-            for name in filter(is_temporary, names):
+            for name in filter(is_abandoned, names):
                 try:
                     ops.unlink(name, dir_fd=fd)
                 except OSError:

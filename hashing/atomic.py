@@ -1,4 +1,5 @@
-"""Write beside, sync, rename: a reader sees the old file or the new one, also after a crash.
+"""Write beside, sync, rename: a reader sees the old file or the new one, also after a crash. No two writers ever write under
+one temporary name, whatever file they are about: else one would rename what the other has half written.
 
 Every change to the disk goes through FileOps, so that a test can count the operations and fail or stop at the n-th.
 """
@@ -11,6 +12,7 @@ import xxhash
 TEMPORARY_PREFIX = ".clusterd-"
 TEMPORARY_SUFFIX = ".tmp"
 """`.tmp` is one of the excluded extensions of wire.md 5.1, so that a stock node never takes such a file for content."""
+_PROCESS = "pid"
 
 OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -70,24 +72,44 @@ class FileOps:
         os.fchown(fd, uid, gid)
 
 
-def temporary_name(name: str) -> str:
-    """Name under which `name` is written beside its target. Always the same, so what a crash left is found again; always
-    30 characters, so a name of 255 bytes has one too."""
-    return f"{TEMPORARY_PREFIX}{xxhash.xxh3_64_hexdigest(os.fsencode(name))}{TEMPORARY_SUFFIX}"
+def temporary_name(name: str, owner: str) -> str:
+    """Name under which `owner` writes `name` beside its target; owners are words of letters, digits and dashes that nobody
+    else has. Short, so that a name of 255 bytes has one too."""
+    return f"{TEMPORARY_PREFIX}{xxhash.xxh3_64_hexdigest(os.fsencode(name))}-{owner}{TEMPORARY_SUFFIX}"
+
+
+def new_owner() -> str:
+    """A word for one writing by this process, which `is_abandoned` understands."""
+    return f"{_PROCESS}{os.getpid()}-{os.urandom(8).hex()}"
 
 
 def is_temporary(name: str) -> bool:
-    """True for names that temporary_name gives."""
+    """True for names that temporary_name gives, or gave in earlier versions."""
     return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
 
 
-def create_temporary(ops: FileOps, name: str, mode: int, *, dir_fd: int | None = None) -> tuple[int, str]:
-    """Create the temporary file of `name`, in place of one that a crash left. Returns (fd, temporary name); the caller
-    closes the fd and renames or unlinks the file. OSError as it comes."""
-    temporary = temporary_name(name)
+def is_abandoned(name: str) -> bool:
+    """True for a temporary name unless it is of a process that lives: then it may be renamed at any moment. Those of plans of
+    application (plan.py) are not told apart: only who applies them knows whether they are over."""
+    if not is_temporary(name):
+        return False
+    owner = name.removeprefix(TEMPORARY_PREFIX).removesuffix(TEMPORARY_SUFFIX).partition("-")[2]
+    pid = owner.removeprefix(_PROCESS).partition("-")[0] if owner.startswith(_PROCESS) else ""
+    return not (pid.isascii() and pid.isdigit() and os.path.exists(f"/proc/{pid}"))
+
+
+def create_temporary(
+    ops: FileOps, name: str, mode: int, *, dir_fd: int | None = None, owner: str = ""
+) -> tuple[int, str]:
+    """Create the temporary file of `name`. Returns (fd, temporary name); the caller closes the fd and renames or unlinks the
+    file. With `owner` it takes the place of one that an earlier, dead run of the same work has left; without, no other call
+    gives this name. OSError as it comes."""
+    temporary = temporary_name(name, owner or new_owner())
     try:
         return ops.create(temporary, mode, dir_fd=dir_fd), temporary
     except FileExistsError:
+        if not owner:
+            raise
         ops.unlink(temporary, dir_fd=dir_fd)
         return ops.create(temporary, mode, dir_fd=dir_fd), temporary
 
@@ -122,7 +144,7 @@ def write_atomic(ops: FileOps, path: str, data: Data, mode: int, *, durable: boo
 
 
 def _remove_quietly(ops: FileOps, name: str, dir_fd: int) -> None:
-    # The error worth telling is the one that brought us here; what stays behind is taken over by the next attempt.
+    # The error worth telling is the one that brought us here; what stays behind is swept at the next start.
     try:
         ops.unlink(name, dir_fd=dir_fd)
     except OSError:

@@ -1,6 +1,6 @@
 """Notes collected for people, bounded: a full disk under 20,000 files must not become a message of megabytes."""
 
-from hashing.errors import FileVanished, Note, UnsafePath
+from hashing.errors import HashingError, Note
 
 MAX_NOTES = 200
 
@@ -30,7 +30,7 @@ class Notes:
 
 def explain(error: Exception) -> str:
     """An error of the system or of ours as the reason a person reads behind the path that the sentence already has."""
-    if isinstance(error, FileVanished | UnsafePath):
+    if isinstance(error, HashingError):
         return error.text
     if isinstance(error, OSError) and error.strerror:
         return f"[Errno {error.errno}] {error.strerror}"

@@ -16,7 +16,7 @@ import msgspec
 
 from hashing.errors import MalformedPackage, PackageTooLarge
 
-_MAGIC = b"cdplan01"
+_MAGIC = b"cdplan02"
 _NUMBER = struct.Struct(">Q")
 _HEAD = len(_MAGIC) + _NUMBER.size
 _T = TypeVar("_T")
@@ -39,6 +39,15 @@ class Target(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return "missing" if self.is_new else "shared"
 
 
+class Written(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A verified file that waits beside `path`: which one (`inode`) and its size. For a target with `only_parts` there is no
+    such file, and both are 0."""
+
+    path: str
+    inode: int = 0
+    size: int = 0
+
+
 class Section(msgspec.Struct, frozen=True, array_like=True):
     """Entries that begin from byte `start` of the package on and before `stop`."""
 
@@ -48,9 +57,10 @@ class Section(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Index(msgspec.Struct, frozen=True, array_like=True):
-    """`sections`: length of each in bytes. `extra`: path and item of what is to be deleted. The counts are of files of each
-    group that were refused already."""
+    """`owner`: a word of this plan only. `sections`: length of each in bytes. `extra`: path and item of what is to be deleted.
+    The counts are of files of each group that were refused already."""
 
+    owner: str
     sections: list[int]
     extra: list[tuple[str, str]]
     refused_missing: int
@@ -92,6 +102,11 @@ class Plan:
         """Raises MalformedPackage."""
         start = self._sections_at + sum(self.index.sections[:number])
         return _decode(self.path, self._read(start, self.index.sections[number]), Section)
+
+    def owner_of(self, number: int) -> str:
+        """The owner of the temporary files of section `number` (atomic.py): no other section or plan has it, so that parts of
+        merged files that two sections hold do not meet either."""
+        return f"{self.index.owner}-{number}"
 
     def unpacked_bytes(self) -> int:
         """Raw bytes that all sections together have yielded so far, as far as they have told."""
@@ -141,7 +156,7 @@ def save_plan(path: str, sections: list[Section], extra: list[tuple[str, str]], 
     """Write a plan, replacing what was there. `refused`: counts of missing, shared, extra. OSError as it comes."""
     encode = msgspec.msgpack.Encoder().encode
     bodies = [encode(section) for section in sections]
-    index = encode(Index([len(body) for body in bodies], extra, *refused))
+    index = encode(Index(f"plan{os.urandom(8).hex()}", [len(body) for body in bodies], extra, *refused))
     with open(path, "wb") as file:
         file.write(_MAGIC + _NUMBER.pack(len(bodies)) + bytes(len(bodies) * _NUMBER.size))
         file.write(_NUMBER.pack(len(index)) + index)

@@ -27,7 +27,7 @@ from hashing.manifest import PathCheck, Rules, WireDifference, WireMeta, parse_w
 from hashing.merged import parse_merged
 from hashing.notes import Notes, explain
 from hashing.package import FILE_SEP, METADATA_LIMIT_BYTES, METADATA_NAME, PackageReader, read_metadata
-from hashing.plan import Budget, Plan, Section, Target, save_plan
+from hashing.plan import Budget, Plan, Section, Target, Written, save_plan
 
 OnStep = Callable[[], object]
 
@@ -62,9 +62,9 @@ class OpenedPackage(msgspec.Struct, frozen=True):
 
 
 class UnpackedRange(msgspec.Struct, frozen=True):
-    """`paths`: what is verified and waits beside its target, parts of merged files too."""
+    """`written`: what is verified and waits beside its target, parts of merged files too."""
 
-    paths: list[str]
+    written: list[Written]
     notes: list[Note]
 
 
@@ -264,7 +264,8 @@ def unpack_range(
             section = opened.section(index)
             reader = PackageReader(fd, os.fstat(fd).st_size, section.start)
             budget = Budget(opened, index, max_total)
-            writer = _Writer(directories, ops, owner, min(max_file, max_total), budget, on_step)
+            name_owner = opened.owner_of(index)
+            writer = _Writer(directories, ops, owner, name_owner, min(max_file, max_total), budget, on_step)
             result = _unpack_section(reader, section, writer, on_step)
             budget.tell()
             return result
@@ -304,7 +305,7 @@ def _unpack_section(reader: PackageReader, section: Section, writer: "_Writer", 
         if target.path in failures:
             reason = failures[target.path]
             writer.notes.add("ERROR", target.path, failure_text(target.group, target.path, reason), reason)
-    return UnpackedRange(writer.paths, writer.notes.all())
+    return UnpackedRange(list(writer.written.values()), writer.notes.all())
 
 
 def _next_wanted(reader: PackageReader, start: int, stop: int, pending: Mapping[str, Target]) -> int:
@@ -317,13 +318,15 @@ def _verify(target: Target, digest: bytes) -> None:
 
 
 class _Writer:
-    """Writes the content of entries beside their targets. `paths`: those that wait there."""
+    """Writes the content of entries beside their targets. `written`: those that wait there, by path. `name_owner`: whose the
+    temporary names are."""
 
     def __init__(
         self,
         directories: Directories,
         ops: FileOps,
         owner: tuple[int, int] | None,
+        name_owner: str,
         max_file: int,
         budget: Budget,
         on_step: OnStep,
@@ -331,10 +334,11 @@ class _Writer:
         self._directories = directories
         self._ops = ops
         self._owner = owner
+        self._name_owner = name_owner
         self._max_file = max_file
         self._budget = budget
         self._on_step = on_step
-        self.paths: list[str] = []
+        self.written: dict[str, Written] = {}
         self.notes = Notes()
 
     def write(self, target: Target, reader: PackageReader) -> None:
@@ -376,7 +380,7 @@ class _Writer:
         data = next(pieces, b"")
         directory, _, name = path.rpartition("/")
         dir_fd = self._directories.make(directory)
-        fd, temporary = create_temporary(self._ops, name, 0o600, dir_fd=dir_fd)
+        fd, temporary = create_temporary(self._ops, name, 0o600, dir_fd=dir_fd, owner=self._name_owner)
         try:
             try:
                 unchecked = unflushed = 0
@@ -395,13 +399,14 @@ class _Writer:
                 if self._owner is not None:
                     self._ops.chown(fd, *self._owner)
                 self._ops.chmod(fd, mode)
+                status = os.fstat(fd)
             finally:
                 os.close(fd)
         except Exception:
             with suppress(OSError):  # the failure that brought us here is the one to tell; a sweep removes what stays
                 self._ops.unlink(temporary, dir_fd=dir_fd)
             raise
-        self.paths.append(path)
+        self.written[path] = Written(path, status.st_ino, status.st_size)
 
     def _write_merged(self, target: Target, pieces: Iterator[bytes]) -> None:
         """Split a merged file into its parts (wire.md 5.9), and put it in its own place too: stock nodes mark every file
@@ -425,7 +430,7 @@ class _Writer:
         for part in merged.parts:
             self._write_beside(f"{MERGED_DIRECTORY}/{part.name}", target.mode, iter((part.data,)))
         if target.only_parts:
-            self.paths.append(target.path)
+            self.written[target.path] = Written(target.path)
 
     def _check_disk(self, fd: int) -> None:
         """Raises OSError when only the reserve is left: the node must go on writing logs and its database."""

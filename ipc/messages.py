@@ -446,20 +446,29 @@ class UnpackRange(Job, frozen=True, tag="unpack"):
     max_total_bytes: int
 
 
+class Written(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A verified file that waits beside `path`: its inode and size, by which it is known again before it is renamed."""
+
+    path: str
+    inode: int = 0
+    size: int = 0
+
+
 class ApplyPlan(Job, frozen=True, tag="apply"):
-    """Sync, rename what was unpacked over its targets, delete extras (unless `delete` is false), remove emptied
-    directories, sync. Result: Applied."""
+    """Sync, rename what each range of the plan has unpacked over its targets, delete extras (unless `delete` is false), remove
+    emptied directories, sync. One at a time on a node. Result: Applied."""
 
     root: str
     plan: str
-    unpacked: list[str]
+    unpacked: list[list[Written]]
     delete: bool = True
 
 
 class SweepTemporary(Job, frozen=True, tag="sweep"):
-    """Remove temporary files that a killed apply left beside targets. Result: Swept."""
+    """Remove temporary files that killed processes left beside targets, and in the directories `more`. Result: Swept."""
 
     root: str
+    more: list[str] = []
 
 
 class RulesetHashes(Job, frozen=True, tag="ruleset-hashes"):
@@ -697,9 +706,9 @@ class PackageOpened(Result, frozen=True, tag="package-opened"):
 
 
 class RangeUnpacked(Result, frozen=True, tag="range-unpacked"):
-    """`paths`: entries verified and waiting beside their targets."""
+    """`written`: entries verified and waiting beside their targets."""
 
-    paths: list[str]
+    written: list[Written]
     notes: list[Note]
 
 

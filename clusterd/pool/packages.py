@@ -8,6 +8,7 @@ import msgspec
 
 from clusterd.agent_keys import KEY_FILE
 from clusterd.settings import Settings
+from hashing import plan
 from hashing.apply import apply_plan, sweep_temporary
 from hashing.atomic import FileOps
 from hashing.compare import Difference, load_difference
@@ -129,9 +130,10 @@ def unpack(job: UnpackRange, settings: Settings, on_step: OnStep) -> RangeUnpack
 
 
 def apply(job: ApplyPlan, settings: Settings, on_step: OnStep) -> Applied:
-    found = apply_plan(job.root, settings.rules, job.plan, job.unpacked, FileOps(), on_step, delete=job.delete)
+    unpacked = msgspec.convert(job.unpacked, list[list[plan.Written]], from_attributes=True)
+    found = apply_plan(job.root, settings.rules, job.plan, unpacked, FileOps(), on_step, delete=job.delete)
     return _as(Applied, found)
 
 
 def sweep(job: SweepTemporary, settings: Settings) -> Swept:
-    return Swept(sweep_temporary(job.root, settings.rules, FileOps()))
+    return Swept(sweep_temporary(job.root, settings.rules, FileOps(), job.more))

@@ -1,10 +1,12 @@
 """The log of a day that is over: moved to logs/cluster/{year}/{Mon}/cluster.log-{dd}.gz (wire.md 9.1)."""
 
+import fcntl
 import gzip
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -24,7 +26,12 @@ def rotate_log(root: str, day: str, on_step: Callable[[], None], follow_s: float
     year, month, number = day.split("-")
     directory = Path(root) / "logs" / "cluster" / year / MONTHS[int(month) - 1]
     _make(directory, Path(root) / "logs")
-    log = Path(root) / "logs" / "cluster.log"
+    with _alone(directory, on_step):
+        return _rotate(Path(root), directory, number, on_step, follow_s)
+
+
+def _rotate(root: Path, directory: Path, number: str, on_step: Callable[[], None], follow_s: float) -> int:
+    log = root / "logs" / "cluster.log"
     moved = directory / f"cluster.log-{number}"
     if not moved.exists():
         try:
@@ -37,6 +44,24 @@ def rotate_log(root: str, day: str, on_step: Callable[[], None], follow_s: float
     _compress(moved, moved.with_name(f"{moved.name}.gz"), on_step)
     moved.unlink()
     return 1
+
+
+@contextmanager
+def _alone(directory: Path, on_step: Callable[[], None]) -> Iterator[None]:
+    """No other process moves or compresses a log of this directory while the block runs: a new sync process may ask for a
+    rotation while a pool process is still busy with the one before, and both write beside the same file."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                on_step()
+                time.sleep(STEP_S)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _make(directory: Path, above: Path) -> None:

@@ -9,6 +9,7 @@ from clusterd.sync.caps import asks_as_stock, method_for
 from clusterd.sync.comparisons import Comparisons
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import Awaited
+from clusterd.sync.leftovers import Leftovers
 from clusterd.sync.manifests import Scan, ScanFailed
 from clusterd.sync.outgoing import Progress
 from clusterd.sync.package_store import PackageStore
@@ -44,6 +45,7 @@ class IntegrityMaster:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._packages = PackageStore(context)
+        self._leftovers = Leftovers(context)
         self._comparisons = Comparisons(context.jobs, context.spool)
         self.permissions = IntegrityPermissions(context.settings.master.max_locked_integrity_time_s)
         self.records: dict[str, WorkerRecord] = {}
@@ -58,6 +60,7 @@ class IntegrityMaster:
         while True:
             with round_survives(journal, context.troubles, "scan of this node's files"):
                 await self.scan_once()
+            await self._leftovers.remove("Master")
             await asyncio.sleep(context.settings.master.recalculate_integrity_s)
 
     async def scan_once(self, *, everything: bool = False) -> Scan | None:

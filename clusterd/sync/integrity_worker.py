@@ -13,6 +13,7 @@ from clusterd.sync.context import Context
 from clusterd.sync.incoming import Awaited
 from clusterd.sync.journal import Journal
 from clusterd.sync.ledger import disk_of, low, unpack_bounds
+from clusterd.sync.leftovers import Leftovers
 from clusterd.sync.manifests import Scan, ScanFailed
 from clusterd.sync.outgoing import Package, Progress
 from clusterd.sync.peer import Peer
@@ -34,8 +35,6 @@ from ipc.messages import (
     PackMetadata,
     RangeUnpacked,
     Segment,
-    SweepTemporary,
-    Swept,
     UnpackRange,
 )
 
@@ -63,7 +62,8 @@ class LastSync(msgspec.Struct):
 
 class IntegrityWorker:
     """One check the stock way, and what the master sends after any check; keeps its digest of a doubtful deletion across links.
-    When there is a check is decided in rounds.py."""
+    Packages are applied one after the other, in the order in which they are complete. When there is a check is decided in
+    rounds.py."""
 
     def __init__(self, context: Context, round_ended: Callable[[], None]) -> None:
         """`round_ended`: called after the last exchange of each round (wire.md 9.4)."""
@@ -74,7 +74,7 @@ class IntegrityWorker:
         self._turn = asyncio.Lock()
         self._held: list[str] | None = None
         self._doubtful = ""
-        self._may_have_leftovers = True
+        self._leftovers = Leftovers(context)
         self._packed: tuple[tuple[str, str], Package] | None = None
         self.ended: Callable[[int], None] = lambda changed: None
         """Called when a package was dealt with: how many files were changed."""
@@ -163,7 +163,9 @@ class IntegrityWorker:
 
     async def scan(self, journal: Journal) -> Scan:
         """The manifest of this node as it is now. Raises ScanFailed, JobError."""
-        await self._remove_leftovers()
+        if not self._turn.locked():
+            async with self._turn:
+                await self._leftovers.remove(self._tag)
         scan = await self._context.manifests.scan()
         journal.collected(scan.notes)
         return scan
@@ -174,16 +176,6 @@ class IntegrityWorker:
         self._end_round()
         self.note_result("failed", str(failure))
         await self._report(peer, ClusterError(1000, str(failure)))
-
-    async def _remove_leftovers(self) -> None:
-        """Remove the temporary files that an application which did not end has left. Raises JobError."""
-        context = self._context
-        if not self._may_have_leftovers or self._running or not context.slabs.is_admitted:
-            return
-        swept = await context.jobs.run(SweepTemporary(context.settings.root), Swept)
-        self._may_have_leftovers = False
-        if swept.count:
-            context.journal(self._tag, OWN).info(f"Removed {swept.count} temporary files of an unfinished sync.")
 
     async def _metadata_package(self, scan: Scan, method: str) -> Package:
         """The package of this manifest; made once for as long as nothing changes."""
@@ -261,10 +253,13 @@ class IntegrityWorker:
         """How many files were changed."""
         journal = self._context.journal(self._tag, SYNC)
         try:
+            progress.step = "waiting"
             async with self._turn:  # in the order in which they came, and so that lines of two do not mix
+                # A job of an earlier sync process may still be applying another package.
+                await self._context.slabs.admitted()
                 return await self._apply(peer, file, journal, progress)
         except (ClusterError, JobError, OSError) as failure:
-            self._may_have_leftovers = True
+            self._leftovers.suspected = True
             journal.error(f"Error synchronizing files: {failure}")
             self.note_result("failed", str(failure))
             error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
@@ -296,10 +291,10 @@ class IntegrityWorker:
                 )
                 linked.done()
                 progress.step = "applying"
-                paths = [path for part in unpacked for path in part.paths]
                 delete = self._may_delete(opened)
-                applied = await context.jobs.run(ApplyPlan(root, plan, paths, delete), Applied)
-                context.manifests.touch([*paths, *applied.removed])
+                written = [part.written for part in unpacked]
+                applied = await context.jobs.run(ApplyPlan(root, plan, written, delete), Applied)
+                context.manifests.touch([*(file.path for part in written for file in part), *applied.removed])
         except JobError as failure:
             raise linked.explain(failure) from failure
         finally:

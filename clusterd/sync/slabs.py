@@ -41,6 +41,11 @@ class SlabPool:
         self._ready = True
         self.wake()
 
+    async def admitted(self) -> None:
+        """Wait until no job of an earlier sync process is running any more."""
+        while not self._ready:
+            await self._news.wait()
+
     async def take(self) -> int:
         """A slab, held once by us; waits for one."""
         while (slab := self._take()) is None:

@@ -12,6 +12,7 @@ from hashing.compare import Difference, save_difference
 from hashing.manifest import FileMeta, ItemRule, Rules, WireMeta, item_of
 from hashing.pack import FinishedPackage, PackedPart, finish_package, pack_part
 from hashing.package import FILE_SEP, PATH_SEP, PackageReader
+from hashing.plan import Written
 from hashing.unpack import OpenedPackage, UnpackedRange, open_package, unpack_range
 
 GIB = 1 << 30
@@ -162,13 +163,13 @@ class Receiver:
             self.rules,
         )
 
-    def apply(self, unpacked: Iterable[str], *, delete: bool = True) -> AppliedPlan:
+    def apply(self, unpacked: Iterable[Iterable[Written]], *, delete: bool = True) -> AppliedPlan:
         return apply_plan(self.root, self.rules, self.plan, unpacked, self.ops, step, delete=delete)
 
     def run(self, *, delete: bool = True) -> tuple[OpenedPackage, list[UnpackedRange], AppliedPlan]:
         opened = self.open()
         ranges = [self.unpack(index) for index in range(opened.ranges)]
-        applied = self.apply([path for part in ranges for path in part.paths], delete=delete)
+        applied = self.apply([part.written for part in ranges], delete=delete)
         return opened, ranges, applied
 
 

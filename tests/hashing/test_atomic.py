@@ -1,9 +1,19 @@
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from hashing.atomic import FileOps, create_temporary, is_temporary, temporary_name, write_atomic
+from hashing.atomic import (
+    Data,
+    FileOps,
+    create_temporary,
+    is_abandoned,
+    is_temporary,
+    new_owner,
+    temporary_name,
+    write_atomic,
+)
 from hashing.manifest import path_ok
 
 
@@ -65,7 +75,8 @@ def test_file_is_old_or_new_at_whatever_operation_it_ends(failure: type[BaseExce
         assert all(is_temporary(name) or name == "file" for name in os.listdir(tmp_path))
         write_atomic(FileOps(), str(path), b"healed", 0o640)  # what was left is no obstacle
         assert path.read_bytes() == b"healed"
-        assert os.listdir(tmp_path) == ["file"]
+        left = set(os.listdir(tmp_path)) - {"file"}
+        assert all(is_temporary(name) for name in left)
         path.write_bytes(b"old")
 
 
@@ -84,8 +95,15 @@ def test_link_in_place_of_the_temporary_file_is_not_followed(tmp_path: Path) -> 
     victim.write_bytes(b"precious")
     directory = tmp_path / "directory"
     directory.mkdir()
-    (directory / temporary_name("file")).symlink_to(victim)
-    write_atomic(FileOps(), str(directory / "file"), b"new", 0o640)
+    (directory / temporary_name("file", "plan1-0")).symlink_to(victim)
+    dir_fd = os.open(directory, os.O_RDONLY)
+    try:
+        fd, temporary = create_temporary(FileOps(), "file", 0o600, dir_fd=dir_fd, owner="plan1-0")
+        os.write(fd, b"new")
+        os.close(fd)
+        os.rename(temporary, "file", src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    finally:
+        os.close(dir_fd)
     assert victim.read_bytes() == b"precious"
     assert (directory / "file").read_bytes() == b"new"
 
@@ -104,11 +122,40 @@ def test_write_goes_on_after_a_short_write(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a", "x" * 255, "gr\u00f6\u00dfe", "\udcff"])
 def test_every_name_has_a_temporary_name_that_stock_nodes_skip(name: str) -> None:
-    temporary = temporary_name(name)
+    temporary = temporary_name(name, new_owner())
     assert is_temporary(temporary)
+    assert len(os.fsencode(temporary)) < 100
     assert path_ok(temporary) is None
     assert temporary.endswith(".tmp")
-    assert temporary == temporary_name(name) != temporary_name(name + "x")
+    assert temporary_name(name, "plan1-0") != temporary_name(name + "x", "plan1-0")
+    assert temporary_name(name, "plan1-0") != temporary_name(name, "plan1-1")
+    assert temporary != temporary_name(name, new_owner())
+
+
+def test_only_what_no_living_process_writes_is_abandoned() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert not is_abandoned(temporary_name("file", new_owner()))
+    assert is_abandoned(temporary_name("file", f"pid{ended.pid}-0011223344556677"))
+    assert is_abandoned(temporary_name("file", "plan0011223344556677-0"))
+    assert is_abandoned(".clusterd-0011223344556677.tmp")  # as earlier versions named them
+    assert not is_abandoned("operators_own.tmp")
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """The second one begins and ends while the first has written half: each reader sees the one or the other."""
+    path = tmp_path / "file"
+
+    class Overlapped(FileOps):
+        def write(self, fd: int, data: Data) -> None:
+            super().write(fd, data[:3])
+            write_atomic(FileOps(), str(path), b"second", 0o640)
+            assert path.read_bytes() == b"second"
+            super().write(fd, data[3:])
+
+    write_atomic(Overlapped(), str(path), b"first", 0o640)
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_temporary_file_is_made_in_its_directory(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_path_that_could_lead_elsewhere_is_refused_with_its_reason(path: str, re
         ("etc/shared/default/x.merged", "etc/shared/"),
         ("etc/rules/x.xml~", None),
         ("etc/rules/.local.swp", None),
-        ("etc/lists/" + temporary_name("x"), None),
+        ("etc/lists/" + temporary_name("x", "plan1-0"), None),
         ("var/multigroups/c7c6e9aa/merged.mg", "var/multigroups/"),
         ("var/multigroups/c7c6e9aa/other.txt", None),
         ("queue/db/global.db", None),

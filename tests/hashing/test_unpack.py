@@ -17,7 +17,7 @@ from hashing.errors import MalformedPackage, Note, PackageTooLarge
 from hashing.manifest import WireMeta
 from hashing.merged import build_merged
 from hashing.package import CHUNK_BYTES, FEED_BYTES, FILE_SEP, METADATA_NAME, PATH_SEP, PackageReader
-from hashing.plan import Plan
+from hashing.plan import Plan, Written
 from tests.hashing.packages import GIB, Receiver, build_as_stock, open_descriptors, read_tree, wire_of, write_tree
 
 
@@ -78,7 +78,7 @@ def test_nothing_changes_before_apply(root: Path, spool: Path) -> None:
     entries = [("etc/lists/a", b"new"), metadata({}, {"etc/lists/a": wire_of("etc/lists/a", b"new")}, ["etc/lists/b"])]
     receiver = Receiver(root, spool, build_as_stock(entries))
     receiver.open()
-    assert receiver.unpack(0).paths == ["etc/lists/a"]
+    assert [written.path for written in receiver.unpack(0).written] == ["etc/lists/a"]
     assert (root / "etc/lists/a").read_bytes() == b"old"
     assert (root / "etc/lists/b").exists()
 
@@ -178,9 +178,9 @@ def test_directory_that_becomes_a_link_after_opening_is_not_followed(root: Path,
     (root / "etc/rules").symlink_to(elsewhere)
     make_foreign(root / "etc/rules")
     unpacked = receiver.unpack(0)
-    assert unpacked.paths == []
+    assert unpacked.written == []
     assert "is a link" in unpacked.notes[0].why
-    assert receiver.apply(["etc/rules/a"]).created == 0
+    assert receiver.apply([[Written("etc/rules/a")]]).created == 0
     assert os.listdir(elsewhere) == []
 
 
@@ -294,8 +294,9 @@ def test_range_can_be_unpacked_again_after_its_process_died(root: Path, spool: P
     receiver.open()
     first = receiver.unpack(0)
     (root / "etc/lists" / next(name for name in os.listdir(root / "etc/lists"))).write_bytes(b"torn")
-    assert receiver.unpack(0).paths == first.paths
-    receiver.apply(first.paths)
+    again = receiver.unpack(0)
+    assert [written.path for written in again.written] == [written.path for written in first.written]
+    receiver.apply([again.written])
     assert read_tree(root) == files
 
 
@@ -458,8 +459,9 @@ def test_file_read_at_once_fares_as_one_read_in_pieces(
         unpacked = receiver.unpack(0)
         with Plan(receiver.plan) as plan:
             spent = plan.unpacked_bytes()
-        waiting = {path: os.stat(place / path).st_mode for path in read_tree(place)}
-        return unpacked, spent, waiting, receiver.apply(unpacked.paths), read_tree(place)
+        waiting = sorted(os.stat(place / path).st_mode for path in read_tree(place))
+        paths = [written.path for written in unpacked.written]
+        return paths, unpacked.notes, spent, waiting, receiver.apply([unpacked.written]), read_tree(place)
 
     at_once = result(root)
     monkeypatch.setattr(PackageReader, "small_content", lambda reader, limit: None)
@@ -511,7 +513,7 @@ def test_small_files_are_read_at_once(root: Path, spool: Path, monkeypatch: pyte
     receiver = Receiver(root, spool, FILE_SEP.join([*entries, build_as_stock([metadata(metas)])]))
     receiver.open()
     monkeypatch.setattr(PackageReader, "content", observed)
-    receiver.apply(receiver.unpack(0).paths)
+    receiver.apply([receiver.unpack(0).written])
     assert read_tree(root) == files
     assert slow == []
 
@@ -554,8 +556,8 @@ def test_parts_go_nowhere_but_to_their_directory(root: Path, spool: Path) -> Non
     write_tree(root, {"queue/db/.clusterd-x.tmp": b"", "etc/lists/a": b"a"})
     receiver = Receiver(root, spool, package_of({"etc/lists/b": b"b"}))
     receiver.open()
-    receiver.unpack(0)
-    receiver.apply(["queue/TYPE/x", "queue/db/x", "etc/lists/b"])
+    written = receiver.unpack(0).written
+    receiver.apply([[Written("queue/TYPE/x"), Written("queue/db/x"), *written]])
     assert sorted(read_tree(root)) == ["etc/lists/a", "etc/lists/b", "queue/db/.clusterd-x.tmp"]
 
 

@@ -118,7 +118,7 @@ def test_missing_root_is_an_error_and_no_empty_tree(tmp_path: Path) -> None:
         "etc/lists/.a.swp",
         "etc/lists/a.lock",
         "etc/lists/.tmp",
-        "etc/lists/" + temporary_name("a"),
+        "etc/lists/" + temporary_name("a", "plan1-0"),
         "var/multigroups/x/other",
         "etc/other/client.keys",
     ],
@@ -129,7 +129,7 @@ def test_excluded_files_are_not_in_it(path: str, tmp_path: Path) -> None:
 
 
 def test_own_temporary_files_are_left_out_whatever_is_configured(tmp_path: Path) -> None:
-    write(tmp_path, "etc/lists/" + temporary_name("a"))
+    write(tmp_path, "etc/lists/" + temporary_name("a", "plan1-0"))
     rules = Rules(DEFAULT_RULES.items, excluded_files=(), excluded_extensions=())
     assert scan(tmp_path, rules=rules).files == 0
 

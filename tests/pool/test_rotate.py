@@ -3,6 +3,7 @@
 import gzip
 import stat
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -81,3 +82,22 @@ def test_lines_written_while_it_is_moved_are_not_lost(root: Path) -> None:
     kept = gzip.decompress(archive(root).read_bytes()).decode() + (root / "logs/cluster.log").read_text()
     assert [line.split("] ")[-1] for line in kept.splitlines()] == ["before", *(f"line {n + 1}" for n in range(count))]
     log.close()
+
+
+def test_rotations_of_one_log_take_turns(root: Path) -> None:
+    """A new sync process asks for one while a pool process is still busy with the one before: no line is lost or there twice."""
+    (root / "logs/cluster.log").write_text("a line\n" * 200_000)
+    second: list[Thread] = []
+    made: list[int] = []
+
+    def on_step() -> None:
+        if not second:
+            second.append(Thread(target=lambda: made.append(rotate_log(str(root), DAY, lambda: None, 0.0))))
+            second[0].start()
+            second[0].join(0.3)  # without turns it is done before the first goes on
+
+    made.append(rotate_log(str(root), DAY, on_step, 0.0))
+    second[0].join(30)
+
+    assert sorted(made) == [0, 1]
+    assert gzip.decompress(archive(root).read_bytes()) == b"a line\n" * 200_000

@@ -1,21 +1,23 @@
-"""Links that end between two steps of a worker's sync."""
+"""Links that end between two steps of a worker's sync; packages that come while another one is applied."""
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
+from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
 from clusterd.settings import Limits
 from clusterd.sync.incoming import Incoming
 from clusterd.sync.integrity_worker import MAX_SYNCS, IntegrityWorker
+from clusterd.sync.slabs import SlabPool
 from clusterd.sync.spool import Spool
+from ipc.messages import AnyJob, Applied, ApplyPlan, OpenPackage, PackageOpened, RangeUnpacked, Written
 
 
 class Silent:
     """A journal, a clock and whatever else is only told something."""
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *_: 0.0
+        return lambda *_, **__: 0.0
 
 
 def test_link_that_ends_as_a_sync_begins_does_not_keep_the_next_from_beginning(tmp_path: Path) -> None:
@@ -46,7 +48,10 @@ def test_link_that_ends_as_a_sync_begins_does_not_keep_the_next_from_beginning(t
 def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_came(tmp_path: Path) -> None:
     """The master may send the next one ahead while this node still applies one: older files must not come last."""
     context = SimpleNamespace(
-        journal=lambda tag, subtag: Silent(), node_name="w1", spool=SimpleNamespace(remove=lambda *paths: None)
+        journal=lambda tag, subtag: Silent(),
+        node_name="w1",
+        spool=SimpleNamespace(remove=lambda *paths: None),
+        slabs=SlabPool([]),
     )
     seen: list[str] = []
 
@@ -61,7 +66,94 @@ def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_cam
     async def story() -> None:
         worker = Watched(cast(Any, context), lambda: None)
         peer, progress = cast(Any, SimpleNamespace(name="m")), cast(Any, SimpleNamespace(step=""))
+        await context.slabs.admit()
         await asyncio.gather(*(worker._apply_package(peer, name, progress) for name in ("first", "second")))
 
     asyncio.run(story())
     assert seen == ["first begins", "first ends", "second begins", "second ends"]
+
+
+class Aside:
+    """The manifests of a worker that holds nothing."""
+
+    current = None
+
+    def aside(self, files: int) -> "Aside":
+        return self
+
+    async def __aenter__(self) -> None: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def touch(self, paths: list[str]) -> None: ...
+
+
+class SlowPool:
+    """Runs package jobs at once, and each ApplyPlan when `go` says so. `jobs`: what was asked for."""
+
+    def __init__(self) -> None:
+        self.jobs: list[AnyJob] = []
+        self.go = asyncio.Semaphore(0)
+
+    async def run(self, job: AnyJob, result: type[Any]) -> Any:
+        self.jobs.append(job)
+        if isinstance(job, OpenPackage):
+            return PackageOpened(1, 0, 0, 1, "", [])
+        if isinstance(job, ApplyPlan):
+            await self.go.acquire()
+            return Applied(1, 0, 0, 0, 0, 0, [])
+        return RangeUnpacked([Written("etc/rules/a", 7, 4)], [])
+
+    def names(self) -> list[str]:
+        return [type(job).__name__ for job in self.jobs]
+
+
+async def turns(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def test_packages_are_applied_one_after_the_other(tmp_path: Path) -> None:
+    """Not before the jobs of an earlier sync process have ended, and the second one waits for the first."""
+    pool, slabs = SlowPool(), SlabPool([])
+    limits = SimpleNamespace(limits=Limits(), delete_confirm_share=0.5)
+    communication = SimpleNamespace(timeout_receiving_file_s=60.0)
+    settings = SimpleNamespace(communication=communication, clusterd=limits, root=str(tmp_path))
+    context = SimpleNamespace(
+        journal=lambda tag, subtag: Silent(),
+        node_name="w1",
+        clock=SimpleNamespace(wall=lambda: 0.0, monotonic=lambda: 0.0),
+        settings=settings,
+        progress=[],
+        jobs=pool,
+        slabs=slabs,
+        spool=Spool(str(tmp_path), 1),
+        manifests=Aside(),
+    )
+
+    async def story() -> None:
+        worker = IntegrityWorker(cast(Any, context), lambda: None)
+        incoming = Incoming("w1", context.spool, cast(Any, None), file_limit=1, limits=Limits(), now=lambda: 0.0)
+        peer = cast(Any, SimpleNamespace(name="m", incoming=incoming, gone=asyncio.Event()))
+        for number in range(2):
+            awaited = incoming.awaited(worker.begin_sync(peer))
+            assert awaited is not None
+            awaited.file.set_result(cast(Any, SimpleNamespace(owner=f"package-{number}", received=100)))
+        await turns()
+        assert pool.names() == []
+        await slabs.admit()
+        await turns()
+        assert pool.names() == ["OpenPackage", "UnpackRange", "ApplyPlan"]
+        assert [progress.step for progress in context.progress] == ["applying", "waiting"]
+        pool.go.release()
+        await turns()
+        assert pool.names() == ["OpenPackage", "UnpackRange", "ApplyPlan"] * 2
+        assert [job.package for job in pool.jobs if isinstance(job, OpenPackage)] == ["package-0", "package-1"]
+        pool.go.release()
+        await turns()
+        assert worker.last.result == "synced"
+        assert context.progress == []
+
+    asyncio.run(story())

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -87,7 +88,13 @@ def test_killed_supervisor_takes_its_children_with_it(make_rig: MakeRig) -> None
 def test_temporary_files_of_a_killed_application_are_removed(make_rig: MakeRig) -> None:
     rig = make_rig(1)
     worker = rig.workers[0]
-    left = [worker.root / where / temporary_name("left.xml") for where in ("etc/rules", "etc/shared/default")]
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = [
+        worker.root / "etc/rules" / temporary_name("left.xml", "plan0011223344556677-0"),
+        worker.root / "etc/shared/default" / temporary_name("left.xml", f"pid{dead.pid}-0011223344556677"),
+        worker.root / "etc/.clusterd-0011223344556677.tmp",  # as earlier versions named them
+    ]
     kept = worker.root / "etc/rules/operators_own.tmp"
     for path in (*left, kept):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +103,7 @@ def test_temporary_files_of_a_killed_application_are_removed(make_rig: MakeRig) 
     rig.wait_equal(30)
     assert not any(path.exists() for path in left)
     assert kept.exists()
-    assert "Removed 2 temporary files of an unfinished sync." in (worker.root / "logs/cluster.log").read_text()
+    assert "Removed 3 temporary files of an unfinished sync." in (worker.root / "logs/cluster.log").read_text()
 
 
 @pytest.mark.parametrize("command", ["cut", "silence"])

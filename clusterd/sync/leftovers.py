@@ -1,0 +1,34 @@
+"""Temporary files of writers that died: removed after a start, after what may have left some, and every hour."""
+
+from clusterd.sync.context import Context
+from clusterd.sync.spool import STATE
+from clusterd.sync.troubles import round_survives
+from ipc.messages import SweepTemporary, Swept
+
+OWN = "Integrity guard"
+AGAIN_S = 3600.0
+MORE = ["etc", STATE]
+"""Where files are written that no item describes: settings, users and secrets of the API, our own state."""
+
+
+class Leftovers:
+    """`suspected`: there may be some in the tree."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.suspected = True
+        self._looked_at = 0.0
+
+    async def remove(self, tag: str) -> None:
+        """Remove them where there may be some. Never while a package is applied: the caller sees to that."""
+        context = self._context
+        now = context.clock.monotonic()
+        if not (self.suspected or now > self._looked_at + AGAIN_S) or not context.slabs.is_admitted:
+            return
+        journal = context.journal(tag, OWN)
+        with round_survives(journal, context.troubles, "temporary files"):
+            swept = await context.jobs.run(SweepTemporary(context.settings.root, MORE), Swept)
+            self.suspected = False
+            self._looked_at = now
+            if swept.count:
+                journal.info(f"Removed {swept.count} temporary files of an unfinished sync.")

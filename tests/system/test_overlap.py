@@ -1,0 +1,99 @@
+"""Packages that reach a worker while another one is being applied: every reader sees each file old or new, whole."""
+
+import os
+import threading
+import time
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import KEY, MakeRig
+from tools.rig.peer import StockMaster, wait_until
+from tools.rig.peer_files import package_name, scan, write_package
+from tools.rig.peer_master import Session
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+SIZE = 12 << 20
+PATH = "etc/lists/large"
+GAPS_S = (0.0, 0.0, 0.05, 0.1)
+"""Between the ends of two packages."""
+
+
+class Reader:
+    """Looks at a file again and again: its size and mode each time, its content now and then. `torn`: what was neither of the
+    contents it may have."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.may_be: set[bytes] = set()
+        self.torn: list[str] = []
+        self.looks = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+
+    def __enter__(self) -> "Reader":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _read(self) -> None:
+        while not self._stop.wait(0.0005):
+            self.looks += 1
+            fd = os.open(self.path, os.O_RDONLY)
+            with open(fd, "rb", buffering=0) as file:
+                found = os.fstat(fd)
+                if found.st_size != SIZE or found.st_mode & 0o777 != 0o660:
+                    self.torn.append(f"{found.st_size} bytes, mode {found.st_mode & 0o777:o}")
+                elif not self.looks % 50 and blake2b(file.read()).digest() not in self.may_be:
+                    self.torn.append("another content")
+
+
+def send_two(session: Session, gap_s: float) -> None:
+    """Two packages with the large file, complete one right after the other."""
+    files = scan(session.master.root)
+    groups = {"missing": {}, "extra": {}, "shared": {PATH: files[PATH]}}
+    packages = []
+    for _ in range(2):
+        package = session.spool() / package_name(session.node)
+        write_package(package, session.root, groups)
+        task = session.link.ask("syn_m_c").payload.decode()
+        session.send_file(package, task=task)
+        packages.append((package, task))
+    for package, task in packages:
+        session.link.ask("syn_m_c_e", f"{task} queue/cluster/{session.node}/{package.name}")
+        package.unlink()
+        time.sleep(gap_s)
+
+
+def syncs(root: Path) -> int:
+    """Packages that were dealt with."""
+    return (root / "logs/cluster.log").read_text().count("[Integrity sync] Finished in")
+
+
+def test_no_file_is_torn_when_two_packages_overlap(make_rig: MakeRig) -> None:
+    rig = make_rig(1)
+    root, worker = rig.master.root, rig.workers[0]
+    (root / PATH).write_bytes(os.urandom(SIZE))
+    where = {"name": "rig_manager_1", "cluster": "rig"}
+    with StockMaster(root, KEY, port=rig.master.port, scan_interval_s=1.0, **where) as master:  # type: ignore[arg-type]
+        rig.start("rig_manager_2")
+        session = master.session("rig_manager_2")
+        rig.wait_equal(60)
+        master.permit = False
+        with Reader(worker.root / PATH) as reader:
+            for gap_s in GAPS_S:
+                content = os.urandom(SIZE)
+                reader.may_be |= {blake2b((root / PATH).read_bytes()).digest(), blake2b(content).digest()}
+                (root / PATH).write_bytes(content)
+                before = syncs(worker.root)
+                send_two(session, gap_s)
+                wait_until(lambda before=before: syncs(worker.root) >= before + 2, 60, "both are applied")  # type: ignore[misc]
+        assert reader.looks > 0
+        assert reader.torn == []
+        master.permit = True
+        rig.wait_equal(60)
