@@ -115,7 +115,7 @@ def read_users(root: str) -> dict[str, User]:
         users = msgspec.json.decode(content, type=_File).users
         for user in users:
             _check(user)
-    except (ValueError, msgspec.DecodeError):
+    except (ValueError, msgspec.DecodeError, RecursionError):
         # What is in the file is not repeated: there are hashes in it.
         raise UserProblem(f"{path} is damaged; move it away and add the users again") from None
     return {user.name: user for user in users}

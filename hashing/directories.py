@@ -68,11 +68,22 @@ class Directories:
 
     def make(self, path: str) -> int:
         """The same, made if missing with its parents, mode 0770, owner as given. Raises UnsafePath, OSError."""
-        try:
-            return self.get(path)
-        except FileVanished:
-            above, _, name = path.rpartition("/")
-            above_fd = self.make(above)
+        missing: list[str] = []
+        while True:
+            try:
+                fd = self.get(path)
+                break
+            except FileVanished:
+                if not path:
+                    raise
+                missing.append(path)
+                path = path.rpartition("/")[0]
+        for below in reversed(missing):
+            fd = self._make(below, fd)
+        return fd
+
+    def _make(self, path: str, above_fd: int) -> int:
+        name = path.rpartition("/")[2]
         try:
             self._ops.mkdir(name, NEW_MODE, dir_fd=above_fd)
         except FileExistsError:

@@ -20,6 +20,8 @@ BUCKETS = 1024
 BUCKET_DIGEST_BYTES = 16
 PATH_BYTES = 4096
 NAME_BYTES = 255
+MAX_DEPTH = 64
+"""Directories of a path, from the root on."""
 WIRE_BYTES = 268435456
 WIRE_ROWS = 1000000
 """Files that a peer's metadata may name. Reading so many takes seconds and hundreds of MiB of a pool process."""
@@ -108,7 +110,7 @@ def path_ok(path: str) -> str | None:
     """None if `path` may be the path of a file relative to the root, else the reason why not, to follow the path in a
     sentence. Says nothing about items and rules: see `allowed`.
 
-    A path that is fine here holds neither separator of wire.md 5.4: both contain `//`.
+    A path that is fine here can be walked with a descriptor for each of its directories. It holds neither separator of wire.md 5.4: both contain `//`.
     """
     if not path:
         return "is empty"
@@ -122,6 +124,8 @@ def path_ok(path: str) -> str | None:
         return "is not UTF-8"
     if len(encoded) > PATH_BYTES:
         return f"has more than {PATH_BYTES} bytes"
+    if path.count("/") > MAX_DEPTH:
+        return f"is more than {MAX_DEPTH} directories deep"
     for part in encoded.split(b"/"):
         if part == b"..":
             return "leads upwards"
@@ -130,6 +134,13 @@ def path_ok(path: str) -> str | None:
         if len(part) > NAME_BYTES:
             return f"has a name of more than {NAME_BYTES} bytes"
     return None
+
+
+def is_too_deep(directory: str) -> bool:
+    """True for a directory that a scan does not enter: path_ok would refuse what may be in it."""
+    if directory.count("/") >= MAX_DEPTH:
+        return True
+    return len(directory.encode(errors="surrogateescape")) + 1 + NAME_BYTES > PATH_BYTES
 
 
 def refusal(rules: Rules, item: ItemRule, path: str) -> str | None:

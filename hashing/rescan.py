@@ -12,8 +12,8 @@ from hashing.atomic import TEMPORARY_PREFIX
 from hashing.digest_cache import NO_ROWS, CachedDirectory, CachedFile, ShardRows, files_checksum
 from hashing.errors import FileVanished, Note, UnsafePath
 from hashing.live_manifest import LiveManifest
-from hashing.manifest import NAME_BYTES, PATH_BYTES, FileMeta, ItemRule, Rules, item_of
-from hashing.walk import MAX_DEPTH, OnStep, Walk
+from hashing.manifest import FileMeta, ItemRule, Rules, is_too_deep, item_of
+from hashing.walk import OnStep, Walk
 
 REUSE_ABOVE = 32
 """Files known below a directory from which on it is cheaper to look up their digests than to read them all."""
@@ -95,8 +95,8 @@ class _Look:
         if not around:
             return
         directory, _, name = path.rpartition("/")
-        if _is_too_deep(around, directory):
-            return
+        if is_too_deep(directory):
+            return  # a walk does not go there: it has said so of the directory above
         try:
             fd = self.walk.links.directory(self.root_fd, directory)
         except FileVanished:
@@ -165,7 +165,7 @@ class _Look:
             self.know(path, deep=False)
             for item in self.rules.items:
                 if path + "/" == item.key or (item.recursive and path.startswith(item.key)):
-                    self.walk.visit(item, path, fd, path[len(item.key) :].count("/") + 1, deep=False)
+                    self.walk.visit(item, path, fd)
         finally:
             os.close(fd)
 
@@ -187,9 +187,14 @@ class _Look:
                     self.walk.cannot_list(item, path, error)
                     continue
                 try:
-                    self.walk.enter(item, path, fd, name, path[len(item.key) :].count("/") + 1)
+                    below_fd = self.walk.enter(item, path, fd, name)
                 finally:
                     os.close(fd)
+                if below_fd is not None:
+                    try:
+                        self.walk.tree(item, path, below_fd)
+                    finally:
+                        os.close(below_fd)
 
     def gone(self, path: str) -> None:
         """No directory (any more), perhaps nothing at all. What is below the directory of an item the item's walk has said."""
@@ -303,9 +308,3 @@ def _rows(prefix: str, item: ItemRule | str, files: Iterable[CachedFile]) -> lis
 def _joined(one: CachedDirectory, other: CachedDirectory) -> CachedDirectory:
     files = [*one.files, *other.files]
     return msgspec.structs.replace(one, files=files, settled=False, checksum=files_checksum(files))
-
-
-def _is_too_deep(around: list[ItemRule], directory: str) -> bool:
-    """True for what lies where a walk does not go: it has said so of the directory above."""
-    depth = min(directory[len(item.key) :].count("/") + 1 if len(directory) >= len(item.key) else 0 for item in around)
-    return depth > MAX_DEPTH or len(directory.encode(errors="surrogateescape")) + 1 + NAME_BYTES > PATH_BYTES

@@ -32,11 +32,8 @@ from hashing.digest_cache import (
 )
 from hashing.errors import FileVanished, Note, UnsafePath
 from hashing.links import Links
-from hashing.manifest import NAME_BYTES, PATH_BYTES, ItemRule, Rules, refusal
+from hashing.manifest import ItemRule, Rules, is_too_deep, refusal
 from hashing.notes import Notes
-
-MAX_DEPTH = 128
-"""Directories below one another; each holds a descriptor while those below it are walked."""
 
 OnStep = Callable[[], None]
 
@@ -164,12 +161,35 @@ class Walk:
             self.cannot_list(item, path, error)
             return
         try:
-            self.visit(item, path, fd, 0)
+            self.tree(item, path, fd)
         finally:
             os.close(fd)
 
-    def visit(self, item: ItemRule, path: str, fd: int, depth: int, *, deep: bool = True) -> None:
-        """Take one directory, open as `fd`, and (`deep`) all below it."""
+    def tree(self, item: ItemRule, path: str, fd: int) -> None:
+        """Take a directory, open as `fd`, and all below it. Those on the way to the one that is looked at stay open: at most
+        as many as a path may have."""
+        way = [(path, fd, iter(self.visit(item, path, fd)))]
+        try:
+            while way:
+                path, fd, names = way[-1]
+                name = next(names, None)
+                if name is None:
+                    way.pop()
+                    if way:
+                        os.close(fd)
+                    continue
+                below = f"{path}/{name}"
+                below_fd = self.enter(item, below, fd, name)
+                if below_fd is not None:
+                    # On the way before it is looked at, so that it is closed whatever happens.
+                    way.append((below, below_fd, iter(())))
+                    way[-1] = (below, below_fd, iter(self.visit(item, below, below_fd)))
+        finally:
+            for _, fd, _ in way[1:]:
+                os.close(fd)
+
+    def visit(self, item: ItemRule, path: str, fd: int) -> list[str]:
+        """Take one directory, open as `fd`. Returns the names of those in it."""
         self.on_step()
         known = self.known.get((path, item.key))
         try:
@@ -184,41 +204,34 @@ class Walk:
                     found = known
         except OSError as error:
             self.cannot_list(item, path, error)
-            return
+            return []
         self.directories.append(found)
-        for name in found.directories if deep else ():
-            self.enter(item, f"{path}/{name}", fd, name, depth + 1)
+        return found.directories
 
-    def enter(self, item: ItemRule, path: str, parent_fd: int, name: str, depth: int) -> None:
-        if depth > MAX_DEPTH or len(path.encode()) + 1 + NAME_BYTES > PATH_BYTES:
+    def enter(self, item: ItemRule, path: str, parent_fd: int, name: str) -> int | None:
+        """Open a directory for `tree`; the caller closes it. None if it is not to be taken, which is noted."""
+        if is_too_deep(path):
             self.cannot_list(item, path, OSError(errno.ENAMETOOLONG, "Too many directories below one another"))
-            return
+            return None
         try:
-            fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
+            return os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
         except OSError as error:
             # Gone, or something else in its place, since its parent was listed: not a directory of ours any more.
             if error.errno in (errno.ELOOP, errno.ENOTDIR) and self.links.any_below:
-                fd = self.through_link(item, path)
-                if fd < 0:
-                    return
-            else:
-                if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
-                    self.cannot_list(item, path, error)
-                return
-        try:
-            self.visit(item, path, fd, depth)
-        finally:
-            os.close(fd)
+                return self.through_link(item, path)
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                self.cannot_list(item, path, error)
+            return None
 
-    def through_link(self, item: ItemRule, path: str) -> int:
-        """The directory that a link leads to, below 0 if there is none."""
+    def through_link(self, item: ItemRule, path: str) -> int | None:
+        """The directory that a link leads to; None if there is none."""
         try:
             return self.links.directory(self.root_fd, path)
         except (FileVanished, UnsafePath):
-            return -1
+            return None
         except OSError as error:
             self.cannot_list(item, path, error)
-            return -1
+            return None
 
     def cannot_list(self, item: ItemRule, path: str, error: OSError) -> None:
         """Keep what was known of a directory and all below it. To be listed again next time, whatever its times say."""

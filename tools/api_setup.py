@@ -49,7 +49,7 @@ def _content(root: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as failure:
+    except (OSError, ValueError, RecursionError) as failure:
         raise SetupProblem(f"{path} cannot be read: {failure}") from None
     own = content.get("clusterd", {}) if isinstance(content, dict) else None
     if not isinstance(own, dict) or not isinstance(own.get("api", {}), dict):

@@ -4,7 +4,6 @@ import asyncio
 import datetime
 import socket
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
@@ -14,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from clusterd import __version__
+from clusterd import __version__, stacks
 from clusterd.addresses import network_of
 from clusterd.api.body import read_body
 from clusterd.api.calls import Asked, Caller, read_values
@@ -126,7 +125,7 @@ class Api:
         except ClientDisconnect:
             return Refused(400, "the request ended before it was whole").response()
         except Exception:
-            self._say("ERROR", f"{request.method} {_shown_path(request)} met a bug:\n{traceback.format_exc()}")
+            self._say("ERROR", f"{request.method} {_shown_path(request)} met a bug:\n{stacks.told()}")
             return failure_response(WireException(1000, None, wire_class=INTERNAL_ERROR))
 
     def _finished(self, response: Response) -> Response:

@@ -81,7 +81,7 @@ def as_value(returned: Any) -> Value:
         case str():
             try:
                 return as_value(json.loads(returned))
-            except ValueError:
+            except (ValueError, RecursionError):
                 return as_value({"message": returned})
         case _:
             return WireResult(PLAIN, {"str_priority": None, "result": returned})

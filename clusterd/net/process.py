@@ -6,13 +6,13 @@ import gc
 import resource
 import signal
 import time
-import traceback
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import uvloop
 
+from clusterd import stacks
 from clusterd.clock import Clock
 from clusterd.configuration import load
 from clusterd.exits import ExitCode
@@ -259,7 +259,7 @@ class _NetProcess:
     def _unexpected(self, loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
         """A bug in a callback: the loop has closed the link it belonged to, the others go on."""
         problem = details.get("exception")
-        stack = "".join(traceback.format_exception(problem)) if problem is not None else ""
+        stack = stacks.told(problem) if problem is not None else ""
         self._context.own_line("ERROR", f"Unexpected failure: {details.get('message', '')}\n{stack}".rstrip())
 
 

@@ -1,8 +1,8 @@
 """Job type to function, and every way a job can fail to a JobFailed. The functions are in tree, packages, bodies, rotate."""
 
-import traceback
 from collections.abc import Callable
 
+from clusterd import stacks
 from clusterd.pool import agents, api, bodies, buckets, packages, tree
 from clusterd.pool.failure import Failure
 from clusterd.pool.rotate import rotate_log
@@ -76,7 +76,7 @@ class Workshop:
             where = refusal.filename or _written_by(job)
             return JobFailed("disk", f"{type(job).__name__}: {refusal.strerror or refusal}{where and f': {where}'}")
         except Exception:
-            return JobFailed("bug", f"{type(job).__name__} met a bug:\n{traceback.format_exc()}")
+            return JobFailed("bug", f"{type(job).__name__} met a bug:\n{stacks.told()}")
 
     def _do(self, job: AnyJob) -> AnyResult:
         settings, memory, on_step = self.settings, self._memory, self._on_step

@@ -7,11 +7,11 @@ import secrets
 import socket
 import sqlite3
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from clusterd import stacks
 from clusterd.agent_keys import KEY_FILE, Key, parse_id
 from clusterd.key_guard import KeyRules, is_accepted
 from clusterd.names import is_group_name
@@ -118,7 +118,7 @@ class Authd:
         except Exception:
             # Whatever one request trips over must not end registration.
             self._file.forget()
-            self._say("ERROR", f"Unexpected failure: {traceback.format_exc()}")
+            self._say("ERROR", f"Unexpected failure: {stacks.told()}")
             return [AuthdError(9001)] * len(requests)
 
     def _failed(self, text: str) -> None:

@@ -3,10 +3,10 @@
 import functools
 import re
 import sqlite3
-import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from clusterd import stacks
 from clusterd.store import agents, groups, report, sql
 from clusterd.store.engine import Engine, Session
 from clusterd.store.jsontext import ANSWER_BYTES, Refused, array, encode, near, parse, rows
@@ -96,7 +96,7 @@ class Commands:
             found = b"err Cannot execute Global database query; out of memory"
         except Exception as bug:
             # Every request has an answer; why this one has no better one is in our log.
-            self._say("ERROR", f"Unexpected failure while answering a request: {traceback.format_exc()}")
+            self._say("ERROR", f"Unexpected failure while answering a request: {stacks.told()}")
             found = f"err Internal error: {type(bug).__name__}".encode()
         frames = found if isinstance(found, list) else [found]
         return [(frame + newline)[:ANSWER_BYTES] for frame in frames]

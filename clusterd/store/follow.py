@@ -9,9 +9,9 @@ import asyncio
 import os
 import sqlite3
 import time
-import traceback
 from collections.abc import Callable, Mapping
 
+from clusterd import stacks
 from clusterd.agent_keys import KEY_FILE, Key
 from clusterd.key_guard import KeyRules, is_accepted
 from clusterd.names import is_group_name
@@ -97,7 +97,7 @@ class Follower:
             except (OSError, sqlite3.Error, ValueError) as failure:
                 self._say_once("WARNING", f"{failure}; nothing is changed meanwhile.")
             except Exception:
-                self._say_once("ERROR", f"Unexpected failure: {traceback.format_exc()}")
+                self._say_once("ERROR", f"Unexpected failure: {stacks.told()}")
 
     # ---- groups ----------------------------------------------------------------------------------------------------------
 

@@ -11,12 +11,12 @@ import gc
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
 import msgspec
 
+from clusterd import stacks
 from clusterd.exits import ExitCode
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
@@ -96,7 +96,7 @@ def _live(spec: ChildSpec, parent: int, plan: BirthPlan) -> NoReturn:
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ExitCode.FAILED)
     except BaseException:
-        plan.on_crash(traceback.format_exc())
+        plan.on_crash(stacks.told())
     finally:
         os._exit(status)
 

@@ -12,12 +12,12 @@ import random
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
+from clusterd import stacks
 from clusterd.configuration import load
 from clusterd.exits import ExitCode
 from clusterd.logs import Log, stderr_stream
@@ -185,7 +185,7 @@ def _run_node(
         log.line("ERROR", TAG, SUBTAG, f"The node could not start: {failure}")
         raise
     except Exception:
-        log.line("ERROR", TAG, SUBTAG, f"The supervisor met a bug:\n{traceback.format_exc()}")
+        log.line("ERROR", TAG, SUBTAG, f"The supervisor met a bug:\n{stacks.told()}")
         raise
     finally:
         _clean_up(root, log)

@@ -11,6 +11,7 @@ from collections import deque
 
 import msgspec
 
+from clusterd import stacks
 from clusterd.errors import ClusterError, in_passing
 from clusterd.sync.agent_info import log_result
 from clusterd.sync.context import Context

@@ -51,7 +51,7 @@ class ClusterView:
             raise ClusterError(3023)
         try:
             answer = json.loads(await master.request(command, dump_json(arguments)))
-        except ValueError as problem:
+        except (ValueError, RecursionError) as problem:
             raise ClusterError(3036, str(problem)) from None
         if not isinstance(answer, dict):
             raise ClusterError(3036, f"{command} was not answered with an object")

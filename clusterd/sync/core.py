@@ -1,10 +1,10 @@
 """The table of peers, and which feature gets which message. One Core per sync process; it owns who is connected."""
 
 import contextlib
-import traceback
 from collections.abc import Coroutine
 from typing import Any
 
+from clusterd import stacks
 from clusterd.errors import ClusterError
 from clusterd.sync.agent_groups_master import AgentGroupsMaster
 from clusterd.sync.agent_groups_worker import AgentGroupsWorker
@@ -298,7 +298,7 @@ class Core:
             error = ClusterError(1000, f"{type(bug).__name__} while answering {message.command}")
             await net.reply(message.link, message.serial, commands.ERR, encode_failure(error), log=str(error))
             self._context.journal(self._tag, "Sync").error(
-                f"Unexpected failure while answering {message.command}: {traceback.format_exc()}"
+                f"Unexpected failure while answering {message.command}: {stacks.told()}"
             )
         else:
             command = commands.OK_NEW_FILE if message.command == commands.NEW_FILE else commands.OK

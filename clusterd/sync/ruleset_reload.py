@@ -57,7 +57,7 @@ class RulesetReload:
         try:
             payload = await ask_once(f"{self._context.settings.root}/{SOCKET}", REQUEST, ANSWER_S)
             answer = msgspec.json.decode(payload, type=_Answer)
-        except (ClusterError, msgspec.DecodeError) as failure:
+        except (ClusterError, msgspec.DecodeError, RecursionError) as failure:
             return "ERROR", f"{failed}{failure}"
         shown = shorten(", ".join(answer.data))
         if answer.error:

@@ -1,10 +1,10 @@
 """Aio tasks that nobody awaits: held until they end, their failures told."""
 
 import asyncio
-import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from clusterd import stacks
 from clusterd.errors import ClusterError
 
 Work = Coroutine[Any, Any, None]
@@ -42,4 +42,4 @@ class Tasks:
         self._running.discard(task)
         failure = None if task.cancelled() else task.exception()
         if failure is not None:
-            self._tell(f"Unexpected failure: {''.join(traceback.format_exception(failure))}")
+            self._tell(f"Unexpected failure: {stacks.told(failure)}")

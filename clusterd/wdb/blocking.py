@@ -126,7 +126,7 @@ class BlockingDatabase:
         _, payload = self.ask(f"{where} sql {text}")
         try:
             found = msgspec.json.decode(payload, type=list[dict[str, Any]])
-        except msgspec.DecodeError as problem:
+        except (msgspec.DecodeError, RecursionError) as problem:
             if len(payload) >= CUT_BYTES:
                 raise AnswerCut(2007, "the answer of the database is too long") from None
             raise DatabaseError(2007, str(problem)) from None

@@ -125,7 +125,7 @@ class Database:
         _, payload = await self.ask(f"global sql {statement}", timeout_s)
         try:
             return msgspec.json.decode(payload, type=list[dict[str, Any]])
-        except msgspec.DecodeError as problem:
+        except (msgspec.DecodeError, RecursionError) as problem:
             raise DatabaseError(2007, str(problem)) from None
 
     # ---- agents to report ------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Database:
         response = await self._upload(where, path, size, timeout_s)
         try:
             return msgspec.json.decode(response.content, type=MergeResult)
-        except msgspec.DecodeError as problem:
+        except (msgspec.DecodeError, RecursionError) as problem:
             raise DatabaseError(2013, f"the store's answer cannot be read: {problem}") from None
 
     # ---- HTTP ------------------------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def _is_empty(size: int, start: bytes) -> bool:
         return False
     try:
         lists = msgspec.json.decode(start, type=dict[str, list[Any]])
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, RecursionError) as problem:
         raise DatabaseError(2007, f"the agents to report cannot be read: {problem}") from None
     return not any(lists.values())
 

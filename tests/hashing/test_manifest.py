@@ -12,6 +12,7 @@ from hashing.errors import MalformedPackage, PackageTooLarge
 from hashing.live_manifest import load_manifest
 from hashing.manifest import (
     BUCKETS,
+    MAX_DEPTH,
     FileMeta,
     ItemRule,
     Rules,
@@ -19,6 +20,7 @@ from hashing.manifest import (
     bucket_digests,
     bucket_of,
     build_manifest,
+    is_too_deep,
     item_of,
     manifest_path,
     parse_wire_difference,
@@ -343,3 +345,11 @@ def test_difference_needs_its_three_groups(group: str) -> None:
     del whole[group]
     with pytest.raises(MalformedPackage, match=group):
         parse_wire_difference(json.dumps(whole).encode())
+
+
+def test_what_a_scan_enters_is_what_a_path_may_have() -> None:
+    deepest = "/".join(["etc", "rules", *["d"] * (MAX_DEPTH - 2)])
+    assert not is_too_deep(deepest)
+    assert path_ok(f"{deepest}/x") is None
+    assert is_too_deep(f"{deepest}/d")
+    assert path_ok(f"{deepest}/d/x") == "is more than 64 directories deep"

@@ -13,8 +13,9 @@ import lz4.frame
 import msgspec
 import pytest
 
+from hashing.directories import Directories
 from hashing.errors import MalformedPackage, Note, PackageTooLarge
-from hashing.manifest import WireMeta
+from hashing.manifest import MAX_DEPTH, WireMeta
 from hashing.merged import build_merged
 from hashing.package import CHUNK_BYTES, FEED_BYTES, FILE_SEP, METADATA_NAME, PATH_SEP, PackageReader
 from hashing.plan import Plan, Written
@@ -134,6 +135,21 @@ def test_no_path_leads_out_of_what_is_synchronised(path: str, item: str, root: P
     _, _, applied = Receiver(root, spool, package).run()
     assert read_tree(root.parent) == before | {"root/etc/rules/ok": b"new"}
     assert (applied.deleted, applied.remove_errors) == (0, 1)
+
+
+def test_path_of_thousands_of_directories_is_refused_at_once(root: Path, spool: Path) -> None:
+    path = "etc/rules/" + "d/" * 2000 + "x"
+    package = package_of({path: b"deep", "etc/rules/" + "d/" * (MAX_DEPTH - 2) + "x": b"deep enough"})
+    opened, _, applied = Receiver(root, spool, package).run()
+    assert reasons(opened.refused) == {path: f"is more than {MAX_DEPTH} directories deep"}
+    assert (applied.created, applied.create_errors) == (1, 1)
+    assert list(read_tree(root).values()) == [b"deep enough"]
+
+
+def test_directories_on_the_way_are_made_without_a_call_for_each(root: Path) -> None:
+    path = "/".join("d" * 1100)
+    with Directories(str(root)) as directories:
+        assert directories.make(path) == directories.get(path)
 
 
 def test_path_of_another_item_is_refused(root: Path, spool: Path) -> None:

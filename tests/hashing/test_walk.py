@@ -16,7 +16,7 @@ from hashing.atomic import FileOps, temporary_name
 from hashing.digest import BUFFER_BYTES
 from hashing.digest_cache import NO_ROWS, ShardRows, file_rows, load_rows, load_shard, save_shard, shard_of
 from hashing.errors import MalformedPackage
-from hashing.manifest import FileMeta, ItemRule, Rules, build_manifest, to_wire
+from hashing.manifest import MAX_DEPTH, FileMeta, ItemRule, Rules, build_manifest, to_wire
 from hashing.walk import ShardScan, scan_shard
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "package.json").read_text())
@@ -222,7 +222,7 @@ def test_tree_deeper_than_any_real_one_is_named_and_not_deleted(tmp_path: Path) 
     os.makedirs(tmp_path / "etc/rules" / "/".join(["d"] * 140))
     found = scan(tmp_path)
     assert list(rows_of(found)) == ["etc/rules/a"]
-    assert found.rows.unread == ["etc/rules/" + "d/" * 129]
+    assert found.rows.unread == ["etc/rules/" + "d/" * (MAX_DEPTH - 1)]
     assert [note.level for note in found.notes] == ["WARNING"]
 
 
