@@ -17,7 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from hashing.atomic import FileOps, write_atomic
+from hashing.atomic import FileOps
+from hashing.write import write_atomic
 
 USERS_FILE = "etc/clusterd-api-users.json"
 FILE_MODE = 0o640

@@ -5,6 +5,7 @@ Order: what was written is synced; then it is renamed over its targets; then ext
 the directories are synced.
 """
 
+import errno
 import os
 import stat
 import threading
@@ -12,10 +13,11 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from hashing.atomic import FileOps, is_abandoned, is_temporary, temporary_name
+from hashing.atomic import FileOps, is_abandoned, is_kept, is_temporary, temporary_name
 from hashing.digest import Buffer, digest_fd, open_regular
 from hashing.directories import Directories
 from hashing.errors import DigestMismatch, FileVanished, HashingError, Note
+from hashing.in_place import heal, replace
 from hashing.manifest import Rules, allowed
 from hashing.notes import Notes, explain
 from hashing.plan import Plan, Target, Written
@@ -41,7 +43,8 @@ class _Waiting(msgspec.Struct, frozen=True):
 
 
 class AppliedPlan(msgspec.Struct, frozen=True):
-    """`created`, `updated`: files renamed into place, by group; `deleted`: files removed, those of `removed`. The errors count all files of the
+    """`created`, `updated`: files renamed into place, by group; `deleted`: files removed, those of `removed`. `in_place`: mount points, written by
+    copy. The errors count all files of the
     group that are not as they should be, those refused or not unpacked included. `notes` name those that failed here."""
 
     created: int
@@ -52,6 +55,7 @@ class AppliedPlan(msgspec.Struct, frozen=True):
     remove_errors: int
     notes: list[Note]
     removed: list[str]
+    in_place: list[str]
 
 
 def apply_plan(
@@ -108,6 +112,7 @@ def apply_plan(
         applier.remove_errors + index.refused_extra,
         applier.notes.all(),
         applier.removed,
+        applier.in_place,
     )
 
 
@@ -125,6 +130,7 @@ class _Applier:
         self.created = 0
         self.updated = 0
         self.removed: list[str] = []
+        self.in_place: list[str] = []
         self.remove_errors = 0
         self.notes = Notes()
 
@@ -228,7 +234,8 @@ class _Applier:
         target = waiting.target
         try:
             _check_same(dir_fd, waiting)
-            self._ops.rename(waiting.temporary, name, dir_fd=dir_fd)
+            if replace(self._ops, waiting.temporary, name, dir_fd=dir_fd, on_step=self._on_step):
+                self.in_place.append(waiting.path)
         except FileNotFoundError:
             if target is None or not _has_content(dir_fd, name, target.digest):
                 raise
@@ -266,7 +273,8 @@ class _Applier:
                 self.notes.add("DEBUG2", path, f"File {path} doesn't exist.")
                 continue
             except (HashingError, OSError) as error:
-                reason = explain(error)
+                is_mounted = isinstance(error, OSError) and error.errno == errno.EBUSY
+                reason = "is a mount point: only who mounted it can remove it" if is_mounted else explain(error)
             if reason is None:
                 self.removed.append(path)
                 self._changed[directory] = None
@@ -346,7 +354,7 @@ def _has_content(dir_fd: int, name: str, digest: bytes) -> bool:
 
 def sweep_temporary(root: str, rules: Rules, ops: FileOps, more: Iterable[str] = ()) -> int:
     """Remove the temporary files that killed processes left beside their targets, there and directly in the directories
-    `more`. Returns how many. Only when no package is being applied; what other living processes write stays. Directories that
+    `more`; restore what they were writing in place. Returns how many. Only when no package is being applied; what other living processes write stays. Directories that
     cannot be read are left as they are. OSError when `root` cannot be opened."""
     count = 0
     places = [(item.key.rstrip("/"), item.recursive) for item in rules.items]
@@ -361,9 +369,14 @@ def sweep_temporary(root: str, rules: Rules, ops: FileOps, more: Iterable[str] =
             except (HashingError, OSError):
                 continue
             places.extend((f"{directory}/{name}", True) for name in below)
-            for name in filter(is_abandoned, names):
+            for name in filter(is_temporary, names):
                 try:
-                    ops.unlink(name, dir_fd=fd)
+                    if is_kept(name):
+                        heal(ops, name, names, dir_fd=fd)
+                    elif is_abandoned(name):
+                        ops.unlink(name, dir_fd=fd)
+                    else:
+                        continue
                 except OSError:
                     continue
                 count += 1

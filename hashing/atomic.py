@@ -1,5 +1,6 @@
-"""Write beside, sync, rename: a reader sees the old file or the new one, also after a crash. No two writers ever write under
-one temporary name, whatever file they are about: else one would rename what the other has half written.
+"""Temporary files, to be written beside a target and renamed over it: a reader sees the old file or the new one, also after a
+crash. No two writers ever write under one temporary name, whatever file they are about: else one would rename what the other
+has half written.
 
 Every change to the disk goes through FileOps, so that a test can count the operations and fail or stop at the n-th.
 """
@@ -13,6 +14,7 @@ TEMPORARY_PREFIX = ".clusterd-"
 TEMPORARY_SUFFIX = ".tmp"
 """`.tmp` is one of the excluded extensions of wire.md 5.1, so that a stock node never takes such a file for content."""
 _PROCESS = "pid"
+_KEPT = "kept"
 
 OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -68,6 +70,9 @@ class FileOps:
     def chmod(self, fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
 
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
     def chown(self, fd: int, uid: int, gid: int) -> None:
         os.fchown(fd, uid, gid)
 
@@ -88,10 +93,21 @@ def is_temporary(name: str) -> bool:
     return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
 
 
+def kept_name(name: str) -> str:
+    """Where the old content of `name` is kept while it is written in place (in_place.py)."""
+    return temporary_name(name, _KEPT)
+
+
+def is_kept(name: str) -> bool:
+    """True for names that kept_name gives."""
+    return is_temporary(name) and name.endswith(f"-{_KEPT}{TEMPORARY_SUFFIX}")
+
+
 def is_abandoned(name: str) -> bool:
-    """True for a temporary name unless it is of a process that lives: then it may be renamed at any moment. Those of plans of
-    application (plan.py) are not told apart: only who applies them knows whether they are over."""
-    if not is_temporary(name):
+    """True for a temporary name unless something is to be made of it: it is of a process that lives, which may rename it at
+    any moment, or the old content of a file. Those of plans of application (plan.py) are not told apart: only who applies them
+    knows whether they are over."""
+    if not is_temporary(name) or is_kept(name):
         return False
     owner = name.removeprefix(TEMPORARY_PREFIX).removesuffix(TEMPORARY_SUFFIX).partition("-")[2]
     pid = owner.removeprefix(_PROCESS).partition("-")[0] if owner.startswith(_PROCESS) else ""
@@ -112,40 +128,3 @@ def create_temporary(
             raise
         ops.unlink(temporary, dir_fd=dir_fd)
         return ops.create(temporary, mode, dir_fd=dir_fd), temporary
-
-
-def write_atomic(ops: FileOps, path: str, data: Data, mode: int, *, durable: bool = True) -> None:
-    """Replace the content of `path` by `data`, or leave it as it was.
-
-    `mode` is set whatever the umask is. With `durable` the content is on disk before the rename, and the rename after it;
-    without, a power failure may leave the file empty or torn: for files that are guarded by a checksum and can be made
-    anew. The directory must exist. OSError as it comes; then nothing is left beside the target, unless that fails too.
-    """
-    directory, name = os.path.split(path)
-    dir_fd = os.open(directory or ".", OPEN_DIRECTORY)
-    try:
-        fd, temporary = create_temporary(ops, name, mode, dir_fd=dir_fd)
-        try:
-            try:
-                ops.chmod(fd, mode)
-                ops.write(fd, data)
-                if durable:
-                    ops.fsync(fd)
-            finally:
-                os.close(fd)
-            ops.rename(temporary, name, dir_fd=dir_fd)
-        except OSError:
-            _remove_quietly(ops, temporary, dir_fd)
-            raise
-        if durable:
-            ops.fsync(dir_fd)
-    finally:
-        os.close(dir_fd)
-
-
-def _remove_quietly(ops: FileOps, name: str, dir_fd: int) -> None:
-    # The error worth telling is the one that brought us here; what stays behind is swept at the next start.
-    try:
-        ops.unlink(name, dir_fd=dir_fd)
-    except OSError:
-        return

@@ -14,8 +14,9 @@ import lz4.frame
 import msgspec
 import xxhash
 
-from hashing.atomic import FileOps, write_atomic
+from hashing.atomic import FileOps
 from hashing.errors import MalformedPackage
+from hashing.write import write_atomic
 
 MODE = 0o640
 MAGIC_BYTES = 8

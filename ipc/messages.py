@@ -722,6 +722,8 @@ class Applied(Result, frozen=True, tag="applied"):
     notes: list[Note]
     removed: list[str] = []
     """Paths that were deleted."""
+    in_place: list[str] = []
+    """Paths that are mount points and were written by copy."""
 
 
 class Swept(Result, frozen=True, tag="swept"):

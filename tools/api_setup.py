@@ -16,7 +16,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clusterd.configuration import CLUSTER_JSON
 from clusterd.settings import ApiSettings
-from hashing.atomic import FileOps, write_atomic
+from hashing.atomic import FileOps
+from hashing.write import write_atomic
 
 YEARS = 10
 CERT_MODE, KEY_MODE, JSON_MODE = 0o644, 0o600, 0o640

@@ -11,7 +11,8 @@ from clusterd.api.problem import Refused
 from clusterd.errors import StartFailure
 from clusterd.settings import Secret
 from clusterd.users import User
-from hashing.atomic import FileOps, write_atomic
+from hashing.atomic import FileOps
+from hashing.write import write_atomic
 
 SECRET_FILE = "etc/clusterd-api-token.key"
 SECRET_BYTES = 64

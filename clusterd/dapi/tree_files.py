@@ -17,6 +17,7 @@ from clusterd.settings import DEFAULT_RULES
 from hashing.atomic import FileOps, create_temporary
 from hashing.digest import open_directory, open_regular
 from hashing.errors import FileVanished, HashingError, UnsafePath
+from hashing.in_place import replace
 from hashing.links import Links
 
 MOST_NAMES = 20_000
@@ -149,7 +150,7 @@ def write_file(ops: FileOps, root: str, directory: str, name: str, data: bytes) 
                 ops.fsync(fd)
             finally:
                 os.close(fd)
-            ops.rename(temporary, name, dir_fd=directory_fd)
+            replace(ops, temporary, name, dir_fd=directory_fd)
         except BaseException as failure:
             try:
                 ops.unlink(temporary, dir_fd=directory_fd)

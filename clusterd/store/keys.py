@@ -10,6 +10,7 @@ import msgspec
 from clusterd.agent_keys import GREATEST_ID, KEY_FILE, Key, Other, decode_keys, parse_id, parse_keys
 from clusterd.key_guard import KeyContent, note_written
 from hashing.atomic import OPEN_DIRECTORY, FileOps, create_temporary
+from hashing.in_place import replace
 
 TIMESTAMPS = "queue/agents-timestamp"
 MODE = 0o640
@@ -307,7 +308,8 @@ def _replace(ops: FileOps, dir_fd: int, name: str, data: bytes, *, durable: bool
             identity = _identity(os.fstat(fd))
         finally:
             os.close(fd)
-        ops.rename(temporary, name, dir_fd=dir_fd)
+        if replace(ops, temporary, name, dir_fd=dir_fd):
+            identity = _identity(os.stat(name, dir_fd=dir_fd))
     except OSError as failure:
         try:
             ops.unlink(temporary, dir_fd=dir_fd)

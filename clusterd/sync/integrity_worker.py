@@ -45,6 +45,8 @@ MAX_SYNCS = 2
 """Packages that are awaited or applied at a time: one of this link, and one that outlives the link before."""
 QUOTED = 200
 NO_ROOM = "room for files"
+MOUNTED = "mounted files"
+SHOWN_MOUNTED = 5
 
 
 class LastSync(msgspec.Struct):
@@ -75,6 +77,7 @@ class IntegrityWorker:
         self._held: list[str] | None = None
         self._doubtful = ""
         self._leftovers = Leftovers(context)
+        self._mounted: set[str] = set()
         self._packed: tuple[tuple[str, str], Package] | None = None
         self.ended: Callable[[int], None] = lambda changed: None
         """Called when a package was dealt with: how many files were changed."""
@@ -300,6 +303,7 @@ class IntegrityWorker:
         finally:
             linked.done()
             context.spool.remove(plan)
+        self._note_mounted({file.path for part in written for file in part}, applied.in_place)
         notes = [*opened.refused, *(note for part in unpacked for note in part.notes), *applied.notes]
         self._log_applied(journal, applied, notes, len(opened.refused) + sum(len(part.notes) for part in unpacked))
         journal.debug("Updating local files: End.")
@@ -331,6 +335,21 @@ class IntegrityWorker:
         if any(failures) or failed_before:
             overwriting, creating, removing = failures
             journal.error(f"Found errors: {overwriting} overwriting, {creating} creating and {removing} removing")
+
+    def _note_mounted(self, written: set[str], in_place: list[str]) -> None:
+        """Said once, and shown by status, until such a file was renamed again."""
+        self._mounted = (self._mounted - written) | set(in_place)
+        troubles, journal = self._context.troubles, self._context.journal(self._tag, OWN)
+        if not self._mounted:
+            troubles.end(MOUNTED, "No file is written in place any more.", journal)
+            return
+        shown = ", ".join(sorted(self._mounted)[:SHOWN_MOUNTED])
+        more = len(self._mounted) - SHOWN_MOUNTED
+        text = (
+            f"Files that are mount points are written in place, and may be read half written: {shown}"
+            f"{f' and {more} more' if more > 0 else ''}. Mount their directory instead."
+        )
+        troubles.begin(MOUNTED, text, journal)
 
     def _may_delete(self, opened: PackageOpened) -> bool:
         """Deleting more than the configured share of our files needs two checks in a row that say the same: a stock

@@ -12,9 +12,9 @@ from hashing.atomic import (
     is_temporary,
     new_owner,
     temporary_name,
-    write_atomic,
 )
 from hashing.manifest import path_ok
+from hashing.write import write_atomic
 
 
 class Stopped(BaseException):

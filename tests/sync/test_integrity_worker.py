@@ -10,6 +10,7 @@ from clusterd.sync.incoming import Incoming
 from clusterd.sync.integrity_worker import MAX_SYNCS, IntegrityWorker
 from clusterd.sync.slabs import SlabPool
 from clusterd.sync.spool import Spool
+from clusterd.sync.troubles import Troubles
 from ipc.messages import AnyJob, Applied, ApplyPlan, OpenPackage, PackageOpened, RangeUnpacked, Written
 
 
@@ -131,6 +132,7 @@ def test_packages_are_applied_one_after_the_other(tmp_path: Path) -> None:
         slabs=slabs,
         spool=Spool(str(tmp_path), 1),
         manifests=Aside(),
+        troubles=Troubles(),
     )
 
     async def story() -> None:

@@ -1,0 +1,141 @@
+"""The one exception to renaming: a file that is itself a mount point (a volume of one file in a container, a subPath of
+Kubernetes) cannot be renamed over. Its content is written where it is, and a copy of the old one is kept beside it until the
+new one is complete: after a crash in between, the next write completes the new content, or `heal` restores the old.
+
+A reader may see it half written. Writers and healers of one file take turns by a lock on it.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from hashing.atomic import FileOps, create_temporary, kept_name
+from hashing.errors import UnsafePath
+
+OnStep = Callable[[], object]
+PIECE_BYTES = 1024 * 1024
+PATIENCE_S = 5.0
+_TICK_S = 0.02
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def _no_step() -> None:
+    return
+
+
+def replace(ops: FileOps, temporary: str, name: str, *, dir_fd: int, on_step: OnStep = _no_step) -> bool:
+    """Rename `temporary` over `name`; if that is a mount point, copy it there instead and remove `temporary`. True if it was
+    copied, and is on the disk then. OSError as it comes, TimeoutError when another process writes the file for 5 s,
+    UnsafePath for a mount point that is no regular file; the file is then as it was, or `heal` makes it so."""
+    try:
+        ops.rename(temporary, name, dir_fd=dir_fd)
+        return False
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+    with _opened(name, dir_fd, PATIENCE_S) as target_fd:
+        source_fd = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+        try:
+            _keep(ops, target_fd, name, dir_fd, on_step)
+            try:
+                _pour(ops, source_fd, target_fd, on_step)
+                _take_mode(ops, source_fd, target_fd)
+            except OSError:
+                # At once where that works; else the kept copy stays, for the next one who writes or heals.
+                with suppress(OSError):
+                    _restore(ops, target_fd, name, dir_fd, on_step)
+                raise
+            ops.unlink(kept_name(name), dir_fd=dir_fd)
+            ops.unlink(temporary, dir_fd=dir_fd)
+        finally:
+            os.close(source_fd)
+    return True
+
+
+def heal(ops: FileOps, kept: str, names: list[str], *, dir_fd: int, on_step: OnStep = _no_step) -> None:
+    """Give the file among `names`, those of the directory, whose old content is kept as `kept` that content back. Nothing
+    happens where another process is about to do so, or to complete the new one. OSError as it comes."""
+    name = next((name for name in names if kept_name(name) == kept), None)
+    if name is None:
+        ops.unlink(kept, dir_fd=dir_fd)  # whose it was is gone
+        return
+    with suppress(TimeoutError, UnsafePath), _opened(name, dir_fd, 0.0) as target_fd:
+        _restore(ops, target_fd, name, dir_fd, on_step)
+
+
+@contextmanager
+def _opened(name: str, dir_fd: int, patience_s: float) -> Iterator[int]:
+    """The file itself, for this process alone while the block runs."""
+    fd = os.open(name, _OPEN, dir_fd=dir_fd)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise UnsafePath(name, "is a mount point and no regular file")
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise TimeoutError(errno.ETIMEDOUT, "is being written by another process") from None
+                time.sleep(_TICK_S)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _keep(ops: FileOps, target_fd: int, name: str, dir_fd: int, on_step: OnStep) -> None:
+    """Have the old content beside, whole and on the disk. One that is there already is what a crash left: the file may be torn
+    since, so that copy is the old content still."""
+    kept = kept_name(name)
+    with suppress(FileNotFoundError):
+        os.stat(kept, dir_fd=dir_fd, follow_symlinks=False)
+        return
+    fd, temporary = create_temporary(ops, name, 0o600, dir_fd=dir_fd)
+    try:
+        try:
+            _pour(ops, target_fd, fd, on_step)
+        finally:
+            os.close(fd)
+        ops.rename(temporary, kept, dir_fd=dir_fd)
+    except OSError:
+        with suppress(OSError):
+            ops.unlink(temporary, dir_fd=dir_fd)
+        raise
+    ops.fsync(dir_fd)
+
+
+def _restore(ops: FileOps, target_fd: int, name: str, dir_fd: int, on_step: OnStep) -> None:
+    kept = kept_name(name)
+    try:
+        fd = os.open(kept, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return  # the new content was completed meanwhile
+    try:
+        _pour(ops, fd, target_fd, on_step)
+    finally:
+        os.close(fd)
+    ops.unlink(kept, dir_fd=dir_fd)
+
+
+def _pour(ops: FileOps, source_fd: int, target_fd: int, on_step: OnStep) -> None:
+    """Make the content of the one file that of the other, on the disk."""
+    os.lseek(target_fd, 0, os.SEEK_SET)
+    size = 0
+    while piece := os.pread(source_fd, PIECE_BYTES, size):
+        ops.write(target_fd, piece)
+        size += len(piece)
+        on_step()
+    ops.truncate(target_fd, size)
+    ops.fsync(target_fd)
+
+
+def _take_mode(ops: FileOps, source_fd: int, target_fd: int) -> None:
+    mode = os.fstat(source_fd).st_mode & 0o7777
+    if os.fstat(target_fd).st_mode & 0o7777 != mode:
+        with suppress(PermissionError):  # the mount's owner is another one: the content is what counts
+            ops.chmod(target_fd, mode)
