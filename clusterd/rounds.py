@@ -1,9 +1,10 @@
 """Loops that live for ever, in processes other than sync: a round that fails ends the round, never the loop (sync has
 sync/troubles.py, which also shows it in `status`)."""
 
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from clusterd import stacks
 
 
 class Rounds:
@@ -25,7 +26,7 @@ class Rounds:
             self._failing.add(subject)
             what = str(failure)
             if not isinstance(failure, OSError):
-                what = f"Unexpected failure: {''.join(traceback.format_exception(failure))}"
+                what = f"Unexpected failure: {stacks.told(failure)}"
             self._say("ERROR", f"{subject}: {what}")
         else:
             if subject in self._failing:

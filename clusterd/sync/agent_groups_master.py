@@ -11,7 +11,6 @@ from collections import deque
 
 import msgspec
 
-from clusterd import stacks
 from clusterd.errors import ClusterError, in_passing
 from clusterd.sync.agent_info import log_result
 from clusterd.sync.context import Context

@@ -5,7 +5,6 @@ import time
 
 import msgspec
 
-from clusterd import stacks
 from clusterd.errors import ClusterError
 from clusterd.sync.caps import AGENTS
 from clusterd.sync.context import Context

@@ -3,7 +3,6 @@
 import random
 import time
 
-from clusterd import stacks
 from clusterd.errors import ClusterError
 from clusterd.sync.caps import DIGEST
 from clusterd.sync.context import Context

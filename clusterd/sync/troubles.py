@@ -1,9 +1,9 @@
 """What keeps this node from doing its work, for as long as it does: said once in the log, shown by `status` until it is over."""
 
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from clusterd import stacks
 from clusterd.errors import ClusterError, calm
 from clusterd.sync.journal import Journal
 from clusterd.sync.pool_port import JobError
@@ -49,7 +49,7 @@ def round_survives(journal: Journal | None, troubles: Troubles, subject: str) ->
         what = str(failure) or type(failure).__name__
         if troubles.begin(subject, f"{subject}: {what}") and journal is not None:
             if not isinstance(failure, OSError | ClusterError | JobError):
-                what = f"Unexpected failure: {''.join(traceback.format_exception(failure))}"
+                what = f"Unexpected failure: {stacks.told(failure)}"
             journal.error(f"{subject}: {what}")
     else:
         troubles.end(subject, f"{subject}: works again", journal)
