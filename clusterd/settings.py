@@ -173,7 +173,7 @@ class ForceRules(msgspec.Struct, frozen=True):
     key_mismatch: bool = True
 
 
-CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "ahead", "answer", "pulse")
+CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "ahead", "answer", "pulse", "room")
 """What this node can do with another clusterd node beyond the stock protocol (architecture.md, section 4). Each can be switched off."""
 
 

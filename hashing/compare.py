@@ -77,6 +77,22 @@ def _extra(master: LiveManifest, worker: Mapping[str, WireMeta], rules: Rules) -
     return found
 
 
+def fit_difference(difference: Difference, most: int) -> Difference:
+    """What of it is at most `most` bytes of files: the smallest go first, so that one large file never holds up many small
+    ones. All deletions stay."""
+    chosen: set[str] = set()
+    for row in sorted((*difference.missing, *difference.shared), key=lambda row: (row.size, row.path)):
+        most -= row.size
+        if most < 0:
+            break
+        chosen.add(row.path)
+    return Difference(
+        [row for row in difference.missing if row.path in chosen],
+        [row for row in difference.shared if row.path in chosen],
+        difference.extra,
+    )
+
+
 def difference_to_wire(
     missing: Iterable[FileMeta], extra: Iterable[tuple[str, WireMeta]], shared: Iterable[FileMeta]
 ) -> bytes:

@@ -357,6 +357,15 @@ class CompareManifests(Job, frozen=True, tag="compare-manifests"):
     out: str
 
 
+class FitDifference(Job, frozen=True, tag="fit-difference"):
+    """Write to `out` what of a difference is at most `most` bytes of files, the smallest first, with all that is to be deleted.
+    Result: Fitted."""
+
+    difference: str
+    out: str
+    most: int
+
+
 class ListDifference(Job, frozen=True, tag="list-difference"):
     """The paths of a difference file, for a person. Result: DifferenceListed."""
 
@@ -633,6 +642,18 @@ class Compared(Result, frozen=True, tag="compared"):
     against: str = ""
 
 
+class Fitted(Result, frozen=True, tag="fitted"):
+    """Of what goes as in Compared; `left` files of `left_bytes` do not."""
+
+    missing: int
+    shared: int
+    raw_sizes: list[int]
+    content: bytes
+    whole: bytes
+    left: int
+    left_bytes: int
+
+
 class BucketsPicked(Result, frozen=True, tag="buckets-picked"):
     """`size` bytes, `rows` of them files: in `payload`, or in the job's `out` when that is empty."""
 
@@ -774,6 +795,7 @@ AnyJob = (
     | PickBuckets
     | CompareBuckets
     | CompareManifests
+    | FitDifference
     | ListDifference
     | PackPart
     | FinishPackage
@@ -798,6 +820,7 @@ AnyResult = (
     | ManifestBuilt
     | Packed
     | Compared
+    | Fitted
     | BucketsPicked
     | DifferenceListed
     | PartPacked

@@ -22,6 +22,7 @@ from ipc.messages import (
     ComparePackage,
     DigestSegments,
     FinishPackage,
+    FitDifference,
     JobFailed,
     ListDifference,
     OpenBody,
@@ -105,6 +106,8 @@ class Workshop:
                 return buckets.compare_buckets(job, settings, memory, self._sealer, self._arena, on_step)
             case CompareManifests():
                 return buckets.compare_manifests(job, settings, memory)
+            case FitDifference():
+                return tree.fit(job)
             case ListDifference():
                 return buckets.list_difference(job)
             case RulesetHashes():

@@ -11,7 +11,7 @@ from clusterd.key_guard import KeyRules, record_path
 from clusterd.pool.keys import KeyGuard
 from clusterd.settings import Settings
 from hashing.atomic import FileOps
-from hashing.compare import Difference, compare, save_difference
+from hashing.compare import Difference, compare, fit_difference, load_difference, save_difference
 from hashing.digest_cache import NO_ROWS, ShardRows, load_rows, load_shard, save_shard, shard_path
 from hashing.errors import MalformedPackage
 from hashing.live_manifest import LiveManifest, differences, load_live
@@ -25,6 +25,8 @@ from ipc.messages import (
     BuildManifest,
     Compared,
     ComparePackage,
+    FitDifference,
+    Fitted,
     ManifestBuilt,
     Note,
     Packed,
@@ -274,6 +276,16 @@ def note_difference(found: Difference, out: str, received: int, *, dry: bool = F
         dry=dry,
         against=against,
     )
+
+
+def fit(job: FitDifference) -> Fitted:
+    """The part of a difference that a worker has room for."""
+    whole = load_difference(job.difference)
+    found = fit_difference(whole, job.most)
+    said = note_difference(found, job.out, 0)
+    left = len(whole.missing) + len(whole.shared) - said.missing - said.shared
+    left_bytes = sum(row.size for row in numbered(whole)) - sum(said.raw_sizes)
+    return Fitted(said.missing, said.shared, said.raw_sizes, said.content, said.whole, left, left_bytes)
 
 
 def ruleset_hashes(job: RulesetHashes, memory: Memory) -> Packed:

@@ -8,6 +8,7 @@ resume   a package that was cut off goes on where it stopped
 ahead    what has changed is sent to workers that have the manifest before, without being asked
 pulse    each end sends something every few seconds, so that a silent link is soon known to be lost (clusterd/net/pulse.py)
 answer   a small answer of the API is the response to the request itself
+room     the worker says how much it can take
 """
 
 from clusterd.errors import ClusterError
@@ -24,6 +25,7 @@ PUSH = "push"
 LZ4 = "lz4"
 RESUME = "resume"
 AHEAD = "ahead"
+ROOM = "room"
 ANSWER = "answer"
 CLUSTERD = "clusterd"
 STOCK = "stock"

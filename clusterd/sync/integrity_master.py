@@ -17,6 +17,7 @@ from clusterd.sync.peer import Peer
 from clusterd.sync.permission import IntegrityPermissions
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.records import WorkerRecord
+from clusterd.sync.room import Rooms
 from clusterd.sync.troubles import round_survives
 from clusterd.sync.waiting import wait_for_file
 from ipc.messages import Compared
@@ -46,6 +47,7 @@ class IntegrityMaster:
         self._context = context
         self._packages = PackageStore(context)
         self._leftovers = Leftovers(context)
+        self._rooms = Rooms(context)
         self._comparisons = Comparisons(context.jobs, context.spool)
         self.permissions = IntegrityPermissions(context.settings.master.max_locked_integrity_time_s)
         self.records: dict[str, WorkerRecord] = {}
@@ -129,6 +131,7 @@ class IntegrityMaster:
             return
         self._context.journal(f"Worker {peer.name}", SYNC).error(f"Error in synchronization process: {error}")
         self.record(peer.name).failed(str(error))
+        self._rooms.refused(peer.name, error)
 
     def published(self, scan: Scan) -> None:
         """The content of our manifest is another one now. That is the end of a local scan (one permission each)."""
@@ -144,6 +147,7 @@ class IntegrityMaster:
         """The worker's link is gone. Its record stays for `status`, unless very many names have come and gone."""
         self.permissions.forget(peer.name)
         self._context.troubles.end(_subject(peer))
+        self._rooms.forget(peer.name)
         if len(self.records) > KEPT_RECORDS:
             self.records.pop(peer.name, None)
 
@@ -195,6 +199,7 @@ class IntegrityMaster:
             record.is_behind(now, count)
             return count
         self._context.troubles.end(_subject(peer))
+        self._rooms.equal(peer.name)
         if current is None or current.content_digest == scan.content_digest:
             record.is_equal(scan.content_digest, now)
         else:  # ours became another one while they were compared
@@ -232,10 +237,12 @@ class IntegrityMaster:
         progress = Progress(peer.name, "integrity", "packing", record.sync_started_at)
         progress.total_bytes = sum(compared.raw_sizes)
         context.progress.append(progress)
-        built = None
+        built, fitted, waits = None, "", ""
         try:
+            compared, fitted, waits = await self._rooms.fit(peer, compared, difference)
+            progress.total_bytes = sum(compared.raw_sizes)
             limit = int(peer.zip_limit.current)
-            built = await self._packages.package(difference, compared, manifest, limit, method_for(peer), progress)
+            built = await self._packages.package(fitted, compared, manifest, limit, method_for(peer), progress)
             context.troubles.end(_subject(peer), f"Files for {peer.name}: the package could be made.", journal)
             journal.collected(built.notes, levels=("WARNING", "ERROR", "DEBUG"))
             record.missing, record.shared, record.extra = compared.missing, compared.shared, compared.extra
@@ -243,11 +250,12 @@ class IntegrityMaster:
             record.problems = {note.path: note.why for note in built.notes if note.why}
             try:
                 await context.sender.send(peer, peer.name, "syn_m_c", built.package, journal, progress)
-                record.result, record.behind = ("partly" if built.dropped else "synced"), built.dropped
-                record.detail = f"{built.dropped} files wait for the next round" if built.dropped else ""
+                record.result, record.behind = ("partly" if built.dropped or waits else "synced"), built.dropped
+                record.detail = waits or (f"{built.dropped} files wait for the next round" if built.dropped else "")
             except ClusterError as failure:
                 # Said in the log and to the peer by the sender; the worker simply checks again.
                 record.failed(str(failure))
+                self._rooms.refused(peer.name, failure)
             record.sync_ended_at = context.clock.wall()
             journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
         except (JobError, OSError):
@@ -259,3 +267,5 @@ class IntegrityMaster:
             context.progress.remove(progress)
             if built is not None:
                 self._packages.release(built)
+            if fitted not in ("", difference):
+                context.spool.remove(fitted)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from clusterd.errors import ClusterError
-from clusterd.sync.caps import DIGEST, PUSH
+from clusterd.sync.caps import DIGEST, PUSH, ROOM
 from clusterd.sync.common import Handler
 from clusterd.sync.context import Context
 from clusterd.sync.digest_master import DigestMaster
@@ -17,6 +17,7 @@ from clusterd.sync.integrity_master import IntegrityMaster
 from clusterd.sync.manifests import ScanFailed
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
+from clusterd.sync.room import room
 from clusterd.sync.rounds import Rounds
 from clusterd.wire import commands
 from clusterd.wire.payloads import text_of
@@ -105,7 +106,11 @@ class WorkerIntegrityRequests:
         self._rounds = rounds
         self._master = master
         self.local: dict[str, Handler] = {commands.DIFF: self.diff, commands.SYNC_NOW: self.sync_now}
-        self.remote: dict[str, Handler] = {commands.GET_DIFF: self.get_diff, commands.SYN_CHANGED: self.master_changed}
+        self.remote: dict[str, Handler] = {
+            commands.GET_DIFF: self.get_diff,
+            commands.SYN_CHANGED: self.master_changed,
+            commands.GET_ROOM: self.get_room,
+        }
 
     async def diff(self, client: Peer, payload: bytes) -> bytes:
         """Raises ClusterError 1000, 3022, 3023."""
@@ -118,6 +123,13 @@ class WorkerIntegrityRequests:
         """Raises ClusterError 1000, Refusal."""
         _need(master, DIGEST, commands.GET_DIFF)
         return await self._difference(master)
+
+    async def get_room(self, master: Peer, payload: bytes) -> bytes:
+        """Raises Refusal, OSError."""
+        _need(master, ROOM, commands.GET_ROOM)
+        settings = self._context.settings
+        places = (item.key for item in settings.rules.items)
+        return str(room(self._context.spool.directory, settings.root, places, settings.clusterd.limits)).encode()
 
     async def _difference(self, master: Peer) -> bytes:
         if DIGEST not in master.capabilities:

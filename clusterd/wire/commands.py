@@ -82,6 +82,8 @@ GET_DIFF = "get_diff"
 """Ours, capability `digest`: what the worker would have to change, as JSON."""
 RESUME_FILE = "resume_file"
 """Ours, capability `resume`: how much of a package the worker has already."""
+GET_ROOM = "get_room"
+"""Ours, capability `room`: how many bytes of files the worker can take at once."""
 SENDSYN_RES = "sendsyn_res"
 SENDSYN_ERR = "sendsyn_err"
 
@@ -142,6 +144,7 @@ _WORKER = _COMMON | {
     SYN_CHANGED,
     GET_DIFF,
     RESUME_FILE,
+    GET_ROOM,
 }
 _LOCAL = frozenset({ECHO, ECHO_C, GET_CONFIG, GET_NODES, GET_HEALTH, GET_HASH, SEND_FILE, DAPI, STATUS, DIFF, SYNC_NOW})
 _LOCAL_ON_MASTER = _LOCAL | {DAPI_FWD}

@@ -5,9 +5,17 @@ import pytest
 
 from clusterd.settings import DEFAULT_RULES
 from hashing.atomic import FileOps
-from hashing.compare import Difference, compare, difference_to_wire, load_difference, save_difference
+from hashing.compare import (
+    Difference,
+    compare,
+    difference_to_wire,
+    fit_difference,
+    load_difference,
+    save_difference,
+)
 from hashing.errors import MalformedPackage
 from hashing.manifest import FileMeta, ItemRule, Manifest, Rules, WireMeta, parse_wire_difference, parse_wire_metadata
+from tests.hashing.packages import difference_of
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "package.json").read_text())
 
@@ -83,3 +91,26 @@ def test_metadata_of_a_package_reads_back_and_tells_no_path_of_a_node() -> None:
     found = parse_wire_difference(wire)
     assert found.extra == {"etc/größe": WireMeta("etc/rules/", "dd", 1.5)}
     assert found.missing["a"].hash == "aa" * 64
+
+
+def test_smallest_files_of_a_difference_go_first_and_all_deletions() -> None:
+    contents = {"etc/rules/a": b"x" * 100, "etc/rules/b": b"x" * 10, "etc/rules/c": b"x" * 1000, "etc/rules/d": b""}
+    found = difference_of(
+        {path: contents[path] for path in ("etc/rules/a", "etc/rules/b", "etc/rules/d")},
+        {"etc/rules/c": contents["etc/rules/c"]},
+        ["etc/rules/gone"],
+    )
+    paths = {
+        most: [row.path for row in (*fitted.missing, *fitted.shared)]
+        for most in (0, 9, 10, 109, 110, 1109, 1110)
+        if (fitted := fit_difference(found, most)).extra == found.extra
+    }
+    assert paths == {
+        0: ["etc/rules/d"],
+        9: ["etc/rules/d"],
+        10: ["etc/rules/b", "etc/rules/d"],
+        109: ["etc/rules/b", "etc/rules/d"],
+        110: ["etc/rules/a", "etc/rules/b", "etc/rules/d"],
+        1109: ["etc/rules/a", "etc/rules/b", "etc/rules/d"],
+        1110: ["etc/rules/a", "etc/rules/b", "etc/rules/d", "etc/rules/c"],
+    }

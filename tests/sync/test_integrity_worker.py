@@ -68,7 +68,7 @@ def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_cam
         worker = Watched(cast(Any, context), lambda: None)
         peer, progress = cast(Any, SimpleNamespace(name="m")), cast(Any, SimpleNamespace(step=""))
         await context.slabs.admit()
-        await asyncio.gather(*(worker._apply_package(peer, name, progress) for name in ("first", "second")))
+        await asyncio.gather(*(worker._apply_package(peer, cast(Any, SimpleNamespace(owner=name)), progress) for name in ("first", "second")))
 
     asyncio.run(story())
     assert seen == ["first begins", "first ends", "second begins", "second ends"]

@@ -1,0 +1,50 @@
+"""A worker with a small disk: what fits arrives, what does not waits without being sent again and again."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from tests.conftest import MakeRig
+from tools.rig.peer import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+LARGE = 36 << 20
+SMALL = "etc/rules/tiny.xml"
+
+
+def test_small_change_passes_one_that_is_too_large(make_rig: MakeRig) -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-m", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no mount namespace of our own is allowed here")
+    rig = make_rig(1)
+    worker = rig.workers[0]
+    spool = worker.root / "queue/cluster/.clusterd"
+    spool.mkdir(parents=True, exist_ok=True)
+    rig.start("rig_manager_1")
+    plain = rig.program
+    script = 'mount -t tmpfs -o size=24m,mode=1777 spool "$1" && shift && exec "$@"'
+    rig.program = (unshare, "-m", "sh", "-c", script, "sh", str(spool), *plain)
+    rig.start("rig_manager_2")
+    rig.program = plain
+    rig.wait_equal(60)
+    (rig.master.root / "etc/lists/large").write_bytes(os.urandom(LARGE))
+    (rig.master.root / SMALL).write_text("<group name='tiny'/>")
+
+    def problems() -> dict[str, str]:
+        found: dict[str, str] = rig.status("rig_manager_1")["rig_manager_1"]["problems"]
+        return found
+
+    wait_until((worker.root / SMALL).exists, 90, "the small file arrives")
+    wait_until(lambda: "room of rig_manager_2" in problems(), 60, "status says what waits")
+    (rig.master.root / SMALL).write_text("<group name='again'/>")
+    wait_until(lambda: "again" in (worker.root / SMALL).read_text(), 60, "the next one arrives, too")
+    assert not (worker.root / "etc/lists/large").exists()
+    log = (rig.master.root / "logs/cluster.log").read_text()
+    assert log.count("1 files of 36.0 MB wait") == 1
+    assert "No space left" not in (worker.root / "logs/cluster.log").read_text()
+    (rig.master.root / "etc/lists/large").unlink()
+    rig.wait_equal(60)
+    wait_until(lambda: problems() == {}, 60, "nothing waits any more")
