@@ -1,7 +1,7 @@
 """Temporary files of writers that died: removed after a start, after what may have left some, and every hour."""
 
+from clusterd.rundir import STATE
 from clusterd.sync.context import Context
-from clusterd.sync.spool import STATE
 from clusterd.sync.troubles import round_survives
 from ipc.messages import SweepTemporary, Swept
 

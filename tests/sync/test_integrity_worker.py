@@ -57,18 +57,23 @@ def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_cam
     seen: list[str] = []
 
     class Watched(IntegrityWorker):
-        async def _apply(self, package: str, journal: Any, progress: Any) -> int:
-            seen.append(f"{package} begins")
+        async def _apply(self, peer: Any, file: Any, journal: Any, progress: Any) -> int:
+            seen.append(f"{file.owner} begins")
             for _ in range(5):
                 await asyncio.sleep(0)
-            seen.append(f"{package} ends")
+            seen.append(f"{file.owner} ends")
             return 0
 
     async def story() -> None:
         worker = Watched(cast(Any, context), lambda: None)
         peer, progress = cast(Any, SimpleNamespace(name="m")), cast(Any, SimpleNamespace(step=""))
         await context.slabs.admit()
-        await asyncio.gather(*(worker._apply_package(peer, cast(Any, SimpleNamespace(owner=name)), progress) for name in ("first", "second")))
+        await asyncio.gather(
+            *(
+                worker._apply_package(peer, cast(Any, SimpleNamespace(owner=name)), progress)
+                for name in ("first", "second")
+            )
+        )
 
     asyncio.run(story())
     assert seen == ["first begins", "first ends", "second begins", "second ends"]
