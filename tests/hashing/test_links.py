@@ -105,7 +105,7 @@ def test_worker_writes_and_deletes_behind_a_linked_directory_and_nowhere_else(to
     assert (top / "git/rules/new.xml").read_bytes() == b"new"
     assert (top / "git/rules/deep/er/c.xml").read_bytes() == b"c"
     assert sorted(os.listdir(top / "git/rules")) == ["deep", "new.xml"]
-    left = top / "git/rules" / temporary_name("new.xml")
+    left = top / "git/rules" / temporary_name("new.xml", "plan1-0")
     left.write_text("x")
     assert sweep_temporary(str(top / "root"), DEFAULT_RULES, FileOps()) == 1
     assert not left.exists()
