@@ -4,10 +4,10 @@ editor, a full disk) more likely than by wish, and is not what every worker and 
 Two small files of the state directory join sync, which decides what the workers get, and the store, which writes the file:
 
     agent-keys           what sync has accepted: digests of the last contents of the file, with the ids in use. Written by jobs
-    agent-keys-written   digest of what authd has written last: every key missing there was removed by a request
+    agent-keys-written   digests of what authd has written last: every key missing there was removed by a request
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from hashing.atomic import FileOps
 from hashing.errors import MalformedPackage
 from hashing.state_file import load_state, save_state
 
+WRITTEN_KEPT = 32
+"""Contents of authd's that are believed: some may be on their way to the workers while it writes the next."""
 RECORDS_KEPT = 3
 """A job may run twice: it then asks for the content before the one it has noted itself."""
 WHOLE_KEY = 64
@@ -109,19 +111,21 @@ def is_accepted(root: str, digest: bytes) -> bool:
     return bool(records) and records[-1].digest == digest
 
 
-def note_written(root: str, data: bytes) -> None:
-    """authd is about to write this content. OSError as it comes."""
+def note_written(root: str, digests: Iterable[bytes]) -> None:
+    """authd has written contents with these digests, or is about to. OSError as it comes."""
     directory = Path(root, STATE)
     directory.mkdir(mode=0o770, parents=True, exist_ok=True)
-    save_state(FileOps(), str(directory / "agent-keys-written"), _WRITTEN_MAGIC, blake2b(data).digest())
+    save_state(FileOps(), str(directory / "agent-keys-written"), _WRITTEN_MAGIC, list(digests))
 
 
-def is_written_by_authd(state_dir: str, digest: bytes) -> bool:
+def written_by_authd(state_dir: str) -> list[bytes]:
+    """Digests of what authd has written, the newest last."""
     try:
-        return bool(load_state(f"{state_dir}/agent-keys-written", _WRITTEN_MAGIC, _WRITTEN) == digest)
+        found: list[bytes] = load_state(f"{state_dir}/agent-keys-written", _WRITTEN_MAGIC, _WRITTEN)
     except (OSError, MalformedPackage):
-        return False
+        return []
+    return found
 
 
 _RECORD = msgspec.msgpack.Decoder(list[Accepted])
-_WRITTEN = msgspec.msgpack.Decoder(bytes)
+_WRITTEN = msgspec.msgpack.Decoder(list[bytes])

@@ -140,14 +140,14 @@ def finish_package(
     method: str = ZLIB,
     *,
     delete_vanished: bool = True,
-    as_listed: frozenset[str] = frozenset(),
+    believes: Callable[[str, bytes], bool] = lambda path, digest: True,
 ) -> FinishedPackage:
     """Choose entries up to `limit` packed bytes, in order, smaller ones behind one that does not fit (C12); write the metadata
     entry, which is not counted, to `out`; digest the whole.
 
     Files that vanished leave `missing`, and move from `shared` to `extra` (wire.md 5.6) unless `delete_vanished` is false: then the
-    next manifest decides about them, together with whatever else has vanished. The files `as_listed` go only in the state that the
-    difference names: a later one waits for a manifest that has it, and so does their deletion. What else is not sent leaves its group and is
+    next manifest decides about them, together with whatever else has vanished. `believes`: whether a file may go in a
+    later state than the difference names, by path and digest (empty: deleted); else it waits for a manifest that has it. What else is not sent leaves its group and is
     found again by the next check. Raises OSError, MalformedPackage (the difference's file is damaged, a part is shorter than it was).
     """
     found = load(difference)
@@ -159,7 +159,7 @@ def finish_package(
     for part in parts:
         for entry in part.entries:
             row = rows[entry.number]
-            if entry.digest and row.path in as_listed:
+            if entry.digest and not believes(row.path, entry.digest):
                 named.add(entry.number)
                 continue
             if size + entry.length > limit:
@@ -175,7 +175,7 @@ def finish_package(
     did_not_fit = next((number for number in range(len(rows)) if number not in named), None)
     if did_not_fit is not None:
         notes.add("WARNING", rows[did_not_fit].path, FULL)
-    deleted = {number for number in vanished if delete_vanished and rows[number].path not in as_listed}
+    deleted = {number for number in vanished if delete_vanished and believes(rows[number].path, b"")}
     metadata = _metadata_of(found, rows, sent, deleted)
     metadata_size = write_metadata(out, metadata, level, method)
     segments.append(Segment(out, 0, metadata_size))

@@ -4,7 +4,9 @@ import contextlib
 import os
 
 from clusterd.agent_keys import KEY_FILE
-from clusterd.key_guard import KeyContent, KeyRules, is_written_by_authd, load_accepted, note_accepted
+from clusterd.key_guard import KeyContent, KeyRules, load_accepted, note_accepted, written_by_authd
+from clusterd.rundir import STATE
+from clusterd.settings import Settings
 from hashing.directories import Directories
 from hashing.errors import HashingError
 from hashing.live_manifest import Changes, LiveManifest
@@ -12,6 +14,16 @@ from hashing.manifest import Rules
 
 ITEM = "etc/"
 BEING_WRITTEN = f"{KEY_FILE} is being written to"
+
+
+def may_be_sent(settings: Settings, digest: bytes) -> bool:
+    """Whether a content of the file that is newer than the manifest may be sent all the same: registrations go on while packages are
+    made. A deletion (empty digest) waits."""
+    rules = KeyRules(settings.clusterd.max_key_loss_share, settings.clusterd.key_loss_from)
+    state_dir = f"{settings.root}/{STATE}"
+    if not rules.is_on or digest in written_by_authd(state_dir):
+        return True
+    return bool(digest) and KeyGuard(settings.root, state_dir, rules, settings.rules).is_no_loss(digest)
 
 
 class KeyGuard:
@@ -36,10 +48,17 @@ class KeyGuard:
         if content is None or content.digest != (b"" if row is None else row.digest):
             return BEING_WRITTEN
         self._content = content
-        if is_written_by_authd(self._state_dir, content.digest):
+        if content.digest in written_by_authd(self._state_dir)[-1:]:  # an older one may be a backup put back
             return ""
         loss = content.loss(self._known(live), self._rules)
         return "" if loss is None else loss.text
+
+    def is_no_loss(self, digest: bytes) -> bool:
+        """Whether the file still has the content with this digest, and it lacks nothing of what was accepted last."""
+        content, records = self._read(), load_accepted(self._state_dir)
+        if content is None or content.digest != digest or not records:
+            return False
+        return content.loss(records[-1].ids, self._rules) is None
 
     def _known(self, live: LiveManifest) -> list[int]:
         """The ids in the content that the manifest has; where that was not noted, in the one before."""

@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from clusterd.agent_keys import KEY_FILE
+from clusterd.pool.keys import may_be_sent
 from clusterd.settings import Settings
 from hashing import plan
 from hashing.apply import apply_plan, sweep_temporary
@@ -100,7 +101,7 @@ def finish(job: FinishPackage, settings: Settings, differences: Differences, on_
         differences.load,
         job.method,
         delete_vanished=settings.clusterd.max_delete_share >= 1,
-        as_listed=frozenset((KEY_FILE,)) if settings.clusterd.max_key_loss_share < 1 else frozenset(),
+        believes=lambda path, digest: path != KEY_FILE or may_be_sent(settings, digest),
     )
     differences.forget()
     return _as(PackageFinished, found)

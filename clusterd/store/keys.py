@@ -2,13 +2,15 @@
 
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
 
 from clusterd.agent_keys import GREATEST_ID, KEY_FILE, Key, Other, decode_keys, parse_id, parse_keys
-from clusterd.key_guard import KeyContent, note_written
+from clusterd.key_guard import WRITTEN_KEPT, KeyContent, note_written
 from hashing.atomic import OPEN_DIRECTORY, FileOps, create_temporary
 from hashing.in_place import replace
 
@@ -160,6 +162,7 @@ class KeyFile:
 
     def __init__(self, root: str, ops: FileOps | None = None) -> None:
         self._root = root
+        self._digests: deque[bytes] = deque(maxlen=WRITTEN_KEPT)
         self._path = Path(root) / KEY_FILE
         self._stamps_path = Path(root) / TIMESTAMPS
         self._ops = ops or FileOps()
@@ -212,7 +215,8 @@ class KeyFile:
         content = self.table.render().encode(errors="surrogateescape")
         if self._current() != self._identity:
             raise ChangedMeanwhile(f"{KEY_FILE} is being changed by another program")
-        note_written(self._root, content)
+        self._digests.append(blake2b(content).digest())
+        note_written(self._root, self._digests)
         fd = os.open(self._path.parent, OPEN_DIRECTORY)
         try:
             self._identity = self.written = _replace(self._ops, fd, self._path.name, content, durable=True)

@@ -176,6 +176,22 @@ def test_vanished_file_is_left_to_the_next_manifest_where_deletions_are_judged(r
     assert set(metadata["extra"]) == {"etc/rules/old"}
 
 
+def test_file_that_is_not_believed_waits_for_another_manifest(root: Path, spool: Path) -> None:
+    """Neither its later content nor its deletion is sent."""
+    write_tree(root, {"etc/rules/a": b"later", "etc/rules/b": b"later"})
+    difference = difference_of({}, dict.fromkeys(("etc/rules/a", "etc/rules/b", "etc/rules/gone"), b"listed"))
+    saved = save(spool, difference)
+    part = pack_part(str(root), saved, 0, 3, GIB, 1, str(spool / "part"), False, step)
+    finished = finish_package(
+        saved, [part], GIB, 1, str(spool / "last"), step, believes=lambda path, digest: path == "etc/rules/b"
+    )
+    entries = split_as_stock(joined(finished))
+    assert [path for path, _ in entries[:-1]] == ["etc/rules/b"]
+    announced = metadata_of(entries)
+    assert (list(announced["shared"]), announced["extra"]) == (["etc/rules/b"], {})
+    assert finished.notes == []
+
+
 def test_vanished_file_leaves_missing_and_becomes_extra_from_shared(root: Path, spool: Path) -> None:
     difference = difference_of({"etc/rules/gone": b"1"}, {"etc/rules/sub/gone": b"2"}, ["etc/rules/old"])
     parts, finished = pack(root, spool, difference)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from clusterd.agent_keys import KEY_FILE
-from clusterd.key_guard import KeyRules, is_accepted, note_written
-from clusterd.settings import DEFAULT_RULES, Clusterd
+from clusterd.key_guard import KeyContent, KeyRules, is_accepted, note_accepted, note_written
+from clusterd.pool.keys import may_be_sent
+from clusterd.rundir import STATE
+from clusterd.settings import DEFAULT_RULES, Clusterd, Settings
 from clusterd.sync.manifests import KEYS
 from clusterd.sync.troubles import Troubles
 from hashing.live_manifest import load_live
@@ -141,7 +143,7 @@ def last_line_without_newline(path: Path) -> None:
 
 def by_authd(path: Path) -> None:
     """60 requests to remove without a trace, in one batch."""
-    note_written(str(path.parents[1]), lines(1, 2).encode())
+    note_written(str(path.parents[1]), [blake2b(lines(1, 2).encode()).digest()])
     path.write_text(lines(1, 2))
 
 
@@ -240,3 +242,19 @@ def test_protection_that_is_switched_off_lets_go_of_what_it_holds(tmp_path: Path
         assert node.troubles.shown() == {}
 
     play(node, story)
+
+
+def test_package_in_the_making_takes_newer_keys_only_if_none_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    path, state, settings = tmp_path / KEY_FILE, tmp_path / STATE, Settings(str(tmp_path))
+    state.mkdir(parents=True)
+    note_accepted(str(state), KeyContent(MANY.encode()))
+    path.write_text(MANY + line(63))
+    assert may_be_sent(settings, digest(path))
+    before = digest(path)
+    emptied(path)
+    assert not may_be_sent(settings, digest(path))
+    assert not may_be_sent(settings, before)  # it is not there any more
+    assert not may_be_sent(settings, b"")
+    note_written(str(tmp_path), [digest(path), before])
+    assert may_be_sent(settings, digest(path))
