@@ -19,7 +19,7 @@ from clusterd.api.body import read_body
 from clusterd.api.calls import Asked, Caller, read_values
 from clusterd.api.endpoint import JSON, Endpoint
 from clusterd.api.jsontext import dump
-from clusterd.api.logins import AttemptLimiter, Logins
+from clusterd.api.logins import Logins
 from clusterd.api.node import Asker, as_wire
 from clusterd.api.openapi import LOGIN_PATH, document
 from clusterd.api.page import page
@@ -27,6 +27,7 @@ from clusterd.api.parameters import PRETTY, RAW, Parameter
 from clusterd.api.problem import Refused, failure_response
 from clusterd.api.table import ENDPOINTS
 from clusterd.api.tokens import Tokens
+from clusterd.attempts import AttemptLimiter
 from clusterd.dapi.items import CLASS, Items
 from clusterd.errors import ClusterError
 from clusterd.settings import ApiSettings, Limits, Secret

@@ -56,13 +56,20 @@ class Cluster(Protocol):
         """As get_hash (dapi.md 1.8)."""
         ...
 
+    def is_password(self, asker: str, user: str, password: str) -> Awaitable[bool]:
+        """Whether this is the user's password. Raises WireException 6000 when the asker, or anybody for this user, guesses too
+        often."""
+        ...
+
 
 class SyncCall(msgspec.Struct, frozen=True):
-    """What a function of the sync process works with. It may wait; it must not work for more than a few milliseconds."""
+    """What a function of the sync process works with. It may wait; it must not work for more than a few milliseconds. `asker`:
+    the node, or the user of this machine, whose link the request came on."""
 
     settings: Settings
     request: ApiRequest
     cluster: Cluster
+    asker: str = ""
 
 
 A = TypeVar("A", bound=Arguments)

@@ -247,6 +247,7 @@ class Api:
         """What executes a request that ends here. `name`: how the asker calls it, empty for a local client."""
         origins: dict[str, Origin] = {"worker": "worker", "master": "master"}
         origin = origins.get(peer.info.kind, "client")
+        asker = f"programs of user {peer.info.uid}" if origin == "client" else peer.name
         where = "master" if origin == "master" else peer.name
         shown = f"{where} ({name})" if name else where
 
@@ -254,7 +255,7 @@ class Api:
             self._journal.info(f"Receiving request: {shorten(envelope.function.name, 100)} from {shown}")
             request = self._texts.write(content)
             try:
-                return await self._runner.run(request, envelope, origin)
+                return await self._runner.run(request, envelope, origin, asker)
             finally:
                 self._texts.remove(request)
 

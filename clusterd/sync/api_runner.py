@@ -48,8 +48,8 @@ class ApiRunner:
         self._ask = ask
         self._texts = texts
 
-    async def run(self, request: Text, envelope: Envelope, origin: Origin) -> Text:
-        """The answer; a file of it is the caller's to remove. Raises nothing but for a cancelled task."""
+    async def run(self, request: Text, envelope: Envelope, origin: Origin, asker: str) -> Text:
+        """The answer to `asker` (see SyncCall); a file of it is the caller's to remove. Raises nothing but for a cancelled task."""
         node = self._context.node_name
         began = self._context.clock.monotonic()
         function = FUNCTIONS.find(envelope.function)
@@ -63,7 +63,7 @@ class ApiRunner:
             if origin == "worker" and (worker_api == "off" or (worker_api == "read" and function.is_sensitive)):
                 text = f"this master's clusterd.worker_api is {worker_api}: ask the master for {function.shown}"
                 return _inline(refused(text, node))
-            answer = await self._run(request, envelope, function)
+            answer = await self._run(request, envelope, function, asker)
             taken = self._context.clock.monotonic() - began
             self._journal.debug(f"Time calculating request ({function.shown}) result: {taken:.3f}s")
             return answer
@@ -73,7 +73,7 @@ class ApiRunner:
             self._journal.error(f"Error in distributed API: {failure}")
             return _inline(unexpected(node))
 
-    async def _run(self, request: Text, envelope: Envelope, function: Function) -> Text:
+    async def _run(self, request: Text, envelope: Envelope, function: Function, asker: str) -> Text:
         settings = self._context.settings
         place = place_of(
             envelope.request_type,
@@ -85,20 +85,20 @@ class ApiRunner:
             raise WireException(1000, f"{envelope.request_type} requests run on the master", wire_class=INTERNAL_ERROR)
         if place == "forward":
             return await self._spread(request, envelope)
-        return await self._here(request, envelope, function)
+        return await self._here(request, envelope, function, asker)
 
     def _timeout_s(self, envelope: Envelope) -> float:
         return max(envelope.api_timeout_s, self._context.settings.clusterd.request_timeout_s)
 
     # ---- on this node ------------------------------------------------------------------------------------------------------
 
-    async def _here(self, request: Text, envelope: Envelope, function: Function) -> Text:
+    async def _here(self, request: Text, envelope: Envelope, function: Function, asker: str) -> Text:
         timeout_s = None if envelope.wait_for_complete else self._timeout_s(envelope)
         self._journal.debug("Starting to execute request locally")
         try:
             async with asyncio.timeout(timeout_s):
                 if function.place == "sync":
-                    return await self._in_sync(request, function)
+                    return await self._in_sync(request, function, asker)
                 return await self._in_pool(request)
         except TimeoutError:
             raise WireException(3021, None, wire_class=INTERNAL_ERROR) from None
@@ -116,7 +116,7 @@ class ApiRunner:
             context.spool.remove(out)
             raise
 
-    async def _in_sync(self, text: Text, function: Function) -> Text:
+    async def _in_sync(self, text: Text, function: Function, asker: str) -> Text:
         settings, node = self._context.settings, self._context.node_name
         request = without_star(parse_request(self._texts.read(text, LARGEST_SYNC_REQUEST), limit=LARGEST_SYNC_REQUEST))
         if function.checks_daemons:
@@ -124,7 +124,7 @@ class ApiRunner:
         access = check(function, request, Scope(settings.root, node))
         arguments = arguments_of(function, access.request.f_kwargs)
         try:
-            returned: Any = await function.work(SyncCall(settings, access.request, self._cluster), arguments)
+            returned: Any = await function.work(SyncCall(settings, access.request, self._cluster, asker), arguments)
         except ClusterError:
             raise
         except Exception as bug:
@@ -172,7 +172,7 @@ class ApiRunner:
         assert function is not None
         try:
             if node == self._context.node_name:
-                return await self._here(request, envelope, function)
+                return await self._here(request, envelope, function, "")
             return await self._ask(node, request)
         except ClusterError as failure:
             if failure.code == NOT_CONNECTED:

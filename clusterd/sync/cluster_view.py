@@ -13,14 +13,17 @@ from clusterd.wire.results import WireException, dump_json
 
 
 class ClusterView:
-    """A master answers from its own table, a worker asks its master. `hashes`: the answer to `get_hash`."""
+    """A master answers from its own table, a worker asks its master. `hashes`: the answer to `get_hash`;
+    `passwords`: Passwords.is_right."""
 
     def __init__(
         self,
         nodes: Nodes | None,
         master: Callable[[], Peer | None],
         hashes: Callable[[], Awaitable[bytes]],
+        passwords: Callable[[str, str, str], Awaitable[bool]],
     ) -> None:
+        self._passwords = passwords
         self._nodes = nodes
         self._master = master
         self._hashes = hashes
@@ -44,6 +47,9 @@ class ClusterView:
     async def ruleset_hashes(self) -> dict[str, str]:
         found: dict[str, str] = json.loads(await self._hashes())
         return found
+
+    async def is_password(self, asker: str, user: str, password: str) -> bool:
+        return await self._passwords(asker, user, password)
 
     async def _ask_master(self, command: str, arguments: object) -> dict[str, Any]:
         master = self._master()

@@ -23,6 +23,7 @@ from clusterd.sync.integrity_worker import IntegrityWorker
 from clusterd.sync.manifests import ScanFailed
 from clusterd.sync.nodes import Nodes
 from clusterd.sync.partials import Partials
+from clusterd.sync.passwords import Passwords
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.queries import QueryRefused
@@ -114,7 +115,7 @@ class Core:
             self._sendsync = sendsync = SendsyncWorker(context, self._master_peer)
             local |= sendsync.local
         programs = LocalRequests(context, nodes, self.status, self._master_peer)
-        view = ClusterView(nodes, self._master_peer, programs.hashes)
+        view = ClusterView(nodes, self._master_peer, programs.hashes, Passwords(context).is_right)
         self._api = Api(context, view, self._peers.values, self._master_peer)
         self._remote |= self._sendsync.remote | self._api.remote
         files = SendFile(context, self._peers.values, self._master_peer)

@@ -34,6 +34,7 @@ BAD_REQUEST = "WazuhError"
 NOT_FOUND = "WazuhResourceNotFound"
 PERMISSION_ERROR = "WazuhPermissionError"
 HAP_ERROR = "WazuhHAPHelperError"
+TOO_MANY_REQUESTS = "WazuhTooManyRequests"
 
 _TITLES = {
     "WazuhException": "WazuhException",
@@ -43,10 +44,10 @@ _TITLES = {
     BAD_REQUEST: "Bad Request",
     PERMISSION_ERROR: "Permission Denied",
     NOT_FOUND: "Resource Not Found",
-    "WazuhTooManyRequests": "Too Many Requests",
+    TOO_MANY_REQUESTS: "Too Many Requests",
     "WazuhNotAcceptable": "Not Acceptable",
 }
-_WITH_IDS = frozenset({BAD_REQUEST, PERMISSION_ERROR, NOT_FOUND, "WazuhTooManyRequests", "WazuhNotAcceptable"})
+_WITH_IDS = frozenset({BAD_REQUEST, PERMISSION_ERROR, NOT_FOUND, TOO_MANY_REQUESTS, "WazuhNotAcceptable"})
 _RESULT_CLASSES = frozenset({"WazuhResult", "AffectedItemsWazuhResult"})
 _FIELDS = frozenset({"type", "title", "code", "extra_message", "extra_remediation", "cmd_error", "dapi_errors", "ids"})
 _SPECIAL = frozenset(

@@ -9,9 +9,10 @@ import jwt
 import pytest
 
 from clusterd.api.app import Api
-from clusterd.api.logins import HASHES_AT_ONCE, HASHES_WAITING, AttemptLimiter, Logins
+from clusterd.api.logins import Logins
 from clusterd.api.problem import Refused
 from clusterd.api.tokens import ALGORITHM, AUDIENCE, ISSUER, Tokens
+from clusterd.attempts import HASHES_AT_ONCE, HASHES_WAITING, AttemptLimiter
 from clusterd.dapi.items import Items
 from clusterd.dapi.request import ApiRequest
 from clusterd.settings import ApiSettings, Secret
@@ -154,12 +155,12 @@ def test_many_logins_at_once_are_bounded() -> None:
         logins = Logins(limiter, lambda: {"admin": one_user()}, clock=lambda: 0.0)
         header = "Basic " + base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
         for _ in range(HASHES_AT_ONCE):
-            await logins._turns.acquire()
+            await logins.checks.turns.acquire()
         attempts = [asyncio.create_task(logins.user_of(header, "192.0.2.7")) for _ in range(HASHES_WAITING + 8)]
         await asyncio.sleep(0)
         refused = [attempt.exception().status for attempt in attempts if attempt.done()]  # type: ignore[union-attr]
         for _ in range(HASHES_AT_ONCE):
-            logins._turns.release()
+            logins.checks.turns.release()
         outcomes = await asyncio.gather(*attempts, return_exceptions=True)
         assert outcomes.count("admin") == HASHES_WAITING
         return refused
@@ -184,7 +185,7 @@ def test_a_login_whose_password_nobody_looked_at_does_not_count() -> None:
         nonlocal readable
         logins = Logins(limiter, users, clock=lambda: 0.0)
         for _ in range(HASHES_AT_ONCE):
-            await logins._turns.acquire()
+            await logins.checks.turns.acquire()
         waiting = [asyncio.create_task(logins.user_of(header(), "192.0.2.7")) for _ in range(HASHES_WAITING)]
         await asyncio.sleep(0)
         for _ in range(5):
@@ -194,7 +195,7 @@ def test_a_login_whose_password_nobody_looked_at_does_not_count() -> None:
             one.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         for _ in range(HASHES_AT_ONCE):
-            logins._turns.release()
+            logins.checks.turns.release()
         readable = False
         for _ in range(5):
             with pytest.raises(UserProblem):

@@ -1,15 +1,24 @@
 """What the API of a stock worker asks its master at a login and at every call (dapi.md 5.8), against the users of this node."""
 
+import asyncio
 import json
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from clusterd.dapi.execution import run
+from clusterd import attempts
+from clusterd.dapi.execution import as_value, run
+from clusterd.dapi.functions.table import FUNCTIONS
+from clusterd.dapi.registry import SyncCall, arguments_of
 from clusterd.dapi.request import LOCAL_MASTER, ApiRequest, encode_request
-from clusterd.settings import Settings
+from clusterd.settings import ApiSettings, ClusterBlock, Clusterd, Settings
+from clusterd.sync.cluster_view import ClusterView
+from clusterd.sync.passwords import Passwords
+from clusterd.sync.troubles import Troubles
 from clusterd.users import USERS_FILE, add_user, make_user
 from clusterd.wire.results import WireCallable, WireException, WireResult, dump_json
 
@@ -26,7 +35,45 @@ def root(tmp_path: Path) -> Path:
 
 def asked(root: Path, module: str, name: str, **arguments: Any) -> Any:
     request = ApiRequest(f=WireCallable(name, module, name), f_kwargs=arguments, request_type=LOCAL_MASTER)
+    if name == "check_user_master":
+        return asyncio.run(Master(root).asked(request))
     return run(encode_request(request), Settings(root=str(root)), serves_store=False)
+
+
+class Master:
+    """What sync has of a master for functions about passwords. `later_s` moves its clock."""
+
+    def __init__(self, root: Path, attempts: int = 50) -> None:
+        own = Clusterd(api=ApiSettings(login_attempts=attempts, login_window_s=300))
+        self.settings = Settings(root=str(root), cluster=ClusterBlock(node_type="master"), clusterd=own)
+        self.later_s = 0.0
+        self.log: list[str] = []
+        self.troubles = Troubles()
+        self.passwords = Passwords(cast(Any, self))
+        self.clusterd_view = ClusterView(None, lambda: None, cast(Any, None), self.passwords.is_right)
+
+    @property
+    def clock(self) -> Any:
+        return SimpleNamespace(monotonic=lambda: self.later_s)
+
+    def journal(self, tag: str, subtag: str) -> Any:
+        return SimpleNamespace(warning=self.log.append)
+
+    async def asked(self, request: ApiRequest, asker: str = "w1") -> Any:
+        function = FUNCTIONS.find(request.f)
+        assert function is not None
+        try:
+            arguments = arguments_of(function, request.f_kwargs)
+            return as_value(await function.work(SyncCall(self.settings, request, self.clusterd_view, asker), arguments))
+        except WireException as refusal:
+            return refusal
+
+    async def login(self, user: str, password: str, asker: str = "w1") -> bool | int:
+        """Whether it is right, or the code of the refusal."""
+        given = {"user": user, "password": password}
+        name = WireCallable("check_user_master", "api.authentication", "check_user_master")
+        found = await self.asked(ApiRequest(f=name, f_kwargs=given, request_type=LOCAL_MASTER), asker)
+        return found.code if isinstance(found, WireException) else bool(found.fields["result"]["result"])
 
 
 def answer(root: Path, module: str, name: str, **arguments: Any) -> Any:
@@ -65,6 +112,70 @@ def test_the_right_password_is_right_and_no_other(root: Path) -> None:
         ("wazuh-wui", "x" * 100_000),
     ):
         assert is_password(root, user, password) == {"result": False}
+
+
+def test_nobody_guesses_without_end_through_a_node(root: Path) -> None:
+    async def story() -> None:
+        master = Master(root, attempts=3)
+        for _ in range(3):
+            assert await master.login("wazuh-wui", "guess") is False
+        assert await master.login("wazuh-wui", PASSWORD) == 6000, "the user, whoever asks"
+        assert await master.login("wazuh-wui", PASSWORD, "w2") == 6000
+        assert list(master.troubles.shown()) == ["logins through w1", "logins through w2"]
+        (line, _) = master.log
+        assert line == "Too many failed logins through w1, of one user or in all: refused for 300 s."
+        master.later_s = 301
+        assert await master.login("wazuh-wui", PASSWORD) is True
+        for number in range(30):
+            assert await master.login(f"user{number}", "guess") is False
+        assert await master.login("wazuh-wui", PASSWORD) == 6000, "the node, for all users"
+        assert await master.login("wazuh-wui", PASSWORD, "w2") is True
+
+    asyncio.run(story())
+
+
+def test_a_user_that_somebody_guesses_at_gets_in_where_it_was_before(root: Path) -> None:
+    async def story() -> None:
+        master = Master(root, attempts=3)
+        assert await master.login("wazuh-wui", PASSWORD, "w2") is True
+        for _ in range(4):
+            await master.login("wazuh-wui", "guess", "w1")
+        assert await master.login("wazuh-wui", PASSWORD, "w1") == 6000
+        assert await master.login("wazuh-wui", PASSWORD, "w2") is True
+
+    asyncio.run(story())
+
+
+def test_one_password_is_checked_at_a_time_and_few_wait(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most = 0, 0
+    gate = threading.Event()
+
+    def slow(user: Any, password: str) -> bool:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        gate.wait(10)
+        running -= 1
+        return False
+
+    monkeypatch.setattr(attempts, "is_password", slow)
+
+    async def story() -> None:
+        master = Master(root, attempts=1000)
+        logins = [asyncio.create_task(master.login("wazuh-wui", "guess")) for _ in range(400)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        refused = [one.result() for one in logins if one.done()]
+        assert refused == [6000] * (400 - attempts.HASHES_WAITING)
+        for one in logins[:10]:
+            one.cancel()
+        gate.set()
+        outcomes = await asyncio.gather(*logins, return_exceptions=True)
+        assert outcomes.count(False) == attempts.HASHES_WAITING - 10
+        assert master.troubles.shown() == {}, "nobody has guessed"
+
+    asyncio.run(story())
+    assert most == 1
 
 
 def test_every_user_has_the_one_role(root: Path) -> None:

@@ -6,9 +6,9 @@ The users are those of `clusterd api user` on the master. There is one role, 1, 
 import time
 from typing import Any
 
-from clusterd.dapi.registry import Arguments, Call, Registry
+from clusterd.dapi.registry import Arguments, Call, Registry, SyncCall
 from clusterd.dapi.request import LOCAL_MASTER
-from clusterd.users import LONGEST_PASSWORD, NAME, User, UserProblem, is_password, read_users
+from clusterd.users import LONGEST_PASSWORD, NAME, User, UserProblem, read_users
 from clusterd.wire.results import INTERNAL_ERROR, WireException
 
 registry = Registry()
@@ -52,12 +52,13 @@ class Token(Arguments, frozen=True):
     origin_node_type: str = ""
 
 
-@registry.function("api.authentication", "check_user_master", LOCAL_MASTER, checks_daemons=False, needs=())
-def check_user_master(call: Call, given: Credentials) -> dict[str, bool]:
-    """Whether this is the user's password. Takes about 0.2 s, for unknown users too."""
+@registry.coroutine("api.authentication", "check_user_master", LOCAL_MASTER, checks_daemons=False, needs=())
+async def check_user_master(call: SyncCall, given: Credentials) -> dict[str, bool]:
+    """Whether this is the user's password. Takes about 0.2 s, for unknown users too. Raises WireException 6000 for an asker that
+    guesses."""
     if not NAME.fullmatch(given.user) or len(given.password) > LONGEST_PASSWORD:
         return {"result": False}
-    return {"result": is_password(_users(call).get(given.user), given.password)}
+    return {"result": await call.cluster.is_password(call.asker, given.user, given.password)}
 
 
 @registry.function("wazuh.rbac.preprocessor", "get_permissions", LOCAL_MASTER, checks_daemons=False, needs=())
