@@ -22,6 +22,7 @@ from clusterd.errors import StartFailure
 from clusterd.exits import ExitCode
 from clusterd.http_server import CountedServer
 from clusterd.logs import Log
+from clusterd.memory import Trimmer
 from clusterd.reload import adopt
 from clusterd.rundir import reason_path
 from clusterd.settings import Settings
@@ -52,6 +53,7 @@ class _ApiProcess:
         self._settings = settings
         self._row = board.row("api")
         self._log = log
+        self._trimmer = Trimmer()
         self._stop = asyncio.Event()
         self._clock = Clock().monotonic
         self._strangers: StrangerLines | None = None
@@ -100,6 +102,7 @@ class _ApiProcess:
             self._say("INFO", f"Serving the REST API on https://{_shown(own.host)}:{own.port}.")
             while not self._stop.is_set() and not serving.done():
                 self._row.stamp()
+                self._trimmer.tick(self._clock())
                 self._row.set("connections", server.connections)
                 api.strangers.tick(self._clock())
                 for name in ("requests", "refused", "failed"):

@@ -17,6 +17,7 @@ from clusterd.clock import Clock
 from clusterd.configuration import load
 from clusterd.exits import ExitCode
 from clusterd.logs import Log
+from clusterd.memory import Trimmer
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, Context
 from clusterd.net.desk import Desk
@@ -59,6 +60,7 @@ class _NetProcess:
         self._settings = settings
         self._board = board
         self._row = board.row("net")
+        self._trimmer = Trimmer()
         self._context = Context(settings, log, Clock(), NetSlabs(arena, Clock().monotonic))
         self._stop = asyncio.Event()
         self._listener: Listener | None = None
@@ -184,6 +186,7 @@ class _NetProcess:
         context, now = self._context, self._context.clock.monotonic()
         survive = context.rounds.survive
         self._row.stamp()
+        self._trimmer.tick(now)
         with survive("watching sync"):
             self._bridge.watch_sync()
         with survive("requests without an answer"):

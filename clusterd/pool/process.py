@@ -1,12 +1,12 @@
 """A pool process: asks sync for a job, runs it, answers, asks again. Owns nothing between two jobs."""
 
-import ctypes
 import signal
 import time
 from types import FrameType
 
 from clusterd.configuration import load
 from clusterd.logs import Log
+from clusterd.memory import give_back
 from clusterd.pool.jobs import Workshop
 from clusterd.reload import adopt
 from clusterd.rounds import Rounds
@@ -26,8 +26,6 @@ IDLE_S = 1.0
 
 HELLO_AGAIN_S = 5.0
 """A free process says so again this often: it costs nothing, and no lost message can keep it idle for ever."""
-
-_libc = ctypes.CDLL(None)
 
 
 class _Stopped(BaseException):
@@ -107,7 +105,7 @@ class _PoolProcess:
                 worked = True
             elif worked:
                 # Idle after work: what malloc keeps for later goes back to the system.
-                _libc.malloc_trim(0)
+                give_back()
                 worked = False
 
     def _greet(self, socket: WorkerSocket[SyncToPool]) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import sqlite3
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from clusterd.exits import ExitCode
 from clusterd.http_server import CountedServer
 from clusterd.key_guard import KeyRules
 from clusterd.logs import Log
+from clusterd.memory import Trimmer
 from clusterd.reload import adopt
 from clusterd.rounds import Rounds
 from clusterd.rundir import AUTH_SOCKET, HTTP_SOCKET, STORE_SOCKETS, WDB_SOCKET, reason_path
@@ -65,6 +67,7 @@ class _StoreProcess:
         self._settings = settings
         self._row = board.row("store")
         self._log = log
+        self._trimmer = Trimmer()
         self._stop = asyncio.Event()
         self._requests = 0
         self._rounds = Rounds(self._say)
@@ -129,6 +132,7 @@ class _StoreProcess:
                         # They never end: a bug, and the supervisor begins the next life.
                         task.result()
                 self._row.stamp()
+                self._trimmer.tick(time.monotonic())
                 self._row.set("connections", wdb.connections + auth.connections)
                 self._row.set("requests", self._requests)
                 self._row.set("commits", engine.commits)

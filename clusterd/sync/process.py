@@ -11,6 +11,7 @@ import uvloop
 from clusterd.clock import Clock
 from clusterd.configuration import load
 from clusterd.logs import Log
+from clusterd.memory import Trimmer
 from clusterd.reload import adopt
 from clusterd.rights import too_many_rights
 from clusterd.rundir import jobs_socket, sync_socket
@@ -57,6 +58,7 @@ class _SyncProcess:
         self._board = board
         self._row = board.row("sync")
         self._log = log
+        self._trimmer = Trimmer()
         self._pool_size = pool_size
         self._incarnation = self._row.snapshot().incarnation
         self._net_incarnation: int | None = None
@@ -273,6 +275,7 @@ class _SyncProcess:
             with self._survives("tidying sealed bodies"):
                 await self._context.sender.bodies.tidy(now)
                 self._context.slabs.free_idle(now)
+            self._trimmer.tick(now)
             self._count()
             await asyncio.sleep(HEARTBEAT_S)
 
