@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,47 @@ def worker_keeps_its_reserve(make_rig: MakeRig) -> None:
         assert not rig.down()
 
 
-STORIES = {story.__name__: story for story in (master_cannot_look, worker_keeps_its_reserve)}
+def read_only_for_a_while(make_rig: MakeRig) -> None:
+    """The master's spool turns read-only at any moment of a sync, as a failing disk does: what cannot be removed or written then
+    ends nothing, and all workers are equal once it is writable again."""
+    rig = make_rig(2, files=20)
+    with small_disk(rig.master.root / OWN, 64) as disk:
+        rig.start()
+        rig.wait_equal(LONG_S)
+        for number, moment_s in enumerate((0.0, 0.05, 0.1, 0.2, 0.4, 0.8)):
+            content = random.Random(number).randbytes(MIB)
+            (rig.master.root / f"etc/lists/{number}").write_bytes(content)
+            time.sleep(moment_s)  # the moment of the fault, nothing is waited for
+            with read_only(disk):
+                (rig.master.root / f"etc/rules/{number}.xml").write_text(f"<!-- {number} -->")
+                wait_until(lambda: seen(rig, rig.master.name)["problems"], LONG_S, "status tells of it")
+        rig.wait_equal(LONG_S)
+        wait_until(lambda: not seen(rig, rig.master.name)["problems"], LONG_S, "all troubles are over")
+        wait_until(
+            lambda: {row["result"] for row in seen(rig, rig.master.name)["results"].values()} == {"equal"},
+            LONG_S,
+            "both workers are equal",
+        )
+        assert all(row["restarts"] == 0 for row in seen(rig, rig.master.name)["processes"])
+        assert not rig.down()
+
+
+@contextlib.contextmanager
+def read_only(disk: Path) -> Iterator[None]:
+    """While a file is open for writing the system refuses: it is asked again."""
+
+    def remounted(how: str) -> bool:
+        done = subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], capture_output=True, check=False)
+        return done.returncode == 0
+
+    wait_until(lambda: remounted("ro"), LONG_S, "no file is open for writing")
+    try:
+        yield
+    finally:
+        wait_until(lambda: remounted("rw"), LONG_S, "it is writable again")
+
+
+STORIES = {story.__name__: story for story in (master_cannot_look, worker_keeps_its_reserve, read_only_for_a_while)}
 
 
 if __name__ == "__main__":
