@@ -25,8 +25,12 @@ class Texts:
         if len(content) <= INLINE_BYTES:
             return Text(content)
         path = self._spool.new_path("text")
-        with open(path, "wb") as file:
-            file.write(content)
+        try:
+            with open(path, "wb") as file:
+                file.write(content)
+        except OSError:
+            self._spool.remove(path)  # what a full disk has taken of it
+            raise
         return Text(b"", path, len(content))
 
     def remove(self, *texts: Text) -> None:

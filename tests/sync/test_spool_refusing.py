@@ -11,12 +11,14 @@ from typing import Any, cast
 import pytest
 
 from clusterd.settings import Limits
+from clusterd.sync.api_texts import Texts
 from clusterd.sync.incoming import Incoming
 from clusterd.sync.partials import Partials
 from clusterd.sync.spool import AGAIN_S, UNWRITABLE, Spool, SpoolRefused
 from clusterd.sync.troubles import Troubles
 from clusterd.wire.transfer import IncomingFile
 from ipc.arena import Arena
+from ipc.messages import INLINE_BYTES
 from tests.sync.fake_pool import FakePool, port
 from tests.sync.rounds_bench import Journal
 
@@ -185,3 +187,17 @@ def test_a_refusing_spool_is_said_once_and_shown_until_it_takes_bytes_again(tmp_
         assert [level for level, _ in link.lines] == ["error", "info"]
 
     run(story())
+
+
+def test_text_that_could_not_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(str(tmp_path), 1)
+    spool.prepare()
+
+    def refuse(path: str, mode: str) -> Any:
+        os.close(os.open(path, os.O_CREAT))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(OSError):
+        Texts(spool).write(bytes(INLINE_BYTES + 1))
+    assert os.listdir(spool.directory) == []
