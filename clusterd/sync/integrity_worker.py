@@ -267,6 +267,10 @@ class IntegrityWorker:
             self.note_result("failed", str(failure))
             error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
             await self._report(peer, error)
+            async with (
+                self._turn
+            ):  # what was unpacked and waits for nobody may be large, and the next link may be long in coming
+                await self._leftovers.remove(self._tag)
             return 0
         finally:
             self._context.spool.remove(file.owner)

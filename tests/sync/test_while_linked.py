@@ -23,7 +23,7 @@ from clusterd.sync.pool_port import JobError
 from clusterd.sync.spool import Spool
 from clusterd.sync.troubles import Troubles
 from clusterd.wire.transfer import IncomingFile
-from ipc.messages import Applied, OpenPackage, PackageOpened, RangeUnpacked, UnpackRange
+from ipc.messages import Applied, OpenPackage, PackageOpened, RangeUnpacked, SweepTemporary, Swept, UnpackRange
 from tests.sync.rounds_bench import Journal
 
 DATA = b"package" * 100
@@ -90,6 +90,8 @@ class Worker:
             if not self.is_quick:
                 raise JobError("unwanted", "the package was taken away")
             return RangeUnpacked([], [])
+        if isinstance(job, SweepTemporary):
+            return Swept(1)
         return Applied(0, 0, 0, 0, 0, 0, [])
 
     async def apply(self) -> int:
@@ -125,6 +127,7 @@ def test_unpacking_ends_with_the_link_and_goes_on_with_the_next(tmp_path: Path, 
             "failed",
             "Error 1000 - Wazuh Internal Error: the link to the master ended while its package was unpacked",
         )
+        assert isinstance(worker.jobs[-1], SweepTemporary)  # what was unpacked does not stay
         later = worker.link()
         later.expect("task")
         held = later.resume_file(f"{sha256(DATA).hexdigest()} {len(DATA)}".encode())

@@ -97,7 +97,8 @@ def worker_keeps_its_reserve(make_rig: MakeRig) -> None:
         rig.wait_equal(LONG_S)
         (rig.master.root / "etc/lists/large").write_bytes(random.Random(1).randbytes(5 * MIB))
         refused = "Files and messages of other nodes are refused"
-        wait_until(lambda: lines(rig, rig.master.name, "are reserved (clusterd.limits"), LONG_S, "the master is told")
+        waits = f"room of {worker.name}"
+        wait_until(lambda: waits in seen(rig, rig.master.name)["problems"], LONG_S, "the master says what waits")
         spool = seen(rig, worker.name)["spool"]
         assert spool["disk_free"] < spool["disk_reserve"] == 8 * MIB
         assert lines(rig, worker.name, refused) == 1
