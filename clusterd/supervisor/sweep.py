@@ -17,18 +17,24 @@ SPOOL = f"{CLUSTER_DIR}/{OWN}/spool"
 
 
 def sweep_before_start(root: str) -> None:
-    """A fresh run directory (0700), no local socket, an empty spool, an existing state directory; as stock does, nothing
-    else in queue/cluster (wire.md 1.8). Raises OSError naming what cannot be removed or made."""
+    """A fresh run directory (0700), no local socket, an empty spool, an existing state directory that holds nothing but files;
+    as stock does, nothing else in queue/cluster (wire.md 1.8). Raises OSError naming what cannot be removed or made."""
     remove_run_files(root)
     cluster = Path(root) / CLUSTER_DIR
     for entry in os.scandir(cluster):
         if entry.name != OWN:
             _remove(Path(entry.path))
-    for relative in (SPOOL, STATE):
+    for relative in (f"{CLUSTER_DIR}/{OWN}", SPOOL, STATE):
         path = Path(root) / relative
+        if not stat.S_ISDIR(_mode(path)):
+            _remove(path)
         path.mkdir(mode=0o770, parents=True, exist_ok=True)
         path.chmod(0o770)
     empty_spool(root)
+    for entry in os.scandir(Path(root) / STATE):
+        # Over a directory nothing can be written, whatever its name is wanted for.
+        if not entry.is_file(follow_symlinks=False):
+            _remove(Path(entry.path))
     os.mkdir(run_dir(root), 0o700)
 
 
@@ -43,6 +49,13 @@ def empty_spool(root: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(Path(root) / SPOOL):
             _remove(Path(entry.path))
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.lstat().st_mode
+    except FileNotFoundError:
+        return 0
 
 
 def _remove(path: Path) -> None:

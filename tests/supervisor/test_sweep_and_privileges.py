@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,30 @@ def test_sweep_can_be_repeated_and_keeps_the_state(tmp_path: Path) -> None:
     assert list((root / "var/run/clusterd").iterdir()) == []
     assert list((root / "queue/cluster/.clusterd/spool").iterdir()) == []
     assert (root / "queue/cluster/.clusterd/state/shard-0-of-2").exists()
+
+
+@pytest.mark.parametrize("relative", ["", "/spool", "/state"])
+def test_own_directory_that_is_a_file_is_made_again(tmp_path: Path, relative: str) -> None:
+    root = make_tree(tmp_path)
+    sweep_before_start(str(root))
+    remove_run_files(str(root))
+    own = root / f"queue/cluster/.clusterd{relative}"
+    shutil.rmtree(own)
+    own.write_text("no directory")
+    sweep_before_start(str(root))
+    assert (root / "queue/cluster/.clusterd/state").is_dir()
+    assert (root / "queue/cluster/.clusterd/spool").is_dir()
+
+
+def test_state_that_is_no_file_is_removed(tmp_path: Path) -> None:
+    """A directory in a manifest's place was in the way of every scan, for ever."""
+    root = make_tree(tmp_path)
+    state = root / "queue/cluster/.clusterd/state"
+    (state / "manifest-x/deep").mkdir(parents=True)
+    (state / "shard-0-of-2").symlink_to("/etc/passwd")
+    (state / "shard-1-of-2").write_text("kept")
+    sweep_before_start(str(root))
+    assert os.listdir(state) == ["shard-1-of-2"]
 
 
 def test_removing_run_files_twice_is_fine(tmp_path: Path) -> None:
