@@ -372,14 +372,12 @@ def sweep_temporary(root: str, rules: Rules, ops: FileOps, more: Iterable[str] =
             for name in filter(is_temporary, names):
                 try:
                     if is_kept(name):
-                        heal(ops, name, names, dir_fd=fd)
+                        count += heal(ops, name, names, dir_fd=fd)
                     elif is_abandoned(name):
                         ops.unlink(name, dir_fd=fd)
-                    else:
-                        continue
+                        count += 1
                 except OSError:
                     continue
-                count += 1
     return count
 
 
