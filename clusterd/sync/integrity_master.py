@@ -220,7 +220,7 @@ class IntegrityMaster:
     async def sync(self, peer: Peer, compared: Compared, difference: str, manifest: str) -> None:
         """Send the worker what differs from `manifest` (its root digest).
 
-        Raises JobError, OSError; a package that could not be sent is in log and record."""
+        Raises JobError, OSError, LinkClosed; a package that could not be sent is in log and record."""
         context, record = self._context, self.record(peer.name)
         journal = context.journal(f"Worker {peer.name}", SYNC)
         started = time.monotonic()
@@ -258,7 +258,7 @@ class IntegrityMaster:
                 self._rooms.refused(peer.name, failure)
             record.sync_ended_at = context.clock.wall()
             journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
-        except (JobError, OSError):
+        except (ClusterError, JobError, OSError):
             journal.info(
                 f"Finished in {time.monotonic() - started:.3f}s."
             )  # each beginning has its end; the caller says why
