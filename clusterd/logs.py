@@ -1,15 +1,17 @@
 """The log of a node: `{YYYY/MM/DD HH:MM:SS} {LEVEL}: [{tag}] [{subtag}] {message}` (wire.md 9.1).
 
 Every process of the node appends to the same file, a line a write, so that lines never mix. Whoever moves the file away
-(logrotate, or our own nightly job) need not tell anybody: a process looks whether the file is still the same one.
+(logrotate, or our own nightly job) need not tell anybody: a process looks whether the file is still the same one. One that cannot
+write tells its row of the board, which `clusterd status` reads, and tries again with each line and each sign of life.
 """
 
+import errno
 import json
 import os
 import sys
 import time
-from collections.abc import Hashable
-from typing import Literal, TextIO
+from collections.abc import Callable, Hashable
+from typing import Literal, Protocol, TextIO
 
 from clusterd.printable import printable, printable_log
 
@@ -20,8 +22,22 @@ CHECK_S = 1.0
 """How often a process looks whether its file was moved away."""
 
 
+TURNS = 5
+TURN_S = 0.0005
+"""How often, and for how long, one waits for the end of a line that another process is just writing."""
+
+
+class LogRow(Protocol):
+    """Where a process tells how it goes with its lines: its row of the board."""
+
+    on_stamp: Callable[[], None] | None
+
+    def set_log(self, lost: int, number: int) -> None: ...
+
+
 class Log:
-    """Writes lines. Never raises: with a full disk lines are lost and counted, the node goes on."""
+    """Writes lines. Never raises: with a full disk lines are lost and counted, the node goes on. `lost`: in all; `errno`: why the
+    last try failed, 0 when it did not."""
 
     def __init__(
         self,
@@ -39,7 +55,18 @@ class Log:
         self._fd = -1
         self._identity: tuple[int, int] | None = None
         self._checked_at = 0.0
+        self._tried_at = 0.0
+        self._told = 0
+        self._row: LogRow | None = None
+        self._shown = (0, 0)
         self.lost = 0
+        self.errno = 0
+
+    def report_to(self, row: LogRow) -> None:
+        """From now on this process's lines are those of this row. A child of a fork begins at no lost line."""
+        self._row = row
+        self._shown = (0, 0)
+        self.lost = self._told = self.errno = 0
 
     def set_level(self, level: int) -> None:
         self._threshold = THRESHOLDS[level]
@@ -54,12 +81,7 @@ class Log:
         if not self.is_on(level):
             return
         tag, subtag, text = printable(tag), printable(subtag), printable_log(text)
-        moment = time.strftime("%Y/%m/%d %H:%M:%S")
-        if self._format == "json":
-            entry = {"time": moment, "level": level, "tag": tag, "subtag": subtag, "message": text}
-            whole = json.dumps(entry) + "\n"
-        else:
-            whole = f"{moment} {level}: [{tag}] [{subtag}] {text}\n"
+        whole = self._whole(level, tag, subtag, text)
         self._append(whole.encode("utf-8", "backslashreplace"))
         if self._stream is not None:
             try:
@@ -68,19 +90,63 @@ class Log:
             except (OSError, ValueError):
                 self._stream = None
 
+    def _whole(self, level: str, tag: str, subtag: str, text: str) -> str:
+        moment = time.strftime("%Y/%m/%d %H:%M:%S")
+        if self._format == "json":
+            return json.dumps({"time": moment, "level": level, "tag": tag, "subtag": subtag, "message": text}) + "\n"
+        return f"{moment} {level}: [{tag}] [{subtag}] {text}\n"
+
     def _append(self, data: bytes) -> None:
+        """Before the first line that can be written again stands how many could not."""
         try:
             self._follow()
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
-        except OSError:
-            self.lost += 1
+            if self.lost > self._told:
+                missing = f"{self.lost - self._told} lines could not be written here."
+                self._write(self._whole("WARNING", "Cluster", "Log", missing).encode())
+                self._told = self.lost
+            if data:
+                self._write(data)
+        except OSError as failure:
+            self._let_go()
+            self.lost += 1 if data else 0
+            self.errno = failure.errno or errno.EIO
+        self._tell()
+
+    def _write(self, data: bytes) -> None:
+        """A line in one write. A full disk may have torn the line before it, ours or that of another process: it gets its end."""
+        view = memoryview(data if self._ends_a_line() else b"\n" + data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def _ends_a_line(self) -> bool:
+        size = -1
+        for _ in range(TURNS):
+            before, size = size, os.fstat(self._fd).st_size
+            if size == 0 or os.pread(self._fd, 1, size - 1) == b"\n":
+                return True
+            if size == before:
+                return False
+            time.sleep(TURN_S)
+        return True
+
+    def _tell(self) -> None:
+        if self._row is not None and (self.lost, self.errno) != self._shown:
+            self._shown = (self.lost, self.errno)
+            self._row.set_log(self.lost, self.errno)
+            self._row.on_stamp = self._try_again if self.errno else None
+
+    def _try_again(self) -> None:
+        """Whoever has nothing to say finds out, too, that the log can be written again."""
+        now = time.monotonic()
+        if now - self._tried_at >= CHECK_S:
+            self._tried_at = now
+            self._append(b"")
 
     def _follow(self) -> None:
-        """Open the file, again if another one has taken its place or it is gone."""
+        """Open the file, again if another one has taken its place or it is gone. While that one cannot be opened lines go on in the
+        one that was moved away, and `errno` says so."""
         now = time.monotonic()
-        if self._fd >= 0:
+        if self._fd >= 0 and not self.errno:
             if now - self._checked_at < CHECK_S:
                 return
             self._checked_at = now
@@ -88,19 +154,28 @@ class Log:
                 found = os.stat(self._path)
                 if (found.st_dev, found.st_ino) == self._identity:
                     return
-            except FileNotFoundError:
+            except OSError:
                 pass
-            os.close(self._fd)
-            self._fd = -1
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o660)
-        status = os.fstat(self._fd)
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        except OSError as failure:
+            if self._fd < 0 or os.fstat(self._fd).st_nlink == 0:
+                raise
+            self.errno = failure.errno or errno.EIO
+            return
+        self._let_go()
+        status = os.fstat(fd)
+        self._fd, self.errno = fd, 0
         self._identity = (status.st_dev, status.st_ino)
         self._checked_at = now
 
-    def close(self) -> None:
+    def _let_go(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def close(self) -> None:
+        self._let_go()
 
 
 def stderr_stream() -> TextIO:

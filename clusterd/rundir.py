@@ -38,6 +38,11 @@ def reason_path(root: str) -> str:
     return f"{run_dir(root)}/reason"
 
 
+def problem_path(root: str, process: str) -> str:
+    """What keeps a child from its work while it lives, one line, for `clusterd status`; not there when nothing does."""
+    return f"{run_dir(root)}/{process}.problem"
+
+
 def local_socket(root: str) -> str:
     """Where programs on this machine ask the node (dapi.md 1.1)."""
     return f"{root.rstrip('/')}/{LOCAL_SOCKET}"

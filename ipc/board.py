@@ -8,6 +8,7 @@ written at once, so a reader sees it old or new; two fields need not be of the s
 import contextlib
 import os
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -16,13 +17,14 @@ from ipc.mapping import Mapping
 MAGIC = 0x636C7573_74657264
 ROWS = 64
 NAME_BYTES = 16
-COUNTERS = 24
+COUNTERS = 22
 ROW_BYTES = 256
-"""Name, six fields, COUNTERS counters."""
+"""Name, six fields, COUNTERS counters, two fields."""
 STATES = ("down", "starting", "ready", "stopping", "failed")
 # Fields are items of a memoryview of 64-bit words: struct.pack_into zeroes the place first, so a reader could see half a number.
 _PID, _INCARNATION, _STATE, _RESTARTS, _HEARTBEAT, _STARTED = (NAME_BYTES + 8 * n for n in range(6))
 _FIRST_COUNTER = NAME_BYTES + 48
+_LOG_LOST, _LOG_ERRNO = (_FIRST_COUNTER + 8 * (COUNTERS + n) for n in range(2))
 SUPERVISOR = "supervisor"
 
 NET_COUNTERS = (
@@ -60,7 +62,8 @@ def counters_of(name: str) -> tuple[str, ...]:
 
 
 class RowSnapshot(msgspec.Struct, frozen=True):
-    """A row at one moment. `heartbeat_ns` is CLOCK_MONOTONIC, `started_at_ns` the wall clock; 0 means never."""
+    """A row at one moment. `heartbeat_ns` is CLOCK_MONOTONIC, `started_at_ns` the wall clock; 0 means never. `log_lost`: lines that
+    the process could not write to the log; `log_errno`: why its last try failed, 0 when it did not."""
 
     name: str
     pid: int
@@ -70,15 +73,18 @@ class RowSnapshot(msgspec.Struct, frozen=True):
     heartbeat_ns: int
     started_at_ns: int
     counters: dict[str, int]
+    log_lost: int = 0
+    log_errno: int = 0
 
 
 class Row:
-    """One process's row."""
+    """One process's row. `on_stamp` is called with each sign of life, while somebody in the process has set it."""
 
     def __init__(self, words: memoryview, offset: int, name: str) -> None:
         self._words = words
         self._offset = offset
         self.name = name
+        self.on_stamp: Callable[[], None] | None = None
         self._places = {counter: (offset + _FIRST_COUNTER) // 8 + n for n, counter in enumerate(counters_of(name))}
 
     def _get(self, field: int) -> int:
@@ -92,6 +98,13 @@ class Row:
     def stamp(self) -> None:
         """I am alive."""
         self._put(_HEARTBEAT, time.monotonic_ns())
+        if self.on_stamp is not None:
+            self.on_stamp()
+
+    def set_log(self, lost: int, number: int) -> None:
+        """How it goes with this process's lines in the log: how many are lost, the errno of the last try."""
+        self._put(_LOG_LOST, lost)
+        self._put(_LOG_ERRNO, number)
 
     def set_ready(self) -> None:
         self.stamp()
@@ -116,6 +129,7 @@ class Row:
         """A new process has this row: its heartbeat and counters start anew."""
         for place in self._places.values():
             self._words[place] = 0
+        self.set_log(0, 0)
         self._put(_PID, pid)
         self._put(_INCARNATION, incarnation)
         self._put(_STARTED, time.time_ns())
@@ -144,6 +158,8 @@ class Row:
             self._get(_HEARTBEAT),
             self._get(_STARTED),
             {counter: int(self._words[place]) for counter, place in self._places.items()},
+            self._get(_LOG_LOST),
+            self._get(_LOG_ERRNO),
         )
 
 

@@ -7,6 +7,7 @@ from clusterd.link_check import link_warnings
 from clusterd.rights import too_many_rights
 from clusterd.rundir import root_problem
 from clusterd.settings import Settings
+from clusterd.supervisor.code_access import access_warning, unreadable_code_of
 from clusterd.supervisor.privileges import PrivilegeProblem, owner_to_become
 
 
@@ -33,6 +34,9 @@ def check(root: str) -> Checked:
     too_long = root_problem(root)
     if too_long is not None:
         lines.append(too_long)
+    owner_problem, owner_warning = _owner(loaded.settings) if loaded.settings is not None else ("", "")
+    if owner_problem:
+        lines.append(owner_problem)
     ok = not lines
     lines += [f"warning: {warning}" for warning in loaded.warnings]
     rights = too_many_rights(loaded.settings.clusterd.owner) if loaded.settings is not None else None
@@ -42,4 +46,16 @@ def check(root: str) -> Checked:
         lines += [f"warning: {line}" for line in links_of(loaded.settings)]
     if loaded.settings is not None and loaded.settings.cluster.disabled:
         lines.append("warning: the cluster is disabled (or there is no <cluster> block): start will refuse")
+    if owner_warning:
+        lines.append(f"warning: {owner_warning}")
     return Checked(ok, lines)
+
+
+def _owner(settings: Settings) -> tuple[str, str]:
+    """What is wrong with the user that a node started as root becomes, and what may be."""
+    try:
+        owner = owner_to_become(settings.clusterd.owner)
+    except PrivilegeProblem as failure:
+        return str(failure), ""
+    unreadable = unreadable_code_of(owner) if owner is not None else ""
+    return "", access_warning(owner.name, unreadable) if owner is not None and unreadable else ""

@@ -23,6 +23,7 @@ COMMANDS = {
     "sync": ("tools.cli_sync:sync", "Look for changes now instead of at the next interval."),
     "diff": ("tools.cli_sync:diff", "Show what a sync would change on worker NODE."),
     "control": ("tools.cli_control:control", "Ask the cluster, on any of its nodes."),
+    "store": ("tools.cli_store:store", "The agent database that this node serves."),
     "api": ("tools.cli_api:api", "The REST API: turn it on, and say who may use it."),
 }
 """Name of a command: where it is, and its line in the help."""

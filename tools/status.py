@@ -3,13 +3,16 @@
 Answers within two seconds whatever is dead. Stable keys; docs/operations.md lists them.
 """
 
+import contextlib
+import errno
+import os
 import time
 from typing import Any
 
 import psutil
 
 from clusterd.errors import ClusterError
-from clusterd.rundir import board_path
+from clusterd.rundir import board_path, problem_path
 from clusterd.scheduling import class_of
 from clusterd.supervisor.pidfile import running_pid
 from clusterd.wire.commands import STATUS
@@ -18,6 +21,33 @@ from tools.control import NotAnswering, ask_json
 
 ASK_TIMEOUT_S = 1.2
 CPU_SAMPLE_S = 0.2
+LOG = "logs/cluster.log"
+
+
+def log_problems(root: str, rows: list[RowSnapshot]) -> dict[str, str]:
+    """What keeps processes from writing the log, as a member of `problems`."""
+    failing = [row for row in rows if row.log_errno and row.state not in ("down", "failed")]
+    if not failing:
+        return {}
+    names, lost = ", ".join(row.name for row in failing), sum(row.log_lost for row in failing)
+    why = " and ".join(dict.fromkeys(os.strerror(row.log_errno) for row in failing))
+    path = f"{root}/{LOG}"
+    text = f"{path} cannot be written by {names} ({why}); {lost} lines are lost. "
+    if any(row.log_errno in (errno.ENOSPC, errno.EDQUOT) for row in failing):
+        return {"log": f"{text}Make room on its disk"}
+    return {"log": f"{text}Give the file to the user that the node runs as (logrotate: create 0660 USER GROUP)"}
+
+
+def child_problems(root: str, rows: list[RowSnapshot]) -> dict[str, str]:
+    """What keeps single processes from their work, in their own words."""
+    found = {}
+    for row in rows:
+        with (
+            contextlib.suppress(OSError),
+            open(problem_path(root, row.name), encoding="utf-8", errors="replace") as file,
+        ):
+            found[row.name] = file.read(4096).strip()
+    return found
 
 
 class StatusReader:
@@ -85,6 +115,11 @@ class StatusReader:
         problem = self._ask(status)
         self._add_processes(status, rows, first)
         status["problem"] = problem
+        status["problems"] = {
+            **log_problems(self._root, rows),
+            **child_problems(self._root, rows),
+            **status["problems"],
+        }
         return status
 
     def _ask(self, status: dict[str, Any]) -> str:
@@ -139,6 +174,7 @@ class StatusReader:
                     "cpu_percent": cpu,
                     "uss_bytes": uss,
                     "restarts": row.restarts,
+                    "log_lines_lost": row.log_lost,
                 }
             )
             if row.name == "supervisor":

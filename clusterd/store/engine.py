@@ -26,6 +26,7 @@ MOST_IN_BATCH = 500
 BATCH_S = 0.02
 """A batch takes in what waits until it has run for so long."""
 CLOSE_S = 2.0
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 WALL_JUMP_US = 1_000_000
 """A wall clock that was set by so much is noted; less makes no difference to reports."""
 
@@ -76,6 +77,11 @@ class Session:
         )
 
 
+def is_damage(failure: BaseException) -> bool:
+    """Whether SQLite says that the file is broken, as opposed to full disks, locks and wrong statements."""
+    return isinstance(failure, sqlite3.DatabaseError) and getattr(failure, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+
+
 class _Write:
     __slots__ = ("alone", "durable", "future", "work")
 
@@ -101,6 +107,8 @@ class Engine:
         bound_process(self._session.db)
         self.watch = Watch()
         self._stale = False
+        self.damage = ""
+        """Why the file is no whole database any more, once that was seen."""
         self.commits = 0
         self.writes = 0
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
@@ -154,7 +162,15 @@ class Engine:
             connection.set_authorizer(authorize)
             self._local.connection = connection
             self._connections.append(connection)
-        return work(connection)
+        try:
+            return work(connection)
+        except sqlite3.DatabaseError as failure:
+            self._note_damage(failure)
+            raise
+
+    def _note_damage(self, failure: BaseException) -> None:
+        if is_damage(failure):
+            self.damage = self.damage or str(failure)
 
     # ---- the writer thread -----------------------------------------------------------------------------------------------
 
@@ -170,6 +186,7 @@ class Engine:
                 self.commits += 1
                 self.writes += len(batch)
             except BaseException as failure:
+                self._note_damage(failure)
                 self._undo()
                 outcomes = [(write, None, failure) for write in batch]
             self._loop.call_soon_threadsafe(_deliver, outcomes)
@@ -192,6 +209,7 @@ class Engine:
             try:
                 outcomes.append((write, write.work(self._session), None))
             except Exception as failure:
+                self._note_damage(failure)
                 outcomes.append((write, None, failure))
                 if not self._session.db.in_transaction:
                     # A full disk and the like undo the whole transaction, not one statement.

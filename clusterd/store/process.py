@@ -25,7 +25,7 @@ from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.reload import adopt
 from clusterd.rounds import Rounds
-from clusterd.rundir import AUTH_SOCKET, HTTP_SOCKET, STORE_SOCKETS, WDB_SOCKET, reason_path
+from clusterd.rundir import AUTH_SOCKET, HTTP_SOCKET, STORE_SOCKETS, WDB_SOCKET, problem_path, reason_path
 from clusterd.settings import Settings
 from clusterd.store import schema
 from clusterd.store.authd import Authd
@@ -46,6 +46,9 @@ HEARTBEAT_S = 0.5
 SWITCH_S = 0.0005
 """Threads of this process let each other in after so long: a keepalive must not wait for a large report."""
 HTTP_START_S = 10.0
+RETRY_S = 5.0
+_FAILURES = (StartFailure, SocketTaken, OSError, sqlite3.Error)
+"""What keeps a store from serving, and may be mended while the node runs."""
 REGISTRATION_WAIT_S = 1.0
 """How long authd waits for the request of a connection (wdb.md 8.1)."""
 
@@ -56,7 +59,7 @@ def run(settings: Settings, board: Board, log: Log) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_StoreProcess(settings, board, log).run())
-    except (StartFailure, SocketTaken, OSError, sqlite3.Error) as failure:
+    except OSError as failure:
         with contextlib.suppress(OSError):
             Path(reason_path(settings.root)).write_text(f"{failure}\n", encoding="utf-8")
         return int(ExitCode.COULD_NOT_START)
@@ -73,22 +76,67 @@ class _StoreProcess:
         self._rounds = Rounds(self._say)
         self._tasks: list[asyncio.Task[None]] = []
         self._keys: KeyFile | None = None
+        self._trouble = ""
+        self._was_damaged = False
 
     async def run(self) -> int:
-        """Until SIGTERM. Raises StartFailure, SocketTaken, OSError, sqlite3.Error while it starts."""
-        settings = self._settings
+        """Until SIGTERM. What keeps the store from serving is said once, and tried again: the rest of the node needs no agents."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-        schema.prepare(settings.root, settings.cluster.node_name, settings.clusterd.version)
+        while not self._stop.is_set():
+            try:
+                await self._live()
+            except _FAILURES as failure:
+                self._say_trouble(failure)
+                self._row.set_ready()
+                await self._pause(RETRY_S)
+        self._row.set_stopping()
+        return 0
+
+    async def _live(self) -> None:
+        """Until SIGTERM. Raises one of _FAILURES."""
+        settings = self._settings
+        # In a thread: a large file takes its time to be looked through, and the supervisor waits for signs of life.
+        name, version = settings.cluster.node_name, settings.clusterd.version
+        work = asyncio.to_thread(schema.prepare, settings.root, name, version, thorough=self._was_damaged)
+        opening = asyncio.ensure_future(work)
+        while not opening.done():
+            self._row.stamp()
+            await asyncio.wait([opening], timeout=HEARTBEAT_S)
+        opening.result()
+        self._was_damaged = False
         engine = Engine(settings.root, readers=max(2, len(os.sched_getaffinity(0))))
         try:
             await self._serve(engine)
         finally:
             engine.close()
-        return 0
+
+    async def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self._stop.is_set() and time.monotonic() < until:
+            self._row.stamp()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), HEARTBEAT_S)
+
+    def _say_trouble(self, failure: Exception) -> None:
+        text = f"No agents on this node, files are synchronised: {failure or type(failure).__name__}"
+        if isinstance(failure, StartFailure | sqlite3.DatabaseError):
+            text += (
+                ". Put a backup in its place, or begin with an empty one: clusterd store renew (it keeps the old one)"
+            )
+        if text != self._trouble:
+            self._trouble = text
+            self._say("ERROR", f"{text}. Tried again every {RETRY_S:g} s.")
+        with contextlib.suppress(OSError):
+            Path(problem_path(self._settings.root, "store")).write_text(f"{text}\n", encoding="utf-8")
+
+    def _trouble_is_over(self) -> None:
+        with contextlib.suppress(OSError):
+            Path(problem_path(self._settings.root, "store")).unlink(missing_ok=True)
+        self._trouble = ""
 
     async def _serve(self, engine: Engine) -> None:
         settings = self._settings
@@ -125,8 +173,14 @@ class _StoreProcess:
             cleanup.push_async_callback(auth.stop)
             self._begin(follower.run(), cleanup)
             self._row.set_ready()
+            self._trouble_is_over()
             self._say("INFO", f"Serving the agent database and authd on {', '.join(STORE_SOCKETS)}.")
             while not self._stop.is_set():
+                if engine.damage:
+                    self._was_damaged = True
+                    raise StartFailure(
+                        f"the agent database {settings.root}/{schema.DATABASE} is damaged: {engine.damage}"
+                    )
                 for task in self._tasks:
                     if task.done():
                         # They never end: a bug, and the supervisor begins the next life.
@@ -139,7 +193,6 @@ class _StoreProcess:
                 self._row.set("writes", engine.writes)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), HEARTBEAT_S)
-            self._row.set_stopping()
 
     def _make_auth(self, engine: Engine, private: PrivateDatabases, most: int) -> StreamServer:
         """A master registers agents itself, a worker has its master do it."""
@@ -178,6 +231,7 @@ class _StoreProcess:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._tasks.clear()
 
         cleanup.push_async_callback(end)
 

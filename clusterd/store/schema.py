@@ -3,8 +3,12 @@
 Our own tables and indexes begin with `clusterd_`; a stock wazuh-db that opens the file does not mind them.
 """
 
+import contextlib
+import fcntl
+import os
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from clusterd.clock import boot_us
@@ -153,21 +157,37 @@ def _text(data: bytes) -> str:
     return str(data, "utf-8", "replace")
 
 
-def prepare(root: str, node_name: str, version: str) -> None:
-    """Make the database, or see that the one that is there is of our version; this node's row says what it is.
+@contextlib.contextmanager
+def locked(root: str) -> Iterator[None]:
+    """Nobody else makes the database, or moves it away, while the block runs."""
+    directory = (Path(root) / DATABASE).parent
+    directory.mkdir(mode=0o770, parents=True, exist_ok=True)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
-    Raises StartFailure saying what to do."""
+
+def prepare(root: str, node_name: str, version: str, *, thorough: bool = False) -> None:
+    """Make the database, or see that the one that is there is of our version and whole (`thorough`: its indexes too, which takes
+    longer); this node's row says what it is. Raises StartFailure saying what to do."""
     path = Path(root) / DATABASE
     try:
-        path.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
-        connection = connect(root)
-        try:
-            connection.execute("pragma journal_mode = wal").fetchone()
-            _make(connection, str(path))
-            write_manager(connection, node_name, version)
-        finally:
-            connection.close()
-        path.chmod(MODE)
+        with locked(root):
+            connection = connect(root)
+            try:
+                connection.execute("pragma journal_mode = wal").fetchone()
+                _make(connection, str(path))
+                (found,) = connection.execute(f"pragma {'integrity' if thorough else 'quick'}_check(1)").fetchone()
+                if found == "ok":
+                    write_manager(connection, node_name, version)
+            finally:
+                connection.close()
+            if found != "ok":
+                raise StartFailure(f"the agent database {path} is damaged: {found}")
+            path.chmod(MODE)
     except (OSError, sqlite3.Error) as failure:
         raise StartFailure(f"the agent database {path} cannot be opened: {failure}") from failure
 
@@ -187,7 +207,7 @@ def _make(connection: sqlite3.Connection, path: str) -> None:
             found = _version(connection) if "metadata" in tables else "none"
             raise StartFailure(
                 f"{path} has schema version {found}, this store knows version {VERSION} only: start the wazuh-db that "
-                "made it (clusterd.store: off), or move the file away to begin with an empty one"
+                "made it (clusterd.store: off)"
             )
         _run(connection, _OWN)
         _carry_over_moments(connection)

@@ -40,12 +40,13 @@ class ChildSpec(msgspec.Struct, frozen=True):
 
 
 class BirthPlan(msgspec.Struct, frozen=True):
-    """What a new child does before its work: file descriptors that are not for it are closed, stacks of a crash go to
-    `crash_log`, what ends it unexpectedly is told to `on_crash` as a text with a stack."""
+    """What a new child does before its work: `begin` first, file descriptors that are not for it are closed, stacks of a crash go
+    to `crash_log`, what ends it unexpectedly is told to `on_crash` as a text with a stack."""
 
     close_fds: tuple[int, ...]
     crash_log: str
     on_crash: Callable[[str], None]
+    begin: Callable[[], None]
 
 
 class Child:
@@ -92,6 +93,7 @@ def _live(spec: ChildSpec, parent: int, plan: BirthPlan) -> NoReturn:
     """The whole life of the child. Never returns into the supervisor's code, whatever happens."""
     status = int(ExitCode.FAILED)
     try:
+        plan.begin()
         _be_born(spec.name, parent, plan)
         status = spec.main()
     except SystemExit as ended:

@@ -112,6 +112,7 @@ class Family:
             close_fds=tuple(self._not_for_children()),
             crash_log=self._crash_log,
             on_crash=lambda stack: self._log.line("ERROR", TAG, SUBTAG, f"{slot.spec.name} met a bug:\n{stack}"),
+            begin=lambda: self._log.report_to(slot.row),
         )
         try:
             slot.child = fork(slot.spec, slot.incarnation, now, plan)

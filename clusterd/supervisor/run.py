@@ -24,15 +24,17 @@ from clusterd.logs import Log, stderr_stream
 from clusterd.reload import adopt
 from clusterd.rights import keep_memory_private, too_many_rights
 from clusterd.rounds import Rounds
-from clusterd.rundir import board_path, reason_path, root_problem
+from clusterd.rundir import board_path, problem_path, reason_path, root_problem
 from clusterd.settings import Settings
 from clusterd.store.choice import choose
 from clusterd.supervisor import privileges, sweep
 from clusterd.supervisor.child import CRASH_LOG_MODE, SIGNALS, ChildSpec, freeze
+from clusterd.supervisor.code_access import access_warning, unreadable_code
 from clusterd.supervisor.family import SUBTAG, TAG, Family, Pace
 from clusterd.supervisor.notify import Notifier
 from clusterd.supervisor.pidfile import AlreadyRunning, claim
 from clusterd.supervisor.plan import Node, make_arena, plan
+from clusterd.supervisor.preload import preload
 from ipc.board import SUPERVISOR, Board
 
 STARTING_TICK_S = 0.02
@@ -150,7 +152,7 @@ def _run_node(
     few_files = privileges.allow_open_files(
         limits.connections + limits.local_clients + limits.store_connections + OTHER_FILES
     )
-    _become_owner(settings)
+    unreadable = _become_owner(settings)
     keep_memory_private()
     problem = root_problem(root) or privileges.tree_problem(root)
     if problem:
@@ -168,6 +170,7 @@ def _run_node(
     try:
         for warning in (
             few_files,
+            unreadable,
             too_many_rights(settings.clusterd.owner),
             f"An earlier clusterd was not stopped; removed {', '.join(stale)}." if stale else "",
         ):
@@ -180,6 +183,8 @@ def _run_node(
         settings = msgspec.structs.replace(settings, serves_store=choice.serves)
         with _crash_log(root) as (crash_log, crash_fd):
             sweep.sweep_before_start(root)
+            if unreadable:
+                Path(problem_path(root, SUPERVISOR)).write_text(f"{unreadable}\n", encoding="utf-8")
             _Supervisor(settings, log, crash_log, crash_fd, starter, make_plan, pace).run()
     except CouldNotStart as failure:
         log.line("ERROR", TAG, SUBTAG, f"The node could not start: {failure}")
@@ -193,12 +198,18 @@ def _run_node(
         log.close()
 
 
-def _become_owner(settings: Settings) -> None:
+def _become_owner(settings: Settings) -> str:
+    """Returns a warning when the owner may not read what the node runs, else nothing."""
     os.umask(privileges.UMASK)
     owner = privileges.owner_to_become(settings.clusterd.owner)
-    if owner is not None:
-        privileges.hand_over_own_files(settings.root, owner)
-        privileges.become(owner)
+    if owner is None:
+        return ""
+    # Everything is imported while it can be read for certain.
+    preload()
+    privileges.hand_over_own_files(settings.root, owner)
+    privileges.become(owner)
+    unreadable = unreadable_code()
+    return access_warning(owner.name, unreadable) if unreadable else ""
 
 
 def _clean_up(root: str, log: Log) -> None:
@@ -244,6 +255,7 @@ class _Supervisor:
         self._notifier = Notifier(os.environ, os.getpid())
         self._board = Board.create(board_path(settings.root))
         self._row = self._board.add_row(SUPERVISOR)
+        log.report_to(self._row)
         self._row.begin(os.getpid(), 1)
         self._node = Node(settings, make_arena(settings), self._board, log)
         self._family = Family(
@@ -261,6 +273,7 @@ class _Supervisor:
 
     def run(self) -> None:
         """Until a stop signal. Raises CouldNotStart."""
+        preload()
         freeze()
         try:
             self._family.start(time.monotonic())

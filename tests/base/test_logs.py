@@ -1,10 +1,13 @@
 """The log: stock format, one write a line, follows a file that was moved away, never raises (wire.md 9.1)."""
 
+import contextlib
+import errno
 import io
 import json
 import os
 import re
 import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,6 +84,131 @@ def test_a_full_disk_loses_lines_but_raises_nothing(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert log.lost == 1
     log.close()
+
+
+class Row:
+    """As a row of the board."""
+
+    def __init__(self) -> None:
+        self.on_stamp: Callable[[], None] | None = None
+        self.told: list[tuple[int, int]] = []
+
+    def set_log(self, lost: int, number: int) -> None:
+        self.told.append((lost, number))
+
+
+@contextlib.contextmanager
+def room_for(path: Path, more: int) -> Iterator[None]:
+    """A disk with so many bytes left."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def texts(path: Path) -> list[str]:
+    return [line.split("] ", 2)[-1] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("more", [0, 1, 25])
+@pytest.mark.parametrize("other", [False, True], ids=["same process", "another process"])
+def test_a_line_that_a_full_disk_tore_is_not_glued_to_the_next(tmp_path: Path, more: int, other: bool) -> None:
+    path = tmp_path / "cluster.log"
+    log, second = Log(str(path)), Log(str(path))
+    log.line("INFO", "t", "s", "first")
+    second.line("INFO", "t", "s", "second")
+    with room_for(path, more):
+        log.line("INFO", "t", "s", "torn")
+        assert log.lost == 1
+    (second if other else log).line("INFO", "t", "s", "third")
+    log.line("INFO", "t", "s", "fourth")
+    log.close()
+    second.close()
+    found = texts(path)
+    assert "third" in found
+    assert found[-1] == "fourth"
+    assert "1 lines could not be written here." in found
+
+
+def test_a_process_that_cannot_write_its_log_tells_its_row_and_tries_again_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, row, now = tmp_path / "cluster.log", Row(), [1e9]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    log = Log(str(path))
+    log.report_to(row)
+    log.line("INFO", "t", "s", "first")
+    assert (row.told, row.on_stamp) == ([], None)
+    path.unlink()
+    path.mkdir()  # whatever cannot be opened: a directory is what root cannot open either
+    now[0] += CHECK_S + 1
+    for _ in range(3):
+        log.line("INFO", "t", "s", "lost")
+    assert row.told[-1] == (3, errno.EISDIR)
+    path.rmdir()
+    now[0] += CHECK_S + 1
+    assert row.on_stamp is not None
+    row.on_stamp()
+    assert row.told[-1] == (3, 0)
+    assert row.on_stamp is None
+    assert texts(path) == ["3 lines could not be written here."]
+    log.close()
+
+
+def test_while_the_new_file_cannot_be_opened_lines_go_on_in_the_one_that_was_moved_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, row, now = tmp_path / "cluster.log", Row(), [1e9]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    log = Log(str(path))
+    log.report_to(row)
+    log.line("INFO", "t", "s", "first")
+    path.rename(tmp_path / "cluster.log.1")
+    path.mkdir()
+    now[0] += CHECK_S + 1
+    log.line("INFO", "t", "s", "second")
+    assert row.told[-1] == (0, errno.EISDIR)
+    assert texts(tmp_path / "cluster.log.1") == ["first", "second"]
+    path.rmdir()
+    log.line("INFO", "t", "s", "third")
+    assert row.told[-1] == (0, 0)
+    assert texts(path) == ["third"]
+    log.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_that_logrotate_made_for_somebody_else_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.log"
+    tmp_path.chmod(0o777)
+    for above in tmp_path.parents[:2]:
+        above.chmod(0o711)
+    path.touch(mode=0o600)
+    read_fd, write_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setgid(4711)
+        os.setuid(4711)
+        log = Log(str(path))
+        log.line("INFO", "t", "s", "nowhere")
+        os.write(write_fd, f"{log.lost} {log.errno}".encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(read_fd, 100) == f"1 {errno.EACCES}".encode()
+    os.close(read_fd)
+    os.close(write_fd)
+
+
+def test_a_log_may_be_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cluster.log")
+    fd = os.open(tmp_path / "cluster.log", os.O_RDWR | os.O_NONBLOCK)
+    log = Log(str(tmp_path / "cluster.log"))
+    log.line("INFO", "t", "s", "through")
+    assert os.read(fd, 1000).endswith(b"through\n")
+    assert log.lost == 0
+    log.close()
+    os.close(fd)
 
 
 def test_the_foreground_gets_a_copy_and_its_end_is_survived(tmp_path: Path) -> None:

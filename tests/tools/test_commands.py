@@ -210,6 +210,7 @@ def test_status_of_a_running_node_has_all_its_keys(rig: Rig) -> None:
         assert set(found) == STATUS_KEYS
         assert found["node"]["type"] == node.kind
         keys = {"name", "pid", "incarnation", "state", "class", "silent_s", "cpu_percent", "uss_bytes", "restarts"}
+        keys.add("log_lines_lost")
         assert set(found["processes"][0]) == keys
         assert [process["state"] for process in found["processes"]] == ["ready"] * 7
         classes = {process["name"]: process["class"] for process in found["processes"]}

@@ -1,0 +1,57 @@
+"""Whether the user that a node becomes may read the program it runs: the interpreter and the packages."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from clusterd.supervisor.privileges import Owner, PrivilegeProblem, become
+
+PACKAGES = ("clusterd", "hashing", "ipc", "msgspec", "zmq")
+"""Our own, and two of those that we need: one of a single directory, one with libraries."""
+
+
+def unreadable_code() -> str:
+    """What this process may not read of its own program, with the directory that bars the way; empty when it may read all."""
+    for path in _paths():
+        for above in [*reversed(path.parents), path]:
+            wanted = os.X_OK if above != path else os.R_OK | (os.X_OK if path.is_dir() else 0)
+            if not os.access(above, wanted, effective_ids=True):
+                return f"{path} (no access to {above})" if above != path else str(path)
+    return ""
+
+
+def unreadable_code_of(owner: Owner) -> str:
+    """The same for another user, asked as root. Never in a process with threads."""
+    read_fd, write_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            become(owner)
+            os.write(write_fd, unreadable_code().encode()[:4096])
+        except PrivilegeProblem as failure:
+            os.write(write_fd, str(failure).encode()[:4096])
+        finally:
+            os._exit(0)
+    os.close(write_fd)
+    with open(read_fd, "rb") as pipe:
+        text = pipe.read()
+    os.waitpid(pid, 0)
+    return text.decode(errors="replace")
+
+
+def access_warning(user: str, unreadable: str) -> str:
+    """For people."""
+    return (
+        f"user {user} cannot read {unreadable}: the node runs with what it loaded as root, but no command of {user} starts, and a "
+        f"service that starts as {user} would not. Install where {user} may read, or set clusterd.owner in etc/cluster.json"
+    )
+
+
+def _paths() -> list[Path]:
+    found = [Path(sys.executable), Path(sys.executable).resolve()]
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            found += [Path(spec.origin).parent, Path(spec.origin)]
+    return found

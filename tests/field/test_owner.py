@@ -1,0 +1,74 @@
+"""The user that a node becomes and the program it runs: what that user cannot read is named before it is missed."""
+
+import json
+import os
+import pwd
+import sys
+from pathlib import Path
+
+import pytest
+
+from clusterd.supervisor import code_access, privileges
+from clusterd.supervisor.privileges import Owner
+from tests.conftest import KEY
+from tools.check import check
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+CONF = f"<ossec_config><cluster><key>{KEY}</key><nodes><node>10.0.0.1</node></nodes></cluster></ossec_config>"
+
+
+@pytest.fixture
+def nobody() -> Owner:
+    found = pwd.getpwnam("nobody")
+    return Owner("nobody", found.pw_uid, found.pw_gid)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "ossec.conf").write_text(CONF)
+    (tmp_path / "etc" / "cluster.json").write_text(json.dumps({"clusterd": {"owner": "nobody"}}))
+    return tmp_path
+
+
+@pytest.fixture
+def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An interpreter in a directory of root's."""
+    directory = tmp_path / "closed"
+    directory.mkdir(mode=0o700)
+    (directory / "python3").symlink_to(os.path.realpath(sys.executable))
+    monkeypatch.setattr(sys, "executable", str(directory / "python3"))
+    return directory
+
+
+def test_an_interpreter_that_the_owner_cannot_read_is_named(nobody: Owner, closed: Path) -> None:
+    found = code_access.unreadable_code_of(nobody)
+    assert str(closed / "python3") in found
+    assert "no access to /" in found
+    assert code_access.unreadable_code() == ""
+
+
+def test_check_config_names_what_the_owner_cannot_read(root: Path, closed: Path) -> None:
+    checked = check(str(root))
+    assert checked.ok
+    (line,) = [line for line in checked.lines if "cannot read" in line]
+    assert line.startswith(f"warning: user nobody cannot read {closed}/python3")
+    assert "clusterd.owner" in line
+
+
+def test_check_config_names_an_owner_that_does_not_exist(root: Path) -> None:
+    (root / "etc" / "cluster.json").write_text(json.dumps({"clusterd": {"owner": "nobody-of-this-name"}}))
+    checked = check(str(root))
+    assert not checked.ok
+    assert any("there is no user 'nobody-of-this-name'" in line for line in checked.lines)
+
+
+def test_what_everybody_may_read_is_no_warning(nobody: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_access, "_paths", lambda: [Path("/usr"), Path("/etc/passwd")])
+    assert code_access.unreadable_code_of(nobody) == ""
+
+
+def test_a_root_that_stays_root_is_not_asked(root: Path, closed: Path) -> None:
+    (root / "etc" / "cluster.json").write_text(json.dumps({"clusterd": {"owner": "root"}}))
+    assert privileges.owner_to_become("root") is None
+    assert check(str(root)).lines == []

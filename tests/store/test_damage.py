@@ -1,0 +1,109 @@
+"""A database that is damaged or cannot be opened keeps agents away, nothing else, and nothing of it is lost."""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from clusterd.errors import StartFailure
+from clusterd.rundir import STORE_SOCKETS, WDB_SOCKET, problem_path
+from clusterd.store import schema
+from clusterd.store.renew import renew
+from clusterd.wdb.stream import is_served
+from tests.store.lone_store import LoneStore, lone_store
+from tools.cli import cluster
+from tools.rig.wdb_client import WdbClient, WdbError
+
+DEADLINE_S = 60.0
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def problem(store: LoneStore) -> str:
+    path = Path(problem_path(str(store.root), "store"))
+    return path.read_text() if path.exists() else ""
+
+
+def damage(path: Path) -> None:
+    """The header stays good, so that only who reads further notices."""
+    with open(path, "r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(path.stat().st_size - 4096))
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database" * 500, b"SQLite format 3\0" + b"\0" * 4080], ids=["text", "zeros"]
+)
+def test_a_file_that_is_no_database_is_left_as_it_is_while_the_process_waits(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / schema.DATABASE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with lone_store(tmp_path) as store:
+        assert "clusterd store renew" in problem(store)
+        assert store.log.count("ERROR") == 1
+        assert not any(is_served(str(tmp_path / name)) for name in STORE_SOCKETS)
+        assert path.read_bytes() == content
+        other = tmp_path / "backup"
+        (other / "queue/db").mkdir(parents=True)
+        schema.prepare(str(other), "node", "4.14.1")
+        (other / schema.DATABASE).rename(path)
+        until(lambda: is_served(str(tmp_path / WDB_SOCKET)), "a backup put in its place is served")
+        until(lambda: problem(store) == "", "the problem is over")
+        with WdbClient(tmp_path) as client:
+            assert client.ask("global sql select count(*) from agent")[0] == "ok"
+
+
+def test_pages_that_are_damaged_are_found_at_the_start(tmp_path: Path) -> None:
+    schema.prepare(str(tmp_path), "node", "4.14.1")
+    damage(tmp_path / schema.DATABASE)
+    with pytest.raises(StartFailure):
+        schema.prepare(str(tmp_path), "node", "4.14.1")
+
+
+def test_damage_that_comes_while_it_serves_ends_the_service_and_no_more(tmp_path: Path) -> None:
+    with lone_store(tmp_path) as store:
+        with WdbClient(tmp_path) as client:
+            for number in range(1, 200):
+                client.ask(f'global insert-agent {{"id":{number},"name":"agent{number}","date_add":1}}')
+        store.kill()
+        store.restart()
+        damage(tmp_path / schema.DATABASE)
+
+        def is_noticed() -> bool:
+            try:
+                with WdbClient(tmp_path) as client:
+                    client.ask("global sql select * from agent order by name")
+            except (OSError, WdbError):
+                pass
+            return "clusterd store renew" in problem(store)
+
+        until(is_noticed, "the damage is noticed")
+        until(lambda: not is_served(str(tmp_path / WDB_SOCKET)), "nobody is served out of a damaged database")
+
+
+def test_renewing_keeps_the_old_one_and_the_store_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / schema.DATABASE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not a database" * 500)
+    Path(f"{path}-wal").write_bytes(b"its log")
+    with lone_store(tmp_path) as store:
+        until(lambda: problem(store) != "", "the problem is told")
+        found = CliRunner().invoke(cluster, ["--root", str(tmp_path), "store", "renew"])
+        assert found.exit_code == 0, found.output
+        until(lambda: is_served(str(tmp_path / WDB_SOCKET)), "the new one is served")
+        kept = {one.read_bytes() for one in path.parent.glob("global.db.damaged-*")}
+        assert b"not a database" * 500 in kept
+        with pytest.raises(StartFailure, match="in use"):
+            renew(str(tmp_path))
+    with sqlite3.connect(path) as db:
+        assert db.execute("pragma quick_check").fetchone() == ("ok",)
+    db.close()
