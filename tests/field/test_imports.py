@@ -17,7 +17,7 @@ from tools.rig.nodes import Node, Rig, RigError
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import WdbClient, authd
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SPY = (sys.executable, "-m", "tests.field.spy_program")
 RULE = b'<group name="x,"><rule id="100001" level="3"><description>One</description></rule></group>'
 PLACES = {
