@@ -33,6 +33,7 @@ GUARD = "Agent-groups guard"
 TAG = "Master"
 CHUNKS_PER_STRING = 200
 """About 13 MB; more go in further strings."""
+NO_ANSWER = 3020
 ATTEMPTS = 5
 """How often a worker is given rows that it cannot write."""
 TEXT_BYTES = 4096
@@ -67,12 +68,13 @@ class _Everything:
 
 class _Line:
     """The queue of one worker. `answer`: where the result of the broadcast under way goes. `is_behind`: it could not write
-    what it was given, or is too slow; told once."""
+    what it was given, or is too slow; told once. `is_silent`: it did not answer the last message."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.queue: deque[Broadcast] = deque()
         self.is_behind = False
+        self.is_silent = False
         self.wake = asyncio.Event()
         self.answer: asyncio.Future[BatchResult] | None = None
         self.started: float | None = None
@@ -275,8 +277,8 @@ class AgentGroupsMaster:
             if attempt:
                 await asyncio.sleep(self._context.settings.master.sync_agent_groups_s)
             problem = await self._send(line, broadcast)
-            if not problem:
-                break
+            if not problem or line.is_silent:
+                break  # nobody else's groups wait for one that says nothing
         return problem
 
     def _note_behind(self, line: _Line, problem: str) -> None:
@@ -295,6 +297,7 @@ class AgentGroupsMaster:
         journal.info("Starting.")
         line.started, record.groups_started_at, record.groups_ended_at = time.monotonic(), context.clock.wall(), None
         line.answer = asyncio.get_running_loop().create_future()
+        line.is_silent = False
         try:
             string_id = await context.sender.send_string(peer, [Segment(broadcast.path, 0, broadcast.size)])
             journal.debug("Sending chunks.")
@@ -302,8 +305,11 @@ class AgentGroupsMaster:
             async with asyncio.timeout(context.settings.worker.timeout_agent_groups_s + peer.timeout_s):
                 result = await line.answer
         except TimeoutError:
+            line.is_silent = True
             return self._not_sent(peer, journal, "no result came in time")
         except (ClusterError, OSError) as failure:
+            cause = failure.__cause__ or failure
+            line.is_silent = isinstance(cause, ClusterError) and cause.code == NO_ANSWER
             return self._not_sent(peer, journal, str(failure))
         finally:
             line.answer = None

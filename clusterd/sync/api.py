@@ -17,6 +17,7 @@ from clusterd.sync.api_audit import Audit, Work
 from clusterd.sync.api_runner import ApiRunner
 from clusterd.sync.api_soon import SOON_AT_ONCE, Soon, answer_in
 from clusterd.sync.api_texts import Texts
+from clusterd.sync.api_wait import patiently
 from clusterd.sync.caps import ANSWER, offered
 from clusterd.sync.common import Handler, Later
 from clusterd.sync.context import Context
@@ -37,6 +38,7 @@ SERVICE = "the API"
 STRINGS_AT_ONCE = 6
 """Answers on their way to one node at a time: it takes 16 long strings, and other features send some, too."""
 IDS = 1 << 40
+LOOK = b"are you there"
 NOT_CONNECTED = 3022
 NO_MASTER = 3023
 NOT_PERMITTED = 4000
@@ -120,7 +122,7 @@ class Api:
         """Another node's answer goes to the client as it is."""
 
         async def work(envelope: Envelope) -> Text:
-            return await self._ask(node, Text(content))
+            return await self._ask(node, Text(content), self._runner.limit_s(envelope))
 
         await self._answer_program(client, content, self._audit.audited(client, content, work, given_on=True))
 
@@ -333,15 +335,17 @@ class Api:
 
     # ---- asking ------------------------------------------------------------------------------------------------------------
 
-    async def _ask_worker(self, node: str, request: Text) -> Text:
+    async def _ask_worker(self, node: str, request: Text, limit_s: float | None) -> Text:
         """Raises ClusterError 3022 for a node that is not connected."""
         worker = self._worker(node)
         if worker is None:
             raise ClusterError(NOT_CONNECTED, node)
-        return await self._ask(worker, request)
+        return await self._ask(worker, request, limit_s)
 
-    async def _ask(self, node: Peer, request: Text) -> Text:
-        """Another node's answer. Raises ClusterError (3021: none in time; 3022, 3023: no connection; what it said), JobError."""
+    async def _ask(self, node: Peer, request: Text, limit_s: float | None) -> Text:
+        """Another node's answer; of a worker as in `patiently`. A master may itself wait for others, and is waited for.
+
+        Raises ClusterError (3021: none in time; 3022, 3023: no connection; what it said), JobError."""
         name = str(next(self._ids))
         asked = _Asked(node)
         self._asked[name] = asked
@@ -349,7 +353,18 @@ class Api:
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await self._send(node, name, request)
-                return await asked.answer if answer is None else answer
+                if answer is not None:
+                    return answer
+                if node.info.kind == "master":
+                    return await asked.answer
+                return await patiently(
+                    asked.answer,
+                    node.name,
+                    limit_s=limit_s,
+                    look_s=node.timeout_s,
+                    progress=lambda: node.incoming.string_bytes,
+                    is_there=lambda: node.request(commands.ECHO, LOOK),
+                )
         except TimeoutError:
             raise ClusterError(3021, f"{node.name} did not answer within {timeout_s:g} s") from None
         except LinkClosed:

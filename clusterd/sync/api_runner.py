@@ -27,8 +27,9 @@ from clusterd.sync.pool_port import JobError
 from clusterd.wire.results import INTERNAL_ERROR, WireException, dump_json
 from ipc.messages import CombineAnswers, FunctionDone, PlanRequest, RequestPlanned, RunFunction, Text
 
-Ask = Callable[[str, Text], Awaitable[Text]]
-"""Give a request to a connected node and wait for its answer. Raises ClusterError 3022 for one that is not connected."""
+Ask = Callable[[str, Text, float | None], Awaitable[Text]]
+"""Give a request to a connected node and wait for its answer, which must begin to come within so many seconds (None: it may take
+its time, but the node must be there). Raises ClusterError 3022 for one that is not connected."""
 LARGEST_SYNC_REQUEST = 1 << 20
 NOT_CONNECTED = 3022
 
@@ -89,6 +90,11 @@ class ApiRunner:
 
     def _timeout_s(self, envelope: Envelope) -> float:
         return max(envelope.api_timeout_s, self._context.settings.clusterd.request_timeout_s)
+
+    def limit_s(self, envelope: Envelope) -> float | None:
+        """In which a worker's answer must begin to come: what its function may take, and as long as any response."""
+        grace_s = self._context.settings.communication.timeout_cluster_request_s
+        return None if envelope.wait_for_complete else self._timeout_s(envelope) + grace_s
 
     # ---- on this node ------------------------------------------------------------------------------------------------------
 
@@ -173,7 +179,7 @@ class ApiRunner:
         try:
             if node == self._context.node_name:
                 return await self._here(request, envelope, function, "")
-            return await self._ask(node, request)
+            return await self._ask(node, request, self.limit_s(envelope))
         except ClusterError as failure:
             if failure.code == NOT_CONNECTED:
                 parsed = parse_request(self._texts.read(request, LARGEST_SYNC_REQUEST))

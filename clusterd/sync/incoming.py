@@ -73,6 +73,8 @@ class Incoming:
         self._file_limit = file_limit
         self._now = now
         self._files: Files[str] = Files(node, max_bytes=file_limit, max_count=FILES_PER_LINK)
+        self.string_bytes = 0
+        """Of all long strings so far: whether something is still coming."""
         self._strings: Strings[str] = Strings(
             max_bytes=limits.string_bytes,
             max_count=limits.strings_per_link,
@@ -269,6 +271,7 @@ class Incoming:
                     self.drop_string(name)
                     raise self._spool.refused(failure.strerror or str(failure)) from failure
                 string.accept(len(data), self._now())
+                self.string_bytes += len(data)
                 return
             growing = list(self._strings)
             targets = [
@@ -279,6 +282,7 @@ class Incoming:
                 self.drop_string(stored.name)
                 raise self._spool.refused(stored.problem)
             self._strings.find(stored.name).accept(stored.size, self._now())
+            self.string_bytes += stored.size
 
     def cancel_string(self, payload: bytes) -> str:
         """`err_str`: drop the first string of this length of which nothing has come; its id, or `None`."""

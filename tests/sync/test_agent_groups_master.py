@@ -1,12 +1,17 @@
 """Decisions of the master's side of agent-groups, without nodes."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import cast
 
-from clusterd.sync.agent_groups_master import AgentGroupsMaster
+from clusterd.clock import Clock
+from clusterd.errors import ClusterError
+from clusterd.settings import MasterIntervals, Settings
+from clusterd.sync.agent_groups_master import ATTEMPTS, AgentGroupsMaster, Broadcast, _Line
 from clusterd.sync.context import Context
 from clusterd.sync.journal import Journal
 from clusterd.sync.peer import Peer
+from clusterd.sync.troubles import Troubles
 
 
 class Lines:
@@ -26,3 +31,39 @@ def test_result_that_comes_before_anything_was_recorded_is_taken() -> None:
     groups.finished_all(peer, b'{"updated_chunks": 3, "error_messages": [], "time_spent": 0.1}')
     expected = ("INFO", "Worker w1", "Agent-groups send full", "Finished in 0.000s. Updated 3 chunks.")
     assert lines.written == [expected]
+
+
+def groups_given_to(failure: ClusterError) -> int:
+    """How often a worker whose string ends with `failure` is given the same rows."""
+    given = 0
+
+    async def send_string(peer: Peer, content: object) -> str:
+        nonlocal given
+        given += 1
+        raise failure
+
+    context = SimpleNamespace(
+        journal=lambda tag, subtag: Journal(Lines(), tag, subtag),  # type: ignore[arg-type]
+        sender=SimpleNamespace(send_string=send_string),
+        clock=Clock(),
+        troubles=Troubles(),
+        settings=Settings("/nowhere", master=MasterIntervals(sync_agent_groups_s=0.001)),
+    )
+    groups = AgentGroupsMaster(cast(Context, context), {})
+    broadcast = Broadcast("groups")
+    broadcast.rows[1] = 1
+    line = _Line(cast(Peer, SimpleNamespace(name="w1", link=7, timeout_s=1.0)))
+    assert asyncio.run(groups._send_patiently(line, broadcast))
+    return given
+
+
+def test_a_worker_that_says_nothing_is_not_given_the_same_groups_again_and_again() -> None:
+    """The groups of all agents count as handed out only when every worker has had its turn."""
+    not_answered = ClusterError(3016, "Error 3020")
+    not_answered.__cause__ = ClusterError(3020, "new_str")
+    assert groups_given_to(not_answered) == 1
+    assert groups_given_to(ClusterError(3020, "syn_g_m_w")) == 1
+
+
+def test_a_worker_that_cannot_take_groups_yet_is_given_them_again() -> None:
+    assert groups_given_to(ClusterError(1000, "no room")) == ATTEMPTS
