@@ -11,9 +11,10 @@ from collections import Counter, deque
 import msgspec
 
 from clusterd.errors import ClusterError
+from clusterd.net.asking import Nobody
 from clusterd.net.context import MAIN, Context
 from clusterd.net.giving import Giving
-from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link, Nobody
+from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link
 from clusterd.net.pending import Pending
 from clusterd.wire import commands
 from clusterd.wire.events import Sink

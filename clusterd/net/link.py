@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from clusterd.addresses import network_of
+from clusterd.net.asking import Ask, Asker, Nobody
 from clusterd.net.context import Context, ToSync
-from clusterd.net.outbox import Entry, Outbox
+from clusterd.net.outbox import Outbox
 from clusterd.net.pulse import SILENT_S, Pulse
 from clusterd.wire import commands
 from clusterd.wire.commands import Role
@@ -64,40 +65,6 @@ class LinkOwner(Protocol):
         """The transport is gone. `reason` is empty for a regular end."""
 
 
-class Asker(Protocol):
-    """Who waits for the response to a request."""
-
-    def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        """The response; with `bodies` it is large, and their slabs are the asker's."""
-
-    def unanswered(self, why: str) -> None:
-        """ "timeout" or "closed": there will be none."""
-
-
-class _Ask:
-    __slots__ = ("asker", "command", "entry")
-
-    def __init__(self, asker: Asker, command: str, entry: Entry) -> None:
-        self.asker = asker
-        self.command = command
-        self.entry = entry
-
-
-class Nobody:
-    """Of whom the response to a request of net's own is of no interest."""
-
-    __slots__ = ("_context",)
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        self._context.slabs.drop(bodies, self._context.clock.monotonic())
-
-    def unanswered(self, why: str) -> None:
-        return
-
-
 class Link(asyncio.BufferedProtocol):
     """`kind`, `name`, `tag`, `known` (commands), `uid`, `pid` are the owner's, `info` and `serials` (requests that sync has) the bridge's;
     `number` never changes. `heard_at`: monotonic, of the last keepalive."""
@@ -126,7 +93,7 @@ class Link(asyncio.BufferedProtocol):
         self.is_lost = False
         self._transport: asyncio.Transport | None = None
         self._outbox = Outbox()
-        self._asks: dict[int, _Ask] = {}
+        self._asks: dict[int, Ask] = {}
         self._held = 0
         self._held_at = 0.0
         self._held_s = 0.0
@@ -290,6 +257,11 @@ class Link(asyncio.BufferedProtocol):
         """Whether we do not read from it."""
         return bool(self._held)
 
+    @property
+    def is_held_by_us(self) -> bool:
+        """The same for a reason that is not the peer's (one that does not read, or has many requests open, could go on)."""
+        return bool(self._held & (HELD_SLABS | HELD_SYNC))
+
     # ---- sending ---------------------------------------------------------------------------------------------------------
 
     def respond(self, counter: int, command: str, payload: bytes) -> None:
@@ -320,7 +292,7 @@ class Link(asyncio.BufferedProtocol):
         number, frames = self._connection.request(command, payload, self._context.clock.monotonic(), timeout_s)
         self._meter.frames_out += len(frames)
         entry = self._outbox.add(frames)
-        self._remember(number, _Ask(asker, command, entry))
+        self._remember(number, Ask(asker, command, entry))
         return number
 
     def ask_body(
@@ -335,10 +307,10 @@ class Link(asyncio.BufferedProtocol):
         number, pieces = self._connection.request_sealed(command, length, self._context.clock.monotonic(), timeout_s)
         self._meter.frames_out += len(pieces)
         entry = self._outbox.add_body(pieces, views, slabs)
-        self._remember(number, _Ask(asker, command, entry))
+        self._remember(number, Ask(asker, command, entry))
         return number
 
-    def _remember(self, number: int, ask: _Ask) -> None:
+    def _remember(self, number: int, ask: Ask) -> None:
         self._asks[number] = ask
         self._context.asking.add(self)
         self._pump_later()
@@ -350,7 +322,7 @@ class Link(asyncio.BufferedProtocol):
         if ask is not None:
             self._drop_unsent(ask)
 
-    def _drop_unsent(self, ask: _Ask) -> None:
+    def _drop_unsent(self, ask: Ask) -> None:
         """What nobody waits for need not be sent any more; but for what the peer waits for."""
         if ask.command not in commands.NOTICES and self._outbox.withdraw(ask.entry):
             self._give_back(list(ask.entry.slabs))

@@ -217,7 +217,7 @@ class _NetProcess:
         links = {link.number: link for link in self._links()}
         for number in overdue:
             link = links.get(number)
-            if link is not None and not link.is_held and not link.is_lost:
+            if link is not None and not link.is_held_by_us and not link.is_lost:
                 link.abort(f"a large message took more than {HOLD_S:g} seconds while others waited for room")
                 return
 
