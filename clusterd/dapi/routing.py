@@ -9,6 +9,7 @@ from clusterd.dapi.items import Items
 from clusterd.dapi.merge import PLAIN, Value, merge
 from clusterd.dapi.permissions import READ_NODES, permitted
 from clusterd.dapi.request import DISTRIBUTED, LOCAL_ANY, ApiRequest
+from clusterd.errors import ClusterError
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, PERMISSION_ERROR, WireException, WireResult
 
 Place = Literal["here", "forward", "refuse"]
@@ -165,9 +166,14 @@ def _cleaned(solvers: dict[str, list[str]], master: str) -> dict[str, list[str]]
 
 def not_connected(node: str, request: ApiRequest) -> WireException:
     """What a node that cannot be asked contributes (dapi.md 3.5)."""
+    return not_answered(node, request, ClusterError(3022, node))
+
+
+def not_answered(node: str, request: ApiRequest, failure: ClusterError) -> WireException:
+    """What a node that was asked and gave no answer contributes to those of others: a failed item, as one that is not there."""
     if node not in permitted(request.rbac_permissions, READ_NODES, "node", [node]):
         return WireException(4000, "Resource type: node:id", wire_class=PERMISSION_ERROR, ids=[node])
-    return WireException(3022, node, wire_class=BAD_REQUEST, ids=[node])
+    return WireException(failure.code, failure.extra, wire_class=BAD_REQUEST, ids=[node])
 
 
 def combine(request: ApiRequest, allowed: Items, answers: Sequence[Value]) -> Value:

@@ -19,7 +19,7 @@ from clusterd.dapi.execution import (
 from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.registry import Cluster, Function, Origin, SyncCall, arguments_of, not_available
 from clusterd.dapi.request import parse_request
-from clusterd.dapi.routing import not_connected, place_of
+from clusterd.dapi.routing import not_answered, not_connected, place_of
 from clusterd.errors import ClusterError
 from clusterd.sync.api_texts import Texts
 from clusterd.sync.context import Context
@@ -153,7 +153,7 @@ class ApiRunner:
                 return Text(planned.failure)
 
             async def solve(node: str, part: Text) -> Text:
-                answer = await self._solve(node, part, envelope)
+                answer = await self._solve(node, part, envelope, is_one_of_many=planned.merges)
                 held.append(answer)
                 return answer
 
@@ -172,7 +172,7 @@ class ApiRunner:
             context.spool.remove(out)
             self._texts.remove(*held)
 
-    async def _solve(self, node: str, request: Text, envelope: Envelope) -> Text:
+    async def _solve(self, node: str, request: Text, envelope: Envelope, *, is_one_of_many: bool) -> Text:
         """One node's answer; a node that does not give one contributes a failure of its own (dapi.md 3.5)."""
         function = FUNCTIONS.find(envelope.function)
         assert function is not None
@@ -187,6 +187,11 @@ class ApiRunner:
                     f"Error in DAPI request. The destination node is not connected or does not exist: {node}."
                 )
                 return _inline(not_connected(node, parsed))
+            if is_one_of_many and node != self._context.node_name:
+                # Else this one's failure would be all that the asker gets.
+                self._journal.error(f"Error in DAPI request. {node} gave no answer: {failure}")
+                parsed = parse_request(self._texts.read(request, LARGEST_SYNC_REQUEST))
+                return _inline(not_answered(node, parsed, failure))
             return _inline(as_answer(failure, node))
         except (JobError, OSError) as failure:
             self._journal.error(f"Error in distributed API: {failure}")

@@ -7,7 +7,8 @@ import pytest
 
 from clusterd.dapi.items import Items
 from clusterd.dapi.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER, ApiRequest, encode_request, parse_request
-from clusterd.dapi.routing import Plan, combine, not_connected, place_of, plan
+from clusterd.dapi.routing import Plan, combine, not_answered, not_connected, place_of, plan
+from clusterd.errors import ClusterError
 from clusterd.wire.results import WireCallable, WireException, WireResult
 
 CONNECTED = ["master-node", "worker1", "worker2"]
@@ -166,6 +167,17 @@ def test_node_that_is_away_is_an_item_of_the_answer_unless_the_asker_may_not_kno
     assert not_connected("worker1", request({})).code == 3022
     assert not_connected("worker1", request({})).ids == ["worker1"]
     assert not_connected("worker1", request({}, rbac_permissions={"rbac_mode": "white"})).code == 4000
+
+
+def test_node_that_was_asked_and_gave_no_answer_takes_nobody_elses_away() -> None:
+    found = planned({"node_list": "*"}, broadcasting=True)
+    answers: list[WireResult | WireException] = [Items("", affected=[node]).wire() for node in CONNECTED]
+    answers[1] = not_answered(CONNECTED[1], request({}), ClusterError(3021, "no answer"))
+    answer = combine(request({}), found.allowed, answers)
+    assert isinstance(answer, WireResult)
+    merged = Items.of_wire(answer)
+    assert merged.affected == [CONNECTED[0], *CONNECTED[2:]]
+    assert [(error.code, ids) for error, ids in merged.failed] == [(3021, [CONNECTED[1]])]
 
 
 def test_pages_cut_plain_results_only() -> None:
