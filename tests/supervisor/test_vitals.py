@@ -1,0 +1,72 @@
+"""What the time of a silent process was spent on."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from clusterd.supervisor import vitals
+from clusterd.supervisor.vitals import Sample, Spent, Watch, read
+from tests.supervisor.helpers import until
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("S", Spent(idle_s=5.0, cpu_s=2.0, queued_s=3.0)),
+        ("T", Spent(idle_s=5.0, cpu_s=2.0, queued_s=3.0)),
+        ("D", Spent(disk_s=5.0, cpu_s=2.0, queued_s=3.0)),
+        ("R", Spent(cpu_s=2.0, queued_s=8.0)),
+    ],
+)
+def test_what_no_counter_explains_is_what_the_process_does_now(state: str, expected: Spent) -> None:
+    spent = Spent()
+    spent.add(10.0, Sample(1.0, 4.0, "S"), Sample(3.0, 7.0, state))
+    assert spent == expected
+
+
+def test_threads_that_wait_together_count_no_more_than_the_time_there_was() -> None:
+    spent = Spent()
+    spent.add(1.0, Sample(0.0, 0.0, "S"), Sample(0.0, 30.0, "S"))
+    assert (spent.queued_s, spent.idle_s) == (1.0, 0.0)
+
+
+def test_a_thread_that_ended_took_its_waits_along() -> None:
+    spent = Spent()
+    spent.add(1.0, Sample(5.0, 30.0, "S"), Sample(5.0, 2.0, "S"))
+    assert (spent.queued_s, spent.idle_s) == (0.0, 1.0)
+
+
+def test_where_proc_hides_the_process_its_silence_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vitals, "read", lambda pid: None)
+    watch = Watch()
+    for now in (100.0, 110.0, 125.0):
+        watch.look(1, 7, now, 1.0)
+    assert watch.silence == Spent(idle_s=25.0)
+    watch.look(1, 8, 126.0, 1.0)
+    assert watch.silence == Spent()
+    assert watch.start.idle_s == 26.0
+
+
+def test_time_in_which_nobody_looked_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vitals, "read", lambda pid: Sample(0.0, 0.0, "S"))
+    watch = Watch()
+    watch.look(1, 7, 100.0, 1.0)
+    watch.skip()
+    watch.look(1, 7, 500.0, 1.0)
+    watch.look(1, 7, 503.0, 1.0)
+    assert watch.silence == Spent(idle_s=3.0)
+
+
+def test_a_process_is_read_as_it_is() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            until(lambda: (found := read(process.pid)) is not None and found.cpu_s > 0.05, "it has computed", 60)
+            process.send_signal(signal.SIGSTOP)
+            until(lambda: (found := read(process.pid)) is not None and found.state == "T", "it is stopped")
+        finally:
+            process.kill()
+    assert read(process.pid) is None
+    assert read(os.getpid()) is not None
