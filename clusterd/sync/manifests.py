@@ -16,6 +16,7 @@ from clusterd.agent_keys import KEY_FILE
 from clusterd.clock import Clock
 from clusterd.key_guard import KeyRules
 from clusterd.settings import Clusterd
+from clusterd.sync.confirming import RETRY_S, Confirming
 from clusterd.sync.journal import Journal
 from clusterd.sync.manifest_files import ManifestFiles
 from clusterd.sync.pool_port import GAVE_WAY, JobError, PoolPort, all_of
@@ -38,10 +39,7 @@ MOST_PENDING = 1000
 LOOK_TWICE_S = 1.0
 """When a new directory is looked at again: files may have been put there before it was watched."""
 MOST_NOTES = 400
-RETRY_S = 1.0
 SUBJECT = "files of this node"
-WALK_S = 300.0
-"""While files are watched they are walked over this often where no full walk is configured; and watching is tried again."""
 
 EVERYTHING = KeyRules(share=1.0)
 """A worker believes its master whatever keys go."""
@@ -110,7 +108,7 @@ class ManifestKeeper:
         self._key_rules = key_rules
         self._journal = journal
         self._troubles = troubles or Troubles()
-        self.full_walk_s = full_walk_s
+        self._confirming = Confirming(full_walk_s)
         self.current: Scan | None = None
         self.changed: list[Callable[[Scan], None]] = []
         self.failure = ""
@@ -127,8 +125,6 @@ class ManifestKeeper:
         self._wake = asyncio.Event()
         self._state: ManifestBuilt | None = None
         self._built_from: tuple[str, ...] = ()
-        self._full_walk_at: float | None = None
-        self._walked_at = 0.0
         self._watch_again_at = 0.0
         self._told = ""
         self._settling_since: float | None = None
@@ -139,9 +135,6 @@ class ManifestKeeper:
         self._lock = asyncio.Lock()
         self._aside = 0
         self._blind = 0
-        self._in_background = False
-        self._gave_way = False
-        self._no_walk_before = 0.0
 
     # ---- asking --------------------------------------------------------------------------------------------------------
 
@@ -201,7 +194,7 @@ class ManifestKeeper:
 
     def adopt(self, settings: Clusterd, rules: Rules, *, is_master: bool) -> None:
         """The settings of a reload."""
-        self.full_walk_s = settings.full_walk_s
+        self._confirming.full_walk_s = settings.full_walk_s
         watched = rules if settings.watch else None
         share = settings.max_delete_share if is_master else 1.0
         key_rules = KeyRules(settings.max_key_loss_share, settings.key_loss_from) if is_master else EVERYTHING
@@ -218,8 +211,8 @@ class ManifestKeeper:
                 is_quiet = await self._wait_for_work()
                 if self.current is not None and not self._aside:  # else a scan finds it
                     try:
-                        if is_quiet and self._is_confirmation_due():
-                            await self._confirm()
+                        if self.watching and self._confirming.is_due(self._clock.monotonic(), is_quiet=is_quiet):
+                            await self._confirm(is_quiet=is_quiet)
                         else:
                             await self._guarded(self._follow)
                     except ScanFailed:
@@ -227,53 +220,34 @@ class ManifestKeeper:
                         await asyncio.sleep(RETRY_S)
             await asyncio.sleep(PUBLISH_EVERY_S)
 
-    async def _confirm(self) -> None:
-        """Walk over all shards to confirm what events have said. Nobody waits for that: it runs in the background, and ends when
-        somebody does. The next time it has the rank of other work, so that it comes to an end however much happens."""
-        self._no_walk_before = self._clock.monotonic() + RETRY_S
+    async def _confirm(self, *, is_quiet: bool) -> None:
+        """Walk over all shards to confirm what events have said. Raises ScanFailed."""
+        confirming, clock = self._confirming, self._clock
 
         async def work() -> Scan:
-            self._in_background = not self._gave_way
-            try:
-                return await self._walk(full=self._is_full_walk_due())
-            finally:
-                self._in_background = False
+            confirming.begin(clock.monotonic(), is_quiet=is_quiet)
+            return await self._walk(full=confirming.is_full_due(clock.monotonic()))
 
+        gave_way = failed = False
         try:
             await self._guarded(work)
         except _GaveWay:
-            self._gave_way = True
+            gave_way = True
         except ScanFailed:
-            self._no_walk_before = self._clock.monotonic() + self._longest_pause_s()
+            failed = True
             raise
-        else:
-            self._gave_way = False
+        finally:
+            confirming.end(clock.monotonic(), gave_way=gave_way, failed=failed)
 
     def _hurry(self) -> None:
-        if self._in_background:
+        if self._confirming.is_in_background:
             self._jobs.hurry()
-
-    def _is_full_walk_due(self) -> bool:
-        at = self._full_walk_at
-        return at is not None and 0 < self.full_walk_s <= self._clock.monotonic() - at
-
-    def _is_confirmation_due(self) -> bool:
-        return self.watching and self._confirmation_at() <= self._clock.monotonic()
-
-    def _confirmation_at(self) -> float:
-        at = self._walked_at + WALK_S
-        if self._full_walk_at is not None and self.full_walk_s > 0:
-            at = min(at, self._full_walk_at + self.full_walk_s)
-        return max(at, self._no_walk_before)
-
-    def _longest_pause_s(self) -> float:
-        return min(self.full_walk_s or WALK_S, WALK_S)
 
     async def _wait_for_work(self) -> bool:
         """True when there is none but to confirm what is known."""
         moments = list(self._later.values())
         if self.watching and self.current is not None:
-            moments.append(self._confirmation_at())
+            moments.append(self._confirming.due_at())
         if self._settling_since is not None:
             moments.append(self._judge_at())
         if self._rules is not None and not self.watching and self.current is not None:
@@ -330,7 +304,7 @@ class ManifestKeeper:
         await self._care_for_watch()
         is_much = len(self._pending) + len(self._again) > MOST_PENDING
         if self.current is None or self._must_walk or is_much or not self.watching:
-            return await self._walk(full=self._is_full_walk_due())
+            return await self._walk(full=self._confirming.is_full_due(self._clock.monotonic()))
         return await self._patch(self.current, self._again)
 
     async def _follow(self) -> Scan:
@@ -352,8 +326,7 @@ class ManifestKeeper:
 
     async def _walk(self, *, full: bool) -> Scan:
         started = self._clock.monotonic()
-        if self._full_walk_at is None:
-            self._full_walk_at = started
+        self._confirming.walk_begins(started)
         # The walk finds what an event has named before it; what comes meanwhile waits. New directories that so many events
         # may have named are looked at twice.
         self._later.pop("", None)
@@ -361,8 +334,9 @@ class ManifestKeeper:
             self._later[""] = started + LOOK_TWICE_S
         taken, self._pending = self._pending, set()
         self._must_walk = False  # here already: what is lost from now on asks for the next one
-        lane: Lane = "background" if self._in_background else "bulk"
-        gives_way = self._jobs.hurries if self._in_background else -1
+        is_in_background = self._confirming.is_in_background
+        lane: Lane = "background" if is_in_background else "bulk"
+        gives_way = self._jobs.hurries if is_in_background else -1
         try:
             shards = await all_of(
                 self._jobs.run(
@@ -378,9 +352,7 @@ class ManifestKeeper:
         notes = [note for shard in shards for note in shard.notes]
         if any(shard.failed for shard in shards):
             raise JobError("disk", "; ".join(note.why or note.text for note in notes) or "a part could not be walked")
-        if full:
-            self._full_walk_at = started
-        self._walked_at = started
+        self._confirming.walk_ended(started, full=full)
         self._again = {path for shard in shards for path in shard.again}
         digests = tuple(shard.digest for shard in shards)
         state = self._state
@@ -590,7 +562,7 @@ class ManifestKeeper:
         """No events any more, until the next full walk; where the reason `is_passing`, until soon."""
         self.unwatched = reason
         self._must_walk = True
-        pause = RETRY_S if is_passing else self.full_walk_s or WALK_S
+        pause = RETRY_S if is_passing else self._confirming.pause_s
         self._watch_again_at = self._clock.monotonic() + pause
         self._wake.set()
         if not is_passing and reason != self._told:

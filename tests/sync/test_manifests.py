@@ -14,7 +14,8 @@ import pytest
 
 from clusterd.clock import Clock
 from clusterd.settings import DEFAULT_RULES, Clusterd, Settings
-from clusterd.sync.manifests import RETRY_S, ManifestKeeper, Scan, ScanFailed
+from clusterd.sync.confirming import RETRY_S
+from clusterd.sync.manifests import ManifestKeeper, Scan, ScanFailed
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.watcher import Notify, watch_recursively
 from hashing.compare import compare
