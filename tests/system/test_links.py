@@ -33,8 +33,8 @@ def test_linked_directories_are_carried_and_written_as_others(make_rig: MakeRig,
     (rig.master.root / "etc/rules/refused").symlink_to(elsewhere)
     shutil.move(worker.root / "etc/shared", elsewhere / "shared")
     (worker.root / "etc/shared").symlink_to(elsewhere / "shared")
-    (rig.master.root / "etc/shared/web").mkdir()
-    (rig.master.root / "etc/shared/web/agent.conf").write_text("<agent_config/>")
+    (rig.master.root / "etc/shared/brand-new").mkdir()
+    (rig.master.root / "etc/shared/brand-new/agent.conf").write_text("<agent_config/>")
     checked = rig.command(rig.master, "check-config", timeout_s=60)
     assert "etc/rules/refused" in checked.stderr + checked.stdout
     rig.start()
@@ -45,8 +45,8 @@ def test_linked_directories_are_carried_and_written_as_others(make_rig: MakeRig,
 
     wait_until(lambda: text("etc/rules/team/a.xml") == "<a/>", 60, "what lies behind a link of the master")
     wait_until(lambda: text("etc/lists/own") == "key:value", 60, "what lies in a linked directory of the master")
-    wait_until(lambda: text("etc/shared/web/agent.conf") != "", 60, "what a worker writes behind its link")
-    assert (elsewhere / "shared/web/agent.conf").exists()
+    wait_until(lambda: text("etc/shared/brand-new/agent.conf") != "", 60, "what a worker writes behind its link")
+    assert (elsewhere / "shared/brand-new/agent.conf").exists()
     assert (worker.root / "etc/shared").is_symlink()
     (elsewhere / "git/team/a.xml").write_text("<changed/>")
     (elsewhere / "lists/own").unlink()
