@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from hashing.atomic import FileOps, is_abandoned, is_kept, is_temporary, temporary_name
+from hashing.atomic import FileOps, is_temporary, temporary_name
 from hashing.digest import Buffer, digest_fd, open_regular
 from hashing.directories import Directories
 from hashing.errors import DigestMismatch, FileVanished, HashingError, Note
-from hashing.in_place import heal, replace
+from hashing.in_place import replace, sweep
 from hashing.manifest import Rules, allowed
 from hashing.notes import Notes, explain
 from hashing.plan import Plan, Target, Written
@@ -354,8 +354,8 @@ def _has_content(dir_fd: int, name: str, digest: bytes) -> bool:
 
 def sweep_temporary(root: str, rules: Rules, ops: FileOps, more: Iterable[str] = ()) -> int:
     """Remove the temporary files that killed processes left beside their targets, there and directly in the directories
-    `more`; restore what they were writing in place. Returns how many. Only when no package is being applied; what other living processes write stays. Directories that
-    cannot be read are left as they are. OSError when `root` cannot be opened."""
+    `more`; restore what they were writing in place. Returns how many. Only when no package is being applied; what other living
+    processes write stays. Directories that cannot be read are left as they are. OSError when `root` cannot be opened."""
     count = 0
     places = [(item.key.rstrip("/"), item.recursive) for item in rules.items]
     places += [(directory, False) for directory in (MERGED_DIRECTORY, *more)]
@@ -369,15 +369,7 @@ def sweep_temporary(root: str, rules: Rules, ops: FileOps, more: Iterable[str] =
             except (HashingError, OSError):
                 continue
             places.extend((f"{directory}/{name}", True) for name in below)
-            for name in filter(is_temporary, names):
-                try:
-                    if is_kept(name):
-                        count += heal(ops, name, names, dir_fd=fd)
-                    elif is_abandoned(name):
-                        ops.unlink(name, dir_fd=fd)
-                        count += 1
-                except OSError:
-                    continue
+            count += sweep(ops, fd, names)
     return count
 
 

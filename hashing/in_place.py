@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from hashing.atomic import FileOps, create_temporary, kept_name
+from hashing.atomic import FileOps, create_temporary, is_abandoned, is_kept, is_temporary, kept_name
 from hashing.errors import UnsafePath
 
 OnStep = Callable[[], object]
@@ -69,6 +69,22 @@ def heal(ops: FileOps, kept: str, names: list[str], *, dir_fd: int, on_step: OnS
     except (TimeoutError, UnsafePath):
         return False
     return True
+
+
+def sweep(ops: FileOps, dir_fd: int, names: list[str]) -> int:
+    """Remove what dead processes have left of temporary files among `names`, those of the directory, and heal what they were
+    writing in place. Returns how many. What fails is left."""
+    count = 0
+    for name in filter(is_temporary, names):
+        try:
+            if is_kept(name):
+                count += heal(ops, name, names, dir_fd=dir_fd)
+            elif is_abandoned(name):
+                ops.unlink(name, dir_fd=dir_fd)
+                count += 1
+        except OSError:
+            continue
+    return count
 
 
 @contextmanager

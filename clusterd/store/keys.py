@@ -4,6 +4,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import msgspec
 from clusterd.agent_keys import GREATEST_ID, KEY_FILE, Key, Other, decode_keys, parse_id, parse_keys
 from clusterd.key_guard import WRITTEN_KEPT, KeyContent, note_written
 from hashing.atomic import OPEN_DIRECTORY, FileOps, create_temporary
-from hashing.in_place import replace
+from hashing.in_place import replace, sweep
 
 TIMESTAMPS = "queue/agents-timestamp"
 MODE = 0o640
@@ -175,6 +176,16 @@ class KeyFile:
         self.table = KeyTable()
         self.news: KeyContent | None = None
         """What the last `refresh` has read; None if the file is the one we know."""
+
+    def sweep(self) -> None:
+        """Take away what an earlier life of this process left half written. For a master only: a worker's packages are being
+        applied in the same directory."""
+        with suppress(OSError):
+            dir_fd = os.open(self._path.parent, OPEN_DIRECTORY)
+            try:
+                sweep(self._ops, dir_fd, os.listdir(dir_fd))
+            finally:
+                os.close(dir_fd)
 
     def refresh(self) -> bool:
         """Read the file if it is not the one we know; returns whether it was read. A missing file has no keys.

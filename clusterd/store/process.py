@@ -200,6 +200,7 @@ class _StoreProcess:
         answer: Callable[[bytes], Awaitable[bytes]]
         if settings.is_master:
             self._keys = KeyFile(settings.root)
+            self._keys.sweep()
             authd = Authd(
                 settings.root,
                 StoreTable(engine, private),

@@ -316,6 +316,7 @@ class IntegrityWorker:
         last.synced_at = context.clock.wall()
         last.created, last.updated, last.deleted = applied.created, applied.updated, applied.deleted
         last.problems = {note.path: note.why for note in notes if note.why}
+        self._leftovers.suspected |= bool(last.problems)
         waits = "" if delete else f"{opened.extra} deletions wait for the next check to say the same"
         self.note_result("partly" if last.problems or waits else "synced", waits)
         self._round_ended()

@@ -65,6 +65,7 @@ class PoolPort:
         self.size = size
         self._remove = remove
         self.hurries = 0
+        self.losses = 0
         self._tell_hurry = tell_hurry
         self._send = send
         self._queue = queue
@@ -140,7 +141,7 @@ class PoolPort:
 
     def lost(self, slot: int) -> None:
         """The process of this slot is dead: its job is tried once more elsewhere, or fails."""
-        self._slots.pop(slot, None)
+        self.losses += self._slots.pop(slot, None) is not None
         for number, failure in self._queue.lost(slot):
             self._settle(number, failure)
 

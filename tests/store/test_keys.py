@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from clusterd.store.keys import (
     Unreadable,
     keys_in_use,
 )
-from hashing.atomic import is_temporary
+from hashing.atomic import is_temporary, new_owner, temporary_name
 from tests.fakes.file_ops import FaultyOps
 
 WEB = Key("001", "web", "any", "a" * 64)
@@ -356,3 +357,17 @@ def test_bytes_that_are_no_text_survive_a_rewrite_and_are_replaced_for_a_databas
     file.save()
     assert key_file(root).read_bytes() == b"001 caf\xe9 any kkk\n"
     assert keys_in_use(str(root)).keys[1].name == "caf\ufffd"
+
+
+def test_master_s_store_takes_away_what_an_earlier_life_left(root: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = root / "etc" / temporary_name("client.keys", f"pid{ended.pid}-0011223344556677")
+    left.write_text("half a key")
+    of_ours = root / "etc" / temporary_name("client.keys", new_owner())
+    of_ours.write_text("being written")
+    KeyFile(str(root)).refresh()
+    assert left.exists()
+    KeyFile(str(root)).sweep()
+    assert not left.exists()
+    assert of_ours.exists()

@@ -99,6 +99,8 @@ class Aside:
 class SlowPool:
     """Runs package jobs at once, and each ApplyPlan when `go` says so. `jobs`: what was asked for."""
 
+    losses = 0
+
     def __init__(self) -> None:
         self.jobs: list[AnyJob] = []
         self.go = asyncio.Semaphore(0)
