@@ -80,7 +80,8 @@ class Log:
         another one, nor reach the terminal of whoever reads it."""
         if not self.is_on(level):
             return
-        tag, subtag, text = printable(tag), printable(subtag), printable_log(text)
+        tag, subtag = printable(tag), printable(subtag)
+        text = printable_log(text) if level == "ERROR" else printable(text)
         whole = self._whole(level, tag, subtag, text)
         self._append(whole.encode("utf-8", "backslashreplace"))
         if self._stream is not None:

@@ -4,8 +4,6 @@ import re
 from typing import Any
 
 STACK = "Traceback (most recent call last):"
-_MALFORMED_END = ". Some files won't be synced"
-"""A stock line keeps the newline before this (wire.md 7.3)."""
 _LIKE_A_LINE = re.compile(r"\s*\d")
 """How a line of the log begins: no later part of one may."""
 
@@ -25,7 +23,7 @@ def printable_lines(text: str) -> str:
 
 
 def printable_log(text: str) -> str:
-    """A message of the log: one line, but for tracebacks, and no line of it looks like the beginning of another message."""
+    """An ERROR of the log: one line, but for tracebacks, and no line of it looks like the beginning of another message."""
     if text.isprintable():
         return text
     first, *others = text.split("\n")
@@ -33,7 +31,7 @@ def printable_log(text: str) -> str:
     parts = [printable(first)]
     for line in others:
         stack = stack or line.startswith(STACK)
-        keep = (stack or line.startswith(_MALFORMED_END)) and not _LIKE_A_LINE.match(line)
+        keep = stack and not _LIKE_A_LINE.match(line)
         parts += ["\n" if keep else "\\n", printable(line)]
     return "".join(parts)
 
