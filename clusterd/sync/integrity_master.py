@@ -243,7 +243,8 @@ class IntegrityMaster:
             progress.total_bytes = sum(compared.raw_sizes)
             limit = int(peer.zip_limit.current)
             built = await self._packages.package(fitted, compared, manifest, limit, method_for(peer), progress)
-            context.troubles.end(_subject(peer), f"Files for {peer.name}: the package could be made.", journal)
+            own = context.journal(f"Worker {peer.name}", OWN)
+            context.troubles.end(_subject(peer), f"Files for {peer.name}: the package could be made.", own)
             journal.collected(built.notes, levels=("WARNING", "ERROR", "DEBUG"))
             record.missing, record.shared, record.extra = compared.missing, compared.shared, compared.extra
             record.synced_once = True
@@ -259,9 +260,8 @@ class IntegrityMaster:
             record.sync_ended_at = context.clock.wall()
             journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
         except (ClusterError, JobError, OSError):
-            journal.info(
-                f"Finished in {time.monotonic() - started:.3f}s."
-            )  # each beginning has its end; the caller says why
+            # Each beginning has its end; the caller says why it came to nothing.
+            journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
             raise
         finally:
             context.progress.remove(progress)
