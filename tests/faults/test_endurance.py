@@ -156,9 +156,7 @@ def request(rig: Rig, number: int) -> None:
         ("wazuh.agent", "get_agents"),
         ("wazuh.cluster", "get_status_json"),
     )
-    assert "__wazuh_result__" in ask(
-        node, *functions[number % 3], request_type="distributed_master" if number % 3 == 1 else "local_master"
-    )
+    assert "__wazuh_result__" in ask(node, *functions[number % 3], request_type="local_master")
 
 
 def log_in(rig: Rig, number: int) -> None:
