@@ -32,6 +32,7 @@ CAPS: dict[str, Any] = {
 
 def make(make_rig: MakeRig, workers: int) -> Rig:
     rig = make_rig(workers, overrides=SOON, scale=0.1)
+    (rig.master.root / "etc/client.keys").write_text("".join(f"{n:03} agent{n} any {n:064x}\n" for n in range(1, 5)))
     for node in rig.nodes:
         (node.root / "etc/local_internal_options.conf").write_text("wazuh_clusterd.debug=2\n")
         if CAPS.get(node.name, True) is not True:
@@ -89,7 +90,6 @@ def groups_hash(node: Node) -> str | None:
 
 def change_agents(rig: Rig) -> None:
     """Reports from the workers; groups to them, and all of them to one whose groups are others."""
-    (rig.master.root / "etc/client.keys").write_text("".join(f"{n:03} agent{n} any {n:064x}\n" for n in range(1, 5)))
     wait_until(lambda: all(agents(node) == {1, 2, 3, 4} for node in rig.nodes), 60, "the agents are known everywhere")
     for node in rig.workers:
         for number in range(1, 5):
