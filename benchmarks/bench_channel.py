@@ -10,9 +10,10 @@ import uvloop
 import zmq
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from clusterd.messages.manifest import SweepTemporary
+from clusterd.messages.pool import PoolHello, PoolToSync, StartJob, SyncToPool
 from ipc.channel import RouterChannel, WorkerSocket
 from ipc.codec import Decoder
-from ipc.messages import PoolHello, PoolToSync, StartJob, SweepTemporary, SyncToPool
 from tests.ipc.processes import Child
 
 ROUNDS = 500

@@ -3,11 +3,11 @@
 import itertools
 import secrets
 from collections import deque
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from ipc.credit import Credit
-from ipc.messages import AnyJob, JobFailed
 
+J = TypeVar("J")
 Lane = Literal["chunk", "api", "bulk", "background"]
 TRIES = 2
 BACKGROUND_SLOT = 0
@@ -18,10 +18,10 @@ API, everything else of a sync. None can starve another one, however many jobs i
 API at a time (one if there is only one): a sync never waits for the end of a long request."""
 
 
-class _Entry:
+class _Entry(Generic[J]):
     __slots__ = ("is_wanted", "job", "lane", "number", "tries")
 
-    def __init__(self, number: int, job: AnyJob, lane: Lane) -> None:
+    def __init__(self, number: int, job: J, lane: Lane) -> None:
         self.number = number
         self.job = job
         self.lane: Lane = lane
@@ -29,7 +29,7 @@ class _Entry:
         self.is_wanted = True
 
 
-class JobQueue:
+class JobQueue(Generic[J]):
     """A pool process has one credit: it gets a job only when it is free. Lanes share the processes by SHARES.
 
     A job whose process died is tried once more, ahead of the queue, then it has failed.
@@ -41,14 +41,14 @@ class JobQueue:
         """`most_jobs`: how many may wait and run together."""
         self._credit = Credit(most_jobs)
         self._numbers = itertools.count(secrets.randbits(48) << 12)
-        self._waiting: dict[Lane, deque[_Entry]] = {lane: deque() for lane in (*SHARES, "background")}
+        self._waiting: dict[Lane, deque[_Entry[J]]] = {lane: deque() for lane in (*SHARES, "background")}
         self._left = dict(SHARES)
-        self._running: dict[int, _Entry] = {}
+        self._running: dict[int, _Entry[J]] = {}
         self._free: deque[int] = deque()
         self.finished = 0
         self.retried = 0
 
-    def submit(self, job: AnyJob, lane: Lane) -> int:
+    def submit(self, job: J, lane: Lane) -> int:
         """Queue a job; returns its number. Raises NoCredit when there are too many."""
         self._credit.take()
         entry = _Entry(next(self._numbers), job, lane)
@@ -60,7 +60,7 @@ class JobQueue:
         if slot not in self._free and slot not in self._running:
             self._free.append(slot)
 
-    def next_assignments(self) -> list[tuple[int, int, AnyJob]]:
+    def next_assignments(self) -> list[tuple[int, int, J]]:
         """What to send now: (slot, job number, job). These jobs count as running from here on."""
         assignments = []
         for slot in list(self._free):
@@ -84,7 +84,7 @@ class JobQueue:
         self.ready(slot)
         return known
 
-    def lost(self, slot: int) -> list[tuple[int, JobFailed]]:
+    def lost(self, slot: int) -> list[tuple[int, str]]:
         """The process of this slot is dead. Returns the jobs that failed by it for good: also one that was cancelled, which
         is not tried again."""
         if slot in self._free:
@@ -99,7 +99,7 @@ class JobQueue:
         self._credit.give()
         name = type(entry.job).__name__
         often = "twice" if entry.is_wanted else "and nobody wants it any more"
-        return [(entry.number, JobFailed("bug", f"{name}: the process that ran it died, {often}"))]
+        return [(entry.number, f"{name}: the process that ran it died, {often}")]
 
     def not_arrived(self, slot: int) -> None:
         """The process of this slot lives and does not know of its job: it waits again, and this was no try."""
@@ -108,7 +108,7 @@ class JobQueue:
             entry.tries -= 1
             self._waiting[entry.lane].appendleft(entry)
 
-    def withdraw(self, kind: type[AnyJob]) -> list[int]:
+    def withdraw(self, kind: type[J]) -> list[int]:
         """Take jobs of this kind that wait in the background out of the queue; returns their numbers."""
         waiting = self._waiting["background"]
         found = [entry for entry in waiting if isinstance(entry.job, kind)]
@@ -141,11 +141,11 @@ class JobQueue:
     def running(self) -> int:
         return len(self._running)
 
-    def _next_background(self) -> _Entry | None:
+    def _next_background(self) -> "_Entry[J] | None":
         waiting = self._waiting["background"]
         return waiting.popleft() if waiting else None
 
-    def _next(self) -> _Entry | None:
+    def _next(self) -> "_Entry[J] | None":
         lanes = [lane for lane in SHARES if self._waiting[lane] and self._may_begin(lane)]
         if not lanes:
             return None

@@ -1,4 +1,4 @@
-"""Events and requests to sync, its replies and requests back to links (ipc/messages.py is the language).
+"""Events and requests to sync, its replies and requests back to links (clusterd/messages is the language).
 
 Sync may die at any moment and come back as another process. Then every request it has not answered is answered here with
 `err`, never with silence; slabs it held come back; what it was sending is told to the new one.
@@ -11,20 +11,7 @@ from collections import Counter, deque
 import msgspec
 
 from clusterd.errors import ClusterError
-from clusterd.net.asking import Nobody
-from clusterd.net.context import MAIN, Context
-from clusterd.net.giving import Giving
-from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link
-from clusterd.net.pending import Pending
-from clusterd.wire import commands
-from clusterd.wire.events import Sink
-from clusterd.wire.results import encode_failure
-from ipc.batch import take_batch
-from ipc.board import Row
-from ipc.channel import DealerChannel
-from ipc.descriptor import Descriptor
-from ipc.errors import BadMessage, NoCredit, StaleLease
-from ipc.messages import (
+from clusterd.messages.links import (
     Answered,
     CloseLink,
     GiveString,
@@ -47,6 +34,19 @@ from ipc.messages import (
     Unanswered,
     WriteLog,
 )
+from clusterd.net.asking import Nobody
+from clusterd.net.context import MAIN, Context
+from clusterd.net.giving import Giving
+from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link
+from clusterd.net.pending import Pending
+from clusterd.wire import commands
+from clusterd.wire.events import Sink
+from clusterd.wire.results import encode_failure
+from ipc.batch import take_batch
+from ipc.board import Row
+from ipc.channel import DealerChannel
+from ipc.descriptor import Descriptor
+from ipc.errors import BadMessage, NoCredit, StaleLease
 
 FULL_MESSAGES = 2000
 """Messages that wait for sync from which on the links that send it more are not read."""

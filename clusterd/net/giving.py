@@ -3,13 +3,13 @@
 from typing import Protocol
 
 from clusterd.errors import ClusterError
+from clusterd.messages.links import Answered, GiveString, Unanswered
 from clusterd.net.link import Link
 from clusterd.wire import commands
 from clusterd.wire.events import Sink
 from clusterd.wire.payloads import build_words, parse_task_id
 from clusterd.wire.results import decode_err_payload
 from ipc.descriptor import Descriptor
-from ipc.messages import Answered, GiveString, Unanswered
 
 
 class Owner(Protocol):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from clusterd.addresses import network_of
+from clusterd.messages.links import LinkInfo
 from clusterd.net.asking import Ask, Asker, Nobody
 from clusterd.net.context import Context, ToSync
 from clusterd.net.outbox import Outbox
@@ -30,7 +31,6 @@ from clusterd.wire.events import (
     Violation,
 )
 from clusterd.wire.seal import Sealer
-from ipc.messages import LinkInfo
 
 WRITE_STALL_S = 60.0
 """A peer that does not take a slice (256 KiB) in this time holds slabs that others need."""

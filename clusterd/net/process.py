@@ -18,6 +18,7 @@ from clusterd.configuration import load
 from clusterd.exits import ExitCode
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
+from clusterd.messages.links import SyncToNet
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, Context
 from clusterd.net.desk import Desk
@@ -36,7 +37,6 @@ from ipc.arena import Arena
 from ipc.board import Board
 from ipc.channel import DealerChannel
 from ipc.codec import Decoder
-from ipc.messages import SyncToNet
 
 TICK_S = 0.5
 SWEEP_LINKS = 256

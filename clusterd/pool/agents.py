@@ -2,9 +2,9 @@
 
 from msgspec import UNSET, UnsetType
 
+from clusterd.messages.agents import ChunkRequest, GroupsOpened, OpenGroups, OpenReport, ReportOpened
 from clusterd.pool.failure import Failure
 from clusterd.wdb import batches
-from ipc.messages import ChunkRequest, GroupsOpened, OpenGroups, OpenReport, ReportOpened
 
 BAD_JSON = "bad-json"
 MOST_BAD = 100

@@ -10,19 +10,11 @@ from clusterd.dapi.merge import Value
 from clusterd.dapi.request import encode_request, parse_request
 from clusterd.dapi.routing import combine, plan
 from clusterd.errors import ClusterError
+from clusterd.messages.api import CombineAnswers, FunctionDone, NodeRequest, PlanRequest, RequestPlanned, RunFunction
+from clusterd.messages.base import INLINE_BYTES, Text
 from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase
 from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult, dump_json, load_json
-from ipc.messages import (
-    INLINE_BYTES,
-    CombineAnswers,
-    FunctionDone,
-    NodeRequest,
-    PlanRequest,
-    RequestPlanned,
-    RunFunction,
-    Text,
-)
 
 
 def run_function(job: RunFunction, settings: Settings, on_step: Callable[[], None]) -> FunctionDone:

@@ -6,12 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import xxhash
 
-from clusterd.pool.failure import Failure
-from clusterd.wire.seal import Sealer
-from clusterd.wire.token import BadSeal, sealed_length
-from ipc.arena import Arena
-from ipc.descriptor import Descriptor
-from ipc.messages import (
+from clusterd.messages.base import Segment
+from clusterd.messages.bodies import (
     ChunkStored,
     Digested,
     DigestSegments,
@@ -19,9 +15,13 @@ from ipc.messages import (
     Opened,
     SealChunk,
     Sealed,
-    Segment,
     StoreChunk,
 )
+from clusterd.pool.failure import Failure
+from clusterd.wire.seal import Sealer
+from clusterd.wire.token import BadSeal, sealed_length
+from ipc.arena import Arena
+from ipc.descriptor import Descriptor
 
 READ_BYTES = 1024 * 1024
 NO_SPACE = "not enough values to unpack (expected 2, got 1)"

@@ -4,16 +4,8 @@ from collections.abc import Callable
 from json.encoder import encode_basestring_ascii as quote
 from pathlib import Path
 
-from clusterd.pool.bodies import open_bytes
-from clusterd.pool.tree import LEAST_ROWS, ROW_BYTES, ROWS_PER_OURS, Memory, note_difference
-from clusterd.settings import Settings
-from clusterd.wire.seal import Sealer
-from hashing.compare import compare, load_difference
-from hashing.exchange import differing_buckets, encode_told, parse_told
-from hashing.manifest import WireMeta
-from ipc.arena import Arena
-from ipc.messages import (
-    INLINE_BYTES,
+from clusterd.messages.base import INLINE_BYTES
+from clusterd.messages.packages import (
     BucketsPicked,
     CompareBuckets,
     Compared,
@@ -22,6 +14,14 @@ from ipc.messages import (
     ListDifference,
     PickBuckets,
 )
+from clusterd.pool.bodies import open_bytes
+from clusterd.pool.tree import LEAST_ROWS, ROW_BYTES, ROWS_PER_OURS, Memory, note_difference
+from clusterd.settings import Settings
+from clusterd.wire.seal import Sealer
+from hashing.compare import compare, load_difference
+from hashing.exchange import differing_buckets, encode_told, parse_told
+from hashing.manifest import WireMeta
+from ipc.arena import Arena
 
 LISTED_BYTES = 40_000
 """Bytes of paths, as JSON, in one answer to `diff`; it travels inside a message."""

@@ -2,7 +2,7 @@
 
 
 class Failure(Exception):
-    """Becomes a JobFailed. `kind` is one of the words of ipc.messages.JobFailed; the text is for people."""
+    """Becomes a JobFailed. `kind` is one of the words of clusterd.messages.pool.JobFailed; the text is for people."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)

@@ -3,6 +3,33 @@
 from collections.abc import Callable
 
 from clusterd import stacks
+from clusterd.messages.agents import OpenGroups, OpenReport
+from clusterd.messages.api import CombineAnswers, PlanRequest, RunFunction
+from clusterd.messages.bodies import DigestSegments, OpenBody, SealChunk, StoreChunk
+from clusterd.messages.manifest import (
+    BuildManifest,
+    PatchManifest,
+    RotateLog,
+    RulesetHashes,
+    ScanShard,
+    SweepTemporary,
+    Swept,
+)
+from clusterd.messages.packages import (
+    ApplyPlan,
+    CompareBuckets,
+    CompareManifests,
+    ComparePackage,
+    FinishPackage,
+    FitDifference,
+    ListDifference,
+    OpenPackage,
+    PackMetadata,
+    PackPart,
+    PickBuckets,
+    UnpackRange,
+)
+from clusterd.messages.pool import AnyJob, AnyResult, JobFailed
 from clusterd.pool import agents, api, bodies, buckets, packages, tree
 from clusterd.pool.failure import Failure
 from clusterd.pool.rotate import rotate_log
@@ -11,39 +38,6 @@ from clusterd.settings import Settings
 from clusterd.wire.seal import Sealer
 from hashing.errors import FileVanished, HashingError, PackageTooLarge
 from ipc.arena import Arena
-from ipc.messages import (
-    AnyJob,
-    AnyResult,
-    ApplyPlan,
-    BuildManifest,
-    CombineAnswers,
-    CompareBuckets,
-    CompareManifests,
-    ComparePackage,
-    DigestSegments,
-    FinishPackage,
-    FitDifference,
-    JobFailed,
-    ListDifference,
-    OpenBody,
-    OpenGroups,
-    OpenPackage,
-    OpenReport,
-    PackMetadata,
-    PackPart,
-    PatchManifest,
-    PickBuckets,
-    PlanRequest,
-    RotateLog,
-    RulesetHashes,
-    RunFunction,
-    ScanShard,
-    SealChunk,
-    StoreChunk,
-    SweepTemporary,
-    Swept,
-    UnpackRange,
-)
 
 
 class Workshop:
@@ -62,7 +56,7 @@ class Workshop:
         self._differences = packages.Differences()
 
     def do(self, job: AnyJob) -> AnyResult:
-        """The job's result, or a JobFailed of the kind that ipc/messages.py lists. Never raises an Exception."""
+        """The job's result, or a JobFailed of the kind that clusterd/messages lists. Never raises an Exception."""
         try:
             return self._do(job)
         except Failure as failure:
@@ -136,6 +130,7 @@ class Workshop:
                 return api.plan_request(job, settings, on_step)
             case CombineAnswers():
                 return api.combine_answers(job, on_step)
+        raise TypeError(f"no function does {type(job).__name__}")
 
     def _giving_way(self, job: ScanShard) -> Callable[[], None]:
         """A step of a scan; of one in the background the last one as soon as somebody waits for it."""

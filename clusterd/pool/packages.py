@@ -7,6 +7,20 @@ from typing import TypeVar
 import msgspec
 
 from clusterd.agent_keys import KEY_FILE
+from clusterd.messages.base import Note
+from clusterd.messages.manifest import SweepTemporary, Swept
+from clusterd.messages.packages import (
+    Applied,
+    ApplyPlan,
+    FinishPackage,
+    OpenPackage,
+    PackageFinished,
+    PackageOpened,
+    PackPart,
+    PartPacked,
+    RangeUnpacked,
+    UnpackRange,
+)
 from clusterd.pool.keys import may_be_sent
 from clusterd.settings import Settings
 from hashing import plan
@@ -15,21 +29,6 @@ from hashing.atomic import FileOps
 from hashing.compare import Difference, load_difference
 from hashing.pack import PackedPart, finish_package, pack_part
 from hashing.unpack import open_package, unpack_range
-from ipc.messages import (
-    Applied,
-    ApplyPlan,
-    FinishPackage,
-    Note,
-    OpenPackage,
-    PackageFinished,
-    PackageOpened,
-    PackPart,
-    PartPacked,
-    RangeUnpacked,
-    SweepTemporary,
-    Swept,
-    UnpackRange,
-)
 
 OnStep = Callable[[], None]
 R = TypeVar("R")

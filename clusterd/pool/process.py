@@ -7,6 +7,7 @@ from types import FrameType
 from clusterd.configuration import load
 from clusterd.logs import Log
 from clusterd.memory import give_back
+from clusterd.messages.pool import JobDone, JobFailed, PoolHello, StartJob, SyncToPool
 from clusterd.pool.jobs import Workshop
 from clusterd.reload import adopt
 from clusterd.rounds import Rounds
@@ -19,7 +20,6 @@ from ipc.channel import WorkerSocket
 from ipc.codec import Decoder
 from ipc.errors import BadMessage, NoCredit
 from ipc.job_queue import BACKGROUND_SLOT
-from ipc.messages import JobDone, JobFailed, PoolHello, StartJob, SyncToPool
 
 IDLE_S = 1.0
 """Longest wait without a heartbeat."""

@@ -8,6 +8,17 @@ import msgspec
 
 from clusterd.agent_keys import KEY_FILE
 from clusterd.key_guard import KeyRules, record_path
+from clusterd.messages.base import Note
+from clusterd.messages.manifest import (
+    BuildManifest,
+    ManifestBuilt,
+    Packed,
+    PatchManifest,
+    RulesetHashes,
+    ScanShard,
+    ShardScanned,
+)
+from clusterd.messages.packages import Compared, ComparePackage, FitDifference, Fitted, PackMetadata
 from clusterd.pool.keys import KeyGuard
 from clusterd.settings import Settings
 from hashing.atomic import FileOps
@@ -21,21 +32,6 @@ from hashing.package import read_metadata_of
 from hashing.protection import Guard, apply_changes
 from hashing.rescan import rescan
 from hashing.walk import scan_shard
-from ipc.messages import (
-    BuildManifest,
-    Compared,
-    ComparePackage,
-    FitDifference,
-    Fitted,
-    ManifestBuilt,
-    Note,
-    Packed,
-    PackMetadata,
-    PatchManifest,
-    RulesetHashes,
-    ScanShard,
-    ShardScanned,
-)
 
 SHARDS_KEPT = 2
 AGAIN_MOST = 1001

@@ -12,6 +12,7 @@ from collections import deque
 import msgspec
 
 from clusterd.errors import ClusterError, in_passing
+from clusterd.messages.base import Segment
 from clusterd.sync.agent_info import log_result
 from clusterd.sync.context import Context
 from clusterd.sync.journal import Journal, Outage
@@ -24,7 +25,6 @@ from clusterd.wdb.client import Conversation, DatabaseError
 from clusterd.wire import commands
 from clusterd.wire.payloads import BatchResult, parse_batch_result
 from clusterd.wire.results import shorten
-from ipc.messages import Segment
 
 LOCAL = "Local agent-groups"
 SEND = "Agent-groups send"

@@ -7,6 +7,7 @@ import time
 import msgspec
 
 from clusterd.errors import ClusterError
+from clusterd.messages.agents import GroupsOpened, OpenGroups
 from clusterd.sync.agent_info import TEXT_BYTES
 from clusterd.sync.context import Context
 from clusterd.sync.journal import Journal, Outage
@@ -18,7 +19,6 @@ from clusterd.wdb.client import DatabaseError
 from clusterd.wire import commands
 from clusterd.wire.payloads import BatchResult, build_batch_result, parse_id
 from clusterd.wire.results import shorten
-from ipc.messages import GroupsOpened, OpenGroups
 
 RECV = "Agent-groups recv"
 RECV_ALL = "Agent-groups recv full"
@@ -82,7 +82,6 @@ class AgentGroupsWorker:
                 peer,
                 string_id,
                 lambda string: OpenGroups(string.path, string.length, requests),
-                GroupsOpened,
                 "agent-groups",
             )
             result = await self._write(journal, requests, opened)

@@ -6,6 +6,8 @@ import time
 import msgspec
 
 from clusterd.errors import ClusterError
+from clusterd.messages.agents import OpenReport, ReportOpened
+from clusterd.messages.base import Segment
 from clusterd.sync.caps import AGENTS
 from clusterd.sync.context import Context
 from clusterd.sync.journal import Journal, Outage
@@ -20,7 +22,6 @@ from clusterd.wdb.client import DatabaseError, Taken
 from clusterd.wire import commands
 from clusterd.wire.payloads import BatchResult, build_batch_result, parse_batch_result, parse_id
 from clusterd.wire.results import dump_json, shorten
-from ipc.messages import OpenReport, ReportOpened, Segment
 
 SUBTAG = "Agent-info sync"
 GUARD = "Agent-info guard"
@@ -257,7 +258,6 @@ class AgentInfoMaster:
                 peer,
                 string_id,
                 lambda string: OpenReport(string.path, string.length, rows),
-                ReportOpened,
                 "agent-info",
             )
             result = await self._write(peer, rows, opened)

@@ -7,6 +7,7 @@ import time
 import uuid
 
 from clusterd.errors import ClusterError, in_passing
+from clusterd.messages.packages import Compared, CompareManifests
 from clusterd.sync.caps import AHEAD
 from clusterd.sync.context import Context
 from clusterd.sync.integrity_master import OWN, IntegrityMaster
@@ -14,7 +15,6 @@ from clusterd.sync.manifests import Scan
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
 from clusterd.wire import commands
-from ipc.messages import Compared, CompareManifests
 
 
 class Step:
@@ -99,7 +99,7 @@ class Ahead:
                 now.buckets,
                 step.difference,
             )
-            step.comparing = asyncio.create_task(self._context.jobs.run(job, Compared, urgent=True))
+            step.comparing = asyncio.create_task(self._context.jobs.run(job, urgent=True))
             step.comparing.add_done_callback(lambda task: task.cancelled() or task.exception())
         compared = await asyncio.shield(step.comparing)
         if not self.is_last(step):

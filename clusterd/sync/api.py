@@ -13,6 +13,7 @@ from clusterd.dapi.envelope import Envelope, read_envelope
 from clusterd.dapi.registry import Cluster, Origin
 from clusterd.dapi.request import LOCAL_ANY
 from clusterd.errors import ClusterError
+from clusterd.messages.base import INLINE_BYTES, Segment, Text
 from clusterd.sync.api_audit import Audit, Work
 from clusterd.sync.api_runner import ApiRunner
 from clusterd.sync.api_soon import SOON_AT_ONCE, Soon, answer_in
@@ -30,7 +31,6 @@ from clusterd.sync.turns import Turn, TurnLimits, Turns
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_words, parse_addressed, parse_string_for
 from clusterd.wire.results import decode_err_payload, encode_failure, shorten
-from ipc.messages import INLINE_BYTES, Segment, Text
 
 LIMITS = TurnLimits(128, 128, 32, 32, known_source=2048, bytes_source=32 << 20, bytes=128 << 20)
 """32 requests of one link run at a time (dapi.md 3.3); 2,048 may wait."""

@@ -14,9 +14,9 @@ import msgspec
 from clusterd.dapi.envelope import Envelope
 from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.logs import Log
+from clusterd.messages.base import Text
 from clusterd.sync.peer import Peer
 from clusterd.wire.results import shorten
-from ipc.messages import Text
 
 Work = Callable[[Envelope], Awaitable[Text]]
 SUBTAG = "API audit"

@@ -21,11 +21,12 @@ from clusterd.dapi.registry import Cluster, Function, Origin, SyncCall, argument
 from clusterd.dapi.request import parse_request
 from clusterd.dapi.routing import not_answered, not_connected, place_of
 from clusterd.errors import ClusterError
+from clusterd.messages.api import CombineAnswers, PlanRequest, RunFunction
+from clusterd.messages.base import Text
 from clusterd.sync.api_texts import Texts
 from clusterd.sync.context import Context
 from clusterd.sync.pool_port import JobError
 from clusterd.wire.results import INTERNAL_ERROR, WireException, dump_json
-from ipc.messages import CombineAnswers, FunctionDone, PlanRequest, RequestPlanned, RunFunction, Text
 
 Ask = Callable[[str, Text, float | None], Awaitable[Text]]
 """Give a request to a connected node and wait for its answer, which must begin to come within so many seconds (None: it may take
@@ -117,7 +118,7 @@ class ApiRunner:
         settings = context.settings
         job = RunFunction(settings.root, request, out, settings.serves_store)
         try:
-            return (await context.jobs.run(job, FunctionDone, lane="api")).answer
+            return (await context.jobs.run(job, lane="api")).answer
         except BaseException:
             context.spool.remove(out)
             raise
@@ -148,7 +149,7 @@ class ApiRunner:
         job = PlanRequest(context.settings.root, request, self._connected(), timeout_s, out)
         held: list[Text] = []
         try:
-            planned = await context.jobs.run(job, RequestPlanned, lane="api")
+            planned = await context.jobs.run(job, lane="api")
             if planned.failure:
                 return Text(planned.failure)
 
@@ -164,7 +165,7 @@ class ApiRunner:
             merged = context.spool.new_path("answer")
             combine = CombineAnswers(request, planned.allowed, answers, merged)
             try:
-                return (await context.jobs.run(combine, FunctionDone, lane="api")).answer
+                return (await context.jobs.run(combine, lane="api")).answer
             except BaseException:
                 context.spool.remove(merged)
                 raise

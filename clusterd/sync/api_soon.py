@@ -8,9 +8,9 @@ answer comes as it does for `dapi`. That a response belongs to a request of ours
 import asyncio
 
 from clusterd.errors import ClusterError
+from clusterd.messages.base import Text
 from clusterd.sync.outgoing import INLINE_CHUNK
 from clusterd.wire import commands
-from ipc.messages import Text
 
 SOON_S = 1.0
 """So long at most an asker waits for the response; far below its own timeout, and below that of its keepalives."""

@@ -1,9 +1,9 @@
 """JSON of the distributed API in sync's hands: inline, or a spool file that somebody has to remove."""
 
 from clusterd.errors import ClusterError
+from clusterd.messages.base import INLINE_BYTES, Segment, Text
 from clusterd.sync.outgoing import read_segments
 from clusterd.sync.spool import Spool
-from ipc.messages import INLINE_BYTES, Segment, Text
 
 
 class Texts:

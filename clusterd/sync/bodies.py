@@ -4,10 +4,11 @@ import asyncio
 import time
 from collections.abc import Hashable, Sequence
 
+from clusterd.messages.base import Segment
+from clusterd.messages.bodies import SealChunk
 from clusterd.sync.pool_port import JobError, PoolPort
 from clusterd.sync.slabs import SlabPool
 from ipc.descriptor import Descriptor
-from ipc.messages import SealChunk, Sealed, Segment
 
 IDLE_S = 5.0
 """A body that nobody asked for in so long is dropped."""
@@ -96,7 +97,7 @@ class Bodies:
         slab = await self._slabs.take()
         body.has_slab = True
         try:
-            return (await self._jobs.run(SealChunk(prefix, segments, slab), Sealed, urgent=True)).body
+            return (await self._jobs.run(SealChunk(prefix, segments, slab), urgent=True)).body
         except JobError:
             await self._slabs.drop_now(slab)
             raise

@@ -5,9 +5,9 @@ import os
 
 import msgspec
 
+from clusterd.messages.packages import Compared, ComparePackage
 from clusterd.sync.pool_port import PoolPort
 from clusterd.sync.spool import Spool
-from ipc.messages import Compared, ComparePackage
 
 KEPT = 64
 """Results kept. Those of an earlier manifest go at once."""
@@ -66,7 +66,7 @@ class Comparisons:
         async def run() -> Compared:
             try:
                 job = ComparePackage(own, self._spool.state_dir, manifest, difference)
-                return await self._jobs.run(job, Compared)
+                return await self._jobs.run(job)
             finally:
                 self._spool.remove(own)
 

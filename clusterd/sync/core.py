@@ -6,6 +6,20 @@ from typing import Any
 
 from clusterd import stacks
 from clusterd.errors import ClusterError
+from clusterd.messages.bodies import OpenBody
+from clusterd.messages.links import (
+    Answered,
+    KeepaliveSeen,
+    LinkDown,
+    LinkInfo,
+    LinkUp,
+    MasterAway,
+    NetHello,
+    NetToSync,
+    PeerRequest,
+    SlabsReturned,
+    Unanswered,
+)
 from clusterd.sync.agent_groups_master import AgentGroupsMaster
 from clusterd.sync.agent_groups_worker import AgentGroupsWorker
 from clusterd.sync.agent_info import AgentInfoMaster, AgentInfoWorker
@@ -45,21 +59,6 @@ from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure
 from clusterd.wire.results import encode_exception, encode_failure
 from ipc.descriptor import Descriptor
-from ipc.messages import (
-    Answered,
-    KeepaliveSeen,
-    LinkDown,
-    LinkInfo,
-    LinkUp,
-    MasterAway,
-    NetHello,
-    NetToSync,
-    OpenBody,
-    Opened,
-    PeerRequest,
-    SlabsReturned,
-    Unanswered,
-)
 
 LARGEST_REQUEST = 262144
 """Bytes of a request that is opened for this loop; chunks of files and strings never are."""
@@ -318,7 +317,7 @@ class Core:
     ) -> bytes:
         job = OpenBody(body, limit, check_only=check_only, sealed=sealed)
         try:
-            return (await self._context.jobs.run(job, Opened, urgent=True)).payload
+            return (await self._context.jobs.run(job, urgent=True)).payload
         except JobError as failure:
             if failure.kind == "bad-seal":
                 raise BadSeal from failure

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable
 
 from clusterd.errors import ClusterError
+from clusterd.messages.packages import CompareBuckets, Compared, ListDifference
 from clusterd.sync.ahead import Ahead, Step
 from clusterd.sync.caps import DIGEST, PUSH
 from clusterd.sync.context import Context
@@ -28,7 +29,6 @@ from clusterd.wire.payloads import (
     parse_listed,
 )
 from ipc.descriptor import Descriptor
-from ipc.messages import CompareBuckets, Compared, DifferenceListed, ListDifference
 
 SPREAD_MS = 2
 MOST_SPREAD_MS = 500
@@ -113,7 +113,7 @@ class DigestMaster:
         goes_on = False
         try:
             job = CompareBuckets(context.spool.state_dir, scan.root_digest, difference, payload, body)
-            compared = await context.jobs.run(job, Compared, urgent=True)
+            compared = await context.jobs.run(job, urgent=True)
             if compared.dry:
                 return await self._listed(compared, difference)
             if not is_free:
@@ -151,7 +151,7 @@ class DigestMaster:
 
     async def _listed(self, compared: Compared, difference: str) -> bytes:
         """What `clusterd diff` shows: counts, and the first paths of each group."""
-        found = await self._context.jobs.run(ListDifference(difference), DifferenceListed, urgent=True)
+        found = await self._context.jobs.run(ListDifference(difference), urgent=True)
         counts = Counts(compared.missing, compared.shared, compared.extra)
         return build_listed(Listed(counts, found.missing, found.shared, found.extra))
 

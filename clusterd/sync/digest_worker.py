@@ -3,6 +3,8 @@
 import time
 
 from clusterd.errors import ClusterError
+from clusterd.messages.base import Segment
+from clusterd.messages.packages import PickBuckets
 from clusterd.sync.context import Context
 from clusterd.sync.integrity_worker import CHECK, OWN, IntegrityWorker
 from clusterd.sync.manifests import Scan, ScanFailed
@@ -20,7 +22,6 @@ from clusterd.wire.payloads import (
     parse_listed,
     parse_sync_count,
 )
-from ipc.messages import BucketsPicked, PickBuckets, Segment
 
 
 class Remains:
@@ -121,7 +122,7 @@ class DigestWorker:
             job = PickBuckets(
                 context.spool.state_dir, scan.root_digest, scan.buckets, theirs.buckets, theirs.digest, dry, out
             )
-            picked = await context.jobs.run(job, BucketsPicked, urgent=True)
+            picked = await context.jobs.run(job, urgent=True)
             if picked.size > REQUEST_CHUNK:
                 return None
             if not dry:

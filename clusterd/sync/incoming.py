@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from clusterd.errors import ClusterError
+from clusterd.messages.base import Segment
+from clusterd.messages.bodies import ChunkStored, ChunkTarget, DigestSegments, StoreChunk
 from clusterd.settings import Limits
 from clusterd.sync.partials import Claim, Partial, Partials
 from clusterd.sync.pool_port import JobError, PoolPort
@@ -28,7 +30,6 @@ from clusterd.wire.payloads import (
 )
 from clusterd.wire.transfer import Files, IncomingFile, Strings
 from ipc.descriptor import Descriptor
-from ipc.messages import ChunkStored, ChunkTarget, Digested, DigestSegments, Segment, StoreChunk
 
 FILES_PER_LINK = 4
 
@@ -186,7 +187,7 @@ class Incoming:
             file = self._files.find(end.path)
             job = DigestSegments([Segment(file.owner, 0, file.received)])
             try:
-                found = await self._jobs.run(job, Digested, urgent=True)
+                found = await self._jobs.run(job, urgent=True)
             except JobError as failure:
                 self._drop_file(end.path)
                 raise ClusterError(1000, str(failure)) from failure
@@ -335,7 +336,7 @@ class Incoming:
 
     async def _store(self, targets: list[ChunkTarget], payload: bytes, body: list[Descriptor] | None) -> ChunkStored:
         try:
-            return await self._jobs.run(StoreChunk(targets, payload, body), ChunkStored, urgent=True)
+            return await self._jobs.run(StoreChunk(targets, payload, body), urgent=True)
         except JobError as failure:
             if failure.kind == "bad-seal":
                 raise BadSeal from failure

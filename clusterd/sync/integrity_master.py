@@ -5,6 +5,7 @@ import time
 import uuid
 
 from clusterd.errors import ClusterError, in_passing
+from clusterd.messages.packages import Compared
 from clusterd.sync.caps import asks_as_stock, method_for
 from clusterd.sync.comparisons import Comparisons
 from clusterd.sync.context import Context
@@ -20,7 +21,6 @@ from clusterd.sync.records import WorkerRecord
 from clusterd.sync.room import Rooms
 from clusterd.sync.troubles import round_survives
 from clusterd.sync.waiting import wait_for_file
-from ipc.messages import Compared
 
 CHECK = "Integrity check"
 SYNC = "Integrity sync"

@@ -8,6 +8,16 @@ from collections.abc import Callable
 import msgspec
 
 from clusterd.errors import ClusterError
+from clusterd.messages.base import Note, Segment
+from clusterd.messages.bodies import DigestSegments
+from clusterd.messages.packages import (
+    Applied,
+    ApplyPlan,
+    OpenPackage,
+    PackageOpened,
+    PackMetadata,
+    UnpackRange,
+)
 from clusterd.sync.caps import method_for
 from clusterd.sync.context import Context
 from clusterd.sync.incoming import Awaited
@@ -23,20 +33,6 @@ from clusterd.sync.waiting import wait_for_file
 from clusterd.sync.while_linked import WhileLinked
 from clusterd.wire.payloads import build_task_failure
 from clusterd.wire.transfer import IncomingFile
-from ipc.messages import (
-    Applied,
-    ApplyPlan,
-    Digested,
-    DigestSegments,
-    Note,
-    OpenPackage,
-    PackageOpened,
-    Packed,
-    PackMetadata,
-    RangeUnpacked,
-    Segment,
-    UnpackRange,
-)
 
 CHECK = "Integrity check"
 SYNC = "Integrity sync"
@@ -190,10 +186,10 @@ class IntegrityWorker:
             self._packed = None
         out = self._context.spool.new_path("check")
         packed = await self._context.jobs.run(
-            PackMetadata(self._context.spool.state_dir, scan.root_digest, out, method), Packed
+            PackMetadata(self._context.spool.state_dir, scan.root_digest, out, method)
         )
         segments = [Segment(out, 0, packed.size)]
-        digested = await self._context.jobs.run(DigestSegments(segments), Digested)
+        digested = await self._context.jobs.run(DigestSegments(segments))
         package = Package(segments, packed.size, digested.sha256)
         self._packed = (key, package)
         return package
@@ -285,7 +281,7 @@ class IntegrityWorker:
         journal.info("Starting.")
         progress.step = "unpacking"
         try:
-            opened = await context.jobs.run(OpenPackage(package, root, plan, *bounds), PackageOpened)
+            opened = await context.jobs.run(OpenPackage(package, root, plan, *bounds))
             journal.info(
                 f"Files to create: {opened.missing} | Files to update: {opened.shared} | Files to delete: {opened.extra}"
             )
@@ -293,14 +289,13 @@ class IntegrityWorker:
             journal.debug("Updating local files: Start.")
             async with context.manifests.aside(opened.missing + opened.shared + opened.extra):
                 unpacked = await all_of(
-                    context.jobs.run(UnpackRange(package, root, plan, index, *bounds), RangeUnpacked)
-                    for index in range(opened.ranges)
+                    context.jobs.run(UnpackRange(package, root, plan, index, *bounds)) for index in range(opened.ranges)
                 )
                 linked.done()
                 progress.step = "applying"
                 delete = self._may_delete(opened)
                 written = [part.written for part in unpacked]
-                applied = await context.jobs.run(ApplyPlan(root, plan, written, delete), Applied)
+                applied = await context.jobs.run(ApplyPlan(root, plan, written, delete))
                 context.manifests.touch([*(file.path for part in written for file in part), *applied.removed])
         except JobError as failure:
             raise linked.explain(failure) from failure

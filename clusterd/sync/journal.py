@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 
 from clusterd.logs import Log
-from ipc.messages import Note
+from clusterd.messages.base import Note
 
 LEVELS = ("DEBUG2", "DEBUG", "WARNING", "ERROR")
 

@@ -1,9 +1,9 @@
 """Temporary files of writers that died: removed after a start, after what may have left some, and now and then."""
 
+from clusterd.messages.manifest import SweepTemporary
 from clusterd.rundir import STATE
 from clusterd.sync.context import Context
 from clusterd.sync.troubles import round_survives
-from ipc.messages import SweepTemporary, Swept
 
 OWN = "Integrity guard"
 AGAIN_S = 600.0
@@ -29,7 +29,7 @@ class Leftovers:
             return
         journal = context.journal(tag, OWN)
         with round_survives(journal, context.troubles, "temporary files"):
-            swept = await context.jobs.run(SweepTemporary(context.settings.root, MORE), Swept)
+            swept = await context.jobs.run(SweepTemporary(context.settings.root, MORE))
             self.suspected = False
             self._looked_at, self._losses = now, losses
             if swept.count:

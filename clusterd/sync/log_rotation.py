@@ -4,10 +4,10 @@ import asyncio
 from datetime import datetime, timedelta
 
 from clusterd.errors import in_passing
+from clusterd.messages.manifest import RotateLog
 from clusterd.sync.context import Context
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.troubles import round_survives
-from ipc.messages import RotateLog, Swept
 
 
 def next_midnight(now: datetime) -> datetime:
@@ -27,7 +27,7 @@ async def rotate_nightly(context: Context) -> None:
         journal = context.journal("Cluster", "Log")
         with round_survives(journal, context.troubles, "moving the log away"):
             try:
-                await context.jobs.run(RotateLog(context.settings.root, day), Swept, lane="background")
+                await context.jobs.run(RotateLog(context.settings.root, day), lane="background")
             except JobError as failure:
                 journal.warning(f"The log of {day} stays where it is: {in_passing(failure)}")
         midnight = next_midnight(datetime.now())

@@ -15,6 +15,8 @@ import msgspec
 from clusterd.agent_keys import KEY_FILE
 from clusterd.clock import Clock
 from clusterd.key_guard import KeyRules
+from clusterd.messages.base import Note
+from clusterd.messages.manifest import BuildManifest, ManifestBuilt, PatchManifest, ScanShard
 from clusterd.settings import Clusterd
 from clusterd.sync.confirming import RETRY_S, Confirming
 from clusterd.sync.journal import Journal
@@ -25,7 +27,6 @@ from clusterd.sync.watcher import LAG_S, CannotWatch, MakeNotify, Watcher, watch
 from hashing.manifest import Rules
 from hashing.protection import LEAST_FILES
 from ipc.job_queue import Lane
-from ipc.messages import BuildManifest, ManifestBuilt, Note, PatchManifest, ScanShard, ShardScanned
 
 PUBLISH_EVERY_S = 0.1
 """While files keep changing, how long until the next change is looked at; the first one is at once."""
@@ -341,7 +342,6 @@ class ManifestKeeper:
             shards = await all_of(
                 self._jobs.run(
                     ScanShard(self._root, self._state_dir, shard, self._shards, full, gives_way),
-                    ShardScanned,
                     lane=lane,
                 )
                 for shard in range(self._shards)
@@ -368,7 +368,7 @@ class ManifestKeeper:
                 self._key_rules.share,
                 self._key_rules.least,
             )
-            state = self._accept(await self._jobs.run(job, ManifestBuilt))
+            state = self._accept(await self._jobs.run(job))
             self._built_from = digests
         else:
             state = msgspec.structs.replace(state, vanished=0)
@@ -423,7 +423,7 @@ class ManifestKeeper:
             self._key_rules.share,
             self._key_rules.least,
         )
-        return self._accept(await self._jobs.run(job, ManifestBuilt, urgent=True))
+        return self._accept(await self._jobs.run(job, urgent=True))
 
     def _tell(self, text: str) -> None:
         if self._journal is not None:

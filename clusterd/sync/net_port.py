@@ -7,9 +7,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from clusterd.errors import ClusterError
-from clusterd.sync.slabs import SlabPool
-from ipc.descriptor import Descriptor
-from ipc.messages import (
+from clusterd.messages.links import (
     Answered,
     CloseLink,
     GiveString,
@@ -22,6 +20,8 @@ from ipc.messages import (
     Unanswered,
     WriteLog,
 )
+from clusterd.sync.slabs import SlabPool
+from ipc.descriptor import Descriptor
 
 Send = Callable[[SyncToNet], Awaitable[None]]
 

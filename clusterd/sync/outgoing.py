@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import msgspec
 
 from clusterd.errors import ClusterError
+from clusterd.messages.base import INLINE_BYTES, Segment
+from clusterd.messages.bodies import DigestSegments
 from clusterd.sync.bodies import Bodies
 from clusterd.sync.caps import RESUME
 from clusterd.sync.journal import Journal
@@ -22,7 +24,6 @@ from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure, build_words, parse_length, parse_task_id
 from clusterd.wire.transfer import chunk_bytes
 from ipc.descriptor import Descriptor
-from ipc.messages import INLINE_BYTES, Digested, DigestSegments, Segment
 
 INLINE_CHUNK = INLINE_BYTES // 2
 """Packages up to this size are read by sync and sealed by net: a job would cost more than it saves."""
@@ -205,7 +206,7 @@ class Sender:
             arrived = await self._send_chunks(peer, path, package, start, task_id, progress)
             if arrived < package.size:
                 cut = slice_segments(package.segments, 0, arrived)
-                sha256 = (await self._jobs.run(DigestSegments(cut), Digested, urgent=True)).sha256
+                sha256 = (await self._jobs.run(DigestSegments(cut), urgent=True)).sha256
                 await peer.request("file_end", prefix + sha256)
                 return arrived - start
         await peer.request("file_end", prefix + sha256)
@@ -281,7 +282,7 @@ class Sender:
 
     async def send_file(self, peer: Peer, path: str, segments: list[Segment], size: int) -> None:
         """A single file, outside of any task (dapi.md 0.6). Raises ClusterError, JobError, OSError."""
-        digested = await self._jobs.run(DigestSegments(segments), Digested, urgent=True)
+        digested = await self._jobs.run(DigestSegments(segments), urgent=True)
         package = Package(segments, size, digested.sha256)
         progress = Progress(peer.name, "file", "sending", time.time(), total_bytes=size)
         await self._transfer(peer, path, package, "", progress)

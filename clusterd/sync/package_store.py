@@ -14,10 +14,11 @@ from typing import Any
 
 import msgspec
 
+from clusterd.messages.base import Note
+from clusterd.messages.packages import Compared, FinishPackage, PackageFinished, PackPart, PartPacked
 from clusterd.sync.context import Context
 from clusterd.sync.outgoing import Package, Progress
 from clusterd.sync.pool_port import JobError
-from ipc.messages import Compared, FinishPackage, Note, PackageFinished, PackPart, PartPacked
 
 PART_BYTES = 16 * 1024 * 1024
 PART_FILES = 2000
@@ -218,7 +219,7 @@ class PackageStore:
         root = self._context.settings.root
         start, stop = numbers.start, numbers.stop
         job = PackPart(root, region.difference, start, stop, limit, out, index, oversize, region.method)
-        return index, await self._context.jobs.run(job, PartPacked)
+        return index, await self._context.jobs.run(job)
 
     def _tail(self, region: Region, parts: _Parts, difference: str, whole: bytes) -> "asyncio.Task[PackageFinished]":
         tail = region.tails.get(whole)
@@ -232,7 +233,7 @@ class PackageStore:
         region.files.append(out)
         try:
             job = FinishPackage(difference, parts.indexes, parts.limit, out, region.method)
-            finished = await self._context.jobs.run(job, PackageFinished)
+            finished = await self._context.jobs.run(job)
         finally:
             self._context.spool.remove(difference)
         region.bytes += finished.metadata_size

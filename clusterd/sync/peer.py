@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from clusterd.errors import ClusterError
+from clusterd.messages.bodies import OpenBody
+from clusterd.messages.links import LinkInfo
 from clusterd.sync.incoming import Incoming
 from clusterd.sync.net_port import Flight, NetPort, Response
 from clusterd.sync.pool_port import JobError, PoolPort
@@ -11,7 +13,6 @@ from clusterd.sync.tasks import Tasks, Work
 from clusterd.sync.zip_limit import ZipLimit
 from clusterd.wire.results import decode_err_payload
 from ipc.descriptor import Descriptor
-from ipc.messages import LinkInfo, OpenBody, Opened
 
 RESPONSE_LIMIT = 16 * 1024 * 1024
 LATE_ANSWERS = 64
@@ -116,7 +117,7 @@ class Peer:
         if response.body is None:
             return response.payload
         try:
-            opened = await self._jobs.run(OpenBody(response.body, RESPONSE_LIMIT), Opened, urgent=True)
+            opened = await self._jobs.run(OpenBody(response.body, RESPONSE_LIMIT), urgent=True)
         except JobError as failure:
             raise ClusterError(3018, str(failure)) from failure
         finally:

@@ -5,12 +5,14 @@ import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from typing import TypeVar, cast
 
+from clusterd.messages.base import Job, Result
+from clusterd.messages.manifest import ScanShard
+from clusterd.messages.pool import AnyJob, AnyResult, JobDone, JobFailed, PoolHello, StartJob
 from ipc.board import Board
 from ipc.errors import NoCredit
 from ipc.job_queue import JobQueue, Lane
-from ipc.messages import AnyJob, AnyResult, JobDone, JobFailed, PoolHello, Result, ScanShard, StartJob
 
 R = TypeVar("R", bound=Result)
 SendToPool = Callable[[bytes, StartJob], Awaitable[None]]
@@ -55,7 +57,7 @@ class PoolPort:
     def __init__(
         self,
         send: SendToPool,
-        queue: JobQueue,
+        queue: JobQueue[AnyJob],
         size: int,
         remove: Callable[[str], None] = _remove,
         tell_hurry: Callable[[int], None] = lambda count: None,
@@ -75,16 +77,16 @@ class PoolPort:
         self._given_at: dict[int, float] = {}
         self._unwanted: dict[int, str] = {}
 
-    async def run(self, job: AnyJob, result: type[R], *, urgent: bool = False, lane: Lane = "bulk") -> R:
-        """Run a job and return its result, which is of type `result`. `urgent` is the lane of chunks of a transfer; see
+    async def run(self, job: Job[R], *, urgent: bool = False, lane: Lane = "bulk") -> R:
+        """Run a job and return its result, of the type that the job names. `urgent` is the lane of chunks of a transfer; see
         SHARES for the others.
 
         Raises JobError. Cancelled: the job runs on; use `start` when that matters."""
-        return await self._run(job, result, "chunk" if urgent else lane)
+        return await self._run(job, "chunk" if urgent else lane)
 
-    def start(self, job: AnyJob, result: type[R], *, urgent: bool = False) -> "asyncio.Task[R]":
+    def start(self, job: Job[R], *, urgent: bool = False) -> "asyncio.Task[R]":
         """Like `run`, as a task that goes on when the caller is cancelled (shield it)."""
-        return asyncio.create_task(self._run(job, result, "chunk" if urgent else "bulk"))
+        return asyncio.create_task(self._run(job, "chunk" if urgent else "bulk"))
 
     def hurry(self) -> None:
         """Somebody waits for what walks in the background now: it ends at once, as JobError "gave-way"."""
@@ -93,7 +95,7 @@ class PoolPort:
         for number in self._queue.withdraw(ScanShard):
             self._settle(number, JobFailed(GAVE_WAY, "somebody waits for it"))
 
-    async def _run(self, job: AnyJob, expected: type[R], lane: Lane) -> R:
+    async def _run(self, job: Job[R], lane: Lane) -> R:
         try:
             number = self._queue.submit(job, lane)
         except NoCredit as refusal:
@@ -111,9 +113,9 @@ class PoolPort:
             self._waiting.pop(number, None)
         if isinstance(outcome, JobFailed):
             raise JobError(outcome.kind, outcome.text)
-        if not isinstance(outcome, expected):
+        if not isinstance(outcome, job.result_type()):
             raise JobError("bug", f"{type(job).__name__} returned {type(outcome).__name__}")
-        return outcome
+        return cast(R, outcome)
 
     async def hello(self, message: PoolHello) -> None:
         """A pool process is free. A new incarnation means that the earlier one of its slot is dead."""
@@ -143,7 +145,7 @@ class PoolPort:
         """The process of this slot is dead: its job is tried once more elsewhere, or fails."""
         self.losses += self._slots.pop(slot, None) is not None
         for number, failure in self._queue.lost(slot):
-            self._settle(number, failure)
+            self._settle(number, JobFailed("bug", failure))
 
     def watch(self, board: Board) -> None:
         """Look at the board for pool processes that died (the supervisor sees it before a successor says hello)."""

@@ -12,6 +12,8 @@ from clusterd.clock import Clock
 from clusterd.configuration import load
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
+from clusterd.messages.links import NetHello, NetToSync, SyncHello, SyncToNet
+from clusterd.messages.pool import AnyJob, JobDone, PoolHello, PoolToSync, StartJob
 from clusterd.reload import adopt
 from clusterd.rights import too_many_rights
 from clusterd.rundir import jobs_socket, sync_socket
@@ -35,7 +37,6 @@ from ipc.channel import RouterChannel, make_context
 from ipc.codec import Decoder
 from ipc.errors import BadMessage, NoCredit
 from ipc.job_queue import JobQueue
-from ipc.messages import JobDone, NetHello, NetToSync, PoolHello, PoolToSync, StartJob, SyncHello, SyncToNet
 
 HEARTBEAT_S = 0.5
 MAX_WAITING_JOBS = 10_000
@@ -83,7 +84,7 @@ class _SyncProcess:
         self._pool_channel: RouterChannel[PoolToSync] = RouterChannel(
             jobs_socket(root), Decoder(PoolToSync), HWM, zmq_context
         )
-        self._queue = JobQueue(MAX_WAITING_JOBS)
+        self._queue: JobQueue[AnyJob] = JobQueue(MAX_WAITING_JOBS)
         self._context = self._make_context()
         self._context.spool.prepare()
         self._core = Core(self._context)

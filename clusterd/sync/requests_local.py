@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from clusterd.errors import ClusterError
+from clusterd.messages.manifest import RulesetHashes
 from clusterd.sync.common import Handler, Later
 from clusterd.sync.context import Context
 from clusterd.sync.nodes import Nodes
@@ -11,7 +12,6 @@ from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
 from clusterd.wire import commands
 from clusterd.wire.results import ARGUMENT_BYTES, dump_json, encode_failure, load_json
-from ipc.messages import Packed, RulesetHashes
 
 LARGEST_ANSWER = 5242880
 
@@ -53,9 +53,7 @@ class LocalRequests:
         scan = await context.manifests.scan(fresh=True)
         out = context.spool.new_path("hashes")
         try:
-            packed = await context.jobs.run(
-                RulesetHashes(context.spool.state_dir, scan.root_digest, out), Packed, lane="api"
-            )
+            packed = await context.jobs.run(RulesetHashes(context.spool.state_dir, scan.root_digest, out), lane="api")
             if packed.size > LARGEST_ANSWER:
                 raise ClusterError(1000, f"the answer would have {packed.size} bytes, above {LARGEST_ANSWER}")
             with open(out, "rb") as file:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from clusterd.errors import ClusterError
+from clusterd.messages.packages import Compared, FitDifference
 from clusterd.settings import Limits
 from clusterd.sync.caps import ROOM
 from clusterd.sync.context import Context
@@ -20,7 +21,6 @@ from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
 from clusterd.wire import commands
 from clusterd.wire.payloads import parse_length
-from ipc.messages import Compared, FitDifference, Fitted
 
 MIB = 1048576
 ASKED_FROM_BYTES = SMALL_BYTES
@@ -80,7 +80,7 @@ class Rooms:
             self._sent[peer.name] = raw
             return compared, difference, ""
         out = self._context.spool.new_path("fitted")
-        found = await self._context.jobs.run(FitDifference(difference, out, most), Fitted)
+        found = await self._context.jobs.run(FitDifference(difference, out, most))
         self._sent[peer.name] = sum(found.raw_sizes)
         text = f"{found.left} files of {found.left_bytes / MIB:.1f} MB wait: {peer.name} can take {most / MIB:.1f} MB at once"
         journal = self._context.journal(f"Worker {peer.name}", OWN)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from clusterd.errors import ClusterError
+from clusterd.messages.base import Job, Result, Segment
 from clusterd.sync.context import Context
 from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
-from ipc.messages import AnyJob, Result, Segment
 
 R = TypeVar("R", bound=Result)
 SHOWN_ID_BYTES = 64
@@ -22,9 +22,7 @@ class Unusable(Exception):
         self.error = error
 
 
-async def open_rows(
-    context: Context, peer: Peer, string_id: str, job: Callable[[Segment], AnyJob], result: type[R], kind: str
-) -> R:
+async def open_rows(context: Context, peer: Peer, string_id: str, job: Callable[[Segment], Job[R]], kind: str) -> R:
     """Run `job` on the string that a peer has sent, which is gone afterwards. `kind`: `agent-info` or `agent-groups`.
 
     Raises Unusable; OSError when the spool fails."""
@@ -37,7 +35,7 @@ async def open_rows(
             ClusterError(3035, f"it should be under task_id {name!r}, but it's empty."),
         ) from failure
     try:
-        return await context.jobs.run(job(string), result)
+        return await context.jobs.run(job(string))
     except JobError as failure:
         if failure.kind == "bad-json":
             text = f"error while trying to load JSON: {failure}"

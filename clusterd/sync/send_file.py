@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable, Iterable
 
 from clusterd.errors import ClusterError
+from clusterd.messages.base import Segment
 from clusterd.sync.common import Handler, Later
 from clusterd.sync.context import Context
 from clusterd.sync.peer import Peer
@@ -12,7 +13,6 @@ from clusterd.sync.pool_port import JobError
 from clusterd.wire import commands
 from clusterd.wire.payloads import text_of
 from clusterd.wire.results import encode_failure, shorten
-from ipc.messages import Segment
 
 DIRECTORY = "queue/cluster"
 OWN = ".clusterd"

@@ -4,10 +4,11 @@ what it remembers."""
 from itertools import cycle
 from typing import Any, TypeVar, cast
 
+from clusterd.messages.base import Job, Result
+from clusterd.messages.pool import AnyJob, JobFailed
 from clusterd.pool.jobs import Workshop
 from clusterd.settings import ClusterBlock, Secret, Settings
 from clusterd.sync.pool_port import JobError
-from ipc.messages import AnyJob, JobFailed, Result
 
 R = TypeVar("R", bound=Result)
 
@@ -26,10 +27,10 @@ class InlinePool:
         """Nothing runs longer than a call."""
         self.hurries += 1
 
-    async def run(self, job: AnyJob, result: type[R], *, urgent: bool = False, lane: str = "bulk") -> R:
+    async def run(self, job: Job[R], *, urgent: bool = False, lane: str = "bulk") -> R:
         self.done.append(job)
         outcome = next(self._workshops).do(job)
         if isinstance(outcome, JobFailed):
             raise JobError(outcome.kind, outcome.text)
-        assert isinstance(outcome, result)
-        return outcome
+        assert isinstance(outcome, job.result_type())
+        return cast(R, outcome)

@@ -7,18 +7,9 @@ from typing import TypeVar
 
 import zmq
 
+from clusterd.messages.links import LinkInfo, LinkUp, NetHello, NetToSync, PeerRequest, Reply, SyncHello, SyncToNet
 from clusterd.rundir import sync_socket
 from ipc.codec import Decoder, encode
-from ipc.messages import (
-    LinkInfo,
-    LinkUp,
-    NetHello,
-    NetToSync,
-    PeerRequest,
-    Reply,
-    SyncHello,
-    SyncToNet,
-)
 
 M = TypeVar("M")
 NET = b"net"

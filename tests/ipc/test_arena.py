@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from clusterd.messages.bodies import SealChunk, Sealed
+from clusterd.messages.pool import JobDone, PoolHello, PoolToSync, StartJob, SyncToPool
 from ipc.arena import SLAB_BYTES, Arena
 from ipc.channel import RouterChannel, WorkerSocket
 from ipc.codec import Decoder
 from ipc.descriptor import Descriptor
 from ipc.job_queue import JobQueue
 from ipc.lease import LeaseBook
-from ipc.messages import JobDone, PoolHello, PoolToSync, SealChunk, Sealed, StartJob, SyncToPool
 from tests.ipc.processes import Child, in_loop, until
 
 

@@ -2,8 +2,9 @@
 
 from collections import deque
 
+from clusterd.messages.base import INLINE_BYTES
+from clusterd.messages.links import CloseLink, GiveString, Reply
 from ipc.batch import LARGE_BYTES, MOST, take_batch
-from ipc.messages import INLINE_BYTES, CloseLink, GiveString, Reply
 
 
 def test_small_messages_go_together_in_their_order_up_to_a_number() -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import zmq
 
+from clusterd.messages.manifest import SweepTemporary
+from clusterd.messages.pool import PoolHello, PoolToSync, StartJob, SyncToPool
 from ipc import channel
 from ipc.channel import DealerChannel, RouterChannel, WorkerSocket
 from ipc.codec import Decoder, encode
 from ipc.errors import BadMessage, NoCredit
-from ipc.messages import PoolHello, PoolToSync, StartJob, SweepTemporary, SyncToPool
 from tests.ipc.processes import in_loop
 
 LARGE = "/" + "x" * 2000

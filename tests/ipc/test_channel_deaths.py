@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.messages.manifest import SweepTemporary, Swept
+from clusterd.messages.pool import JobDone, PoolHello, PoolToSync, StartJob, SyncToPool
 from ipc.channel import DealerChannel, RouterChannel, WorkerSocket
 from ipc.codec import Decoder
 from ipc.errors import NoCredit
-from ipc.messages import JobDone, PoolHello, PoolToSync, StartJob, SweepTemporary, Swept, SyncToPool
 from tests.ipc.processes import Child, in_loop, until
 
 NAME = b"pool-1"

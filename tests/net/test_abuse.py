@@ -9,7 +9,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from ipc.messages import PeerRequest, Reply
+from clusterd.messages.links import PeerRequest, Reply
 from tests.net.harness import KEY, NetNode, Talker, wait_until
 from tools.rig.peer import (
     HEADER,

@@ -7,20 +7,11 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from clusterd.messages.links import Answered, LinkDown, PeerRequest, Release, Reply, Request, SlabsReturned, Unanswered
 from clusterd.net import slabs
 from clusterd.wire.frame import HEADER, command_field
 from clusterd.wire.seal import Sealer
 from ipc.descriptor import Descriptor
-from ipc.messages import (
-    Answered,
-    LinkDown,
-    PeerRequest,
-    Release,
-    Reply,
-    Request,
-    SlabsReturned,
-    Unanswered,
-)
 from tests.net.harness import KEY, NetNode, Talker, wait_until
 
 Master = Callable[..., NetNode]

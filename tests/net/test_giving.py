@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ipc.messages import Answered, GiveString, LinkDown, Unanswered
+from clusterd.messages.links import Answered, GiveString, LinkDown, Unanswered
 from tests.net.harness import NetNode, Talker, wait_until
 
 Master = Callable[..., NetNode]

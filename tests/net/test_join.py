@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ipc.messages import KeepaliveSeen, LinkDown, LinkUp, PeerRequest, Reply
+from clusterd.messages.links import KeepaliveSeen, LinkDown, LinkUp, PeerRequest, Reply
 from tests.net.harness import CLUSTER, MASTER, VERSION, NetNode, wait_until
 
 Master = Callable[..., NetNode]

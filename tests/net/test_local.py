@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from clusterd.messages.links import Answered, LinkDown, PeerRequest, Reply, Request
 from clusterd.rundir import local_socket
 from clusterd.settings import Settings
-from ipc.messages import Answered, LinkDown, PeerRequest, Reply, Request
 from tests.net.harness import NetNode, free_port, master_settings, wait_until
 
 Master = Callable[..., NetNode]

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from clusterd.messages.links import LinkDown, LinkUp, Request, TaskNote, Unanswered
 from clusterd.net.connect import connect, in_turn
 from clusterd.net.pulse import MISSED_S, PULSE_S, SILENT_S, Pulse
-from ipc.messages import LinkDown, LinkUp, Request, TaskNote, Unanswered
 from tests.net.harness import CLUSTER, VERSION, NetNode, Talker, free_port, wait_until
 
 Master = Callable[..., NetNode]

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from clusterd.messages.links import PeerRequest, Release, Reply
 from clusterd.net.slabs import HEAP_BYTES, HOLD_S, SMALL_BYTES, NetSlabs
 from clusterd.wire.events import Sink
 from clusterd.wire.frame import HEADER, command_field
 from ipc.arena import Arena
-from ipc.messages import PeerRequest, Release, Reply
 from tests.net.harness import CLUSTER, KEY, VERSION, NetNode, Talker, wait_until
 
 Master = Callable[..., NetNode]

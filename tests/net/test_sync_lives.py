@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 
-from ipc.messages import (
+from clusterd.messages.links import (
     Answered,
     CloseLink,
     LinkDown,

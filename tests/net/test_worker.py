@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.messages.links import Answered, KeepaliveSeen, LinkDown, MasterAway, PeerRequest, Reply, Request
 from clusterd.net.dial import Address, parse_address
-from ipc.messages import Answered, KeepaliveSeen, LinkDown, MasterAway, PeerRequest, Reply, Request
 from tests.net.harness import CLUSTER, KEY, VERSION, NetNode, Talker, free_port, master_settings, wait_until
 from tools.rig.peer import exception_json
 

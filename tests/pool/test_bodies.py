@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clusterd.messages.base import Segment
+from clusterd.messages.bodies import ChunkStored, ChunkTarget, DigestSegments, OpenBody, SealChunk, StoreChunk
 from clusterd.pool.bodies import NO_SPACE, digest_segments, open_body, seal_chunk, store_chunk
 from clusterd.pool.failure import Failure
 from clusterd.pool.jobs import Workshop
@@ -18,7 +20,6 @@ from clusterd.settings import ClusterBlock, Secret, Settings
 from clusterd.wire.seal import Sealer
 from ipc.arena import Arena
 from ipc.descriptor import Descriptor
-from ipc.messages import ChunkStored, ChunkTarget, DigestSegments, OpenBody, SealChunk, Segment, StoreChunk
 
 SEALER = Sealer(b"k" * 32)
 SLAB = 1024 * 1024

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clusterd.messages.packages import CompareManifests
 from clusterd.pool.buckets import compare_manifests
 from clusterd.pool.tree import Memory
 from clusterd.settings import Settings
@@ -13,7 +14,6 @@ from hashing.atomic import FileOps
 from hashing.compare import compare, load_difference
 from hashing.live_manifest import LiveManifest
 from hashing.manifest import FileMeta, WireMeta, build_manifest
-from ipc.messages import CompareManifests
 
 Files = dict[int, int]
 FILES = st.dictionaries(st.integers(0, 30), st.integers(0, 3), max_size=12)

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
+from clusterd.messages.manifest import ScanShard, ShardScanned
+from clusterd.messages.pool import JobFailed
 from clusterd.pool.jobs import Workshop
 from clusterd.settings import ClusterBlock, Secret, Settings
-from ipc.messages import JobFailed, ScanShard, ShardScanned
 
 
 def test_scan_gives_way_in_the_middle_and_not_when_it_is_waited_for(tmp_path: Path) -> None:

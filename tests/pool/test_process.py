@@ -13,22 +13,13 @@ import psutil
 import pytest
 import zmq
 
+from clusterd.messages.base import Segment
+from clusterd.messages.bodies import Digested, DigestSegments
+from clusterd.messages.manifest import RotateLog, Swept
+from clusterd.messages.pool import AnyJob, JobDone, JobFailed, PoolHello, PoolToSync, StartJob
 from clusterd.rundir import board_path, jobs_socket, run_dir
 from ipc.board import Board, RowSnapshot
 from ipc.codec import Decoder, encode
-from ipc.messages import (
-    AnyJob,
-    Digested,
-    DigestSegments,
-    JobDone,
-    JobFailed,
-    PoolHello,
-    PoolToSync,
-    RotateLog,
-    Segment,
-    StartJob,
-    Swept,
-)
 from tests.supervisor.helpers import until
 
 EMPTY_SHA256 = bytes.fromhex("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.messages.packages import OpenPackage, PackageOpened, RangeUnpacked, UnpackRange
+from clusterd.messages.pool import JobFailed
 from clusterd.pool import wanted
 from clusterd.pool.jobs import Workshop
 from clusterd.settings import ClusterBlock, Secret, Settings
 from clusterd.wire.results import dump_json
 from hashing.package import FILE_SEP, METADATA_NAME, PATH_SEP
 from ipc.arena import Arena
-from ipc.messages import JobFailed, OpenPackage, PackageOpened, RangeUnpacked, UnpackRange
 
 NAME = "etc/lists/large"
 SIZE = 48 * 1024 * 1024

@@ -5,9 +5,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
+from clusterd.messages.manifest import SweepTemporary
 from ipc.errors import NoCredit
 from ipc.job_queue import TRIES, JobQueue, Lane
-from ipc.messages import SweepTemporary
 
 MOST, SLOTS = 6, 3
 SLOT = st.integers(1, SLOTS)

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipc import messages
+from clusterd.messages import links, pool
 from ipc.codec import Decoder, encode
 from ipc.descriptor import Descriptor
 from ipc.errors import BadMessage
 
 CHANNELS = {
-    "net to sync": messages.NetToSync,
-    "sync to net": messages.SyncToNet,
-    "pool to sync": messages.PoolToSync,
-    "sync to pool": messages.SyncToPool,
+    "net to sync": links.NetToSync,
+    "sync to net": links.SyncToNet,
+    "pool to sync": pool.PoolToSync,
+    "sync to pool": pool.SyncToPool,
 }
 
 
@@ -71,33 +71,33 @@ def test_other_bytes_are_bad_messages(channel: str) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(values_of(messages.StartJob), st.data())
-def test_a_cut_message_is_bad(message: messages.StartJob, data: st.DataObject) -> None:
+@given(values_of(pool.StartJob), st.data())
+def test_a_cut_message_is_bad(message: pool.StartJob, data: st.DataObject) -> None:
     whole = encode(message)
     with pytest.raises(BadMessage):
-        Decoder[messages.StartJob](messages.SyncToPool).decode(whole[: data.draw(st.integers(0, len(whole) - 1))])
+        Decoder[pool.StartJob](pool.SyncToPool).decode(whole[: data.draw(st.integers(0, len(whole) - 1))])
 
 
 def test_a_channel_understands_only_its_own_messages() -> None:
     with pytest.raises(BadMessage):
-        Decoder[Any](messages.PoolToSync).decode(encode(messages.WriteLog("INFO", "Master", "text")))
+        Decoder[Any](pool.PoolToSync).decode(encode(links.WriteLog("INFO", "Master", "text")))
     with pytest.raises(BadMessage):
-        Decoder[Any](messages.NetToSync).decode(encode(messages.PoolHello(1, 1)))
+        Decoder[Any](links.NetToSync).decode(encode(pool.PoolHello(1, 1)))
 
 
 def test_deep_nesting_is_a_bad_message() -> None:
     with pytest.raises(BadMessage):
-        Decoder[Any](messages.SyncToNet).decode(b"\x91" * 100_000 + b"\xc0")
+        Decoder[Any](links.SyncToNet).decode(b"\x91" * 100_000 + b"\xc0")
 
 
 def test_what_was_wrong_is_said_without_the_content() -> None:
     data = msgspec.msgpack.encode({"type": "release", "slabs": ["a secret"]})
     with pytest.raises(BadMessage) as caught:
-        Decoder[Any](messages.SyncToNet).decode(data)
+        Decoder[Any](links.SyncToNet).decode(data)
     assert "secret" not in str(caught.value)
     assert "slabs" in str(caught.value)
 
 
 def test_a_large_body_travels_as_a_small_message() -> None:
     body = [Descriptor(3, 0, 6_990_604, 2**64 - 1)]
-    assert len(encode(messages.PeerRequest(1, 2, "syn_i_w_m_p", body=body))) < 100
+    assert len(encode(links.PeerRequest(1, 2, "syn_i_w_m_p", body=body))) < 100

@@ -5,13 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from clusterd.messages.pool import AnyJob, JobFailed
 from clusterd.pool.jobs import Workshop
 from clusterd.settings import ClusterBlock, Secret, Settings
 from clusterd.sync.context import Context
 from clusterd.sync.pool_port import JobError, PoolPort
 from clusterd.sync.spool import Spool
 from ipc.arena import Arena
-from ipc.messages import AnyJob, JobFailed
 
 KEY = b"k" * 32
 
@@ -30,7 +30,7 @@ class FakePool:
         self.gate.set()
         self.fails: type[Any] | None = None
 
-    async def run(self, job: AnyJob, result: type[Any], *, urgent: bool = False, lane: str = "bulk") -> Any:
+    async def run(self, job: AnyJob, *, urgent: bool = False, lane: str = "bulk") -> Any:
         self.jobs.append(job)
         await asyncio.sleep(0)
         await self.gate.wait()

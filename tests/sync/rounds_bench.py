@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
 
+from clusterd.messages.packages import BucketsPicked
 from clusterd.settings import Settings
 from clusterd.sync.digest_worker import DigestWorker
 from clusterd.sync.integrity_worker import IntegrityWorker, LastSync
@@ -13,7 +14,6 @@ from clusterd.sync.manifests import Scan
 from clusterd.sync.peer import Peer
 from clusterd.sync.rounds import Rounds
 from clusterd.sync.troubles import Troubles
-from ipc.messages import BucketsPicked
 
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
 BUCKETS = bytes(16384)
@@ -168,7 +168,7 @@ class Bench:
         self.master = ScriptedMaster(capabilities)
         self._running: asyncio.Task[None] | None = None
 
-    async def _run(self, job: Any, kind: type, **_: Any) -> Any:
+    async def _run(self, job: Any, **_: Any) -> Any:
         await asyncio.sleep(0)
         if isinstance(self.picked, Exception):
             raise self.picked

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
+from clusterd.messages.packages import Compared, CompareManifests
 from clusterd.sync.caps import AHEAD
 from clusterd.sync.pool_port import JobError
-from ipc.messages import Compared, CompareManifests
 from tests.sync.rounds_bench import EVERYTHING, A, B, C, run, settle
 from tests.sync.test_digest_master import EQUAL
 from tests.sync.test_digest_master import Bench as DigestBench
@@ -37,7 +37,7 @@ class Bench(DigestBench):
         for path in paths:
             Path(path).unlink(missing_ok=True)
 
-    async def _run(self, job: Any, kind: type, **_: Any) -> Any:
+    async def _run(self, job: Any, **_: Any) -> Any:
         self.jobs.append(job)
         await asyncio.sleep(0)
         if self.held is not None:

@@ -5,12 +5,12 @@ import asyncio
 import pytest
 
 from clusterd.errors import ClusterError
+from clusterd.messages.base import Text
 from clusterd.sync.api_soon import ANSWER, Soon, answer_in
 from clusterd.sync.outgoing import INLINE_CHUNK
 from clusterd.wire.commands import DAPI_QUEUED
 from clusterd.wire.connection import INLINE_LIMIT
 from clusterd.wire.token import sealed_length
-from ipc.messages import Text
 
 
 def test_small_answer_in_time_is_the_response_and_is_read_again() -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.messages.base import Segment
+from clusterd.messages.bodies import SealChunk
 from clusterd.sync.bodies import IDLE_S, Bodies
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.slabs import SlabPool
 from clusterd.wire.seal import Sealer
 from ipc.arena import Arena
-from ipc.messages import SealChunk, Segment
 from tests.sync.fake_pool import KEY, FakePool, port
 
 

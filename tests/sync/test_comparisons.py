@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.messages.packages import Compared, ComparePackage
 from clusterd.sync.comparisons import KEPT_DIFFERING, Comparisons
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.spool import Spool
@@ -16,7 +17,6 @@ from hashing.compare import load_difference
 from hashing.manifest import Manifest, build_manifest, save_manifest, to_wire
 from hashing.pack import write_metadata
 from ipc.arena import Arena
-from ipc.messages import Compared, ComparePackage
 from tests.hashing.packages import meta_of
 from tests.sync.fake_pool import FakePool, port
 

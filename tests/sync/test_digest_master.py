@@ -8,6 +8,8 @@ from typing import Any, cast
 import pytest
 
 from clusterd.errors import ClusterError
+from clusterd.messages.links import LinkInfo
+from clusterd.messages.packages import CompareBuckets, Compared, DifferenceListed
 from clusterd.settings import Settings
 from clusterd.sync.digest_master import MOST_SPREAD_MS, SPREAD_MS, DigestMaster
 from clusterd.sync.incoming import BadSeal, Refusal
@@ -19,7 +21,6 @@ from clusterd.sync.pool_port import JobError
 from clusterd.sync.tasks import Tasks
 from clusterd.sync.troubles import Troubles
 from clusterd.wire.payloads import parse_differs, parse_listed
-from ipc.messages import CompareBuckets, Compared, DifferenceListed, LinkInfo
 from tests.sync.rounds_bench import EVERYTHING, A, B, C, Journal, listed, run, scan_of, settle
 
 EQUAL = Compared(3, 0, 0, 0, [], against=A)
@@ -104,7 +105,7 @@ class Bench:
     def _remove(self, *paths: str) -> None:
         self.removed += paths
 
-    async def _run(self, job: Any, kind: type, **_: Any) -> Any:
+    async def _run(self, job: Any, **_: Any) -> Any:
         if not isinstance(job, CompareBuckets):
             return DifferenceListed(["etc/new"], ["etc/changed"], [])
         if self.held is not None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterd.errors import ClusterError
+from clusterd.messages.packages import BucketsPicked
 from clusterd.sync.caps import DIGEST
 from clusterd.sync.digest_worker import Remains
 from clusterd.sync.manifests import ScanFailed
@@ -16,7 +17,6 @@ from clusterd.sync.peer import Peer
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.requests_integrity import WorkerIntegrityRequests
 from clusterd.wire.frame import REQUEST_CHUNK
-from ipc.messages import BucketsPicked
 from tests.sync.rounds_bench import A, B, Bench, differs, listed, run
 
 

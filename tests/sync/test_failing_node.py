@@ -6,13 +6,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from clusterd.clock import Clock
+from clusterd.messages.manifest import PatchManifest, ScanShard
+from clusterd.messages.packages import Compared
 from clusterd.settings import Settings
 from clusterd.sync.integrity_master import IntegrityMaster
 from clusterd.sync.manifests import SUBJECT, ManifestKeeper, ScanFailed
 from clusterd.sync.pool_port import JobError
 from clusterd.sync.status import side_results
 from clusterd.sync.troubles import Troubles
-from ipc.messages import Compared, PatchManifest, ScanShard
 from tests.fakes.pool import InlinePool
 from tests.sync.rounds_bench import Journal, scan_of, settle
 from tests.sync.test_spool import make_worker
@@ -48,10 +49,10 @@ class Node:
             spool=None,
         )
 
-    async def run(self, job: Any, kind: type, **options: Any) -> Any:
+    async def run(self, job: Any, **options: Any) -> Any:
         if isinstance(job, self.full):
             raise JobError("disk", f"{type(job).__name__}: No space left on device")
-        return await self.pool.run(job, kind, **options)
+        return await self.pool.run(job, **options)
 
     def count(self, level: str) -> int:
         return sum(found == level for found, _ in self.lines)

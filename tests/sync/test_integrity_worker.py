@@ -5,13 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
+from clusterd.messages.packages import Applied, ApplyPlan, OpenPackage, PackageOpened, RangeUnpacked, Written
+from clusterd.messages.pool import AnyJob
 from clusterd.settings import Limits
 from clusterd.sync.incoming import Incoming
 from clusterd.sync.integrity_worker import MAX_SYNCS, IntegrityWorker
 from clusterd.sync.slabs import SlabPool
 from clusterd.sync.spool import Spool
 from clusterd.sync.troubles import Troubles
-from ipc.messages import AnyJob, Applied, ApplyPlan, OpenPackage, PackageOpened, RangeUnpacked, Written
 
 
 class Silent:
@@ -105,7 +106,7 @@ class SlowPool:
         self.jobs: list[AnyJob] = []
         self.go = asyncio.Semaphore(0)
 
-    async def run(self, job: AnyJob, result: type[Any]) -> Any:
+    async def run(self, job: AnyJob) -> Any:
         self.jobs.append(job)
         if isinstance(job, OpenPackage):
             return PackageOpened(1, 0, 0, 1, "", [])

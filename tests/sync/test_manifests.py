@@ -13,6 +13,8 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from clusterd.clock import Clock
+from clusterd.messages.base import Job, Result
+from clusterd.messages.manifest import BuildManifest, PatchManifest, ScanShard
 from clusterd.settings import DEFAULT_RULES, Clusterd, Settings
 from clusterd.sync.confirming import RETRY_S
 from clusterd.sync.manifests import ManifestKeeper, Scan, ScanFailed
@@ -23,7 +25,6 @@ from hashing.digest_cache import file_rows
 from hashing.live_manifest import load_live
 from hashing.manifest import WireMeta, build_manifest
 from hashing.walk import scan_shard
-from ipc.messages import AnyJob, BuildManifest, PatchManifest, Result, ScanShard
 from tests.fakes.clock import FakeClock
 from tests.fakes.pool import InlinePool
 
@@ -407,14 +408,14 @@ class SlowWalks(InlinePool):
         super().hurry()
         self.in_a_hurry.set()
 
-    async def run(self, job: AnyJob, result: type[R], *, urgent: bool = False, lane: str = "bulk") -> R:
+    async def run(self, job: Job[R], *, urgent: bool = False, lane: str = "bulk") -> R:
         if isinstance(job, ScanShard):
             self.lanes.append(lane)
         if lane == "background":
             self.in_a_hurry.clear()
             await self.in_a_hurry.wait()
             raise JobError("gave-way", "somebody waits")
-        return await super().run(job, result, urgent=urgent, lane=lane)
+        return await super().run(job, urgent=urgent, lane=lane)
 
 
 @pytest.mark.parametrize("who", ["a change", "a scan"])
@@ -466,8 +467,8 @@ def test_event_during_a_walk_is_looked_at_after_it(tmp_path: Path) -> None:
     async def story(node: Node) -> None:
         run = node.pool.run
 
-        async def change_behind_it(job: Any, result: Any, *, urgent: bool = False, lane: str = "bulk") -> Any:
-            outcome = await run(job, result, urgent=urgent)
+        async def change_behind_it(job: Any, *, urgent: bool = False, lane: str = "bulk") -> Any:
+            outcome = await run(job, urgent=urgent)
             if isinstance(job, BuildManifest):
                 node.write("etc/rules/late")
                 node.keeper.touch(["etc/rules/late"])

@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
+from clusterd.messages.packages import PackageOpened
 from clusterd.sync.integrity_worker import IntegrityWorker
-from ipc.messages import PackageOpened
 
 
 class Lines:

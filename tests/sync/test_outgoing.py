@@ -12,6 +12,8 @@ import msgspec
 import pytest
 
 from clusterd.errors import ClusterError
+from clusterd.messages.base import Segment
+from clusterd.messages.bodies import SealChunk
 from clusterd.settings import Communication
 from clusterd.sync.caps import RESUME
 from clusterd.sync.journal import Journal
@@ -25,7 +27,6 @@ from clusterd.wire.seal import Sealer
 from clusterd.wire.transfer import chunk_bytes
 from ipc.arena import Arena
 from ipc.descriptor import Descriptor
-from ipc.messages import SealChunk, Segment
 from tests.sync.fake_pool import KEY, FakePool, port
 
 PATH = "/queue/cluster/clusterd-1.zip"

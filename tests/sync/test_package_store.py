@@ -9,6 +9,7 @@ from pathlib import Path
 import lz4.frame
 import pytest
 
+from clusterd.messages.packages import Compared, FinishPackage, PackPart
 from clusterd.sync.outgoing import Progress, cut_package, read_segments
 from clusterd.sync.package_store import BuiltPackage, PackageStore
 from clusterd.sync.pool_port import JobError
@@ -16,7 +17,6 @@ from clusterd.wire.transfer import chunk_bytes
 from hashing.compare import Difference
 from hashing.pack import content_keys, numbered
 from ipc.arena import Arena
-from ipc.messages import Compared, FinishPackage, PackPart
 from tests.hashing.packages import difference_of, save, split_as_stock, write_tree
 from tests.sync.fake_pool import FakePool, context
 

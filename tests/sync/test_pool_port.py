@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.messages.manifest import Packed
+from clusterd.messages.packages import PackMetadata
+from clusterd.messages.pool import JobDone, PoolHello, StartJob
 from clusterd.sync.pool_port import LOST_AFTER_CLAIMS, LOST_AFTER_S, JobError, PoolPort, all_of
 from ipc.job_queue import JobQueue
-from ipc.messages import JobDone, Packed, PackMetadata, PoolHello, StartJob
 
 
 @pytest.mark.parametrize("end", ["done", "died"])
@@ -22,7 +24,7 @@ def test_file_of_a_job_that_nobody_wants_any_more_is_removed(tmp_path: Path, end
     async def story() -> None:
         port = PoolPort(send, JobQueue(4), 1)
         await port.hello(PoolHello(1, 1))
-        waiter = port.start(PackMetadata(str(tmp_path), "", str(out)), Packed)
+        waiter = port.start(PackMetadata(str(tmp_path), "", str(out)))
         while not sent:
             await asyncio.sleep(0)
         waiter.cancel()
@@ -68,7 +70,7 @@ def test_hellos_that_waited_with_a_job_are_no_sign_that_it_was_lost() -> None:
 
     async def story() -> None:
         port = PoolPort(send, JobQueue(4), 1)
-        waiter = port.start(PackMetadata("", "", ""), Packed)
+        waiter = port.start(PackMetadata("", "", ""))
         now = time.monotonic()
         for late_s in (20, 15, 10, 5, 0):
             await port.hello(PoolHello(1, 1, now - late_s))

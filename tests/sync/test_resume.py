@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from clusterd.errors import ClusterError
+from clusterd.messages.bodies import StoreChunk
 from clusterd.settings import Limits
 from clusterd.sync.incoming import Incoming, Refusal
 from clusterd.sync.outgoing import Package, cut_package
@@ -16,7 +17,6 @@ from clusterd.sync.partials import KEPT, KEPT_S, Claim, Partial, Partials
 from clusterd.sync.spool import Spool
 from clusterd.wire.transfer import chunk_bytes
 from ipc.arena import Arena
-from ipc.messages import StoreChunk
 from tests.sync.fake_pool import FakePool, port
 
 PATH = "/queue/cluster/clusterd-1.zip"

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from clusterd.errors import ClusterError
+from clusterd.messages.packages import Compared
 from clusterd.pool.tree import fit, note_difference
 from clusterd.settings import Limits
 from clusterd.sync import room as rooms
@@ -22,7 +23,6 @@ from clusterd.sync.spool import Spool
 from clusterd.sync.troubles import Troubles
 from hashing.compare import Difference, load_difference
 from hashing.manifest import FileMeta
-from ipc.messages import Compared
 
 T = TypeVar("T")
 SMALL, LARGE = 100, 36 * MIB
@@ -41,7 +41,7 @@ class Lines:
 
 
 class Pool:
-    async def run(self, job: Any, result: type[Any]) -> Any:
+    async def run(self, job: Any) -> Any:
         return fit(job)
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from clusterd.errors import ClusterError
+from clusterd.messages.links import LinkInfo
 from clusterd.settings import Limits
 from clusterd.sync.common import Later
 from clusterd.sync.incoming import Incoming
@@ -19,7 +20,6 @@ from clusterd.sync.peer import Peer
 from clusterd.sync.sendsync_master import read_request
 from clusterd.sync.sendsync_worker import SendsyncWorker
 from clusterd.sync.spool import Spool
-from ipc.messages import LinkInfo
 
 Answer = Callable[[str, bytes], Awaitable[bytes]]
 GOOD = b'{"daemon_name":"authd","message":{"function":"add"}}'

@@ -10,6 +10,9 @@ from typing import Any, cast
 
 import pytest
 
+from clusterd.messages.manifest import Packed
+from clusterd.messages.packages import Compared, PackMetadata
+from clusterd.messages.pool import JobDone, PoolHello
 from clusterd.settings import Settings
 from clusterd.sync.agent_groups_master import AgentGroupsMaster, Broadcast
 from clusterd.sync.digest_master import DigestMaster
@@ -21,7 +24,6 @@ from clusterd.sync.spool import AGAIN_S, LEFT, Spool
 from clusterd.sync.tasks import Tasks
 from clusterd.sync.troubles import Troubles
 from ipc.job_queue import JobQueue
-from ipc.messages import Compared, JobDone, Packed, PackMetadata, PoolHello
 from tests.sync.rounds_bench import EVERYTHING, A, B, Journal, run, scan_of, settle
 
 
@@ -68,7 +70,7 @@ class Node:
             spool=self.spool,
         )
 
-    async def _run(self, job: Any, kind: type, **_: Any) -> Any:
+    async def _run(self, job: Any, **_: Any) -> Any:
         Path(job.out).write_text("difference")
         return self.result
 
@@ -254,7 +256,7 @@ def test_the_pool_goes_on_although_an_unwanted_file_could_not_be_removed(tmp_pat
         port = PoolPort(send, JobQueue(4), 1, node.spool.remove)
         await port.hello(PoolHello(1, 1))
         out = node.make("out")
-        waiter = asyncio.create_task(port.run(PackMetadata("/", A, out, "zlib"), Packed))
+        waiter = asyncio.create_task(port.run(PackMetadata("/", A, out, "zlib")))
         await settle()
         waiter.cancel()
         await asyncio.gather(waiter, return_exceptions=True)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from clusterd.messages.base import INLINE_BYTES
 from clusterd.settings import Limits
 from clusterd.sync.api_texts import Texts
 from clusterd.sync.incoming import Incoming
@@ -18,7 +19,6 @@ from clusterd.sync.spool import AGAIN_S, UNWRITABLE, Spool, SpoolRefused
 from clusterd.sync.troubles import Troubles
 from clusterd.wire.transfer import IncomingFile
 from ipc.arena import Arena
-from ipc.messages import INLINE_BYTES
 from tests.sync.fake_pool import FakePool, port
 from tests.sync.rounds_bench import Journal
 

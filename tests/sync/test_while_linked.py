@@ -11,6 +11,8 @@ from typing import Any, cast
 
 import pytest
 
+from clusterd.messages.manifest import SweepTemporary, Swept
+from clusterd.messages.packages import Applied, OpenPackage, PackageOpened, RangeUnpacked, UnpackRange
 from clusterd.settings import Limits, Settings
 from clusterd.sync import ledger
 from clusterd.sync.caps import RESUME
@@ -23,7 +25,6 @@ from clusterd.sync.pool_port import JobError
 from clusterd.sync.spool import Spool
 from clusterd.sync.troubles import Troubles
 from clusterd.wire.transfer import IncomingFile
-from ipc.messages import Applied, OpenPackage, PackageOpened, RangeUnpacked, SweepTemporary, Swept, UnpackRange
 from tests.sync.rounds_bench import Journal
 
 DATA = b"package" * 100
@@ -80,7 +81,7 @@ class Worker:
     async def _aside(self, files: int) -> AsyncIterator[None]:
         yield
 
-    async def run(self, job: Any, kind: type, **_: Any) -> Any:
+    async def run(self, job: Any, **_: Any) -> Any:
         self.jobs.append(job)
         if isinstance(job, OpenPackage):
             return PackageOpened(1, 0, 0, 2, "", [])

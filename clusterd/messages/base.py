@@ -1,0 +1,56 @@
+"""What messages are made of."""
+
+from typing import Any, Generic, TypeVar, get_args
+
+import msgspec
+
+INLINE_BYTES = 65536
+"""Largest payload that travels inside a message; larger ones are sealed bodies in the arena or files in the spool."""
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Base of every message."""
+
+
+class Result(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Base of the results."""
+
+
+R_co = TypeVar("R_co", bound=Result, covariant=True)
+
+
+class Job(msgspec.Struct, Generic[R_co], frozen=True, tag=True, omit_defaults=True):
+    """Base of the jobs. Paths are absolute. A job is safe to run twice."""
+
+    @classmethod
+    def result_type(cls) -> type[Any]:
+        """The Result that `Job[...]` of its definition names."""
+        found: type[Any] = get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined]
+        return found
+
+
+class Note(msgspec.Struct, frozen=True):
+    """Something a person should know of one file. `level`: "DEBUG2", "DEBUG", "WARNING", "ERROR". `text` is the stock
+    text where wire.md has one; `why` is the bare reason for status (empty: not shown there)."""
+
+    level: str
+    path: str
+    text: str
+    why: str = ""
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True):
+    """`length` bytes at `offset` of the file `path` (absolute)."""
+
+    path: str
+    offset: int
+    length: int
+
+
+class Text(msgspec.Struct, frozen=True, array_like=True):
+    """JSON of the distributed API: `payload`, at most INLINE_BYTES, or `size` bytes at `offset` of the spool file `path`."""
+
+    payload: bytes = b""
+    path: str = ""
+    size: int = 0
+    offset: int = 0

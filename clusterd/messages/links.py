@@ -1,0 +1,196 @@
+"""What happens on links between net and sync, in both directions."""
+
+import msgspec
+
+from clusterd.messages.base import Message
+from ipc.descriptor import Descriptor
+
+
+class LinkInfo(msgspec.Struct, frozen=True):
+    """One established link. `kind`: "worker" (inbound, on a master), "master" (outbound, on a worker), "local"
+    (a program on the local socket). `name` is the peer's node name, for kind "master" the master's address text, for
+    kind "local" the client number. `incarnation` of the link never repeats within a life of net. `uid`, `pid`: the user
+    and the process of a local client, -1 and 0 for other kinds."""
+
+    link: int
+    kind: str
+    name: str
+    node_type: str = ""
+    version: str = ""
+    address: str = ""
+    connected_at: float = 0.0
+    keepalive_at: float = 0.0
+    uid: int = -1
+    pid: int = 0
+
+
+class OpenTask(msgspec.Struct, frozen=True):
+    """A task this node was sending when sync last said so; a new sync tells the peer that it is gone (TaskNote)."""
+
+    link: int
+    command: str
+    task_id: str
+
+
+class NetHello(Message, frozen=True, tag="net-hello"):
+    """First message of a net process on the channel, and its answer to SyncHello: everything a sync process needs.
+
+    `sending_slabs` names a slab of sync's once for each message that net still sends from it."""
+
+    incarnation: int
+    links: list[LinkInfo]
+    sending_slabs: list[int]
+    open_tasks: list[OpenTask]
+    serving: str = ""
+    away: str = ""
+
+
+class LinkUp(Message, frozen=True, tag="link-up"):
+    """A peer has said hello and was accepted, or a local client connected."""
+
+    info: LinkInfo
+
+
+class LinkDown(Message, frozen=True, tag="link-down"):
+    """A link of a LinkUp has ended. Every request to it that is not answered yet has failed."""
+
+    link: int
+    reason: str
+
+
+class MasterAway(Message, frozen=True, tag="master-away"):
+    """A worker has no link to its master, and why not; said again whenever the reason is another one."""
+
+    reason: str
+
+
+class KeepaliveSeen(Message, frozen=True, tag="keepalive"):
+    """The peer's `echo-c` arrived (master), or the master answered ours (worker)."""
+
+    link: int
+    keepalive_at: float
+
+
+class PeerRequest(Message, frozen=True, tag="peer-request"):
+    """A request that net does not answer itself. sync answers each with one Reply naming `serial`, in any order.
+
+    Either `payload` (already opened, at most INLINE_BYTES) or `body`: the sealed body, still in net's slabs, one
+    descriptor per fragment of a divided request. sync gives those slabs back with Release (or with Reply.body)."""
+
+    link: int
+    serial: int
+    command: str
+    payload: bytes = b""
+    body: list[Descriptor] | None = None
+
+
+class Answered(Message, frozen=True, tag="answered"):
+    """The response to our Request `id`: the response's command word and payload, or the sealed body when large."""
+
+    id: int
+    command: str
+    payload: bytes = b""
+    body: list[Descriptor] | None = None
+
+
+class Unanswered(Message, frozen=True, tag="unanswered"):
+    """Our Request `id` ended without a response. `why`: "timeout", "closed" (link gone) or "refused" (bad request of ours);
+    "string": see GiveString."""
+
+    id: int
+    why: str
+    text: str = ""
+
+
+class SlabsReturned(Message, frozen=True, tag="slabs-returned"):
+    """net has written a message from each of these slabs of sync's (or dropped it with its link). One that is sent to several
+    links comes back once for each."""
+
+    slabs: list[int]
+
+
+class SyncHello(Message, frozen=True, tag="sync-hello"):
+    """First message of a sync process. net fails whatever it had with an earlier one and answers with NetHello."""
+
+    incarnation: int
+
+
+class Reply(Message, frozen=True, tag="reply"):
+    """The response to PeerRequest `serial`. `body`: an already sealed body (of net's or sync's slabs) sent as it is.
+    `log`: the text of net's ERROR line `Internal error processing request ...` (wire.md 3.2), none when empty.
+
+    With `more` the request stays open (and counts as unanswered): what follows comes as Requests of ours. An empty command
+    ends a request without any response, as `sendsync` on the local socket has it. Should sync die before, net tells the
+    asker `err`: as the response, or as a request of ours when there was one."""
+
+    link: int
+    serial: int
+    command: str
+    payload: bytes = b""
+    body: list[Descriptor] | None = None
+    log: str = ""
+    more: bool = False
+
+
+class Request(Message, frozen=True, tag="request"):
+    """Send a request to a peer or local client; net picks the counter and answers with Answered or Unanswered.
+    Either `payload` (net seals it) or `body`, sealed already, in sync's slabs, which come back with SlabsReturned."""
+
+    link: int
+    id: int
+    command: str
+    payload: bytes = b""
+    body: list[Descriptor] | None = None
+    timeout_s: float = 20.0
+
+
+class GiveString(Message, frozen=True, tag="give-string"):
+    """Give a peer or local client `content` (at most INLINE_BYTES) as a long string, `new_str` and `str_upd`, then send `command`
+    with `word` (none when empty) and the id that it chose. Ends as a Request does: Answered is the response to `command`;
+    "string" in Unanswered: it did not take the string. `timeout_s` is that of each request."""
+
+    link: int
+    id: int
+    command: str
+    word: str
+    content: bytes
+    timeout_s: float = 20.0
+
+
+class CloseLink(Message, frozen=True, tag="close-link"):
+    """Close this link; `reason` goes to the log."""
+
+    link: int
+    reason: str
+
+
+class Release(Message, frozen=True, tag="release"):
+    """These slabs of net's are free again."""
+
+    slabs: list[int]
+
+
+class TaskNote(Message, frozen=True, tag="task-note"):
+    """Remember (`open`) or forget that this node sends `task_id` under `command` on this link, across lives of sync. With `caps`
+    as command: that it agreed with this worker to the capabilities `task_id`, joined by commas."""
+
+    link: int
+    command: str
+    task_id: str
+    open: bool
+
+
+class WriteLog(Message, frozen=True, tag="write-log"):
+    """A line for subtag `Main`, which only net writes (one writer per subtag keeps the order of lines)."""
+
+    level: str
+    tag: str
+    text: str
+
+
+NetToSync = (
+    NetHello | LinkUp | LinkDown | MasterAway | KeepaliveSeen | PeerRequest | Answered | Unanswered | SlabsReturned
+)
+
+
+SyncToNet = SyncHello | Reply | Request | GiveString | CloseLink | Release | TaskNote | WriteLog

@@ -1,0 +1,244 @@
+"""Jobs on differences and packages: compare, pack, open, unpack, apply."""
+
+import msgspec
+
+from clusterd.messages.base import Job, Note, Result, Segment
+from clusterd.messages.manifest import Packed
+from ipc.descriptor import Descriptor
+
+
+class PackMetadata(Job[Packed], frozen=True, tag="pack-metadata"):
+    """A worker's check package: the manifest `root_digest` as the only entry. `method`: as in PackPart. Result: Packed."""
+
+    state_dir: str
+    root_digest: str
+    out: str
+    method: str = "zlib"
+
+
+class Compared(Result, frozen=True, tag="compared"):
+    """`received`: files in the worker's metadata. `raw_sizes`: of the missing and shared files in the order of their paths.
+    `content` identifies what is to be sent (paths and digests), `whole` the difference. `dry`: the worker only asked what
+    differs; `against`: the content digest of ours that the worker had in mind."""
+
+    received: int
+    missing: int
+    shared: int
+    extra: int
+    raw_sizes: list[int]
+    content: bytes = b""
+    whole: bytes = b""
+    dry: bool = False
+    against: str = ""
+
+
+class ComparePackage(Job[Compared], frozen=True, tag="compare"):
+    """Read a worker's check package and compare it to our manifest; write the difference to `out`. Result: Compared."""
+
+    package: str
+    state_dir: str
+    root_digest: str
+    out: str
+
+
+class BucketsPicked(Result, frozen=True, tag="buckets-picked"):
+    """`size` bytes, `rows` of them files: in `payload`, or in the job's `out` when that is empty."""
+
+    size: int
+    rows: int
+    payload: bytes = b""
+
+
+class PickBuckets(Job[BucketsPicked], frozen=True, tag="pick-buckets"):
+    """What a worker tells of the buckets whose digests differ: `ours` of its manifest `root_digest`, `theirs` of the master's
+    with the content digest `master`. A large one goes to `out`. Result: BucketsPicked."""
+
+    state_dir: str
+    root_digest: str
+    ours: bytes
+    theirs: bytes
+    master: str
+    dry: bool
+    out: str
+
+
+class CompareBuckets(Job[Compared], frozen=True, tag="compare-buckets"):
+    """Compare what a worker told (`body` sealed in net's slabs, or `payload`) to our manifest; write the difference to `out`.
+    Result: Compared, or JobFailed "bad-seal", "bad-package", "too-large"."""
+
+    state_dir: str
+    root_digest: str
+    out: str
+    payload: bytes = b""
+    body: list[Descriptor] | None = None
+
+
+class CompareManifests(Job[Compared], frozen=True, tag="compare-manifests"):
+    """What who has the files of manifest `before` needs for those of `root_digest`; both of this node, each with the digests of its
+    buckets. Writes the difference to `out`. Result: Compared, or JobFailed "vanished", "bad-package"."""
+
+    state_dir: str
+    before: str
+    before_buckets: bytes
+    root_digest: str
+    buckets: bytes
+    out: str
+
+
+class DifferenceListed(Result, frozen=True, tag="difference-listed"):
+    """The first paths of each group, as many as an answer holds."""
+
+    missing: list[str]
+    shared: list[str]
+    extra: list[str]
+
+
+class ListDifference(Job[DifferenceListed], frozen=True, tag="list-difference"):
+    """The paths of a difference file, for a person. Result: DifferenceListed."""
+
+    difference: str
+
+
+class Fitted(Result, frozen=True, tag="fitted"):
+    """Of what goes as in Compared; `left` files of `left_bytes` do not."""
+
+    missing: int
+    shared: int
+    raw_sizes: list[int]
+    content: bytes
+    whole: bytes
+    left: int
+    left_bytes: int
+
+
+class FitDifference(Job[Fitted], frozen=True, tag="fit-difference"):
+    """Write to `out` what of a difference is at most `most` bytes of files, the smallest first, with all that is to be deleted.
+    Result: Fitted."""
+
+    difference: str
+    out: str
+    most: int
+
+
+class PartPacked(Result, frozen=True, tag="part-packed"):
+    """`packed`: bytes of all entries. `oversize`: numbers of files that are larger than the limit by themselves.
+    `is_as_listed`: every other file is in it or did not fit, in the state that the difference names."""
+
+    packed: int
+    oversize: list[int]
+    is_as_listed: bool
+    notes: list[Note]
+
+
+class PackPart(Job[PartPacked], frozen=True, tag="pack-part"):
+    """Compress missing and shared files number `start` to `stop` (excluded; numbered in the order of their paths) of a
+    difference file to `out`, at most `limit` bytes raw per file unless `oversize`, which packs one single large file. What lies
+    where is written to the file `index`. `method`: "zlib", or "lz4" for a peer that reads it. Result: PartPacked."""
+
+    root: str
+    difference: str
+    start: int
+    stop: int
+    limit: int
+    out: str
+    index: str
+    oversize: bool = False
+    method: str = "zlib"
+
+
+class PackageFinished(Result, frozen=True, tag="package-finished"):
+    """The package is the concatenation of `segments`, `size` bytes, with SHA-256 `sha256`; the last `metadata_size` bytes are
+    the metadata entry. `sent`: files in it; `dropped`: how many wait for a later round."""
+
+    segments: list[Segment]
+    size: int
+    metadata_size: int
+    sha256: bytes
+    sent: int
+    dropped: int
+    notes: list[Note]
+
+
+class FinishPackage(Job[PackageFinished], frozen=True, tag="finish-package"):
+    """Drop what exceeds `limit` (wire.md 5.6, C12), move vanished files to `extra`, write the metadata entry to `out`.
+    `indexes` are those of the parts in order. Result: PackageFinished."""
+
+    difference: str
+    indexes: list[str]
+    limit: int
+    out: str
+    method: str = "zlib"
+
+
+class PackageOpened(Result, frozen=True, tag="package-opened"):
+    """Counts of the metadata and the number of ranges to unpack. `refused`: paths that may not be touched, with reasons.
+    `extra_digest` identifies the set of paths to delete."""
+
+    missing: int
+    shared: int
+    extra: int
+    ranges: int
+    extra_digest: str
+    refused: list[Note]
+
+
+class OpenPackage(Job[PackageOpened], frozen=True, tag="open-package"):
+    """Index a received package, read its metadata and check all paths against the rules. Writes the plan of application to
+    `plan`. Result: PackageOpened."""
+
+    package: str
+    root: str
+    plan: str
+    max_file_bytes: int
+    max_total_bytes: int
+
+
+class Written(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A verified file that waits beside `path`: its inode and size, by which it is known again before it is renamed."""
+
+    path: str
+    inode: int = 0
+    size: int = 0
+
+
+class RangeUnpacked(Result, frozen=True, tag="range-unpacked"):
+    """`written`: entries verified and waiting beside their targets."""
+
+    written: list[Written]
+    notes: list[Note]
+
+
+class UnpackRange(Job[RangeUnpacked], frozen=True, tag="unpack"):
+    """Decompress the entries of range `index` of the plan, verify each digest, write each beside its target under a
+    temporary name with final mode and owner. Result: RangeUnpacked."""
+
+    package: str
+    root: str
+    plan: str
+    index: int
+    max_file_bytes: int
+    max_total_bytes: int
+
+
+class Applied(Result, frozen=True, tag="applied"):
+    created: int
+    updated: int
+    deleted: int
+    overwrite_errors: int
+    create_errors: int
+    remove_errors: int
+    notes: list[Note]
+    removed: list[str] = msgspec.field(default_factory=list)
+    """Paths that were deleted."""
+    in_place: list[str] = msgspec.field(default_factory=list)
+    """Paths that are mount points and were written by copy."""
+
+
+class ApplyPlan(Job[Applied], frozen=True, tag="apply"):
+    """Sync, rename what each range of the plan has unpacked over its targets, delete extras (unless `delete` is false), remove
+    emptied directories, sync. One at a time on a node. Result: Applied."""
+
+    root: str
+    plan: str
+    unpacked: list[list[Written]]
+    delete: bool = True

@@ -1,0 +1,60 @@
+"""The channel between sync and the pool: credits, jobs, results."""
+
+import functools
+import operator
+from typing import TYPE_CHECKING, Any
+
+from clusterd.messages import agents, api, bodies, manifest, packages
+from clusterd.messages.base import Job, Message, Result
+
+
+class PoolHello(Message, frozen=True, tag="pool-hello"):
+    """A pool process is free. A new incarnation of a slot means that the earlier one is dead. `at`: when it said so, seconds of
+    CLOCK_MONOTONIC, which all processes share; 0: it does not matter."""
+
+    slot: int
+    incarnation: int
+    at: float = 0.0
+
+
+class JobFailed(Result, frozen=True, tag="job-failed"):
+    """`kind` is a word a program tests ("disk", "bad-seal", "bad-package", "bad-json", "unknown-name", "too-large", "vanished",
+    "gave-way", "unwanted", "busy", "bug"); `text` says to a person what happened and to which file; for "bug" it holds the
+    stack."""
+
+    kind: str
+    text: str
+
+
+def _kinds(base: type[Any]) -> list[type[Any]]:
+    modules = (agents, api, bodies, manifest, packages)
+    found = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
+    return [kind for kind in dict.fromkeys(found) if issubclass(kind, base) and kind is not base]
+
+
+if TYPE_CHECKING:
+    AnyJob = Job[Any]
+    AnyResult = Result
+else:  # what a channel takes: every kind that the modules define
+    AnyJob = functools.reduce(operator.or_, _kinds(Job))
+    AnyResult = functools.reduce(operator.or_, [*_kinds(Result), JobFailed])
+
+
+class StartJob(Message, frozen=True, tag="start-job"):
+    """sync -> pool: run this job. Sent only to a process that is free."""
+
+    id: int
+    job: AnyJob
+
+
+class JobDone(Message, frozen=True, tag="job-done"):
+    """pool -> sync: the job's result; the process is free again."""
+
+    id: int
+    result: AnyResult
+
+
+PoolToSync = PoolHello | JobDone
+
+
+SyncToPool = StartJob
