@@ -3,7 +3,7 @@
 import os
 import sys
 
-from clusterd.configuration import load
+from clusterd.config.loading import load
 from clusterd.exits import ExitCode
 from clusterd.supervisor.run import supervise
 

@@ -1,4 +1,4 @@
-"""Frozen settings of a node. Read from files by clusterd/configuration.py; passed in, never global.
+"""Frozen settings of a node. Read from files by clusterd/config/loading.py; passed in, never global.
 
 Names end in their unit. Defaults are those of wire.md section 7 except where it says "ours".
 """
@@ -108,7 +108,7 @@ class Communication(msgspec.Struct, frozen=True):
 
 class Limits(msgspec.Struct, frozen=True):
     """Bounds of what a peer can make us hold. All configurable under clusterd.limits of cluster.json. Those of spool and disk:
-    clusterd/sync/ledger.py."""
+    clusterd/sync/ports/ledger.py."""
 
     connections: int = 4096
     connections_per_address: int = 1024

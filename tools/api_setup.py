@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from clusterd.configuration import CLUSTER_JSON
+from clusterd.config.loading import CLUSTER_JSON
 from clusterd.settings import ApiSettings
 from hashing.atomic import FileOps
 from hashing.write import write_atomic

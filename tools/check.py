@@ -2,8 +2,8 @@
 
 import msgspec
 
-from clusterd.configuration import load
-from clusterd.link_check import link_warnings
+from clusterd.config.link_check import link_warnings
+from clusterd.config.loading import load
 from clusterd.rights import too_many_rights
 from clusterd.rundir import root_problem
 from clusterd.settings import Settings

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from clusterd.configuration import load
+from clusterd.config.loading import load
 from clusterd.exits import ExitCode
 from clusterd.users import LONGEST_PASSWORD, UserProblem, add_user, make_user, read_users, remove_user
 from tools.api_setup import SetupProblem, read_cluster_json, turn_on

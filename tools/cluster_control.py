@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from clusterd.configuration import load
-from clusterd.dapi.daemons import daemon_states
+from clusterd.config.loading import load
+from clusterd.dapi.files.daemons import daemon_states
 from clusterd.errors import ClusterError, ConfigurationError
 from clusterd.printable import printable, printable_lines
 from tools import questions

@@ -1,13 +1,13 @@
 """A program's side of the local socket: one connection per question, blocking, with deadlines. What is said is in
-clusterd/dapi/conversation.py."""
+clusterd/dapi/protocol/conversation.py."""
 
 import json
 import socket
 import time
 from typing import Any
 
-from clusterd.dapi.conversation import Conversation, Misunderstood
-from clusterd.dapi.request import ApiRequest, encode_request
+from clusterd.dapi.protocol.conversation import Conversation, Misunderstood
+from clusterd.dapi.protocol.request import ApiRequest, encode_request
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
 from clusterd.wire.commands import DAPI

@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 import msgspec
 
-from clusterd.config_xml import HIGHEST_PORT, LOWEST_PORT, RESERVED, split_address
+from clusterd.config.ossec_conf import HIGHEST_PORT, LOWEST_PORT, RESERVED, split_address
 from clusterd.names import cluster_name_problem, node_name_problem
 from clusterd.rundir import root_problem
 from tools.api_setup import SetupProblem, read_cluster_json, turn_on

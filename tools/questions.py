@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from clusterd.dapi.request import ApiRequest
+from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.errors import ClusterError
 from clusterd.wire.commands import GET_CONFIG, GET_HEALTH, GET_NODES
 from clusterd.wire.results import WireCallable, WireResult

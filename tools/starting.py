@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from clusterd.configuration import load
+from clusterd.config.loading import load
 from clusterd.exits import ExitCode
 from clusterd.settings import Settings
 from clusterd.supervisor.daemon import start_daemon

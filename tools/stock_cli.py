@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from clusterd.configuration import load
+from clusterd.config.loading import load
 from clusterd.exits import START_TIMEOUT_S
 from clusterd.rundir import root_problem
 from tools import starting

@@ -14,7 +14,6 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from clusterd import __version__, stacks
-from clusterd.addresses import network_of
 from clusterd.api.body import read_body
 from clusterd.api.calls import Asked, Caller, read_values
 from clusterd.api.endpoint import JSON, Endpoint
@@ -27,11 +26,12 @@ from clusterd.api.parameters import PRETTY, RAW, Parameter
 from clusterd.api.problem import Refused, failure_response
 from clusterd.api.table import ENDPOINTS
 from clusterd.api.tokens import Tokens
-from clusterd.attempts import AttemptLimiter
-from clusterd.dapi.items import CLASS, Items
+from clusterd.dapi.protocol.items import CLASS, Items
 from clusterd.errors import ClusterError
+from clusterd.listening.addresses import network_of
+from clusterd.listening.attempts import AttemptLimiter
+from clusterd.listening.strangers import StrangerLines
 from clusterd.settings import ApiSettings, Limits, Secret
-from clusterd.strangers import StrangerLines
 from clusterd.users import User, UserProblem
 from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult
 

@@ -10,7 +10,7 @@ from clusterd.api.endpoint import Endpoint, Function
 from clusterd.api.node import Asker
 from clusterd.api.parameters import COMMON
 from clusterd.api.problem import Refused
-from clusterd.dapi.request import LARGEST_REQUEST, LOCAL_MASTER, encode_request
+from clusterd.dapi.protocol.request import LARGEST_REQUEST, LOCAL_MASTER, encode_request
 from clusterd.settings import ApiSettings
 from clusterd.wire.results import WireResult
 

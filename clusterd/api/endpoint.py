@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from clusterd.api.parameters import COMMON, Parameter
-from clusterd.dapi.request import ApiRequest, RequestType
+from clusterd.dapi.protocol.request import ApiRequest, RequestType
 from clusterd.wire.results import WireCallable
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]

@@ -10,7 +10,7 @@ from clusterd.api.parameters import (
     Parameter,
     list_parameters,
 )
-from clusterd.dapi.request import LOCAL_MASTER
+from clusterd.dapi.protocol.request import LOCAL_MASTER
 
 HASHES = (
     "md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake2b", "blake2s",

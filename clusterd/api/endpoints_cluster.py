@@ -11,7 +11,7 @@ from clusterd.api.parameters import (
     list_parameters,
     today_at_midnight,
 )
-from clusterd.dapi.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER, RequestType
+from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER, RequestType
 
 MOST_LOG_LINES = 500
 LEVELS = ("critical", "debug", "error", "info", "warning")

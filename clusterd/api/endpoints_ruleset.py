@@ -2,7 +2,7 @@
 
 from clusterd.api.endpoint import Body, Endpoint, Function
 from clusterd.api.parameters import RAW, Parameter, list_parameters
-from clusterd.dapi.request import LOCAL_ANY, LOCAL_MASTER, RequestType
+from clusterd.dapi.protocol.request import LOCAL_ANY, LOCAL_MASTER, RequestType
 
 XML_NAME = r"^[A-Za-z0-9_-]{1,251}\.xml$"
 LIST_NAME = r"^[A-Za-z0-9_-]{1,255}$"

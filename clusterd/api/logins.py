@@ -4,7 +4,7 @@ import base64
 from collections.abc import Callable
 
 from clusterd.api.problem import Refused
-from clusterd.attempts import AttemptLimiter, PasswordChecks, TooManyLogins
+from clusterd.listening.attempts import AttemptLimiter, PasswordChecks, TooManyLogins
 from clusterd.users import LONGEST_PASSWORD, NAME, User
 
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="clusterd", charset="UTF-8"'}

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from clusterd.dapi.conversation import Conversation, Misunderstood
+from clusterd.dapi.protocol.conversation import Conversation, Misunderstood
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
 from clusterd.wire.commands import DAPI, GET_NODES

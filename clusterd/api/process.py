@@ -17,16 +17,16 @@ from clusterd.api.node import LocalNode
 from clusterd.api.server import make_server
 from clusterd.api.tokens import load_secret
 from clusterd.clock import Clock
-from clusterd.configuration import certificate_problem, load
+from clusterd.config.loading import certificate_problem, load
 from clusterd.errors import StartFailure
 from clusterd.exits import ExitCode
-from clusterd.http_server import CountedServer
+from clusterd.listening.http_server import CountedServer
+from clusterd.listening.strangers import StrangerLines
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.reload import adopt
 from clusterd.rundir import reason_path
 from clusterd.settings import Settings
-from clusterd.strangers import StrangerLines
 from clusterd.users import USERS_FILE, UserProblem, UsersFile
 from ipc.board import Board
 

@@ -7,9 +7,9 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clusterd.addresses import network_of
-from clusterd.admission import Bounds, Gatekeeper
-from clusterd.http_server import CountedProtocol, CountedServer, Refused
+from clusterd.listening.addresses import network_of
+from clusterd.listening.admission import Bounds, Gatekeeper
+from clusterd.listening.http_server import CountedProtocol, CountedServer, Refused
 from clusterd.settings import ApiSettings
 
 LARGEST_HEAD = 65536

@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
-from clusterd.dapi.access import NOT_ASKED_FOR, Access, Scope, check
-from clusterd.dapi.daemons import not_ready
+from clusterd.dapi.files.daemons import not_ready
 from clusterd.dapi.functions.table import FUNCTIONS
-from clusterd.dapi.items import Items
-from clusterd.dapi.merge import PLAIN, Value
-from clusterd.dapi.registry import Call, arguments_of, not_available
-from clusterd.dapi.request import ApiRequest, parse_request
+from clusterd.dapi.protocol.access import NOT_ASKED_FOR, Access, Scope, check
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.merge import PLAIN, Value
+from clusterd.dapi.protocol.registry import Call, arguments_of, not_available
+from clusterd.dapi.protocol.request import ApiRequest, parse_request
 from clusterd.errors import ClusterError
 from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase

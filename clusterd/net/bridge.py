@@ -36,9 +36,9 @@ from clusterd.messages.links import (
 )
 from clusterd.net.asking import Nobody
 from clusterd.net.context import MAIN, Context
-from clusterd.net.giving import Giving
 from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link
-from clusterd.net.pending import Pending
+from clusterd.net.open_request import Pending
+from clusterd.net.string_transfer import Giving
 from clusterd.wire import commands
 from clusterd.wire.events import Sink
 from clusterd.wire.results import encode_failure

@@ -4,13 +4,13 @@ import time
 from typing import Protocol
 
 from clusterd.clock import Clock
+from clusterd.listening.strangers import StrangerLines
 from clusterd.logs import Log
 from clusterd.messages.links import NetToSync
 from clusterd.net.limits import BURST_LINES, LineBudget
 from clusterd.net.slabs import NetSlabs
 from clusterd.rounds import Rounds
 from clusterd.settings import Settings
-from clusterd.strangers import StrangerLines
 from ipc.board import Row
 
 MAIN = "Main"

@@ -10,9 +10,9 @@ from clusterd.errors import ClusterError
 from clusterd.net.bridge import Bridge
 from clusterd.net.connect import connect
 from clusterd.net.context import MAIN, Context
-from clusterd.net.desk import Desk
 from clusterd.net.keepalive import KeepaliveSender
 from clusterd.net.link import Link
+from clusterd.net.link_commands import Desk
 from clusterd.net.listen import keep_awake, make_node_directory
 from clusterd.wire import commands
 from clusterd.wire.events import Sink, Violation

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
-from clusterd.addresses import network_of
+from clusterd.listening.addresses import network_of
 from clusterd.messages.links import LinkInfo
 from clusterd.net.asking import Ask, Asker, Nobody
 from clusterd.net.context import Context, ToSync

@@ -8,15 +8,15 @@ import re
 import socket
 import ssl
 
-from clusterd.accepting import Acceptor
-from clusterd.admission import Bounds, Gatekeeper
 from clusterd.errors import ClusterError
+from clusterd.listening.accepting import Acceptor
+from clusterd.listening.admission import Bounds, Gatekeeper
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, Context
-from clusterd.net.desk import Desk
 from clusterd.net.hello import HelloRules, check_hello
 from clusterd.net.keepalive import silent_too_long
 from clusterd.net.link import Link
+from clusterd.net.link_commands import Desk
 from clusterd.net.pulse import MISSED_S
 from clusterd.settings import Limits
 from clusterd.wire import commands

@@ -9,9 +9,9 @@ import struct
 
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, Context
-from clusterd.net.desk import Desk
 from clusterd.net.keepalive import silent_too_long
 from clusterd.net.link import Link
+from clusterd.net.link_commands import Desk
 from clusterd.net.listen import KEEPALIVE_SUBTAG
 from clusterd.rundir import local_socket
 from clusterd.wire import commands

@@ -14,16 +14,16 @@ import uvloop
 
 from clusterd import stacks
 from clusterd.clock import Clock
-from clusterd.configuration import load
+from clusterd.config.loading import load
 from clusterd.exits import ExitCode
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.messages.links import SyncToNet
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, Context
-from clusterd.net.desk import Desk
 from clusterd.net.dial import Dialer
 from clusterd.net.link import Link
+from clusterd.net.link_commands import Desk
 from clusterd.net.listen import Listener
 from clusterd.net.local import LocalServer
 from clusterd.net.slabs import HOLD_S, NetSlabs

@@ -4,11 +4,11 @@ written here, off sync's loop."""
 from collections.abc import Callable
 
 from clusterd.dapi import execution
-from clusterd.dapi.items import Items
-from clusterd.dapi.lookup import AgentTable
-from clusterd.dapi.merge import Value
-from clusterd.dapi.request import encode_request, parse_request
-from clusterd.dapi.routing import combine, plan
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.merge import Value
+from clusterd.dapi.protocol.request import encode_request, parse_request
+from clusterd.dapi.protocol.routing import combine, plan
+from clusterd.dapi.query.lookup import AgentTable
 from clusterd.errors import ClusterError
 from clusterd.messages.api import CombineAnswers, FunctionDone, NodeRequest, PlanRequest, RequestPlanned, RunFunction
 from clusterd.messages.base import INLINE_BYTES, Text

@@ -4,7 +4,7 @@ import signal
 import time
 from types import FrameType
 
-from clusterd.configuration import load
+from clusterd.config.loading import load
 from clusterd.logs import Log
 from clusterd.memory import give_back
 from clusterd.messages.pool import JobDone, JobFailed, PoolHello, StartJob, SyncToPool

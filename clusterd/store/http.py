@@ -19,8 +19,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from clusterd.admission import Bounds, Gatekeeper
-from clusterd.http_server import CountedProtocol, CountedServer
+from clusterd.listening.admission import Bounds, Gatekeeper
+from clusterd.listening.http_server import CountedProtocol, CountedServer
 from clusterd.store import report
 from clusterd.store.engine import Engine
 from clusterd.store.groups import groups_of

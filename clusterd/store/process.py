@@ -16,11 +16,11 @@ from typing import Any
 
 import uvloop
 
-from clusterd.configuration import load
+from clusterd.config.loading import load
 from clusterd.errors import StartFailure
 from clusterd.exits import ExitCode
-from clusterd.http_server import CountedServer
 from clusterd.key_guard import KeyRules
+from clusterd.listening.http_server import CountedServer
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.reload import adopt

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from clusterd import stacks
-from clusterd.configuration import load
+from clusterd.config.loading import load
 from clusterd.exits import ExitCode
 from clusterd.logs import Log, stderr_stream
 from clusterd.reload import adopt

@@ -20,41 +20,41 @@ from clusterd.messages.links import (
     SlabsReturned,
     Unanswered,
 )
-from clusterd.sync.agent_groups_master import AgentGroupsMaster
-from clusterd.sync.agent_groups_worker import AgentGroupsWorker
-from clusterd.sync.agent_info import AgentInfoMaster, AgentInfoWorker
-from clusterd.sync.api import Api
-from clusterd.sync.api import restarted as api_restarted
-from clusterd.sync.caps import offer_caps, recall
-from clusterd.sync.cluster_view import ClusterView
-from clusterd.sync.common import CommonRequests, Handler, Later
-from clusterd.sync.context import Context
-from clusterd.sync.digest_master import DigestMaster
-from clusterd.sync.digest_worker import DigestWorker
-from clusterd.sync.incoming import BadSeal, Incoming, Refusal
-from clusterd.sync.integrity_master import IntegrityMaster
-from clusterd.sync.integrity_worker import IntegrityWorker
-from clusterd.sync.manifests import ScanFailed
-from clusterd.sync.nodes import Nodes
-from clusterd.sync.partials import Partials
-from clusterd.sync.passwords import Passwords
-from clusterd.sync.peer import Peer
-from clusterd.sync.pool_port import JobError
-from clusterd.sync.queries import QueryRefused
-from clusterd.sync.requests_integrity import MasterIntegrityRequests, WorkerIntegrityRequests
-from clusterd.sync.requests_local import LocalRequests
-from clusterd.sync.requests_master import MasterRequests
-from clusterd.sync.requests_worker import WorkerRequests
-from clusterd.sync.rounds import Rounds
-from clusterd.sync.ruleset_reload import RulesetReload
-from clusterd.sync.send_file import SendFile
-from clusterd.sync.sendsync_master import SendsyncMaster, restarted
-from clusterd.sync.sendsync_worker import SendsyncWorker
-from clusterd.sync.spool import SpoolRefused
-from clusterd.sync.status import agents_status, node_status
-from clusterd.sync.tasks import Tasks
-from clusterd.sync.troubles import round_survives
-from clusterd.sync.zip_limit import ZipLimit
+from clusterd.sync.agents.groups_master import AgentGroupsMaster
+from clusterd.sync.agents.groups_worker import AgentGroupsWorker
+from clusterd.sync.agents.info import AgentInfoMaster, AgentInfoWorker
+from clusterd.sync.integrity.digest_master import DigestMaster
+from clusterd.sync.integrity.digest_worker import DigestWorker
+from clusterd.sync.integrity.master import IntegrityMaster
+from clusterd.sync.integrity.requests import MasterIntegrityRequests, WorkerIntegrityRequests
+from clusterd.sync.integrity.rounds import Rounds
+from clusterd.sync.integrity.worker import IntegrityWorker
+from clusterd.sync.links.caps import offer_caps, recall
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.handlers import CommonRequests, Handler, Later
+from clusterd.sync.links.incoming import BadSeal, Incoming, Refusal
+from clusterd.sync.links.partials import Partials
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.manifest.keeper import ScanFailed
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.spool import SpoolRefused
+from clusterd.sync.ports.tasks import Tasks
+from clusterd.sync.ports.troubles import round_survives
+from clusterd.sync.ports.zip_limit import ZipLimit
+from clusterd.sync.requests.api import Api
+from clusterd.sync.requests.api import restarted as api_restarted
+from clusterd.sync.requests.cluster_view import ClusterView
+from clusterd.sync.requests.local import LocalRequests
+from clusterd.sync.requests.nodes import Nodes
+from clusterd.sync.requests.of_master import WorkerRequests
+from clusterd.sync.requests.of_workers import MasterRequests
+from clusterd.sync.requests.passwords import Passwords
+from clusterd.sync.requests.queries import QueryRefused
+from clusterd.sync.requests.reload import RulesetReload
+from clusterd.sync.requests.send_file import SendFile
+from clusterd.sync.requests.sendsync_master import SendsyncMaster, restarted
+from clusterd.sync.requests.sendsync_worker import SendsyncWorker
+from clusterd.sync.requests.status import agents_status, node_status
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure
 from clusterd.wire.results import encode_exception, encode_failure

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import uvloop
 
 from clusterd.clock import Clock
-from clusterd.configuration import load
+from clusterd.config.loading import load
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.messages.links import NetHello, NetToSync, SyncHello, SyncToNet
@@ -18,17 +18,17 @@ from clusterd.reload import adopt
 from clusterd.rights import too_many_rights
 from clusterd.rundir import jobs_socket, sync_socket
 from clusterd.settings import Settings
-from clusterd.sync.context import Context
 from clusterd.sync.core import Core
-from clusterd.sync.journal import Journal
-from clusterd.sync.log_rotation import rotate_nightly
-from clusterd.sync.manifests import ManifestKeeper
-from clusterd.sync.net_port import NetPort
-from clusterd.sync.outgoing import Sender
-from clusterd.sync.pool_port import PoolPort
-from clusterd.sync.slabs import SlabPool
-from clusterd.sync.spool import Spool
-from clusterd.sync.troubles import Troubles, round_survives
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.outgoing import Sender
+from clusterd.sync.manifest.keeper import ManifestKeeper
+from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.net_port import NetPort
+from clusterd.sync.ports.pool_port import PoolPort
+from clusterd.sync.ports.slabs import SlabPool
+from clusterd.sync.ports.spool import Spool
+from clusterd.sync.ports.troubles import Troubles, round_survives
+from clusterd.sync.requests.log_rotation import rotate_nightly
 from clusterd.wdb.client import Database
 from ipc.arena import Arena
 from ipc.batch import take_batch

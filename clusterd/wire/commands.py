@@ -35,7 +35,7 @@ DAPI = "dapi"
 DAPI_RES = "dapi_res"
 DAPI_ERR = "dapi_err"
 DAPI_NOW = "dapi_now"
-"""Ours, to a node that listed capability `answer`: `dapi` whose response may be the answer (clusterd/sync/api_soon.py)."""
+"""Ours, to a node that listed capability `answer`: `dapi` whose response may be the answer (clusterd/sync/requests/prompt_answer.py)."""
 
 # Worker to master.
 HELLO = "hello"

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clusterd.errors import ClusterError
-from clusterd.wire.box import Box
 from clusterd.wire.commands import RESPONSES, Role
 from clusterd.wire.divided import MAX_SINKS, DividedMessages
 from clusterd.wire.events import (
@@ -38,6 +37,7 @@ from clusterd.wire.frame import (
     parse_field,
     pieces_of,
 )
+from clusterd.wire.request_table import Box
 from clusterd.wire.token import BadSeal, sealed_length
 
 if TYPE_CHECKING:  # programs of the local socket load no cryptography

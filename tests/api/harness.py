@@ -12,8 +12,8 @@ import httpx
 
 from clusterd.api.app import Api
 from clusterd.api.tokens import Tokens
-from clusterd.dapi.items import Items
-from clusterd.dapi.request import ApiRequest, parse_request
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.request import ApiRequest, parse_request
 from clusterd.settings import ApiSettings, Secret
 from clusterd.users import User, make_user
 from clusterd.wire.results import WireException, WireResult

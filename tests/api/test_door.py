@@ -12,9 +12,9 @@ from clusterd.api.app import Api
 from clusterd.api.logins import Logins
 from clusterd.api.problem import Refused
 from clusterd.api.tokens import ALGORITHM, AUDIENCE, ISSUER, Tokens
-from clusterd.attempts import HASHES_AT_ONCE, HASHES_WAITING, AttemptLimiter
-from clusterd.dapi.items import Items
-from clusterd.dapi.request import ApiRequest
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.request import ApiRequest
+from clusterd.listening.attempts import HASHES_AT_ONCE, HASHES_WAITING, AttemptLimiter
 from clusterd.settings import ApiSettings, Secret
 from clusterd.users import User, UserProblem, make_user
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, PERMISSION_ERROR, WireException, WireResult

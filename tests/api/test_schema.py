@@ -18,9 +18,9 @@ from clusterd.api.endpoint import OCTETS
 from clusterd.api.table import ENDPOINTS
 from clusterd.api.tokens import Tokens
 from clusterd.dapi.functions.table import FUNCTIONS
-from clusterd.dapi.items import Items
-from clusterd.dapi.registry import arguments_of
-from clusterd.dapi.request import ApiRequest
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.registry import arguments_of
+from clusterd.dapi.protocol.request import ApiRequest
 from tests.api.harness import SECRET, Answer, Door, FakeNode, plain
 
 EXAMPLES = 6

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from clusterd.api.server import LARGEST_HEAD, make_server
-from clusterd.http_server import CountedServer
+from clusterd.listening.http_server import CountedServer
 from clusterd.settings import ApiSettings
 from tests.api.harness import Door
 from tests.net.harness import wait_until

@@ -10,8 +10,8 @@ from clusterd.api.endpoint import Endpoint
 from clusterd.api.table import ENDPOINTS
 from clusterd.dapi.functions.groups import Algorithm
 from clusterd.dapi.functions.table import FUNCTIONS
-from clusterd.dapi.registry import arguments_of
-from clusterd.dapi.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
+from clusterd.dapi.protocol.registry import arguments_of
+from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
 from clusterd.wire.results import WireCallable
 from tests.api.harness import Door, FakeNode, plain
 

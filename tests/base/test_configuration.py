@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clusterd.configuration import load
+from clusterd.config.loading import load
 from clusterd.settings import CAPABILITIES, Settings
 
 VECTORS: list[dict[str, Any]] = json.loads(

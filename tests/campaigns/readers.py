@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clusterd.configuration import load
-from clusterd.dapi import envelope, request
-from clusterd.dapi.query_parser import parse_query
-from clusterd.dapi.ruleset_xml import MalformedXml, parse_ruleset
+from clusterd.config.loading import load
+from clusterd.dapi.protocol import envelope, request
+from clusterd.dapi.query.parser import parse_query
+from clusterd.dapi.ruleset.xml import MalformedXml, parse_ruleset
 from clusterd.errors import ClusterError
 from clusterd.store import auth_request, keys
 from clusterd.store.jsontext import Refused, parse

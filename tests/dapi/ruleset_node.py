@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from clusterd.dapi.functions import decoders, lists, rules, ruleset_files
-from clusterd.dapi.items import Items
-from clusterd.dapi.registry import Call, arguments_of
-from clusterd.dapi.request import ApiRequest
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.registry import Call, arguments_of
+from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase
 from clusterd.wire.results import WireCallable

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from clusterd.dapi.access import Access, Scope, check
 from clusterd.dapi.functions.table import FUNCTIONS
-from clusterd.dapi.registry import Function
-from clusterd.dapi.request import ApiRequest
+from clusterd.dapi.protocol.access import Access, Scope, check
+from clusterd.dapi.protocol.registry import Function
+from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.wire.results import WireCallable, WireException
 
 NODES = ["m", "w1", "w2"]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from clusterd.dapi.agent_fields import COLUMNS
-from clusterd.dapi.agent_query import AgentQuery, count_distinct, find_agents
-from clusterd.dapi.sql_condition import LONGEST_CONDITION, LONGEST_LIST, among
+from clusterd.dapi.query.agent_fields import COLUMNS
+from clusterd.dapi.query.agent_query import AgentQuery, count_distinct, find_agents
+from clusterd.dapi.query.sql_condition import LONGEST_CONDITION, LONGEST_LIST, among
 from clusterd.wdb.client import DatabaseError
 from clusterd.wire.results import WireException
 from tests.contracts.helpers import add_agent, add_many, put

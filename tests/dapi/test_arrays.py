@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterd.dapi.arrays import ListArguments, Shape, cut_list
+from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
 from clusterd.wire.results import WireException
 
 NODES = [

@@ -10,15 +10,15 @@ from typing import Any, cast
 
 import pytest
 
-from clusterd import attempts
 from clusterd.dapi.execution import as_value, run
 from clusterd.dapi.functions.table import FUNCTIONS
-from clusterd.dapi.registry import SyncCall, arguments_of
-from clusterd.dapi.request import LOCAL_MASTER, ApiRequest, encode_request
+from clusterd.dapi.protocol.registry import SyncCall, arguments_of
+from clusterd.dapi.protocol.request import LOCAL_MASTER, ApiRequest, encode_request
+from clusterd.listening import attempts
 from clusterd.settings import ApiSettings, ClusterBlock, Clusterd, Settings
-from clusterd.sync.cluster_view import ClusterView
-from clusterd.sync.passwords import Passwords
-from clusterd.sync.troubles import Troubles
+from clusterd.sync.ports.troubles import Troubles
+from clusterd.sync.requests.cluster_view import ClusterView
+from clusterd.sync.requests.passwords import Passwords
 from clusterd.users import USERS_FILE, add_user, make_user
 from clusterd.wire.results import WireCallable, WireException, WireResult, dump_json
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterd.dapi.request import ApiRequest
+from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
 from clusterd.wire.connection import Connection

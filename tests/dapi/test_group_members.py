@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clusterd.dapi import membership
+from clusterd.dapi.files import membership
 from clusterd.dapi.functions import group_members
 from tests.contracts.helpers import some, trigger
 from tests.dapi.agent_node import AgentNode, agent_node, codes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterd.dapi import group_tree
+from clusterd.dapi.files import group_tree
 from clusterd.dapi.functions import groups
 from tests.contracts.helpers import add_agent, add_agents, some
 from tests.dapi.agent_node import AgentNode, agent_node, codes

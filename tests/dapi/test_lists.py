@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from clusterd.dapi.cdb import entries, is_list
 from clusterd.dapi.functions import lists
+from clusterd.dapi.ruleset.cdb import entries, is_list
 from clusterd.wire.results import WireException, dump_json
 from tests.dapi.ruleset_node import RulesetNode, codes
 

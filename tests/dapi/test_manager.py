@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from clusterd.dapi.daemons import DAEMONS, daemon_states, not_ready
 from clusterd.dapi.execution import run
-from clusterd.dapi.request import DISTRIBUTED, ApiRequest, encode_request
+from clusterd.dapi.files.daemons import DAEMONS, daemon_states, not_ready
+from clusterd.dapi.protocol.request import DISTRIBUTED, ApiRequest, encode_request
 from clusterd.settings import ClusterBlock, Settings
 from clusterd.wire.results import WireCallable, WireException, WireResult
 

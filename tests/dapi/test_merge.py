@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterd.dapi.items import Items
-from clusterd.dapi.merge import Value, merge
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.merge import Value, merge
 from clusterd.wire.results import WireException, WireResult, dump_json, load_json
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from clusterd.dapi.access import Scope, check
 from clusterd.dapi.execution import run
 from clusterd.dapi.functions.table import FUNCTIONS
-from clusterd.dapi.permissions import ATTRIBUTES
-from clusterd.dapi.registry import Function
-from clusterd.dapi.request import ApiRequest, encode_request
+from clusterd.dapi.protocol.access import Scope, check
+from clusterd.dapi.protocol.permissions import ATTRIBUTES
+from clusterd.dapi.protocol.registry import Function
+from clusterd.dapi.protocol.request import ApiRequest, encode_request
 from clusterd.settings import ClusterBlock, Settings
 from clusterd.wire.results import WireCallable, WireException, WireResult
 from tests.contracts.helpers import add_agents

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from clusterd.dapi.envelope import read_envelope
-from clusterd.dapi.permissions import permitted
-from clusterd.dapi.registry import Arguments, Call, Registry, arguments_of, not_available
-from clusterd.dapi.request import BASIC_SERVICES, LARGEST_REQUEST, LOCAL_MASTER, parse_request
+from clusterd.dapi.protocol.envelope import read_envelope
+from clusterd.dapi.protocol.permissions import permitted
+from clusterd.dapi.protocol.registry import Arguments, Call, Registry, arguments_of, not_available
+from clusterd.dapi.protocol.request import BASIC_SERVICES, LARGEST_REQUEST, LOCAL_MASTER, parse_request
 from clusterd.errors import ClusterError
 from clusterd.wire.results import WireCallable, WireException
 
@@ -106,7 +106,7 @@ def get_agents(call: Call, given: Wanted) -> dict[str, int]:
         ("os", "wazuh.agent", "get_agents"),
         ("get_agents", "wazuh.agent", "get_agents.__globals__"),
         ("__globals__", "wazuh.agent", "get_agents.__globals__"),
-        ("function", "clusterd.dapi.registry", "Registry.function"),
+        ("function", "clusterd.dapi.protocol.registry", "Registry.function"),
     ],
 )
 def test_names_that_are_not_registered_are_nothing(name: str, module: str, qualname: str) -> None:

@@ -5,9 +5,16 @@ from typing import Any
 
 import pytest
 
-from clusterd.dapi.items import Items
-from clusterd.dapi.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER, ApiRequest, encode_request, parse_request
-from clusterd.dapi.routing import Plan, combine, not_answered, not_connected, place_of, plan
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.request import (
+    DISTRIBUTED,
+    LOCAL_ANY,
+    LOCAL_MASTER,
+    ApiRequest,
+    encode_request,
+    parse_request,
+)
+from clusterd.dapi.protocol.routing import Plan, combine, not_answered, not_connected, place_of, plan
 from clusterd.errors import ClusterError
 from clusterd.wire.results import WireCallable, WireException, WireResult
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clusterd.dapi import ruleset_rows
+from clusterd.dapi.ruleset import rows as ruleset_rows
 from clusterd.wire.results import WireException, dump_json
 from tests.dapi.ruleset_node import RulesetNode, codes
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clusterd.dapi.ruleset_config import DECODERS, RULES, Kind
-from clusterd.dapi.ruleset_xml import LARGEST_XML, MalformedXml, as_objects, parse_ruleset
-from clusterd.dapi.tree_files import locked_directory
+from clusterd.dapi.files.tree_files import locked_directory
+from clusterd.dapi.ruleset.config import DECODERS, RULES, Kind
+from clusterd.dapi.ruleset.xml import LARGEST_XML, MalformedXml, as_objects, parse_ruleset
 from clusterd.wire.results import WireException, dump_json
 from tests.dapi.ruleset_node import DECODER, RULE, RulesetNode, codes
 
@@ -346,7 +346,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
 
 
 def test_two_requests_do_not_write_at_once(node: RulesetNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clusterd.dapi.tree_files._LOCK_S", 0.05)
+    monkeypatch.setattr("clusterd.dapi.files.tree_files._LOCK_S", 0.05)
     with locked_directory(str(node.root), "etc/rules"):
         items = node.items("wazuh.rule", "upload_rule_file", filename="a.xml", content=RULE)
     assert codes(items) == {"etc/rules/a.xml": 1006}

@@ -8,7 +8,7 @@ from clusterd.messages.base import Job, Result
 from clusterd.messages.pool import AnyJob, JobFailed
 from clusterd.pool.jobs import Workshop
 from clusterd.settings import ClusterBlock, Secret, Settings
-from clusterd.sync.pool_port import JobError
+from clusterd.sync.ports.pool_port import JobError
 
 R = TypeVar("R", bound=Result)
 

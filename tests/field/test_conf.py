@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clusterd.config_problem import Problem
-from clusterd.configuration import Loaded, load
-from clusterd.dapi.ruleset_config import RULES, read_section
+from clusterd.config.loading import Loaded, load
+from clusterd.config.problem import Problem
+from clusterd.dapi.ruleset.config import RULES, read_section
 from clusterd.settings import ClusterBlock, Settings
 from clusterd.wire.results import WireException
 from tests.conftest import KEY

@@ -12,8 +12,8 @@ from defusedxml import sax
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clusterd.dapi.ruleset_xml import MalformedXml, parse_ruleset
-from clusterd.markup import Element, TooMuch, read_markup, text_of
+from clusterd.config.markup import Element, TooMuch, read_markup, text_of
+from clusterd.dapi.ruleset.xml import MalformedXml, parse_ruleset
 from clusterd.wire.results import dump_json
 from tests.dapi.ruleset_node import RulesetNode, codes
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clusterd.config_problem import Problem
-from clusterd.configuration import Loaded, load
+from clusterd.config.loading import Loaded, load
+from clusterd.config.problem import Problem
 from tests.conftest import KEY
 
 CONF = f"<ossec_config><cluster><key>{KEY}</key><nodes><node>10.0.0.1</node></nodes></cluster></ossec_config>"

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clusterd.link_check import link_warnings
+from clusterd.config.link_check import link_warnings
 from clusterd.settings import DEFAULT_RULES
 from hashing.apply import sweep_temporary
 from hashing.atomic import FileOps, temporary_name

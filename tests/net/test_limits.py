@@ -2,10 +2,10 @@
 
 import msgspec
 
-from clusterd.admission import Bounds, Gatekeeper
+from clusterd.listening.admission import Bounds, Gatekeeper
+from clusterd.listening.strangers import StrangerLines
 from clusterd.net.keepalive import KeepaliveSender, silent_too_long
 from clusterd.net.limits import LineBudget
-from clusterd.strangers import StrangerLines
 
 
 def gatekeeper(**limits: int) -> Gatekeeper:

@@ -8,9 +8,9 @@ from typing import Any, cast
 from clusterd.messages.pool import AnyJob, JobFailed
 from clusterd.pool.jobs import Workshop
 from clusterd.settings import ClusterBlock, Secret, Settings
-from clusterd.sync.context import Context
-from clusterd.sync.pool_port import JobError, PoolPort
-from clusterd.sync.spool import Spool
+from clusterd.sync.links.context import Context
+from clusterd.sync.ports.pool_port import JobError, PoolPort
+from clusterd.sync.ports.spool import Spool
 from ipc.arena import Arena
 
 KEY = b"k" * 32

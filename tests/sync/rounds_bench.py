@@ -8,12 +8,12 @@ from typing import Any, cast
 
 from clusterd.messages.packages import BucketsPicked
 from clusterd.settings import Settings
-from clusterd.sync.digest_worker import DigestWorker
-from clusterd.sync.integrity_worker import IntegrityWorker, LastSync
-from clusterd.sync.manifests import Scan
-from clusterd.sync.peer import Peer
-from clusterd.sync.rounds import Rounds
-from clusterd.sync.troubles import Troubles
+from clusterd.sync.integrity.digest_worker import DigestWorker
+from clusterd.sync.integrity.rounds import Rounds
+from clusterd.sync.integrity.worker import IntegrityWorker, LastSync
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.manifest.keeper import Scan
+from clusterd.sync.ports.troubles import Troubles
 
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
 BUCKETS = bytes(16384)

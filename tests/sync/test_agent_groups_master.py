@@ -7,11 +7,11 @@ from typing import cast
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.settings import MasterIntervals, Settings
-from clusterd.sync.agent_groups_master import ATTEMPTS, AgentGroupsMaster, Broadcast, _Line
-from clusterd.sync.context import Context
-from clusterd.sync.journal import Journal
-from clusterd.sync.peer import Peer
-from clusterd.sync.troubles import Troubles
+from clusterd.sync.agents.groups_master import ATTEMPTS, AgentGroupsMaster, Broadcast, _Line
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.troubles import Troubles
 
 
 class Lines:

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from clusterd.messages.packages import Compared, CompareManifests
-from clusterd.sync.caps import AHEAD
-from clusterd.sync.pool_port import JobError
+from clusterd.sync.links.caps import AHEAD
+from clusterd.sync.ports.pool_port import JobError
 from tests.sync.rounds_bench import EVERYTHING, A, B, C, run, settle
 from tests.sync.test_digest_master import EQUAL
 from tests.sync.test_digest_master import Bench as DigestBench

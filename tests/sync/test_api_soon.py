@@ -6,8 +6,8 @@ import pytest
 
 from clusterd.errors import ClusterError
 from clusterd.messages.base import Text
-from clusterd.sync.api_soon import ANSWER, Soon, answer_in
-from clusterd.sync.outgoing import INLINE_CHUNK
+from clusterd.sync.links.outgoing import INLINE_CHUNK
+from clusterd.sync.requests.prompt_answer import ANSWER, Soon, answer_in
 from clusterd.wire.commands import DAPI_QUEUED
 from clusterd.wire.connection import INLINE_LIMIT
 from clusterd.wire.token import sealed_length

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from clusterd.errors import ClusterError
-from clusterd.sync.api_wait import patiently
-from clusterd.sync.net_port import LinkClosed
+from clusterd.sync.ports.net_port import LinkClosed
+from clusterd.sync.requests.answer_wait import patiently
 
 LOOK_S = 0.02
 

@@ -8,9 +8,9 @@ import pytest
 
 from clusterd.messages.base import Segment
 from clusterd.messages.bodies import SealChunk
-from clusterd.sync.bodies import IDLE_S, Bodies
-from clusterd.sync.pool_port import JobError
-from clusterd.sync.slabs import SlabPool
+from clusterd.sync.links.sealed_bodies import IDLE_S, Bodies
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.slabs import SlabPool
 from clusterd.wire.seal import Sealer
 from ipc.arena import Arena
 from tests.sync.fake_pool import KEY, FakePool, port

@@ -9,8 +9,8 @@ import pytest
 
 from clusterd.errors import ClusterError
 from clusterd.settings import CAPABILITIES, Clusterd, Settings
-from clusterd.sync.caps import answer_caps, asks_as_stock, offer_caps, offered, recall
-from clusterd.sync.peer import Peer
+from clusterd.sync.links.caps import answer_caps, asks_as_stock, offer_caps, offered, recall
+from clusterd.sync.links.peer import Peer
 from clusterd.wire.results import WireException
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from clusterd.messages.packages import Compared, ComparePackage
-from clusterd.sync.comparisons import KEPT_DIFFERING, Comparisons
-from clusterd.sync.pool_port import JobError
-from clusterd.sync.spool import Spool
+from clusterd.sync.integrity.comparisons import KEPT_DIFFERING, Comparisons
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.spool import Spool
 from hashing.atomic import FileOps
 from hashing.compare import load_difference
 from hashing.manifest import Manifest, build_manifest, save_manifest, to_wire

@@ -1,6 +1,6 @@
 """When everything is looked at again, and with which rank."""
 
-from clusterd.sync.confirming import LATE_S, RETRY_S, WALK_S, Confirming
+from clusterd.sync.manifest.confirming import LATE_S, RETRY_S, WALK_S, Confirming
 
 
 def walked(full_walk_s: float = 60.0, at: float = 1000.0) -> Confirming:

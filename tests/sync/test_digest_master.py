@@ -11,15 +11,15 @@ from clusterd.errors import ClusterError
 from clusterd.messages.links import LinkInfo
 from clusterd.messages.packages import CompareBuckets, Compared, DifferenceListed
 from clusterd.settings import Settings
-from clusterd.sync.digest_master import MOST_SPREAD_MS, SPREAD_MS, DigestMaster
-from clusterd.sync.incoming import BadSeal, Refusal
-from clusterd.sync.integrity_master import IntegrityMaster
-from clusterd.sync.manifests import Scan
-from clusterd.sync.net_port import LinkClosed
-from clusterd.sync.peer import Peer
-from clusterd.sync.pool_port import JobError
-from clusterd.sync.tasks import Tasks
-from clusterd.sync.troubles import Troubles
+from clusterd.sync.integrity.digest_master import MOST_SPREAD_MS, SPREAD_MS, DigestMaster
+from clusterd.sync.integrity.master import IntegrityMaster
+from clusterd.sync.links.incoming import BadSeal, Refusal
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.manifest.keeper import Scan
+from clusterd.sync.ports.net_port import LinkClosed
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.tasks import Tasks
+from clusterd.sync.ports.troubles import Troubles
 from clusterd.wire.payloads import parse_differs, parse_listed
 from tests.sync.rounds_bench import EVERYTHING, A, B, C, Journal, listed, run, scan_of, settle
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from clusterd.errors import ClusterError
 from clusterd.messages.packages import BucketsPicked
-from clusterd.sync.caps import DIGEST
-from clusterd.sync.digest_worker import Remains
-from clusterd.sync.manifests import ScanFailed
-from clusterd.sync.peer import Peer
-from clusterd.sync.pool_port import JobError
-from clusterd.sync.requests_integrity import WorkerIntegrityRequests
+from clusterd.sync.integrity.digest_worker import Remains
+from clusterd.sync.integrity.requests import WorkerIntegrityRequests
+from clusterd.sync.links.caps import DIGEST
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.manifest.keeper import ScanFailed
+from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire.frame import REQUEST_CHUNK
 from tests.sync.rounds_bench import A, B, Bench, differs, listed, run
 

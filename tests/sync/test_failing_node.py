@@ -9,11 +9,11 @@ from clusterd.clock import Clock
 from clusterd.messages.manifest import PatchManifest, ScanShard
 from clusterd.messages.packages import Compared
 from clusterd.settings import Settings
-from clusterd.sync.integrity_master import IntegrityMaster
-from clusterd.sync.manifests import SUBJECT, ManifestKeeper, ScanFailed
-from clusterd.sync.pool_port import JobError
-from clusterd.sync.status import side_results
-from clusterd.sync.troubles import Troubles
+from clusterd.sync.integrity.master import IntegrityMaster
+from clusterd.sync.manifest.keeper import SUBJECT, ManifestKeeper, ScanFailed
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.troubles import Troubles
+from clusterd.sync.requests.status import side_results
 from tests.fakes.pool import InlinePool
 from tests.sync.rounds_bench import Journal, scan_of, settle
 from tests.sync.test_spool import make_worker

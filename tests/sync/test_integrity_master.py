@@ -10,7 +10,7 @@ import pytest
 
 from clusterd.errors import ClusterError
 from clusterd.settings import Settings
-from clusterd.sync.integrity_master import IntegrityMaster
+from clusterd.sync.integrity.master import IntegrityMaster
 
 
 class Silent:

@@ -8,11 +8,11 @@ from typing import Any, cast
 from clusterd.messages.packages import Applied, ApplyPlan, OpenPackage, PackageOpened, RangeUnpacked, Written
 from clusterd.messages.pool import AnyJob
 from clusterd.settings import Limits
-from clusterd.sync.incoming import Incoming
-from clusterd.sync.integrity_worker import MAX_SYNCS, IntegrityWorker
-from clusterd.sync.slabs import SlabPool
-from clusterd.sync.spool import Spool
-from clusterd.sync.troubles import Troubles
+from clusterd.sync.integrity.worker import MAX_SYNCS, IntegrityWorker
+from clusterd.sync.links.incoming import Incoming
+from clusterd.sync.ports.slabs import SlabPool
+from clusterd.sync.ports.spool import Spool
+from clusterd.sync.ports.troubles import Troubles
 
 
 class Silent:

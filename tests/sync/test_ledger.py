@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from clusterd.settings import Limits
-from clusterd.sync.incoming import Incoming
-from clusterd.sync.ledger import ALL, DISK, RATIO_FROM_BYTES, SMALL_BYTES, Disk, Ledger, disk_of, unpack_bounds
-from clusterd.sync.partials import Partials
-from clusterd.sync.spool import AGAIN_S, Spool, SpoolRefused
-from clusterd.sync.troubles import Troubles
+from clusterd.sync.links.incoming import Incoming
+from clusterd.sync.links.partials import Partials
+from clusterd.sync.ports.ledger import ALL, DISK, RATIO_FROM_BYTES, SMALL_BYTES, Disk, Ledger, disk_of, unpack_bounds
+from clusterd.sync.ports.spool import AGAIN_S, Spool, SpoolRefused
+from clusterd.sync.ports.troubles import Troubles
 from ipc.arena import Arena
 from tests.sync.fake_pool import FakePool, port
 from tests.sync.rounds_bench import Journal

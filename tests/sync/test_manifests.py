@@ -16,10 +16,10 @@ from clusterd.clock import Clock
 from clusterd.messages.base import Job, Result
 from clusterd.messages.manifest import BuildManifest, PatchManifest, ScanShard
 from clusterd.settings import DEFAULT_RULES, Clusterd, Settings
-from clusterd.sync.confirming import RETRY_S
-from clusterd.sync.manifests import ManifestKeeper, Scan, ScanFailed
-from clusterd.sync.pool_port import JobError
-from clusterd.sync.watcher import Notify, watch_recursively
+from clusterd.sync.manifest.confirming import RETRY_S
+from clusterd.sync.manifest.keeper import ManifestKeeper, Scan, ScanFailed
+from clusterd.sync.manifest.watcher import Notify, watch_recursively
+from clusterd.sync.ports.pool_port import JobError
 from hashing.compare import compare
 from hashing.digest_cache import file_rows
 from hashing.live_manifest import load_live

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from clusterd.messages.packages import PackageOpened
-from clusterd.sync.integrity_worker import IntegrityWorker
+from clusterd.sync.integrity.worker import IntegrityWorker
 
 
 class Lines:

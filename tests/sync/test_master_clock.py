@@ -8,9 +8,9 @@ import pytest
 
 from clusterd.clock import boot_us, clock_name
 from clusterd.errors import ClusterError
-from clusterd.sync.master_clock import CLOSE_US, MasterClock
-from clusterd.sync.peer import Peer
-from clusterd.sync.requests_master import MasterRequests
+from clusterd.sync.agents.master_clock import CLOSE_US, MasterClock
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.requests.of_workers import MasterRequests
 from clusterd.wire.payloads import parse_clock
 
 AHEAD_US = 5_000_000

@@ -15,13 +15,13 @@ from clusterd.errors import ClusterError
 from clusterd.messages.base import Segment
 from clusterd.messages.bodies import SealChunk
 from clusterd.settings import Communication
-from clusterd.sync.caps import RESUME
-from clusterd.sync.journal import Journal
-from clusterd.sync.net_port import Flight
-from clusterd.sync.outgoing import MOST_IN_FLIGHT, SLOW_S, Package, Progress, Sender, Window
-from clusterd.sync.peer import Peer
-from clusterd.sync.slabs import SlabPool
-from clusterd.sync.zip_limit import ZipLimit
+from clusterd.sync.links.caps import RESUME
+from clusterd.sync.links.outgoing import MOST_IN_FLIGHT, SLOW_S, Package, Progress, Sender, Window
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.net_port import Flight
+from clusterd.sync.ports.slabs import SlabPool
+from clusterd.sync.ports.zip_limit import ZipLimit
 from clusterd.wire.commands import RESUME_FILE
 from clusterd.wire.seal import Sealer
 from clusterd.wire.transfer import chunk_bytes

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from clusterd.sync.pace import Pace
+from clusterd.sync.ports.wake_timer import Pace
 
 LONG_S = 60.0
 T = TypeVar("T")

@@ -10,9 +10,9 @@ import lz4.frame
 import pytest
 
 from clusterd.messages.packages import Compared, FinishPackage, PackPart
-from clusterd.sync.outgoing import Progress, cut_package, read_segments
-from clusterd.sync.package_store import BuiltPackage, PackageStore
-from clusterd.sync.pool_port import JobError
+from clusterd.sync.integrity.package_store import BuiltPackage, PackageStore
+from clusterd.sync.links.outgoing import Progress, cut_package, read_segments
+from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire.transfer import chunk_bytes
 from hashing.compare import Difference
 from hashing.pack import content_keys, numbered

@@ -1,6 +1,6 @@
 """Permission to check integrity (wire.md 5.8)."""
 
-from clusterd.sync.permission import IntegrityPermissions
+from clusterd.sync.integrity.permission import IntegrityPermissions
 
 
 def test_a_worker_gets_one_leave_for_each_scan_of_the_master() -> None:

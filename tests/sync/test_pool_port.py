@@ -9,7 +9,7 @@ import pytest
 from clusterd.messages.manifest import Packed
 from clusterd.messages.packages import PackMetadata
 from clusterd.messages.pool import JobDone, PoolHello, StartJob
-from clusterd.sync.pool_port import LOST_AFTER_CLAIMS, LOST_AFTER_S, JobError, PoolPort, all_of
+from clusterd.sync.ports.pool_port import LOST_AFTER_CLAIMS, LOST_AFTER_S, JobError, PoolPort, all_of
 from ipc.job_queue import JobQueue
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from clusterd.sync.queries import QueryRefused, Row, get_nodes, health_names
+from clusterd.sync.requests.queries import QueryRefused, Row, get_nodes, health_names
 
 ROWS: list[Row] = [
     {"name": "m", "type": "master", "version": "4.14.1", "ip": "10.0.0.1"},

@@ -11,10 +11,10 @@ import pytest
 from clusterd.errors import ClusterError
 from clusterd.messages.bodies import StoreChunk
 from clusterd.settings import Limits
-from clusterd.sync.incoming import Incoming, Refusal
-from clusterd.sync.outgoing import Package, cut_package
-from clusterd.sync.partials import KEPT, KEPT_S, Claim, Partial, Partials
-from clusterd.sync.spool import Spool
+from clusterd.sync.links.incoming import Incoming, Refusal
+from clusterd.sync.links.outgoing import Package, cut_package
+from clusterd.sync.links.partials import KEPT, KEPT_S, Claim, Partial, Partials
+from clusterd.sync.ports.spool import Spool
 from clusterd.wire.transfer import chunk_bytes
 from ipc.arena import Arena
 from tests.sync.fake_pool import FakePool, port

@@ -13,14 +13,14 @@ from clusterd.errors import ClusterError
 from clusterd.messages.packages import Compared
 from clusterd.pool.tree import fit, note_difference
 from clusterd.settings import Limits
-from clusterd.sync import room as rooms
-from clusterd.sync.caps import ROOM
-from clusterd.sync.ledger import Disk
-from clusterd.sync.net_port import LinkClosed
-from clusterd.sync.pool_port import JobError
-from clusterd.sync.room import MIB, WAIT_S, Rooms, room
-from clusterd.sync.spool import Spool
-from clusterd.sync.troubles import Troubles
+from clusterd.sync.integrity import room as rooms
+from clusterd.sync.integrity.room import MIB, WAIT_S, Rooms, room
+from clusterd.sync.links.caps import ROOM
+from clusterd.sync.ports.ledger import Disk
+from clusterd.sync.ports.net_port import LinkClosed
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.spool import Spool
+from clusterd.sync.ports.troubles import Troubles
 from hashing.compare import Difference, load_difference
 from hashing.manifest import FileMeta
 

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from clusterd.errors import ClusterError
-from clusterd.sync import rounds
-from clusterd.sync.manifests import ScanFailed
-from clusterd.sync.net_port import LinkClosed
+from clusterd.sync.integrity import rounds
+from clusterd.sync.manifest.keeper import ScanFailed
+from clusterd.sync.ports.net_port import LinkClosed
 from tests.sync.rounds_bench import A, B, Bench, C, differs, run, settle
 
 NOTHING: frozenset[str] = frozenset()

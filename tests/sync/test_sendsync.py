@@ -13,13 +13,13 @@ import pytest
 from clusterd.errors import ClusterError
 from clusterd.messages.links import LinkInfo
 from clusterd.settings import Limits
-from clusterd.sync.common import Later
-from clusterd.sync.incoming import Incoming
-from clusterd.sync.net_port import LinkClosed
-from clusterd.sync.peer import Peer
-from clusterd.sync.sendsync_master import read_request
-from clusterd.sync.sendsync_worker import SendsyncWorker
-from clusterd.sync.spool import Spool
+from clusterd.sync.links.handlers import Later
+from clusterd.sync.links.incoming import Incoming
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.net_port import LinkClosed
+from clusterd.sync.ports.spool import Spool
+from clusterd.sync.requests.sendsync_master import read_request
+from clusterd.sync.requests.sendsync_worker import SendsyncWorker
 
 Answer = Callable[[str, bytes], Awaitable[bytes]]
 GOOD = b'{"daemon_name":"authd","message":{"function":"add"}}'

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from clusterd.sync.slabs import IDLE_S, SlabPool
+from clusterd.sync.ports.slabs import IDLE_S, SlabPool
 from ipc.errors import StaleLease
 
 

@@ -14,15 +14,15 @@ from clusterd.messages.manifest import Packed
 from clusterd.messages.packages import Compared, PackMetadata
 from clusterd.messages.pool import JobDone, PoolHello
 from clusterd.settings import Settings
-from clusterd.sync.agent_groups_master import AgentGroupsMaster, Broadcast
-from clusterd.sync.digest_master import DigestMaster
-from clusterd.sync.integrity_master import IntegrityMaster
-from clusterd.sync.manifest_files import ManifestFiles
-from clusterd.sync.manifests import Scan
-from clusterd.sync.pool_port import PoolPort
-from clusterd.sync.spool import AGAIN_S, LEFT, Spool
-from clusterd.sync.tasks import Tasks
-from clusterd.sync.troubles import Troubles
+from clusterd.sync.agents.groups_master import AgentGroupsMaster, Broadcast
+from clusterd.sync.integrity.digest_master import DigestMaster
+from clusterd.sync.integrity.master import IntegrityMaster
+from clusterd.sync.manifest.files import ManifestFiles
+from clusterd.sync.manifest.keeper import Scan
+from clusterd.sync.ports.pool_port import PoolPort
+from clusterd.sync.ports.spool import AGAIN_S, LEFT, Spool
+from clusterd.sync.ports.tasks import Tasks
+from clusterd.sync.ports.troubles import Troubles
 from ipc.job_queue import JobQueue
 from tests.sync.rounds_bench import EVERYTHING, A, B, Journal, run, scan_of, settle
 

@@ -12,11 +12,11 @@ import pytest
 
 from clusterd.messages.base import INLINE_BYTES
 from clusterd.settings import Limits
-from clusterd.sync.api_texts import Texts
-from clusterd.sync.incoming import Incoming
-from clusterd.sync.partials import Partials
-from clusterd.sync.spool import AGAIN_S, UNWRITABLE, Spool, SpoolRefused
-from clusterd.sync.troubles import Troubles
+from clusterd.sync.links.incoming import Incoming
+from clusterd.sync.links.partials import Partials
+from clusterd.sync.ports.spool import AGAIN_S, UNWRITABLE, Spool, SpoolRefused
+from clusterd.sync.ports.troubles import Troubles
+from clusterd.sync.requests.blobs import Texts
 from clusterd.wire.transfer import IncomingFile
 from ipc.arena import Arena
 from tests.sync.fake_pool import FakePool, port

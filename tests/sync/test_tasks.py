@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from clusterd.errors import ClusterError
-from clusterd.sync.tasks import Tasks
+from clusterd.sync.ports.tasks import Tasks
 
 
 def test_unforeseen_failure_is_told_and_a_cancelled_task_is_none() -> None:

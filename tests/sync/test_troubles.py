@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from clusterd.sync.journal import Journal
-from clusterd.sync.troubles import Troubles, round_survives
+from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.troubles import Troubles, round_survives
 
 
 class Lines:

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from clusterd.errors import ClusterError
-from clusterd.sync.turns import Turn, TurnLimits, Turns
+from clusterd.sync.ports.fair_queue import Turn, TurnLimits, Turns
 
 LIMITS = TurnLimits(6, 4, 3, 2, known_source=20, bytes_source=100, bytes=150)
 

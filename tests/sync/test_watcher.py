@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clusterd.settings import DEFAULT_RULES
-from clusterd.sync.watcher import MOST_EVENTS, CannotWatch, Notify, Watcher, explain
+from clusterd.sync.manifest.watcher import MOST_EVENTS, CannotWatch, Notify, Watcher, explain
 
 
 class Script:

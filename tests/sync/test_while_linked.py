@@ -14,16 +14,16 @@ import pytest
 from clusterd.messages.manifest import SweepTemporary, Swept
 from clusterd.messages.packages import Applied, OpenPackage, PackageOpened, RangeUnpacked, UnpackRange
 from clusterd.settings import Limits, Settings
-from clusterd.sync import ledger
-from clusterd.sync.caps import RESUME
-from clusterd.sync.incoming import Incoming
-from clusterd.sync.integrity_worker import NO_ROOM, IntegrityWorker
-from clusterd.sync.ledger import RATIO_FROM_BYTES, SMALL_BYTES, Disk
-from clusterd.sync.outgoing import Progress
-from clusterd.sync.partials import Partials
-from clusterd.sync.pool_port import JobError
-from clusterd.sync.spool import Spool
-from clusterd.sync.troubles import Troubles
+from clusterd.sync.integrity.worker import NO_ROOM, IntegrityWorker
+from clusterd.sync.links.caps import RESUME
+from clusterd.sync.links.incoming import Incoming
+from clusterd.sync.links.outgoing import Progress
+from clusterd.sync.links.partials import Partials
+from clusterd.sync.ports import ledger
+from clusterd.sync.ports.ledger import RATIO_FROM_BYTES, SMALL_BYTES, Disk
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.spool import Spool
+from clusterd.sync.ports.troubles import Troubles
 from clusterd.wire.transfer import IncomingFile
 from tests.sync.rounds_bench import Journal
 
@@ -156,7 +156,7 @@ def test_what_is_unpacked_when_the_link_ends_is_put_in_place(tmp_path: Path) -> 
 def test_package_may_unpack_to_what_ratio_and_disk_allow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         disk = Disk(1 << 50, 1 << 49, 1 << 30)
-        monkeypatch.setattr("clusterd.sync.integrity_worker.disk_of", lambda path, limits: disk)
+        monkeypatch.setattr("clusterd.sync.integrity.worker.disk_of", lambda path, limits: disk)
         worker = Worker(tmp_path, set())
         worker.is_quick = True
         await worker.apply()

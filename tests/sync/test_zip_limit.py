@@ -3,7 +3,7 @@
 import pytest
 
 from clusterd.settings import Communication
-from clusterd.sync.zip_limit import ZipLimit
+from clusterd.sync.ports.zip_limit import ZipLimit
 
 GIB = 1073741824
 

@@ -150,7 +150,7 @@ def test_many_questions_over_one_connection_are_all_answered(rig: Rig) -> None:
         ("os", "system"),
         ("subprocess", "Popen"),
         ("builtins", "eval"),
-        ("clusterd.dapi.registry", "Registry"),
+        ("clusterd.dapi.protocol.registry", "Registry"),
         ("wazuh.cluster", "os"),
         ("wazuh.syscheck", "files"),
     ],

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from clusterd.configuration import load
+from clusterd.config.loading import load
 from clusterd.users import FILE_MODE, USERS_FILE, read_users
 from tools.cli import cluster
 

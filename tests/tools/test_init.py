@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clusterd.configuration import load
+from clusterd.config.loading import load
 from tools.check import check
 from tools.init_node import DIRECTORIES, InitRefused, Made, init_node
 

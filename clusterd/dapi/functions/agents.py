@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import msgspec
 
-from clusterd.dapi.access import agent_ids
-from clusterd.dapi.agent_query import AgentQuery, count_distinct, find_agents
-from clusterd.dapi.group_tree import group_exists
-from clusterd.dapi.items import Items
-from clusterd.dapi.permissions import EVERY_AGENT, SOME_AGENTS, SOME_GROUPS
-from clusterd.dapi.registry import Arguments, Call, Registry
-from clusterd.dapi.request import LOCAL_MASTER
-from clusterd.dapi.sql_condition import Condition, all_of, among
+from clusterd.dapi.files.group_tree import group_exists
+from clusterd.dapi.protocol.access import agent_ids
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.permissions import EVERY_AGENT, SOME_AGENTS, SOME_GROUPS
+from clusterd.dapi.protocol.registry import Arguments, Call, Registry
+from clusterd.dapi.protocol.request import LOCAL_MASTER
+from clusterd.dapi.query.agent_query import AgentQuery, count_distinct, find_agents
+from clusterd.dapi.query.sql_condition import Condition, all_of, among
 from clusterd.wire.results import BAD_REQUEST, NOT_FOUND, WireException
 
 registry = Registry()

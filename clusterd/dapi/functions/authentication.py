@@ -6,8 +6,8 @@ The users are those of `clusterd api user` on the master. There is one role, 1, 
 import time
 from typing import Any
 
-from clusterd.dapi.registry import Arguments, Call, Registry, SyncCall
-from clusterd.dapi.request import LOCAL_MASTER
+from clusterd.dapi.protocol.registry import Arguments, Call, Registry, SyncCall
+from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.users import LONGEST_PASSWORD, NAME, User, UserProblem, read_users
 from clusterd.wire.results import INTERNAL_ERROR, WireException
 

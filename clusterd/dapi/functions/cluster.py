@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from clusterd.dapi.arrays import ListArguments, cut_list
-from clusterd.dapi.items import Items
-from clusterd.dapi.permissions import SOME_NODES, THIS_NODE, Need
-from clusterd.dapi.registry import Arguments, Call, Registry, SyncCall
-from clusterd.dapi.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.permissions import SOME_NODES, THIS_NODE, Need
+from clusterd.dapi.protocol.registry import Arguments, Call, Registry, SyncCall
+from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
+from clusterd.dapi.query.arrays import ListArguments, cut_list
 from clusterd.wire.results import NOT_FOUND, WireException
 
 registry = Registry()

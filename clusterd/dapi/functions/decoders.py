@@ -1,13 +1,13 @@
 """Decoders of all files that the node loads (dapi.md 5.6)."""
 
-from clusterd.dapi.arrays import Shape, cut_list
 from clusterd.dapi.functions.ruleset_files import ListFiles, wanted_files
-from clusterd.dapi.items import Items
-from clusterd.dapi.permissions import Need
-from clusterd.dapi.registry import Call, Registry
-from clusterd.dapi.request import LOCAL_ANY
-from clusterd.dapi.ruleset_config import DECODERS, loaded_files
-from clusterd.dapi.ruleset_rows import all_rows, decoder_rows
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.permissions import Need
+from clusterd.dapi.protocol.registry import Call, Registry
+from clusterd.dapi.protocol.request import LOCAL_ANY
+from clusterd.dapi.query.arrays import Shape, cut_list
+from clusterd.dapi.ruleset.config import DECODERS, loaded_files
+from clusterd.dapi.ruleset.rows import all_rows, decoder_rows
 
 registry = Registry()
 

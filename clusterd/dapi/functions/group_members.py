@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import msgspec
 
-from clusterd.dapi.access import agent_ids
-from clusterd.dapi.group_tree import DEFAULT, group_exists
-from clusterd.dapi.items import Items
-from clusterd.dapi.membership import MOST_GROUPS, Membership, change_groups, groups_of, memberships, note_group
-from clusterd.dapi.membership import members as members_of
-from clusterd.dapi.permissions import Need
-from clusterd.dapi.registry import Arguments, Call, Registry
-from clusterd.dapi.request import LOCAL_MASTER
+from clusterd.dapi.files.group_tree import DEFAULT, group_exists
+from clusterd.dapi.files.membership import MOST_GROUPS, Membership, change_groups, groups_of, memberships, note_group
+from clusterd.dapi.files.membership import members as members_of
+from clusterd.dapi.protocol.access import agent_ids
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.permissions import Need
+from clusterd.dapi.protocol.registry import Arguments, Call, Registry
+from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.wdb.client import DatabaseError
 from clusterd.wire.results import BAD_REQUEST, NOT_FOUND, WireException
 

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from clusterd.dapi.arrays import ListArguments, Shape, cut_list
-from clusterd.dapi.group_tree import (
+from clusterd.dapi.files.group_tree import (
     CONFIGURATION,
     DEFAULT,
     SHARED,
@@ -18,12 +17,13 @@ from clusterd.dapi.group_tree import (
     may_be_group,
     remove_group,
 )
-from clusterd.dapi.items import Items
-from clusterd.dapi.membership import forget_group, member_counts, note_group
-from clusterd.dapi.permissions import SOME_GROUPS, Need
-from clusterd.dapi.registry import Arguments, Call, Registry
-from clusterd.dapi.request import LOCAL_MASTER
-from clusterd.dapi.tree_files import list_files, read_text
+from clusterd.dapi.files.membership import forget_group, member_counts, note_group
+from clusterd.dapi.files.tree_files import list_files, read_text
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.permissions import SOME_GROUPS, Need
+from clusterd.dapi.protocol.registry import Arguments, Call, Registry
+from clusterd.dapi.protocol.request import LOCAL_MASTER
+from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
 from clusterd.wdb.client import DatabaseError
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, WireException
 from hashing.atomic import FileOps

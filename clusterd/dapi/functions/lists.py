@@ -5,14 +5,22 @@ from typing import Any
 
 import msgspec
 
-from clusterd.dapi.arrays import ListArguments, Shape, cut_list
-from clusterd.dapi.cdb import entries, is_list
+from clusterd.dapi.files.tree_files import (
+    DEEPEST,
+    list_files,
+    locked_directory,
+    mode_of,
+    read_text,
+    remove_file,
+    write_file,
+)
 from clusterd.dapi.functions.ruleset_files import only_name
-from clusterd.dapi.items import Items
-from clusterd.dapi.permissions import Need
-from clusterd.dapi.registry import Arguments, Call, Registry
-from clusterd.dapi.request import LOCAL_MASTER
-from clusterd.dapi.tree_files import DEEPEST, list_files, locked_directory, mode_of, read_text, remove_file, write_file
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.permissions import Need
+from clusterd.dapi.protocol.registry import Arguments, Call, Registry
+from clusterd.dapi.protocol.request import LOCAL_MASTER
+from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
+from clusterd.dapi.ruleset.cdb import entries, is_list
 from clusterd.wire.results import BAD_REQUEST, WireException
 from hashing.atomic import FileOps
 from hashing.errors import FileVanished, HashingError

@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clusterd.dapi.arrays import ListArguments, Shape, cut_list
-from clusterd.dapi.daemons import daemon_states
-from clusterd.dapi.items import Items
-from clusterd.dapi.permissions import THIS_NODE
-from clusterd.dapi.registry import Arguments, Call, Registry
-from clusterd.dapi.request import DISTRIBUTED, LOCAL_ANY
+from clusterd.dapi.files.daemons import daemon_states
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.permissions import THIS_NODE
+from clusterd.dapi.protocol.registry import Arguments, Call, Registry
+from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY
+from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
 from clusterd.wire.results import INTERNAL_ERROR, WireException
 
 registry = Registry()

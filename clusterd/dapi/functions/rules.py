@@ -3,14 +3,14 @@
 import re
 from typing import Any
 
-from clusterd.dapi.arrays import ListArguments, Shape, cut_list
 from clusterd.dapi.functions.ruleset_files import ListFiles, wanted_files
-from clusterd.dapi.items import Items
-from clusterd.dapi.permissions import Need
-from clusterd.dapi.registry import Call, Registry
-from clusterd.dapi.request import LOCAL_ANY
-from clusterd.dapi.ruleset_config import RULES, loaded_files
-from clusterd.dapi.ruleset_rows import REQUIREMENTS, Row, all_rows, rule_rows
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.permissions import Need
+from clusterd.dapi.protocol.registry import Call, Registry
+from clusterd.dapi.protocol.request import LOCAL_ANY
+from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
+from clusterd.dapi.ruleset.config import RULES, loaded_files
+from clusterd.dapi.ruleset.rows import REQUIREMENTS, Row, all_rows, rule_rows
 from clusterd.wire.results import BAD_REQUEST, WireException
 
 registry = Registry()

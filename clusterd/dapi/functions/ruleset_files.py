@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
-from clusterd.dapi.arrays import ListArguments, Shape, cut_list
-from clusterd.dapi.items import Items
-from clusterd.dapi.permissions import Need
-from clusterd.dapi.registry import Arguments, Call, Registry
-from clusterd.dapi.request import LOCAL_ANY, LOCAL_MASTER
-from clusterd.dapi.ruleset_config import DECODERS, RULES, Kind, RulesetFile, loaded_files, read_section
-from clusterd.dapi.ruleset_xml import LARGEST_XML, MalformedXml, as_objects, check_upload, parse_ruleset
-from clusterd.dapi.tree_files import locked_directory, mode_of, read_text, remove_file, write_file
+from clusterd.dapi.files.tree_files import locked_directory, mode_of, read_text, remove_file, write_file
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.permissions import Need
+from clusterd.dapi.protocol.registry import Arguments, Call, Registry
+from clusterd.dapi.protocol.request import LOCAL_ANY, LOCAL_MASTER
+from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
+from clusterd.dapi.ruleset.config import DECODERS, RULES, Kind, RulesetFile, loaded_files, read_section
+from clusterd.dapi.ruleset.xml import LARGEST_XML, MalformedXml, as_objects, check_upload, parse_ruleset
 from clusterd.wire.results import BAD_REQUEST, WireException
 from hashing.atomic import FileOps
 from hashing.errors import FileVanished, HashingError

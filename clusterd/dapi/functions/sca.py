@@ -5,15 +5,15 @@ from typing import Annotated, Any
 
 import msgspec
 
-from clusterd.dapi.access import agent_ids
-from clusterd.dapi.agent_fields import moment_of
 from clusterd.dapi.functions.agents import DatabaseList
-from clusterd.dapi.items import Items
-from clusterd.dapi.permissions import Need
-from clusterd.dapi.registry import Call, Registry
-from clusterd.dapi.request import DISTRIBUTED
-from clusterd.dapi.sql_condition import Condition
-from clusterd.dapi.table_query import Table, TableQuery, find_rows, selected_fields
+from clusterd.dapi.protocol.access import agent_ids
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.permissions import Need
+from clusterd.dapi.protocol.registry import Call, Registry
+from clusterd.dapi.protocol.request import DISTRIBUTED
+from clusterd.dapi.query.agent_fields import moment_of
+from clusterd.dapi.query.sql_condition import Condition
+from clusterd.dapi.query.table_query import Table, TableQuery, find_rows, selected_fields
 from clusterd.wire.results import NOT_FOUND, WireException
 
 registry = Registry()

@@ -14,7 +14,7 @@ from clusterd.dapi.functions import (
     sca,
     stats,
 )
-from clusterd.dapi.registry import Registry
+from clusterd.dapi.protocol.registry import Registry
 
 FUNCTIONS = Registry().join(
     *(

@@ -1,0 +1,125 @@
+"""The settings of a node from its files: `etc/ossec.conf`, `etc/cluster.json`, the internal options.
+
+All mistakes are reported at once; nothing here logs or prints.
+"""
+
+import re
+import ssl
+import stat
+from pathlib import Path
+
+import msgspec
+
+from clusterd.config.cluster_json import read_json
+from clusterd.config.ossec_conf import read_block
+from clusterd.config.problem import Problem, shown
+from clusterd.settings import Settings
+
+OSSEC_CONF = "etc/ossec.conf"
+CLUSTER_JSON = "etc/cluster.json"
+INTERNAL_OPTIONS = ("etc/local_internal_options.conf", "etc/internal_options.conf")
+DEBUG_OPTION = "wazuh_clusterd.debug"
+_OPTION = re.compile(rf"^\s*{re.escape(DEBUG_OPTION)}\s*=(.*)$")
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """`settings` is None exactly when there are problems."""
+
+    settings: Settings | None
+    problems: list[Problem]
+    warnings: list[Problem]
+
+
+def load(root: str, *, conf: str | None = None, with_api_files: bool = True) -> Loaded:
+    """Read and check everything. `conf`: another ossec.conf. `with_api_files`: whether certificate and key of the REST API must
+    be good; the command that makes them cannot ask for them. Never raises for what is in the files."""
+    base = Settings(root=root, conf=conf or "")
+    block = read_block(Path(conf) if conf else Path(root, OSSEC_CONF))
+    json_read = read_json(Path(root, CLUSTER_JSON), base)
+    level, warnings = _log_level(Path(root))
+    settings = msgspec.structs.replace(json_read.settings, cluster=block.block, log_level=level)
+    problems = [*block.problems, *json_read.problems]
+    if not problems and not settings.cluster.disabled:
+        problems += _missing_files(settings)
+        if settings.clusterd.api.enabled and with_api_files:
+            problems += _api_file_problems(settings)
+    warnings = [*block.warnings, *json_read.warnings, *warnings]
+    return Loaded(None if problems else settings, problems, warnings)
+
+
+def _log_level(root: Path) -> tuple[int, list[Problem]]:
+    """0, 1 or 2 (wire.md 7.4). A bad value counts as 0 and is warned about."""
+    for name in INTERNAL_OPTIONS:
+        path = root / name
+        try:
+            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        except FileNotFoundError:
+            continue
+        except OSError as failure:
+            return 0, [Problem(str(path), "", f"cannot be read: {failure.strerror or failure}")]
+        for number, line in reversed(list(enumerate(lines, 1))):
+            match = _OPTION.match(line)
+            if match is None:
+                continue
+            value = match[1].strip()
+            if value in ("0", "1", "2"):
+                return int(value), []
+            text = f"{DEBUG_OPTION} is not understood; the log has level INFO"
+            return 0, [Problem(str(path), f"line {number}", text, "0, 1, 2", shown(value))]
+    return 0, []
+
+
+def _missing_files(settings: Settings) -> list[Problem]:
+    """Certificates that TLS needs must be there."""
+    tls = settings.clusterd.tls
+    wanted: list[tuple[str, str]] = []
+    if tls.enabled and settings.is_master:
+        wanted += [("tls.cert", tls.cert), ("tls.key", tls.key)]
+    elif tls.enabled:
+        wanted += [("tls.ca", tls.ca)]
+    file = str(Path(settings.root, CLUSTER_JSON))
+    return [
+        Problem(file, f"clusterd.{key}", "this file is not there", "a file in PEM format", value)
+        for key, value in wanted
+        if value and not Path(settings.root, value).is_file()
+    ]
+
+
+def _api_file_problems(settings: Settings) -> list[Problem]:
+    """The REST API's certificate and key: there, the key not open to everybody, one made for the other."""
+    api, file = settings.clusterd.api, str(Path(settings.root, CLUSTER_JSON))
+    problems = []
+    for where, value in (("clusterd.api.cert", api.cert), ("clusterd.api.key", api.key)):
+        path = Path(settings.root, value)
+        if not path.is_file():
+            problems.append(Problem(file, where, "this file is not there", "a file in PEM format", value))
+        elif where.endswith("key") and path.stat().st_mode & stat.S_IRWXO:
+            text = f"every user of this machine may read this key: chmod 600 {path}, and better make a new one"
+            problems.append(Problem(file, where, text))
+    if problems:
+        return problems
+    text = certificate_problem(Path(settings.root, api.cert), Path(settings.root, api.key))
+    return [Problem(file, "clusterd.api.cert", text)] if text else []
+
+
+def certificate_problem(cert: Path, key: Path) -> str:
+    """Why a server cannot use this certificate with this key, "" when it can. Never asks for a passphrase."""
+
+    is_locked = False
+
+    def nothing() -> bytes:
+        nonlocal is_locked
+        is_locked = True
+        return b""
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, nothing)
+    except ssl.SSLError as failure:
+        if is_locked:
+            return f"the key {key} has a passphrase; a daemon needs one without"
+        if failure.reason == "KEY_VALUES_MISMATCH":
+            return f"the key {key} does not belong to the certificate {cert}"
+        return f"the certificate {cert} and the key {key} cannot be used: each must be in PEM format ({failure.reason})"
+    except OSError as failure:
+        return f"the certificate {cert} or the key {key} cannot be read: {failure.strerror}"
+    return ""

@@ -1,0 +1,122 @@
+"""What a request may do, applied to its arguments (dapi.md 3.8): each need of its function in turn."""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from clusterd.dapi.protocol.permissions import ATTRIBUTES, Need, allows_all, permitted
+from clusterd.dapi.protocol.registry import Function
+from clusterd.dapi.protocol.request import ApiRequest
+from clusterd.names import is_group_name
+from clusterd.wdb.blocking import BlockingDatabase
+from clusterd.wire.results import PERMISSION_ERROR, WireException
+
+_KEY_LINE = re.compile(r"(\d{3,}) (?!!)\S+ \S+ \S+$")
+_AGENTS_OF_GROUP = (
+    "select b.id_agent as id from belongs b join `group` g on g.id = b.id_group where g.name = ? order by b.id_agent"
+)
+NOT_ASKED_FOR = (1701, 1703, 1710, 1712, 1734, 1751)
+"""No failure of a request that named nothing itself: an agent or group is gone meanwhile, is the manager or `default`, is or is
+not a member."""
+
+
+class Access(NamedTuple):
+    """The request as far as it is permitted, what was taken out of it, and whether it named nothing itself."""
+
+    request: ApiRequest
+    denied: list[tuple[str, WireException]]
+    is_filled: bool
+
+
+class Scope:
+    """What there is on this node, of each kind. `database`: needed for groups of agents."""
+
+    def __init__(self, root: str, node: str, database: BlockingDatabase | None = None) -> None:
+        self._root = root
+        self._node = node
+        self._database = database
+
+    def everything(self, need: Need, request: ApiRequest) -> frozenset[str]:
+        find: Mapping[str, Callable[[], Iterable[str]]] = {
+            "node": lambda: request.nodes if need.argument else [self._node],
+            "agent": lambda: agent_ids(self._root),
+            "group": lambda: _groups(self._root),
+            "rule": lambda: _files(self._root, "rules", ".xml"),
+            "decoder": lambda: _files(self._root, "decoders", ".xml"),
+            "list": lambda: _files(self._root, "lists", ""),
+            "*": lambda: ["*"],
+        }
+        return frozenset(find[need.kind]())
+
+    def members(self, group: str) -> Collection[str]:
+        """Ids of the agents of a group. Raises DatabaseError."""
+        if self._database is None:
+            return ()
+        return [f"{row['id']:03d}" for row in self._database.pages(_AGENTS_OF_GROUP, [group])]
+
+
+def check(function: Function, request: ApiRequest, scope: Scope) -> Access:
+    """Raises WireException 4000 when something may not be done at all, DatabaseError."""
+    access = Access(request, [], False)
+    for need in function.needs:
+        if allows_all(request.rbac_permissions, need.action, need.kind):
+            continue
+        universe = scope.everything(need, request)
+        allowed = permitted(request.rbac_permissions, need.action, need.kind, universe, scope.members)
+        if need.argument:
+            access = _narrowed(access, need, allowed, universe)
+        elif allowed != universe:
+            raise _denied(need)
+    return access
+
+
+def agent_ids(root: str) -> frozenset[str]:
+    """Every registered agent, and the manager itself as 000."""
+    try:
+        lines = Path(root, "etc/client.keys").read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        lines = []
+    return frozenset({"000", *(found[1] for found in map(_KEY_LINE.match, lines) if found)})
+
+
+def _groups(root: str) -> Iterable[str]:
+    shared = Path(root, "etc/shared")
+    return [entry.name for entry in shared.iterdir() if is_group_name(entry.name)] if shared.is_dir() else []
+
+
+def _files(root: str, what: str, ending: str) -> Iterable[str]:
+    """Names of files below `ruleset/` and `etc/`; those of lists have no dot."""
+    for top in ("ruleset", "etc"):
+        for path in Path(root, top, what).rglob("*"):
+            if path.suffix == ending:
+                yield path.name
+
+
+def _narrowed(access: Access, need: Need, allowed: frozenset[str], universe: frozenset[str]) -> Access:
+    request = access.request
+    given = request.f_kwargs.get(need.argument)
+    if given is None:
+        if need.optional:
+            return access
+        return Access(_with(request, need.argument, sorted(allowed)), access.denied, True)
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return access  # refused with the arguments
+    kept = [name for name in names if name in allowed or name not in universe]
+    if names and not kept:
+        raise _denied(need)
+    if len(kept) == len(names):
+        return access
+    denied = [] if request.broadcasting else [(name, _denied(need)) for name in names if name not in kept]
+    return Access(_with(request, need.argument, kept), access.denied + denied, access.is_filled)
+
+
+def _with(request: ApiRequest, key: str, value: list[str]) -> ApiRequest:
+    return msgspec.structs.replace(request, f_kwargs=request.f_kwargs | {key: value})
+
+
+def _denied(need: Need) -> WireException:
+    return WireException(4000, f"Resource type: {need.kind}:{ATTRIBUTES[need.kind]}", wire_class=PERMISSION_ERROR)

@@ -1,0 +1,52 @@
+"""The few fields of an API request that decide its way, read without decoding its arguments (dapi.md 2)."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from clusterd.dapi.protocol.request import LARGEST_REQUEST
+from clusterd.errors import ClusterError
+from clusterd.wire.results import WireCallable, parse_callable
+
+
+class _Fields(msgspec.Struct, frozen=True):
+    f: dict[str, Any]
+    request_type: str = "local_master"
+    wait_for_complete: bool = False
+    from_cluster: bool = False
+    api_timeout: float | None = None
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """`timeout_s`: how long the asker lets the function run, None without a limit, 0 for this node's own."""
+
+    function: WireCallable
+    request_type: Literal["local_any", "local_master", "distributed_master"]
+    from_cluster: bool
+    wait_for_complete: bool
+    api_timeout_s: float
+
+
+_DECODER = msgspec.json.Decoder(_Fields)
+_TYPES = ("local_any", "local_master", "distributed_master")
+
+
+def read_envelope(content: bytes) -> Envelope:
+    """Raises ClusterError 1000 for what is no API request; whoever executes it looks at the rest."""
+    if len(content) > LARGEST_REQUEST:
+        raise ClusterError(1000, f"an API request of {len(content)} bytes is above the limit of {LARGEST_REQUEST}")
+    try:
+        fields = _DECODER.decode(content)
+    except RecursionError:
+        raise ClusterError(1000, "an API request is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise ClusterError(1000, f"an API request cannot be read: {problem}") from None
+    if fields.request_type not in _TYPES:
+        raise ClusterError(1000, f"an API request is of no known type: {fields.request_type[:40]!r}")
+    return Envelope(
+        parse_callable(fields.f),
+        fields.request_type,  # type: ignore[arg-type]
+        fields.from_cluster,
+        fields.wait_for_complete,
+        max(0.0, fields.api_timeout or 0.0),
+    )

@@ -1,0 +1,218 @@
+"""The functions that a request of the distributed API may name (dapi.md 8.2). A name that is not here does nothing: nothing is
+imported, looked up or called for it.
+
+A module of `clusterd/dapi/functions` makes its own Registry, and `functions/table.py` joins them. A function gets the Call and
+its arguments, a struct that was validated; it returns Items, a dict, or a text, or raises WireException.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any, Literal, Protocol, TypeVar
+
+import msgspec
+
+from clusterd.dapi.protocol.permissions import Need
+from clusterd.dapi.protocol.request import ApiRequest, RequestType
+from clusterd.settings import Settings
+from clusterd.wdb.blocking import BlockingDatabase
+from clusterd.wire.results import WireCallable, WireException
+
+Origin = Literal["client", "worker", "master"]
+"""Who asks: a program on this machine, a worker (of a master), the master (of a worker)."""
+EVERYBODY: frozenset[Origin] = frozenset({"client", "worker", "master"})
+
+
+class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the arguments of a function: one field for each keyword that stock sends."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """What a function of the pool works with, besides its arguments. `serves_database`: our own store answers on this node."""
+
+    settings: Settings
+    request: ApiRequest
+    database: BlockingDatabase
+
+    @property
+    def node_name(self) -> str:
+        return self.settings.cluster.node_name
+
+    @property
+    def root(self) -> str:
+        return self.settings.root
+
+
+class Cluster(Protocol):
+    """What a function of the sync process may ask of the cluster's state."""
+
+    def list_nodes(self, arguments: dict[str, Any]) -> Awaitable[dict[str, Any]]:
+        """As get_nodes (dapi.md 1.6). Raises WireException."""
+        ...
+
+    def health(self, wanted: object) -> Awaitable[dict[str, Any]]:
+        """As get_health (dapi.md 1.7). Raises WireException."""
+        ...
+
+    def ruleset_hashes(self) -> Awaitable[dict[str, str]]:
+        """As get_hash (dapi.md 1.8)."""
+        ...
+
+    def is_password(self, asker: str, user: str, password: str) -> Awaitable[bool]:
+        """Whether this is the user's password. Raises WireException 6000 when the asker, or anybody for this user, guesses too
+        often."""
+        ...
+
+
+class SyncCall(msgspec.Struct, frozen=True):
+    """What a function of the sync process works with. It may wait; it must not work for more than a few milliseconds. `asker`:
+    the node, or the user of this machine, whose link the request came on."""
+
+    settings: Settings
+    request: ApiRequest
+    cluster: Cluster
+    asker: str = ""
+
+
+A = TypeVar("A", bound=Arguments)
+Work = Callable[[Any, Any], Any]
+
+
+class Function(msgspec.Struct, frozen=True):
+    """One entry. `place`: where it runs. `types`: request types under which it may be asked; `origins`: by whom.
+    `needs`: its permissions, `gives_secrets`: what it reads is as dangerous as a change. `checks_daemons`: whether the daemons
+    of `basic_services` must be up (dapi.md 3.7.2)."""
+
+    module: str
+    qualname: str
+    place: Literal["pool", "sync"]
+    work: Work
+    arguments: type[Arguments]
+    types: frozenset[RequestType]
+    needs: tuple[Need, ...]
+    origins: frozenset[Origin] = EVERYBODY
+    checks_daemons: bool = True
+    gives_secrets: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The name in the log line of a request."""
+        return self.qualname.rpartition(".")[2]
+
+    @property
+    def is_sensitive(self) -> bool:
+        """Whether it changes something or gives secrets away."""
+        return self.gives_secrets or any(need.changes for need in self.needs)
+
+
+class Registry:
+    """Entries by module and qualified name."""
+
+    def __init__(self) -> None:
+        self._functions: dict[tuple[str, str], Function] = {}
+
+    def function(
+        self,
+        module: str,
+        qualname: str,
+        *types: RequestType,
+        needs: tuple[Need, ...],
+        origins: Iterable[Origin] = EVERYBODY,
+        checks_daemons: bool = True,
+        gives_secrets: bool = False,
+    ) -> Callable[[Callable[[Call, A], Any]], Callable[[Call, A], Any]]:
+        """Decorator of a plain function, which runs in a pool process. Its second parameter's annotation is its Arguments."""
+
+        def register(work: Callable[[Call, A], Any]) -> Callable[[Call, A], Any]:
+            self._add("pool", module, qualname, types, work, needs, origins, checks_daemons, gives_secrets)
+            return work
+
+        return register
+
+    def coroutine(
+        self,
+        module: str,
+        qualname: str,
+        *types: RequestType,
+        needs: tuple[Need, ...],
+        origins: Iterable[Origin] = EVERYBODY,
+        checks_daemons: bool = True,
+        gives_secrets: bool = False,
+    ) -> Callable[[Callable[[SyncCall, A], Awaitable[Any]]], Callable[[SyncCall, A], Awaitable[Any]]]:
+        """Decorator of a coroutine function about the cluster's state, which runs in the sync process."""
+
+        def register(work: Callable[[SyncCall, A], Awaitable[Any]]) -> Callable[[SyncCall, A], Awaitable[Any]]:
+            self._add("sync", module, qualname, types, work, needs, origins, checks_daemons, gives_secrets)
+            return work
+
+        return register
+
+    def _add(
+        self,
+        place: Literal["pool", "sync"],
+        module: str,
+        qualname: str,
+        types: Iterable[RequestType],
+        work: Work,
+        needs: tuple[Need, ...],
+        origins: Iterable[Origin],
+        checks_daemons: bool,
+        gives_secrets: bool,
+    ) -> None:
+        annotation = list(work.__annotations__.values())[1]
+        if not (isinstance(annotation, type) and issubclass(annotation, Arguments)):
+            raise TypeError(f"{work.__name__} must declare its arguments as a struct")
+        self._functions[module, qualname] = Function(
+            module,
+            qualname,
+            place,
+            work,
+            annotation,
+            frozenset(types),
+            needs,
+            frozenset(origins),
+            checks_daemons,
+            gives_secrets,
+        )
+        unknown = {need.argument for need in needs if need.argument} - set(annotation.__struct_fields__)
+        if unknown:
+            raise TypeError(f"{work.__name__} has no argument {', '.join(unknown)}")
+
+    def __iter__(self) -> Iterator[Function]:
+        return iter(self._functions.values())
+
+    def join(self, *others: "Registry") -> "Registry":
+        """One with the entries of all. Raises ValueError for a name that two have."""
+        joined = Registry()
+        for registry in (self, *others):
+            for key, function in registry._functions.items():
+                if key in joined._functions:
+                    raise ValueError(f"{'.'.join(key)} is registered twice")
+                joined._functions[key] = function
+        return joined
+
+    def find(self, name: WireCallable) -> Function | None:
+        """The entry that a request names, None for any other name. Nothing is looked up anywhere else."""
+        if name.qualname.rpartition(".")[2] != name.name:
+            return None
+        if name.wazuh is not None:
+            return self._functions.get(("wazuh", f"Wazuh.{name.name}"))
+        return self._functions.get((name.module, name.qualname))
+
+
+def not_available(name: WireCallable, node: str) -> WireException:
+    """The answer to a function that is not registered (dapi.md 8.2): a failed item of this node, not a failed request."""
+    text = f"function not available: {name.module[:100]}.{name.qualname[:100]}"
+    return WireException(
+        3009,
+        text,
+        wire_class="WazuhError",
+        dapi_errors={node: {"error": text}},
+        ids=[node],
+    )
+
+
+def arguments_of(function: Function, given: dict[str, Any]) -> Arguments:
+    """The validated arguments. Raises WireException 1000 that names what is wrong."""
+    try:
+        return msgspec.convert(given, function.arguments)
+    except msgspec.ValidationError as problem:
+        raise WireException(1000, f"{function.shown}: {problem}", wire_class="WazuhInternalError") from None

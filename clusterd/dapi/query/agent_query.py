@@ -1,0 +1,166 @@
+"""The agent list over the node's agent database (dapi.md 6.5, 6.6)."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from clusterd.dapi.query.agent_fields import COLUMNS, DATES, NUMBERS, OS, agent_object
+from clusterd.dapi.query.sql_condition import FALSE, TRUE, Condition, age_of, among, contains, negated
+from clusterd.dapi.query.table_query import Table, TableQuery, check_page, condition_of, find_rows, selected_fields
+from clusterd.wdb.blocking import BlockingDatabase
+from clusterd.wire.results import BAD_REQUEST, WireException, shorten
+
+_VERSION = re.compile(r"(?:wazuh )?v?(\d.*)", re.IGNORECASE)
+_NUMBERS = re.compile(r"\d{1,9}", re.ASCII)
+NOT_KNOWN = "N/A"
+NOT_MANAGER = Condition("id <> 0")
+
+
+class AgentQuery(msgspec.Struct, frozen=True):
+    """What is wanted. `ids`: only these agents, None for all. `filters`: field to a value or values (any of them)."""
+
+    ids: Sequence[int] | None = None
+    filters: Mapping[str, Any] = {}
+    q: str | None = None
+    search: str | None = None
+    search_negated: bool = False
+    sort: Sequence[str] | None = None
+    ascending: bool = True
+    select: Sequence[str] | None = None
+    distinct: bool = False
+    offset: int = 0
+    limit: int | None = 500
+    where: Sequence[Condition] = ()
+
+
+def find_agents(database: BlockingDatabase, query: AgentQuery) -> tuple[list[dict[str, Any]], int]:
+    """The page that was asked for, and how many agents there are in all pages. Raises WireException 1400 to 1412, 1724, 1731,
+    DatabaseError."""
+    fields = selected_fields(TABLE, query.select, () if query.distinct else ("id",))
+    rows, total = find_rows(database, TABLE, table_query(query), fields)
+    found = [agent_object(row, fields) for row in rows]
+    if query.sort and list(query.sort) == ["version"]:
+        found.sort(key=lambda agent: _numbers(agent.get("version", "")), reverse=not query.ascending)
+    return found, total
+
+
+def count_distinct(
+    database: BlockingDatabase, query: AgentQuery, fields: Sequence[str]
+) -> tuple[list[dict[str, Any]], int]:
+    """Combinations of the fields with how many agents have them (`count`), the page that was asked for, and how many
+    combinations there are. Sorted by the fields of the query that are among them, then by the others. What is missing is `N/A`.
+    Raises as find_agents."""
+    if not fields:
+        raise WireException(1724, "at least one field must be named", wire_class=BAD_REQUEST)
+    chosen = selected_fields(TABLE, fields)
+    asked = table_query(query)
+    check_page(query.offset, query.limit)
+    unknown = [field for field in query.sort or () if field not in (*chosen, "count")]
+    if unknown:
+        allowed = ", ".join([*chosen, "count"])
+        text = f"Allowed sort fields: {allowed}. Fields: {shorten(', '.join(unknown), 500)}"
+        raise WireException(1403, text, wire_class=BAD_REQUEST)
+    where = condition_of(TABLE, asked, chosen)
+    places = {field: f"f{number}" for number, field in enumerate(chosen)} | {"count": "n"}
+    columns = ", ".join(f"{COLUMNS[field]} as {places[field]}" for field in chosen)
+    body = (
+        f"select {columns}, count(*) as n from agent where {where.sql} group by {', '.join(COLUMNS[f] for f in chosen)}"
+    )
+    way = "asc" if query.ascending else "desc"
+    order = [f"{places[field]} {way}" for field in dict.fromkeys(query.sort or ())]
+    order += [places[field] for field in chosen if field not in (query.sort or ())]
+    total = database.rows(f"select count(*) as n from ({body})", where.values)[0]["n"]
+    offset = 0 if query.limit is None else query.offset
+    rows = database.pages(f"{body} order by {', '.join(order)}", where.values, offset=offset, limit=query.limit)
+    return [_counted(row, chosen) for row in rows], int(total)
+
+
+def _counted(row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+    shown = agent_object(row, fields)
+    for field in fields:
+        if field.startswith(OS):
+            shown.setdefault("os", {}).setdefault(field.removeprefix(OS), NOT_KNOWN)
+        else:
+            shown.setdefault(field, NOT_KNOWN)
+    return shown | {"count": row["n"]}
+
+
+def table_query(query: AgentQuery) -> TableQuery:
+    where = [*query.where]
+    if query.ids is not None:
+        where.append(among("id", query.ids))
+    return TableQuery(
+        where,
+        query.filters,
+        query.q,
+        query.search,
+        query.search_negated,
+        query.sort,
+        query.ascending,
+        query.distinct,
+        query.offset,
+        query.limit,
+    )
+
+
+def member_of(group: str) -> Condition:
+    """Agents whose list of groups has this one."""
+    return Condition("""instr(',' || "group" || ',', ?) > 0""", (f",{group},",))
+
+
+def _group_clause(operator: str, value: str) -> Condition:
+    match operator:
+        case "=":
+            return member_of(value)
+        case "!=":
+            return negated(member_of(value))
+        case "~":
+            return contains(COLUMNS["group"], value)
+        case _:
+            raise WireException(1409, f"group{operator}", wire_class=BAD_REQUEST)
+
+
+def _older_than(value: Any) -> Condition:
+    """Agents not heard of for so long or, if never connected, registered so long ago. Raises WireException 1411."""
+    seconds = age_of(str(value))
+    if seconds is None:
+        raise WireException(1411, shorten(str(value), 100), wire_class=BAD_REQUEST)
+    if seconds == 0:
+        return TRUE
+    before = int(time.time()) - seconds
+    return Condition(
+        "(id <> 0 and (connection_status <> 'never_connected' and last_keepalive < ?"
+        " or connection_status = 'never_connected' and date_add < ?))",
+        (before, before),
+    )
+
+
+def _version(value: Any) -> Condition:
+    """`4.14.1`, `v4.14.1`, `wazuh 4.14.1` and `wazuh v4.14.1` are the same."""
+    found = _VERSION.fullmatch(str(value))
+    text = f"Wazuh v{found[1]}" if found else str(value)
+    return Condition("version = ? collate nocase", (text,))
+
+
+def _group(value: Any) -> Condition:
+    return member_of(value) if isinstance(value, str) else FALSE
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in _NUMBERS.findall(version)]
+
+
+TABLE = Table(
+    source="agent",
+    columns=COLUMNS,
+    key="id",
+    numbers=NUMBERS,
+    dates=DATES,
+    dated=NOT_MANAGER,
+    clauses={"group": _group_clause},
+    filters={"group": _group, "older_than": _older_than, "version": _version},
+    orders={"os.version": ("cast(os_major as integer)", "cast(os_minor as integer)", "os_version")},
+)

@@ -1,0 +1,235 @@
+"""A page of a table of the agent database (dapi.md 6.5, 6.6): filters, `q`, search, sort, select, distinct as SQL.
+
+Every value is quoted, every field comes from the columns of a Table; nothing of a request becomes SQL text by itself.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from clusterd.dapi.query.arrays import MOST
+from clusterd.dapi.query.parser import Clause, parse_query
+from clusterd.dapi.query.sql_condition import (
+    FALSE,
+    TRUE,
+    Condition,
+    all_of,
+    any_of,
+    compares,
+    contains,
+    date_compares,
+    negated,
+    number_of,
+)
+from clusterd.wdb.blocking import BlockingDatabase
+from clusterd.wire.results import BAD_REQUEST, WireException, shorten
+
+IDS_AT_ONCE = 4000
+Row = dict[str, Any]
+
+
+class Table(msgspec.Struct, frozen=True):
+    """What may be asked of a table. `columns`: field to SQL, in the order of the answers; the only names a request can use.
+
+    `key`: a unique integer column, which orders rows that are equal otherwise. `dates`: seconds since 1970, compared by age or
+    moment; `dated`: what rows must satisfy besides in such a clause. `clauses`, `filters`: fields that mean something of their
+    own in `q` (operator, value) and in `filters`. `orders`: fields that sort by several columns."""
+
+    source: str
+    columns: Mapping[str, str]
+    key: str
+    numbers: frozenset[str] = frozenset()
+    dates: frozenset[str] = frozenset()
+    dated: Condition = TRUE
+    clauses: Mapping[str, Callable[[str, str], Condition]] = {}
+    filters: Mapping[str, Callable[[Any], Condition]] = {}
+    orders: Mapping[str, Sequence[str]] = {}
+
+
+class TableQuery(msgspec.Struct, frozen=True):
+    """What is wanted. `filters`: field to a value, or to values of which any counts. `where`: what holds besides."""
+
+    where: Sequence[Condition] = ()
+    filters: Mapping[str, Any] = {}
+    q: str | None = None
+    search: str | None = None
+    search_negated: bool = False
+    sort: Sequence[str] | None = None
+    ascending: bool = True
+    distinct: bool = False
+    offset: int = 0
+    limit: int | None = 500
+
+
+def find_rows(
+    database: BlockingDatabase, table: Table, query: TableQuery, fields: Sequence[str], *, agent: str = ""
+) -> tuple[list[Row], int]:
+    """The rows of the page that was asked for, columns named `f0`, `f1`... in the order of `fields`, and how many rows there
+    are in all pages. `agent`: in the private database of this agent. Raises WireException 1400 to 1412, DatabaseError."""
+    check_page(query.offset, query.limit)
+    where = condition_of(table, query, fields)
+    order = _order(table, query, fields)
+    columns = [f"{table.columns[field]} as f{number}" for number, field in enumerate(fields)]
+    offset = 0 if query.limit is None else query.offset
+    if query.distinct:
+        body = f"select distinct {', '.join(columns)} from {table.source} where {where.sql}"
+        total = database.rows(f"select count(*) as n from ({body})", where.values, agent=agent)[0]["n"]
+        pages = database.pages(f"{body} order by {order}", where.values, offset=offset, limit=query.limit, agent=agent)
+        return list(pages), int(total)
+    count = f"select count(*) as n from {table.source} where {where.sql}"
+    total = database.rows(count, where.values, agent=agent)[0]["n"]
+    found: list[Row] = []
+    select = f"select {', '.join([f'{table.key} as k', *columns])} from {table.source}"
+    # Rows are sorted without their columns, and once for many requests: that is what a page out of 100,000 agents costs.
+    for keys in _keys(database, table, where, order, offset, query.limit, agent):
+        rows = {row["k"]: row for row in database.rows_of(select, table.key, keys, agent=agent)}
+        found += [rows[key] for key in keys if key in rows]
+    return found, int(total)
+
+
+def check_page(offset: int, limit: int | None) -> None:
+    """Raises WireException 1400, 1401, 1405, 1406. Without a limit the offset means nothing."""
+    if limit is None:
+        return
+    if limit > MOST:
+        raise WireException(1405, str(limit), wire_class=BAD_REQUEST)
+    if limit <= 0:
+        raise WireException(1406 if limit == 0 else 1401, wire_class=BAD_REQUEST)
+    if offset < 0:
+        raise WireException(1400, wire_class=BAD_REQUEST)
+
+
+def selected_fields(table: Table, select: Sequence[str] | None, required: Sequence[str] = ()) -> list[str]:
+    """What a `select` asks for, in the order of the columns; the name before a dot means all below it. Raises WireException
+    1724."""
+    if not select:
+        return list(table.columns)
+    wanted = set(required)
+    wrong = []
+    for field in select:
+        below = {name for name in table.columns if name == field or name.startswith(f"{field}.")}
+        wanted |= below
+        if not below:
+            wrong.append(field)
+    if wrong:
+        raise WireException(1724, shorten(", ".join(wrong), 500), wire_class=BAD_REQUEST, remediation=_allowed(table))
+    return [field for field in table.columns if field in wanted]
+
+
+def _keys(
+    database: BlockingDatabase, table: Table, where: Condition, order: str, offset: int, limit: int | None, agent: str
+) -> Iterator[list[int]]:
+    left = limit
+    by_key = order == f"{table.key} asc"
+    last: int | None = None
+    while left is None or left > 0:
+        wanted = IDS_AT_ONCE if left is None else min(IDS_AT_ONCE, left)
+        # In the order of the key the next ones are behind the last; else as many rows as before are sorted and left out.
+        behind = f" and {table.key} > {last}" if by_key and last is not None else ""
+        skipped = 0 if behind else offset
+        text = f"select {table.key} as k from {table.source} where {where.sql}{behind} order by {order}"
+        keys = [row["k"] for row in database.rows(f"{text} limit {wanted} offset {skipped}", where.values, agent=agent)]
+        yield keys
+        if len(keys) < wanted:
+            return
+        offset += wanted
+        last = keys[-1]
+        if left is not None:
+            left -= wanted
+
+
+def condition_of(table: Table, query: TableQuery, fields: Sequence[str]) -> Condition:
+    """All that rows have to satisfy. Raises WireException 1407 to 1412."""
+    found = list(query.where)
+    found += [_filter(table, field, value) for field, value in query.filters.items() if value is not None]
+    if query.q:
+        found.append(parse_query(query.q, table.columns, lambda clause: _clause(table, clause), all_of, any_of))
+    if query.search:
+        found.append(_search(table, query.search, is_negated=query.search_negated))
+    if query.distinct:
+        columns = [table.columns[field] for field in fields]
+        found += [Condition(f"({column} is not null and {column} <> '')") for column in columns]
+    return all_of(found)
+
+
+def _filter(table: Table, field: str, value: Any) -> Condition:
+    """A field that must equal a value, or one of a list; `all` filters nothing, `null` means is null."""
+    values = value if isinstance(value, list) else [value]
+    if any(one == "all" for one in values):
+        return TRUE
+    if field not in table.columns and field not in table.filters:
+        raise WireException(1408, shorten(field, 100), wire_class=BAD_REQUEST, remediation=_allowed(table))
+    return any_of([_equals(table, field, one) for one in values])
+
+
+def _equals(table: Table, field: str, value: Any) -> Condition:
+    column = table.columns.get(field, "null")
+    if value == "null":
+        return Condition(f"{column} is null")
+    if field in table.filters:
+        return table.filters[field](value)
+    if not isinstance(value, str | int):
+        raise WireException(1408, f"{field} has no value of this kind", wire_class=BAD_REQUEST)
+    if field in table.numbers | table.dates:
+        number = number_of(str(value))
+        return FALSE if number is None else Condition(f"{column} = ?", (number,))
+    return Condition(f"{column} = ? collate nocase", (str(value),))
+
+
+def _clause(table: Table, clause: Clause) -> Condition:
+    field, operator, value = clause
+    column = table.columns[field]
+    if value == "all":
+        return TRUE
+    if value == "null":
+        return Condition(f"{column} is not null" if operator == "!=" else f"{column} is null")
+    if field in table.clauses:
+        return table.clauses[field](operator, value)
+    if field in table.dates:
+        return all_of([date_compares(column, operator, value, time.time), table.dated])
+    if operator == "~":
+        return contains(column, value)
+    if field in table.numbers:
+        number = number_of(value)
+        return FALSE if number is None else Condition(f"{column} {operator} ?", (number,))
+    return compares(column, operator, value)
+
+
+def _search(table: Table, text: str, *, is_negated: bool) -> Condition:
+    """Somewhere in any field; the key counts when it is the number."""
+    parts = [contains(column, text) for column in table.columns.values() if column != table.key]
+    number = number_of(text)
+    if number is not None and table.key in table.columns.values():
+        parts.append(Condition(f"{table.key} = ?", (number,)))
+    found = any_of(parts)
+    return negated(found) if is_negated else found
+
+
+def _order(table: Table, query: TableQuery, fields: Sequence[str]) -> str:
+    sort = list(dict.fromkeys(query.sort or ()))
+    wrong = [field for field in sort if field not in table.columns]
+    if wrong:
+        raise WireException(
+            1403,
+            f"Allowed sort fields: {', '.join(table.columns)}. Fields: {shorten(', '.join(wrong), 500)}",
+            wire_class=BAD_REQUEST,
+        )
+    way = "asc" if query.ascending else "desc"
+    parts = []
+    for field in sort:
+        if query.distinct and field not in fields:
+            continue
+        columns = (table.columns[field],) if query.distinct else table.orders.get(field, (table.columns[field],))
+        collation = "" if field in table.numbers | table.dates else " collate nocase"
+        parts += [f"{column}{collation} {way}" for column in columns]
+    if query.distinct:
+        return ", ".join(parts) or ", ".join(str(place + 1) for place in range(len(fields)))
+    if parts[:1] != [f"{table.key} {way}"]:
+        parts.append(f"{table.key} asc")
+    return ", ".join(parts)
+
+
+def _allowed(table: Table) -> str:
+    return f"Allowed fields: {', '.join(table.columns)}"

@@ -1,0 +1,148 @@
+"""uvicorn on a socket of ours: connections are counted when they are accepted, before any handshake, and closed beyond a bound."""
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from clusterd.listening.accepting import Acceptor
+from clusterd.listening.admission import Gatekeeper
+
+HANDSHAKE_S = 10.0
+Refused = Callable[[str, str], None]
+"""Hears the address (empty: everybody's) and the text, when a connection is refused."""
+
+
+class CountedProtocol(HttpToolsProtocol):
+    """Says when its caller has sent the head of a request, and when it is gone."""
+
+    spoke: Callable[[], None] | None = None
+    left: Callable[[], None] | None = None
+
+    def on_headers_complete(self) -> None:
+        if self.spoke is not None:
+            self.spoke()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.left is not None:
+            self.left()
+        super().connection_lost(exc)
+
+
+class CountedServer(uvicorn.Server):
+    """uvicorn without its own signal handlers: the process has its own."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        gate: Gatekeeper,
+        *,
+        caller: Callable[[socket.socket, Any], str],
+        refused: Refused,
+        handshake_s: float = HANDSHAKE_S,
+    ) -> None:
+        """`config`: loaded, with a CountedProtocol. `caller`: who an accepted connection is counted for."""
+        super().__init__(config)
+        self._gate = gate
+        self._caller = caller
+        self._refused = refused
+        self._handshake_s = handshake_s
+        self._keys = itertools.count()
+        self._arriving: dict[int, asyncio.Task[None]] = {}
+        self._made: dict[int, CountedProtocol] = {}
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @property
+    def connections(self) -> int:
+        return self._gate.connections
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's for sockets that are bound."""
+        self.servers = []
+        for listening in sockets or ():
+            listening.setblocking(False)
+            listening.listen(self.config.backlog)
+            acceptor = Acceptor(listening, self._accepted, lambda text: self._refused("", text))
+            acceptor.start()
+            self.servers.append(cast(Any, _Closing(acceptor, self._drop_arriving)))
+        self.started = True
+
+    def _accepted(self, accepted: socket.socket, address: Any) -> None:
+        caller = self._caller(accepted, address)
+        key = next(self._keys)
+        admission = self._gate.admit(key, caller)
+        if admission.refused:
+            accepted.close()
+            self._refused(caller, f"Refused a connection from {caller}: {admission.refused}.")
+            return
+        if admission.evicted is not None:
+            self._drop(admission.evicted)
+        task = self._arriving[key] = asyncio.ensure_future(self._arrive(key, accepted))
+        task.add_done_callback(functools.partial(self._arrived, key, accepted))
+
+    async def _arrive(self, key: int, accepted: socket.socket) -> None:
+        made: Any = self.config.http_protocol_class
+        protocol: CountedProtocol = made(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        protocol.spoke = lambda: self._gate.name(key)
+        protocol.left = lambda: self._left(key)
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: protocol,
+            accepted,
+            ssl=self.config.ssl,
+            ssl_handshake_timeout=self._handshake_s if self.config.ssl is not None else None,
+        )
+        if not protocol.transport.is_closing():
+            self._made[key] = protocol
+
+    def _arrived(self, key: int, accepted: socket.socket, task: "asyncio.Task[None]") -> None:
+        """Also of a task that was cancelled before its first step."""
+        del self._arriving[key]
+        if not task.cancelled():
+            task.exception()  # a handshake that failed is its caller's business
+        if key not in self._made:
+            with contextlib.suppress(OSError):
+                accepted.shutdown(socket.SHUT_RDWR)  # what there is of TLS by now ends by that, too
+            accepted.close()
+            self._gate.release(key)
+
+    def _left(self, key: int) -> None:
+        self._made.pop(key, None)
+        self._gate.release(key)
+
+    def _drop(self, key: int) -> None:
+        protocol = self._made.get(key)
+        if protocol is not None:
+            protocol.transport.abort()
+        elif key in self._arriving:
+            self._arriving[key].cancel()
+
+    def _drop_arriving(self) -> None:
+        for task in list(self._arriving.values()):
+            task.cancel()
+
+
+class _Closing:
+    """What uvicorn asks of an asyncio.Server when it stops."""
+
+    def __init__(self, acceptor: Acceptor, drop_arriving: Callable[[], None]) -> None:
+        self._acceptor = acceptor
+        self._drop_arriving = drop_arriving
+
+    def close(self) -> None:
+        self._acceptor.stop()
+        self._drop_arriving()
+
+    async def wait_closed(self) -> None:
+        return

@@ -1,0 +1,305 @@
+"""Agent-info: what workers know of their agents goes up to the master (wire.md 4.9, 6.1, 6.2, 6.6)."""
+
+import asyncio
+import time
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.messages.agents import OpenReport, ReportOpened
+from clusterd.messages.base import Segment
+from clusterd.sync.agents.master_clock import MasterClock
+from clusterd.sync.agents.rows import Unusable, open_rows
+from clusterd.sync.links.caps import AGENTS
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.records import WorkerRecord
+from clusterd.sync.ports.journal import Journal, Outage
+from clusterd.sync.ports.tasks import Tasks
+from clusterd.sync.ports.troubles import round_survives
+from clusterd.wdb.batches import OFFSET, REPORT_HEAD, REPORT_MIDDLE, REPORT_TAIL
+from clusterd.wdb.client import DatabaseError, Taken
+from clusterd.wire import commands
+from clusterd.wire.payloads import BatchResult, build_batch_result, parse_batch_result, parse_id
+from clusterd.wire.results import dump_json, shorten
+
+SUBTAG = "Agent-info sync"
+GUARD = "Agent-info guard"
+BATCH_AGENTS = 10_000
+MERGES_PER_WORKER = 2
+TEXT_BYTES = 4096
+QUOTED = 200
+REPORT = "report of agents"
+
+
+def failed_chunks(result: BatchResult) -> str:
+    """What stock adds to its line when chunks had errors."""
+    if not result.error_messages:
+        return ""
+    listed = shorten(str(result.error_messages), TEXT_BYTES)
+    return f" There were {len(result.error_messages)} chunks with errors: {listed}"
+
+
+def log_result(journal: Journal, started: float | None, result: BatchResult) -> None:
+    """The line that ends a round on the side that sent the rows. `started`: monotonic; None where no round was begun."""
+    spent = 0.0 if started is None else time.monotonic() - started
+    text = f"Finished in {spent:.3f}s. Updated {result.updated_chunks} chunks."
+    if result.error_messages:
+        journal.error(text + failed_chunks(result))
+    else:
+        journal.info(text)
+
+
+class LastReport(msgspec.Struct):
+    """What `status` shows of this worker's reports. Times are wall-clock seconds; `agents`: of the last report that had any."""
+
+    at: float | None = None
+    result: str = ""
+    detail: str = ""
+    reported_at: float | None = None
+    agents: int = 0
+
+
+class AgentInfoWorker:
+    """Reports to the master, round by round. With our own store nothing counts as reported before the master has it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._started: float | None = None
+        self._answer: asyncio.Future[BatchResult] | None = None
+        self._outage = Outage()
+        self.last = LastReport()
+
+    async def run(self, peer: Peer) -> None:
+        """Rounds for ever, `sync_agent_info` apart, counted from the end of the one before."""
+        master_clock = MasterClock()
+        while True:
+            await asyncio.sleep(self._context.settings.worker.sync_agent_info_s)
+            with round_survives(self._guard, self._context.troubles, "reports of agents"):
+                try:
+                    while await self._round(peer, master_clock):
+                        pass
+                except Exception:
+                    self._note("failed", "an unexpected failure, see the log")
+                    raise
+
+    @property
+    def _journal(self) -> Journal:
+        return self._context.journal(f"Worker {self._context.node_name}", SUBTAG)
+
+    @property
+    def _guard(self) -> Journal:
+        return self._context.journal(f"Worker {self._context.node_name}", GUARD)
+
+    async def _round(self, peer: Peer, master_clock: MasterClock) -> bool:
+        """One batch. Returns whether more agents wait and it is worth going on at once."""
+        context, journal = self._context, self._journal
+        if not context.database.is_there():
+            self._away(DatabaseError(2011, "nobody listens on queue/sockets/wdb-http.sock"))
+            return False
+        try:
+            answer = await peer.request(commands.SYN_A_W_M_P)
+        except ClusterError as failure:
+            if failure.code == 3020:
+                journal.error(f"Error asking for permission: {failure}")
+            else:
+                journal.debug(f"Master didn't grant permission to start a new synchronization: {failure}")
+            return False
+        if answer != commands.PERMISSION_GRANTED:
+            journal.debug(f"Master didn't grant permission to start a new synchronization: {answer[:QUOTED]!r}")
+            return False
+        journal.debug("Permission to synchronize granted.")
+        journal.info("Starting.")
+        self._started = time.monotonic()
+        rows = context.spool.new_path("report")
+        try:
+            return await self._report(peer, rows, master_clock)
+        except DatabaseError as failure:
+            self._away(failure)
+        except (ClusterError, OSError) as failure:
+            context.troubles.begin(REPORT, f"Error synchronizing agent info: {failure}", journal, "ERROR")
+            self._note("failed", str(failure))
+        finally:
+            context.spool.remove(rows)
+        return False
+
+    async def _report(self, peer: Peer, rows: str, master_clock: MasterClock) -> bool:
+        journal, database = self._journal, self._context.database
+        began = time.monotonic()
+        moments = AGENTS in peer.capabilities
+        taken = await database.take(rows, BATCH_AGENTS, moments=moments)
+        journal.debug(f"Obtained agents synchronization information in {time.monotonic() - began:.3f}s.")
+        if self._outage.is_over():
+            self._guard.info("The agent database answers again.")
+        if taken.is_empty:
+            journal.info("No synchronization required, skipping.")
+            self._note("equal")
+            return False
+        payload = dump_json({OFFSET: await master_clock.offset_us(peer)}) if moments else b"{}"
+        result = await self._send(peer, rows, taken, payload)
+        if result is None or not result.updated_chunks:
+            self._note("failed", "; ".join(result.error_messages)[:QUOTED] if result else "the master did not answer")
+            return False
+        self._context.troubles.end(REPORT)
+        if taken.batch:
+            await database.confirm(taken.batch)
+        self.last.reported_at, self.last.agents = self._context.clock.wall(), taken.agents
+        self._note("partly" if result.error_messages else "synced", "; ".join(result.error_messages)[:QUOTED])
+        return taken.more
+
+    async def _send(self, peer: Peer, rows: str, taken: Taken, payload: bytes) -> BatchResult | None:
+        """Give the rows to the master; what it says of them, None if it says nothing in time."""
+        context = self._context
+        frame = context.spool.new_path("report-frame")
+        head = REPORT_HEAD + payload + REPORT_MIDDLE
+        try:
+            with open(frame, "wb") as file:
+                file.write(head + REPORT_TAIL)
+            segments = [Segment(frame, 0, len(head)), Segment(rows, 0, taken.size), Segment(frame, len(head), 1)]
+            string_id = await context.sender.send_string(peer, segments)
+        finally:
+            context.spool.remove(frame)
+        self._journal.debug("Sending chunks.")
+        self._answer = asyncio.get_running_loop().create_future()
+        timeout_s = context.settings.master.timeout_agent_info_s + peer.timeout_s
+        try:
+            await peer.request(commands.SYN_A_W_M, string_id.encode())
+            async with asyncio.timeout(timeout_s):
+                return await self._answer
+        except TimeoutError:
+            self._journal.error(
+                f"Error synchronizing agent info: the master did not say within {timeout_s:g} s what became of it"
+            )
+            return None
+        finally:
+            self._answer = None
+
+    # ---- what the master says --------------------------------------------------------------------------------------------
+
+    def finished(self, payload: bytes) -> None:
+        """`syn_m_a_e`. Raises ClusterError 1000 for what is no result."""
+        result = parse_batch_result(payload)
+        log_result(self._journal, self._started, result)
+        self._resolve(result)
+
+    def refused(self, payload: bytes) -> None:
+        """`syn_m_a_err`."""
+        text = shorten(payload.decode(errors="replace"), TEXT_BYTES)
+        self._journal.error(f"There was an error while processing agent-info on the peer: {text}")
+        self._resolve(BatchResult(0, [text], 0.0))
+
+    def _resolve(self, result: BatchResult) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(result)
+
+    def _away(self, failure: DatabaseError) -> None:
+        if self._outage.should_tell():
+            self._journal.error(f"Could not obtain data from wazuh-db: {failure}")
+            self._journal.error(f"Error synchronizing agent info: {ClusterError(2017)}")
+        self._note("failed", str(failure))
+
+    def _note(self, result: str, detail: str = "") -> None:
+        self.last.at, self.last.result, self.last.detail = self._context.clock.wall(), result, detail
+
+
+class AgentInfoMaster:
+    """Merges what the workers report. Owner of the flags "agent-info free"."""
+
+    def __init__(self, context: Context, records: dict[str, WorkerRecord]) -> None:
+        self._context = context
+        self._records = records
+        self._merges: dict[str, Tasks] = {}
+        self._outage = Outage()
+
+    def is_free(self, name: str) -> bool:
+        """Whether nothing of this worker is being written; what is goes on when its link ends."""
+        return not self._merges.get(name)
+
+    def permission(self, peer: Peer) -> bytes:
+        """`syn_a_w_m_p`. While no database answers nobody may send: a stock worker would clear its marks in vain."""
+        if not self._context.database.is_there():
+            if self._outage.should_tell():
+                self._guard(peer).error(
+                    "Workers may not report their agents: nobody listens on queue/sockets/wdb-http.sock"
+                )
+            return commands.PERMISSION_REFUSED
+        if self._outage.is_over():
+            self._guard(peer).info("The agent database answers again.")
+        return commands.PERMISSION_GRANTED if self.is_free(peer.name) else commands.PERMISSION_REFUSED
+
+    def begin(self, peer: Peer, payload: bytes) -> None:
+        """`syn_a_w_m` names a string of rows. Raises ClusterError 1000 where too many are written already."""
+        string_id = parse_id(payload)
+        merges = self._merges.setdefault(peer.name, Tasks(self._guard(peer).error))
+        if len(merges) >= MERGES_PER_WORKER:
+            peer.incoming.drop_string(string_id)
+            raise ClusterError(1000, f"{len(merges)} reports of this worker are being written already")
+        merges.spawn(self._merge(peer, string_id))
+
+    def forget(self, peer: Peer) -> None:
+        """The worker's link is gone."""
+        if self.is_free(peer.name):
+            self._merges.pop(peer.name, None)
+
+    def _journal(self, peer: Peer) -> Journal:
+        return self._context.journal(f"Worker {peer.name}", SUBTAG)
+
+    def _guard(self, peer: Peer) -> Journal:
+        return self._context.journal(f"Worker {peer.name}", GUARD)
+
+    async def _merge(self, peer: Peer, string_id: str) -> None:
+        context, journal = self._context, self._journal(peer)
+        journal.info("Starting.")
+        started, started_at = time.monotonic(), context.clock.wall()
+        rows = context.spool.new_path("merge")
+        try:
+            opened = await open_rows(
+                context,
+                peer,
+                string_id,
+                lambda string: OpenReport(string.path, string.length, rows),
+                "agent-info",
+            )
+            result = await self._write(peer, rows, opened)
+            journal.debug(
+                f"{result.updated_chunks}/{opened.lists} chunks updated in wazuh-db in {result.time_spent:.3f}s."
+            )
+            await peer.request(commands.SYN_M_A_E, build_batch_result(result))
+            record = self._records.setdefault(peer.name, WorkerRecord())
+            record.info_started_at, record.info_ended_at = started_at, context.clock.wall()
+            record.info_chunks = result.updated_chunks
+            journal.info(f"Finished in {time.monotonic() - started:.3f}s. Updated {result.updated_chunks} chunks.")
+        except Unusable as string:
+            peer.answer_late(commands.SYN_M_A_ERR, string.text.encode())
+            await context.net.main_line("ERROR", journal.tag, str(string.error))
+        except (ClusterError, OSError) as failure:
+            await context.net.main_line("ERROR", journal.tag, str(failure))
+            text = f"error processing agent-info chunks in process pool: {failure}"
+            peer.answer_late(commands.SYN_M_A_ERR, text.encode())
+        finally:
+            context.spool.remove(rows)
+
+    async def _write(self, peer: Peer, rows: str, opened: ReportOpened) -> BatchResult:
+        """Give the rows to the database. A failure is said to the worker, too (C13)."""
+        context, database = self._context, self._context.database
+        timeout_s = context.settings.master.timeout_agent_info_s
+        began = time.monotonic()
+        errors: list[str] = []
+        updated = opened.lists
+        try:
+            if await database.is_ours():
+                merged = await database.merge_ours(
+                    rows, opened.size, timeout_s, node=peer.name, offset_us=opened.offset_us
+                )
+                errors = merged.errors
+            else:
+                await database.merge(rows, opened.size, timeout_s)
+        except DatabaseError as failure:
+            text = "Timeout while processing agent-info chunks."
+            if failure.code != 2014:
+                text = f"Error while processing agent-info chunks: {failure}"
+            self._journal(peer).error(text)
+            updated, errors = 0, [text]
+        for error in errors if updated else ():
+            self._guard(peer).error(f"Refused by the database: {error}")
+        return BatchResult(updated, errors, time.monotonic() - began)

@@ -1,0 +1,90 @@
+"""What came of comparing workers' metadata with our manifest: equal packages are compared once."""
+
+import asyncio
+import os
+
+import msgspec
+
+from clusterd.messages.packages import Compared, ComparePackage
+from clusterd.sync.ports.pool_port import PoolPort
+from clusterd.sync.ports.spool import Spool
+
+KEPT = 64
+"""Results kept. Those of an earlier manifest go at once."""
+KEPT_DIFFERING = 4
+"""Of those the ones where something differs, each with its difference file and, in memory, a number for each file."""
+
+
+class _Comparison(msgspec.Struct):
+    manifest: str
+    running: "asyncio.Task[Compared]"
+    difference: str
+
+
+def _differs(known: _Comparison) -> bool:
+    if known.running.cancelled() or known.running.exception() is not None:
+        return False
+    compared = known.running.result()
+    return bool(compared.missing or compared.shared or compared.extra)
+
+
+class Comparisons:
+    """Results by SHA-256 of the metadata package and root digest of our manifest. Workers that have the same files (none, most
+    of all) send the same package, and one that has not changed sends the same again."""
+
+    def __init__(self, jobs: PoolPort, spool: Spool) -> None:
+        self._jobs = jobs
+        self._spool = spool
+        self._known: dict[tuple[bytes, str], _Comparison] = {}
+
+    async def compare(self, package: str, sha256: bytes, manifest: str, difference: str) -> Compared:
+        """Compare the spool file `package`, whose SHA-256 is that, with the manifest `manifest` (root digest). `difference` is
+        made unless nothing differs. Raises JobError, OSError."""
+        key = sha256, manifest
+        known = self._known.get(key)
+        if known is None:
+            self._forget_others(manifest)
+            known = _Comparison(manifest, self._begin(package, manifest, own := self._spool.new_path("compared")), own)
+            self._known[key] = known
+        try:
+            compared = await asyncio.shield(known.running)
+        except BaseException:
+            if known.running.done():
+                self._forget(key, known)
+            raise
+        if compared.missing or compared.shared or compared.extra:
+            os.link(known.difference, difference)
+        else:
+            self._spool.remove(known.difference)
+        return compared
+
+    def _begin(self, package: str, manifest: str, difference: str) -> "asyncio.Task[Compared]":
+        # Whoever asked first removes its package when its link ends; others may wait for the same.
+        own = self._spool.new_path("package")
+        os.link(package, own)
+
+        async def run() -> Compared:
+            try:
+                job = ComparePackage(own, self._spool.state_dir, manifest, difference)
+                return await self._jobs.run(job)
+            finally:
+                self._spool.remove(own)
+
+        running = asyncio.create_task(run())
+        running.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return running
+
+    def _forget_others(self, manifest: str) -> None:
+        """Make room: results of other manifests, then the oldest."""
+        ended = [(key, known) for key, known in self._known.items() if known.running.done()]
+        differing = sum(_differs(known) for _, known in ended)
+        for key, known in ended:
+            is_too_much = len(self._known) >= KEPT or (differing >= KEPT_DIFFERING and _differs(known))
+            if known.manifest != manifest or is_too_much:
+                differing -= _differs(known)
+                self._forget(key, known)
+
+    def _forget(self, key: tuple[bytes, str], known: _Comparison) -> None:
+        if self._known.get(key) is known:
+            del self._known[key]
+        self._spool.remove(known.difference)

@@ -1,0 +1,216 @@
+"""The master's side of what two clusterd nodes do instead of sending metadata: checks by digest, and telling of changes.
+
+One message settles an idle check, whatever the number of files; otherwise the worker tells its rows of the buckets that
+differ, and what follows is the stock way of sending a package.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable
+
+from clusterd.errors import ClusterError
+from clusterd.messages.packages import CompareBuckets, Compared, ListDifference
+from clusterd.sync.integrity.master import OWN, IntegrityMaster
+from clusterd.sync.integrity.push import Ahead, Step
+from clusterd.sync.links.caps import DIGEST, PUSH
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.incoming import BadSeal, Refusal
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.manifest.keeper import Scan
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.wire import commands
+from clusterd.wire.payloads import (
+    Counts,
+    Listed,
+    build_changed,
+    build_differs,
+    build_listed,
+    parse_digest_check,
+    parse_listed,
+)
+from ipc.descriptor import Descriptor
+
+SPREAD_MS = 2
+MOST_SPREAD_MS = 500
+"""Workers that are told of a change come within so many milliseconds for each of them, so that they do not all ask at once."""
+DIFFERENCE_S = 50.0
+"""For a worker to say what differs: it looks at its files first."""
+
+
+class DigestMaster:
+    """Decides with the permissions and records of the IntegrityMaster; holds which workers are to be told of a change."""
+
+    def __init__(self, context: Context, integrity: IntegrityMaster, peers: Callable[[], Iterable[Peer]]) -> None:
+        self._context = context
+        self._integrity = integrity
+        self._peers = peers
+        self._ahead = Ahead(context, integrity)
+        self._telling: dict[int, str] = {}
+        self._comparing: set[int] = set()
+        self._differences: dict[str, int] = {}
+
+    def forget(self, peer: Peer) -> None:
+        """The worker's link is gone, and what ran on it. What a task has left that was ended before its first step goes too."""
+        self._telling.pop(peer.link, None)
+        for difference in [path for path, link in self._differences.items() if link == peer.link]:
+            self._remove(difference)
+
+    def _remove(self, difference: str) -> None:
+        self._differences.pop(difference, None)
+        self._context.spool.remove(difference)
+
+    # ---- checks --------------------------------------------------------------------------------------------------------
+
+    def check(self, peer: Peer, payload: bytes) -> bytes:
+        """`syn_digest`: equal, or our digests. Nobody is checked before the first scan is complete (C7), nor while a check or
+        sync of the same worker runs. Raises ClusterError 1000, Refusal."""
+        _need(peer, commands.SYN_DIGEST)
+        asked = parse_digest_check(payload)
+        scan = self._context.manifests.current
+        if scan is None or not (asked.dry or self._integrity.is_free(peer.name)):
+            return commands.DIGEST_WAIT
+        is_equal = asked.digest == scan.content_digest
+        if not asked.dry:
+            self._note(peer, asked.digest, scan)
+        return commands.DIGEST_EQUAL if is_equal else build_differs(scan.content_digest, scan.buckets)
+
+    def _note(self, peer: Peer, digest: str, scan: Scan) -> None:
+        """A check of the worker found it to have the files of `digest`."""
+        now = self._context.clock.wall()
+        record = self._integrity.record(peer.name)
+        record.digest = digest
+        self._context.journal(f"Worker {peer.name}", OWN).debug(
+            f"The worker has files of content digest {digest}; those of this node have {scan.content_digest}."
+        )
+        if digest == scan.content_digest:
+            self._integrity.begin_without_package(peer, commands.SYN_DIGEST)
+            self._integrity.checked(peer, scan, Compared(scan.files, 0, 0, 0, []), 0.0, now)
+        elif record.behind_since is None:
+            record.is_behind(now)
+
+    async def compare(self, peer: Peer, payload: bytes, body: list[Descriptor] | None) -> bytes:
+        """`syn_buckets`: compare now, answer how many files differ, send them afterwards. One at a time for each worker.
+
+        Raises ClusterError, JobError, Refusal, BadSeal."""
+        _need(peer, commands.SYN_BUCKETS)
+        scan = self._context.manifests.current
+        if scan is None or peer.link in self._comparing:
+            return commands.DIGEST_WAIT
+        self._comparing.add(peer.link)
+        try:
+            return await self._compare(peer, scan, payload, body)
+        finally:
+            self._comparing.discard(peer.link)
+
+    async def _compare(self, peer: Peer, scan: Scan, payload: bytes, body: list[Descriptor] | None) -> bytes:
+        context, permissions = self._context, self._integrity.permissions
+        holder = str(uuid.uuid4())
+        is_free = self._integrity.is_free(peer.name)
+        if is_free:
+            permissions.begin(peer.name, holder, context.clock.monotonic())
+        started, started_at = time.monotonic(), context.clock.wall()
+        difference = context.spool.new_path("difference")
+        goes_on = False
+        try:
+            job = CompareBuckets(context.spool.state_dir, scan.root_digest, difference, payload, body)
+            compared = await context.jobs.run(job, urgent=True)
+            if compared.dry:
+                return await self._listed(compared, difference)
+            if not is_free:
+                return commands.DIGEST_WAIT
+            count = compared.missing + compared.shared + compared.extra
+            if not count and compared.against != scan.content_digest:
+                # Ours became another one since the worker asked: other buckets may differ that it did not tell of.
+                return commands.DIGEST_WAIT
+            self._integrity.begin_without_package(peer, commands.SYN_BUCKETS)
+            self._integrity.checked(peer, scan, compared, time.monotonic() - started, started_at)
+            if not count:
+                return commands.DIGEST_EQUAL
+            goes_on = True
+            self._differences[difference] = peer.link
+            peer.spawn(self._send(peer, compared, difference, scan.root_digest, holder))
+            return f"sync {count}".encode()
+        except JobError as failure:
+            if failure.kind == "bad-seal":
+                raise BadSeal from failure
+            self._integrity.failed(peer, failure)
+            raise
+        finally:
+            if not goes_on:
+                permissions.end(peer.name, holder)
+                context.spool.remove(difference)
+
+    async def _send(self, peer: Peer, compared: Compared, difference: str, manifest: str, holder: str) -> None:
+        try:
+            await self._integrity.sync(peer, compared, difference, manifest)
+        except (ClusterError, JobError, OSError) as failure:
+            self._integrity.failed(peer, failure)
+        finally:
+            self._integrity.permissions.end(peer.name, holder)
+            self._remove(difference)
+
+    async def _listed(self, compared: Compared, difference: str) -> bytes:
+        """What `clusterd diff` shows: counts, and the first paths of each group."""
+        found = await self._context.jobs.run(ListDifference(difference), urgent=True)
+        counts = Counts(compared.missing, compared.shared, compared.extra)
+        return build_listed(Listed(counts, found.missing, found.shared, found.extra))
+
+    # ---- changes -------------------------------------------------------------------------------------------------------
+
+    def published(self, scan: Scan) -> None:
+        """Send every worker that understands it what has changed, or tell it. One that has not yet answered the last telling gets
+        the newest next."""
+        self._ahead.published(scan)
+        workers = [peer for peer in self._peers() if peer.info.kind == "worker" and PUSH in peer.capabilities]
+        spread_ms = min(MOST_SPREAD_MS, SPREAD_MS * len(workers))
+        for peer in workers:
+            record = self._integrity.record(peer.name)
+            if record.digest == scan.content_digest:
+                continue
+            ahead = self._ahead.begin(peer)
+            if ahead is not None:
+                peer.spawn(self._send_ahead(peer, *ahead, spread_ms))
+            else:
+                self._begin_telling(peer, scan.content_digest, spread_ms)
+
+    def _begin_telling(self, peer: Peer, digest: str, spread_ms: int) -> None:
+        is_telling = peer.link in self._telling
+        self._telling[peer.link] = digest
+        if not is_telling:
+            peer.spawn(self._tell(peer, spread_ms))
+
+    async def _send_ahead(self, peer: Peer, step: Step, holder: str, spread_ms: int) -> None:
+        is_sent = await self._ahead.send(peer, step, holder)
+        if not is_sent and self._ahead.is_last(step):  # else it was told of a later one already
+            self._begin_telling(peer, step.now.content_digest, spread_ms)
+
+    async def _tell(self, peer: Peer, spread_ms: int) -> None:
+        told = ""
+        try:
+            while told != self._telling[peer.link]:
+                told = self._telling[peer.link]
+                await peer.request(commands.SYN_CHANGED, build_changed(told, spread_ms))
+        except ClusterError:
+            # The next check by the clock finds the same.
+            return
+        finally:
+            self._telling.pop(peer.link, None)
+
+    async def difference(self, peer: Peer) -> bytes:
+        """What a connected worker would have to change, as JSON: the worker asks us in turn, nothing is changed.
+
+        Raises ClusterError."""
+        if DIGEST not in peer.capabilities:
+            raise ClusterError(
+                1000,
+                f"{peer.name} cannot be asked: it is a stock node, or its capability digest is off; "
+                "`clusterd status` shows its last check",
+            )
+        listed = parse_listed(await peer.request(commands.GET_DIFF, timeout_s=DIFFERENCE_S))
+        return build_listed(listed, peer.name)
+
+
+def _need(peer: Peer, command: str) -> None:
+    """Whoever has not agreed to it gets what a stock node says. Raises Refusal."""
+    if DIGEST not in peer.capabilities:
+        raise Refusal(commands.unknown_command_text(command).decode())

@@ -1,0 +1,271 @@
+"""The master's side of integrity: local scans, permissions, checks of workers, packages to them (wire.md 4.6, 4.7, 5)."""
+
+import asyncio
+import time
+import uuid
+
+from clusterd.errors import ClusterError, in_passing
+from clusterd.messages.packages import Compared
+from clusterd.sync.integrity.comparisons import Comparisons
+from clusterd.sync.integrity.leftovers import Leftovers
+from clusterd.sync.integrity.package_store import PackageStore
+from clusterd.sync.integrity.permission import IntegrityPermissions
+from clusterd.sync.integrity.room import Rooms
+from clusterd.sync.integrity.waiting import wait_for_file
+from clusterd.sync.links.caps import asks_as_stock, method_for
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.incoming import Awaited
+from clusterd.sync.links.outgoing import Progress
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.records import WorkerRecord
+from clusterd.sync.manifest.keeper import Scan, ScanFailed
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.troubles import round_survives
+
+CHECK = "Integrity check"
+SYNC = "Integrity sync"
+OWN = "Integrity guard"
+KEPT_RECORDS = 1000
+
+
+def is_task_id(text: str) -> bool:
+    """A UUID in its usual form."""
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def _subject(peer: Peer) -> str:
+    return f"files for {peer.name}"
+
+
+class IntegrityMaster:
+    """Owner of permissions and records of all workers. A worker's check runs as an aio task of its peer."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._packages = PackageStore(context)
+        self._leftovers = Leftovers(context)
+        self._rooms = Rooms(context)
+        self._comparisons = Comparisons(context.jobs, context.spool)
+        self.permissions = IntegrityPermissions(context.settings.master.max_locked_integrity_time_s)
+        self.records: dict[str, WorkerRecord] = {}
+
+    def record(self, name: str) -> WorkerRecord:
+        return self.records.setdefault(name, WorkerRecord())
+
+    async def run(self) -> None:
+        """Scan the node's files for ever, `recalculate_integrity` apart (task "Local integrity")."""
+        context = self._context
+        journal = context.journal("Master", "Integrity guard")
+        while True:
+            with round_survives(journal, context.troubles, "scan of this node's files"):
+                await self.scan_once()
+            await self._leftovers.remove("Master")
+            await asyncio.sleep(context.settings.master.recalculate_integrity_s)
+
+    async def scan_once(self, *, everything: bool = False) -> Scan | None:
+        """One local scan with its log lines; None if it failed. `everything`: walk, do not rely on file events."""
+        journal = self._context.journal("Master", "Local integrity")
+        journal.info("Starting.")
+        started = time.monotonic()
+        try:
+            manifests = self._context.manifests
+            scan = await (manifests.walk() if everything else manifests.scan())
+        except ScanFailed as failure:
+            journal.error(f"Error calculating local file integrity: {failure}")
+            return None
+        finally:
+            self.permissions.scan_ended()
+        journal.collected(scan.notes)
+        journal.info(f"Finished in {time.monotonic() - started:.3f}s. Calculated metadata of {scan.files} files.")
+        return scan
+
+    # ---- requests of a worker ----------------------------------------------------------------------------------------
+
+    async def ask_permission(self, peer: Peer) -> bytes:
+        """`syn_i_w_m_p`. Nobody may check before the first scan is complete (C7)."""
+        asks_as_stock(peer)
+        if self._context.manifests.current is None:
+            return b"False"
+        self.permissions.set_max_locked(self._context.settings.master.max_locked_integrity_time_s)
+        answer = self.permissions.ask(peer.name, self._context.clock.monotonic())
+        if answer.released:
+            limit = self._context.settings.master.max_locked_integrity_time_s
+            await self._context.net.main_line(
+                "WARNING",
+                f"Worker {peer.name}",
+                "Automatically releasing Integrity check permissions flag (b'syn_i_w_m_p') after being locked out for "
+                f"more than {limit:g}s.",
+            )
+        return b"True" if answer.granted else b"False"
+
+    def is_free(self, name: str) -> bool:
+        """Whether no check or sync of this worker runs. One that has held its permission for too long does so no longer."""
+        limit_s = self._context.settings.master.max_locked_integrity_time_s
+        self.permissions.set_max_locked(limit_s)
+        now = self._context.clock.monotonic()
+        if self.permissions.release_overdue(name, now):
+            text = f"The permission of a check was held for more than {limit_s:g} s and is released."
+            self._context.journal(f"Worker {name}", "Integrity guard").warning(text)
+        return self.permissions.is_free(name, now)
+
+    def begin_check(self, peer: Peer, payload: bytes) -> str:
+        """`syn_i_w_m`: a task id, and a task that waits for the worker's package."""
+        asked = payload.decode(errors="replace")
+        task_id = asked if is_task_id(asked) and peer.incoming.awaited(asked) is None else str(uuid.uuid4())
+        if peer.incoming.awaited_count >= 2:
+            raise ClusterError(1000, "two integrity checks of this worker wait for their files already")
+        self.permissions.begin(peer.name, task_id, self._context.clock.monotonic())
+        self._context.journal(f"Worker {peer.name}", CHECK).info("Starting.")
+        peer.spawn(self._check(peer, task_id, peer.incoming.expect(task_id)))
+        return task_id
+
+    def worker_failed(self, peer: Peer, task_id: str | None, error: ClusterError) -> None:
+        """`syn_i_w_m_r`: the worker gave up; its permission is free at once (wire.md 4.7)."""
+        self.permissions.end(peer.name)
+        awaited = None if task_id is None else peer.incoming.awaited(task_id)
+        if awaited is not None and not awaited.file.done():
+            awaited.file.set_exception(error)
+            return
+        self._context.journal(f"Worker {peer.name}", SYNC).error(f"Error in synchronization process: {error}")
+        self.record(peer.name).failed(str(error))
+        self._rooms.refused(peer.name, error)
+
+    def published(self, scan: Scan) -> None:
+        """The content of our manifest is another one now. That is the end of a local scan (one permission each)."""
+        self.permissions.scan_ended()
+        now = self._context.clock.wall()
+        for record in self.records.values():
+            if record.digest == scan.content_digest:
+                record.is_equal(scan.content_digest, now)
+            else:
+                record.is_behind(now)
+
+    def forget(self, peer: Peer) -> None:
+        """The worker's link is gone. Its record stays for `status`, unless very many names have come and gone."""
+        self.permissions.forget(peer.name)
+        self._context.troubles.end(_subject(peer))
+        self._rooms.forget(peer.name)
+        if len(self.records) > KEPT_RECORDS:
+            self.records.pop(peer.name, None)
+
+    # ---- one check ---------------------------------------------------------------------------------------------------
+
+    async def _check(self, peer: Peer, task_id: str, awaited: Awaited) -> None:
+        context = self._context
+        journal = context.journal(f"Worker {peer.name}", CHECK)
+        started, started_at = time.monotonic(), context.clock.wall()
+        package = difference = ""
+        try:
+            package = await wait_for_file(context, peer, awaited, journal)
+            sha256 = awaited.file.result().digest
+            scan = context.manifests.current
+            if scan is None:
+                raise ClusterError(1000, "no local scan is complete yet")
+            difference = context.spool.new_path("difference")
+            compared = await self._comparisons.compare(package, sha256, scan.root_digest, difference)
+            context.spool.remove(package)
+            if self.checked(peer, scan, compared, time.monotonic() - started, started_at):
+                await self.sync(peer, compared, difference, scan.root_digest)
+            else:
+                await peer.request("syn_m_c_ok")
+        except (ClusterError, JobError, OSError) as failure:
+            self.failed(peer, failure)
+        finally:
+            self.permissions.end(peer.name, task_id)
+            peer.incoming.forget(task_id)
+            context.spool.remove(*(path for path in (package, difference) if path))
+
+    def begin_without_package(self, peer: Peer, command: str) -> None:
+        """A check for which the worker sent no package but `command` has the lines of one that came by package: whoever reads the
+        log, or tests its order, knows the stages of a check."""
+        journal = self._context.journal(f"Worker {peer.name}", CHECK)
+        journal.info("Starting.")
+        journal.debug(f"Received file from worker: '{command}'")
+
+    def checked(self, peer: Peer, scan: Scan, compared: Compared, took_s: float, started_at: float) -> int:
+        """A check against `scan` has ended, begun at `started_at` (wall clock): how many files differ."""
+        record, now = self.record(peer.name), self._context.clock.wall()
+        record.check_started_at, record.check_ended_at = started_at, now
+        count = compared.missing + compared.shared + compared.extra
+        self._context.journal(f"Worker {peer.name}", CHECK).info(
+            f"Finished in {took_s:.3f}s. Received metadata of {compared.received} files. "
+            + ("Sync required." if count else "Sync not required.")
+        )
+        current = self._context.manifests.current
+        if count:
+            record.is_behind(now, count)
+            return count
+        self._context.troubles.end(_subject(peer))
+        self._rooms.equal(peer.name)
+        if current is None or current.content_digest == scan.content_digest:
+            record.is_equal(scan.content_digest, now)
+        else:  # ours became another one while they were compared
+            record.digest = scan.content_digest
+            record.is_behind(now)
+        return count
+
+    def failed(self, peer: Peer, failure: Exception) -> None:
+        """A check of this worker, or what was to be sent it, came to nothing. What this node itself could not do is shown
+        until it can, and said once."""
+        self.record(peer.name).failed(str(failure))
+        journal = self._context.journal(f"Worker {peer.name}", CHECK)
+        if isinstance(failure, ClusterError):
+            journal.error(str(failure))
+        elif not self._context.troubles.begin(_subject(peer), f"Files for {peer.name}: {failure}", journal, "ERROR"):
+            self._context.journal(f"Worker {peer.name}", OWN).debug(in_passing(failure))
+
+    async def sync(self, peer: Peer, compared: Compared, difference: str, manifest: str) -> None:
+        """Send the worker what differs from `manifest` (its root digest).
+
+        Raises JobError, OSError, LinkClosed; a package that could not be sent is in log and record."""
+        context, record = self._context, self.record(peer.name)
+        journal = context.journal(f"Worker {peer.name}", SYNC)
+        started = time.monotonic()
+        record.sync_started_at = context.clock.wall()
+        record.digest = ""
+        journal.info("Starting.")
+        journal.info(
+            f"Files to create in worker: {compared.missing} | Files to update in worker: {compared.shared} | "
+            f"Files to delete in worker: {compared.extra}"
+        )
+        total = compared.missing + compared.shared + compared.extra
+        what = "files and 'files_metadata.json'" if compared.raw_sizes else "'files_metadata.json'"
+        journal.debug(f"Compressing {what} of {total} files.")
+        progress = Progress(peer.name, "integrity", "packing", record.sync_started_at)
+        progress.total_bytes = sum(compared.raw_sizes)
+        context.progress.append(progress)
+        built, fitted, waits = None, "", ""
+        try:
+            compared, fitted, waits = await self._rooms.fit(peer, compared, difference)
+            progress.total_bytes = sum(compared.raw_sizes)
+            limit = int(peer.zip_limit.current)
+            built = await self._packages.package(fitted, compared, manifest, limit, method_for(peer), progress)
+            own = context.journal(f"Worker {peer.name}", OWN)
+            context.troubles.end(_subject(peer), f"Files for {peer.name}: the package could be made.", own)
+            journal.collected(built.notes, levels=("WARNING", "ERROR", "DEBUG"))
+            record.missing, record.shared, record.extra = compared.missing, compared.shared, compared.extra
+            record.synced_once = True
+            record.problems = {note.path: note.why for note in built.notes if note.why}
+            try:
+                await context.sender.send(peer, peer.name, "syn_m_c", built.package, journal, progress)
+                record.result, record.behind = ("partly" if built.dropped or waits else "synced"), built.dropped
+                record.detail = waits or (f"{built.dropped} files wait for the next round" if built.dropped else "")
+            except ClusterError as failure:
+                # Said in the log and to the peer by the sender; the worker simply checks again.
+                record.failed(str(failure))
+                self._rooms.refused(peer.name, failure)
+            record.sync_ended_at = context.clock.wall()
+            journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
+        except (ClusterError, JobError, OSError):
+            # Each beginning has its end; the caller says why it came to nothing.
+            journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
+            raise
+        finally:
+            context.progress.remove(progress)
+            if built is not None:
+                self._packages.release(built)
+            if fitted not in ("", difference):
+                context.spool.remove(fitted)

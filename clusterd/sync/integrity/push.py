@@ -1,0 +1,109 @@
+"""What has changed is sent at once to workers that have the files of the manifest before (capability `ahead`): they need not be
+told of the change, ask, and say what they have. A check by the worker follows each package, as ever, and finds what else differs."""
+
+import asyncio
+import os
+import time
+import uuid
+
+from clusterd.errors import ClusterError, in_passing
+from clusterd.messages.packages import Compared, CompareManifests
+from clusterd.sync.integrity.master import OWN, IntegrityMaster
+from clusterd.sync.links.caps import AHEAD
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.manifest.keeper import Scan
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.wire import commands
+
+
+class Step:
+    """From one manifest to the next: compared once, when somebody needs it."""
+
+    def __init__(self, before: Scan, now: Scan, difference: str) -> None:
+        """`difference`: the spool file that the comparison makes."""
+        self.before = before
+        self.now = now
+        self.difference = difference
+        self.comparing: asyncio.Task[Compared] | None = None
+
+
+class Ahead:
+    """Owner of the last step. Sends with the permissions and records of the IntegrityMaster."""
+
+    def __init__(self, context: Context, integrity: IntegrityMaster) -> None:
+        self._context = context
+        self._integrity = integrity
+        self._scan: Scan | None = None
+        self._step: Step | None = None
+
+    def published(self, scan: Scan) -> None:
+        """Another manifest is current."""
+        if self._step is not None:
+            self._context.spool.remove(self._step.difference)
+        before, self._scan = self._scan, scan
+        self._step = None if before is None else Step(before, scan, self._context.spool.new_path("step"))
+
+    def is_last(self, step: Step) -> bool:
+        """Whether no manifest was published since."""
+        return step is self._step
+
+    def begin(self, peer: Peer) -> tuple[Step, str] | None:
+        """The step that this worker can make now, and the holder of its permission, for `send`; None if it must find out
+        itself what it lacks: nobody knows what it has, or a check or sync of it runs."""
+        step, permissions = self._step, self._integrity.permissions
+        if (
+            step is None
+            or AHEAD not in peer.capabilities
+            or self._integrity.record(peer.name).digest != step.before.content_digest
+            or not self._integrity.is_free(peer.name)
+        ):
+            return None
+        holder = str(uuid.uuid4())
+        permissions.begin(peer.name, holder, self._context.clock.monotonic())
+        return step, holder
+
+    async def send(self, peer: Peer, step: Step, holder: str) -> bool:
+        """False if the worker has to be told instead: there is nothing to send it, or it could not be sent."""
+        context, record = self._context, self._integrity.record(peer.name)
+        own = context.spool.new_path("difference")
+        started, started_at = time.monotonic(), context.clock.wall()
+        try:
+            compared = await self._compared(step)
+            if not compared.missing + compared.shared + compared.extra:
+                return False
+            os.link(step.difference, own)
+            self._integrity.begin_without_package(peer, commands.SYN_DIGEST)
+            self._integrity.checked(peer, step.now, compared, time.monotonic() - started, started_at)
+            await self._integrity.sync(peer, compared, own, step.now.root_digest)
+            return record.result != "failed"
+        except (ClusterError, JobError, OSError) as failure:
+            # Most likely the next manifest came meanwhile, and the worker is told of that one. Else this node cannot make it.
+            if isinstance(failure, OSError) or (isinstance(failure, JobError) and failure.kind == "disk"):
+                self._integrity.failed(peer, failure)
+            journal = context.journal(f"Worker {peer.name}", OWN)
+            journal.debug(f"What has changed was not sent ahead, the worker is told of it: {in_passing(failure)}")
+            return False
+        finally:
+            self._integrity.permissions.end(peer.name, holder)
+            context.spool.remove(own)
+
+    async def _compared(self, step: Step) -> Compared:
+        if step.comparing is None:
+            before, now = step.before, step.now
+            job = CompareManifests(
+                self._context.spool.state_dir,
+                before.root_digest,
+                before.buckets,
+                now.root_digest,
+                now.buckets,
+                step.difference,
+            )
+            step.comparing = asyncio.create_task(self._context.jobs.run(job, urgent=True))
+            step.comparing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        compared = await asyncio.shield(step.comparing)
+        if not self.is_last(step):
+            # Its file goes with it; this one may have come later.
+            self._context.spool.remove(step.difference)
+            raise ClusterError(1000, "the manifest has changed again")
+        return compared

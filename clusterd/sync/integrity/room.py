@@ -1,0 +1,140 @@
+"""How much a worker can take at once. A package that is too large for its disk would be sent again for ever, and hold up the
+small changes that are in it, too.
+
+A clusterd worker is asked (capability `room`). A stock one shows it only by refusing: then half of what it refused is the bound
+for a while. What exceeds the bound waits, the largest files first.
+"""
+
+import os
+from collections.abc import Iterable
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.messages.packages import Compared, FitDifference
+from clusterd.settings import Limits
+from clusterd.sync.links.caps import ROOM
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.ledger import SMALL_BYTES, disk_of
+from clusterd.sync.ports.net_port import LinkClosed
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.wire import commands
+from clusterd.wire.payloads import parse_length
+
+MIB = 1048576
+ASKED_FROM_BYTES = SMALL_BYTES
+"""Less fits everywhere, or nothing does."""
+LEAST_BYTES = 64 * 1024
+WAIT_S = 60.0
+MOST_WAIT_S = 3600.0
+CANCELLED = 3039
+NO_ANSWER = 3020
+OWN = "Integrity guard"
+
+
+def room(spool: str, root: str, places: Iterable[str], limits: Limits) -> int:
+    """Bytes of files that this node can take at once, which are on the disk twice for a moment: packed in the spool, and
+    unpacked in `places`, directories below `root`. OSError for a spool that is not there."""
+    spool_device = os.stat(spool).st_dev
+    found = [_free(spool, limits)]
+    for place in ("", *places):
+        path = os.path.join(root, place)
+        try:
+            is_same = os.stat(path).st_dev == spool_device
+        except OSError:
+            continue  # not made yet: it will be where its parent is
+        free = _free(path, limits)
+        found.append(free // 2 if is_same else free)
+    return min(found)
+
+
+def _free(path: str, limits: Limits) -> int:
+    disk = disk_of(path, limits)
+    least = SMALL_BYTES if disk.takes(SMALL_BYTES, SMALL_BYTES) else 0
+    return max(disk.free - disk.reserve, least)
+
+
+class _Bound(msgspec.Struct):
+    """After a refusal: at most `bytes` at once until `until` (monotonic). `wait_s`: how long that was."""
+
+    bytes: int
+    until: float
+    wait_s: float
+
+
+class Rooms:
+    """Owner of what is known of the room of each worker, on a master."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._bounds: dict[str, _Bound] = {}
+        self._sent: dict[str, int] = {}
+
+    async def fit(self, peer: Peer, compared: Compared, difference: str) -> tuple[Compared, str, str]:
+        """What of this difference goes now, as another difference file that is the caller's, and what to say of the rest; the
+        same and no text if all of it goes. Raises JobError, OSError."""
+        raw = sum(compared.raw_sizes)
+        most = await self._most(peer, raw)
+        if most is None or raw <= most:
+            self._sent[peer.name] = raw
+            return compared, difference, ""
+        out = self._context.spool.new_path("fitted")
+        found = await self._context.jobs.run(FitDifference(difference, out, most))
+        self._sent[peer.name] = sum(found.raw_sizes)
+        text = f"{found.left} files of {found.left_bytes / MIB:.1f} MB wait: {peer.name} can take {most / MIB:.1f} MB at once"
+        journal = self._context.journal(f"Worker {peer.name}", OWN)
+        self._context.troubles.begin(_subject(peer.name), f"{text}. See its free disk.", journal)
+        fitted = msgspec.structs.replace(
+            compared,
+            missing=found.missing,
+            shared=found.shared,
+            raw_sizes=found.raw_sizes,
+            content=found.content,
+            whole=found.whole,
+        )
+        return fitted, out, text
+
+    async def _most(self, peer: Peer, raw: int) -> int | None:
+        """Bytes of files that the worker can take now; None if nothing speaks against any number."""
+        bound = self._bounds.get(peer.name)
+        most = None if bound is None or self._context.clock.monotonic() >= bound.until else bound.bytes
+        if raw < ASKED_FROM_BYTES or ROOM not in peer.capabilities:
+            return most
+        try:
+            said = parse_length(await peer.request(commands.GET_ROOM))
+        except LinkClosed:
+            raise
+        except ClusterError:
+            return most  # it cannot say
+        return said if most is None else min(most, said)
+
+    def refused(self, name: str, failure: Exception) -> None:
+        """The worker could not take what it was sent last. What ended for another reason says nothing about its room."""
+        sent = self._sent.pop(name, 0)
+        is_other = isinstance(failure, LinkClosed) or isinstance(failure.__cause__, JobError | OSError)
+        if not sent or is_other or (isinstance(failure, ClusterError) and failure.code in (CANCELLED, NO_ANSWER)):
+            return
+        before = self._bounds.get(name)
+        wait_s = WAIT_S if before is None else min(2 * before.wait_s, MOST_WAIT_S)
+        half = max(LEAST_BYTES, sent // 2)
+        self._bounds[name] = _Bound(half, self._context.clock.monotonic() + wait_s, wait_s)
+
+    def equal(self, name: str) -> None:
+        """The worker has everything."""
+        self._sent.pop(name, None)
+        self._bounds.pop(name, None)
+        journal = self._context.journal(f"Worker {name}", OWN)
+        self._context.troubles.end(_subject(name), f"{name} has taken everything.", journal)
+
+    def forget(self, name: str) -> None:
+        """The worker's link is gone."""
+        self._sent.pop(name, None)
+        bound = self._bounds.get(name)
+        if bound is not None and self._context.clock.monotonic() >= bound.until:
+            del self._bounds[name]
+        self._context.troubles.end(_subject(name))
+
+
+def _subject(name: str) -> str:
+    return f"room of {name}"

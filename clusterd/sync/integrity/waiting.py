@@ -1,0 +1,37 @@
+"""Waiting for a file that a peer was given a task id for (wire.md 3.5, 4.5)."""
+
+import asyncio
+
+from clusterd.errors import ClusterError
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.incoming import Awaited
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.journal import Journal
+from clusterd.wire import commands
+from clusterd.wire.payloads import build_task_failure
+
+
+async def wait_for_file(context: Context, peer: Peer, awaited: Awaited, journal: Journal | None) -> str:
+    """The spool path of the file, which is the caller's from then on.
+
+    Raises ClusterError 3039 after `timeout_receiving_file` (the peer has then been told to cancel), or the peer's own
+    error when it said that it gave up. `journal` gets the master's DEBUG line of arrival."""
+    timeout_s = context.settings.communication.timeout_receiving_file_s
+    try:
+        async with asyncio.timeout(timeout_s):
+            file = await awaited.file
+    except TimeoutError as silence:
+        error = ClusterError(3039)
+        peer.incoming.forget(awaited.task_id)
+        peer.spawn(_cancel(peer, awaited.task_id, error))
+        raise error from silence
+    if journal is not None:
+        journal.debug(f"Received file from worker: '{context.settings.root}{file.path}'")
+    return file.owner
+
+
+async def _cancel(peer: Peer, task_id: str, error: ClusterError) -> None:
+    try:
+        await peer.request(commands.CANCEL_TASK, build_task_failure(task_id, error))
+    except ClusterError:
+        return

@@ -1,0 +1,42 @@
+"""What is unpacked ends with the link that the package came over."""
+
+import asyncio
+
+from clusterd.errors import ClusterError
+from clusterd.sync.links.caps import RESUME
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.spool import Spool
+from clusterd.wire.transfer import IncomingFile
+
+
+class WhileLinked:
+    """From its making until `done` the package is taken away when the link ends: the jobs that read it look for its file now
+    and then (clusterd/pool/wanted.py) and end. A master that can go on where it stopped finds it kept: nothing is sent again.
+
+    Files that wait to be renamed are not renamed then; a rename that has begun is not broken off."""
+
+    def __init__(self, peer: Peer, file: IncomingFile[str], spool: Spool) -> None:
+        self._peer = peer
+        self._file = file
+        self._spool = spool
+        self._is_over = False
+        self._waiting = asyncio.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        await self._peer.gone.wait()
+        self._is_over = True
+        if RESUME in self._peer.capabilities:
+            self._peer.incoming.keep(self._file)
+        else:
+            self._spool.remove(self._file.owner)
+
+    def done(self) -> None:
+        """The package is not needed any more; safe to repeat."""
+        self._waiting.cancel()
+
+    def explain(self, failure: JobError) -> Exception:
+        """What a job that failed meanwhile is to be reported as."""
+        if not self._is_over:
+            return failure
+        return ClusterError(1000, "the link to the master ended while its package was unpacked")

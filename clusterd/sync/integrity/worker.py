@@ -1,0 +1,386 @@
+"""The worker's side of integrity: rounds of checks, and the application of what the master sends (wire.md 4.6, 4.7, 5.9)."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.messages.base import Note, Segment
+from clusterd.messages.bodies import DigestSegments
+from clusterd.messages.packages import (
+    Applied,
+    ApplyPlan,
+    OpenPackage,
+    PackageOpened,
+    PackMetadata,
+    UnpackRange,
+)
+from clusterd.sync.integrity.leftovers import Leftovers
+from clusterd.sync.integrity.waiting import wait_for_file
+from clusterd.sync.integrity.while_linked import WhileLinked
+from clusterd.sync.links.caps import method_for
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.incoming import Awaited
+from clusterd.sync.links.outgoing import Package, Progress
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.manifest.keeper import Scan, ScanFailed
+from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.ledger import disk_of, low, unpack_bounds
+from clusterd.sync.ports.pool_port import JobError, all_of
+from clusterd.sync.ports.tasks import Tasks
+from clusterd.wire.payloads import build_task_failure
+from clusterd.wire.transfer import IncomingFile
+
+CHECK = "Integrity check"
+SYNC = "Integrity sync"
+OWN = "Integrity guard"
+MAX_SYNCS = 2
+"""Packages that are awaited or applied at a time: one of this link, and one that outlives the link before."""
+QUOTED = 200
+NO_ROOM = "room for files"
+MOUNTED = "mounted files"
+SHOWN_MOUNTED = 5
+
+
+class LastSync(msgspec.Struct):
+    """What `status` shows of this worker's last check and last package. Times are wall-clock seconds."""
+
+    checked_at: float | None = None
+    result: str = ""
+    detail: str = ""
+    synced_at: float | None = None
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    problems: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class IntegrityWorker:
+    """One check the stock way, and what the master sends after any check; keeps its digest of a doubtful deletion across links.
+    Packages are applied one after the other, in the order in which they are complete. When there is a check is decided in
+    rounds.py."""
+
+    def __init__(self, context: Context, round_ended: Callable[[], None]) -> None:
+        """`round_ended`: called after the last exchange of each round (wire.md 9.4)."""
+        self._context = context
+        self._round_ended = round_ended
+        self._running = Tasks(context.journal(self._tag, OWN).error)
+        self._round_started: float | None = None
+        self._turn = asyncio.Lock()
+        self._held: list[str] | None = None
+        self._doubtful = ""
+        self._leftovers = Leftovers(context)
+        self._mounted: set[str] = set()
+        self._packed: tuple[tuple[str, str], Package] | None = None
+        self.ended: Callable[[int], None] = lambda changed: None
+        """Called when a package was dealt with: how many files were changed."""
+        self.last = LastSync()
+
+    @property
+    def _tag(self) -> str:
+        return f"Worker {self._context.node_name}"
+
+    @property
+    def is_syncing(self) -> bool:
+        """Whether a package is awaited or applied."""
+        return bool(self._running)
+
+    # ---- a check -----------------------------------------------------------------------------------------------------
+
+    async def check(self, peer: Peer) -> None:
+        """One round: permission, scan, package with the metadata."""
+        journal = self._context.journal(self._tag, CHECK)
+        started = time.monotonic()
+        try:
+            answer = await peer.request("syn_i_w_m_p")
+        except ClusterError as failure:
+            if failure.code == 3020:
+                journal.error(f"Error asking for permission: {failure}")
+            else:
+                journal.debug(f"Master didn't grant permission to start a new synchronization: {failure}")
+            return
+        if answer != b"True":
+            journal.debug(f"Master didn't grant permission to start a new synchronization: {answer[:QUOTED]!r}")
+            return
+        journal.debug("Permission to synchronize granted.")
+        self.begin_round(started)
+        progress = Progress(peer.name, "integrity check", "scanning", self._context.clock.wall())
+        self._context.progress.append(progress)
+        try:
+            scan = await self.scan(journal)
+            journal.debug(f"Compressing 'files_metadata.json' of {scan.files} files.")
+            package = await self._metadata_package(scan, method_for(peer))
+        except (ScanFailed, JobError, OSError) as failure:
+            await self.could_not_check(peer, failure)
+            return
+        finally:
+            self._context.progress.remove(progress)
+        self._context.progress.append(progress)
+        self._held = []
+        try:
+            await self._context.sender.send(peer, self._context.node_name, "syn_i_w_m", package, journal, progress)
+        except ClusterError as failure:
+            self.abandon_round()
+            self.note_result("failed", str(failure))
+        finally:
+            held, self._held = self._held, None
+            for line in held:
+                journal.info(line)
+            self._context.progress.remove(progress)
+
+    def begin_round(self, started: float) -> None:
+        """A check begins: `started` is its moment (monotonic)."""
+        self._round_started = started
+        self._context.journal(self._tag, CHECK).info("Starting.")
+
+    def begin_without_package(self, started: float) -> None:
+        """A check whose metadata need no package has the lines of one that does: whoever reads the log, or tests its order, knows
+        the stages of a check. One that has begun goes on."""
+        if self._round_started is not None:
+            return
+        journal, current = self._context.journal(self._tag, CHECK), self._context.manifests.current
+        journal.debug("Permission to synchronize granted.")
+        self.begin_round(started)
+        journal.debug(f"Compressing 'files_metadata.json' of {0 if current is None else current.files} files.")
+        journal.debug("Sending zip file.")
+        journal.debug("Zip file sent.")
+
+    def _finish(self, outcome: str) -> None:
+        """What the master said of the check. That can be here before the last answer to our package: it is told after that."""
+        line = f"Finished in {self._end_round():.3f}s. {outcome}"
+        if self._held is None:
+            self._context.journal(self._tag, CHECK).info(line)
+        else:
+            self._held.append(line)
+
+    def abandon_round(self) -> None:
+        """Nothing comes of the check that has begun, if one has."""
+        self._round_started = None
+
+    async def scan(self, journal: Journal) -> Scan:
+        """The manifest of this node as it is now. Raises ScanFailed, JobError."""
+        if not self._turn.locked():
+            async with self._turn:
+                await self._leftovers.remove(self._tag)
+        scan = await self._context.manifests.scan()
+        journal.collected(scan.notes)
+        return scan
+
+    async def could_not_check(self, peer: Peer, failure: Exception) -> None:
+        """Nothing could be said to the master of our files: said in log and status, and to the master."""
+        self._context.journal(self._tag, CHECK).error(f"Error synchronizing integrity: {failure}")
+        self._end_round()
+        self.note_result("failed", str(failure))
+        await self._report(peer, ClusterError(1000, str(failure)))
+
+    async def _metadata_package(self, scan: Scan, method: str) -> Package:
+        """The package of this manifest; made once for as long as nothing changes."""
+        key = scan.root_digest, method
+        if self._packed is not None and self._packed[0] == key:
+            return self._packed[1]
+        if self._packed is not None:
+            self._context.spool.remove(*(segment.path for segment in self._packed[1].segments))
+            self._packed = None
+        out = self._context.spool.new_path("check")
+        packed = await self._context.jobs.run(
+            PackMetadata(self._context.spool.state_dir, scan.root_digest, out, method)
+        )
+        segments = [Segment(out, 0, packed.size)]
+        digested = await self._context.jobs.run(DigestSegments(segments))
+        package = Package(segments, packed.size, digested.sha256)
+        self._packed = (key, package)
+        return package
+
+    def checked_equal(self) -> None:
+        """`syn_m_c_ok`: nothing differs."""
+        self.begin_without_package(time.monotonic())
+        self._finish("Sync not required.")
+        self._doubtful = ""
+        self.note_result("equal", "")
+        self._round_ended()
+
+    # ---- a package from the master ---------------------------------------------------------------------------------
+
+    def begin_sync(self, peer: Peer) -> str:
+        """`syn_m_c`: a task id, and a task that waits for the package and applies it."""
+        if len(self._running) >= MAX_SYNCS:
+            raise ClusterError(1000, f"{MAX_SYNCS} integrity syncs are under way already")
+        task_id = str(uuid.uuid4())
+        self.begin_without_package(time.monotonic())  # unless a check has begun: the master sends ahead
+        self._finish("Sync required.")
+        progress = Progress(peer.name, "integrity", "receiving", self._context.clock.wall())
+        # Not a task of the link: one that is cancelled before its first step would leave nothing behind to end it by.
+        self._running.spawn(self._receive(peer, task_id, peer.incoming.expect(task_id), progress))
+        return task_id
+
+    async def master_failed(self, peer: Peer, task_id: str | None, error: ClusterError) -> None:
+        """`syn_m_c_r`: the master gave up sending."""
+        awaited = None if task_id is None else peer.incoming.awaited(task_id)
+        if awaited is not None and not awaited.file.done():
+            awaited.file.set_exception(error)
+            return
+        await self._context.net.main_line("ERROR", self._tag, f"Error in synchronization process: {error}")
+
+    async def _receive(self, peer: Peer, task_id: str, awaited: Awaited, progress: Progress) -> None:
+        """Wait for the package and unpack it, which ends with the link, and put its files in place, which does not."""
+        context = self._context
+        context.progress.append(progress)
+        changed = 0
+        try:
+            try:
+                await wait_for_file(context, peer, awaited, None)
+            finally:
+                peer.incoming.forget(task_id)
+            changed = await self._apply_package(peer, awaited.file.result(), progress)
+        except ClusterError as failure:
+            await context.net.main_line("ERROR", self._tag, str(failure))
+            self.note_result("failed", str(failure))
+            if failure.code != 3039:
+                await self._report(peer, ClusterError(1000, str(failure)))
+        finally:
+            context.progress.remove(progress)
+            # Not in this step: whoever looks must find that this task has ended.
+            asyncio.get_running_loop().call_soon(self._tell_end, changed)
+
+    def _tell_end(self, changed: int) -> None:
+        self.ended(changed)
+
+    async def _apply_package(self, peer: Peer, file: IncomingFile[str], progress: Progress) -> int:
+        """How many files were changed."""
+        journal = self._context.journal(self._tag, SYNC)
+        try:
+            progress.step = "waiting"
+            async with self._turn:  # in the order in which they came, and so that lines of two do not mix
+                # A job of an earlier sync process may still be applying another package.
+                await self._context.slabs.admitted()
+                return await self._apply(peer, file, journal, progress)
+        except (ClusterError, JobError, OSError) as failure:
+            self._leftovers.suspected = True
+            journal.error(f"Error synchronizing files: {failure}")
+            self.note_result("failed", str(failure))
+            error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
+            await self._report(peer, error)
+            async with (
+                self._turn
+            ):  # what was unpacked and waits for nobody may be large, and the next link may be long in coming
+                await self._leftovers.remove(self._tag)
+            return 0
+        finally:
+            self._context.spool.remove(file.owner)
+
+    async def _apply(self, peer: Peer, file: IncomingFile[str], journal: Journal, progress: Progress) -> int:
+        context = self._context
+        started = time.monotonic()
+        root, package = context.settings.root, file.owner
+        bounds = self._bounds(file.received)
+        linked = WhileLinked(peer, file, context.spool)
+        plan = context.spool.new_path("plan")
+        journal.info("Starting.")
+        progress.step = "unpacking"
+        try:
+            opened = await context.jobs.run(OpenPackage(package, root, plan, *bounds))
+            journal.info(
+                f"Files to create: {opened.missing} | Files to update: {opened.shared} | Files to delete: {opened.extra}"
+            )
+            journal.debug("Worker does not meet integrity checks. Actions required.")
+            journal.debug("Updating local files: Start.")
+            async with context.manifests.aside(opened.missing + opened.shared + opened.extra):
+                unpacked = await all_of(
+                    context.jobs.run(UnpackRange(package, root, plan, index, *bounds)) for index in range(opened.ranges)
+                )
+                linked.done()
+                progress.step = "applying"
+                delete = self._may_delete(opened)
+                written = [part.written for part in unpacked]
+                applied = await context.jobs.run(ApplyPlan(root, plan, written, delete))
+                context.manifests.touch([*(file.path for part in written for file in part), *applied.removed])
+        except JobError as failure:
+            raise linked.explain(failure) from failure
+        finally:
+            linked.done()
+            context.spool.remove(plan)
+        self._note_mounted({file.path for part in written for file in part}, applied.in_place)
+        notes = [*opened.refused, *(note for part in unpacked for note in part.notes), *applied.notes]
+        self._log_applied(journal, applied, notes, len(opened.refused) + sum(len(part.notes) for part in unpacked))
+        journal.debug("Updating local files: End.")
+        journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
+        last = self.last
+        last.synced_at = context.clock.wall()
+        last.created, last.updated, last.deleted = applied.created, applied.updated, applied.deleted
+        last.problems = {note.path: note.why for note in notes if note.why}
+        self._leftovers.suspected |= bool(last.problems)
+        waits = "" if delete else f"{opened.extra} deletions wait for the next check to say the same"
+        self.note_result("partly" if last.problems or waits else "synced", waits)
+        self._round_ended()
+        return applied.created + applied.updated + applied.deleted
+
+    def _bounds(self, packed: int) -> tuple[int, int]:
+        """What a package of so many bytes may unpack to. A disk that has only its reserve left is said once."""
+        context = self._context
+        limits = context.settings.clusterd.limits
+        disk = disk_of(context.settings.root, limits)
+        if disk.free < disk.reserve:
+            text = f"Only small files of the master can be unpacked: {low(disk)}."
+            context.troubles.begin(NO_ROOM, text, context.journal(self._tag, OWN), "ERROR")
+        else:
+            context.troubles.end(NO_ROOM, "There is room for files again.", context.journal(self._tag, OWN))
+        return unpack_bounds(limits, packed, disk)
+
+    def _log_applied(self, journal: Journal, applied: Applied, notes: list[Note], failed_before: int) -> None:
+        journal.collected(notes, levels=("DEBUG2", "DEBUG", "WARNING", "ERROR"))
+        failures = applied.overwrite_errors, applied.create_errors, applied.remove_errors
+        if any(failures) or failed_before:
+            overwriting, creating, removing = failures
+            journal.error(f"Found errors: {overwriting} overwriting, {creating} creating and {removing} removing")
+
+    def _note_mounted(self, written: set[str], in_place: list[str]) -> None:
+        """Said once, and shown by status, until such a file was renamed again."""
+        self._mounted = (self._mounted - written) | set(in_place)
+        troubles, journal = self._context.troubles, self._context.journal(self._tag, OWN)
+        if not self._mounted:
+            troubles.end(MOUNTED, "No file is written in place any more.", journal)
+            return
+        shown = ", ".join(sorted(self._mounted)[:SHOWN_MOUNTED])
+        more = len(self._mounted) - SHOWN_MOUNTED
+        text = (
+            f"Files that are mount points are written in place, and may be read half written: {shown}"
+            f"{f' and {more} more' if more > 0 else ''}. Mount their directory instead."
+        )
+        troubles.begin(MOUNTED, text, journal)
+
+    def _may_delete(self, opened: PackageOpened) -> bool:
+        """Deleting more than the configured share of our files needs two checks in a row that say the same: a stock
+        master can err that way (C7)."""
+        scan = self._context.manifests.current
+        files = scan.files if scan is not None else 0
+        share = self._context.settings.clusterd.delete_confirm_share
+        if opened.extra <= files * share or opened.extra_digest == self._doubtful:
+            self._doubtful = ""
+            return True
+        self._doubtful = opened.extra_digest
+        self._context.journal(self._tag, OWN).warning(
+            f"The master asks to delete {opened.extra} of {files} files. They stay until the next check asks for the same."
+        )
+        return False
+
+    # ---- helpers -----------------------------------------------------------------------------------------------------
+
+    async def _report(self, peer: Peer, error: ClusterError) -> None:
+        """`syn_i_w_m_r` `None {JSON}` (wire.md 5.11)."""
+        try:
+            await peer.request("syn_i_w_m_r", build_task_failure(None, error))
+        except ClusterError:
+            # The master will see no package and the next round starts anew: nothing else can be done here.
+            return
+
+    def _end_round(self) -> float:
+        """How long it took, in seconds; 0 for one that was not begun on this link."""
+        started, self._round_started = self._round_started, None
+        return 0.0 if started is None else time.monotonic() - started
+
+    def note_result(self, result: str, detail: str) -> None:
+        self.last.result, self.last.detail = result, detail
+        self.last.checked_at = self._context.clock.wall()

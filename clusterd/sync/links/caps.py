@@ -1,0 +1,88 @@
+"""What two clusterd nodes agree to beyond the stock protocol (architecture.md, section 4).
+
+agents   the node's agent database is our store: reports carry the moment of each agent, refused rows come back by name
+digest   checks begin with the digest of a manifest, and tell only what is in the buckets that differ
+push     the master says when its manifest has changed
+lz4      packages are made of LZ4 frames
+resume   a package that was cut off goes on where it stopped
+ahead    what has changed is sent to workers that have the manifest before, without being asked
+pulse    each end sends something every few seconds, so that a silent link is soon known to be lost (clusterd/net/pulse.py)
+answer   a small answer of the API is the response to the request itself
+room     the worker says how much it can take
+"""
+
+from clusterd.errors import ClusterError
+from clusterd.settings import Settings
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.net_port import NetPort
+from clusterd.wire import commands
+from clusterd.wire.payloads import parse_caps
+from clusterd.wire.results import dump_json
+
+AGENTS = "agents"
+DIGEST = "digest"
+PUSH = "push"
+LZ4 = "lz4"
+RESUME = "resume"
+AHEAD = "ahead"
+ROOM = "room"
+ANSWER = "answer"
+CLUSTERD = "clusterd"
+STOCK = "stock"
+_WORDS = ","
+UNKNOWN_COMMAND = 3000
+"""What the plain text `unknown command ...` is read as (wire.md 3.4)."""
+
+
+def offered(settings: Settings) -> tuple[str, ...]:
+    """Capabilities of this node. Each side uses what both listed."""
+    return tuple(name for name in settings.clusterd.caps if name != AGENTS or settings.serves_store)
+
+
+async def answer_caps(peer: Peer, payload: bytes, settings: Settings, net: NetPort) -> bytes:
+    """A worker's `caps`: note that it is clusterd and answer what both can do. net keeps that for a sync that comes after us:
+    the worker says it once a link. Raises ClusterError 1000."""
+    listed = parse_caps(payload)
+    agreed = [capability for capability in offered(settings) if capability in listed]
+    before = _WORDS.join(sorted(peer.capabilities)) if peer.program == CLUSTERD else None
+    peer.program = CLUSTERD
+    peer.agree(agreed)
+    if before is not None:
+        await net.note_task(peer.link, commands.CAPS, before, is_open=False)
+    await net.note_task(peer.link, commands.CAPS, _WORDS.join(sorted(agreed)), is_open=True)
+    return dump_json(agreed)
+
+
+def recall(peer: Peer, noted: str, settings: Settings) -> None:
+    """What the sync before us had agreed with this worker, as net kept it."""
+    peer.program = CLUSTERD
+    peer.agree(set(noted.split(_WORDS)).intersection(offered(settings)))
+
+
+async def offer_caps(peer: Peer, settings: Settings, net: NetPort) -> None:
+    """A worker tells its master what it can do. A stock master does not know the command; nothing waits for this. net is told
+    what was agreed: some of it is net's to do."""
+    try:
+        agreed = parse_caps(await peer.request(commands.CAPS, dump_json(list(offered(settings)))))
+    except ClusterError as refusal:
+        if refusal.code == UNKNOWN_COMMAND:
+            peer.program = STOCK
+        peer.agree(())
+        return
+    except Exception:
+        peer.agree(())  # the rounds of this link wait for it
+        raise
+    peer.program = CLUSTERD
+    peer.agree(set(agreed).intersection(offered(settings)))
+    await net.note_task(peer.link, commands.CAPS, _WORDS.join(sorted(peer.capabilities)), is_open=True)
+
+
+def asks_as_stock(peer: Peer) -> None:
+    """A worker begins a check. A clusterd node says its `caps` before anything else: this one is stock, or acts like it."""
+    if not peer.program:
+        peer.program = STOCK
+
+
+def method_for(peer: Peer) -> str:
+    """How entries of packages to this peer are compressed: a word of PackPart."""
+    return LZ4 if LZ4 in peer.capabilities else "zlib"

@@ -1,0 +1,41 @@
+"""What every feature of sync works with. Made once by process.py; no feature makes its own."""
+
+import msgspec
+
+from clusterd.clock import Clock
+from clusterd.logs import Log
+from clusterd.settings import Settings
+from clusterd.sync.links.outgoing import Progress, Sender
+from clusterd.sync.manifest.keeper import ManifestKeeper
+from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.net_port import NetPort
+from clusterd.sync.ports.pool_port import PoolPort
+from clusterd.sync.ports.slabs import SlabPool
+from clusterd.sync.ports.spool import Spool
+from clusterd.sync.ports.troubles import Troubles
+from clusterd.wdb.client import Database
+
+
+class Context(msgspec.Struct):
+    """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, `troubles` what hinders them, both
+    for status."""
+
+    settings: Settings
+    clock: Clock
+    log: Log
+    net: NetPort
+    jobs: PoolPort
+    slabs: SlabPool
+    spool: Spool
+    manifests: ManifestKeeper
+    sender: Sender
+    progress: list[Progress]
+    database: Database
+    troubles: Troubles
+
+    def journal(self, tag: str, subtag: str) -> Journal:
+        return Journal(self.log, tag, subtag)
+
+    @property
+    def node_name(self) -> str:
+        return self.settings.cluster.node_name

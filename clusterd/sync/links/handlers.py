@@ -1,0 +1,62 @@
+"""Requests that both roles answer alike: files, strings, cancellations (wire.md 4.1)."""
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.peer import Peer
+from clusterd.wire import commands
+from clusterd.wire.payloads import parse_task_failure
+
+
+class Later(NamedTuple):
+    """What a handler returns whose answer comes by a request of ours: the payload of the `ok` that is said now, None for no
+    response at all; and the work that ends the request, which tells the asker of its own failures."""
+
+    first: bytes | None
+    work: Callable[[], Awaitable[None]]
+
+
+Handler = Callable[[Peer, bytes], Awaitable[bytes | Later]]
+"""Answers a request: returns the payload of `ok`, or Later, or raises (ClusterError, QueryRefused, Refusal)."""
+
+
+class CommonRequests:
+    """The table of these commands for one node."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.table: dict[str, Handler] = {
+            commands.NEW_FILE: self.new_file,
+            commands.FILE_END: self.file_end,
+            commands.NEW_STR: self.new_string,
+            commands.ERR_STR: self.cancel_string,
+            commands.CANCEL_TASK: self.cancel_task,
+        }
+
+    async def new_file(self, peer: Peer, payload: bytes) -> bytes:
+        peer.incoming.new_file(payload)
+        return commands.READY_FOR_FILE
+
+    async def file_end(self, peer: Peer, payload: bytes) -> bytes:
+        await peer.incoming.end_file(payload)
+        return commands.FILE_RECEIVED
+
+    async def new_string(self, peer: Peer, payload: bytes) -> bytes:
+        return peer.incoming.new_string(payload).encode()
+
+    async def cancel_string(self, peer: Peer, payload: bytes) -> bytes:
+        return peer.incoming.cancel_string(payload).encode()
+
+    async def cancel_task(self, peer: Peer, payload: bytes) -> bytes:
+        """The peer stopped waiting for a file of ours (wire.md 4.5). Ids that nothing sends are not kept (R4)."""
+        task_id, error = parse_task_failure(payload)
+        tag = f"Worker {self._context.node_name if peer.info.kind == 'master' else peer.name}"
+        if task_id is None:
+            text = f"The task was requested to be canceled but no task_id was received: {error}"
+        else:
+            text = f"The task was canceled due to the following error on the remote node: {error}"
+            if task_id in peer.sending:
+                peer.interrupted.add(task_id)
+        await self._context.net.main_line("ERROR", tag, text)
+        return commands.CANCEL_RECEIVED

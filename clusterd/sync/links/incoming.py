@@ -1,0 +1,358 @@
+"""What one link is sending us: files and long strings on their way into the spool (wire.md 4.3, 4.4).
+
+Which names and sizes are allowed is decided by wire/transfer.py; here the bytes are stored, by jobs, in the order in which
+their chunks came.
+"""
+
+import asyncio
+import errno
+import os
+import random
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.messages.base import Segment
+from clusterd.messages.bodies import ChunkStored, ChunkTarget, DigestSegments, StoreChunk
+from clusterd.settings import Limits
+from clusterd.sync.links.partials import Claim, Partial, Partials
+from clusterd.sync.ports.pool_port import JobError, PoolPort
+from clusterd.sync.ports.spool import Spool
+from clusterd.wire import commands
+from clusterd.wire.payloads import (
+    MAX_PATH_BYTES,
+    parse_file_end,
+    parse_length,
+    parse_package_claim,
+    parse_task_path,
+    split_word,
+)
+from clusterd.wire.transfer import Files, IncomingFile, Strings
+from ipc.descriptor import Descriptor
+
+FILES_PER_LINK = 4
+
+
+class Awaited(msgspec.Struct, frozen=True):
+    """A task of ours that waits for a file of the peer. The file's `owner` is its spool path."""
+
+    task_id: str
+    file: "asyncio.Future[IncomingFile[str]]"
+
+
+class Refusal(Exception):
+    """A request that is answered `err` with plain text, as stock does for checksums."""
+
+
+class BadSeal(ClusterError):
+    """A large body was not sealed with our key: the link is to be closed, as net does for small ones (wire.md 1.2)."""
+
+    def __init__(self) -> None:
+        super().__init__(3025)
+
+
+class Incoming:
+    """Files and strings of one link. `node` is the worker's name of the connection (its directory on both ends)."""
+
+    def __init__(
+        self,
+        node: str,
+        spool: Spool,
+        jobs: PoolPort,
+        *,
+        file_limit: int,
+        limits: Limits,
+        now: Callable[[], float],
+        partials: Partials | None = None,
+        sender: str = "",
+    ) -> None:
+        """`partials`: where files go that are cut off (capability `resume`). `sender`: who is at the other end; `node` if empty."""
+        self._sender = sender or node
+        self._spool = spool
+        self._jobs = jobs
+        self._file_limit = file_limit
+        self._now = now
+        self._files: Files[str] = Files(node, max_bytes=file_limit, max_count=FILES_PER_LINK)
+        self.string_bytes = 0
+        """Of all long strings so far: whether something is still coming."""
+        self._strings: Strings[str] = Strings(
+            max_bytes=limits.string_bytes,
+            max_count=limits.strings_per_link,
+            idle_s=limits.string_idle_s,
+            pick_id=lambda: random.getrandbits(32),
+        )
+        self._awaited: dict[str, Awaited] = {}
+        self._order = asyncio.Lock()
+        self._partials = partials
+        self._claimed: tuple[Claim, Partial | None] | None = None
+        self._claims: dict[str, Claim] = {}
+        self._keeping: asyncio.Task[None] | None = None
+        self.received_bytes = 0
+
+    # ---- tasks that wait for a file --------------------------------------------------------------------------------
+
+    def expect(self, task_id: str) -> Awaited:
+        """From now on a file may come, for this task."""
+        awaited = Awaited(task_id, asyncio.get_running_loop().create_future())
+        self._awaited[task_id] = awaited
+        return awaited
+
+    def forget(self, task_id: str) -> None:
+        """The task does not wait any more; with the last one go the files that nobody can take."""
+        self._awaited.pop(task_id, None)
+        if not self._awaited:
+            self._let_go(self._files.take_all())
+
+    def awaited(self, task_id: str) -> Awaited | None:
+        return self._awaited.get(task_id)
+
+    @property
+    def awaited_count(self) -> int:
+        return len(self._awaited)
+
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    def resume_file(self, payload: bytes) -> int:
+        """The next file is the package with this SHA-256 and size. Returns how much of it is there already: its chunks begin
+        behind that. Raises ClusterError 1000 when no file is awaited, or where nothing is kept."""
+        claim = Claim(*parse_package_claim(payload))
+        if self._partials is None:
+            raise ClusterError(1000, "nothing is kept of packages that were cut off")
+        if not self._awaited:
+            raise ClusterError(1000, "no task waits for a file")
+        self._drop_claimed()
+        partial = self._partials.take(claim)
+        self._claimed = claim, partial
+        return 0 if partial is None else partial.received
+
+    def _drop_claimed(self) -> None:
+        """What was claimed last did not come."""
+        claimed, self._claimed = self._claimed, None
+        if claimed is not None and claimed[1] is not None and self._partials is not None:
+            self._partials.keep(claimed[0], claimed[1])
+
+    def new_file(self, payload: bytes) -> None:
+        """Begin a file. Raises ClusterError 1000 when none is awaited, or for a name that is not one of ours (W1); SpoolRefused."""
+        try:
+            path = payload.decode()
+        except UnicodeDecodeError as problem:
+            raise ClusterError(1000, str(problem)) from None
+        claim, partial = self._claimed or (None, None)
+        self._spool.admit(self._sender, 0, 0)
+        spool_path = self._spool.create("package") if partial is None else partial.path
+        try:
+            file, earlier = self._files.begin(path, spool_path, awaited=bool(self._awaited))
+        except ClusterError:
+            if partial is None:
+                self._spool.remove(spool_path)
+            raise
+        self._claimed = None
+        if earlier is not None:
+            self._let_go([earlier])
+        if partial is not None:
+            file.received = partial.received
+        self._spool.ledger.charge(spool_path, self._sender, file.received)
+        if claim is not None:
+            self._claims[file.owner] = claim
+
+    async def file_chunk(self, payload: bytes, body: list[Descriptor] | None) -> None:
+        """`{path} {data}`, open or sealed. A file that cannot be stored is dropped."""
+        async with self._order:
+            if body is None:
+                growing = [self._files.find(split_word(payload, MAX_PATH_BYTES)[0])]
+            else:
+                growing = [file for file in self._files if not file.complete]
+            targets = [ChunkTarget(file.path, file.owner, file.received, self._file_limit) for file in growing]
+            try:
+                size = _size(payload, body)
+                self._spool.admit(self._sender, size, size + max((file.received for file in growing), default=0))
+                stored = await self._store(targets, payload, body)
+            except ClusterError:
+                if len(growing) == 1:
+                    self._drop_file(growing[0].path)
+                raise
+            if stored.problem:
+                self._drop_file(stored.name)
+                raise self._spool.refused(stored.problem)
+            file = self._files.find(stored.name)
+            self._files.accept(file, stored.size)
+            self._spool.ledger.charge(file.owner, self._sender, file.received)
+            self.received_bytes += stored.size
+
+    async def end_file(self, payload: bytes) -> None:
+        """`{path} {SHA-256}`. Raises Refusal when the digest differs; the file is then gone."""
+        async with self._order:
+            end = parse_file_end(payload)
+            file = self._files.find(end.path)
+            job = DigestSegments([Segment(file.owner, 0, file.received)])
+            try:
+                found = await self._jobs.run(job, urgent=True)
+            except JobError as failure:
+                self._drop_file(end.path)
+                raise ClusterError(1000, str(failure)) from failure
+            if found.sha256 != end.digest:
+                self._drop_file(end.path)
+                raise Refusal(commands.CHECKSUM_MISMATCH.decode())
+            file.complete = True
+            file.digest = found.sha256
+
+    def end_task(self, payload: bytes) -> None:
+        """`{task id} {path}` (`*_e`): hand the file to the task. Raises ClusterError 3027 for an unknown task or file (W2).
+
+        Only a file that was received on this link and is whole is taken; nothing else is touched."""
+        end = parse_task_path(payload)
+        awaited = self._awaited.get(end.task_id)
+        file = self._files.claim(end.path.removeprefix("/"))
+        if file is not None:
+            self._claims.pop(file.owner, None)
+        if awaited is None or awaited.file.done() or file is None:
+            if file is not None:
+                self._spool.remove(file.owner)
+            raise ClusterError(3027, end.task_id)
+        awaited.file.set_result(file)
+
+    def keep(self, file: IncomingFile[str]) -> None:
+        """A whole file that its task gives up, for the next link: under another name, so that jobs that read it end."""
+        path = self._spool.new_path("package")
+        try:
+            os.rename(file.owner, path)
+        except OSError:
+            self._spool.remove(file.owner)
+            return
+        self._spool.ledger.release(file.owner)
+        if self._partials is None:
+            self._spool.remove(path)
+            return
+        self._spool.ledger.charge(path, self._sender, file.received)
+        self._partials.keep(Claim(file.digest, file.received), Partial(path, file.received))
+
+    def _drop_file(self, path: str) -> None:
+        file = self._files.drop(path)
+        if file is not None:
+            self._claims.pop(file.owner, None)
+            self._spool.remove(file.owner)
+
+    def _let_go(self, files: Iterable[IncomingFile[str]]) -> None:
+        """Nobody waits for these any more: what may be gone on with is kept, the rest removed."""
+        for file in files:
+            claim = self._claims.pop(file.owner, None)
+            if claim is None or self._partials is None:
+                self._spool.remove(file.owner)
+            else:
+                self._partials.keep(claim, Partial(file.owner, file.received))
+
+    # ---- strings ---------------------------------------------------------------------------------------------------
+
+    def new_string(self, payload: bytes) -> str:
+        """`{length}`; returns the id. Strings unused for long make room (R4). Raises ClusterError 1000, SpoolRefused."""
+        total = parse_length(payload)
+        now = self._now()
+        self._spool.remove(*(string.owner for string in self._strings.expire(now)))
+        self._spool.admit(self._sender, total, total)
+        path = self._spool.create("string")
+        try:
+            string = self._strings.begin(total, path, now)
+        except ClusterError:
+            self._spool.remove(path)
+            raise
+        self._spool.ledger.charge(path, self._sender, total)
+        return string.id
+
+    async def string_chunk(self, payload: bytes, body: list[Descriptor] | None) -> None:
+        """`{id} {data}`. Bytes beyond the announced length are dropped silently, as stock does. A small chunk is written here: a
+        job would cost more than it saves."""
+        async with self._order:
+            if body is None:
+                name, data = split_word(payload)
+                string = self._strings.find(name)
+                try:
+                    _write_at(string.owner, string.received, data[: string.total - string.received])
+                except OSError as failure:
+                    self.drop_string(name)
+                    raise self._spool.refused(failure.strerror or str(failure)) from failure
+                string.accept(len(data), self._now())
+                self.string_bytes += len(data)
+                return
+            growing = list(self._strings)
+            targets = [
+                ChunkTarget(string.id, string.owner, string.received, string.total, truncate=True) for string in growing
+            ]
+            stored = await self._store(targets, b"", body)
+            if stored.problem:
+                self.drop_string(stored.name)
+                raise self._spool.refused(stored.problem)
+            self._strings.find(stored.name).accept(stored.size, self._now())
+            self.string_bytes += stored.size
+
+    def cancel_string(self, payload: bytes) -> str:
+        """`err_str`: drop the first string of this length of which nothing has come; its id, or `None`."""
+        string = self._strings.abandon(parse_length(payload))
+        if string is None:
+            return "None"
+        self._spool.remove(string.owner)
+        return string.id
+
+    async def take_string(self, string_id: str) -> Segment:
+        """The string that a command uses, as bytes of a spool file that is the caller's to remove; missing bytes are NUL, as
+        stock has it. Raises ClusterError 3035, SpoolRefused."""
+        async with self._order:
+            string = self._strings.take(string_id)
+        if string.received < string.total:
+            try:
+                os.truncate(string.owner, string.total)
+            except OSError as failure:
+                self._spool.remove(string.owner)
+                raise self._spool.refused(failure.strerror or str(failure)) from failure
+        return Segment(string.owner, 0, string.total)
+
+    def drop_string(self, string_id: str) -> None:
+        """A command has used it, or nobody will."""
+        try:
+            self._spool.remove(self._strings.take(string_id).owner)
+        except ClusterError:
+            # Stock's peers name a string that was never sent ("None", "Error ..."), too.
+            return
+
+    # ---- end -------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """The link is gone: nothing of it stays in the spool but what the next link may go on with."""
+        self._drop_claimed()
+        files = self._files.take_all()
+        if self._order.locked():
+            # A job may still be writing, behind what was received.
+            self._keeping = asyncio.create_task(self._let_go_later(files))
+        else:
+            self._let_go(files)
+        self._spool.remove(*(string.owner for string in self._strings.take_all()))
+        for awaited in self._awaited.values():
+            awaited.file.cancel()
+        self._awaited.clear()
+
+    async def _let_go_later(self, files: list[IncomingFile[str]]) -> None:
+        async with self._order:
+            self._let_go(files)
+
+    async def _store(self, targets: list[ChunkTarget], payload: bytes, body: list[Descriptor] | None) -> ChunkStored:
+        try:
+            return await self._jobs.run(StoreChunk(targets, payload, body), urgent=True)
+        except JobError as failure:
+            if failure.kind == "bad-seal":
+                raise BadSeal from failure
+            raise ClusterError(1000, str(failure)) from failure
+
+
+def _size(payload: bytes, body: list[Descriptor] | None) -> int:
+    """Bytes that it brings, about: a sealed body is a third longer."""
+    return len(payload) if body is None else sum(part.length for part in body) * 3 // 4
+
+
+def _write_at(path: str, offset: int, data: bytes) -> None:
+    """Raises OSError; a disk that takes only a part of it is full."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        if os.pwrite(fd, data, offset) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    finally:
+        os.close(fd)

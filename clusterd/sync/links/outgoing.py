@@ -1,0 +1,342 @@
+"""Sending a package to a peer (wire.md 4.3, 4.6, 4.7): chunks sealed in the pool, a few in flight, the next ones ready."""
+
+import asyncio
+import os
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.messages.base import INLINE_BYTES, Segment
+from clusterd.messages.bodies import DigestSegments
+from clusterd.sync.links.caps import RESUME
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.sealed_bodies import Bodies
+from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.net_port import Flight
+from clusterd.sync.ports.pool_port import JobError, PoolPort
+from clusterd.sync.ports.slabs import SlabPool
+from clusterd.wire import commands
+from clusterd.wire.payloads import build_task_failure, build_words, parse_length, parse_task_id
+from clusterd.wire.transfer import chunk_bytes
+from ipc.descriptor import Descriptor
+
+INLINE_CHUNK = INLINE_BYTES // 2
+"""Packages up to this size are read by sync and sealed by net: a job would cost more than it saves."""
+LOCAL_CHUNK = INLINE_BYTES - 32
+"""As much of a long string as fits into a message with its id."""
+MOST_IN_FLIGHT = 3
+SLOW_S = 2.0
+SEALED_AHEAD = 2
+
+
+class Package(msgspec.Struct, frozen=True):
+    """The concatenation of `segments`: `size` bytes with SHA-256 `sha256`.
+
+    One that several peers get (`build` is not None) goes to all of them under `shared_path`: `build` is the number of what they
+    share, the first `shared` bytes, and names what is behind those."""
+
+    segments: list[Segment]
+    size: int
+    sha256: bytes
+    shared: int = 0
+    shared_path: str = ""
+    build: tuple[int, bytes] | None = None
+
+
+class Progress(msgspec.Struct):
+    """What `status` shows of a sync under way. Written by the task that does it."""
+
+    peer: str
+    kind: str
+    step: str
+    started_at: float
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+def package_name(node: str) -> str:
+    """`{NODE}-{time}-{32 hex digits}.zip` (wire.md 5.4)."""
+    return f"{node}-{time.time()}-{uuid.uuid4().hex}.zip"
+
+
+def slice_segments(segments: Sequence[Segment], offset: int, length: int) -> list[Segment]:
+    """The part of a concatenation that lies at `offset`, `length` bytes."""
+    chosen = []
+    for segment in segments:
+        if length <= 0:
+            break
+        if offset >= segment.length:
+            offset -= segment.length
+            continue
+        taken = min(segment.length - offset, length)
+        chosen.append(Segment(segment.path, segment.offset + offset, taken))
+        length -= taken
+        offset = 0
+    return chosen
+
+
+def read_segments(segments: Sequence[Segment]) -> bytes:
+    """Their bytes; for small packages only."""
+    parts = []
+    for segment in segments:
+        fd = os.open(segment.path, os.O_RDONLY)
+        try:
+            parts.append(os.pread(fd, segment.length, segment.offset))
+        finally:
+            os.close(fd)
+    return b"".join(parts)
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """One chunk of a package. `key`: the same bytes under the same path for every worker; None: of this sending only."""
+
+    offset: int
+    length: int
+    key: tuple[int, bytes, int] | None
+
+
+def cut_package(package: Package, path: str, start: int = 0) -> list[Piece]:
+    """The chunks of a package that is sent under this path, from byte `start` on. What workers share is cut without regard to
+    what only one gets; a package of one chunk is not cut at all."""
+    step = chunk_bytes(path)
+    build = package.build if path == package.shared_path else None
+    shared = package.shared if package.size > step else 0
+    pieces = []
+    for begin, stop, whole in ((0, shared, b""), (shared, package.size, None if build is None else build[1])):
+        for offset in range(begin, stop, step):
+            end = min(offset + step, stop)
+            if end <= start:
+                continue
+            if offset < start:  # the rest of a chunk goes to nobody else
+                pieces.append(Piece(start, end - start, None))
+                continue
+            key = None if build is None or whole is None else (build[0], whole, offset)
+            pieces.append(Piece(offset, end - offset, key))
+    return pieces
+
+
+class Window:
+    """How many chunks may be in flight to one peer. One that needs long for each holds no more than one slab."""
+
+    def __init__(self) -> None:
+        self.size = 2
+
+    def answered(self, after_s: float) -> None:
+        """A chunk was answered `after_s` seconds after it was sent."""
+        self.size = 1 if after_s > SLOW_S else min(self.size + 1, MOST_IN_FLIGHT)
+
+
+class Sender:
+    """Sends packages over any link. Holds no state between two sendings but sealed bodies."""
+
+    def __init__(self, jobs: PoolPort, slabs: SlabPool) -> None:
+        self._jobs = jobs
+        self._slabs = slabs
+        self.bodies = Bodies(jobs, slabs)
+
+    async def send(
+        self, peer: Peer, node: str, command: str, package: Package, journal: Journal, progress: Progress
+    ) -> None:
+        """Ask for a task id with `command`, send the file, end with `{command}_e`; keep the peer's limit (wire.md 5.7).
+
+        Logs the lines of 9.3/9.4. On failure tells the peer with `{command}_r` and raises ClusterError."""
+        journal.debug("Sending zip file.")
+        progress.step = "sending"
+        progress.done_bytes, progress.total_bytes = 0, package.size
+        task_id: str | None = None
+        transfer_started: float | None = None
+        try:
+            task_id = parse_task_id(await peer.request(command))
+            await peer.note_sending(command, task_id, is_open=True)
+            transfer_started = time.monotonic()
+            with self._path(peer, node, package) as path:
+                cut_at = await self._transfer(peer, path, package, task_id, progress)
+            sending_s = time.monotonic() - transfer_started
+            transfer_started = None
+            try:
+                await peer.request(f"{command}_e", build_words(task_id, path[1:]))
+            except ClusterError:
+                # After an interruption the peer does not know the task any more: 3027 is what it has to say (5.7).
+                if cut_at is None:
+                    raise
+        except (ClusterError, JobError, OSError) as failure:
+            error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
+            journal.error(f"Error sending zip file: {error}")
+            self._log_limit(journal, peer.zip_limit.ended(0.0 if transfer_started is None else float("inf")))
+            peer.spawn(self._tell(peer, command, task_id, error))
+            raise error from failure
+        finally:
+            if task_id is not None:
+                await asyncio.shield(peer.note_sending(command, task_id, is_open=False))
+        if cut_at is not None:
+            journal.debug(peer.zip_limit.interrupted(cut_at))
+            raise ClusterError(3039)
+        journal.debug("Zip file sent.")
+        self._log_limit(journal, peer.zip_limit.ended(sending_s))
+
+    @contextmanager
+    def _path(self, peer: Peer, node: str, package: Package) -> Iterator[str]:
+        """Where the peer keeps the package: one of its own unless it shares one, which no two transfers of a link have at a
+        time."""
+        if not package.shared_path or package.shared_path in peer.paths:
+            yield f"/queue/cluster/{node}/{package_name(node)}"
+            return
+        peer.paths.add(package.shared_path)
+        try:
+            yield package.shared_path
+        finally:
+            peer.paths.discard(package.shared_path)
+
+    async def _transfer(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int | None:
+        """new_file to file_end. Returns how many bytes were sent if the peer cancelled, else None."""
+        start = await self._resumed(peer, package)
+        await peer.request("new_file", path.encode())
+        prefix = f"{path} ".encode()
+        sha256 = package.sha256
+        if package.size <= INLINE_CHUNK:
+            if package.size:
+                await peer.request("file_upd", prefix + read_segments(package.segments))
+            progress.done_bytes = package.size
+        else:
+            arrived = await self._send_chunks(peer, path, package, start, task_id, progress)
+            if arrived < package.size:
+                cut = slice_segments(package.segments, 0, arrived)
+                sha256 = (await self._jobs.run(DigestSegments(cut), urgent=True)).sha256
+                await peer.request("file_end", prefix + sha256)
+                return arrived - start
+        await peer.request("file_end", prefix + sha256)
+        return None
+
+    async def _resumed(self, peer: Peer, package: Package) -> int:
+        """How many bytes of the package the peer has kept of a transfer that was cut off; the file goes on behind them.
+
+        Raises ClusterError for a number that cannot be."""
+        if peer.info.kind != "worker" or RESUME not in peer.capabilities or package.size <= INLINE_CHUNK:
+            return 0
+        answer = await peer.request(commands.RESUME_FILE, f"{package.sha256.hex()} {package.size}".encode())
+        held = parse_length(answer)
+        if held > package.size:
+            raise ClusterError(1000, f"{peer.name} says that it has {held} bytes of a package of {package.size}")
+        return held
+
+    async def _send_chunks(
+        self, peer: Peer, path: str, package: Package, start: int, task_id: str, progress: Progress
+    ) -> int:
+        """All chunks behind `start` in order, several in flight. Returns how far it came: to the end, or less far if the peer
+        cancelled."""
+        window = Window()
+        flying: deque[tuple[Flight, float, int]] = deque()
+        pieces = cut_package(package, path, start)
+        progress.done_bytes = arrived = start
+
+        async def arrive() -> None:
+            nonlocal arrived
+            flight, begun_at, stop = flying.popleft()
+            await peer.ended("file_upd", flight)
+            window.answered(time.monotonic() - begun_at)
+            progress.done_bytes = arrived = stop
+
+        try:
+            for number, piece in enumerate(pieces):
+                for following in pieces[number + 1 : number + 1 + SEALED_AHEAD]:
+                    self._prepare(path, package, following)
+                while flying and not self.bodies.is_roomy:
+                    await arrive()
+                body = await self._body(path, package, piece)
+                try:
+                    while len(flying) >= window.size:
+                        await arrive()
+                except BaseException:
+                    await self._slabs.drop_now(body.slab)
+                    raise
+                if task_id in peer.interrupted:
+                    await self._slabs.drop_now(body.slab)
+                    break
+                # Each waits for those before it, too.
+                timeout_s = peer.timeout_s * (len(flying) + 1)
+                flight = await peer.begin("file_upd", body=body, timeout_s=timeout_s)
+                flying.append((flight, time.monotonic(), piece.offset + piece.length))
+            while flying:
+                await arrive()
+        finally:
+            for flight, _, _ in flying:
+                flight.forget()
+        return arrived
+
+    def _prepare(self, path: str, package: Package, piece: "Piece") -> None:
+        if piece.key is not None:
+            segments = slice_segments(package.segments, piece.offset, piece.length)
+            self.bodies.prepare((path, piece.key), build_words(path, b""), segments)
+
+    async def _body(self, path: str, package: Package, piece: "Piece") -> Descriptor:
+        prefix = build_words(path, b"")
+        segments = slice_segments(package.segments, piece.offset, piece.length)
+        if piece.key is None:
+            return await self.bodies.once(prefix, segments)
+        return await self.bodies.get((path, piece.key), prefix, segments)
+
+    async def send_file(self, peer: Peer, path: str, segments: list[Segment], size: int) -> None:
+        """A single file, outside of any task (dapi.md 0.6). Raises ClusterError, JobError, OSError."""
+        digested = await self._jobs.run(DigestSegments(segments), urgent=True)
+        package = Package(segments, size, digested.sha256)
+        progress = Progress(peer.name, "file", "sending", time.time(), total_bytes=size)
+        await self._transfer(peer, path, package, "", progress)
+
+    async def send_string(self, peer: Peer, content: bytes | Sequence[Segment]) -> str:
+        """Give a peer a long string (wire.md 4.4); returns the id that it chose. Raises ClusterError 3016 when it could not be
+        given: the peer is then told by `err_str` that none comes."""
+        size = len(content) if isinstance(content, bytes) else sum(segment.length for segment in content)
+        try:
+            string_id = parse_task_id(await peer.request("new_str", str(size).encode()))
+        except ClusterError as failure:
+            raise ClusterError(3016, str(failure)) from failure
+        try:
+            if isinstance(content, bytes):
+                await self._send_open_string(peer, string_id, content)
+            elif peer.info.kind == "local":
+                # Nothing is sealed there.
+                for offset in range(0, size, LOCAL_CHUNK):
+                    part = read_segments(slice_segments(content, offset, LOCAL_CHUNK))
+                    await peer.request("str_upd", build_words(string_id, part))
+            else:
+                await self._send_sealed_string(peer, string_id, content, size)
+        except (ClusterError, JobError, OSError) as failure:
+            raise ClusterError(3016, str(failure)) from failure
+        return string_id
+
+    async def _send_open_string(self, peer: Peer, string_id: str, content: bytes) -> None:
+        for offset in range(0, len(content), INLINE_CHUNK):
+            await peer.request("str_upd", build_words(string_id, content[offset : offset + INLINE_CHUNK]))
+
+    async def _send_sealed_string(self, peer: Peer, string_id: str, content: Sequence[Segment], size: int) -> None:
+        if size <= INLINE_CHUNK:
+            if size:
+                await peer.request("str_upd", build_words(string_id, read_segments(content)))
+            return
+        chunk = chunk_bytes(string_id)
+        for offset in range(0, size, chunk):
+            body = await self.bodies.once(build_words(string_id, b""), slice_segments(content, offset, chunk))
+            await peer.request("str_upd", body=body)
+
+    async def seal(self, payload: bytes, more: Sequence[Segment] = ()) -> Descriptor:
+        """A request's payload (with the bytes of `more` behind it) as a body for `Peer.request`, sealed in the pool.
+        Raises JobError."""
+        return await self.bodies.once(payload, more)
+
+    @staticmethod
+    async def _tell(peer: Peer, command: str, task_id: str | None, error: ClusterError) -> None:
+        """The error notice of wire.md 4.7."""
+        try:
+            await peer.request(f"{command}_r", build_task_failure(task_id, error))
+        except ClusterError:
+            return
+
+    @staticmethod
+    def _log_limit(journal: Journal, line: str | None) -> None:
+        if line is not None:
+            journal.debug(line)

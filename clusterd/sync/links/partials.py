@@ -1,0 +1,68 @@
+"""Packages that were cut off, kept for a while so that the next transfer goes on where the last one stopped."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from clusterd.sync.ports.spool import Spool
+
+KEPT = 2
+KEPT_S = 600.0
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Which package it is: SHA-256 and size in bytes, as the sender says."""
+
+    sha256: bytes
+    size: int
+
+
+class Partial(msgspec.Struct, frozen=True):
+    """The first `received` bytes, in the spool file `path`."""
+
+    path: str
+    received: int
+
+
+class Partials:
+    """At most KEPT files, each for KEPT_S. Nothing here is believed: the digest at the end of a transfer covers all of it."""
+
+    def __init__(self, spool: Spool, now: Callable[[], float]) -> None:
+        """`now`: monotonic seconds."""
+        self._spool = spool
+        self._now = now
+        self._kept: dict[Claim, tuple[Partial, float]] = {}
+
+    def keep(self, claim: Claim, partial: Partial) -> None:
+        """The file is ours from here on."""
+        self._drop(claim)
+        if not 0 < partial.received <= claim.size:
+            self._spool.remove(partial.path)
+            return
+        while len(self._kept) >= KEPT:
+            self._drop(next(iter(self._kept)))
+        self._kept[claim] = (partial, self._now())
+        asyncio.get_running_loop().call_later(KEPT_S + 0.1, self._expire)
+
+    def take(self, claim: Claim) -> Partial | None:
+        """The file is the caller's from here on."""
+        self._expire()
+        kept = self._kept.pop(claim, None)
+        return None if kept is None else kept[0]
+
+    def clear(self) -> None:
+        """The node stops."""
+        for claim in list(self._kept):
+            self._drop(claim)
+
+    def _expire(self) -> None:
+        now = self._now()
+        for claim, (_, kept_at) in list(self._kept.items()):
+            if now - kept_at >= KEPT_S:
+                self._drop(claim)
+
+    def _drop(self, claim: Claim) -> None:
+        kept = self._kept.pop(claim, None)
+        if kept is not None:
+            self._spool.remove(kept[0].path)

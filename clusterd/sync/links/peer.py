@@ -1,0 +1,158 @@
+"""One link as sync sees it: who is at the other end, requests to it, what is under way on it."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from clusterd.errors import ClusterError
+from clusterd.messages.bodies import OpenBody
+from clusterd.messages.links import LinkInfo
+from clusterd.sync.links.incoming import Incoming
+from clusterd.sync.ports.net_port import Flight, NetPort, Response
+from clusterd.sync.ports.pool_port import JobError, PoolPort
+from clusterd.sync.ports.tasks import Tasks, Work
+from clusterd.sync.ports.zip_limit import ZipLimit
+from clusterd.wire.results import decode_err_payload
+from ipc.descriptor import Descriptor
+
+RESPONSE_LIMIT = 16 * 1024 * 1024
+LATE_ANSWERS = 64
+"""Requests to one peer that say how a request of its own ended; it must read them before it asks for more (R4)."""
+
+
+class Peer:
+    """A link's owner on sync's side. `info` never changes but for the keepalive; the rest belongs to the features.
+
+    `program` is "clusterd" or "stock" once that is known, else ""; `capabilities`: what both ends listed. `interrupted` holds task ids that the peer cancelled, `paths` those of packages it is being sent that others get too.
+    """
+
+    def __init__(
+        self,
+        info: LinkInfo,
+        net: NetPort,
+        jobs: PoolPort,
+        incoming: Incoming,
+        limit: ZipLimit,
+        timeout_s: float,
+        tell: Callable[[str], None],
+    ) -> None:
+        """`tell`: gets the text about a task of this link that failed in a way nobody foresaw."""
+        self.info = info
+        self.link = info.link
+        self.name = info.name
+        self.incoming = incoming
+        self.zip_limit = limit
+        self.timeout_s = timeout_s
+        self.keepalive_at = info.keepalive_at
+        self.program = ""
+        self.capabilities: frozenset[str] = frozenset()
+        self._agreed = asyncio.Event()
+        self.gone = asyncio.Event()
+        """The link is gone."""
+        self.interrupted: set[str] = set()
+        self.sending: set[str] = set()
+        self.paths: set[str] = set()
+        self._net = net
+        self._jobs = jobs
+        self._tasks = Tasks(tell)
+        self._late = Tasks(tell, LATE_ANSWERS)
+
+    def agree(self, capabilities: Iterable[str]) -> None:
+        """What both ends can do is known from now on."""
+        self.capabilities = frozenset(capabilities)
+        self._agreed.set()
+
+    async def agreed(self) -> frozenset[str]:
+        """The capabilities, once they are known; on a worker's link to its master that takes one round trip."""
+        await self._agreed.wait()
+        return self.capabilities
+
+    async def request(
+        self,
+        command: str,
+        payload: bytes = b"",
+        *,
+        body: Descriptor | None = None,
+        timeout_s: float | None = None,
+        small: bool = False,
+    ) -> bytes:
+        """Send a request; return the payload of its `ok`. `small`: a response that net has not opened is refused.
+
+        Raises ClusterError: 3020 without a response in time, LinkClosed, or what the peer's `err` says (C3)."""
+        flight = await self.begin(command, payload, body=body, timeout_s=timeout_s)
+        return await self.ended(command, flight, small=small)
+
+    async def begin(
+        self, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float | None = None
+    ) -> Flight:
+        """Send a request and do not wait for it: `ended` does. Requests are sent in the order of the calls."""
+        return await self._net.begin(
+            self.link, command, payload, body=body, timeout_s=self.timeout_s if timeout_s is None else timeout_s
+        )
+
+    async def give_string(self, command: str, word: str, content: bytes) -> bytes:
+        """Give a long string of at most INLINE_BYTES, then send `command` with `word` (may be empty) and the id that the peer
+        chose for it; return the payload of that one's `ok`.
+
+        Raises ClusterError as `request` does, 3016 when the string was not taken."""
+        response = await self._net.give_string(self.link, command, word, content, timeout_s=self.timeout_s)
+        return await self._said(command, response)
+
+    async def ended(self, command: str, flight: Flight, *, small: bool = False) -> bytes:
+        """What `request` returns and raises, for one that was begun."""
+        return await self._said(command, await flight.response(), small=small)
+
+    async def _said(self, command: str, response: Response, *, small: bool = False) -> bytes:
+        """The payload of an `ok`. Raises ClusterError."""
+        if small and response.body is not None:
+            await self._net.release(response.body)
+            raise ClusterError(3018, f"the response to {command} is larger than agreed")
+        content = await self._content(response)
+        if response.command == "err":
+            raise decode_err_payload(content)
+        if response.command != "ok":
+            raise ClusterError(3018, f"unknown response command {response.command!r} to {command}")
+        return content
+
+    async def _content(self, response: Response) -> bytes:
+        if response.body is None:
+            return response.payload
+        try:
+            opened = await self._jobs.run(OpenBody(response.body, RESPONSE_LIMIT), urgent=True)
+        except JobError as failure:
+            raise ClusterError(3018, str(failure)) from failure
+        finally:
+            await self._net.release(response.body)
+        return opened.payload
+
+    async def note_sending(self, command: str, task_id: str, *, is_open: bool) -> None:
+        """Tell net that this node sends (or no longer sends) a file under this task, for a sync that comes after us."""
+        if is_open:
+            self.sending.add(task_id)
+        else:
+            self.sending.discard(task_id)
+            self.interrupted.discard(task_id)
+        await self._net.note_task(self.link, command, task_id, is_open=is_open)
+
+    def spawn(self, work: Work) -> None:
+        """Run `work` until it ends or the link does."""
+        self._tasks.spawn(work)
+
+    def answer_late(self, command: str, payload: bytes) -> None:
+        """Say by a request of ours how one of the peer's ended; what it answers is of no interest.
+
+        Raises ClusterError 1000 while LATE_ANSWERS wait: a peer that reads nothing gets nothing more to keep for it."""
+        self._late.spawn(self._request_quietly(command, payload))
+
+    async def _request_quietly(self, command: str, payload: bytes) -> None:
+        try:
+            await self.request(command, payload)
+        except ClusterError:
+            # The peer is gone or has forgotten what it asked; it has its own timeout.
+            return
+
+    async def close(self) -> None:
+        """The link is gone: end what runs on it and forget what it was sending."""
+        self.gone.set()
+        await self._late.close()
+        await self._tasks.close()
+        self.incoming.close()

@@ -1,0 +1,177 @@
+"""Sync's side of the channel to net: requests out and their answers, replies, slabs. No decisions."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.messages.links import (
+    Answered,
+    CloseLink,
+    GiveString,
+    Release,
+    Reply,
+    Request,
+    SlabsReturned,
+    SyncToNet,
+    TaskNote,
+    Unanswered,
+    WriteLog,
+)
+from clusterd.sync.ports.slabs import SlabPool
+from ipc.descriptor import Descriptor
+
+Send = Callable[[SyncToNet], Awaitable[None]]
+
+
+class Response(msgspec.Struct, frozen=True):
+    """A peer's response: its command word, and its payload or, when large, the sealed body in net's slabs."""
+
+    command: str
+    payload: bytes
+    body: list[Descriptor] | None = None
+
+
+class Flight:
+    """A request that was sent. Wait for its `response` once, or `forget` it."""
+
+    __slots__ = ("_future", "_number", "_waiting")
+
+    def __init__(
+        self,
+        number: int,
+        future: "asyncio.Future[Response]",
+        waiting: "dict[int, tuple[int, str, asyncio.Future[Response]]]",
+    ) -> None:
+        self._number = number
+        self._future = future
+        self._waiting = waiting
+
+    async def response(self) -> Response:
+        """Raises ClusterError 3020 when none came in time, LinkClosed when the link is gone."""
+        try:
+            return await self._future
+        finally:
+            self.forget()
+
+    def forget(self) -> None:
+        """Nobody waits for the response any more."""
+        self._waiting.pop(self._number, None)
+        if not self._future.cancel() and not self._future.cancelled():
+            self._future.exception()  # seen: asyncio would complain otherwise
+
+
+class LinkClosed(ClusterError):
+    """The link ended before the response came."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__(3018, f"the connection was closed before {command} was answered")
+
+
+class NetPort:
+    """Numbers requests and finds whom an answer belongs to. `send` writes one message to the current net process, also when
+    its caller is cancelled: else nobody would give back a slab that is marked as net's."""
+
+    def __init__(self, send: Send, slabs: SlabPool) -> None:
+        self._send = send
+        self._slabs = slabs
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, tuple[int, str, asyncio.Future[Response]]] = {}
+
+    async def request(
+        self, link: int, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float
+    ) -> Response:
+        """`begin`, and wait for the response.
+
+        Raises ClusterError 3020 when no response came in `timeout_s`, LinkClosed when the link is gone."""
+        return await (await self.begin(link, command, payload, body=body, timeout_s=timeout_s)).response()
+
+    async def begin(
+        self, link: int, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float
+    ) -> Flight:
+        """Send a request. `body` lies in a slab that the caller holds; that hold is net's from here on, whatever happens."""
+        if body is not None:
+            self._slabs.sent(body.slab)
+        number = next(self._ids)
+        message = Request(link, number, command, payload, None if body is None else [body], timeout_s=timeout_s)
+        return await self._ask(link, number, command, message)
+
+    async def give_string(self, link: int, command: str, word: str, content: bytes, *, timeout_s: float) -> Response:
+        """Have net give a long string and then send `command`; its response. `timeout_s`: for each of the requests.
+
+        Raises ClusterError 3016 when the peer did not take the string, and as `request` does."""
+        number = next(self._ids)
+        message = GiveString(link, number, command, word, content, timeout_s)
+        return await (await self._ask(link, number, command, message)).response()
+
+    async def _ask(self, link: int, number: int, command: str, message: Request | GiveString) -> Flight:
+        future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = (link, command, future)
+        flight = Flight(number, future, self._waiting)
+        try:
+            await self._send(message)
+        except BaseException:
+            flight.forget()
+            raise
+        return flight
+
+    async def reply(
+        self,
+        link: int,
+        serial: int,
+        command: str,
+        payload: bytes = b"",
+        *,
+        body: list[Descriptor] | None = None,
+        log: str = "",
+        more: bool = False,
+    ) -> None:
+        await self._send(Reply(link, serial, command, payload, body, log, more))
+
+    async def release(self, body: list[Descriptor] | None) -> None:
+        """Give net its slabs back."""
+        if body:
+            await self._send(Release([part.slab for part in body]))
+
+    async def close(self, link: int, reason: str) -> None:
+        await self._send(CloseLink(link, reason))
+
+    async def note_task(self, link: int, command: str, task_id: str, *, is_open: bool) -> None:
+        await self._send(TaskNote(link, command, task_id, is_open))
+
+    async def main_line(self, level: str, tag: str, text: str) -> None:
+        """A log line under subtag Main, which net writes."""
+        await self._send(WriteLog(level, tag, text))
+
+    async def answered(self, message: Answered) -> None:
+        found = self._waiting.get(message.id)
+        if found is None or found[2].done():
+            await self.release(message.body)
+            return
+        found[2].set_result(Response(message.command, message.payload, message.body))
+
+    def unanswered(self, message: Unanswered) -> None:
+        found = self._waiting.get(message.id)
+        if found is None or found[2].done():
+            return
+        command = found[1]
+        if message.why == "timeout":
+            found[2].set_exception(ClusterError(3020, command))
+        elif message.why == "closed":
+            found[2].set_exception(LinkClosed(command))
+        elif message.why == "string":
+            found[2].set_exception(ClusterError(3016, message.text))
+        else:
+            found[2].set_exception(ClusterError(3018, message.text or message.why))
+
+    async def slabs_returned(self, message: SlabsReturned) -> None:
+        await self._slabs.give_back(message.slabs)
+
+    async def net_lost(self) -> None:
+        """net died: every request in flight has failed, every slab it held is free."""
+        for _, command, future in list(self._waiting.values()):
+            if not future.done():
+                future.set_exception(LinkClosed(command))
+        await self._slabs.net_lost()

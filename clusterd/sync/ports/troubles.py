@@ -1,0 +1,55 @@
+"""What keeps this node from doing its work, for as long as it does: said once in the log, shown by `status` until it is over."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from clusterd import stacks
+from clusterd.errors import ClusterError, calm
+from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.pool_port import JobError
+
+
+class Troubles:
+    """Owner of the node's open troubles, by subject (a few plain words: `spool`, `package for w1`)."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, str] = {}
+
+    def begin(self, subject: str, text: str, journal: Journal | None = None, level: str = "WARNING") -> bool:
+        """`text` says what is wrong and what to do. Logged, and True, only when the subject had no trouble before: a text
+        that changes (a number in it) is no news."""
+        is_new = subject not in self._open
+        self._open[subject] = text
+        if is_new and journal is not None:
+            if level == "ERROR":
+                journal.error(text)
+            else:
+                journal.warning(calm(text))
+        return is_new
+
+    def end(self, subject: str, text: str = "", journal: Journal | None = None) -> bool:
+        """The subject works again; `text` is logged. True if it had been in trouble."""
+        had = self._open.pop(subject, None) is not None
+        if had and text and journal is not None:
+            journal.info(text)
+        return had
+
+    def shown(self) -> dict[str, str]:
+        """Subject to text, in the order in which they began."""
+        return dict(self._open)
+
+
+@contextmanager
+def round_survives(journal: Journal | None, troubles: Troubles, subject: str) -> Iterator[None]:
+    """Around one round of a loop that lives for ever: any exception ends the round, not the loop, and is said once until a
+    round succeeds (one that nobody foresaw with where it came from). Cancellation passes."""
+    try:
+        yield
+    except Exception as failure:  # whatever it is, the next round must come
+        what = str(failure) or type(failure).__name__
+        if troubles.begin(subject, f"{subject}: {what}") and journal is not None:
+            if not isinstance(failure, OSError | ClusterError | JobError):
+                what = f"Unexpected failure: {stacks.told(failure)}"
+            journal.error(f"{subject}: {what}")
+    else:
+        troubles.end(subject, f"{subject}: works again", journal)

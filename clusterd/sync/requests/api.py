@@ -1,0 +1,441 @@
+"""The distributed API on the links of a node (dapi.md 1.3, 3.2, 3.3): who asked gets the answer as a long string, whoever it
+was; a request given to another node has an id of ours, and only that node may answer it.
+"""
+
+import asyncio
+import itertools
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+
+from clusterd.dapi.protocol.envelope import Envelope, read_envelope
+from clusterd.dapi.protocol.registry import Cluster, Origin
+from clusterd.dapi.protocol.request import LOCAL_ANY
+from clusterd.errors import ClusterError
+from clusterd.messages.base import INLINE_BYTES, Segment, Text
+from clusterd.sync.links.caps import ANSWER, offered
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.handlers import Handler, Later
+from clusterd.sync.links.incoming import Refusal
+from clusterd.sync.links.outgoing import INLINE_CHUNK, read_segments
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.fair_queue import Turn, TurnLimits, Turns
+from clusterd.sync.ports.net_port import LinkClosed
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.requests.answer_wait import patiently
+from clusterd.sync.requests.audit import Audit, Work
+from clusterd.sync.requests.blobs import Texts
+from clusterd.sync.requests.prompt_answer import SOON_AT_ONCE, Soon, answer_in
+from clusterd.sync.requests.runner import ApiRunner
+from clusterd.wire import commands
+from clusterd.wire.payloads import build_words, parse_addressed, parse_string_for
+from clusterd.wire.results import decode_err_payload, encode_failure, shorten
+
+LIMITS = TurnLimits(128, 128, 32, 32, known_source=2048, bytes_source=32 << 20, bytes=128 << 20)
+"""32 requests of one link run at a time (dapi.md 3.3); 2,048 may wait."""
+SERVICE = "the API"
+STRINGS_AT_ONCE = 6
+"""Answers on their way to one node at a time: it takes 16 long strings, and other features send some, too."""
+IDS = 1 << 40
+LOOK = b"are you there"
+NOT_CONNECTED = 3022
+NO_MASTER = 3023
+NOT_PERMITTED = 4000
+SAID_AGAIN_S = 1.0
+
+
+class _Asked:
+    """A request that another node has. `answer`: what it said."""
+
+    __slots__ = ("answer", "peer")
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.answer: asyncio.Future[Text] = asyncio.get_running_loop().create_future()
+
+
+class Api:
+    """`local` and `remote` are its commands on the local socket and between nodes."""
+
+    def __init__(
+        self,
+        context: Context,
+        cluster: Cluster,
+        peers: Callable[[], Iterable[Peer]],
+        master: Callable[[], Peer | None],
+    ) -> None:
+        self._context = context
+        settings = context.settings
+        tag = "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"
+        self._journal = context.journal(tag, "D API")
+        self._guard = context.journal(tag, "D API guard")
+        self._audit = Audit(context.log, tag)
+        self._peers = peers
+        self._master = master
+        self._texts = Texts(context.spool)
+        self._runner = ApiRunner(context, cluster, self._connected, self._ask_worker, self._texts)
+        self._turns = Turns(LIMITS)
+        self._ids = itertools.count(random.randrange(IDS))
+        self._lanes = itertools.count()
+        self._asked: dict[str, _Asked] = {}
+        self._soon: Counter[int] = Counter()
+        self._joined: defaultdict[int, set[Turn]] = defaultdict(set)
+        self._said_at: dict[int, float] = {}
+        self._strings: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(STRINGS_AT_ONCE))
+        self.local: dict[str, Handler] = {commands.DAPI: self.ask}
+        self.remote: dict[str, Handler] = {
+            commands.DAPI: self.serve,
+            commands.DAPI_NOW: self.serve_now,
+            commands.DAPI_RES: self.answered,
+            commands.DAPI_ERR: self.failed,
+        }
+        if settings.is_master:
+            self.local[commands.DAPI_FWD] = self.forward
+
+    # ---- the local socket --------------------------------------------------------------------------------------------------
+
+    async def ask(self, peer: Peer, payload: bytes) -> Later:
+        """`dapi` of a program: a master serves it, a worker gives it to its master, unless it is about this very node.
+
+        Raises ClusterError 3023."""
+        if self._context.settings.is_master or _is_about_this_node(payload):
+            return Later(
+                commands.DAPI_QUEUED, lambda: self._answer_program(peer, payload, self._work(peer, "", payload))
+            )
+        master = self._master()
+        if master is None:
+            raise ClusterError(NO_MASTER)
+        return Later(commands.DAPI_QUEUED, lambda: self._give_on(peer, master, payload))
+
+    async def forward(self, peer: Peer, payload: bytes) -> Later:
+        """`dapi_fwd {node} {request}` of a program on a master. Raises ClusterError 1000, 3022, 4000."""
+        if peer.info.uid not in (0, os.geteuid()):
+            raise ClusterError(NOT_PERMITTED, "only root and the user of this daemon may use dapi_fwd")
+        addressed = parse_addressed(payload)
+        worker = self._worker(addressed.id)
+        if worker is None:
+            raise ClusterError(NOT_CONNECTED, shorten(addressed.id))
+        return Later(commands.DAPI_SENT_TO_WORKER, lambda: self._give_on(peer, worker, addressed.content))
+
+    async def _give_on(self, client: Peer, node: Peer, content: bytes) -> None:
+        """Another node's answer goes to the client as it is."""
+
+        async def work(envelope: Envelope) -> Text:
+            return await self._ask(node, Text(content), self._runner.limit_s(envelope))
+
+        await self._answer_program(client, content, self._audit.audited(client, content, work, given_on=True))
+
+    # ---- between nodes -----------------------------------------------------------------------------------------------------
+
+    async def serve(self, peer: Peer, payload: bytes) -> bytes:
+        """`dapi {id} {request}` of another node: said to be queued at once, answered by `dapi_res` or `dapi_err`.
+
+        Raises ClusterError 1000 when that node does not take the answers that wait for it."""
+        self._begin(peer, payload, None)
+        return commands.DAPI_QUEUED
+
+    async def serve_now(self, peer: Peer, payload: bytes) -> bytes:
+        """`dapi_now {id} {request}`: the answer when it is small and there soon, else as `serve`.
+
+        Raises Refusal when this node has not offered that, ClusterError as `serve`."""
+        settings = self._context.settings
+        if ANSWER not in offered(settings):
+            raise Refusal(commands.unknown_command_text(commands.DAPI_NOW).decode())
+        if self._soon[peer.link] >= min(SOON_AT_ONCE, settings.clusterd.limits.requests_per_link // 2):
+            return await self.serve(peer, payload)
+        self._soon[peer.link] += 1
+        soon = Soon()
+        try:
+            self._begin(peer, payload, soon)
+            answer = await soon.wait()
+        finally:
+            soon.give_up()
+            self._soon[peer.link] -= 1
+            if not self._soon[peer.link]:
+                del self._soon[peer.link]
+        if answer is not None:
+            return answer
+        if not soon.has_ended:
+            soon.is_late = True
+            await self._context.net.note_task(peer.link, commands.DAPI_ERR, parse_addressed(payload).id, is_open=True)
+        return commands.DAPI_QUEUED
+
+    def _begin(self, peer: Peer, payload: bytes, soon: Soon | None) -> None:
+        """Serve a request of another node in a task of the link. `soon`: where an answer goes first; given up when there is
+        nothing to wait for. Raises ClusterError 1000."""
+        addressed = parse_addressed(payload)
+        name, content = addressed.id, addressed.content
+        try:
+            envelope = read_envelope(content)
+            turn = self._join(peer, content)
+        except ClusterError as failure:
+            if soon is not None:
+                soon.has_ended = True
+                soon.give_up()
+            peer.answer_late(commands.DAPI_ERR, build_words(name, encode_failure(failure)))
+            self._say_refused(peer, failure)
+            return
+        work = self._work(peer, name, content)
+        if soon is None:
+            peer.spawn(self._serve(peer, name, envelope, turn, work))
+        else:
+            peer.spawn(self._serve_soon(peer, name, envelope, turn, work, soon))
+
+    async def _serve(self, peer: Peer, name: str, envelope: Envelope, turn: Turn, work: Work) -> None:
+        """Cancelled with the link, perhaps before it begins: see `link_lost`."""
+        await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=True)
+        try:
+            await self._answer(peer, name, envelope, turn, work, None)
+        finally:
+            await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=False)
+
+    async def _serve_soon(self, peer: Peer, name: str, envelope: Envelope, turn: Turn, work: Work, soon: Soon) -> None:
+        """The same, where net knows by the open request that something is to be told if this process dies."""
+        try:
+            await self._answer(peer, name, envelope, turn, work, soon)
+        finally:
+            soon.has_ended = True
+            soon.give_up()
+            if soon.is_late:
+                await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=False)
+
+    async def answered(self, peer: Peer, payload: bytes) -> bytes:
+        """`dapi_res {id} {string id}`. Raises ClusterError 3032 on a master, where nobody asked (a worker stays friendly)."""
+        found = parse_string_for(payload)
+        asked = self._find(peer, found.id)
+        on_master = self._context.settings.is_master
+        if asked is None:
+            peer.incoming.drop_string(found.string_id)
+            if on_master:
+                raise ClusterError(3032, found.id)
+            return commands.DAPI_FORWARDED_TO_WORKER
+        try:
+            text = await self._take(peer, found.string_id)
+        except ClusterError as failure:
+            _settle(asked, failure)
+            raise
+        if asked.answer.done():
+            self._texts.remove(text)
+        else:
+            asked.answer.set_result(text)
+        return commands.DAPI_FORWARDED if on_master else commands.DAPI_FORWARDED_TO_WORKER
+
+    async def failed(self, peer: Peer, payload: bytes) -> bytes:
+        """`dapi_err {id} {error}`: the one who waits hears it now, not after 200 s. Raises ClusterError 3032."""
+        found = parse_addressed(payload)
+        asked = self._find(peer, found.id)
+        if asked is None:
+            raise ClusterError(3032, found.id)
+        _settle(asked, decode_err_payload(found.content))
+        return commands.DAPI_ERROR_FORWARDED
+
+    def link_lost(self, peer: Peer) -> None:
+        """A link is no longer among the peers: what it was asked fails now."""
+        self._strings.pop(peer.link, None)
+        self._said_at.pop(peer.link, None)
+        joined = self._joined.pop(peer.link, set())
+        if peer.info.kind != "local":
+            # Their tasks end with the link, perhaps before they began; those of programs go on to their end.
+            for turn in joined:
+                self._turns.leave(turn)
+        for asked in self._asked.values():
+            if asked.peer is peer:
+                _settle(asked, self._not_there(peer))
+
+    # ---- serving -----------------------------------------------------------------------------------------------------------
+
+    def _work(self, peer: Peer, name: str, content: bytes) -> Work:
+        """What executes a request that ends here. `name`: how the asker calls it, empty for a local client."""
+        origins: dict[str, Origin] = {"worker": "worker", "master": "master"}
+        origin = origins.get(peer.info.kind, "client")
+        asker = f"programs of user {peer.info.uid}" if origin == "client" else peer.name
+        where = "master" if origin == "master" else peer.name
+        shown = f"{where} ({name})" if name else where
+
+        async def work(envelope: Envelope) -> Text:
+            self._journal.info(f"Receiving request: {shorten(envelope.function.name, 100)} from {shown}")
+            request = self._texts.write(content)
+            try:
+                return await self._runner.run(request, envelope, origin, asker)
+            finally:
+                self._texts.remove(request)
+
+        return self._audit.audited(peer, content, work)
+
+    def _join(self, peer: Peer, content: bytes) -> Turn:
+        """A place in the line. Raises ClusterError 1014 when there is none."""
+        turn = self._turns.join(peer.link, str(next(self._lanes)), SERVICE, len(content))
+        self._joined[peer.link].add(turn)
+        return turn
+
+    async def _answer_program(self, client: Peer, content: bytes, work: Work) -> None:
+        """The same for a program: its requests are few, and each is a task of its own already."""
+        try:
+            envelope = read_envelope(content)
+            turn = self._join(client, content)
+        except ClusterError as failure:
+            await self._refuse(client, "", failure)
+            return
+        await self._answer(client, "", envelope, turn, work, None)
+
+    async def _answer(
+        self, peer: Peer, name: str, envelope: Envelope, turn: Turn, work: Work, soon: Soon | None
+    ) -> None:
+        """From the line to the answer, which goes where `soon` takes it; every failure is told by `dapi_err`."""
+        try:
+            await self._turns.begin(turn, self._context.settings.communication.timeout_dapi_request_s)
+            text = await work(envelope)
+            try:
+                self._turns.free_service(turn)
+                if soon is None or not soon.take(text):
+                    await self._deliver(peer, name, text)
+            finally:
+                self._texts.remove(text)
+        except (JobError, OSError, ClusterError) as failure:
+            if soon is not None:
+                soon.give_up()
+            error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
+            await self._refuse(peer, name, error)
+        finally:
+            self._turns.leave(turn)
+            if peer.link in self._joined:
+                self._joined[peer.link].discard(turn)
+
+    async def _deliver(self, peer: Peer, name: str, text: Text) -> None:
+        """The long string, then its id. Raises ClusterError for an asker that is there and does not take it."""
+        content = [Segment(text.path, text.offset, text.size)] if text.path else text.payload
+        try:
+            async with self._strings[peer.link]:
+                if not text.path and len(text.payload) <= INLINE_CHUNK:
+                    await peer.give_string(commands.DAPI_RES, name, text.payload)
+                    return
+                string_id = await self._context.sender.send_string(peer, content)
+            await peer.request(commands.DAPI_RES, build_words(name, string_id) if name else string_id.encode())
+        except ClusterError as failure:
+            if not isinstance(failure, LinkClosed) and not isinstance(failure.__cause__, LinkClosed):
+                raise
+            self._guard.debug(f"{peer.name} is gone, its answer is dropped")
+
+    def _say_refused(self, peer: Peer, failure: ClusterError) -> None:
+        """A line a second for each asker: whoever sends thousands of bad requests fills no log."""
+        now = self._context.clock.monotonic()
+        if now - self._said_at.get(peer.link, -SAID_AGAIN_S) >= SAID_AGAIN_S:
+            self._said_at[peer.link] = now
+            self._journal.error(f"Error in distributed API: {failure}")
+
+    async def _refuse(self, peer: Peer, name: str, failure: ClusterError) -> None:
+        self._say_refused(peer, failure)
+        encoded = encode_failure(failure)
+        try:
+            await peer.request(commands.DAPI_ERR, build_words(name, encoded) if name else encoded)
+        except ClusterError:
+            # It is gone, or waits no longer.
+            return
+
+    # ---- asking ------------------------------------------------------------------------------------------------------------
+
+    async def _ask_worker(self, node: str, request: Text, limit_s: float | None) -> Text:
+        """Raises ClusterError 3022 for a node that is not connected."""
+        worker = self._worker(node)
+        if worker is None:
+            raise ClusterError(NOT_CONNECTED, node)
+        return await self._ask(worker, request, limit_s)
+
+    async def _ask(self, node: Peer, request: Text, limit_s: float | None) -> Text:
+        """Another node's answer; of a worker as in `patiently`. A master may itself wait for others, and is waited for.
+
+        Raises ClusterError (3021: none in time; 3022, 3023: no connection; what it said), JobError."""
+        name = str(next(self._ids))
+        asked = _Asked(node)
+        self._asked[name] = asked
+        timeout_s = self._context.settings.communication.timeout_dapi_request_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self._send(node, name, request)
+                if answer is not None:
+                    return answer
+                if node.info.kind == "master":
+                    return await asked.answer
+                return await patiently(
+                    asked.answer,
+                    node.name,
+                    limit_s=limit_s,
+                    look_s=node.timeout_s,
+                    progress=lambda: node.incoming.string_bytes,
+                    is_there=lambda: node.request(commands.ECHO, LOOK),
+                )
+        except TimeoutError:
+            raise ClusterError(3021, f"{node.name} did not answer within {timeout_s:g} s") from None
+        except LinkClosed:
+            raise self._not_there(node) from None
+        finally:
+            del self._asked[name]
+            if asked.answer.done() and not asked.answer.cancelled():
+                asked.answer.exception()  # heard, or of no interest any more
+
+    async def _send(self, node: Peer, name: str, request: Text) -> Text | None:
+        """Give a request to another node; its answer, if that is there at once. Large requests are sealed in the pool, so
+        that net need not."""
+        sender = self._context.sender
+        prefix = build_words(name, request.payload)
+        if request.path:
+            segment = Segment(request.path, request.offset, request.size)
+            await node.request(commands.DAPI, body=await sender.seal(prefix, [segment]))
+        elif len(prefix) > INLINE_CHUNK:
+            await node.request(commands.DAPI, body=await sender.seal(prefix))
+        elif ANSWER in node.capabilities:
+            return answer_in(await node.request(commands.DAPI_NOW, prefix, small=True))
+        else:
+            await node.request(commands.DAPI, prefix)
+        return None
+
+    async def _take(self, peer: Peer, string_id: str) -> Text:
+        """The long string, removed. Raises ClusterError 3035, 3016."""
+        if string_id.startswith("Error"):
+            raise ClusterError(3016, shorten(string_id))
+        segment = await peer.incoming.take_string(string_id)
+        if segment.length > INLINE_BYTES:
+            return Text(b"", segment.path, segment.length)
+        try:
+            return Text(read_segments([segment]))
+        except OSError as failure:
+            raise ClusterError(1000, str(failure)) from failure
+        finally:
+            self._context.spool.remove(segment.path)
+
+    # ---- who is there ------------------------------------------------------------------------------------------------------
+
+    def _find(self, peer: Peer, name: str) -> _Asked | None:
+        """Who waits for this, of this node (dapi.md 8, number 21)."""
+        asked = self._asked.get(name)
+        return None if asked is None or asked.peer is not peer or asked.answer.done() else asked
+
+    def _worker(self, name: str) -> Peer | None:
+        return next((peer for peer in self._peers() if peer.info.kind == "worker" and peer.name == name), None)
+
+    def _connected(self) -> list[str]:
+        return [self._context.node_name, *(peer.name for peer in self._peers() if peer.info.kind == "worker")]
+
+    def _not_there(self, peer: Peer) -> ClusterError:
+        if peer.info.kind == "master":
+            return ClusterError(NO_MASTER, "the connection was lost before the answer came")
+        return ClusterError(NOT_CONNECTED, peer.name)
+
+
+def _settle(asked: _Asked, failure: ClusterError) -> None:
+    if not asked.answer.done():
+        asked.answer.set_exception(failure)
+
+
+def _is_about_this_node(content: bytes) -> bool:
+    """Stock's workers give such requests to the master, too, but no stock program sends them (dapi.md 3.1)."""
+    try:
+        return read_envelope(content).request_type == LOCAL_ANY
+    except ClusterError:
+        return False  # said by whoever serves it
+
+
+def restarted(name: str) -> bytes:
+    """The `dapi_err` of a request that the sync process before this one had."""
+    return build_words(name, encode_failure(ClusterError(1000, "the sync process of this node was restarted")))

@@ -1,0 +1,142 @@
+"""Who asked for what through the API, and what became of it: lines under a subtag of their own. Changes and secrets at INFO,
+everything else at DEBUG2.
+
+The user is what the asker says it is: whoever has the cluster key, or may use the local socket, can say anything. Process, node
+and address are what we see ourselves.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from clusterd.dapi.functions.table import FUNCTIONS
+from clusterd.dapi.protocol.envelope import Envelope
+from clusterd.logs import Log
+from clusterd.messages.base import Text
+from clusterd.sync.links.peer import Peer
+from clusterd.wire.results import shorten
+
+Work = Callable[[Envelope], Awaitable[Text]]
+SUBTAG = "API audit"
+LONGEST_USER = 64
+LONGEST_NAME = 100
+LONGEST_OBJECTS = 200
+LARGEST_ARGUMENTS = 8 << 20
+_OBJECTS = ("filename", "relative_dirname", "group_id", "group_list", "agent_list", "agent_id", "node_id", "node_list")
+"""Arguments that name something; all others may be secret, or large."""
+
+
+class _Request(msgspec.Struct):
+    current_user: Any = ""
+    f_kwargs: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Failure(msgspec.Struct):
+    code: Any = None
+
+
+class _Encoded(msgspec.Struct):
+    fields: Any = msgspec.field(name="__object__", default=None)
+
+
+class _Answer(msgspec.Struct):
+    exception: _Encoded | None = msgspec.field(name="__wazuh_exception__", default=None)
+    result: _Encoded | None = msgspec.field(name="__wazuh_result__", default=None)
+
+
+_requests = msgspec.json.Decoder(_Request)
+_arguments = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_answers = msgspec.json.Decoder(_Answer)
+
+
+class Audit:
+    """Owner of the lines. `tag`: the role's."""
+
+    def __init__(self, log: Log, tag: str) -> None:
+        self._log = log
+        self._tag = tag
+
+    def audited(self, peer: Peer, content: bytes, work: Work, *, given_on: bool = False) -> Work:
+        """`work`, with a line when it has ended. `given_on`: another node does it, and says there what it did."""
+
+        async def told(envelope: Envelope) -> Text:
+            level = _level(envelope)
+            if not self._log.is_on(level):
+                return await work(envelope)
+            where = ", given to another node" if given_on else ""
+            asked = f"{_asked(envelope, content)} asked by {_who(peer)}{where}"
+            try:
+                answer = await work(envelope)
+            except asyncio.CancelledError:
+                self._log.line(level, self._tag, SUBTAG, f"{asked}: broken off, it may have been done.")
+                raise
+            except Exception as failure:
+                self._log.line(
+                    level, self._tag, SUBTAG, f"{asked}: no answer ({shorten(str(failure), LONGEST_OBJECTS)})."
+                )
+                raise
+            self._log.line(level, self._tag, SUBTAG, f"{asked}: {_outcome(answer)}.")
+            return answer
+
+        return told
+
+
+def _level(envelope: Envelope) -> str:
+    function = FUNCTIONS.find(envelope.function)
+    return "INFO" if function is not None and function.is_sensitive else "DEBUG2"
+
+
+def _who(peer: Peer) -> str:
+    info = peer.info
+    match info.kind:
+        case "worker":
+            return f"worker {peer.name}"
+        case "master":
+            return "the master"
+        case _:
+            return f"a local program (user id {info.uid}, pid {info.pid})"
+
+
+def _asked(envelope: Envelope, content: bytes) -> str:
+    """The function, the things it is about, and the user whom the asker names."""
+    try:
+        request = _requests.decode(content)
+        user = request.current_user if isinstance(request.current_user, str) else ""
+        found = _arguments.decode(request.f_kwargs) if len(request.f_kwargs) <= LARGEST_ARGUMENTS else {}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        user, found = "", {}
+    objects = [f"{key} {_shown(found[key])}" for key in _OBJECTS if key in found]
+    about = f" ({shorten(', '.join(objects), LONGEST_OBJECTS)})" if objects else ""
+    who = f", user {shorten(user, LONGEST_USER)!r}," if user else ""
+    return f"{shorten(envelope.function.name, LONGEST_NAME)}{about}{who}"
+
+
+def _shown(value: msgspec.Raw) -> str:
+    return bytes(memoryview(value)[: 4 * LONGEST_OBJECTS]).decode(errors="replace")
+
+
+def _outcome(answer: Text) -> str:
+    if answer.path:
+        return "done, a large answer"
+    try:
+        found = _answers.decode(answer.payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "done"
+    if found.exception is not None:
+        return f"refused with {_code(found.exception.fields)}"
+    fields = found.result.fields if found.result is not None else None
+    if not isinstance(fields, dict) or not isinstance(fields.get("total_affected_items"), int):
+        return "done"
+    failed = fields.get("failed_items_keys")
+    codes = (
+        {_code(key.get("__object__")) for key in failed if isinstance(key, dict)} if isinstance(failed, list) else set()
+    )
+    said = f"{fields['total_affected_items']} done"
+    return f"{said}, {fields.get('total_failed_items')} not ({', '.join(sorted(codes)[:10])})" if codes else said
+
+
+def _code(fields: Any) -> str:
+    code = fields.get("code") if isinstance(fields, dict) else None
+    return str(code) if isinstance(code, int) else "an unknown code"

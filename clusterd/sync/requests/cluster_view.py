@@ -1,0 +1,68 @@
+"""The state of the cluster as functions of the distributed API ask for it, in either role."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from clusterd.errors import ClusterError
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.requests.nodes import Nodes
+from clusterd.sync.requests.queries import QueryRefused
+from clusterd.wire import commands
+from clusterd.wire.results import WireException, dump_json
+
+
+class ClusterView:
+    """A master answers from its own table, a worker asks its master. `hashes`: the answer to `get_hash`;
+    `passwords`: Passwords.is_right."""
+
+    def __init__(
+        self,
+        nodes: Nodes | None,
+        master: Callable[[], Peer | None],
+        hashes: Callable[[], Awaitable[bytes]],
+        passwords: Callable[[str, str, str], Awaitable[bool]],
+    ) -> None:
+        self._passwords = passwords
+        self._nodes = nodes
+        self._master = master
+        self._hashes = hashes
+
+    async def list_nodes(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if self._nodes is None:
+            return await self._ask_master(commands.GET_NODES, arguments)
+        try:
+            return self._nodes.list(arguments)
+        except QueryRefused as refusal:
+            raise _as_wire(refusal) from None
+
+    async def health(self, wanted: object) -> dict[str, Any]:
+        if self._nodes is None:
+            return await self._ask_master(commands.GET_HEALTH, wanted)
+        try:
+            return await self._nodes.health(wanted)
+        except QueryRefused as refusal:
+            raise _as_wire(refusal) from None
+
+    async def ruleset_hashes(self) -> dict[str, str]:
+        found: dict[str, str] = json.loads(await self._hashes())
+        return found
+
+    async def is_password(self, asker: str, user: str, password: str) -> bool:
+        return await self._passwords(asker, user, password)
+
+    async def _ask_master(self, command: str, arguments: object) -> dict[str, Any]:
+        master = self._master()
+        if master is None:
+            raise ClusterError(3023)
+        try:
+            answer = json.loads(await master.request(command, dump_json(arguments)))
+        except (ValueError, RecursionError) as problem:
+            raise ClusterError(3036, str(problem)) from None
+        if not isinstance(answer, dict):
+            raise ClusterError(3036, f"{command} was not answered with an object")
+        return answer
+
+
+def _as_wire(refusal: QueryRefused) -> WireException:
+    return WireException(refusal.code, refusal.extra, wire_class=refusal.wire_class, remediation=refusal.remediation)

@@ -1,0 +1,85 @@
+"""Which nodes there are: the rows and records behind get_nodes, get_health and status (wire.md 8)."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from clusterd.sync.agents.info import AgentInfoMaster
+from clusterd.sync.integrity.master import IntegrityMaster
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.requests.queries import Row, get_nodes, health_names
+from clusterd.wdb.client import DatabaseError
+
+ACTIVE = "select node_name, count(*) as n from agent where id > 0 and connection_status = 'active' group by node_name"
+
+
+class Nodes:
+    """Answers from the live table of peers; holds nothing itself."""
+
+    def __init__(
+        self,
+        context: Context,
+        peers: Callable[[], Iterable[Peer]],
+        integrity: IntegrityMaster,
+        info: AgentInfoMaster,
+    ) -> None:
+        self._context = context
+        self._peers = peers
+        self._integrity = integrity
+        self._info = info
+
+    def workers(self) -> list[Peer]:
+        """In order of registration."""
+        return [peer for peer in self._peers() if peer.info.kind == "worker"]
+
+    def master_row(self) -> Row:
+        settings = self._context.settings
+        host = settings.cluster.nodes[0] if settings.cluster.nodes else settings.cluster.bind_addr
+        return {
+            "name": settings.cluster.node_name,
+            "type": "master",
+            "version": settings.clusterd.version,
+            "ip": host,
+        }
+
+    @staticmethod
+    def row(peer: Peer) -> Row:
+        return {
+            "name": peer.name,
+            "type": peer.info.node_type,
+            "version": peer.info.version,
+            "ip": peer.info.address,
+        }
+
+    def list(self, arguments: object) -> dict[str, Any]:
+        """Raises QueryRefused."""
+        return get_nodes([self.master_row(), *(self.row(peer) for peer in self.workers())], arguments)
+
+    async def health(self, wanted: object) -> dict[str, Any]:
+        """Without an agent database every node has 0 active agents (dapi.md 8.2). Raises QueryRefused."""
+        active = await self._active_agents()
+        peers = {peer.name: peer for peer in self.workers()}
+        master = self.master_row()
+        names, with_master = health_names(list(peers), wanted, master["name"])
+        nodes: dict[str, Any] = {}
+        for name in names:
+            peer = peers[name]
+            nodes[name] = {
+                "info": {**self.row(peer), "n_active_agents": active.get(name, 0)},
+                "status": self._integrity.record(name).health(
+                    integrity_free=self._integrity.is_free(name),
+                    info_free=self._info.is_free(name),
+                    keepalive_at=peer.keepalive_at,
+                ),
+            }
+        if with_master:
+            nodes[master["name"]] = {"info": {**master, "n_active_agents": active.get(master["name"], 0)}}
+        return {"n_connected_nodes": len(names), "nodes": nodes}
+
+    async def _active_agents(self) -> dict[str, int]:
+        """Active agents by node, agent 0 not counted."""
+        try:
+            rows = await self._context.database.rows(ACTIVE)
+        except DatabaseError:
+            return {}
+        return {str(row.get("node_name", "")): int(row["n"]) for row in rows}

@@ -1,0 +1,67 @@
+"""A worker's ruleset reload (dapi.md 1.10, wire.md 9.4, wdb.md 10.1): asked for over the local socket, sent to analysisd when the
+next integrity round has ended."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.handlers import Handler
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.tasks import Tasks
+from clusterd.wdb.stream import ask_once
+from clusterd.wire import commands
+from clusterd.wire.results import dump_json, shorten
+
+SOCKET = "queue/sockets/analysis"
+REQUEST = dump_json({"version": 1, "origin": {"module": "cluster"}, "command": "reload-ruleset"})
+ANSWER_S = 60.0
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    error: int
+    data: list[str] = []
+
+
+class RulesetReload:
+    """`local` is its command on the local socket. `is_asked`: a reload is due after the next round."""
+
+    def __init__(self, context: Context, master: Callable[[], Peer | None]) -> None:
+        self._context = context
+        self._master = master
+        self._tag = f"Worker {context.node_name}"
+        self._tasks = Tasks(context.journal(self._tag, "Integrity guard").error)
+        self.is_asked = False
+        self.local: dict[str, Handler] = {commands.SENDRRELOAD: self.ask}
+
+    async def ask(self, peer: Peer, payload: bytes) -> bytes:
+        """Raises ClusterError 3023."""
+        if self._master() is None:
+            raise ClusterError(3023)
+        self.is_asked = True
+        return commands.RELOAD_NOTED
+
+    def round_ended(self) -> None:
+        """The last exchange of an integrity round is over: nothing differs, or a package was applied."""
+        if self.is_asked:
+            self.is_asked = False
+            self._tasks.spawn(self._reload())
+
+    async def _reload(self) -> None:
+        level, text = await self._outcome()
+        await self._context.net.main_line(level, self._tag, text)
+
+    async def _outcome(self) -> tuple[str, str]:
+        failed = "Ruleset reload failed after cluster integrity check: "
+        try:
+            payload = await ask_once(f"{self._context.settings.root}/{SOCKET}", REQUEST, ANSWER_S)
+            answer = msgspec.json.decode(payload, type=_Answer)
+        except (ClusterError, msgspec.DecodeError, RecursionError) as failure:
+            return "ERROR", f"{failed}{failure}"
+        shown = shorten(", ".join(answer.data))
+        if answer.error:
+            return "ERROR", f"{failed}{shown}"
+        if answer.data:
+            return "WARNING", f"Ruleset reloaded with warnings after cluster integrity check: {shown}"
+        return "INFO", "Ruleset reload triggered by cluster integrity check: reload message sent successfully."

@@ -1,0 +1,85 @@
+"""`send_file` of the local socket (dapi.md 1.9): a file of this node to another one, for files below `queue/cluster/` only."""
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+
+from clusterd.errors import ClusterError
+from clusterd.messages.base import Segment
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.handlers import Handler, Later
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.wire import commands
+from clusterd.wire.payloads import text_of
+from clusterd.wire.results import encode_failure, shorten
+
+DIRECTORY = "queue/cluster"
+OWN = ".clusterd"
+
+
+class SendFile:
+    """`local` is its command. The result comes as a long string, the number of bytes or an exception, and `send_f_res`."""
+
+    def __init__(
+        self, context: Context, peers: Callable[[], Iterable[Peer]], master: Callable[[], Peer | None]
+    ) -> None:
+        self._context = context
+        self._peers = peers
+        self._master = master
+        self.local: dict[str, Handler] = {commands.SEND_FILE: self.send}
+
+    async def send(self, client: Peer, payload: bytes) -> Later:
+        """`{path} {node}`; a worker sends to its master, whatever the node. Raises ClusterError 1000, 3022, 3023, 3034, 4000."""
+        if client.info.uid not in (0, os.geteuid()):
+            raise ClusterError(4000, "only root and the user of this daemon may use send_file")
+        words = text_of(payload).split(" ")
+        if len(words) != 2:
+            raise ClusterError(1000, "send_file takes a path and a node's name, separated by one space")
+        path, node = words
+        target = self._target(node)
+        name, size = self._checked(path)
+        return Later(commands.FILE_TO_MASTER, lambda: self._send(client, target, name, size))
+
+    def _target(self, node: str) -> Peer:
+        if not self._context.settings.is_master:
+            master = self._master()
+            if master is None:
+                raise ClusterError(3023)
+            return master
+        found = next((peer for peer in self._peers() if peer.info.kind == "worker" and peer.name == node), None)
+        if found is None:
+            raise ClusterError(3022, shorten(node))
+        return found
+
+    def _checked(self, path: str) -> tuple[str, int]:
+        """The file's path relative to the root, and its size."""
+        root = os.path.realpath(self._context.settings.root)
+        real = os.path.realpath(path)
+        name = os.path.relpath(real, root)
+        if not name.startswith(f"{DIRECTORY}/") or name.startswith(f"{DIRECTORY}/{OWN}/"):
+            raise ClusterError(4000, f"only files below {DIRECTORY}/ are sent")
+        try:
+            found = os.stat(real)
+        except OSError as failure:
+            raise ClusterError(3034, failure.strerror) from None
+        if not stat.S_ISREG(found.st_mode):
+            raise ClusterError(3034, "it is no regular file")
+        return name, found.st_size
+
+    async def _send(self, client: Peer, target: Peer, name: str, size: int) -> None:
+        sender = self._context.sender
+        try:
+            segments = [Segment(f"{self._context.settings.root}/{name}", 0, size)]
+            await sender.send_file(target, f"/{name}", segments, size)
+            result = str(size).encode()
+        except (ClusterError, JobError, OSError) as failure:
+            error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
+            self._context.journal("Local Server", "Send file").error(f"{name} was not sent to {target.name}: {error}")
+            result = encode_failure(error)
+        try:
+            string_id = await sender.send_string(client, result)
+            await client.request(commands.SEND_F_RES, string_id.encode())
+        except ClusterError:
+            # It has hung up: nobody wants to know.
+            return

@@ -1,0 +1,190 @@
+"""Sendsync on a master: a worker's client asks one of our daemons (wire.md 4.13, wdb.md 9.3 and 9.4).
+
+The stock master serves one request at a time and blocks meanwhile (wire.md P9); here many run at once, with limits, so that
+a daemon or a worker that does not answer is in nobody else's way. Requests of one client are answered in their order.
+Messages are never logged and never quoted in an error: they may hold agent keys.
+"""
+
+import asyncio
+import re
+from collections import Counter
+from pathlib import PurePosixPath
+
+from clusterd.errors import ClusterError, in_passing
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.handlers import Handler
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.fair_queue import Turn, TurnLimits, Turns
+from clusterd.sync.ports.net_port import LinkClosed
+from clusterd.sync.requests.sendsync_worker import LARGEST_SENDSYNC
+from clusterd.wdb.stream import ask_once
+from clusterd.wire import commands
+from clusterd.wire.payloads import MAX_ID_BYTES, build_words, parse_addressed, parse_sendsync
+from clusterd.wire.results import dump_json, shorten
+
+SOCKETS = {
+    "authd": "queue/sockets/auth",
+    "remoted": "queue/sockets/remote",
+    "task-manager": "queue/tasks/task",
+    "wazuh-db": "queue/db/wdb",
+}
+LIMITS = TurnLimits(256, 192, 64, 48, known_source=1064, bytes_source=16 << 20, bytes=64 << 20)
+WAIT_SHARE = 0.25
+DAEMON_SHARE = 0.5
+"""Of the time a worker waits for the whole (timeout_dapi_request): in the line, and for the daemon. It hears why, then."""
+LARGEST_ANSWER = 5242880
+STRINGS_AT_ONCE = 8
+"""Answers on their way to one worker at a time: it takes 16 long strings, and other features send some, too."""
+SHOWN_NAME = 64
+_CLIENT = re.compile(f"[!-~]{{1,{MAX_ID_BYTES}}}")
+
+
+class _Worker:
+    """What is under way for one worker's connection: its requests, how many each client has, answers being sent."""
+
+    __slots__ = ("clients", "is_told", "strings", "turns")
+
+    def __init__(self) -> None:
+        self.turns: set[Turn] = set()
+        self.clients: Counter[str] = Counter()
+        self.strings = asyncio.Semaphore(STRINGS_AT_ONCE)
+        self.is_told = False
+
+
+class SendsyncMaster:
+    """`remote` is its command on the links of the workers."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._journal = context.journal("Master", "SendSync")
+        self._turns = Turns(LIMITS)
+        self._workers: dict[int, _Worker] = {}
+        self.remote: dict[str, Handler] = {commands.SENDSYNC: self.sendsync}
+
+    async def sendsync(self, peer: Peer, payload: bytes) -> bytes:
+        """Answered at once; what is wrong with the request, too, is said by `sendsyn_err`, which stock's workers read.
+
+        Raises ClusterError 1000 when it names no client, or when too many such answers wait for this worker."""
+        client, content = parse_addressed(payload)
+        if not _CLIENT.fullmatch(client):
+            raise ClusterError(1000, "a client is named by visible ASCII characters")
+        try:
+            daemon, message = read_request(content)
+            self._journal.debug(f"Receiving SendSync request ({daemon}) from {peer.name} ({client})")
+            turn = self._turns.join(peer.link, client, daemon, len(message))
+        except ClusterError as refusal:
+            peer.answer_late(commands.SENDSYN_ERR, build_words(client, str(refusal)))
+            self._failed("", refusal)
+            return commands.SENDSYNC_QUEUED
+        worker = self._workers.setdefault(peer.link, _Worker())
+        worker.turns.add(turn)
+        worker.clients[client] += 1
+        peer.spawn(self._serve(worker, peer, client, turn, message))
+        return commands.SENDSYNC_QUEUED
+
+    async def _serve(self, worker: _Worker, peer: Peer, client: str, turn: Turn, message: bytes) -> None:
+        """From the line to the answer. Cancelled with the link, perhaps before it begins: see `link_lost`."""
+        try:
+            await self._context.net.note_task(peer.link, commands.SENDSYN_ERR, client, is_open=True)
+            try:
+                answer = await self._ask(turn, message)
+            except ClusterError as failure:
+                self._failed(turn.service, failure)
+                await self._say(worker, peer, commands.SENDSYN_ERR, build_words(client, str(failure)))
+            else:
+                await self._give(worker, peer, client, turn.service, answer)
+        finally:
+            self._turns.leave(turn)
+            worker.turns.discard(turn)
+            worker.clients[client] -= 1
+            if not worker.turns and self._workers.get(peer.link) is worker:
+                del self._workers[peer.link]
+            if not worker.clients[client]:
+                del worker.clients[client]
+                await self._context.net.note_task(peer.link, commands.SENDSYN_ERR, client, is_open=False)
+
+    async def _ask(self, turn: Turn, message: bytes) -> bytes:
+        """The daemon's answer. Raises ClusterError 1013, 1121, 1014 (wdb.md 9.4)."""
+        settings = self._context.settings
+        whole_s = settings.communication.timeout_dapi_request_s
+        path = SOCKETS[turn.service]
+        try:
+            await self._turns.begin(turn, whole_s * WAIT_SHARE)
+            answer = await ask_once(f"{settings.root}/{path}", message, whole_s * DAEMON_SHARE)
+        except ClusterError as failure:
+            if failure.code in (1013, 1121):
+                raise ClusterError(failure.code, PurePosixPath(path).name) from failure
+            raise ClusterError(failure.code, (failure.extra or "").replace(f"{settings.root}/", "")) from failure
+        finally:
+            self._turns.free_service(turn)
+        if len(answer) > LARGEST_ANSWER:
+            raise ClusterError(1014, f"an answer of {len(answer)} bytes is above the limit of {LARGEST_ANSWER}")
+        return answer
+
+    async def _give(self, worker: _Worker, peer: Peer, client: str, daemon: str, answer: bytes) -> None:
+        """The answer as a long string, then its id. A worker that cannot take it hears `sendsyn_err`."""
+        try:
+            async with worker.strings:
+                string_id = await self._context.sender.send_string(peer, answer)
+                await self._say(worker, peer, commands.SENDSYN_RES, build_words(client, string_id))
+        except ClusterError as failure:
+            if isinstance(failure.__cause__, LinkClosed):
+                self._lost(worker, peer)
+                return
+            self._failed(daemon, failure)
+            await self._say(worker, peer, commands.SENDSYN_ERR, build_words(client, str(failure)))
+
+    async def _say(self, worker: _Worker, peer: Peer, command: str, payload: bytes) -> None:
+        try:
+            await peer.request(command, payload)
+        except LinkClosed:
+            self._lost(worker, peer)
+        except ClusterError as refusal:
+            # Its client has hung up, as a rule.
+            journal = self._context.journal("Master", "SendSync guard")
+            journal.debug(f"{peer.name} did not take {command}: {in_passing(refusal)}")
+
+    # ---- ends ----------------------------------------------------------------------------------------------------------
+
+    def link_lost(self, peer: Peer) -> None:
+        """A worker's link is no longer among the peers; what runs for it is cancelled with the tasks of its peer."""
+        worker = self._workers.pop(peer.link, None)
+        if worker is not None:
+            self._lost(worker, peer)
+            for turn in worker.turns:
+                self._turns.leave(turn)
+
+    def _failed(self, daemon: str, failure: ClusterError) -> None:
+        """Stock's line has the whole request; its message is left out here (dapi.md 8, number 15)."""
+        shown = {"daemon_name": daemon} if daemon else {}
+        self._journal.error(f"Error in SendSync (parameters {shown}): {failure}")
+
+    def _lost(self, worker: _Worker, peer: Peer) -> None:
+        if not worker.is_told:
+            worker.is_told = True
+            self._journal.error(
+                f"Error in Sendsync. The destination node is not connected or does not exist: {peer.name}."
+            )
+
+
+def read_request(content: bytes) -> tuple[str, bytes]:
+    """The daemon's name, one of SOCKETS, and what it is to be sent: an object as the JSON that stock writes, a text as it is.
+
+    Raises ClusterError 1014 for anything else."""
+    if len(content) > LARGEST_SENDSYNC:
+        raise ClusterError(1014, f"a request of {len(content)} bytes is above the limit of {LARGEST_SENDSYNC}")
+    try:
+        request = parse_sendsync(content)
+        message = request.message.encode() if isinstance(request.message, str) else dump_json(request.message)
+    except ClusterError as failure:
+        raise ClusterError(1014, failure.extra) from None
+    except RecursionError:
+        raise ClusterError(1014, "the message is nested too deeply") from None
+    if request.daemon_name not in SOCKETS:
+        raise ClusterError(1014, repr(shorten(request.daemon_name, SHOWN_NAME)))
+    return request.daemon_name, message
+
+
+def restarted(client: str) -> bytes:
+    """The `sendsyn_err` of a request that the sync process before this one had."""
+    return build_words(client, str(ClusterError(1014, "the sync process of the master was restarted")))

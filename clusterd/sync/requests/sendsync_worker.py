@@ -1,0 +1,217 @@
+"""Sendsync on a worker: a daemon of this machine asks a daemon of the master (wire.md 4.13, wdb.md 9.2, dapi.md 1.10).
+
+A local client's request gets no response (`sendsync`), or a first `ok` at once (`sendasync`); the answer comes as a request
+of ours with command `ok`, a failure as one with command `err`. The master's answers name the client by its number only, so
+one request of a client is with the master at a time.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+
+from clusterd.errors import ClusterError
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.handlers import Handler, Later
+from clusterd.sync.links.outgoing import INLINE_CHUNK, read_segments
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.fair_queue import TurnLimits, Turns
+from clusterd.sync.ports.net_port import LinkClosed
+from clusterd.sync.ports.pool_port import JobError
+from clusterd.wire import commands
+from clusterd.wire.payloads import build_words, parse_addressed, parse_sendsync, parse_string_for
+from clusterd.wire.results import encode_failure, shorten
+
+LOST = "the connection was lost before the answer came; what was asked may have been done"
+"""Behind 3023 when the request went out; a bare 3023 says that it did not."""
+LARGEST_SENDSYNC = 1_000_000
+"""Bytes of a request (wdb.md 9.2)."""
+LARGEST_ANSWER = 5242880
+"""Bytes of an answer: what the local socket carries undivided. The daemons themselves take 65,536."""
+LARGEST_ERROR = 65536
+LIMITS = TurnLimits(64, 48, 64, 48, known_source=1024, bytes_source=64 << 20, bytes=64 << 20)
+"""The master of this program serves 64 of a worker at a time, 48 of them for one daemon."""
+DAEMONS = frozenset({"authd", "remoted", "task-manager", "wazuh-db"})
+OTHER_DAEMON = "another daemon"
+WORKER = 0
+NOT_PERMITTED = 4000
+TIMEOUT = 3020
+
+
+class _Asked:
+    """A request of a local client, from its arrival to its answer. `is_answered`: the master has said how it ended."""
+
+    __slots__ = ("answer", "client", "is_answered", "master", "task")
+
+    def __init__(self, client: Peer, task: "asyncio.Task[object]") -> None:
+        self.client = client
+        self.task = task
+        self.master: Peer | None = None
+        self.answer: asyncio.Future[tuple[str, bytes]] = asyncio.get_running_loop().create_future()
+        self.is_answered = False
+
+    def settle(self, command: str, payload: bytes) -> None:
+        self.is_answered = True
+        if not self.answer.done():
+            self.answer.set_result((command, payload))
+
+
+class SendsyncWorker:
+    """`local` and `remote` are its commands on the local socket and on the link to the master."""
+
+    def __init__(self, context: Context, master: Callable[[], Peer | None]) -> None:
+        self._context = context
+        self._master = master
+        self._turns = Turns(LIMITS)
+        self._known: set[_Asked] = set()
+        self._with_master: dict[str, _Asked] = {}
+        self._unclaimed: set[str] = set()
+        self.local: dict[str, Handler] = {commands.SENDSYNC: self.sendsync, commands.SENDASYNC: self.sendasync}
+        self.remote: dict[str, Handler] = {commands.SENDSYN_RES: self.answered, commands.SENDSYN_ERR: self.failed}
+
+    # ---- the local socket ----------------------------------------------------------------------------------------------
+
+    async def sendsync(self, peer: Peer, payload: bytes) -> Later:
+        return self._accept(peer, payload, None)
+
+    async def sendasync(self, peer: Peer, payload: bytes) -> Later:
+        return self._accept(peer, payload, commands.SENDASYNC_QUEUED)
+
+    def _accept(self, client: Peer, payload: bytes, first: bytes | None) -> Later:
+        """Raises ClusterError for a request that is not passed on."""
+        if client.info.uid not in (0, os.geteuid()):
+            raise ClusterError(
+                NOT_PERMITTED, "Permission Denied: only root and the user of this daemon may use sendsync"
+            )
+        if self._master() is None:
+            raise ClusterError(3023)
+        if len(payload) > LARGEST_SENDSYNC:
+            raise ClusterError(1000, f"a request of {len(payload)} bytes is above the limit of {LARGEST_SENDSYNC}")
+        daemon = parse_sendsync(payload).daemon_name
+
+        async def work() -> None:
+            command, answer = await self._outcome(client, daemon if daemon in DAEMONS else OTHER_DAEMON, payload)
+            with contextlib.suppress(ClusterError):  # the daemons hang up without an answer (dapi.md 1.4)
+                await client.request(command, answer)
+
+        return Later(first, work)
+
+    async def _outcome(self, client: Peer, service: str, payload: bytes) -> tuple[str, bytes]:
+        """What the client is to hear: command and payload."""
+        timeout_s = self._context.settings.communication.timeout_dapi_request_s
+        task = asyncio.current_task()
+        assert task is not None
+        asked = _Asked(client, task)
+        self._known.add(asked)
+        try:
+            turn = self._turns.join(WORKER, client.name, service, len(payload))
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await turn.begun
+                    return await self._ask_master(asked, payload)
+            finally:
+                self._turns.leave(turn)
+        except TimeoutError:
+            return commands.ERR, encode_failure(ClusterError(3021, f"the master did not answer within {timeout_s:g} s"))
+        except ClusterError as failure:
+            return commands.ERR, encode_failure(failure)
+        finally:
+            self._known.discard(asked)
+
+    async def _ask_master(self, asked: _Asked, payload: bytes) -> tuple[str, bytes]:
+        """Raises ClusterError: 3023 without a link, or what the master refused the request with."""
+        master, name = self._master(), asked.client.name
+        if master is None:
+            raise ClusterError(3023)
+        if name in self._unclaimed:
+            # Its answer could be taken for the one to this request.
+            raise ClusterError(1000, "an earlier request was not answered in time; ask over another connection")
+        asked.master = master
+        self._with_master[name] = asked
+        refused = False
+        try:
+            try:
+                await self._forward(master, build_words(name, payload))
+            except LinkClosed:
+                raise ClusterError(3023, LOST) from None
+            except JobError as failure:
+                refused = True
+                raise ClusterError(3018, str(failure)) from failure
+            except ClusterError as failure:
+                refused = failure.code != TIMEOUT
+                if not asked.is_answered:
+                    raise
+            return await asked.answer
+        finally:
+            del self._with_master[name]
+            if not refused and not asked.is_answered and self._master() is master:
+                self._unclaimed.add(name)
+
+    async def _forward(self, master: Peer, payload: bytes) -> None:
+        """Large ones are sealed in the pool, so that net need not."""
+        if len(payload) <= INLINE_CHUNK:
+            await master.request(commands.SENDSYNC, payload)
+        else:
+            await master.request(commands.SENDSYNC, body=await self._context.sender.seal(payload))
+
+    # ---- the link to the master ----------------------------------------------------------------------------------------
+
+    async def answered(self, peer: Peer, payload: bytes) -> bytes:
+        """`sendsyn_res`. An answer that nobody waits for is dropped, and the master hears the same (wire.md 4.1)."""
+        found = parse_string_for(payload)
+        asked = self._find(peer, found.id)
+        if asked is None:
+            peer.incoming.drop_string(found.string_id)
+            return commands.SENDSYNC_FORWARDED
+        try:
+            content = await self._take(peer, found.string_id)
+        except ClusterError as failure:
+            journal = self._context.journal(f"Worker {self._context.node_name}", "SendSync")
+            journal.error(f"Error sending sendsync response to local client: {failure}")
+            asked.settle(commands.ERR, encode_failure(failure))
+            raise
+        asked.settle(commands.OK, content)
+        return commands.SENDSYNC_FORWARDED
+
+    async def failed(self, peer: Peer, payload: bytes) -> bytes:
+        """`sendsyn_err`: the text goes to the client as it is."""
+        found = parse_addressed(payload)
+        asked = self._find(peer, found.id)
+        if asked is None:
+            raise ClusterError(1000, repr(found.id))
+        asked.settle(commands.ERR, found.content[:LARGEST_ERROR])
+        return commands.SENDSYNC_ERROR_FORWARDED
+
+    def _find(self, master: Peer, name: str) -> _Asked | None:
+        """Who waits for this answer. One that comes after its client gave up frees the client's number."""
+        asked = self._with_master.get(name)
+        if asked is None:
+            self._unclaimed.discard(name)
+            return None
+        return None if asked.is_answered or asked.master is not master else asked
+
+    async def _take(self, peer: Peer, string_id: str) -> bytes:
+        """The long string, removed. Raises ClusterError: 3035 there is none, 3016 it is too long or was never sent."""
+        if string_id.startswith("Error"):
+            raise ClusterError(3016, shorten(string_id))
+        segment = await peer.incoming.take_string(string_id)
+        try:
+            if segment.length > LARGEST_ANSWER:
+                raise ClusterError(3016, f"an answer of {segment.length} bytes is above the limit of {LARGEST_ANSWER}")
+            return read_segments([segment])
+        except OSError as failure:
+            raise ClusterError(1000, str(failure)) from failure
+        finally:
+            self._context.spool.remove(segment.path)
+
+    # ---- ends ----------------------------------------------------------------------------------------------------------
+
+    def link_lost(self, peer: Peer) -> None:
+        """A link is no longer among the peers: its requests end now."""
+        if peer.info.kind == "master":
+            self._unclaimed.clear()
+        for asked in list(self._known):
+            if asked.client is peer:
+                asked.task.cancel()
+            elif asked.master is peer and not asked.answer.done():
+                asked.answer.set_exception(ClusterError(3023, LOST))

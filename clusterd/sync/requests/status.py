@@ -1,0 +1,212 @@
+"""What `clusterd status` learns from sync: plain values under stable keys (docs/operations.md lists them)."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from clusterd.sync.agents.groups_master import AgentGroupsMaster
+from clusterd.sync.agents.groups_worker import AgentGroupsWorker, LastGroups
+from clusterd.sync.agents.info import AgentInfoWorker, LastReport
+from clusterd.sync.integrity.master import IntegrityMaster
+from clusterd.sync.integrity.worker import IntegrityWorker
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.manifest.keeper import ManifestKeeper
+from clusterd.wdb.batches import BadString, parse_chunk
+from clusterd.wdb.client import DatabaseError
+
+STATUS_TIMEOUT_S = 0.8
+
+
+def node_status(
+    context: Context, peers: Iterable[Peer], side: IntegrityMaster | IntegrityWorker, net_serving: str, problem: str
+) -> dict[str, Any]:
+    """The whole answer of the local command `status`. Times are wall-clock seconds, sizes bytes."""
+    cluster = context.settings.cluster
+    return {
+        "problem": problem,
+        "problems": context.troubles.shown(),
+        "node": {
+            "name": cluster.node_name,
+            "type": cluster.node_type,
+            "cluster": cluster.name,
+            "version": context.settings.clusterd.version,
+            "serving": net_serving,
+        },
+        "peers": [peer_status(peer) for peer in peers if peer.info.kind != "local"],
+        "manifest": manifest_status(context.manifests),
+        "syncs": [
+            {
+                "peer": progress.peer,
+                "kind": progress.kind,
+                "step": progress.step,
+                "started_at": progress.started_at,
+                "done_bytes": progress.done_bytes,
+                "total_bytes": progress.total_bytes,
+            }
+            for progress in context.progress
+        ],
+        "results": side_results(side, context.manifests),
+        "slabs_free": context.slabs.free,
+        "spool": context.spool.ledger.shown(),
+        "answered_at": time.time(),
+    }
+
+
+def peer_status(peer: Peer) -> dict[str, Any]:
+    return {
+        "name": peer.name,
+        "kind": peer.info.kind,
+        "address": peer.info.address,
+        "version": peer.info.version,
+        "program": peer.program or "unknown",
+        "capabilities": sorted(peer.capabilities),
+        "connected_at": peer.info.connected_at,
+        "keepalive_at": peer.keepalive_at or None,
+    }
+
+
+def manifest_status(manifests: ManifestKeeper) -> dict[str, Any]:
+    """`watching` false: `unwatched` says why. `withheld`: files that have vanished from a master at once and wait for
+    `clusterd sync --allow-delete`; `settling`: those of which it is not decided yet."""
+    scan = manifests.current
+    watch = {"watching": manifests.watching, "unwatched": manifests.unwatched or None}
+    if scan is None:
+        return {"state": "scanning" if manifests.scanning else "none", "failure": manifests.failure or None, **watch}
+    return {
+        "state": "scanning" if manifests.scanning else "ready",
+        "failure": manifests.failure or None,
+        **watch,
+        "withheld": scan.withheld,
+        "settling": scan.settling,
+        "root_digest": scan.root_digest,
+        "content_digest": scan.content_digest,
+        "files": scan.files,
+        "total_bytes": scan.total_bytes,
+        "last_scan": {
+            "ended_at": scan.ended_at,
+            "duration_s": scan.duration_s,
+            "hashed": scan.hashed,
+            "reused": scan.reused,
+            "hashed_bytes": scan.hashed_bytes,
+            "problems": {note.path: note.why for note in scan.notes if note.why},
+        },
+    }
+
+
+COUNTS = "select node_name, connection_status, count(*) as n from agent where id > 0 group by 1, 2"
+WAITING = (
+    "select (select count(*) from agent where sync_status != 'synced' and id > 0) as to_report,"
+    " (select count(*) from agent where group_sync_status = 'syncreq') as to_hand_out"
+)
+HASH = 'global sync-agent-groups-get {"get_global_hash": true}'
+
+
+async def agents_status(
+    context: Context,
+    side: IntegrityMaster | IntegrityWorker,
+    info: AgentInfoWorker | None,
+    groups: AgentGroupsMaster | AgentGroupsWorker,
+) -> dict[str, Any]:
+    """Agents by node and by connection status in this node's database, what waits, and how both syncs went."""
+    database, found = context.database, dict[str, Any]()
+    try:
+        async with asyncio.timeout(STATUS_TIMEOUT_S):
+            counts: dict[str, dict[str, int]] = {}
+            for row in await database.rows(COUNTS):
+                counts.setdefault(row.get("node_name") or "unknown", {})[row["connection_status"]] = row["n"]
+            (waiting,) = await database.rows(WAITING)
+            digest = parse_chunk((await database.ask(HASH))[1]).hash
+        found = {
+            "database": "own store" if context.settings.serves_store else "wazuh-db",
+            "problem": None,
+            "nodes": counts,
+            **waiting,
+            "groups_hash": None if isinstance(digest, msgspec.UnsetType) else digest,
+        }
+    except TimeoutError:
+        found = {"database": None, "problem": f"no answer within {STATUS_TIMEOUT_S:g} s", "nodes": {}}
+    except (DatabaseError, BadString) as failure:
+        found = {"database": None, "problem": str(failure), "nodes": {}}
+    return found | {"syncs": _agent_syncs(side, info, groups)}
+
+
+def _agent_syncs(
+    side: IntegrityMaster | IntegrityWorker, info: AgentInfoWorker | None, groups: AgentGroupsMaster | AgentGroupsWorker
+) -> dict[str, Any]:
+    """A master: by worker. A worker: its own, under `self`."""
+    if isinstance(side, IntegrityMaster):
+        return {
+            name: {
+                "info_at": record.info_ended_at,
+                "info_chunks": record.info_chunks,
+                "groups_at": record.groups_ended_at,
+                "groups_chunks": record.groups_chunks,
+                "groups_problem": record.groups_problem or None,
+                "all_groups_at": record.all_groups_ended_at,
+            }
+            for name, record in side.records.items()
+        }
+    report = LastReport() if info is None else info.last
+    taken = groups.last if isinstance(groups, AgentGroupsWorker) else LastGroups()
+    return {
+        "self": {
+            "info_at": report.at,
+            "info_result": report.result or None,
+            "info_detail": report.detail or None,
+            "info_reported_at": report.reported_at,
+            "groups_at": taken.at,
+            "groups_chunks": taken.chunks,
+            "groups_problem": taken.errors[0] if taken.errors else None,
+            "groups_match": taken.matches,
+            "groups_mismatches": taken.mismatches,
+            "all_groups_asked_at": taken.asked_for_all_at,
+        }
+    }
+
+
+def side_results(side: IntegrityMaster | IntegrityWorker, manifests: ManifestKeeper) -> dict[str, Any]:
+    """A master: last result per worker, and how far it lags behind; `unknown` while the master cannot look at its own files:
+    a worker that was equal may not be any more. A worker: its own, under `self`."""
+    if isinstance(side, IntegrityWorker):
+        last = side.last
+        return {
+            "self": {
+                "result": last.result or None,
+                "detail": last.detail or None,
+                "checked_at": last.checked_at,
+                "synced_at": last.synced_at,
+                "created": last.created,
+                "updated": last.updated,
+                "deleted": last.deleted,
+                "problems": last.problems,
+            }
+        }
+    now = time.time()
+    results: dict[str, dict[str, Any]] = {
+        name: {
+            "result": record.result or None,
+            "detail": record.detail or None,
+            "checked_at": record.check_ended_at,
+            "synced_at": record.sync_ended_at,
+            "created": record.missing,
+            "updated": record.shared,
+            "deleted": record.extra,
+            "behind": record.behind,
+            "digest": record.digest or None,
+            "equal_at": record.equal_at,
+            "lag_s": None if record.behind_since is None else max(0.0, now - record.behind_since),
+            "lag_files": record.behind_files,
+            "problems": record.problems,
+        }
+        for name, record in side.records.items()
+    }
+    if manifests.failing_since is not None:
+        for result in results.values():
+            result["result"], result["lag_files"] = "unknown", None
+            result["detail"] = f"this master cannot look at its files: {manifests.failure}"
+            result["lag_s"] = max(result["lag_s"] or 0.0, now - manifests.failing_since)
+    return results
