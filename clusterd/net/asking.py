@@ -28,7 +28,7 @@ class Ask:
         self.entry = entry
 
 
-class Nobody:
+class IgnoreAnswer:
     """Of whom the response to a request of net's own is of no interest."""
 
     __slots__ = ("_context",)

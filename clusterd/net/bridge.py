@@ -34,11 +34,11 @@ from clusterd.messages.links import (
     Unanswered,
     WriteLog,
 )
-from clusterd.net.asking import Nobody
+from clusterd.net.asking import IgnoreAnswer
 from clusterd.net.context import MAIN, Context
 from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link
-from clusterd.net.open_request import Pending
-from clusterd.net.string_transfer import Giving
+from clusterd.net.open_request import OpenRequest
+from clusterd.net.string_transfer import StringTransfer
 from clusterd.wire import commands
 from clusterd.wire.events import Sink
 from clusterd.wire.results import encode_failure
@@ -96,8 +96,8 @@ class Bridge:
         self.sync_is_lost = False
         self._links: dict[int, Link] = {}
         self._serial = 0
-        self._pending: dict[int, Pending] = {}
-        self._asks: dict[int, _SyncAsk | Giving] = {}
+        self._pending: dict[int, OpenRequest] = {}
+        self._asks: dict[int, _SyncAsk | StringTransfer] = {}
         self._notes: dict[int, dict[tuple[str, str], None]] = {}
         self._sending: Counter[int] = Counter()
         """Slabs of sync's, and how many messages are still to be written from each."""
@@ -163,7 +163,7 @@ class Bridge:
             return
         self._serial += 1
         serial = self._serial
-        self._pending[serial] = Pending(link, counter, command, answer_as)
+        self._pending[serial] = OpenRequest(link, counter, command, answer_as)
         link.serials.add(serial)
         self.tell(PeerRequest(link.number, serial, command, payload, self.lend(bodies)))
         if len(link.serials) >= self._context.settings.clusterd.limits.requests_per_link:
@@ -311,7 +311,7 @@ class Bridge:
         if link is None:
             self.tell(Unanswered(message.id, "closed"))
             return
-        self._asks[message.id] = giving = Giving(self, link, message)
+        self._asks[message.id] = giving = StringTransfer(self, link, message)
         try:
             giving.begin()
         except ClusterError as refusal:
@@ -373,7 +373,7 @@ class Bridge:
         for waiting in pending.values():
             waiting.link.serials.clear()
             if waiting.answered:
-                waiting.link.ask(commands.ERR, _restarted(), TOLD_S, Nobody(self._context))
+                waiting.link.ask(commands.ERR, _restarted(), TOLD_S, IgnoreAnswer(self._context))
             else:
                 waiting.link.respond(waiting.counter, commands.ERR, _restarted())
             waiting.link.let_go(HELD_REQUESTS)

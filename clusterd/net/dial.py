@@ -12,7 +12,7 @@ from clusterd.net.connect import connect
 from clusterd.net.context import MAIN, Context
 from clusterd.net.keepalive import KeepaliveSender
 from clusterd.net.link import Link
-from clusterd.net.link_commands import Desk
+from clusterd.net.link_commands import LinkCommands
 from clusterd.net.listen import keep_awake, make_node_directory
 from clusterd.wire import commands
 from clusterd.wire.events import Sink, Violation
@@ -82,7 +82,7 @@ class Dialer:
     """Owner of the one outbound link. `run` never ends by itself."""
 
     def __init__(
-        self, context: Context, bridge: Bridge, desk: Desk, sealer: Sealer, tls: ssl.SSLContext | None
+        self, context: Context, bridge: Bridge, desk: LinkCommands, sealer: Sealer, tls: ssl.SSLContext | None
     ) -> None:
         self._context = context
         self._bridge = bridge

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 from clusterd.listening.addresses import network_of
 from clusterd.messages.links import LinkInfo
-from clusterd.net.asking import Ask, Asker, Nobody
+from clusterd.net.asking import Ask, Asker, IgnoreAnswer
 from clusterd.net.context import Context, ToSync
 from clusterd.net.outbox import Outbox
 from clusterd.net.pulse import SILENT_S, Pulse
@@ -434,7 +434,7 @@ class Link(asyncio.BufferedProtocol):
         if pulse.is_lost:
             self.abort(f"nothing has come from the peer for {SILENT_S:g} seconds")
         elif pulse.is_due and not self._outbox:
-            self.ask(commands.ECHO, commands.PULSE, SILENT_S, Nobody(self._context))
+            self.ask(commands.ECHO, commands.PULSE, SILENT_S, IgnoreAnswer(self._context))
 
     def check(self, now: float, timeout_s: float) -> None:
         """End a link whose peer has begun something and does not go on, or takes nothing."""

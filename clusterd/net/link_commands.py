@@ -9,7 +9,7 @@ from clusterd.wire.events import Sink
 _ECHOES = {commands.ECHO: commands.OK, commands.ECHO_C: commands.OK_ECHO_C, commands.ECHO_M: commands.OK_C}
 
 
-class Desk:
+class LinkCommands:
     """Shared by listen, dial and local."""
 
     def __init__(self, context: Context, bridge: Bridge) -> None:

@@ -16,7 +16,7 @@ from clusterd.net.context import MAIN, Context
 from clusterd.net.hello import HelloRules, check_hello
 from clusterd.net.keepalive import silent_too_long
 from clusterd.net.link import Link
-from clusterd.net.link_commands import Desk
+from clusterd.net.link_commands import LinkCommands
 from clusterd.net.pulse import MISSED_S
 from clusterd.settings import Limits
 from clusterd.wire import commands
@@ -40,7 +40,7 @@ class Listener:
     """Owner of the inbound links. A link is waiting until its hello is accepted; then it has a name, for good."""
 
     def __init__(
-        self, context: Context, bridge: Bridge, desk: Desk, sealer: Sealer, tls: ssl.SSLContext | None
+        self, context: Context, bridge: Bridge, desk: LinkCommands, sealer: Sealer, tls: ssl.SSLContext | None
     ) -> None:
         self._context = context
         self._bridge = bridge

@@ -11,7 +11,7 @@ from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, Context
 from clusterd.net.keepalive import silent_too_long
 from clusterd.net.link import Link
-from clusterd.net.link_commands import Desk
+from clusterd.net.link_commands import LinkCommands
 from clusterd.net.listen import KEEPALIVE_SUBTAG
 from clusterd.rundir import local_socket
 from clusterd.wire import commands
@@ -29,7 +29,7 @@ _CREDENTIALS = struct.Struct("3i")
 class LocalServer:
     """Owner of the local links. A client's name is a number; sync knows each from its first moment."""
 
-    def __init__(self, context: Context, bridge: Bridge, desk: Desk) -> None:
+    def __init__(self, context: Context, bridge: Bridge, desk: LinkCommands) -> None:
         self._context = context
         self._bridge = bridge
         self._desk = desk

@@ -3,7 +3,7 @@
 from clusterd.net.link import Link
 
 
-class Pending:
+class OpenRequest:
     """A request of a peer that sync has. `answer_as`: the command word that an `ok` becomes (echo-c, echo-m). `answered`: the
     response has been given, and more is to follow."""
 

@@ -23,7 +23,7 @@ from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, Context
 from clusterd.net.dial import Dialer
 from clusterd.net.link import Link
-from clusterd.net.link_commands import Desk
+from clusterd.net.link_commands import LinkCommands
 from clusterd.net.listen import Listener
 from clusterd.net.local import LocalServer
 from clusterd.net.slabs import HOLD_S, NetSlabs
@@ -89,7 +89,7 @@ class _NetProcess:
     async def _serve(self, channel: "DealerChannel[SyncToNet]") -> int:
         context = self._context
         bridge = self._bridge = Bridge(context, channel, self._board.row("sync"), self._row.snapshot().incarnation)
-        desk = Desk(context, bridge)
+        desk = LinkCommands(context, bridge)
         self._local = LocalServer(context, bridge, desk)
         refusal = await self._start(desk)
         if refusal is not None:
@@ -111,7 +111,7 @@ class _NetProcess:
             await self._drain(tasks)
         return int(ExitCode.OK)
 
-    async def _start(self, desk: Desk) -> str | None:
+    async def _start(self, desk: LinkCommands) -> str | None:
         """Open the sockets. Returns why not, in words for who started the node."""
         settings, log = self._settings, self._context.log
         sealer = Sealer(settings.cluster.key.value)

@@ -22,7 +22,7 @@ class Owner(Protocol):
     def drop(self, bodies: list[Sink]) -> None: ...
 
 
-class Giving:
+class StringTransfer:
     """`number`: the request that waits for its response, for who withdraws it."""
 
     __slots__ = ("_message", "_owner", "_step", "_string_id", "link", "number")

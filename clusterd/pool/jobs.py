@@ -40,7 +40,7 @@ from hashing.errors import FileVanished, HashingError, PackageTooLarge
 from ipc.arena import Arena
 
 
-class Workshop:
+class JobRunner:
     """Runs jobs, one at a time. `settings` is replaced by a reload. `on_step` is called often during long jobs. `hurry`: sync's
     counter of calls for those jobs that give way."""
 

@@ -8,7 +8,7 @@ from clusterd.config.loading import load
 from clusterd.logs import Log
 from clusterd.memory import give_back
 from clusterd.messages.pool import JobDone, JobFailed, PoolHello, StartJob, SyncToPool
-from clusterd.pool.jobs import Workshop
+from clusterd.pool.jobs import JobRunner
 from clusterd.reload import adopt
 from clusterd.rounds import Rounds
 from clusterd.rundir import jobs_socket
@@ -60,7 +60,7 @@ class _PoolProcess:
         self._sync = board.row("sync")
         self._log = log
         self._incarnation = self._row.snapshot().incarnation
-        self._workshop = Workshop(settings, arena, self._row.stamp, lambda: self._sync.get("hurry"))
+        self._workshop = JobRunner(settings, arena, self._row.stamp, lambda: self._sync.get("hurry"))
         self._greeted = 0
         self._greeted_at = 0.0
         self._reload_asked = False

@@ -20,7 +20,7 @@ SAME_LINE_S = 60.0
 LATEST_AGAIN_S = 5.0
 
 
-class Pace(msgspec.Struct, frozen=True):
+class Timing(msgspec.Struct, frozen=True):
     """Times in seconds. `start_s`: until a new child must be ready, waits for a core or the disk left aside;
     `stuck_after_s`: how long a child may be idle without a heartbeat; `stuck_busy_after_s`: how long it may compute or wait for
     the disk without one; `dump_s`: from the order to dump its stacks until it is killed; `tick_s`: how often a node that serves
@@ -60,7 +60,7 @@ class Family:
         specs: Iterable[ChildSpec],
         board: Board,
         log: Log,
-        pace: Pace,
+        pace: Timing,
         *,
         crash_log: str,
         reason: Callable[[], str],

@@ -30,7 +30,7 @@ from clusterd.store.choice import choose
 from clusterd.supervisor import privileges, sweep
 from clusterd.supervisor.child import CRASH_LOG_MODE, SIGNALS, ChildSpec, freeze
 from clusterd.supervisor.code_access import access_warning, unreadable_code
-from clusterd.supervisor.family import SUBTAG, TAG, Family, Pace
+from clusterd.supervisor.family import SUBTAG, TAG, Family, Timing
 from clusterd.supervisor.notify import Notifier
 from clusterd.supervisor.pidfile import AlreadyRunning, claim
 from clusterd.supervisor.plan import Node, make_arena, plan
@@ -96,7 +96,7 @@ def supervise(
     ready_fd: int | None = None,
     log_level_override: int | None = None,
     make_plan: Callable[[Node], list[ChildSpec]] = plan,
-    pace: Pace | None = None,
+    pace: Timing | None = None,
 ) -> int:
     """Run the node until it is told to stop; returns the exit code.
 
@@ -114,7 +114,7 @@ def supervise(
     )
     if pace is None:
         own = settings.clusterd
-        pace = Pace(stuck_after_s=own.stuck_after_s, stuck_busy_after_s=own.stuck_busy_after_s)
+        pace = Timing(stuck_after_s=own.stuck_after_s, stuck_busy_after_s=own.stuck_busy_after_s)
     try:
         with _blocked_signals():
             _run_node(settings, starter, foreground, make_plan, pace)
@@ -142,7 +142,7 @@ def _blocked_signals() -> Iterator[None]:
 
 
 def _run_node(
-    settings: Settings, starter: Starter, foreground: bool, make_plan: Callable[[Node], list[ChildSpec]], pace: Pace
+    settings: Settings, starter: Starter, foreground: bool, make_plan: Callable[[Node], list[ChildSpec]], pace: Timing
 ) -> None:
     """From nothing to nothing. Raises CouldNotStart, OSError, PrivilegeProblem."""
     root = settings.root
@@ -245,7 +245,7 @@ class _Supervisor:
         crash_fd: int,
         starter: Starter,
         make_plan: Callable[[Node], list[ChildSpec]],
-        pace: Pace,
+        pace: Timing,
     ) -> None:
         self._crash_fd = crash_fd
         self._root = settings.root

@@ -31,7 +31,7 @@ from clusterd.sync.integrity.rounds import Rounds
 from clusterd.sync.integrity.worker import IntegrityWorker
 from clusterd.sync.links.caps import offer_caps, recall
 from clusterd.sync.links.context import Context
-from clusterd.sync.links.handlers import CommonRequests, Handler, Later
+from clusterd.sync.links.handlers import CommonRequests, DeferredAnswer, Handler
 from clusterd.sync.links.incoming import BadSeal, Incoming, Refusal
 from clusterd.sync.links.partials import Partials
 from clusterd.sync.links.peer import Peer
@@ -272,7 +272,7 @@ class Core:
                 await net.reply(message.link, message.serial, commands.OK, body=message.body)
                 return
             payload = await self._handled(peer, message)
-            if isinstance(payload, Later):
+            if isinstance(payload, DeferredAnswer):
                 if payload.first is not None:
                     await net.reply(message.link, message.serial, commands.OK, payload.first, more=True)
                 await payload.work()
@@ -323,7 +323,7 @@ class Core:
                 raise BadSeal from failure
             raise
 
-    async def _handled(self, peer: Peer, message: PeerRequest) -> bytes | Later:
+    async def _handled(self, peer: Peer, message: PeerRequest) -> bytes | DeferredAnswer:
         """The payload of `ok`, or what comes instead. Sealed bodies of chunks go to the pool as they are; others are opened
         first."""
         try:

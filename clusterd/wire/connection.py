@@ -37,7 +37,7 @@ from clusterd.wire.frame import (
     parse_field,
     pieces_of,
 )
-from clusterd.wire.request_table import Box
+from clusterd.wire.request_table import RequestTable
 from clusterd.wire.token import BadSeal, sealed_length
 
 if TYPE_CHECKING:  # programs of the local socket load no cryptography
@@ -121,7 +121,7 @@ class Connection:
         self.divided_limit = divided_limit
         self.divided_sinks = divided_sinks
         self._scratch = memoryview(bytearray(READ_BYTES)) if scratch is None else scratch
-        self._box = Box(counter_start)
+        self._box = RequestTable(counter_start)
         self._head: Header | None = None
         self._partial = bytearray()
         self._sink: Sink | None = None

@@ -5,7 +5,7 @@ _NEAR = 1 << 20
 _REMEMBERED = 4096
 
 
-class Box:
+class RequestTable:
     """Counter of each request that waits for its response, and its deadline. Time is passed in.
 
     Responses that come after the deadline are dropped silently, so expired counters are remembered; only the newest 4096

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 from clusterd.messages.base import Job, Result
 from clusterd.messages.pool import AnyJob, JobFailed
-from clusterd.pool.jobs import Workshop
+from clusterd.pool.jobs import JobRunner
 from clusterd.settings import ClusterBlock, Secret, Settings
 from clusterd.sync.ports.pool_port import JobError
 
@@ -18,7 +18,7 @@ class InlinePool:
 
     def __init__(self, settings: Settings, size: int = 2) -> None:
         keyed = Settings(settings.root, cluster=ClusterBlock(key=Secret(b"k" * 32)), rules=settings.rules)
-        self._workshops = cycle([Workshop(keyed, cast(Any, None), lambda: None) for _ in range(size)])
+        self._workshops = cycle([JobRunner(keyed, cast(Any, None), lambda: None) for _ in range(size)])
         self.done: list[AnyJob] = []
         self.size = size
         self.hurries = 0

@@ -15,7 +15,7 @@ from clusterd.messages.base import Segment
 from clusterd.messages.bodies import ChunkStored, ChunkTarget, DigestSegments, OpenBody, SealChunk, StoreChunk
 from clusterd.pool.bodies import NO_SPACE, digest_segments, open_body, seal_chunk, store_chunk
 from clusterd.pool.failure import Failure
-from clusterd.pool.jobs import Workshop
+from clusterd.pool.jobs import JobRunner
 from clusterd.settings import ClusterBlock, Secret, Settings
 from clusterd.wire.seal import Sealer
 from ipc.arena import Arena
@@ -185,7 +185,7 @@ def test_full_disk_names_the_file_that_was_written(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("os.pwrite", refuse)
-    workshop = Workshop(Settings("/", cluster=ClusterBlock(key=Secret(b"k" * 32))), arena, lambda: None)
+    workshop = JobRunner(Settings("/", cluster=ClusterBlock(key=Secret(b"k" * 32))), arena, lambda: None)
     where = target(tmp_path / "spooled")
     result = workshop.do(StoreChunk([where], b"a.zip content"))
     assert result == ChunkStored(where.name, 0, "No space left on device")

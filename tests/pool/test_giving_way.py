@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from clusterd.messages.manifest import ScanShard, ShardScanned
 from clusterd.messages.pool import JobFailed
-from clusterd.pool.jobs import Workshop
+from clusterd.pool.jobs import JobRunner
 from clusterd.settings import ClusterBlock, Secret, Settings
 
 
@@ -26,7 +26,7 @@ def test_scan_gives_way_in_the_middle_and_not_when_it_is_waited_for(tmp_path: Pa
             hurry += 1
 
     settings = Settings(str(tmp_path), cluster=ClusterBlock(key=Secret(b"k" * 32)))
-    workshop = Workshop(settings, cast(Any, None), step, lambda: hurry)
+    workshop = JobRunner(settings, cast(Any, None), step, lambda: hurry)
     scan = ScanShard(str(tmp_path), str(tmp_path / "state"), 0, 1, gives_way=7)
     before = len(os.listdir("/proc/self/fd"))
 

@@ -10,7 +10,7 @@ import pytest
 from clusterd.messages.packages import OpenPackage, PackageOpened, RangeUnpacked, UnpackRange
 from clusterd.messages.pool import JobFailed
 from clusterd.pool import wanted
-from clusterd.pool.jobs import Workshop
+from clusterd.pool.jobs import JobRunner
 from clusterd.settings import ClusterBlock, Secret, Settings
 from clusterd.wire.results import dump_json
 from hashing.package import FILE_SEP, METADATA_NAME, PATH_SEP
@@ -43,7 +43,7 @@ def test_unpacking_ends_with_its_package(tmp_path: Path, monkeypatch: pytest.Mon
 
     arena = Arena(0, 1, 65536)
     settings = Settings(str(tmp_path), cluster=ClusterBlock(key=Secret(b"k" * 32)))
-    workshop = Workshop(settings, arena, on_step)
+    workshop = JobRunner(settings, arena, on_step)
     plan = str(tmp_path / "plan")
     opened = workshop.do(OpenPackage(str(package), str(tmp_path), plan, 1 << 30, 1 << 30))
     assert isinstance(opened, PackageOpened)

@@ -30,7 +30,7 @@ from clusterd.rundir import reason_path
 from clusterd.settings import ClusterBlock, Clusterd, Settings
 from clusterd.supervisor.child import ChildSpec
 from clusterd.supervisor.daemon import start_daemon
-from clusterd.supervisor.family import Pace
+from clusterd.supervisor.family import Timing
 from clusterd.supervisor.plan import Node
 from clusterd.supervisor.run import supervise
 
@@ -124,7 +124,7 @@ def run(
     start_s: float = 20.0,
     **more: object,
 ) -> int:
-    pace = Pace(start_s, stuck_after_s, stuck_busy_after_s, dump_s=1.0, tick_s=0.1, asleep_s=0.7)
+    pace = Timing(start_s, stuck_after_s, stuck_busy_after_s, dump_s=1.0, tick_s=0.1, asleep_s=0.7)
     return supervise(given, make_plan=fake_plan, pace=pace, **more)  # type: ignore[arg-type]
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from clusterd.messages.pool import AnyJob, JobFailed
-from clusterd.pool.jobs import Workshop
+from clusterd.pool.jobs import JobRunner
 from clusterd.settings import ClusterBlock, Secret, Settings
 from clusterd.sync.links.context import Context
 from clusterd.sync.ports.pool_port import JobError, PoolPort
@@ -23,7 +23,7 @@ class FakePool:
 
     def __init__(self, root: str, arena: Arena) -> None:
         settings = Settings(root=root, cluster=ClusterBlock(key=Secret(KEY), nodes=("n",)))
-        self._workshop = Workshop(settings, arena, lambda: None)
+        self._workshop = JobRunner(settings, arena, lambda: None)
         self.settings = settings
         self.jobs: list[AnyJob] = []
         self.gate = asyncio.Event()

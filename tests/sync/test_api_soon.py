@@ -7,7 +7,7 @@ import pytest
 from clusterd.errors import ClusterError
 from clusterd.messages.base import Text
 from clusterd.sync.links.outgoing import INLINE_CHUNK
-from clusterd.sync.requests.prompt_answer import ANSWER, Soon, answer_in
+from clusterd.sync.requests.prompt_answer import ANSWER, PromptAnswer, answer_in
 from clusterd.wire.commands import DAPI_QUEUED
 from clusterd.wire.connection import INLINE_LIMIT
 from clusterd.wire.token import sealed_length
@@ -15,7 +15,7 @@ from clusterd.wire.token import sealed_length
 
 def test_small_answer_in_time_is_the_response_and_is_read_again() -> None:
     async def work() -> None:
-        soon = Soon()
+        soon = PromptAnswer()
         assert soon.take(Text(b'{"a": 1}'))
         payload = await soon.wait()
         assert payload is not None
@@ -28,7 +28,7 @@ def test_small_answer_in_time_is_the_response_and_is_read_again() -> None:
 @pytest.mark.parametrize("text", [Text(b"x" * (INLINE_CHUNK + 1)), Text(b"", "/spool/1", 10)])
 def test_large_answer_is_not_and_the_response_says_so_at_once(text: Text) -> None:
     async def work() -> None:
-        soon = Soon(60)
+        soon = PromptAnswer(60)
         assert not soon.take(text)
         assert await asyncio.wait_for(soon.wait(), 1) is None
 
@@ -37,7 +37,7 @@ def test_large_answer_is_not_and_the_response_says_so_at_once(text: Text) -> Non
 
 def test_late_answer_is_not() -> None:
     async def work() -> None:
-        soon = Soon(0.01)
+        soon = PromptAnswer(0.01)
         assert await soon.wait() is None
         assert not soon.take(Text(b"{}"))
 

@@ -8,7 +8,7 @@ import pytest
 
 from clusterd.messages.base import Segment
 from clusterd.messages.bodies import SealChunk
-from clusterd.sync.links.sealed_bodies import IDLE_S, Bodies
+from clusterd.sync.links.sealed_bodies import IDLE_S, SealedBodyCache
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.slabs import SlabPool
 from clusterd.wire.seal import Sealer
@@ -23,7 +23,7 @@ class Stage:
         self.arena = Arena(0, 2, 65536)
         self.pool = FakePool(str(root), self.arena)
         self.slabs = SlabPool(self.arena.sync_slabs)
-        self.bodies = Bodies(port(self.pool), self.slabs)
+        self.bodies = SealedBodyCache(port(self.pool), self.slabs)
         (root / "file").write_bytes(b"0123456789")
         self.path = str(root / "file")
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from clusterd.sync.ports.wake_timer import Pace
+from clusterd.sync.ports.wake_timer import WakeTimer
 
 LONG_S = 60.0
 T = TypeVar("T")
@@ -25,14 +25,14 @@ async def steps() -> None:
 
 def test_rest_ends_by_the_clock() -> None:
     async def story() -> bool:
-        return await Pace().rest(0.01)
+        return await WakeTimer().rest(0.01)
 
     assert run(story()) is False
 
 
 def test_sleeper_is_woken_at_once() -> None:
     async def story() -> bool:
-        pace = Pace()
+        pace = WakeTimer()
         resting = asyncio.ensure_future(pace.rest(LONG_S))
         await steps()
         pace.wake()
@@ -43,7 +43,7 @@ def test_sleeper_is_woken_at_once() -> None:
 
 def test_wake_before_the_rest_is_kept_for_it_and_only_for_it() -> None:
     async def story() -> tuple[bool, bool]:
-        pace = Pace()
+        pace = WakeTimer()
         pace.wake()
         return await pace.rest(LONG_S), await pace.rest(0.01)
 
@@ -52,7 +52,7 @@ def test_wake_before_the_rest_is_kept_for_it_and_only_for_it() -> None:
 
 def test_many_wakes_are_one() -> None:
     async def story() -> list[bool]:
-        pace = Pace()
+        pace = WakeTimer()
         for _ in range(100):
             pace.wake()
         return [await pace.rest(0.01) for _ in range(2)]
@@ -62,7 +62,7 @@ def test_many_wakes_are_one() -> None:
 
 def test_earlier_wake_stays_when_a_later_one_is_asked_for() -> None:
     async def story() -> bool:
-        pace = Pace()
+        pace = WakeTimer()
         pace.wake(0.01)
         pace.wake(LONG_S)
         return await pace.rest(LONG_S)
@@ -72,7 +72,7 @@ def test_earlier_wake_stays_when_a_later_one_is_asked_for() -> None:
 
 def test_earlier_wake_overtakes_a_later_one_while_somebody_rests() -> None:
     async def story() -> bool:
-        pace = Pace()
+        pace = WakeTimer()
         pace.wake(LONG_S / 2)
         resting = asyncio.ensure_future(pace.rest(LONG_S))
         await steps()
@@ -86,7 +86,7 @@ def test_rest_that_ends_by_the_clock_serves_a_later_wake_too() -> None:
     """The check that follows comes after whatever the wake was for; but it must be known that it was for something."""
 
     async def story() -> list[bool]:
-        pace = Pace()
+        pace = WakeTimer()
         pace.wake(LONG_S)
         return [await pace.rest(0.01) for _ in range(2)]
 
@@ -95,7 +95,7 @@ def test_rest_that_ends_by_the_clock_serves_a_later_wake_too() -> None:
 
 def test_cancelled_rest_keeps_the_wake() -> None:
     async def story() -> bool:
-        pace = Pace()
+        pace = WakeTimer()
         resting = asyncio.ensure_future(pace.rest(LONG_S))
         await steps()
         resting.cancel()

@@ -13,7 +13,7 @@ import pytest
 from clusterd.errors import ClusterError
 from clusterd.messages.links import LinkInfo
 from clusterd.settings import Limits
-from clusterd.sync.links.handlers import Later
+from clusterd.sync.links.handlers import DeferredAnswer
 from clusterd.sync.links.incoming import Incoming
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.net_port import LinkClosed
@@ -66,7 +66,7 @@ class Bench:
     async def ask(self, client: ScriptedPeer, payload: bytes = GOOD) -> "asyncio.Task[None]":
         """Begun, and as far as it goes without an answer."""
         later = await self.sendsync.local["sendsync"](cast(Peer, client), payload)
-        assert isinstance(later, Later)
+        assert isinstance(later, DeferredAnswer)
         task = asyncio.ensure_future(later.work())
         await turns_of_the_loop()
         return cast("asyncio.Task[None]", task)

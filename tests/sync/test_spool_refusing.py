@@ -16,7 +16,7 @@ from clusterd.sync.links.incoming import Incoming
 from clusterd.sync.links.partials import Partials
 from clusterd.sync.ports.spool import AGAIN_S, UNWRITABLE, Spool, SpoolRefused
 from clusterd.sync.ports.troubles import Troubles
-from clusterd.sync.requests.blobs import Texts
+from clusterd.sync.requests.blobs import JsonBlobs
 from clusterd.wire.transfer import IncomingFile
 from ipc.arena import Arena
 from tests.sync.fake_pool import FakePool, port
@@ -199,5 +199,5 @@ def test_text_that_could_not_be_written_leaves_nothing(tmp_path: Path, monkeypat
 
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(OSError):
-        Texts(spool).write(bytes(INLINE_BYTES + 1))
+        JsonBlobs(spool).write(bytes(INLINE_BYTES + 1))
     assert os.listdir(spool.directory) == []

@@ -7,12 +7,12 @@ from collections import Counter
 import pytest
 
 from clusterd.errors import ClusterError
-from clusterd.sync.ports.fair_queue import Turn, TurnLimits, Turns
+from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits, Ticket
 
-LIMITS = TurnLimits(6, 4, 3, 2, known_source=20, bytes_source=100, bytes=150)
+LIMITS = FairQueueLimits(6, 4, 3, 2, known_source=20, bytes_source=100, bytes=150)
 
 
-def begun(turn: Turn) -> bool:
+def begun(turn: Ticket) -> bool:
     return turn.begun.done() and not turn.begun.cancelled()
 
 
@@ -20,10 +20,10 @@ def begun(turn: Turn) -> bool:
 def test_limits_hold_order_is_kept_and_all_are_served_whatever_happens(seed: int) -> None:
     async def story() -> None:
         dice = random.Random(seed)
-        turns, limits = Turns(LIMITS), LIMITS
-        there: list[Turn] = []
+        turns, limits = FairQueue(LIMITS), LIMITS
+        there: list[Ticket] = []
         served: dict[tuple[int, str], list[int]] = {}
-        numbers: dict[Turn, int] = {}
+        numbers: dict[Ticket, int] = {}
         for step in range(600):
             choice = dice.random()
             if choice < 0.5 and step < 400:
@@ -65,7 +65,7 @@ def test_limits_hold_order_is_kept_and_all_are_served_whatever_happens(seed: int
 
 def test_a_service_that_does_not_answer_leaves_places_for_others() -> None:
     async def story() -> None:
-        turns = Turns(LIMITS)
+        turns = FairQueue(LIMITS)
         stuck = [turns.join(source, f"{source}{number}", "stuck", 1) for source in range(3) for number in range(5)]
         assert sum(begun(turn) for turn in stuck) == 4
         assert begun(turns.join(0, "other", "good", 1))
@@ -76,7 +76,7 @@ def test_a_service_that_does_not_answer_leaves_places_for_others() -> None:
 
 def test_too_many_too_large_or_too_late_is_1014() -> None:
     async def story() -> None:
-        turns = Turns(LIMITS)
+        turns = FairQueue(LIMITS)
         turns.join(1, "a", "s", 100)
         with pytest.raises(ClusterError, match="1014"):
             turns.join(1, "b", "s", 1)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from clusterd.errors import ClusterError
 from clusterd.messages.packages import CompareBuckets, Compared, ListDifference
 from clusterd.sync.integrity.master import OWN, IntegrityMaster
-from clusterd.sync.integrity.push import Ahead, Step
+from clusterd.sync.integrity.push import ManifestStep, PushSender
 from clusterd.sync.links.caps import DIGEST, PUSH
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.incoming import BadSeal, Refusal
@@ -44,7 +44,7 @@ class DigestMaster:
         self._context = context
         self._integrity = integrity
         self._peers = peers
-        self._ahead = Ahead(context, integrity)
+        self._ahead = PushSender(context, integrity)
         self._telling: dict[int, str] = {}
         self._comparing: set[int] = set()
         self._differences: dict[str, int] = {}
@@ -179,7 +179,7 @@ class DigestMaster:
         if not is_telling:
             peer.spawn(self._tell(peer, spread_ms))
 
-    async def _send_ahead(self, peer: Peer, step: Step, holder: str, spread_ms: int) -> None:
+    async def _send_ahead(self, peer: Peer, step: ManifestStep, holder: str, spread_ms: int) -> None:
         is_sent = await self._ahead.send(peer, step, holder)
         if not is_sent and self._ahead.is_last(step):  # else it was told of a later one already
             self._begin_telling(peer, step.now.content_digest, spread_ms)

@@ -17,7 +17,7 @@ from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire import commands
 
 
-class Step:
+class ManifestStep:
     """From one manifest to the next: compared once, when somebody needs it."""
 
     def __init__(self, before: Scan, now: Scan, difference: str) -> None:
@@ -28,27 +28,27 @@ class Step:
         self.comparing: asyncio.Task[Compared] | None = None
 
 
-class Ahead:
+class PushSender:
     """Owner of the last step. Sends with the permissions and records of the IntegrityMaster."""
 
     def __init__(self, context: Context, integrity: IntegrityMaster) -> None:
         self._context = context
         self._integrity = integrity
         self._scan: Scan | None = None
-        self._step: Step | None = None
+        self._step: ManifestStep | None = None
 
     def published(self, scan: Scan) -> None:
         """Another manifest is current."""
         if self._step is not None:
             self._context.spool.remove(self._step.difference)
         before, self._scan = self._scan, scan
-        self._step = None if before is None else Step(before, scan, self._context.spool.new_path("step"))
+        self._step = None if before is None else ManifestStep(before, scan, self._context.spool.new_path("step"))
 
-    def is_last(self, step: Step) -> bool:
+    def is_last(self, step: ManifestStep) -> bool:
         """Whether no manifest was published since."""
         return step is self._step
 
-    def begin(self, peer: Peer) -> tuple[Step, str] | None:
+    def begin(self, peer: Peer) -> tuple[ManifestStep, str] | None:
         """The step that this worker can make now, and the holder of its permission, for `send`; None if it must find out
         itself what it lacks: nobody knows what it has, or a check or sync of it runs."""
         step, permissions = self._step, self._integrity.permissions
@@ -63,7 +63,7 @@ class Ahead:
         permissions.begin(peer.name, holder, self._context.clock.monotonic())
         return step, holder
 
-    async def send(self, peer: Peer, step: Step, holder: str) -> bool:
+    async def send(self, peer: Peer, step: ManifestStep, holder: str) -> bool:
         """False if the worker has to be told instead: there is nothing to send it, or it could not be sent."""
         context, record = self._context, self._integrity.record(peer.name)
         own = context.spool.new_path("difference")
@@ -88,7 +88,7 @@ class Ahead:
             self._integrity.permissions.end(peer.name, holder)
             context.spool.remove(own)
 
-    async def _compared(self, step: Step) -> Compared:
+    async def _compared(self, step: ManifestStep) -> Compared:
         if step.comparing is None:
             before, now = step.before, step.now
             job = CompareManifests(

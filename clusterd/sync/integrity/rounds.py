@@ -12,7 +12,7 @@ from clusterd.sync.links.peer import Peer
 from clusterd.sync.manifest.keeper import Scan
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.troubles import round_survives
-from clusterd.sync.ports.wake_timer import Pace
+from clusterd.sync.ports.wake_timer import WakeTimer
 from clusterd.wire.payloads import parse_changed
 
 CALM_S = 5.0
@@ -31,7 +31,7 @@ class Rounds:
         self._context = context
         self._worker = worker
         self._digest = digest
-        self._pace = Pace()
+        self._pace = WakeTimer()
         self._by_digest = False
         self._is_checking = False
         self._changed_at: float | None = None
@@ -47,7 +47,7 @@ class Rounds:
     async def run(self, peer: Peer) -> None:
         """Rounds of checks, `sync_integrity` apart, counted from the end of the one before (wire.md 1.5). With a master that
         knows digests the first one is at once."""
-        self._pace = Pace()
+        self._pace = WakeTimer()
         self._by_digest = self._was_late = False
         self._wait_s = WAIT_S
         self._worker.abandon_round()

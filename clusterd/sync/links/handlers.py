@@ -9,7 +9,7 @@ from clusterd.wire import commands
 from clusterd.wire.payloads import parse_task_failure
 
 
-class Later(NamedTuple):
+class DeferredAnswer(NamedTuple):
     """What a handler returns whose answer comes by a request of ours: the payload of the `ok` that is said now, None for no
     response at all; and the work that ends the request, which tells the asker of its own failures."""
 
@@ -17,7 +17,7 @@ class Later(NamedTuple):
     work: Callable[[], Awaitable[None]]
 
 
-Handler = Callable[[Peer, bytes], Awaitable[bytes | Later]]
+Handler = Callable[[Peer, bytes], Awaitable[bytes | DeferredAnswer]]
 """Answers a request: returns the payload of `ok`, or Later, or raises (ClusterError, QueryRefused, Refusal)."""
 
 

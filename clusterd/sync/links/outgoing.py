@@ -15,7 +15,7 @@ from clusterd.messages.base import INLINE_BYTES, Segment
 from clusterd.messages.bodies import DigestSegments
 from clusterd.sync.links.caps import RESUME
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.links.sealed_bodies import Bodies
+from clusterd.sync.links.sealed_bodies import SealedBodyCache
 from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.net_port import Flight
 from clusterd.sync.ports.pool_port import JobError, PoolPort
@@ -137,7 +137,7 @@ class Sender:
     def __init__(self, jobs: PoolPort, slabs: SlabPool) -> None:
         self._jobs = jobs
         self._slabs = slabs
-        self.bodies = Bodies(jobs, slabs)
+        self.bodies = SealedBodyCache(jobs, slabs)
 
     async def send(
         self, peer: Peer, node: str, command: str, package: Package, journal: Journal, progress: Progress

@@ -24,7 +24,7 @@ class _Body:
         self.wanted = 0
 
 
-class Bodies:
+class SealedBodyCache:
     """Bodies by key. The caller answers for it that equal keys mean equal bytes.
 
     Each body that is kept holds its slab once; each one given out once more, which `SlabPool.sent` or `drop` ends. What net

@@ -16,7 +16,7 @@ from clusterd.errors import ClusterError
 K = TypeVar("K", bound=Hashable)
 
 
-class TurnLimits(msgspec.Struct, frozen=True):
+class FairQueueLimits(msgspec.Struct, frozen=True):
     """How many may run: in all, of one service, of one source, of one source for one service; and how many of one source may
     be there, and how many bytes of one source and in all."""
 
@@ -29,7 +29,7 @@ class TurnLimits(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class Turn:
+class Ticket:
     """One request, from `join` to `leave`."""
 
     __slots__ = ("begun", "has_left", "holds_service", "lane", "service", "size", "source")
@@ -44,13 +44,13 @@ class Turn:
         self.has_left = False
 
 
-class Turns:
+class FairQueue:
     """Everything that was joined and has not left."""
 
-    def __init__(self, limits: TurnLimits) -> None:
+    def __init__(self, limits: FairQueueLimits) -> None:
         self._limits = limits
-        self._lanes: dict[tuple[int, str], deque[Turn]] = {}
-        self._heads: dict[tuple[int, str], deque[Turn]] = {}
+        self._lanes: dict[tuple[int, str], deque[Ticket]] = {}
+        self._heads: dict[tuple[int, str], deque[Ticket]] = {}
         self._running = 0
         self._services: Counter[str] = Counter()
         self._sources: Counter[int] = Counter()
@@ -68,7 +68,7 @@ class Turns:
         """Requests of one source, waiting or running."""
         return self._known[source]
 
-    def join(self, source: int, lane: str, service: str, size: int) -> Turn:
+    def join(self, source: int, lane: str, service: str, size: int) -> Ticket:
         """Take a place in the line; `size` bytes are kept for it. Raises ClusterError 1014 when there are too many."""
         limits = self._limits
         if (
@@ -77,7 +77,7 @@ class Turns:
             or self._all_bytes + size > limits.bytes
         ):
             raise ClusterError(1014, f"too many requests wait already, one for {service} was refused")
-        turn = Turn(source, lane, service, size)
+        turn = Ticket(source, lane, service, size)
         self._known[source] += 1
         self._bytes[source] += size
         self._all_bytes += size
@@ -88,7 +88,7 @@ class Turns:
             self._go_on()
         return turn
 
-    async def begin(self, turn: Turn, timeout_s: float) -> None:
+    async def begin(self, turn: Ticket, timeout_s: float) -> None:
         """Wait for the turn. Raises ClusterError 1014 after `timeout_s`; in every case it must `leave` in the end."""
         if turn.begun.done() and not turn.begun.cancelled():
             return
@@ -98,7 +98,7 @@ class Turns:
         except TimeoutError:
             raise ClusterError(1014, f"{turn.service} was busy for {timeout_s:g} s") from None
 
-    def free_service(self, turn: Turn) -> None:
+    def free_service(self, turn: Ticket) -> None:
         """The service has answered; others may use it while the answer is given on."""
         if turn.holds_service:
             turn.holds_service = False
@@ -107,7 +107,7 @@ class Turns:
             _less(self._pairs, (turn.source, turn.service))
             self._go_on()
 
-    def leave(self, turn: Turn) -> None:
+    def leave(self, turn: Ticket) -> None:
         """Whatever became of it; safe to repeat."""
         if turn.has_left:
             return
@@ -134,7 +134,7 @@ class Turns:
         self.free_service(turn)
         self._go_on()
 
-    def _queue(self, turn: Turn) -> None:
+    def _queue(self, turn: Ticket) -> None:
         self._heads.setdefault((turn.source, turn.service), deque()).append(turn)
 
     def _go_on(self) -> None:

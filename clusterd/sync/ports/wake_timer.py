@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 
-class Pace:
+class WakeTimer:
     """One sleeper; anybody may wake it. Times are those of the running loop, seconds."""
 
     def __init__(self) -> None:

@@ -16,23 +16,23 @@ from clusterd.errors import ClusterError
 from clusterd.messages.base import INLINE_BYTES, Segment, Text
 from clusterd.sync.links.caps import ANSWER, offered
 from clusterd.sync.links.context import Context
-from clusterd.sync.links.handlers import Handler, Later
+from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.incoming import Refusal
 from clusterd.sync.links.outgoing import INLINE_CHUNK, read_segments
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.ports.fair_queue import Turn, TurnLimits, Turns
+from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits, Ticket
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.requests.answer_wait import patiently
 from clusterd.sync.requests.audit import Audit, Work
-from clusterd.sync.requests.blobs import Texts
-from clusterd.sync.requests.prompt_answer import SOON_AT_ONCE, Soon, answer_in
+from clusterd.sync.requests.blobs import JsonBlobs
+from clusterd.sync.requests.prompt_answer import SOON_AT_ONCE, PromptAnswer, answer_in
 from clusterd.sync.requests.runner import ApiRunner
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_words, parse_addressed, parse_string_for
 from clusterd.wire.results import decode_err_payload, encode_failure, shorten
 
-LIMITS = TurnLimits(128, 128, 32, 32, known_source=2048, bytes_source=32 << 20, bytes=128 << 20)
+LIMITS = FairQueueLimits(128, 128, 32, 32, known_source=2048, bytes_source=32 << 20, bytes=128 << 20)
 """32 requests of one link run at a time (dapi.md 3.3); 2,048 may wait."""
 SERVICE = "the API"
 STRINGS_AT_ONCE = 6
@@ -73,14 +73,14 @@ class Api:
         self._audit = Audit(context.log, tag)
         self._peers = peers
         self._master = master
-        self._texts = Texts(context.spool)
+        self._texts = JsonBlobs(context.spool)
         self._runner = ApiRunner(context, cluster, self._connected, self._ask_worker, self._texts)
-        self._turns = Turns(LIMITS)
+        self._turns = FairQueue(LIMITS)
         self._ids = itertools.count(random.randrange(IDS))
         self._lanes = itertools.count()
         self._asked: dict[str, _Asked] = {}
         self._soon: Counter[int] = Counter()
-        self._joined: defaultdict[int, set[Turn]] = defaultdict(set)
+        self._joined: defaultdict[int, set[Ticket]] = defaultdict(set)
         self._said_at: dict[int, float] = {}
         self._strings: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(STRINGS_AT_ONCE))
         self.local: dict[str, Handler] = {commands.DAPI: self.ask}
@@ -95,20 +95,20 @@ class Api:
 
     # ---- the local socket --------------------------------------------------------------------------------------------------
 
-    async def ask(self, peer: Peer, payload: bytes) -> Later:
+    async def ask(self, peer: Peer, payload: bytes) -> DeferredAnswer:
         """`dapi` of a program: a master serves it, a worker gives it to its master, unless it is about this very node.
 
         Raises ClusterError 3023."""
         if self._context.settings.is_master or _is_about_this_node(payload):
-            return Later(
+            return DeferredAnswer(
                 commands.DAPI_QUEUED, lambda: self._answer_program(peer, payload, self._work(peer, "", payload))
             )
         master = self._master()
         if master is None:
             raise ClusterError(NO_MASTER)
-        return Later(commands.DAPI_QUEUED, lambda: self._give_on(peer, master, payload))
+        return DeferredAnswer(commands.DAPI_QUEUED, lambda: self._give_on(peer, master, payload))
 
-    async def forward(self, peer: Peer, payload: bytes) -> Later:
+    async def forward(self, peer: Peer, payload: bytes) -> DeferredAnswer:
         """`dapi_fwd {node} {request}` of a program on a master. Raises ClusterError 1000, 3022, 4000."""
         if peer.info.uid not in (0, os.geteuid()):
             raise ClusterError(NOT_PERMITTED, "only root and the user of this daemon may use dapi_fwd")
@@ -116,7 +116,7 @@ class Api:
         worker = self._worker(addressed.id)
         if worker is None:
             raise ClusterError(NOT_CONNECTED, shorten(addressed.id))
-        return Later(commands.DAPI_SENT_TO_WORKER, lambda: self._give_on(peer, worker, addressed.content))
+        return DeferredAnswer(commands.DAPI_SENT_TO_WORKER, lambda: self._give_on(peer, worker, addressed.content))
 
     async def _give_on(self, client: Peer, node: Peer, content: bytes) -> None:
         """Another node's answer goes to the client as it is."""
@@ -145,7 +145,7 @@ class Api:
         if self._soon[peer.link] >= min(SOON_AT_ONCE, settings.clusterd.limits.requests_per_link // 2):
             return await self.serve(peer, payload)
         self._soon[peer.link] += 1
-        soon = Soon()
+        soon = PromptAnswer()
         try:
             self._begin(peer, payload, soon)
             answer = await soon.wait()
@@ -161,7 +161,7 @@ class Api:
             await self._context.net.note_task(peer.link, commands.DAPI_ERR, parse_addressed(payload).id, is_open=True)
         return commands.DAPI_QUEUED
 
-    def _begin(self, peer: Peer, payload: bytes, soon: Soon | None) -> None:
+    def _begin(self, peer: Peer, payload: bytes, soon: PromptAnswer | None) -> None:
         """Serve a request of another node in a task of the link. `soon`: where an answer goes first; given up when there is
         nothing to wait for. Raises ClusterError 1000."""
         addressed = parse_addressed(payload)
@@ -182,7 +182,7 @@ class Api:
         else:
             peer.spawn(self._serve_soon(peer, name, envelope, turn, work, soon))
 
-    async def _serve(self, peer: Peer, name: str, envelope: Envelope, turn: Turn, work: Work) -> None:
+    async def _serve(self, peer: Peer, name: str, envelope: Envelope, turn: Ticket, work: Work) -> None:
         """Cancelled with the link, perhaps before it begins: see `link_lost`."""
         await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=True)
         try:
@@ -190,7 +190,9 @@ class Api:
         finally:
             await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=False)
 
-    async def _serve_soon(self, peer: Peer, name: str, envelope: Envelope, turn: Turn, work: Work, soon: Soon) -> None:
+    async def _serve_soon(
+        self, peer: Peer, name: str, envelope: Envelope, turn: Ticket, work: Work, soon: PromptAnswer
+    ) -> None:
         """The same, where net knows by the open request that something is to be told if this process dies."""
         try:
             await self._answer(peer, name, envelope, turn, work, soon)
@@ -263,7 +265,7 @@ class Api:
 
         return self._audit.audited(peer, content, work)
 
-    def _join(self, peer: Peer, content: bytes) -> Turn:
+    def _join(self, peer: Peer, content: bytes) -> Ticket:
         """A place in the line. Raises ClusterError 1014 when there is none."""
         turn = self._turns.join(peer.link, str(next(self._lanes)), SERVICE, len(content))
         self._joined[peer.link].add(turn)
@@ -280,7 +282,7 @@ class Api:
         await self._answer(client, "", envelope, turn, work, None)
 
     async def _answer(
-        self, peer: Peer, name: str, envelope: Envelope, turn: Turn, work: Work, soon: Soon | None
+        self, peer: Peer, name: str, envelope: Envelope, turn: Ticket, work: Work, soon: PromptAnswer | None
     ) -> None:
         """From the line to the answer, which goes where `soon` takes it; every failure is told by `dapi_err`."""
         try:

@@ -6,7 +6,7 @@ from clusterd.sync.links.outgoing import read_segments
 from clusterd.sync.ports.spool import Spool
 
 
-class Texts:
+class JsonBlobs:
     """Reads, writes and removes them."""
 
     def __init__(self, spool: Spool) -> None:

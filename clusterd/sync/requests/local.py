@@ -6,7 +6,7 @@ from typing import Any
 from clusterd.errors import ClusterError
 from clusterd.messages.manifest import RulesetHashes
 from clusterd.sync.links.context import Context
-from clusterd.sync.links.handlers import Handler, Later
+from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.requests.nodes import Nodes
@@ -63,19 +63,19 @@ class LocalRequests:
         finally:
             context.spool.remove(out)
 
-    async def get_nodes(self, peer: Peer, payload: bytes) -> bytes | Later:
+    async def get_nodes(self, peer: Peer, payload: bytes) -> bytes | DeferredAnswer:
         if self._nodes is not None:
             return dump_json(self._nodes.list(load_json(payload, limit=ARGUMENT_BYTES)))
         return self._ask_master(peer, commands.GET_NODES, payload)
 
-    async def get_health(self, peer: Peer, payload: bytes) -> bytes | Later:
+    async def get_health(self, peer: Peer, payload: bytes) -> bytes | DeferredAnswer:
         if self._nodes is not None:
             return dump_json(await self._nodes.health(load_json(payload, limit=ARGUMENT_BYTES)))
         return self._ask_master(peer, commands.GET_HEALTH, payload)
 
-    def _ask_master(self, peer: Peer, command: str, payload: bytes) -> Later:
+    def _ask_master(self, peer: Peer, command: str, payload: bytes) -> DeferredAnswer:
         master = self._connected_master()
-        return Later(commands.SENT_TO_MASTER, lambda: self._forward(peer, master, command, payload))
+        return DeferredAnswer(commands.SENT_TO_MASTER, lambda: self._forward(peer, master, command, payload))
 
     def _connected_master(self) -> Peer:
         master = self._master()

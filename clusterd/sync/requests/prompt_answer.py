@@ -21,7 +21,7 @@ ANSWER = b"="
 """Before the content, so that no answer can be taken for the text that says it was queued."""
 
 
-class Soon:
+class PromptAnswer:
     """The response to one request: settled once, by the answer, or by None when that comes in another way.
 
     `is_late`: net was told of a task; `has_ended`: whoever makes the answer is done. Written by who serves the request."""

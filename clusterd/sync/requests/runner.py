@@ -25,7 +25,7 @@ from clusterd.messages.api import CombineAnswers, PlanRequest, RunFunction
 from clusterd.messages.base import Text
 from clusterd.sync.links.context import Context
 from clusterd.sync.ports.pool_port import JobError
-from clusterd.sync.requests.blobs import Texts
+from clusterd.sync.requests.blobs import JsonBlobs
 from clusterd.wire.results import INTERNAL_ERROR, WireException, dump_json
 
 Ask = Callable[[str, Text, float | None], Awaitable[Text]]
@@ -39,7 +39,7 @@ class ApiRunner:
     """Executes requests. `connected`: the master's own name and its workers, on a master."""
 
     def __init__(
-        self, context: Context, cluster: Cluster, connected: Callable[[], list[str]], ask: Ask, texts: Texts
+        self, context: Context, cluster: Cluster, connected: Callable[[], list[str]], ask: Ask, texts: JsonBlobs
     ) -> None:
         self._context = context
         self._journal = context.journal(

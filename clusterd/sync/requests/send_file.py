@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from clusterd.errors import ClusterError
 from clusterd.messages.base import Segment
 from clusterd.sync.links.context import Context
-from clusterd.sync.links.handlers import Handler, Later
+from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire import commands
@@ -29,7 +29,7 @@ class SendFile:
         self._master = master
         self.local: dict[str, Handler] = {commands.SEND_FILE: self.send}
 
-    async def send(self, client: Peer, payload: bytes) -> Later:
+    async def send(self, client: Peer, payload: bytes) -> DeferredAnswer:
         """`{path} {node}`; a worker sends to its master, whatever the node. Raises ClusterError 1000, 3022, 3023, 3034, 4000."""
         if client.info.uid not in (0, os.geteuid()):
             raise ClusterError(4000, "only root and the user of this daemon may use send_file")
@@ -39,7 +39,7 @@ class SendFile:
         path, node = words
         target = self._target(node)
         name, size = self._checked(path)
-        return Later(commands.FILE_TO_MASTER, lambda: self._send(client, target, name, size))
+        return DeferredAnswer(commands.FILE_TO_MASTER, lambda: self._send(client, target, name, size))
 
     def _target(self, node: str) -> Peer:
         if not self._context.settings.is_master:

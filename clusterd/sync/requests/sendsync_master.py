@@ -14,7 +14,7 @@ from clusterd.errors import ClusterError, in_passing
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import Handler
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.ports.fair_queue import Turn, TurnLimits, Turns
+from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits, Ticket
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.requests.sendsync_worker import LARGEST_SENDSYNC
 from clusterd.wdb.stream import ask_once
@@ -28,7 +28,7 @@ SOCKETS = {
     "task-manager": "queue/tasks/task",
     "wazuh-db": "queue/db/wdb",
 }
-LIMITS = TurnLimits(256, 192, 64, 48, known_source=1064, bytes_source=16 << 20, bytes=64 << 20)
+LIMITS = FairQueueLimits(256, 192, 64, 48, known_source=1064, bytes_source=16 << 20, bytes=64 << 20)
 WAIT_SHARE = 0.25
 DAEMON_SHARE = 0.5
 """Of the time a worker waits for the whole (timeout_dapi_request): in the line, and for the daemon. It hears why, then."""
@@ -45,7 +45,7 @@ class _Worker:
     __slots__ = ("clients", "is_told", "strings", "turns")
 
     def __init__(self) -> None:
-        self.turns: set[Turn] = set()
+        self.turns: set[Ticket] = set()
         self.clients: Counter[str] = Counter()
         self.strings = asyncio.Semaphore(STRINGS_AT_ONCE)
         self.is_told = False
@@ -57,7 +57,7 @@ class SendsyncMaster:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._journal = context.journal("Master", "SendSync")
-        self._turns = Turns(LIMITS)
+        self._turns = FairQueue(LIMITS)
         self._workers: dict[int, _Worker] = {}
         self.remote: dict[str, Handler] = {commands.SENDSYNC: self.sendsync}
 
@@ -82,7 +82,7 @@ class SendsyncMaster:
         peer.spawn(self._serve(worker, peer, client, turn, message))
         return commands.SENDSYNC_QUEUED
 
-    async def _serve(self, worker: _Worker, peer: Peer, client: str, turn: Turn, message: bytes) -> None:
+    async def _serve(self, worker: _Worker, peer: Peer, client: str, turn: Ticket, message: bytes) -> None:
         """From the line to the answer. Cancelled with the link, perhaps before it begins: see `link_lost`."""
         try:
             await self._context.net.note_task(peer.link, commands.SENDSYN_ERR, client, is_open=True)
@@ -103,7 +103,7 @@ class SendsyncMaster:
                 del worker.clients[client]
                 await self._context.net.note_task(peer.link, commands.SENDSYN_ERR, client, is_open=False)
 
-    async def _ask(self, turn: Turn, message: bytes) -> bytes:
+    async def _ask(self, turn: Ticket, message: bytes) -> bytes:
         """The daemon's answer. Raises ClusterError 1013, 1121, 1014 (wdb.md 9.4)."""
         settings = self._context.settings
         whole_s = settings.communication.timeout_dapi_request_s

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 from clusterd.errors import ClusterError
 from clusterd.sync.links.context import Context
-from clusterd.sync.links.handlers import Handler, Later
+from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.outgoing import INLINE_CHUNK, read_segments
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.ports.fair_queue import TurnLimits, Turns
+from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire import commands
@@ -29,7 +29,7 @@ LARGEST_SENDSYNC = 1_000_000
 LARGEST_ANSWER = 5242880
 """Bytes of an answer: what the local socket carries undivided. The daemons themselves take 65,536."""
 LARGEST_ERROR = 65536
-LIMITS = TurnLimits(64, 48, 64, 48, known_source=1024, bytes_source=64 << 20, bytes=64 << 20)
+LIMITS = FairQueueLimits(64, 48, 64, 48, known_source=1024, bytes_source=64 << 20, bytes=64 << 20)
 """The master of this program serves 64 of a worker at a time, 48 of them for one daemon."""
 DAEMONS = frozenset({"authd", "remoted", "task-manager", "wazuh-db"})
 OTHER_DAEMON = "another daemon"
@@ -62,7 +62,7 @@ class SendsyncWorker:
     def __init__(self, context: Context, master: Callable[[], Peer | None]) -> None:
         self._context = context
         self._master = master
-        self._turns = Turns(LIMITS)
+        self._turns = FairQueue(LIMITS)
         self._known: set[_Asked] = set()
         self._with_master: dict[str, _Asked] = {}
         self._unclaimed: set[str] = set()
@@ -71,13 +71,13 @@ class SendsyncWorker:
 
     # ---- the local socket ----------------------------------------------------------------------------------------------
 
-    async def sendsync(self, peer: Peer, payload: bytes) -> Later:
+    async def sendsync(self, peer: Peer, payload: bytes) -> DeferredAnswer:
         return self._accept(peer, payload, None)
 
-    async def sendasync(self, peer: Peer, payload: bytes) -> Later:
+    async def sendasync(self, peer: Peer, payload: bytes) -> DeferredAnswer:
         return self._accept(peer, payload, commands.SENDASYNC_QUEUED)
 
-    def _accept(self, client: Peer, payload: bytes, first: bytes | None) -> Later:
+    def _accept(self, client: Peer, payload: bytes, first: bytes | None) -> DeferredAnswer:
         """Raises ClusterError for a request that is not passed on."""
         if client.info.uid not in (0, os.geteuid()):
             raise ClusterError(
@@ -94,7 +94,7 @@ class SendsyncWorker:
             with contextlib.suppress(ClusterError):  # the daemons hang up without an answer (dapi.md 1.4)
                 await client.request(command, answer)
 
-        return Later(first, work)
+        return DeferredAnswer(first, work)
 
     async def _outcome(self, client: Peer, service: str, payload: bytes) -> tuple[str, bytes]:
         """What the client is to hear: command and payload."""
