@@ -18,6 +18,17 @@ from tests.dapi.agent_node import AgentNode, agent_node
 NOW = int(time.time())
 DAY = 86400
 SECRET = "5ec4e7" * 10
+SYSTEM = (
+    "manager_host",
+    "os_name",
+    "os_version",
+    "os_major",
+    "os_minor",
+    "os_codename",
+    "os_platform",
+    "os_uname",
+    "os_arch",
+)
 MANY = 700
 
 
@@ -27,6 +38,8 @@ def node() -> Iterator[AgentNode]:
     with agent_node() as made:
         for number, name in enumerate(["web-01", "Web-02", "db_01", "laptop%", "o'brien", "ünï"], 1):
             add_agent(made.db, number, name, register_ip="any", internal_key=SECRET)
+        # The manager's own row says what this machine is: here it says nothing.
+        put(made.db, 0, name="localhost", version=None, node_name="unknown", **dict.fromkeys(SYSTEM))
         version = ["Wazuh v4.14.1", "Wazuh v4.9.2", "Wazuh v4.10.0", None, None, None]
         for number, text in enumerate(version, 1):
             put(made.db, number, version=text, ip=f"10.0.0.{number}" if number < 4 else None)

@@ -38,6 +38,7 @@ class Worker:
         self.jobs: list[Any] = []
         self.is_quick = False
         self.troubles = Troubles()
+        self.losses = 0
         self.spool = Spool(str(root), 1)
         self.spool.prepare()
         self.partials = Partials(self.spool, lambda: 0.0)
