@@ -23,9 +23,9 @@ NAME_BYTES = 255
 MAX_DEPTH = 64
 """Directories of a path, from the root on."""
 WIRE_BYTES = 268435456
+"""Largest metadata JSON that is read from a peer: about a million files."""
 WIRE_ROWS = 1000000
-"""Files that a peer's metadata may name. Reading so many takes seconds and hundreds of MiB of a pool process."""
-"""Default bound of metadata JSON from a peer: about a million files."""
+"""Most files that a peer's metadata may name. Reading so many takes seconds and hundreds of MiB of a pool process."""
 
 MANIFEST_MAGIC = b"cdmanif1"
 _FILE_PREFIX = "manifest-"

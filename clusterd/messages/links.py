@@ -9,7 +9,7 @@ from ipc.descriptor import Descriptor
 class LinkInfo(msgspec.Struct, frozen=True):
     """One established link. `kind`: "worker" (inbound, on a master), "master" (outbound, on a worker), "local"
     (a program on the local socket). `name` is the peer's node name, for kind "master" the master's address text, for
-    kind "local" the client number. `incarnation` of the link never repeats within a life of net. `uid`, `pid`: the user
+    kind "local" the client number. `link`: a number that never repeats within a life of net. `uid`, `pid`: the user
     and the process of a local client, -1 and 0 for other kinds."""
 
     link: int

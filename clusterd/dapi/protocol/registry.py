@@ -26,7 +26,7 @@ class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Call(msgspec.Struct, frozen=True):
-    """What a function of the pool works with, besides its arguments. `serves_database`: our own store answers on this node."""
+    """What a function of the pool works with, besides its arguments."""
 
     settings: Settings
     request: ApiRequest
