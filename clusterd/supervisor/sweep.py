@@ -21,9 +21,9 @@ def sweep_before_start(root: str) -> None:
     as stock does, nothing else in queue/cluster (wire.md 1.8). Raises OSError naming what cannot be removed or made."""
     remove_run_files(root)
     cluster = Path(root) / CLUSTER_DIR
-    for entry in os.scandir(cluster):
-        if entry.name != OWN:
-            _remove(Path(entry.path))
+    for path in cluster.iterdir():
+        if path.name != OWN:
+            _remove(path)
     for relative in (f"{CLUSTER_DIR}/{OWN}", SPOOL, STATE):
         path = Path(root) / relative
         if not stat.S_ISDIR(_mode(path)):
@@ -31,10 +31,10 @@ def sweep_before_start(root: str) -> None:
         path.mkdir(mode=0o770, parents=True, exist_ok=True)
         path.chmod(0o770)
     empty_spool(root)
-    for entry in os.scandir(Path(root) / STATE):
+    for path in (Path(root) / STATE).iterdir():
         # Over a directory nothing can be written, whatever its name is wanted for.
-        if not entry.is_file(follow_symlinks=False):
-            _remove(Path(entry.path))
+        if not stat.S_ISREG(_mode(path)):
+            _remove(path)
     os.mkdir(run_dir(root), 0o700)
 
 
@@ -47,8 +47,8 @@ def remove_run_files(root: str) -> None:
 def empty_spool(root: str) -> None:
     """Received packages, parts, strings: of no use to anybody once their process is gone."""
     with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(Path(root) / SPOOL):
-            _remove(Path(entry.path))
+        for path in (Path(root) / SPOOL).iterdir():
+            _remove(path)
 
 
 def _mode(path: Path) -> int:

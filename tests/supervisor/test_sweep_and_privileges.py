@@ -203,11 +203,10 @@ CONF = f"""<ossec_config><cluster><name>c</name><node_name>n</node_name><node_ty
 def test_a_node_that_is_root_by_accident_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uid: int, owner: str, there: bool, warned: bool
 ) -> None:
-    def getpwnam(name: str) -> object:
-        if there:
-            return object()
-        raise KeyError(name)
+    def getpwnam(name: str) -> pwd.struct_passwd:
+        return pwd.struct_passwd((name, "x", users[name], users[name], "", "/", ""))
 
+    users = {"root": 0} | ({"wazuh": 999} if there else {})
     monkeypatch.setattr(rights.os, "geteuid", lambda: uid)
     monkeypatch.setattr(rights.pwd, "getpwnam", getpwnam)
     assert (rights.too_many_rights(owner) is not None) is warned
