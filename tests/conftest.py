@@ -17,13 +17,16 @@ _TIMED_OUT = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does: fixtures are torn down."""
+    """SIGTERM and SIGHUP end a run as Ctrl-C does: fixtures are torn down. What tests start can be interrupted: a shell lets
+    its background jobs ignore SIGINT, and whatever these start inherits that."""
 
     def leave(number: int) -> NoReturn:
         pytest.exit(f"ended by {signal.Signals(number).name}", 128 + number)
 
     if threading.current_thread() is threading.main_thread():
         end_in_order(leave)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
