@@ -17,6 +17,10 @@ class FileVanished(HashingError):
     """The file was there a moment ago and is gone. Not a failure: the next scan or check knows."""
 
 
+class LinkToNothing(FileVanished):
+    """What a link that may be followed led to is gone: a disk perhaps that is not mounted. Nobody has taken the link away."""
+
+
 class UnsafePath(HashingError):
     """A path that leads, or could be made to lead, to where nothing may be read or written. Nothing was touched."""
 

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from hashing.digest import OPEN_DIRECTORY, open_directory, open_in_tree, open_regular
-from hashing.errors import FileVanished, UnsafePath
+from hashing.errors import FileVanished, LinkToNothing, UnsafePath
 from hashing.manifest import Rules
 
 MOST_LINKS = 40
@@ -44,7 +44,8 @@ class Links:
 
     def directory(self, root_fd: int, path: str) -> int:
         """Open the directory `path` (relative to the root, which is open as `root_fd`). The caller closes it. Raises FileVanished,
-        UnsafePath (a link that is not followed, not a directory), other OSError as it comes."""
+        LinkToNothing with the path of the link, UnsafePath (a link that is not followed, not a directory), other OSError as
+        it comes."""
         try:
             return open_directory(root_fd, path)
         except UnsafePath:
@@ -61,12 +62,17 @@ class Links:
             return False
         return stat.S_ISDIR(mode) or (self.any_below and stat.S_ISLNK(mode))
 
-    def is_followed(self, root_fd: int, path: str) -> bool:
-        """Whether `path`, a link, leads to a directory that is synchronised."""
+    def is_followed(self, root_fd: int, path: str, *, before: bool = False) -> bool:
+        """Whether `path`, a link, leads to a directory that is synchronised. `before`: whether it did so, which holds while what
+        it led to is away or cannot be opened."""
         try:
             os.close(self.directory(root_fd, path))
-        except (FileVanished, UnsafePath, OSError):
+        except LinkToNothing:
+            return before
+        except (FileVanished, UnsafePath):
             return False
+        except OSError:
+            return before
         return True
 
     def real(self, root_fd: int, path: str) -> str:
@@ -197,7 +203,7 @@ class Links:
                 raise UnsafePath(
                     path, "is a link to nothing"
                 ) from error  # a disk that is not mounted: not an empty directory
-            raise FileVanished(path, "is a link to nothing") from error
+            raise LinkToNothing(path, "is a link to nothing") from error
         except BaseException:
             os.close(at)
             raise

@@ -12,7 +12,7 @@ import msgspec
 from hashing.compare import Difference, difference_to_wire, load_difference
 from hashing.digest import open_regular
 from hashing.directories import Directories
-from hashing.errors import FileVanished, MalformedPackage, Note, UnsafePath
+from hashing.errors import FileVanished, LinkToNothing, MalformedPackage, Note, UnsafePath
 from hashing.manifest import FileMeta, Rules, WireMeta
 from hashing.notes import Notes, explain
 from hashing.package import CHUNK_BYTES, FILE_SEP, METADATA_NAME, PATH_SEP, ZLIB, compress_entry
@@ -265,7 +265,7 @@ class _PartPacker:
             except UnsafePath:
                 # It may be a link to a file, which counts as a file where it is followed.
                 return self._directories.links.file(self._directories.root_fd, row.item, row.path)
-        except (UnsafePath, OSError) as error:
+        except (LinkToNothing, UnsafePath, OSError) as error:
             raise _Unreadable(explain(error)) from error
 
     def _append(self, row: FileMeta, fd: int) -> tuple[bytes, int]:

@@ -10,7 +10,7 @@ import msgspec
 
 from hashing.atomic import TEMPORARY_PREFIX
 from hashing.digest_cache import NO_ROWS, CachedDirectory, CachedFile, ShardRows, files_checksum
-from hashing.errors import FileVanished, Note, UnsafePath
+from hashing.errors import FileVanished, LinkToNothing, Note, UnsafePath
 from hashing.live_manifest import LiveManifest
 from hashing.manifest import FileMeta, ItemRule, Rules, is_too_deep, item_of
 from hashing.walk import OnStep, Walk
@@ -66,6 +66,20 @@ def _nothing() -> None:
     return
 
 
+class _PartWalk(Walk):
+    """The walk of a part of the tree; what is known is the manifest."""
+
+    def __init__(self, root: str, rules: Rules, on_step: OnStep, live: LiveManifest) -> None:
+        super().__init__(root, rules, 0, 1, NO_ROWS, ignore_cache=False, on_step=on_step, started_ns=time.time_ns())
+        self._live = live
+
+    def was_there(self, item: ItemRule, path: str) -> bool:
+        return bool(self._live.below(path))
+
+    def was_file_there(self, path: str, known: CachedFile | None) -> bool:
+        return path in self._live
+
+
 class _Look:
     """The state of one rescan. `trees`, `listed`, `files`: the places whose rows are those found, and no others."""
 
@@ -73,7 +87,7 @@ class _Look:
         self.rules = rules
         self.live = live
         self.shards = shards
-        self.walk = Walk(root, rules, 0, 1, NO_ROWS, ignore_cache=False, on_step=on_step, started_ns=time.time_ns())
+        self.walk = _PartWalk(root, rules, on_step, live)
         self.root_fd = self.walk.root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.found: list[FileMeta] = []
         self.trees: set[str] = set()
@@ -99,6 +113,12 @@ class _Look:
             return  # a walk does not go there: it has said so of the directory above
         try:
             fd = self.walk.links.directory(self.root_fd, directory)
+        except LinkToNothing as away:
+            if self.live.below(away.path):
+                self.tree(away.path)
+            else:
+                self.gone(path)
+            return
         except FileVanished:
             self.gone(path)
             return
@@ -136,7 +156,9 @@ class _Look:
                 self.file(item, path, fd, name, mode)
 
     def leads_to_directory(self, around: list[ItemRule], path: str) -> bool:
-        return any(item.recursive for item in around) and self.walk.links.is_followed(self.root_fd, path)
+        if not any(item.recursive for item in around):
+            return False
+        return self.walk.links.is_followed(self.root_fd, path, before=bool(self.live.below(path)))
 
     def file(self, item: ItemRule, path: str, fd: int, name: str, mode: int) -> None:
         walk, prefix, files = self.walk, path[: -len(name)], list[CachedFile]()

@@ -30,12 +30,13 @@ from hashing.digest_cache import (
     read_file,
     shard_of,
 )
-from hashing.errors import FileVanished, Note, UnsafePath
+from hashing.errors import FileVanished, LinkToNothing, Note, UnsafePath
 from hashing.links import Links
 from hashing.manifest import ItemRule, Rules, is_too_deep, refusal
 from hashing.notes import Notes
 
 OnStep = Callable[[], None]
+AWAY = "the link leads to nothing"
 
 
 class ShardScan(msgspec.Struct, frozen=True):
@@ -227,11 +228,23 @@ class Walk:
         """The directory that a link leads to; None if there is none."""
         try:
             return self.links.directory(self.root_fd, path)
+        except LinkToNothing:
+            if self.was_there(item, path):
+                self.cannot_list(item, path, OSError(errno.ENOENT, AWAY))
+            return None
         except (FileVanished, UnsafePath):
             return None
         except OSError as error:
             self.cannot_list(item, path, error)
             return None
+
+    def was_there(self, item: ItemRule, path: str) -> bool:
+        """Whether something is known of this directory."""
+        return (path, item.key) in self.known
+
+    def was_file_there(self, path: str, known: CachedFile | None) -> bool:
+        """`known`: the row that this walk knows."""
+        return known is not None
 
     def cannot_list(self, item: ItemRule, path: str, error: OSError) -> None:
         """Keep what was known of a directory and all below it. To be listed again next time, whatever its times say."""
@@ -292,6 +305,7 @@ class Walk:
         names: list[str] = []
         links: list[str] = []
         leads_on = False
+        before = {file.name: file for file in known.files} if known is not None else {}
         with os.scandir(fd) as entries:
             for entry in entries:
                 name = entry.name
@@ -299,7 +313,13 @@ class Walk:
                     if item.recursive and self.is_text(prefix, name):
                         directories.append(name)
                     continue
-                if item.recursive and self.links.any_below and entry.is_symlink() and not _is_file(entry):
+                if (
+                    item.recursive
+                    and self.links.any_below
+                    and entry.is_symlink()
+                    and not _is_file(entry)
+                    and not self.was_file_there(prefix + name, before.get(name))
+                ):
                     if self.is_text(prefix, name) and self.leads_to_directory(item, prefix + name):
                         directories.append(name)
                     leads_on = True
@@ -327,7 +347,6 @@ class Walk:
                 else:
                     self.note("DEBUG", prefix + name, f"File {prefix}{name} is not a regular file.")
         directories.sort()
-        before = {file.name: file for file in known.files} if known is not None else {}
         files: list[CachedFile] = []
         for number, name in enumerate(names):
             if not number & 15:
@@ -360,9 +379,8 @@ class Walk:
         try:
             os.close(self.links.directory(self.root_fd, path))
         except (FileVanished, UnsafePath) as error:
-            if isinstance(error, FileVanished) and (path, item.key) in self.known:
-                # What it led to is gone, a disk perhaps that is not mounted: nobody has taken the link away.
-                self.cannot_list(item, path, OSError(errno.ENOENT, "the link leads to nothing"))
+            if isinstance(error, LinkToNothing) and self.was_there(item, path):
+                self.cannot_list(item, path, OSError(errno.ENOENT, AWAY))
             elif shard_of(path, self.shards) == self.shard:
                 self.note("WARNING", path, f"File {path} is left out: it {error.text}.", why=error.text)
             return False
@@ -425,6 +443,10 @@ class Walk:
                 file = read_file(name, fd, self.buffer, self.settled_before, self.on_step)
             finally:
                 os.close(fd)
+        except LinkToNothing:
+            if self.was_file_there(path, known):
+                self.cannot_read(files, path, OSError(errno.ENOLINK, AWAY), known)
+            return
         except FileVanished:
             self.cannot_read(files, path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), known)
             return

@@ -106,10 +106,11 @@ class Follower:
             entries = list(os.scandir(self._shared))
         except OSError as failure:
             raise OSError(f"The groups in {SHARED} cannot be read: {failure.strerror}") from failure
-        found = {entry.name for entry in entries if is_group_name(entry.name) and self._is_directory(entry)}
+        known = await self._groups_before() if self._directories is None else self._directories
+        found = {entry.name for entry in entries if is_group_name(entry.name) and self._is_directory(entry, known)}
         if self._directories is None:
-            await self._begin_groups(found)
-        known = self._directories or set()
+            self._directories = known
+            await self._tell_without_directory(found)
         gone = known - found
         now = time.monotonic()
         self._gone_since = {name: self._gone_since.get(name, now) for name in gone}
@@ -126,26 +127,32 @@ class Follower:
             for problem in await asyncio.to_thread(self._empty_groups.look, found, self._rules()):
                 self._say_once("WARNING", f"{problem}.")
 
-    def _is_directory(self, entry: os.DirEntry[str]) -> bool:
+    def _is_directory(self, entry: os.DirEntry[str], known: set[str]) -> bool:
+        """`known`: the groups so far. One whose directory is a link is there while its disk is away."""
         if not entry.is_symlink():
             return entry.is_dir(follow_symlinks=False)
         root_fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return Links(self._root, self._rules()).is_followed(root_fd, f"{SHARED}/{entry.name}")
+            links, before = Links(self._root, self._rules()), entry.name in known
+            return links.is_followed(root_fd, f"{SHARED}/{entry.name}", before=before)
         finally:
             os.close(root_fd)
 
-    async def _begin_groups(self, found: set[str]) -> None:
+    async def _groups_before(self) -> set[str]:
+        """The groups whose directories were there before this start."""
+
         def work(session: Session) -> set[str]:
             if self._is_first_life:
                 session.db.execute("delete from clusterd_seen where kind = ?", (GROUPS,))
             return seen(session.db, GROUPS)
 
-        self._directories = await self._engine.write(work)
+        return await self._engine.write(work)
+
+    async def _tell_without_directory(self, found: set[str]) -> None:
         without = await self._engine.read(
             lambda db: [row[0] for row in db.execute('select name from "group"') if row[0] not in found]
         )
-        kept = sorted(set(without) - self._directories)
+        kept = sorted(set(without) - (self._directories or set()))
         if kept:
             listed = ", ".join(kept[:10]) + (f" and {len(kept) - 10} more" if len(kept) > 10 else "")
             self._say("WARNING", f"Groups without a directory in {SHARED} are kept: {listed}.")

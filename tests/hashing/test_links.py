@@ -20,11 +20,11 @@ from hashing.directories import Directories
 from hashing.errors import FileVanished, UnsafePath
 from hashing.links import Links
 from hashing.live_manifest import LiveManifest
-from hashing.manifest import Rules, build_manifest
+from hashing.manifest import ItemRule, Rules, build_manifest
 from hashing.pack import pack_part
 from hashing.package import FILE_SEP, METADATA_NAME
 from hashing.rescan import rescan
-from hashing.walk import ShardScan, scan_shard
+from hashing.walk import ShardScan, Walk, scan_shard
 from tests.hashing.packages import Receiver, build_as_stock, difference_of, save, split_as_stock, step
 
 NOBODY = 65534
@@ -251,6 +251,75 @@ def test_what_an_allowed_link_led_to_and_is_away_stays_in_the_manifest(top: Path
     second = scan(top, rules, first.rows)
     assert found(second) == found(first)
     assert "etc/rules/team/" in second.rows.unread
+
+
+@pytest.mark.parametrize(
+    ("paths", "directories"),
+    [
+        (["etc/rules/team"], []),
+        (["etc/rules/team/a.xml"], []),
+        (["etc/rules/team/deep"], []),
+        (["etc/rules"], []),
+        (["etc"], []),
+        ([], ["etc/rules/team/deep"]),
+        (["etc/rules/one.xml"], []),
+        ([], ["etc/rules"]),
+    ],
+)
+def test_events_find_nothing_gone_behind_a_link_whose_disk_is_away(
+    top: Path, paths: list[str], directories: list[str]
+) -> None:
+    rules = allowing(top / "git")
+    made = link(top, "etc/rules/team", top / "git/rules")
+    link(top, "etc/rules/one.xml", top / "git/rules/a.xml")
+    live = LiveManifest(build_manifest(file_rows(scan(top, rules).rows)))
+    os.rename(top / "git", top / "away")
+    looked = rescan(str(top / "root"), rules, live, paths, directories)
+    assert looked.changes == {}
+    assert looked.unread <= {"etc/rules/team/", "etc/rules/one.xml"}
+    assert looked.unread
+    live.mark(looked.unread, set(), set())
+    made.unlink()
+    after = rescan(str(top / "root"), rules, live, ["etc/rules/team"])
+    assert set(after.changes) == {"etc/rules/team/a.xml", "etc/rules/team/deep/b.xml"}
+    assert "etc/rules/team/" not in after.unread
+
+
+def test_link_to_a_file_of_a_disk_that_is_away_keeps_its_row(top: Path) -> None:
+    rules = allowing(top / "git")
+    link(top, "etc/rules/one.xml", top / "git/rules/a.xml")
+    first = scan(top, rules)
+    os.rename(top / "git", top / "away")
+    second = scan(top, rules, first.rows)
+    assert found(second) == found(first) == {"etc/rules/one.xml"}
+    assert second.rows.unread == ["etc/rules/one.xml"]
+
+
+def test_disk_that_goes_away_in_the_middle_of_a_walk_takes_no_files_along(
+    top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = allowing(top / "git")
+    link(top, "etc/rules/team", top / "git/rules")
+    first = scan(top, rules)
+    true_enter = Walk.enter
+
+    def enter(self: Walk, item: ItemRule, path: str, parent_fd: int, name: str) -> int | None:
+        if name == "team":
+            os.rename(top / "git", top / "away")
+        return true_enter(self, item, path, parent_fd, name)
+
+    monkeypatch.setattr(Walk, "enter", enter)
+    assert found(scan(top, rules, first.rows)) == found(first)
+
+
+def test_files_of_a_disk_that_is_away_are_not_taken_for_deleted_ones_when_packed(top: Path) -> None:
+    rules = allowing(top / "git")
+    link(top, "etc/rules/team", top / "git/rules")
+    (top / "spool").mkdir()
+    saved = save(top / "spool", difference_of({"etc/rules/team/a.xml": b"a"}))
+    os.rename(top / "git", top / "away")
+    part = pack_part(str(top / "root"), saved, 0, 1, 1 << 20, 1, str(top / "part"), False, step, rules=rules)
+    assert (part.vanished, part.dropped) == ([], [0])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs links of another user")

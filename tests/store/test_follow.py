@@ -323,5 +323,13 @@ def test_group_whose_directory_is_a_link_that_is_followed_is_a_group(live: Calla
         node.follower._rules = lambda: msgspec.structs.replace(DEFAULT_RULES, link_targets=(str(real / "git"),))
         await node.look()
         assert await node.groups() == ["default", "web"]
+        (real / "git").rename(real / "away")  # a disk that is not mounted
+        for _ in range(3):
+            await node.look()
+        assert await node.groups() == ["default", "web"]
+        (node.shared / "web").unlink()
+        for _ in range(3):
+            await node.look()
+        assert await node.groups() == ["default"]
 
     live(work)
