@@ -254,9 +254,9 @@ class Walk:
                 self.directories.append(kept)
         self.unread.append(path + "/")
         self.again.append(path + "/")
-        if shard_of(path, self.shards) == self.shard:  # one note, not one of each shard
-            reason = self.explain(error, path)
-            self.note("WARNING", path, f"Error getting file status: {reason}.", why=_why(error))
+        # Each shard says so, as it may have failed in one of them only: who joins the shards says it once.
+        reason = self.explain(error, path)
+        self.note("WARNING", path, f"Error getting file status: {reason}.", why=_why(error))
 
     def is_unchanged(self, known: CachedDirectory, status: os.stat_result, fd: int) -> bool:
         """True if a known directory has the same names as before and no file of this shard in it needs to be read."""

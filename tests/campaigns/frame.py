@@ -133,6 +133,7 @@ class Readers(_Thread):
         super().__init__(0.01)
         self._campaign = campaign
         self._nodes = nodes
+        self._seen: dict[Path, int] = {}
         self.torn: list[str] = []
 
     def step(self) -> None:
@@ -142,8 +143,12 @@ class Readers(_Thread):
                     if path.name.startswith("."):
                         continue  # one that is being written beside its place
                     with contextlib.suppress(FileNotFoundError):
-                        content = path.read_bytes()
+                        with path.open("rb") as file:
+                            inode, content = os.fstat(file.fileno()).st_ino, file.read()
                         self._campaign.counts["reads"] += 1
+                        if self._seen.get(path) != inode:
+                            self._seen[path] = inode
+                            self._campaign.counts["contents that arrived"] += 1
                         if not is_whole(content):
                             self.torn.append(f"{node.name} {path.name}: {len(content)} bytes")
 

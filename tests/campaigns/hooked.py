@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+KILL = 0
 HOOK = Path(__file__).parent / "hook"
 
 
@@ -17,14 +18,21 @@ class Page:
     """Faults and clock of all nodes started after it was made."""
 
     def __init__(self, path: Path) -> None:
-        path.write_bytes(bytes(4096))
-        path.chmod(0o666)  # nodes started as root become another user's
+        self._notes = path.with_name(f"{path.name}.ops")
+        for file, content in ((path, bytes(4096)), (self._notes, b"")):
+            file.write_bytes(content)
+            file.chmod(0o666)  # nodes started as root become another user's
         with path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), 4096)
 
-    def arm(self, directory: Path, fail_at: int = 0, code: int = errno.ENOSPC) -> None:
-        """From now on operations on files below `directory` are counted, and number `fail_at` fails."""
+    def arm(self, directory: Path, fail_at: int = 0, code: int = errno.ENOSPC, only: str = "") -> None:
+        """From now on operations on files below `directory` are counted, and number `fail_at` fails; `code` KILL: the process that
+        does it is killed. `only`: "NAME CLASS" as `noted` has it, others do not count. Without `fail_at` they are noted."""
         self.disarm()
+        os.truncate(self._notes, 0)
+        text = only.encode()
+        self._memory[2048:2304] = text + bytes(256 - len(text))
+        self._memory[1] = not fail_at
         text = str(directory).encode()
         self._memory[64:1024] = text + bytes(960 - len(text))
         self._memory[1024:2048] = bytes(1024)
@@ -35,6 +43,10 @@ class Page:
         """Nothing fails any more; how many operations there were."""
         self._memory[0] = 0
         return int(struct.unpack_from("Q", self._memory, 16)[0])
+
+    def noted(self) -> list[str]:
+        """NAME CLASS of each operation since `arm` without a number."""
+        return self._notes.read_text().splitlines()
 
     @property
     def failed(self) -> str:

@@ -349,7 +349,7 @@ class ManifestKeeper:
         except JobError:
             self._pending |= taken
             raise
-        notes = [note for shard in shards for note in shard.notes]
+        notes = list(dict.fromkeys(note for shard in shards for note in shard.notes))
         if any(shard.failed for shard in shards):
             raise JobError("disk", "; ".join(note.why or note.text for note in notes) or "a part could not be walked")
         self._confirming.walk_ended(started, full=full)

@@ -3,15 +3,18 @@
 CLUSTERD_HOOK names a page that the campaign and all processes share (tests/campaigns/hooked.py):
 
     0   armed: 1 while operations count
+    1   1: each that counts is noted, a line "NAME CLASS" in the file beside the page (its name and ".ops")
     8   the operation that fails, counted from 1; 0: none
     16  operations so far
-    24  the errno
+    24  the errno; 0: the process is killed
     32  1 once it has failed
     40  seconds by which the wall clock is ahead, a float
     64  the directory whose files count, UTF-8, ends at the first zero
     1024  the name of the operation that failed
+    2048  "NAME CLASS": only these count; empty: all
 
-An operation fails once: whoever tries again succeeds.
+An operation fails once: whoever tries again succeeds. The class of a path is its directory below the one that counts, at most three
+deep, and "~" for a temporary file in it.
 """
 
 import builtins
@@ -21,10 +24,14 @@ import functools
 import io
 import mmap
 import os
+import signal
 import struct
+import threading
 import time
 
 PAGE = os.environ.get("CLUSTERD_HOOK")
+WRITING = os.O_CREAT | os.O_WRONLY | os.O_RDWR
+"""An `open` with one of these is called `create`."""
 BY_PATH = (
     "open",
     "rename",
@@ -51,6 +58,7 @@ BY_FD = (
     "writev",
     "pwritev",
     "read",
+    "readv",
     "pread",
     "preadv",
     "fsync",
@@ -65,9 +73,21 @@ BY_FD = (
 )
 
 
-def _install(page: str) -> None:
-    real_open, real_readlink = os.open, os.readlink
+def class_of(below: str) -> str:
+    """The class of a path, given what follows the directory that counts."""
+    *directories, name = below.strip("/").split("/")
+    place = "/".join(directories[:3]) or "."
+    return place + ("~" if name.startswith(".") and name.endswith(".tmp") else "")
+
+
+def install(page: str) -> None:
+    """Every operation of this process asks the page from now on."""
+    real_open, real_readlink, real_write = os.open, os.readlink, os.write
     fd = real_open(page, os.O_RDWR | os.O_CLOEXEC)
+    notes = real_open(f"{page}.ops", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    gate = [threading.Lock()]
+    # One that another thread held at the fork would be held for ever.
+    os.register_at_fork(after_in_child=lambda: gate.__setitem__(0, threading.Lock()))
     memory = mmap.mmap(fd, 4096)
 
     def place_of(target: object, dir_fd: object) -> str:
@@ -89,28 +109,42 @@ def _install(page: str) -> None:
         wanted = bytes(memory[64:1024]).split(b"\0", 1)[0].decode()
         if not where.startswith(wanted) or where.endswith((".log", ".pid", "/board")) or "__pycache__" in where:
             return
-        fcntl.flock(
-            fd, fcntl.LOCK_EX
-        )  # one page for all processes; a fork shares the lock, but it is held for a moment only
-        try:
-            (count,) = struct.unpack_from("Q", memory, 16)
-            (fail_at,) = struct.unpack_from("Q", memory, 8)
-            struct.pack_into("Q", memory, 16, count + 1)
-            if count + 1 != fail_at:
-                return
-            memory[32] = 1
-            text = f"{name} {where}".encode()[:1000]
-            memory[1024 : 1024 + len(text)] = text
-            (code,) = struct.unpack_from("Q", memory, 24)
-        finally:
-            fcntl.lockf(fd, fcntl.LOCK_UN)
+        what = f"{name} {class_of(where[len(wanted) :])}"
+        only = bytes(memory[2048:2304]).split(b"\0", 1)[0].decode()
+        if only and only != what:
+            return
+        with gate[0]:
+            fcntl.lockf(
+                fd, fcntl.LOCK_EX
+            )  # one page for all processes; this lock is a process's own, also after a fork
+            try:
+                (count,) = struct.unpack_from("Q", memory, 16)
+                (fail_at,) = struct.unpack_from("Q", memory, 8)
+                struct.pack_into("Q", memory, 16, count + 1)
+                if memory[1]:
+                    real_write(notes, f"{what}\n".encode())
+                if count + 1 != fail_at:
+                    return
+                memory[32] = 1
+                text = f"{name} {where}".encode()[:1000]
+                memory[1024 : 1024 + len(text)] = text
+                (code,) = struct.unpack_from("Q", memory, 24)
+            finally:
+                fcntl.lockf(fd, fcntl.LOCK_UN)
+        if code == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
         raise OSError(code, os.strerror(code), target if isinstance(target, str) else None)
 
     def wrap(name: str, real: object) -> object:
         @functools.wraps(real)  # type: ignore[arg-type]
         def wrapped(*args: object, **options: object) -> object:
             target = args[0] if args else options.get("path", options.get("src", "."))
-            meet(name, target, options.get("dir_fd", options.get("src_dir_fd")))
+            flags = args[1] if name == "open" and len(args) > 1 else options.get("flags", 0)
+            meet(
+                "create" if name == "open" and flags & WRITING else name,
+                target,
+                options.get("dir_fd", options.get("src_dir_fd")),
+            )
             return real(*args, **options)  # type: ignore[operator]
 
         return wrapped
@@ -129,7 +163,8 @@ def _install(page: str) -> None:
     @functools.wraps(plain_open)
     def wrapped_open(file, *args, **options):  # type: ignore[no-untyped-def]
         if not isinstance(file, int):
-            meet("open", file, None)
+            mode = args[0] if args else options.get("mode", "r")
+            meet("create" if set(mode) & set("wax+") else "open", file, None)
         return plain_open(file, *args, **options)
 
     builtins.open = io.open = wrapped_open  # type: ignore[assignment]
@@ -145,4 +180,4 @@ def _install(page: str) -> None:
 
 if PAGE:
     with contextlib.suppress(OSError):
-        _install(PAGE)
+        install(PAGE)

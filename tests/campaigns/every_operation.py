@@ -1,0 +1,189 @@
+"""Each operation on files of one piece of work fails or is the last one of its process, number 1, 2, 3, ... until one run meets none:
+`python -m tests.campaigns.every_operation WORK DIRECTORY`. No nodes: the functions that the processes of a node run.
+
+Prints one line for each run after which something is wrong, and at the end `N runs`. A process of its own without threads, because
+every run is a fork that the layer of the campaigns (hook/sitecustomize.py) is put under.
+"""
+
+import errno
+import os
+import pickle
+import resource
+import shutil
+import signal
+import sqlite3
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from clusterd.errors import StartFailure
+from tests.campaigns.hook.sitecustomize import install
+from tests.campaigns.hooked import KILL, Page
+from tests.fakes.forks import die_with_parent
+
+REFUSALS = (OSError, sqlite3.Error, StartFailure)
+"""What the processes of a node expect of a disk, and say."""
+Say = Callable[[Any], None]
+DIED, WELL, FAILED = "died", "well", "failed"
+READS = frozenset(
+    ("open", "read", "readv", "pread", "preadv", "stat", "lstat", "fstat", "scandir", "listdir")
+)  # fmt: skip
+"""They need no space, and before one of them a process is killed as well as before the next that changes something."""
+LIMIT_STEP = 2048
+"""Half a page of the database: a limit falls into every page that is written, and between any two."""
+
+
+class Work:
+    """`prepare` makes a tree; `work` runs in a fork and says what it has promised; `heal` runs in another one without faults: what the
+    next start and the next round do. `broken` and `wrong` say what is wrong after the one and the other, given what was said."""
+
+    uses_database = False
+
+    def prepare(self, root: Path) -> None:
+        raise NotImplementedError
+
+    def work(self, root: Path, say: Say) -> None:
+        raise NotImplementedError
+
+    def heal(self, root: Path, say: Say) -> None:
+        raise NotImplementedError
+
+    def broken(self, root: Path, said: list[Any]) -> str:
+        return ""
+
+    def wrong(self, root: Path, said: list[Any], healed: list[Any]) -> str:
+        raise NotImplementedError
+
+
+def forked(before: Callable[[], None], work: Callable[[Path, Say], None], root: Path) -> tuple[str, list[Any]]:
+    """Run `work` in a process of its own: how that ended, and what it said until then."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        die_with_parent()
+        os.close(reading)
+        # Nothing but these may come of an operation that fails: a traceback tells of anything else.
+        status = 1
+        try:
+            before()
+            work(root, lambda value: _send(writing, value))
+            status = 0
+        except REFUSALS:
+            status = 2
+        except BaseException:
+            traceback.print_exc(file=sys.stdout)
+            sys.stdout.flush()
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        said = list(_received(file))
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return {0: WELL, 2: FAILED, 1: "raised something else"}.get(code, DIED), said
+
+
+def _send(fd: int, value: Any) -> None:
+    data = pickle.dumps(value)
+    os.writev(fd, [len(data).to_bytes(4, "big"), data])
+
+
+def _received(file: Any) -> Iterator[Any]:
+    while head := file.read(4):
+        yield pickle.loads(file.read(int.from_bytes(head, "big")))
+
+
+def limited(size: int, kill: bool) -> None:
+    """No file becomes larger than `size`: EFBIG, or the end of the process. This reaches the writes of SQLite."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL if kill else signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+class Runs:
+    """All runs of one work."""
+
+    def __init__(self, work: Work, place: Path) -> None:
+        self._work = work
+        self._prepared, self._root = place / "prepared", place / "root"
+        self._page_path = place / "page"
+        self._page = Page(self._page_path)
+        self.count = 0
+        self.problems: list[str] = []
+        self._prepared.mkdir()
+        ended, _ = forked(lambda: None, lambda root, say: work.prepare(root), self._prepared)
+        if ended != WELL:
+            raise SystemExit(f"could not prepare: {ended}")
+
+    def all(self) -> None:
+        number = 1
+        while self._met(number, errno.EIO):
+            number += 1
+        changing = [at for at, what in enumerate(self._operations(), 1) if what.split()[0] not in READS]
+        for code in (KILL, errno.ENOSPC):
+            for number in changing:
+                self._met(number, code)
+        if self._work.uses_database:
+            for kill in (True, False):
+                size = 0
+                while self._hit(size, kill):
+                    size += LIMIT_STEP
+
+    def _operations(self) -> list[str]:
+        self._fresh()
+        self._page.arm(self._root)
+        forked(lambda: install(str(self._page_path)), self._work.work, self._root)
+        self._page.disarm()
+        return self._page.noted()
+
+    def _met(self, number: int, code: int) -> bool:
+        """Fail this operation; False if there are not so many."""
+        self._fresh()
+        self._page.arm(self._root, number, code)
+        ended, said = forked(lambda: install(str(self._page_path)), self._work.work, self._root)
+        what = self._page.failed
+        self._page.disarm()
+        name = errno.errorcode[code] if code else "killed"
+        if what:
+            self._judge(f"operation {number} ({what.replace(str(self._root), '')}, {name})", ended, said, code == KILL)
+        elif ended != WELL:
+            self.problems.append(f"without a fault it {ended}")
+        return bool(what)
+
+    def _hit(self, size: int, kill: bool) -> bool:
+        """Let no file become larger; False if none did."""
+        self._fresh()
+        ended, said = forked(lambda: limited(size, kill), self._work.work, self._root)
+        largest = max(path.stat().st_size for path in self._root.rglob("*") if path.is_file())
+        self._judge(f"files of {size} bytes at most, {'killed' if kill else 'EFBIG'}", ended, said, kill)
+        return not (ended == WELL and largest < size)
+
+    def _fresh(self) -> None:
+        shutil.rmtree(self._root, ignore_errors=True)
+        shutil.copytree(self._prepared, self._root)
+        self.count += 1
+
+    def _judge(self, what: str, ended: str, said: list[Any], kill: bool) -> None:
+        wrong = "" if ended in (WELL, FAILED) or (kill and ended == DIED) else f"the process {ended}"
+        wrong = wrong or self._work.broken(self._root, said)
+        if not wrong:
+            healed, news = forked(lambda: None, self._work.heal, self._root)
+            wrong = self._work.wrong(self._root, said, news) if healed == WELL else f"the next round {healed}"
+        if wrong:
+            self.problems.append(f"{what}: {wrong}")
+
+
+def main(argv: list[str]) -> int:
+    from tests.campaigns.works import WORKS
+
+    name, place = argv
+    runs = Runs(WORKS[name](), Path(place))
+    runs.all()
+    print(*runs.problems[:20], f"{runs.count} runs", sep="\n")
+    return 1 if runs.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

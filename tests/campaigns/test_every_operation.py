@@ -1,0 +1,30 @@
+"""Every operation on files of an application, a scan, a registration and a merge fails once, and is the last one of its process once:
+files stay old or new, what was answered is kept, and the next round is right. No nodes; `file_faults` is the same with nodes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.campaigns.works import WORKS
+from tools.rig.guard import guarded
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Nobody cuts the power here: a disk would only wait for its syncs."""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("work", WORKS)
+def test_whichever_operation_fails_or_is_the_last_the_next_round_is_right(work: str) -> None:
+    with guarded("every-", MEMORY) as place:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.campaigns.every_operation", work, str(place)],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert int(done.stdout.split()[-2]) > 20, "the layer counts"
