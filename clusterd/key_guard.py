@@ -99,10 +99,10 @@ def load_accepted(state_dir: str) -> list[Accepted]:
 
 
 def note_accepted(state_dir: str, content: KeyContent) -> None:
-    """OSError as it comes."""
+    """On the disk: a power cut that empties the file must not take along what it is compared with. OSError as it comes."""
     records = [record for record in load_accepted(state_dir) if record.digest != content.digest]
     records.append(Accepted(content.digest, sorted(content.ids)))
-    save_state(FileOps(), record_path(state_dir), _RECORD_MAGIC, records[-RECORDS_KEPT:])
+    save_state(FileOps(), record_path(state_dir), _RECORD_MAGIC, records[-RECORDS_KEPT:], durable=True)
 
 
 def is_accepted(root: str, digest: bytes) -> bool:

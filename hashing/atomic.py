@@ -111,7 +111,18 @@ def is_abandoned(name: str) -> bool:
         return False
     owner = name.removeprefix(TEMPORARY_PREFIX).removesuffix(TEMPORARY_SUFFIX).partition("-")[2]
     pid = owner.removeprefix(_PROCESS).partition("-")[0] if owner.startswith(_PROCESS) else ""
-    return not (pid.isascii() and pid.isdigit() and os.path.exists(f"/proc/{pid}"))
+    return not (pid.isascii() and pid.isdigit() and _lives(int(pid)))
+
+
+def _lives(pid: int) -> bool:
+    """Asked of the kernel: /proc need not show the processes of other users (hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return pid > 0
 
 
 def create_temporary(

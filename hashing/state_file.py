@@ -23,13 +23,13 @@ MAGIC_BYTES = 8
 _HEAD = 16
 
 
-def save_state(ops: FileOps, path: str, magic: bytes, value: object) -> None:
+def save_state(ops: FileOps, path: str, magic: bytes, value: object, *, durable: bool = False) -> None:
     """Replace the file at `path` by `value` (anything msgspec encodes). `magic` is 8 bytes: kind and version of the layout.
 
-    The directory must exist. OSError as it comes; the old file is then still there.
+    The directory must exist. `durable`: for what cannot be made anew. OSError as it comes; the old file is then still there.
     """
     frame = lz4.frame.compress(msgspec.msgpack.encode(value), store_size=True)
-    write_atomic(ops, path, magic + xxhash.xxh3_64_digest(frame) + frame, MODE, durable=False)
+    write_atomic(ops, path, magic + xxhash.xxh3_64_digest(frame) + frame, MODE, durable=durable)
 
 
 def load_state(path: str, magic: bytes, decoder: msgspec.msgpack.Decoder[Any]) -> Any:

@@ -138,7 +138,7 @@ class Core:
                 if peer is not None:
                     peer.keepalive_at = message.keepalive_at
             case LinkUp():
-                await self._link_up(message.info)
+                await self._serve_link(message.info)
             case LinkDown():
                 await self._link_down(message.link)
             case MasterAway():
@@ -163,7 +163,7 @@ class Core:
         self._away = message.away
         for info in message.links:
             with self._survives("links that net holds"):
-                await self._link_up(info)
+                await self._serve_link(info)
         for task in message.open_tasks:
             peer = self._peers.get(task.link)
             if peer is not None and task.command == commands.CAPS:
@@ -185,6 +185,14 @@ class Core:
         with contextlib.suppress(ClusterError):  # if it cannot be told, the peer's own timeout of 120 s remains
             await peer.request(f"{command}_r", build_task_failure(task_id, error))
         await peer.note_sending(command, task_id, is_open=False)
+
+    async def _serve_link(self, info: LinkInfo) -> None:
+        """One that cannot be served as a whole is closed: the peer dials again, instead of waiting on a link that nobody serves."""
+        try:
+            await self._link_up(info)
+        except Exception:
+            await self._context.net.close(info.link, "this node could not begin to serve it")
+            raise
 
     async def _link_up(self, info: LinkInfo) -> None:
         settings = self._context.settings

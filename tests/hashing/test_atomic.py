@@ -142,6 +142,21 @@ def test_only_what_no_living_process_writes_is_abandoned() -> None:
     assert not is_abandoned("operators_own.tmp")
 
 
+def test_writer_that_proc_does_not_show_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/proc is mounted with hidepid, and the writer is another user's."""
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    assert not is_abandoned(temporary_name("file", new_owner()))
+
+    def kill(pid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert not is_abandoned(temporary_name("file", "pid1-0011223344556677"))
+    monkeypatch.undo()
+    for nobody in ("pid0-00", "pid99999999999999999999-00"):
+        assert is_abandoned(temporary_name("file", nobody))
+
+
 def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     """The second one begins and ends while the first has written half: each reader sees the one or the other."""
     path = tmp_path / "file"

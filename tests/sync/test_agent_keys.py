@@ -258,3 +258,19 @@ def test_package_in_the_making_takes_newer_keys_only_if_none_is_lost(tmp_path: P
     assert not may_be_sent(settings, b"")
     note_written(str(tmp_path), [digest(path), before])
     assert may_be_sent(settings, digest(path))
+
+
+def test_what_was_accepted_is_on_the_disk_before_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut may empty the keys and what they are compared with at once."""
+    synced: list[str] = []
+    true_fsync = os.fsync
+
+    def fsync(fd: int) -> None:
+        true_fsync(fd)
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    note_accepted(str(tmp_path), KeyContent(MANY.encode()))
+    assert len(synced) == 2
+    assert synced[0].endswith(".tmp")
+    assert synced[1] == str(tmp_path)

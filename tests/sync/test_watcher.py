@@ -158,3 +158,15 @@ def test_refusal_is_explained_without_words_that_alarm(tmp_path: Path, failure: 
     assert text == explain(failure)
     assert "error" not in text.lower()
     assert "traceback" not in text.lower()
+
+
+def test_links_in_circles_hide_no_link_that_leads_out(tmp_path: Path) -> None:
+    shared = tmp_path / "root/etc/shared"
+    shared.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for number in range(50):
+        (shared / f"circle{number}").symlink_to(f"circle{number}")
+    (shared / "out").symlink_to(tmp_path / "elsewhere")
+    watcher = Watcher(str(tmp_path / "root"), lambda paths: None, lambda why, passing: None, Script(tmp_path).make)
+    with pytest.raises(CannotWatch, match="etc/shared/out"):
+        asyncio.run(watcher.start(DEFAULT_RULES))

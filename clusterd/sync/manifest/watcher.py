@@ -154,7 +154,7 @@ class Watcher:
                             waiting.append(entry.path)
                         elif (
                             entry.is_symlink()
-                            and entry.is_dir()
+                            and _leads_to_directory(entry)
                             and not (os.path.realpath(entry.path) + "/").startswith(inside)
                         ):
                             path = os.path.relpath(entry.path, self._root)
@@ -230,6 +230,13 @@ def explain(failure: Exception) -> str:
         return "the system's limit of watchers is reached: raise fs.inotify.max_user_instances with sysctl"
     # The line is a WARNING, and whoever looks for errors in the log must not find it.
     return re.sub("error|traceback", "failure", " ".join(text.split()) or "no reason given", flags=re.IGNORECASE)
+
+
+def _leads_to_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # in a circle, or where nobody may look: the library cannot follow it either
 
 
 def _is_directory(path: str, *, when_gone: bool) -> bool:
