@@ -2,6 +2,7 @@
 pause, and what must hold at the end of every one.
 
 CLUSTERD_CAMPAIGN_MINUTES   how long (a campaign with a fixed list of cases ends when it is through, or then)
+CLUSTERD_CAMPAIGN_OFFSET    where `file_faults` goes on; printed where its minutes end
 CLUSTERD_CAMPAIGN_SEED      replays a run; printed at its beginning
 """
 

@@ -1,13 +1,18 @@
 """Every file operation fails once, in turn: of an application on a worker, of a scan and the building of a package on the master,
 of a registration, of a merge. Whatever it was, two rounds later all is equal and right, and every process still there.
 
-The operations are those of Python; what SQLite does itself is not among them.
+A dry run counts the operations of each kind (rename, create, ...) in each class of path; then number 1 of each kind and class fails,
+then number 2 of each, and so on. A run that its minutes end says where: CLUSTERD_CAMPAIGN_OFFSET=that goes on there (make: OFFSET=).
+
+The operations are those of Python; what SQLite does itself is not among them, but in test_every_operation.py.
 """
 
 import contextlib
 import errno
 import json
+import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +29,9 @@ from tools.rig.wdb_client import WdbClient, WdbError, authd
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(int(MINUTES * 60) + 900)]
 
+OFFSET = os.environ.get("CLUSTERD_CAMPAIGN_OFFSET", "")
+DRY_RUNS = 3
+"""Scans go on beside the work: the counts are the largest of so many runs."""
 CODES = (errno.ENOSPC, errno.EIO, errno.EACCES)
 HEALED_S = 60.0
 """Two rounds of a rig take three seconds; the rest is for a busy machine."""
@@ -48,29 +56,35 @@ class Faults:
 
     def run(self) -> None:
         campaign, page = self._campaign, self._page
-        page.arm(self._directory)
-        self._once()
-        operations = page.disarm()
-        campaign.counts["operations in one run"] = operations
-        campaign.say(f"{operations} operations below {self._directory.name}")
-        assert operations, "the hook counts nothing"
-        # Scans go on beside the work: some more than were counted, and in an order that a run that is cut short spreads over all.
-        turns = list(range(1, operations + 20))
-        campaign.rng.shuffle(turns)
-        for fail_at in turns:
+        counts: Counter[str] = Counter()
+        for _ in range(DRY_RUNS):
+            page.arm(self._directory)
+            self._once()
+            page.disarm()
+            counts |= Counter(page.noted())
+        assert counts, "the hook counts nothing"
+        turns = sorted((number, what) for what, most in counts.items() for number in range(1, most + 1))
+        campaign.say(f"{len(turns)} operations of {len(counts)} kinds and classes below {self._directory.name}")
+        campaign.counts["operations"] += len(turns)
+        left = [turn for turn in turns if _offset(turn) >= OFFSET]
+        for number, what in list(left):
             if not campaign.goes_on or len(self.problems) >= 5:
+                campaign.say(f"{len(left)} left: CLUSTERD_CAMPAIGN_OFFSET='{_offset((number, what))}'")
                 break
             code = campaign.rng.choice(CODES)
-            page.arm(self._directory, fail_at, code)
+            page.arm(self._directory, number, code, only=what)
             self._once()
             failed = page.failed
             page.disarm()
-            campaign.counts["faults" if failed else "runs without"] += 1
+            campaign.counts["faults" if failed else "runs that did not come so far"] += 1
             problem = self._healed()
             if problem:
-                what = f"operation {fail_at} ({failed or 'none'}, {errno.errorcode[code]}): {problem}"
-                campaign.say(f"NOT HEALED {what}")
-                self.problems.append(what)
+                text = f"number {number} of {what} ({failed or 'none'}, {errno.errorcode[code]}): {problem}"
+                campaign.say(f"NOT HEALED {text}")
+                self.problems.append(text)
+            left = left[1:]
+        else:
+            campaign.say("all of them failed once")
 
     def _once(self) -> None:
         self._number += 1
@@ -94,6 +108,11 @@ class Faults:
             return self._check() or "; ".join(left_behind(self._rig))
         except (RigError, WdbError, OSError) as failure:
             return str(failure)
+
+
+def _offset(turn: tuple[int, str]) -> str:
+    """Where a run is; sorts as the turns do."""
+    return f"{turn[0]:06} {turn[1]}"
 
 
 def files_differ(rig: Rig) -> str:
