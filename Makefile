@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-JOBS ?= 2
+JOBS ?= 3
 PYTEST_ARGS ?=
 BENCH ?= full
 BENCH_DIR ?= /dev/shm
 TOLERANCE ?= 0.3
 
-.PHONY: demo test bench bench-compare campaign lint clean venv
+.PHONY: demo check test bench bench-compare campaign lint clean venv
 
 venv: $(STAMP)
 
@@ -23,8 +23,13 @@ $(STAMP): setup.py
 demo: $(STAMP)
 	$(BIN)/python -m tools.rig demo $(if $(TREE),--tree $(TREE))
 
+# While one works: lint, types, and every test that starts no nodes.
+check: lint
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS)
+
+# Many tests wait for something: three at a time keep two cores busy. One that is done with its share takes over another's.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) -m 'not stress' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not stress' $(PYTEST_ARGS)
 
 # Everything but bench_agents.py, about twelve minutes; BENCH=quick: small sizes, under two minutes; BENCH_DIR: where the trees are (a disk);
 # PEER_CMD: another daemon beside (docs/benchmarks.md). With PYTEST_ARGS only the single pieces that it chooses.

@@ -7,11 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hypothesis
 import pytest
 
 from tools.rig import workload
 from tools.rig.guard import end_in_order, guarded
 from tools.rig.nodes import Rig
+
+# Hypothesis judges no speed here either. `quick`: for `make check`, what has no size of its own is tried less often.
+hypothesis.settings.register_profile(
+    "ci", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("ci"), max_examples=25)
+hypothesis.settings.load_profile("ci")
 
 _TIMED_OUT = pytest.StashKey[bool]()
 

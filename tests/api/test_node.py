@@ -145,7 +145,7 @@ def test_whatever_the_node_does_is_an_error_in_time(root: Path, talk: Talk, code
     with Serving(root, talk):
         began = time.monotonic()
         assert ask(root) == code
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60
 
 
 def test_a_node_that_is_not_there_is_3012(root: Path) -> None:

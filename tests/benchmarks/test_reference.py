@@ -42,10 +42,10 @@ def test_reference_converges_and_follows_changes(master: Implementation, worker:
         roots = cluster.master.root, cluster.workers[0].root
         cluster.log(cluster.master).wait(SCANNED, 20)
         cluster.log(cluster.workers[0]).wait(APPLIED, 20)
-        wait_until(lambda: compare(*roots).is_equal, 10, "the worker has all files")
+        wait_until(lambda: compare(*roots).is_equal, 60, "the worker has all files")
         workload.change(roots[0], seed=1, edit=2, add=2, delete=2)
         workload.tamper(roots[1], seed=1)
-        wait_until(lambda: compare(*roots).is_equal, 10, "changes and tampering are undone")
+        wait_until(lambda: compare(*roots).is_equal, 60, "changes and tampering are undone")
 
 
 def test_reference_sends_a_file_in_several_chunks() -> None:

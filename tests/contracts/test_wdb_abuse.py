@@ -162,7 +162,7 @@ def test_a_client_that_does_not_read_its_answers_holds_up_nobody(store: LoneStor
             add_agents(db, 1)
             db.command("global delete-agent 1")
         assert serves(store)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60
         assert all(len(stuck.receive()) == LARGEST for _ in range(40))
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
+from clusterd import users
 from clusterd.dapi.execution import as_value, run
 from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.protocol.registry import SyncCall, arguments_of
@@ -27,8 +29,10 @@ CHANGED = 1_700_000_000
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With hashes that cost little; the user that is asked in place of one that does not exist costs as much."""
     (tmp_path / "etc").mkdir()
+    monkeypatch.setattr(users, "_NOBODY", msgspec.structs.replace(users._NOBODY, cost=2))
     add_user(str(tmp_path), make_user("wazuh-wui", PASSWORD, CHANGED, cost=2))
     return tmp_path
 

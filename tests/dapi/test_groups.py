@@ -136,7 +136,7 @@ def test_deleted_group_is_gone_and_its_agents_are_in_default(node: AgentNode) ->
     assert (outside / "kept").exists()
     assert some(node.db, 1, "group", "group_sync_status") == ("default", "syncreq")
     # The store's own look at the directories may be on its way.
-    wait_until(lambda: "web" not in known(node), 10, "the database has forgotten the group")
+    wait_until(lambda: "web" not in known(node), 60, "the database has forgotten the group")
 
 
 def test_all_groups_are_all_but_default(node: AgentNode) -> None:

@@ -119,7 +119,7 @@ def run_kills(make_rig: MakeRig, capsys: pytest.CaptureFixture[str], *, files: i
                 print(
                     f"\n{done + KILLS_PER_SYNC} kills: equal {took:.1f} s after {', '.join(killed)}", end="", flush=True
                 )
-        wait_until(lambda: all_slabs_free(rig), 30, "every slab is free")
+        wait_until(lambda: all_slabs_free(rig), 60, "every slab is free")
         assert swapped.reads > 20
         assert not swapped.torn
     assert not rig.stop()

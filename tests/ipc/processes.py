@@ -12,7 +12,7 @@ import uvloop
 
 from tests.fakes.forks import die_with_parent
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def in_loop(work: Callable[[], Awaitable[None]]) -> None:

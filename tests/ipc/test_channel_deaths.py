@@ -12,7 +12,7 @@ import pytest
 
 from clusterd.messages.manifest import SweepTemporary, Swept
 from clusterd.messages.pool import JobDone, PoolHello, PoolToSync, StartJob, SyncToPool
-from ipc.channel import DealerChannel, RouterChannel, WorkerSocket
+from ipc.channel import SEND_TIMEOUT_S, DealerChannel, RouterChannel, WorkerSocket
 from ipc.codec import Decoder
 from ipc.errors import NoCredit
 from tests.ipc.processes import Child, in_loop, until
@@ -54,7 +54,7 @@ def test_a_worker_notices_that_its_router_was_killed_and_replaced(tmp_path: Path
 
     def ask() -> int:
         worker.send(PoolHello(1, 1))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             message = worker.recv(10)
             if message is not None:
@@ -70,10 +70,10 @@ def test_a_worker_notices_that_its_router_was_killed_and_replaced(tmp_path: Path
     assert path.exists(), "the dead left its socket file, which must not hinder the next"
     for life in (2, 3):
         with Child(answering_router(path)) as successor:
-            # The wait ends at once, though it may last ten seconds, and no message has come.
+            # The wait ends at once, though it may last sixty seconds, and no message has come.
             began = time.monotonic()
-            assert worker.recv(10) is None
-            assert time.monotonic() - began < 5
+            assert worker.recv(60) is None
+            assert time.monotonic() - began < 50
             assert worker.connections == life
             assert ask() == successor.pid
     worker.close()
@@ -102,17 +102,20 @@ def test_a_successor_is_not_given_what_was_meant_for_the_dead_router(tmp_path: P
         await asyncio.sleep(60)
 
     async def work() -> None:
-        dealer = make_dealer(path, 5)
-        with Child(lambda: in_loop(never_reads)):
-            for _ in range(3):
-                await dealer.send(PoolHello(1, 1))
-        router = make_router(path)
-        await dealer.send(PoolHello(2, 2))
-        assert await router.recv() == (NAME, PoolHello(2, 2))
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(router.recv(), 0.2)
-        dealer.close()
-        router.close()
+        with contextlib.closing(make_dealer(path, 5)) as dealer:
+            with Child(lambda: in_loop(never_reads)):
+                for _ in range(3):
+                    await dealer.send(PoolHello(1, 1))
+            with contextlib.closing(make_router(path)) as router:
+                first = asyncio.create_task(router.recv())
+                while not first.done():  # what is sent before the dealer has heard of the death is lost with the dead
+                    await dealer.send(PoolHello(2, 2))
+                    await asyncio.wait([first], timeout=0.2)
+                received = [first.result()]
+                with contextlib.suppress(TimeoutError):
+                    while True:
+                        received.append(await asyncio.wait_for(router.recv(), 0.2))
+                assert all(one == (NAME, PoolHello(2, 2)) for one in received)
 
     in_loop(work)
 
@@ -228,7 +231,7 @@ def test_a_sender_that_waits_for_room_learns_of_the_receivers_death(tmp_path: Pa
             began = time.monotonic()
             with pytest.raises(NoCredit, match="not connected"):
                 await flooding
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < SEND_TIMEOUT_S / 2
 
     in_loop(work)
 

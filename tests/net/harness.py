@@ -27,6 +27,8 @@ KEY = "0123456789abcdef0123456789abcdef"
 CLUSTER = "wazuh"
 MASTER = "master-node"
 VERSION = "4.14.1"
+PATIENCE_S = 60.0
+"""Nothing here takes long; a busy machine makes it so."""
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -38,7 +40,7 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
     """What `condition` gives once it is true; polls."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -175,7 +177,7 @@ class NetNode:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         os.kill(self.pid, number)
-        deadline = time.monotonic() + 8
+        deadline = time.monotonic() + PATIENCE_S
         while (code := self.ended()) is None:
             assert time.monotonic() < deadline, "net does not stop"
             time.sleep(0.005)
@@ -212,7 +214,7 @@ class NetNode:
         """The log lines with this text, without their time."""
         return [line[20:] for line in self.log().splitlines() if text in line]
 
-    def logged(self, text: str, timeout_s: float = 10.0) -> str:
+    def logged(self, text: str, timeout_s: float = PATIENCE_S) -> str:
         """The first line with this text, which may be still to come."""
         lines: list[str] = wait_until(lambda: self.lines(text), f"a log line with {text!r} in {self.log()}", timeout_s)
         return lines[0]
@@ -224,7 +226,7 @@ class NetNode:
         return self.settings.cluster.bind_addr, self.settings.cluster.port
 
     def connect(self, **options: Any) -> "Talker":
-        talker = Talker(socket.create_connection(self.address, timeout=10), KEY, **options)
+        talker = Talker(socket.create_connection(self.address, timeout=PATIENCE_S), KEY, **options)
         self._clients.append(talker)
         return talker
 
@@ -237,7 +239,7 @@ class NetNode:
 
     def local(self) -> "Talker":
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(10)
+        sock.settimeout(PATIENCE_S)
         sock.connect(local_socket(self.root))
         talker = Talker(sock, None)
         self._clients.append(talker)
@@ -269,7 +271,7 @@ class Talker:
     def respond(self, request: Message, command: str, payload: bytes | str = b"") -> None:
         self.tell(command, payload, counter=request.counter)
 
-    def read(self, timeout_s: float = 10.0) -> Message:
+    def read(self, timeout_s: float = PATIENCE_S) -> Message:
         """The next message. Raises ConnectionError when the connection is closed."""
         deadline = time.monotonic() + timeout_s
         while not self._messages:
@@ -280,17 +282,17 @@ class Talker:
             self._messages += self._reader.feed(data)
         return self._messages.pop(0)
 
-    def answer_to(self, counter: int, timeout_s: float = 10.0) -> Message:
+    def answer_to(self, counter: int, timeout_s: float = PATIENCE_S) -> Message:
         kept = []
         while (message := self.read(timeout_s)).counter != counter:
             kept.append(message)
         self._messages = kept + self._messages
         return message
 
-    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = 10.0) -> Message:
+    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = PATIENCE_S) -> Message:
         return self.answer_to(self.tell(command, payload), timeout_s)
 
-    def is_closed(self, timeout_s: float = 10.0) -> bool:
+    def is_closed(self, timeout_s: float = PATIENCE_S) -> bool:
         """Whether the other side closes in this time; what it says before that is thrown away."""
         deadline = time.monotonic() + timeout_s
         try:

@@ -8,11 +8,12 @@ import pytest
 
 from clusterd.messages.links import LinkDown, LinkUp, Request, TaskNote, Unanswered
 from clusterd.net.connect import connect, in_turn
-from clusterd.net.pulse import MISSED_S, PULSE_S, SILENT_S, Pulse
+from clusterd.net.pulse import PULSE_S, SILENT_S, Pulse
 from tests.net.harness import CLUSTER, VERSION, NetNode, Talker, free_port, wait_until
 
 Master = Callable[..., NetNode]
 STEP_S = 0.5
+QUICK_PULSE_S, QUICK_MISSED_S, QUICK_SILENT_S = 0.9, 2.5, 6.0
 CHUNK = b"x" * 60_000
 
 
@@ -77,6 +78,16 @@ def test_a_pulse_is_due_when_nothing_else_was_sent() -> None:
 # ---- links ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorter times for the nodes of a test, which are forked from it."""
+    monkeypatch.setattr("clusterd.net.pulse.PULSE_S", QUICK_PULSE_S)
+    monkeypatch.setattr("clusterd.net.listen.MISSED_S", QUICK_MISSED_S)
+    monkeypatch.setattr("clusterd.net.pulse.SILENT_S", QUICK_SILENT_S)
+    monkeypatch.setattr("clusterd.net.link.SILENT_S", QUICK_SILENT_S)
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.timeout(120)
 def test_a_silent_peer_that_agreed_to_a_pulse_is_let_go_and_no_other(master: Master) -> None:
     node = master()
@@ -91,19 +102,21 @@ def test_a_silent_peer_that_agreed_to_a_pulse_is_let_go_and_no_other(master: Mas
     assert not node.lines("Command received: b'echo'")[1:]  # but for that one
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.timeout(120)
 def test_a_peer_that_only_answers_pulses_stays(master: Master) -> None:
     node = master()
     assert node.sync is not None
     talker = node.join("w1")
     agree(node, "w1")
-    for _ in range(int(2 * SILENT_S / PULSE_S)):
+    for _ in range(int(QUICK_SILENT_S / QUICK_PULSE_S) + 2):
         asked = talker.read(60)
         assert (asked.command, asked.payload) == (b"echo", b"pulse")
         talker.respond(asked, "ok", asked.payload)
     assert talker.ask("echo", "there").payload == b"there"
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.timeout(120)
 def test_who_comes_again_takes_the_place_of_its_silent_connection(master: Master) -> None:
     node = master()
@@ -116,7 +129,7 @@ def test_who_comes_again_takes_the_place_of_its_silent_connection(master: Master
         answer = talker.ask("hello", f"w1 {CLUSTER} worker {VERSION}")
         return talker if answer.command == b"ok" else None
 
-    again = wait_until(comes_again, f"the name is free after {MISSED_S} s", 60)
+    again = wait_until(comes_again, f"the name is free after {QUICK_MISSED_S} s", 60)
     assert again.ask("echo", "there").payload == b"there"
     assert before.is_closed()
     changes = []

@@ -50,7 +50,7 @@ def test_emptied_key_file_costs_no_worker_its_keys_and_no_registration_makes_it_
     rig = make_rig(1)
     keys(rig.master).write_text("")
     rig.start()
-    wait_until(lambda: "error" in add(rig.master, "agent0"), 30, "authd")
+    wait_until(lambda: "error" in add(rig.master, "agent0"), 60, "authd")
     for number in range(1, AGENTS):
         assert add(rig.master, f"agent{number}")["error"] == 0
     [worker] = rig.workers

@@ -70,7 +70,7 @@ def test_large_answer_comes_as_a_long_string(rig: Rig, tmp_path: Path) -> None:
         worker.join()
         worker.ask("caps", '["answer"]')
         assert worker.ask("dapi_now", f"17 {request(*wanted)}").payload == QUEUED
-        wait_until(lambda: bool(worker.forwarded), 20, "the answer has come")
+        wait_until(lambda: bool(worker.forwarded), 60, "the answer has come")
         name, string = worker.forwarded[0].split(" ")
         content = worker.connection.take_string(string)
         assert (name, len(content) > 32768) == ("17", True)
@@ -83,7 +83,7 @@ def test_what_is_no_request_is_refused_as_ever(rig: Rig, tmp_path: Path) -> None
         worker.join()
         worker.ask("caps", '["answer"]')
         assert worker.ask("dapi_now", "17 [").payload == QUEUED
-        wait_until(lambda: [one for one in worker.record if one.command == "dapi_err"], 10, "the refusal has come")
+        wait_until(lambda: [one for one in worker.record if one.command == "dapi_err"], 60, "the refusal has come")
         assert worker.ask("dapi_now", "17").command == b"err"
         answer = worker.ask("dapi_now", f"18 {request('os', 'system', {'command': 'touch /tmp/never'})}")
         assert failure(json.loads(answer.payload[1:]))["code"] == 3009
@@ -102,14 +102,14 @@ def test_many_at_once_are_all_answered_and_keep_no_keepalive_waiting(rig: Rig, t
             responses = [one for one in list(worker.record) if not one.sent and one.payload[:1] == b"="]
             return len(responses) + len(worker.forwarded)
 
-        wait_until(lambda: answered() == 500, 30, "all are answered")
+        wait_until(lambda: answered() == 500, 60, "all are answered")
 
 
 def test_node_that_does_not_offer_it_does_not_know_the_command(make_rig: MakeRig, tmp_path: Path) -> None:
     rig = make_rig(1)
     without_answer(rig.master)
     rig.start()
-    rig.wait_equal(30)
+    rig.wait_equal(60)
     with StockWorker((HOST, rig.master.port), KEY, "w", tmp_path, cluster="rig") as worker:
         worker.join()
         assert json.loads(worker.ask("caps", '["answer"]').payload) == []
@@ -192,7 +192,7 @@ def test_queued_request_may_only_be_answered_by_the_node_that_has_it(rig: Rig, t
         honest.join()
         other.join()
         client.ask("dapi_fwd", f"honest {FORWARDED}")
-        wait_until(lambda: len(said) == 2, 10, "the honest node was asked")
+        wait_until(lambda: len(said) == 2, 60, "the honest node was asked")
         name = said[1].split(b" ")[0]
         for worker, content, command in ((other, b'{"lie": 1}', b"err"), (honest, b'{"n": 1}', b"ok")):
             string = worker.connection.send_string(content)
@@ -207,7 +207,7 @@ def test_answer_that_takes_long_comes_later(make_rig: MakeRig) -> None:
     """The master waits for a frozen worker: its response says after a second that the request is queued."""
     rig = make_rig(2)
     rig.start()
-    rig.wait_equal(30)
+    rig.wait_equal(60)
     held = rig.processes("rig_manager_3")["sync"]
     assert held is not None
     signal_process(held, signal.SIGSTOP)
@@ -229,7 +229,7 @@ def test_sync_that_dies_with_an_open_request_answers_by_its_net(make_rig: MakeRi
     """Before the response, and after it has said that the answer comes later."""
     rig = make_rig(1)
     rig.start()
-    rig.wait_equal(30)
+    rig.wait_equal(60)
     held, sync = rig.processes("rig_manager_2")["sync"], rig.processes("rig_manager_1")["sync"]
     assert held is not None
     assert sync is not None
@@ -257,6 +257,6 @@ def test_sync_that_dies_with_an_open_request_answers_by_its_net(make_rig: MakeRi
                 refused = any(one.command == "err" and b"sync process was restarted" in one.payload for one in heard)
                 return b"1 " in late and (refused or b"2 " in late)
 
-            wait_until(told, 15, "both are told")
+            wait_until(told, 60, "both are told")
     finally:
         signal_process(held, signal.SIGCONT)

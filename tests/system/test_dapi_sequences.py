@@ -39,7 +39,7 @@ def rig() -> Iterator[Rig]:
         made = make(1)
         (made.master.root / "etc/client.keys").write_text("")
         made.start()
-        made.wait_equal(30)
+        made.wait_equal(60)
         before = [made.processes(name) for name in NAMES]
         yield made
         assert [made.processes(name) for name in NAMES] == before
@@ -128,7 +128,7 @@ def test_s4_dapi_of_a_worker_solved_on_a_stock_worker(rig: Rig, tmp_path: Path) 
     ):
         solver.join()
         known = f"select id from agent where id = {int(agent)}"
-        wait_until(lambda: bool(database.rows(known)), 20, "the master knows the agent")
+        wait_until(lambda: bool(database.rows(known)), 60, "the master knows the agent")
         database.command(
             f'global update-agent-data {{"id":{int(agent)},"name":"s4","version":"Wazuh v4.14.1","sync_status":"synced",'
             '"connection_status":"active","group_config_status":"synced","node_name":"stock2"}'
@@ -288,7 +288,7 @@ def test_forged_fields_of_a_worker_are_answered_and_give_nothing_away(rig: Rig, 
         def answers() -> list[bytes]:
             return [one.payload for one in worker.record if not one.sent and one.command in ("dapi_res", "dapi_err")]
 
-        wait_until(lambda: bool(answers()), 20, "the forger has an answer")
+        wait_until(lambda: bool(answers()), 60, "the forger has an answer")
         (answer,) = answers()
         assert answer.startswith(b"7 ")
         if "rbac_permissions" in forged and worker.forwarded:
@@ -332,7 +332,7 @@ def test_deep_and_huge_json_is_answered_with_an_error(rig: Rig, deep: str) -> No
         with client_of(node) as client:
             text = deep % json.dumps(named("wazuh.cluster", "get_nodes_info"))
             assert client.ask("dapi", text).command == b"ok"
-            wait_until(lambda c=client: any(n in ("dapi_res", "dapi_err") for n, _ in heard(c)), 20, "an answer")  # type: ignore[misc]
+            wait_until(lambda c=client: any(n in ("dapi_res", "dapi_err") for n, _ in heard(c)), 60, "an answer")  # type: ignore[misc]
         assert result(ask(node, "wazuh.cluster", "get_status_json"))["result"]["data"]["running"] == "yes"
 
 

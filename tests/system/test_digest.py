@@ -103,7 +103,7 @@ def talked(rig: Rig) -> dict[str, set[str]]:
 def test_change_is_everywhere_at_once_when_the_master_tells_of_it(make_rig: MakeRig) -> None:
     rig = make_rig(2, overrides=SELDOM, scale=1)
     rig.start()
-    rig.wait_equal(30)
+    rig.wait_equal(60)
     for seed in range(2):
         workload.change(rig.master.root, seed=seed, edit=2, add=2, delete=2)
         began = time.monotonic()
@@ -113,7 +113,7 @@ def test_change_is_everywhere_at_once_when_the_master_tells_of_it(make_rig: Make
         assert all(found.is_equal for found in rig.compare().values())
     # a new sync process of the master still knows whom it may tell
     signal_process(rig.processes("rig_manager_1")["sync"] or 0, signal.SIGKILL)
-    wait_until(lambda: len(talked(rig)) == 2, 30, "the links are known again")
+    wait_until(lambda: len(talked(rig)) == 2, 60, "the links are known again")
     assert talked(rig) == {worker.name: {"digest", "push"} for worker in rig.workers}
     workload.change(rig.master.root, seed=7, edit=2)
     rig.command(rig.master, "sync", timeout_s=30)
@@ -125,20 +125,20 @@ def test_change_is_everywhere_at_once_when_the_master_tells_of_it(make_rig: Make
 def test_results_say_who_lags_and_by_how_much(make_rig: MakeRig) -> None:
     rig = make_rig(1, links=False)
     rig.start()
-    rig.wait_equal(30)
+    rig.wait_equal(60)
 
     def row() -> dict[str, Any]:
         found: dict[str, Any] = status_of(rig, rig.master)["results"].get("rig_manager_2", {})
         return found
 
-    wait_until(lambda: row().get("result") == "equal", 20, "the worker is known to be equal")
+    wait_until(lambda: row().get("result") == "equal", 60, "the worker is known to be equal")
     found, manifest = row(), status_of(rig, rig.master)["manifest"]
     assert (found["digest"], found["lag_s"], found["lag_files"]) == (manifest["content_digest"], None, 0)
     assert found["equal_at"] <= time.time()
     assert manifest["content_digest"] == status_of(rig, rig.workers[0])["manifest"]["content_digest"]
     rig.stop("rig_manager_2")
     (rig.master.root / "etc/rules/new.xml").write_text("<group/>")
-    wait_until(lambda: row()["lag_s"] is not None, 20, "the master knows that the worker lags")
+    wait_until(lambda: row()["lag_s"] is not None, 60, "the master knows that the worker lags")
     assert row()["lag_files"] is None
     assert row()["digest"] != status_of(rig, rig.master)["manifest"]["content_digest"]
 
@@ -188,7 +188,7 @@ GARBAGE: dict[str, list[bytes]] = {
 def test_master_bears_a_peer_that_lies_and_floods(make_rig: MakeRig) -> None:
     rig = make_rig(0)
     rig.start("master")
-    wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 20, "the first scan")
+    wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 60, "the first scan")
     digest = status_of(rig, rig.master)["manifest"]["content_digest"].encode()
     for caps in (None, [], ["push"]):
         with joined(rig, "stranger", caps) as link:
@@ -202,7 +202,7 @@ def test_master_bears_a_peer_that_lies_and_floods(make_rig: MakeRig) -> None:
                 assert link.ask(command, payload).command == b"err", (command, payload[:20])
         for _ in range(50):
             link.tell("syn_buckets", told("", True, list(range(1024)), []))
-        wait_until(lambda: link.ask("syn_digest", digest).payload == b"equal", 20, "the flood is over")
+        wait_until(lambda: link.ask("syn_digest", digest).payload == b"equal", 60, "the flood is over")
         assert link.ask("syn_digest", ZERO).payload.startswith(b"differs " + digest + b" ")
         assert link.ask("syn_digest", ZERO + b" dry").payload.startswith(b"differs ")
         before = len(link.record)
@@ -218,7 +218,7 @@ def test_master_bears_a_peer_that_lies_and_floods(make_rig: MakeRig) -> None:
 def test_worker_that_was_equal_is_sent_what_has_changed_or_told_of_it(make_rig: MakeRig, caps: list[str]) -> None:
     rig = make_rig(0)
     rig.start("master")
-    wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 20, "the first scan")
+    wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 60, "the first scan")
     digest = status_of(rig, rig.master)["manifest"]["content_digest"].encode()
     with joined(rig, "w", caps) as link, joined(rig, "unknown", caps) as other:
         assert link.ask("syn_digest", digest).payload == b"equal"
@@ -235,7 +235,7 @@ def test_check_is_free_again_when_the_link_ends_before_the_package(make_rig: Mak
     rig = make_rig(0)
     rig.start("master")
     everything = list(range(1024))
-    wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 20, "the first scan")
+    wait_until(lambda: status_of(rig, rig.master)["manifest"]["state"] == "ready", 60, "the first scan")
     for _ in range(5):
         with joined(rig, "w", ["digest"]) as link:
             assert link.ask("syn_digest", ZERO).payload.startswith(b"differs ")
@@ -244,9 +244,9 @@ def test_check_is_free_again_when_the_link_ends_before_the_package(make_rig: Mak
         assert link.ask("syn_buckets", told("", True, everything, [])).payload.startswith(b'{"counts"')
         # this one is told to sync, and then never gives a task id that the master could use
         assert link.ask("syn_buckets", told("", False, everything, [])).payload.startswith(b"sync ")
-        wait_until(lambda: link.ask("syn_digest", ZERO).payload != b"wait", 20, "the failed sync has ended")
+        wait_until(lambda: link.ask("syn_digest", ZERO).payload != b"wait", 60, "the failed sync has ended")
     spool = rig.master.root / "queue/cluster/.clusterd/spool"
-    wait_until(lambda: not list(spool.glob("*difference*")), 20, "nothing is left in the spool")
+    wait_until(lambda: not list(spool.glob("*difference*")), 60, "nothing is left in the spool")
 
 
 # ---- a clusterd worker -----------------------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_idle_check_of_a_worker_is_one_request(make_rig: MakeRig, answers: dict[
     with scripted_master(rig) as master:
         rig.start("rig_manager_2")
         session = master.session("rig_manager_2")
-        wait_until(lambda: len(requests(session, "syn_digest")) >= 4, 30, "four checks")
+        wait_until(lambda: len(requests(session, "syn_digest")) >= 4, 60, "four checks")
         assert not requests(session, "syn_i_w_m_p", "syn_i_w_m", "syn_buckets", "new_file", "file_upd")
         # garbage from a master: refused, and the link goes on
         for command, payloads in {
@@ -315,7 +315,7 @@ def test_idle_check_of_a_worker_is_one_request(make_rig: MakeRig, answers: dict[
         for _ in range(300):
             session.link.tell("syn_changed", ZERO + b" 0")
         assert session.link.ask("echo-m", b"still there").command in (b"ok", b"ok-c")
-        wait_until(lambda: len(requests(session, "syn_digest")) > flood, 10, "it checks at once")
+        wait_until(lambda: len(requests(session, "syn_digest")) > flood, 60, "it checks at once")
         answers["syn_digest"] = lambda _: b"wait"
         assert session.link.ask("get_diff").command == b"err"
         answers["syn_digest"] = lambda _: b"differs " + ZERO + b" " + bytes(16384)
@@ -349,7 +349,7 @@ def test_worker_below_a_master_that_talks_nonsense_is_equal_nevertheless(
     with scripted_master(rig) as master:
         rig.start("rig_manager_2")
         session = master.session("rig_manager_2")
-        rig.wait_equal(30)
+        rig.wait_equal(60)
         assert requests(session, nonsense[0])
     assert not [line for line in bad_lines(rig.workers[0]) if "raceback" in line]
 
@@ -362,7 +362,7 @@ def test_master_that_lets_wait_is_asked_again_less_and_less_often(
     with scripted_master(rig) as master:
         rig.start("rig_manager_2")
         session = master.session("rig_manager_2")
-        wait_until(lambda: len(requests(session, "syn_digest")) >= 4, 30, "four checks")
+        wait_until(lambda: len(requests(session, "syn_digest")) >= 4, 60, "four checks")
         at = [seen.at for seen in requests(session, "syn_digest")]
         apart = [after - before for before, after in pairwise(at)]
         assert all(gap >= 0.09 * 2**number for number, gap in enumerate(apart))
@@ -379,6 +379,6 @@ def test_lost_promise_of_a_package_keeps_no_worker_from_checking(
     with scripted_master(rig) as master:
         rig.start("rig_manager_2")
         session = master.session("rig_manager_2")
-        wait_until(lambda: len(requests(session, "syn_buckets")) >= 3, 30, "three checks")
+        wait_until(lambda: len(requests(session, "syn_buckets")) >= 3, 60, "three checks")
         at = [seen.at for seen in requests(session, "syn_buckets")]
         assert min(after - before for before, after in pairwise(at)) > 0.5, "no hot loop"

@@ -34,8 +34,8 @@ def stock_master(rig: Rig) -> Iterator[tuple[StockMaster, Session]]:
     with StockMaster(rig.master.root, KEY, port=rig.master.port, scan_interval_s=0.5, **where) as master:  # type: ignore[arg-type]
         rig.start("rig_manager_2")
         session = master.session("rig_manager_2")
-        rig.wait_equal(30)
-        wait_until(lambda: bool(session.checks) and not any(session.checks[-1].values()), 30, "a check that says equal")
+        rig.wait_equal(60)
+        wait_until(lambda: bool(session.checks) and not any(session.checks[-1].values()), 60, "a check that says equal")
         master.permit = False
         yield master, session
 
@@ -80,14 +80,14 @@ def test_package_that_is_none_is_reported_and_the_next_one_lands(
     master, session = stock_master
     before = scan(rig.workers[0].root)
     send(session, b"this is no package")
-    wait_until(lambda: any("task None failed" in note for note in session.notes), 20, "the worker reports the failure")
+    wait_until(lambda: any("task None failed" in note for note in session.notes), 60, "the worker reports the failure")
     assert " ERROR: [Worker rig_manager_2] [Integrity sync] Error synchronizing files: " in log_of(rig, 2)
     assert scan(rig.workers[0].root) == before
     assert results(rig, "rig_manager_2", "self")["result"] == "failed"
     workload.change(rig.master.root, seed=1)
     master.permit = True
-    rig.wait_equal(30)
-    wait_until(lambda: results(rig, "rig_manager_2", "self")["result"] == "equal", 20, "the worker knows it is equal")
+    rig.wait_equal(60)
+    wait_until(lambda: results(rig, "rig_manager_2", "self")["result"] == "equal", 60, "the worker knows it is equal")
     assert not list((rig.workers[0].root / "queue/cluster/rig_manager_2").iterdir())
 
 
@@ -101,8 +101,8 @@ def test_paths_that_lead_elsewhere_are_named_and_the_rest_lands(
     missing = {path: announced(tmp_path, content, "etc/rules/") for path, content in members.items()}
     conf = (worker / "etc/ossec.conf").read_bytes()
     send(session, package(members, NO_GROUPS | {"missing": missing}))
-    wait_until((worker / good).exists, 20, "the good file")
-    wait_until(lambda: results(rig, "rig_manager_2", "self")["result"] == "partly", 20, "the result")
+    wait_until((worker / good).exists, 60, "the good file")
+    wait_until(lambda: results(rig, "rig_manager_2", "self")["result"] == "partly", 60, "the result")
     assert set(results(rig, "rig_manager_2", "self")["problems"]) == set(evil)  # type: ignore[call-overload]
     assert (worker / good).read_bytes() == members[good]
     assert (worker / "etc/ossec.conf").read_bytes() == conf
@@ -120,7 +120,7 @@ def test_content_that_is_not_what_was_announced_is_not_put_in_place(
     keys = (rig.workers[0].root / path).read_bytes()
     entry = announced(tmp_path, b"what was announced", "etc/")
     send(session, package({path: b"something else"}, NO_GROUPS | {"shared": {path: entry}}))
-    wait_until(lambda: results(rig, "rig_manager_2", "self")["result"] == "partly", 20, "the result")
+    wait_until(lambda: results(rig, "rig_manager_2", "self")["result"] == "partly", 60, "the result")
     assert list(results(rig, "rig_manager_2", "self")["problems"]) == [path]  # type: ignore[call-overload]
     assert (rig.workers[0].root / path).read_bytes() == keys
     assert "something else" not in log_of(rig, 2)
@@ -133,10 +133,10 @@ def test_master_that_gives_up_is_heard_and_the_worker_checks_again(
     task = session.link.ask("syn_m_c").payload.decode()
     failure = {"__wazuh_exception__": {"__class__": "WazuhClusterError", "__object__": {"code": 3018, "extra_message": "the disk burns", "ids": None, "extra_remediation": None, "dapi_errors": None}}}  # fmt: skip
     assert session.link.ask("syn_m_c_r", f"{task} {json.dumps(failure)}").command == b"ok"
-    wait_until(lambda: "the disk burns" in log_of(rig, 2), 20, "the reason in the worker's log")
+    wait_until(lambda: "the disk burns" in log_of(rig, 2), 60, "the reason in the worker's log")
     master.permit = True
     workload.change(rig.master.root, seed=1)
-    rig.wait_equal(30)
+    rig.wait_equal(60)
 
 
 @pytest.mark.parametrize("task", [b"two words", b"", b"\xff", b"T" * 100_000], ids=["words", "empty", "bytes", "long"])
@@ -147,11 +147,11 @@ def test_worker_survives_a_task_id_that_is_none(
     with monkeypatch.context() as patched:
         patched.setattr(session, "_on_syn_i_w_m", lambda payload: task)
         master.permit = True
-        wait_until(lambda: "the peer gave no task id: b'" in log_of(rig, 2), 30, "the worker's complaint")
+        wait_until(lambda: "the peer gave no task id: b'" in log_of(rig, 2), 60, "the worker's complaint")
     assert "Traceback" not in log_of(rig, 2)
     assert max(map(len, log_of(rig, 2).splitlines())) < 2000
     workload.change(rig.master.root, seed=1)
-    rig.wait_equal(30)
+    rig.wait_equal(60)
 
 
 def test_worker_names_the_file_it_cannot_write_and_writes_the_others(make_rig: MakeRig) -> None:
@@ -164,12 +164,12 @@ def test_worker_names_the_file_it_cannot_write_and_writes_the_others(make_rig: M
     obstacle.write_text("mine\n")
     (rig.master.root / path).write_text("<group/>\n")
     rig.start()
-    wait_until(lambda: results(rig, "rig_manager_2", "self").get("result") == "partly", 30, "the first sync")
+    wait_until(lambda: results(rig, "rig_manager_2", "self").get("result") == "partly", 60, "the first sync")
     assert list(results(rig, "rig_manager_2", "self")["problems"]) == [path]  # type: ignore[call-overload]
     assert rig.compare()["rig_manager_2"].equal == len(workload.paths(rig.master.root)) - 1
     assert path in log_of(rig, 2)
     shutil.rmtree(obstacle.parent)
-    rig.wait_equal(30)
+    rig.wait_equal(60)
 
 
 # ---- our master --------------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def stock_worker(rig: Rig) -> StockWorker:
 
 
 def begin_check(worker: StockWorker) -> str:
-    wait_until(lambda: worker.ask("syn_i_w_m_p").payload == b"True", 20, "the permission")
+    wait_until(lambda: worker.ask("syn_i_w_m_p").payload == b"True", 60, "the permission")
     return worker.ask("syn_i_w_m").payload.decode()
 
 
@@ -193,7 +193,7 @@ def test_metadata_that_is_none_frees_the_permission_and_harms_nobody(rig: Rig) -
         task = begin_check(worker)
         worker.connection.send_file(path, task=task)
         worker.ask("syn_i_w_m_e", f"{task} queue/cluster/rig_manager_2/{path.name}")
-        wait_until(lambda: " ERROR: [Worker rig_manager_2] " in log_of(rig, 1), 20, "the error in the master's log")
+        wait_until(lambda: " ERROR: [Worker rig_manager_2] " in log_of(rig, 1), 60, "the error in the master's log")
         assert "Traceback" not in log_of(rig, 1)
         worker.sync(30)
     assert rig.compare()["rig_manager_2"].is_equal

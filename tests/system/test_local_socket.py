@@ -29,7 +29,7 @@ def code_of(answer: bytes) -> int:
 def started(make_rig: MakeRig, workers: int = 1) -> Rig:
     rig = make_rig(workers)
     rig.start()
-    rig.wait_equal(30)
+    rig.wait_equal(60)
     return rig
 
 
@@ -123,7 +123,7 @@ def test_reload_is_sent_once_after_the_next_round(make_rig: MakeRig) -> None:
             '{"version": 1, "origin": {"module": "cluster"}, "command": "reload-ruleset"}'
         }
         rounds = log.read_text().count("Finished in")
-        wait_until(lambda: log.read_text().count("Finished in") > rounds + 2, 20, "further rounds")
+        wait_until(lambda: log.read_text().count("Finished in") > rounds + 2, 60, "further rounds")
         assert len(analysis.requests) == len(RELOADS)
 
 
@@ -149,7 +149,7 @@ def test_worker_without_a_master_refuses_what_needs_one(make_rig: MakeRig) -> No
         rig.start("rig_manager_2")
         master.session("rig_manager_2")
     worker = rig.workers[0]
-    wait_until(lambda: not rig.status("rig_manager_2")["rig_manager_2"]["peers"], 20, "the link is gone")
+    wait_until(lambda: not rig.status("rig_manager_2")["rig_manager_2"]["peers"], 60, "the link is gone")
     with client_of(worker) as client:
         for command, payload in (
             ("get_nodes", "{}"),

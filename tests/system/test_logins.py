@@ -22,7 +22,7 @@ def test_guesses_of_a_keyed_worker_are_refused_and_hold_nobody_up(make_rig: Make
     rig = make_rig(1)
     add_user(str(rig.master.root), make_user("admin", "correct horse battery", time.time()))
     rig.start()
-    rig.wait_equal(30)
+    rig.wait_equal(60)
     before = rig.processes("rig_manager_1")
     with StockWorker((HOST, rig.master.port), KEY, "guesser", tmp_path, cluster="rig") as worker:
         worker.join()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import KEY, MakeRig
-from tests.net.harness import Talker
+from tests.conftest import KEY, rigs
+from tests.net.harness import Talker, wait_until
 from tests.system.test_api import NAMES, SYNC_STATUS, client_of, failed_items, request, result
 from tools.rig.nodes import HOST, Rig
 
@@ -24,8 +24,16 @@ ANSWERED_S = 60
 @contextlib.contextmanager
 def mute(rig: Rig, *answered: bytes) -> Iterator[None]:
     """A worker of that kind, which says ok to these commands and nothing to all others."""
-    talker = Talker(socket.create_connection((HOST, rig.master.port), timeout=10), KEY)
-    assert talker.ask("hello", "mute rig worker 4.14.1").command == b"ok"
+
+    def joined() -> Talker | None:
+        """The one of the test before may not be gone yet."""
+        talker = Talker(socket.create_connection((HOST, rig.master.port), timeout=60), KEY)
+        if talker.ask("hello", "mute rig worker 4.14.1", 60).command == b"ok":
+            return talker
+        talker.close()
+        return None
+
+    talker: Talker = wait_until(joined, "the name is free", 60)
 
     def live() -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -44,6 +52,15 @@ def mute(rig: Rig, *answered: bytes) -> Iterator[None]:
         talker.close()
 
 
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Rig]:
+    with rigs() as make:
+        rig = make(1, overrides=QUICK)
+        rig.start()
+        rig.wait_equal(60)
+        yield rig
+
+
 @pytest.mark.parametrize(
     ("answered", "fields"),
     [
@@ -54,12 +71,7 @@ def mute(rig: Rig, *answered: bytes) -> Iterator[None]:
     ],
     ids=["says nothing", "takes it", "takes it and is there", "takes it, and it may take long"],
 )
-def test_a_mute_worker_keeps_no_broadcast_back(
-    make_rig: MakeRig, answered: tuple[bytes, ...], fields: dict[str, Any]
-) -> None:
-    rig = make_rig(1, overrides=QUICK)
-    rig.start()
-    rig.wait_equal(60)
+def test_a_mute_worker_keeps_no_broadcast_back(rig: Rig, answered: tuple[bytes, ...], fields: dict[str, Any]) -> None:
     with mute(rig, *answered), client_of(rig.master) as client:
         wanted = {"node_list": "*", "master_md5": {}}
         nodes = [*NAMES[:2], "mute"]

@@ -15,10 +15,7 @@ from tools.rig.peer_master import Session
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-SIZE = 12 << 20
 PATH = "etc/lists/large"
-GAPS_S = (0.0, 0.0, 0.05, 0.1)
-"""Between the ends of two packages."""
 
 
 class Reader:
@@ -27,6 +24,7 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.size = path.stat().st_size
         self.may_be = {blake2b(path.read_bytes()).digest()}
         self.torn: list[str] = []
         self.looks = 0
@@ -42,12 +40,12 @@ class Reader:
         self._thread.join()
 
     def _read(self) -> None:
-        while not self._stop.wait(0.0005):
+        while not self._stop.wait(0.001):
             self.looks += 1
             fd = os.open(self.path, os.O_RDONLY)
             with open(fd, "rb", buffering=0) as file:
                 found = os.fstat(fd)
-                if found.st_size != SIZE or found.st_mode & 0o777 != 0o660:
+                if found.st_size != self.size or found.st_mode & 0o777 != 0o660:
                     self.torn.append(f"{found.st_size} bytes, mode {found.st_mode & 0o777:o}")
                 elif not self.looks % 50 and blake2b(file.read()).digest() not in self.may_be:
                     self.torn.append("another content")
@@ -75,10 +73,18 @@ def syncs(root: Path) -> int:
     return (root / "logs/cluster.log").read_text().count("[Integrity sync] Finished in")
 
 
-def test_no_file_is_torn_when_two_packages_overlap(make_rig: MakeRig) -> None:
+@pytest.mark.parametrize(
+    ("size", "gaps_s"),
+    [
+        pytest.param(6 << 20, (0.0, 0.05), id="short"),
+        pytest.param(12 << 20, (0.0, 0.0, 0.05, 0.1), id="long", marks=pytest.mark.stress),
+    ],
+)
+def test_no_file_is_torn_when_two_packages_overlap(make_rig: MakeRig, size: int, gaps_s: tuple[float, ...]) -> None:
+    """`gaps_s`: between the ends of two packages."""
     rig = make_rig(1)
     root, worker = rig.master.root, rig.workers[0]
-    (root / PATH).write_bytes(os.urandom(SIZE))
+    (root / PATH).write_bytes(os.urandom(size))
     where = {"name": "rig_manager_1", "cluster": "rig"}
     with StockMaster(root, KEY, port=rig.master.port, scan_interval_s=1.0, **where) as master:  # type: ignore[arg-type]
         rig.start("rig_manager_2")
@@ -86,8 +92,8 @@ def test_no_file_is_torn_when_two_packages_overlap(make_rig: MakeRig) -> None:
         rig.wait_equal(60)
         master.permit = False
         with Reader(worker.root / PATH) as reader:
-            for gap_s in GAPS_S:
-                content = os.urandom(SIZE)
+            for gap_s in gaps_s:
+                content = os.urandom(size)
                 reader.may_be.add(blake2b(content).digest())
                 (root / PATH).write_bytes(content)
                 before = syncs(worker.root)

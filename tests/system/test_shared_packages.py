@@ -65,7 +65,7 @@ def kill(rig: Rig, node: Node, process: str) -> None:
     pid = rig.processes(node.name)[process]
     assert pid is not None
     signal_process(pid, signal.SIGKILL)
-    wait_until(lambda: rig.processes(node.name).get(process) not in (None, pid), 30, f"{process} is replaced")
+    wait_until(lambda: rig.processes(node.name).get(process) not in (None, pid), 60, f"{process} is replaced")
 
 
 def assert_quiet(rig: Rig, *nodes: Node) -> None:
@@ -79,7 +79,7 @@ def assert_quiet(rig: Rig, *nodes: Node) -> None:
             if slabs["free"] != slabs["total"]
         }
 
-    wait_until(lambda: not in_use(), 30, "all slabs are free")
+    wait_until(lambda: not in_use(), 60, "all slabs are free")
     for node in nodes:
         assert not [line for line in log(node).splitlines() if any(word in line for word in MIXED_UP)]
 
@@ -151,7 +151,7 @@ def test_workers_that_come_at_once_and_one_that_comes_later_cost_one_packing(mak
     names = parts.keys() | tails.keys()
     tell(late, "mend")
     wait_until(lambda: all_equal(late), 60, "the fourth is equal")
-    rig.wait_equal(30)
+    rig.wait_equal(60)
     assert parts.keys() | tails.keys() == names
     assert_quiet(rig, *rig.nodes)
 
@@ -179,7 +179,7 @@ def test_large_package_survives_a_death_in_its_middle(make_rig: MakeRig, cut: st
         kill(rig, node, process)
     tell(worker, "mend")
     rig.wait_equal(120)
-    wait_until(lambda: "[Integrity sync] Finished" in log(worker), 30, "the sync is finished")
+    wait_until(lambda: "[Integrity sync] Finished" in log(worker), 60, "the sync is finished")
     assert_quiet(rig, *rig.nodes)
 
 

@@ -46,17 +46,17 @@ def test_worker_joins_a_stock_master_and_heals(make_rig: MakeRig) -> None:
     ) as master:
         rig.start("rig_manager_2")
         session = master.session("rig_manager_2")
-        rig.wait_equal(30)
+        rig.wait_equal(60)
         workload.change(root, seed=1, edit=2, add=2, delete=2)
         workload.tamper(rig.workers[0].root, seed=1)
-        rig.wait_equal(30)
+        rig.wait_equal(60)
         wait_until(
             lambda: bool(session.checks) and not any(session.checks[-1].values()), 30, "a check without differences"
         )
         assert not session.notes
         master.drop("rig_manager_2")
         workload.change(root, seed=2)
-        rig.wait_equal(30)
+        rig.wait_equal(60)
         assert master.session("rig_manager_2") is not session
 
 

@@ -142,7 +142,7 @@ class Player:
             self._send(request)
             return self._next_message().payload == b"True"
 
-        wait_until(is_permitted, 20, "the permission to check")
+        wait_until(is_permitted, 60, "the permission to check")
         self.play(lines[2:])
 
     def _send(self, line: Line) -> None:
@@ -244,7 +244,7 @@ def test_our_master_answers_the_recorded_worker(rig: Rig) -> None:
         before = digest_of(rig)
         put(root, content_of(LINES[91]))
         (root / "etc/lists/my list").unlink()
-        wait_until(lambda: digest_of(rig) != before, 20, "the changes are scanned")
+        wait_until(lambda: digest_of(rig) != before, 60, "the changes are scanned")
         player.play_check(SECOND_SYNC)
         player.play_check(NO_DIFFERENCE_AGAIN)
         player.play(KEEPALIVE)

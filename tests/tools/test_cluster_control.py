@@ -195,7 +195,7 @@ def rig() -> Iterator[Rig]:
         made = make(1)
         (made.master.root / "etc/client.keys").write_text("")
         made.start()
-        made.wait_equal(30)
+        made.wait_equal(60)
         for name in ("web0", "web1"):
             assert authd(made.master.root, {"function": "add", "arguments": {"name": name, "ip": "any"}})["error"] == 0
         yield made
@@ -319,7 +319,7 @@ def test_watching_goes_on_until_it_is_interrupted(rig: Rig, tmp_path: Path) -> N
             stderr=subprocess.PIPE,
         )
     try:
-        wait_until(lambda: out.read_text().count("\n") >= 3, 20, "three answers")
+        wait_until(lambda: out.read_text().count("\n") >= 3, 60, "three answers")
     finally:
         watching.send_signal(2)
         _, problems = watching.communicate(timeout=20)

@@ -144,7 +144,7 @@ def test_foreground_logs_to_stderr_and_ends_with_a_signal(rig: Rig) -> None:
     line = [*rig.program, "--root", str(rig.master.root), "start", "-f", "-d"]
     environment = os.environ | {MARK: str(rig.directory)}
     with subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: bool(status(rig)["running"]) and not status(rig)["problem"], 30, "the node serves")
+        wait_until(lambda: bool(status(rig)["running"]) and not status(rig)["problem"], 60, "the node serves")
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
     assert process.returncode == 0
@@ -176,8 +176,8 @@ def test_reload_changes_the_log_level_of_all_processes_at_once(rig: Rig) -> None
     assert " DEBUG: " not in log_of(master)
     (master.root / "etc/local_internal_options.conf").write_text("wazuh_clusterd.debug=2\n")
     assert clusterd(rig, "reload").returncode == ExitCode.OK
-    wait_until(lambda: " DEBUG: [Worker rig_manager_2] [Integrity check] " in log_of(master), 20, "lines of sync")
-    wait_until(lambda: " DEBUG: [Worker rig_manager_2] [Main] Command received: " in log_of(master), 20, "lines of net")
+    wait_until(lambda: " DEBUG: [Worker rig_manager_2] [Integrity check] " in log_of(master), 60, "lines of sync")
+    wait_until(lambda: " DEBUG: [Worker rig_manager_2] [Main] Command received: " in log_of(master), 60, "lines of net")
     assert rig.processes("master") == before
 
 
@@ -203,9 +203,9 @@ def test_wrong_usage_has_its_own_code(rig: Rig, arguments: list[str]) -> None:
 
 def test_status_of_a_running_node_has_all_its_keys(rig: Rig) -> None:
     rig.start()
-    rig.wait_equal(30)
+    rig.wait_equal(60)
     for node in rig.nodes:
-        wait_until(lambda node=node: bool(status(rig, node)["peers"]), 20, "both know each other")  # type: ignore[misc]
+        wait_until(lambda node=node: bool(status(rig, node)["peers"]), 60, "both know each other")  # type: ignore[misc]
         found = status(rig, node)
         assert set(found) == STATUS_KEYS
         assert found["node"]["type"] == node.kind
@@ -226,7 +226,7 @@ def test_status_of_a_running_node_has_all_its_keys(rig: Rig) -> None:
 def test_status_of_a_worker_without_master_says_why(rig: Rig) -> None:
     rig.start("rig_manager_2")
     worker = rig.workers[0]
-    wait_until(lambda: "refused" in status(rig, worker)["problem"], 20, "the reason")
+    wait_until(lambda: "refused" in status(rig, worker)["problem"], 60, "the reason")
     assert "The master is not connected: " in " ".join(clusterd(rig, "status", node=worker).stdout.split())
 
 

@@ -72,13 +72,13 @@ def test_nothing_is_left_of_a_harness_that_is_ended(
     assert os.listdir(tmp_path / "places")
     harness.send_signal(number)
     harness.wait(30)
-    wait_until(lambda: is_clean(tmp_path, child), 30, "process and directory are gone")
-    wait_until(lambda: not guard_of(tmp_path, harness.pid), 30, "the guard has ended")
+    wait_until(lambda: is_clean(tmp_path, child), 60, "process and directory are gone")
+    wait_until(lambda: not guard_of(tmp_path, harness.pid), 60, "the guard has ended")
 
 
 def test_next_harness_sweeps_what_a_kill_of_everything_left(tmp_path: Path, harness: "subprocess.Popen[str]") -> None:
     child = started_by(harness)
-    wait_until(lambda: bool(guard_of(tmp_path, harness.pid)), 30, "the guard runs")
+    wait_until(lambda: bool(guard_of(tmp_path, harness.pid)), 60, "the guard runs")
     for process in guard_of(tmp_path, harness.pid):
         process.kill()
     harness.kill()
@@ -86,7 +86,7 @@ def test_next_harness_sweeps_what_a_kill_of_everything_left(tmp_path: Path, harn
     assert psutil.pid_exists(child)
     with begin(tmp_path) as following:
         started_by(following)
-        wait_until(lambda: not psutil.pid_exists(child), 30, "what the first one started is gone")
+        wait_until(lambda: not psutil.pid_exists(child), 60, "what the first one started is gone")
         assert len(os.listdir(tmp_path / "places")) == 1, "that of the next one"
         following.terminate()
     assert os.listdir(tmp_path / "places") == []
@@ -98,7 +98,7 @@ def test_harness_that_lives_is_left_alone(tmp_path: Path, harness: "subprocess.P
         started_by(other)
         other.kill()
         other.wait(30)
-        wait_until(lambda: not guard_of(tmp_path, other.pid), 30, "its guard has swept")
+        wait_until(lambda: not guard_of(tmp_path, other.pid), 60, "its guard has swept")
     assert psutil.pid_exists(child)
     assert len(os.listdir(tmp_path / "places")) == 1
 

@@ -74,7 +74,7 @@ def test_reports_go_on_when_a_store_is_killed(make_rig: MakeRig) -> None:
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
             killed += 1
-            wait_until(lambda one=node, old=pid: rig.processes(one.name)["store"] not in (None, old), 30, "a new store")  # type: ignore[misc]
+            wait_until(lambda one=node, old=pid: rig.processes(one.name)["store"] not in (None, old), 60, "a new store")  # type: ignore[misc]
     finally:
         stop.set()
         talking.join()

@@ -251,14 +251,14 @@ def test_commands_on_nodes_that_run_are_cut_off_and_stop(rig: Rig) -> None:
     assert "gave up after 0.5 s" in err
     tell_link(two.link_control, "cut")
     cut_off = "is not connected"
-    wait_until(lambda: cut_off in json.loads(clusterd(two, "status", "--json")[1])["problem"], 40, "the link is down")
+    wait_until(lambda: cut_off in json.loads(clusterd(two, "status", "--json")[1])["problem"], 60, "the link is down")
     code, _, err = clusterd(two, "sync")
     assert code == ExitCode.FAILED
     assert "3023" in err
     code, _, err = clusterd(two, "diff")
     assert code == ExitCode.FAILED
     assert "3023" in err
-    wait_until(lambda: clusterd(one, "diff")[1] == "No worker is connected.\n", 40, "the master knows it too")
+    wait_until(lambda: clusterd(one, "diff")[1] == "No worker is connected.\n", 60, "the master knows it too")
     assert clusterd(one, "sync", "--wait") == (ExitCode.OK, "No worker is connected.\n", "")
     tell_link(two.link_control, "mend")
     rig.wait_equal(60)
