@@ -16,10 +16,10 @@ from tools.rig.nodes import Rig
 
 # Hypothesis judges no speed here either. `quick`: for `make check`, what has no size of its own is tried less often.
 hypothesis.settings.register_profile(
-    "ci", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "suite", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
-hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("ci"), max_examples=25)
-hypothesis.settings.load_profile("ci")
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("suite"), max_examples=25)
+hypothesis.settings.load_profile("suite")
 
 _TIMED_OUT = pytest.StashKey[bool]()
 
