@@ -65,7 +65,7 @@ class Serving:
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         for thread in list(self._threads):
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
 

@@ -60,7 +60,7 @@ class Served:
 
     def __enter__(self) -> "Served":
         self._thread.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while self._server is None or not self._server.started:
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -69,7 +69,7 @@ class Served:
     def __exit__(self, *reason: object) -> None:
         assert self._server is not None
         self._server.should_exit = True
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     @property
@@ -83,14 +83,14 @@ class Served:
         return self._server._gate.waiting
 
     def plain(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def tls(self) -> ssl.SSLSocket:
         return self.trust.wrap_socket(self.plain(), server_hostname="localhost")
 
     def is_well(self) -> bool:
         """Whether another caller is served."""
-        with httpx.Client(verify=self.trust, base_url=f"https://localhost:{self.port}", timeout=10) as client:
+        with httpx.Client(verify=self.trust, base_url=f"https://localhost:{self.port}", timeout=60) as client:
             return client.get("/openapi.json").status_code == 200
 
     def bearer(self) -> bytes:

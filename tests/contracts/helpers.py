@@ -15,7 +15,7 @@ LONG_AGO = 1_700_000_000
 CHUNK = 65_024
 """The budget of a chunked answer (wdb.md 2.3)."""
 LARGEST = 65_536
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def empty(db: WdbClient) -> None:

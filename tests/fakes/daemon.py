@@ -46,7 +46,7 @@ class FakeDaemon:
         """Gone, with its socket file; whoever waits for an answer sees the connection end."""
         self.stop_listening()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
 

@@ -41,7 +41,7 @@ def start(root: Path) -> int:
         return 1
     line = [*LINE, "--root", str(root), "supervise"]
     process = subprocess.Popen(line, stdin=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (root / "ready").exists():
         if time.monotonic() > deadline or process.poll() is not None:
             return 1

@@ -36,7 +36,7 @@ class FakeSync:
 
     # ---- scripted --------------------------------------------------------------------------------------------------------
 
-    def send(self, message: SyncToNet, timeout_s: float = 5.0) -> None:
+    def send(self, message: SyncToNet, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -52,7 +52,7 @@ class FakeSync:
 
         A net that starts says hello unasked, so the last one counts."""
         found = None
-        deadline = time.monotonic() + 5.0
+        deadline = time.monotonic() + 60.0
         while found is None:
             assert time.monotonic() < deadline, "net did not say hello"
             self.send(SyncHello(self.incarnation))
@@ -63,7 +63,7 @@ class FakeSync:
                     self.received.append(message)
         return found
 
-    def expect(self, kind: type[M], matches: Callable[[M], bool] = lambda _: True, timeout_s: float = 5.0) -> M:
+    def expect(self, kind: type[M], matches: Callable[[M], bool] = lambda _: True, timeout_s: float = 60.0) -> M:
         """The next message of this type for which `matches` holds."""
         deadline = time.monotonic() + timeout_s
         while True:

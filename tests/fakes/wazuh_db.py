@@ -31,7 +31,7 @@ class FakeWazuhDb:
     def close(self) -> None:
         for server, thread, path in self._servers:
             server.shutdown()
-            thread.join(10)
+            thread.join(60)
             server.server_close()
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()

@@ -109,7 +109,7 @@ def test_a_message_to_nobody_is_refused_at_once(tmp_path: Path) -> None:
     async def work() -> None:
         router = make_router(tmp_path / "s")
         with pytest.raises(NoCredit, match="pool-9 is not connected"):
-            await asyncio.wait_for(router.send(b"pool-9", job(1)), 2)
+            await asyncio.wait_for(router.send(b"pool-9", job(1)), 8)
         router.close()
 
     in_loop(work)
@@ -201,7 +201,7 @@ def test_a_full_receiver_holds_up_nobody_else(tmp_path: Path) -> None:
 
         flooding = asyncio.create_task(flood())
         await _until_it_stands(sent)
-        await asyncio.wait_for(router.send(b"pool-2", job(1)), 1)
+        await asyncio.wait_for(router.send(b"pool-2", job(1)), 8)
         assert await quick.recv() == job(1)
         flooding.cancel()
         await asyncio.gather(flooding, return_exceptions=True)
@@ -226,7 +226,7 @@ def test_sending_does_not_deafen_who_waits_to_receive(tmp_path: Path) -> None:
         await dealer.send(PoolHello(2, 2))
         time.sleep(0.05)  # noqa: ASYNC251  # the loop must not see the signal first
         await router.send(b"pool-1", job(1))
-        assert (await asyncio.wait_for(waiting, 2))[1] == PoolHello(2, 2)
+        assert (await asyncio.wait_for(waiting, 30))[1] == PoolHello(2, 2)
         dealer.close()
         router.close()
 

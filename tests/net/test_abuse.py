@@ -201,7 +201,7 @@ def test_strangers_from_thousands_of_addresses_fill_no_log(master: Master) -> No
     node = master(log_lines=20, connections_per_network=20)
     for number in range(1500):
         source = f"127.{number % 5 + 1}.{number // 250}.{number % 250 + 1}"
-        with socket.create_connection(node.address, timeout=10, source_address=(source, 0)) as client:
+        with socket.create_connection(node.address, timeout=60, source_address=(source, 0)) as client:
             client.send(garbage(200, number))
     node.join("w1")
     node.logged("lines like these were left out: more than 20 in 10 s.", 30)
@@ -213,10 +213,10 @@ def test_a_network_has_its_share_of_connections(master: Master) -> None:
     node = master(connections_per_network=3)
     for number in range(3):
         source = (f"127.0.7.{number + 1}", 0)
-        talker = Talker(socket.create_connection(node.address, timeout=10, source_address=source), KEY)
+        talker = Talker(socket.create_connection(node.address, timeout=60, source_address=source), KEY)
         node._clients.append(talker)
         assert talker.ask("hello", f"w{number} wazuh worker 4.14.1").command == b"ok"
-    with socket.create_connection(node.address, timeout=10, source_address=("127.0.7.99", 0)) as fourth:
+    with socket.create_connection(node.address, timeout=60, source_address=("127.0.7.99", 0)) as fourth:
         assert fourth.recv(1) == b""
     node.logged("[Net] Refused a connection from 127.0.7.99: 3 connections from this network, no more are allowed.")
     node.join("w4")

@@ -21,7 +21,7 @@ QUICK_HOLD_S = 2.0
 
 def join_from(node: NetNode, source: str, name: str) -> Talker:
     """A node whose connection comes from this address of the loopback network."""
-    talker = Talker(socket.create_connection(node.address, timeout=10, source_address=(source, 0)), KEY)
+    talker = Talker(socket.create_connection(node.address, timeout=60, source_address=(source, 0)), KEY)
     node._clients.append(talker)
     assert talker.ask("hello", f"{name} {CLUSTER} worker {VERSION}").command == b"ok"
     return talker

@@ -14,7 +14,7 @@ T = TypeVar("T")
 MARK = "CLUSTERD_TEST_NODE"
 
 
-def until(condition: Callable[[], T], what: str, timeout_s: float = 15.0) -> T:
+def until(condition: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
     """Poll until the condition is true; returns its value."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):

@@ -186,7 +186,7 @@ class Bench:
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
 
-    async def until(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not condition():
                 await asyncio.sleep(0.002)

@@ -30,7 +30,7 @@ def test_large_answer_is_not_and_the_response_says_so_at_once(text: Text) -> Non
     async def work() -> None:
         soon = PromptAnswer(60)
         assert not soon.take(text)
-        assert await asyncio.wait_for(soon.wait(), 1) is None
+        assert await asyncio.wait_for(soon.wait(), 30) is None
 
     asyncio.run(work())
 

@@ -48,7 +48,7 @@ def mute(rig: Rig, *answered: bytes) -> Iterator[None]:
         yield
     finally:
         talker.sock.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(60)
         talker.close()
 
 

@@ -44,13 +44,13 @@ def client_of(node: Node) -> Iterator[LocalClient]:
         yield client
 
 
-def outcome(client: LocalClient, timeout_s: float = 20.0) -> tuple[str, bytes]:
+def outcome(client: LocalClient, timeout_s: float = 60.0) -> tuple[str, bytes]:
     """Command and payload of what comes for a `sendsync` that was sent: a request of the daemon's, or a response."""
     seen = client.link.wait_for(lambda one: not one.sent and one.command in ("ok", "err"), timeout_s)
     return seen.command, seen.payload
 
 
-def ask(node: Node, payload: bytes | str, timeout_s: float = 20.0) -> tuple[str, bytes]:
+def ask(node: Node, payload: bytes | str, timeout_s: float = 60.0) -> tuple[str, bytes]:
     """What a daemon of this node gets for its request, over a connection of its own."""
     with client_of(node) as client:
         client.link.tell("sendsync", payload)
@@ -186,7 +186,7 @@ def test_each_failure_of_a_daemon_has_its_code(make_rig: MakeRig) -> None:
 
 
 def test_a_daemon_that_does_not_answer_is_given_up_and_keeps_nobody_else_waiting(make_rig: MakeRig) -> None:
-    rig = rig_of(make_rig, overrides=SOON)
+    rig = rig_of(make_rig, overrides={"intervals": {"communication": {"timeout_dapi_request": 6}}})
     node = rig.workers[0]
     with (
         FakeDaemon(rig.master.root / "queue/sockets/remote", never) as remoted,
@@ -199,7 +199,7 @@ def test_a_daemon_that_does_not_answer_is_given_up_and_keeps_nobody_else_waiting
         wait_until(lambda: len(remoted.requests) == 48, 60, "as many as one daemon gets of one worker")
         began = time.monotonic()
         assert ask(node, request_of("quick")) == ("ok", b"quick")
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5.5, "nobody has been given up yet"
         for client in clients:
             assert outcome(client)[0] == "err"
 

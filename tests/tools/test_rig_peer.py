@@ -282,7 +282,7 @@ def test_package_that_does_not_come_is_cancelled(tmp_path: Path) -> None:
         with StockWorker(("127.0.0.1", master.port), KEY, "w1", tmp_path / "w") as worker:
             worker.join()
             task = worker.ask("syn_i_w_m").payload
-            worker.connection.link.wait_for(lambda seen: seen.command == "cancel_task", 5)
+            worker.connection.link.wait_for(lambda seen: seen.command == "cancel_task", 60)
             wait_until(lambda: bool(worker.notes), 5, "the worker notes it")
             assert "3039" in worker.notes[0]
             answer = worker.ask("syn_i_w_m_e", task + b" queue/cluster/w1/x.zip")

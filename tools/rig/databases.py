@@ -29,7 +29,7 @@ TEXTS = (
 )
 EMPTY: dict[str, Any] = dict.fromkeys(TEXTS, "") | {"status_code": 0}
 """What the columns that are compared are where they are NULL."""
-TIMEOUT_S = 15.0
+TIMEOUT_S = 60.0
 
 
 @dataclass

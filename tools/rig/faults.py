@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 LinkCommand = Literal["cut", "silence", "silence-up", "silence-down", "strand", "slow", "mend", "count", "carried"]
-CONTROL_TIMEOUT_S = 5.0
+CONTROL_TIMEOUT_S = 60.0
 
 
 def signal_process(pid: int, how: signal.Signals) -> None:

@@ -39,7 +39,7 @@ AGENTS = "agents.json"
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 650.0
 STOP_TIMEOUT_S = 30
-STATUS_TIMEOUT_S = 15.0
+STATUS_TIMEOUT_S = 60.0
 PROGRAM = (sys.executable, "-m", "tools.cli")
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
@@ -169,7 +169,7 @@ class Rig:
 
         def one(node: Node) -> str | None:
             try:
-                done = self.command(node, "stop", "--timeout", str(timeout_s), timeout_s=timeout_s + 15)
+                done = self.command(node, "stop", "--timeout", str(timeout_s), timeout_s=timeout_s + 60)
             except RigError as error:
                 return str(error)
             return f"{node.name}: stop ended with {done.returncode}: {done.stderr.strip()}" if done.returncode else None
@@ -281,7 +281,7 @@ class Rig:
         self.nodes.append(node)
         self._save()
         done = self.command(
-            node, "init", "--type", node.kind, "--name", name, "--cluster", "rig", *where, timeout_s=30, key=key
+            node, "init", "--type", node.kind, "--name", name, "--cluster", "rig", *where, timeout_s=120, key=key
         )
         if done.returncode:
             raise RigError(f"{name}: init failed (exit {done.returncode}): {done.stderr.strip()}")
@@ -391,4 +391,4 @@ def _kill(processes: list[psutil.Process]) -> None:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(processes, timeout=10)
+    psutil.wait_procs(processes, timeout=60)

@@ -88,10 +88,10 @@ class LocalClient(Peer):
         super().__init__(dial(str(path), timeout_s), None, Path(path).parent, "")
         self.link.start()
 
-    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = 20.0) -> Message:
+    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = 60.0) -> Message:
         return self.link.ask(command, payload, timeout_s)
 
-    def answer_of(self, command: str, timeout_s: float = 20.0) -> bytes:
+    def answer_of(self, command: str, timeout_s: float = 60.0) -> bytes:
         """The content of the first later answer under `command`; raises PeerError when none comes in time."""
         seen = self.link.wait_for(lambda one: not one.sent and one.is_request and one.command == command, timeout_s)
         return self.take_string(seen.payload.decode()) if command == "dapi_res" else seen.payload

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 HEADER = struct.Struct("!2I12s")
 CHUNK = 5 * 1024 * 1024
 """Largest plaintext of one frame, and the size in bytes of each piece but the last of a divided message (2.4)."""
-REQUEST_TIMEOUT_S = 20.0
+REQUEST_TIMEOUT_S = 60.0
 RESPONSES = (b"ok", b"err", b"ok-m", b"ok-c")
 KEPT_BYTES = 65536
 """How much of each payload a connection's record keeps."""
@@ -342,7 +342,7 @@ class RawPeer:
             return b""
 
 
-def dial(address: tuple[str, int] | str, timeout_s: float = 10.0) -> socket.socket:
+def dial(address: tuple[str, int] | str, timeout_s: float = 60.0) -> socket.socket:
     """A connected socket. `address`: (host, port) or the path of a unix socket. Raises OSError."""
     if not isinstance(address, str):
         return socket.create_connection(address, timeout_s)

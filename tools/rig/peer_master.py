@@ -253,7 +253,7 @@ class StockMaster:
         for thread in self._threads:
             thread.start()
 
-    def session(self, name: str, timeout_s: float = 20.0) -> Session:
+    def session(self, name: str, timeout_s: float = 60.0) -> Session:
         """The session of a worker once it has been accepted; raises PeerError when it does not come in time."""
         wait_until(
             lambda: (found := self.sessions.get(name)) is not None and found.hello is not None,

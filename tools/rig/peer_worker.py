@@ -190,7 +190,7 @@ class StockWorker:
     def notes(self) -> list[str]:
         return self._live().notes
 
-    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = 20.0) -> Message:
+    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = 60.0) -> Message:
         return self._live().link.ask(command, payload, timeout_s)
 
     def keepalive(self) -> bytes:

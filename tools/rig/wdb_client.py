@@ -17,7 +17,7 @@ from typing import Any
 WDB = "queue/db/wdb"
 WDB_HTTP = "queue/sockets/wdb-http.sock"
 AUTH = "queue/sockets/auth"
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 LARGEST = 65_536
 """Bytes of a payload, both ways (wdb.md 2.3)."""
 
