@@ -33,10 +33,14 @@ def replace(ops: FileOps, temporary: str, name: str, *, dir_fd: int, on_step: On
     UnsafePath for a mount point that is no regular file; the file is then as it was, or `heal` makes it so."""
     try:
         ops.rename(temporary, name, dir_fd=dir_fd)
-        return False
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
+    else:
+        if _is_kept(name, dir_fd):
+            # It was a mount point before a crash: `heal` would put what is older than this in the place of it.
+            ops.unlink(kept_name(name), dir_fd=dir_fd)
+        return False
     with _opened(name, dir_fd, PATIENCE_S) as target_fd:
         source_fd = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
         try:
@@ -111,9 +115,7 @@ def _opened(name: str, dir_fd: int, patience_s: float) -> Iterator[int]:
 def _keep(ops: FileOps, target_fd: int, name: str, dir_fd: int, on_step: OnStep) -> None:
     """Have the old content beside, whole and on the disk. One that is there already is what a crash left: the file may be torn
     since, so that copy is the old content still."""
-    kept = kept_name(name)
-    with suppress(FileNotFoundError):
-        os.stat(kept, dir_fd=dir_fd, follow_symlinks=False)
+    if _is_kept(name, dir_fd):
         return
     fd, temporary = create_temporary(ops, name, 0o600, dir_fd=dir_fd)
     try:
@@ -121,12 +123,20 @@ def _keep(ops: FileOps, target_fd: int, name: str, dir_fd: int, on_step: OnStep)
             _pour(ops, target_fd, fd, on_step)
         finally:
             os.close(fd)
-        ops.rename(temporary, kept, dir_fd=dir_fd)
+        ops.rename(temporary, kept_name(name), dir_fd=dir_fd)
     except OSError:
         with suppress(OSError):
             ops.unlink(temporary, dir_fd=dir_fd)
         raise
     ops.fsync(dir_fd)
+
+
+def _is_kept(name: str, dir_fd: int) -> bool:
+    try:
+        os.stat(kept_name(name), dir_fd=dir_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _restore(ops: FileOps, target_fd: int, name: str, dir_fd: int, on_step: OnStep) -> None:

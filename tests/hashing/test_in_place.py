@@ -111,6 +111,17 @@ def test_next_application_completes_what_a_kill_left_torn(root: Path) -> None:
         assert healed(root) == NEW
 
 
+def test_what_a_kill_left_is_not_put_over_a_file_that_was_renamed_since(root: Path) -> None:
+    total = len(operations(root))
+    for stop_at in range(1, total):
+        (root / "etc/lists/a").write_bytes(OLD)
+        with pytest.raises(Stopped):
+            receiver(root, MountedOps("a", stop_at=stop_at)).run()
+        receiver(root, FileOps()).run()  # its directory is mounted instead, as status advises
+        assert (root / "etc/lists/a").read_bytes() == NEW
+        assert healed(root) == NEW
+
+
 def operations(root: Path) -> list[str]:
     ops = MountedOps("a")
     receiver(root, ops).run()
