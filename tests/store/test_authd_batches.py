@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import subprocess
 from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from pathlib import Path
@@ -18,6 +19,8 @@ from clusterd.agent_keys import GREATEST_ID, Key, parse_keys
 from clusterd.key_guard import KeyContent, note_accepted, written_by_authd
 from clusterd.rundir import STATE
 from clusterd.store.errors import NotKept
+from clusterd.store.keys import KeyFile
+from hashing.atomic import FileOps
 from tests.fakes.agent_table import FakeAgentTable
 from tests.store.live_authd import Node, live_authd
 
@@ -217,6 +220,14 @@ class Killed(BaseException):
     """The process has ended: nothing that follows runs."""
 
 
+def bury(directory: Path) -> None:
+    """The writer is dead: this test only plays it, so the files that it left get the name of a process that is gone."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for path in directory.glob(f".*pid{os.getpid()}-*"):
+        path.rename(path.with_name(path.name.replace(f"pid{os.getpid()}-", f"pid{dead.pid}-")))
+
+
 @pytest.mark.parametrize("at", range(1, 13))
 def test_key_that_was_answered_outlives_a_kill_at_any_file_operation(at: int, tmp_path: Path) -> None:
     table = FakeAgentTable()
@@ -236,6 +247,8 @@ def test_key_that_was_answered_outlives_a_kill_at_any_file_operation(at: int, tm
 
     with contextlib.suppress(Killed):
         live_authd(tmp_path, until_killed, table)
+    bury(tmp_path / "etc")
+    KeyFile(str(tmp_path), FileOps()).sweep()  # as the store does when it starts
 
     async def next_life(node: Node) -> None:
         for data in answered:
