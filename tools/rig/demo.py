@@ -55,6 +55,7 @@ class Demo:
         made = workload.copy_tree(tree, rig.master.root) if tree else workload.generate(rig.master.root, seed=self.seed)
         kind = f"copied from {tree}" if tree else "generated: keys, groups, rules, decoders, lists, multigroups"
         view.say(f"{rig.master.name} holds {made.files} files, {made.bytes / 1e6:.1f} MB ({kind})")
+        view.say(f"waiting until {len(rig.nodes)} nodes serve")
         rig.start()
         began = time.monotonic()
         view.say(f"{len(rig.nodes)} nodes are up on 127.0.0.1, master on port {rig.master.port}")
@@ -87,6 +88,7 @@ class Demo:
         signal_process(pid, signal.SIGKILL)
         self._tell(workload.change(master.root, seed=self.seed + 1, edit=1, add=1, delete=0))
         self.view.say(f"killed net, pid {pid}: every connection of the master is gone")
+        self.view.say("waiting until its supervisor has started the next one")
         deadline = began + STEP_TIMEOUT_S
         after = None
         while after in (None, pid) and time.monotonic() < deadline:
@@ -102,6 +104,7 @@ class Demo:
     def _settle(self, what: str, began: float, came_back: bool = True) -> None:
         """Wait until every worker equals the master byte by byte, and note how long it took since `began`."""
         seen: dict[str, Comparison] = {}
+        self.view.say(f"waiting until every file on every worker is as on the master, at most {STEP_TIMEOUT_S:g} s")
 
         def look() -> Progress:
             seen.update(self.rig.compare())
