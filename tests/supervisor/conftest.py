@@ -72,7 +72,7 @@ class FakeNode:
 
     def wait(self) -> int:
         assert self.process is not None
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def left(self) -> list[str]:
         """Processes and files that should be gone once the node has ended."""
