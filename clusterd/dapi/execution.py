@@ -13,6 +13,7 @@ from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.merge import PLAIN, Value
 from clusterd.dapi.protocol.registry import Call, arguments_of, not_available
 from clusterd.dapi.protocol.request import ApiRequest, parse_request
+from clusterd.dapi.ruleset.config import loaded_names
 from clusterd.errors import ClusterError
 from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase
@@ -35,7 +36,8 @@ def run(data: bytes, settings: Settings, *, serves_store: bool, on_step: Callabl
         if function.checks_daemons:
             check_daemons(request, settings, serves_store=serves_store)
         with BlockingDatabase(settings.root, on_step=on_step) as database:
-            access = check(function, request, Scope(settings.root, node, database))
+            scope = Scope(settings.root, node, database, lambda kind: loaded_names(settings, kind))
+            access = check(function, request, scope)
             arguments = arguments_of(function, access.request.f_kwargs)
             answer = as_value(function.work(Call(settings, access.request, database), arguments))
     except ClusterError as failure:

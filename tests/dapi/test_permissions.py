@@ -210,3 +210,31 @@ def test_another_spelling_of_an_id_gets_nobody_past_a_permission(node: AgentNode
     permissions = {"rbac_mode": "white", "agent:read": {"agent:id:002": "allow"}}
     answer = executed(node, qualname, "wazuh.agent", permissions, agent_list=[spelled])
     assert isinstance(answer, WireException) or answer.fields["affected_items"] == []
+
+
+def test_files_that_only_the_configuration_names_have_permissions_too(node: AgentNode) -> None:
+    conf = node.root / "etc/ossec.conf"
+    before = conf.read_text() if conf.exists() else None
+    conf.write_text(
+        "<ossec_config><ruleset><rule_dir>etc/mine</rule_dir><decoder_dir>etc/mine</decoder_dir></ruleset></ossec_config>"
+    )
+    (node.root / "etc/mine").mkdir(exist_ok=True)
+    for name in ("c.xml", "d.xml"):
+        (node.root / f"etc/mine/{name}").write_text("<group name='c'></group>")
+    try:
+        for word in ("rule", "decoder"):
+            only_d = {"rbac_mode": "white", f"{word}s:read": {f"{word}:file:d.xml": "allow"}}
+            module = f"wazuh.{word}"
+            asked_for = executed(node, f"get_{word}_file", module, only_d, filename="c.xml", raw=True)
+            assert isinstance(asked_for, WireException)
+            assert asked_for.code == 4000
+            listed = executed(node, f"get_{word}s_files", module, only_d)
+            assert [item["filename"] for item in listed.fields["affected_items"]] == ["d.xml"]
+            denied = {"rbac_mode": "black", f"{word}s:read": {f"{word}:file:d.xml": "deny"}}
+            listed = executed(node, f"get_{word}s_files", module, denied)
+            assert [item["filename"] for item in listed.fields["affected_items"]] == ["c.xml"]
+    finally:
+        if before is None:
+            conf.unlink()
+        else:
+            conf.write_text(before)

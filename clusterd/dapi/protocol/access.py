@@ -1,5 +1,6 @@
 """What a request may do, applied to its arguments (dapi.md 3.8): each need of its function in turn."""
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -32,20 +33,28 @@ class Access(NamedTuple):
 
 
 class Scope:
-    """What there is on this node, of each kind. `database`: needed for groups of agents."""
+    """What there is on this node, of each kind. `database`: needed for groups of agents. `loaded`: names of the files of rules or
+    decoders that the configuration names: it may name other directories, and what is not there for us is not denied."""
 
-    def __init__(self, root: str, node: str, database: BlockingDatabase | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        node: str,
+        database: BlockingDatabase | None = None,
+        loaded: Callable[[str], Iterable[str]] = lambda kind: (),
+    ) -> None:
         self._root = root
         self._node = node
         self._database = database
+        self._loaded = loaded
 
     def everything(self, need: Need, request: ApiRequest) -> frozenset[str]:
         find: Mapping[str, Callable[[], Iterable[str]]] = {
             "node": lambda: request.nodes if need.argument else [self._node],
             "agent": lambda: agent_ids(self._root),
             "group": lambda: _groups(self._root),
-            "rule": lambda: _files(self._root, "rules", ".xml"),
-            "decoder": lambda: _files(self._root, "decoders", ".xml"),
+            "rule": lambda: [*_files(self._root, "rules", ".xml"), *self._loaded("rule")],
+            "decoder": lambda: [*_files(self._root, "decoders", ".xml"), *self._loaded("decoder")],
             "list": lambda: _files(self._root, "lists", ""),
             "*": lambda: ["*"],
         }
@@ -90,9 +99,8 @@ def _groups(root: str) -> Iterable[str]:
 def _files(root: str, what: str, ending: str) -> Iterable[str]:
     """Names of files below `ruleset/` and `etc/`; those of lists have no dot."""
     for top in ("ruleset", "etc"):
-        for path in Path(root, top, what).rglob("*"):
-            if path.suffix == ending:
-                yield path.name
+        for _, _, names in os.walk(Path(root, top, what)):
+            yield from (name for name in names if os.path.splitext(name)[1] == ending)
 
 
 def _narrowed(access: Access, need: Need, allowed: frozenset[str], universe: frozenset[str]) -> Access:

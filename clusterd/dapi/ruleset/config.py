@@ -134,5 +134,13 @@ def loaded_files(settings: Settings, kind: Kind, section: Section | None = None)
     ]
 
 
+def loaded_names(settings: Settings, word: str) -> list[str]:
+    """Names of the files of this kind, none where the configuration cannot be read: then nobody gets any of them."""
+    try:
+        return [file.filename for file in loaded_files(settings, RULES if word == RULES.word else DECODERS)]
+    except WireException:
+        return []
+
+
 def _status(section: Section, directory: str, name: str) -> Status:
     return "disabled" if section.excluded & {name, f"{directory}/{name}"} else "enabled"
