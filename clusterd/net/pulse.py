@@ -2,7 +2,8 @@
 if it has nothing else to send, so that one that is silent for SILENT_S is lost. Without it such a link is found by keepalives
 and time-outs only, which take minutes (wire.md 1.6); a new connection is equal again within seconds.
 
-Pure arithmetic. Time counts in small steps, so that a process that was itself held up does not blame its peers.
+Pure arithmetic. Silence counts in small steps, so that a process that was itself held up does not blame its peers; how long it has
+sent nothing itself counts in full, since they wait meanwhile.
 """
 
 PULSE_S = 4.0
@@ -25,16 +26,16 @@ class Pulse:
 
     def beat(self, now: float, bytes_in: int, bytes_out: int, *, is_read: bool) -> None:
         """`bytes_in`, `bytes_out`: all that came and went so far. `is_read`: time in which we did not read is not the peer's."""
-        step = min(now - self._beaten_at, LONGEST_STEP_S)
+        passed = now - self._beaten_at
         self._beaten_at = now
         if bytes_in != self._bytes_in or not is_read:
             self._bytes_in, self.silent_s = bytes_in, 0.0
         else:
-            self.silent_s += step
+            self.silent_s += min(passed, LONGEST_STEP_S)
         if bytes_out != self._bytes_out:
             self._bytes_out, self._idle_s = bytes_out, 0.0
         else:
-            self._idle_s += step
+            self._idle_s += passed
 
     @property
     def is_due(self) -> bool:

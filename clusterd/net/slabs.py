@@ -29,6 +29,9 @@ HEAP_BYTES = 64 << 20
 """Of memory outside the arena, in all; a caller leaves as much to others as it has."""
 HOLD_S = 10.0
 """While others wait, whoever has received into the same room for so long may lose it: one link in each look."""
+OWN_HOLD_S = 30.0
+"""The same while nobody waits but links of the same caller: many workers behind one address have one slow line together, and none
+would ever come to its end if they ended each other."""
 
 
 class _Line(msgspec.Struct):
@@ -190,10 +193,16 @@ class NetSlabs:
     def overdue(self) -> list[int]:
         """The links that have received into the same room for too long while others have none: first those of the caller that
         has most, and of them the slowest. To be ended one by one."""
-        if not self.is_short:
+        short = {self._accounts[link].caller for link in self._waiting if not self._accounts[link].slabs}
+        if not short:
             return []
         now = self._now()
-        late = [begun for begun in self._begun.values() if now - begun.at >= HOLD_S and begun.link not in self._waiting]
+        late = [
+            begun
+            for begun in self._begun.values()
+            if begun.link not in self._waiting
+            and now - begun.at >= (HOLD_S if short - {self._accounts[begun.link].caller} else OWN_HOLD_S)
+        ]
         late.sort(key=lambda begun: (-self._share(begun.link), begun.at))
         return [begun.link for begun in late]
 

@@ -75,6 +75,16 @@ def test_a_pulse_is_due_when_nothing_else_was_sent() -> None:
     assert link.pulse.is_due
 
 
+def test_a_process_that_is_held_up_sends_its_pulse_as_soon_as_it_runs() -> None:
+    """Its silence is long for the other end, however rarely it looks at the clock."""
+    link = Beaten()
+    link.beat(STEP_S, bytes_out=5)
+    link.now += PULSE_S
+    link.beat(STEP_S, bytes_out=5)
+    assert link.pulse.is_due
+    assert link.pulse.silent_s < 2 * STEP_S + 1
+
+
 # ---- links ---------------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from clusterd.messages.links import PeerRequest, Release, Reply
-from clusterd.net.slabs import HEAP_BYTES, HOLD_S, SMALL_BYTES, NetSlabs
+from clusterd.net.slabs import HEAP_BYTES, HOLD_S, OWN_HOLD_S, SMALL_BYTES, NetSlabs
 from clusterd.wire.events import Sink
 from clusterd.wire.frame import HEADER, command_field
 from ipc.arena import Arena
@@ -182,6 +182,26 @@ def test_nobody_is_overdue_while_nobody_waits_and_then_first_the_one_that_has_mo
     assert books.slabs.overdue()[0] in many
     books.now = 0.0
     assert books.slabs.overdue() == []
+
+
+def test_links_of_one_address_do_not_end_each_other_so_soon() -> None:
+    """Fifty workers behind one address, on a slow line: twelve large bodies at a time take longer than one alone."""
+    books = Books()
+    busy = {token_link(sink) for sink in books.fill("site")}
+    assert books.take(9000, "site") is None
+    books.slabs.wait(9000, lambda: None)
+    books.now = OWN_HOLD_S - 1
+    assert books.slabs.overdue() == []
+    books.slabs.sink(9001, LARGE, "another")
+    for number in range(20):
+        books.fill(f"caller{number}", 1000 + 100 * number)
+    assert books.take(9500, "new") is None
+    books.slabs.wait(9500, lambda: None)
+    assert books.slabs.overdue()[0] in busy
+    books.slabs.forget(9500)
+    assert books.slabs.overdue() == []
+    books.now = OWN_HOLD_S
+    assert set(books.slabs.overdue()) >= busy
 
 
 def test_everything_comes_back_with_the_links() -> None:
