@@ -86,12 +86,14 @@ class Context:
         self._next_link = 0
         limits = settings.clusterd.limits
         self.strangers = StrangerLines(limits.log_lines_per_address_s, limits.log_lines, self.own_line)
+        self.insiders = StrangerLines(limits.log_lines_per_address_s, limits.log_lines, self.own_line)
         self.set_settings(settings)
 
     def set_settings(self, settings: Settings) -> None:
         limits = settings.clusterd.limits
         self.settings = settings
-        self.strangers.set_bounds(limits.log_lines_per_address_s, limits.log_lines)
+        for lines in (self.strangers, self.insiders):
+            lines.set_bounds(limits.log_lines_per_address_s, limits.log_lines)
         self._ordinary = LineBudget(BURST_LINES, limits.log_lines_per_address_s)
 
     def new_link_number(self) -> int:
@@ -109,12 +111,16 @@ class Context:
         if self.log.is_on(level) and self._ordinary.allows(address, self.clock.monotonic()):
             self.log.line(level, tag, MAIN, text)
 
-    def abuse_line(self, level: str, tag: str, subtag: str, address: str, kind: str, text: str) -> None:
+    def abuse_line(
+        self, level: str, tag: str, subtag: str, address: str, kind: str, text: str, *, is_insider: bool = False
+    ) -> None:
         """A line about a bad connection: one per address and kind of abuse in a period, with a count of the rest, and only so
-        many in all."""
+        many in all. `is_insider`: about one that has our key, a program of this machine, or this node: a flood of strangers
+        leaves it in."""
         if not self.log.is_on(level):
             return
-        left_out = self.strangers.admit((address, kind), self.clock.monotonic())
+        lines = self.insiders if is_insider else self.strangers
+        left_out = lines.admit((address, kind), self.clock.monotonic())
         if left_out is None:
             return
         self.log.line(level, tag, subtag, text)

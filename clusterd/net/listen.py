@@ -88,7 +88,7 @@ class Listener:
             self._acceptor.stop()
 
     def _no_room(self, text: str) -> None:
-        self._context.abuse_line("ERROR", "Worker", "Net", "", "accept", text)
+        self._context.abuse_line("ERROR", "Worker", "Net", "", "accept", text, is_insider=True)
 
     def _accepted(self, accepted: socket.socket, address: tuple[str, int]) -> None:
         context = self._context
@@ -163,7 +163,7 @@ class Listener:
             error = ClusterError(1000, _BEFORE_HELLO)
             link.respond(counter, commands.ERR, encode_failure(error))
             text = f"Internal error processing request '{commands.python_bytes(command)}': {error}"
-            self._context.abuse_line("ERROR", "Worker", MAIN, link.address, "before hello", text)
+            self._context.abuse_line("ERROR", "Worker", MAIN, link.address, "before hello", text, is_insider=True)
 
     def _hello(self, link: Link, counter: int, payload: bytes) -> None:
         settings = self._context.settings
@@ -179,7 +179,8 @@ class Listener:
         except ClusterError as refusal:
             link.respond(counter, commands.ERR, encode_failure(refusal))
             text = f"Internal error processing request '{commands.python_bytes(commands.HELLO)}': {refusal}"
-            self._context.abuse_line("ERROR", link.tag, MAIN, link.address, f"hello {refusal.code}", text)
+            kind = f"hello {refusal.code}"
+            self._context.abuse_line("ERROR", link.tag, MAIN, link.address, kind, text, is_insider=True)
             if not link.name:
                 self._refused.add(link.number)
                 link.end_by(REFUSED_LINGER_S, "")

@@ -80,7 +80,7 @@ class LocalServer:
         limits = self._context.settings.clusterd.limits
         if len(self.links) >= limits.local_clients:
             text = f"Refused a local client: {len(self.links)} are connected, no more are allowed."
-            self._context.abuse_line("WARNING", TAG, "Net", "local", "refused", text)
+            self._context.abuse_line("WARNING", TAG, "Net", "local", "refused", text, is_insider=True)
             self._context.meter.refused += 1
             link.abort("")
             return
@@ -106,7 +106,7 @@ class LocalServer:
         self._names.discard(link.name)
         if reason:
             text = f"Error during connection with '{link.name}': {reason}."
-            self._context.abuse_line("ERROR", link.tag, MAIN, "local", "lost", text)
+            self._context.abuse_line("ERROR", link.tag, MAIN, "local", "lost", text, is_insider=True)
         else:
             self._context.log.line("DEBUG", link.tag, MAIN, f"Disconnected {link.name}.")
         self._bridge.link_down(link, reason)

@@ -207,6 +207,7 @@ class _NetProcess:
             context.slabs.free_idle(now)
         with survive("lines of strangers"):
             context.strangers.tick(now)
+            context.insiders.tick(now)
         self._count()
 
     def _make_room(self) -> None:

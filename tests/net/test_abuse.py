@@ -209,6 +209,18 @@ def test_strangers_from_thousands_of_addresses_fill_no_log(master: Master) -> No
     assert len(node.lines("Connection from")) == 1  # of the node: it has our key
 
 
+def test_what_holders_of_the_key_do_wrong_is_in_the_log_in_a_flood_of_strangers_too(master: Master) -> None:
+    node = master(log_lines=5)
+    for number in range(50):
+        with socket.create_connection(node.address, timeout=10, source_address=(f"127.3.0.{number + 1}", 0)) as client:
+            client.send(garbage(200, number))
+    node.logged("Error during handshake with incoming connection")
+    assert node.connect().ask("hello", "w9 wazuh worker 4.13.0").command == b"err"
+    node.logged("Internal error processing request 'b'hello'': Error 3031")
+    assert node.connect().ask("echo", "x").command == b"err"
+    node.logged("no command but hello is answered before hello")
+
+
 def test_a_network_has_its_share_of_connections(master: Master) -> None:
     node = master(connections_per_network=3)
     for number in range(3):
