@@ -82,13 +82,13 @@ def class_of(below: str) -> str:
 
 def install(page: str) -> None:
     """Every operation of this process asks the page from now on."""
-    real_open, real_readlink, real_write = os.open, os.readlink, os.write
+    real_open, real_readlink, real_write, real_close = os.open, os.readlink, os.write, os.close
     fd = real_open(page, os.O_RDWR | os.O_CLOEXEC)
-    notes = real_open(f"{page}.ops", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    memory = mmap.mmap(fd, 4096)
+    os.close(fd)  # a daemon closes what it did not open, and the number becomes another file's
     gate = [threading.Lock()]
     # One that another thread held at the fork would be held for ever.
     os.register_at_fork(after_in_child=lambda: gate.__setitem__(0, threading.Lock()))
-    memory = mmap.mmap(fd, 4096)
 
     def place_of(target: object, dir_fd: object) -> str:
         if isinstance(target, int):
@@ -114,15 +114,15 @@ def install(page: str) -> None:
         if only and only != what:
             return
         with gate[0]:
-            fcntl.lockf(
-                fd, fcntl.LOCK_EX
-            )  # one page for all processes; this lock is a process's own, also after a fork
+            # One page for all processes. A descriptor of this moment: its lock is nobody else's, also after a fork.
+            fd = real_open(f"{page}.ops", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_EX)
             try:
                 (count,) = struct.unpack_from("Q", memory, 16)
                 (fail_at,) = struct.unpack_from("Q", memory, 8)
                 struct.pack_into("Q", memory, 16, count + 1)
                 if memory[1]:
-                    real_write(notes, f"{what}\n".encode())
+                    real_write(fd, f"{what}\n".encode())
                 if count + 1 != fail_at:
                     return
                 memory[32] = 1
@@ -130,7 +130,7 @@ def install(page: str) -> None:
                 memory[1024 : 1024 + len(text)] = text
                 (code,) = struct.unpack_from("Q", memory, 24)
             finally:
-                fcntl.lockf(fd, fcntl.LOCK_UN)
+                real_close(fd)
         if code == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         raise OSError(code, os.strerror(code), target if isinstance(target, str) else None)
