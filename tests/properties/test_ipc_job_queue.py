@@ -90,7 +90,8 @@ class Jobs(RuleBasedStateMachine):
             assert failed == []
             self.waiting[number] = "retry"
         else:
-            assert [(number, "bug")] == [(which, failure.kind) for which, failure in failed]
+            often = "and nobody wants it any more" if number in self.unwanted else "twice"
+            assert failed == [(number, f"SweepTemporary: the process that ran it died, {often}")]
 
     @rule(number=consumes(numbers))
     def cancel(self, number: int) -> None:
