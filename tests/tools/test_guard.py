@@ -71,7 +71,7 @@ def test_nothing_is_left_of_a_harness_that_is_ended(
     child = started_by(harness)
     assert os.listdir(tmp_path / "places")
     harness.send_signal(number)
-    harness.wait(30)
+    harness.wait(60)
     wait_until(lambda: is_clean(tmp_path, child), 60, "process and directory are gone")
     wait_until(lambda: not guard_of(tmp_path, harness.pid), 60, "the guard has ended")
 
@@ -82,7 +82,7 @@ def test_next_harness_sweeps_what_a_kill_of_everything_left(tmp_path: Path, harn
     for process in guard_of(tmp_path, harness.pid):
         process.kill()
     harness.kill()
-    harness.wait(30)
+    harness.wait(60)
     assert psutil.pid_exists(child)
     with begin(tmp_path) as following:
         started_by(following)
