@@ -13,7 +13,7 @@ from tests.conftest import MakeRig
 from tests.system.rest import OVERRIDES, Caller, turn_on
 from tools.rig import workload
 from tools.rig.faults import signal_process
-from tools.rig.nodes import Rig, RigError
+from tools.rig.nodes import Node, Rig, RigError
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import WdbClient, authd
 
@@ -30,11 +30,11 @@ PLACES = {
 }
 
 
-def work(rig: Rig, *, is_all: bool) -> None:
-    """A little of everything that a node does; without `is_all` no call that only reads, and no command."""
+def work(rig: Rig) -> None:
+    """A little of everything that a node does."""
     for node in rig.nodes:
         with Caller(node) as caller:
-            for endpoint in ENDPOINTS if is_all else ():
+            for endpoint in ENDPOINTS:
                 path = endpoint.path
                 for name, value in PLACES.items():
                     path = path.replace(name, value)
@@ -53,33 +53,22 @@ def work(rig: Rig, *, is_all: bool) -> None:
     rig.wait_equal(60)
     workload.change(rig.workers[0].root, seed=6, edit=2, add=2, delete=2)
     rig.wait_equal(60)
-    commands = (("status",), ("diff",), ("sync", "--wait"), ("control", "health"), ("reload",)) if is_all else ()
-    for arguments in commands:
+    for arguments in (("status",), ("diff",), ("sync", "--wait"), ("control", "health"), ("reload",)):
         for node in rig.nodes:
             rig.command(node, *arguments, timeout_s=60)
 
 
-def revive(rig: Rig) -> None:
-    """Kill every process but the supervisors, and wait for the next ones."""
-    before = {node.name: rig.processes(node.name) for node in rig.nodes}
-    for processes in before.values():
-        for name, pid in processes.items():
-            if name != "supervisor":
-                assert pid is not None
-                signal_process(pid, signal.SIGKILL)
+def revive(rig: Rig, node: Node, process: str) -> None:
+    pid = rig.processes(node.name)[process]
+    assert pid is not None
+    signal_process(pid, signal.SIGKILL)
 
-    def are_back() -> bool:
+    def is_back() -> bool:
         with contextlib.suppress(RigError):
-            now = {name: rig.processes(name) for name in before}
-            return all(
-                now[node].get(name) not in (None, pid)
-                for node, processes in before.items()
-                for name, pid in processes.items()
-                if name != "supervisor"
-            )
+            return rig.processes(node.name).get(process) not in (pid, None)
         return False
 
-    wait_until(are_back, 240, "all are back")
+    wait_until(is_back, 120, f"{process} is back")
 
 
 def test_no_process_imports_anything_after_the_fork(make_rig: MakeRig) -> None:
@@ -87,10 +76,13 @@ def test_no_process_imports_anything_after_the_fork(make_rig: MakeRig) -> None:
     turn_on(rig)
     rig.start()
     rig.wait_equal(60)
-    work(rig, is_all=False)
-    revive(rig)
-    rig.wait_equal(120)
-    work(rig, is_all=True)
+    work(rig)
+    for node in rig.nodes:
+        for process in rig.processes(node.name):
+            if process != "supervisor":
+                revive(rig, node, process)
+    rig.wait_equal(60)
+    work(rig)
     rig.stop(*(node.name for node in rig.nodes))
     noted = Path(rig.directory, "imports")
     lines = sorted(set(noted.read_text().splitlines())) if noted.exists() else []
