@@ -67,14 +67,14 @@ API_COMMANDS = frozenset({commands.DAPI, commands.DAPI_FWD, commands.DAPI_ERR, c
 
 
 class Core:
-    """Gives each message of net to its feature. Peers are added and removed here only."""
+    """Gives each message of net to its feature. Peers are added to the roster and removed here only."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._peers: dict[int, Peer] = {}
+        self._roster = context.roster
         self._serving = ""
         self._away = ""
-        self._tasks = Tasks(context.journal(self._tag, "Sync").error)
+        self._tasks = Tasks(context.journal(self._context.tag, "Sync").error)
         common = CommonRequests(context)
         self.master: IntegrityMaster | None = None
         self.worker: IntegrityWorker | None = None
@@ -90,20 +90,20 @@ class Core:
         local: dict[str, Handler] = {}
         if context.settings.is_master:
             self.master = IntegrityMaster(context)
-            self._digest = digest = DigestMaster(context, self.master, self._peers.values)
+            self._digest = digest = DigestMaster(context, self.master)
             context.manifests.changed += [self.master.published, digest.published]
-            local |= MasterIntegrityRequests(context, self.master, digest, self._peers.values).local
+            local |= MasterIntegrityRequests(context, self.master, digest).local
             self._merging = info = AgentInfoMaster(context, self.master.records)
             self._groups = groups = AgentGroupsMaster(context, self.master.records)
-            nodes = Nodes(context, self._peers.values, self.master, info)
+            nodes = Nodes(context, self.master, info)
             self._remote = MasterRequests(context, common, self.master, digest, info, groups, nodes).table
         else:
-            reload = RulesetReload(context, self._master_peer)
+            reload = RulesetReload(context)
             local |= reload.local
             self.worker = IntegrityWorker(context, reload.round_ended)
             checks = DigestWorker(context, self.worker)
             self._rounds = Rounds(context, self.worker, checks)
-            asked = WorkerIntegrityRequests(context, checks, self._rounds, self._master_peer)
+            asked = WorkerIntegrityRequests(context, checks, self._rounds)
             local |= asked.local
             self._info = AgentInfoWorker(context)
             self._groups = taking = AgentGroupsWorker(context)
@@ -111,13 +111,13 @@ class Core:
         if context.settings.is_master:
             self._sendsync = SendsyncMaster(context)
         else:
-            self._sendsync = sendsync = SendsyncWorker(context, self._master_peer)
+            self._sendsync = sendsync = SendsyncWorker(context)
             local |= sendsync.local
-        programs = LocalRequests(context, nodes, self.status, self._master_peer)
-        view = ClusterView(nodes, self._master_peer, programs.hashes, Passwords(context).is_right)
-        self._api = Api(context, view, self._peers.values, self._master_peer)
+        programs = LocalRequests(context, nodes, self.status)
+        view = ClusterView(nodes, context.roster, programs.hashes, Passwords(context).is_right)
+        self._api = Api(context, view)
         self._remote |= self._sendsync.remote | self._api.remote
-        files = SendFile(context, self._peers.values, self._master_peer)
+        files = SendFile(context)
         self._local = programs.table | local | self._api.local | files.local
 
     # ---- life ----------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ class Core:
             case SlabsReturned():
                 await self._context.net.slabs_returned(message)
             case KeepaliveSeen():
-                peer = self._peers.get(message.link)
+                peer = self._roster.at(message.link)
                 if peer is not None:
                     peer.keepalive_at = message.keepalive_at
             case LinkUp():
@@ -151,12 +151,12 @@ class Core:
         self._serving = ""
         async with contextlib.AsyncExitStack() as ending:
             ending.push_async_callback(self._context.net.net_lost)
-            for link in list(self._peers):
+            for link in [peer.link for peer in self._roster.all()]:
                 ending.push_async_callback(self._link_down, link)
 
     async def _net_hello(self, message: NetHello) -> None:
         """The links that a net process holds: of a new net, or of the same one for a new sync."""
-        for link in list(self._peers):
+        for link in [peer.link for peer in self._roster.all()]:
             with self._survives("links that net has given up"):
                 await self._link_down(link)
         self._serving = message.serving
@@ -165,7 +165,7 @@ class Core:
             with self._survives("links that net holds"):
                 await self._serve_link(info)
         for task in message.open_tasks:
-            peer = self._peers.get(task.link)
+            peer = self._roster.at(task.link)
             if peer is not None and task.command == commands.CAPS:
                 if peer.info.kind == "worker":  # a master is asked anew
                     recall(peer, task.task_id, self._context.settings)
@@ -215,9 +215,9 @@ class Core:
             incoming,
             ZipLimit(settings.communication),
             settings.communication.timeout_cluster_request_s,
-            self._context.journal(self._tag, "Sync").error,
+            self._context.journal(self._context.tag, "Sync").error,
         )
-        self._peers[info.link] = peer
+        self._roster.add(peer)
         if info.kind == "master" and self._rounds is not None:
             if settings.clusterd.caps:
                 peer.spawn(offer_caps(peer, settings, self._context.net))
@@ -230,7 +230,7 @@ class Core:
             self._groups.joined(peer)
 
     async def _link_down(self, link: int) -> None:
-        peer = self._peers.pop(link, None)
+        peer = self._roster.remove(link)
         if peer is None:
             return
         # What one of these trips over keeps none of the others from happening. The last one added is the first to be called.
@@ -247,9 +247,6 @@ class Core:
             ending.callback(self._api.link_lost, peer)
             ending.callback(self._sendsync.link_lost, peer)
 
-    def _master_peer(self) -> Peer | None:
-        return next((peer for peer in self._peers.values() if peer.info.kind == "master"), None)
-
     @property
     def forever(self) -> list[Coroutine[Any, Any, None]]:
         """What this node does for ever, apart from its links. For whoever runs the process, once."""
@@ -261,15 +258,15 @@ class Core:
         side = self.master or self.worker
         assert side is not None
         problem = ""
-        if self.worker is not None and self._master_peer() is None:
+        if self.worker is not None and self._roster.master() is None:
             problem = f"The master is not connected: {self._away or 'no answer yet'}."
         agents = await agents_status(self._context, side, self._info, self._groups)
-        return node_status(self._context, self._peers.values(), side, self._serving, problem) | {"agents": agents}
+        return node_status(self._context, self._roster.all(), side, self._serving, problem) | {"agents": agents}
 
     # ---- requests ------------------------------------------------------------------------------------------------------
 
     async def _answer(self, message: PeerRequest) -> None:
-        peer = self._peers.get(message.link)
+        peer = self._roster.at(message.link)
         if peer is None:
             await self._context.net.release(message.body)
             return
@@ -305,7 +302,7 @@ class Core:
             # Whatever one request trips over must not take the process, nor leave the peer without an answer.
             error = ClusterError(1000, f"{type(bug).__name__} while answering {message.command}")
             await net.reply(message.link, message.serial, commands.ERR, encode_failure(error), log=str(error))
-            self._context.journal(self._tag, "Sync").error(
+            self._context.journal(self._context.tag, "Sync").error(
                 f"Unexpected failure while answering {message.command}: {stacks.told()}"
             )
         else:
@@ -356,9 +353,4 @@ class Core:
         return await handler(peer, payload)
 
     def _survives(self, subject: str) -> contextlib.AbstractContextManager[None]:
-        return round_survives(self._context.journal(self._tag, "Sync"), self._context.troubles, subject)
-
-    @property
-    def _tag(self) -> str:
-        settings = self._context.settings
-        return "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"
+        return round_survives(self._context.journal(self._context.tag, "Sync"), self._context.troubles, subject)

@@ -21,6 +21,8 @@ from clusterd.settings import Settings
 from clusterd.sync.core import Core
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.outgoing import Sender
+from clusterd.sync.links.roster import Roster
+from clusterd.sync.links.tags import role_tag
 from clusterd.sync.manifest.keeper import ManifestKeeper
 from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.net_port import NetPort
@@ -165,6 +167,7 @@ class _SyncProcess:
             progress=[],
             database=Database(settings.root),
             troubles=troubles,
+            roster=Roster(),
         )
 
     async def _until_stopped(self, tasks: "list[asyncio.Task[None]]") -> int:
@@ -312,4 +315,4 @@ class _SyncProcess:
     @property
     def _tag(self) -> str:
         settings = self._settings
-        return "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"
+        return role_tag(settings.cluster.node_name, is_master=settings.is_master)

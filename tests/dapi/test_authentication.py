@@ -18,6 +18,7 @@ from clusterd.dapi.protocol.registry import SyncCall, arguments_of
 from clusterd.dapi.protocol.request import LOCAL_MASTER, ApiRequest, encode_request
 from clusterd.listening import attempts
 from clusterd.settings import ApiSettings, ClusterBlock, Clusterd, Settings
+from clusterd.sync.links.roster import Roster
 from clusterd.sync.ports.troubles import Troubles
 from clusterd.sync.requests.cluster_view import ClusterView
 from clusterd.sync.requests.passwords import Passwords
@@ -49,12 +50,13 @@ class Master:
 
     def __init__(self, root: Path, attempts: int = 50) -> None:
         own = Clusterd(api=ApiSettings(login_attempts=attempts, login_window_s=300))
+        self.tag = "Master"
         self.settings = Settings(root=str(root), cluster=ClusterBlock(node_type="master"), clusterd=own)
         self.later_s = 0.0
         self.log: list[str] = []
         self.troubles = Troubles()
         self.passwords = Passwords(cast(Any, self))
-        self.clusterd_view = ClusterView(None, lambda: None, cast(Any, None), self.passwords.is_right)
+        self.clusterd_view = ClusterView(None, Roster(), cast(Any, None), self.passwords.is_right)
 
     @property
     def clock(self) -> Any:

@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
 
+from clusterd.messages.links import LinkInfo
 from clusterd.messages.packages import BucketsPicked
 from clusterd.settings import Settings
 from clusterd.sync.integrity.digest_worker import DigestWorker
 from clusterd.sync.integrity.rounds import Rounds
 from clusterd.sync.integrity.worker import IntegrityWorker, LastSync
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.roster import Roster
 from clusterd.sync.manifest.keeper import Scan
 from clusterd.sync.ports.troubles import Troubles
 
@@ -71,7 +73,8 @@ class ScriptedMaster:
     """`answers` by command: bytes, an exception, or a function of the payload. `asked`: what came, in order."""
 
     name = "m"
-    info: Any = None
+    link = 1
+    info = LinkInfo(1, "master", "m")
 
     def __init__(self, capabilities: frozenset[str] = EVERYTHING) -> None:
         self.capabilities = capabilities
@@ -153,6 +156,8 @@ class Bench:
         context = SimpleNamespace(
             settings=settings,
             node_name="w",
+            tag="Worker w",
+            roster=Roster(),
             journal=lambda tag, subtag: Journal(self.lines),
             clock=SimpleNamespace(wall=lambda: 0.0),
             progress=[],

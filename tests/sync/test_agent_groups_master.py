@@ -27,7 +27,7 @@ def test_result_that_comes_before_anything_was_recorded_is_taken() -> None:
     lines = Lines()
     context = SimpleNamespace(journal=lambda tag, subtag: Journal(lines, tag, subtag))  # type: ignore[arg-type]
     groups = AgentGroupsMaster(cast(Context, context), {})
-    peer = cast(Peer, SimpleNamespace(name="w1", link=7))
+    peer = cast(Peer, SimpleNamespace(name="w1", tag="Worker w1", link=7))
     groups.finished_all(peer, b'{"updated_chunks": 3, "error_messages": [], "time_spent": 0.1}')
     expected = ("INFO", "Worker w1", "Agent-groups send full", "Finished in 0.000s. Updated 3 chunks.")
     assert lines.written == [expected]
@@ -52,7 +52,7 @@ def groups_given_to(failure: ClusterError) -> int:
     groups = AgentGroupsMaster(cast(Context, context), {})
     broadcast = Broadcast("groups")
     broadcast.rows[1] = 1
-    line = _Line(cast(Peer, SimpleNamespace(name="w1", link=7, timeout_s=1.0)))
+    line = _Line(cast(Peer, SimpleNamespace(name="w1", tag="Worker w1", link=7, timeout_s=1.0)))
     assert asyncio.run(groups._send_patiently(line, broadcast))
     return given
 

@@ -15,6 +15,8 @@ from clusterd.sync.integrity.digest_master import MOST_SPREAD_MS, SPREAD_MS, Dig
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.links.incoming import BadSeal, Refusal
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.roster import Roster
+from clusterd.sync.links.tags import worker_tag
 from clusterd.sync.manifest.keeper import Scan
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
@@ -46,6 +48,7 @@ class Worker:
     def __init__(self, link: int, name: str, capabilities: frozenset[str] = EVERYTHING) -> None:
         self.info = LinkInfo(link, "worker", name)
         self.link, self.name, self.capabilities = link, name, capabilities
+        self.tag = worker_tag(name)
         self.asked: list[tuple[str, bytes]] = []
         self.answer: Callable[[str, bytes], Any] = lambda command, payload: b"Thanks"
         self.told: list[str] = []
@@ -81,14 +84,27 @@ class Bench:
             journal=lambda tag, subtag: Journal(self.lines),
             clock=SimpleNamespace(wall=lambda: self.now, monotonic=lambda: self.now),
             manifests=self.manifests,
+            roster=Roster(),
             troubles=Troubles(),
             jobs=SimpleNamespace(run=self._run),
             spool=SimpleNamespace(state_dir="/", new_path=self._new, remove=self._remove),
         )
         self.integrity = Integrity(context)
         self.integrity.gate = asyncio.Event()
+        self._roster = context.roster
         self.workers = [Worker(number, name) for number, name in enumerate(names or ("w",), 1)]
-        self.digest = DigestMaster(context, self.integrity, lambda: cast(Any, self.workers))
+        self.digest = DigestMaster(context, self.integrity)
+
+    @property
+    def workers(self) -> list[Worker]:
+        return cast("list[Worker]", self._roster.workers())
+
+    @workers.setter
+    def workers(self, workers: list[Worker]) -> None:
+        for peer in self._roster.all():
+            self._roster.remove(peer.link)
+        for worker in workers:
+            self._roster.add(cast(Peer, worker))
 
     @property
     def worker(self) -> Worker:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterd.errors import ClusterError
+from clusterd.messages.links import LinkInfo
 from clusterd.messages.packages import BucketsPicked
 from clusterd.sync.integrity.digest_worker import Remains
 from clusterd.sync.integrity.requests import WorkerIntegrityRequests
@@ -143,8 +144,10 @@ def test_progress_on_one_manifest_is_bounded_by_what_differs(counts: list[int]) 
 
 
 def requests_of(bench: Bench, *, linked: bool = True) -> WorkerIntegrityRequests:
-    master = cast(Peer, bench.master) if linked else None
-    return WorkerIntegrityRequests(cast(Any, bench.context), bench.digest, bench.rounds, lambda: master)
+    bench.context.roster.remove(bench.master.link)
+    if linked:
+        bench.context.roster.add(cast(Peer, bench.master))
+    return WorkerIntegrityRequests(cast(Any, bench.context), bench.digest, bench.rounds)
 
 
 async def ask(bench: Bench, command: str, payload: bytes = b"", *, linked: bool = True) -> Any:
@@ -222,7 +225,7 @@ def test_master_that_has_not_agreed_gets_what_a_stock_node_says(command: str) ->
 def test_sync_takes_its_own_argument_only(payload: bytes) -> None:
     async def story() -> None:
         bench = Bench()
-        bench.master.info = cast(Any, type("Info", (), {"uid": 0}))
+        bench.master.info = LinkInfo(1, "master", "m", uid=0)
         with pytest.raises(ClusterError):
             await ask(bench, "sync_now", payload)
 
@@ -232,11 +235,11 @@ def test_sync_takes_its_own_argument_only(payload: bytes) -> None:
 def test_sync_is_for_root_and_the_user_of_the_daemon() -> None:
     async def story() -> None:
         bench = Bench()
-        bench.master.info = cast(Any, type("Info", (), {"uid": 65534}))
+        bench.master.info = LinkInfo(1, "master", "m", uid=65534)
         with pytest.raises(ClusterError) as refusal:
             await ask(bench, "sync_now")
         assert refusal.value.code == 4000
-        bench.master.info = cast(Any, type("Info", (), {"uid": 0}))
+        bench.master.info = LinkInfo(1, "master", "m", uid=0)
         with pytest.raises(ClusterError, match="on the master only"):
             await ask(bench, "sync_now", b'{"allow_delete": true}')
         assert set(await ask(bench, "sync_now")) == {"at"}

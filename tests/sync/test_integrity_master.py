@@ -49,7 +49,9 @@ def master(tmp_path: Path, *, scanned: bool) -> IntegrityMaster:
 
 
 def worker(name: str = "w1") -> Any:
-    return SimpleNamespace(name=name, program="", incoming=Awaiting(), spawn=lambda work: work.close())
+    return SimpleNamespace(
+        name=name, tag=f"Worker {name}", program="", incoming=Awaiting(), spawn=lambda work: work.close()
+    )
 
 
 def test_nobody_may_check_before_the_first_scan(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def test_link_that_ends_as_a_sync_begins_does_not_keep_the_next_from_beginning(t
     context = SimpleNamespace(
         journal=lambda tag, subtag: Silent(),
         node_name="w1",
+        tag="Worker w1",
         clock=Silent(),
         settings=settings,
         progress=[],
@@ -52,6 +53,7 @@ def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_cam
     context = SimpleNamespace(
         journal=lambda tag, subtag: Silent(),
         node_name="w1",
+        tag="Worker w1",
         spool=SimpleNamespace(remove=lambda *paths: None),
         slabs=SlabPool([]),
     )
@@ -133,6 +135,7 @@ def test_packages_are_applied_one_after_the_other(tmp_path: Path) -> None:
     context = SimpleNamespace(
         journal=lambda tag, subtag: Silent(),
         node_name="w1",
+        tag="Worker w1",
         clock=SimpleNamespace(wall=lambda: 0.0, monotonic=lambda: 0.0),
         settings=settings,
         progress=[],

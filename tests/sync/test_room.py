@@ -52,6 +52,7 @@ class Worker:
 
     def __init__(self, said: bytes | Exception | None) -> None:
         self.said = said
+        self.tag = f"Worker {self.name}"
         self.capabilities = frozenset() if said is None else frozenset({ROOM})
         self.asked = 0
 

@@ -16,6 +16,7 @@ from clusterd.settings import Limits
 from clusterd.sync.links.handlers import DeferredAnswer
 from clusterd.sync.links.incoming import Incoming
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.roster import Roster
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.spool import Spool
 from clusterd.sync.requests.sendsync_master import read_request
@@ -50,15 +51,19 @@ class Bench:
         spool = Spool(str(tmp_path), 1)
         spool.prepare()
         self.incoming = Incoming("w1", spool, cast(Any, None), file_limit=1, limits=Limits(), now=lambda: 0.0)
-        self.master: ScriptedPeer | None = ScriptedPeer(1, "master", "m", self.incoming)
+        self.roster = Roster()
+        self.master = ScriptedPeer(1, "master", "m", self.incoming)
+        self.roster.add(cast(Peer, self.master))
         self.lines: list[str] = []
         context = SimpleNamespace(
             settings=SimpleNamespace(communication=SimpleNamespace(timeout_dapi_request_s=timeout_s)),
             spool=spool,
+            roster=self.roster,
             node_name="w1",
+            tag="Worker w1",
             journal=lambda tag, subtag: SimpleNamespace(error=self.lines.append),
         )
-        self.sendsync = SendsyncWorker(cast(Any, context), lambda: cast("Peer | None", self.master))
+        self.sendsync = SendsyncWorker(cast(Any, context))
 
     def client(self, name: str, uid: int | None = None) -> ScriptedPeer:
         return ScriptedPeer(int(name), "local", name, self.incoming, os.geteuid() if uid is None else uid)
@@ -98,7 +103,6 @@ def test_only_root_and_the_user_of_the_daemon_may_ask(tmp_path: Path) -> None:
         with pytest.raises(ClusterError, match="4000"):
             await bench.sendsync.local["sendsync"](cast(Peer, bench.client("5", uid=12345)), GOOD)
         await bench.ask(bench.client("5", uid=0))
-        assert bench.master is not None
         assert bench.master.asked == [("sendsync", b"5 " + GOOD)]
 
     asyncio.run(story())
@@ -136,7 +140,6 @@ def test_a_request_that_the_master_does_not_take_is_told_at_once(
 
     async def story() -> None:
         bench = Bench(tmp_path)
-        assert bench.master is not None
         bench.master.answer = refuse
         client = bench.client("5")
         await (await bench.ask(client))
@@ -155,7 +158,6 @@ def test_a_client_that_hung_up_is_asked_nothing_and_asks_nothing_more(tmp_path: 
         await asyncio.wait([with_master, in_line])
         assert with_master.cancelled()
         assert in_line.cancelled()
-        assert bench.master is not None
         assert len(bench.master.asked) == 2
         with pytest.raises(ClusterError, match="1000"):
             await bench.say("sendsyn_err", b"5 text")

@@ -17,6 +17,7 @@ from clusterd.settings import Settings
 from clusterd.sync.agents.groups_master import AgentGroupsMaster, Broadcast
 from clusterd.sync.integrity.digest_master import DigestMaster
 from clusterd.sync.integrity.master import IntegrityMaster
+from clusterd.sync.links.roster import Roster
 from clusterd.sync.manifest.files import ManifestFiles
 from clusterd.sync.manifest.keeper import Scan
 from clusterd.sync.ports.pool_port import PoolPort
@@ -66,6 +67,7 @@ class Node:
             clock=SimpleNamespace(wall=lambda: self.now, monotonic=lambda: self.now),
             manifests=self.manifests,
             troubles=self.troubles,
+            roster=Roster(),
             jobs=SimpleNamespace(run=self._run),
             spool=self.spool,
         )
@@ -120,6 +122,7 @@ class Integrity(IntegrityMaster):
 
 def make_worker() -> Any:
     worker = SimpleNamespace(link=1, name="w", capabilities=EVERYTHING | {"ahead"}, info=SimpleNamespace(kind="worker"))
+    worker.tag = "Worker w"
     worker.tasks = Tasks(lambda text: None)
     worker.spawn = worker.tasks.spawn
 
@@ -134,7 +137,8 @@ def test_a_worker_may_check_again_although_its_difference_could_not_be_removed(t
     async def story() -> None:
         node, worker = Node(tmp_path), make_worker()
         integrity = Integrity(node.context)
-        digest = DigestMaster(node.context, integrity, lambda: [worker])
+        node.context.roster.add(worker)
+        digest = DigestMaster(node.context, integrity)
         disk.is_broken = True
         assert await digest.compare(worker, b"told", None) == b"sync 4"
         await settle()
@@ -148,7 +152,8 @@ def test_what_is_sent_ahead_ends_although_its_difference_could_not_be_removed(tm
     async def story() -> None:
         node, worker = Node(tmp_path), make_worker()
         integrity = Integrity(node.context)
-        digest = DigestMaster(node.context, integrity, lambda: [worker])
+        node.context.roster.add(worker)
+        digest = DigestMaster(node.context, integrity)
         digest.published(scan_of(A))
         integrity.record("w").digest = A
         disk.is_broken = True
@@ -167,7 +172,8 @@ def test_a_check_that_never_ends_keeps_its_worker_from_checking_for_the_longest_
     async def story() -> None:
         node, worker = Node(tmp_path), make_worker()
         integrity = Integrity(node.context)
-        digest = DigestMaster(node.context, integrity, lambda: [worker])
+        node.context.roster.add(worker)
+        digest = DigestMaster(node.context, integrity)
         integrity.permissions.begin("w", "lost", node.now)
         assert digest.check(worker, A.encode()) == b"wait"
         node.now += node.context.settings.master.max_locked_integrity_time_s + 1

@@ -45,6 +45,7 @@ class Worker:
         self.context: Any = SimpleNamespace(
             settings=Settings(str(root)),
             node_name="w1",
+            tag="Worker w1",
             journal=lambda tag, subtag: Journal(self.lines),
             clock=SimpleNamespace(wall=lambda: 0.0, monotonic=lambda: 0.0),
             troubles=self.troubles,

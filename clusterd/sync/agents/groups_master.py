@@ -17,6 +17,7 @@ from clusterd.sync.agents.info import log_result
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
+from clusterd.sync.links.tags import MASTER
 from clusterd.sync.ports.journal import Journal, Outage
 from clusterd.sync.ports.tasks import Tasks
 from clusterd.sync.ports.troubles import round_survives
@@ -30,7 +31,6 @@ LOCAL = "Local agent-groups"
 SEND = "Agent-groups send"
 SEND_ALL = "Agent-groups send full"
 GUARD = "Agent-groups guard"
-TAG = "Master"
 CHUNKS_PER_STRING = 200
 """About 13 MB; more go in further strings."""
 NO_ANSWER = 3020
@@ -92,7 +92,7 @@ class AgentGroupsMaster:
         self._open: list[Broadcast] = []
         self._all: _Everything | None = None
         self._outage = Outage()
-        self._guard = context.journal(TAG, GUARD)
+        self._guard = context.journal(MASTER, GUARD)
         self._tasks = Tasks(self._guard.error)
 
     # ---- workers come and go ---------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class AgentGroupsMaster:
 
     async def run(self) -> None:
         """The task "Local agent-groups", for ever."""
-        journal = self._context.journal(TAG, LOCAL)
+        journal = self._context.journal(MASTER, LOCAL)
         delay_s = self._context.settings.master.agent_group_start_delay_s
         journal.info(
             f"Sleeping {delay_s:g}s before starting the agent-groups task, waiting for the workers connection."
@@ -243,7 +243,7 @@ class AgentGroupsMaster:
 
     async def _serve(self, line: _Line) -> None:
         """Its queue, one broadcast after the other, while the link lasts."""
-        journal = self._context.journal(f"Worker {line.peer.name}", GUARD)
+        journal = self._context.journal(line.peer.tag, GUARD)
         while True:
             while not line.queue:
                 line.wake.clear()
@@ -285,14 +285,14 @@ class AgentGroupsMaster:
         if line.is_behind:
             return
         line.is_behind = True
-        self._context.journal(f"Worker {line.peer.name}", GUARD).error(
+        self._context.journal(line.peer.tag, GUARD).error(
             f"{line.peer.name} does not take the groups it is sent and is left to the comparison of checksums: {problem}"
         )
 
     async def _send(self, line: _Line, broadcast: Broadcast) -> str:
         """One message and its result; why the worker did not take it, else empty."""
         context, peer = self._context, line.peer
-        journal = context.journal(f"Worker {peer.name}", SEND)
+        journal = context.journal(peer.tag, SEND)
         record = self._record(peer)
         journal.info("Starting.")
         line.started, record.groups_started_at, record.groups_ended_at = time.monotonic(), context.clock.wall(), None
@@ -327,7 +327,7 @@ class AgentGroupsMaster:
         """`syn_w_g_e`. Raises ClusterError 1000 for what is no result."""
         result = parse_batch_result(payload)
         line = self._lines.get(peer.link)
-        log_result(self._context.journal(f"Worker {peer.name}", SEND), line.started if line else None, result)
+        log_result(self._context.journal(peer.tag, SEND), line.started if line else None, result)
         record = self._record(peer)
         record.groups_ended_at, record.groups_chunks = self._context.clock.wall(), result.updated_chunks
         if line is not None and line.answer is not None and not line.answer.done():
@@ -336,7 +336,7 @@ class AgentGroupsMaster:
     def refused(self, peer: Peer, payload: bytes, subtag: str = SEND) -> None:
         """`syn_w_g_err`, `syn_wgc_err`."""
         text = shorten(payload.decode(errors="replace"), TEXT_BYTES)
-        self._context.journal(f"Worker {peer.name}", subtag).error(
+        self._context.journal(peer.tag, subtag).error(
             f"There was an error while processing agent-groups on the peer: {text}"
         )
         line = self._lines.get(peer.link)
@@ -375,7 +375,7 @@ class AgentGroupsMaster:
 
     async def _send_all(self, line: _Line) -> None:
         context, peer = self._context, line.peer
-        journal = context.journal(f"Worker {peer.name}", SEND_ALL)
+        journal = context.journal(peer.tag, SEND_ALL)
         record = self._record(peer)
         journal.info("Starting.")
         journal.debug("Recalculating agent-group hash.")
@@ -465,7 +465,7 @@ class AgentGroupsMaster:
     def finished_all(self, peer: Peer, payload: bytes) -> None:
         """`syn_wgc_e`, also before anything was recorded (C15)."""
         line = self._lines.get(peer.link)
-        journal = self._context.journal(f"Worker {peer.name}", SEND_ALL)
+        journal = self._context.journal(peer.tag, SEND_ALL)
         log_result(journal, line.started_all if line else None, parse_batch_result(payload))
 
 

@@ -50,7 +50,7 @@ class AgentGroupsWorker:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._turn = asyncio.Lock()
-        self._guard = context.journal(f"Worker {context.node_name}", GUARD)
+        self._guard = context.journal(context.tag, GUARD)
         self._tasks = Tasks(self._guard.error)
         self._in_vain = 0
         self._told = False
@@ -72,7 +72,7 @@ class AgentGroupsWorker:
 
     async def _take_in(self, peer: Peer, string_id: str, everything: bool) -> None:
         context = self._context
-        journal = context.journal(f"Worker {context.node_name}", RECV_ALL if everything else RECV)
+        journal = context.journal(context.tag, RECV_ALL if everything else RECV)
         journal.info("Starting.")
         started = time.monotonic()
         requests = context.spool.new_path("group-requests")

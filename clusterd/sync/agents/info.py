@@ -85,11 +85,11 @@ class AgentInfoWorker:
 
     @property
     def _journal(self) -> Journal:
-        return self._context.journal(f"Worker {self._context.node_name}", SUBTAG)
+        return self._context.journal(self._context.tag, SUBTAG)
 
     @property
     def _guard(self) -> Journal:
-        return self._context.journal(f"Worker {self._context.node_name}", GUARD)
+        return self._context.journal(self._context.tag, GUARD)
 
     async def _round(self, peer: Peer, master_clock: MasterClock) -> bool:
         """One batch. Returns whether more agents wait and it is worth going on at once."""
@@ -242,10 +242,10 @@ class AgentInfoMaster:
             self._merges.pop(peer.name, None)
 
     def _journal(self, peer: Peer) -> Journal:
-        return self._context.journal(f"Worker {peer.name}", SUBTAG)
+        return self._context.journal(peer.tag, SUBTAG)
 
     def _guard(self, peer: Peer) -> Journal:
-        return self._context.journal(f"Worker {peer.name}", GUARD)
+        return self._context.journal(peer.tag, GUARD)
 
     async def _merge(self, peer: Peer, string_id: str) -> None:
         context, journal = self._context, self._journal(peer)

@@ -6,7 +6,6 @@ differ, and what follows is the stock way of sending a package.
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
 
 from clusterd.errors import ClusterError
 from clusterd.messages.packages import CompareBuckets, Compared, ListDifference
@@ -40,10 +39,9 @@ DIFFERENCE_S = 50.0
 class DigestMaster:
     """Decides with the permissions and records of the IntegrityMaster; holds which workers are to be told of a change."""
 
-    def __init__(self, context: Context, integrity: IntegrityMaster, peers: Callable[[], Iterable[Peer]]) -> None:
+    def __init__(self, context: Context, integrity: IntegrityMaster) -> None:
         self._context = context
         self._integrity = integrity
-        self._peers = peers
         self._ahead = PushSender(context, integrity)
         self._telling: dict[int, str] = {}
         self._comparing: set[int] = set()
@@ -79,7 +77,7 @@ class DigestMaster:
         now = self._context.clock.wall()
         record = self._integrity.record(peer.name)
         record.digest = digest
-        self._context.journal(f"Worker {peer.name}", OWN).debug(
+        self._context.journal(peer.tag, OWN).debug(
             f"The worker has files of content digest {digest}; those of this node have {scan.content_digest}."
         )
         if digest == scan.content_digest:
@@ -161,7 +159,7 @@ class DigestMaster:
         """Send every worker that understands it what has changed, or tell it. One that has not yet answered the last telling gets
         the newest next."""
         self._ahead.published(scan)
-        workers = [peer for peer in self._peers() if peer.info.kind == "worker" and PUSH in peer.capabilities]
+        workers = [peer for peer in self._context.roster.workers() if PUSH in peer.capabilities]
         spread_ms = min(MOST_SPREAD_MS, SPREAD_MS * len(workers))
         for peer in workers:
             record = self._integrity.record(peer.name)

@@ -57,7 +57,7 @@ class DigestWorker:
 
     @property
     def _tag(self) -> str:
-        return f"Worker {self._context.node_name}"
+        return self._context.tag
 
     async def check(self, peer: Peer) -> bool:
         """One round. False when the master must be asked the stock way: too much differs for one message.

@@ -18,6 +18,7 @@ from clusterd.sync.links.incoming import Awaited
 from clusterd.sync.links.outgoing import Progress
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
+from clusterd.sync.links.tags import MASTER, worker_tag
 from clusterd.sync.manifest.keeper import Scan, ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.troubles import round_survives
@@ -58,16 +59,16 @@ class IntegrityMaster:
     async def run(self) -> None:
         """Scan the node's files for ever, `recalculate_integrity` apart (task "Local integrity")."""
         context = self._context
-        journal = context.journal("Master", "Integrity guard")
+        journal = context.journal(MASTER, "Integrity guard")
         while True:
             with round_survives(journal, context.troubles, "scan of this node's files"):
                 await self.scan_once()
-            await self._leftovers.remove("Master")
+            await self._leftovers.remove(MASTER)
             await asyncio.sleep(context.settings.master.recalculate_integrity_s)
 
     async def scan_once(self, *, everything: bool = False) -> Scan | None:
         """One local scan with its log lines; None if it failed. `everything`: walk, do not rely on file events."""
-        journal = self._context.journal("Master", "Local integrity")
+        journal = self._context.journal(MASTER, "Local integrity")
         journal.info("Starting.")
         started = time.monotonic()
         try:
@@ -95,7 +96,7 @@ class IntegrityMaster:
             limit = self._context.settings.master.max_locked_integrity_time_s
             await self._context.net.main_line(
                 "WARNING",
-                f"Worker {peer.name}",
+                peer.tag,
                 "Automatically releasing Integrity check permissions flag (b'syn_i_w_m_p') after being locked out for "
                 f"more than {limit:g}s.",
             )
@@ -108,7 +109,7 @@ class IntegrityMaster:
         now = self._context.clock.monotonic()
         if self.permissions.release_overdue(name, now):
             text = f"The permission of a check was held for more than {limit_s:g} s and is released."
-            self._context.journal(f"Worker {name}", "Integrity guard").warning(text)
+            self._context.journal(worker_tag(name), "Integrity guard").warning(text)
         return self.permissions.is_free(name, now)
 
     def begin_check(self, peer: Peer, payload: bytes) -> str:
@@ -118,7 +119,7 @@ class IntegrityMaster:
         if peer.incoming.awaited_count >= 2:
             raise ClusterError(1000, "two integrity checks of this worker wait for their files already")
         self.permissions.begin(peer.name, task_id, self._context.clock.monotonic())
-        self._context.journal(f"Worker {peer.name}", CHECK).info("Starting.")
+        self._context.journal(peer.tag, CHECK).info("Starting.")
         peer.spawn(self._check(peer, task_id, peer.incoming.expect(task_id)))
         return task_id
 
@@ -129,7 +130,7 @@ class IntegrityMaster:
         if awaited is not None and not awaited.file.done():
             awaited.file.set_exception(error)
             return
-        self._context.journal(f"Worker {peer.name}", SYNC).error(f"Error in synchronization process: {error}")
+        self._context.journal(peer.tag, SYNC).error(f"Error in synchronization process: {error}")
         self.record(peer.name).failed(str(error))
         self._rooms.refused(peer.name, error)
 
@@ -155,7 +156,7 @@ class IntegrityMaster:
 
     async def _check(self, peer: Peer, task_id: str, awaited: Awaited) -> None:
         context = self._context
-        journal = context.journal(f"Worker {peer.name}", CHECK)
+        journal = context.journal(peer.tag, CHECK)
         started, started_at = time.monotonic(), context.clock.wall()
         package = difference = ""
         try:
@@ -181,7 +182,7 @@ class IntegrityMaster:
     def begin_without_package(self, peer: Peer, command: str) -> None:
         """A check for which the worker sent no package but `command` has the lines of one that came by package: whoever reads the
         log, or tests its order, knows the stages of a check."""
-        journal = self._context.journal(f"Worker {peer.name}", CHECK)
+        journal = self._context.journal(peer.tag, CHECK)
         journal.info("Starting.")
         journal.debug(f"Received file from worker: '{command}'")
 
@@ -190,7 +191,7 @@ class IntegrityMaster:
         record, now = self.record(peer.name), self._context.clock.wall()
         record.check_started_at, record.check_ended_at = started_at, now
         count = compared.missing + compared.shared + compared.extra
-        self._context.journal(f"Worker {peer.name}", CHECK).info(
+        self._context.journal(peer.tag, CHECK).info(
             f"Finished in {took_s:.3f}s. Received metadata of {compared.received} files. "
             + ("Sync required." if count else "Sync not required.")
         )
@@ -211,18 +212,18 @@ class IntegrityMaster:
         """A check of this worker, or what was to be sent it, came to nothing. What this node itself could not do is shown
         until it can, and said once."""
         self.record(peer.name).failed(str(failure))
-        journal = self._context.journal(f"Worker {peer.name}", CHECK)
+        journal = self._context.journal(peer.tag, CHECK)
         if isinstance(failure, ClusterError):
             journal.error(str(failure))
         elif not self._context.troubles.begin(_subject(peer), f"Files for {peer.name}: {failure}", journal, "ERROR"):
-            self._context.journal(f"Worker {peer.name}", OWN).debug(in_passing(failure))
+            self._context.journal(peer.tag, OWN).debug(in_passing(failure))
 
     async def sync(self, peer: Peer, compared: Compared, difference: str, manifest: str) -> None:
         """Send the worker what differs from `manifest` (its root digest).
 
         Raises JobError, OSError, LinkClosed; a package that could not be sent is in log and record."""
         context, record = self._context, self.record(peer.name)
-        journal = context.journal(f"Worker {peer.name}", SYNC)
+        journal = context.journal(peer.tag, SYNC)
         started = time.monotonic()
         record.sync_started_at = context.clock.wall()
         record.digest = ""
@@ -243,7 +244,7 @@ class IntegrityMaster:
             progress.total_bytes = sum(compared.raw_sizes)
             limit = int(peer.zip_limit.current)
             built = await self._packages.package(fitted, compared, manifest, limit, method_for(peer), progress)
-            own = context.journal(f"Worker {peer.name}", OWN)
+            own = context.journal(peer.tag, OWN)
             context.troubles.end(_subject(peer), f"Files for {peer.name}: the package could be made.", own)
             journal.collected(built.notes, levels=("WARNING", "ERROR", "DEBUG"))
             record.missing, record.shared, record.extra = compared.missing, compared.shared, compared.extra

@@ -81,7 +81,7 @@ class PushSender:
             # Most likely the next manifest came meanwhile, and the worker is told of that one. Else this node cannot make it.
             if isinstance(failure, OSError) or (isinstance(failure, JobError) and failure.kind == "disk"):
                 self._integrity.failed(peer, failure)
-            journal = context.journal(f"Worker {peer.name}", OWN)
+            journal = context.journal(peer.tag, OWN)
             journal.debug(f"What has changed was not sent ahead, the worker is told of it: {in_passing(failure)}")
             return False
         finally:

@@ -1,7 +1,5 @@
 """What an operator asks about integrity over the local socket, and a master asks its workers: `diff` and `sync_now`."""
 
-import os
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -17,6 +15,7 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import Handler
 from clusterd.sync.links.incoming import Refusal
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.privileged import check_privileged
 from clusterd.sync.manifest.keeper import ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire import commands
@@ -28,11 +27,6 @@ class SyncNow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The argument of `sync_now`."""
 
     allow_delete: bool = False
-
-
-def _may(client: Peer, what: str) -> None:
-    if client.info.uid not in (0, os.geteuid()):
-        raise ClusterError(4000, f"only root and the user of this daemon may {what}")
 
 
 def _argument(payload: bytes) -> SyncNow:
@@ -51,26 +45,19 @@ def _need(peer: Peer, capability: str, command: str) -> None:
 class MasterIntegrityRequests:
     """The local commands of a master."""
 
-    def __init__(
-        self, context: Context, integrity: IntegrityMaster, digest: DigestMaster, peers: Callable[[], Iterable[Peer]]
-    ) -> None:
+    def __init__(self, context: Context, integrity: IntegrityMaster, digest: DigestMaster) -> None:
         self._context = context
         self._integrity = integrity
         self._digest = digest
-        self._peers = peers
         self.local: dict[str, Handler] = {commands.DIFF: self.diff, commands.SYNC_NOW: self.sync_now}
 
     async def diff(self, client: Peer, payload: bytes) -> bytes:
         """`{node}`. Raises ClusterError 1000, 3022."""
-        node = text_of(payload)
-        worker = next((peer for peer in self._peers() if peer.info.kind == "worker" and peer.name == node), None)
-        if worker is None:
-            raise ClusterError(3022, shorten(node))
-        return await self._digest.difference(worker)
+        return await self._digest.difference(self._context.roster.need_worker(text_of(payload)))
 
     async def sync_now(self, client: Peer, payload: bytes) -> bytes:
         """Look at the files now; whoever differs is told. Answers the manifest that is current then. Raises ClusterError."""
-        _may(client, "use sync")
+        check_privileged(client, "sync")
         if _argument(payload).allow_delete:
             await self._allow_delete()
         if await self._integrity.scan_once(everything=True) is None:
@@ -98,13 +85,10 @@ class MasterIntegrityRequests:
 class WorkerIntegrityRequests:
     """The local commands of a worker, and what its master asks it."""
 
-    def __init__(
-        self, context: Context, digest: DigestWorker, rounds: Rounds, master: Callable[[], Peer | None]
-    ) -> None:
+    def __init__(self, context: Context, digest: DigestWorker, rounds: Rounds) -> None:
         self._context = context
         self._digest = digest
         self._rounds = rounds
-        self._master = master
         self.local: dict[str, Handler] = {commands.DIFF: self.diff, commands.SYNC_NOW: self.sync_now}
         self.remote: dict[str, Handler] = {
             commands.GET_DIFF: self.get_diff,
@@ -117,7 +101,7 @@ class WorkerIntegrityRequests:
         node = text_of(payload)
         if node not in ("", self._context.node_name):
             raise ClusterError(3022, f"{shorten(node)}: a worker knows only its own files; ask its master")
-        return await self._difference(self._connected())
+        return await self._difference(self._context.roster.need_master())
 
     async def get_diff(self, master: Peer, payload: bytes) -> bytes:
         """Raises ClusterError 1000, Refusal."""
@@ -141,10 +125,10 @@ class WorkerIntegrityRequests:
 
     async def sync_now(self, client: Peer, payload: bytes) -> bytes:
         """Check now. Raises ClusterError 1000, 3023, 4000."""
-        _may(client, "use sync")
+        check_privileged(client, "sync")
         if _argument(payload).allow_delete:
             raise ClusterError(1000, "deletions wait on the master only: run `clusterd sync --allow-delete` there")
-        self._connected()
+        self._context.roster.need_master()
         try:
             await self._context.manifests.walk()
         except ScanFailed as failure:
@@ -157,9 +141,3 @@ class WorkerIntegrityRequests:
         _need(master, PUSH, commands.SYN_CHANGED)
         self._rounds.master_changed(payload)
         return commands.THANKS
-
-    def _connected(self) -> Peer:
-        master = self._master()
-        if master is None:
-            raise ClusterError(3023)
-        return master

@@ -16,6 +16,7 @@ from clusterd.settings import Limits
 from clusterd.sync.links.caps import ROOM
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.tags import worker_tag
 from clusterd.sync.ports.ledger import SMALL_BYTES, disk_of
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
@@ -83,7 +84,7 @@ class Rooms:
         found = await self._context.jobs.run(FitDifference(difference, out, most))
         self._sent[peer.name] = sum(found.raw_sizes)
         text = f"{found.left} files of {found.left_bytes / MIB:.1f} MB wait: {peer.name} can take {most / MIB:.1f} MB at once"
-        journal = self._context.journal(f"Worker {peer.name}", OWN)
+        journal = self._context.journal(peer.tag, OWN)
         self._context.troubles.begin(_subject(peer.name), f"{text}. See its free disk.", journal)
         fitted = msgspec.structs.replace(
             compared,
@@ -124,7 +125,7 @@ class Rooms:
         """The worker has everything."""
         self._sent.pop(name, None)
         self._bounds.pop(name, None)
-        journal = self._context.journal(f"Worker {name}", OWN)
+        journal = self._context.journal(worker_tag(name), OWN)
         self._context.troubles.end(_subject(name), f"{name} has taken everything.", journal)
 
     def forget(self, name: str) -> None:

@@ -56,7 +56,7 @@ class Rounds:
             if not self._by_digest:
                 await self._pace.rest(self._interval_s)
             was_woken = False
-            journal = self._context.journal(f"Worker {self._context.node_name}", OWN)
+            journal = self._context.journal(self._context.tag, OWN)
             while True:
                 with round_survives(journal, self._context.troubles, "checks of this node's files"):
                     await self._round(peer, was_woken)
@@ -99,7 +99,7 @@ class Rounds:
                 self._worker.abandon_round()
                 if isinstance(failure, LinkClosed):
                     return  # net says so
-                journal = self._context.journal(f"Worker {self._context.node_name}", CHECK)
+                journal = self._context.journal(self._context.tag, CHECK)
                 journal.error(f"Error synchronizing integrity: {failure}")
                 if failure.code == NO_ANSWER:
                     return

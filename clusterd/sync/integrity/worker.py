@@ -81,7 +81,7 @@ class IntegrityWorker:
 
     @property
     def _tag(self) -> str:
-        return f"Worker {self._context.node_name}"
+        return self._context.tag
 
     @property
     def is_syncing(self) -> bool:

@@ -6,6 +6,8 @@ from clusterd.clock import Clock
 from clusterd.logs import Log
 from clusterd.settings import Settings
 from clusterd.sync.links.outgoing import Progress, Sender
+from clusterd.sync.links.roster import Roster
+from clusterd.sync.links.tags import role_tag
 from clusterd.sync.manifest.keeper import ManifestKeeper
 from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.net_port import NetPort
@@ -32,6 +34,7 @@ class Context(msgspec.Struct):
     progress: list[Progress]
     database: Database
     troubles: Troubles
+    roster: Roster
 
     def journal(self, tag: str, subtag: str) -> Journal:
         return Journal(self.log, tag, subtag)
@@ -39,3 +42,8 @@ class Context(msgspec.Struct):
     @property
     def node_name(self) -> str:
         return self.settings.cluster.node_name
+
+    @property
+    def tag(self) -> str:
+        """Of the lines of this node's own work."""
+        return role_tag(self.node_name, is_master=self.settings.is_master)

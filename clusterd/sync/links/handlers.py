@@ -51,7 +51,7 @@ class CommonRequests:
     async def cancel_task(self, peer: Peer, payload: bytes) -> bytes:
         """The peer stopped waiting for a file of ours (wire.md 4.5). Ids that nothing sends are not kept (R4)."""
         task_id, error = parse_task_failure(payload)
-        tag = f"Worker {self._context.node_name if peer.info.kind == 'master' else peer.name}"
+        tag = self._context.tag if peer.info.kind == "master" else peer.tag
         if task_id is None:
             text = f"The task was requested to be canceled but no task_id was received: {error}"
         else:

@@ -7,6 +7,7 @@ from clusterd.errors import ClusterError
 from clusterd.messages.bodies import OpenBody
 from clusterd.messages.links import LinkInfo
 from clusterd.sync.links.incoming import Incoming
+from clusterd.sync.links.tags import worker_tag
 from clusterd.sync.ports.net_port import Flight, NetPort, Response
 from clusterd.sync.ports.pool_port import JobError, PoolPort
 from clusterd.sync.ports.tasks import Tasks, Work
@@ -55,6 +56,11 @@ class Peer:
         self._jobs = jobs
         self._tasks = Tasks(tell)
         self._late = Tasks(tell, LATE_ANSWERS)
+
+    @property
+    def tag(self) -> str:
+        """Of the lines of what a master does for this worker."""
+        return worker_tag(self.name)
 
     def agree(self, capabilities: Iterable[str]) -> None:
         """What both ends can do is known from now on."""

@@ -4,10 +4,8 @@ was; a request given to another node has an id of ours, and only that node may a
 
 import asyncio
 import itertools
-import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
 
 from clusterd.dapi.protocol.envelope import Envelope, read_envelope
 from clusterd.dapi.protocol.registry import Cluster, Origin
@@ -20,6 +18,7 @@ from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.incoming import Refusal
 from clusterd.sync.links.outgoing import INLINE_CHUNK, read_segments
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.privileged import check_privileged
 from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits, Ticket
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
@@ -41,7 +40,6 @@ IDS = 1 << 40
 LOOK = b"are you there"
 NOT_CONNECTED = 3022
 NO_MASTER = 3023
-NOT_PERMITTED = 4000
 SAID_AGAIN_S = 1.0
 
 
@@ -62,17 +60,13 @@ class Api:
         self,
         context: Context,
         cluster: Cluster,
-        peers: Callable[[], Iterable[Peer]],
-        master: Callable[[], Peer | None],
     ) -> None:
         self._context = context
         settings = context.settings
-        tag = "Master" if settings.is_master else f"Worker {settings.cluster.node_name}"
-        self._journal = context.journal(tag, "D API")
-        self._guard = context.journal(tag, "D API guard")
-        self._audit = Audit(context.log, tag)
-        self._peers = peers
-        self._master = master
+        self._journal = context.journal(context.tag, "D API")
+        self._guard = context.journal(context.tag, "D API guard")
+        self._audit = Audit(context.log, context.tag)
+        self._roster = context.roster
         self._texts = JsonBlobs(context.spool)
         self._runner = ApiRunner(context, cluster, self._connected, self._ask_worker, self._texts)
         self._turns = FairQueue(LIMITS)
@@ -103,19 +97,14 @@ class Api:
             return DeferredAnswer(
                 commands.DAPI_QUEUED, lambda: self._answer_program(peer, payload, self._work(peer, "", payload))
             )
-        master = self._master()
-        if master is None:
-            raise ClusterError(NO_MASTER)
+        master = self._roster.need_master()
         return DeferredAnswer(commands.DAPI_QUEUED, lambda: self._give_on(peer, master, payload))
 
     async def forward(self, peer: Peer, payload: bytes) -> DeferredAnswer:
         """`dapi_fwd {node} {request}` of a program on a master. Raises ClusterError 1000, 3022, 4000."""
-        if peer.info.uid not in (0, os.geteuid()):
-            raise ClusterError(NOT_PERMITTED, "only root and the user of this daemon may use dapi_fwd")
+        check_privileged(peer, "dapi_fwd")
         addressed = parse_addressed(payload)
-        worker = self._worker(addressed.id)
-        if worker is None:
-            raise ClusterError(NOT_CONNECTED, shorten(addressed.id))
+        worker = self._roster.need_worker(addressed.id)
         return DeferredAnswer(commands.DAPI_SENT_TO_WORKER, lambda: self._give_on(peer, worker, addressed.content))
 
     async def _give_on(self, client: Peer, node: Peer, content: bytes) -> None:
@@ -339,10 +328,7 @@ class Api:
 
     async def _ask_worker(self, node: str, request: Text, limit_s: float | None) -> Text:
         """Raises ClusterError 3022 for a node that is not connected."""
-        worker = self._worker(node)
-        if worker is None:
-            raise ClusterError(NOT_CONNECTED, node)
-        return await self._ask(worker, request, limit_s)
+        return await self._ask(self._roster.need_worker(node), request, limit_s)
 
     async def _ask(self, node: Peer, request: Text, limit_s: float | None) -> Text:
         """Another node's answer; of a worker as in `patiently`. A master may itself wait for others, and is waited for.
@@ -413,11 +399,8 @@ class Api:
         asked = self._asked.get(name)
         return None if asked is None or asked.peer is not peer or asked.answer.done() else asked
 
-    def _worker(self, name: str) -> Peer | None:
-        return next((peer for peer in self._peers() if peer.info.kind == "worker" and peer.name == name), None)
-
     def _connected(self) -> list[str]:
-        return [self._context.node_name, *(peer.name for peer in self._peers() if peer.info.kind == "worker")]
+        return [self._context.node_name, *(peer.name for peer in self._roster.workers())]
 
     def _not_there(self, peer: Peer) -> ClusterError:
         if peer.info.kind == "master":

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from clusterd.errors import ClusterError
-from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.roster import Roster
 from clusterd.sync.requests.nodes import Nodes
 from clusterd.sync.requests.queries import QueryRefused
 from clusterd.wire import commands
@@ -19,13 +19,13 @@ class ClusterView:
     def __init__(
         self,
         nodes: Nodes | None,
-        master: Callable[[], Peer | None],
+        roster: Roster,
         hashes: Callable[[], Awaitable[bytes]],
         passwords: Callable[[str, str, str], Awaitable[bool]],
     ) -> None:
         self._passwords = passwords
         self._nodes = nodes
-        self._master = master
+        self._roster = roster
         self._hashes = hashes
 
     async def list_nodes(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -52,9 +52,7 @@ class ClusterView:
         return await self._passwords(asker, user, password)
 
     async def _ask_master(self, command: str, arguments: object) -> dict[str, Any]:
-        master = self._master()
-        if master is None:
-            raise ClusterError(3023)
+        master = self._roster.need_master()
         try:
             answer = json.loads(await master.request(command, dump_json(arguments)))
         except (ValueError, RecursionError) as problem:

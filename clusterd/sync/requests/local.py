@@ -17,19 +17,17 @@ LARGEST_ANSWER = 5242880
 
 
 class LocalRequests:
-    """The table of commands of the local socket. `master` gives a worker's link to its master, None without one."""
+    """The table of commands of the local socket. `nodes`: None on a worker, which asks its master."""
 
     def __init__(
         self,
         context: Context,
         nodes: Nodes | None,
         status: Callable[[], Awaitable[dict[str, Any]]],
-        master: Callable[[], Peer | None],
     ) -> None:
         self._context = context
         self._nodes = nodes
         self._status = status
-        self._master = master
         self.table: dict[str, Handler] = {
             commands.STATUS: self.status,
             commands.GET_CONFIG: self.get_config,
@@ -74,14 +72,8 @@ class LocalRequests:
         return self._ask_master(peer, commands.GET_HEALTH, payload)
 
     def _ask_master(self, peer: Peer, command: str, payload: bytes) -> DeferredAnswer:
-        master = self._connected_master()
+        master = self._context.roster.need_master()
         return DeferredAnswer(commands.SENT_TO_MASTER, lambda: self._forward(peer, master, command, payload))
-
-    def _connected_master(self) -> Peer:
-        master = self._master()
-        if master is None:
-            raise ClusterError(3023)
-        return master
 
     async def _forward(self, client: Peer, master: Peer, command: str, payload: bytes) -> None:
         """The master's answer, or its refusal, goes to the client as `control_res` (dapi.md 1.6)."""

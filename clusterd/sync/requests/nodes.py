@@ -1,6 +1,5 @@
 """Which nodes there are: the rows and records behind get_nodes, get_health and status (wire.md 8)."""
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from clusterd.sync.agents.info import AgentInfoMaster
@@ -19,18 +18,16 @@ class Nodes:
     def __init__(
         self,
         context: Context,
-        peers: Callable[[], Iterable[Peer]],
         integrity: IntegrityMaster,
         info: AgentInfoMaster,
     ) -> None:
         self._context = context
-        self._peers = peers
         self._integrity = integrity
         self._info = info
 
     def workers(self) -> list[Peer]:
         """In order of registration."""
-        return [peer for peer in self._peers() if peer.info.kind == "worker"]
+        return self._context.roster.workers()
 
     def master_row(self) -> Row:
         settings = self._context.settings

@@ -19,9 +19,7 @@ class Passwords:
         own = context.settings.clusterd.api
         most = own.login_attempts
         self._context = context
-        self._journal = context.journal(
-            "Master" if context.settings.is_master else f"Worker {context.node_name}", "D API guard"
-        )
+        self._journal = context.journal(context.tag, "D API guard")
         self._users = UsersFile(context.settings.root)
         limiter = AttemptLimiter(most, own.login_window_s, most * ATTEMPTS_OF_A_NODE)
         self._checks = PasswordChecks(limiter, context.clock.monotonic)

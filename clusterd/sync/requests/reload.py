@@ -1,8 +1,6 @@
 """A worker's ruleset reload (dapi.md 1.10, wire.md 9.4, wdb.md 10.1): asked for over the local socket, sent to analysisd when the
 next integrity round has ended."""
 
-from collections.abc import Callable
-
 import msgspec
 
 from clusterd.errors import ClusterError
@@ -27,18 +25,16 @@ class _Answer(msgspec.Struct, frozen=True):
 class RulesetReload:
     """`local` is its command on the local socket. `is_asked`: a reload is due after the next round."""
 
-    def __init__(self, context: Context, master: Callable[[], Peer | None]) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._master = master
-        self._tag = f"Worker {context.node_name}"
+        self._tag = context.tag
         self._tasks = Tasks(context.journal(self._tag, "Integrity guard").error)
         self.is_asked = False
         self.local: dict[str, Handler] = {commands.SENDRRELOAD: self.ask}
 
     async def ask(self, peer: Peer, payload: bytes) -> bytes:
         """Raises ClusterError 3023."""
-        if self._master() is None:
-            raise ClusterError(3023)
+        self._context.roster.need_master()
         self.is_asked = True
         return commands.RELOAD_NOTED
 

@@ -42,9 +42,7 @@ class ApiRunner:
         self, context: Context, cluster: Cluster, connected: Callable[[], list[str]], ask: Ask, texts: JsonBlobs
     ) -> None:
         self._context = context
-        self._journal = context.journal(
-            "Master" if context.settings.is_master else f"Worker {context.node_name}", "D API"
-        )
+        self._journal = context.journal(context.tag, "D API")
         self._cluster = cluster
         self._connected = connected
         self._ask = ask

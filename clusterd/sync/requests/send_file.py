@@ -2,17 +2,17 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterable
 
 from clusterd.errors import ClusterError
 from clusterd.messages.base import Segment
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.privileged import check_privileged
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire import commands
 from clusterd.wire.payloads import text_of
-from clusterd.wire.results import encode_failure, shorten
+from clusterd.wire.results import encode_failure
 
 DIRECTORY = "queue/cluster"
 OWN = ".clusterd"
@@ -21,18 +21,13 @@ OWN = ".clusterd"
 class SendFile:
     """`local` is its command. The result comes as a long string, the number of bytes or an exception, and `send_f_res`."""
 
-    def __init__(
-        self, context: Context, peers: Callable[[], Iterable[Peer]], master: Callable[[], Peer | None]
-    ) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._peers = peers
-        self._master = master
         self.local: dict[str, Handler] = {commands.SEND_FILE: self.send}
 
     async def send(self, client: Peer, payload: bytes) -> DeferredAnswer:
         """`{path} {node}`; a worker sends to its master, whatever the node. Raises ClusterError 1000, 3022, 3023, 3034, 4000."""
-        if client.info.uid not in (0, os.geteuid()):
-            raise ClusterError(4000, "only root and the user of this daemon may use send_file")
+        check_privileged(client, "send_file")
         words = text_of(payload).split(" ")
         if len(words) != 2:
             raise ClusterError(1000, "send_file takes a path and a node's name, separated by one space")
@@ -42,15 +37,8 @@ class SendFile:
         return DeferredAnswer(commands.FILE_TO_MASTER, lambda: self._send(client, target, name, size))
 
     def _target(self, node: str) -> Peer:
-        if not self._context.settings.is_master:
-            master = self._master()
-            if master is None:
-                raise ClusterError(3023)
-            return master
-        found = next((peer for peer in self._peers() if peer.info.kind == "worker" and peer.name == node), None)
-        if found is None:
-            raise ClusterError(3022, shorten(node))
-        return found
+        roster = self._context.roster
+        return roster.need_worker(node) if self._context.settings.is_master else roster.need_master()
 
     def _checked(self, path: str) -> tuple[str, int]:
         """The file's path relative to the root, and its size."""

@@ -14,6 +14,7 @@ from clusterd.errors import ClusterError, in_passing
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import Handler
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.tags import MASTER
 from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits, Ticket
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.requests.sendsync_worker import LARGEST_SENDSYNC
@@ -56,7 +57,7 @@ class SendsyncMaster:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._journal = context.journal("Master", "SendSync")
+        self._journal = context.journal(MASTER, "SendSync")
         self._turns = FairQueue(LIMITS)
         self._workers: dict[int, _Worker] = {}
         self.remote: dict[str, Handler] = {commands.SENDSYNC: self.sendsync}
@@ -141,7 +142,7 @@ class SendsyncMaster:
             self._lost(worker, peer)
         except ClusterError as refusal:
             # Its client has hung up, as a rule.
-            journal = self._context.journal("Master", "SendSync guard")
+            journal = self._context.journal(MASTER, "SendSync guard")
             journal.debug(f"{peer.name} did not take {command}: {in_passing(refusal)}")
 
     # ---- ends ----------------------------------------------------------------------------------------------------------

@@ -7,14 +7,13 @@ one request of a client is with the master at a time.
 
 import asyncio
 import contextlib
-import os
-from collections.abc import Callable
 
 from clusterd.errors import ClusterError
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.outgoing import INLINE_CHUNK, read_segments
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.privileged import check_privileged
 from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
@@ -34,7 +33,6 @@ LIMITS = FairQueueLimits(64, 48, 64, 48, known_source=1024, bytes_source=64 << 2
 DAEMONS = frozenset({"authd", "remoted", "task-manager", "wazuh-db"})
 OTHER_DAEMON = "another daemon"
 WORKER = 0
-NOT_PERMITTED = 4000
 TIMEOUT = 3020
 
 
@@ -59,9 +57,9 @@ class _Asked:
 class SendsyncWorker:
     """`local` and `remote` are its commands on the local socket and on the link to the master."""
 
-    def __init__(self, context: Context, master: Callable[[], Peer | None]) -> None:
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._master = master
+        self._roster = context.roster
         self._turns = FairQueue(LIMITS)
         self._known: set[_Asked] = set()
         self._with_master: dict[str, _Asked] = {}
@@ -79,12 +77,8 @@ class SendsyncWorker:
 
     def _accept(self, client: Peer, payload: bytes, first: bytes | None) -> DeferredAnswer:
         """Raises ClusterError for a request that is not passed on."""
-        if client.info.uid not in (0, os.geteuid()):
-            raise ClusterError(
-                NOT_PERMITTED, "Permission Denied: only root and the user of this daemon may use sendsync"
-            )
-        if self._master() is None:
-            raise ClusterError(3023)
+        check_privileged(client, "sendsync", prefix="Permission Denied: ")
+        self._roster.need_master()
         if len(payload) > LARGEST_SENDSYNC:
             raise ClusterError(1000, f"a request of {len(payload)} bytes is above the limit of {LARGEST_SENDSYNC}")
         daemon = parse_sendsync(payload).daemon_name
@@ -120,9 +114,7 @@ class SendsyncWorker:
 
     async def _ask_master(self, asked: _Asked, payload: bytes) -> tuple[str, bytes]:
         """Raises ClusterError: 3023 without a link, or what the master refused the request with."""
-        master, name = self._master(), asked.client.name
-        if master is None:
-            raise ClusterError(3023)
+        master, name = self._roster.need_master(), asked.client.name
         if name in self._unclaimed:
             # Its answer could be taken for the one to this request.
             raise ClusterError(1000, "an earlier request was not answered in time; ask over another connection")
@@ -144,7 +136,7 @@ class SendsyncWorker:
             return await asked.answer
         finally:
             del self._with_master[name]
-            if not refused and not asked.is_answered and self._master() is master:
+            if not refused and not asked.is_answered and self._roster.master() is master:
                 self._unclaimed.add(name)
 
     async def _forward(self, master: Peer, payload: bytes) -> None:
@@ -166,7 +158,7 @@ class SendsyncWorker:
         try:
             content = await self._take(peer, found.string_id)
         except ClusterError as failure:
-            journal = self._context.journal(f"Worker {self._context.node_name}", "SendSync")
+            journal = self._context.journal(self._context.tag, "SendSync")
             journal.error(f"Error sending sendsync response to local client: {failure}")
             asked.settle(commands.ERR, encode_failure(failure))
             raise

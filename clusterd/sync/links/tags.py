@@ -1,0 +1,12 @@
+"""The tag of a log line: whose work it tells of (wire.md 9.2)."""
+
+MASTER = "Master"
+
+
+def worker_tag(name: str) -> str:
+    return f"Worker {name}"
+
+
+def role_tag(name: str, *, is_master: bool) -> str:
+    """The tag of a node's own work."""
+    return MASTER if is_master else worker_tag(name)
