@@ -1,4 +1,5 @@
-"""The table of peers, and which feature gets which message. One Core per sync process; it owns who is connected."""
+"""Peers come and go, and each request gets to the one who answers it. One Core per sync process; what there is to answer is
+in the side of the node's role."""
 
 import contextlib
 from collections.abc import Coroutine
@@ -20,18 +21,9 @@ from clusterd.messages.links import (
     SlabsReturned,
     Unanswered,
 )
-from clusterd.sync.agents.groups_master import AgentGroupsMaster
-from clusterd.sync.agents.groups_worker import AgentGroupsWorker
-from clusterd.sync.agents.info import AgentInfoMaster, AgentInfoWorker
-from clusterd.sync.integrity.digest_master import DigestMaster
-from clusterd.sync.integrity.digest_worker import DigestWorker
-from clusterd.sync.integrity.master import IntegrityMaster
-from clusterd.sync.integrity.requests import MasterIntegrityRequests, WorkerIntegrityRequests
-from clusterd.sync.integrity.rounds import Rounds
-from clusterd.sync.integrity.worker import IntegrityWorker
-from clusterd.sync.links.caps import offer_caps, recall
+from clusterd.sync.links.caps import recall
 from clusterd.sync.links.context import Context
-from clusterd.sync.links.handlers import CommonRequests, DeferredAnswer, Handler
+from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.incoming import BadSeal, Incoming, Refusal
 from clusterd.sync.links.partials import Partials
 from clusterd.sync.links.peer import Peer
@@ -41,23 +33,16 @@ from clusterd.sync.ports.spool import SpoolRefused
 from clusterd.sync.ports.tasks import Tasks
 from clusterd.sync.ports.troubles import round_survives
 from clusterd.sync.ports.zip_limit import ZipLimit
-from clusterd.sync.requests.api import Api
 from clusterd.sync.requests.api import restarted as api_restarted
-from clusterd.sync.requests.cluster_view import ClusterView
-from clusterd.sync.requests.local import LocalRequests
-from clusterd.sync.requests.nodes import Nodes
-from clusterd.sync.requests.of_master import WorkerRequests
-from clusterd.sync.requests.of_workers import MasterRequests
-from clusterd.sync.requests.passwords import Passwords
 from clusterd.sync.requests.queries import QueryRefused
-from clusterd.sync.requests.reload import RulesetReload
-from clusterd.sync.requests.send_file import SendFile
-from clusterd.sync.requests.sendsync_master import SendsyncMaster, restarted
-from clusterd.sync.requests.sendsync_worker import SendsyncWorker
-from clusterd.sync.requests.status import agents_status, node_status
+from clusterd.sync.requests.sendsync_master import restarted
+from clusterd.sync.requests.status import database_status, node_status
+from clusterd.sync.side import Side
+from clusterd.sync.side_master import MasterSide
+from clusterd.sync.side_worker import WorkerSide
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure
-from clusterd.wire.results import encode_exception, encode_failure
+from clusterd.wire.results import dump_json, encode_exception, encode_failure
 from ipc.descriptor import Descriptor
 
 LARGEST_REQUEST = 262144
@@ -75,50 +60,9 @@ class Core:
         self._serving = ""
         self._away = ""
         self._tasks = Tasks(context.journal(self._context.tag, "Sync").error)
-        common = CommonRequests(context)
-        self.master: IntegrityMaster | None = None
-        self.worker: IntegrityWorker | None = None
-        self._digest: DigestMaster | None = None
-        self._rounds: Rounds | None = None
-        self._info: AgentInfoWorker | None = None
-        self._merging: AgentInfoMaster | None = None
-        self._groups: AgentGroupsMaster | AgentGroupsWorker
-        nodes: Nodes | None = None
         self.partials = Partials(context.spool, context.clock.monotonic)
-        self._remote: dict[str, Handler]
-        self._sendsync: SendsyncMaster | SendsyncWorker
-        local: dict[str, Handler] = {}
-        if context.settings.is_master:
-            self.master = IntegrityMaster(context)
-            self._digest = digest = DigestMaster(context, self.master)
-            context.manifests.changed += [self.master.published, digest.published]
-            local |= MasterIntegrityRequests(context, self.master, digest).local
-            self._merging = info = AgentInfoMaster(context, self.master.records)
-            self._groups = groups = AgentGroupsMaster(context, self.master.records)
-            nodes = Nodes(context, self.master, info)
-            self._remote = MasterRequests(context, common, self.master, digest, info, groups, nodes).table
-        else:
-            reload = RulesetReload(context)
-            local |= reload.local
-            self.worker = IntegrityWorker(context, reload.round_ended)
-            checks = DigestWorker(context, self.worker)
-            self._rounds = Rounds(context, self.worker, checks)
-            asked = WorkerIntegrityRequests(context, checks, self._rounds)
-            local |= asked.local
-            self._info = AgentInfoWorker(context)
-            self._groups = taking = AgentGroupsWorker(context)
-            self._remote = WorkerRequests(context, common, self.worker, self._info, taking).table | asked.remote
-        if context.settings.is_master:
-            self._sendsync = SendsyncMaster(context)
-        else:
-            self._sendsync = sendsync = SendsyncWorker(context)
-            local |= sendsync.local
-        programs = LocalRequests(context, nodes, self.status)
-        view = ClusterView(nodes, context.roster, programs.hashes, Passwords(context).is_right)
-        self._api = Api(context, view)
-        self._remote |= self._sendsync.remote | self._api.remote
-        files = SendFile(context)
-        self._local = programs.table | local | self._api.local | files.local
+        self._side: Side = MasterSide(context) if context.settings.is_master else WorkerSide(context)
+        self._local: dict[str, Handler] = {**self._side.local, commands.STATUS: self._tell_status}
 
     # ---- life ----------------------------------------------------------------------------------------------------------
 
@@ -218,50 +162,22 @@ class Core:
             self._context.journal(self._context.tag, "Sync").error,
         )
         self._roster.add(peer)
-        if info.kind == "master" and self._rounds is not None:
-            if settings.clusterd.caps:
-                peer.spawn(offer_caps(peer, settings, self._context.net))
-            else:
-                peer.agree(())
-            peer.spawn(self._rounds.run(peer))
-            if self._info is not None:
-                peer.spawn(self._info.run(peer))
-        if info.kind == "worker" and isinstance(self._groups, AgentGroupsMaster):
-            self._groups.joined(peer)
+        self._side.link_up(peer)
 
     async def _link_down(self, link: int) -> None:
         peer = self._roster.remove(link)
-        if peer is None:
-            return
-        # What one of these trips over keeps none of the others from happening. The last one added is the first to be called.
-        async with contextlib.AsyncExitStack() as ending:
-            if peer.info.kind == "worker" and self.master is not None:
-                if isinstance(self._groups, AgentGroupsMaster):
-                    ending.callback(self._groups.left, peer)
-                if self._merging is not None:
-                    ending.callback(self._merging.forget, peer)
-                if self._digest is not None:
-                    ending.callback(self._digest.forget, peer)
-                ending.callback(self.master.forget, peer)
-            ending.push_async_callback(peer.close)
-            ending.callback(self._api.link_lost, peer)
-            ending.callback(self._sendsync.link_lost, peer)
+        if peer is not None:
+            await self._side.link_down(peer)
 
-    @property
     def forever(self) -> list[Coroutine[Any, Any, None]]:
         """What this node does for ever, apart from its links. For whoever runs the process, once."""
-        if self.master is None or not isinstance(self._groups, AgentGroupsMaster):
-            return []
-        return [self.master.run(), self._groups.run()]
+        return self._side.forever()
 
-    async def status(self) -> dict[str, object]:
-        side = self.master or self.worker
-        assert side is not None
-        problem = ""
-        if self.worker is not None and self._roster.master() is None:
-            problem = f"The master is not connected: {self._away or 'no answer yet'}."
-        agents = await agents_status(self._context, side, self._info, self._groups)
-        return node_status(self._context, self._roster.all(), side, self._serving, problem) | {"agents": agents}
+    async def _tell_status(self, client: Peer, payload: bytes) -> bytes:
+        database = await database_status(self._context)
+        part = self._side.status(self._away)
+        agents = database | {"syncs": part.agents}
+        return dump_json(node_status(self._context, self._serving, part.problem, part.results, agents))
 
     # ---- requests ------------------------------------------------------------------------------------------------------
 
@@ -332,21 +248,15 @@ class Core:
         """The payload of `ok`, or what comes instead. Sealed bodies of chunks go to the pool as they are; others are opened
         first."""
         try:
-            if message.command == commands.FILE_UPD and peer.info.kind != "local":
-                await peer.incoming.file_chunk(message.payload, message.body)
-                return commands.FILE_UPDATED
-            if message.command == commands.STR_UPD and peer.info.kind != "local":
-                await peer.incoming.string_chunk(message.payload, message.body)
-                return commands.STRING_UPDATED
-            if message.command == commands.SYN_BUCKETS and self._digest is not None and peer.info.kind != "local":
-                return await self._digest.compare(peer, message.payload, message.body)
+            if message.command in self._side.sealed and peer.info.kind != "local":
+                return await self._side.sealed[message.command](peer, message.payload, message.body)
             payload = message.payload
             if message.body is not None:
                 limit = LARGEST_API_REQUEST if message.command in API_COMMANDS else LARGEST_REQUEST
                 payload = await self._open(message.body, limit, sealed=peer.info.kind != "local")
         finally:
             await self._context.net.release(message.body)
-        table = self._local if peer.info.kind == "local" else self._remote
+        table = self._local if peer.info.kind == "local" else self._side.remote
         handler = table.get(message.command)
         if handler is None:
             raise Refusal(commands.unknown_command_text(message.command).decode())

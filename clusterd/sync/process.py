@@ -101,7 +101,7 @@ class _SyncProcess:
                 self._rotate(),
             )
         ]
-        tasks += [asyncio.create_task(work) for work in (self._context.manifests.run(), *self._core.forever)]
+        tasks += [asyncio.create_task(work) for work in (self._context.manifests.run(), *self._core.forever())]
         self._row.set_ready()
         try:
             return await self._until_stopped(tasks)

@@ -20,7 +20,7 @@ from clusterd.listening import attempts
 from clusterd.settings import ApiSettings, ClusterBlock, Clusterd, Settings
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.ports.troubles import Troubles
-from clusterd.sync.requests.cluster_view import ClusterView
+from clusterd.sync.requests.cluster_view import WorkerView
 from clusterd.sync.requests.passwords import Passwords
 from clusterd.users import USERS_FILE, add_user, make_user
 from clusterd.wire.results import WireCallable, WireException, WireResult, dump_json
@@ -56,7 +56,7 @@ class Master:
         self.log: list[str] = []
         self.troubles = Troubles()
         self.passwords = Passwords(cast(Any, self))
-        self.clusterd_view = ClusterView(None, Roster(), cast(Any, None), self.passwords.is_right)
+        self.clusterd_view = WorkerView(Roster(), cast(Any, None), self.passwords.is_right)
 
     @property
     def clock(self) -> Any:

@@ -13,7 +13,7 @@ from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.manifest.keeper import SUBJECT, ManifestKeeper, ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.troubles import Troubles
-from clusterd.sync.requests.status import side_results
+from clusterd.sync.requests.status import results_of_workers
 from tests.fakes.pool import InlinePool
 from tests.sync.rounds_bench import Journal, scan_of, settle
 from tests.sync.test_spool import make_worker
@@ -65,7 +65,9 @@ def test_worker_is_not_shown_as_equal_while_the_master_cannot_look_at_its_files(
         node.manifests.changed.append(integrity.published)
         scan = await node.manifests.scan()
         integrity.record("w").is_equal(scan.content_digest, 100.0)
-        assert side_results(integrity, node.manifests)["w"]["result"] == "equal"
+        assert (
+            results_of_workers(integrity.records, node.manifests, node.context.clock.wall())["w"]["result"] == "equal"
+        )
         (tmp_path / "etc/rules/new.xml").write_text("new")
         node.full = (ScanShard, PatchManifest)
         for _ in range(3):
@@ -75,7 +77,7 @@ def test_worker_is_not_shown_as_equal_while_the_master_cannot_look_at_its_files(
             except ScanFailed as failure:
                 with_failure = failure
             assert with_failure is not None
-        shown = side_results(integrity, node.manifests)["w"]
+        shown = results_of_workers(integrity.records, node.manifests, node.context.clock.wall())["w"]
         assert (shown["result"], shown["lag_files"]) == ("unknown", None)
         assert shown["lag_s"] >= 0.0
         assert "No space left" in shown["detail"]
@@ -83,7 +85,7 @@ def test_worker_is_not_shown_as_equal_while_the_master_cannot_look_at_its_files(
         assert node.count("error") == 1
         node.full = ()
         await node.manifests.scan()
-        shown = side_results(integrity, node.manifests)["w"]
+        shown = results_of_workers(integrity.records, node.manifests, node.context.clock.wall())["w"]
         assert (shown["result"], node.troubles.shown(), node.count("info")) == ("equal", {}, 1)
         assert shown["lag_s"] is not None  # the change that was not seen is seen now
 

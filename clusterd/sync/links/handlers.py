@@ -7,6 +7,7 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.wire import commands
 from clusterd.wire.payloads import parse_task_failure
+from ipc.descriptor import Descriptor
 
 
 class DeferredAnswer(NamedTuple):
@@ -18,11 +19,14 @@ class DeferredAnswer(NamedTuple):
 
 
 Handler = Callable[[Peer, bytes], Awaitable[bytes | DeferredAnswer]]
-"""Answers a request: returns the payload of `ok`, or Later, or raises (ClusterError, QueryRefused, Refusal)."""
+"""Answers a request: returns the payload of `ok`, or DeferredAnswer, or raises (ClusterError, QueryRefused, Refusal)."""
+
+SealedHandler = Callable[[Peer, bytes, list[Descriptor] | None], Awaitable[bytes]]
+"""The same for a request whose body stays sealed: it goes to the pool as it is. Without one the payload is in the message."""
 
 
 class CommonRequests:
-    """The table of these commands for one node."""
+    """`table` and `sealed` have these commands, for one node."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -33,6 +37,18 @@ class CommonRequests:
             commands.ERR_STR: self.cancel_string,
             commands.CANCEL_TASK: self.cancel_task,
         }
+        self.sealed: dict[str, SealedHandler] = {
+            commands.FILE_UPD: self.file_chunk,
+            commands.STR_UPD: self.string_chunk,
+        }
+
+    async def file_chunk(self, peer: Peer, payload: bytes, body: list[Descriptor] | None) -> bytes:
+        await peer.incoming.file_chunk(payload, body)
+        return commands.FILE_UPDATED
+
+    async def string_chunk(self, peer: Peer, payload: bytes, body: list[Descriptor] | None) -> bytes:
+        await peer.incoming.string_chunk(payload, body)
+        return commands.STRING_UPDATED
 
     async def new_file(self, peer: Peer, payload: bytes) -> bytes:
         peer.incoming.new_file(payload)

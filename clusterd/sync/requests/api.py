@@ -53,7 +53,7 @@ class _Asked:
         self.answer: asyncio.Future[Text] = asyncio.get_running_loop().create_future()
 
 
-class Api:
+class ApiRequests:
     """`local` and `remote` are its commands on the local socket and between nodes."""
 
     def __init__(

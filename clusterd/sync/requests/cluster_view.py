@@ -1,4 +1,4 @@
-"""The state of the cluster as functions of the distributed API ask for it, in either role."""
+"""The state of the cluster as functions of the distributed API ask for it: a Cluster for each role."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -11,45 +11,59 @@ from clusterd.sync.requests.queries import QueryRefused
 from clusterd.wire import commands
 from clusterd.wire.results import WireException, dump_json
 
+Hashes = Callable[[], Awaitable[bytes]]
+"""The answer to `get_hash`."""
+IsRight = Callable[[str, str, str], Awaitable[bool]]
+"""Passwords.is_right."""
 
-class ClusterView:
-    """A master answers from its own table, a worker asks its master. `hashes`: the answer to `get_hash`;
-    `passwords`: Passwords.is_right."""
 
-    def __init__(
-        self,
-        nodes: Nodes | None,
-        roster: Roster,
-        hashes: Callable[[], Awaitable[bytes]],
-        passwords: Callable[[str, str, str], Awaitable[bool]],
-    ) -> None:
-        self._passwords = passwords
-        self._nodes = nodes
-        self._roster = roster
+class _ThisNode:
+    """What both roles know themselves."""
+
+    def __init__(self, hashes: Hashes, is_right: IsRight) -> None:
         self._hashes = hashes
-
-    async def list_nodes(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        if self._nodes is None:
-            return await self._ask_master(commands.GET_NODES, arguments)
-        try:
-            return self._nodes.list(arguments)
-        except QueryRefused as refusal:
-            raise _as_wire(refusal) from None
-
-    async def health(self, wanted: object) -> dict[str, Any]:
-        if self._nodes is None:
-            return await self._ask_master(commands.GET_HEALTH, wanted)
-        try:
-            return await self._nodes.health(wanted)
-        except QueryRefused as refusal:
-            raise _as_wire(refusal) from None
+        self._is_right = is_right
 
     async def ruleset_hashes(self) -> dict[str, str]:
         found: dict[str, str] = json.loads(await self._hashes())
         return found
 
     async def is_password(self, asker: str, user: str, password: str) -> bool:
-        return await self._passwords(asker, user, password)
+        return await self._is_right(asker, user, password)
+
+
+class MasterView(_ThisNode):
+    """A master answers from its own table."""
+
+    def __init__(self, nodes: Nodes, hashes: Hashes, is_right: IsRight) -> None:
+        super().__init__(hashes, is_right)
+        self._nodes = nodes
+
+    async def list_nodes(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._nodes.list(arguments)
+        except QueryRefused as refusal:
+            raise _as_wire(refusal) from None
+
+    async def health(self, wanted: object) -> dict[str, Any]:
+        try:
+            return await self._nodes.health(wanted)
+        except QueryRefused as refusal:
+            raise _as_wire(refusal) from None
+
+
+class WorkerView(_ThisNode):
+    """A worker asks its master."""
+
+    def __init__(self, roster: Roster, hashes: Hashes, is_right: IsRight) -> None:
+        super().__init__(hashes, is_right)
+        self._roster = roster
+
+    async def list_nodes(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return await self._ask_master(commands.GET_NODES, arguments)
+
+    async def health(self, wanted: object) -> dict[str, Any]:
+        return await self._ask_master(commands.GET_HEALTH, wanted)
 
     async def _ask_master(self, command: str, arguments: object) -> dict[str, Any]:
         master = self._roster.need_master()

@@ -1,13 +1,18 @@
-"""Which nodes there are: the rows and records behind get_nodes, get_health and status (wire.md 8)."""
+"""Which nodes there are: the rows and records behind get_nodes and get_health (wire.md 8), and these commands in both roles."""
 
 from typing import Any
 
+from clusterd.errors import ClusterError
 from clusterd.sync.agents.info import AgentInfoMaster
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.links.context import Context
+from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.roster import Roster
 from clusterd.sync.requests.queries import Row, get_nodes, health_names
 from clusterd.wdb.client import DatabaseError
+from clusterd.wire import commands
+from clusterd.wire.results import ARGUMENT_BYTES, dump_json, encode_failure, load_json
 
 ACTIVE = "select node_name, count(*) as n from agent where id > 0 and connection_status = 'active' group by node_name"
 
@@ -80,3 +85,48 @@ class Nodes:
         except DatabaseError:
             return {}
         return {str(row.get("node_name", "")): int(row["n"]) for row in rows}
+
+
+class NodeRequests:
+    """`table` has the commands of a master, for its workers and for programs of its machine."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self.table: dict[str, Handler] = {commands.GET_NODES: self.get_nodes, commands.GET_HEALTH: self.get_health}
+
+    async def get_nodes(self, peer: Peer, payload: bytes) -> bytes:
+        return dump_json(self._nodes.list(load_json(payload, limit=ARGUMENT_BYTES)))
+
+    async def get_health(self, peer: Peer, payload: bytes) -> bytes:
+        return dump_json(await self._nodes.health(load_json(payload, limit=ARGUMENT_BYTES)))
+
+
+class ForwardedRequests:
+    """`local` has what a worker passes on to its master, as it is."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self.local: dict[str, Handler] = {commands.GET_NODES: self.get_nodes, commands.GET_HEALTH: self.get_health}
+
+    async def get_nodes(self, client: Peer, payload: bytes) -> DeferredAnswer:
+        return self._ask_master(client, commands.GET_NODES, payload)
+
+    async def get_health(self, client: Peer, payload: bytes) -> DeferredAnswer:
+        return self._ask_master(client, commands.GET_HEALTH, payload)
+
+    def _ask_master(self, client: Peer, command: str, payload: bytes) -> DeferredAnswer:
+        """Raises ClusterError 3023."""
+        master = self._roster.need_master()
+        return DeferredAnswer(commands.SENT_TO_MASTER, lambda: self._forward(client, master, command, payload))
+
+    async def _forward(self, client: Peer, master: Peer, command: str, payload: bytes) -> None:
+        """The master's answer, or its refusal, goes to the client as `control_res` (dapi.md 1.6)."""
+        try:
+            answer = await master.request(command, payload)
+        except ClusterError as failure:
+            answer = encode_failure(failure)
+        try:
+            await client.request(commands.CONTROL_RES, answer)
+        except ClusterError:
+            # The client has hung up.
+            return

@@ -3,8 +3,7 @@
 from clusterd.sync.agents.groups_worker import AgentGroupsWorker
 from clusterd.sync.agents.info import AgentInfoWorker
 from clusterd.sync.integrity.worker import IntegrityWorker
-from clusterd.sync.links.context import Context
-from clusterd.sync.links.handlers import CommonRequests, Handler
+from clusterd.sync.links.handlers import Handler
 from clusterd.sync.links.peer import Peer
 from clusterd.wire import commands
 from clusterd.wire.payloads import parse_task_failure
@@ -15,18 +14,14 @@ class WorkerRequests:
 
     def __init__(
         self,
-        context: Context,
-        common: CommonRequests,
         integrity: IntegrityWorker,
         info: AgentInfoWorker,
         groups: AgentGroupsWorker,
     ) -> None:
-        self._context = context
         self._integrity = integrity
         self._info = info
         self._groups = groups
         self.table: dict[str, Handler] = {
-            **common.table,
             commands.SYN_M_C_OK: self.checked_equal,
             commands.SYN_M_C: self.begin_sync,
             commands.RESUME_FILE: self.resume_file,

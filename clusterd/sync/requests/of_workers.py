@@ -7,12 +7,10 @@ from clusterd.sync.integrity.digest_master import DigestMaster
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.links.caps import answer_caps
 from clusterd.sync.links.context import Context
-from clusterd.sync.links.handlers import CommonRequests, Handler
+from clusterd.sync.links.handlers import Handler
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.requests.nodes import Nodes
 from clusterd.wire import commands
 from clusterd.wire.payloads import parse_task_failure
-from clusterd.wire.results import ARGUMENT_BYTES, dump_json, load_json
 
 
 class MasterRequests:
@@ -21,22 +19,17 @@ class MasterRequests:
     def __init__(
         self,
         context: Context,
-        common: CommonRequests,
         integrity: IntegrityMaster,
         digest: DigestMaster,
         info: AgentInfoMaster,
         groups: AgentGroupsMaster,
-        nodes: Nodes,
     ) -> None:
         self._context = context
         self._info = info
         self._groups = groups
-        self._common = common
         self._integrity = integrity
         self._digest = digest
-        self._nodes = nodes
         self.table: dict[str, Handler] = {
-            **common.table,
             commands.CAPS: self.caps,
             commands.CLOCK: self.clock,
             commands.SYN_DIGEST: self.check_digest,
@@ -51,8 +44,6 @@ class MasterRequests:
             commands.SYN_WGC_E: self.all_groups_written,
             commands.SYN_WGC_ERR: self.all_groups_refused,
             commands.SYN_W_G_C: self.all_agent_groups,
-            commands.GET_NODES: self.get_nodes,
-            commands.GET_HEALTH: self.get_health,
         }
 
     async def caps(self, peer: Peer, payload: bytes) -> bytes:
@@ -105,9 +96,3 @@ class MasterRequests:
     async def all_agent_groups(self, peer: Peer, payload: bytes) -> bytes:
         self._groups.ask_for_all(peer)
         return commands.AGENT_GROUPS_FULL_ASKED
-
-    async def get_nodes(self, peer: Peer, payload: bytes) -> bytes:
-        return dump_json(self._nodes.list(load_json(payload, limit=ARGUMENT_BYTES)))
-
-    async def get_health(self, peer: Peer, payload: bytes) -> bytes:
-        return dump_json(await self._nodes.health(load_json(payload, limit=ARGUMENT_BYTES)))

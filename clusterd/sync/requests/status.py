@@ -1,19 +1,17 @@
 """What `clusterd status` learns from sync: plain values under stable keys (docs/operations.md lists them)."""
 
 import asyncio
-import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from clusterd.sync.agents.groups_master import AgentGroupsMaster
-from clusterd.sync.agents.groups_worker import AgentGroupsWorker, LastGroups
-from clusterd.sync.agents.info import AgentInfoWorker, LastReport
-from clusterd.sync.integrity.master import IntegrityMaster
-from clusterd.sync.integrity.worker import IntegrityWorker
+from clusterd.sync.agents.groups_worker import LastGroups
+from clusterd.sync.agents.info import LastReport
+from clusterd.sync.integrity.worker import LastSync
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.records import WorkerRecord
 from clusterd.sync.manifest.keeper import ManifestKeeper
 from clusterd.wdb.batches import BadString, parse_chunk
 from clusterd.wdb.client import DatabaseError
@@ -22,9 +20,10 @@ STATUS_TIMEOUT_S = 0.8
 
 
 def node_status(
-    context: Context, peers: Iterable[Peer], side: IntegrityMaster | IntegrityWorker, net_serving: str, problem: str
+    context: Context, net_serving: str, problem: str, results: dict[str, Any], agents: dict[str, Any]
 ) -> dict[str, Any]:
-    """The whole answer of the local command `status`. Times are wall-clock seconds, sizes bytes."""
+    """The whole answer of the local command `status`. Times are wall-clock seconds, sizes bytes. `problem`, `results` and
+    `agents` are what the node's role says (SideStatus)."""
     cluster = context.settings.cluster
     return {
         "problem": problem,
@@ -36,7 +35,7 @@ def node_status(
             "version": context.settings.clusterd.version,
             "serving": net_serving,
         },
-        "peers": [peer_status(peer) for peer in peers if peer.info.kind != "local"],
+        "peers": [peer_status(peer) for peer in context.roster.all() if peer.info.kind != "local"],
         "manifest": manifest_status(context.manifests),
         "syncs": [
             {
@@ -49,10 +48,11 @@ def node_status(
             }
             for progress in context.progress
         ],
-        "results": side_results(side, context.manifests),
+        "results": results,
         "slabs_free": context.slabs.free,
         "spool": context.spool.ledger.shown(),
-        "answered_at": time.time(),
+        "answered_at": context.clock.wall(),
+        "agents": agents,
     }
 
 
@@ -105,13 +105,8 @@ WAITING = (
 HASH = 'global sync-agent-groups-get {"get_global_hash": true}'
 
 
-async def agents_status(
-    context: Context,
-    side: IntegrityMaster | IntegrityWorker,
-    info: AgentInfoWorker | None,
-    groups: AgentGroupsMaster | AgentGroupsWorker,
-) -> dict[str, Any]:
-    """Agents by node and by connection status in this node's database, what waits, and how both syncs went."""
+async def database_status(context: Context) -> dict[str, Any]:
+    """Agents by node and by connection status in this node's database, and what waits."""
     database, found = context.database, dict[str, Any]()
     try:
         async with asyncio.timeout(STATUS_TIMEOUT_S):
@@ -131,27 +126,26 @@ async def agents_status(
         found = {"database": None, "problem": f"no answer within {STATUS_TIMEOUT_S:g} s", "nodes": {}}
     except (DatabaseError, BadString) as failure:
         found = {"database": None, "problem": str(failure), "nodes": {}}
-    return found | {"syncs": _agent_syncs(side, info, groups)}
+    return found
 
 
-def _agent_syncs(
-    side: IntegrityMaster | IntegrityWorker, info: AgentInfoWorker | None, groups: AgentGroupsMaster | AgentGroupsWorker
-) -> dict[str, Any]:
-    """A master: by worker. A worker: its own, under `self`."""
-    if isinstance(side, IntegrityMaster):
-        return {
-            name: {
-                "info_at": record.info_ended_at,
-                "info_chunks": record.info_chunks,
-                "groups_at": record.groups_ended_at,
-                "groups_chunks": record.groups_chunks,
-                "groups_problem": record.groups_problem or None,
-                "all_groups_at": record.all_groups_ended_at,
-            }
-            for name, record in side.records.items()
+def agents_of_workers(records: Mapping[str, WorkerRecord]) -> dict[str, Any]:
+    """A master: the last syncs of agents by worker."""
+    return {
+        name: {
+            "info_at": record.info_ended_at,
+            "info_chunks": record.info_chunks,
+            "groups_at": record.groups_ended_at,
+            "groups_chunks": record.groups_chunks,
+            "groups_problem": record.groups_problem or None,
+            "all_groups_at": record.all_groups_ended_at,
         }
-    report = LastReport() if info is None else info.last
-    taken = groups.last if isinstance(groups, AgentGroupsWorker) else LastGroups()
+        for name, record in records.items()
+    }
+
+
+def agents_of_this_worker(report: LastReport, taken: LastGroups) -> dict[str, Any]:
+    """A worker: its last syncs of agents."""
     return {
         "self": {
             "info_at": report.at,
@@ -168,24 +162,25 @@ def _agent_syncs(
     }
 
 
-def side_results(side: IntegrityMaster | IntegrityWorker, manifests: ManifestKeeper) -> dict[str, Any]:
-    """A master: last result per worker, and how far it lags behind; `unknown` while the master cannot look at its own files:
-    a worker that was equal may not be any more. A worker: its own, under `self`."""
-    if isinstance(side, IntegrityWorker):
-        last = side.last
-        return {
-            "self": {
-                "result": last.result or None,
-                "detail": last.detail or None,
-                "checked_at": last.checked_at,
-                "synced_at": last.synced_at,
-                "created": last.created,
-                "updated": last.updated,
-                "deleted": last.deleted,
-                "problems": last.problems,
-            }
+def results_of_this_worker(last: LastSync) -> dict[str, Any]:
+    """A worker: its last check and package."""
+    return {
+        "self": {
+            "result": last.result or None,
+            "detail": last.detail or None,
+            "checked_at": last.checked_at,
+            "synced_at": last.synced_at,
+            "created": last.created,
+            "updated": last.updated,
+            "deleted": last.deleted,
+            "problems": last.problems,
         }
-    now = time.time()
+    }
+
+
+def results_of_workers(records: Mapping[str, WorkerRecord], manifests: ManifestKeeper, now: float) -> dict[str, Any]:
+    """A master: last result per worker, and how far it lags behind; `unknown` while the master cannot look at its own files:
+    a worker that was equal may not be any more."""
     results: dict[str, dict[str, Any]] = {
         name: {
             "result": record.result or None,
@@ -202,7 +197,7 @@ def side_results(side: IntegrityMaster | IntegrityWorker, manifests: ManifestKee
             "lag_files": record.behind_files,
             "problems": record.problems,
         }
-        for name, record in side.records.items()
+        for name, record in records.items()
     }
     if manifests.failing_since is not None:
         for result in results.values():

@@ -1,0 +1,69 @@
+"""The master's side: its features, and what they do when a worker comes or goes."""
+
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+from clusterd.sync.agents.groups_master import AgentGroupsMaster
+from clusterd.sync.agents.info import AgentInfoMaster
+from clusterd.sync.integrity.digest_master import DigestMaster
+from clusterd.sync.integrity.master import IntegrityMaster
+from clusterd.sync.integrity.requests import MasterIntegrityRequests
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.handlers import Handler, SealedHandler
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.requests.both_roles import BothRoles
+from clusterd.sync.requests.cluster_view import MasterView
+from clusterd.sync.requests.local import LocalRequests
+from clusterd.sync.requests.nodes import NodeRequests, Nodes
+from clusterd.sync.requests.of_workers import MasterRequests
+from clusterd.sync.requests.passwords import Passwords
+from clusterd.sync.requests.sendsync_master import SendsyncMaster
+from clusterd.sync.requests.status import agents_of_workers, results_of_workers
+from clusterd.sync.side import SideStatus
+from clusterd.wire import commands
+
+
+class MasterSide:
+    """A Side. Records of workers belong to its IntegrityMaster."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._integrity = integrity = IntegrityMaster(context)
+        self._digest = digest = DigestMaster(context, integrity)
+        context.manifests.changed += [integrity.published, digest.published]
+        self._info = info = AgentInfoMaster(context, integrity.records)
+        self._groups = groups = AgentGroupsMaster(context, integrity.records)
+        self._sendsync = SendsyncMaster(context)
+        nodes = Nodes(context, integrity, info)
+        asked = NodeRequests(nodes)
+        programs = LocalRequests(context)
+        view = MasterView(nodes, programs.hashes, Passwords(context).is_right)
+        self._both = both = BothRoles(context, view, programs)
+        workers = MasterRequests(context, integrity, digest, info, groups)
+        self.remote: dict[str, Handler] = both.remote | workers.table | asked.table | self._sendsync.remote
+        self.sealed: dict[str, SealedHandler] = both.sealed | {commands.SYN_BUCKETS: digest.compare}
+        operators = MasterIntegrityRequests(context, integrity, digest)
+        self.local: dict[str, Handler] = both.local | asked.table | operators.local
+
+    def forever(self) -> list[Coroutine[Any, Any, None]]:
+        return [self._integrity.run(), self._groups.run()]
+
+    def link_up(self, peer: Peer) -> None:
+        if peer.info.kind == "worker":
+            self._groups.joined(peer)
+
+    async def link_down(self, peer: Peer) -> None:
+        # What one of these trips over keeps none of the others from happening. The last one added is the first to be called.
+        async with contextlib.AsyncExitStack() as ending:
+            if peer.info.kind == "worker":
+                for forget in (self._groups.left, self._info.forget, self._digest.forget, self._integrity.forget):
+                    ending.callback(forget, peer)
+            ending.push_async_callback(peer.close)
+            ending.callback(self._both.link_lost, peer)
+            ending.callback(self._sendsync.link_lost, peer)
+
+    def status(self, away: str) -> SideStatus:
+        records = self._integrity.records
+        now = self._context.clock.wall()
+        return SideStatus("", results_of_workers(records, self._context.manifests, now), agents_of_workers(records))

@@ -1,0 +1,81 @@
+"""A worker's side: its features, and what they do when the master comes or goes."""
+
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+from clusterd.sync.agents.groups_worker import AgentGroupsWorker
+from clusterd.sync.agents.info import AgentInfoWorker
+from clusterd.sync.integrity.digest_worker import DigestWorker
+from clusterd.sync.integrity.requests import WorkerIntegrityRequests
+from clusterd.sync.integrity.rounds import Rounds
+from clusterd.sync.integrity.worker import IntegrityWorker
+from clusterd.sync.links.caps import offer_caps
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.handlers import Handler, SealedHandler
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.requests.both_roles import BothRoles
+from clusterd.sync.requests.cluster_view import WorkerView
+from clusterd.sync.requests.local import LocalRequests
+from clusterd.sync.requests.nodes import ForwardedRequests
+from clusterd.sync.requests.of_master import WorkerRequests
+from clusterd.sync.requests.passwords import Passwords
+from clusterd.sync.requests.reload import RulesetReload
+from clusterd.sync.requests.sendsync_worker import SendsyncWorker
+from clusterd.sync.requests.status import agents_of_this_worker, results_of_this_worker
+from clusterd.sync.side import SideStatus
+
+
+class WorkerSide:
+    """A Side."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        reload = RulesetReload(context)
+        self._integrity = integrity = IntegrityWorker(context, reload.round_ended)
+        checks = DigestWorker(context, integrity)
+        self._rounds = rounds = Rounds(context, integrity, checks)
+        asked = WorkerIntegrityRequests(context, checks, rounds)
+        self._info = info = AgentInfoWorker(context)
+        self._groups = groups = AgentGroupsWorker(context)
+        self._sendsync = sendsync = SendsyncWorker(context)
+        programs = LocalRequests(context)
+        view = WorkerView(context.roster, programs.hashes, Passwords(context).is_right)
+        self._both = both = BothRoles(context, view, programs)
+        master = WorkerRequests(integrity, info, groups)
+        self.remote: dict[str, Handler] = both.remote | master.table | asked.remote | sendsync.remote
+        self.sealed: dict[str, SealedHandler] = both.sealed
+        forwarded = ForwardedRequests(context.roster)
+        self.local: dict[str, Handler] = both.local | forwarded.local | reload.local | asked.local | sendsync.local
+
+    def forever(self) -> list[Coroutine[Any, Any, None]]:
+        """Nothing: a worker's rounds live with the link to its master."""
+        return []
+
+    def link_up(self, peer: Peer) -> None:
+        if peer.info.kind != "master":
+            return
+        settings = self._context.settings
+        if settings.clusterd.caps:
+            peer.spawn(offer_caps(peer, settings, self._context.net))
+        else:
+            peer.agree(())
+        peer.spawn(self._rounds.run(peer))
+        peer.spawn(self._info.run(peer))
+
+    async def link_down(self, peer: Peer) -> None:
+        # What one of these trips over keeps none of the others from happening. The last one added is the first to be called.
+        async with contextlib.AsyncExitStack() as ending:
+            ending.push_async_callback(peer.close)
+            ending.callback(self._both.link_lost, peer)
+            ending.callback(self._sendsync.link_lost, peer)
+
+    def status(self, away: str) -> SideStatus:
+        problem = ""
+        if self._context.roster.master() is None:
+            problem = f"The master is not connected: {away or 'no answer yet'}."
+        return SideStatus(
+            problem,
+            results_of_this_worker(self._integrity.last),
+            agents_of_this_worker(self._info.last, self._groups.last),
+        )
