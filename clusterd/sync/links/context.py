@@ -9,6 +9,7 @@ from clusterd.sync.links.outgoing import Progress, Sender
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.links.tags import role_tag
 from clusterd.sync.manifest.keeper import ManifestKeeper
+from clusterd.sync.ports.framework_port import Framework
 from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.net_port import NetPort
 from clusterd.sync.ports.pool_port import PoolPort
@@ -20,7 +21,7 @@ from clusterd.wdb.client import Database
 
 class Context(msgspec.Struct):
     """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, `troubles` what hinders them, both
-    for status."""
+    for status; `framework` is None where none is installed or none is wanted."""
 
     settings: Settings
     clock: Clock
@@ -35,6 +36,7 @@ class Context(msgspec.Struct):
     database: Database
     troubles: Troubles
     roster: Roster
+    framework: Framework | None = None
 
     def journal(self, tag: str, subtag: str) -> Journal:
         return Journal(self.log, tag, subtag)
