@@ -34,7 +34,6 @@ from clusterd.sync.ports.tasks import Tasks
 from clusterd.sync.ports.troubles import round_survives
 from clusterd.sync.ports.zip_limit import ZipLimit
 from clusterd.sync.requests.api import restarted as api_restarted
-from clusterd.sync.requests.queries import QueryRefused
 from clusterd.sync.requests.sendsync_master import restarted
 from clusterd.sync.requests.status import database_status, node_status
 from clusterd.sync.side import Side
@@ -42,7 +41,7 @@ from clusterd.sync.side_master import MasterSide
 from clusterd.sync.side_worker import WorkerSide
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure
-from clusterd.wire.results import dump_json, encode_exception, encode_failure
+from clusterd.wire.results import dump_json, encode_failure
 from ipc.descriptor import Descriptor
 
 LARGEST_REQUEST = 262144
@@ -206,11 +205,6 @@ class Core:
         except ClusterError as failure:
             log = "" if isinstance(failure, SpoolRefused) else str(failure)
             await net.reply(message.link, message.serial, commands.ERR, encode_failure(failure), log=log)
-        except QueryRefused as refusal:
-            encoded = encode_exception(
-                refusal.code, refusal.extra, wire_class=refusal.wire_class, remediation=refusal.remediation
-            )
-            await net.reply(message.link, message.serial, commands.ERR, encoded, log=f"Error {refusal}")
         except (JobError, ScanFailed, OSError) as failure:
             error = ClusterError(1000, str(failure))
             await net.reply(message.link, message.serial, commands.ERR, encode_failure(error), log=str(error))

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from clusterd.sync.requests.queries import QueryRefused, Row, get_nodes, health_names
+from clusterd.sync.requests.queries import Row, get_nodes, health_names
+from clusterd.wire.results import WireException
 
 ROWS: list[Row] = [
     {"name": "m", "type": "master", "version": "4.14.1", "ip": "10.0.0.1"},
@@ -74,13 +75,13 @@ def test_distinct_and_cut_count_before_the_cut() -> None:
     ],
 )
 def test_wrong_arguments_are_refused_with_stocks_class_and_code(arguments: object, wire_class: str, code: int) -> None:
-    with pytest.raises(QueryRefused) as refused:
+    with pytest.raises(WireException) as refused:
         get_nodes(ROWS, arguments)
     assert (refused.value.wire_class, refused.value.code) == (wire_class, code)
 
 
 def test_a_wrong_select_names_the_wrong_and_the_allowed_fields() -> None:
-    with pytest.raises(QueryRefused) as refused:
+    with pytest.raises(WireException) as refused:
         get_nodes(ROWS, {"select": ["nope"]})
     assert refused.value.extra == "nope"
     assert refused.value.remediation == "name, type, version, ip"
@@ -102,5 +103,5 @@ def test_health_filters(wanted: object, expected: tuple[list[str], bool]) -> Non
 
 
 def test_a_health_filter_of_another_kind_is_refused() -> None:
-    with pytest.raises(QueryRefused):
+    with pytest.raises(WireException):
         health_names([], 3, "m")

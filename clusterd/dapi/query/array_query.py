@@ -1,39 +1,33 @@
-"""`q` over lists in memory (dapi.md 6.4): a text to a predicate. AND binds tighter than OR, nothing groups."""
+"""`q` over lists in memory (dapi.md 6.4): a text to a predicate."""
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from clusterd.wire.results import BAD_REQUEST, WireException, shorten
+from clusterd.dapi.query.parser import OF_LISTS, Clause, parse_query
 
 Predicate = Callable[[Any], bool]
-LONGEST = 8192
-_VALUE = r"[\w \-.:?\\/'\"=@%<>{}\[\]]"
-_CLAUSE = re.compile(rf"\(?(?P<field>\w+(?:\.\w+)*)(?P<op>!=|[=<>~])(?P<value>(?:{_VALUE}|\({_VALUE}*\))+)", re.ASCII)
-_TWO = re.compile(r"\(?\w+(?:\.\w+)*(?:[=<>~][=<>~!]|!(?!=))", re.ASCII)
 _DATES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def matcher(q: str) -> Predicate:
     """Raises WireException 1407 for a clause that is none, 1409 for an operator that is none."""
-    if len(q) > LONGEST:
-        raise WireException(1407, f"a query of {len(q)} characters", wire_class=BAD_REQUEST)
-    alternatives = [[_clause(text) for text in part.split(";")] for part in q.split(",")]
-    return lambda element: any(all(clause(element) for clause in clauses) for clauses in alternatives)
+    return parse_query(q, OF_LISTS, _predicate, _all_of, _any_of)
 
 
-def _clause(text: str) -> Predicate:
-    if _TWO.match(text):
-        raise WireException(1409, shorten(text, 100), wire_class=BAD_REQUEST)
-    found = _CLAUSE.match(text)
-    if found is None:
-        raise WireException(1407, shorten(text, 100), wire_class=BAD_REQUEST)
-    path, operator, operand = found["field"].split("."), found["op"], found["value"]
-    date = _date(operand)
+def _all_of(parts: Sequence[Predicate]) -> Predicate:
+    return lambda element: all(part(element) for part in parts)
+
+
+def _any_of(parts: Sequence[Predicate]) -> Predicate:
+    return lambda element: any(part(element) for part in parts)
+
+
+def _predicate(clause: Clause) -> Predicate:
+    path, date = clause.field.split("."), _date(clause.value)
 
     def satisfied(element: Any) -> bool:
-        return any(_compare(value, operator, operand, date) for value in _values(element, path))
+        return any(_compare(value, clause.operator, clause.value, date) for value in _values(element, path))
 
     return satisfied
 

@@ -55,7 +55,7 @@ def cut_list(elements: list[Any], arguments: ListArguments, shape: Shape = ANY) 
         matches = matcher(arguments.q)
         found = [one for one in found if matches(one)]
     if arguments.select:
-        found = _selected(found, arguments.select, shape, distinct=arguments.distinct)
+        found = selected(found, arguments.select, shape, with_required=not arguments.distinct)
     if arguments.distinct:
         found = _distinct(found)
     return cut(found, arguments.offset, arguments.limit), len(found)
@@ -150,13 +150,16 @@ def _leaves(value: Any) -> Iterator[Any]:
 # ---- select, distinct --------------------------------------------------------------------------------------------------------
 
 
-def _selected(elements: Iterable[Any], select: Sequence[str], shape: Shape, *, distinct: bool) -> list[Any]:
+def selected(
+    elements: Iterable[Any], select: Sequence[str], shape: Shape = ANY, *, with_required: bool = True
+) -> list[Any]:
+    """The wanted fields of each element, in the order of `select`. Raises WireException 1724."""
     allowed = shape.select_fields
     if allowed is not None:
         wrong = [field for field in select if field not in allowed and field.partition(".")[0] not in allowed]
         if wrong:
             raise _wrong(1724, ", ".join(wrong), ", ".join(allowed))
-    wanted = list(dict.fromkeys(select)) if distinct else list(dict.fromkeys([*shape.required, *select]))
+    wanted = list(dict.fromkeys([*(shape.required if with_required else ()), *select]))
     found = []
     for element in elements:
         picked: dict[str, Any] = {}

@@ -1,18 +1,22 @@
-"""`q` over a database (dapi.md 6.6): parentheses group and nest, `;` is AND and binds tighter than `,`, which is OR."""
+"""`q`: a text to conditions joined by `;`, which is AND and binds tighter, and `,`, which is OR (dapi.md 6.4, 6.6).
+
+What a condition becomes is the caller's business: SQL (sql_condition.py) or a predicate (array_query.py).
+"""
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from clusterd.wire.results import BAD_REQUEST, WireException, shorten
 
 LONGEST = 8192
 DEEPEST = 30
+OPERATORS = frozenset({"=", "!=", "<", ">", "~"})
 T = TypeVar("T")
 _FIELD = re.compile(r"\w+(?:\.\w+)*", re.ASCII)
-_OPERATOR = re.compile(r"[=!<>~]+")
-_VALUE = re.compile(r"(?:[\w \-.:?\\/'\"=@%<>{}$*+|^!&~#]|\[[^\[\]]*\]|\([^()]*\))+")
-OPERATORS = frozenset({"=", "!=", "<", ">", "~"})
+_OPERATOR = re.compile(r"!=|[=!<>~]+")
+_TO_SEPARATOR = re.compile(r"[^,;]*")
+_PLAIN = r"[\w \-.:?\\/'\"=@%<>{}\[\]]"
 
 
 class Clause(NamedTuple):
@@ -23,36 +27,53 @@ class Clause(NamedTuple):
     value: str
 
 
+class Grammar(NamedTuple):
+    """What `q` of databases and `q` of lists differ in. `value`: what a value may be. `groups`: parentheses group and nest, and
+    the whole text must be understood; else one parenthesis before a clause, and whatever comes behind its value, mean nothing."""
+
+    value: "re.Pattern[str]"
+    groups: bool
+
+
+OF_TABLES = Grammar(re.compile(r"(?:[\w \-.:?\\/'\"=@%<>{}$*+|^!&~#]|\[[^\[\]]*\]|\([^()]*\))+"), groups=True)
+OF_LISTS = Grammar(re.compile(rf"(?:{_PLAIN}|\({_PLAIN}*\))+", re.ASCII), groups=False)
+
+
 def parse_query(
     text: str,
-    fields: Collection[str],
+    grammar: Grammar,
     clause: Callable[[Clause], T],
     all_of: Callable[[Sequence[T]], T],
     any_of: Callable[[Sequence[T]], T],
 ) -> T:
-    """Build a value from a query. Raises WireException 1407 for what is no query, 1408 for an unknown field, 1409 for an
-    operator that is none."""
+    """Build a value from a query. Raises WireException 1407 for what is no query, 1409 for an operator that is none, and whatever
+    `clause` raises."""
     if len(text) > LONGEST:
         raise _malformed(text)
-    parser = _Parser(text, fields, clause, all_of, any_of)
+    parser = _Parser(text, grammar, clause, all_of, any_of)
     found = parser.alternatives(0)
     if not parser.is_at_end:
         raise _malformed(text)
     return found
 
 
+def unknown_field(field: str, allowed: str) -> WireException:
+    """For a `clause` that does not know the field. `allowed`: text with those that it knows."""
+    return WireException(1408, shorten(field, 100), wire_class=BAD_REQUEST, remediation=allowed)
+
+
 class _Parser(Generic[T]):
     def __init__(
         self,
         text: str,
-        fields: Collection[str],
+        grammar: Grammar,
         clause: Callable[[Clause], T],
         all_of: Callable[[Sequence[T]], T],
         any_of: Callable[[Sequence[T]], T],
     ) -> None:
         self._text = text
         self._place = 0
-        self._fields = fields
+        self._grammar = grammar
         self._clause = clause
         self._all_of = all_of
         self._any_of = any_of
@@ -75,7 +96,12 @@ class _Parser(Generic[T]):
         return parts[0] if len(parts) == 1 else self._all_of(parts)
 
     def _part(self, depth: int) -> T:
-        if not self._take("("):
+        has_parenthesis = self._take("(")
+        if not self._grammar.groups:
+            found = self._one()
+            self._match(_TO_SEPARATOR)
+            return found
+        if not has_parenthesis:
             return self._one()
         if depth >= DEEPEST:
             raise _malformed(self._text)
@@ -88,12 +114,7 @@ class _Parser(Generic[T]):
         field, operator = self._match(_FIELD), self._match(_OPERATOR)
         if operator not in OPERATORS:
             raise WireException(1409, shorten(f"{field}{operator}", 100), wire_class=BAD_REQUEST)
-        if field not in self._fields:
-            allowed = ", ".join(self._fields)
-            raise WireException(
-                1408, shorten(field, 100), wire_class=BAD_REQUEST, remediation=f"Allowed fields: {allowed}"
-            )
-        return self._clause(Clause(field, operator, self._match(_VALUE).strip()))
+        return self._clause(Clause(field, operator, self._match(self._grammar.value)))
 
     def _match(self, pattern: "re.Pattern[str]") -> str:
         found = pattern.match(self._text, self._place)

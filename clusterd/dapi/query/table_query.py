@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from clusterd.dapi.query.arrays import MOST
-from clusterd.dapi.query.parser import Clause, parse_query
+from clusterd.dapi.query.parser import OF_TABLES, Clause, parse_query, unknown_field
 from clusterd.dapi.query.sql_condition import (
     FALSE,
     TRUE,
@@ -145,7 +145,7 @@ def condition_of(table: Table, query: TableQuery, fields: Sequence[str]) -> Cond
     found = list(query.where)
     found += [_filter(table, field, value) for field, value in query.filters.items() if value is not None]
     if query.q:
-        found.append(parse_query(query.q, table.columns, lambda clause: _clause(table, clause), all_of, any_of))
+        found.append(parse_query(query.q, OF_TABLES, lambda clause: _clause(table, clause), all_of, any_of))
     if query.search:
         found.append(_search(table, query.search, is_negated=query.search_negated))
     if query.distinct:
@@ -160,7 +160,7 @@ def _filter(table: Table, field: str, value: Any) -> Condition:
     if any(one == "all" for one in values):
         return TRUE
     if field not in table.columns and field not in table.filters:
-        raise WireException(1408, shorten(field, 100), wire_class=BAD_REQUEST, remediation=_allowed(table))
+        raise unknown_field(field, _allowed(table))
     return any_of([_equals(table, field, one) for one in values])
 
 
@@ -179,7 +179,9 @@ def _equals(table: Table, field: str, value: Any) -> Condition:
 
 
 def _clause(table: Table, clause: Clause) -> Condition:
-    field, operator, value = clause
+    field, operator, value = clause.field, clause.operator, clause.value.strip()
+    if field not in table.columns:
+        raise unknown_field(field, _allowed(table))
     column = table.columns[field]
     if value == "all":
         return TRUE

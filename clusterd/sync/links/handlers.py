@@ -19,7 +19,7 @@ class DeferredAnswer(NamedTuple):
 
 
 Handler = Callable[[Peer, bytes], Awaitable[bytes | DeferredAnswer]]
-"""Answers a request: returns the payload of `ok`, or DeferredAnswer, or raises (ClusterError, QueryRefused, Refusal)."""
+"""Answers a request: returns the payload of `ok`, or DeferredAnswer, or raises (ClusterError, Refusal)."""
 
 SealedHandler = Callable[[Peer, bytes, list[Descriptor] | None], Awaitable[bytes]]
 """The same for a request whose body stays sealed: it goes to the pool as it is. Without one the payload is in the message."""

@@ -7,9 +7,8 @@ from typing import Any
 from clusterd.errors import ClusterError
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.requests.nodes import Nodes
-from clusterd.sync.requests.queries import QueryRefused
 from clusterd.wire import commands
-from clusterd.wire.results import WireException, dump_json
+from clusterd.wire.results import dump_json
 
 Hashes = Callable[[], Awaitable[bytes]]
 """The answer to `get_hash`."""
@@ -40,16 +39,10 @@ class MasterView(_ThisNode):
         self._nodes = nodes
 
     async def list_nodes(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return self._nodes.list(arguments)
-        except QueryRefused as refusal:
-            raise _as_wire(refusal) from None
+        return self._nodes.list(arguments)
 
     async def health(self, wanted: object) -> dict[str, Any]:
-        try:
-            return await self._nodes.health(wanted)
-        except QueryRefused as refusal:
-            raise _as_wire(refusal) from None
+        return await self._nodes.health(wanted)
 
 
 class WorkerView(_ThisNode):
@@ -74,7 +67,3 @@ class WorkerView(_ThisNode):
         if not isinstance(answer, dict):
             raise ClusterError(3036, f"{command} was not answered with an object")
         return answer
-
-
-def _as_wire(refusal: QueryRefused) -> WireException:
-    return WireException(refusal.code, refusal.extra, wire_class=refusal.wire_class, remediation=refusal.remediation)

@@ -54,11 +54,11 @@ class Nodes:
         }
 
     def list(self, arguments: object) -> dict[str, Any]:
-        """Raises QueryRefused."""
+        """Raises WireException."""
         return get_nodes([self.master_row(), *(self.row(peer) for peer in self.workers())], arguments)
 
     async def health(self, wanted: object) -> dict[str, Any]:
-        """Without an agent database every node has 0 active agents (dapi.md 8.2). Raises QueryRefused."""
+        """Without an agent database every node has 0 active agents (dapi.md 8.2). Raises WireException."""
         active = await self._active_agents()
         peers = {peer.name: peer for peer in self.workers()}
         master = self.master_row()
