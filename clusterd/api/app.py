@@ -238,12 +238,14 @@ async def _rendered(
         content = result.fields.get("result")
         if not isinstance(content, dict):
             raise WireException(1000, "a result without an object", wire_class=INTERNAL_ERROR, cmd_error=True)
-        if endpoint.raw_type and arguments.get("raw") and isinstance(content.get("message"), str):
-            return Response(content["message"], endpoint.status, media_type=f"{endpoint.raw_type}; charset=utf-8")
+        # The text of a rule, decoder or list is under `message`, that of a group's file under `data`, as stock has them.
+        text = content.get("message", content.get("data"))
+        if endpoint.raw_type and arguments.get("raw") and isinstance(text, str):
+            return Response(text, endpoint.status, media_type=f"{endpoint.raw_type}; charset=utf-8")
         body = content | {"error": 0}
     # Of a long list the text takes a while: others are served meanwhile.
-    text = await asyncio.to_thread(dump, body, pretty=pretty)
-    return Response(text, endpoint.status, media_type=JSON)
+    dumped = await asyncio.to_thread(dump, body, pretty=pretty)
+    return Response(dumped, endpoint.status, media_type=JSON)
 
 
 def _json(body: object, *, pretty: bool) -> Response:

@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from clusterd.agent_keys import parse_id, parse_keys, registered_ids
 from clusterd.dapi.functions.table import FUNCTIONS
-from clusterd.dapi.protocol.access import Access, Scope, check
+from clusterd.dapi.protocol.access import SHORTEST_ID, Access, Scope, check
 from clusterd.dapi.protocol.registry import Function
 from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.wire.results import WireCallable, WireException
@@ -32,6 +35,14 @@ def asked(permissions: dict[str, Any], filter_node: object, *, broadcasting: boo
     return ApiRequest(
         f=NODE_INFO, f_kwargs=arguments, rbac_permissions=permissions, nodes=NODES, broadcasting=broadcasting
     )
+
+
+@given(st.text(alphabet="0123 !#\ta\r\n\ufeff\x85", max_size=60))
+@example("001 a any k\n002 !b any k\n3 c any k\n000004 d 10.0.0.1 k\r\n#005 e any k\n006 f any\n")
+def test_ids_alone_are_those_of_the_keys(text: str) -> None:
+    keys, _ = parse_keys(text)
+    expected = [key.id for key in keys if not key.is_removed and len(key.id) >= SHORTEST_ID]
+    assert [one for one in registered_ids(text) if parse_id(one) is not None] == expected
 
 
 def test_nothing_permitted_of_what_was_named_is_4000(function: Function) -> None:

@@ -142,25 +142,43 @@ def test_distinct_shows_combinations_without_the_id_and_without_gaps(node: Agent
 
 def test_combinations_are_counted(node: AgentNode) -> None:
     rows, total = count_distinct(node.database, AgentQuery(q="id!=000"), ["os.name"])
-    assert (rows, total) == (
+    assert (rows, total) == (  # the total is that of the agents
         [
             {"os": {"name": "N/A"}, "count": 3},
             {"os": {"name": "CentOS"}, "count": 1},
             {"os": {"name": "Ubuntu"}, "count": 2},
         ],
-        3,
+        6,
     )
     most = AgentQuery(q="id!=000", sort=["count"], ascending=False, limit=1)
-    assert count_distinct(node.database, most, ["os.name"]) == ([{"os": {"name": "N/A"}, "count": 3}], 3)
+    assert count_distinct(node.database, most, ["os.name"]) == ([{"os": {"name": "N/A"}, "count": 3}], 6)
     for query, fields, expected in (
         (AgentQuery(), ["internal_key"], 1724),
-        (AgentQuery(), [], 1724),
         (AgentQuery(sort=["name"]), ["os.name"], 1403),
         (AgentQuery(limit=0), ["os.name"], 1406),
     ):
         with pytest.raises(WireException) as raised:
             count_distinct(node.database, query, fields)
         assert raised.value.code == expected
+
+
+def test_combinations_are_sorted_by_the_fields_as_they_are_named_and_as_each_sorts_in_a_list(node: AgentNode) -> None:
+    def systems(*fields: str, **query: Any) -> list[tuple[str, ...]]:
+        rows, _ = count_distinct(node.database, AgentQuery(ids=[1, 2, 3], **query), fields)
+        return [tuple(row["os"][field.removeprefix("os.")] for field in fields) for row in rows]
+
+    centos, ubuntu_9, ubuntu_22 = ("CentOS", "100.1"), ("Ubuntu", "9.10"), ("Ubuntu", "22.04")
+    assert systems("os.name", "os.version") == [centos, ubuntu_9, ubuntu_22]
+    assert systems("os.version", "os.name") == [pair[::-1] for pair in (ubuntu_9, ubuntu_22, centos)]
+    assert systems("os.name", "os.version", sort=["os.version"], ascending=False) == [centos, ubuntu_22, ubuntu_9]
+    names, _ = count_distinct(node.database, AgentQuery(ids=[1, 2, 3]), ["name"])
+    assert [row["name"] for row in names] == ["db_01", "web-01", "Web-02"]
+
+
+def test_without_fields_every_agent_is_a_combination_of_its_own(node: AgentNode) -> None:
+    rows, total = count_distinct(node.database, AgentQuery(ids=[1, 4]), [])
+    assert ([row["id"] for row in rows], total) == (["001", "004"], 2)
+    assert rows[1]["os"]["name"] == rows[1]["version"] == rows[1]["lastKeepAlive"] == "N/A"
 
 
 # ---- filters ---------------------------------------------------------------------------------------------------------------
@@ -322,6 +340,22 @@ def test_query_that_no_request_can_hold_is_2004(node: AgentNode) -> None:
 )
 def test_search_looks_into_every_field(node: AgentNode, text: str, negated: bool, expected: list[int]) -> None:
     assert found(node, search=text, search_negated=negated) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "negated", "expected"),
+    [
+        (["name"], False, [1, 2]),
+        (["name", "group"], False, [1, 2, 3]),
+        (["os.name"], False, []),
+        (["nothing"], False, []),
+        (["name"], True, [0, 3, 4, 5, 6]),
+    ],
+)
+def test_search_looks_into_the_fields_that_are_named(
+    node: AgentNode, fields: list[str], negated: bool, expected: list[int]
+) -> None:
+    assert found(node, search="web", search_negated=negated, search_fields=fields) == expected
 
 
 @pytest.mark.parametrize(

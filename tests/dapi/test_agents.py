@@ -1,5 +1,7 @@
 """Functions about agents (dapi.md 5.3, 7.3), over a real store."""
 
+import base64
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +20,7 @@ def node() -> Iterator[AgentNode]:
     """Agents 1 to 4 have keys, 5 has a row only; nobody changes them."""
     with agent_node() as made:
         for number, status in enumerate(["active", "disconnected", "never_connected", "active", "pending"], 1):
-            add_agent(made.db, number, internal_key=f"secret{number}")
+            add_agent(made.db, number, internal_key="of the database")
             put(made.db, number, connection_status=status, node_name=f"worker{number % 3}", group=None)
         add_groups(made.db, "web", "db")
         (made.root / "etc/shared/web").mkdir()
@@ -30,6 +32,15 @@ def node() -> Iterator[AgentNode]:
         for number, platform in ((1, "ubuntu"), (2, "windows"), (3, "ubuntu"), (0, "manager")):
             put(made.db, number, os_platform=platform)
         put(made.db, 1, version="Wazuh v4.14.1", group_config_status="synced")
+        (made.root / "etc/shared/web/merged.mg").write_text("of web")
+        (made.root / "etc/shared/db/merged.mg").write_text("of db")
+        both = made.root / "var/multigroups" / hashlib.sha256(b"web,db").hexdigest()[:8]
+        both.mkdir(parents=True)
+        (both / "merged.mg").write_text("of web and db")
+        put(made.db, 1, merged_sum=hashlib.md5(b"of web").hexdigest())
+        put(made.db, 2, merged_sum=hashlib.md5(b"of web and db").hexdigest(), group_config_status="not synced")
+        put(made.db, 3, group="db", merged_sum="0" * 32, group_config_status="synced")
+        put(made.db, 4, group="../../etc", merged_sum="0" * 32)
         put(made.db, 2, version="Wazuh v4.9.0")
         put(made.db, 0, version="Wazuh v4.9.0")
         made.register([1, 2, 3, 4])
@@ -88,6 +99,11 @@ def test_overview_is_a_plain_object(node: AgentNode) -> None:
     assert ids(node.answer(*OVERVIEW, filters=everything, limit=None, select=["name"])["items"])[0] == "000"
 
 
+def test_overview_counts_and_lists_as_it_is_told(node: AgentNode) -> None:
+    assert node.answer(*OVERVIEW, limit=1, select=["id"], count=True, get_data=False) == {"totalItems": 6}
+    assert node.answer(*OVERVIEW, limit=1, select=["id"], count=False, get_data=True) == {"items": [{"id": "000"}]}
+
+
 @pytest.mark.parametrize("status", ["active,pending", ["active", "pending"]])
 @pytest.mark.parametrize("nodes", ["worker1,worker2", ["worker1", "worker2"]])
 def test_overview_takes_several_states_and_nodes(node: AgentNode, status: Any, nodes: Any) -> None:
@@ -98,7 +114,7 @@ def test_overview_takes_several_states_and_nodes(node: AgentNode, status: Any, n
 def test_states_are_counted_without_the_manager(node: AgentNode) -> None:
     assert node.answer("get_agents_summary_status")["data"] == {
         "connection": {"active": 2, "disconnected": 1, "never_connected": 1, "pending": 1, "total": 5},
-        "configuration": {"synced": 1, "not_synced": 4, "total": 5},
+        "configuration": {"synced": 2, "not_synced": 3, "total": 5},
     }
     some = node.answer("get_agents_summary_status", agent_list=["001", "002", "000"])["data"]["connection"]
     assert some == {"active": 1, "disconnected": 1, "never_connected": 0, "pending": 0, "total": 2}
@@ -130,17 +146,35 @@ def test_outdated_agents_have_another_version(node: AgentNode) -> None:
 
 def test_combinations_of_fields_are_counted(node: AgentNode) -> None:
     found = node.items("get_distinct_agents", fields=["os.platform"], q="id!=000", limit=1, offset=1)
-    assert (found.affected, found.total_affected) == ([{"os": {"platform": "ubuntu"}, "count": 2}], 3)
+    assert (found.affected, found.total_affected) == ([{"os": {"platform": "ubuntu"}, "count": 2}], 5)
+    found = node.items("get_distinct_agents", agent_list=["001", "099"])
+    assert ([row["id"] for row in found.affected], codes(found)) == (["001"], {"099": 1701})
 
 
 def test_keys_and_states_of_agents_that_are_registered(node: AgentNode) -> None:
     found = node.items("get_agents_keys", agent_list=["002", "005", "000"])
-    assert found.affected == [{"id": "002", "key": "secret2"}]
+    line = f"002 agent2 any {'k' * 64}"
+    assert [(item["id"], base64.b64decode(item["key"]).decode()) for item in found.affected] == [("002", line)]
     assert codes(found) == {"005": 1701, "000": 1703}
-    found = node.items("get_agents_sync_group", agent_list=["001", "002", "044"])
-    assert found.affected == [{"id": "001", "synced": True}, {"id": "002", "synced": False}]
+    assert ids(node.items("get_agents_keys").affected) == ["001", "002", "003", "004"]
+    assert codes(node.items("get_agents_keys", agent_list=["x", "2"])) == {"x": 1701, "2": 1701}
+
+
+def test_agent_is_in_sync_when_it_has_the_merged_file_of_its_groups(node: AgentNode) -> None:
+    """What it says of its configuration (group_config_status) does not count."""
+    found = node.items("get_agents_sync_group", agent_list=["001", "002", "003", "044"])
+    assert {item["id"]: item["synced"] for item in found.affected} == {"001": True, "002": True, "003": False}
     assert codes(found) == {"044": 1701}
-    assert ids(node.items("get_agents_sync_group").affected) == ["001", "002", "003", "004"]
+    everybody = node.items("get_agents_sync_group").affected
+    assert {item["id"]: item["synced"] for item in everybody} == {"001": True, "002": True, "003": False, "004": False}
+    merged = node.root / "etc/shared/web/merged.mg"
+    try:
+        merged.write_text("changed")
+        assert node.items("get_agents_sync_group", agent_list=["001"]).affected == [{"id": "001", "synced": False}]
+        merged.unlink()
+        assert node.items("get_agents_sync_group", agent_list=["001"]).affected == [{"id": "001", "synced": False}]
+    finally:
+        merged.write_text("of web")
 
 
 def test_arguments_of_a_wrong_kind_are_refused(node: AgentNode) -> None:

@@ -110,6 +110,17 @@ def test_search_looks_into_every_value() -> None:
     assert ids(search_text="20") == [3, 20, 1]
 
 
+def test_search_looks_into_the_fields_that_are_named() -> None:
+    assert names(search_text="4.14", search_in_fields=["version"]) == ["master-node", "worker1"]
+    assert names(search_text="4.14", search_in_fields=["name", "ip"]) == []
+    assert names(search_text="4.14", complementary_search=True, search_in_fields=["version"]) == ["worker2"]
+    assert ids(search_text="b", search_in_fields=["os.name"]) == [3]
+    assert ids(search_text="b", complementary_search=True, search_in_fields=["os.name"]) == [20, 1]
+    assert ids(search_text="none", search_in_fields=["os.name"]) == []
+    assert ids(search_text="x", search_in_fields=["tags", "nothing"]) == [3]
+    assert cut_list(["web", "db"], ListArguments(search_text="w", search_in_fields=["name"])) == (["web"], 1)
+
+
 def test_select_keeps_what_is_required_and_distinct_does_not() -> None:
     shape = Shape(FIELDS, FIELDS, required=("name",))
     found, _ = cut_list(NODES, ListArguments(select=["type"]), shape)

@@ -78,6 +78,18 @@ def test_group_replaces_all_others(node: AgentNode) -> None:
     assert groups_of(node, 1, 2, 3) == ["web", "web", "web"]
 
 
+def test_only_groups_that_may_be_replaced_are_replaced(node: AgentNode) -> None:
+    assert assign(node, "web", ["001", "002", "005"], replace=True, replace_list=["default"]) == (
+        ["001", "005"],
+        {"002": 4000},
+    )
+    assert groups_of(node, 1, 2, 5) == ["web", "default,linux", "web"]
+    # Without replacing, the list means nothing.
+    assert assign(node, "web", ["002"], replace_list=[]) == (["002"], {})
+    assert assign(node, "web", ["002"], replace=True, replace_list=["linux", "default"]) == (["002"], {})
+    assert groups_of(node, 2) == ["web"]
+
+
 def test_all_agents_are_those_with_a_key_and_not_the_manager(node: AgentNode) -> None:
     affected, failed = assign(node, "db")
     assert affected == ["001", "002", "003", "005"]

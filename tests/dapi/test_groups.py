@@ -166,10 +166,112 @@ def test_files_of_a_group_are_listed_with_the_one_of_all_groups(node: AgentNode)
 def test_file_of_a_group_is_shown_as_it_is(node: AgentNode) -> None:
     (shared(node) / "web/list.json").write_text('{"not": "parsed"}')
     assert node.answer("get_file_conf", group_list=["web"], filename="list.json", raw=True) == {
-        "message": '{"not": "parsed"}'
+        "data": '{"not": "parsed"}'
     }
-    assert node.answer("get_file_conf", group_list=["web"], filename="ar.conf", raw=True) == {"message": "restart0"}
-    assert node.code("get_file_conf", group_list=["web"], filename="agent.conf", type_conf="conf") == 3009
+    assert node.answer("get_file_conf", group_list=["web"], filename="ar.conf", raw=True) == {"data": "restart0"}
+
+
+CONFIGURATION = """<agent_config os="Linux" name="a|b">
+  <localfile><location>/var/log/linux.log</location><log_format>syslog</log_format></localfile>
+  <client_buffer><disabled>no</disabled></client_buffer>
+</agent_config>
+<agent_config><localfile><location>a</location></localfile><localfile><location>b</location></localfile></agent_config>
+"""
+POLICY = """# Comment
+$php.ini=/etc/php.ini,/var/www/conf/php.ini;
+[PHP - Register globals are enabled] [any] [http://example.org]
+f:$php.ini -> r:^register_globals = On;
+
+[Second] [all required] []
+p:nc;
+d:/tmp -> ^x$;
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "text", "expected"),
+    [
+        (
+            "agent.conf",
+            None,
+            CONFIGURATION,
+            {
+                "total_affected_items": 2,
+                "affected_items": [
+                    {
+                        "filters": {"os": "Linux", "name": "a|b"},
+                        "config": {
+                            "localfile": [{"location": "/var/log/linux.log", "log_format": "syslog"}],
+                            "client_buffer": {"disabled": "no"},
+                        },
+                    },
+                    {"filters": {}, "config": {"localfile": [{"location": "a"}, {"location": "b"}]}},
+                ],
+            },
+        ),
+        (
+            "other.txt",
+            "conf",
+            "<agent_config/>",
+            {"total_affected_items": 1, "affected_items": [{"filters": {}, "config": {}}]},
+        ),
+        ("agent.conf", None, "", {"total_affected_items": 0, "affected_items": []}),
+        (
+            "rootkit_files.txt",
+            None,
+            "# Comment\n\ntmp/mcliZokhb   ! Bash door ::/rootkits/bashdoor.php\n*/x\n",
+            [
+                {"filename": "tmp/mcliZokhb", "name": "Bash door", "link": "/rootkits/bashdoor.php"},
+                {"filename": "*/x", "name": "", "link": ""},
+            ],
+        ),
+        (
+            "rootkit_trojans.txt",
+            None,
+            "ls  !bash|^/bin/sh!\n/etc/hosts !viruslist\\.ru!Anti-virus site!",
+            [
+                {"filename": "ls", "name": "bash|^/bin/sh", "description": ""},
+                {"filename": "/etc/hosts", "name": "viruslist\\.ru", "description": "Anti-virus site!"},
+            ],
+        ),
+        (
+            "cis_debian_linux_rcl.txt",
+            None,
+            POLICY,
+            {
+                "vars": {"php.ini": "/etc/php.ini,/var/www/conf/php.ini"},
+                "controls": [
+                    {
+                        "name": "PHP - Register globals are enabled",
+                        "condition": "any",
+                        "reference": "http://example.org",
+                        "checks": ["f:$php.ini -> r:^register_globals = On;"],
+                    },
+                    {
+                        "name": "Second",
+                        "condition": "all required",
+                        "reference": "",
+                        "checks": ["p:nc;", "d:/tmp -> ^x$;"],
+                    },
+                ],
+            },
+        ),
+    ],
+)
+def test_file_of_a_group_is_shown_as_objects(
+    node: AgentNode, name: str, form: str | None, text: str, expected: object
+) -> None:
+    (shared(node) / "web" / name).write_text(text)
+    given = {} if form is None else {"type_conf": form}
+    assert node.answer("get_file_conf", group_list=["web"], filename=name, **given) == {"data": expected}
+
+
+def test_file_that_is_no_object_is_refused_and_named(node: AgentNode) -> None:
+    (shared(node) / "web/agent.conf").write_text("<agent_config><localfile></agent_config>")
+    assert node.code("get_file_conf", group_list=["web"], filename="agent.conf") == 1113
+    for name in ("ar.conf", "merged.mg"):
+        assert node.code("get_file_conf", group_list=["web"], filename=name) == 1006
+    assert node.code("get_file_conf", group_list=["web"], filename="ar.conf", type_conf="other") == 1000
 
 
 def test_file_outside_of_the_group_is_1006(node: AgentNode, monkeypatch: pytest.MonkeyPatch) -> None:

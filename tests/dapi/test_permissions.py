@@ -203,6 +203,40 @@ def test_agents_of_a_group_may_be_moved_and_no_others(node: AgentNode) -> None:
     assert denied.code == 4000
 
 
+def test_replacing_takes_no_agent_out_of_a_group_without_permission(node: AgentNode) -> None:
+    node.db.command(
+        'global set-agent-groups {"mode":"override","data":[{"id":1,"groups":["default","web"]},{"id":2,"groups":["default"]}]}'
+    )
+    permissions = {
+        "rbac_mode": "white",
+        "agent:modify_group": {"agent:id:*": "allow"},
+        "group:modify_assignments": {"group:id:db": "allow", "group:id:default": "allow"},
+    }
+
+    def moved(**given: Any) -> Any:
+        return executed(
+            node,
+            "assign_agents_to_group",
+            "wazuh.agent",
+            permissions,
+            group_list=["db"],
+            agent_list=["001", "002"],
+            replace=True,
+            **given,
+        )
+
+    answer = moved()
+    assert answer.fields["affected_items"] == ["002"]
+    assert [key["__object__"]["code"] for key in answer.fields["failed_items_keys"]] == [4000]
+    assert answer.fields["failed_items_values"] == [["001"]]
+    assert moved(replace_list=["web"]).code == 4000
+    # A failure of what was named stays one: only the list of what may be replaced was filled in.
+    again = moved()
+    assert again.fields["affected_items"] == []
+    codes = [key["__object__"]["code"] for key in again.fields["failed_items_keys"]]
+    assert sorted(codes) == [1752, 4000]
+
+
 @pytest.mark.parametrize("spelled", ["1", "0001", " 001", "1 ", "+1", "\uff10\uff10\uff11"])
 @pytest.mark.parametrize("qualname", ["get_agents", "get_agents_keys", "get_agents_sync_group", "get_outdated_agents"])
 def test_another_spelling_of_an_id_gets_nobody_past_a_permission(node: AgentNode, qualname: str, spelled: str) -> None:

@@ -6,6 +6,7 @@ Functions raise HashingError (FileVanished, UnsafePath) and OSError as they come
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import stat
 
@@ -13,9 +14,11 @@ from clusterd.dapi.files.tree_files import MOST_NAMES, TooManyFiles, mode_of, op
 from clusterd.names import is_group_name
 from hashing.atomic import FileOps
 from hashing.digest import open_regular
-from hashing.errors import FileVanished
+from hashing.errors import FileVanished, HashingError
 
 SHARED = "etc/shared"
+MULTIGROUPS = "var/multigroups"
+MERGED = "merged.mg"
 DEFAULT = "default"
 TEMPLATE = "agent-template.conf"
 CONFIGURATION = "agent.conf"
@@ -24,6 +27,7 @@ EMPTY_CONFIGURATION = "<agent_config>\n</agent_config>\n"
 LARGEST_TEMPLATE = 1024 * 1024
 DIRECTORY_MODE = 0o700
 _PIECE = 256 * 1024
+_HASH = re.compile(r"[0-9a-f]{8}")
 
 
 def may_be_group(name: str) -> bool:
@@ -83,6 +87,22 @@ def remove_group(root: str, name: str) -> None:
         raise FileVanished(directory_of(name), "is no group")
     with opened_directory(root, SHARED) as fd:
         shutil.rmtree(name, dir_fd=fd)
+
+
+def merged_directory(names: str, group_hash: str) -> str:
+    """Where the merged file of an agent is: of its only group, or of that combination of groups. `names`: joined by commas, as
+    the database has them, with the hash it has of them; "" for no group, and for what can be no name."""
+    if "," in names:
+        return f"{MULTIGROUPS}/{group_hash}" if _HASH.fullmatch(group_hash) else ""
+    return directory_of(names) if may_be_group(names) else ""
+
+
+def merged_sum(root: str, directory: str) -> str | None:
+    """MD5 of the merged file of a directory, None where there is none that can be read."""
+    try:
+        return hash_of(root, directory, MERGED, "md5") if directory else None
+    except (HashingError, OSError):
+        return None
 
 
 def hash_of(root: str, directory: str, name: str, algorithm: str) -> str | None:

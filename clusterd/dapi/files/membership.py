@@ -40,6 +40,15 @@ def groups_of(database: BlockingDatabase, agent_id: int) -> list[str] | None:
     return [row["name"] for row in database.pages(f"{select} order by b.priority", [agent_id])]
 
 
+def groups_by_agent(database: BlockingDatabase, ids: Sequence[int]) -> Mapping[int, set[str]]:
+    """The groups of each of the agents that has any."""
+    select = "select b.id_agent as id, g.name as name from belongs b join `group` g on g.id = b.id_group"
+    found: dict[int, set[str]] = {}
+    for row in database.rows_of(select, "b.id_agent", ids):
+        found.setdefault(row["id"], set()).add(row["name"])
+    return found
+
+
 def member_counts(database: BlockingDatabase) -> Mapping[str, int]:
     """Agents of each group that has any."""
     select = "select g.name as name, count(*) as n from belongs b join `group` g on g.id = b.id_group"

@@ -5,14 +5,16 @@ from typing import Annotated, Any
 
 import msgspec
 
-from clusterd.dapi.files.group_tree import group_exists
-from clusterd.dapi.protocol.access import agent_ids
+from clusterd.agent_keys import importable
+from clusterd.dapi.files.group_tree import group_exists, merged_directory, merged_sum
+from clusterd.dapi.protocol.access import MANAGER, agent_ids, agent_keys
+from clusterd.dapi.protocol.actions import EVERY_AGENT, SOME_AGENTS, SOME_GROUPS
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.permissions import EVERY_AGENT, SOME_AGENTS, SOME_GROUPS
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
 from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.dapi.query.agent_query import AgentQuery, count_distinct, find_agents
 from clusterd.dapi.query.sql_condition import Condition, all_of, among
+from clusterd.dapi.query.table_query import TableArguments
 from clusterd.wire.results import BAD_REQUEST, NOT_FOUND, WireException
 
 registry = Registry()
@@ -21,27 +23,14 @@ AGENTS = (
     "Some agents information was not returned",
     "No agents were returned",
 )
-MANAGER = "000"
 CONNECTION = ("active", "disconnected", "never_connected", "pending")
+LONGEST_ID = 18
+"""Digits."""
 JOINED = frozenset({"status", "node_name"})
 """Filters of the overview in which `cluster_control` of stock joins values with commas."""
 
 
-class DatabaseList(Arguments, frozen=True):
-    """As stock asks for a page of a table: `sort` {"fields", "order"}, `search` {"value", "negation"}, `filters` field to value
-    or values."""
-
-    offset: int = 0
-    limit: int | None = 500
-    sort: dict[str, Any] | None = None
-    search: dict[str, Any] | None = None
-    select: list[str] | None = None
-    filters: dict[str, Any] | None = None
-    q: str | None = None
-    distinct: bool = False
-
-
-class AgentList(DatabaseList, frozen=True):
+class AgentList(TableArguments, frozen=True):
     agent_list: list[str] | None = None
 
 
@@ -53,9 +42,16 @@ class GroupAgents(AgentList, frozen=True, kw_only=True):
 
 
 class DistinctAgents(AgentList, frozen=True):
-    """`fields`: whose combinations are counted; stock has no default."""
+    """`fields`: whose combinations are counted, None for all."""
 
     fields: list[str] | None = None
+
+
+class Overview(TableArguments, frozen=True):
+    """`count`: whether agents are counted; `get_data`: whether they are listed."""
+
+    count: bool = True
+    get_data: bool = True
 
 
 class SomeAgents(Arguments, frozen=True):
@@ -94,25 +90,27 @@ def get_outdated_agents(call: Call, given: AgentList) -> Items:
 
 @registry.function("wazuh.agent", "get_distinct_agents", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_distinct_agents(call: Call, given: DistinctAgents) -> Items:
-    """Every combination of some fields, agent objects with `count`; what an agent lacks is `N/A`. Raises WireException 1724."""
+    """Every combination of some fields, agent objects with `count`; what an agent lacks is `N/A`. The total is that of the agents.
+    Raises WireException 1403, 1724."""
     ids, missing = known_agents(call, given.agent_list)
-    query = query_of(given, ids, given.filters or {})
-    found, total = count_distinct(call.database, query, given.fields or [])
+    found, total = count_distinct(call.database, AgentQuery(ids=ids, **given.wanted), given.fields or [])
     items = Items(*AGENTS, affected=found, total=total, sort_fields=["count"], sort_casting=["int"])
     return with_unknown(items, missing)
 
 
 @registry.function("wazuh.core.agent", "Agent.get_agents_overview", LOCAL_MASTER, needs=(EVERY_AGENT,))
-def get_agents_overview(call: Call, given: DatabaseList) -> dict[str, Any]:
+def get_agents_overview(call: Call, given: Overview) -> dict[str, Any]:
     """`{"items", "totalItems"}`. Filters for status and node that join values with commas mean any of them (dapi.md 7.3)."""
     filters = {field: _split(value) if field in JOINED else value for field, value in (given.filters or {}).items()}
-    found, total = find_agents(call.database, query_of(given, None, filters))
-    return {"items": found, "totalItems": total}
+    query = AgentQuery(select=given.select, **given.wanted | {"filters": filters})
+    found, total = find_agents(call.database, query)
+    return ({"items": found} if given.get_data else {}) | ({"totalItems": total} if given.count else {})
 
 
 @registry.function("wazuh.agent", "get_agents_sync_group", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_agents_sync_group(call: Call, given: SomeAgents) -> Items:
-    """`{"id", "synced"}`: whether the agent has the files of its groups, as it reported last. Failed items 1701, 1703."""
+    """`{"id", "synced"}`: whether the agent has the files of its groups: the digest of merged files that it reported last is
+    that of the merged file of its groups here. Failed items 1701, 1703."""
     items = Items(
         "Sync info was returned for all selected agents",
         "Sync info was not returned for some selected agents",
@@ -120,14 +118,20 @@ def get_agents_sync_group(call: Call, given: SomeAgents) -> Items:
         sort_fields=["id"],
         sort_casting=["int"],
     )
-    for agent_id, row in _rows(call, given.agent_list, items, "group_config_status as word"):
-        items.affected.append({"id": agent_id, "synced": row.get("word") == "synced"})
+    columns = 'merged_sum as sum, "group" as names, group_hash as hash'
+    sums: dict[str, str | None] = {}
+    for agent_id, row in _rows(call, given.agent_list, items, columns):
+        directory = merged_directory(row.get("names") or "", row.get("hash") or "")
+        if directory not in sums:
+            sums[directory] = merged_sum(call.root, directory)
+        reported = row.get("sum")
+        items.affected.append({"id": agent_id, "synced": bool(reported) and reported == sums[directory]})
     return items
 
 
 @registry.function("wazuh.agent", "get_agents_keys", LOCAL_MASTER, needs=(SOME_AGENTS,), gives_secrets=True)
 def get_agents_keys(call: Call, given: SomeAgents) -> Items:
-    """`{"id", "key"}`. Failed items 1701, 1703."""
+    """`{"id", "key"}`: what an agent imports, the Base64 text of its line of client.keys. Failed items 1701, 1703."""
     items = Items(
         "All selected agents' keys were returned",
         "Some selected agents' keys were not returned",
@@ -135,10 +139,14 @@ def get_agents_keys(call: Call, given: SomeAgents) -> Items:
         sort_fields=["id"],
         sort_casting=["int"],
     )
-    for agent_id, row in _rows(call, given.agent_list, items, "internal_key as word"):
-        if "word" in row:
-            items.affected.append({"id": agent_id, "key": row["word"]})
-        elif given.agent_list is not None:
+    keys = {key.id: key for key in agent_keys(call.root)}
+    for agent_id in sorted(keys if given.agent_list is None else set(given.agent_list), key=_in_order):
+        key = keys.get(agent_id)
+        if key is not None:
+            items.affected.append({"id": agent_id, "key": importable(key)})
+        elif agent_id == MANAGER:
+            items.fail(agent_id, WireException(1703, wire_class=BAD_REQUEST))
+        else:
             items.fail(agent_id, WireException(1701, wire_class=NOT_FOUND))
     return items
 
@@ -201,24 +209,6 @@ def known_agents(call: Call, wanted: Sequence[str] | None) -> tuple[list[int] | 
     return [int(one) for one in wanted if one in registered], [one for one in wanted if one not in registered]
 
 
-def query_of(given: DatabaseList, ids: Sequence[int] | None, filters: Mapping[str, Any]) -> AgentQuery:
-    sort, search = given.sort or {}, given.search or {}
-    fields = sort.get("fields")
-    return AgentQuery(
-        ids=ids,
-        filters=filters,
-        q=given.q,
-        search=str(search["value"]) if search.get("value") else None,
-        search_negated=bool(search.get("negation")),
-        sort=[str(field) for field in fields] if isinstance(fields, list) else None,
-        ascending=sort.get("order", "asc") != "desc",
-        select=given.select,
-        distinct=given.distinct,
-        offset=given.offset,
-        limit=given.limit,
-    )
-
-
 def with_unknown(items: Items, missing: Sequence[str]) -> Items:
     for agent_id in missing:
         items.fail(agent_id, WireException(1701, wire_class=NOT_FOUND))
@@ -227,13 +217,13 @@ def with_unknown(items: Items, missing: Sequence[str]) -> Items:
 
 def _listed(
     call: Call,
-    given: DatabaseList,
+    given: TableArguments,
     wanted: Sequence[str] | None,
     filters: Mapping[str, Any],
     where: Sequence[Condition] = (),
 ) -> Items:
     ids, missing = known_agents(call, wanted)
-    query = msgspec.structs.replace(query_of(given, ids, filters), where=where)
+    query = AgentQuery(ids=ids, select=given.select, **given.wanted | {"filters": filters, "where": where})
     found, total = find_agents(call.database, query)
     items = Items(*AGENTS, affected=found, total=total, sort_fields=["id"], sort_casting=["int"])
     return with_unknown(items, missing)
@@ -251,6 +241,11 @@ def _rows(call: Call, wanted: Sequence[str] | None, items: Items, columns: str) 
         elif one not in registered or int(one) not in found:
             items.fail(one, WireException(1701, wire_class=NOT_FOUND))
     return [(f"{number:03d}", found[number]) for number in numbers if number in found]
+
+
+def _in_order(agent_id: str) -> tuple[int, str]:
+    """By number; what is no number comes last."""
+    return (int(agent_id), "") if agent_id.isdecimal() and len(agent_id) < LONGEST_ID else (10**LONGEST_ID, agent_id)
 
 
 def _split(value: Any) -> Any:

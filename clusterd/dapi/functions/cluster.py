@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from clusterd.dapi.protocol.actions import CLUSTER_STATUS, SOME_NODES, THIS_NODE
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.permissions import SOME_NODES, THIS_NODE, Need
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry, SyncCall
 from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
 from clusterd.dapi.query.arrays import ListArguments, cut_list
@@ -114,9 +114,7 @@ async def get_ruleset_sync_status(call: SyncCall, given: RulesetStatus) -> Items
     )
 
 
-@registry.function(
-    "wazuh.cluster", "get_status_json", LOCAL_MASTER, checks_daemons=False, needs=(Need("cluster:status", "*"),)
-)
+@registry.function("wazuh.cluster", "get_status_json", LOCAL_MASTER, checks_daemons=False, needs=(CLUSTER_STATUS,))
 def get_status_json(call: Call, given: NoArguments) -> dict[str, Any]:
     """Whether a cluster is configured, and runs: it does, since somebody answers."""
     enabled = "no" if call.settings.cluster.disabled else "yes"

@@ -1,8 +1,8 @@
 """Decoders of all files that the node loads (dapi.md 5.6)."""
 
 from clusterd.dapi.functions.ruleset_files import ListFiles, wanted_files
+from clusterd.dapi.protocol.actions import FILES
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.permissions import Need
 from clusterd.dapi.protocol.registry import Call, Registry
 from clusterd.dapi.protocol.request import LOCAL_ANY
 from clusterd.dapi.query.arrays import Shape, cut_list
@@ -22,7 +22,7 @@ class GetDecoders(ListFiles, frozen=True):
     parents: bool = False
 
 
-@registry.function(DECODERS.module, "get_decoders", LOCAL_ANY, needs=(Need("decoders:read", "decoder", "filename"),))
+@registry.function(DECODERS.module, "get_decoders", LOCAL_ANY, needs=(FILES["decoder"].read,))
 def get_decoders(call: Call, given: GetDecoders) -> Items:
     """The decoders that all filters leave, by file and place in it unless told otherwise. A file that cannot be read is a failed
     item (1501, 1502). Raises WireException 1202 for a status that is none."""

@@ -6,32 +6,43 @@ from typing import Annotated, Any
 import msgspec
 
 from clusterd.dapi.files.group_tree import DEFAULT, group_exists
-from clusterd.dapi.files.membership import MOST_GROUPS, Membership, change_groups, groups_of, memberships, note_group
+from clusterd.dapi.files.membership import (
+    MOST_GROUPS,
+    Membership,
+    change_groups,
+    groups_by_agent,
+    groups_of,
+    memberships,
+    note_group,
+)
 from clusterd.dapi.files.membership import members as members_of
 from clusterd.dapi.protocol.access import agent_ids
+from clusterd.dapi.protocol.actions import (
+    CHANGE_GROUP,
+    CHANGE_GROUP_BY_ID,
+    CHANGE_GROUP_IF_NAMED,
+    MOVE_AGENTS,
+    REPLACE_GROUPS,
+)
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.permissions import Need
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
 from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.wdb.client import DatabaseError
-from clusterd.wire.results import BAD_REQUEST, NOT_FOUND, WireException
+from clusterd.wire.results import BAD_REQUEST, NOT_FOUND, PERMISSION_ERROR, WireException
 
 registry = Registry()
-MOVE_AGENTS = Need("agent:modify_group", "agent", "agent_list")
-CHANGE_GROUP = Need("group:modify_assignments", "group", "group_list")
-CHANGE_GROUP_IF_NAMED = Need("group:modify_assignments", "group", "group_list", optional=True)
-CHANGE_GROUP_BY_ID = Need("group:modify_assignments", "group", "group_id", optional=True)
-
 MANAGER = "000"
 OneName = Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]
 
 
 class Assigned(Arguments, frozen=True):
-    """`agent_list`: None for all. `replace`: the group becomes the only one of each agent."""
+    """`agent_list`: None for all. `replace`: the group becomes the only one of each agent; `replace_list`: the groups that agents
+    may be taken out of then, None for all."""
 
     group_list: OneName
     agent_list: list[str] | None = None
     replace: bool = False
+    replace_list: list[str] | None = None
 
 
 class TakenOut(Arguments, frozen=True):
@@ -58,11 +69,12 @@ class Left(Arguments, frozen=True):
     "wazuh.agent",
     "assign_agents_to_group",
     LOCAL_MASTER,
-    needs=(MOVE_AGENTS, CHANGE_GROUP),
+    needs=(MOVE_AGENTS, CHANGE_GROUP, REPLACE_GROUPS),
 )
 def assign_agents_to_group(call: Call, given: Assigned) -> Items:
     """The ids of the agents that came into the group. Failed items: 1701, 1703, 1751 for members, 1752 for those that have only
-    this group when it is to replace others, 1737 for one group too many, 2003. Raises WireException 1710."""
+    this group when it is to replace others, 4000 for those in a group that may not be replaced, 1737 for one group too many,
+    2003. Raises WireException 1710."""
     (group,) = given.group_list
     if not group_exists(call.root, group):
         raise _unknown_group()
@@ -74,13 +86,16 @@ def assign_agents_to_group(call: Call, given: Assigned) -> Items:
     )
     note_group(call.database, group)
     known = _known(call, given.agent_list, group, items)
+    held = _held(call, list(known), given)
     wanted = []
     for agent_id, found in known.items():
         code = _obstacle(found, replace=given.replace)
-        if code is None:
-            wanted.append(agent_id)
-        else:
+        if code is not None:
             items.fail(_shown(agent_id), WireException(code, wire_class=BAD_REQUEST))
+        elif agent_id in held:
+            items.fail(_shown(agent_id), WireException(4000, "Resource type: group:id", wire_class=PERMISSION_ERROR))
+        else:
+            wanted.append(agent_id)
     _change(call, items, wanted, group, "override" if given.replace else "append", is_wanted=True)
     return items
 
@@ -176,6 +191,14 @@ def remove_agent_from_groups(call: Call, given: Left) -> Items:
             raise failure
     items.affected = sorted(gone)
     return items
+
+
+def _held(call: Call, ids: Sequence[int], given: Assigned) -> frozenset[int]:
+    """Agents in a group that they may not be taken out of."""
+    if not given.replace or given.replace_list is None:
+        return frozenset()
+    free = {*given.replace_list, *given.group_list}
+    return frozenset(number for number, names in groups_by_agent(call.database, ids).items() if not names <= free)
 
 
 def _obstacle(found: Membership, *, replace: bool) -> int | None:

@@ -8,6 +8,7 @@ import msgspec
 from clusterd.dapi.files.group_tree import (
     CONFIGURATION,
     DEFAULT,
+    MERGED,
     SHARED,
     directory_of,
     group_exists,
@@ -19,11 +20,13 @@ from clusterd.dapi.files.group_tree import (
 )
 from clusterd.dapi.files.membership import forget_group, member_counts, note_group
 from clusterd.dapi.files.tree_files import list_files, read_text
+from clusterd.dapi.protocol.actions import CREATE_GROUPS, DELETE_GROUPS, SOME_GROUPS
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.permissions import SOME_GROUPS, Need
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
 from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
+from clusterd.dapi.ruleset.group_file import Form, UnknownForm, parse_group_file
+from clusterd.dapi.ruleset.xml import MalformedXml
 from clusterd.wdb.client import DatabaseError
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, WireException
 from hashing.atomic import FileOps
@@ -31,7 +34,6 @@ from hashing.errors import FileVanished, HashingError
 
 registry = Registry()
 
-MERGED = "merged.mg"
 OF_ALL_GROUPS = "ar.conf"
 """Belongs to every group; its file is in etc/shared itself."""
 LARGEST_FILE = 8 * 1024 * 1024
@@ -78,11 +80,11 @@ class GroupFiles(ListArguments, frozen=True, kw_only=True):
 
 
 class GroupFile(Arguments, frozen=True):
-    """`type_conf`: how stock would parse the file; the raw text has no type."""
+    """`type_conf`: how the file is to be read, None for what its name says; the raw text has no type."""
 
     group_list: OneName
     filename: str
-    type_conf: str | None = None
+    type_conf: Form | None = None
     raw: bool = False
 
 
@@ -109,7 +111,7 @@ def get_agent_groups(call: Call, given: GroupList) -> Items:
     return items
 
 
-@registry.function("wazuh.agent", "create_group", LOCAL_MASTER, needs=(Need("group:create", "*"),))
+@registry.function("wazuh.agent", "create_group", LOCAL_MASTER, needs=(CREATE_GROUPS,))
 def create_group(call: Call, given: NewGroup) -> dict[str, Any]:
     """`{"message"}`. Raises WireException 1722 for a bad name, 1711 for a group that exists, 1713 for anything else of that
     name, 1006 when it cannot be written."""
@@ -128,7 +130,7 @@ def create_group(call: Call, given: NewGroup) -> dict[str, Any]:
     return {"message": f"Group '{name}' was created"}
 
 
-@registry.function("wazuh.agent", "delete_groups", LOCAL_MASTER, needs=(Need("group:delete", "group", "group_list"),))
+@registry.function("wazuh.agent", "delete_groups", LOCAL_MASTER, needs=(DELETE_GROUPS,))
 def delete_groups(call: Call, given: DeletedGroups) -> Items:
     """The names of the groups that were removed; their agents without another group are in `default` then. Failed items:
     1710, 1712 for `default`, 1006."""
@@ -183,19 +185,23 @@ def get_group_files(call: Call, given: GroupFiles) -> Items:
 
 @registry.function("wazuh.agent", "get_file_conf", LOCAL_MASTER, needs=(SOME_GROUPS,))
 def get_file_conf(call: Call, given: GroupFile) -> dict[str, Any]:
-    """`{"message": text}` of a file of the group, or of ar.conf. Raises WireException 1710, 1006, 3009 for anything but the raw
-    text."""
+    """`{"data"}`: the text of a file of the group, or of ar.conf, or what it says as objects. Raises WireException 1710, 1006,
+    also for a file that has no other form than its text, 1113 for one that is malformed."""
     (group,) = given.group_list
     name = given.filename
     if not group_exists(call.root, group):
         raise _unknown()
-    if not given.raw:
-        raise WireException(3009, "only the raw text of a group's file is available", wire_class=BAD_REQUEST)
     if not name or "/" in name or "\0" in name or name in (".", ".."):
         raise WireException(1006, name[:255], wire_class=BAD_REQUEST)
     directory = directory_of(group) if name != OF_ALL_GROUPS else SHARED
     try:
-        return {"message": read_text(call.root, directory, name, LARGEST_FILE)}
+        text = read_text(call.root, directory, name, LARGEST_FILE)
+        return {"data": text if given.raw else parse_group_file(name, text, given.type_conf)}
+    except UnknownForm:
+        why = f"{name[:255]} has no other form than its text: ask for it with raw=true"
+        raise WireException(1006, why, wire_class=BAD_REQUEST) from None
+    except MalformedXml as failure:
+        raise WireException(1113, f"{name[:255]}: {failure}", wire_class=BAD_REQUEST) from None
     except (HashingError, OSError) as failure:
         raise WireException(1006, f"{name[:255]}: {_reason(failure)}", wire_class=BAD_REQUEST) from None
 

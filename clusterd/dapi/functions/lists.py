@@ -15,8 +15,8 @@ from clusterd.dapi.files.tree_files import (
     write_file,
 )
 from clusterd.dapi.functions.ruleset_files import only_name
+from clusterd.dapi.protocol.actions import FILES
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.permissions import Need
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
 from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
@@ -26,7 +26,7 @@ from hashing.atomic import FileOps
 from hashing.errors import FileVanished, HashingError
 
 registry = Registry()
-READ_LISTS = Need("lists:read", "list", "filename")
+NEEDS = FILES["list"]
 
 USER_DIRECTORY = "etc/lists"
 DIRECTORIES = (USER_DIRECTORY, "ruleset/lists")
@@ -72,7 +72,7 @@ class ListFile(msgspec.Struct, frozen=True, order=True):
         return f"{self.relative_dirname}/{self.filename}"
 
 
-@registry.function(_MODULE, "get_path_lists", LOCAL_MASTER, needs=(READ_LISTS,))
+@registry.function(_MODULE, "get_path_lists", LOCAL_MASTER, needs=(NEEDS.read,))
 def get_path_lists(call: Call, given: ListLists) -> Items:
     """Where the lists are. Raises WireException 1803, 1804 for directories that cannot be read."""
     files = [msgspec.structs.asdict(file) for file in _wanted(call.root, given)]
@@ -80,7 +80,7 @@ def get_path_lists(call: Call, given: ListLists) -> Items:
     return _listing(page, total)
 
 
-@registry.function(_MODULE, "get_lists", LOCAL_MASTER, needs=(READ_LISTS,))
+@registry.function(_MODULE, "get_lists", LOCAL_MASTER, needs=(NEEDS.read,))
 def get_lists(call: Call, given: ListLists) -> Items:
     """The lists with their entries, `{"items": [{"key", "value"}], "relative_dirname", "filename"}`. What cannot be read is a
     failed item (1803, 1804). Raises WireException 1803 for more than LARGEST_ANSWER bytes."""
@@ -108,7 +108,7 @@ def get_lists(call: Call, given: ListLists) -> Items:
     return items
 
 
-@registry.function(_MODULE, "get_list_file", LOCAL_MASTER, needs=(READ_LISTS,))
+@registry.function(_MODULE, "get_list_file", LOCAL_MASTER, needs=(NEEDS.read,))
 def get_list_file(call: Call, given: ShowList) -> Items | dict[str, Any]:
     """`{"message": text}`, or one object of keys and values as the only item. The failed item: 1802 to 1804."""
     name = only_name(given.filename)
@@ -130,7 +130,7 @@ def get_list_file(call: Call, given: ShowList) -> Items | dict[str, Any]:
     return items
 
 
-@registry.function(_MODULE, "upload_list_file", LOCAL_MASTER, needs=(Need("lists:update", "*"),))
+@registry.function(_MODULE, "upload_list_file", LOCAL_MASTER, needs=(NEEDS.update,))
 def upload_list_file(call: Call, given: UploadList) -> Items:
     """The item is the path of the list, always directly in etc/lists. The failed item, the path too: 1112, 1800, 1801, 1805,
     1806, 1905. Ends of lines are made those of Unix."""
@@ -159,7 +159,7 @@ def upload_list_file(call: Call, given: UploadList) -> Items:
     return items
 
 
-@registry.function(_MODULE, "delete_list_file", LOCAL_MASTER, needs=(Need("lists:delete", "list", "filename"),))
+@registry.function(_MODULE, "delete_list_file", LOCAL_MASTER, needs=(NEEDS.delete,))
 def delete_list_file(call: Call, given: DeleteList) -> Items:
     """The item is the path of the list that was removed, wherever below etc/lists it was, with its compiled form. The failed
     item, the path too: 1801, 1802, 1907."""

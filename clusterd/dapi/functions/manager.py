@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from clusterd.dapi.files.daemons import daemon_states
+from clusterd.dapi.protocol.actions import THIS_NODE
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.permissions import THIS_NODE
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
 from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY
 from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
@@ -38,7 +40,7 @@ class LogArguments(ListArguments, frozen=True):
 
 @registry.function("wazuh.manager", "get_basic_info", LOCAL_ANY, DISTRIBUTED, needs=(THIS_NODE,))
 def get_basic_info(call: Call, given: NoArguments) -> Items:
-    """Version, paths and time zone. `uuid` is null: a node of ours has none."""
+    """Version, paths and time zone. `uuid` is null: it is the framework that makes and keeps the manager's."""
     settings = call.settings
     item = {
         "path": settings.root,
@@ -68,16 +70,11 @@ def ossec_log(call: Call, given: LogArguments) -> Items:
     conditions = [f"{name}={word}" for name, word in words.items() if word and word != "all"]
     found, total = cut_list(
         log_lines(call.root),
-        ListArguments(
-            offset=given.offset,
-            limit=given.limit,
+        msgspec.structs.replace(
+            given,
             sort_by=given.sort_by or ["timestamp"],
             sort_ascending=given.sort_ascending if given.sort_by else False,
-            search_text=given.search_text,
-            complementary_search=given.complementary_search,
             q=";".join([*conditions, *([given.q] if given.q else [])]) or None,
-            select=given.select,
-            distinct=given.distinct,
         ),
         Shape(sort_fields=LOG_FIELDS, select_fields=LOG_FIELDS),
     )

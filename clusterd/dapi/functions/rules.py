@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from clusterd.dapi.functions.ruleset_files import ListFiles, wanted_files
+from clusterd.dapi.protocol.actions import FILES
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.permissions import Need
 from clusterd.dapi.protocol.registry import Call, Registry
 from clusterd.dapi.protocol.request import LOCAL_ANY
 from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
@@ -14,7 +14,6 @@ from clusterd.dapi.ruleset.rows import REQUIREMENTS, Row, all_rows, rule_rows
 from clusterd.wire.results import BAD_REQUEST, WireException
 
 registry = Registry()
-ALL_RULES = Need("rules:read", "rule")
 
 STANDARDS = (*REQUIREMENTS, "mitre")
 _LEVEL = re.compile(r"(\d{1,2})(?:-(\d{1,2}))?", re.ASCII)
@@ -34,7 +33,7 @@ _FIELDS = (
 class GetRules(ListFiles, frozen=True):
     """`level`: a number, or the first and last of several (`2-4`); the others are values that a rule must have."""
 
-    rule_ids: list[int] | None = None
+    rule_ids: list[int | str] | None = None
     group: str | None = None
     level: str | int | None = None
     pci_dss: str | None = None
@@ -52,33 +51,33 @@ class GetRequirement(ListArguments, frozen=True, kw_only=True):
     requirement: str
 
 
-@registry.function(RULES.module, "get_rules", LOCAL_ANY, needs=(Need("rules:read", "rule", "filename"),))
+@registry.function(RULES.module, "get_rules", LOCAL_ANY, needs=(FILES["rule"].read,))
 def get_rules(call: Call, given: GetRules) -> Items:
     """The rules that all filters leave, by id unless told otherwise. A file that cannot be read is a failed item (1413, 1414).
     Raises WireException 1202 for a level or status that is none."""
     first, last = _levels(given.level)
     items = Items("All rules were read", "Some rules could not be read", "There is no such rule")
     files = wanted_files(loaded_files(call.settings, RULES), given)
-    numbers = None if given.rule_ids is None else frozenset(given.rule_ids)
+    numbers = None if given.rule_ids is None else frozenset(map(str, given.rule_ids))
     wanted = {standard: getattr(given, standard) for standard in STANDARDS} | {"groups": given.group}
     rows = [
         row
         for row in all_rows(call, RULES, files, rule_rows, items)
         if first <= row["level"] <= last
-        and (numbers is None or row["id"] in numbers)
+        and (numbers is None or str(row["id"]) in numbers)
         and all(value is None or value in row[field] for field, value in wanted.items())
     ]
     items.affected, items.total = cut_list(rows, given, Shape(_FIELDS, _FIELDS, ("id",), ("id",)))
     return items
 
 
-@registry.function(RULES.module, "get_groups", LOCAL_ANY, needs=(ALL_RULES,))
+@registry.function(RULES.module, "get_groups", LOCAL_ANY, needs=(FILES["rule"].read_all,))
 def get_groups(call: Call, given: ListArguments) -> Items:
     """The names of all groups of rules, sorted. Failed items as get_rules."""
     return _values(call, given, "groups", "groups of rules")
 
 
-@registry.function(RULES.module, "get_requirement", LOCAL_ANY, needs=(ALL_RULES,))
+@registry.function(RULES.module, "get_requirement", LOCAL_ANY, needs=(FILES["rule"].read_all,))
 def get_requirement(call: Call, given: GetRequirement) -> Items:
     """What all rules name of one standard, sorted. Failed items as get_rules. Raises WireException 1202 for another standard."""
     standard = given.requirement.replace("-", "_")

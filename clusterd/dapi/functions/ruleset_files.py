@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from clusterd.dapi.files.tree_files import locked_directory, mode_of, read_text, remove_file, write_file
+from clusterd.dapi.protocol.actions import FILES
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.permissions import Need
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
 from clusterd.dapi.protocol.request import LOCAL_ANY, LOCAL_MASTER
 from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
@@ -200,25 +200,21 @@ def _check_content(content: str) -> None:
 
 
 def _register(kind: Kind) -> None:
-    reads = Need(f"{kind.words}:read", kind.word, "filename")
+    needs = FILES[kind.word]
 
-    @registry.function(kind.module, f"get_{kind.words}_files", LOCAL_ANY, needs=(reads,))
+    @registry.function(kind.module, f"get_{kind.words}_files", LOCAL_ANY, needs=(needs.read,))
     def get_files(call: Call, given: ListFiles) -> Items:
         return list_kind(call, given, kind)
 
-    @registry.function(kind.module, f"get_{kind.word}_file", LOCAL_MASTER, needs=(reads,))
+    @registry.function(kind.module, f"get_{kind.word}_file", LOCAL_MASTER, needs=(needs.read,))
     def get_file(call: Call, given: ShowFile) -> Items | dict[str, Any]:
         return show_file(call, given, kind)
 
-    @registry.function(
-        kind.module, f"upload_{kind.word}_file", LOCAL_MASTER, needs=(Need(f"{kind.words}:update", "*"),)
-    )
+    @registry.function(kind.module, f"upload_{kind.word}_file", LOCAL_MASTER, needs=(needs.update,))
     def upload(call: Call, given: UploadFile) -> Items:
         return upload_file(call, given, kind)
 
-    deletes = Need(f"{kind.words}:delete", kind.word, "filename")
-
-    @registry.function(kind.module, f"delete_{kind.word}_file", LOCAL_MASTER, needs=(deletes,))
+    @registry.function(kind.module, f"delete_{kind.word}_file", LOCAL_MASTER, needs=(needs.delete,))
     def delete(call: Call, given: DeleteFile) -> Items:
         return delete_file(call, given, kind)
 

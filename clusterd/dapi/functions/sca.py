@@ -5,19 +5,17 @@ from typing import Annotated, Any
 
 import msgspec
 
-from clusterd.dapi.functions.agents import DatabaseList
 from clusterd.dapi.protocol.access import agent_ids
+from clusterd.dapi.protocol.actions import READ_SCA
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.permissions import Need
 from clusterd.dapi.protocol.registry import Call, Registry
 from clusterd.dapi.protocol.request import DISTRIBUTED
 from clusterd.dapi.query.agent_fields import moment_of
 from clusterd.dapi.query.sql_condition import Condition
-from clusterd.dapi.query.table_query import Table, TableQuery, find_rows, selected_fields
+from clusterd.dapi.query.table_query import Table, TableArguments, TableQuery, find_rows, selected_fields
 from clusterd.wire.results import NOT_FOUND, WireException
 
 registry = Registry()
-READ_SCA = Need("sca:read", "agent", "agent_list")
 
 POLICIES = Table(
     source="sca_policy p join sca_scan_info s on s.policy_id = p.id",
@@ -60,7 +58,7 @@ _MESSAGES = (
 )
 
 
-class PolicyList(DatabaseList, frozen=True, kw_only=True):
+class PolicyList(TableArguments, frozen=True, kw_only=True):
     agent_list: Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]
 
 
@@ -115,21 +113,9 @@ def _is_there(call: Call, agent: str, items: Items) -> bool:
     return there
 
 
-def _query(given: DatabaseList, order: Sequence[str], where: Sequence[Condition] = ()) -> TableQuery:
-    sort, search = given.sort or {}, given.search or {}
-    fields = sort.get("fields")
-    return TableQuery(
-        where=where,
-        filters=given.filters or {},
-        q=given.q,
-        search=str(search["value"]) if search.get("value") else None,
-        search_negated=bool(search.get("negation")),
-        sort=[str(field) for field in fields] if isinstance(fields, list) else order,
-        ascending=sort.get("order", "asc") != "desc",
-        distinct=given.distinct,
-        offset=given.offset,
-        limit=given.limit,
-    )
+def _query(given: TableArguments, order: Sequence[str], where: Sequence[Condition] = ()) -> TableQuery:
+    wanted = given.wanted
+    return TableQuery(**wanted | {"where": where, "sort": wanted["sort"] or order})
 
 
 def _shown(row: Mapping[str, Any], fields: Sequence[str], dates: frozenset[str]) -> dict[str, Any]:

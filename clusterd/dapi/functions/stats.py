@@ -4,8 +4,8 @@ import datetime
 from pathlib import Path
 from typing import Any
 
+from clusterd.dapi.protocol.actions import THIS_NODE
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.permissions import THIS_NODE
 from clusterd.dapi.protocol.registry import Arguments, Call, Registry
 from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, WireException

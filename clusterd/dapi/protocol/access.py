@@ -1,13 +1,13 @@
 """What a request may do, applied to its arguments (dapi.md 3.8): each need of its function in turn."""
 
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from clusterd.agent_keys import KEY_FILE, Key, decode_keys, parse_keys, registered_ids
 from clusterd.dapi.protocol.permissions import ATTRIBUTES, Need, allows_all, permitted
 from clusterd.dapi.protocol.registry import Function
 from clusterd.dapi.protocol.request import ApiRequest
@@ -15,7 +15,9 @@ from clusterd.names import is_group_name
 from clusterd.wdb.blocking import BlockingDatabase
 from clusterd.wire.results import PERMISSION_ERROR, WireException
 
-_KEY_LINE = re.compile(r"(\d{3,}) (?!!)\S+ \S+ \S+$")
+MANAGER = "000"
+SHORTEST_ID = 3
+"""Digits of an agent's id."""
 _AGENTS_OF_GROUP = (
     "select b.id_agent as id from belongs b join `group` g on g.id = b.id_group where g.name = ? order by b.id_agent"
 )
@@ -83,12 +85,20 @@ def check(function: Function, request: ApiRequest, scope: Scope) -> Access:
 
 
 def agent_ids(root: str) -> frozenset[str]:
-    """Every registered agent, and the manager itself as 000."""
+    """Every registered agent, and the manager itself as 000 (dapi.md 3.8)."""
+    return frozenset({MANAGER, *registered_ids(_key_file(root))})
+
+
+def agent_keys(root: str) -> list[Key]:
+    """Every registered agent with its key: those of agent_ids and no others, or a permission would not count for them."""
+    return [key for key in parse_keys(_key_file(root))[0] if not key.is_removed and len(key.id) >= SHORTEST_ID]
+
+
+def _key_file(root: str) -> str:
     try:
-        lines = Path(root, "etc/client.keys").read_text(encoding="utf-8", errors="replace").splitlines()
+        return decode_keys(Path(root, KEY_FILE).read_bytes())
     except FileNotFoundError:
-        lines = []
-    return frozenset({"000", *(found[1] for found in map(_KEY_LINE.match, lines) if found)})
+        return ""
 
 
 def _groups(root: str) -> Iterable[str]:
@@ -109,7 +119,9 @@ def _narrowed(access: Access, need: Need, allowed: frozenset[str], universe: fro
     if given is None:
         if need.optional:
             return access
-        return Access(_with(request, need.argument, sorted(allowed)), access.denied, True)
+        return Access(
+            _with(request, need.argument, sorted(allowed)), access.denied, access.is_filled or not need.is_limit
+        )
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return access  # refused with the arguments

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import msgspec
 
-READ_NODES = "cluster:read"
 Members = Callable[[str], Collection[str]]
 Kind = Literal["node", "agent", "group", "rule", "decoder", "list", "*"]
 ATTRIBUTES: Mapping[str, str] = {
@@ -22,23 +21,18 @@ _READING = (":read", ":status")
 
 class Need(msgspec.Struct, frozen=True):
     """An action, and on what. `argument`: the one that names the resources; without one it is this node, or everything of that
-    kind. `optional`: without a value of the argument nothing is checked, instead of all that is permitted being filled in."""
+    kind. `optional`: without a value of the argument nothing is checked, instead of all that is permitted being filled in.
+    `is_limit`: the argument says how far the function may go, not what it is asked for."""
 
     action: str
     kind: Kind
     argument: str = ""
     optional: bool = False
+    is_limit: bool = False
 
     @property
     def changes(self) -> bool:
         return not self.action.endswith(_READING)
-
-
-SOME_NODES = Need(READ_NODES, "node", "filter_node")
-THIS_NODE = Need(READ_NODES, "node")
-SOME_AGENTS = Need("agent:read", "agent", "agent_list")
-EVERY_AGENT = Need("agent:read", "agent")
-SOME_GROUPS = Need("group:read", "group", "group_list")
 
 
 def permitted(

@@ -5,9 +5,10 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from clusterd.dapi.protocol.actions import READ_NODES
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.merge import PLAIN, Value, merge
-from clusterd.dapi.protocol.permissions import READ_NODES, permitted
+from clusterd.dapi.protocol.permissions import permitted
 from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY, ApiRequest
 from clusterd.errors import ClusterError
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, PERMISSION_ERROR, WireException, WireResult

@@ -8,39 +8,45 @@ from typing import Any
 import msgspec
 
 from clusterd.dapi.query.agent_fields import COLUMNS, DATES, NUMBERS, OS, agent_object
+from clusterd.dapi.query.arrays import check_page
 from clusterd.dapi.query.sql_condition import FALSE, TRUE, Condition, age_of, among, contains, negated
-from clusterd.dapi.query.table_query import Table, TableQuery, check_page, condition_of, find_rows, selected_fields
+from clusterd.dapi.query.table_query import (
+    Table,
+    TableQuery,
+    condition_of,
+    field_order,
+    find_rows,
+    named_fields,
+    selected_fields,
+)
 from clusterd.wdb.blocking import BlockingDatabase
 from clusterd.wire.results import BAD_REQUEST, WireException, shorten
 
 _VERSION = re.compile(r"(?:wazuh )?v?(\d.*)", re.IGNORECASE)
 _NUMBERS = re.compile(r"\d{1,9}", re.ASCII)
 NOT_KNOWN = "N/A"
+COUNT = "count"
 NOT_MANAGER = Condition("id <> 0")
 
 
-class AgentQuery(msgspec.Struct, frozen=True):
-    """What is wanted. `ids`: only these agents, None for all. `filters`: field to a value or values (any of them)."""
+class AgentQuery(TableQuery, frozen=True, kw_only=True):
+    """What is wanted. `ids`: only these agents, None for all."""
 
     ids: Sequence[int] | None = None
-    filters: Mapping[str, Any] = {}
-    q: str | None = None
-    search: str | None = None
-    search_negated: bool = False
-    sort: Sequence[str] | None = None
-    ascending: bool = True
     select: Sequence[str] | None = None
-    distinct: bool = False
-    offset: int = 0
-    limit: int | None = 500
-    where: Sequence[Condition] = ()
+
+    def limited(self) -> "AgentQuery":
+        """With `ids` as a condition."""
+        if self.ids is None:
+            return self
+        return msgspec.structs.replace(self, ids=None, where=[*self.where, among("id", self.ids)])
 
 
 def find_agents(database: BlockingDatabase, query: AgentQuery) -> tuple[list[dict[str, Any]], int]:
     """The page that was asked for, and how many agents there are in all pages. Raises WireException 1400 to 1412, 1724, 1731,
     DatabaseError."""
     fields = selected_fields(TABLE, query.select, () if query.distinct else ("id",))
-    rows, total = find_rows(database, TABLE, table_query(query), fields)
+    rows, total = find_rows(database, TABLE, query.limited(), fields)
     found = [agent_object(row, fields) for row in rows]
     if query.sort and list(query.sort) == ["version"]:
         found.sort(key=lambda agent: _numbers(agent.get("version", "")), reverse=not query.ascending)
@@ -50,31 +56,29 @@ def find_agents(database: BlockingDatabase, query: AgentQuery) -> tuple[list[dic
 def count_distinct(
     database: BlockingDatabase, query: AgentQuery, fields: Sequence[str]
 ) -> tuple[list[dict[str, Any]], int]:
-    """Combinations of the fields with how many agents have them (`count`), the page that was asked for, and how many
-    combinations there are. Sorted by the fields of the query that are among them, then by the others. What is missing is `N/A`.
-    Raises as find_agents."""
-    if not fields:
-        raise WireException(1724, "at least one field must be named", wire_class=BAD_REQUEST)
-    chosen = selected_fields(TABLE, fields)
-    asked = table_query(query)
+    """Combinations of the fields (of all, if none is named) with how many agents have them (`count`), the page that was asked
+    for, and how many agents were counted in all. Sorted by the fields of the query, then by the others as they are named; each
+    as in a list of agents. What is missing is `N/A`. Raises as find_agents."""
+    chosen = named_fields(TABLE, fields)
     check_page(query.offset, query.limit)
-    unknown = [field for field in query.sort or () if field not in (*chosen, "count")]
+    unknown = [field for field in query.sort or () if field not in (*chosen, COUNT)]
     if unknown:
-        allowed = ", ".join([*chosen, "count"])
+        allowed = ", ".join([*chosen, COUNT])
         text = f"Allowed sort fields: {allowed}. Fields: {shorten(', '.join(unknown), 500)}"
         raise WireException(1403, text, wire_class=BAD_REQUEST)
-    where = condition_of(TABLE, asked, chosen)
-    places = {field: f"f{number}" for number, field in enumerate(chosen)} | {"count": "n"}
-    columns = ", ".join(f"{COLUMNS[field]} as {places[field]}" for field in chosen)
-    body = (
-        f"select {columns}, count(*) as n from agent where {where.sql} group by {', '.join(COLUMNS[f] for f in chosen)}"
-    )
-    way = "asc" if query.ascending else "desc"
-    order = [f"{places[field]} {way}" for field in dict.fromkeys(query.sort or ())]
-    order += [places[field] for field in chosen if field not in (query.sort or ())]
-    total = database.rows(f"select count(*) as n from ({body})", where.values)[0]["n"]
+    where = condition_of(TABLE, query.limited(), chosen)
+    columns = ", ".join(f"{COLUMNS[field]} as f{number}" for number, field in enumerate(chosen))
+    grouped = ", ".join(COLUMNS[field] for field in chosen)
+    order: list[str] = []
+    for field in dict.fromkeys([*(query.sort or ()), *chosen]):
+        way = "desc" if not query.ascending and field in (query.sort or ()) else "asc"
+        order += [f"n {way}"] if field == COUNT else field_order(TABLE, field, way)
+    total = database.rows(f"select count(*) as n from agent where {where.sql}", where.values)[0]["n"]
     offset = 0 if query.limit is None else query.offset
-    rows = database.pages(f"{body} order by {', '.join(order)}", where.values, offset=offset, limit=query.limit)
+    body = (
+        f"select {columns}, count(*) as n from agent where {where.sql} group by {grouped} order by {', '.join(order)}"
+    )
+    rows = database.pages(body, where.values, offset=offset, limit=query.limit)
     return [_counted(row, chosen) for row in rows], int(total)
 
 
@@ -85,25 +89,7 @@ def _counted(row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
             shown.setdefault("os", {}).setdefault(field.removeprefix(OS), NOT_KNOWN)
         else:
             shown.setdefault(field, NOT_KNOWN)
-    return shown | {"count": row["n"]}
-
-
-def table_query(query: AgentQuery) -> TableQuery:
-    where = [*query.where]
-    if query.ids is not None:
-        where.append(among("id", query.ids))
-    return TableQuery(
-        where,
-        query.filters,
-        query.q,
-        query.search,
-        query.search_negated,
-        query.sort,
-        query.ascending,
-        query.distinct,
-        query.offset,
-        query.limit,
-    )
+    return shown | {COUNT: row["n"]}
 
 
 def member_of(group: str) -> Condition:

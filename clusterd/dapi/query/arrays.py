@@ -13,7 +13,8 @@ MOST = 100_000
 
 
 class ListArguments(Arguments, frozen=True):
-    """What the list functions of stock take (dapi.md 5.1, "List args"), in the form that most of them use."""
+    """What the list functions of stock take (dapi.md 5.1, "List args"), in the form that most of them use. `search_in_fields`:
+    the fields that are searched, None for all."""
 
     offset: int = 0
     limit: int | None = 500
@@ -21,6 +22,7 @@ class ListArguments(Arguments, frozen=True):
     sort_ascending: bool = True
     search_text: str | None = None
     complementary_search: bool = False
+    search_in_fields: list[str] | None = None
     q: str | None = None
     select: list[str] | None = None
     distinct: bool = False
@@ -49,8 +51,8 @@ def cut_list(elements: list[Any], arguments: ListArguments, shape: Shape = ANY) 
     if sort_by:
         found = _sorted(found, sort_by, shape.sort_fields, ascending=arguments.sort_ascending)
     if arguments.search_text:
-        text = arguments.search_text.lower()
-        found = [one for one in found if _contains(one, text) != arguments.complementary_search]
+        text, fields = arguments.search_text.lower(), arguments.search_in_fields
+        found = [one for one in found if _contains(one, text, fields) != arguments.complementary_search]
     if arguments.q:
         matches = matcher(arguments.q)
         found = [one for one in found if matches(one)]
@@ -62,18 +64,21 @@ def cut_list(elements: list[Any], arguments: ListArguments, shape: Shape = ANY) 
 
 
 def cut(elements: list[Any], offset: int, limit: int | None) -> list[Any]:
-    """A page. Raises WireException 1400, 1401, 1405, 1406."""
+    """A page. Raises as check_page."""
+    check_page(offset, limit)
+    return elements if limit is None else elements[offset : offset + limit]
+
+
+def check_page(offset: int, limit: int | None) -> None:
+    """Raises WireException 1400, 1401, 1405, 1406. Without a limit the offset means nothing."""
     if limit is None:
-        return elements
+        return
     if limit > MOST:
         raise _wrong(1405, str(limit))
-    if limit == 0:
-        raise _wrong(1406)
-    if limit < 0:
-        raise _wrong(1401)
+    if limit <= 0:
+        raise _wrong(1406 if limit == 0 else 1401)
     if offset < 0:
         raise _wrong(1400)
-    return elements[offset : offset + limit]
 
 
 def _wrong(code: int, extra: str | None = None, remediation: str | None = None) -> WireException:
@@ -132,7 +137,11 @@ def value_at(element: Any, path: str) -> Any:
 # ---- search ----------------------------------------------------------------------------------------------------------------
 
 
-def _contains(element: Any, text: str) -> bool:
+def _contains(element: Any, text: str, fields: Sequence[str] | None) -> bool:
+    """A field that an element does not have contains nothing; elements that are no objects have no fields."""
+    if fields is not None and isinstance(element, dict):
+        found = [value_at(element, field) for field in fields]
+        element = [value for value in found if value is not None]
     return any(text in str(leaf).lower() for leaf in _leaves(element))
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from clusterd.dapi.query.arrays import MOST
+from clusterd.dapi.protocol.registry import Arguments
+from clusterd.dapi.query.arrays import check_page
 from clusterd.dapi.query.parser import OF_TABLES, Clause, parse_query, unknown_field
 from clusterd.dapi.query.sql_condition import (
     FALSE,
@@ -48,19 +49,54 @@ class Table(msgspec.Struct, frozen=True):
     orders: Mapping[str, Sequence[str]] = {}
 
 
-class TableQuery(msgspec.Struct, frozen=True):
-    """What is wanted. `filters`: field to a value, or to values of which any counts. `where`: what holds besides."""
+class TableQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wanted. `filters`: field to a value, or to values of which any counts. `where`: what holds besides.
+    `search_fields`: the fields that are searched, None for all."""
 
     where: Sequence[Condition] = ()
     filters: Mapping[str, Any] = {}
     q: str | None = None
     search: str | None = None
     search_negated: bool = False
+    search_fields: Sequence[str] | None = None
     sort: Sequence[str] | None = None
     ascending: bool = True
     distinct: bool = False
     offset: int = 0
     limit: int | None = 500
+
+
+class TableArguments(Arguments, frozen=True):
+    """As stock asks for a page of a table: `sort` {"fields", "order"}, `search` {"value", "negation"}, `filters` field to value
+    or values."""
+
+    offset: int = 0
+    limit: int | None = 500
+    sort: dict[str, Any] | None = None
+    search: dict[str, Any] | None = None
+    search_in_fields: list[str] | None = None
+    select: list[str] | None = None
+    filters: dict[str, Any] | None = None
+    q: str | None = None
+    distinct: bool = False
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """As the fields of a TableQuery."""
+        sort, search = self.sort or {}, self.search or {}
+        fields = sort.get("fields")
+        return {
+            "filters": self.filters or {},
+            "q": self.q,
+            "search": str(search["value"]) if search.get("value") else None,
+            "search_negated": bool(search.get("negation")),
+            "search_fields": self.search_in_fields,
+            "sort": [str(field) for field in fields] if isinstance(fields, list) else None,
+            "ascending": sort.get("order", "asc") != "desc",
+            "distinct": self.distinct,
+            "offset": self.offset,
+            "limit": self.limit,
+        }
 
 
 def find_rows(
@@ -89,33 +125,27 @@ def find_rows(
     return found, int(total)
 
 
-def check_page(offset: int, limit: int | None) -> None:
-    """Raises WireException 1400, 1401, 1405, 1406. Without a limit the offset means nothing."""
-    if limit is None:
-        return
-    if limit > MOST:
-        raise WireException(1405, str(limit), wire_class=BAD_REQUEST)
-    if limit <= 0:
-        raise WireException(1406 if limit == 0 else 1401, wire_class=BAD_REQUEST)
-    if offset < 0:
-        raise WireException(1400, wire_class=BAD_REQUEST)
-
-
 def selected_fields(table: Table, select: Sequence[str] | None, required: Sequence[str] = ()) -> list[str]:
-    """What a `select` asks for, in the order of the columns; the name before a dot means all below it. Raises WireException
-    1724."""
-    if not select:
+    """What a `select` asks for, in the order of the columns, with those that it cannot leave out. Raises WireException 1724."""
+    wanted = {*named_fields(table, select), *required}
+    return [field for field in table.columns if field in wanted]
+
+
+def named_fields(table: Table, names: Sequence[str] | None) -> list[str]:
+    """The fields in the order in which they are named, all without any name; the name before a dot means all below it. Raises
+    WireException 1724."""
+    if not names:
         return list(table.columns)
-    wanted = set(required)
+    found: dict[str, None] = {}
     wrong = []
-    for field in select:
-        below = {name for name in table.columns if name == field or name.startswith(f"{field}.")}
-        wanted |= below
+    for name in names:
+        below = [field for field in table.columns if field == name or field.startswith(f"{name}.")]
+        found |= dict.fromkeys(below)
         if not below:
-            wrong.append(field)
+            wrong.append(name)
     if wrong:
         raise WireException(1724, shorten(", ".join(wrong), 500), wire_class=BAD_REQUEST, remediation=_allowed(table))
-    return [field for field in table.columns if field in wanted]
+    return list(found)
 
 
 def _keys(
@@ -147,7 +177,7 @@ def condition_of(table: Table, query: TableQuery, fields: Sequence[str]) -> Cond
     if query.q:
         found.append(parse_query(query.q, OF_TABLES, lambda clause: _clause(table, clause), all_of, any_of))
     if query.search:
-        found.append(_search(table, query.search, is_negated=query.search_negated))
+        found.append(_search(table, query))
     if query.distinct:
         columns = [table.columns[field] for field in fields]
         found += [Condition(f"({column} is not null and {column} <> '')") for column in columns]
@@ -199,14 +229,16 @@ def _clause(table: Table, clause: Clause) -> Condition:
     return compares(column, operator, value)
 
 
-def _search(table: Table, text: str, *, is_negated: bool) -> Condition:
-    """Somewhere in any field; the key counts when it is the number."""
-    parts = [contains(column, text) for column in table.columns.values() if column != table.key]
+def _search(table: Table, query: TableQuery) -> Condition:
+    """Somewhere in the fields that are searched; the key counts when it is the number."""
+    text, names = query.search or "", query.search_fields
+    columns = [column for field, column in table.columns.items() if names is None or field in names]
+    parts = [contains(column, text) for column in columns if column != table.key]
     number = number_of(text)
-    if number is not None and table.key in table.columns.values():
+    if number is not None and table.key in columns:
         parts.append(Condition(f"{table.key} = ?", (number,)))
     found = any_of(parts)
-    return negated(found) if is_negated else found
+    return negated(found) if query.search_negated else found
 
 
 def _order(table: Table, query: TableQuery, fields: Sequence[str]) -> str:
@@ -223,14 +255,19 @@ def _order(table: Table, query: TableQuery, fields: Sequence[str]) -> str:
     for field in sort:
         if query.distinct and field not in fields:
             continue
-        columns = (table.columns[field],) if query.distinct else table.orders.get(field, (table.columns[field],))
-        collation = "" if field in table.numbers | table.dates else " collate nocase"
-        parts += [f"{column}{collation} {way}" for column in columns]
+        parts += field_order(table, field, way, simply=query.distinct)
     if query.distinct:
         return ", ".join(parts) or ", ".join(str(place + 1) for place in range(len(fields)))
     if parts[:1] != [f"{table.key} {way}"]:
         parts.append(f"{table.key} asc")
     return ", ".join(parts)
+
+
+def field_order(table: Table, field: str, way: str, *, simply: bool = False) -> list[str]:
+    """How rows are ordered by a field: terms of `order by`. `simply`: by its own column only."""
+    columns = (table.columns[field],) if simply else table.orders.get(field, (table.columns[field],))
+    collation = "" if field in table.numbers | table.dates else " collate nocase"
+    return [f"{column}{collation} {way}" for column in columns]
 
 
 def _allowed(table: Table) -> str:
