@@ -11,7 +11,7 @@ from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.protocol.access import NOT_ASKED_FOR, Access, Scope, check
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.merge import PLAIN, Value
-from clusterd.dapi.protocol.registry import Call, arguments_of, not_available
+from clusterd.dapi.protocol.registry import ArgumentsRefused, Call, arguments_of, not_available
 from clusterd.dapi.protocol.request import ApiRequest, parse_request
 from clusterd.dapi.ruleset.config import loaded_names
 from clusterd.errors import ClusterError
@@ -24,8 +24,17 @@ INTERNAL = frozenset({"WazuhException", INTERNAL_ERROR, "WazuhClusterError", "Wa
 UNEXPECTED = "Unexpected error: see the log of this node"
 
 
-def run(data: bytes, settings: Settings, *, serves_store: bool, on_step: Callable[[], None] = lambda: None) -> Value:
-    """The answer of a function of the pool. `on_step` is called at each question to the database. What is raised is a bug."""
+def run(
+    data: bytes,
+    settings: Settings,
+    *,
+    serves_store: bool,
+    may_decline: bool = False,
+    on_step: Callable[[], None] = lambda: None,
+) -> Value:
+    """The answer of a function of the pool. `on_step` is called at each question to the database.
+
+    Raises ArgumentsRefused if it `may_decline`; anything else that is raised is a bug."""
     node = settings.cluster.node_name
     try:
         request = parse_request(data)
@@ -40,6 +49,10 @@ def run(data: bytes, settings: Settings, *, serves_store: bool, on_step: Callabl
             access = check(function, request, scope)
             arguments = arguments_of(function, access.request.f_kwargs)
             answer = as_value(function.work(Call(settings, access.request, database), arguments))
+    except ArgumentsRefused as failure:
+        if may_decline:
+            raise
+        return as_answer(failure, node)
     except ClusterError as failure:
         return as_answer(failure, node)
     return with_denied(answer, access)

@@ -13,9 +13,11 @@ class NodeRequest(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FunctionDone(Result, frozen=True, tag="function-done"):
-    """`answer`: an encoded result or exception (dapi.md 4)."""
+    """`answer`: an encoded result or exception (dapi.md 4). `declined`: why the function does not take these arguments, where
+    somebody else may; then nothing was done."""
 
     answer: Text
+    declined: str = ""
 
 
 class RequestPlanned(Result, frozen=True, tag="request-planned"):
@@ -30,12 +32,14 @@ class RequestPlanned(Result, frozen=True, tag="request-planned"):
 
 class RunFunction(Job[FunctionDone], frozen=True, tag="run-function"):
     """Run the function that an API request names, on this node. `serves_store`: whether our own store serves the agent
-    database here. A large answer goes to `out`. Result: FunctionDone, whatever the function says."""
+    database here. A large answer goes to `out`. `may_decline`: somebody else may be asked. Result: FunctionDone, whatever the
+    function says."""
 
     root: str
     request: Text
     out: str
     serves_store: bool
+    may_decline: bool = False
 
 
 class PlanRequest(Job[RequestPlanned], frozen=True, tag="plan-request"):

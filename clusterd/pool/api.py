@@ -6,6 +6,7 @@ from collections.abc import Callable
 from clusterd.dapi import execution
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.merge import Value
+from clusterd.dapi.protocol.registry import ArgumentsRefused
 from clusterd.dapi.protocol.request import encode_request, parse_request
 from clusterd.dapi.protocol.routing import combine, plan
 from clusterd.dapi.query.lookup import AgentTable
@@ -19,7 +20,13 @@ from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult, dum
 
 def run_function(job: RunFunction, settings: Settings, on_step: Callable[[], None]) -> FunctionDone:
     """The answer of this node."""
-    answer = execution.run(read_text(job.request), settings, serves_store=job.serves_store, on_step=on_step)
+    content = read_text(job.request)
+    try:
+        answer = execution.run(
+            content, settings, serves_store=job.serves_store, may_decline=job.may_decline, on_step=on_step
+        )
+    except ArgumentsRefused as failure:
+        return FunctionDone(Text(), declined=str(failure))
     return FunctionDone(write_text(dump_json(answer), job.out))
 
 

@@ -44,21 +44,6 @@ ACTIONS = {
     "rules:update",
     "sca:read",
 }
-SENSITIVE = {
-    "assign_agents_to_group",
-    "create_group",
-    "delete_decoder_file",
-    "delete_groups",
-    "delete_list_file",
-    "delete_rule_file",
-    "get_agents_keys",
-    "remove_agent_from_group",
-    "remove_agent_from_groups",
-    "remove_agents_from_group",
-    "upload_decoder_file",
-    "upload_list_file",
-    "upload_rule_file",
-}
 WHITE = {"rbac_mode": "white"}
 THINGS = {"agent": "001", "group": "web", "rule": "a.xml", "decoder": "a.xml", "list": "a", "node": "m", "*": "*"}
 ARGUMENTS: dict[str, Any] = {"content": "<group name='a'></group>", "group_id": "new", "policy_id": "x", "name": "x"}
@@ -81,7 +66,6 @@ def node() -> Iterator[AgentNode]:
 def test_the_table_of_permissions() -> None:
     assert {function.shown for function in FUNCTIONS if not function.needs} == OPEN
     assert {need.action for function in FUNCTIONS for need in function.needs} == ACTIONS
-    assert {function.shown for function in FUNCTIONS if function.is_sensitive} == SENSITIVE
     # A function about the cluster's state has no database at hand.
     assert {need.kind for one in FUNCTIONS if one.place == "sync" for need in one.needs} == {"node"}
 

@@ -152,7 +152,8 @@ def test_many_questions_over_one_connection_are_all_answered(rig: Rig) -> None:
         ("builtins", "eval"),
         ("clusterd.dapi.protocol.registry", "Registry"),
         ("wazuh.cluster", "os"),
-        ("wazuh.syscheck", "files"),
+        ("wazuh.syscheck", "nothing"),
+        ("wazuh.agent", "get_full_overview"),
     ],
 )
 def test_functions_that_are_not_registered_are_refused_and_not_run(rig: Rig, module: str, qualname: str) -> None:

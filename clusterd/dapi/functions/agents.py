@@ -129,7 +129,7 @@ def get_agents_sync_group(call: Call, given: SomeAgents) -> Items:
     return items
 
 
-@registry.function("wazuh.agent", "get_agents_keys", LOCAL_MASTER, needs=(SOME_AGENTS,), gives_secrets=True)
+@registry.function("wazuh.agent", "get_agents_keys", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_agents_keys(call: Call, given: SomeAgents) -> Items:
     """`{"id", "key"}`: what an agent imports, the Base64 text of its line of client.keys. Failed items 1701, 1703."""
     items = Items(

@@ -16,7 +16,6 @@ ATTRIBUTES: Mapping[str, str] = {
     "list": "file",
     "*": "*",
 }
-_READING = (":read", ":status")
 
 
 class Need(msgspec.Struct, frozen=True):
@@ -29,10 +28,6 @@ class Need(msgspec.Struct, frozen=True):
     argument: str = ""
     optional: bool = False
     is_limit: bool = False
-
-    @property
-    def changes(self) -> bool:
-        return not self.action.endswith(_READING)
 
 
 def permitted(

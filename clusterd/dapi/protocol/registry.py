@@ -16,10 +16,6 @@ from clusterd.settings import Settings
 from clusterd.wdb.blocking import BlockingDatabase
 from clusterd.wire.results import WireCallable, WireException
 
-Origin = Literal["client", "worker", "master"]
-"""Who asks: a program on this machine, a worker (of a master), the master (of a worker)."""
-EVERYBODY: frozenset[Origin] = frozenset({"client", "worker", "master"})
-
 
 class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of the arguments of a function: one field for each keyword that stock sends."""
@@ -77,9 +73,9 @@ Work = Callable[[Any, Any], Any]
 
 
 class Function(msgspec.Struct, frozen=True):
-    """One entry. `place`: where it runs. `types`: request types under which it may be asked; `origins`: by whom.
-    `needs`: its permissions, `gives_secrets`: what it reads is as dangerous as a change. `checks_daemons`: whether the daemons
-    of `basic_services` must be up (dapi.md 3.7.2)."""
+    """One entry. `place`: where it runs. `types`: request types under which it may be asked; by whom, and whether it is asked at
+    all where there is a framework, says policy.py. `needs`: its permissions. `checks_daemons`: whether the daemons of
+    `basic_services` must be up (dapi.md 3.7.2)."""
 
     module: str
     qualname: str
@@ -88,19 +84,12 @@ class Function(msgspec.Struct, frozen=True):
     arguments: type[Arguments]
     types: frozenset[RequestType]
     needs: tuple[Need, ...]
-    origins: frozenset[Origin] = EVERYBODY
     checks_daemons: bool = True
-    gives_secrets: bool = False
 
     @property
     def shown(self) -> str:
         """The name in the log line of a request."""
         return self.qualname.rpartition(".")[2]
-
-    @property
-    def is_sensitive(self) -> bool:
-        """Whether it changes something or gives secrets away."""
-        return self.gives_secrets or any(need.changes for need in self.needs)
 
 
 class Registry:
@@ -115,14 +104,12 @@ class Registry:
         qualname: str,
         *types: RequestType,
         needs: tuple[Need, ...],
-        origins: Iterable[Origin] = EVERYBODY,
         checks_daemons: bool = True,
-        gives_secrets: bool = False,
     ) -> Callable[[Callable[[Call, A], Any]], Callable[[Call, A], Any]]:
         """Decorator of a plain function, which runs in a pool process. Its second parameter's annotation is its Arguments."""
 
         def register(work: Callable[[Call, A], Any]) -> Callable[[Call, A], Any]:
-            self._add("pool", module, qualname, types, work, needs, origins, checks_daemons, gives_secrets)
+            self._add("pool", module, qualname, types, work, needs, checks_daemons)
             return work
 
         return register
@@ -133,14 +120,12 @@ class Registry:
         qualname: str,
         *types: RequestType,
         needs: tuple[Need, ...],
-        origins: Iterable[Origin] = EVERYBODY,
         checks_daemons: bool = True,
-        gives_secrets: bool = False,
     ) -> Callable[[Callable[[SyncCall, A], Awaitable[Any]]], Callable[[SyncCall, A], Awaitable[Any]]]:
         """Decorator of a coroutine function about the cluster's state, which runs in the sync process."""
 
         def register(work: Callable[[SyncCall, A], Awaitable[Any]]) -> Callable[[SyncCall, A], Awaitable[Any]]:
-            self._add("sync", module, qualname, types, work, needs, origins, checks_daemons, gives_secrets)
+            self._add("sync", module, qualname, types, work, needs, checks_daemons)
             return work
 
         return register
@@ -153,9 +138,7 @@ class Registry:
         types: Iterable[RequestType],
         work: Work,
         needs: tuple[Need, ...],
-        origins: Iterable[Origin],
         checks_daemons: bool,
-        gives_secrets: bool,
     ) -> None:
         annotation = list(work.__annotations__.values())[1]
         if not (isinstance(annotation, type) and issubclass(annotation, Arguments)):
@@ -168,9 +151,7 @@ class Registry:
             annotation,
             frozenset(types),
             needs,
-            frozenset(origins),
             checks_daemons,
-            gives_secrets,
         )
         unknown = {need.argument for need in needs if need.argument} - set(annotation.__struct_fields__)
         if unknown:
@@ -198,9 +179,14 @@ class Registry:
         return self._functions.get((name.module, name.qualname))
 
 
-def not_available(name: WireCallable, node: str) -> WireException:
-    """The answer to a function that is not registered (dapi.md 8.2): a failed item of this node, not a failed request."""
-    text = f"function not available: {name.module[:100]}.{name.qualname[:100]}"
+class ArgumentsRefused(WireException):
+    """These arguments are not taken by a function of ours; nothing of it was done."""
+
+
+def not_available(name: WireCallable, node: str, why: str = "") -> WireException:
+    """The answer to a function that nobody has on this node (dapi.md 8.2), or who has it cannot answer now (`why`): a failed item
+    of this node, not a failed request."""
+    text = f"function not available: {name.module[:100]}.{name.qualname[:100]}{why and f' ({why})'}"
     return WireException(
         3009,
         text,
@@ -211,8 +197,8 @@ def not_available(name: WireCallable, node: str) -> WireException:
 
 
 def arguments_of(function: Function, given: dict[str, Any]) -> Arguments:
-    """The validated arguments. Raises WireException 1000 that names what is wrong."""
+    """The validated arguments. Raises ArgumentsRefused 1000 that names what is wrong."""
     try:
         return msgspec.convert(given, function.arguments)
     except msgspec.ValidationError as problem:
-        raise WireException(1000, f"{function.shown}: {problem}", wire_class="WazuhInternalError") from None
+        raise ArgumentsRefused(1000, f"{function.shown}: {problem}", wire_class="WazuhInternalError") from None

@@ -9,6 +9,7 @@ from clusterd.dapi.protocol.actions import READ_NODES
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.merge import PLAIN, Value, merge
 from clusterd.dapi.protocol.permissions import permitted
+from clusterd.dapi.protocol.policy import find
 from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY, ApiRequest
 from clusterd.errors import ClusterError
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, PERMISSION_ERROR, WireException, WireResult
@@ -58,6 +59,9 @@ class Plan(msgspec.Struct, frozen=True):
 def plan(request: ApiRequest, *, master: str, connected: Sequence[str], agents: Agents, timeout_s: float) -> Plan:
     """Which nodes solve a distributed request on the master. `connected`: the master first, then workers in order of
     connection. Raises WireException."""
+    if _is_for_all(request):
+        whole = msgspec.structs.replace(request, from_cluster=True, api_timeout=timeout_s)
+        return Plan([(node, whole) for node in connected], Items(""))
     solvers = _solvers(request, master, agents)
     by_node = any(key in request.f_kwargs for key in _NODE_KEYS)
     if by_node:
@@ -75,6 +79,11 @@ def plan(request: ApiRequest, *, master: str, connected: Sequence[str], agents: 
         changed = msgspec.structs.replace(request, f_kwargs=own, from_cluster=True, api_timeout=timeout_s)
         requests.append((node, changed))
     return Plan(requests, allowed)
+
+
+def _is_for_all(request: ApiRequest) -> bool:
+    row = find(request.f)
+    return row is not None and row.is_for_all
 
 
 def _agent_key(request: ApiRequest) -> str | None:
@@ -178,8 +187,11 @@ def not_answered(node: str, request: ApiRequest, failure: ClusterError) -> WireE
 
 
 def combine(request: ApiRequest, allowed: Items, answers: Sequence[Value]) -> Value:
-    """The answer to the asker (dapi.md 3.6). `answers` in the order of the plan."""
+    """The answer to the asker (dapi.md 3.6). `answers` in the order of the plan. What is for all nodes has failed if it has on
+    one."""
     answer: Value
+    if _is_for_all(request):
+        return next((answer for answer in answers if isinstance(answer, WireException)), answers[0])
     if allowed.total_affected > 1 and answers:
         answer = answers[0]
         for other in answers[1:]:

@@ -8,7 +8,8 @@ import random
 from collections import Counter, defaultdict
 
 from clusterd.dapi.protocol.envelope import Envelope, read_envelope
-from clusterd.dapi.protocol.registry import Cluster, Origin
+from clusterd.dapi.protocol.policy import Origin
+from clusterd.dapi.protocol.registry import Cluster
 from clusterd.dapi.protocol.request import LOCAL_ANY
 from clusterd.errors import ClusterError
 from clusterd.messages.base import INLINE_BYTES, Segment, Text
@@ -25,6 +26,7 @@ from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.requests.answer_wait import patiently
 from clusterd.sync.requests.audit import Audit, Work
 from clusterd.sync.requests.blobs import JsonBlobs
+from clusterd.sync.requests.masked import without_key
 from clusterd.sync.requests.prompt_answer import SOON_AT_ONCE, PromptAnswer, answer_in
 from clusterd.sync.requests.runner import ApiRunner
 from clusterd.wire import commands
@@ -276,7 +278,7 @@ class ApiRequests:
         """From the line to the answer, which goes where `soon` takes it; every failure is told by `dapi_err`."""
         try:
             await self._turns.begin(turn, self._context.settings.communication.timeout_dapi_request_s)
-            text = await work(envelope)
+            text = without_key(self._texts, envelope, await work(envelope), self._context.settings.cluster.key)
             try:
                 self._turns.free_service(turn)
                 if soon is None or not soon.take(text):

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.protocol.envelope import Envelope
+from clusterd.dapi.protocol.policy import find
 from clusterd.logs import Log
 from clusterd.messages.base import Text
 from clusterd.sync.links.peer import Peer
@@ -84,8 +84,8 @@ class Audit:
 
 
 def _level(envelope: Envelope) -> str:
-    function = FUNCTIONS.find(envelope.function)
-    return "INFO" if function is not None and function.is_sensitive else "DEBUG2"
+    row = find(envelope.function)
+    return "INFO" if row is not None and row.is_sensitive else "DEBUG2"
 
 
 def _who(peer: Peer) -> str:

@@ -1,0 +1,177 @@
+"""An API request that this node executes (dapi.md 3.7): a function of ours, in sync or in the pool, or the framework that is
+installed here. Who is asked, and in which order, says the table (clusterd/dapi/protocol/policy.py)."""
+
+import asyncio
+from typing import Any, NamedTuple
+
+from clusterd.dapi.execution import as_value, check_daemons, unexpected, with_denied, without_star
+from clusterd.dapi.functions.table import FUNCTIONS
+from clusterd.dapi.protocol.access import Scope, check
+from clusterd.dapi.protocol.envelope import Envelope
+from clusterd.dapi.protocol.masking import restore_key
+from clusterd.dapi.protocol.policy import Row
+from clusterd.dapi.protocol.registry import (
+    ArgumentsRefused,
+    Cluster,
+    Function,
+    SyncCall,
+    arguments_of,
+    not_available,
+)
+from clusterd.dapi.protocol.request import LARGEST_REQUEST, parse_request
+from clusterd.dapi.protocol.unopened import check_unopened
+from clusterd.errors import ClusterError
+from clusterd.messages.api import RunFunction
+from clusterd.messages.base import Text
+from clusterd.sync.links.context import Context
+from clusterd.sync.ports.framework_port import NotBegun
+from clusterd.sync.requests.blobs import JsonBlobs
+from clusterd.wire.results import INTERNAL_ERROR, WireException, dump_json
+
+LARGEST_SYNC_REQUEST = 1 << 20
+TOOK_TOO_LONG = 3021
+_EXCEPTION = b'{"__wazuh_exception__"'
+
+
+class Asked(NamedTuple):
+    """A request that may be executed here: its envelope, its row of the table, and who asks (see SyncCall)."""
+
+    envelope: Envelope
+    row: Row
+    asker: str
+
+
+class ThisNode:
+    """Executes requests here."""
+
+    def __init__(self, context: Context, cluster: Cluster, texts: JsonBlobs) -> None:
+        self._context = context
+        self._journal = context.journal(context.tag, "D API")
+        self._cluster = cluster
+        self._texts = texts
+
+    async def execute(self, request: Text, asked: Asked, timeout_s: float | None) -> Text:
+        """The answer. `timeout_s`: how long the function may take, None without a limit.
+
+        Raises ClusterError, JobError, OSError."""
+        self._journal.debug("Starting to execute request locally")
+        try:
+            return await self._by_whoever_can(request, asked, timeout_s)
+        except TimeoutError:
+            raise WireException(TOOK_TOO_LONG, None, wire_class=INTERNAL_ERROR) from None
+        finally:
+            self._journal.debug("Finished executing request locally")
+
+    async def _by_whoever_can(self, request: Text, asked: Asked, timeout_s: float | None) -> Text:
+        name, row = asked.envelope.function, asked.row
+        function = FUNCTIONS.find(name)
+        framework = self._context.framework
+        answerers = row.answerers(
+            has_ours=function is not None,
+            can_run=framework is not None and row.who != "ours" and framework.can_run(name),
+            state="absent" if framework is None else framework.state,
+        )
+        why = ""
+        while answerers:
+            answerer = answerers.pop(0)
+            try:
+                if answerer == "framework":
+                    answer = await self._in_framework(request, asked, timeout_s)
+                    both = row.who == "framework+ours" and function is not None
+                    return await self._besides(request, answer) if both else answer
+                assert function is not None
+                async with asyncio.timeout(timeout_s):
+                    return await self._by_ours(request, function, asked.asker, may_decline=bool(answerers))
+            except ArgumentsRefused as refusal:
+                if not answerers:
+                    raise
+                why = str(refusal)
+            except NotBegun as refusal:
+                why = str(refusal.extra)
+        raise not_available(name, self._context.node_name, why)
+
+    # ---- the framework -----------------------------------------------------------------------------------------------------
+
+    async def _in_framework(self, request: Text, asked: Asked, timeout_s: float | None) -> Text:
+        """No process of the pool takes part."""
+        framework, row = self._context.framework, asked.row
+        assert framework is not None
+        content = self._texts.read(request, LARGEST_REQUEST)
+        check_unopened(content)
+        restored = self._restored(content, row)
+        given = request if restored is content else self._texts.write(restored)
+        try:
+            return await framework.run(
+                given,
+                timeout_s=timeout_s,
+                is_read_only=not row.changes,
+                name=asked.envelope.function,
+                asker=asked.asker,
+            )
+        except ClusterError as failure:
+            if failure.code == TOOK_TOO_LONG:
+                raise TimeoutError from None
+            raise
+        finally:
+            if given is not request:
+                self._texts.remove(given)
+
+    def _restored(self, content: bytes, row: Row) -> bytes:
+        """With the cluster key where the asker has only seen that there is one."""
+        return (
+            restore_key(content, self._context.settings.cluster.key)
+            if row.changes and row.has_configuration
+            else content
+        )
+
+    async def _besides(self, request: Text, answer: Text) -> Text:
+        """What ours does when the framework has done the same for itself. Its answer counts, unless ours failed."""
+        if _is_failure(answer):
+            return answer
+        own = await self._in_pool(request, may_decline=False)
+        if _is_failure(own):
+            answer, own = own, answer
+        self._texts.remove(own)
+        return answer
+
+    # ---- ours --------------------------------------------------------------------------------------------------------------
+
+    async def _by_ours(self, request: Text, function: Function, asker: str, *, may_decline: bool) -> Text:
+        """Raises ArgumentsRefused, if it may."""
+        if function.place == "sync":
+            return await self._in_sync(request, function, asker)
+        return await self._in_pool(request, may_decline=may_decline)
+
+    async def _in_pool(self, request: Text, *, may_decline: bool) -> Text:
+        context = self._context
+        out = context.spool.new_path("answer")
+        settings = context.settings
+        job = RunFunction(settings.root, request, out, settings.serves_store, may_decline)
+        try:
+            done = await context.jobs.run(job, lane="api")
+        except BaseException:
+            context.spool.remove(out)
+            raise
+        if done.declined:
+            raise ArgumentsRefused(1000, done.declined, wire_class=INTERNAL_ERROR)
+        return done.answer
+
+    async def _in_sync(self, text: Text, function: Function, asker: str) -> Text:
+        settings, node = self._context.settings, self._context.node_name
+        request = without_star(parse_request(self._texts.read(text, LARGEST_SYNC_REQUEST), limit=LARGEST_SYNC_REQUEST))
+        if function.checks_daemons:
+            check_daemons(request, settings, serves_store=settings.serves_store)
+        access = check(function, request, Scope(settings.root, node))
+        arguments = arguments_of(function, access.request.f_kwargs)
+        try:
+            returned: Any = await function.work(SyncCall(settings, access.request, self._cluster, asker), arguments)
+        except ClusterError:
+            raise
+        except Exception as bug:
+            self._journal.error(f"Error executing API request locally: {type(bug).__name__}: {bug}")
+            return Text(dump_json(unexpected(node)))
+        return self._texts.write(dump_json(with_denied(as_value(returned), access)))
+
+
+def _is_failure(answer: Text) -> bool:
+    return answer.payload.startswith(_EXCEPTION)
