@@ -2,7 +2,7 @@
 
 The names of actions, and what they are about, are those of the public reference of roles and permissions of the stock API
 (RBAC reference). Where that is read anew, this is the only place to change. The words after the colon say whether an action
-only reads (permissions.py).
+only reads.
 """
 
 from collections.abc import Mapping
