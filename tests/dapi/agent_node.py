@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from clusterd.dapi.functions import agents, group_members, groups, sca
+from clusterd.dapi.functions import agents, group_members, groups, registrations, sca
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.registry import Call, arguments_of
 from clusterd.dapi.protocol.request import ApiRequest
@@ -16,7 +16,7 @@ from tests.store.lone_store import lone_store
 from tools.rig.guard import guarded
 from tools.rig.wdb_client import WdbClient
 
-REGISTRY = agents.registry.join(groups.registry, group_members.registry, sca.registry)
+REGISTRY = agents.registry.join(groups.registry, group_members.registry, registrations.registry, sca.registry)
 
 
 class AgentNode:

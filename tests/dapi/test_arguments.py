@@ -59,6 +59,14 @@ SENT: list[tuple[str, dict[str, Any]]] = [
     ("wazuh.agent remove_agents_from_group", AGENTS | GROUP),
     ("wazuh.agent remove_agent_from_group", AGENTS | GROUP),
     ("wazuh.agent remove_agent_from_groups", AGENTS | GROUP),
+    (
+        "wazuh.agent add_agent",
+        {"name": "a", "ip": "any", "agent_id": "001", "key": "k" * 64, "force": {"enabled": True}},
+    ),
+    (
+        "wazuh.agent delete_agents",
+        AGENTS | {"purge": True, "filters": {"status": ["all"], "older_than": "7d"}, "q": "id>1"},
+    ),
     ("wazuh.agent get_group_files", WORDS | GROUP | {"hash_algorithm": "sha256"}),
     ("wazuh.agent get_file_conf", GROUP | {"filename": "agent.conf", "type_conf": "conf", "raw": True}),
     ("wazuh.rule get_rules_files", FILES),

@@ -25,6 +25,8 @@ OPEN = {
 }
 """What an API asks before it knows who its caller is, and digests of files that every node has."""
 ACTIONS = {
+    "agent:create",
+    "agent:delete",
     "agent:modify_group",
     "agent:read",
     "cluster:read",

@@ -21,6 +21,8 @@ CLUSTER_STATUS = Need("cluster:status", "*")
 
 SOME_AGENTS = Need("agent:read", "agent", "agent_list")
 EVERY_AGENT = Need("agent:read", "agent")
+ADD_AGENTS = Need("agent:create", "*")
+DELETE_AGENTS = Need("agent:delete", "agent", "agent_list")
 MOVE_AGENTS = Need("agent:modify_group", "agent", "agent_list")
 
 SOME_GROUPS = Need("group:read", "group", "group_list")

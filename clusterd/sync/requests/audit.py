@@ -24,7 +24,17 @@ LONGEST_USER = 64
 LONGEST_NAME = 100
 LONGEST_OBJECTS = 200
 LARGEST_ARGUMENTS = 8 << 20
-_OBJECTS = ("filename", "relative_dirname", "group_id", "group_list", "agent_list", "agent_id", "node_id", "node_list")
+_OBJECTS = (
+    "name",
+    "filename",
+    "relative_dirname",
+    "group_id",
+    "group_list",
+    "agent_list",
+    "agent_id",
+    "node_id",
+    "node_list",
+)
 """Arguments that name something; all others may be secret, or large."""
 
 

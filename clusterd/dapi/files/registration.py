@@ -1,0 +1,82 @@
+"""authd of this node, asked to add and remove agents (wdb.md 8.1 to 8.4)."""
+
+import contextlib
+import json
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from clusterd.rundir import AUTH_SOCKET
+from clusterd.wdb.stream import PREFIX_BYTES, frame
+from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, WireException, shorten
+
+AT_ONCE = 32
+"""Requests under way: each has a connection, and authd writes its files once for what comes together."""
+TIMEOUT_S = 10.0
+LARGEST_ANSWER = 65_536
+CODES = {9007: 1706, 9008: 1705, 9011: 1701, 9012: 1708}
+"""Numbers of authd that have a code of the API."""
+
+
+def ask_authd(
+    root: str, function: str, arguments: Sequence[dict[str, Any]], on_step: Callable[[], None] = lambda: None
+) -> Iterator[dict[str, Any] | str | WireException]:
+    """What authd answered to each of the requests, in their order: its `data`, or what it refused with, or 1013, 1014 when it
+    does not answer. `on_step` is called while there is much to do."""
+    for start in range(0, len(arguments), AT_ONCE):
+        on_step()
+        with contextlib.ExitStack() as stack:
+            asked: list[socket.socket | WireException] = []
+            for one in arguments[start : start + AT_ONCE]:
+                try:
+                    asked.append(stack.enter_context(_sent(root, {"function": function, "arguments": one})))
+                except OSError as failure:
+                    asked.append(WireException(1013, f"auth: {failure.strerror or failure}", wire_class=INTERNAL_ERROR))
+            for connection in asked:
+                yield connection if isinstance(connection, WireException) else _answer(connection)
+                on_step()
+
+
+def _sent(root: str, request: dict[str, Any]) -> socket.socket:
+    """A connection on which the request has gone out. Raises OSError."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.settimeout(TIMEOUT_S)
+    try:
+        made.connect(f"{root}/{AUTH_SOCKET}")
+        made.sendall(frame(json.dumps(request, separators=(",", ":")).encode()))
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _answer(connection: socket.socket) -> dict[str, Any] | str | WireException:
+    try:
+        size = int.from_bytes(_exactly(connection, PREFIX_BYTES), "little")
+        if size > LARGEST_ANSWER:
+            raise ValueError(f"an answer of {size} bytes")
+        answer = json.loads(_exactly(connection, size))
+        number, data = int(answer["error"]), answer.get("data")
+        if number == 0 and not isinstance(data, dict | str):
+            raise ValueError("success without data")
+    except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError) as failure:
+        why = str(failure) or type(failure).__name__
+        return WireException(1014, f"auth: {shorten(why, 200)}", wire_class=INTERNAL_ERROR)
+    return data if number == 0 else _refused(number, str(answer.get("message", "")))
+
+
+def _refused(number: int, message: str) -> WireException:
+    code = CODES.get(number)
+    if code is None:
+        return WireException(number, shorten(message, 200), wire_class=BAD_REQUEST)
+    return WireException(code, wire_class=NOT_FOUND if code == 1701 else BAD_REQUEST)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < size:
+        part = connection.recv(size - len(parts))
+        if not part:
+            raise EOFError("the connection ended before the answer")
+        parts += part
+    return bytes(parts)

@@ -1,0 +1,104 @@
+"""Agents added and removed, by authd of the master (dapi.md 5.3, wdb.md 8)."""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from clusterd.agent_keys import Key, importable
+from clusterd.dapi.files.registration import ask_authd
+from clusterd.dapi.functions.agents import known_agents, with_unknown
+from clusterd.dapi.protocol.access import MANAGER
+from clusterd.dapi.protocol.actions import ADD_AGENTS, DELETE_AGENTS
+from clusterd.dapi.protocol.items import Items
+from clusterd.dapi.protocol.registry import Arguments, Call, Registry
+from clusterd.dapi.protocol.request import LOCAL_MASTER
+from clusterd.dapi.query.agent_query import NOT_MANAGER, AgentQuery, find_agents
+from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, WireException
+
+registry = Registry()
+NAME = r"^[A-Za-z0-9._-]{1,128}\Z"
+KEY = r"^[A-Za-z0-9]{64,127}\Z"
+NO_AUTHD = 1013
+
+
+class NewAgent(Arguments, frozen=True):
+    """`agent_id`, `key`: those of an agent that was registered before; without them authd makes them. `force`: when an agent that
+    is in the way may be replaced (wdb.md 8.4), None for what the node's configuration says."""
+
+    name: Annotated[str, msgspec.Meta(pattern=NAME)]
+    ip: str = "any"
+    agent_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}\Z")] | None = None
+    key: Annotated[str, msgspec.Meta(pattern=KEY)] | None = None
+    force: dict[str, Any] | None = None
+
+
+class DeletedAgents(Arguments, frozen=True):
+    """`agent_list`: None for all. `filters`, `q`: only agents that meet these, as in a list of agents. `purge`: client.keys
+    forgets them."""
+
+    agent_list: list[str] | None = None
+    purge: bool = False
+    filters: dict[str, Any] | None = None
+    q: str | None = None
+
+
+@registry.function("wazuh.agent", "add_agent", LOCAL_MASTER, needs=(ADD_AGENTS,))
+def add_agent(call: Call, given: NewAgent) -> dict[str, Any]:
+    """`{"data": {"id", "key"}}`, the key as the agent imports it. Raises WireException 1705, 1706, 1708 when name, address or id
+    are taken, 1013, 1014, and what else authd refuses with under its own number."""
+    wanted: dict[str, Any] = {"name": given.name, "ip": given.ip}
+    if given.agent_id is not None:
+        wanted["id"] = f"{int(given.agent_id):03d}"
+    if given.key is not None:
+        wanted["key"] = given.key
+    if given.force is not None:
+        wanted["force"] = {"key_mismatch": True} | given.force
+    (answer,) = ask_authd(call.root, "add", [wanted])
+    if isinstance(answer, WireException):
+        raise answer
+    try:
+        made = msgspec.convert(answer, _Added)
+    except msgspec.ValidationError as problem:
+        raise WireException(1014, f"auth: {problem}", wire_class=INTERNAL_ERROR) from None
+    return {"data": {"id": made.id, "key": importable(Key(made.id, made.name, made.ip, made.key))}}
+
+
+@registry.function("wazuh.agent", "delete_agents", LOCAL_MASTER, needs=(DELETE_AGENTS,))
+def delete_agents(call: Call, given: DeletedAgents) -> Items:
+    """The ids of the agents that were removed. Failed items, for agents that were named: 1701, 1703, 1731 for those that do not
+    meet the conditions; 1014. Raises WireException 1013 when authd cannot be reached, and as get_agents."""
+    filters = given.filters or {}
+    ids, missing = known_agents(call, given.agent_list)
+    items = Items(
+        "All selected agents were deleted",
+        "Some agents were not deleted",
+        "No agents were deleted",
+        sort_casting=["int"],
+    )
+    query = AgentQuery(ids=ids, select=["id"], filters=filters, q=given.q, limit=None, where=[NOT_MANAGER])
+    found = [agent["id"] for agent in find_agents(call.database, query)[0]]
+    meeting = set(found)
+    for agent_id in sorted(set(given.agent_list or ()) - set(missing) - meeting):
+        code = 1703 if agent_id == MANAGER else 1731
+        items.fail(agent_id, WireException(code, wire_class=BAD_REQUEST))
+    requests = [{"id": agent_id, "purge": given.purge} for agent_id in found]
+    answers = ask_authd(call.root, "remove", requests, call.database.step)
+    for agent_id, answer in zip(found, answers, strict=True):
+        if not isinstance(answer, WireException):
+            items.affected.append(agent_id)
+        elif answer.code == NO_AUTHD and not items.affected:
+            raise answer
+        else:
+            items.fail(agent_id, answer)
+    if "older_than" in filters:
+        items.extra["older_than"] = filters["older_than"]
+    return with_unknown(items, missing)
+
+
+class _Added(msgspec.Struct, frozen=True):
+    """What authd answers to `add`."""
+
+    id: str
+    name: str
+    ip: str
+    key: str

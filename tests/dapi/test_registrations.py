@@ -1,0 +1,199 @@
+"""Agents added and removed through the API (dapi.md 5.3, wdb.md 8), by the authd of a real store and by ones that fail."""
+
+import base64
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterd.dapi.files import registration
+from clusterd.dapi.files.registration import ask_authd
+from clusterd.rundir import AUTH_SOCKET
+from clusterd.wire.results import WireException
+from tests.contracts.helpers import put
+from tests.dapi.agent_node import AgentNode, agent_node, codes
+from tools.rig.guard import guarded
+from tools.rig.peer import wait_until
+
+KEY = "0123456789abcdef" * 4
+FORCE = {"enabled": True, "disconnected_time": {"enabled": False, "value": "0"}, "after_registration_time": "0"}
+
+
+@pytest.fixture(scope="module")
+def shared_node() -> Iterator[AgentNode]:
+    with agent_node() as made:
+        (made.root / "etc/client.keys").write_text("")
+        yield made
+
+
+@pytest.fixture
+def node(shared_node: AgentNode) -> AgentNode:
+    """Without agents."""
+    shared_node.items("delete_agents", purge=True)
+    wait_for_rows(shared_node, [])
+    return shared_node
+
+
+def rows(node: AgentNode) -> list[int]:
+    return [row["id"] for row in node.database.rows("select id from agent where id > 0 order by id")]
+
+
+def wait_for_rows(node: AgentNode, expected: list[int]) -> None:
+    """The database follows client.keys."""
+    wait_until(lambda: rows(node) == expected, 60, f"agents {expected} in the database")
+
+
+def keys(node: AgentNode) -> list[str]:
+    return (node.root / "etc/client.keys").read_text().splitlines()
+
+
+def add(node: AgentNode, name: str, **given: Any) -> dict[str, str]:
+    answer = node.answer("add_agent", name=name, **given)["data"]
+    assert isinstance(answer, dict)
+    return answer
+
+
+def test_agent_is_added_with_the_key_that_it_imports(node: AgentNode) -> None:
+    made = add(node, "web-01")
+    (line,) = keys(node)
+    assert line.startswith(f"{made['id']} web-01 any ")
+    assert base64.b64decode(made["key"]).decode() == line
+    wait_for_rows(node, [int(made["id"])])
+    assert node.items("get_agents_keys", agent_list=[made["id"]]).affected == [made]
+
+
+def test_agent_comes_back_with_its_id_and_key(node: AgentNode) -> None:
+    made = add(node, "db-01", ip="10.0.0.7", agent_id="7", key=KEY)
+    assert made == {"id": "007", "key": base64.b64encode(f"007 db-01 10.0.0.7 {KEY}".encode()).decode()}
+
+
+def test_what_is_taken_has_its_code_and_may_be_replaced(node: AgentNode) -> None:
+    add(node, "web-01", ip="10.0.0.1", agent_id="001", key=KEY)
+    wait_for_rows(node, [1])
+    safe = {"enabled": False, "disconnected_time": {"enabled": True, "value": "1h"}, "after_registration_time": "1h"}
+    assert node.code("add_agent", name="web-01", force=safe) == 1705
+    assert node.code("add_agent", name="web-02", ip="10.0.0.1", force=safe) == 1706
+    assert node.code("add_agent", name="web-02", agent_id="001", force=safe) == 1708
+    assert node.code("add_agent", name="web-02", ip="nowhere") == 9006
+    assert node.code("add_agent", name="web-02", force={"enabled": True}) == 9002
+    put(node.db, 1, connection_status="never_connected", date_add=1)
+    made = add(node, "web-01", force=FORCE)
+    wait_for_rows(node, [int(made["id"])])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"name": "a b"},
+        {"name": ""},
+        {"name": "web\n"},
+        {"name": "!web"},
+        {"name": "w", "key": "short"},
+        {"name": "w", "key": "k" * 128},
+        {"name": "w", "key": "k" * 64 + "\n"},
+        {"name": "w", "agent_id": "-1"},
+        {"name": "w", "force": True},
+        {},
+    ],
+)
+def test_what_is_no_agent_is_refused_before_authd_is_asked(
+    node: AgentNode, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration, "_sent", None)
+    assert node.code("add_agent", **given) == 1000
+
+
+def test_agents_are_deleted_and_the_others_are_failed_items(node: AgentNode) -> None:
+    for number in range(1, 5):
+        add(node, f"agent{number}", agent_id=str(number), key=KEY)
+    wait_for_rows(node, [1, 2, 3, 4])
+    for number, state in ((1, "active"), (2, "disconnected"), (3, "disconnected"), (4, "active")):
+        put(node.db, number, connection_status=state, last_keepalive=1_000_000_000, date_add=1_000_000_000)
+    named = ["000", "001", "002", "044"]
+    gone = node.items("delete_agents", agent_list=named, filters={"status": ["disconnected"], "older_than": "7d"})
+    assert gone.affected == ["002"]
+    assert codes(gone) == {"000": 1703, "001": 1731, "044": 1701}
+    assert gone.rendered()["data"]["older_than"] == "7d"
+    assert [line.split()[:2] for line in keys(node)] == [
+        ["001", "agent1"],
+        ["003", "agent3"],
+        ["004", "agent4"],
+        ["002", "!agent2"],
+    ]
+    # Without names, those that do not meet the conditions are no failures.
+    rest = node.items("delete_agents", purge=True, filters={"status": "all", "older_than": "0s"}, q="name=agent3")
+    assert (rest.affected, codes(rest)) == (["003"], {})
+    assert "agent3" not in "".join(keys(node))
+    assert node.items("delete_agents", agent_list=[]).affected == []
+
+
+def test_more_agents_than_connections_at_a_time(node: AgentNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "AT_ONCE", 4)
+    names = [f"agent{number}" for number in range(1, 11)]
+    wanted = [{"name": name, "ip": "any"} for name in names]
+    made = [answer for answer in ask_authd(str(node.root), "add", wanted) if isinstance(answer, dict)]
+    assert [one["name"] for one in made] == names
+    given = sorted(one["id"] for one in made)
+    wait_for_rows(node, [int(agent_id) for agent_id in given])
+    gone = node.items("delete_agents", purge=True)
+    assert (gone.affected, codes(gone)) == (given, {})
+    assert [line for line in keys(node) if "!" not in line] == []
+
+
+# ---- an authd that fails -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def scripted(*answers: bytes) -> Iterator[Path]:
+    """A root whose authd answers one connection after the other with these bytes, and then ends it."""
+    with guarded("authd-") as root, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        path = root / AUTH_SOCKET
+        path.parent.mkdir(parents=True)
+        listening.bind(str(path))
+        listening.listen(8)
+
+        def serve() -> None:
+            for answer in answers:
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
+        yield root
+        serving.join(20)
+
+
+def framed(answer: object) -> bytes:
+    text = json.dumps(answer).encode()
+    return len(text).to_bytes(4, "little") + text
+
+
+def test_answers_that_are_none_are_1014_and_those_behind_them_count() -> None:
+    bad = [b"", b"\5\0\0\0ab", b"\xff\xff\xff\xff", framed([]), framed({"error": "x"}), framed({"error": 0, "data": 5})]
+    good = framed({"error": 0, "data": "Agent deleted successfully."})
+    with scripted(*bad, good, framed({"error": 9011, "message": "Agent ID not found"})) as root:
+        answers = list(ask_authd(str(root), "remove", [{"id": str(number)} for number in range(len(bad) + 2)]))
+    shown = [answer.code if isinstance(answer, WireException) else answer for answer in answers]
+    assert shown == [1014] * len(bad) + ["Agent deleted successfully.", 1701]
+
+
+def test_without_authd_it_is_1013(node: AgentNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(node, "web-01", agent_id="001", key=KEY)
+    wait_for_rows(node, [1])
+    monkeypatch.setattr(registration, "AUTH_SOCKET", "queue/sockets/nobody")
+    assert node.code("add_agent", name="web-02") == 1013
+    assert node.code("delete_agents", agent_list=["001"]) == 1013
+    monkeypatch.undo()
+    assert node.items("delete_agents", agent_list=["001"]).affected == ["001"]
+
+
+def test_answer_of_another_form_to_add_is_1014(node: AgentNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clusterd.dapi.functions.registrations.ask_authd", lambda *given: iter([{"id": 7}]))
+    assert node.code("add_agent", name="web-02") == 1014
