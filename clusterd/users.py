@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable, Iterator
 from hmac import compare_digest
 from pathlib import Path
+from typing import Literal, get_args
 
 import msgspec
 
@@ -40,9 +41,14 @@ class UserProblem(Exception):
     """The users cannot be read or changed like this. The text says why; there is never a password in it."""
 
 
-class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+Role = Literal["admin", "reader"]
+"""Who may do all; who may ask for what changes nothing and gives no keys away."""
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`salt`, `hash`: base64. `cost`, `block_size`, `parallel`: scrypt's n, r and p. `changed_at`: when the password was set,
-    seconds of the wall clock; tokens made before are void."""
+    seconds of the wall clock; tokens made before are void. `role`: admin where a file does not say, as before there were roles."""
 
     name: str
     salt: str
@@ -51,6 +57,11 @@ class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block_size: int
     parallel: int
     changed_at: int
+    role: Role = "admin"
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role == "admin"
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -139,17 +150,30 @@ class UsersFile:
         return self._users
 
 
-def add_user(root: str, user: User) -> bool:
-    """Add the user, or replace the one of this name; True when it is a new one. Raises UserProblem, OSError."""
+def add_user(root: str, user: User, role: Role | None = None) -> bool:
+    """Add the user, or replace the one of this name; True when it is a new one. `role`: None for the one it has had, or that of
+    `user`. Raises UserProblem, OSError."""
 
     def add(users: dict[str, User]) -> bool:
-        is_new = user.name not in users
-        if is_new and len(users) >= MOST_USERS:
+        old = users.get(user.name)
+        if old is None and len(users) >= MOST_USERS:
             raise UserProblem(f"there are {MOST_USERS} users already")
-        users[user.name] = user
-        return is_new
+        users[user.name] = msgspec.structs.replace(user, role=role or (user if old is None else old).role)
+        return old is None
 
     return _change(root, add)
+
+
+def set_role(root: str, name: str, role: Role) -> None:
+    """Counts from the next request on. Raises UserProblem when there is no user of this name, OSError."""
+
+    def change(users: dict[str, User]) -> bool:
+        if name not in users:
+            raise UserProblem(f"there is no user {name!r}")
+        users[name] = msgspec.structs.replace(users[name], role=role)
+        return True
+
+    _change(root, change)
 
 
 def remove_user(root: str, name: str) -> None:

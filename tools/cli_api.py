@@ -10,7 +10,17 @@ import click
 
 from clusterd.config.loading import load
 from clusterd.exits import ExitCode
-from clusterd.users import LONGEST_PASSWORD, UserProblem, add_user, make_user, read_users, remove_user
+from clusterd.users import (
+    LONGEST_PASSWORD,
+    ROLES,
+    Role,
+    UserProblem,
+    add_user,
+    make_user,
+    read_users,
+    remove_user,
+    set_role,
+)
 from tools.api_setup import SetupProblem, read_cluster_json, turn_on
 from tools.show import echo
 
@@ -45,12 +55,17 @@ def user() -> None:
 @user.command()
 @click.argument("name")
 @click.option("--password-file", type=click.Path(dir_okay=False), help="File with the password; - for standard input.")
+@click.option(
+    "--role",
+    type=click.Choice(ROLES),
+    help="reader: asks only, for no keys.  [default: the user's, admin for a new one]",
+)
 @click.pass_obj
-def add(root: str, name: str, password_file: str | None) -> None:
+def add(root: str, name: str, password_file: str | None, role: Role | None) -> None:
     """Add a user, or give one a new password. Without a file the password is asked for."""
     try:
         made = make_user(name, _password(password_file), time.time())
-        is_new = add_user(root, made)
+        is_new = add_user(root, made, role)
     except (UserProblem, OSError) as problem:
         _fail(str(problem))
     echo(f"Added the user {name}." if is_new else f"The user {name} has a new password; older tokens are void.")
@@ -68,22 +83,37 @@ def remove(root: str, name: str) -> None:
     echo(f"Removed the user {name}.")
 
 
+@user.command("role")
+@click.argument("name")
+@click.argument("role", type=click.Choice(ROLES))
+@click.pass_obj
+def change_role(root: str, name: str, role: Role) -> None:
+    """Give a user another role. Counts at once, for tokens that are out, too."""
+    try:
+        set_role(root, name, role)
+    except (UserProblem, OSError) as problem:
+        _fail(str(problem))
+    echo(f"The user {name} has the role {role}.")
+
+
 @user.command("list")
 @click.option("--json", "as_json", is_flag=True, help="The same facts for programs.")
 @click.pass_obj
 def list_users(root: str, as_json: bool) -> None:
-    """List the users."""
+    """List the users with their roles."""
     try:
         users = read_users(root)
     except UserProblem as problem:
         _fail(str(problem))
-    rows: list[dict[str, Any]] = [{"name": one.name, "changed_at": one.changed_at} for one in users.values()]
+    rows: list[dict[str, Any]] = [
+        {"name": one.name, "role": one.role, "changed_at": one.changed_at} for one in users.values()
+    ]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
     for row in rows:
         changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["changed_at"]))
-        echo(f"{row['name']}  (password set {changed})")
+        echo(f"{row['name']}  {row['role']}  (password set {changed})")
 
 
 def _password(file: str | None) -> str:

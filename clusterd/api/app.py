@@ -36,6 +36,7 @@ from clusterd.users import User, UserProblem
 from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult
 
 MOST_PATH_SHOWN = 200
+READERS = "has the role reader: only an admin may change something or see keys (clusterd api user role)"
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -190,29 +191,36 @@ class Api:
     # ---- the endpoints of the table ------------------------------------------------------------------------------------
 
     def _handler(self, endpoint: Endpoint) -> Handler:
+        is_for_admins = endpoint.is_for_admins
+
         async def handle(request: Request) -> Response:
             began = time.monotonic()
             user = self._tokens.user_of(request.headers.get("authorization"), self._users())
+            if is_for_admins and not user.is_admin:
+                self._tell(request, user.name, endpoint, 403, began)
+                raise Refused(403, f"{user.name} {READERS}", error=4000)
             given = _values(request, endpoint.all_parameters)
             arguments, common = read_values(endpoint, given, self._today)
             if endpoint.body is not None:
                 arguments |= await read_body(request, endpoint.body, self._settings)
             asked = Asked(
-                endpoint=endpoint, arguments=arguments, user=user, wait_for_complete=common["wait_for_complete"]
+                endpoint=endpoint, arguments=arguments, user=user.name, wait_for_complete=common["wait_for_complete"]
             )
             pretty = common["pretty"]
             try:
                 response = await _rendered(await self._caller.call(asked), endpoint, arguments, pretty=pretty)
             except ClusterError as failure:
                 response = failure_response(as_wire(failure), pretty=pretty)
-            took_ms = (time.monotonic() - began) * 1000
-            level = "INFO" if endpoint.changes else "DEBUG"
-            address = request.client.host if request.client else ""
-            path = _shown_path(request)
-            self._say(level, f"{user} {address} {endpoint.method} {path}: {response.status_code} in {took_ms:.0f} ms")
+            self._tell(request, user.name, endpoint, response.status_code, began)
             return response
 
         return handle
+
+    def _tell(self, request: Request, user: str, endpoint: Endpoint, status: int, began: float) -> None:
+        took_ms = (time.monotonic() - began) * 1000
+        level = "INFO" if endpoint.changes else "DEBUG"
+        address = request.client.host if request.client else ""
+        self._say(level, f"{user} {address} {endpoint.method} {_shown_path(request)}: {status} in {took_ms:.0f} ms")
 
 
 def _values(request: Request, parameters: tuple[Parameter, ...]) -> dict[str, str]:

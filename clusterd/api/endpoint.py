@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from clusterd.api.parameters import COMMON, Parameter
+from clusterd.dapi.protocol.policy import find
 from clusterd.dapi.protocol.request import ApiRequest, RequestType
 from clusterd.wire.results import WireCallable
 
@@ -26,6 +27,10 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     is_async: bool = False
     client_argument: str | None = None
 
+    @property
+    def name(self) -> WireCallable:
+        return WireCallable(self.qualname.rpartition(".")[2], self.module, self.qualname)
+
     def request(
         self,
         arguments: Mapping[str, Any],
@@ -36,9 +41,8 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
         nodes: tuple[str, ...] = (),
         broadcasting: bool = False,
     ) -> ApiRequest:
-        name = self.qualname.rpartition(".")[2]
         return ApiRequest(
-            f=WireCallable(name, self.module, self.qualname),
+            f=self.name,
             f_kwargs=dict(arguments),
             request_type=self.request_type,
             wait_for_complete=wait_for_complete,
@@ -106,3 +110,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def changes(self) -> bool:
         return self.method != "GET"
+
+    @property
+    def is_for_admins(self) -> bool:
+        """Whether it changes something, or gives keys away."""
+        row = find(self.function.name)
+        return self.changes or row is None or row.is_sensitive

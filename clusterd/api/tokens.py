@@ -73,7 +73,7 @@ class Tokens:
         }
         return jwt.encode(claims, self._secret.value, algorithm=ALGORITHM)
 
-    def user_of(self, authorization: str | None, users: dict[str, User]) -> str:
+    def user_of(self, authorization: str | None, users: dict[str, User]) -> User:
         """The user whose token an Authorization header carries. Raises Refused 401; a token is void when its user is gone or
         has another password since."""
         scheme, _, token = (authorization or "").partition(" ")
@@ -97,7 +97,7 @@ class Tokens:
         user = users.get(claims["sub"])
         if user is None or claims["iat"] < user.changed_at:
             raise _unauthorized("the token is not valid any more")
-        return user.name
+        return user
 
 
 def _unauthorized(detail: str) -> Refused:

@@ -429,6 +429,9 @@ def test_raw_gives_the_file_itself(path: str, media_type: str) -> None:
     answer = door.get(f"{path}?raw=true")
     assert (answer.text, answer.headers["content-type"]) == ("<a>ü</a>", media_type)
     assert door.get(path).json() == {"message": "<a>ü</a>", "error": 0}
+    door.node.answer = lambda request: plain({"data": "<b/>"})
+    assert door.get(f"{path}?raw=true").text == "<b/>"
+    assert door.get(path).json() == {"data": "<b/>", "error": 0}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from clusterd.users import (
     make_user,
     read_users,
     remove_user,
+    set_role,
 )
 
 PASSWORD = "correct horse battery"
@@ -42,6 +43,23 @@ def test_a_password_fits_its_own_hash_only_and_no_two_hashes_are_alike() -> None
     assert not is_password(one, PASSWORD + " ")
     assert not is_password(None, PASSWORD)
     assert not is_password(one, "x" * 10_000_000)
+
+
+def test_users_of_before_there_were_roles_are_admins_and_their_file_stays_as_it_was(root: Path) -> None:
+    add(root)
+    content = (root / USERS_FILE).read_text()
+    assert "role" not in content, "an older version refuses what it does not know"
+    assert read_users(str(root))["op"].is_admin
+    set_role(str(root), "op", "reader")
+    assert '"role": "reader"' in (root / USERS_FILE).read_text()
+    assert not read_users(str(root))["op"].is_admin
+    set_role(str(root), "op", "admin")
+    assert (root / USERS_FILE).read_text() == content
+    with pytest.raises(UserProblem, match="no user"):
+        set_role(str(root), "nobody", "reader")
+    (root / USERS_FILE).write_text(content.replace('"op"', '"op", "role": "king"'))
+    with pytest.raises(UserProblem, match="damaged"):
+        read_users(str(root))
 
 
 def test_a_changed_file_is_seen_at_the_next_question(root: Path) -> None:

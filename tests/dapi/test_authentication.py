@@ -120,6 +120,20 @@ def test_the_right_password_is_right_and_no_other(root: Path) -> None:
         assert is_password(root, user, password) == {"result": False}
 
 
+def test_a_reader_does_not_get_in_through_a_workers_api(root: Path) -> None:
+    """Its API would let through more than we know of."""
+    users.set_role(str(root), "wazuh-wui", "reader")
+    refused = asked(root, "api.authentication", "check_user_master", user="wazuh-wui", password=PASSWORD)
+    assert isinstance(refused, WireException)
+    assert (refused.code, refused.wire_class) == (4000, "WazuhPermissionError")
+    assert is_password(root, "wazuh-wui", "wrong horse battery") == {"result": False}
+    assert answer(root, "wazuh.rbac.preprocessor", "get_permissions", user_id="wazuh-wui") == {"roles": []}
+    assert checked(root) == {"valid": False, "policies": {}}
+    users.set_role(str(root), "wazuh-wui", "admin")
+    assert is_password(root, "wazuh-wui", PASSWORD) == {"result": True}
+    assert checked(root)["valid"]
+
+
 def test_nobody_guesses_without_end_through_a_node(root: Path) -> None:
     async def story() -> None:
         master = Master(root, attempts=3)

@@ -56,9 +56,32 @@ def test_a_users_password_is_in_no_file_and_no_output(root: Path) -> None:
     assert PASSWORD not in asked.output
     assert set(read_users(str(root))) == {"op", "other"}
     listed = clusterd(root, "api", "user", "list", "--json")
-    assert [sorted(one) for one in json.loads(listed.output)] == [["changed_at", "name"]] * 2
+    assert [sorted(one) for one in json.loads(listed.output)] == [["changed_at", "name", "role"]] * 2
     assert clusterd(root, "api", "user", "remove", "op").exit_code == 0
     assert set(read_users(str(root))) == {"other"}
+
+
+def test_a_users_role_is_given_changed_and_shown(root: Path) -> None:
+    def add(name: str, *options: str) -> None:
+        done = clusterd(root, "api", "user", "add", name, *options, "--password-file", "-", given=PASSWORD)
+        assert done.exit_code == 0, done.output
+
+    def roles() -> dict[str, str]:
+        return {name: user.role for name, user in read_users(str(root)).items()}
+
+    add("op")
+    add("ann", "--role", "reader")
+    assert roles() == {"op": "admin", "ann": "reader"}
+    assert "ann  reader  (password set" in clusterd(root, "api", "user", "list").output
+    add("ann")
+    assert roles()["ann"] == "reader", "a new password gives no rights"
+    done = clusterd(root, "api", "user", "role", "ann", "admin")
+    assert (done.exit_code, done.output) == (0, "The user ann has the role admin.\n")
+    add("op", "--role", "reader")
+    assert roles() == {"op": "reader", "ann": "admin"}
+    for words in (("role", "nobody", "admin"), ("role", "ann", "king"), ("add", "x", "--role", "king")):
+        assert clusterd(root, "api", "user", *words).exit_code != 0
+    assert roles() == {"op": "reader", "ann": "admin"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the API of a stock worker asks its master before it lets anybody in (dapi.md 5.8).
 
-The users are those of `clusterd api user` on the master. There is one role, 1, that may do everything.
+The users are those of `clusterd api user` on the master. There is one role here, 1, that may do everything: that of our admins.
+Our readers cannot use such an API: what it lets through besides the functions of this table is not ours to say.
 """
 
 import time
@@ -54,8 +55,8 @@ class Token(Arguments, frozen=True):
 
 @registry.coroutine("api.authentication", "check_user_master", LOCAL_MASTER, checks_daemons=False, needs=())
 async def check_user_master(call: SyncCall, given: Credentials) -> dict[str, bool]:
-    """Whether this is the user's password. Takes about 0.2 s, for unknown users too. Raises WireException 6000 for an asker that
-    guesses."""
+    """Whether this is the user's password. Takes about 0.2 s, for unknown users too. Raises WireException 4000 for a reader, 6000
+    for an asker that guesses."""
     if not NAME.fullmatch(given.user) or len(given.password) > LONGEST_PASSWORD:
         return {"result": False}
     return {"result": await call.cluster.is_password(call.asker, given.user, given.password)}
@@ -63,9 +64,10 @@ async def check_user_master(call: SyncCall, given: Credentials) -> dict[str, boo
 
 @registry.function("wazuh.rbac.preprocessor", "get_permissions", LOCAL_MASTER, checks_daemons=False, needs=())
 def get_permissions(call: Call, given: Roles) -> dict[str, list[int]]:
-    """The roles of a user: the one there is, none for who is no user or acts for somebody else."""
-    is_user = given.user_id in _users(call) and not given.auth_context
-    return {"roles": [ROLE] if is_user else []}
+    """The roles of a user: the one there is, none for a reader, who is no user or acts for somebody else."""
+    user = _users(call).get(given.user_id)
+    is_admin = user is not None and user.is_admin and not given.auth_context
+    return {"roles": [ROLE] if is_admin else []}
 
 
 @registry.function("api.authentication", "get_security_conf", LOCAL_MASTER, checks_daemons=False, needs=())
@@ -82,6 +84,7 @@ def check_token(call: Call, given: Token) -> dict[str, Any]:
     begin, now = given.token_nbf_time, time.time()
     is_valid = (
         user is not None
+        and user.is_admin
         and not given.run_as
         and given.roles == [ROLE]
         and begin >= user.changed_at
