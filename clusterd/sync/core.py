@@ -27,7 +27,7 @@ from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.incoming import BadSeal, Incoming, Refusal
 from clusterd.sync.links.partials import Partials
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.manifest.keeper import ScanFailed
+from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.spool import SpoolRefused
 from clusterd.sync.ports.tasks import Tasks

@@ -139,6 +139,7 @@ class _SyncProcess:
             self._send_to_pool,
             self._queue,
             self._pool_size,
+            clock,
             spool.remove,
             lambda count: self._row.set("hurry", count),
         )
@@ -163,7 +164,7 @@ class _SyncProcess:
             slabs=slabs,
             spool=spool,
             manifests=manifests,
-            sender=Sender(jobs, slabs),
+            sender=Sender(jobs, slabs, clock),
             progress=[],
             database=Database(settings.root),
             troubles=troubles,

@@ -103,3 +103,16 @@ def test_every_folder_of_sync_and_dapi_has_its_place() -> None:
     for package in ("clusterd.sync", "clusterd.dapi"):
         there = {path.name for path in (ROOT / package.replace(".", "/")).iterdir() if path.is_dir()} - {"__pycache__"}
         assert there == {folder for group in LAYERS[package] for folder in group if folder}
+
+
+def test_sync_reads_no_clock_but_the_one_it_is_given() -> None:
+    """Tests of sync move time by hand. process.py makes the clock; ports/wake_timer.py keeps to that of its loop, which wakes it."""
+    wrong = []
+    for module, path in modules("clusterd.sync"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+            names |= {node.module} if isinstance(node, ast.ImportFrom) else set()
+            is_own_clock = isinstance(node, ast.Call) and ast.unparse(node.func) in ("Clock", "datetime.now")
+            if "time" in names or (is_own_clock and module != "clusterd.sync.process"):
+                wrong.append(f"{module}:{node.lineno}")
+    assert not wrong

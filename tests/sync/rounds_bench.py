@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
 
+from clusterd.clock import Clock
 from clusterd.messages.links import LinkInfo
 from clusterd.messages.packages import BucketsPicked
 from clusterd.settings import Settings
@@ -14,7 +15,7 @@ from clusterd.sync.integrity.rounds import Rounds
 from clusterd.sync.integrity.worker import IntegrityWorker, LastSync
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.roster import Roster
-from clusterd.sync.manifest.keeper import Scan
+from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.troubles import Troubles
 
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
@@ -159,7 +160,7 @@ class Bench:
             tag="Worker w",
             roster=Roster(),
             journal=lambda tag, subtag: Journal(self.lines),
-            clock=SimpleNamespace(wall=lambda: 0.0),
+            clock=Clock(),
             progress=[],
             manifests=self.manifests,
             troubles=Troubles(),

@@ -25,7 +25,7 @@ class Lines:
 def test_result_that_comes_before_anything_was_recorded_is_taken() -> None:
     """quirks.md C15: the stock master answers error 1000."""
     lines = Lines()
-    context = SimpleNamespace(journal=lambda tag, subtag: Journal(lines, tag, subtag))  # type: ignore[arg-type]
+    context = SimpleNamespace(journal=lambda tag, subtag: Journal(lines, tag, subtag), clock=Clock())  # type: ignore[arg-type]
     groups = AgentGroupsMaster(cast(Context, context), {})
     peer = cast(Peer, SimpleNamespace(name="w1", tag="Worker w1", link=7))
     groups.finished_all(peer, b'{"updated_chunks": 3, "error_messages": [], "time_spent": 0.1}')

@@ -12,7 +12,7 @@ from clusterd.key_guard import KeyContent, KeyRules, is_accepted, note_accepted,
 from clusterd.pool.keys import may_be_sent
 from clusterd.rundir import STATE
 from clusterd.settings import DEFAULT_RULES, Clusterd, Settings
-from clusterd.sync.manifest.keeper import KEYS
+from clusterd.sync.manifest.deletion_guard import KEYS
 from clusterd.sync.ports.troubles import Troubles
 from hashing.live_manifest import load_live
 from tests.sync.test_manifests import Node, play, until, until_equal

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.clock import Clock
 from clusterd.messages.base import Segment
 from clusterd.messages.bodies import SealChunk
 from clusterd.sync.links.sealed_bodies import IDLE_S, SealedBodyCache
@@ -23,7 +24,7 @@ class Stage:
         self.arena = Arena(0, 2, 65536)
         self.pool = FakePool(str(root), self.arena)
         self.slabs = SlabPool(self.arena.sync_slabs)
-        self.bodies = SealedBodyCache(port(self.pool), self.slabs)
+        self.bodies = SealedBodyCache(port(self.pool), self.slabs, Clock())
         (root / "file").write_bytes(b"0123456789")
         self.path = str(root / "file")
 

@@ -17,7 +17,7 @@ from clusterd.sync.links.incoming import BadSeal, Refusal
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.links.tags import worker_tag
-from clusterd.sync.manifest.keeper import Scan
+from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.tasks import Tasks

@@ -15,7 +15,7 @@ from clusterd.sync.integrity.digest_worker import Remains
 from clusterd.sync.integrity.requests import WorkerIntegrityRequests
 from clusterd.sync.links.caps import DIGEST
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.manifest.keeper import ScanFailed
+from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire.frame import REQUEST_CHUNK
 from tests.sync.rounds_bench import A, B, Bench, differs, listed, run

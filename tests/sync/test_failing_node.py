@@ -10,7 +10,8 @@ from clusterd.messages.manifest import PatchManifest, ScanShard
 from clusterd.messages.packages import Compared
 from clusterd.settings import Settings
 from clusterd.sync.integrity.master import IntegrityMaster
-from clusterd.sync.manifest.keeper import SUBJECT, ManifestKeeper, ScanFailed
+from clusterd.sync.manifest.keeper import SUBJECT, ManifestKeeper
+from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.troubles import Troubles
 from clusterd.sync.requests.status import results_of_workers

@@ -87,7 +87,7 @@ class Aside:
 
     current = None
 
-    def aside(self, files: int) -> "Aside":
+    def own_changes(self, files: int) -> "Aside":
         return self
 
     async def __aenter__(self) -> None: ...

@@ -17,7 +17,8 @@ from clusterd.messages.base import Job, Result
 from clusterd.messages.manifest import BuildManifest, PatchManifest, ScanShard
 from clusterd.settings import DEFAULT_RULES, Clusterd, Settings
 from clusterd.sync.manifest.confirming import RETRY_S
-from clusterd.sync.manifest.keeper import ManifestKeeper, Scan, ScanFailed
+from clusterd.sync.manifest.keeper import ManifestKeeper
+from clusterd.sync.manifest.scan import Scan, ScanFailed
 from clusterd.sync.manifest.watcher import Notify, watch_recursively
 from clusterd.sync.ports.pool_port import JobError
 from hashing.compare import compare
@@ -346,7 +347,7 @@ def test_what_a_node_changes_itself_is_followed_when_it_has_ended(tmp_path: Path
     async def story(node: Node) -> None:
         await node.keeper.scan()
         published, jobs = len(node.published), len(node.pool.done)
-        async with node.keeper.aside(files):
+        async with node.keeper.own_changes(files):
             assert node.keeper.watching is is_watched
             node.fill(20)
             node.keeper.touch(f"etc/rules/{number}.xml" for number in range(20))

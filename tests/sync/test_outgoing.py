@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.base import Segment
 from clusterd.messages.bodies import SealChunk
@@ -103,7 +104,7 @@ class Stage:
         self.arena = Arena(0, slabs)
         self.pool = FakePool(str(root), self.arena)
         self.slabs = SlabPool(self.arena.sync_slabs)
-        self.sender = Sender(port(self.pool), self.slabs)
+        self.sender = Sender(port(self.pool), self.slabs, Clock())
         self.data = os.urandom(CHUNK // 2) * 7 + b"the tail"
         (root / "package").write_bytes(self.data)
         shared = len(self.data) - 8

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.clock import Clock
 from clusterd.messages.manifest import Packed
 from clusterd.messages.packages import PackMetadata
 from clusterd.messages.pool import JobDone, PoolHello, StartJob
@@ -22,7 +23,7 @@ def test_file_of_a_job_that_nobody_wants_any_more_is_removed(tmp_path: Path, end
         sent.append(order)
 
     async def story() -> None:
-        port = PoolPort(send, JobQueue(4), 1)
+        port = PoolPort(send, JobQueue(4), 1, Clock())
         await port.hello(PoolHello(1, 1))
         waiter = port.start(PackMetadata(str(tmp_path), "", str(out)))
         while not sent:
@@ -69,7 +70,7 @@ def test_hellos_that_waited_with_a_job_are_no_sign_that_it_was_lost() -> None:
         sent.append(order)
 
     async def story() -> None:
-        port = PoolPort(send, JobQueue(4), 1)
+        port = PoolPort(send, JobQueue(4), 1, Clock())
         waiter = port.start(PackMetadata("", "", ""))
         now = time.monotonic()
         for late_s in (20, 15, 10, 5, 0):

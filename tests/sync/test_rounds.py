@@ -6,7 +6,7 @@ import pytest
 
 from clusterd.errors import ClusterError
 from clusterd.sync.integrity import rounds
-from clusterd.sync.manifest.keeper import ScanFailed
+from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.net_port import LinkClosed
 from tests.sync.rounds_bench import A, B, Bench, C, differs, run, settle
 

@@ -71,7 +71,7 @@ class Node:
         spool = Spool(str(root), 1)
         spool.prepare()
         slabs = SlabPool([])
-        jobs = PoolPort(self._drop, JobQueue(100), 1)
+        jobs = PoolPort(self._drop, JobQueue(100), 1, self.clock)
         self.context = Context(
             settings=settings,
             clock=self.clock,
@@ -81,7 +81,7 @@ class Node:
             slabs=slabs,
             spool=spool,
             manifests=ManifestKeeper(str(root), spool.state_dir, 1, jobs, self.clock, 300.0),
-            sender=Sender(jobs, slabs),
+            sender=Sender(jobs, slabs, self.clock),
             progress=[],
             database=Database(str(root)),
             troubles=Troubles(),

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from clusterd.clock import Clock
 from clusterd.messages.manifest import Packed
 from clusterd.messages.packages import Compared, PackMetadata
 from clusterd.messages.pool import JobDone, PoolHello
@@ -19,7 +20,7 @@ from clusterd.sync.integrity.digest_master import DigestMaster
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.manifest.files import ManifestFiles
-from clusterd.sync.manifest.keeper import Scan
+from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.pool_port import PoolPort
 from clusterd.sync.ports.spool import AGAIN_S, LEFT, Spool
 from clusterd.sync.ports.tasks import Tasks
@@ -259,7 +260,7 @@ def test_the_pool_goes_on_although_an_unwanted_file_could_not_be_removed(tmp_pat
             given.append(message.id)
 
         given: list[int] = []
-        port = PoolPort(send, JobQueue(4), 1, node.spool.remove)
+        port = PoolPort(send, JobQueue(4), 1, Clock(), node.spool.remove)
         await port.hello(PoolHello(1, 1))
         out = node.make("out")
         waiter = asyncio.create_task(port.run(PackMetadata("/", A, out, "zlib")))

@@ -52,7 +52,7 @@ class Worker:
             spool=self.spool,
             progress=[],
             slabs=SimpleNamespace(is_admitted=True, admitted=self._nothing),
-            manifests=SimpleNamespace(aside=self._aside, touch=lambda paths: None, current=None),
+            manifests=SimpleNamespace(own_changes=self._own_changes, touch=lambda paths: None, current=None),
             jobs=self,
         )
         self.worker = IntegrityWorker(self.context, lambda: None)
@@ -80,7 +80,7 @@ class Worker:
         return None
 
     @contextlib.asynccontextmanager
-    async def _aside(self, files: int) -> AsyncIterator[None]:
+    async def _own_changes(self, files: int) -> AsyncIterator[None]:
         yield
 
     async def run(self, job: Any, **_: Any) -> Any:

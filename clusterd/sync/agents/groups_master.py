@@ -6,7 +6,6 @@ wazuh-db it has been marked by being read, and the workers' comparison of checks
 
 import asyncio
 import contextlib
-import time
 from collections import deque
 
 import msgspec
@@ -91,7 +90,7 @@ class AgentGroupsMaster:
         self._lines: dict[int, _Line] = {}
         self._open: list[Broadcast] = []
         self._all: _Everything | None = None
-        self._outage = Outage()
+        self._outage = Outage(context.clock)
         self._guard = context.journal(MASTER, GUARD)
         self._tasks = Tasks(self._guard.error)
 
@@ -132,7 +131,7 @@ class AgentGroupsMaster:
         if not self._lines:
             journal.info("No clients connected. Skipping.")
             return
-        started = time.monotonic()
+        started = self._context.clock.monotonic()
         made: list[Broadcast] = []
         try:
             await self._gather(made)
@@ -147,10 +146,10 @@ class AgentGroupsMaster:
         if self._outage.is_over():
             self._guard.info("The agent database answers again.")
         chunks = sum(broadcast.chunks for broadcast in made)
-        journal.debug(f"Obtained {chunks} chunks of data in {time.monotonic() - started:.3f}s.")
+        journal.debug(f"Obtained {chunks} chunks of data in {self._context.clock.monotonic() - started:.3f}s.")
         for broadcast in made:
             self._hand_over(journal, broadcast)
-        journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
+        journal.info(f"Finished in {self._context.clock.monotonic() - started:.3f}s.")
 
     def _drop(self, made: list[Broadcast]) -> None:
         self._context.spool.remove(*(broadcast.path for broadcast in made))
@@ -295,7 +294,11 @@ class AgentGroupsMaster:
         journal = context.journal(peer.tag, SEND)
         record = self._record(peer)
         journal.info("Starting.")
-        line.started, record.groups_started_at, record.groups_ended_at = time.monotonic(), context.clock.wall(), None
+        line.started, record.groups_started_at, record.groups_ended_at = (
+            self._context.clock.monotonic(),
+            context.clock.wall(),
+            None,
+        )
         line.answer = asyncio.get_running_loop().create_future()
         line.is_silent = False
         try:
@@ -327,7 +330,7 @@ class AgentGroupsMaster:
         """`syn_w_g_e`. Raises ClusterError 1000 for what is no result."""
         result = parse_batch_result(payload)
         line = self._lines.get(peer.link)
-        log_result(self._context.journal(peer.tag, SEND), line.started if line else None, result)
+        log_result(self._context.journal(peer.tag, SEND), self._context.clock, line.started if line else None, result)
         record = self._record(peer)
         record.groups_ended_at, record.groups_chunks = self._context.clock.wall(), result.updated_chunks
         if line is not None and line.answer is not None and not line.answer.done():
@@ -379,7 +382,7 @@ class AgentGroupsMaster:
         record = self._record(peer)
         journal.info("Starting.")
         journal.debug("Recalculating agent-group hash.")
-        line.started_all, started_at = time.monotonic(), context.clock.wall()
+        line.started_all, started_at = self._context.clock.monotonic(), context.clock.wall()
         if self._all is None or self._all.task.done():
             self._all = _Everything(asyncio.create_task(self._read_all(journal)))
         shared = self._all
@@ -387,9 +390,11 @@ class AgentGroupsMaster:
         try:
             everything = await asyncio.shield(shared.task)
             chunks = everything.chunks if everything else 0
-            journal.debug(f"Obtained {chunks} chunks of data in {time.monotonic() - line.started_all:.3f}s.")
+            journal.debug(
+                f"Obtained {chunks} chunks of data in {self._context.clock.monotonic() - line.started_all:.3f}s."
+            )
             if everything is None:
-                spent = time.monotonic() - line.started_all
+                spent = self._context.clock.monotonic() - line.started_all
                 journal.info(f"Finished in {spent:.3f}s. Updated 0 chunks.")
             else:
                 string_id = await context.sender.send_string(peer, [Segment(everything.path, 0, everything.size)])
@@ -466,7 +471,7 @@ class AgentGroupsMaster:
         """`syn_wgc_e`, also before anything was recorded (C15)."""
         line = self._lines.get(peer.link)
         journal = self._context.journal(peer.tag, SEND_ALL)
-        log_result(journal, line.started_all if line else None, parse_batch_result(payload))
+        log_result(journal, self._context.clock, line.started_all if line else None, parse_batch_result(payload))
 
 
 def _subject(peer: Peer) -> str:

@@ -2,7 +2,6 @@
 (wire.md 4.10, 4.11, 6.5 to 6.7)."""
 
 import asyncio
-import time
 
 import msgspec
 
@@ -54,7 +53,7 @@ class AgentGroupsWorker:
         self._tasks = Tasks(self._guard.error)
         self._in_vain = 0
         self._told = False
-        self._outage = Outage()
+        self._outage = Outage(context.clock)
         self.last = LastGroups()
 
     def begin(self, peer: Peer, payload: bytes, *, everything: bool) -> None:
@@ -74,7 +73,7 @@ class AgentGroupsWorker:
         context = self._context
         journal = context.journal(context.tag, RECV_ALL if everything else RECV)
         journal.info("Starting.")
-        started = time.monotonic()
+        started = self._context.clock.monotonic()
         requests = context.spool.new_path("group-requests")
         try:
             opened = await open_rows(
@@ -96,7 +95,9 @@ class AgentGroupsWorker:
                 await self._recalculate(journal)
             elif opened.has_hash:
                 await self._compare(peer, journal, opened.hash)
-            journal.info(f"Finished in {time.monotonic() - started:.3f}s. Updated {result.updated_chunks} chunks.")
+            journal.info(
+                f"Finished in {self._context.clock.monotonic() - started:.3f}s. Updated {result.updated_chunks} chunks."
+            )
         except Unusable as string:
             peer.answer_late(commands.SYN_WGC_ERR if everything else commands.SYN_W_G_ERR, string.text.encode())
             await context.net.main_line("ERROR", journal.tag, str(string.error))
@@ -109,7 +110,7 @@ class AgentGroupsWorker:
 
     async def _write(self, journal: Journal, requests: str, opened: GroupsOpened) -> BatchResult:
         """Each chunk to the database, all within `timeout_agent_groups`. A chunk that fails does not keep the others."""
-        began = time.monotonic()
+        began = self._context.clock.monotonic()
         errors = list(opened.bad)
         written: set[int] = set()
         refused: set[int] = set()
@@ -141,7 +142,7 @@ class AgentGroupsWorker:
         else:
             if self._outage.is_over():
                 self._guard.info("The agent database answers again.")
-        return BatchResult(len(written - refused), errors, time.monotonic() - began)
+        return BatchResult(len(written - refused), errors, self._context.clock.monotonic() - began)
 
     async def _recalculate(self, journal: Journal) -> None:
         try:
@@ -173,10 +174,10 @@ class AgentGroupsWorker:
 
     async def _own_hash(self, journal: Journal) -> str | None:
         """Ours; UNKNOWN_HASH, which equals none, when the database does not tell it."""
-        began = time.monotonic()
+        began = self._context.clock.monotonic()
         try:
             _, answer = await self._context.database.ask(OWN_HASH)
-            journal.debug(f"Obtained 1 chunks of data in {time.monotonic() - began:.3f}s.")
+            journal.debug(f"Obtained 1 chunks of data in {self._context.clock.monotonic() - began:.3f}s.")
             found = parse_chunk(answer).hash
         except (DatabaseError, BadString):
             return UNKNOWN_HASH

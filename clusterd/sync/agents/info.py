@@ -1,10 +1,10 @@
 """Agent-info: what workers know of their agents goes up to the master (wire.md 4.9, 6.1, 6.2, 6.6)."""
 
 import asyncio
-import time
 
 import msgspec
 
+from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.agents import OpenReport, ReportOpened
 from clusterd.messages.base import Segment
@@ -40,9 +40,9 @@ def failed_chunks(result: BatchResult) -> str:
     return f" There were {len(result.error_messages)} chunks with errors: {listed}"
 
 
-def log_result(journal: Journal, started: float | None, result: BatchResult) -> None:
+def log_result(journal: Journal, clock: Clock, started: float | None, result: BatchResult) -> None:
     """The line that ends a round on the side that sent the rows. `started`: monotonic; None where no round was begun."""
-    spent = 0.0 if started is None else time.monotonic() - started
+    spent = 0.0 if started is None else clock.monotonic() - started
     text = f"Finished in {spent:.3f}s. Updated {result.updated_chunks} chunks."
     if result.error_messages:
         journal.error(text + failed_chunks(result))
@@ -67,7 +67,7 @@ class AgentInfoWorker:
         self._context = context
         self._started: float | None = None
         self._answer: asyncio.Future[BatchResult] | None = None
-        self._outage = Outage()
+        self._outage = Outage(context.clock)
         self.last = LastReport()
 
     async def run(self, peer: Peer) -> None:
@@ -110,7 +110,7 @@ class AgentInfoWorker:
             return False
         journal.debug("Permission to synchronize granted.")
         journal.info("Starting.")
-        self._started = time.monotonic()
+        self._started = self._context.clock.monotonic()
         rows = context.spool.new_path("report")
         try:
             return await self._report(peer, rows, master_clock)
@@ -125,10 +125,10 @@ class AgentInfoWorker:
 
     async def _report(self, peer: Peer, rows: str, master_clock: MasterClock) -> bool:
         journal, database = self._journal, self._context.database
-        began = time.monotonic()
+        began = self._context.clock.monotonic()
         moments = AGENTS in peer.capabilities
         taken = await database.take(rows, BATCH_AGENTS, moments=moments)
-        journal.debug(f"Obtained agents synchronization information in {time.monotonic() - began:.3f}s.")
+        journal.debug(f"Obtained agents synchronization information in {self._context.clock.monotonic() - began:.3f}s.")
         if self._outage.is_over():
             self._guard.info("The agent database answers again.")
         if taken.is_empty:
@@ -179,7 +179,7 @@ class AgentInfoWorker:
     def finished(self, payload: bytes) -> None:
         """`syn_m_a_e`. Raises ClusterError 1000 for what is no result."""
         result = parse_batch_result(payload)
-        log_result(self._journal, self._started, result)
+        log_result(self._journal, self._context.clock, self._started, result)
         self._resolve(result)
 
     def refused(self, payload: bytes) -> None:
@@ -209,7 +209,7 @@ class AgentInfoMaster:
         self._context = context
         self._records = records
         self._merges: dict[str, Tasks] = {}
-        self._outage = Outage()
+        self._outage = Outage(context.clock)
 
     def is_free(self, name: str) -> bool:
         """Whether nothing of this worker is being written; what is goes on when its link ends."""
@@ -250,7 +250,7 @@ class AgentInfoMaster:
     async def _merge(self, peer: Peer, string_id: str) -> None:
         context, journal = self._context, self._journal(peer)
         journal.info("Starting.")
-        started, started_at = time.monotonic(), context.clock.wall()
+        started, started_at = self._context.clock.monotonic(), context.clock.wall()
         rows = context.spool.new_path("merge")
         try:
             opened = await open_rows(
@@ -268,7 +268,9 @@ class AgentInfoMaster:
             record = self._records.setdefault(peer.name, WorkerRecord())
             record.info_started_at, record.info_ended_at = started_at, context.clock.wall()
             record.info_chunks = result.updated_chunks
-            journal.info(f"Finished in {time.monotonic() - started:.3f}s. Updated {result.updated_chunks} chunks.")
+            journal.info(
+                f"Finished in {self._context.clock.monotonic() - started:.3f}s. Updated {result.updated_chunks} chunks."
+            )
         except Unusable as string:
             peer.answer_late(commands.SYN_M_A_ERR, string.text.encode())
             await context.net.main_line("ERROR", journal.tag, str(string.error))
@@ -283,7 +285,7 @@ class AgentInfoMaster:
         """Give the rows to the database. A failure is said to the worker, too (C13)."""
         context, database = self._context, self._context.database
         timeout_s = context.settings.master.timeout_agent_info_s
-        began = time.monotonic()
+        began = self._context.clock.monotonic()
         errors: list[str] = []
         updated = opened.lists
         try:
@@ -302,4 +304,4 @@ class AgentInfoMaster:
             updated, errors = 0, [text]
         for error in errors if updated else ():
             self._guard(peer).error(f"Refused by the database: {error}")
-        return BatchResult(updated, errors, time.monotonic() - began)
+        return BatchResult(updated, errors, self._context.clock.monotonic() - began)

@@ -4,7 +4,6 @@ One message settles an idle check, whatever the number of files; otherwise the w
 differ, and what follows is the stock way of sending a package.
 """
 
-import time
 import uuid
 
 from clusterd.errors import ClusterError
@@ -15,7 +14,7 @@ from clusterd.sync.links.caps import DIGEST, PUSH
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.incoming import BadSeal, Refusal
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.manifest.keeper import Scan
+from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire import commands
 from clusterd.wire.payloads import (
@@ -106,7 +105,7 @@ class DigestMaster:
         is_free = self._integrity.is_free(peer.name)
         if is_free:
             permissions.begin(peer.name, holder, context.clock.monotonic())
-        started, started_at = time.monotonic(), context.clock.wall()
+        started, started_at = self._context.clock.monotonic(), context.clock.wall()
         difference = context.spool.new_path("difference")
         goes_on = False
         try:
@@ -121,7 +120,7 @@ class DigestMaster:
                 # Ours became another one since the worker asked: other buckets may differ that it did not tell of.
                 return commands.DIGEST_WAIT
             self._integrity.begin_without_package(peer, commands.SYN_BUCKETS)
-            self._integrity.checked(peer, scan, compared, time.monotonic() - started, started_at)
+            self._integrity.checked(peer, scan, compared, self._context.clock.monotonic() - started, started_at)
             if not count:
                 return commands.DIGEST_EQUAL
             goes_on = True

@@ -1,7 +1,5 @@
 """The worker's side of a check by digest (capability `digest`): one message when nothing differs, two when something does."""
 
-import time
-
 from clusterd.errors import ClusterError
 from clusterd.messages.base import Segment
 from clusterd.messages.packages import PickBuckets
@@ -9,7 +7,7 @@ from clusterd.sync.integrity.worker import CHECK, OWN, IntegrityWorker
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.outgoing import Progress
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.manifest.keeper import Scan, ScanFailed
+from clusterd.sync.manifest.scan import Scan, ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire import commands
 from clusterd.wire.frame import REQUEST_CHUNK
@@ -64,7 +62,7 @@ class DigestWorker:
 
         Raises ClusterError when the master refuses, answers what it should not, or is gone."""
         journal = self._context.journal(self._tag, CHECK)
-        started = time.monotonic()
+        started = self._context.clock.monotonic()
         progress = Progress(peer.name, "integrity check", "scanning", self._context.clock.wall())
         self._context.progress.append(progress)
         self.must_wait = False
@@ -116,7 +114,7 @@ class DigestWorker:
     async def _told(self, peer: Peer, scan: Scan, theirs: Differs, *, dry: bool) -> bytes | None:
         """The master's answer to our rows of the buckets that differ; None if they do not fit into one frame."""
         context = self._context
-        started = time.monotonic()
+        started = self._context.clock.monotonic()
         out = context.spool.new_path("buckets")
         try:
             job = PickBuckets(

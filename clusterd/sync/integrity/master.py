@@ -1,7 +1,6 @@
 """The master's side of integrity: local scans, permissions, checks of workers, packages to them (wire.md 4.6, 4.7, 5)."""
 
 import asyncio
-import time
 import uuid
 
 from clusterd.errors import ClusterError, in_passing
@@ -19,7 +18,7 @@ from clusterd.sync.links.outgoing import Progress
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
 from clusterd.sync.links.tags import MASTER, worker_tag
-from clusterd.sync.manifest.keeper import Scan, ScanFailed
+from clusterd.sync.manifest.scan import Scan, ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.troubles import round_survives
 
@@ -70,7 +69,7 @@ class IntegrityMaster:
         """One local scan with its log lines; None if it failed. `everything`: walk, do not rely on file events."""
         journal = self._context.journal(MASTER, "Local integrity")
         journal.info("Starting.")
-        started = time.monotonic()
+        started = self._context.clock.monotonic()
         try:
             manifests = self._context.manifests
             scan = await (manifests.walk() if everything else manifests.scan())
@@ -80,7 +79,9 @@ class IntegrityMaster:
         finally:
             self.permissions.scan_ended()
         journal.collected(scan.notes)
-        journal.info(f"Finished in {time.monotonic() - started:.3f}s. Calculated metadata of {scan.files} files.")
+        journal.info(
+            f"Finished in {self._context.clock.monotonic() - started:.3f}s. Calculated metadata of {scan.files} files."
+        )
         return scan
 
     # ---- requests of a worker ----------------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ class IntegrityMaster:
     async def _check(self, peer: Peer, task_id: str, awaited: Awaited) -> None:
         context = self._context
         journal = context.journal(peer.tag, CHECK)
-        started, started_at = time.monotonic(), context.clock.wall()
+        started, started_at = self._context.clock.monotonic(), context.clock.wall()
         package = difference = ""
         try:
             package = await wait_for_file(context, peer, awaited, journal)
@@ -168,7 +169,7 @@ class IntegrityMaster:
             difference = context.spool.new_path("difference")
             compared = await self._comparisons.compare(package, sha256, scan.root_digest, difference)
             context.spool.remove(package)
-            if self.checked(peer, scan, compared, time.monotonic() - started, started_at):
+            if self.checked(peer, scan, compared, self._context.clock.monotonic() - started, started_at):
                 await self.sync(peer, compared, difference, scan.root_digest)
             else:
                 await peer.request("syn_m_c_ok")
@@ -224,7 +225,7 @@ class IntegrityMaster:
         Raises JobError, OSError, LinkClosed; a package that could not be sent is in log and record."""
         context, record = self._context, self.record(peer.name)
         journal = context.journal(peer.tag, SYNC)
-        started = time.monotonic()
+        started = self._context.clock.monotonic()
         record.sync_started_at = context.clock.wall()
         record.digest = ""
         journal.info("Starting.")
@@ -259,10 +260,10 @@ class IntegrityMaster:
                 record.failed(str(failure))
                 self._rooms.refused(peer.name, failure)
             record.sync_ended_at = context.clock.wall()
-            journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
+            journal.info(f"Finished in {self._context.clock.monotonic() - started:.3f}s.")
         except (ClusterError, JobError, OSError):
             # Each beginning has its end; the caller says why it came to nothing.
-            journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
+            journal.info(f"Finished in {self._context.clock.monotonic() - started:.3f}s.")
             raise
         finally:
             context.progress.remove(progress)

@@ -8,7 +8,6 @@ share that, too.
 
 import asyncio
 import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,7 +105,7 @@ class PackageStore:
         key = compared.content, limit, method
         region = self._regions.get(key) or self._begin(key, difference, compared.raw_sizes, manifest)
         region.users += 1
-        region.used_at = time.monotonic()
+        region.used_at = self._context.clock.monotonic()
         region.followers.append(progress)
         try:
             assert region.parts is not None
@@ -243,7 +242,7 @@ class PackageStore:
 
     def _leave(self, region: Region) -> None:
         region.users -= 1
-        region.used_at = time.monotonic()
+        region.used_at = self._context.clock.monotonic()
         if not region.users:
             asyncio.get_running_loop().call_later(self._kept_s + 0.1, self._tidy)
             self._tidy()
@@ -257,7 +256,7 @@ class PackageStore:
         self._tidy()
 
     def _tidy(self) -> None:
-        now = time.monotonic()
+        now = self._context.clock.monotonic()
         unused = sorted((region.used_at, key) for key, region in self._regions.items() if not region.users)
         excess = self.kept_bytes - self._kept_bytes
         for used_at, key in unused:

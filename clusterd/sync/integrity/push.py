@@ -3,7 +3,6 @@ told of the change, ask, and say what they have. A check by the worker follows e
 
 import asyncio
 import os
-import time
 import uuid
 
 from clusterd.errors import ClusterError, in_passing
@@ -12,7 +11,7 @@ from clusterd.sync.integrity.master import OWN, IntegrityMaster
 from clusterd.sync.links.caps import AHEAD
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.manifest.keeper import Scan
+from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire import commands
 
@@ -67,14 +66,14 @@ class PushSender:
         """False if the worker has to be told instead: there is nothing to send it, or it could not be sent."""
         context, record = self._context, self._integrity.record(peer.name)
         own = context.spool.new_path("difference")
-        started, started_at = time.monotonic(), context.clock.wall()
+        started, started_at = self._context.clock.monotonic(), context.clock.wall()
         try:
             compared = await self._compared(step)
             if not compared.missing + compared.shared + compared.extra:
                 return False
             os.link(step.difference, own)
             self._integrity.begin_without_package(peer, commands.SYN_DIGEST)
-            self._integrity.checked(peer, step.now, compared, time.monotonic() - started, started_at)
+            self._integrity.checked(peer, step.now, compared, self._context.clock.monotonic() - started, started_at)
             await self._integrity.sync(peer, compared, own, step.now.root_digest)
             return record.result != "failed"
         except (ClusterError, JobError, OSError) as failure:

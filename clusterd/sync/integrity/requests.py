@@ -16,7 +16,7 @@ from clusterd.sync.links.handlers import Handler
 from clusterd.sync.links.incoming import Refusal
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.privileged import check_privileged
-from clusterd.sync.manifest.keeper import ScanFailed
+from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire import commands
 from clusterd.wire.payloads import text_of

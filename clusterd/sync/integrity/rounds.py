@@ -1,7 +1,6 @@
 """When a worker checks: by the clock as stock does, and with a clusterd master as soon as anything has changed on either side."""
 
 import random
-import time
 
 from clusterd.errors import ClusterError
 from clusterd.sync.integrity.digest_worker import DigestWorker
@@ -9,7 +8,7 @@ from clusterd.sync.integrity.worker import CHECK, OWN, IntegrityWorker
 from clusterd.sync.links.caps import DIGEST
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.manifest.keeper import Scan
+from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.troubles import round_survives
 from clusterd.sync.ports.wake_timer import WakeTimer
@@ -126,7 +125,7 @@ class Rounds:
             return
         if scan.content_digest == self._digest.told:
             return
-        now = time.monotonic()
+        now = self._context.clock.monotonic()
         is_first = self._changed_at is None or now - self._changed_at > CALM_S
         self._changed_at = now
         self._pace.wake(0.0 if is_first else AGAIN_S)

@@ -1,7 +1,6 @@
 """The worker's side of integrity: rounds of checks, and the application of what the master sends (wire.md 4.6, 4.7, 5.9)."""
 
 import asyncio
-import time
 import uuid
 from collections.abc import Callable
 
@@ -26,7 +25,7 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.links.incoming import Awaited
 from clusterd.sync.links.outgoing import Package, Progress
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.manifest.keeper import Scan, ScanFailed
+from clusterd.sync.manifest.scan import Scan, ScanFailed
 from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.ledger import disk_of, low, unpack_bounds
 from clusterd.sync.ports.pool_port import JobError, all_of
@@ -93,7 +92,7 @@ class IntegrityWorker:
     async def check(self, peer: Peer) -> None:
         """One round: permission, scan, package with the metadata."""
         journal = self._context.journal(self._tag, CHECK)
-        started = time.monotonic()
+        started = self._context.clock.monotonic()
         try:
             answer = await peer.request("syn_i_w_m_p")
         except ClusterError as failure:
@@ -196,7 +195,7 @@ class IntegrityWorker:
 
     def checked_equal(self) -> None:
         """`syn_m_c_ok`: nothing differs."""
-        self.begin_without_package(time.monotonic())
+        self.begin_without_package(self._context.clock.monotonic())
         self._finish("Sync not required.")
         self._doubtful = ""
         self.note_result("equal", "")
@@ -209,7 +208,7 @@ class IntegrityWorker:
         if len(self._running) >= MAX_SYNCS:
             raise ClusterError(1000, f"{MAX_SYNCS} integrity syncs are under way already")
         task_id = str(uuid.uuid4())
-        self.begin_without_package(time.monotonic())  # unless a check has begun: the master sends ahead
+        self.begin_without_package(self._context.clock.monotonic())  # unless a check has begun: the master sends ahead
         self._finish("Sync required.")
         progress = Progress(peer.name, "integrity", "receiving", self._context.clock.wall())
         # Not a task of the link: one that is cancelled before its first step would leave nothing behind to end it by.
@@ -273,7 +272,7 @@ class IntegrityWorker:
 
     async def _apply(self, peer: Peer, file: IncomingFile[str], journal: Journal, progress: Progress) -> int:
         context = self._context
-        started = time.monotonic()
+        started = self._context.clock.monotonic()
         root, package = context.settings.root, file.owner
         bounds = self._bounds(file.received)
         linked = WhileLinked(peer, file, context.spool)
@@ -287,7 +286,7 @@ class IntegrityWorker:
             )
             journal.debug("Worker does not meet integrity checks. Actions required.")
             journal.debug("Updating local files: Start.")
-            async with context.manifests.aside(opened.missing + opened.shared + opened.extra):
+            async with context.manifests.own_changes(opened.missing + opened.shared + opened.extra):
                 unpacked = await all_of(
                     context.jobs.run(UnpackRange(package, root, plan, index, *bounds)) for index in range(opened.ranges)
                 )
@@ -306,7 +305,7 @@ class IntegrityWorker:
         notes = [*opened.refused, *(note for part in unpacked for note in part.notes), *applied.notes]
         self._log_applied(journal, applied, notes, len(opened.refused) + sum(len(part.notes) for part in unpacked))
         journal.debug("Updating local files: End.")
-        journal.info(f"Finished in {time.monotonic() - started:.3f}s.")
+        journal.info(f"Finished in {self._context.clock.monotonic() - started:.3f}s.")
         last = self.last
         last.synced_at = context.clock.wall()
         last.created, last.updated, last.deleted = applied.created, applied.updated, applied.deleted
@@ -379,7 +378,7 @@ class IntegrityWorker:
     def _end_round(self) -> float:
         """How long it took, in seconds; 0 for one that was not begun on this link."""
         started, self._round_started = self._round_started, None
-        return 0.0 if started is None else time.monotonic() - started
+        return 0.0 if started is None else self._context.clock.monotonic() - started
 
     def note_result(self, result: str, detail: str) -> None:
         self.last.result, self.last.detail = result, detail

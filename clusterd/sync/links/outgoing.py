@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 
 import msgspec
 
+from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.base import INLINE_BYTES, Segment
 from clusterd.messages.bodies import DigestSegments
@@ -59,9 +59,9 @@ class Progress(msgspec.Struct):
     total_bytes: int = 0
 
 
-def package_name(node: str) -> str:
-    """`{NODE}-{time}-{32 hex digits}.zip` (wire.md 5.4)."""
-    return f"{node}-{time.time()}-{uuid.uuid4().hex}.zip"
+def package_name(node: str, now: float) -> str:
+    """`{NODE}-{time}-{32 hex digits}.zip` (wire.md 5.4). `now`: wall clock."""
+    return f"{node}-{now}-{uuid.uuid4().hex}.zip"
 
 
 def slice_segments(segments: Sequence[Segment], offset: int, length: int) -> list[Segment]:
@@ -134,10 +134,11 @@ class Window:
 class Sender:
     """Sends packages over any link. Holds no state between two sendings but sealed bodies."""
 
-    def __init__(self, jobs: PoolPort, slabs: SlabPool) -> None:
+    def __init__(self, jobs: PoolPort, slabs: SlabPool, clock: Clock) -> None:
         self._jobs = jobs
         self._slabs = slabs
-        self.bodies = SealedBodyCache(jobs, slabs)
+        self._clock = clock
+        self.bodies = SealedBodyCache(jobs, slabs, clock)
 
     async def send(
         self, peer: Peer, node: str, command: str, package: Package, journal: Journal, progress: Progress
@@ -153,10 +154,10 @@ class Sender:
         try:
             task_id = parse_task_id(await peer.request(command))
             await peer.note_sending(command, task_id, is_open=True)
-            transfer_started = time.monotonic()
+            transfer_started = self._clock.monotonic()
             with self._path(peer, node, package) as path:
                 cut_at = await self._transfer(peer, path, package, task_id, progress)
-            sending_s = time.monotonic() - transfer_started
+            sending_s = self._clock.monotonic() - transfer_started
             transfer_started = None
             try:
                 await peer.request(f"{command}_e", build_words(task_id, path[1:]))
@@ -184,7 +185,7 @@ class Sender:
         """Where the peer keeps the package: one of its own unless it shares one, which no two transfers of a link have at a
         time."""
         if not package.shared_path or package.shared_path in peer.paths:
-            yield f"/queue/cluster/{node}/{package_name(node)}"
+            yield f"/queue/cluster/{node}/{package_name(node, self._clock.wall())}"
             return
         peer.paths.add(package.shared_path)
         try:
@@ -238,7 +239,7 @@ class Sender:
             nonlocal arrived
             flight, begun_at, stop = flying.popleft()
             await peer.ended("file_upd", flight)
-            window.answered(time.monotonic() - begun_at)
+            window.answered(self._clock.monotonic() - begun_at)
             progress.done_bytes = arrived = stop
 
         try:
@@ -260,7 +261,7 @@ class Sender:
                 # Each waits for those before it, too.
                 timeout_s = peer.timeout_s * (len(flying) + 1)
                 flight = await peer.begin("file_upd", body=body, timeout_s=timeout_s)
-                flying.append((flight, time.monotonic(), piece.offset + piece.length))
+                flying.append((flight, self._clock.monotonic(), piece.offset + piece.length))
             while flying:
                 await arrive()
         finally:
@@ -284,7 +285,7 @@ class Sender:
         """A single file, outside of any task (dapi.md 0.6). Raises ClusterError, JobError, OSError."""
         digested = await self._jobs.run(DigestSegments(segments), urgent=True)
         package = Package(segments, size, digested.sha256)
-        progress = Progress(peer.name, "file", "sending", time.time(), total_bytes=size)
+        progress = Progress(peer.name, "file", "sending", self._clock.wall(), total_bytes=size)
         await self._transfer(peer, path, package, "", progress)
 
     async def send_string(self, peer: Peer, content: bytes | Sequence[Segment]) -> str:

@@ -1,9 +1,9 @@
 """Sealed bodies, made once and sent any number of times: which are in slabs, and which may go when slabs are short."""
 
 import asyncio
-import time
 from collections.abc import Hashable, Sequence
 
+from clusterd.clock import Clock
 from clusterd.messages.base import Segment
 from clusterd.messages.bodies import SealChunk
 from clusterd.sync.ports.pool_port import JobError, PoolPort
@@ -30,9 +30,10 @@ class SealedBodyCache:
     Each body that is kept holds its slab once; each one given out once more, which `SlabPool.sent` or `drop` ends. What net
     is still sending survives being dropped here."""
 
-    def __init__(self, jobs: PoolPort, slabs: SlabPool) -> None:
+    def __init__(self, jobs: PoolPort, slabs: SlabPool, clock: Clock) -> None:
         self._jobs = jobs
         self._slabs = slabs
+        self._clock = clock
         self._bodies: dict[Hashable, _Body] = {}
         self._once = 0
         slabs.on_short = self._drop_oldest
@@ -48,7 +49,7 @@ class SealedBodyCache:
             self._slabs.hold(found.slab)
         finally:
             body.wanted -= 1
-            body.used_at = time.monotonic()
+            body.used_at = self._clock.monotonic()
             self._slabs.wake()  # if the caller was cancelled, the body is only kept now
         return found
 
@@ -87,7 +88,7 @@ class SealedBodyCache:
                 await self._drop(key)
 
     def _begin(self, key: Hashable, prefix: bytes, segments: Sequence[Segment]) -> _Body:
-        body = _Body(time.monotonic())
+        body = _Body(self._clock.monotonic())
         body.sealing = asyncio.create_task(self._seal(body, prefix, list(segments)))
         self._bodies[key] = body
         body.sealing.add_done_callback(lambda sealing: self._sealed(key, body, sealing))

@@ -12,67 +12,31 @@ from typing import Any
 
 import msgspec
 
-from clusterd.agent_keys import KEY_FILE
 from clusterd.clock import Clock
 from clusterd.key_guard import KeyRules
 from clusterd.messages.base import Note
 from clusterd.messages.manifest import BuildManifest, ManifestBuilt, PatchManifest, ScanShard
 from clusterd.settings import Clusterd
 from clusterd.sync.manifest.confirming import RETRY_S, Confirming
+from clusterd.sync.manifest.deletion_guard import EVERYTHING, DeletionGuard
 from clusterd.sync.manifest.files import ManifestFiles
-from clusterd.sync.manifest.watcher import LAG_S, CannotWatch, MakeNotify, Watcher, watch_recursively
+from clusterd.sync.manifest.places import LOOK_TWICE_S, MOST_PENDING, Places
+from clusterd.sync.manifest.scan import Scan, ScanFailed, summary
+from clusterd.sync.manifest.watch_policy import WatchPolicy
+from clusterd.sync.manifest.watcher import LAG_S, MakeNotify, watch_recursively
 from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.pool_port import GAVE_WAY, JobError, PoolPort, all_of
 from clusterd.sync.ports.troubles import Troubles, round_survives
 from hashing.manifest import Rules
-from hashing.protection import LEAST_FILES
 from ipc.job_queue import Lane
 
 PUBLISH_EVERY_S = 0.1
 """While files keep changing, how long until the next change is looked at; the first one is at once."""
-QUIET_S = 1.0
-SHORT_QUIET_S = 0.25
-LONGEST_QUIET_S = 10.0
-"""Files that vanish together are judged once nothing more has vanished for this time, the short one while they are fewer than
-50; at the latest after the longest."""
-MOST_PENDING = 1000
-"""Places to look at; with more a walk over all processes is quicker."""
-LOOK_TWICE_S = 1.0
-"""When a new directory is looked at again: files may have been put there before it was watched."""
-MOST_NOTES = 400
 SUBJECT = "files of this node"
-
-EVERYTHING = KeyRules(share=1.0)
-"""A worker believes its master whatever keys go."""
-VANISHED, KEYS = "files that have vanished", "agent keys"
-"""Subjects of `problems` in the status."""
-
-
-class Scan(msgspec.Struct, frozen=True):
-    """One complete local scan; digests as ManifestBuilt has them. Times: `ended_at` wall clock, `duration_s` seconds.
-    `files` and the digests count those that are `withheld` or `settling` (hashing/protection.py)."""
-
-    root_digest: str
-    content_digest: str
-    buckets: bytes
-    files: int
-    total_bytes: int
-    hashed: int
-    reused: int
-    hashed_bytes: int
-    duration_s: float
-    ended_at: float
-    notes: list[Note]
-    withheld: int = 0
-    settling: int = 0
 
 
 class _GaveWay(Exception):
     """A walk in the background ended early, because somebody waits for the manifest."""
-
-
-class ScanFailed(Exception):
-    """The tree could not be scanned as a whole; what was current stays so."""
 
 
 class ManifestKeeper:
@@ -104,44 +68,37 @@ class ManifestKeeper:
         self._shards = shards
         self._jobs = jobs
         self._clock = clock
-        self._rules = rules
-        self._max_delete_share = max_delete_share
-        self._key_rules = key_rules
         self._journal = journal
         self._troubles = troubles or Troubles()
         self._confirming = Confirming(full_walk_s)
+        self._guard = DeletionGuard(clock, journal, self._troubles, max_delete_share, key_rules)
         self.current: Scan | None = None
         self.changed: list[Callable[[Scan], None]] = []
         self.failure = ""
         self.failing_since: float | None = None
         """Since when (wall clock) `current` may be out of date, because the files cannot be looked at; `failure` says why."""
         self.scanning = False
-        self.unwatched = "" if rules is not None else "switched off"
-        """Why files are not watched; empty while they are, and before the first scan."""
-        self._watcher = Watcher(root, self.touch, self._watch_lost, make_notify)
-        self._pending: set[str] = set()
-        self._later: dict[str, float] = {}
-        self._again: set[str] = set()
+        self._places = Places()
         self._must_walk = True
         self._wake = asyncio.Event()
         self._state: ManifestBuilt | None = None
         self._built_from: tuple[str, ...] = ()
-        self._watch_again_at = 0.0
-        self._told = ""
-        self._settling_since: float | None = None
-        self._lost_since = 0.0
-        self._lost_at = 0.0
-        self._present_before = 0
-        self._present_at_first = 0
         self._lock = asyncio.Lock()
-        self._aside = 0
-        self._blind = 0
+        self._own_changes = 0
+        self._watch = WatchPolicy(
+            root, rules, clock, self._confirming, journal, self.touch, self._walk_next, self._wake.set, make_notify
+        )
 
     # ---- asking --------------------------------------------------------------------------------------------------------
 
     @property
     def watching(self) -> bool:
-        return self._watcher.is_watching
+        return self._watch.is_watching
+
+    @property
+    def unwatched(self) -> str:
+        """Why files are not watched; empty while they are, and before the first scan."""
+        return self._watch.unwatched
 
     async def walk(self) -> Scan:
         """Like `scan`, but look at every file (known digests are kept), whatever events have said. Raises ScanFailed."""
@@ -167,30 +124,31 @@ class ManifestKeeper:
 
     def touch(self, paths: Iterable[str]) -> None:
         """These files or directories (relative to the root; "" for all) have changed: look at them soon, see `run`."""
-        self._pending.update(paths)
-        self._must_walk = self._must_walk or "" in self._pending
+        self._places.pending.update(paths)
+        self._must_walk = self._must_walk or "" in self._places.pending
         self._wake.set()
         self._hurry()
 
     @contextlib.asynccontextmanager
-    async def aside(self, files: int) -> AsyncIterator[None]:
+    async def own_changes(self, files: int) -> AsyncIterator[None]:
         """While this node itself changes so many of its files: what events say waits until it has done so. With very many files
         nothing is watched meanwhile, since a walk comes afterwards anyway, and it would be several."""
         is_much = files > MOST_PENDING
-        self._aside += 1
-        self._blind += is_much
+        self._own_changes += 1
+        if is_much:
+            self._watch.pause()
         try:
             if is_much:
                 self._hurry()
                 async with self._lock:
-                    await self._watcher.stop()
+                    await self._watch.stop()
             yield
         finally:
-            self._aside -= 1
-            self._blind -= is_much
+            self._own_changes -= 1
             if is_much:
+                self._watch.resume()
                 self._must_walk = True  # the watch begins before it
-                self._pending.clear()
+                self._places.pending.clear()
             self._wake.set()
 
     def adopt(self, settings: Clusterd, rules: Rules, *, is_master: bool) -> None:
@@ -199,10 +157,11 @@ class ManifestKeeper:
         watched = rules if settings.watch else None
         share = settings.max_delete_share if is_master else 1.0
         key_rules = KeyRules(settings.max_key_loss_share, settings.key_loss_from) if is_master else EVERYTHING
-        if (watched, share, key_rules) != (self._rules, self._max_delete_share, self._key_rules):
-            self._rules, self._max_delete_share, self._key_rules = watched, share, key_rules
+        guard = self._guard
+        if (watched, share, key_rules) != (self._watch.rules, guard.max_delete_share, guard.key_rules):
+            guard.max_delete_share, guard.key_rules = share, key_rules
+            self._watch.adopt(watched)
             self._must_walk = True
-            self._watch_again_at = 0.0
             self._wake.set()
 
     async def run(self) -> None:
@@ -210,7 +169,7 @@ class ManifestKeeper:
         while True:
             with round_survives(self._journal, self._troubles, "following changes of files"):
                 is_quiet = await self._wait_for_work()
-                if self.current is not None and not self._aside:  # else a scan finds it
+                if self.current is not None and not self._own_changes:  # else a scan finds it
                     try:
                         if self.watching and self._confirming.is_due(self._clock.monotonic(), is_quiet=is_quiet):
                             await self._confirm(is_quiet=is_quiet)
@@ -240,33 +199,36 @@ class ManifestKeeper:
         finally:
             confirming.end(clock.monotonic(), gave_way=gave_way, failed=failed)
 
+    def _walk_next(self) -> None:
+        self._must_walk = True
+
     def _hurry(self) -> None:
         if self._confirming.is_in_background:
             self._jobs.hurry()
 
     async def _wait_for_work(self) -> bool:
         """True when there is none but to confirm what is known."""
-        moments = list(self._later.values())
+        moments = self._places.moments()
         if self.watching and self.current is not None:
             moments.append(self._confirming.due_at())
-        if self._settling_since is not None:
-            moments.append(self._judge_at())
-        if self._rules is not None and not self.watching and self.current is not None:
-            moments.append(self._watch_again_at)
+        if self._guard.is_settling:
+            moments.append(self._guard.judge_at())
+        if self._watch.try_again_at is not None and self.current is not None:
+            moments.append(self._watch.try_again_at)
         timeout = max(0.0, min(moments) - self._clock.monotonic()) if moments else None
         try:
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
         except TimeoutError:
             now = self._clock.monotonic()
-            is_settled = self._settling_since is None or self._judge_at() > now
-            return is_settled and not self._must_walk and not any(due <= now for due in self._later.values())
+            is_settled = not self._guard.is_settling or self._guard.judge_at() > now
+            return is_settled and not self._must_walk and not self._places.is_late(now)
         self._wake.clear()
         return False
 
     async def close(self) -> None:
         """Stop watching; no thread is left."""
-        await self._watcher.stop()
+        await self._watch.stop()
 
     # ---- the two ways --------------------------------------------------------------------------------------------------
 
@@ -302,38 +264,30 @@ class ManifestKeeper:
 
     async def _scan(self) -> Scan:
         """What a periodic scan does."""
-        await self._care_for_watch()
-        is_much = len(self._pending) + len(self._again) > MOST_PENDING
-        if self.current is None or self._must_walk or is_much or not self.watching:
+        await self._watch.care()
+        if self.current is None or self._must_walk or self._places.is_much() or not self.watching:
             return await self._walk(full=self._confirming.is_full_due(self._clock.monotonic()))
-        return await self._patch(self.current, self._again)
+        return await self._patch(self.current, is_periodic=True)
 
     async def _follow(self) -> Scan:
         """What an event asks for."""
-        await self._care_for_watch()
-        is_much = len(self._pending) > MOST_PENDING or (
-            "" in self._later and self._later[""] <= self._clock.monotonic()
-        )
-        must_see = self._settling_since is not None and not self.watching
+        await self._watch.care()
+        is_much = self._places.is_much(self._clock.monotonic())
+        must_see = self._guard.is_settling and not self.watching
         if self.current is None or self._must_walk or is_much or must_see:
             return await self._walk(full=False)
-        return await self._patch(self.current, set())
+        return await self._patch(self.current)
 
     async def _allow_delete(self) -> Scan:
         scan = self.current
         if scan is None or not self.watching:
             scan = await self._walk(full=False)
-        return await self._patch(scan, set(), allow_delete=True)
+        return await self._patch(scan, allow_delete=True)
 
     async def _walk(self, *, full: bool) -> Scan:
         started = self._clock.monotonic()
         self._confirming.walk_begins(started)
-        # The walk finds what an event has named before it; what comes meanwhile waits. New directories that so many events
-        # may have named are looked at twice.
-        self._later.pop("", None)
-        if len(self._pending) > MOST_PENDING:
-            self._later[""] = started + LOOK_TWICE_S
-        taken, self._pending = self._pending, set()
+        taken = self._places.take_all(started)
         self._must_walk = False  # here already: what is lost from now on asks for the next one
         is_in_background = self._confirming.is_in_background
         lane: Lane = "background" if is_in_background else "bulk"
@@ -347,13 +301,13 @@ class ManifestKeeper:
                 for shard in range(self._shards)
             )
         except JobError:
-            self._pending |= taken
+            self._places.put_back(taken)
             raise
         notes = list(dict.fromkeys(note for shard in shards for note in shard.notes))
         if any(shard.failed for shard in shards):
             raise JobError("disk", "; ".join(note.why or note.text for note in notes) or "a part could not be walked")
         self._confirming.walk_ended(started, full=full)
-        self._again = {path for shard in shards for path in shard.again}
+        self._places.walked(path for shard in shards for path in shard.again)
         digests = tuple(shard.digest for shard in shards)
         state = self._state
         if state is None or digests != self._built_from:
@@ -362,11 +316,11 @@ class ManifestKeeper:
                 self._root,
                 self._state_dir,
                 self._shards,
-                published if self._is_protected else "",
-                self._max_delete_share,
-                self._lost_just_now(),
-                self._key_rules.share,
-                self._key_rules.least,
+                published if self._guard.is_on else "",
+                self._guard.max_delete_share,
+                self._guard.lost_just_now(),
+                self._guard.key_rules.share,
+                self._guard.key_rules.least,
             )
             state = self._accept(await self._jobs.run(job))
             self._built_from = digests
@@ -376,13 +330,11 @@ class ManifestKeeper:
         reused = sum(shard.reused for shard in shards)
         return await self._judged(self._summary(state, started, notes, hashed, reused, hashed_bytes), state.vanished)
 
-    async def _patch(self, before: Scan, again: set[str], *, allow_delete: bool = False) -> Scan:
-        """Look at what waits, and at these places again."""
+    async def _patch(self, before: Scan, *, is_periodic: bool = False, allow_delete: bool = False) -> Scan:
+        """Look at what waits; a periodic scan also at what no event may tell of."""
         started = self._clock.monotonic()
-        late = {path for path, due in self._later.items() if due <= started}
-        paths = self._pending | late | {path.rstrip("/") for path in again if path.endswith("/")}
-        directories = {path for path in again if not path.endswith("/")}
-        if not (paths or directories or allow_delete):
+        look = self._places.take(started, is_periodic=is_periodic)
+        if not (look or allow_delete):
             scan = msgspec.structs.replace(
                 before,
                 ended_at=self._clock.wall(),
@@ -393,14 +345,11 @@ class ManifestKeeper:
                 notes=[note for note in before.notes if note.why],
             )
             return await self._judged(scan, 0)
-        named, self._pending = self._pending | late, set()
-        state = await self._run_patch(paths, directories, allow_delete=allow_delete)
-        self._again = {path for path in self._again if not _is_seen(path.rstrip("/"), paths, directories)}
-        self._again.update(state.again)
-        self._look_twice(named, late, state, is_changed=state.root_digest != before.root_digest)
-        notes = [
-            note for note in before.notes if note.why and not _is_seen(note.path, paths, directories)
-        ] + state.notes
+        state = await self._run_patch(look.paths, look.directories, allow_delete=allow_delete)
+        twice_at = self._clock.monotonic() + LOOK_TWICE_S if self.watching else None
+        is_changed = state.root_digest != before.root_digest
+        self._places.looked(look, state.again, state.trees, twice_at, is_changed=is_changed)
+        notes = [note for note in before.notes if note.why and not look.covers(note.path)] + state.notes
         scan = self._summary(state, started, notes, state.hashed, state.files - state.hashed, state.hashed_bytes)
         return await self._judged(scan, state.vanished)
 
@@ -416,176 +365,48 @@ class ManifestKeeper:
             self._shards,
             sorted(paths),
             sorted(directories),
-            self._max_delete_share,
-            self._lost_just_now(),
+            self._guard.max_delete_share,
+            self._guard.lost_just_now(),
             judge,
             allow_delete,
-            self._key_rules.share,
-            self._key_rules.least,
+            self._guard.key_rules.share,
+            self._guard.key_rules.least,
         )
         return self._accept(await self._jobs.run(job, urgent=True))
-
-    def _tell(self, text: str) -> None:
-        if self._journal is not None:
-            self._journal.warning(text)
 
     def _accept(self, built: ManifestBuilt) -> ManifestBuilt:
         """What a job made is what the next one goes on from."""
         before, self._state = self._state, built
-        self._present_before = _present(before or built)
         if before is None or built.root_digest != before.root_digest:
             self._built_from = ()  # the last walk is not where this state comes from
-        withheld = _files_withheld(built)
-        if withheld > (_files_withheld(before) if before is not None else 0):
-            text = (
-                f"{withheld} of {built.files} files have vanished from this master at once. The workers keep theirs: "
-                'put the files back, or run "clusterd sync --allow-delete" to have them deleted there, too.'
-            )
-            self._troubles.begin(VANISHED, text)
-            self._tell(text)
-        if not withheld:
-            self._troubles.end(VANISHED)
-        if built.doubt:
-            self._troubles.begin(KEYS, f"{built.doubt}. Until then the workers keep theirs.", self._journal)
-        else:
-            self._troubles.end(KEYS, f"{KEY_FILE} is synchronised again.", self._journal)
+        self._guard.accept(before, built)
         return built
-
-    def _look_twice(self, named: set[str], late: set[str], state: ManifestBuilt, *, is_changed: bool) -> None:
-        """What was put into a new directory before it was watched, no event names."""
-        for path in late:
-            del self._later[path]
-        if self.watching:
-            due = self._clock.monotonic() + LOOK_TWICE_S
-            self._later |= {path: due for path in state.trees if path in named and (is_changed or path not in late)}
-            if len(self._later) > MOST_PENDING:
-                self._later = {"": due}
 
     def _summary(
         self, state: ManifestBuilt, started: float, notes: list[Note], hashed: int, reused: int, hashed_bytes: int
     ) -> Scan:
-        return Scan(
-            root_digest=state.root_digest,
-            content_digest=state.content_digest,
-            buckets=state.buckets,
-            files=state.files,
-            total_bytes=state.total_bytes,
-            hashed=hashed,
-            reused=reused,
-            hashed_bytes=hashed_bytes,
-            duration_s=self._clock.monotonic() - started,
-            ended_at=self._clock.wall(),
-            notes=notes,
-            withheld=state.withheld,
-            settling=state.settling,
-        )
+        clock = self._clock
+        return summary(state, notes, hashed, reused, hashed_bytes, clock.monotonic() - started, clock.wall())
+
+    async def _judged(self, scan: Scan, vanished: int) -> Scan:
+        """Decide about files that have vanished in great numbers, once it is time to."""
+        if not self._guard.is_due(vanished, scan.settling):
+            return scan
+        now = self._clock.monotonic()
+        state = await self._run_patch((), (), judge=True)
+        self._guard.judged()
+        return self._summary(state, now, scan.notes, scan.hashed, scan.reused, scan.hashed_bytes)
 
     def _publish(self, scan: Scan) -> None:
         assert self._state is not None
         is_new = self.current is None or self.current.root_digest != scan.root_digest
         if is_new:
-            self._files.publish(scan.root_digest, self._state.base, self._clock.monotonic(), lasting=self._is_protected)
+            self._files.publish(scan.root_digest, self._state.base, self._clock.monotonic(), lasting=self._guard.is_on)
         self.current = scan
         if is_new:
             for listener in self.changed:
                 # The manifest is current whatever a listener trips over, and the next one hears of it.
                 with round_survives(self._journal, self._troubles, "telling of changed files"):
                     listener(scan)
-        if self._pending or self._later or self._settling_since is not None:
+        if self._places.has_any() or self._guard.is_settling:
             self._wake.set()
-
-    # ---- files that vanish ---------------------------------------------------------------------------------------------
-
-    async def _judged(self, scan: Scan, vanished: int) -> Scan:
-        """Decide about files that have vanished in great numbers, once it is time to."""
-        now = self._clock.monotonic()
-        if vanished:
-            if not self._is_losing():
-                self._lost_since, self._present_at_first = now, self._present_before
-            self._lost_at = now
-        if not scan.settling:
-            self._settling_since = None
-            return scan
-        if self._settling_since is None:
-            self._settling_since = now
-        if now < self._judge_at():
-            return scan
-        state = await self._run_patch((), (), judge=True)
-        self._settling_since = None
-        return self._summary(state, now, scan.notes, scan.hashed, scan.reused, scan.hashed_bytes)
-
-    @property
-    def _is_protected(self) -> bool:
-        """Whether what was published last decides about what comes."""
-        return self._max_delete_share < 1 or self._key_rules.is_on
-
-    def _is_losing(self) -> bool:
-        """Whether a deletion goes on: what vanishes now is part of it."""
-        if self._settling_since is not None:
-            return True
-        now = self._clock.monotonic()
-        return now - self._lost_at <= QUIET_S and now - self._lost_since <= LONGEST_QUIET_S
-
-    def _lost_just_now(self) -> int:
-        """How many files fewer there are than before the deletion that goes on."""
-        if self._state is None or not self._is_losing():
-            return 0
-        return max(0, self._present_at_first - _present(self._state))
-
-    def _judge_at(self) -> float:
-        since = self._lost_at if self._settling_since is None else self._settling_since
-        is_much = self._state is not None and self._state.settling >= LEAST_FILES
-        quiet = QUIET_S if is_much else SHORT_QUIET_S
-        return min(max(self._lost_at, since) + quiet, since + LONGEST_QUIET_S)
-
-    # ---- watching ------------------------------------------------------------------------------------------------------
-
-    async def _care_for_watch(self) -> None:
-        """Watch if it should be, anew where what is watched has been replaced; the walk that follows finds what was missed."""
-        if self._rules is None:
-            await self._watcher.stop()
-            self.unwatched = "switched off"
-            return
-        if self.watching and self._watcher.rules == self._rules and not self._watcher.is_stale():
-            return
-        if self._blind or (not self.watching and self._clock.monotonic() < self._watch_again_at):
-            return
-        self._must_walk = True
-        try:
-            await self._watcher.start(self._rules)
-        except CannotWatch as refusal:
-            self._watch_lost(str(refusal), False)
-            return
-        self.unwatched = self._told = ""
-
-    def _watch_lost(self, reason: str, is_passing: bool) -> None:
-        """No events any more, until the next full walk; where the reason `is_passing`, until soon."""
-        self.unwatched = reason
-        self._must_walk = True
-        pause = RETRY_S if is_passing else self._confirming.pause_s
-        self._watch_again_at = self._clock.monotonic() + pause
-        self._wake.set()
-        if not is_passing and reason != self._told:
-            self._told = reason
-            self._tell(f"Files are not watched, but looked at from time to time: {reason}.")
-
-
-def _files_withheld(state: ManifestBuilt) -> int:
-    return state.withheld - bool(state.doubt)
-
-
-def _present(state: ManifestBuilt) -> int:
-    """Files that are there, or were until just now."""
-    return state.files - state.withheld
-
-
-def _is_seen(path: str, paths: set[str], directories: set[str]) -> bool:
-    """True if one that looks at these paths and directories looks at this one."""
-    if path in paths or path in directories or path.rpartition("/")[0] in directories or "" in paths or path == "...":
-        return True
-    at = path.find("/")
-    while at >= 0:
-        if path[:at] in paths:
-            return True
-        at = path.find("/", at + 1)
-    return False

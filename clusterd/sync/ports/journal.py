@@ -1,8 +1,8 @@
 """Log lines of sync's tasks: one Journal per tag and subtag (wire.md 9.2), and the dict texts of collected notes."""
 
-import time
 from collections.abc import Iterable
 
+from clusterd.clock import Clock
 from clusterd.logs import Log
 from clusterd.messages.base import Note
 
@@ -47,13 +47,14 @@ class Journal:
 class Outage:
     """Something that fails again and again, told when it begins, now and then while it lasts, and when it is over."""
 
-    def __init__(self, again_s: float = 600.0) -> None:
+    def __init__(self, clock: Clock, again_s: float = 600.0) -> None:
+        self._clock = clock
         self._again_s = again_s
         self._told_at: float | None = None
 
     def should_tell(self) -> bool:
         """Whether this failure is one to be logged."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if self._told_at is not None and now - self._told_at < self._again_s:
             return False
         self._told_at = now

@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar, cast
 
+from clusterd.clock import Clock
 from clusterd.messages.base import Job, Result
 from clusterd.messages.manifest import ScanShard
 from clusterd.messages.pool import AnyJob, AnyResult, JobDone, JobFailed, PoolHello, StartJob
@@ -59,12 +59,14 @@ class PoolPort:
         send: SendToPool,
         queue: JobQueue[AnyJob],
         size: int,
+        clock: Clock,
         remove: Callable[[str], None] = _remove,
         tell_hurry: Callable[[int], None] = lambda count: None,
     ) -> None:
         """`remove`: gets files that jobs have made and nobody wants any more; must not raise. `tell_hurry` shows the pool the
         count of calls of `hurry`."""
         self.size = size
+        self._clock = clock
         self._remove = remove
         self.hurries = 0
         self.losses = 0
@@ -170,5 +172,5 @@ class PoolPort:
 
     async def _assign(self) -> None:
         for slot, number, job in self._queue.next_assignments():
-            self._given_at[slot] = time.monotonic()
+            self._given_at[slot] = self._clock.monotonic()
             await self._send(f"pool-{slot}".encode(), StartJob(number, job))

@@ -15,11 +15,16 @@ def next_midnight(now: datetime) -> datetime:
     return (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
+def _now(context: Context) -> datetime:
+    """Local time."""
+    return datetime.fromtimestamp(context.clock.wall())
+
+
 async def rotate_nightly(context: Context) -> None:
     """For ever. Looks at the clock at least every minute: clocks jump, machines sleep."""
-    midnight = next_midnight(datetime.now())
+    midnight = next_midnight(_now(context))
     while True:
-        now = datetime.now()
+        now = _now(context)
         if now < midnight:
             await asyncio.sleep(min(60.0, (midnight - now).total_seconds() + 0.01))
             continue
@@ -30,4 +35,4 @@ async def rotate_nightly(context: Context) -> None:
                 await context.jobs.run(RotateLog(context.settings.root, day), lane="background")
             except JobError as failure:
                 journal.warning(f"The log of {day} stays where it is: {in_passing(failure)}")
-        midnight = next_midnight(datetime.now())
+        midnight = next_midnight(_now(context))

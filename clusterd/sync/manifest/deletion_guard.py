@@ -1,0 +1,112 @@
+"""When a master decides about files that have vanished in great numbers, and what it says of those that it withholds.
+
+The rows themselves are judged by jobs (hashing/protection.py, clusterd/key_guard.py)."""
+
+from clusterd.agent_keys import KEY_FILE
+from clusterd.clock import Clock
+from clusterd.key_guard import KeyRules
+from clusterd.messages.manifest import ManifestBuilt
+from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.troubles import Troubles
+from hashing.protection import LEAST_FILES
+
+QUIET_S = 1.0
+SHORT_QUIET_S = 0.25
+LONGEST_QUIET_S = 10.0
+"""Files that vanish together are judged once nothing more has vanished for this time, the short one while they are fewer than
+50; at the latest after the longest."""
+EVERYTHING = KeyRules(share=1.0)
+"""A worker believes its master whatever keys go."""
+VANISHED, KEYS = "files that have vanished", "agent keys"
+"""Subjects of `problems` in the status."""
+
+
+class DeletionGuard:
+    """Owner of the deletion that goes on. `max_delete_share`, and that of `key_rules`: 1 where nothing is withheld."""
+
+    def __init__(
+        self, clock: Clock, journal: Journal | None, troubles: Troubles, max_delete_share: float, key_rules: KeyRules
+    ) -> None:
+        self._clock = clock
+        self._journal = journal
+        self._troubles = troubles
+        self.max_delete_share = max_delete_share
+        self.key_rules = key_rules
+        self._settling_since: float | None = None
+        self._lost_since = 0.0
+        self._lost_at = 0.0
+        self._settling = 0
+        self._withheld = 0
+        self._present = 0
+        self._present_before = 0
+        self._present_at_first = 0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether what was published last decides about what comes."""
+        return self.max_delete_share < 1 or self.key_rules.is_on
+
+    @property
+    def is_settling(self) -> bool:
+        """Whether files wait to be judged."""
+        return self._settling_since is not None
+
+    def judge_at(self) -> float:
+        """When what settles is judged; monotonic."""
+        since = self._lost_at if self._settling_since is None else self._settling_since
+        quiet = QUIET_S if self._settling >= LEAST_FILES else SHORT_QUIET_S
+        return min(max(self._lost_at, since) + quiet, since + LONGEST_QUIET_S)
+
+    def lost_just_now(self) -> int:
+        """How many files fewer there are than before the deletion that goes on."""
+        return max(0, self._present_at_first - self._present) if self._is_losing() else 0
+
+    def is_due(self, vanished: int, settling: int) -> bool:
+        """A scan has found that `vanished` files are gone now, and `settling` wait. Whether they are to be judged at once."""
+        now = self._clock.monotonic()
+        if vanished:
+            if not self._is_losing():
+                self._lost_since, self._present_at_first = now, self._present_before
+            self._lost_at = now
+        if not settling:
+            self._settling_since = None
+            return False
+        if self._settling_since is None:
+            self._settling_since = now
+        return now >= self.judge_at()
+
+    def judged(self) -> None:
+        """Nothing waits any more."""
+        self._settling_since = None
+
+    def _is_losing(self) -> bool:
+        """Whether a deletion goes on: what vanishes now is part of it."""
+        if self._settling_since is not None:
+            return True
+        now = self._clock.monotonic()
+        return now - self._lost_at <= QUIET_S and now - self._lost_since <= LONGEST_QUIET_S
+
+    def accept(self, before: ManifestBuilt | None, built: ManifestBuilt) -> None:
+        """A job made `built` out of `before`: say what is withheld, or no longer."""
+        self._settling, self._present = built.settling, _present(built)
+        self._present_before = _present(before or built)
+        had, self._withheld = self._withheld, built.withheld - bool(built.doubt)
+        if self._withheld > had:
+            text = (
+                f"{self._withheld} of {built.files} files have vanished from this master at once. The workers keep theirs: "
+                'put the files back, or run "clusterd sync --allow-delete" to have them deleted there, too.'
+            )
+            self._troubles.begin(VANISHED, text)
+            if self._journal is not None:
+                self._journal.warning(text)
+        if not self._withheld:
+            self._troubles.end(VANISHED)
+        if built.doubt:
+            self._troubles.begin(KEYS, f"{built.doubt}. Until then the workers keep theirs.", self._journal)
+        else:
+            self._troubles.end(KEYS, f"{KEY_FILE} is synchronised again.", self._journal)
+
+
+def _present(built: ManifestBuilt) -> int:
+    """Files that are there, or were until just now."""
+    return built.files - built.withheld

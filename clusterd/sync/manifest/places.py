@@ -1,0 +1,111 @@
+"""Which places of the tree are to be looked at, now or later."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+MOST_PENDING = 1000
+"""Places to look at; with more a walk over all processes is quicker."""
+LOOK_TWICE_S = 1.0
+"""When a new directory is looked at again: files may have been put there before it was watched."""
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What one patch looks at: `paths` with all below, `directories` themselves. `named`: paths that events have named, or that were
+    to be looked at `late`, a second time."""
+
+    paths: set[str]
+    directories: set[str]
+    named: set[str]
+    late: set[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.paths or self.directories)
+
+    def covers(self, path: str) -> bool:
+        """True if who looks there sees this path."""
+        paths, directories = self.paths, self.directories
+        if path in paths or path in directories or path.rpartition("/")[0] in directories:
+            return True
+        if "" in paths or path == "...":
+            return True
+        at = path.find("/")
+        while at >= 0:
+            if path[:at] in paths:
+                return True
+            at = path.find("/", at + 1)
+        return False
+
+
+class Places:
+    """Owner of the places to look at, relative to the root, "" for all. Every `now` is seconds on the monotonic clock.
+
+    `pending`: what events have named. `_later`: new directories, and when to look again. `_again`: what no event may tell of (a
+    trailing slash: with all below), looked at by every periodic scan."""
+
+    def __init__(self) -> None:
+        self.pending: set[str] = set()
+        self._later: dict[str, float] = {}
+        self._again: set[str] = set()
+
+    def has_any(self) -> bool:
+        """Whether something is to be looked at, apart from periodic scans."""
+        return bool(self.pending or self._later)
+
+    def moments(self) -> list[float]:
+        """When to look at what waits."""
+        return list(self._later.values())
+
+    def is_late(self, now: float) -> bool:
+        return any(due <= now for due in self._later.values())
+
+    def is_much(self, now: float | None = None) -> bool:
+        """Whether a walk is quicker: for a periodic scan, or for what has to be followed `now`."""
+        if now is None:
+            return len(self.pending) + len(self._again) > MOST_PENDING
+        return len(self.pending) > MOST_PENDING or ("" in self._later and self._later[""] <= now)
+
+    # ---- walks ---------------------------------------------------------------------------------------------------------
+
+    def take_all(self, now: float) -> set[str]:
+        """A walk begins, which finds what an event has named before it; what comes meanwhile waits. New directories that so many
+        events may have named are looked at twice. Returns what was taken, for `put_back`."""
+        self._later.pop("", None)
+        if len(self.pending) > MOST_PENDING:
+            self._later[""] = now + LOOK_TWICE_S
+        taken, self.pending = self.pending, set()
+        return taken
+
+    def put_back(self, taken: set[str]) -> None:
+        """The walk came to nothing."""
+        self.pending |= taken
+
+    def walked(self, again: Iterable[str]) -> None:
+        """The walk has found all that no event may tell of."""
+        self._again = set(again)
+
+    # ---- patches -------------------------------------------------------------------------------------------------------
+
+    def take(self, now: float, *, is_periodic: bool) -> Look:
+        """What is to be looked at now; whoever is given it calls `looked` when it was."""
+        late = {path for path, due in self._later.items() if due <= now}
+        again = self._again if is_periodic else set()
+        paths = self.pending | late | {path.rstrip("/") for path in again if path.endswith("/")}
+        look = Look(paths, {path for path in again if not path.endswith("/")}, self.pending | late, late)
+        self.pending = set()
+        return look
+
+    def looked(
+        self, look: Look, again: Iterable[str], trees: Iterable[str], twice_at: float | None, *, is_changed: bool
+    ) -> None:
+        """What was put into a new directory before it was watched, no event names: `trees` are looked at again at `twice_at`; None
+        where nothing is watched. `again`: found there, as `walked` has it. `is_changed`: the look found a change."""
+        self._again = {path for path in self._again if not look.covers(path.rstrip("/"))}
+        self._again.update(again)
+        for path in look.late:
+            del self._later[path]
+        if twice_at is not None:
+            new = {path for path in trees if path in look.named and (is_changed or path not in look.late)}
+            self._later |= dict.fromkeys(new, twice_at)
+            if len(self._later) > MOST_PENDING:
+                self._later = {"": twice_at}

@@ -1,0 +1,50 @@
+"""What one look at the files of this node gives."""
+
+import msgspec
+
+from clusterd.messages.base import Note
+from clusterd.messages.manifest import ManifestBuilt
+
+
+class Scan(msgspec.Struct, frozen=True):
+    """One complete local scan; digests as ManifestBuilt has them. Times: `ended_at` wall clock, `duration_s` seconds.
+    `files` and the digests count those that are `withheld` or `settling` (hashing/protection.py)."""
+
+    root_digest: str
+    content_digest: str
+    buckets: bytes
+    files: int
+    total_bytes: int
+    hashed: int
+    reused: int
+    hashed_bytes: int
+    duration_s: float
+    ended_at: float
+    notes: list[Note]
+    withheld: int = 0
+    settling: int = 0
+
+
+class ScanFailed(Exception):
+    """The tree could not be scanned as a whole; what was current stays so."""
+
+
+def summary(
+    built: ManifestBuilt, notes: list[Note], hashed: int, reused: int, hashed_bytes: int, duration_s: float, now: float
+) -> Scan:
+    """The scan whose manifest is `built`. `now`: wall clock."""
+    return Scan(
+        root_digest=built.root_digest,
+        content_digest=built.content_digest,
+        buckets=built.buckets,
+        files=built.files,
+        total_bytes=built.total_bytes,
+        hashed=hashed,
+        reused=reused,
+        hashed_bytes=hashed_bytes,
+        duration_s=duration_s,
+        ended_at=now,
+        notes=notes,
+        withheld=built.withheld,
+        settling=built.settling,
+    )

@@ -1,0 +1,95 @@
+"""Whether this node's files are watched, why not, and when that is tried again."""
+
+from collections.abc import Callable
+
+from clusterd.clock import Clock
+from clusterd.sync.manifest.confirming import RETRY_S, Confirming
+from clusterd.sync.manifest.watcher import CannotWatch, MakeNotify, Watcher
+from clusterd.sync.ports.journal import Journal
+from hashing.manifest import Rules
+
+
+class WatchPolicy:
+    """Owner of the watcher. Whatever begins or ends it makes the caller look at everything: what happened meanwhile no event names."""
+
+    def __init__(
+        self,
+        root: str,
+        rules: Rules | None,
+        clock: Clock,
+        confirming: Confirming,
+        journal: Journal | None,
+        found: Callable[[set[str]], None],
+        must_walk: Callable[[], None],
+        wake: Callable[[], None],
+        make_notify: MakeNotify,
+    ) -> None:
+        """Without `rules` nothing is watched. `found`: gets the paths of events; `must_walk`: events do not say all; `wake`: what
+        must be walked is to be walked soon."""
+        self.rules = rules
+        self._clock = clock
+        self._confirming = confirming
+        self._journal = journal
+        self._must_walk = must_walk
+        self._wake = wake
+        self._watcher = Watcher(root, found, self._lost, make_notify)
+        self.unwatched = "" if rules is not None else "switched off"
+        """Why files are not watched; empty while they are, and before the first scan."""
+        self._again_at = 0.0
+        self._pauses = 0
+        self._told = ""
+
+    @property
+    def is_watching(self) -> bool:
+        return self._watcher.is_watching
+
+    @property
+    def try_again_at(self) -> float | None:
+        """When watching is tried again (monotonic); None while files are watched or are not to be."""
+        return None if self.rules is None or self.is_watching else self._again_at
+
+    def adopt(self, rules: Rules | None) -> None:
+        """The settings of a reload."""
+        self.rules = rules
+        self._again_at = 0.0
+
+    def pause(self) -> None:
+        """Do not begin to watch until as many `resume`; `stop` ends what is watched now."""
+        self._pauses += 1
+
+    def resume(self) -> None:
+        self._pauses -= 1
+
+    async def stop(self) -> None:
+        """No thread is left."""
+        await self._watcher.stop()
+
+    async def care(self) -> None:
+        """Watch if it should be, anew where what is watched has been replaced; the walk that follows finds what was missed."""
+        if self.rules is None:
+            await self._watcher.stop()
+            self.unwatched = "switched off"
+            return
+        if self.is_watching and self._watcher.rules == self.rules and not self._watcher.is_stale():
+            return
+        if self._pauses or (not self.is_watching and self._clock.monotonic() < self._again_at):
+            return
+        self._must_walk()
+        try:
+            await self._watcher.start(self.rules)
+        except CannotWatch as refusal:
+            self._lost(str(refusal), False)
+            return
+        self.unwatched = self._told = ""
+
+    def _lost(self, reason: str, is_passing: bool) -> None:
+        """No events any more, until the next full walk; where the reason `is_passing`, until soon."""
+        self.unwatched = reason
+        self._must_walk()
+        pause = RETRY_S if is_passing else self._confirming.pause_s
+        self._again_at = self._clock.monotonic() + pause
+        self._wake()
+        if not is_passing and reason != self._told:
+            self._told = reason
+            if self._journal is not None:
+                self._journal.warning(f"Files are not watched, but looked at from time to time: {reason}.")
