@@ -7,9 +7,12 @@ from typing import cast
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.settings import MasterIntervals, Settings
-from clusterd.sync.agents.groups_master import ATTEMPTS, AgentGroupsMaster, Broadcast, _Line
+from clusterd.sync.agents.broadcasts import Broadcast, Broadcasts
+from clusterd.sync.agents.groups_master import AgentGroupsMaster
+from clusterd.sync.agents.worker_queue import ATTEMPTS, WorkerQueue
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.records import WorkerRecord
 from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.troubles import Troubles
 
@@ -28,7 +31,7 @@ def test_result_that_comes_before_anything_was_recorded_is_taken() -> None:
     context = SimpleNamespace(journal=lambda tag, subtag: Journal(lines, tag, subtag), clock=Clock())  # type: ignore[arg-type]
     groups = AgentGroupsMaster(cast(Context, context), {})
     peer = cast(Peer, SimpleNamespace(name="w1", tag="Worker w1", link=7))
-    groups.finished_all(peer, b'{"updated_chunks": 3, "error_messages": [], "time_spent": 0.1}')
+    groups.all_groups.finished(peer, b'{"updated_chunks": 3, "error_messages": [], "time_spent": 0.1}')
     expected = ("INFO", "Worker w1", "Agent-groups send full", "Finished in 0.000s. Updated 3 chunks.")
     assert lines.written == [expected]
 
@@ -49,11 +52,12 @@ def groups_given_to(failure: ClusterError) -> int:
         troubles=Troubles(),
         settings=Settings("/nowhere", master=MasterIntervals(sync_agent_groups_s=0.001)),
     )
-    groups = AgentGroupsMaster(cast(Context, context), {})
     broadcast = Broadcast("groups")
     broadcast.rows[1] = 1
-    line = _Line(cast(Peer, SimpleNamespace(name="w1", tag="Worker w1", link=7, timeout_s=1.0)))
-    assert asyncio.run(groups._send_patiently(line, broadcast))
+    peer = cast(Peer, SimpleNamespace(name="w1", tag="Worker w1", link=7, timeout_s=1.0))
+    typed = cast(Context, context)
+    queue = WorkerQueue(typed, Broadcasts(typed), peer, lambda peer: WorkerRecord())
+    assert asyncio.run(queue.send_patiently(broadcast))
     return given
 
 

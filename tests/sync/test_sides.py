@@ -285,9 +285,9 @@ def test_master_asks_nothing_of_a_worker_that_comes_and_has_a_line_of_groups_for
         await node.up(PROGRAM)
         await turns()
         assert node.asked(1) == []
-        assert list(node.side._groups._lines) == [1]
+        assert list(node.side._groups._queues) == [1]
         await node.core.handle(LinkDown(1, "it ended"))
-        assert list(node.side._groups._lines) == []
+        assert list(node.side._groups._queues) == []
 
     on(node, story())
 

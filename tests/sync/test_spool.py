@@ -15,7 +15,8 @@ from clusterd.messages.manifest import Packed
 from clusterd.messages.packages import Compared, PackMetadata
 from clusterd.messages.pool import JobDone, PoolHello
 from clusterd.settings import Settings
-from clusterd.sync.agents.groups_master import AgentGroupsMaster, Broadcast
+from clusterd.sync.agents.broadcasts import Broadcast
+from clusterd.sync.agents.groups_master import AgentGroupsMaster
 from clusterd.sync.integrity.digest_master import DigestMaster
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.links.roster import Roster
@@ -196,7 +197,7 @@ def test_broadcasts_go_on_although_one_could_not_be_removed(tmp_path: Path, disk
             return "1"
 
         async def request(command: str, payload: bytes = b"", **_: Any) -> bytes:
-            asyncio.get_running_loop().call_soon(groups.finished, worker, RESULT)
+            asyncio.get_running_loop().call_soon(groups.queue_of(worker).finished, RESULT)
             return b"Thanks"
 
         worker.request, worker.timeout_s = request, 5.0
@@ -211,7 +212,7 @@ def test_broadcasts_go_on_although_one_could_not_be_removed(tmp_path: Path, disk
             groups._hand_over(cast(Any, Journal(node.lines)), broadcast)
             await settle()
         assert sent == paths
-        assert not groups._open
+        assert not groups._broadcasts._open
         disk.is_broken = False
         node.spool.tidy(AGAIN_S + 100)
         assert not node.files
@@ -241,7 +242,7 @@ def test_a_broadcast_that_meets_a_bug_does_not_end_those_that_follow(tmp_path: P
             groups._hand_over(cast(Any, Journal(node.lines)), broadcast)
             await settle()
         assert len(sent) == 3
-        assert (groups._open, node.files) == ([], [])
+        assert (groups._broadcasts._open, node.files) == ([], [])
         assert list(node.troubles.shown()) == ["broadcasts to w"]
         (line,) = (text for level, text in node.lines if level == "error")
         assert line.startswith("broadcasts to w: Unexpected failure: Traceback")

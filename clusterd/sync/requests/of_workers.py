@@ -1,7 +1,7 @@
 """What a master answers its workers (wire.md 4.1, W>M)."""
 
 from clusterd.clock import boot_us, clock_name
-from clusterd.sync.agents.groups_master import SEND_ALL, AgentGroupsMaster
+from clusterd.sync.agents.groups_master import AgentGroupsMaster
 from clusterd.sync.agents.info import AgentInfoMaster
 from clusterd.sync.integrity.digest_master import DigestMaster
 from clusterd.sync.integrity.master import IntegrityMaster
@@ -78,21 +78,21 @@ class MasterRequests:
         return payload
 
     async def groups_written(self, peer: Peer, payload: bytes) -> bytes:
-        self._groups.finished(peer, payload)
+        self._groups.queue_of(peer).finished(payload)
         return commands.THANKS
 
     async def groups_refused(self, peer: Peer, payload: bytes) -> bytes:
-        self._groups.refused(peer, payload)
+        self._groups.queue_of(peer).refused(payload)
         return commands.THANKS
 
     async def all_groups_written(self, peer: Peer, payload: bytes) -> bytes:
-        self._groups.finished_all(peer, payload)
+        self._groups.all_groups.finished(peer, payload)
         return commands.THANKS
 
     async def all_groups_refused(self, peer: Peer, payload: bytes) -> bytes:
-        self._groups.refused(peer, payload, SEND_ALL)
+        self._groups.all_groups.refused(peer, payload)
         return commands.THANKS
 
     async def all_agent_groups(self, peer: Peer, payload: bytes) -> bytes:
-        self._groups.ask_for_all(peer)
+        self._groups.all_groups.ask(peer)
         return commands.AGENT_GROUPS_FULL_ASKED

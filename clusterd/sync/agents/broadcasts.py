@@ -1,0 +1,85 @@
+"""Broadcasts of agent groups under way: who still has none of it, and what our store is told once everybody has (wire.md 6.3).
+
+With our own store a change counts as handed out only when every worker that was connected has acknowledged it; with a
+wazuh-db it has been marked by being read, and the workers' comparison of checksums repairs what got lost.
+"""
+
+from clusterd.errors import in_passing
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.tags import MASTER
+from clusterd.sync.ports.tasks import Tasks
+from clusterd.wdb.batches import Row
+from clusterd.wdb.client import DatabaseError
+
+GUARD = "Agent-groups guard"
+
+
+class Broadcast:
+    """A string of chunks on its way to the workers that were connected when it was made. `rows`: what it says of which agent
+    (a hash of the groups), only where our store is to be told that they have arrived, by `confirmations`; `waiting`: links
+    without a result."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.size = 0
+        self.chunks = 0
+        self.rows: dict[int, int] = {}
+        self.confirmations: list[bytes] = []
+        self.waiting: set[int] = set()
+        self.is_lost = False
+
+
+class Broadcasts:
+    """Owner of those under way."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._open: list[Broadcast] = []
+        self._guard = context.journal(MASTER, GUARD)
+        self._tasks = Tasks(self._guard.error)
+
+    def add(self, broadcast: Broadcast) -> None:
+        self._open.append(broadcast)
+
+    def left(self, link: int) -> None:
+        """What this worker has not acknowledged stays marked, and goes to everybody again."""
+        for broadcast in list(self._open):
+            if link in broadcast.waiting:
+                broadcast.is_lost = True
+                self.has_result(broadcast, link)
+
+    def has_result(self, broadcast: Broadcast, link: int) -> None:
+        """This worker needs the broadcast no more."""
+        broadcast.waiting.discard(link)
+        self.settle(broadcast)
+
+    def settle(self, broadcast: Broadcast) -> None:
+        """Once nobody waits for it any more: tell our store, unless a worker was lost before it had it."""
+        if broadcast.waiting or broadcast not in self._open:
+            return
+        self._open.remove(broadcast)
+        self._context.spool.remove(broadcast.path)
+        if broadcast.confirmations and not broadcast.is_lost:
+            self._tasks.spawn(self._confirm(broadcast))
+
+    def say_the_same(self, row: Row) -> bool:
+        """Whether the latest broadcast that is not settled and speaks of this agent says the same."""
+        for broadcast in reversed(self._open):
+            found = broadcast.rows.get(row.id)
+            if found is not None:
+                return found == content(row) and not broadcast.is_lost
+        return False
+
+    async def _confirm(self, broadcast: Broadcast) -> None:
+        try:
+            async with self._context.database.conversation() as conversation:
+                for request in broadcast.confirmations:
+                    await conversation.ask(request)
+        except DatabaseError as failure:
+            # The rows stay marked and are sent again, which does no harm.
+            self._guard.warning(f"The workers have groups that stay marked for now: {in_passing(failure)}")
+
+
+def content(row: Row) -> int:
+    """Equal for rows that say the same of an agent."""
+    return hash(tuple(row.groups))

@@ -1,0 +1,180 @@
+"""The broadcasts of agent groups that one worker still gets, one after the other, and its results (wire.md 6.3)."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from clusterd.errors import ClusterError
+from clusterd.messages.base import Segment
+from clusterd.sync.agents.broadcasts import GUARD, Broadcast, Broadcasts
+from clusterd.sync.agents.info import log_result
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.records import WorkerRecord
+from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.troubles import round_survives
+from clusterd.wire import commands
+from clusterd.wire.payloads import BatchResult, parse_batch_result
+from clusterd.wire.results import shorten
+
+SEND = "Agent-groups send"
+NO_ANSWER = 3020
+ATTEMPTS = 5
+"""How often a worker is given rows that it cannot write."""
+TEXT_BYTES = 4096
+MOST_WAITING = 32
+"""Broadcasts that one worker may still have before it; one that is slower is left to the comparison of checksums."""
+
+
+class WorkerQueue:
+    """Of the worker `peer`, while its link lasts."""
+
+    def __init__(
+        self, context: Context, broadcasts: Broadcasts, peer: Peer, record_of: Callable[[Peer], WorkerRecord]
+    ) -> None:
+        self.peer = peer
+        self._context = context
+        self._broadcasts = broadcasts
+        self._record_of = record_of
+        self._queue: deque[Broadcast] = deque()
+        self._wake = asyncio.Event()
+        self._is_behind = False
+        """It could not write what it was given, or is too slow; told once."""
+        self._is_silent = False
+        """It did not answer the last message."""
+        self._started: float | None = None
+        self._answer: asyncio.Future[BatchResult] | None = None
+        """Where the result of the broadcast under way goes."""
+
+    def put(self, broadcast: Broadcast) -> bool:
+        """Whether it will be sent. A worker that still has a message before it needs no other that only says the hash."""
+        if self._queue and not broadcast.rows and broadcast.chunks == 1:
+            return False
+        if len(self._queue) >= MOST_WAITING:
+            self._note_behind(f"{MOST_WAITING} messages wait for it already")
+            return False
+        broadcast.waiting.add(self.peer.link)
+        self._queue.append(broadcast)
+        self._wake.set()
+        return True
+
+    async def serve(self) -> None:
+        """For ever."""
+        journal = self._context.journal(self.peer.tag, GUARD)
+        while True:
+            while not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+            with round_survives(journal, self._context.troubles, _sending(self.peer)):
+                await self._serve_one(self._queue[0], journal)
+
+    def left(self) -> None:
+        """The link is gone."""
+        for subject in (_subject(self.peer), _sending(self.peer)):
+            self._context.troubles.end(subject)
+        self._broadcasts.left(self.peer.link)
+
+    async def _serve_one(self, broadcast: Broadcast, journal: Journal) -> None:
+        try:
+            problem = await self.send_patiently(broadcast)
+        except BaseException:
+            broadcast.is_lost = True  # the rows stay marked
+            raise
+        finally:
+            self._queue.popleft()
+            self._broadcasts.has_result(broadcast, self.peer.link)
+        self._record_of(self.peer).groups_problem = problem
+        if problem:
+            self._note_behind(problem)
+        elif broadcast.rows and self._is_behind:
+            self._is_behind = False
+            journal.info(f"{self.peer.name} takes groups again.")
+
+    async def send_patiently(self, broadcast: Broadcast) -> str:
+        """Rows that a worker cannot write yet (a group's directory may be on its way) are given to it again, in their turn. The
+        last reason why it did not take them, else empty."""
+        attempts = ATTEMPTS if broadcast.rows and not self._is_behind else 1
+        problem = ""
+        for attempt in range(attempts):
+            if attempt:
+                await asyncio.sleep(self._context.settings.master.sync_agent_groups_s)
+            problem = await self._send(broadcast)
+            if not problem or self._is_silent:
+                break  # nobody else's groups wait for one that says nothing
+        return problem
+
+    def _note_behind(self, problem: str) -> None:
+        if self._is_behind:
+            return
+        self._is_behind = True
+        self._context.journal(self.peer.tag, GUARD).error(
+            f"{self.peer.name} does not take the groups it is sent and is left to the comparison of checksums: {problem}"
+        )
+
+    async def _send(self, broadcast: Broadcast) -> str:
+        """One message and its result; why the worker did not take it, else empty."""
+        context, peer = self._context, self.peer
+        record = self._record_of(peer)
+        journal = context.journal(peer.tag, SEND)
+        journal.info("Starting.")
+        self._started = context.clock.monotonic()
+        record.groups_started_at, record.groups_ended_at = context.clock.wall(), None
+        self._answer = asyncio.get_running_loop().create_future()
+        self._is_silent = False
+        try:
+            string_id = await context.sender.send_string(peer, [Segment(broadcast.path, 0, broadcast.size)])
+            journal.debug("Sending chunks.")
+            await peer.request(commands.SYN_G_M_W, string_id.encode())
+            async with asyncio.timeout(context.settings.worker.timeout_agent_groups_s + peer.timeout_s):
+                result = await self._answer
+        except TimeoutError:
+            self._is_silent = True
+            return self._not_sent(journal, "no result came in time")
+        except (ClusterError, OSError) as failure:
+            cause = failure.__cause__ or failure
+            self._is_silent = isinstance(cause, ClusterError) and cause.code == NO_ANSWER
+            return self._not_sent(journal, str(failure))
+        finally:
+            self._answer = None
+        context.troubles.end(_subject(peer))
+        return shorten("; ".join(result.error_messages), TEXT_BYTES)
+
+    def _not_sent(self, journal: Journal, why: str) -> str:
+        """Said once until a message arrives: a worker whose disk is full is tried again every few seconds."""
+        text = f"Error sending agent-groups information to {self.peer.name}: {why}"
+        if not self._context.troubles.begin(_subject(self.peer), text, journal, "ERROR"):
+            journal.debug2(text)
+        return why
+
+    def finished(self, payload: bytes) -> None:
+        """`syn_w_g_e`. Raises ClusterError 1000 for what is no result."""
+        result = parse_batch_result(payload)
+        journal = self._context.journal(self.peer.tag, SEND)
+        log_result(journal, self._context.clock, self._started, result)
+        record = self._record_of(self.peer)
+        record.groups_ended_at, record.groups_chunks = self._context.clock.wall(), result.updated_chunks
+        self._set_answer(result)
+
+    def refused(self, payload: bytes) -> None:
+        """`syn_w_g_err`."""
+        text = say_refused(self._context, self.peer, SEND, payload)
+        self._set_answer(BatchResult(0, [text or "refused without a reason"], 0.0))
+
+    def _set_answer(self, result: BatchResult) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(result)
+
+
+def say_refused(context: Context, peer: Peer, subtag: str, payload: bytes) -> str:
+    """The log line of a worker that could not take groups; its text."""
+    text = shorten(payload.decode(errors="replace"), TEXT_BYTES)
+    context.journal(peer.tag, subtag).error(f"There was an error while processing agent-groups on the peer: {text}")
+    return text
+
+
+def _subject(peer: Peer) -> str:
+    return f"groups for {peer.name}"
+
+
+def _sending(peer: Peer) -> str:
+    return f"broadcasts to {peer.name}"
