@@ -68,14 +68,14 @@ class Api:
         settings: ApiSettings,
         *,
         users: Callable[[], dict[str, User]],
-        secret: Secret,
+        secret: Callable[[], Secret],
         longest_s: float,
         say: Say,
         limits: Limits | None = None,
         today: Callable[[], datetime.date] = datetime.date.today,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`users` may raise UserProblem. `say`: level and text of a log line; `limits`: how many of those anybody may cause. `longest_s`: as in Caller."""
+        """`users` may raise UserProblem, `secret` StartFailure. `say`: level and text of a log line; `limits`: how many of those anybody may cause. `longest_s`: as in Caller."""
         self.counters = Counters()
         self._settings = settings
         self._users = users

@@ -15,7 +15,6 @@ import uvloop
 from clusterd.api.app import Api
 from clusterd.api.node import LocalNode
 from clusterd.api.server import make_server
-from clusterd.api.tokens import load_secret
 from clusterd.clock import Clock
 from clusterd.config.loading import certificate_problem, load
 from clusterd.errors import StartFailure
@@ -27,6 +26,7 @@ from clusterd.memory import Trimmer
 from clusterd.reload import adopt
 from clusterd.rundir import reason_path
 from clusterd.settings import Settings
+from clusterd.token_secret import SecretFile
 from clusterd.users import USERS_FILE, UserProblem, UsersFile
 from ipc.board import Board
 
@@ -71,11 +71,13 @@ class _ApiProcess:
         users = UsersFile(settings.root)
         if not users.users():
             self._say("WARNING", f"There are no users in {USERS_FILE}: add one with clusterd api user add NAME")
+        secret = SecretFile(settings.root)
+        secret.secret()
         api = Api(
             LocalNode(settings.root),
             own,
             users=users.users,
-            secret=load_secret(settings.root),
+            secret=secret.secret,
             longest_s=settings.communication.timeout_dapi_request_s,
             say=self._say,
             limits=settings.clusterd.limits,

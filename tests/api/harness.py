@@ -74,14 +74,14 @@ class Door:
             self.node,
             ApiSettings(**settings),
             users=lambda: self.users,
-            secret=SECRET,
+            secret=lambda: SECRET,
             longest_s=200,
             say=lambda level, text: self.said.append((level, text)),
             today=lambda: TODAY,
             clock=lambda: time.monotonic() + self.later_s,
         )
         self.address = "192.0.2.7"
-        self.token = Tokens(SECRET, 900).issue("admin", time.time())
+        self.token = Tokens(lambda: SECRET, 900).issue("admin", time.time())
 
     def login(self, name: str = "admin", password: str = PASSWORD, **options: Any) -> Any:
         encoded = base64.b64encode(f"{name}:{password}".encode()).decode()

@@ -113,7 +113,7 @@ def test_a_token_of_another_secret_or_algorithm_or_without_expiry_is_refused(doo
 
 
 def test_a_token_is_void_when_its_user_goes_or_has_a_new_password(door: Door) -> None:
-    token = Tokens(SECRET, 900).issue("admin", time.time() - 10)
+    token = Tokens(lambda: SECRET, 900).issue("admin", time.time() - 10)
     assert door.send("GET", "/agents", headers=bearer(token)).status_code == 200
     door.users = {"admin": make_user("admin", "another password", time.time())}
     assert door.send("GET", "/agents", headers=bearer(token)).status_code == 401
@@ -250,7 +250,7 @@ def test_users_that_cannot_be_read_are_500_and_a_line_in_the_log() -> None:
         FakeNode(),
         ApiSettings(),
         users=damaged,  # type: ignore[arg-type]
-        secret=SECRET,
+        secret=lambda: SECRET,
         longest_s=200,
         say=lambda level, text: said.append(text),
     )

@@ -60,7 +60,7 @@ def test_requests_are_taken_and_answered_as_the_document_says(case: Case) -> Non
         # The only header there is is the token: without it nothing else counts.
         assert case.call_and_validate().status_code == 401
         return
-    token = Tokens(SECRET, 900).issue("admin", time.time())
+    token = Tokens(lambda: SECRET, 900).issue("admin", time.time())
     # Of a body that is any text there are no wrong ones: another type is written as text, too.
     is_text = ParameterLocation.BODY in spoiled and case.media_type == OCTETS
     case.call_and_validate(

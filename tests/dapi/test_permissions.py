@@ -22,8 +22,9 @@ OPEN = {
     "get_security_conf",
     "check_token",
     "get_node_ruleset_integrity",
+    "revoke_tokens",
 }
-"""What an API asks before it knows who its caller is, and digests of files that every node has."""
+"""What an API asks before it knows who its caller is, digests of files that every node has, and what nodes ask of one another."""
 ACTIONS = {
     "agent:create",
     "agent:delete",
@@ -45,6 +46,7 @@ ACTIONS = {
     "rules:read",
     "rules:update",
     "sca:read",
+    "security:revoke",
 }
 WHITE = {"rbac_mode": "white"}
 THINGS = {"agent": "001", "group": "web", "rule": "a.xml", "decoder": "a.xml", "list": "a", "node": "m", "*": "*"}

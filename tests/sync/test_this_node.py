@@ -23,6 +23,7 @@ from clusterd.sync.requests.audit import Audit
 from clusterd.sync.requests.blobs import JsonBlobs
 from clusterd.sync.requests.masked import without_key
 from clusterd.sync.requests.runner import ApiRunner
+from clusterd.token_secret import load_secret
 from clusterd.wire.results import WireCallable
 from tests.fakes.clock import FakeClock
 
@@ -54,6 +55,9 @@ class FakePort:
 
     def can_run(self, name: WireCallable) -> bool:
         return self.state not in ("off", "absent", "failed") and name.name not in self._lacks
+
+    def answers(self, answer: bytes) -> bool:
+        return answer in self._answers
 
     async def run(self, request: Text, **how: Any) -> Text:
         content = Path(request.path).read_bytes() if request.path else request.payload
@@ -414,8 +418,10 @@ REVOCATIONS = ["wazuh.core.security:revoke_tokens", "wazuh.security:wrapper_revo
 
 
 @pytest.mark.parametrize("name", REVOCATIONS)
-@pytest.mark.parametrize("permissions", [{"rbac_mode": "black"}, {"rbac_mode": "white"}])
-def test_revoking_tokens_reaches_every_node(tmp_path: Path, name: str, permissions: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "permissions", [{"rbac_mode": "black"}, {"rbac_mode": "white", "security:revoke": {"*:*:*": "allow"}}]
+)
+def test_revoking_tokens_reaches_every_node(tmp_path: Path, name: str, permissions: dict[str, Any]) -> None:
     """Also those that the asker may not read."""
     port = FakePort()
     node = Node(tmp_path, port)
@@ -424,6 +430,33 @@ def test_revoking_tokens_reaches_every_node(tmp_path: Path, name: str, permissio
     assert sorted(node.given) == ["w1", "w2"]
     assert all(json.loads(given)["from_cluster"] for given in node.given.values())
     assert len(port.asked) == 1
+
+
+@pytest.mark.parametrize("name", REVOCATIONS)
+@pytest.mark.parametrize("role", [MASTER, WORKER])
+@pytest.mark.parametrize("port", [None, FakePort(), FakePort(DENIED), FakePort(state="failed")])
+def test_tokens_of_both_apis_are_revoked_or_none(tmp_path: Path, name: str, role: str, port: FakePort | None) -> None:
+    """One answer for two: it is good only if both are done."""
+    (tmp_path / "etc").mkdir()
+    secret = load_secret(str(tmp_path)).value
+    node = Node(tmp_path, port, role)
+    node.others.clear()
+    answer = ask(
+        node, asked(name, request_type=DM, from_cluster=role == WORKER), "master" if role == WORKER else "client"
+    )
+    is_done = "__wazuh_result__" in answer
+    assert is_done == (port is None or (port.state == "ready" and port.answers(DONE)))
+    assert (load_secret(str(tmp_path)).value != secret) == is_done
+    if port is not None and is_done:
+        assert answer == json.loads(DONE)
+
+
+def test_what_the_framework_revoked_and_ours_could_not_has_failed(tmp_path: Path) -> None:
+    (tmp_path / "etc/clusterd-api-token.key").mkdir(parents=True)
+    port = FakePort()
+    answer = ask(Node(tmp_path, port, WORKER), asked(REVOCATIONS[0], request_type=DM, from_cluster=True), "master")
+    assert (code_of(answer), len(port.asked)) == (1000, 1)
+    assert "cannot be replaced" in text_of(answer)
 
 
 def test_a_node_that_did_not_revoke_them_is_told_of(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from clusterd.dapi.functions import (
     ruleset_files,
     sca,
     stats,
+    tokens,
 )
 from clusterd.dapi.protocol.registry import Registry
 
@@ -34,6 +35,7 @@ FUNCTIONS = Registry().join(
             ruleset_files,
             sca,
             stats,
+            tokens,
         )
     )
 )

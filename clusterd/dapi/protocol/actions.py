@@ -35,6 +35,7 @@ REPLACE_GROUPS = Need(_MODIFY_ASSIGNMENTS, "group", "replace_list", is_limit=Tru
 """Whoever puts an agent into a single group takes it out of the others."""
 
 READ_SCA = Need("sca:read", "agent", "agent_list")
+REVOKE_TOKENS = Need("security:revoke", "*")
 
 
 class FileNeeds(msgspec.Struct, frozen=True):

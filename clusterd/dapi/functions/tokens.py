@@ -1,0 +1,41 @@
+"""Tokens of this node's REST API are revoked (dapi.md 8.2). On a node that has none there is nothing to do, and nothing has failed.
+
+Those of the stock API are the framework's: both are done (docs/protocol/framework.md, section 6).
+"""
+
+from clusterd.dapi.protocol.actions import REVOKE_TOKENS
+from clusterd.dapi.protocol.registry import Arguments, Call, Registry
+from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY
+from clusterd.token_secret import replace_secret
+from clusterd.wire.results import INTERNAL_ERROR, WireException
+
+registry = Registry()
+
+
+class NoArguments(Arguments, frozen=True):
+    pass
+
+
+@registry.function("wazuh.core.security", "revoke_tokens", DISTRIBUTED, LOCAL_ANY, checks_daemons=False, needs=())
+def revoke_tokens(call: Call, given: NoArguments) -> dict[str, str]:
+    """What nodes ask of one another when the settings of logins have changed."""
+    _revoke(call)
+    return {"result": "True"}
+
+
+@registry.function(
+    "wazuh.security", "wrapper_revoke_tokens", DISTRIBUTED, LOCAL_ANY, checks_daemons=False, needs=(REVOKE_TOKENS,)
+)
+def wrapper_revoke_tokens(call: Call, given: NoArguments) -> dict[str, str]:
+    """What a user asks for."""
+    _revoke(call)
+    return {"message": "Tokens were successfully revoked"}
+
+
+def _revoke(call: Call) -> None:
+    """Raises WireException 1000."""
+    try:
+        replace_secret(call.root)
+    except OSError as failure:
+        text = f"the secret of the API's tokens cannot be replaced: {failure.strerror}"
+        raise WireException(1000, text, wire_class=INTERNAL_ERROR) from None
