@@ -112,6 +112,8 @@ SENT: list[tuple[str, dict[str, Any]]] = [
         {"username": "a", "roles": [1], "token_nbf_time": 1, "run_as": False, "origin_node_type": "worker"},
     ),
     ("wazuh.rbac.preprocessor get_permissions", {"user_id": "a", "auth_context": {"a": 1}}),
+    ("wazuh.core.security revoke_tokens", {}),
+    ("wazuh.security wrapper_revoke_tokens", {}),
 ]
 
 

@@ -14,11 +14,12 @@ from clusterd.messages.api import CombineAnswers, PlanRequest, RunFunction
 from clusterd.messages.base import INLINE_BYTES, Text
 from clusterd.messages.links import LinkInfo
 from clusterd.pool import api as pool
-from clusterd.settings import ClusterBlock, Clusterd, Secret, Settings, WorkerApi
+from clusterd.settings import ApiSettings, ClusterBlock, Clusterd, Secret, Settings, WorkerApi
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.framework_port import FrameworkState, NotBegun
 from clusterd.sync.ports.spool import Spool
+from clusterd.sync.ports.troubles import Troubles
 from clusterd.sync.requests.audit import Audit
 from clusterd.sync.requests.blobs import JsonBlobs
 from clusterd.sync.requests.masked import without_key
@@ -105,9 +106,20 @@ class Lines:
 class Node:
     """`others`: what other nodes answer; `given`: what they were asked."""
 
-    def __init__(self, root: Path, port: FakePort | None, role: str = MASTER, worker_api: WorkerApi = "full") -> None:
+    def __init__(
+        self,
+        root: Path,
+        port: FakePort | None,
+        role: str = MASTER,
+        worker_api: WorkerApi = "full",
+        login_attempts: int = 50,
+    ) -> None:
         block = ClusterBlock(node_type=role, node_name="m" if role == MASTER else "w1", key=Secret(KEY.encode()))  # type: ignore[arg-type]
-        self.settings = Settings(str(root), cluster=block, clusterd=Clusterd(worker_api=worker_api))
+        self.settings = Settings(
+            str(root),
+            cluster=block,
+            clusterd=Clusterd(worker_api=worker_api, api=ApiSettings(login_attempts=login_attempts)),
+        )
         spool = Spool(str(root), 1)
         spool.prepare()
         self.spool_dir = Path(spool.new_path("x")).parent
@@ -120,7 +132,8 @@ class Node:
             jobs=cast(Any, self.jobs),
             spool=spool,
             framework=cast(Any, port),
-            **dict.fromkeys(("net", "slabs", "manifests", "sender", "database", "troubles", "roster"), cast(Any, None)),
+            **dict.fromkeys(("net", "slabs", "manifests", "sender", "database", "roster"), cast(Any, None)),
+            troubles=Troubles(),
             progress=[],
         )
         self.texts = JsonBlobs(spool)
@@ -306,6 +319,43 @@ def test_failures_of_the_framework_are_the_outcome(
     answer = ask(node, asked("wazuh.cdb_list:get_path_lists"))
     assert (code_of(answer), answer["__wazuh_exception__"]["__class__"]) == (code, wire_class)
     assert node.jobs.ran == [], "it may have been done"
+
+
+def login(password: str, user: str = "ann") -> bytes:
+    return asked("api.authentication:check_user_master", {"user": user, "password": password})
+
+
+def verdict(result: object) -> bytes:
+    fields = {"str_priority": None, "result": {"result": result}}
+    return json.dumps({"__wazuh_result__": {"__class__": "WazuhResult", "__object__": fields}}).encode()
+
+
+def test_nobody_guesses_passwords_of_the_framework_without_end(tmp_path: Path) -> None:
+    port = FakePort(verdict(False))
+    node = Node(tmp_path, port, login_attempts=3)
+
+    async def story() -> None:
+        for _ in range(3):
+            assert await node.run(login("guess"), "worker", "w1") == json.loads(verdict(False))
+        refusal = await node.run(login("guess"), "worker", "w1")
+        assert code_of(refusal) == 6000
+        assert refusal["__wazuh_exception__"]["__class__"] == "WazuhTooManyRequests"
+        assert len(port.asked) == 3
+        assert list(node.context.troubles.shown().values()) == [
+            "Too many failed logins through w1, of one user or in all: refused for 300 s."
+        ]
+        assert await node.run(login("guess", "bob"), "worker", "w1") == json.loads(verdict(False))
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("answer", [verdict(True), DENIED, verdict("x"), b"{}", ClusterError(1000, "it died")])
+def test_logins_that_are_right_or_were_not_looked_at_do_not_count(tmp_path: Path, answer: bytes | Exception) -> None:
+    port = FakePort(answer)
+    node = Node(tmp_path, port, login_attempts=3)
+    for _ in range(10):
+        ask(node, login("good"), "worker")
+    assert len(port.asked) == 10
 
 
 # ---- who is first ----------------------------------------------------------------------------------------------------------
@@ -518,7 +568,7 @@ def test_changes_by_the_framework_are_in_the_audit(tmp_path: Path) -> None:
         asked("wazuh.security:create_user", {"username": "x", "password": "secret"}, current_user="ann")
     )
     assert level == "INFO"
-    assert text == "create_user, user 'ann', asked by worker w1: done."
+    assert text == "create_user (username \"x\"), user 'ann', asked by worker w1: done."
     ((level, text),) = told(asked("wazuh.security:get_users"))
     assert level == "DEBUG2"
     ((level, text),) = told(asked("wazuh.manager:read_ossec_conf", request_type=LM))

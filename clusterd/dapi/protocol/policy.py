@@ -56,6 +56,11 @@ class Row(msgspec.Struct, frozen=True):
         return self.changes or self.gives_secrets
 
     @property
+    def is_login(self) -> bool:
+        """Whether it says if a password is right (dapi.md 5.8)."""
+        return (self.module, self.qualname) == ("api.authentication", "check_user_master")
+
+    @property
     def is_for_all(self) -> bool:
         """Whether it goes to every node that is connected, also to those that the asker may not read: tokens that are revoked
         are revoked everywhere."""

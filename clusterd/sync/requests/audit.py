@@ -25,15 +25,9 @@ LONGEST_NAME = 100
 LONGEST_OBJECTS = 200
 LARGEST_ARGUMENTS = 8 << 20
 _OBJECTS = (
-    "name",
-    "filename",
-    "relative_dirname",
-    "group_id",
-    "group_list",
-    "agent_list",
-    "agent_id",
-    "node_id",
-    "node_list",
+    *("filename", "relative_dirname", "group_id", "group_list", "agent_list", "agent_id", "node_id", "node_list"),
+    *("username", "user_id", "user_ids", "role_id", "role_ids", "policy_id", "policy_ids", "rule_id", "rule_ids"),
+    *("name", "command", "section"),
 )
 """Arguments that name something; all others may be secret, or large."""
 

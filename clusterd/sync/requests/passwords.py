@@ -1,9 +1,14 @@
 """Passwords of users whom a worker's API, or a program, asks a master about (dapi.md 5.8)."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
 
 from clusterd.listening.attempts import AttemptLimiter, PasswordChecks, TooManyLogins
+from clusterd.messages.base import Text
 from clusterd.sync.links.context import Context
+from clusterd.sync.ports.journal import Journal
 from clusterd.users import UserProblem, UsersFile
 from clusterd.wire.results import INTERNAL_ERROR, PERMISSION_ERROR, TOO_MANY_REQUESTS, WireException
 
@@ -11,6 +16,8 @@ ATTEMPTS_OF_A_NODE = 10
 """A node's API asks for many users: it may fail so many times as often as one user."""
 REFUSED = 6000
 READERS = "this user has the role reader, which only the REST API of clusterd itself knows"
+LONGEST_USER = 256
+"""Characters of a name that are told apart."""
 
 
 class Passwords:
@@ -36,16 +43,97 @@ class Passwords:
             is_right = await self._checks.is_right(asker, name, user, password)
         except TooManyLogins as refusal:
             if refusal.is_guessing:
-                self._say(asker, refusal.wait_s)
-            text = f"{refusal} ({refusal.wait_s:.0f} s)"
-            raise WireException(REFUSED, text, wire_class=TOO_MANY_REQUESTS) from None
+                _say(self._context, self._journal, asker, refusal.wait_s)
+            raise _refused(str(refusal), refusal.wait_s) from None
         if is_right and user is not None and not user.is_admin:
             raise WireException(4000, READERS, wire_class=PERMISSION_ERROR)
         return is_right
 
-    def _say(self, asker: str, wait_s: float) -> None:
-        """Until the time of these attempts is over. The name is not told: somebody may have typed a password there."""
-        subject = f"logins through {asker}"
-        text = f"Too many failed logins through {asker}, of one user or in all: refused for {wait_s:.0f} s."
-        if self._context.troubles.begin(subject, text, self._journal):
-            asyncio.get_running_loop().call_later(wait_s, self._context.troubles.end, subject)
+
+class FrameworkLogins:
+    """Owner of what is counted of each asker and user where the framework knows the users (framework.md 2): it checks passwords
+    without end for whoever has the cluster key."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._journal = context.journal(context.tag, "D API guard")
+        own = context.settings.clusterd.api
+        self._limiter = AttemptLimiter(own.login_attempts, own.login_window_s, own.login_attempts * ATTEMPTS_OF_A_NODE)
+
+    async def limited(self, asker: str, request: bytes, look: Callable[[], Awaitable[Text]]) -> Text:
+        """What `look` answers to a `check_user_master`. Raises WireException 6000 without looking when there were too many
+        attempts, and what `look` raises."""
+        clock = self._context.clock.monotonic
+        name = _user_in(request)
+        wait_s = self._limiter.begin(asker, name, clock())
+        if wait_s > 0:
+            _say(self._context, self._journal, asker, wait_s)
+            raise _refused("too many failed logins; wait before the next one", wait_s)
+        is_right: bool | None = None
+        try:
+            answer = await look()
+            is_right = _is_right(answer)
+        finally:
+            if is_right is None:
+                self._limiter.withdraw(asker, name, clock())
+        if is_right:
+            self._limiter.succeed(asker, name, clock())
+        return answer
+
+
+class _Arguments(msgspec.Struct):
+    user: str = ""
+
+
+class _Request(msgspec.Struct):
+    f_kwargs: _Arguments | None = None
+
+
+class _Said(msgspec.Struct):
+    result: bool | None = None
+
+
+class _Fields(msgspec.Struct):
+    result: _Said | None = None
+
+
+class _Encoded(msgspec.Struct):
+    fields: _Fields | None = msgspec.field(name="__object__", default=None)
+
+
+class _Answer(msgspec.Struct):
+    result: _Encoded | None = msgspec.field(name="__wazuh_result__", default=None)
+
+
+_requests = msgspec.json.Decoder(_Request)
+_answers = msgspec.json.Decoder(_Answer)
+
+
+def _user_in(request: bytes) -> str:
+    try:
+        given = _requests.decode(request).f_kwargs
+    except msgspec.DecodeError:
+        return ""
+    return given.user[:LONGEST_USER] if given is not None else ""
+
+
+def _is_right(answer: Text) -> bool | None:
+    """None: no password was looked at."""
+    try:
+        encoded = _answers.decode(answer.payload).result
+    except msgspec.DecodeError:
+        return None
+    said = encoded.fields.result if encoded is not None and encoded.fields is not None else None
+    return said.result if said is not None else None
+
+
+def _say(context: Context, journal: Journal, asker: str, wait_s: float) -> None:
+    """Until the time of these attempts is over. The name is not told: somebody may have typed a password there."""
+    subject = f"logins through {asker}"
+    text = f"Too many failed logins through {asker}, of one user or in all: refused for {wait_s:.0f} s."
+    if context.troubles.begin(subject, text, journal):
+        asyncio.get_running_loop().call_later(wait_s, context.troubles.end, subject)
+
+
+def _refused(text: str, wait_s: float) -> WireException:
+    return WireException(REFUSED, f"{text} ({wait_s:.0f} s)", wire_class=TOO_MANY_REQUESTS)

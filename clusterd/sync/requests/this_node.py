@@ -26,6 +26,7 @@ from clusterd.messages.base import Text
 from clusterd.sync.links.context import Context
 from clusterd.sync.ports.framework_port import NotBegun
 from clusterd.sync.requests.blobs import JsonBlobs
+from clusterd.sync.requests.passwords import FrameworkLogins
 from clusterd.wire.results import INTERNAL_ERROR, WireException, dump_json
 
 LARGEST_SYNC_REQUEST = 1 << 20
@@ -49,6 +50,7 @@ class ThisNode:
         self._journal = context.journal(context.tag, "D API")
         self._cluster = cluster
         self._texts = texts
+        self._logins = FrameworkLogins(context)
 
     async def execute(self, request: Text, asked: Asked, timeout_s: float | None) -> Text:
         """The answer. `timeout_s`: how long the function may take, None without a limit.
@@ -100,7 +102,8 @@ class ThisNode:
         check_unopened(content)
         restored = self._restored(content, row)
         given = request if restored is content else self._texts.write(restored)
-        try:
+
+        async def run() -> Text:
             return await framework.run(
                 given,
                 timeout_s=timeout_s,
@@ -108,6 +111,9 @@ class ThisNode:
                 name=asked.envelope.function,
                 asker=asked.asker,
             )
+
+        try:
+            return await (self._logins.limited(asked.asker, content, run) if row.is_login else run())
         except ClusterError as failure:
             if failure.code == TOOK_TOO_LONG:
                 raise TimeoutError from None
