@@ -74,7 +74,7 @@ def test_tokens_are_void_once_the_secret_is_replaced_or_removed(path: Path) -> N
 
     def is_good(token: str) -> bool:
         try:
-            return tokens.user_of(f"Bearer {token}", user) == "ann"
+            return tokens.user_of(f"Bearer {token}", user).name == "ann"
         except Refused:
             return False
 
