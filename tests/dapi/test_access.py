@@ -1,5 +1,6 @@
 """What a request may read, applied to its arguments (docs/protocol/dapi.md 3.8)."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.protocol.access import SHORTEST_ID, Access, Scope, check
 from clusterd.dapi.protocol.registry import Function
 from clusterd.dapi.protocol.request import ApiRequest
-from clusterd.wire.results import WireCallable, WireException
+from clusterd.wire.results import PERMISSION_ERROR, WireCallable, WireException
 
 NODES = ["m", "w1", "w2"]
 NODE_INFO = WireCallable("get_nodes_info", "wazuh.cluster", "get_nodes_info")
@@ -49,7 +50,7 @@ def test_nothing_permitted_of_what_was_named_is_4000(function: Function) -> None
     for names in (["m"], ["m", "w2"]):
         with pytest.raises(WireException) as refusal:
             checked(function, asked(ONLY_W1, names))
-        assert refusal.value.code == 4000
+        assert (refusal.value.code, refusal.value.wire_class) == (4000, PERMISSION_ERROR)
     with pytest.raises(WireException):
         checked(function, asked(NOTHING, ["w1"]))
 
@@ -76,3 +77,48 @@ def test_node_that_does_not_exist_is_left_to_the_function(function: Function) ->
 def test_broadcast_does_not_name_what_it_may_not_see(function: Function) -> None:
     access = checked(function, asked(ONLY_W1, ["m", "w1"], broadcasting=True))
     assert access.denied == []
+
+
+@pytest.mark.parametrize("names", [5, {"m": 1}, ["m", 5]], ids=["number", "object", "list with a number"])
+def test_argument_of_another_kind_is_left_to_the_function(function: Function, names: object) -> None:
+    assert checked(function, asked(ONLY_W1, names)).request.f_kwargs["filter_node"] == names
+
+
+def test_function_about_the_node_it_runs_on_needs_leave_for_that_one_only() -> None:
+    about = WireCallable("get_status", "wazuh.manager", "get_status")
+    function = FUNCTIONS.find(about)
+    assert function is not None
+    request = ApiRequest(f=about, f_kwargs={}, rbac_permissions=ONLY_W1, nodes=NODES)
+    assert check(function, request, Scope("/nowhere", "w1")).request == request
+    with pytest.raises(WireException, match="node:id"):
+        check(function, request, Scope("/nowhere", "m"))
+
+
+def permitted_for_all_but(tmp_path: Path, name: str, argument: str, kind: str, denied: str) -> object:
+    """What a request that names nothing is about, of whoever may read all of this kind but `denied`."""
+    about = WireCallable(name, "wazuh.agent", name)
+    function = FUNCTIONS.find(about)
+    assert function is not None
+    rules = {f"{kind}:id:*": "allow", f"{kind}:id:{denied}": "deny"}
+    request = ApiRequest(f=about, f_kwargs={}, rbac_permissions={"rbac_mode": "white", f"{kind}:read": rules})
+    return check(function, request, Scope(str(tmp_path), "m")).request.f_kwargs[argument]
+
+
+def test_agents_are_the_lines_of_the_keys_whatever_else_is_in_them(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/client.keys").write_bytes(
+        "001 größe any k\n".encode() + b"002 caf\xe9 any k\n003 !gone any k\n004 d any k\nno line\n"
+    )
+    assert permitted_for_all_but(tmp_path, "get_agents_keys", "agent_list", "agent", "004") == ["000", "001", "002"]
+
+
+def test_node_without_keys_and_groups_has_the_manager_and_nothing_to_narrow(tmp_path: Path) -> None:
+    assert permitted_for_all_but(tmp_path, "get_agents_keys", "agent_list", "agent", "004") == ["000"]
+    assert permitted_for_all_but(tmp_path, "get_agent_groups", "group_list", "group", "a") == []
+
+
+def test_groups_are_directories_with_names_of_groups(tmp_path: Path) -> None:
+    for name in ("default", "linux", "a b", "secret"):
+        (tmp_path / "etc/shared" / name).mkdir(parents=True)
+    names = permitted_for_all_but(tmp_path, "get_agent_groups", "group_list", "group", "secret")
+    assert names == ["default", "linux"]
