@@ -1,5 +1,6 @@
 """Which files that vanish stay in the manifest."""
 
+import msgspec
 import pytest
 
 from hashing.live_manifest import LiveManifest
@@ -118,3 +119,43 @@ def test_what_is_held_is_part_of_the_digest_that_names_a_state_and_not_of_the_co
     lose(live, 0, 0, JUDGE)
     assert live.content_digest == before[1]
     assert len({before[0], settling, live.root_digest}) == 3
+
+
+@pytest.mark.parametrize(("settling", "after"), [(47, (50, 0, 0)), (48, (97, 0, 48))])
+def test_files_that_went_before_count_as_lost_and_as_having_been_there(
+    settling: int, after: tuple[int, int, int]
+) -> None:
+    """Of 100 files three have gone at once: half of 100 may go, those three included."""
+    live = manifest(100)
+    lose(live, 0, 3, LOOK)
+    lose(live, 3, 3 + settling, Guard(0.5, lost_before=3))
+    lose(live, 0, 0, Guard(0.5, judge=True, lost_before=3))
+    assert counts(live) == after
+
+
+def test_what_changes_while_deletions_are_judged_is_taken() -> None:
+    live = manifest(100)
+    lose(live, 0, 10, LOOK)
+    apply_changes(live, {"etc/rules/new": row("etc/rules/new")}, frozenset(), JUDGE)
+    assert counts(live) == (91, 0, 0)
+    assert "etc/rules/new" in live
+
+
+def test_rows_of_files_that_are_doubted_stay_until_they_are_believed() -> None:
+    """What else is found of them on the disk does not count, and they never go by being judged."""
+    live = manifest(100)
+    other = {
+        path: msgspec.structs.replace(row(path), digest=b"x" * 64) for path in ("etc/rules/0001", "etc/rules/0003")
+    }
+    doubt = frozenset({"etc/rules/0001", "etc/rules/0002", "etc/rules/unknown"})
+    changes = other | {"etc/rules/0002": None}
+    assert apply_changes(live, changes, frozenset(), Guard(0.5, doubted=doubt)) == 2
+    assert counts(live) == (100, 2, 0)
+    assert live.get("etc/rules/0001") == row("etc/rules/0001")
+    assert live.get("etc/rules/0003") == other["etc/rules/0003"]
+    assert apply_changes(live, {}, frozenset(), Guard(0.5, judge=True, doubted=doubt)) == 0
+    assert counts(live) == (100, 0, 2)
+    assert apply_changes(live, {"etc/rules/0002": None}, frozenset(), Guard(0.5, doubted=doubt)) == 0
+    assert counts(live) == (100, 0, 2), "they do not settle again"
+    apply_changes(live, other | {"etc/rules/0002": row("etc/rules/0002")}, frozenset(), JUDGE)
+    assert counts(live) == (100, 0, 0)

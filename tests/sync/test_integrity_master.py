@@ -59,6 +59,7 @@ def test_nobody_may_check_before_the_first_scan(tmp_path: Path) -> None:
     early, ready = master(tmp_path, scanned=False), master(tmp_path, scanned=True)
     assert asyncio.run(early.ask_permission(worker())) == b"False"
     assert asyncio.run(ready.ask_permission(worker())) == b"True"
+    assert asyncio.run(ready.ask_permission(worker())) == b"False", "one for each scan"
 
 
 def test_refusal_before_the_first_scan_uses_up_no_leave(tmp_path: Path) -> None:

@@ -1,157 +1,21 @@
 """Each role's side of sync, on ports that only the test reads: links come up and go down, programs ask."""
 
-import asyncio
 import json
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from clusterd.errors import ClusterError
-from clusterd.messages.links import (
-    Answered,
-    LinkDown,
-    LinkInfo,
-    LinkUp,
-    MasterAway,
-    PeerRequest,
-    Reply,
-    Request,
-    SyncToNet,
-)
-from clusterd.settings import ClusterBlock, Clusterd, Settings
+from clusterd.messages.links import Answered, LinkDown, MasterAway
 from clusterd.sync.agents.groups_master import AgentGroupsMaster
-from clusterd.sync.core import Core
 from clusterd.sync.integrity.master import IntegrityMaster
-from clusterd.sync.links.context import Context
-from clusterd.sync.links.outgoing import Sender
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.links.roster import Roster
-from clusterd.sync.manifest.keeper import ManifestKeeper
-from clusterd.sync.ports.net_port import NetPort
-from clusterd.sync.ports.pool_port import PoolPort
-from clusterd.sync.ports.slabs import SlabPool
-from clusterd.sync.ports.spool import Spool
-from clusterd.sync.ports.troubles import Troubles
 from clusterd.sync.requests.api import ApiRequests
 from clusterd.sync.side_master import MasterSide
 from clusterd.sync.side_worker import WorkerSide
-from clusterd.wdb.client import Database
-from ipc.job_queue import JobQueue
-from tests.fakes.clock import FakeClock
-from tests.sync.rounds_bench import run
+from tests.sync.scripted_node import MASTER, PROGRAM, STRANGER, WORKER, Node, code_in, on, turns
 
-WORKER = LinkInfo(1, "worker", "w1")
-MASTER = LinkInfo(1, "master", "m")
-PROGRAM = LinkInfo(9, "local", "9", uid=0)
-STRANGER = LinkInfo(8, "local", "8", uid=12345)
 SENDSYNC = b'{"daemon_name":"authd","message":{"function":"add"}}'
-
-
-class Lines:
-    """A log."""
-
-    def __init__(self) -> None:
-        self.written: list[tuple[str, str, str, str]] = []
-
-    def line(self, level: str, tag: str, subtag: str, text: str) -> None:
-        self.written.append((level, tag, subtag, text))
-
-
-class Node:
-    """A sync process of which net and the pool are the test: `sent` is what net was given, in order."""
-
-    def __init__(self, root: Path, role: str, caps: tuple[str, ...] = ("digest",)) -> None:
-        self.sent: list[SyncToNet] = []
-        self.log = Lines()
-        self.clock = FakeClock()
-        block = ClusterBlock(node_type=role, node_name="m" if role == "master" else "w1", nodes=("127.0.0.1",))
-        settings = Settings(str(root), cluster=block, clusterd=Clusterd(caps=caps))
-        spool = Spool(str(root), 1)
-        spool.prepare()
-        slabs = SlabPool([])
-        jobs = PoolPort(self._drop, JobQueue(100), 1, self.clock)
-        self.context = Context(
-            settings=settings,
-            clock=self.clock,
-            log=cast(Any, self.log),
-            net=NetPort(self._send, slabs),
-            jobs=jobs,
-            slabs=slabs,
-            spool=spool,
-            manifests=ManifestKeeper(str(root), spool.state_dir, 1, jobs, self.clock, 300.0),
-            sender=Sender(jobs, slabs, self.clock),
-            progress=[],
-            database=Database(str(root)),
-            troubles=Troubles(),
-            roster=Roster(),
-        )
-        self.core = Core(self.context)
-        self.side: Any = self.core._side
-        self._serial = 0
-
-    async def _send(self, message: SyncToNet) -> None:
-        self.sent.append(message)
-
-    async def _drop(self, *_: Any) -> None:
-        pass
-
-    async def up(self, info: LinkInfo) -> Peer:
-        await self.core.handle(LinkUp(info))
-        peer = self.context.roster.at(info.link)
-        assert peer is not None
-        return peer
-
-    async def ask(self, info: LinkInfo, command: str, payload: bytes = b"") -> int:
-        """A request of the other end; its serial number."""
-        self._serial += 1
-        await self.core.handle(PeerRequest(info.link, self._serial, command, payload))
-        return self._serial
-
-    async def reply(self, serial: int) -> Reply:
-        return cast(Reply, await self.find(lambda sent: isinstance(sent, Reply) and sent.serial == serial))
-
-    async def request(self, link: int, command: str) -> Request:
-        return cast(
-            Request,
-            await self.find(lambda sent: isinstance(sent, Request) and (sent.link, sent.command) == (link, command)),
-        )
-
-    async def find(self, matches: Callable[[SyncToNet], bool]) -> SyncToNet:
-        async with asyncio.timeout(10):
-            while True:
-                for message in self.sent:
-                    if matches(message):
-                        return message
-                await asyncio.sleep(0.002)
-
-    def asked(self, link: int) -> list[str]:
-        return [sent.command for sent in self.sent if isinstance(sent, Request) and sent.link == link]
-
-    async def close(self) -> None:
-        await self.core.net_lost()
-        await self.context.database.close()
-
-
-def on(node: Node, story: Coroutine[Any, Any, None]) -> None:
-    async def closed() -> None:
-        try:
-            await story
-        finally:
-            await node.close()
-
-    run(closed())
-
-
-def code_in(payload: bytes) -> int:
-    code: int = json.loads(payload)["__wazuh_exception__"]["__object__"]["code"]
-    return code
-
-
-async def turns() -> None:
-    for _ in range(30):
-        await asyncio.sleep(0)
 
 
 # ---- a worker ----------------------------------------------------------------------------------------------------------

@@ -204,15 +204,6 @@ def test_a_daemon_that_does_not_answer_is_given_up_and_keeps_nobody_else_waiting
             assert outcome(client)[0] == "err"
 
 
-def test_without_a_master_there_is_3023_at_once(make_rig: MakeRig) -> None:
-    rig = make_rig(1, overrides=NO_STORE)
-    rig.start("rig_manager_2")
-    for command in ("sendsync", "sendasync"):
-        with client_of(rig.workers[0]) as client:
-            answer = client.ask(command, request_of({}))
-            assert (answer.command, code_of(answer.payload)) == (b"err", 3023)
-
-
 @pytest.mark.parametrize("how", ["cut", "net", "stop"])
 def test_a_link_that_ends_while_a_request_is_under_way_is_3023_at_once(make_rig: MakeRig, how: str) -> None:
     rig = rig_of(make_rig, links=True)
