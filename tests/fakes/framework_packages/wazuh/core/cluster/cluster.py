@@ -1,0 +1,2 @@
+def get_node():
+    return {"node": "fake-node", "type": "master", "cluster": "wazuh"}
