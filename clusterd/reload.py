@@ -5,7 +5,7 @@ import msgspec
 from clusterd.settings import Settings
 
 NEEDS_RESTART = ("root", "conf", "cluster", "pool_size", "log_format")
-NEEDS_RESTART_OWN = ("owner", "version", "caps", "tls", "store", "api")
+NEEDS_RESTART_OWN = ("owner", "version", "caps", "tls", "store", "api", "framework")
 """Fields of Settings, and of its `clusterd`, that stay as they were when the node started."""
 
 
@@ -20,7 +20,7 @@ def adopt(running: Settings, read: Settings) -> tuple[Settings, list[str]]:
     own = msgspec.structs.replace(
         read.clusterd, **{name: getattr(running.clusterd, name) for name in NEEDS_RESTART_OWN}
     )
-    kept = {name: getattr(running, name) for name in (*NEEDS_RESTART, "serves_store")}
+    kept = {name: getattr(running, name) for name in (*NEEDS_RESTART, "serves_store", "framework_python")}
     level = read.log_level or running.log_level_asked
     adopted = msgspec.structs.replace(
         read, **kept, clusterd=own, log_level=level, log_level_asked=running.log_level_asked

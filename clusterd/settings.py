@@ -14,6 +14,7 @@ Role = Literal["master", "worker"]
 VersionRule = Literal["exact", "minor", "any"]
 StoreChoice = Literal["auto", "on", "off"]
 WorkerApi = Literal["full", "read", "off"]
+FrameworkMode = Literal["auto", "on", "off"]
 MASKED_KEY = "*****"
 
 DEFAULT_RULES = Rules(
@@ -164,6 +165,20 @@ class ApiSettings(msgspec.Struct, frozen=True):
     login_window_s: float = 300
 
 
+class FrameworkSettings(msgspec.Struct, frozen=True):
+    """The installed framework (clusterd/framework). `mode`: `auto` uses one that is there, from the first request that needs it; `on`
+    starts it with the node and says so when there is none. `python`: its interpreter, below the root unless absolute.
+    `processes`: most of them under load. A process that has `memory_bytes`, or has run so many `requests`, is replaced.
+    `answer_bytes`: of the largest answer that is taken."""
+
+    mode: FrameworkMode = "auto"
+    python: str = "framework/python/bin/python3"
+    processes: int = 2
+    memory_bytes: int = 512 * 1024 * 1024
+    requests: int = 10_000
+    answer_bytes: int = 128 * 1024 * 1024
+
+
 class ForceRules(msgspec.Struct, frozen=True):
     """When a registration may replace an old agent (wdb.md 8.4). Times in seconds; `disconnected_s` None: not looked at."""
 
@@ -202,6 +217,7 @@ class Clusterd(msgspec.Struct, frozen=True):
     key_loss_from: int = 3
     store: StoreChoice = "auto"
     worker_api: WorkerApi = "full"
+    framework: FrameworkSettings = FrameworkSettings()
     force: ForceRules = ForceRules()
     limits: Limits = Limits()
     tls: Tls = Tls()
@@ -212,7 +228,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Everything a process of the node needs to know. `pool_size` 0: the number of cores, at least 2 on a master and 1 on
     a worker. `log_level`: 0 INFO, 1 DEBUG, 2 DEBUG2; `log_level_asked`: that of the command line (-d), for when the
     configured one is 0 (wire.md 7.4); `conf`: the ossec.conf of the command line (-c), else empty. `serves_store`: what
-    became of `clusterd.store` when the node started."""
+    became of `clusterd.store` when the node started; `framework_python`: the interpreter of the framework that was found then, empty
+    where there is none or none is wanted."""
 
     root: str
     conf: str = ""
@@ -228,6 +245,7 @@ class Settings(msgspec.Struct, frozen=True):
     log_level_asked: int = 0
     log_format: Literal["text", "json"] = "text"
     serves_store: bool = False
+    framework_python: str = ""
 
     @property
     def is_master(self) -> bool:

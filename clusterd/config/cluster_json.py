@@ -18,6 +18,7 @@ from clusterd.settings import (
     Clusterd,
     Communication,
     ForceRules,
+    FrameworkSettings,
     Limits,
     MasterIntervals,
     Settings,
@@ -344,6 +345,7 @@ class _Reader:
             max_delete_share=section.number("max_delete_share", base.max_delete_share, 0, 1),
             max_key_loss_share=section.number("max_key_loss_share", base.max_key_loss_share, 0, 1),
             key_loss_from=section.number("key_loss_from", base.key_loss_from, 1, 1_000_000, whole=True),
+            framework=self._framework(section),
             force=self._force(section.section("force")),
             limits=self._limits(section.section("limits")),
             tls=self._tls(section.section("tls")),
@@ -364,6 +366,26 @@ class _Reader:
         on = tuple(name for name in CAPABILITIES if switches.boolean(name, True))
         switches.done()
         return on
+
+    def _framework(self, own: _Section) -> FrameworkSettings:
+        """A word, or an object with the word as its `mode`."""
+        base, modes = FrameworkSettings(), ("auto", "on", "off")
+        word = own.take("framework")
+        if isinstance(word, str):
+            mode = own.text("framework", base.mode, "auto, on, off, or an object", lambda value: value in modes)
+            return FrameworkSettings(mode="on" if mode == "on" else "off" if mode == "off" else "auto")
+        section = own.section("framework")
+        mode = section.text("mode", base.mode, "auto, on, off", lambda value: value in modes)
+        read = FrameworkSettings(
+            mode="on" if mode == "on" else "off" if mode == "off" else "auto",
+            python=section.text("python", base.python, "a file's path", bool),
+            processes=section.number("processes", base.processes, 1, 16, whole=True),
+            memory_bytes=section.number("memory_bytes", base.memory_bytes, 128 << 20, LARGEST_BYTES, whole=True),
+            requests=section.number("requests", base.requests, 1, 1_000_000_000, whole=True),
+            answer_bytes=section.number("answer_bytes", base.answer_bytes, 1 << 20, 1 << 32, whole=True),
+        )
+        section.done()
+        return read
 
     def _force(self, section: _Section) -> ForceRules:
         """`disconnected_time` may be null: then how long an agent has been away does not matter."""

@@ -20,7 +20,7 @@ from clusterd import stacks
 from clusterd.exits import ExitCode
 from clusterd.memory import few_arenas
 
-SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO})
 """Blocked in the supervisor, which waits for them; all but SIGCHLD are inherited blocked."""
 
 CRASH_LOG_MODE = 0o640

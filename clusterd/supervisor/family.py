@@ -65,9 +65,10 @@ class Family:
         crash_log: str,
         reason: Callable[[], str],
         spread: Callable[[], float],
-        not_for_children: Callable[[], Sequence[int]],
+        not_for_child: Callable[[str], Sequence[int]],
     ) -> None:
-        """`reason`: why a child could not start, in its own words, once. `not_for_children`: descriptors they close."""
+        """`reason`: why a child could not start, in its own words, once. `not_for_child`: descriptors that the one of
+        this name closes."""
         self._slots = [Slot(spec, board.add_row(spec.name)) for spec in specs]
         self._log = log
         self._limiter = RateLimiter(SAME_LINE_S)
@@ -76,7 +77,7 @@ class Family:
         self._crash_log = crash_log
         self._reason = reason
         self._spread = spread
-        self._not_for_children = not_for_children
+        self._not_for_child = not_for_child
         self.failure = ""
 
     # ---- coming up -----------------------------------------------------------------------------------------------------
@@ -109,7 +110,7 @@ class Family:
         slot.row.begin(0, slot.incarnation)
         slot.row.set_restarts(slot.incarnation - 1)
         plan = BirthPlan(
-            close_fds=tuple(self._not_for_children()),
+            close_fds=tuple(self._not_for_child(slot.spec.name)),
             crash_log=self._crash_log,
             on_crash=lambda stack: self._log.line("ERROR", TAG, SUBTAG, f"{slot.spec.name} met a bug:\n{stack}"),
             begin=lambda: self._log.report_to(slot.row),

@@ -28,13 +28,15 @@ in use and for five seconds more."""
 
 class Node:
     """What children inherit. `settings` is the running one; a reload replaces it, for children forked later. `log_format`
-    and the like never change while the node runs (clusterd/reload.py)."""
+    and the like never change while the node runs (clusterd/reload.py). `framework_fd`: where sync asks for
+    processes of the framework, None without one."""
 
     def __init__(self, settings: Settings, arena: Arena, board: Board, log: Log) -> None:
         self.settings = settings
         self.arena = arena
         self.board = board
         self.log = log
+        self.framework_fd: int | None = None
 
 
 def plan(node: Node) -> list[ChildSpec]:
@@ -77,7 +79,9 @@ def _net(node: Node) -> Callable[[], int]:
 
 
 def _sync(node: Node, size: int) -> Callable[[], int]:
-    return lambda: clusterd.sync.process.run(node.settings, node.arena, node.board, node.log, size)
+    return lambda: clusterd.sync.process.run(
+        node.settings, node.arena, node.board, node.log, size, framework_fd=node.framework_fd
+    )
 
 
 def _pool(node: Node, slot: int) -> Callable[[], int]:

@@ -20,6 +20,7 @@ import msgspec
 from clusterd import stacks
 from clusterd.config.loading import load
 from clusterd.exits import ExitCode
+from clusterd.framework import location
 from clusterd.logs import Log, stderr_stream
 from clusterd.reload import adopt
 from clusterd.rights import keep_memory_private, too_many_rights
@@ -31,6 +32,8 @@ from clusterd.supervisor import privileges, sweep
 from clusterd.supervisor.child import CRASH_LOG_MODE, SIGNALS, ChildSpec, freeze
 from clusterd.supervisor.code_access import access_warning, unreadable_code
 from clusterd.supervisor.family import SUBTAG, TAG, Family, Timing
+from clusterd.supervisor.helpers import STAGE as HELPERS_STAGE
+from clusterd.supervisor.helpers import Helpers
 from clusterd.supervisor.notify import Notifier
 from clusterd.supervisor.pidfile import AlreadyRunning, claim
 from clusterd.supervisor.plan import Node, make_arena, plan
@@ -180,7 +183,10 @@ def _run_node(
         if choice.problem:
             raise CouldNotStart(choice.problem)
         log.line("INFO", TAG, SUBTAG, choice.text)
-        settings = msgspec.structs.replace(settings, serves_store=choice.serves)
+        framework = location.find(settings)
+        if framework.python:
+            log.line("INFO", TAG, SUBTAG, f"The installed framework is used: {framework.python}.")
+        settings = msgspec.structs.replace(settings, serves_store=choice.serves, framework_python=framework.python)
         with _crash_log(root) as (crash_log, crash_fd):
             sweep.sweep_before_start(root)
             if unreadable:
@@ -266,8 +272,11 @@ class _Supervisor:
             crash_log=crash_log,
             reason=self._take_reason,
             spread=random.random,
-            not_for_children=self._own_descriptors,
+            not_for_child=self._own_descriptors,
         )
+        most = settings.clusterd.framework.processes
+        self._helpers = Helpers(settings.framework_python, self._root, most, self._board.row("sync"))
+        self._node.framework_fd = self._helpers.sync_end
         self._serving = False
         self._rounds = Rounds(lambda level, text: log.line(level, TAG, SUBTAG, text))
 
@@ -279,9 +288,10 @@ class _Supervisor:
             self._family.start(time.monotonic())
             self._loop()
         finally:
-            self._family.kill()
+            self._kill()
             self._gone(None, KILLED_WAIT_S)
             self._notifier.close()
+            self._helpers.close()
             self._node.arena.close()
             self._board.close()
 
@@ -301,6 +311,8 @@ class _Supervisor:
                 with self._rounds.survive("reloading the configuration"):
                     self._reload()
             self._family.look(now)
+            with self._rounds.survive("looking after the framework"):
+                self._helpers.look(now)
             self._row.stamp()
             failure = self._family.failure
             if not self._serving and not failure:
@@ -317,8 +329,10 @@ class _Supervisor:
         pause = self._pace.tick_s if self._serving else STARTING_TICK_S
         if self._notifier.watchdog_s is not None:
             pause = min(pause, self._notifier.watchdog_s)
-        moment = self._family.next_moment()
-        return pause if moment is None else max(0.0, min(pause, moment - time.monotonic()))
+        for moment in (self._family.next_moment(), self._helpers.next_moment()):
+            if moment is not None:
+                pause = min(pause, moment - time.monotonic())
+        return max(0.0, pause)
 
     def _wait(self, pause_s: float) -> int | None:
         """The next signal, or None after the pause. Tells systemd that the loop turns."""
@@ -360,25 +374,36 @@ class _Supervisor:
         self._notifier.stopping("stopping")
         for stage in self._family.stages():
             allowed_s = self._family.ask_to_stop(stage)
+            if stage == HELPERS_STAGE:
+                allowed_s = max(allowed_s, self._helpers.ask_to_stop())
             if not self._gone(stage, allowed_s):
-                late = ", ".join(self._family.living(stage))
+                late = ", ".join(self._living(stage))
                 self._log.line("WARNING", TAG, SUBTAG, f"Did not end in {allowed_s:.0f} s and is killed: {late}.")
-                self._family.kill(stage)
+                self._kill(stage)
                 self._gone(stage, KILLED_WAIT_S)
-        left = self._family.living()
+        left = self._living()
         if left:
             self._log.line("ERROR", TAG, SUBTAG, f"Cannot be killed and is left: {', '.join(left)}.")
 
     def _gone(self, stage: int | None, allowed_s: float) -> bool:
         """Whether the children of this stage (or all) end within this time. A stop signal meanwhile kills everything."""
         deadline = time.monotonic() + allowed_s
-        while self._family.living(stage):
+        while self._living(stage):
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
             if self._wait(min(left, self._pace.tick_s)) in STOP_LINES:
-                self._family.kill()
+                self._kill()
         return True
+
+    def _living(self, stage: int | None = None) -> list[str]:
+        helpers = self._helpers.living() if stage in (None, HELPERS_STAGE) else []
+        return self._family.living(stage) + helpers
+
+    def _kill(self, stage: int | None = None) -> None:
+        self._family.kill(stage)
+        if stage in (None, HELPERS_STAGE):
+            self._helpers.kill()
 
     # ---- small things --------------------------------------------------------------------------------------------------
 
@@ -393,6 +418,8 @@ class _Supervisor:
             path.unlink()
         return text
 
-    def _own_descriptors(self) -> tuple[int, ...]:
-        found = (self._starter.fd, self._notifier.fileno(), self._crash_fd)
+    def _own_descriptors(self, child: str) -> tuple[int, ...]:
+        """Those that this child closes."""
+        helpers = self._helpers.own_end, None if child == "sync" else self._helpers.sync_end
+        found = (self._starter.fd, self._notifier.fileno(), self._crash_fd, *helpers)
         return tuple(fd for fd in found if fd is not None)

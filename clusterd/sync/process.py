@@ -10,6 +10,8 @@ import uvloop
 
 from clusterd.clock import Clock
 from clusterd.config.loading import load
+from clusterd.dapi.protocol.policy import TABLE
+from clusterd.framework import location
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.messages.links import NetHello, NetToSync, SyncHello, SyncToNet
@@ -24,6 +26,9 @@ from clusterd.sync.links.outgoing import Sender
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.links.tags import role_tag
 from clusterd.sync.manifest.keeper import ManifestKeeper
+from clusterd.sync.ports.framework_crew import Crew
+from clusterd.sync.ports.framework_port import FrameworkPort
+from clusterd.sync.ports.framework_supply import Supply
 from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.net_port import NetPort
 from clusterd.sync.ports.pool_port import PoolPort
@@ -48,14 +53,30 @@ FULL_MESSAGES = 1000
 """Messages that wait for net from which on whoever has another one waits, too."""
 
 
-def run(settings: Settings, arena: Arena, board: Board, log: Log, pool_size: int) -> int:
-    """The child's main function. Returns the exit code."""
+def run(
+    settings: Settings, arena: Arena, board: Board, log: Log, pool_size: int, *, framework_fd: int | None = None
+) -> int:
+    """The child's main function. `framework_fd`: where the supervisor is asked for processes of the framework, None without one.
+    Returns the exit code."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_SyncProcess(settings, arena, board, log, pool_size).run())
+        return runner.run(_SyncProcess(settings, arena, board, log, pool_size, framework_fd).run())
+
+
+def _framework_names() -> dict[tuple[str, str], bool]:
+    """What the framework may be asked for, and whether it is a coroutine."""
+    return {(row.module, row.qualname): row.is_coroutine for row in TABLE if row.who != "ours"}
 
 
 class _SyncProcess:
-    def __init__(self, settings: Settings, arena: Arena, board: Board, log: Log, pool_size: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        arena: Arena,
+        board: Board,
+        log: Log,
+        pool_size: int,
+        framework_fd: int | None,
+    ) -> None:
         self._settings = settings
         self._arena = arena
         self._board = board
@@ -63,6 +84,8 @@ class _SyncProcess:
         self._log = log
         self._trimmer = Trimmer()
         self._pool_size = pool_size
+        self._framework_fd = framework_fd
+        self._crew: Crew | None = None
         self._incarnation = self._row.snapshot().incarnation
         self._net_incarnation: int | None = None
         self._admitted = False
@@ -101,6 +124,8 @@ class _SyncProcess:
                 self._rotate(),
             )
         ]
+        if self._crew is not None:
+            tasks.append(asyncio.create_task(self._crew.forever()))
         tasks += [asyncio.create_task(work) for work in (self._context.manifests.run(), *self._core.forever())]
         self._row.set_ready()
         try:
@@ -111,6 +136,8 @@ class _SyncProcess:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._core.net_lost()
             await self._context.manifests.close()
+            if self._crew is not None:
+                await self._crew.close()
             self._core.partials.clear()
             await self._context.database.close()
             self._net_channel.close()
@@ -169,7 +196,29 @@ class _SyncProcess:
             database=Database(settings.root),
             troubles=troubles,
             roster=Roster(),
+            framework=self._make_framework(spool, clock),
         )
+
+    def _make_framework(self, spool: Spool, clock: Clock) -> FrameworkPort | None:
+        """None where none is installed, or none is wanted: then nothing is different."""
+        found = location.find(self._settings)
+        journal = Journal(self._log, self._tag, "Framework")
+        fd = self._framework_fd
+        if fd is None:
+            if found.is_wrong:
+                self._troubles.begin("framework", f"The framework is not used: {found.why}", journal, "ERROR")
+            return None
+        names = _framework_names()
+        self._crew = Crew(
+            self._settings,
+            names,
+            lambda take, tell: Supply(fd, self._incarnation, take, tell),
+            spool=spool,
+            journal=journal,
+            troubles=self._troubles,
+            clock=clock,
+        )
+        return FrameworkPort(self._crew, names, self._settings.clusterd.framework.processes, spool, clock)
 
     async def _until_stopped(self, tasks: "list[asyncio.Task[None]]") -> int:
         """Until a stop is asked for, or one of the tasks that never end has ended: that is a bug, said and fatal."""
@@ -306,6 +355,8 @@ class _SyncProcess:
         settings = self._settings
         self._context.manifests.adopt(settings.clusterd, settings.rules, is_master=settings.is_master)
         self._log.set_level(self._settings.log_level)
+        if self._crew is not None:
+            self._crew.renew()
 
     def _say(self, text: str) -> None:
         self._log.line("WARNING", self._tag, "Sync", text)

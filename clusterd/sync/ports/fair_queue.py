@@ -88,8 +88,8 @@ class FairQueue:
             self._go_on()
         return turn
 
-    async def begin(self, turn: Ticket, timeout_s: float) -> None:
-        """Wait for the turn. Raises ClusterError 1014 after `timeout_s`; in every case it must `leave` in the end."""
+    async def begin(self, turn: Ticket, timeout_s: float | None) -> None:
+        """Wait for the turn. Raises ClusterError 1014 after `timeout_s` (None: never); in every case it must `leave` in the end."""
         if turn.begun.done() and not turn.begun.cancelled():
             return
         try:

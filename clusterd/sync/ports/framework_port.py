@@ -1,17 +1,29 @@
-"""What sync asks of the framework process: whether it can run a function, and to run it (architecture.md, section 1)."""
+"""What sync asks of the framework: whether it can run a function, and to run it (architecture.md, section 1)."""
 
-from typing import Literal, Protocol
+import asyncio
+import itertools
+import zlib
+from collections.abc import Collection
+from typing import Any, Protocol
 
+from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.base import Text
+from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits
+from clusterd.sync.ports.framework_crew import REQUESTS_AT_ONCE, Crew, FrameworkState
+from clusterd.sync.ports.framework_helper import Helper, HelperGone
+from clusterd.sync.ports.spool import Spool
 from clusterd.wire.results import WireCallable
 
-FrameworkState = Literal["off", "absent", "idle", "starting", "ready", "failed"]
-"""`idle`: installed, and nobody has asked for it yet."""
+KNOWN_SOURCE = 512
+"""Requests of one asker that wait or run."""
 
 
 class NotBegun(ClusterError):
     """The framework did not begin with the request, and will not: whoever can answer it otherwise may do so."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(3009, why)
 
 
 class Framework(Protocol):
@@ -21,7 +33,8 @@ class Framework(Protocol):
     def state(self) -> FrameworkState: ...
 
     def can_run(self, name: WireCallable) -> bool:
-        """Whether there is a framework that has this function, as far as is known before it was started."""
+        """Whether this framework has the function, as far as is known before it was started. It may fail all the same: `run` says
+        why."""
 
     async def run(
         self, request: Text, *, timeout_s: float | None, is_read_only: bool, name: WireCallable, asker: str = ""
@@ -30,3 +43,101 @@ class Framework(Protocol):
 
         `name`: the function that the request names. `asker`: whose turns are shared fairly with those of others. One that only reads
         is run once more when its process dies. Raises NotBegun, and ClusterError: 3021 at the deadline, 1000 when the process died."""
+
+    def shown(self) -> dict[str, Any]:
+        """For `status`."""
+
+
+class FrameworkPort:
+    """Runs requests on the helpers of `crew`, askers in turn."""
+
+    def __init__(
+        self, crew: Crew, names: Collection[tuple[str, str]], most_processes: int, spool: Spool, clock: Clock
+    ) -> None:
+        """`names`: modules and qualified names that may be asked for at all."""
+        self.crew = crew
+        self._names = frozenset(names)
+        self._spool = spool
+        self._clock = clock
+        self._lanes = itertools.count()
+        most = most_processes * REQUESTS_AT_ONCE
+        self._turns = FairQueue(
+            FairQueueLimits(
+                most, most, most, max(1, most * 3 // 4), known_source=KNOWN_SOURCE, bytes_source=1 << 40, bytes=1 << 40
+            )
+        )
+
+    @property
+    def state(self) -> FrameworkState:
+        return self.crew.state
+
+    def shown(self) -> dict[str, Any]:
+        return {**self.crew.shown(), "running": self._turns.running}
+
+    def can_run(self, name: WireCallable) -> bool:
+        return not self._why_not(name)
+
+    def _why_not(self, name: WireCallable) -> str:
+        key = (name.module, name.qualname)
+        if name.wazuh is not None or key not in self._names:
+            return f"{name.qualname[:100]} is not one that the framework is asked for"
+        if self.crew.known is not None and key not in self.crew.known:
+            return f"the installed framework has no {name.module}.{name.qualname}"
+        return ""
+
+    async def run(
+        self, request: Text, *, timeout_s: float | None, is_read_only: bool, name: WireCallable, asker: str = ""
+    ) -> Text:
+        """See Framework.run."""
+        self._check(name)
+        try:
+            turn = self._turns.join(zlib.crc32(asker.encode()), str(next(self._lanes)), "the framework", 0)
+        except ClusterError as refusal:
+            raise NotBegun(str(refusal.extra)) from None
+        deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
+        has_begun = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._turns.begin(turn, None)
+                for is_last in (not is_read_only, True):
+                    helper = await self._free_helper(name)
+                    has_begun = True
+                    try:
+                        return await self._ask(helper, request, deadline)
+                    except HelperGone as gone:
+                        if is_last:
+                            raise ClusterError(1000, str(gone)) from None
+                raise AssertionError("the last try returns or raises")
+        except TimeoutError:
+            if not has_begun:
+                raise NotBegun(f"no process of the framework was free within {timeout_s:g} s") from None
+            raise ClusterError(3021) from None
+        finally:
+            self._turns.leave(turn)
+
+    def _check(self, name: WireCallable) -> None:
+        why = self._why_not(name)
+        if not why and self.state == "failed":
+            why = f"the framework cannot be used: {self.crew.cannot}"
+        if why:
+            raise NotBegun(why)
+
+    async def _ask(self, helper: Helper, request: Text, deadline: float | None) -> Text:
+        call = helper.ask(request, self._spool.new_path("answer"), self._clock.monotonic())
+        try:
+            return await call.answer
+        except BaseException:
+            if call.answer.done() and not call.answer.cancelled():
+                self._spool.remove(call.out)  # an answer that came at the very moment when its asker gave up
+            else:
+                self.crew.abandon(helper, call, deadline)
+            raise
+
+    async def _free_helper(self, name: WireCallable) -> Helper:
+        """Wait for one that takes a request. Raises NotBegun."""
+        while True:
+            self._check(name)
+            helper = self.crew.free()
+            if helper is not None:
+                return helper
+            await self.crew.change()
