@@ -4,6 +4,7 @@ import msgspec
 
 from clusterd.config.link_check import link_warnings
 from clusterd.config.loading import load
+from clusterd.framework import location
 from clusterd.rights import too_many_rights
 from clusterd.rundir import root_problem
 from clusterd.settings import Settings
@@ -37,6 +38,9 @@ def check(root: str) -> Checked:
     owner_problem, owner_warning = _owner(loaded.settings) if loaded.settings is not None else ("", "")
     if owner_problem:
         lines.append(owner_problem)
+    framework = location.find(loaded.settings) if loaded.settings is not None else location.Found()
+    if framework.is_wrong and loaded.settings is not None and loaded.settings.clusterd.framework.mode == "on":
+        lines.append(framework.why)
     ok = not lines
     lines += [f"warning: {warning}" for warning in loaded.warnings]
     rights = too_many_rights(loaded.settings.clusterd.owner) if loaded.settings is not None else None
@@ -46,6 +50,8 @@ def check(root: str) -> Checked:
         lines += [f"warning: {line}" for line in links_of(loaded.settings)]
     if loaded.settings is not None and loaded.settings.cluster.disabled:
         lines.append("warning: the cluster is disabled (or there is no <cluster> block): start will refuse")
+    if framework.is_wrong and framework.why not in lines:
+        lines.append(f"warning: {framework.why}")
     if owner_warning:
         lines.append(f"warning: {owner_warning}")
     return Checked(ok, lines)

@@ -67,6 +67,9 @@ def status_view(status: dict[str, Any]) -> RenderableType:
         parts.append(_spool(status["spool"]))
     if status["api"] is not None:
         parts.append(_api(status["api"]))
+    framework = status["framework"]
+    if framework is not None and framework["state"] not in ("off", "absent"):
+        parts.append(_framework(framework))
     parts += [Text(), _processes(status["processes"])]
     if status["peers"] is not None:
         parts += [Text(), _peers(status["peers"], status["node"]["type"], now)]
@@ -111,6 +114,22 @@ def _api(api: dict[str, Any]) -> Text:
     line = Text(f"REST API: {api['requests']} requests, {api['refused']} refused", style="dim")
     line.append(f", {api['failed']} failed", style="yellow" if api["failed"] else "dim")
     line.append(f"; {api['connections']} connections now", style="dim")
+    return line
+
+
+def _framework(framework: dict[str, Any]) -> Text:
+    line = Text("framework ", style="dim")
+    line.append(framework["state"], style={"ready": "green", "failed": "red"}.get(framework["state"], "dim"))
+    if framework["version"] is not None:
+        line.append(f", version {framework['version'] or 'unknown'}, {framework['functions']} functions", style="dim")
+    if framework["missing"]:
+        line.append(f", {len(framework['missing'])} missing", style="yellow")
+    for row in framework["helpers"]:
+        line.append(
+            f"\n  {row['name']}  pid {row['pid']}  {row['state']}  {row['requests']} requests, {row['running']} now  "
+            f"{size(row['rss_bytes'])}",
+            style="dim",
+        )
     return line
 
 

@@ -69,6 +69,7 @@ class StatusReader:
             "agents": None,
             "problems": {},
             "spool": None,
+            "framework": None,
         }
         status["problem"] = self._ask(status)
         return status
@@ -89,6 +90,7 @@ class StatusReader:
             "api": None,
             "slabs": {},
             "spool": None,
+            "framework": None,
             "peers": None,
             "manifest": None,
             "syncs": [],
@@ -130,7 +132,7 @@ class StatusReader:
             return f"The node does not answer: {silence}"
         except ClusterError as refusal:
             return f"The node answered: {refusal}"
-        for key in ("node", "peers", "manifest", "syncs", "results", "agents", "problems", "spool"):
+        for key in ("node", "peers", "manifest", "syncs", "results", "agents", "problems", "spool", "framework"):
             status[key] = answer[key]
         return str(answer["problem"])
 

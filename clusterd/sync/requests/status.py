@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from clusterd.framework import location
 from clusterd.sync.agents.groups_worker import LastGroups
 from clusterd.sync.agents.info import LastReport
 from clusterd.sync.integrity.worker import LastSync
@@ -51,9 +52,21 @@ def node_status(
         "results": results,
         "slabs_free": context.slabs.free,
         "spool": context.spool.ledger.shown(),
+        "framework": framework_status(context),
         "answered_at": context.clock.wall(),
         "agents": agents,
     }
+
+
+def framework_status(context: Context) -> dict[str, Any]:
+    """`state` `off` or `absent`: there is none, and nothing is different; `reason` says why."""
+    if context.framework is not None:
+        return context.framework.shown()
+    own = context.settings.clusterd.framework
+    found = location.find(context.settings)
+    # One that was installed while the node runs is found at its next start.
+    reason = "it was not there when the node started" if found.python else found.why
+    return {"state": "off" if own.mode == "off" else "absent", "reason": reason, "mode": own.mode, "helpers": []}
 
 
 def peer_status(peer: Peer) -> dict[str, Any]:
