@@ -37,6 +37,7 @@ BAD_LUCK = (
     "odd",
     "say",
     "sleep",
+    "sleep_first",
 )
 NAMES = {
     ("wazuh.agent", "get_agents"): False,

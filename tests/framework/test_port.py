@@ -137,11 +137,11 @@ def test_what_dies_while_it_changes_something_is_never_run_twice(framework: Fake
 def test_others_that_only_read_do_not_notice_a_death(framework: FakeFramework, tmp_path: Path) -> None:
     async def story(lone: LonePort) -> None:
         await lone.run("wazuh.agent", "get_agents")
-        slow = asyncio.create_task(lone.run("wazuh.bad_luck", "sleep", seconds=0.5, text="slow"))
+        slow = asyncio.create_task(lone.run("wazuh.bad_luck", "sleep_first", seconds=3600, text="slow"))
         await lone.until(lambda: "slept-slow" in framework.calls, "it has begun")
         with pytest.raises(ClusterError):
             await lone.run("wazuh.bad_luck", "die", is_read_only=False)
-        assert (await slow)["result"] == {"slept": 0.5}
+        assert (await slow)["result"] == {"slept": 3600}
         assert framework.calls.count("slept-slow") == 2
 
     play(story, framework, tmp_path)
@@ -168,16 +168,17 @@ def test_at_the_deadline_the_asker_hears_it_and_the_process_is_killed(
 def test_a_deadline_hurts_nobody_else_on_that_process(framework: FakeFramework, tmp_path: Path) -> None:
     async def story(lone: LonePort) -> None:
         await lone.run("wazuh.agent", "get_agents")
+        (before,) = lone.shown
         changing = asyncio.create_task(
             lone.run("wazuh.bad_luck", "sleep", is_read_only=False, seconds=1.5, text="changing")
         )
         await lone.until(lambda: "slept-changing" in framework.calls, "it has begun")
         with pytest.raises(ClusterError, match="3021"):
             await lone.run("wazuh.bad_luck", "sleep", timeout_s=0.2, seconds=3600)
-        assert lone.shown[0]["state"] == "retiring"
+        assert (before["pid"], "ready") not in [(helper["pid"], helper["state"]) for helper in lone.shown]
         assert (await changing)["result"] == {"slept": 1.5}
         assert framework.calls.count("slept-changing") == 1
-        await lone.until(lambda: not any(helper["state"] == "retiring" for helper in lone.shown), "it is gone")
+        await lone.until(lambda: not is_there(before["pid"]), "it is gone")
 
     play(story, framework, tmp_path)
 
@@ -307,13 +308,14 @@ def test_under_load_there_are_more_processes_and_never_more_than_wanted(
     framework: FakeFramework, tmp_path: Path
 ) -> None:
     async def story(lone: LonePort) -> None:
-        tasks = [
-            asyncio.create_task(lone.run("wazuh.bad_luck", "sleep", asker=f"w{number}", seconds=1.0, text="busy"))
-            for number in range(30)
-        ]
-        await asyncio.gather(*tasks)
-        assert len(set(framework.pids)) == 2
+        async def ask(asker: str) -> None:
+            while len(set(framework.pids)) < 2:
+                await lone.run("wazuh.bad_luck", "sleep", asker=asker, seconds=0.1, text="busy")
+
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(ask(f"w{number}") for number in range(30)))
         assert len(lone.shown) == 2
+        assert lone.port.shown()["started"] == 2
 
     play(story, framework, tmp_path, processes=2)
 
@@ -407,15 +409,18 @@ def test_another_version_is_used_and_said(framework: FakeFramework, tmp_path: Pa
 # ---- lives of sync -----------------------------------------------------------------------------------------------------
 
 
-def test_a_new_life_of_sync_asks_anew_and_the_old_helpers_end(framework: FakeFramework, tmp_path: Path) -> None:
+def test_a_new_life_of_sync_asks_anew_and_the_old_helpers_end(
+    framework: FakeFramework, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clusterd.supervisor.helpers.STOP_S", 0.5)
     lone = LonePort(framework, tmp_path)
 
     async def story() -> None:
         async with lone.alive():
             await lone.run("wazuh.agent", "get_agents")
             (before,) = lone.shown
-            stuck = asyncio.create_task(lone.run("wazuh.bad_luck", "sleep", seconds=3600, text="stuck"))
-            await lone.until(lambda: "slept-stuck" in framework.calls, "it has begun")
+            stuck = asyncio.create_task(lone.run("wazuh.bad_luck", "block_the_loop", seconds=3600))
+            await lone.until(lambda: "blocking" in framework.calls, "it does not see that its connection ends")
             stuck.cancel()
             await asyncio.gather(stuck, return_exceptions=True)
             await lone.crew.close()
