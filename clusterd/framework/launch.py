@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from clusterd.framework import program
+from clusterd.memory import MOST_ARENAS
 
 PROGRAM = Path(program.__file__).read_bytes()
 """Read when the node starts: the process speaks with the sync of this start, also when the package was replaced meanwhile."""
@@ -36,6 +37,7 @@ def launch(python: str, root: str, name: str) -> Launched:
         os.write(code, PROGRAM)
         os.lseek(code, 0, os.SEEK_SET)
         environment = {key: value for key, value in os.environ.items() if key not in NOT_GIVEN_ON}
+        environment.setdefault("MALLOC_ARENA_MAX", str(MOST_ARENAS))  # see clusterd/memory.py
         pid = os.posix_spawn(
             python,
             [python, "-I", "-B", "-u", "-", root, str(os.getpid()), name],
