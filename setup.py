@@ -51,7 +51,7 @@ setup(
         "console_scripts": [
             "clusterd = tools.cli:main",
             "cluster_control = tools.cluster_control:main",
-            "wazuh-clusterd = tools.stock_cli:main",
+            "wazuh-clusterd = tools.wazuh_clusterd:main",
         ]
     },
 )

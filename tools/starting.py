@@ -49,11 +49,12 @@ def start(
     conf: str | None = None,
     stay_root: bool = False,
     tls: bool = False,
+    leave_late: bool = False,
 ) -> StartResult:
     """Start the node. In the background: returns when it serves, or with the reason. In the foreground: when it ended.
 
     `debug` is how often -d was given (wire.md 7.4); `stay_root` keeps the user that starts it; `tls` turns TLS on as the
-    stock --ssl does."""
+    stock --ssl does; `leave_late`: after `timeout_s` it is not killed but goes on starting (start_daemon)."""
     found = settings_to_start(root, conf=conf, log_format=log_format, say=say)
     if isinstance(found, Outcome):
         return StartResult(False, found.reason, code=found.code)
@@ -69,4 +70,4 @@ def start(
     if foreground:
         code = supervise(found, foreground=True, log_level_override=level)
         return StartResult(code == ExitCode.OK, "the node ended", os.getpid(), code)
-    return start_daemon(found, log_level_override=level, timeout_s=timeout_s)
+    return start_daemon(found, log_level_override=level, timeout_s=timeout_s, leave_late=leave_late)

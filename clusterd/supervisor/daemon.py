@@ -19,11 +19,13 @@ def start_daemon(
     *,
     log_level_override: int | None = None,
     timeout_s: float = START_TIMEOUT_S,
+    leave_late: bool = False,
     run: Callable[..., int] = supervise,
 ) -> StartResult:
     """Start the node and return once it serves, or with the reason why it does not. Nothing is then left of it.
 
-    The caller must have no threads. `run` is for tests. After `timeout_s` the daemon is killed, and its children die with it."""
+    The caller must have no threads. `run` is for tests. After `timeout_s` the daemon is killed, and its children die with it; with
+    `leave_late` it goes on starting instead, and the result is good, with a reason."""
     settings = msgspec.structs.replace(
         settings, root=os.path.abspath(settings.root), conf=settings.conf and os.path.abspath(settings.conf)
     )
@@ -34,7 +36,7 @@ def start_daemon(
             _begin_daemon(settings, write_fd, log_level_override, run)
         os.close(write_fd)
         os.waitpid(pid, 0)
-        return _hear(read_fd, time.monotonic() + timeout_s, timeout_s)
+        return _hear(read_fd, time.monotonic() + timeout_s, timeout_s, leave_late)
     finally:
         os.close(read_fd)
 
@@ -65,14 +67,14 @@ def _let_go_of_files(keep: int) -> None:
     os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
 
 
-def _hear(fd: int, deadline: float, timeout_s: float) -> StartResult:
+def _hear(fd: int, deadline: float, timeout_s: float, leave_late: bool) -> StartResult:
     """The daemon's first line is its pid, the second one its StartResult."""
     heard = b""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     while heard.count(b"\n") < 2:
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            return _too_late(heard, timeout_s)
+            return _too_late(heard, timeout_s, leave_late)
         data = os.read(fd, 65536)
         if not data:
             reason = (
@@ -83,9 +85,11 @@ def _hear(fd: int, deadline: float, timeout_s: float) -> StartResult:
     return msgspec.json.decode(heard.split(b"\n")[1], type=StartResult)
 
 
-def _too_late(heard: bytes, timeout_s: float) -> StartResult:
+def _too_late(heard: bytes, timeout_s: float, leave_late: bool) -> StartResult:
     """The daemon still holds the pipe, so the pid is still its own."""
     pid = int(heard.split(b"\n")[0] or 0)
+    if leave_late:
+        return StartResult(True, f"still starting after {timeout_s:.0f} s (pid {pid}); see logs/cluster.log", pid)
     if pid:
         os.kill(pid, signal.SIGKILL)
     return StartResult(False, f"not ready after {timeout_s:.0f} s; see logs/cluster.log", 0, int(ExitCode.TIMED_OUT))

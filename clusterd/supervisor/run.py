@@ -53,7 +53,7 @@ STOP_LINES = {
 
 class StartResult(msgspec.Struct, frozen=True):
     """How a start went. `pid` is the supervisor's; with ALREADY_RUNNING the one of the daemon that runs. `reason` is for
-    people, empty when `ok`."""
+    people; empty when `ok`, unless the node was left starting."""
 
     ok: bool
     reason: str = ""

@@ -144,7 +144,8 @@ if __name__ == "__main__":
     how = {"run": run, "hang": hang, "die": die}
     for word in sys.argv[2:]:
         if word in how:
-            result = start_daemon(settings(sys.argv[1]), timeout_s=options.get("timeout_s", 30.0), run=how[word])
+            timeout_s, leave_late = options.get("timeout_s", 30.0), bool(options.get("leave_late"))
+            result = start_daemon(settings(sys.argv[1]), timeout_s=timeout_s, leave_late=leave_late, run=how[word])
             print(msgspec.json.encode(result).decode())
             sys.exit(result.code)
     sys.exit(run(settings(sys.argv[1]), foreground=True, **options))

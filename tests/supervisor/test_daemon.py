@@ -81,6 +81,16 @@ def test_supervisor_that_never_answers_is_killed(node: FakeNode) -> None:
     until(lambda: not marked(node.mark), "it is gone")
 
 
+def test_supervisor_that_takes_long_may_be_left_starting(node: FakeNode) -> None:
+    result = start(node, "hang", "timeout_s=0.5", "leave_late=1")
+
+    assert (result.ok, result.code) == (True, ExitCode.OK)
+    assert result.reason.startswith("still starting after")
+    assert [process.pid for process in marked(node.mark)] == [result.pid]
+    os.kill(result.pid, signal.SIGKILL)
+    until(lambda: not marked(node.mark), "it is gone")
+
+
 def test_supervisor_that_ends_without_a_word_is_noticed(node: FakeNode) -> None:
     result = start(node, "die")
 
