@@ -58,6 +58,10 @@ class FileOps:
         """Rename within one directory, over whatever `target` was."""
         os.rename(source, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
+    def link(self, name: str, second: str, *, dir_fd: int | None = None) -> None:
+        """Give the file a second name in its directory; FileExistsError if there is anything of that name."""
+        os.link(name, second, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+
     def unlink(self, name: str, *, dir_fd: int | None = None) -> None:
         os.unlink(name, dir_fd=dir_fd)
 

@@ -10,6 +10,7 @@ from clusterd.rundir import root_problem
 from clusterd.settings import Settings
 from clusterd.supervisor.code_access import access_warning, unreadable_code_of
 from clusterd.supervisor.privileges import PrivilegeProblem, owner_to_become
+from tools.adoption import notice
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -52,6 +53,9 @@ def check(root: str) -> Checked:
         lines.append("warning: the cluster is disabled (or there is no <cluster> block): start will refuse")
     if framework.is_wrong and framework.why not in lines:
         lines.append(f"warning: {framework.why}")
+    put_back = notice(root)
+    if put_back:
+        lines.append(f"warning: {put_back}")
     if owner_warning:
         lines.append(f"warning: {owner_warning}")
     return Checked(ok, lines)

@@ -19,6 +19,7 @@ COMMANDS = {
     "restart": ("tools.cli_start:restart", "Stop the node if it runs, then start it."),
     "reload": ("tools.cli_config:reload", "Read the configuration again."),
     "status": ("tools.cli_status:status", "Show the node: processes, peers, manifest, syncs."),
+    "adopt": ("tools.cli_adopt:adopt", "Run clusterd in place of a stock manager's cluster daemon."),
     "check-config": ("tools.cli_config:check_config", "Check the configuration and list all mistakes."),
     "sync": ("tools.cli_sync:sync", "Look for changes now instead of at the next interval."),
     "diff": ("tools.cli_sync:diff", "Show what a sync would change on worker NODE."),

@@ -34,7 +34,7 @@ def status(root: str, as_json: bool, watch: bool) -> None:
 
         PlainConsole().print(status_view(found))
     else:
-        fail(found["problem"], ExitCode.NOT_RUNNING)
+        fail("\n".join([found["problem"], *found["problems"].values()]), ExitCode.NOT_RUNNING)
     if not found["running"]:
         sys.exit(ExitCode.NOT_RUNNING)
 

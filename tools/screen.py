@@ -58,7 +58,7 @@ def status_view(status: dict[str, Any]) -> RenderableType:
     status = printable_facts(status)
     now = status["at"]
     if not status["running"]:
-        return Text(status["problem"], style="red")
+        return Text("\n".join([status["problem"], *status["problems"].values()]), style="red")
     parts: list[RenderableType] = [_headline(status)]
     if status["problem"]:
         parts.append(Text(status["problem"], style="red"))

@@ -14,9 +14,10 @@ import psutil
 from clusterd.errors import ClusterError
 from clusterd.rundir import board_path, problem_path
 from clusterd.scheduling import class_of
-from clusterd.supervisor.pidfile import running_pid
+from clusterd.supervisor.pidfile import running_daemon, running_pid
 from clusterd.wire.commands import STATUS
 from ipc.board import Board, RowSnapshot
+from tools.adoption import notice
 from tools.control import NotAnswering, ask_json
 
 ASK_TIMEOUT_S = 1.2
@@ -48,6 +49,21 @@ def child_problems(root: str, rows: list[RowSnapshot]) -> dict[str, str]:
         ):
             found[row.name] = file.read(4096).strip()
     return found
+
+
+def adoption_problems(root: str) -> dict[str, str]:
+    """What is wrong with the launchers of an adopted manager."""
+    text = notice(root)
+    return {"adoption": text} if text else {}
+
+
+def not_running(root: str) -> str:
+    """That no node of ours runs here; how to start it, or what runs instead."""
+    text = f"clusterd is not running at {root}."
+    running = running_daemon(root)
+    if running is not None:
+        return f"{text} {running[1].capitalize()} runs there (pid {running[0]})."
+    return f"{text} Start it with: clusterd --root {root} start"
 
 
 class StatusReader:
@@ -99,9 +115,8 @@ class StatusReader:
         }
         pid = running_pid(self._root)
         if pid is None:
-            status["problem"] = (
-                f"clusterd is not running at {self._root}. Start it with: clusterd --root {self._root} start"
-            )
+            status["problem"] = not_running(self._root)
+            status["problems"] = adoption_problems(self._root)
             return status
         status["running"] = True
         try:
@@ -120,6 +135,7 @@ class StatusReader:
         status["problems"] = {
             **log_problems(self._root, rows),
             **child_problems(self._root, rows),
+            **adoption_problems(self._root),
             **status["problems"],
         }
         return status

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from clusterd.supervisor.privileges import Owner, PrivilegeProblem, become
+from clusterd.supervisor.privileges import Owner, answer_as
 
 PACKAGES = ("clusterd", "hashing", "ipc", "msgspec", "zmq")
 """Our own, and two of those that we need: one of a single directory, one with libraries."""
@@ -13,7 +13,7 @@ PACKAGES = ("clusterd", "hashing", "ipc", "msgspec", "zmq")
 
 def unreadable_code() -> str:
     """What this process may not read of its own program, with the directory that bars the way; empty when it may read all."""
-    for path in _paths():
+    for path in code_paths():
         for above in [*reversed(path.parents), path]:
             wanted = os.X_OK if above != path else os.R_OK | (os.X_OK if path.is_dir() else 0)
             if not os.access(above, wanted, effective_ids=True):
@@ -23,21 +23,7 @@ def unreadable_code() -> str:
 
 def unreadable_code_of(owner: Owner) -> str:
     """The same for another user, asked as root. Never in a process with threads."""
-    read_fd, write_fd = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            become(owner)
-            os.write(write_fd, unreadable_code().encode()[:4096])
-        except PrivilegeProblem as failure:
-            os.write(write_fd, str(failure).encode()[:4096])
-        finally:
-            os._exit(0)
-    os.close(write_fd)
-    with open(read_fd, "rb") as pipe:
-        text = pipe.read()
-    os.waitpid(pid, 0)
-    return text.decode(errors="replace")
+    return answer_as(owner, unreadable_code)
 
 
 def access_warning(user: str, unreadable: str) -> str:
@@ -48,7 +34,8 @@ def access_warning(user: str, unreadable: str) -> str:
     )
 
 
-def _paths() -> list[Path]:
+def code_paths() -> list[Path]:
+    """The interpreter, by its name and where that leads, and the packages."""
     found = [Path(sys.executable), Path(sys.executable).resolve()]
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)

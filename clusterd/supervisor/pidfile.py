@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+OURS = "clusterd"
+STOCK = "the stock wazuh-clusterd"
 DIRECTORY = "var/run"
 MODE = 0o640
 LOCK_WAIT_S = 5.0
@@ -73,6 +75,16 @@ def running_pid(root: str) -> int | None:
     return None
 
 
+def running_daemon(root: str) -> tuple[int, str] | None:
+    """Pid and program (OURS, STOCK) of the cluster daemon that runs at this root, whichever it is. Disturbs nobody."""
+    for path, pid in _pid_files(Path(root) / DIRECTORY):
+        if _is_held(path):
+            return pid, OURS
+        if _is_stock(path, pid):
+            return pid, STOCK
+    return None
+
+
 def _write_own(directory: Path) -> PidFile:
     pid = os.getpid()
     path = directory / f"wazuh-clusterd-{pid}.pid"
@@ -93,9 +105,9 @@ def _remove_stale(directory: Path) -> list[str]:
     stale = []
     for path, pid in _pid_files(directory):
         if _is_held(path):
-            raise AlreadyRunning(pid, "clusterd")
+            raise AlreadyRunning(pid, OURS)
         if _is_stock(path, pid):
-            raise AlreadyRunning(pid, "the stock wazuh-clusterd")
+            raise AlreadyRunning(pid, STOCK)
         path.unlink(missing_ok=True)
         stale.append(path.name)
     return stale

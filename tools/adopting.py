@@ -1,0 +1,159 @@
+"""Put our launchers into a manager's `bin`, and take them out again.
+
+Each change is one rename, link or unlink within that directory, in an order in which every state between two of them is one that
+`tools/adoption.py` knows: the stock file or our launcher is there at every moment, and the stock file never loses its last name. So
+whoever is killed in the middle is finished, or undone, by the next call.
+"""
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import msgspec
+
+from hashing.atomic import OPEN_DIRECTORY, FileOps, create_temporary, temporary_name
+from tools.adoption import BIN, MODULES, STOCK, Found, State, launcher_text, look_at_all
+
+Does = Literal["keep", "keep again", "launch", "restore", "forget"]
+_OWNER = "adopt"
+_AGAIN = "adopt-again"
+TEXTS: dict[Does, str] = {
+    "keep": "bin/{0}.stock: a second name for the stock file, which stays as it is",
+    "keep again": "bin/{0}.stock: becomes the stock file that the package has put there; the older one goes",
+    "launch": "bin/{0}: becomes a launcher of {1}",
+    "restore": "bin/{0}: becomes the stock file again, which was bin/{0}.stock",
+    "forget": "bin/{0}.stock: is removed; bin/{0} is the stock file",
+}
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One thing to do to a file in `bin`. `text`: what, for people."""
+
+    name: str
+    does: Does
+    text: str
+
+
+class CannotAdopt(Exception):
+    """The text says what is in the way and what to do."""
+
+
+def changes_to_adopt(root: str, python: str) -> list[Change]:
+    """In their order; none when everything is as it should be. Raises CannotAdopt, OSError."""
+    changes = []
+    for found in look_at_all(root):
+        _need_known(root, found)
+        steps: tuple[Does, ...] = ("launch",)
+        if found.state is State.STOCK:
+            steps = ("keep", "launch")
+        elif found.state is State.UPGRADED:
+            steps = ("keep again", "launch")
+        elif found.state is State.ADOPTED and found.text == launcher_text(root, found.name, python):
+            steps = ()
+        changes += [_change(found.name, does, python) for does in steps]
+    return changes
+
+
+def changes_to_undo(root: str) -> list[Change]:
+    """The same for the way back. What was never adopted is left alone."""
+    changes = []
+    for found in reversed(look_at_all(root)):
+        if found.state is State.MISSING and not os.path.lexists(f"{root}/{BIN}/{found.name}{STOCK}"):
+            continue
+        _need_known(root, found)
+        if found.state is State.ADOPTED:
+            changes.append(_change(found.name, "restore"))
+        elif found.state in (State.HALF, State.UPGRADED):
+            changes.append(_change(found.name, "forget"))
+    return changes
+
+
+def _change(name: str, does: Does, python: str = "") -> Change:
+    return Change(name, does, TEXTS[does].format(name, python))
+
+
+def _need_known(root: str, found: Found) -> None:
+    path = f"{root}/{BIN}/{found.name}"
+    if found.state is State.MISSING:
+        raise CannotAdopt(f"{path} is missing: install the manager's package again")
+    if found.state is State.ODD:
+        raise CannotAdopt(f"{path} or {path}{STOCK} is no plain file: nothing was changed; look at it")
+    if found.state is State.ALONE:
+        raise CannotAdopt(
+            f"{path} is a launcher of clusterd, and the stock file beside it is gone: install the manager's package of this "
+            f"version again, then repeat this"
+        )
+
+
+@contextlib.contextmanager
+def opened(root: str) -> Iterator[int]:
+    """`bin` as a descriptor, held against a second adopt. Raises CannotAdopt, OSError."""
+    try:
+        fd = os.open(f"{root}/{BIN}", OPEN_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CannotAdopt(f"there is no manager at {root}: it has no directory {BIN}") from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotAdopt(f"another adopt works in {root}/{BIN}: wait for its end") from None
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def carry_out(
+    changes: list[Change], root: str, python: str, bin_fd: int, *, ops: FileOps, say: Callable[[str], None]
+) -> None:
+    """Do it, each change said before it is made. Raises OSError; what was not done yet is done by the next call."""
+    clean(bin_fd, ops)
+    for change in changes:
+        say(change.text)
+        try:
+            _make(change, launcher_text(root, change.name, python), bin_fd, ops)
+        except OSError:
+            with contextlib.suppress(OSError):
+                clean(bin_fd, ops)
+            raise
+
+
+def clean(bin_fd: int, ops: FileOps) -> None:
+    """Remove what an interrupted call has left beside."""
+    for name in MODULES:
+        for owner in (_OWNER, _AGAIN):
+            with contextlib.suppress(FileNotFoundError):
+                ops.unlink(temporary_name(name, owner), dir_fd=bin_fd)
+
+
+def _make(change: Change, text: str, bin_fd: int, ops: FileOps) -> None:
+    name, kept = change.name, change.name + STOCK
+    if change.does == "keep":
+        ops.link(name, kept, dir_fd=bin_fd)
+    elif change.does == "keep again":
+        beside = temporary_name(name, _AGAIN)
+        ops.link(name, beside, dir_fd=bin_fd)
+        ops.rename(beside, kept, dir_fd=bin_fd)
+    elif change.does == "launch":
+        _write_launcher(name, text, os.stat(kept, dir_fd=bin_fd, follow_symlinks=False), bin_fd, ops)
+    elif change.does == "restore":
+        ops.rename(kept, name, dir_fd=bin_fd)
+    else:
+        ops.unlink(kept, dir_fd=bin_fd)
+    ops.fsync(bin_fd)  # before the next change: a crash of the machine must not keep a later one and lose this
+
+
+def _write_launcher(name: str, text: str, stock: os.stat_result, bin_fd: int, ops: FileOps) -> None:
+    """Whoever may read and start the stock file may read and start the launcher, and nobody else."""
+    fd, temporary = create_temporary(ops, name, 0o600, dir_fd=bin_fd, owner=_OWNER)
+    try:
+        if os.geteuid() == 0:
+            ops.chown(fd, stock.st_uid, stock.st_gid)
+        ops.chmod(fd, stat.S_IMODE(stock.st_mode) & 0o777)
+        ops.write(fd, text.encode())
+        ops.fsync(fd)
+    finally:
+        os.close(fd)
+    ops.rename(temporary, name, dir_fd=bin_fd)

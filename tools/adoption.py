@@ -1,0 +1,158 @@
+"""What `clusterd adopt` puts into a manager's `bin`, and what is found there. Nothing is kept beside: the files are the state.
+
+bin/wazuh-clusterd         our launcher        bin/cluster_control         our launcher
+bin/wazuh-clusterd.stock   the stock file      bin/cluster_control.stock   the stock file
+"""
+
+import os
+import shlex
+import stat
+import sys
+from enum import Enum
+from pathlib import Path
+
+import msgspec
+
+BIN = "bin"
+STOCK = ".stock"
+MODULES = {"cluster_control": "tools.cluster_control", "wazuh-clusterd": "tools.wazuh_clusterd"}
+"""File in `bin` to what its launcher runs, in the order in which they are adopted; undone in the reverse order."""
+MARK = "# Launcher of clusterd"
+_SHOWN_BYTES = 4096
+_TEXT = """#!/bin/sh
+{mark}, written by `clusterd adopt` in place of the stock {name}, which is kept beside it as
+# {name}.stock and is not to be started from there. `clusterd adopt --undo` puts it back.
+python={python}
+if [ ! -x "$python" ]; then
+    echo "{name}: clusterd is not there: $python cannot be run. Install it again, or put the stock file back:" \\
+        "mv {stock} {path}" >&2
+    exit 1
+fi
+CLUSTERD_ROOT={root}
+export CLUSTERD_ROOT
+exec "$python" -I -m {module} "$@"
+"""
+
+
+class State(Enum):
+    """Of one file in `bin`."""
+
+    STOCK = "the stock file"
+    HALF = "the stock file, with a second name for it: adopting or undoing it was interrupted"
+    ADOPTED = "our launcher, with the stock file beside it"
+    UPGRADED = "a stock file put there by a package since it was adopted"
+    ALONE = "our launcher, without the stock file beside it"
+    MISSING = "not there"
+    ODD = "neither a file nor ours"
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One file in `bin`. `text`: of our launcher, else empty."""
+
+    name: str
+    state: State
+    text: str = ""
+
+    @property
+    def python(self) -> str:
+        """The interpreter that our launcher runs; empty when the file is none of ours."""
+        for line in self.text.splitlines():
+            if line.startswith("python="):
+                return "".join(shlex.split(line.removeprefix("python=")))
+        return ""
+
+
+def launcher_text(root: str, name: str, python: str) -> str:
+    """The launcher for `name` of the manager at `root`. Everything is named by its absolute path; nothing of the caller's
+    environment decides what is run (-I)."""
+    path = f"{root}/{BIN}/{name}"
+    return _TEXT.format(
+        mark=MARK,
+        name=name,
+        python=shlex.quote(python),
+        root=shlex.quote(root),
+        module=MODULES[name],
+        path=_within_quotes(shlex.quote(path)),
+        stock=_within_quotes(shlex.quote(path + STOCK)),
+    )
+
+
+def own_python() -> str:
+    """The interpreter of the environment that this program is installed in, by the name that belongs to it."""
+    return os.path.abspath(sys.executable)
+
+
+def look(root: str, name: str) -> Found:
+    """What `bin/NAME` is. Changes nothing. Raises OSError when it may not be looked at."""
+    path = Path(root, BIN, name)
+    own, kept = _facts(path), _facts(path.with_name(name + STOCK))
+    if own is None:
+        return Found(name, State.MISSING)
+    if not stat.S_ISREG(own.st_mode) or (kept is not None and not stat.S_ISREG(kept.st_mode)):
+        return Found(name, State.ODD)
+    text = _launcher_in(path)
+    if text:
+        return Found(name, State.ADOPTED if kept is not None else State.ALONE, text)
+    if kept is None:
+        return Found(name, State.STOCK)
+    return Found(name, State.HALF if os.path.samestat(own, kept) else State.UPGRADED)
+
+
+def look_at_all(root: str) -> list[Found]:
+    """In the order in which they are adopted."""
+    return [look(root, name) for name in MODULES]
+
+
+def notice(root: str) -> str:
+    """What is wrong with an adopted manager's launchers, with the cure; empty when nothing is, when it was never adopted, and for
+    users who may not look."""
+    try:
+        found = look_at_all(root)
+    except OSError:
+        return ""
+    by_state = {state: [one.name for one in found if one.state is state] for state in State}
+    if not (by_state[State.ADOPTED] or by_state[State.UPGRADED] or by_state[State.ALONE] or by_state[State.HALF]):
+        return ""
+    again = f"clusterd --root {root} adopt"
+    if by_state[State.UPGRADED]:
+        return (
+            f"a package has put the stock {_list(by_state[State.UPGRADED])} back into {root}/{BIN}: the manager's next start "
+            f"starts the stock daemon again. Run: {again} (or, if the stock daemon is to stay: {again} --undo)"
+        )
+    if by_state[State.ALONE]:
+        return (
+            f"the stock file of {_list(by_state[State.ALONE])} is gone from {root}/{BIN}: there is no way back but to install "
+            f"the manager's package of this version again"
+        )
+    if len(by_state[State.ADOPTED]) < len(found):
+        return f"adopting {root}, or undoing it, was interrupted. Run: {again}, or {again} --undo"
+    for one in found:
+        if not os.access(one.python, os.X_OK):
+            return f"{root}/{BIN}/{one.name} runs {one.python}, which is not there: run {again} of a clusterd that is"
+    return ""
+
+
+def _list(names: list[str]) -> str:
+    return " and ".join(names)
+
+
+def _within_quotes(text: str) -> str:
+    """For a place within double quotes of the shell."""
+    return "".join(f"\\{letter}" if letter in '\\"$`' else letter for letter in text)
+
+
+def _facts(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _launcher_in(path: Path) -> str:
+    """The text of our launcher; empty for any other file."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        text = os.read(fd, _SHOWN_BYTES).decode(errors="replace")
+    finally:
+        os.close(fd)
+    return text if text.partition("\n")[2].startswith(MARK) else ""
