@@ -14,7 +14,7 @@ TOLERANCE ?= 0.3
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 
-.PHONY: demo check test bench bench-compare campaign lint clean venv
+.PHONY: demo check test bench bench-compare campaign lint package clean venv
 
 venv: $(STAMP)
 
@@ -59,6 +59,10 @@ ifneq ($(CAMPAIGN),)
 $(CAMPAIGN): campaign
 	@:
 endif
+
+# dist/clusterd_VERSION_ARCH.deb: clusterd in an environment of its own, for the distribution that this runs on.
+package: $(STAMP)
+	$(BIN)/python contrib/deb/build.py
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
