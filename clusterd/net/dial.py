@@ -15,6 +15,7 @@ from clusterd.net.link import Link
 from clusterd.net.link_commands import LinkCommands
 from clusterd.net.listen import keep_awake, make_node_directory
 from clusterd.wire import commands
+from clusterd.wire.command_table import known_commands
 from clusterd.wire.events import Sink, Violation
 from clusterd.wire.frame import REQUEST_CHUNK
 from clusterd.wire.payloads import Hello, build_hello
@@ -89,7 +90,7 @@ class Dialer:
         self._desk = desk
         self._sealer = sealer
         self._tls = tls
-        self._known = commands.known_commands("worker", on_master=False)
+        self._known = known_commands("master", on_master=False)
         self._closed = asyncio.Event()
         self.links: dict[int, Link] = {}
 

@@ -18,6 +18,7 @@ from clusterd.net.context import Context, ToSync
 from clusterd.net.outbox import Outbox
 from clusterd.net.pulse import SILENT_S, Pulse
 from clusterd.wire import commands
+from clusterd.wire.command_table import NOTICES
 from clusterd.wire.commands import Role
 from clusterd.wire.connection import Connection
 from clusterd.wire.events import (
@@ -324,7 +325,7 @@ class Link(asyncio.BufferedProtocol):
 
     def _drop_unsent(self, ask: Ask) -> None:
         """What nobody waits for need not be sent any more; but for what the peer waits for."""
-        if ask.command not in commands.NOTICES and self._outbox.withdraw(ask.entry):
+        if ask.command not in NOTICES and self._outbox.withdraw(ask.entry):
             self._give_back(list(ask.entry.slabs))
 
     def expire(self, now: float) -> None:

@@ -20,6 +20,7 @@ from clusterd.net.link_commands import LinkCommands
 from clusterd.net.pulse import MISSED_S
 from clusterd.settings import Limits
 from clusterd.wire import commands
+from clusterd.wire.command_table import known_commands
 from clusterd.wire.events import Sink, Violation
 from clusterd.wire.frame import REQUEST_CHUNK
 from clusterd.wire.results import encode_failure
@@ -47,7 +48,7 @@ class Listener:
         self._desk = desk
         self._sealer = sealer
         self._tls = tls
-        self._known = commands.known_commands("master", on_master=True)
+        self._known = known_commands("worker", on_master=True)
         self._gatekeeper = Gatekeeper(_bounds(context.settings.clusterd.limits))
         self._acceptor: Acceptor | None = None
         self._announced: set[int] = set()

@@ -14,7 +14,7 @@ from clusterd.net.link import Link
 from clusterd.net.link_commands import LinkCommands
 from clusterd.net.listen import KEEPALIVE_SUBTAG
 from clusterd.rundir import local_socket
-from clusterd.wire import commands
+from clusterd.wire.command_table import known_commands
 from clusterd.wire.events import Sink, Violation
 from clusterd.wire.frame import REQUEST_CHUNK
 
@@ -34,7 +34,7 @@ class LocalServer:
         self._bridge = bridge
         self._desk = desk
         self._path = local_socket(context.settings.root)
-        self._known = commands.known_commands("local-server", on_master=context.settings.is_master)
+        self._known = known_commands("local", on_master=context.settings.is_master)
         self._server: asyncio.Server | None = None
         self._inode = 0
         self._next_keepalive_check = 0.0

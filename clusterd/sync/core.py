@@ -1,5 +1,5 @@
-"""Peers come and go, and each request gets to the one who answers it. One Core per sync process; what there is to answer is
-in the side of the node's role."""
+"""Peers come and go, and each request gets to the one who answers it. One Core per sync process; what there is to
+answer is in the side of the node's role."""
 
 import contextlib
 from collections.abc import Coroutine
@@ -21,12 +21,14 @@ from clusterd.messages.links import (
     SlabsReturned,
     Unanswered,
 )
+from clusterd.sync.links.bound import bind
 from clusterd.sync.links.caps import recall
 from clusterd.sync.links.context import Context
-from clusterd.sync.links.handlers import DeferredAnswer, Handler
+from clusterd.sync.links.handlers import DeferredAnswer
 from clusterd.sync.links.incoming import BadSeal, Incoming, Refusal
 from clusterd.sync.links.partials import Partials
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.privileged import check_privileged
 from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.spool import SpoolRefused
@@ -40,14 +42,10 @@ from clusterd.sync.side import Side
 from clusterd.sync.side_master import MasterSide
 from clusterd.sync.side_worker import WorkerSide
 from clusterd.wire import commands
+from clusterd.wire.command_table import LARGE, SMALL, Command
 from clusterd.wire.payloads import build_task_failure
 from clusterd.wire.results import dump_json, encode_failure
 from ipc.descriptor import Descriptor
-
-LARGEST_REQUEST = 262144
-"""Bytes of a request that is opened for this loop; chunks of files and strings never are."""
-LARGEST_API_REQUEST = 8 * 1024 * 1024
-API_COMMANDS = frozenset({commands.DAPI, commands.DAPI_FWD, commands.DAPI_ERR, commands.SENDSYNC, commands.SENDASYNC})
 
 
 class Core:
@@ -61,7 +59,9 @@ class Core:
         self._tasks = Tasks(context.journal(self._context.tag, "Sync").error)
         self.partials = Partials(context.spool, context.clock.monotonic)
         self._side: Side = MasterSide(context) if context.settings.is_master else WorkerSide(context)
-        self._local: dict[str, Handler] = {**self._side.local, commands.STATUS: self._tell_status}
+        side, on_master = self._side, context.settings.is_master
+        self._remote = bind("worker" if on_master else "master", side.remote, side.sealed, on_master=on_master)
+        self._local = bind("local", {**side.local, commands.STATUS: self.tell_status}, {}, on_master=on_master)
 
     # ---- life ----------------------------------------------------------------------------------------------------------
 
@@ -116,8 +116,8 @@ class Core:
                 self._tasks.spawn(self._end_lost_task(peer, task.command, task.task_id))
 
     async def _end_lost_task(self, peer: Peer, command: str, task_id: str) -> None:
-        """The sync that was sending this file, or had this sendsync request, is dead: the peer hears it instead of waiting in
-        vain."""
+        """The sync that was sending this file, or had this sendsync request, is dead: the peer hears it instead of
+        waiting in vain."""
         if command in (commands.SENDSYN_ERR, commands.DAPI_ERR):
             await self._context.net.note_task(peer.link, command, task_id, is_open=False)
             text = restarted(task_id) if command == commands.SENDSYN_ERR else api_restarted(task_id)
@@ -126,11 +126,12 @@ class Core:
             return
         error = ClusterError(1000, "the sync process was restarted while it sent this file")
         with contextlib.suppress(ClusterError):  # if it cannot be told, the peer's own timeout of 120 s remains
-            await peer.request(f"{command}_r", build_task_failure(task_id, error))
+            await peer.request(commands.FILE_NOT_SENT[command], build_task_failure(task_id, error))
         await peer.note_sending(command, task_id, is_open=False)
 
     async def _serve_link(self, info: LinkInfo) -> None:
-        """One that cannot be served as a whole is closed: the peer dials again, instead of waiting on a link that nobody serves."""
+        """One that cannot be served as a whole is closed: the peer dials again, instead of waiting on a link that
+        nobody serves."""
         try:
             await self._link_up(info)
         except Exception:
@@ -172,7 +173,7 @@ class Core:
         """What this node does for ever, apart from its links. For whoever runs the process, once."""
         return self._side.forever()
 
-    async def _tell_status(self, client: Peer, payload: bytes) -> bytes:
+    async def tell_status(self, client: Peer, payload: bytes) -> bytes:
         database = await database_status(self._context)
         part = self._side.status(self._away)
         agents = database | {"syncs": part.agents}
@@ -222,7 +223,7 @@ class Core:
     async def _echo(self, body: list[Descriptor]) -> None:
         """See that a large echo is sealed with our key; the body itself is sent back as it is."""
         try:
-            await self._open(body, LARGEST_API_REQUEST, check_only=True)
+            await self._open(body, LARGE, check_only=True)
         except BaseException:
             await self._context.net.release(body)
             raise
@@ -239,22 +240,33 @@ class Core:
             raise
 
     async def _handled(self, peer: Peer, message: PeerRequest) -> bytes | DeferredAnswer:
-        """The payload of `ok`, or what comes instead. Sealed bodies of chunks go to the pool as they are; others are opened
-        first."""
+        """The payload of `ok`, or what comes instead. Sealed bodies of chunks go to the pool as they are; others are
+        opened first."""
+        is_local = peer.info.kind == "local"
+        bound = (self._local if is_local else self._remote).get(message.command)
         try:
-            if message.command in self._side.sealed and peer.info.kind != "local":
-                return await self._side.sealed[message.command](peer, message.payload, message.body)
+            if bound is not None and bound.sealed is not None:
+                _admit(peer, bound.row)
+                return await bound.sealed(peer, message.payload, message.body)
             payload = message.payload
             if message.body is not None:
-                limit = LARGEST_API_REQUEST if message.command in API_COMMANDS else LARGEST_REQUEST
-                payload = await self._open(message.body, limit, sealed=peer.info.kind != "local")
+                limit = SMALL if bound is None else bound.row.most_bytes or SMALL
+                payload = await self._open(message.body, limit, sealed=not is_local)
         finally:
             await self._context.net.release(message.body)
-        table = self._local if peer.info.kind == "local" else self._side.remote
-        handler = table.get(message.command)
-        if handler is None:
+        if bound is None or bound.opened is None:
             raise Refusal(commands.unknown_command_text(message.command).decode())
-        return await handler(peer, payload)
+        _admit(peer, bound.row)
+        return await bound.opened(peer, payload)
 
     def _survives(self, subject: str) -> contextlib.AbstractContextManager[None]:
         return round_survives(self._context.journal(self._context.tag, "Sync"), self._context.troubles, subject)
+
+
+def _admit(peer: Peer, row: Command) -> None:
+    """Raises ClusterError 4000 for a program that may not ask this, and Refusal, which is what a stock node says, for a
+    node that has not agreed to it."""
+    if row.privileged:
+        check_privileged(peer, row.privileged)
+    if row.capability and row.capability not in peer.capabilities:
+        raise Refusal(commands.unknown_command_text(row.word).decode())

@@ -1,4 +1,4 @@
-"""The command words, who knows which, and the texts of simple replies (wire.md 4.1, 3.1, appendix A; dapi.md 1.3).
+"""The command words and the texts of simple replies (wire.md 4.1, 3.1, appendix A; dapi.md 1.3).
 
 Commands are `str` in all our code: the bytes of the wire read as Latin-1, so that every command a peer can send has one
 spelling and can be written back. All spellings of the original, misspelt or not, are here and nowhere else.
@@ -35,7 +35,8 @@ DAPI = "dapi"
 DAPI_RES = "dapi_res"
 DAPI_ERR = "dapi_err"
 DAPI_NOW = "dapi_now"
-"""Ours, to a node that listed capability `answer`: `dapi` whose response may be the answer (clusterd/sync/requests/prompt_answer.py)."""
+"""Ours, to a node that listed capability `answer`: `dapi` whose response may be the answer
+(clusterd/sync/requests/prompt_answer.py)."""
 
 # Worker to master.
 HELLO = "hello"
@@ -55,11 +56,12 @@ SENDSYNC = "sendsync"
 GET_NODES = "get_nodes"
 GET_HEALTH = "get_health"
 CAPS = "caps"
-"""Ours, worker to master after hello: a JSON list of capabilities (architecture.md, section 4). Unknown to the original."""
+"""Ours, worker to master after hello: a JSON list of capabilities (architecture.md, section 4). Unknown to the
+original."""
 
 CLOCK = "clock"
-"""Ours, to a master that listed capability `agents`: its boot clock in microseconds, as decimal digits. The payload names the
-worker's clock (clusterd/clock.py); a master that reads the same one answers SAME_CLOCK."""
+"""Ours, to a master that listed capability `agents`: its boot clock in microseconds, as decimal digits. The payload
+names the worker's clock (clusterd/clock.py); a master that reads the same one answers SAME_CLOCK."""
 SAME_CLOCK = b"same"
 
 # Ours, worker to master, capability `digest` (docs/architecture.md, "What only two clusterd nodes do").
@@ -76,6 +78,9 @@ SYN_M_A_E = "syn_m_a_e"
 SYN_M_A_ERR = "syn_m_a_err"
 SYN_G_M_W = "syn_g_m_w"
 SYN_G_M_W_C = "syn_g_m_w_c"
+FILE_SENT = {SYN_I_W_M: SYN_I_W_M_E, SYN_M_C: SYN_M_C_E}
+FILE_NOT_SENT = {SYN_I_W_M: SYN_I_W_M_R, SYN_M_C: SYN_M_C_R}
+"""By the command that asks for a task id: what tells the peer that the file is there, or that it does not come."""
 SYN_CHANGED = "syn_changed"
 """Ours, capability `push`: the master's manifest is another one now."""
 GET_DIFF = "get_diff"
@@ -104,97 +109,9 @@ STATUS = "status"
 CONTROL_RES = "control_res"
 SEND_F_RES = "send_f_res"
 
-_COMMON = frozenset(
-    {ECHO, NEW_FILE, FILE_UPD, FILE_END, NEW_STR, STR_UPD, ERR_STR, CANCEL_TASK, DAPI, DAPI_RES, DAPI_ERR, DAPI_NOW}
-)
-_MASTER = _COMMON | {
-    HELLO,
-    ECHO_C,
-    SYN_I_W_M_P,
-    SYN_I_W_M,
-    SYN_I_W_M_E,
-    SYN_I_W_M_R,
-    SYN_A_W_M_P,
-    SYN_A_W_M,
-    SYN_W_G_E,
-    SYN_W_G_ERR,
-    SYN_W_G_C,
-    SYN_WGC_E,
-    SYN_WGC_ERR,
-    SENDSYNC,
-    GET_NODES,
-    GET_HEALTH,
-    CAPS,
-    CLOCK,
-    SYN_DIGEST,
-    SYN_BUCKETS,
-}
-_WORKER = _COMMON | {
-    ECHO_M,
-    SYN_M_C_OK,
-    SYN_M_C,
-    SYN_M_C_E,
-    SYN_M_C_R,
-    SYN_M_A_E,
-    SYN_M_A_ERR,
-    SYN_G_M_W,
-    SYN_G_M_W_C,
-    SENDSYN_RES,
-    SENDSYN_ERR,
-    SYN_CHANGED,
-    GET_DIFF,
-    RESUME_FILE,
-    GET_ROOM,
-}
-_LOCAL = frozenset({ECHO, ECHO_C, GET_CONFIG, GET_NODES, GET_HEALTH, GET_HASH, SEND_FILE, DAPI, STATUS, DIFF, SYNC_NOW})
-_LOCAL_ON_MASTER = _LOCAL | {DAPI_FWD}
-_LOCAL_ON_WORKER = _LOCAL | {SENDSYNC, SENDASYNC, SENDRRELOAD}
-_LOCAL_CLIENT = frozenset(
-    {ECHO, ECHO_M, NEW_STR, STR_UPD, ERR_STR, DAPI_RES, DAPI_ERR, CONTROL_RES, SEND_F_RES, OK, ERR}
-)
-
 DIGEST_EQUAL = b"equal"
 DIGEST_WAIT = b"wait"
 """Answers to `syn_digest` and `syn_buckets`."""
-
-NOTICES = frozenset(
-    {
-        SYN_I_W_M_R,
-        SYN_M_C_R,
-        SYN_M_C_OK,
-        SYN_M_A_E,
-        SYN_M_A_ERR,
-        SYN_W_G_E,
-        SYN_W_G_ERR,
-        SYN_WGC_E,
-        SYN_WGC_ERR,
-        SENDSYN_RES,
-        SENDSYN_ERR,
-        DAPI_RES,
-        DAPI_ERR,
-        ERR_STR,
-        CANCEL_TASK,
-        ERR,
-    }
-)
-"""Requests that tell a peer how something ended for which it waits, else for minutes: they are sent even when whoever sends them
-has long given up on the response."""
-
-
-def known_commands(role: Role, *, on_master: bool) -> frozenset[str]:
-    """The requests that the end `role` understands; anything else is answered with `unknown_command_text`.
-
-    `on_master` matters for the local socket only: whether the daemon there is a master's.
-
-    `syn_e_w_m` and `syn_e_w_m_e`, a remnant that no node sends, are unknown here, as wire.md 4.8 allows.
-    """
-    if role == "master":
-        return _MASTER
-    if role == "worker":
-        return _WORKER
-    if role == "local-client":
-        return _LOCAL_CLIENT
-    return _LOCAL_ON_MASTER if on_master else _LOCAL_ON_WORKER
 
 
 def python_bytes(command: str) -> str:

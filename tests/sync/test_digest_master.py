@@ -13,7 +13,7 @@ from clusterd.messages.packages import CompareBuckets, Compared, DifferenceListe
 from clusterd.settings import Settings
 from clusterd.sync.integrity.digest_master import MOST_SPREAD_MS, SPREAD_MS, DigestMaster
 from clusterd.sync.integrity.master import IntegrityMaster
-from clusterd.sync.links.incoming import BadSeal, Refusal
+from clusterd.sync.links.incoming import BadSeal
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.links.tags import worker_tag
@@ -201,17 +201,11 @@ def test_digest_that_is_none_is_refused(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize("capabilities", [frozenset(), frozenset({"push", "agents"})])
-def test_peer_that_has_not_agreed_gets_what_a_stock_node_says(capabilities: frozenset[str]) -> None:
+def test_worker_that_has_not_agreed_cannot_be_asked(capabilities: frozenset[str]) -> None:
     async def story() -> None:
         bench = Bench()
-        stranger = Worker(9, "s", capabilities)
-        with pytest.raises(Refusal, match="unknown command"):
-            bench.check(worker=stranger)
-        with pytest.raises(Refusal, match="unknown command"):
-            await bench.compare(stranger)
         with pytest.raises(ClusterError, match="s cannot be asked"):
-            await bench.digest.difference(cast(Peer, stranger))
-        assert "s" not in bench.integrity.records
+            await bench.digest.difference(cast(Peer, Worker(9, "s", capabilities)))
         assert bench.made == []
 
     run(story())

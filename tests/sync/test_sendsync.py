@@ -97,17 +97,6 @@ def code_in(asked: tuple[str, bytes]) -> int:
     return code
 
 
-def test_only_root_and_the_user_of_the_daemon_may_ask(tmp_path: Path) -> None:
-    async def story() -> None:
-        bench = Bench(tmp_path)
-        with pytest.raises(ClusterError, match="4000"):
-            await bench.sendsync.local["sendsync"](cast(Peer, bench.client("5", uid=12345)), GOOD)
-        await bench.ask(bench.client("5", uid=0))
-        assert bench.master.asked == [("sendsync", b"5 " + GOOD)]
-
-    asyncio.run(story())
-
-
 def test_a_master_that_never_answers_is_3021_and_its_late_answer_goes_to_nobody(tmp_path: Path) -> None:
     async def story() -> None:
         bench = Bench(tmp_path, timeout_s=0.05)

@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 
 from clusterd.errors import ClusterError
-from clusterd.messages.links import Answered, LinkDown, MasterAway
+from clusterd.messages.links import Answered, LinkDown, LinkInfo, MasterAway
 from clusterd.sync.agents.groups_master import AgentGroupsMaster
 from clusterd.sync.integrity.master import IntegrityMaster
+from clusterd.sync.links.bound import bind
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.requests.api import ApiRequests
 from clusterd.sync.side_master import MasterSide
 from clusterd.sync.side_worker import WorkerSide
 from tests.sync.scripted_node import MASTER, PROGRAM, STRANGER, WORKER, Node, code_in, on, turns
 
+NAMES = {"sync_now": "sync", "sendasync": "sendsync"}
 SENDSYNC = b'{"daemon_name":"authd","message":{"function":"add"}}'
 
 
@@ -230,6 +232,53 @@ def test_node_knows_the_commands_of_its_role_only(
         work.close()
 
 
+@pytest.mark.parametrize("role", ["master", "worker"])
+def test_every_command_of_the_table_is_answered_by_the_handler_that_it_names(tmp_path: Path, role: str) -> None:
+    core = Node(tmp_path, role).core
+    for bound in (*core._remote.values(), *core._local.values()):
+        handler = bound.opened or bound.sealed
+        assert handler is not None
+        assert (bound.row.word, handler.__qualname__) == (bound.row.word, bound.row.handler)
+
+
+def test_process_does_not_start_with_handlers_that_differ_from_the_table(tmp_path: Path) -> None:
+    side = Node(tmp_path, "worker").side
+    remote, sealed = side.remote, side.sealed
+    handler, chunks = remote["syn_m_c"], sealed["file_upd"]
+    for opened, chunk_handlers, differing in (
+        ({word: answers for word, answers in remote.items() if word != "syn_m_c"}, sealed, "syn_m_c"),
+        (remote | {"syn_i_w_m": handler}, sealed, "syn_i_w_m"),
+        (remote | {"file_upd": handler}, {"str_upd": chunks}, "file_upd"),
+        (remote, sealed | {"syn_buckets": chunks}, "syn_buckets"),
+    ):
+        with pytest.raises(ValueError, match=f"differ in {differing}$"):
+            bind("master", opened, chunk_handlers, on_master=False)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [(WORKER, ["syn_buckets", "syn_digest"]), (MASTER, ["get_diff", "get_room", "syn_changed"])],
+    ids=["master", "worker"],
+)
+def test_node_that_has_not_agreed_gets_what_a_stock_node_says(
+    tmp_path: Path, other: LinkInfo, words: list[str]
+) -> None:
+    node = Node(tmp_path, "master" if other is WORKER else "worker", caps=("digest", "push", "room"))
+
+    async def story() -> None:
+        peer = await node.up(other)
+        for word in words:
+            for agreed in (set(), {"lz4"}):
+                peer.agree(agreed)
+                refused = await node.reply(await node.ask(other, word, b"x"))
+                assert refused.payload == f"unknown command 'b'{word}''".encode()
+        peer.agree({"digest", "push", "room"})
+        refused = await node.reply(await node.ask(other, words[-1], b"x"))
+        assert code_in(refused.payload) == 1000
+
+    on(node, story())
+
+
 @pytest.mark.parametrize(("role", "commands"), [("master", ["dapi_fwd"]), ("worker", ["sendsync", "sendasync"])])
 def test_other_users_may_not_use_what_changes_something(tmp_path: Path, role: str, commands: list[str]) -> None:
     node = Node(tmp_path, role)
@@ -239,6 +288,9 @@ def test_other_users_may_not_use_what_changes_something(tmp_path: Path, role: st
         for command in ("sync_now", "send_file", *commands):
             refused = await node.reply(await node.ask(STRANGER, command, b"x {}"))
             assert (command, refused.command, code_in(refused.payload)) == (command, "err", 4000)
+            may = f"only root and the user of this daemon may use {NAMES.get(command, command)}"
+            assert may.encode() in refused.payload
+            assert (b"Permission Denied: only" in refused.payload) is ("sync" in command and command != "sync_now")
 
     on(node, story())
 

@@ -1,11 +1,14 @@
 """Who knows which command, and the fixed texts, against the recorded replies (wire.md 4.1)."""
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clusterd.wire import commands
-from clusterd.wire.commands import known_commands, unknown_command_text
+from clusterd.wire.command_table import TABLE, known_commands
+from clusterd.wire.commands import unknown_command_text
 from clusterd.wire.frame import command_field
 from tests.wire.vectors import load, payload_of
 
@@ -19,7 +22,7 @@ def is_unknown(case: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize(("role", "case"), CASES)
 def test_roles_know_the_commands_that_stock_nodes_know(role: Any, case: dict[str, Any]) -> None:
-    known = known_commands(role, on_master=role == "master")
+    known = known_commands("worker" if role == "master" else "master", on_master=role == "master")
 
     assert (case["command"] in known) != is_unknown(case)
     if is_unknown(case):
@@ -73,16 +76,37 @@ def test_keepalive_permission_and_checksum_replies_are_the_recorded_ones() -> No
 
 
 def test_every_command_fits_its_field() -> None:
-    for role in ("master", "worker", "local-server", "local-client"):
-        for on_master in (True, False):
-            for command in known_commands(role, on_master=on_master):
-                assert len(command_field(command)) == 12
+    for row in TABLE:
+        assert len(command_field(row.word)) == 12
+
+
+def test_no_link_has_two_rows_for_one_command() -> None:
+    seen: list[tuple[str, str, str]] = []
+    for row in TABLE:
+        for link in row.links:
+            seen += [(row.word, link, role) for role in ("master", "worker") if row.role in ("", role)]
+    assert len(seen) == len(set(seen))
 
 
 def test_local_socket_knows_what_its_node_can_do() -> None:
-    on_master = known_commands("local-server", on_master=True)
-    on_worker = known_commands("local-server", on_master=False)
+    on_master = known_commands("local", on_master=True)
+    on_worker = known_commands("local", on_master=False)
     assert on_master - on_worker == {"dapi_fwd"}
     assert on_worker - on_master == {"sendsync", "sendasync", "sendrreload"}
     assert "hello" not in on_master | on_worker
     assert "status" in on_master & on_worker
+
+
+def test_commands_are_spelled_in_one_file_only() -> None:
+    """Words without an underscore are ordinary ones, too (`diff`, `status`)."""
+    words = {word for name, word in vars(commands).items() if name.isupper() and isinstance(word, str) and "_" in word}
+    spelled = []
+    for path in sorted(Path(commands.__file__).parents[1].rglob("*.py")):
+        if path.samefile(commands.__file__):
+            continue
+        spelled += [
+            f"{path.name}:{node.lineno} {node.value}"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Constant) and node.value in words
+        ]
+    assert not spelled

@@ -1,4 +1,5 @@
-"""Broadcasts of agent groups under way: who still has none of it, and what our store is told once everybody has (wire.md 6.3).
+"""Broadcasts of agent groups under way: who still has none of it, and what our store is told once everybody has
+(wire.md 6.3).
 
 With our own store a change counts as handed out only when every worker that was connected has acknowledged it; with a
 wazuh-db it has been marked by being read, and the workers' comparison of checksums repairs what got lost.
@@ -15,9 +16,9 @@ GUARD = "Agent-groups guard"
 
 
 class Broadcast:
-    """A string of chunks on its way to the workers that were connected when it was made. `rows`: what it says of which agent
-    (a hash of the groups), only where our store is to be told that they have arrived, by `confirmations`; `waiting`: links
-    without a result."""
+    """A string of chunks on its way to the workers that were connected when it was made. `rows`: what it says of which
+    agent (a hash of the groups), only where our store is to be told that they have arrived, by `confirmations`;
+    `waiting`: links without a result."""
 
     def __init__(self, path: str) -> None:
         self.path = path

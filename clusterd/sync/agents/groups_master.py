@@ -1,4 +1,5 @@
-"""Agent-groups, the master's side: changes to every worker once, everything to a worker that asks (wire.md 6.3, 6.4, 6.7)."""
+"""Agent-groups, the master's side: changes to every worker once, everything to a worker that asks (wire.md 6.3, 6.4,
+6.7)."""
 
 import asyncio
 

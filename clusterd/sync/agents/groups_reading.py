@@ -13,7 +13,8 @@ from clusterd.wdb.client import Conversation, DatabaseError
 CHUNKS_PER_STRING = 200
 """About 13 MB; more go in further strings."""
 FUTURE_TOO = ', "clusterd_future": true'
-"""Of our store: an agent registered before the master's clock was set back has groups, too (clusterd/store/groups.py)."""
+"""Of our store: an agent registered before the master's clock was set back has groups, too
+(clusterd/store/groups.py)."""
 EMPTY_CHUNKS = (b"[]", b'[{"data":[]}]')
 
 

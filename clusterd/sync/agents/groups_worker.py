@@ -1,5 +1,5 @@
-"""Agent-groups, the worker's side: write what the master sends, compare checksums, ask for everything when they stay different
-(wire.md 4.10, 4.11, 6.5 to 6.7)."""
+"""Agent-groups, the worker's side: write what the master sends, compare checksums, ask for everything when they stay
+different (wire.md 4.10, 4.11, 6.5 to 6.7)."""
 
 import asyncio
 
@@ -109,7 +109,8 @@ class AgentGroupsWorker:
     # ---- writing ---------------------------------------------------------------------------------------------------------
 
     async def _write(self, journal: Journal, requests: str, opened: GroupsOpened) -> BatchResult:
-        """Each chunk to the database, all within `timeout_agent_groups`. A chunk that fails does not keep the others."""
+        """Each chunk to the database, all within `timeout_agent_groups`. A chunk that fails does not keep the
+        others."""
         began = self._context.clock.monotonic()
         errors = list(opened.bad)
         written: set[int] = set()
@@ -153,7 +154,8 @@ class AgentGroupsWorker:
     # ---- comparing -------------------------------------------------------------------------------------------------------
 
     async def _compare(self, peer: Peer, journal: Journal, theirs: str | None) -> None:
-        """The master's checksum with our own; everything is asked for after enough mismatches in a row (wire.md 6.5)."""
+        """The master's checksum with our own; everything is asked for after enough mismatches in a row (wire.md
+        6.5)."""
         ours = await self._own_hash(journal)
         last = self.last
         last.matches = ours == theirs

@@ -41,7 +41,8 @@ def failed_chunks(result: BatchResult) -> str:
 
 
 def log_result(journal: Journal, clock: Clock, started: float | None, result: BatchResult) -> None:
-    """The line that ends a round on the side that sent the rows. `started`: monotonic; None where no round was begun."""
+    """The line that ends a round on the side that sent the rows. `started`: monotonic; None where no round was
+    begun."""
     spent = 0.0 if started is None else clock.monotonic() - started
     text = f"Finished in {spent:.3f}s. Updated {result.updated_chunks} chunks."
     if result.error_messages:
@@ -51,7 +52,8 @@ def log_result(journal: Journal, clock: Clock, started: float | None, result: Ba
 
 
 class LastReport(msgspec.Struct):
-    """What `status` shows of this worker's reports. Times are wall-clock seconds; `agents`: of the last report that had any."""
+    """What `status` shows of this worker's reports. Times are wall-clock seconds; `agents`: of the last report that had
+    any."""
 
     at: float | None = None
     result: str = ""

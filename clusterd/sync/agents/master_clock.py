@@ -33,8 +33,8 @@ class MasterClock:
         self._best: Measurement | None = None
 
     async def offset_us(self, peer: Peer) -> int:
-        """The master's boot clock less ours. Exactly 0 where both are one clock; else right to half of the time that the quickest
-        answer took, of those a few attempts and the reports before got. Raises ClusterError."""
+        """The master's boot clock less ours. Exactly 0 where both are one clock; else right to half of the time that
+        the quickest answer took, of those a few attempts and the reports before got. Raises ClusterError."""
         best = self._best
         for _ in range(ATTEMPTS):
             asked = boot_us()

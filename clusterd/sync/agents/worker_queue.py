@@ -47,7 +47,8 @@ class WorkerQueue:
         """Where the result of the broadcast under way goes."""
 
     def put(self, broadcast: Broadcast) -> bool:
-        """Whether it will be sent. A worker that still has a message before it needs no other that only says the hash."""
+        """Whether it will be sent. A worker that still has a message before it needs no other that only says the
+        hash."""
         if self._queue and not broadcast.rows and broadcast.chunks == 1:
             return False
         if len(self._queue) >= MOST_WAITING:
@@ -91,8 +92,8 @@ class WorkerQueue:
             journal.info(f"{self.peer.name} takes groups again.")
 
     async def send_patiently(self, broadcast: Broadcast) -> str:
-        """Rows that a worker cannot write yet (a group's directory may be on its way) are given to it again, in their turn. The
-        last reason why it did not take them, else empty."""
+        """Rows that a worker cannot write yet (a group's directory may be on its way) are given to it again, in their
+        turn. The last reason why it did not take them, else empty."""
         attempts = ATTEMPTS if broadcast.rows and not self._is_behind else 1
         problem = ""
         for attempt in range(attempts):

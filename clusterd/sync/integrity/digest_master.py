@@ -1,4 +1,5 @@
-"""The master's side of what two clusterd nodes do instead of sending metadata: checks by digest, and telling of changes.
+"""The master's side of what two clusterd nodes do instead of sending metadata: checks by digest, and telling of
+changes.
 
 One message settles an idle check, whatever the number of files; otherwise the worker tells its rows of the buckets that
 differ, and what follows is the stock way of sending a package.
@@ -12,7 +13,7 @@ from clusterd.sync.integrity.master import OWN, IntegrityMaster
 from clusterd.sync.integrity.push import ManifestStep, PushSender
 from clusterd.sync.links.caps import DIGEST, PUSH
 from clusterd.sync.links.context import Context
-from clusterd.sync.links.incoming import BadSeal, Refusal
+from clusterd.sync.links.incoming import BadSeal
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.pool_port import JobError
@@ -30,13 +31,15 @@ from ipc.descriptor import Descriptor
 
 SPREAD_MS = 2
 MOST_SPREAD_MS = 500
-"""Workers that are told of a change come within so many milliseconds for each of them, so that they do not all ask at once."""
+"""Workers that are told of a change come within so many milliseconds for each of them, so that they do not all ask at
+once."""
 DIFFERENCE_S = 50.0
 """For a worker to say what differs: it looks at its files first."""
 
 
 class DigestMaster:
-    """Decides with the permissions and records of the IntegrityMaster; holds which workers are to be told of a change."""
+    """Decides with the permissions and records of the IntegrityMaster; holds which workers are to be told of a
+    change."""
 
     def __init__(self, context: Context, integrity: IntegrityMaster) -> None:
         self._context = context
@@ -47,7 +50,8 @@ class DigestMaster:
         self._differences: dict[str, int] = {}
 
     def forget(self, peer: Peer) -> None:
-        """The worker's link is gone, and what ran on it. What a task has left that was ended before its first step goes too."""
+        """The worker's link is gone, and what ran on it. What a task has left that was ended before its first step goes
+        too."""
         self._telling.pop(peer.link, None)
         for difference in [path for path, link in self._differences.items() if link == peer.link]:
             self._remove(difference)
@@ -59,9 +63,8 @@ class DigestMaster:
     # ---- checks --------------------------------------------------------------------------------------------------------
 
     def check(self, peer: Peer, payload: bytes) -> bytes:
-        """`syn_digest`: equal, or our digests. Nobody is checked before the first scan is complete (C7), nor while a check or
-        sync of the same worker runs. Raises ClusterError 1000, Refusal."""
-        _need(peer, commands.SYN_DIGEST)
+        """`syn_digest`: equal, or our digests. Nobody is checked before the first scan is complete (C7), nor while a
+        check or sync of the same worker runs. Raises ClusterError 1000."""
         asked = parse_digest_check(payload)
         scan = self._context.manifests.current
         if scan is None or not (asked.dry or self._integrity.is_free(peer.name)):
@@ -86,10 +89,10 @@ class DigestMaster:
             record.is_behind(now)
 
     async def compare(self, peer: Peer, payload: bytes, body: list[Descriptor] | None) -> bytes:
-        """`syn_buckets`: compare now, answer how many files differ, send them afterwards. One at a time for each worker.
+        """`syn_buckets`: compare now, answer how many files differ, send them afterwards. One at a time for each
+        worker.
 
-        Raises ClusterError, JobError, Refusal, BadSeal."""
-        _need(peer, commands.SYN_BUCKETS)
+        Raises ClusterError, JobError, BadSeal."""
         scan = self._context.manifests.current
         if scan is None or peer.link in self._comparing:
             return commands.DIGEST_WAIT
@@ -155,8 +158,8 @@ class DigestMaster:
     # ---- changes -------------------------------------------------------------------------------------------------------
 
     def published(self, scan: Scan) -> None:
-        """Send every worker that understands it what has changed, or tell it. One that has not yet answered the last telling gets
-        the newest next."""
+        """Send every worker that understands it what has changed, or tell it. One that has not yet answered the last
+        telling gets the newest next."""
         self._ahead.published(scan)
         workers = [peer for peer in self._context.roster.workers() if PUSH in peer.capabilities]
         spread_ms = min(MOST_SPREAD_MS, SPREAD_MS * len(workers))
@@ -205,9 +208,3 @@ class DigestMaster:
             )
         listed = parse_listed(await peer.request(commands.GET_DIFF, timeout_s=DIFFERENCE_S))
         return build_listed(listed, peer.name)
-
-
-def _need(peer: Peer, command: str) -> None:
-    """Whoever has not agreed to it gets what a stock node says. Raises Refusal."""
-    if DIGEST not in peer.capabilities:
-        raise Refusal(commands.unknown_command_text(command).decode())

@@ -21,6 +21,7 @@ from clusterd.sync.links.tags import MASTER, worker_tag
 from clusterd.sync.manifest.scan import Scan, ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.troubles import round_survives
+from clusterd.wire import commands
 
 CHECK = "Integrity check"
 SYNC = "Integrity sync"
@@ -172,7 +173,7 @@ class IntegrityMaster:
             if self.checked(peer, scan, compared, self._context.clock.monotonic() - started, started_at):
                 await self.sync(peer, compared, difference, scan.root_digest)
             else:
-                await peer.request("syn_m_c_ok")
+                await peer.request(commands.SYN_M_C_OK)
         except (ClusterError, JobError, OSError) as failure:
             self.failed(peer, failure)
         finally:
@@ -252,7 +253,7 @@ class IntegrityMaster:
             record.synced_once = True
             record.problems = {note.path: note.why for note in built.notes if note.why}
             try:
-                await context.sender.send(peer, peer.name, "syn_m_c", built.package, journal, progress)
+                await context.sender.send(peer, peer.name, commands.SYN_M_C, built.package, journal, progress)
                 record.result, record.behind = ("partly" if built.dropped or waits else "synced"), built.dropped
                 record.detail = waits or (f"{built.dropped} files wait for the next round" if built.dropped else "")
             except ClusterError as failure:

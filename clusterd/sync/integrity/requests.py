@@ -10,12 +10,10 @@ from clusterd.sync.integrity.digest_worker import DigestWorker
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.integrity.room import room
 from clusterd.sync.integrity.rounds import Rounds
-from clusterd.sync.links.caps import DIGEST, PUSH, ROOM
+from clusterd.sync.links.caps import DIGEST
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import Handler
-from clusterd.sync.links.incoming import Refusal
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.links.privileged import check_privileged
 from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire import commands
@@ -36,12 +34,6 @@ def _argument(payload: bytes) -> SyncNow:
         raise ClusterError(1000, f"sync_now takes an object with allow_delete: {problem}") from None
 
 
-def _need(peer: Peer, capability: str, command: str) -> None:
-    """Whoever has not agreed to it gets what a stock node says. Raises Refusal."""
-    if capability not in peer.capabilities:
-        raise Refusal(commands.unknown_command_text(command).decode())
-
-
 class MasterIntegrityRequests:
     """The local commands of a master."""
 
@@ -56,8 +48,8 @@ class MasterIntegrityRequests:
         return await self._digest.difference(self._context.roster.need_worker(text_of(payload)))
 
     async def sync_now(self, client: Peer, payload: bytes) -> bytes:
-        """Look at the files now; whoever differs is told. Answers the manifest that is current then. Raises ClusterError."""
-        check_privileged(client, "sync")
+        """Look at the files now; whoever differs is told. Answers the manifest that is current then. Raises
+        ClusterError."""
         if _argument(payload).allow_delete:
             await self._allow_delete()
         if await self._integrity.scan_once(everything=True) is None:
@@ -104,13 +96,11 @@ class WorkerIntegrityRequests:
         return await self._difference(self._context.roster.need_master())
 
     async def get_diff(self, master: Peer, payload: bytes) -> bytes:
-        """Raises ClusterError 1000, Refusal."""
-        _need(master, DIGEST, commands.GET_DIFF)
+        """Raises ClusterError 1000."""
         return await self._difference(master)
 
     async def get_room(self, master: Peer, payload: bytes) -> bytes:
-        """Raises Refusal, OSError."""
-        _need(master, ROOM, commands.GET_ROOM)
+        """Raises OSError."""
         settings = self._context.settings
         places = (item.key for item in settings.rules.items)
         return str(room(self._context.spool.directory, settings.root, places, settings.clusterd.limits)).encode()
@@ -124,8 +114,7 @@ class WorkerIntegrityRequests:
             raise ClusterError(1000, str(failure)) from failure
 
     async def sync_now(self, client: Peer, payload: bytes) -> bytes:
-        """Check now. Raises ClusterError 1000, 3023, 4000."""
-        check_privileged(client, "sync")
+        """Check now. Raises ClusterError 1000, 3023."""
         if _argument(payload).allow_delete:
             raise ClusterError(1000, "deletions wait on the master only: run `clusterd sync --allow-delete` there")
         self._context.roster.need_master()
@@ -137,7 +126,6 @@ class WorkerIntegrityRequests:
         return dump_json({"at": self._context.clock.wall()})
 
     async def master_changed(self, master: Peer, payload: bytes) -> bytes:
-        """Raises ClusterError 1000, Refusal."""
-        _need(master, PUSH, commands.SYN_CHANGED)
+        """Raises ClusterError 1000."""
         self._rounds.master_changed(payload)
         return commands.THANKS

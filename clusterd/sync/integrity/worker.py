@@ -30,6 +30,7 @@ from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.ledger import disk_of, low, unpack_bounds
 from clusterd.sync.ports.pool_port import JobError, all_of
 from clusterd.sync.ports.tasks import Tasks
+from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure
 from clusterd.wire.transfer import IncomingFile
 
@@ -94,7 +95,7 @@ class IntegrityWorker:
         journal = self._context.journal(self._tag, CHECK)
         started = self._context.clock.monotonic()
         try:
-            answer = await peer.request("syn_i_w_m_p")
+            answer = await peer.request(commands.SYN_I_W_M_P)
         except ClusterError as failure:
             if failure.code == 3020:
                 journal.error(f"Error asking for permission: {failure}")
@@ -120,7 +121,9 @@ class IntegrityWorker:
         self._context.progress.append(progress)
         self._held = []
         try:
-            await self._context.sender.send(peer, self._context.node_name, "syn_i_w_m", package, journal, progress)
+            await self._context.sender.send(
+                peer, self._context.node_name, commands.SYN_I_W_M, package, journal, progress
+            )
         except ClusterError as failure:
             self.abandon_round()
             self.note_result("failed", str(failure))
@@ -370,7 +373,7 @@ class IntegrityWorker:
     async def _report(self, peer: Peer, error: ClusterError) -> None:
         """`syn_i_w_m_r` `None {JSON}` (wire.md 5.11)."""
         try:
-            await peer.request("syn_i_w_m_r", build_task_failure(None, error))
+            await peer.request(commands.SYN_I_W_M_R, build_task_failure(None, error))
         except ClusterError:
             # The master will see no package and the next round starts anew: nothing else can be done here.
             return

@@ -143,9 +143,9 @@ class Sender:
     async def send(
         self, peer: Peer, node: str, command: str, package: Package, journal: Journal, progress: Progress
     ) -> None:
-        """Ask for a task id with `command`, send the file, end with `{command}_e`; keep the peer's limit (wire.md 5.7).
+        """Ask for a task id with `command`, send the file, end with the command of FILE_SENT; keep the peer's limit (wire.md 5.7).
 
-        Logs the lines of 9.3/9.4. On failure tells the peer with `{command}_r` and raises ClusterError."""
+        Logs the lines of 9.3/9.4. On failure tells the peer with that of FILE_NOT_SENT and raises ClusterError."""
         journal.debug("Sending zip file.")
         progress.step = "sending"
         progress.done_bytes, progress.total_bytes = 0, package.size
@@ -160,7 +160,7 @@ class Sender:
             sending_s = self._clock.monotonic() - transfer_started
             transfer_started = None
             try:
-                await peer.request(f"{command}_e", build_words(task_id, path[1:]))
+                await peer.request(commands.FILE_SENT[command], build_words(task_id, path[1:]))
             except ClusterError:
                 # After an interruption the peer does not know the task any more: 3027 is what it has to say (5.7).
                 if cut_at is None:
@@ -196,21 +196,21 @@ class Sender:
     async def _transfer(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int | None:
         """new_file to file_end. Returns how many bytes were sent if the peer cancelled, else None."""
         start = await self._resumed(peer, package)
-        await peer.request("new_file", path.encode())
+        await peer.request(commands.NEW_FILE, path.encode())
         prefix = f"{path} ".encode()
         sha256 = package.sha256
         if package.size <= INLINE_CHUNK:
             if package.size:
-                await peer.request("file_upd", prefix + read_segments(package.segments))
+                await peer.request(commands.FILE_UPD, prefix + read_segments(package.segments))
             progress.done_bytes = package.size
         else:
             arrived = await self._send_chunks(peer, path, package, start, task_id, progress)
             if arrived < package.size:
                 cut = slice_segments(package.segments, 0, arrived)
                 sha256 = (await self._jobs.run(DigestSegments(cut), urgent=True)).sha256
-                await peer.request("file_end", prefix + sha256)
+                await peer.request(commands.FILE_END, prefix + sha256)
                 return arrived - start
-        await peer.request("file_end", prefix + sha256)
+        await peer.request(commands.FILE_END, prefix + sha256)
         return None
 
     async def _resumed(self, peer: Peer, package: Package) -> int:
@@ -238,7 +238,7 @@ class Sender:
         async def arrive() -> None:
             nonlocal arrived
             flight, begun_at, stop = flying.popleft()
-            await peer.ended("file_upd", flight)
+            await peer.ended(commands.FILE_UPD, flight)
             window.answered(self._clock.monotonic() - begun_at)
             progress.done_bytes = arrived = stop
 
@@ -260,7 +260,7 @@ class Sender:
                     break
                 # Each waits for those before it, too.
                 timeout_s = peer.timeout_s * (len(flying) + 1)
-                flight = await peer.begin("file_upd", body=body, timeout_s=timeout_s)
+                flight = await peer.begin(commands.FILE_UPD, body=body, timeout_s=timeout_s)
                 flying.append((flight, self._clock.monotonic(), piece.offset + piece.length))
             while flying:
                 await arrive()
@@ -293,7 +293,7 @@ class Sender:
         given: the peer is then told by `err_str` that none comes."""
         size = len(content) if isinstance(content, bytes) else sum(segment.length for segment in content)
         try:
-            string_id = parse_task_id(await peer.request("new_str", str(size).encode()))
+            string_id = parse_task_id(await peer.request(commands.NEW_STR, str(size).encode()))
         except ClusterError as failure:
             raise ClusterError(3016, str(failure)) from failure
         try:
@@ -303,7 +303,7 @@ class Sender:
                 # Nothing is sealed there.
                 for offset in range(0, size, LOCAL_CHUNK):
                     part = read_segments(slice_segments(content, offset, LOCAL_CHUNK))
-                    await peer.request("str_upd", build_words(string_id, part))
+                    await peer.request(commands.STR_UPD, build_words(string_id, part))
             else:
                 await self._send_sealed_string(peer, string_id, content, size)
         except (ClusterError, JobError, OSError) as failure:
@@ -312,17 +312,17 @@ class Sender:
 
     async def _send_open_string(self, peer: Peer, string_id: str, content: bytes) -> None:
         for offset in range(0, len(content), INLINE_CHUNK):
-            await peer.request("str_upd", build_words(string_id, content[offset : offset + INLINE_CHUNK]))
+            await peer.request(commands.STR_UPD, build_words(string_id, content[offset : offset + INLINE_CHUNK]))
 
     async def _send_sealed_string(self, peer: Peer, string_id: str, content: Sequence[Segment], size: int) -> None:
         if size <= INLINE_CHUNK:
             if size:
-                await peer.request("str_upd", build_words(string_id, read_segments(content)))
+                await peer.request(commands.STR_UPD, build_words(string_id, read_segments(content)))
             return
         chunk = chunk_bytes(string_id)
         for offset in range(0, size, chunk):
             body = await self.bodies.once(build_words(string_id, b""), slice_segments(content, offset, chunk))
-            await peer.request("str_upd", body=body)
+            await peer.request(commands.STR_UPD, body=body)
 
     async def seal(self, payload: bytes, more: Sequence[Segment] = ()) -> Descriptor:
         """A request's payload (with the bytes of `more` behind it) as a body for `Peer.request`, sealed in the pool.
@@ -333,7 +333,7 @@ class Sender:
     async def _tell(peer: Peer, command: str, task_id: str | None, error: ClusterError) -> None:
         """The error notice of wire.md 4.7."""
         try:
-            await peer.request(f"{command}_r", build_task_failure(task_id, error))
+            await peer.request(commands.FILE_NOT_SENT[command], build_task_failure(task_id, error))
         except ClusterError:
             return
 

@@ -8,7 +8,7 @@ from clusterd.sync.links.peer import Peer
 ROOT = 0
 
 
-def check_privileged(client: Peer, what: str, *, prefix: str = "") -> None:
-    """Raises ClusterError 4000, its text behind `prefix`, unless root or the user of this daemon asks."""
+def check_privileged(client: Peer, refusal: str) -> None:
+    """Raises ClusterError 4000 with this text unless root or the user of this daemon asks."""
     if client.info.uid not in (ROOT, os.geteuid()):
-        raise ClusterError(4000, f"{prefix}only root and the user of this daemon may use {what}")
+        raise ClusterError(4000, refusal)

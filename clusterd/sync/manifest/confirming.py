@@ -1,16 +1,18 @@
-"""When a node whose files are watched looks at all of them again, and with which rank (see architecture.md, "The manifest follows
-changes")."""
+"""When a node whose files are watched looks at all of them again, and with which rank (see architecture.md, "The
+manifest follows changes")."""
 
 RETRY_S = 1.0
 WALK_S = 300.0
-"""While files are watched they are walked over this often where no full walk is configured; and watching is tried again."""
+"""While files are watched they are walked over this often where no full walk is configured; and watching is tried
+again."""
 LATE_S = 60.0
 
 
 class Confirming:
-    """Owner of when everything was looked at last. Nobody waits for a walk that only confirms what events have said: it runs in the
-    background, and ends when somebody does wait. The next one then has the rank of other work, and so has one that found no quiet
-    moment for LATE_S: it comes to an end however much happens. Every `now` is seconds on the monotonic clock."""
+    """Owner of when everything was looked at last. Nobody waits for a walk that only confirms what events have said: it
+    runs in the background, and ends when somebody does wait. The next one then has the rank of other work, and so has
+    one that found no quiet moment for LATE_S: it comes to an end however much happens. Every `now` is seconds on the
+    monotonic clock."""
 
     def __init__(self, full_walk_s: float) -> None:
         """`full_walk_s`: every file is read so often; 0: never."""

@@ -13,8 +13,8 @@ from hashing.protection import LEAST_FILES
 QUIET_S = 1.0
 SHORT_QUIET_S = 0.25
 LONGEST_QUIET_S = 10.0
-"""Files that vanish together are judged once nothing more has vanished for this time, the short one while they are fewer than
-50; at the latest after the longest."""
+"""Files that vanish together are judged once nothing more has vanished for this time, the short one while they are
+fewer than 50; at the latest after the longest."""
 EVERYTHING = KeyRules(share=1.0)
 """A worker believes its master whatever keys go."""
 VANISHED, KEYS = "files that have vanished", "agent keys"
@@ -62,7 +62,8 @@ class DeletionGuard:
         return max(0, self._present_at_first - self._present) if self._is_losing() else 0
 
     def is_due(self, vanished: int, settling: int) -> bool:
-        """A scan has found that `vanished` files are gone now, and `settling` wait. Whether they are to be judged at once."""
+        """A scan has found that `vanished` files are gone now, and `settling` wait. Whether they are to be judged at
+        once."""
         now = self._clock.monotonic()
         if vanished:
             if not self._is_losing():

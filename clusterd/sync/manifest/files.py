@@ -1,4 +1,5 @@
-"""The manifest files of the state directory: which are kept, and which one was published last, across lives of the daemon."""
+"""The manifest files of the state directory: which are kept, and which one was published last, across lives of the
+daemon."""
 
 import contextlib
 import os
@@ -31,8 +32,8 @@ class ManifestFiles:
         """The manifest that was published last, in this life or an earlier one; empty if none was."""
 
     def publish(self, digest: str, base: str, now: float, *, lasting: bool) -> None:
-        """This manifest, whose file needs that of `base`, is current. With `lasting` the next life will know. OSError as it
-        comes."""
+        """This manifest, whose file needs that of `base`, is current. With `lasting` the next life will know. OSError
+        as it comes."""
         if self._current in self._recent:
             self._recent[self._current] = (self._recent[self._current][0], now)
         self._recent.pop(digest, None)

@@ -1,8 +1,9 @@
-"""The node's manifest: local scans in the pool, patches where files have changed, and which result is current (wire.md 5.1).
+"""The node's manifest: local scans in the pool, patches where files have changed, and which result is current (wire.md
+5.1).
 
-The rows stay in files of the state directory, written and read by pool processes; sync keeps the summary. Two ways lead to a
-new manifest. A *walk* looks at every file. A *patch* looks at the places that file events, `touch` or an earlier note name;
-it needs events that can be relied on (watcher.py). The first scan is a walk, and one every `full_walk_s`.
+The rows stay in files of the state directory, written and read by pool processes; sync keeps the summary. Two ways lead
+to a new manifest. A *walk* looks at every file. A *patch* looks at the places that file events, `touch` or an earlier
+note name; it needs events that can be relied on (watcher.py). The first scan is a walk, and one every `full_walk_s`.
 """
 
 import asyncio
@@ -61,7 +62,8 @@ class ManifestKeeper:
         troubles: Troubles | None = None,
         make_notify: MakeNotify = watch_recursively,
     ) -> None:
-        """Without `rules` nothing is watched. `max_delete_share`, and that of `key_rules`: 1 on a worker. `journal`: for warnings."""
+        """Without `rules` nothing is watched. `max_delete_share`, and that of `key_rules`: 1 on a worker. `journal`:
+        for warnings."""
         self._root = root
         self._state_dir = state_dir
         self._files = ManifestFiles(state_dir)
@@ -76,7 +78,8 @@ class ManifestKeeper:
         self.changed: list[Callable[[Scan], None]] = []
         self.failure = ""
         self.failing_since: float | None = None
-        """Since when (wall clock) `current` may be out of date, because the files cannot be looked at; `failure` says why."""
+        """Since when (wall clock) `current` may be out of date, because the files cannot be looked at; `failure` says
+        why."""
         self.scanning = False
         self._places = Places()
         self._must_walk = True
@@ -101,16 +104,17 @@ class ManifestKeeper:
         return self._watch.unwatched
 
     async def walk(self) -> Scan:
-        """Like `scan`, but look at every file (known digests are kept), whatever events have said. Raises ScanFailed."""
+        """Like `scan`, but look at every file (known digests are kept), whatever events have said. Raises
+        ScanFailed."""
         self._must_walk = True
         return await self.scan()
 
     async def scan(self, *, fresh: bool = False) -> Scan:
         """The manifest as it is now, published as `current`. Raises ScanFailed; `current` is then as before.
 
-        While events can be relied on this looks where something has changed, and costs nothing where nothing has; else it
-        walks over all shards. Every `full_walk_s` the digest cache is left aside and every file is read; while files are
-        watched, `run` does that, in the background. `fresh`: also wait
+        While events can be relied on this looks where something has changed, and costs nothing where nothing has; else
+        it walks over all shards. Every `full_walk_s` the digest cache is left aside and every file is read; while files
+        are watched, `run` does that, in the background. `fresh`: also wait
         for the events of what was changed just now."""
         if fresh and self.watching:
             await asyncio.sleep(LAG_S)
@@ -131,8 +135,8 @@ class ManifestKeeper:
 
     @contextlib.asynccontextmanager
     async def own_changes(self, files: int) -> AsyncIterator[None]:
-        """While this node itself changes so many of its files: what events say waits until it has done so. With very many files
-        nothing is watched meanwhile, since a walk comes afterwards anyway, and it would be several."""
+        """While this node itself changes so many of its files: what events say waits until it has done so. With very
+        many files nothing is watched meanwhile, since a walk comes afterwards anyway, and it would be several."""
         is_much = files > MOST_PENDING
         self._own_changes += 1
         if is_much:
@@ -165,7 +169,8 @@ class ManifestKeeper:
             self._wake.set()
 
     async def run(self) -> None:
-        """Publish soon after something has changed, and look at everything now and then, for ever. Spawned once, on either role."""
+        """Publish soon after something has changed, and look at everything now and then, for ever. Spawned once, on
+        either role."""
         while True:
             with round_survives(self._journal, self._troubles, "following changes of files"):
                 is_quiet = await self._wait_for_work()

@@ -11,8 +11,8 @@ LOOK_TWICE_S = 1.0
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What one patch looks at: `paths` with all below, `directories` themselves. `named`: paths that events have named, or that were
-    to be looked at `late`, a second time."""
+    """What one patch looks at: `paths` with all below, `directories` themselves. `named`: paths that events have named,
+    or that were to be looked at `late`, a second time."""
 
     paths: set[str]
     directories: set[str]
@@ -40,8 +40,8 @@ class Look(msgspec.Struct, frozen=True):
 class Places:
     """Owner of the places to look at, relative to the root, "" for all. Every `now` is seconds on the monotonic clock.
 
-    `pending`: what events have named. `_later`: new directories, and when to look again. `_again`: what no event may tell of (a
-    trailing slash: with all below), looked at by every periodic scan."""
+    `pending`: what events have named. `_later`: new directories, and when to look again. `_again`: what no event may
+    tell of (a trailing slash: with all below), looked at by every periodic scan."""
 
     def __init__(self) -> None:
         self.pending: set[str] = set()
@@ -68,8 +68,8 @@ class Places:
     # ---- walks ---------------------------------------------------------------------------------------------------------
 
     def take_all(self, now: float) -> set[str]:
-        """A walk begins, which finds what an event has named before it; what comes meanwhile waits. New directories that so many
-        events may have named are looked at twice. Returns what was taken, for `put_back`."""
+        """A walk begins, which finds what an event has named before it; what comes meanwhile waits. New directories
+        that so many events may have named are looked at twice. Returns what was taken, for `put_back`."""
         self._later.pop("", None)
         if len(self.pending) > MOST_PENDING:
             self._later[""] = now + LOOK_TWICE_S
@@ -98,8 +98,9 @@ class Places:
     def looked(
         self, look: Look, again: Iterable[str], trees: Iterable[str], twice_at: float | None, *, is_changed: bool
     ) -> None:
-        """What was put into a new directory before it was watched, no event names: `trees` are looked at again at `twice_at`; None
-        where nothing is watched. `again`: found there, as `walked` has it. `is_changed`: the look found a change."""
+        """What was put into a new directory before it was watched, no event names: `trees` are looked at again at
+        `twice_at`; None where nothing is watched. `again`: found there, as `walked` has it. `is_changed`: the look
+        found a change."""
         self._again = {path for path in self._again if not look.covers(path.rstrip("/"))}
         self._again.update(again)
         for path in look.late:

@@ -10,7 +10,8 @@ from hashing.manifest import Rules
 
 
 class WatchPolicy:
-    """Owner of the watcher. Whatever begins or ends it makes the caller look at everything: what happened meanwhile no event names."""
+    """Owner of the watcher. Whatever begins or ends it makes the caller look at everything: what happened meanwhile no
+    event names."""
 
     def __init__(
         self,
@@ -24,8 +25,8 @@ class WatchPolicy:
         wake: Callable[[], None],
         make_notify: MakeNotify,
     ) -> None:
-        """Without `rules` nothing is watched. `found`: gets the paths of events; `must_walk`: events do not say all; `wake`: what
-        must be walked is to be walked soon."""
+        """Without `rules` nothing is watched. `found`: gets the paths of events; `must_walk`: events do not say all;
+        `wake`: what must be walked is to be walked soon."""
         self.rules = rules
         self._clock = clock
         self._confirming = confirming
@@ -65,7 +66,8 @@ class WatchPolicy:
         await self._watcher.stop()
 
     async def care(self) -> None:
-        """Watch if it should be, anew where what is watched has been replaced; the walk that follows finds what was missed."""
+        """Watch if it should be, anew where what is watched has been replaced; the walk that follows finds what was
+        missed."""
         if self.rules is None:
             await self._watcher.stop()
             self.unwatched = "switched off"

@@ -1,8 +1,9 @@
-"""File events of the directories that are synchronised (watchfiles, which is inotify on Linux), as paths relative to the root.
+"""File events of the directories that are synchronised (watchfiles, which is inotify on Linux), as paths relative to
+the root.
 
-Events say where to look, never what is there. Three things they do not say are left to whoever asks `is_stale` and walks now
-and then: that a watched directory has been replaced, what happens where a link inside an item leads, and that the kernel's
-queue was full.
+Events say where to look, never what is there. Three things they do not say are left to whoever asks `is_stale` and
+walks now and then: that a watched directory has been replaced, what happens where a link inside an item leads, and that
+the kernel's queue was full.
 """
 
 import asyncio
@@ -67,8 +68,8 @@ class Watcher:
         lost: Callable[[str, bool], None],
         make: MakeNotify = watch_recursively,
     ) -> None:
-        """`found`: gets the paths of events; `lost`: gets the reason for the end, and whether watching anew will help. Both are
-        called on the loop."""
+        """`found`: gets the paths of events; `lost`: gets the reason for the end, and whether watching anew will help.
+        Both are called on the loop."""
         self._root = os.path.abspath(root)
         self._found = found
         self._lost = lost

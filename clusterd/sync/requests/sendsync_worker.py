@@ -13,7 +13,6 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.outgoing import INLINE_CHUNK, read_segments
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.links.privileged import check_privileged
 from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
@@ -77,7 +76,6 @@ class SendsyncWorker:
 
     def _accept(self, client: Peer, payload: bytes, first: bytes | None) -> DeferredAnswer:
         """Raises ClusterError for a request that is not passed on."""
-        check_privileged(client, "sendsync", prefix="Permission Denied: ")
         self._roster.need_master()
         if len(payload) > LARGEST_SENDSYNC:
             raise ClusterError(1000, f"a request of {len(payload)} bytes is above the limit of {LARGEST_SENDSYNC}")
