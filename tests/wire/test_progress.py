@@ -5,6 +5,7 @@ import pytest
 from clusterd.wire.connection import INLINE_LIMIT, MIN_PROGRESS, Connection
 from clusterd.wire.events import Event, RequestReceived, SealedRequest, Sink, Violation
 from clusterd.wire.frame import HEADER_BYTES, REQUEST_CHUNK, build_header, frames_of
+from clusterd.wire.seal import Sealer
 from clusterd.wire.token import sealed_length
 from tests.wire.ends import SEALER, Slabs, local_server, master, opened, worker
 
@@ -178,3 +179,9 @@ def test_message_that_is_whole_is_no_longer_looked_at() -> None:
     for second in (0, 100):
         assert connection.check_progress(T + second, LIMIT_S) is None
     assert not connection.dead
+
+
+def test_nothing_behind_a_body_that_does_not_open_is_handed_up() -> None:
+    bad = b"".join(frames_of(1, "echo", Sealer(b"another-key-of-the-cluster-here_").seal(b"x"), divide=False))
+    (violation,) = master().receive(bad + frame(2, b"behind"))
+    assert isinstance(violation, Violation)
