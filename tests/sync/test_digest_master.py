@@ -364,13 +364,13 @@ def test_old_link_that_ends_late_frees_no_check_of_the_new_one() -> None:
 
 def test_workers_that_understand_it_are_told_of_a_change_and_no_others() -> None:
     async def story() -> None:
-        bench = Bench("w", "equal", "stock")
+        bench = Bench("equal", "w", "stock")
         bench.workers[2].capabilities = frozenset({"digest"})
-        bench.check(B, bench.workers[1])
+        bench.check(B, bench.workers[0])
         bench.publish(B)
         await settle()
         expected = [("syn_changed", f"{B} {2 * SPREAD_MS}".encode())]
-        assert [worker.asked for worker in bench.workers] == [expected, [], []]
+        assert [worker.asked for worker in bench.workers] == [[], expected, []]
         assert bench.integrity.record("equal").behind_since is None
 
     run(story())
