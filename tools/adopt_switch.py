@@ -45,8 +45,8 @@ def start(root: str, wanted: str) -> Outcome:
     STOCK)."""
     path = f"{root}/{BIN}/{DAEMON}"
     try:
-        # Not into pipes: a daemon may keep them open for as long as it lives.
-        code = subprocess.run([path], cwd="/", stdin=subprocess.DEVNULL, timeout=START_TIMEOUT_S).returncode
+        # Not into pipes: a daemon may keep them open for as long as it lives. What it says is not our answer.
+        code = subprocess.run([path], cwd="/", stdin=subprocess.DEVNULL, stdout=2, timeout=START_TIMEOUT_S).returncode
     except (OSError, subprocess.TimeoutExpired) as failure:
         return Outcome(False, f"{path} could not be started: {failure}", 3)
     deadline = time.monotonic() + PID_FILE_TIMEOUT_S

@@ -72,6 +72,7 @@ import os, pathlib, signal, sys
 name, root = {name!r}, {root!r}
 if "-t" in sys.argv:
     sys.exit(0)
+print("Starting", name, flush=True)
 if os.fork():
     os._exit(0)
 os.setsid()
