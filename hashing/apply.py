@@ -1,8 +1,8 @@
-"""Put verified files in place and remove extras (wire.md 5.9, D1, D2). Every step leaves each file old or new, whole; a second
-run after a crash does what is left.
+"""Put verified files in place and remove extras (wire.md 5.9, D1, D2). Every step leaves each file old or new, whole; a
+second run after a crash does what is left.
 
-Order: what was written is synced; then it is renamed over its targets; then extras are deleted; then emptied directories; then
-the directories are synced.
+Order: what was written is synced; then it is renamed over its targets; then extras are deleted; then emptied
+directories; then the directories are synced.
 """
 
 import errno
@@ -43,9 +43,9 @@ class _Waiting(msgspec.Struct, frozen=True):
 
 
 class AppliedPlan(msgspec.Struct, frozen=True):
-    """`created`, `updated`: files renamed into place, by group; `deleted`: files removed, those of `removed`. `in_place`: mount points, written by
-    copy. The errors count all files of the
-    group that are not as they should be, those refused or not unpacked included. `notes` name those that failed here."""
+    """`created`, `updated`: files renamed into place, by group; `deleted`: files removed, the paths of `removed`.
+    `in_place`: paths that are mount points and were written by copy. The errors count all files of the group that are
+    not as they should be, those refused or not unpacked included. `notes` name those that failed here."""
 
     created: int
     updated: int
@@ -54,8 +54,8 @@ class AppliedPlan(msgspec.Struct, frozen=True):
     create_errors: int
     remove_errors: int
     notes: list[Note]
-    removed: list[str]
-    in_place: list[str]
+    removed: list[str] = msgspec.field(default_factory=list)
+    in_place: list[str] = msgspec.field(default_factory=list)
 
 
 def apply_plan(
@@ -70,8 +70,8 @@ def apply_plan(
 ) -> AppliedPlan:
     """Put what each range of the plan has `unpacked` in place, then remove the plan's extras unless `delete` is false.
 
-    Raises OSError when the disk did not take what was written (then nothing was renamed), MalformedPackage when the plan is
-    damaged. What fails with one file is in the notes.
+    Raises OSError when the disk did not take what was written (then nothing was renamed), MalformedPackage when the
+    plan is damaged. What fails with one file is in the notes.
     """
     with Plan(plan) as opened:
         index = opened.index
@@ -184,8 +184,8 @@ class _Applier:
             self._patiently(lambda fd=fd: self._ops.syncfs(fd))  # type: ignore[misc]
 
     def _patiently(self, wait: Callable[[], object]) -> None:
-        """Run a call that waits for the disk, in a thread, and go on telling that this process is not stuck: a slow disk with
-        gigabytes to write is no reason to kill the job and begin again. After ten minutes it is."""
+        """Run a call that waits for the disk, in a thread, and go on telling that this process is not stuck: a slow
+        disk with gigabytes to write is no reason to kill the job and begin again. After ten minutes it is."""
         failures: list[BaseException] = []
 
         def run() -> None:
@@ -286,8 +286,8 @@ class _Applier:
     # ---- emptied directories -----------------------------------------------------------------------------------------
 
     def remove_emptied(self, extra: Iterable[tuple[str, str]]) -> None:
-        """Remove the directories of these (path, item), and those above, that hold nothing any more (wire.md 5.9, 3), where
-        the item wants it; never the item's own directory (C11)."""
+        """Remove the directories of these (path, item), and those above, that hold nothing any more (wire.md 5.9, 3),
+        where the item wants it; never the item's own directory (C11)."""
         pending = {
             path.rpartition("/")[0]
             for path, key in extra
@@ -303,7 +303,8 @@ class _Applier:
                     pending.add(directory.rpartition("/")[0])
 
     def _remove_if_empty(self, directory: str) -> bool:
-        """Remove the directory if it holds nothing, or nothing but excluded files, which go with it. True if it is gone."""
+        """Remove the directory if it holds nothing, or nothing but excluded files, which go with it. True if it is
+        gone."""
         above, _, name = directory.rpartition("/")
         try:
             fd = self._directories.get(directory)
@@ -333,7 +334,8 @@ class _Applier:
 
 
 def _check_same(dir_fd: int, waiting: _Waiting) -> None:
-    """Raises DigestMismatch if what is to be renamed is not the very file that was verified, FileNotFoundError if it is gone."""
+    """Raises DigestMismatch if what is to be renamed is not the very file that was verified, FileNotFoundError if it is
+    gone."""
     found = os.stat(waiting.temporary, dir_fd=dir_fd, follow_symlinks=False)
     written = waiting.written
     if not stat.S_ISREG(found.st_mode) or (found.st_ino, found.st_size) != (written.inode, written.size):
@@ -354,8 +356,9 @@ def _has_content(dir_fd: int, name: str, digest: bytes) -> bool:
 
 def sweep_temporary(root: str, rules: Rules, ops: FileOps, more: Iterable[str] = ()) -> int:
     """Remove the temporary files that killed processes left beside their targets, there and directly in the directories
-    `more`; restore what they were writing in place. Returns how many. Only when no package is being applied; what other living
-    processes write stays. Directories that cannot be read are left as they are. OSError when `root` cannot be opened."""
+    `more`; restore what they were writing in place. Returns how many. Only when no package is being applied; what other
+    living processes write stays. Directories that cannot be read are left as they are. OSError when `root` cannot be
+    opened."""
     count = 0
     places = [(item.key.rstrip("/"), item.recursive) for item in rules.items]
     places += [(directory, False) for directory in (MERGED_DIRECTORY, *more)]

@@ -1,5 +1,5 @@
-"""A Difference to a package within limits (wire.md 5.6, C12): parts packed side by side, then cut to the limit and finished
-with the metadata entry. A part is a plain concatenation, so leaving an entry out copies nothing."""
+"""A Difference to a package within limits (wire.md 5.6, C12): parts packed side by side, then cut to the limit and
+finished with the metadata entry. A part is a plain concatenation, so leaving an entry out copies nothing."""
 
 import errno
 import os
@@ -16,6 +16,7 @@ from hashing.errors import FileVanished, LinkToNothing, MalformedPackage, Note, 
 from hashing.manifest import FileMeta, Rules, WireMeta
 from hashing.notes import Notes, explain
 from hashing.package import CHUNK_BYTES, FILE_SEP, METADATA_NAME, PATH_SEP, ZLIB, compress_entry
+from hashing.segment import Segment
 
 OnStep = Callable[[], object]
 Load = Callable[[str], Difference]
@@ -39,9 +40,9 @@ class PackedEntry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PackedPart(msgspec.Struct, frozen=True):
-    """Some entries of a package, in the file `path`. `vanished`: numbers of files that are gone. `dropped`: of those that
-    wait for another round, those in `oversize` because they are larger than the limit by themselves. Numbers of the range
-    that are nowhere did not fit into the limit."""
+    """Some entries of a package, in the file `path`. `vanished`: numbers of files that are gone. `dropped`: of those
+    that wait for another round, those in `oversize` because they are larger than the limit by themselves. Numbers of
+    the range that are nowhere did not fit into the limit."""
 
     path: str
     entries: list[PackedEntry]
@@ -51,17 +52,9 @@ class PackedPart(msgspec.Struct, frozen=True):
     notes: list[Note]
 
 
-class Segment(msgspec.Struct, frozen=True, array_like=True):
-    """`length` bytes at `offset` of the file `path`."""
-
-    path: str
-    offset: int
-    length: int
-
-
 class FinishedPackage(msgspec.Struct, frozen=True):
-    """The package is the concatenation of `segments`: `size` bytes with that SHA-256, of which the last `metadata_size` are the
-    metadata entry. `sent`: files in it; `dropped`: how many wait for another round."""
+    """The package is the concatenation of `segments`: `size` bytes with that SHA-256, of which the last `metadata_size`
+    are the metadata entry. `sent`: files in it; `dropped`: how many wait for another round."""
 
     segments: list[Segment]
     size: int
@@ -85,14 +78,14 @@ class _Unreadable(Exception):
 
 
 def numbered(difference: Difference) -> list[FileMeta]:
-    """The files to be sent, sorted by path: so those of two workers have equal numbers if only they lack the same, whether
-    they have no such file or another one."""
+    """The files to be sent, sorted by path: so those of two workers have equal numbers if only they lack the same,
+    whether they have no such file or another one."""
     return sorted((*difference.missing, *difference.shared), key=lambda row: row.path)
 
 
 def content_keys(difference: Difference) -> tuple[bytes, bytes]:
-    """Two digests of 16 bytes: of paths and digests of the files to be sent (differences where it is equal have equal entries),
-    and of the whole difference (where it is equal the metadata are, too)."""
+    """Two digests of 16 bytes: of paths and digests of the files to be sent (differences where it is equal have equal
+    entries), and of the whole difference (where it is equal the metadata are, too)."""
     content = blake2b(digest_size=16)
     content.update(b"".join(b"%b\0%b" % (row.path.encode(), row.digest) for row in numbered(difference)))
     whole = blake2b(msgspec.msgpack.encode(difference), digest_size=16)
@@ -113,12 +106,12 @@ def pack_part(
     method: str = ZLIB,
     rules: Rules | None = None,
 ) -> PackedPart:
-    """Compress files number `start` to `stop` (excluded) of the difference file to `out`, replacing it: files of at most
-    `limit` raw bytes, together at most `limit` packed bytes; with `oversize` no limit holds. The same files give the same
-    bytes. `load` may know the difference of that file already; `rules` say which links are followed.
+    """Compress files number `start` to `stop` (excluded) of the difference file to `out`, replacing it: files of at
+    most `limit` raw bytes, together at most `limit` packed bytes; with `oversize` no limit holds. The same files give
+    the same bytes. `load` may know the difference of that file already; `rules` say which links are followed.
 
-    What is wrong with a file is in the notes. A file is packed in one state of it or not at all. Raises OSError when `out`
-    cannot be written (disk full), MalformedPackage and FileNotFoundError for the difference file.
+    What is wrong with a file is in the notes. A file is packed in one state of it or not at all. Raises OSError when
+    `out` cannot be written (disk full), MalformedPackage and FileNotFoundError for the difference file.
     """
     rows = numbered(load(difference))
     with Directories(root, rules=rules) as directories, open(out, "wb", buffering=_WRITE_BUFFER) as file:
@@ -142,13 +135,14 @@ def finish_package(
     delete_vanished: bool = True,
     believes: Callable[[str, bytes], bool] = lambda path, digest: True,
 ) -> FinishedPackage:
-    """Choose entries up to `limit` packed bytes, in order, smaller ones behind one that does not fit (C12); write the metadata
-    entry, which is not counted, to `out`; digest the whole.
+    """Choose entries up to `limit` packed bytes, in order, smaller ones behind one that does not fit (C12); write the
+    metadata entry, which is not counted, to `out`; digest the whole.
 
-    Files that vanished leave `missing`, and move from `shared` to `extra` (wire.md 5.6) unless `delete_vanished` is false: then the
-    next manifest decides about them, together with whatever else has vanished. `believes`: whether a file may go in a
-    later state than the difference names, by path and digest (empty: deleted); else it waits for a manifest that has it. What else is not sent leaves its group and is
-    found again by the next check. Raises OSError, MalformedPackage (the difference's file is damaged, a part is shorter than it was).
+    Files that vanished leave `missing`, and move from `shared` to `extra` (wire.md 5.6) unless `delete_vanished` is
+    false: then the next manifest decides about them, together with whatever else has vanished. `believes`: whether a
+    file may go in a later state than the difference names, by path and digest (empty: deleted); else it waits for a
+    manifest that has it. What else is not sent leaves its group and is found again by the next check. Raises OSError,
+    MalformedPackage (the difference's file is damaged, a part is shorter than it was).
     """
     found = load(difference)
     rows = numbered(found)
@@ -269,8 +263,8 @@ class _PartPacker:
             raise _Unreadable(explain(error)) from error
 
     def _append(self, row: FileMeta, fd: int) -> tuple[bytes, int]:
-        """Write the entry. Returns digest and modification time of what was packed. A file that changes meanwhile is read
-        once more; then it is left out, since half of one state and half of another is worse than late."""
+        """Write the entry. Returns digest and modification time of what was packed. A file that changes meanwhile is
+        read once more; then it is left out, since half of one state and half of another is worse than late."""
         for _ in range(2):
             before = os.fstat(fd)
             if self._limit is not None and before.st_size > self._limit:

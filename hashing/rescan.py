@@ -1,5 +1,5 @@
-"""Look again at the places that file events name, and say what has changed in the manifest (wire.md 5.1). The rules are those
-of a whole walk (walk.py): after it, the manifest is what a walk would have found."""
+"""Look again at the places that file events name, and say what has changed in the manifest (wire.md 5.1). The rules are
+those of a whole walk (walk.py): after it, the manifest is what a walk would have found."""
 
 import os
 import stat
@@ -22,8 +22,8 @@ Shards = Callable[[], Iterable[ShardRows]]
 
 
 class Rescan(msgspec.Struct, frozen=True):
-    """`changes` and `unread` are for the manifest that was given. `trees`: those of the paths that are directories. `again` as
-    in ShardScan, of the places looked at. `hashed`, `reused`, `hashed_bytes`, `notes` as in ShardScan."""
+    """`changes` and `unread` are for the manifest that was given. `trees`: those of the paths that are directories.
+    `again` as in ShardScan, of the places looked at. `hashed`, `reused`, `hashed_bytes`, `notes` as in ShardScan."""
 
     changes: dict[str, FileMeta | None]
     unread: frozenset[str]
@@ -45,8 +45,9 @@ def rescan(
     *,
     on_step: OnStep | None = None,
 ) -> Rescan:
-    """Read the files `paths` again; of those that are directories (also: directories of items, or above them; "" for all)
-    everything below. In `directories` only the files that lie directly in them. All relative to `root`, no trailing slash.
+    """Read the files `paths` again; of those that are directories (also: directories of items, or above them; "" for
+    all) everything below. In `directories` only the files that lie directly in them. All relative to `root`, no
+    trailing slash.
 
     `shards`: the digest caches, asked for when a large directory is looked at: what is the same file still is not read.
     Raises OSError only when `root` itself cannot be opened.
@@ -162,15 +163,15 @@ class _Look:
 
     def file(self, item: ItemRule, path: str, fd: int, name: str, mode: int) -> None:
         walk, prefix, files = self.walk, path[: -len(name)], list[CachedFile]()
-        noted = walk.noted
+        noted = walk.findings.noted
         if stat.S_ISREG(mode):
-            walk.take(files, prefix, name, fd, None)
+            walk.files.take(files, prefix, name, fd, None)
         elif stat.S_ISLNK(mode):
-            walk.take_linked(files, item, prefix, name, None)
+            walk.files.take_linked(files, self.root_fd, item, prefix, name, None)
         else:
-            walk.note("DEBUG", path, f"File {path} is not a regular file.")
-        if walk.noted != noted or stat.S_ISLNK(mode):
-            walk.again.append(prefix[:-1])
+            walk.findings.note("DEBUG", path, f"File {path} is not a regular file.")
+        if walk.findings.noted != noted or stat.S_ISLNK(mode):
+            walk.findings.again.append(prefix[:-1])
         self.found += _rows(prefix, item, files)
 
     def into(self, path: str) -> None:
@@ -219,7 +220,8 @@ class _Look:
                         os.close(below_fd)
 
     def gone(self, path: str) -> None:
-        """No directory (any more), perhaps nothing at all. What is below the directory of an item the item's walk has said."""
+        """No directory (any more), perhaps nothing at all. What is below the directory of an item the item's walk has
+        said."""
         self.files.add(path)
         self.trees.add(path)
 
@@ -272,8 +274,8 @@ class _Look:
         rows = self.found
         for directory in walk.directories:
             rows += _rows(directory.path + "/", directory.item, directory.files)
-        unread_files = frozenset(walk.unread)
-        unread_directories = tuple(path for path in walk.unread if path.endswith("/"))
+        unread_files = frozenset(walk.findings.unread)
+        unread_directories = tuple(path for path in walk.findings.unread if path.endswith("/"))
         changes: dict[str, FileMeta | None] = {}
         for row in self.places():
             if row.path not in unread_files and not row.path.startswith(unread_directories):
@@ -290,13 +292,13 @@ class _Look:
         kept = {path for path in live.unread if not self.is_looked_at(path)}
         return Rescan(
             changes,
-            frozenset(kept | set(walk.unread)),
+            frozenset(kept | set(walk.findings.unread)),
             self.existing,
-            sorted(set(walk.again)),
-            walk.hashed,
-            walk.reused,
-            walk.hashed_bytes,
-            walk.notes.all(),
+            sorted(set(walk.findings.again)),
+            walk.files.hashed,
+            walk.files.reused,
+            walk.files.hashed_bytes,
+            walk.findings.notes.all(),
         )
 
     def places(self) -> Iterable[FileMeta]:

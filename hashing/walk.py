@@ -1,8 +1,8 @@
-"""One shard of a tree to the rows of a manifest (wire.md 5.1): regular files only, never through a linked directory, nothing
-read or listed that is known to be unchanged (digest_cache.py).
+"""One shard of a tree to the rows of a manifest (wire.md 5.1): regular files only, never through a linked directory,
+nothing read or listed that is known to be unchanged (digest_cache.py).
 
-What cannot be read stays as it was and is named in a note: on the master a file that is missing in the manifest is a file
-that every worker deletes (C8).
+What cannot be read stays as it was and is named in a note: on the master a file that is missing in the manifest is a
+file that every worker deletes (C8).
 """
 
 import errno
@@ -10,13 +10,12 @@ import os
 import time
 from collections.abc import Callable
 from operator import attrgetter
-from typing import TypeGuard
 
 import msgspec
 import xxhash
 
 from hashing.atomic import TEMPORARY_PREFIX
-from hashing.digest import OPEN_DIRECTORY, OPEN_FILE, Buffer
+from hashing.digest import OPEN_DIRECTORY
 from hashing.digest_cache import (
     NO_ROWS,
     SETTLE_NS,
@@ -25,25 +24,23 @@ from hashing.digest_cache import (
     ShardRows,
     files_checksum,
     fingerprint,
-    is_same,
     make_shard_rows,
-    read_file,
     shard_of,
 )
 from hashing.errors import FileVanished, LinkToNothing, Note, UnsafePath
+from hashing.file_rows import AWAY, FileRows
+from hashing.findings import Findings, bare_reason
 from hashing.links import Links
 from hashing.manifest import ItemRule, Rules, is_too_deep, refusal
-from hashing.notes import Notes
 
 OnStep = Callable[[], None]
-AWAY = "the link leads to nothing"
 
 
 class ShardScan(msgspec.Struct, frozen=True):
-    """What a scan found. `rows` is to be saved if `is_changed`; an unchanged tree changes nothing. `files`: of this shard,
-    `hashed` of them were read (`hashed_bytes`), `reused` were known; the rest could not be read and are kept as they were.
-    `again`: directories to look at again from time to time, as no event may tell when they have changed: they hold links, or
-    something could not be read. With a trailing slash: with all below it."""
+    """What a scan found. `rows` is to be saved if `is_changed`; an unchanged tree changes nothing. `files`: of this
+    shard, `hashed` of them were read (`hashed_bytes`), `reused` were known; the rest could not be read and are kept as
+    they were. `again`: directories to look at again from time to time, as no event may tell when they have changed:
+    they hold links, or something could not be read. With a trailing slash: with all below it."""
 
     rows: ShardRows
     is_changed: bool
@@ -68,12 +65,12 @@ def scan_shard(
 ) -> ShardScan:
     """Walk the configured directories below `root` and give the files whose path hashes to `shard` of `shards`.
 
-    `previous`: the rows of the last scan of this shard, what is unchanged since is taken over; with `ignore_cache` every file
-    is read all the same. `on_step` is called again and again while this works, at least once per buffer read. `started_ns`:
-    wall clock (ns), now if None.
+    `previous`: the rows of the last scan of this shard, what is unchanged since is taken over; with `ignore_cache`
+    every file is read all the same. `on_step` is called again and again while this works, at least once per buffer
+    read. `started_ns`: wall clock (ns), now if None.
 
-    What cannot be read is in the notes, and its rows are those of `previous`; a missing directory is an empty one. Raises
-    OSError only when `root` itself cannot be opened.
+    What cannot be read is in the notes, and its rows are those of `previous`; a missing directory is an empty one.
+    Raises OSError only when `root` itself cannot be opened.
     """
     walk = Walk(root, rules, shard, shards, previous, ignore_cache, on_step or _nothing, started_ns or time.time_ns())
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -108,7 +105,6 @@ class Walk:
         on_step: OnStep,
         started_ns: int,
     ) -> None:
-        self.root = root
         self.root_fd = -1
         self.links = Links(root, rules)
         self.rules = rules
@@ -117,33 +113,28 @@ class Walk:
         self.previous = previous
         self.on_step = on_step
         self.settled_before = started_ns - SETTLE_NS
-        self.reuse = not ignore_cache
         self.reuse_lists = not ignore_cache and previous.rules == fingerprint(rules)
         self.known = {(directory.path, directory.item): directory for directory in previous.directories}
         self.excluded_names = frozenset(rules.excluded_files)
         self.excluded_extensions = rules.excluded_extensions
-        self.buffer = Buffer()
         self.directories: list[CachedDirectory] = []
-        self.unread: list[str] = []
-        self.again: list[str] = []
-        self.notes = Notes()
-        self.noted = 0
-        self.hashed = 0
-        self.hashed_bytes = 0
-        self.reused = 0
+        self.findings = Findings(root)
+        self.files = FileRows(
+            self.findings, self.links, self.was_file_there, self.settled_before, on_step, reuse=not ignore_cache
+        )
 
     def result(self) -> ShardScan:
-        known = self.known
+        known, found, taken = self.known, self.findings, self.files
         is_same = (
             self.reuse_lists
             and len(self.directories) == len(known)
             and all(known.get((new.path, new.item)) is new for new in self.directories)
-            and sorted(self.unread) == self.previous.unread
+            and sorted(found.unread) == self.previous.unread
         )
-        rows = self.previous if is_same else make_shard_rows(self.rules, self.directories, self.unread)
+        rows = self.previous if is_same else make_shard_rows(self.rules, self.directories, found.unread)
         files = sum(len(directory.files) for directory in self.directories)
         return ShardScan(
-            rows, not is_same, files, self.hashed, self.reused, self.hashed_bytes, self.notes.all(), self.again
+            rows, not is_same, files, taken.hashed, taken.reused, taken.hashed_bytes, found.notes.all(), found.again
         )
 
     # ---- directories -------------------------------------------------------------------------------------------------
@@ -167,8 +158,8 @@ class Walk:
             os.close(fd)
 
     def tree(self, item: ItemRule, path: str, fd: int) -> None:
-        """Take a directory, open as `fd`, and all below it. Those on the way to the one that is looked at stay open: at most
-        as many as a path may have."""
+        """Take a directory, open as `fd`, and all below it. Those on the way to the one that is looked at stay open: at
+        most as many as a path may have."""
         way = [(path, fd, iter(self.visit(item, path, fd)))]
         try:
             while way:
@@ -198,7 +189,7 @@ class Walk:
             status = os.fstat(fd)
             if known is not None and self.is_unchanged(known, status, fd):
                 found = known
-                self.reused += len(known.files)
+                self.files.reused += len(known.files)
             else:
                 found = self.list_names(item, path, fd, status, known)
                 if found == known:
@@ -252,11 +243,11 @@ class Walk:
             if known.item == item.key and (known.path == path or known.path.startswith(path + "/")):
                 kept = msgspec.structs.replace(known, settled=False) if known.settled else known
                 self.directories.append(kept)
-        self.unread.append(path + "/")
-        self.again.append(path + "/")
+        self.findings.unread.append(path + "/")
+        self.findings.again.append(path + "/")
         # Each shard says so, as it may have failed in one of them only: who joins the shards says it once.
-        reason = self.explain(error, path)
-        self.note("WARNING", path, f"Error getting file status: {reason}.", why=_why(error))
+        reason = self.findings.explain(error, path)
+        self.findings.note("WARNING", path, f"Error getting file status: {reason}.", why=bare_reason(error))
 
     def is_unchanged(self, known: CachedDirectory, status: os.stat_result, fd: int) -> bool:
         """True if a known directory has the same names as before and no file of this shard in it needs to be read."""
@@ -293,8 +284,8 @@ class Walk:
         self, item: ItemRule, path: str, fd: int, status: os.stat_result, known: CachedDirectory | None
     ) -> CachedDirectory:
         """Read the names of a directory, and those files of this shard that are not known unchanged."""
-        noted_before = self.noted
-        unread_before = len(self.unread)
+        noted_before = self.findings.noted
+        unread_before = len(self.findings.unread)
         prefix = path + "/"
         prefix_bytes = prefix.encode()
         only = None if item.files == ("all",) else frozenset(item.files)
@@ -345,20 +336,25 @@ class Walk:
                 elif entry.is_symlink():
                     links.append(name)
                 else:
-                    self.note("DEBUG", prefix + name, f"File {prefix}{name} is not a regular file.")
+                    self.findings.note("DEBUG", prefix + name, f"File {prefix}{name} is not a regular file.")
         directories.sort()
         files: list[CachedFile] = []
         for number, name in enumerate(names):
             if not number & 15:
                 self.on_step()
-            self.take(files, prefix, name, fd, before.get(name))
+            self.files.take(files, prefix, name, fd, before.get(name))
         for name in links:
-            self.take_linked(files, item, prefix, name, before.get(name))
+            self.files.take_linked(files, self.root_fd, item, prefix, name, before.get(name))
         files.sort(key=attrgetter("name"))
         # A directory with something to tell is listed again each time, so that it is told again.
-        is_plain = not links and not leads_on and self.noted == noted_before and len(self.unread) == unread_before
+        is_plain = (
+            not links
+            and not leads_on
+            and self.findings.noted == noted_before
+            and len(self.findings.unread) == unread_before
+        )
         if not is_plain:
-            self.again.append(path)
+            self.findings.again.append(path)
         settled = is_plain and max(status.st_mtime_ns, status.st_ctime_ns) < self.settled_before
         return CachedDirectory(
             path,
@@ -374,19 +370,19 @@ class Walk:
         )
 
     def leads_to_directory(self, item: ItemRule, path: str) -> bool:
-        """True for a link to a directory that is followed; one that is not is noted, by one shard. What is behind it is looked at in
-        every scan: no event need tell of it."""
+        """True for a link to a directory that is followed; one that is not is noted, by one shard. What is behind it is
+        looked at in every scan: no event need tell of it."""
         try:
             os.close(self.links.directory(self.root_fd, path))
         except (FileVanished, UnsafePath) as error:
             if isinstance(error, LinkToNothing) and self.was_there(item, path):
                 self.cannot_list(item, path, OSError(errno.ENOENT, AWAY))
             elif shard_of(path, self.shards) == self.shard:
-                self.note("WARNING", path, f"File {path} is left out: it {error.text}.", why=error.text)
+                self.findings.note("WARNING", path, f"File {path} is left out: it {error.text}.", why=error.text)
             return False
         except OSError:
             pass  # `enter` finds it again, and keeps what was known below
-        self.again.append(path + "/")
+        self.findings.again.append(path + "/")
         return True
 
     def rivals(self, item: ItemRule, prefix: str) -> list[ItemRule]:
@@ -401,88 +397,9 @@ class Walk:
             path = prefix + printable(name)
             if shard_of(path, self.shards) == self.shard:
                 text = f"File {path} is left out: its name is not UTF-8."
-                self.note("WARNING", path, text, why="name is not UTF-8")
+                self.findings.note("WARNING", path, text, why="name is not UTF-8")
             return False
         return True
-
-    def note(self, level: str, path: str, text: str, why: str = "") -> None:
-        self.noted += 1
-        self.notes.add(level, path, text, why)
-
-    # ---- files -------------------------------------------------------------------------------------------------------
-
-    def take(self, files: list[CachedFile], prefix: str, name: str, dir_fd: int, known: CachedFile | None) -> None:
-        """Add the row of one file to `files`: as known, or read."""
-        try:
-            if self.may_reuse(known) and is_same(known, os.stat(name, dir_fd=dir_fd, follow_symlinks=False)):
-                self.reused += 1
-                files.append(known)
-                return
-            fd = os.open(name, OPEN_FILE, dir_fd=dir_fd)
-            try:
-                file = read_file(name, fd, self.buffer, self.settled_before, self.on_step)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            self.cannot_read(files, prefix + name, error, known)
-            return
-        self.add(files, file)
-
-    def take_linked(
-        self, files: list[CachedFile], item: ItemRule, prefix: str, name: str, known: CachedFile | None
-    ) -> None:
-        """The same for a link: the file it leads to counts, if that lies inside the same item."""
-        path = prefix + name
-        try:
-            fd = self.links.file(self.root_fd, item.key, path)
-            try:
-                if self.may_reuse(known) and is_same(known, os.fstat(fd)):
-                    self.reused += 1
-                    files.append(known)
-                    return
-                file = read_file(name, fd, self.buffer, self.settled_before, self.on_step)
-            finally:
-                os.close(fd)
-        except LinkToNothing:
-            if self.was_file_there(path, known):
-                self.cannot_read(files, path, OSError(errno.ENOLINK, AWAY), known)
-            return
-        except FileVanished:
-            self.cannot_read(files, path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), known)
-            return
-        except UnsafePath as error:
-            self.note("WARNING", path, f"File {path} is left out: it {error.text}.", why=error.text)
-            return
-        except OSError as error:
-            self.cannot_read(files, path, error, known)
-            return
-        self.add(files, file)
-
-    def may_reuse(self, known: CachedFile | None) -> TypeGuard[CachedFile]:
-        return self.reuse and known is not None and known.settled
-
-    def add(self, files: list[CachedFile], file: CachedFile | None) -> None:
-        """Add a file that was read; None is one that became something else than a regular file since it was listed."""
-        if file is not None:
-            self.hashed += 1
-            self.hashed_bytes += file.size
-            files.append(file)
-
-    def cannot_read(self, files: list[CachedFile], path: str, error: OSError, known: CachedFile | None) -> None:
-        reason = self.explain(error, path)
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
-            # Gone, or something else in its place. The names of the directory have changed: the next scan sees that.
-            self.note("DEBUG", path, f"File {path} was deleted in previous iteration: {reason}")
-            return
-        if known is not None:
-            files.append(msgspec.structs.replace(known, settled=False) if known.settled else known)
-        self.unread.append(path)
-        text = f"Can't read metadata from file {path}: {reason}"
-        self.note("ERROR", path, text, why=_why(error))
-
-    def explain(self, error: OSError, path: str) -> str:
-        """The system's reason with the full path, as Python words it for a stock node."""
-        return str(OSError(error.errno, error.strerror, os.path.join(self.root, path)))
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -491,7 +408,3 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file()
     except OSError:
         return False
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or str(error)

@@ -6,8 +6,8 @@ from clusterd.messages.base import Job, Result
 
 
 class ReportOpened(Result, frozen=True, tag="report-opened"):
-    """`lists`: keys of `chunks`; `size`: bytes of its JSON. `offset_us`: what is to be added to the moments in it, None from a
-    node that sends none."""
+    """`lists`: keys of `chunks`; `size`: bytes of its JSON. `offset_us`: what is to be added to the moments in it, None
+    from a node that sends none."""
 
     lists: int
     size: int
@@ -31,7 +31,8 @@ class ChunkRequest(msgspec.Struct, frozen=True, array_like=True):
 
 
 class GroupsOpened(Result, frozen=True, tag="groups-opened"):
-    """`chunks`: how many there were. `requests`: those in `out`, in order. `bad`: texts of chunks that cannot be read. `has_hash`: whether the last chunk says what the master's `hash` is."""
+    """`chunks`: how many there were. `requests`: those in `out`, in order. `bad`: texts of chunks that cannot be read.
+    `has_hash`: whether the last chunk says what the master's `hash` is."""
 
     chunks: int
     requests: list[ChunkRequest]
@@ -41,8 +42,8 @@ class GroupsOpened(Result, frozen=True, tag="groups-opened"):
 
 
 class OpenGroups(Job[GroupsOpened], frozen=True, tag="open-groups"):
-    """A master's agent-groups, a long string of `size` bytes at `path`: write the requests for the agent database to `out`,
-    one behind the other. Result: GroupsOpened, or JobFailed "bad-json"."""
+    """A master's agent-groups, a long string of `size` bytes at `path`: write the requests for the agent database to
+    `out`, one behind the other. Result: GroupsOpened, or JobFailed "bad-json"."""
 
     path: str
     size: int

@@ -13,8 +13,8 @@ class NodeRequest(msgspec.Struct, frozen=True, array_like=True):
 
 
 class FunctionDone(Result, frozen=True, tag="function-done"):
-    """`answer`: an encoded result or exception (dapi.md 4). `declined`: why the function does not take these arguments, where
-    somebody else may; then nothing was done."""
+    """`answer`: an encoded result or exception (dapi.md 4). `declined`: why the function does not take these arguments,
+    where somebody else may; then nothing was done."""
 
     answer: Text
     declined: str = ""
@@ -22,7 +22,8 @@ class FunctionDone(Result, frozen=True, tag="function-done"):
 
 class RequestPlanned(Result, frozen=True, tag="request-planned"):
     """`requests`: in the order in which the answers are merged. `allowed`: the listing of the nodes (encoded);
-    `merges`: whether the answers must be combined, or the only one is the answer. With `failure` (encoded) there is no plan."""
+    `merges`: whether the answers must be combined, or the only one is the answer. With `failure` (encoded) there is no
+    plan."""
 
     requests: list[NodeRequest]
     allowed: bytes
@@ -32,8 +33,8 @@ class RequestPlanned(Result, frozen=True, tag="request-planned"):
 
 class RunFunction(Job[FunctionDone], frozen=True, tag="run-function"):
     """Run the function that an API request names, on this node. `serves_store`: whether our own store serves the agent
-    database here. A large answer goes to `out`. `may_decline`: somebody else may be asked. Result: FunctionDone, whatever the
-    function says."""
+    database here. A large answer goes to `out`. `may_decline`: somebody else may be asked. Result: FunctionDone,
+    whatever the function says."""
 
     root: str
     request: Text
@@ -43,8 +44,8 @@ class RunFunction(Job[FunctionDone], frozen=True, tag="run-function"):
 
 
 class PlanRequest(Job[RequestPlanned], frozen=True, tag="plan-request"):
-    """Which nodes solve a distributed API request, and what each is asked; `connected` are the master (first) and its workers.
-    Large requests go to the file `out`, one behind the other. Result: RequestPlanned."""
+    """Which nodes solve a distributed API request, and what each is asked; `connected` are the master (first) and its
+    workers. Large requests go to the file `out`, one behind the other. Result: RequestPlanned."""
 
     root: str
     request: Text

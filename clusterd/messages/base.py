@@ -29,26 +29,9 @@ class Job(msgspec.Struct, Generic[R_co], frozen=True, tag=True, omit_defaults=Tr
         return found
 
 
-class Note(msgspec.Struct, frozen=True):
-    """Something a person should know of one file. `level`: "DEBUG2", "DEBUG", "WARNING", "ERROR". `text` is the stock
-    text where wire.md has one; `why` is the bare reason for status (empty: not shown there)."""
-
-    level: str
-    path: str
-    text: str
-    why: str = ""
-
-
-class Segment(msgspec.Struct, frozen=True, array_like=True):
-    """`length` bytes at `offset` of the file `path` (absolute)."""
-
-    path: str
-    offset: int
-    length: int
-
-
 class Text(msgspec.Struct, frozen=True, array_like=True):
-    """JSON of the distributed API: `payload`, at most INLINE_BYTES, or `size` bytes at `offset` of the spool file `path`."""
+    """JSON of the distributed API: `payload`, at most INLINE_BYTES, or `size` bytes at `offset` of the spool file
+    `path`."""
 
     payload: bytes = b""
     path: str = ""

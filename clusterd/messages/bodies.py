@@ -2,7 +2,8 @@
 
 import msgspec
 
-from clusterd.messages.base import Job, Result, Segment
+from clusterd.messages.base import Job, Result
+from hashing.segment import Segment
 from ipc.descriptor import Descriptor
 
 
@@ -39,8 +40,9 @@ class ChunkStored(Result, frozen=True, tag="chunk-stored"):
 
 
 class StoreChunk(Job[ChunkStored], frozen=True, tag="store-chunk"):
-    """Open a chunk (`body` sealed in net's slabs, or `payload` open already), find its target by the word before the first
-    space and write the data. Result: ChunkStored, or JobFailed "unknown-name", "too-large", "bad-seal", "disk"."""
+    """Open a chunk (`body` sealed in net's slabs, or `payload` open already), find its target by the word before the
+    first space and write the data. Result: ChunkStored, or JobFailed "unknown-name", "too-large", "bad-seal",
+    "disk"."""
 
     targets: list[ChunkTarget]
     payload: bytes = b""
@@ -53,8 +55,8 @@ class Opened(Result, frozen=True, tag="opened"):
 
 
 class OpenBody(Job[Opened], frozen=True, tag="open"):
-    """Open a sealed body of at most `limit` plain bytes. Result: Opened. With `check_only` nothing comes back but `size`.
-    Bodies of the local socket are not `sealed`."""
+    """Open a sealed body of at most `limit` plain bytes. Result: Opened. With `check_only` nothing comes back but
+    `size`. Bodies of the local socket are not `sealed`."""
 
     body: list[Descriptor]
     limit: int

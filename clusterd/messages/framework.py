@@ -1,7 +1,9 @@
-"""Between sync and the supervisor: processes of the framework, wanted and gone. One datagram each on a socket pair that both
-have from before the fork; with HelperStarted go two descriptors: our end of the connection, and where its output is read.
+"""Between sync and the supervisor: processes of the framework, wanted and gone. One datagram each on a socket pair that
+both have from before the fork; with HelperStarted go two descriptors: our end of the connection, and where its output
+is read.
 
-`sync`: the incarnation of the sync process that wants it, or to which it is told; what an earlier one wanted is dropped."""
+`sync`: the incarnation of the sync process that wants it, or to which it is told; what an earlier one wanted is
+dropped."""
 
 from clusterd.messages.base import Message
 

@@ -94,8 +94,8 @@ class Answered(Message, frozen=True, tag="answered"):
 
 
 class Unanswered(Message, frozen=True, tag="unanswered"):
-    """Our Request `id` ended without a response. `why`: "timeout", "closed" (link gone) or "refused" (bad request of ours);
-    "string": see GiveString."""
+    """Our Request `id` ended without a response. `why`: "timeout", "closed" (link gone) or "refused" (bad request of
+    ours); "string": see GiveString."""
 
     id: int
     why: str
@@ -103,8 +103,8 @@ class Unanswered(Message, frozen=True, tag="unanswered"):
 
 
 class SlabsReturned(Message, frozen=True, tag="slabs-returned"):
-    """net has written a message from each of these slabs of sync's (or dropped it with its link). One that is sent to several
-    links comes back once for each."""
+    """net has written a message from each of these slabs of sync's (or dropped it with its link). One that is sent to
+    several links comes back once for each."""
 
     slabs: list[int]
 
@@ -119,9 +119,9 @@ class Reply(Message, frozen=True, tag="reply"):
     """The response to PeerRequest `serial`. `body`: an already sealed body (of net's or sync's slabs) sent as it is.
     `log`: the text of net's ERROR line `Internal error processing request ...` (wire.md 3.2), none when empty.
 
-    With `more` the request stays open (and counts as unanswered): what follows comes as Requests of ours. An empty command
-    ends a request without any response, as `sendsync` on the local socket has it. Should sync die before, net tells the
-    asker `err`: as the response, or as a request of ours when there was one."""
+    With `more` the request stays open (and counts as unanswered): what follows comes as Requests of ours. An empty
+    command ends a request without any response, as `sendsync` on the local socket has it. Should sync die before, net
+    tells the asker `err`: as the response, or as a request of ours when there was one."""
 
     link: int
     serial: int
@@ -145,9 +145,9 @@ class Request(Message, frozen=True, tag="request"):
 
 
 class GiveString(Message, frozen=True, tag="give-string"):
-    """Give a peer or local client `content` (at most INLINE_BYTES) as a long string, `new_str` and `str_upd`, then send `command`
-    with `word` (none when empty) and the id that it chose. Ends as a Request does: Answered is the response to `command`;
-    "string" in Unanswered: it did not take the string. `timeout_s` is that of each request."""
+    """Give a peer or local client `content` (at most INLINE_BYTES) as a long string, `new_str` and `str_upd`, then send
+    `command` with `word` (none when empty) and the id that it chose. Ends as a Request does: Answered is the response
+    to `command`; "string" in Unanswered: it did not take the string. `timeout_s` is that of each request."""
 
     link: int
     id: int
@@ -171,8 +171,8 @@ class Release(Message, frozen=True, tag="release"):
 
 
 class TaskNote(Message, frozen=True, tag="task-note"):
-    """Remember (`open`) or forget that this node sends `task_id` under `command` on this link, across lives of sync. With `caps`
-    as command: that it agreed with this worker to the capabilities `task_id`, joined by commas."""
+    """Remember (`open`) or forget that this node sends `task_id` under `command` on this link, across lives of sync.
+    With `caps` as command: that it agreed with this worker to the capabilities `task_id`, joined by commas."""
 
     link: int
     command: str

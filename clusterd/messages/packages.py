@@ -1,14 +1,19 @@
-"""Jobs on differences and packages: compare, pack, open, unpack, apply."""
+"""Jobs on differences and packages: compare, pack, open, unpack, apply. Where a job gives what hashing gives, its
+result is hashing's struct with a tag."""
 
-import msgspec
-
-from clusterd.messages.base import Job, Note, Result, Segment
+from clusterd.messages.base import Job, Result
 from clusterd.messages.manifest import Packed
+from hashing.apply import AppliedPlan
+from hashing.errors import Note
+from hashing.pack import FinishedPackage
+from hashing.plan import Written
+from hashing.unpack import OpenedPackage, UnpackedRange
 from ipc.descriptor import Descriptor
 
 
 class PackMetadata(Job[Packed], frozen=True, tag="pack-metadata"):
-    """A worker's check package: the manifest `root_digest` as the only entry. `method`: as in PackPart. Result: Packed."""
+    """A worker's check package: the manifest `root_digest` as the only entry. `method`: as in PackPart. Result:
+    Packed."""
 
     state_dir: str
     root_digest: str
@@ -17,9 +22,9 @@ class PackMetadata(Job[Packed], frozen=True, tag="pack-metadata"):
 
 
 class Compared(Result, frozen=True, tag="compared"):
-    """`received`: files in the worker's metadata. `raw_sizes`: of the missing and shared files in the order of their paths.
-    `content` identifies what is to be sent (paths and digests), `whole` the difference. `dry`: the worker only asked what
-    differs; `against`: the content digest of ours that the worker had in mind."""
+    """`received`: files in the worker's metadata. `raw_sizes`: of the missing and shared files in the order of their
+    paths. `content` identifies what is to be sent (paths and digests), `whole` the difference. `dry`: the worker only
+    asked what differs; `against`: the content digest of ours that the worker had in mind."""
 
     received: int
     missing: int
@@ -50,8 +55,8 @@ class BucketsPicked(Result, frozen=True, tag="buckets-picked"):
 
 
 class PickBuckets(Job[BucketsPicked], frozen=True, tag="pick-buckets"):
-    """What a worker tells of the buckets whose digests differ: `ours` of its manifest `root_digest`, `theirs` of the master's
-    with the content digest `master`. A large one goes to `out`. Result: BucketsPicked."""
+    """What a worker tells of the buckets whose digests differ: `ours` of its manifest `root_digest`, `theirs` of the
+    master's with the content digest `master`. A large one goes to `out`. Result: BucketsPicked."""
 
     state_dir: str
     root_digest: str
@@ -63,8 +68,8 @@ class PickBuckets(Job[BucketsPicked], frozen=True, tag="pick-buckets"):
 
 
 class CompareBuckets(Job[Compared], frozen=True, tag="compare-buckets"):
-    """Compare what a worker told (`body` sealed in net's slabs, or `payload`) to our manifest; write the difference to `out`.
-    Result: Compared, or JobFailed "bad-seal", "bad-package", "too-large"."""
+    """Compare what a worker told (`body` sealed in net's slabs, or `payload`) to our manifest; write the difference to
+    `out`. Result: Compared, or JobFailed "bad-seal", "bad-package", "too-large"."""
 
     state_dir: str
     root_digest: str
@@ -74,8 +79,8 @@ class CompareBuckets(Job[Compared], frozen=True, tag="compare-buckets"):
 
 
 class CompareManifests(Job[Compared], frozen=True, tag="compare-manifests"):
-    """What who has the files of manifest `before` needs for those of `root_digest`; both of this node, each with the digests of its
-    buckets. Writes the difference to `out`. Result: Compared, or JobFailed "vanished", "bad-package"."""
+    """What who has the files of manifest `before` needs for those of `root_digest`; both of this node, each with the
+    digests of its buckets. Writes the difference to `out`. Result: Compared, or JobFailed "vanished", "bad-package"."""
 
     state_dir: str
     before: str
@@ -112,8 +117,8 @@ class Fitted(Result, frozen=True, tag="fitted"):
 
 
 class FitDifference(Job[Fitted], frozen=True, tag="fit-difference"):
-    """Write to `out` what of a difference is at most `most` bytes of files, the smallest first, with all that is to be deleted.
-    Result: Fitted."""
+    """Write to `out` what of a difference is at most `most` bytes of files, the smallest first, with all that is to be
+    deleted. Result: Fitted."""
 
     difference: str
     out: str
@@ -132,8 +137,9 @@ class PartPacked(Result, frozen=True, tag="part-packed"):
 
 class PackPart(Job[PartPacked], frozen=True, tag="pack-part"):
     """Compress missing and shared files number `start` to `stop` (excluded; numbered in the order of their paths) of a
-    difference file to `out`, at most `limit` bytes raw per file unless `oversize`, which packs one single large file. What lies
-    where is written to the file `index`. `method`: "zlib", or "lz4" for a peer that reads it. Result: PartPacked."""
+    difference file to `out`, at most `limit` bytes raw per file unless `oversize`, which packs one single large file.
+    What lies where is written to the file `index`. `method`: "zlib", or "lz4" for a peer that reads it. Result:
+    PartPacked."""
 
     root: str
     difference: str
@@ -146,17 +152,8 @@ class PackPart(Job[PartPacked], frozen=True, tag="pack-part"):
     method: str = "zlib"
 
 
-class PackageFinished(Result, frozen=True, tag="package-finished"):
-    """The package is the concatenation of `segments`, `size` bytes, with SHA-256 `sha256`; the last `metadata_size` bytes are
-    the metadata entry. `sent`: files in it; `dropped`: how many wait for a later round."""
-
-    segments: list[Segment]
-    size: int
-    metadata_size: int
-    sha256: bytes
-    sent: int
-    dropped: int
-    notes: list[Note]
+class PackageFinished(FinishedPackage, Result, frozen=True, tag="package-finished"):
+    """hashing's."""
 
 
 class FinishPackage(Job[PackageFinished], frozen=True, tag="finish-package"):
@@ -170,21 +167,13 @@ class FinishPackage(Job[PackageFinished], frozen=True, tag="finish-package"):
     method: str = "zlib"
 
 
-class PackageOpened(Result, frozen=True, tag="package-opened"):
-    """Counts of the metadata and the number of ranges to unpack. `refused`: paths that may not be touched, with reasons.
-    `extra_digest` identifies the set of paths to delete."""
-
-    missing: int
-    shared: int
-    extra: int
-    ranges: int
-    extra_digest: str
-    refused: list[Note]
+class PackageOpened(OpenedPackage, Result, frozen=True, tag="package-opened"):
+    """hashing's."""
 
 
 class OpenPackage(Job[PackageOpened], frozen=True, tag="open-package"):
-    """Index a received package, read its metadata and check all paths against the rules. Writes the plan of application to
-    `plan`. Result: PackageOpened."""
+    """Index a received package, read its metadata and check all paths against the rules. Writes the plan of application
+    to `plan`. Result: PackageOpened."""
 
     package: str
     root: str
@@ -193,19 +182,8 @@ class OpenPackage(Job[PackageOpened], frozen=True, tag="open-package"):
     max_total_bytes: int
 
 
-class Written(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A verified file that waits beside `path`: its inode and size, by which it is known again before it is renamed."""
-
-    path: str
-    inode: int = 0
-    size: int = 0
-
-
-class RangeUnpacked(Result, frozen=True, tag="range-unpacked"):
-    """`written`: entries verified and waiting beside their targets."""
-
-    written: list[Written]
-    notes: list[Note]
+class RangeUnpacked(UnpackedRange, Result, frozen=True, tag="range-unpacked"):
+    """hashing's."""
 
 
 class UnpackRange(Job[RangeUnpacked], frozen=True, tag="unpack"):
@@ -220,23 +198,13 @@ class UnpackRange(Job[RangeUnpacked], frozen=True, tag="unpack"):
     max_total_bytes: int
 
 
-class Applied(Result, frozen=True, tag="applied"):
-    created: int
-    updated: int
-    deleted: int
-    overwrite_errors: int
-    create_errors: int
-    remove_errors: int
-    notes: list[Note]
-    removed: list[str] = msgspec.field(default_factory=list)
-    """Paths that were deleted."""
-    in_place: list[str] = msgspec.field(default_factory=list)
-    """Paths that are mount points and were written by copy."""
+class Applied(AppliedPlan, Result, frozen=True, tag="applied"):
+    """hashing's."""
 
 
 class ApplyPlan(Job[Applied], frozen=True, tag="apply"):
-    """Sync, rename what each range of the plan has unpacked over its targets, delete extras (unless `delete` is false), remove
-    emptied directories, sync. One at a time on a node. Result: Applied."""
+    """Sync, rename what each range of the plan has unpacked over its targets, delete extras (unless `delete` is false),
+    remove emptied directories, sync. One at a time on a node. Result: Applied."""
 
     root: str
     plan: str

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import xxhash
 
-from clusterd.messages.base import Segment
 from clusterd.messages.bodies import (
     ChunkStored,
     Digested,
@@ -20,6 +19,7 @@ from clusterd.messages.bodies import (
 from clusterd.pool.failure import Failure
 from clusterd.wire.seal import Sealer
 from clusterd.wire.token import BadSeal, sealed_length
+from hashing.segment import Segment
 from ipc.arena import Arena
 from ipc.descriptor import Descriptor
 

@@ -1,13 +1,12 @@
-"""Jobs on packages: pack, finish, open, unpack, apply, sweep. Thin: the work is hashing's, the shapes are ipc's."""
+"""Jobs on packages: pack, finish, open, unpack, apply, sweep. Thin: the work is hashing's."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
+from msgspec.structs import astuple
 
 from clusterd.agent_keys import KEY_FILE
-from clusterd.messages.base import Note
 from clusterd.messages.manifest import SweepTemporary, Swept
 from clusterd.messages.packages import (
     Applied,
@@ -23,7 +22,6 @@ from clusterd.messages.packages import (
 )
 from clusterd.pool.keys import may_be_sent
 from clusterd.settings import Settings
-from hashing import plan
 from hashing.apply import apply_plan, sweep_temporary
 from hashing.atomic import FileOps
 from hashing.compare import Difference, load_difference
@@ -31,12 +29,6 @@ from hashing.pack import PackedPart, finish_package, pack_part
 from hashing.unpack import open_package, unpack_range
 
 OnStep = Callable[[], None]
-R = TypeVar("R")
-
-
-def _as(shape: type[R], found: object) -> R:
-    """hashing's value as the message of the same fields: neither package knows the other."""
-    return msgspec.convert(found, shape, from_attributes=True)
 
 
 class Differences:
@@ -81,9 +73,7 @@ def pack(job: PackPart, settings: Settings, differences: Differences, on_step: O
         or any(number not in found.oversize for number in found.dropped)
         or any(entry.digest for entry in found.entries)
     )
-    return PartPacked(
-        packed, found.oversize, is_as_listed, msgspec.convert(found.notes, list[Note], from_attributes=True)
-    )
+    return PartPacked(packed, found.oversize, is_as_listed, found.notes)
 
 
 def finish(job: FinishPackage, settings: Settings, differences: Differences, on_step: OnStep) -> PackageFinished:
@@ -103,14 +93,14 @@ def finish(job: FinishPackage, settings: Settings, differences: Differences, on_
         believes=lambda path, digest: path != KEY_FILE or may_be_sent(settings, digest),
     )
     differences.forget()
-    return _as(PackageFinished, found)
+    return PackageFinished(*astuple(found))
 
 
 def open_received(job: OpenPackage, settings: Settings, on_step: OnStep) -> PackageOpened:
     found = open_package(
         job.package, job.root, settings.rules, job.plan, job.max_file_bytes, job.max_total_bytes, on_step
     )
-    return _as(PackageOpened, found)
+    return PackageOpened(*astuple(found))
 
 
 def unpack(job: UnpackRange, settings: Settings, on_step: OnStep) -> RangeUnpacked:
@@ -126,13 +116,12 @@ def unpack(job: UnpackRange, settings: Settings, on_step: OnStep) -> RangeUnpack
         on_step,
         settings.rules,
     )
-    return _as(RangeUnpacked, found)
+    return RangeUnpacked(*astuple(found))
 
 
 def apply(job: ApplyPlan, settings: Settings, on_step: OnStep) -> Applied:
-    unpacked = msgspec.convert(job.unpacked, list[list[plan.Written]], from_attributes=True)
-    found = apply_plan(job.root, settings.rules, job.plan, unpacked, FileOps(), on_step, delete=job.delete)
-    return _as(Applied, found)
+    found = apply_plan(job.root, settings.rules, job.plan, job.unpacked, FileOps(), on_step, delete=job.delete)
+    return Applied(*astuple(found))
 
 
 def sweep(job: SweepTemporary, settings: Settings) -> Swept:

@@ -8,7 +8,6 @@ import msgspec
 
 from clusterd.agent_keys import KEY_FILE
 from clusterd.key_guard import KeyRules, record_path
-from clusterd.messages.base import Note
 from clusterd.messages.manifest import (
     BuildManifest,
     ManifestBuilt,
@@ -24,7 +23,7 @@ from clusterd.settings import Settings
 from hashing.atomic import FileOps
 from hashing.compare import Difference, compare, fit_difference, load_difference, save_difference
 from hashing.digest_cache import NO_ROWS, ShardRows, load_rows, load_shard, save_shard, shard_path
-from hashing.errors import MalformedPackage
+from hashing.errors import MalformedPackage, Note
 from hashing.live_manifest import LiveManifest, differences, load_live
 from hashing.manifest import build_manifest, parse_wire_metadata, to_wire
 from hashing.pack import content_keys, numbered, write_metadata
@@ -138,7 +137,7 @@ def scan(job: ScanShard, settings: Settings, memory: Memory, on_step: OnStep) ->
         hashed_bytes=found.hashed_bytes,
         digest=found.rows.digest,
         failed=False,
-        notes=msgspec.convert(found.notes, list[Note], from_attributes=True),
+        notes=found.notes,
         again=found.again[:AGAIN_MOST],
     )
 
@@ -228,7 +227,7 @@ def patch_manifest(job: PatchManifest, settings: Settings, memory: Memory, on_st
         hashed=found.hashed,
         reused=found.reused,
         hashed_bytes=found.hashed_bytes,
-        notes=msgspec.convert(found.notes, list[Note], from_attributes=True),
+        notes=found.notes,
         again=found.again,
         trees=found.trees,
     )

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterd.messages.base import Segment
 from clusterd.messages.bodies import ChunkStored, ChunkTarget, DigestSegments, OpenBody, SealChunk, StoreChunk
 from clusterd.pool.bodies import NO_SPACE, digest_segments, open_body, seal_chunk, store_chunk
 from clusterd.pool.failure import Failure
 from clusterd.pool.jobs import JobRunner
 from clusterd.settings import ClusterBlock, Secret, Settings
 from clusterd.wire.seal import Sealer
+from hashing.segment import Segment
 from ipc.arena import Arena
 from ipc.descriptor import Descriptor
 

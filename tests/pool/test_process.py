@@ -13,11 +13,11 @@ import psutil
 import pytest
 import zmq
 
-from clusterd.messages.base import Segment
 from clusterd.messages.bodies import Digested, DigestSegments
 from clusterd.messages.manifest import RotateLog, Swept
 from clusterd.messages.pool import AnyJob, JobDone, JobFailed, PoolHello, PoolToSync, StartJob
 from clusterd.rundir import board_path, jobs_socket, run_dir
+from hashing.segment import Segment
 from ipc.board import Board, RowSnapshot
 from ipc.codec import Decoder, encode
 from tests.supervisor.helpers import until

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from clusterd.clock import Clock
 from clusterd.messages.pool import AnyJob, JobFailed
 from clusterd.pool.jobs import JobRunner
 from clusterd.settings import ClusterBlock, Secret, Settings
@@ -52,4 +53,4 @@ def port(pool: FakePool) -> PoolPort:
 def context(root: Path, pool: FakePool) -> Context:
     spool = Spool(str(root), 1)
     spool.prepare()
-    return cast(Context, SimpleNamespace(jobs=pool, spool=spool, settings=pool.settings))
+    return cast(Context, SimpleNamespace(jobs=pool, spool=spool, settings=pool.settings, clock=Clock()))

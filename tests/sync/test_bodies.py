@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from clusterd.clock import Clock
-from clusterd.messages.base import Segment
 from clusterd.messages.bodies import SealChunk
 from clusterd.sync.links.sealed_bodies import IDLE_S, SealedBodyCache
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.slabs import SlabPool
 from clusterd.wire.seal import Sealer
+from hashing.segment import Segment
 from ipc.arena import Arena
 from tests.sync.fake_pool import KEY, FakePool, port
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
-from clusterd.messages.packages import Applied, ApplyPlan, OpenPackage, PackageOpened, RangeUnpacked, Written
+from clusterd.messages.packages import Applied, ApplyPlan, OpenPackage, PackageOpened, RangeUnpacked
 from clusterd.messages.pool import AnyJob
 from clusterd.settings import Limits
 from clusterd.sync.integrity.worker import MAX_SYNCS, IntegrityWorker
@@ -13,6 +13,7 @@ from clusterd.sync.links.incoming import Incoming
 from clusterd.sync.ports.slabs import SlabPool
 from clusterd.sync.ports.spool import Spool
 from clusterd.sync.ports.troubles import Troubles
+from hashing.plan import Written
 
 
 class Silent:

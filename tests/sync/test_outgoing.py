@@ -13,7 +13,6 @@ import pytest
 
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
-from clusterd.messages.base import Segment
 from clusterd.messages.bodies import SealChunk
 from clusterd.settings import Communication
 from clusterd.sync.links.caps import RESUME
@@ -26,6 +25,7 @@ from clusterd.sync.ports.zip_limit import ZipLimit
 from clusterd.wire.commands import RESUME_FILE
 from clusterd.wire.seal import Sealer
 from clusterd.wire.transfer import chunk_bytes
+from hashing.segment import Segment
 from ipc.arena import Arena
 from ipc.descriptor import Descriptor
 from tests.sync.fake_pool import KEY, FakePool, port

@@ -11,7 +11,6 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from clusterd.messages.base import Note
 from clusterd.messages.packages import (
     Applied,
     ApplyPlan,
@@ -23,6 +22,7 @@ from clusterd.messages.packages import (
 )
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.pool_port import JobError
+from hashing.errors import Note
 from tests.sync.scripted_node import MASTER, Node, code_in, on, turns
 
 DONE = Applied(created=1, updated=2, deleted=4, overwrite_errors=0, create_errors=0, remove_errors=0, notes=[])

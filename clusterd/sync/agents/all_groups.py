@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 
 from clusterd.errors import ClusterError
-from clusterd.messages.base import Segment
 from clusterd.sync.agents.broadcasts import Broadcast
 from clusterd.sync.agents.groups_reading import GroupsReader
 from clusterd.sync.agents.info import log_result
@@ -15,6 +14,7 @@ from clusterd.sync.links.records import WorkerRecord
 from clusterd.wdb.client import DatabaseError
 from clusterd.wire import commands
 from clusterd.wire.payloads import parse_batch_result
+from hashing.segment import Segment
 
 SEND_ALL = "Agent-groups send full"
 

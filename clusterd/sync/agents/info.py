@@ -7,7 +7,6 @@ import msgspec
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.agents import OpenReport, ReportOpened
-from clusterd.messages.base import Segment
 from clusterd.sync.agents.master_clock import MasterClock
 from clusterd.sync.agents.rows import Unusable, open_rows
 from clusterd.sync.links.caps import AGENTS
@@ -22,6 +21,7 @@ from clusterd.wdb.client import DatabaseError, Taken
 from clusterd.wire import commands
 from clusterd.wire.payloads import BatchResult, build_batch_result, parse_batch_result, parse_id
 from clusterd.wire.results import dump_json, shorten
+from hashing.segment import Segment
 
 SUBTAG = "Agent-info sync"
 GUARD = "Agent-info guard"

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from clusterd.errors import ClusterError
-from clusterd.messages.base import Job, Result, Segment
+from clusterd.messages.base import Job, Result
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.pool_port import JobError
+from hashing.segment import Segment
 
 R = TypeVar("R", bound=Result)
 SHOWN_ID_BYTES = 64

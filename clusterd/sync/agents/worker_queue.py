@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable
 
 from clusterd.errors import ClusterError
-from clusterd.messages.base import Segment
 from clusterd.sync.agents.broadcasts import GUARD, Broadcast, Broadcasts
 from clusterd.sync.agents.info import log_result
 from clusterd.sync.links.context import Context
@@ -16,6 +15,7 @@ from clusterd.sync.ports.troubles import round_survives
 from clusterd.wire import commands
 from clusterd.wire.payloads import BatchResult, parse_batch_result
 from clusterd.wire.results import shorten
+from hashing.segment import Segment
 
 SEND = "Agent-groups send"
 NO_ANSWER = 3020

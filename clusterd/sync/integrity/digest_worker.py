@@ -1,7 +1,6 @@
 """The worker's side of a check by digest (capability `digest`): one message when nothing differs, two when something does."""
 
 from clusterd.errors import ClusterError
-from clusterd.messages.base import Segment
 from clusterd.messages.packages import PickBuckets
 from clusterd.sync.integrity.worker import CHECK, OWN, IntegrityWorker
 from clusterd.sync.links.context import Context
@@ -20,6 +19,7 @@ from clusterd.wire.payloads import (
     parse_listed,
     parse_sync_count,
 )
+from hashing.segment import Segment
 
 
 class Remains:

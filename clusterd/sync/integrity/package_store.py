@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from clusterd.messages.base import Note
 from clusterd.messages.packages import Compared, FinishPackage, PackageFinished, PackPart, PartPacked
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.outgoing import Package, Progress
 from clusterd.sync.ports.pool_port import JobError
+from hashing.errors import Note
 
 PART_BYTES = 16 * 1024 * 1024
 PART_FILES = 2000

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import msgspec
 
 from clusterd.errors import ClusterError
-from clusterd.messages.base import Note, Segment
 from clusterd.messages.bodies import DigestSegments
 from clusterd.messages.packages import (
     Applied,
@@ -33,6 +32,8 @@ from clusterd.sync.ports.tasks import Tasks
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure
 from clusterd.wire.transfer import IncomingFile
+from hashing.errors import Note
+from hashing.segment import Segment
 
 CHECK = "Integrity check"
 SYNC = "Integrity sync"

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from clusterd.errors import ClusterError
-from clusterd.messages.base import Segment
 from clusterd.messages.bodies import ChunkStored, ChunkTarget, DigestSegments, StoreChunk
 from clusterd.settings import Limits
 from clusterd.sync.links.partials import Claim, Partial, Partials
@@ -29,6 +28,7 @@ from clusterd.wire.payloads import (
     split_word,
 )
 from clusterd.wire.transfer import Files, IncomingFile, Strings
+from hashing.segment import Segment
 from ipc.descriptor import Descriptor
 
 FILES_PER_LINK = 4

@@ -11,7 +11,7 @@ import msgspec
 
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
-from clusterd.messages.base import INLINE_BYTES, Segment
+from clusterd.messages.base import INLINE_BYTES
 from clusterd.messages.bodies import DigestSegments
 from clusterd.sync.links.caps import RESUME
 from clusterd.sync.links.peer import Peer
@@ -23,6 +23,7 @@ from clusterd.sync.ports.slabs import SlabPool
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure, build_words, parse_length, parse_task_id
 from clusterd.wire.transfer import chunk_bytes
+from hashing.segment import Segment
 from ipc.descriptor import Descriptor
 
 INLINE_CHUNK = INLINE_BYTES // 2

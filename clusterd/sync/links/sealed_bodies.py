@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Hashable, Sequence
 
 from clusterd.clock import Clock
-from clusterd.messages.base import Segment
 from clusterd.messages.bodies import SealChunk
 from clusterd.sync.ports.pool_port import JobError, PoolPort
 from clusterd.sync.ports.slabs import SlabPool
+from hashing.segment import Segment
 from ipc.descriptor import Descriptor
 
 IDLE_S = 5.0

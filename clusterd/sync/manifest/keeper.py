@@ -15,7 +15,6 @@ import msgspec
 
 from clusterd.clock import Clock
 from clusterd.key_guard import KeyRules
-from clusterd.messages.base import Note
 from clusterd.messages.manifest import BuildManifest, ManifestBuilt, PatchManifest, ScanShard
 from clusterd.settings import Clusterd
 from clusterd.sync.manifest.confirming import RETRY_S, Confirming
@@ -28,6 +27,7 @@ from clusterd.sync.manifest.watcher import LAG_S, MakeNotify, watch_recursively
 from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.pool_port import GAVE_WAY, JobError, PoolPort, all_of
 from clusterd.sync.ports.troubles import Troubles, round_survives
+from hashing.errors import Note
 from hashing.manifest import Rules
 from ipc.job_queue import Lane
 

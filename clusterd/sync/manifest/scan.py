@@ -2,8 +2,8 @@
 
 import msgspec
 
-from clusterd.messages.base import Note
 from clusterd.messages.manifest import ManifestBuilt
+from hashing.errors import Note
 
 
 class Scan(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from clusterd.clock import Clock
 from clusterd.logs import Log
-from clusterd.messages.base import Note
+from hashing.errors import Note
 
 LEVELS = ("DEBUG2", "DEBUG", "WARNING", "ERROR")
 

@@ -12,7 +12,7 @@ from clusterd.dapi.protocol.policy import Origin
 from clusterd.dapi.protocol.registry import Cluster
 from clusterd.dapi.protocol.request import LOCAL_ANY
 from clusterd.errors import ClusterError
-from clusterd.messages.base import INLINE_BYTES, Segment, Text
+from clusterd.messages.base import INLINE_BYTES, Text
 from clusterd.sync.links.caps import ANSWER, offered
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer, Handler
@@ -31,6 +31,7 @@ from clusterd.sync.requests.runner import ApiRunner
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_words, parse_addressed, parse_string_for
 from clusterd.wire.results import decode_err_payload, encode_failure, shorten
+from hashing.segment import Segment
 
 LIMITS = FairQueueLimits(128, 128, 32, 32, known_source=2048, bytes_source=32 << 20, bytes=128 << 20)
 """32 requests of one link run at a time (dapi.md 3.3); 2,048 may wait."""

@@ -1,9 +1,10 @@
 """JSON of the distributed API in sync's hands: inline, or a spool file that somebody has to remove."""
 
 from clusterd.errors import ClusterError
-from clusterd.messages.base import INLINE_BYTES, Segment, Text
+from clusterd.messages.base import INLINE_BYTES, Text
 from clusterd.sync.links.outgoing import read_segments
 from clusterd.sync.ports.spool import Spool
+from hashing.segment import Segment
 
 
 class JsonBlobs:

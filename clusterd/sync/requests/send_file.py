@@ -4,7 +4,6 @@ import os
 import stat
 
 from clusterd.errors import ClusterError
-from clusterd.messages.base import Segment
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.peer import Peer
@@ -12,6 +11,7 @@ from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire import commands
 from clusterd.wire.payloads import text_of
 from clusterd.wire.results import encode_failure
+from hashing.segment import Segment
 
 DIRECTORY = "queue/cluster"
 OWN = ".clusterd"
