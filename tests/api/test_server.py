@@ -22,7 +22,6 @@ from clusterd.settings import ApiSettings
 from tests.api.harness import Door
 from tests.net.harness import wait_until
 from tools.api_setup import self_signed
-from tools.rig.patience import Patience
 
 TIMEOUT_S = 0.4
 CONNECTIONS = 12
@@ -61,9 +60,9 @@ class Served:
 
     def __enter__(self) -> "Served":
         self._thread.start()
-        patience = Patience(60)
+        deadline = time.monotonic() + 60
         while self._server is None or not self._server.started:
-            assert not patience.is_over()
+            assert time.monotonic() < deadline
             time.sleep(0.005)
         return self
 

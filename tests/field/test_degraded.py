@@ -13,7 +13,7 @@ from tools.rig import workload
 from tools.rig.nodes import Node, Rig, RigError
 from tools.rig.peer import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def problems(rig: Rig, node: Node) -> dict[str, str]:

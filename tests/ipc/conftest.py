@@ -9,9 +9,6 @@ import psutil
 import pytest
 import uvloop
 
-from tests.ipc.processes import named_memory
-from tools.rig.patience import Patience
-
 
 def _held() -> tuple[set[str], int, set[str]]:
     descriptors = set()
@@ -20,7 +17,7 @@ def _held() -> tuple[set[str], int, set[str]]:
             descriptors.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
         except FileNotFoundError:
             continue
-    return descriptors, len(os.listdir("/proc/self/task")), set(named_memory(os.getpid()))
+    return descriptors, len(os.listdir("/proc/self/task")), set(os.listdir("/dev/shm"))
 
 
 def _children() -> set[int]:
@@ -39,11 +36,11 @@ def _nothing_is_left(_loop_library: None) -> Iterator[None]:
     before, threads, children = _held(), set(threading.enumerate()), _children()
     yield
     assert _children() <= children
-    patience = Patience(30)
+    deadline = time.monotonic() + 30
     while True:
         now = _held()
         if now[0] <= before[0] and now[1] <= before[1] and now[2] <= before[2]:
             break
-        assert not patience.is_over(), f"left over: {now[0] - before[0]}, threads {before[1]} to {now[1]}"
+        assert time.monotonic() < deadline, f"left over: {now[0] - before[0]}, threads {before[1]} to {now[1]}"
         time.sleep(0.01)
     assert set(threading.enumerate()) <= threads

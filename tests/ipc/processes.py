@@ -6,13 +6,11 @@ import signal
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from types import TracebackType
 
 import uvloop
 
 from tests.fakes.forks import die_with_parent
-from tools.rig.patience import Patience
 
 PATIENCE_S = 60.0
 
@@ -25,16 +23,10 @@ def in_loop(work: Callable[[], Awaitable[None]]) -> None:
 
 def until(claim: Callable[[], bool]) -> None:
     """Wait for a condition, not for a time."""
-    patience = Patience(PATIENCE_S)
+    deadline = time.monotonic() + PATIENCE_S
     while not claim():
-        assert not patience.is_over(), "it did not come true in time"
+        assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.005)
-
-
-def named_memory(pid: int) -> list[str]:
-    """What of /dev/shm a process has: there would be nothing else to leave there. The rest of it is others'."""
-    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
-    return [line.split(maxsplit=5)[5] for line in maps if "/dev/shm/" in line]
 
 
 class Child:

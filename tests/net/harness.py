@@ -21,7 +21,6 @@ from ipc.board import Board, RowSnapshot
 from tests.fakes.forks import die_with_parent
 from tests.fakes.sync import FakeSync
 from tools.rig.guard import guarded
-from tools.rig.patience import Patience
 from tools.rig.peer import FrameReader, Message, build_frames
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -43,12 +42,12 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
     """What `condition` gives once it is true; polls."""
-    patience = Patience(timeout_s)
+    deadline = time.monotonic() + timeout_s
     while True:
         found = condition()
         if found:
             return found
-        assert not patience.is_over(), f"not in {timeout_s} s: {what}"
+        assert time.monotonic() < deadline, f"not in {timeout_s} s: {what}"
         time.sleep(0.005)
 
 
@@ -178,9 +177,9 @@ class NetNode:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         os.kill(self.pid, number)
-        patience = Patience(PATIENCE_S)
+        deadline = time.monotonic() + PATIENCE_S
         while (code := self.ended()) is None:
-            assert not patience.is_over(), "net does not stop"
+            assert time.monotonic() < deadline, "net does not stop"
             time.sleep(0.005)
         return code
 

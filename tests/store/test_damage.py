@@ -16,16 +16,15 @@ from clusterd.store.renew import renew
 from clusterd.wdb.stream import is_served
 from tests.store.lone_store import LoneStore, lone_store
 from tools.cli import cluster
-from tools.rig.patience import Patience
 from tools.rig.wdb_client import WdbClient, WdbError
 
 DEADLINE_S = 60.0
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    patience = Patience(DEADLINE_S)
+    deadline = time.monotonic() + DEADLINE_S
     while not condition():
-        assert not patience.is_over(), what
+        assert time.monotonic() < deadline, what
         time.sleep(0.05)
 
 

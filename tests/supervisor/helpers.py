@@ -9,7 +9,6 @@ from typing import TypeVar
 import psutil
 
 from clusterd.supervisor.privileges import WORKING_DIRECTORIES
-from tools.rig.patience import Patience
 
 T = TypeVar("T")
 MARK = "CLUSTERD_TEST_NODE"
@@ -17,9 +16,9 @@ MARK = "CLUSTERD_TEST_NODE"
 
 def until(condition: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
     """Poll until the condition is true; returns its value."""
-    patience = Patience(timeout_s)
+    deadline = time.monotonic() + timeout_s
     while not (value := condition()):
-        assert not patience.is_over(), f"waited {timeout_s:g} s until {what}"
+        assert time.monotonic() < deadline, f"waited {timeout_s:g} s until {what}"
         time.sleep(0.01)
     return value
 

@@ -40,6 +40,9 @@ class Lines:
     def __init__(self) -> None:
         self.written: list[tuple[str, str, str, str]] = []
 
+    def is_on(self, level: str) -> bool:
+        return True
+
     def line(self, level: str, tag: str, subtag: str, text: str) -> None:
         self.written.append((level, tag, subtag, text))
 

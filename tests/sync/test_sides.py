@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from clusterd.errors import ClusterError
 from clusterd.messages.links import Answered, LinkDown, LinkInfo, MasterAway
+from clusterd.settings import Secret
 from clusterd.sync.agents.groups_master import AgentGroupsMaster
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.links.bound import bind
@@ -320,3 +322,27 @@ def test_worker_that_is_not_there_is_3022(tmp_path: Path) -> None:
             node.context.roster.need_worker("w1")
 
     on(node, story())
+
+
+@pytest.mark.parametrize(("role", "asker", "node"), [("worker", PROGRAM, MASTER), ("master", PROGRAM, WORKER)])
+def test_a_configuration_that_is_given_on_has_the_key_that_was_only_shown_masked(
+    tmp_path: Path, role: str, asker: LinkInfo, node: LinkInfo
+) -> None:
+    """The other node may be a stock one, which would write the stars into its file."""
+    key = "c98b62a9b6169ac5f67dae55ae4a9088"
+    side = Node(tmp_path, role)
+    cluster = msgspec.structs.replace(side.context.settings.cluster, key=Secret(key.encode()))
+    side.context.settings = msgspec.structs.replace(side.context.settings, cluster=cluster)
+    name = "update_ossec_conf"
+    function = {"__name__": name, "__module__": "wazuh.manager", "__qualname__": name, "__type__": "function"}
+    asked = json.dumps({"f": {"__callable__": function}, "f_kwargs": {"new_conf": "<key>*****</key>"}}).encode()
+
+    async def story() -> None:
+        for info in (node, asker):
+            await side.up(info)
+        command, payload = ("dapi", asked) if role == "worker" else ("dapi_fwd", b"w1 " + asked)
+        await side.ask(asker, command, payload)
+        given = (await side.request(node.link, "dapi")).payload
+        assert json.loads(given.split(b" ", 1)[1])["f_kwargs"]["new_conf"] == f"<key>{key}</key>"
+
+    on(side, story())

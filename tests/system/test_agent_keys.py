@@ -13,7 +13,7 @@ from tools.rig.nodes import Node, Rig
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import WdbClient, authd
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 AGENTS = 20
 

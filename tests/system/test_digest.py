@@ -19,7 +19,7 @@ from tools.rig.faults import signal_process
 from tools.rig.nodes import HOST, Node, Rig, RigError
 from tools.rig.peer import Link, Message, StockMaster, StockWorker, dial, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 SELDOM = {
     "intervals": {"worker": {"sync_integrity": 60}, "master": {"recalculate_integrity": 60}},

@@ -13,7 +13,7 @@ from tools.rig.nodes import HOST, Node, Rig
 from tools.rig.peer import StockMaster, StockWorker, wait_until
 from tools.rig.wdb_client import WdbClient
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SOON: dict[str, Any] = {
     "intervals": {

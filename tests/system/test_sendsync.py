@@ -18,7 +18,7 @@ from tools.rig import faults
 from tools.rig.nodes import HOST, Node, Rig
 from tools.rig.peer import Link, LocalClient, Message, PeerError, StockMaster, StockWorker, dial, error_of, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 AUTH = "queue/sockets/auth"
 NO_STORE = {"clusterd": {"store": "off"}}

@@ -21,18 +21,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
 from clusterd.rights import DEBUGGABLE
 from tools.rig.compare import Comparison, compare
 from tools.rig.guard import MARK
-from tools.rig.patience import Patience
 
 STATE = "rig.json"
 AGENTS = "agents.json"
@@ -49,21 +48,6 @@ SCALED = {
     "master": {"recalculate_integrity": 8, "sync_agent_groups": 10},
 }
 """Intervals in seconds that `scale` shortens; timeouts and keepalives stay as they are."""
-
-
-Run = Callable[[Sequence[str], IO[str], IO[str], Mapping[str, str], float], int]
-"""Runs a command line: where its output and its errors go, its environment, seconds. Returns the exit code; raises
-subprocess.TimeoutExpired, then nothing of it runs."""
-
-
-def run_program(
-    line: Sequence[str], out: IO[str], err: IO[str], environment: Mapping[str, str], timeout_s: float
-) -> int:
-    """`Run` for every program."""
-    done = subprocess.run(
-        line, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, timeout=timeout_s, check=False
-    )
-    return done.returncode
 
 
 class RigError(Exception):
@@ -86,14 +70,13 @@ class Node:
 class Rig:
     """`directory` holds everything. Made by `create` or `load`; `down` ends it, whatever state it is in.
 
-    `program` is the command line of `clusterd`: another build of it can be put through the same tests. `run` runs it.
+    `program` is the command line of `clusterd`: another build of it can be put through the same tests.
     """
 
     directory: Path
     nodes: list[Node] = field(default_factory=list)
     scale: float = 1.0
     program: tuple[str, ...] = PROGRAM
-    run: Run = run_program
 
     @classmethod
     def create(
@@ -106,7 +89,6 @@ class Rig:
         overrides: dict[str, Any] | None = None,
         program: tuple[str, ...] = PROGRAM,
         key: str | None = None,
-        run: Run = run_program,
     ) -> "Rig":
         """Make the nodes' directories and configuration; start nothing but the links.
 
@@ -125,7 +107,7 @@ class Rig:
         if directory.stat().st_uid != os.geteuid():
             raise RigError(f"{directory} belongs to another user: choose another --dir")
         directory.chmod(0o711)
-        rig = cls(directory, scale=scale, program=program, run=run)
+        rig = cls(directory, scale=scale, program=program)
         rig._save()
         try:
             key = key or secrets.token_hex(16)
@@ -226,9 +208,9 @@ class Rig:
 
     def wait_equal(self, timeout_s: float, pause_s: float = 0.1) -> float:
         """Poll until all workers equal the master; returns seconds taken. Raises RigError with what still differs."""
-        began, patience = time.monotonic(), Patience(timeout_s)
+        began = time.monotonic()
         while not all((found := self.compare())[node.name].is_equal for node in self.workers):
-            if patience.is_over():
+            if time.monotonic() - began > timeout_s:
                 left = [f"{name}: {line}" for name, one in found.items() for line in list(one.lines())[:3]]
                 raise RigError(f"not equal after {timeout_s:g} s: {'; '.join(left)}")
             time.sleep(pause_s)
@@ -248,12 +230,20 @@ class Rig:
         line = [*self.program, "--root", str(node.root), *arguments]
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             try:
-                code = self.run(line, out, err, environment, timeout_s)
+                done = subprocess.run(
+                    line,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    env=environment,
+                    timeout=timeout_s,
+                    check=False,
+                )
             except subprocess.TimeoutExpired:
                 raise RigError(f"{node.name}: `{' '.join(arguments)}` did not end in {timeout_s:g} s") from None
             out.seek(0)
             err.seek(0)
-            return subprocess.CompletedProcess(line, code, out.read(), err.read())
+            return subprocess.CompletedProcess(line, done.returncode, out.read(), err.read())
 
     def running(self) -> list[psutil.Process]:
         """Every process of this rig, found by its mark; never the caller or its parents."""
@@ -327,9 +317,9 @@ class Rig:
                 start_new_session=True,
             )
             port: int = listener.getsockname()[1]
-        patience = Patience(20)
+        deadline = time.monotonic() + 20
         while not control.exists():
-            if process.poll() is not None or patience.is_over():
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise RigError(f"the link of {name} did not start")
             time.sleep(0.02)
         process.returncode = 0  # it lives on without us: `down` ends it by its mark, and Popen shall not warn about it

@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-from tools.rig.patience import Patience
 from tools.rig.peer_files import unpack
 from tools.rig.peer_frames import CHUNK, Link, Message, PeerError
 
@@ -279,8 +278,8 @@ class Peer:
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
     """Poll until `condition` holds; raises PeerError naming `what` after the time."""
-    patience = Patience(timeout_s)
+    deadline = time.monotonic() + timeout_s
     while not condition():
-        if patience.is_over():
+        if time.monotonic() > deadline:
             raise PeerError(f"{what}: not in {timeout_s:g} s")
         time.sleep(0.01)

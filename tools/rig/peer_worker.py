@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from tools.rig.patience import Patience
 from tools.rig.peer_base import Peer, error_of, exception_json
 from tools.rig.peer_files import Files, apply, package_name, scan, write_package
 from tools.rig.peer_frames import Message, PeerError, dial
@@ -216,18 +215,18 @@ class StockWorker:
             self.ask("syn_i_w_m_e", f"{task} queue/cluster/{self.name}/{package.name}")
         finally:
             package.unlink(missing_ok=True)
-        patience = Patience(timeout_s)
+        deadline = time.monotonic() + timeout_s
         while not connection.round_over.wait(0.05):
-            if connection.link.closed.is_set() or patience.is_over():
+            if connection.link.closed.is_set() or time.monotonic() > deadline:
                 break
         return self._note(connection.outcome)
 
     def sync(self, timeout_s: float = 60.0, pause_s: float = 0.1) -> int:
         """Check until the master says equal; returns the number of packages that took. Raises PeerError after the time."""
-        patience = Patience(timeout_s)
+        deadline = time.monotonic() + timeout_s
         before = len(self.packages)
-        while self.check(timeout_s) != "equal":
-            if patience.is_over():
+        while self.check(max(deadline - time.monotonic(), 0.1)) != "equal":
+            if time.monotonic() > deadline:
                 raise PeerError(f"not equal in {timeout_s:g} s; rounds: {self.outcomes[-5:]}; notes: {self.notes[-3:]}")
             self._stopping.wait(pause_s)
         return len(self.packages) - before

@@ -25,7 +25,7 @@ from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.requests.answer_wait import patiently
 from clusterd.sync.requests.audit import Audit, Work
 from clusterd.sync.requests.blobs import JsonBlobs
-from clusterd.sync.requests.masked import without_key
+from clusterd.sync.requests.masked import with_key, without_key
 from clusterd.sync.requests.prompt_answer import SOON_AT_ONCE, PromptAnswer, answer_in
 from clusterd.sync.requests.runner import ApiRunner
 from clusterd.wire import commands
@@ -112,7 +112,8 @@ class ApiRequests:
         """Another node's answer goes to the client as it is."""
 
         async def work(envelope: Envelope) -> Text:
-            return await self._ask(node, Text(content), self._runner.limit_s(envelope))
+            request = with_key(envelope, content, self._context.settings.cluster.key)
+            return await self._ask(node, Text(request), self._runner.limit_s(envelope))
 
         await self._answer_program(client, content, self._audit.audited(client, content, work, given_on=True))
 
@@ -247,7 +248,7 @@ class ApiRequests:
 
         async def work(envelope: Envelope) -> Text:
             self._journal.info(f"Receiving request: {shorten(envelope.function.name, 100)} from {shown}")
-            request = self._texts.write(content)
+            request = self._texts.write(with_key(envelope, content, self._context.settings.cluster.key))
             try:
                 return await self._runner.run(request, envelope, origin, asker)
             finally:

@@ -8,7 +8,6 @@ from clusterd.dapi.execution import as_value, check_daemons, unexpected, with_de
 from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.protocol.access import Scope, check
 from clusterd.dapi.protocol.envelope import Envelope
-from clusterd.dapi.protocol.masking import restore_key
 from clusterd.dapi.protocol.policy import Row
 from clusterd.dapi.protocol.registry import (
     ArgumentsRefused,
@@ -100,12 +99,10 @@ class ThisNode:
         assert framework is not None
         content = self._texts.read(request, LARGEST_REQUEST)
         check_unopened(content)
-        restored = self._restored(content, row)
-        given = request if restored is content else self._texts.write(restored)
 
         async def run() -> Text:
             return await framework.run(
-                given,
+                request,
                 timeout_s=timeout_s,
                 is_read_only=not row.changes,
                 name=asked.envelope.function,
@@ -118,17 +115,6 @@ class ThisNode:
             if failure.code == TOOK_TOO_LONG:
                 raise TimeoutError from None
             raise
-        finally:
-            if given is not request:
-                self._texts.remove(given)
-
-    def _restored(self, content: bytes, row: Row) -> bytes:
-        """With the cluster key where the asker has only seen that there is one."""
-        return (
-            restore_key(content, self._context.settings.cluster.key)
-            if row.changes and row.has_configuration
-            else content
-        )
 
     async def _besides(self, request: Text, answer: Text) -> Text:
         """What ours does when the framework has done the same for itself. Its answer counts, unless ours failed."""
