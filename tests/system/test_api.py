@@ -207,40 +207,6 @@ def test_permissions_narrow_what_nodes_are_shown(rig: Rig) -> None:
     assert failed_items(answer) == {4000: ["rig_manager_3"]}
 
 
-def test_answers_that_nobody_asked_for_are_refused(rig: Rig, tmp_path: Path) -> None:
-    with StockWorker((HOST, rig.master.port), KEY, "stranger", tmp_path, cluster="rig") as worker:
-        worker.join()
-        string = worker.connection.send_string(b"{}")
-        for command, payload in (("dapi_res", f"12345 {string}"), ("dapi_err", "12345 no")):
-            answer = worker.ask(command, payload)
-            assert answer.command == b"err"
-            assert failure(json.loads(answer.payload))["code"] == 3032
-
-
-def test_a_worker_cannot_answer_for_another_one(rig: Rig, tmp_path: Path) -> None:
-    """Ids are known to the node that was asked only; here the other one guesses right (dapi.md 8, number 21)."""
-    asked: list[str] = []
-
-    def api(request: dict[str, Any]) -> object:
-        asked.append("yes")
-        time.sleep(0.5)
-        return {"__wazuh_result__": {"__class__": "WazuhResult", "__object__": {"str_priority": None, "result": {}}}}
-
-    with (
-        StockWorker((HOST, rig.master.port), KEY, "honest", tmp_path / "a", cluster="rig", api=api) as honest,
-        StockWorker((HOST, rig.master.port), KEY, "liar", tmp_path / "b", cluster="rig") as liar,
-        client_of(rig.master) as client,
-    ):
-        honest.join()
-        liar.join()
-        client.ask("dapi_fwd", f"honest {request('wazuh.cluster', 'get_nodes_info', from_cluster=True)}")
-        wait_until(lambda: bool(asked), 60, "the honest node was asked")
-        name = next(one for one in honest.record if one.command == "dapi" and not one.sent).payload.split(b" ")[0]
-        lie = liar.connection.send_string(b'{"lie": true}')
-        assert liar.ask("dapi_res", name + b" " + lie.encode()).command == b"err"
-        assert b"lie" not in client.answer_of("dapi_res")
-
-
 def test_ten_thousand_requests_at_once_are_answered_or_refused_and_harm_nobody(rig: Rig, tmp_path: Path) -> None:
     before = rig.processes("rig_manager_1")
     with (
@@ -453,24 +419,3 @@ def test_changes_are_in_the_audit_with_who_what_and_result(make_rig: MakeRig) ->
     (own,) = audit_of(worker)
     assert f"[Worker {worker.name}] [API audit] {about}, user '" in own
     assert own.endswith(f" asked by {program}, given to another node: 1 done.")
-
-
-@pytest.mark.parametrize(("allowed", "reads"), [("read", True), ("off", False)])
-def test_a_master_decides_what_its_workers_may_ask(make_rig: MakeRig, allowed: str, reads: bool) -> None:
-    rig = make_rig(1, overrides={"clusterd": {"worker_api": allowed}})
-    rig.start()
-    rig.wait_equal(60)
-    worker = rig.workers[0]
-    for change in (UPLOAD, ("wazuh.agent", "delete_groups"), ("wazuh.agent", "get_agents_keys")):
-        refusal = failure(ask(worker, *change))
-        assert refusal["code"] == 4000
-        assert f"worker_api is {allowed}" in str(refusal["dapi_errors"])
-    listed = ask(worker, "wazuh.cluster", "get_nodes_info")
-    if reads:
-        assert len(result(listed)["affected_items"]) == 2
-    else:
-        assert failure(listed)["code"] == 4000
-    # Neither the master's own programs, nor what a worker is asked about itself.
-    assert result(ask(rig.master, *UPLOAD))["affected_items"] == ["etc/rules/planted.xml"]
-    assert result(ask(worker, "wazuh.cluster", "get_node_wrapper", request_type="local_any"))["affected_items"]
-    assert sum("refused with 4000" in line for line in audit_of(rig.master)) == 3

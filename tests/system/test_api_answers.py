@@ -105,19 +105,6 @@ def test_many_at_once_are_all_answered_and_keep_no_keepalive_waiting(rig: Rig, t
         wait_until(lambda: answered() == 500, 60, "all are answered")
 
 
-def test_node_that_does_not_offer_it_does_not_know_the_command(make_rig: MakeRig, tmp_path: Path) -> None:
-    rig = make_rig(1)
-    without_answer(rig.master)
-    rig.start()
-    rig.wait_equal(60)
-    with StockWorker((HOST, rig.master.port), KEY, "w", tmp_path, cluster="rig") as worker:
-        worker.join()
-        assert json.loads(worker.ask("caps", '["answer"]').payload) == []
-        answer = worker.ask("dapi_now", f"17 {request(*NODES)}")
-        assert (answer.command, answer.payload) == (b"err", b"unknown command 'b'dapi_now''")
-    assert [item["type"] for item in result(ask(rig.workers[0], *NODES))["affected_items"]] == ["master", "worker"]
-
-
 # ---- a peer that lies ------------------------------------------------------------------------------------------------------
 
 

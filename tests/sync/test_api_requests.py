@@ -1,0 +1,263 @@
+"""Requests of the API on their way: who is asked, whose answer counts, what each asker hears (docs/protocol/dapi.md 1.3, 3.2, 3.3)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterd.errors import ClusterError
+from clusterd.messages.links import LinkDown, LinkInfo, TaskNote, Unanswered
+from clusterd.wire.results import encode_failure
+from tests.sync.scripted_node import MASTER, PROGRAM, STRANGER, WORKER, Node, code_in, on, turns
+
+OTHER = LinkInfo(2, "worker", "w2")
+QUEUED, FORWARDED = b"Added request to API requests queue", b"Request forwarded to worker node"
+ANSWER = b'{"__wazuh_result__": {"__class__": "WazuhResult", "__object__": {"result": "x"}}}'
+
+
+def request(name: str, module: str = "wazuh.cluster", **fields: Any) -> bytes:
+    found = {"__callable__": {"__name__": name, "__module__": module, "__qualname__": name, "__type__": "function"}}
+    return json.dumps({"f": found, "f_kwargs": {}} | fields).encode()
+
+
+NODES = request("get_nodes_info")
+
+
+def refusal(content: bytes) -> tuple[int, str]:
+    """Code and whole text of an exception that is an answer."""
+    return code_in(content), content.decode()
+
+
+async def gives(node: Node, info: LinkInfo, name: str, content: bytes) -> bytes:
+    """Another node gives its answer: a long string, then `dapi_res`; what it hears of that."""
+    opened = await node.reply(await node.ask(info, "new_str", str(len(content)).encode()))
+    await node.reply(await node.ask(info, "str_upd", opened.payload + b" " + content))
+    told = await node.reply(await node.ask(info, "dapi_res", name.encode() + b" " + opened.payload))
+    return told.payload if told.command == "ok" else str(code_in(told.payload)).encode()
+
+
+# ---- programs ----------------------------------------------------------------------------------------------------------
+
+
+def test_program_of_a_master_is_answered_by_it(tmp_path: Path) -> None:
+    node = Node(tmp_path, "master", pool=True)
+
+    async def story() -> None:
+        await node.up(PROGRAM)
+        await node.up(WORKER)
+        first = await node.reply(await node.ask(PROGRAM, "dapi", NODES))
+        assert (first.payload, first.more) == (QUEUED, True)
+        answer = await node.string(PROGRAM.link, "dapi_res")
+        items = json.loads(answer.content)["__wazuh_result__"]["__object__"]["affected_items"]
+        assert [item["name"] for item in items] == ["m", "w1"]
+        assert answer.word == ""
+        assert node.asked(WORKER.link) == []
+
+    on(node, story())
+
+
+def test_question_about_a_worker_itself_is_not_for_its_master(tmp_path: Path) -> None:
+    node = Node(tmp_path, "worker", pool=True)
+
+    async def story() -> None:
+        await node.up(PROGRAM)
+        first = await node.reply(await node.ask(PROGRAM, "dapi", request("get_node_wrapper", request_type="local_any")))
+        assert first.payload == QUEUED
+        assert b'"node": "w1"' in (await node.string(PROGRAM.link, "dapi_res")).content
+
+    on(node, story())
+
+
+async def passed_on(node: Node) -> str:
+    """A program of a worker asks; the id under which the master has it."""
+    await node.up(PROGRAM)
+    await node.up(MASTER)
+    first = await node.reply(await node.ask(PROGRAM, "dapi", NODES))
+    assert (first.payload, first.more) == (QUEUED, True)
+    given = await node.request(MASTER.link, "dapi")
+    name, _, content = given.payload.partition(b" ")
+    assert content == NODES
+    await node.says(given, QUEUED)
+    return name.decode()
+
+
+def test_program_of_a_worker_gets_its_masters_answer_as_it_is(tmp_path: Path) -> None:
+    node = Node(tmp_path, "worker", caps=(), pool=True)
+
+    async def story() -> None:
+        name = await passed_on(node)
+        assert await gives(node, MASTER, name, ANSWER) == b"Response forwarded to worker"
+        assert (await node.string(PROGRAM.link, "dapi_res")).content == ANSWER
+        assert await gives(node, MASTER, name, b"another") == b"Response forwarded to worker", "a worker stays friendly"
+        await turns()
+        assert sum(getattr(sent, "command", "") == "dapi_res" for sent in node.sent) == 1
+
+    on(node, story())
+
+
+@pytest.mark.parametrize("how", ["refused", "lost", "cut while it was asked"])
+def test_program_of_a_worker_hears_why_there_is_no_answer(tmp_path: Path, how: str) -> None:
+    node = Node(tmp_path, "worker", caps=(), pool=True)
+
+    async def story() -> None:
+        if how == "cut while it was asked":
+            await node.up(PROGRAM)
+            await node.up(MASTER)
+            await node.ask(PROGRAM, "dapi", NODES)
+            await node.core.handle(Unanswered((await node.request(MASTER.link, "dapi")).id, "closed"))
+        else:
+            name = await passed_on(node)
+            if how == "lost":
+                await node.core.handle(LinkDown(MASTER.link, "it ended"))
+            else:
+                failure = encode_failure(ClusterError(3034, "gone"))
+                told = await node.reply(await node.ask(MASTER, "dapi_err", name.encode() + b" " + failure))
+                assert told.command == "ok"
+        code = code_in((await node.request(PROGRAM.link, "dapi_err")).payload)
+        assert code == (3034 if how == "refused" else 3023)
+
+    on(node, story())
+
+
+# ---- whose answer counts -----------------------------------------------------------------------------------------------
+
+
+def test_only_the_node_that_has_a_request_may_answer_it_and_once(tmp_path: Path) -> None:
+    """docs/protocol/dapi.md 8, number 21."""
+    node = Node(tmp_path, "master", pool=True)
+
+    async def story() -> None:
+        for info in (PROGRAM, WORKER, OTHER):
+            await node.up(info)
+        first = await node.reply(await node.ask(PROGRAM, "dapi_fwd", b"w1 " + NODES))
+        assert first.payload == FORWARDED
+        given = await node.request(WORKER.link, "dapi")
+        await node.says(given, QUEUED)
+        name = given.payload.partition(b" ")[0].decode()
+        error = encode_failure(ClusterError(1000, "forged"))
+        assert await gives(node, OTHER, name, b"forged") == b"3032"
+        forged = await node.reply(await node.ask(OTHER, "dapi_err", name.encode() + b" " + error))
+        assert (forged.command, code_in(forged.payload)) == ("err", 3032)
+        assert await gives(node, WORKER, name + "1", b"of nothing") == b"3032"
+        await turns()
+        assert node.asked(PROGRAM.link) == []
+        assert await gives(node, WORKER, name, ANSWER) == b"Forwarded response"
+        assert (await node.string(PROGRAM.link, "dapi_res")).content == ANSWER
+        assert await gives(node, WORKER, name, b"again") == b"3032"
+
+    on(node, story())
+
+
+@pytest.mark.parametrize(("info", "payload", "code"), [(STRANGER, b"w1 {}", 4000), (PROGRAM, b"nobody {}", 3022)])
+def test_forwarding_is_for_privileged_programs_and_nodes_that_are_there(
+    tmp_path: Path, info: LinkInfo, payload: bytes, code: int
+) -> None:
+    node = Node(tmp_path, "master")
+
+    async def story() -> None:
+        await node.up(info)
+        await node.up(WORKER)
+        refused = await node.reply(await node.ask(info, "dapi_fwd", payload))
+        assert (refused.command, code_in(refused.payload)) == ("err", code)
+        assert node.asked(WORKER.link) == []
+
+    on(node, story())
+
+
+# ---- requests of other nodes -------------------------------------------------------------------------------------------
+
+
+def test_request_of_a_worker_is_a_task_until_its_answer_is_given(tmp_path: Path) -> None:
+    """So that a sync process that comes after a dead one can tell the asker (wire.md 4.5)."""
+    node = Node(tmp_path, "master", pool=True)
+
+    def notes() -> list[tuple[str, str, bool]]:
+        return [(sent.command, sent.task_id, sent.open) for sent in node.sent if isinstance(sent, TaskNote)]
+
+    async def story() -> None:
+        await node.up(WORKER)
+        first = await node.reply(await node.ask(WORKER, "dapi", b"77 " + NODES))
+        assert (first.payload, first.more) == (QUEUED, False)
+        answer = await node.string(WORKER.link, "dapi_res")
+        assert (answer.word, notes()) == ("77", [("dapi_err", "77", True)])
+        await node.says(answer)
+        await node.find(lambda _: len(notes()) == 2)
+        assert notes()[1] == ("dapi_err", "77", False)
+
+    on(node, story())
+
+
+@pytest.mark.parametrize("bad", [b"{}", b"[]", b"{", b"\xff", b'{"f": 1}'])
+def test_what_is_no_request_is_told_to_who_asked_and_logged_once_a_second(tmp_path: Path, bad: bytes) -> None:
+    node = Node(tmp_path, "master")
+
+    def said() -> int:
+        return sum("Error in distributed API" in line[3] for line in node.log.written)
+
+    async def story() -> None:
+        await node.up(WORKER)
+        for number in range(5):
+            assert (await node.reply(await node.ask(WORKER, "dapi", f"{number} ".encode() + bad))).payload == QUEUED
+        errors = [await node.request(WORKER.link, "dapi_err")]
+        assert errors[0].payload.startswith(b"0 ")
+        assert code_in(errors[0].payload.partition(b" ")[2]) == 1000
+        await turns()
+        assert (node.asked(WORKER.link), said()) == (["dapi_err"] * 5, 1)
+        node.clock.move(1.0)
+        await node.ask(WORKER, "dapi", b"9 " + bad)
+        await turns()
+        assert said() == 2
+
+    on(node, story())
+
+
+@pytest.mark.parametrize("caps", [("answer",), ("digest",)])
+def test_small_answer_is_the_response_where_that_was_offered(tmp_path: Path, caps: tuple[str, ...]) -> None:
+    node = Node(tmp_path, "master", caps=caps, pool=True)
+
+    async def story() -> None:
+        await node.up(WORKER)
+        told = await node.reply(await node.ask(WORKER, "dapi_now", b"77 " + NODES))
+        if "answer" in caps:
+            assert told.command == "ok"
+            assert told.payload.startswith(b'={"__wazuh_result__"')
+            assert not any(isinstance(sent, TaskNote) for sent in node.sent)
+        else:
+            assert told.command == "err"
+            assert b"unknown command" in told.payload
+
+    on(node, story())
+
+
+UPLOAD = request("upload_rule_file", "wazuh.rule", f_kwargs={"filename": "planted.xml", "content": "<group/>"})
+KEYS = request("get_agents_keys", "wazuh.agent")
+
+
+@pytest.mark.parametrize(("allowed", "reads"), [("read", True), ("off", False)])
+def test_a_master_decides_what_its_workers_may_ask(tmp_path: Path, allowed: str, reads: bool) -> None:
+    node = Node(tmp_path, "master", pool=True, worker_api=allowed)
+
+    async def answer(number: int, content: bytes) -> bytes:
+        await node.ask(WORKER, "dapi", f"{number} ".encode() + content)
+        found = await node.find(lambda sent: getattr(sent, "word", None) == str(number))
+        text: bytes = found.content  # type: ignore[union-attr]
+        return text
+
+    async def story() -> None:
+        await node.up(WORKER)
+        await node.up(PROGRAM)
+        for number, content in enumerate((UPLOAD, KEYS)):
+            code, text = refusal(await answer(number, content))
+            assert code == 4000
+            assert f"worker_api is {allowed}" in text
+        assert (b"__wazuh_exception__" not in await answer(7, NODES)) is reads
+        # Neither the master's own programs, nor what a worker is asked about itself.
+        await node.ask(PROGRAM, "dapi", request("get_agents_keys", "wazuh.agent"))
+        assert b"worker_api" not in (await node.string(PROGRAM.link, "dapi_res")).content
+
+    on(node, story())
+    audit = [text for _, _, where, text in node.log.written if where == "API audit"]
+    assert sum("refused with 4000" in line for line in audit) == (2 if reads else 3)
+    assert 'upload_rule_file (filename "planted.xml")' in audit[0]
+    assert "asked by worker w1" in audit[0]
