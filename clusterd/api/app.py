@@ -2,9 +2,11 @@
 
 import asyncio
 import datetime
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from html import escape
 
 import msgspec
 from starlette.applications import Starlette
@@ -21,7 +23,7 @@ from clusterd.api.jsontext import dump
 from clusterd.api.logins import Logins
 from clusterd.api.node import Asker, as_wire
 from clusterd.api.openapi import LOGIN_PATH, document
-from clusterd.api.page import page
+from clusterd.api.page import ADDRESS, page
 from clusterd.api.parameters import PRETTY, RAW, Parameter
 from clusterd.api.problem import Refused, failure_response
 from clusterd.api.table import ENDPOINTS
@@ -37,6 +39,8 @@ from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult
 
 MOST_PATH_SHOWN = 200
 READERS = "has the role reader: only an admin may change something or see keys (clusterd api user role)"
+_ADDRESS = re.compile(r"[A-Za-z0-9._-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
+"""Host and port by which the caller reached us, as the examples on the page show them."""
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -186,7 +190,11 @@ class Api:
         return Response(self._document, media_type=JSON)
 
     async def _show_page(self, request: Request) -> Response:
-        return HTMLResponse(self._page, headers={"Content-Security-Policy": PAGE_POLICY})
+        found = _ADDRESS.fullmatch(request.headers.get("host", ""))
+        address = found[0] if found else f"{socket.gethostname()}:{self._settings.port}"
+        return HTMLResponse(
+            self._page.replace(ADDRESS, escape(address)), headers={"Content-Security-Policy": PAGE_POLICY}
+        )
 
     # ---- the endpoints of the table ------------------------------------------------------------------------------------
 

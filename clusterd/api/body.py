@@ -11,6 +11,9 @@ from clusterd.api.endpoint import Body
 from clusterd.api.problem import Refused
 from clusterd.settings import ApiSettings
 
+_CONTROL = re.compile(r"\\[bfnrt]|\\u00[01][0-9a-fA-F]|\\u007[fF]")
+"""Escapes of control characters in JSON, where they cannot stand as they are."""
+
 
 async def read_body(request: Request, body: Body, settings: ApiSettings) -> dict[str, Any]:
     """The keywords of the body. Raises Refused: 406 for another content type, 408, 413, 400 for what is in it."""
@@ -24,20 +27,22 @@ async def read_body(request: Request, body: Body, settings: ApiSettings) -> dict
         raise Refused(400, "the body must be text in UTF-8", error=1911) from None
     if not text:
         raise Refused(400, "the body is empty", error=1912)
-    return {body.keyword: text} if body.kind == "text" else _fields(text, body)
+    return {body.keyword: text} if body.model is None else _fields(text, body.model)
 
 
-def _fields(text: str, body: Body) -> dict[str, Any]:
+def _fields(text: str, model: type[msgspec.Struct]) -> dict[str, Any]:
+    """Raises Refused; the text says where and what, and repeats no value."""
+    if _CONTROL.search(text):
+        # A pattern that ends with `$` lets a line end pass.
+        raise Refused(400, "no text of the body may have control characters", error=1018)
     try:
-        fields = msgspec.json.decode(text, type=dict[str, str])
+        found = msgspec.json.decode(text, type=model)
+    except msgspec.ValidationError as problem:
+        raise Refused(400, f"the body: {problem}", error=1018) from None
     except (msgspec.DecodeError, RecursionError):
-        raise Refused(400, "the body must be a JSON object of texts", error=1018) from None
-    if fields.keys() != body.fields.keys():
-        raise Refused(400, f"the body's keys must be: {', '.join(body.fields)}", error=1018)
-    for name, pattern in body.fields.items():
-        if re.fullmatch(pattern, fields[name]) is None:
-            raise Refused(400, f"{name} must be of the form {pattern}")
-    return dict(fields)
+        raise Refused(400, "the body must be a JSON object", error=1018) from None
+    given = {name: getattr(found, name) for name in model.__struct_fields__}
+    return {name: msgspec.to_builtins(value) for name, value in given.items() if value is not msgspec.UNSET}
 
 
 async def _content(request: Request, settings: ApiSettings) -> bytes:

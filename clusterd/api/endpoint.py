@@ -56,26 +56,14 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):
-    """`text`: the body is one text, for `keyword`. `fields`: it is a JSON object of these texts, all required, with their
-    patterns."""
+    """One text, for `keyword`; or a JSON object of this `model` (clusterd/api/bodies.py), whose fields are keywords."""
 
-    kind: Literal["text", "fields"]
     keyword: str = ""
-    fields: Mapping[str, str] = {}
+    model: type[msgspec.Struct] | None = None
 
     @property
     def media_type(self) -> str:
-        return OCTETS if self.kind == "text" else JSON
-
-    def schema(self) -> dict[str, Any]:
-        if self.kind == "text":
-            return {"type": "string", "minLength": 1}
-        return {
-            "type": "object",
-            "properties": {name: {"type": "string", "pattern": pattern} for name, pattern in self.fields.items()},
-            "required": list(self.fields),
-            "additionalProperties": False,
-        }
+        return OCTETS if self.model is None else JSON
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,14 +1,23 @@
 """Endpoints of agents and groups (dapi.md 5.3)."""
 
+import msgspec
+
+from clusterd.api.bodies import KnownAgent, NewAgent, NewGroup
 from clusterd.api.endpoint import Body, Endpoint, Function
 from clusterd.api.parameters import (
     AGENT_ID,
     AGENTS,
     GROUP_ID,
+    LIMIT,
     NAME,
+    OFFSET,
     RAW,
+    SELECT,
     Parameter,
+    Q,
     list_parameters,
+    searching,
+    sorting,
 )
 from clusterd.dapi.protocol.request import LOCAL_MASTER
 
@@ -99,6 +108,38 @@ AGENT_ENDPOINTS = (
     ),
     Endpoint(
         method="GET",
+        path="/agents/outdated",
+        tag="Agents",
+        summary="Agents of another version than this node",
+        function=_agent("get_outdated_agents"),
+        parameters=list_parameters("objects"),
+    ),
+    Endpoint(
+        method="GET",
+        path="/agents/stats/distinct",
+        tag="Agents",
+        summary="Every combination of some fields, with how many agents have it",
+        function=_agent("get_distinct_agents"),
+        parameters=(
+            Parameter(name="fields", kind="texts", pattern=SELECT, about="Fields, comma separated; all without it."),
+            OFFSET,
+            LIMIT,
+            sorting("objects"),
+            searching("objects"),
+            Q,
+        ),
+    ),
+    Endpoint(
+        method="GET",
+        path="/agents/summary",
+        tag="Agents",
+        summary="How many agents are in which state, on which system, in which group",
+        function=_agent("get_agents_summary", is_async=True),
+        parameters=(AGENTS,),
+        answer="object",
+    ),
+    Endpoint(
+        method="GET",
         path="/agents/summary/status",
         tag="Agents",
         summary="How many agents are in which state",
@@ -111,6 +152,76 @@ AGENT_ENDPOINTS = (
         tag="Agents",
         summary="The platforms of all agents",
         function=_agent("get_agents_summary_os"),
+    ),
+    Endpoint(
+        method="GET",
+        path="/agents/{agent_id}/group/is_sync",
+        tag="Agents",
+        summary="Whether an agent has the files of its groups",
+        function=_agent("get_agents_sync_group"),
+        parameters=(AGENT_ID,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/agents/{agent_id}/key",
+        tag="Agents",
+        summary="The key of an agent, as it is imported there; for admins",
+        function=_agent("get_agents_keys"),
+        parameters=(AGENT_ID,),
+    ),
+    Endpoint(
+        method="POST",
+        path="/agents",
+        tag="Agents",
+        summary="Add an agent",
+        function=_agent("add_agent"),
+        body=Body(model=NewAgent),
+        answer="object",
+    ),
+    Endpoint(
+        method="POST",
+        path="/agents/insert",
+        tag="Agents",
+        summary="Add an agent that has an id and a key already",
+        function=_agent("add_agent"),
+        body=Body(model=KnownAgent),
+        answer="object",
+    ),
+    Endpoint(
+        method="POST",
+        path="/agents/insert/quick",
+        tag="Agents",
+        summary="Add an agent by its name alone",
+        function=_agent("add_agent"),
+        parameters=(
+            Parameter(
+                name="agent_name",
+                pattern=r"^[A-Za-z0-9._-]{1,128}$",
+                keyword="name",
+                is_required=True,
+                about="The agent's name.",
+            ),
+        ),
+        answer="object",
+    ),
+    Endpoint(
+        method="DELETE",
+        path="/agents",
+        tag="Agents",
+        summary="Delete agents that meet all conditions",
+        function=_agent("delete_agents"),
+        parameters=(
+            _ALL_OR_AGENTS,
+            msgspec.structs.replace(_STATUS, is_required=True),
+            *(
+                msgspec.structs.replace(one, default="7d") if one.name == "older_than" else one
+                for one in _FILTERS
+                if one is not _STATUS
+            ),
+            Q,
+            Parameter(name="purge", kind="boolean", default=False, about="Keep no record of them in client.keys."),
+        ),
+        constants={"filters": {}},
     ),
     Endpoint(
         method="PUT",
@@ -145,6 +256,19 @@ AGENT_ENDPOINTS = (
         parameters=(AGENT_ID, GROUP_ID),
         answer="message",
     ),
+    Endpoint(
+        method="DELETE",
+        path="/agents/{agent_id}/group",
+        tag="Agents",
+        summary="Take an agent out of some groups, or of all",
+        function=_agent("remove_agent_from_groups", is_async=True),
+        parameters=(
+            AGENT_ID,
+            Parameter(
+                name="groups_list", kind="texts", pattern=NAME, keyword="group_list", about="Groups; all without it."
+            ),
+        ),
+    ),
 )
 
 GROUP_ENDPOINTS = (
@@ -166,7 +290,7 @@ GROUP_ENDPOINTS = (
         tag="Groups",
         summary="Make a group",
         function=_agent("create_group"),
-        body=Body(kind="fields", fields={"group_id": r"^[A-Za-z0-9._-]{1,255}$"}),
+        body=Body(model=NewGroup),
         answer="message",
     ),
     Endpoint(

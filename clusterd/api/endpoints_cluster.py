@@ -32,8 +32,19 @@ def _manager(name: str, request_type: RequestType) -> Function:
     return Function(module="wazuh.manager", qualname=name, request_type=request_type)
 
 
-def _stats(name: str) -> Function:
-    return Function(module="wazuh.stats", qualname=name, request_type=DISTRIBUTED)
+def _stats(name: str, request_type: RequestType = DISTRIBUTED) -> Function:
+    return Function(module="wazuh.stats", qualname=name, request_type=request_type)
+
+
+POLICY_FILTERS = ("name", "description", "references")
+CHECK_FILTERS = (
+    "title", "description", "rationale", "remediation", "command", "reason", "file", "process", "directory", "registry",
+    "references", "result", "condition",
+)  # fmt: skip
+
+
+def _filter(name: str, about: str) -> Parameter:
+    return Parameter(name=name, pattern=TEXT, group="filters", about=about)
 
 
 _LOG = (
@@ -207,6 +218,28 @@ MANAGER = (
         summary="How many lines of each level the daemons of this node wrote",
         function=_manager("ossec_log_summary", LOCAL_ANY),
     ),
+    Endpoint(
+        method="GET",
+        path="/manager/stats",
+        tag="Manager",
+        summary="Events and alerts of a day on this node, hour by hour",
+        function=_stats("totals", LOCAL_ANY),
+        parameters=(_DAY,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/manager/stats/hourly",
+        tag="Manager",
+        summary="Average events of this node by hour of the day",
+        function=_stats("hourly", LOCAL_ANY),
+    ),
+    Endpoint(
+        method="GET",
+        path="/manager/stats/weekly",
+        tag="Manager",
+        summary="Average events of this node by day and hour of the week",
+        function=_stats("weekly", LOCAL_ANY),
+    ),
 )
 
 SCA = (
@@ -219,10 +252,21 @@ SCA = (
         parameters=(
             AGENT_ID,
             *list_parameters("objects"),
-            *(
-                Parameter(name=name, pattern=TEXT, group="filters", about=f"Policies with this {word}.")
-                for name, word in (("name", "name"), ("description", "description"), ("references", "reference"))
-            ),
+            *(_filter(name, f"Policies with this {name.removesuffix('s')}.") for name in POLICY_FILTERS),
+        ),
+        constants={"filters": {}},
+    ),
+    Endpoint(
+        method="GET",
+        path="/sca/{agent_id}/checks/{policy_id}",
+        tag="SCA",
+        summary="The checks of one policy on an agent, with their results",
+        function=Function(module="wazuh.sca", qualname="get_sca_checks", request_type=DISTRIBUTED),
+        parameters=(
+            AGENT_ID,
+            Parameter(name="policy_id", place="path", pattern=r"^[A-Za-z0-9_.-]{1,255}$", about="A policy's id."),
+            *list_parameters("objects"),
+            *(_filter(name, f"Checks with this {name.removesuffix('s')}.") for name in CHECK_FILTERS),
         ),
         constants={"filters": {}},
     ),

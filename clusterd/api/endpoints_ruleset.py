@@ -1,7 +1,7 @@
 """Endpoints of rule and decoder files and of CDB lists (dapi.md 5.6)."""
 
 from clusterd.api.endpoint import Body, Endpoint, Function
-from clusterd.api.parameters import RAW, Parameter, list_parameters
+from clusterd.api.parameters import LIMIT, OFFSET, RAW, Parameter, list_parameters, searching
 from clusterd.dapi.protocol.request import LOCAL_ANY, LOCAL_MASTER, RequestType
 
 XML_NAME = r"^[A-Za-z0-9_-]{1,251}\.xml$"
@@ -10,7 +10,20 @@ _TREE = r"(/[A-Za-z0-9_-]{1,255}){0,8}/?$"
 _OVERWRITE = Parameter(
     name="overwrite", kind="boolean", default=False, about="Replace a file of this name; without it that is refused."
 )
-_TEXT = Body(kind="text", keyword="content")
+_STATUS_OF_FILE = Parameter(
+    name="status", choices=("enabled", "disabled", "all"), is_lowered=True, about="Files that are used, or not."
+)
+VALUE = r"^[^,;\u0000-\u001f\u007f]{1,128}$"
+STANDARDS = {
+    "pci_dss": "PCI DSS",
+    "gpg13": "GPG 13",
+    "gdpr": "GDPR",
+    "hipaa": "HIPAA",
+    "nist-800-53": "NIST 800-53",
+    "tsc": "TSC",
+    "mitre": "MITRE",
+}
+_TEXT = Body(keyword="content")
 
 
 def _directory(pattern: str) -> Parameter:
@@ -39,12 +52,7 @@ def _files(word: str, words: str) -> tuple[Endpoint, ...]:
             function=function(f"get_{words}_files", LOCAL_ANY),
             parameters=(
                 *list_parameters("words", sort="filename"),
-                Parameter(
-                    name="status",
-                    choices=("enabled", "disabled", "all"),
-                    is_lowered=True,
-                    about="Files that are used, or not.",
-                ),
+                _STATUS_OF_FILE,
                 Parameter(name="filename", kind="texts", pattern=XML_NAME, about="Names of files, comma separated."),
                 directory,
             ),
@@ -76,6 +84,87 @@ def _files(word: str, words: str) -> tuple[Endpoint, ...]:
             parameters=(name, directory),
         ),
     )
+
+
+def _parsed(word: str, words: str) -> tuple[Parameter, ...]:
+    """What lists of parsed rules and decoders have in common."""
+    return (
+        *list_parameters("words"),
+        _STATUS_OF_FILE,
+        Parameter(name="filename", kind="texts", pattern=XML_NAME, about="Names of files, comma separated."),
+        _directory(rf"^(etc|ruleset)/{words}{_TREE}"),
+    )
+
+
+def _ruleset(module: str, name: str) -> Function:
+    return Function(module=f"wazuh.{module}", qualname=name, request_type=LOCAL_ANY)
+
+
+def _value(name: str, about: str, pattern: str = VALUE, keyword: str = "") -> Parameter:
+    return Parameter(name=name, pattern=pattern, keyword=keyword, about=about)
+
+
+_VALUES = (OFFSET, LIMIT, searching("words"))
+PARSED = (
+    Endpoint(
+        method="GET",
+        path="/rules",
+        tag="Rules",
+        summary="Rules of all files that the node loads",
+        function=_ruleset("rule", "get_rules"),
+        parameters=(
+            Parameter(name="rule_ids", kind="texts", pattern=r"^[0-9]{1,20}$", about="Ids of rules, comma separated."),
+            *_parsed("rule", "rules"),
+            _value("group", "Rules of this group."),
+            _value("level", "A level, or the first and last of several, like 2-4.", r"^[0-9]{1,2}(-[0-9]{1,2})?$"),
+            *(
+                _value(name, f"Rules for this requirement of {title}.", keyword=name.replace("-", "_"))
+                for name, title in STANDARDS.items()
+            ),
+        ),
+    ),
+    Endpoint(
+        method="GET",
+        path="/rules/groups",
+        tag="Rules",
+        summary="The groups of rules",
+        function=_ruleset("rule", "get_groups"),
+        parameters=_VALUES,
+    ),
+    Endpoint(
+        method="GET",
+        path="/rules/requirement/{requirement}",
+        tag="Rules",
+        summary="The requirements of a standard that rules are for",
+        function=_ruleset("rule", "get_requirement"),
+        parameters=(
+            Parameter(name="requirement", place="path", choices=tuple(STANDARDS), is_lowered=True, about="A standard."),
+            *_VALUES,
+        ),
+    ),
+    Endpoint(
+        method="GET",
+        path="/decoders",
+        tag="Decoders",
+        summary="Decoders of all files that the node loads",
+        function=_ruleset("decoder", "get_decoders"),
+        parameters=(
+            Parameter(
+                name="decoder_names", kind="texts", pattern=VALUE, keyword="names", about="Names, comma separated."
+            ),
+            *_parsed("decoder", "decoders"),
+        ),
+    ),
+    Endpoint(
+        method="GET",
+        path="/decoders/parents",
+        tag="Decoders",
+        summary="Decoders that are no children of others",
+        function=_ruleset("decoder", "get_decoders"),
+        parameters=_parsed("decoder", "decoders"),
+        constants={"parents": True},
+    ),
+)
 
 
 def _list_function(name: str) -> Function:
@@ -128,4 +217,5 @@ LISTS = (
         parameters=(_file_name(LIST_NAME),),
     ),
 )
-RULESET = (*_files("rule", "rules"), *_files("decoder", "decoders"), *LISTS)
+_RULES, _DECODERS = ([one for one in PARSED if one.tag == tag] for tag in ("Rules", "Decoders"))
+RULESET = (*_RULES, *_files("rule", "rules"), *_DECODERS, *_files("decoder", "decoders"), *LISTS)

@@ -1,17 +1,19 @@
 """The OpenAPI 3.1 document, made from the table of endpoints."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
+
 from clusterd import __version__
 from clusterd.api.endpoint import JSON, Endpoint
+from clusterd.api.examples import ABOUT, BODIES, EXAMPLES, answer_of, schema_of
 from clusterd.api.parameters import PRETTY, RAW, Parameter
 
 LOGIN_PATH = "/security/user/authenticate"
 PROBLEM = "application/problem+json"
 REFUSALS = (400, 401, 403, 404, 406, 408, 413, 429, 500)
-_DATA = {"type": "object", "additionalProperties": True}
 SCHEMAS: dict[str, Any] = {
     "Items": {
         "type": "object",
@@ -50,7 +52,7 @@ SCHEMAS: dict[str, Any] = {
     "Object": {
         "type": "object",
         "required": ["error"],
-        "properties": {"data": _DATA, "message": {}, "error": {"type": "integer"}},
+        "properties": {"data": {}, "message": {}, "error": {"type": "integer"}},
     },
     "Token": {
         "type": "object",
@@ -75,11 +77,13 @@ SCHEMAS: dict[str, Any] = {
 _ANSWERS = {"items": "Items", "object": "Object", "message": "Object"}
 
 
-def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
+def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """The whole document, ready to be written as JSON."""
     paths: dict[str, dict[str, Any]] = {"/": {"get": _about()}, LOGIN_PATH: {"post": _login()}}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation(endpoint)
+    models = [endpoint.body.model for endpoint in endpoints if endpoint.body and endpoint.body.model]
+    _, bodies = msgspec.json.schema_components(models, ref_template="#/components/schemas/{name}")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -93,7 +97,7 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
         "security": [{"token": []}],
         "paths": paths,
         "components": {
-            "schemas": SCHEMAS,
+            "schemas": SCHEMAS | bodies,
             "responses": {
                 "Problem": {
                     "description": "Why the request was refused or failed",
@@ -110,9 +114,8 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
 
 def operation(endpoint: Endpoint) -> dict[str, Any]:
     """One endpoint as an operation object."""
-    content: dict[str, Any] = {JSON: {"schema": _ref(_ANSWERS[endpoint.answer])}}
+    content: dict[str, Any] = {JSON: {"schema": _answer(endpoint), "example": answer_of(endpoint)}}
     if endpoint.raw_type:
-        content = {JSON: {"schema": {"anyOf": [_ref("Items"), _ref("Object")]}}}
         content[endpoint.raw_type] = {"schema": {"type": "string"}}
     described: dict[str, Any] = {
         "operationId": endpoint.name,
@@ -127,9 +130,30 @@ def operation(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.body is not None:
         described["requestBody"] = {
             "required": True,
-            "content": {endpoint.body.media_type: {"schema": endpoint.body.schema()}},
+            "content": {endpoint.body.media_type: _body(endpoint)},
         }
     return described
+
+
+def _answer(endpoint: Endpoint) -> dict[str, Any]:
+    """What all answers of a kind have, and what those of this endpoint have in it."""
+    common = _ref(_ANSWERS[endpoint.answer])
+    if endpoint.raw_type:
+        # What is in it depends on the file.
+        return common
+    found = schema_of(EXAMPLES[endpoint.name])
+    if endpoint.answer == "items":
+        items = {"type": "object", "properties": {"affected_items": {"type": "array", "items": found}}}
+        return {"allOf": [common, {"type": "object", "properties": {"data": items}}]}
+    key = "data" if endpoint.answer == "object" else "message"
+    return {"allOf": [common, {"type": "object", "properties": {key: found}}]}
+
+
+def _body(endpoint: Endpoint) -> dict[str, Any]:
+    assert endpoint.body is not None
+    if endpoint.body.model is None:
+        return {"schema": {"type": "string", "minLength": 1}}
+    return {"schema": _ref(endpoint.body.model.__name__), "example": BODIES[endpoint.name]}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
@@ -151,7 +175,13 @@ def _about() -> dict[str, Any]:
         "tags": ["API"],
         "summary": "What this API is",
         "parameters": [_parameter(PRETTY)],
-        "responses": {"200": {"description": "OK", "content": {JSON: {"schema": _ref("Object")}}}, **_refusals()},
+        "responses": {
+            "200": {
+                "description": "OK",
+                "content": {JSON: {"schema": _ref("Object"), "example": {"data": ABOUT, "error": 0}}},
+            },
+            **_refusals(),
+        },
     }
 
 

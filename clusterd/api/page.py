@@ -1,11 +1,14 @@
 """The page about the API at /docs: plain HTML made from the table of endpoints, nothing loaded from anywhere."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from itertools import groupby
+from typing import Any
 
 from clusterd import __version__
 from clusterd.api.endpoint import Endpoint
+from clusterd.api.examples import BODIES, EXAMPLES, answer_of, request_of
 from clusterd.api.openapi import LOGIN_PATH
 from clusterd.api.parameters import COMMON, Parameter
 
@@ -19,18 +22,21 @@ td, th { text-align: left; vertical-align: top; padding: 0.2rem 0.8rem 0.2rem 0;
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #161616; } pre { background: #242424; }
  details { border-color: #444; } a { color: #8bf; } .about { color: #aaa; } }
 """
+ADDRESS = "@ADDRESS@"
+"""Stands in the page for host and port under which it is looked at."""
 INTRODUCTION = f"""
 <p>Log in with a name and a password, then send the token with every request until it expires:</p>
-<pre>TOKEN=$(curl -u NAME --cacert CERTIFICATE -X POST "https://HOST:55000{LOGIN_PATH}?raw=true")
-curl --cacert CERTIFICATE -H "Authorization: Bearer $TOKEN" "https://HOST:55000/cluster/nodes?pretty=true"</pre>
+<pre>TOKEN=$(curl -u NAME --cacert CERTIFICATE -X POST "https://{ADDRESS}{LOGIN_PATH}?raw=true")
+curl --cacert CERTIFICATE -H "Authorization: Bearer $TOKEN" "https://{ADDRESS}/cluster/nodes?pretty=true"</pre>
 <p>An answer is <code>{{"data": ..., "message": ..., "error": 0}}</code>: <code>error</code> is 1 when nothing could be done, 2 when
 some of it could not, and then <code>failed_items</code> says what and why. A request that is refused or fails is answered with
-<code>application/problem+json</code>. The same for programs: <a href="/openapi.json">OpenAPI document</a>.</p>
+<code>application/problem+json</code>. A user with the role <code>reader</code> gets 403 for what changes something and for keys.
+The same for programs: <a href="/openapi.json">OpenAPI document</a>.</p>
 """
 
 
 def page(endpoints: Iterable[Endpoint]) -> str:
-    """The whole page."""
+    """The whole page, with ADDRESS in the place of host and port."""
     groups = [(tag, list(members)) for tag, members in groupby(endpoints, key=lambda endpoint: endpoint.tag)]
     links = " ".join(f'<a href="#{escape(tag)}">{escape(tag)}</a>' for tag, _ in groups)
     common = _table(COMMON)
@@ -46,15 +52,54 @@ def page(endpoints: Iterable[Endpoint]) -> str:
 
 
 def _endpoint(endpoint: Endpoint) -> str:
-    body = ""
-    if endpoint.body is not None:
-        fields = "".join(f" <code>{escape(name)}</code>" for name in endpoint.body.fields)
-        body = f"<p>Body: <code>{endpoint.body.media_type}</code>{fields}</p>"
     parameters = _table(endpoint.parameters) if endpoint.parameters else "<p>No parameters of its own.</p>"
+    answer = answer_of(endpoint)
+    shown = escape(json.dumps(answer, indent=2, ensure_ascii=False))
+    raw = (
+        f"<p>With <code>raw=true</code>: the file itself, <code>{endpoint.raw_type}</code>.</p>"
+        if endpoint.raw_type
+        else ""
+    )
     return (
         f"<details><summary><b>{endpoint.method}</b> <code>{escape(endpoint.path)}</code> "
-        f'<span class="about">{escape(endpoint.summary)}</span></summary><div>{body}{parameters}</div></details>'
+        f'<span class="about">{escape(endpoint.summary)}</span></summary><div>{parameters}'
+        f"<h4>Request</h4><pre>{escape(_request(endpoint), quote=False)}</pre>"
+        f"<h4>Answer</h4><pre>{shown}</pre>{raw}{_fields(endpoint)}</div></details>"
     )
+
+
+def _request(endpoint: Endpoint) -> str:
+    """As curl sends it."""
+    method = "" if endpoint.method == "GET" else f" -X {endpoint.method}"
+    body = ""
+    if endpoint.body is not None:
+        content = "@FILE" if endpoint.body.model is None else json.dumps(BODIES[endpoint.name])
+        body = f" \\\n     -H 'Content-Type: {endpoint.body.media_type}' --data-binary '{content}'"
+    return (
+        f'curl --cacert CERTIFICATE -H "Authorization: Bearer $TOKEN"{method}{body} \\\n'
+        f'     "https://{ADDRESS}{request_of(endpoint)}"'
+    )
+
+
+def _fields(endpoint: Endpoint) -> str:
+    """The members of an item, or of the object, with their types."""
+    rows = "".join(
+        f"<tr><td><code>{escape(name)}</code></td><td>{kind}</td></tr>" for name, kind in flat(EXAMPLES[endpoint.name])
+    )
+    return f"<table><tr><th>Field</th><th>Type</th></tr>{rows}</table>" if rows else ""
+
+
+def flat(example: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names of all that an object holds, with their types."""
+    if isinstance(example, dict):
+        for name, value in example.items():
+            yield f"{prefix}{name}", _TYPES[type(value)]
+            yield from flat(value, f"{prefix}{name}.")
+    elif isinstance(example, list) and example:
+        yield from flat(example[0], prefix)
+
+
+_TYPES = {dict: "object", list: "list", str: "text", int: "number", bool: "true, false", type(None): "text or null"}
 
 
 def _table(parameters: Sequence[Parameter]) -> str:

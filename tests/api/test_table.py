@@ -10,6 +10,7 @@ from clusterd.api.endpoint import Endpoint
 from clusterd.api.table import ENDPOINTS
 from clusterd.dapi.functions.groups import Algorithm
 from clusterd.dapi.functions.table import FUNCTIONS
+from clusterd.dapi.protocol import policy
 from clusterd.dapi.protocol.registry import arguments_of
 from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
 from clusterd.wire.results import WireCallable
@@ -114,6 +115,118 @@ CASES: list[tuple[str, str, str, str, dict[str, Any]]] = [
         LOCAL_MASTER,
         BARE | {"q": "id!=000;group=null;(name=a,name=b)"},
     ),
+    (f"GET /agents/outdated?{LIST}", "wazuh.agent", "get_outdated_agents", LOCAL_MASTER, OBJECTS),
+    (
+        "GET /agents/stats/distinct?fields=os.name,version&sort=-count&search=web&q=id>0&limit=3",
+        "wazuh.agent",
+        "get_distinct_agents",
+        LOCAL_MASTER,
+        {
+            "fields": ["os.name", "version"],
+            "sort": {"fields": ["count"], "order": "desc"},
+            "search": {"value": "web", "negation": False},
+            "q": "id>0",
+            "offset": 0,
+            "limit": 3,
+        },
+    ),
+    ("GET /agents/summary?agents_list=001", "wazuh.agent", "get_agents_summary", LOCAL_MASTER, {"agent_list": ["001"]}),
+    ("GET /agents/001/group/is_sync", "wazuh.agent", "get_agents_sync_group", LOCAL_MASTER, {"agent_list": ["001"]}),
+    ("GET /agents/001/key", "wazuh.agent", "get_agents_keys", LOCAL_MASTER, {"agent_list": ["001"]}),
+    ("POST /agents/insert/quick?agent_name=web-01", "wazuh.agent", "add_agent", LOCAL_MASTER, {"name": "web-01"}),
+    (
+        "DELETE /agents?agents_list=001,002&status=disconnected&purge=true&os.name=Ubuntu&q=id>0",
+        "wazuh.agent",
+        "delete_agents",
+        LOCAL_MASTER,
+        {
+            "agent_list": ["001", "002"],
+            "purge": True,
+            "filters": {"status": ["disconnected"], "older_than": "7d", "os.name": "Ubuntu"},
+            "q": "id>0",
+        },
+    ),
+    (
+        "DELETE /agents?agents_list=all&status=all&older_than=0s",
+        "wazuh.agent",
+        "delete_agents",
+        LOCAL_MASTER,
+        {"purge": False, "filters": {"status": ["all"], "older_than": "0s"}},
+    ),
+    (
+        "DELETE /agents/001/group?groups_list=web,db",
+        "wazuh.agent",
+        "remove_agent_from_groups",
+        LOCAL_MASTER,
+        {"agent_list": ["001"], "group_list": ["web", "db"]},
+    ),
+    ("DELETE /agents/001/group", "wazuh.agent", "remove_agent_from_groups", LOCAL_MASTER, {"agent_list": ["001"]}),
+    (
+        f"GET /rules?rule_ids=5710,5711&status=ENABLED&filename=a.xml&relative_dirname=ruleset/rules&group=sshd&level=2-4"
+        f"&pci_dss=10.2.4&gpg13=7.1&gdpr=IV&hipaa=164&nist-800-53=AU.14&tsc=CC6.1&mitre=T1110&{LIST}",
+        "wazuh.rule",
+        "get_rules",
+        LOCAL_ANY,
+        WORDS
+        | {
+            "rule_ids": ["5710", "5711"],
+            "status": "enabled",
+            "filename": ["a.xml"],
+            "relative_dirname": "ruleset/rules",
+            "group": "sshd",
+            "level": "2-4",
+            "pci_dss": "10.2.4",
+            "gpg13": "7.1",
+            "gdpr": "IV",
+            "hipaa": "164",
+            "nist_800_53": "AU.14",
+            "tsc": "CC6.1",
+            "mitre": "T1110",
+        },
+    ),
+    (
+        "GET /rules/groups?search=-ssh",
+        "wazuh.rule",
+        "get_groups",
+        LOCAL_ANY,
+        {"offset": 0, "limit": 500, "search_text": "ssh", "complementary_search": True},
+    ),
+    (
+        "GET /rules/requirement/NIST-800-53",
+        "wazuh.rule",
+        "get_requirement",
+        LOCAL_ANY,
+        {"requirement": "nist-800-53", "offset": 0, "limit": 500},
+    ),
+    (
+        "GET /decoders?decoder_names=sshd,sudo&filename=a.xml",
+        "wazuh.decoder",
+        "get_decoders",
+        LOCAL_ANY,
+        BARE | {"names": ["sshd", "sudo"], "filename": ["a.xml"]},
+    ),
+    (f"GET /decoders/parents?{LIST}", "wazuh.decoder", "get_decoders", LOCAL_ANY, WORDS | {"parents": True}),
+    (
+        f"GET /sca/020/checks/cis_ubuntu22-04?result=failed&registry=HKLM&{LIST}",
+        "wazuh.sca",
+        "get_sca_checks",
+        DISTRIBUTED,
+        OBJECTS
+        | {
+            "agent_list": ["020"],
+            "policy_id": "cis_ubuntu22-04",
+            "filters": {"result": "failed", "registry": "HKLM"},
+        },
+    ),
+    (
+        "GET /manager/stats",
+        "wazuh.stats",
+        "totals",
+        LOCAL_ANY,
+        {"date": datetime.datetime(2025, 11, 23)},
+    ),
+    ("GET /manager/stats/hourly", "wazuh.stats", "hourly", LOCAL_ANY, {}),
+    ("GET /manager/stats/weekly", "wazuh.stats", "weekly", LOCAL_ANY, {}),
     ("GET /agents/summary/status", "wazuh.agent", "get_agents_summary_status", LOCAL_MASTER, {}),
     ("GET /agents/summary/os", "wazuh.agent", "get_agents_summary_os", LOCAL_MASTER, {}),
     (
@@ -255,6 +368,12 @@ CASES: list[tuple[str, str, str, str, dict[str, Any]]] = [
 BY_FUNCTION = {(endpoint.function.module, endpoint.function.qualname): endpoint for endpoint in ENDPOINTS}
 
 
+def policy_row(module: str, name: str) -> policy.Row:
+    found = policy.find(WireCallable(name, module, name))
+    assert found is not None
+    return found
+
+
 @pytest.fixture(scope="module")
 def door() -> Door:
     return Door()
@@ -279,7 +398,7 @@ def test_a_call_becomes_the_request_that_the_function_takes(
         given = {key: value for key, value in request.f_kwargs.items() if key not in ("node_id", "node_list")}
         assert isinstance(arguments_of(function, given), function.arguments)
         assert request.request_type in function.types
-    assert request.is_async == BY_FUNCTION[module, name].function.is_async
+    assert request.is_async == policy_row(module, name).is_coroutine
     is_about_nodes = "node_id" in arguments or name in ("get_nodes_info", "get_health_nodes")
     assert request.nodes == (door.node.names if is_about_nodes else ())
 
@@ -294,7 +413,12 @@ def test_every_endpoint_has_a_case() -> None:
             and all(one == other or one.startswith("{") for one, other in zip(wanted, found, strict=True))
         )
 
-    special = {("GET", "/cluster/ruleset/synchronization"), ("POST", "/groups")}
+    special = {
+        ("GET", "/cluster/ruleset/synchronization"),
+        ("POST", "/groups"),
+        ("POST", "/agents"),
+        ("POST", "/agents/insert"),
+    }
     lines = [case[0] for case in CASES]
     missing = {
         (endpoint.method, endpoint.path) for endpoint in ENDPOINTS if not any(is_of(endpoint, line) for line in lines)
@@ -308,6 +432,82 @@ def test_making_a_group_takes_its_name_from_the_body(door: Door) -> None:
     assert answer.status_code == 200
     assert door.node.asked[0].f.name == "create_group"
     assert door.node.asked[0].f_kwargs == {"group_id": "web"}
+
+
+AGE = {"enabled": True, "value": "1h"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        ("/agents", {"name": "web-01"}, {"name": "web-01", "ip": "any"}),
+        (
+            "/agents",
+            {"name": "web-01", "ip": "10.0.0.0/24", "force": {}},
+            {
+                "name": "web-01",
+                "ip": "10.0.0.0/24",
+                "force": {"enabled": True, "disconnected_time": AGE, "after_registration_time": "1h"},
+            },
+        ),
+        (
+            "/agents/insert",
+            {
+                "name": "w",
+                "id": "001",
+                "key": "k" * 64,
+                "force": {"disconnected_time": {"value": "2d"}, "enabled": False},
+            },
+            {
+                "name": "w",
+                "ip": "any",
+                "agent_id": "001",
+                "key": "k" * 64,
+                "force": {
+                    "enabled": False,
+                    "disconnected_time": {"enabled": True, "value": "2d"},
+                    "after_registration_time": "1h",
+                },
+            },
+        ),
+    ],
+)
+def test_adding_an_agent_takes_all_from_the_body(door: Door, path: str, body: Any, expected: dict[str, Any]) -> None:
+    door.node.asked.clear()
+    answer = door.ask("POST", path, json=body)
+    assert answer.status_code == 200, answer.text
+    (request,) = door.node.asked
+    assert (request.f.module, request.f.name, request.request_type) == ("wazuh.agent", "add_agent", LOCAL_MASTER)
+    assert request.f_kwargs == expected
+    function = FUNCTIONS.find(request.f)
+    assert function is not None
+    arguments_of(function, request.f_kwargs)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/agents", {}),
+        ("/agents", {"name": "a b"}),
+        ("/agents", {"name": "a\n"}),
+        ("/agents", {"name": "a", "ip": None}),
+        ("/agents", {"name": "a", "id": "001"}),
+        ("/agents", {"name": "a", "force": {"disconnected_time": {"value": "soon"}}}),
+        ("/agents", {"name": "a", "force": {"key_mismatch": True}}),
+        ("/agents", ["a"]),
+        ("/agents/insert", {"name": "a", "id": "001"}),
+        ("/agents/insert", {"name": "a", "id": "1", "key": "k" * 64}),
+        ("/agents/insert", {"name": "a", "id": "001", "key": "short"}),
+        ("/agents/insert", {"name": "a", "agent_id": "001", "key": "k" * 64}),
+    ],
+)
+def test_a_body_that_is_no_agent_is_refused_without_its_values(door: Door, path: str, body: Any) -> None:
+    door.node.asked.clear()
+    answer = door.ask("POST", path, json=body)
+    assert (answer.status_code, answer.json()["error"]) == (400, 1018)
+    assert door.node.asked == []
+    assert "soon" not in answer.text
+    assert "short" not in answer.text.replace("shorter", "")
 
 
 def test_ruleset_equality_asks_the_master_first_and_then_all_nodes() -> None:
