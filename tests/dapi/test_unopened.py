@@ -32,6 +32,8 @@ def asked(arguments: Any, **fields: Any) -> bytes:
         {"names": ["__callable__", "__unhandled_exc__"]},
         {"content": "\\u0041 \\\\u005f é \u2028 \x00 \x7f"},
         {"content": "x" * 4_000_000},
+        {"content": "\\u0041" * 1000},
+        {"content": "é" * 600_000},
     ],
 )
 def test_ordinary_requests_pass(arguments: Any) -> None:
@@ -68,6 +70,13 @@ def test_markers_in_other_letters_are_refused(spelling: str, before: str) -> Non
         check_unopened(asked({"text": "MARKER"}).decode().replace("MARKER", before + spelling).encode())
 
 
+def test_what_cannot_be_told_from_such_letters_is_refused() -> None:
+    """Not to be looked at one by one."""
+    for text in ("\\u0041" * 1001, "\\" * 100 + "u0041"):
+        with pytest.raises(ClusterError, match="as numbers"):
+            check_unopened(asked({"content": text}))
+
+
 def test_second_function_beside_the_first_is_refused() -> None:
     double = asked({}).replace(b'{"f": ', b'{"f": {"__callable__": {}}, "f": ', 1)
     with pytest.raises(ClusterError, match="may only be named"):
@@ -92,6 +101,8 @@ def test_nesting_without_end_is_refused(opening: str, levels: int, where: str) -
         {"rbac_permissions": [1]},
         {"nodes": "w1"},
         {"nodes": [1]},
+        {"nodes": ["w1"] * 100_000},
+        {"basic_services": [None]},
         {"basic_services": {}},
         {"current_user": None},
         {"current_user": {}},
