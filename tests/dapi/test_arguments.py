@@ -34,6 +34,7 @@ SENT: list[tuple[str, dict[str, Any]]] = [
     ("wazuh.cluster read_config_wrapper", {}),
     ("wazuh.cluster get_ruleset_sync_status", {"master_md5": {"etc/rules/a.xml": "0"}}),
     ("wazuh.core.cluster.control get_node_ruleset_integrity", {}),
+    ("wazuh.cluster get_node_ruleset_integrity", {}),
     ("wazuh.core.agent Agent.get_agents_overview", OBJECTS | {"count": True, "get_data": True, "limit": None}),
     ("wazuh.manager get_basic_info", {}),
     ("wazuh.manager get_status", {}),

@@ -82,6 +82,12 @@ def test_every_function_of_ours_has_its_row() -> None:
         assert row.changes == changes or (row.changes and not function.needs), function.shown
 
 
+def test_what_only_ours_answers_is_there() -> None:
+    for row in TABLE:
+        if row.who in ("ours", "ours>framework", "framework+ours"):
+            assert FUNCTIONS.find(named(row)) is not None, row.shown
+
+
 def test_who_answers_when_both_can() -> None:
     """By kind of function: framework.md 4, and the words of the issue."""
     for row in TABLE:

@@ -94,9 +94,10 @@ async def get_health_nodes(call: SyncCall, given: HealthNodes) -> Items:
     return _with_absent(items, absent)
 
 
+@registry.coroutine("wazuh.cluster", "get_node_ruleset_integrity", LOCAL_MASTER, needs=())
 @registry.coroutine("wazuh.core.cluster.control", "get_node_ruleset_integrity", LOCAL_MASTER, LOCAL_ANY, needs=())
 async def get_node_ruleset_integrity(call: SyncCall, given: NoArguments) -> dict[str, str]:
-    """Path to digest of rules, decoders and lists (dapi.md 1.8)."""
+    """Path to digest of rules, decoders and lists (dapi.md 1.8). It has two names: of where it is, and of where it is taken from."""
     return await call.cluster.ruleset_hashes()
 
 
