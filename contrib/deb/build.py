@@ -42,7 +42,7 @@ def build(out: Path) -> Path:
         refuse_paths_of(stage)
         package = out / f"clusterd_{version}_{architecture}.deb"
         out.mkdir(parents=True, exist_ok=True)
-        run("dpkg-deb", "--root-owner-group", "-Zgzip", "--build", stage, package)
+        run("dpkg-deb", "--root-owner-group", "-Zgzip", "-z6", "--build", stage, package)
     return package
 
 
