@@ -129,9 +129,9 @@ wazuh.agent:delete_agents                              M   plain     changes    
 wazuh.agent:delete_groups                              M   plain     changes               framework>ours
 wazuh.agent:get_agent_conf                             M   plain     reads                 framework>ours
 wazuh.agent:get_agent_config                           D   plain     reads                 framework>ours
-wazuh.agent:get_agent_groups                           M   plain     reads                 ours>framework
-wazuh.agent:get_agents                                 M   plain     reads                 ours>framework
-wazuh.agent:get_agents_in_group                        M   plain     reads                 ours>framework
+wazuh.agent:get_agent_groups                           M   plain     reads                 framework>ours
+wazuh.agent:get_agents                                 M   plain     reads                 framework>ours
+wazuh.agent:get_agents_in_group                        M   plain     reads                 framework>ours
 wazuh.agent:get_agents_keys                            M   plain     reads+secrets         framework>ours
 wazuh.agent:get_agents_summary                         M   coroutine reads                 framework>ours
 wazuh.agent:get_agents_summary_os                      M   plain     reads                 ours>framework
@@ -140,8 +140,8 @@ wazuh.agent:get_agents_sync_group                      M   plain     reads      
 wazuh.agent:get_distinct_agents                        M   plain     reads                 framework>ours
 wazuh.agent:get_file_conf                              M   plain     reads                 framework>ours
 wazuh.agent:get_full_overview                          M   plain     reads                 framework>ours
-wazuh.agent:get_group_files                            M   plain     reads                 ours>framework
-wazuh.agent:get_outdated_agents                        M   plain     reads                 ours>framework
+wazuh.agent:get_group_files                            M   plain     reads                 framework>ours
+wazuh.agent:get_outdated_agents                        M   plain     reads                 framework>ours
 wazuh.agent:get_upgrade_result                         M   plain     reads                 framework>ours
 wazuh.agent:reconnect_agents                           D   plain     changes               framework>ours
 wazuh.agent:remove_agent_from_group                    M   coroutine changes               framework>ours
@@ -155,7 +155,7 @@ wazuh.agent:upload_group_file                          M   plain     changes    
 wazuh.analysis:reload_ruleset                          DA  coroutine changes               framework>ours
 wazuh.cdb_list:delete_list_file                        M   plain     changes               framework>ours
 wazuh.cdb_list:get_list_file                           M   plain     reads                 ours>framework
-wazuh.cdb_list:get_lists                               M   plain     reads                 ours>framework
+wazuh.cdb_list:get_lists                               M   plain     reads                 framework>ours
 wazuh.cdb_list:get_path_lists                          M   plain     reads                 framework>ours
 wazuh.cdb_list:upload_list_file                        M   plain     changes               framework>ours
 wazuh.ciscat:get_ciscat_results                        D   plain     reads                 framework>ours
@@ -181,7 +181,7 @@ wazuh.manager:get_basic_info                           DA  plain     reads      
 wazuh.manager:get_config                               DA  plain     reads+configuration   framework>ours
 wazuh.manager:get_status                               DA  plain     reads                 ours>framework
 wazuh.manager:get_update_information                   M   plain     reads                 framework>ours
-wazuh.manager:ossec_log                                DA  plain     reads                 ours>framework
+wazuh.manager:ossec_log                                DA  plain     reads                 framework>ours
 wazuh.manager:ossec_log_summary                        DA  plain     reads                 ours>framework
 wazuh.manager:read_ossec_conf                          DA  plain     reads+configuration   framework>ours
 wazuh.manager:restart                                  MDA plain     changes               framework>ours
@@ -206,8 +206,8 @@ wazuh.rule:get_rule_file                               M   plain     reads      
 wazuh.rule:get_rules                                   A   plain     reads                 ours>framework
 wazuh.rule:get_rules_files                             A   plain     reads                 ours>framework
 wazuh.rule:upload_rule_file                            M   plain     changes               framework>ours
-wazuh.sca:get_sca_checks                               D   plain     reads                 ours>framework
-wazuh.sca:get_sca_list                                 D   plain     reads                 ours>framework
+wazuh.sca:get_sca_checks                               D   plain     reads                 framework>ours
+wazuh.sca:get_sca_list                                 D   plain     reads                 framework>ours
 wazuh.security:add_policy                              M   plain     changes               framework|ours
 wazuh.security:add_role                                M   plain     changes               framework|ours
 wazuh.security:add_rule                                M   plain     changes               framework|ours
