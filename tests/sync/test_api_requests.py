@@ -261,3 +261,20 @@ def test_a_master_decides_what_its_workers_may_ask(tmp_path: Path, allowed: str,
     assert sum("refused with 4000" in line for line in audit) == (2 if reads else 3)
     assert 'upload_rule_file (filename "planted.xml")' in audit[0]
     assert "asked by worker w1" in audit[0]
+
+
+def test_who_adds_an_agent_is_told_with_its_name_and_without_its_key(tmp_path: Path) -> None:
+    node = Node(tmp_path, "master", pool=True)
+    secret = "0123456789abcdef" * 4
+    given = {"name": "web-01", "key": secret, "agent_id": "007"}
+
+    async def story() -> None:
+        await node.up(PROGRAM)
+        await node.ask(PROGRAM, "dapi", request("add_agent", "wazuh.agent", f_kwargs=given))
+        assert b"1013" in (await node.string(PROGRAM.link, "dapi_res")).content  # nobody serves authd's socket here
+
+    on(node, story())
+    (line,) = [text for level, _, where, text in node.log.written if where == "API audit" and level == "INFO"]
+    assert line.startswith('add_agent (agent_id "007", name "web-01") asked by a local program')
+    assert line.endswith("refused with 1013.")
+    assert not any(secret in str(written) for written in node.log.written)
