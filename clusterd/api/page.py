@@ -4,7 +4,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from itertools import groupby
-from typing import Any
+from typing import Any, get_args
+
+import msgspec
 
 from clusterd import __version__
 from clusterd.api.endpoint import Endpoint
@@ -62,7 +64,7 @@ def _endpoint(endpoint: Endpoint) -> str:
     )
     return (
         f"<details><summary><b>{endpoint.method}</b> <code>{escape(endpoint.path)}</code> "
-        f'<span class="about">{escape(endpoint.summary)}</span></summary><div>{parameters}'
+        f'<span class="about">{escape(endpoint.summary)}</span></summary><div>{parameters}{_body(endpoint)}'
         f"<h4>Request</h4><pre>{escape(_request(endpoint), quote=False)}</pre>"
         f"<h4>Answer</h4><pre>{shown}</pre>{raw}{_fields(endpoint)}</div></details>"
     )
@@ -79,6 +81,38 @@ def _request(endpoint: Endpoint) -> str:
         f'curl --cacert CERTIFICATE -H "Authorization: Bearer $TOKEN"{method}{body} \\\n'
         f'     "https://{ADDRESS}{request_of(endpoint)}"'
     )
+
+
+def _body(endpoint: Endpoint) -> str:
+    """The members of a JSON body."""
+    if endpoint.body is None or endpoint.body.model is None:
+        return ""
+    rows = "".join(
+        f"<tr><td><code>{name}</code></td><td>{kind}</td><td>{escape(about)}</td></tr>"
+        for name, kind, about in _members(endpoint.body.model)
+    )
+    return f"<h4>Body</h4><table><tr><th>Field</th><th>Takes</th><th></th></tr>{rows}</table>"
+
+
+def _members(model: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Dotted name, what it takes, and what it is about, of all that a body may hold."""
+    (reference,), components = msgspec.json.schema_components([model])
+    described = components[reference["$ref"].rpartition("/")[2]]
+    for field in msgspec.structs.fields(model):
+        shown = described["properties"][field.encode_name]
+        need = " (required)" if field.required else ""
+        inner = [
+            one
+            for one in (field.type, *get_args(field.type))
+            if isinstance(one, type) and issubclass(one, msgspec.Struct)
+        ]
+        kind = {"boolean": "true, false", "string": "text"}.get(shown.get("type", ""), "object")
+        default = shown.get("default")
+        if isinstance(default, bool | str):
+            need = f" (default {str(default).lower()})"
+        yield f"{prefix}{field.encode_name}", f"{kind}{need}", shown.get("description", "")
+        for one in inner:
+            yield from _members(one, f"{prefix}{field.encode_name}.")
 
 
 def _fields(endpoint: Endpoint) -> str:

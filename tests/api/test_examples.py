@@ -209,4 +209,11 @@ def test_the_page_shows_a_request_an_answer_and_its_fields_for_every_endpoint(do
     for field in ("os.platform", "nist_800_53", "status.last_sync_integrity.total_files.missing", "compliance.key"):
         assert f"<code>{field}</code></td><td>" in text
     assert json.dumps(BODIES["post_agents_insert"]) in text
+    for row in (
+        "<code>id</code></td><td>text (required)</td><td>The agent's id.</td>",
+        "<code>ip</code></td><td>text (default any)</td>",
+        "<code>force.disconnected_time.value</code></td><td>text (default 1h)</td>",
+        "<code>force.enabled</code></td><td>true, false (default true)</td>",
+    ):
+        assert row in text
     assert "-X DELETE" in text
