@@ -27,6 +27,12 @@ class ExitCode(IntEnum):
     TIMED_OUT = 6
     """What was asked for was not done before its deadline."""
 
+    DEGRADED = 10
+    """`status`: the node works, and something needs a look; the first line says what."""
+
+    DOWN = 11
+    """`status`: the node runs and does not do its work; the first line says why."""
+
     USAGE = 64
     """A command was called in a wrong way."""
 

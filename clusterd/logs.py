@@ -28,9 +28,11 @@ TURN_S = 0.0005
 
 
 class LogRow(Protocol):
-    """Where a process tells how it goes with its lines: its row of the board."""
+    """Where a process tells how it goes with its lines, and hears the level that an operator asks for: its row of the board."""
 
     on_stamp: Callable[[], None] | None
+
+    def log_level(self) -> int | None: ...
 
     def set_log(self, lost: int, number: int) -> None: ...
 
@@ -68,12 +70,17 @@ class Log:
         self._shown = (0, 0)
         self.lost = self._told = self.errno = 0
 
+    def report_to_nobody(self) -> None:
+        """The board is closed."""
+        self._row = None
+
     def set_level(self, level: int) -> None:
         self._threshold = THRESHOLDS[level]
 
     def is_on(self, level: str) -> bool:
         """Whether lines of this level are written: for lines that cost something to make."""
-        return LEVELS[level] >= self._threshold
+        asked = self._row.log_level() if self._row is not None else None
+        return LEVELS[level] >= (self._threshold if asked is None else THRESHOLDS[asked])
 
     def line(self, level: str, tag: str, subtag: str, text: str) -> None:
         """Write one line (which may span several, as a traceback does). Whatever others have put into its texts cannot begin

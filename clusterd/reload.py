@@ -10,8 +10,14 @@ NEEDS_RESTART_OWN = ("owner", "version", "caps", "tls", "store", "api", "framewo
 
 
 def adopt(running: Settings, read: Settings) -> tuple[Settings, list[str]]:
-    """The settings to go on with, and the names of those that were changed in the files but need a restart."""
-    waiting = [name for name in NEEDS_RESTART if getattr(running, name) != getattr(read, name)]
+    """The settings to go on with, and the names of those that were changed in the files but need a restart: `<port>` of ossec.conf,
+    `clusterd.owner` of cluster.json."""
+    waiting = [
+        f"<{name}>"
+        for name in running.cluster.__struct_fields__
+        if getattr(running.cluster, name) != getattr(read.cluster, name)
+    ]
+    waiting += [name for name in NEEDS_RESTART if name != "cluster" and getattr(running, name) != getattr(read, name)]
     waiting += [
         f"clusterd.{name}"
         for name in NEEDS_RESTART_OWN

@@ -1,12 +1,13 @@
 """The status board: one row a process in a shared page, so that liveness needs no socket.
 
 Each field has one writer. The supervisor: name, pid, incarnation, restarts, started_at, and the states starting, down and
-failed. The process itself: heartbeat, counters, and the states ready and stopping. A field is eight aligned bytes,
+failed. The process itself: heartbeat, counters, and the states ready and stopping. An operator's command: the log level of all. A field is eight aligned bytes,
 written at once, so a reader sees it old or new; two fields need not be of the same moment.
 """
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -26,6 +27,10 @@ _PID, _INCARNATION, _STATE, _RESTARTS, _HEARTBEAT, _STARTED = (NAME_BYTES + 8 * 
 _FIRST_COUNTER = NAME_BYTES + 48
 _LOG_LOST, _LOG_ERRNO = (_FIRST_COUNTER + 8 * (COUNTERS + n) for n in range(2))
 SUPERVISOR = "supervisor"
+LOG_LEVELS = 3
+_LEVEL, _UNTIL = 1, 2
+"""Words of the page's head: the log level that an operator has asked for, plus 1 (0: none), and until when (CLOCK_MONOTONIC in
+nanoseconds)."""
 
 NET_COUNTERS = (
     "connections",
@@ -105,6 +110,10 @@ class Row:
         """How it goes with this process's lines in the log: how many are lost, the errno of the last try."""
         self._put(_LOG_LOST, lost)
         self._put(_LOG_ERRNO, number)
+
+    def log_level(self) -> int | None:
+        """See Board.log_level."""
+        return _asked_level(self._words)
 
     def set_ready(self) -> None:
         self.stamp()
@@ -234,6 +243,14 @@ class Board:
         names = [self._name_at((place + 1) * ROW_BYTES) for place in range(ROWS)]
         return [self.row(name).snapshot() for name in names if name]
 
+    def log_level(self) -> int | None:
+        """The log level (0 to 2) that an operator has asked for while the node runs, None when none or its time is over."""
+        return _asked_level(self._words)
+
+    def log_level_left_s(self) -> float:
+        """For how much longer that holds."""
+        return max(0.0, (self._words[_UNTIL] - time.monotonic_ns()) / 1e9)
+
     def close(self) -> None:
         self._rows.clear()
         self._words.release()
@@ -241,3 +258,22 @@ class Board:
 
     def _name_at(self, offset: int) -> str:
         return bytes(self._memory[offset : offset + NAME_BYTES]).rstrip(b"\0").decode()
+
+
+def ask_log_level(path: str, level: int | None, for_s: float) -> None:
+    """Have every process of the node at this board log at `level` for so long; None: as its configuration says. Raises OSError, or
+    ValueError for a file that is no board."""
+    Board.open(path).close()
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        until = time.monotonic_ns() + int(for_s * 1e9)
+        # Until when first: a level is never without its end.
+        for place, value in ((_UNTIL, until), (_LEVEL, 0 if level is None else level + 1)):
+            os.pwrite(fd, value.to_bytes(8, sys.byteorder), place * 8)
+    finally:
+        os.close(fd)
+
+
+def _asked_level(words: memoryview) -> int | None:
+    asked = int(words[_LEVEL])
+    return asked - 1 if 0 < asked <= LOG_LEVELS and time.monotonic_ns() < words[_UNTIL] else None

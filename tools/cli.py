@@ -20,14 +20,48 @@ COMMANDS = {
     "reload": ("tools.cli_config:reload", "Read the configuration again."),
     "status": ("tools.cli_status:status", "Show the node: processes, peers, manifest, syncs."),
     "adopt": ("tools.cli_adopt:adopt", "Run clusterd in place of a stock manager's cluster daemon."),
+    "log": ("tools.cli_log:log", "Show the node's log: by level, node or text."),
+    "log-level": (
+        "tools.cli_log:log_level",
+        "Show or change the log level of a running node, for a while: no reload, nothing is written to a file.",
+    ),
+    "doctor": ("tools.cli_doctor:doctor", "Find what is wrong with the node, and say what to do."),
+    "top": ("tools.cli_top:top", "Watch the cluster: workers and problems first."),
+    "completion": ("tools.cli_completion:completion", "Print the completion of a shell: bash, zsh or fish."),
+    "support": ("tools.cli_support:support", "Write one archive with what helps in trouble; never a secret."),
+    "check": ("tools.cli_status:check", "Check the node as a Nagios plugin: one line, exit code 0 to 3."),
     "check-config": ("tools.cli_config:check_config", "Check the configuration and list all mistakes."),
     "sync": ("tools.cli_sync:sync", "Look for changes now instead of at the next interval."),
     "diff": ("tools.cli_sync:diff", "Show what a sync would change on worker NODE."),
     "control": ("tools.cli_control:control", "Ask the cluster, on any of its nodes."),
+    "forget": ("tools.cli_status:forget", "Forget worker NODE, which does not come back (on the master)."),
     "store": ("tools.cli_store:store", "The agent database that this node serves."),
     "api": ("tools.cli_api:api", "The REST API: turn it on, and say who may use it."),
 }
 """Name of a command: where it is, and its line in the help."""
+
+
+def _with_root(command: click.Command) -> click.Command:
+    """The same command, which takes --root behind its name, too."""
+    if not any(parameter.name == "root_behind" for parameter in command.params):
+        option = click.Option(
+            ["--root", "root_behind"],
+            type=click.Path(file_okay=False),
+            expose_value=False,
+            is_eager=True,
+            hidden=True,
+            callback=_set_root,
+        )
+        command.params.append(option)
+        if isinstance(command, click.Group):
+            for inner in command.commands.values():
+                _with_root(inner)
+    return command
+
+
+def _set_root(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.obj = os.path.abspath(value)
 
 
 class Commands(click.Group):
@@ -41,7 +75,7 @@ class Commands(click.Group):
             return super().get_command(ctx, cmd_name)
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
+        return _with_root(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, line) for name, (_, line) in COMMANDS.items()]

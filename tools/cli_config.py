@@ -23,10 +23,13 @@ def reload(root: str) -> None:
 
 
 @click.command("check-config")
+@click.option("--connect", "connects", is_flag=True, help="Try the master, the port, rights and certificates, too.")
 @click.pass_obj
-def check_config(root: str) -> None:
+def check_config(root: str, connects: bool) -> None:
     """Check the configuration and list all mistakes."""
     checked = check(root)
+    if checked.ok and connects:
+        _try_out(root)
     if checked.ok:
         for line in checked.lines:
             echo(line, err=True)
@@ -34,3 +37,17 @@ def check_config(root: str) -> None:
         return
     show_lines(checked.lines)
     sys.exit(ExitCode.BAD_CONFIGURATION)
+
+
+def _try_out(root: str) -> None:
+    """Ends the command with FAILED when a try shows a fault."""
+    from clusterd.config.loading import load
+    from tools.doctor.examine import try_out  # for --connect only
+
+    settings = load(root).settings
+    assert settings is not None
+    found = try_out(settings)
+    for one in found:
+        echo(f"{'' if one.is_fault else 'note: '}{one.name}: {one.what}. {one.cure}", err=True)
+    if any(one.is_fault for one in found):
+        fail("the configuration is good, the node could not work with it")

@@ -1,5 +1,6 @@
 """`clusterd start` and `clusterd restart`: the commands that load the whole daemon, because they become it."""
 
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +11,11 @@ from clusterd.rundir import root_problem
 from tools import stopping
 from tools.check import check
 from tools.show import echo, fail, show_lines, warn
+from tools.status import StatusReader
 
 LogFormat = Literal["text", "json"]
+WAIT_MASTER_S = 3.0
+POLL_S = 0.1
 
 
 @click.command()
@@ -21,8 +25,16 @@ LogFormat = Literal["text", "json"]
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(1), default=START_TIMEOUT_S, show_default=True, help="Seconds."
 )
+@click.option(
+    "--wait-master",
+    "wait_s",
+    type=click.FloatRange(0),
+    default=WAIT_MASTER_S,
+    show_default=True,
+    help="On a worker: seconds for the master to answer.",
+)
 @click.pass_obj
-def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeout_s: float) -> None:
+def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeout_s: float, wait_s: float) -> None:
     """Start the node; returns when it serves."""
     _need_short(root)
     from tools import starting  # the whole daemon: not for --help, nor before the configuration is known to be good
@@ -34,6 +46,24 @@ def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeou
         fail(started.reason, started.code)
     if not foreground:
         echo(f"clusterd runs (pid {started.pid}).")
+        _say_master(root, wait_s)
+
+
+def _say_master(root: str, wait_s: float) -> None:
+    """What a worker's master has answered within so many seconds. A node without one runs all the same: it dials again."""
+    reader, deadline = StatusReader(root), time.monotonic() + wait_s
+    while wait_s:
+        found = reader.read_sync()
+        if found["node"] is not None and found["node"]["type"] == "master":
+            return
+        master = next((peer for peer in found["peers"] or [] if peer["kind"] == "master"), None)
+        if master is not None:
+            echo(f"Connected to the master at {master['name']}.")
+            return
+        if time.monotonic() >= deadline:
+            warn(found["problem"] or "the master has not answered yet; see clusterd status")
+            return
+        time.sleep(POLL_S)
 
 
 @click.command()
@@ -61,6 +91,7 @@ def restart(root: str, timeout_s: float, debug: int, log_format: LogFormat) -> N
     if not started.ok:
         fail(started.reason, started.code)
     echo(f"clusterd runs (pid {started.pid}).")
+    _say_master(root, WAIT_MASTER_S)
 
 
 def _need_short(root: str) -> None:

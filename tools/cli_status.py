@@ -1,4 +1,4 @@
-"""`clusterd status`."""
+"""`clusterd status`, `clusterd check` and `clusterd forget`."""
 
 import json
 import sys
@@ -7,52 +7,103 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+import msgspec
 
 from clusterd.exits import ExitCode
-from tools.show import fail
+from clusterd.printable import printable
+from tools import nagios
+from tools.cli_completion import node_names
+from tools.control import ClusterError, NotAnswering, ask
+from tools.show import echo, fail
 from tools.status import StatusReader
+from tools.verdict import Verdict, verdict
 
 WATCH_S = 1.0
+FORGET_S = 10.0
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="The same facts for programs.")
 @click.option("--watch", is_flag=True, help="Go on until interrupted.")
+@click.option("--no-exit-code", is_flag=True, help="Exit with 0 whatever the state is.")
 @click.pass_obj
-def status(root: str, as_json: bool, watch: bool) -> None:
-    """Show the node: processes, peers, manifest, syncs."""
+def status(root: str, as_json: bool, watch: bool, no_exit_code: bool) -> None:
+    """Show the node: processes, peers, manifest, syncs. The first line and the exit code are the verdict:
+    OK 0, DEGRADED 10, DOWN 11, not running 4."""
     reader = StatusReader(root)
     if watch:
         _watch(reader.read, as_json)
         return
     found = reader.read()
+    said = verdict(found)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(_with(found, said), indent=2))
     elif found["running"]:
         from tools.console import PlainConsole  # not for --json
         from tools.screen import status_view
 
-        PlainConsole().print(status_view(found))
+        PlainConsole().print(status_view(found, said))
+    elif no_exit_code:
+        fail(_why(found), ExitCode.OK)
     else:
-        fail("\n".join([found["problem"], *found["problems"].values()]), ExitCode.NOT_RUNNING)
-    if not found["running"]:
-        sys.exit(ExitCode.NOT_RUNNING)
+        fail(_why(found), ExitCode.NOT_RUNNING)
+    if not no_exit_code:
+        sys.exit(said.code(is_running=found["running"]))
+
+
+def _why(found: dict[str, Any]) -> str:
+    return "\n".join([found["problem"], *found["problems"].values()])
+
+
+def _with(found: dict[str, Any], said: Verdict) -> dict[str, Any]:
+    return {"verdict": msgspec.to_builtins(said), **found}
 
 
 def _watch(read: Callable[[], dict[str, Any]], as_json: bool) -> None:
     try:
         if as_json:
             while True:
-                click.echo(json.dumps(read()))
+                found = read()
+                click.echo(json.dumps(_with(found, verdict(found))))
                 time.sleep(WATCH_S)
         from rich.live import Live
 
         from tools.console import PlainConsole
         from tools.screen import status_view
 
-        with Live(status_view(read()), console=PlainConsole(), screen=False, auto_refresh=False) as live:
+        found = read()
+        with Live(status_view(found, verdict(found)), console=PlainConsole(), screen=False, auto_refresh=False) as live:
             while True:
                 time.sleep(WATCH_S)
-                live.update(status_view(read()), refresh=True)
+                found = read()
+                live.update(status_view(found, verdict(found)), refresh=True)
     except KeyboardInterrupt:
         return
+
+
+@click.command()
+@click.option("--warn-lag", "warn_s", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds.")
+@click.option("--crit-lag", "crit_s", type=click.FloatRange(0), default=600.0, show_default=True, help="Seconds.")
+@click.option("--expect", type=click.IntRange(0), help="Critical with fewer workers connected (on a master).")
+@click.pass_obj
+def check(root: str, warn_s: float, crit_s: float, expect: int | None) -> None:
+    """Check the node as a Nagios plugin: one line, exit code 0 to 3."""
+    if crit_s < warn_s:
+        raise click.UsageError("--crit-lag must not be below --warn-lag")
+    found = nagios.check(StatusReader(root).read(), warn_s=warn_s, crit_s=crit_s, expect=expect)
+    click.echo(printable(found.line))
+    sys.exit(found.code)
+
+
+@click.command()
+@click.argument("node", shell_complete=node_names)
+@click.pass_obj
+def forget(root: str, node: str) -> None:
+    """Forget worker NODE, which does not come back (on the master)."""
+    try:
+        ask(root, "forget", node.encode(), timeout_s=FORGET_S)
+    except NotAnswering as silence:
+        fail(str(silence), ExitCode.NOT_RUNNING)
+    except ClusterError as refusal:
+        fail(refusal.extra or str(refusal))
+    echo(f"{node} is forgotten.")

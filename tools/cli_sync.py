@@ -16,6 +16,7 @@ from rich.text import Text
 from clusterd.exits import ExitCode
 from clusterd.printable import printable_facts
 from tools import syncing
+from tools.cli_completion import node_names
 from tools.console import PlainConsole
 from tools.control import ClusterError, NotAnswering
 from tools.show import echo
@@ -31,17 +32,22 @@ def _fail(problem: Exception) -> None:
 
 
 @click.command()
-@click.option("--wait", "waits", is_flag=True, help="Return when every connected worker has the current files.")
+@click.option(
+    "--wait", "waits", is_flag=True, help="Return when every worker that the master knows has the current files."
+)
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(0.1), default=120.0, show_default=True, help="Seconds, with --wait."
 )
+@click.option("--expect", type=click.IntRange(0), help="With --wait: fail with fewer workers than this.")
 @click.option(
     "--allow-delete", is_flag=True, help="Publish deletions that wait because very many files vanished at once."
 )
 @click.option("--json", "as_json", is_flag=True, help="The outcome for programs.")
 @click.pass_obj
-def sync(root: str, waits: bool, timeout_s: float, allow_delete: bool, as_json: bool) -> None:
+def sync(root: str, waits: bool, timeout_s: float, expect: int | None, allow_delete: bool, as_json: bool) -> None:
     """Look for changes now instead of at the next interval. On a worker: check now."""
+    if not waits and expect is not None:
+        raise click.UsageError("--expect goes with --wait")
     source = click.get_current_context().get_parameter_source("timeout_s")
     if not waits and source is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--timeout goes with --wait")
@@ -60,13 +66,19 @@ def sync(root: str, waits: bool, timeout_s: float, allow_delete: bool, as_json: 
             echo("The node checks now.")
         return
     found = _wait(root, begun["at"], timeout_s, as_json)
-    outcome = {**begun, **msgspec.to_builtins(found), "took_s": round(time.monotonic() - started, 3)}
+    missing = max(0, (expect or 0) - len(found.equal))
+    took_s = round(time.monotonic() - started, 3)
+    outcome = {**begun, **msgspec.to_builtins(found), "took_s": took_s, "missing": missing}
     if as_json:
         click.echo(json.dumps(outcome, indent=2))
     else:
-        _say(found, outcome["took_s"], timeout_s)
-    if found.behind or found.problem:
+        _say(found, took_s, timeout_s)
+        if missing:
+            echo(f"clusterd: {len(found.equal)} of {expect} expected workers have the current files", err=True)
+    if found.behind or found.problem or missing:
         sys.exit(ExitCode.TIMED_OUT)
+    if found.left_out:
+        sys.exit(ExitCode.FAILED)
 
 
 def _wait(root: str, since: float, timeout_s: float, as_json: bool) -> Standing:
@@ -86,9 +98,11 @@ def _say(found: Standing, took_s: float, timeout_s: float) -> None:
         lag = "" if row.lag_s is None else f", behind for {row.lag_s:.0f} s"
         files = "" if row.files is None else f", {row.files} files differ"
         echo(f"clusterd: {row.name} does not have the current files: {row.why}{lag}{files}", err=True)
-    if found.behind:
+    for path, why in found.left_out.items():
+        echo(f"clusterd: this node leaves out {path}: {why}", err=True)
+    if found.is_waiting:
         echo(f"clusterd: gave up after {timeout_s:g} s", err=True)
-    elif not found.problem:
+    elif not found.behind:
         names = ", ".join(found.equal)
         echo(f"Equal after {took_s:.1f} s: {names}." if names else "No worker is connected.")
 
@@ -107,7 +121,7 @@ def standing_view(found: Standing) -> RenderableType:
 
 
 @click.command()
-@click.argument("node", required=False, default="")
+@click.argument("node", required=False, default="", shell_complete=node_names)
 @click.option("--json", "as_json", is_flag=True, help="The same facts for programs.")
 @click.pass_obj
 def diff(root: str, node: str, as_json: bool) -> None:

@@ -2,11 +2,16 @@
 
 import os
 import signal
+import time
 
 from clusterd.exits import ExitCode
 from clusterd.supervisor.pidfile import running_pid
 from tools.check import check
 from tools.outcome import Outcome
+from tools.status import StatusReader
+
+TOLD_S = 5.0
+POLL_S = 0.05
 
 
 def reload(root: str) -> Outcome:
@@ -15,6 +20,7 @@ def reload(root: str) -> Outcome:
     if pid is None:
         return Outcome(False, "clusterd is not running", int(ExitCode.NOT_RUNNING))
     checked = check(root)
+    began = time.time()
     if not checked.ok:
         reason = "the configuration has mistakes and was not reloaded"
         return Outcome(False, reason, int(ExitCode.BAD_CONFIGURATION), checked.lines)
@@ -26,6 +32,17 @@ def reload(root: str) -> Outcome:
         )
     except ProcessLookupError:
         return Outcome(False, "clusterd is not running", int(ExitCode.NOT_RUNNING))
-    return Outcome(
-        True, lines=[*checked.lines, "The configuration is being reloaded; what needs a restart is named in the log."]
-    )
+    return Outcome(True, lines=[*checked.lines, _told(root, began)])
+
+
+def _told(root: str, began: float) -> str:
+    """What the node has made of it. A node that is busy may take its time; its log will say it."""
+    reader, deadline = StatusReader(root), time.monotonic() + TOLD_S
+    while time.monotonic() < deadline:
+        node = reader.read_sync()["node"]
+        if node is not None and (node["reloaded_at"] or 0.0) >= began:
+            if node["needs_restart"]:
+                return f"The configuration was reloaded. These changes wait for a restart: {', '.join(node['needs_restart'])}."
+            return "The configuration was reloaded."
+        time.sleep(POLL_S)
+    return "The configuration is being reloaded; the log says what needs a restart."

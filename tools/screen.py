@@ -7,7 +7,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from clusterd.printable import printable_facts
+from clusterd.printable import printable, printable_facts
+from tools.verdict import Verdict, span
 
 MIB = 1048576
 LONG_SILENCE_S = 10.0
@@ -19,7 +20,8 @@ STATES = {
     "failed": "red",
     "unknown": "red",
 }
-RESULTS = {"equal": "green", "synced": "green", "partly": "yellow", "failed": "red", "unknown": "red"}
+VERDICTS = {"OK": "green", "DEGRADED": "yellow", "DOWN": "red"}
+RESULTS = {"equal": "green", "synced": "green", "partly": "yellow", "failed": "red", "unknown": "red", "lost": "red"}
 
 
 def size(count: float | None) -> str:
@@ -53,16 +55,17 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def status_view(status: dict[str, Any]) -> RenderableType:
-    """The whole of `clusterd status`."""
+def status_view(status: dict[str, Any], said: Verdict) -> RenderableType:
+    """The whole of `clusterd status`; the verdict first."""
     status = printable_facts(status)
-    now = status["at"]
+    now, reason = status["at"], printable(said.reason)
+    parts: list[RenderableType] = [Text.assemble((said.level, f"bold {VERDICTS[said.level]}"), f"  {reason}")]
     if not status["running"]:
-        return Text("\n".join([status["problem"], *status["problems"].values()]), style="red")
-    parts: list[RenderableType] = [_headline(status)]
-    if status["problem"]:
+        return Group(*parts, *(Text(text, style="red") for text in status["problems"].values()))
+    parts.append(_headline(status))
+    if status["problem"] and status["problem"] != reason:
         parts.append(Text(status["problem"], style="red"))
-    parts += [Text(text, style="red") for text in status["problems"].values()]
+    parts += [Text(text, style="red") for text in status["problems"].values() if text != reason]
     if status["spool"] is not None:
         parts.append(_spool(status["spool"]))
     if status["api"] is not None:
@@ -72,13 +75,15 @@ def status_view(status: dict[str, Any]) -> RenderableType:
         parts.append(_framework(framework))
     parts += [Text(), _processes(status["processes"])]
     if status["peers"] is not None:
-        parts += [Text(), _peers(status["peers"], status["node"]["type"], now)]
+        parts += [Text(), _peers(status, now)]
+    if status["refused"]:
+        parts += [Text(), _refused(status["refused"], now)]
     if status["manifest"] is not None:
         parts += [Text(), _manifest(status["manifest"], now)]
     if status["syncs"]:
         parts += [Text(), _syncs(status["syncs"])]
     if status["results"]:
-        parts += [Text(), _results(status["results"], status["node"]["type"], now)]
+        parts += [Text(), _results(status, now)]
     if status["agents"] is not None:
         parts += [Text(), _agents(status["agents"], status["node"]["type"], now)]
     return Group(*parts)
@@ -90,6 +95,11 @@ def _headline(status: dict[str, Any]) -> Text:
     line.append(node["name"] or "?", style="bold")
     line.append(f"  {node['type'] or '?'} of cluster {node['cluster'] or '?'}  version {node['version'] or '?'}")
     line.append(f"  up {ago(status['started_at'], status['at']).removesuffix(' ago')}")
+    if node["needs_restart"]:
+        line.append(f"\nthese changes wait for a restart: {', '.join(node['needs_restart'])}", style="yellow")
+    if status["log_level"] is not None:
+        level = status["log_level"]
+        line.append(f"\nthe log is at {level['level']} for {span(level['left_s'])} more", style="yellow")
     net = status["net"]
     if net is not None:
         slow = net["work_over_5ms"]
@@ -156,10 +166,13 @@ def _processes(processes: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _peers(peers: list[dict[str, Any]], node_type: str, now: float) -> RenderableType:
-    if not peers:
-        return Text("No worker is connected." if node_type == "master" else "", "yellow")
-    title = "Workers" if node_type == "master" else "Master"
+def _peers(status: dict[str, Any], now: float) -> RenderableType:
+    """The links of this node, and on a master the workers that have none."""
+    peers, is_master = status["peers"], status["node"]["type"] == "master"
+    away = [row for row in status["workers"] if row["state"] != "connected"]
+    if not peers and not away:
+        return Text("No worker is connected." if is_master else "", "yellow")
+    title = "Workers" if is_master else "Master"
     table = _table(title, "name", "address", "version", "program", "connected", "last keepalive")
     for peer in peers:
         table.add_row(
@@ -170,6 +183,25 @@ def _peers(peers: list[dict[str, Any]], node_type: str, now: float) -> Renderabl
             ago(peer["connected_at"], now),
             ago(peer["keepalive_at"], now),
         )
+    for row in away:
+        lost = row["state"] == "lost"
+        how = f"LOST for {span(row['lost_s'])}" if lost else "expected"
+        table.add_row(
+            Text(row["name"], style="red" if lost else "yellow"),
+            row["address"],
+            row["version"],
+            row["program"],
+            Text(how, style="red" if lost else "yellow"),
+            ago(row["seen_at"], now),
+        )
+    return table
+
+
+def _refused(refused: list[dict[str, Any]], now: float) -> Table:
+    table = _table("Refused", "name", "address", "why", "last attempt", "attempts>")
+    for row in refused:
+        name = row["name"] or "?"
+        table.add_row(Text(name, "red"), row["address"], row["reason"], ago(row["at"], now), str(row["attempts"]))
     return table
 
 
@@ -216,7 +248,8 @@ def _syncs(syncs: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _results(results: dict[str, dict[str, Any]], node_type: str, now: float) -> RenderableType:
+def _results(status: dict[str, Any], now: float) -> RenderableType:
+    results, node_type = status["results"], status["node"]["type"]
     table = _table(
         "Last results", "node", "result", "lag", "checked", "synced", "created>", "updated>", "deleted>", "remark"
     )

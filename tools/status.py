@@ -22,6 +22,22 @@ from tools.control import NotAnswering, ask_json
 
 ASK_TIMEOUT_S = 1.2
 CPU_SAMPLE_S = 0.2
+LOG_LEVELS = ("info", "debug", "debug2")
+"""Names of the log levels 0, 1 and 2."""
+ASKED = (
+    "node",
+    "peers",
+    "manifest",
+    "syncs",
+    "results",
+    "agents",
+    "problems",
+    "spool",
+    "framework",
+    "workers",
+    "refused",
+)
+"""Members of the answer of sync."""
 LOG = "logs/cluster.log"
 
 
@@ -86,6 +102,8 @@ class StatusReader:
             "problems": {},
             "spool": None,
             "framework": None,
+            "workers": [],
+            "refused": [],
         }
         status["problem"] = self._ask(status)
         return status
@@ -99,7 +117,16 @@ class StatusReader:
             "problem": "",
             "problems": {},
             "started_at": None,
-            "node": {"name": None, "type": None, "cluster": None, "version": None, "serving": None},
+            "log_level": None,
+            "node": {
+                "name": None,
+                "type": None,
+                "cluster": None,
+                "version": None,
+                "serving": None,
+                "reloaded_at": None,
+                "needs_restart": [],
+            },
             "processes": [],
             "net": None,
             "store": None,
@@ -111,6 +138,8 @@ class StatusReader:
             "manifest": None,
             "syncs": [],
             "results": {},
+            "workers": [],
+            "refused": [],
             "agents": None,
         }
         pid = running_pid(self._root)
@@ -126,6 +155,9 @@ class StatusReader:
             return status
         try:
             rows = board.rows()
+            asked = board.log_level()
+            if asked is not None:
+                status["log_level"] = {"level": LOG_LEVELS[asked], "left_s": round(board.log_level_left_s(), 1)}
         finally:
             board.close()
         first = self._first_sample(rows)
@@ -148,7 +180,7 @@ class StatusReader:
             return f"The node does not answer: {silence}"
         except ClusterError as refusal:
             return f"The node answered: {refusal}"
-        for key in ("node", "peers", "manifest", "syncs", "results", "agents", "problems", "spool", "framework"):
+        for key in ASKED:
             status[key] = answer[key]
         return str(answer["problem"])
 

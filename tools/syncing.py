@@ -10,6 +10,7 @@ import msgspec
 from clusterd.wire.commands import DIFF, SYNC_NOW
 from tools.control import ask_json
 from tools.screen import size
+from tools.verdict import MOST_NAMED, span
 
 ASK_S = 60.0
 POLL_S = 0.1
@@ -17,7 +18,7 @@ POLL_S = 0.1
 
 class Behind(msgspec.Struct, frozen=True):
     """A worker that does not have the current manifest yet. `lag_s`: for how long, `files`: how many differ, None if that is
-    not known; `why`: for people."""
+    not known; `why`: for people; `is_lost`: it is not connected, and waiting for it is in vain."""
 
     name: str
     why: str
@@ -25,14 +26,22 @@ class Behind(msgspec.Struct, frozen=True):
     files: int | None = None
     done_bytes: int = 0
     total_bytes: int = 0
+    is_lost: bool = False
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """How far a sync is: names of the nodes that are equal, and those that are behind."""
+    """How far a sync is: names of the nodes that are equal, and those that are behind. `left_out`: files of this node that go
+    to nobody, path to reason."""
 
     equal: list[str]
     behind: list[Behind]
     problem: str = ""
+    left_out: dict[str, str] = {}
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether more time may change something."""
+        return bool(self.problem) or any(not row.is_lost for row in self.behind)
 
 
 def begin(root: str, *, allow_delete: bool) -> dict[str, Any]:
@@ -66,9 +75,12 @@ def standing(status: dict[str, Any], since: float, known: list[str]) -> Standing
     behind: list[Behind] = []
     current = (status["manifest"] or {}).get("content_digest")
     workers = {peer["name"]: peer for peer in workers_of(status)}
-    for name in dict.fromkeys([*known, *workers]):
+    away = {row["name"]: row for row in status["workers"] if row["state"] != "connected"}
+    for name in dict.fromkeys([*known, *workers, *away]):
         if name not in workers:
-            behind.append(Behind(name, "is not connected any more"))
+            lost = name in away and away[name]["state"] == "lost"
+            why = f"is LOST for {span(away[name]['lost_s'])}" if lost else "is not connected"
+            behind.append(Behind(name, why, is_lost=lost))
             continue
         row = status["results"].get(name)
         was_equal_since = row is not None and (row["equal_at"] or 0.0) >= since
@@ -77,7 +89,8 @@ def standing(status: dict[str, Any], since: float, known: list[str]) -> Standing
             equal.append(name)
         else:
             behind.append(_behind(name, row, status))
-    return Standing(equal, behind)
+    left_out = ((status["manifest"] or {}).get("last_scan") or {}).get("problems", {})
+    return Standing(equal, behind, left_out=left_out)
 
 
 def _behind(name: str, row: dict[str, Any] | None, status: dict[str, Any]) -> Behind:
@@ -91,7 +104,8 @@ def _behind(name: str, row: dict[str, Any] | None, status: dict[str, Any]) -> Be
         return Behind(name, "has not been checked yet", lag_s, files)
     if row["result"] in ("equal", "synced"):
         return Behind(name, "has not been checked since the change", lag_s, files)
-    return Behind(name, f"{row['result']}: {row['detail'] or 'see the log'}", lag_s, files)
+    left_out = "; ".join(f"{path}: {reason}" for path, reason in list(row["problems"].items())[:MOST_NAMED])
+    return Behind(name, f"{row['result']}: {row['detail'] or left_out or 'see the log'}", lag_s, files)
 
 
 def _own_standing(status: dict[str, Any], since: float) -> Standing:
@@ -110,8 +124,8 @@ def _own_standing(status: dict[str, Any], since: float) -> Standing:
 def wait(
     read: Callable[[], dict[str, Any]], since: float, timeout_s: float, show: Callable[[Standing], None]
 ) -> Standing:
-    """Until every worker that is connected has the current manifest, at most `timeout_s`; what is left then is in `behind` or
-    `problem`. `read` gives the node's status; `show` is told after each look."""
+    """Until every worker that this master knows has the current manifest, or those that have not are lost, at most `timeout_s`;
+    what is left then is in `behind` or `problem`. `read` gives the node's status; `show` is told after each look."""
     deadline = time.monotonic() + timeout_s
     known: list[str] | None = None
     while True:
@@ -120,6 +134,6 @@ def wait(
             known = [peer["name"] for peer in workers_of(status)]
         found = standing(status, since, known or [])
         show(found)
-        if not (found.behind or found.problem) or time.monotonic() >= deadline:
+        if not found.is_waiting or time.monotonic() >= deadline:
             return found
         time.sleep(POLL_S)

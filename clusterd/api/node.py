@@ -71,7 +71,7 @@ class LocalNode:
         try:
             return tuple(item.name for item in msgspec.convert(listed, _Nodes).items)
         except msgspec.ValidationError:
-            raise _internal(3036, "the list of nodes is none") from None
+            raise _internal(3036, "the node list is malformed") from None
 
     async def _converse(self, command: str, payload: bytes, timeout_s: float) -> bytes:
         conversation = Conversation(command, payload)

@@ -58,6 +58,14 @@ class LinkDown(Message, frozen=True, tag="link-down"):
     reason: str
 
 
+class HelloRefused(Message, frozen=True, tag="hello-refused"):
+    """A node may not join. `name` is empty when it did not get so far as to say hello; `reason`: with theirs and ours."""
+
+    name: str
+    address: str
+    reason: str
+
+
 class MasterAway(Message, frozen=True, tag="master-away"):
     """A worker has no link to its master, and why not; said again whenever the reason is another one."""
 
@@ -189,7 +197,16 @@ class WriteLog(Message, frozen=True, tag="write-log"):
 
 
 NetToSync = (
-    NetHello | LinkUp | LinkDown | MasterAway | KeepaliveSeen | PeerRequest | Answered | Unanswered | SlabsReturned
+    NetHello
+    | LinkUp
+    | LinkDown
+    | HelloRefused
+    | MasterAway
+    | KeepaliveSeen
+    | PeerRequest
+    | Answered
+    | Unanswered
+    | SlabsReturned
 )
 
 

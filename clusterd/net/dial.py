@@ -29,6 +29,14 @@ CONNECT_S = 8.0
 """For a TCP connection. The system asks again after 1, 3 and 7 seconds; one that came later would be no good one either."""
 KEEPALIVE_SUBTAG = "Keep Alive"
 SHOWN_CHARACTERS = 100
+_NO_ANSWER = "it closed the connection instead of answering hello; does it have the same cluster key? Its log says why"
+OURS = {
+    3028: 'our node_name is "{0.name}", and another node has it',
+    3029: 'our node_name is "{0.name}", and so is the master\'s',
+    3030: 'our cluster name is "{0.cluster}"',
+    3031: "our version is {0.version}",
+}
+"""What this node has said, by the code of a refusal: a template of its Hello."""
 
 
 class Address(NamedTuple):
@@ -92,6 +100,8 @@ class Dialer:
         self._tls = tls
         self._known = known_commands("master", on_master=False)
         self._closed = asyncio.Event()
+        self._why = ""
+        """What the last link has broken of the protocol."""
         self.links: dict[int, Link] = {}
 
     async def run(self) -> None:
@@ -130,6 +140,7 @@ class Dialer:
         timeout_s = min(CONNECT_S, context.settings.communication.timeout_cluster_request_s)
         name = f"Worker {context.settings.cluster.node_name}"
         self._closed.clear()
+        self._why = ""
         link = Link(context, self._bridge, self, "worker", self._sealer, context.new_link_number())
         link.kind, link.name, link.address, link.tag = "master", str(address), address.host, name
         link.known = self._known
@@ -172,13 +183,19 @@ class Dialer:
             if command == commands.ERR:
                 raise decode_err_payload(payload)
         except ConnectionResetError:
-            reason = "it closed the connection instead of answering hello; does it have the same cluster key? Its log says why"
+            reason = self._why or _NO_ANSWER
             if self._bridge.master_away(f"{link.name}: {reason}"):
                 self._context.own_line("WARNING", f"No answer from the master at {link.name}: {reason}.")
             return False
         except ClusterError as refusal:
-            self._bridge.master_away(f"{link.name}: {refusal}")
+            ours = OURS.get(refusal.code, "").format(hello)
+            is_news = self._bridge.master_away(f"{link.name}: {refusal}" + (f" ({ours})" if ours else ""))
             self._context.log.line("ERROR", link.tag, MAIN, f"Could not connect to master: {refusal}.")
+            if ours and is_news:
+                text = (
+                    f"The master at {link.name} does not take this node: {ours}. The log of the master has both sides."
+                )
+                self._context.own_line("WARNING", text)
             return False
         return True
 
@@ -245,6 +262,7 @@ class Dialer:
         self._desk.request(link, counter, command, payload, bodies)
 
     def violated(self, link: Link, violation: Violation) -> None:
+        self._why = violation.text
         link.abort(violation.text)
 
     def lost(self, link: Link, reason: str) -> None:

@@ -1,6 +1,6 @@
 """Who may join: the master's decision on a hello (wire.md 1.4 with W5 to W8). Pure; nothing is registered here."""
 
-from collections.abc import Container
+from collections.abc import Mapping
 
 import msgspec
 
@@ -8,9 +8,20 @@ from clusterd.errors import ClusterError
 from clusterd.names import node_name_problem
 from clusterd.settings import VersionRule
 from clusterd.wire.payloads import Hello, parse_hello
+from clusterd.wire.results import shorten
 
 MAX_WORD = 128
 _MINOR_PARTS = 2
+
+
+class NotAdmitted(ClusterError):
+    """A hello that was refused. `node`: the name that it gave, empty if that cannot be shown; `both`: the reason with their value
+    and ours, for this master's operator."""
+
+    def __init__(self, code: int, extra: str | None = None, *, node: str = "", both: str = "") -> None:
+        super().__init__(code, extra)
+        self.node = node
+        self.both = both or (extra or "")
 
 
 class HelloRules(msgspec.Struct, frozen=True):
@@ -22,27 +33,34 @@ class HelloRules(msgspec.Struct, frozen=True):
     version_rule: VersionRule
 
 
-def check_hello(payload: bytes, rules: HelloRules, registered: Container[str], own_name: str = "") -> Hello:
+def check_hello(payload: bytes, rules: HelloRules, registered: Mapping[str, str], own_name: str = "") -> Hello:
     """The hello of a worker that may join. The first check that fails decides; nothing is registered before all passed.
 
-    `registered`: names of the workers that are connected. `own_name`: the name this link has from an earlier hello; a
-    link has one name for its life (W6). Raises ClusterError 1000 and 3028 to 3031, to be sent back as `err`."""
-    hello = parse_hello(payload)
+    `registered`: the workers that are connected, name to address. `own_name`: the name this link has from an earlier hello; a
+    link has one name for its life (W6). Raises NotAdmitted 1000 and 3028 to 3031, to be sent back as `err`."""
+    try:
+        hello = parse_hello(payload)
+    except ClusterError as malformed:
+        raise NotAdmitted(malformed.code, malformed.extra) from None
     problem = node_name_problem(hello.name)
     if problem is not None:
-        raise ClusterError(1000, problem)
+        raise NotAdmitted(1000, problem)
+    name = hello.name
     if max(len(hello.node_type), len(hello.version)) > MAX_WORD or not (hello.node_type + hello.version).isprintable():
-        raise ClusterError(1000, f"a node's type and version are printable words of at most {MAX_WORD} characters")
-    if own_name and hello.name != own_name:
-        raise ClusterError(1000, f"this connection belongs to {own_name}; a node says hello once")
-    if hello.name in registered:
-        raise ClusterError(3028, hello.name)
-    if hello.name == rules.master_name:
-        raise ClusterError(3029)
+        text = f"a node's type and version are printable words of at most {MAX_WORD} characters"
+        raise NotAdmitted(1000, text, node=name)
+    if own_name and name != own_name:
+        raise NotAdmitted(1000, f"this connection belongs to {own_name}; a node says hello once", node=name)
+    if name in registered:
+        both = f"the node at {registered[name]} is connected under this name: give one of them another node_name"
+        raise NotAdmitted(3028, name, node=name, both=both)
+    if name == rules.master_name:
+        raise NotAdmitted(3029, node=name, both="it has this master's own name: give it another node_name")
     if hello.cluster != rules.cluster_name:
-        raise ClusterError(3030)
+        both = f'cluster name "{shorten(hello.cluster)}", ours is "{rules.cluster_name}"'
+        raise NotAdmitted(3030, node=name, both=both)
     if not versions_match(rules.version_rule, rules.version, hello.version):
-        raise ClusterError(3031)
+        raise NotAdmitted(3031, node=name, both=f"version {hello.version}, ours is {rules.version}")
     return hello
 
 

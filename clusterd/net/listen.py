@@ -11,9 +11,10 @@ import ssl
 from clusterd.errors import ClusterError
 from clusterd.listening.accepting import Acceptor
 from clusterd.listening.admission import Bounds, Gatekeeper
+from clusterd.messages.links import HelloRefused
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, Context
-from clusterd.net.hello import HelloRules, check_hello
+from clusterd.net.hello import HelloRules, NotAdmitted, check_hello
 from clusterd.net.keepalive import silent_too_long
 from clusterd.net.link import Link
 from clusterd.net.link_commands import LinkCommands
@@ -34,6 +35,8 @@ REFUSED_LINGER_S = 1.0
 BACKLOG = 1024
 NODE_DIRECTORY_MODE = 0o770
 KEEPALIVE_SUBTAG = "Keep alive"
+WRONG_KEY = 3025
+_OTHER_KEY = "what it sends is not sealed with our key: compare <key> in the ossec.conf of both nodes"
 _BEFORE_HELLO = "no command but hello is answered before hello"
 
 
@@ -175,13 +178,16 @@ class Listener:
             settings.clusterd.version_rule,
         )
         try:
-            names = {name for name, known in self.names.items() if known is link or known.silent_s < MISSED_S}
-            hello = check_hello(payload, rules, names, link.name)
-        except ClusterError as refusal:
+            registered = {
+                name: known.address for name, known in self.names.items() if known is link or known.silent_s < MISSED_S
+            }
+            hello = check_hello(payload, rules, registered, link.name)
+        except NotAdmitted as refusal:
             link.respond(counter, commands.ERR, encode_failure(refusal))
             text = f"Internal error processing request '{commands.python_bytes(commands.HELLO)}': {refusal}"
             kind = f"hello {refusal.code}"
             self._context.abuse_line("ERROR", link.tag, MAIN, link.address, kind, text, is_insider=True)
+            self._tell_refused(link, refusal.node, refusal.both or str(refusal))
             if not link.name:
                 self._refused.add(link.number)
                 link.end_by(REFUSED_LINGER_S, "")
@@ -203,7 +209,18 @@ class Listener:
         link.respond(counter, commands.OK, commands.hello_accepted(hello.name))
         self._bridge.link_up(link, hello.node_type, hello.version)
 
+    def _tell_refused(self, link: Link, name: str, reason: str) -> None:
+        """For the operator: what the stock line about it does not say, and a row in `status`."""
+        who = f"{name} at {link.address}" if name else link.address
+        text = f"Refused {who}: {reason}."
+        self._context.abuse_line(
+            "WARNING", "Worker", "Net", link.address, f"refused {name}", text, is_insider=bool(name)
+        )
+        self._bridge.tell(HelloRefused(name, link.address, reason))
+
     def violated(self, link: Link, violation: Violation) -> None:
+        if violation.code == WRONG_KEY and not link.name:
+            self._bridge.tell(HelloRefused("", link.address, _OTHER_KEY))
         link.abort(violation.text)
 
     def lost(self, link: Link, reason: str) -> None:

@@ -119,6 +119,8 @@ def _be_born(name: str, parent: int, plan: BirthPlan) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     crash_log = os.open(plan.crash_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, CRASH_LOG_MODE)
     faulthandler.enable(crash_log, all_threads=True)
+    # For `clusterd support`: what each process is doing, while it goes on.
+    faulthandler.register(signal.SIGUSR2, crash_log, all_threads=True)
 
 
 def _set_death_signal(number: signal.Signals) -> None:

@@ -15,7 +15,7 @@ def unreadable_code() -> str:
     """What this process may not read of its own program, with the directory that bars the way; empty when it may read all."""
     for path in code_paths():
         for above in [*reversed(path.parents), path]:
-            wanted = os.X_OK if above != path else os.R_OK | (os.X_OK if path.is_dir() else 0)
+            wanted = os.X_OK if above != path else os.R_OK | (os.X_OK if os.path.isdir(path) else 0)
             if not os.access(above, wanted, effective_ids=True):
                 return f"{path} (no access to {above})" if above != path else str(path)
     return ""

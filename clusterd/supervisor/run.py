@@ -1,4 +1,4 @@
-"""The supervisor: makes the node's ground, forks its children, keeps them alive, stops them in order.
+"""The supervisor: creates pid file, arena and board, forks its children, replaces those that die, stops them in order.
 
 It has no threads, no ZeroMQ context and no data, so it can fork again at any time. All it waits for are signals and the
 next tick: its signals stay blocked and are taken one by one with sigtimedwait.
@@ -293,6 +293,7 @@ class _Supervisor:
             self._notifier.close()
             self._helpers.close()
             self._node.arena.close()
+            self._log.report_to_nobody()
             self._board.close()
 
     def _loop(self) -> None:

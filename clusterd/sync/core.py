@@ -10,6 +10,7 @@ from clusterd.errors import ClusterError
 from clusterd.messages.bodies import OpenBody
 from clusterd.messages.links import (
     Answered,
+    HelloRefused,
     KeepaliveSeen,
     LinkDown,
     LinkInfo,
@@ -83,7 +84,9 @@ class Core:
             case LinkUp():
                 await self._serve_link(message.info)
             case LinkDown():
-                await self._link_down(message.link)
+                await self._link_down(message.link, message.reason)
+            case HelloRefused():
+                self._side.refused(message)
             case MasterAway():
                 self._away = message.reason
             case NetHello():
@@ -95,13 +98,13 @@ class Core:
         async with contextlib.AsyncExitStack() as ending:
             ending.push_async_callback(self._context.net.net_lost)
             for link in [peer.link for peer in self._roster.all()]:
-                ending.push_async_callback(self._link_down, link)
+                ending.push_async_callback(self._link_down, link, "the network process of this node ended")
 
     async def _net_hello(self, message: NetHello) -> None:
         """The links that a net process holds: of a new net, or of the same one for a new sync."""
         for link in [peer.link for peer in self._roster.all()]:
             with self._survives("links that net has given up"):
-                await self._link_down(link)
+                await self._link_down(link, "the network process of this node gave it up")
         self._serving = message.serving
         self._away = message.away
         for info in message.links:
@@ -164,10 +167,10 @@ class Core:
         self._roster.add(peer)
         self._side.link_up(peer)
 
-    async def _link_down(self, link: int) -> None:
+    async def _link_down(self, link: int, why: str) -> None:
         peer = self._roster.remove(link)
         if peer is not None:
-            await self._side.link_down(peer)
+            await self._side.link_down(peer, why)
 
     def forever(self) -> list[Coroutine[Any, Any, None]]:
         """What this node does for ever, apart from its links. For whoever runs the process, once."""
@@ -176,8 +179,7 @@ class Core:
     async def tell_status(self, client: Peer, payload: bytes) -> bytes:
         database = await database_status(self._context)
         part = self._side.status(self._away)
-        agents = database | {"syncs": part.agents}
-        return dump_json(node_status(self._context, self._serving, part.problem, part.results, agents))
+        return dump_json(node_status(self._context, self._serving, part, database | {"syncs": part.agents}))
 
     # ---- requests ------------------------------------------------------------------------------------------------------
 

@@ -349,8 +349,9 @@ class _SyncProcess:
         if loaded.settings is None:
             self._say("The configuration has mistakes and was not reloaded: run clusterd check-config.")
             return
-        self._settings, _ = adopt(self._settings, loaded.settings)
+        self._settings, waiting = adopt(self._settings, loaded.settings)
         self._context.settings = self._settings
+        self._context.needs_restart, self._context.reloaded_at = tuple(waiting), self._context.clock.wall()
         self._context.spool.ledger.limits = self._settings.clusterd.limits
         settings = self._settings
         self._context.manifests.adopt(settings.clusterd, settings.rules, is_master=settings.is_master)

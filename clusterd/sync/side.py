@@ -3,19 +3,10 @@
 from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
-import msgspec
-
+from clusterd.messages.links import HelloRefused
 from clusterd.sync.links.handlers import Handler, SealedHandler
 from clusterd.sync.links.peer import Peer
-
-
-class SideStatus(msgspec.Struct, frozen=True):
-    """The role's part of `status`. `problem`: what keeps the node from its work, empty if nothing does; `results`: last checks
-    and packages, `agents`: last syncs of agents, both by worker on a master, under `self` on a worker."""
-
-    problem: str
-    results: dict[str, Any]
-    agents: dict[str, Any]
+from clusterd.sync.requests.status import SideStatus
 
 
 class Side(Protocol):
@@ -44,8 +35,12 @@ class Side(Protocol):
         """The peer is in the roster now."""
         ...
 
-    async def link_down(self, peer: Peer) -> None:
-        """The peer has left the roster: end what runs on its link, close it, forget it."""
+    async def link_down(self, peer: Peer, why: str) -> None:
+        """The peer has left the roster: end what runs on its link, close it, forget it. `why`: empty when it hung up."""
+        ...
+
+    def refused(self, refusal: HelloRefused) -> None:
+        """A node may not join."""
         ...
 
     def status(self, away: str) -> SideStatus:

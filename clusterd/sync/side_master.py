@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
+from clusterd.messages.links import HelloRefused
 from clusterd.sync.agents.groups_master import AgentGroupsMaster
 from clusterd.sync.agents.info import AgentInfoMaster
 from clusterd.sync.integrity.digest_master import DigestMaster
@@ -11,7 +12,9 @@ from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.integrity.requests import MasterIntegrityRequests
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import Handler, SealedHandler
+from clusterd.sync.links.known_workers import KnownWorkers
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.tags import MASTER
 from clusterd.sync.requests.both_roles import BothRoles
 from clusterd.sync.requests.cluster_view import MasterView
 from clusterd.sync.requests.local import LocalRequests
@@ -19,9 +22,9 @@ from clusterd.sync.requests.nodes import NodeRequests, Nodes
 from clusterd.sync.requests.of_workers import MasterRequests
 from clusterd.sync.requests.passwords import Passwords
 from clusterd.sync.requests.sendsync_master import SendsyncMaster
-from clusterd.sync.requests.status import agents_of_workers, results_of_workers
-from clusterd.sync.side import SideStatus
+from clusterd.sync.requests.status import SideStatus, agents_of_workers, results_of_workers
 from clusterd.wire import commands
+from clusterd.wire.payloads import text_of
 
 
 class MasterSide:
@@ -34,6 +37,9 @@ class MasterSide:
         context.manifests.changed += [integrity.published, digest.published]
         self._info = info = AgentInfoMaster(context, integrity.records)
         self._groups = groups = AgentGroupsMaster(context, integrity.records)
+        self._known = KnownWorkers(
+            context.spool.state_dir, context.clock, context.journal(MASTER, "Workers"), context.troubles
+        )
         self._sendsync = SendsyncMaster(context)
         nodes = Nodes(context, integrity, info)
         asked = NodeRequests(nodes)
@@ -44,21 +50,33 @@ class MasterSide:
         self.remote: dict[str, Handler] = both.remote | workers.table | asked.table | self._sendsync.remote
         self.sealed: dict[str, SealedHandler] = both.sealed | {commands.SYN_BUCKETS: digest.compare}
         operators = MasterIntegrityRequests(context, integrity, digest)
-        self.local: dict[str, Handler] = both.local | asked.table | operators.local
+        self.local: dict[str, Handler] = both.local | asked.table | operators.local | {commands.FORGET: self.forget}
 
     def forever(self) -> list[Coroutine[Any, Any, None]]:
-        return [self._integrity.run(), self._groups.run()]
+        return [self._integrity.run(), self._groups.run(), self._known.run()]
 
     def link_up(self, peer: Peer) -> None:
         if peer.info.kind == "worker":
+            self._known.joined(peer)
             self._groups.joined(peer)
 
-    async def link_down(self, peer: Peer) -> None:
+    def refused(self, refusal: HelloRefused) -> None:
+        self._known.refused(refusal)
+
+    async def forget(self, client: Peer, payload: bytes) -> bytes:
+        """`{node}`: it is no member any more. Raises ClusterError 1000."""
+        name = text_of(payload)
+        self._known.forget(name)
+        self._integrity.records.pop(name, None)
+        return b""
+
+    async def link_down(self, peer: Peer, why: str) -> None:
         # What one of these trips over keeps none of the others from happening. The last one added is the first to be called.
         async with contextlib.AsyncExitStack() as ending:
             if peer.info.kind == "worker":
                 for forget in (self._groups.left, self._info.forget, self._digest.forget, self._integrity.forget):
                     ending.callback(forget, peer)
+                ending.callback(self._known.left, peer, self._integrity.records.get(peer.name), why)
             ending.push_async_callback(peer.close)
             ending.callback(self._both.link_lost, peer)
             ending.callback(self._sendsync.link_lost, peer)
@@ -66,4 +84,10 @@ class MasterSide:
     def status(self, away: str) -> SideStatus:
         records = self._integrity.records
         now = self._context.clock.wall()
-        return SideStatus("", results_of_workers(records, self._context.manifests, now), agents_of_workers(records))
+        workers = self._known.shown(records)
+        results = results_of_workers(records, self._context.manifests, now)
+        for row in workers:
+            if row["state"] == "lost" and row["name"] in results:
+                # What it had when it was last seen says nothing about what it has.
+                results[row["name"]] |= {"result": "lost", "lag_s": None, "lag_files": None}
+        return SideStatus("", results, agents_of_workers(records), workers, self._known.shown_refused())

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
+from clusterd.messages.links import HelloRefused
 from clusterd.sync.agents.groups_worker import AgentGroupsWorker
 from clusterd.sync.agents.info import AgentInfoWorker
 from clusterd.sync.integrity.digest_worker import DigestWorker
@@ -22,8 +23,7 @@ from clusterd.sync.requests.of_master import WorkerRequests
 from clusterd.sync.requests.passwords import Passwords
 from clusterd.sync.requests.reload import RulesetReload
 from clusterd.sync.requests.sendsync_worker import SendsyncWorker
-from clusterd.sync.requests.status import agents_of_this_worker, results_of_this_worker
-from clusterd.sync.side import SideStatus
+from clusterd.sync.requests.status import SideStatus, agents_of_this_worker, results_of_this_worker
 
 
 class WorkerSide:
@@ -63,7 +63,10 @@ class WorkerSide:
         peer.spawn(self._rounds.run(peer))
         peer.spawn(self._info.run(peer))
 
-    async def link_down(self, peer: Peer) -> None:
+    def refused(self, refusal: HelloRefused) -> None:
+        """Nobody joins a worker."""
+
+    async def link_down(self, peer: Peer, why: str) -> None:
         # What one of these trips over keeps none of the others from happening. The last one added is the first to be called.
         async with contextlib.AsyncExitStack() as ending:
             ending.push_async_callback(peer.close)

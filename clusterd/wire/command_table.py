@@ -119,6 +119,7 @@ TABLE = (
     # Programs that want something done.
     Command(c.SYNC_NOW, LOCAL, "MasterIntegrityRequests.sync_now", "master", privileged=_privileged("sync")),
     Command(c.SYNC_NOW, LOCAL, "WorkerIntegrityRequests.sync_now", "worker", privileged=_privileged("sync")),
+    Command(c.FORGET, LOCAL, "MasterSide.forget", "master", privileged=_privileged("forget")),
     Command(c.SEND_FILE, LOCAL, "SendFile.send", privileged=_privileged(c.SEND_FILE)),
     Command(c.SENDRRELOAD, LOCAL, "RulesetReload.ask", "worker"),
 )

@@ -103,6 +103,8 @@ DIFF = "diff"
 """Ours: what a worker would have to change to be equal to its master, as JSON."""
 SYNC_NOW = "sync_now"
 """Ours: look for changes now, tell the workers (master); check now (worker)."""
+FORGET = "forget"
+"""Ours, on a master: a worker that does not come back is no member any more."""
 STATUS = "status"
 """Ours: what the node is doing, as JSON for the operator's command."""
 # Local socket, daemon to client.

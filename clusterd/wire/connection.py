@@ -8,6 +8,7 @@ may be room.
 Whatever bytes come, there are two outcomes: events, or a Violation, after which the connection is dead.
 """
 
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from clusterd.wire.events import (
     Sink,
     Violation,
 )
+from clusterd.wire.foreign import protocol_of
 from clusterd.wire.frame import (
     HEADER,
     HEADER_BYTES,
@@ -275,6 +277,9 @@ class Connection:
     def _admit(self, head: Header, events: list[Event]) -> bool:
         """Whether the announced body is within our limits; nothing is reserved before (wire.md R1, R3)."""
         if head.length > self.body_limit:
+            other = protocol_of(struct.pack(">II", head.counter, head.length)) if not self.frames_in else None
+            if other is not None:
+                return self._violate(f"this is no cluster port, it speaks {other}", events)
             return self._violate(f"a frame announces {head.length} bytes, more than {self.body_limit}", events)
         if head.divided or self._divided.find(head.counter) is not None:
             text = self._divided.admit(head, self.divided_limit, self.divided_sinks)

@@ -21,6 +21,7 @@ from tools.console import PlainConsole
 from tools.screen import status_view
 from tools.show import echo
 from tools.status import StatusReader
+from tools.verdict import verdict
 
 FORGED = "x\n2026/01/01 00:00:00 INFO: [Master] [Main] All is well."
 HOSTILE = [
@@ -95,7 +96,7 @@ def views(text: str, tmp_path: Path) -> dict[str, Any]:
     table = Table(text)
     table.add_row(text)
     return {
-        "status": status_view(status),
+        "status": status_view(status, verdict(status)),
         "agents": agents_view([agent]),
         "nodes": nodes_view([node]),
         "anything": Group(table, Text(text)),

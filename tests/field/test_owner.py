@@ -3,7 +3,9 @@
 import json
 import os
 import pwd
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,20 @@ def test_an_interpreter_that_the_owner_cannot_read_is_named(nobody: Owner, close
     assert str(closed / "python3") in found
     assert "no access to /" in found
     assert code_access.unreadable_code() == ""
+
+
+def test_link_of_an_environment_into_a_closed_directory_is_named(
+    nobody: Owner, closed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link can be seen, what it points to cannot: a virtual environment made from an interpreter of root's."""
+    link = Path(tempfile.mkdtemp(dir="/tmp")) / "python3"
+    try:
+        link.parent.chmod(0o755)
+        link.symlink_to(closed / "python3")
+        monkeypatch.setattr(code_access, "_paths", lambda: [link])
+        assert code_access.unreadable_code_of(nobody) == str(link)
+    finally:
+        shutil.rmtree(link.parent)
 
 
 def test_check_config_names_what_the_owner_cannot_read(root: Path, closed: Path) -> None:

@@ -2,20 +2,19 @@
 
 import pytest
 
-from clusterd.errors import ClusterError
-from clusterd.net.hello import HelloRules, check_hello, versions_match
+from clusterd.net.hello import HelloRules, NotAdmitted, check_hello, versions_match
 
 RULES = HelloRules("boss", "wazuh", "4.14.1", "exact")
 
 
-def refusal(payload: bytes, registered: tuple[str, ...] = (), own_name: str = "") -> ClusterError:
-    with pytest.raises(ClusterError) as caught:
-        check_hello(payload, RULES, registered, own_name)
+def refusal(payload: bytes, registered: tuple[str, ...] = (), own_name: str = "") -> NotAdmitted:
+    with pytest.raises(NotAdmitted) as caught:
+        check_hello(payload, RULES, dict.fromkeys(registered, "10.0.0.5"), own_name)
     return caught.value
 
 
 def test_a_good_hello_is_accepted_whatever_its_node_type() -> None:
-    hello = check_hello(b"w1 wazuh foo 4.14.1", RULES, ())
+    hello = check_hello(b"w1 wazuh foo 4.14.1", RULES, {})
     assert (hello.name, hello.node_type, hello.version) == ("w1", "foo", "4.14.1")
 
 
@@ -65,8 +64,22 @@ def test_a_second_hello_under_another_name_is_refused_and_under_the_same_is_a_du
     assert refusal(b"w1 wazuh worker 4.14.1", ("w1",), "w1").code == 3028
 
 
+@pytest.mark.parametrize(
+    ("payload", "both"),
+    [
+        (b"w1 wazu worker 4.14.1", 'cluster name "wazu", ours is "wazuh"'),
+        (b"w1 wazuh worker 4.14.0", "version 4.14.0, ours is 4.14.1"),
+        (b"w9 wazuh worker 4.14.1", "the node at 10.0.0.5 is connected under this name"),
+    ],
+)
+def test_the_operator_is_told_both_sides(payload: bytes, both: str) -> None:
+    found = refusal(payload, ("w9",))
+    assert found.both.startswith(both)
+    assert found.node == payload.split()[0].decode()
+
+
 def test_a_name_with_dots_inside_is_fine() -> None:
-    assert check_hello(b"a.b-c_9 wazuh worker 4.14.1", RULES, ()).name == "a.b-c_9"
+    assert check_hello(b"a.b-c_9 wazuh worker 4.14.1", RULES, {}).name == "a.b-c_9"
 
 
 def test_the_version_rule_says_which_versions_go_together() -> None:

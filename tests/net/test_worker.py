@@ -214,7 +214,13 @@ def test_sync_hears_why_there_is_no_master(worker: Worker) -> None:
     assert sync.expect(MasterAway).reason.startswith(why)
     talker = boss.accept()
     talker.respond(talker.read(), "err", exception_json(3030))
-    assert "Error 3030" in sync.expect(MasterAway).reason
+    refused = sync.expect(MasterAway).reason
+    assert "Error 3030" in refused
+    assert f'our cluster name is "{CLUSTER}"' in refused
+    other = boss.accept()
+    other.read()
+    other.sock.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+    assert sync.expect(MasterAway).reason == f"{boss.node}: this is no cluster port, it speaks HTTP"
     boss.welcome().close()
     assert sync.expect(MasterAway).reason == f"{boss.node}: the connection was closed"
     boss.close()

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 Done = subprocess.CompletedProcess[str]
 STATUS_KEYS = {
+    "verdict",
+    "framework",
+    "log_level",
+    "workers",
+    "refused",
     "running",
     "problem",
     "problems",
@@ -175,10 +181,15 @@ def test_reload_changes_the_log_level_of_all_processes_at_once(rig: Rig) -> None
     before = rig.processes("master")
     assert " DEBUG: " not in log_of(master)
     (master.root / "etc/local_internal_options.conf").write_text("wazuh_clusterd.debug=2\n")
-    assert clusterd(rig, "reload").returncode == ExitCode.OK
+    done = clusterd(rig, "reload")
+    assert (done.returncode, done.stdout) == (ExitCode.OK, "The configuration was reloaded.\n")
     wait_until(lambda: " DEBUG: [Worker rig_manager_2] [Integrity check] " in log_of(master), 60, "lines of sync")
     wait_until(lambda: " DEBUG: [Worker rig_manager_2] [Main] Command received: " in log_of(master), 60, "lines of net")
     assert rig.processes("master") == before
+    set_conf(master, "hidden", "yes")
+    done = clusterd(rig, "reload")
+    assert done.stdout == "The configuration was reloaded. These changes wait for a restart: <hidden>.\n"
+    assert status(rig)["node"]["needs_restart"] == ["<hidden>"]
 
 
 def test_reload_with_mistakes_changes_nothing(rig: Rig, master: Node) -> None:
@@ -221,6 +232,16 @@ def test_status_of_a_running_node_has_all_its_keys(rig: Rig) -> None:
         assert shown.returncode == ExitCode.OK
         for word in (node.name, "pool-1", found["manifest"]["root_digest"][:16], "127.0.0.1"):
             assert word in shown.stdout
+    archive = rig.master.root / "support.tar.gz"
+    done = clusterd(rig, "support", "-o", str(archive))
+    assert done.returncode == ExitCode.OK, done.stderr
+    with tarfile.open(archive) as parts:
+        (name,) = (name for name in parts.getnames() if name.endswith("/stacks.txt"))
+        stacks = parts.extractfile(name)
+        assert stacks is not None
+        text = stacks.read().decode()
+    assert text.count("Current thread") >= 6, text  # net, sync, store and three of the pool say what they do, and go on
+    assert [process["state"] for process in status(rig)["processes"]] == ["ready"] * 7
 
 
 def test_status_of_a_worker_without_master_says_why(rig: Rig) -> None:

@@ -25,7 +25,7 @@ NOW = 1000.0
 def result(**given: Any) -> dict[str, Any]:
     """A worker's row in `results` of a master: equal, unless something else is said."""
     row = {"result": "equal", "detail": "", "checked_at": NOW, "digest": "d1", "equal_at": NOW - 50}
-    return row | {"lag_s": None, "lag_files": 0} | given
+    return row | {"lag_s": None, "lag_files": 0, "problems": {}} | given
 
 
 LAGS: dict[str, Any] = {"digest": "d0", "lag_s": 4.0, "lag_files": 7}
@@ -35,7 +35,15 @@ def master(*workers: str, syncs: Any = (), digest: str | None = "d1", **results:
     peers = [{"name": name, "kind": "worker"} for name in workers]
     node = {"name": "m", "type": "master"}
     manifest = {"content_digest": digest} if digest else None
-    return {"peers": peers, "node": node, "manifest": manifest, "syncs": list(syncs), "results": results, "problem": ""}
+    found = {
+        "peers": peers,
+        "node": node,
+        "manifest": manifest,
+        "syncs": list(syncs),
+        "results": results,
+        "problem": "",
+    }
+    return found | {"workers": [{"name": name, "state": "connected", "lost_s": None} for name in workers]}
 
 
 def worker(syncs: Any = (), problem: str = "", **row: Any) -> dict[str, Any]:
@@ -89,7 +97,7 @@ def test_progress_of_a_worker_is_shown_in_bytes() -> None:
 
 def test_worker_that_went_away_meanwhile_is_behind() -> None:
     found = standing(master("a", a=result(), b=result()), NOW, ["a", "b"])
-    assert (found.equal, found.behind) == (["a"], [Behind("b", "is not connected any more")])
+    assert (found.equal, found.behind) == (["a"], [Behind("b", "is not connected")])
 
 
 def test_worker_that_came_meanwhile_counts_too() -> None:
@@ -259,7 +267,13 @@ def test_commands_on_nodes_that_run_are_cut_off_and_stop(rig: Rig) -> None:
     assert code == ExitCode.FAILED
     assert "3023" in err
     wait_until(lambda: clusterd(one, "diff")[1] == "No worker is connected.\n", 60, "the master knows it too")
+    code, out, err = clusterd(one, "sync", "--wait")
+    assert (code, out) == (ExitCode.TIMED_OUT, "")
+    assert "rig_manager_2 does not have the current files: is LOST for " in err
+    assert "gave up" not in err
+    assert clusterd(one, "forget", "rig_manager_2") == (ExitCode.OK, "rig_manager_2 is forgotten.\n", "")
     assert clusterd(one, "sync", "--wait") == (ExitCode.OK, "No worker is connected.\n", "")
+    assert clusterd(one, "sync", "--wait", "--expect", "1")[0] == ExitCode.TIMED_OUT
     tell_link(two.link_control, "mend")
     rig.wait_equal(60)
 

@@ -159,7 +159,7 @@ class Rig:
     def start(self, *names: str) -> None:
         """Start the nodes named, or all, the master first. Raises RigError with the reason a node gives."""
         for node in [self.node(name) for name in names] or self.nodes:
-            done = self.command(node, "start", timeout_s=START_TIMEOUT_S)
+            done = self.command(node, "start", "--wait-master", "0", timeout_s=START_TIMEOUT_S)
             if done.returncode:
                 raise RigError(f"{node.name} did not start (exit {done.returncode}): {done.stderr.strip()}")
 

@@ -21,7 +21,9 @@ from clusterd.wdb.client import Database
 
 class Context(msgspec.Struct):
     """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, `troubles` what hinders them, both
-    for status; `framework` is None where none is installed or none is wanted."""
+    for status; `framework` is None where none is installed or none is wanted.
+    `needs_restart`: settings that were changed in the files and wait for one; `reloaded_at`: when the files were read again,
+    wall-clock seconds."""
 
     settings: Settings
     clock: Clock
@@ -37,6 +39,8 @@ class Context(msgspec.Struct):
     troubles: Troubles
     roster: Roster
     framework: Framework | None = None
+    needs_restart: tuple[str, ...] = ()
+    reloaded_at: float | None = None
 
     def journal(self, tag: str, subtag: str) -> Journal:
         return Journal(self.log, tag, subtag)

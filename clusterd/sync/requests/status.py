@@ -20,14 +20,24 @@ from clusterd.wdb.client import DatabaseError
 STATUS_TIMEOUT_S = 0.8
 
 
-def node_status(
-    context: Context, net_serving: str, problem: str, results: dict[str, Any], agents: dict[str, Any]
-) -> dict[str, Any]:
-    """The whole answer of the local command `status`. Times are wall-clock seconds, sizes bytes. `problem`, `results` and
-    `agents` are what the node's role says (SideStatus)."""
+class SideStatus(msgspec.Struct, frozen=True):
+    """The role's part of `status`. `problem`: what keeps the node from its work, empty if nothing does; `results`: last checks
+    and packages, `agents`: last syncs of agents, both by worker on a master, under `self` on a worker. `workers`, `refused`: who
+    belongs to this master, and who may not (KnownWorkers)."""
+
+    problem: str
+    results: dict[str, Any]
+    agents: dict[str, Any]
+    workers: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
+
+
+def node_status(context: Context, net_serving: str, part: SideStatus, agents: dict[str, Any]) -> dict[str, Any]:
+    """The whole answer of the local command `status`. Times are wall-clock seconds, sizes bytes. `part` is what the node's role
+    says."""
     cluster = context.settings.cluster
     return {
-        "problem": problem,
+        "problem": part.problem,
         "problems": context.troubles.shown(),
         "node": {
             "name": cluster.node_name,
@@ -35,6 +45,8 @@ def node_status(
             "cluster": cluster.name,
             "version": context.settings.clusterd.version,
             "serving": net_serving,
+            "reloaded_at": context.reloaded_at,
+            "needs_restart": list(context.needs_restart),
         },
         "peers": [peer_status(peer) for peer in context.roster.all() if peer.info.kind != "local"],
         "manifest": manifest_status(context.manifests),
@@ -49,7 +61,9 @@ def node_status(
             }
             for progress in context.progress
         ],
-        "results": results,
+        "results": part.results,
+        "workers": part.workers,
+        "refused": part.refused,
         "slabs_free": context.slabs.free,
         "spool": context.spool.ledger.shown(),
         "framework": framework_status(context),

@@ -1,0 +1,244 @@
+"""The workers that a master knows: who was there, who is, and who was refused lately. A worker is known until somebody has the
+master forget it, across restarts of the node.
+"""
+
+import asyncio
+import contextlib
+import os
+from typing import Any
+
+import msgspec
+
+from clusterd.clock import Clock
+from clusterd.errors import ClusterError
+from clusterd.messages.links import HelloRefused
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.records import WorkerRecord
+from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.troubles import Troubles
+from clusterd.wire.results import shorten
+from hashing.atomic import FileOps
+from hashing.write import write_atomic
+
+FILE = "workers.json"
+FILE_MODE = 0o640
+LARGEST_FILE = 4 << 20
+MOST = 1000
+"""Workers that are remembered; beyond that the one that has been away for the longest goes."""
+MOST_REFUSED = 64
+REFUSED_S = 600.0
+"""For how long a refusal is shown after the last attempt: a node that wants to join tries again every few seconds."""
+BACK_SOON_S = 3.0
+"""A link that is made anew within this time was not lost."""
+EXPECTED_S = 15.0
+"""After a start of the master: workers dial again every 10 s."""
+SAVE_S = 60.0
+
+
+class KnownWorker(msgspec.Struct, kw_only=True):
+    """Times are wall-clock seconds. `seen_at`: last keepalive or other sign of a link; `lost_at`: when its link ended, None while
+    it is connected; `why`: how it ended."""
+
+    name: str
+    address: str = ""
+    version: str = ""
+    program: str = "unknown"
+    connected_at: float = 0.0
+    seen_at: float = 0.0
+    lost_at: float | None = None
+    why: str = ""
+    result: str = ""
+
+
+class RefusedNode(msgspec.Struct, kw_only=True):
+    """Somebody who may not join. `name` is empty when it did not get so far as to say it. `since`, `at`: first and last attempt."""
+
+    name: str
+    address: str
+    reason: str
+    since: float
+    at: float
+    attempts: int = 1
+
+
+class KnownWorkers:
+    """Owner of `workers.json` in the node's state. Only the process that made it changes the file."""
+
+    def __init__(self, state_dir: str, clock: Clock, journal: Journal, troubles: Troubles) -> None:
+        self._path = os.path.join(state_dir, FILE)
+        self._clock = clock
+        self._journal = journal
+        self._troubles = troubles
+        self._workers: dict[str, KnownWorker] = {}
+        self._connected: dict[str, Peer] = {}
+        self._refused: dict[tuple[str, str], RefusedNode] = {}
+        self._unsaid: set[str] = set()
+        self._said_lost: set[str] = set()
+        self._changed = asyncio.Event()
+        self._expected_until = clock.monotonic() + EXPECTED_S
+        self.read()
+
+    # ---- what happens ----------------------------------------------------------------------------------------------------
+
+    def joined(self, peer: Peer) -> None:
+        """A worker's link is up."""
+        info, now = peer.info, self._clock.wall()
+        known = self._workers.get(peer.name)
+        if known is None:
+            known = self._workers[peer.name] = KnownWorker(name=peer.name)
+            self._drop_oldest()
+        known.address, known.version = info.address, info.version
+        known.connected_at, known.seen_at, known.lost_at, known.why = info.connected_at or now, now, None, ""
+        self._connected[peer.name] = peer
+        for key in [key for key in self._refused if key[0] == peer.name or key == ("", info.address)]:
+            del self._refused[key]
+        self._unsaid.discard(peer.name)
+        if peer.name in self._said_lost:
+            self._said_lost.discard(peer.name)
+            self._journal.info(f"Worker {peer.name} ({info.address}) is back. {self._count()}")
+        self._changed.set()
+
+    def left(self, peer: Peer, record: WorkerRecord | None, why: str = "") -> None:
+        """A worker's link has ended. A newer one of the same worker counts more."""
+        if self._connected.get(peer.name) is not peer:
+            return
+        self._take(peer, record)
+        del self._connected[peer.name]
+        known = self._workers[peer.name]
+        known.lost_at, known.why = self._clock.wall(), why
+        self._unsaid.add(peer.name)
+        self._changed.set()
+
+    def refused(self, refusal: HelloRefused) -> None:
+        """A node that may not join has tried."""
+        now = self._clock.wall()
+        key = refusal.name, refusal.address
+        earlier = self._refused.pop(key, None)
+        since, attempts = (earlier.since, earlier.attempts + 1) if earlier else (now, 1)
+        self._refused[key] = RefusedNode(
+            name=refusal.name, address=refusal.address, reason=refusal.reason, since=since, at=now, attempts=attempts
+        )
+        while len(self._refused) > MOST_REFUSED:
+            del self._refused[next(iter(self._refused))]
+
+    def forget(self, name: str) -> None:
+        """Its refusals, too. Raises ClusterError 1000 for a worker that nobody knows, or that is connected."""
+        if name in self._connected:
+            raise ClusterError(1000, f"worker {name} is connected: stop it first")
+        refusals = [key for key in self._refused if key[0] == name]
+        for key in refusals:
+            del self._refused[key]
+        if name not in self._workers:
+            if refusals:
+                return
+            known = ", ".join(sorted(self._workers)) or "none"
+            raise ClusterError(1000, f"this master knows no worker {shorten(name)}; it knows: {known}")
+        del self._workers[name]
+        self._unsaid.discard(name)
+        self._said_lost.discard(name)
+        self._journal.info(f"Worker {name} is forgotten. {self._count()}")
+        self._changed.set()
+
+    # ---- what is told ----------------------------------------------------------------------------------------------------
+
+    def shown(self, records: dict[str, WorkerRecord]) -> list[dict[str, Any]]:
+        """For `status`: every known worker. `state`: connected, lost, or expected: it has been away for a moment only, or the
+        master has just started. `lost_s`: for how long it has been away."""
+        now = self._clock.wall()
+        is_new = self._clock.monotonic() < self._expected_until
+        rows = []
+        for name, peer in self._connected.items():
+            self._take(peer, records.get(name))
+        for known in sorted(self._workers.values(), key=lambda known: known.name):
+            lost_s = None if known.lost_at is None else max(0.0, now - known.lost_at)
+            is_expected = lost_s is not None and (lost_s < BACK_SOON_S or (is_new and not known.why))
+            rows.append(
+                {
+                    "name": known.name,
+                    "state": "connected" if lost_s is None else "expected" if is_expected else "lost",
+                    "address": known.address,
+                    "version": known.version,
+                    "program": known.program,
+                    "connected_at": known.connected_at,
+                    "seen_at": known.seen_at,
+                    "lost_s": lost_s,
+                    "why": known.why,
+                    "result": known.result or None,
+                }
+            )
+        return rows
+
+    def shown_refused(self) -> list[dict[str, Any]]:
+        """For `status`: who was refused in the last ten minutes, the latest first."""
+        oldest = self._clock.wall() - REFUSED_S
+        for key in [key for key, refused in self._refused.items() if refused.at < oldest]:
+            del self._refused[key]
+        return [msgspec.to_builtins(refused) for refused in reversed(self._refused.values())]
+
+    def _take(self, peer: Peer, record: WorkerRecord | None) -> None:
+        known = self._workers[peer.name]
+        known.program = peer.program or known.program
+        known.seen_at = max(known.seen_at, peer.keepalive_at)
+        known.result = (record.result if record is not None else "") or known.result
+
+    def _count(self) -> str:
+        return f"{len(self._connected)} of {len(self._workers)} workers are connected."
+
+    def _drop_oldest(self) -> None:
+        away = [known for known in self._workers.values() if known.lost_at is not None]
+        if len(self._workers) > MOST and away:
+            del self._workers[min(away, key=lambda known: known.seen_at).name]
+
+    # ---- for ever --------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Say who is lost, and keep the file up to date."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAVE_S):
+                    await self._changed.wait()
+            self._changed.clear()
+            if self._unsaid:
+                await asyncio.sleep(BACK_SOON_S)
+                self._say_lost()
+            await self._save()
+
+    def _say_lost(self) -> None:
+        """Of links that have ended a moment ago another round will speak."""
+        due = self._clock.wall() - BACK_SOON_S
+        for name in sorted(self._unsaid):
+            known = self._workers[name]
+            if known.lost_at is not None and known.lost_at > due:
+                self._changed.set()
+                continue
+            self._unsaid.discard(name)
+            self._said_lost.add(name)
+            why = f": {known.why}" if known.why else ""
+            self._journal.warning(f"Worker {name} ({known.address}) is lost{why}. {self._count()}")
+
+    def read(self) -> None:
+        """What an earlier life has written. A file that cannot be read is an empty one, and said."""
+        try:
+            with open(self._path, "rb") as file:
+                found = msgspec.json.decode(file.read(LARGEST_FILE), type=list[KnownWorker])
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.DecodeError) as problem:
+            self._journal.warning(f"{self._path} cannot be read, workers that are away are unknown: {problem}")
+            return
+        for known in found[:MOST]:
+            # What ended the link is of that life: now nobody has come yet.
+            known.why = ""
+            known.lost_at = known.seen_at if known.lost_at is None else known.lost_at
+            self._workers[known.name] = known
+
+    async def _save(self) -> None:
+        rows = [self._workers[name] for name in sorted(self._workers)]
+        data = msgspec.json.encode(rows)
+        try:
+            # A disk that hangs must not hold the loop.
+            await asyncio.to_thread(write_atomic, FileOps(), self._path, data, FILE_MODE, durable=False)
+        except OSError as problem:
+            self._troubles.begin("known workers", f"{self._path} cannot be written: {problem.strerror}")
+        else:
+            self._troubles.end("known workers")

@@ -1,0 +1,217 @@
+"""The workers that a master knows: there, away, forgotten, refused; and their file."""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from clusterd.clock import Clock
+from clusterd.errors import ClusterError
+from clusterd.messages.links import HelloRefused, LinkInfo
+from clusterd.sync.links.known_workers import BACK_SOON_S, EXPECTED_S, MOST_REFUSED, REFUSED_S, KnownWorkers
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.records import WorkerRecord
+from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.troubles import Troubles
+from tests.fakes.clock import FakeClock
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.written: list[tuple[str, str]] = []
+
+    def line(self, level: str, tag: str, subtag: str, text: str) -> None:
+        assert (tag, subtag) == ("Master", "Workers")
+        self.written.append((level, text))
+
+
+class FakePeer:
+    """What is looked at of a peer."""
+
+    def __init__(self, name: str, address: str = "10.0.0.7", program: str = "clusterd") -> None:
+        self.info = LinkInfo(1, "worker", name, "worker", "4.14.1", address, 1000.0)
+        self.name, self.program, self.keepalive_at = name, program, 0.0
+
+
+class Master:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.clock = FakeClock()
+        self.log = Lines()
+        self.troubles = Troubles()
+        self.begin()
+
+    def begin(self) -> None:
+        """A life of sync."""
+        journal = Journal(cast(Any, self.log), "Master", "Workers")
+        self.known = KnownWorkers(str(self.path), cast(Clock, self.clock), journal, self.troubles)
+
+    def joined(self, peer: FakePeer) -> None:
+        self.known.joined(cast(Peer, peer))
+
+    def left(self, peer: FakePeer, why: str = "", record: WorkerRecord | None = None) -> None:
+        self.known.left(cast(Peer, peer), record, why)
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        return {row["name"]: row for row in self.known.shown({})}
+
+    def states(self) -> dict[str, str]:
+        return {name: row["state"] for name, row in self.rows().items()}
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Master:
+    return Master(tmp_path)
+
+
+def during_a_round(master: Master, until: Coroutine[Any, Any, None]) -> None:
+    """Let `run` live until `until` has ended."""
+
+    async def story() -> None:
+        running = asyncio.create_task(master.known.run())
+        try:
+            async with asyncio.timeout(60):
+                await until
+        finally:
+            running.cancel()
+
+    asyncio.run(story())
+
+
+async def written(master: Master, names: set[str]) -> None:
+    """The file has these names."""
+    path = master.path / "workers.json"
+    while not path.exists() or {row["name"] for row in json.loads(path.read_bytes())} != names:
+        await asyncio.sleep(0.01)
+
+
+async def said(master: Master, text: str) -> None:
+    while not any(text in line for _, line in master.log.written):
+        await asyncio.sleep(0.01)
+
+
+def test_worker_is_connected_then_expected_then_lost(master: Master) -> None:
+    peer = FakePeer("w1")
+    master.joined(peer)
+    assert master.states() == {"w1": "connected"}
+    master.left(peer, "no keep alives", WorkerRecord(result="equal"))
+    assert master.states() == {"w1": "expected"}
+    master.clock.move(BACK_SOON_S + 0.1)
+    row = master.rows()["w1"]
+    assert (row["state"], row["why"], row["result"], row["program"]) == ("lost", "no keep alives", "equal", "clusterd")
+    assert row["lost_s"] == pytest.approx(BACK_SOON_S + 0.1)
+    master.joined(FakePeer("w1"))
+    assert master.states() == {"w1": "connected"}
+
+
+def test_end_of_an_older_link_does_not_lose_a_worker_that_has_a_newer_one(master: Master) -> None:
+    old, new = FakePeer("w1"), FakePeer("w1")
+    master.joined(old)
+    master.joined(new)
+    master.left(old)
+    assert master.states() == {"w1": "connected"}
+
+
+def test_loss_and_return_are_said_once(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clusterd.sync.links.known_workers.BACK_SOON_S", 0.0)
+    peer = FakePeer("w1")
+
+    async def story() -> None:
+        master.joined(peer)
+        master.joined(FakePeer("w2", "10.0.0.8"))
+        master.left(peer, "the link was cut")
+        await said(master, "Worker w1 (10.0.0.7) is lost: the link was cut. 1 of 2 workers are connected.")
+        master.joined(peer)
+        await said(master, "Worker w1 (10.0.0.7) is back. 2 of 2 workers are connected.")
+
+    during_a_round(master, story())
+    assert [level for level, _ in master.log.written] == ["WARNING", "INFO"]
+
+
+def test_workers_are_known_across_a_restart_and_first_expected(master: Master) -> None:
+    async def story() -> None:
+        master.joined(FakePeer("w1"))
+        master.joined(FakePeer("w2"))
+        await written(master, {"w1", "w2"})
+
+    during_a_round(master, story())
+    master.begin()
+    assert master.states() == {"w1": "expected", "w2": "expected"}
+    master.joined(FakePeer("w1"))
+    master.clock.move(EXPECTED_S + BACK_SOON_S)
+    assert master.states() == {"w1": "connected", "w2": "lost"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'[{"name":5}]', b"\xff"])
+def test_damaged_file_is_said_and_made_anew(master: Master, content: bytes) -> None:
+    (master.path / "workers.json").write_bytes(content)
+    master.begin()
+    assert master.states() == {}
+    assert "cannot be read" in master.log.written[0][1]
+
+    async def story() -> None:
+        master.joined(FakePeer("w1"))
+        await written(master, {"w1"})
+
+    # Until the first write the file is not JSON.
+    (master.path / "workers.json").unlink()
+    during_a_round(master, story())
+
+
+def test_file_that_cannot_be_written_is_a_trouble_until_it_can(master: Master) -> None:
+    blocked = master.path / "workers.json"
+    blocked.mkdir()
+    (blocked / "x").touch()
+
+    async def story() -> None:
+        master.joined(FakePeer("w1"))
+        while "known workers" not in master.troubles.shown():
+            await asyncio.sleep(0.01)
+        (blocked / "x").unlink()
+        blocked.rmdir()
+        master.joined(FakePeer("w2"))
+        await written(master, {"w1", "w2"})
+        while master.troubles.shown():
+            await asyncio.sleep(0.01)
+
+    during_a_round(master, story())
+
+
+def test_forgotten_worker_is_gone_and_a_connected_one_stays(master: Master) -> None:
+    peer = FakePeer("w1")
+    master.joined(peer)
+    with pytest.raises(ClusterError, match="is connected"):
+        master.known.forget("w1")
+    master.left(peer)
+    master.known.forget("w1")
+    assert master.states() == {}
+    with pytest.raises(ClusterError, match="it knows: none"):
+        master.known.forget("w1")
+
+
+def test_refusals_are_counted_and_end_when_the_node_may_join_or_gives_up(master: Master) -> None:
+    for _ in range(3):
+        master.known.refused(HelloRefused("w1", "10.0.0.7", "version 4.14.0, ours is 4.14.1"))
+    master.known.refused(HelloRefused("", "10.0.0.7", "another key"))
+    master.known.refused(HelloRefused("w2", "10.0.0.8", "cluster name"))
+    assert [(row["name"], row["attempts"]) for row in master.known.shown_refused()] == [("w2", 1), ("", 1), ("w1", 3)]
+    master.joined(FakePeer("w1"))
+    assert [row["name"] for row in master.known.shown_refused()] == ["w2"]
+    master.clock.move(REFUSED_S + 1)
+    assert master.known.shown_refused() == []
+
+
+def test_memory_of_refusals_is_bounded(master: Master) -> None:
+    for number in range(MOST_REFUSED + 10):
+        master.known.refused(HelloRefused(f"w{number}", "10.0.0.7", "no"))
+    found = master.known.shown_refused()
+    assert (len(found), found[0]["name"]) == (MOST_REFUSED, f"w{MOST_REFUSED + 9}")
+
+
+def test_forgetting_a_node_that_was_only_refused_ends_its_row(master: Master) -> None:
+    master.known.refused(HelloRefused("w1", "10.0.0.7", "version"))
+    master.known.forget("w1")
+    assert master.known.shown_refused() == []

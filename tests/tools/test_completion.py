@@ -1,0 +1,58 @@
+"""Completion of commands, options and names of nodes; `--root` in both places."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.shell_completion import ShellComplete
+from click.testing import CliRunner
+
+from clusterd.rundir import STATE
+from tools.cli import COMMANDS, cluster
+
+
+def completed(*words: str) -> list[str]:
+    found = ShellComplete(cluster, {}, "clusterd", "_CLUSTERD_COMPLETE").get_completions(list(words[:-1]), words[-1])
+    return [item.value for item in found]
+
+
+@pytest.mark.parametrize(
+    ("shell", "word"), [("bash", "complete -o"), ("zsh", "compdef"), ("fish", "complete --no-files")]
+)
+def test_script_of_each_shell_is_printed(shell: str, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("click.shell_completion.BashComplete._check_version", lambda self: None, raising=False)
+    done = CliRunner().invoke(cluster, ["completion", shell])
+    assert done.exit_code == 0
+    assert word in done.output
+    assert "_CLUSTERD_COMPLETE" in done.output
+
+
+def test_commands_and_options_are_completed() -> None:
+    assert set(completed("")) >= set(COMMANDS)
+    assert completed("sta") == ["start", "status"]
+    assert "--watch" in completed("status", "--w")
+
+
+def test_names_of_workers_are_completed_from_what_the_master_has_written(tmp_path: Path) -> None:
+    assert completed("--root", str(tmp_path), "forget", "") == []
+    state = tmp_path / STATE
+    state.mkdir(parents=True)
+    (state / "workers.json").write_text(json.dumps([{"name": "paris"}, {"name": "porto"}, {"name": "rome"}]))
+    assert completed("--root", str(tmp_path), "forget", "p") == ["paris", "porto"]
+    assert completed("--root", str(tmp_path), "diff", "r") == ["rome"]
+    (state / "workers.json").write_text("{")
+    assert completed("--root", str(tmp_path), "diff", "") == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--root", "HERE", "status"], ["status", "--root", "HERE"], ["--root", "/nowhere", "status", "--root", "HERE"]],
+)
+def test_root_stands_before_or_behind_the_command(tmp_path: Path, arguments: list[str]) -> None:
+    done = CliRunner().invoke(cluster, [str(tmp_path) if word == "HERE" else word for word in arguments])
+    assert f"clusterd is not running at {tmp_path}." in done.output
+
+
+def test_root_stands_behind_a_command_of_a_group(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cluster, ["control", "nodes", "--root", str(tmp_path)])
+    assert str(tmp_path) in done.output

@@ -1,0 +1,164 @@
+"""`clusterd log`: which entries of a log are shown, in both formats, and what is written meanwhile."""
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from clusterd.logs import Log
+from clusterd.rundir import board_path
+from ipc.board import Board
+from tools import log_reader
+from tools.cli import cluster
+from tools.log_reader import Wanted, follow, last
+
+
+def line(level: str, tag: str, subtag: str, text: str) -> str:
+    return f"2026/11/30 00:03:15 {level}: [{tag}] [{subtag}] {text}\n"
+
+
+CONTENT = "".join(
+    (
+        "the end of a stack whose beginning was rotated away\n",
+        line("INFO", "Master", "Main", "Serving on ('127.0.0.1', 1516)"),
+        line("DEBUG", "Worker w1", "Integrity check", "Starting."),
+        line("ERROR", "Worker w10", "Main", "Error during connection with 'w10': reset."),
+        line("ERROR", "Master", "Sync", "Unexpected failure: boom") + "Traceback: a\n  b\n",
+        line("WARNING", "Master", "Workers", "Worker w1 (10.0.0.7) is lost. 1 of 2 workers are connected."),
+    )
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "cluster.log").write_text(CONTENT)
+    return tmp_path
+
+
+def run(root: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cluster, ["--root", str(root), "log", *arguments])
+
+
+def shown(root: Path, *arguments: str) -> list[str]:
+    """The texts of the lines that begin entries."""
+    done = run(root, *arguments)
+    assert done.exit_code == 0, done.output
+    return [row.split("] ", 2)[2] for row in done.output.splitlines() if row.startswith("2026")]
+
+
+def test_last_entries_are_shown_whole_and_in_order(root: Path) -> None:
+    assert len(shown(root)) == 5
+    assert shown(root, "-n", "2") == [
+        "Unexpected failure: boom",
+        "Worker w1 (10.0.0.7) is lost. 1 of 2 workers are connected.",
+    ]
+    assert "Traceback: a\n  b\n" in run(root, "-n", "2").output
+
+
+def test_entries_are_chosen_by_level_node_and_text(root: Path) -> None:
+    assert len(shown(root, "--level", "warning")) == 3
+    assert shown(root, "--node", "w1") == ["Starting.", "Worker w1 (10.0.0.7) is lost. 1 of 2 workers are connected."]
+    assert shown(root, "--grep", r"Traceback|lost\.", "-n", "1") == [
+        "Worker w1 (10.0.0.7) is lost. 1 of 2 workers are connected."
+    ]
+    assert shown(root, "--grep", "Traceback") == ["Unexpected failure: boom"]
+
+
+def test_lines_of_the_json_format_are_entries(root: Path) -> None:
+    row = {"time": "2026/11/30 00:03:15", "level": "ERROR", "tag": "Worker w9", "subtag": "Main", "message": "gone"}
+    with open(root / "logs" / "cluster.log", "a") as log:
+        log.write(json.dumps(row) + "\n")
+    assert json.loads(run(root, "--node", "w9").output) == row
+
+
+def test_bad_input_is_one_line(root: Path, tmp_path: Path) -> None:
+    assert "--grep" in run(root, "--grep", "(").output
+    assert run(root, "--grep", "(").exit_code != 0
+    missing = run(tmp_path / "nowhere")
+    assert missing.exit_code == 1
+    assert "there is no log at" in missing.output
+
+
+@pytest.mark.parametrize("size", [7, 64, 65536])
+def test_reading_from_the_end_does_not_depend_on_the_size_of_a_read(
+    root: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_reader, "BLOCK", size)
+    found, end = last(str(root / "logs" / "cluster.log"), 100, Wanted())
+    assert [entry.level for entry in found] == ["INFO", "DEBUG", "ERROR", "ERROR", "WARNING"]
+    assert end == len(CONTENT)
+
+
+def test_what_is_written_is_followed_through_a_rotation(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_reader, "POLL_S", 0.001)
+    path = root / "logs" / "cluster.log"
+    following = follow(str(path), len(CONTENT), Wanted("INFO"))
+
+    def next_text() -> str:
+        entry = next(entry for entry in itertools.islice(following, 1000) if entry is not None)
+        return entry.text.split("] ", 2)[2]
+
+    assert next(following) is None
+    with open(path, "a") as log:
+        log.write(line("DEBUG", "Master", "Main", "not this") + line("INFO", "Master", "Main", "one")[:20])
+        log.flush()
+        assert next(following) is None
+        log.write(line("INFO", "Master", "Main", "one")[20:])
+    assert next_text() == "one"
+    path.rename(root / "logs" / "cluster.log.1")
+    assert next(following) is None
+    path.write_text(line("ERROR", "Master", "Main", "two"))
+    assert next_text() == "two"
+    following.close()
+
+
+# ---- log-level ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def board(root: Path) -> Iterator[Board]:
+    path = Path(board_path(str(root)))
+    path.parent.mkdir(parents=True)
+    made = Board.create(str(path))
+    yield made
+    made.close()
+
+
+def level(root: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cluster, ["--root", str(root), "log-level", *arguments])
+
+
+def test_level_of_every_process_changes_for_a_while(root: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log(str(root / "logs" / "cluster.log"))
+    log.report_to(board.add_row("net"))
+    assert not log.is_on("DEBUG2")
+    assert "debug2 for 10 min" in level(root, "debug2", "--for", "10m").output
+    assert log.is_on("DEBUG2")
+    now = time.monotonic_ns()
+    monkeypatch.setattr("ipc.board.time.monotonic_ns", lambda: now + 601 * 10**9)
+    assert not log.is_on("DEBUG2")
+    assert "configuration says" in level(root).output
+
+
+def test_level_goes_back_at_once_when_asked(root: Path, board: Board) -> None:
+    log = Log(str(root / "logs" / "cluster.log"))
+    log.report_to(board.add_row("net"))
+    level(root, "debug")
+    assert (log.is_on("DEBUG"), log.is_on("DEBUG2")) == (True, False)
+    level(root, "default")
+    assert (log.is_on("DEBUG"), log.is_on("INFO")) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [(("loud",), 2, "is not one of"), (("debug", "--for", "soon"), 2, "give 90s, 10m or 2h"), ((), 4, "not running")],
+)
+def test_bad_level_is_one_line(tmp_path: Path, arguments: tuple[str, ...], code: int, text: str) -> None:
+    done = level(tmp_path, *arguments)
+    assert done.exit_code == code
+    assert text in done.output

@@ -1,0 +1,106 @@
+"""`clusterd support`: what is in the archive, and that no secret ever is."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from clusterd.users import add_user, make_user
+from tools.cli import cluster
+from tools.init_node import init_node
+from tools.support import MASK, masked, secrets_of
+
+KEY = "0123456789abcdef0123456789abcdef"
+AGENT_KEY = "a" * 64
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A node that does not run, with every kind of secret."""
+    root = tmp_path / "m"
+    init_node(
+        str(root),
+        node_type="master",
+        name="m",
+        cluster="wazuh",
+        key_file=None,
+        environment_key=KEY,
+        port=None,
+        bind="127.0.0.1",
+        master=None,
+    )
+    conf = root / "etc/ossec.conf"
+    other = "<ossec_config><integration><api_key>integration-secret</api_key></integration></ossec_config>\n"
+    conf.write_text(conf.read_text() + other)
+    (root / "etc/client.keys").write_text(f"001 web any {AGENT_KEY}\n002 !old any {'b' * 64}\n")
+    (root / "etc/authd.pass").write_text("registration-password\n")
+    (root / "etc/sslmanager.key").write_text("-----BEGIN PRIVATE KEY-----\nMIIEvgIBADANBg\n-----END PRIVATE KEY-----\n")
+    (root / "etc/cluster.json").write_text(json.dumps({"clusterd": {"tls": {"key": "etc/x.key"}, "token": "xyz"}}))
+    add_user(str(root), make_user("ann", "correct horse", 0.0, cost=2))
+    (root / "logs/cluster.log").write_text("2026/11/30 00:00:00 INFO: [Master] [Main] Serving\n")
+    return root
+
+
+def run(root: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cluster, ["--root", str(root), "support", *arguments])
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as archive:
+        found = {}
+        for member in archive.getmembers():
+            file = archive.extractfile(member)
+            assert file is not None
+            found[member.name.partition("/")[2]] = file.read()
+        return found
+
+
+def test_archive_holds_state_configuration_and_logs_and_no_secret(root: Path, tmp_path: Path) -> None:
+    target = tmp_path / "s.tar.gz"
+    done = run(root, "-o", str(target), "--json")
+    assert done.exit_code == 0, done.output
+    assert target.stat().st_mode & 0o777 == 0o600
+    parts = contents(target)
+    assert {"versions.txt", "status.json", "doctor.json", "cluster.json", "tree.txt"} <= parts.keys()
+    assert parts["logs/cluster.log"].endswith(b"Serving\n")
+    assert MASK.encode() in parts["ossec.conf-cluster.xml"]
+    assert b"<node_name>m</node_name>" in parts["ossec.conf-cluster.xml"]
+    assert json.loads(parts["cluster.json"]) == {"clusterd": {"tls": {"key": "etc/x.key"}, "token": MASK}}
+    everything = b"".join(parts.values())
+    for secret in (KEY, AGENT_KEY, "registration-password", "MIIEvgIBADANBg", "integration-secret"):
+        assert secret.encode() not in everything
+    assert set(json.loads(done.output)["parts"]) == parts.keys()
+
+
+def test_every_kind_of_secret_is_known(root: Path) -> None:
+    found = secrets_of(str(root))
+    user = json.loads((root / "etc/clusterd-api-users.json").read_text())["users"][0]
+    for secret in (KEY, AGENT_KEY, "b" * 64, "registration-password", "MIIEvgIBADANBg", user["hash"], user["salt"]):
+        assert secret.encode() in found
+
+
+@pytest.mark.parametrize("secret", [KEY, AGENT_KEY, "registration-password"])
+def test_secret_in_a_log_ends_it_and_leaves_nothing(root: Path, tmp_path: Path, secret: str) -> None:
+    with open(root / "logs/cluster.log", "a") as log:
+        log.write(f"oh no: {secret}\n")
+    target = tmp_path / "s.tar.gz"
+    done = run(root, "-o", str(target))
+    assert done.exit_code == 1
+    assert "logs/cluster.log holds a key" in done.output
+    assert secret not in done.output
+    assert not target.exists()
+
+
+def test_file_that_is_there_stays(root: Path, tmp_path: Path) -> None:
+    target = tmp_path / "s.tar.gz"
+    target.write_text("mine")
+    assert run(root, "-o", str(target)).exit_code == 1
+    assert target.read_text() == "mine"
+
+
+def test_masking_keeps_what_is_no_secret() -> None:
+    assert masked({"a": [{"password": "x", "key": "etc/a.key", "keys": 5}]}) == {
+        "a": [{"password": MASK, "key": "etc/a.key", "keys": 5}]
+    }

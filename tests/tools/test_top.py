@@ -1,0 +1,115 @@
+"""`clusterd top`: what is on the screen at each size, and the keys."""
+
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from tools.cli import cluster
+from tools.top_view import ORDERS, Looks, top_view
+
+MIB = 1 << 20
+
+
+def worker(number: int, **given: Any) -> dict[str, Any]:
+    row = {"name": f"w{number}", "state": "connected", "lost_s": None, "address": f"10.0.0.{number}"}
+    return row | {"version": "4.14.1", "program": "clusterd", "seen_at": 990.0, "why": "", "result": None} | given
+
+
+def status(workers: int = 3, syncs: int = 0, **given: Any) -> dict[str, Any]:
+    """A master whose w2 is lost, and w1 behind."""
+    rows = [worker(n) for n in range(workers)]
+    results = {
+        row["name"]: {"result": "equal", "detail": "", "lag_s": None, "lag_files": 0, "problems": {}} for row in rows
+    }
+    if workers > 2:
+        rows[2] |= {"state": "lost", "lost_s": 55.0}
+        results["w2"]["result"] = "lost"
+        results["w1"] |= {"lag_s": 9.0, "lag_files": 12, "result": "partly", "detail": "disk full"}
+    return {
+        "running": True,
+        "at": 1000.0,
+        "problem": "",
+        "problems": {},
+        "peers": [],
+        "node": {"name": "m", "type": "master", "cluster": "wazuh"},
+        "manifest": {"files": 20000, "total_bytes": 300 * MIB},
+        "net": {"bytes_in": 5 * MIB, "bytes_out": 90 * MIB},
+        "workers": rows,
+        "refused": [],
+        "results": results,
+        "syncs": [
+            {"peer": f"w{n}", "kind": "integrity", "step": "sending", "done_bytes": MIB, "total_bytes": 4 * MIB}
+            for n in range(syncs)
+        ],
+        "agents": {"problem": None, "nodes": {"w0": {"active": 900}, "w1": {"active": 99, "disconnected": 1}}},
+        "processes": [
+            {"name": name, "state": "ready", "cpu_percent": 1.5, "uss_bytes": 10 * MIB, "restarts": 0, "incarnation": 1}
+            for name in ("supervisor", "net", "sync", "pool-1", "pool-2", "pool-0", "store")
+        ],
+    } | given
+
+
+def screen(found: dict[str, Any], looks: Looks, width: int, height: int) -> list[str]:
+    console = Console(width=width, height=height, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        console.print(top_view(found, looks, width, height))
+        return console.export_text().splitlines()
+
+
+@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("workers", [0, 1, 3, 50])
+@pytest.mark.parametrize("syncs", [0, 2, 50])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 30), (200, 50)])
+def test_everything_fits_whatever_there_is(width: int, height: int, workers: int, syncs: int, processes: bool) -> None:
+    lines = screen(status(workers, syncs), Looks(processes=processes), width, height)
+    assert len(lines) <= height
+    assert max(len(line) for line in lines) <= width
+    assert lines[-1].startswith("q quit")
+    if workers == 50:
+        assert any(line.startswith("and ") and line.rstrip().endswith(" more") for line in lines)
+
+
+def test_worst_comes_first_and_a_key_changes_the_order() -> None:
+    looks = Looks()
+
+    def names() -> list[str]:
+        return [line.split()[0] for line in screen(status(), looks, 80, 24) if line[:1] == "w"][:3]
+
+    assert names() == ["w2", "w1", "w0"]
+    assert looks.press("s")
+    assert names() == ["w0", "w1", "w2"]
+    assert looks.press("s")
+    assert names() == ["w1", "w0", "w2"]
+    assert looks.order == ORDERS[2]
+
+
+def test_screen_says_what_matters() -> None:
+    text = "\n".join(screen(status(syncs=1), Looks(), 120, 30))
+    for word in ("DEGRADED", "w2 is LOST for 55 s", "LOST 55 s", "9 s", "12", "disk full", "1.0 MiB of 4.0 MiB"):
+        assert word in text
+    assert "999 active, 1 disconnected   by node: w0 900, w1 100" in text
+    assert "7 processes, CPU 10 %, 70.0 MiB" in text or "7 processes, CPU 11 %, 70.0 MiB" in text
+    assert "pool-0" not in text
+
+
+def test_processes_and_agents_fold() -> None:
+    looks = Looks()
+    looks.press("p")
+    looks.press("a")
+    text = "\n".join(screen(status(), looks, 80, 24))
+    assert "pool-0" in text
+    assert "by node" not in text
+    assert not looks.press("q")
+
+
+def test_node_that_does_not_answer_is_one_line() -> None:
+    lines = screen(status(peers=None, problem="The node does not answer: nobody listens"), Looks(), 80, 24)
+    assert lines[0].startswith("DOWN  The node does not answer")
+
+
+def test_pipe_is_told_of_the_other_command(tmp_path: object) -> None:
+    done = CliRunner().invoke(cluster, ["--root", str(tmp_path), "top"])
+    assert done.exit_code == 1
+    assert "status --watch" in done.output

@@ -1,0 +1,123 @@
+"""The verdict about a node, and the same as a Nagios plugin: pure."""
+
+import re
+from typing import Any
+
+import pytest
+
+from clusterd.exits import ExitCode
+from tools.nagios import check
+from tools.verdict import span, verdict
+
+
+def worker(name: str, state: str = "connected", lost_s: float | None = None) -> dict[str, Any]:
+    return {"name": name, "state": state, "lost_s": lost_s, "address": "10.0.0.7"}
+
+
+def row(**given: Any) -> dict[str, Any]:
+    return {"result": "equal", "detail": "", "problems": {}, "lag_s": None} | given
+
+
+def master(**given: Any) -> dict[str, Any]:
+    """A master with two workers to which nothing is wrong, unless something else is said."""
+    status: dict[str, Any] = {
+        "running": True,
+        "problem": "",
+        "problems": {},
+        "peers": [],
+        "node": {"name": "m", "type": "master"},
+        "processes": [{"name": "net", "state": "ready"}, {"name": "sync", "state": "ready"}],
+        "manifest": {"files": 85, "withheld": 0, "failure": None},
+        "workers": [worker("w1"), worker("w2")],
+        "refused": [],
+        "results": {"w1": row(), "w2": row()},
+        "agents": {"problem": None},
+    }
+    return status | given
+
+
+def test_healthy_node_is_ok() -> None:
+    found = verdict(master())
+    assert (found.level, found.reason) == ("OK", "85 files, 2 workers connected")
+    assert found.code(is_running=True) == ExitCode.OK
+
+
+FAULTS = {
+    "lost": (
+        {"workers": [worker("w1"), worker("w2", "lost", 55.0)]},
+        "w2 is LOST for 55 s (gone for good? clusterd forget NODE)",
+    ),
+    "refused": (
+        {"refused": [{"name": "w3", "address": "10.0.0.7", "reason": 'cluster name "wazu", ours is "wazuh"'}]},
+        'REFUSED w3 from 10.0.0.7: cluster name "wazu", ours is "wazuh"',
+    ),
+    "withheld": ({"manifest": {"files": 8, "withheld": 40, "failure": None}}, "40 files were lost at once"),
+    "scan": ({"manifest": {"files": 8, "failure": "etc/rules: Permission denied"}}, "the last scan of this node's"),
+    "problem": ({"problem": "The master is not connected."}, "The master is not connected."),
+    "trouble": ({"problems": {"spool": "The disk is full."}}, "The disk is full."),
+    "failed": ({"results": {"w1": row(result="failed", detail="disk full")}}, "w1's last sync failed: disk full"),
+    "left out": (
+        {"results": {"w1": row(result="partly", problems={"etc/a": "is mounted", "etc/b": "is mounted"})}},
+        "w1's files are not all equal: etc/a: is mounted, and 1 more",
+    ),
+    "lag": ({"results": {"w1": row(lag_s=61.0), "w2": row(lag_s=3600.0)}}, "w2 has been behind for 60 min"),
+    "process": ({"processes": [{"name": "pool-1", "state": "down"}]}, "pool-1 is being started again"),
+    "agents": ({"agents": {"problem": "no answer"}}, "the agent database does not answer: no answer"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_named(name: str) -> None:
+    facts, reason = FAULTS[name]
+    found = verdict(master(**facts))
+    assert found.level == "DEGRADED"
+    assert found.reason.startswith(reason)
+    assert found.code(is_running=True) == ExitCode.DEGRADED
+
+
+def test_worker_that_is_expected_or_lost_has_no_say_about_syncs() -> None:
+    away = [worker("w1"), worker("w2", "expected", 1.0)]
+    assert verdict(master(workers=away, results={"w1": row(), "w2": row(lag_s=99.0)})).level == "OK"
+
+
+def test_node_that_does_not_work_is_down() -> None:
+    stopped = verdict(master(running=False, problem="clusterd is not running at /x."))
+    assert (stopped.level, stopped.code(is_running=False)) == ("DOWN", ExitCode.NOT_RUNNING)
+    mute = verdict(master(peers=None, problem="The node does not answer: nobody listens"))
+    assert (mute.level, mute.code(is_running=True)) == ("DOWN", ExitCode.DOWN)
+    failed = verdict(master(processes=[{"name": "net", "state": "failed"}]))
+    assert (failed.level, failed.reason) == ("DOWN", "net cannot be kept running: see the log")
+
+
+def test_many_lost_workers_are_one_short_line() -> None:
+    found = verdict(master(workers=[worker(f"w{n}", "lost", 100.0 + n) for n in range(40)]))
+    assert found.reason.startswith("w0, w1, w2 and 37 more are LOST for 100 s")
+
+
+PLUGIN = re.compile(
+    r"CLUSTERD (OK|WARNING|CRITICAL|UNKNOWN) - [^|\n]+( \| ([a-z]+=[0-9.]+s?;[0-9.]*;[0-9.]*;0(;\d+)? ?)+)?"
+)
+
+
+@pytest.mark.parametrize(
+    ("facts", "options", "code", "begin"),
+    [
+        ({}, {}, 0, "CLUSTERD OK - 85 files, 2 workers connected | lag=0.0s;60;600;0 workers=2;;;0;2 files=85;;;0"),
+        ({"workers": [worker("w1"), worker("w2", "lost", 9.0)]}, {}, 1, "CLUSTERD WARNING - w2 is LOST for 9 s"),
+        ({}, {"expect": 3}, 2, "CLUSTERD CRITICAL - 2 of 3 workers are connected"),
+        ({"results": {"w1": row(lag_s=700.0)}}, {}, 2, "CLUSTERD CRITICAL - w1 has been behind for 12 min"),
+        ({"results": {"w1": row(lag_s=30.0)}}, {"warn_s": 20.0}, 1, "CLUSTERD WARNING - w1 has been behind for 30 s"),
+        ({"running": False, "peers": None, "problem": "not running"}, {}, 2, "CLUSTERD CRITICAL - not running"),
+        ({"problems": {"log": "a | b\nc"}}, {}, 1, "CLUSTERD WARNING - a / b c | "),
+    ],
+)
+def test_plugin_line_and_code(facts: dict[str, Any], options: dict[str, Any], code: int, begin: str) -> None:
+    found = check(master(**facts), **{"warn_s": 60.0, "crit_s": 600.0, "expect": None, **options})
+    assert found.code == code
+    assert found.line.startswith(begin)
+    assert PLUGIN.fullmatch(found.line)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(55.4, "55 s"), (720, "12 min"), (108000, "30 h")])
+def test_span_is_short(seconds: float, text: str) -> None:
+    assert span(seconds) == text

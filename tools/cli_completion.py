@@ -1,0 +1,46 @@
+"""`clusterd completion`, and the names that it completes."""
+
+import json
+import os
+
+import click
+from click.shell_completion import get_completion_class
+
+from clusterd.rundir import STATE
+
+PROGRAM = "clusterd"
+VARIABLE = "_CLUSTERD_COMPLETE"
+HOWTO = {
+    "bash": "clusterd completion bash > /usr/share/bash-completion/completions/clusterd",
+    "zsh": "clusterd completion zsh > /usr/share/zsh/site-functions/_clusterd",
+    "fish": "clusterd completion fish > /usr/share/fish/vendor_completions.d/clusterd.fish",
+}
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(list(HOWTO)))
+def completion(shell: str) -> None:
+    """Print the completion of a shell: bash, zsh or fish. To have it for good:
+
+    \b
+    clusterd completion bash > /usr/share/bash-completion/completions/clusterd
+    clusterd completion zsh > /usr/share/zsh/site-functions/_clusterd
+    clusterd completion fish > /usr/share/fish/vendor_completions.d/clusterd.fish
+    """
+    from tools.cli import cluster  # which loads this command
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(cluster, {}, PROGRAM, VARIABLE).source())
+
+
+def node_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of the workers that the master of this root knows; none where they cannot be read. Asks nobody: a completion must not
+    wait."""
+    root = context.find_root().params.get("root") or "/var/ossec"
+    try:
+        with open(os.path.join(root, STATE, "workers.json"), encoding="utf-8") as file:
+            names = [row["name"] for row in json.load(file)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for name in names if name.startswith(incomplete)]

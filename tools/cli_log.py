@@ -1,0 +1,110 @@
+"""`clusterd log` and `clusterd log-level`."""
+
+import re
+from typing import Any, ClassVar
+
+import click
+
+from clusterd.exits import ExitCode
+from clusterd.logs import LEVELS
+from clusterd.printable import printable_lines
+from clusterd.rundir import board_path
+from ipc.board import Board, ask_log_level
+from tools.cli_completion import node_names
+from tools.log_reader import Entry, Wanted, follow, last
+from tools.show import echo, fail
+from tools.status import LOG_LEVELS
+from tools.verdict import span
+
+COLOURS = {"ERROR": "red", "WARNING": "yellow", "DEBUG": "bright_black", "DEBUG2": "bright_black"}
+LOG = "logs/cluster.log"
+
+
+@click.command()
+@click.option("--lines", "-n", type=click.IntRange(0), default=50, show_default=True, help="How many entries.")
+@click.option("--follow", "-f", "follows", is_flag=True, help="Go on as lines are written, until interrupted.")
+@click.option(
+    "--level",
+    type=click.Choice(list(LEVELS), case_sensitive=False),
+    default="DEBUG2",
+    help="Only this level and above.",
+)
+@click.option("--node", default="", shell_complete=node_names, help="Only what is about this node.")
+@click.option("--grep", "pattern", default="", help="Only entries in which this regular expression is found.")
+@click.pass_obj
+def log(root: str, lines: int, follows: bool, level: str, node: str, pattern: str) -> None:
+    """Show the node's log: by level, node or text."""
+    try:
+        wanted = Wanted(level.upper(), node, re.compile(pattern) if pattern else None)
+    except re.error as problem:
+        raise click.UsageError(f"--grep: {problem}") from None
+    path = f"{root}/{LOG}"
+    try:
+        found, offset = last(path, lines, wanted) if lines else ([], _size(path))
+    except FileNotFoundError:
+        if not follows:
+            fail(f"there is no log at {path}; is this the node's root? (--root)", ExitCode.FAILED)
+        found, offset = [], 0
+    except PermissionError:
+        fail(f"{path} may be read by its owner and group only", ExitCode.FAILED)
+    for entry in found:
+        _show(entry)
+    if not follows:
+        return
+    try:
+        for written in follow(path, offset, wanted):
+            if written is not None:
+                _show(written)
+    except KeyboardInterrupt:
+        return
+
+
+def _size(path: str) -> int:
+    with open(path, "rb") as file:
+        return file.seek(0, 2)
+
+
+def _show(entry: Entry) -> None:
+    click.echo(click.style(printable_lines(entry.text), fg=COLOURS.get(entry.level)))
+
+
+class Span(click.ParamType):  # type: ignore[type-arg]  # not generic in older releases
+    """A length of time in seconds: 90, 90s, 10m, 2h."""
+
+    name = "TIME"
+    units: ClassVar = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([smh]?)", str(value))
+        if found is None:
+            self.fail(f"{value} is no length of time; give 90s, 10m or 2h", param, ctx)
+        return float(found[1]) * self.units[found[2]]
+
+
+@click.command()
+@click.argument("level", required=False, type=click.Choice([*LOG_LEVELS, "default"]))
+@click.option("--for", "for_s", type=Span(), default="10m", show_default=True, help="Back by itself after this time.")
+@click.pass_obj
+def log_level(root: str, level: str | None, for_s: float) -> None:
+    """Show or change the log level of a running node, for a while: no reload, nothing is written to a file."""
+    path = board_path(root)
+    try:
+        if level is not None:
+            ask_log_level(path, None if level == "default" else LOG_LEVELS.index(level), for_s)
+        board = Board.open(path)
+    except FileNotFoundError:
+        fail(f"clusterd is not running at {root}", ExitCode.NOT_RUNNING)
+    except PermissionError:
+        fail("only root and the user of the daemon may change its log level")
+    except ValueError as problem:
+        fail(str(problem))
+    try:
+        asked = board.log_level()
+        if asked is None:
+            echo("The log is at the level that the configuration says.")
+        else:
+            echo(f"The log is at {LOG_LEVELS[asked]} for {span(board.log_level_left_s())} more.")
+    finally:
+        board.close()

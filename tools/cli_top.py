@@ -1,0 +1,55 @@
+"""`clusterd top`."""
+
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from tools.show import fail
+from tools.status import StatusReader
+
+STEP_S = 0.1
+
+
+@click.command()
+@click.option("--interval", "interval_s", type=click.FloatRange(0.2), default=1.0, show_default=True, help="Seconds.")
+@click.pass_obj
+def top(root: str, interval_s: float) -> None:
+    """Watch the cluster: workers and problems first. Keys: s sorts, p processes, a agents, q ends."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        fail("top needs a terminal; for a pipe there is: clusterd status --watch")
+    from rich.live import Live
+
+    from tools.console import PlainConsole
+    from tools.top_view import Looks, top_view
+
+    reader, looks, console = StatusReader(root), Looks(), PlainConsole()
+    try:
+        with _keys(), Live(console=console, screen=True, auto_refresh=False) as live:
+            found, due = reader.read(), time.monotonic() + interval_s
+            while True:
+                live.update(top_view(found, looks, console.width, console.height), refresh=True)
+                ready, _, _ = select.select([sys.stdin], [], [], min(STEP_S, max(0.0, due - time.monotonic())))
+                if ready and not looks.press(sys.stdin.read(1)):
+                    return
+                if time.monotonic() >= due:
+                    found, due = reader.read(), time.monotonic() + interval_s
+    except KeyboardInterrupt:
+        return
+
+
+@contextmanager
+def _keys() -> Iterator[None]:
+    """Keys come one by one, without being shown."""
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    try:
+        tty.setcbreak(fd)
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)

@@ -1,0 +1,1 @@
+"""What is wrong with a node, each fault with its cure. Reads, never changes."""

@@ -1,0 +1,113 @@
+"""Faults between nodes: what the running node says, and what a try at the master's port shows."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from clusterd.errors import ClusterError
+from clusterd.net.dial import parse_address
+from clusterd.settings import Settings
+from tools import syncing
+from tools.control import NotAnswering
+from tools.doctor.finding import Finding
+from tools.probe import Probed, probe
+from tools.verdict import ADVICE, LAG_S, span
+
+MASTERS = {
+    "address": ("address does not resolve", "correct <node> in ossec.conf, or /etc/hosts"),
+    "port": ("closed port", "start the master; see <port> and <bind_addr> there"),
+    "time-out": ("firewall", "open the port of the master for this node"),
+    "tls": ("no TLS", "compare clusterd.tls of both nodes"),
+    "key": ("wrong key", "give both nodes the same <key>"),
+    "protocol": ("not a cluster port", "correct the port of <node> in ossec.conf"),
+}
+CODES = {
+    3028: ("duplicate name", "give one of the two nodes another <node_name>"),
+    3029: ("duplicate name", "give this node another <node_name> than the master's"),
+    3030: ("wrong cluster", "give both nodes the same <name> in <cluster>"),
+    3031: ("wrong version", "give both nodes the same release, or see clusterd.version_rule"),
+}
+
+
+def master_of(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
+    """A worker without its master: why."""
+    if settings.is_master or any(peer["kind"] == "master" for peer in status["peers"] or []):
+        return
+    found = [probe(settings, parse_address(node, settings.cluster.port)) for node in settings.cluster.nodes]
+    if not any(one.kind == "ok" for one in found):
+        yield from (_finding(one) for one in found)
+
+
+def _finding(found: Probed) -> Finding:
+    if found.kind == "refused":
+        name, cure = CODES.get(found.code, ("refused by the master", "see the log of the master"))
+    else:
+        name, cure = MASTERS[found.kind]
+    return Finding(name, found.text, cure)
+
+
+def node(status: dict[str, Any]) -> Iterator[Finding]:
+    """What a node that runs says of itself."""
+    if not status["running"]:
+        yield Finding("not running", status["problem"], f"clusterd --root {status['root']} start", is_fault=False)
+        return
+    if status["peers"] is None:
+        yield Finding("node does not answer", status["problem"], "see logs/cluster.log and logs/clusterd-crash.log")
+        return
+    for subject, text in status["problems"].items():
+        cure = "see docs/operations.md, Troubleshooting"
+        yield Finding(PROBLEMS.get(subject, subject), text, cure, is_fault=subject not in ADVICE)
+    manifest = status["manifest"] or {}
+    if manifest.get("failure"):
+        yield Finding("scan fails", manifest["failure"], "make the directory readable; the next scan comes by itself")
+    if manifest.get("withheld"):
+        text = f"{manifest['withheld']} files were lost at once and are kept on the workers"
+        yield Finding("deletions wait", text, "put the files back, or: clusterd sync --allow-delete")
+    if manifest.get("unwatched"):
+        yield Finding("files are not watched", manifest["unwatched"], "see inotify limits above", is_fault=False)
+    agents = status["agents"]
+    if agents and agents["problem"]:
+        yield Finding(
+            "store locked", f"the agent database does not answer: {agents['problem']}", "clusterd status; lsof"
+        )
+
+
+PROBLEMS = {"store": "database damaged", "log": "log cannot be written", "spool": "spool cannot be used"}
+"""Subjects of `problems` that have a plainer name here."""
+
+
+def workers(root: str, status: dict[str, Any]) -> Iterator[Finding]:
+    """Of a master: who is lost, refused or behind."""
+    for row in status["workers"]:
+        if row["state"] == "lost":
+            text = f"{row['name']} ({row['address']}) is lost for {span(row['lost_s'])}"
+            yield Finding("worker lost", text, f"start it there, or: clusterd forget {row['name']}")
+    for row in status["refused"]:
+        name = _refusal(row["reason"])
+        yield Finding(name, f"{row['name'] or 'a node'} at {row['address']}: {row['reason']}", "make both sides equal")
+    for name, row in status["results"].items():
+        if name == "self" or row["result"] == "lost":
+            continue
+        if row["lag_s"] is not None and row["lag_s"] >= LAG_S:
+            text = f"{name} is behind for {span(row['lag_s'])}: {row['detail'] or row['result'] or 'not checked yet'}"
+            yield Finding("worker behind", text, f"clusterd diff {name}; its log says why")
+            yield from _keys(root, name)
+        for path, why in list(row["problems"].items())[:5]:
+            yield Finding("file not written", f"{name}: {path}: {why}", "see that file on the worker")
+
+
+def _refusal(reason: str) -> str:
+    for word, name in (("cluster name", "wrong cluster"), ("version", "wrong version"), ("name", "duplicate name")):
+        if reason.startswith(word) or (word == "name" and "name" in reason):
+            return name
+    return "wrong key"
+
+
+def _keys(root: str, name: str) -> Iterator[Finding]:
+    try:
+        found = syncing.difference(root, name)
+    except (NotAnswering, ClusterError):
+        return
+    if any("etc/client.keys" in found[group] for group in ("missing", "shared")):
+        yield Finding(
+            "keys differ", f"{name} has other agent keys than this master", "see its log; agents of it may fail"
+        )

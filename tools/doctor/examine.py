@@ -1,0 +1,78 @@
+"""All checks of a node, in the order in which one would look."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from clusterd.config.loading import load
+from clusterd.settings import Settings
+from tools.check import check
+from tools.doctor import cluster, files, system
+from tools.doctor.finding import Finding
+from tools.status import StatusReader
+
+
+def examine(root: str, *, connects: bool = True) -> list[Finding]:
+    """Everything that is wrong, the causes before what follows from them. `connects`: try the master's port where there is no
+    link. A check that cannot be made is itself a finding."""
+    found = list(_guarded("configuration", lambda: _configuration(root)))
+    settings = load(root, with_api_files=False).settings
+    if settings is None:
+        return found
+    status: dict[str, Any] = StatusReader(root).read()
+    for name, make in _checks(settings, status, connects):
+        found += _guarded(name, make)
+    return list(dict.fromkeys(found))
+
+
+def try_out(settings: Settings) -> list[Finding]:
+    """What only a try shows, of a node with a good configuration: rights, certificates, its port, its master's."""
+    status: dict[str, Any] = StatusReader(settings.root).read()
+    found: list[Finding] = []
+    for name, make in (
+        ("rights", lambda: files.rights(settings)),
+        ("certificates", lambda: files.certificates(settings)),
+        ("port", lambda: system.processes(settings)),
+        ("master", lambda: cluster.master_of(settings, status)),
+    ):
+        found += _guarded(name, make)
+    return found
+
+
+def _checks(
+    settings: Settings, status: dict[str, Any], connects: bool
+) -> Iterator[tuple[str, Callable[[], Iterator[Finding]]]]:
+    yield "processes", lambda: system.processes(settings)
+    yield "rights", lambda: files.rights(settings)
+    yield "links", lambda: files.links_and_mounts(settings)
+    yield "disks", lambda: files.disks(settings)
+    yield "limits", lambda: system.limits(settings)
+    yield "certificates", lambda: files.certificates(settings)
+    if not status["running"]:
+        yield "databases", lambda: files.databases(settings)
+    yield "node", lambda: cluster.node(status)
+    if connects:
+        yield "master", lambda: cluster.master_of(settings, status)
+    yield "workers", lambda: cluster.workers(settings.root, status)
+
+
+def _configuration(root: str) -> Iterator[Finding]:
+    checked = check(root)
+    for line in checked.lines:
+        is_warning = line.startswith("warning: ")
+        # Links have a check of their own, and a node that runs says its rights itself.
+        if not (is_warning and ("link" in line or "with all rights of root" in line)):
+            yield Finding(_name(line), line.removeprefix("warning: "), "correct that file", is_fault=not is_warning)
+
+
+def _name(line: str) -> str:
+    """Faults of the configuration that have a name of their own."""
+    if "<key>" in line:
+        return "short key"
+    return "configuration"
+
+
+def _guarded(name: str, make: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from make()
+    except OSError as problem:
+        yield Finding("not checked", f"{name}: {problem}", "run it as root or as the user of the node", is_fault=False)

@@ -1,0 +1,177 @@
+"""Faults of files and disks."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from clusterd.settings import Settings
+from clusterd.supervisor.privileges import Owner, PrivilegeProblem, become, owner_to_become, tree_problem
+from tools.check import links_of
+from tools.doctor.finding import Finding
+
+MOUNTS = "/proc/self/mountinfo"
+LOW_SHARE = 0.05
+LOW_BYTES = 1 << 30
+LOW_INODES = 0.01
+SOON_DAYS = 30
+MOST = 5
+"""Of one kind that are named; there may be very many."""
+
+
+def owner_of(settings: Settings) -> Owner | None:
+    try:
+        return owner_to_become(settings.clusterd.owner)
+    except PrivilegeProblem:
+        return None  # check-config names it
+
+
+def rights(settings: Settings) -> Iterator[Finding]:
+    """Directories that the node's user cannot write, and files that it cannot read."""
+    owner = owner_of(settings)
+    user = owner.name if owner is not None else "this user"
+    problem, *unreadable = _as_owner(owner, lambda: [tree_problem(settings.root) or "", *_unreadable(settings)])
+    if problem:
+        yield Finding("owner without rights", problem, "give the directory to the user that the node runs as")
+    for path in unreadable[:MOST]:
+        yield Finding("unreadable file", f"{user} cannot read {path}", f"chgrp wazuh {path}; chmod g+r {path}")
+    if len(unreadable) > MOST:
+        yield Finding("unreadable file", f"{len(unreadable) - MOST} more files cannot be read", "as above")
+
+
+def _as_owner(owner: Owner | None, look: Callable[[], list[str]]) -> list[str]:
+    """What `look` sees as the user that the node becomes: in a child, since there is no way back from that user."""
+    if owner is None:
+        return look()
+    read_fd, write_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(read_fd)
+            become(owner)
+            with open(write_fd, "wb") as pipe:
+                pipe.write(json.dumps(look()).encode())
+        finally:
+            os._exit(0)
+    os.close(write_fd)
+    with open(read_fd, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    found: list[str] = json.loads(data or b'[""]')
+    return found
+
+
+def _unreadable(settings: Settings) -> list[str]:
+    return [path for path in _synchronised(settings) if not os.access(path, os.R_OK, effective_ids=True)]
+
+
+def _synchronised(settings: Settings) -> Iterator[str]:
+    """Every file below the directories of the rules, and these directories."""
+    for rule in settings.rules.items:
+        for directory, directories, names in os.walk(os.path.join(settings.root, rule.key)):
+            yield directory
+            chosen = names if "all" in rule.files else [name for name in names if name in rule.files]
+            yield from (os.path.join(directory, name) for name in chosen)
+            if not rule.recursive:
+                directories.clear()
+            else:
+                # os.walk says nothing of one that it cannot enter.
+                yield from (os.path.join(directory, name) for name in directories)
+
+
+def links_and_mounts(settings: Settings) -> Iterator[Finding]:
+    for line in links_of(settings)[:MOST]:
+        yield Finding(
+            "linked file", line, "put the target's directory into clusterd.link_targets, or a copy in its place"
+        )
+    for point in mounted_files(settings):
+        yield Finding(
+            "mounted file",
+            f"{point} is a mount point of its own: it is written in place, not replaced",
+            "mount the directory instead of the file, where you can",
+            is_fault=False,
+        )
+
+
+def mounted_files(settings: Settings, mounts: str = MOUNTS) -> list[str]:
+    """Single files below the rules' directories that are mount points."""
+    try:
+        with open(mounts, encoding="utf-8") as file:
+            points = [line.split(" ")[4].replace("\\040", " ") for line in file]
+    except OSError:
+        return []
+    tops = tuple(f"{settings.root.rstrip('/')}/{rule.key.strip('/')}/" for rule in settings.rules.items)
+    return [point for point in points if point.startswith(tops) and os.path.isfile(point)]
+
+
+def disks(settings: Settings) -> Iterator[Finding]:
+    """Room and inodes of every file system that the node writes."""
+    seen = set()
+    for relative in ("queue/cluster", "logs", "etc", "queue/db"):
+        path = Path(settings.root, relative)
+        try:
+            device, found = path.stat().st_dev, os.statvfs(path)
+        except OSError:
+            continue
+        if device in seen:
+            continue
+        seen.add(device)
+        free, whole = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+        if whole and free < min(LOW_BYTES, LOW_SHARE * whole):
+            text = f"{free / 2**20:.0f} MiB of {whole / 2**30:.1f} GiB are free at {path}"
+            yield Finding("disk full", text, "make room; the node takes packages again by itself")
+        if found.f_files and found.f_favail < LOW_INODES * found.f_files:
+            text = f"{found.f_favail} of {found.f_files} inodes are free at {path}"
+            yield Finding("inodes used up", text, "remove small files on this file system; look at queue/ first")
+        if found.f_flag & os.ST_RDONLY:
+            yield Finding(
+                "disk read-only", f"{path} is mounted read-only", f"see dmesg; then mount -o remount,rw {path}"
+            )
+
+
+def certificates(settings: Settings, now: datetime | None = None) -> Iterator[Finding]:
+    now = now or datetime.now(UTC)
+    wanted = []
+    if settings.clusterd.tls.enabled and settings.is_master:
+        wanted.append(("cluster port", settings.clusterd.tls.cert, "put a new one there and restart the node"))
+    if settings.clusterd.api.enabled:
+        wanted.append(("REST API", settings.clusterd.api.cert, "remove it with its key, then: clusterd api enable"))
+    for use, relative, cure in wanted:
+        path = Path(settings.root, relative)
+        try:
+            ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+        except (OSError, ValueError):
+            continue  # check-config names it
+        days = (ends - now).days
+        if ends <= now:
+            yield Finding("certificate expired", f"{path} ({use}) was good until {ends:%Y-%m-%d}", cure)
+        elif days < SOON_DAYS:
+            text = f"{path} ({use}) is good for {days} days more"
+            yield Finding("certificate expires soon", text, cure, is_fault=False)
+
+
+def databases(settings: Settings) -> Iterator[Finding]:
+    """A database of ours that SQLite cannot read. Only looked at while no node runs: else its process says so."""
+    import sqlite3
+
+    if settings.clusterd.store == "off":
+        return
+    path = Path(settings.root, "queue/db/global.db")
+    if not path.exists():
+        return
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0) as database:
+            found = database.execute("pragma quick_check(1)").fetchone()[0]
+    except sqlite3.OperationalError as problem:
+        if "locked" in str(problem):
+            yield Finding("store locked", f"{path}: {problem}", f"see who has it open: lsof {path}")
+        elif "readonly" not in str(problem) and "unable to open" not in str(problem):
+            yield Finding("database damaged", f"{path}: {problem}", "put a backup in its place (docs/operations.md)")
+    except sqlite3.DatabaseError as problem:
+        yield Finding("database damaged", f"{path}: {problem}", "put a backup in its place (docs/operations.md)")
+    else:
+        if found != "ok":
+            yield Finding("database damaged", f"{path}: {found}", "put a backup in its place (docs/operations.md)")

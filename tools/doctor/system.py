@@ -1,0 +1,108 @@
+"""Faults of the machine around the node."""
+
+import contextlib
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from clusterd.settings import Settings
+from clusterd.supervisor.pidfile import running_pid
+from tools.doctor.finding import Finding
+
+WATCHES = "/proc/sys/fs/inotify/max_user_watches"
+INSTANCES = "/proc/sys/fs/inotify/max_user_instances"
+FEWEST_INSTANCES = 16
+STOCK = "wazuh-clusterd"
+SPARE_DESCRIPTORS = 200
+
+
+def limits(settings: Settings) -> Iterator[Finding]:
+    """inotify, open files, /proc."""
+    directories = sum(sum(1 for _ in os.walk(Path(settings.root, rule.key))) for rule in settings.rules.items)
+    watches = _number(WATCHES)
+    if settings.clusterd.watch and watches is not None and watches < 2 * directories:
+        text = f"{WATCHES} is {watches}, this node watches {directories} directories"
+        yield Finding("inotify limit", text, f"sysctl fs.inotify.max_user_watches={max(65536, 4 * directories)}")
+    instances = _number(INSTANCES)
+    if settings.clusterd.watch and instances is not None and instances < FEWEST_INSTANCES:
+        text = f"{INSTANCES} is {instances}"
+        yield Finding("inotify limit", text, "sysctl fs.inotify.max_user_instances=128")
+    needed = (settings.clusterd.limits.connections if settings.is_master else 0) + SPARE_DESCRIPTORS
+    allowed = _descriptors(settings.root)
+    if allowed != resource.RLIM_INFINITY and allowed < needed:
+        text = f"a process of the node may open {allowed} files, {needed} are needed"
+        yield Finding(
+            "low ulimit", text, f"LimitNOFILE={2 * needed} in the unit, or ulimit -n {2 * needed} before start"
+        )
+    if not os.access("/proc/1/stat", os.R_OK):
+        text = "other users' processes are hidden (/proc is mounted with hidepid)"
+        cure = "mount /proc with gid= of the node's group, or take SupplementaryGroups= of the unit"
+        yield Finding("/proc hidden", text, cure, is_fault=False)
+
+
+def _number(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _descriptors(root: str) -> int:
+    """The hard limit of the node, or what one started from here would get."""
+    pid = running_pid(root)
+    with contextlib.suppress(psutil.Error, AttributeError):
+        if pid is not None:
+            return psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)[1]
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def processes(settings: Settings) -> Iterator[Finding]:
+    """The stock daemon beside, a port that is taken, a pid file of nobody."""
+    ours = running_pid(settings.root)
+    for process in _stock_daemons(settings.root):
+        if process.pid != ours:
+            text = f"a stock {STOCK} runs with pid {process.pid}"
+            cure = f"{settings.root}/bin/wazuh-control stop, or kill {process.pid}; then start the node"
+            yield Finding("stock daemon runs beside", text, cure)
+    if ours is None:
+        for path in Path(settings.root, "var/run").glob(f"{STOCK}-*.pid"):
+            pid = path.stem.rpartition("-")[2]
+            if pid.isdigit() and not psutil.pid_exists(int(pid)):
+                text = f"{path} is of a process that is gone"
+                yield Finding("stale pid file", text, "nothing: the next start removes it", is_fault=False)
+    if ours is None and settings.is_master:
+        problem = _port_problem(settings.cluster.bind_addr, settings.cluster.port)
+        if problem:
+            where = f"port {settings.cluster.port} of {settings.cluster.bind_addr}"
+            yield Finding("port taken", f"{where}: {problem}", "stop that program, or change <port> on every node")
+
+
+def _stock_daemons(root: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if any(word.endswith(f"/{STOCK}.py") for word in line[:3]) and any(word.startswith(root) for word in line[:3]):
+            yield process
+
+
+def _port_problem(host: str, port: int) -> str:
+    """Why nobody can listen there, with the program that does."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+    except OSError as problem:
+        return (problem.strerror or str(problem)) + _listener(port)
+    return ""
+
+
+def _listener(port: int) -> str:
+    with contextlib.suppress(psutil.Error, OSError):
+        for found in psutil.net_connections("tcp"):
+            if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port and found.pid:
+                return f" ({psutil.Process(found.pid).name()}, pid {found.pid})"
+    return ""

@@ -1,0 +1,164 @@
+"""The node's log as entries, and which of them somebody wants to see. Nothing is shown here."""
+
+import json
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from clusterd.logs import LEVELS
+
+LINE = re.compile(
+    r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) (DEBUG2|DEBUG|INFO|WARNING|ERROR): \[([^\]]*)\] \[([^\]]*)\] ?(.*)"
+)
+BLOCK = 65536
+POLL_S = 0.2
+
+
+class Entry(msgspec.Struct):
+    """`text`: the whole entry as it stands in the file, without its last line end; it has several lines when one of them is no
+    beginning of an entry (a stack)."""
+
+    level: str
+    tag: str
+    subtag: str
+    text: str
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """`level`: the least; `node`: only lines about this node (its tag, or its name in the text); `pattern`: found in the entry."""
+
+    level: str = "DEBUG2"
+    node: str = ""
+    pattern: re.Pattern[str] | None = None
+
+    def takes(self, entry: Entry) -> bool:
+        if LEVELS[entry.level] < LEVELS[self.level]:
+            return False
+        if self.node and not is_about(entry, self.node):
+            return False
+        return self.pattern is None or self.pattern.search(entry.text) is not None
+
+
+def is_about(entry: Entry, node: str) -> bool:
+    if node in entry.tag.split():
+        return True
+    return re.search(rf"(?<![\w.-]){re.escape(node)}(?![\w-])", entry.text) is not None
+
+
+def entry_of(line: str) -> Entry | None:
+    """The entry that a line begins, in either format; None for a line that goes on with the one before it."""
+    found = LINE.fullmatch(line)
+    if found is not None:
+        return Entry(found[2], found[3], found[4], line)
+    if line.startswith('{"time"'):
+        try:
+            row = json.loads(line)
+            return Entry(row["level"], row["tag"], row["subtag"], line) if row["level"] in LEVELS else None
+        except (ValueError, KeyError, TypeError):
+            return None
+    return None
+
+
+def entries(lines: Iterable[str]) -> Iterator[Entry]:
+    """Whatever stands before the first beginning is left out: its beginning is not there."""
+    current: Entry | None = None
+    for line in lines:
+        begun = entry_of(line)
+        if begun is not None:
+            if current is not None:
+                yield current
+            current = begun
+        elif current is not None:
+            current.text += f"\n{line}"
+    if current is not None:
+        yield current
+
+
+def last(path: str, count: int, wanted: Wanted) -> tuple[list[Entry], int]:
+    """The last `count` entries that are wanted, oldest first, and the offset up to which the file was read. Raises OSError."""
+    with open(path, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        found: deque[Entry] = deque()
+        for entry in _backwards(file, end):
+            if wanted.takes(entry):
+                found.appendleft(entry)
+                if len(found) >= count:
+                    break
+        return list(found), end
+
+
+def _backwards(file: BinaryIO, end: int) -> Iterator[Entry]:
+    """Entries from the last one to the first, in bounded memory."""
+    later: list[str] = []
+    for line in _lines_backwards(file, end):
+        begun = entry_of(line)
+        if begun is None:
+            later.append(line)
+            continue
+        if later:
+            begun.text = "\n".join([begun.text, *reversed(later)])
+            later = []
+        yield begun
+
+
+def _lines_backwards(file: BinaryIO, end: int) -> Iterator[str]:
+    rest, position, is_last = b"", end, True
+    while position:
+        start = max(0, position - BLOCK)
+        file.seek(start)
+        block = file.read(position - start) + rest
+        if is_last:
+            block, is_last = block.removesuffix(b"\n"), False
+        rest, *lines = block.split(b"\n")
+        for line in reversed(lines):
+            yield line.decode("utf-8", "replace")
+        position = start
+    if rest:
+        yield rest.decode("utf-8", "replace")
+
+
+def follow(path: str, offset: int, wanted: Wanted) -> Iterator[Entry | None]:
+    """Entries as they are written, from `offset` on; None while there are none. Goes on in the file that takes its place."""
+    file, rest = _open(path), b""
+    if file is not None:
+        file.seek(offset)
+    try:
+        while True:
+            data = file.read(BLOCK) if file is not None else b""
+            if data:
+                *lines, rest = (rest + data).split(b"\n")
+                for entry in entries(line.decode("utf-8", "replace") for line in lines):
+                    if wanted.takes(entry):
+                        yield entry
+                continue
+            if file is None or _was_replaced(file, path):
+                if file is not None:
+                    file.close()
+                file, rest = _open(path), b""
+            yield None
+            time.sleep(POLL_S)
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _open(path: str) -> BinaryIO | None:
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        return None
+
+
+def _was_replaced(file: BinaryIO, path: str) -> bool:
+    """Moved away, or cut."""
+    ours = os.fstat(file.fileno())
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        return True
+    return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino) or there.st_size < file.tell()

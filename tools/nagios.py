@@ -1,0 +1,49 @@
+"""The state of a node in the form of a Nagios plugin: pure, from the facts of tools/status.py.
+
+One line: `CLUSTERD WARNING - text | label=value;warn;crit ...`. Codes: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
+"""
+
+from typing import Any
+
+import msgspec
+
+from tools.verdict import span, verdict
+
+OK, WARNING, CRITICAL, UNKNOWN = range(4)
+WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """`line` has no line break."""
+
+    code: int
+    line: str
+
+
+def check(status: dict[str, Any], *, warn_s: float, crit_s: float, expect: int | None) -> Checked:
+    """`status`: as StatusReader.read gives it, also of a node whose processes hang: the board speaks for the supervisor."""
+    found = verdict(status)
+    code = {"OK": OK, "DEGRADED": WARNING, "DOWN": CRITICAL}[found.level]
+    text = found.reason
+    data: list[str] = []
+    if status["peers"] is not None:
+        lags = {name: row.get("lag_s") or 0.0 for name, row in status["results"].items()}
+        worst = max(lags, key=lambda name: lags[name], default=None)
+        lag_s = lags[worst] if worst is not None else 0.0
+        lag_code = CRITICAL if lag_s >= crit_s else WARNING if lag_s >= warn_s else OK
+        if lag_code > code or (lag_code == code == WARNING and "behind" in text):
+            code, text = lag_code, f"{worst} has been behind for {span(lag_s)}"
+        data.append(f"lag={lag_s:.1f}s;{warn_s:g};{crit_s:g};0")
+        if status["node"]["type"] == "master":
+            connected = sum(row["state"] == "connected" for row in status["workers"])
+            known = len(status["workers"])
+            if expect is not None and connected < expect:
+                code, text = CRITICAL, f"{connected} of {expect} workers are connected; {text}"
+            data.append(f"workers={connected};;{'' if expect is None else expect};0;{known}")
+        manifest = status["manifest"] or {}
+        data.append(f"files={manifest.get('files', 0)};;;0")
+        data.append(f"processes={sum(row['state'] == 'ready' for row in status['processes'])};;;0")
+    line = " ".join(text.split())
+    return Checked(
+        code, f"CLUSTERD {WORDS[code]} - {line.replace('|', '/')}" + (f" | {' '.join(data)}" if data else "")
+    )

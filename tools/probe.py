@@ -1,0 +1,104 @@
+"""Try a master's port as a worker would, once and blocking: address, TLS, key, name, cluster, version."""
+
+import random
+import socket
+import ssl
+import time
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.net.dial import OURS, Address
+from clusterd.net.tls import client_context
+from clusterd.settings import Settings
+from clusterd.wire import commands
+from clusterd.wire.connection import Connection
+from clusterd.wire.events import ResponseReceived, Violation
+from clusterd.wire.payloads import Hello, build_hello
+from clusterd.wire.results import decode_err_payload
+from clusterd.wire.seal import Sealer
+
+PROBE_S = 8.0
+
+
+class Probed(msgspec.Struct, frozen=True):
+    """What came of it. `kind`: ok, refused (by the master, `code` says why), or where it ended: address, port, time-out, tls, key,
+    protocol."""
+
+    kind: str
+    text: str = ""
+    code: int = 0
+
+
+def probe(settings: Settings, address: Address, timeout_s: float = PROBE_S) -> Probed:
+    """Say hello under this node's name, and hang up. Only for a node that does not run, or has no link to its master: the master
+    takes it for that node."""
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except OSError as problem:
+        return Probed("address", f"{address.host} has no address: {problem.strerror or problem}")
+    failure = Probed("port", "no address")
+    for family, kind, protocol, _, where in found:
+        with socket.socket(family, kind, protocol) as sock:
+            sock.settimeout(timeout_s)
+            try:
+                sock.connect(where)
+            except TimeoutError:
+                failure = Probed(
+                    "time-out", f"{address} does not answer within {timeout_s:g} s: a firewall, or it is off"
+                )
+                continue
+            except OSError as problem:
+                failure = Probed("port", f"{address}: {problem.strerror or problem}")
+                continue
+            return _converse(settings, address, sock, timeout_s)
+    return failure
+
+
+def _converse(settings: Settings, address: Address, sock: socket.socket, timeout_s: float) -> Probed:
+    try:
+        context = client_context(settings)
+        if context is not None:
+            name = settings.clusterd.tls.server_name or address.host
+            with context.wrap_socket(sock, server_hostname=name) as secure:
+                return _hello(settings, address, secure, timeout_s)
+    except ssl.SSLError as problem:
+        text = problem.verify_message if isinstance(problem, ssl.SSLCertVerificationError) else problem.reason
+        return Probed("tls", f"no TLS with {address}: {text or problem}")
+    except OSError as problem:
+        return Probed("tls", f"no TLS with {address}: {problem.strerror or problem}")
+    return _hello(settings, address, sock, timeout_s)
+
+
+def _hello(settings: Settings, address: Address, sock: socket.socket, timeout_s: float) -> Probed:
+    cluster = settings.cluster
+    connection = Connection("worker", Sealer(cluster.key.value), counter_start=random.getrandbits(31))
+    hello = Hello(cluster.node_name, cluster.name, cluster.node_type, settings.clusterd.version)
+    deadline = time.monotonic() + timeout_s
+    _, frames = connection.request(commands.HELLO, build_hello(hello), time.monotonic(), timeout_s)
+    closed = f"{address} closed the connection instead of answering hello: it has another cluster key, or is no master"
+    try:
+        for frame in frames:
+            sock.sendall(frame)
+        while True:
+            sock.settimeout(max(0.01, deadline - time.monotonic()))
+            data = sock.recv(65536)
+            if not data:
+                return Probed("key", closed)
+            for event in connection.receive(data):
+                match event:
+                    case ResponseReceived(command=commands.ERR, payload=content):
+                        refusal = decode_err_payload(content)
+                        ours = OURS.get(refusal.code, "").format(hello)
+                        text = f"{address}: {refusal}" + (f" ({ours})" if ours else "")
+                        return Probed("refused", text, refusal.code)
+                    case ResponseReceived():
+                        return Probed("ok", f"{address} takes this node")
+                    case Violation(code=3025):
+                        return Probed("key", f"{address} has another cluster key")
+                    case Violation(text=text):
+                        return Probed("protocol", f"{address}: {text}")
+    except TimeoutError:
+        return Probed("time-out", f"{address} takes the connection and does not answer hello within {timeout_s:g} s")
+    except (OSError, ClusterError):
+        return Probed("key", closed)

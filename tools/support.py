@@ -1,0 +1,233 @@
+"""One archive with what helps in trouble: state, configuration, logs, stacks. No secret of the node is in it: each part is searched
+for all of them before it is written.
+"""
+
+import io
+import json
+import os
+import platform
+import re
+import signal
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from clusterd import __version__
+from clusterd.agent_keys import KEY_FILE
+from clusterd.config.loading import CLUSTER_JSON, load
+from clusterd.token_secret import SECRET_FILE
+from clusterd.users import USERS_FILE
+from tools.check import check
+from tools.doctor.examine import examine
+from tools.status import StatusReader
+
+LOG_BYTES = 20 << 20
+"""The end of each log file."""
+STACKS_S = 3.0
+CRASH_LOG = "logs/clusterd-crash.log"
+SHORTEST_SECRET = 8
+"""A shorter text may stand anywhere by chance."""
+CHILDREN = re.compile(r"net|sync|store|api|pool-\d+")
+"""Processes that answer SIGUSR2 with their stacks; another program would end."""
+SECRET_WORDS = re.compile(r"key$|pass|secret|token|hash|salt", re.IGNORECASE)
+MASK = "(not shown)"
+CLUSTER_BLOCK = re.compile(r"<cluster>.*?</cluster>", re.DOTALL | re.IGNORECASE)
+KEY_ELEMENT = re.compile(r"(<key>).*?(</key>)", re.DOTALL | re.IGNORECASE)
+PROC_FILES = ("status", "limits", "wchan", "schedstat", "smaps_rollup", "cgroup")
+KERNEL_FILES = (
+    "/proc/version",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/loadavg",
+    "/proc/pressure/cpu",
+    "/proc/pressure/io",
+    "/proc/pressure/memory",
+    "/proc/mounts",
+    "/proc/sys/fs/inotify/max_user_watches",
+    "/proc/sys/fs/inotify/max_user_instances",
+    "/proc/sys/fs/file-nr",
+    "/etc/os-release",
+)
+
+
+class SecretFound(Exception):
+    """A part has a secret in it and there is no archive. The text names the part, never the secret."""
+
+
+class Archive(msgspec.Struct, frozen=True):
+    """`parts`: names with their sizes; `missing`: what could not be read, name to reason."""
+
+    path: str
+    size: int
+    parts: dict[str, int]
+    missing: dict[str, str]
+
+
+def collect(root: str, target: str, now: float) -> Archive:
+    """Write the archive (0600) to `target`, which must not exist. Raises SecretFound, OSError: then there is none."""
+    secrets = secrets_of(root)
+    parts: dict[str, int] = {}
+    missing: dict[str, str] = {}
+    top = Path(target).name.removesuffix(".tar.gz")
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
+            for name, make in _parts(root):
+                try:
+                    data = make()
+                except (OSError, psutil.Error, ValueError) as problem:
+                    missing[name] = str(problem)
+                    continue
+                _refuse_secrets(name, data, secrets)
+                info = tarfile.TarInfo(f"{top}/{name}")
+                info.size, info.mtime, info.mode = len(data), int(now), 0o600
+                archive.addfile(info, io.BytesIO(data))
+                parts[name] = len(data)
+    except BaseException:
+        os.unlink(target)
+        raise
+    return Archive(target, os.stat(target).st_size, parts, missing)
+
+
+def secrets_of(root: str) -> list[bytes]:
+    """Everything of this node that nobody else may know. Raises OSError for a file that is there and cannot be read: then nobody
+    could say that an archive is clean."""
+    found: set[bytes] = set()
+    settings = load(root, with_api_files=False).settings
+    if settings is not None:
+        found.add(settings.cluster.key.value)
+    for match in KEY_ELEMENT.finditer(_text(root, "etc/ossec.conf")):
+        found.add(match[0][5:-6].strip().encode())
+    for line in _text(root, KEY_FILE).splitlines():
+        found.add(line.rpartition(" ")[2].encode(errors="surrogateescape"))
+    for file in (SECRET_FILE, "etc/authd.pass"):
+        found.update(line.strip().encode() for line in _text(root, file).splitlines())
+    users = _text(root, USERS_FILE)
+    found.update(text.encode() for text in re.findall(r'"(?:hash|salt)"\s*:\s*"([^"]+)"', users))
+    for directory, _, names in os.walk(os.path.join(root, "etc")):
+        for name in names:
+            if name.endswith((".key", ".pem")):
+                found.update(_key_lines(_text(directory, name)))
+    return [secret for secret in found if len(secret) >= SHORTEST_SECRET]
+
+
+def _key_lines(text: str) -> Iterator[bytes]:
+    """The lines of private keys in PEM format."""
+    for block in re.findall(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)-----END", text, re.DOTALL):
+        yield from (line.strip().encode() for line in block.splitlines())
+
+
+def _text(root: str, relative: str) -> str:
+    try:
+        return Path(root, relative).read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return ""
+
+
+def _refuse_secrets(name: str, data: bytes, secrets: list[bytes]) -> None:
+    if any(secret in data for secret in secrets):
+        raise SecretFound(f"{name} holds a key, a token or a hash of this node; no archive was written")
+
+
+# ---- parts --------------------------------------------------------------------------------------------------------------
+
+
+def _parts(root: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    status = StatusReader(root).read()
+    yield "versions.txt", _versions
+    yield "status.json", lambda: _json(status)
+    yield "doctor.json", lambda: _json(msgspec.to_builtins(examine(root, connects=False)))
+    yield "check-config.txt", lambda: "\n".join(check(root).lines).encode(errors="backslashreplace")
+    yield "ossec.conf-cluster.xml", lambda: _cluster_blocks(root)
+    yield "cluster.json", lambda: _json(masked(json.loads(Path(root, CLUSTER_JSON).read_text())))
+    for name in ("cluster.log", "cluster.log.1", "clusterd-crash.log"):
+        yield f"logs/{name}", lambda name=name: _tail(Path(root, "logs", name))  # type: ignore[misc]
+    yield "tree.txt", lambda: _tree(root)
+    for file in KERNEL_FILES:
+        yield f"system{file}", Path(file).read_bytes
+    yield "stacks.txt", lambda: _stacks(root, status)
+    for row in status["processes"]:
+        if row["pid"]:
+            for file in PROC_FILES:
+                yield f"processes/{row['name']}/{file}", Path(f"/proc/{row['pid']}/{file}").read_bytes
+            yield f"processes/{row['name']}/files", lambda pid=row["pid"]: _descriptors(pid)  # type: ignore[misc]
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2).encode()
+
+
+def _versions() -> bytes:
+    rows = [f"clusterd {__version__}", f"Python {platform.python_version()}", platform.platform()]
+    rows += sorted(f"{found.metadata['Name']} {found.version}" for found in metadata.distributions())
+    return ("\n".join(rows) + "\n").encode()
+
+
+def _cluster_blocks(root: str) -> bytes:
+    """Only the block that is ours: other blocks hold passwords of integrations."""
+    text = Path(root, "etc/ossec.conf").read_text(encoding="utf-8", errors="replace")
+    return "\n".join(KEY_ELEMENT.sub(rf"\1{MASK}\2", block) for block in CLUSTER_BLOCK.findall(text)).encode()
+
+
+def masked(value: Any) -> Any:
+    """The same without the values of members that may be secrets. File names stay."""
+    if isinstance(value, dict):
+        return {
+            key: MASK if SECRET_WORDS.search(key) and isinstance(inner, str) and "/" not in inner else masked(inner)
+            for key, inner in value.items()
+        }
+    return [masked(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _tail(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_BYTES))
+        return file.read(LOG_BYTES)
+
+
+def _tree(root: str) -> bytes:
+    """Names, sizes and owners of what the node keeps for itself, and of the synchronised directories' top."""
+    rows = []
+    for relative in ("queue/cluster", "var/run", "etc"):
+        for directory, names, files in os.walk(os.path.join(root, relative)):
+            for name in sorted([*names, *files]):
+                found = os.lstat(os.path.join(directory, name))
+                rows.append(
+                    f"{found.st_mode:06o} {found.st_uid}:{found.st_gid} {found.st_size:>12} "
+                    f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(found.st_mtime))} {os.path.join(directory, name)}"
+                )
+    return "\n".join(rows).encode(errors="surrogateescape")
+
+
+def _stacks(root: str, status: dict[str, Any]) -> bytes:
+    """What every process of the node is doing, in its own words: they write it to the crash log."""
+    path = Path(root, CRASH_LOG)
+    before = path.stat().st_size
+    for row in status["processes"]:
+        if row["pid"] and row["state"] == "ready" and CHILDREN.fullmatch(row["name"]):
+            os.kill(row["pid"], signal.SIGUSR2)
+    deadline, size = time.monotonic() + STACKS_S, before
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        if (now := path.stat().st_size) == size > before:
+            break
+        size = now
+    with open(path, "rb") as file:
+        file.seek(before)
+        return file.read(LOG_BYTES)
+
+
+def _descriptors(pid: int) -> bytes:
+    rows = []
+    for name in sorted(os.listdir(f"/proc/{pid}/fd"), key=int):
+        try:
+            rows.append(f"{name} {os.readlink(f'/proc/{pid}/fd/{name}')}")
+        except OSError:
+            continue
+    return "\n".join(rows).encode(errors="surrogateescape")

@@ -1,0 +1,123 @@
+"""How a node does, in one word and with the one reason that matters: pure, from the facts of tools/status.py."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from clusterd.exits import ExitCode
+
+Level = Literal["OK", "DEGRADED", "DOWN"]
+LAG_S = 60.0
+"""From here on a worker that is behind is worth a word; the next check is due after 9 s."""
+MOST_NAMED = 3
+ADVICE = frozenset({"rights"})
+"""Problems that keep the node from nothing: shown, and no reason to wake anybody."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`reason` is one line; of OK it says what is well."""
+
+    level: Level
+    reason: str
+
+    def code(self, *, is_running: bool) -> ExitCode:
+        if self.level == "OK":
+            return ExitCode.OK
+        if self.level == "DEGRADED":
+            return ExitCode.DEGRADED
+        return ExitCode.DOWN if is_running else ExitCode.NOT_RUNNING
+
+
+def verdict(status: dict[str, Any]) -> Verdict:
+    """`status`: as StatusReader.read gives it."""
+    if not status["running"]:
+        return Verdict("DOWN", status["problem"])
+    if status["peers"] is None:
+        return Verdict("DOWN", status["problem"] or "the node does not answer")
+    failed = [row["name"] for row in status["processes"] if row["state"] == "failed"]
+    if failed:
+        return Verdict("DOWN", f"{_names(failed)} cannot be kept running: see the log")
+    for reason in _hindrances(status):
+        return Verdict("DEGRADED", reason)
+    return Verdict("OK", _well(status))
+
+
+def _hindrances(status: dict[str, Any]) -> Iterator[str]:
+    """What needs a look, the worst first."""
+    if status["problem"]:
+        yield status["problem"]
+    yield from _of_files(status["manifest"] or {})
+    yield from (text for subject, text in status["problems"].items() if subject not in ADVICE)
+    yield from _of_workers(status)
+    yield from _of_syncs(status)
+    down = [row["name"] for row in status["processes"] if row["state"] in ("down", "unknown")]
+    if down:
+        yield f"{_names(down)} is being started again"
+    agents = status["agents"]
+    if agents and agents["problem"]:
+        yield f"the agent database does not answer: {agents['problem']}"
+
+
+def _of_files(manifest: dict[str, Any]) -> Iterator[str]:
+    if manifest.get("withheld"):
+        yield f"{manifest['withheld']} files were lost at once and are kept on the workers: clusterd sync --allow-delete"
+    if manifest.get("failure"):
+        yield f"the last scan of this node's files failed: {manifest['failure']}"
+
+
+def _of_workers(status: dict[str, Any]) -> Iterator[str]:
+    lost = [row for row in status["workers"] if row["state"] == "lost"]
+    if lost:
+        away = f"{_names([row['name'] for row in lost])} {'is' if len(lost) == 1 else 'are'} LOST"
+        yield f"{away} for {span(min(row['lost_s'] for row in lost))} (gone for good? clusterd forget NODE)"
+    for row in status["refused"]:
+        who = f"{row['name']} from {row['address']}" if row["name"] else row["address"]
+        yield f"REFUSED {who}: {row['reason']}"
+
+
+def _of_syncs(status: dict[str, Any]) -> Iterator[str]:
+    here = {row["name"] for row in status["workers"] if row["state"] != "connected"}
+    results = {name: row for name, row in status["results"].items() if name not in here}
+    for name, row in results.items():
+        if row["result"] in ("failed", "unknown"):
+            yield f"{_whose(name)} last sync {row['result']}: {row['detail'] or 'see the log'}"
+    for name, row in results.items():
+        if row["problems"]:
+            path, why = next(iter(row["problems"].items()))
+            more = f", and {len(row['problems']) - 1} more" if len(row["problems"]) > 1 else ""
+            yield f"{_whose(name)} files are not all equal: {path}: {why}{more}"
+    slow = [(row["lag_s"], name) for name, row in results.items() if (row.get("lag_s") or 0.0) >= LAG_S]
+    if slow:
+        lag_s, name = max(slow)
+        yield f"{name} has been behind for {span(lag_s)}"
+
+
+def _well(status: dict[str, Any]) -> str:
+    manifest = status["manifest"] or {}
+    if "files" not in manifest:
+        return "the first scan of this node's files is running"
+    if status["node"]["type"] != "master":
+        return f"{manifest['files']} files, connected to its master"
+    connected = sum(row["state"] == "connected" for row in status["workers"])
+    expected = len(status["workers"]) - connected
+    more = f", {expected} expected" if expected else ""
+    return f"{manifest['files']} files, {connected} worker{'' if connected == 1 else 's'} connected{more}"
+
+
+def _whose(name: str) -> str:
+    return "this node's" if name == "self" else f"{name}'s"
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(names[:MOST_NAMED])
+    return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"
+
+
+def span(seconds: float) -> str:
+    """A length of time for people: 55 s, 12 min, 30 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
