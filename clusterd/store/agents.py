@@ -176,14 +176,15 @@ def reset_connections(session: Session, sync_status: str) -> None:
 
 
 def _note_wanted(session: Session, agent_ids: list[int], sync_status: str) -> None:
-    """What is to be reported has a moment: a report under way must not count for it."""
+    """A row that waits to be reported gets a new timestamp, so that a report already under way does not confirm it."""
     if sync_status != "synced":
         for agent_id in agent_ids:
             session.stamp(agent_id)
 
 
 def disconnect_silent(session: Session, last_id: int, before: int, sync_status: str) -> bytes:
-    """`disconnect-agents`: the whole answer. A refused update of one agent makes it an `err`, with the ids behind it."""
+    """The whole answer to `disconnect-agents`. If the table refuses one agent, the answer is `err` with the ids that
+    follow it."""
     found = session.db.execute(
         "select id from agent where id > ? and connection_status in ('active', 'pending') and last_keepalive < ?"
         " order by id",
@@ -208,7 +209,7 @@ def disconnect_silent(session: Session, last_id: int, before: int, sync_status: 
 
 
 def delete_agent(session: Session, agent_id: int) -> None:
-    """Raises Refused when the table refuses it."""
+    """Raises Refused when the table refuses the row."""
     try:
         session.db.execute("delete from agent where id = ?", (agent_id,))
     except sqlite3.Error:

@@ -1,4 +1,4 @@
-"""Requests to authd and their answers (wdb.md 8.1 to 8.4), as far as no agent has to be looked at."""
+"""Requests to authd and their answers (wdb.md 8.1 to 8.4): everything that needs no look at existing agents."""
 
 import ipaddress
 import re
@@ -45,21 +45,21 @@ class AuthdError(Exception):
         self.detail = detail
 
     def answer(self) -> bytes:
-        # The reason may quote a file name that is no text.
+        # The reason may quote a file name that is not valid text.
         detail = self.detail.encode(errors="replace").decode()
         message = MESSAGES[self.number] + (f": {detail}" if detail else "")
         return encode({"error": self.number, "message": message})
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A request in good form."""
+    """A well-formed request."""
 
     function: str
     arguments: dict[str, Any]
 
 
 def text_of(payload: bytes) -> str:
-    """A request without the NUL that C clients send with it."""
+    """Strips the NUL that C clients append."""
     return payload.rstrip(b"\0").decode(errors="surrogateescape")
 
 
@@ -68,7 +68,8 @@ def is_json(text: str) -> bool:
 
 
 def parse_request(text: str) -> Request:
-    """Raises AuthdError for what needs no look at any agent: 9001 to 9005, 9006 without `ip`, 9010."""
+    """Raises AuthdError for mistakes that show without a look at existing agents: 9001 to 9005, 9006 without `ip`,
+    9010."""
     try:
         content = msgspec.json.decode(text.encode(errors="surrogateescape"))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -84,7 +85,8 @@ def parse_request(text: str) -> Request:
         raise AuthdError(9001)
     if function == "add":
         name = arguments.get("name")
-        # The characters are not checked, but a name has to stand between two spaces of a line, and begin like one in use.
+        # authd checks no characters, but a name must fit between two spaces of a client.keys line and must not begin
+        # like a removed one.
         if not isinstance(name, str) or not is_word(name) or name.startswith(("!", "#")):
             raise AuthdError(9005)
         if not isinstance(arguments.get("ip"), str):
@@ -97,7 +99,7 @@ def parse_request(text: str) -> Request:
 
 
 def is_word(text: str) -> bool:
-    """Whether it can stand between two spaces of a line of client.keys."""
+    """Whether the text fits between two spaces of a client.keys line."""
     return _WORD.fullmatch(text) is not None
 
 
@@ -130,12 +132,12 @@ def _seconds(value: object) -> int:
 
 
 def parse_address(text: str) -> str:
-    """As it is stored: IPv6 in full, upper case. Raises AuthdError 9006."""
+    """The address in its stored form: IPv6 in full, upper case. Raises AuthdError 9006."""
     if text == ANY:
         return ANY
     address, slash, prefix = text.partition("/")
     try:
-        # A zone (fe80::1%eth0) means something on one machine only.
+        # A zone (fe80::1%eth0) is meaningful on one machine only.
         if "%" in address:
             raise AuthdError(9006)
         parsed = ipaddress.ip_address(address)
@@ -154,7 +156,7 @@ def success(key: Key) -> bytes:
 
 
 def answer_text(text: str, rules: ForceRules) -> bytes:
-    """Requests that are no JSON: `getconfig auth`."""
+    """Requests that are not JSON: `getconfig auth`."""
     if text != "getconfig auth":
         return b"err Unrecognized command"
     force = {

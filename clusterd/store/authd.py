@@ -1,5 +1,5 @@
-"""Registration of agents (wdb.md 8), on a master. What is answered is on disk: requests that come while files are written go
-into the next batch together."""
+"""Registration of agents on a master (wdb.md 8). An answer is sent only after the change is on disk; requests that
+arrive while files are being written form the next batch."""
 
 import asyncio
 import hashlib
@@ -37,16 +37,17 @@ from clusterd.store.registry import AgentFacts, AgentTable, NewAgent
 SHARED = "etc/shared"
 MOST_IN_BATCH = 1000
 ATTEMPTS = 3
-"""A batch during which another program has written client.keys is decided again, so often in all."""
+"""How often a batch is decided again because another program wrote client.keys meanwhile."""
 _KEY_LENGTH = 64
 _BY_TABLE = (9007, 9008, 9011, 9012)
-"""Refusals that follow from other agents, also from such as were never written in the end."""
+"""Refusals caused by other agents, including agents whose registration failed in the end."""
 Outcome = bytes | AuthdError
 
 
 class _Changes:
-    """What one batch did to the table. `added`: with the CSV of groups; `removed`: those that the database may have. An agent
-    that came and went within the batch is in neither, but the file is to know that its number was given."""
+    """The changes of one batch. `added`: new keys with the CSV of their groups; `removed`: keys whose rows the database
+    may have. An agent that was added and removed within the batch is in neither, but the file still records that its
+    number was given."""
 
     def __init__(self) -> None:
         self.added: dict[int, tuple[Key, str | None]] = {}
@@ -55,7 +56,7 @@ class _Changes:
 
 
 class Authd:
-    """Answers requests in batches. `run` does the work and must run beside them."""
+    """Answers requests in batches. `run` does the work and must run as a task beside them."""
 
     def __init__(
         self,
@@ -68,8 +69,9 @@ class Authd:
         host_name: str | None = None,
         guard: Callable[[], KeyRules] = KeyRules,
     ) -> None:
-        """`rules`: those of the node at the moment; `say`: level and text of a log line. `host_name`: a name no agent may
-        have; this machine's if not given. `guard`: how many keys may vanish from the file without a request."""
+        """`rules`: returns the node's current rules; `say`: logs a text at a level. `host_name`: a name that no agent
+        may have, by default this machine's. `guard`: limits how many keys may vanish from the file without a
+        request."""
         self._root = root
         self._guard = guard
         self._shared = Path(root) / SHARED
@@ -97,7 +99,7 @@ class Authd:
         return await future
 
     async def run(self) -> None:
-        """Batch after batch, for ever."""
+        """Handles one batch after another, for ever."""
         while True:
             batch = [await self._waiting.get()]
             while len(batch) < MOST_IN_BATCH and not self._waiting.empty():
@@ -116,13 +118,13 @@ class Authd:
             self._failed(f"Registrations cannot be served: {failure}")
             return [AuthdError(9009, str(failure))] * len(requests)
         except Exception:
-            # Whatever one request trips over must not end registration.
+            # An unexpected failure of one request must not end registration.
             self._file.forget()
             self._say("ERROR", f"Unexpected failure: {stacks.told()}")
             return [AuthdError(9001)] * len(requests)
 
     def _failed(self, text: str) -> None:
-        """A full disk refuses batch after batch: said once, until one is written again."""
+        """A full disk refuses every batch: log it once, until a batch is written again."""
         if not self._is_failing:
             self._is_failing = True
             self._say("ERROR", text)
@@ -164,7 +166,7 @@ class Authd:
         return outcomes
 
     async def _check_loss(self) -> None:
-        """Raises SuddenLoss: to write the file now would make the loss of many keys a lasting one."""
+        """Raises SuddenLoss: writing the file now would make the loss of many keys permanent."""
         news = self._file.news
         if news is None:
             return
@@ -173,7 +175,7 @@ class Authd:
             raise SuddenLoss(loss.text)
 
     async def _not_written(self, requests: list[Request], outcomes: list[Outcome], failure: Exception) -> list[Outcome]:
-        """What requests hear whose batch never happened: who only asks, the truth; who wanted something of it, 9009."""
+        """Answers for a batch that was rolled back: queries get the true state, changes get 9009."""
         self._failed(f"Requests for agent keys are refused, nothing is changed: {failure}")
         asks = [request for request in requests if request.function == "get"]
         answers = iter(await self._decide_all(asks, _Changes()))
@@ -188,8 +190,9 @@ class Authd:
         ]
 
     async def _write(self, changes: _Changes) -> None:
-        """New rows, then the file, then the rows of those who are gone. A crash leaves at most rows without a key, which the
-        follower deletes; it never leaves a key that was not answered. Raises StoreFailed, OSError: nothing is changed then."""
+        """Inserts new rows, writes the file, then deletes the rows of removed agents. A crash leaves at most rows
+        without a key, which the follower deletes; it never leaves an unanswered key in the file. Raises StoreFailed,
+        OSError: nothing is changed then."""
         now = int(time.time())
         added = [
             NewAgent(number, key.name, key.ip, key.key, groups, now) for number, (key, groups) in changes.added.items()
@@ -213,16 +216,17 @@ class Authd:
             try:
                 await self._table.apply([], gone)
             except StoreFailed as failure:
-                # Their keys are gone, which is what was asked for; the follower tries again.
+                # Their keys are gone, which is what the caller asked for; the follower deletes the rows later.
                 self._say("ERROR", f"Agents without a key stay in the database for now: {failure}")
         try:
             await asyncio.to_thread(self._file.save_dates, [key for key, _ in changes.added.values()], now)
         except OSError as failure:
-            # Dates of registration for people; the keys themselves are safe.
+            # These are dates for people; the keys themselves are safe.
             self._say("ERROR", f"{TIMESTAMPS} cannot be written: {failure}")
 
     async def _take_back(self, changes: _Changes) -> None:
-        """Delete the new rows. One that stood in the place of an old agent's, which keeps its key, leaves it a new row."""
+        """Deletes the new rows. Where a new row had replaced that of an old agent, which keeps its key, the old agent
+        gets a new row."""
         old = [
             NewAgent(number, key.name, key.ip, key.key, None, 0)
             for number, key in changes.removed.items()
@@ -257,14 +261,14 @@ class Authd:
             changes.removed[key.number] = key
 
     async def _add(self, arguments: dict[str, Any], changes: _Changes) -> bytes:
-        """The order of the checks is that of wdb.md 8.2. An old agent makes room at once, also if a later check fails."""
+        """Checks in the order of wdb.md 8.2. An old agent is replaced at once, even if a later check fails."""
         table = self._file.table
         name, given, held = arguments["name"], arguments.get("id"), arguments.get("key")
         rules = parse_force(arguments["force"]) if "force" in arguments else self._rules()
         groups = await asyncio.to_thread(self._groups, arguments["groups"]) if arguments.get("groups") else None
 
         async def make_room(holder: Callable[[], Key | None], number: int) -> None:
-            # A file that others wrote can have several agents of a name.
+            # A file written by other programs can have several agents with one name.
             while (key := holder()) is not None:
                 if not await self._may_replace(key, rules, arguments.get("key_hash"), changes):
                     raise AuthdError(number)
@@ -292,7 +296,7 @@ class Authd:
         return success(key)
 
     def _groups(self, text: object) -> str:
-        """The CSV without repeated names. Raises AuthdError 9014."""
+        """The CSV without duplicates. Raises AuthdError 9014."""
         if not isinstance(text, str):
             raise AuthdError(9014)
         names = list(dict.fromkeys(text.split(",")))
@@ -303,7 +307,7 @@ class Authd:
         return ",".join(names)
 
     async def _may_replace(self, key: Key, rules: ForceRules, key_hash: object, changes: _Changes) -> bool:
-        """wdb.md 8.4."""
+        """Whether an existing agent may be replaced (wdb.md 8.4)."""
         if not rules.enabled:
             return False
         now = int(time.time())

@@ -1,6 +1,5 @@
-"""What a client's own SQL may do and cost: it reads and changes rows, and nothing else; memory and time are bounded.
-
-`authorize` names what is allowed, so that whatever SQLite learns later is refused until somebody has thought about it.
+"""Limits of a client's own SQL: it may read and change rows and nothing else, in bounded memory and time. `authorize`
+lists what is allowed, so that new features of SQLite stay refused until somebody has judged them.
 """
 
 import _sqlite3
@@ -25,19 +24,19 @@ LIMITS = {
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 20,
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
-"""A request has at most 64 KiB, and so has an answer, which is cut there. (A library that was built
-with smaller ones keeps its own.)"""
+"""A request has at most 64 KiB; an answer is cut at the same size. A library built with smaller limits keeps its
+own."""
 STATEMENT_BYTES = 96 << 20
-"""A statement is broken off when SQLite's memory has grown by so much since it began."""
+"""A statement is interrupted when SQLite's memory has grown by this much since the statement began."""
 PROCESS_BYTES = 256 << 20
-"""What SQLite takes in the whole process: one allocation beyond it fails, before anybody could look."""
+"""Memory limit of SQLite for the whole process: an allocation beyond it fails at once."""
 LOOK_S = 0.02
 TOO_MUCH = "the statement needs too much memory"
 
 _ROWS = frozenset({sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE})
 _READING = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
 _OURS = frozenset({"metadata", "clusterd_seen", "clusterd_event"})
-"""Tables that decide whether and how the next start goes on."""
+"""Tables that the next start depends on."""
 _FUNCTIONS_DENIED = frozenset({"load_extension", "fts3_tokenizer"})
 _PRAGMAS_WITH_ARGUMENT = frozenset(
     {
@@ -77,7 +76,8 @@ _PRAGMAS_READ = _PRAGMAS_WITH_ARGUMENT | {
 
 
 def authorize(action: int, first: str | None, second: str | None, database: str | None, within: str | None) -> int:
-    """SQLite asks while it prepares a statement. Schemas, transactions, other files and settings are not a client's."""
+    """SQLite calls this while it prepares a statement. Clients may not touch schemas, transactions, other files or
+    settings."""
     if action in _READING:
         allowed = True
     elif action in _ROWS:
@@ -93,16 +93,18 @@ def authorize(action: int, first: str | None, second: str | None, database: str 
 
 def _may_change(action: int, table: str) -> bool:
     if table == "sqlite_master":
-        # SQLite says so when a statement reads json_each() or pragma_table_info(); it refuses any real change itself.
+        # SQLite asks for this when a statement reads json_each() or pragma_table_info(); it refuses a real change
+        # itself.
         return action == sqlite3.SQLITE_UPDATE
     if table == "clusterd_event":
-        # An agent that is deleted takes its moment with it, and SQLite does not tell that from a statement's own deletion.
+        # Deleting an agent also deletes its event by trigger, which SQLite reports like a deletion by the statement
+        # itself.
         return action == sqlite3.SQLITE_DELETE
     return table not in _OURS and not table.startswith("sqlite_")
 
 
 def bound_process(connection: sqlite3.Connection) -> None:
-    """PROCESS_BYTES, for every connection of the process; it can only be lowered from now on."""
+    """Sets PROCESS_BYTES for every connection of the process; it can only be lowered afterwards."""
     connection.execute(f"pragma hard_heap_limit = {PROCESS_BYTES}").fetchone()
 
 
@@ -119,10 +121,9 @@ class _Statement:
 
 
 class Watch:
-    """Breaks off statements of clients that run too long or take too much memory. One thread, asleep while none runs.
-
-    A thread, and not SQLite's progress handler: a single call of a function may take seconds, thousands of them lie between
-    two calls of the handler, and each of these would wait for Python's lock."""
+    """Interrupts clients' statements that run too long or take too much memory, from one thread that sleeps while none
+    runs. SQLite's progress handler cannot do this: a single function call may take seconds, thousands of calls lie
+    between two calls of the handler, and each call of the handler waits for Python's lock."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -139,8 +140,8 @@ class Watch:
 
     @contextlib.contextmanager
     def bounded(self, connection: sqlite3.Connection, longest_s: float) -> Iterator[None]:
-        """For one statement of a client, on a connection that runs nothing else. Raises sqlite3.Error saying which bound it
-        broke."""
+        """Guards one statement of a client, on a connection that runs nothing else. Raises sqlite3.Error that names the
+        limit."""
         statement = _Statement(connection, longest_s)
         usual = {which: connection.setlimit(which, most) for which, most in LIMITS.items()}
         with self._changed:
@@ -177,8 +178,8 @@ class Watch:
 
     @staticmethod
     def _judge(statement: _Statement) -> None:
-        """Under the lock: what is interrupted is this statement and no later one. Again at each look, because an interrupt
-        before its first step is forgotten."""
+        """Runs under the lock, so that the interrupt hits this statement and no later one. It repeats, because SQLite
+        forgets an interrupt that comes before the statement's first step."""
         if time.monotonic() > statement.until:
             statement.reason = f"the statement was broken off after {statement.longest_s:g} s"
         elif _memory_used() - statement.used > STATEMENT_BYTES:
@@ -191,7 +192,7 @@ def _find_memory_used() -> Callable[[], int] | None:
     try:
         found = ctypes.CDLL(_sqlite3.__file__).sqlite3_memory_used
     except (OSError, AttributeError):
-        # SQLite is inside the interpreter: what the process may take is bounded all the same.
+        # SQLite is built into the interpreter and cannot be asked; the limit of the process still holds.
         return None
     found.restype = ctypes.c_int64
     return cast(Callable[[], int], found)
@@ -201,11 +202,11 @@ _counter = _find_memory_used()
 
 
 def _memory_used() -> int:
-    """Bytes that SQLite holds in this process, 0 where it does not tell."""
+    """Bytes of memory that SQLite holds in this process, 0 where it does not say."""
     return _counter() if _counter is not None else 0
 
 
 def _give_back() -> None:
-    """What a large statement has left goes back to the system; the C library keeps it for each thread otherwise."""
+    """Returns the memory of a large statement to the system; otherwise the C library keeps it for each thread."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

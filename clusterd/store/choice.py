@@ -1,4 +1,4 @@
-"""Whether this node serves the agent database and authd itself, decided once, when it starts (setting `clusterd.store`)."""
+"""Decides at start whether this node serves the agent database and authd itself (setting `clusterd.store`)."""
 
 from pathlib import Path
 
@@ -12,7 +12,8 @@ REAL_DAEMON = "bin/wazuh-db"
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """`problem`: why the node cannot start as it is configured; else `text` says what was chosen and why."""
+    """`problem`: why the node cannot start with this configuration; without one, `text` says what was chosen and
+    why."""
 
     serves: bool
     text: str
@@ -20,7 +21,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def choose(settings: Settings) -> Choice:
-    """`auto` serves where nothing else does and no wazuh-db is installed; `on` insists; `off` never does."""
+    """`auto` serves if no other program does and no wazuh-db is installed; `on` always serves; `off` never does."""
     wanted = settings.clusterd.store
     if wanted == "off":
         return Choice(False, "The agent database is not served by this node (clusterd.store: off).")

@@ -1,4 +1,4 @@
-"""The requests of the wdb stream socket: grammar, table of commands, answers (wdb.md 2 and 3)."""
+"""Requests of the wdb stream socket: grammar, table of commands, answers (wdb.md 2 and 3)."""
 
 import functools
 import re
@@ -20,24 +20,24 @@ _DIGITS = re.compile(r"\d*")
 MOST_DIGITS = 19
 LARGEST = (1 << 63) - 1
 _WORD = re.compile(r"((?:[^ \\]|\\.)*) ?", re.DOTALL)
-"""Up to the first space that no backslash protects."""
+"""The text up to the first unescaped space."""
 
 
 def leading_number(text: str) -> int:
-    """The leading decimal digits of a text; none are 0."""
+    """The number that the text begins with, 0 if there is none."""
     found = _DIGITS.match(text)
     digits = found[0].lstrip("0") if found else ""
-    # No agent has a longer one; Python reads no number of thousands of digits.
+    # No id is longer, and Python refuses to parse thousands of digits.
     return int(digits or "0") if len(digits) < MOST_DIGITS else LARGEST
 
 
 class Commands:
-    """Answers requests. Owns the id that `sync-agent-info-get` remembers for all connections."""
+    """Answers requests. Owns the id that `sync-agent-info-get` keeps for all connections."""
 
     def __init__(
         self, engine: Engine, private: PrivateDatabases, *, on_worker: bool, say: Callable[[str, str], None]
     ) -> None:
-        """`say`: level and text of a log line."""
+        """`say`: logs a text at a level."""
         self._engine = engine
         self._say = say
         self._private = private
@@ -92,10 +92,10 @@ class Commands:
         except (sqlite3.Error, OverflowError, UnicodeError) as failure:
             found = f"err Cannot execute Global database query; {failure}".encode(errors="replace")
         except MemoryError:
-            # What SQLite may take is used up for the moment (bounds.py).
+            # SQLite has used up its memory limit for the moment (bounds.py).
             found = b"err Cannot execute Global database query; out of memory"
         except Exception as bug:
-            # Every request has an answer; why this one has no better one is in our log.
+            # Every request gets an answer; the log has the reason.
             self._say("ERROR", f"Unexpected failure while answering a request: {stacks.told()}")
             found = f"err Internal error: {type(bug).__name__}".encode()
         frames = found if isinstance(found, list) else [found]
@@ -128,7 +128,7 @@ class Commands:
         return handler
 
     async def _reader(self, what: str, work: Callable[[sqlite3.Connection], bytes]) -> bytes:
-        """`what` completes the text of a failing database (wdb.md 3.17)."""
+        """`what` completes the error text of a failing database (wdb.md 3.17)."""
         try:
             return await self._engine.read(work)
         except sqlite3.Error:
@@ -338,13 +338,13 @@ class Commands:
         return b"ok " + await self._reader("agents", work)
 
     async def _sleep(self, argument: str) -> bytes:
-        """For tests of clients: busy for so many milliseconds, at most a second, and no lock is held meanwhile."""
+        """For tests of clients: stays busy for that many milliseconds, at most a second, holding no lock."""
         await self._private.sleep(min(leading_number(argument), 1000) / 1000)
         return b"ok "
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    """The first word and all behind the space after it; None without a space."""
+    """Splits at the first space: the first word and the rest, None without a space."""
     found = _WORD.match(text)
     assert found is not None
     return found[1], text[found.end() :] if found[0].endswith(" ") and len(found[0]) > len(found[1]) else None

@@ -1,6 +1,7 @@
-"""A group whose directory on the master holds no file that is synchronised reaches no worker: only files travel, and whoever hands
-out that group there is refused. Where remoted runs it puts its `merged.mg` into every group; where our store serves a master,
-nobody does. This puts one there as remoted makes it of a group without files, and takes it away when others have come.
+"""Puts a `merged.mg` into empty groups. Only files travel, so a group whose directory on the master holds no
+synchronised file would reach no worker, and handing it out there would fail. Where remoted runs it writes a `merged.mg`
+into every group; where our store serves a master, this module writes the file that remoted would write for a group
+without files, and removes it when other files arrive.
 """
 
 import os
@@ -16,22 +17,23 @@ SHARED = "etc/shared"
 NAME = "merged.mg"
 MODE = 0o660
 SURE_S = 2.0
-"""A directory is empty for so long before it gets the file: whoever removes or fills it has done so by then."""
+"""How long a directory must have been empty before it gets the file: it may be about to be removed or filled."""
 DEEPEST = 32
 
 
 class EmptyGroups:
-    """Owner of the `merged.mg` that it has made, which it knows by their content. Blocking: for a thread."""
+    """Owns the `merged.mg` files that it made and recognises them by their content. Blocking: call it in a thread."""
 
     def __init__(self, root: str, ops: FileOps | None = None) -> None:
         self._root = root
         self._ops = ops or FileOps()
         self._empty_since: dict[str, float] = {}
         self._filled: dict[str, int] = {}
-        """Groups with files of their own, and when their directory changed last: not to be listed again till it changes."""
+        """Groups that have files of their own, with the mtime of their directory: listed again only when that
+        changes."""
 
     def look(self, groups: Iterable[str], rules: Rules) -> list[str]:
-        """Care for the directories of these groups. Returns what could not be done, as sentences without an end."""
+        """Checks the directories of these groups. Returns what failed, as sentences without a full stop."""
         problems: list[str] = []
         names = set(groups)
         self._empty_since = {name: at for name, at in self._empty_since.items() if name in names}
@@ -72,7 +74,8 @@ class EmptyGroups:
             return  # removed since it was listed
 
     def _files(self, directories: Directories, path: str, rules: Rules, besides: str = "") -> tuple[bool, bool]:
-        """Whether a file that is synchronised, other than `besides`, lies directly in the directory, and anywhere below."""
+        """Two answers: whether a synchronised file other than `besides` lies directly in the directory, and whether one
+        lies anywhere below it."""
         below: list[str] = []
         with os.scandir(directories.get(path)) as entries:
             for entry in entries:
@@ -101,7 +104,7 @@ class EmptyGroups:
 
 
 def content_of(group: str) -> bytes:
-    """What remoted makes of a group without files: the name of the group, no entry."""
+    """The content that remoted writes for a group without files: the group's name and no entry."""
     return f"#{group}\n".encode()
 
 

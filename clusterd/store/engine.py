@@ -1,8 +1,6 @@
-"""The database behind the store's sockets: one writer thread that commits in batches, reader threads with connections of
-their own.
-
-What waits is written in one transaction, and answered once it is committed: an answered write survives the death of the
-process, and every reader sees it. `durable` writes also survive a power cut.
+"""The database engine of the store: one writer thread that commits in batches, and reader threads with a connection
+each. Waiting writes share a transaction and are answered after its commit, so an answered write survives the death of
+the process and every reader sees it. `durable` writes also survive a power failure.
 """
 
 import asyncio
@@ -24,15 +22,15 @@ from clusterd.store.groups_checksum import GroupHashes
 T = TypeVar("T")
 MOST_IN_BATCH = 500
 BATCH_S = 0.02
-"""A batch takes in what waits until it has run for so long."""
+"""How long a batch goes on taking in waiting writes."""
 CLOSE_S = 2.0
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 WALL_JUMP_US = 1_000_000
-"""A wall clock that was set by so much is noted; less makes no difference to reports."""
+"""A step of the wall clock of this size is recorded; smaller steps do not matter for reports."""
 
 
 class Session:
-    """What a write works with: `db` is inside a transaction, which is not the work's to end."""
+    """What a write works with. `db` is inside a transaction, which the write must not end."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
@@ -44,16 +42,17 @@ class Session:
         self._last_at = row[0] or 0
 
     def load_hashes(self) -> None:
-        """The sequence of group hashes as the table has it."""
+        """The sequence of group hashes as stored in the table."""
         self.hashes.load(
-            # Whatever a client has put there, also what is no text.
+            # A client may have stored anything there, even invalid text.
             self.db.execute(
                 "select id, cast(group_hash as blob) from agent where id > 0 and group_hash is not null order by id"
             )
         )
 
     def begin(self, *, after_undo: bool) -> None:
-        """The transaction is open. `after_undo`: the one before was undone, with what it told us."""
+        """Called when a transaction is open. `after_undo`: the previous one was rolled back, with the events it had
+        recorded."""
         if after_undo:
             self.load_hashes()
             self._wall_offset_us = schema.noted_wall_offset(self.db)
@@ -68,7 +67,7 @@ class Session:
         return int(time.time())
 
     def stamp(self, agent_id: int) -> None:
-        """Something was heard of this agent here, now. No two moments are equal."""
+        """Records that something was heard of this agent now. Timestamps are unique."""
         self._last_at = max(self._last_at + 1, boot_us())
         self.db.execute(
             "insert into clusterd_event (id, at, node) values (?, ?, '')"
@@ -78,7 +77,7 @@ class Session:
 
 
 def is_damage(failure: BaseException) -> bool:
-    """Whether SQLite says that the file is broken, as opposed to full disks, locks and wrong statements."""
+    """Whether this error of SQLite means a damaged file, as opposed to a full disk, a lock or a wrong statement."""
     return isinstance(failure, sqlite3.DatabaseError) and getattr(failure, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
 
 
@@ -95,11 +94,11 @@ class _Write:
 
 
 class Engine:
-    """Owner of all connections to the database. Made and closed on the event loop."""
+    """Owns all connections to the database. Create and close it on the event loop."""
 
     def __init__(self, root: str, readers: int) -> None:
-        """Raises sqlite3.Error; the database must have been prepared. `commits`, `writes`: counted since then. `watch`: bounds
-        statements of clients."""
+        """Raises sqlite3.Error; prepare the database first. `commits`, `writes`: counters since then. `watch`: limits
+        clients' statements."""
         self._loop = asyncio.get_running_loop()
         self._wal = f"{root}/{schema.DATABASE}-wal"
         self._root = root
@@ -108,7 +107,7 @@ class Engine:
         self.watch = Watch()
         self._stale = False
         self.damage = ""
-        """Why the file is no whole database any more, once that was seen."""
+        """Why the database file is damaged, once that was noticed; else empty."""
         self.commits = 0
         self.writes = 0
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
@@ -119,21 +118,20 @@ class Engine:
         self._writer.start()
 
     async def write(self, work: Callable[[Session], T], *, durable: bool = False, alone: bool = False) -> T:
-        """Run `work` in the writer thread and return its result once it is committed (`durable`: and on disk). `alone`: in
-        a transaction of its own, for what may be broken off and then undoes everything.
-
-        An error of SQLite in the work is raised here and undoes its statement only; when the commit fails everything of the
-        batch is undone and each of its works raises that error."""
+        """Runs `work` in the writer thread and returns its result after the commit (with `durable`: after it is on
+        disk). `alone`: uses a separate transaction, for work that may be interrupted and then rolls back everything. An
+        SQLite error in the work is raised here and undoes only its statement; if the commit fails, the whole batch is
+        undone and every caller gets that error."""
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Write(work, durable, alone, future))
         return await future
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` on a reader's connection. It sees every write answered before."""
+        """Runs `work` on a reader's connection. It sees every write that was answered before."""
         return await self._loop.run_in_executor(self._readers, self._read, work)
 
     def close(self) -> None:
-        """What waits is still written; reads that run are broken off, and so is a write that takes over CLOSE_S. May be called
+        """Writes what still waits; interrupts running reads, and a write that takes longer than CLOSE_S. May be called
         twice."""
         self._queue.put(None)
         self._readers.shutdown(wait=False, cancel_futures=True)
@@ -141,7 +139,7 @@ class Engine:
         readers.start()
         until = time.monotonic() + CLOSE_S
         while readers.is_alive() or self._writer.is_alive():
-            # Again and again: an interrupt between two statements is forgotten.
+            # Repeat: SQLite forgets an interrupt that comes between two statements.
             for connection in self._connections:
                 connection.interrupt()
             if time.monotonic() > until:
@@ -201,8 +199,8 @@ class Engine:
     def _work_off(
         self, batch: list[_Write], outcomes: list[tuple[_Write, Any, BaseException | None]]
     ) -> tuple[bool, _Write | None]:
-        """Run the first work and those that wait. Returns whether the engine is to close, and what must begin the next
-        batch."""
+        """Runs the first work and those that wait. Returns whether the engine is to close, and the work that begins the
+        next batch."""
         until = time.monotonic() + BATCH_S
         write: _Write | None = batch[0]
         while write is not None:
@@ -212,7 +210,7 @@ class Engine:
                 self._note_damage(failure)
                 outcomes.append((write, None, failure))
                 if not self._session.db.in_transaction:
-                    # A full disk and the like undo the whole transaction, not one statement.
+                    # A full disk, for example, rolls back the whole transaction, not one statement.
                     raise
             if write.alone or len(batch) >= MOST_IN_BATCH or time.monotonic() > until:
                 return False, None
@@ -227,7 +225,8 @@ class Engine:
         return True, None
 
     def _commit(self, durable: bool) -> None:
-        """Raises NotOnDisk for what is committed all the same; after anything else it can be undone."""
+        """Raises NotOnDisk if the commit succeeded but the sync failed; any other error means that it can be rolled
+        back."""
         if not durable:
             self._session.db.execute("commit")
             return
@@ -247,7 +246,7 @@ class Engine:
             try:
                 self._session.db.execute("rollback")
             except (sqlite3.Error, MemoryError):
-                # What made the commit fail also undid it; else the next `begin` fails and says so to whoever asks.
+                # The failure of the commit also rolled it back; if not, the next `begin` fails and reports that.
                 return
 
 

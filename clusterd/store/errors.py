@@ -1,8 +1,8 @@
-"""What can go wrong in the store, apart from SQLite's own errors."""
+"""Errors of the store, apart from SQLite's own."""
 
 
 class StoreFailed(Exception):
-    """What was written could not be committed: nothing of it happened. The text says why (disk full, database locked)."""
+    """The commit failed and nothing was written. The text says why (disk full, database locked)."""
 
 
 class SocketTaken(Exception):
@@ -10,8 +10,8 @@ class SocketTaken(Exception):
 
 
 class NotKept(StoreFailed):
-    """It has happened, and everybody sees it, but it might not survive a power cut."""
+    """The change is made and visible, but a power failure might undo it."""
 
 
 class NotOnDisk(OSError):
-    """A transaction was committed and could not be synced."""
+    """A transaction was committed but could not be synced to disk."""

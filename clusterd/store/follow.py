@@ -1,8 +1,6 @@
-"""Keeps the database equal to `etc/shared` (a group for every directory) and to `etc/client.keys` (an agent for every key), as
-wdb.md 3.19 and 8.5 say of module D.
-
-It deletes only what it has seen and sees no more: a group whose directory disappeared while this node ran, an agent whose key
-disappeared. A directory or file that cannot be read, or that is suddenly empty, deletes nothing.
+"""Keeps the database equal to `etc/shared` (one group for each directory) and `etc/client.keys` (one agent for each
+key), as wdb.md 3.19 and 8.5 ask of module D. It deletes only what it saw before: a group whose directory disappeared
+while this node ran, an agent whose key disappeared. An unreadable or suddenly empty directory or file deletes nothing.
 """
 
 import asyncio
@@ -28,23 +26,25 @@ from hashing.manifest import Rules
 
 LOOK_S = 1.0
 SURE_S = 3.0
-"""Something must be gone for so long before it is deleted: files are replaced by renaming, and authd writes them in turn."""
+"""How long something must be gone before it is deleted: files are replaced by renaming, and authd writes two of them in
+turn."""
 YOUNG_S = 30.0
-"""An agent that was registered a moment ago may have its key written yet, however slow the disk is."""
+"""How long an agent that was just registered may lack its key: the disk may be slow."""
 ORPHAN_S = 120.0
-"""An agent that only group data has named (wdb.md 3.2) may wait so long for its key."""
+"""How long an agent that is known only from group data (wdb.md 3.2) may lack its key."""
 AGAIN_S = 5.0
-"""How often agents that wait to be deleted are looked at, while the file stays the same."""
+"""How often agents about to be deleted are checked while the file stays the same."""
 FORGET_S = 60.0
-"""Trouble that was not seen for so long is over."""
+"""A problem that did not recur for this long is over."""
 SUDDENLY = 10
-"""So many keys do not vanish all at once by anybody's wish."""
+"""Losing this many keys at once is an accident, not a wish."""
 GROUPS = "group"
 _NO_KEY_YET = "0.0.0.0"
 
 
 class Follower:
-    """Looks every second. `read_keys` gives the keys in use by id; it raises OSError or ValueError when it cannot."""
+    """Checks every second. `read_keys` returns the keys in use by id; it raises OSError or ValueError if it cannot read
+    them."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Follower:
         guard: Callable[[], KeyRules] = KeyRules,
         rules: Callable[[], Rules] = lambda: DEFAULT_RULES,
     ) -> None:
-        """`is_own`: whether this process wrote the file of this identity, and the database with it. `is_first_life`: this
-        node was started, as opposed to this process restarted: nothing has been seen yet. `guard`: how many keys a master's
-        file may lose at once. `rules`: what is synchronised, for links and for groups without files."""
+        """`is_own`: whether this process wrote the file with this identity, and the database with it. `is_first_life`:
+        the node was started (as opposed to this process being restarted), so nothing was seen yet. `guard`: limits how
+        many keys a master's file may lose at once. `rules`: what is synchronised, for links and for empty groups."""
         self._root = root
         self._guard = guard
         self._rules = rules
@@ -85,7 +85,7 @@ class Follower:
         self._again_at = 0.0
 
     async def run(self) -> None:
-        """For ever. Whatever one look trips over is said, and the next one tries again."""
+        """Runs for ever. An unexpected failure of one check is logged, and the next check follows."""
         while True:
             await self.look()
             await asyncio.sleep(LOOK_S)
@@ -128,7 +128,8 @@ class Follower:
                 self._say_once("WARNING", f"{problem}.")
 
     def _is_directory(self, entry: os.DirEntry[str], known: set[str]) -> bool:
-        """`known`: the groups so far. One whose directory is a link is there while its disk is away."""
+        """`known`: the groups so far. A group whose directory is a link counts as present while the link's disk is
+        away."""
         if not entry.is_symlink():
             return entry.is_dir(follow_symlinks=False)
         root_fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -139,7 +140,7 @@ class Follower:
             os.close(root_fd)
 
     async def _groups_before(self) -> set[str]:
-        """The groups whose directories were there before this start."""
+        """Groups whose directories existed before this start."""
 
         def work(session: Session) -> set[str]:
             if self._is_first_life:
@@ -194,7 +195,8 @@ class Follower:
         self._keys_read = identity
 
     def _reconcile(self, session: Session, found: KeysRead, is_sure: bool) -> list[int]:
-        """In the writer thread. Returns who was deleted. `is_sure`: the master goes on from this file, whatever it lacks."""
+        """Runs in the writer thread. Returns who was deleted. `is_sure`: the master treats this file as complete,
+        whatever it lacks."""
         entries, dates = found.keys, found.dates
         had = {int(name) for name in seen(session.db, KEYS)}
         rows = {
@@ -267,7 +269,7 @@ class Follower:
         return deleted
 
     def _say_once(self, level: str, text: str) -> None:
-        """Once, as long as there is no pause of FORGET_S in it: the same trouble tomorrow is news again."""
+        """Logs a problem once. After a pause of FORGET_S the same problem is news again."""
         now = time.monotonic()
         is_new = now - self._told.get(text, -FORGET_S) >= FORGET_S
         self._told = {one: at for one, at in self._told.items() if now - at < FORGET_S} | {text: now}
