@@ -1,6 +1,7 @@
 """What is known of a node's files: FileMeta of one, Manifest of all, with a root digest and 1,024 bucket digests; which
 paths may exist at all; and the JSON in which other nodes read and write metadata (wire.md 5.1 to 5.3)."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
@@ -275,6 +276,17 @@ def build_manifest(rows: Iterable[FileMeta], unread: Iterable[str] = ()) -> Mani
 def manifest_path(state_dir: str, root_digest: str) -> str:
     """Where the manifest of that digest is kept."""
     return os.path.join(state_dir, _FILE_PREFIX + root_digest)
+
+
+def kept_manifests(state_dir: str) -> list[str]:
+    """Root digests of the manifests that are kept there, the newest first. OSError as it comes."""
+    found = []
+    with os.scandir(state_dir) as entries:
+        for entry in entries:
+            if entry.name.startswith(_FILE_PREFIX):
+                with contextlib.suppress(FileNotFoundError):
+                    found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name.removeprefix(_FILE_PREFIX)))
+    return [digest for _, digest in sorted(found, reverse=True)]
 
 
 def save_manifest(ops: FileOps, state_dir: str, manifest: Manifest, *, keep: int = 8) -> None:

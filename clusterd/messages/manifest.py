@@ -41,7 +41,8 @@ class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
 
     `base`: digest of another manifest whose file the file of this one needs. `vanished`: files lost since the manifest
     before; `withheld`, `settling`: files that are gone and kept in the manifest (hashing/protection.py). `doubt`: why
-    client.keys is one of them. Of a patch also what ShardScanned has, and `trees`: those of its paths that are
+    client.keys is one of them. `is_unguarded`: no record is left of what peers were told, so nobody knows what has
+    vanished. Of a patch also what ShardScanned has, and `trees`: those of its paths that are
     directories."""
 
     root_digest: str
@@ -54,6 +55,7 @@ class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
     withheld: int = 0
     settling: int = 0
     doubt: str = ""
+    is_unguarded: bool = False
     hashed: int = 0
     reused: int = 0
     hashed_bytes: int = 0

@@ -1,5 +1,6 @@
 """Jobs on the node's tree: scan a shard, build the manifest or patch it, its metadata as a package, compare with a worker's."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from hashing.compare import Difference, compare, fit_difference, load_difference
 from hashing.digest_cache import NO_ROWS, ShardRows, load_rows, load_shard, save_shard, shard_path
 from hashing.errors import MalformedPackage, Note
 from hashing.live_manifest import LiveManifest, differences, load_live
-from hashing.manifest import build_manifest, parse_wire_metadata, to_wire
+from hashing.manifest import build_manifest, kept_manifests, parse_wire_metadata, to_wire
 from hashing.pack import content_keys, numbered, write_metadata
 from hashing.package import read_metadata_of
 from hashing.protection import Guard, apply_changes
@@ -149,6 +150,7 @@ def make_manifest(job: BuildManifest, settings: Settings, memory: Memory, on_ste
     live = _published(job, memory)
     keys = KeyGuard(job.root, job.state_dir, KeyRules(job.max_key_loss_share, job.key_loss_from), settings.rules)
     vanished, doubt = 0, ""
+    is_unguarded = live is None and bool(job.published)
     if live is None:
         live = LiveManifest(build_manifest(rows, unread))
     else:
@@ -161,7 +163,7 @@ def make_manifest(job: BuildManifest, settings: Settings, memory: Memory, on_ste
     live.save(FileOps(), job.state_dir)
     memory.note_keys(keys, live, job.state_dir)
     memory.keep_manifest(live)
-    return _built(live, job.state_dir, vanished, doubt)
+    return msgspec.structs.replace(_built(live, job.state_dir, vanished, doubt), is_unguarded=is_unguarded)
 
 
 def _doubted(doubt: str) -> frozenset[str]:
@@ -169,13 +171,14 @@ def _doubted(doubt: str) -> frozenset[str]:
 
 
 def _published(job: BuildManifest, memory: Memory) -> LiveManifest | None:
+    """What peers were told last; where that cannot be read, the newest manifest that can: what has vanished since is as many files
+    or more."""
     if not job.published:
         return None
-    try:
-        return memory.take_manifest(job.state_dir, job.published)
-    except (FileNotFoundError, MalformedPackage):
-        # As on a node that has never published one: there is nothing to protect.
-        return None
+    for digest in (job.published, *kept_manifests(job.state_dir)):
+        with contextlib.suppress(FileNotFoundError, MalformedPackage):
+            return memory.take_manifest(job.state_dir, digest)
+    return None
 
 
 def _built(live: LiveManifest, state_dir: str, vanished: int, doubt: str) -> ManifestBuilt:

@@ -17,6 +17,7 @@ from clusterd.messages.base import Job, Result
 from clusterd.messages.manifest import BuildManifest, PatchManifest, ScanShard
 from clusterd.settings import DEFAULT_RULES, Clusterd, Settings
 from clusterd.sync.manifest.confirming import RETRY_S
+from clusterd.sync.manifest.files import ManifestFiles
 from clusterd.sync.manifest.keeper import ManifestKeeper
 from clusterd.sync.manifest.scan import Scan, ScanFailed
 from clusterd.sync.manifest.watcher import Notify, watch_recursively
@@ -561,7 +562,9 @@ def test_link_to_a_foreign_directory_is_not_followed(tmp_path: Path) -> None:
 
     async def story(node: Node) -> None:
         await node.keeper.scan()
-        assert node.keeper.unwatched.startswith("etc/rules/all is a link")
+        assert node.keeper.watching
+        node.write("etc/rules/a.xml")
+        await until(lambda: node.rows() == {"etc/rules/a.xml"})
         (node.root / "etc/rules/all").unlink()
         node.keeper.adopt(Clusterd(watch=False), DEFAULT_RULES, is_master=True)
         await node.keeper.scan()
@@ -570,7 +573,7 @@ def test_link_to_a_foreign_directory_is_not_followed(tmp_path: Path) -> None:
         await node.keeper.scan()
         assert node.keeper.watching
 
-    play(node, story, follow=False)
+    play(node, story)
 
 
 def test_failed_patch_leads_to_a_walk(tmp_path: Path) -> None:
@@ -684,6 +687,61 @@ def test_nothing_is_withheld(tmp_path: Path, share: float, files: int) -> None:
         await until(lambda: node.rows() == set())
 
     play(node, story)
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: (state / "published").unlink(),
+        lambda state: _flip(state / "published"),
+        lambda state: _flip(state / f"manifest-{ManifestFiles(str(state)).published}"),
+        lambda state: (state / f"manifest-{ManifestFiles(str(state)).published}").unlink(),
+    ],
+)
+def test_protection_survives_the_loss_of_what_was_published_last(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    """Else the first manifest of the next life would have all workers delete what vanished while nothing ran."""
+
+    async def scans(node: Node) -> None:
+        await node.keeper.scan()
+        node.write("etc/lists/one")
+        await node.keeper.scan(fresh=True)
+
+    node = Node(tmp_path, watch=False)
+    node.fill(100)
+    play(node, scans, follow=False)
+    shutil.rmtree(tmp_path / "etc/rules")
+    damage(node.state)
+
+    async def is_withheld(node: Node) -> None:
+        await node.keeper.scan()
+        assert what_workers_do(node, *ALL)[1] == []
+        await until(lambda: node.keeper.current is not None and node.keeper.current.withheld == 100)
+
+    play(Node(tmp_path), is_withheld)
+
+
+def test_the_loss_of_every_record_of_what_was_published_is_said(tmp_path: Path) -> None:
+    async def scan(node: Node) -> None:
+        await node.keeper.scan()
+
+    node = Node(tmp_path)
+    node.fill(10)
+    play(node, scan)
+    assert node.told == []
+    for path in node.state.glob("manifest-*"):
+        path.unlink()
+    again = Node(tmp_path)
+    play(again, scan)
+    (line,) = again.told
+    assert line.startswith("No record can be read of the files")
 
 
 def test_protection_survives_a_restart(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,60 @@ def test_links_in_circles_hide_no_link_that_leads_out(tmp_path: Path) -> None:
     for number in range(50):
         (shared / f"circle{number}").symlink_to(f"circle{number}")
     (shared / "out").symlink_to(tmp_path / "elsewhere")
-    watcher = Watcher(str(tmp_path / "root"), lambda paths: None, lambda why, passing: None, Script(tmp_path).make)
-    with pytest.raises(CannotWatch, match="etc/shared/out"):
-        asyncio.run(watcher.start(DEFAULT_RULES))
+    whole, alone = Script(tmp_path / "root"), Script(tmp_path / "root")
+    watcher = Watcher(str(tmp_path / "root"), lambda paths: None, lambda why, passing: None, whole.make, alone.make)
+    asyncio.run(started(watcher))
+    assert (whole.paths, alone.paths) == ([], ["etc", "etc/shared"])
+
+
+async def started(watcher: Watcher) -> None:
+    await watcher.start(DEFAULT_RULES)
+    await watcher.stop()
+
+
+def test_a_link_that_leads_out_is_left_out_and_all_else_is_watched(tmp_path: Path) -> None:
+    """It once turned file events off for the whole node."""
+    root = tmp_path / "root"
+    for path in ("etc/rules", "etc/shared/web/deep", "etc/shared/db/deep", "var/multigroups/one"):
+        (root / path).mkdir(parents=True)
+    (tmp_path / "elsewhere/deep").mkdir(parents=True)
+    (root / "etc/shared/web/out").symlink_to(tmp_path / "elsewhere")
+    found: set[str] = set()
+    lost: list[str] = []
+
+    async def until(claim: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not claim():
+                await asyncio.sleep(0.01)
+
+    async def story() -> None:
+        watcher = Watcher(str(root), found.update, lambda why, passing: lost.append(why))
+        await watcher.start(DEFAULT_RULES)
+        (tmp_path / "elsewhere/rules.xml").write_text("never seen")
+        (tmp_path / "elsewhere/deep/rules.xml").write_text("never seen")
+        inside = [
+            "etc/client.keys",
+            "etc/rules/local_rules.xml",
+            "etc/shared/web/agent.conf",
+            "etc/shared/web/deep/a",
+            "etc/shared/db/deep/a",
+            "var/multigroups/one/merged.mg",
+        ]
+        for path in inside:
+            (root / path).write_text("seen")
+        await until(lambda: found >= set(inside))
+        assert not [path for path in found if path.startswith("etc/shared/web/out/")]
+        # What is new beside it is only named: it is watched once all is watched anew.
+        assert not watcher.is_stale()
+        (root / "etc/shared/web/later").mkdir()
+        await until(lambda: "etc/shared/web/later" in found)
+        assert watcher.is_stale()
+        await watcher.start(DEFAULT_RULES)
+        (root / "etc/shared/web/later/a").write_text("seen")
+        await until(lambda: "etc/shared/web/later/a" in found)
+        (root / "etc/shared/web/out").unlink()
+        assert watcher.is_stale()
+        await watcher.stop()
+        assert not lost
+
+    asyncio.run(story())

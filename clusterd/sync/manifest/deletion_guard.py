@@ -91,6 +91,11 @@ class DeletionGuard:
         """A job made `built` out of `before`: say what is withheld, or no longer."""
         self._settling, self._present = built.settling, _present(built)
         self._present_before = _present(before or built)
+        if built.is_unguarded and self._journal is not None:
+            self._journal.warning(
+                "No record can be read of the files that the workers were told of last: had many vanished since, the "
+                "workers would delete them, too."
+            )
         had, self._withheld = self._withheld, built.withheld - bool(built.doubt)
         if self._withheld > had:
             text = (

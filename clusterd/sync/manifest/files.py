@@ -9,6 +9,7 @@ import msgspec
 
 from hashing.atomic import FileOps
 from hashing.errors import MalformedPackage
+from hashing.manifest import kept_manifests
 from hashing.state_file import load_state, save_state
 
 KEPT = 3
@@ -62,4 +63,7 @@ class ManifestFiles:
         try:
             return str(load_state(str(self._state_dir / _NAME), _MAGIC, msgspec.msgpack.Decoder(str)))
         except (OSError, MalformedPackage):
+            # The note is lost: the newest manifest is what was published, or what would have been.
+            with contextlib.suppress(OSError):
+                return next(iter(kept_manifests(str(self._state_dir))), "")
             return ""

@@ -49,8 +49,14 @@ MakeNotify = Callable[[list[str]], Notify]
 
 
 def watch_recursively(paths: list[str]) -> Notify:
-    """Begin to watch these directories. OSError and RuntimeError when the system or the library refuses."""
+    """Begin to watch these directories and all below. OSError and RuntimeError when the system or the library refuses."""
     notify: Notify = RustNotify(paths, False, False, POLL_MS, True, True)
+    return notify
+
+
+def watch_alone(paths: list[str]) -> Notify:
+    """The same without what is below."""
+    notify: Notify = RustNotify(paths, False, False, POLL_MS, False, True)
     return notify
 
 
@@ -67,6 +73,7 @@ class Watcher:
         found: Callable[[set[str]], None],
         lost: Callable[[str, bool], None],
         make: MakeNotify = watch_recursively,
+        make_alone: MakeNotify = watch_alone,
     ) -> None:
         """`found`: gets the paths of events; `lost`: gets the reason for the end, and whether watching anew will help.
         Both are called on the loop."""
@@ -74,56 +81,72 @@ class Watcher:
         self._found = found
         self._lost = lost
         self._make = make
+        self._make_alone = make_alone
         self.rules: Rules | None = None
         self._roots: dict[str, Identity] = {}
+        self._alone: dict[str, frozenset[str]] = {}
         self._links = Links(root)
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     @property
     def is_watching(self) -> bool:
-        return self._thread is not None
+        return bool(self._threads)
 
     async def start(self, rules: Rules) -> None:
         """Watch the items' directories. What changes from now on is found. Raises CannotWatch."""
         await self.stop()
         self.rules = rules
         # A thread: with very many directories this takes its time.
-        notify = await asyncio.to_thread(self._begin, rules)
+        notifies = await asyncio.to_thread(self._begin, rules)
         self._stopping = threading.Event()
         loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(
-            target=self._follow, args=(notify, rules, self._stopping, loop), name="watch", daemon=True
-        )
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._follow, args=(notify, rules, self._stopping, loop), name="watch", daemon=True)
+            for notify in notifies
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def stop(self) -> None:
-        """End the thread. Nothing is found after this."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._stopping.set()
+        """End the threads. Nothing is found after this."""
+        threads, self._threads = self._threads, []
+        self._stopping.set()
+        for thread in threads:
             await asyncio.to_thread(thread.join)
 
     def is_stale(self) -> bool:
-        """True if a watched directory is not the one that was there at the start: gone, new, or another one."""
-        return any(self._identity(path) != known for path, known in self._roots.items())
+        """True if a watched directory is not the one that was there at the start: gone, new, or another one. Where one is watched
+        alone, directories in it count as well."""
+        return any(self._identity(path) != known for path, known in self._roots.items()) or any(
+            self._directories(path) != known for path, known in self._alone.items()
+        )
 
     # ---- in threads ----------------------------------------------------------------------------------------------------
 
-    def _begin(self, rules: Rules) -> Notify:
+    def _begin(self, rules: Rules) -> list[Notify]:
+        """The library follows every link to a directory, to `/` if need be. So the directories on the way to one that leads out of
+        what is synchronised are watched alone, and what else is in them recursively."""
         items = sorted(item.key.rstrip("/") for item in rules.items)
         self._links = Links(self._root, rules)
         self._roots = {path: self._identity(path) for path in items}
         there = [path for path in items if self._roots[path] is not None]
         tops = [path for path in there if not any(path.startswith(other + "/") for other in there)]
-        for path in tops:
-            link = self._link_out(path, there)
-            if link:
-                raise CannotWatch(f"{link} is a link to a directory outside of what is synchronised")
+        out = {link for path in tops for link in self._links_out(path, there)}
+        alone = sorted({way for link in out for way in _parents(link, tops)})
+        self._alone = {path: self._directories(path) for path in alone}
+        below = {f"{path}/{name}" for path, names in self._alone.items() for name in names}
+        whole = sorted({*tops, *below} - {*alone, *out})
+        begun: list[Notify] = []
         try:
-            return self._make([os.path.join(self._root, path) for path in tops])
+            for make, paths in ((self._make, whole), (self._make_alone, alone)):
+                if paths or make is self._make:
+                    begun.append(make([os.path.join(self._root, path) for path in paths]))
         except (OSError, RuntimeError) as error:
+            for notify in begun:
+                notify.close()
             raise CannotWatch(explain(error)) from error
+        return begun
 
     def _identity(self, path: str) -> Identity:
         """Device and inode of a directory, perhaps through a link that is followed; None for anything else."""
@@ -143,8 +166,17 @@ class Watcher:
             os.close(root_fd)
         return status.st_dev, status.st_ino
 
-    def _link_out(self, top: str, items: list[str]) -> str:
-        """A link to a directory that leads out of the items: the library would follow it, to `/` if need be."""
+    def _directories(self, path: str) -> frozenset[str]:
+        """Names of directories in this one, and of links to some."""
+        try:
+            with os.scandir(os.path.join(self._root, path)) as entries:
+                return frozenset(entry.name for entry in entries if _leads_to_directory(entry))
+        except OSError:
+            return frozenset()
+
+    def _links_out(self, top: str, items: list[str]) -> set[str]:
+        """Links to directories that lead out of the items, and that are not followed."""
+        found = set[str]()
         inside = tuple(os.path.realpath(os.path.join(self._root, path)) + "/" for path in items)
         waiting = [os.path.join(self._root, top)]
         while waiting:
@@ -160,11 +192,12 @@ class Watcher:
                         ):
                             path = os.path.relpath(entry.path, self._root)
                             if self._identity(path) is None:
-                                return path
-                            waiting.append(entry.path)  # one that is followed: what is in it may lead out
+                                found.add(path)
+                            else:
+                                waiting.append(entry.path)  # one that is followed: what is in it may lead out
             except OSError:
                 continue  # gone, or not for us to read: nobody is there to be watched
-        return ""
+        return found
 
     def _follow(self, notify: Notify, rules: Rules, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
         """The thread: hands events to the loop until it is told to stop or the library fails."""
@@ -213,12 +246,13 @@ class Watcher:
     # ---- on the loop ---------------------------------------------------------------------------------------------------
 
     def _report(self, thread: threading.Thread, paths: set[str]) -> None:
-        if thread is self._thread:
+        if thread in self._threads:
             self._found(paths)
 
     def _failed(self, thread: threading.Thread, reason: str, is_passing: bool) -> None:
-        if thread is self._thread:
-            self._thread = None
+        if thread in self._threads:
+            self._threads = []
+            self._stopping.set()
             self._lost(reason, is_passing)
 
 
@@ -231,6 +265,15 @@ def explain(failure: Exception) -> str:
         return "the system's limit of watchers is reached: raise fs.inotify.max_user_instances with sysctl"
     # The line is a WARNING, and whoever looks for errors in the log must not find it.
     return re.sub("error|traceback", "failure", " ".join(text.split()) or "no reason given", flags=re.IGNORECASE)
+
+
+def _parents(link: str, tops: list[str]) -> list[str]:
+    """The directories on the way to it, from the one that is watched as a whole otherwise."""
+    return [
+        link[:at]
+        for at, letter in enumerate(link)
+        if letter == "/" and any(link[:at] == top or link.startswith(top + "/", 0, at + 1) for top in tops)
+    ]
 
 
 def _leads_to_directory(entry: os.DirEntry[str]) -> bool:
