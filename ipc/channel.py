@@ -20,7 +20,6 @@ from collections import defaultdict, deque
 from typing import Any, Generic, TypeVar
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from ipc.codec import Decoder, encode
 from ipc.errors import BadMessage, NoCredit
@@ -139,11 +138,17 @@ class RouterChannel(Generic[M]):
     """The side that binds. Peers are known by the identity they chose; a new connection takes over an old one's."""
 
     def __init__(
-        self, path: str, decoder: Decoder[M], hwm: int, context: "zmq.Context[zmq.Socket[bytes]] | None" = None
+        self,
+        path: str,
+        decoder: Decoder[M],
+        hwm: int,
+        context: "zmq.Context[zmq.Socket[bytes]] | None" = None,
+        *,
+        announces: bool = False,
     ) -> None:
         """Binds at `path`, over whatever file is there. `context`: shared with other channels of the process, whoever made
-        it ends it; each costs two threads and five descriptors. Raises ValueError for a path too long, OSError (of zmq) if
-        it cannot be bound."""
+        it ends it; each costs two threads and five descriptors. `announces`: whoever connects gets an empty frame first; for
+        WorkerSockets only. Raises ValueError for a path too long, OSError (of zmq) if it cannot be bound."""
         self._path = path
         self._decoder = decoder
         self._turns: defaultdict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -154,6 +159,8 @@ class RouterChannel(Generic[M]):
             _bound(socket, hwm)
             socket.set(zmq.ROUTER_MANDATORY, 1)
             socket.set(zmq.ROUTER_HANDOVER, 1)
+            if announces:
+                socket.set(zmq.PROBE_ROUTER, 1)
             _unlink(path)
             socket.bind(_address(path))
         except BaseException:
@@ -213,7 +220,7 @@ class DealerChannel(Generic[M]):
 
 
 class WorkerSocket(Generic[M]):
-    """A dealer without a loop, for pool processes: one message at a time.
+    """A dealer without a loop, for pool processes: one message at a time. Its router `announces`.
 
     `connections` counts the routers reached. It grows when the router was replaced: say hello again."""
 
@@ -225,21 +232,18 @@ class WorkerSocket(Generic[M]):
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = _dealer(self._context, identity, hwm)
         self._socket.set(zmq.SNDTIMEO, int(SEND_TIMEOUT_S * 1000))
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
         self._socket.connect(address)
 
     def recv(self, timeout_s: float) -> M | None:
-        """The next message, or None when none came in time, or at once when a router was reached and no message is there.
+        """The next message, or None when none came in time, or a router was reached.
         Raises BadMessage. A signal handler runs meanwhile, and ends the wait only by raising."""
-        ready = dict(self._poller.poll(int(timeout_s * 1000)))
-        if self._monitor in ready:
-            self._count_connections()
-        if self._socket in ready:
-            return self._decoder.decode(_only(self._socket.recv_multipart()))
-        return None
+        if not self._socket.poll(int(timeout_s * 1000)):
+            return None
+        data = _only(self._socket.recv_multipart())
+        if not data:
+            self.connections += 1
+            return None
+        return self._decoder.decode(data)
 
     def send(self, message: Any) -> None:
         """Hand a message over; waits for a router and for room. Raises NoCredit after SEND_TIMEOUT_S: if it was a result,
@@ -251,17 +255,8 @@ class WorkerSocket(Generic[M]):
 
     def close(self) -> None:
         """May be called twice."""
-        if not self._socket.closed:
-            self._poller.unregister(self._monitor)
-            self._socket.disable_monitor()
-            self._monitor.close(0)
-            self._socket.close(0)
+        self._socket.close(0)
         self._context.term()
-
-    def _count_connections(self) -> None:
-        while self._monitor.poll(0):
-            if parse_monitor_message(self._monitor.recv_multipart())["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self.connections += 1
 
 
 def _dealer(context: "zmq.Context[zmq.Socket[bytes]]", identity: bytes, hwm: int) -> "zmq.Socket[bytes]":

@@ -26,6 +26,7 @@ SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHL
 CRASH_LOG_MODE = 0o640
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
+_STDERR = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -118,9 +119,21 @@ def _be_born(name: str, parent: int, plan: BirthPlan) -> None:
         os.close(fd)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     crash_log = os.open(plan.crash_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, CRASH_LOG_MODE)
+    if _is_null(_STDERR):
+        # Nobody reads it: what a library says before it aborts stands beside the stacks, for one descriptor.
+        os.dup2(crash_log, _STDERR)
+        os.close(crash_log)
+        crash_log = _STDERR
     faulthandler.enable(crash_log, all_threads=True)
     # For `clusterd support`: what each process is doing, while it goes on.
     faulthandler.register(signal.SIGUSR2, crash_log, all_threads=True)
+
+
+def _is_null(fd: int) -> bool:
+    try:
+        return os.fstat(fd).st_rdev == os.stat(os.devnull).st_rdev
+    except OSError:
+        return False
 
 
 def _set_death_signal(number: signal.Signals) -> None:

@@ -107,7 +107,7 @@ class _SyncProcess:
             sync_socket(root), Decoder(NetToSync), HWM, zmq_context
         )
         self._pool_channel: RouterChannel[PoolToSync] = RouterChannel(
-            jobs_socket(root), Decoder(PoolToSync), HWM, zmq_context
+            jobs_socket(root), Decoder(PoolToSync), HWM, zmq_context, announces=True
         )
         self._queue: JobQueue[AnyJob] = JobQueue(MAX_WAITING_JOBS)
         self._context = self._make_context()

@@ -24,8 +24,8 @@ def job(number: int, root: str = "/r") -> StartJob:
     return StartJob(number, SweepTemporary(root))
 
 
-def make_router(path: Path, hwm: int = 10) -> RouterChannel[PoolToSync]:
-    return RouterChannel(str(path), Decoder(PoolToSync), hwm)
+def make_router(path: Path, hwm: int = 10, *, announces: bool = False) -> RouterChannel[PoolToSync]:
+    return RouterChannel(str(path), Decoder(PoolToSync), hwm, announces=announces)
 
 
 def make_dealer(path: Path, hwm: int = 10) -> DealerChannel[SyncToPool]:
@@ -36,11 +36,11 @@ def make_worker(path: Path) -> WorkerSocket[SyncToPool]:
     return WorkerSocket(str(path), NAME, Decoder(SyncToPool))
 
 
-def answering_router(path: Path) -> Callable[[], None]:
+def answering_router(path: Path, *, announces: bool = False) -> Callable[[], None]:
     """A process that answers each hello with a job that has its pid for a number."""
 
     async def serve() -> None:
-        router = make_router(path)
+        router = make_router(path, announces=announces)
         while True:
             identity, message = await router.recv()
             if isinstance(message, PoolHello):
@@ -61,7 +61,7 @@ def test_a_worker_notices_that_its_router_was_killed_and_replaced(tmp_path: Path
                 return message.id
         raise AssertionError("no answer")
 
-    with Child(answering_router(path)) as first:
+    with Child(answering_router(path, announces=True)) as first:
         worker = make_worker(path)
         assert worker.recv(10) is None
         assert worker.connections == 1
@@ -69,7 +69,7 @@ def test_a_worker_notices_that_its_router_was_killed_and_replaced(tmp_path: Path
         first.kill()
     assert path.exists(), "the dead left its socket file, which must not hinder the next"
     for life in (2, 3):
-        with Child(answering_router(path)) as successor:
+        with Child(answering_router(path, announces=True)) as successor:
             # The wait ends at once, though it may last sixty seconds, and no message has come.
             began = time.monotonic()
             assert worker.recv(60) is None
@@ -125,7 +125,7 @@ def test_a_dealer_is_not_given_the_orders_of_a_dead_router(tmp_path: Path) -> No
     told, tells = os.pipe()
 
     async def orders() -> None:
-        router = make_router(path)
+        router = make_router(path, announces=True)
         await router.recv()
         for number in range(3):
             await router.send(NAME, job(number))
@@ -135,9 +135,10 @@ def test_a_dealer_is_not_given_the_orders_of_a_dead_router(tmp_path: Path) -> No
 
     worker = make_worker(path)
     with Child(lambda: in_loop(orders)):
+        until(lambda: worker.recv(0.1) is None and worker.connections == 1)
         worker.send(PoolHello(1, 1))
         os.read(told, 1)
-    with Child(answering_router(path)) as successor:
+    with Child(answering_router(path, announces=True)) as successor:
         until(lambda: worker.recv(0.1) is None and worker.connections == 2)
         worker.send(PoolHello(1, 1))
         answer = None

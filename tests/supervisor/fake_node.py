@@ -8,6 +8,7 @@ ROOT/behave-NAME, read at each birth:
     exit N           ends with code N before it is ready
     refuse TEXT      writes TEXT as the reason and ends with COULD_NOT_START
     crash            raises an exception before it is ready
+    mutter TEXT      writes TEXT to stderr, as a C library does, and is ready
     deaf             is ready, ignores SIGTERM
     mute             is ready, then never stamps again and turns in a loop
     late             never says that it is ready
@@ -75,6 +76,8 @@ def live(node: Node, name: str) -> int:
     signal.signal(signal.SIGTERM, term)
     signal.signal(signal.SIGHUP, hup)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
+    if behaviour == "mutter":
+        os.write(2, f"{rest}\n".encode())
     if behaviour == "starved-birth":
         compute_last()
         compute(0.1)

@@ -48,6 +48,15 @@ def test_daemon_belongs_to_no_terminal_and_holds_nothing_of_its_starter(node: Fa
     assert pipes == []
 
 
+def test_what_a_library_says_in_a_child_stands_in_the_crash_log(node: FakeNode) -> None:
+    node.behave("sync", "mutter Assertion failed: pipe (src/router.cpp:511)")
+    start(node, "run")
+
+    assert node.crash_log == "Assertion failed: pipe (src/router.cpp:511)\n"
+    links = [os.readlink(f"/proc/{node.row('sync').pid}/fd/{fd}") for fd in (0, 1, 2)]
+    assert links == ["/dev/null", "/dev/null", str(node.root / "logs/clusterd-crash.log")]
+
+
 def test_failed_start_gives_the_reason_when_nothing_is_left(node: FakeNode) -> None:
     node.behave("net", "refuse port 1516 is taken")
     result = start(node, "run")
