@@ -19,7 +19,8 @@ from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.spool import Spool
-from clusterd.sync.requests.sendsync_master import read_request
+from clusterd.sync.requests.sendsync_master import SendsyncMaster, read_request
+from clusterd.sync.requests.sendsync_rights import described, outcome, permitted
 from clusterd.sync.requests.sendsync_worker import SendsyncWorker
 
 Answer = Callable[[str, bytes], Awaitable[bytes]]
@@ -199,3 +200,61 @@ def test_other_requests_are_refused_without_quoting_the_message(wrong: bytes) ->
     assert refusal.value.code == 1014
     assert "SECRET" not in str(refusal.value)
     assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("daemon", "message", "shown", "reads"),
+    [
+        ("authd", b'{"function":"add","arguments":{"name":"n","key":"secret"}}', "authd add", False),
+        ("authd", b'{"function":"remove","arguments":{"id":"007"}}', "authd remove (id '007')", False),
+        ("authd", b'{"function":"get","arguments":{"id":"007"}}', "authd get (id '007')", False),
+        ("wazuh-db", b"global get-agent-info 7", "wazuh-db global get-agent-info", True),
+        ("wazuh-db", b"global sql select secret", "wazuh-db global sql", False),
+        ("wazuh-db", b"agent 007 sql delete from secret", "wazuh-db agent 007 sql", False),
+        ("task-manager", b'{"command":"upgrade_get_status"}', "task-manager upgrade_get_status", True),
+        ("task-manager", b'{"command":"upgrade_update_status"}', "task-manager upgrade_update_status", False),
+        ("remoted", b'\xff{"', "remoted", False),
+        ("authd", b"[" * 100_000, "authd", False),
+        ("authd", b'{"function":"a\\nb"}', "authd", False),
+    ],
+)
+def test_the_audit_says_what_is_asked_and_no_secret(daemon: str, message: bytes, shown: str, reads: bool) -> None:
+    assert described(daemon, message) == (shown, reads)
+
+
+def test_the_audit_says_what_became_of_it_and_no_secret() -> None:
+    assert outcome(b'{"error":0,"data":{"id":"007","name":"n","key":"secret"}}') == "done, agent '007'"
+    assert outcome(b'{"error":9008,"message":"secret"}') == "refused with 9008"
+    assert outcome(b"err secret") == "refused"
+    assert outcome(b'ok [{"name":"secret"}]') == outcome(b"\xff") == "done"
+
+
+def test_below_full_workers_register_new_agents_and_nothing_else() -> None:
+    add = b'{"function":"add","arguments":{"name":"n","ip":"any","id":"1","key":"k","force":{},"FORCE":{}},"FUNCTION":"x"}'
+    remove = b'{"function":"remove","arguments":{"id":"1"}}'
+    assert permitted("authd", add, "full") is add
+    assert permitted("authd", remove, "full") is remove
+    for allowed in ("read", "off"):
+        assert permitted("authd", add, allowed) == b'{"function": "add", "arguments": {"name": "n", "ip": "any"}}'
+        for daemon, message in (("authd", remove), ("authd", b"x"), ("wazuh-db", add), ("wazuh-db", b"global sql x")):
+            assert permitted(daemon, message, allowed) is None
+
+
+@pytest.mark.parametrize("allowed", ["read", "off"])
+def test_what_worker_api_refuses_is_told_and_in_the_audit_and_reaches_no_daemon(allowed: str) -> None:
+    lines: list[str] = []
+    told: list[tuple[str, bytes]] = []
+    context = SimpleNamespace(
+        settings=SimpleNamespace(clusterd=SimpleNamespace(worker_api=allowed)),
+        journal=lambda tag, subtag: SimpleNamespace(debug=lambda text: None, error=lines.append),
+        log=SimpleNamespace(line=lambda *parts: lines.append(" ".join(parts))),
+    )
+    peer = SimpleNamespace(
+        link=1, name="w1", answer_late=lambda command, payload: told.append((command, payload))
+    )  # nothing of it is spawned
+    request = b'318 {"daemon_name":"authd","message":{"function":"remove","arguments":{"id":"007"}}}'
+    answer = asyncio.run(SendsyncMaster(cast(Any, context)).sendsync(cast(Any, peer), request))
+    assert answer == b"Added request to SendSync requests queue"
+    why = f"this master's clusterd.worker_api is {allowed}: authd remove (id '007')"
+    assert told == [("sendsyn_err", f"318 Error 4000 - Permission denied: {why}".encode())]
+    assert lines == ["INFO Master API audit authd remove (id '007') asked by worker w1 (SendSync): refused with 4000."]

@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections import Counter
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from clusterd.errors import ClusterError, in_passing
 from clusterd.sync.links.context import Context
@@ -17,6 +18,8 @@ from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.tags import MASTER
 from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits, Ticket
 from clusterd.sync.ports.net_port import LinkClosed
+from clusterd.sync.requests.audit import SUBTAG as AUDIT
+from clusterd.sync.requests.sendsync_rights import described, outcome, permitted
 from clusterd.sync.requests.sendsync_worker import LARGEST_SENDSYNC
 from clusterd.wdb.stream import ask_once
 from clusterd.wire import commands
@@ -52,6 +55,13 @@ class _Worker:
         self.is_told = False
 
 
+class _Asked(NamedTuple):
+    """What the audit says of a request; `reads`: nothing but what is no secret."""
+
+    text: str
+    reads: bool
+
+
 class SendsyncMaster:
     """`remote` is its command on the links of the workers."""
 
@@ -72,7 +82,13 @@ class SendsyncMaster:
         try:
             daemon, message = read_request(content)
             self._journal.debug(f"Receiving SendSync request ({daemon}) from {peer.name} ({client})")
-            turn = self._turns.join(peer.link, client, daemon, len(message))
+            text, reads = described(daemon, message)
+            asked = _Asked(f"{text} asked by worker {peer.name} (SendSync)", reads)
+            given = permitted(daemon, message, self._context.settings.clusterd.worker_api)
+            if given is None:
+                peer.answer_late(commands.SENDSYN_ERR, build_words(client, str(self._refuse(asked, text))))
+                return commands.SENDSYNC_QUEUED
+            turn = self._turns.join(peer.link, client, daemon, len(given))
         except ClusterError as refusal:
             peer.answer_late(commands.SENDSYN_ERR, build_words(client, str(refusal)))
             self._failed("", refusal)
@@ -80,18 +96,25 @@ class SendsyncMaster:
         worker = self._workers.setdefault(peer.link, _Worker())
         worker.turns.add(turn)
         worker.clients[client] += 1
-        peer.spawn(self._serve(worker, peer, client, turn, message))
+        peer.spawn(self._serve(worker, peer, client, turn, given, asked))
         return commands.SENDSYNC_QUEUED
 
-    async def _serve(self, worker: _Worker, peer: Peer, client: str, turn: Ticket, message: bytes) -> None:
+    async def _serve(
+        self, worker: _Worker, peer: Peer, client: str, turn: Ticket, message: bytes, asked: _Asked
+    ) -> None:
         """From the line to the answer. Cancelled with the link, perhaps before it begins: see `link_lost`."""
         try:
             await self._context.net.note_task(peer.link, commands.SENDSYN_ERR, client, is_open=True)
             try:
                 answer = await self._ask(turn, message)
+                self._audit(asked, outcome(answer))
             except ClusterError as failure:
+                self._audit(asked, f"no answer ({failure})")
                 self._failed(turn.service, failure)
                 await self._say(worker, peer, commands.SENDSYN_ERR, build_words(client, str(failure)))
+            except asyncio.CancelledError:
+                self._audit(asked, "broken off, it may have been done")
+                raise
             else:
                 await self._give(worker, peer, client, turn.service, answer)
         finally:
@@ -154,6 +177,14 @@ class SendsyncMaster:
             self._lost(worker, peer)
             for turn in worker.turns:
                 self._turns.leave(turn)
+
+    def _audit(self, asked: _Asked, end: str) -> None:
+        self._context.log.line("DEBUG2" if asked.reads else "INFO", MASTER, AUDIT, f"{asked.text}: {end}.")
+
+    def _refuse(self, asked: _Asked, text: str) -> ClusterError:
+        worker_api = self._context.settings.clusterd.worker_api
+        self._audit(asked, "refused with 4000")
+        return ClusterError(4000, f"this master's clusterd.worker_api is {worker_api}: {text}")
 
     def _failed(self, daemon: str, failure: ClusterError) -> None:
         """Stock's line has the whole request; its message is left out here (dapi.md 8, number 15)."""
