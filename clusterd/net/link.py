@@ -147,6 +147,11 @@ class Link(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=1 if secure else 0, low=0)
         self._owner.made(self)
 
+    @property
+    def missing(self) -> int:
+        """Bytes that have not come yet of the large body that is being received; 0 without one."""
+        return self._connection.missing
+
     def get_buffer(self, sizehint: int) -> Any:
         return self._connection.next_buffer()
 

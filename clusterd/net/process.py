@@ -212,11 +212,11 @@ class _NetProcess:
 
     def _make_room(self) -> None:
         """End one of the links that take too long with a large body while others wait for room."""
-        overdue = self._context.slabs.overdue()
-        if not overdue:
+        slabs = self._context.slabs
+        if not slabs.is_short:
             return
         links = {link.number: link for link in self._links()}
-        for number in overdue:
+        for number in slabs.overdue(lambda number: links[number].missing if number in links else 0):
             link = links.get(number)
             if link is not None and not link.is_held_by_us and not link.is_lost:
                 link.abort(f"a large message took more than {HOLD_S:g} seconds while others waited for room")

@@ -51,10 +51,11 @@ class _Account(msgspec.Struct):
 
 
 class _Begun(msgspec.Struct):
-    """Room that a link receives into since `at` (monotonic)."""
+    """Room for `length` bytes that a link receives into since `at` (monotonic)."""
 
     link: int
     at: float
+    length: int
 
 
 class NetSlabs:
@@ -124,14 +125,14 @@ class NetSlabs:
         account = self._accounts[link]
         account.heap += 1
         self._heap_by[account.caller] += length
-        self._begun[number] = _Begun(link, self._now())
+        self._begun[number] = _Begun(link, self._now(), length)
         return Sink(memoryview(bytearray(length)), (number, link, length))
 
     def _in_slab(self, link: int, length: int) -> Sink | None:
         if not self._may_receive(link):
             return None
         slab = self._take(link)
-        self._begun[slab] = _Begun(link, self._now())
+        self._begun[slab] = _Begun(link, self._now(), length)
         return Sink(self._arena.view(slab)[:length], (slab, link, length))
 
     def _take(self, link: int) -> int:
@@ -190,21 +191,26 @@ class NetSlabs:
         """Whether a link that has no room at all waits for some."""
         return any(not self._accounts[link].slabs for link in self._waiting)
 
-    def overdue(self) -> list[int]:
+    def overdue(self, missing: Callable[[int], int]) -> list[int]:
         """The links that have received into the same room for too long while others have none: first those of the caller that
-        has most, and of them the slowest. To be ended one by one."""
+        has most, and of them the slowest. To be ended one by one. `missing`: bytes that a link has not yet received of the body
+        that it receives now."""
         short = {self._accounts[link].caller for link in self._waiting if not self._accounts[link].slabs}
         if not short:
             return []
         now = self._now()
-        late = [
-            begun
-            for begun in self._begun.values()
-            if begun.link not in self._waiting
-            and now - begun.at >= (HOLD_S if short - {self._accounts[begun.link].caller} else OWN_HOLD_S)
-        ]
-        late.sort(key=lambda begun: (-self._share(begun.link), begun.at))
-        return [begun.link for begun in late]
+        since: dict[int, float] = {}
+        room: Counter[int] = Counter()
+        for begun in self._begun.values():
+            since[begun.link] = min(since.get(begun.link, now), begun.at)
+            room[begun.link] += begun.length
+        late = {
+            link: (room[link] - missing(link)) / (now - at)
+            for link, at in since.items()
+            if link not in self._waiting
+            and now - at >= (HOLD_S if short - {self._accounts[link].caller} else OWN_HOLD_S)
+        }
+        return sorted(late, key=lambda link: (-self._share(link), late[link]))
 
     # ---- passing on ----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ _STATE, _UTIME, _STIME = 0, 11, 12
 
 class Sample(msgspec.Struct, frozen=True):
     """One look at a process. `cpu_s`: what its threads have computed so far; `queued_s`: how long they have waited for a core;
-    `state`: of its first thread, as ps shows it (R: runs or waits for a core, D: waits for the disk, S: sleeps, T: stopped)."""
+    `state`: of its first thread, as ps shows it (R: runs or waits for a core, D: waits for the disk, S: sleeps, T: stopped by a
+    signal, t: stopped by a debugger)."""
 
     cpu_s: float
     queued_s: float
@@ -26,6 +27,8 @@ class Spent(msgspec.Struct):
     cpu_s: float = 0.0
     disk_s: float = 0.0
     queued_s: float = 0.0
+    held_s: float = 0.0
+    """By a debugger: somebody looks at it, and it is none of ours to end that."""
 
     def add(self, lasted_s: float, before: Sample | None, after: Sample | None) -> None:
         """What the process did between two samples. The state at the end is that of the time which no counter explains: the
@@ -43,13 +46,15 @@ class Spent(msgspec.Struct):
             self.queued_s += rest_s
         elif after.state == "D":
             self.disk_s += rest_s
+        elif after.state == "t":
+            self.held_s += rest_s
         else:
             self.idle_s += rest_s
 
     @property
     def waited_s(self) -> float:
         """For what it could do nothing about."""
-        return self.queued_s + self.disk_s
+        return self.queued_s + self.disk_s + self.held_s
 
     def __str__(self) -> str:
         parts = (
@@ -57,6 +62,7 @@ class Spent(msgspec.Struct):
             (self.cpu_s, "computing"),
             (self.disk_s, "waiting for the disk"),
             (self.queued_s, "waiting for a core"),
+            (self.held_s, "held by a debugger"),
         )
         return ", ".join(f"{seconds:.0f} s {what}" for seconds, what in parts if seconds >= 0.5)
 

@@ -205,6 +205,11 @@ class Connection:
         """Whether unfinished divided messages have sinks, which nothing but more bytes of this peer will set free."""
         return self._divided.has_sinks
 
+    @property
+    def missing(self) -> int:
+        """Bytes that the sink which is being filled still lacks; 0 without one."""
+        return 0 if self._sink is None else len(self._sink.view) - self._filled
+
     def close(self) -> list[Sink]:
         """The transport is gone. Returns the sinks of what was unfinished, whose room is free again."""
         self.dead = True

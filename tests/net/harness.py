@@ -257,6 +257,7 @@ class Talker:
         self._counter = 1000
 
     def send(self, data: bytes) -> None:
+        self.sock.settimeout(PATIENCE_S)  # a read before may have left a shorter one
         self.sock.sendall(data)
 
     def tell(self, command: str, payload: bytes | str = b"", *, counter: int | None = None) -> int:

@@ -117,6 +117,11 @@ def test_small_bodies_need_no_slab_while_they_arrive(master: Master) -> None:
 # ---- the books -----------------------------------------------------------------------------------------------------------
 
 
+def nothing(link: int) -> int:
+    """No link has bytes to come."""
+    return 0
+
+
 class Books:
     """Net's room, with a clock that the test moves."""
 
@@ -176,12 +181,27 @@ def test_nobody_is_overdue_while_nobody_waits_and_then_first_the_one_that_has_mo
     rest = [sink for number in range(20) for sink in books.fill(f"caller{number}", 1000 + 100 * number)]
     assert rest
     books.now = HOLD_S + 1
-    assert books.slabs.overdue() == []
+    assert books.slabs.overdue(nothing) == []
     assert books.take(9000, "new") is None
     books.slabs.wait(9000, lambda: None)
-    assert books.slabs.overdue()[0] in many
+    assert books.slabs.overdue(nothing)[0] in many
     books.now = 0.0
-    assert books.slabs.overdue() == []
+    assert books.slabs.overdue(nothing) == []
+
+
+def test_of_several_that_take_too_long_the_slowest_goes_first() -> None:
+    """Not the one that began first: that may be nearly done."""
+    books = Books()
+    first, second, third = (token_link(sink) for sink in books.fill("site")[:3])
+    for number in range(20):
+        books.fill(f"caller{number}", 1000 + 100 * number)
+    assert books.take(9000, "new") is None
+    books.slabs.wait(9000, lambda: None)
+    books.now = HOLD_S
+    missing = {first: 1000, second: LARGE - 1, third: LARGE // 2}
+    late = books.slabs.overdue(lambda link: missing.get(link, 0))
+    assert late[:1] == [second]
+    assert late.index(third) < late.index(first)
 
 
 def test_links_of_one_address_do_not_end_each_other_so_soon() -> None:
@@ -191,17 +211,17 @@ def test_links_of_one_address_do_not_end_each_other_so_soon() -> None:
     assert books.take(9000, "site") is None
     books.slabs.wait(9000, lambda: None)
     books.now = OWN_HOLD_S - 1
-    assert books.slabs.overdue() == []
+    assert books.slabs.overdue(nothing) == []
     books.slabs.sink(9001, LARGE, "another")
     for number in range(20):
         books.fill(f"caller{number}", 1000 + 100 * number)
     assert books.take(9500, "new") is None
     books.slabs.wait(9500, lambda: None)
-    assert books.slabs.overdue()[0] in busy
+    assert books.slabs.overdue(nothing)[0] in busy
     books.slabs.forget(9500)
-    assert books.slabs.overdue() == []
+    assert books.slabs.overdue(nothing) == []
     books.now = OWN_HOLD_S
-    assert set(books.slabs.overdue()) >= busy
+    assert set(books.slabs.overdue(nothing)) >= busy
 
 
 def test_everything_comes_back_with_the_links() -> None:

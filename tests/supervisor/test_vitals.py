@@ -17,6 +17,7 @@ from tests.supervisor.helpers import until
     [
         ("S", Spent(idle_s=5.0, cpu_s=2.0, queued_s=3.0)),
         ("T", Spent(idle_s=5.0, cpu_s=2.0, queued_s=3.0)),
+        ("t", Spent(held_s=5.0, cpu_s=2.0, queued_s=3.0)),
         ("D", Spent(disk_s=5.0, cpu_s=2.0, queued_s=3.0)),
         ("R", Spent(cpu_s=2.0, queued_s=8.0)),
     ],
@@ -58,6 +59,20 @@ def test_time_in_which_nobody_looked_does_not_count(monkeypatch: pytest.MonkeyPa
     watch.look(1, 7, 500.0, 1.0)
     watch.look(1, 7, 503.0, 1.0)
     assert watch.silence == Spent(idle_s=3.0)
+
+
+def test_a_process_that_a_debugger_has_stopped_is_not_idle() -> None:
+    program = "import ctypes, os, signal; ctypes.CDLL(None).ptrace(0, 0, 0, 0); os.kill(os.getpid(), signal.SIGSTOP)"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        try:
+            until(lambda: (found := read(process.pid)) is not None and found.state == "t", "it is held", 60)
+            watch = Watch()
+            watch.look(process.pid, 7, 100.0, 1.0)
+            watch.look(process.pid, 7, 1000.0, 1.0)
+        finally:
+            process.kill()
+    assert watch.silence.idle_s + watch.silence.cpu_s < 10
+    assert watch.silence.waited_s > 890
 
 
 def test_a_process_is_read_as_it_is() -> None:
