@@ -52,7 +52,7 @@ bench-compare: $(STAMP)
 # A standing campaign, or all: make campaign kills MINUTES=10 [SEED=1] [OFFSET=...]. docs/reliability.md lists them and what each holds.
 CAMPAIGN := $(if $(filter campaign,$(firstword $(MAKECMDGOALS))),$(word 2,$(MAKECMDGOALS)))
 campaign: $(STAMP)
-	CLUSTERD_CAMPAIGN_MINUTES=$(or $(MINUTES),1) CLUSTERD_CAMPAIGN_SEED=$(or $(SEED),0) CLUSTERD_CAMPAIGN_OFFSET="$(OFFSET)" $(BIN)/python -m pytest -m stress -p no:randomly \
+	CLUSTERD_CAMPAIGN_MINUTES=$(or $(MINUTES),1) CLUSTERD_CAMPAIGN_SEED=$(or $(SEED),0) CLUSTERD_CAMPAIGN_OFFSET="$(OFFSET)" $(BIN)/python -m pytest -m stress -p no:randomly -o faulthandler_timeout=0 \
 	  $(if $(CAMPAIGN),tests/campaigns/test_$(CAMPAIGN).py,tests/campaigns) $(PYTEST_ARGS)
 ifneq ($(CAMPAIGN),)
 .PHONY: $(CAMPAIGN)
