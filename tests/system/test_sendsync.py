@@ -101,7 +101,8 @@ def test_an_answer_reaches_the_client_that_asked_among_fifty(make_rig: MakeRig) 
         list(threads.map(one, range(50)))
         assert len(authd.requests) == 150
         assert authd.at_once > 8
-    assert "ERROR" not in log_of(rig.master)
+    # Nobody serves the agent database of this rig, of which another round complains.
+    assert not [line for line in log_of(rig.master).splitlines() if "ERROR" in line and "agent-groups]" not in line]
     assert "web-1" not in log_of(rig.master) + log_of(rig.workers[0])
 
 
