@@ -146,9 +146,9 @@ class RouterChannel(Generic[M]):
         *,
         announces: bool = False,
     ) -> None:
-        """Binds at `path`, over whatever file is there. `context`: shared with other channels of the process, whoever made
-        it ends it; each costs two threads and five descriptors. `announces`: whoever connects gets an empty frame first; for
-        WorkerSockets only. Raises ValueError for a path too long, OSError (of zmq) if it cannot be bound."""
+        """Binds at `path`, over whatever file is there. `context`: shared with other channels of the process, whoever
+        made it ends it; each costs two threads and five descriptors. `announces`: whoever connects gets an empty frame
+        first; for WorkerSockets only. Raises ValueError for a path too long, OSError (of zmq) if it cannot be bound."""
         self._path = path
         self._decoder = decoder
         self._turns: defaultdict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)

@@ -192,9 +192,9 @@ class NetSlabs:
         return any(not self._accounts[link].slabs for link in self._waiting)
 
     def overdue(self, missing: Callable[[int], int]) -> list[int]:
-        """The links that have received into the same room for too long while others have none: first those of the caller that
-        has most, and of them the slowest. To be ended one by one. `missing`: bytes that a link has not yet received of the body
-        that it receives now."""
+        """The links that have received into the same room for too long while others have none: first those of the
+        caller that has most, and of them the slowest. To be ended one by one. `missing`: bytes that a link has not yet
+        received of the body that it receives now."""
         short = {self._accounts[link].caller for link in self._waiting if not self._accounts[link].slabs}
         if not short:
             return []

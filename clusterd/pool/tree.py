@@ -171,8 +171,7 @@ def _doubted(doubt: str) -> frozenset[str]:
 
 
 def _published(job: BuildManifest, memory: Memory) -> LiveManifest | None:
-    """What peers were told last; where that cannot be read, the newest manifest that can: what has vanished since is as many files
-    or more."""
+    """What peers were told last; where that cannot be read, the newest manifest that can."""
     if not job.published:
         return None
     for digest in (job.published, *kept_manifests(job.state_dir)):

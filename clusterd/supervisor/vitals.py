@@ -12,8 +12,8 @@ _STATE, _UTIME, _STIME = 0, 11, 12
 
 class Sample(msgspec.Struct, frozen=True):
     """One look at a process. `cpu_s`: what its threads have computed so far; `queued_s`: how long they have waited for a core;
-    `state`: of its first thread, as ps shows it (R: runs or waits for a core, D: waits for the disk, S: sleeps, T: stopped by a
-    signal, t: stopped by a debugger)."""
+    `state`: of its first thread, as ps shows it (R: runs or waits for a core, D: waits for the disk, S: sleeps,
+    T: stopped by a signal, t: stopped by a debugger)."""
 
     cpu_s: float
     queued_s: float

@@ -15,7 +15,8 @@ FOREVER = "with recursive n(i) as (select 1 union all select i + 1 from n)"
 PATIENT_S = 200.0
 """What is not broken off takes hours."""
 MOST_KB = 500_000
-"""What the process may ever have grown by: the heap limit of SQLite (262,144) and copies of its own. 348,000 was the most seen."""
+"""What the process may ever have grown by: the heap limit of SQLite (262,144) and copies of its own. 348,000 was the
+most seen."""
 
 
 @pytest.fixture

@@ -230,7 +230,8 @@ def test_the_audit_says_what_became_of_it_and_no_secret() -> None:
 
 
 def test_below_full_workers_register_new_agents_and_nothing_else() -> None:
-    add = b'{"function":"add","arguments":{"name":"n","ip":"any","id":"1","key":"k","force":{},"FORCE":{}},"FUNCTION":"x"}'
+    given = b'{"name":"n","ip":"any","id":"1","key":"k","force":{},"FORCE":{}}'
+    add = b'{"function":"add","arguments":' + given + b',"FUNCTION":"x"}'
     remove = b'{"function":"remove","arguments":{"id":"1"}}'
     assert permitted("authd", add, "full") is add
     assert permitted("authd", remove, "full") is remove

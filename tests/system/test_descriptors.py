@@ -14,8 +14,8 @@ from tools.rig.peer import PeerError, wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 MOST = 126
-"""On a master with four workers and two cores there are 124; each further worker costs one, each pool process 12. Public thresholds for a master
-with ten workers are 111 to 129."""
+"""On a master with four workers and two cores there are 124; each further worker costs one, each pool process 12.
+Public thresholds for a master with ten workers are 111 to 129."""
 
 
 def held(rig: Rig, name: str) -> dict[str, list[str]]:

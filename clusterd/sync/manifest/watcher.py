@@ -49,7 +49,7 @@ MakeNotify = Callable[[list[str]], Notify]
 
 
 def watch_recursively(paths: list[str]) -> Notify:
-    """Begin to watch these directories and all below. OSError and RuntimeError when the system or the library refuses."""
+    """Begin to watch these directories and all below. OSError and RuntimeError when the system or the library refuse."""
     notify: Notify = RustNotify(paths, False, False, POLL_MS, True, True)
     return notify
 
@@ -116,8 +116,8 @@ class Watcher:
             await asyncio.to_thread(thread.join)
 
     def is_stale(self) -> bool:
-        """True if a watched directory is not the one that was there at the start: gone, new, or another one. Where one is watched
-        alone, directories in it count as well."""
+        """True if a watched directory is not the one that was there at the start: gone, new, or another one. Where one
+        is watched alone, directories in it count as well."""
         return any(self._identity(path) != known for path, known in self._roots.items()) or any(
             self._directories(path) != known for path, known in self._alone.items()
         )
@@ -125,8 +125,8 @@ class Watcher:
     # ---- in threads ----------------------------------------------------------------------------------------------------
 
     def _begin(self, rules: Rules) -> list[Notify]:
-        """The library follows every link to a directory, to `/` if need be. So the directories on the way to one that leads out of
-        what is synchronised are watched alone, and what else is in them recursively."""
+        """The library follows every link to a directory, to `/` if need be. So the directories on the way to one that
+        leads out of what is synchronised are watched alone, and what else is in them recursively."""
         items = sorted(item.key.rstrip("/") for item in rules.items)
         self._links = Links(self._root, rules)
         self._roots = {path: self._identity(path) for path in items}

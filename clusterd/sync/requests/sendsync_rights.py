@@ -1,7 +1,7 @@
 """What a worker's daemon asks a daemon of the master for: who may (`worker_api`), and what the audit says of it.
 
-Registrations are what workers are for: a master serves them whatever `worker_api` says, but below `full` as new agents only, which
-nobody's key has to make room for but by the master's own rules.
+Registrations are what workers are for: a master serves them whatever `worker_api` says, but below `full` as new agents
+only, which nobody's key has to make room for but by the master's own rules.
 """
 
 import re
@@ -19,8 +19,8 @@ _READS = re.compile(r"(get|find|select)\b|(get|find|select)-|upgrade_get_status\
 
 
 def permitted(daemon: str, message: bytes, worker_api: str) -> bytes | None:
-    """What goes to the daemon, None where this master's `worker_api` refuses it. Below `full` it is made anew from what was
-    understood: daemons read some JSON in other ways than we do."""
+    """What goes to the daemon, None where this master's `worker_api` refuses it. Below `full` it is made anew from what
+    was understood: daemons read some JSON in other ways than we do."""
     if worker_api == "full":
         return message
     request = _decoded(message)
@@ -32,7 +32,8 @@ def permitted(daemon: str, message: bytes, worker_api: str) -> bytes | None:
 
 
 def described(daemon: str, message: bytes) -> tuple[str, bool]:
-    """For people, without what may be secret: daemon, command, the number of the agent; and whether it only reads what is no key."""
+    """For people, without what may be secret: daemon, command, the number of the agent; and whether it only reads what
+    is no key."""
     request = _decoded(message)
     words = (
         [_text(request, "function") or _text(request, "command")]
