@@ -25,7 +25,7 @@ _hash_of = lru_cache(4096)(group_hash)
 
 
 def insert_group(session: Session, name: str) -> None:
-    """Raises Refused for a name that is not valid or is there already."""
+    """Raises Refused for an invalid name or an existing group."""
     problem = Refused("Error inserting group in global.db.")
     if not is_group_name(name):
         raise problem
@@ -41,7 +41,8 @@ def group_id(db: sqlite3.Connection, name: str) -> int | None:
 
 
 def delete_group(session: Session, name: str, sync_status: str) -> None:
-    """Remove a group; members without another one move to `default`. Raises Refused when that cannot be (wdb.md 3.21)."""
+    """Deletes a group; members without another group move to `default`. Raises Refused when that is not possible
+    (wdb.md 3.21)."""
     found = group_id(session.db, name)
     if found is None:
         return
@@ -61,7 +62,7 @@ def delete_group(session: Session, name: str, sync_status: str) -> None:
 
 
 class Assignment:
-    """One `set-agent-groups`: the ids of the groups it names are looked up once."""
+    """One `set-agent-groups` request: looks up each group's id once."""
 
     def __init__(self, session: Session, mode: str, sync_status: str, *, on_worker: bool) -> None:
         self._session = session
@@ -84,7 +85,7 @@ class Assignment:
         return modes[mode]
 
     def do(self, item: object) -> bool:
-        """Carry out one work item; whether it succeeded completely."""
+        """Applies one work item. Returns whether all of it succeeded."""
         if not isinstance(item, dict):
             return False
         agent_id, groups, name = item.get("id"), item.get("groups"), item.get("name")
@@ -105,7 +106,8 @@ class Assignment:
         return self._recalculate(agent_id) and done
 
     def _is_as_wanted(self, agent_id: int, ids: list[int | None]) -> bool:
-        """Whether the memberships are these already, with priorities from 0: the usual case of a full transfer."""
+        """Whether the agent has exactly these memberships already, with priorities from 0: the usual case of a full
+        transfer."""
         if not ids or None in ids or len(set(ids)) != len(ids):
             return False
         rows = self._db.execute(
@@ -186,7 +188,7 @@ class Assignment:
 
 
 def set_agent_groups(session: Session, request: object, *, on_worker: bool) -> None:
-    """`set-agent-groups` (wdb.md 3.2). Raises Refused with the documented texts; what could be done was done."""
+    """`set-agent-groups` (wdb.md 3.2). Applies all that is possible. Raises Refused with the documented texts."""
     content = request if isinstance(request, dict) else {}
     mode, items = content.get("mode"), content.get("data")
     if not isinstance(mode, str) or not isinstance(items, list):
@@ -199,7 +201,7 @@ def set_agent_groups(session: Session, request: object, *, on_worker: bool) -> N
 
 
 def _insert(db: sqlite3.Connection, agent_id: int, group: int, priority: int) -> bool:
-    """Whether the membership could be made: there must be such an agent."""
+    """Whether the membership was added: the agent must exist."""
     try:
         db.execute(
             "insert or replace into belongs (id_agent, id_group, priority) values (?, ?, ?)",
@@ -215,7 +217,7 @@ def _has_groups(db: sqlite3.Connection, agent_id: int) -> bool:
 
 
 def groups_of(db: sqlite3.Connection, agent_id: int) -> list[str]:
-    """Names in order of priority."""
+    """The agent's group names by priority."""
     return [
         row[0]
         for row in db.execute(
@@ -229,7 +231,7 @@ def groups_of(db: sqlite3.Connection, agent_id: int) -> list[str]:
 
 
 def _recalculate(session: Session, agent_id: int, sync_status: str) -> bool:
-    """The columns of an agent from its memberships. False when `sync_status` is none that the table allows."""
+    """Computes an agent's columns from its memberships. False when the table does not allow this `sync_status`."""
     names = groups_of(session.db, agent_id)
     return _write_columns(session, agent_id, ",".join(names) if names else None, sync_status)
 
@@ -249,7 +251,7 @@ def _write_columns(session: Session, agent_id: int, csv: str | None, sync_status
 
 
 def recalculate_all(session: Session) -> None:
-    """`recalculate-agent-group-hashes` (wdb.md 3.3); a wrong hash beside a right text is mended, too."""
+    """`recalculate-agent-group-hashes` (wdb.md 3.3); also corrects a wrong hash whose text is right."""
     csvs: dict[int, str] = {}
     for agent_id, name in session.db.execute(
         'select b.id_agent, g.name from belongs b join "group" g on g.id = b.id_group where b.id_agent > 0'
@@ -267,7 +269,7 @@ def recalculate_all(session: Session) -> None:
 
 
 def integrity(session: Session, peer_hash: str) -> bytes:
-    """The word of `get-groups-integrity` (wdb.md 3.4). Raises Refused for a hash that is too short."""
+    """The one-word answer of `get-groups-integrity` (wdb.md 3.4). Raises Refused for a hash that is too short."""
     if len(peer_hash) < 40:
         raise Refused(f"Hash hex-digest does not have the expected length. Expected (40) got ({len(peer_hash)})")
     waiting = session.db.execute("select 1 from agent where group_sync_status = 'syncreq' limit 1").fetchone()
@@ -280,8 +282,8 @@ def integrity(session: Session, peer_hash: str) -> bytes:
 
 
 class GroupsQuery(msgspec.Struct, frozen=True):
-    """The members of `sync-agent-groups-get`, wdb.md 3.1. `clusterd_future`: ours; also agents that were registered later than
-    now, before the clock was set back."""
+    """The arguments of `sync-agent-groups-get` (wdb.md 3.1). `clusterd_future` is ours: includes agents with a
+    registration time in the future, from before the clock was set back."""
 
     condition: str | None = None
     last_id: int = 0
@@ -360,8 +362,8 @@ def parse_handed_out(content: object) -> list[HandedOut]:
 
 
 def handed_out(session: Session, items: Iterable[HandedOut]) -> int:
-    """Ours, not stock's: every connected worker has these groups of these agents. Those whose groups are still the same count
-    as handed out from now on; returns how many."""
+    """Ours, not stock's: every connected worker has these groups of these agents. Agents whose groups have not changed
+    since count as handed out. Returns how many."""
     count = 0
     for item in items:
         csv = ",".join(item.groups) or None

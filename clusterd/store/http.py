@@ -29,7 +29,7 @@ from clusterd.store.stream import process_of
 
 T = TypeVar("T")
 PIECE = 500
-"""Agents merged in one transaction, so that keepalives come in between."""
+"""Agents merged in one transaction; a keepalive can run between two of them."""
 MOST_AGENTS = 100_000
 TOP = 5
 _NUMBERS = re.compile(rb"-?\d+")
@@ -43,10 +43,10 @@ class RestartQuery(msgspec.Struct, frozen=True):
 
 
 class Api:
-    """The endpoints over one engine."""
+    """The HTTP endpoints over one engine."""
 
     def __init__(self, engine: Engine, *, node_type: str, body_limit: int, say: Callable[[str, str], None]) -> None:
-        """`say`: level and text of a log line."""
+        """`say`: logs a text at a level."""
         self._engine = engine
         self._node_type = node_type
         self._body_limit = body_limit
@@ -69,12 +69,12 @@ class Api:
             ],
             exception_handlers={HTTPException: _refused},
         )
-        # `/v1/agents/ids/` is another path, and no other is to be asked instead.
+        # `/v1/agents/ids/` is a different path: do not redirect to it.
         self.app.router.redirect_slashes = False
 
     def server(self, most: int) -> CountedServer:
-        """To be run on the store's loop with a socket that listens already. `most`: connections at a time, of one process half of
-        them."""
+        """Runs on the store's loop with a socket that already listens. `most`: connections at a time; one process may
+        have half."""
         config = uvicorn.Config(
             self.app,
             http=CountedProtocol,
@@ -91,7 +91,7 @@ class Api:
         return CountedServer(config, gate, caller=process_of, refused=lambda caller, text: None)
 
     def _route(self, method: str, path: str, endpoint: Endpoint) -> Route:
-        """Anything that fails is 500 with an empty body; why is in our log."""
+        """Any failure is answered with 500 and an empty body; our log has the reason."""
 
         async def guarded(request: Request) -> Response:
             try:
@@ -103,7 +103,7 @@ class Api:
                 return Response(status_code=500)
 
         route = Route(path, guarded, methods=[method])
-        # starlette adds HEAD to GET: whoever only looks at `/v1/agents/sync` would take all reports with an empty answer.
+        # starlette would add HEAD to GET, and a HEAD of `/v1/agents/sync` would clear all reports with an empty answer.
         route.methods = {method}
         return route
 
@@ -196,7 +196,7 @@ class Api:
 
 
 async def _refused(request: Request, refusal: Exception) -> Response:
-    """A known path under another method is as unknown as any (wdb.md 7)."""
+    """A known path with another method is answered like an unknown path (wdb.md 7)."""
     status = refusal.status_code if isinstance(refusal, HTTPException) else 500
     return Response(status_code=404 if status == 405 else status)
 
@@ -214,7 +214,7 @@ def _nothing(session: object) -> None:
 
 
 def _pieces(reported: report.Reported) -> Iterator[Sequence[report.Element]]:
-    """In the order of 7.8, each of one list."""
+    """Batches in the order of 7.8, each from one list."""
     lists: tuple[Sequence[report.Element], ...] = (
         reported.syncreq,
         reported.syncreq_keepalive,
@@ -256,7 +256,7 @@ def _members(db: sqlite3.Connection, name: str) -> list[int]:
 
 
 def _summary(db: sqlite3.Connection, wanted: list[int] | None) -> dict[str, dict[str, int]]:
-    """`wanted`: ids to count, None for all, of which the TOP most frequent values of each kind are told."""
+    """`wanted`: ids to count, None for all. Returns the TOP most frequent values of each kind."""
     chosen, limit, listed = "id > 0", TOP, "[]"
     if wanted is not None:
         listed = encode([one for one in wanted if one > 0 and one in _INT64]).decode()
