@@ -347,8 +347,6 @@ class Crew:
                 "requests and is killed once it has answered the others."
             )
             self._retire(helper, now)
-            if helper.load == helper.overdue(now):
-                self._kill(helper, now)
 
     def _retire(self, helper: Helper, now: float) -> None:
         if helper.worn:
