@@ -45,7 +45,7 @@ class FakeFramework:
             )
 
     def behave(self, **how: Any) -> None:
-        """From its next start on. `import`: "fail", "hang", "exit"; `items`: the cluster's settings cannot be read; `marked`:
+        """From its next start on. `import`: "fail", "hang", "slow", "exit"; `items`: the cluster's settings cannot be read; `marked`:
         functions carry __wazuh_exposed__, as from 4.14.9 on."""
         (self.directory / "behaviour.json").write_text(json.dumps(how))
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clusterd.errors import ClusterError
-from clusterd.sync.ports import framework_crew
+from clusterd.sync.ports import framework_crew, framework_port
 from clusterd.sync.ports.framework_port import NotBegun
 from tests.fakes.framework import PASSWORD, FakeFramework
 from tests.framework.lone_port import LonePort, no_sigio
@@ -70,6 +70,15 @@ def test_the_first_request_starts_it_and_others_share_it(framework: FakeFramewor
         assert helper["rss_bytes"] > 1 << 20
         assert lone.port.shown()["version"] == "4.14.1"
         assert lone.port.shown()["missing"].keys() == {"wazuh.nothing.here"}
+
+    play(story, framework, tmp_path)
+
+
+def test_the_start_does_not_count_as_time_of_the_function(framework: FakeFramework, tmp_path: Path) -> None:
+    framework.behave(**{"import": "slow"})
+
+    async def story(lone: LonePort) -> None:
+        assert (await lone.run("wazuh.agent", "get_agents", timeout_s=0.5))["total_affected_items"] == 5
 
     play(story, framework, tmp_path)
 
@@ -292,7 +301,7 @@ def test_nobody_takes_all_places(framework: FakeFramework, tmp_path: Path) -> No
 def test_too_many_requests_of_one_asker_are_refused(
     framework: FakeFramework, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clusterd.sync.ports.framework_port.KNOWN_SOURCE", 3)
+    monkeypatch.setattr(framework_port, "KNOWN_SOURCE", 3)
 
     async def story(lone: LonePort) -> None:
         waiting = [asyncio.create_task(lone.run("wazuh.bad_luck", "sleep", asker="w1", seconds=0.1)) for _ in range(3)]
@@ -382,12 +391,13 @@ def test_an_interpreter_that_is_none_says_so(framework: FakeFramework, tmp_path:
 def test_an_import_that_hangs_has_its_time(
     framework: FakeFramework, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(framework_crew, "START_S", 0.5)
+    monkeypatch.setattr(framework_crew, "START_S", 2.0)
+    monkeypatch.setattr(framework_port, "START_WAIT_S", 0.2)
     framework.behave(**{"import": "hang"})
 
     async def story(lone: LonePort) -> None:
         with pytest.raises(NotBegun, match=r"no process of the framework was free within 0\.2 s"):
-            await lone.run("wazuh.agent", "get_agents", timeout_s=0.2)
+            await lone.run("wazuh.agent", "get_agents", timeout_s=0.1)
         (hanging,) = await lone.until(lambda: lone.shown, "it is started")
         with pytest.raises(NotBegun, match="it was not ready after"):
             await lone.run("wazuh.agent", "get_agents")

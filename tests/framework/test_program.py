@@ -57,6 +57,7 @@ HIDDEN = [
     '{"f": $F, "f_kwargs": {"a": {"\\u005f_callable__": 1}}}',
     '{"f": $F, "f_kwargs": {"a": $CALL, "a": 1}}',
     '{"f": $CALL, "f": $F}',
+    '{"f": {"a": 1}, "f_kwargs": {"a": $CALL}}',
     '{"f": $F, "rbac_permissions": {"rbac_mode": $CALL}}',
     '{"f": $F, "nodes": [$CALL]}',
     '{"f": {"__callable__": $CALL}}',

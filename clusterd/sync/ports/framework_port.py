@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.base import Text
-from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits
+from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits, Ticket
 from clusterd.sync.ports.framework_crew import REQUESTS_AT_ONCE, Crew, FrameworkState
 from clusterd.sync.ports.framework_helper import Helper, HelperGone
 from clusterd.sync.ports.spool import Spool
@@ -17,6 +17,9 @@ from clusterd.wire.results import WireCallable
 
 KNOWN_SOURCE = 512
 """Requests of one asker that wait or run."""
+START_WAIT_S = 20.0
+"""How long a request waits at least while the first process imports everything, which takes its time on a busy machine. A node
+that has passed the request on waits that much longer than the function may run, too (timeout_cluster_request)."""
 
 
 class NotBegun(ClusterError):
@@ -41,8 +44,9 @@ class Framework(Protocol):
     ) -> Text:
         """The answer as the framework's encoder has written it; a file of it is the caller's to remove, as is the request's.
 
-        `name`: the function that the request names. `asker`: whose turns are shared fairly with those of others. One that only reads
-        is run once more when its process dies. Raises NotBegun, and ClusterError: 3021 at the deadline, 1000 when the process died."""
+        `timeout_s`: how long it may wait for a process, and how long it may then run. `name`: the function that the request names.
+        `asker`: whose turns are shared fairly with those of others. One that only reads is run once more when its process dies.
+        Raises NotBegun, and ClusterError: 3021 at the deadline, 1000 when the process died."""
 
     def shown(self) -> dict[str, Any]:
         """For `status`."""
@@ -94,26 +98,35 @@ class FrameworkPort:
             turn = self._turns.join(zlib.crc32(asker.encode()), str(next(self._lanes)), "the framework", 0)
         except ClusterError as refusal:
             raise NotBegun(str(refusal.extra)) from None
-        deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
-        has_begun = False
         try:
+            helper = await self._its_turn(turn, name, timeout_s)
+            deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
             async with asyncio.timeout(timeout_s):
-                await self._turns.begin(turn, None)
-                for is_last in (not is_read_only, True):
-                    helper = await self._free_helper(name)
-                    has_begun = True
-                    try:
-                        return await self._ask(helper, request, deadline)
-                    except HelperGone as gone:
-                        if is_last:
-                            raise ClusterError(1000, str(gone)) from None
-                raise AssertionError("the last try returns or raises")
+                try:
+                    return await self._ask(helper, request, deadline)
+                except HelperGone as gone:
+                    if not is_read_only:
+                        raise ClusterError(1000, str(gone)) from None
+                try:
+                    return await self._ask(await self._free_helper(name), request, deadline)
+                except HelperGone as gone:
+                    raise ClusterError(1000, str(gone)) from None
         except TimeoutError:
-            if not has_begun:
-                raise NotBegun(f"no process of the framework was free within {timeout_s:g} s") from None
             raise ClusterError(3021) from None
         finally:
             self._turns.leave(turn)
+
+    async def _its_turn(self, turn: Ticket, name: WireCallable, timeout_s: float | None) -> Helper:
+        """Wait for the turn and a helper. Raises NotBegun."""
+        wait_s = timeout_s
+        if wait_s is not None and self.state in ("idle", "starting"):
+            wait_s = max(wait_s, START_WAIT_S)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._turns.begin(turn, None)
+                return await self._free_helper(name)
+        except TimeoutError:
+            raise NotBegun(f"no process of the framework was free within {wait_s:g} s") from None
 
     def _check(self, name: WireCallable) -> None:
         why = self._why_not(name)
