@@ -13,6 +13,8 @@ from hashing.live_manifest import load_manifest
 from hashing.manifest import (
     BUCKETS,
     MAX_DEPTH,
+    NAME_BYTES,
+    PATH_BYTES,
     FileMeta,
     ItemRule,
     Rules,
@@ -353,3 +355,16 @@ def test_what_a_scan_enters_is_what_a_path_may_have() -> None:
     assert path_ok(f"{deepest}/x") is None
     assert is_too_deep(f"{deepest}/d")
     assert path_ok(f"{deepest}/d/x") == "is more than 64 directories deep"
+
+
+def test_directory_is_entered_only_if_the_longest_name_in_it_is_a_path() -> None:
+    def of(size: int) -> str:
+        parts = "/".join(["d" * 199] * 40)
+        return parts[: size - 1] + "d"
+
+    longest = of(PATH_BYTES - NAME_BYTES - 1)
+    assert not is_too_deep(longest)
+    assert path_ok(f"{longest}/{'n' * NAME_BYTES}") is None
+    longer = of(PATH_BYTES - NAME_BYTES)
+    assert is_too_deep(longer)
+    assert path_ok(f"{longer}/{'n' * NAME_BYTES}") == f"has more than {PATH_BYTES} bytes"
