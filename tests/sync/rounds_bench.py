@@ -217,7 +217,7 @@ async def settle() -> None:
 
 def run(story: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             await story
 
     asyncio.run(bounded())

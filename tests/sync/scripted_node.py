@@ -144,8 +144,13 @@ class Node:
         """The other end's response to a request of ours."""
         await self.core.handle(Answered(asked.id, command, payload))
 
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not holds():
+                await asyncio.sleep(0.002)
+
     async def find(self, matches: Callable[[SyncToNet], bool]) -> SyncToNet:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 for message in self.sent:
                     if matches(message):

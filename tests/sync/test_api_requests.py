@@ -182,7 +182,7 @@ def test_request_of_a_worker_is_a_task_until_its_answer_is_given(tmp_path: Path)
         answer = await node.string(WORKER.link, "dapi_res")
         assert (answer.word, notes()) == ("77", [("dapi_err", "77", True)])
         await node.says(answer)
-        await node.find(lambda _: len(notes()) == 2)
+        await node.until(lambda: len(notes()) == 2)
         assert notes()[1] == ("dapi_err", "77", False)
 
     on(node, story())

@@ -151,7 +151,7 @@ def test_reload_is_sent_once_after_the_next_round(tmp_path: Path) -> None:
     answers = [answer for answer, _ in RELOADS]
 
     async def line(number: int) -> WriteLog:
-        await node.find(lambda _: sum(isinstance(sent, WriteLog) for sent in node.sent) > number)
+        await node.until(lambda: sum(isinstance(sent, WriteLog) for sent in node.sent) > number)
         return [sent for sent in node.sent if isinstance(sent, WriteLog)][number]
 
     async def story() -> None:

@@ -91,7 +91,7 @@ class Receiving:
         awaited = peer.incoming.awaited(answer.payload.decode())
         assert awaited is not None
         awaited.file.set_result(cast(Any, SimpleNamespace(owner="package", received=100)))
-        await self.node.find(lambda _: len(self.changed) > count)
+        await self.node.until(lambda: len(self.changed) > count)
 
     @property
     def applies(self) -> list[ApplyPlan]:
@@ -216,7 +216,7 @@ def test_master_that_never_sends_what_it_announced_is_told_to_cancel_and_no_more
     async def story(peer: Peer) -> None:
         await worker.node.reply(await worker.node.ask(MASTER, "syn_m_c"))
         await worker.node.request(MASTER.link, "cancel_task")
-        await worker.node.find(lambda _: worker.changed == [0])
+        await worker.node.until(lambda: worker.changed == [0])
         await turns()
         assert "syn_i_w_m_r" not in worker.node.asked(MASTER.link)
         assert "3039" in worker.own["detail"]

@@ -1,0 +1,267 @@
+"""Reports of agents, both sides on scripted ports: nothing counts as reported before the master has it (wire.md 4.9, 6.1, 6.2)."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from clusterd.messages.links import Request
+from clusterd.wdb.client import DatabaseError, MergeResult, Taken
+from clusterd.wire.payloads import BatchResult, build_batch_result
+from tests.sync.scripted_node import MASTER, WORKER, Node, on, turns
+
+ROWS = b'{"syncreq": [{"id": 1, "name": "a"}]}'
+WRITTEN = BatchResult(1, [], 0.1)
+
+
+class Agents:
+    """A database of our kind. `taken`: what it has to report. `fails`: what it raises instead of merging."""
+
+    def __init__(self, taken: Taken) -> None:
+        self.taken = taken
+        self.there = True
+        self.confirmed: list[int] = []
+        self.merged: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.result: MergeResult | Exception = MergeResult(merged=1)
+
+    def is_there(self) -> bool:
+        return self.there
+
+    async def is_ours(self) -> bool:
+        return True
+
+    async def take(self, out: str, limit: int, *, moments: bool) -> Taken:
+        Path(out).write_bytes(ROWS)
+        return self.taken
+
+    async def confirm(self, batch: int) -> None:
+        self.confirmed.append(batch)
+
+    async def merge_ours(self, path: str, size: int, timeout_s: float, **_: Any) -> MergeResult:
+        self.merged.append(Path(path).read_bytes().decode())
+        await self.gate.wait()
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+    async def close(self) -> None:
+        pass
+
+
+def of(root: Path, role: str, taken: Taken | None = None) -> tuple[Node, Agents]:
+    """Without capabilities, as beside a stock node. A worker reports at once, again and again, and checks no files."""
+    node = Node(root, role, caps=(), pool=True)
+    agents = Agents(taken or Taken(len(ROWS), False, agents=1, batch=7))
+    node.context.database = cast(Any, agents)
+    settings = node.context.settings
+    quick = msgspec.structs.replace(settings.worker, sync_agent_info_s=0.01, sync_integrity_s=3600.0)
+    node.context.settings = msgspec.structs.replace(settings, worker=quick)
+    return node, agents
+
+
+# ---- a worker ----------------------------------------------------------------------------------------------------------
+
+
+async def reported(node: Node) -> None:
+    """Until the master has the rows, and says that it has them."""
+    await node.says(await node.request(MASTER.link, "syn_a_w_m_p"), b"True")
+    await node.says(await node.request(MASTER.link, "new_str"), b"55")
+    told = await node.request(MASTER.link, "str_upd")
+    content = json.loads(told.payload.removeprefix(b"55 "))
+    assert content == {
+        "set_data_command": "global sync-agent-info-set", "payload": {}, "chunks": json.loads(ROWS)
+    }  # fmt: skip
+    await node.says(told)
+    begun = await node.request(MASTER.link, "syn_a_w_m")
+    assert begun.payload == b"55"
+    await node.says(begun, b"55")
+
+
+async def ended(node: Node) -> None:
+    """The next round has begun: it asks for permission once more."""
+    await node.until(lambda: node.asked(MASTER.link).count("syn_a_w_m_p") == 2)
+
+
+@pytest.mark.parametrize(
+    ("command", "result", "confirmed", "shown"),
+    [
+        ("syn_m_a_e", WRITTEN, [7], "synced"),
+        ("syn_m_a_e", BatchResult(1, ["one of them"], 0.1), [7], "partly"),
+        ("syn_m_a_e", BatchResult(0, ["nothing"], 0.1), [], "failed"),
+        ("syn_m_a_e", BatchResult(0, [], 0.1), [], "failed"),
+        ("syn_m_a_err", "it could not", [], "failed"),
+    ],
+)
+def test_agents_count_as_reported_when_the_master_has_written_them(
+    tmp_path: Path, command: str, result: BatchResult | str, confirmed: list[int], shown: str
+) -> None:
+    node, agents = of(tmp_path, "worker")
+    payload = result.encode() if isinstance(result, str) else build_batch_result(result)
+
+    async def story() -> None:
+        await node.up(MASTER)
+        await reported(node)
+        await turns()
+        assert agents.confirmed == [], "the master has not said anything yet"
+        assert (await node.reply(await node.ask(MASTER, command, payload))).payload == b"Thanks"
+        await ended(node)
+        assert agents.confirmed == confirmed
+        own = node.side._info.last
+        assert own.result == shown
+        assert (own.reported_at is not None, own.agents) == (bool(confirmed), len(confirmed))
+
+    on(node, story())
+
+
+def test_nothing_to_report_sends_nothing(tmp_path: Path) -> None:
+    node, _ = of(tmp_path, "worker", Taken(2, True))
+
+    async def story() -> None:
+        await node.up(MASTER)
+        await node.says(await node.request(MASTER.link, "syn_a_w_m_p"), b"True")
+        await ended(node)
+        assert set(node.asked(MASTER.link)) == {"syn_a_w_m_p"}
+        assert node.side._info.last.result == "equal"
+
+    on(node, story())
+
+
+@pytest.mark.parametrize("answer", [b"False", b"", b"true"])
+def test_without_permission_nothing_is_taken_out_of_the_database(tmp_path: Path, answer: bytes) -> None:
+    """A stock database clears its marks when it is asked."""
+    node, _ = of(tmp_path, "worker")
+
+    async def story() -> None:
+        await node.up(MASTER)
+        await node.says(await node.request(MASTER.link, "syn_a_w_m_p"), answer)
+        await ended(node)
+        assert set(node.asked(MASTER.link)) == {"syn_a_w_m_p"}
+
+    on(node, story())
+    assert not any(text == "Starting." for _, _, _, text in node.log.written)
+
+
+def test_without_a_database_no_permission_is_asked_for_and_it_is_said_once(tmp_path: Path) -> None:
+    node, agents = of(tmp_path, "worker")
+    agents.there = False
+
+    async def story() -> None:
+        await node.up(MASTER)
+        await node.until(lambda: node.side._info.last.result == "failed")
+        first = node.side._info.last.at
+        node.clock.move(0.5)
+        await node.until(lambda: node.side._info.last.at != first)
+        assert "syn_a_w_m_p" not in node.asked(MASTER.link)
+
+    on(node, story())
+    said = [text for level, _, _, text in node.log.written if level == "ERROR"]
+    assert sum("Could not obtain data from wazuh-db" in text for text in said) == 1
+
+
+# ---- a master ----------------------------------------------------------------------------------------------------------
+
+STRING = b'{"set_data_command": "global sync-agent-info-set", "payload": {}, "chunks": ' + ROWS + b"}"
+
+
+async def string(node: Node, content: bytes = STRING) -> bytes:
+    opened = await node.reply(await node.ask(WORKER, "new_str", str(len(content)).encode()))
+    await node.reply(await node.ask(WORKER, "str_upd", opened.payload + b" " + content))
+    return opened.payload
+
+
+async def permission(node: Node) -> bytes:
+    return (await node.reply(await node.ask(WORKER, "syn_a_w_m_p"))).payload
+
+
+async def outcome(node: Node, name: bytes) -> Request:
+    """What the worker is told of the string."""
+    assert (await node.reply(await node.ask(WORKER, "syn_a_w_m", name))).payload == name
+    return cast(Request, await node.find(lambda sent: getattr(sent, "command", "")[:8] == "syn_m_a_"))
+
+
+def test_report_is_written_and_the_worker_is_told(tmp_path: Path) -> None:
+    node, agents = of(tmp_path, "master")
+
+    async def story() -> None:
+        await node.up(WORKER)
+        assert await permission(node) == b"True"
+        told = await outcome(node, await string(node))
+        assert told.command == "syn_m_a_e"
+        assert json.loads(told.payload)["updated_chunks"] == 1
+        assert json.loads(agents.merged[0]) == json.loads(ROWS)
+        assert await permission(node) == b"False", "the report is not over before the worker knows"
+        await node.says(told, b"Thanks")
+        await turns()
+        assert await permission(node) == b"True"
+
+    on(node, story())
+
+
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [
+        (DatabaseError(2014), "Timeout while processing agent-info chunks."),
+        (DatabaseError(2012, "full"), "Error while processing agent-info chunks: "),
+    ],
+)
+def test_report_that_could_not_be_written_is_told_as_such(tmp_path: Path, failure: Exception, text: str) -> None:
+    """C13: else the worker would take its agents for reported."""
+    node, agents = of(tmp_path, "master")
+    agents.result = failure
+
+    async def story() -> None:
+        await node.up(WORKER)
+        told = json.loads((await outcome(node, await string(node))).payload)
+        assert told["updated_chunks"] == 0
+        assert len(told["error_messages"]) == 1
+        assert told["error_messages"][0].startswith(text)
+
+    on(node, story())
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]"])
+def test_string_that_cannot_be_used_is_told_as_such(tmp_path: Path, content: bytes) -> None:
+    node, agents = of(tmp_path, "master")
+
+    async def story() -> None:
+        await node.up(WORKER)
+        told = await outcome(node, await string(node, content))
+        assert told.command == "syn_m_a_err"
+        assert agents.merged == []
+
+    on(node, story())
+
+
+def test_no_worker_may_report_while_the_database_is_away(tmp_path: Path) -> None:
+    """A stock worker would clear its marks in vain."""
+    node, agents = of(tmp_path, "master")
+    agents.there = False
+
+    async def story() -> None:
+        await node.up(WORKER)
+        assert [await permission(node) for _ in range(3)] == [b"False"] * 3
+        agents.there = True
+        assert await permission(node) == b"True"
+
+    on(node, story())
+    guard = [(level, text) for level, _, where, text in node.log.written if where == "Agent-info guard"]
+    assert [level for level, _ in guard] == ["ERROR", "INFO"]
+
+
+def test_third_report_of_a_worker_at_a_time_is_refused(tmp_path: Path) -> None:
+    node, agents = of(tmp_path, "master")
+    agents.gate.clear()
+
+    async def story() -> None:
+        await node.up(WORKER)
+        names = [await string(node) for _ in range(3)]
+        answers = [await node.reply(await node.ask(WORKER, "syn_a_w_m", name)) for name in names]
+        assert [answer.command for answer in answers] == ["ok", "ok", "err"]
+        agents.gate.set()
+
+    on(node, story())
