@@ -1,5 +1,5 @@
-"""JSON as the wdb stream socket has it (wdb.md 2.3, 2.5): what is accepted beyond the standard, what is produced exactly, and
-the rule of chunks."""
+"""JSON of the wdb stream socket (wdb.md 2.3, 2.5): what it accepts beyond the standard, the exact form of its answers,
+and the rule for chunks."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -10,27 +10,28 @@ import msgspec
 T = TypeVar("T")
 ANSWER_BYTES = 65536
 CHUNK_BYTES = ANSWER_BYTES - 512
-"""Budget of a chunked answer."""
+"""Bytes of a chunked answer."""
 NEAR = 32
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 """Compact, UTF-8, `/` not escaped."""
 _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-# A text that does not end is one, too: looked for from each of its quotes, 64 KiB of them would take a minute.
+# Also matches an unterminated string. Otherwise the search would start again at each quote, and 64 KiB of quotes would
+# take a minute.
 _NUMBER_OR_TEXT = re.compile(rb'"(?:[^"\\]+|\\.)*+"?|(?<![\d.eE+])(-?)0+(?=\d)', re.DOTALL)
 
 
 class Refused(Exception):
-    """A request that is answered `err` with this text."""
+    """A request that is answered with `err` and this text."""
 
 
 def near(text: str) -> str:
-    """The beginning of what was not understood, in single quotes."""
+    """Quotes the beginning of a text that could not be parsed."""
     return f"'{text[:NEAR]}'"
 
 
 def parse(text: str, shape: type[T]) -> T:
-    """An argument in JSON. Numbers may have leading zeros: the API pastes ids as they are written (`{"id":001}`).
+    """Parses a JSON argument. Numbers may have leading zeros, since the API inserts ids unchanged (`{"id":001}`).
 
     Raises Refused with the texts of wdb.md 2.4."""
     data = text.encode(errors="surrogateescape")
@@ -53,14 +54,14 @@ def _without_zeros(found: "re.Match[bytes]") -> bytes:
 
 
 class Chunk:
-    """Items that fit into one answer. `used`: bytes of the frame around them, as wdb.md 2.3 counts."""
+    """Collects the items that fit into one answer. `used`: bytes of the surrounding frame, counted as in wdb.md 2.3."""
 
     def __init__(self, used: int) -> None:
         self.used = used
         self.items: list[bytes] = []
 
     def add(self, item: bytes) -> bool:
-        """Whether it fits; it is in the chunk then."""
+        """Adds the item if it fits. Returns whether it did."""
         if not self.fits(len(item)):
             return False
         self.used += len(item) + 1
@@ -75,7 +76,7 @@ class Chunk:
 
 
 def array(items: Iterable[bytes]) -> tuple[bytes, bytes]:
-    """Status and text of an array with as many of the items as fit."""
+    """Status and text of an array with as many items as fit."""
     chunk = Chunk(2)
     status = b"ok"
     for item in items:
@@ -86,7 +87,7 @@ def array(items: Iterable[bytes]) -> tuple[bytes, bytes]:
 
 
 def rows(names: Iterable[str], found: Iterable[tuple[Any, ...]]) -> Iterator[bytes]:
-    """Each row as an object in the order of the names; NULL is left out."""
+    """Each row as an object with its members in the order of `names`; NULL is left out."""
     names = tuple(names)
     for row in found:
         yield encode({name: value for name, value in zip(names, row, strict=True) if value is not None})

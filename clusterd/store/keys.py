@@ -1,4 +1,4 @@
-"""The keys of agents: `etc/client.keys` and `queue/agents-timestamp` (wdb.md 8.5)."""
+"""Agent keys: `etc/client.keys` and `queue/agents-timestamp` (wdb.md 8.5)."""
 
 import os
 import time
@@ -17,37 +17,37 @@ from hashing.in_place import replace, sweep
 
 TIMESTAMPS = "queue/agents-timestamp"
 MODE = 0o640
-"""Of a new file; one that is replaced keeps its mode and owner."""
+"""Mode of a new file; a replaced file keeps its mode and owner."""
 ANY = "any"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 _PARTS = 4
 _ID_WIDTH = 3
 Identity = tuple[int, int, int, int]
-"""Device, inode, size, mtime_ns: what differs when somebody else has written the file."""
+"""Device, inode, size, mtime_ns: shows whether another program has written the file."""
 
 
 class Unreadable(ValueError):
-    """client.keys has content of which no line is one of agents."""
+    """client.keys has content, but no line of it is an agent's."""
 
 
 class SuddenLoss(ValueError):
-    """client.keys lacks many keys that it had, and nobody has said that they are meant to be gone."""
+    """client.keys lacks many keys that it had, and nobody has allowed their removal."""
 
 
 class NoIdLeft(ValueError):
-    """An agent has the greatest id there can be."""
+    """An agent already has the greatest possible id."""
 
 
 class ChangedMeanwhile(OSError):
-    """Somebody else has written the file since it was read: it was left as it is."""
+    """Another program wrote the file after it was read; the file was left unchanged."""
 
 
 class NotSynced(OSError):
-    """The file was replaced, for every reader and whatever happens to this process; after a power cut it may be the old one."""
+    """The file was replaced for every reader, but a power failure may bring the old one back."""
 
 
 class _Index:
-    """Agents by a text. We never give one to two of them, but a file can come with such."""
+    """Agents by a text such as their name. We never give one text to two agents, but a file written by others can."""
 
     def __init__(self) -> None:
         self._first: dict[str, int] = {}
@@ -75,8 +75,8 @@ class _Index:
 class KeyTable:
     """Keys by number, name and address.
 
-    Of two lines with one number the later counts, but a removed one never displaces one in use: those that are removed come
-    last in the file, also those whose number was given again. `other`: what the file has besides."""
+    If two lines have one number, the later line wins, but a removed agent never displaces one in use: removed lines
+    stand last in the file, even if their number was given again. `other`: the lines that are no agents."""
 
     def __init__(self, keys: Iterable[Key] = (), other: Other | None = None) -> None:
         self.other = other or Other()
@@ -85,7 +85,7 @@ class KeyTable:
         self._names = _Index()
         self._addresses = _Index()
         self.greatest = 0
-        """The greatest number ever seen, removed ones included."""
+        """The greatest number ever used, removed agents included."""
         for key in keys:
             if not key.is_removed:
                 self.add(key)
@@ -109,24 +109,24 @@ class KeyTable:
         return self._found(self._names.find(name))
 
     def at(self, address: str) -> Key | None:
-        """The key of this address; `any` is nobody's."""
+        """The key of this address; `any` belongs to no agent."""
         return None if address == ANY else self._found(self._addresses.find(address))
 
     def _found(self, number: int | None) -> Key | None:
         return None if number is None else self._keys[number]
 
     def next_id(self) -> str:
-        """One more than the greatest that ever was. Raises NoIdLeft."""
+        """The greatest number ever used plus one. Raises NoIdLeft."""
         if self.greatest >= GREATEST_ID:
             raise NoIdLeft(f"an agent has had the greatest id there is, {GREATEST_ID}")
         return f"{self.greatest + 1:0{_ID_WIDTH}d}"
 
     def count_from(self, number: int) -> None:
-        """Give no number up to this one."""
+        """From now on no number up to this one is given out."""
         self.greatest = max(self.greatest, number)
 
     def add(self, key: Key) -> None:
-        """In place of whoever has this number."""
+        """Adds the key in place of the agent that has its number."""
         number = key.number
         self._drop(number)
         self._removed.pop(number, None)
@@ -137,7 +137,7 @@ class KeyTable:
         self.count_from(number)
 
     def remove(self, number: int, *, purge: bool) -> None:
-        """No longer in use; `purge`: without a trace in the file."""
+        """Marks the key as removed; with `purge` its line leaves the file."""
         key = self._drop(number)
         if key is not None and not purge:
             self._removed[number] = msgspec.structs.replace(key, is_removed=True)
@@ -151,7 +151,8 @@ class KeyTable:
         return key
 
     def render(self) -> str:
-        """The file: comments, keys in use, the removed ones, and at the end what nobody understands."""
+        """The content of the file: comments, keys in use, removed keys, and at the end the lines that are not
+        understood."""
         lines = [f"{line}\n" for line in self.other.comments]
         lines += [f"{key.id} {key.name} {key.ip} {key.key}\n" for key in self._keys.values()]
         lines += [key.line() for key in self._removed.values()]
@@ -159,7 +160,8 @@ class KeyTable:
 
 
 class KeyFile:
-    """The file on disk and the table in memory. Read again when somebody else has changed it. Blocking: for threads."""
+    """The file on disk and its table in memory, read again after another program has changed it. Blocking: call it in a
+    thread."""
 
     def __init__(self, root: str, ops: FileOps | None = None) -> None:
         self._root = root
@@ -169,16 +171,16 @@ class KeyFile:
         self._ops = ops or FileOps()
         self._identity: Identity | None = None
         self.written: Identity | None = None
-        """The file as it was when this object wrote it last."""
+        """Identity of the file when this object wrote it last."""
         self._stamps: dict[int, str] | None = None
-        # Lines of agents-timestamp, made once: with 100,000 agents that is most of the time of a batch.
+        # Lines of agents-timestamp, cached: with 100,000 agents making them takes most of the time of a batch.
         self._greatest = 0
         self.table = KeyTable()
         self.news: KeyContent | None = None
-        """What the last `refresh` has read; None if the file is the one we know."""
+        """What the last `refresh` read; None if the file was unchanged."""
 
     def sweep(self) -> None:
-        """Take away what an earlier life of this process left half written. For a master only: a worker's packages are being
+        """Removes half-written files of an earlier life of this process. On a master only: on a worker, packages are
         applied in the same directory."""
         with suppress(OSError):
             dir_fd = os.open(self._path.parent, OPEN_DIRECTORY)
@@ -188,7 +190,7 @@ class KeyFile:
                 os.close(dir_fd)
 
     def refresh(self) -> bool:
-        """Read the file if it is not the one we know; returns whether it was read. A missing file has no keys.
+        """Reads the file if it has changed; returns whether it did. A missing file has no keys.
 
         Raises OSError, Unreadable."""
         identity = self._current()
@@ -205,7 +207,7 @@ class KeyFile:
         return identity is not None
 
     def forget(self) -> None:
-        """What is in memory was never written: the next `refresh` reads the file."""
+        """Discards the table, which was never written: the next `refresh` reads the file."""
         self._identity = None
         self.table = KeyTable()
 
@@ -217,12 +219,12 @@ class KeyFile:
 
     @property
     def bad_lines(self) -> int:
-        """Lines of the file that are none of agents."""
+        """Lines of the file that are no agents."""
         return len(self.table.other.bad)
 
     def save(self) -> None:
-        """Replace the file, and have it on disk. Raises ChangedMeanwhile, OSError: the old file is still there, and what is
-        in memory has to be forgotten. Raises NotSynced: the new one is."""
+        """Replaces the file and syncs it to disk. Raises ChangedMeanwhile, OSError: the old file is unchanged and the
+        table must be discarded. Raises NotSynced: the new file is in place."""
         content = self.table.render().encode(errors="surrogateescape")
         if self._current() != self._identity:
             raise ChangedMeanwhile(f"{KEY_FILE} is being changed by another program")
@@ -240,7 +242,8 @@ class KeyFile:
             os.close(fd)
 
     def save_dates(self, added: Iterable[Key], date_add: int) -> None:
-        """When agents were registered: for people, so it is not waited for until it is on disk. Raises OSError."""
+        """Writes the registration dates. They are for people, so nobody waits until they are on disk. Raises
+        OSError."""
         date = time.strftime(DATE_FORMAT, time.localtime(date_add))
         if self._stamps is None:
             dates = _read_dates(self._stamps_path)
@@ -256,8 +259,8 @@ class KeyFile:
 
 
 class KeysRead(msgspec.Struct, frozen=True):
-    """The file for a database. `keys` in use by id, bytes that are not UTF-8 replaced; `dates`: when they were registered (seconds
-    since 1970, where that is known); `content`: what the guard asks about."""
+    """The file as the database needs it. `keys`: those in use by id, invalid UTF-8 replaced; `dates`: registration
+    times where known (seconds since 1970); `content`: input of the guard."""
 
     keys: dict[int, Key]
     dates: dict[int, int]
@@ -265,7 +268,7 @@ class KeysRead(msgspec.Struct, frozen=True):
 
 
 def keys_in_use(root: str) -> KeysRead:
-    """The keys in use, read anew. Raises OSError, Unreadable."""
+    """Reads the keys in use. Raises OSError, Unreadable."""
     file = KeyFile(root)
     file.refresh()
     assert file.news is not None
@@ -286,13 +289,13 @@ def _moments(path: Path) -> dict[int, int]:
         try:
             moments[number] = int(time.mktime(time.strptime(date, DATE_FORMAT)))
         except (ValueError, OverflowError):
-            # A line that is not ours; the date is for people only.
+            # Not one of our lines; skip it, the date is for people only.
             continue
     return moments
 
 
 def readable(key: Key) -> Key:
-    """The key without the bytes of the file that no UTF-8 text can hold."""
+    """The key without bytes that are invalid in UTF-8."""
     if key.name.isascii() and key.key.isascii() and key.ip.isascii():
         return key
     name, ip, secret = (
@@ -306,7 +309,8 @@ def _identity(found: os.stat_result) -> Identity:
 
 
 def _replace(ops: FileOps, dir_fd: int, name: str, data: bytes, *, durable: bool) -> Identity:
-    """Write beside, rename. Mode and owner stay as they were. Raises OSError, and nothing is changed or left then."""
+    """Writes a temporary file and renames it. Mode and owner stay. Raises OSError: nothing is changed and no temporary
+    file is left."""
     try:
         old = os.stat(name, dir_fd=dir_fd)
     except FileNotFoundError:
@@ -329,7 +333,7 @@ def _replace(ops: FileOps, dir_fd: int, name: str, data: bytes, *, durable: bool
         try:
             ops.unlink(temporary, dir_fd=dir_fd)
         except OSError as second:
-            # The next attempt takes its place; the first failure is the one worth telling.
+            # The next attempt overwrites the leftover; raise the first failure, which explains more.
             failure.add_note(f"{temporary} stays behind: {second}")
         raise
     return identity
@@ -339,8 +343,9 @@ def _keep_owner(ops: FileOps, fd: int, old: os.stat_result) -> None:
     new = os.fstat(fd)
     if (new.st_uid, new.st_gid) == (old.st_uid, old.st_gid):
         return
-    # Only root gives files away. A daemon that has dropped its privileges owns what it writes, and keeps the group if it is a
-    # member. If it is none, it could read the old file as anybody can, and anybody can read the new one.
+    # Only root can change a file's owner. A daemon that has dropped its privileges owns what it writes and keeps the
+    # group if it is a member of it. If it is not, it could read the old file only as anybody can, and anybody can read
+    # the new one.
     for uid in (old.st_uid, -1):
         try:
             ops.chown(fd, uid, old.st_gid)

@@ -1,5 +1,5 @@
-"""Agent 000 is the node itself. A stock manager writes its row when it starts; without a version in it a stock API counts every
-agent as outdated, without a name of a node it asks none for it."""
+"""Agent 000 is the node itself. A stock manager writes its row at start. Without a version in it, a stock API counts
+every agent as outdated; without a node name it asks no node about it."""
 
 import os
 import platform
@@ -7,11 +7,12 @@ import socket
 import sqlite3
 
 FIRST_NAME = "localhost"
-"""What the row is called in a database that nobody has written yet."""
+"""The manager's name in a database that no program has filled yet."""
 
 
 def write_manager(connection: sqlite3.Connection, node_name: str, version: str) -> None:
-    """Say in the row what this node is. `version` as in `4.14.1`. What another program has found out of the system stays."""
+    """Writes this node's name and version (such as `4.14.1`) into the row. Facts about the system that another program
+    has found stay."""
     host = socket.gethostname()
     known = {name: value for name, value in _system().items() if value}
     system = "".join(f", {name} = ifnull({name}, :{name})" for name in known)
@@ -23,7 +24,7 @@ def write_manager(connection: sqlite3.Connection, node_name: str, version: str) 
 
 
 def _system() -> dict[str, str]:
-    """The columns of an agent's system, as far as it tells them."""
+    """The columns about the system that this machine provides."""
     try:
         release = platform.freedesktop_os_release()
     except OSError:

@@ -1,4 +1,5 @@
-"""What the wdb socket serves beside `global` (wdb.md 2.7): the private databases of agents and the daemon's own requests."""
+"""Requests of the wdb socket other than `global` (wdb.md 2.7): private databases of agents, and requests about the
+daemon."""
 
 import asyncio
 import json
@@ -36,7 +37,7 @@ def database_name(agent_id: int) -> str:
 
 
 class PrivateDatabases:
-    """Opens a database for each request; nothing is kept open."""
+    """Opens the database for each request and closes it afterwards."""
 
     def __init__(self, root: str, version: str) -> None:
         self._directory = Path(root) / DIRECTORY
@@ -91,13 +92,14 @@ class PrivateDatabases:
         return b"ok " + encode({"agents": outcome})
 
     def unlink(self, agent_id: int) -> None:
-        """The database of an agent that was deleted."""
+        """Path of the database of a deleted agent."""
         _unlink(self._directory / database_name(agent_id))
 
     # ---- {"command": ...} ------------------------------------------------------------------------------------------------
 
     def answer_json(self, text: str) -> bytes:
-        """Statistics and configuration of the daemon. Common answer form, errors of wdb.md 2.7."""
+        """Answers statistics and configuration requests of the daemon, in the common form and with the errors of wdb.md
+        2.7."""
         self._requests += 1
         try:
             request = json.loads(text)
@@ -135,8 +137,8 @@ def _exists(db: sqlite3.Connection, agent_id: int) -> bool:
 
 
 def _unlink(path: Path) -> bool:
-    """Whether there was such a database and it is gone. Files of its journal go with it. Never raises: an agent that was
-    deleted stays deleted whatever the disk does with what is left of it."""
+    """Deletes the database and its journal. Returns whether there was one and it is gone. Never raises: a deleted agent
+    stays deleted even if the disk refuses to remove its files."""
     try:
         for suffix in ("-wal", "-shm", "-journal"):
             Path(f"{path}{suffix}").unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""The store process: the agent database and authd, behind the sockets of wdb.md, where no real daemons serve them.
+"""The store process: serves the agent database and authd on the sockets of wdb.md, on nodes without the stock daemons.
 
-It knows nothing of the cluster but its node's role.
+Of the cluster it knows only its node's role.
 """
 
 import asyncio
@@ -44,13 +44,13 @@ from ipc.board import Board
 SUBTAG = "Store"
 HEARTBEAT_S = 0.5
 SWITCH_S = 0.0005
-"""Threads of this process let each other in after so long: a keepalive must not wait for a large report."""
+"""Switch interval of this process's threads: a keepalive must not wait for a large report."""
 HTTP_START_S = 10.0
 RETRY_S = 5.0
 _FAILURES = (StartFailure, SocketTaken, OSError, sqlite3.Error)
-"""What keeps a store from serving, and may be mended while the node runs."""
+"""Failures that keep the store from serving and can be repaired while the node runs."""
 REGISTRATION_WAIT_S = 1.0
-"""How long authd waits for the request of a connection (wdb.md 8.1)."""
+"""How long authd waits for the request on a connection (wdb.md 8.1)."""
 
 
 def run(settings: Settings, board: Board, log: Log) -> int:
@@ -80,7 +80,8 @@ class _StoreProcess:
         self._was_damaged = False
 
     async def run(self) -> int:
-        """Until SIGTERM. What keeps the store from serving is said once, and tried again: the rest of the node needs no agents."""
+        """Runs until SIGTERM. A failure that keeps the store from serving is logged once and retried: the rest of the
+        node works without agents."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -97,9 +98,9 @@ class _StoreProcess:
         return 0
 
     async def _live(self) -> None:
-        """Until SIGTERM. Raises one of _FAILURES."""
+        """Serves until SIGTERM. Raises one of _FAILURES."""
         settings = self._settings
-        # In a thread: a large file takes its time to be looked through, and the supervisor waits for signs of life.
+        # In a thread: checking a large file takes long, and the supervisor expects signs of life.
         name, version = settings.cluster.node_name, settings.clusterd.version
         work = asyncio.to_thread(schema.prepare, settings.root, name, version, thorough=self._was_damaged)
         opening = asyncio.ensure_future(work)
@@ -183,7 +184,8 @@ class _StoreProcess:
                     )
                 for task in self._tasks:
                     if task.done():
-                        # They never end: a bug, and the supervisor begins the next life.
+                        # These tasks never end. If one does, that is a bug: the process ends and the supervisor
+                        # replaces it.
                         task.result()
                 self._row.stamp()
                 self._trimmer.tick(time.monotonic())
@@ -195,7 +197,7 @@ class _StoreProcess:
                     await asyncio.wait_for(self._stop.wait(), HEARTBEAT_S)
 
     def _make_auth(self, engine: Engine, private: PrivateDatabases, most: int) -> StreamServer:
-        """A master registers agents itself, a worker has its master do it."""
+        """A master registers agents itself; a worker forwards registrations to its master."""
         settings = self._settings
         answer: Callable[[bytes], Awaitable[bytes]]
         if settings.is_master:
@@ -263,7 +265,7 @@ class _StoreProcess:
         return answer
 
     def _reload(self) -> None:
-        """SIGHUP: what can change without a restart."""
+        """SIGHUP: applies the settings that can change without a restart."""
         loaded = load(self._settings.root, conf=self._settings.conf or None)
         if loaded.settings is not None:
             self._settings, _ = adopt(self._settings, loaded.settings)

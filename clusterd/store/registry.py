@@ -1,4 +1,4 @@
-"""What authd needs of the agent database."""
+"""The part of the agent database that authd needs."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,7 +7,7 @@ import msgspec
 
 
 class AgentFacts(msgspec.Struct, frozen=True):
-    """What decides whether an agent may be replaced (wdb.md 8.4). Times in seconds since 1970, 0 for none."""
+    """Facts that decide whether an agent may be replaced (wdb.md 8.4). Times in seconds since 1970, 0 for none."""
 
     connection_status: str
     disconnection_time: int
@@ -15,7 +15,7 @@ class AgentFacts(msgspec.Struct, frozen=True):
 
 
 class NewAgent(msgspec.Struct, frozen=True):
-    """A registration (wdb.md 8.5, step 3). `group`: CSV of the groups that were asked for."""
+    """A registration (wdb.md 8.5, step 3). `group`: CSV of the requested groups."""
 
     id: int
     name: str
@@ -26,14 +26,15 @@ class NewAgent(msgspec.Struct, frozen=True):
 
 
 class AgentTable(Protocol):
-    """The database as authd uses it."""
+    """The agent table as authd uses it."""
 
     async def facts(self, agent_id: int) -> AgentFacts | None:
-        """None: no such agent."""
+        """Returns None for an unknown agent."""
 
     async def keyed(self) -> set[int]:
-        """The agents whose key this node has had and that nobody has removed."""
+        """Agents whose key this node has had and that nobody has removed."""
 
     async def apply(self, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
-        """In one transaction that is on disk when this returns: delete `removed` (with groups, labels, private database), insert
-        `added` with their groups, each in place of a row of its id. Raises StoreFailed: then nothing of it happened."""
+        """Deletes `removed` (with groups, labels, private database) and inserts `added` with their groups, each in
+        place of a row with its id, in one transaction that is on disk when this returns. Raises StoreFailed: nothing
+        was changed."""

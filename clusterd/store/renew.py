@@ -1,4 +1,4 @@
-"""Moving a damaged agent database out of the way: kept beside, never removed."""
+"""Moves a damaged agent database aside; it is kept, never deleted."""
 
 import os
 import time
@@ -10,13 +10,14 @@ from clusterd.store.choice import REAL_DAEMON
 from clusterd.store.schema import DATABASE, locked
 from clusterd.wdb.stream import is_served
 
-# The log first: a new database must never meet the log of an old one.
+# Move the write-ahead log first: a new database must never meet the log of the old one.
 _PARTS = ("-wal", "-shm", "")
 
 
 def renew(root: str) -> list[str]:
-    """Move the database beside itself; returns the new paths, none when there was no database. A store that waits for one makes an
-    empty one within seconds. Raises StartFailure while the database is in use or is another program's, OSError."""
+    """Renames the database within its directory; returns the new paths, none if there was no database. A store that
+    waits for a database creates an empty one within seconds. Raises OSError, and StartFailure while the database is in
+    use or belongs to another program."""
     for name in STORE_SOCKETS:
         if is_served(f"{root}/{name}"):
             raise StartFailure(f"{name} is served: the agent database is in use and was not touched")

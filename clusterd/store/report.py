@@ -1,8 +1,8 @@
-"""Agent-info: what changed on this node goes up, what workers report comes in (wdb.md 3.5, 7.7, 7.8).
+"""Agent-info: what changed on this node is sent up, what workers report is merged (wdb.md 3.5, 7.7, 7.8).
 
-Beside the stock ways there is ours, for two nodes with this store: rows are taken in batches and stay marked until the master
-has them, and each carries the moment it was last heard of, so that a report that comes late never hides a later one from
-another worker.
+Two nodes with this store use our own way beside the stock ones: rows are taken in batches and stay marked until the
+master has confirmed them. Each carries the time at which the agent was last heard of, so a late report never hides a
+newer one from another worker.
 """
 
 import random
@@ -46,7 +46,7 @@ FULL = (
 STATUS = ("id", "version", "connection_status", "disconnection_time", "status_code")
 KEEPALIVE = ("id", "version")
 WORDS = ("syncreq", "syncreq_keepalive", "syncreq_status")
-"""The lists of 7.7, in its order; also the words in `sync_status`."""
+"""The lists of 7.7 in their order; also the words in `sync_status`."""
 COLUMNS = dict(zip(WORDS, (FULL, KEEPALIVE, STATUS), strict=True))
 NUMBERS = frozenset({"id", "last_keepalive", "disconnection_time", "status_code", "at"})
 KEPT_BATCHES = 4
@@ -57,7 +57,7 @@ MOST_ERRORS = 100
 
 
 def _shown(names: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
-    """An element as 7.7 writes it: empty texts are left out, integers are there always."""
+    """One element in the form of 7.7: empty texts are left out, integers never."""
     element: dict[str, Any] = {}
     for name, value in zip(names, row, strict=True):
         if name in NUMBERS:
@@ -75,7 +75,7 @@ def _labels(db: sqlite3.Connection, agent_id: int) -> list[dict[str, str]]:
 
 
 def _elements(db: sqlite3.Connection, word: str, limit: int, *, moments: bool) -> list[dict[str, Any]]:
-    """Agents with this word in ascending order of id. `moments`: with member `at`."""
+    """Agents with this word by ascending id. `moments`: with the member `at`."""
     names: tuple[str, ...] = (*COLUMNS[word], "at") if moments else COLUMNS[word]
     columns = ", ".join("coalesce(e.at, 0)" if name == "at" else f"a.{name}" for name in names)
     source = "agent a left join clusterd_event e on e.id = a.id" if moments else "agent a"
@@ -94,14 +94,14 @@ def _elements(db: sqlite3.Connection, word: str, limit: int, *, moments: bool) -
 
 
 def take_all(session: Session) -> bytes:
-    """GET `/v1/agents/sync`: everything that waits, and the flags are cleared."""
+    """GET `/v1/agents/sync`: returns all waiting reports and clears their flags."""
     lists = {word: _elements(session.db, word, -1, moments=False) for word in WORDS}
     session.db.execute("update agent set sync_status = 'synced' where sync_status != 'synced' and id > 0")
     return encode({word: elements for word, elements in lists.items() if elements})
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Rows handed to the cluster and still marked. `number` confirms them; `more`: others wait."""
+    """Rows handed to the cluster and still marked. `number` confirms them; `more`: others still wait."""
 
     number: int
     body: bytes
@@ -110,8 +110,8 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Batches:
-    """What was handed out and not confirmed yet: (id, moment) of each row, by batch. A store that dies forgets them, and the
-    rows are handed out again. Read and written on the event loop only."""
+    """Rows handed out and not confirmed yet: (id, time) of each row, by batch. A restarted store has forgotten them and
+    hands the rows out again. Used on the event loop only."""
 
     def __init__(self) -> None:
         self._taken: dict[int, list[tuple[int, int, str]]] = {}
@@ -129,8 +129,8 @@ class Batches:
 
 
 def take_some(db: sqlite3.Connection, limit: int, *, moments: bool) -> tuple[bytes, list[tuple[int, int, str]], bool]:
-    """At most `limit` rows that wait, the keepalives last: the JSON of 7.7, (id, at, word) of each, and whether more wait.
-    `moments`: with member `at`, microseconds of the boot clock."""
+    """At most `limit` waiting rows, keepalives last: the JSON of 7.7, (id, at, word) of each row, and whether more
+    wait. `moments`: with the member `at`, microseconds of the boot clock."""
     lists: dict[str, list[dict[str, Any]]] = {}
     rows: list[tuple[int, int, str]] = []
     for word in ("syncreq", "syncreq_status", "syncreq_keepalive"):
@@ -154,7 +154,7 @@ def _lists(lists: dict[str, list[dict[str, Any]]], moments: bool) -> bytes:
 
 
 def confirm(session: Session, rows: Iterable[tuple[int, int, str]]) -> int:
-    """The master has these rows: those that nothing was heard of since are `synced`. Returns how many."""
+    """The master has these rows. Rows unchanged since then become `synced`. Returns how many."""
     count = 0
     for agent_id, at, word in rows:
         count += session.db.execute(
@@ -174,7 +174,7 @@ class Label(msgspec.Struct, frozen=True):
 
 
 class Full(msgspec.Struct, frozen=True):
-    """An element of `syncreq`. Members that are missing are empty or 0. `at`: ours only."""
+    """An element of `syncreq`. Missing members are empty or 0. `at` is ours."""
 
     id: int
     name: str = ""
@@ -272,7 +272,7 @@ def _status_values(one: Status) -> tuple[Any, ...]:
 
 
 def _replace_labels(session: Session, one: Full) -> str:
-    """Labels of an unknown agent are refused by the table: said, not an error (wdb.md 7.8)."""
+    """The table refuses labels of an unknown agent: a warning, not an error (wdb.md 7.8)."""
     session.db.execute("delete from labels where id = ?", (one.id,))
     try:
         session.db.executemany(
@@ -290,9 +290,11 @@ Element = Full | Alive | Status
 
 
 def merge(session: Session, elements: Sequence[Element], offset_us: int | None = None) -> list[str]:
-    """Elements of one list, as 7.8 has it. Returns warnings. Raises sqlite3.Error at the first that the table refuses.
+    """Merges the elements of one list as 7.8 describes. Returns warnings. Raises sqlite3.Error at the first element
+    that the table refuses.
 
-    `offset_us`: the elements are of a worker of ours and say when the agent was last heard of (see `merge_ours`)."""
+    `offset_us`: the elements come from a clusterd worker and say when the agent was last heard of (see
+    `merge_ours`)."""
     if not elements:
         return []
     first = elements[0]
@@ -318,7 +320,8 @@ def merge(session: Session, elements: Sequence[Element], offset_us: int | None =
 
 
 class Merged(msgspec.Struct, frozen=True):
-    """What became of a report of one of our nodes: `stale`: another worker has said something later; `errors`: texts."""
+    """The outcome of a report from a clusterd node. `stale`: agents of which another worker has reported something
+    newer; `errors`: texts."""
 
     merged: int
     stale: int
@@ -326,8 +329,9 @@ class Merged(msgspec.Struct, frozen=True):
 
 
 def merge_ours(session: Session, elements: Sequence[Element], node: str, offset_us: int | None) -> Merged:
-    """Elements of one list from worker `node`, whose boot clock shows `offset_us` less than ours; None from one that sends no
-    moments: then what it says is as of now. What the table refuses is said, and does not keep the others."""
+    """Merges the elements of one list from worker `node`, whose boot clock is `offset_us` behind ours; None for a
+    worker that sends no times: its report counts as of now. An element that the table refuses is reported and does not
+    stop the others."""
     if offset_us is None:
         _note_moments(session, [(one.id, boot_us(), node) for one in elements])
         return Merged(len(elements), 0, _merge_each(session, elements, None)[:MOST_ERRORS])
@@ -355,7 +359,7 @@ def _note_moments(session: Session, moments: list[tuple[int, int, str]]) -> None
 
 
 def _merge_each(session: Session, elements: Sequence[Element], offset_us: int | None) -> list[str]:
-    """All at once, and when the table refuses one, each for itself."""
+    """Merges all elements at once; if the table refuses one, merges them one by one."""
     try:
         merge(session, elements, offset_us)
     except sqlite3.IntegrityError:
@@ -381,7 +385,7 @@ _PASSES = (
 
 
 def sync_agent_info_get(session: Session, start: int) -> tuple[bytes, bytes, int]:
-    """Status, text, and the id to go on from (0 when all was told). What is told is marked as `synced`."""
+    """Status, text, and the id to continue from (0 at the end). Reported rows become `synced`."""
     chunk, last = Chunk(2), start
     for word, names in _PASSES:
         found = session.db.execute(
@@ -410,7 +414,7 @@ def sync_agent_info_get(session: Session, start: int) -> tuple[bytes, bytes, int
 
 
 def sync_agent_info_set(session: Session, agents: object) -> None:
-    """Overwrite all columns of each agent. Raises sqlite3.Error, Refused."""
+    """Overwrites all columns of each agent. Raises sqlite3.Error, Refused."""
     if not isinstance(agents, list):
         raise Refused("Invalid JSON data, missing required fields")
     columns = ", ".join(f"{name} = :{name}" for name in FULL if name != "id")

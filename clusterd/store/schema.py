@@ -1,6 +1,6 @@
-"""The agent database `queue/db/global.db`: its schema (wdb.md 6), how it is opened, and what we keep beside it.
+"""The agent database `queue/db/global.db`: its schema (wdb.md 6), how it is opened, and our own tables.
 
-Our own tables and indexes begin with `clusterd_`; a stock wazuh-db that opens the file does not mind them.
+Our tables and indexes begin with `clusterd_`; a stock wazuh-db that opens the file ignores them.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ DATABASE = "queue/db/global.db"
 VERSION = "7"
 MODE = 0o660
 NEVER_ENDS = 253402300799
-"""`last_keepalive` of the manager itself."""
+"""`last_keepalive` of the manager's own row."""
 BUSY_MS = 5000
-"""How long a transaction waits for another program that has locked the file."""
+"""How long a transaction waits for another program's lock on the file."""
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 AGENT_COLUMNS = (
@@ -130,23 +130,23 @@ create table if not exists clusterd_seen (kind text, name text, primary key (kin
 create index if not exists clusterd_to_report on agent (sync_status) where sync_status != 'synced';
 create index if not exists clusterd_to_hand_out on agent (group_sync_status) where group_sync_status = 'syncreq';
 """
-"""clusterd_event: when, in microseconds of this machine's boot clock, something was last heard of an agent (below zero: before
-the machine was started last); `node`: from which worker, empty from this node itself. clusterd_seen: keys and group directories
-that this node has seen; of kind `boot` the boot that the moments belong to, of kind `wall` the wall clock less the boot clock,
+"""clusterd_event: when something was last heard of an agent, in microseconds of this machine's boot clock (negative:
+before the last boot); `node`: the reporting worker, empty for this node. clusterd_seen: keys and group directories that
+this node has seen; kind `boot` holds the boot that the times belong to, kind `wall` the wall clock minus the boot clock
 in microseconds."""
 
 
 def connect(root: str, *, readonly: bool = False) -> sqlite3.Connection:
-    """A connection in autocommit mode; any thread may use it, one at a time. Raises sqlite3.Error."""
+    """Opens a connection in autocommit mode; any thread may use it, one at a time. Raises sqlite3.Error."""
     path = Path(root) / DATABASE
     connection = sqlite3.connect(
         path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     connection.execute("pragma foreign_keys = on")
     connection.execute("pragma synchronous = normal")
-    # Sorting and the like: memory is bounded (bounds.py), the disk is not.
+    # Temporary data such as sorting goes to disk: memory is bounded (bounds.py), the disk is not.
     connection.execute("pragma temp_store = memory")
-    # A text that is no UTF-8, which any client's SQL can write, must not keep everybody from reading its row.
+    # Any client's SQL can store invalid UTF-8; its row must stay readable.
     connection.text_factory = _text
     if readonly:
         connection.execute("pragma query_only = on")
@@ -159,7 +159,7 @@ def _text(data: bytes) -> str:
 
 @contextlib.contextmanager
 def locked(root: str) -> Iterator[None]:
-    """Nobody else makes the database, or moves it away, while the block runs."""
+    """No other process creates the database or moves it away while the block runs."""
     directory = (Path(root) / DATABASE).parent
     directory.mkdir(mode=0o770, parents=True, exist_ok=True)
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -171,8 +171,8 @@ def locked(root: str) -> Iterator[None]:
 
 
 def prepare(root: str, node_name: str, version: str, *, thorough: bool = False) -> None:
-    """Make the database, or see that the one that is there is of our version and whole (`thorough`: its indexes too, which takes
-    longer); this node's row says what it is. Raises StartFailure saying what to do."""
+    """Creates the database, or checks that the existing one has our version and is undamaged (`thorough`: indexes too,
+    which takes longer), and updates this node's own row. Raises StartFailure that says what to do."""
     path = Path(root) / DATABASE
     try:
         with locked(root):
@@ -224,27 +224,27 @@ def _version(connection: sqlite3.Connection) -> str:
 
 
 def wall_offset_us() -> int:
-    """The wall clock less the boot clock, in microseconds."""
+    """The wall clock minus the boot clock, in microseconds."""
     return time.time_ns() // 1000 - boot_us()
 
 
 def noted_wall_offset(connection: sqlite3.Connection) -> int | None:
-    """As it was noted last."""
+    """The value that was stored last."""
     row = connection.execute("select name from clusterd_seen where kind = 'wall'").fetchone()
     return None if row is None else int(row[0])
 
 
 def note_wall_offset(connection: sqlite3.Connection, offset_us: int) -> None:
-    """What turns the moments of this boot into those of the next one."""
+    """What to subtract from times of the previous boot."""
     connection.execute("delete from clusterd_seen where kind = 'wall'")
     connection.execute("insert into clusterd_seen (kind, name) values ('wall', ?)", (str(offset_us),))
 
 
 def _carry_over_moments(connection: sqlite3.Connection) -> None:
-    """The boot clock begins anew with the machine: moments of the boot before are counted back from this one by the wall clock.
-    Were they forgotten, the master could not tell a report that waited here from one that is out of date.
+    """The boot clock restarts with the machine: times of the previous boot are converted by the wall clock. If they
+    were dropped, the master could not tell a report that waited here from an outdated one.
 
-    All that was heard of before is from before this boot, whatever the wall clock says."""
+    Everything heard of before the boot lies before it, whatever the wall clock says."""
     boot, now_us = Path(BOOT_ID).read_text(encoding="ascii").strip(), wall_offset_us()
     if connection.execute("select 1 from clusterd_seen where kind = 'boot' and name = ?", (boot,)).fetchone() is None:
         earlier = noted_wall_offset(connection)
@@ -258,7 +258,7 @@ def _carry_over_moments(connection: sqlite3.Connection) -> None:
 
 
 def _run(connection: sqlite3.Connection, script: str) -> None:
-    """Each statement of a script, inside the transaction that is open (executescript would commit it)."""
+    """The statements of a script one by one, inside the open transaction (executescript would commit it)."""
     for statement in script.split(";\n"):
         if statement.strip():
             connection.execute(statement)

@@ -1,4 +1,5 @@
-"""`global sql`: a client's own statement (wdb.md 3.23). Readers take what only reads; the writer the rest."""
+"""`global sql`: a client's own statement (wdb.md 3.23). Readers run statements that only read, the writer the
+others."""
 
 import sqlite3
 from typing import Any
@@ -10,16 +11,16 @@ from clusterd.store.jsontext import ANSWER_BYTES, encode
 READ_ONLY = "attempt to write a readonly database"
 READ_S = 60.0
 WRITE_S = 10.0
-"""A statement is broken off after so long: one that never ends would keep a reader, or everybody who writes, for ever."""
+"""A statement is interrupted after this time: an endless one would block a reader, or all writes."""
 
 
 class Writes(Exception):
-    """The statement changes the database: it is for the writer."""
+    """The statement changes the database and belongs to the writer."""
 
 
 def first_statement(text: str) -> str:
-    """Up to the first semicolon that ends a statement, or to a NUL, where the text ends for whoever wrote it in C; anything
-    behind it is not executed."""
+    """The text up to the first semicolon that ends a statement, or up to a NUL, which ends a string in C; the rest is
+    not executed."""
     text = text.partition("\0")[0]
     at = text.find(";")
     while at >= 0:
@@ -30,7 +31,7 @@ def first_statement(text: str) -> str:
 
 
 def run_read(db: sqlite3.Connection, text: str, watch: Watch) -> bytes:
-    """The rows as JSON, on a reader's connection. Raises Writes, sqlite3.Error."""
+    """Runs the statement on a reader's connection and returns its rows as JSON. Raises Writes, sqlite3.Error."""
     try:
         return run(db, text, watch, READ_S)
     except sqlite3.OperationalError as failure:
@@ -40,7 +41,8 @@ def run_read(db: sqlite3.Connection, text: str, watch: Watch) -> bytes:
 
 
 def run_write(session: Session, text: str, watch: Watch) -> bytes:
-    """The same in the writer. Whatever it changed, the sequence of group hashes is read again."""
+    """The same in the writer. Afterwards the sequence of group hashes is read again, since the statement may have
+    changed it."""
     session.db.set_authorizer(authorize)
     try:
         return run(session.db, text, watch, WRITE_S)
@@ -50,7 +52,8 @@ def run_write(session: Session, text: str, watch: Watch) -> bytes:
 
 
 def run(db: sqlite3.Connection, text: str, watch: Watch, longest_s: float) -> bytes:
-    """The first statement of a text, on a connection with `authorize`: its rows as JSON. Raises sqlite3.Error."""
+    """Runs the first statement of the text on a connection with `authorize`; returns its rows as JSON. Raises
+    sqlite3.Error."""
     with watch.bounded(db, longest_s):
         cursor = db.execute(first_statement(text))
         try:
@@ -62,7 +65,7 @@ def run(db: sqlite3.Connection, text: str, watch: Watch, longest_s: float) -> by
                 parts.append(encode(_row(names, row)))
                 size += len(parts[-1]) + 1
                 if size > ANSWER_BYTES:
-                    # The answer is cut there anyway (wdb.md 2.3).
+                    # The answer is cut at this size anyway (wdb.md 2.3).
                     break
             return b"[" + b",".join(parts) + b"]"
         finally:
@@ -70,7 +73,7 @@ def run(db: sqlite3.Connection, text: str, watch: Watch, longest_s: float) -> by
 
 
 def _row(names: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
-    """Values are cut where the answer is at the latest: nothing behind that is given out, and need not be encoded."""
+    """Values are cut at the size of an answer: anything beyond would never be sent."""
     return {
         name: value[:ANSWER_BYTES] if isinstance(value, str | bytes) else value
         for name, value in zip(names, row, strict=True)

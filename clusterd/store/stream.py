@@ -1,5 +1,5 @@
-"""Unix stream sockets with length prefix (wdb.md 1): the wdb socket, where a client asks again and again, and authd's, which
-serves one request a connection."""
+"""Unix stream sockets with a length prefix (wdb.md 1): the wdb socket, where a client sends many requests, and authd's,
+which serves one request per connection."""
 
 import asyncio
 import contextlib
@@ -19,12 +19,13 @@ PREFIX_BYTES = 4
 BACKLOG = 512
 UMASK = 0o117
 _CREDENTIALS = struct.Struct("3i")
-"""struct ucred of Linux: pid, uid, gid."""
+"""Linux's struct ucred: pid, uid, gid."""
 Answer = Callable[[bytes], Awaitable[list[bytes]]]
 
 
 def bind(path: str) -> socket.socket:
-    """A listening unix socket (mode 0660) in place of a dead one. Raises SocketTaken when a live server holds it, OSError."""
+    """Creates a listening unix socket (mode 0660), replacing a dead one. Raises OSError, and SocketTaken when a live
+    server holds it."""
     os.makedirs(os.path.dirname(path), mode=0o770, exist_ok=True)
     if is_served(path):
         raise SocketTaken(
@@ -52,7 +53,7 @@ AGAIN_S = 0.1
 
 
 class StreamServer:
-    """One socket and its connections. A request is answered before the next one of the connection is read."""
+    """One socket and its connections. Each connection's next request is read after the current one is answered."""
 
     def __init__(
         self,
@@ -64,8 +65,8 @@ class StreamServer:
         once: bool = False,
         wait_s: float | None = None,
     ) -> None:
-        """`most`: connections at a time; more wait in the backlog. One process has at most half of them, more are closed.
-        `once`: close after an answer. `wait_s`: for a request."""
+        """`most`: connections at a time; more wait in the backlog. One process may have half of them; more are closed.
+        `once`: close after an answer. `wait_s`: how long to wait for a request."""
         self._rounds = rounds
         self._path = path
         self._answer = answer
@@ -80,13 +81,13 @@ class StreamServer:
         self._inode = 0
 
     def start(self) -> None:
-        """Bind and accept. Raises SocketTaken, OSError."""
+        """Binds and accepts. Raises SocketTaken, OSError."""
         self._socket = bind(self._path)
         self._inode = os.stat(self._path).st_ino
         self._accepting = asyncio.create_task(self._accept(self._socket))
 
     async def stop(self) -> None:
-        """Accept nothing more, end the connections, remove the file unless it is another program's by now."""
+        """Stops accepting, ends the connections, and removes the file unless it belongs to another program by now."""
         if self._socket is None or self._accepting is None:
             return
         tasks = [self._accepting, *self._tasks]
@@ -102,7 +103,7 @@ class StreamServer:
         return len(self._tasks)
 
     async def _accept(self, listening: socket.socket) -> None:
-        """For ever: whatever keeps a connection from being accepted (too many open files), the next one is waited for."""
+        """Accepts for ever: after any failure (such as too many open files) it waits for the next connection."""
         while True:
             is_begun: bool | None = None
             await self._room.acquire()
@@ -152,7 +153,7 @@ class StreamServer:
                 if self._once:
                     return
         except (ConnectionError, TimeoutError):
-            # The client hung up, or said nothing in its time.
+            # The client hung up or sent nothing in time.
             return
         finally:
             writer.close()
@@ -160,7 +161,8 @@ class StreamServer:
                 await writer.wait_closed()
 
     async def _request(self, reader: asyncio.StreamReader) -> bytes | None:
-        """None: hung up, said nothing, or announced too much (wdb.md 2.3: the payload is not read)."""
+        """Returns None if the client hung up, sent nothing in time, or announced too much (wdb.md 2.3: the payload is
+        not read)."""
         try:
             async with asyncio.timeout(self._wait_s):
                 size = int.from_bytes(await reader.readexactly(PREFIX_BYTES), "little")
@@ -172,13 +174,13 @@ class StreamServer:
 
 
 def process_of(client: socket.socket, _: object) -> str:
-    """Who a connection of a unix socket is counted for: the process at the other end."""
+    """The process at the other end of a unix socket, to count its connections."""
     credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return f"process {_CREDENTIALS.unpack(credentials)[0]}"
 
 
 def remove_own(path: str, inode: int) -> None:
-    """Remove our socket's file, but never that of somebody who came after us."""
+    """Removes our socket's file, unless another server has replaced it."""
     with contextlib.suppress(OSError):  # a disk that is read-only by now: the next start replaces the file
         if os.stat(path).st_ino == inode:
             os.unlink(path)

@@ -1,4 +1,4 @@
-"""What authd and the follower do with agents, over the engine."""
+"""Changes to agents by authd and the follower, through the engine."""
 
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -11,11 +11,11 @@ from clusterd.store.private import PrivateDatabases
 from clusterd.store.registry import AgentFacts, NewAgent
 
 KEYS = "key"
-"""Kind of the rows of clusterd_seen that name agents whose key this node has had."""
+"""Kind of clusterd_seen rows that name agents whose key this node has had."""
 
 
 class StoreTable:
-    """The AgentTable of authd. Changes are on disk when they are done."""
+    """The AgentTable of authd. Changes are on disk when its methods return."""
 
     def __init__(self, engine: Engine, private: PrivateDatabases) -> None:
         self._engine = engine
@@ -34,7 +34,7 @@ class StoreTable:
         return await self._engine.read(lambda db: {int(name) for name in seen(db, KEYS)})
 
     async def apply(self, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
-        """All of it or, with StoreFailed, nothing; with NotKept all of it, which may be lost again."""
+        """Applies all changes; StoreFailed: none; NotKept: all, but a power failure may undo them."""
         try:
             await self._engine.write(lambda session: _apply(session, added, removed), durable=True)
         except NotOnDisk as failure:
@@ -65,7 +65,7 @@ def _apply(session: Session, added: Sequence[NewAgent], removed: Sequence[int]) 
 
 
 def _register(session: Session, agent: NewAgent) -> None:
-    """wdb.md 8.5, steps 3 and 4; a group that the table does not know (yet) is left out, as it is there."""
+    """wdb.md 8.5, steps 3 and 4. A group that the table does not know yet is skipped, as in stock."""
     agents.insert_agent(
         session,
         agents.NewAgentRow(
@@ -79,7 +79,7 @@ def _register(session: Session, agent: NewAgent) -> None:
     )
     if agent.group:
         for name in agent.group.split(","):
-            # Its directory is there (authd has looked); the follower may not have seen it yet.
+            # The group's directory exists (authd has checked); the follower may not have seen it yet.
             if groups.group_id(session.db, name) is None:
                 groups.insert_group(session, name)
         assignment = groups.Assignment(session, "override", "syncreq", on_worker=False)
