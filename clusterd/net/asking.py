@@ -1,4 +1,4 @@
-"""Who waits for the response to a request on a link."""
+"""The interface of code that sends a request on a link and waits for its response."""
 
 from typing import Protocol
 
@@ -8,13 +8,13 @@ from clusterd.wire.events import Sink
 
 
 class Asker(Protocol):
-    """Who waits for the response to a request."""
+    """Receives the outcome of a request."""
 
     def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        """The response; with `bodies` it is large, and their slabs are the asker's."""
+        """The response. `bodies`: a large one; the receiver owns their slabs."""
 
     def unanswered(self, why: str) -> None:
-        """ "timeout" or "closed": there will be none."""
+        """No response will come: "timeout" or "closed"."""
 
 
 class Ask:
@@ -29,7 +29,7 @@ class Ask:
 
 
 class IgnoreAnswer:
-    """Of whom the response to a request of net's own is of no interest."""
+    """Ignores the response to a request of net's own."""
 
     __slots__ = ("_context",)
 

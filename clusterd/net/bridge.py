@@ -1,7 +1,7 @@
-"""Events and requests to sync, its replies and requests back to links (clusterd/messages is the language).
+"""Carries events and requests of links to sync, and sync's replies and requests to links (messages: clusterd/messages).
 
-Sync may die at any moment and come back as another process. Then every request it has not answered is answered here with
-`err`, never with silence; slabs it held come back; what it was sending is told to the new one.
+Sync may die at any moment and return as another process. Then the bridge answers every open request with `err`, takes
+back the slabs that sync held, and tells the new process which sendings were lost.
 """
 
 import asyncio
@@ -49,19 +49,19 @@ from ipc.descriptor import Descriptor
 from ipc.errors import BadMessage, NoCredit, StaleLease
 
 FULL_MESSAGES = 2000
-"""Messages that wait for sync from which on the links that send it more are not read."""
+"""When more messages than this wait for sync, links that would add some are not read."""
 NOTES_PER_LINK = 1200
-"""Sendings and sendsync requests of a peer that a new sync tells it the end of."""
+"""How many of a peer's open sendings and sendsync requests are remembered, so that a new sync can end them."""
 INTERNAL = 1000
 TOLD_S = 20.0
-"""How long the response to a request of net's own is waited for."""
+"""How long net waits for the response to a request of its own."""
 PULSE = "pulse"
-"""The capability of which net does its part."""
+"""The capability that net itself takes part in."""
 _GONE = ("down", "failed")
 
 
 class _SyncAsk:
-    """Sync waits for the response to its request `id`."""
+    """Passes the response to sync's request `id` on to sync."""
 
     __slots__ = ("_bridge", "_id", "link", "number")
 
@@ -79,7 +79,8 @@ class _SyncAsk:
 
 
 class Bridge:
-    """Net's end of the channel. Owns what is under way between links and sync; the table of links that sync knows."""
+    """Net's end of the channel. Owns the open requests between links and sync, and the table of links that sync
+    knows."""
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class Bridge:
         self._asks: dict[int, _SyncAsk | StringTransfer] = {}
         self._notes: dict[int, dict[tuple[str, str], None]] = {}
         self._sending: Counter[int] = Counter()
-        """Slabs of sync's, and how many messages are still to be written from each."""
+        """Slabs of sync with the number of messages still to be written from each."""
         self._queue: deque[NetToSync] = deque()
         self._queued = asyncio.Event()
         self._held: set[Link] = set()
@@ -110,7 +111,7 @@ class Bridge:
     # ---- from links ------------------------------------------------------------------------------------------------------
 
     def link_up(self, link: Link, node_type: str = "", version: str = "") -> None:
-        """From here on sync knows this link. `kind` and `name` of the link are set."""
+        """Tells sync about this link. `kind` and `name` of the link are set."""
         link.info = LinkInfo(
             link.number,
             link.kind,
@@ -128,7 +129,7 @@ class Bridge:
         self.tell(LinkUp(link.info))
 
     def link_down(self, link: Link, reason: str) -> None:
-        """The link is gone; its requests need no answers any more."""
+        """The link has ended; its requests need no answers."""
         for serial in link.serials:
             self._pending.pop(serial, None)
         link.serials.clear()
@@ -138,7 +139,7 @@ class Bridge:
             self.tell(LinkDown(link.number, reason))
 
     def master_away(self, reason: str) -> bool:
-        """There is no link to the master. Returns whether the reason is another one than before."""
+        """Records why there is no link to the master. Returns whether the reason has changed."""
         if reason == self._away:
             return False
         self._away = reason
@@ -146,7 +147,7 @@ class Bridge:
         return True
 
     def keepalive(self, link: Link) -> None:
-        """The peer was heard. Local clients are of no interest to sync in this."""
+        """Records a keepalive. Sync hears of nodes' keepalives only, not of local clients'."""
         now = self._context.clock
         link.heard_at = now.monotonic()
         link.keepalive_at = now.wall()
@@ -156,7 +157,7 @@ class Bridge:
     def forward(
         self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink], answer_as: str = ""
     ) -> None:
-        """A request that sync answers."""
+        """Passes a request on to sync."""
         if self.sync_is_lost:
             self.drop(bodies)
             link.respond(counter, commands.ERR, _restarted())
@@ -173,15 +174,15 @@ class Bridge:
             link.hold(HELD_SYNC)
 
     def lend(self, bodies: list[Sink]) -> list[Descriptor] | None:
-        """What a message to sync says about large bodies."""
+        """Descriptors of large bodies for a message to sync; sync owns the slabs from here on."""
         return self._context.slabs.to_sync(bodies) if bodies else None
 
     def drop(self, bodies: list[Sink]) -> None:
-        """Large bodies that nobody reads."""
+        """Frees large bodies that nobody reads."""
         self._context.slabs.drop(bodies, self._context.clock.monotonic())
 
     def slabs_written(self, slabs: list[int]) -> None:
-        """Bodies are written, or dropped with their link: ours are free, sync's go back to it."""
+        """Bodies were written, or dropped with their link: our slabs become free, sync's slabs return to sync."""
         now = self._context.clock.monotonic()
         ours = [slab for slab in slabs if self._context.slabs.is_ours(slab)]
         theirs = [slab for slab in slabs if not self._context.slabs.is_ours(slab)]
@@ -192,7 +193,8 @@ class Bridge:
             self.tell(SlabsReturned(theirs))
 
     def _unsent(self, body: list[Descriptor]) -> None:
-        """A body of sync that has nowhere to go. It was not counted as being sent; others may be, from the same slab."""
+        """Returns a body of sync whose link is gone. It was not counted as being sent; other messages from the same
+        slab may be."""
         now = self._context.clock.monotonic()
         self._give_back([part.slab for part in body if self._context.slabs.is_ours(part.slab)], now)
         theirs = [part.slab for part in body if not self._context.slabs.is_ours(part.slab)]
@@ -200,7 +202,7 @@ class Bridge:
             self.tell(SlabsReturned(theirs))
 
     def settle(self, request_id: int, message: Answered | Unanswered) -> None:
-        """A request of sync has ended."""
+        """Reports the end of a request of sync."""
         if self._asks.pop(request_id, None) is not None:
             self.tell(message)
         elif isinstance(message, Answered) and message.body:
@@ -214,7 +216,7 @@ class Bridge:
     # ---- from sync -------------------------------------------------------------------------------------------------------
 
     def handle(self, message: SyncToNet) -> None:
-        """One message of sync."""
+        """Handles one message of sync."""
         match message:
             case Reply():
                 self._reply(message)
@@ -270,7 +272,7 @@ class Bridge:
             link.respond_body(pending.counter, command, views, slabs)
 
     def _take_body(self, body: list[Descriptor], link: Link) -> tuple[list[memoryview] | None, list[int]]:
-        """Views of a body that is net's until it is written. None for one that was given back meanwhile."""
+        """Views of a body that net owns until it is written. None if it was returned meanwhile."""
         slabs = [part.slab for part in body]
         try:
             views = [self._context.slabs.view(part) for part in body]
@@ -332,7 +334,7 @@ class Bridge:
     # ---- lives of sync ---------------------------------------------------------------------------------------------------
 
     def say_hello(self) -> None:
-        """Everything a sync process needs to know of us, before any other message."""
+        """NetHello: everything that a sync process needs to know before any other message."""
         links = [
             msgspec.structs.replace(link.info, keepalive_at=link.keepalive_at)
             for link in self._links.values()
@@ -350,7 +352,7 @@ class Bridge:
         self.say_hello()
 
     def watch_sync(self) -> None:
-        """Called by the tick: the board says at once when sync's process is gone."""
+        """Called by the tick: the board shows at once that sync's process has ended."""
         row = self._sync_row.snapshot()
         if self._sync is None:
             if row.state not in _GONE:
@@ -359,7 +361,7 @@ class Bridge:
             self._lose_sync()
 
     def _lose_sync(self) -> None:
-        """Sync is dead: answer what it has not, take back what it held."""
+        """Sync has died: answers its open requests and takes back its slabs."""
         if self.sync_is_lost:
             return
         self.sync_is_lost = True
@@ -385,14 +387,15 @@ class Bridge:
     # ---- the channel -----------------------------------------------------------------------------------------------------
 
     def tell(self, message: NetToSync) -> None:
-        """Queue a message to sync. While there is none nothing is queued: the next one is told everything by NetHello."""
+        """Queues a message to sync. Without a sync process nothing is queued: NetHello will tell the next one
+        everything."""
         if self.sync_is_lost:
             return
         self._queue.append(message)
         self._queued.set()
 
     async def send_all(self) -> None:
-        """Runs until cancelled: hand messages over in order, waiting as long as sync takes none."""
+        """Hands messages over in order, waiting while sync takes none. Runs until cancelled."""
         while True:
             await self._queued.wait()
             while self._queue:

@@ -1,4 +1,5 @@
-"""A TCP connection to a host that may have several addresses: they are looked up each time, and tried side by side."""
+"""Opens a TCP connection to a host that may have several addresses. They are resolved at each attempt and tried side by
+side."""
 
 import asyncio
 import os
@@ -7,20 +8,20 @@ from itertools import chain, zip_longest
 from typing import Any
 
 NEXT_AFTER_S = 0.5
-"""An address that has not answered in so long has company from then on: a dead one costs no more than this."""
+"""After this time without an answer the next address is tried as well: a dead address costs no more than this."""
 
 Found = tuple[int, int, int, str, Any]
 
 
 def in_turn(found: list[Found]) -> list[Found]:
-    """The addresses in the system's order, but IPv6 and IPv4 in turn: often one of the two leads nowhere at all."""
+    """The addresses in the system's order, IPv6 and IPv4 alternating: often one of the two families leads nowhere."""
     first = [one for one in found if one[0] == found[0][0]]
     others = [one for one in found if one[0] != found[0][0]]
     return [one for one in chain(*zip_longest(first, others)) if one is not None]
 
 
 async def connect(host: str, port: int) -> socket.socket:
-    """The first connection that comes about; the other attempts are given up. Raises OSError: the last failure."""
+    """Returns the first connection that succeeds and cancels the other attempts. Raises OSError: the last failure."""
     found: list[Found] = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)  # type: ignore[assignment]
     waiting = in_turn(found)
     attempts: set[asyncio.Task[socket.socket]] = set()
@@ -64,6 +65,6 @@ async def _attempt(found: Found) -> socket.socket:
 
 
 def _close(attempt: "asyncio.Task[socket.socket]") -> None:
-    """One that was given up and has come about all the same."""
+    """Closes a connection that succeeded after its attempt was cancelled."""
     if not attempt.cancelled() and attempt.exception() is None:
         attempt.result().close()

@@ -19,7 +19,7 @@ SLOW_NS = 5_000_000
 
 
 class ToSync(Protocol):
-    """What links may ask of the bridge."""
+    """The part of the bridge that links use."""
 
     def tell(self, message: NetToSync) -> None: ...
 
@@ -33,13 +33,14 @@ class Expiring(Protocol):
 
 
 class Beating(Protocol):
-    """A link whose ends have agreed to send something every few seconds."""
+    """A link whose two ends have agreed to send something every few seconds."""
 
     def beat(self, now: float) -> None: ...
 
 
 class Meter:
-    """Counts for the board. Work is CPU time of net's thread within one callback: what keeps every other link waiting."""
+    """Counters for the board. Work is the CPU time of net's thread within one callback: for that time every other link
+    waits."""
 
     __slots__ = (
         "bytes_in",
@@ -57,7 +58,7 @@ class Meter:
         self.refused = self.requests = self.work_max_us = self.work_over_5ms = 0
 
     def worked(self, began_ns: int) -> None:
-        """A callback that began at `began_ns` (time.thread_time_ns) has ended."""
+        """Counts a callback that began at `began_ns` (time.thread_time_ns)."""
         spent = time.thread_time_ns() - began_ns
         if spent > SLOW_NS:
             self.work_over_5ms += 1
@@ -70,8 +71,8 @@ class Meter:
 
 
 class Context:
-    """Made once in process.py. `settings` is replaced by a reload; the rest stays. `asking`, `beating`: kept by the links themselves.
-    `scratch`: where all links read small frames to."""
+    """Made once in process.py. A reload replaces `settings`; the rest stays. `asking`, `beating`: maintained by the
+    links. `scratch`: buffer into which all links read small frames."""
 
     def __init__(self, settings: Settings, log: Log, clock: Clock, slabs: NetSlabs) -> None:
         self.settings = settings
@@ -107,16 +108,16 @@ class Context:
         return "Master" if self.settings.is_master else f"Worker {cluster.node_name}"
 
     def ordinary_line(self, level: str, tag: str, address: str, text: str) -> None:
-        """A line that each connection makes: many per address, but not without end."""
+        """A line that each connection causes: many per address, but a bounded number."""
         if self.log.is_on(level) and self._ordinary.allows(address, self.clock.monotonic()):
             self.log.line(level, tag, MAIN, text)
 
     def abuse_line(
         self, level: str, tag: str, subtag: str, address: str, kind: str, text: str, *, is_insider: bool = False
     ) -> None:
-        """A line about a bad connection: one per address and kind of abuse in a period, with a count of the rest, and only so
-        many in all. `is_insider`: about one that has our key, a program of this machine, or this node: a flood of strangers
-        leaves it in."""
+        """A line about a bad connection. Each address and kind of abuse gets one line per period, with a count of the
+        rest, and there is a limit for all lines. `is_insider`: the line is about a node with our key, a program of this
+        machine, or this node; a flood by strangers does not suppress it."""
         if not self.log.is_on(level):
             return
         lines = self.insiders if is_insider else self.strangers

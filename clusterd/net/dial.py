@@ -26,7 +26,8 @@ from clusterd.wire.token import sealed_length
 FIRST_RETRY_S = 1.0
 JITTER = 0.25
 CONNECT_S = 8.0
-"""For a TCP connection. The system asks again after 1, 3 and 7 seconds; one that came later would be no good one either."""
+"""Time limit for a TCP connection. The system repeats its SYN after 1, 3 and 7 s; a connection that needs longer would
+be bad anyway."""
 KEEPALIVE_SUBTAG = "Keep Alive"
 SHOWN_CHARACTERS = 100
 _NO_ANSWER = "it closed the connection instead of answering hello; does it have the same cluster key? Its log says why"
@@ -36,11 +37,11 @@ OURS = {
     3030: 'our cluster name is "{0.cluster}"',
     3031: "our version is {0.version}",
 }
-"""What this node has said, by the code of a refusal: a template of its Hello."""
+"""What this node said in its hello, by the code of the refusal: templates that take its Hello."""
 
 
 class Address(NamedTuple):
-    """Where a master is."""
+    """Address of a master."""
 
     host: str
     port: int
@@ -50,7 +51,7 @@ class Address(NamedTuple):
 
 
 def parse_address(node: str, default_port: int) -> Address:
-    """HOST, HOST:PORT, [V6]:PORT, [V6] or a bare V6 (which has more than one colon)."""
+    """Parses HOST, HOST:PORT, [V6]:PORT, [V6] or a bare V6 address (which has more than one colon)."""
     if node.startswith("["):
         host, _, rest = node[1:].partition("]")
         return Address(host, int(rest[1:]) if rest.startswith(":") else default_port)
@@ -62,7 +63,7 @@ def parse_address(node: str, default_port: int) -> Address:
 
 class _Answer:
     """Waits for one response: (command, payload), or raises ClusterError 3020 or ConnectionResetError. `at_once` is
-    called before anything else that came with a good response is looked at."""
+    called before anything that arrives behind a good response is handled."""
 
     def __init__(self, context: Context, command: str, at_once: Callable[[], None] | None = None) -> None:
         self._context = context
@@ -88,7 +89,7 @@ class _Answer:
 
 
 class Dialer:
-    """Owner of the one outbound link. `run` never ends by itself."""
+    """Owns the one outbound link. `run` never ends by itself."""
 
     def __init__(
         self, context: Context, bridge: Bridge, desk: LinkCommands, sealer: Sealer, tls: ssl.SSLContext | None
@@ -101,11 +102,11 @@ class Dialer:
         self._known = known_commands("master", on_master=False)
         self._closed = asyncio.Event()
         self._why = ""
-        """What the last link has broken of the protocol."""
+        """How the last link violated the protocol."""
         self.links: dict[int, Link] = {}
 
     async def run(self) -> None:
-        """Connect, stay as long as it lasts, connect again; with pauses that grow to connection_retry."""
+        """Connects, waits until the link ends, and connects again, with pauses that grow to connection_retry."""
         retry_s = self._context.settings.worker.connection_retry_s
         backoff = Backoff(min(FIRST_RETRY_S, retry_s), retry_s / (1 + JITTER), jitter=JITTER)
         while True:
@@ -117,7 +118,8 @@ class Dialer:
             await asyncio.sleep(backoff.next_s())
 
     async def _one_round(self) -> float:
-        """Try the addresses in order until one accepts us. Returns how long the link lasted in seconds, 0 for none."""
+        """Tries the addresses in order until one accepts this node. Returns how long the link lasted in seconds, 0 for
+        none."""
         cluster = self._context.settings.cluster
         for place, node in enumerate(cluster.nodes):
             address = parse_address(node, cluster.port)
@@ -173,7 +175,7 @@ class Dialer:
         return link
 
     async def _join(self, link: Link) -> bool:
-        """Say hello; whether the master takes us."""
+        """Says hello. Returns whether the master accepts this node."""
         settings = self._context.settings
         hello = Hello(
             settings.cluster.node_name, settings.cluster.name, settings.cluster.node_type, settings.clusterd.version
@@ -200,7 +202,7 @@ class Dialer:
         return True
 
     def _joined(self, link: Link) -> None:
-        """The master has accepted us; its first request may lie right behind."""
+        """The master has accepted this node; its first request may follow immediately."""
         self._context.log.line("INFO", link.tag, MAIN, "Successfully connected to master.")
         make_node_directory(self._context, self._context.settings.cluster.node_name)
         link.keepalive_at = self._context.clock.wall()
@@ -214,7 +216,7 @@ class Dialer:
         return await answer.future
 
     async def _stay(self, link: Link) -> None:
-        """Send keepalives until the link ends, or too many of them have failed."""
+        """Sends keepalives until the link ends or too many of them have failed."""
         clock, intervals = self._context.clock, self._context.settings.worker
         keepalive = KeepaliveSender(intervals.keep_alive_s, intervals.max_failed_keepalive_attempts, clock.monotonic())
         while True:
@@ -255,7 +257,7 @@ class Dialer:
 
     def request(self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
         if link.info is None:
-            # The master asks before it has answered our hello. Sync does not know this link yet.
+            # The master sent a request before it answered our hello; sync does not know this link yet.
             self._context.slabs.drop(bodies, self._context.clock.monotonic())
             link.abort(f"the master sent {commands.python_bytes(command)} before it answered hello")
             return

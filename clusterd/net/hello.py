@@ -1,4 +1,4 @@
-"""Who may join: the master's decision on a hello (wire.md 1.4 with W5 to W8). Pure; nothing is registered here."""
+"""The master's decision on a hello (wire.md 1.4 with W5 to W8). Pure; nothing is registered here."""
 
 from collections.abc import Mapping
 
@@ -15,8 +15,8 @@ _MINOR_PARTS = 2
 
 
 class NotAdmitted(ClusterError):
-    """A hello that was refused. `node`: the name that it gave, empty if that cannot be shown; `both`: the reason with their value
-    and ours, for this master's operator."""
+    """A refused hello. `node`: the name in it, empty if that cannot be shown; `both`: the reason with the node's value
+    and ours, for the master's operator."""
 
     def __init__(self, code: int, extra: str | None = None, *, node: str = "", both: str = "") -> None:
         super().__init__(code, extra)
@@ -25,7 +25,7 @@ class NotAdmitted(ClusterError):
 
 
 class HelloRules(msgspec.Struct, frozen=True):
-    """What this master asks of a worker."""
+    """What this master requires of a worker."""
 
     master_name: str
     cluster_name: str
@@ -34,10 +34,11 @@ class HelloRules(msgspec.Struct, frozen=True):
 
 
 def check_hello(payload: bytes, rules: HelloRules, registered: Mapping[str, str], own_name: str = "") -> Hello:
-    """The hello of a worker that may join. The first check that fails decides; nothing is registered before all passed.
+    """Returns the hello of a worker that may join. The first failed check decides; nothing is registered before all
+    have passed.
 
-    `registered`: the workers that are connected, name to address. `own_name`: the name this link has from an earlier hello; a
-    link has one name for its life (W6). Raises NotAdmitted 1000 and 3028 to 3031, to be sent back as `err`."""
+    `registered`: connected workers, name to address. `own_name`: this link's name from an earlier hello, which it keeps
+    for life (W6). Raises NotAdmitted 1000 and 3028 to 3031, to be sent back as `err`."""
     try:
         hello = parse_hello(payload)
     except ClusterError as malformed:
@@ -65,7 +66,7 @@ def check_hello(payload: bytes, rules: HelloRules, registered: Mapping[str, str]
 
 
 def versions_match(rule: VersionRule, ours: str, theirs: str) -> bool:
-    """`exact` compares the texts as stock does; `minor` the first two numbers; `any` accepts all."""
+    """`exact` compares the texts as stock does; `minor` compares the first two numbers; `any` accepts all."""
     if rule == "any":
         return True
     if rule == "minor":

@@ -1,13 +1,14 @@
-"""Who has been silent too long: the arithmetic of keepalives on both sides (wire.md 1.6). Times are passed in."""
+"""Finds links that have been silent too long: keepalive arithmetic of both sides (wire.md 1.6). Times are passed in."""
 
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
 
 class KeepaliveSender:
-    """A worker's side. A round begins `interval_s` after the end of the one before; the first, that long after connect.
+    """A worker's side. Each round begins `interval_s` after the previous one ended; the first begins that long after
+    connecting.
 
-    Owned by the dialler, which sends when `next_at` has come and reports how it went."""
+    The dialler owns it, sends when `next_at` is reached, and reports the result."""
 
     def __init__(self, interval_s: float, max_failed: int, now: float) -> None:
         self._interval_s = interval_s
@@ -20,14 +21,14 @@ class KeepaliveSender:
         self.next_at = now + self._interval_s
 
     def failed(self, now: float) -> bool:
-        """Whether the link must be given up: as many failures in a row as are allowed."""
+        """Returns whether the link must be closed: the allowed number of consecutive failures is reached."""
         self.failed_in_a_row += 1
         self.next_at = now + self._interval_s
         return self.failed_in_a_row >= self._max_failed
 
 
 class Watched(Protocol):
-    """What the check looks at: the moment (monotonic) of the last `echo-c`, or of the accept."""
+    """What the check reads: the time (monotonic) of the last `echo-c`, or of the accept."""
 
     @property
     def heard_at(self) -> float: ...
@@ -37,5 +38,5 @@ _W = TypeVar("_W", bound=Watched)
 
 
 def silent_too_long(links: Iterable[_W], now: float, allowed_s: float) -> list[_W]:
-    """The links whose last keepalive is older than `allowed_s`. Nothing but a keepalive counts (wire.md 1.6)."""
+    """The links whose last keepalive is older than `allowed_s`. Only keepalives count (wire.md 1.6)."""
     return [link for link in links if now - link.heard_at > allowed_s]

@@ -1,14 +1,14 @@
-"""How many log lines of a legitimate kind an address is worth. Pure bookkeeping."""
+"""Limits legitimate log lines per address. Pure bookkeeping."""
 
 from collections.abc import Hashable
 
 BURST_LINES = 64
-"""Log lines of a legitimate kind (`Connection from ...`) that an address has per period: many nodes behind one address."""
+"""Legitimate lines (`Connection from ...`) per address and period: many nodes may share one address."""
 REMEMBERED_ADDRESSES = 1024
 
 
 class LineBudget:
-    """At most `burst` lines per key and period. Remembers a bounded number of keys."""
+    """Allows at most `burst` lines per key and period. Remembers a bounded number of keys."""
 
     def __init__(self, burst: int, period_s: float, keys: int = REMEMBERED_ADDRESSES) -> None:
         self._burst = burst

@@ -1,7 +1,7 @@
-"""One transport driving one `wire.Connection`: bytes in and out, slabs, holding back and being held back.
+"""One transport that drives one `wire.Connection`: bytes in and out, slabs, flow control in both directions.
 
-A link knows no commands. It gives requests to its owner (listen, dial or local), responses to whoever asked, and writes
-what it is told to. All its methods are called from net's loop.
+A link knows no commands. It passes requests to its owner (listen, dial or local) and responses to their askers, and
+writes what it is given. All methods are called from net's loop.
 """
 
 import asyncio
@@ -34,41 +34,42 @@ from clusterd.wire.events import (
 from clusterd.wire.seal import Sealer
 
 WRITE_STALL_S = 60.0
-"""A peer that does not take a slice (256 KiB) in this time holds slabs that others need."""
+"""A peer that does not take a slice (256 KiB) within this time occupies slabs that others need."""
 SHORT_S = 10.0
-"""While others wait for room, whoever has some must go on at 256 KiB in this time."""
+"""While other links wait for room, a link that has room must receive 256 KiB within this time."""
 PUMP_BYTES = 1048576
-"""Bytes written to one link before the others have their turn."""
+"""Bytes written to one link before other links get their turn."""
 UNREAD_BYTES = 1048576
-"""Bytes that wait to be written from which on a peer's next requests are not read (wire.md R5)."""
+"""When more bytes than this wait to be written, the peer's next requests are not read (wire.md R5)."""
 FLUSH_S = 2.0
 
 HELD_REQUESTS = 1
 HELD_SLABS = 2
 HELD_OUTBOX = 4
 HELD_SYNC = 8
-"""Why a link is not read: too many unanswered requests, no slab, a peer that does not read, a full channel to sync."""
+"""Reasons not to read a link: too many unanswered requests, no slab, a peer that does not read, a full channel to
+sync."""
 
 
 class LinkOwner(Protocol):
-    """Listen, dial or local: whoever made the link."""
+    """The owner of a link: listen, dial or local."""
 
     def made(self, link: "Link") -> None:
-        """The transport is there."""
+        """The transport is connected."""
 
     def request(self, link: "Link", counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        """The peer asks; with `bodies`, a large sealed body whose slabs are the owner's from here on."""
+        """A request of the peer. `bodies`: a large sealed body, whose slabs the owner owns from here on."""
 
     def violated(self, link: "Link", violation: Violation) -> None:
-        """The peer broke the protocol: the link is dead."""
+        """The peer violated the protocol; the link is dead."""
 
     def lost(self, link: "Link", reason: str) -> None:
-        """The transport is gone. `reason` is empty for a regular end."""
+        """The transport has ended. `reason` is empty for a regular end."""
 
 
 class Link(asyncio.BufferedProtocol):
-    """`kind`, `name`, `tag`, `known` (commands), `uid`, `pid` are the owner's, `info` and `serials` (requests that sync has) the bridge's;
-    `number` never changes. `heard_at`: monotonic, of the last keepalive."""
+    """The owner sets `kind`, `name`, `tag`, `known` (commands), `uid` and `pid`; the bridge sets `info` and `serials`
+    (requests that sync has). `number` never changes. `heard_at`: monotonic time of the last keepalive."""
 
     def __init__(
         self, context: Context, sync: ToSync, owner: LinkOwner, role: Role, sealer: Sealer | None, number: int
@@ -119,7 +120,7 @@ class Link(asyncio.BufferedProtocol):
     # ---- what peers may send ---------------------------------------------------------------------------------------------
 
     def allow(self, body_bytes: int, divided_bytes: int) -> None:
-        """How large frames and divided messages may be; small before hello, so that a stranger gets no slab."""
+        """Sets the size limits of frames and divided messages; small before hello, so that a stranger gets no slab."""
         self._connection.body_limit = body_bytes
         self._connection.divided_limit = divided_bytes
 
@@ -128,12 +129,12 @@ class Link(asyncio.BufferedProtocol):
 
     @property
     def is_made(self) -> bool:
-        """Whether there was a transport."""
+        """Whether a transport was ever connected."""
         return self._transport is not None
 
     @property
     def socket(self) -> socket.socket:
-        """The transport's; there must be one."""
+        """The transport's socket; there must be a transport."""
         assert self._transport is not None
         return cast(socket.socket, self._transport.get_extra_info("socket"))
 
@@ -141,7 +142,7 @@ class Link(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        # Nothing may be left in the transport's own buffer unnoticed: slabs come back when it is empty. TLS compares
+        # No bytes may stay in the transport's own buffer unnoticed: slabs are returned when it is empty. TLS compares
         # with "at least", TCP with "more than".
         secure = transport.get_extra_info("sslcontext") is not None
         self._transport.set_write_buffer_limits(high=1 if secure else 0, low=0)
@@ -149,7 +150,7 @@ class Link(asyncio.BufferedProtocol):
 
     @property
     def missing(self) -> int:
-        """Bytes that have not come yet of the large body that is being received; 0 without one."""
+        """Outstanding bytes of the large body being received; 0 without one."""
         return self._connection.missing
 
     def get_buffer(self, sizehint: int) -> Any:
@@ -230,26 +231,26 @@ class Link(asyncio.BufferedProtocol):
         self.pump()
 
     def _is_refusal(self, command: str) -> bool:
-        """An `err` to nothing we asked: two nodes that refuse each other's refusals would never end. On the local socket
-        it is a request like others."""
+        """An `err` that answers nothing of ours: drop it, or two nodes would refuse each other's refusals for ever. On
+        the local socket it is a request like any other."""
         return command == commands.ERR and not self._connection.role.startswith("local")
 
     def _room_again(self) -> None:
-        """There may be a slab for what stalled."""
+        """A slab may be free for the stalled body."""
         self._stalled_at = None
         self._handle(self._connection.retry_allocate())
         if not self._connection.stalled:
             self.let_go(HELD_SLABS)
 
     def hold(self, why: int) -> None:
-        """Read nothing more from this peer."""
+        """Stops reading from this peer."""
         if not self._held and self._transport is not None:
             self._transport.pause_reading()
             self._held_at = self._context.clock.monotonic()
         self._held |= why
 
     def let_go(self, why: int) -> None:
-        """That reason is over; read again when it was the last."""
+        """Removes one reason; reads again if it was the last."""
         if self._held & why:
             self._held &= ~why
             if not self._held and not self.is_lost and self._transport is not None:
@@ -260,18 +261,19 @@ class Link(asyncio.BufferedProtocol):
 
     @property
     def is_held(self) -> bool:
-        """Whether we do not read from it."""
+        """Whether this link is not being read."""
         return bool(self._held)
 
     @property
     def is_held_by_us(self) -> bool:
-        """The same for a reason that is not the peer's (one that does not read, or has many requests open, could go on)."""
+        """The same for reasons that are not the peer's doing (a peer that does not read, or has many open requests,
+        could change that)."""
         return bool(self._held & (HELD_SLABS | HELD_SYNC))
 
     # ---- sending ---------------------------------------------------------------------------------------------------------
 
     def respond(self, counter: int, command: str, payload: bytes) -> None:
-        """Answer a request of the peer. Nothing happens on a link that is gone."""
+        """Answers a request of the peer. Does nothing on a link that has ended."""
         if self.is_lost:
             return
         frames = self._connection.respond(counter, command, payload)
@@ -280,7 +282,7 @@ class Link(asyncio.BufferedProtocol):
         self._pump_later()
 
     def respond_body(self, counter: int, command: str, views: Sequence[memoryview], slabs: Sequence[int]) -> None:
-        """The same with a body that is sealed already and lies in slabs, which come back when it is written."""
+        """The same with an already sealed body in slabs, which are returned when it is written."""
         if self.is_lost:
             self._give_back(list(slabs))
             return
@@ -290,8 +292,8 @@ class Link(asyncio.BufferedProtocol):
         self._pump_later()
 
     def ask(self, command: str, payload: bytes, timeout_s: float, asker: Asker) -> int | None:
-        """Send a request. None on a link that is gone (the asker is told "closed"). Raises ClusterError for a command
-        that cannot be sent."""
+        """Sends a request. Returns None on a link that has ended (the asker is told "closed"). Raises ClusterError for
+        a command that cannot be sent."""
         if self.is_lost:
             asker.unanswered("closed")
             return None
@@ -304,7 +306,7 @@ class Link(asyncio.BufferedProtocol):
     def ask_body(
         self, command: str, views: Sequence[memoryview], slabs: Sequence[int], timeout_s: float, asker: Asker
     ) -> int | None:
-        """The same with a sealed body in slabs, which come back in every case."""
+        """The same with a sealed body in slabs, which are returned in every case."""
         if self.is_lost:
             self._give_back(list(slabs))
             asker.unanswered("closed")
@@ -322,19 +324,19 @@ class Link(asyncio.BufferedProtocol):
         self._pump_later()
 
     def withdraw(self, number: int) -> None:
-        """Nobody waits for this answer any more."""
+        """Forgets a request: nobody waits for its response any more."""
         ask = self._asks.pop(number, None)
         self._connection.forget(number)
         if ask is not None:
             self._drop_unsent(ask)
 
     def _drop_unsent(self, ask: Ask) -> None:
-        """What nobody waits for need not be sent any more; but for what the peer waits for."""
+        """A request that nobody waits for need not be sent, unless the peer waits for it."""
         if ask.command not in NOTICES and self._outbox.withdraw(ask.entry):
             self._give_back(list(ask.entry.slabs))
 
     def expire(self, now: float) -> None:
-        """End the requests whose time is over."""
+        """Ends the requests whose time is over."""
         for number in self._connection.expire(now):
             ask = self._asks.pop(number, None)
             if ask is not None:
@@ -344,7 +346,7 @@ class Link(asyncio.BufferedProtocol):
             self._context.asking.discard(self)
 
     def _pump_later(self) -> None:
-        """Write at the end of this turn of the loop, everything that came together in one go."""
+        """Schedules one write at the end of this turn of the loop for everything queued by then."""
         if not self._pump_is_due:
             self._pump_is_due = True
             asyncio.get_running_loop().call_soon(self._pump_turn)
@@ -355,7 +357,7 @@ class Link(asyncio.BufferedProtocol):
         self._meter.worked(began)
 
     def pump(self) -> None:
-        """Write while the transport takes it."""
+        """Writes as long as the transport accepts it."""
         self._pump_is_due = False
         transport, outbox = self._transport, self._outbox
         if transport is None or self.is_lost or transport.is_closing():
@@ -387,13 +389,13 @@ class Link(asyncio.BufferedProtocol):
     # ---- ending ----------------------------------------------------------------------------------------------------------
 
     def abort(self, reason: str) -> None:
-        """Drop the transport now. `lost` follows."""
+        """Closes the transport immediately. `lost` follows."""
         self._reason = self._reason or reason
         if self._transport is not None:
             self._transport.abort()
 
     def close(self, reason: str = "") -> None:
-        """Write what waits, then close; drop the transport if the peer does not take it in FLUSH_S."""
+        """Writes what is queued, then closes; aborts if the peer does not take it within FLUSH_S."""
         if self._transport is None or self.is_lost:
             return
         self._reason = self._reason or reason
@@ -402,13 +404,13 @@ class Link(asyncio.BufferedProtocol):
         self.pump()
 
     def end_by(self, seconds: float, reason: str) -> None:
-        """Drop the transport in `seconds` unless it has ended by then."""
+        """Aborts in `seconds` unless the link has ended by then."""
         if self._limit_timer is not None:
             self._limit_timer.cancel()
         self._limit_timer = asyncio.get_running_loop().call_later(seconds, self.abort, reason)
 
     def go_on(self) -> None:
-        """Not ending any more (a second hello was accepted)."""
+        """Cancels the ending (a second hello was accepted)."""
         if self._limit_timer is not None:
             self._limit_timer.cancel()
             self._limit_timer = None
@@ -428,11 +430,11 @@ class Link(asyncio.BufferedProtocol):
 
     @property
     def silent_s(self) -> float:
-        """For how long nothing has come from a peer that has agreed to send something every few seconds; else 0."""
+        """How long a peer that has agreed to pulses has sent nothing; else 0."""
         return 0.0 if self._pulse is None else self._pulse.silent_s
 
     def beat(self, now: float) -> None:
-        """Twice a second: send what was agreed, end a link whose peer does not."""
+        """Called twice a second: sends the pulse, and ends a link whose peer sends none."""
         pulse = self._pulse
         if pulse is None or self._closing:
             return
@@ -443,14 +445,14 @@ class Link(asyncio.BufferedProtocol):
             self.ask(commands.ECHO, commands.PULSE, SILENT_S, IgnoreAnswer(self._context))
 
     def check(self, now: float, timeout_s: float) -> None:
-        """End a link whose peer has begun something and does not go on, or takes nothing."""
+        """Ends a link whose peer has begun a message and does not continue, or takes no data."""
         violation = None
-        # Two links that wait for more while they keep what they have could wait for each other.
+        # Two links that wait for more room while they keep theirs could wait for each other.
         stalled_s = min(timeout_s, SHORT_S) if self._connection.holds_room else timeout_s
         if self._context.slabs.is_short:
             timeout_s = min(timeout_s, SHORT_S)
         if not self._held:
-            # Time in which we did not read is not the peer's.
+            # Time in which we did not read does not count against the peer.
             violation = self._connection.check_progress(now - self._held_s, timeout_s)
         if violation is not None:
             self._owner.violated(self, violation)

@@ -1,4 +1,5 @@
-"""What net answers itself on an established link: echoes, unknown commands. All else goes to sync (wire.md 4.1)."""
+"""Requests that net answers itself on an established link: echoes and unknown commands. Everything else goes to sync
+(wire.md 4.1)."""
 
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, Context
@@ -17,7 +18,7 @@ class LinkCommands:
         self._bridge = bridge
 
     def request(self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
-        """Answer a request of a peer whose link sync knows, or pass it on."""
+        """Answers a request of a peer whose link sync knows, or passes it on."""
         if command == commands.ECHO and payload == commands.PULSE and link.has_pulse:
             link.respond(counter, commands.OK, payload)  # every few seconds: no line for it
             return
@@ -43,7 +44,7 @@ class LinkCommands:
             if command == commands.ECHO_C:
                 self._bridge.keepalive(link)
         elif link.kind == "local":
-            # Nothing is sealed here: the bytes go back from where they lie.
+            # The echo is not sealed again: the received bytes are sent back from where they lie.
             parts = self._context.slabs.numbers(bodies)
             views = [sink.view for sink in bodies]
             link.respond_body(counter, _ECHOES[command], views, parts)

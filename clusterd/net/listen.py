@@ -1,4 +1,4 @@
-"""The master's port: who comes in, says hello, stays, and is let go (wire.md 1.4, 1.6, 1.7)."""
+"""The master's port: accepting connections, hello, keepalives, closing (wire.md 1.4, 1.6, 1.7)."""
 
 import asyncio
 import contextlib
@@ -29,9 +29,9 @@ from clusterd.wire.seal import Sealer
 from clusterd.wire.token import sealed_length
 
 STRANGER_BYTES = 8192
-"""Body of a frame, and of all divided messages, before hello."""
+"""Limit for the body of a frame, and for all divided messages, before hello."""
 REFUSED_LINGER_S = 1.0
-"""A refused worker closes itself once it has read why; closing at once could cost it the reply."""
+"""A refused worker closes the connection itself after reading the reason; closing at once could lose the reply."""
 BACKLOG = 1024
 NODE_DIRECTORY_MODE = 0o770
 KEEPALIVE_SUBTAG = "Keep alive"
@@ -41,7 +41,7 @@ _BEFORE_HELLO = "no command but hello is answered before hello"
 
 
 class Listener:
-    """Owner of the inbound links. A link is waiting until its hello is accepted; then it has a name, for good."""
+    """Owns the inbound links. A link waits until its hello is accepted; then it has a name for the rest of its life."""
 
     def __init__(
         self, context: Context, bridge: Bridge, desk: LinkCommands, sealer: Sealer, tls: ssl.SSLContext | None
@@ -65,7 +65,7 @@ class Listener:
     # ---- the port --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> str:
-        """Bind and listen; returns the address as text. Raises OSError."""
+        """Binds and listens; returns the address as text. Raises OSError."""
         cluster = self._context.settings.cluster
         found = await asyncio.get_running_loop().getaddrinfo(
             cluster.bind_addr, cluster.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -87,7 +87,7 @@ class Listener:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def stop(self) -> None:
-        """Accept nothing more. Links stay."""
+        """Stops accepting. Links stay."""
         if self._acceptor is not None:
             self._acceptor.stop()
 
@@ -116,7 +116,7 @@ class Listener:
         task.add_done_callback(functools.partial(self._arrived, link, accepted))
 
     async def _arrive(self, link: Link, accepted: socket.socket) -> None:
-        """Put a transport, with TLS if it is on, over the socket."""
+        """Creates the transport for an accepted socket, with TLS if it is on."""
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: link,
             accepted,
@@ -125,7 +125,7 @@ class Listener:
         )
 
     def _arrived(self, link: Link, accepted: socket.socket, task: "asyncio.Task[None]") -> None:
-        """Also of a task that was cancelled before its first step."""
+        """Also called for a task that was cancelled before its first step."""
         self._arriving.pop(link.number, None)
         reason = "the connection was dropped"
         problem = None if task.cancelled() else task.exception()
@@ -139,7 +139,7 @@ class Listener:
             self.lost(link, reason)
 
     def _drop_stranger(self, number: int, reason: str) -> None:
-        """Close a connection that has not said hello."""
+        """Closes a connection that has not said hello."""
         self._deadlines.pop(number, None)
         link, arriving = self.links.get(number), self._arriving.get(number)
         if link is not None and link.is_made:
@@ -154,7 +154,7 @@ class Listener:
 
     def request(self, link: Link, counter: int, command: str, payload: bytes, bodies: list[Sink]) -> None:
         if link.number not in self._announced:
-            # Not before: whoever has sealed something with our key is no stranger.
+            # Only now: a peer that has sealed something with our key is no stranger.
             self._announced.add(link.number)
             text = f"Connection from ({link.address!r}, {link.port})"
             self._context.ordinary_line("INFO", "Worker", link.address, text)
@@ -210,7 +210,7 @@ class Listener:
         self._bridge.link_up(link, hello.node_type, hello.version)
 
     def _tell_refused(self, link: Link, name: str, reason: str) -> None:
-        """For the operator: what the stock line about it does not say, and a row in `status`."""
+        """Tells the operator what the stock line lacks: a line of our own, and a row in `status`."""
         who = f"{name} at {link.address}" if name else link.address
         text = f"Refused {who}: {reason}."
         self._context.abuse_line(
@@ -248,7 +248,7 @@ class Listener:
     # ---- time ------------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Twice a second: handshakes that took too long, and when it is time the check of keepalives."""
+        """Called twice a second: ends handshakes that took too long, and checks keepalives when that is due."""
         timeout_s = self._context.settings.clusterd.handshake_timeout_s
         while self._deadlines:
             number, deadline = next(iter(self._deadlines.items()))
@@ -274,7 +274,7 @@ class Listener:
         log.line("DEBUG", "Master", KEEPALIVE_SUBTAG, "Calculated.")
 
     def set_limits(self) -> None:
-        """A reload may have changed them."""
+        """Adopts limits that a reload may have changed."""
         self._gatekeeper.bounds = _bounds(self._context.settings.clusterd.limits)
 
     @property
@@ -288,7 +288,7 @@ def _bounds(limits: Limits) -> Bounds:
 
 
 def make_node_directory(context: Context, name: str) -> None:
-    """`queue/cluster/{name}`, as stock peers expect it. Nothing of ours is written there."""
+    """Creates `queue/cluster/{name}`, which stock peers expect. Nothing of ours is written there."""
     path = f"{context.settings.root.rstrip('/')}/queue/cluster/{name}"
     try:
         with contextlib.suppress(FileExistsError):
@@ -298,8 +298,8 @@ def make_node_directory(context: Context, name: str) -> None:
 
 
 def keep_awake(connected: socket.socket) -> None:
-    """A peer that was cut off without a word is found in about a minute, so that its name is free again: by probes when nothing
-    is under way, by the time-out when something is (the system would go on for a quarter of an hour)."""
+    """Finds a peer that vanished without closing within about a minute, so that its name becomes free: by probes on an
+    idle connection, by a time-out on a busy one (the system's own would take a quarter of an hour)."""
     for level, option, value in (
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),

@@ -23,11 +23,11 @@ SOCKET_UMASK = 0o117
 NAMES = 1 << 20
 BACKLOG = 128
 _CREDENTIALS = struct.Struct("3i")
-"""struct ucred of Linux: pid, uid, gid."""
+"""Linux's struct ucred: pid, uid, gid."""
 
 
 class LocalServer:
-    """Owner of the local links. A client's name is a number; sync knows each from its first moment."""
+    """Owns the local links. A client's name is a number; sync knows each client from the start."""
 
     def __init__(self, context: Context, bridge: Bridge, desk: LinkCommands) -> None:
         self._context = context
@@ -42,7 +42,7 @@ class LocalServer:
         self._names: set[str] = set()
 
     async def start(self) -> None:
-        """Bind (mode 0660, replacing a stale file) and listen. Raises OSError."""
+        """Binds (mode 0660, replacing a stale file) and listens. Raises OSError."""
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -62,7 +62,7 @@ class LocalServer:
         self._context.log.line("INFO", TAG, MAIN, f"Serving on {self._path}")
 
     def stop(self) -> None:
-        """Accept nothing more and remove the file, unless another daemon has put its own there."""
+        """Stops accepting and removes the file, unless another daemon has replaced it."""
         if self._server is None:
             return
         self._server.close()
@@ -114,14 +114,14 @@ class LocalServer:
     # ---- time ------------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Clients that have said no `echo-c` for too long are dropped (dapi.md 1.2)."""
+        """Drops clients that have sent no `echo-c` for too long (dapi.md 1.2)."""
         intervals = self._context.settings.master
         if now < self._next_keepalive_check:
             return
         self._next_keepalive_check = now + intervals.check_worker_lastkeepalive_s
         log = self._context.log
         log.line("DEBUG", TAG, KEEPALIVE_SUBTAG, "Calculating.")
-        # The daemons that wait for the answer to a sendsync, for up to 600 s, send no keepalives: the silence is ours.
+        # Daemons that wait up to 600 s for a sendsync answer send no keepalives; they wait for us.
         idle = [link for link in self.links.values() if not link.serials]
         for link in silent_too_long(idle, now, intervals.max_allowed_time_without_keepalive_s):
             text = f"No keep alives have been received from {link.name} in the last minute. Disconnecting"

@@ -1,11 +1,11 @@
-"""Requests under way between a link and sync, as the bridge remembers them."""
+"""The bridge's records of requests between a link and sync."""
 
 from clusterd.net.link import Link
 
 
 class OpenRequest:
-    """A request of a peer that sync has. `answer_as`: the command word that an `ok` becomes (echo-c, echo-m). `answered`: the
-    response has been given, and more is to follow."""
+    """A request of a peer that sync is answering. `answer_as`: the command word that replaces `ok` (echo-c, echo-m).
+    `answered`: the response was sent, and more will follow."""
 
     __slots__ = ("answer_as", "answered", "command", "counter", "link")
 

@@ -1,8 +1,8 @@
-"""What waits to be written to one peer: in which order, and in slices of how many bytes. Knows no transport.
+"""Queues everything to be written to one peer: its order, and the size of each write. Knows no transport.
 
-Two lanes. Responses and keepalives go first, as they are small and somebody waits for each. Requests and bodies that lie
-in slabs keep their order behind them. Lanes change only between two frames; a long run of responses lets a frame of the
-other lane through after each slice, so neither lane starves.
+There are two lanes. Responses and keepalives go first: they are small and somebody waits for each. Requests and bodies
+in slabs keep their order behind them. The lane changes only between two frames; during a long run of responses one
+frame of the other lane follows each slice, so neither lane starves.
 """
 
 from collections import deque
@@ -12,18 +12,18 @@ from itertools import accumulate
 from clusterd.wire.frame import Piece
 
 SLICE_BYTES = 262144
-"""Most bytes handed to the transport at a time: a single write of 7 MB would block for 2.5 ms."""
+"""Most bytes given to the transport at once: a single write of 7 MB would block for 2.5 ms."""
 
 Buffer = bytes | memoryview
 
 
 class Entry:
-    """One request, or message with a body in slabs. `slabs`: whose room it occupies until it is written or dropped."""
+    """One request, or a message with a body in slabs. `slabs` are occupied until it is written or dropped."""
 
     __slots__ = ("_offset", "_piece", "_pieces", "_views", "begun", "size", "slabs")
 
     def __init__(self, pieces: Sequence[Piece], views: Sequence[memoryview], slabs: Sequence[int]) -> None:
-        """The concatenation of `views` holds the bytes that the pieces name."""
+        """`views` together hold the bytes that `pieces` refer to."""
         self._pieces = pieces
         self._views = views
         self._piece = 0
@@ -33,7 +33,8 @@ class Entry:
         self.size = sum(len(piece.header) + piece.stop - piece.start for piece in pieces)
 
     def take(self, room: int, into: list[Buffer]) -> int:
-        """Move at most `room` bytes of the frame in progress (a header counts as none) and return how many."""
+        """Moves at most `room` bytes of the current frame to the output (a header counts as none) and returns how
+        many."""
         piece = self._pieces[self._piece]
         start = piece.start + self._offset
         count = min(room, piece.stop - start)
@@ -71,8 +72,8 @@ class Entry:
 
 
 class Outbox:
-    """The two lanes of one link. The link asks `next_write`, writes, and says `drained` when the transport has
-    written everything it was given."""
+    """The two lanes of one link. The link calls `next_write`, writes, and calls `drained` when the transport has
+    written everything."""
 
     def __init__(self, slice_bytes: int = SLICE_BYTES) -> None:
         self._slice = slice_bytes
@@ -85,27 +86,28 @@ class Outbox:
         self.first_bytes = 0
 
     def add_first(self, frames: Iterable[bytes]) -> None:
-        """Complete frames that may overtake what waits in the other lane."""
+        """Adds complete frames that may overtake the other lane."""
         for frame in frames:
             self._first.append(frame)
             self.waiting_bytes += len(frame)
             self.first_bytes += len(frame)
 
     def add(self, frames: Sequence[bytes]) -> Entry:
-        """The complete frames of a request, which keeps its place among the others."""
+        """Adds the complete frames of a request, which keeps its place."""
         stops = list(accumulate(map(len, frames)))
         pieces = [Piece(b"", stop - len(frame), stop) for frame, stop in zip(frames, stops, strict=True)]
         return self.add_body(pieces, [memoryview(frame) for frame in frames], ())
 
     def add_body(self, pieces: Sequence[Piece], views: Sequence[memoryview], slabs: Sequence[int]) -> Entry:
-        """A message whose body lies in slabs; `drained` or `clear` name them when it is done with."""
+        """Adds a message whose body lies in slabs; `drained` or `clear` returns them."""
         entry = Entry(pieces, views, slabs)
         self._then.append(entry)
         self.waiting_bytes += entry.size
         return entry
 
     def withdraw(self, entry: Entry) -> bool:
-        """Take out a message nobody waits for any more. False when it was begun: a peer needs the rest of a frame."""
+        """Removes a message that nobody waits for any more. False if it was begun: the peer needs the rest of the
+        frame."""
         if entry.begun or entry not in self._then:
             return False
         self._then.remove(entry)
@@ -113,7 +115,7 @@ class Outbox:
         return True
 
     def next_write(self) -> list[Buffer]:
-        """The next buffers for one write, at most about a slice; empty when nothing waits."""
+        """The buffers of the next write, about one slice; empty when nothing is queued."""
         out: list[Buffer] = []
         room = self._slice
         while room > 0:
@@ -141,7 +143,7 @@ class Outbox:
         return out
 
     def _pick(self) -> Entry | bytes | None:
-        """The next message: one of the first lane, or after a slice of those one of the other."""
+        """The next message: from the first lane, or after a slice of those one from the other lane."""
         if self._first and not (self._then and self._overtaken >= self._slice):
             frame = self._first.popleft()
             self.first_bytes -= len(frame)
@@ -152,12 +154,12 @@ class Outbox:
         return self._then.popleft() if self._then else None
 
     def drained(self) -> list[int]:
-        """The transport has written all it was given: the slabs of the messages that were complete in it."""
+        """The transport has written everything: returns the slabs of the messages completed by it."""
         given, self._given = self._given, []
         return given
 
     def clear(self) -> list[int]:
-        """The link is gone: all slabs that were waiting."""
+        """The link has ended: returns all slabs that were waiting."""
         slabs = self._given
         if self._current is not None:
             slabs = [*slabs, *self._current.slabs]

@@ -40,13 +40,13 @@ from ipc.codec import Decoder
 
 TICK_S = 0.5
 SWEEP_LINKS = 256
-"""Links looked at per tick for messages begun and not continued; all of them in their turn."""
+"""Links checked per tick for messages that were begun and not continued; all links get their turn."""
 DRAIN_S = 2.0
 HWM = 1000
 IDENTITY = b"net"
 SPARE_FILES = 64
 GC_THRESHOLDS = (20_000, 20, 50)
-"""Rarer than the default: a collection walks all links, and every other peer waits for it."""
+"""Garbage is collected less often than by default: a collection visits all links while every peer waits."""
 
 
 def run(settings: Settings, arena: Arena, board: Board, log: Log) -> int:
@@ -112,7 +112,7 @@ class _NetProcess:
         return int(ExitCode.OK)
 
     async def _start(self, desk: LinkCommands) -> str | None:
-        """Open the sockets. Returns why not, in words for who started the node."""
+        """Opens the sockets. Returns why that failed, in words for whoever started the node."""
         settings, log = self._settings, self._context.log
         sealer = Sealer(settings.cluster.key.value)
         try:
@@ -134,7 +134,7 @@ class _NetProcess:
         return None
 
     async def _until_stopped(self, tasks: "list[asyncio.Task[None]]") -> None:
-        """Until a stop is asked for, or one of the tasks that never end has ended: a bug, which ends the process."""
+        """Runs until a stop is requested, or until a task that never ends has ended: a bug, which ends the process."""
         stop = asyncio.create_task(self._stop.wait())
         ended, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -150,7 +150,7 @@ class _NetProcess:
         self._local.stop()
 
     async def _drain(self, tasks: "list[asyncio.Task[None]]") -> None:
-        """Write what sync still answers, close the links, end the tasks; all within two times DRAIN_S."""
+        """Writes sync's last answers, closes the links and ends the tasks, all within two times DRAIN_S."""
         clock = self._context.clock
         give_up = clock.monotonic() + DRAIN_S
         while self._bridge.unanswered and not self._bridge.sync_is_lost and clock.monotonic() < give_up:
@@ -211,7 +211,7 @@ class _NetProcess:
         self._count()
 
     def _make_room(self) -> None:
-        """End one of the links that take too long with a large body while others wait for room."""
+        """Ends one of the links that receive a large body too slowly while others wait for room."""
         slabs = self._context.slabs
         if not slabs.is_short:
             return
@@ -223,7 +223,7 @@ class _NetProcess:
                 return
 
     def _look_at_some(self, now: float) -> None:
-        """The next few links, in turn: has one begun something and does not go on?"""
+        """Checks the next few links for messages that were begun and not continued."""
         timeout_s = self._settings.clusterd.limits.divided_timeout_s
         looked_at = 0
         for link in islice(self._sweep, SWEEP_LINKS):
@@ -249,7 +249,8 @@ class _NetProcess:
     # ---- reload, bugs ----------------------------------------------------------------------------------------------------
 
     def _reload(self) -> None:
-        """SIGHUP: what can change without a restart. The supervisor has checked the files before."""
+        """SIGHUP: applies the settings that can change without a restart. The supervisor has checked the files
+        before."""
         loaded = load(self._settings.root, conf=self._settings.conf or None)
         if loaded.settings is None:
             self._context.own_line("WARNING", "The configuration has mistakes and was not reloaded.")
@@ -261,14 +262,14 @@ class _NetProcess:
             self._listener.set_limits()
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
-        """A bug in a callback: the loop has closed the link it belonged to, the others go on."""
+        """Logs a bug in a callback: the loop has closed its link, the others continue."""
         problem = details.get("exception")
         stack = stacks.told(problem) if problem is not None else ""
         self._context.own_line("ERROR", f"Unexpected failure: {details.get('message', '')}\n{stack}".rstrip())
 
 
 def _allow_files(settings: Settings) -> None:
-    """As many open files as the limits of connections need, if the system lets us."""
+    """Raises the limit of open files to what the connection limits need, if the system allows it."""
     limits = settings.clusterd.limits
     wanted = limits.connections + limits.local_clients + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

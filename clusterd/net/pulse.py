@@ -1,20 +1,20 @@
-"""Is the other end of a link still there? Between two nodes with capability `pulse`: each sends something every PULSE_S, an `echo`
-if it has nothing else to send, so that one that is silent for SILENT_S is lost. Without it such a link is found by keepalives
-and time-outs only, which take minutes (wire.md 1.6); a new connection is equal again within seconds.
+"""Detects a dead link between two nodes with capability `pulse`. Each side sends something every PULSE_S, an `echo` if
+there is nothing else; a peer that is silent for SILENT_S is lost. Without pulses only keepalives and time-outs find
+such a link, after minutes (wire.md 1.6); a new connection is equal again within seconds.
 
-Pure arithmetic. Silence counts in small steps, so that a process that was itself held up does not blame its peers; how long it has
-sent nothing itself counts in full, since they wait meanwhile.
+Pure arithmetic. Silence is counted in small steps, so that a process that was itself held up does not blame its peers.
+The time since this side's last send counts in full, since the peers wait meanwhile.
 """
 
 PULSE_S = 4.0
 SILENT_S = 12.0
 LONGEST_STEP_S = 1.0
 MISSED_S = 8.5
-"""A link that was silent for so long has left out two pulses: whoever says hello with its name takes its place."""
+"""A link that was silent for this long has missed two pulses; a new hello with its name replaces it."""
 
 
 class Pulse:
-    """Of one link. `beat` is called twice a second."""
+    """The pulse of one link. Call `beat` twice a second."""
 
     __slots__ = ("_beaten_at", "_bytes_in", "_bytes_out", "_idle_s", "silent_s")
 
@@ -25,7 +25,8 @@ class Pulse:
         self.silent_s = 0.0
 
     def beat(self, now: float, bytes_in: int, bytes_out: int, *, is_read: bool) -> None:
-        """`bytes_in`, `bytes_out`: all that came and went so far. `is_read`: time in which we did not read is not the peer's."""
+        """`bytes_in`, `bytes_out`: totals so far. `is_read`: time in which we did not read does not count against the
+        peer."""
         passed = now - self._beaten_at
         self._beaten_at = now
         if bytes_in != self._bytes_in or not is_read:

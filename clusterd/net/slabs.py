@@ -1,11 +1,11 @@
-"""Room for large bodies on their way in, and who has it: net's share of the arena, and a bounded heap.
+"""Memory for large incoming bodies and who holds it: net's share of the arena, and a bounded heap.
 
-A body of up to SMALL_BYTES arrives on the heap and is copied into a slab when it is complete: who sends a small body slowly holds
-no slab. A larger one arrives in a slab; while there is none for it, on the heap as well. The slab is handed over to sync with
-the message that names it, and comes back with Release, or when its link or sync is gone.
+A body of up to SMALL_BYTES arrives on the heap and is copied into a slab when it is complete, so a slow sender of small
+bodies occupies no slab. A larger body arrives in a slab, or on the heap while no slab is free. The slab goes to sync
+with the message that names it and returns with Release, or when its link or sync ends.
 
-A link that finds no room stops reading and waits. Turns go by caller (an address, of IPv6 its network): first whoever has least.
-Some slabs are never used for receiving, so that what is complete can be handed on.
+A link that finds no room stops reading and waits. Callers (an address; for IPv6 its network) are served by how much
+they hold, the least first. Some slabs are never used for receiving, so that complete bodies can always be passed on.
 """
 
 import itertools
@@ -23,26 +23,26 @@ from ipc.errors import StaleLease
 from ipc.lease import LeaseBook
 
 IDLE_S = 5.0
-"""A slab that nobody used for so long gives its memory back to the system."""
+"""A slab unused for this long returns its memory to the system."""
 SMALL_BYTES = 1 << 20
 HEAP_BYTES = 64 << 20
-"""Of memory outside the arena, in all; a caller leaves as much to others as it has."""
+"""Memory outside the arena for all links; each caller leaves as much free as it uses."""
 HOLD_S = 10.0
-"""While others wait, whoever has received into the same room for so long may lose it: one link in each look."""
+"""While others wait, a link that has received into the same room for this long may be ended: one link per check."""
 OWN_HOLD_S = 30.0
-"""The same while nobody waits but links of the same caller: many workers behind one address have one slow line together, and none
-would ever come to its end if they ended each other."""
+"""The same while only links of one caller wait: many workers behind one address share one slow line, and none would
+finish if they ended each other."""
 
 
 class _Line(msgspec.Struct):
-    """A link that waits: for room for `length` bytes, or (0) for a slab for a body that is complete."""
+    """A waiting link: for room for `length` bytes, or (0) for a slab for a complete body."""
 
     length: int
     call: Callable[[], None]
 
 
 class _Account(msgspec.Struct):
-    """What a link has, for as long as it is there or has something. `slabs`: also those that sync works on. `heap`: bodies."""
+    """What a link holds. `slabs` includes those that sync works on; `heap`: bodies."""
 
     caller: str
     slabs: int = 0
@@ -51,7 +51,7 @@ class _Account(msgspec.Struct):
 
 
 class _Begun(msgspec.Struct):
-    """Room for `length` bytes that a link receives into since `at` (monotonic)."""
+    """Room for `length` bytes that a link has been receiving into since `at` (monotonic)."""
 
     link: int
     at: float
@@ -59,7 +59,7 @@ class _Begun(msgspec.Struct):
 
 
 class NetSlabs:
-    """The slabs net allocates. `busy` ones have one holder: `link N` (receiving into it, or sending it back) or
+    """The slabs that net allocates. Each busy slab has one holder: `link N` (receiving into it, or sending it back) or
     `sync N` (sync works on what link N received)."""
 
     def __init__(self, arena: Arena, now: Callable[[], float] = time.monotonic) -> None:
@@ -79,11 +79,11 @@ class NetSlabs:
         self._waiting: dict[int, _Line] = {}
         self._used_at: dict[int, float] = {}
         self.on_room: Callable[[], object] | None = None
-        """Called when a slab came back and links wait: to call `wake` later, not from within whoever gave it back."""
+        """Called when a slab was returned and links wait; must call `wake` later, not from within the caller."""
         self.per_link = (len(arena.net_slabs) + 1) // 2
-        """Slabs that a link which is alone may have at a time."""
+        """Slabs that a single link may hold."""
         self._kept = len(arena.net_slabs) // 4
-        """Slabs that who has some already does not receive into; half of them nobody does."""
+        """Free slabs that a caller which holds some does not receive into; half of them are for nobody's receiving."""
 
     @property
     def divided_bytes(self) -> int:
@@ -93,7 +93,7 @@ class NetSlabs:
     # ---- receiving -----------------------------------------------------------------------------------------------------
 
     def sink(self, link: int, length: int, caller: str) -> Sink | None:
-        """Room for a body of `length` bytes, or None when there is none for this link now."""
+        """Reserves room for a body of `length` bytes; None when there is none for this link now."""
         self._accounts.setdefault(link, _Account(caller))
         sink = self._on_heap(link, length) if length <= SMALL_BYTES else None
         sink = sink or self._in_slab(link, length) or self._on_heap(link, length)
@@ -102,7 +102,7 @@ class NetSlabs:
         return sink
 
     def land(self, sink: Sink) -> Sink | None:
-        """The body is complete: as one in a slab, or None when there is none for its link now."""
+        """Moves a complete body into a slab; None when there is none for its link now."""
         number, link, length = _token(sink)
         if number >= 0:
             return sink
@@ -151,21 +151,21 @@ class NetSlabs:
         return self._may_land(link) and self._book.free > kept
 
     def _may_land(self, link: int) -> bool:
-        """A link leaves at least as much room to the others as it has itself, so that no few peers can take it all."""
+        """Each link leaves as much room free as it holds, so that a few peers cannot take all of it."""
         return self._book.free > self._accounts[link].slabs
 
     def _share(self, link: int) -> int:
-        """The slabs of its caller."""
+        """Slabs held by the link's caller."""
         return self._owned_by[self._accounts[link].caller]
 
     # ---- waiting -------------------------------------------------------------------------------------------------------
 
     def wait(self, link: int, call: Callable[[], None]) -> None:
-        """Call once when there may be room for this link, which has found none."""
+        """Calls back once when there may be room for this link, which found none."""
         self._waiting.setdefault(link, _Line(self._wanted.get(link, 0), call))
 
     def forget(self, link: int) -> None:
-        """The link is gone and waits for nothing. What it has comes back with `drop`."""
+        """The link has ended and waits no more. `drop` returns what it holds."""
         self._waiting.pop(link, None)
         self._wanted.pop(link, None)
         account = self._accounts.get(link)
@@ -174,8 +174,8 @@ class NetSlabs:
             self._settle(link, account)
 
     def wake(self) -> None:
-        """Serve those that wait while there is room, first the callers that have least. Called by the loop, never from within
-        a link."""
+        """Serves waiting links while there is room, callers that hold the least first. Called by the loop, never from
+        within a link."""
         for link in sorted(self._waiting, key=self._share):
             line = self._waiting.get(link)
             if line is not None and self._has_room(link, line.length):
@@ -188,13 +188,13 @@ class NetSlabs:
 
     @property
     def is_short(self) -> bool:
-        """Whether a link that has no room at all waits for some."""
+        """Whether a link that holds nothing waits for room."""
         return any(not self._accounts[link].slabs for link in self._waiting)
 
     def overdue(self, missing: Callable[[int], int]) -> list[int]:
-        """The links that have received into the same room for too long while others have none: first those of the
-        caller that has most, and of them the slowest. To be ended one by one. `missing`: bytes that a link has not yet
-        received of the body that it receives now."""
+        """Links that have received into the same room for too long while others have none: first those of the caller
+        that holds the most, among them the slowest. They are ended one by one. `missing`: outstanding bytes of a link's
+        current body."""
         short = {self._accounts[link].caller for link in self._waiting if not self._accounts[link].slabs}
         if not short:
             return []
@@ -215,7 +215,7 @@ class NetSlabs:
     # ---- passing on ----------------------------------------------------------------------------------------------------
 
     def to_sync(self, bodies: Sequence[Sink]) -> list[Descriptor]:
-        """What to tell sync of these bodies, which are its from here on."""
+        """Descriptors of these bodies for sync, which owns them from here on."""
         descriptors = []
         for sink in bodies:
             slab, link, length = _token(sink)
@@ -225,23 +225,23 @@ class NetSlabs:
         return descriptors
 
     def from_sync(self, body: Iterable[Descriptor], link: int) -> None:
-        """Sync hands bodies back to be sent on a link. Raises StaleLease."""
+        """Sync returns bodies to be sent on a link. Raises StaleLease."""
         for part in body:
             self._book.hand_over(part.slab, f"link {link}")
 
     def view(self, part: Descriptor) -> memoryview:
-        """The bytes, of our slabs or of sync's. Raises ValueError for a descriptor that leaves its slab."""
+        """The bytes, from our slabs or sync's. Raises ValueError for a descriptor outside its slab."""
         return self._arena.slice(part)
 
     def is_ours(self, slab: int) -> bool:
         return slab in self._ours
 
     def numbers(self, bodies: Iterable[Sink]) -> list[int]:
-        """The slabs of these bodies, which stay with the link that received them."""
+        """The slabs of these bodies, which stay with the receiving link."""
         return [_token(sink)[0] for sink in bodies]
 
     def drop(self, bodies: Iterable[Sink], now: float) -> None:
-        """Bodies that nobody wants: their room is free."""
+        """Frees bodies that nobody wants."""
         slabs = []
         for sink in bodies:
             number, link, _ = _token(sink)
@@ -252,7 +252,7 @@ class NetSlabs:
         self.give_back(slabs, now)
 
     def give_back(self, slabs: Iterable[int], now: float) -> list[int]:
-        """These are free again. Returns those that were free already: a mistake of whoever gave them back."""
+        """Frees these slabs. Returns those that were free already, which is a mistake of the caller."""
         stale = []
         for slab in slabs:
             try:
@@ -266,13 +266,13 @@ class NetSlabs:
         return stale
 
     def sync_lost(self, now: float) -> int:
-        """Sync is dead: everything it held is free. Returns how much that was."""
+        """Sync has died: frees everything it held. Returns how many slabs that were."""
         slabs = [slab for slab in self._ours if (self._book.holder(slab) or "").startswith("sync ")]
         self.give_back(slabs, now)
         return len(slabs)
 
     def free_idle(self, now: float) -> None:
-        """Give the memory of one slab that has long been free back to the system."""
+        """Returns the memory of one slab that has long been free to the system."""
         for slab, used_at in self._used_at.items():
             if now - used_at >= IDLE_S and self._book.holder(slab) is None:
                 del self._used_at[slab]
@@ -306,7 +306,7 @@ class NetSlabs:
         self._settle(link, account)
 
     def _settle(self, link: int, account: _Account) -> None:
-        """Forget what is nobody's any more."""
+        """Forgets links that have ended and hold nothing."""
         if account.is_gone and not account.slabs and not account.heap:
             del self._accounts[link]
         for counts in (self._owned_by, self._heap_by):

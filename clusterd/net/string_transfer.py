@@ -1,4 +1,4 @@
-"""A small long string on its way to a peer (wire.md 4.4): three requests in a row, of which sync hears the end only."""
+"""Sends a small long string to a peer (wire.md 4.4): three requests in a row; sync hears only the end."""
 
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from ipc.descriptor import Descriptor
 
 
 class Owner(Protocol):
-    """The bridge."""
+    """The part of the bridge that this needs."""
 
     def settle(self, request_id: int, message: Answered | Unanswered) -> None: ...
 
@@ -23,7 +23,7 @@ class Owner(Protocol):
 
 
 class StringTransfer:
-    """`number`: the request that waits for its response, for who withdraws it."""
+    """`number`: the request that waits for its response, so that it can be withdrawn."""
 
     __slots__ = ("_message", "_owner", "_step", "_string_id", "link", "number")
 
@@ -55,7 +55,7 @@ class StringTransfer:
             self._owner.settle(message.id, Unanswered(message.id, "string", str(refusal)))
 
     def _go_on(self, command: str, payload: bytes) -> None:
-        """The next request. Raises ClusterError for a response that ends it."""
+        """Sends the next request. Raises ClusterError for a response that ends the transfer."""
         message = self._message
         if command == commands.ERR:
             raise decode_err_payload(payload)
