@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,8 +167,10 @@ def test_the_cluster_key_is_in_no_answer(tmp_path: Path) -> None:
 class Direct:
     """A process of it, spoken to in frames."""
 
-    def __init__(self, framework: FakeFramework, names: list[tuple[str, str]]) -> None:
-        self.launched: Launched = launch(str(framework.python), str(framework.root), "clusterd-fw-1")
+    def __init__(
+        self, framework: FakeFramework, names: list[tuple[str, str]], launched: Launched | None = None
+    ) -> None:
+        self.launched = launched or launch(str(framework.python), str(framework.root), "clusterd-fw-1")
         self.pid = self.launched.pid
         self.root = framework.root
         self.launched.connection.settimeout(120)
@@ -321,13 +322,7 @@ def test_a_function_that_forks_answers_once_and_leaves_nobody(helper: Direct, fr
     assert child
     until(lambda: "forked-once-child" in framework.calls, "the child goes on")
 
-    def is_gone() -> bool:
-        try:
-            return Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2].startswith("Z")
-        except FileNotFoundError:
-            return True
-
-    until(is_gone, "the child is gone")
+    until(lambda: is_gone(child), "the child is gone")
     helper.ask(10, "wazuh.agent", "get_agents")
     assert helper.receive()[:2] == (program.ANSWER, 10)
 
@@ -396,21 +391,32 @@ def test_it_ends_when_nobody_is_there_even_if_a_function_does_not(framework: Fak
 
 
 def test_it_dies_with_the_process_that_started_it(framework: FakeFramework) -> None:
-    read_fd, write_fd = os.pipe()
+    """Also when its connection does not end."""
+    ours, theirs = socket.socketpair()
     middle = os.fork()
     if middle == 0:
         try:
             launched = launch(str(framework.python), str(framework.root), "clusterd-fw-1")
-            os.write(write_fd, str(launched.pid).encode())
-            time.sleep(0.5)
+            fds = [launched.connection.fileno(), launched.output]
+            socket.send_fds(theirs, [str(launched.pid).encode()], fds)
+            theirs.recv(1)
         finally:
             os._exit(0)
-    os.close(write_fd)
-    pid = int(os.read(read_fd, 100))
-    os.close(read_fd)
-    os.waitpid(middle, 0)
+    data, fds, _, _ = socket.recv_fds(ours, 100, 2)
+    direct = Direct(framework, NAMES, Launched(int(data), socket.socket(fileno=fds[0]), fds[1]))
+    try:
+        assert direct.receive()[0] == program.HELLO
+        ours.send(b"x")
+        os.waitpid(middle, 0)
+        until(lambda: is_gone(direct.pid), "the orphan is gone")
+    finally:
+        direct.launched.close()
+        ours.close()
+        theirs.close()
 
-    def is_gone() -> bool:
-        return not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX"
 
-    until(is_gone, "the orphan is gone")
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX"
+    except FileNotFoundError:
+        return True
