@@ -1,8 +1,9 @@
-"""The status board: one row a process in a shared page, so that liveness needs no socket.
+"""The status board: one row per process in a shared page, so that liveness needs no socket.
 
-Each field has one writer. The supervisor: name, pid, incarnation, restarts, started_at, and the states starting, down and
-failed. The process itself: heartbeat, counters, and the states ready and stopping. An operator's command: the log level of all. A field is eight aligned bytes,
-written at once, so a reader sees it old or new; two fields need not be of the same moment.
+Each field has one writer. The supervisor writes name, pid, incarnation, restarts, started_at, and the states starting,
+down and failed. The process itself writes heartbeat, counters, and the states ready and stopping. An operator's command
+writes the log level of all. A field is eight aligned bytes, written at once, so a reader sees the old or the new value;
+two fields may be of different moments.
 """
 
 import contextlib
@@ -22,15 +23,16 @@ COUNTERS = 22
 ROW_BYTES = 256
 """Name, six fields, COUNTERS counters, two fields."""
 STATES = ("down", "starting", "ready", "stopping", "failed")
-# Fields are items of a memoryview of 64-bit words: struct.pack_into zeroes the place first, so a reader could see half a number.
+# Fields are items of a memoryview of 64-bit words. struct.pack_into clears the place first, so a reader could see half
+# a number.
 _PID, _INCARNATION, _STATE, _RESTARTS, _HEARTBEAT, _STARTED = (NAME_BYTES + 8 * n for n in range(6))
 _FIRST_COUNTER = NAME_BYTES + 48
 _LOG_LOST, _LOG_ERRNO = (_FIRST_COUNTER + 8 * (COUNTERS + n) for n in range(2))
 SUPERVISOR = "supervisor"
 LOG_LEVELS = 3
 _LEVEL, _UNTIL = 1, 2
-"""Words of the page's head: the log level that an operator has asked for, plus 1 (0: none), and until when (CLOCK_MONOTONIC in
-nanoseconds)."""
+"""Words of the page's head: the log level that an operator asked for plus 1 (0: none), and until when it holds
+(CLOCK_MONOTONIC in nanoseconds)."""
 
 NET_COUNTERS = (
     "connections",
@@ -54,7 +56,7 @@ POOL_COUNTERS = ("jobs_done", "jobs_failed", "busy_us")
 
 
 def counters_of(name: str) -> tuple[str, ...]:
-    """The counters that the process of this name keeps."""
+    """The counters of the process with this name."""
     if name == "net":
         return NET_COUNTERS
     if name == "sync":
@@ -67,8 +69,9 @@ def counters_of(name: str) -> tuple[str, ...]:
 
 
 class RowSnapshot(msgspec.Struct, frozen=True):
-    """A row at one moment. `heartbeat_ns` is CLOCK_MONOTONIC, `started_at_ns` the wall clock; 0 means never. `log_lost`: lines that
-    the process could not write to the log; `log_errno`: why its last try failed, 0 when it did not."""
+    """A row at one moment. `heartbeat_ns` is CLOCK_MONOTONIC, `started_at_ns` the wall clock; 0 means never.
+    `log_lost`: lines that the process could not write to the log; `log_errno`: why its last attempt failed, 0 if it did
+    not."""
 
     name: str
     pid: int
@@ -83,7 +86,7 @@ class RowSnapshot(msgspec.Struct, frozen=True):
 
 
 class Row:
-    """One process's row. `on_stamp` is called with each sign of life, while somebody in the process has set it."""
+    """One process's row. `on_stamp`, if set in the process, is called with each heartbeat."""
 
     def __init__(self, words: memoryview, offset: int, name: str) -> None:
         self._words = words
@@ -101,13 +104,13 @@ class Row:
     # ---- the process itself --------------------------------------------------------------------------------------------
 
     def stamp(self) -> None:
-        """I am alive."""
+        """Writes the heartbeat."""
         self._put(_HEARTBEAT, time.monotonic_ns())
         if self.on_stamp is not None:
             self.on_stamp()
 
     def set_log(self, lost: int, number: int) -> None:
-        """How it goes with this process's lines in the log: how many are lost, the errno of the last try."""
+        """Records the state of this process's log: how many lines are lost, and the errno of the last attempt."""
         self._put(_LOG_LOST, lost)
         self._put(_LOG_ERRNO, number)
 
@@ -135,7 +138,7 @@ class Row:
     # ---- the supervisor ------------------------------------------------------------------------------------------------
 
     def begin(self, pid: int, incarnation: int) -> None:
-        """A new process has this row: its heartbeat and counters start anew."""
+        """Assigns the row to a new process: its heartbeat and counters start anew."""
         for place in self._places.values():
             self._words[place] = 0
         self.set_log(0, 0)
@@ -149,7 +152,7 @@ class Row:
         self._put(_PID, pid)
 
     def set_down(self, *, failed: bool = False) -> None:
-        """Its process is gone; `failed`: for good."""
+        """The process has ended; `failed`: it will not be replaced."""
         self._put(_PID, 0)
         self._put(_STATE, STATES.index("failed" if failed else "down"))
 
@@ -183,13 +186,13 @@ class Board:
 
     @classmethod
     def create(cls, path: str) -> "Board":
-        """Make the file (0600); the supervisor does, once, before it forks. One that is there already is unlinked and not
-        shortened, which would kill whoever looks at it. Raises OSError."""
+        """Creates the file (0600); the supervisor does so once, before it forks. An existing file is unlinked and not
+        truncated: truncation would kill its readers. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            # Not a hole: on a full disk the first touch of one would be a SIGBUS, of ours or of whoever looks at it.
+            # Allocate it: on a full disk the first access to a hole would be a SIGBUS, in our process or in a reader's.
             os.posix_fallocate(fd, 0, (ROWS + 1) * ROW_BYTES)
             mapping = Mapping(fd, (ROWS + 1) * ROW_BYTES, writable=True)
         finally:
@@ -200,7 +203,7 @@ class Board:
 
     @classmethod
     def open(cls, path: str) -> "Board":
-        """Map an existing board to read it. Raises OSError, or ValueError for a file that is none."""
+        """Maps an existing board for reading. Raises OSError, or ValueError for a file that is no board."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if os.fstat(fd).st_size != (ROWS + 1) * ROW_BYTES:
@@ -215,7 +218,7 @@ class Board:
         return board
 
     def add_row(self, name: str) -> Row:
-        """A row for a process; in the supervisor, before the fork. Raises ValueError when the board is full."""
+        """Adds a row for a process; in the supervisor, before the fork. Raises ValueError when the board is full."""
         encoded = name.encode()
         if len(encoded) > NAME_BYTES:
             raise ValueError(f"a process name has at most {NAME_BYTES} bytes: {name}")
@@ -227,7 +230,7 @@ class Board:
         raise ValueError(f"the board has no room for more than {ROWS} processes")
 
     def row(self, name: str) -> Row:
-        """The row of this process. Raises KeyError when there is none."""
+        """The row of this process. Raises KeyError for an unknown name."""
         row = self._rows.get(name)
         if row is None:
             for place in range(ROWS):
@@ -239,16 +242,17 @@ class Board:
         return row
 
     def rows(self) -> list[RowSnapshot]:
-        """All rows, in the order in which they were added."""
+        """All rows in the order in which they were added."""
         names = [self._name_at((place + 1) * ROW_BYTES) for place in range(ROWS)]
         return [self.row(name).snapshot() for name in names if name]
 
     def log_level(self) -> int | None:
-        """The log level (0 to 2) that an operator has asked for while the node runs, None when none or its time is over."""
+        """The log level (0 to 2) that an operator asked for while the node runs; None without one, or when its time is
+        over."""
         return _asked_level(self._words)
 
     def log_level_left_s(self) -> float:
-        """For how much longer that holds."""
+        """For how many more seconds that level holds."""
         return max(0.0, (self._words[_UNTIL] - time.monotonic_ns()) / 1e9)
 
     def close(self) -> None:
@@ -261,13 +265,13 @@ class Board:
 
 
 def ask_log_level(path: str, level: int | None, for_s: float) -> None:
-    """Have every process of the node at this board log at `level` for so long; None: as its configuration says. Raises OSError, or
-    ValueError for a file that is no board."""
+    """Sets the log level of every process of the node at this board for that time; None: back to the configured level.
+    Raises OSError, or ValueError for a file that is no board."""
     Board.open(path).close()
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         until = time.monotonic_ns() + int(for_s * 1e9)
-        # Until when first: a level is never without its end.
+        # Write the end first: a level must never be without one.
         for place, value in ((_UNTIL, until), (_LEVEL, 0 if level is None else level + 1)):
             os.pwrite(fd, value.to_bytes(8, sys.byteorder), place * 8)
     finally:

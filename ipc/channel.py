@@ -1,15 +1,17 @@
 """ZeroMQ sockets over ipc://, typed and bounded. Made after the fork, by the process that uses them.
 
-Messages that wait for the same receiver travel together, a frame each: one system call and one waking up for all of them.
+Messages that wait for the same receiver travel together, a frame each: one system call and one wake-up for all of them.
 
-Nothing is dropped silently: a full queue makes `send` wait, and a receiver that is unknown or stays full is NoCredit.
+Nothing is dropped silently: `send` waits for a full queue, and raises NoCredit for a receiver that is unknown or stays
+full.
 
-What does end with a process is whatever was on its way to it or from it and not read yet. Neither the successor of a dead
-router nor that of a dead dealer is told what was meant for the dead one, and nobody hears the dead after the living.
+Messages that a process has not read when it dies are lost with it, and so are those it has sent and nobody has read.
+Neither the successor of a dead router nor that of a dead dealer gets messages meant for the dead one, and nobody
+receives a dead process's messages after the new one's.
 
-Plain sockets on the loop's own readiness call, not zmq.asyncio: that costs a third less for one message and two thirds
-less for many (14 instead of 46 us of CPU), and a cancelled `recv` can lose no message, since nothing is awaited while one
-is in hand.
+These are plain sockets on the loop's own readiness callback, not zmq.asyncio: one message costs a third less and many
+cost two thirds less (14 instead of 46 us of CPU), and a cancelled `recv` loses no message, since nothing is awaited
+while one is held.
 """
 
 import asyncio
@@ -27,30 +29,31 @@ from ipc.errors import BadMessage, NoCredit
 M = TypeVar("M")
 SEND_TIMEOUT_S = 10.0
 FULL_POLL_S = (0.001, 0.02)
-"""How soon, and at last how often, a full queue is tried again. ZeroMQ cannot say which peer of a ROUTER has room."""
+"""Shortest and longest pause between attempts to send to a full queue. ZeroMQ cannot say which peer of a ROUTER has
+room."""
 RECONNECT_MS = 20
 RECONNECT_MAX_MS = 200
 BURST = 32
-"""Messages received in a row before other work of the loop gets its turn."""
+"""Messages received in a row before the loop's other work gets its turn."""
 LONGEST_PATH = 107
 
-# As plain numbers: the enums of pyzmq cost more than the calls they are given to.
+# As plain numbers: pyzmq's enums cost more than the calls they are passed to.
 _NOBLOCK = int(zmq.NOBLOCK)
 _POLLIN = int(zmq.POLLIN)
 
 
 def make_context() -> "zmq.Context[zmq.Socket[bytes]]":
-    """For channels of one process to share; `term` it when they are closed."""
+    """A context for the channels of one process; call `term` when they are closed."""
     return zmq.Context()
 
 
 class _Socket:
-    """A socket of a loop. `receive` and `send` never block it."""
+    """A socket on an event loop. `receive` and `send` never block the loop."""
 
     def __init__(
         self, context: "zmq.Context[zmq.Socket[bytes]] | None", socket: "zmq.Socket[bytes]", *, is_router: bool = False
     ) -> None:
-        """`context`: ended with the socket, unless it is somebody else's."""
+        """`context`: terminated with the socket, unless it is shared."""
         self._context = context
         self._socket = socket
         self._is_router = is_router
@@ -61,7 +64,7 @@ class _Socket:
         self._burst = 0
 
     async def receive(self) -> tuple[bytes, bytes]:
-        """The next message, and on a router who sent it."""
+        """The next message, and on a router its sender."""
         self._burst += 1
         if self._burst >= BURST:
             self._burst = 0
@@ -78,7 +81,7 @@ class _Socket:
         return self._unread.popleft()
 
     async def send(self, frames: list[bytes], turn: asyncio.Lock, who: str) -> None:
-        """One at a time for each receiver, so that a message that waits for room is not overtaken."""
+        """One send at a time for each receiver, so that a message waiting for room is not overtaken."""
         deadline = time.monotonic() + SEND_TIMEOUT_S
         pause, longest = FULL_POLL_S
         async with turn:
@@ -86,7 +89,7 @@ class _Socket:
                 try:
                     self._socket.send_multipart(frames, _NOBLOCK)
                 except zmq.Again:
-                    # A peer that died with its queue full stays "full" until the end of what it sent was looked at.
+                    # A peer that died with a full queue stays "full" until its pending messages have been read.
                     self._wake()
                     if time.monotonic() >= deadline:
                         raise NoCredit(f"{who} takes no messages") from None
@@ -98,13 +101,13 @@ class _Socket:
                     return
                 finally:
                     if self._waiters:
-                        # Sending may have consumed the signal that a message has come.
+                        # Sending may have consumed the signal that a message has arrived.
                         self._wake()
                 await asyncio.sleep(pause)
                 pause = min(pause * 1.5, longest)
 
     def close(self) -> None:
-        """Whoever waits in `receive` is cancelled. May be called twice."""
+        """Cancels a waiting `receive`. May be called twice."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._fd)
         self._loop = None
@@ -115,7 +118,7 @@ class _Socket:
             self._context.term()
 
     async def _wait_readable(self) -> None:
-        """The descriptor signals changes, not states: it is only good to wait on after a receive that found nothing."""
+        """The descriptor signals changes, not states: wait on it only after a receive that found nothing."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._fd, self._wake)
@@ -135,7 +138,8 @@ class _Socket:
 
 
 class RouterChannel(Generic[M]):
-    """The side that binds. Peers are known by the identity they chose; a new connection takes over an old one's."""
+    """The side that binds. Peers are known by the identity they chose; a new connection replaces an old one with the
+    same identity."""
 
     def __init__(
         self,
@@ -146,9 +150,10 @@ class RouterChannel(Generic[M]):
         *,
         announces: bool = False,
     ) -> None:
-        """Binds at `path`, over whatever file is there. `context`: shared with other channels of the process, whoever
-        made it ends it; each costs two threads and five descriptors. `announces`: whoever connects gets an empty frame
-        first; for WorkerSockets only. Raises ValueError for a path too long, OSError (of zmq) if it cannot be bound."""
+        """Binds at `path`, replacing any file there. `context`: shared with other channels of the process and
+        terminated by its maker; each context costs two threads and five descriptors. `announces`: sends an empty frame
+        to each new connection; for WorkerSockets only. Raises ValueError for a path that is too long, OSError (of zmq)
+        if it cannot be bound."""
         self._path = path
         self._decoder = decoder
         self._turns: defaultdict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -171,33 +176,34 @@ class RouterChannel(Generic[M]):
         self._socket = _Socket(own, socket, is_router=True)
 
     async def recv(self) -> tuple[bytes, M]:
-        """The next message and who sent it. Raises BadMessage for bytes that are none.
+        """The next message and its sender. Raises BadMessage for bytes that are no message.
 
-        When a process has taken over the identity of a dead one, what the dead one had sent and nobody had read yet would
-        come under an identity that ZeroMQ makes up, after the hello of the new one. That is dropped here: nothing an
-        earlier life sent is believed."""
+        When a process has taken over the identity of a dead one, unread messages of the dead process would arrive under
+        an identity made up by ZeroMQ, after the new one's hello. They are dropped here: nothing from an earlier life is
+        believed."""
         while True:
             identity, data = await self._socket.receive()
             if not identity.startswith(b"\0"):
                 return identity, self._decoder.decode(data)
 
     async def send(self, identity: bytes, *messages: Any) -> None:
-        """Hand messages over, all or none. Raises NoCredit if nobody of this identity is there, or it makes no room in
-        SEND_TIMEOUT_S. Messages to one identity keep the order of the calls. Cancelled while it waits: not sent."""
+        """Sends messages, all or none. Raises NoCredit if no peer has this identity or it makes no room within
+        SEND_TIMEOUT_S. Messages to one identity keep the order of the calls. A call cancelled while it waits has sent
+        nothing."""
         who = identity.decode(errors="replace")
         await self._socket.send([identity, *map(encode, messages)], self._turns[identity], who)
 
     def close(self) -> None:
-        """Close the socket, end the context, remove the file."""
+        """Closes the socket, terminates the context, removes the file."""
         self._socket.close()
         _unlink(self._path)
 
 
 class DealerChannel(Generic[M]):
-    """The side that connects, again and again. Nothing waits here for a router that is away: `send` does."""
+    """The side that connects and reconnects. Only `send` waits for a router that is away."""
 
     def __init__(self, path: str, identity: bytes, decoder: Decoder[M], hwm: int) -> None:
-        """Raises ValueError for a path too long."""
+        """Raises ValueError for a path that is too long."""
         self._decoder = decoder
         self._turn = asyncio.Lock()
         address = _address(path)
@@ -207,12 +213,12 @@ class DealerChannel(Generic[M]):
         self._socket = _Socket(context, socket)
 
     async def recv(self) -> M:
-        """The next message. Raises BadMessage for bytes that are none."""
+        """The next message. Raises BadMessage for bytes that are no message."""
         return self._decoder.decode((await self._socket.receive())[1])
 
     async def send(self, *messages: Any) -> None:
-        """Hand messages over, all or none; waits for a router and for room. Raises NoCredit after SEND_TIMEOUT_S. Messages
-        keep the order of the calls. Cancelled while it waits: not sent."""
+        """Sends messages, all or none; waits for a router and for room. Raises NoCredit after SEND_TIMEOUT_S. Messages
+        keep the order of the calls. A call cancelled while it waits has sent nothing."""
         await self._socket.send([*map(encode, messages)], self._turn, "the other side")
 
     def close(self) -> None:
@@ -220,12 +226,12 @@ class DealerChannel(Generic[M]):
 
 
 class WorkerSocket(Generic[M]):
-    """A dealer without a loop, for pool processes: one message at a time. Its router `announces`.
+    """A dealer without an event loop, for pool processes: one message at a time. Its router `announces`.
 
     `connections` counts the routers reached. It grows when the router was replaced: say hello again."""
 
     def __init__(self, path: str, identity: bytes, decoder: Decoder[M], hwm: int = 16) -> None:
-        """Raises ValueError for a path too long."""
+        """Raises ValueError for a path that is too long."""
         self._decoder = decoder
         self.connections = 0
         address = _address(path)
@@ -235,8 +241,8 @@ class WorkerSocket(Generic[M]):
         self._socket.connect(address)
 
     def recv(self, timeout_s: float) -> M | None:
-        """The next message, or None when none came in time, or a router was reached.
-        Raises BadMessage. A signal handler runs meanwhile, and ends the wait only by raising."""
+        """The next message; None when none arrived in time, or when a router was reached. Raises BadMessage. Signal
+        handlers run meanwhile; only an exception of theirs ends the wait."""
         if not self._socket.poll(int(timeout_s * 1000)):
             return None
         data = _only(self._socket.recv_multipart())
@@ -246,8 +252,8 @@ class WorkerSocket(Generic[M]):
         return self._decoder.decode(data)
 
     def send(self, message: Any) -> None:
-        """Hand a message over; waits for a router and for room. Raises NoCredit after SEND_TIMEOUT_S: if it was a result,
-        nobody is left who wants it."""
+        """Sends a message; waits for a router and for room. Raises NoCredit after SEND_TIMEOUT_S: a result that cannot
+        be sent has no receiver any more."""
         try:
             self._socket.send(encode(message))
         except zmq.Again:
@@ -265,13 +271,13 @@ def _dealer(context: "zmq.Context[zmq.Socket[bytes]]", identity: bytes, hwm: int
     socket.set(zmq.IDENTITY, identity)
     socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-    # Without it, what was queued for a dead router goes to its successor.
+    # Without this, messages queued for a dead router would go to its successor.
     socket.set(zmq.IMMEDIATE, 1)
     return socket
 
 
 def _bound(socket: "zmq.Socket[bytes]", hwm: int) -> None:
-    """Nothing is kept for the dead, and no queue is longer than this."""
+    """Nothing is kept for dead peers, and no queue is longer than this."""
     socket.set(zmq.LINGER, 0)
     socket.set(zmq.SNDHWM, hwm)
     socket.set(zmq.RCVHWM, hwm)

@@ -11,12 +11,12 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(message: Any) -> bytes:
-    """A message of clusterd/messages as bytes."""
+    """Encodes a message of clusterd/messages."""
     return _encoder.encode(message)
 
 
 class Decoder(Generic[M]):
-    """Bytes to one of a channel's messages (a union of clusterd/messages). Raises BadMessage for anything else."""
+    """Decodes the messages of one channel (a union of clusterd/messages). Raises BadMessage for anything else."""
 
     def __init__(self, union: Any) -> None:
         self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(union)

@@ -1,10 +1,10 @@
-"""How much of something may still be begun. A number that refuses to go below zero, or above where it started."""
+"""A counter of what may still be begun. It refuses to go below zero or above its start."""
 
 from ipc.errors import NoCredit
 
 
 class Credit:
-    """`limit` units, taken before something is begun and given back when it has ended. One owner, who does both."""
+    """`limit` units, taken before something begins and returned when it has ended. One owner does both."""
 
     __slots__ = ("_used", "limit")
 
@@ -15,7 +15,7 @@ class Credit:
         self._used = 0
 
     def take(self, count: int = 1) -> None:
-        """Raises NoCredit, and takes nothing, when fewer than `count` are left."""
+        """Raises NoCredit, and takes nothing, if fewer than `count` are left."""
         if count < 0:
             raise ValueError(f"{count} cannot be taken")
         if count > self.free:
@@ -23,7 +23,7 @@ class Credit:
         self._used += count
 
     def give(self, count: int = 1) -> None:
-        """Raises ValueError, and changes nothing, when more comes back than was taken: a mistake in the books."""
+        """Raises ValueError, and changes nothing, if more is returned than was taken: a bug in the accounting."""
         if not 0 <= count <= self._used:
             raise ValueError(f"{count} come back of {self._used} in use")
         self._used -= count

@@ -1,4 +1,4 @@
-"""Where bulk bytes lie in the arena. Bulk never travels inside a message: a Descriptor does."""
+"""Names bulk bytes in the arena. Messages carry Descriptors, never the bulk bytes themselves."""
 
 import msgspec
 

@@ -1,16 +1,16 @@
-"""What can go wrong between our own processes."""
+"""Errors between our own processes."""
 
 
 class IpcError(Exception):
-    """Base of the errors of this package."""
+    """Base class of this package's errors."""
 
 
 class BadMessage(IpcError):
-    """Bytes on a channel that are no message of it: a bug of the sender, or another version."""
+    """Bytes on a channel that are no message: a bug of the sender, or another version."""
 
 
 class NoCredit(IpcError):
-    """A message cannot be handed over: its receiver is unknown, or did not make room before the deadline."""
+    """A message cannot be delivered: its receiver is unknown, or made no room before the deadline."""
 
 
 class ArenaFull(IpcError):
@@ -18,4 +18,4 @@ class ArenaFull(IpcError):
 
 
 class StaleLease(IpcError):
-    """A slab is given back or handed over by someone who does not hold it."""
+    """A slab is returned or handed over by a process that does not hold it."""

@@ -1,4 +1,4 @@
-"""Jobs waiting, running and tried again. No sockets and no clock: sync owns one and tells it what happened."""
+"""The queue of jobs: waiting, running, retried. No sockets and no clock: sync owns one and reports events to it."""
 
 import itertools
 import secrets
@@ -11,11 +11,11 @@ J = TypeVar("J")
 Lane = Literal["chunk", "api", "bulk", "background"]
 TRIES = 2
 BACKGROUND_SLOT = 0
-"""The process for work that nobody waits for. It gets nothing else, and that work goes to no other one."""
+"""The process for background work. It gets no other work, and no other process gets background work."""
 SHARES: dict[Lane, int] = {"chunk": 16, "api": 4, "bulk": 2}
-"""How many jobs of a lane are begun in a round while jobs of the others wait, in this order: chunks of transfers, requests of the
-API, everything else of a sync. None can starve another one, however many jobs it has. All processes but one may run jobs of the
-API at a time (one if there is only one): a sync never waits for the end of a long request."""
+"""How many jobs of each lane are begun per round while other lanes wait, in this order: chunks of transfers, API
+requests, the rest of a sync. No lane can starve another. All processes but one may run API jobs at a time (one if there
+is only one), so a sync never waits for the end of a long request."""
 
 
 class _Entry(Generic[J]):
@@ -30,15 +30,15 @@ class _Entry(Generic[J]):
 
 
 class JobQueue(Generic[J]):
-    """A pool process has one credit: it gets a job only when it is free. Lanes share the processes by SHARES.
+    """Each pool process has one credit: it gets a job only when it is free. Lanes share the processes by SHARES.
 
-    A job whose process died is tried once more, ahead of the queue, then it has failed.
+    A job whose process died is retried once, at the head of the queue; then it has failed.
 
-    Numbers of jobs are unique across the lives of sync: a result for a job that an earlier sync gave is never mistaken
-    for that of one given here."""
+    Job numbers are unique across the lives of sync: a result for a job of an earlier sync is never mistaken for one of
+    this sync."""
 
     def __init__(self, most_jobs: int) -> None:
-        """`most_jobs`: how many may wait and run together."""
+        """`most_jobs`: limit for waiting and running jobs together."""
         self._credit = Credit(most_jobs)
         self._numbers = itertools.count(secrets.randbits(48) << 12)
         self._waiting: dict[Lane, deque[_Entry[J]]] = {lane: deque() for lane in (*SHARES, "background")}
@@ -49,14 +49,14 @@ class JobQueue(Generic[J]):
         self.retried = 0
 
     def submit(self, job: J, lane: Lane) -> int:
-        """Queue a job; returns its number. Raises NoCredit when there are too many."""
+        """Queues a job; returns its number. Raises NoCredit when there are too many."""
         self._credit.take()
         entry = _Entry(next(self._numbers), job, lane)
         self._waiting[lane].append(entry)
         return entry.number
 
     def ready(self, slot: int) -> None:
-        """The process of this slot is free. Saying so twice is the same as once."""
+        """The process of this slot is free. Saying so twice has no further effect."""
         if slot not in self._free and slot not in self._running:
             self._free.append(slot)
 
@@ -74,7 +74,7 @@ class JobQueue(Generic[J]):
         return assignments
 
     def done(self, slot: int, number: int) -> bool:
-        """The process of this slot ended this job and is free. False when it was not given that job by us."""
+        """The process of this slot has finished this job and is free. False if this queue had not given it that job."""
         entry = self._running.get(slot)
         known = entry is not None and entry.number == number
         if known:
@@ -85,8 +85,8 @@ class JobQueue(Generic[J]):
         return known
 
     def lost(self, slot: int) -> list[tuple[int, str]]:
-        """The process of this slot is dead. Returns the jobs that failed by it for good: also one that was cancelled, which
-        is not tried again."""
+        """The process of this slot has died. Returns the jobs that have failed for good, including a cancelled one,
+        which is not retried."""
         if slot in self._free:
             self._free.remove(slot)
         entry = self._running.pop(slot, None)
@@ -102,14 +102,15 @@ class JobQueue(Generic[J]):
         return [(entry.number, f"{name}: the process that ran it died, {often}")]
 
     def not_arrived(self, slot: int) -> None:
-        """The process of this slot lives and does not know of its job: it waits again, and this was no try."""
+        """The process of this slot lives but does not know its job: the job waits again, and this does not count as a
+        try."""
         entry = self._running.pop(slot, None)
         if entry is not None:
             entry.tries -= 1
             self._waiting[entry.lane].appendleft(entry)
 
     def withdraw(self, kind: type[J]) -> list[int]:
-        """Take jobs of this kind that wait in the background out of the queue; returns their numbers."""
+        """Removes waiting background jobs of this kind; returns their numbers."""
         waiting = self._waiting["background"]
         found = [entry for entry in waiting if isinstance(entry.job, kind)]
         for entry in found:
@@ -118,7 +119,7 @@ class JobQueue(Generic[J]):
         return [entry.number for entry in found]
 
     def cancel(self, number: int) -> bool:
-        """Nobody wants this job any more. True if it had not begun; one that has begun runs to its end."""
+        """Cancels a job. True if it had not begun; one that has begun runs to its end."""
         for queue in self._waiting.values():
             for entry in queue:
                 if entry.number == number:

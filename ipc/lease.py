@@ -1,4 +1,5 @@
-"""Who holds which slab. Numbers and names only; each book has one owner, the process that allocates its slabs."""
+"""Records which slab is held by whom. Numbers and names only; each book has one owner, the process that allocates its
+slabs."""
 
 from collections.abc import Iterable
 
@@ -8,7 +9,7 @@ from ipc.errors import ArenaFull, StaleLease
 class LeaseBook:
     """The leases of some slabs. A slab is free or has exactly one holder.
 
-    The slab given back last is the next one taken: its pages are still in memory."""
+    The slab returned last is leased first: its pages are still in memory."""
 
     def __init__(self, slabs: Iterable[int]) -> None:
         self._all = frozenset(slabs)
@@ -16,7 +17,7 @@ class LeaseBook:
         self._holder: dict[int, str] = {}
 
     def take(self, holder: str) -> int:
-        """Lease a free slab. Raises ArenaFull."""
+        """Leases a free slab. Raises ArenaFull."""
         if not self._free:
             raise ArenaFull(f"all {len(self._all)} slabs are in use")
         slab = self._free.pop()
@@ -24,13 +25,13 @@ class LeaseBook:
         return slab
 
     def hand_over(self, slab: int, holder: str) -> None:
-        """The slab has a new holder. Raises StaleLease for a free one."""
+        """Gives the slab a new holder. Raises StaleLease for a free slab."""
         if slab not in self._holder:
             raise StaleLease(f"slab {slab} is not leased")
         self._holder[slab] = holder
 
     def give_back(self, slab: int) -> None:
-        """The slab is free again. Raises StaleLease for one that is free already."""
+        """Frees the slab. Raises StaleLease for a slab that is free already."""
         if self._holder.pop(slab, None) is None:
             raise StaleLease(f"slab {slab} is not leased")
         self._free.append(slab)

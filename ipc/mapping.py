@@ -1,5 +1,5 @@
-"""A file mapped without keeping a descriptor of it: `mmap.mmap` keeps one for as long as the mapping lives (up to Python 3.13 there is
-no way to tell it not to), and every process of a node would have it."""
+"""Maps a file without keeping its descriptor open. `mmap.mmap` keeps one as long as the mapping lives (up to Python
+3.13 this cannot be turned off), and every process of a node would have it."""
 
 import ctypes
 import mmap
@@ -13,7 +13,7 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 class Mapping:
-    """The first `size` bytes of an open file, shared with whoever maps it. `memory` shows them."""
+    """The first `size` bytes of an open file, shared with everyone who maps it. `memory` shows them."""
 
     def __init__(self, fd: int, size: int, *, writable: bool) -> None:
         """Raises OSError."""
@@ -27,7 +27,7 @@ class Mapping:
         self.memory = whole if writable else whole.toreadonly()
 
     def close(self) -> None:
-        """Views made of `memory` must be released before. May be called twice."""
+        """Release all views of `memory` first. May be called twice."""
         self.memory.release()
         if self._size:
             _libc.munmap(self._address, self._size)

@@ -1,9 +1,9 @@
-"""Every request that a node answers, one row each: on which links, of which role, who may send it, how large, who
-answers (wire.md 4.1, appendix A; dapi.md 1).
+"""The table of all requests that a node answers, one row each: links, role, who may send it, size limit, handler
+(wire.md 4.1, appendix A; dapi.md 1).
 
-net drops what has no row for a link, with `unknown_command_text`; sync binds its handlers to the rows when it starts
-and does not start unless both are the same. `syn_e_w_m` and `syn_e_w_m_e`, a remnant that no node sends, are unknown
-here, as wire.md 4.8 allows.
+net refuses a request without a row for its link with `unknown_command_text`. sync binds its handlers to the rows when
+it starts, and does not start unless rows and handlers agree. `syn_e_w_m` and `syn_e_w_m_e`, leftovers that no node
+sends, are unknown here, as wire.md 4.8 allows.
 """
 
 from typing import Literal, NamedTuple
@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from clusterd.wire import commands as c
 
 LinkKind = Literal["worker", "master", "local"]
-"""Who is at the other end: a worker (this node is the master), the master, or a program on the local socket."""
+"""The other end of a link: a worker (this node is the master), the master, or a program on the local socket."""
 NODES: tuple[LinkKind, ...] = ("worker", "master")
 EVERYBODY: tuple[LinkKind, ...] = ("worker", "master", "local")
 WORKER: tuple[LinkKind, ...] = ("worker",)
@@ -21,7 +21,7 @@ LOCAL: tuple[LinkKind, ...] = ("local",)
 NET = "net"
 SMALL = 262144
 LARGE = 8 * 1024 * 1024
-"""Bytes of a request of the API."""
+"""Size limit of an API request in bytes."""
 
 
 def _privileged(what: str, prefix: str = "") -> str:
@@ -29,12 +29,12 @@ def _privileged(what: str, prefix: str = "") -> str:
 
 
 class Command(NamedTuple):
-    """`handler`: the method of sync that answers, or NET. `role`: of this node, where it matters on the same kind of
-    link. `most_bytes`: larger requests are refused (None: chunks, whose bodies go to the pool sealed as they are, and
-    whose bound is that of what they belong to). `privileged`: refusal of a program that is neither root's nor of this
-    daemon's user; empty: all may. `capability`: nodes that have not agreed to it hear that the command is unknown.
-    `is_notice`: tells a peer how something ended for which it waits, else for minutes; such requests are sent even when
-    whoever sends them has long given up on the response."""
+    """`handler`: the method of sync that answers, or NET. `role`: the node's role, where it matters on one kind of
+    link. `most_bytes`: larger requests are refused (None: chunks, whose sealed bodies go to the pool unopened and whose
+    limit is that of the file or string they belong to). `privileged`: text of the refusal for a program that belongs
+    neither to root nor to the daemon's user; empty: every program may. `capability`: a node that has not agreed to it
+    gets the answer to an unknown command. `is_notice`: tells a waiting peer how something ended; it is sent even after
+    the sender has given up on the response, since the peer would wait for minutes."""
 
     word: str
     links: tuple[LinkKind, ...]
@@ -60,7 +60,7 @@ TABLE = (
     Command(c.ERR_STR, NODES, "CommonRequests.cancel_string", is_notice=True),
     Command(c.CANCEL_TASK, NODES, "CommonRequests.cancel_task", is_notice=True),
     Command(c.RESUME_FILE, MASTER, "WorkerRequests.resume_file"),
-    # What two clusterd nodes agree on.
+    # Agreements between two clusterd nodes.
     Command(c.CAPS, WORKER, "MasterRequests.caps"),
     Command(c.CLOCK, WORKER, "MasterRequests.clock"),
     # Integrity.
@@ -116,7 +116,7 @@ TABLE = (
     Command(c.STATUS, LOCAL, "Core.tell_status"),
     Command(c.DIFF, LOCAL, "MasterIntegrityRequests.diff", "master"),
     Command(c.DIFF, LOCAL, "WorkerIntegrityRequests.diff", "worker"),
-    # Programs that want something done.
+    # Requests of programs that change something.
     Command(c.SYNC_NOW, LOCAL, "MasterIntegrityRequests.sync_now", "master", privileged=_privileged("sync")),
     Command(c.SYNC_NOW, LOCAL, "WorkerIntegrityRequests.sync_now", "worker", privileged=_privileged("sync")),
     Command(c.FORGET, LOCAL, "MasterSide.forget", "master", privileged=_privileged("forget")),
@@ -128,7 +128,7 @@ NOTICES = frozenset({row.word for row in TABLE if row.is_notice} | {c.ERR})
 
 
 def rows_of(link: LinkKind, *, on_master: bool) -> dict[str, Command]:
-    """By word, what a node of this role answers on this kind of link."""
+    """The rows that a node of this role answers on this kind of link, by word."""
     role = "master" if on_master else "worker"
     return {row.word: row for row in TABLE if link in row.links and row.role in ("", role)}
 

@@ -1,14 +1,14 @@
-"""The command words and the texts of simple replies (wire.md 4.1, 3.1, appendix A; dapi.md 1.3).
+"""Command words and the texts of simple replies (wire.md 4.1, 3.1, appendix A; dapi.md 1.3).
 
-Commands are `str` in all our code: the bytes of the wire read as Latin-1, so that every command a peer can send has one
-spelling and can be written back. All spellings of the original, misspelt or not, are here and nowhere else.
+All our code uses commands as `str`: the bytes of the wire decoded as Latin-1, so that every command a peer can send has
+one spelling and can be sent back. All spellings of the original, misspelt or not, are here and nowhere else.
 """
 
 from typing import Literal
 
 Role = Literal["master", "worker", "local-server", "local-client"]
-"""Which end of a link we are. "master" and "worker": this node's role on a TCP link. "local-server": the daemon on the
-local socket. "local-client": a program on it."""
+"""Our end of a link. "master" and "worker": this node's role on a TCP link. "local-server": the daemon on the local
+socket. "local-client": a program on it."""
 
 MAX_COMMAND_BYTES = 11
 
@@ -20,7 +20,7 @@ OK_C = "ok-c"
 OK_NEW_FILE = "ok "
 OK_ECHO_C = "ok-m "
 RESPONSES = frozenset({OK, ERR, OK_M, OK_C})
-"""A frame whose counter we are waiting for is a response only under one of these (wire.md C2)."""
+"""A frame with the counter of an open request is a response only with one of these commands (wire.md C2)."""
 
 # Both roles.
 ECHO = "echo"
@@ -35,7 +35,7 @@ DAPI = "dapi"
 DAPI_RES = "dapi_res"
 DAPI_ERR = "dapi_err"
 DAPI_NOW = "dapi_now"
-"""Ours, to a node that listed capability `answer`: `dapi` whose response may be the answer
+"""Ours, to a node that listed capability `answer`: like `dapi`, but the response may already be the answer
 (clusterd/sync/requests/prompt_answer.py)."""
 
 # Worker to master.
@@ -56,12 +56,12 @@ SENDSYNC = "sendsync"
 GET_NODES = "get_nodes"
 GET_HEALTH = "get_health"
 CAPS = "caps"
-"""Ours, worker to master after hello: a JSON list of capabilities (architecture.md, section 4). Unknown to the
-original."""
+"""Ours, worker to master after hello: a JSON list of capabilities (architecture.md, section 4). Stock does not know
+it."""
 
 CLOCK = "clock"
-"""Ours, to a master that listed capability `agents`: its boot clock in microseconds, as decimal digits. The payload
-names the worker's clock (clusterd/clock.py); a master that reads the same one answers SAME_CLOCK."""
+"""Ours, to a master that listed capability `agents`: asks for its boot clock in microseconds, in decimal digits. The
+payload names the worker's clock (clusterd/clock.py); a master that reads the same clock answers SAME_CLOCK."""
 SAME_CLOCK = b"same"
 
 # Ours, worker to master, capability `digest` (docs/architecture.md, "What only two clusterd nodes do").
@@ -80,13 +80,13 @@ SYN_G_M_W = "syn_g_m_w"
 SYN_G_M_W_C = "syn_g_m_w_c"
 FILE_SENT = {SYN_I_W_M: SYN_I_W_M_E, SYN_M_C: SYN_M_C_E}
 FILE_NOT_SENT = {SYN_I_W_M: SYN_I_W_M_R, SYN_M_C: SYN_M_C_R}
-"""By the command that asks for a task id: what tells the peer that the file is there, or that it does not come."""
+"""By the command that asks for a task id: the command that reports the file as sent, or as failed."""
 SYN_CHANGED = "syn_changed"
-"""Ours, capability `push`: the master's manifest is another one now."""
+"""Ours, capability `push`: the master's manifest has changed."""
 GET_DIFF = "get_diff"
 """Ours, capability `digest`: what the worker would have to change, as JSON."""
 RESUME_FILE = "resume_file"
-"""Ours, capability `resume`: how much of a package the worker has already."""
+"""Ours, capability `resume`: how much of a package the worker already has."""
 GET_ROOM = "get_room"
 """Ours, capability `room`: how many bytes of files the worker can take at once."""
 SENDSYN_RES = "sendsyn_res"
@@ -102,11 +102,11 @@ SENDRRELOAD = "sendrreload"
 DIFF = "diff"
 """Ours: what a worker would have to change to be equal to its master, as JSON."""
 SYNC_NOW = "sync_now"
-"""Ours: look for changes now, tell the workers (master); check now (worker)."""
+"""Ours: scan now and tell the workers (master); check now (worker)."""
 FORGET = "forget"
-"""Ours, on a master: a worker that does not come back is no member any more."""
+"""Ours, on a master: removes a worker that does not return from the known workers."""
 STATUS = "status"
-"""Ours: what the node is doing, as JSON for the operator's command."""
+"""Ours: the node's status as JSON, for `clusterd status`."""
 # Local socket, daemon to client.
 CONTROL_RES = "control_res"
 SEND_F_RES = "send_f_res"
@@ -122,7 +122,7 @@ def python_bytes(command: str) -> str:
 
 
 def unknown_command_text(command: str) -> bytes:
-    """Payload of the `err` that answers a command nobody knows (wire.md 3.2)."""
+    """Payload of the `err` that answers an unknown command (wire.md 3.2)."""
     return f"unknown command '{python_bytes(command)}'".encode()
 
 

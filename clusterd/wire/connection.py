@@ -1,11 +1,11 @@
 """One connection of the cluster protocol, without I/O: bytes to events, requests and responses to bytes (wire.md 2, 3).
 
-Whoever has the transport asks `next_buffer` where to read to, reads, and gives the number of bytes to `buffer_filled`,
-which returns events. Bodies up to `inline_limit` bytes are opened here. A larger body is read straight into a sink and
-handed up as it is. When there is no sink for it the connection stalls: stop reading, and call `retry_allocate` when there
-may be room.
+The owner of the transport asks `next_buffer` where to read to, reads, and passes the number of bytes to
+`buffer_filled`, which returns events. Bodies up to `inline_limit` bytes are opened here. A larger body is read straight
+into a sink and passed on sealed. If there is no sink for it the connection stalls: stop reading, and call
+`retry_allocate` when there may be room.
 
-Whatever bytes come, there are two outcomes: events, or a Violation, after which the connection is dead.
+Any input has one of two outcomes: events, or a Violation, after which the connection is dead.
 """
 
 import struct
@@ -48,23 +48,23 @@ if TYPE_CHECKING:  # programs of the local socket load no cryptography
 INLINE_LIMIT = 65536
 READ_BYTES = 65536
 MIN_PROGRESS = 262144
-"""Bytes by which a begun body must grow in each period of `check_progress`."""
+"""Bytes by which an unfinished body must grow in each period of `check_progress`."""
 
 
 class NoRoom(Exception):
-    """The connection is stalled: it cannot take bytes before `retry_allocate` has succeeded. A bug of the caller."""
+    """The connection is stalled and takes no bytes before `retry_allocate` has succeeded. A bug of the caller."""
 
 
 def heap_sink(length: int) -> Sink:
-    """An `allocate` that always has room: for tests and small programs."""
+    """An `allocate` that always has room, for tests and small programs."""
     return Sink(memoryview(bytearray(length)))
 
 
 class Connection:
     """Bytes, order and counters of one connection. `role` is our end of it.
 
-    Owned by one link, which is the only one that calls it. Fixed: role, sealer. May be changed between reads:
-    `body_limit`, `divided_limit` (small before hello, so that a stranger gets no sink). The request id is the counter.
+    One link owns it and is its only caller. Fixed: role, sealer. Changeable between reads: `body_limit`,
+    `divided_limit` (small before hello, so that a stranger gets no sink). The request id is the counter.
     """
 
     __slots__ = (
@@ -106,11 +106,12 @@ class Connection:
         scratch: memoryview | None = None,
         land: Land | None = None,
     ) -> None:
-        """`sealer`: None on the local socket. `body_limit`: largest body of a frame, by default what a stock peer sends
-        undivided. `divided_limit`: bytes of all unfinished divided messages; `divided_sinks`: sinks they may
-        hold, at most what `allocate` gives one connection, or it could wait for itself. A sink is at most `inline_limit` +
-        `body_limit` bytes. `scratch`: where small frames are read to; the connections of one process may share one, if
-        each read is followed by its `buffer_filled` before the next read. `land`: what a full sink is handed up as."""
+        """`sealer`: None on the local socket. `body_limit`: largest body of a frame, by default the largest that a
+        stock peer sends undivided. `divided_limit`: bytes of all unfinished divided messages; `divided_sinks`: sinks
+        they may hold, at most as many as `allocate` gives one connection, or it could wait for itself. A sink has at
+        most `inline_limit` + `body_limit` bytes. `scratch`: buffer for small frames; the connections of one process may
+        share one if each read is followed by its `buffer_filled` before the next read. `land`: returns the sink in
+        which a full sink is passed on."""
         if (sealer is None) != role.startswith("local"):
             raise ValueError("only the local socket is without a sealer")
         self.role = role
@@ -139,7 +140,7 @@ class Connection:
     # ---- receiving ---------------------------------------------------------------------------------------------------
 
     def next_buffer(self) -> memoryview:
-        """Where the transport may write next, never empty. Raises NoRoom while stalled."""
+        """The memory that the transport may write to next, never empty. Raises NoRoom while stalled."""
         if self.stalled:
             raise NoRoom
         if self._sink is not None:
@@ -147,7 +148,8 @@ class Connection:
         return self._scratch
 
     def buffer_filled(self, count: int) -> list[Event]:
-        """The transport has written `count` bytes to the beginning of `next_buffer()`."""
+        """Takes the `count` bytes that the transport has written to the beginning of `next_buffer()`; returns
+        events."""
         events: list[Event] = []
         if self.dead:
             return events
@@ -160,7 +162,7 @@ class Connection:
         return events
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[Event]:
-        """The same for bytes that lie elsewhere (tests, small programs). Raises NoRoom while stalled."""
+        """Takes bytes from elsewhere (tests, small programs). Raises NoRoom while stalled."""
         if self.stalled:
             raise NoRoom
         events: list[Event] = []
@@ -169,7 +171,7 @@ class Connection:
         return events
 
     def retry_allocate(self) -> list[Event]:
-        """There may be room again. Reading may go on if `stalled` is false afterwards."""
+        """Tries again to allocate. Reading may continue if `stalled` is false afterwards."""
         events: list[Event] = []
         if self.stalled and not self.dead:
             held, self._held, self.stalled = self._held, b"", False
@@ -183,8 +185,8 @@ class Connection:
         return events
 
     def check_progress(self, now: float, timeout_s: float) -> Violation | None:
-        """Call now and then. A frame or divided message that was begun and grew by less than MIN_PROGRESS bytes in
-        `timeout_s` is a Violation: it holds room of ours, and its peer may never end it (wire.md R3)."""
+        """Call periodically. A frame or divided message that was begun and grew by less than MIN_PROGRESS bytes in
+        `timeout_s` is a Violation: it holds our memory, and its peer may never finish it (wire.md R3)."""
         if self.dead or self.stalled:
             self._marks = {}
             return None
@@ -202,16 +204,16 @@ class Connection:
 
     @property
     def holds_room(self) -> bool:
-        """Whether unfinished divided messages have sinks, which nothing but more bytes of this peer will set free."""
+        """Whether unfinished divided messages hold sinks, which only more bytes of this peer can free."""
         return self._divided.has_sinks
 
     @property
     def missing(self) -> int:
-        """Bytes that the sink which is being filled still lacks; 0 without one."""
+        """Outstanding bytes of the sink being filled; 0 without one."""
         return 0 if self._sink is None else len(self._sink.view) - self._filled
 
     def close(self) -> list[Sink]:
-        """The transport is gone. Returns the sinks of what was unfinished, whose room is free again."""
+        """The transport has ended. Returns the sinks of unfinished bodies, whose memory is free again."""
         self.dead = True
         sinks = self._divided.take_sinks()
         if self._sink is not None:
@@ -221,7 +223,7 @@ class Connection:
         return sinks
 
     def _consume(self, view: memoryview, events: list[Event]) -> None:
-        """Read frames by state: a header, then its body, wherever the cuts are (wire.md C1)."""
+        """Reads frames by state: a header, then its body, however the bytes are cut (wire.md C1)."""
         position, end = 0, len(view)
         while True:
             head = self._head
@@ -280,7 +282,7 @@ class Connection:
                 return
 
     def _admit(self, head: Header, events: list[Event]) -> bool:
-        """Whether the announced body is within our limits; nothing is reserved before (wire.md R1, R3)."""
+        """Whether the announced body is within our limits; no memory is reserved before this check (wire.md R1, R3)."""
         if head.length > self.body_limit:
             other = protocol_of(struct.pack(">II", head.counter, head.length)) if not self.frames_in else None
             if other is not None:
@@ -297,7 +299,7 @@ class Connection:
         return head.length > self.inline_limit if message is None else message.wants_sink(head, self.inline_limit)
 
     def _begin_sink(self, head: Header) -> Sink | None:
-        """Room for the body, and before it the tail of its divided message."""
+        """Allocates room for the body, preceded by the tail of its divided message."""
         message = self._divided.find(head.counter)
         tail = message.tail if message is not None else b""
         length = len(tail) + head.length
@@ -351,7 +353,7 @@ class Connection:
         self._report(head, body, [], events)
 
     def _report(self, head: Header, payload: bytes | None, bodies: list[Sink], events: list[Event]) -> None:
-        """The command decides between request and response as well as the counter (wire.md C2)."""
+        """Request or response is decided by the command together with the counter (wire.md C2)."""
         settled = self._box.settle(head.counter) if head.command in RESPONSES else None
         if settled is None:
             self._box.peer_used(head.counter)
@@ -385,10 +387,10 @@ class Connection:
     # ---- sending -----------------------------------------------------------------------------------------------------
 
     def request(self, command: str, payload: bytes, now: float, timeout_s: float) -> tuple[int, list[bytes]]:
-        """A request: its id, and its frames, each to be handed to the transport in one write, in order.
+        """Builds a request: its id and its frames, each to be given to the transport in one write, in order.
 
-        Raises ClusterError 3024 for a command that is too long. Answered by ResponseReceived or SealedResponse, or named
-        by `expire` when `timeout_s` has passed.
+        Raises ClusterError 3024 for a command that is too long. ResponseReceived or SealedResponse answers it; `expire`
+        names it when `timeout_s` has passed.
         """
         frames, counter = self._build(None, command, payload, now + timeout_s)
         return counter, frames
@@ -398,8 +400,8 @@ class Connection:
         return self._build(counter, command, payload, 0)[0]
 
     def request_sealed(self, command: str, length: int, now: float, timeout_s: float) -> tuple[int, list[Piece]]:
-        """A request whose sealed body of `length` bytes lies elsewhere: each piece's header is written together with the
-        first bytes of its part of the body."""
+        """Builds a request whose sealed body of `length` bytes lies elsewhere: each piece's header is written together
+        with the first bytes of its part of the body."""
         command_field(command)  # a command that cannot be sent opens no box entry
         counter = self._box.open(now + timeout_s)
         return counter, self.respond_sealed(counter, command, length)
@@ -411,19 +413,19 @@ class Connection:
         return pieces
 
     def expire(self, now: float) -> list[int]:
-        """The requests whose time is over (3020). Late answers are dropped."""
+        """Returns the requests whose time is over (3020). Late answers are dropped."""
         return self._box.expire(now)
 
     def forget(self, request_id: int) -> None:
-        """Nobody waits for this answer any more."""
+        """Forgets a request: nobody waits for its answer any more."""
         self._box.forget(request_id)
 
     def next_deadline(self) -> float | None:
-        """When `expire` has something to do next; None when no request waits."""
+        """When `expire` is next due; None when no request waits."""
         return self._box.next_deadline()
 
     def take_waiting(self) -> list[int]:
-        """The requests that wait for an answer, which are forgotten: the connection has ended."""
+        """Removes and returns the requests that wait for an answer: the connection has ended."""
         return self._box.take_all()
 
     @property
@@ -432,8 +434,8 @@ class Connection:
         return len(self._box)
 
     def open_bodies(self, bodies: Sequence[Sink]) -> bytes:
-        """The payload of a sealed event, for small programs (clusterd's net leaves this to pool processes).
-        Raises BadSeal."""
+        """The payload of a sealed event, for small programs (clusterd's net leaves opening to pool processes). Raises
+        BadSeal."""
         parts = [sink.view for sink in bodies]
         return b"".join(parts) if self._sealer is None else self._sealer.open_parts(parts)
 

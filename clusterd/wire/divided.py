@@ -1,16 +1,16 @@
-"""Divided messages while their pieces arrive (wire.md 2.4), bounded in number, bytes and sinks (R3)."""
+"""Unfinished divided messages (wire.md 2.4), bounded in number, bytes and sinks (R3)."""
 
 from clusterd.wire.events import Sink
 from clusterd.wire.frame import Header
 
 MAX_DIVIDED = 16
-"""Divided messages that may be unfinished at a time on one connection."""
+"""How many divided messages may be unfinished at a time on one connection."""
 MAX_SINKS = 16
-"""Default for the sinks that the unfinished divided messages of one connection may hold together."""
+"""Default limit for the sinks of all unfinished divided messages of one connection."""
 
 
 class DividedMessage:
-    """One unfinished message: full sinks, and behind them the bytes that do not fill one yet. `total`: bytes so far."""
+    """One unfinished message: full sinks, followed by the bytes that do not fill one yet. `total`: bytes so far."""
 
     __slots__ = ("sinks", "tail", "total")
 
@@ -20,8 +20,8 @@ class DividedMessage:
         self.total = 0
 
     def wants_sink(self, head: Header, inline_limit: int) -> bool:
-        """Whether the piece is read into a sink (together with the tail before it). What follows a full sink ends in a
-        sink too, so that a large message is a list of sinks and nothing else."""
+        """Whether the piece is read into a sink (together with the tail before it). After a full sink everything ends
+        in a sink too, so that a large message is a list of sinks and nothing else."""
         waiting = len(self.tail) + head.length
         return waiting > inline_limit or (not head.divided and bool(self.sinks) and waiting > 0)
 
@@ -30,14 +30,14 @@ class DividedMessage:
         self.total += len(piece)
 
     def add_sink(self, sink: Sink, length: int) -> None:
-        """A sink has filled up with the tail and a piece of `length` bytes."""
+        """A sink was filled with the tail and a piece of `length` bytes."""
         self.sinks.append(sink)
         self.tail = bytearray()
         self.total += length
 
 
 class DividedMessages:
-    """Those of one connection, by counter."""
+    """The unfinished messages of one connection, by counter."""
 
     __slots__ = ("_messages",)
 
@@ -48,7 +48,8 @@ class DividedMessages:
         return self._messages.get(counter)
 
     def admit(self, head: Header, limit: int, max_sinks: int) -> str | None:
-        """A piece is announced; the first of a message opens it. `limit`: bytes of all. The text of a violation, or None if all is well."""
+        """Accounts for an announced piece; the first piece of a message opens it. `limit`: bytes of all messages.
+        Returns the text of a violation, or None."""
         if head.divided and head.counter not in self._messages:
             if len(self._messages) == MAX_DIVIDED:
                 return f"more than {MAX_DIVIDED} divided messages are unfinished"
@@ -60,11 +61,11 @@ class DividedMessages:
         return None
 
     def finish(self, counter: int) -> DividedMessage:
-        """The last piece has come."""
+        """The last piece has arrived: removes and returns the message."""
         return self._messages.pop(counter)
 
     def sizes(self) -> dict[int, int]:
-        """Bytes received of each."""
+        """Bytes received of each message."""
         return {counter: message.total for counter, message in self._messages.items()}
 
     @property
@@ -72,7 +73,7 @@ class DividedMessages:
         return any(message.sinks for message in self._messages.values())
 
     def take_sinks(self) -> list[Sink]:
-        """The connection has ended: everything is forgotten."""
+        """The connection has ended: forgets everything."""
         sinks = [sink for message in self._messages.values() for sink in message.sinks]
         self._messages.clear()
         return sinks

@@ -1,4 +1,4 @@
-"""Other protocols, told by the first bytes of a connection: for whoever has mistaken a port."""
+"""Recognises other protocols by the first bytes of a connection, to name a wrong port."""
 
 _BEGINNINGS = (
     (b"HTTP/", "HTTP"),
@@ -14,5 +14,5 @@ _BEGINNINGS = (
 
 
 def protocol_of(first: bytes) -> str | None:
-    """`first`: eight bytes. None for what may be a frame of ours (wire.md 2.1: a counter and a length)."""
+    """`first`: eight bytes. Returns None for bytes that may begin a frame (wire.md 2.1: a counter and a length)."""
     return next((name for beginning, name in _BEGINNINGS if first.startswith(beginning)), None)
