@@ -18,7 +18,7 @@ import msgspec
 
 from clusterd import stacks
 from clusterd.exits import ExitCode
-from clusterd.memory import few_arenas
+from clusterd.memory import bound_heaps
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO})
 """Blocked in the supervisor, which waits for them; all but SIGCHLD are inherited blocked."""
@@ -112,7 +112,7 @@ def _be_born(name: str, parent: int, plan: BirthPlan) -> None:
         os._exit(ExitCode.FAILED)
     # A session of its own: Ctrl-C at a terminal is for the supervisor, which stops its children in order; see also scheduling.py.
     os.setsid()
-    few_arenas()
+    bound_heaps()
     _libc.prctl(_PR_SET_NAME, f"clusterd-{name}".encode()[:15], 0, 0, 0)
     faulthandler.disable()  # it would write to a descriptor that is closed now
     for fd in plan.close_fds:
