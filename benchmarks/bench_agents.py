@@ -18,7 +18,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from tools.rig import workload
 from tools.rig.guard import guarded
-from tools.rig.nodes import Node, Rig, RigError
+from tools.rig.nodes import Rig, RigError, RigNode
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import WdbClient, authd
 
@@ -76,7 +76,7 @@ def _rigs(base: Path) -> Iterator[MakeRig]:
     assert not problems
 
 
-def fill(node: Node, count: int) -> None:
+def fill(node: RigNode, count: int) -> None:
     """Agents straight into the file."""
     db = sqlite3.connect(node.root / "queue/db/global.db", timeout=30)
     with db:
@@ -88,7 +88,7 @@ def fill(node: Node, count: int) -> None:
     db.close()
 
 
-def heard_of(node: Node, ids: list[int], *, everything: bool) -> None:
+def heard_of(node: RigNode, ids: list[int], *, everything: bool) -> None:
     """As if these agents had reported to this worker: everything, or a keepalive."""
     db = sqlite3.connect(node.root / "queue/db/global.db", timeout=30)
     with db:

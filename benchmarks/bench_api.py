@@ -20,7 +20,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.suite.echo_probe import echoes
 from tools.rig import workload
 from tools.rig.guard import guarded
-from tools.rig.nodes import HOST, Node, Rig
+from tools.rig.nodes import HOST, Rig, RigNode
 from tools.rig.peer import LocalClient, StockWorker
 
 KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
@@ -47,7 +47,7 @@ def started(base: Path, workers: int) -> Rig:
     return rig
 
 
-def client_of(node: Node) -> LocalClient:
+def client_of(node: RigNode) -> LocalClient:
     return LocalClient(node.root / "queue/cluster/c-internal.sock")
 
 

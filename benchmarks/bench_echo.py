@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.echo_client import ask, dial
 from tools.rig import workload
 from tools.rig.guard import guarded
-from tools.rig.nodes import Node, Rig
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
 
 FILES = 20_000
@@ -36,7 +36,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     assert not problems
 
 
-def has_synced(node: Node) -> bool:
+def has_synced(node: RigNode) -> bool:
     """Seen in the node's log, because a comparison of the trees would take the CPU time that is being measured."""
     return "[Integrity sync] Finished" in (node.root / "logs/cluster.log").read_text()
 

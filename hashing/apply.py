@@ -20,7 +20,7 @@ from hashing.errors import DigestMismatch, FileVanished, HashingError, Note
 from hashing.in_place import replace, sweep
 from hashing.manifest import Rules, allowed
 from hashing.notes import Notes, explain
-from hashing.plan import Plan, Target, Written
+from hashing.plan import PlanFile, Target, Written
 from hashing.unpack import MERGED_DIRECTORY, failure_text
 
 OnStep = Callable[[], object]
@@ -33,7 +33,7 @@ _PATIENCE_S = 600.0
 _TICK_S = 0.25
 
 
-class _Waiting(msgspec.Struct, frozen=True):
+class _WaitingFile(msgspec.Struct, frozen=True):
     """What waits beside `path` as `temporary`: the file `written`. `target` is None for a part of a merged file."""
 
     path: str
@@ -73,11 +73,11 @@ def apply_plan(
     Raises OSError when the disk did not take what was written (then nothing was renamed), MalformedPackage when the
     plan is damaged. What fails with one file is in the notes.
     """
-    with Plan(plan) as opened:
+    with PlanFile(plan) as opened:
         index = opened.index
         targets = {target.path: target for number in range(opened.count) for target in opened.section(number).targets}
         owners = [opened.owner_of(number) for number in range(opened.count)]
-    ready: list[_Waiting] = []
+    ready: list[_WaitingFile] = []
     split: list[Target] = []
     parts_allowed = any(target.merged for target in targets.values())
     for owner, of_range in zip(owners, unpacked, strict=True):
@@ -87,7 +87,7 @@ def apply_plan(
             if target is not None and target.only_parts:
                 split.append(target)
             elif target is not None or (parts_allowed and path.rpartition("/")[0] == MERGED_DIRECTORY):
-                ready.append(_Waiting(path, temporary_name(path.rpartition("/")[2], owner), written, target))
+                ready.append(_WaitingFile(path, temporary_name(path.rpartition("/")[2], owner), written, target))
     with Directories(root, ops, rules=rules) as directories:
         applier = _Applier(directories, rules, ops, on_step)
         applier.sync_files(ready)
@@ -136,7 +136,7 @@ class _Applier:
 
     # ---- sync ----------------------------------------------------------------------------------------------------
 
-    def sync_files(self, ready: list[_Waiting]) -> None:
+    def sync_files(self, ready: list[_WaitingFile]) -> None:
         """Have the content of these temporary files on the disk. Raises OSError when it may not be."""
         if len(ready) > FEW:
             self._sync_file_systems({waiting.path.rpartition("/")[0] for waiting in ready})
@@ -150,7 +150,7 @@ class _Applier:
         elif self._changed:
             self._patiently(lambda: self._fsync_directories(list(self._changed)))
 
-    def _fsync_each(self, ready: list[_Waiting]) -> None:
+    def _fsync_each(self, ready: list[_WaitingFile]) -> None:
         for waiting in ready:
             directory = waiting.path.rpartition("/")[0]
             try:
@@ -207,7 +207,7 @@ class _Applier:
 
     # ---- files -----------------------------------------------------------------------------------------------------
 
-    def put_in_place(self, waiting: _Waiting) -> bool:
+    def put_in_place(self, waiting: _WaitingFile) -> bool:
         """Rename what waits beside its path over it. False if a directory is there, which deletions may empty."""
         self._on_step()
         try:
@@ -218,7 +218,7 @@ class _Applier:
             self._failed(waiting, error)
         return True
 
-    def replace_directory(self, waiting: _Waiting) -> None:
+    def replace_directory(self, waiting: _WaitingFile) -> None:
         """The same, removing an empty directory that is in the place of the file."""
         directory, _, name = waiting.path.rpartition("/")
         try:
@@ -228,7 +228,7 @@ class _Applier:
         except (HashingError, OSError) as error:
             self._failed(waiting, error)
 
-    def _rename(self, waiting: _Waiting) -> None:
+    def _rename(self, waiting: _WaitingFile) -> None:
         directory, _, name = waiting.path.rpartition("/")
         dir_fd = self._directories.get(directory)
         target = waiting.target
@@ -250,7 +250,7 @@ class _Applier:
         self.created += target.is_new
         self.updated += not target.is_new
 
-    def _failed(self, waiting: _Waiting, error: Exception) -> None:
+    def _failed(self, waiting: _WaitingFile, error: Exception) -> None:
         reason = explain(error)
         path = waiting.path
         group = waiting.target.group if waiting.target is not None else "missing"
@@ -333,7 +333,7 @@ class _Applier:
         return not _is_directory(dir_fd, name)
 
 
-def _check_same(dir_fd: int, waiting: _Waiting) -> None:
+def _check_same(dir_fd: int, waiting: _WaitingFile) -> None:
     """Raises DigestMismatch if what is to be renamed is not the very file that was verified, FileNotFoundError if it is
     gone."""
     found = os.stat(waiting.temporary, dir_fd=dir_fd, follow_symlinks=False)

@@ -48,7 +48,7 @@ class Written(msgspec.Struct, frozen=True, array_like=True, gc=False):
     size: int = 0
 
 
-class Section(msgspec.Struct, frozen=True, array_like=True):
+class PlanSection(msgspec.Struct, frozen=True, array_like=True):
     """Entries that begin from byte `start` of the package on and before `stop`."""
 
     start: int
@@ -68,7 +68,7 @@ class Index(msgspec.Struct, frozen=True, array_like=True):
     refused_extra: int
 
 
-class Plan:
+class PlanFile:
     """An open plan file; close it, or use it as a context manager."""
 
     def __init__(self, path: str) -> None:
@@ -98,10 +98,10 @@ class Plan:
     def close(self) -> None:
         os.close(self._fd)
 
-    def section(self, number: int) -> Section:
+    def section(self, number: int) -> PlanSection:
         """Raises MalformedPackage."""
         start = self._sections_at + sum(self.index.sections[:number])
-        return _decode(self.path, self._read(start, self.index.sections[number]), Section)
+        return _decode(self.path, self._read(start, self.index.sections[number]), PlanSection)
 
     def owner_of(self, number: int) -> str:
         """The owner of the temporary files of section `number` (atomic.py): no other section or plan has it, so that parts of
@@ -127,7 +127,7 @@ class Plan:
 class Budget:
     """Raw bytes that section `number` may still yield, of `limit` for all sections of the plan together."""
 
-    def __init__(self, plan: Plan, number: int, limit: int) -> None:
+    def __init__(self, plan: PlanFile, number: int, limit: int) -> None:
         self._plan = plan
         self._number = number
         self._limit = limit
@@ -152,7 +152,9 @@ class Budget:
         self._plan.tell_unpacked(self._number, self._own)
 
 
-def save_plan(path: str, sections: list[Section], extra: list[tuple[str, str]], refused: tuple[int, int, int]) -> None:
+def save_plan(
+    path: str, sections: list[PlanSection], extra: list[tuple[str, str]], refused: tuple[int, int, int]
+) -> None:
     """Write a plan, replacing what was there. `refused`: counts of missing, shared, extra. OSError as it comes."""
     encode = msgspec.msgpack.Encoder().encode
     bodies = [encode(section) for section in sections]

@@ -27,7 +27,7 @@ from hashing.manifest import PathCheck, Rules, WireDifference, WireMeta, parse_w
 from hashing.merged import parse_merged
 from hashing.notes import Notes, explain
 from hashing.package import FILE_SEP, METADATA_LIMIT_BYTES, METADATA_NAME, PackageReader, read_metadata
-from hashing.plan import Budget, Plan, Section, Target, Written, save_plan
+from hashing.plan import Budget, PlanFile, PlanSection, Target, Written, save_plan
 
 OnStep = Callable[[], object]
 
@@ -222,7 +222,7 @@ def _candidates(reader: PackageReader, start: int, stop: int) -> Iterator[int]:
 
 def _sections(
     found: Mapping[str, int], ambiguous: bool, targets: Mapping[str, Target], stop: int, range_bytes: int
-) -> list[Section]:
+) -> list[PlanSection]:
     ordered = sorted(found.items(), key=lambda pair: pair[1])
     starts: list[int] = []
     members: list[list[Target]] = []
@@ -233,7 +233,7 @@ def _sections(
             members.append([])
         members[-1].append(targets[path])
     stops = [*starts[1:], stop]
-    return [Section(*section) for section in zip(starts, stops, members, strict=False)]
+    return [PlanSection(*section) for section in zip(starts, stops, members, strict=False)]
 
 
 # ---- unpacking -------------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def unpack_range(
     """
     fd = os.open(package, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with Plan(plan) as opened, Directories(root, ops, owner=owner, rules=rules) as directories:
+        with PlanFile(plan) as opened, Directories(root, ops, owner=owner, rules=rules) as directories:
             section = opened.section(index)
             reader = PackageReader(fd, os.fstat(fd).st_size, section.start)
             budget = Budget(opened, index, max_total)
@@ -273,7 +273,7 @@ def unpack_range(
         os.close(fd)
 
 
-def _unpack_section(reader: PackageReader, section: Section, writer: "_Writer", on_step: OnStep) -> UnpackedRange:
+def _unpack_section(reader: PackageReader, section: PlanSection, writer: "_Writer", on_step: OnStep) -> UnpackedRange:
     pending = {target.path: target for target in section.targets}
     failures: dict[str, str] = {}
     attempts: dict[str, int] = {}

@@ -85,7 +85,7 @@ class RowSnapshot(msgspec.Struct, frozen=True):
     log_errno: int = 0
 
 
-class Row:
+class BoardRow:
     """One process's row. `on_stamp`, if set in the process, is called with each heartbeat."""
 
     def __init__(self, words: memoryview, offset: int, name: str) -> None:
@@ -182,7 +182,7 @@ class Board:
         self._mapping = mapping
         self._memory = mapping.memory
         self._words = mapping.memory.cast("Q")
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, BoardRow] = {}
 
     @classmethod
     def create(cls, path: str) -> "Board":
@@ -217,7 +217,7 @@ class Board:
             raise ValueError(f"{path} is no status board")
         return board
 
-    def add_row(self, name: str) -> Row:
+    def add_row(self, name: str) -> BoardRow:
         """Adds a row for a process; in the supervisor, before the fork. Raises ValueError when the board is full."""
         encoded = name.encode()
         if len(encoded) > NAME_BYTES:
@@ -229,14 +229,14 @@ class Board:
                 return self.row(name)
         raise ValueError(f"the board has no room for more than {ROWS} processes")
 
-    def row(self, name: str) -> Row:
+    def row(self, name: str) -> BoardRow:
         """The row of this process. Raises KeyError for an unknown name."""
         row = self._rows.get(name)
         if row is None:
             for place in range(ROWS):
                 offset = (place + 1) * ROW_BYTES
                 if self._name_at(offset) == name:
-                    row = self._rows[name] = Row(self._words, offset, name)
+                    row = self._rows[name] = BoardRow(self._words, offset, name)
                     return row
             raise KeyError(name)
         return row

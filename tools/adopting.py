@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from hashing.atomic import OPEN_DIRECTORY, FileOps, create_temporary, temporary_name
-from tools.adoption import BIN, MODULES, STOCK, Found, State, launcher_text, look_at_all
+from tools.adoption import BIN, MODULES, STOCK, FoundProgram, State, launcher_text, look_at_all
 
 Does = Literal["keep", "keep again", "launch", "restore", "forget"]
 _OWNER = "adopt"
@@ -75,7 +75,7 @@ def _change(name: str, does: Does, python: str = "") -> Change:
     return Change(name, does, TEXTS[does].format(name, python))
 
 
-def _need_known(root: str, found: Found) -> None:
+def _need_known(root: str, found: FoundProgram) -> None:
     path = f"{root}/{BIN}/{found.name}"
     if found.state is State.MISSING:
         raise CannotAdopt(f"{path} is missing: install the manager's package again")

@@ -46,7 +46,7 @@ class State(Enum):
     ODD = "neither a file nor ours"
 
 
-class Found(msgspec.Struct, frozen=True):
+class FoundProgram(msgspec.Struct, frozen=True):
     """One file in `bin`. `text`: of our launcher, else empty."""
 
     name: str
@@ -82,23 +82,23 @@ def own_python() -> str:
     return os.path.abspath(sys.executable)
 
 
-def look(root: str, name: str) -> Found:
+def look(root: str, name: str) -> FoundProgram:
     """What `bin/NAME` is. Changes nothing. Raises OSError when it may not be looked at."""
     path = Path(root, BIN, name)
     own, kept = _facts(path), _facts(path.with_name(name + STOCK))
     if own is None:
-        return Found(name, State.MISSING)
+        return FoundProgram(name, State.MISSING)
     if not stat.S_ISREG(own.st_mode) or (kept is not None and not stat.S_ISREG(kept.st_mode)):
-        return Found(name, State.ODD)
+        return FoundProgram(name, State.ODD)
     text = _launcher_in(path)
     if text:
-        return Found(name, State.ADOPTED if kept is not None else State.ALONE, text)
+        return FoundProgram(name, State.ADOPTED if kept is not None else State.ALONE, text)
     if kept is None:
-        return Found(name, State.STOCK)
-    return Found(name, State.HALF if os.path.samestat(own, kept) else State.UPGRADED)
+        return FoundProgram(name, State.STOCK)
+    return FoundProgram(name, State.HALF if os.path.samestat(own, kept) else State.UPGRADED)
 
 
-def look_at_all(root: str) -> list[Found]:
+def look_at_all(root: str) -> list[FoundProgram]:
     """In the order in which they are adopted."""
     return [look(root, name) for name in MODULES]
 

@@ -64,7 +64,7 @@ def _set_root(context: click.Context, parameter: click.Parameter, value: str | N
         context.obj = os.path.abspath(value)
 
 
-class Commands(click.Group):
+class LazyCommands(click.Group):
     """A group whose commands are imported when they are called; its help imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -80,11 +80,11 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, line) for name, (_, line) in COMMANDS.items()]
         rows += [(name, command.get_short_help_str(100)) for name, command in self.commands.items()]
-        with formatter.section("Commands"):
+        with formatter.section("LazyCommands"):
             formatter.write_dl(rows)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
     "--root",
     envvar="CLUSTERD_ROOT",

@@ -11,7 +11,7 @@ from clusterd.printable import printable_lines
 from clusterd.rundir import board_path
 from ipc.board import Board, ask_log_level
 from tools.cli_completion import node_names
-from tools.log_reader import Entry, Wanted, follow, last
+from tools.log_reader import Entry, WantedLines, follow, last
 from tools.show import echo, fail
 from tools.status import LOG_LEVELS
 from tools.verdict import span
@@ -35,7 +35,7 @@ LOG = "logs/cluster.log"
 def log(root: str, lines: int, follows: bool, level: str, node: str, pattern: str) -> None:
     """Show the node's log: by level, node or text."""
     try:
-        wanted = Wanted(level.upper(), node, re.compile(pattern) if pattern else None)
+        wanted = WantedLines(level.upper(), node, re.compile(pattern) if pattern else None)
     except re.error as problem:
         raise click.UsageError(f"--grep: {problem}") from None
     path = f"{root}/{LOG}"

@@ -29,7 +29,7 @@ class Entry(msgspec.Struct):
     text: str
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class WantedLines(msgspec.Struct, frozen=True):
     """`level`: the least; `node`: only lines about this node (its tag, or its name in the text); `pattern`: found in the entry."""
 
     level: str = "DEBUG2"
@@ -79,7 +79,7 @@ def entries(lines: Iterable[str]) -> Iterator[Entry]:
         yield current
 
 
-def last(path: str, count: int, wanted: Wanted) -> tuple[list[Entry], int]:
+def last(path: str, count: int, wanted: WantedLines) -> tuple[list[Entry], int]:
     """The last `count` entries that are wanted, oldest first, and the offset up to which the file was read. Raises OSError."""
     with open(path, "rb") as file:
         end = file.seek(0, os.SEEK_END)
@@ -122,7 +122,7 @@ def _lines_backwards(file: BinaryIO, end: int) -> Iterator[str]:
         yield rest.decode("utf-8", "replace")
 
 
-def follow(path: str, offset: int, wanted: Wanted) -> Iterator[Entry | None]:
+def follow(path: str, offset: int, wanted: WantedLines) -> Iterator[Entry | None]:
     """Entries as they are written, from `offset` on; None while there are none. Goes on in the file that takes its place."""
     file, rest = _open(path), b""
     if file is not None:

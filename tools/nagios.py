@@ -13,14 +13,14 @@ OK, WARNING, CRITICAL, UNKNOWN = range(4)
 WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 
 
-class Checked(msgspec.Struct, frozen=True):
+class NagiosLine(msgspec.Struct, frozen=True):
     """`line` has no line break."""
 
     code: int
     line: str
 
 
-def check(status: dict[str, Any], *, warn_s: float, crit_s: float, expect: int | None) -> Checked:
+def check(status: dict[str, Any], *, warn_s: float, crit_s: float, expect: int | None) -> NagiosLine:
     """`status`: as StatusReader.read gives it, also of a node whose processes hang: the board speaks for the supervisor."""
     found = verdict(status)
     code = {"OK": OK, "DEGRADED": WARNING, "DOWN": CRITICAL}[found.level]
@@ -44,6 +44,6 @@ def check(status: dict[str, Any], *, warn_s: float, crit_s: float, expect: int |
         data.append(f"files={manifest.get('files', 0)};;;0")
         data.append(f"processes={sum(row['state'] == 'ready' for row in status['processes'])};;;0")
     line = " ".join(text.split())
-    return Checked(
+    return NagiosLine(
         code, f"CLUSTERD {WORDS[code]} - {line.replace('|', '/')}" + (f" | {' '.join(data)}" if data else "")
     )

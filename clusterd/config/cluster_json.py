@@ -75,7 +75,7 @@ def read_json(path: Path, settings: Settings) -> JsonRead:
     except RecursionError:
         found.problems.append(_unreadable(path, "", "this is not JSON: nested too deeply"))
         return found
-    _Reader(str(path), found).read(content)
+    _JsonReader(str(path), found).read(content)
     return found
 
 
@@ -91,7 +91,7 @@ def _unreadable(path: Path, where: str, text: str) -> Problem:
 class _Section:
     """One JSON object, with its key path. Remembers which keys were asked for; the rest is unknown."""
 
-    def __init__(self, reader: "_Reader", path: str, content: Mapping[str, Any]) -> None:
+    def __init__(self, reader: "_JsonReader", path: str, content: Mapping[str, Any]) -> None:
         self._reader = reader
         self._path = path
         self._content = content
@@ -185,7 +185,7 @@ def _seconds(section: _Section, key: str, default: float, *, zero: bool = False)
     return section.number(key, default, 0 if zero else 0.01, LONGEST_S)
 
 
-class _Reader:
+class _JsonReader:
     def __init__(self, file: str, found: JsonRead) -> None:
         self._file = file
         self._found = found

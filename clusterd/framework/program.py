@@ -72,7 +72,7 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-class Refused(Exception):
+class CallRefused(Exception):
     """The request is not what we run. The text is for who asked; nothing was called."""
 
 
@@ -87,7 +87,7 @@ def parse(data: bytes) -> dict[str, Any]:
     """The members of an API request, `f` among them as its raw object. Raises Refused: no JSON, too deep, or one of
     MARKERS anywhere but in `f`, be it in a member that another one of the same name replaces."""
     if len(data) > MOST_REQUEST:
-        raise Refused(f"a request of {len(data)} bytes is above the limit of {MOST_REQUEST}")
+        raise CallRefused(f"a request of {len(data)} bytes is above the limit of {MOST_REQUEST}")
     _check_depth(data)
     marked: list[dict[str, Any]] = []
 
@@ -99,11 +99,11 @@ def parse(data: bytes) -> dict[str, Any]:
     try:
         request = json.loads(data.decode("utf-8"), object_hook=look)
     except (ValueError, RecursionError) as failure:
-        raise Refused(f"the request is no JSON: {str(failure)[:200]}") from None
+        raise CallRefused(f"the request is no JSON: {str(failure)[:200]}") from None
     if not isinstance(request, dict) or not isinstance(request.get("f"), dict):
-        raise Refused("a request is an object that names its function in f")
+        raise CallRefused("a request is an object that names its function in f")
     if [id(found) for found in marked] != [id(request["f"])]:
-        raise Refused("functions, exceptions and results are not taken inside of a request")
+        raise CallRefused("functions, exceptions and results are not taken inside of a request")
     return request
 
 
@@ -114,17 +114,17 @@ def _check_depth(data: bytes) -> None:
     for sign in b"".join(unescaped.split(b'"')[::2]).translate(None, _NO_BRACKETS):
         depth += 1 if sign in b"[{" else -1
         if depth > MOST_DEPTH:
-            raise Refused(f"the request is nested deeper than {MOST_DEPTH} levels")
+            raise CallRefused(f"the request is nested deeper than {MOST_DEPTH} levels")
 
 
 def name_of(request: dict[str, Any]) -> tuple[str, str]:
     """Module and qualified name of the function. Raises Refused."""
     named = request["f"].get(CALLABLE)
     if not isinstance(named, dict) or named.get("__wazuh__") is not None:
-        raise Refused("f names no function")
+        raise CallRefused("f names no function")
     module, name = named.get("__module__"), named.get("__qualname__")
     if not isinstance(module, str) or not isinstance(name, str):
-        raise Refused("f names no function")
+        raise CallRefused("f names no function")
     return module, name
 
 
@@ -290,7 +290,7 @@ def _write_all(fd: int, data: bytes) -> None:
 # ---- the framework -----------------------------------------------------------------------------------------------------
 
 
-class Node:
+class NodeFacts:
     """What the framework wants to know of the node it runs on."""
 
     def __init__(self, cluster_items: dict[str, Any], get_node: Any) -> None:
@@ -298,7 +298,7 @@ class Node:
         self.get_node = get_node
 
 
-class Framework:
+class ImportedFramework:
     """The framework, imported. Raises whatever an import raises."""
 
     def __init__(self, names: dict[tuple[str, str], bool]) -> None:
@@ -315,7 +315,7 @@ class Framework:
         self._request = dapi.DistributedAPI
         self.encoder = common.WazuhJSONEncoder
         self._as_object = common.as_wazuh_object
-        self._node = Node(utils.get_cluster_items(), cluster.get_node)
+        self._node = NodeFacts(utils.get_cluster_items(), cluster.get_node)
         cluster.get_node()
         self._logger = logging.getLogger("clusterd.framework")
         self.version = _version()
@@ -341,7 +341,7 @@ class Framework:
         function = self.functions.get(name)
         if function is None:
             why = self.missing.get(name, "is not one that is asked for over the cluster")
-            raise Refused(f"{'.'.join(name)[:200]} {why}")
+            raise CallRefused(f"{'.'.join(name)[:200]} {why}")
         return function
 
     async def run(self, name: tuple[str, str], request: dict[str, Any]) -> Any:
@@ -350,10 +350,10 @@ class Framework:
         arguments = {key: request[key] for key in MEMBERS if request.get(key) is not None and request[key] != []}
         if request.get("f_kwargs") is not None:
             if not isinstance(request["f_kwargs"], dict):
-                raise Refused("f_kwargs is no object")
+                raise CallRefused("f_kwargs is no object")
             arguments["f_kwargs"] = values_of(request["f_kwargs"], self._as_object)
         if request.get("local_client_arg") is not None:
-            raise Refused("a function that asks the daemon itself is not run here")
+            raise CallRefused("a function that asks the daemon itself is not run here")
         call = self._request(
             f=function,
             logger=self._logger,
@@ -424,7 +424,7 @@ class Process:
         """Import everything, and say hello or why not. Returns whether there is something to serve with."""
         setup = json.loads(self._read_first())
         try:
-            self._framework = Framework({(module, name): kind for module, name, kind in setup["names"]})
+            self._framework = ImportedFramework({(module, name): kind for module, name, kind in setup["names"]})
             self._writer = Writer(self._framework.encoder, setup["mask"], setup["answer_bytes"], setup["inline_bytes"])
         except BaseException as failure:
             text = f"{type(failure).__name__}: {failure}"
@@ -497,7 +497,7 @@ class Process:
     async def _serve(self, number: int, payload: bytes) -> None:
         try:
             kind, answer = await self._answer(payload)
-        except Refused as refusal:
+        except CallRefused as refusal:
             kind, answer = REFUSED, str(refusal).encode("utf-8", "replace")
         except TooLarge as refusal:
             kind, answer = LARGE, str(refusal).encode("utf-8", "replace")
@@ -519,7 +519,7 @@ class Process:
 
 def _read_part(where: dict[str, Any]) -> bytes:
     if where["size"] > MOST_REQUEST:
-        raise Refused(f"a request of {where['size']} bytes is above the limit of {MOST_REQUEST}")
+        raise CallRefused(f"a request of {where['size']} bytes is above the limit of {MOST_REQUEST}")
     with open(where["path"], "rb") as file:
         file.seek(where["offset"])
         return file.read(where["size"])

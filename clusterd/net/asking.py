@@ -2,12 +2,12 @@
 
 from typing import Protocol
 
-from clusterd.net.context import Context
-from clusterd.net.outbox import Entry
+from clusterd.net.context import NetContext
+from clusterd.net.outbox import OutboxEntry
 from clusterd.wire.events import Sink
 
 
-class Asker(Protocol):
+class AnswerTaker(Protocol):
     """Receives the outcome of a request."""
 
     def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
@@ -22,7 +22,7 @@ class Ask:
 
     __slots__ = ("asker", "command", "entry")
 
-    def __init__(self, asker: Asker, command: str, entry: Entry) -> None:
+    def __init__(self, asker: AnswerTaker, command: str, entry: OutboxEntry) -> None:
         self.asker = asker
         self.command = command
         self.entry = entry
@@ -33,7 +33,7 @@ class IgnoreAnswer:
 
     __slots__ = ("_context",)
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: NetContext) -> None:
         self._context = context
 
     def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:

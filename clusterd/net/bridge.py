@@ -35,7 +35,7 @@ from clusterd.messages.links import (
     WriteLog,
 )
 from clusterd.net.asking import IgnoreAnswer
-from clusterd.net.context import MAIN, Context
+from clusterd.net.context import MAIN, NetContext
 from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link
 from clusterd.net.open_request import OpenRequest
 from clusterd.net.string_transfer import StringTransfer
@@ -43,7 +43,7 @@ from clusterd.wire import commands
 from clusterd.wire.events import Sink
 from clusterd.wire.results import encode_failure
 from ipc.batch import take_batch
-from ipc.board import Row
+from ipc.board import BoardRow
 from ipc.channel import DealerChannel
 from ipc.descriptor import Descriptor
 from ipc.errors import BadMessage, NoCredit, StaleLease
@@ -84,9 +84,9 @@ class Bridge:
 
     def __init__(
         self,
-        context: Context,
+        context: NetContext,
         channel: DealerChannel[SyncToNet],
-        sync_row: Row,
+        sync_row: BoardRow,
         incarnation: int,
     ) -> None:
         self._context = context

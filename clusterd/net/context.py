@@ -11,7 +11,7 @@ from clusterd.net.limits import BURST_LINES, LineBudget
 from clusterd.net.slabs import NetSlabs
 from clusterd.rounds import Rounds
 from clusterd.settings import Settings
-from ipc.board import Row
+from ipc.board import BoardRow
 
 MAIN = "Main"
 OWN_SUBTAG = "Net"
@@ -65,12 +65,12 @@ class Meter:
         if spent > self.work_max_us * 1000:
             self.work_max_us = spent // 1000
 
-    def show(self, row: Row) -> None:
+    def show(self, row: BoardRow) -> None:
         for counter in self.__slots__:
             row.set(counter, getattr(self, counter))
 
 
-class Context:
+class NetContext:
     """Made once in process.py. A reload replaces `settings`; the rest stays. `asking`, `beating`: maintained by the
     links. `scratch`: buffer into which all links read small frames."""
 

@@ -9,7 +9,7 @@ from clusterd.clock import Backoff
 from clusterd.errors import ClusterError
 from clusterd.net.bridge import Bridge
 from clusterd.net.connect import connect
-from clusterd.net.context import MAIN, Context
+from clusterd.net.context import MAIN, NetContext
 from clusterd.net.keepalive import KeepaliveSender
 from clusterd.net.link import Link
 from clusterd.net.link_commands import LinkCommands
@@ -61,11 +61,11 @@ def parse_address(node: str, default_port: int) -> Address:
     return Address(node, default_port)
 
 
-class _Answer:
+class _AwaitedAnswer:
     """Waits for one response: (command, payload), or raises ClusterError 3020 or ConnectionResetError. `at_once` is
     called before anything that arrives behind a good response is handled."""
 
-    def __init__(self, context: Context, command: str, at_once: Callable[[], None] | None = None) -> None:
+    def __init__(self, context: NetContext, command: str, at_once: Callable[[], None] | None = None) -> None:
         self._context = context
         self._command = command
         self._at_once = at_once
@@ -92,7 +92,7 @@ class Dialer:
     """Owns the one outbound link. `run` never ends by itself."""
 
     def __init__(
-        self, context: Context, bridge: Bridge, desk: LinkCommands, sealer: Sealer, tls: ssl.SSLContext | None
+        self, context: NetContext, bridge: Bridge, desk: LinkCommands, sealer: Sealer, tls: ssl.SSLContext | None
     ) -> None:
         self._context = context
         self._bridge = bridge
@@ -211,7 +211,7 @@ class Dialer:
     async def _ask(
         self, link: Link, command: str, payload: bytes, at_once: Callable[[], None] | None = None
     ) -> tuple[str, bytes]:
-        answer = _Answer(self._context, command, at_once)
+        answer = _AwaitedAnswer(self._context, command, at_once)
         link.ask(command, payload, self._context.settings.communication.timeout_cluster_request_s, answer)
         return await answer.future
 

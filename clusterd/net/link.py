@@ -13,8 +13,8 @@ from typing import Any, Protocol, cast
 
 from clusterd.listening.addresses import network_of
 from clusterd.messages.links import LinkInfo
-from clusterd.net.asking import Ask, Asker, IgnoreAnswer
-from clusterd.net.context import Context, ToSync
+from clusterd.net.asking import AnswerTaker, Ask, IgnoreAnswer
+from clusterd.net.context import NetContext, ToSync
 from clusterd.net.outbox import Outbox
 from clusterd.net.pulse import SILENT_S, Pulse
 from clusterd.wire import commands
@@ -72,7 +72,7 @@ class Link(asyncio.BufferedProtocol):
     (requests that sync has). `number` never changes. `heard_at`: monotonic time of the last keepalive."""
 
     def __init__(
-        self, context: Context, sync: ToSync, owner: LinkOwner, role: Role, sealer: Sealer | None, number: int
+        self, context: NetContext, sync: ToSync, owner: LinkOwner, role: Role, sealer: Sealer | None, number: int
     ) -> None:
         self._context = context
         self._sync = sync
@@ -291,7 +291,7 @@ class Link(asyncio.BufferedProtocol):
         self._outbox.add_body(pieces, views, slabs)
         self._pump_later()
 
-    def ask(self, command: str, payload: bytes, timeout_s: float, asker: Asker) -> int | None:
+    def ask(self, command: str, payload: bytes, timeout_s: float, asker: AnswerTaker) -> int | None:
         """Sends a request. Returns None on a link that has ended (the asker is told "closed"). Raises ClusterError for
         a command that cannot be sent."""
         if self.is_lost:
@@ -304,7 +304,7 @@ class Link(asyncio.BufferedProtocol):
         return number
 
     def ask_body(
-        self, command: str, views: Sequence[memoryview], slabs: Sequence[int], timeout_s: float, asker: Asker
+        self, command: str, views: Sequence[memoryview], slabs: Sequence[int], timeout_s: float, asker: AnswerTaker
     ) -> int | None:
         """The same with a sealed body in slabs, which are returned in every case."""
         if self.is_lost:

@@ -2,7 +2,7 @@
 (wire.md 4.1)."""
 
 from clusterd.net.bridge import Bridge
-from clusterd.net.context import MAIN, Context
+from clusterd.net.context import MAIN, NetContext
 from clusterd.net.link import Link
 from clusterd.wire import commands
 from clusterd.wire.events import Sink
@@ -13,7 +13,7 @@ _ECHOES = {commands.ECHO: commands.OK, commands.ECHO_C: commands.OK_ECHO_C, comm
 class LinkCommands:
     """Shared by listen, dial and local."""
 
-    def __init__(self, context: Context, bridge: Bridge) -> None:
+    def __init__(self, context: NetContext, bridge: Bridge) -> None:
         self._context = context
         self._bridge = bridge
 

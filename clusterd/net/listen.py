@@ -13,7 +13,7 @@ from clusterd.listening.accepting import Acceptor
 from clusterd.listening.admission import Bounds, Gatekeeper
 from clusterd.messages.links import HelloRefused
 from clusterd.net.bridge import Bridge
-from clusterd.net.context import MAIN, Context
+from clusterd.net.context import MAIN, NetContext
 from clusterd.net.hello import HelloRules, NotAdmitted, check_hello
 from clusterd.net.keepalive import silent_too_long
 from clusterd.net.link import Link
@@ -44,7 +44,7 @@ class Listener:
     """Owns the inbound links. A link waits until its hello is accepted; then it has a name for the rest of its life."""
 
     def __init__(
-        self, context: Context, bridge: Bridge, desk: LinkCommands, sealer: Sealer, tls: ssl.SSLContext | None
+        self, context: NetContext, bridge: Bridge, desk: LinkCommands, sealer: Sealer, tls: ssl.SSLContext | None
     ) -> None:
         self._context = context
         self._bridge = bridge
@@ -287,7 +287,7 @@ def _bounds(limits: Limits) -> Bounds:
     return Bounds(limits.connections, limits.connections_per_address, limits.connections_per_network, limits.handshakes)
 
 
-def make_node_directory(context: Context, name: str) -> None:
+def make_node_directory(context: NetContext, name: str) -> None:
     """Creates `queue/cluster/{name}`, which stock peers expect. Nothing of ours is written there."""
     path = f"{context.settings.root.rstrip('/')}/queue/cluster/{name}"
     try:

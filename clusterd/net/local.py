@@ -8,7 +8,7 @@ import socket
 import struct
 
 from clusterd.net.bridge import Bridge
-from clusterd.net.context import MAIN, Context
+from clusterd.net.context import MAIN, NetContext
 from clusterd.net.keepalive import silent_too_long
 from clusterd.net.link import Link
 from clusterd.net.link_commands import LinkCommands
@@ -29,7 +29,7 @@ _CREDENTIALS = struct.Struct("3i")
 class LocalServer:
     """Owns the local links. A client's name is a number; sync knows each client from the start."""
 
-    def __init__(self, context: Context, bridge: Bridge, desk: LinkCommands) -> None:
+    def __init__(self, context: NetContext, bridge: Bridge, desk: LinkCommands) -> None:
         self._context = context
         self._bridge = bridge
         self._desk = desk

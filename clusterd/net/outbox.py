@@ -17,7 +17,7 @@ SLICE_BYTES = 262144
 Buffer = bytes | memoryview
 
 
-class Entry:
+class OutboxEntry:
     """One request, or a message with a body in slabs. `slabs` are occupied until it is written or dropped."""
 
     __slots__ = ("_offset", "_piece", "_pieces", "_views", "begun", "size", "slabs")
@@ -78,8 +78,8 @@ class Outbox:
     def __init__(self, slice_bytes: int = SLICE_BYTES) -> None:
         self._slice = slice_bytes
         self._first: deque[bytes] = deque()
-        self._then: deque[Entry] = deque()
-        self._current: Entry | None = None
+        self._then: deque[OutboxEntry] = deque()
+        self._current: OutboxEntry | None = None
         self._given: list[int] = []
         self._overtaken = 0
         self.waiting_bytes = 0
@@ -92,20 +92,20 @@ class Outbox:
             self.waiting_bytes += len(frame)
             self.first_bytes += len(frame)
 
-    def add(self, frames: Sequence[bytes]) -> Entry:
+    def add(self, frames: Sequence[bytes]) -> OutboxEntry:
         """Adds the complete frames of a request, which keeps its place."""
         stops = list(accumulate(map(len, frames)))
         pieces = [Piece(b"", stop - len(frame), stop) for frame, stop in zip(frames, stops, strict=True)]
         return self.add_body(pieces, [memoryview(frame) for frame in frames], ())
 
-    def add_body(self, pieces: Sequence[Piece], views: Sequence[memoryview], slabs: Sequence[int]) -> Entry:
+    def add_body(self, pieces: Sequence[Piece], views: Sequence[memoryview], slabs: Sequence[int]) -> OutboxEntry:
         """Adds a message whose body lies in slabs; `drained` or `clear` returns them."""
-        entry = Entry(pieces, views, slabs)
+        entry = OutboxEntry(pieces, views, slabs)
         self._then.append(entry)
         self.waiting_bytes += entry.size
         return entry
 
-    def withdraw(self, entry: Entry) -> bool:
+    def withdraw(self, entry: OutboxEntry) -> bool:
         """Removes a message that nobody waits for any more. False if it was begun: the peer needs the rest of the
         frame."""
         if entry.begun or entry not in self._then:
@@ -130,7 +130,7 @@ class Outbox:
                         room -= len(picked)
                         self.waiting_bytes -= len(picked)
                         continue
-                    picked = Entry([Piece(b"", 0, len(picked))], [memoryview(picked)], ())
+                    picked = OutboxEntry([Piece(b"", 0, len(picked))], [memoryview(picked)], ())
                 entry = picked
             taken = entry.take(room, out)
             room -= taken
@@ -142,7 +142,7 @@ class Outbox:
                 self._then.appendleft(entry)
         return out
 
-    def _pick(self) -> Entry | bytes | None:
+    def _pick(self) -> OutboxEntry | bytes | None:
         """The next message: from the first lane, or after a slice of those one from the other lane."""
         if self._first and not (self._then and self._overtaken >= self._slice):
             frame = self._first.popleft()

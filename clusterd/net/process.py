@@ -20,7 +20,7 @@ from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.messages.links import SyncToNet
 from clusterd.net.bridge import Bridge
-from clusterd.net.context import MAIN, Context
+from clusterd.net.context import MAIN, NetContext
 from clusterd.net.dial import Dialer
 from clusterd.net.link import Link
 from clusterd.net.link_commands import LinkCommands
@@ -61,7 +61,7 @@ class _NetProcess:
         self._board = board
         self._row = board.row("net")
         self._trimmer = Trimmer()
-        self._context = Context(settings, log, Clock(), NetSlabs(arena, Clock().monotonic))
+        self._context = NetContext(settings, log, Clock(), NetSlabs(arena, Clock().monotonic))
         self._stop = asyncio.Event()
         self._listener: Listener | None = None
         self._dialer: Dialer | None = None

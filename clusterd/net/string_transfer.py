@@ -12,7 +12,7 @@ from clusterd.wire.results import decode_err_payload
 from ipc.descriptor import Descriptor
 
 
-class Owner(Protocol):
+class TransferOwner(Protocol):
     """The part of the bridge that this needs."""
 
     def settle(self, request_id: int, message: Answered | Unanswered) -> None: ...
@@ -27,7 +27,7 @@ class StringTransfer:
 
     __slots__ = ("_message", "_owner", "_step", "_string_id", "link", "number")
 
-    def __init__(self, owner: Owner, link: Link, message: GiveString) -> None:
+    def __init__(self, owner: TransferOwner, link: Link, message: GiveString) -> None:
         self._owner = owner
         self._message = message
         self._step = ""

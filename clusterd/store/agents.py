@@ -5,7 +5,7 @@ import sqlite3
 import msgspec
 
 from clusterd.store.engine import Session
-from clusterd.store.jsontext import Chunk, Refused, encode
+from clusterd.store.jsontext import Chunk, JsonRefused, encode
 from clusterd.store.schema import NEVER_ENDS
 
 DATA_COLUMNS = (
@@ -75,7 +75,7 @@ class Keepalive(msgspec.Struct, frozen=True):
     sync_status: str
 
 
-class Connection(msgspec.Struct, frozen=True):
+class AgentConnection(msgspec.Struct, frozen=True):
     id: int
     connection_status: str
     sync_status: str
@@ -138,7 +138,7 @@ def update_keepalive(session: Session, keepalive: Keepalive) -> None:
     _heard_of(session, found, keepalive.id)
 
 
-def update_connection_status(session: Session, change: Connection) -> None:
+def update_connection_status(session: Session, change: AgentConnection) -> None:
     found = session.db.execute(
         "update agent set connection_status = :connection, status_code = :code, disconnection_time = :since,"
         f" sync_status = {STRONGER} where id = :id",
@@ -213,5 +213,5 @@ def delete_agent(session: Session, agent_id: int) -> None:
     try:
         session.db.execute("delete from agent where id = ?", (agent_id,))
     except sqlite3.Error:
-        raise Refused("Error deleting agent from agent table in global.db.") from None
+        raise JsonRefused("Error deleting agent from agent table in global.db.") from None
     session.hashes.put(agent_id, None)

@@ -51,7 +51,7 @@ class AuthdError(Exception):
         return encode({"error": self.number, "message": message})
 
 
-class Request(msgspec.Struct, frozen=True):
+class AuthRequest(msgspec.Struct, frozen=True):
     """A well-formed request."""
 
     function: str
@@ -67,7 +67,7 @@ def is_json(text: str) -> bool:
     return text.startswith("{")
 
 
-def parse_request(text: str) -> Request:
+def parse_request(text: str) -> AuthRequest:
     """Raises AuthdError for mistakes that show without a look at existing agents: 9001 to 9005, 9006 without `ip`,
     9010."""
     try:
@@ -95,7 +95,7 @@ def parse_request(text: str) -> Request:
             parse_force(arguments["force"])
     elif not isinstance(arguments.get("id"), str) or not arguments["id"]:
         raise AuthdError(9010)
-    return Request(function, arguments)
+    return AuthRequest(function, arguments)
 
 
 def is_word(text: str) -> bool:

@@ -19,7 +19,7 @@ from clusterd.settings import ForceRules
 from clusterd.store.auth_request import (
     REMOVED,
     AuthdError,
-    Request,
+    AuthRequest,
     answer_text,
     is_json,
     is_word,
@@ -32,7 +32,7 @@ from clusterd.store.auth_request import (
 from clusterd.store.errors import NotKept, StoreFailed
 from clusterd.store.groups import MOST_GROUPS
 from clusterd.store.keys import TIMESTAMPS, ChangedMeanwhile, KeyFile, NoIdLeft, NotSynced, SuddenLoss
-from clusterd.store.registry import AgentFacts, AgentTable, NewAgent
+from clusterd.store.registry import AgentFacts, RegisteredAgents, Registration
 
 SHARED = "etc/shared"
 MOST_IN_BATCH = 1000
@@ -61,7 +61,7 @@ class Authd:
     def __init__(
         self,
         root: str,
-        table: AgentTable,
+        table: RegisteredAgents,
         file: KeyFile,
         rules: Callable[[], ForceRules],
         *,
@@ -80,7 +80,7 @@ class Authd:
         self._rules = rules
         self._say = say
         self._host_name = socket.gethostname() if host_name is None else host_name
-        self._waiting: asyncio.Queue[tuple[Request, asyncio.Future[bytes]]] = asyncio.Queue()
+        self._waiting: asyncio.Queue[tuple[AuthRequest, asyncio.Future[bytes]]] = asyncio.Queue()
         self._is_failing = False
         self._told_bad = 0
         self.file_writes = 0
@@ -110,7 +110,7 @@ class Authd:
                 if not future.done():
                     future.set_result(outcome if isinstance(outcome, bytes) else outcome.answer())
 
-    async def _serve(self, requests: list[Request]) -> list[Outcome]:
+    async def _serve(self, requests: list[AuthRequest]) -> list[Outcome]:
         try:
             return await self._work_off(requests)
         except (OSError, ValueError, sqlite3.Error, StoreFailed) as failure:
@@ -131,7 +131,7 @@ class Authd:
 
     # ---- a batch ---------------------------------------------------------------------------------------------------------
 
-    async def _work_off(self, requests: list[Request]) -> list[Outcome]:
+    async def _work_off(self, requests: list[AuthRequest]) -> list[Outcome]:
         attempt = 0
         while True:
             attempt += 1
@@ -151,7 +151,7 @@ class Authd:
                     self._say("INFO", f"{KEY_FILE} can be written again.")
                 return outcomes
 
-    async def _decide_all(self, requests: list[Request], changes: _Changes) -> list[Outcome]:
+    async def _decide_all(self, requests: list[AuthRequest], changes: _Changes) -> list[Outcome]:
         if await asyncio.to_thread(self._file.refresh) and self._file.bad_lines != self._told_bad:
             self._told_bad = self._file.bad_lines
             if self._told_bad:
@@ -174,7 +174,9 @@ class Authd:
         if loss is not None and not await asyncio.to_thread(is_accepted, self._root, news.digest):
             raise SuddenLoss(loss.text)
 
-    async def _not_written(self, requests: list[Request], outcomes: list[Outcome], failure: Exception) -> list[Outcome]:
+    async def _not_written(
+        self, requests: list[AuthRequest], outcomes: list[Outcome], failure: Exception
+    ) -> list[Outcome]:
         """Answers for a batch that was rolled back: queries get the true state, changes get 9009."""
         self._failed(f"Requests for agent keys are refused, nothing is changed: {failure}")
         asks = [request for request in requests if request.function == "get"]
@@ -195,7 +197,8 @@ class Authd:
         OSError: nothing is changed then."""
         now = int(time.time())
         added = [
-            NewAgent(number, key.name, key.ip, key.key, groups, now) for number, (key, groups) in changes.added.items()
+            Registration(number, key.name, key.ip, key.key, groups, now)
+            for number, (key, groups) in changes.added.items()
         ]
         gone = sorted(changes.removed.keys() - changes.added.keys())
         if added:
@@ -228,7 +231,7 @@ class Authd:
         """Deletes the new rows. Where a new row had replaced that of an old agent, which keeps its key, the old agent
         gets a new row."""
         old = [
-            NewAgent(number, key.name, key.ip, key.key, None, 0)
+            Registration(number, key.name, key.ip, key.key, None, 0)
             for number, key in changes.removed.items()
             if number in changes.added
         ]
@@ -242,7 +245,7 @@ class Authd:
 
     # ---- a request -------------------------------------------------------------------------------------------------------
 
-    async def _decide(self, request: Request, changes: _Changes) -> bytes:
+    async def _decide(self, request: AuthRequest, changes: _Changes) -> bytes:
         if request.function == "add":
             return await self._add(request.arguments, changes)
         number = parse_id(request.arguments["id"])

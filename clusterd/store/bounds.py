@@ -120,7 +120,7 @@ class _Statement:
         self.reason = ""
 
 
-class Watch:
+class StatementWatch:
     """Interrupts clients' statements that run too long or take too much memory, from one thread that sleeps while none
     runs. SQLite's progress handler cannot do this: a single function call may take seconds, thousands of calls lie
     between two calls of the handler, and each call of the handler waits for Python's lock."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from clusterd import stacks
 from clusterd.store import agents, groups, report, sql
 from clusterd.store.engine import Engine, Session
-from clusterd.store.jsontext import ANSWER_BYTES, Refused, array, encode, near, parse, rows
+from clusterd.store.jsontext import ANSWER_BYTES, JsonRefused, array, encode, near, parse, rows
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.schema import AGENT_COLUMNS
 
@@ -31,7 +31,7 @@ def leading_number(text: str) -> int:
     return int(digits or "0") if len(digits) < MOST_DIGITS else LARGEST
 
 
-class Commands:
+class DatabaseCommands:
     """Answers requests. Owns the id that `sync-agent-info-get` keeps for all connections."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Commands:
             "update-agent-data": (True, self._writer(agents.AgentData, agents.update_agent_data)),
             "update-agent-name": (True, self._writer(agents.AgentName, agents.update_agent_name)),
             "update-keepalive": (True, self._writer(agents.Keepalive, agents.update_keepalive)),
-            "update-connection-status": (True, self._writer(agents.Connection, agents.update_connection_status)),
+            "update-connection-status": (True, self._writer(agents.AgentConnection, agents.update_connection_status)),
             "update-status-code": (True, self._writer(agents.StatusCode, agents.update_status_code)),
             "reset-agents-connection": (True, self._reset_connections),
             "disconnect-agents": (True, self._disconnect_agents),
@@ -87,7 +87,7 @@ class Commands:
         text = text.removesuffix("\n")
         try:
             found = await self._dispatch(text)
-        except Refused as refusal:
+        except JsonRefused as refusal:
             found = b"err " + str(refusal).encode(errors="replace")
         except (sqlite3.Error, OverflowError, UnicodeError) as failure:
             found = f"err Cannot execute Global database query; {failure}".encode(errors="replace")
@@ -106,17 +106,17 @@ class Commands:
             return self._private.answer_json(text)
         actor, rest = _split(text)
         if rest is None:
-            raise Refused(f"Invalid DB query syntax, near {near(text)}")
+            raise JsonRefused(f"Invalid DB query syntax, near {near(text)}")
         if actor == "agent":
             return await self._private.answer(self._engine, rest)
         if actor == "wazuhdb":
             return await self._private.remove(rest)
         if actor != "global":
-            raise Refused(f"Invalid DB query actor: {near(actor)}")
+            raise JsonRefused(f"Invalid DB query actor: {near(actor)}")
         command, argument = _split(rest)
         known = self._table.get(command)
         if known is None or (known[0] and argument is None):
-            raise Refused(f"Invalid DB query syntax, near {near(command)}")
+            raise JsonRefused(f"Invalid DB query syntax, near {near(command)}")
         return await known[1](argument or "")
 
     def _writer(self, shape: type[T], work: Callable[[Session, T], None]) -> Handler:
@@ -132,7 +132,7 @@ class Commands:
         try:
             return await self._engine.read(work)
         except sqlite3.Error:
-            raise Refused(f"Error getting {what} from global.db.") from None
+            raise JsonRefused(f"Error getting {what} from global.db.") from None
 
     # ---- sql -------------------------------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class Commands:
         try:
             await self._engine.write(groups.recalculate_all)
         except sqlite3.Error:
-            raise Refused("Error recalculating group hash of agents in global.db") from None
+            raise JsonRefused("Error recalculating group hash of agents in global.db") from None
         return OK
 
     async def _groups_integrity(self, argument: str) -> bytes:
@@ -196,11 +196,11 @@ class Commands:
     async def _group_agents(self, argument: str) -> bytes:
         words = argument.split(" ")
         if not words[0]:
-            raise Refused("Invalid arguments, group name not found.")
+            raise JsonRefused("Invalid arguments, group name not found.")
         if len(words) < 2 or words[1] != "last_id":
-            raise Refused("Invalid arguments, 'last_id' not found.")
+            raise JsonRefused("Invalid arguments, 'last_id' not found.")
         if len(words) < 3 or not words[2]:
-            raise Refused("Invalid arguments, last agent id not found.")
+            raise JsonRefused("Invalid arguments, last agent id not found.")
         name, last_id = words[0], leading_number(words[2])
         return await self._reader("group agents", lambda db: b" ".join(groups.members(db, name, last_id)))
 
@@ -247,7 +247,7 @@ class Commands:
         words = [word for word in argument.split(" ") if word]
         for place, what in enumerate(("last id", "keepalive", "sync_status")):
             if len(words) <= place:
-                raise Refused(f"Invalid arguments {what} not found")
+                raise JsonRefused(f"Invalid arguments {what} not found")
         last_id, before, status = leading_number(words[0]), leading_number(words[1]), words[2]
         return await self._engine.write(lambda session: agents.disconnect_silent(session, last_id, before, status))
 
@@ -262,11 +262,11 @@ class Commands:
             try:
                 return await self._engine.read(_context)
             except sqlite3.Error:
-                raise Refused("Error getting agents from global.db.") from None
+                raise JsonRefused("Error getting agents from global.db.") from None
         if words[0] != "last_id":
-            raise Refused("Invalid arguments 'last_id' or 'context' not found")
+            raise JsonRefused("Invalid arguments 'last_id' or 'context' not found")
         if len(words) < 2 or not words[1]:
-            raise Refused("Invalid arguments 'last_id' not found")
+            raise JsonRefused("Invalid arguments 'last_id' not found")
         last_id = -1 if words[1].startswith("-") else leading_number(words[1])
         return await self._ids("agents", "id > ?", (last_id,))
 
@@ -302,11 +302,11 @@ class Commands:
     async def _by_connection_status(self, argument: str) -> bytes:
         words = [word for word in argument.split(" ") if word]
         if not words:
-            raise Refused("Invalid arguments 'last_id' not found")
+            raise JsonRefused("Invalid arguments 'last_id' not found")
         if len(words) < 2:
-            raise Refused("Invalid arguments 'connection_status' not found")
+            raise JsonRefused("Invalid arguments 'connection_status' not found")
         if len(words) == 3:
-            raise Refused("Invalid arguments 'limit' not found")
+            raise JsonRefused("Invalid arguments 'limit' not found")
         last_id, status = leading_number(words[0]), words[1]
         what = "agents by connection status"
         if len(words) == 2:

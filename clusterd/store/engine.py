@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from clusterd.clock import boot_us
 from clusterd.store import schema
-from clusterd.store.bounds import Watch, authorize, bound_process
+from clusterd.store.bounds import StatementWatch, authorize, bound_process
 from clusterd.store.errors import NotOnDisk
 from clusterd.store.groups_checksum import GroupHashes
 
@@ -104,7 +104,7 @@ class Engine:
         self._root = root
         self._session = Session(schema.connect(root))
         bound_process(self._session.db)
-        self.watch = Watch()
+        self.watch = StatementWatch()
         self._stale = False
         self.damage = ""
         """Why the database file is damaged, once that was noticed; else empty."""

@@ -17,7 +17,7 @@ from clusterd.settings import DEFAULT_RULES
 from clusterd.store import agents, groups
 from clusterd.store.empty_groups import SHARED, EmptyGroups
 from clusterd.store.engine import Engine, Session
-from clusterd.store.jsontext import Refused
+from clusterd.store.jsontext import JsonRefused
 from clusterd.store.keys import KeysRead
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.table import KEYS, forget_seen, note_seen, seen
@@ -166,7 +166,7 @@ class Follower:
             try:
                 groups.delete_group(session, name, "synced" if self._on_worker else "syncreq")
                 self._say("INFO", f"The directory of group {name} is gone, and the group with it.")
-            except Refused as refusal:
+            except JsonRefused as refusal:
                 self._say("WARNING", f"The directory of group {name} is gone: {refusal}")
         note_seen(session, GROUPS, new)
         forget_seen(session, GROUPS, gone)

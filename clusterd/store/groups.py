@@ -13,7 +13,7 @@ import msgspec
 from clusterd.names import is_group_name
 from clusterd.store.engine import Session
 from clusterd.store.groups_checksum import group_hash
-from clusterd.store.jsontext import Chunk, Refused, array, encode
+from clusterd.store.jsontext import Chunk, JsonRefused, array, encode
 
 MOST_GROUPS = 128
 DEFAULT = "default"
@@ -26,7 +26,7 @@ _hash_of = lru_cache(4096)(group_hash)
 
 def insert_group(session: Session, name: str) -> None:
     """Raises Refused for an invalid name or an existing group."""
-    problem = Refused("Error inserting group in global.db.")
+    problem = JsonRefused("Error inserting group in global.db.")
     if not is_group_name(name):
         raise problem
     try:
@@ -55,7 +55,7 @@ def delete_group(session: Session, name: str, sync_status: str) -> None:
             failed |= default is None or not _insert(session.db, agent_id, default, 0)
         failed |= not _recalculate(session, agent_id, sync_status)
     if failed:
-        raise Refused("Error deleting group in global.db.")
+        raise JsonRefused("Error deleting group in global.db.")
 
 
 # ---- assignment --------------------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ class Assignment:
             "remove": self._remove,
         }
         if mode not in modes:
-            raise Refused(f"Invalid mode '{mode}' in set_agent_groups command")
+            raise JsonRefused(f"Invalid mode '{mode}' in set_agent_groups command")
         return modes[mode]
 
     def do(self, item: object) -> bool:
@@ -192,12 +192,12 @@ def set_agent_groups(session: Session, request: object, *, on_worker: bool) -> N
     content = request if isinstance(request, dict) else {}
     mode, items = content.get("mode"), content.get("data")
     if not isinstance(mode, str) or not isinstance(items, list):
-        raise Refused("Invalid JSON data, missing required fields")
+        raise JsonRefused("Invalid JSON data, missing required fields")
     status = content.get("sync_status")
     assignment = Assignment(session, mode, status if isinstance(status, str) else "synced", on_worker=on_worker)
     done = [assignment.do(item) for item in items]
     if not all(done):
-        raise Refused("An error occurred during the set of the groups")
+        raise JsonRefused("An error occurred during the set of the groups")
 
 
 def _insert(db: sqlite3.Connection, agent_id: int, group: int, priority: int) -> bool:
@@ -271,7 +271,7 @@ def recalculate_all(session: Session) -> None:
 def integrity(session: Session, peer_hash: str) -> bytes:
     """The one-word answer of `get-groups-integrity` (wdb.md 3.4). Raises Refused for a hash that is too short."""
     if len(peer_hash) < 40:
-        raise Refused(f"Hash hex-digest does not have the expected length. Expected (40) got ({len(peer_hash)})")
+        raise JsonRefused(f"Hash hex-digest does not have the expected length. Expected (40) got ({len(peer_hash)})")
     waiting = session.db.execute("select 1 from agent where group_sync_status = 'syncreq' limit 1").fetchone()
     if waiting is not None:
         return b"syncreq"
@@ -301,9 +301,9 @@ def parse_groups_query(content: object) -> GroupsQuery:
     except msgspec.ValidationError:
         good = False
     if not good:
-        raise Refused("Invalid JSON data, invalid alternative fields data")
+        raise JsonRefused("Invalid JSON data, invalid alternative fields data")
     if query.condition not in (None, "all", "sync_status"):
-        raise Refused("Could not obtain a response from wdb_global_sync_agent_groups_get")
+        raise JsonRefused("Could not obtain a response from wdb_global_sync_agent_groups_get")
     return query
 
 
@@ -358,7 +358,7 @@ def parse_handed_out(content: object) -> list[HandedOut]:
     try:
         return msgspec.convert(content, dict[str, list[HandedOut]])["data"]
     except (msgspec.ValidationError, KeyError):
-        raise Refused("Invalid JSON data, missing required fields") from None
+        raise JsonRefused("Invalid JSON data, missing required fields") from None
 
 
 def handed_out(session: Session, items: Iterable[HandedOut]) -> int:

@@ -42,7 +42,7 @@ class RestartQuery(msgspec.Struct, frozen=True):
     negate: bool = False
 
 
-class Api:
+class StoreApi:
     """The HTTP endpoints over one engine."""
 
     def __init__(self, engine: Engine, *, node_type: str, body_limit: int, say: Callable[[str, str], None]) -> None:

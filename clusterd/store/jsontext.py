@@ -21,7 +21,7 @@ _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NUMBER_OR_TEXT = re.compile(rb'"(?:[^"\\]+|\\.)*+"?|(?<![\d.eE+])(-?)0+(?=\d)', re.DOTALL)
 
 
-class Refused(Exception):
+class JsonRefused(Exception):
     """A request that is answered with `err` and this text."""
 
 
@@ -42,11 +42,11 @@ def parse(text: str, shape: type[T]) -> T:
     try:
         msgspec.json.decode(data)
     except _FAILURES:
-        raise Refused(f"Invalid JSON syntax, near {near(text)}") from None
+        raise JsonRefused(f"Invalid JSON syntax, near {near(text)}") from None
     try:
         return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError:
-        raise Refused(f"Invalid JSON data, near {near(text)}") from None
+        raise JsonRefused(f"Invalid JSON data, near {near(text)}") from None
 
 
 def _without_zeros(found: "re.Match[bytes]") -> bytes:

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from clusterd.store import sql
-from clusterd.store.bounds import Watch, authorize
+from clusterd.store.bounds import StatementWatch, authorize
 from clusterd.store.engine import Engine
-from clusterd.store.jsontext import Refused, encode, near
+from clusterd.store.jsontext import JsonRefused, encode, near
 
 DIRECTORY = "queue/db"
 MOST_DIGITS = 18
@@ -51,15 +51,15 @@ class PrivateDatabases:
         """`{id} {command} [{argument}]`. Raises Refused."""
         number, _, rest = request.partition(" ")
         if not number.isascii() or not number.isdigit():
-            raise Refused(f"Invalid agent ID {near(number)}")
+            raise JsonRefused(f"Invalid agent ID {near(number)}")
         if len(number.lstrip("0")) > MOST_DIGITS:
-            raise Refused("Agent not found")
+            raise JsonRefused("Agent not found")
         agent_id = int(number.lstrip("0") or "0")
         command, _, argument = rest.partition(" ")
         if not command:
-            raise Refused(f"Invalid DB query syntax, near {near(rest)}")
+            raise JsonRefused(f"Invalid DB query syntax, near {near(rest)}")
         if agent_id and not await engine.read(lambda db: _exists(db, agent_id)):
-            raise Refused("Agent not found")
+            raise JsonRefused("Agent not found")
         if command in ("begin", "commit", "close"):
             return b"ok"
         path = self._directory / database_name(agent_id)
@@ -67,15 +67,15 @@ class PrivateDatabases:
             await asyncio.to_thread(_unlink, path)
             return b"ok"
         if command != "sql" or not argument:
-            raise Refused(f"Invalid DB query syntax, near {near(command)}")
+            raise JsonRefused(f"Invalid DB query syntax, near {near(command)}")
         try:
             return b"ok " + await asyncio.to_thread(_run, path, argument, engine.watch)
         except sqlite3.OperationalError as failure:
             if "unable to open" in str(failure):
-                raise Refused(f"Couldn't open DB for agent {agent_id}") from None
-            raise Refused("Cannot execute SQL query") from None
+                raise JsonRefused(f"Couldn't open DB for agent {agent_id}") from None
+            raise JsonRefused("Cannot execute SQL query") from None
         except (sqlite3.Error, sqlite3.Warning):
-            raise Refused("Cannot execute SQL query") from None
+            raise JsonRefused("Cannot execute SQL query") from None
 
     async def remove(self, request: str) -> bytes:
         """`wazuhdb remove ⟨id⟩ ...`."""
@@ -148,7 +148,7 @@ def _unlink(path: Path) -> bool:
     return True
 
 
-def _run(path: Path, text: str, watch: Watch) -> bytes:
+def _run(path: Path, text: str, watch: StatementWatch) -> bytes:
     connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("pragma synchronous = normal")

@@ -29,12 +29,12 @@ from clusterd.rundir import AUTH_SOCKET, HTTP_SOCKET, STORE_SOCKETS, WDB_SOCKET,
 from clusterd.settings import Settings
 from clusterd.store import schema
 from clusterd.store.authd import Authd
-from clusterd.store.commands import Commands
+from clusterd.store.commands import DatabaseCommands
 from clusterd.store.engine import Engine
 from clusterd.store.errors import SocketTaken
 from clusterd.store.follow import Follower
 from clusterd.store.forward import Forwarder
-from clusterd.store.http import Api
+from clusterd.store.http import StoreApi
 from clusterd.store.keys import KeyFile, keys_in_use
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.stream import Answer, StreamServer, bind, remove_own
@@ -142,11 +142,11 @@ class _StoreProcess:
     async def _serve(self, engine: Engine) -> None:
         settings = self._settings
         private = PrivateDatabases(settings.root, settings.clusterd.version)
-        commands = Commands(engine, private, on_worker=not settings.is_master, say=self._say)
+        commands = DatabaseCommands(engine, private, on_worker=not settings.is_master, say=self._say)
         most = settings.clusterd.limits.store_connections
         rounds = self._rounds
         wdb = StreamServer(f"{settings.root}/{WDB_SOCKET}", self._counted(commands), most=most, rounds=rounds)
-        api = Api(
+        api = StoreApi(
             engine,
             node_type=settings.cluster.node_type,
             body_limit=settings.clusterd.limits.string_bytes,
@@ -257,7 +257,7 @@ class _StoreProcess:
         if serving.done():
             serving.result()
 
-    def _counted(self, commands: Commands) -> Answer:
+    def _counted(self, commands: DatabaseCommands) -> Answer:
         async def answer(payload: bytes) -> list[bytes]:
             self._requests += 1
             return await commands.answer(payload)

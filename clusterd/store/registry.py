@@ -14,7 +14,7 @@ class AgentFacts(msgspec.Struct, frozen=True):
     date_add: int
 
 
-class NewAgent(msgspec.Struct, frozen=True):
+class Registration(msgspec.Struct, frozen=True):
     """A registration (wdb.md 8.5, step 3). `group`: CSV of the requested groups."""
 
     id: int
@@ -25,7 +25,7 @@ class NewAgent(msgspec.Struct, frozen=True):
     date_add: int
 
 
-class AgentTable(Protocol):
+class RegisteredAgents(Protocol):
     """The agent table as authd uses it."""
 
     async def facts(self, agent_id: int) -> AgentFacts | None:
@@ -34,7 +34,7 @@ class AgentTable(Protocol):
     async def keyed(self) -> set[int]:
         """Agents whose key this node has had and that nobody has removed."""
 
-    async def apply(self, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
+    async def apply(self, added: Sequence[Registration], removed: Sequence[int]) -> None:
         """Deletes `removed` (with groups, labels, private database) and inserts `added` with their groups, each in
         place of a row with its id, in one transaction that is on disk when this returns. Raises StoreFailed: nothing
         was changed."""

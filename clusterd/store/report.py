@@ -14,7 +14,7 @@ import msgspec
 
 from clusterd.clock import boot_us
 from clusterd.store.engine import Session
-from clusterd.store.jsontext import Chunk, Refused, encode
+from clusterd.store.jsontext import Chunk, JsonRefused, encode
 
 FULL_TEXTS = (
     "ip",
@@ -319,7 +319,7 @@ def merge(session: Session, elements: Sequence[Element], offset_us: int | None =
     return []
 
 
-class Merged(msgspec.Struct, frozen=True):
+class MergedReport(msgspec.Struct, frozen=True):
     """The outcome of a report from a clusterd node. `stale`: agents of which another worker has reported something
     newer; `errors`: texts."""
 
@@ -328,13 +328,13 @@ class Merged(msgspec.Struct, frozen=True):
     errors: list[str]
 
 
-def merge_ours(session: Session, elements: Sequence[Element], node: str, offset_us: int | None) -> Merged:
+def merge_ours(session: Session, elements: Sequence[Element], node: str, offset_us: int | None) -> MergedReport:
     """Merges the elements of one list from worker `node`, whose boot clock is `offset_us` behind ours; None for a
     worker that sends no times: its report counts as of now. An element that the table refuses is reported and does not
     stop the others."""
     if offset_us is None:
         _note_moments(session, [(one.id, boot_us(), node) for one in elements])
-        return Merged(len(elements), 0, _merge_each(session, elements, None)[:MOST_ERRORS])
+        return MergedReport(len(elements), 0, _merge_each(session, elements, None)[:MOST_ERRORS])
     ids = ",".join(str(one.id) for one in elements)
     events = {
         agent_id: (at, by)
@@ -347,7 +347,7 @@ def merge_ours(session: Session, elements: Sequence[Element], node: str, offset_
             fresh.append(one)
     errors = _merge_each(session, fresh, offset_us)
     _note_moments(session, [(one.id, one.at + offset_us if one.at else 0, node) for one in fresh])
-    return Merged(len(fresh), len(elements) - len(fresh), errors[:MOST_ERRORS])
+    return MergedReport(len(fresh), len(elements) - len(fresh), errors[:MOST_ERRORS])
 
 
 def _note_moments(session: Session, moments: list[tuple[int, int, str]]) -> None:
@@ -416,7 +416,7 @@ def sync_agent_info_get(session: Session, start: int) -> tuple[bytes, bytes, int
 def sync_agent_info_set(session: Session, agents: object) -> None:
     """Overwrites all columns of each agent. Raises sqlite3.Error, Refused."""
     if not isinstance(agents, list):
-        raise Refused("Invalid JSON data, missing required fields")
+        raise JsonRefused("Invalid JSON data, missing required fields")
     columns = ", ".join(f"{name} = :{name}" for name in FULL if name != "id")
     for agent in agents:
         element = agent if isinstance(agent, dict) else {}
@@ -425,7 +425,7 @@ def sync_agent_info_set(session: Session, agents: object) -> None:
         labels = element.get("labels")
         if isinstance(labels, list):
             if not isinstance(element.get("id"), int):
-                raise Refused("Cannot update labels due to invalid id.")
+                raise JsonRefused("Cannot update labels due to invalid id.")
             session.db.execute("delete from labels where id = ?", (element["id"],))
             for label in labels:
                 found = label if isinstance(label, dict) else {}

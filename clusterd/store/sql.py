@@ -4,7 +4,7 @@ others."""
 import sqlite3
 from typing import Any
 
-from clusterd.store.bounds import Watch, authorize
+from clusterd.store.bounds import StatementWatch, authorize
 from clusterd.store.engine import Session
 from clusterd.store.jsontext import ANSWER_BYTES, encode
 
@@ -30,7 +30,7 @@ def first_statement(text: str) -> str:
     return text
 
 
-def run_read(db: sqlite3.Connection, text: str, watch: Watch) -> bytes:
+def run_read(db: sqlite3.Connection, text: str, watch: StatementWatch) -> bytes:
     """Runs the statement on a reader's connection and returns its rows as JSON. Raises Writes, sqlite3.Error."""
     try:
         return run(db, text, watch, READ_S)
@@ -40,7 +40,7 @@ def run_read(db: sqlite3.Connection, text: str, watch: Watch) -> bytes:
         raise
 
 
-def run_write(session: Session, text: str, watch: Watch) -> bytes:
+def run_write(session: Session, text: str, watch: StatementWatch) -> bytes:
     """The same in the writer. Afterwards the sequence of group hashes is read again, since the statement may have
     changed it."""
     session.db.set_authorizer(authorize)
@@ -51,7 +51,7 @@ def run_write(session: Session, text: str, watch: Watch) -> bytes:
         session.load_hashes()
 
 
-def run(db: sqlite3.Connection, text: str, watch: Watch, longest_s: float) -> bytes:
+def run(db: sqlite3.Connection, text: str, watch: StatementWatch, longest_s: float) -> bytes:
     """Runs the first statement of the text on a connection with `authorize`; returns its rows as JSON. Raises
     sqlite3.Error."""
     with watch.bounded(db, longest_s):

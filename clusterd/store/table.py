@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from clusterd.store import agents, groups
 from clusterd.store.engine import Engine, Session
 from clusterd.store.errors import NotKept, NotOnDisk, StoreFailed
-from clusterd.store.jsontext import Refused
+from clusterd.store.jsontext import JsonRefused
 from clusterd.store.private import PrivateDatabases
-from clusterd.store.registry import AgentFacts, NewAgent
+from clusterd.store.registry import AgentFacts, Registration
 
 KEYS = "key"
 """Kind of clusterd_seen rows that name agents whose key this node has had."""
@@ -33,7 +33,7 @@ class StoreTable:
     async def keyed(self) -> set[int]:
         return await self._engine.read(lambda db: {int(name) for name in seen(db, KEYS)})
 
-    async def apply(self, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
+    async def apply(self, added: Sequence[Registration], removed: Sequence[int]) -> None:
         """Applies all changes; StoreFailed: none; NotKept: all, but a power failure may undo them."""
         try:
             await self._engine.write(lambda session: _apply(session, added, removed), durable=True)
@@ -45,7 +45,7 @@ class StoreTable:
             self._private.unlink(agent_id)
 
 
-def _apply(session: Session, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
+def _apply(session: Session, added: Sequence[Registration], removed: Sequence[int]) -> None:
     session.db.execute("savepoint registration")
     try:
         for agent_id in (*removed, *(agent.id for agent in added)):
@@ -58,13 +58,13 @@ def _apply(session: Session, added: Sequence[NewAgent], removed: Sequence[int]) 
         session.db.execute("rollback to registration")
         session.db.execute("release registration")
         session.load_hashes()
-        if isinstance(failure, Refused):
+        if isinstance(failure, JsonRefused):
             raise sqlite3.IntegrityError(str(failure)) from None
         raise
     session.db.execute("release registration")
 
 
-def _register(session: Session, agent: NewAgent) -> None:
+def _register(session: Session, agent: Registration) -> None:
     """wdb.md 8.5, steps 3 and 4. A group that the table does not know yet is skipped, as in stock."""
     agents.insert_agent(
         session,

@@ -12,7 +12,7 @@ from clusterd.rounds import Rounds
 from clusterd.supervisor.child import BirthPlan, Child, ChildSpec, fork
 from clusterd.supervisor.restart import GiveUp, History, Life, decide, how
 from clusterd.supervisor.vitals import Watch
-from ipc.board import Board, Row, RowSnapshot
+from ipc.board import Board, BoardRow, RowSnapshot
 
 TAG = "Cluster"
 SUBTAG = "Supervisor"
@@ -39,7 +39,7 @@ class Timing(msgspec.Struct, frozen=True):
 class Slot:
     """One child over all its lives. `child` is None while it is down; `due_at`: when it is forked again."""
 
-    def __init__(self, spec: ChildSpec, row: Row) -> None:
+    def __init__(self, spec: ChildSpec, row: BoardRow) -> None:
         self.spec = spec
         self.row = row
         self.child: Child | None = None

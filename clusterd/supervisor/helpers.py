@@ -14,7 +14,7 @@ import time
 from clusterd.framework.launch import launch
 from clusterd.messages.framework import LARGEST, HelperEnded, HelperNotStarted, HelperStarted, StartHelper, ToSupervisor
 from clusterd.supervisor.restart import how
-from ipc.board import Row
+from ipc.board import BoardRow
 from ipc.codec import Decoder, encode
 from ipc.errors import BadMessage
 
@@ -46,7 +46,7 @@ class Helpers:
     """All helpers of a node. `sync_end`: the descriptor that sync has, from before its fork, for all its lives; `own_end` is not for
     children. A message on it makes the system send SIGIO to this process."""
 
-    def __init__(self, python: str, root: str, most: int, sync_row: Row) -> None:
+    def __init__(self, python: str, root: str, most: int, sync_row: BoardRow) -> None:
         """`python` empty: there is no framework, and never a helper. `most`: of those that serve. `sync_row`: says which life of
         sync is the present one."""
         self._python = python

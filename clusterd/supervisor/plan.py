@@ -26,7 +26,7 @@ bodies, those in the middle of a package and those at its end, and receives from
 in use and for five seconds more."""
 
 
-class Node:
+class NodeResources:
     """What children inherit. `settings` is the running one; a reload replaces it, for children forked later. `log_format`
     and the like never change while the node runs (clusterd/reload.py). `framework_fd`: where sync asks for
     processes of the framework, None without one."""
@@ -39,7 +39,7 @@ class Node:
         self.framework_fd: int | None = None
 
 
-def plan(node: Node) -> list[ChildSpec]:
+def plan(node: NodeResources) -> list[ChildSpec]:
     """The children, in the order in which they stop: the api, whose callers are answered first, net accepts nothing more,
     sync ends what is under way, the pool, and the store, which is there until nobody asks any more."""
     size = pool_size(node.settings, len(os.sched_getaffinity(0)))
@@ -70,23 +70,23 @@ def make_arena(settings: Settings) -> Arena:
     return Arena(*(SLABS_MASTER if settings.is_master else SLABS_WORKER))
 
 
-def _api(node: Node) -> Callable[[], int]:
+def _api(node: NodeResources) -> Callable[[], int]:
     return lambda: clusterd.api.process.run(node.settings, node.board, node.log)
 
 
-def _net(node: Node) -> Callable[[], int]:
+def _net(node: NodeResources) -> Callable[[], int]:
     return lambda: clusterd.net.process.run(node.settings, node.arena, node.board, node.log)
 
 
-def _sync(node: Node, size: int) -> Callable[[], int]:
+def _sync(node: NodeResources, size: int) -> Callable[[], int]:
     return lambda: clusterd.sync.process.run(
         node.settings, node.arena, node.board, node.log, size, framework_fd=node.framework_fd
     )
 
 
-def _pool(node: Node, slot: int) -> Callable[[], int]:
+def _pool(node: NodeResources, slot: int) -> Callable[[], int]:
     return lambda: clusterd.pool.process.run(slot, node.settings, node.arena, node.board, node.log)
 
 
-def _store(node: Node) -> Callable[[], int]:
+def _store(node: NodeResources) -> Callable[[], int]:
     return lambda: clusterd.store.process.run(node.settings, node.board, node.log)

@@ -36,7 +36,7 @@ from clusterd.supervisor.helpers import STAGE as HELPERS_STAGE
 from clusterd.supervisor.helpers import Helpers
 from clusterd.supervisor.notify import Notifier
 from clusterd.supervisor.pidfile import AlreadyRunning, claim
-from clusterd.supervisor.plan import Node, make_arena, plan
+from clusterd.supervisor.plan import NodeResources, make_arena, plan
 from clusterd.supervisor.preload import preload
 from ipc.board import SUPERVISOR, Board
 
@@ -98,7 +98,7 @@ def supervise(
     foreground: bool,
     ready_fd: int | None = None,
     log_level_override: int | None = None,
-    make_plan: Callable[[Node], list[ChildSpec]] = plan,
+    make_plan: Callable[[NodeResources], list[ChildSpec]] = plan,
     pace: Timing | None = None,
 ) -> int:
     """Run the node until it is told to stop; returns the exit code.
@@ -145,7 +145,11 @@ def _blocked_signals() -> Iterator[None]:
 
 
 def _run_node(
-    settings: Settings, starter: Starter, foreground: bool, make_plan: Callable[[Node], list[ChildSpec]], pace: Timing
+    settings: Settings,
+    starter: Starter,
+    foreground: bool,
+    make_plan: Callable[[NodeResources], list[ChildSpec]],
+    pace: Timing,
 ) -> None:
     """From nothing to nothing. Raises CouldNotStart, OSError, PrivilegeProblem."""
     root = settings.root
@@ -250,7 +254,7 @@ class _Supervisor:
         crash_log: str,
         crash_fd: int,
         starter: Starter,
-        make_plan: Callable[[Node], list[ChildSpec]],
+        make_plan: Callable[[NodeResources], list[ChildSpec]],
         pace: Timing,
     ) -> None:
         self._crash_fd = crash_fd
@@ -263,7 +267,7 @@ class _Supervisor:
         self._row = self._board.add_row(SUPERVISOR)
         log.report_to(self._row)
         self._row.begin(os.getpid(), 1)
-        self._node = Node(settings, make_arena(settings), self._board, log)
+        self._node = NodeResources(settings, make_arena(settings), self._board, log)
         self._family = Family(
             make_plan(self._node),
             self._board,

@@ -26,7 +26,7 @@ from clusterd.sync.links.bound import bind
 from clusterd.sync.links.caps import recall
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer
-from clusterd.sync.links.incoming import BadSeal, Incoming, Refusal
+from clusterd.sync.links.incoming import Incoming, Refusal, SealViolation
 from clusterd.sync.links.partials import Partials
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.privileged import check_privileged
@@ -201,7 +201,7 @@ class Core:
                 await payload.work()
                 await net.reply(message.link, message.serial, "")
                 return
-        except BadSeal as violation:
+        except SealViolation as violation:
             await net.close(message.link, str(violation))
         except Refusal as refusal:
             await net.reply(message.link, message.serial, commands.ERR, str(refusal).encode())
@@ -238,7 +238,7 @@ class Core:
             return (await self._context.jobs.run(job, urgent=True)).payload
         except JobError as failure:
             if failure.kind == "bad-seal":
-                raise BadSeal from failure
+                raise SealViolation from failure
             raise
 
     async def _handled(self, peer: Peer, message: PeerRequest) -> bytes | DeferredAnswer:

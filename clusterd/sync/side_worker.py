@@ -9,7 +9,7 @@ from clusterd.sync.agents.groups_worker import AgentGroupsWorker
 from clusterd.sync.agents.info import AgentInfoWorker
 from clusterd.sync.integrity.digest_worker import DigestWorker
 from clusterd.sync.integrity.requests import WorkerIntegrityRequests
-from clusterd.sync.integrity.rounds import Rounds
+from clusterd.sync.integrity.rounds import IntegrityRounds
 from clusterd.sync.integrity.worker import IntegrityWorker
 from clusterd.sync.links.caps import offer_caps
 from clusterd.sync.links.context import Context
@@ -34,7 +34,7 @@ class WorkerSide:
         reload = RulesetReload(context)
         self._integrity = integrity = IntegrityWorker(context, reload.round_ended)
         checks = DigestWorker(context, integrity)
-        self._rounds = rounds = Rounds(context, integrity, checks)
+        self._rounds = rounds = IntegrityRounds(context, integrity, checks)
         asked = WorkerIntegrityRequests(context, checks, rounds)
         self._info = info = AgentInfoWorker(context)
         self._groups = groups = AgentGroupsWorker(context)

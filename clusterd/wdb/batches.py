@@ -45,7 +45,7 @@ class GroupsChunk(msgspec.Struct, frozen=True):
     hash: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
-class Row(msgspec.Struct, frozen=True):
+class GroupsRow(msgspec.Struct, frozen=True):
     """An agent's groups, as an item of `data` has them."""
 
     id: int
@@ -92,10 +92,10 @@ def parse_chunk(text: str | bytes) -> GroupsChunk:
     return chunk
 
 
-def rows_of(chunk: GroupsChunk) -> list[Row]:
+def rows_of(chunk: GroupsChunk) -> list[GroupsRow]:
     """Raises BadString for an item without id or groups."""
     try:
-        return [msgspec.json.decode(item, type=Row) for item in chunk.data]
+        return [msgspec.json.decode(item, type=GroupsRow) for item in chunk.data]
     except _FAILURES as problem:
         raise BadString(str(problem)) from None
 

@@ -47,13 +47,13 @@ class DatabaseError(ClusterError):
         return self.code not in (2003, 2004, 2012)
 
 
-class Conversation:
+class DatabaseConversation:
     """A connection to the stream socket. Use as an async context manager; one question at a time."""
 
     def __init__(self, path: str, timeout_s: float) -> None:
         self._stream = Stream(path, timeout_s)
 
-    async def __aenter__(self) -> "Conversation":
+    async def __aenter__(self) -> "DatabaseConversation":
         try:
             await self._stream.__aenter__()
         except OSError as failure:
@@ -112,8 +112,8 @@ class Database:
 
     # ---- stream socket ---------------------------------------------------------------------------------------------------
 
-    def conversation(self, timeout_s: float = ASK_TIMEOUT_S) -> Conversation:
-        return Conversation(self._wdb, timeout_s)
+    def conversation(self, timeout_s: float = ASK_TIMEOUT_S) -> DatabaseConversation:
+        return DatabaseConversation(self._wdb, timeout_s)
 
     async def ask(self, request: bytes | str, timeout_s: float = ASK_TIMEOUT_S) -> tuple[str, bytes]:
         """One question over a connection of its own. Raises DatabaseError."""

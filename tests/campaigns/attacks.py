@@ -15,9 +15,9 @@ from clusterd.wire.frame import build_header
 from tests.conftest import KEY
 from tools.rig.nodes import HOST, Rig
 from tools.rig.peer import (
-    Link,
-    Message,
+    PeerMessage,
     RawPeer,
+    ScriptedLink,
     dial,
     divided_without_end,
     garbage,
@@ -30,7 +30,7 @@ from tools.rig.wdb_client import WdbClient, WdbError
 Attack = Callable[[Rig, random.Random], None]
 
 
-def answers_nothing(message: Message) -> tuple[bytes, bytes] | None:
+def answers_nothing(message: PeerMessage) -> tuple[bytes, bytes] | None:
     return None
 
 
@@ -51,7 +51,7 @@ def idle(rig: Rig, rng: random.Random) -> None:
 
 
 def wrong_key(rig: Rig, rng: random.Random) -> None:
-    link = Link(dial((HOST, rig.master.port)), "f" * 32, answers_nothing, "x")
+    link = ScriptedLink(dial((HOST, rig.master.port)), "f" * 32, answers_nothing, "x")
     link.start()
     try:
         link.tell("hello", "x rig worker 4.14.1")
@@ -61,13 +61,13 @@ def wrong_key(rig: Rig, rng: random.Random) -> None:
 
 
 def node(
-    *asked: tuple[str, bytes], answers: Callable[[Message], tuple[bytes, bytes] | None] = answers_nothing
+    *asked: tuple[str, bytes], answers: Callable[[PeerMessage], tuple[bytes, bytes] | None] = answers_nothing
 ) -> Attack:
     """One that has the key and is broken or means harm."""
 
     def attack(rig: Rig, rng: random.Random) -> None:
         name = f"evil{rng.randrange(10**6)}"
-        link = Link(dial((HOST, rig.master.port)), KEY, answers, name)
+        link = ScriptedLink(dial((HOST, rig.master.port)), KEY, answers, name)
         link.start()
         try:
             link.ask("hello", f"{name} rig worker 4.14.1")
@@ -110,8 +110,8 @@ def silent_sockets(rig: Rig, rng: random.Random) -> None:
 
 
 @contextlib.contextmanager
-def joined(rig: Rig, name: str) -> Iterator[Link]:
-    link = Link(dial((HOST, rig.master.port)), KEY, answers_nothing, "evil")
+def joined(rig: Rig, name: str) -> Iterator[ScriptedLink]:
+    link = ScriptedLink(dial((HOST, rig.master.port)), KEY, answers_nothing, "evil")
     link.start()
     try:
         link.ask("hello", f"{name} rig worker 4.14.1")
@@ -188,11 +188,11 @@ def sixteen_strings(rig: Rig, rng: random.Random) -> None:
 def trickle(rig: Rig, rng: random.Random) -> None:
     """Large bodies on ten links, a few bytes each now and then."""
     header = build_header(7, 5_000_000, "echo", False)
-    links: list[tuple[socket.socket, Link]] = []
+    links: list[tuple[socket.socket, ScriptedLink]] = []
     try:
         for _ in range(10):
             sock = dial((HOST, rig.master.port))
-            link = Link(sock, KEY, answers_nothing, "evil")
+            link = ScriptedLink(sock, KEY, answers_nothing, "evil")
             links.append((sock, link))
             link.start()
             link.ask("hello", f"{evil(rng)} rig worker 4.14.1")
@@ -245,7 +245,7 @@ def names(rig: Rig, rng: random.Random) -> None:
     """Hellos whose name or version are none."""
     odd = ("-rf", "..", ".hidden", "self", "a/b", "n" * 5000, "a\nb", "\x1b[2Jx", "a\0b", "")
     for name in odd:
-        link = Link(dial((HOST, rig.master.port)), KEY, answers_nothing, "evil")
+        link = ScriptedLink(dial((HOST, rig.master.port)), KEY, answers_nothing, "evil")
         link.start()
         try:
             link.tell("hello", f"{name} rig worker 4.14.1\n2026/11/29 00:00:00 ERROR: [Cluster] [Main] forged")

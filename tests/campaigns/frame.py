@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.rig.nodes import Node, Rig, RigError
+from tools.rig.nodes import Rig, RigError, RigNode
 from tools.rig.peer import wait_until
 
 MINUTES = float(os.environ.get("CLUSTERD_CAMPAIGN_MINUTES", "1"))
@@ -130,7 +130,7 @@ class Edits(_Thread):
 class Readers(_Thread):
     """Somebody who reads those files on the workers all the time, and must never see a part of one."""
 
-    def __init__(self, campaign: Campaign, nodes: list[Node]) -> None:
+    def __init__(self, campaign: Campaign, nodes: list[RigNode]) -> None:
         super().__init__(0.01)
         self._campaign = campaign
         self._nodes = nodes

@@ -11,7 +11,7 @@ from clusterd.dapi.query.parser import parse_query
 from clusterd.dapi.ruleset.xml import MalformedXml, parse_ruleset
 from clusterd.errors import ClusterError
 from clusterd.store import auth_request, keys
-from clusterd.store.jsontext import Refused, parse
+from clusterd.store.jsontext import JsonRefused, parse
 from clusterd.wdb.batches import BadString, parse_chunk, parse_groups, parse_report
 from clusterd.wire import payloads
 from clusterd.wire.connection import Connection
@@ -199,7 +199,9 @@ READERS = [
         (auth_request.AuthdError,),
         [b'{"function":"add","arguments":{"name":"a","ip":"any","groups":"default","force":{"enabled":true}}}'],
     ),
-    Reader("wdb-json", _text(lambda text: parse(text, dict)), (Refused,), [b'{"id":001,"name":"a","data":[{"id":1}]}']),
+    Reader(
+        "wdb-json", _text(lambda text: parse(text, dict)), (JsonRefused,), [b'{"id":001,"name":"a","data":[{"id":1}]}']
+    ),
     Reader("client-keys", _text(keys.parse_keys), (), [b"001 a any " + b"k" * 64 + b"\n002 !b 10.0.0.1 x\n# c\n"]),
     Reader("dapi-envelope", envelope.read_envelope, (ClusterError,), [DAPI]),
     Reader(

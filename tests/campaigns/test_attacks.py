@@ -14,7 +14,7 @@ from tests.campaigns.attacks import ATTACKS, answers_nothing, prepare
 from tests.campaigns.frame import MINUTES, Campaign, Edits, must_be_well, running
 from tests.conftest import KEY, MakeRig
 from tools.rig.nodes import HOST, Rig
-from tools.rig.peer import Link, PeerError, dial, wait_until
+from tools.rig.peer import PeerError, ScriptedLink, dial, wait_until
 from tools.rig.wdb_client import WdbClient
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(int(MINUTES * 60) + 900)]
@@ -56,7 +56,7 @@ def test_attacks_beside_a_legitimate_worker(make_rig: MakeRig, capsys: pytest.Ca
             thread.start()
         try:
             with Edits(campaign, rig.master.root, pause_s=0.5):
-                link = Link(dial((HOST, rig.master.port)), KEY, answers_nothing, "honest")
+                link = ScriptedLink(dial((HOST, rig.master.port)), KEY, answers_nothing, "honest")
                 link.start()
                 assert link.ask("hello", "honest rig worker 4.14.1").command == b"ok"
                 while campaign.goes_on:

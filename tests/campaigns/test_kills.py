@@ -17,7 +17,7 @@ from clusterd.supervisor.pidfile import running_pid
 from tests.campaigns.frame import MINUTES, Campaign, Edits, Readers, must_be_well, running
 from tests.conftest import MakeRig
 from tools.rig.faults import signal_process, tell_link
-from tools.rig.nodes import Node, Rig, RigError
+from tools.rig.nodes import Rig, RigError, RigNode
 from tools.rig.peer import wait_until
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(int(MINUTES * 60) + 900)]
@@ -34,7 +34,7 @@ NAME = "clusterd-"
 class Killer(threading.Thread):
     """Kills children of one node, and now and then its supervisor, until `stop` is set."""
 
-    def __init__(self, rig: Rig, node: Node, campaign: Campaign, stop: threading.Event) -> None:
+    def __init__(self, rig: Rig, node: RigNode, campaign: Campaign, stop: threading.Event) -> None:
         super().__init__(name=f"killer of {node.name}")
         self._rig = rig
         self._node = node

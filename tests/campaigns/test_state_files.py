@@ -13,7 +13,7 @@ import pytest
 from tests.campaigns.frame import MINUTES, Campaign, last_lines, running
 from tests.conftest import MakeRig
 from tools.rig import workload
-from tools.rig.nodes import Node, Rig, RigError
+from tools.rig.nodes import Rig, RigError, RigNode
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(int(MINUTES * 60) + 1200)]
 
@@ -57,7 +57,7 @@ def directory(path: Path, rng: random.Random) -> None:
     (path / "inside").write_text("x")
 
 
-def kept_files(node: Node) -> list[str]:
+def kept_files(node: RigNode) -> list[str]:
     """What the node left when it was stopped or killed."""
     found = []
     for place in PLACES:
@@ -72,7 +72,7 @@ def is_refusal(problem: str) -> bool:
     return ".db" in problem or "is no " in problem or "damaged" in problem or "directory" in problem
 
 
-def one(campaign: Campaign, rig: Rig, node: Node, name: str, how: str) -> str:
+def one(campaign: Campaign, rig: Rig, node: RigNode, name: str, how: str) -> str:
     """What is wrong afterwards, else empty."""
     path, aside = node.root / name, node.root.parent / "aside"
     owner = path.stat()

@@ -21,7 +21,7 @@ from clusterd.store.authd import Authd
 from clusterd.store.engine import Engine
 from clusterd.store.keys import KeyFile, keys_in_use
 from clusterd.store.private import PrivateDatabases
-from clusterd.store.registry import NewAgent
+from clusterd.store.registry import Registration
 from clusterd.store.table import StoreTable
 from clusterd.sync.manifest.files import ManifestFiles
 from hashing.apply import sweep_temporary
@@ -277,7 +277,7 @@ class Merge(Work):
 
         async def use(engine: Engine, private: PrivateDatabases) -> None:
             table = StoreTable(engine, private)
-            await table.apply([NewAgent(n, f"agent{n}", "any", "k" * 64, None, AT) for n in self.AGENTS], [])
+            await table.apply([Registration(n, f"agent{n}", "any", "k" * 64, None, AT) for n in self.AGENTS], [])
 
         with_store(root, use)
 

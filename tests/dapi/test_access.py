@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from clusterd.agent_keys import parse_id, parse_keys, registered_ids
 from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.protocol.access import SHORTEST_ID, Access, Scope, check
-from clusterd.dapi.protocol.registry import Function
+from clusterd.dapi.protocol.registry import RegisteredFunction
 from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.wire.results import PERMISSION_ERROR, WireCallable, WireException
 
@@ -20,12 +20,12 @@ ONLY_W1 = {"rbac_mode": "white", "cluster:read": {"node:id:w1": "allow"}}
 NOTHING = {"rbac_mode": "white"}
 
 
-def checked(function: Function, request: ApiRequest) -> Access:
+def checked(function: RegisteredFunction, request: ApiRequest) -> Access:
     return check(function, request, Scope("/nowhere", "m"))
 
 
 @pytest.fixture
-def function() -> Function:
+def function() -> RegisteredFunction:
     found = FUNCTIONS.find(NODE_INFO)
     assert found is not None
     return found
@@ -46,7 +46,7 @@ def test_ids_alone_are_those_of_the_keys(text: str) -> None:
     assert [one for one in registered_ids(text) if parse_id(one) is not None] == expected
 
 
-def test_nothing_permitted_of_what_was_named_is_4000(function: Function) -> None:
+def test_nothing_permitted_of_what_was_named_is_4000(function: RegisteredFunction) -> None:
     for names in (["m"], ["m", "w2"]):
         with pytest.raises(WireException) as refusal:
             checked(function, asked(ONLY_W1, names))
@@ -55,32 +55,32 @@ def test_nothing_permitted_of_what_was_named_is_4000(function: Function) -> None
         checked(function, asked(NOTHING, ["w1"]))
 
 
-def test_permitted_part_is_answered_and_the_rest_is_named(function: Function) -> None:
+def test_permitted_part_is_answered_and_the_rest_is_named(function: RegisteredFunction) -> None:
     access = checked(function, asked(ONLY_W1, ["m", "w1"]))
     assert access.request.f_kwargs["filter_node"] == ["w1"]
     assert [(name, denied.code) for name, denied in access.denied] == [("m", 4000)]
     assert not access.is_filled
 
 
-def test_request_that_names_nothing_is_about_what_is_permitted(function: Function) -> None:
+def test_request_that_names_nothing_is_about_what_is_permitted(function: RegisteredFunction) -> None:
     access = checked(function, asked(ONLY_W1, None))
     assert access.request.f_kwargs["filter_node"] == ["w1"]
     assert access.denied == []
     assert access.is_filled
 
 
-def test_node_that_does_not_exist_is_left_to_the_function(function: Function) -> None:
+def test_node_that_does_not_exist_is_left_to_the_function(function: RegisteredFunction) -> None:
     access = checked(function, asked(ONLY_W1, ["nobody"]))
     assert access.request.f_kwargs["filter_node"] == ["nobody"]
 
 
-def test_broadcast_does_not_name_what_it_may_not_see(function: Function) -> None:
+def test_broadcast_does_not_name_what_it_may_not_see(function: RegisteredFunction) -> None:
     access = checked(function, asked(ONLY_W1, ["m", "w1"], broadcasting=True))
     assert access.denied == []
 
 
 @pytest.mark.parametrize("names", [5, {"m": 1}, ["m", 5]], ids=["number", "object", "list with a number"])
-def test_argument_of_another_kind_is_left_to_the_function(function: Function, names: object) -> None:
+def test_argument_of_another_kind_is_left_to_the_function(function: RegisteredFunction, names: object) -> None:
     assert checked(function, asked(ONLY_W1, names)).request.f_kwargs["filter_node"] == names
 
 

@@ -9,7 +9,7 @@ from clusterd.dapi.execution import run
 from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.protocol.access import Scope, check
 from clusterd.dapi.protocol.permissions import ATTRIBUTES
-from clusterd.dapi.protocol.registry import Function
+from clusterd.dapi.protocol.registry import RegisteredFunction
 from clusterd.dapi.protocol.request import ApiRequest, encode_request
 from clusterd.settings import ClusterBlock, Settings
 from clusterd.wire.results import WireCallable, WireException, WireResult
@@ -74,7 +74,7 @@ def test_the_table_of_permissions() -> None:
     assert {need.kind for one in FUNCTIONS if one.place == "sync" for need in one.needs} == {"node"}
 
 
-def asked(function: Function, permissions: dict[str, Any], *, named: bool) -> ApiRequest:
+def asked(function: RegisteredFunction, permissions: dict[str, Any], *, named: bool) -> ApiRequest:
     arguments: dict[str, Any] = {}
     for need in function.needs if named else ():
         if need.argument and need.argument != "group_id":
@@ -85,7 +85,7 @@ def asked(function: Function, permissions: dict[str, Any], *, named: bool) -> Ap
     return ApiRequest(f=name, f_kwargs=arguments, rbac_permissions=permissions, nodes=["m", "w"])
 
 
-def granted(function: Function, effect: str, mode: str) -> dict[str, Any]:
+def granted(function: RegisteredFunction, effect: str, mode: str) -> dict[str, Any]:
     found: dict[str, Any] = {"rbac_mode": mode}
     for need in function.needs:
         everything = "*:*:*" if need.kind == "*" else f"{need.kind}:{ATTRIBUTES[need.kind]}:*"
@@ -93,7 +93,7 @@ def granted(function: Function, effect: str, mode: str) -> dict[str, Any]:
     return found
 
 
-def outcome(node: AgentNode, function: Function, permissions: dict[str, Any], *, named: bool = True) -> int:
+def outcome(node: AgentNode, function: RegisteredFunction, permissions: dict[str, Any], *, named: bool = True) -> int:
     """0 or the code; what may be read of a request that names nothing must be nothing."""
     request = asked(function, permissions, named=named)
     try:
@@ -109,7 +109,7 @@ CHECKED = [function for function in FUNCTIONS if function.needs]
 
 
 @pytest.mark.parametrize("function", CHECKED, ids=lambda function: function.shown)
-def test_both_modes(node: AgentNode, function: Function) -> None:
+def test_both_modes(node: AgentNode, function: RegisteredFunction) -> None:
     assert outcome(node, function, {"rbac_mode": "black"}) == 0
     assert outcome(node, function, WHITE) == 4000
     assert outcome(node, function, WHITE, named=False) in (4000, -1)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from clusterd.store.errors import StoreFailed
-from clusterd.store.registry import AgentFacts, NewAgent
+from clusterd.store.registry import AgentFacts, Registration
 
 
 class FakeAgentTable:
@@ -13,7 +13,7 @@ class FakeAgentTable:
     with this text. `before_change`: awaited before each change, so that something can happen meanwhile."""
 
     def __init__(self) -> None:
-        self.agents: dict[int, NewAgent] = {}
+        self.agents: dict[int, Registration] = {}
         self.states: dict[int, AgentFacts] = {}
         self.refuses: str | None = None
         self.before_change: Callable[[], Awaitable[None]] | None = None
@@ -29,7 +29,7 @@ class FakeAgentTable:
     async def keyed(self) -> set[int]:
         return set(self.agents)
 
-    async def apply(self, added: Sequence[NewAgent], removed: Sequence[int]) -> None:
+    async def apply(self, added: Sequence[Registration], removed: Sequence[int]) -> None:
         if self.before_change is not None:
             await self.before_change()
         if self.refuses is not None:

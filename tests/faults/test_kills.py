@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import MakeRig
 from tools.rig.faults import signal_process
-from tools.rig.nodes import Node, Rig
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
 
 FILES = int(os.environ.get("CLUSTERD_STRESS_FILES", "20000"))
@@ -61,7 +61,7 @@ class Swapped:
         self._thread.join()
 
 
-def make_fresh(node: Node) -> None:
+def make_fresh(node: RigNode) -> None:
     """Take away all that was ever synced to a worker, as a disk that was replaced would."""
     for path in ("etc/shared", "etc/rules", "etc/decoders", "etc/lists", "var/multigroups"):
         for entry in (node.root / path).iterdir():

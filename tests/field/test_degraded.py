@@ -10,13 +10,13 @@ from clusterd.store.schema import DATABASE
 from clusterd.wdb.stream import is_served
 from tests.conftest import MakeRig
 from tools.rig import workload
-from tools.rig.nodes import Node, Rig, RigError
+from tools.rig.nodes import Rig, RigError, RigNode
 from tools.rig.peer import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def problems(rig: Rig, node: Node) -> dict[str, str]:
+def problems(rig: Rig, node: RigNode) -> dict[str, str]:
     try:
         found: dict[str, Any] = rig.status(node.name)[node.name]
     except RigError:
@@ -24,7 +24,7 @@ def problems(rig: Rig, node: Node) -> dict[str, str]:
     return dict(found["problems"])
 
 
-def text_of_status(rig: Rig, node: Node) -> str:
+def text_of_status(rig: Rig, node: RigNode) -> str:
     return " ".join(rig.command(node, "status", timeout_s=60).stdout.split())
 
 

@@ -13,7 +13,7 @@ from tests.conftest import MakeRig
 from tests.system.rest import OVERRIDES, Caller, turn_on
 from tools.rig import workload
 from tools.rig.faults import signal_process
-from tools.rig.nodes import Node, Rig, RigError
+from tools.rig.nodes import Rig, RigError, RigNode
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import WdbClient, authd
 
@@ -58,7 +58,7 @@ def work(rig: Rig) -> None:
             rig.command(node, *arguments, timeout_s=60)
 
 
-def revive(rig: Rig, node: Node, process: str) -> None:
+def revive(rig: Rig, node: RigNode, process: str) -> None:
     pid = rig.processes(node.name)[process]
     assert pid is not None
     signal_process(pid, signal.SIGKILL)

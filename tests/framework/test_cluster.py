@@ -16,7 +16,7 @@ from tests.conftest import KEY, rigs
 from tests.fakes.framework import FakeFramework
 from tests.supervisor.helpers import until
 from tests.system.test_api import ask, audit_of, failure, result
-from tools.rig.nodes import Node, Rig
+from tools.rig.nodes import Rig, RigNode
 
 pytestmark = pytest.mark.slow
 MINE = {"basic_services": ["wazuh-clusterd"]}
@@ -56,10 +56,10 @@ class Site:
         self.frameworks = {node.name: FakeFramework(node.root) for node in rig.nodes}
         (self.of(self.worker).site / "wazuh/syscheck.py").write_text(SLOW)
 
-    def of(self, node: Node) -> FakeFramework:
+    def of(self, node: RigNode) -> FakeFramework:
         return self.frameworks[node.name]
 
-    def to(self, node: Node, **fields: Any) -> dict[str, Any]:
+    def to(self, node: RigNode, **fields: Any) -> dict[str, Any]:
         """A distributed request for one node."""
         names = [one.name for one in self.rig.nodes]
         return MINE | {"request_type": "distributed_master", "nodes": names, "wait_for_complete": True} | fields
@@ -154,7 +154,7 @@ def test_a_master_that_misses_a_function_says_so(site: Site) -> None:
 def test_a_revocation_reaches_every_node(site: Site) -> None:
     """Those of the stock API by the framework, those of clusterd's by its secret."""
 
-    def secret(node: Node) -> Path:
+    def secret(node: RigNode) -> Path:
         return node.root / "etc/clusterd-api-token.key"
 
     owner = psutil.Process(site.rig.processes("master")["sync"]).uids().real

@@ -17,7 +17,7 @@ from hypothesis import strategies
 
 from clusterd.framework import program
 from clusterd.framework.launch import Launched, launch
-from clusterd.framework.program import FRAME, Refused, TooLarge, Writer, parse, values_of
+from clusterd.framework.program import FRAME, CallRefused, TooLarge, Writer, parse, values_of
 from tests.fakes.framework import FakeFramework
 from tests.framework.requests import request, wire_name
 from tests.supervisor.helpers import until
@@ -77,13 +77,13 @@ def filled(text: str) -> str:
 
 @pytest.mark.parametrize("text", HIDDEN, ids=lambda text: f"{text[:60]}-{len(text)}")
 def test_what_is_hidden_in_a_request_is_refused_before_anything_is_called(text: str) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(CallRefused):
         parse(filled(text).encode())
 
 
 def test_other_encodings_are_no_way_around_that() -> None:
     for encoding in ("utf-16", "utf-32", "utf-8-sig"):
-        with pytest.raises(Refused):
+        with pytest.raises(CallRefused):
             parse(filled(HIDDEN[0]).encode(encoding))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from hashing.apply import FEW
 from hashing.atomic import FileOps, is_temporary, temporary_name
-from hashing.plan import Plan, save_plan
+from hashing.plan import PlanFile, save_plan
 from tests.fakes.file_ops import FaultyOps
 from tests.hashing.packages import Receiver, build_as_stock, read_tree, wire_of, write_tree
 from tests.hashing.test_unpack import metadata, package_of, reasons
@@ -203,7 +203,7 @@ def test_file_that_is_away_before_its_rename_and_not_in_its_place_is_an_error(ro
     worker = receiver(root, package_of({"etc/lists/a": b"new a", "etc/lists/b": b"new b"}))
     opened = worker.open()
     written = [worker.unpack(index).written for index in range(opened.ranges)]
-    with Plan(worker.plan) as plan:
+    with PlanFile(worker.plan) as plan:
         (root / "etc/lists" / temporary_name("a", plan.owner_of(0))).unlink()
     (root / "etc/lists/a").write_bytes(b"another")
     applied = worker.apply(written)

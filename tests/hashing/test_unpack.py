@@ -18,7 +18,7 @@ from hashing.errors import MalformedPackage, Note, PackageTooLarge
 from hashing.manifest import MAX_DEPTH, WireMeta
 from hashing.merged import build_merged
 from hashing.package import CHUNK_BYTES, FEED_BYTES, FILE_SEP, METADATA_NAME, PATH_SEP, PackageReader
-from hashing.plan import Plan, Written
+from hashing.plan import PlanFile, Written
 from tests.hashing.packages import GIB, Receiver, build_as_stock, open_descriptors, read_tree, wire_of, write_tree
 
 
@@ -476,7 +476,7 @@ def test_file_read_at_once_fares_as_one_read_in_pieces(
         receiver.open()
         receiver.max_total = max_total
         unpacked = receiver.unpack(0)
-        with Plan(receiver.plan) as plan:
+        with PlanFile(receiver.plan) as plan:
             spent = plan.unpacked_bytes()
         waiting = sorted(os.stat(place / path).st_mode for path in read_tree(place))
         paths = [written.path for written in unpacked.written]

@@ -21,7 +21,7 @@ from ipc.board import Board, RowSnapshot
 from tests.fakes.forks import die_with_parent
 from tests.fakes.sync import FakeSync
 from tools.rig.guard import guarded
-from tools.rig.peer import FrameReader, Message, build_frames
+from tools.rig.peer import FrameReader, PeerMessage, build_frames
 
 KEY = "0123456789abcdef0123456789abcdef"
 CLUSTER = "wazuh"
@@ -253,7 +253,7 @@ class Talker:
         self.sock = sock if tls is None else tls.wrap_socket(sock, server_hostname="localhost")
         self.key = key
         self._reader = FrameReader(key)
-        self._messages: list[Message] = []
+        self._messages: list[PeerMessage] = []
         self._counter = 1000
 
     def send(self, data: bytes) -> None:
@@ -269,10 +269,10 @@ class Talker:
             self.send(frame)
         return number
 
-    def respond(self, request: Message, command: str, payload: bytes | str = b"") -> None:
+    def respond(self, request: PeerMessage, command: str, payload: bytes | str = b"") -> None:
         self.tell(command, payload, counter=request.counter)
 
-    def read(self, timeout_s: float = PATIENCE_S) -> Message:
+    def read(self, timeout_s: float = PATIENCE_S) -> PeerMessage:
         """The next message. Raises ConnectionError when the connection is closed."""
         deadline = time.monotonic() + timeout_s
         while not self._messages:
@@ -283,14 +283,14 @@ class Talker:
             self._messages += self._reader.feed(data)
         return self._messages.pop(0)
 
-    def answer_to(self, counter: int, timeout_s: float = PATIENCE_S) -> Message:
+    def answer_to(self, counter: int, timeout_s: float = PATIENCE_S) -> PeerMessage:
         kept = []
         while (message := self.read(timeout_s)).counter != counter:
             kept.append(message)
         self._messages = kept + self._messages
         return message
 
-    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = PATIENCE_S) -> Message:
+    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = PATIENCE_S) -> PeerMessage:
         return self.answer_to(self.tell(command, payload), timeout_s)
 
     def is_closed(self, timeout_s: float = PATIENCE_S) -> bool:

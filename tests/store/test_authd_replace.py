@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from clusterd.agent_keys import Key
-from clusterd.store.registry import AgentFacts, NewAgent
+from clusterd.store.registry import AgentFacts, Registration
 from tests.store.live_authd import Node, live_authd
 
 HOUR = 3600
@@ -56,7 +56,7 @@ def test_old_agent_is_replaced_only_if_all_rules_allow_it(
         now = int(time.time())
         node.path.write_text(OLD.line())
         if status is not None:
-            node.table.agents[1] = NewAgent(1, OLD.name, OLD.ip, OLD.key, None, now - age_s)
+            node.table.agents[1] = Registration(1, OLD.name, OLD.ip, OLD.key, None, now - age_s)
             node.table.states[1] = AgentFacts(status, 0 if gone_s is None else now - gone_s, now - age_s)
         asked = {
             "name": ("alpha", "any", {}, 9008),

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clusterd.store import agents, groups, schema, sql
-from clusterd.store.bounds import Watch
+from clusterd.store.bounds import StatementWatch
 from clusterd.store.engine import Session
 from clusterd.store.groups_checksum import GroupHashes, group_hash
-from clusterd.store.jsontext import Refused
+from clusterd.store.jsontext import JsonRefused
 
 
 def computed(db: sqlite3.Connection) -> str | None:
@@ -87,7 +87,7 @@ STEPS = st.one_of(
 )
 
 
-def do(session: Session, step: tuple, watch: Watch) -> None:  # type: ignore[type-arg]
+def do(session: Session, step: tuple, watch: StatementWatch) -> None:  # type: ignore[type-arg]
     match step:
         case ("insert", agent_id):
             session.db.execute("insert or ignore into agent (id, name, date_add) values (?, 'x', 1)", (agent_id,))
@@ -117,7 +117,7 @@ def test_hash_from_memory_equals_the_table_after_any_commands(steps: list[tuple]
         (Path(root) / "queue/db").mkdir(parents=True)
         schema.prepare(root, "node", "4.14.1")
         db = schema.connect(root)
-        watch = Watch()
+        watch = StatementWatch()
         try:
             db.execute("begin")
             session = Session(db)
@@ -128,7 +128,7 @@ def test_hash_from_memory_equals_the_table_after_any_commands(steps: list[tuple]
             db.execute("commit")
             db.execute("begin")
             for step in steps:
-                with contextlib.suppress(Refused, sqlite3.Error):
+                with contextlib.suppress(JsonRefused, sqlite3.Error):
                     do(session, step, watch)
                 assert session.hashes.digest() == computed(db)
         finally:

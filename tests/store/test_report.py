@@ -157,11 +157,11 @@ def test_forgotten_batch_is_unknown(session: Session) -> None:
 
 def test_later_report_of_another_worker_is_not_hidden(session: Session) -> None:
     done = report.merge_ours(session, [full(1, 2_000, version="new", node_name="b")], "b", 0)
-    assert done == report.Merged(1, 0, [])
+    assert done == report.MergedReport(1, 0, [])
     done = report.merge_ours(session, [full(1, 1_000, version="old", node_name="a")], "a", 0)
-    assert done == report.Merged(0, 1, [])
+    assert done == report.MergedReport(0, 1, [])
     done = report.merge_ours(session, [report.Status(1, "old", "disconnected", 5, 3, at=1_500)], "a", 0)
-    assert done == report.Merged(0, 1, [])
+    assert done == report.MergedReport(0, 1, [])
     assert row(session, 1, "version", "node_name", "connection_status") == ("new", "b", "active")
 
 

@@ -32,22 +32,22 @@ from clusterd.settings import ClusterBlock, Clusterd, Settings
 from clusterd.supervisor.child import ChildSpec
 from clusterd.supervisor.daemon import start_daemon
 from clusterd.supervisor.family import Timing
-from clusterd.supervisor.plan import Node
+from clusterd.supervisor.plan import NodeResources
 from clusterd.supervisor.run import supervise
 
 NAMES = ("net", "sync", "pool-1", "pool-2")
 STAGES = {"net": 1, "sync": 2, "pool-1": 3, "pool-2": 3}
 
 
-def fake_plan(node: Node) -> list[ChildSpec]:
+def fake_plan(node: NodeResources) -> list[ChildSpec]:
     return [ChildSpec(name, _main(node, name), stage=STAGES[name], stop_s=0.5) for name in NAMES]
 
 
-def _main(node: Node, name: str) -> Callable[[], int]:
+def _main(node: NodeResources, name: str) -> Callable[[], int]:
     return lambda: live(node, name)
 
 
-def live(node: Node, name: str) -> int:
+def live(node: NodeResources, name: str) -> int:
     root = Path(node.settings.root)
     row = node.board.row(name)
 

@@ -11,7 +11,7 @@ from clusterd.messages.links import LinkInfo
 from clusterd.messages.packages import BucketsPicked
 from clusterd.settings import Settings
 from clusterd.sync.integrity.digest_worker import DigestWorker
-from clusterd.sync.integrity.rounds import Rounds
+from clusterd.sync.integrity.rounds import IntegrityRounds
 from clusterd.sync.integrity.worker import IntegrityWorker, LastSync
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.roster import Roster
@@ -170,7 +170,7 @@ class Bench:
         self.context = context
         self.worker = ScriptedWorker(self)
         self.digest = DigestWorker(cast(Any, context), cast(IntegrityWorker, self.worker))
-        self.rounds = Rounds(cast(Any, context), cast(IntegrityWorker, self.worker), self.digest)
+        self.rounds = IntegrityRounds(cast(Any, context), cast(IntegrityWorker, self.worker), self.digest)
         self.master = ScriptedMaster(capabilities)
         self._running: asyncio.Task[None] | None = None
 

@@ -13,7 +13,7 @@ from clusterd.messages.packages import CompareBuckets, Compared, DifferenceListe
 from clusterd.settings import Settings
 from clusterd.sync.integrity.digest_master import MOST_SPREAD_MS, SPREAD_MS, DigestMaster
 from clusterd.sync.integrity.master import IntegrityMaster
-from clusterd.sync.links.incoming import BadSeal
+from clusterd.sync.links.incoming import SealViolation
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.links.tags import worker_tag
@@ -317,7 +317,7 @@ def test_body_that_is_not_sealed_closes_the_link() -> None:
     async def story() -> None:
         bench = Bench()
         bench.result = JobError("bad-seal", "why")
-        with pytest.raises(BadSeal):
+        with pytest.raises(SealViolation):
             await bench.compare()
         assert bench.is_clean()
 

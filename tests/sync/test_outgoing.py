@@ -16,7 +16,7 @@ from clusterd.errors import ClusterError
 from clusterd.messages.bodies import SealChunk
 from clusterd.settings import Communication
 from clusterd.sync.links.caps import RESUME
-from clusterd.sync.links.outgoing import MOST_IN_FLIGHT, SLOW_S, Package, Progress, Sender, Window
+from clusterd.sync.links.outgoing import MOST_IN_FLIGHT, SLOW_S, ChunkWindow, Package, Progress, Sender
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.net_port import Flight
@@ -178,7 +178,7 @@ def test_refused_chunk_ends_the_sending_and_loses_no_slab(stage: Stage) -> None:
 
 
 def test_window_grows_while_answers_are_quick_and_falls_to_one_for_a_slow_peer() -> None:
-    window = Window()
+    window = ChunkWindow()
     for _ in range(5):
         window.answered(0.01)
     assert window.size == MOST_IN_FLIGHT

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from tools.rig.nodes import HOST, Node, Rig, free_port
+from tools.rig.nodes import HOST, Rig, RigNode, free_port
 
 USER, PASSWORD = "op", "correct horse battery"
 ATTEMPTS = 5
@@ -17,7 +17,7 @@ OVERRIDES = {"clusterd": {"api": {"host": HOST, "login_attempts": ATTEMPTS}}}
 class Caller:
     """Of one node's API: logs in when it is first asked for something. `address`: where it calls from."""
 
-    def __init__(self, node: Node, *, user: str = USER, password: str = PASSWORD, address: str = HOST) -> None:
+    def __init__(self, node: RigNode, *, user: str = USER, password: str = PASSWORD, address: str = HOST) -> None:
         api = json.loads((node.root / "etc/cluster.json").read_text())["clusterd"]["api"]
         self.node = node
         self.port: int = api["port"]
@@ -70,7 +70,7 @@ class Caller:
         return self.ask("PUT", path, content=content, headers={"Content-Type": "application/octet-stream"})
 
 
-def turn_on(rig: Rig, *nodes: Node) -> None:
+def turn_on(rig: Rig, *nodes: RigNode) -> None:
     """The API of these nodes, or of all, on a free port, with one user; before they start."""
     for node in nodes or rig.nodes:
         secret = Path(node.root, "etc", "password.txt")

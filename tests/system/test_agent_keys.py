@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeRig
-from tools.rig.nodes import Node, Rig
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import WdbClient, authd
 
@@ -18,20 +18,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 AGENTS = 20
 
 
-def keys(node: Node) -> Path:
+def keys(node: RigNode) -> Path:
     return node.root / "etc/client.keys"
 
 
-def names(node: Node) -> set[str]:
+def names(node: RigNode) -> set[str]:
     lines = keys(node).read_text().splitlines() if keys(node).exists() else []
     return {line.split(" ")[1] for line in lines}
 
 
-def add(node: Node, name: str) -> Any:
+def add(node: RigNode, name: str) -> Any:
     return authd(node.root, {"function": "add", "arguments": {"name": name, "ip": "any"}})
 
 
-def agents(node: Node) -> int:
+def agents(node: RigNode) -> int:
     with WdbClient(node.root) as client:
         return int(client.rows("select count(*) as n from agent where id > 0")[0]["n"])
 

@@ -14,7 +14,7 @@ from tests.conftest import MakeRig
 from tests.contracts.helpers import trigger
 from tests.fakes.wazuh_db import FakeWazuhDb
 from tools.rig.faults import tell_link
-from tools.rig.nodes import Node, Rig
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import WdbClient, WdbError, authd
 
@@ -32,26 +32,26 @@ def rig(make_rig: MakeRig) -> Rig:
     return made
 
 
-def ask(node: Node, request: str) -> str:
+def ask(node: RigNode, request: str) -> str:
     with WdbClient(node.root) as client:
         return client.command(request)
 
 
-def rows(node: Node, statement: str) -> list[dict[str, Any]]:
+def rows(node: RigNode, statement: str) -> list[dict[str, Any]]:
     with WdbClient(node.root) as client:
         return client.rows(statement)
 
 
-def group_hash(node: Node) -> str | None:
+def group_hash(node: RigNode) -> str | None:
     with WdbClient(node.root) as client:
         return client.group_hash()
 
 
-def log_of(node: Node) -> str:
+def log_of(node: RigNode) -> str:
     return (node.root / "logs/cluster.log").read_text()
 
 
-def add_agents(nodes: list[Node], count: int) -> None:
+def add_agents(nodes: list[RigNode], count: int) -> None:
     for node in nodes:
         with WdbClient(node.root) as client:
             for agent_id in range(1, count + 1):
@@ -60,7 +60,7 @@ def add_agents(nodes: list[Node], count: int) -> None:
                 )
 
 
-def report(node: Node, agent_id: int, version: str, status: str = "active") -> None:
+def report(node: RigNode, agent_id: int, version: str, status: str = "active") -> None:
     ask(
         node,
         "global update-agent-data "
@@ -79,7 +79,7 @@ def report(node: Node, agent_id: int, version: str, status: str = "active") -> N
     )
 
 
-def facts(node: Node, agent_id: int) -> dict[str, Any]:
+def facts(node: RigNode, agent_id: int) -> dict[str, Any]:
     """Nothing while the store is being replaced."""
     try:
         found = rows(
@@ -100,7 +100,7 @@ def make_group(rig: Rig, name: str) -> None:
     )
 
 
-def assign(node: Node, ids: list[int], groups: list[str]) -> None:
+def assign(node: RigNode, ids: list[int], groups: list[str]) -> None:
     with WdbClient(node.root) as client:
         client.set_groups("override", [{"id": one, "name": f"agent{one}", "groups": groups} for one in ids], "syncreq")
 
@@ -110,7 +110,7 @@ def all_equal(rig: Rig) -> bool:
     return found[0] is not None and found.count(found[0]) == len(found)
 
 
-def waiting(node: Node) -> int:
+def waiting(node: RigNode) -> int:
     (row,) = rows(node, "select count(*) as n from agent where sync_status != 'synced' and id > 0")
     return int(row["n"])
 
@@ -318,7 +318,7 @@ def test_registration_through_a_worker_reaches_all_nodes(rig: Rig) -> None:
     data = answer["data"]
     line = f"{data['id']} web-01 any {data['key']}\n"
 
-    def has_key(node: Node) -> bool:
+    def has_key(node: RigNode) -> bool:
         path: Path = node.root / "etc/client.keys"
         return path.exists() and line in path.read_text()
 
@@ -366,7 +366,7 @@ def test_group_without_files_is_on_every_worker_with_its_agents_and_goes_with_it
     with WdbClient(rig.master.root) as client:
         client.set_groups("override", [{"id": 1, "groups": ["bare"]}], "syncreq")
 
-    def knows(node: Node) -> bool:
+    def knows(node: RigNode) -> bool:
         return rows(node, 'select "group" from agent where id = 1') == [{"group": "bare"}]
 
     wait_until(lambda: all(map(knows, rig.nodes)), 60, "the agent's group on every worker")

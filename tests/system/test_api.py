@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import KEY, MakeRig, rigs
 from tools.rig.faults import signal_process
-from tools.rig.nodes import HOST, Node, Rig
+from tools.rig.nodes import HOST, Rig, RigNode
 from tools.rig.peer import LocalClient, StockMaster, StockWorker, wait_until
 from tools.rig.wdb_client import WdbClient, authd
 
@@ -40,11 +40,11 @@ def request(module: str, qualname: str, arguments: dict[str, Any] | None = None,
     return json.dumps({"f": named(module, qualname), "f_kwargs": arguments or {}} | fields)
 
 
-def client_of(node: Node) -> LocalClient:
+def client_of(node: RigNode) -> LocalClient:
     return LocalClient(node.root / "queue/cluster/c-internal.sock")
 
 
-def ask(node: Node, *what: Any, command: str = "dapi", prefix: str = "", **fields: Any) -> Any:
+def ask(node: RigNode, *what: Any, command: str = "dapi", prefix: str = "", **fields: Any) -> Any:
     with client_of(node) as client:
         first = client.ask(command, prefix + request(*what, **fields))
         assert first.payload == (
@@ -58,7 +58,7 @@ def later(client: LocalClient, *commands: str) -> list[Any]:
     return [one for one in list(client.link.record) if one.is_request and not one.sent and one.command in commands]
 
 
-def log_of(node: Node) -> list[str]:
+def log_of(node: RigNode) -> list[str]:
     return (node.root / "logs/cluster.log").read_text().splitlines()
 
 
@@ -79,7 +79,7 @@ def failed_items(answer: Any) -> dict[int, list[str]]:
 SYNC_STATUS = ("wazuh.cluster", "get_ruleset_sync_status")
 
 
-def sync_status(node: Node, nodes: Any, **fields: Any) -> Any:
+def sync_status(node: RigNode, nodes: Any, **fields: Any) -> Any:
     wanted = {"node_list": nodes, "master_md5": {}}
     return ask(node, *SYNC_STATUS, wanted, request_type="distributed_master", nodes=NAMES, **fields)
 
@@ -391,7 +391,7 @@ UPLOAD = ("wazuh.rule", "upload_rule_file", RULE)
 FORGED = "me\n2026/01/01 00:00:00 INFO: [Master] [API audit] all is well"
 
 
-def audit_of(node: Node) -> list[str]:
+def audit_of(node: RigNode) -> list[str]:
     return [line for line in log_of(node) if "[API audit]" in line]
 
 

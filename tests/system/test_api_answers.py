@@ -13,7 +13,7 @@ from tests.conftest import KEY, MakeRig, rigs
 from tests.system.test_api import ask, client_of, failure, request, result
 from tools.rig import peer_worker
 from tools.rig.faults import signal_process
-from tools.rig.nodes import HOST, Node, Rig
+from tools.rig.nodes import HOST, Rig, RigNode
 from tools.rig.peer import StockWorker, wait_until
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ NODES = ("wazuh.cluster", "get_nodes_info")
 ENTRIES = 2000
 
 
-def without_answer(node: Node) -> None:
+def without_answer(node: RigNode) -> None:
     """This node does not offer the capability."""
     path = node.root / "etc/cluster.json"
     content = json.loads(path.read_text()) if path.exists() else {}

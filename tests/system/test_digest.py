@@ -16,8 +16,8 @@ import pytest
 from tests.conftest import KEY, MakeRig
 from tools.rig import peer_master, workload
 from tools.rig.faults import signal_process
-from tools.rig.nodes import HOST, Node, Rig, RigError
-from tools.rig.peer import Link, Message, StockMaster, StockWorker, dial, wait_until
+from tools.rig.nodes import HOST, Rig, RigError, RigNode
+from tools.rig.peer import PeerMessage, ScriptedLink, StockMaster, StockWorker, dial, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -29,18 +29,18 @@ SOON_S = 20.0
 ZERO = b"0" * 32
 
 
-def set_caps(node: Node, value: Any) -> None:
+def set_caps(node: RigNode, value: Any) -> None:
     path = node.root / "etc/cluster.json"
     content = json.loads(path.read_text())
     content.setdefault("clusterd", {})["caps"] = value
     path.write_text(json.dumps(content))
 
 
-def status_of(rig: Rig, node: Node) -> dict[str, Any]:
+def status_of(rig: Rig, node: RigNode) -> dict[str, Any]:
     return rig.status(node.name)[node.name]
 
 
-def bad_lines(node: Node) -> list[str]:
+def bad_lines(node: RigNode) -> list[str]:
     lines = (node.root / "logs/cluster.log").read_text().splitlines()
     return [line for line in lines if " ERROR: " in line or "raceback" in line]
 
@@ -143,14 +143,14 @@ def test_results_say_who_lags_and_by_how_much(make_rig: MakeRig) -> None:
     assert row()["digest"] != status_of(rig, rig.master)["manifest"]["content_digest"]
 
 
-def answers_thanks(message: Message) -> tuple[bytes, bytes] | None:
+def answers_thanks(message: PeerMessage) -> tuple[bytes, bytes] | None:
     return None if message.command in (b"ok", b"err") else (b"ok", b"Thanks")
 
 
 @contextmanager
-def joined(rig: Rig, name: str, caps: list[str] | None) -> Iterator[Link]:
+def joined(rig: Rig, name: str, caps: list[str] | None) -> Iterator[ScriptedLink]:
     """A peer that has said hello, and what it can do unless that is None."""
-    link = Link(dial((HOST, rig.master.port)), KEY, answers_thanks, name)
+    link = ScriptedLink(dial((HOST, rig.master.port)), KEY, answers_thanks, name)
     link.start()
     try:
         assert link.ask("hello", f"{name} rig worker 4.14.1").command == b"ok"
@@ -252,10 +252,10 @@ def test_check_is_free_again_when_the_link_ends_before_the_package(make_rig: Mak
 # ---- a clusterd worker -----------------------------------------------------------------------------------------------
 
 
-class DigestSession(peer_master.Session):
+class DigestSession(peer_master.WorkerSession):
     """A master that knows digests, in part. `answers`: what it says to syn_digest and syn_buckets; `caps` what it agrees to."""
 
-    commands: ClassVar[dict[str, str]] = peer_master.Session.commands | {
+    commands: ClassVar[dict[str, str]] = peer_master.WorkerSession.commands | {
         "caps": "_on_caps",
         "syn_digest": "_on_syn_digest",
         "syn_buckets": "_on_syn_buckets",
@@ -284,7 +284,7 @@ def scripted_master(rig: Rig, root: Path | None = None) -> Iterator[StockMaster]
 def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[bytes], bytes]]:
     made: dict[str, Callable[[bytes], bytes]] = {"syn_digest": lambda _: b"equal", "syn_buckets": lambda _: b"equal"}
     monkeypatch.setattr(DigestSession, "answers", made)
-    monkeypatch.setattr(peer_master, "Session", DigestSession)
+    monkeypatch.setattr(peer_master, "WorkerSession", DigestSession)
     return made
 
 

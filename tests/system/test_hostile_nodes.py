@@ -10,18 +10,18 @@ import pytest
 
 from tests.conftest import KEY, MakeRig
 from tools.rig.nodes import HOST, Rig
-from tools.rig.peer import Link, Message, dial, exception_json
+from tools.rig.peer import PeerMessage, ScriptedLink, dial, exception_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 Answer = tuple[bytes, bytes] | None
 
 
-def answers_ok(message: Message) -> Answer:
+def answers_ok(message: PeerMessage) -> Answer:
     return None if message.command in (b"ok", b"err") else (b"ok", b"")
 
 
-def answers_nothing(message: Message) -> Answer:
+def answers_nothing(message: PeerMessage) -> Answer:
     return None
 
 
@@ -33,8 +33,8 @@ def rig(make_rig: MakeRig) -> Rig:
 
 
 @contextmanager
-def joined(rig: Rig, name: str, answer: Any = answers_ok) -> Iterator[Link]:
-    link = Link(dial((HOST, rig.master.port)), KEY, answer, name)
+def joined(rig: Rig, name: str, answer: Any = answers_ok) -> Iterator[ScriptedLink]:
+    link = ScriptedLink(dial((HOST, rig.master.port)), KEY, answer, name)
     link.start()
     try:
         assert link.ask("hello", f"{name} rig worker 4.14.1").command == b"ok"

@@ -9,12 +9,12 @@ import pytest
 from tests.conftest import KEY, MakeRig
 from tools.rig.peer import StockMaster, wait_until
 from tools.rig.peer_files import FILE_SEP, METADATA, PATH_SEP, package_name
-from tools.rig.peer_master import Session
+from tools.rig.peer_master import WorkerSession
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
-def send(session: Session, files: dict[str, bytes]) -> None:
+def send(session: WorkerSession, files: dict[str, bytes]) -> None:
     """A package with these new files of etc/rules, whatever their paths are."""
     missing = {
         path: {"mod_time": 1.0, "cluster_item_key": "etc/rules/", "merged": False, "hash": blake2b(data).hexdigest()}

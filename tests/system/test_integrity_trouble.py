@@ -15,7 +15,7 @@ from tools.rig import workload
 from tools.rig.nodes import HOST, Rig
 from tools.rig.peer import StockMaster, StockWorker, wait_until
 from tools.rig.peer_files import FILE_SEP, METADATA, PATH_SEP, blake2b_of, package_name, scan
-from tools.rig.peer_master import Session
+from tools.rig.peer_master import WorkerSession
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -28,7 +28,7 @@ def rig(make_rig: MakeRig) -> Rig:
 
 
 @pytest.fixture
-def stock_master(rig: Rig) -> Iterator[tuple[StockMaster, Session]]:
+def stock_master(rig: Rig) -> Iterator[tuple[StockMaster, WorkerSession]]:
     """A stock master with our worker, equal, that permits no check: what the worker does is what the test makes it do."""
     where = {"name": "rig_manager_1", "cluster": "rig"}
     with StockMaster(rig.master.root, KEY, port=rig.master.port, scan_interval_s=0.5, **where) as master:  # type: ignore[arg-type]
@@ -50,7 +50,7 @@ def results(rig: Rig, node: str, key: str) -> dict[str, object]:
     return found
 
 
-def send(session: Session, content: bytes) -> None:
+def send(session: WorkerSession, content: bytes) -> None:
     """Hand a package with these bytes to the worker, as a master does after a check."""
     package = session.spool() / package_name(session.node)
     package.write_bytes(content)
@@ -75,7 +75,7 @@ def announced(tmp_path: Path, content: bytes, item: str) -> dict[str, object]:
 
 
 def test_package_that_is_none_is_reported_and_the_next_one_lands(
-    rig: Rig, stock_master: tuple[StockMaster, Session]
+    rig: Rig, stock_master: tuple[StockMaster, WorkerSession]
 ) -> None:
     master, session = stock_master
     before = scan(rig.workers[0].root)
@@ -92,7 +92,7 @@ def test_package_that_is_none_is_reported_and_the_next_one_lands(
 
 
 def test_paths_that_lead_elsewhere_are_named_and_the_rest_lands(
-    rig: Rig, stock_master: tuple[StockMaster, Session], tmp_path: Path
+    rig: Rig, stock_master: tuple[StockMaster, WorkerSession], tmp_path: Path
 ) -> None:
     _, session = stock_master
     worker = rig.workers[0].root
@@ -113,7 +113,7 @@ def test_paths_that_lead_elsewhere_are_named_and_the_rest_lands(
 
 
 def test_content_that_is_not_what_was_announced_is_not_put_in_place(
-    rig: Rig, stock_master: tuple[StockMaster, Session], tmp_path: Path
+    rig: Rig, stock_master: tuple[StockMaster, WorkerSession], tmp_path: Path
 ) -> None:
     _, session = stock_master
     path = "etc/client.keys"
@@ -127,7 +127,7 @@ def test_content_that_is_not_what_was_announced_is_not_put_in_place(
 
 
 def test_master_that_gives_up_is_heard_and_the_worker_checks_again(
-    rig: Rig, stock_master: tuple[StockMaster, Session]
+    rig: Rig, stock_master: tuple[StockMaster, WorkerSession]
 ) -> None:
     master, session = stock_master
     task = session.link.ask("syn_m_c").payload.decode()
@@ -141,7 +141,7 @@ def test_master_that_gives_up_is_heard_and_the_worker_checks_again(
 
 @pytest.mark.parametrize("task", [b"two words", b"", b"\xff", b"T" * 100_000], ids=["words", "empty", "bytes", "long"])
 def test_worker_survives_a_task_id_that_is_none(
-    rig: Rig, stock_master: tuple[StockMaster, Session], monkeypatch: pytest.MonkeyPatch, task: bytes
+    rig: Rig, stock_master: tuple[StockMaster, WorkerSession], monkeypatch: pytest.MonkeyPatch, task: bytes
 ) -> None:
     master, session = stock_master
     with monkeypatch.context() as patched:

@@ -8,13 +8,13 @@ import pytest
 
 from tests.conftest import KEY, MakeRig
 from tools.rig.faults import signal_process
-from tools.rig.nodes import HOST, Node, Rig
+from tools.rig.nodes import HOST, Rig, RigNode
 from tools.rig.peer import LocalClient, StockWorker
 
 pytestmark = pytest.mark.slow
 
 
-def client_of(node: Node) -> LocalClient:
+def client_of(node: RigNode) -> LocalClient:
     return LocalClient(node.root / "queue/cluster/c-internal.sock")
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import KEY, MakeRig
 from tests.system.log_grammar import Line, kinds, read, violations
 from tools.rig import workload
-from tools.rig.nodes import HOST, Node, Rig
+from tools.rig.nodes import HOST, Rig, RigNode
 from tools.rig.peer import StockMaster, StockWorker, wait_until
 from tools.rig.wdb_client import WdbClient
 
@@ -43,14 +43,14 @@ def make(make_rig: MakeRig, workers: int) -> Rig:
     return rig
 
 
-def check(node: Node, *, is_master: bool) -> list[Line]:
+def check(node: RigNode, *, is_master: bool) -> list[Line]:
     lines = read(node.root)
     assert not list(violations(lines, is_master=is_master))
     assert not [line for line in lines if line.level == "ERROR"]
     return lines
 
 
-def report(node: Node, number: int) -> None:
+def report(node: RigNode, number: int) -> None:
     content = {
         "id": number,
         "version": "Wazuh v4.14.1",
@@ -78,12 +78,12 @@ def change_files(rig: Rig) -> None:
     rig.wait_equal(60)
 
 
-def agents(node: Node) -> set[int]:
+def agents(node: RigNode) -> set[int]:
     with WdbClient(node.root) as client:
         return {row["id"] for row in client.rows("select id from agent where id > 0")}
 
 
-def groups_hash(node: Node) -> str | None:
+def groups_hash(node: RigNode) -> str | None:
     with WdbClient(node.root) as client:
         return client.group_hash()
 
@@ -99,7 +99,7 @@ def change_agents(rig: Rig) -> None:
         found = {groups_hash(node) for node in rig.nodes}
         return len(found) == 1 and None not in found
 
-    def set_groups(node: Node, groups: list[str], status: str) -> None:
+    def set_groups(node: RigNode, groups: list[str], status: str) -> None:
         with WdbClient(node.root) as client:
             client.set_groups("override", [{"id": 1, "name": "agent1", "groups": groups}], status)
 

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import KEY, MakeRig
 from tools.rig.peer import StockMaster, wait_until
 from tools.rig.peer_files import package_name, scan, write_package
-from tools.rig.peer_master import Session
+from tools.rig.peer_master import WorkerSession
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -51,7 +51,7 @@ class Reader:
                     self.torn.append("another content")
 
 
-def send_two(session: Session, gap_s: float) -> None:
+def send_two(session: WorkerSession, gap_s: float) -> None:
     """Two packages with the large file, complete one right after the other."""
     files = scan(session.master.root)
     groups = {"missing": {}, "extra": {}, "shared": {PATH: files[PATH]}}

@@ -15,8 +15,18 @@ import pytest
 from tests.conftest import KEY, MakeRig
 from tests.fakes.daemon import NEVER, FakeDaemon
 from tools.rig import faults
-from tools.rig.nodes import HOST, Node, Rig
-from tools.rig.peer import Link, LocalClient, Message, PeerError, StockMaster, StockWorker, dial, error_of, wait_until
+from tools.rig.nodes import HOST, Rig, RigNode
+from tools.rig.peer import (
+    LocalClient,
+    PeerError,
+    PeerMessage,
+    ScriptedLink,
+    StockMaster,
+    StockWorker,
+    dial,
+    error_of,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -39,7 +49,7 @@ def request_of(message: object, daemon: str = "authd") -> str:
 
 
 @contextlib.contextmanager
-def client_of(node: Node) -> Iterator[LocalClient]:
+def client_of(node: RigNode) -> Iterator[LocalClient]:
     with LocalClient(node.root / "queue/cluster/c-internal.sock") as client:
         yield client
 
@@ -50,7 +60,7 @@ def outcome(client: LocalClient, timeout_s: float = 60.0) -> tuple[str, bytes]:
     return seen.command, seen.payload
 
 
-def ask(node: Node, payload: bytes | str, timeout_s: float = 60.0) -> tuple[str, bytes]:
+def ask(node: RigNode, payload: bytes | str, timeout_s: float = 60.0) -> tuple[str, bytes]:
     """What a daemon of this node gets for its request, over a connection of its own."""
     with client_of(node) as client:
         client.link.tell("sendsync", payload)
@@ -73,11 +83,11 @@ def is_joined(rig: Rig) -> bool:
     return all(facts.get("peers") for facts in rig.status(*(node.name for node in rig.workers)).values())
 
 
-def log_of(node: Node) -> str:
+def log_of(node: RigNode) -> str:
     return (node.root / "logs/cluster.log").read_text()
 
 
-def killed(rig: Rig, node: Node, process: str) -> None:
+def killed(rig: Rig, node: RigNode, process: str) -> None:
     pid = rig.processes(node.name)[process]
     assert pid is not None
     psutil.Process(pid).kill()
@@ -322,8 +332,8 @@ def test_our_worker_is_served_by_a_stock_master(make_rig: MakeRig) -> None:
 
 
 @contextlib.contextmanager
-def evil_node(rig: Rig, answer: Callable[[Message], tuple[bytes, bytes] | None]) -> Iterator[Link]:
-    link = Link(dial((HOST, rig.master.port)), KEY, answer, "evil")
+def evil_node(rig: Rig, answer: Callable[[PeerMessage], tuple[bytes, bytes] | None]) -> Iterator[ScriptedLink]:
+    link = ScriptedLink(dial((HOST, rig.master.port)), KEY, answer, "evil")
     link.start()
     try:
         assert link.ask("hello", "evil rig worker 4.14.1").command == b"ok"
@@ -332,7 +342,7 @@ def evil_node(rig: Rig, answer: Callable[[Message], tuple[bytes, bytes] | None])
         link.close()
 
 
-def refused_of(link: Link) -> int:
+def refused_of(link: ScriptedLink) -> int:
     seen = link.record.copy()
     return sum(not one.sent and one.command in ("err", "sendsyn_err") for one in seen)
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.conftest import KEY, MakeRig
 from tools.rig.faults import LinkCommand, signal_process, tell_link
-from tools.rig.nodes import HOST, Node, Rig
-from tools.rig.peer import Peer, StockWorker, wait_until
+from tools.rig.nodes import HOST, Rig, RigNode
+from tools.rig.peer import ScriptedPeer, StockWorker, wait_until
 from tools.status import StatusReader
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -36,11 +36,11 @@ def put_noise(rig: Rig, size: int, seed: int = 5) -> None:
     beside.replace(rig.master.root / "etc/lists/noise")
 
 
-def log(node: Node) -> str:
+def log(node: RigNode) -> str:
     return (node.root / "logs/cluster.log").read_text()
 
 
-def spooled(node: Node, kind: str) -> dict[str, int]:
+def spooled(node: RigNode, kind: str) -> dict[str, int]:
     """Name to size of the files of one kind that are in a node's spool."""
     sizes = {}
     for path in (node.root / "queue/cluster/.clusterd/spool").glob(f"*-{kind}"):
@@ -51,24 +51,24 @@ def spooled(node: Node, kind: str) -> dict[str, int]:
     return sizes
 
 
-def arriving(worker: Node) -> int:
+def arriving(worker: RigNode) -> int:
     """How many bytes of a package have come."""
     return max(spooled(worker, "package").values(), default=0)
 
 
-def tell(node: Node, command: LinkCommand, bytes_per_s: int | None = None) -> int:
+def tell(node: RigNode, command: LinkCommand, bytes_per_s: int | None = None) -> int:
     assert node.link_control is not None
     return tell_link(node.link_control, command, bytes_per_s)
 
 
-def kill(rig: Rig, node: Node, process: str) -> None:
+def kill(rig: Rig, node: RigNode, process: str) -> None:
     pid = rig.processes(node.name)[process]
     assert pid is not None
     signal_process(pid, signal.SIGKILL)
     wait_until(lambda: rig.processes(node.name).get(process) not in (None, pid), 60, f"{process} is replaced")
 
 
-def assert_quiet(rig: Rig, *nodes: Node) -> None:
+def assert_quiet(rig: Rig, *nodes: RigNode) -> None:
     """All slabs come back, and no log says that anything was mixed up."""
 
     def in_use() -> dict[str, Any]:
@@ -87,9 +87,9 @@ def assert_quiet(rig: Rig, *nodes: Node) -> None:
 class NotedStockWorker(StockWorker):
     """Keeps its connections: what a stock node would have logged about each."""
 
-    connections: list[Peer]
+    connections: list[ScriptedPeer]
 
-    def connect(self) -> Peer:
+    def connect(self) -> ScriptedPeer:
         self.__dict__.setdefault("connections", []).append(super().connect())
         return self.connections[-1]
 
@@ -99,7 +99,7 @@ class NotedStockWorker(StockWorker):
 
 
 @contextmanager
-def stock_worker(rig: Rig, node: Node) -> Iterator[NotedStockWorker]:
+def stock_worker(rig: Rig, node: RigNode) -> Iterator[NotedStockWorker]:
     with NotedStockWorker((HOST, node.port), KEY, node.name, node.root, cluster="rig") as worker:
         yield worker
 
@@ -137,7 +137,7 @@ def test_workers_that_come_at_once_and_one_that_comes_later_cost_one_packing(mak
     parts: dict[str, int] = {}
     tails: dict[str, int] = {}
 
-    def all_equal(*workers: Node) -> bool:
+    def all_equal(*workers: RigNode) -> bool:
         for kind, found in (("part", parts), ("metadata", tails)):
             for name, size in spooled(rig.master, kind).items():
                 found[name] = max(size, found.get(name, 0))

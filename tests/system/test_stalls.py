@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import MakeRig
 from tools.rig.faults import LinkCommand, tell_link
-from tools.rig.nodes import Node, Rig
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -17,7 +17,7 @@ HEALED_S = 50
 COMMANDS: tuple[LinkCommand, ...] = ("silence", "silence-up", "silence-down")
 
 
-def tell(node: Node, command: LinkCommand, bytes_per_s: int | None = None) -> int:
+def tell(node: RigNode, command: LinkCommand, bytes_per_s: int | None = None) -> int:
     assert node.link_control is not None
     return tell_link(node.link_control, command, bytes_per_s)
 

@@ -24,7 +24,7 @@ from tests.wire.vectors import payload_of, transcript
 from tools.rig.nodes import HOST, Rig
 from tools.rig.peer import wait_until
 from tools.rig.peer_files import FILE_SEP, METADATA, PATH_SEP
-from tools.rig.peer_frames import FrameReader, Message, build_frames
+from tools.rig.peer_frames import FrameReader, PeerMessage, build_frames
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -118,7 +118,7 @@ class Player:
         self._sock = sock
         self._side = side
         self._reader = FrameReader(KEY)
-        self._inbox: list[Message] = []
+        self._inbox: list[PeerMessage] = []
         self._counter = 1000
         self._counters: dict[int, int] = {}
         self._actual: dict[bytes, bytes] = {}
@@ -182,7 +182,7 @@ class Player:
             recorded = recorded.replace(old, new)
         return recorded
 
-    def _next_message(self) -> Message:
+    def _next_message(self) -> PeerMessage:
         """The next message that is not a request of our node's own making or of its own clock: `caps`, which a stock master
         refuses, and the worker's keepalives."""
         while True:
@@ -198,7 +198,7 @@ class Player:
             else:
                 return message
 
-    def _expect_keepalive(self, message: Message) -> None:
+    def _expect_keepalive(self, message: PeerMessage) -> None:
         request, response = (LINES[number] for number in KEEPALIVE)
         assert message.payload == payload_of(request)
         self._write(response["command_field"].rstrip("-").removesuffix(" "), message.counter, payload_of(response))

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import rigs
 from tools.cluster_tables import agents_table, duration, health_long, health_summary, nodes_table
-from tools.rig.nodes import Node, Rig
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import authd
 
@@ -213,7 +213,7 @@ def tool(root: Path, *arguments: str, module: str = "tools.cluster_control") -> 
     )
 
 
-def printed(node: Node, *arguments: str) -> str:
+def printed(node: RigNode, *arguments: str) -> str:
     done = tool(node.root, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout

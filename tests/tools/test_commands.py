@@ -16,7 +16,7 @@ import pytest
 from clusterd.exits import ExitCode
 from tests.conftest import MakeRig
 from tools.rig.faults import signal_process
-from tools.rig.nodes import MARK, Node, Rig
+from tools.rig.nodes import MARK, Rig, RigNode
 from tools.rig.peer import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -56,13 +56,13 @@ def rig(make_rig: MakeRig) -> Rig:
 
 
 @pytest.fixture
-def master(rig: Rig) -> Iterator[Node]:
+def master(rig: Rig) -> Iterator[RigNode]:
     """A started master."""
     rig.start("master")
     return rig.master
 
 
-def clusterd(rig: Rig, *arguments: str, node: Node | None = None) -> Done:
+def clusterd(rig: Rig, *arguments: str, node: RigNode | None = None) -> Done:
     return rig.command(node or rig.master, *arguments, timeout_s=60)
 
 
@@ -77,16 +77,16 @@ def stock(rig: Rig, *arguments: str) -> Done:
     )
 
 
-def status(rig: Rig, node: Node | None = None) -> dict[str, Any]:
+def status(rig: Rig, node: RigNode | None = None) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(clusterd(rig, "status", "--json", node=node).stdout)
     return found
 
 
-def log_of(node: Node) -> str:
+def log_of(node: RigNode) -> str:
     return (node.root / "logs/cluster.log").read_text()
 
 
-def set_conf(node: Node, tag: str, value: str) -> None:
+def set_conf(node: RigNode, tag: str, value: str) -> None:
     path = node.root / "etc/ossec.conf"
     path.write_text(re.sub(f"<{tag}>.*</{tag}>", f"<{tag}>{value}</{tag}>", path.read_text()))
 
@@ -108,7 +108,7 @@ def test_start_returns_when_the_node_serves_and_stop_when_it_is_gone(rig: Rig) -
     assert (again.returncode, again.stdout) == (ExitCode.OK, "clusterd is not running.\n")
 
 
-def test_second_start_says_who_runs(rig: Rig, master: Node) -> None:
+def test_second_start_says_who_runs(rig: Rig, master: RigNode) -> None:
     pid = next(process["pid"] for process in status(rig)["processes"] if process["name"] == "supervisor")
     done = clusterd(rig, "start")
     assert (done.returncode, done.stderr) == (
@@ -125,7 +125,7 @@ def test_disabled_cluster_is_a_reason_not_to_start(rig: Rig) -> None:
     assert not rig.running()
 
 
-def test_port_in_use_is_a_reason_not_to_start(rig: Rig, master: Node) -> None:
+def test_port_in_use_is_a_reason_not_to_start(rig: Rig, master: RigNode) -> None:
     set_conf(rig.workers[0], "node_type", "master")
     set_conf(rig.workers[0], "port", str(master.port))
     done = clusterd(rig, "start", node=rig.workers[0])
@@ -134,7 +134,7 @@ def test_port_in_use_is_a_reason_not_to_start(rig: Rig, master: Node) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_restart_gives_a_new_supervisor_and_bad_configuration_keeps_the_old_one(rig: Rig, master: Node) -> None:
+def test_restart_gives_a_new_supervisor_and_bad_configuration_keeps_the_old_one(rig: Rig, master: RigNode) -> None:
     before = rig.processes("master")
     assert clusterd(rig, "restart").returncode == ExitCode.OK
     after = rig.processes("master")
@@ -192,7 +192,7 @@ def test_reload_changes_the_log_level_of_all_processes_at_once(rig: Rig) -> None
     assert status(rig)["node"]["needs_restart"] == ["<hidden>"]
 
 
-def test_reload_with_mistakes_changes_nothing(rig: Rig, master: Node) -> None:
+def test_reload_with_mistakes_changes_nothing(rig: Rig, master: RigNode) -> None:
     (master.root / "etc/cluster.json").write_text("{")
     done = clusterd(rig, "reload")
     assert done.returncode == ExitCode.BAD_CONFIGURATION
@@ -251,7 +251,7 @@ def test_status_of_a_worker_without_master_says_why(rig: Rig) -> None:
     assert "The master is not connected: " in " ".join(clusterd(rig, "status", node=worker).stdout.split())
 
 
-def test_status_answers_while_processes_are_dead(rig: Rig, master: Node) -> None:
+def test_status_answers_while_processes_are_dead(rig: Rig, master: RigNode) -> None:
     """Frozen processes do not answer; the rest is told all the same."""
     pids = rig.processes("master")
     for name in ("sync", "net"):
@@ -286,7 +286,7 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_watch_goes_on_until_interrupted(rig: Rig, master: Node) -> None:
+def test_watch_goes_on_until_interrupted(rig: Rig, master: RigNode) -> None:
     line = [*rig.program, "--root", str(master.root), "status", "--watch", "--json"]
     environment = os.environ | {MARK: str(rig.directory)}
     with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -14,7 +14,7 @@ from clusterd.rundir import board_path
 from ipc.board import Board
 from tools import log_reader
 from tools.cli import cluster
-from tools.log_reader import Wanted, follow, last
+from tools.log_reader import WantedLines, follow, last
 
 
 def line(level: str, tag: str, subtag: str, text: str) -> str:
@@ -89,7 +89,7 @@ def test_reading_from_the_end_does_not_depend_on_the_size_of_a_read(
     root: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_reader, "BLOCK", size)
-    found, end = last(str(root / "logs" / "cluster.log"), 100, Wanted())
+    found, end = last(str(root / "logs" / "cluster.log"), 100, WantedLines())
     assert [entry.level for entry in found] == ["INFO", "DEBUG", "ERROR", "ERROR", "WARNING"]
     assert end == len(CONTENT)
 
@@ -97,7 +97,7 @@ def test_reading_from_the_end_does_not_depend_on_the_size_of_a_read(
 def test_what_is_written_is_followed_through_a_rotation(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_reader, "POLL_S", 0.001)
     path = root / "logs" / "cluster.log"
-    following = follow(str(path), len(CONTENT), Wanted("INFO"))
+    following = follow(str(path), len(CONTENT), WantedLines("INFO"))
 
     def next_text() -> str:
         entry = next(entry for entry in itertools.islice(following, 1000) if entry is not None)

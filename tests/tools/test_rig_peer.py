@@ -18,9 +18,9 @@ from tools.rig.peer import (
     CannotDecrypt,
     FrameReader,
     LocalClient,
-    Peer,
     PeerError,
     RawPeer,
+    ScriptedPeer,
     StockMaster,
     StockWorker,
     build_frames,
@@ -338,7 +338,7 @@ def test_local_client_speaks_without_encryption_and_collects_later_answers(tmp_p
         listener.listen()
         listener.settimeout(5)
         client = LocalClient(path)
-        server = Peer(listener.accept()[0], None, tmp_path, "")
+        server = ScriptedPeer(listener.accept()[0], None, tmp_path, "")
         server.link.start()
         try:
             assert client.ask("echo", b"x" * 6_000_000).payload == b"x" * 6_000_000

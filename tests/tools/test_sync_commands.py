@@ -14,7 +14,7 @@ from tools import syncing
 from tools.cli import cluster
 from tools.cli_sync import difference_view, summary
 from tools.rig.faults import tell_link
-from tools.rig.nodes import Node, Rig
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
 from tools.screen import lag
 from tools.syncing import Behind, standing
@@ -193,7 +193,7 @@ def rig(make_rig: MakeRig) -> Rig:
     return rig
 
 
-def clusterd(node: Node, *arguments: str) -> tuple[int, str, str]:
+def clusterd(node: RigNode, *arguments: str) -> tuple[int, str, str]:
     """`clusterd --root ROOT ...` as it is installed, in this process: starting Python for each takes longer than the rest."""
     done = CliRunner().invoke(cluster, ["--root", str(node.root), *arguments])
     return done.exit_code, done.stdout, done.stderr

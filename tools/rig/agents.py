@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tools.rig.agents_talk import REPEAT_S, Agent, Patient, Row, keep_alive, say_goodbye, tell_everything
-from tools.rig.nodes import AGENTS, Node, Rig, RigError
+from tools.rig.nodes import AGENTS, Rig, RigError, RigNode
 from tools.rig.wdb_client import WdbClient, WdbError, WdbRefused, authd
 
 LARGEST_REQUEST = 60_000
@@ -22,7 +22,7 @@ Told = Callable[[int], None]
 
 
 @dataclass
-class Outcome:
+class AgentsOutcome:
     """`done`: how many of what was asked for; `failures`: text to how often."""
 
     done: int = 0
@@ -70,11 +70,11 @@ class Fleet:
     # ---- registration ----------------------------------------------------------------------------------------------------
 
     def add(
-        self, count: int, *, through: Node, prefix: str, groups: str, clients: int, on_step: Told = lambda done: None
-    ) -> Outcome:
+        self, count: int, *, through: RigNode, prefix: str, groups: str, clients: int, on_step: Told = lambda done: None
+    ) -> AgentsOutcome:
         """Register agents over the authd socket of a node, `clients` at a time. Raises RigError when nobody serves it."""
         names = iter(self._new_names(prefix, count))
-        outcome, began = Outcome(), time.monotonic()
+        outcome, began = AgentsOutcome(), time.monotonic()
         self._ask_authd(through, {"function": "get", "arguments": {"id": "0"}})
 
         def client() -> None:
@@ -100,14 +100,14 @@ class Fleet:
         outcome.seconds = time.monotonic() - began
         return outcome
 
-    def add_direct(self, count: int, *, prefix: str, on_step: Told = lambda done: None) -> Outcome:
+    def add_direct(self, count: int, *, prefix: str, on_step: Told = lambda done: None) -> AgentsOutcome:
         """Insert agents into every node's database, and write their keys to the master's client.keys: for large set-ups."""
         began = time.monotonic()
         first = max(self.agents, default=0) + 1
         fresh = dict(zip(range(first, first + count), self._new_names(prefix, count), strict=True))
-        outcome = Outcome()
+        outcome = AgentsOutcome()
 
-        def insert(node: Node) -> None:
+        def insert(node: RigNode) -> None:
             with Patient(node.root) as client:
                 for agent_id, name in fresh.items():
                     request = {"id": agent_id, "name": name, "register_ip": "any", "date_add": 1700000000}
@@ -162,7 +162,7 @@ class Fleet:
         return self._rig.workers[number % len(self._rig.workers)].name
 
     @staticmethod
-    def _ask_authd(node: Node, request: object) -> Any:
+    def _ask_authd(node: RigNode, request: object) -> Any:
         try:
             return authd(node.root, request, 60)
         except WdbError as failure:
@@ -191,7 +191,7 @@ class Fleet:
         seed: int | None = None,
         on_step: Told = lambda done: None,
         stop: threading.Event | None = None,
-    ) -> Outcome:
+    ) -> AgentsOutcome:
         """Let agents talk through their workers for so long (or until `stop`), `rate` requests a second in all (0: as fast as it
         goes).
 
@@ -199,7 +199,7 @@ class Fleet:
         agent's last (removed through authd); the rest are keepalives and good-byes. Every agent belongs to one thread."""
         self.wait_known()
         stop = stop or threading.Event()
-        outcome, began = Outcome(), time.monotonic()
+        outcome, began = AgentsOutcome(), time.monotonic()
         threads = connections * len(self._rig.workers)
 
         def talk(number: int) -> None:
@@ -291,7 +291,7 @@ def make_group(rig: Rig, name: str, *, timeout_s: float = 30.0) -> None:
             time.sleep(0.05)
 
 
-def assign(rig: Rig, name: str, agents: dict[int, Agent], *, mode: str) -> Outcome:
+def assign(rig: Rig, name: str, agents: dict[int, Agent], *, mode: str) -> AgentsOutcome:
     """Put agents into a group (or out of it) on the master, to be handed out. Raises WdbRefused."""
     began = time.monotonic()
     head = f'global set-agent-groups {{"mode":"{mode}","sync_status":"syncreq","data":['
@@ -305,10 +305,10 @@ def assign(rig: Rig, name: str, agents: dict[int, Agent], *, mode: str) -> Outco
             items.append(item)
             used += len(item) + 1
         client.command(f"{head}{','.join(items)}]}}")
-    return Outcome(len(agents), time.monotonic() - began)
+    return AgentsOutcome(len(agents), time.monotonic() - began)
 
 
-def _known(node: Node) -> set[int]:
+def _known(node: RigNode) -> set[int]:
     """The agents in a node's database; none while it is away."""
     try:
         with WdbClient(node.root, 15) as client:

@@ -286,6 +286,6 @@ def main(arguments: list[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _tell(changes: list[workload.Change]) -> None:
+def _tell(changes: list[workload.TreeChange]) -> None:
     for one in changes:
         echo(f"{one.kind:6} {one.path}")

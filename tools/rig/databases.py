@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.rig.agents_talk import Row
-from tools.rig.nodes import Node, Rig
+from tools.rig.nodes import Rig, RigNode
 from tools.rig.wdb_client import WdbClient, WdbError
 
 SHOWN = 20
@@ -102,7 +102,7 @@ def _compare_keys(result: AgentsComparison, root: Path, ids: set[int]) -> None:
 
 def _compare_node(
     result: AgentsComparison,
-    node: Node,
+    node: RigNode,
     agents: set[int],
     groups: dict[int, tuple[str, ...]],
     checksum: str | None,

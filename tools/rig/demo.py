@@ -140,7 +140,7 @@ class Demo:
             for node in self.rig.workers
         }
 
-    def _tell(self, changes: list[workload.Change]) -> None:
+    def _tell(self, changes: list[workload.TreeChange]) -> None:
         for change in changes[:SHOWN_CHANGES]:
             self.view.say(f"{change.kind:6} {change.path}")
         if len(changes) > SHOWN_CHANGES:

@@ -55,7 +55,7 @@ class RigError(Exception):
 
 
 @dataclass(frozen=True)
-class Node:
+class RigNode:
     """One node of a rig. `port`: the master listens there; for a worker, where it finds its master. `link_pid` 0: no link."""
 
     name: str
@@ -74,7 +74,7 @@ class Rig:
     """
 
     directory: Path
-    nodes: list[Node] = field(default_factory=list)
+    nodes: list[RigNode] = field(default_factory=list)
     scale: float = 1.0
     program: tuple[str, ...] = PROGRAM
 
@@ -130,7 +130,7 @@ class Rig:
         except ValueError as error:
             raise RigError(f"{directory / STATE} is damaged ({error}): run `down --dir {directory}`") from None
         nodes = [
-            Node(
+            RigNode(
                 **item
                 | {
                     "root": Path(item["root"]),
@@ -142,14 +142,14 @@ class Rig:
         return cls(directory, nodes, state["scale"], tuple(state["program"]))
 
     @property
-    def master(self) -> Node:
+    def master(self) -> RigNode:
         return self.nodes[0]
 
     @property
-    def workers(self) -> list[Node]:
+    def workers(self) -> list[RigNode]:
         return self.nodes[1:]
 
-    def node(self, name: str) -> Node:
+    def node(self, name: str) -> RigNode:
         """A node by name, by number (1 is the master), or `master`; raises RigError naming those there are."""
         for number, node in enumerate(self.nodes, 1):
             if name in (node.name, str(number)) or (name == "master" and number == 1):
@@ -167,7 +167,7 @@ class Rig:
         """Stop the nodes named, or all, at the same time; returns one text for each that did not stop cleanly."""
         nodes = [self.node(name) for name in names] or self.nodes
 
-        def one(node: Node) -> str | None:
+        def one(node: RigNode) -> str | None:
             try:
                 done = self.command(node, "stop", "--timeout", str(timeout_s), timeout_s=timeout_s + 60)
             except RigError as error:
@@ -182,7 +182,7 @@ class Rig:
         `{"unreachable": reason}`."""
         nodes = [self.node(name) for name in names] or self.nodes
 
-        def one(node: Node) -> dict[str, Any]:
+        def one(node: RigNode) -> dict[str, Any]:
             try:
                 done = self.command(node, "status", "--json", timeout_s=STATUS_TIMEOUT_S)
                 facts: dict[str, Any] = json.loads(done.stdout)
@@ -217,7 +217,7 @@ class Rig:
         return time.monotonic() - began
 
     def command(
-        self, node: Node, *arguments: str, timeout_s: float, key: str | None = None
+        self, node: RigNode, *arguments: str, timeout_s: float, key: str | None = None
     ) -> "subprocess.CompletedProcess[str]":
         """Run `clusterd --root ROOT ...` for one node. Output goes through files, so a daemon that kept them open could not
         make this wait. Raises RigError when it does not end in time."""
@@ -273,10 +273,10 @@ class Rig:
         name = f"rig_manager_{number}"
         root = self.directory / name
         if number == 1:
-            node = Node(name, "master", root, port)
+            node = RigNode(name, "master", root, port)
             where = ["--bind", HOST, "--port", str(port)]
         else:
-            node = self._link(name, root, port) if links else Node(name, "worker", root, port)
+            node = self._link(name, root, port) if links else RigNode(name, "worker", root, port)
             where = ["--master", f"{HOST}:{node.port}"]
         self.nodes.append(node)
         self._save()
@@ -293,7 +293,7 @@ class Rig:
             before = json.loads(path.read_text()) if path.exists() else {}
             path.write_text(json.dumps(merged(before, settings), indent=2) + "\n")
 
-    def _link(self, name: str, root: Path, master_port: int) -> Node:
+    def _link(self, name: str, root: Path, master_port: int) -> RigNode:
         """Start a worker's link; its listening socket is made here and inherited, so its port is never free again."""
         (self.directory / "links").mkdir(mode=0o700, exist_ok=True)
         control = self.directory / "links" / f"{name}.sock"
@@ -323,7 +323,7 @@ class Rig:
                 raise RigError(f"the link of {name} did not start")
             time.sleep(0.02)
         process.returncode = 0  # it lives on without us: `down` ends it by its mark, and Popen shall not warn about it
-        return Node(name, "worker", root, port, process.pid, control)
+        return RigNode(name, "worker", root, port, process.pid, control)
 
     def _save(self) -> None:
         state = {"scale": self.scale, "program": self.program, "nodes": [asdict(node) for node in self.nodes]}

@@ -20,17 +20,17 @@ import random
 from pathlib import Path
 from typing import ClassVar
 
-from tools.rig.peer_base import Peer, error_of, exception_json, wait_until
+from tools.rig.peer_base import ScriptedPeer, error_of, exception_json, wait_until
 from tools.rig.peer_files import Files, scan
 from tools.rig.peer_frames import (
     CHUNK,
     HEADER,
     CannotDecrypt,
     FrameReader,
-    Link,
-    Message,
     PeerError,
+    PeerMessage,
     RawPeer,
+    ScriptedLink,
     Seen,
     build_frames,
     command_field,
@@ -38,7 +38,7 @@ from tools.rig.peer_frames import (
     seal,
     unseal,
 )
-from tools.rig.peer_master import Session, StockMaster
+from tools.rig.peer_master import StockMaster, WorkerSession
 from tools.rig.peer_worker import StockWorker
 
 __all__ = [
@@ -47,16 +47,16 @@ __all__ = [
     "CannotDecrypt",
     "Files",
     "FrameReader",
-    "Link",
     "LocalClient",
-    "Message",
-    "Peer",
     "PeerError",
+    "PeerMessage",
     "RawPeer",
+    "ScriptedLink",
+    "ScriptedPeer",
     "Seen",
-    "Session",
     "StockMaster",
     "StockWorker",
+    "WorkerSession",
     "build_frames",
     "command_field",
     "dial",
@@ -73,14 +73,14 @@ __all__ = [
 ]
 
 
-class LocalClient(Peer):
+class LocalClient(ScriptedPeer):
     """A program on a node's local socket (wire.md appendix A): no encryption, no hello.
 
     `ask` is one request and its response. Later answers (`dapi_res`, `control_res`, `ok` and `err` of sendsync) come as
     requests of the server: `answer_of` waits for one and returns its content, the string it names included.
     """
 
-    commands: ClassVar[dict[str, str]] = Peer.commands | dict.fromkeys(
+    commands: ClassVar[dict[str, str]] = ScriptedPeer.commands | dict.fromkeys(
         ("dapi_res", "dapi_err", "control_res", "send_f_res", "ok", "err"), "_on_later"
     )
 
@@ -88,7 +88,7 @@ class LocalClient(Peer):
         super().__init__(dial(str(path), timeout_s), None, Path(path).parent, "")
         self.link.start()
 
-    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = 60.0) -> Message:
+    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = 60.0) -> PeerMessage:
         return self.link.ask(command, payload, timeout_s)
 
     def answer_of(self, command: str, timeout_s: float = 60.0) -> bytes:

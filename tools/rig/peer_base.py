@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from tools.rig.peer_files import unpack
-from tools.rig.peer_frames import CHUNK, Link, Message, PeerError
+from tools.rig.peer_frames import CHUNK, PeerError, PeerMessage, ScriptedLink
 
 TITLES = {
     "WazuhInternalError": "Wazuh Internal Error",
@@ -38,7 +38,7 @@ def exception_json(code: int, extra: str | None = None, kind: str = "WazuhCluste
     return json.dumps({"__wazuh_exception__": {"__class__": kind, "__object__": fields}}).encode()
 
 
-def error_of(message: Message) -> str | None:
+def error_of(message: PeerMessage) -> str | None:
     """What an `err` response says, as `code: extra` or its plain text; None for any other response."""
     if message.command != b"err":
         return None
@@ -50,7 +50,7 @@ def error_of(message: Message) -> str | None:
     return f"{fields['code']}: {fields.get('extra_message')}"
 
 
-class Refused(Exception):
+class PeerRefusal(Exception):
     """A request handler answers `err` with this code."""
 
     def __init__(self, code: int, extra: str | None = None, kind: str = "WazuhClusterError") -> None:
@@ -58,7 +58,7 @@ class Refused(Exception):
         self.payload = exception_json(code, extra, kind)
 
 
-class Peer:
+class ScriptedPeer:
     """One connection of a stock node. `root` is its directory, `node` the worker's name on both ends.
 
     `notes` collects what a stock node would log as ERROR. Long work runs on threads of its own, ended by `close`.
@@ -81,7 +81,7 @@ class Peer:
         self.root = root
         self.node = node
         self.notes: list[str] = []
-        self.link = Link(sock, key, self._answer, node or "peer")
+        self.link = ScriptedLink(sock, key, self._answer, node or "peer")
         self._receive_timeout_s = receive_timeout_s
         self._files: dict[str, tuple[BinaryIO, Any]] = {}
         self._strings: dict[str, tuple[bytearray, list[int]]] = {}
@@ -166,7 +166,7 @@ class Peer:
         if arrival is None:
             if ".." not in path.split("/"):
                 (self.root / path).unlink(missing_ok=True)
-            raise Refused(3027, task)
+            raise PeerRefusal(3027, task)
         arrival[1].append(path)
         arrival[0].set()
         return b"File correctly received"
@@ -205,13 +205,13 @@ class Peer:
 
     # Requests from the other side
 
-    def _answer(self, message: Message) -> tuple[bytes, bytes] | None:
+    def _answer(self, message: PeerMessage) -> tuple[bytes, bytes] | None:
         name = self.commands.get(message.command.decode(errors="replace"))
         if name is None:
             return b"err", f"unknown command '{message.command!r}'".encode()
         try:
             answer = getattr(self, name)(message.payload)
-        except Refused as refusal:
+        except PeerRefusal as refusal:
             return b"err", refusal.payload
         except (ValueError, KeyError, OSError) as error:
             return b"err", exception_json(1000, str(error), "WazuhInternalError")

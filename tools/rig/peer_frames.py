@@ -84,7 +84,7 @@ def build_frames(
 
 
 @dataclass(frozen=True)
-class Message:
+class PeerMessage:
     """One message, whole and opened."""
 
     counter: int
@@ -100,7 +100,7 @@ class FrameReader:
         self._buffer = bytearray()
         self._pieces: dict[int, bytearray] = {}
 
-    def feed(self, data: bytes) -> list[Message]:
+    def feed(self, data: bytes) -> list[PeerMessage]:
         self._buffer += data
         out = []
         while len(self._buffer) >= HEADER.size:
@@ -116,7 +116,7 @@ class FrameReader:
             if counter in self._pieces:
                 body = bytes(self._pieces.pop(counter)) + body
             out.append(
-                Message(counter, text[:11].split(b" ")[0], body if self._key is None else unseal(self._key, body))
+                PeerMessage(counter, text[:11].split(b" ")[0], body if self._key is None else unseal(self._key, body))
             )
         return out
 
@@ -135,16 +135,16 @@ class Seen:
 
 
 @dataclass
-class _Waiting:
+class _WaitingAnswer:
     done: threading.Event = field(default_factory=threading.Event)
-    answer: Message | None = None
+    answer: PeerMessage | None = None
 
 
-Handler = Callable[[Message], tuple[bytes, bytes] | None]
+Handler = Callable[[PeerMessage], tuple[bytes, bytes] | None]
 """Called in the reader thread with each request: the response's command and payload, or None for no response."""
 
 
-class Link:
+class ScriptedLink:
     """One connection: sends requests and waits for their responses, hands requests to `handler`.
 
     Like a stock node it takes any frame whose counter it is waiting for as the response (2.3), and aborts on a body that
@@ -160,7 +160,7 @@ class Link:
         self._handler = handler
         self._reader = FrameReader(key)
         self._counter = secrets.randbits(32)
-        self._box: dict[int, _Waiting] = {}
+        self._box: dict[int, _WaitingAnswer] = {}
         self._lock = threading.Lock()
         self._news = threading.Condition()
         sock.settimeout(REQUEST_TIMEOUT_S)
@@ -180,9 +180,9 @@ class Link:
             except OSError as error:
                 raise PeerError(f"cannot send {command.decode()}: {error}") from error
 
-    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = REQUEST_TIMEOUT_S) -> Message:
+    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = REQUEST_TIMEOUT_S) -> PeerMessage:
         """Send a request and return its response. Raises PeerError on a closed connection or no answer in time."""
-        waiting = _Waiting()
+        waiting = _WaitingAnswer()
         counter = self._next(waiting)
         try:
             self.send(command.encode(), counter, payload.encode() if isinstance(payload, str) else payload, True)
@@ -222,7 +222,7 @@ class Link:
             self._thread.join(REQUEST_TIMEOUT_S)
         self._sock.close()
 
-    def _next(self, waiting: _Waiting | None) -> int:
+    def _next(self, waiting: _WaitingAnswer | None) -> int:
         with self._lock:
             if self.closed.is_set():
                 raise PeerError(f"connection is closed: {self.failure or 'end'}")
@@ -269,7 +269,7 @@ class Link:
             with self._news:
                 self._news.notify_all()
 
-    def _dispatch(self, message: Message) -> None:
+    def _dispatch(self, message: PeerMessage) -> None:
         waiting = self._box.pop(message.counter, None)
         self._note(False, waiting is None, message.counter, message.command, message.payload)
         if waiting is not None:
@@ -298,10 +298,10 @@ class RawPeer:
         for start in range(0, len(data), size):
             self.send(data[start : start + size])
 
-    def read_messages(self, key: str | None, count: int, timeout_s: float = 10.0) -> list[Message]:
+    def read_messages(self, key: str | None, count: int, timeout_s: float = 10.0) -> list[PeerMessage]:
         """Read until `count` messages are whole; fewer when the connection ends first. Raises PeerError after the time."""
         reader = FrameReader(key)
-        out: list[Message] = []
+        out: list[PeerMessage] = []
         deadline = time.monotonic() + timeout_s
         while len(out) < count:
             data = self._receive(deadline)

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tools.rig.peer_base import Peer, Refused, error_of, exception_json, wait_until
+from tools.rig.peer_base import PeerRefusal, ScriptedPeer, error_of, exception_json, wait_until
 from tools.rig.peer_files import Files, compare, package_name, scan, write_package
 from tools.rig.peer_frames import PeerError
 
 
-class Session(Peer):
+class WorkerSession(ScriptedPeer):
     """The master's end of one worker's connection. `hello` is None until the worker has been accepted."""
 
-    commands: ClassVar[dict[str, str]] = Peer.commands | {
+    commands: ClassVar[dict[str, str]] = ScriptedPeer.commands | {
         "hello": "_on_hello",
         "echo-c": "_on_echo_c",
         "syn_i_w_m_p": "_on_syn_i_w_m_p",
@@ -87,15 +87,15 @@ class Session(Peer):
         name, cluster, _, version = parts
         if name in self.master.sessions:
             self.node = ""
-            raise Refused(3028, name)
+            raise PeerRefusal(3028, name)
         self.node = name
         if name == self.master.name:
-            raise Refused(3029)
+            raise PeerRefusal(3029)
         self.master.sessions[name] = self
         if cluster != self.master.cluster:
-            raise Refused(3030)
+            raise PeerRefusal(3030)
         if version != self.master.version:
-            raise Refused(3031)
+            raise PeerRefusal(3031)
         self.spool()
         self.hello = (name, cluster, parts[2], version)
         return f"Client {name} added".encode()
@@ -240,8 +240,8 @@ class StockMaster:
         self.daemon = daemon
         self.permit = True
         self.files: Files = scan(root) if scan_first else {}
-        self.sessions: dict[str, Session] = {}
-        self._every: list[Session] = []
+        self.sessions: dict[str, WorkerSession] = {}
+        self._every: list[WorkerSession] = []
         self._stopping = threading.Event()
         self._listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._listener.settimeout(0.2)
@@ -253,7 +253,7 @@ class StockMaster:
         for thread in self._threads:
             thread.start()
 
-    def session(self, name: str, timeout_s: float = 60.0) -> Session:
+    def session(self, name: str, timeout_s: float = 60.0) -> WorkerSession:
         """The session of a worker once it has been accepted; raises PeerError when it does not come in time."""
         wait_until(
             lambda: (found := self.sessions.get(name)) is not None and found.hello is not None,
@@ -303,7 +303,7 @@ class StockMaster:
                 if self._stopping.is_set():
                     return
                 raise
-            self._every.append(Session(self, sock, address[0]))
+            self._every.append(WorkerSession(self, sock, address[0]))
 
     def _forget(self) -> None:
         for session in [one for one in self._every if one.link.closed.is_set()]:

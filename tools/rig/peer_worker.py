@@ -8,17 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from tools.rig.peer_base import Peer, error_of, exception_json
+from tools.rig.peer_base import ScriptedPeer, error_of, exception_json
 from tools.rig.peer_files import Files, apply, package_name, scan, write_package
-from tools.rig.peer_frames import Message, PeerError, dial
+from tools.rig.peer_frames import PeerError, PeerMessage, dial
 
 Outcome = Literal["refused", "equal", "applied", "silent", "failed"]
 
 
-class _Connection(Peer):
+class _Connection(ScriptedPeer):
     """The worker's end of one connection."""
 
-    commands: ClassVar[dict[str, str]] = Peer.commands | {
+    commands: ClassVar[dict[str, str]] = ScriptedPeer.commands | {
         "echo-m": "_on_echo_m",
         "syn_m_c": "_on_syn_m_c",
         "syn_m_c_ok": "_on_syn_m_c_ok",
@@ -162,7 +162,7 @@ class StockWorker:
         self._stopping = threading.Event()
         self._loop: threading.Thread | None = None
 
-    def connect(self) -> Peer:
+    def connect(self) -> ScriptedPeer:
         """Open TCP without saying anything; an earlier connection is closed."""
         if self._connection is not None:
             self._connection.close()
@@ -179,7 +179,7 @@ class StockWorker:
         connection.spool()
 
     @property
-    def connection(self) -> Peer:
+    def connection(self) -> ScriptedPeer:
         return self._live()
 
     @property
@@ -190,7 +190,7 @@ class StockWorker:
     def notes(self) -> list[str]:
         return self._live().notes
 
-    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = 60.0) -> Message:
+    def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = 60.0) -> PeerMessage:
         return self._live().link.ask(command, payload, timeout_s)
 
     def keepalive(self) -> bytes:

@@ -43,7 +43,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Change:
+class TreeChange:
     """One file touched. `kind`: edit, add, delete."""
 
     kind: Literal["edit", "add", "delete"]
@@ -133,7 +133,7 @@ def summarise(root: Path) -> Summary:
     return Summary(len(found), sum(_size(root / path) for path in found))
 
 
-def change(root: Path, *, seed: int, edit: int = 1, add: int = 1, delete: int = 1) -> list[Change]:
+def change(root: Path, *, seed: int, edit: int = 1, add: int = 1, delete: int = 1) -> list[TreeChange]:
     """Edit, add and delete that many files of a node. client.keys may be edited and is never deleted."""
     rng = random.Random(f"{seed}-change")
     present = paths(root)
@@ -150,13 +150,13 @@ def change(root: Path, *, seed: int, edit: int = 1, add: int = 1, delete: int = 
         _write(root, path, _rules(rng, 100000 + number, 3))
         added.append(path)
     return [
-        *(Change("edit", path) for path in edited),
-        *(Change("add", path) for path in added),
-        *(Change("delete", path) for path in deleted),
+        *(TreeChange("edit", path) for path in edited),
+        *(TreeChange("add", path) for path in added),
+        *(TreeChange("delete", path) for path in deleted),
     ]
 
 
-def tamper(root: Path, *, seed: int) -> list[Change]:
+def tamper(root: Path, *, seed: int) -> list[TreeChange]:
     """What nobody should do on a worker: rewrite a file with the same size and time, remove one, and plant one."""
     rng = random.Random(f"{seed}-tamper")
     present = [path for path in paths(root) if _size(root / path)]
@@ -168,13 +168,13 @@ def tamper(root: Path, *, seed: int) -> list[Change]:
         content = file.read_bytes()
         file.write_bytes(bytes([content[0] ^ 0x20]) + content[1:])
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-        done.append(Change("edit", path))
+        done.append(TreeChange("edit", path))
     for path in picked[1:]:
         (root / path).unlink(missing_ok=True)
-        done.append(Change("delete", path))
+        done.append(TreeChange("delete", path))
     planted = f"etc/rules/planted_{rng.getrandbits(32):08x}.xml"
     _write(root, planted, b'<group name="local,"><rule id="5710" level="0"/></group>\n')
-    return [*done, Change("add", planted)]
+    return [*done, TreeChange("add", planted)]
 
 
 def _size(path: Path) -> int:

@@ -7,7 +7,7 @@ Our readers cannot use such an API: what it lets through besides the functions o
 import time
 from typing import Any
 
-from clusterd.dapi.protocol.registry import Arguments, Call, Registry, SyncCall
+from clusterd.dapi.protocol.registry import Arguments, Call, NoArguments, Registry, SyncCall
 from clusterd.dapi.protocol.request import LOCAL_MASTER
 from clusterd.users import LONGEST_PASSWORD, NAME, User, UserProblem, read_users
 from clusterd.wire.results import INTERNAL_ERROR, WireException
@@ -37,10 +37,6 @@ class Roles(Arguments, frozen=True):
 
     user_id: str
     auth_context: dict[str, Any] | str | None = None
-
-
-class NoArguments(Arguments, frozen=True):
-    pass
 
 
 class Token(Arguments, frozen=True):

@@ -4,7 +4,7 @@ from typing import Any
 
 from clusterd.dapi.protocol.actions import CLUSTER_STATUS, SOME_NODES, THIS_NODE
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.registry import Arguments, Call, Registry, SyncCall
+from clusterd.dapi.protocol.registry import Arguments, Call, NoArguments, Registry, SyncCall
 from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY, LOCAL_MASTER
 from clusterd.dapi.query.arrays import ListArguments, cut_list
 from clusterd.wire.results import NOT_FOUND, WireException
@@ -35,10 +35,6 @@ class NodesInfo(Arguments, frozen=True):
 
 class HealthNodes(Arguments, frozen=True):
     filter_node: list[str] | str | None = None
-
-
-class NoArguments(Arguments, frozen=True):
-    pass
 
 
 class RulesetStatus(Arguments, frozen=True):

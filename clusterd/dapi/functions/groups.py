@@ -64,7 +64,7 @@ class GroupList(ListArguments, frozen=True):
     hash_algorithm: Algorithm = "md5"
 
 
-class NewGroup(Arguments, frozen=True):
+class GroupToAdd(Arguments, frozen=True):
     group_id: str
 
 
@@ -112,7 +112,7 @@ def get_agent_groups(call: Call, given: GroupList) -> Items:
 
 
 @registry.function("wazuh.agent", "create_group", LOCAL_MASTER, needs=(CREATE_GROUPS,))
-def create_group(call: Call, given: NewGroup) -> dict[str, Any]:
+def create_group(call: Call, given: GroupToAdd) -> dict[str, Any]:
     """`{"message"}`. Raises WireException 1722 for a bad name, 1711 for a group that exists, 1713 for anything else of that
     name, 1006 when it cannot be written."""
     name = given.group_id

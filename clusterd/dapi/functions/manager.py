@@ -11,7 +11,7 @@ import msgspec
 from clusterd.dapi.files.daemons import daemon_states
 from clusterd.dapi.protocol.actions import THIS_NODE
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.registry import Arguments, Call, Registry
+from clusterd.dapi.protocol.registry import Call, NoArguments, Registry
 from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY
 from clusterd.dapi.query.arrays import ListArguments, Shape, cut_list
 from clusterd.wire.results import INTERNAL_ERROR, WireException
@@ -27,10 +27,6 @@ _LINE = re.compile(
 )
 LOG_FIELDS = ("timestamp", "tag", "level", "description")
 READ = ("was successfully read", "could not be read in some nodes", "could not be read in any node")
-
-
-class NoArguments(Arguments, frozen=True):
-    pass
 
 
 class LogArguments(ListArguments, frozen=True):

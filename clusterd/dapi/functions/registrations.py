@@ -21,7 +21,7 @@ KEY = r"^[A-Za-z0-9]{64,127}\Z"
 NO_AUTHD = 1013
 
 
-class NewAgent(Arguments, frozen=True):
+class AgentToAdd(Arguments, frozen=True):
     """`agent_id`, `key`: those of an agent that was registered before; without them authd makes them. `force`: when an agent that
     is in the way may be replaced (wdb.md 8.4), None for what the node's configuration says."""
 
@@ -43,7 +43,7 @@ class DeletedAgents(Arguments, frozen=True):
 
 
 @registry.function("wazuh.agent", "add_agent", LOCAL_MASTER, needs=(ADD_AGENTS,))
-def add_agent(call: Call, given: NewAgent) -> dict[str, Any]:
+def add_agent(call: Call, given: AgentToAdd) -> dict[str, Any]:
     """`{"data": {"id", "key"}}`, the key as the agent imports it. Raises WireException 1705, 1706, 1708 when name, address or id
     are taken, 1013, 1014, and what else authd refuses with under its own number."""
     wanted: dict[str, Any] = {"name": given.name, "ip": given.ip}

@@ -6,7 +6,7 @@ from typing import Any
 
 from clusterd.dapi.protocol.actions import THIS_NODE
 from clusterd.dapi.protocol.items import Items
-from clusterd.dapi.protocol.registry import Arguments, Call, Registry
+from clusterd.dapi.protocol.registry import Arguments, Call, NoArguments, Registry
 from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, WireException
 
@@ -20,10 +20,6 @@ MESSAGES = (
     "Could not read statistical information for some nodes",
     "Could not read statistical information for any node",
 )
-
-
-class NoArguments(Arguments, frozen=True):
-    pass
 
 
 class Totals(Arguments, frozen=True):

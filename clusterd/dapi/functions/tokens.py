@@ -4,16 +4,12 @@ Those of the stock API are the framework's: both are done (docs/protocol/framewo
 """
 
 from clusterd.dapi.protocol.actions import REVOKE_TOKENS
-from clusterd.dapi.protocol.registry import Arguments, Call, Registry
+from clusterd.dapi.protocol.registry import Call, NoArguments, Registry
 from clusterd.dapi.protocol.request import DISTRIBUTED, LOCAL_ANY
 from clusterd.token_secret import replace_secret
 from clusterd.wire.results import INTERNAL_ERROR, WireException
 
 registry = Registry()
-
-
-class NoArguments(Arguments, frozen=True):
-    pass
 
 
 @registry.function("wazuh.core.security", "revoke_tokens", DISTRIBUTED, LOCAL_ANY, checks_daemons=False, needs=())

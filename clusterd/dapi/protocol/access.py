@@ -9,7 +9,7 @@ import msgspec
 
 from clusterd.agent_keys import KEY_FILE, Key, decode_keys, parse_keys, registered_ids
 from clusterd.dapi.protocol.permissions import ATTRIBUTES, Need, allows_all, permitted
-from clusterd.dapi.protocol.registry import Function
+from clusterd.dapi.protocol.registry import RegisteredFunction
 from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.names import is_group_name
 from clusterd.wdb.blocking import BlockingDatabase
@@ -69,7 +69,7 @@ class Scope:
         return [f"{row['id']:03d}" for row in self._database.pages(_AGENTS_OF_GROUP, [group])]
 
 
-def check(function: Function, request: ApiRequest, scope: Scope) -> Access:
+def check(function: RegisteredFunction, request: ApiRequest, scope: Scope) -> Access:
     """Raises WireException 4000 when something may not be done at all, DatabaseError."""
     access = Access(request, [], False)
     for need in function.needs:

@@ -21,6 +21,10 @@ class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Base of the arguments of a function: one field for each keyword that stock sends."""
 
 
+class NoArguments(Arguments, frozen=True):
+    """A function that takes none."""
+
+
 class Call(msgspec.Struct, frozen=True):
     """What a function of the pool works with, besides its arguments."""
 
@@ -72,7 +76,7 @@ A = TypeVar("A", bound=Arguments)
 Work = Callable[[Any, Any], Any]
 
 
-class Function(msgspec.Struct, frozen=True):
+class RegisteredFunction(msgspec.Struct, frozen=True):
     """One entry. `place`: where it runs. `types`: request types under which it may be asked; by whom, and whether it is asked at
     all where there is a framework, says policy.py. `needs`: its permissions. `checks_daemons`: whether the daemons of
     `basic_services` must be up (dapi.md 3.7.2)."""
@@ -96,7 +100,7 @@ class Registry:
     """Entries by module and qualified name."""
 
     def __init__(self) -> None:
-        self._functions: dict[tuple[str, str], Function] = {}
+        self._functions: dict[tuple[str, str], RegisteredFunction] = {}
 
     def function(
         self,
@@ -143,7 +147,7 @@ class Registry:
         annotation = list(work.__annotations__.values())[1]
         if not (isinstance(annotation, type) and issubclass(annotation, Arguments)):
             raise TypeError(f"{work.__name__} must declare its arguments as a struct")
-        self._functions[module, qualname] = Function(
+        self._functions[module, qualname] = RegisteredFunction(
             module,
             qualname,
             place,
@@ -157,7 +161,7 @@ class Registry:
         if unknown:
             raise TypeError(f"{work.__name__} has no argument {', '.join(unknown)}")
 
-    def __iter__(self) -> Iterator[Function]:
+    def __iter__(self) -> Iterator[RegisteredFunction]:
         return iter(self._functions.values())
 
     def join(self, *others: "Registry") -> "Registry":
@@ -170,7 +174,7 @@ class Registry:
                 joined._functions[key] = function
         return joined
 
-    def find(self, name: WireCallable) -> Function | None:
+    def find(self, name: WireCallable) -> RegisteredFunction | None:
         """The entry that a request names, None for any other name. Nothing is looked up anywhere else."""
         if name.qualname.rpartition(".")[2] != name.name:
             return None
@@ -196,7 +200,7 @@ def not_available(name: WireCallable, node: str, why: str = "") -> WireException
     )
 
 
-def arguments_of(function: Function, given: dict[str, Any]) -> Arguments:
+def arguments_of(function: RegisteredFunction, given: dict[str, Any]) -> Arguments:
     """The validated arguments. Raises ArgumentsRefused 1000 that names what is wrong."""
     try:
         return msgspec.convert(given, function.arguments)

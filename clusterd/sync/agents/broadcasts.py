@@ -9,7 +9,7 @@ from clusterd.errors import in_passing
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.tags import MASTER
 from clusterd.sync.ports.tasks import Tasks
-from clusterd.wdb.batches import Row
+from clusterd.wdb.batches import GroupsRow
 from clusterd.wdb.client import DatabaseError
 
 GUARD = "Agent-groups guard"
@@ -63,7 +63,7 @@ class Broadcasts:
         if broadcast.confirmations and not broadcast.is_lost:
             self._tasks.spawn(self._confirm(broadcast))
 
-    def say_the_same(self, row: Row) -> bool:
+    def say_the_same(self, row: GroupsRow) -> bool:
         """Whether the latest broadcast that is not settled and speaks of this agent says the same."""
         for broadcast in reversed(self._open):
             found = broadcast.rows.get(row.id)
@@ -81,6 +81,6 @@ class Broadcasts:
             self._guard.warning(f"The workers have groups that stay marked for now: {in_passing(failure)}")
 
 
-def content(row: Row) -> int:
+def content(row: GroupsRow) -> int:
     """Equal for rows that say the same of an agent."""
     return hash(tuple(row.groups))

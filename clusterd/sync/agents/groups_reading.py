@@ -8,7 +8,7 @@ from clusterd.sync.agents.broadcasts import Broadcast, Broadcasts, content
 from clusterd.sync.links.context import Context
 from clusterd.sync.ports.journal import Journal
 from clusterd.wdb.batches import GROUPS_HEAD, GROUPS_TAIL, HANDED_OUT, BadString, parse_chunk, rows_of
-from clusterd.wdb.client import Conversation, DatabaseError
+from clusterd.wdb.client import DatabaseConversation, DatabaseError
 
 CHUNKS_PER_STRING = 200
 """About 13 MB; more go in further strings."""
@@ -39,7 +39,7 @@ class GroupsReader:
                     return
 
     async def _fill(
-        self, conversation: Conversation, broadcast: Broadcast, last_id: int, ours: bool
+        self, conversation: DatabaseConversation, broadcast: Broadcast, last_id: int, ours: bool
     ) -> tuple[bool, int]:
         """Chunks into one broadcast. Returns whether that was all, and the last id read."""
         synced = "false" if ours else "true"
@@ -108,7 +108,7 @@ class GroupsReader:
             return None
         return everything
 
-    async def _write_all(self, conversation: Conversation, everything: Broadcast) -> None:
+    async def _write_all(self, conversation: DatabaseConversation, everything: Broadcast) -> None:
         members = ""
         with contextlib.suppress(DatabaseError):
             # A wazuh-db whose HTTP socket is away can be asked as well.

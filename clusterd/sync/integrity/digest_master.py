@@ -13,7 +13,7 @@ from clusterd.sync.integrity.master import OWN, IntegrityMaster
 from clusterd.sync.integrity.push import ManifestStep, PushSender
 from clusterd.sync.links.caps import DIGEST, PUSH
 from clusterd.sync.links.context import Context
-from clusterd.sync.links.incoming import BadSeal
+from clusterd.sync.links.incoming import SealViolation
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.pool_port import JobError
@@ -132,7 +132,7 @@ class DigestMaster:
             return f"sync {count}".encode()
         except JobError as failure:
             if failure.kind == "bad-seal":
-                raise BadSeal from failure
+                raise SealViolation from failure
             self._integrity.failed(peer, failure)
             raise
         finally:

@@ -9,7 +9,7 @@ from clusterd.sync.integrity.digest_master import DigestMaster
 from clusterd.sync.integrity.digest_worker import DigestWorker
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.integrity.room import room
-from clusterd.sync.integrity.rounds import Rounds
+from clusterd.sync.integrity.rounds import IntegrityRounds
 from clusterd.sync.links.caps import DIGEST
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import Handler
@@ -77,7 +77,7 @@ class MasterIntegrityRequests:
 class WorkerIntegrityRequests:
     """The local commands of a worker, and what its master asks it."""
 
-    def __init__(self, context: Context, digest: DigestWorker, rounds: Rounds) -> None:
+    def __init__(self, context: Context, digest: DigestWorker, rounds: IntegrityRounds) -> None:
         self._context = context
         self._digest = digest
         self._rounds = rounds

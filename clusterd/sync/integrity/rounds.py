@@ -23,7 +23,7 @@ WAIT_S = 0.1
 NO_ANSWER = 3020
 
 
-class Rounds:
+class IntegrityRounds:
     """The rounds of one worker; `run` lives with the link to the master."""
 
     def __init__(self, context: Context, worker: IntegrityWorker, digest: DigestWorker) -> None:

@@ -45,7 +45,7 @@ class Refusal(Exception):
     """A request that is answered `err` with plain text, as stock does for checksums."""
 
 
-class BadSeal(ClusterError):
+class SealViolation(ClusterError):
     """A large body was not sealed with our key: the link is to be closed, as net does for small ones (wire.md 1.2)."""
 
     def __init__(self) -> None:
@@ -339,7 +339,7 @@ class Incoming:
             return await self._jobs.run(StoreChunk(targets, payload, body), urgent=True)
         except JobError as failure:
             if failure.kind == "bad-seal":
-                raise BadSeal from failure
+                raise SealViolation from failure
             raise ClusterError(1000, str(failure)) from failure
 
 

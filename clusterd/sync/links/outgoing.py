@@ -93,7 +93,7 @@ def read_segments(segments: Sequence[Segment]) -> bytes:
     return b"".join(parts)
 
 
-class Piece(msgspec.Struct, frozen=True):
+class PackagePiece(msgspec.Struct, frozen=True):
     """One chunk of a package. `key`: the same bytes under the same path for every worker; None: of this sending only."""
 
     offset: int
@@ -101,7 +101,7 @@ class Piece(msgspec.Struct, frozen=True):
     key: tuple[int, bytes, int] | None
 
 
-def cut_package(package: Package, path: str, start: int = 0) -> list[Piece]:
+def cut_package(package: Package, path: str, start: int = 0) -> list[PackagePiece]:
     """The chunks of a package that is sent under this path, from byte `start` on. What workers share is cut without regard to
     what only one gets; a package of one chunk is not cut at all."""
     step = chunk_bytes(path)
@@ -114,14 +114,14 @@ def cut_package(package: Package, path: str, start: int = 0) -> list[Piece]:
             if end <= start:
                 continue
             if offset < start:  # the rest of a chunk goes to nobody else
-                pieces.append(Piece(start, end - start, None))
+                pieces.append(PackagePiece(start, end - start, None))
                 continue
             key = None if build is None or whole is None else (build[0], whole, offset)
-            pieces.append(Piece(offset, end - offset, key))
+            pieces.append(PackagePiece(offset, end - offset, key))
     return pieces
 
 
-class Window:
+class ChunkWindow:
     """How many chunks may be in flight to one peer. One that needs long for each holds no more than one slab."""
 
     def __init__(self) -> None:
@@ -231,7 +231,7 @@ class Sender:
     ) -> int:
         """All chunks behind `start` in order, several in flight. Returns how far it came: to the end, or less far if the peer
         cancelled."""
-        window = Window()
+        window = ChunkWindow()
         flying: deque[tuple[Flight, float, int]] = deque()
         pieces = cut_package(package, path, start)
         progress.done_bytes = arrived = start
@@ -270,12 +270,12 @@ class Sender:
                 flight.forget()
         return arrived
 
-    def _prepare(self, path: str, package: Package, piece: "Piece") -> None:
+    def _prepare(self, path: str, package: Package, piece: "PackagePiece") -> None:
         if piece.key is not None:
             segments = slice_segments(package.segments, piece.offset, piece.length)
             self.bodies.prepare((path, piece.key), build_words(path, b""), segments)
 
-    async def _body(self, path: str, package: Package, piece: "Piece") -> Descriptor:
+    async def _body(self, path: str, package: Package, piece: "PackagePiece") -> Descriptor:
         prefix = build_words(path, b"")
         segments = slice_segments(package.segments, piece.offset, piece.length)
         if piece.key is None:

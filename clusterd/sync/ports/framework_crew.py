@@ -14,7 +14,7 @@ from clusterd.errors import calm
 from clusterd.messages.base import INLINE_BYTES
 from clusterd.messages.framework import HelperEnded, HelperNotStarted, HelperStarted
 from clusterd.settings import Settings
-from clusterd.sync.ports.framework_helper import Call, Helper, shown_line
+from clusterd.sync.ports.framework_helper import Helper, HelperCall, shown_line
 from clusterd.sync.ports.framework_supply import Supply, Take
 from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.spool import Spool
@@ -151,7 +151,7 @@ class Crew:
             self._change.set_result(None)
             self._change = None
 
-    def abandon(self, helper: Helper, call: Call, deadline: float | None) -> None:
+    def abandon(self, helper: Helper, call: HelperCall, deadline: float | None) -> None:
         """Nobody waits any more, and what runs in a thread cannot be cancelled: it may have the rest of its time."""
         now = self._clock.monotonic()
         call.answer.cancel()

@@ -24,7 +24,7 @@ READ_BYTES = 16384
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-class Hello(msgspec.Struct, frozen=True):
+class HelperHello(msgspec.Struct, frozen=True):
     """What a process says once everything is imported. `missing`: module, name, why."""
 
     python: str
@@ -51,7 +51,7 @@ class HelperGone(Exception):
     """The process ended before it answered. The text says which and how."""
 
 
-class Call:
+class HelperCall:
     """A request that a process has. `overdue_at`: nobody waits for it, and from then on the process may not keep it."""
 
     __slots__ = ("answer", "out", "overdue_at")
@@ -89,7 +89,7 @@ class Helper:
         self.used_at = started_at
         self.requests = 0
         self.worn = ""
-        self.hello: Hello | None = None
+        self.hello: HelperHello | None = None
         self.was_told = False
         self.cannot = ""
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
@@ -99,7 +99,7 @@ class Helper:
         self._journal = journal
         self._print_lines = print_lines
         self._changed = changed
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, HelperCall] = {}
         self._line = b""
         self._writer: asyncio.StreamWriter | None = None
         self._task: asyncio.Task[None] | None = None
@@ -195,11 +195,11 @@ class Helper:
 
     # ---- requests ------------------------------------------------------------------------------------------------------
 
-    def ask(self, request: Text, out: str, now: float) -> Call:
+    def ask(self, request: Text, out: str, now: float) -> HelperCall:
         """Give it a request; a large answer goes to the file `out`. The call's answer raises HelperGone, ClusterError."""
         self.requests += 1
         self.used_at = now
-        call = Call(out)
+        call = HelperCall(out)
         self._calls[self.requests] = call
         head = msgspec.json.encode(Where(out, request.path, request.offset, request.size))
         self._send(program.REQUEST, self.requests, head + b"\n" + request.payload)
@@ -207,7 +207,7 @@ class Helper:
 
     def _take(self, kind: int, number: int, payload: bytes) -> None:
         if kind == program.HELLO:
-            self.hello = msgspec.json.decode(payload, type=Hello)
+            self.hello = msgspec.json.decode(payload, type=HelperHello)
         elif kind == program.CANNOT:
             self.cannot = payload.decode("utf-8", "replace")
             return
@@ -221,7 +221,7 @@ class Helper:
                 self._answer(call, kind, payload)
         self._changed(self)
 
-    def _answer(self, call: Call, kind: int, payload: bytes) -> None:
+    def _answer(self, call: HelperCall, kind: int, payload: bytes) -> None:
         if kind == program.ANSWER:
             call.answer.set_result(Text(payload))
             return

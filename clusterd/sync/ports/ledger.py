@@ -35,7 +35,7 @@ class Disk(NamedTuple):
         return left >= self.reserve or (whole <= SMALL_BYTES and left >= self.reserve * SMALL_SHARE)
 
 
-class Refused(NamedTuple):
+class OverLimit(NamedTuple):
     """`subject`: which limit, for `Ledger.is_over`; `text`: for people."""
 
     subject: str
@@ -85,26 +85,26 @@ class Ledger:
         """A worker has one peer, its master, which may send what a package may hold."""
         return self.limits.spool_peer_bytes if self._is_master else self.limits.spool_bytes
 
-    def why_not(self, peer: str, size: int, whole: int) -> Refused | None:
+    def why_not(self, peer: str, size: int, whole: int) -> OverLimit | None:
         """Why `size` more bytes of this peer are not taken, of something that has `whole` bytes then; None if they are."""
         has = self._peers.get(peer, 0)
         if has + size > self.peer_limit:
             text = (
                 f"{peer} has {_mib(has)} in the spool of this node, and at most {_mib(self.peer_limit)} are taken of it"
             )
-            return Refused(_of(peer), text)
+            return OverLimit(_of(peer), text)
         if self.used + size > self.limits.spool_bytes:
             text = (
                 f"the spool of this node holds {_mib(self.used)}, and at most {_mib(self.limits.spool_bytes)} are taken"
             )
-            return Refused(ALL, text)
+            return OverLimit(ALL, text)
         disk = disk_of(self._directory, self.limits)
-        return None if disk.takes(size, whole) else Refused(DISK, low(disk))
+        return None if disk.takes(size, whole) else OverLimit(DISK, low(disk))
 
-    def why_low(self) -> Refused | None:
+    def why_low(self) -> OverLimit | None:
         """What is wrong with the disk before anybody sends something."""
         disk = disk_of(self._directory, self.limits)
-        return Refused(DISK, low(disk)) if disk.free < disk.reserve else None
+        return OverLimit(DISK, low(disk)) if disk.free < disk.reserve else None
 
     def is_over(self, subject: str) -> bool:
         """Whether there is room again where this limit was reached."""

@@ -7,7 +7,7 @@ from clusterd.errors import ClusterError
 from clusterd.rundir import STATE
 from clusterd.settings import Limits
 from clusterd.sync.ports.journal import Journal
-from clusterd.sync.ports.ledger import Ledger, Refused
+from clusterd.sync.ports.ledger import Ledger, OverLimit
 from clusterd.sync.ports.troubles import Troubles
 
 SPOOL = "queue/cluster/.clusterd/spool"
@@ -70,7 +70,7 @@ class Spool:
             self._tell_full(refused)
             raise SpoolRefused(refused.text)
 
-    def _tell_full(self, refused: Refused) -> None:
+    def _tell_full(self, refused: OverLimit) -> None:
         self._full.add(refused.subject)
         text = f"Files and messages of other nodes are refused, but for small ones while there is a little: {refused.text}."
         self._troubles.begin(refused.subject, text, self._journal, "ERROR")

@@ -32,7 +32,7 @@ _OBJECTS = (
 """Arguments that name something; all others may be secret, or large."""
 
 
-class _Request(msgspec.Struct):
+class _AuditedRequest(msgspec.Struct):
     current_user: Any = ""
     f_kwargs: msgspec.Raw = msgspec.Raw(b"")
 
@@ -41,18 +41,18 @@ class _Failure(msgspec.Struct):
     code: Any = None
 
 
-class _Encoded(msgspec.Struct):
+class _EncodedOutcome(msgspec.Struct):
     fields: Any = msgspec.field(name="__object__", default=None)
 
 
-class _Answer(msgspec.Struct):
-    exception: _Encoded | None = msgspec.field(name="__wazuh_exception__", default=None)
-    result: _Encoded | None = msgspec.field(name="__wazuh_result__", default=None)
+class _AuditedAnswer(msgspec.Struct):
+    exception: _EncodedOutcome | None = msgspec.field(name="__wazuh_exception__", default=None)
+    result: _EncodedOutcome | None = msgspec.field(name="__wazuh_result__", default=None)
 
 
-_requests = msgspec.json.Decoder(_Request)
+_requests = msgspec.json.Decoder(_AuditedRequest)
 _arguments = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_answers = msgspec.json.Decoder(_Answer)
+_answers = msgspec.json.Decoder(_AuditedAnswer)
 
 
 class Audit:

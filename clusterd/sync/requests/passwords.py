@@ -85,7 +85,7 @@ class _Arguments(msgspec.Struct):
     user: str = ""
 
 
-class _Request(msgspec.Struct):
+class _PasswordRequest(msgspec.Struct):
     f_kwargs: _Arguments | None = None
 
 
@@ -93,20 +93,20 @@ class _Said(msgspec.Struct):
     result: bool | None = None
 
 
-class _Fields(msgspec.Struct):
+class _AnswerFields(msgspec.Struct):
     result: _Said | None = None
 
 
-class _Encoded(msgspec.Struct):
-    fields: _Fields | None = msgspec.field(name="__object__", default=None)
+class _EncodedAnswer(msgspec.Struct):
+    fields: _AnswerFields | None = msgspec.field(name="__object__", default=None)
 
 
-class _Answer(msgspec.Struct):
-    result: _Encoded | None = msgspec.field(name="__wazuh_result__", default=None)
+class _PasswordAnswer(msgspec.Struct):
+    result: _EncodedAnswer | None = msgspec.field(name="__wazuh_result__", default=None)
 
 
-_requests = msgspec.json.Decoder(_Request)
-_answers = msgspec.json.Decoder(_Answer)
+_requests = msgspec.json.Decoder(_PasswordRequest)
+_answers = msgspec.json.Decoder(_PasswordAnswer)
 
 
 def _user_in(request: bytes) -> str:

@@ -17,7 +17,7 @@ REQUEST = dump_json({"version": 1, "origin": {"module": "cluster"}, "command": "
 ANSWER_S = 60.0
 
 
-class _Answer(msgspec.Struct, frozen=True):
+class _DaemonAnswer(msgspec.Struct, frozen=True):
     error: int
     data: list[str] = []
 
@@ -52,7 +52,7 @@ class RulesetReload:
         failed = "Ruleset reload failed after cluster integrity check: "
         try:
             payload = await ask_once(f"{self._context.settings.root}/{SOCKET}", REQUEST, ANSWER_S)
-            answer = msgspec.json.decode(payload, type=_Answer)
+            answer = msgspec.json.decode(payload, type=_DaemonAnswer)
         except (ClusterError, msgspec.DecodeError, RecursionError) as failure:
             return "ERROR", f"{failed}{failure}"
         shown = shorten(", ".join(answer.data))

@@ -16,7 +16,7 @@ from clusterd.messages.base import Text
 from clusterd.sync.links.context import Context
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.requests.blobs import JsonBlobs
-from clusterd.sync.requests.this_node import LARGEST_SYNC_REQUEST, Asked, ThisNode
+from clusterd.sync.requests.this_node import LARGEST_SYNC_REQUEST, AdmittedRequest, ThisNode
 from clusterd.wire.results import INTERNAL_ERROR, WireException, dump_json
 
 Ask = Callable[[str, Text, float | None], Awaitable[Text]]
@@ -49,7 +49,7 @@ class ApiRunner:
             refusal = row.refusal(envelope.request_type, origin, self._context.settings.clusterd.worker_api)
             if refusal:
                 return _inline(refused(refusal, node))
-            answer = await self._run(request, Asked(envelope, row, asker))
+            answer = await self._run(request, AdmittedRequest(envelope, row, asker))
             taken = self._context.clock.monotonic() - began
             self._journal.debug(f"Time calculating request ({row.shown}) result: {taken:.3f}s")
             return answer
@@ -59,7 +59,7 @@ class ApiRunner:
             self._journal.error(f"Error in distributed API: {failure}")
             return _inline(unexpected(node))
 
-    async def _run(self, request: Text, asked: Asked) -> Text:
+    async def _run(self, request: Text, asked: AdmittedRequest) -> Text:
         settings, envelope = self._context.settings, asked.envelope
         place = place_of(
             envelope.request_type,
@@ -73,7 +73,7 @@ class ApiRunner:
             return await self._spread(request, asked)
         return await self._execute(request, asked)
 
-    async def _execute(self, request: Text, asked: Asked) -> Text:
+    async def _execute(self, request: Text, asked: AdmittedRequest) -> Text:
         timeout_s = None if asked.envelope.wait_for_complete else self._timeout_s(asked.envelope)
         return await self._here.execute(request, asked, timeout_s)
 
@@ -87,7 +87,7 @@ class ApiRunner:
 
     # ---- on many nodes -----------------------------------------------------------------------------------------------------
 
-    async def _spread(self, request: Text, asked: Asked) -> Text:
+    async def _spread(self, request: Text, asked: AdmittedRequest) -> Text:
         """Every solver is asked at the same time; answers are merged in the order of the plan. What this node cannot execute
         itself goes to the others all the same."""
         context = self._context
@@ -120,7 +120,7 @@ class ApiRunner:
             context.spool.remove(out)
             self._texts.remove(*held)
 
-    async def _solve(self, node: str, request: Text, asked: Asked, *, is_one_of_many: bool) -> Text:
+    async def _solve(self, node: str, request: Text, asked: AdmittedRequest, *, is_one_of_many: bool) -> Text:
         """One node's answer; a node that does not give one contributes a failure of its own (dapi.md 3.5)."""
         try:
             if node == self._context.node_name:

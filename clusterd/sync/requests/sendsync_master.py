@@ -55,7 +55,7 @@ class _Worker:
         self.is_told = False
 
 
-class _Asked(NamedTuple):
+class _AskedOfDaemon(NamedTuple):
     """What the audit says of a request; `reads`: nothing but what is no secret."""
 
     text: str
@@ -83,7 +83,7 @@ class SendsyncMaster:
             daemon, message = read_request(content)
             self._journal.debug(f"Receiving SendSync request ({daemon}) from {peer.name} ({client})")
             text, reads = described(daemon, message)
-            asked = _Asked(f"{text} asked by worker {peer.name} (SendSync)", reads)
+            asked = _AskedOfDaemon(f"{text} asked by worker {peer.name} (SendSync)", reads)
             given = permitted(daemon, message, self._context.settings.clusterd.worker_api)
             if given is None:
                 peer.answer_late(commands.SENDSYN_ERR, build_words(client, str(self._refuse(asked, text))))
@@ -100,7 +100,7 @@ class SendsyncMaster:
         return commands.SENDSYNC_QUEUED
 
     async def _serve(
-        self, worker: _Worker, peer: Peer, client: str, turn: Ticket, message: bytes, asked: _Asked
+        self, worker: _Worker, peer: Peer, client: str, turn: Ticket, message: bytes, asked: _AskedOfDaemon
     ) -> None:
         """From the line to the answer. Cancelled with the link, perhaps before it begins: see `link_lost`."""
         try:
@@ -178,10 +178,10 @@ class SendsyncMaster:
             for turn in worker.turns:
                 self._turns.leave(turn)
 
-    def _audit(self, asked: _Asked, end: str) -> None:
+    def _audit(self, asked: _AskedOfDaemon, end: str) -> None:
         self._context.log.line("DEBUG2" if asked.reads else "INFO", MASTER, AUDIT, f"{asked.text}: {end}.")
 
-    def _refuse(self, asked: _Asked, text: str) -> ClusterError:
+    def _refuse(self, asked: _AskedOfDaemon, text: str) -> ClusterError:
         worker_api = self._context.settings.clusterd.worker_api
         self._audit(asked, "refused with 4000")
         return ClusterError(4000, f"this master's clusterd.worker_api is {worker_api}: {text}")

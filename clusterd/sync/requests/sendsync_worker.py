@@ -35,7 +35,7 @@ WORKER = 0
 TIMEOUT = 3020
 
 
-class _Asked:
+class _OpenSendsync:
     """A request of a local client, from its arrival to its answer. `is_answered`: the master has said how it ended."""
 
     __slots__ = ("answer", "client", "is_answered", "master", "task")
@@ -60,8 +60,8 @@ class SendsyncWorker:
         self._context = context
         self._roster = context.roster
         self._turns = FairQueue(LIMITS)
-        self._known: set[_Asked] = set()
-        self._with_master: dict[str, _Asked] = {}
+        self._known: set[_OpenSendsync] = set()
+        self._with_master: dict[str, _OpenSendsync] = {}
         self._unclaimed: set[str] = set()
         self.local: dict[str, Handler] = {commands.SENDSYNC: self.sendsync, commands.SENDASYNC: self.sendasync}
         self.remote: dict[str, Handler] = {commands.SENDSYN_RES: self.answered, commands.SENDSYN_ERR: self.failed}
@@ -93,7 +93,7 @@ class SendsyncWorker:
         timeout_s = self._context.settings.communication.timeout_dapi_request_s
         task = asyncio.current_task()
         assert task is not None
-        asked = _Asked(client, task)
+        asked = _OpenSendsync(client, task)
         self._known.add(asked)
         try:
             turn = self._turns.join(WORKER, client.name, service, len(payload))
@@ -110,7 +110,7 @@ class SendsyncWorker:
         finally:
             self._known.discard(asked)
 
-    async def _ask_master(self, asked: _Asked, payload: bytes) -> tuple[str, bytes]:
+    async def _ask_master(self, asked: _OpenSendsync, payload: bytes) -> tuple[str, bytes]:
         """Raises ClusterError: 3023 without a link, or what the master refused the request with."""
         master, name = self._roster.need_master(), asked.client.name
         if name in self._unclaimed:
@@ -172,7 +172,7 @@ class SendsyncWorker:
         asked.settle(commands.ERR, found.content[:LARGEST_ERROR])
         return commands.SENDSYNC_ERROR_FORWARDED
 
-    def _find(self, master: Peer, name: str) -> _Asked | None:
+    def _find(self, master: Peer, name: str) -> _OpenSendsync | None:
         """Who waits for this answer. One that comes after its client gave up frees the client's number."""
         asked = self._with_master.get(name)
         if asked is None:

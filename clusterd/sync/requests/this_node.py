@@ -12,7 +12,7 @@ from clusterd.dapi.protocol.policy import Row
 from clusterd.dapi.protocol.registry import (
     ArgumentsRefused,
     Cluster,
-    Function,
+    RegisteredFunction,
     SyncCall,
     arguments_of,
     not_available,
@@ -33,7 +33,7 @@ TOOK_TOO_LONG = 3021
 _EXCEPTION = b'{"__wazuh_exception__"'
 
 
-class Asked(NamedTuple):
+class AdmittedRequest(NamedTuple):
     """A request that may be executed here: its envelope, its row of the table, and who asks (see SyncCall)."""
 
     envelope: Envelope
@@ -51,7 +51,7 @@ class ThisNode:
         self._texts = texts
         self._logins = FrameworkLogins(context)
 
-    async def execute(self, request: Text, asked: Asked, timeout_s: float | None) -> Text:
+    async def execute(self, request: Text, asked: AdmittedRequest, timeout_s: float | None) -> Text:
         """The answer. `timeout_s`: how long the function may take, None without a limit.
 
         Raises ClusterError, JobError, OSError."""
@@ -63,7 +63,7 @@ class ThisNode:
         finally:
             self._journal.debug("Finished executing request locally")
 
-    async def _by_whoever_can(self, request: Text, asked: Asked, timeout_s: float | None) -> Text:
+    async def _by_whoever_can(self, request: Text, asked: AdmittedRequest, timeout_s: float | None) -> Text:
         name, row = asked.envelope.function, asked.row
         function = FUNCTIONS.find(name)
         framework = self._context.framework
@@ -93,7 +93,7 @@ class ThisNode:
 
     # ---- the framework -----------------------------------------------------------------------------------------------------
 
-    async def _in_framework(self, request: Text, asked: Asked, timeout_s: float | None) -> Text:
+    async def _in_framework(self, request: Text, asked: AdmittedRequest, timeout_s: float | None) -> Text:
         """No process of the pool takes part."""
         framework, row = self._context.framework, asked.row
         assert framework is not None
@@ -128,7 +128,7 @@ class ThisNode:
 
     # ---- ours --------------------------------------------------------------------------------------------------------------
 
-    async def _by_ours(self, request: Text, function: Function, asker: str, *, may_decline: bool) -> Text:
+    async def _by_ours(self, request: Text, function: RegisteredFunction, asker: str, *, may_decline: bool) -> Text:
         """Raises ArgumentsRefused, if it may."""
         if function.place == "sync":
             return await self._in_sync(request, function, asker)
@@ -148,7 +148,7 @@ class ThisNode:
             raise ArgumentsRefused(1000, done.declined, wire_class=INTERNAL_ERROR)
         return done.answer
 
-    async def _in_sync(self, text: Text, function: Function, asker: str) -> Text:
+    async def _in_sync(self, text: Text, function: RegisteredFunction, asker: str) -> Text:
         settings, node = self._context.settings, self._context.node_name
         request = without_star(parse_request(self._texts.read(text, LARGEST_SYNC_REQUEST), limit=LARGEST_SYNC_REQUEST))
         if function.checks_daemons:
