@@ -1,7 +1,7 @@
-"""One child process: fork, signals, how it ended. Knows nothing of why children live or die; run.py decides.
+"""One child process: fork, signals, exit status. When children are started and replaced is decided by run.py.
 
-The supervisor has all signals in SIGNALS blocked from its start; a child is born with them blocked and unblocks those it
-handles once its handlers are in place, so that no signal is ever lost or met by a default action in between.
+The supervisor blocks all signals in SIGNALS from its start. A child is born with them blocked and unblocks those that
+it handles after its handlers are in place, so no signal is lost or meets a default action in between.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from clusterd.exits import ExitCode
 from clusterd.memory import bound_heaps
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO})
-"""Blocked in the supervisor, which waits for them; all but SIGCHLD are inherited blocked."""
+"""Blocked in the supervisor, which waits for them; children inherit all but SIGCHLD blocked."""
 
 CRASH_LOG_MODE = 0o640
 _PR_SET_PDEATHSIG = 1
@@ -31,8 +31,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ChildSpec(msgspec.Struct, frozen=True):
-    """A process that the node needs. `main` runs in the child and returns its exit code; `name` is its row on the board.
-    Children of one `stage` stop side by side, the lowest first, and are killed after `stop_s` seconds."""
+    """A process that the node needs. `main` runs in the child and returns its exit code; `name` is its row on the
+    board. Children of one `stage` stop at the same time, lower stages first, and are killed after `stop_s` seconds."""
 
     name: str
     main: Callable[[], int]
@@ -41,8 +41,8 @@ class ChildSpec(msgspec.Struct, frozen=True):
 
 
 class BirthPlan(msgspec.Struct, frozen=True):
-    """What a new child does before its work: `begin` first, file descriptors that are not for it are closed, stacks of a crash go
-    to `crash_log`, what ends it unexpectedly is told to `on_crash` as a text with a stack."""
+    """What a new child does before its work: calls `begin`, closes the descriptors in `close_fds`, writes stacks of a
+    crash to `crash_log`, and reports an unexpected end to `on_crash` as text with a stack."""
 
     close_fds: tuple[int, ...]
     crash_log: str
@@ -51,7 +51,7 @@ class BirthPlan(msgspec.Struct, frozen=True):
 
 
 class Child:
-    """A living child. Nobody but `collect` takes its end from the system, so until then its pid is nobody else's."""
+    """A living child. Only `collect` reaps it, so until then its pid cannot belong to another process."""
 
     def __init__(self, name: str, pid: int, incarnation: int, started_at: float) -> None:
         """`started_at`: seconds on the monotonic clock."""
@@ -61,12 +61,13 @@ class Child:
         self.started_at = started_at
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal. A child that has ended and was not collected yet takes it silently."""
+        """Sends a signal. A child that has ended and was not reaped yet ignores it."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def collect(self) -> int | None:
-        """How it ended: exit code, or -N for signal N; None while it lives. To be called no more once it told."""
+        """Reaps the child. Returns its exit code, or -N for signal N; None while it lives. Do not call it again after
+        it returned a code."""
         found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)
         if found is None:
             return None
@@ -74,13 +75,14 @@ class Child:
 
 
 def freeze() -> None:
-    """Before the first fork: what was imported is never touched by the collector again, so children share its pages."""
+    """Call before the first fork: the garbage collector never touches the imported objects again, so children share
+    their pages."""
     gc.collect()
     gc.freeze()
 
 
 def fork(spec: ChildSpec, incarnation: int, now: float, plan: BirthPlan) -> Child:
-    """A new process that runs `spec.main`. Raises OSError when the system has no room for one."""
+    """Forks a process that runs `spec.main`. Raises OSError when the system cannot create one."""
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
@@ -91,7 +93,7 @@ def fork(spec: ChildSpec, incarnation: int, now: float, plan: BirthPlan) -> Chil
 
 
 def _live(spec: ChildSpec, parent: int, plan: BirthPlan) -> NoReturn:
-    """The whole life of the child. Never returns into the supervisor's code, whatever happens."""
+    """Runs the child's whole life. Never returns into the supervisor's code."""
     status = int(ExitCode.FAILED)
     try:
         plan.begin()
@@ -110,7 +112,8 @@ def _be_born(name: str, parent: int, plan: BirthPlan) -> None:
     if os.getppid() != parent:
         # The supervisor died between the fork and the line above: nobody would ever end this process.
         os._exit(ExitCode.FAILED)
-    # A session of its own: Ctrl-C at a terminal is for the supervisor, which stops its children in order; see also scheduling.py.
+    # A session of its own: Ctrl-C at a terminal reaches only the supervisor, which stops its children in order; see
+    # also scheduling.py.
     os.setsid()
     bound_heaps()
     _libc.prctl(_PR_SET_NAME, f"clusterd-{name}".encode()[:15], 0, 0, 0)
@@ -120,12 +123,13 @@ def _be_born(name: str, parent: int, plan: BirthPlan) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     crash_log = os.open(plan.crash_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, CRASH_LOG_MODE)
     if _is_null(_STDERR):
-        # Nobody reads it: what a library says before it aborts stands beside the stacks, for one descriptor.
+        # Nobody reads stderr, so it goes to the crash log too: what a library prints before it aborts then stands
+        # beside the stacks.
         os.dup2(crash_log, _STDERR)
         os.close(crash_log)
         crash_log = _STDERR
     faulthandler.enable(crash_log, all_threads=True)
-    # For `clusterd support`: what each process is doing, while it goes on.
+    # For `clusterd support`: the process writes its stacks and continues.
     faulthandler.register(signal.SIGUSR2, crash_log, all_threads=True)
 
 

@@ -1,4 +1,4 @@
-"""Whether the user that a node becomes may read the program it runs: the interpreter and the packages."""
+"""Checks that the node's user may read the program that the node runs: interpreter and packages."""
 
 import importlib.util
 import os
@@ -8,11 +8,12 @@ from pathlib import Path
 from clusterd.supervisor.privileges import Owner, answer_as
 
 PACKAGES = ("clusterd", "hashing", "ipc", "msgspec", "zmq")
-"""Our own, and two of those that we need: one of a single directory, one with libraries."""
+"""Our own packages, and two that we depend on: a pure one and one with shared libraries."""
 
 
 def unreadable_code() -> str:
-    """What this process may not read of its own program, with the directory that bars the way; empty when it may read all."""
+    """The first part of the program that this process may not read, with the directory that prevents it; empty if it
+    may read everything."""
     for path in code_paths():
         for above in [*reversed(path.parents), path]:
             wanted = os.X_OK if above != path else os.R_OK | (os.X_OK if os.path.isdir(path) else 0)
@@ -22,7 +23,7 @@ def unreadable_code() -> str:
 
 
 def unreadable_code_of(owner: Owner) -> str:
-    """The same for another user, asked as root. Never in a process with threads."""
+    """The same for another user, asked as root. Do not call it in a process with threads."""
     return answer_as(owner, unreadable_code)
 
 
@@ -35,7 +36,7 @@ def access_warning(user: str, unreadable: str) -> str:
 
 
 def code_paths() -> list[Path]:
-    """The interpreter, by its name and where that leads, and the packages."""
+    """The interpreter, its resolved path, and the packages."""
     found = [Path(sys.executable), Path(sys.executable).resolve()]
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)

@@ -1,4 +1,4 @@
-"""Starting the node in the background: two forks, and a pipe through which the daemon says how its start went."""
+"""Starts the node in the background: two forks, and a pipe over which the daemon reports the result of its start."""
 
 import os
 import select
@@ -22,10 +22,10 @@ def start_daemon(
     leave_late: bool = False,
     run: Callable[..., int] = supervise,
 ) -> StartResult:
-    """Start the node and return once it serves, or with the reason why it does not. Nothing is then left of it.
+    """Starts the node and returns once it serves, or with the reason why it does not; then nothing of it is left.
 
-    The caller must have no threads. `run` is for tests. After `timeout_s` the daemon is killed, and its children die with it; with
-    `leave_late` it goes on starting instead, and the result is good, with a reason."""
+    The caller must have no threads. `run` is for tests. After `timeout_s` the daemon is killed and its children die
+    with it; with `leave_late` it continues to start, and the result is good but has a reason."""
     settings = msgspec.structs.replace(
         settings, root=os.path.abspath(settings.root), conf=settings.conf and os.path.abspath(settings.conf)
     )
@@ -44,7 +44,7 @@ def start_daemon(
 def _begin_daemon(
     settings: Settings, write_fd: int, log_level_override: int | None, run: Callable[..., int]
 ) -> NoReturn:
-    """The rest of both forks' lives: never returns into the caller's code."""
+    """Runs both forks. Never returns into the caller's code."""
     code = int(ExitCode.FAILED)
     try:
         os.setsid()
@@ -59,7 +59,8 @@ def _begin_daemon(
 
 
 def _let_go_of_files(keep: int) -> None:
-    """Standard files to /dev/null, everything else but `keep` closed: a caller that reads our output must see its end."""
+    """Redirects the standard files to /dev/null and closes everything but `keep`: a program that reads our caller's
+    output must see its end."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -68,7 +69,7 @@ def _let_go_of_files(keep: int) -> None:
 
 
 def _hear(fd: int, deadline: float, timeout_s: float, leave_late: bool) -> StartResult:
-    """The daemon's first line is its pid, the second one its StartResult."""
+    """Reads the daemon's two lines: its pid, then its StartResult."""
     heard = b""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
@@ -86,7 +87,7 @@ def _hear(fd: int, deadline: float, timeout_s: float, leave_late: bool) -> Start
 
 
 def _too_late(heard: bytes, timeout_s: float, leave_late: bool) -> StartResult:
-    """The daemon still holds the pipe, so the pid is still its own."""
+    """The daemon still holds the pipe, so the pid cannot belong to another process."""
     pid = int(heard.split(b"\n")[0] or 0)
     if leave_late:
         return StartResult(True, f"still starting after {timeout_s:.0f} s (pid {pid}); see logs/cluster.log", pid)

@@ -1,4 +1,5 @@
-"""The children of one node: forked, watched, replaced, ended. Single-threaded and never waiting; run.py turns the loop."""
+"""The children of one node: starts, watches, replaces and ends them. Single-threaded and never blocking; run.py drives
+it."""
 
 import os
 import signal
@@ -21,12 +22,13 @@ LATEST_AGAIN_S = 5.0
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """Times in seconds. `start_s`: until a new child must be ready, waits for a core or the disk left aside;
-    `stuck_after_s`: how long a child may be idle without a heartbeat; `stuck_busy_after_s`: how long it may compute or wait for
-    the disk without one; `dump_s`: from the order to dump its stacks until it is killed; `tick_s`: how often a node that serves
-    is looked at; `asleep_s`: a supervisor that is later than its tick by so much was itself stopped, and its children with it.
+    """Times in seconds. `start_s`: how long a new child may take to become ready, waits for a core or the disk
+    excluded; `stuck_after_s`: how long a child may be idle without a heartbeat; `stuck_busy_after_s`: how long it may
+    compute or wait for the disk without one; `dump_s`: between the order to dump its stacks and its kill; `tick_s`: how
+    often a serving node is checked; `asleep_s`: a supervisor whose tick is this late was itself stopped, and its
+    children with it.
 
-    Waiting for a core is never held against a child: on a busy machine a new one would wait as long."""
+    Waiting for a core never counts against a child: on a busy machine a new child would wait as long."""
 
     start_s: float = 60.0
     stuck_after_s: float = 30.0
@@ -37,7 +39,7 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 class Slot:
-    """One child over all its lives. `child` is None while it is down; `due_at`: when it is forked again."""
+    """One child across all its lives. `child` is None while it is down; `due_at`: when it is forked again."""
 
     def __init__(self, spec: ChildSpec, row: BoardRow) -> None:
         self.spec = spec
@@ -51,9 +53,9 @@ class Slot:
 
 
 class Family:
-    """Owner of all children. Every method takes `now`, seconds on the monotonic clock.
+    """Owns all children. Every method takes `now`, seconds on the monotonic clock.
 
-    `failure` is set, for good, when a child could not be brought to work: the node is then to be stopped."""
+    `failure` is set for good when a child could not start its work: then the node must stop."""
 
     def __init__(
         self,
@@ -67,8 +69,8 @@ class Family:
         spread: Callable[[], float],
         not_for_child: Callable[[str], Sequence[int]],
     ) -> None:
-        """`reason`: why a child could not start, in its own words, once. `not_for_child`: descriptors that the one of
-        this name closes."""
+        """`reason`: returns, once, a child's own text why it could not start. `not_for_child`: the descriptors that the
+        child of this name closes."""
         self._slots = [Slot(spec, board.add_row(spec.name)) for spec in specs]
         self._log = log
         self._limiter = RateLimiter(SAME_LINE_S)
@@ -83,23 +85,23 @@ class Family:
     # ---- coming up -----------------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
-        """Fork all, the last to stop first."""
+        """Forks all children, in reverse order of stopping."""
         for slot in reversed(self._slots):
             self._fork(slot, now)
 
     @property
     def is_ready(self) -> bool:
-        """Whether every child does its work."""
+        """Whether every child is ready."""
         return all(slot.child is not None and slot.row.snapshot().state == "ready" for slot in self._slots)
 
     @property
     def waiting_for(self) -> list[str]:
-        """Names of those that do not."""
+        """Names of the children that are not ready."""
         return [slot.spec.name for slot in self._slots if slot.child is None or slot.row.snapshot().state != "ready"]
 
     @property
     def waited_s(self) -> float:
-        """For how long a child that is not ready yet has waited for a core or the disk, at most."""
+        """The longest time that a child which is not ready has waited for a core or the disk."""
         starting = [slot for slot in self._slots if slot.row.snapshot().state != "ready"]
         return max((slot.watch.start.waited_s for slot in starting), default=0.0)
 
@@ -125,19 +127,20 @@ class Family:
     # ---- watching ------------------------------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
-        """Collect who ended, decide what follows, fork who is due, deal with who is stuck."""
+        """Reaps children that ended, decides their replacement, forks those that are due, and ends those that are
+        stuck."""
         for slot in self._slots:
             with self._rounds.survive(f"looking after {slot.spec.name}"):
                 self._look_at(slot, now)
 
     def paused(self) -> None:
-        """The supervisor itself was not running for a while (machine or group stopped): the children were not either, so
-        that time does not count."""
+        """The supervisor itself did not run for a while (machine or process group stopped). Neither did the children,
+        so that time does not count."""
         for slot in self._slots:
             slot.watch.skip()
 
     def next_moment(self) -> float | None:
-        """When `look` has something to do at the latest, apart from its ticks."""
+        """The next time at which `look` has something to do, apart from its ticks."""
         moments = [at for slot in self._slots for at in (slot.due_at, slot.kill_at) if at is not None]
         return min(moments, default=None)
 
@@ -164,7 +167,7 @@ class Family:
                 self._end_stuck(slot, child, why, now)
 
     def _what_is_wrong(self, slot: Slot, facts: RowSnapshot, now: float) -> str:
-        """Why this child is to be ended, empty if it is not."""
+        """Why this child must be ended; empty if it must not."""
         pace, silence = self._pace, slot.watch.silence
         busy_s = silence.cpu_s + silence.disk_s
         if silence.idle_s > pace.stuck_after_s or busy_s > pace.stuck_busy_after_s:
@@ -179,8 +182,8 @@ class Family:
         return ""
 
     def _end_stuck(self, slot: Slot, child: Child, what: str, now: float) -> None:
-        """Its stacks go to the crash log if it can still write them: faulthandler answers SIGABRT even in a busy loop, and
-        a stopped process once it is continued."""
+        """Asks for its stacks in the crash log: faulthandler answers SIGABRT even in a busy loop, and in a stopped
+        process once it continues."""
         slot.kill_at = now + self._pace.dump_s
         self._say("WARNING", f"{slot.spec.name} (pid {child.pid}) {what}; its stacks go to {self._crash_log}.")
         moment = time.strftime("%Y/%m/%d %H:%M:%S")
@@ -199,7 +202,7 @@ class Family:
             self._say("WARNING", f"{self._crash_log} cannot be written: {failure.strerror}")
 
     def _ended(self, slot: Slot, life: Life, what: str, now: float) -> None:
-        """A life is over: on the board, in the log, and the plan for the next one."""
+        """Records the end of a life on the board and in the log, and plans the next one."""
         slot.kill_at = None
         slot.due_at = now + LATEST_AGAIN_S  # whatever comes in between: a child that is gone comes back
         reason = self._reason()
@@ -235,7 +238,7 @@ class Family:
         return sorted({slot.spec.stage for slot in self._slots})
 
     def ask_to_stop(self, stage: int) -> float:
-        """SIGTERM to the children of this stage; returns how many seconds they may take."""
+        """Sends SIGTERM to the children of this stage; returns how many seconds they may take."""
         slots = [slot for slot in self._slots if slot.spec.stage == stage and slot.child is not None]
         for slot in slots:
             assert slot.child is not None
@@ -244,7 +247,8 @@ class Family:
         return max((slot.spec.stop_s for slot in slots), default=0.0)
 
     def living(self, stage: int | None = None) -> list[str]:
-        """Collect who ended, replacing nobody; names of those of this stage (or of all) that live."""
+        """Reaps children that ended without replacing them; returns the names of those of this stage (or of all) that
+        live."""
         names = []
         for slot in self._slots:
             if slot.child is not None and slot.child.collect() is not None:

@@ -1,7 +1,8 @@
-"""The supervisor's part in the framework process: starts and kills helpers when sync asks for it, and collects them.
+"""The supervisor's part of the framework process: starts and kills helpers on sync's request, and reaps them.
 
-It decides nothing: sync knows how many are needed, which one is ready and which is in trouble (clusterd/sync/ports). What is held
-here are bounds: no more helpers than could be needed, none of a sync that is gone, and nothing left of one that ended.
+It makes no decisions: sync knows how many helpers are needed, which is ready and which is in trouble
+(clusterd/sync/ports). The supervisor enforces limits: not more helpers than could be needed, none for a sync that is
+gone, and nothing left of a helper that ended.
 """
 
 import contextlib
@@ -19,11 +20,11 @@ from ipc.codec import Decoder, encode
 from ipc.errors import BadMessage
 
 STAGE = 3
-"""Of a stop: after sync, before the store."""
+"""Stage of a stop: after sync, before the store."""
 STOP_S = 6.0
-"""What a helper that was told to end may take: see END_S of clusterd/framework/program.py."""
+"""How long a helper may take after SIGTERM: see END_S of clusterd/framework/program.py."""
 SPARE = 2
-"""More than are to serve: one that replaces another, and one that is just being ended."""
+"""Helpers beyond those that serve: one that replaces another, and one that is ending."""
 MESSAGES_AT_ONCE = 64
 
 
@@ -37,18 +38,19 @@ class _Helper:
         self.kill_at: float | None = None
 
     def send(self, number: signal.Signals) -> None:
-        """To it and to what it has started. It was not collected yet, so the number is nobody else's."""
+        """Signals the helper and its children. It was not reaped yet, so the number cannot belong to another
+        process."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
 
 class Helpers:
-    """All helpers of a node. `sync_end`: the descriptor that sync has, from before its fork, for all its lives; `own_end` is not for
-    children. A message on it makes the system send SIGIO to this process."""
+    """All helpers of a node. `sync_end`: sync's descriptor, made before its fork, for all its lives; `own_end` is
+    closed in children. A message on it makes the system send SIGIO to this process."""
 
     def __init__(self, python: str, root: str, most: int, sync_row: BoardRow) -> None:
-        """`python` empty: there is no framework, and never a helper. `most`: of those that serve. `sync_row`: says which life of
-        sync is the present one."""
+        """`python` empty: no framework and never a helper. `most`: limit of serving helpers. `sync_row`: tells the
+        current life of sync."""
         self._python = python
         self._root = root
         self._most = most + SPARE
@@ -76,7 +78,8 @@ class Helpers:
         return min((helper.kill_at for helper in self._living.values() if helper.kill_at is not None), default=None)
 
     def look(self, now: float) -> None:
-        """Collect who ended, kill who is due, do what sync asks for. `now`: seconds on the monotonic clock."""
+        """Reaps helpers that ended, kills those that are due, and carries out sync's requests. `now`: seconds on the
+        monotonic clock."""
         if self._socket is None:
             return
         present = self._sync_row.snapshot().incarnation
@@ -125,7 +128,7 @@ class Helpers:
             launched.close()
 
     def _collect(self, helper: _Helper) -> bool:
-        """Whether it has ended; then nothing of it is left."""
+        """Whether the helper has ended; then everything of it is removed."""
         ended = os.waitid(os.P_PID, helper.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is None:
             return False
@@ -150,13 +153,13 @@ class Helpers:
             os.kill(helper.pid, signal.SIGCONT)
 
     def ask_to_stop(self) -> float:
-        """SIGTERM to all; returns how many seconds they may take."""
+        """Sends SIGTERM to all; returns how many seconds they may take."""
         for helper in self._living.values():
             self._ask_to_end(helper, time.monotonic())
         return STOP_S if self._living else 0.0
 
     def living(self) -> list[str]:
-        """Collect who ended; names of those that live."""
+        """Reaps helpers that ended; returns the names of those that live."""
         return [f"framework-{helper.number}" for helper in list(self._living.values()) if not self._collect(helper)]
 
     def kill(self) -> None:

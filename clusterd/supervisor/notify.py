@@ -1,4 +1,4 @@
-"""What systemd is told (sd_notify(3)): ready, reloading, stopping, and that the supervisor's loop turns."""
+"""Messages to systemd (sd_notify(3)): ready, reloading, stopping, and the watchdog."""
 
 import os
 import socket
@@ -9,10 +9,10 @@ from clusterd.printable import printable
 
 
 class Notifier:
-    """Sends states to the socket of `NOTIFY_SOCKET`; without one it does nothing. Owned by the supervisor.
+    """Sends states to the socket of `NOTIFY_SOCKET`; without one it does nothing. The supervisor owns it.
 
-    `watchdog_s`: how often at least `alive` wants to be called, half of what systemd allows; None without a watchdog.
-    A state that cannot be sent is dropped: systemd draws its own conclusions, the node goes on.
+    `watchdog_s`: how often `alive` must be called, half of what systemd allows; None without a watchdog. A state that
+    cannot be sent is dropped: systemd draws its own conclusions, the node continues.
     """
 
     def __init__(self, environment: Mapping[str, str], pid: int) -> None:
@@ -52,12 +52,12 @@ class Notifier:
         try:
             self._socket.sendto(state.encode(), self._address)
         except OSError:
-            # Nobody listens, or its queue is full: a supervisor must not stop for that.
+            # No listener, or a full queue: no reason for a supervisor to stop.
             return
 
 
 def _watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
-    """Half of the watchdog's interval if it watches this process."""
+    """Half of the watchdog's interval, if it watches this process."""
     try:
         if int(environment.get("WATCHDOG_PID", pid)) != pid:
             return None

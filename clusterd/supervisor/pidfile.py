@@ -1,8 +1,9 @@
-"""One daemon at a time: `var/run/wazuh-clusterd-{pid}.pid`, held with a lock for as long as any process of the node lives.
+"""Ensures one daemon at a time with `var/run/wazuh-clusterd-{pid}.pid`, locked as long as any process of the node
+lives.
 
-The pid file keeps the stock name and content. The lock on it (flock) is inherited by the children, so it is free exactly
-when the last process of the node is gone, however they ended; a pid that was given to another program later never counts.
-Starts are serialised by a short lock on the directory.
+The pid file keeps the stock name and content. Children inherit its lock (flock), so the lock is free exactly when the
+last process of the node has ended, however that happened; a pid that was later given to another program never counts. A
+short lock on the directory serialises starts.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ _NAME = re.compile(r"wazuh-clusterd(_child_\d+)?-(\d+)\.pid")
 
 
 class AlreadyRunning(Exception):
-    """Another clusterd, ours or the stock one, runs at this root. `pid` is its (first) process."""
+    """Another cluster daemon, ours or stock, runs at this root. `pid` is its (first) process."""
 
     def __init__(self, pid: int, program: str) -> None:
         super().__init__(f"{program} is already running with pid {pid}")
@@ -34,24 +35,27 @@ class AlreadyRunning(Exception):
 
 
 class PidFile:
-    """The pid file of this process. Children inherit its descriptor and with it the lock; they never touch the file."""
+    """The pid file of this process. Children inherit its descriptor and with it the lock; they never change the
+    file."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
 
     def remove(self) -> None:
-        """Take the file away and let go of the lock. Children that still live keep the lock, but nobody finds the file."""
+        """Removes the file and closes the descriptor. Children that still live keep the lock, but nobody finds the
+        file."""
         with contextlib.suppress(OSError):  # on a disk that is read-only by now it is stale without its lock
             self.path.unlink()
         os.close(self._fd)
 
 
 def claim(root: str) -> tuple[PidFile, list[str]]:
-    """Become the daemon of this root: remove stale pid files, write ours. Returns it and the names of the stale ones.
+    """Becomes the daemon of this root: removes stale pid files and writes ours. Returns it and the names of the stale
+    ones.
 
-    Processes of a node whose supervisor was killed a moment ago are given DYING_WAIT_S to end.
-    Raises AlreadyRunning, OSError (directory missing or not writable), TimeoutError (another start hangs)."""
+    Waits DYING_WAIT_S for processes of a node whose supervisor was killed a moment ago. Raises AlreadyRunning, OSError
+    (directory missing or not writable), TimeoutError (another start hangs)."""
     directory = Path(root) / DIRECTORY
     deadline = time.monotonic() + DYING_WAIT_S
     while True:
@@ -66,9 +70,9 @@ def claim(root: str) -> tuple[PidFile, list[str]]:
 
 
 def running_pid(root: str) -> int | None:
-    """The supervisor's pid of the clusterd that runs at this root, or None. Disturbs nobody.
+    """The supervisor's pid of the clusterd that runs at this root, or None. Has no side effects.
 
-    Until the last child of a supervisor that was killed is gone, it is still the killed one's pid."""
+    After a supervisor was killed this is still its pid until its last child has ended."""
     for path, pid in _pid_files(Path(root) / DIRECTORY):
         if _is_held(path):
             return pid
@@ -76,7 +80,7 @@ def running_pid(root: str) -> int | None:
 
 
 def running_daemon(root: str) -> tuple[int, str] | None:
-    """Pid and program (OURS, STOCK) of the cluster daemon that runs at this root, whichever it is. Disturbs nobody."""
+    """Pid and program (OURS, STOCK) of the cluster daemon that runs at this root. Has no side effects."""
     for path, pid in _pid_files(Path(root) / DIRECTORY):
         if _is_held(path):
             return pid, OURS
@@ -91,7 +95,7 @@ def _write_own(directory: Path) -> PidFile:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
     try:
         os.fchmod(fd, MODE)
-        # Waits for nobody: only running_pid() may hold it, for the moment between two system calls.
+        # Does not block for long: only running_pid() can hold it, between two system calls.
         fcntl.flock(fd, fcntl.LOCK_EX)
         os.write(fd, f"{pid}\n".encode())
     except BaseException:
@@ -101,7 +105,7 @@ def _write_own(directory: Path) -> PidFile:
 
 
 def _remove_stale(directory: Path) -> list[str]:
-    """Remove pid files of processes that are gone; returns their names. Raises AlreadyRunning for one that is not."""
+    """Removes pid files of processes that have ended; returns their names. Raises AlreadyRunning for one that lives."""
     stale = []
     for path, pid in _pid_files(directory):
         if _is_held(path):
@@ -114,7 +118,7 @@ def _remove_stale(directory: Path) -> list[str]:
 
 
 def _pid_files(directory: Path) -> list[tuple[Path, int]]:
-    """Pid files of clusterd, ours and stock, the parents' before the children's."""
+    """Pid files of cluster daemons, ours and stock, parents before children."""
     found = []
     try:
         names = sorted(os.listdir(directory))
@@ -143,8 +147,8 @@ def _is_held(path: Path) -> bool:
 
 
 def _is_stock(path: Path, pid: int) -> bool:
-    """Whether a process that holds no lock of ours wrote this file and lives: the stock daemon. A process that began after
-    the file was written got a used pid and is somebody else."""
+    """Whether a living process without our lock wrote this file: the stock daemon. A process that started after the
+    file was written reuses the pid and is unrelated."""
     if pid == os.getpid():
         return False
     try:

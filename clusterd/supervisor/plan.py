@@ -1,4 +1,4 @@
-"""Which processes a node has. Listed in the order in which they stop; they start in the reverse order.
+"""The processes of a node, listed in the order in which they stop; they start in the reverse order.
 
 A new kind of process is a function here and an entry in `plan`.
 """
@@ -21,15 +21,15 @@ from ipc.job_queue import BACKGROUND_SLOT
 MOST_POOL_PROCESSES = 32
 SLABS_MASTER = (16, 48)
 SLABS_WORKER = (8, 4)
-"""Of net and of sync. A worker sends one package at a time, a few chunks under way; a master serves many from the same sealed
-bodies, those in the middle of a package and those at its end, and receives from many. Slabs cost memory only while they are
-in use and for five seconds more."""
+"""Slabs of net and of sync. A worker sends one package at a time with a few chunks under way. A master sends the same
+sealed bodies to many workers, some in the middle of a package and some at its end, and receives from many. Slabs cost
+memory only while in use and for five seconds more."""
 
 
 class NodeResources:
-    """What children inherit. `settings` is the running one; a reload replaces it, for children forked later. `log_format`
-    and the like never change while the node runs (clusterd/reload.py). `framework_fd`: where sync asks for
-    processes of the framework, None without one."""
+    """What children inherit. `settings`: the current ones; a reload replaces them for children forked later.
+    `log_format` and the like never change while the node runs (clusterd/reload.py). `framework_fd`: sync's descriptor
+    for requesting framework processes, None without a framework."""
 
     def __init__(self, settings: Settings, arena: Arena, board: Board, log: Log) -> None:
         self.settings = settings
@@ -40,8 +40,8 @@ class NodeResources:
 
 
 def plan(node: NodeResources) -> list[ChildSpec]:
-    """The children, in the order in which they stop: the api, whose callers are answered first, net accepts nothing more,
-    sync ends what is under way, the pool, and the store, which is there until nobody asks any more."""
+    """The children in the order in which they stop: first the api, so that its callers get their answers; then net,
+    which accepts nothing more; sync ends its open work; the pool; last the store, when nobody asks it any more."""
     size = pool_size(node.settings, len(os.sched_getaffinity(0)))
     children = [ChildSpec("api", _api(node), stage=0, stop_s=5.0)] if node.settings.clusterd.api.enabled else []
     children += [
@@ -58,15 +58,15 @@ def plan(node: NodeResources) -> list[ChildSpec]:
 
 
 def pool_size(settings: Settings, cores: int) -> int:
-    """How many pool processes for what somebody waits for: as configured, else the cores, at least 2 on a master and 1 on a
-    worker. One more does the rest."""
+    """Number of pool processes for work that somebody waits for: as configured, else the number of cores, at least 2 on
+    a master and 1 on a worker. One more does background work."""
     if settings.pool_size:
         return min(settings.pool_size, MOST_POOL_PROCESSES)
     return min(max(cores, 2 if settings.is_master else 1), MOST_POOL_PROCESSES)
 
 
 def make_arena(settings: Settings) -> Arena:
-    """The shared memory of this node; nothing of it is touched yet."""
+    """Creates the node's shared memory; none of it is touched yet."""
     return Arena(*(SLABS_MASTER if settings.is_master else SLABS_WORKER))
 
 

@@ -1,8 +1,9 @@
-"""What the children import only when they first need it, imported before the fork.
+"""Imports before the fork what children would otherwise import when they first need it.
 
-Libraries put off imports until somebody calls them. In a child that would be after privileges were dropped, perhaps years later,
-when the package was replaced, moved away, or may not be read by the user that the node became. Forked children have all of it,
-and share its memory. tests/field/test_imports.py watches every process of a node and names what is missing here.
+Libraries defer imports until a function is called. In a child that would happen after privileges were dropped, perhaps
+years later, when the package was replaced, moved away, or is unreadable for the node's user. Forked children have all
+modules and share their memory. tests/field/test_imports.py watches every process of a node and names what is missing
+here.
 """
 
 import importlib
@@ -34,11 +35,11 @@ MODULES = (
     "uvicorn.protocols.http.httptools_impl",
     "uvicorn.protocols.websockets.auto",
 )
-"""Some are parts that only some versions of a library have: what is not there will not be imported later either."""
+"""Some of these exist in some versions of a library only; a missing one will not be imported later either."""
 
 
 def preload() -> None:
-    """Import it all, and read what the standard library reads when it first formats a stack."""
+    """Imports everything, and loads what the standard library loads when it first formats a stack."""
     for name in MODULES:
         try:
             importlib.import_module(name)

@@ -1,4 +1,5 @@
-"""From root to the owner of the files, once, before anything else is made; and whether that owner can work in the tree."""
+"""Changes from root to the owner of the files, once, before anything else is made; checks that the owner can work in
+the tree."""
 
 import grp
 import os
@@ -13,17 +14,18 @@ import msgspec
 from clusterd.rights import DEFAULT_OWNER
 
 WORKING_DIRECTORIES = ("etc", "logs", "queue/cluster", "var/run")
-"""Below the root; the owner must be able to write there. Made by `clusterd init`, or by the product's packages."""
+"""Directories below the root that the owner must be able to write. `clusterd init` or the product's packages make
+them."""
 
 OWN_FILES = ("logs/cluster.log", "logs/clusterd-crash.log")
 OWN_TREES = ("queue/cluster/.clusterd",)
-"""What an earlier run as another user may have left, and what this one has to write."""
+"""Files that an earlier run as another user may have left and this run must write."""
 
 UMASK = 0o007
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """Who the node runs as."""
+    """The user that the node runs as."""
 
     name: str
     uid: int
@@ -35,7 +37,7 @@ class PrivilegeProblem(Exception):
 
 
 def owner_to_become(configured: str) -> Owner | None:
-    """The user that a daemon started as root becomes: the one configured, else `wazuh` if it exists. None: stay.
+    """The user that a daemon started as root becomes: the configured one, else `wazuh` if it exists. None: stay root.
 
     Raises PrivilegeProblem for a configured user that does not exist."""
     if os.geteuid() != 0:
@@ -52,7 +54,7 @@ def owner_to_become(configured: str) -> Owner | None:
 
 
 def become(owner: Owner) -> None:
-    """Change group, supplementary groups and user, for good. Raises PrivilegeProblem when the system refuses."""
+    """Changes group, supplementary groups and user for good. Raises PrivilegeProblem when the system refuses."""
     try:
         os.setgid(owner.gid)
         os.initgroups(owner.name, owner.gid)
@@ -62,8 +64,8 @@ def become(owner: Owner) -> None:
 
 
 def answer_as(owner: Owner, ask: Callable[[], str]) -> str:
-    """The answer of another user, asked as root; that it cannot be asked is an answer, too. At most 4096 bytes. Never in a process
-    with threads."""
+    """Returns the answer that a function gives as another user, asked as root; a failure to ask is an answer, too. At
+    most 4096 bytes. Do not call it in a process with threads."""
     read_fd, write_fd = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -82,8 +84,8 @@ def answer_as(owner: Owner, ask: Callable[[], str]) -> str:
 
 
 def hand_over_own_files(root: str, owner: Owner) -> None:
-    """As root: give the owner what an earlier run as another user left. Links, and files with a second name, are left
-    alone: the directories belong to the owner, who must not be able to point root at a file of somebody else."""
+    """As root: gives the owner the files that an earlier run as another user left. Links and files with a second name
+    are skipped: the owner owns the directories and must not be able to make root change another user's file."""
     for relative in OWN_FILES:
         try:
             fd = os.open(Path(root) / relative, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -116,7 +118,7 @@ def _hand_over(fd: int, owner: Owner) -> None:
 
 
 def tree_problem(root: str) -> str | None:
-    """Why this process cannot work in the tree (to be asked after `become`), or None."""
+    """Why this process cannot work in the tree (call it after `become`), or None."""
     me = _user_name(os.geteuid())
     for directory in [*reversed(Path(root).parents), Path(root)]:
         if directory.exists() and not os.access(directory, os.X_OK, effective_ids=True):
@@ -153,7 +155,8 @@ def _user_name(uid: int) -> str:
 
 
 def allow_open_files(wanted: int) -> str | None:
-    """Raise the limit of open files to at least `wanted` where that is allowed; a warning when it is not enough."""
+    """Raises the limit of open files to at least `wanted` where that is allowed; returns a warning when it is not
+    enough."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     if soft == unlimited or soft >= wanted:

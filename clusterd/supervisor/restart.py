@@ -1,9 +1,9 @@
-"""Whether and when a child that ended comes back: a pure function of how its lives went. The clock is the caller's.
+"""Decides whether and when a child that ended is replaced: a pure function of its lives. The caller has the clock.
 
-"Could not start" and "died at work" have different answers. A child that was ready in any of its lives did its work with
-this configuration, so it is always replaced: at once after a long life, and after a growing pause of at most
-LONGEST_PAUSE_S when lives are short. A child that never was ready has LIVES_TO_TRY lives; one that says itself that it could
-not start (exit code COULD_NOT_START) has only the one.
+"Could not start" and "died at work" have different answers. A child that was ready in any of its lives has worked with
+this configuration, so it is always replaced: at once after a long life, after a growing pause of at most
+LONGEST_PAUSE_S when lives are short. A child that was never ready gets LIVES_TO_TRY lives; one that reports itself that
+it could not start (exit code COULD_NOT_START) gets only one.
 """
 
 import signal
@@ -19,7 +19,7 @@ LONG_LIFE_S = 5.0
 
 
 class Life(msgspec.Struct, frozen=True):
-    """One finished life of a child. `status`: exit code, or -N for signal N. `was_ready`: it began its work."""
+    """One finished life of a child. `status`: exit code, or -N for signal N. `was_ready`: it had begun its work."""
 
     lasted_s: float
     status: int
@@ -27,7 +27,7 @@ class Life(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True):
-    """What earlier lives of one child left behind. `short_lives`: how many in a row ended early."""
+    """What is remembered of one child's earlier lives. `short_lives`: how many in a row ended early."""
 
     ever_ready: bool = False
     lives: int = 0
@@ -35,7 +35,7 @@ class History(msgspec.Struct, frozen=True):
 
 
 class Restart(msgspec.Struct, frozen=True):
-    """Fork it again `pause_s` seconds from now."""
+    """Fork the child again in `pause_s` seconds."""
 
     pause_s: float
 
@@ -47,8 +47,8 @@ class GiveUp(msgspec.Struct, frozen=True):
 
 
 def decide(history: History, life: Life, spread: float) -> tuple[History, Restart | GiveUp]:
-    """The history with this life in it, and what to do now. `spread` (0 to 1) shortens a pause by up to a fifth, so that
-    children that died together do not come back together."""
+    """Returns the history including this life, and what to do now. `spread` (0 to 1) shortens a pause by up to a fifth,
+    so that children that died together do not return together."""
     short = 0 if life.lasted_s >= LONG_LIFE_S and life.was_ready else history.short_lives + 1
     after = History(history.ever_ready or life.was_ready, history.lives + 1, short)
     if not after.ever_ready:

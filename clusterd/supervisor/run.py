@@ -1,6 +1,6 @@
 """The supervisor: creates pid file, arena and board, forks its children, replaces those that die, stops them in order.
 
-It has no threads, no ZeroMQ context and no data, so it can fork again at any time. All it waits for are signals and the
+It has no threads, no ZeroMQ context and no data, so it can fork again at any time. It waits only for signals and the
 next tick: its signals stay blocked and are taken one by one with sigtimedwait.
 """
 
@@ -43,7 +43,7 @@ from ipc.board import SUPERVISOR, Board
 STARTING_TICK_S = 0.02
 KILLED_WAIT_S = 10.0
 OTHER_FILES = 512
-"""Open files beside connections: channels, logs, files of jobs."""
+"""Open files other than connections: channels, logs, files of jobs."""
 
 STOP_LINES = {
     signal.SIGTERM: "SIGNAL [(15)-(SIGTERM)] received. Exit...",
@@ -52,8 +52,8 @@ STOP_LINES = {
 
 
 class StartResult(msgspec.Struct, frozen=True):
-    """How a start went. `pid` is the supervisor's; with ALREADY_RUNNING the one of the daemon that runs. `reason` is for
-    people; empty when `ok`, unless the node was left starting."""
+    """The result of a start. `pid` is the supervisor's; with ALREADY_RUNNING that of the running daemon. `reason` is
+    for people; empty when `ok`, unless the node was left starting."""
 
     ok: bool
     reason: str = ""
@@ -62,7 +62,7 @@ class StartResult(msgspec.Struct, frozen=True):
 
 
 class CouldNotStart(Exception):
-    """The node cannot serve; everything made so far is taken back before anybody hears of it."""
+    """The node cannot serve; everything made so far is removed before anybody is told."""
 
     def __init__(self, reason: str, code: ExitCode = ExitCode.COULD_NOT_START, pid: int = 0) -> None:
         super().__init__(reason)
@@ -70,7 +70,7 @@ class CouldNotStart(Exception):
 
 
 class Starter:
-    """Who started the node and waits to hear how that went: told once, through a pipe or on stderr."""
+    """The caller that waits for the result of the start; told once, through a pipe or on stderr."""
 
     def __init__(self, ready_fd: int | None, *, foreground: bool) -> None:
         self.fd = ready_fd
@@ -78,7 +78,7 @@ class Starter:
         self._told = False
 
     def tell(self, result: StartResult) -> int:
-        """Returns the exit code in it."""
+        """Sends the result; returns its exit code."""
         if self._told:
             return result.code
         self._told = True
@@ -101,11 +101,11 @@ def supervise(
     make_plan: Callable[[NodeResources], list[ChildSpec]] = plan,
     pace: Timing | None = None,
 ) -> int:
-    """Run the node until it is told to stop; returns the exit code.
+    """Runs the node until it is told to stop; returns the exit code.
 
-    `ready_fd` (closed by us) gets one line, a StartResult in JSON, once the node serves or cannot. In the foreground the
-    log also goes to stderr, and so does the reason of a start that failed when there is no `ready_fd`.
-    `log_level_override` is that of the command line (wire.md 7.4). `make_plan` and `pace` are for tests."""
+    `ready_fd` (closed here) gets one line, a StartResult in JSON, once the node serves or cannot. In the foreground the
+    log also goes to stderr, and so does the reason of a failed start without `ready_fd`. `log_level_override` is that
+    of the command line (wire.md 7.4). `make_plan` and `pace` are for tests."""
     starter = Starter(ready_fd, foreground=foreground)
     asked = log_level_override or 0
     settings = msgspec.structs.replace(
@@ -133,8 +133,8 @@ def supervise(
 
 @contextlib.contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """From before the first fork: see child.py. SIGCHLD must not be ignored, as some parents have it, or the system would
-    collect our children."""
+    """Blocks the signals before the first fork: see child.py. SIGCHLD must not be ignored, as some parents leave it, or
+    the system would reap our children."""
     earlier = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:

@@ -1,6 +1,7 @@
-"""What an earlier life of the node left behind, removed before the children are forked; and what this one leaves at its end.
+"""Removes what an earlier life of the node left behind, before the children are forked, and what this life leaves at
+its end.
 
-Only called by the one process that holds the pid file. Never follows a link.
+Only the process that holds the pid file calls it. Never follows a link.
 """
 
 import contextlib
@@ -17,8 +18,9 @@ SPOOL = f"{CLUSTER_DIR}/{OWN}/spool"
 
 
 def sweep_before_start(root: str) -> None:
-    """A fresh run directory (0700), no local socket, an empty spool, an existing state directory that holds nothing but files;
-    as stock does, nothing else in queue/cluster (wire.md 1.8). Raises OSError naming what cannot be removed or made."""
+    """Prepares a new run directory (0700), no local socket, an empty spool, and a state directory that holds only
+    files. As in stock, nothing else in queue/cluster is touched (wire.md 1.8). Raises OSError naming what cannot be
+    removed or made."""
     remove_run_files(root)
     cluster = Path(root) / CLUSTER_DIR
     for path in cluster.iterdir():
@@ -32,20 +34,20 @@ def sweep_before_start(root: str) -> None:
         path.chmod(0o770)
     empty_spool(root)
     for path in (Path(root) / STATE).iterdir():
-        # Over a directory nothing can be written, whatever its name is wanted for.
+        # A directory could not be overwritten by the file that needs its name.
         if not stat.S_ISREG(_mode(path)):
             _remove(path)
     os.mkdir(run_dir(root), 0o700)
 
 
 def remove_run_files(root: str) -> None:
-    """The run directory (sockets between our processes, board) and the local socket."""
+    """Removes the run directory (sockets between our processes, board) and the local socket."""
     _remove(Path(run_dir(root)))
     _remove(Path(local_socket(root)))
 
 
 def empty_spool(root: str) -> None:
-    """Received packages, parts, strings: of no use to anybody once their process is gone."""
+    """Removes received packages, parts and strings, which are useless after their process has ended."""
     with contextlib.suppress(FileNotFoundError):
         for path in (Path(root) / SPOOL).iterdir():
             _remove(path)
@@ -59,7 +61,7 @@ def _mode(path: Path) -> int:
 
 
 def _remove(path: Path) -> None:
-    """A file, link, socket or whole directory, if it is there."""
+    """Removes a file, link, socket or whole directory, if it exists."""
     try:
         found = path.lstat()
     except FileNotFoundError:

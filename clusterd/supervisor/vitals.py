@@ -1,4 +1,5 @@
-"""What a process does that gives no sign of life: compute, wait for a core, wait for the disk, or nothing. From /proc."""
+"""Finds out from /proc what a process without heartbeats does: compute, wait for a core, wait for the disk, or
+nothing."""
 
 import contextlib
 import os
@@ -7,13 +8,13 @@ import msgspec
 
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 _STATE, _UTIME, _STIME = 0, 11, 12
-"""Fields of /proc/PID/stat behind the name in brackets."""
+"""Fields of /proc/PID/stat after the name in brackets."""
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One look at a process. `cpu_s`: what its threads have computed so far; `queued_s`: how long they have waited for a core;
-    `state`: of its first thread, as ps shows it (R: runs or waits for a core, D: waits for the disk, S: sleeps,
-    T: stopped by a signal, t: stopped by a debugger)."""
+    """One sample of a process. `cpu_s`: CPU time of its threads so far; `queued_s`: time they have waited for a core;
+    `state`: of its first thread, as ps shows it (R: runs or waits for a core, D: waits for the disk, S: sleeps, T:
+    stopped by a signal, t: stopped by a debugger)."""
 
     cpu_s: float
     queued_s: float
@@ -28,12 +29,12 @@ class Spent(msgspec.Struct):
     disk_s: float = 0.0
     queued_s: float = 0.0
     held_s: float = 0.0
-    """By a debugger: somebody looks at it, and it is none of ours to end that."""
+    """Stopped by a debugger: somebody examines it, so it must not be ended."""
 
     def add(self, lasted_s: float, before: Sample | None, after: Sample | None) -> None:
-        """What the process did between two samples. The state at the end is that of the time which no counter explains: the
-        system adds a wait for a core to its counter only when it is over, and a kernel may have no such counter. Where /proc
-        does not show the process, it counts as idle."""
+        """What the process did between two samples. Time that no counter explains is attributed to the state at the
+        end: the system adds a wait for a core to its counter only when it is over, and a kernel may have no such
+        counter. A process that /proc does not show counts as idle."""
         if before is None or after is None:
             self.idle_s += lasted_s
             return
@@ -53,7 +54,7 @@ class Spent(msgspec.Struct):
 
     @property
     def waited_s(self) -> float:
-        """For what it could do nothing about."""
+        """Time that the process could not influence."""
         return self.queued_s + self.disk_s + self.held_s
 
     def __str__(self) -> str:
@@ -68,7 +69,8 @@ class Spent(msgspec.Struct):
 
 
 class Watch:
-    """The time of one life of a child, by what it was spent on. `silence` begins anew with each sign of life, `start` never."""
+    """The time of one life of a child, by how it was spent. `silence` restarts with each heartbeat, `start` never
+    does."""
 
     def __init__(self) -> None:
         self.silence = Spent()
@@ -79,7 +81,7 @@ class Watch:
         self._at: float | None = None
 
     def look(self, pid: int, heartbeat: int, now: float, shortest_s: float) -> None:
-        """Take notice of the child's last heartbeat, and of what it has done since the last look. `shortest_s`: of the time
+        """Records the child's last heartbeat and what it has done since the last sample. `shortest_s`: minimum time
         between two samples."""
         if self._at is None or now - self._at >= shortest_s:
             sample = read(pid)
@@ -91,12 +93,12 @@ class Watch:
             self._heard, self.silence, self.warned = heartbeat, Spent(), False
 
     def skip(self) -> None:
-        """Nobody looked for a while, nor did the child run: that time does not count."""
+        """The supervisor did not run for a while, and neither did the child: that time does not count."""
         self._at = None
 
 
 def read(pid: int) -> Sample | None:
-    """None for a process that is gone, or that /proc hides."""
+    """None for a process that has ended or is hidden by /proc."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b") ")[2].split()

@@ -1,6 +1,6 @@
-"""Frames: the 20 bytes before a body, and the division of a large one (wire.md 2.1, 2.2, 2.4).
+"""Frames: the 20 bytes before a body, and the division of large bodies (wire.md 2.1, 2.2, 2.4).
 
-A sender to a stock peer hands header and body to the transport in one write (2.5): `frames_of` gives them joined.
+Header and body must be given to the transport in one write for a stock peer (2.5): `frames_of` returns them joined.
 """
 
 import struct
@@ -16,16 +16,17 @@ HEADER_BYTES = HEADER.size
 FIELD_BYTES = 12
 
 REQUEST_CHUNK = 5242880
-"""Largest plaintext that is sent in one frame, however long its token; also the size of a divided frame, header included."""
+"""Largest plaintext sent in one frame, however long its token; also the size of a divided frame including its
+header."""
 PIECE_BYTES = REQUEST_CHUNK - HEADER_BYTES
-"""Body bytes of every piece of a divided message but the last."""
+"""Body bytes of each piece of a divided message except the last."""
 
 _DIVIDED_FLAG = 0x64
 _SPACE = b" "
 
 
 class Header(NamedTuple):
-    """`length`: bytes of the body that follows. `divided`: more pieces follow under this counter."""
+    """`length`: bytes of the following body. `divided`: more pieces follow with this counter."""
 
     counter: int
     length: int
@@ -59,26 +60,26 @@ def command_field(command: str, flag: bytes = b"") -> bytes:
 
 @lru_cache(maxsize=256)
 def parse_field(field: bytes) -> tuple[str, bool]:
-    """12 bytes to the command and the division flag. Any bytes have a meaning; nothing is raised."""
+    """Splits the 12 bytes into command and division flag. Any bytes are valid; nothing is raised."""
     return field[:MAX_COMMAND_BYTES].split(_SPACE, 1)[0].decode("latin-1"), field[MAX_COMMAND_BYTES] == _DIVIDED_FLAG
 
 
 def build_header(counter: int, length: int, command: str, divided: bool | None = None) -> bytes:
-    """The header of a body of `length` bytes. `divided`: None for an undivided message, True for a piece that is not the
-    last, False for the last (whose flag is a dash even after an 11-byte command)."""
+    """The header of a body of `length` bytes. `divided`: None for an undivided message, True for a piece that is not
+    the last, False for the last piece (whose flag is a dash even after an 11-byte command)."""
     flag = b"" if divided is None else b"d" if divided else b"-"
     return HEADER.pack(counter, length, command_field(command, flag))
 
 
 def parse_header(header: bytes) -> Header:
-    """The first 20 bytes of `header`."""
+    """Parses the first 20 bytes of `header`."""
     counter, length, field = HEADER.unpack_from(header)
     command, divided = parse_field(field)
     return Header(counter, length, command, divided)
 
 
 def pieces_of(counter: int, command: str, length: int, *, divide: bool) -> Iterator[Piece]:
-    """The frames for a body of `length` bytes: one, or with `divide` as many as wire.md 2.4 cuts it into."""
+    """The frames for a body of `length` bytes: one, or with `divide` the pieces of wire.md 2.4."""
     if not divide or length <= PIECE_BYTES:
         yield Piece(build_header(counter, length, command), 0, length)
         return
@@ -88,7 +89,7 @@ def pieces_of(counter: int, command: str, length: int, *, divide: bool) -> Itera
 
 
 def frames_of(counter: int, command: str, body: bytes | memoryview, *, divide: bool) -> list[bytes]:
-    """The frames for a body, each complete: to be written in this order, each with one write."""
+    """The complete frames for a body, to be written in this order, each in one write."""
     if not divide or len(body) <= PIECE_BYTES:
         return [build_header(counter, len(body), command) + body]
     view = memoryview(body)

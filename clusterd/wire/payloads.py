@@ -1,7 +1,7 @@
-"""The arguments of the commands, typed (wire.md 4.1, dapi.md 1.3): `parse_*` takes a peer's bytes, `build_*` makes ours.
+"""Typed arguments of the commands (wire.md 4.1, dapi.md 1.3): `parse_*` reads a peer's bytes, `build_*` makes ours.
 
-A payload that cannot be read raises ClusterError 1000 with the text that a stock node gives where that is fixed; it is
-answered with `err` and `results.encode_failure`. Texts quote at most the beginning of what came.
+An unreadable payload raises ClusterError 1000, with stock's text where that is fixed; it is answered with `err` and
+`results.encode_failure`. Texts quote at most the beginning of the payload.
 """
 
 import re
@@ -14,17 +14,17 @@ from clusterd.wire.commands import SAME_CLOCK
 from clusterd.wire.results import ARGUMENT_BYTES, WireException, decode_exception, dump_json, encode_failure, load_json
 
 MAX_LENGTH_DIGITS = 20
-"""Digits of the largest length that is read at all."""
+"""Most digits of a length."""
 SHA256_BYTES = 32
 NO_TASK = "None"
-"""The task id where none is known."""
+"""Stands for an unknown task id."""
 MAX_CAPS = 64
 _HELLO_PARTS = 4
 _QUOTED = 40
 MAX_ID_BYTES = 256
-"""The longest task id, client id or string id; all known ones have at most 36 characters."""
+"""Length limit of task ids, client ids and string ids; all known ones have at most 36 characters."""
 MAX_PATH_BYTES = 4096
-"""The longest path (PATH_MAX of Linux)."""
+"""Length limit of a path (PATH_MAX of Linux)."""
 _SENDSYNC_FORM = "it must be an object with daemon_name, a text, and message, an object or a text, and nothing else"
 _DIGEST_CHECK = re.compile(rb"([0-9a-f]{32})( dry)?")
 _DIFFERS = re.compile(rb"differs ([0-9a-f]{32}) ")
@@ -36,7 +36,7 @@ _TASK_ID = re.compile(rb"[!-~]{1,%d}" % MAX_ID_BYTES)
 
 
 class Hello(NamedTuple):
-    """What a worker says first (wire.md 1.4). Nothing in it has been checked but that it is text."""
+    """A worker's first request (wire.md 1.4). Only that it is text has been checked."""
 
     name: str
     cluster: str
@@ -52,21 +52,21 @@ class TaskPath(NamedTuple):
 
 
 class TaskFailure(NamedTuple):
-    """`*_r` and `cancel_task`: what ended a task. `task_id` is None where the peer knew none."""
+    """`*_r` and `cancel_task`: the failure that ended a task. `task_id` is None if the peer knew none."""
 
     task_id: str | None
     error: WireException
 
 
 class FileEnd(NamedTuple):
-    """`file_end`: `digest` is what should be the SHA-256 of all chunks."""
+    """`file_end`: `digest` should be the SHA-256 of all chunks."""
 
     path: str
     digest: bytes
 
 
 class Addressed(NamedTuple):
-    """`dapi`, `dapi_err`, `sendsync`, `sendsyn_err`: something for the client or request `id`."""
+    """`dapi`, `dapi_err`, `sendsync`, `sendsyn_err`: content for the client or request `id`."""
 
     id: str
     content: bytes
@@ -80,7 +80,7 @@ class StringFor(NamedTuple):
 
 
 class BatchResult(msgspec.Struct, frozen=True):
-    """`syn_m_a_e`, `syn_w_g_e`, `syn_wgc_e`: how the writing of a batch went. `time_spent`: seconds."""
+    """`syn_m_a_e`, `syn_w_g_e`, `syn_wgc_e`: the result of writing a batch. `time_spent`: seconds."""
 
     updated_chunks: int
     error_messages: list[str]
@@ -103,7 +103,7 @@ def text_of(data: bytes) -> str:
 
 
 def split_word(payload: bytes, most: int = MAX_ID_BYTES) -> tuple[str, bytes]:
-    """`{word} {rest}`: up to the first space, and all behind it. `most`: bytes of the word."""
+    """Splits `{word} {rest}` at the first space. `most`: byte limit of the word."""
     end = payload.find(b" ", 0, most + 1)
     if end < 0:
         if len(payload) > most:
@@ -113,28 +113,30 @@ def split_word(payload: bytes, most: int = MAX_ID_BYTES) -> tuple[str, bytes]:
 
 
 def parse_id(payload: bytes) -> str:
-    """The id of a string, alone. Bytes that are no text are replaced: stock's peers send error texts there, too."""
+    """A string id alone. Invalid bytes are replaced: stock peers send error texts here, too."""
     if len(payload) > MAX_ID_BYTES:
         raise ClusterError(1000, f"an id of {len(payload)} bytes is longer than {MAX_ID_BYTES}")
     return payload.decode(errors="replace")
 
 
 def parse_task_id(payload: bytes) -> str:
-    """The answer to a request that begins a file. Raises ClusterError 1000 for what could be no word of our requests."""
+    """The answer to a request that begins a file. Raises ClusterError 1000 for a text that cannot be a word of our
+    requests."""
     if not _TASK_ID.fullmatch(payload):
         raise ClusterError(1000, f"the peer gave no task id: {payload[:_QUOTED]!r}")
     return payload.decode()
 
 
 def build_words(word: str, rest: bytes | str) -> bytes:
-    """`{word} {rest}`. The word has no space, or the peer reads it otherwise: a bug of the caller (ValueError)."""
+    """Joins `{word} {rest}`. Raises ValueError for a word with a space, which the peer would misread: a bug of the
+    caller."""
     if " " in word:
         raise ValueError(f"a space ends this argument early: {word!r}")
     return word.encode() + b" " + (rest.encode() if isinstance(rest, str) else rest)
 
 
 def parse_hello(payload: bytes) -> Hello:
-    """Exactly four parts between single spaces."""
+    """Parses exactly four parts between single spaces."""
     parts = text_of(payload).split(" ")
     if len(parts) < _HELLO_PARTS:
         raise ClusterError(1000, f"not enough values to unpack (expected 4, got {len(parts)})")
@@ -144,7 +146,7 @@ def parse_hello(payload: bytes) -> Hello:
 
 
 def build_hello(hello: Hello) -> bytes:
-    """Raises ValueError when a part has a space: no master would read it."""
+    """Raises ValueError for a part with a space, which no master could read."""
     if any(" " in part for part in hello):
         raise ValueError("no part of a hello may have a space")
     return " ".join(hello).encode()
@@ -190,7 +192,8 @@ def parse_addressed(payload: bytes) -> Addressed:
 
 
 def parse_string_for(payload: bytes) -> StringFor:
-    """A `string_id` that begins with `Error` is what a stock sender puts there when the string could not be sent."""
+    """A stock sender puts a text beginning with `Error` in place of the `string_id` when the string could not be
+    sent."""
     ident, string_id = split_word(payload)
     return StringFor(ident, string_id[:MAX_ID_BYTES].decode(errors="replace"))
 
@@ -208,8 +211,8 @@ def build_batch_result(result: BatchResult) -> bytes:
 
 
 def parse_sendsync(content: bytes) -> SendSync:
-    """The JSON of a `sendsync`, with these two members and no other. `daemon_name` is any text: the receiver has a table of
-    those it serves. Texts of errors quote nothing of it: it may hold keys."""
+    """The JSON of a `sendsync`, with exactly these two members. `daemon_name` may be any text: the receiver has a table
+    of the daemons it serves. Error texts quote nothing of it, since it may hold keys."""
     try:
         return msgspec.json.decode(content, type=SendSync)
     except msgspec.ValidationError:
@@ -219,7 +222,7 @@ def parse_sendsync(content: bytes) -> SendSync:
 
 
 def parse_clock(payload: bytes) -> int | None:
-    """The answer to `clock`: microseconds; None: its clock is ours."""
+    """The answer to `clock`: microseconds, or None if the peer's clock is ours."""
     if payload == SAME_CLOCK:
         return None
     if not payload.isdigit() or len(payload) > MAX_LENGTH_DIGITS:
@@ -228,14 +231,15 @@ def parse_clock(payload: bytes) -> int | None:
 
 
 class DigestCheck(NamedTuple):
-    """`syn_digest`: the worker's content digest, 32 hex digits; `dry`: it only wants to know what differs."""
+    """`syn_digest`: the worker's content digest, 32 hex digits; `dry`: it only asks what differs."""
 
     digest: str
     dry: bool
 
 
 class Differs(NamedTuple):
-    """The answer to `syn_digest` when it is another one: the master's content digest and its 1,024 bucket digests of 16 bytes."""
+    """The answer to `syn_digest` if the digests differ: the master's content digest and its 1,024 bucket digests of 16
+    bytes."""
 
     digest: str
     buckets: bytes
@@ -253,7 +257,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """What a worker would have to change: `counts` of all, and the first paths of each group."""
+    """What a worker would have to change: `counts` of all files, and the first paths of each group."""
 
     counts: Counts = Counts(0, 0, 0)
     missing: list[str] = []
@@ -322,7 +326,7 @@ def parse_changed(payload: bytes) -> Changed:
 
 
 def parse_caps(payload: bytes) -> list[str]:
-    """`caps`: what the other clusterd node can do, at most MAX_CAPS words; unknown words are its business."""
+    """`caps`: what the other clusterd node can do, at most MAX_CAPS words; unknown words are ignored."""
     try:
         listed = msgspec.json.decode(payload, type=list[str])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:

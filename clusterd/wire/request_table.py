@@ -1,4 +1,4 @@
-"""Our own requests in flight on one connection: counters, deadlines, what came too late (wire.md 2.3, 3.5)."""
+"""Our own open requests on one connection: counters, deadlines, late responses (wire.md 2.3, 3.5)."""
 
 COUNTERS = 1 << 32
 _NEAR = 1 << 20
@@ -6,16 +6,16 @@ _REMEMBERED = 4096
 
 
 class RequestTable:
-    """Counter of each request that waits for its response, and its deadline. Time is passed in.
+    """Counter and deadline of each request that waits for its response. Time is passed in.
 
-    Responses that come after the deadline are dropped silently, so expired counters are remembered; only the newest 4096
-    of them (the original keeps all, wire.md R4).
+    Late responses are dropped silently, so expired counters are remembered; only the newest 4096 (the original keeps
+    all, wire.md R4).
     """
 
     __slots__ = ("_expired", "_last", "_peer", "_waiting")
 
     def __init__(self, start: int) -> None:
-        """`start`: a random 32-bit number; the first request carries the one after it."""
+        """`start`: a random 32-bit number; the first request uses the number after it."""
         self._last = start % COUNTERS
         self._peer: int | None = None
         self._waiting: dict[int, float] = {}
@@ -25,10 +25,11 @@ class RequestTable:
         return len(self._waiting)
 
     def open(self, deadline: float) -> int:
-        """The counter of a new request."""
+        """Returns the counter of a new request."""
         counter = (self._last + 1) % COUNTERS
         if self._peer is not None and (counter - self._peer + _NEAR) % COUNTERS < 2 * _NEAR:
-            # Both count upwards in one number space; a stock peer would take our request for a response (wire.md C2).
+            # Both ends count upwards in one number space; a stock peer would take our request for a response (wire.md
+            # C2).
             counter = (self._peer + COUNTERS // 2) % COUNTERS
         while counter in self._waiting or counter in self._expired:
             counter = (counter + 1) % COUNTERS
@@ -37,11 +38,11 @@ class RequestTable:
         return counter
 
     def peer_used(self, counter: int) -> None:
-        """The peer's latest request carried this counter; ours keep away from it."""
+        """The peer's latest request used this counter; ours keep away from it."""
         self._peer = counter
 
     def settle(self, counter: int) -> bool | None:
-        """A response has come: True when its request waits, False when that had expired, None when there is none."""
+        """A response has arrived: True if its request waits, False if that has expired, None if there is none."""
         if self._waiting.pop(counter, None) is not None:
             return True
         if counter in self._expired:
@@ -50,12 +51,12 @@ class RequestTable:
         return None
 
     def forget(self, counter: int) -> None:
-        """Nobody waits for this response any more; it will be dropped if it comes."""
+        """Forgets a request; its response will be dropped."""
         if self._waiting.pop(counter, None) is not None:
             self._remember(counter)
 
     def expire(self, now: float) -> list[int]:
-        """The counters whose deadline is not after `now`, which wait no longer."""
+        """Removes and returns the counters whose deadline has passed at `now`."""
         late = [counter for counter, deadline in self._waiting.items() if deadline <= now]
         for counter in late:
             del self._waiting[counter]
@@ -66,7 +67,7 @@ class RequestTable:
         return min(self._waiting.values(), default=None)
 
     def take_all(self) -> list[int]:
-        """The counters of everything that still waits, which is forgotten: the connection has ended."""
+        """Removes and returns the counters of all open requests: the connection has ended."""
         waiting = list(self._waiting)
         self._waiting.clear()
         self._expired.clear()

@@ -1,8 +1,8 @@
-"""Exceptions, results and other objects as the JSON that all nodes understand (wire.md 3.2 to 3.4, dapi.md 4).
+"""Exceptions, results and other objects in the JSON that all nodes understand (wire.md 3.2 to 3.4, dapi.md 4).
 
-Nothing named in JSON is imported or called: classes come from fixed tables, a callable stays a name, and is accepted in API
-requests only, as the value of their key `f` (wire.md W4, dapi.md 8.1). What is written has the original's separators,
-ASCII escapes and order of keys.
+Names in JSON are never imported or called: classes come from fixed tables; a callable stays a name and is accepted only
+in API requests, as the value of their key `f` (wire.md W4, dapi.md 8.1). Output has the original's separators, ASCII
+escapes and order of keys.
 """
 
 import json
@@ -18,15 +18,15 @@ from clusterd.errors import MESSAGES, ClusterError
 
 MAX_DEPTH = 64
 MAX_JSON_BYTES = 67108864
-"""Default bound of a text that is decoded; strings of peers have their own, smaller ones."""
+"""Default size limit of a text to decode; strings of peers have their own, smaller limits."""
 MAX_PLAIN_TEXT = 4096
-"""Characters kept of an `err` that is plain text."""
+"""Characters kept of a plain-text `err`."""
 MAX_SHOWN = 1000
-"""Characters of a peer's detail in the readable text: what goes into log lines, status and refusals."""
+"""Characters of a peer's detail in readable text: log lines, status and refusals."""
 EXCEPTION_BYTES = 65536
-"""The largest text that is read as an encoded exception. Decoding takes the caller's loop about 1 ms at this size."""
+"""Size limit of an encoded exception. Decoding one of this size takes the caller's loop about 1 ms."""
 ARGUMENT_BYTES = 65536
-"""The same for the arguments of a small request."""
+"""Size limit of the arguments of a small request."""
 
 INTERNAL_ERROR = "WazuhInternalError"
 CLUSTER_ERROR = "WazuhClusterError"
@@ -64,10 +64,10 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} |
 
 
 class WireException(ClusterError):
-    """An exception as it crosses the wire: the class's name, the code, and the detail the readable text is made of.
+    """An exception as it crosses the wire: class name, code, and the detail for the readable text.
 
-    `extra_message`: text, a mapping that fills the placeholders of the code's message, or None. `ids` only has a meaning
-    for the classes of the WazuhError family.
+    `extra_message`: text, a mapping that fills the placeholders of the code's message, or None. `ids` has a meaning
+    only for classes of the WazuhError family.
     """
 
     def __init__(
@@ -91,19 +91,19 @@ class WireException(ClusterError):
 
     @property
     def message(self) -> str:
-        """What happened, for people: built from our own table, as every node does."""
+        """The readable text, built from our own table, as every node does."""
         extra = self.extra_message
         known = MESSAGES.get(self.code)
         if self.cmd_error or known is None:
             return "" if extra is None else shorten(str(extra))
         if isinstance(extra, Mapping):
-            # Only the placeholders of our own text, each once: what a peer puts in is never looked through for more.
+            # Only placeholders of our own text are replaced, each once; a peer's text is never searched for more.
             values = extra
             return _PLACEHOLDER.sub(lambda found: shorten(str(values.get(found[1], found[0]))), known)
         return known if extra is None else f"{known}: {shorten(extra)}"
 
     def __str__(self) -> str:
-        # One line, whatever the peer put in: a line break in it could forge a line of our log.
+        # Always one line: a line break from a peer could forge a line of our log.
         return f"Error {self.code} - {self.message}".translate(_CONTROL)
 
     def fields(self) -> dict[str, Any]:
@@ -123,14 +123,14 @@ class WireException(ClusterError):
 
 
 class WireResult(msgspec.Struct, frozen=True):
-    """An API result object: its class's name and the fields of its `__object__`, in order."""
+    """An API result object: class name and the fields of its `__object__`, in order."""
 
     wire_class: str
     fields: dict[str, Any]
 
 
 class WireCallable(msgspec.Struct, frozen=True):
-    """The name of a function in an API request. `wazuh`: the fields of the framework's node object, for its methods."""
+    """A function's name in an API request. `wazuh`: the fields of the framework's node object, for its methods."""
 
     name: str
     module: str
@@ -140,7 +140,7 @@ class WireCallable(msgspec.Struct, frozen=True):
 
 
 def shorten(text: str, limit: int = MAX_SHOWN) -> str:
-    """Text of a peer as far as it may go into a line of ours: its beginning."""
+    """The beginning of a peer's text, short enough for our log lines."""
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
@@ -148,8 +148,8 @@ def shorten(text: str, limit: int = MAX_SHOWN) -> str:
 
 
 def dump_json(value: object) -> bytes:
-    """JSON as the original writes it: `", "` and `": "`, ASCII only. Takes WireException, WireResult, WireCallable and
-    dates at any depth. Raises TypeError for anything else that JSON has no form for: a bug of the caller."""
+    """Encodes JSON as the original does: `", "` and `": "`, ASCII only. Takes WireException, WireResult, WireCallable
+    and dates at any depth. Raises TypeError for anything else without a JSON form: a bug of the caller."""
     return _ENCODER.encode(value).encode("ascii")
 
 
@@ -163,7 +163,7 @@ def encode_exception(
     dapi_errors: Mapping[str, Any] | None = None,
     ids: Sequence[Any] = (),
 ) -> bytes:
-    """The payload of an `err`. `wire_class`: None for the one that the code usually has."""
+    """The payload of an `err`. `wire_class`: None for the code's usual class."""
     return dump_json(
         WireException(
             code,
@@ -178,7 +178,7 @@ def encode_exception(
 
 
 def encode_failure(error: ClusterError) -> bytes:
-    """One of our errors as the payload of an `err`; one that came from a peer goes on as it was."""
+    """Encodes one of our errors as the payload of an `err`; one that came from a peer is passed on unchanged."""
     return dump_json(error) if isinstance(error, WireException) else encode_exception(error.code, error.extra)
 
 
@@ -222,14 +222,14 @@ _ENCODER = json.JSONEncoder(default=_special)
 
 
 def load_json(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES, max_depth: int = MAX_DEPTH) -> Any:
-    """JSON of a peer or client, special objects decoded. Raises ClusterError 1000 saying what is wrong, for anything else.
+    """Decodes JSON of a peer or client, including special objects. Raises ClusterError 1000 that says what is wrong.
 
-    `limit`: bytes. Texts come without lone surrogates, which no UTF-8 text could hold."""
+    `limit`: bytes. Texts contain no lone surrogates, which UTF-8 cannot encode."""
     return _revive(_parse(data, limit), max_depth)
 
 
 def load_request(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """An API request: an object whose key `f`, and nothing else, may be a callable. Raises ClusterError 1000."""
+    """Decodes an API request: an object in which only the key `f` may hold a callable. Raises ClusterError 1000."""
     request = _parse(data, limit)
     function = request.get("f") if isinstance(request, dict) else None
     named = None
@@ -245,7 +245,7 @@ def load_request(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES) -> di
 
 
 def parse_callable(encoded: Mapping[str, Any]) -> WireCallable:
-    """`{"__callable__": {...}}` as names. Raises ClusterError 1000."""
+    """Reads `{"__callable__": {...}}` as names. Raises ClusterError 1000."""
     inner = _revive(encoded.get("__callable__"), MAX_DEPTH)
     if not isinstance(inner, dict) or len(encoded) != 1:
         raise _cannot_decode(encoded)
@@ -258,15 +258,16 @@ def parse_callable(encoded: Mapping[str, Any]) -> WireCallable:
 
 
 def decode_exception(data: bytes) -> WireException:
-    """What `*_r` and `cancel_task` carry. JSON that is no encoded exception counts as 3000 with its text.
+    """Decodes the content of `*_r` and `cancel_task`. JSON that is no encoded exception becomes 3000 with its text.
 
-    Raises ClusterError 1000 for what is no JSON, a malformed object, or above EXCEPTION_BYTES."""
+    Raises ClusterError 1000 for invalid JSON, a malformed object, or more than EXCEPTION_BYTES."""
     value = load_json(data, limit=EXCEPTION_BYTES)
     return value if isinstance(value, WireException) else _plain_failure(data)
 
 
 def decode_err_payload(data: bytes) -> WireException:
-    """What an `err` says. Never raises: anything that is no encoded exception is 3000 with the text (wire.md C3, W11)."""
+    """Decodes an `err`. Never raises: anything that is no encoded exception becomes 3000 with the text (wire.md C3,
+    W11)."""
     try:
         return decode_exception(data)
     except ClusterError:
@@ -292,7 +293,7 @@ def _parse(data: bytes | memoryview, limit: int) -> Any:
 
 
 def _revive(value: Any, depth: int) -> Any:
-    """Special objects decoded, innermost first."""
+    """Decodes special objects, innermost first."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "replace").decode()
     if not isinstance(value, list | dict):
@@ -335,7 +336,7 @@ def _revive_special(key: str, inner: Any) -> Any:
 
 
 def exception_of(name: str, fields: dict[str, Any]) -> WireException:
-    """An exception from its class's name and fields (also the form inside results). Raises ClusterError 1000."""
+    """Builds an exception from class name and fields (also the form inside results). Raises ClusterError 1000."""
     code = fields.get("code")
     extra = fields.get("extra_message")
     remediation = fields.get("extra_remediation")

@@ -1,6 +1,6 @@
-"""What a sealed body looks like from outside: its length, and the error for one that does not open (wire.md 1.2).
+"""The visible properties of a sealed body: its length, and the error for one that does not open (wire.md 1.2).
 
-Apart from seal.py, so that programs of the local socket, where nothing is sealed, need no cryptography.
+Separate from seal.py, so that programs on the local socket, where nothing is sealed, need no cryptography.
 """
 
 BLOCK = 16
@@ -11,9 +11,9 @@ OVERHEAD = CIPHERTEXT_AT + SIGNATURE
 
 
 class BadSeal(Exception):
-    """A body does not open: another key, or damage. Says nothing about the body."""
+    """A body does not open: another key, or damage. The error reveals nothing of the body."""
 
 
 def sealed_length(plain_length: int) -> int:
-    """Length of the token for so many bytes: 0 gives 100, 5242880 gives 6990604."""
+    """Length of the token for that many plain bytes: 0 gives 100, 5242880 gives 6990604."""
     return 4 * ((OVERHEAD + BLOCK * (plain_length // BLOCK + 1) + 2) // 3)

@@ -1,7 +1,8 @@
-"""Long strings and files as they are sent in chunks (wire.md 4.3, 4.4, dapi.md 0.5): bookkeeping, no bytes, no disk.
+"""Bookkeeping of long strings and files sent in chunks (wire.md 4.3, 4.4, dapi.md 0.5); it holds no bytes and touches
+no disk.
 
-The receiver's side bounds what a peer may begin (wire.md W1, R2, R4); time is passed in. Names from the wire are compared
-and never used as paths: `owner` of an entry is where the receiver keeps the bytes.
+The receiver limits what a peer may begin (wire.md W1, R2, R4); time is passed in. Names from the wire are compared and
+never used as paths: `owner` of an entry is where the receiver stores the bytes.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,19 +21,20 @@ Owner = TypeVar("Owner")
 
 
 def chunk_bytes(name: str) -> int:
-    """Data in a full `file_upd` or `str_upd` for this path or string id: with name and space exactly one frame."""
+    """Data bytes in a full `file_upd` or `str_upd` for this path or string id: with name and space exactly one
+    frame."""
     return REQUEST_CHUNK - len(name.encode()) - 1
 
 
 def chunks(name: str, size: int) -> Iterator[tuple[int, int]]:
-    """Offset and length of each chunk; none when there is nothing to send."""
+    """Offset and length of each chunk; empty when there is nothing to send."""
     step = chunk_bytes(name)
     for offset in range(0, size, step):
         yield offset, min(step, size - offset)
 
 
 def package_of_path(path: str, node: str) -> str:
-    """The package's name in a path of `new_file`, which must be `/queue/cluster/{node}/NAME.zip` or
+    """The package's name from a path of `new_file`, which must be `/queue/cluster/{node}/NAME.zip` or
     `/queue/cluster/NAME.zip` (wire.md W1, 13.1). Raises ClusterError 1000."""
     for directory in (f"{PACKAGE_DIRECTORY}{node}/", PACKAGE_DIRECTORY):
         if path.startswith(directory):
@@ -44,7 +46,7 @@ def package_of_path(path: str, node: str) -> str:
 
 
 class IncomingString(msgspec.Struct, Generic[Owner]):
-    """A string of `total` announced bytes, of which `received` have come. `owner`: where they are kept."""
+    """A string of `total` announced bytes, of which `received` have arrived. `owner`: where they are stored."""
 
     id: str
     total: int
@@ -53,7 +55,7 @@ class IncomingString(msgspec.Struct, Generic[Owner]):
     touched_at: float = 0.0
 
     def accept(self, offered: int, now: float) -> int:
-        """`offered` bytes have come: how many of them belong to the string (the rest is dropped silently)."""
+        """Accounts for `offered` bytes; returns how many belong to the string (the rest is dropped silently)."""
         taken = min(offered, self.total - self.received)
         self.received += taken
         self.touched_at = now
@@ -61,11 +63,11 @@ class IncomingString(msgspec.Struct, Generic[Owner]):
 
 
 class Strings(Generic[Owner]):
-    """The long strings that the peer of one connection has begun and nobody has used yet."""
+    """The long strings that the peer of one connection has begun and no command has used yet."""
 
     def __init__(self, *, max_bytes: int, max_count: int, idle_s: float, pick_id: Callable[[], int]) -> None:
-        """`max_bytes`: of all unused strings together. `idle_s`: after that long without a chunk a string may go.
-        `pick_id`: random numbers below STRING_IDS."""
+        """`max_bytes`: limit for all unused strings together. `idle_s`: a string without chunks for this long may be
+        removed. `pick_id`: returns random numbers below STRING_IDS."""
         self._max_bytes = max_bytes
         self._max_count = max_count
         self._idle_s = idle_s
@@ -79,7 +81,7 @@ class Strings(Generic[Owner]):
         return iter(list(self._strings.values()))
 
     def begin(self, total: int, owner: Owner, now: float) -> IncomingString[Owner]:
-        """`new_str`. Raises ClusterError 1000 beyond the limits; nothing is kept then."""
+        """`new_str`: adds a string. Raises ClusterError 1000 beyond the limits and adds nothing."""
         announced = sum(string.total for string in self._strings.values())
         if announced + total > self._max_bytes:
             raise ClusterError(1000, f"strings of more than {self._max_bytes} bytes at once on one connection")
@@ -93,28 +95,28 @@ class Strings(Generic[Owner]):
         return string
 
     def find(self, ident: str) -> IncomingString[Owner]:
-        """The string that a `str_upd` names. Raises ClusterError 1000 with stock's text."""
+        """The string named by a `str_upd`. Raises ClusterError 1000 with stock's text."""
         string = self._strings.get(ident)
         if string is None:
             raise ClusterError(1000, repr(ident.encode()[:64]))
         return string
 
     def take(self, ident: str) -> IncomingString[Owner]:
-        """The string that a command uses; it is forgotten here. Raises ClusterError 3035."""
+        """Removes and returns the string that a command uses. Raises ClusterError 3035."""
         string = self._strings.pop(ident, None)
         if string is None:
             raise ClusterError(3035, ident[:64])
         return string
 
     def abandon(self, total: int) -> IncomingString[Owner] | None:
-        """`err_str`: the first string of this length of which nothing has come; it is forgotten here."""
+        """`err_str`: removes and returns the first string of this length that has received nothing."""
         for string in self._strings.values():
             if string.total == total and string.received == 0:
                 return self._strings.pop(string.id)
         return None
 
     def expire(self, now: float) -> list[IncomingString[Owner]]:
-        """Those idle for too long, which are forgotten here."""
+        """Removes and returns the strings that were idle for too long."""
         idle = [string for string in self._strings.values() if now - string.touched_at > self._idle_s]
         for string in idle:
             del self._strings[string.id]
@@ -128,8 +130,8 @@ class Strings(Generic[Owner]):
 
 
 class IncomingFile(msgspec.Struct, Generic[Owner]):
-    """A file announced under the wire's `path`. `complete` from a matching `file_end` on; `digest` is the SHA-256 that matched.
-    `owner`: where it is kept."""
+    """A file announced with the wire's `path`. `complete` after a matching `file_end`; `digest`: the matching SHA-256.
+    `owner`: where it is stored."""
 
     path: str
     owner: Owner
@@ -141,10 +143,10 @@ class IncomingFile(msgspec.Struct, Generic[Owner]):
 class Files(Generic[Owner]):
     """The files that the peer of one connection is sending: announced, growing, complete, claimed by a task.
 
-    Only a complete file that came over this very connection can be claimed (wire.md W2)."""
+    Only a complete file that arrived on this connection can be claimed (wire.md W2)."""
 
     def __init__(self, node: str, *, max_bytes: int, max_count: int) -> None:
-        """`node`: the worker's name of the connection. `max_bytes`: of one file."""
+        """`node`: the connection's worker name. `max_bytes`: size limit of one file."""
         self._node = node
         self._max_bytes = max_bytes
         self._max_count = max_count
@@ -159,7 +161,7 @@ class Files(Generic[Owner]):
     def begin(
         self, path: str, owner: Owner, *, awaited: bool
     ) -> tuple[IncomingFile[Owner], IncomingFile[Owner] | None]:
-        """`new_file`: the new entry, and the earlier one of this path, which is forgotten (the file starts anew).
+        """`new_file`: returns the new entry, and the earlier one of this path, which is removed (the file starts anew).
 
         `awaited`: whether a task waits for a file. Raises ClusterError 1000."""
         package_of_path(path, self._node)
@@ -173,20 +175,21 @@ class Files(Generic[Owner]):
         return file, earlier
 
     def find(self, path: str) -> IncomingFile[Owner]:
-        """The growing file that a `file_upd` or `file_end` names. Raises ClusterError 1000 with stock's text."""
+        """The growing file named by a `file_upd` or `file_end`. Raises ClusterError 1000 with stock's text."""
         file = self._files.get(path)
         if file is None or file.complete:
             raise ClusterError(1000, repr(path.encode()[:200]))
         return file
 
     def accept(self, file: IncomingFile[Owner], offered: int) -> None:
-        """`offered` bytes have come. Raises ClusterError 1000 when the file gets too large; it is then to be dropped."""
+        """Accounts for `offered` bytes. Raises ClusterError 1000 when the file becomes too large; it must then be
+        dropped."""
         if file.received + offered > self._max_bytes:
             raise ClusterError(1000, f"a file of more than {self._max_bytes} bytes: {file.path!r}")
         file.received += offered
 
     def claim(self, path: str) -> IncomingFile[Owner] | None:
-        """The complete file that `*_e` names (without leading slash); it is forgotten here. None: there is none."""
+        """Removes and returns the complete file named by `*_e` (without leading slash); None if there is none."""
         name = f"/{path}"
         file = self._files.get(name)
         if file is None or not file.complete:
@@ -194,7 +197,7 @@ class Files(Generic[Owner]):
         return self._files.pop(name)
 
     def drop(self, path: str) -> IncomingFile[Owner] | None:
-        """Forget a file (its digest differed, its disk was full)."""
+        """Removes a file (its digest differed, its disk was full)."""
         return self._files.pop(path, None)
 
     def take_all(self) -> list[IncomingFile[Owner]]:
