@@ -595,3 +595,32 @@ def test_package_of_separators_is_refused_soon(root: Path, spool: Path) -> None:
     Receiver(root, spool, FILE_SEP * 500 + whole).open()
     with pytest.raises(MalformedPackage, match="more than 1002 entries"):
         Receiver(root, spool, FILE_SEP * 100_000 + whole).open()
+
+
+def test_what_is_refused_is_counted_by_group_and_said_in_the_stock_words(root: Path, spool: Path) -> None:
+    """docs/protocol/wire.md 5.9."""
+    missing = {path: wire_of(path, b"x", "etc/rules/") for path in ("etc/a", "etc/b", "etc/c")}
+    shared = {path: wire_of(path, b"x", "etc/rules/") for path in ("etc/d", "etc/e")}
+    package = build_as_stock([metadata(missing, shared, ["../f", "../g", "../h", "../i"])])
+    opened, _, applied = Receiver(root, spool, package).run()
+    assert (applied.create_errors, applied.overwrite_errors, applied.remove_errors) == (3, 2, 4)
+    texts = [note.text for note in opened.refused]
+    assert [text.partition("'")[0] for text in texts] == [
+        *["Error processing missing file "] * 3, *["Error processing shared file "] * 2, *["Error removing file "] * 4
+    ]  # fmt: skip
+
+
+def test_merged_file_is_split_up_to_its_bound_and_not_above(
+    root: Path, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = random.Random(1).randbytes(3_000_000)
+    data = build_merged([("001", 0, part)])
+    path = "queue/cluster/worker1/TYPE.merged"
+    package = build_as_stock([(path, data), metadata({path: merged_meta(path, data)})])
+    monkeypatch.setattr("hashing.unpack._MERGED_BYTES", len(data) - 1)
+    _, ranges, applied = Receiver(root, spool, package).run()
+    assert (applied.create_errors, read_tree(root)) == (1, {})
+    assert "has more than" in ranges[0].notes[0].why
+    monkeypatch.setattr("hashing.unpack._MERGED_BYTES", len(data))
+    _, _, applied = Receiver(root, spool, package).run()
+    assert (applied.create_errors, read_tree(root)) == (0, {"queue/TYPE/001": part})
