@@ -1,8 +1,8 @@
 """Put verified files in place and remove extras (wire.md 5.9, D1, D2). Every step leaves each file old or new, whole; a
 second run after a crash does what is left.
 
-Order: what was written is synced; then it is renamed over its targets; then extras are deleted; then emptied
-directories; then the directories are synced.
+Order: sync the written files to the disk, rename them over their targets, delete extras, delete emptied directories,
+sync the directories.
 """
 
 import errno
@@ -26,15 +26,16 @@ from hashing.unpack import MERGED_DIRECTORY, failure_text
 OnStep = Callable[[], object]
 
 FEW = 16
-"""Up to so many files are fsynced each; for more, the whole file system is synced once: with 20,000 files that takes
-fractions of a second instead of minutes."""
+"""Up to this many files get an fsync each. More files get one sync of their whole file system: for 20,000 files that
+takes fractions of a second instead of minutes."""
 
 _PATIENCE_S = 600.0
 _TICK_S = 0.25
 
 
 class _WaitingFile(msgspec.Struct, frozen=True):
-    """What waits beside `path` as `temporary`: the file `written`. `target` is None for a part of a merged file."""
+    """A verified file, `written`, that waits under the name `temporary` beside its target `path`. `target` is None
+    for a part of a merged file."""
 
     path: str
     temporary: str
@@ -44,8 +45,9 @@ class _WaitingFile(msgspec.Struct, frozen=True):
 
 class AppliedPlan(msgspec.Struct, frozen=True):
     """`created`, `updated`: files renamed into place, by group; `deleted`: files removed, the paths of `removed`.
-    `in_place`: paths that are mount points and were written by copy. The errors count all files of the group that are
-    not as they should be, those refused or not unpacked included. `notes` name those that failed here."""
+    `in_place`: paths that are mount points and were written by copy. The error counts cover every file of the group
+    that is not as it should be, also files that were refused or not unpacked. `notes` name the files that failed in
+    this step."""
 
     created: int
     updated: int
@@ -70,8 +72,8 @@ def apply_plan(
 ) -> AppliedPlan:
     """Put what each range of the plan has `unpacked` in place, then remove the plan's extras unless `delete` is false.
 
-    Raises OSError when the disk did not take what was written (then nothing was renamed), MalformedPackage when the
-    plan is damaged. What fails with one file is in the notes.
+    Raises OSError when the disk did not take the written files (nothing was renamed then), MalformedPackage when the
+    plan is damaged. A failure of one file goes to the notes.
     """
     with PlanFile(plan) as opened:
         index = opened.index
@@ -137,14 +139,14 @@ class _Applier:
     # ---- sync ----------------------------------------------------------------------------------------------------
 
     def sync_files(self, ready: list[_WaitingFile]) -> None:
-        """Have the content of these temporary files on the disk. Raises OSError when it may not be."""
+        """Sync the content of these temporary files to the disk. Raises OSError when it may not have arrived there."""
         if len(ready) > FEW:
             self._sync_file_systems({waiting.path.rpartition("/")[0] for waiting in ready})
         elif ready:
             self._patiently(lambda: self._fsync_each(ready))
 
     def sync_directories(self) -> None:
-        """Have the renames and removals on the disk. Raises OSError."""
+        """Sync the renames and removals to the disk. Raises OSError."""
         if self._renames > FEW or len(self._changed) > FEW:
             self._sync_file_systems(self._changed)
         elif self._changed:
@@ -184,8 +186,8 @@ class _Applier:
             self._patiently(lambda fd=fd: self._ops.syncfs(fd))  # type: ignore[misc]
 
     def _patiently(self, wait: Callable[[], object]) -> None:
-        """Run a call that waits for the disk, in a thread, and go on telling that this process is not stuck: a slow
-        disk with gigabytes to write is no reason to kill the job and begin again. After ten minutes it is."""
+        """Run a call that waits for the disk in a thread, and keep this process's heartbeat going: a slow disk with
+        gigabytes to write is no reason to kill the job. After ten minutes the heartbeat stops."""
         failures: list[BaseException] = []
 
         def run() -> None:
@@ -208,7 +210,8 @@ class _Applier:
     # ---- files -----------------------------------------------------------------------------------------------------
 
     def put_in_place(self, waiting: _WaitingFile) -> bool:
-        """Rename what waits beside its path over it. False if a directory is there, which deletions may empty."""
+        """Rename the waiting file over its target. False if a directory is in the target's place; deletions may
+        empty it."""
         self._on_step()
         try:
             self._rename(waiting)
@@ -219,7 +222,7 @@ class _Applier:
         return True
 
     def replace_directory(self, waiting: _WaitingFile) -> None:
-        """The same, removing an empty directory that is in the place of the file."""
+        """Remove an empty directory in the target's place, then rename the waiting file."""
         directory, _, name = waiting.path.rpartition("/")
         try:
             self._ops.rmdir(name, dir_fd=self._directories.get(directory))
@@ -246,7 +249,7 @@ class _Applier:
             self.count(target)
 
     def count(self, target: Target) -> None:
-        """This target is as it should be."""
+        """Count this target as put in place."""
         self.created += target.is_new
         self.updated += not target.is_new
 
@@ -286,14 +289,14 @@ class _Applier:
     # ---- emptied directories -----------------------------------------------------------------------------------------
 
     def remove_emptied(self, extra: Iterable[tuple[str, str]]) -> None:
-        """Remove the directories of these (path, item), and those above, that hold nothing any more (wire.md 5.9, 3),
-        where the item wants it; never the item's own directory (C11)."""
+        """Remove the directories of these (path, item), and the directories above them, once they are empty (wire.md
+        5.9, 3), for items with `remove_subdirs_if_empty`. An item's own directory always stays (C11)."""
         pending = {
             path.rpartition("/")[0]
             for path, key in extra
             if key in self._items and self._items[key].remove_subdirs_if_empty
         }
-        # Deepest first, each once when all below it were dealt with.
+        # Deepest first: each directory once, after everything below it.
         while pending:
             depth = max(directory.count("/") for directory in pending)
             for directory in sorted(directory for directory in pending if directory.count("/") == depth):
@@ -303,14 +306,14 @@ class _Applier:
                     pending.add(directory.rpartition("/")[0])
 
     def _remove_if_empty(self, directory: str) -> bool:
-        """Remove the directory if it holds nothing, or nothing but excluded files, which go with it. True if it is
+        """Remove the directory if it is empty or holds only excluded files, which are removed with it. True if it is
         gone."""
         above, _, name = directory.rpartition("/")
         try:
             fd = self._directories.get(directory)
             names = os.listdir(fd)
             if _is_link(self._directories.get(above), name):
-                return False  # the operator's own, as what it leads to
+                return False  # a link of the operator's: it stays, and so does its target
             if not all(self._may_go_along(fd, name) for name in names):
                 return False
             for left in names:
@@ -334,7 +337,7 @@ class _Applier:
 
 
 def _check_same(dir_fd: int, waiting: _WaitingFile) -> None:
-    """Raises DigestMismatch if what is to be renamed is not the very file that was verified, FileNotFoundError if it is
+    """Raises DigestMismatch if the temporary file is no longer the one that was verified, FileNotFoundError if it is
     gone."""
     found = os.stat(waiting.temporary, dir_fd=dir_fd, follow_symlinks=False)
     written = waiting.written
@@ -355,10 +358,10 @@ def _has_content(dir_fd: int, name: str, digest: bytes) -> bool:
 
 
 def sweep_temporary(root: str, rules: Rules, ops: FileOps, more: Iterable[str] = ()) -> int:
-    """Remove the temporary files that killed processes left beside their targets, there and directly in the directories
-    `more`; restore what they were writing in place. Returns how many. Only when no package is being applied; what other
-    living processes write stays. Directories that cannot be read are left as they are. OSError when `root` cannot be
-    opened."""
+    """Remove the temporary files that killed processes left beside their targets, there and directly in the
+    directories `more`; restore what they were writing in place. Returns how many. Call it only while no package is
+    being applied. Temporary files of other living processes stay. Directories that cannot be read are skipped.
+    OSError when `root` cannot be opened."""
     count = 0
     places = [(item.key.rstrip("/"), item.recursive) for item in rules.items]
     places += [(directory, False) for directory in (MERGED_DIRECTORY, *more)]

@@ -1,6 +1,5 @@
-"""Temporary files, to be written beside a target and renamed over it: a reader sees the old file or the new one, also after a
-crash. No two writers ever write under one temporary name, whatever file they are about: else one would rename what the other
-has half written.
+"""Temporary files, to be written beside a target and renamed over it: a reader sees the old file or the new one, also
+after a crash. No two writers ever share a temporary name: one would rename what the other has half written.
 
 Every change to the disk goes through FileOps, so that a test can count the operations and fail or stop at the n-th.
 """
@@ -44,8 +43,8 @@ class FileOps:
         os.fsync(fd)
 
     def syncfs(self, fd: int) -> None:
-        """Write out the whole file system that `fd` is on; all file systems where the C library has no syncfs. OSError when
-        the kernel could not write something since `fd` was opened: then nothing may be renamed."""
+        """Write out the whole file system that `fd` is on; all file systems where the C library has no syncfs.
+        OSError when the kernel could not write something since `fd` was opened: then nothing may be renamed."""
         # Not in the os module. Looked up at each call: microseconds beside a sync, and nothing happens at import.
         function = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
         if function is None:
@@ -82,13 +81,13 @@ class FileOps:
 
 
 def temporary_name(name: str, owner: str) -> str:
-    """Name under which `owner` writes `name` beside its target; owners are words of letters, digits and dashes that nobody
-    else has. Short, so that a name of 255 bytes has one too."""
+    """Name under which `owner` writes `name` beside its target; owners are words of letters, digits and dashes that
+    nobody else has. Short, so that a name of 255 bytes has one too."""
     return f"{TEMPORARY_PREFIX}{xxhash.xxh3_64_hexdigest(os.fsencode(name))}-{owner}{TEMPORARY_SUFFIX}"
 
 
 def new_owner() -> str:
-    """A word for one writing by this process, which `is_abandoned` understands."""
+    """An owner for one write by this process. `is_abandoned` reads the process id in it."""
     return f"{_PROCESS}{os.getpid()}-{os.urandom(8).hex()}"
 
 
@@ -108,9 +107,9 @@ def is_kept(name: str) -> bool:
 
 
 def is_abandoned(name: str) -> bool:
-    """True for a temporary name unless something is to be made of it: it is of a process that lives, which may rename it at
-    any moment, or the old content of a file. Those of plans of application (plan.py) are not told apart: only who applies them
-    knows whether they are over."""
+    """True for a temporary file that nobody will use any more. False for one of a living process, which may rename
+    it at any moment, and for the kept old content of a file. Temporary files of plans (plan.py) always count as
+    abandoned: only the caller knows whether a plan is still being applied."""
     if not is_temporary(name) or is_kept(name):
         return False
     owner = name.removeprefix(TEMPORARY_PREFIX).removesuffix(TEMPORARY_SUFFIX).partition("-")[2]
@@ -119,7 +118,7 @@ def is_abandoned(name: str) -> bool:
 
 
 def _lives(pid: int) -> bool:
-    """Asked of the kernel: /proc need not show the processes of other users (hidepid)."""
+    """Asks the kernel, because /proc may hide the processes of other users (hidepid)."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -132,9 +131,9 @@ def _lives(pid: int) -> bool:
 def create_temporary(
     ops: FileOps, name: str, mode: int, *, dir_fd: int | None = None, owner: str = ""
 ) -> tuple[int, str]:
-    """Create the temporary file of `name`. Returns (fd, temporary name); the caller closes the fd and renames or unlinks the
-    file. With `owner` it takes the place of one that an earlier, dead run of the same work has left; without, no other call
-    gives this name. OSError as it comes."""
+    """Create the temporary file of `name`. Returns (fd, temporary name); the caller closes the fd and renames or
+    unlinks the file. With `owner` the file replaces one that an earlier, dead run of the same work has left. Without
+    `owner` the name is unique. OSError as it comes."""
     temporary = temporary_name(name, owner or new_owner())
     try:
         return ops.create(temporary, mode, dir_fd=dir_fd), temporary

@@ -1,4 +1,5 @@
-"""Two manifests to a Difference (wire.md 5.5), kept in a file between the job that compares and the jobs that pack."""
+"""Compares two manifests into a Difference (wire.md 5.5). A file carries it from the job that compares to the jobs
+that pack."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from json.encoder import encode_basestring_ascii as quote
@@ -15,8 +16,8 @@ _MAGIC = b"cddiffr1"
 
 
 class Difference(msgspec.Struct, frozen=True, array_like=True):
-    """What a worker must create (`missing`), replace (`shared`) and delete (`extra`), each sorted by path. The rows are the
-    master's; of an extra file there is only what the worker says."""
+    """What a worker must create (`missing`), replace (`shared`) and delete (`extra`), each sorted by path. The rows
+    are the master's; an extra file has only the metadata that the worker sent."""
 
     missing: list[FileMeta]
     shared: list[FileMeta]
@@ -30,14 +31,14 @@ class Difference(msgspec.Struct, frozen=True, array_like=True):
 def compare(
     master: LiveManifest | Manifest, worker: Mapping[str, WireMeta], rules: Rules, numbers: Iterable[int] | None = None
 ) -> Difference:
-    """What the worker must do to have the master's files. Only digests are compared; an extra file counts unless its item has
-    `extra_valid`, or the master could not read the place where it would be (C8). Files that the master withholds
+    """What the worker must do to have the master's files. Only digests are compared. An extra file does not count if
+    its item has `extra_valid`, or if the master could not read its place (C8). Files that the master withholds
     (protection.py) are neither sent nor extra.
 
     `numbers`: compare these buckets only; `worker` then has the files of these and no others.
 
-    The worker's paths are not checked: it is the worker that deletes them, and it checks. Raises MalformedPackage when an
-    extra file names an item that the master does not know.
+    The worker's paths are not checked: it is the worker that deletes them, and it checks. Raises MalformedPackage when
+    an extra file names an item that the master does not know.
     """
     if isinstance(master, Manifest):
         master = LiveManifest(master)
@@ -78,8 +79,8 @@ def _extra(master: LiveManifest, worker: Mapping[str, WireMeta], rules: Rules) -
 
 
 def fit_difference(difference: Difference, most: int) -> Difference:
-    """What of it is at most `most` bytes of files: the smallest go first, so that one large file never holds up many small
-    ones. All deletions stay."""
+    """The part of a difference whose files have at most `most` bytes together. The smallest files go first, so that
+    one large file never holds up many small ones. All deletions stay."""
     chosen: set[str] = set()
     for row in sorted((*difference.missing, *difference.shared), key=lambda row: (row.size, row.path)):
         most -= row.size
@@ -96,7 +97,8 @@ def fit_difference(difference: Difference, most: int) -> Difference:
 def difference_to_wire(
     missing: Iterable[FileMeta], extra: Iterable[tuple[str, WireMeta]], shared: Iterable[FileMeta]
 ) -> bytes:
-    """The metadata entry of a master's package: JSON with the groups in the stock order missing, extra, shared (wire.md 5.3)."""
+    """The metadata entry of a master's package: JSON with the groups in the stock order missing, extra, shared
+    (wire.md 5.3)."""
     members = (", ".join(wire_members(missing)), ", ".join(_extra_members(extra)), ", ".join(wire_members(shared)))
     return '{{"missing": {{{}}}, "extra": {{{}}}, "shared": {{{}}}}}'.format(*members).encode("ascii")
 

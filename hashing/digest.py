@@ -1,5 +1,5 @@
-"""BLAKE2b of open files through a reused buffer, xxh3 of bytes, and the only ways in which synchronised files are opened
-for reading: regular files, never waiting for a FIFO, never out of the tree through a link (wire.md 5.2, C10)."""
+"""BLAKE2b of open files through a reused buffer, xxh3 of bytes, and the functions that open synchronised files for
+reading: only regular files, without waiting for a FIFO, and never through a link out of the tree (wire.md 5.2, C10)."""
 
 import errno
 import os
@@ -13,8 +13,8 @@ from hashing.errors import FileVanished, UnsafePath
 
 DIGEST_BYTES = 64
 BUFFER_BYTES = 256 * 1024
-"""Small enough to stay in a core's cache between the copy out of the page cache and the hash, large enough that a read
-call costs nothing beside them; 1 MiB was measured slower."""
+"""Small enough to stay in a core's cache between read and hash, large enough that the read call itself costs
+nothing. 1 MiB was measured slower."""
 
 OPEN_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
 """Flags with which a file of the tree is opened. O_NONBLOCK: a FIFO put in its place must not stop the scan."""
@@ -36,8 +36,8 @@ class Buffer:
 def read_digest(fd: int, buffer: Buffer, on_step: Callable[[], None] | None = None) -> tuple[bytes, int]:
     """BLAKE2b-512 (64 bytes) of the regular file from where `fd` stands to its end, and how many bytes that were.
 
-    `on_step` is called after every buffer that was full, so that whoever watches knows that a large file is being read. A
-    short read is the end of a regular file: a small file costs one read. OSError as it comes.
+    `on_step` is called after every full buffer, as a heartbeat while a large file is read. A short read ends a regular
+    file, so a small file costs one read. OSError as it comes.
     """
     view, lists, size = buffer.view, buffer.lists, buffer.size
     read = os.readv(fd, lists)
@@ -61,12 +61,13 @@ def digest_fd(fd: int, buffer: Buffer) -> bytes:
 
 
 def xxh3_of(data: bytes | bytearray | memoryview) -> int:
-    """xxh3_64 of the bytes: guard against damage, and key of shards and buckets; not against intent."""
+    """xxh3_64 of the bytes: guards against damage, chooses shards and buckets. It does not guard against intent."""
     return int(xxhash.xxh3_64_intdigest(data))
 
 
 def open_regular(dir_fd: int | None, name: str) -> int:
-    """Open a regular file for reading, relative to a directory; its last part may not be a link. The caller closes the fd.
+    """Open a regular file for reading, relative to a directory; its last part may not be a link. The caller closes the
+    fd.
 
     Raises FileVanished when it is not there, UnsafePath when it is a link or anything but a regular file, other OSError
     (no permission) as it comes.
@@ -88,8 +89,8 @@ def open_regular(dir_fd: int | None, name: str) -> int:
 def open_directory(root_fd: int | None, path: str) -> int:
     """Open the directory `path` (relative to `root_fd`, parts separated by `/`, "" for itself) through no link.
 
-    The caller closes the fd. Raises FileVanished when a part is missing, UnsafePath when a part is a link, `..` or not a
-    directory, other OSError as it comes.
+    The caller closes the fd. Raises FileVanished when a part is missing, UnsafePath when a part is a link, `..` or not
+    a directory, other OSError as it comes.
     """
     fd = os.open(".", OPEN_DIRECTORY, dir_fd=root_fd)
     for part in path.split("/"):
@@ -114,10 +115,10 @@ def open_directory(root_fd: int | None, path: str) -> int:
 def open_linked(root: str, item: str, path: str) -> int:
     """Open the regular file that the link `path` leads to, if it lies inside the directory of the same item.
 
-    `root` absolute, `item` and `path` relative to it. A link to a file counts as a file (wire.md 5.1), one that leads out
-    of its item would hand any file of the machine to the whole cluster. The target is resolved once and then opened without
-    following anything, so a link changed in between cannot lead further. The caller closes the fd. Raises FileVanished
-    (also: a link to nothing), UnsafePath, other OSError as it comes.
+    `root` absolute, `item` and `path` relative to it. A link to a file counts as a file (wire.md 5.1). A link out of
+    its item would hand any file of the machine to the whole cluster. The target is resolved once and then opened
+    without following anything, so a link changed in between cannot lead further. The caller closes the fd. Raises
+    FileVanished (also: a link to nothing), UnsafePath, other OSError as it comes.
     """
     top = os.path.realpath(os.path.join(root, item))
     target = os.path.realpath(os.path.join(root, path))
@@ -136,8 +137,9 @@ def open_linked(root: str, item: str, path: str) -> int:
 
 
 def open_in_tree(root: str, item: str, path: str) -> int:
-    """Open file `path` of item `item` for reading, as the scan does: a regular file, or a link to one inside the item, and
-    no link among its directories. The caller closes the fd. Raises FileVanished, UnsafePath, other OSError as it comes.
+    """Open file `path` of item `item` for reading, as the scan does: a regular file, or a link to one inside the item,
+    and no link among its directories. The caller closes the fd. Raises FileVanished, UnsafePath, other OSError as it
+    comes.
     """
     directory, _, name = path.rpartition("/")
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -6,11 +6,11 @@ Identity: a file keeps its digest while (device, inode, size, mtime_ns, ctime_ns
 directory keeps its list of names while its (device, inode, mtime_ns, ctime_ns) are. mtime can be set by anybody, ctime
 cannot.
 
-Settled (git's racy timestamp rule): a change within the same tick of the file system's clock as the read before it leaves
-all of these equal. So they count only if mtime and ctime were clearly older than the scan when it began: a change after that
-gets a later time. Clearly is SETTLE_NS, 2 s: a tick is at most 10 ms on Linux's own file systems, 1 s on old ones and over
-NFS, 2 s on FAT. What is younger is read again in the next scan, 8 s later, and settles then. A time in the future never
-settles: slow, never wrong.
+Settled (git's racy timestamp rule): a change within the same tick of the file system's clock as the read before it
+leaves all of these equal. So they count only if mtime and ctime were clearly older than the scan when it began: a
+change after that gets a later time. Clearly is SETTLE_NS, 2 s: a tick is at most 10 ms on Linux's own file systems, 1 s
+on old ones and over NFS, 2 s on FAT. What is younger is read again in the next scan, 8 s later, and settles then. A
+time in the future never settles: slow, never wrong.
 """
 
 import os
@@ -29,8 +29,8 @@ from hashing.state_file import load_state, save_state
 
 SETTLE_NS = 2_000_000_000
 TICK_NS = 20_000_000
-"""Twice the coarsest tick (10 ms) of the clock that stamps files on Linux. A file whose ctime, after it was read, lies further
-before the read than this did not change during it."""
+"""Twice the coarsest tick (10 ms) of the clock that stamps files on Linux. A file whose ctime, after it was read,
+lies further before the read than this did not change during it."""
 
 _MAGIC = b"cdshard1"
 _NUMBER_BYTES = 8
@@ -52,9 +52,9 @@ class CachedFile(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class CachedDirectory(msgspec.Struct, frozen=True, array_like=True):
-    """One directory as item `item` sees it: the files of this shard in it and all directories below that are walked, both
-    sorted. `path` relative to the root, without trailing slash. `checksum`: xxh3 of what rows the files make. Unless
-    `settled` its names must be listed again."""
+    """One directory as item `item` sees it: the files of this shard in it and all directories below that are walked,
+    both sorted. `path` relative to the root, without trailing slash. `checksum`: xxh3 of what rows the files make.
+    Unless `settled` its names must be listed again."""
 
     path: str
     item: str
@@ -69,8 +69,9 @@ class CachedDirectory(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ShardRows(msgspec.Struct, frozen=True, array_like=True):
-    """Everything known of one shard. `unread` as in Manifest. `rules` is a fingerprint of the rules it was made with: with
-    others the lists of names do not count, the digests do. `digest` (16 hex digits) changes when a row or `unread` does."""
+    """Everything known of one shard. `unread` as in Manifest. `rules` is a fingerprint of the rules it was made
+    with: with others the lists of names do not count, the digests do. `digest` (16 hex digits) changes when a row or
+    `unread` does."""
 
     rules: int
     digest: str
@@ -108,8 +109,8 @@ def read_file(
 ) -> CachedFile | None:
     """Digest an open file. None if it is not a regular file. OSError as it comes.
 
-    A file that changes while it is read is read once more; if it changes again its row has what was read last, not settled.
-    `settled_before`: when the scan began, less SETTLE_NS. The common case costs one read and one fstat.
+    A file that changes while it is read is read once more; if it changes again its row has what was read last, not
+    settled. `settled_before`: when the scan began, less SETTLE_NS. The common case costs one read and one fstat.
     """
     began_ns = time.time_ns()
     size = os.readv(fd, buffer.lists)
@@ -167,7 +168,8 @@ def file_rows(shard: ShardRows) -> Iterable[FileMeta]:
 
 
 def shard_path(state_dir: str, shard: int, shards: int) -> str:
-    """Where the cache of a shard is kept. Its name holds the number of shards: with another number it is another cache."""
+    """Where the cache of a shard is kept. Its name holds the number of shards: with another number it is another
+    cache."""
     return os.path.join(state_dir, f"shard-{shard}-of-{shards}")
 
 
@@ -177,8 +179,8 @@ def save_shard(ops: FileOps, state_dir: str, shard: int, shards: int, rows: Shar
 
 
 def load_shard(state_dir: str, shard: int, shards: int) -> ShardRows:
-    """The cache of a shard; NO_ROWS when there is none, or none that is whole: everything is read again then, which needs no
-    person. Other OSError (no permission, bad disk) as it comes."""
+    """The cache of a shard; NO_ROWS when there is none, or none that is whole: everything is read again then, which
+    needs no person. Other OSError (no permission, bad disk) as it comes."""
     try:
         return _load(state_dir, shard, shards)
     except (FileNotFoundError, MalformedPackage):

@@ -1,7 +1,8 @@
-"""Open directories of one tree, reached through no link but those that may be followed (links.py), kept open while they are needed.
+"""Open directories of one tree, reached through no link but those that may be followed (links.py), kept open while they
+are needed.
 
-All access to synchronised files goes through these: a path is never given to the kernel whole, so that nothing put in the
-place of a directory in between can lead out of the tree.
+All access to synchronised files goes through these: a path is never given to the kernel whole, so that nothing put in
+the place of a directory in between can lead out of the tree.
 """
 
 import os
@@ -59,7 +60,8 @@ class Directories:
         os.close(self.root_fd)
 
     def get(self, path: str) -> int:
-        """The directory `path` ("" for the root). Raises FileVanished, UnsafePath (a link, not a directory), OSError."""
+        """The directory `path` ("" for the root). Raises FileVanished, UnsafePath (a link, not a directory),
+        OSError."""
         fd = self._open.get(path)
         if fd is not None:
             self._open.move_to_end(path)

@@ -1,5 +1,5 @@
-"""What can go wrong with one file or one package. Errors of the operating system that are nobody's fault (disk full, no
-permission) stay OSError: whoever can name the file and go on with the next one catches them."""
+"""What can go wrong with one file or one package. Errors of the operating system (disk full, no permission) stay
+OSError; the caller that can name the file and continue with the next one catches them."""
 
 import msgspec
 
@@ -18,11 +18,12 @@ class FileVanished(HashingError):
 
 
 class LinkToNothing(FileVanished):
-    """What a link that may be followed led to is gone: a disk perhaps that is not mounted. Nobody has taken the link away."""
+    """The target of a link that may be followed is gone, perhaps on a disk that is not mounted. The link itself is
+    still there."""
 
 
 class UnsafePath(HashingError):
-    """A path that leads, or could be made to lead, to where nothing may be read or written. Nothing was touched."""
+    """A path that leads, or could be made to lead, outside of what may be read or written. Nothing was touched."""
 
 
 class DigestMismatch(HashingError):
@@ -38,9 +39,9 @@ class PackageTooLarge(HashingError):
 
 
 class Note(msgspec.Struct, frozen=True):
-    """Something a person should know of one file, while everything else went on. `level`: "DEBUG2", "DEBUG", "WARNING" or
-    "ERROR"; `path` relative to the root; `text` is the log text (wire.md section 5 where it has one); `why` is the bare
-    reason for status, empty when it is not shown there."""
+    """A message for people about one file; the work on the other files continued. `level`: "DEBUG2", "DEBUG",
+    "WARNING" or "ERROR"; `path` relative to the root; `text` is the log text (wire.md section 5 where it has one);
+    `why` is the bare reason for status, empty when it is not shown there."""
 
     level: str
     path: str

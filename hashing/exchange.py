@@ -27,8 +27,8 @@ class ToldRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class ToldBuckets(msgspec.Struct, frozen=True, array_like=True):
-    """All rows that a node has in the buckets `numbers`, those in which it differs from the master's manifest with the content
-    digest `master`. With `dry` the asker only wants to know what differs."""
+    """All rows that a node has in the buckets `numbers`, those in which it differs from the master's manifest with
+    the content digest `master`. With `dry` the asker only wants to know what differs."""
 
     master: Annotated[str, Meta(max_length=32)]
     dry: bool
@@ -58,8 +58,8 @@ def encode_told(rows: Iterable[FileMeta], numbers: list[int], master: str, *, dr
 def parse_told(data: bytes, most_bytes: int) -> tuple[ToldBuckets, dict[str, WireMeta]]:
     """What a peer told, and its rows in the form that `compare` takes.
 
-    Raises PackageTooLarge above `most_bytes` once decompressed, or when it is cut off; MalformedPackage when it is not such a
-    message, a bucket does not exist, or a row lies in a bucket that is not listed.
+    Raises PackageTooLarge above `most_bytes` once decompressed, or when it is cut off; MalformedPackage when it is not
+    such a message, a bucket does not exist, or a row lies in a bucket that is not listed.
     """
     try:
         decompressor = lz4.frame.LZ4FrameDecompressor()

@@ -31,8 +31,8 @@ _LONGEST_STORED = 0x7FFF
 def write_frame(
     first: bytes, second: bytes | None, rest: Iterable[bytes], separator: bytes, write: Callable[[bytes], object]
 ) -> tuple[int, int]:
-    """Write the frame of `first`, `second` (None: there are no more) and `rest`, pieces of at most 1 MiB. Returns its raw size
-    and the bytes written.
+    """Write the frame of `first`, `second` (None: there are no more) and `rest`, pieces of at most 1 MiB. Returns its
+    raw size and the bytes written.
 
     `separator` (8 bytes without 00, 04, 80) is not in it, nor made with what stands before or behind it."""
     largest = len(first) if second is None else _HEADS[-1][0]
@@ -92,8 +92,8 @@ class _Blocks:
     def _stored(self, data: bytes) -> None:
         """Stored blocks, cut so that a separator in the data is split by a block's length.
 
-        The last byte of a length is 80, which is in no separator. So one could only end within the first three bytes of a
-        length; the third is 00 here, and that the first or the first two are the separator's last is excluded."""
+        The last byte of a length is 80, which is in no separator. So one could only end within the first three bytes
+        of a length; the third is 00 here, and that the first or the first two are the separator's last is excluded."""
         start, separator = 0, self._separator
         while start < len(data):
             end = min(start + _LONGEST_STORED, len(data))

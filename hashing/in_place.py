@@ -1,6 +1,7 @@
-"""The one exception to renaming: a file that is itself a mount point (a volume of one file in a container, a subPath of
-Kubernetes) cannot be renamed over. Its content is written where it is, and a copy of the old one is kept beside it until the
-new one is complete: after a crash in between, the next write completes the new content, or `heal` restores the old.
+"""The one exception to renaming: nothing can be renamed over a file that is itself a mount point (a single-file volume
+of a container, a subPath of Kubernetes). Its content is overwritten in place, and a copy of the old content is kept
+beside it until the new one is complete: after a crash in between, the next write completes the new content, or `heal`
+restores the old.
 
 A reader may see it half written. Writers and healers of one file take turns by a lock on it.
 """
@@ -28,9 +29,9 @@ def _no_step() -> None:
 
 
 def replace(ops: FileOps, temporary: str, name: str, *, dir_fd: int, on_step: OnStep = _no_step) -> bool:
-    """Rename `temporary` over `name`; if that is a mount point, copy it there instead and remove `temporary`. True if it was
-    copied, and is on the disk then. OSError as it comes, TimeoutError when another process writes the file for 5 s,
-    UnsafePath for a mount point that is no regular file; the file is then as it was, or `heal` makes it so."""
+    """Rename `temporary` over `name`; if that is a mount point, copy it there instead and remove `temporary`. True
+    if it was copied, and is on the disk then. OSError as it comes, TimeoutError when another process writes the file
+    for 5 s, UnsafePath for a mount point that is no regular file; the file is then as it was, or `heal` makes it so."""
     try:
         ops.rename(temporary, name, dir_fd=dir_fd)
     except OSError as error:
@@ -49,7 +50,7 @@ def replace(ops: FileOps, temporary: str, name: str, *, dir_fd: int, on_step: On
                 _pour(ops, source_fd, target_fd, on_step)
                 _take_mode(ops, source_fd, target_fd)
             except OSError:
-                # At once where that works; else the kept copy stays, for the next one who writes or heals.
+                # Removed at once where that works; else the next write or heal removes it.
                 with suppress(OSError):
                     _restore(ops, target_fd, name, dir_fd, on_step)
                 raise
@@ -76,8 +77,8 @@ def heal(ops: FileOps, kept: str, names: list[str], *, dir_fd: int, on_step: OnS
 
 
 def sweep(ops: FileOps, dir_fd: int, names: list[str]) -> int:
-    """Remove what dead processes have left of temporary files among `names`, those of the directory, and heal what they were
-    writing in place. Returns how many. What fails is left."""
+    """Remove what dead processes have left of temporary files among `names`, those of the directory, and heal what
+    they were writing in place. Returns how many. What fails is left."""
     count = 0
     for name in filter(is_temporary, names):
         try:
@@ -93,7 +94,7 @@ def sweep(ops: FileOps, dir_fd: int, names: list[str]) -> int:
 
 @contextmanager
 def _opened(name: str, dir_fd: int, patience_s: float) -> Iterator[int]:
-    """The file itself, for this process alone while the block runs."""
+    """Lock the file for this process while the block runs."""
     fd = os.open(name, _OPEN, dir_fd=dir_fd)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -113,8 +114,8 @@ def _opened(name: str, dir_fd: int, patience_s: float) -> Iterator[int]:
 
 
 def _keep(ops: FileOps, target_fd: int, name: str, dir_fd: int, on_step: OnStep) -> None:
-    """Have the old content beside, whole and on the disk. One that is there already is what a crash left: the file may be torn
-    since, so that copy is the old content still."""
+    """Keep a whole copy of the old content beside the file, synced to the disk. A copy that is there already was
+    left by a crash: the file may be torn since, so that copy still is the old content."""
     if _is_kept(name, dir_fd):
         return
     fd, temporary = create_temporary(ops, name, 0o600, dir_fd=dir_fd)
@@ -167,5 +168,5 @@ def _pour(ops: FileOps, source_fd: int, target_fd: int, on_step: OnStep) -> None
 def _take_mode(ops: FileOps, source_fd: int, target_fd: int) -> None:
     mode = os.fstat(source_fd).st_mode & 0o7777
     if os.fstat(target_fd).st_mode & 0o7777 != mode:
-        with suppress(PermissionError):  # the mount's owner is another one: the content is what counts
+        with suppress(PermissionError):  # the mount may belong to another user: only the content matters
             ops.chmod(target_fd, mode)

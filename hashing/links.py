@@ -1,12 +1,13 @@
 """Links in a synchronised tree: which are followed, and how without being led elsewhere.
 
-A configured directory may itself be a link: whoever may make one beside `etc` decides where the files lie. Below it a link is followed
-only where its target is below one of the directories that the operator has listed (`clusterd.link_targets`), or for a file inside
-its own configured directory. In both cases every link on the way must have been made by root, by this user, or by the owner of the root.
+A configured directory may itself be a link: whoever may make one beside `etc` decides where the files lie. Below it a
+link is followed only where its target is below one of the directories that the operator has listed
+(`clusterd.link_targets`), or for a file inside its own configured directory. In both cases every link on the way must
+have been made by root, by this user, or by the owner of the root.
 
-Nothing is given to the kernel as a whole path. A target is walked part by part from `/`; every part is opened without following it,
-and where that shows a link it is this link, already open, that is judged and read. So one that is put in its place meanwhile is
-either not seen or judged itself.
+Nothing is given to the kernel as a whole path. A target is walked part by part from `/`; every part is opened without
+following it, and where that shows a link it is this link, already open, that is judged and read. So one that is put in
+its place meanwhile is either not seen or judged itself.
 """
 
 import errno
@@ -28,7 +29,8 @@ OUTSIDE = "is a link that leads out of the directories of clusterd.link_targets"
 
 
 class Links:
-    """Opens what lies below `root`, through the links that may be followed. Only numbers of descriptors are kept by others."""
+    """Opens what lies below `root`, through the links that may be followed. Only numbers of descriptors are kept by
+    others."""
 
     def __init__(self, root: str, rules: Rules | None = None, trusted: Iterable[int] = ()) -> None:
         """Without `rules` no link is followed. `trusted`: users whose links are followed, besides root and this one."""
@@ -43,9 +45,9 @@ class Links:
         return bool(self._targets)
 
     def directory(self, root_fd: int, path: str) -> int:
-        """Open the directory `path` (relative to the root, which is open as `root_fd`). The caller closes it. Raises FileVanished,
-        LinkToNothing with the path of the link, UnsafePath (a link that is not followed, not a directory), other OSError as
-        it comes."""
+        """Open the directory `path` (relative to the root, which is open as `root_fd`). The caller closes it. Raises
+        FileVanished, LinkToNothing with the path of the link, UnsafePath (a link that is not followed, not a
+        directory), other OSError as it comes."""
         try:
             return open_directory(root_fd, path)
         except UnsafePath:
@@ -63,8 +65,8 @@ class Links:
         return stat.S_ISDIR(mode) or (self.any_below and stat.S_ISLNK(mode))
 
     def is_followed(self, root_fd: int, path: str, *, before: bool = False) -> bool:
-        """Whether `path`, a link, leads to a directory that is synchronised. `before`: whether it did so, which holds while what
-        it led to is away or cannot be opened."""
+        """Whether `path`, a link, leads to a directory that is synchronised. `before`: whether it did so, which
+        holds while what it led to is away or cannot be opened."""
         try:
             os.close(self.directory(root_fd, path))
         except LinkToNothing:
@@ -82,7 +84,8 @@ class Links:
         return real
 
     def file(self, root_fd: int, item: str, path: str) -> int:
-        """Open file `path` of item `item` for reading: a regular file, or a link to one that is followed. Raises as `directory`."""
+        """Open file `path` of item `item` for reading: a regular file, or a link to one that is followed. Raises as
+        `directory`."""
         directory, _, name = path.rpartition("/")
         try:
             # What links always could: to a file of the same item, whoever made them.
@@ -103,7 +106,7 @@ class Links:
         finally:
             os.close(fd)
 
-    # ---- the way -------------------------------------------------------------------------------------------------------
+    # ---- the way -----------------------------------------------------------------------------------------------------
 
     def _through(self, root_fd: int, path: str) -> tuple[int, str]:
         """The directory, and where it lies."""
@@ -170,7 +173,8 @@ class Links:
             os.close(place)
 
     def _resolve(self, fd: int, real: str, name: str, path: str) -> tuple[int, str]:
-        """What `name` in the directory `real`, open as `fd`, leads to in the end: opened as a place only, and where it lies."""
+        """What `name` in the directory `real`, open as `fd`, leads to in the end: opened as a place only, and where
+        it lies."""
         at, where, links = os.dup(fd), real, 0
         waiting = deque([name])
         try:

@@ -2,9 +2,9 @@
 
     rows by path, paths in order, paths by bucket, bucket digests (made anew for touched buckets only)
 
-Its digests equal those of `build_manifest` over the same rows. On the disk it is a full file (manifest.py) or a *delta*: what
-differs from the full file it names, its base. Deltas are cumulative, so reading one back needs two files at most, and who
-holds one state of a base gets to another in the time of both deltas.
+Its digests equal those of `build_manifest` over the same rows. On the disk it is a full file (manifest.py) or a
+*delta*: what differs from the full file it names, its base. Deltas are cumulative, so reading one back needs two files
+at most, and who holds one state of a base gets to another in the time of both deltas.
 """
 
 from bisect import bisect_left, insort
@@ -45,7 +45,8 @@ Changes = Mapping[str, FileMeta | None]
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True):
-    """What makes the full manifest `base` the manifest `root_digest`: new rows, paths that are gone. The rest as in Manifest."""
+    """What makes the full manifest `base` the manifest `root_digest`: new rows, paths that are gone. The rest as in
+    Manifest."""
 
     root_digest: str
     base: str
@@ -57,7 +58,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LiveManifest:
-    """The rows of one node, to be asked and patched. `base`: digest of the full file it derives from, empty if none is there.
+    """The rows of one node, to be asked and patched. `base`: digest of the full file it derives from, empty if none is
+    there.
 
     `rows`, `unread`, `withheld`, `settling` as in Manifest.
     """
@@ -78,7 +80,7 @@ class LiveManifest:
         self.settling = manifest.settling
         self.base = base
 
-    # ---- asking --------------------------------------------------------------------------------------------------------
+    # ---- asking ------------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -141,7 +143,7 @@ class LiveManifest:
     def to_manifest(self) -> Manifest:
         return Manifest(self.root_digest, self.rows, self.unread, self.withheld, self.settling)
 
-    # ---- changing ------------------------------------------------------------------------------------------------------
+    # ---- changing ----------------------------------------------------------------------------------------------------
 
     def patch(self, changes: Changes) -> None:
         """Set and remove rows. A path to be removed that has no row is nothing."""
@@ -202,7 +204,7 @@ class LiveManifest:
             self._stale = set(range(BUCKETS))
         return self._buckets
 
-    # ---- files ---------------------------------------------------------------------------------------------------------
+    # ---- files -------------------------------------------------------------------------------------------------------
 
     def rebase(self) -> None:
         """The full file of this very state exists: deltas are against it from now on."""
@@ -225,8 +227,8 @@ class LiveManifest:
         return "" if magic_of(manifest_path(state_dir, self.root_digest)) == MANIFEST_MAGIC else self.base
 
     def move_to(self, delta: Delta) -> None:
-        """Become the state of that delta. Its base must be the own one. Raises MalformedPackage when it is not what its digest
-        says; this manifest is of no use then."""
+        """Become the state of that delta. Its base must be the own one. Raises MalformedPackage when it is not what
+        its digest says; this manifest is of no use then."""
         wanted: dict[str, FileMeta | None] = dict.fromkeys(delta.gone)
         wanted |= {row.path: row for row in delta.rows}
         back = {path: before for path, before in self._original.items() if path not in wanted}
@@ -247,8 +249,9 @@ class LiveManifest:
 
 
 def load_live(state_dir: str, digest: str, known: LiveManifest | None = None) -> LiveManifest:
-    """The manifest of that root digest; `known`, changed, where that is quicker than reading all of it: it must not be used
-    afterwards. Raises FileNotFoundError, MalformedPackage (damaged, or not of that digest), other OSError as it comes."""
+    """The manifest of that root digest; `known`, changed, where that is quicker than reading all of it: it must not
+    be used afterwards. Raises FileNotFoundError, MalformedPackage (damaged, or not of that digest), other OSError as
+    it comes."""
     if known is not None and known.root_digest == digest:
         return known
     found = _load(state_dir, digest)
@@ -291,8 +294,8 @@ def _bucket_number(number: int) -> int:
 
 
 def differences(before: LiveManifest, rows: Iterable[FileMeta]) -> Iterator[tuple[str, FileMeta | None]]:
-    """The changes that make `before` consist of `rows`. Rows that are held and whose files are there are among them: see
-    protection.py."""
+    """The changes that make `before` consist of `rows`. Rows that are held and whose files are there are among them:
+    see protection.py."""
     held = before.held
     seen: set[str] = set()
     for row in rows:

@@ -45,8 +45,8 @@ class ItemRule(msgspec.Struct, frozen=True):
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What is synchronised, and what is left out whatever directory it is in. `link_targets`: absolute paths of directories below
-    which links may lead (links.py)."""
+    """What is synchronised, and what is left out whatever directory it is in. `link_targets`: absolute paths of
+    directories below which links may lead (links.py)."""
 
     items: tuple[ItemRule, ...]
     excluded_files: tuple[str, ...] = ("ar.conf", "ossec.conf")
@@ -68,9 +68,9 @@ class FileMeta(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Manifest(msgspec.Struct, frozen=True, array_like=True):
     """All files of a node at one moment, sorted by path.
 
-    `unread`: paths, or with a trailing slash directories, of which the scan could not tell what is there. Rows from before
-    are kept, and what a peer has there besides is not extra (C8). `withheld`, `settling`: paths of rows whose files have
-    vanished in great numbers (protection.py): peers that have them keep them, none is sent them.
+    `unread`: paths, or with a trailing slash directories, of which the scan could not tell what is there. Rows from
+    before are kept, and what a peer has there besides is not extra (C8). `withheld`, `settling`: paths of rows whose
+    files have vanished in great numbers (protection.py): peers that have them keep them, none is sent them.
     """
 
     root_digest: str
@@ -97,7 +97,8 @@ class WireMeta(msgspec.Struct, frozen=True, gc=False):
 
 
 class WireDifference(msgspec.Struct, frozen=True):
-    """The metadata of a master's package (wire.md 5.3), by path. `missing` and `shared` have digests of 128 hex digits."""
+    """The metadata of a master's package (wire.md 5.3), by path. `missing` and `shared` have digests of 128 hex
+    digits."""
 
     missing: dict[str, WireMeta]
     shared: dict[str, WireMeta]
@@ -111,7 +112,8 @@ def path_ok(path: str) -> str | None:
     """None if `path` may be the path of a file relative to the root, else the reason why not, to follow the path in a
     sentence. Says nothing about items and rules: see `allowed`.
 
-    A path that is fine here can be walked with a descriptor for each of its directories. It holds neither separator of wire.md 5.4: both contain `//`.
+    A path that is fine here can be walked with a descriptor for each of its directories. It holds neither separator of
+    wire.md 5.4: both contain `//`.
     """
     if not path:
         return "is empty"
@@ -145,8 +147,8 @@ def is_too_deep(directory: str) -> bool:
 
 
 def refusal(rules: Rules, item: ItemRule, path: str) -> str | None:
-    """None if `path` (fine for path_ok) is one of the files that `item` describes, else the reason why not. Another item may
-    describe it too; the one with the longer key then has it."""
+    """None if `path` (fine for path_ok) is one of the files that `item` describes, else the reason why not. Another
+    item may describe it too; the one with the longer key then has it."""
     if not path.startswith(item.key):
         return f"is not in {item.key}"
     directory, _, name = path.rpartition("/")
@@ -171,8 +173,9 @@ def item_of(rules: Rules, path: str) -> ItemRule | None:
 
 
 def allowed(rules: Rules, item_key: str, path: str) -> str | None:
-    """None if `path`, announced as a file of item `item_key`, may be written or deleted here, else the reason why not, to
-    follow the path in a sentence. Checks the path itself (path_ok) and the rules; links on the disk are not looked at."""
+    """None if `path`, announced as a file of item `item_key`, may be written or deleted here, else the reason why
+    not, to follow the path in a sentence. Checks the path itself (path_ok) and the rules; links on the disk are not
+    looked at."""
     reason = path_ok(path)
     if reason is not None:
         return reason
@@ -189,7 +192,8 @@ def allowed(rules: Rules, item_key: str, path: str) -> str | None:
 
 
 class PathCheck:
-    """`allowed` for many paths: the same answers, but sooner for the files of one directory that come one after the other."""
+    """`allowed` for many paths: the same answers, but sooner for the files of one directory that come one after the
+    other."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -234,8 +238,9 @@ def bucket_of(path: str) -> int:
 
 
 def bucket_digests(rows: Iterable[FileMeta]) -> bytes:
-    """1,024 digests of 16 bytes, in order of their numbers: each BLAKE2b-128 over path, NUL and digest of the rows of that
-    bucket, which must come sorted by path. Sizes and times are not in it, so nodes with equal files have equal digests."""
+    """1,024 digests of 16 bytes, in order of their numbers: each BLAKE2b-128 over path, NUL and digest of the rows
+    of that bucket, which must come sorted by path. Sizes and times are not in it, so nodes with equal files have
+    equal digests."""
     parts: list[list[bytes]] = [[] for _ in range(BUCKETS)]
     number = xxhash.xxh3_64_intdigest
     for row in rows:
@@ -290,8 +295,8 @@ def kept_manifests(state_dir: str) -> list[str]:
 
 
 def save_manifest(ops: FileOps, state_dir: str, manifest: Manifest, *, keep: int = 8) -> None:
-    """Write the manifest's file and remove older ones beyond `keep`: jobs that were started with one of the last few root
-    digests still find theirs. OSError as it comes."""
+    """Write the manifest's file and remove older ones beyond `keep`: jobs that were started with one of the last few
+    root digests still find theirs. OSError as it comes."""
     save_state(ops, manifest_path(state_dir, manifest.root_digest), MANIFEST_MAGIC, manifest)
     remove_all_but(ops, state_dir, _FILE_PREFIX, keep)
 
@@ -320,16 +325,16 @@ def wire_members(rows: Iterable[FileMeta]) -> Iterator[str]:
 
 
 def to_wire(rows: Iterable[FileMeta]) -> bytes:
-    """Flat JSON object of path to metadata, with the separators and escapes of a stock node (wire.md 5.3): what a worker
-    sends. About 230 bytes a file."""
+    """Flat JSON object of path to metadata, with the separators and escapes of a stock node (wire.md 5.3): what a
+    worker sends. About 230 bytes a file."""
     return f"{{{', '.join(wire_members(rows))}}}".encode("ascii")
 
 
 def parse_wire_metadata(data: bytes, limit: int = WIRE_BYTES, most_rows: int = WIRE_ROWS) -> dict[str, WireMeta]:
     """A worker's metadata. Paths are not checked: they are compared, not opened.
 
-    Raises PackageTooLarge above `limit` bytes or `most_rows` files, MalformedPackage when it is not such an object or an entry lacks `hash` or
-    `cluster_item_key`. Unknown keys are ignored, nesting is bounded.
+    Raises PackageTooLarge above `limit` bytes or `most_rows` files, MalformedPackage when it is not such an object or
+    an entry lacks `hash` or `cluster_item_key`. Unknown keys are ignored, nesting is bounded.
     """
     return _parse(data, limit, most_rows, dict[str, WireMeta])
 
@@ -337,8 +342,8 @@ def parse_wire_metadata(data: bytes, limit: int = WIRE_BYTES, most_rows: int = W
 def parse_wire_difference(data: bytes, limit: int = WIRE_BYTES, most_rows: int = WIRE_ROWS) -> WireDifference:
     """The metadata of a master's package. Paths and items are not checked here: see `allowed`.
 
-    Raises PackageTooLarge above `limit` bytes or `most_rows` files, MalformedPackage when it is not such an object, one of the three groups is
-    absent, or a file to be written has no digest that could be verified.
+    Raises PackageTooLarge above `limit` bytes or `most_rows` files, MalformedPackage when it is not such an object, one
+    of the three groups is absent, or a file to be written has no digest that could be verified.
     """
     difference = _parse(data, limit, most_rows, WireDifference)
     for group in (difference.missing, difference.shared):

@@ -1,7 +1,7 @@
 """Merged files (wire.md 5.10): several small files in one, each behind a line of its length, name and time.
 
-Stock 4.14.1 nodes make none in normal operation, but mark every file whose name contains `.merged` as one, and would apply one
-that came.
+Stock 4.14.1 nodes make none in normal operation, but mark every file whose name contains `.merged` as one, and would
+apply one that came.
 """
 
 from collections.abc import Iterable
@@ -25,8 +25,8 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Merged(msgspec.Struct, frozen=True):
-    """What a merged file holds. `refused`: names that could lead out of a directory, with the reason. `malformed`: the stock
-    text when a header could not be read; the parts before it are good."""
+    """What a merged file holds. `refused`: names that could lead out of a directory, with the reason. `malformed`:
+    the stock text when a header could not be read; the parts before it are good."""
 
     parts: list[Part]
     refused: list[tuple[str, str]]
@@ -58,7 +58,8 @@ def parse_merged(data: bytes) -> Merged:
 
 
 def build_merged(files: Iterable[tuple[str, int, bytes]]) -> bytes:
-    """A merged file of (name, modification time in ns, content). Raises MalformedPackage for a name that it cannot carry."""
+    """A merged file of (name, modification time in ns, content). Raises MalformedPackage for a name that it cannot
+    carry."""
     pieces = []
     for name, mtime_ns, data in files:
         reason = _name_problem(name)

@@ -1,4 +1,4 @@
-"""Notes collected for people, bounded: a full disk under 20,000 files must not become a message of megabytes."""
+"""Collects notes for people, bounded: 20,000 failures on a full disk must not become a message of megabytes."""
 
 from hashing.errors import HashingError, Note
 
@@ -19,7 +19,8 @@ class Notes:
             self._kept.append(Note(level, path, text, why))
 
     def all(self) -> list[Note]:
-        """The notes kept and, per level that had more (but DEBUG2, which is only a trace), one that says how many more."""
+        """The notes kept and, per level that had more (but DEBUG2, which is only a trace), one that says how many
+        more."""
         more = [
             Note(level, "...", f"and {count - MAX_NOTES} more files")
             for level, count in self._counts.items()
@@ -29,7 +30,7 @@ class Notes:
 
 
 def explain(error: Exception) -> str:
-    """An error of the system or of ours as the reason a person reads behind the path that the sentence already has."""
+    """The reason of an error, for a sentence that already names the path."""
     if isinstance(error, HashingError):
         return error.text
     if isinstance(error, OSError) and error.strerror:

@@ -1,5 +1,6 @@
-"""A Difference to a package within limits (wire.md 5.6, C12): parts packed side by side, then cut to the limit and
-finished with the metadata entry. A part is a plain concatenation, so leaving an entry out copies nothing."""
+"""Turns a Difference into a package within limits (wire.md 5.6, C12). Jobs pack parts side by side; then the parts
+are cut to the limit and the metadata entry is appended. A part is a plain concatenation, so leaving an entry out
+copies nothing."""
 
 import errno
 import os
@@ -74,12 +75,12 @@ class _TooLarge(Exception):
 
 
 class _Unreadable(Exception):
-    """The file is there, but one state of it cannot be read. The argument says why."""
+    """The file is there, but no single state of it could be read. The argument says why."""
 
 
 def numbered(difference: Difference) -> list[FileMeta]:
-    """The files to be sent, sorted by path: so those of two workers have equal numbers if only they lack the same,
-    whether they have no such file or another one."""
+    """The files to be sent, sorted by path. Two workers that lack the same files get the same numbers, whether a
+    file is missing or differs."""
     return sorted((*difference.missing, *difference.shared), key=lambda row: row.path)
 
 
@@ -228,13 +229,15 @@ class _PartPacker:
             reason = f"[Errno {errno.ENOENT}] {os.strerror(errno.ENOENT)}: {full_path!r}"
             self.notes.add("DEBUG", row.path, _FAILED + reason)
         except _Unreadable as error:
-            # At ERROR where stock has DEBUG: the file is there, stays different, and nobody else would say so.
+            # ERROR where stock has DEBUG: the file exists and stays different, and no other line says so.
             self.dropped.append(number)
             self.notes.add("ERROR", row.path, f"{_FAILED}{error}: {full_path!r}", str(error))
         except _TooLarge:
             self._note_too_large(number, row.path)
         except _Full:
-            if not self._size:  # Had all of the limit: not even alone does it fit, although its raw bytes would.
+            if (
+                not self._size
+            ):  # It had the whole limit to itself: packed it does not fit, although its raw bytes would.
                 self._note_too_large(number, row.path)
             # Otherwise finish_package says so once, for all of them.
         else:
@@ -264,7 +267,7 @@ class _PartPacker:
 
     def _append(self, row: FileMeta, fd: int) -> tuple[bytes, int]:
         """Write the entry. Returns digest and modification time of what was packed. A file that changes meanwhile is
-        read once more; then it is left out, since half of one state and half of another is worse than late."""
+        read once more. If it changes again it is left out: late is better than half of two states."""
         for _ in range(2):
             before = os.fstat(fd)
             if self._limit is not None and before.st_size > self._limit:
@@ -301,7 +304,7 @@ class _PartPacker:
         self._file.write(data)
 
     def _cut_back(self) -> None:
-        """Remove what was written of an entry that is not whole."""
+        """Cut the part back to before an entry that could not be completed."""
         if self._written != self._size:
             self._file.seek(self._size)
             self._file.truncate()

@@ -1,5 +1,5 @@
-"""The package format (wire.md 5.4): entries of path and zlib stream between separators, metadata last. Between two clusterd
-nodes that have agreed on it the streams are LZ4 frames; a reader tells them apart by their first bytes.
+"""The package format (wire.md 5.4): entries of path and zlib stream between separators, metadata last. Between two
+clusterd nodes that have agreed on it the streams are LZ4 frames; a reader tells them apart by their first bytes.
 
 Nothing in the format escapes the separators and a stock receiver cuts at every FILE_SEP, so what is written here never
 holds one inside an entry; and what is read here is read by the length of the stream, so that one inside does no harm.
@@ -50,8 +50,9 @@ def compress_entry(
 ) -> tuple[int, int]:
     """Write one entry without the separator behind it. Returns its raw size and the bytes written. `level` is zlib's.
 
-    `chunks`: the content in pieces of about CHUNK_BYTES; two of them are held at a time. Whatever the content, the stream
-    holds no FILE_SEP, nor forms one with the separator behind it (C5). Raises MalformedPackage if the path itself would.
+    `chunks`: the content in pieces of about CHUNK_BYTES; two of them are held at a time. Whatever the content, the
+    stream holds no FILE_SEP, nor forms one with the separator behind it (C5). Raises MalformedPackage if the path
+    itself would.
     """
     name = path.encode()
     if not path_fits(name):
@@ -73,8 +74,8 @@ def compress_entry(
 
 
 def _compress_whole(data: bytes, level: int) -> bytes:
-    # Making a compressor clears its tables: smaller ones for small files save a third of the time. The window written in
-    # the header is never larger than the one a receiver has.
+    # Making a compressor clears its tables: smaller ones for small files save a third of the time. The window written
+    # in the header is never larger than the one a receiver has.
     if len(data) <= 8192:
         packer = zlib.compressobj(level, zlib.DEFLATED, 13, 6)
     elif len(data) <= 16384:
@@ -89,9 +90,9 @@ def _compress_pieces(
 ) -> tuple[int, int]:
     """The zlib stream of `first`, `second` and `rest`, each piece compressed by itself. Returns (raw, stored).
 
-    Every piece begins and ends at a byte, after and with the bytes of an empty stored block (00 00 FF FF), which are not in
-    FILE_SEP; so a separator could only lie inside a piece, where _deflate prevents it, or within the four bytes of the
-    check sum, where there is no room for one.
+    Every piece begins and ends at a byte, after and with the bytes of an empty stored block (00 00 FF FF), which are
+    not in FILE_SEP; so a separator could only lie inside a piece, where _deflate prevents it, or within the four bytes
+    of the check sum, where there is no room for one.
     """
     write(_ZLIB_HEADER)
     raw, stored = 0, len(_ZLIB_HEADER)
@@ -131,8 +132,8 @@ def _stored(data: bytes) -> bytes:
     """Stored blocks for `data`, cut so that a FILE_SEP in it is split by a block header.
 
     A header is 00, length, complement of the length. 00 is not in FILE_SEP. For the rest to begin one, a byte of the
-    complement would have to be `|` (the length's own bytes cannot: the bytes that must follow are their complements), which
-    lengths under 32768 that do not end in 0x83 exclude.
+    complement would have to be `|` (the length's own bytes cannot: the bytes that must follow are their complements),
+    which lengths under 32768 that do not end in 0x83 exclude.
     """
     blocks = []
     start = 0
@@ -152,8 +153,8 @@ def _stored(data: bytes) -> bytes:
 
 
 def _is_incompressible(data: bytes) -> bool:
-    """True if samples of a large piece do not shrink. zlib takes ten times longer over random bytes than over text, to no
-    avail: stored blocks cost nothing."""
+    """True if samples of a large piece do not shrink. zlib takes ten times longer over random bytes than over text,
+    to no avail: stored blocks cost nothing."""
     if len(data) < _SAMPLED_FROM_BYTES:
         return False
     step = len(data) // 4
@@ -209,7 +210,8 @@ class _Lz4:
 
 
 class PackageReader:
-    """Reads entries one after the other from an open file, in bounded memory. `position` is where the next entry begins.
+    """Reads entries one after the other from an open file, in bounded memory. `position` is where the next entry
+    begins.
 
     The caller owns `fd`. Use `read_path` and then `content`, to its end, for each entry while `expects_entry`; after an
     error `position` may be set to where another entry begins.
@@ -241,8 +243,8 @@ class PackageReader:
         """The raw content of the entry whose path was just read, in pieces of at most CHUNK_BYTES; `position` is behind
         the separator afterwards.
 
-        Raises MalformedPackage (neither a zlib stream nor an LZ4 frame, cut short, no separator behind it), PackageTooLarge once it has more
-        than `limit` bytes. FILE_SEP inside the stream is data.
+        Raises MalformedPackage (neither a zlib stream nor an LZ4 frame, cut short, no separator behind it),
+        PackageTooLarge once it has more than `limit` bytes. FILE_SEP inside the stream is data.
         """
         position = self.position
         whole = 0
@@ -275,10 +277,12 @@ class PackageReader:
         self.position = position
 
     def small_content(self, limit: int) -> bytes | None:
-        """The raw content of the entry whose path was just read, if its stream is less than FEED_BYTES, whole, and followed
-        by the separator, and holds at most CHUNK_BYTES and `limit`; `position` is behind the separator afterwards.
+        """The raw content of the entry whose path was just read, if its stream is less than FEED_BYTES, whole, and
+        followed by the separator, and holds at most CHUNK_BYTES and `limit`; `position` is behind the separator
+        afterwards.
 
-        None for every other entry, damaged ones too: nothing has moved then, and `content` reads it or says what is wrong.
+        None for every other entry, damaged ones too: nothing has moved then, and `content` reads it or says what is
+        wrong.
         """
         at = self._load(self.position, FEED_BYTES)
         end = self._window.find(FILE_SEP, at + 1, at + FEED_BYTES)
@@ -297,7 +301,8 @@ class PackageReader:
                 unpacker = zlib.decompressobj()
                 inflated = unpacker.decompress(stream, CHUNK_BYTES)
                 return inflated if unpacker.eof and not unpacker.unused_data else None
-            # The same object for all frames: after a whole one it is as new, and making one costs as much as a small file.
+            # The same object for all frames: after a whole one it is as new, and making one costs as much as a small
+            # file.
             data: bytes = self._frame.decompress(stream, CHUNK_BYTES)
             if self._frame.eof and not self._frame.unused_data:
                 return data
@@ -349,8 +354,8 @@ class PackageReader:
         raise MalformedPackage("package", f"holds no {METADATA_NAME}")
 
     def _up_to_separator(self, position: int) -> bytes:
-        # For nearly all entries this is the whole stream. Bytes given to zlib beyond its end are copied, so a small entry
-        # must not be given the window.
+        # For nearly all entries this is the whole stream. Bytes given to zlib beyond its end are copied, so a small
+        # entry must not be given the window.
         at = self._load(position, FEED_BYTES)
         end = self._window.find(FILE_SEP, at + 1, at + FEED_BYTES)
         return self._window[at : end if end > 0 else at + FEED_BYTES]

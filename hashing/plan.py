@@ -4,8 +4,8 @@ A file of the spool, made by open_package, read by the jobs that follow. Layout,
 
     plan = magic (8 bytes) count, count * bytes-unpacked, length of index, index, count * section
 
-Each unpack job decodes its own section only, and keeps the bytes it has unpacked so far in its own place in the head, where
-the others see them: so all of them together respect one bound.
+Each unpack job decodes only its own section. It writes the number of bytes that it has unpacked to its own place in the
+head, where the other jobs read it: so all jobs together keep to one bound.
 """
 
 import os
@@ -24,8 +24,8 @@ _LOOK_BYTES = 16 * 1024 * 1024
 
 
 class Target(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A file to be written: `digest` (BLAKE2b) of its content, final `mode`, `is_new` if the group is missing, else shared.
-    `merged`: it is split too if it turns out to be a merged file; `only_parts`: it has no place of its own."""
+    """A file to be written: `digest` (BLAKE2b) of its content, final `mode`, `is_new` if the group is missing, else
+    shared. `merged`: it is split too if it turns out to be a merged file; `only_parts`: it has no place of its own."""
 
     path: str
     digest: bytes
@@ -40,8 +40,8 @@ class Target(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Written(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A verified file that waits beside `path`: which one (`inode`) and its size. For a target with `only_parts` there is no
-    such file, and both are 0."""
+    """A verified file that waits beside `path`, known by its `inode` and size. For a target with `only_parts` there
+    is no such file, and both are 0."""
 
     path: str
     inode: int = 0
@@ -57,8 +57,8 @@ class PlanSection(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Index(msgspec.Struct, frozen=True, array_like=True):
-    """`owner`: a word of this plan only. `sections`: length of each in bytes. `extra`: path and item of what is to be deleted.
-    The counts are of files of each group that were refused already."""
+    """`owner`: a word of this plan only. `sections`: length of each in bytes. `extra`: path and item of what is to
+    be deleted. The counts are the files of each group that were already refused."""
 
     owner: str
     sections: list[int]
@@ -104,12 +104,12 @@ class PlanFile:
         return _decode(self.path, self._read(start, self.index.sections[number]), PlanSection)
 
     def owner_of(self, number: int) -> str:
-        """The owner of the temporary files of section `number` (atomic.py): no other section or plan has it, so that parts of
-        merged files that two sections hold do not meet either."""
+        """The owner of the temporary files of section `number` (atomic.py): no other section or plan has it, so that
+        parts of merged files that two sections hold do not meet either."""
         return f"{self.index.owner}-{number}"
 
     def unpacked_bytes(self) -> int:
-        """Raw bytes that all sections together have yielded so far, as far as they have told."""
+        """Raw bytes that all sections together have reported so far."""
         numbers = self._read(_HEAD, self.count * _NUMBER.size)
         return sum(number for (number,) in _NUMBER.iter_unpack(numbers))
 
@@ -138,7 +138,7 @@ class Budget:
         plan.tell_unpacked(number, 0)
 
     def spend(self, path: str, raw: int) -> None:
-        """Raises PackageTooLarge from when the bound is reached on, 16 MiB for each running job later at most."""
+        """Raises PackageTooLarge once the bound is reached. Each running job notices that at most 16 MiB later."""
         self._own += raw
         if self._own >= self._next_look:
             self._next_look = self._own + _LOOK_BYTES
@@ -148,7 +148,7 @@ class Budget:
             raise PackageTooLarge(path, f"the package has more than {self._limit} bytes in all")
 
     def tell(self) -> None:
-        """Let the other sections see what this one has yielded; to be called at its end."""
+        """Report what this section has yielded to the others. Call it at the end of the section."""
         self._plan.tell_unpacked(self._number, self._own)
 
 

@@ -1,8 +1,8 @@
-"""Against mass deletion: files that vanish from a master in great numbers at once are more likely a mishap (a disk that is
-not mounted, `rm -rf` in the wrong place) than what every worker should repeat.
+"""Protection against mass deletion. When many files vanish from a master at once, it is more likely a mishap (a disk
+that is not mounted, `rm -rf` in the wrong place) than a deletion that every worker should repeat.
 
-Their rows stay in the manifest, as `settling` until nothing more vanishes, then as `withheld` if they are too many. Workers
-keep these files; nobody is sent any of them.
+Their rows stay in the manifest, as `settling` until nothing more vanishes, then as `withheld` if they are too many.
+Workers keep these files; nobody is sent any of them.
 """
 
 import msgspec
@@ -10,16 +10,18 @@ import msgspec
 from hashing.live_manifest import Changes, LiveManifest
 
 LEAST_FILES = 50
-"""Files of a manifest from which on it is protected."""
+"""A manifest with at least this many files is protected."""
 FEW = 3
-"""Lost files that do not wait to be judged: what the first event of a mass deletion may name, and what people delete by hand."""
+"""Up to this many lost files are accepted without being judged: people delete that many by hand. The first event of
+a mass deletion may name as few."""
 
 
 class Guard(msgspec.Struct, frozen=True):
-    """`share`: more than this part of the files lost at once is withheld; 1 or more: never. `judge`: decide about what is
-    settling. `allow`: a person has said that the files are meant to be gone. `lost_before`: how many files fewer there are
-    than before the updates just before this one: one slow deletion, whose first files were too few to wait. `doubted`: paths of
-    which somebody else says that what is on the disk is not to be believed: their rows stay, as if the files had vanished."""
+    """`share`: more than this part of the files lost at once is withheld; 1 or more: never. `judge`: decide about
+    what is settling. `allow`: a person has said that the files are meant to be gone. `lost_before`: files that the
+    updates just before this one have already lost. A slow deletion comes in several updates, and its first files are
+    too few to be judged. `doubted`: paths whose state on the disk is not to be believed; their rows stay, as if the
+    files had vanished."""
 
     share: float = 1.0
     judge: bool = False
@@ -29,7 +31,7 @@ class Guard(msgspec.Struct, frozen=True):
 
 
 def apply_changes(live: LiveManifest, changes: Changes, unread: frozenset[str], guard: Guard) -> int:
-    """Patch `live` by what was found on the disk, as far as the guard lets it. Returns how many files were lost by it."""
+    """Patch `live` with what was found on the disk, as far as the guard allows. Returns how many files that loses."""
     held = live.held
     doubted = {path for path in guard.doubted if path in live}
     applied = {

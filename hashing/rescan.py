@@ -1,5 +1,5 @@
-"""Look again at the places that file events name, and say what has changed in the manifest (wire.md 5.1). The rules are
-those of a whole walk (walk.py): after it, the manifest is what a walk would have found."""
+"""Reads the places that file events name again, and reports what has changed in the manifest (wire.md 5.1). It
+follows the rules of a whole walk (walk.py) and gives the manifest that a walk would give."""
 
 import os
 import stat
@@ -96,7 +96,7 @@ class _Look:
         self.listed: set[str] = set()
         self.files: set[str] = set()
 
-    # ---- places --------------------------------------------------------------------------------------------------------
+    # ---- places ------------------------------------------------------------------------------------------------------
 
     def at(self, path: str) -> None:
         """One path of an event."""
@@ -175,7 +175,7 @@ class _Look:
         self.found += _rows(prefix, item, files)
 
     def into(self, path: str) -> None:
-        """The files of one directory, nothing below it."""
+        """Read the files of one directory, nothing below it."""
         if self.is_covered(path):
             return
         try:
@@ -220,13 +220,13 @@ class _Look:
                         os.close(below_fd)
 
     def gone(self, path: str) -> None:
-        """No directory (any more), perhaps nothing at all. What is below the directory of an item the item's walk has
-        said."""
+        """The path is no directory, or nothing at all. The walk of an item reports what is below the item's own
+        directory."""
         self.files.add(path)
         self.trees.add(path)
 
     def whole(self, items: list[ItemRule]) -> None:
-        """Something on the way cannot be passed: a walk of these items says which rows are kept for it."""
+        """A directory on the way cannot be opened: a walk of its items reports which rows are kept."""
         for item in items:
             path = item.key.rstrip("/")
             if not self.is_covered(path):
@@ -267,7 +267,7 @@ class _Look:
                     before = known.get((found.path, found.item))
                     known[found.path, found.item] = found if before is None else _joined(before, found)
 
-    # ---- result --------------------------------------------------------------------------------------------------------
+    # ---- result ------------------------------------------------------------------------------------------------------
 
     def result(self) -> Rescan:
         walk, live = self.walk, self.live

@@ -2,8 +2,8 @@
 
     file = magic (8 bytes: "clusterd" has none of it, each kind its own) xxh3_64 of the frame (8 bytes, big-endian) frame
 
-The guard finds damage and torn writes, so such a file is written without waiting for the disk: after a power failure it is
-either whole or refused, and then made anew.
+The guard detects damage and torn writes, so writing does not wait for the disk. After a power failure the file is
+either whole, or refused and made anew.
 """
 
 import os
@@ -24,9 +24,11 @@ _HEAD = 16
 
 
 def save_state(ops: FileOps, path: str, magic: bytes, value: object, *, durable: bool = False) -> None:
-    """Replace the file at `path` by `value` (anything msgspec encodes). `magic` is 8 bytes: kind and version of the layout.
+    """Replace the file at `path` by `value` (anything msgspec encodes). `magic` is 8 bytes: kind and version of the
+    layout.
 
-    The directory must exist. `durable`: for what cannot be made anew. OSError as it comes; the old file is then still there.
+    The directory must exist. `durable`: for what cannot be made anew. OSError as it comes; the old file is then still
+    there.
     """
     frame = lz4.frame.compress(msgspec.msgpack.encode(value), store_size=True)
     write_atomic(ops, path, magic + xxhash.xxh3_64_digest(frame) + frame, MODE, durable=durable)
@@ -64,8 +66,8 @@ def magic_of(path: str) -> bytes:
 
 
 def remove_all_but(ops: FileOps, directory: str, prefix: str, keep: int) -> int:
-    """Remove the files of `directory` whose names begin with `prefix`, except the `keep` that were written last. Returns how
-    many. OSError as it comes; one that is gone already is none."""
+    """Remove the files of `directory` whose names begin with `prefix`, except the `keep` that were written last.
+    Returns how many. OSError as it comes; one that is gone already is none."""
     with os.scandir(directory) as entries:
         found = sorted(
             (

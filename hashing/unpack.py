@@ -1,5 +1,6 @@
-"""A received package to verified files beside their targets (wire.md 5.4, 5.9). Nothing that a peer wrote is believed: paths
-are checked against the rules, content against its digest, sizes against bounds. Nothing is put in place here: see apply.py.
+"""Unpacks a received package into verified files beside their targets (wire.md 5.4, 5.9). Nothing that a peer wrote is
+trusted: paths are checked against the rules, content against its digest, sizes against bounds. apply.py puts the files
+in place.
 """
 
 import errno
@@ -39,7 +40,8 @@ RANGE_FILES = 1000
 """Size of the ranges that are unpacked side by side: packed bytes, files."""
 
 MERGED_DIRECTORY = "queue/TYPE"
-"""Where the parts of merged files go. The type is always this placeholder (wire.md 5.10); no other directory is accepted."""
+"""Where the parts of merged files go. The type is always this placeholder (wire.md 5.10); no other directory is
+accepted."""
 
 _MERGED_PATH = re.compile(r"queue/cluster/[^/]+/[^/]+\.merged")
 _MERGED_BYTES = 64 * 1024 * 1024
@@ -62,7 +64,7 @@ class OpenedPackage(msgspec.Struct, frozen=True):
 
 
 class UnpackedRange(msgspec.Struct, frozen=True):
-    """`written`: what is verified and waits beside its target, parts of merged files too."""
+    """`written`: verified files that wait beside their targets, also the parts of merged files."""
 
     written: list[Written]
     notes: list[Note]
@@ -84,7 +86,8 @@ def open_package(
 ) -> OpenedPackage:
     """Read the metadata of the package file, check all its paths, find its entries, write the plan to `plan`.
 
-    Raises MalformedPackage (no package, no valid metadata), PackageTooLarge (metadata above `max_file` or 256 MiB), OSError.
+    Raises MalformedPackage (no package, no valid metadata), PackageTooLarge (metadata above `max_file` or 256 MiB),
+    OSError.
     """
     fd = os.open(package, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -190,10 +193,10 @@ def failure_text(group: str, path: str, reason: str) -> str:
 def _find_entries(
     reader: PackageReader, stop: int, targets: Mapping[str, Target], most: int, on_step: OnStep
 ) -> tuple[dict[str, int], bool]:
-    """Where the entry of each target begins. True if one seems to begin in two places: then a separator is inside data, and
-    only reading the entries in order tells which one is real.
+    """Where the entry of each target begins. True if one seems to begin in two places: a separator is inside data then,
+    and only reading the entries in order shows which place is real.
 
-    Raises MalformedPackage for more than `most` separators: they are in data by chance, never in such numbers."""
+    Raises MalformedPackage for more than `most` separators: chance does not put that many into data."""
     found: dict[str, int] = {}
     ambiguous = False
     for number, position in enumerate(_candidates(reader, 0, stop)):
@@ -251,12 +254,12 @@ def unpack_range(
     on_step: OnStep,
     rules: Rules | None = None,
 ) -> UnpackedRange:
-    """Write the files of range `index` of the plan under their temporary names beside their targets, verified, with final
-    mode and with `owner` (uid, gid; None: that of this process). `rules` say which links are followed.
+    """Write the files of range `index` of the plan under their temporary names beside their targets, verified, with
+    final mode and with `owner` (uid, gid; None: that of this process). `rules` say which links are followed.
 
-    A file that cannot be had is named in the notes and left out; the others go on. At most `max_file` raw bytes a file,
-    `max_total` for all ranges together, and never the last 32 MiB of the disk for large ones. Safe to run again. Raises
-    MalformedPackage when the plan is damaged, OSError when package or root cannot be opened.
+    A file that cannot be unpacked is named in the notes and left out; the others are unpacked. At most `max_file` raw
+    bytes a file, `max_total` for all ranges together, and never the last 32 MiB of the disk for large ones. Safe to run
+    again. Raises MalformedPackage when the plan is damaged, OSError when package or root cannot be opened.
     """
     fd = os.open(package, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -318,8 +321,8 @@ def _verify(target: Target, digest: bytes) -> None:
 
 
 class _Writer:
-    """Writes the content of entries beside their targets. `written`: those that wait there, by path. `name_owner`: whose the
-    temporary names are."""
+    """Writes the content of entries beside their targets. `written`: those that wait there, by path. `name_owner`:
+    whose the temporary names are."""
 
     def __init__(
         self,
@@ -342,7 +345,8 @@ class _Writer:
         self.notes = Notes()
 
     def write(self, target: Target, reader: PackageReader) -> None:
-        """Write the content of the entry that `reader` stands at. Raises HashingError, OSError; then nothing is left of it."""
+        """Write the content of the entry that `reader` stands at. Raises HashingError, OSError; then nothing is left
+        of it."""
         # Nearly all files of a large set are small: for them the way in pieces would cost as much as the system calls.
         data = None if target.merged else reader.small_content(self._max_file)
         if data is not None:
@@ -361,8 +365,8 @@ class _Writer:
         self._write_beside(target.path, target.mode, iter((data,)))
 
     def _verified(self, target: Target, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """The same pieces. The last one, which nearly always is the only one, comes when all were found to be right: so a
-        small file that is wrong never touches the disk."""
+        """Pass the pieces on. The last piece, nearly always the only one, passes only after the digest was verified,
+        so a small file with wrong content never touches the disk."""
         hasher = blake2b()
         held = b""
         for data in pieces:
@@ -403,14 +407,14 @@ class _Writer:
             finally:
                 os.close(fd)
         except Exception:
-            with suppress(OSError):  # the failure that brought us here is the one to tell; a sweep removes what stays
+            with suppress(OSError):  # report the first failure; a sweep removes the rest
                 self._ops.unlink(temporary, dir_fd=dir_fd)
             raise
         self.written[path] = Written(path, status.st_ino, status.st_size)
 
     def _write_merged(self, target: Target, pieces: Iterator[bytes]) -> None:
-        """Split a merged file into its parts (wire.md 5.9), and put it in its own place too: stock nodes mark every file
-        whose name contains `.merged`, and one that did not appear would be reported missing for ever (C6)."""
+        """Split a merged file into its parts (wire.md 5.9), and put it in its own place too: stock nodes mark every
+        file whose name contains `.merged`, and one that did not appear would be reported missing for ever (C6)."""
         kept: list[bytes] = []
         size = 0
         while size <= _MERGED_BYTES and (data := next(pieces, b"")):

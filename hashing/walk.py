@@ -1,8 +1,8 @@
-"""One shard of a tree to the rows of a manifest (wire.md 5.1): regular files only, never through a linked directory,
-nothing read or listed that is known to be unchanged (digest_cache.py).
+"""Walks one shard of a tree and gives the rows of its manifest (wire.md 5.1): regular files only, never through a
+linked directory. What is known to be unchanged is not read again (digest_cache.py).
 
-What cannot be read stays as it was and is named in a note: on the master a file that is missing in the manifest is a
-file that every worker deletes (C8).
+A file that cannot be read keeps its row and is named in a note: every worker deletes a file that is missing in the
+master's manifest (C8).
 """
 
 import errno

@@ -9,9 +9,10 @@ from hashing.in_place import replace
 def write_atomic(ops: FileOps, path: str, data: Data, mode: int, *, durable: bool = True) -> None:
     """Replace the content of `path` by `data`, or leave it as it was.
 
-    `mode` is set whatever the umask is. With `durable` the content is on disk before the rename, and the rename after it;
-    without, a power failure may leave the file empty or torn: for files that are guarded by a checksum and can be made
-    anew. The directory must exist. OSError as it comes; then nothing is left beside the target, unless that fails too.
+    `mode` is set whatever the umask is. With `durable` the content is on disk before the rename, and the rename after
+    it; without, a power failure may leave the file empty or torn. That is only for files with a checksum that can be
+    made anew. The directory must exist. OSError as it comes; then nothing is left beside the target, unless that fails
+    too.
     """
     directory, name = os.path.split(path)
     dir_fd = os.open(directory or ".", OPEN_DIRECTORY)
@@ -36,7 +37,7 @@ def write_atomic(ops: FileOps, path: str, data: Data, mode: int, *, durable: boo
 
 
 def _remove_quietly(ops: FileOps, name: str, dir_fd: int) -> None:
-    # The error worth telling is the one that brought us here; what stays behind is swept at the next start.
+    # Report the first failure; the sweep of the next start removes the file.
     try:
         ops.unlink(name, dir_fd=dir_fd)
     except OSError:
