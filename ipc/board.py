@@ -101,7 +101,7 @@ class BoardRow:
     def _put(self, field: int, value: int) -> None:
         self._words[(self._offset + field) // 8] = value
 
-    # ---- the process itself --------------------------------------------------------------------------------------------
+    # ---- the process itself ------------------------------------------------------------------------------------------
 
     def stamp(self) -> None:
         """Writes the heartbeat."""
@@ -135,7 +135,7 @@ class BoardRow:
     def set(self, counter: str, count: int) -> None:
         self._words[self._places[counter]] = count
 
-    # ---- the supervisor ------------------------------------------------------------------------------------------------
+    # ---- the supervisor ----------------------------------------------------------------------------------------------
 
     def begin(self, pid: int, incarnation: int) -> None:
         """Assigns the row to a new process: its heartbeat and counters start anew."""

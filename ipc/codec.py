@@ -1,4 +1,4 @@
-"""Messages to bytes and back: msgpack, with an encoder and decoders made once."""
+"""Encodes and decodes messages as msgpack. Encoder and decoders are made once."""
 
 from typing import Any, Generic, TypeVar
 

@@ -1,4 +1,5 @@
-"""etc/cluster.json (wire.md 7.1 and our section `clusterd`): defaults are built in, the file may name any part of them."""
+"""etc/cluster.json (wire.md 7.1 and our section `clusterd`): defaults are built in, the file may name any part of
+them."""
 
 import ipaddress
 import json
@@ -30,7 +31,8 @@ from hashing.manifest import ItemRule, Rules
 LONGEST_S = 31_536_000
 LARGEST_BYTES = 1 << 50
 LARGEST_BODY = 8 * 1024 * 1024
-"""Of a REST request: it travels on in an API request, which has a bound of its own (clusterd/dapi/protocol/request.py)."""
+"""Of a REST request: it travels on in an API request, which has a bound of its own
+(clusterd/dapi/protocol/request.py)."""
 LARGEST_FILE = 4 * 1024 * 1024
 _MOST_DIGITS = 30
 _ABSENT = object()
@@ -80,7 +82,7 @@ def read_json(path: Path, settings: Settings) -> JsonRead:
 
 
 def _integer(digits: str) -> int | float:
-    """Nothing here is so large, and Python makes no int of thousands of digits."""
+    """No setting is so large, and Python refuses to parse thousands of digits."""
     return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
 
 
@@ -166,7 +168,7 @@ class _Section:
         return tuple(path.rstrip("/") for path in value)
 
     def done(self) -> None:
-        """Whatever nobody asked for is unknown."""
+        """Report every key that was not asked for as unknown."""
         for key in self._content:
             if key not in self._asked:
                 self._reader.unknown(self.where(key))
@@ -177,7 +179,7 @@ class _Section:
 
 
 def is_link_target(path: str) -> bool:
-    """Whether links may be allowed to lead below this path: all of the machine is nobody's wish."""
+    """Whether this path may be a target of links. The whole file system may not."""
     return path.startswith("/") and bool(path.strip("/")) and "\0" not in path and ".." not in path.split("/")
 
 
@@ -225,7 +227,7 @@ class _JsonReader:
         for section in (top, intervals, worker, master, communication, dapi, own):
             section.done()
 
-    # ---- intervals -----------------------------------------------------------------------------------------------------
+    # ---- intervals ---------------------------------------------------------------------------------------------------
 
     def _worker(self, section: _Section) -> WorkerIntervals:
         base = WorkerIntervals()
@@ -280,7 +282,7 @@ class _JsonReader:
             section.wrong("min_zip_size", f"at most max_zip_size ({read.max_zip_size_bytes})", read.min_zip_size_bytes)
         return read
 
-    # ---- files ---------------------------------------------------------------------------------------------------------
+    # ---- files -------------------------------------------------------------------------------------------------------
 
     def _rules(self, section: _Section, link_targets: tuple[str, ...]) -> Rules:
         """Directories named in the file replace or join the built-in ones; `null` takes one out."""
@@ -317,7 +319,7 @@ class _JsonReader:
         section.done()
         return item
 
-    # ---- our own section -----------------------------------------------------------------------------------------------
+    # ---- our own section ---------------------------------------------------------------------------------------------
 
     def _clusterd(self, section: _Section) -> Clusterd:
         base = Clusterd()

@@ -1,5 +1,5 @@
-"""Links in the synchronised directories that are not followed, for `check-config` and `start`: what they lead to is left out, or on
-a worker never arrives."""
+"""Links in the synchronised directories that are not followed, for `check-config` and `start`: what they lead to is
+left out, or on a worker never arrives."""
 
 import os
 import stat

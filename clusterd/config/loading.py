@@ -31,8 +31,8 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 def load(root: str, *, conf: str | None = None, with_api_files: bool = True) -> Loaded:
-    """Read and check everything. `conf`: another ossec.conf. `with_api_files`: whether certificate and key of the REST API must
-    be good; the command that makes them cannot ask for them. Never raises for what is in the files."""
+    """Read and check everything. `conf`: another ossec.conf. `with_api_files`: whether certificate and key of the
+    REST API must be good; the command that makes them cannot ask for them. Never raises for what is in the files."""
     base = Settings(root=root, conf=conf or "")
     block = read_block(Path(conf) if conf else Path(root, OSSEC_CONF))
     json_read = read_json(Path(root, CLUSTER_JSON), base)
@@ -70,7 +70,7 @@ def _log_level(root: Path) -> tuple[int, list[Problem]]:
 
 
 def _missing_files(settings: Settings) -> list[Problem]:
-    """Certificates that TLS needs must be there."""
+    """Report missing certificates that TLS needs."""
     tls = settings.clusterd.tls
     wanted: list[tuple[str, str]] = []
     if tls.enabled and settings.is_master:

@@ -1,9 +1,10 @@
 """The one reader of the XML-like files of the field: `ossec.conf`, rules, decoders, `agent.conf`.
 
-These files are older than any XML parser that reads them. They have several roots, `&` and `<` stand in text as they are, tags
-are written in any case, a DOCTYPE or a byte order mark comes first. All of that is read here as it is meant. What makes the
-structure doubtful (a tag that is never closed, or closes nothing) is a complaint, and reading goes on; each caller says how much
-it bears. Nothing is ever expanded or fetched, depth and number of elements are bounded, nothing recurses, time is linear.
+These files are older than any XML parser that reads them. They have several roots, `&` and `<` stand in text as they
+are, tags are written in any case, a DOCTYPE or a byte order mark comes first. All of that is read here as it is meant.
+What makes the structure doubtful (a tag that is never closed, or closes nothing) is a complaint, and reading goes on;
+each caller says how much it bears. Nothing is ever expanded or fetched, depth and number of elements are bounded,
+nothing recurses, time is linear.
 """
 
 import re
@@ -18,10 +19,12 @@ MOST_COMPLAINTS = 20
 """Remembered; further ones are only counted."""
 
 _NAME = r"[^\W\d][\w:.-]*"
-# A value without `<` may span lines. One with it ends on its line: a forgotten quote must not take in the next elements.
+# A value without `<` may span lines. One with it ends on its line: a forgotten quote must not take in the next
+# elements.
 _VALUE = r"""(?>"(?:[^"<]*|[^"\n]*)"|'(?:[^'<]*|[^'\n]*)'|[^\s"'<>=/]+)"""
 _ATTRIBUTE = rf"\s++({_NAME})\s*+=\s*+({_VALUE})"
-# What is not closed runs to the end, so that a text of a million openings is looked through once and not a million times.
+# What is not closed runs to the end, so that a text of a million openings is looked through once and not a million
+# times.
 _MARKS = (
     r"<!--(?:.*?-->|.*\Z)",
     r"<!\[CDATA\[(?:.*?\]\]>|.*\Z)",
@@ -53,8 +56,8 @@ class Complaint(msgspec.Struct, frozen=True):
 
 
 class Element(msgspec.Struct):
-    """Names of tags and attributes are in small letters. `start`, `end`: its offsets in the document. `parts`: its own text in
-    pieces. `certain`: false when its end, or that of something in it, had to be guessed."""
+    """Names of tags and attributes are in small letters. `start`, `end`: its offsets in the document. `parts`: its
+    own text in pieces. `certain`: false when its end, or that of something in it, had to be guessed."""
 
     name: str
     line: int = 0
@@ -78,8 +81,8 @@ class Element(msgspec.Struct):
 
 
 class Document(msgspec.Struct):
-    """`text`: with the line ends of Unix. `outside`: the first line with text outside of all elements, 0 for none. `doctype`: the
-    line of the first DOCTYPE, 0 for none."""
+    """`text`: with the line ends of Unix. `outside`: the first line with text outside of all elements, 0 for none.
+    `doctype`: the line of the first DOCTYPE, 0 for none."""
 
     text: str
     roots: list[Element] = msgspec.field(default_factory=list)
@@ -89,8 +92,8 @@ class Document(msgspec.Struct):
     doctype: int = 0
 
     def sections(self, name: str) -> list[Element]:
-        """The elements of this name directly below `<ossec_config>`. If there are none, those that are deeper only because of
-        faults: a tag that somebody forgot to close does not hide what follows it."""
+        """The elements of this name directly below `<ossec_config>`. If there are none, those that are deeper only
+        because of faults: a tag that somebody forgot to close does not hide what follows it."""
         confs = [root for root in self.roots if root.name == "ossec_config"]
         direct = [section for conf in confs for section in conf.children if section.name == name]
         if direct:
@@ -114,15 +117,16 @@ def _reachable(elements: list[Element]) -> Iterator[Element]:
 
 
 def text_of(data: bytes) -> str:
-    """The file as text: a byte order mark is taken off, bytes that are no UTF-8 become U+FFFD. Raises ValueError for UTF-16."""
+    """The file as text: a byte order mark is taken off, bytes that are no UTF-8 become U+FFFD. Raises ValueError for
+    UTF-16."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ValueError("this file is UTF-16; save it as UTF-8")
     return data.decode("utf-8-sig", errors="replace")
 
 
 def read_markup(text: str) -> Document:
-    """Everything that can be made of the text. A backslash takes its meaning from a `<` behind it (`\\<` in a pattern is no tag),
-    unless the text has fewer faults without that (`<match>C:\\</match>`). Raises TooMuch."""
+    """Everything that can be made of the text. A backslash takes its meaning from a `<` behind it (`\\<` in a
+    pattern is no tag), unless the text has fewer faults without that (`<match>C:\\</match>`). Raises TooMuch."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     document = _Reader(text, _WITH_BACKSLASHES).read()
     if document.complained and "\\<" in text:
@@ -133,7 +137,8 @@ def read_markup(text: str) -> Document:
 
 
 def read_plain(text: str) -> Document:
-    """The same for a text in which backslashes mean nothing, as in XML. Line ends must be those of Unix. Raises TooMuch."""
+    """The same for a text in which backslashes mean nothing, as in XML. Line ends must be those of Unix. Raises
+    TooMuch."""
     return _Reader(text, _PLAIN).read()
 
 
@@ -229,7 +234,7 @@ class _Reader:
         self._complain(mark.start(), self._line_at(mark.start()), f"</{name}> closes nothing")
 
     def _close_down_to(self, depth: int, end: int, before: str) -> None:
-        """What is still open from this depth on was never closed."""
+        """Close the elements from this depth on, and note that their end tags are missing."""
         while len(self._stack) > depth:
             element = self._stack.pop()
             element.certain, element.end = False, end

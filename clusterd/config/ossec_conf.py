@@ -1,7 +1,7 @@
 """The <cluster> block of ossec.conf (wire.md 7.2): read with line numbers, checked, all mistakes at once.
 
-The file around the block is read as its other readers take it (clusterd/config/markup.py). The block itself must be XML: what decides who
-a node is and with which key is not guessed.
+The file around the block is read as its other readers take it (clusterd/config/markup.py). The block itself must be
+XML: what decides who a node is and with which key is not guessed.
 """
 
 import re
@@ -185,7 +185,7 @@ class _Checker:
             disabled=False,
         )
 
-    # ---- fields --------------------------------------------------------------------------------------------------------
+    # ---- fields ------------------------------------------------------------------------------------------------------
 
     def _text(self, field: str, default: str) -> str:
         element = self._block.last(field)

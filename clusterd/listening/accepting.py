@@ -1,4 +1,4 @@
-"""Accepting connections on a socket that listens: some at a time, with a pause when the system has no more descriptors."""
+"""Accepts connections on a listening socket: a few at a time, with a pause when the system has no more descriptors."""
 
 import asyncio
 import errno
@@ -17,7 +17,8 @@ class Acceptor:
     def __init__(
         self, listening: socket.socket, accepted: Callable[[socket.socket, Any], None], no_room: Callable[[str], None]
     ) -> None:
-        """`accepted`: gets each new socket, its own from then on, and the peer's address. `no_room`: why none can be accepted."""
+        """`accepted`: gets each new socket, its own from then on, and the peer's address. `no_room`: why none can be
+        accepted."""
         self._socket: socket.socket | None = listening
         self._accepted = accepted
         self._no_room = no_room

@@ -1,4 +1,4 @@
-"""Whose an address is: what counts as one caller, and what as one network, where callers are counted."""
+"""What counts as one caller and as one network where connections are counted."""
 
 import functools
 import ipaddress
@@ -6,7 +6,7 @@ import ipaddress
 
 @functools.lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
-    """One caller: the address; of IPv6 the network of 64 bits, which one customer has whole."""
+    """One caller: the IPv4 address, or the IPv6 network of 64 bits, which one customer usually has whole."""
     parsed = _parsed(address)
     if parsed is None or isinstance(parsed, ipaddress.IPv4Address):
         return address if parsed is None else str(parsed)
@@ -23,7 +23,7 @@ def wide_network_of(address: str) -> str:
 
 
 def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """None for what is no address, as the name of a local client. IPv4 in IPv6 is IPv4."""
+    """None for what is no address, like the name of a local client. IPv4 mapped into IPv6 counts as IPv4."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

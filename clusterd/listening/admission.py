@@ -1,8 +1,9 @@
-"""How many connections there may be: in all, per caller and per network. Pure bookkeeping: it knows keys and names, no sockets.
+"""Limits the number of connections: in all, per caller and per network. Pure bookkeeping: it knows keys and names, no
+sockets.
 
-Counted when they are accepted, before anything is read or a handshake is done. Who means it speaks within milliseconds, whoever
-only holds a connection open does not: so where connections that have not spoken fill a limit, the oldest of them makes room
-for a new one, and a crowd of idle connections keeps nobody out.
+A connection counts from when it is accepted, before anything is read or a handshake is done. An honest caller speaks
+within milliseconds. When connections that have not spoken fill a limit, the oldest of them is closed for a new one, so
+idle connections keep nobody out.
 """
 
 import msgspec
@@ -78,7 +79,7 @@ class Gatekeeper:
         return Admission("", evicted)
 
     def name(self, key: int) -> None:
-        """The connection has said what it came for (a good hello, a request): nothing evicts it any more."""
+        """The connection has spoken (a good hello, a request): it is never evicted from now on."""
         found = self._keys.get(key)
         if found is None or found[1]:
             return

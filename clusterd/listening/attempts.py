@@ -1,4 +1,5 @@
-"""How often anybody may guess a password, and how many are checked at a time: for the REST API and for other nodes' logins."""
+"""Limits how often passwords may be guessed and how many are checked at a time, for the REST API and for logins of
+other nodes."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,12 +14,12 @@ from clusterd.users import User, is_password
 MOST_KEYS = 20_000
 HASHES_AT_ONCE = 1
 HASHES_WAITING = 32
-"""A password takes 0.2 s and 16 MiB to check: more would only be a way to keep the node busy. The api process has one thread for it
-and sync another one: two passwords at a time on a node."""
+"""A password takes 0.2 s and 16 MiB to check: more would only be a way to keep the node busy. The api process has
+one thread for it and sync another one: two passwords at a time on a node."""
 
 
 class TooManyLogins(Exception):
-    """No password was looked at. `wait_s`: when one may be tried again."""
+    """Too many attempts: the password was not checked. `wait_s`: seconds until the next attempt is allowed."""
 
     def __init__(self, text: str, wait_s: float, *, is_guessing: bool = False) -> None:
         super().__init__(text)
@@ -34,8 +35,8 @@ class Window(msgspec.Struct):
 
 
 class AttemptLimiter:
-    """Counts failed attempts by place (an address, or a node) and by user. A user that somebody guesses at can still log in from a
-    place from which that user has logged in before. Holds numbers only."""
+    """Counts failed attempts by place (an address, or a node) and by user. A user that somebody guesses at can still
+    log in from a place from which that user has logged in before. Holds numbers only."""
 
     def __init__(self, most: int, window_s: float, most_of_place: int | None = None) -> None:
         self._most = {"user": most, "address": most_of_place or most}
@@ -53,7 +54,7 @@ class AttemptLimiter:
         return max(0.0, wait_s)
 
     def withdraw(self, address: str, user: str, now: float) -> None:
-        """Nobody has looked at the password of the attempt that was begun: it does not count."""
+        """The password of the begun attempt was not checked: the attempt does not count."""
         for key in self._keys(address, user):
             window = self._window(key, now)
             window.count = max(0, window.count - 1)
@@ -89,8 +90,8 @@ class AttemptLimiter:
 
 
 class PasswordChecks:
-    """Checks passwords one after the other, in a thread: scrypt leaves the interpreter to others. A check whose asker is gone goes
-    on to its end, so that nobody gets a second thread by going."""
+    """Checks passwords one after the other, in a thread: scrypt leaves the interpreter to others. A check whose
+    asker is gone goes on to its end, so that nobody gets a second thread by going."""
 
     def __init__(self, limiter: AttemptLimiter, clock: Callable[[], float]) -> None:
         """`clock` gives monotonic seconds."""

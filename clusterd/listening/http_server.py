@@ -1,4 +1,5 @@
-"""uvicorn on a socket of ours: connections are counted when they are accepted, before any handshake, and closed beyond a bound."""
+"""uvicorn on a socket of ours: connections are counted when they are accepted, before any handshake, and closed
+beyond a bound."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Log lines that whoever can connect may cause. However many come, from however many addresses, the log stays readable."""
+"""Bounds the log lines that anybody who can connect may cause, so that the log stays readable."""
 
 from collections.abc import Callable, Hashable
 
@@ -37,7 +37,7 @@ class StrangerLines:
         return more
 
     def tick(self, now: float) -> None:
-        """Call now and then: the line about what was left out comes when the period is over."""
+        """Call now and then: writes the line about omitted lines once the period is over."""
         if self._left_out and now - self._since >= self._period_s:
             self._begin(now)
 

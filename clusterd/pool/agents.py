@@ -1,4 +1,4 @@
-"""Jobs on long strings of agent-info and agent-groups: JSON of megabytes, too much for sync's loop."""
+"""Jobs that read the long strings of agent-info and agent-groups: megabytes of JSON, too much for sync's event loop."""
 
 from msgspec import UNSET, UnsetType
 
@@ -11,7 +11,7 @@ MOST_BAD = 100
 
 
 def open_report(job: OpenReport) -> ReportOpened:
-    """The value of `chunks`, alone in a file."""
+    """Write the value of `chunks` to a file of its own."""
     try:
         report = batches.parse_report(_read(job.path, job.size))
         lists = batches.count_lists(report.chunks)
@@ -25,7 +25,7 @@ def open_report(job: OpenReport) -> ReportOpened:
 
 
 def open_groups(job: OpenGroups) -> GroupsOpened:
-    """One database request for each chunk (wire.md 6.5), in a file."""
+    """Write one database request for each chunk (wire.md 6.5) to a file."""
     try:
         groups = batches.parse_groups(_read(job.path, job.size))
     except batches.BadString as problem:

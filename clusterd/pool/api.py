@@ -1,5 +1,5 @@
-"""Jobs of the distributed API: run a function, plan who answers, combine answers. All the JSON that may be large is read and
-written here, off sync's loop."""
+"""Jobs of the distributed API: run a function, plan who answers, combine answers. All the JSON that may be large is
+read and written here, off sync's loop."""
 
 from collections.abc import Callable
 

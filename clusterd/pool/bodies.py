@@ -1,4 +1,5 @@
-"""Jobs on sealed bodies and chunks: seal, open, store, digest (wire.md 4.3, 4.4). Bulk bytes lie in the arena or in files."""
+"""Jobs on sealed bodies and chunks: seal, open, store, digest (wire.md 4.3, 4.4). Bulk bytes lie in the arena or in
+files."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""How a job says that it failed."""
+"""The exception by which a job fails."""
 
 
 class Failure(Exception):

@@ -1,4 +1,5 @@
-"""Job type to function, and every way a job can fail to a JobFailed. The functions are in tree, packages, bodies, rotate."""
+"""Job type to function, and every way a job can fail to a JobFailed. The functions are in tree, packages, bodies,
+rotate."""
 
 from collections.abc import Callable
 
@@ -41,8 +42,8 @@ from ipc.arena import Arena
 
 
 class JobRunner:
-    """Runs jobs, one at a time. `settings` is replaced by a reload. `on_step` is called often during long jobs. `hurry`: sync's
-    counter of calls for those jobs that give way."""
+    """Runs jobs, one at a time. `settings` is replaced by a reload. `on_step` is called often during long jobs.
+    `hurry`: sync's counter of calls for those jobs that give way."""
 
     def __init__(
         self, settings: Settings, arena: Arena, on_step: Callable[[], None], hurry: Callable[[], int] = lambda: 0

@@ -17,8 +17,8 @@ BEING_WRITTEN = f"{KEY_FILE} is being written to"
 
 
 def may_be_sent(settings: Settings, digest: bytes) -> bool:
-    """Whether a content of the file that is newer than the manifest may be sent all the same: registrations go on while packages are
-    made. A deletion (empty digest) waits."""
+    """Whether a content of the file that is newer than the manifest may be sent all the same: registrations go on
+    while packages are made. A deletion (empty digest) waits."""
     rules = KeyRules(settings.clusterd.max_key_loss_share, settings.clusterd.key_loss_from)
     state_dir = f"{settings.root}/{STATE}"
     if not rules.is_on or digest in written_by_authd(state_dir):
@@ -37,8 +37,8 @@ class KeyGuard:
         self._content: KeyContent | None = None
 
     def doubts(self, live: LiveManifest, changes: Changes, *, allow: bool = False) -> str:
-        """Why what `changes` say of the file should not be applied to `live`; empty if it should. `allow`: a person has said that the
-        keys are meant to be gone."""
+        """Why what `changes` say of the file should not be applied to `live`; empty if it should. `allow`: a person
+        has said that the keys are meant to be gone."""
         if not self._rules.is_on or allow or KEY_FILE not in live:
             return ""
         if KEY_FILE not in changes:
@@ -70,8 +70,8 @@ class KeyGuard:
         return records[-1].ids if records else []
 
     def note(self, live: LiveManifest) -> None:
-        """The manifest is made: its content of the file is the one to compare the next with. On a full disk that waits for a later
-        update: until then the one before is."""
+        """The manifest is made: its content of the file is the one to compare the next with. On a full disk that
+        waits for a later update: until then the one before is."""
         with contextlib.suppress(OSError):
             self._note(live)
 

@@ -32,8 +32,8 @@ OnStep = Callable[[], None]
 
 
 class Differences:
-    """The difference file read last: the parts of one package are packed one after the other. A file in the spool is never
-    written again under the same name."""
+    """The difference file read last: the parts of one package are packed one after the other. A file in the spool is
+    never written again under the same name."""
 
     def __init__(self) -> None:
         self._path = ""
@@ -79,7 +79,7 @@ def pack(job: PackPart, settings: Settings, differences: Differences, on_step: O
 def finish(job: FinishPackage, settings: Settings, differences: Differences, on_step: OnStep) -> PackageFinished:
     parts = [msgspec.msgpack.decode(Path(index).read_bytes(), type=PackedPart) for index in job.indexes]
     level = settings.communication.compress_level
-    # Where a master protects against mass deletion, files that vanish while they are packed are judged with all others.
+    # With protection against mass deletion, files that vanish while they are packed are judged with all others.
     found = finish_package(
         job.difference,
         parts,

@@ -25,11 +25,11 @@ IDLE_S = 1.0
 """Longest wait without a heartbeat."""
 
 HELLO_AGAIN_S = 5.0
-"""A free process says so again this often: it costs nothing, and no lost message can keep it idle for ever."""
+"""How often a free process repeats that it is free, so that a lost message cannot keep it idle for ever."""
 
 
 class _Stopped(BaseException):
-    """SIGTERM: this process ends where it is, as it would if it were killed; only clean-up on the way out is done."""
+    """SIGTERM: the process stops where it is, as if killed, but runs its clean-up."""
 
 
 def run(slot: int, settings: Settings, arena: Arena, board: Board, log: Log) -> int:
@@ -104,7 +104,7 @@ class _PoolProcess:
                 self._work(socket, message)
                 worked = True
             elif worked:
-                # Idle after work: what malloc keeps for later goes back to the system.
+                # Idle after work: give the memory that malloc keeps back to the system.
                 give_back()
                 worked = False
 
@@ -126,7 +126,7 @@ class _PoolProcess:
         self._row.add("busy_us", (time.perf_counter_ns() - began) // 1000)
         self._row.add("jobs_failed" if isinstance(result, JobFailed) else "jobs_done", 1)
         while self._sync.snapshot().incarnation == employer:
-            # A new sync did not give this job: it hears a hello instead.
+            # A new sync process did not give this job: it gets a hello instead.
             self._row.stamp()
             try:
                 socket.send(JobDone(order.id, result))

@@ -13,7 +13,8 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 DIRECTORY_MODE = 0o750
 FILE_MODE = 0o640
 FOLLOW_S = 2.5
-"""Processes look once a second whether their file was moved (clusterd/logs.py); until then they write to the moved one."""
+"""Processes look once a second whether their file was moved (clusterd/logs.py); until then they write to the moved
+one."""
 
 STEP_S = 0.1
 
@@ -21,8 +22,8 @@ STEP_S = 0.1
 def rotate_log(root: str, day: str, on_step: Callable[[], None], follow_s: float = FOLLOW_S) -> int:
     """Move the log of `day` (YYYY-MM-DD) away and compress it; returns how many files were made, 0 or 1.
 
-    Safe to run again after a crash at any step: what was moved and not compressed yet is compressed then; a second log of
-    the same day is appended to the first one's file. Raises OSError."""
+    Safe to run again after a crash at any step: what was moved and not compressed yet is compressed then; a second
+    log of the same day is appended to the first one's file. Raises OSError."""
     year, month, number = day.split("-")
     directory = Path(root) / "logs" / "cluster" / year / MONTHS[int(month) - 1]
     _make(directory, Path(root) / "logs")
@@ -48,8 +49,8 @@ def _rotate(root: Path, directory: Path, number: str, on_step: Callable[[], None
 
 @contextmanager
 def _alone(directory: Path, on_step: Callable[[], None]) -> Iterator[None]:
-    """No other process moves or compresses a log of this directory while the block runs: a new sync process may ask for a
-    rotation while a pool process is still busy with the one before, and both write beside the same file."""
+    """Lock the logs of this directory while the block runs. A new sync process may ask for a rotation while a pool
+    process still runs the one before, and both would write beside the same file."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         while True:

@@ -1,4 +1,5 @@
-"""Jobs on the node's tree: scan a shard, build the manifest or patch it, its metadata as a package, compare with a worker's."""
+"""Jobs on the node's tree: scan a shard, build the manifest or patch it, its metadata as a package, compare with a
+worker's."""
 
 import contextlib
 import os
@@ -46,8 +47,8 @@ OnStep = Callable[[], None]
 
 
 class Memory:
-    """What a pool process keeps between jobs because reading it again costs more than the job: the last manifest and the
-    rows of the last shards. All of it is also in files; nothing here is the truth."""
+    """What a pool process keeps between jobs because reading it again costs more than the job: the last manifest and
+    the rows of the last shards. All of it is also in files; nothing here is the truth."""
 
     def __init__(self) -> None:
         self._manifest: LiveManifest | None = None
@@ -244,8 +245,8 @@ def pack_metadata(job: PackMetadata, settings: Settings, memory: Memory, on_step
 
 
 def compare_package(job: ComparePackage, settings: Settings, memory: Memory, on_step: OnStep) -> Compared:
-    """Raises MalformedPackage, PackageTooLarge for what a worker sent: also for one that names many times our files, which
-    would keep this process from everybody else's work."""
+    """Raises MalformedPackage, PackageTooLarge for what a worker sent: also for one that names many times our files,
+    which would keep this process from everybody else's work."""
     ours = memory.manifest(job.state_dir, job.root_digest)
     most_rows = max(LEAST_ROWS, ROWS_PER_OURS * len(ours.rows))
     metadata = read_metadata_of(job.package, most_rows * ROW_BYTES)

@@ -1,4 +1,4 @@
-"""Jobs on a package end when nobody wants them any more: whoever gave them takes the package's file away."""
+"""Ends jobs on a package that nobody wants any more: sync removes the package's file, and the job notices."""
 
 import os
 import time

@@ -144,7 +144,7 @@ def shorten(text: str, limit: int = MAX_SHOWN) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
-# ---- writing -----------------------------------------------------------------------------------------------------------
+# ---- writing ---------------------------------------------------------------------------------------------------------
 
 
 def dump_json(value: object) -> bytes:
@@ -218,7 +218,7 @@ def _special(value: object) -> dict[str, Any]:
 _ENCODER = json.JSONEncoder(default=_special)
 
 
-# ---- reading -----------------------------------------------------------------------------------------------------------
+# ---- reading ---------------------------------------------------------------------------------------------------------
 
 
 def load_json(data: bytes | memoryview, *, limit: int = MAX_JSON_BYTES, max_depth: int = MAX_DEPTH) -> Any:
