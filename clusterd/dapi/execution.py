@@ -1,4 +1,4 @@
-"""A request executed on its solver (dapi.md 3.7): checks, the function, and whatever it did as an answer."""
+"""Executes a request on its solver (dapi.md 3.7): checks, the function, and its result or failure as an answer."""
 
 import json
 from collections.abc import Callable
@@ -32,9 +32,9 @@ def run(
     may_decline: bool = False,
     on_step: Callable[[], None] = lambda: None,
 ) -> Value:
-    """The answer of a function of the pool. `on_step` is called at each question to the database.
+    """Returns the answer of a function of the pool. `on_step` is called at each query of the database.
 
-    Raises ArgumentsRefused if it `may_decline`; anything else that is raised is a bug."""
+    Raises ArgumentsRefused if it `may_decline`; any other exception is a bug."""
     node = settings.cluster.node_name
     try:
         request = parse_request(data)
@@ -59,7 +59,7 @@ def run(
 
 
 def with_denied(answer: Value, access: Access) -> Value:
-    """What was not permitted, as failed items of the answer."""
+    """Adds what was not permitted to the answer, as failed items."""
     if not isinstance(answer, WireResult) or answer.wire_class == PLAIN or not (access.denied or access.is_filled):
         return answer
     items = Items.of_wire(answer)
@@ -71,7 +71,8 @@ def with_denied(answer: Value, access: Access) -> Value:
 
 
 def without_star(request: ApiRequest) -> ApiRequest:
-    """`agent_list: "*"` means all, which is what a function does without it (dapi.md 3.7, point 1)."""
+    """Removes `agent_list: "*"`: it means all agents, which is what a function does without the argument (dapi.md 3.7,
+    point 1)."""
     if request.f_kwargs.get("agent_list") != "*":
         return request
     kept = {key: value for key, value in request.f_kwargs.items() if key != "agent_list"}
@@ -87,7 +88,7 @@ def check_daemons(request: ApiRequest, settings: Settings, *, serves_store: bool
 
 
 def as_value(returned: Any) -> Value:
-    """What a function returned, as a result (dapi.md 3.7, point 6)."""
+    """Turns what a function returned into a result (dapi.md 3.7, point 6)."""
     match returned:
         case Items():
             return returned.wire()
@@ -103,7 +104,7 @@ def as_value(returned: Any) -> Value:
 
 
 def as_answer(failure: ClusterError, node: str) -> WireException:
-    """A failure as the answer of this node, with what `dapi_errors` says of it (dapi.md 3.7, point 7)."""
+    """Turns a failure into the answer of this node, with its entry in `dapi_errors` (dapi.md 3.7, point 7)."""
     if isinstance(failure, WireException):
         answer = failure
     else:
@@ -117,10 +118,11 @@ def as_answer(failure: ClusterError, node: str) -> WireException:
 
 
 def unexpected(node: str) -> WireException:
-    """The answer when a function failed in a way nobody foresaw: no details of ours in it (dapi.md 8, number 15)."""
+    """Returns the answer for a function that failed unexpectedly. It shows no internal details (dapi.md 8, number
+    15)."""
     return WireException(1000, None, wire_class=INTERNAL_ERROR, dapi_errors={node: {"error": UNEXPECTED}})
 
 
 def refused(text: str, node: str) -> WireException:
-    """The answer to a function that this asker may not call, or not like this."""
+    """Returns the answer to a function that this asker may not call, or not in this way."""
     return WireException(4000, text, wire_class=PERMISSION_ERROR, dapi_errors={node: {"error": text}})

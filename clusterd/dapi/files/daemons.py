@@ -1,4 +1,4 @@
-"""States of the manager's daemons, from the files they keep in `var/run` (dapi.md 5.4)."""
+"""States of the manager's daemons, from their files in `var/run` (dapi.md 5.4)."""
 
 import os
 import re
@@ -33,8 +33,9 @@ _PID_FILE = re.compile(r"(.+)-(\d{1,10})\.pid")
 
 
 def daemon_states(root: str, *, serves_store: bool = False) -> dict[str, str]:
-    """Daemon to `failed`, `restarting`, `starting`, `running` or `stopped`, in stock's order. `serves_store`: our own store
-    does the work of wazuh-db and wazuh-authd. Raises WireException 1913 when processes cannot be looked at."""
+    """Returns the state of each daemon, in stock's order: `failed`, `restarting`, `starting`, `running` or `stopped`.
+    `serves_store`: our own store does the work of wazuh-db and wazuh-authd. Raises WireException 1913 when processes
+    cannot be inspected."""
     files, pids = _run_files(root)
     return {
         daemon: "running" if serves_store and daemon in OF_OUR_STORE else _state(daemon, files, pids.get(daemon, []))
@@ -43,8 +44,8 @@ def daemon_states(root: str, *, serves_store: bool = False) -> dict[str, str]:
 
 
 def not_ready(root: str, required: Iterable[str], *, serves_store: bool) -> list[str]:
-    """`{daemon}->{state}` of those that a request needs and that are not up (dapi.md 3.7, point 2). Names that are no
-    daemons, and daemons that this root never had, are not required."""
+    """Returns `{daemon}->{state}` for each daemon that a request needs and that is not up (dapi.md 3.7, point 2). Names
+    that are not daemons, and daemons that this root never had, are not required."""
     files, pids = _run_files(root)
     missing = []
     for name in required:
@@ -60,7 +61,7 @@ def not_ready(root: str, required: Iterable[str], *, serves_store: bool) -> list
 
 
 def _run_files(root: str) -> tuple[frozenset[str], dict[str, list[int]]]:
-    """Names of the files, and the pids that pid files name."""
+    """Returns the names of the files, and the pids that pid files name."""
     try:
         files = frozenset(os.listdir(f"{root}/var/run"))
     except FileNotFoundError:

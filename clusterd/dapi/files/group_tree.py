@@ -1,6 +1,6 @@
-"""Groups as directories of `etc/shared` (dapi.md 5.3, the end): what is there, made, removed.
+"""Groups as directories of `etc/shared` (dapi.md 5.3, the end): lists, creates and removes them.
 
-Functions raise HashingError (FileVanished, UnsafePath) and OSError as they come, except where they say otherwise.
+Functions pass on HashingError (FileVanished, UnsafePath) and OSError, except where they say otherwise.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ DEFAULT = "default"
 TEMPLATE = "agent-template.conf"
 CONFIGURATION = "agent.conf"
 EMPTY_CONFIGURATION = "<agent_config>\n</agent_config>\n"
-"""What a group begins with where there is no template."""
+"""The content of a new group's agent.conf where there is no template."""
 LARGEST_TEMPLATE = 1024 * 1024
 DIRECTORY_MODE = 0o700
 _PIECE = 256 * 1024
@@ -31,7 +31,7 @@ _HASH = re.compile(r"[0-9a-f]{8}")
 
 
 def may_be_group(name: str) -> bool:
-    """Letters, digits, `.`, `_`, `-`, 255 at most; not `.`, `..` or `all`."""
+    """Tells whether the name may be a group's: letters, digits, `.`, `_`, `-`, 255 at most; not `.`, `..` or `all`."""
     return is_group_name(name) and name != "all"
 
 
@@ -40,7 +40,7 @@ def directory_of(group: str) -> str:
 
 
 def group_names(root: str) -> list[str]:
-    """Sorted. Raises TooManyFiles."""
+    """Returns them sorted. Raises TooManyFiles."""
     names = []
     with opened_directory(root, SHARED) as fd, os.scandir(fd) as entries:
         for seen, entry in enumerate(entries):
@@ -52,7 +52,7 @@ def group_names(root: str) -> list[str]:
 
 
 def group_exists(root: str, name: str) -> bool:
-    """A link is no group."""
+    """Tells whether the group's directory exists. A link is not a group."""
     if not may_be_group(name):
         return False
     try:
@@ -63,7 +63,8 @@ def group_exists(root: str, name: str) -> bool:
 
 
 def make_group(ops: FileOps, root: str, name: str) -> None:
-    """The directory, 0700, and its agent.conf out of the template. FileExistsError if there is anything of that name."""
+    """Creates the directory, mode 0700, and its agent.conf from the template. Raises FileExistsError if anything of
+    that name exists."""
     try:
         content = read_text(root, SHARED, TEMPLATE, LARGEST_TEMPLATE)
     except FileVanished:
@@ -75,14 +76,14 @@ def make_group(ops: FileOps, root: str, name: str) -> None:
             write_file(ops, root, directory_of(name), CONFIGURATION, content.encode())
             ops.fsync(fd)
         except BaseException:
-            # The first failure is the one worth telling; an empty group that stays behind can be deleted.
+            # The first failure is the one to report. An empty group that stays behind can be deleted.
             with contextlib.suppress(OSError):
                 shutil.rmtree(name, dir_fd=fd)
             raise
 
 
 def remove_group(root: str, name: str) -> None:
-    """The directory with all that is in it, through no link. FileVanished when it is no group."""
+    """Removes the directory with everything in it; follows no link. Raises FileVanished when it is not a group."""
     if not group_exists(root, name):
         raise FileVanished(directory_of(name), "is no group")
     with opened_directory(root, SHARED) as fd:
@@ -90,15 +91,15 @@ def remove_group(root: str, name: str) -> None:
 
 
 def merged_directory(names: str, group_hash: str) -> str:
-    """Where the merged file of an agent is: of its only group, or of that combination of groups. `names`: joined by commas, as
-    the database has them, with the hash it has of them; "" for no group, and for what can be no name."""
+    """Returns the directory of an agent's merged file: that of its only group, or of that combination of groups.
+    `names`: joined by commas, with their hash, both from the database. "" for no group, and for an impossible name."""
     if "," in names:
         return f"{MULTIGROUPS}/{group_hash}" if _HASH.fullmatch(group_hash) else ""
     return directory_of(names) if may_be_group(names) else ""
 
 
 def merged_sum(root: str, directory: str) -> str | None:
-    """MD5 of the merged file of a directory, None where there is none that can be read."""
+    """Returns the MD5 of the directory's merged file, None if there is no readable one."""
     try:
         return hash_of(root, directory, MERGED, "md5") if directory else None
     except (HashingError, OSError):
@@ -106,7 +107,7 @@ def merged_sum(root: str, directory: str) -> str | None:
 
 
 def hash_of(root: str, directory: str, name: str, algorithm: str) -> str | None:
-    """In hexadecimal digits; None for what is no regular file, or not there."""
+    """Returns the file's digest in hexadecimal digits, None if it is missing or not a regular file."""
     with opened_directory(root, directory) as directory_fd:
         try:
             mode = os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode
@@ -123,7 +124,7 @@ def hash_of(root: str, directory: str, name: str, algorithm: str) -> str | None:
 
 
 def _give_like_parent(ops: FileOps, shared_fd: int, name: str) -> None:
-    """Owner and group of `etc/shared`, as far as this process may give them."""
+    """Sets owner and group of `etc/shared` on the new directory, as far as this process may."""
     like = os.fstat(shared_fd)
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=shared_fd)
     try:

@@ -1,4 +1,5 @@
-"""Who is in which group, in the node's agent database (wdb.md 3.2): read, and changed so that the workers are told.
+"""Which agents are in which groups, in the node's agent database (wdb.md 3.2). A change is marked for the next sync to
+the workers.
 
 Functions raise DatabaseError."""
 
@@ -11,7 +12,7 @@ from clusterd.wdb.client import DatabaseError
 
 Mode = Literal["append", "override", "remove"]
 MOST_GROUPS = 128
-"""Of one agent."""
+"""Most groups of one agent."""
 BATCH_BYTES = 60_000
 _OF_GROUP = (
     "(select count(*) from belongs b join `group` g on g.id = b.id_group where b.id_agent = a.id and g.name = ?)"
@@ -20,20 +21,20 @@ _ALL = "(select count(*) from belongs b where b.id_agent = a.id)"
 
 
 class Membership(NamedTuple):
-    """Of an agent in one group; `groups`: how many it has."""
+    """An agent's membership in one group; `groups`: how many groups it has."""
 
     is_member: bool
     groups: int
 
 
 def memberships(database: BlockingDatabase, ids: Sequence[int], group: str) -> Mapping[int, Membership]:
-    """For those of the agents that the database knows."""
+    """Returns the membership of each of the agents that the database knows."""
     select = statement(f"select a.id as id, {_OF_GROUP} as member, {_ALL} as groups from agent a", [group])
     return {row["id"]: Membership(bool(row["member"]), row["groups"]) for row in database.rows_of(select, "a.id", ids)}
 
 
 def groups_of(database: BlockingDatabase, agent_id: int) -> list[str] | None:
-    """In the order of their priority; None for an agent that the database does not know."""
+    """Returns the agent's groups in the order of their priority, None for an agent that the database does not know."""
     if not database.rows("select id from agent where id = ?", [agent_id]):
         return None
     select = "select g.name as name from belongs b join `group` g on g.id = b.id_group where b.id_agent = ?"
@@ -41,7 +42,7 @@ def groups_of(database: BlockingDatabase, agent_id: int) -> list[str] | None:
 
 
 def groups_by_agent(database: BlockingDatabase, ids: Sequence[int]) -> Mapping[int, set[str]]:
-    """The groups of each of the agents that has any."""
+    """Returns the groups of each agent that has any."""
     select = "select b.id_agent as id, g.name as name from belongs b join `group` g on g.id = b.id_group"
     found: dict[int, set[str]] = {}
     for row in database.rows_of(select, "b.id_agent", ids):
@@ -50,7 +51,7 @@ def groups_by_agent(database: BlockingDatabase, ids: Sequence[int]) -> Mapping[i
 
 
 def member_counts(database: BlockingDatabase) -> Mapping[str, int]:
-    """Agents of each group that has any."""
+    """Returns the number of agents of each group that has any."""
     select = "select g.name as name, count(*) as n from belongs b join `group` g on g.id = b.id_group"
     return {row["name"]: row["n"] for row in database.pages(f"{select} group by g.id order by g.name")}
 
@@ -61,27 +62,27 @@ def members(database: BlockingDatabase, group: str) -> list[int]:
 
 
 def note_group(database: BlockingDatabase, name: str) -> None:
-    """A row for a group whose directory was made a moment ago. `name` is a group's."""
+    """Adds the row of a group whose directory was just created. `name` is a valid group name."""
     if _is_known(database, name):
         return
     try:
         database.ask(f"global insert-agent-group {name}")
     except DatabaseError:
-        # Whoever follows the directories may have been faster.
+        # The process that follows the directories may have added the row first.
         if not _is_known(database, name):
             raise
 
 
 def forget_group(database: BlockingDatabase, name: str) -> None:
-    """A group whose directory was removed; agents without another one move to `default`."""
+    """Deletes the row of a group whose directory was removed. Agents without another group move to `default`."""
     database.ask(f"global delete-group {name}")
 
 
 def change_groups(
     database: BlockingDatabase, mode: Mode, ids: Collection[int], groups: Sequence[str]
 ) -> Mapping[int, DatabaseError]:
-    """Carry out for every agent, in requests of many. Returns the agents of which one request was refused, with what it said:
-    any of them may have been changed."""
+    """Changes the groups of all the agents, many in each request. Returns the agents of every request that was refused,
+    with the error: any of them may have been changed."""
     refused: dict[int, DatabaseError] = {}
     head = f'global set-agent-groups {{"mode":"{mode}","sync_status":"syncreq","data":['
     for batch in _batches(ids, json.dumps(list(groups), separators=(",", ":"))):

@@ -1,4 +1,4 @@
-"""authd of this node, asked to add and remove agents (wdb.md 8.1 to 8.4)."""
+"""Asks authd of this node to add and remove agents (wdb.md 8.1 to 8.4)."""
 
 import contextlib
 import json
@@ -11,18 +11,18 @@ from clusterd.wdb.stream import PREFIX_BYTES, frame
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, WireException, shorten
 
 AT_ONCE = 32
-"""Requests under way: each has a connection, and authd writes its files once for what comes together."""
+"""Requests in flight. Each has a connection, and authd writes its files once for requests that arrive together."""
 TIMEOUT_S = 10.0
 LARGEST_ANSWER = 65_536
 CODES = {9007: 1706, 9008: 1705, 9011: 1701, 9012: 1708}
-"""Numbers of authd that have a code of the API."""
+"""Error numbers of authd that have a code of the API."""
 
 
 def ask_authd(
     root: str, function: str, arguments: Sequence[dict[str, Any]], on_step: Callable[[], None] = lambda: None
 ) -> Iterator[dict[str, Any] | str | WireException]:
-    """What authd answered to each of the requests, in their order: its `data`, or what it refused with, or 1013, 1014 when it
-    does not answer. `on_step` is called while there is much to do."""
+    """Returns authd's answer to each request, in their order: its `data`, or its error, or 1013 or 1014 when it does
+    not answer. `on_step` is called repeatedly during long work."""
     for start in range(0, len(arguments), AT_ONCE):
         on_step()
         with contextlib.ExitStack() as stack:
@@ -38,7 +38,7 @@ def ask_authd(
 
 
 def _sent(root: str, request: dict[str, Any]) -> socket.socket:
-    """A connection on which the request has gone out. Raises OSError."""
+    """Opens a connection and sends the request on it. Raises OSError."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made.settimeout(TIMEOUT_S)
     try:

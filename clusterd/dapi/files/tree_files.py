@@ -1,8 +1,9 @@
-"""Small files of the installation that requests read, write and remove: below one directory of the root, through no link but the
-operator's own in the place of a synchronised directory, with bounds on sizes and numbers (dapi.md 5.6, 8).
+"""Reads, writes and removes small files of the installation for requests (dapi.md 5.6, 8). Files lie below one
+directory of the root; sizes and numbers are bounded; no link is followed, except one that the operator put in the place
+of a synchronised directory.
 
-Directories are relative to the root, with `/` and without a slash at the end. All functions raise FileVanished (something is not
-there), UnsafePath (a link, `..`, no regular file) and OSError as they come.
+Directories are relative to the root, with `/` and without a slash at the end. All functions pass on FileVanished
+(something is not there), UnsafePath (a link, `..`, no regular file) and OSError.
 """
 
 import fcntl
@@ -21,31 +22,31 @@ from hashing.in_place import replace
 from hashing.links import Links
 
 MOST_NAMES = 20_000
-"""Files and directories of one listing."""
+"""Most files and directories of one listing."""
 DEEPEST = 8
-"""Levels of directories below the one that a listing begins with."""
+"""Most levels of directories below the first one of a listing."""
 MODE = 0o660
 _LOCK_S = 5.0
 _LOCK_TICK_S = 0.02
 
 
 class FileTooLarge(HashingError):
-    """The file is larger than may be read for a request."""
+    """The file is larger than a request may read."""
 
 
 class TooManyFiles(HashingError):
-    """The directory holds more than a listing may."""
+    """The directory holds more than a listing may contain."""
 
 
 @contextmanager
 def opened_directory(root: str, directory: str) -> Iterator[int]:
-    """Descriptor of the directory while the block runs."""
+    """Yields a descriptor of the directory, open while the block runs."""
     root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
             fd = open_directory(root_fd, directory)
         except UnsafePath:
-            # A synchronised directory may be a link of the operator's (hashing/links.py).
+            # A synchronised directory may be a link that the operator made (hashing/links.py).
             fd = Links(root, DEFAULT_RULES).directory(root_fd, directory)
     finally:
         os.close(root_fd)
@@ -57,8 +58,8 @@ def opened_directory(root: str, directory: str) -> Iterator[int]:
 
 @contextmanager
 def locked_directory(root: str, directory: str) -> Iterator[None]:
-    """No other process changes files below the directory through this function while the block runs: two that check for a file
-    and then write it must not do so at once. TimeoutError after 5 s of waiting."""
+    """Keeps other processes that call this function out of the directory while the block runs: two processes that check
+    for a file and then write it must not overlap. Raises TimeoutError after 5 s of waiting."""
     deadline = time.monotonic() + _LOCK_S
     with opened_directory(root, directory) as fd:
         while True:
@@ -73,8 +74,8 @@ def locked_directory(root: str, directory: str) -> Iterator[None]:
 
 
 def list_files(root: str, directory: str, *, depth: int = 0) -> list[tuple[str, str]]:
-    """(directory, name) of the regular files in the directory and `depth` levels below it, sorted. Left out are names that
-    begin with a dot and those that are no text. Raises TooManyFiles."""
+    """Returns (directory, name) of the regular files in the directory and `depth` levels below it, sorted. Leaves out
+    names that begin with a dot and names that are not text. Raises TooManyFiles."""
     found: list[tuple[str, str]] = []
     waiting = [(directory, depth)]
     seen = 0
@@ -100,7 +101,7 @@ def list_files(root: str, directory: str, *, depth: int = 0) -> list[tuple[str, 
 
 
 def _entries(root: str, directory: str) -> list[tuple[str, int]]:
-    """Names with their type, links as such; not many more than MOST_NAMES."""
+    """Returns names with their type, links as links; not many more than MOST_NAMES."""
     found = []
     with opened_directory(root, directory) as fd, os.scandir(fd) as entries:
         for entry in islice(entries, MOST_NAMES + 1):
@@ -114,7 +115,7 @@ def _entries(root: str, directory: str) -> list[tuple[str, int]]:
 
 
 def mode_of(root: str, directory: str, name: str) -> int | None:
-    """Type and permissions of whatever has this name, a link as such; None if there is nothing."""
+    """Returns type and permissions of the file of this name, of a link itself; None if there is none."""
     with opened_directory(root, directory) as fd:
         try:
             return os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
@@ -123,7 +124,7 @@ def mode_of(root: str, directory: str, name: str) -> int | None:
 
 
 def read_text(root: str, directory: str, name: str, largest: int) -> str:
-    """The file's content; bytes that are no UTF-8 become U+FFFD. Raises FileTooLarge above `largest` bytes."""
+    """Returns the file's content; bytes that are not UTF-8 become U+FFFD. Raises FileTooLarge above `largest` bytes."""
     with opened_directory(root, directory) as directory_fd:
         fd = open_regular(directory_fd, name)
     with open(fd, "rb") as file:
@@ -134,9 +135,9 @@ def read_text(root: str, directory: str, name: str, largest: int) -> str:
 
 
 def write_file(ops: FileOps, root: str, directory: str, name: str, data: bytes) -> None:
-    """Make or replace the file, mode 0660. The new content is written beside it and renamed over it: whatever fails before,
-    the old file is as it was. A new file gets the group of its directory, where this process may give it, an old one keeps
-    owner and group."""
+    """Creates or replaces the file, mode 0660. Writes the new content beside it and renames it over the old file, so a
+    failure before that leaves the old file unchanged. A new file gets the group of its directory, if this process may
+    set it; an existing one keeps owner and group."""
     with opened_directory(root, directory) as directory_fd:
         like = _stat(directory_fd, name)
         owner = like.st_uid if like is not None else -1
@@ -155,14 +156,14 @@ def write_file(ops: FileOps, root: str, directory: str, name: str, data: bytes) 
             try:
                 ops.unlink(temporary, dir_fd=directory_fd)
             except OSError as second:
-                # The next attempt or the next start takes it away; the first failure is the one worth telling.
+                # The next attempt or the next start removes it. The first failure is the one to report.
                 failure.add_note(f"{temporary} stays behind: {second}")
             raise
         ops.fsync(directory_fd)
 
 
 def remove_file(ops: FileOps, root: str, directory: str, name: str) -> None:
-    """Remove a regular file, or the link of this name. Raises FileVanished when there is none."""
+    """Removes the regular file, or the link, of this name. Raises FileVanished when there is none."""
     with opened_directory(root, directory) as fd:
         try:
             ops.unlink(name, dir_fd=fd)
@@ -172,7 +173,7 @@ def remove_file(ops: FileOps, root: str, directory: str, name: str) -> None:
 
 
 def _stat(directory_fd: int, name: str) -> os.stat_result | None:
-    """Of the regular file of this name, None if there is none."""
+    """Returns the status of the regular file of this name, None if there is none."""
     try:
         found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
     except FileNotFoundError:
@@ -181,7 +182,7 @@ def _stat(directory_fd: int, name: str) -> os.stat_result | None:
 
 
 def _give(ops: FileOps, fd: int, owner: int, group: int) -> None:
-    # Only root gives files away; a member of the group may give it the group; anybody else keeps what he writes.
+    # Only root can change the owner. A member of the group may set the group; any other user's file stays unchanged.
     for uid in dict.fromkeys((owner, -1)):
         try:
             ops.chown(fd, uid, group)

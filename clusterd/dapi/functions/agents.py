@@ -25,9 +25,9 @@ AGENTS = (
 )
 CONNECTION = ("active", "disconnected", "never_connected", "pending")
 LONGEST_ID = 18
-"""Digits."""
+"""Digits of an agent's id."""
 JOINED = frozenset({"status", "node_name"})
-"""Filters of the overview in which `cluster_control` of stock joins values with commas."""
+"""Filters of the overview whose values stock's `cluster_control` joins with commas."""
 
 
 class AgentList(TableArguments, frozen=True):
@@ -42,7 +42,7 @@ class GroupAgents(AgentList, frozen=True, kw_only=True):
 
 
 class DistinctAgents(AgentList, frozen=True):
-    """`fields`: whose combinations are counted, None for all."""
+    """`fields`: the fields whose combinations are counted, None for all."""
 
     fields: list[str] | None = None
 
@@ -60,7 +60,7 @@ class SomeAgents(Arguments, frozen=True):
 
 @registry.function("wazuh.agent", "get_agents", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_agents(call: Call, given: AgentList) -> Items:
-    """Agents by any filter; ids without a key are failed items 1701."""
+    """Returns the agents that pass the filters. Ids without a key are failed items 1701."""
     return _listed(call, given, given.agent_list, given.filters or {})
 
 
@@ -71,7 +71,7 @@ def get_agents(call: Call, given: AgentList) -> Items:
     needs=(SOME_GROUPS, SOME_AGENTS),
 )
 def get_agents_in_group(call: Call, given: GroupAgents) -> Items:
-    """The agents of one group. Raises WireException 1710 for a group that does not exist."""
+    """Returns the agents of one group. Raises WireException 1710 for a group that does not exist."""
     (group,) = given.group_list
     if not group_exists(call.root, group):
         raise WireException(1710, wire_class=NOT_FOUND)
@@ -83,15 +83,15 @@ def get_agents_in_group(call: Call, given: GroupAgents) -> Items:
 
 @registry.function("wazuh.agent", "get_outdated_agents", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_outdated_agents(call: Call, given: AgentList) -> Items:
-    """Agents whose version is known, and not that of this node."""
+    """Returns the agents whose version is known and differs from this node's."""
     other = Condition("(id <> 0 and version <> ?)", (f"Wazuh v{call.settings.clusterd.version}",))
     return _listed(call, given, given.agent_list, given.filters or {}, [other])
 
 
 @registry.function("wazuh.agent", "get_distinct_agents", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_distinct_agents(call: Call, given: DistinctAgents) -> Items:
-    """Every combination of some fields, agent objects with `count`; what an agent lacks is `N/A`. The total is that of the agents.
-    Raises WireException 1403, 1724."""
+    """Returns every combination of some fields, as agent objects with `count`; a field that an agent lacks is `N/A`.
+    The total counts agents. Raises WireException 1403, 1724."""
     ids, missing = known_agents(call, given.agent_list)
     found, total = count_distinct(call.database, AgentQuery(ids=ids, **given.wanted), given.fields or [])
     items = Items(*AGENTS, affected=found, total=total, sort_fields=["count"], sort_casting=["int"])
@@ -100,7 +100,8 @@ def get_distinct_agents(call: Call, given: DistinctAgents) -> Items:
 
 @registry.function("wazuh.core.agent", "Agent.get_agents_overview", LOCAL_MASTER, needs=(EVERY_AGENT,))
 def get_agents_overview(call: Call, given: Overview) -> dict[str, Any]:
-    """`{"items", "totalItems"}`. Filters for status and node that join values with commas mean any of them (dapi.md 7.3)."""
+    """Returns `{"items", "totalItems"}`. Filters for status and node that join values with commas match any of them
+    (dapi.md 7.3)."""
     filters = {field: _split(value) if field in JOINED else value for field, value in (given.filters or {}).items()}
     query = AgentQuery(select=given.select, **given.wanted | {"filters": filters})
     found, total = find_agents(call.database, query)
@@ -109,8 +110,8 @@ def get_agents_overview(call: Call, given: Overview) -> dict[str, Any]:
 
 @registry.function("wazuh.agent", "get_agents_sync_group", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_agents_sync_group(call: Call, given: SomeAgents) -> Items:
-    """`{"id", "synced"}`: whether the agent has the files of its groups: the digest of merged files that it reported last is
-    that of the merged file of its groups here. Failed items 1701, 1703."""
+    """Returns `{"id", "synced"}`: whether the agent has the files of its groups. It has if the digest that it reported
+    last equals that of its groups' merged file on this node. Failed items 1701, 1703."""
     items = Items(
         "Sync info was returned for all selected agents",
         "Sync info was not returned for some selected agents",
@@ -131,7 +132,8 @@ def get_agents_sync_group(call: Call, given: SomeAgents) -> Items:
 
 @registry.function("wazuh.agent", "get_agents_keys", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_agents_keys(call: Call, given: SomeAgents) -> Items:
-    """`{"id", "key"}`: what an agent imports, the Base64 text of its line of client.keys. Failed items 1701, 1703."""
+    """Returns `{"id", "key"}`. The key is what an agent imports: its line of client.keys as Base64. Failed items 1701,
+    1703."""
     items = Items(
         "All selected agents' keys were returned",
         "Some selected agents' keys were not returned",
@@ -153,7 +155,7 @@ def get_agents_keys(call: Call, given: SomeAgents) -> Items:
 
 @registry.function("wazuh.agent", "get_agents_summary_status", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_agents_summary_status(call: Call, given: SomeAgents) -> dict[str, Any]:
-    """How many agents are in which state, agent 000 not counted."""
+    """Counts agents by state, without agent 000."""
     ids, _ = known_agents(call, given.agent_list)
     states = dict.fromkeys(CONNECTION, 0)
     states |= {word: n for word, n in _counts(call, "connection_status", ids) if word in states}
@@ -170,7 +172,7 @@ def get_agents_summary_status(call: Call, given: SomeAgents) -> dict[str, Any]:
 
 @registry.function("wazuh.agent", "get_agents_summary_os", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_agents_summary_os(call: Call, given: SomeAgents) -> Items:
-    """The platforms there are, sorted. Ids without a key are failed items 1701."""
+    """Returns the platforms of the agents, sorted. Ids without a key are failed items 1701."""
     ids, missing = known_agents(call, given.agent_list)
     items = Items(
         "All selected agents were considered",
@@ -184,7 +186,7 @@ def get_agents_summary_os(call: Call, given: SomeAgents) -> Items:
 
 @registry.function("wazuh.agent", "get_agents_summary", LOCAL_MASTER, needs=(SOME_AGENTS,))
 def get_agents_summary(call: Call, given: SomeAgents) -> dict[str, Any]:
-    """States, also those that no agent is in, platforms and groups, all of them, with the number of their agents."""
+    """Counts agents by state, including states that no agent is in, by platform and by group."""
     ids, _ = known_agents(call, given.agent_list)
     where = _where(ids, "a.id")
     rows = call.database.pages(
@@ -202,7 +204,7 @@ def get_agents_summary(call: Call, given: SomeAgents) -> dict[str, Any]:
 
 
 def known_agents(call: Call, wanted: Sequence[str] | None) -> tuple[list[int] | None, list[str]]:
-    """Numbers of the agents that have a key, and the ids that have none; None for all agents."""
+    """Returns the numbers of the agents that have a key, and the ids that have none; None for all agents."""
     if wanted is None:
         return None, []
     registered = agent_ids(call.root)
@@ -230,7 +232,8 @@ def _listed(
 
 
 def _rows(call: Call, wanted: Sequence[str] | None, items: Items, columns: str) -> list[tuple[str, dict[str, Any]]]:
-    """Id and row of agents, the manager left out; those that were named and are none become failed items."""
+    """Returns id and row of each agent, without the manager. Ids that the request names and that are not agents become
+    failed items."""
     registered = agent_ids(call.root) - {MANAGER}
     named = registered if wanted is None else frozenset(wanted)
     numbers = sorted(int(one) for one in named & registered)
@@ -244,7 +247,7 @@ def _rows(call: Call, wanted: Sequence[str] | None, items: Items, columns: str) 
 
 
 def _in_order(agent_id: str) -> tuple[int, str]:
-    """By number; what is no number comes last."""
+    """Sorts by number; ids that are not numbers are last."""
     return (int(agent_id), "") if agent_id.isdecimal() and len(agent_id) < LONGEST_ID else (10**LONGEST_ID, agent_id)
 
 
@@ -253,7 +256,7 @@ def _split(value: Any) -> Any:
 
 
 def _counts(call: Call, column: str, ids: Sequence[int] | None) -> list[tuple[str, int]]:
-    """Values of the column that are not empty with how many agents have them, the most frequent first."""
+    """Returns the non-empty values of the column with the number of agents that have them, the most frequent first."""
     where = _where(ids, "id")
     rows = call.database.pages(
         f"select {column} as word, count(*) as n from agent where {where.sql} and {column} <> ''"

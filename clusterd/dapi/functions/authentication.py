@@ -1,7 +1,8 @@
-"""What the API of a stock worker asks its master before it lets anybody in (dapi.md 5.8).
+"""Functions that the API of a stock worker calls on its master before it accepts a login or token (dapi.md 5.8).
 
-The users are those of `clusterd api user` on the master. There is one role here, 1, that may do everything: that of our admins.
-Our readers cannot use such an API: what it lets through besides the functions of this table is not ours to say.
+The users are those of `clusterd api user` on the master. There is one role here, 1, which may do everything: our admins
+have it. Our readers cannot use such an API, because we do not control what it allows besides the functions of this
+table.
 """
 
 import time
@@ -15,16 +16,16 @@ from clusterd.wire.results import INTERNAL_ERROR, WireException
 registry = Registry()
 ROLE = 1
 MODE = "black"
-"""Everything is allowed that no policy denies (dapi.md 3.8)."""
+"""Everything that no policy denies is allowed (dapi.md 3.8)."""
 
 POLICIES: dict[str, dict[str, str]] = {
     "agent:read": {"agent:id:*": "allow", "agent:group:*": "allow"},
     "cluster:read": {"node:id:*": "allow", "*:*:*": "allow"},
 }
-"""For askers that begin with nothing allowed: what nodes of ours check."""
+"""For askers in whose mode nothing is allowed at first: the permissions that clusterd nodes check."""
 
 SKEW_S = 60
-"""By how much the clock of a worker may be ahead of ours."""
+"""How far the clock of a worker may be ahead of ours."""
 
 
 class Credentials(Arguments, frozen=True):
@@ -33,14 +34,14 @@ class Credentials(Arguments, frozen=True):
 
 
 class Roles(Arguments, frozen=True):
-    """`auth_context` is what a login on behalf of somebody carries; there are no roles for it here."""
+    """`auth_context` is set by a login on behalf of another user; such a login has no roles here."""
 
     user_id: str
     auth_context: dict[str, Any] | str | None = None
 
 
 class Token(Arguments, frozen=True):
-    """What a token says. `token_nbf_time`: since when it is good, seconds of the wall clock."""
+    """The content of a token. `token_nbf_time`: when it becomes valid, in seconds of the wall clock."""
 
     username: str
     roles: list[int]
@@ -51,8 +52,8 @@ class Token(Arguments, frozen=True):
 
 @registry.coroutine("api.authentication", "check_user_master", LOCAL_MASTER, checks_daemons=False, needs=())
 async def check_user_master(call: SyncCall, given: Credentials) -> dict[str, bool]:
-    """Whether this is the user's password. Takes about 0.2 s, for unknown users too. Raises WireException 4000 for a reader, 6000
-    for an asker that guesses."""
+    """Tells whether this is the user's password. Takes about 0.2 s, for unknown users too. Raises WireException 4000
+    for a reader, 6000 for an asker that guesses."""
     if not NAME.fullmatch(given.user) or len(given.password) > LONGEST_PASSWORD:
         return {"result": False}
     return {"result": await call.cluster.is_password(call.asker, given.user, given.password)}
@@ -60,7 +61,8 @@ async def check_user_master(call: SyncCall, given: Credentials) -> dict[str, boo
 
 @registry.function("wazuh.rbac.preprocessor", "get_permissions", LOCAL_MASTER, checks_daemons=False, needs=())
 def get_permissions(call: Call, given: Roles) -> dict[str, list[int]]:
-    """The roles of a user: the one there is, none for a reader, who is no user or acts for somebody else."""
+    """Returns the user's roles: the only role for an admin, none for a reader, an unknown user or a login on behalf of
+    another user."""
     user = _users(call).get(given.user_id)
     is_admin = user is not None and user.is_admin and not given.auth_context
     return {"roles": [ROLE] if is_admin else []}
@@ -68,14 +70,14 @@ def get_permissions(call: Call, given: Roles) -> dict[str, list[int]]:
 
 @registry.function("api.authentication", "get_security_conf", LOCAL_MASTER, checks_daemons=False, needs=())
 def get_security_conf(call: Call, given: NoArguments) -> dict[str, Any]:
-    """How long tokens are good, in seconds, and how permissions begin."""
+    """Returns the lifetime of tokens, in seconds, and the mode of permissions."""
     return {"auth_token_exp_timeout": call.settings.clusterd.api.token_s, "rbac_mode": MODE}
 
 
 @registry.function("api.authentication", "check_token", LOCAL_MASTER, checks_daemons=False, needs=())
 def check_token(call: Call, given: Token) -> dict[str, Any]:
-    """Whether a token that a worker's API issued is still good: its user is there and has had the same password since, its role
-    is ours, its time is not over. A token that is not good has no policies."""
+    """Tells whether a token that a worker's API issued is still valid: its user exists and has not changed the password
+    since, its role is ours, and it has not expired. An invalid token has no policies."""
     user = _users(call).get(given.username)
     begin, now = given.token_nbf_time, time.time()
     is_valid = (
@@ -90,7 +92,7 @@ def check_token(call: Call, given: Token) -> dict[str, Any]:
 
 
 def _users(call: Call) -> dict[str, User]:
-    """Raises WireException 1000 when they cannot be read; why is no business of a peer."""
+    """Raises WireException 1000 when they cannot be read. The reason is not sent to a peer."""
     try:
         return read_users(call.root)
     except UserProblem:

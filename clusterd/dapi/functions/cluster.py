@@ -1,4 +1,4 @@
-"""What the cluster is and how it does (dapi.md 5.2): nodes, health, status, own configuration, ruleset equality."""
+"""The cluster and its state (dapi.md 5.2): nodes, health, status, own configuration, ruleset equality."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ NODES = (
 
 
 class NodesInfo(Arguments, frozen=True):
-    """As stock's API asks: `filter_node` a name or names."""
+    """In the form that stock's API sends: `filter_node` is a name or a list of names."""
 
     filter_node: list[str] | str | None = None
     filter_type: str = "all"
@@ -38,15 +38,15 @@ class HealthNodes(Arguments, frozen=True):
 
 
 class RulesetStatus(Arguments, frozen=True):
-    """`master_md5`: the master's path to digest of rules, decoders and lists."""
+    """`master_md5`: path to digest of the master's rules, decoders and lists."""
 
     master_md5: dict[str, str]
 
 
 @registry.coroutine("wazuh.cluster", "get_nodes_info", LOCAL_MASTER, needs=(SOME_NODES,))
 async def get_nodes_info(call: SyncCall, given: NodesInfo) -> Items:
-    """`{name, type, version, ip}`; `q` is applied to the listing here (dapi.md 6.3). Nodes that are not connected are failed
-    items: the others are shown all the same."""
+    """Returns `{name, type, version, ip}` of each node; `q` is applied to the listing here (dapi.md 6.3). Nodes that
+    are not connected are failed items and do not hide the others."""
     arguments: dict[str, Any] = {name: getattr(given, name) for name in given.__struct_fields__ if name != "q"}
     arguments["filter_node"], absent = await _connected(call, given.filter_node)
     if given.q:
@@ -59,7 +59,7 @@ async def get_nodes_info(call: SyncCall, given: NodesInfo) -> Items:
 
 
 async def _connected(call: SyncCall, wanted: list[str] | str | None) -> tuple[list[str] | None, list[str]]:
-    """Of the names that are asked for, those that are connected, and those that are not. None: no names, all are."""
+    """Splits the requested names into connected nodes and others. None means all connected nodes."""
     if wanted is None:
         return None, []
     names = list(dict.fromkeys([wanted] if isinstance(wanted, str) else wanted))
@@ -76,7 +76,8 @@ def _with_absent(items: Items, absent: list[str]) -> Items:
 
 @registry.coroutine("wazuh.cluster", "get_health_nodes", LOCAL_MASTER, needs=(SOME_NODES,))
 async def get_health_nodes(call: SyncCall, given: HealthNodes) -> Items:
-    """`{info, status}` of each node, sorted by name (dapi.md 1.7). Nodes that are not connected are failed items."""
+    """Returns `{info, status}` of each node, sorted by name (dapi.md 1.7). Nodes that are not connected are failed
+    items."""
     wanted, absent = await _connected(call, given.filter_node)
     health = await call.cluster.health(wanted)
     nodes = health["nodes"]
@@ -93,13 +94,14 @@ async def get_health_nodes(call: SyncCall, given: HealthNodes) -> Items:
 @registry.coroutine("wazuh.cluster", "get_node_ruleset_integrity", LOCAL_MASTER, needs=())
 @registry.coroutine("wazuh.core.cluster.control", "get_node_ruleset_integrity", LOCAL_MASTER, LOCAL_ANY, needs=())
 async def get_node_ruleset_integrity(call: SyncCall, given: NoArguments) -> dict[str, str]:
-    """Path to digest of rules, decoders and lists (dapi.md 1.8). It has two names: of where it is, and of where it is taken from."""
+    """Returns path to digest of rules, decoders and lists (dapi.md 1.8). Registered under two names: of the module that
+    defines it and of one that imports it."""
     return await call.cluster.ruleset_hashes()
 
 
 @registry.coroutine("wazuh.cluster", "get_ruleset_sync_status", DISTRIBUTED, needs=(THIS_NODE,))
 async def get_ruleset_sync_status(call: SyncCall, given: RulesetStatus) -> Items:
-    """Whether this node has the master's rules, decoders and lists."""
+    """Tells whether this node has the master's rules, decoders and lists."""
     own = await call.cluster.ruleset_hashes()
     item = {"name": call.settings.cluster.node_name, "synced": own == given.master_md5}
     return Items(
@@ -113,14 +115,14 @@ async def get_ruleset_sync_status(call: SyncCall, given: RulesetStatus) -> Items
 
 @registry.function("wazuh.cluster", "get_status_json", LOCAL_MASTER, checks_daemons=False, needs=(CLUSTER_STATUS,))
 def get_status_json(call: Call, given: NoArguments) -> dict[str, Any]:
-    """Whether a cluster is configured, and runs: it does, since somebody answers."""
+    """Tells whether a cluster is configured and running. A node that answers is always running."""
     enabled = "no" if call.settings.cluster.disabled else "yes"
     return {"data": {"enabled": enabled, "running": "yes"}}
 
 
 @registry.function("wazuh.cluster", "get_node_wrapper", LOCAL_ANY, needs=(THIS_NODE,))
 def get_node_wrapper(call: Call, given: NoArguments) -> Items:
-    """This node's name, cluster and type."""
+    """Returns this node's name, cluster and type."""
     cluster = call.settings.cluster
     item = {"node": cluster.node_name, "cluster": cluster.name, "type": cluster.node_type}
     return Items("All selected information was returned", "", "No information was returned", affected=[item])
@@ -128,7 +130,7 @@ def get_node_wrapper(call: Call, given: NoArguments) -> Items:
 
 @registry.function("wazuh.cluster", "read_config_wrapper", LOCAL_ANY, needs=(THIS_NODE,))
 def read_config_wrapper(call: Call, given: NoArguments) -> Items:
-    """The cluster's configuration on this node; the key is never shown (dapi.md 8, number 7)."""
+    """Returns the cluster's configuration on this node, without the key (dapi.md 8, number 7)."""
     return Items(
         "All selected information was returned",
         "",

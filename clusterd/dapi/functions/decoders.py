@@ -16,7 +16,7 @@ _PLACE = ("filename", "position")
 
 
 class GetDecoders(ListFiles, frozen=True):
-    """`parents`: only decoders that are no children of others."""
+    """`parents`: only decoders that have no parent."""
 
     names: list[str] | None = None
     parents: bool = False
@@ -24,8 +24,8 @@ class GetDecoders(ListFiles, frozen=True):
 
 @registry.function(DECODERS.module, "get_decoders", LOCAL_ANY, needs=(FILES["decoder"].read,))
 def get_decoders(call: Call, given: GetDecoders) -> Items:
-    """The decoders that all filters leave, by file and place in it unless told otherwise. A file that cannot be read is a failed
-    item (1501, 1502). Raises WireException 1202 for a status that is none."""
+    """Returns the decoders that pass all filters, by default sorted by file and position in it. A file that cannot be
+    read is a failed item (1501, 1502). Raises WireException 1202 for an invalid status."""
     items = Items("All decoders were read", "Some decoders could not be read", "There is no such decoder")
     files = wanted_files(loaded_files(call.settings, DECODERS), given)
     names = None if given.names is None else frozenset(given.names)

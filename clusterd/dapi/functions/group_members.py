@@ -1,4 +1,4 @@
-"""Put agents into groups and take them out (dapi.md 5.3). The workers are told by the next sync of agent-groups."""
+"""Adds agents to groups and removes them (dapi.md 5.3). The workers learn of it from the next sync of agent-groups."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -36,8 +36,8 @@ OneName = Annotated[list[str], msgspec.Meta(min_length=1, max_length=1)]
 
 
 class Assigned(Arguments, frozen=True):
-    """`agent_list`: None for all. `replace`: the group becomes the only one of each agent; `replace_list`: the groups that agents
-    may be taken out of then, None for all."""
+    """`agent_list`: None for all. `replace`: the group becomes the only one of each agent; `replace_list`: the groups
+    that agents may be removed from then, None for all."""
 
     group_list: OneName
     agent_list: list[str] | None = None
@@ -46,7 +46,7 @@ class Assigned(Arguments, frozen=True):
 
 
 class TakenOut(Arguments, frozen=True):
-    """`agent_list`: None for all members. The group is named in either way."""
+    """`agent_list`: None for all members. The request may name the group in either field."""
 
     group_list: OneName | None = None
     group_id: str | None = None
@@ -72,9 +72,9 @@ class Left(Arguments, frozen=True):
     needs=(MOVE_AGENTS, CHANGE_GROUP, REPLACE_GROUPS),
 )
 def assign_agents_to_group(call: Call, given: Assigned) -> Items:
-    """The ids of the agents that came into the group. Failed items: 1701, 1703, 1751 for members, 1752 for those that have only
-    this group when it is to replace others, 4000 for those in a group that may not be replaced, 1737 for one group too many,
-    2003. Raises WireException 1710."""
+    """Returns the ids of the agents that entered the group. Failed items: 1701, 1703, 1751 for members, 1752 for agents
+    whose only group this is, when it should replace others, 4000 for those in a group that may not be replaced, 1737
+    for one group too many, 2003. Raises WireException 1710."""
     (group,) = given.group_list
     if not group_exists(call.root, group):
         raise _unknown_group()
@@ -107,8 +107,9 @@ def assign_agents_to_group(call: Call, given: Assigned) -> Items:
     needs=(MOVE_AGENTS, CHANGE_GROUP_IF_NAMED, CHANGE_GROUP_BY_ID),
 )
 def remove_agents_from_group(call: Call, given: TakenOut) -> Items:
-    """The ids of the agents that left the group; who has no other is in `default` then. Failed items, for agents that were named:
-    1701, 1703, 1734 for those that are no members, 1745 for those that are in `default` alone; 2003. Raises WireException 1710."""
+    """Returns the ids of the agents that left the group. Agents without another group are in `default` then. Failed
+    items, for agents that the request names: 1701, 1703, 1734 for non-members, 1745 for those in `default` alone; 2003.
+    Raises WireException 1710."""
     names = given.group_list or ([given.group_id] if given.group_id is not None else [])
     if len(names) != 1 or not group_exists(call.root, names[0]):
         raise _unknown_group()
@@ -141,7 +142,7 @@ def remove_agents_from_group(call: Call, given: TakenOut) -> Items:
     needs=(MOVE_AGENTS, CHANGE_GROUP),
 )
 def remove_agent_from_group(call: Call, given: OneTakenOut) -> dict[str, Any]:
-    """`{"message"}`. Raises WireException 1701, 1703, 1710, 1734, 1745, 2003."""
+    """Returns `{"message"}`. Raises WireException 1701, 1703, 1710, 1734, 1745, 2003."""
     (agent,), (group,) = given.agent_list, given.group_list
     found = remove_agents_from_group(call, TakenOut(group_list=[group], agent_list=[agent]))
     for error, _ in found.failed:
@@ -156,8 +157,8 @@ def remove_agent_from_group(call: Call, given: OneTakenOut) -> dict[str, Any]:
     needs=(MOVE_AGENTS, CHANGE_GROUP),
 )
 def remove_agent_from_groups(call: Call, given: Left) -> Items:
-    """The groups that the agent left, in which it is no more; without any other it is in `default`. Failed items: 1710, 1734,
-    1745 for `default` where there is no other. Raises WireException 1701, 1703, DatabaseError."""
+    """Returns the groups that the agent left. Without another group it is in `default`. Failed items: 1710, 1734, 1745
+    for `default` if that is its only one. Raises WireException 1701, 1703, DatabaseError."""
     (agent,) = given.agent_list
     items = Items(
         "The agent was removed from all selected groups",
@@ -172,7 +173,7 @@ def remove_agent_from_groups(call: Call, given: Left) -> Items:
             if agent == MANAGER
             else WireException(1701, wire_class=NOT_FOUND)
         )
-    # Without a choice `default` may stay: an agent that leaves all groups ends there.
+    # When the request names no groups, `default` may stay: an agent that leaves all groups ends there.
     listed = [name for name in current if name != DEFAULT] if given.group_list is None else given.group_list
     left, gone = list(current), []
     for name in dict.fromkeys(listed):
@@ -194,7 +195,7 @@ def remove_agent_from_groups(call: Call, given: Left) -> Items:
 
 
 def _held(call: Call, ids: Sequence[int], given: Assigned) -> frozenset[int]:
-    """Agents in a group that they may not be taken out of."""
+    """Returns the agents that are in a group that they may not be removed from."""
     if not given.replace or given.replace_list is None:
         return frozenset()
     free = {*given.replace_list, *given.group_list}
@@ -202,7 +203,7 @@ def _held(call: Call, ids: Sequence[int], given: Assigned) -> frozenset[int]:
 
 
 def _obstacle(found: Membership, *, replace: bool) -> int | None:
-    """The code that says why an agent cannot come into the group."""
+    """Returns the code that tells why an agent cannot enter the group."""
     if replace:
         return 1752 if found.is_member and found.groups == 1 else None
     if found.is_member:
@@ -211,15 +212,15 @@ def _obstacle(found: Membership, *, replace: bool) -> int | None:
 
 
 def _hold(found: Membership, group: str) -> int | None:
-    """The code that says why an agent cannot leave the group."""
+    """Returns the code that tells why an agent cannot leave the group."""
     if not found.is_member:
         return 1734
     return 1745 if group == DEFAULT and found.groups == 1 else None
 
 
 def _known(call: Call, wanted: Sequence[str] | None, group: str, items: Items) -> dict[int, Membership]:
-    """The agents that have a key and a row, by number and in its order; the others become failed items, unless all were
-    wanted."""
+    """Returns the agents that have a key and a row, as numbers in ascending order. The others become failed items,
+    unless all agents were requested."""
     registered = agent_ids(call.root) - {MANAGER}
     named = registered if wanted is None else frozenset(wanted)
     numbers = sorted(int(one) for one in named & registered)
@@ -234,7 +235,7 @@ def _known(call: Call, wanted: Sequence[str] | None, group: str, items: Items) -
 
 
 def _change(call: Call, items: Items, wanted: Sequence[int], group: str, mode: Any, *, is_wanted: bool) -> None:
-    """Affected are those whose membership is as wanted afterwards."""
+    """Affected items are the agents whose membership is as requested afterwards."""
     refused = change_groups(call.database, mode, wanted, [group])
     after = memberships(call.database, list(refused), group) if refused else {}
     for agent_id in wanted:

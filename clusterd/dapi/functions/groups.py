@@ -1,4 +1,4 @@
-"""Groups of agents: list, make, delete, their files (dapi.md 5.3)."""
+"""Groups of agents: lists, creates and deletes them, and shows their files (dapi.md 5.3)."""
 
 import contextlib
 from typing import Annotated, Any, Literal
@@ -35,9 +35,9 @@ from hashing.errors import FileVanished, HashingError
 registry = Registry()
 
 OF_ALL_GROUPS = "ar.conf"
-"""Belongs to every group; its file is in etc/shared itself."""
+"""A file of every group; it lies in etc/shared itself."""
 LARGEST_FILE = 8 * 1024 * 1024
-"""Bytes of a file that is shown."""
+"""Most bytes of a file that is shown."""
 Algorithm = Literal[
     "md5",
     "sha1",
@@ -80,7 +80,7 @@ class GroupFiles(ListArguments, frozen=True, kw_only=True):
 
 
 class GroupFile(Arguments, frozen=True):
-    """`type_conf`: how the file is to be read, None for what its name says; the raw text has no type."""
+    """`type_conf`: how the file is to be parsed, None for the type that its name implies; the raw text has no type."""
 
     group_list: OneName
     filename: str
@@ -90,8 +90,8 @@ class GroupFile(Arguments, frozen=True):
 
 @registry.function("wazuh.agent", "get_agent_groups", LOCAL_MASTER, needs=(SOME_GROUPS,))
 def get_agent_groups(call: Call, given: GroupList) -> Items:
-    """Groups with the number of their agents and the hashes of merged.mg and agent.conf, left out where there is no such
-    file. Groups that do not exist are failed items 1710."""
+    """Returns the groups with the number of their agents and the hashes of merged.mg and agent.conf; the hash of a
+    missing file is left out. Groups that do not exist are failed items 1710."""
     there = _names(call.root)
     wanted = there if given.group_list is None else [name for name in there if name in frozenset(given.group_list)]
     counts = member_counts(call.database)
@@ -113,8 +113,8 @@ def get_agent_groups(call: Call, given: GroupList) -> Items:
 
 @registry.function("wazuh.agent", "create_group", LOCAL_MASTER, needs=(CREATE_GROUPS,))
 def create_group(call: Call, given: GroupToAdd) -> dict[str, Any]:
-    """`{"message"}`. Raises WireException 1722 for a bad name, 1711 for a group that exists, 1713 for anything else of that
-    name, 1006 when it cannot be written."""
+    """Returns `{"message"}`. Raises WireException 1722 for an invalid name, 1711 for an existing group, 1713 for
+    anything else of that name, 1006 when it cannot be written."""
     name = given.group_id
     if not may_be_group(name):
         raise WireException(1722, wire_class=BAD_REQUEST)
@@ -124,7 +124,7 @@ def create_group(call: Call, given: GroupToAdd) -> dict[str, Any]:
         raise WireException(1711 if group_exists(call.root, name) else 1713, name, wire_class=BAD_REQUEST) from None
     except (HashingError, OSError) as failure:
         raise _inaccessible(directory_of(name), failure) from None
-    # The database follows the directories by itself; this spares whoever assigns agents at once the wait.
+    # The database follows the directories by itself. Adding the row now lets a client assign agents at once.
     with contextlib.suppress(DatabaseError):
         note_group(call.database, name)
     return {"message": f"Group '{name}' was created"}
@@ -132,8 +132,8 @@ def create_group(call: Call, given: GroupToAdd) -> dict[str, Any]:
 
 @registry.function("wazuh.agent", "delete_groups", LOCAL_MASTER, needs=(DELETE_GROUPS,))
 def delete_groups(call: Call, given: DeletedGroups) -> Items:
-    """The names of the groups that were removed; their agents without another group are in `default` then. Failed items:
-    1710, 1712 for `default`, 1006."""
+    """Returns the names of the groups that were removed. Their agents without another group are in `default` then.
+    Failed items: 1710, 1712 for `default`, 1006."""
     items = Items("All selected groups were deleted", "Some groups were not deleted", "No group was deleted")
     if given.group_list is None:
         wanted = [name for name in _names(call.root) if name != DEFAULT]
@@ -151,7 +151,7 @@ def delete_groups(call: Call, given: DeletedGroups) -> Items:
         except (HashingError, OSError) as failure:
             items.fail(name, _inaccessible(directory_of(name), failure))
             continue
-        # As above: the database would find out, in some seconds.
+        # As above: the database would notice by itself, some seconds later.
         with contextlib.suppress(DatabaseError):
             forget_group(call.database, name)
         items.affected.append(name)
@@ -160,8 +160,8 @@ def delete_groups(call: Call, given: DeletedGroups) -> Items:
 
 @registry.function("wazuh.agent", "get_group_files", LOCAL_MASTER, needs=(SOME_GROUPS,))
 def get_group_files(call: Call, given: GroupFiles) -> Items:
-    """The files of a group's directory and ar.conf, with their hashes. Raises WireException 1710, 1727 when they cannot be
-    read."""
+    """Returns the files of a group's directory and ar.conf, with their hashes. Raises WireException 1710, 1727 when
+    they cannot be read."""
     (group,) = given.group_list
     directory = directory_of(group)
     if not group_exists(call.root, group):
@@ -185,8 +185,8 @@ def get_group_files(call: Call, given: GroupFiles) -> Items:
 
 @registry.function("wazuh.agent", "get_file_conf", LOCAL_MASTER, needs=(SOME_GROUPS,))
 def get_file_conf(call: Call, given: GroupFile) -> dict[str, Any]:
-    """`{"data"}`: the text of a file of the group, or of ar.conf, or what it says as objects. Raises WireException 1710, 1006,
-    also for a file that has no other form than its text, 1113 for one that is malformed."""
+    """Returns `{"data"}`: the text of a file of the group or of ar.conf, or the content parsed into objects. Raises
+    WireException 1710; 1006, also for a file that can only be shown as text; 1113 for a malformed file."""
     (group,) = given.group_list
     name = given.filename
     if not group_exists(call.root, group):

@@ -1,4 +1,5 @@
-"""CDB lists: list, show, upload, delete (dapi.md 5.6). A list is a file whose name has no dot, below `etc/lists` or `ruleset/lists`."""
+"""CDB lists: lists, shows, uploads and deletes them (dapi.md 5.6). A list is a file whose name has no dot, below
+`etc/lists` or `ruleset/lists`."""
 
 import re
 from typing import Any
@@ -31,9 +32,9 @@ NEEDS = FILES["list"]
 USER_DIRECTORY = "etc/lists"
 DIRECTORIES = (USER_DIRECTORY, "ruleset/lists")
 LARGEST_LIST = 16 * 1024 * 1024
-"""Bytes of one list."""
+"""Most bytes of one list."""
 LARGEST_ANSWER = 32 * 1024 * 1024
-"""Bytes of all lists of one answer: they are held as objects, which take some ten times of it."""
+"""Most bytes of all lists of one answer. They are held as objects, which take about ten times the memory."""
 LIST_NAME = re.compile(r"[\w-]{1,250}", re.ASCII)
 _MODULE = "wazuh.cdb_list"
 _PATH_FIELDS = ("relative_dirname", "filename")
@@ -45,7 +46,7 @@ class ListLists(ListArguments, frozen=True):
 
 
 class ShowList(Arguments, frozen=True):
-    """`raw`: the text as it is, instead of its entries."""
+    """`raw`: the unparsed text, instead of the list's entries."""
 
     filename: str | list[str]
     raw: bool = False
@@ -62,7 +63,7 @@ class DeleteList(Arguments, frozen=True):
 
 
 class ListFile(msgspec.Struct, frozen=True, order=True):
-    """One list that is there; fields as in the answers."""
+    """One existing list; fields as in the answers."""
 
     relative_dirname: str
     filename: str
@@ -74,7 +75,7 @@ class ListFile(msgspec.Struct, frozen=True, order=True):
 
 @registry.function(_MODULE, "get_path_lists", LOCAL_MASTER, needs=(NEEDS.read,))
 def get_path_lists(call: Call, given: ListLists) -> Items:
-    """Where the lists are. Raises WireException 1803, 1804 for directories that cannot be read."""
+    """Finds the lists. Raises WireException 1803, 1804 for directories that cannot be read."""
     files = [msgspec.structs.asdict(file) for file in _wanted(call.root, given)]
     page, total = cut_list(files, given, Shape(_PATH_FIELDS, _PATH_FIELDS, _PATH_FIELDS, _PATH_FIELDS))
     return _listing(page, total)
@@ -82,8 +83,8 @@ def get_path_lists(call: Call, given: ListLists) -> Items:
 
 @registry.function(_MODULE, "get_lists", LOCAL_MASTER, needs=(NEEDS.read,))
 def get_lists(call: Call, given: ListLists) -> Items:
-    """The lists with their entries, `{"items": [{"key", "value"}], "relative_dirname", "filename"}`. What cannot be read is a
-    failed item (1803, 1804). Raises WireException 1803 for more than LARGEST_ANSWER bytes."""
+    """Returns the lists with their entries, `{"items": [{"key", "value"}], "relative_dirname", "filename"}`. A list
+    that cannot be read is a failed item (1803, 1804). Raises WireException 1803 for more than LARGEST_ANSWER bytes."""
     found: list[dict[str, Any]] = []
     failed: list[tuple[str, WireException]] = []
     left = LARGEST_ANSWER
@@ -110,7 +111,7 @@ def get_lists(call: Call, given: ListLists) -> Items:
 
 @registry.function(_MODULE, "get_list_file", LOCAL_MASTER, needs=(NEEDS.read,))
 def get_list_file(call: Call, given: ShowList) -> Items | dict[str, Any]:
-    """`{"message": text}`, or one object of keys and values as the only item. The failed item: 1802 to 1804."""
+    """Returns `{"message": text}`, or one object of keys and values as the only item. The failed item: 1802 to 1804."""
     name = only_name(given.filename)
     items = Items("The list was read", none_msg="The list could not be read")
     files = _named(call.root, DIRECTORIES, name)
@@ -132,8 +133,8 @@ def get_list_file(call: Call, given: ShowList) -> Items | dict[str, Any]:
 
 @registry.function(_MODULE, "upload_list_file", LOCAL_MASTER, needs=(NEEDS.update,))
 def upload_list_file(call: Call, given: UploadList) -> Items:
-    """The item is the path of the list, always directly in etc/lists. The failed item, the path too: 1112, 1800, 1801, 1805,
-    1806, 1905. Ends of lines are made those of Unix."""
+    """Writes a list directly in etc/lists; the item is its path. The failed item, with the path too: 1112, 1800, 1801,
+    1805, 1806, 1905. Line ends become those of Unix."""
     items = Items("The list was uploaded", none_msg="The list could not be uploaded")
     name = only_name(given.filename)
     path = f"{USER_DIRECTORY}/{name}"
@@ -161,8 +162,8 @@ def upload_list_file(call: Call, given: UploadList) -> Items:
 
 @registry.function(_MODULE, "delete_list_file", LOCAL_MASTER, needs=(NEEDS.delete,))
 def delete_list_file(call: Call, given: DeleteList) -> Items:
-    """The item is the path of the list that was removed, wherever below etc/lists it was, with its compiled form. The failed
-    item, the path too: 1801, 1802, 1907."""
+    """Removes the list, anywhere below etc/lists, and its compiled form; the item is its path. The failed item, with
+    the path too: 1801, 1802, 1907."""
     items = Items("The list was deleted", none_msg="The list could not be deleted")
     name = only_name(given.filename)
     path = f"{USER_DIRECTORY}/{name}"
@@ -242,7 +243,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_unique(root: str, name: str) -> None:
-    """Rules name a list by its path, requests by its name alone. Raises WireException 1805."""
+    """Rules name a list by its path, requests only by its name. Raises WireException 1805."""
     for file in _named(root, (USER_DIRECTORY,), name):
         if file.relative_dirname != USER_DIRECTORY:
             raise WireException(1805, file.path, wire_class=BAD_REQUEST)

@@ -1,4 +1,4 @@
-"""The manager of a node: what it is, its daemons, its log (dapi.md 5.2, 5.4, 5.5)."""
+"""The manager of a node: its description, its daemons, its log (dapi.md 5.2, 5.4, 5.5)."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from clusterd.wire.results import INTERNAL_ERROR, WireException
 registry = Registry()
 LOG_LINES = 2000
 MOST_LOG_BYTES = 4 * 1024 * 1024
-"""The end of the log that is looked at: 2,000 lines of any usual length. The file itself may have gigabytes."""
+"""Bytes at the end of the log that are read: 2,000 lines of the usual length. The whole file may have gigabytes."""
 LEVELS = ("DEBUG", "INFO", "CRITICAL", "ERROR", "WARNING")
 _LINE = re.compile(
     r"(?P<date>\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) (?P<tag>\S+?)(?:\[[^\]]*\])?: "
@@ -36,7 +36,7 @@ class LogArguments(ListArguments, frozen=True):
 
 @registry.function("wazuh.manager", "get_basic_info", LOCAL_ANY, DISTRIBUTED, needs=(THIS_NODE,))
 def get_basic_info(call: Call, given: NoArguments) -> Items:
-    """Version, paths and time zone. `uuid` is null: it is the framework that makes and keeps the manager's."""
+    """Returns version, paths and time zone. `uuid` is null: the framework creates and keeps the manager's."""
     settings = call.settings
     item = {
         "path": settings.root,
@@ -53,7 +53,7 @@ def get_basic_info(call: Call, given: NoArguments) -> Items:
 
 @registry.function("wazuh.manager", "get_status", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
 def get_status(call: Call, given: NoArguments) -> Items:
-    """Daemon to state."""
+    """Returns the state of each daemon."""
     return _read(
         "Processes status", daemon_states(call.root, serves_store=call.settings.serves_store), name="Processes status"
     )
@@ -61,7 +61,7 @@ def get_status(call: Call, given: NoArguments) -> Items:
 
 @registry.function("wazuh.manager", "ossec_log", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
 def ossec_log(call: Call, given: LogArguments) -> Items:
-    """Lines of the manager's log, the newest first. Raises WireException 1020 without a log."""
+    """Returns lines of the manager's log, the newest first. Raises WireException 1020 without a log."""
     words = {"tag": given.tag, "level": given.level.lower() if given.level else None}
     conditions = [f"{name}={word}" for name, word in words.items() if word and word != "all"]
     found, total = cut_list(
@@ -83,7 +83,7 @@ def ossec_log(call: Call, given: LogArguments) -> Items:
     "wazuh.manager", "ossec_log_summary", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,)
 )
 def ossec_log_summary(call: Call, given: NoArguments) -> Items:
-    """Tag to how many lines of each level. Raises WireException 1020 without a log."""
+    """Returns the number of lines of each level, by tag. Raises WireException 1020 without a log."""
     tags: dict[str, dict[str, int]] = {}
     for line in log_lines(call.root):
         counts = tags.setdefault(
@@ -102,7 +102,7 @@ def _read(what: str, item: dict[str, Any] | None, name: str = "") -> Items:
 
 
 def log_lines(root: str) -> list[dict[str, str]]:
-    """The last lines of `logs/ossec.log` that are log lines, oldest first."""
+    """Returns the last lines of `logs/ossec.log` that are log lines, oldest first."""
     path = Path(root, "logs/ossec.log")
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Agents added and removed, by authd of the master (dapi.md 5.3, wdb.md 8)."""
+"""Adds and removes agents, through authd of the master (dapi.md 5.3, wdb.md 8)."""
 
 from typing import Annotated, Any
 
@@ -22,8 +22,8 @@ NO_AUTHD = 1013
 
 
 class AgentToAdd(Arguments, frozen=True):
-    """`agent_id`, `key`: those of an agent that was registered before; without them authd makes them. `force`: when an agent that
-    is in the way may be replaced (wdb.md 8.4), None for what the node's configuration says."""
+    """`agent_id`, `key`: those of an agent that was registered before; without them authd creates both. `force`: when a
+    conflicting agent may be replaced (wdb.md 8.4), None for the node's configuration."""
 
     name: Annotated[str, msgspec.Meta(pattern=NAME)]
     ip: str = "any"
@@ -33,8 +33,8 @@ class AgentToAdd(Arguments, frozen=True):
 
 
 class DeletedAgents(Arguments, frozen=True):
-    """`agent_list`: None for all. `filters`, `q`: only agents that meet these, as in a list of agents. `purge`: client.keys
-    forgets them."""
+    """`agent_list`: None for all. `filters`, `q`: only agents that match, as in a list of agents. `purge`: also deletes
+    their lines in client.keys."""
 
     agent_list: list[str] | None = None
     purge: bool = False
@@ -44,8 +44,8 @@ class DeletedAgents(Arguments, frozen=True):
 
 @registry.function("wazuh.agent", "add_agent", LOCAL_MASTER, needs=(ADD_AGENTS,))
 def add_agent(call: Call, given: AgentToAdd) -> dict[str, Any]:
-    """`{"data": {"id", "key"}}`, the key as the agent imports it. Raises WireException 1705, 1706, 1708 when name, address or id
-    are taken, 1013, 1014, and what else authd refuses with under its own number."""
+    """Returns `{"data": {"id", "key"}}`, the key as the agent imports it. Raises WireException 1705, 1706, 1708 when
+    name, address or id are taken, 1013, 1014, and any other error of authd under authd's own number."""
     wanted: dict[str, Any] = {"name": given.name, "ip": given.ip}
     if given.agent_id is not None:
         wanted["id"] = f"{int(given.agent_id):03d}"
@@ -65,8 +65,9 @@ def add_agent(call: Call, given: AgentToAdd) -> dict[str, Any]:
 
 @registry.function("wazuh.agent", "delete_agents", LOCAL_MASTER, needs=(DELETE_AGENTS,))
 def delete_agents(call: Call, given: DeletedAgents) -> Items:
-    """The ids of the agents that were removed. Failed items, for agents that were named: 1701, 1703, 1731 for those that do not
-    meet the conditions; 1014. Raises WireException 1013 when authd cannot be reached, and as get_agents."""
+    """Returns the ids of the agents that were removed. Failed items, for agents that the request names: 1701, 1703,
+    1731 for those that do not match the conditions; 1014. Raises WireException 1013 when authd cannot be reached, and
+    as get_agents."""
     filters = given.filters or {}
     ids, missing = known_agents(call, given.agent_list)
     items = Items(
@@ -96,7 +97,7 @@ def delete_agents(call: Call, given: DeletedAgents) -> Items:
 
 
 class _Added(msgspec.Struct, frozen=True):
-    """What authd answers to `add`."""
+    """Returns authd's answer to `add`."""
 
     id: str
     name: str

@@ -1,4 +1,4 @@
-"""Rules of all files that the node loads: the rules, their groups, the requirements they name (dapi.md 5.6)."""
+"""Rules of all files that the node loads: the rules, their groups, the requirements that they name (dapi.md 5.6)."""
 
 import re
 from typing import Any
@@ -31,7 +31,7 @@ _FIELDS = (
 
 
 class GetRules(ListFiles, frozen=True):
-    """`level`: a number, or the first and last of several (`2-4`); the others are values that a rule must have."""
+    """`level`: a number or a range (`2-4`); the other fields are values that a rule must have."""
 
     rule_ids: list[int | str] | None = None
     group: str | None = None
@@ -46,15 +46,15 @@ class GetRules(ListFiles, frozen=True):
 
 
 class GetRequirement(ListArguments, frozen=True, kw_only=True):
-    """`requirement`: one of STANDARDS; its hyphens count as underscores."""
+    """`requirement`: one of STANDARDS; hyphens in it count as underscores."""
 
     requirement: str
 
 
 @registry.function(RULES.module, "get_rules", LOCAL_ANY, needs=(FILES["rule"].read,))
 def get_rules(call: Call, given: GetRules) -> Items:
-    """The rules that all filters leave, by id unless told otherwise. A file that cannot be read is a failed item (1413, 1414).
-    Raises WireException 1202 for a level or status that is none."""
+    """Returns the rules that pass all filters, by default sorted by id. A file that cannot be read is a failed item
+    (1413, 1414). Raises WireException 1202 for an invalid level or status."""
     first, last = _levels(given.level)
     items = Items("All rules were read", "Some rules could not be read", "There is no such rule")
     files = wanted_files(loaded_files(call.settings, RULES), given)
@@ -73,13 +73,14 @@ def get_rules(call: Call, given: GetRules) -> Items:
 
 @registry.function(RULES.module, "get_groups", LOCAL_ANY, needs=(FILES["rule"].read_all,))
 def get_groups(call: Call, given: ListArguments) -> Items:
-    """The names of all groups of rules, sorted. Failed items as get_rules."""
+    """Returns the names of all groups of rules, sorted. Failed items as get_rules."""
     return _values(call, given, "groups", "groups of rules")
 
 
 @registry.function(RULES.module, "get_requirement", LOCAL_ANY, needs=(FILES["rule"].read_all,))
 def get_requirement(call: Call, given: GetRequirement) -> Items:
-    """What all rules name of one standard, sorted. Failed items as get_rules. Raises WireException 1202 for another standard."""
+    """Returns the requirements of one standard that any rule names, sorted. Failed items as get_rules. Raises
+    WireException 1202 for another standard."""
     standard = given.requirement.replace("-", "_")
     if standard not in STANDARDS:
         raise WireException(1202, f"requirement: {', '.join(STANDARDS)}", wire_class=BAD_REQUEST)

@@ -1,6 +1,7 @@
-"""Files of rules and decoders: list, show, upload, delete (dapi.md 5.6). Both kinds have the same functions.
+"""Files of rules and decoders: lists, shows, uploads and deletes them (dapi.md 5.6). Both kinds have the same
+functions.
 
-An uploaded file is not tried out with the analysis daemon: it is loaded when that restarts.
+An uploaded file is not tested with the analysis daemon, which loads it at its next restart.
 """
 
 import re
@@ -38,7 +39,7 @@ class ListFiles(ListArguments, frozen=True):
 
 
 class ShowFile(Arguments, frozen=True):
-    """`raw`: the text as it is, instead of the parsed document."""
+    """`raw`: the unparsed text, instead of the parsed document."""
 
     filename: str | list[str]
     raw: bool = False
@@ -62,7 +63,7 @@ class DeleteFile(Arguments, frozen=True):
 
 
 def only_name(given: str | list[str]) -> str:
-    """The file that is meant: permissions make lists of it. Raises WireException 1202 for none or several."""
+    """Returns the requested filename, as a list for the permissions. Raises WireException 1202 for none or several."""
     if isinstance(given, str):
         return given
     if len(given) != 1:
@@ -71,7 +72,8 @@ def only_name(given: str | list[str]) -> str:
 
 
 def wanted_files(files: list[RulesetFile], given: ListFiles) -> list[RulesetFile]:
-    """Those that `status`, `filename` and `relative_dirname` leave. Raises WireException 1202 for another status."""
+    """Returns the files that match `status`, `filename` and `relative_dirname`. Raises WireException 1202 for another
+    status."""
     if given.status is not None and given.status not in STATUSES:
         raise WireException(1202, f"status: {', '.join(STATUSES)}", wire_class=BAD_REQUEST)
     names = None if given.filename is None else frozenset(given.filename)
@@ -86,7 +88,7 @@ def wanted_files(files: list[RulesetFile], given: ListFiles) -> list[RulesetFile
 
 
 def list_kind(call: Call, given: ListFiles, kind: Kind) -> Items:
-    """The files that the configuration names, as they are there. Raises WireException."""
+    """Returns the existing files that the configuration names. Raises WireException."""
     files = [msgspec.structs.asdict(file) for file in wanted_files(loaded_files(call.settings, kind), given)]
     page, total = cut_list(files, given, Shape(_FIELDS, _FIELDS, ("filename",), ("filename",)))
     return Items(
@@ -99,8 +101,8 @@ def list_kind(call: Call, given: ListFiles, kind: Kind) -> Items:
 
 
 def show_file(call: Call, given: ShowFile, kind: Kind) -> Items | dict[str, Any]:
-    """`{"message": text}`, or the parsed document as the only item. Files of the configuration only; of several of the name,
-    the first by directory. The failed item: 1413 to 1415, or 1501 to 1503."""
+    """Returns `{"message": text}`, or the parsed document as the only item. Shows files of the configuration only; if
+    several have the name, the first by directory. The failed item: 1413 to 1415, or 1501 to 1503."""
     name = only_name(given.filename)
     items = Items(f"The {kind.words} file was read", none_msg=f"The {kind.words} file could not be read")
     wanted = ListFiles(filename=[name], relative_dirname=given.relative_dirname)
@@ -123,8 +125,8 @@ def show_file(call: Call, given: ShowFile, kind: Kind) -> Items | dict[str, Any]
 
 
 def upload_file(call: Call, given: UploadFile, kind: Kind) -> Items:
-    """The item is the file's path relative to the root. The failed item, the path too: 1006, 1112, 1113, 1905, and
-    1209 to 1211 or 1505 to 1507."""
+    """Writes the file; the item is its path relative to the root. The failed item, with the path too: 1006, 1112, 1113,
+    1905, and 1209 to 1211 or 1505 to 1507."""
     items = Items(f"The {kind.words} file was uploaded", none_msg=f"The {kind.words} file could not be uploaded")
     name = only_name(given.filename)
     directory = _directory(given.relative_dirname, kind)
@@ -151,7 +153,8 @@ def upload_file(call: Call, given: UploadFile, kind: Kind) -> Items:
 
 
 def delete_file(call: Call, given: DeleteFile, kind: Kind) -> Items:
-    """The item is the file's path relative to the root. The failed item, the path too: 1906, 1907, and 1210 or 1506."""
+    """Removes the file; the item is its path relative to the root. The failed item, with the path too: 1906, 1907, and
+    1210 or 1506."""
     items = Items(f"The {kind.words} file was deleted", none_msg=f"The {kind.words} file could not be deleted")
     name = only_name(given.filename)
     directory = _directory(given.relative_dirname, kind)
@@ -180,7 +183,7 @@ def _directory(given: str | None, kind: Kind) -> str:
 
 
 def _check_place(directory: str, name: str, kind: Kind) -> None:
-    """Raises WireException 1210 or 1506 for what is not below the directory of the user's own files."""
+    """Raises WireException 1210 or 1506 for a path outside the directory of the user's own files."""
     if (
         not FILE_NAME.fullmatch(name)
         or not DIRECTORY_NAME.fullmatch(directory)

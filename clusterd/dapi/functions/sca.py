@@ -50,7 +50,7 @@ PARTS: Mapping[str, tuple[str, tuple[str, str]]] = {
     "compliance": ("sca_check_compliance", ("key", "value")),
     "rules": ("sca_check_rules", ("type", "rule")),
 }
-"""Lists of a check: their table and the columns of their objects."""
+"""The lists of a check: their table and the columns of their objects."""
 _MESSAGES = (
     "All selected assessment information was returned",
     "Some assessment information was not returned",
@@ -68,8 +68,8 @@ class CheckList(PolicyList, frozen=True, kw_only=True):
 
 @registry.function("wazuh.sca", "get_sca_list", DISTRIBUTED, needs=(READ_SCA,))
 def get_sca_list(call: Call, given: PolicyList) -> Items:
-    """The policies that an agent was assessed by, with their last results. Failed item: 1701. Raises WireException 1400 to 1412,
-    1724, DatabaseError."""
+    """Returns the policies that an agent was assessed by, with their last results. Failed item: 1701. Raises
+    WireException 1400 to 1412, 1724, DatabaseError."""
     (agent,) = given.agent_list
     items = Items(*_MESSAGES, sort_casting=["str"])
     if not _is_there(call, agent, items):
@@ -82,8 +82,8 @@ def get_sca_list(call: Call, given: PolicyList) -> Items:
 
 @registry.function("wazuh.sca", "get_sca_checks", DISTRIBUTED, needs=(READ_SCA,))
 def get_sca_checks(call: Call, given: CheckList) -> Items:
-    """The checks of one policy, with `compliance` and `rules`. Failed item and errors as get_sca_list; `q`, sort and search are
-    over the fields that are no lists."""
+    """Returns the checks of one policy, with `compliance` and `rules`. Failed item and errors as get_sca_list. `q`,
+    sort and search apply to the fields that are not lists."""
     (agent,) = given.agent_list
     items = Items(*_MESSAGES, sort_casting=["str"])
     if not _is_there(call, agent, items):
@@ -104,7 +104,7 @@ def get_sca_checks(call: Call, given: CheckList) -> Items:
 
 
 def _is_there(call: Call, agent: str, items: Items) -> bool:
-    """Whether the agent has a key and this node's database knows it; else it is the failed item."""
+    """Tells whether the agent has a key and a row in this node's database; otherwise it becomes the failed item."""
     there = agent in agent_ids(call.root)
     if there:
         there = bool(call.database.rows("select id from agent where id = ?", [int(agent)]))
@@ -119,7 +119,7 @@ def _query(given: TableArguments, order: Sequence[str], where: Sequence[Conditio
 
 
 def _shown(row: Mapping[str, Any], fields: Sequence[str], dates: frozenset[str]) -> dict[str, Any]:
-    """A row as the API shows it; what is null is left out."""
+    """Returns a row as the API shows it; null values are left out."""
     shown: dict[str, Any] = {}
     for number, field in enumerate(fields):
         value = row.get(f"f{number}")

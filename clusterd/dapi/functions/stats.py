@@ -1,4 +1,4 @@
-"""Statistics that analysisd leaves in files (dapi.md 5.5)."""
+"""Statistics from the files that analysisd writes (dapi.md 5.5)."""
 
 import datetime
 from pathlib import Path
@@ -28,7 +28,8 @@ class Totals(Arguments, frozen=True):
 
 @registry.function("wazuh.stats", "totals", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
 def totals(call: Call, given: Totals) -> Items:
-    """Events and alerts of one day by hour. Raises WireException 1308 without a file, 1309 for a damaged one."""
+    """Returns events and alerts of one day by hour. Raises WireException 1308 without a file, 1309 for a damaged
+    one."""
     day = given.date or datetime.datetime.now()
     name = f"stats/totals/{day.year}/{MONTHS[day.month - 1]}/ossec-totals-{day.day:02d}.log"
     try:
@@ -64,7 +65,7 @@ def totals(call: Call, given: Totals) -> Items:
 
 @registry.function("wazuh.stats", "hourly", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
 def hourly(call: Call, given: NoArguments) -> Items:
-    """Averages of the hours of a day."""
+    """Returns the averages of the hours of a day."""
     directory = Path(call.root, "stats/hourly-average")
     item = {
         "averages": [_number(directory / str(hour)) for hour in range(HOURS)],
@@ -75,7 +76,7 @@ def hourly(call: Call, given: NoArguments) -> Items:
 
 @registry.function("wazuh.stats", "weekly", LOCAL_ANY, DISTRIBUTED, checks_daemons=False, needs=(THIS_NODE,))
 def weekly(call: Call, given: NoArguments) -> Items:
-    """The same for each day of the week."""
+    """Returns the same for each day of the week."""
     found = []
     for number, day in enumerate(DAYS):
         directory = Path(call.root, "stats/weekly-average", str(number))
@@ -85,7 +86,7 @@ def weekly(call: Call, given: NoArguments) -> Items:
 
 
 def _number(path: Path) -> int:
-    """The whole number in a file; 0 where there is none."""
+    """Returns the whole number in a file; 0 where there is no file."""
     try:
         with path.open("rb") as file:
             return int(file.read(32))

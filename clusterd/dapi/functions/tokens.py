@@ -1,6 +1,7 @@
-"""Tokens of this node's REST API are revoked (dapi.md 8.2). On a node that has none there is nothing to do, and nothing has failed.
+"""Revokes tokens of this node's REST API (dapi.md 8.2). On a node without that API there is nothing to do, and the
+request succeeds.
 
-Those of the stock API are the framework's: both are done (docs/protocol/framework.md, section 6).
+Tokens of the stock API belong to the framework; a request revokes both (docs/protocol/framework.md, section 6).
 """
 
 from clusterd.dapi.protocol.actions import REVOKE_TOKENS
@@ -14,7 +15,7 @@ registry = Registry()
 
 @registry.function("wazuh.core.security", "revoke_tokens", DISTRIBUTED, LOCAL_ANY, checks_daemons=False, needs=())
 def revoke_tokens(call: Call, given: NoArguments) -> dict[str, str]:
-    """What nodes ask of one another when the settings of logins have changed."""
+    """Asked between nodes after the settings of logins have changed."""
     _revoke(call)
     return {"result": "True"}
 
@@ -23,7 +24,7 @@ def revoke_tokens(call: Call, given: NoArguments) -> dict[str, str]:
     "wazuh.security", "wrapper_revoke_tokens", DISTRIBUTED, LOCAL_ANY, checks_daemons=False, needs=(REVOKE_TOKENS,)
 )
 def wrapper_revoke_tokens(call: Call, given: NoArguments) -> dict[str, str]:
-    """What a user asks for."""
+    """Asked for by a user."""
     _revoke(call)
     return {"message": "Tokens were successfully revoked"}
 

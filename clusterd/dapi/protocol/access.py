@@ -1,4 +1,4 @@
-"""What a request may do, applied to its arguments (dapi.md 3.8): each need of its function in turn."""
+"""Applies permissions to a request's arguments (dapi.md 3.8): each need of its function in turn."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -17,17 +17,18 @@ from clusterd.wire.results import PERMISSION_ERROR, WireException
 
 MANAGER = "000"
 SHORTEST_ID = 3
-"""Digits of an agent's id."""
+"""Fewest digits of an agent's id."""
 _AGENTS_OF_GROUP = (
     "select b.id_agent as id from belongs b join `group` g on g.id = b.id_group where g.name = ? order by b.id_agent"
 )
 NOT_ASKED_FOR = (1701, 1703, 1710, 1712, 1734, 1751)
-"""No failure of a request that named nothing itself: an agent or group is gone meanwhile, is the manager or `default`, is or is
-not a member."""
+"""Codes that are not failures of a request that named no items: an agent or group has vanished meanwhile, is the
+manager or `default`, or is or is not a member."""
 
 
 class Access(NamedTuple):
-    """The request as far as it is permitted, what was taken out of it, and whether it named nothing itself."""
+    """The permitted part of the request, what was removed from it, and whether its items were filled in because it
+    named none."""
 
     request: ApiRequest
     denied: list[tuple[str, WireException]]
@@ -35,8 +36,9 @@ class Access(NamedTuple):
 
 
 class Scope:
-    """What there is on this node, of each kind. `database`: needed for groups of agents. `loaded`: names of the files of rules or
-    decoders that the configuration names: it may name other directories, and what is not there for us is not denied."""
+    """All resources of each kind on this node. `database`: needed for groups of agents. `loaded`: names of the files of
+    rules or decoders that the configuration names. It may name other directories, and a file that we do not find is not
+    denied."""
 
     def __init__(
         self,
@@ -63,14 +65,15 @@ class Scope:
         return frozenset(find[need.kind]())
 
     def members(self, group: str) -> Collection[str]:
-        """Ids of the agents of a group. Raises DatabaseError."""
+        """Returns the ids of the agents of a group. Raises DatabaseError."""
         if self._database is None:
             return ()
         return [f"{row['id']:03d}" for row in self._database.pages(_AGENTS_OF_GROUP, [group])]
 
 
 def check(function: RegisteredFunction, request: ApiRequest, scope: Scope) -> Access:
-    """Raises WireException 4000 when something may not be done at all, DatabaseError."""
+    """Applies every need of the function. Raises WireException 4000 when an action is not permitted at all,
+    DatabaseError."""
     access = Access(request, [], False)
     for need in function.needs:
         if allows_all(request.rbac_permissions, need.action, need.kind):
@@ -85,12 +88,13 @@ def check(function: RegisteredFunction, request: ApiRequest, scope: Scope) -> Ac
 
 
 def agent_ids(root: str) -> frozenset[str]:
-    """Every registered agent, and the manager itself as 000 (dapi.md 3.8)."""
+    """Returns the ids of every registered agent, and 000 for the manager itself (dapi.md 3.8)."""
     return frozenset({MANAGER, *registered_ids(_key_file(root))})
 
 
 def agent_keys(root: str) -> list[Key]:
-    """Every registered agent with its key: those of agent_ids and no others, or a permission would not count for them."""
+    """Returns every registered agent with its key. They must be exactly those of agent_ids, or a permission would not
+    apply to them."""
     return [key for key in parse_keys(_key_file(root))[0] if not key.is_removed and len(key.id) >= SHORTEST_ID]
 
 
@@ -107,7 +111,7 @@ def _groups(root: str) -> Iterable[str]:
 
 
 def _files(root: str, what: str, ending: str) -> Iterable[str]:
-    """Names of files below `ruleset/` and `etc/`; those of lists have no dot."""
+    """Returns names of files below `ruleset/` and `etc/`; names of lists have no dot."""
     for top in ("ruleset", "etc"):
         for _, _, names in os.walk(Path(root, top, what)):
             yield from (name for name in names if os.path.splitext(name)[1] == ending)

@@ -1,8 +1,8 @@
-"""What functions need of a request's permissions: every action there is, in one table.
+"""The permissions that functions need: one table of all actions.
 
-The names of actions, and what they are about, are those of the public reference of roles and permissions of the stock API
-(RBAC reference). Where that is read anew, this is the only place to change. The words after the colon say whether an action
-only reads.
+The names of actions, and their resources, are those of the public reference of roles and permissions of the stock API
+(RBAC reference). If that reference changes, this is the only place to change. The words after the colon tell whether an
+action only reads.
 """
 
 from collections.abc import Mapping
@@ -32,14 +32,14 @@ CHANGE_GROUP = Need(_MODIFY_ASSIGNMENTS, "group", "group_list")
 CHANGE_GROUP_IF_NAMED = Need(_MODIFY_ASSIGNMENTS, "group", "group_list", optional=True)
 CHANGE_GROUP_BY_ID = Need(_MODIFY_ASSIGNMENTS, "group", "group_id", optional=True)
 REPLACE_GROUPS = Need(_MODIFY_ASSIGNMENTS, "group", "replace_list", is_limit=True)
-"""Whoever puts an agent into a single group takes it out of the others."""
+"""A request that puts an agent into a single group removes it from the others."""
 
 READ_SCA = Need("sca:read", "agent", "agent_list")
 REVOKE_TOKENS = Need("security:revoke", "*")
 
 
 class FileNeeds(msgspec.Struct, frozen=True):
-    """Of one kind of ruleset files. `read`: files that the argument names; `read_all`: all of them."""
+    """The needs for one kind of ruleset files. `read`: the files that the argument names; `read_all`: all of them."""
 
     read: Need
     read_all: Need

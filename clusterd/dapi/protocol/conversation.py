@@ -1,5 +1,5 @@
-"""A program's side of the local socket (dapi.md 1.4, 1.12): one question, and everything the node says until it is answered. No
-socket in here."""
+"""A client's side of the local socket (dapi.md 1.4, 1.12): one question, and everything that the node sends until it is
+answered. No socket in here."""
 
 import random
 from collections.abc import Iterable
@@ -23,16 +23,16 @@ MOST_STRING_BYTES = 256 * 1024 * 1024
 MOST_STRINGS = 16
 NEVER_S = 1e9
 _LATER = frozenset({commands.DAPI, commands.DAPI_FWD, commands.SEND_FILE, commands.SENDASYNC})
-"""Their reply is not the answer; nor is SENT_TO_MASTER (dapi.md 1.3)."""
+"""Commands whose reply is not the answer; nor is SENT_TO_MASTER (dapi.md 1.3)."""
 
 
 class Misunderstood(Exception):
-    """The node does not speak the protocol; the text says how."""
+    """The node does not follow the protocol; the text tells how."""
 
 
 class Conversation:
-    """`replied`: the immediate reply has come. `answer` or `failure`: the outcome, once there is one. Bytes to send are
-    returned, never sent."""
+    """`replied`: the immediate reply has arrived. `answer` or `failure`: the outcome, once there is one. Methods return
+    the bytes to send; the caller sends them."""
 
     def __init__(self, command: str, payload: bytes) -> None:
         self._connection = Connection(
@@ -53,21 +53,21 @@ class Conversation:
 
     @property
     def is_over(self) -> bool:
-        """Whether the outcome is there (bytes that were returned with it should still be sent)."""
+        """Tells whether the outcome is known. Bytes that were returned with it should still be sent."""
         return self.answer is not None or self.failure is not None
 
     def begin(self, now: float, timeout_s: float) -> list[bytes]:
-        """The frames of the question. Raises ClusterError 3024."""
+        """Returns the frames of the question. Raises ClusterError 3024."""
         self._request, frames = self._connection.request(self._command, self._payload, now, timeout_s)
         return list(frames)
 
     def keepalive(self, now: float) -> list[bytes]:
-        """To be sent every minute of waiting (dapi.md 1.2)."""
+        """Returns the keepalive, to be sent every minute of waiting (dapi.md 1.2)."""
         _, frames = self._connection.request(commands.ECHO_C, commands.KEEPALIVE, now, NEVER_S)
         return list(frames)
 
     def receive(self, data: bytes) -> list[bytes]:
-        """Take what has come; returns what is to be sent. Raises Misunderstood."""
+        """Takes in received bytes and returns the bytes to send. Raises Misunderstood."""
         out: list[bytes] = []
         for event in self._connection.receive(data):
             out += self._on(event)
@@ -97,7 +97,7 @@ class Conversation:
             self.answer = content
 
     def _on_request(self, counter: int, command: str, content: bytes) -> Iterable[bytes]:
-        """Answer the node as stock clients do."""
+        """Answers the node as stock clients do."""
         try:
             reply = self._reply_to(command, content)
         except ClusterError as refusal:

@@ -1,4 +1,4 @@
-"""The few fields of an API request that decide its way, read without decoding its arguments (dapi.md 2)."""
+"""The few fields of an API request that decide where it is sent, read without decoding its arguments (dapi.md 2)."""
 
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ class _Fields(msgspec.Struct, frozen=True):
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """`timeout_s`: how long the asker lets the function run, None without a limit, 0 for this node's own."""
+    """`timeout_s`: how long the asker lets the function run, None without a limit, 0 for this node's own timeout."""
 
     function: WireCallable
     request_type: Literal["local_any", "local_master", "distributed_master"]
@@ -32,7 +32,8 @@ _TYPES = ("local_any", "local_master", "distributed_master")
 
 
 def read_envelope(content: bytes) -> Envelope:
-    """Raises ClusterError 1000 for what is no API request; whoever executes it looks at the rest."""
+    """Reads the fields. Raises ClusterError 1000 for anything but an API request; the node that executes it checks the
+    rest."""
     if len(content) > LARGEST_REQUEST:
         raise ClusterError(1000, f"an API request of {len(content)} bytes is above the limit of {LARGEST_REQUEST}")
     try:

@@ -1,4 +1,4 @@
-"""A list of what was done and what failed: `AffectedItemsWazuhResult` (dapi.md 4.3), in the making, received, or shown."""
+"""A list of what was done and what failed, `AffectedItemsWazuhResult` (dapi.md 4.3): builds, receives and shows it."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,8 +22,8 @@ _REQUIRED = (
 
 
 class Items:
-    """`affected`: the items; `total`: how many there are before paging, None for as many as there are in `affected`; `extra`:
-    further keys of `data`. The sort settings say how lists of several nodes are merged."""
+    """`affected`: the items; `total`: their number before paging, None for the length of `affected`; `extra`: further
+    keys of `data`. The sort settings control how lists of several nodes are merged."""
 
     def __init__(
         self,
@@ -49,19 +49,19 @@ class Items:
     # ---- failures ----------------------------------------------------------------------------------------------------------
 
     def fail(self, item: Any, error: WireException) -> None:
-        """This item failed. Equal errors (dapi.md 4.3, rule 4) share one entry."""
+        """Adds a failed item. Equal errors (dapi.md 4.3, rule 4) share one entry."""
         fields = {key: value for key, value in error.fields().items() if key not in ("ids", "dapi_errors")}
         _, ids = self._failed.setdefault(repr(sorted(fields.items())), (error, {}))
         ids[repr(item)] = item
 
     def drop_failed(self, codes: Iterable[int]) -> None:
-        """Forget failures of these codes (dapi.md 3.8, the last point)."""
+        """Drops failures of these codes (dapi.md 3.8, the last point)."""
         unwanted = frozenset(codes)
         self._failed = {key: entry for key, entry in self._failed.items() if entry[0].code not in unwanted}
 
     @property
     def failed(self) -> list[tuple[WireException, list[Any]]]:
-        """Errors with the items that met them, in the order in which they came."""
+        """Returns each error with the items that it applies to, in the order in which the errors were added."""
         return [(error, list(ids.values())) for error, ids in self._failed.values()]
 
     @property
@@ -75,7 +75,7 @@ class Items:
     # ---- the wire ----------------------------------------------------------------------------------------------------------
 
     def wire(self) -> WireResult:
-        """For `dump_json`, keys in stock's order."""
+        """Returns the value for `dump_json`, keys in stock's order."""
         failed = self.failed
         return WireResult(
             CLASS,
@@ -99,7 +99,7 @@ class Items:
 
     @classmethod
     def of_wire(cls, result: WireResult) -> "Items":
-        """Raises WireException 1000 for fields that are missing or of a wrong type."""
+        """Reads a received result. Raises WireException 1000 for missing fields or a wrong type."""
         fields = result.fields
         if result.wire_class != CLASS or any(key not in fields for key in _REQUIRED):
             raise _malformed("a list of affected items without all of its fields")
@@ -138,7 +138,7 @@ class Items:
         return some_msg or all_msg if self._failed else all_msg
 
     def rendered(self) -> dict[str, Any]:
-        """The body of the REST answer (dapi.md 4.3): `{"data", "message", "error"}`."""
+        """Returns the body of the REST answer (dapi.md 4.3): `{"data", "message", "error"}`."""
         failed = sorted(self.failed, key=lambda entry: entry[0].code)
         data: dict[str, Any] = {
             "affected_items": self.affected,
@@ -177,7 +177,7 @@ def _shown_error(error: WireException) -> dict[str, Any]:
 
 
 def _in_order(ids: list[Any]) -> list[Any]:
-    """Numerically if all are numbers, else as text."""
+    """Sorts numerically if all are numbers, else as text."""
     if all(str(item).isdigit() for item in ids):
         return sorted(ids, key=int)
     return sorted(ids, key=str)

@@ -1,5 +1,5 @@
-"""Many answers to one (dapi.md 4.3, 4.4). `merge(left, right)` folds the answers of nodes from left to right; an exception is
-a value like any other here."""
+"""Merges many answers into one (dapi.md 4.3, 4.4). `merge(left, right)` folds the answers of nodes from left to right;
+an exception is a value like any other here."""
 
 import re
 from collections.abc import Callable
@@ -19,7 +19,8 @@ _CASTS: dict[str, Callable[[Any], Any]] = {"int": int, "str": str, "float": floa
 
 
 def merge(left: Value, right: Value) -> Value:
-    """The two answers as one. Neither argument is changed. Never raises: what cannot be merged is an exception 1000."""
+    """Merges the two answers. Changes neither argument. Never raises: answers that cannot be merged become an exception
+    1000."""
     if isinstance(left, WireException) and isinstance(right, WireException):
         return _merge_exceptions(left, right)
     if isinstance(right, WireException):
@@ -95,7 +96,7 @@ def _merge_values(left: Any, right: Any, priority: list[str]) -> Any:
 
 
 def _without(elements: list[Any], known: list[Any]) -> list[Any]:
-    """Those that are not among `known`, in linear time."""
+    """Returns those that are not among `known`, in linear time."""
     seen = {repr(element) for element in known}
     return [element for element in elements if repr(element) not in seen]
 
@@ -121,8 +122,8 @@ def _merge_items(left: Items, right: Items) -> Items:
 
 
 def _merge_sorted(left: Items, right: Items) -> list[Any]:
-    """Two lists that are taken as sorted; ties are left's, null comes first, nothing is sorted again or dropped. Items that
-    the sort settings do not fit stay in the order of their nodes."""
+    """Merges two lists that are assumed to be sorted. Of equal items left's is first, and null sorts first; nothing is
+    sorted again or dropped. Items that the sort settings do not fit stay in the order of their nodes."""
     try:
         ours = [_key(item, left) for item in left.affected]
         theirs = [_key(item, left) for item in right.affected]

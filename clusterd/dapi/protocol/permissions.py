@@ -1,4 +1,4 @@
-"""What a request may do (dapi.md 3.8): its `rbac_permissions`, and what each function needs of them."""
+"""A request's permissions (dapi.md 3.8): its `rbac_permissions`, and what each function needs of them."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal
@@ -19,9 +19,10 @@ ATTRIBUTES: Mapping[str, str] = {
 
 
 class Need(msgspec.Struct, frozen=True):
-    """An action, and on what. `argument`: the one that names the resources; without one it is this node, or everything of that
-    kind. `optional`: without a value of the argument nothing is checked, instead of all that is permitted being filled in.
-    `is_limit`: the argument says how far the function may go, not what it is asked for."""
+    """An action and its resources. `argument`: the one that names the resources; without it the resource is this node,
+    or everything of that kind. `optional`: an argument without a value is not checked, instead of being filled in with
+    all that is permitted. `is_limit`: the argument limits what the function may touch, and does not name what is
+    requested."""
 
     action: str
     kind: Kind
@@ -33,10 +34,10 @@ class Need(msgspec.Struct, frozen=True):
 def permitted(
     permissions: Mapping[str, Any], action: str, kind: str, universe: Iterable[str], members: Members | None = None
 ) -> frozenset[str]:
-    """Those of `universe` that `action` may touch. `members`: the agents of a group.
+    """Returns those of `universe` that `action` may touch. `members`: the agents of a group.
 
-    Mode `black` begins with everything allowed, any other mode with nothing; resources are applied in their order, the last
-    word counts. Resources of other kinds, and combinations with them, say nothing here."""
+    Mode `black` begins with everything allowed, any other mode with nothing. Resources are applied in their order, and
+    the last one that matches decides. Resources of other kinds, and combinations with them, are ignored."""
     everything = frozenset(universe)
     allowed = set(everything) if permissions.get("rbac_mode") == "black" else set()
     resources = permissions.get(action)
@@ -52,7 +53,7 @@ def permitted(
 
 
 def allows_all(permissions: Mapping[str, Any], action: str, kind: str) -> bool:
-    """Whether no single resource need be looked at."""
+    """Tells whether every resource is allowed, so that no single one need be checked."""
     resources = permissions.get(action)
     if not isinstance(resources, dict):
         return permissions.get("rbac_mode") == "black"

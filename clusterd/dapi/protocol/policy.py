@@ -1,7 +1,8 @@
-"""Which functions a request of the distributed API may name, as what, by whom, and who answers (docs/protocol/framework.md).
+"""The table of functions that a request of the distributed API may name: in which type of request, from which origin,
+and who answers (docs/protocol/framework.md).
 
-A name that is not in the table does nothing: nothing is imported, looked up or called for it. The node that executes a request
-looks here; one that passes it on lets the other one decide.
+A name that is not in the table has no effect: nothing is imported, looked up or called for it. The node that executes a
+request checks it here; a node that passes it on leaves the decision to the other one.
 """
 
 from collections.abc import Mapping
@@ -14,27 +15,28 @@ from clusterd.settings import WorkerApi
 from clusterd.wire.results import WireCallable
 
 Origin = Literal["client", "worker", "master"]
-"""Who asks: a program on this machine, a worker (of a master), the master (of a worker)."""
+"""Where the request is from: a program on this machine, a worker (of a master), the master (of a worker)."""
 Answerer = Literal["ours", "framework"]
-"""A function of our registry, in sync or in the pool; the framework that is installed on the node."""
+"""Our registry's function, in sync or in the pool; or the framework that is installed on the node."""
 Who = Literal["ours", "ours>framework", "framework>ours", "framework|ours", "framework+ours"]
-"""`a>b`: a, else b. `framework|ours`: the framework wherever one is installed, also while it fails; ours only where there is
-none. `framework+ours`: the same, and what ours does is done as well."""
+"""`a>b`: a, else b. `framework|ours`: the framework wherever one is installed, even while it fails; ours only where
+there is none. `framework+ours`: the same, and our function runs as well."""
 NO_FRAMEWORK = frozenset({"off", "absent"})
-"""States of a node on which nobody counts on a framework."""
+"""States of a node that is not expected to have a framework."""
 
 ORIGINS: Mapping[RequestType, frozenset[Origin]] = {
     LOCAL_MASTER: frozenset({"client", "worker"}),
     DISTRIBUTED: frozenset({"client", "worker", "master"}),
     LOCAL_ANY: frozenset({"client"}),
 }
-"""Who may ask follows from what is asked for: the master alone sends on what it has spread, and what any node answers itself
-reaches it from its own machine (dapi.md 3.1)."""
+"""The origins of each type of request. Only the master sends what it distributes, and what any node answers itself is
+asked from its own machine (dapi.md 3.1)."""
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A function that may be asked for. `changes`: it must not be done twice. `gives_secrets`: what it reads is as dangerous as
-    a change. `has_configuration`: it shows or takes the node's configuration, with the cluster key in it (masking.py)."""
+    """A function that may be requested. `changes`: it must not run twice. `gives_secrets`: what it reads is as
+    dangerous as a change. `has_configuration`: it shows or takes the node's configuration, which contains the cluster
+    key (masking.py)."""
 
     module: str
     qualname: str
@@ -52,22 +54,23 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def is_sensitive(self) -> bool:
-        """Whether it changes something or gives secrets away."""
+        """Whether it changes something or discloses secrets."""
         return self.changes or self.gives_secrets
 
     @property
     def is_login(self) -> bool:
-        """Whether it says if a password is right (dapi.md 5.8)."""
+        """Whether it tells if a password is right (dapi.md 5.8)."""
         return (self.module, self.qualname) == ("api.authentication", "check_user_master")
 
     @property
     def is_for_all(self) -> bool:
-        """Whether it goes to every node that is connected, also to those that the asker may not read: tokens that are revoked
-        are revoked everywhere."""
+        """Whether it is sent to every connected node, including nodes that the asker may not read: revoked tokens are
+        revoked everywhere."""
         return self.who == "framework+ours"
 
     def refusal(self, request_type: RequestType, origin: Origin, worker_api: WorkerApi) -> str:
-        """Why this origin may not ask for it like this; empty if it may. `worker_api`: this node's setting."""
+        """Returns why this origin may not ask for it in this type of request; empty if it may. `worker_api`: this
+        node's setting."""
         if request_type not in self.types or origin not in ORIGINS[request_type]:
             return f"{self.shown} cannot be asked as {request_type} by a {origin}"
         if origin == "worker" and (worker_api == "off" or (worker_api == "read" and self.is_sensitive)):
@@ -75,9 +78,9 @@ class Row(msgspec.Struct, frozen=True):
         return ""
 
     def answerers(self, *, has_ours: bool, can_run: bool, state: str) -> list[Answerer]:
-        """Who is asked, in this order, until one begins; nobody: it is not available. `has_ours`: our registry has it;
-        `can_run` and `state`: what the framework's port says. A framework that nobody can stand in for is asked all the same:
-        it says why it cannot."""
+        """Returns who is asked, in this order, until one begins. If the list is empty, the function is not available.
+        `has_ours`: our registry has it; `can_run` and `state`: reported by the framework's port. A framework that has
+        no substitute is asked in any case: its answer explains why it cannot run."""
         ours: list[Answerer] = ["ours"] if has_ours else []
         framework: list[Answerer] = ["framework"]
         if self.who == "ours" or state in NO_FRAMEWORK:
@@ -97,7 +100,7 @@ _WHO: Mapping[str, Who] = {who: who for who in get_args(Who)}
 
 
 def _row(line: str) -> Row:
-    """Raises LookupError for a word that is none of these: a bug."""
+    """Parses a row. Raises LookupError for an unknown word: a bug."""
     name, types, kind, effect, who = line.split()
     module, qualname = name.split(":")
     what, _, about = effect.partition("+")
@@ -113,7 +116,8 @@ def _row(line: str) -> Row:
     )
 
 
-# M: local_master, D: distributed_master, A: local_any. All that a stock 4.14 API sends, and, at the end, what its tools do.
+# M: local_master, D: distributed_master, A: local_any. Every function that a stock 4.14 API requests, and, at the end,
+# those of its tools.
 TABLE: tuple[Row, ...] = tuple(
     _row(line)
     for line in """
@@ -261,7 +265,7 @@ _BY_NAME = {(row.module, row.qualname): row for row in TABLE}
 
 
 def find(name: WireCallable) -> Row | None:
-    """The row that a request names, None for any other name. Nothing is looked up anywhere else."""
+    """Returns the row that a request names, None for any other name. Nothing is looked up elsewhere."""
     if name.wazuh is not None or name.qualname.rpartition(".")[2] != name.name:
         return None
     return _BY_NAME.get((name.module, name.qualname))

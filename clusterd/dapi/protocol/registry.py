@@ -1,8 +1,8 @@
-"""The functions that a request of the distributed API may name (dapi.md 8.2). A name that is not here does nothing: nothing is
-imported, looked up or called for it.
+"""The registry of our own functions for requests of the distributed API (dapi.md 8.2). A name that is not here has no
+effect: nothing is imported, looked up or called for it.
 
-A module of `clusterd/dapi/functions` makes its own Registry, and `functions/table.py` joins them. A function gets the Call and
-its arguments, a struct that was validated; it returns Items, a dict, or a text, or raises WireException.
+A module of `clusterd/dapi/functions` creates its own Registry, and `functions/table.py` joins them. A function gets the
+Call and its arguments, a validated struct; it returns Items, a dict, or a text, or raises WireException.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -22,11 +22,11 @@ class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class NoArguments(Arguments, frozen=True):
-    """A function that takes none."""
+    """The arguments of a function that takes none."""
 
 
 class Call(msgspec.Struct, frozen=True):
-    """What a function of the pool works with, besides its arguments."""
+    """The context of a function of the pool, besides its arguments."""
 
     settings: Settings
     request: ApiRequest
@@ -42,29 +42,29 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Cluster(Protocol):
-    """What a function of the sync process may ask of the cluster's state."""
+    """The cluster's state, for functions of the sync process."""
 
     def list_nodes(self, arguments: dict[str, Any]) -> Awaitable[dict[str, Any]]:
-        """As get_nodes (dapi.md 1.6). Raises WireException."""
+        """Returns the answer of get_nodes (dapi.md 1.6). Raises WireException."""
         ...
 
     def health(self, wanted: object) -> Awaitable[dict[str, Any]]:
-        """As get_health (dapi.md 1.7). Raises WireException."""
+        """Returns the answer of get_health (dapi.md 1.7). Raises WireException."""
         ...
 
     def ruleset_hashes(self) -> Awaitable[dict[str, str]]:
-        """As get_hash (dapi.md 1.8)."""
+        """Returns the answer of get_hash (dapi.md 1.8)."""
         ...
 
     def is_password(self, asker: str, user: str, password: str) -> Awaitable[bool]:
-        """Whether this is the user's password. Raises WireException 6000 when the asker, or anybody for this user, guesses too
-        often."""
+        """Tells whether this is the user's password. Raises WireException 6000 after too many wrong guesses, by this
+        asker or for this user."""
         ...
 
 
 class SyncCall(msgspec.Struct, frozen=True):
-    """What a function of the sync process works with. It may wait; it must not work for more than a few milliseconds. `asker`:
-    the node, or the user of this machine, whose link the request came on."""
+    """The context of a function of the sync process. The function may wait; it must not compute for more than a few
+    milliseconds. `asker`: the node, or the user of this machine, on whose link the request arrived."""
 
     settings: Settings
     request: ApiRequest
@@ -77,9 +77,9 @@ Work = Callable[[Any, Any], Any]
 
 
 class RegisteredFunction(msgspec.Struct, frozen=True):
-    """One entry. `place`: where it runs. `types`: request types under which it may be asked; by whom, and whether it is asked at
-    all where there is a framework, says policy.py. `needs`: its permissions. `checks_daemons`: whether the daemons of
-    `basic_services` must be up (dapi.md 3.7.2)."""
+    """One entry. `place`: where it runs. `types`: the request types in which it may be requested; policy.py decides
+    from which origins, and whether it is used where there is a framework. `needs`: its permissions. `checks_daemons`:
+    whether the daemons of `basic_services` must be up (dapi.md 3.7.2)."""
 
     module: str
     qualname: str
@@ -110,7 +110,8 @@ class Registry:
         needs: tuple[Need, ...],
         checks_daemons: bool = True,
     ) -> Callable[[Callable[[Call, A], Any]], Callable[[Call, A], Any]]:
-        """Decorator of a plain function, which runs in a pool process. Its second parameter's annotation is its Arguments."""
+        """Decorates a plain function, which runs in a pool process. Its second parameter's annotation is its
+        Arguments."""
 
         def register(work: Callable[[Call, A], Any]) -> Callable[[Call, A], Any]:
             self._add("pool", module, qualname, types, work, needs, checks_daemons)
@@ -126,7 +127,7 @@ class Registry:
         needs: tuple[Need, ...],
         checks_daemons: bool = True,
     ) -> Callable[[Callable[[SyncCall, A], Awaitable[Any]]], Callable[[SyncCall, A], Awaitable[Any]]]:
-        """Decorator of a coroutine function about the cluster's state, which runs in the sync process."""
+        """Decorates a coroutine function about the cluster's state, which runs in the sync process."""
 
         def register(work: Callable[[SyncCall, A], Awaitable[Any]]) -> Callable[[SyncCall, A], Awaitable[Any]]:
             self._add("sync", module, qualname, types, work, needs, checks_daemons)
@@ -165,7 +166,7 @@ class Registry:
         return iter(self._functions.values())
 
     def join(self, *others: "Registry") -> "Registry":
-        """One with the entries of all. Raises ValueError for a name that two have."""
+        """Returns one registry with all entries. Raises ValueError for a name that two of them have."""
         joined = Registry()
         for registry in (self, *others):
             for key, function in registry._functions.items():
@@ -175,7 +176,7 @@ class Registry:
         return joined
 
     def find(self, name: WireCallable) -> RegisteredFunction | None:
-        """The entry that a request names, None for any other name. Nothing is looked up anywhere else."""
+        """Returns the entry that a request names, None for any other name. Nothing is looked up elsewhere."""
         if name.qualname.rpartition(".")[2] != name.name:
             return None
         if name.wazuh is not None:
@@ -184,12 +185,12 @@ class Registry:
 
 
 class ArgumentsRefused(WireException):
-    """These arguments are not taken by a function of ours; nothing of it was done."""
+    """Our function does not take these arguments; nothing was executed."""
 
 
 def not_available(name: WireCallable, node: str, why: str = "") -> WireException:
-    """The answer to a function that nobody has on this node (dapi.md 8.2), or who has it cannot answer now (`why`): a failed item
-    of this node, not a failed request."""
+    """Returns the answer for a function that is not available on this node (dapi.md 8.2), or cannot be answered now
+    (`why`): a failed item of this node, not a failed request."""
     text = f"function not available: {name.module[:100]}.{name.qualname[:100]}{why and f' ({why})'}"
     return WireException(
         3009,
@@ -201,7 +202,7 @@ def not_available(name: WireCallable, node: str, why: str = "") -> WireException
 
 
 def arguments_of(function: RegisteredFunction, given: dict[str, Any]) -> Arguments:
-    """The validated arguments. Raises ArgumentsRefused 1000 that names what is wrong."""
+    """Returns the validated arguments. Raises ArgumentsRefused 1000 that names the faulty one."""
     try:
         return msgspec.convert(given, function.arguments)
     except msgspec.ValidationError as problem:

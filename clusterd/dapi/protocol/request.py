@@ -1,5 +1,5 @@
-"""The request object of the distributed API (dapi.md 2): read from a peer or client with every field checked, written for
-stock peers with the keys they know and in their order."""
+"""The request object of the distributed API (dapi.md 2). Reads it from a peer or client and checks every field; writes
+it for stock peers with the keys that they know, in their order."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -17,11 +17,12 @@ DISTRIBUTED: RequestType = "distributed_master"
 BASIC_SERVICES = ("wazuh-modulesd", "wazuh-analysisd", "wazuh-execd", "wazuh-db", "wazuh-remoted")
 ALLOW_ALL: Mapping[str, Any] = {"rbac_mode": "black"}
 LARGEST_REQUEST = 5 * 1024 * 1024 - 1024
-"""Bytes of a request's JSON; an uploaded file travels in it. It fits into one frame with the id before it."""
+"""Most bytes of a request's JSON, which may contain an uploaded file. It fits into one frame with the id before it."""
 
 
 class ApiRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Keys and defaults of dapi.md 2. `f` is a name, never a function. `api_timeout`: seconds, None for the node's own."""
+    """Keys and defaults of dapi.md 2. `f` is a name, never a function. `api_timeout`: seconds, None for the node's
+    own."""
 
     f: WireCallable
     f_kwargs: dict[str, Any] = {}
@@ -55,12 +56,12 @@ _SENT = (
     "nodes",
     "api_timeout",
 )
-"""What stock writes, in its order (dapi.md 2, the keys with a dot)."""
+"""The keys that stock writes, in its order (dapi.md 2, the keys with a dot)."""
 _NULL_MEANS_DEFAULT = ("f_kwargs", "basic_services", "rbac_permissions", "nodes")
 
 
 def parse_request(data: bytes | memoryview, *, limit: int = LARGEST_REQUEST) -> ApiRequest:
-    """Raises ClusterError 1000 that names the key that is wrong."""
+    """Parses a request. Raises ClusterError 1000 that names the wrong key."""
     fields = load_request(data, limit=limit)
     if not isinstance(fields.get("f"), WireCallable):
         raise ClusterError(1000, "an API request names its function in `f`")
@@ -76,5 +77,5 @@ def parse_request(data: bytes | memoryview, *, limit: int = LARGEST_REQUEST) -> 
 
 
 def encode_request(request: ApiRequest) -> bytes:
-    """As a stock node reads it: exactly the 13 keys that it knows."""
+    """Returns the request as a stock node reads it: exactly the 13 keys that it knows."""
     return dump_json({key: getattr(request, key) for key in _SENT})

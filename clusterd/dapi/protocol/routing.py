@@ -1,4 +1,5 @@
-"""Where a request runs, and who gets which part of it (dapi.md 3.1, 3.4, 3.6). Pure but for the lookup of agents."""
+"""Where a request runs, and which node gets which part of it (dapi.md 3.1, 3.4, 3.6). Pure, except for the lookup of
+agents."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
@@ -21,8 +22,8 @@ DEFAULT_LIMIT = 500
 
 
 def place_of(request_type: str, *, from_cluster: bool, is_master: bool, is_enabled: bool = True) -> Place:
-    """What the daemon does with a request that reached it (dapi.md 3.1, context D). A worker that gets what belongs to the
-    master has nobody to send it to: it came from the master."""
+    """Decides what the daemon does with a request that reached it (dapi.md 3.1, context D). A worker that receives a
+    request for the master cannot pass it on, because it came from the master."""
     if not is_enabled or request_type == LOCAL_ANY:
         return "here"
     if request_type == DISTRIBUTED:
@@ -31,34 +32,34 @@ def place_of(request_type: str, *, from_cluster: bool, is_master: bool, is_enabl
 
 
 class Agents(Protocol):
-    """Agents by node, of the master's database. Ids are digits with at least three places; a missing node is ''."""
+    """Agents by node, from the master's database. Ids are digits with at least three places; a missing node is ''."""
 
     def of_node(self, node: str) -> Mapping[str, str]:
-        """Id to node, for the agents that report to `node`."""
+        """Returns id to node, for the agents that report to `node`."""
         ...
 
     def named(self, ids: Collection[str]) -> Mapping[str, str]:
-        """The same for those of `ids` that exist."""
+        """Returns id to node, for those of `ids` that exist."""
         ...
 
     def all(self) -> Mapping[str, str]: ...
 
     def nodes(self) -> Sequence[str]:
-        """Every node that agents report to."""
+        """Returns every node that agents report to."""
         ...
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """`requests`: node and what it is asked, in the order in which answers are merged. `allowed`: the listing of the nodes
-    that were asked for, whose failures belong into the answer."""
+    """`requests`: each node with its request, in the order in which answers are merged. `allowed`: the listing of the
+    requested nodes, whose failures are added to the answer."""
 
     requests: list[tuple[str, ApiRequest]]
     allowed: Items
 
 
 def plan(request: ApiRequest, *, master: str, connected: Sequence[str], agents: Agents, timeout_s: float) -> Plan:
-    """Which nodes solve a distributed request on the master. `connected`: the master first, then workers in order of
-    connection. Raises WireException."""
+    """Decides which nodes solve a distributed request on the master. `connected`: the master first, then workers in
+    order of connection. Raises WireException."""
     if _is_for_all(request):
         whole = msgspec.structs.replace(request, from_cluster=True, api_timeout=timeout_s)
         return Plan([(node, whole) for node in connected], Items(""))
@@ -91,7 +92,7 @@ def _agent_key(request: ApiRequest) -> str | None:
 
 
 def _solvers(request: ApiRequest, master: str, agents: Agents) -> dict[str, list[str]]:
-    """Node to the agents it is asked about (dapi.md 3.4, cases A to D)."""
+    """Returns each node with the agents that its request is about (dapi.md 3.4, cases A to D)."""
     given = request.f_kwargs
     if _agent_key(request) is not None:
         return _solvers_of_agents(request, master, agents)
@@ -139,9 +140,9 @@ def _permitted_nodes(request: ApiRequest, nodes: Iterable[str]) -> list[str]:
 
 
 def _listing(request: ApiRequest, solvers: Mapping[str, Any], connected: Sequence[str]) -> Items:
-    """Nodes that exist, are connected and may be read; the others as failed items (dapi.md 3.4, point 1).
+    """Returns the nodes that exist, are connected and may be read; the others as failed items (dapi.md 3.4, point 1).
 
-    A node that was there when the asker looked and is gone now fails alone; stock fails the whole request."""
+    A node that existed when the asker looked and is gone now fails alone; stock fails the whole request."""
     wanted = [node for node in solvers if node != UNKNOWN]
     items = Items(
         "All selected nodes information was returned",
@@ -165,7 +166,7 @@ def _listing(request: ApiRequest, solvers: Mapping[str, Any], connected: Sequenc
 
 
 def _cleaned(solvers: dict[str, list[str]], master: str) -> dict[str, list[str]]:
-    """Agents of no node are the master's to answer for."""
+    """Moves the agents that report to no node to the master, which answers for them."""
     orphans = [ids for node, ids in solvers.items() if node in (UNKNOWN, "")]
     cleaned = {node: ids for node, ids in solvers.items() if node not in (UNKNOWN, "")}
     for ids in orphans:
@@ -175,20 +176,21 @@ def _cleaned(solvers: dict[str, list[str]], master: str) -> dict[str, list[str]]
 
 
 def not_connected(node: str, request: ApiRequest) -> WireException:
-    """What a node that cannot be asked contributes (dapi.md 3.5)."""
+    """Returns what a node that cannot be asked adds to the answer (dapi.md 3.5)."""
     return not_answered(node, request, ClusterError(3022, node))
 
 
 def not_answered(node: str, request: ApiRequest, failure: ClusterError) -> WireException:
-    """What a node that was asked and gave no answer contributes to those of others: a failed item, as one that is not there."""
+    """Returns what a node that was asked and did not answer adds to the other nodes' answers: a failed item, like that
+    of a missing node."""
     if node not in permitted(request.rbac_permissions, READ_NODES, "node", [node]):
         return WireException(4000, "Resource type: node:id", wire_class=PERMISSION_ERROR, ids=[node])
     return WireException(failure.code, failure.extra, wire_class=BAD_REQUEST, ids=[node])
 
 
 def combine(request: ApiRequest, allowed: Items, answers: Sequence[Value]) -> Value:
-    """The answer to the asker (dapi.md 3.6). `answers` in the order of the plan. What is for all nodes has failed if it has on
-    one."""
+    """Builds the answer to the asker (dapi.md 3.6). `answers` are in the order of the plan. A request for all nodes has
+    failed if it failed on one."""
     answer: Value
     if _is_for_all(request):
         return next((answer for answer in answers if isinstance(answer, WireException)), answers[0])

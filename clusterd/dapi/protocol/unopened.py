@@ -1,5 +1,5 @@
-"""An API request that goes to the framework as it came: looked at without decoding its arguments, which may be large and are
-for the framework's process to read. What could make that process import or build anything is refused here."""
+"""Checks an API request that is sent to the framework unchanged, without decoding its arguments: they may be large, and
+the framework's process reads them. Anything that could make that process import or build an object is refused here."""
 
 import re
 from typing import Any
@@ -10,18 +10,18 @@ from clusterd.dapi.protocol.request import LARGEST_REQUEST, RequestType
 from clusterd.errors import ClusterError
 
 _MARKERS = (b"__callable__", b"__unhandled_exc__", b"__wazuh_exception__", b"__wazuh_result__")
-"""Objects that its decoder looks up or builds (dapi.md 4); of all, arguments need `__wazuh_datetime__` only."""
+"""Objects that the framework's decoder looks up or builds (dapi.md 4). Arguments need only `__wazuh_datetime__`."""
 _MARKED = re.compile(rb'"__(callable|unhandled_exc|wazuh_exception|wazuh_result)__"\s*:')
 _SPELLED = re.compile(rb"\\u00(?:[2-6][0-9a-f]|7[0-9a-e])", re.IGNORECASE)
-"""A plain character written as its number: no program of the framework does, and it would hide a marker. In a text with
-backslashes it may look like one."""
+"""A plain character written as its number. No program of the framework does this, and it would hide a marker. Text with
+backslashes may look like one."""
 MOST_LOOKALIKES = 1000
 LARGEST_LIST = 1 << 18
-"""Bytes of `nodes`, and of `basic_services`: they are decoded."""
+"""Most bytes of `nodes`, and of `basic_services`: they are decoded."""
 
 
 class _Given(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """ApiRequest, with what may be large left as it is."""
+    """ApiRequest, with fields that may be large left undecoded."""
 
     f: msgspec.Raw
     f_kwargs: msgspec.Raw = msgspec.Raw(b"null")
@@ -72,7 +72,7 @@ def check_unopened(content: bytes) -> None:
 
 
 def _spells(content: bytes) -> bool:
-    """Whether a plain character is written as its number, or what looks so is too often there to be looked at."""
+    """Tells whether a plain character is written as its number, or whether there are too many lookalikes to check."""
     for count, found in enumerate(_SPELLED.finditer(content)):
         before = content[max(0, found.start() - 64) : found.start()]
         backslashes = len(before) - len(before.rstrip(b"\\"))

@@ -32,7 +32,7 @@ COLUMNS: Mapping[str, str] = {
     "group_config_status": "group_config_status",
     "status_code": "status_code",
 }
-"""Field to SQL. The key of an agent is no field: nobody can select, sort, filter or search it."""
+"""Field to SQL. The key of an agent is not a field, so it cannot be selected, sorted, filtered or searched."""
 DATES = frozenset({"dateAdd", "lastKeepAlive", "disconnection_time"})
 NUMBERS = frozenset({"id", "status_code"})
 NEVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -41,7 +41,8 @@ OS = "os."
 
 
 def agent_object(row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
-    """A row (columns named `f0`, `f1`... in the order of `fields`) as the API shows it; what is null is left out."""
+    """Returns a row (columns named `f0`, `f1`... in the order of `fields`) as the API shows it; null values are left
+    out."""
     shown: dict[str, Any] = {}
     system: dict[str, Any] = {}
     for column, kind, name in _places(tuple(fields)):
@@ -64,7 +65,7 @@ def agent_object(row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any
 
 @lru_cache(maxsize=64)
 def _places(fields: tuple[str, ...]) -> tuple[tuple[str, str, str], ...]:
-    """Column, kind and name of each field: a page has thousands of them."""
+    """Returns column, kind and name of each field. Cached, because a page has thousands of fields."""
     places = []
     for number, field in enumerate(fields):
         kind = "date" if field in DATES else "os" if field.startswith(OS) else "plain"
@@ -75,6 +76,7 @@ def _places(fields: tuple[str, ...]) -> tuple[tuple[str, str, str], ...]:
 
 
 def moment_of(value: Any) -> datetime:
-    """Seconds since 1970, of a database: whatever is none is 1970, whatever is beyond the calendar its end."""
+    """Converts a database's seconds since 1970. A value that is not a number becomes 1970; one beyond the calendar
+    becomes its end."""
     seconds = value if isinstance(value, int | float) else 0
     return NEVER if seconds >= NEVER_S else datetime.fromtimestamp(max(0, seconds), UTC)

@@ -1,4 +1,4 @@
-"""The agent list over the node's agent database (dapi.md 6.5, 6.6)."""
+"""Queries of the agent list in the node's agent database (dapi.md 6.5, 6.6)."""
 
 import re
 import time
@@ -30,20 +30,20 @@ NOT_MANAGER = Condition("id <> 0")
 
 
 class AgentQuery(TableQuery, frozen=True, kw_only=True):
-    """What is wanted. `ids`: only these agents, None for all."""
+    """A query for agents. `ids`: only these agents, None for all."""
 
     ids: Sequence[int] | None = None
     select: Sequence[str] | None = None
 
     def limited(self) -> "AgentQuery":
-        """With `ids` as a condition."""
+        """Returns the query with `ids` turned into a condition."""
         if self.ids is None:
             return self
         return msgspec.structs.replace(self, ids=None, where=[*self.where, among("id", self.ids)])
 
 
 def find_agents(database: BlockingDatabase, query: AgentQuery) -> tuple[list[dict[str, Any]], int]:
-    """The page that was asked for, and how many agents there are in all pages. Raises WireException 1400 to 1412, 1724, 1731,
+    """Returns the requested page, and the number of agents in all pages. Raises WireException 1400 to 1412, 1724, 1731,
     DatabaseError."""
     fields = selected_fields(TABLE, query.select, () if query.distinct else ("id",))
     rows, total = find_rows(database, TABLE, query.limited(), fields)
@@ -56,9 +56,9 @@ def find_agents(database: BlockingDatabase, query: AgentQuery) -> tuple[list[dic
 def count_distinct(
     database: BlockingDatabase, query: AgentQuery, fields: Sequence[str]
 ) -> tuple[list[dict[str, Any]], int]:
-    """Combinations of the fields (of all, if none is named) with how many agents have them (`count`), the page that was asked
-    for, and how many agents were counted in all. Sorted by the fields of the query, then by the others as they are named; each
-    as in a list of agents. What is missing is `N/A`. Raises as find_agents."""
+    """Returns a page of the combinations of the fields (of all fields, if none is named), each with the number of its
+    agents (`count`), and the number of all agents counted. Sorted by the query's sort fields, then by the others in
+    their order; fields look as in a list of agents. A missing value is `N/A`. Raises as find_agents."""
     chosen = named_fields(TABLE, fields)
     check_page(query.offset, query.limit)
     unknown = [field for field in query.sort or () if field not in (*chosen, COUNT)]
@@ -93,7 +93,7 @@ def _counted(row: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
 
 
 def member_of(group: str) -> Condition:
-    """Agents whose list of groups has this one."""
+    """Matches agents that are in this group."""
     return Condition("""instr(',' || "group" || ',', ?) > 0""", (f",{group},",))
 
 
@@ -110,7 +110,8 @@ def _group_clause(operator: str, value: str) -> Condition:
 
 
 def _older_than(value: Any) -> Condition:
-    """Agents not heard of for so long or, if never connected, registered so long ago. Raises WireException 1411."""
+    """Matches agents whose last keepalive is older than this age, or, if never connected, whose registration is. Raises
+    WireException 1411."""
     seconds = age_of(str(value))
     if seconds is None:
         raise WireException(1411, shorten(str(value), 100), wire_class=BAD_REQUEST)

@@ -1,4 +1,4 @@
-"""`q` over lists in memory (dapi.md 6.4): a text to a predicate."""
+"""`q` over lists in memory (dapi.md 6.4): turns a text into a predicate."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ _DATES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M
 
 
 def matcher(q: str) -> Predicate:
-    """Raises WireException 1407 for a clause that is none, 1409 for an operator that is none."""
+    """Builds the predicate. Raises WireException 1407 for an invalid clause, 1409 for an invalid operator."""
     return parse_query(q, OF_LISTS, _predicate, _all_of, _any_of)
 
 
@@ -33,7 +33,7 @@ def _predicate(clause: Clause) -> Predicate:
 
 
 def _values(element: Any, path: list[str]) -> Iterator[Any]:
-    """Every value at a dotted path, through objects and lists."""
+    """Yields every value at a dotted path, through objects and lists."""
     if isinstance(element, list):
         for inner in element:
             yield from _values(inner, path)

@@ -13,8 +13,8 @@ MOST = 100_000
 
 
 class ListArguments(Arguments, frozen=True):
-    """What the list functions of stock take (dapi.md 5.1, "List args"), in the form that most of them use. `search_in_fields`:
-    the fields that are searched, None for all."""
+    """The arguments of stock's list functions (dapi.md 5.1, "List args"), in their most frequent form.
+    `search_in_fields`: the fields that are searched, None for all."""
 
     offset: int = 0
     limit: int | None = 500
@@ -29,8 +29,8 @@ class ListArguments(Arguments, frozen=True):
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """What a list of one kind allows. `sort_fields`, `select_fields`: None for whatever the elements have. `required`: fields
-    that `select` cannot leave out. `default_sort`: fields when the request names none."""
+    """The fields that a list of one kind allows. `sort_fields`, `select_fields`: None for all fields of the elements.
+    `required`: fields that `select` cannot leave out. `default_sort`: sort fields of a request that names none."""
 
     sort_fields: Sequence[str] | None = None
     select_fields: Sequence[str] | None = None
@@ -42,8 +42,8 @@ ANY = Shape()
 
 
 def cut_list(elements: list[Any], arguments: ListArguments, shape: Shape = ANY) -> tuple[list[Any], int]:
-    """The elements of the page that was asked for, and how many there are in all pages. Steps and errors (WireException 1400 to
-    1409, 1724) as dapi.md 6.2; an empty input gives an empty page before any check."""
+    """Returns the elements of the requested page, and the number of elements in all pages. Steps and errors
+    (WireException 1400 to 1409, 1724) as dapi.md 6.2; an empty input gives an empty page before any check."""
     if not elements:
         return [], 0
     found = elements
@@ -64,13 +64,13 @@ def cut_list(elements: list[Any], arguments: ListArguments, shape: Shape = ANY) 
 
 
 def cut(elements: list[Any], offset: int, limit: int | None) -> list[Any]:
-    """A page. Raises as check_page."""
+    """Returns one page. Raises as check_page."""
     check_page(offset, limit)
     return elements if limit is None else elements[offset : offset + limit]
 
 
 def check_page(offset: int, limit: int | None) -> None:
-    """Raises WireException 1400, 1401, 1405, 1406. Without a limit the offset means nothing."""
+    """Checks offset and limit. Raises WireException 1400, 1401, 1405, 1406. Without a limit the offset is ignored."""
     if limit is None:
         return
     if limit > MOST:
@@ -104,7 +104,8 @@ def _sorted(elements: list[Any], fields: Sequence[str], allowed: Sequence[str] |
 
 
 def _by_keys(elements: list[Any], keys: list[tuple[Any, ...]], *, ascending: bool) -> list[Any]:
-    """In order of the keys. Where they cannot be compared, elements that have them stay a block: last when ascending."""
+    """Sorts by the keys. If they cannot be compared, elements without a missing key stay a block, which is last when
+    ascending."""
     places = range(len(elements))
     try:
         return [elements[place] for place in sorted(places, key=keys.__getitem__, reverse=not ascending)]
@@ -124,7 +125,7 @@ def _lowered(value: Any) -> Any:
 
 
 def value_at(element: Any, path: str) -> Any:
-    """The value at a dotted path, None where there is none."""
+    """Returns the value at a dotted path, None if there is none."""
     if isinstance(element, dict) and path in element:
         return element[path]
     for name in path.split("."):
@@ -138,7 +139,8 @@ def value_at(element: Any, path: str) -> Any:
 
 
 def _contains(element: Any, text: str, fields: Sequence[str] | None) -> bool:
-    """A field that an element does not have contains nothing; elements that are no objects have no fields."""
+    """Tells whether the text is in the element. A field that an element lacks contains nothing; elements that are not
+    objects have no fields."""
     if fields is not None and isinstance(element, dict):
         found = [value_at(element, field) for field in fields]
         element = [value for value in found if value is not None]
@@ -162,7 +164,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 def selected(
     elements: Iterable[Any], select: Sequence[str], shape: Shape = ANY, *, with_required: bool = True
 ) -> list[Any]:
-    """The wanted fields of each element, in the order of `select`. Raises WireException 1724."""
+    """Returns the selected fields of each element, in the order of `select`. Raises WireException 1724."""
     allowed = shape.select_fields
     if allowed is not None:
         wrong = [field for field in select if field not in allowed and field.partition(".")[0] not in allowed]
@@ -182,7 +184,7 @@ def selected(
 
 
 def _copy(element: dict[str, Any], picked: dict[str, Any], field: str) -> None:
-    """One field, and the objects around it; a field that is missing is left out."""
+    """Copies one field and the objects around it; a missing field is left out."""
     if field in element:
         picked[field] = element[field]
         return

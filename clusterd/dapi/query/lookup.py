@@ -1,4 +1,4 @@
-"""Which node an agent reports to, from the master's agent database (dapi.md 3.4)."""
+"""Finds the node that an agent reports to, in the master's agent database (dapi.md 3.4)."""
 
 from collections.abc import Collection, Mapping, Sequence
 

@@ -1,6 +1,7 @@
-"""`q`: a text to conditions joined by `;`, which is AND and binds tighter, and `,`, which is OR (dapi.md 6.4, 6.6).
+"""`q`: parses a text into conditions joined by `;`, which is AND and binds tighter, and `,`, which is OR (dapi.md 6.4,
+6.6).
 
-What a condition becomes is the caller's business: SQL (sql_condition.py) or a predicate (array_query.py).
+The caller decides what a condition becomes: SQL (sql_condition.py) or a predicate (array_query.py).
 """
 
 import re
@@ -28,8 +29,9 @@ class Clause(NamedTuple):
 
 
 class Grammar(NamedTuple):
-    """What `q` of databases and `q` of lists differ in. `value`: what a value may be. `groups`: parentheses group and nest, and
-    the whole text must be understood; else one parenthesis before a clause, and whatever comes behind its value, mean nothing."""
+    """The differences between `q` of databases and `q` of lists. `value`: the pattern of a value. `groups`: parentheses
+    group and nest, and the whole text must be valid; otherwise one parenthesis before a clause, and any text behind its
+    value, are ignored."""
 
     value: "re.Pattern[str]"
     groups: bool
@@ -46,8 +48,8 @@ def parse_query(
     all_of: Callable[[Sequence[T]], T],
     any_of: Callable[[Sequence[T]], T],
 ) -> T:
-    """Build a value from a query. Raises WireException 1407 for what is no query, 1409 for an operator that is none, and whatever
-    `clause` raises."""
+    """Builds a value from a query. Raises WireException 1407 for an invalid query, 1409 for an invalid operator, and
+    whatever `clause` raises."""
     if len(text) > LONGEST:
         raise _malformed(text)
     parser = _Parser(text, grammar, clause, all_of, any_of)
@@ -58,7 +60,7 @@ def parse_query(
 
 
 def unknown_field(field: str, allowed: str) -> WireException:
-    """For a `clause` that does not know the field. `allowed`: text with those that it knows."""
+    """Returns the error that a `clause` raises for an unknown field. `allowed`: text that lists the known fields."""
     return WireException(1408, shorten(field, 100), wire_class=BAD_REQUEST, remediation=allowed)
 
 
@@ -83,7 +85,7 @@ class _Parser(Generic[T]):
         return self._place == len(self._text)
 
     def alternatives(self, depth: int) -> T:
-        """Parts joined by `,`."""
+        """Parses parts joined by `,`."""
         parts = [self._together(depth)]
         while self._take(","):
             parts.append(self._together(depth))

@@ -1,4 +1,4 @@
-"""Conditions of SQL with their values (dapi.md 6.5, 6.6): joined, over sets of numbers, over ages and moments."""
+"""SQL conditions with their values (dapi.md 6.5, 6.6): joined, over sets of numbers, over ages and moments."""
 
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -10,7 +10,7 @@ from clusterd.wire.results import BAD_REQUEST, WireException, shorten
 
 LONGEST_LIST = 20_000
 LONGEST_CONDITION = 48_000
-"""Characters: databases take requests of 65,536 bytes at most (wdb.md 2.2)."""
+"""Most characters of a condition: databases accept requests of 65,536 bytes at most (wdb.md 2.2)."""
 MOST_DIGITS = 18
 _AGE = re.compile(r"(?:\d{1,9}[dhms])+", re.ASCII)
 _AGE_PART = re.compile(r"(\d+)([dhms])", re.ASCII)
@@ -21,7 +21,8 @@ _LIKE = "like ? escape '\\'"
 
 
 class Condition(NamedTuple):
-    """SQL with places, and the values for them. Complete in itself: it may be joined with others without parentheses."""
+    """SQL with placeholders, and the values for them. Complete in itself: it may be joined with others without
+    parentheses."""
 
     sql: str
     values: tuple[Value, ...] = ()
@@ -39,7 +40,8 @@ def any_of(conditions: Sequence[Condition]) -> Condition:
 
 
 def _joined(conditions: Sequence[Condition], word: str) -> Condition:
-    """As a balanced tree: SQLite refuses expressions of a depth above 1,000, and a chain is as deep as it is long."""
+    """Joins them as a balanced tree: SQLite refuses expressions deeper than 1,000 levels, and a chain is as deep as it
+    is long."""
     if len(conditions) == 1:
         return conditions[0]
     middle = len(conditions) // 2
@@ -55,9 +57,10 @@ def number_of(text: str) -> int | None:
 
 
 def among(column: str, numbers: Collection[int]) -> Condition:
-    """The integer column is one of these: listed, with ranges, or a bitmap where a list is long.
+    """Matches rows whose integer column is one of these: as a list with ranges, or as a bitmap where the list would be
+    long.
 
-    Raises WireException 1731 when even that is too long, which needs thousands of numbers above 192,000."""
+    Raises WireException 1731 if even the bitmap is too long, which needs thousands of numbers above 192,000."""
     ordered = sorted(set(numbers))
     found = _listed(column, ordered)
     if len(found.sql) > LONGEST_LIST and ordered[-1] < 4 * LONGEST_CONDITION:
@@ -85,7 +88,7 @@ def _listed(column: str, ordered: Sequence[int]) -> Condition:
 
 
 def _bitmap(column: str, ordered: Sequence[int]) -> Condition:
-    """Number n is bit n % 8 of byte n / 8."""
+    """Builds the bitmap: number n is bit n % 8 of byte n / 8."""
     bits = bytearray(ordered[-1] // 8 + 1)
     for number in ordered:
         bits[number // 8] |= 1 << number % 8
@@ -99,12 +102,13 @@ def _bitmap(column: str, ordered: Sequence[int]) -> Condition:
 
 
 def contains(column: str, text: str) -> Condition:
-    """Without regard to ASCII case; null contains nothing."""
+    """Matches text in the column, ignoring ASCII case; null contains nothing."""
     return Condition(f"{column} {_LIKE}", (f"%{_escaped(text)}%",))
 
 
 def compares(column: str, operator: str, text: str) -> Condition:
-    """`=`, `!=`, `<` or `>` without regard to ASCII case. A quote in the text stands for any one character, as it does in stock."""
+    """Compares by `=`, `!=`, `<` or `>`, ignoring ASCII case. A quote in the text matches any one character, as in
+    stock."""
     if not _QUOTES.search(text):
         return Condition(f"{column} {operator} ? collate nocase", (text,))
     negated = "not " if operator == "!=" else ""
@@ -112,7 +116,7 @@ def compares(column: str, operator: str, text: str) -> Condition:
 
 
 def negated(condition: Condition) -> Condition:
-    """True also where the condition is neither true nor false."""
+    """Negates a condition. The result is also true where the condition is null."""
     return Condition(f"({condition.sql}) is not 1", condition.values)
 
 
@@ -124,7 +128,7 @@ def _escaped(text: str) -> str:
 
 
 def age_of(text: str) -> int | None:
-    """`7d`, `1d12h`, `90` in seconds; None for what is no age."""
+    """Converts `7d`, `1d12h` or `90` to seconds; None for any other text."""
     if text.isdecimal():
         return number_of(text)
     if not _AGE.fullmatch(text):
@@ -133,7 +137,8 @@ def age_of(text: str) -> int | None:
 
 
 def date_compares(column: str, operator: str, text: str, now: Callable[[], float]) -> Condition:
-    """An age (`<7d`: younger than, as `=7d`; `>7d`: older than) or a moment. Raises WireException 1412."""
+    """Compares with an age (`<7d` and `=7d`: younger than; `>7d`: older than) or a moment. Raises WireException
+    1412."""
     age = age_of(text)
     if age is not None:
         return Condition(f"{column} {'<' if operator == '>' else '>'} ?", (int(now()) - age,))

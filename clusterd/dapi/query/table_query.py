@@ -1,6 +1,6 @@
 """A page of a table of the agent database (dapi.md 6.5, 6.6): filters, `q`, search, sort, select, distinct as SQL.
 
-Every value is quoted, every field comes from the columns of a Table; nothing of a request becomes SQL text by itself.
+Every value is quoted, and every field must be a column of a Table; no text of a request becomes SQL by itself.
 """
 
 import time
@@ -32,11 +32,12 @@ Row = dict[str, Any]
 
 
 class Table(msgspec.Struct, frozen=True):
-    """What may be asked of a table. `columns`: field to SQL, in the order of the answers; the only names a request can use.
+    """A table that can be queried. `columns`: field to SQL, in the order of the answers; the only names that a request
+    can use.
 
-    `key`: a unique integer column, which orders rows that are equal otherwise. `dates`: seconds since 1970, compared by age or
-    moment; `dated`: what rows must satisfy besides in such a clause. `clauses`, `filters`: fields that mean something of their
-    own in `q` (operator, value) and in `filters`. `orders`: fields that sort by several columns."""
+    `key`: a unique integer column, which orders rows that are otherwise equal. `dates`: seconds since 1970, compared by
+    age or moment; `dated`: a further condition on rows in such a clause. `clauses`, `filters`: fields with a special
+    meaning in `q` (operator, value) and in `filters`. `orders`: fields that sort by several columns."""
 
     source: str
     columns: Mapping[str, str]
@@ -50,7 +51,7 @@ class Table(msgspec.Struct, frozen=True):
 
 
 class TableQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wanted. `filters`: field to a value, or to values of which any counts. `where`: what holds besides.
+    """A query. `filters`: field to a value, or to several values of which one must match. `where`: further conditions.
     `search_fields`: the fields that are searched, None for all."""
 
     where: Sequence[Condition] = ()
@@ -67,8 +68,8 @@ class TableQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TableArguments(Arguments, frozen=True):
-    """As stock asks for a page of a table: `sort` {"fields", "order"}, `search` {"value", "negation"}, `filters` field to value
-    or values."""
+    """The arguments with which stock requests a page of a table: `sort` {"fields", "order"}, `search` {"value",
+    "negation"}, `filters` field to value or values."""
 
     offset: int = 0
     limit: int | None = 500
@@ -82,7 +83,7 @@ class TableArguments(Arguments, frozen=True):
 
     @property
     def wanted(self) -> dict[str, Any]:
-        """As the fields of a TableQuery."""
+        """The arguments as the fields of a TableQuery."""
         sort, search = self.sort or {}, self.search or {}
         fields = sort.get("fields")
         return {
@@ -102,8 +103,9 @@ class TableArguments(Arguments, frozen=True):
 def find_rows(
     database: BlockingDatabase, table: Table, query: TableQuery, fields: Sequence[str], *, agent: str = ""
 ) -> tuple[list[Row], int]:
-    """The rows of the page that was asked for, columns named `f0`, `f1`... in the order of `fields`, and how many rows there
-    are in all pages. `agent`: in the private database of this agent. Raises WireException 1400 to 1412, DatabaseError."""
+    """Returns the rows of the requested page, columns named `f0`, `f1`... in the order of `fields`, and the number of
+    rows in all pages. `agent`: read the private database of this agent. Raises WireException 1400 to 1412,
+    DatabaseError."""
     check_page(query.offset, query.limit)
     where = condition_of(table, query, fields)
     order = _order(table, query, fields)
@@ -118,7 +120,8 @@ def find_rows(
     total = database.rows(count, where.values, agent=agent)[0]["n"]
     found: list[Row] = []
     select = f"select {', '.join([f'{table.key} as k', *columns])} from {table.source}"
-    # Rows are sorted without their columns, and once for many requests: that is what a page out of 100,000 agents costs.
+    # The keys are sorted without the other columns, and once for many requests: sorting is the main cost of a page out
+    # of 100,000 agents.
     for keys in _keys(database, table, where, order, offset, query.limit, agent):
         rows = {row["k"]: row for row in database.rows_of(select, table.key, keys, agent=agent)}
         found += [rows[key] for key in keys if key in rows]
@@ -126,14 +129,15 @@ def find_rows(
 
 
 def selected_fields(table: Table, select: Sequence[str] | None, required: Sequence[str] = ()) -> list[str]:
-    """What a `select` asks for, in the order of the columns, with those that it cannot leave out. Raises WireException 1724."""
+    """Returns the fields of a `select`, in the order of the columns, with those that it cannot leave out. Raises
+    WireException 1724."""
     wanted = {*named_fields(table, select), *required}
     return [field for field in table.columns if field in wanted]
 
 
 def named_fields(table: Table, names: Sequence[str] | None) -> list[str]:
-    """The fields in the order in which they are named, all without any name; the name before a dot means all below it. Raises
-    WireException 1724."""
+    """Returns the named fields in the order of the names, all fields if none is named. A name before a dot means all
+    fields below it. Raises WireException 1724."""
     if not names:
         return list(table.columns)
     found: dict[str, None] = {}
@@ -156,7 +160,8 @@ def _keys(
     last: int | None = None
     while left is None or left > 0:
         wanted = IDS_AT_ONCE if left is None else min(IDS_AT_ONCE, left)
-        # In the order of the key the next ones are behind the last; else as many rows as before are sorted and left out.
+        # In the order of the key the next rows are those behind the last key. In another order the rows of earlier
+        # pages are sorted again and skipped.
         behind = f" and {table.key} > {last}" if by_key and last is not None else ""
         skipped = 0 if behind else offset
         text = f"select {table.key} as k from {table.source} where {where.sql}{behind} order by {order}"
@@ -171,7 +176,7 @@ def _keys(
 
 
 def condition_of(table: Table, query: TableQuery, fields: Sequence[str]) -> Condition:
-    """All that rows have to satisfy. Raises WireException 1407 to 1412."""
+    """Returns the condition that rows must satisfy. Raises WireException 1407 to 1412."""
     found = list(query.where)
     found += [_filter(table, field, value) for field, value in query.filters.items() if value is not None]
     if query.q:
@@ -185,7 +190,7 @@ def condition_of(table: Table, query: TableQuery, fields: Sequence[str]) -> Cond
 
 
 def _filter(table: Table, field: str, value: Any) -> Condition:
-    """A field that must equal a value, or one of a list; `all` filters nothing, `null` means is null."""
+    """Matches a field that equals a value, or one of a list; `all` filters nothing, `null` means is null."""
     values = value if isinstance(value, list) else [value]
     if any(one == "all" for one in values):
         return TRUE
@@ -230,7 +235,7 @@ def _clause(table: Table, clause: Clause) -> Condition:
 
 
 def _search(table: Table, query: TableQuery) -> Condition:
-    """Somewhere in the fields that are searched; the key counts when it is the number."""
+    """Matches rows with the text in any of the searched fields; the key matches when it equals the number."""
     text, names = query.search or "", query.search_fields
     columns = [column for field, column in table.columns.items() if names is None or field in names]
     parts = [contains(column, text) for column in columns if column != table.key]
@@ -264,7 +269,7 @@ def _order(table: Table, query: TableQuery, fields: Sequence[str]) -> str:
 
 
 def field_order(table: Table, field: str, way: str, *, simply: bool = False) -> list[str]:
-    """How rows are ordered by a field: terms of `order by`. `simply`: by its own column only."""
+    """Returns the terms of `order by` for a field. `simply`: by its own column only."""
     columns = (table.columns[field],) if simply else table.orders.get(field, (table.columns[field],))
     collation = "" if field in table.numbers | table.dates else " collate nocase"
     return [f"{column}{collation} {way}" for column in columns]

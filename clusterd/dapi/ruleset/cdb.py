@@ -2,7 +2,7 @@
 
 import re
 
-# A part without quotes may hold them further in; an empty value is the usual one.
+# A part without quotes may contain quotes further in. An empty value is the usual case.
 _QUOTED = r'"[^"\x00-\x08\x0a-\x1f]*"'
 _PLAIN = r'[^:"\x00-\x08\x0a-\x1f][^:\x00-\x08\x0a-\x1f]*'
 _GOOD = re.compile(rf'(?:"[^"\x00-\x08\x0a-\x1f]+"|{_PLAIN}):(?:{_QUOTED}|{_PLAIN})?')
@@ -10,14 +10,15 @@ _READ = re.compile(r'(?:"(?P<quoted>[^"]*)"|(?P<plain>[^:]*)):(?P<value>.*)', re
 
 
 def is_list(text: str) -> bool:
-    """True if every line that is not empty is a key with a value, and there is one at least."""
+    """Tells whether every non-empty line is a key with a value, and there is at least one."""
     lines = [line for line in text.split("\n") if line.strip()]
     return bool(lines) and all(_GOOD.fullmatch(line) for line in lines)
 
 
 def entries(text: str) -> list[tuple[str, str]]:
-    """Keys with values in their order, without the quotes. Of lines that an upload would not accept as much as can be made of
-    them: without quotes a key ends at the first colon, and a line without any colon is left out. So is a byte order mark."""
+    """Returns keys with values in their order, without the quotes. Lines that an upload would not accept are read as
+    far as possible: without quotes a key ends at the first colon, and a line without a colon is left out. A byte order
+    mark is left out too."""
     found = []
     for line in text.removeprefix("\ufeff").split("\n"):
         match = _READ.fullmatch(line.rstrip("\r"))

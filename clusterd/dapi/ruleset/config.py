@@ -21,8 +21,8 @@ _ROOTS = ("etc", "ruleset")
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """Rules or decoders: all in which the functions for the one differ from those for the other. `words`: the plural, which
-    is also the name of the directories; the last fields are error codes (dapi.md appendix B)."""
+    """Rules or decoders: everything in which the functions for the two kinds differ. `words`: the plural, which is also
+    the name of the directories; the last fields are error codes (dapi.md appendix B)."""
 
     module: str
     word: Literal["rule", "decoder"]
@@ -37,11 +37,12 @@ class Kind(msgspec.Struct, frozen=True):
 
     @property
     def user_directory(self) -> str:
-        """Where uploads go; nothing else is written or removed."""
+        """The directory for uploads; nothing else is written or removed."""
         return f"etc/{self.words}"
 
     def reading_failed(self, failure: HashingError | OSError, path: str) -> WireException:
-        """What a failure to read the file or directory is to whoever asked. The path is relative to the root."""
+        """Returns the error for the asker when a file or directory could not be read. The path is relative to the
+        root."""
         code = self.not_permitted if isinstance(failure, PermissionError) else self.unreadable
         return WireException(code, path, wire_class=BAD_REQUEST)
 
@@ -51,7 +52,7 @@ DECODERS = Kind("wazuh.decoder", "decoder", "decoders", 1500, 1501, 1502, 1503, 
 
 
 class RulesetFile(msgspec.Struct, frozen=True):
-    """One file that is there; disabled: excluded by the section. Its fields are those of the answers."""
+    """One existing file; disabled: excluded by the section. Its fields are those of the answers."""
 
     filename: str
     relative_dirname: str
@@ -63,7 +64,8 @@ class RulesetFile(msgspec.Struct, frozen=True):
 
 
 class Section(msgspec.Struct, frozen=True):
-    """Of one kind: directories and single files relative to the root, and names or paths that are excluded."""
+    """The settings for one kind: directories and single files relative to the root, and names or paths that are
+    excluded."""
 
     directories: tuple[str, ...]
     included: tuple[str, ...]
@@ -71,8 +73,9 @@ class Section(msgspec.Struct, frozen=True):
 
 
 def read_section(settings: Settings, kind: Kind) -> Section:
-    """What the section says of this kind. Without one, or with one that names neither directories nor files, the stock
-    directories `ruleset/…` and `etc/…` count. Raises WireException 1200 or 1500 for an ossec.conf that cannot be read."""
+    """Reads the section's settings for this kind. Without a section, or with one that names neither directories nor
+    files, the stock directories `ruleset/…` and `etc/…` apply. Raises WireException 1200 or 1500 for an ossec.conf that
+    cannot be read."""
     path = Path(settings.conf) if settings.conf else Path(settings.root, OSSEC_CONF)
     try:
         document = read_conf(path)
@@ -81,7 +84,7 @@ def read_section(settings: Settings, kind: Kind) -> Section:
     except (OSError, TooMuch, ValueError):
         raise WireException(kind.bad_section, OSSEC_CONF, wire_class=BAD_REQUEST) from None
     sections = document.sections("ruleset")
-    # A fault elsewhere in the file is none of ours, unless it may be what hides the section.
+    # A fault elsewhere in the file does not matter here, unless no section was found: then the fault may hide it.
     faults = [fault for section in sections for fault in document.complaints_in(section)]
     faults = faults if sections else document.complaints
     if faults:
@@ -101,13 +104,13 @@ def read_section(settings: Settings, kind: Kind) -> Section:
 
 
 def _relative(root: str, value: str) -> str:
-    """The path relative to the root, empty for one that is not below it."""
+    """Returns the path relative to the root, empty for a path outside it."""
     path = value.removeprefix(f"{root.rstrip('/')}/").rstrip("/")
     return path if path_ok(path) is None else ""
 
 
 def loaded_files(settings: Settings, kind: Kind, section: Section | None = None) -> list[RulesetFile]:
-    """The files that are there, sorted by directory and name. Directories are not searched below (a directory of the
+    """Returns the existing files, sorted by directory and name. Subdirectories are not searched (a directory of the
     section stands for its `*.xml`). Raises WireException: 1200, 1413, 1414 or 1500, 1501, 1502."""
     if section is None:
         section = read_section(settings, kind)
@@ -135,7 +138,8 @@ def loaded_files(settings: Settings, kind: Kind, section: Section | None = None)
 
 
 def loaded_names(settings: Settings, word: str) -> list[str]:
-    """Names of the files of this kind, none where the configuration cannot be read: then nobody gets any of them."""
+    """Returns the names of the files of this kind. If the configuration cannot be read there are none, and then no
+    request gets any of them."""
     try:
         return [file.filename for file in loaded_files(settings, RULES if word == RULES.word else DECODERS)]
     except WireException:

@@ -9,16 +9,16 @@ from clusterd.dapi.ruleset.xml import as_objects, parse_ruleset
 
 Form = Literal["conf", "rootkit_files", "rootkit_trojans", "rcl"]
 _LISTS = frozenset({"localfile", "wodle"})
-"""Sections that are a list even where there is only one."""
+"""Sections that are a list even if there is only one."""
 _CONTROL = re.compile(r"\[([^\]]*)\]")
 
 
 class UnknownForm(Exception):
-    """Nothing says how this file is to be read."""
+    """No known way to parse this file."""
 
 
 def parse_group_file(name: str, text: str, form: str | None = None) -> Any:
-    """`form`: one of Form, None for the one that the name says. Raises UnknownForm, MalformedXml."""
+    """Parses a file. `form`: one of Form, None for the form that the name implies. Raises UnknownForm, MalformedXml."""
     parse = _PARSERS.get(form or form_of(name))
     if parse is None:
         raise UnknownForm(name)
@@ -26,7 +26,7 @@ def parse_group_file(name: str, text: str, form: str | None = None) -> Any:
 
 
 def form_of(name: str) -> str:
-    """As files of a group are named; "" for another name."""
+    """Returns the form that a group's file of this name has; "" for another name."""
     if name == "agent.conf":
         return "conf"
     if name in ("rootkit_files.txt", "rootkit_trojans.txt"):
@@ -35,7 +35,7 @@ def form_of(name: str) -> str:
 
 
 def parse_configuration(text: str) -> dict[str, Any]:
-    """Each `<agent_config>`: `filters` are its attributes, `config` its sections by name."""
+    """Returns each `<agent_config>`: `filters` are its attributes, `config` its sections by name."""
     blocks = [
         {"filters": dict(root.attributes), "config": _sections(root)}
         for root in parse_ruleset(text)
@@ -52,7 +52,7 @@ def _sections(block: Element) -> dict[str, Any]:
 
 
 def _parse_rootkit_files(text: str) -> list[dict[str, str]]:
-    """Lines of `file ! name ::link`."""
+    """Parses lines of `file ! name ::link`."""
     found = []
     for line in _lines(text):
         file, _, rest = line.partition("!")
@@ -62,7 +62,7 @@ def _parse_rootkit_files(text: str) -> list[dict[str, str]]:
 
 
 def _parse_rootkit_trojans(text: str) -> list[dict[str, str]]:
-    """Lines of `file ! pattern ! description`; a pattern has no `!`."""
+    """Parses lines of `file ! pattern ! description`; a pattern has no `!`."""
     found = []
     for line in _lines(text):
         file, pattern, description = (*line.split("!", 2), "", "")[:3]
@@ -71,7 +71,8 @@ def _parse_rootkit_trojans(text: str) -> list[dict[str, str]]:
 
 
 def _parse_policy(text: str) -> dict[str, Any]:
-    """Lines of `$name=values;`, `[control] [condition] [reference]` and the checks of the control before them."""
+    """Parses lines of `$name=values;`, `[control] [condition] [reference]` and the checks of the control before
+    them."""
     variables: dict[str, str] = {}
     controls: list[dict[str, Any]] = []
     for line in _lines(text):
@@ -94,7 +95,7 @@ def _parse_policy(text: str) -> dict[str, Any]:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Without blank ones and comments."""
+    """Yields the lines without blank ones and comments."""
     for line in text.splitlines():
         if (found := line.strip()) and not found.startswith("#"):
             yield found

@@ -1,4 +1,4 @@
-"""Rules and decoders as the objects of answers (dapi.md 5.6), out of the files that the node loads."""
+"""Rules and decoders as the objects of answers (dapi.md 5.6), from the files that the node loads."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -14,11 +14,11 @@ from clusterd.wire.results import BAD_REQUEST, WireException
 from hashing.errors import FileVanished, HashingError
 
 REQUIREMENTS = ("pci_dss", "gpg13", "gdpr", "hipaa", "nist_800_53", "tsc")
-"""Standards whose requirements rules name by groups of the form `pci_dss_11.4`. MITRE's have an element of their own."""
+"""Standards whose requirements rules name by groups of the form `pci_dss_11.4`. MITRE's have their own element."""
 LARGEST_RULESET = 64 * 1024 * 1024
-"""Characters of all files that one request reads; the stock ruleset has 2 million."""
+"""Most characters of all files that one request reads; the stock ruleset has 2 million."""
 _NUMBER = re.compile(r"\d{1,40}", re.ASCII)
-"""Numbers of the field have up to 20 digits."""
+"""Valid numbers have up to 20 digits."""
 _OWN_ELEMENTS = frozenset({"description", "group", "mitre"})
 Row = dict[str, Any]
 
@@ -30,8 +30,8 @@ def all_rows(
     rows_of: Callable[[RulesetFile, list[Element], list[str]], Iterator[Row]],
     items: Items,
 ) -> list[Row]:
-    """The rows of all files. A file that cannot be read or understood is a failed item of `items` with its path, and what can
-    be read of it is there. Raises WireException (1413, 1501) for more than LARGEST_RULESET."""
+    """Returns the rows of all files. A file that cannot be read or parsed is a failed item of `items` with its path;
+    the part of it that can be read is included. Raises WireException (1413, 1501) for more than LARGEST_RULESET."""
     found: list[Row] = []
     left = LARGEST_RULESET
     for file in files:
@@ -59,7 +59,7 @@ def all_rows(
 
 
 def rule_rows(file: RulesetFile, roots: list[Element], mistakes: list[str]) -> Iterator[Row]:
-    """The rules of one file. Those whose id or level is no number are left out and told in `mistakes`."""
+    """Yields the rules of one file. Those whose id or level is not a number are left out and reported in `mistakes`."""
     for group in roots:
         if group.name == "group":
             names = _names(group.attributes.get("name", ""))
@@ -108,7 +108,8 @@ def _once(names: Iterable[str]) -> list[str]:
 
 
 def decoder_rows(file: RulesetFile, roots: list[Element], mistakes: list[str]) -> Iterator[Row]:
-    """The decoders of one file; `position` counts them from 0. Those without a name are left out and told in `mistakes`."""
+    """Yields the decoders of one file; `position` counts them from 0. Those without a name are left out and reported in
+    `mistakes`."""
     decoders = (element for element in roots if element.name == "decoder")
     for position, decoder in enumerate(decoders):
         name = decoder.attributes.get("name")
@@ -129,8 +130,8 @@ def decoder_rows(file: RulesetFile, roots: list[Element], mistakes: list[str]) -
 
 
 def _details(element: Element, attributes: frozenset[str], children: frozenset[str]) -> Row:
-    """The other attributes and children by name: a text; an object with `pattern` for a text with attributes; a list for a
-    name that comes more than once."""
+    """Returns the other attributes and children by name: a text; an object with `pattern` for a text with attributes; a
+    list for a name that occurs more than once."""
     pairs: list[tuple[str, Any]] = [
         (name, value) for name, value in element.attributes.items() if name not in attributes
     ]

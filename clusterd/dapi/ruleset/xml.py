@@ -1,20 +1,20 @@
-"""Rules and decoders as documents (dapi.md 5.6): what is read of a file, what may be uploaded, and documents as JSON."""
+"""Rules and decoders as documents (dapi.md 5.6): reads files, checks uploads, turns documents into JSON."""
 
 from typing import Any
 
 from clusterd.config.markup import Document, Element, TooMuch, read_markup
 
 LARGEST_XML = 4 * 1024 * 1024
-"""Bytes of one file; the largest of the stock ruleset has 120,000."""
+"""Most bytes of one file; the largest of the stock ruleset has 120,000."""
 
 
 class MalformedXml(Exception):
-    """The text is not what rules and decoders may be; the exception's text says where and why."""
+    """The text is not valid for rules and decoders; the exception's text tells where and why."""
 
 
 def read_ruleset(text: str) -> Document:
-    """A file that is there. Its complaints are left to the caller, who may show the rest. Raises MalformedXml for more than is
-    read of one file."""
+    """Reads an existing file. The caller handles its complaints and may show the rest. Raises MalformedXml above the
+    size limit of one file."""
     if len(text) > LARGEST_XML or len(text.encode(errors="replace")) > LARGEST_XML:
         raise MalformedXml(f"larger than {LARGEST_XML} bytes")
     try:
@@ -24,7 +24,8 @@ def read_ruleset(text: str) -> Document:
 
 
 def parse_ruleset(text: str) -> list[Element]:
-    """The root elements of a file that is there: none for an empty one, text outside of them means nothing. Raises MalformedXml."""
+    """Returns the root elements of an existing file: none for an empty one; text outside of them is ignored. Raises
+    MalformedXml."""
     document = read_ruleset(text)
     if document.complaints:
         raise MalformedXml(str(document.complaints[0]))
@@ -32,8 +33,8 @@ def parse_ruleset(text: str) -> list[Element]:
 
 
 def check_upload(text: str) -> None:
-    """Stricter than reading: whoever writes a new file can mend it. Raises MalformedXml, also for a text without any element, for
-    text outside of them and for a DOCTYPE."""
+    """Checks an upload. Stricter than reading, because the author of a new file can correct it. Raises MalformedXml,
+    also for a text without any element, for text outside of them and for a DOCTYPE."""
     document = read_ruleset(text)
     if document.complaints:
         raise MalformedXml(str(document.complaints[0]))
@@ -46,8 +47,8 @@ def check_upload(text: str) -> None:
 
 
 def as_objects(elements: list[Element], text: str = "", attributes: dict[str, str] | None = None) -> dict[str, Any]:
-    """Elements as JSON: one key for each name, a list where a name comes more than once; attributes as `@name`; text beside
-    attributes or children as `#text`; an empty element is null."""
+    """Turns elements into JSON: one key for each name, a list where a name occurs more than once; attributes as
+    `@name`; text beside attributes or children as `#text`; an empty element is null."""
     found: dict[str, Any] = {f"@{name}": value for name, value in (attributes or {}).items()}
     repeated: set[str] = set()
     for element in elements:
