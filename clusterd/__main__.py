@@ -11,7 +11,7 @@ DEFAULT_ROOT = "/var/ossec"
 
 
 def main() -> int:
-    """Returns the exit code; mistakes in the configuration go to stderr, all of them."""
+    """Returns the exit code; prints all mistakes in the configuration to stderr."""
     if len(sys.argv) > 1:
         print("python -m clusterd takes no arguments; set CLUSTERD_ROOT, or use the clusterd command", file=sys.stderr)
         return ExitCode.USAGE

@@ -8,7 +8,7 @@ import msgspec
 KEY_FILE = "etc/client.keys"
 GREATEST_ID = 2**31 - 1
 LONGEST_KEY = 127
-"""Characters of a key that are read (wdb.md 8.2)."""
+"""Most characters of a key that readers accept (wdb.md 8.2)."""
 _REMOVED = ("!", "#")
 _PARTS = 4
 _MARK = "\ufeff"
@@ -17,7 +17,7 @@ _ID = re.compile(r"\d{1,10}", re.ASCII)
 
 
 class Key(msgspec.Struct, frozen=True):
-    """A line of client.keys. `id` as it is written, usually three digits or more; `is_removed`: kept for the record."""
+    """A line of client.keys. `id` as written, usually three digits or more; `is_removed`: kept for the record."""
 
     id: str
     name: str
@@ -34,32 +34,32 @@ class Key(msgspec.Struct, frozen=True):
 
 
 def parse_id(text: str) -> int | None:
-    """The number of an agent, with or without leading zeros; None for what is none."""
+    """Parses an agent's number, with or without leading zeros; None for any other text."""
     number = int(text) if _ID.fullmatch(text) else 0
     return number if 0 < number <= GREATEST_ID else None
 
 
 class Other(msgspec.Struct):
-    """Lines of client.keys that are none of agents. They are nobody's to throw away: they are written again as they are."""
+    """Lines of client.keys that are no agents. They are never dropped: they are written back unchanged."""
 
     comments: list[str] = msgspec.field(default_factory=list)
-    """Begin with # or a space, which every reader skips."""
+    """Lines that begin with # or a space, which every reader skips."""
     bad: list[str] = msgspec.field(default_factory=list)
 
 
 def importable(key: Key) -> str:
-    """What an agent is given: the Base64 text of its line without the line's end (wdb.md 8.5)."""
+    """What an agent receives: the Base64 text of its line without the line end (wdb.md 8.5)."""
     return base64.b64encode(key.line().rstrip("\n").encode(errors="surrogateescape")).decode("ascii")
 
 
 def registered_ids(text: str) -> list[str]:
-    """The ids of the agents that are not removed. As from parse_keys, in a third of the time: with 100,000 agents that is what
-    a request about one of them costs."""
+    """Ids of the agents that are not removed: as from parse_keys, in a third of the time. With 100,000 agents this is
+    the cost of a request about one agent."""
     return _REGISTERED.findall(text.removeprefix(_MARK))
 
 
 def parse_keys(text: str) -> tuple[list[Key], Other]:
-    """The keys, and the lines that are none. A byte order mark is no part of the first one."""
+    """Parses the file: its keys, and the lines that are no agents. A byte order mark is not part of the first key."""
     keys, other = [], Other()
     for line in text.removeprefix(_MARK).split("\n"):
         if not line.strip("\r"):
@@ -78,5 +78,5 @@ def parse_keys(text: str) -> tuple[list[Key], Other]:
 
 
 def decode_keys(data: bytes) -> str:
-    """The text of the file, whatever bytes are in it."""
+    """Decodes the file, whatever bytes it holds."""
     return data.decode(errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""Time, passed in: nothing in a core reads a clock of its own."""
+"""The clocks, passed in as an object: core code never reads a system clock itself."""
 
 import functools
 import os
@@ -8,25 +8,25 @@ import uuid
 
 
 def boot_us() -> int:
-    """Microseconds since the machine was started: a clock that nobody sets. Another one on each machine."""
+    """Microseconds since the machine's boot: a clock that nobody can set. Each machine has its own."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 
 
 @functools.cache
 def clock_name() -> str:
-    """Says whose boot clock ours is: equal on two nodes only where both read the same one. Where the system does not tell (a
-    service may be kept from most of /proc) it is nobody else's: then the offset is measured."""
+    """Identifies our boot clock: two nodes have the same name only if they read the same clock. Where the system hides
+    it (a service may see little of /proc) the name is unique, and the offset is measured instead."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             boot = file.read().strip()
-        # A container may have been given a clock of its own.
+        # A container may have a clock of its own.
         return f"{boot}.{os.stat('/proc/self/ns/time').st_ino}"
     except OSError:
         return f"unknown.{uuid.uuid4()}"
 
 
 class Clock:
-    """The system's clocks. Tests pass one that moves only when told (tests/fakes/clock.py)."""
+    """The system's clocks. Tests pass a clock that moves only when told (tests/fakes/clock.py)."""
 
     def monotonic(self) -> float:
         """Seconds that never jump."""
@@ -38,9 +38,10 @@ class Clock:
 
 
 class Backoff:
-    """Growing pauses between retries, spread by jitter so that many nodes do not come back in the same moment (C19).
+    """Growing pauses between retries, with jitter so that many nodes do not return at the same moment (C19).
 
-    The n-th pause is `initial_s * factor**n`, at most `maximum_s`, times a random number in [1 - jitter, 1 + jitter]."""
+    The n-th pause is `initial_s * factor**n`, at most `maximum_s`, times a random number in [1 - jitter, 1 +
+    jitter]."""
 
     def __init__(
         self,
@@ -66,5 +67,5 @@ class Backoff:
         return pause * self._rng.uniform(1 - self._jitter, 1 + self._jitter)
 
     def reset(self) -> None:
-        """It worked: begin with the shortest pause again."""
+        """The attempt succeeded: begins with the shortest pause again."""
         self._attempts = 0

@@ -135,9 +135,10 @@ _ALARMING = re.compile("error|traceback", re.IGNORECASE)
 
 
 class ClusterError(Exception):
-    """A failure with a code that other nodes know. `extra` is the detail behind the code's message.
+    """A failure with a code that other nodes know. `extra` is a detail that follows the code's message.
 
-    Text: `Error {code} - {message}` or `Error {code} - {message}: {extra}`; an unknown code takes `extra` as message."""
+    Text: `Error {code} - {message}` or `Error {code} - {message}: {extra}`; an unknown code takes `extra` as
+    message."""
 
     def __init__(self, code: int, extra: str | None = None) -> None:
         self.code = code
@@ -152,7 +153,8 @@ class ClusterError(Exception):
 
 
 def in_passing(failure: BaseException) -> str:
-    """A failure as a line below ERROR tells it: without that word, nor "traceback", which operators' suites take for a fault."""
+    """Words a failure for a line below ERROR: without that word and without "traceback", which operators' suites take
+    for a fault."""
     if isinstance(failure, ClusterError):
         message = MESSAGES.get(failure.code) if failure.code != 1000 or not failure.extra else None
         text = ": ".join(part for part in (message, failure.extra) if part) or f"code {failure.code}"
@@ -162,12 +164,12 @@ def in_passing(failure: BaseException) -> str:
 
 
 def calm(text: str) -> str:
-    """A text of ours for a line below ERROR, without the words that are taken for a fault."""
+    """Removes from a text of ours the words that such suites take for a fault."""
     return _ALARMING.sub(lambda word: "failure" if word[0].lower() == "error" else "stack", text)
 
 
 class ConfigurationError(Exception):
-    """The configuration has mistakes; the text lists them, a line each."""
+    """The configuration has mistakes; the text lists them, one per line."""
 
 
 class StartFailure(Exception):

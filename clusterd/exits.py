@@ -4,13 +4,13 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a command or a process of the node ended with. A child that ended by signal N is -N in our own records."""
+    """Exit code of a command or a process of the node. A child that ended by signal N is -N in our own records."""
 
     OK = 0
-    """Done; for a daemon: stopped because it was asked to."""
+    """Done; for a daemon: it was asked to stop."""
 
     FAILED = 1
-    """Something went wrong that has no code of its own; a line says what."""
+    """A failure without a code of its own; a line says what."""
 
     BAD_CONFIGURATION = 2
     """The configuration has mistakes; all of them were shown."""
@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
     """A second start; the message names the pid of the first."""
 
     TIMED_OUT = 6
-    """What was asked for was not done before its deadline."""
+    """The task was not finished before its deadline."""
 
     DEGRADED = 10
     """`status`: the node works, and something needs a look; the first line says what."""
@@ -34,12 +34,12 @@ class ExitCode(IntEnum):
     """`status`: the node runs and does not do its work; the first line says why."""
 
     USAGE = 64
-    """A command was called in a wrong way."""
+    """Wrong usage of a command."""
 
     INTERRUPTED = 130
     """Ctrl-C, as shells have it."""
 
 
 START_TIMEOUT_S = 600.0
-"""How long whoever starts a node waits for it, then TIMED_OUT. The node itself knows sooner that it cannot start; on a machine
-where it has to wait for a core, it may take so long."""
+"""How long a caller waits for a node's start before TIMED_OUT. The node itself knows sooner that it cannot start; on a
+machine where it waits for a core it may take this long."""

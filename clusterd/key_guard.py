@@ -20,16 +20,16 @@ from hashing.errors import MalformedPackage
 from hashing.state_file import load_state, save_state
 
 WRITTEN_KEPT = 32
-"""Contents of authd's that are believed: some may be on their way to the workers while it writes the next."""
+"""How many of authd's file contents are believed: some may be on their way to the workers while it writes the next."""
 RECORDS_KEPT = 3
-"""A job may run twice: it then asks for the content before the one it has noted itself."""
+"""A job may run twice; then it asks for the content before the one that it has recorded itself."""
 WHOLE_KEY = 64
-"""Characters of a key that authd has made. The last line of a file that was written in part has fewer, or no newline."""
+"""Characters of a key made by authd. The last line of a partly written file has fewer, or no newline."""
 _RECORD_MAGIC, _WRITTEN_MAGIC = b"cdakeys1", b"cdawrit1"
 
 
 class KeyRules(msgspec.Struct, frozen=True):
-    """More than `share` of at least `least` keys lost at once are not believed; share 1: everything is."""
+    """A loss of more than `share` of at least `least` keys at once is not believed; share 1: every loss is."""
 
     share: float = 0.5
     least: int = 3
@@ -40,7 +40,7 @@ class KeyRules(msgspec.Struct, frozen=True):
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """`lost` of `known` keys are not in the file any more."""
+    """`lost` of `known` keys are missing from the file."""
 
     lost: int
     known: int
@@ -54,14 +54,14 @@ class Loss(msgspec.Struct, frozen=True):
 
 
 class Accepted(msgspec.Struct, frozen=True, array_like=True):
-    """A content of the file: its BLAKE2b, and the ids of the keys in use."""
+    """A content of the file: its BLAKE2b and the ids of the keys in use."""
 
     digest: bytes
     ids: list[int]
 
 
 class KeyContent:
-    """What the guard has to know of a content of the file; `data` None: there is no file."""
+    """What the guard needs to know of a content; `data` None: there is no file."""
 
     def __init__(self, data: bytes | None) -> None:
         self.digest = b"" if data is None else blake2b(data).digest()
@@ -69,14 +69,14 @@ class KeyContent:
         keys, _ = parse_keys(text)
         self.ids = frozenset(key.number for key in keys if not key.is_removed)
         self.removed = frozenset(key.number for key in keys if key.is_removed)
-        """Those that somebody has removed and that are kept for the record: not lost."""
+        """Removed agents whose lines are kept for the record: not lost."""
         last = text.rpartition("\n")[2]
         whole = parse_keys(last)[0]
         self.is_cut = "\0" in text or (bool(last) and not (whole and len(whole[0].key) >= WHOLE_KEY))
-        """The file ends in the middle of a line, or holds blocks that were never written."""
+        """The file ends in the middle of a line, or contains blocks that were never written."""
 
     def loss(self, known: Collection[int], rules: KeyRules) -> Loss | None:
-        """The loss that is not to be believed, if this follows a content with the keys `known`."""
+        """The loss that is not believed if this content follows one with the keys `known`; None if it is believed."""
         if not rules.is_on or len(known) < rules.least:
             return None
         lost = len(set(known) - self.ids - self.removed)
@@ -90,7 +90,7 @@ def record_path(state_dir: str) -> str:
 
 
 def load_accepted(state_dir: str) -> list[Accepted]:
-    """What sync has accepted, the newest last; empty where it has not yet."""
+    """Contents that sync has accepted, the newest last; empty before the first."""
     try:
         found: list[Accepted] = load_state(record_path(state_dir), _RECORD_MAGIC, _RECORD)
     except (OSError, MalformedPackage):
@@ -99,27 +99,28 @@ def load_accepted(state_dir: str) -> list[Accepted]:
 
 
 def note_accepted(state_dir: str, content: KeyContent) -> None:
-    """On the disk: a power cut that empties the file must not take along what it is compared with. OSError as it comes."""
+    """Stores it durably: a power failure that empties the file must not destroy what it is compared with. Raises
+    OSError."""
     records = [record for record in load_accepted(state_dir) if record.digest != content.digest]
     records.append(Accepted(content.digest, sorted(content.ids)))
     save_state(FileOps(), record_path(state_dir), _RECORD_MAGIC, records[-RECORDS_KEPT:], durable=True)
 
 
 def is_accepted(root: str, digest: bytes) -> bool:
-    """Whether sync goes on from the content with this digest."""
+    """Whether sync continues from the content with this digest."""
     records = load_accepted(f"{root}/{STATE}")
     return bool(records) and records[-1].digest == digest
 
 
 def note_written(root: str, digests: Iterable[bytes]) -> None:
-    """authd has written contents with these digests, or is about to. OSError as it comes."""
+    """Records that authd has written, or is about to write, contents with these digests. Raises OSError."""
     directory = Path(root, STATE)
     directory.mkdir(mode=0o770, parents=True, exist_ok=True)
     save_state(FileOps(), str(directory / "agent-keys-written"), _WRITTEN_MAGIC, list(digests))
 
 
 def written_by_authd(state_dir: str) -> list[bytes]:
-    """Digests of what authd has written, the newest last."""
+    """Digests of the contents that authd has written, the newest last."""
     try:
         found: list[bytes] = load_state(f"{state_dir}/agent-keys-written", _WRITTEN_MAGIC, _WRITTEN)
     except (OSError, MalformedPackage):

@@ -1,8 +1,9 @@
 """The log of a node: `{YYYY/MM/DD HH:MM:SS} {LEVEL}: [{tag}] [{subtag}] {message}` (wire.md 9.1).
 
-Every process of the node appends to the same file, a line a write, so that lines never mix. Whoever moves the file away
-(logrotate, or our own nightly job) need not tell anybody: a process looks whether the file is still the same one. One that cannot
-write tells its row of the board, which `clusterd status` reads, and tries again with each line and each sign of life.
+Every process of the node appends to one file, each line in one write, so lines never mix. The file may be moved away at
+any time (by logrotate, or our own nightly job) without notice: each process checks whether the file is still the same.
+A process that cannot write reports it in its row of the board, which `clusterd status` reads, and tries again with each
+line and each heartbeat.
 """
 
 import errno
@@ -17,18 +18,18 @@ from clusterd.printable import printable, printable_log
 
 LEVELS = {"DEBUG2": 5, "DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
 THRESHOLDS = (20, 10, 5)
-"""Of log levels 0, 1 and 2 (wire.md 7.4)."""
+"""Thresholds of the log levels 0, 1 and 2 (wire.md 7.4)."""
 CHECK_S = 1.0
-"""How often a process looks whether its file was moved away."""
+"""How often a process checks whether its file was moved away."""
 
 
 TURNS = 5
 TURN_S = 0.0005
-"""How often, and for how long, one waits for the end of a line that another process is just writing."""
+"""How often, and how long each time, a process waits for another one to finish its line."""
 
 
 class LogRow(Protocol):
-    """Where a process tells how it goes with its lines, and hears the level that an operator asks for: its row of the board."""
+    """The process's row of the board: reports the state of the log, and tells the level that an operator asked for."""
 
     on_stamp: Callable[[], None] | None
 
@@ -38,8 +39,8 @@ class LogRow(Protocol):
 
 
 class Log:
-    """Writes lines. Never raises: with a full disk lines are lost and counted, the node goes on. `lost`: in all; `errno`: why the
-    last try failed, 0 when it did not."""
+    """Writes lines. Never raises: with a full disk lines are lost and counted, and the node goes on. `lost`: total;
+    `errno`: of the last attempt, 0 if it succeeded."""
 
     def __init__(
         self,
@@ -65,26 +66,26 @@ class Log:
         self.errno = 0
 
     def report_to(self, row: LogRow) -> None:
-        """From now on this process's lines are those of this row. A child of a fork begins at no lost line."""
+        """Reports to this row from now on. A child starts with no lost lines."""
         self._row = row
         self._shown = (0, 0)
         self.lost = self._told = self.errno = 0
 
     def report_to_nobody(self) -> None:
-        """The board is closed."""
+        """The board is closed: stops reporting."""
         self._row = None
 
     def set_level(self, level: int) -> None:
         self._threshold = THRESHOLDS[level]
 
     def is_on(self, level: str) -> bool:
-        """Whether lines of this level are written: for lines that cost something to make."""
+        """Whether lines of this level are written, for callers whose lines are expensive to build."""
         asked = self._row.log_level() if self._row is not None else None
         return LEVELS[level] >= (self._threshold if asked is None else THRESHOLDS[asked])
 
     def line(self, level: str, tag: str, subtag: str, text: str) -> None:
-        """Write one line (which may span several, as a traceback does). Whatever others have put into its texts cannot begin
-        another one, nor reach the terminal of whoever reads it."""
+        """Writes one line (which may span several, as a traceback does). Text from outside cannot begin another line,
+        nor reach the reader's terminal as control characters."""
         if not self.is_on(level):
             return
         tag, subtag = printable(tag), printable(subtag)
@@ -105,7 +106,7 @@ class Log:
         return f"{moment} {level}: [{tag}] [{subtag}] {text}\n"
 
     def _append(self, data: bytes) -> None:
-        """Before the first line that can be written again stands how many could not."""
+        """The first line that can be written again is preceded by the number of lost lines."""
         try:
             self._follow()
             if self.lost > self._told:
@@ -121,7 +122,8 @@ class Log:
         self._tell()
 
     def _write(self, data: bytes) -> None:
-        """A line in one write. A full disk may have torn the line before it, ours or that of another process: it gets its end."""
+        """Writes a line at once. A full disk may have torn the previous line, ours or another process's: it gets its
+        line end first."""
         view = memoryview(data if self._ends_a_line() else b"\n" + data)
         while view:
             view = view[os.write(self._fd, view) :]
@@ -144,15 +146,15 @@ class Log:
             self._row.on_stamp = self._try_again if self.errno else None
 
     def _try_again(self) -> None:
-        """Whoever has nothing to say finds out, too, that the log can be written again."""
+        """Lets a process without anything to log find out that the log can be written again."""
         now = time.monotonic()
         if now - self._tried_at >= CHECK_S:
             self._tried_at = now
             self._append(b"")
 
     def _follow(self) -> None:
-        """Open the file, again if another one has taken its place or it is gone. While that one cannot be opened lines go on in the
-        one that was moved away, and `errno` says so."""
+        """Opens the file, and again after it was replaced or removed. While the new file cannot be opened, lines
+        continue in the moved one, and `errno` says so."""
         now = time.monotonic()
         if self._fd >= 0 and not self.errno:
             if now - self._checked_at < CHECK_S:
@@ -187,12 +189,12 @@ class Log:
 
 
 def stderr_stream() -> TextIO:
-    """Where the foreground's copy goes."""
+    """The foreground's copy of the log."""
     return sys.stderr
 
 
 class RateLimiter:
-    """One line per key and `period_s`; what was left out in between is counted. Remembers at most `keys` keys."""
+    """Allows one line per key and `period_s` and counts the others. Remembers at most `keys` keys."""
 
     def __init__(self, period_s: float, keys: int = 4096) -> None:
         self._period_s = period_s
@@ -200,7 +202,7 @@ class RateLimiter:
         self._seen: dict[Hashable, tuple[float, int]] = {}
 
     def admit(self, key: Hashable, now: float) -> int | None:
-        """None: leave this one out. Else how many were left out since the last one that was admitted."""
+        """None: suppress this line. Else how many were suppressed since the last one."""
         since, left_out = self._seen.get(key, (float("-inf"), 0))
         if now - since < self._period_s:
             self._seen[key] = (since, left_out + 1)

@@ -1,4 +1,4 @@
-"""What the C library keeps of memory that was freed. Without effect where it is not glibc."""
+"""Limits the freed memory that the C library keeps. No effect without glibc."""
 
 import ctypes
 
@@ -7,16 +7,17 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """Parameters of mallopt(3)."""
 MOST_ARENAS = 2
 MOST_KEPT_BYTES = 8 << 20
-"""What is larger is the system's again once it is freed; no heap keeps more at its end. Bodies and pieces are smaller."""
+"""Larger blocks return to the system when they are freed; no heap keeps more at its end. Bodies and pieces are
+smaller."""
 TRIM_EVERY_S = 60.0
 
 
 def bound_heaps() -> None:
-    """What a process may keep of what it has freed. To be called before there are threads.
+    """Limits what a process keeps of freed memory. Call it before there are threads.
 
-    By default it may have eight heaps for each core, and what is freed in one of them is not used by the others: with threads
-    that come and go it grows for hours. And the first block of 16 MiB that is freed (a password's hash takes that) has the
-    library keep up to 32 MiB at the end of each heap, which `give_back` does not reach but in the first."""
+    By default a process may have eight heaps per core, and memory freed in one is not used by the others: with threads
+    that start and end it grows for hours. And the first freed block of 16 MiB (the hash of a password needs one) makes
+    the library keep up to 32 MiB at the end of each heap, which `give_back` can only return from the first heap."""
     mallopt = getattr(_libc, "mallopt", None)
     if mallopt is not None:
         mallopt(_ARENA_MAX, MOST_ARENAS)
@@ -25,14 +26,14 @@ def bound_heaps() -> None:
 
 
 def give_back() -> None:
-    """Free pages go to the system: below a millisecond for a heap of some MB."""
+    """Returns free pages to the system: below a millisecond for a heap of some MB."""
     trim = getattr(_libc, "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 class Trimmer:
-    """Gives back once a minute. Owned by the heartbeat of a process that lives long."""
+    """Calls `give_back` once a minute. The heartbeat of a long-lived process owns it."""
 
     def __init__(self) -> None:
         self._at = 0.0

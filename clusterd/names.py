@@ -1,4 +1,4 @@
-"""What names from outside may be. Each function says what is wrong in words, or None for a good name."""
+"""Rules for names from outside. Each function returns what is wrong in words, or None for a good name."""
 
 import re
 
@@ -10,8 +10,8 @@ _GROUP = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
 def node_name_problem(name: str) -> str | None:
-    """A node's name becomes a directory name on every node (wire.md W5): letters, digits, `.`, `_`, `-`, neither dot nor dash first: no
-    hidden directory, and no option of a command that is given the name."""
+    """A node's name becomes a directory name on every node (wire.md W5): letters, digits, `.`, `_`, `-`; it begins with
+    neither dot (no hidden directory) nor dash (no option of a command)."""
     if not name:
         return "a node name cannot be empty"
     if len(name) > MAX_NODE_NAME:
@@ -31,7 +31,7 @@ def cluster_name_problem(name: str) -> str | None:
 
 
 def package_name_problem(name: str) -> str | None:
-    """The base name of a package (wire.md W1)."""
+    """Whether this may be the base name of a package (wire.md W1)."""
     if len(name) > MAX_PACKAGE_NAME or not _PACKAGE.fullmatch(name) or name.startswith("."):
         return "a package name has only letters, digits, '.', '_' and '-', and ends in .zip"
     return None

@@ -1,11 +1,11 @@
-"""Texts from outside as a log and a terminal may have them: peers, file names, agents and callers choose theirs."""
+"""Makes text from outside safe for log and terminal: peers, file names, agents and callers choose theirs."""
 
 import re
 from typing import Any
 
 STACK = "Traceback (most recent call last):"
 _LIKE_A_LINE = re.compile(r"\s*\d")
-"""How a line of the log begins: no later part of one may."""
+"""How a line of the log begins; no later part of a line may look like it."""
 
 
 def printable(text: str) -> str:
@@ -18,12 +18,13 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """The same, and lines stay lines: for our own texts of several, with something of others in them."""
+    """The same, keeping line breaks: for our own multi-line texts that include text from outside."""
     return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
 
 
 def printable_log(text: str) -> str:
-    """An ERROR of the log: one line, but for tracebacks, and no line of it looks like the beginning of another message."""
+    """For an ERROR of the log: one line, except for tracebacks, and no line of it looks like the beginning of another
+    message."""
     if text.isprintable():
         return text
     first, *others = text.split("\n")
@@ -37,7 +38,7 @@ def printable_log(text: str) -> str:
 
 
 def printable_facts(facts: Any) -> Any:
-    """A copy of a JSON value with all its texts, names of members too, as `printable` has them."""
+    """A copy of a JSON value in which all texts, also names of members, are `printable`."""
     match facts:
         case str():
             return printable(facts)

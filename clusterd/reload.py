@@ -1,4 +1,5 @@
-"""What a reload (SIGHUP) changes in a running node, the same in every process: all that no socket, key or process hangs on."""
+"""Decides what a reload (SIGHUP) changes in a running node, in the same way in every process: everything that no
+socket, key or process depends on."""
 
 import msgspec
 
@@ -6,12 +7,12 @@ from clusterd.settings import Settings
 
 NEEDS_RESTART = ("root", "conf", "cluster", "pool_size", "log_format")
 NEEDS_RESTART_OWN = ("owner", "version", "caps", "tls", "store", "api", "framework")
-"""Fields of Settings, and of its `clusterd`, that stay as they were when the node started."""
+"""Fields of Settings, and of its `clusterd`, that keep their value until a restart."""
 
 
 def adopt(running: Settings, read: Settings) -> tuple[Settings, list[str]]:
-    """The settings to go on with, and the names of those that were changed in the files but need a restart: `<port>` of ossec.conf,
-    `clusterd.owner` of cluster.json."""
+    """Returns the new settings, and the names of settings that were changed in the files but need a restart: `<port>`
+    of ossec.conf, `clusterd.owner` of cluster.json."""
     waiting = [
         f"<{name}>"
         for name in running.cluster.__struct_fields__

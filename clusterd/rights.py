@@ -1,4 +1,4 @@
-"""What the node's processes may do, and what others may see of them."""
+"""Rights of the node's processes, and what others may see of them."""
 
 import contextlib
 import ctypes
@@ -9,16 +9,17 @@ from collections.abc import Iterator
 
 DEFAULT_OWNER = "wazuh"
 DEBUGGABLE = "CLUSTERD_DEBUGGABLE"
-"""In the environment, not empty: programs of the same user may look into the processes, as a debugger or the rig does."""
+"""Environment variable: if not empty, programs of the same user may inspect the processes, as a debugger or the rig
+does."""
 _PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def keep_memory_private() -> None:
-    """No core of this process or its children, on disk or through a program (core(5)): it would hold the cluster's key. And
-    nobody but root looks into them: neither /proc/PID/mem nor ptrace, for other programs of the same user. To be called
-    after the user was changed, which sets this anew."""
+    """Disables core dumps of this process and its children, on disk or to a program (core(5)): a dump would hold the
+    cluster key. And only root may inspect them: other programs of the same user get neither /proc/PID/mem nor ptrace.
+    Call it after changing the user, which resets this."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if not os.environ.get(DEBUGGABLE):
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
@@ -26,8 +27,8 @@ def keep_memory_private() -> None:
 
 @contextlib.contextmanager
 def own_files_of_proc() -> Iterator[None]:
-    """While it lasts, files of /proc/self belong to this process's user, and may be written: those of a process whose memory
-    is private belong to root."""
+    """While the block runs, this process's files in /proc/self belong to its user and can be written; those of a
+    process with private memory belong to root."""
     before = _libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)
     _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
     try:
@@ -37,7 +38,7 @@ def own_files_of_proc() -> Iterator[None]:
 
 
 def too_many_rights(owner: str) -> str | None:
-    """What to say of a node that is root because nobody said who else (`owner`: as configured), None of any other."""
+    """The warning for a node that stays root because no user was named (`owner`: as configured), else None."""
     if os.geteuid() != 0 or owner:
         return None
     try:

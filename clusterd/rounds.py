@@ -1,5 +1,5 @@
-"""Loops that live for ever, in processes other than sync: a round that fails ends the round, never the loop (sync has
-sync/troubles.py, which also shows it in `status`)."""
+"""Endless loops of processes other than sync: a failed round ends the round, never the loop (sync has
+sync/ports/troubles.py, which also shows it in `status`)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from clusterd import stacks
 
 
 class Rounds:
-    """Of one process. `say`: gets level and text of a log line."""
+    """The rounds of one process. `say`: logs a text at a level."""
 
     def __init__(self, say: Callable[[str, str], None]) -> None:
         self._say = say
@@ -16,8 +16,8 @@ class Rounds:
 
     @contextmanager
     def survive(self, subject: str) -> Iterator[None]:
-        """Around one round. Any exception is said once, with where it came from unless the system gave it, until a round of the
-        subject succeeds. Cancellation, and what else is no Exception, passes."""
+        """Wraps one round. An exception is logged once, with its origin unless the system raised it, until a round of
+        the subject succeeds. Cancellation, and anything else that is no Exception, passes."""
         try:
             yield
         except Exception as failure:  # whatever it is, the next round must come

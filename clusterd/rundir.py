@@ -1,8 +1,8 @@
-"""Where the files of a running node are. All paths are absolute; only text, nothing is made here."""
+"""Paths of a running node's files. All are absolute; these functions return text and create nothing."""
 
 RUN_DIR = "var/run/clusterd"
 STATE = "queue/cluster/.clusterd/state"
-"""What outlives the node's processes: digests, manifests, which agent keys were accepted."""
+"""State that outlives the node's processes: digests, manifests, accepted agent keys, known workers."""
 LOCAL_SOCKET = "queue/cluster/c-internal.sock"
 WDB_SOCKET = "queue/db/wdb"
 HTTP_SOCKET = "queue/sockets/wdb-http.sock"
@@ -14,7 +14,7 @@ MAX_SOCKET_PATH = 107
 
 
 def run_dir(root: str) -> str:
-    """0700, made anew at each start."""
+    """The run directory: mode 0700, created anew at each start."""
     return f"{root.rstrip('/')}/{RUN_DIR}"
 
 
@@ -34,17 +34,17 @@ def board_path(root: str) -> str:
 
 
 def reason_path(root: str) -> str:
-    """Why a child could not start, one line, for who started the node."""
+    """One line for the caller of start: why a child could not start."""
     return f"{run_dir(root)}/reason"
 
 
 def problem_path(root: str, process: str) -> str:
-    """What keeps a child from its work while it lives, one line, for `clusterd status`; not there when nothing does."""
+    """One line for `clusterd status`: what keeps a living child from its work; absent while nothing does."""
     return f"{run_dir(root)}/{process}.problem"
 
 
 def local_socket(root: str) -> str:
-    """Where programs on this machine ask the node (dapi.md 1.1)."""
+    """The socket for programs on this machine (dapi.md 1.1)."""
     return f"{root.rstrip('/')}/{LOCAL_SOCKET}"
 
 

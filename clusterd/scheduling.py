@@ -1,4 +1,4 @@
-"""Who of the node's processes runs first when every core is busy (architecture.md, section 1)."""
+"""CPU priorities of the node's processes when every core is busy (architecture.md, section 1)."""
 
 import contextlib
 import ctypes
@@ -11,11 +11,11 @@ from clusterd.rights import own_files_of_proc
 BACKGROUND_NICE = 10
 LONG_SLICE_NS = 3_000_000
 PROMPT_SLICE_NS = 100_000
-"""0.1 ms, the shortest there is. A process that wakes up is let in at once before one with a longer slice; otherwise it may
-wait for the next tick, up to 4 ms later. Linux 6.12 and later know slices, earlier ones take no notice."""
+"""0.1 ms, the shortest slice. A process with a shorter slice preempts one with a longer slice as soon as it wakes up;
+otherwise it may wait for the next tick, up to 4 ms. Linux 6.12 and later know slices, earlier ones ignore them."""
 
 BACKGROUND_NAME = "pool-0"
-"""The pool process that has the lane "background" of ipc/job_queue.py."""
+"""The pool process with the lane "background" of ipc/job_queue.py."""
 
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "ppc64le": 355, "s390x": 345}
 _ATTRIBUTES = struct.Struct("=IIQiIQQQII")
@@ -32,32 +32,32 @@ def class_of(name: str) -> str:
 
 
 def compute() -> None:
-    """For processes, and threads, that compute what somebody waits for: they have the same share of the CPU as others, but let
-    those in that wake up for a moment."""
+    """For processes and threads whose results somebody waits for: they get the same share of the CPU as others, but let
+    processes that wake up briefly run first."""
     with contextlib.suppress(PermissionError):
-        # Some sandboxes forbid it; the node then works with somewhat later echoes.
+        # Some sandboxes forbid it; the node then works with slightly slower echoes.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     _set_slice(os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0), LONG_SLICE_NS)
 
 
 def run_in_background() -> None:
-    """For a process that does only what nobody waits for: everybody else goes first. There is no way back for a process that
-    is not root's. To be called by the leader of a session of its own: where sessions share the CPU fairly among them
-    (autogroup), the nice value of a process counts only inside its session."""
+    """For a process with background work only: every other process goes first. Only root can undo it. Call it in the
+    leader of its own session: where sessions share the CPU (autogroup), a process's nice value counts only within its
+    session."""
     os.nice(BACKGROUND_NICE)
     with contextlib.suppress(OSError), own_files_of_proc(), open("/proc/self/autogroup", "w") as file:
-        # Not on every kernel, and at most ten times a second in the whole system.
+        # Not available on every kernel, and limited to ten times a second for the whole system.
         file.write(str(BACKGROUND_NICE))
     compute()
 
 
 def run_promptly() -> None:
-    """For the process with the event loop that peers wait for."""
+    """For the process whose event loop peers wait for."""
     _set_slice(os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0), PROMPT_SLICE_NS)
 
 
 def _set_slice(policy: int, nice: int, slice_ns: int) -> None:
-    """Without effect where the system does not know the call or forbids it: nothing depends on it but delays."""
+    """No effect where the system lacks or forbids the call: only delays depend on it."""
     number = _SCHED_SETATTR.get(platform.machine())
     if number is None:
         return

@@ -1,4 +1,4 @@
-"""Frozen settings of a node. Read from files by clusterd/config/loading.py; passed in, never global.
+"""Frozen settings of a node, read from files by clusterd/config/loading.py; passed in, never global.
 
 Names end in their unit. Defaults are those of wire.md section 7 except where it says "ours".
 """
@@ -61,7 +61,7 @@ class ClusterBlock(msgspec.Struct, frozen=True):
     disabled: bool = False
 
     def shown(self) -> dict[str, Any]:
-        """As programs may see it (dapi.md 1.5): the key is never shown, to root neither."""
+        """The block as programs may see it (dapi.md 1.5): the key is never shown, not even to root."""
         return {
             "name": self.name,
             "node_name": self.node_name,
@@ -108,8 +108,8 @@ class Communication(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Bounds of what a peer can make us hold. All configurable under clusterd.limits of cluster.json. Those of spool and disk:
-    clusterd/sync/ports/ledger.py."""
+    """Limits of what a peer can make us hold, all configurable under clusterd.limits of cluster.json. Those of spool
+    and disk: clusterd/sync/ports/ledger.py."""
 
     connections: int = 4096
     connections_per_address: int = 1024
@@ -166,10 +166,10 @@ class ApiSettings(msgspec.Struct, frozen=True):
 
 
 class FrameworkSettings(msgspec.Struct, frozen=True):
-    """The installed framework (clusterd/framework). `mode`: `auto` uses one that is there, from the first request that needs it; `on`
-    starts it with the node and says so when there is none. `python`: its interpreter, below the root unless absolute.
-    `processes`: most of them under load. A process that has `memory_bytes`, or has run so many `requests`, is replaced.
-    `answer_bytes`: of the largest answer that is taken."""
+    """The installed framework (clusterd/framework). `mode`: `auto` starts an installed one with the first request that
+    needs it; `on` starts it with the node and reports if there is none. `python`: its interpreter, below the root
+    unless absolute. `processes`: most of them under load. A process that uses `memory_bytes`, or has served this many
+    `requests`, is replaced. `answer_bytes`: size limit of an answer."""
 
     mode: FrameworkMode = "auto"
     python: str = "framework/python/bin/python3"
@@ -180,7 +180,8 @@ class FrameworkSettings(msgspec.Struct, frozen=True):
 
 
 class ForceRules(msgspec.Struct, frozen=True):
-    """When a registration may replace an old agent (wdb.md 8.4). Times in seconds; `disconnected_s` None: not looked at."""
+    """When a registration may replace an old agent (wdb.md 8.4). Times in seconds; `disconnected_s` None: not
+    considered."""
 
     enabled: bool = True
     disconnected_s: int | None = 3600
@@ -189,7 +190,8 @@ class ForceRules(msgspec.Struct, frozen=True):
 
 
 CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "ahead", "answer", "pulse", "room")
-"""What this node can do with another clusterd node beyond the stock protocol (architecture.md, section 4). Each can be switched off."""
+"""Capabilities: what this node can do with another clusterd node beyond the stock protocol (architecture.md, section
+4). Each can be switched off."""
 
 
 class Clusterd(msgspec.Struct, frozen=True):

@@ -1,19 +1,19 @@
-"""Tracebacks for the log, cut to a bounded length: an exception may have come out of a thousand calls, with a thousand others
-behind it, and formatting all of them takes longer than a process may be silent."""
+"""Tracebacks for the log, cut to a bounded length: an exception may come from a thousand nested calls, with a thousand
+others behind it, and formatting all of them takes longer than a process may go without a heartbeat."""
 
 import sys
 import traceback
 
 MOST_FAILURES = 4
-"""Of a chain: the last one, and those before it."""
+"""Exceptions of a chain: the last one, and those before it."""
 MOST_FRAMES = 30
-"""Of each: the innermost ones."""
+"""Frames of each exception: the innermost ones."""
 MOST_CHARACTERS = 6000
 _LINK = "\nIt came while this was dealt with, or because of it:\n\n"
 
 
 def told(failure: BaseException | None = None) -> str:
-    """The traceback of `failure`, by default of the exception that is being handled."""
+    """The traceback of `failure`, by default of the exception being handled."""
     if failure is None:
         failure = sys.exception()
     parts: list[str] = []

@@ -1,5 +1,5 @@
-"""The secret that signs the tokens of a node's REST API: a file, so that tokens outlive the process that issued them, and are void once
-whoever may write there has replaced it."""
+"""The secret that signs the tokens of a node's REST API: a file, so that tokens outlive the process that issued them
+and become void when the file is replaced."""
 
 import os
 import secrets
@@ -16,7 +16,7 @@ SECRET_BYTES = 64
 
 
 def load_secret(root: str) -> Secret:
-    """The secret of this node's tokens; made when it is not there. Raises StartFailure that says what to do."""
+    """Reads the secret of this node's tokens, or creates it. Raises StartFailure that says what to do."""
     path = Path(root, SECRET_FILE)
     try:
         return _read(path)
@@ -33,7 +33,7 @@ def load_secret(root: str) -> Secret:
 
 
 def replace_secret(root: str) -> bool:
-    """Make every token of this node void; False where it has never issued one. Raises OSError."""
+    """Makes every token of this node void; False if it has never issued one. Raises OSError."""
     path = Path(root, SECRET_FILE)
     if not os.path.lexists(path):
         return False
@@ -42,7 +42,7 @@ def replace_secret(root: str) -> bool:
 
 
 class SecretFile:
-    """The secret as it is in the file now; it is read again only when that changed."""
+    """The current secret; the file is read again only after it changed."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -70,7 +70,7 @@ def _write(path: Path) -> None:
 
 
 def _read(path: Path) -> Secret:
-    """Raises OSError, and StartFailure for what is no secret of ours."""
+    """Raises OSError, and StartFailure for a file that is no secret of ours."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, "rb") as file:
         found = os.fstat(fd)

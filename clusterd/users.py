@@ -42,13 +42,14 @@ class UserProblem(Exception):
 
 
 Role = Literal["admin", "reader"]
-"""Who may do all; who may ask for what changes nothing and gives no keys away."""
+"""Roles: one may do everything, the other may ask for what changes nothing and reveals no keys."""
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class User(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`salt`, `hash`: base64. `cost`, `block_size`, `parallel`: scrypt's n, r and p. `changed_at`: when the password was set,
-    seconds of the wall clock; tokens made before are void. `role`: admin where a file does not say, as before there were roles."""
+    """`salt`, `hash`: base64. `cost`, `block_size`, `parallel`: scrypt's n, r and p. `changed_at`: when the password
+    was set, in wall-clock seconds; older tokens are void. `role`: admin if the file does not say, as before there were
+    roles."""
 
     name: str
     salt: str
@@ -69,7 +70,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 def password_problem(password: str) -> str | None:
-    """Why this is no password to be set, or None."""
+    """Why this password is not accepted, or None."""
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
         return f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters"
     if not password.isprintable():
@@ -78,7 +79,7 @@ def password_problem(password: str) -> str | None:
 
 
 def make_user(name: str, password: str, now: float, *, cost: int = COST) -> User:
-    """Raises UserProblem for a name or password that is not allowed. Takes about 0.2 s. `cost`: scrypt's n, a power of two."""
+    """Raises UserProblem for an invalid name or password. Takes about 0.2 s. `cost`: scrypt's n, a power of two."""
     if not NAME.fullmatch(name):
         raise UserProblem("a user's name has 1 to 64 of the characters A-Z a-z 0-9 _ . @ -")
     problem = password_problem(password)
@@ -90,7 +91,7 @@ def make_user(name: str, password: str, now: float, *, cost: int = COST) -> User
 
 
 _NOBODY = User("", "AAAAAAAAAAAAAAAAAAAAAA==", "", COST, BLOCK_SIZE, PARALLEL, 0)
-"""Asked in place of a user that does not exist, so that a wrong name takes as long as a wrong password."""
+"""Checked in place of a user that does not exist, so that a wrong name takes as long as a wrong password."""
 
 
 def is_password(user: User | None, password: str) -> bool:
@@ -103,8 +104,8 @@ def is_password(user: User | None, password: str) -> bool:
 
 
 def read_users(root: str) -> dict[str, User]:
-    """The users by name; none without the file. Raises UserProblem for a file that is damaged, cannot be read, or can be by
-    everybody."""
+    """The users by name; empty without the file. Raises UserProblem for a file that is damaged, unreadable, or readable
+    by everybody."""
     path = Path(root, USERS_FILE)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -128,13 +129,13 @@ def read_users(root: str) -> dict[str, User]:
         for user in users:
             _check(user)
     except (ValueError, msgspec.DecodeError, RecursionError):
-        # What is in the file is not repeated: there are hashes in it.
+        # The error must not quote the file's content: it holds hashes.
         raise UserProblem(f"{path} is damaged; move it away and add the users again") from None
     return {user.name: user for user in users}
 
 
 class UsersFile:
-    """The users as they are in the file now; it is read again only when it changed."""
+    """The current users; the file is read again only after it changed."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -151,8 +152,8 @@ class UsersFile:
 
 
 def add_user(root: str, user: User, role: Role | None = None) -> bool:
-    """Add the user, or replace the one of this name; True when it is a new one. `role`: None for the one it has had, or that of
-    `user`. Raises UserProblem, OSError."""
+    """Adds or replaces the user; True if it is new. `role`: None keeps the earlier role, or takes that of `user`.
+    Raises UserProblem, OSError."""
 
     def add(users: dict[str, User]) -> bool:
         old = users.get(user.name)
@@ -165,7 +166,7 @@ def add_user(root: str, user: User, role: Role | None = None) -> bool:
 
 
 def set_role(root: str, name: str, role: Role) -> None:
-    """Counts from the next request on. Raises UserProblem when there is no user of this name, OSError."""
+    """Changes the role from the next request on. Raises OSError, and UserProblem for an unknown user."""
 
     def change(users: dict[str, User]) -> bool:
         if name not in users:
@@ -177,7 +178,7 @@ def set_role(root: str, name: str, role: Role) -> None:
 
 
 def remove_user(root: str, name: str) -> None:
-    """Raises UserProblem when there is none of this name, OSError."""
+    """Raises OSError, and UserProblem for an unknown user."""
 
     def remove(users: dict[str, User]) -> bool:
         if users.pop(name, None) is None:
@@ -195,7 +196,7 @@ def _change(root: str, change: Callable[[dict[str, User]], bool]) -> bool:
         path = Path(root, USERS_FILE)
         write_atomic(FileOps(), str(path), content, FILE_MODE)
         if os.geteuid() == 0:
-            # A command of root's must not take the file away from the daemon, whose `etc` it is.
+            # A command run by root must not take the file away from the daemon, which owns `etc`.
             owner = path.parent.stat()
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
         return outcome
@@ -203,7 +204,7 @@ def _change(root: str, change: Callable[[dict[str, User]], bool]) -> bool:
 
 @contextlib.contextmanager
 def _locked(root: str) -> Iterator[None]:
-    """One command at a time changes the file. Ends with the process, whatever becomes of it."""
+    """Lets one command at a time change the file. The lock ends with the process."""
     fd = os.open(Path(root, "etc"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -221,7 +222,7 @@ def _identity(path: Path) -> tuple[int, ...] | None:
 
 
 def _check(user: User) -> None:
-    """Raises ValueError for numbers that would take the machine down, or that scrypt refuses."""
+    """Raises ValueError for parameters that would exhaust the machine, or that scrypt refuses."""
     memory = 128 * user.cost * user.block_size
     if user.cost < 2 or user.cost & (user.cost - 1) or not 1 <= user.block_size <= 64 or not 1 <= user.parallel <= 64:
         raise ValueError("parameters of scrypt")

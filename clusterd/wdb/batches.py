@@ -1,4 +1,4 @@
-"""The long strings of agent-info and agent-groups: database rows on their way between nodes (wire.md section 6)."""
+"""Long strings of agent-info and agent-groups: database rows between nodes (wire.md section 6)."""
 
 from typing import Any
 
@@ -14,39 +14,39 @@ GROUPS_HEAD = (
 GROUPS_TAIL = b"]}"
 GROUPS_COMMAND = b"global set-agent-groups "
 HANDED_OUT = b"global clusterd-groups-handed-out "
-"""Our store's own command: every connected worker has these groups of these agents (clusterd/store/groups.py)."""
+"""A command of our own store: every connected worker has these groups of these agents (clusterd/store/groups.py)."""
 LARGEST_REQUEST = 65536
 OFFSET = "clock_offset_us"
-"""Member of a report's `payload` that two nodes with our store add: master's boot clock less the worker's."""
+"""Member of a report's `payload` between two nodes with our store: the master's boot clock minus the worker's."""
 
 
 class BadString(Exception):
-    """A long string that is not what wire.md section 6 says; the text completes `error while trying to load JSON: ...`."""
+    """A long string that violates wire.md section 6; the text completes `error while trying to load JSON: ...`."""
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Agent-info. `chunks` stays as it came: it belongs to the databases."""
+    """Agent-info. `chunks` stays unparsed: it is passed between the databases."""
 
     chunks: msgspec.Raw
     payload: dict[str, Any] = {}
 
 
 class Groups(msgspec.Struct, frozen=True):
-    """Agent-groups: each of `chunks` is JSON in a text."""
+    """Agent-groups: each of `chunks` is JSON inside a text."""
 
     chunks: list[str]
     payload: dict[str, Any] = {}
 
 
 class GroupsChunk(msgspec.Struct, frozen=True):
-    """The object in a chunk. `hash` is Unset where the chunk has none."""
+    """The object in a chunk. `hash` is Unset if the chunk has none."""
 
     data: list[msgspec.Raw]
     hash: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class GroupsRow(msgspec.Struct, frozen=True):
-    """An agent's groups, as an item of `data` has them."""
+    """An agent's groups, as in an item of `data`."""
 
     id: int
     groups: list[str]
@@ -68,7 +68,7 @@ def parse_report(data: bytes) -> Report:
 
 
 def count_lists(chunks: msgspec.Raw) -> int:
-    """How many keys the object has: what stock counts as chunks. Raises BadString when it is none."""
+    """The number of the object's keys, which stock counts as chunks. Raises BadString if it is no object."""
     try:
         return len(msgspec.json.decode(chunks, type=dict[str, msgspec.Raw]))
     except _FAILURES as problem:
@@ -84,7 +84,7 @@ def parse_groups(data: bytes) -> Groups:
 
 
 def parse_chunk(text: str | bytes) -> GroupsChunk:
-    """Raises BadString for anything but an array with one object in it."""
+    """Raises BadString for anything but an array with exactly one object."""
     try:
         (chunk,) = _parse_chunk(text)
     except (*_FAILURES, ValueError) as problem:
@@ -101,8 +101,8 @@ def rows_of(chunk: GroupsChunk) -> list[GroupsRow]:
 
 
 def requests_of(chunk: GroupsChunk, payload: dict[str, Any]) -> list[bytes]:
-    """The database requests that set these groups: one, or more where one would be too large. Raises BadString for an item
-    that fits into none."""
+    """The database requests that set these groups: one, or several where one would be too large. Raises BadString for
+    an item that fits into none."""
     head = GROUPS_COMMAND + msgspec.json.encode({name: payload[name] for name in payload if name != "data"})[:-1]
     head += b',"data":[' if payload else b'"data":['
     room = LARGEST_REQUEST - len(head) - len(b"]}")

@@ -1,4 +1,5 @@
-"""The node's agent database for code that may wait: pool processes. The stream socket, one connection, one question at a time."""
+"""The node's agent database for code that may block: pool processes. It uses the stream socket, one connection, one
+question at a time."""
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,11 @@ from clusterd.wdb.stream import LARGEST_ANSWER, PREFIX_BYTES, frame
 
 TIMEOUT_S = 10.0
 LARGEST_REQUEST = 65_536
-"""Bytes of a request that the database takes (wdb.md 2.3)."""
+"""Largest request that the database accepts (wdb.md 2.3)."""
 CUT_BYTES = 65_000
-"""An answer of at least so many bytes that is no JSON was cut by the database (wdb.md 2.3)."""
+"""An answer of at least this size that is no JSON was cut by the database (wdb.md 2.3)."""
 FIRST_PAGE, LARGEST_PAGE = 100, 4000
-"""Rows asked for at once: as many as fit is found out by doubling and halving, between these."""
+"""Rows per request. How many fit is found by doubling and halving between these limits."""
 Value = str | int | float | None
 
 
@@ -43,10 +44,10 @@ def statement(template: str, values: Sequence[Value] = ()) -> str:
 
 
 class BlockingDatabase:
-    """Connects when it is first asked, and again after a failure. A context manager, or `close` it."""
+    """Connects at the first question, and again after a failure. Use it as a context manager, or call `close`."""
 
     def __init__(self, root: str, timeout_s: float = TIMEOUT_S, on_step: Callable[[], None] = lambda: None) -> None:
-        """`timeout_s`: of connecting, and of each answer. `on_step` is called again and again."""
+        """`timeout_s`: for connecting, and for each answer. `on_step` is called repeatedly during work."""
         self._on_step = on_step
         self._path = f"{root}/{WDB_SOCKET}"
         self._timeout_s = timeout_s
@@ -62,7 +63,7 @@ class BlockingDatabase:
         self.close()
 
     def step(self) -> None:
-        """Say that work goes on which asks no database."""
+        """Reports progress of work that asks no database."""
         self._on_step()
 
     def close(self) -> None:
@@ -95,7 +96,8 @@ class BlockingDatabase:
         limit: int | None = None,
         agent: str = "",
     ) -> Iterator[dict[str, Any]]:
-        """The rows of an ordered select that has no `limit` of its own, as many requests as its size needs. Raises DatabaseError."""
+        """The rows of an ordered select without `limit`, in as many requests as its size needs. Raises
+        DatabaseError."""
         text = statement(template, values)
         left = limit
         while left is None or left > 0:
@@ -113,8 +115,8 @@ class BlockingDatabase:
                 left -= wanted
 
     def rows_of(self, select: str, column: str, keys: Sequence[int], *, agent: str = "") -> Iterator[dict[str, Any]]:
-        """The rows of a select without `where` whose integer `column` is one of `keys`, in no order, as many requests as their
-        size needs. Raises DatabaseError."""
+        """The rows of a select without `where` whose integer `column` is one of `keys`, unordered, in as many requests
+        as its size needs. Raises DatabaseError."""
         start = 0
         while start < len(keys):
             part = keys[start : start + self._page]
@@ -139,7 +141,7 @@ class BlockingDatabase:
         return found
 
     def _shrink(self, rows: int) -> None:
-        """So many rows were too many. Raises AnswerCut when it was one."""
+        """That many rows were too many. Raises AnswerCut if it was a single row."""
         if rows == 1:
             raise AnswerCut(2007, "a row of the database is too long")
         self._page = max(1, rows // 2)
@@ -187,4 +189,4 @@ class BlockingDatabase:
 
 
 class AnswerCut(DatabaseError):
-    """The answer did not fit into what the database sends at once."""
+    """The answer exceeded what the database sends at once."""

@@ -1,4 +1,5 @@
-"""The node's agent database as the cluster asks it (wire.md appendix B): a wazuh-db, or our store, behind the same sockets."""
+"""The cluster's client of the node's agent database (wire.md appendix B): a wazuh-db, or our store, behind the same
+sockets."""
 
 import asyncio
 import os
@@ -16,12 +17,12 @@ HTTP_TIMEOUT_S = 10.0
 ASK_TIMEOUT_S = 40.0
 PIECE = 262144
 SMALL = 65536
-"""An answer without agents is far shorter than this."""
+"""An answer without agents is much shorter than this."""
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """Agents to report: JSON of `size` bytes in the file that was asked for. `batch`: to be confirmed, 0 from a database that
-    has cleared its marks already. `more`: others wait. `agents`: how many, 0 where the database does not say."""
+    """Agents to report: JSON of `size` bytes in the requested file. `batch`: must be confirmed; 0 from a database that
+    has already cleared its marks. `more`: others wait. `agents`: how many, 0 if the database does not say."""
 
     size: int
     is_empty: bool
@@ -31,7 +32,7 @@ class Taken(msgspec.Struct, frozen=True):
 
 
 class MergeResult(msgspec.Struct, frozen=True):
-    """What our store says of a report. `stale`: agents of which something later is known."""
+    """Our store's result of a report. `stale`: agents of which something newer is known."""
 
     merged: int = 0
     stale: int = 0
@@ -39,16 +40,17 @@ class MergeResult(msgspec.Struct, frozen=True):
 
 
 class DatabaseError(ClusterError):
-    """The database refused (2003, 2012), or would have (2004), or could not be asked (2005, 2007, 2010, 2011, 2013, 2014)."""
+    """The database refused (2003, 2012), would have refused (2004), or could not be asked (2005, 2007, 2010, 2011,
+    2013, 2014)."""
 
     @property
     def is_away(self) -> bool:
-        """Whether nobody answered, as opposed to a refusal."""
+        """Whether no server answered, as opposed to a refusal."""
         return self.code not in (2003, 2004, 2012)
 
 
 class DatabaseConversation:
-    """A connection to the stream socket. Use as an async context manager; one question at a time."""
+    """A connection to the stream socket. Use it as an async context manager; one question at a time."""
 
     def __init__(self, path: str, timeout_s: float) -> None:
         self._stream = Stream(path, timeout_s)
@@ -80,7 +82,7 @@ class DatabaseConversation:
 
 
 class Database:
-    """Asks the database. Remembers only which program answers behind the HTTP socket."""
+    """Asks the database. It remembers only which program serves the HTTP socket."""
 
     def __init__(self, root: str) -> None:
         self._wdb = f"{root}/{WDB_SOCKET}"
@@ -95,11 +97,11 @@ class Database:
             self._client = None
 
     def is_there(self) -> bool:
-        """Whether somebody listens on the HTTP socket, at this moment."""
+        """Whether a server listens on the HTTP socket now."""
         return is_served(self._http)
 
     async def is_ours(self) -> bool:
-        """Whether our store answers there. Asked again whenever the socket is another one. Raises DatabaseError."""
+        """Whether our store serves it. Asked again after the socket was replaced. Raises DatabaseError."""
         try:
             found = os.stat(self._http)
         except OSError as failure:
@@ -116,7 +118,7 @@ class Database:
         return DatabaseConversation(self._wdb, timeout_s)
 
     async def ask(self, request: bytes | str, timeout_s: float = ASK_TIMEOUT_S) -> tuple[str, bytes]:
-        """One question over a connection of its own. Raises DatabaseError."""
+        """Asks one question over a separate connection. Raises DatabaseError."""
         async with self.conversation(timeout_s) as conversation:
             return await conversation.ask(request)
 
@@ -131,7 +133,7 @@ class Database:
     # ---- agents to report ------------------------------------------------------------------------------------------------
 
     async def take(self, out: str, limit: int, *, moments: bool) -> Taken:
-        """What waits to be reported, written to the file `out`. Our store gives at most `limit` agents and keeps them marked
+        """Writes the waiting reports to the file `out`. Our store returns at most `limit` agents and keeps them marked
         until `confirm`; `moments`: with the time of each. Raises DatabaseError, OSError."""
         if not await self.is_ours():
             size, start, _ = await self._download("GET", "/v1/agents/sync", out)
@@ -145,7 +147,7 @@ class Database:
             raise DatabaseError(2013, f"the store's answer has no good headers: {problem}") from None
 
     async def confirm(self, batch: int) -> None:
-        """The master has this batch. A store that was restarted since does not know it and gives the agents again."""
+        """Confirms that the master has this batch. A restarted store does not know it and returns the agents again."""
         response = await self._request("POST", f"/v1/clusterd/agents/confirm?batch={batch}")
         if response.status_code not in (200, 410):
             raise DatabaseError(2012, f"status {response.status_code} to a confirmation")
@@ -153,13 +155,14 @@ class Database:
     # ---- reported agents -------------------------------------------------------------------------------------------------
 
     async def merge(self, path: str, size: int, timeout_s: float) -> None:
-        """POST the object in the file `path` as stock does. Raises DatabaseError, OSError."""
+        """Sends the object in the file `path` by POST, as stock does. Raises DatabaseError, OSError."""
         await self._upload("/v1/agents/sync", path, size, timeout_s)
 
     async def merge_ours(
         self, path: str, size: int, timeout_s: float, *, node: str, offset_us: int | None
     ) -> MergeResult:
-        """The same for our store; with `offset_us` there are moments of a worker of ours in it. Raises DatabaseError, OSError."""
+        """The same for our store; `offset_us`: the report holds times of a clusterd worker. Raises DatabaseError,
+        OSError."""
         parameters = {"node": node} if offset_us is None else {"node": node, "offset": str(offset_us)}
         where = str(httpx.URL("/v1/clusterd/agents/sync", params=parameters))
         response = await self._upload(where, path, size, timeout_s)
@@ -189,7 +192,7 @@ class Database:
             raise _as_database_error(failure) from None
 
     async def _download(self, method: str, path: str, out: str) -> tuple[int, bytes, httpx.Headers]:
-        """Size, beginning and headers of a body, which goes to the file `out` piece by piece."""
+        """Size, beginning and headers of a body that is written to the file `out` piece by piece."""
         try:
             async with self._http_client().stream(method, path) as response:
                 if response.status_code != 200:

@@ -1,6 +1,6 @@
-"""The length-prefixed unix sockets of the manager's daemons, as a client (wdb.md 1): wdb, authd, remoted, task manager.
+"""A client of the length-prefixed unix sockets of the manager's daemons (wdb.md 1): wdb, authd, remoted, task manager.
 
-A frame is a length of 4 bytes, little endian, and so many bytes of payload.
+A frame is a length of 4 bytes, little endian, followed by that many bytes of payload.
 """
 
 import asyncio
@@ -12,28 +12,28 @@ from clusterd.errors import ClusterError
 
 PREFIX_BYTES = 4
 LARGEST_ANSWER = 64 * 1024 * 1024
-"""The databases' own limit is 65,536; other daemons may answer more."""
+"""The databases' own limit is 65,536; other daemons may answer with more."""
 
 
 def frame(payload: bytes) -> bytes:
-    """A payload with its length before it."""
+    """Prefixes the payload with its length."""
     return len(payload).to_bytes(PREFIX_BYTES, "little") + payload
 
 
 class Stream:
-    """One connection: a request, its answer, the next request. Use as an async context manager.
+    """One connection: request, answer, next request. Use it as an async context manager.
 
-    A failure leaves the stream unusable: what comes next could be the answer to something else."""
+    After a failure the stream is unusable: the next bytes could be the answer to something else."""
 
     def __init__(self, path: str, timeout_s: float) -> None:
-        """`timeout_s`: of connecting, and of each answer."""
+        """`timeout_s`: for connecting, and for each answer."""
         self._path = path
         self._timeout_s = timeout_s
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     async def __aenter__(self) -> "Stream":
-        """Raises OSError (FileNotFoundError: there is no socket; ConnectionRefusedError: nobody listens) or TimeoutError."""
+        """Raises TimeoutError, OSError (FileNotFoundError: no socket; ConnectionRefusedError: no listener)."""
         async with asyncio.timeout(self._timeout_s):
             self._reader, self._writer = await asyncio.open_unix_connection(self._path)
         return self
@@ -48,8 +48,8 @@ class Stream:
             self._writer.close()
 
     async def ask(self, payload: bytes) -> bytes:
-        """Send a request and return the payload of the answer. Raises OSError, TimeoutError, EOFError (closed in the middle
-        of the answer), ValueError (an answer that announces more than LARGEST_ANSWER)."""
+        """Sends a request and returns the payload of the answer. Raises OSError, TimeoutError, EOFError (closed within
+        the answer), ValueError (the answer announces more than LARGEST_ANSWER)."""
         assert self._reader is not None
         assert self._writer is not None
         async with asyncio.timeout(self._timeout_s):
@@ -62,8 +62,8 @@ class Stream:
 
 
 async def ask_once(path: str, payload: bytes, timeout_s: float) -> bytes:
-    """One request over a connection of its own. Raises ClusterError with the codes of wdb.md 9.4: 1013 the socket is missing,
-    1121 nobody listens, 1014 anything else."""
+    """Sends one request over a separate connection. Raises ClusterError with the codes of wdb.md 9.4: 1013 no socket,
+    1121 no listener, 1014 anything else."""
     try:
         async with Stream(path, timeout_s) as stream:
             return await stream.ask(payload)
@@ -78,7 +78,7 @@ async def ask_once(path: str, payload: bytes, timeout_s: float) -> bytes:
 
 
 def is_served(path: str) -> bool:
-    """Whether somebody listens there. A full backlog counts; a socket that we may not connect to does, too."""
+    """Whether a server listens there. A full backlog counts, and so does a socket that we may not connect to."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
