@@ -1,7 +1,6 @@
 """`clusterd adopt`."""
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -14,16 +13,13 @@ from tools.show import echo, warn
 
 @click.command()
 @click.option(
-    "--root", "own_root", type=click.Path(file_okay=False), help="The manager's directory, as before the command."
-)
-@click.option(
     "--undo", is_flag=True, help="Put the stock files back; nothing of clusterd is left in the manager's bin."
 )
 @click.option("--dry-run", is_flag=True, help="Check, and say what would be changed; change nothing.")
 @click.option("--now", is_flag=True, help="Then swap the running cluster daemon, and nothing else of the manager.")
 @click.option("--json", "as_json", is_flag=True, help="The same facts for programs.")
 @click.pass_obj
-def adopt(root: str, own_root: str | None, undo: bool, dry_run: bool, now: bool, as_json: bool) -> None:
+def adopt(root: str, undo: bool, dry_run: bool, now: bool, as_json: bool) -> None:
     """Run clusterd in place of a stock manager's cluster daemon.
 
     The launchers that this puts into the manager's bin start clusterd wherever the stock manager starts its cluster daemon:
@@ -32,7 +28,6 @@ def adopt(root: str, own_root: str | None, undo: bool, dry_run: bool, now: bool,
     from tools.adoption import own_python  # not for --help
     from tools.cutover import Cutover
 
-    root = os.path.abspath(own_root) if own_root else root
     say: Callable[[str], None] = (lambda text: None) if as_json else echo
     cutover = Cutover(root, own_python(), say=say, dry_run=dry_run)
     done = cutover.undo(now=now) if undo else cutover.adopt(now=now)
