@@ -12,7 +12,7 @@ from clusterd.memory import MOST_ARENAS
 
 PROGRAM = Path(program.__file__).read_bytes()
 """Read when the node starts: the process speaks with the sync of this start, also when the package was replaced meanwhile."""
-NOT_GIVEN_ON = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
+NOT_GIVEN_ON = ("CLUSTERD_KEY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
 
 
 class Launched(msgspec.Struct):

@@ -12,7 +12,7 @@ PROCESSES = ("net", "sync", "pool", "store", "api")
 LAYERS = {
     "": [
         ("hashing", "ipc"),
-        ("clusterd", "clusterd.config", "clusterd.listening", "clusterd.messages"),
+        ("clusterd", "clusterd.config", "clusterd.framework", "clusterd.listening", "clusterd.messages"),
         ("clusterd.wire",),
         ("clusterd.wdb",),
         ("clusterd.dapi",),

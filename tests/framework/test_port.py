@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -104,6 +105,19 @@ def test_on_starts_it_with_the_node(framework: FakeFramework, tmp_path: Path) ->
 def test_permissions_and_the_user_reach_the_function(framework: FakeFramework, tmp_path: Path) -> None:
     async def story(lone: LonePort) -> None:
         assert (await lone.run("wazuh.security", "get_user_me"))["affected_items"] == [{"id": 1, "username": "wazuh"}]
+
+    play(story, framework, tmp_path)
+
+
+def test_a_database_that_is_locked_is_a_failure_of_that_request(framework: FakeFramework, tmp_path: Path) -> None:
+    async def story(lone: LonePort) -> None:
+        locking = sqlite3.connect(framework.database, isolation_level=None)
+        locking.execute("begin exclusive")
+        try:
+            assert (await lone.run("wazuh.security", "get_users"))["code"] == 1000
+        finally:
+            locking.close()
+        assert len((await lone.run("wazuh.security", "get_users"))["affected_items"]) == 1
 
     play(story, framework, tmp_path)
 
