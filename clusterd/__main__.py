@@ -5,9 +5,8 @@ import sys
 
 from clusterd.config.loading import load
 from clusterd.exits import ExitCode
+from clusterd.rundir import DEFAULT_ROOT
 from clusterd.supervisor.run import supervise
-
-DEFAULT_ROOT = "/var/ossec"
 
 
 def main() -> int:

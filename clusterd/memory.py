@@ -17,7 +17,7 @@ def bound_heaps() -> None:
 
     By default a process may have eight heaps per core, and memory freed in one is not used by the others: with threads
     that start and end it grows for hours. And the first freed block of 16 MiB (the hash of a password needs one) makes
-    the library keep up to 32 MiB at the end of each heap, which `give_back` can only return from the first heap."""
+    the library keep up to 32 MiB at the end of each heap, which `trim_heap` can only return from the first heap."""
     mallopt = getattr(_libc, "mallopt", None)
     if mallopt is not None:
         mallopt(_ARENA_MAX, MOST_ARENAS)
@@ -25,7 +25,7 @@ def bound_heaps() -> None:
         mallopt(_TRIM_THRESHOLD, MOST_KEPT_BYTES)
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Returns free pages to the system: below a millisecond for a heap of some MB."""
     trim = getattr(_libc, "malloc_trim", None)
     if trim is not None:
@@ -33,7 +33,7 @@ def give_back() -> None:
 
 
 class Trimmer:
-    """Calls `give_back` once a minute. The heartbeat of a long-lived process owns it."""
+    """Calls `trim_heap` once a minute. The heartbeat of a long-lived process owns it."""
 
     def __init__(self) -> None:
         self._at = 0.0
@@ -42,4 +42,4 @@ class Trimmer:
         """`now`: seconds on the monotonic clock."""
         if now - self._at >= TRIM_EVERY_S:
             self._at = now
-            give_back()
+            trim_heap()

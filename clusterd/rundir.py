@@ -1,5 +1,7 @@
 """Paths of a running node's files. All are absolute; these functions return text and create nothing."""
 
+DEFAULT_ROOT = "/var/ossec"
+"""The product's directory, where nobody names another one."""
 RUN_DIR = "var/run/clusterd"
 STATE = "queue/cluster/.clusterd/state"
 """State that outlives the node's processes: digests, manifests, accepted agent keys, known workers."""

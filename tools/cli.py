@@ -10,6 +10,7 @@ import click
 
 from clusterd import __version__
 from clusterd.exits import ExitCode
+from clusterd.rundir import DEFAULT_ROOT
 from tools.show import fail
 
 COMMANDS = {
@@ -88,7 +89,7 @@ class LazyCommands(click.Group):
 @click.option(
     "--root",
     envvar="CLUSTERD_ROOT",
-    default="/var/ossec",
+    default=DEFAULT_ROOT,
     show_default=True,
     type=click.Path(file_okay=False),
     help="The node's directory (also: CLUSTERD_ROOT).",

@@ -6,7 +6,7 @@ import os
 import click
 from click.shell_completion import get_completion_class
 
-from clusterd.rundir import STATE
+from clusterd.rundir import DEFAULT_ROOT, STATE
 
 PROGRAM = "clusterd"
 VARIABLE = "_CLUSTERD_COMPLETE"
@@ -37,7 +37,7 @@ def completion(shell: str) -> None:
 def node_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names of the workers that the master of this root knows; none where they cannot be read. Asks nobody: a completion must not
     wait."""
-    root = context.find_root().params.get("root") or "/var/ossec"
+    root = context.find_root().params.get("root") or DEFAULT_ROOT
     try:
         with open(os.path.join(root, STATE, "workers.json"), encoding="utf-8") as file:
             names = [row["name"] for row in json.load(file)]

@@ -11,11 +11,11 @@ from clusterd.config.loading import load
 from clusterd.dapi.files.daemons import daemon_states
 from clusterd.errors import ClusterError, ConfigurationError
 from clusterd.printable import printable, printable_lines
+from clusterd.rundir import DEFAULT_ROOT
 from tools import questions
 from tools.cluster_tables import agents_table, health_long, health_summary, nodes_table
 from tools.control import NotAnswering
 
-DEFAULT_ROOT = "/var/ossec"
 NOT_RUNNING = "Cluster is not running."
 MORE = "more"
 USAGE = """

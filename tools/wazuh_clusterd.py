@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from clusterd.config.loading import load
-from clusterd.rundir import root_problem
+from clusterd.rundir import DEFAULT_ROOT, root_problem
 
 HIDDEN = ("--performance_test", "--concurrency_test", "--string", "--file")
 STOCK_FAILURE = 1
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Entry point. Exit codes as the stock daemon: 0 good or disabled, 1 otherwise."""
     options = _parser().parse_args()
-    root = os.path.abspath(os.environ.get("CLUSTERD_ROOT", "/var/ossec"))
+    root = os.path.abspath(os.environ.get("CLUSTERD_ROOT", DEFAULT_ROOT))
     for option in HIDDEN:
         if getattr(options, option.strip("-")) is not None:
             _end(

@@ -209,7 +209,7 @@ class Bridge:
             self._give_back([part.slab for part in message.body], self._context.clock.monotonic())
 
     def _give_back(self, slabs: list[int], now: float) -> None:
-        stale = self._context.slabs.give_back(slabs, now)
+        stale = self._context.slabs.take_back(slabs, now)
         if stale:
             self._context.own_line("WARNING", f"Slabs {stale} were given back twice.")
 

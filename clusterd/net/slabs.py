@@ -249,9 +249,9 @@ class NetSlabs:
                 self._free_heap(number, link)
             else:
                 slabs.append(number)
-        self.give_back(slabs, now)
+        self.take_back(slabs, now)
 
-    def give_back(self, slabs: Iterable[int], now: float) -> list[int]:
+    def take_back(self, slabs: Iterable[int], now: float) -> list[int]:
         """Frees these slabs. Returns those that were free already, which is a mistake of the caller."""
         stale = []
         for slab in slabs:
@@ -268,7 +268,7 @@ class NetSlabs:
     def sync_lost(self, now: float) -> int:
         """Sync has died: frees everything it held. Returns how many slabs that were."""
         slabs = [slab for slab in self._ours if (self._book.holder(slab) or "").startswith("sync ")]
-        self.give_back(slabs, now)
+        self.take_back(slabs, now)
         return len(slabs)
 
     def free_idle(self, now: float) -> None:

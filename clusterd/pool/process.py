@@ -6,7 +6,7 @@ from types import FrameType
 
 from clusterd.config.loading import load
 from clusterd.logs import Log
-from clusterd.memory import give_back
+from clusterd.memory import trim_heap
 from clusterd.messages.pool import JobDone, JobFailed, PoolHello, StartJob, SyncToPool
 from clusterd.pool.jobs import JobRunner
 from clusterd.reload import adopt
@@ -105,7 +105,7 @@ class _PoolProcess:
                 worked = True
             elif worked:
                 # Idle after work: give the memory that malloc keeps back to the system.
-                give_back()
+                trim_heap()
                 worked = False
 
     def _greet(self, socket: WorkerSocket[SyncToPool]) -> None:

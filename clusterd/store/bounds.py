@@ -163,7 +163,7 @@ class StatementWatch:
             for which, most in usual.items():
                 connection.setlimit(which, most)
             if statement.used_much:
-                _give_back()
+                _trim_heap()
 
     def _look(self) -> None:
         while True:
@@ -206,7 +206,7 @@ def _memory_used() -> int:
     return _counter() if _counter is not None else 0
 
 
-def _give_back() -> None:
+def _trim_heap() -> None:
     """Returns the memory of a large statement to the system; otherwise the C library keeps it for each thread."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -34,7 +34,8 @@ class MasterSide:
         self._context = context
         self._integrity = integrity = IntegrityMaster(context)
         self._digest = digest = DigestMaster(context, integrity)
-        context.manifests.changed += [integrity.published, digest.published]
+        # In this order: the records say who is to be told of a change.
+        context.manifests.changed += [integrity.manifest_changed, digest.manifest_changed]
         self._info = info = AgentInfoMaster(context, integrity.records)
         self._groups = groups = AgentGroupsMaster(context, integrity.records)
         self._known = KnownWorkers(

@@ -2,7 +2,7 @@
 no disk.
 
 The receiver limits what a peer may begin (wire.md W1, R2, R4); time is passed in. Names from the wire are compared and
-never used as paths: `owner` of an entry is where the receiver stores the bytes.
+never used as paths: `place` of an entry is where the receiver stores the bytes.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from clusterd.wire.frame import REQUEST_CHUNK
 PACKAGE_DIRECTORY = "/queue/cluster/"
 STRING_IDS = 1 << 32
 
-Owner = TypeVar("Owner")
+Place = TypeVar("Place")
 
 
 def chunk_bytes(name: str) -> int:
@@ -45,12 +45,12 @@ def package_of_path(path: str, node: str) -> str:
     raise ClusterError(1000, f"a package may only be named {PACKAGE_DIRECTORY}{node}/NAME.zip, not {shown!r}")
 
 
-class IncomingString(msgspec.Struct, Generic[Owner]):
-    """A string of `total` announced bytes, of which `received` have arrived. `owner`: where they are stored."""
+class IncomingString(msgspec.Struct, Generic[Place]):
+    """A string of `total` announced bytes, of which `received` have arrived. `place`: where they are stored."""
 
     id: str
     total: int
-    owner: Owner
+    place: Place
     received: int = 0
     touched_at: float = 0.0
 
@@ -62,7 +62,7 @@ class IncomingString(msgspec.Struct, Generic[Owner]):
         return taken
 
 
-class Strings(Generic[Owner]):
+class Strings(Generic[Place]):
     """The long strings that the peer of one connection has begun and no command has used yet."""
 
     def __init__(self, *, max_bytes: int, max_count: int, idle_s: float, pick_id: Callable[[], int]) -> None:
@@ -72,15 +72,15 @@ class Strings(Generic[Owner]):
         self._max_count = max_count
         self._idle_s = idle_s
         self._pick_id = pick_id
-        self._strings: dict[str, IncomingString[Owner]] = {}
+        self._strings: dict[str, IncomingString[Place]] = {}
 
     def __len__(self) -> int:
         return len(self._strings)
 
-    def __iter__(self) -> Iterator[IncomingString[Owner]]:
+    def __iter__(self) -> Iterator[IncomingString[Place]]:
         return iter(list(self._strings.values()))
 
-    def begin(self, total: int, owner: Owner, now: float) -> IncomingString[Owner]:
+    def begin(self, total: int, place: Place, now: float) -> IncomingString[Place]:
         """`new_str`: adds a string. Raises ClusterError 1000 beyond the limits and adds nothing."""
         announced = sum(string.total for string in self._strings.values())
         if announced + total > self._max_bytes:
@@ -90,57 +90,57 @@ class Strings(Generic[Owner]):
         ident = str(self._pick_id() % STRING_IDS)
         while ident in self._strings:
             ident = str((int(ident) + 1) % STRING_IDS)
-        string = IncomingString(ident, total, owner, 0, now)
+        string = IncomingString(ident, total, place, 0, now)
         self._strings[ident] = string
         return string
 
-    def find(self, ident: str) -> IncomingString[Owner]:
+    def find(self, ident: str) -> IncomingString[Place]:
         """The string named by a `str_upd`. Raises ClusterError 1000 with stock's text."""
         string = self._strings.get(ident)
         if string is None:
             raise ClusterError(1000, repr(ident.encode()[:64]))
         return string
 
-    def take(self, ident: str) -> IncomingString[Owner]:
+    def take(self, ident: str) -> IncomingString[Place]:
         """Removes and returns the string that a command uses. Raises ClusterError 3035."""
         string = self._strings.pop(ident, None)
         if string is None:
             raise ClusterError(3035, ident[:64])
         return string
 
-    def abandon(self, total: int) -> IncomingString[Owner] | None:
+    def abandon(self, total: int) -> IncomingString[Place] | None:
         """`err_str`: removes and returns the first string of this length that has received nothing."""
         for string in self._strings.values():
             if string.total == total and string.received == 0:
                 return self._strings.pop(string.id)
         return None
 
-    def expire(self, now: float) -> list[IncomingString[Owner]]:
+    def expire(self, now: float) -> list[IncomingString[Place]]:
         """Removes and returns the strings that were idle for too long."""
         idle = [string for string in self._strings.values() if now - string.touched_at > self._idle_s]
         for string in idle:
             del self._strings[string.id]
         return idle
 
-    def take_all(self) -> list[IncomingString[Owner]]:
+    def take_all(self) -> list[IncomingString[Place]]:
         """The connection has ended."""
         strings = list(self._strings.values())
         self._strings.clear()
         return strings
 
 
-class IncomingFile(msgspec.Struct, Generic[Owner]):
+class IncomingFile(msgspec.Struct, Generic[Place]):
     """A file announced with the wire's `path`. `complete` after a matching `file_end`; `digest`: the matching SHA-256.
-    `owner`: where it is stored."""
+    `place`: where it is stored."""
 
     path: str
-    owner: Owner
+    place: Place
     received: int = 0
     complete: bool = False
     digest: bytes = b""
 
 
-class Files(Generic[Owner]):
+class Files(Generic[Place]):
     """The files that the peer of one connection is sending: announced, growing, complete, claimed by a task.
 
     Only a complete file that arrived on this connection can be claimed (wire.md W2)."""
@@ -150,17 +150,17 @@ class Files(Generic[Owner]):
         self._node = node
         self._max_bytes = max_bytes
         self._max_count = max_count
-        self._files: dict[str, IncomingFile[Owner]] = {}
+        self._files: dict[str, IncomingFile[Place]] = {}
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def __iter__(self) -> Iterator[IncomingFile[Owner]]:
+    def __iter__(self) -> Iterator[IncomingFile[Place]]:
         return iter(list(self._files.values()))
 
     def begin(
-        self, path: str, owner: Owner, *, awaited: bool
-    ) -> tuple[IncomingFile[Owner], IncomingFile[Owner] | None]:
+        self, path: str, place: Place, *, awaited: bool
+    ) -> tuple[IncomingFile[Place], IncomingFile[Place] | None]:
         """`new_file`: returns the new entry, and the earlier one of this path, which is removed (the file starts anew).
 
         `awaited`: whether a task waits for a file. Raises ClusterError 1000."""
@@ -170,25 +170,25 @@ class Files(Generic[Owner]):
         earlier = self._files.pop(path, None)
         if len(self._files) >= self._max_count:
             raise ClusterError(1000, f"more than {self._max_count} files at once on one connection")
-        file = IncomingFile(path, owner)
+        file = IncomingFile(path, place)
         self._files[path] = file
         return file, earlier
 
-    def find(self, path: str) -> IncomingFile[Owner]:
+    def find(self, path: str) -> IncomingFile[Place]:
         """The growing file named by a `file_upd` or `file_end`. Raises ClusterError 1000 with stock's text."""
         file = self._files.get(path)
         if file is None or file.complete:
             raise ClusterError(1000, repr(path.encode()[:200]))
         return file
 
-    def accept(self, file: IncomingFile[Owner], offered: int) -> None:
+    def accept(self, file: IncomingFile[Place], offered: int) -> None:
         """Accounts for `offered` bytes. Raises ClusterError 1000 when the file becomes too large; it must then be
         dropped."""
         if file.received + offered > self._max_bytes:
             raise ClusterError(1000, f"a file of more than {self._max_bytes} bytes: {file.path!r}")
         file.received += offered
 
-    def claim(self, path: str) -> IncomingFile[Owner] | None:
+    def claim(self, path: str) -> IncomingFile[Place] | None:
         """Removes and returns the complete file named by `*_e` (without leading slash); None if there is none."""
         name = f"/{path}"
         file = self._files.get(name)
@@ -196,11 +196,11 @@ class Files(Generic[Owner]):
             return None
         return self._files.pop(name)
 
-    def drop(self, path: str) -> IncomingFile[Owner] | None:
+    def drop(self, path: str) -> IncomingFile[Place] | None:
         """Removes a file (its digest differed, its disk was full)."""
         return self._files.pop(path, None)
 
-    def take_all(self) -> list[IncomingFile[Owner]]:
+    def take_all(self) -> list[IncomingFile[Place]]:
         """The connection has ended."""
         files = list(self._files.values())
         self._files.clear()

@@ -122,9 +122,9 @@ FILES = {f"etc/rules/{n}.xml": b"rule %d" % n for n in range(4)} | {
 def look(root: Path, state: Path, *, patch: bool = False) -> tuple[str, list[Any]]:
     """Scan, manifest, publish, as a master does. The content's digest, and what could not be read."""
     settings, memory, files = Settings(str(root)), tree.Memory(), ManifestFiles(str(state))
-    if patch and files.published:
+    if patch and files.published_digest:
         paths = ["etc/rules/0.xml", "etc/rules/1.xml", "etc/rules/new.xml"]
-        job = PatchManifest(str(root), str(state), files.published, "", SHARDS, paths, ["etc/rules"], 0.5)
+        job = PatchManifest(str(root), str(state), files.published_digest, "", SHARDS, paths, ["etc/rules"], 0.5)
         built = tree.patch_manifest(job, settings, memory, step)
         notes = built.notes
     else:
@@ -134,7 +134,7 @@ def look(root: Path, state: Path, *, patch: bool = False) -> tuple[str, list[Any
         notes = [note for one in scanned for note in one.notes]
         if any(one.failed for one in scanned):
             return "", notes
-        build = BuildManifest(str(root), str(state), SHARDS, files.published, 0.5, 0, 0.5)
+        build = BuildManifest(str(root), str(state), SHARDS, files.published_digest, 0.5, 0, 0.5)
         built = tree.make_manifest(build, settings, memory, step)
     files.publish(built.root_digest, built.base, 0.0, lasting=True)
     return built.content_digest, notes
@@ -158,7 +158,7 @@ class Scan(Work):
         say(look(root, root / STATE, patch=self.patch))
 
     def heal(self, root: Path, say: Say) -> None:
-        before = ManifestFiles(str(root / STATE)).published
+        before = ManifestFiles(str(root / STATE)).published_digest
         if before:  # what a start or a job goes on from is whole
             tree.Memory().manifest(str(root / STATE), before)
         for _ in range(2):

@@ -109,7 +109,7 @@ class ScriptedWorker:
     def __init__(self, bench: "Bench") -> None:
         self._bench = bench
         self.is_syncing = False
-        self.ended: Callable[[int], None] = lambda changed: None
+        self.sync_ended: Callable[[int], None] = lambda changed: None
         self.last = LastSync()
         self.equal = 0
         self.stock_checks = 0
@@ -140,7 +140,7 @@ class ScriptedWorker:
 
     def sync_ends(self, changed: int) -> None:
         self.is_syncing = False
-        self.ended(changed)
+        self.sync_ended(changed)
 
 
 class Bench:

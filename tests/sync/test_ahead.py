@@ -27,7 +27,7 @@ class Bench(DigestBench):
         for worker in self.workers:
             worker.capabilities = ABLE
             self.check(A, worker)
-        self.digest.published(self.manifests.current)
+        self.digest.manifest_changed(self.manifests.current)
 
     def _new(self, kind: str) -> str:
         self.made.append(str(self.base / f"{kind}-{len(self.made)}"))

@@ -68,7 +68,7 @@ def test_body_nobody_sends_any_more_makes_room_for_another(stage: Stage) -> None
             await asyncio.sleep(0)
         assert not third.done()
         stage.slabs.sent(second)
-        await stage.slabs.give_back([second])
+        await stage.slabs.take_back([second])
         assert await third == second
         stage.slabs.drop(first)
         assert await stage.get(0) == first
@@ -86,7 +86,7 @@ def test_body_that_net_still_sends_survives_being_dropped(stage: Stage) -> None:
         assert stage.slabs.free == 1
         assert await stage.get(0) != slab
         assert stage.pool.count(SealChunk) == 2
-        await stage.slabs.give_back([slab])
+        await stage.slabs.take_back([slab])
         assert stage.slabs.free == 1
 
     asyncio.run(story())
@@ -128,7 +128,7 @@ def test_body_for_one_use_is_not_kept(stage: Stage) -> None:
         body = await stage.bodies.once(b"x", stage.part(0))
         assert stage.slabs.free == 1
         stage.slabs.sent(body.slab)
-        await stage.slabs.give_back([body.slab])
+        await stage.slabs.take_back([body.slab])
         assert stage.slabs.free == 2
 
     asyncio.run(story())

@@ -140,8 +140,8 @@ class Bench:
     def publish(self, digest: str) -> None:
         scan: Scan = scan_of(digest)
         self.manifests.current = scan
-        self.integrity.published(scan)
-        self.digest.published(scan)
+        self.integrity.manifest_changed(scan)
+        self.digest.manifest_changed(scan)
 
     async def unlink(self, worker: Worker | None = None) -> None:
         """As core does it."""

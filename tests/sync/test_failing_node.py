@@ -63,7 +63,7 @@ def test_worker_is_not_shown_as_equal_while_the_master_cannot_look_at_its_files(
     async def story() -> None:
         node = Node(tmp_path)
         integrity = IntegrityMaster(node.context)
-        node.manifests.changed.append(integrity.published)
+        node.manifests.changed.append(integrity.manifest_changed)
         scan = await node.manifests.scan()
         integrity.record("w").is_equal(scan.content_digest, 100.0)
         assert (

@@ -62,10 +62,10 @@ def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_cam
 
     class Watched(IntegrityWorker):
         async def _apply(self, peer: Any, file: Any, journal: Any, progress: Any) -> int:
-            seen.append(f"{file.owner} begins")
+            seen.append(f"{file.place} begins")
             for _ in range(5):
                 await asyncio.sleep(0)
-            seen.append(f"{file.owner} ends")
+            seen.append(f"{file.place} ends")
             return 0
 
     async def story() -> None:
@@ -74,7 +74,7 @@ def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_cam
         await context.slabs.admit()
         await asyncio.gather(
             *(
-                worker._apply_package(peer, cast(Any, SimpleNamespace(owner=name)), progress)
+                worker._apply_package(peer, cast(Any, SimpleNamespace(place=name)), progress)
                 for name in ("first", "second")
             )
         )
@@ -154,7 +154,7 @@ def test_packages_are_applied_one_after_the_other(tmp_path: Path) -> None:
         for number in range(2):
             awaited = incoming.awaited(worker.begin_sync(peer))
             assert awaited is not None
-            awaited.file.set_result(cast(Any, SimpleNamespace(owner=f"package-{number}", received=100)))
+            awaited.file.set_result(cast(Any, SimpleNamespace(place=f"package-{number}", received=100)))
         await turns()
         assert pool.names() == []
         await slabs.admit()

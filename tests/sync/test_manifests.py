@@ -700,8 +700,8 @@ def _flip(path: Path) -> None:
     [
         lambda state: (state / "published").unlink(),
         lambda state: _flip(state / "published"),
-        lambda state: _flip(state / f"manifest-{ManifestFiles(str(state)).published}"),
-        lambda state: (state / f"manifest-{ManifestFiles(str(state)).published}").unlink(),
+        lambda state: _flip(state / f"manifest-{ManifestFiles(str(state)).published_digest}"),
+        lambda state: (state / f"manifest-{ManifestFiles(str(state)).published_digest}").unlink(),
     ],
 )
 def test_protection_survives_the_loss_of_what_was_published_last(

@@ -82,7 +82,7 @@ class FakePeer:
         assert plain.startswith(f"{PATH} ".encode())
         self.data += plain[len(PATH) + 1 :]
         if self.reads.is_set():
-            await self._slabs.give_back([body.slab])
+            await self._slabs.take_back([body.slab])
         else:
             self.unwritten.append(body.slab)
         self.chunks += 1
@@ -90,7 +90,7 @@ class FakePeer:
             self.interrupted.add("task")
         return cast(Flight, SimpleNamespace(number=self.chunks, forget=lambda: None))
 
-    async def ended(self, command: str, flight: SimpleNamespace) -> bytes:
+    async def response_of(self, command: str, flight: SimpleNamespace) -> bytes:
         await asyncio.sleep(0)
         await self.reads.wait()
         self.in_flight -= 1
@@ -210,7 +210,7 @@ def test_peers_that_read_nothing_leave_slabs_for_those_that_do(tmp_path: Path, n
         assert max(len(peer.unwritten) for peer in silent) <= 2
         for peer in silent:
             peer.reads.set()
-            await stage.slabs.give_back(peer.unwritten)
+            await stage.slabs.take_back(peer.unwritten)
         assert await asyncio.gather(*sendings) == [None] * 5
         assert all(peer.data == stage.data for peer in silent)
         assert await stage.quiet() == stage.slabs.total

@@ -83,7 +83,7 @@ def test_transfer_that_was_cut_off_sends_only_the_rest(worker: Worker) -> None:
         awaited = second.awaited(TASK)
         assert awaited is not None
         file = awaited.file.result()
-        assert Path(file.owner).read_bytes() == DATA
+        assert Path(file.place).read_bytes() == DATA
         assert file.digest == sha256(DATA).digest()
 
     asyncio.run(story())

@@ -22,13 +22,13 @@ def test_slab_sent_to_three_links_is_free_when_the_last_has_written_it() -> None
             slabs.hold(slab)
         for _ in range(3):
             slabs.sent(slab)
-        await slabs.give_back([slab])
-        await slabs.give_back([slab])
+        await slabs.take_back([slab])
+        await slabs.take_back([slab])
         assert slabs.free == 0
-        await slabs.give_back([slab])
+        await slabs.take_back([slab])
         assert slabs.free == 1
         with pytest.raises(StaleLease):
-            await slabs.give_back([slab])
+            await slabs.take_back([slab])
 
     asyncio.run(story())
 
@@ -54,13 +54,13 @@ def test_new_sync_waits_for_every_message_that_net_still_sends() -> None:
         slabs = SlabPool(range(2))
         slabs.net_sends([0, 0, 7])
         assert slabs.free == 0
-        await slabs.give_back([0])  # may come before the pool is known
+        await slabs.take_back([0])  # may come before the pool is known
         await slabs.admit()
         assert slabs.free == 1
         assert await slabs.take() == 1
         waiter = asyncio.create_task(slabs.take())
         await asyncio.sleep(0)
-        await slabs.give_back([0])
+        await slabs.take_back([0])
         assert await waiter == 0
 
     asyncio.run(story())

@@ -156,16 +156,16 @@ def test_what_is_sent_ahead_ends_although_its_difference_could_not_be_removed(tm
         integrity = Integrity(node.context)
         node.context.roster.add(worker)
         digest = DigestMaster(node.context, integrity)
-        digest.published(scan_of(A))
+        digest.manifest_changed(scan_of(A))
         integrity.record("w").digest = A
         disk.is_broken = True
         scan: Scan = scan_of(B)
         node.manifests.current = scan
-        digest.published(scan)
+        digest.manifest_changed(scan)
         await settle()
         assert integrity.record("w").result == "synced"
         assert integrity.is_free("w")
-        digest.published(scan_of(A))  # removes the step before
+        digest.manifest_changed(scan_of(A))  # removes the step before
 
     run(story())
 
@@ -280,7 +280,7 @@ def test_manifest_is_published_although_an_old_one_could_not_be_removed(tmp_path
     (tmp_path / "manifest-old").write_text("old")
     disk.is_broken = True
     files.publish(A, "", 0.0, lasting=True)
-    assert files.published == A
+    assert files.published_digest == A
     disk.is_broken = False
     files.publish(B, "", 1.0, lasting=True)
     assert sorted(os.listdir(tmp_path)) == ["published"]

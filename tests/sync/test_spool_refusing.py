@@ -89,7 +89,7 @@ class Link:
         awaited = incoming.awaited(TASK)
         assert awaited is not None
         found: IncomingFile[str] = awaited.file.result()
-        assert Path(found.owner).read_bytes() == b"hi"
+        assert Path(found.place).read_bytes() == b"hi"
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ class Receiving:
         async def begun() -> None:
             await self.node.context.slabs.admit()
             peer = await self.node.up(MASTER)
-            self.node.side._integrity.ended = self.changed.append
+            self.node.side._integrity.sync_ended = self.changed.append
             await story(peer)
 
         on(self.node, begun())
@@ -90,7 +90,7 @@ class Receiving:
         answer = await self.node.reply(await self.node.ask(MASTER, "syn_m_c"))
         awaited = peer.incoming.awaited(answer.payload.decode())
         assert awaited is not None
-        awaited.file.set_result(cast(Any, SimpleNamespace(owner="package", received=100)))
+        awaited.file.set_result(cast(Any, SimpleNamespace(place="package", received=100)))
         await self.node.until(lambda: len(self.changed) > count)
 
     @property

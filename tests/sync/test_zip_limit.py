@@ -24,16 +24,16 @@ def test_quick_sendings_raise_it_by_a_quarter_up_to_the_maximum() -> None:
     limit = ZipLimit(Communication())
     limit.interrupted(GIB)
     assert limit.current == pytest.approx(GIB * 0.8)
-    assert limit.ended(95.9) == "Increasing sync size limit to 1024.00 MB."
+    assert limit.sending_ended(95.9) == "Increasing sync size limit to 1024.00 MB."
     assert limit.current == GIB
-    assert limit.ended(1.0) is None
+    assert limit.sending_ended(1.0) is None
 
 
 def test_slow_and_broken_sendings_leave_it_as_it_is() -> None:
     limit = ZipLimit(Communication())
     limit.interrupted(0)
     before = limit.current
-    assert limit.ended(96.0) is None
-    assert limit.ended(float("inf")) is None
+    assert limit.sending_ended(96.0) is None
+    assert limit.sending_ended(float("inf")) is None
     assert limit.current == before
-    assert limit.ended(0.0) == "Increasing sync size limit to 37.50 MB."
+    assert limit.sending_ended(0.0) == "Increasing sync size limit to 37.50 MB."

@@ -113,7 +113,7 @@ class Conversation:
             case commands.STR_UPD:
                 name, data = split_word(content)
                 string = self._strings.find(name)
-                string.owner.extend(data[: string.accept(len(data), 0.0)])
+                string.place.extend(data[: string.accept(len(data), 0.0)])
                 return commands.STRING_UPDATED
             case commands.ERR_STR:
                 dropped = self._strings.abandon(parse_length(content))
@@ -122,7 +122,7 @@ class Conversation:
                 if content.startswith(b"Error"):
                     self.failure = decode_err_payload(content)
                 else:
-                    self.answer = bytes(self._strings.take(content.decode(errors="replace")).owner)
+                    self.answer = bytes(self._strings.take(content.decode(errors="replace")).place)
                 return commands.DAPI_RESPONSE_RECEIVED
             case commands.CONTROL_RES | commands.OK:
                 self.answer = content

@@ -157,10 +157,10 @@ class DigestMaster:
 
     # ---- changes -------------------------------------------------------------------------------------------------------
 
-    def published(self, scan: Scan) -> None:
+    def manifest_changed(self, scan: Scan) -> None:
         """Send every worker that understands it what has changed, or tell it. One that has not yet answered the last
         telling gets the newest next."""
-        self._ahead.published(scan)
+        self._ahead.manifest_changed(scan)
         workers = [peer for peer in self._context.roster.workers() if PUSH in peer.capabilities]
         spread_ms = min(MOST_SPREAD_MS, SPREAD_MS * len(workers))
         for peer in workers:

@@ -136,7 +136,7 @@ class IntegrityMaster:
         self.record(peer.name).failed(str(error))
         self._rooms.refused(peer.name, error)
 
-    def published(self, scan: Scan) -> None:
+    def manifest_changed(self, scan: Scan) -> None:
         """The content of our manifest is another one now. That is the end of a local scan (one permission each)."""
         self.permissions.scan_ended()
         now = self._context.clock.wall()

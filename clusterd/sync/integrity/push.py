@@ -36,7 +36,7 @@ class PushSender:
         self._scan: Scan | None = None
         self._step: ManifestStep | None = None
 
-    def published(self, scan: Scan) -> None:
+    def manifest_changed(self, scan: Scan) -> None:
         """Another manifest is current."""
         if self._step is not None:
             self._context.spool.remove(self._step.difference)

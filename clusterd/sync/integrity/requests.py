@@ -56,7 +56,7 @@ class MasterIntegrityRequests:
             raise ClusterError(1000, f"the scan failed: {self._context.manifests.failure}")
         scan = self._context.manifests.current
         assert scan is not None
-        self._digest.published(scan)
+        self._digest.manifest_changed(scan)
         found: dict[str, Any] = {
             "content_digest": scan.content_digest,
             "files": scan.files,

@@ -36,7 +36,7 @@ class IntegrityRounds:
         self._changed_at: float | None = None
         self._wait_s = WAIT_S
         self._was_late = False
-        worker.ended = self._sync_ended
+        worker.sync_ended = self._sync_ended
         context.manifests.changed.append(self._own_changed)
 
     @property

@@ -27,7 +27,7 @@ async def wait_for_file(context: Context, peer: Peer, awaited: Awaited, journal:
         raise error from silence
     if journal is not None:
         journal.debug(f"Received file from worker: '{context.settings.root}{file.path}'")
-    return file.owner
+    return file.place
 
 
 async def _cancel(peer: Peer, task_id: str, error: ClusterError) -> None:

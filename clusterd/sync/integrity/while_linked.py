@@ -29,7 +29,7 @@ class WhileLinked:
         if RESUME in self._peer.capabilities:
             self._peer.incoming.keep(self._file)
         else:
-            self._spool.remove(self._file.owner)
+            self._spool.remove(self._file.place)
 
     def done(self) -> None:
         """The package is not needed any more; safe to repeat."""

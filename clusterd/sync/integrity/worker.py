@@ -76,7 +76,7 @@ class IntegrityWorker:
         self._leftovers = Leftovers(context)
         self._mounted: set[str] = set()
         self._packed: tuple[tuple[str, str], Package] | None = None
-        self.ended: Callable[[int], None] = lambda changed: None
+        self.sync_ended: Callable[[int], None] = lambda changed: None
         """Called when a package was dealt with: how many files were changed."""
         self.last = LastSync()
 
@@ -249,7 +249,7 @@ class IntegrityWorker:
             asyncio.get_running_loop().call_soon(self._tell_end, changed)
 
     def _tell_end(self, changed: int) -> None:
-        self.ended(changed)
+        self.sync_ended(changed)
 
     async def _apply_package(self, peer: Peer, file: IncomingFile[str], progress: Progress) -> int:
         """How many files were changed."""
@@ -272,12 +272,12 @@ class IntegrityWorker:
                 await self._leftovers.remove(self._tag)
             return 0
         finally:
-            self._context.spool.remove(file.owner)
+            self._context.spool.remove(file.place)
 
     async def _apply(self, peer: Peer, file: IncomingFile[str], journal: Journal, progress: Progress) -> int:
         context = self._context
         started = self._context.clock.monotonic()
-        root, package = context.settings.root, file.owner
+        root, package = context.settings.root, file.place
         bounds = self._bounds(file.received)
         linked = WhileLinked(peer, file, context.spool)
         plan = context.spool.new_path("plan")

@@ -35,7 +35,7 @@ FILES_PER_LINK = 4
 
 
 class Awaited(msgspec.Struct, frozen=True):
-    """A task of ours that waits for a file of the peer. The file's `owner` is its spool path."""
+    """A task of ours that waits for a file of the peer. The file's `place` is its spool path."""
 
     task_id: str
     file: "asyncio.Future[IncomingFile[str]]"
@@ -154,7 +154,7 @@ class Incoming:
             file.received = partial.received
         self._spool.ledger.charge(spool_path, self._sender, file.received)
         if claim is not None:
-            self._claims[file.owner] = claim
+            self._claims[file.place] = claim
 
     async def file_chunk(self, payload: bytes, body: list[Descriptor] | None) -> None:
         """`{path} {data}`, open or sealed. A file that cannot be stored is dropped."""
@@ -163,7 +163,7 @@ class Incoming:
                 growing = [self._files.find(split_word(payload, MAX_PATH_BYTES)[0])]
             else:
                 growing = [file for file in self._files if not file.complete]
-            targets = [ChunkTarget(file.path, file.owner, file.received, self._file_limit) for file in growing]
+            targets = [ChunkTarget(file.path, file.place, file.received, self._file_limit) for file in growing]
             try:
                 size = _size(payload, body)
                 self._spool.admit(self._sender, size, size + max((file.received for file in growing), default=0))
@@ -177,7 +177,7 @@ class Incoming:
                 raise self._spool.refused(stored.problem)
             file = self._files.find(stored.name)
             self._files.accept(file, stored.size)
-            self._spool.ledger.charge(file.owner, self._sender, file.received)
+            self._spool.ledger.charge(file.place, self._sender, file.received)
             self.received_bytes += stored.size
 
     async def end_file(self, payload: bytes) -> None:
@@ -185,7 +185,7 @@ class Incoming:
         async with self._order:
             end = parse_file_end(payload)
             file = self._files.find(end.path)
-            job = DigestSegments([Segment(file.owner, 0, file.received)])
+            job = DigestSegments([Segment(file.place, 0, file.received)])
             try:
                 found = await self._jobs.run(job, urgent=True)
             except JobError as failure:
@@ -205,10 +205,10 @@ class Incoming:
         awaited = self._awaited.get(end.task_id)
         file = self._files.claim(end.path.removeprefix("/"))
         if file is not None:
-            self._claims.pop(file.owner, None)
+            self._claims.pop(file.place, None)
         if awaited is None or awaited.file.done() or file is None:
             if file is not None:
-                self._spool.remove(file.owner)
+                self._spool.remove(file.place)
             raise ClusterError(3027, end.task_id)
         awaited.file.set_result(file)
 
@@ -216,11 +216,11 @@ class Incoming:
         """A whole file that its task gives up, for the next link: under another name, so that jobs that read it end."""
         path = self._spool.new_path("package")
         try:
-            os.rename(file.owner, path)
+            os.rename(file.place, path)
         except OSError:
-            self._spool.remove(file.owner)
+            self._spool.remove(file.place)
             return
-        self._spool.ledger.release(file.owner)
+        self._spool.ledger.release(file.place)
         if self._partials is None:
             self._spool.remove(path)
             return
@@ -230,17 +230,17 @@ class Incoming:
     def _drop_file(self, path: str) -> None:
         file = self._files.drop(path)
         if file is not None:
-            self._claims.pop(file.owner, None)
-            self._spool.remove(file.owner)
+            self._claims.pop(file.place, None)
+            self._spool.remove(file.place)
 
     def _let_go(self, files: Iterable[IncomingFile[str]]) -> None:
         """Nobody waits for these any more: what may be gone on with is kept, the rest removed."""
         for file in files:
-            claim = self._claims.pop(file.owner, None)
+            claim = self._claims.pop(file.place, None)
             if claim is None or self._partials is None:
-                self._spool.remove(file.owner)
+                self._spool.remove(file.place)
             else:
-                self._partials.keep(claim, Partial(file.owner, file.received))
+                self._partials.keep(claim, Partial(file.place, file.received))
 
     # ---- strings ---------------------------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class Incoming:
         """`{length}`; returns the id. Strings unused for long make room (R4). Raises ClusterError 1000, SpoolRefused."""
         total = parse_length(payload)
         now = self._now()
-        self._spool.remove(*(string.owner for string in self._strings.expire(now)))
+        self._spool.remove(*(string.place for string in self._strings.expire(now)))
         self._spool.admit(self._sender, total, total)
         path = self._spool.create("string")
         try:
@@ -267,7 +267,7 @@ class Incoming:
                 name, data = split_word(payload)
                 string = self._strings.find(name)
                 try:
-                    _write_at(string.owner, string.received, data[: string.total - string.received])
+                    _write_at(string.place, string.received, data[: string.total - string.received])
                 except OSError as failure:
                     self.drop_string(name)
                     raise self._spool.refused(failure.strerror or str(failure)) from failure
@@ -276,7 +276,7 @@ class Incoming:
                 return
             growing = list(self._strings)
             targets = [
-                ChunkTarget(string.id, string.owner, string.received, string.total, truncate=True) for string in growing
+                ChunkTarget(string.id, string.place, string.received, string.total, truncate=True) for string in growing
             ]
             stored = await self._store(targets, b"", body)
             if stored.problem:
@@ -290,7 +290,7 @@ class Incoming:
         string = self._strings.abandon(parse_length(payload))
         if string is None:
             return "None"
-        self._spool.remove(string.owner)
+        self._spool.remove(string.place)
         return string.id
 
     async def take_string(self, string_id: str) -> Segment:
@@ -300,16 +300,16 @@ class Incoming:
             string = self._strings.take(string_id)
         if string.received < string.total:
             try:
-                os.truncate(string.owner, string.total)
+                os.truncate(string.place, string.total)
             except OSError as failure:
-                self._spool.remove(string.owner)
+                self._spool.remove(string.place)
                 raise self._spool.refused(failure.strerror or str(failure)) from failure
-        return Segment(string.owner, 0, string.total)
+        return Segment(string.place, 0, string.total)
 
     def drop_string(self, string_id: str) -> None:
         """A command has used it, or nobody will."""
         try:
-            self._spool.remove(self._strings.take(string_id).owner)
+            self._spool.remove(self._strings.take(string_id).place)
         except ClusterError:
             # Stock's peers name a string that was never sent ("None", "Error ..."), too.
             return
@@ -325,7 +325,7 @@ class Incoming:
             self._keeping = asyncio.create_task(self._let_go_later(files))
         else:
             self._let_go(files)
-        self._spool.remove(*(string.owner for string in self._strings.take_all()))
+        self._spool.remove(*(string.place for string in self._strings.take_all()))
         for awaited in self._awaited.values():
             awaited.file.cancel()
         self._awaited.clear()

@@ -169,7 +169,7 @@ class Sender:
         except (ClusterError, JobError, OSError) as failure:
             error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
             journal.error(f"Error sending zip file: {error}")
-            self._log_limit(journal, peer.zip_limit.ended(0.0 if transfer_started is None else float("inf")))
+            self._log_limit(journal, peer.zip_limit.sending_ended(0.0 if transfer_started is None else float("inf")))
             peer.spawn(self._tell(peer, command, task_id, error))
             raise error from failure
         finally:
@@ -179,7 +179,7 @@ class Sender:
             journal.debug(peer.zip_limit.interrupted(cut_at))
             raise ClusterError(3039)
         journal.debug("Zip file sent.")
-        self._log_limit(journal, peer.zip_limit.ended(sending_s))
+        self._log_limit(journal, peer.zip_limit.sending_ended(sending_s))
 
     @contextmanager
     def _path(self, peer: Peer, node: str, package: Package) -> Iterator[str]:
@@ -239,7 +239,7 @@ class Sender:
         async def arrive() -> None:
             nonlocal arrived
             flight, begun_at, stop = flying.popleft()
-            await peer.ended(commands.FILE_UPD, flight)
+            await peer.response_of(commands.FILE_UPD, flight)
             window.answered(self._clock.monotonic() - begun_at)
             progress.done_bytes = arrived = stop
 

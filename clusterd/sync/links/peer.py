@@ -85,12 +85,12 @@ class Peer:
 
         Raises ClusterError: 3020 without a response in time, LinkClosed, or what the peer's `err` says (C3)."""
         flight = await self.begin(command, payload, body=body, timeout_s=timeout_s)
-        return await self.ended(command, flight, small=small)
+        return await self.response_of(command, flight, small=small)
 
     async def begin(
         self, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float | None = None
     ) -> Flight:
-        """Send a request and do not wait for it: `ended` does. Requests are sent in the order of the calls."""
+        """Send a request and do not wait for it: `response_of` does. Requests are sent in the order of the calls."""
         return await self._net.begin(
             self.link, command, payload, body=body, timeout_s=self.timeout_s if timeout_s is None else timeout_s
         )
@@ -103,7 +103,7 @@ class Peer:
         response = await self._net.give_string(self.link, command, word, content, timeout_s=self.timeout_s)
         return await self._said(command, response)
 
-    async def ended(self, command: str, flight: Flight, *, small: bool = False) -> bytes:
+    async def response_of(self, command: str, flight: Flight, *, small: bool = False) -> bytes:
         """What `request` returns and raises, for one that was begun."""
         return await self._said(command, await flight.response(), small=small)
 

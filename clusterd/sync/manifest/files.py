@@ -29,7 +29,7 @@ class ManifestFiles:
         self._state_dir = Path(state_dir)
         self._current = ""
         self._recent: dict[str, tuple[str, float]] = {}
-        self.published = self._load()
+        self.published_digest = self._load()
         """The manifest that was published last, in this life or an earlier one; empty if none was."""
 
     def publish(self, digest: str, base: str, now: float, *, lasting: bool) -> None:
@@ -40,9 +40,9 @@ class ManifestFiles:
         self._recent.pop(digest, None)
         self._recent[digest] = (base, now)
         self._current = digest
-        if lasting and self.published != digest:
+        if lasting and self.published_digest != digest:
             save_state(FileOps(), str(self._state_dir / _NAME), _MAGIC, digest)
-            self.published = digest
+            self.published_digest = digest
         self._remove(now)
 
     def _remove(self, now: float) -> None:

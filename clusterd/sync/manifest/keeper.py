@@ -316,7 +316,7 @@ class ManifestKeeper:
         digests = tuple(shard.digest for shard in shards)
         state = self._state
         if state is None or digests != self._built_from:
-            published = self._files.published if self.current is None else self.current.root_digest
+            published = self._files.published_digest if self.current is None else self.current.root_digest
             job = BuildManifest(
                 self._root,
                 self._state_dir,

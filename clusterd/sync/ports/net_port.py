@@ -167,7 +167,7 @@ class NetPort:
             found[2].set_exception(ClusterError(3018, message.text or message.why))
 
     async def slabs_returned(self, message: SlabsReturned) -> None:
-        await self._slabs.give_back(message.slabs)
+        await self._slabs.take_back(message.slabs)
 
     async def net_lost(self) -> None:
         """net died: every request in flight has failed, every slab it held is free."""

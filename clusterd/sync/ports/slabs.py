@@ -77,7 +77,7 @@ class SlabPool:
         self._ours[slab] -= 1
         self._nets[slab] += 1
 
-    async def give_back(self, slabs: Iterable[int]) -> None:
+    async def take_back(self, slabs: Iterable[int]) -> None:
         """net has written (or dropped) one message from each. Raises StaleLease."""
         for slab in slabs:
             self._less(self._nets, slab)

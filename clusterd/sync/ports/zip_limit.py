@@ -18,7 +18,7 @@ class ZipLimit:
         self.current = max(rules.min_zip_size_bytes, sent_bytes * (1 - rules.zip_limit_tolerance))
         return f"Decreasing sync size limit to {self.current / MIB:.2f} MB."
 
-    def ended(self, sending_s: float) -> str | None:
+    def sending_ended(self, sending_s: float) -> str | None:
         """A sending ended otherwise, after `sending_s` (0: it failed before it began, infinite: within it).
 
         Returns the DEBUG line if the limit grew."""
