@@ -210,7 +210,7 @@ def test_an_asker_that_goes_away_is_forgotten(framework: FakeFramework, tmp_path
     async def story(lone: LonePort) -> None:
         await lone.run("wazuh.agent", "get_agents")
         (before,) = lone.shown
-        gone = asyncio.create_task(lone.run("wazuh.bad_luck", "large", megabytes=1))
+        gone = asyncio.create_task(lone.run("wazuh.bad_luck", "large", megabytes=8))
         await lone.until(lambda: lone.shown[0]["running"] == 1, "it is asked")
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)
