@@ -56,7 +56,7 @@ class DistributedAPI:
         name = self.node.get_node()["node"]
         try:
             if self.is_async:
-                task = self.f(**self.f_kwargs)
+                task = asyncio.get_running_loop().create_task(self.f(**self.f_kwargs))
             else:
                 import contextvars
 
