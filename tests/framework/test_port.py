@@ -327,8 +327,9 @@ def test_too_many_requests_of_one_asker_are_refused(
     play(story, framework, tmp_path)
 
 
+@pytest.mark.parametrize("askers", [6, 30])
 def test_under_load_there_are_more_processes_and_never_more_than_wanted(
-    framework: FakeFramework, tmp_path: Path
+    framework: FakeFramework, tmp_path: Path, askers: int
 ) -> None:
     async def story(lone: LonePort) -> None:
         async def ask(asker: str) -> None:
@@ -336,7 +337,7 @@ def test_under_load_there_are_more_processes_and_never_more_than_wanted(
                 await lone.run("wazuh.bad_luck", "sleep", asker=asker, seconds=0.1, text="busy")
 
         async with asyncio.timeout(60):
-            await asyncio.gather(*(ask(f"w{number}") for number in range(30)))
+            await asyncio.gather(*(ask(f"w{number}") for number in range(askers)))
         assert len(lone.shown) == 2
         assert lone.port.shown()["started"] == 2
 
