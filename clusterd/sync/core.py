@@ -1,5 +1,5 @@
-"""Peers come and go, and each request gets to the one who answers it. One Core per sync process; what there is to
-answer is in the side of the node's role."""
+"""Tracks peers and routes each request to its handler. One Core per sync process; the side of the node's role has the
+handlers."""
 
 import contextlib
 from collections.abc import Coroutine
@@ -50,7 +50,7 @@ from ipc.descriptor import Descriptor
 
 
 class Core:
-    """Gives each message of net to its feature. Peers are added to the roster and removed here only."""
+    """Passes each message of net to its feature. Only Core adds peers to the roster and removes them."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -67,7 +67,8 @@ class Core:
     # ---- life ----------------------------------------------------------------------------------------------------------
 
     async def handle(self, message: NetToSync) -> None:
-        """One message of net. Requests are answered by tasks of their own, in the order in which they came."""
+        """Handles one message of net. Each request is answered by a task of its own; the tasks begin in the order of
+        the requests."""
         match message:
             case PeerRequest():
                 self._tasks.spawn(self._answer(message))
@@ -93,7 +94,7 @@ class Core:
                 await self._net_hello(message)
 
     async def net_lost(self) -> None:
-        """net is gone, and every link with it."""
+        """net has died, and every link with it."""
         self._serving = ""
         async with contextlib.AsyncExitStack() as ending:
             ending.push_async_callback(self._context.net.net_lost)
@@ -101,7 +102,7 @@ class Core:
                 ending.push_async_callback(self._link_down, link, "the network process of this node ended")
 
     async def _net_hello(self, message: NetHello) -> None:
-        """The links that a net process holds: of a new net, or of the same one for a new sync."""
+        """Adopts the links that a net process holds: of a new net, or of the same one after a restart of sync."""
         for link in [peer.link for peer in self._roster.all()]:
             with self._survives("links that net has given up"):
                 await self._link_down(link, "the network process of this node gave it up")
@@ -119,8 +120,8 @@ class Core:
                 self._tasks.spawn(self._end_lost_task(peer, task.command, task.task_id))
 
     async def _end_lost_task(self, peer: Peer, command: str, task_id: str) -> None:
-        """The sync that was sending this file, or had this sendsync request, is dead: the peer hears it instead of
-        waiting in vain."""
+        """The sync process that was sending this file, or was answering this sendsync request, has died: tells the
+        peer, which would otherwise wait until its time-out."""
         if command in (commands.SENDSYN_ERR, commands.DAPI_ERR):
             await self._context.net.note_task(peer.link, command, task_id, is_open=False)
             text = restarted(task_id) if command == commands.SENDSYN_ERR else api_restarted(task_id)
@@ -133,8 +134,8 @@ class Core:
         await peer.note_sending(command, task_id, is_open=False)
 
     async def _serve_link(self, info: LinkInfo) -> None:
-        """One that cannot be served as a whole is closed: the peer dials again, instead of waiting on a link that
-        nobody serves."""
+        """Serves a link. If that fails, closes the link: the peer dials again instead of waiting on an unserved
+        link."""
         try:
             await self._link_up(info)
         except Exception:
@@ -173,7 +174,7 @@ class Core:
             await self._side.link_down(peer, why)
 
     def forever(self) -> list[Coroutine[Any, Any, None]]:
-        """What this node does for ever, apart from its links. For whoever runs the process, once."""
+        """The node's endless tasks, apart from those of its links. For the owner of the process, once."""
         return self._side.forever()
 
     async def tell_status(self, client: Peer, payload: bytes) -> bytes:
@@ -212,7 +213,7 @@ class Core:
             error = ClusterError(1000, str(failure))
             await net.reply(message.link, message.serial, commands.ERR, encode_failure(error), log=str(error))
         except Exception as bug:
-            # Whatever one request trips over must not take the process, nor leave the peer without an answer.
+            # An unexpected failure of one request must neither end the process nor leave the peer without an answer.
             error = ClusterError(1000, f"{type(bug).__name__} while answering {message.command}")
             await net.reply(message.link, message.serial, commands.ERR, encode_failure(error), log=str(error))
             self._context.journal(self._context.tag, "Sync").error(
@@ -223,7 +224,7 @@ class Core:
             await net.reply(message.link, message.serial, command, payload)
 
     async def _echo(self, body: list[Descriptor]) -> None:
-        """See that a large echo is sealed with our key; the body itself is sent back as it is."""
+        """Checks that a large echo is sealed with our key; the body itself is sent back unchanged."""
         try:
             await self._open(body, LARGE, check_only=True)
         except BaseException:
@@ -242,8 +243,8 @@ class Core:
             raise
 
     async def _handled(self, peer: Peer, message: PeerRequest) -> bytes | DeferredAnswer:
-        """The payload of `ok`, or what comes instead. Sealed bodies of chunks go to the pool as they are; others are
-        opened first."""
+        """Returns the payload of `ok`, or what is sent instead. Sealed bodies of chunks go to the pool unopened; others
+        are opened first."""
         is_local = peer.info.kind == "local"
         bound = (self._local if is_local else self._remote).get(message.command)
         try:
@@ -266,8 +267,8 @@ class Core:
 
 
 def _admit(peer: Peer, row: Command) -> None:
-    """Raises ClusterError 4000 for a program that may not ask this, and Refusal, which is what a stock node says, for a
-    node that has not agreed to it."""
+    """Raises ClusterError 4000 for a program that may not send this command, and Refusal, with stock's text, for a node
+    that has not agreed to it."""
     if row.privileged:
         check_privileged(peer, row.privileged)
     if row.capability and row.capability not in peer.capabilities:

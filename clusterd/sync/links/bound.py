@@ -1,4 +1,4 @@
-"""Handlers of this process and the rows of the table of commands, together."""
+"""Binds the handlers of this process to the rows of the command table."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from clusterd.wire.command_table import NET, Command, LinkKind, rows_of
 
 
 class Bound(NamedTuple):
-    """Who answers a command: one of the two."""
+    """The handler of a command: one of the two."""
 
     row: Command
     opened: Handler | None
@@ -18,9 +18,9 @@ class Bound(NamedTuple):
 def bind(
     link: LinkKind, opened: Mapping[str, Handler], sealed: Mapping[str, SealedHandler], *, on_master: bool
 ) -> dict[str, Bound]:
-    """By word, what sync answers on this kind of link. Raises ValueError unless every row has its handler, of the kind
-    that the row asks for, and every handler its row: net would pass on what nobody answers, or drop what somebody waits
-    for."""
+    """The handlers for this kind of link, by word. Raises ValueError unless every row has a handler of the right kind
+    and every handler a row: otherwise net would pass on requests that nobody answers, or drop requests that somebody
+    waits for."""
     rows = {word: row for word, row in rows_of(link, on_master=on_master).items() if row.handler != NET}
     wanted = {word for word, row in rows.items() if row.most_bytes is not None}
     if wanted != opened.keys() or rows.keys() - wanted != sealed.keys():

@@ -31,17 +31,17 @@ CLUSTERD = "clusterd"
 STOCK = "stock"
 _WORDS = ","
 UNKNOWN_COMMAND = 3000
-"""What the plain text `unknown command ...` is read as (wire.md 3.4)."""
+"""How the plain text `unknown command ...` is read (wire.md 3.4)."""
 
 
 def offered(settings: Settings) -> tuple[str, ...]:
-    """Capabilities of this node. Each side uses what both listed."""
+    """This node's capabilities. Each side uses those that both have listed."""
     return tuple(name for name in settings.clusterd.caps if name != AGENTS or settings.serves_store)
 
 
 async def answer_caps(peer: Peer, payload: bytes, settings: Settings, net: NetPort) -> bytes:
-    """A worker's `caps`: note that it is clusterd and answer what both can do. net keeps that for a sync that comes after us:
-    the worker says it once a link. Raises ClusterError 1000."""
+    """A worker's `caps`: records that it is clusterd and answers what both can do. net keeps the result for a later
+    sync process, since the worker sends it once per link. Raises ClusterError 1000."""
     listed = parse_caps(payload)
     agreed = [capability for capability in offered(settings) if capability in listed]
     before = _WORDS.join(sorted(peer.capabilities)) if peer.program == CLUSTERD else None
@@ -54,14 +54,14 @@ async def answer_caps(peer: Peer, payload: bytes, settings: Settings, net: NetPo
 
 
 def recall(peer: Peer, noted: str, settings: Settings) -> None:
-    """What the sync before us had agreed with this worker, as net kept it."""
+    """Restores what an earlier sync process had agreed with this worker, as net kept it."""
     peer.program = CLUSTERD
     peer.agree(set(noted.split(_WORDS)).intersection(offered(settings)))
 
 
 async def offer_caps(peer: Peer, settings: Settings, net: NetPort) -> None:
-    """A worker tells its master what it can do. A stock master does not know the command; nothing waits for this. net is told
-    what was agreed: some of it is net's to do."""
+    """Tells the master what this worker can do. A stock master does not know the command; nothing waits for the answer.
+    net is told the result, since it implements part of it."""
     try:
         agreed = parse_caps(await peer.request(commands.CAPS, dump_json(list(offered(settings)))))
     except ClusterError as refusal:
@@ -78,11 +78,12 @@ async def offer_caps(peer: Peer, settings: Settings, net: NetPort) -> None:
 
 
 def asks_as_stock(peer: Peer) -> None:
-    """A worker begins a check. A clusterd node says its `caps` before anything else: this one is stock, or acts like it."""
+    """A worker begins a check. A clusterd node sends its `caps` before anything else, so this one is stock or acts like
+    it."""
     if not peer.program:
         peer.program = STOCK
 
 
 def method_for(peer: Peer) -> str:
-    """How entries of packages to this peer are compressed: a word of PackPart."""
+    """The compression of package entries for this peer: a word of PackPart."""
     return LZ4 if LZ4 in peer.capabilities else "zlib"

@@ -1,4 +1,4 @@
-"""What every feature of sync works with. Made once by process.py; no feature makes its own."""
+"""The objects that every feature of sync uses. Made once by process.py; no feature makes its own."""
 
 import msgspec
 
@@ -51,5 +51,5 @@ class Context(msgspec.Struct):
 
     @property
     def tag(self) -> str:
-        """Of the lines of this node's own work."""
+        """Tag of log lines about the node's own work."""
         return role_tag(self.node_name, is_master=self.settings.is_master)

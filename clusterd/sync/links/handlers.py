@@ -1,4 +1,4 @@
-"""Requests that both roles answer alike: files, strings, cancellations (wire.md 4.1)."""
+"""Requests that both roles answer in the same way: files, strings, cancellations (wire.md 4.1)."""
 
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from ipc.descriptor import Descriptor
 
 
 class DeferredAnswer(NamedTuple):
-    """What a handler returns whose answer comes by a request of ours: the payload of the `ok` that is said now, None for no
-    response at all; and the work that ends the request, which tells the asker of its own failures."""
+    """Returned by a handler whose answer is sent later, by a request of ours: the payload of the immediate `ok` (None:
+    no response at all), and the work that completes the request and reports its own failures to the asker."""
 
     first: bytes | None
     work: Callable[[], Awaitable[None]]
@@ -22,7 +22,8 @@ Handler = Callable[[Peer, bytes], Awaitable[bytes | DeferredAnswer]]
 """Answers a request: returns the payload of `ok`, or DeferredAnswer, or raises (ClusterError, Refusal)."""
 
 SealedHandler = Callable[[Peer, bytes, list[Descriptor] | None], Awaitable[bytes]]
-"""The same for a request whose body stays sealed: it goes to the pool as it is. Without one the payload is in the message."""
+"""The same for a request whose body stays sealed and goes to the pool unopened. Without a body the payload is in the
+message."""
 
 
 class CommonRequests:
@@ -65,7 +66,7 @@ class CommonRequests:
         return peer.incoming.cancel_string(payload).encode()
 
     async def cancel_task(self, peer: Peer, payload: bytes) -> bytes:
-        """The peer stopped waiting for a file of ours (wire.md 4.5). Ids that nothing sends are not kept (R4)."""
+        """The peer has stopped waiting for a file of ours (wire.md 4.5). Unknown ids are not stored (R4)."""
         task_id, error = parse_task_failure(payload)
         tag = self._context.tag if peer.info.kind == "master" else peer.tag
         if task_id is None:

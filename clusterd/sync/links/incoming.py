@@ -1,7 +1,6 @@
-"""What one link is sending us: files and long strings on their way into the spool (wire.md 4.3, 4.4).
+"""Files and long strings that one link is sending into the spool (wire.md 4.3, 4.4).
 
-Which names and sizes are allowed is decided by wire/transfer.py; here the bytes are stored, by jobs, in the order in which
-their chunks came.
+wire/transfer.py decides which names and sizes are allowed; here jobs store the bytes in the order of their chunks.
 """
 
 import asyncio
@@ -35,25 +34,25 @@ FILES_PER_LINK = 4
 
 
 class Awaited(msgspec.Struct, frozen=True):
-    """A task of ours that waits for a file of the peer. The file's `place` is its spool path."""
+    """A task of ours that waits for a file from the peer. The file's `place` is its spool path."""
 
     task_id: str
     file: "asyncio.Future[IncomingFile[str]]"
 
 
 class Refusal(Exception):
-    """A request that is answered `err` with plain text, as stock does for checksums."""
+    """A request that is answered with `err` and plain text, as stock does for checksums."""
 
 
 class SealViolation(ClusterError):
-    """A large body was not sealed with our key: the link is to be closed, as net does for small ones (wire.md 1.2)."""
+    """A large body was not sealed with our key: the link must be closed, as net does for small bodies (wire.md 1.2)."""
 
     def __init__(self) -> None:
         super().__init__(3025)
 
 
 class Incoming:
-    """Files and strings of one link. `node` is the worker's name of the connection (its directory on both ends)."""
+    """Files and strings of one link. `node`: the connection's worker name (the name of its directory on both ends)."""
 
     def __init__(
         self,
@@ -67,7 +66,8 @@ class Incoming:
         partials: Partials | None = None,
         sender: str = "",
     ) -> None:
-        """`partials`: where files go that are cut off (capability `resume`). `sender`: who is at the other end; `node` if empty."""
+        """`partials`: keeps files that are cut off (capability `resume`). `sender`: name of the other end; `node` if
+        empty."""
         self._sender = sender or node
         self._spool = spool
         self._jobs = jobs
@@ -75,7 +75,7 @@ class Incoming:
         self._now = now
         self._files: Files[str] = Files(node, max_bytes=file_limit, max_count=FILES_PER_LINK)
         self.string_bytes = 0
-        """Of all long strings so far: whether something is still coming."""
+        """Bytes of all long strings so far: shows whether something is still arriving."""
         self._strings: Strings[str] = Strings(
             max_bytes=limits.string_bytes,
             max_count=limits.strings_per_link,
@@ -93,13 +93,13 @@ class Incoming:
     # ---- tasks that wait for a file --------------------------------------------------------------------------------
 
     def expect(self, task_id: str) -> Awaited:
-        """From now on a file may come, for this task."""
+        """From now on a file for this task may arrive."""
         awaited = Awaited(task_id, asyncio.get_running_loop().create_future())
         self._awaited[task_id] = awaited
         return awaited
 
     def forget(self, task_id: str) -> None:
-        """The task does not wait any more; with the last one go the files that nobody can take."""
+        """The task no longer waits; after the last one, files that nobody can take are removed."""
         self._awaited.pop(task_id, None)
         if not self._awaited:
             self._let_go(self._files.take_all())
@@ -114,8 +114,8 @@ class Incoming:
     # ---- files -----------------------------------------------------------------------------------------------------
 
     def resume_file(self, payload: bytes) -> int:
-        """The next file is the package with this SHA-256 and size. Returns how much of it is there already: its chunks begin
-        behind that. Raises ClusterError 1000 when no file is awaited, or where nothing is kept."""
+        """Announces the next file as the package with this SHA-256 and size. Returns how much of it is stored already:
+        its chunks begin after that. Raises ClusterError 1000 when no file is awaited, or where nothing is kept."""
         claim = Claim(*parse_package_claim(payload))
         if self._partials is None:
             raise ClusterError(1000, "nothing is kept of packages that were cut off")
@@ -127,13 +127,14 @@ class Incoming:
         return 0 if partial is None else partial.received
 
     def _drop_claimed(self) -> None:
-        """What was claimed last did not come."""
+        """The package claimed last did not arrive."""
         claimed, self._claimed = self._claimed, None
         if claimed is not None and claimed[1] is not None and self._partials is not None:
             self._partials.keep(claimed[0], claimed[1])
 
     def new_file(self, payload: bytes) -> None:
-        """Begin a file. Raises ClusterError 1000 when none is awaited, or for a name that is not one of ours (W1); SpoolRefused."""
+        """Begins a file. Raises ClusterError 1000 when none is awaited or the name is not one of ours (W1);
+        SpoolRefused."""
         try:
             path = payload.decode()
         except UnicodeDecodeError as problem:
@@ -157,7 +158,7 @@ class Incoming:
             self._claims[file.place] = claim
 
     async def file_chunk(self, payload: bytes, body: list[Descriptor] | None) -> None:
-        """`{path} {data}`, open or sealed. A file that cannot be stored is dropped."""
+        """Stores `{path} {data}`, open or sealed. A file that cannot be stored is dropped."""
         async with self._order:
             if body is None:
                 growing = [self._files.find(split_word(payload, MAX_PATH_BYTES)[0])]
@@ -181,7 +182,7 @@ class Incoming:
             self.received_bytes += stored.size
 
     async def end_file(self, payload: bytes) -> None:
-        """`{path} {SHA-256}`. Raises Refusal when the digest differs; the file is then gone."""
+        """Completes `{path} {SHA-256}`. Raises Refusal when the digest differs; the file is then removed."""
         async with self._order:
             end = parse_file_end(payload)
             file = self._files.find(end.path)
@@ -198,9 +199,10 @@ class Incoming:
             file.digest = found.sha256
 
     def end_task(self, payload: bytes) -> None:
-        """`{task id} {path}` (`*_e`): hand the file to the task. Raises ClusterError 3027 for an unknown task or file (W2).
+        """`{task id} {path}` (`*_e`): gives the file to the task. Raises ClusterError 3027 for an unknown task or file
+        (W2).
 
-        Only a file that was received on this link and is whole is taken; nothing else is touched."""
+        Only a complete file received on this link is taken; nothing else is touched."""
         end = parse_task_path(payload)
         awaited = self._awaited.get(end.task_id)
         file = self._files.claim(end.path.removeprefix("/"))
@@ -213,7 +215,8 @@ class Incoming:
         awaited.file.set_result(file)
 
     def keep(self, file: IncomingFile[str]) -> None:
-        """A whole file that its task gives up, for the next link: under another name, so that jobs that read it end."""
+        """Keeps a complete file that its task gave up, for the next link: under another name, so that jobs still
+        reading it fail."""
         path = self._spool.new_path("package")
         try:
             os.rename(file.place, path)
@@ -234,7 +237,7 @@ class Incoming:
             self._spool.remove(file.place)
 
     def _let_go(self, files: Iterable[IncomingFile[str]]) -> None:
-        """Nobody waits for these any more: what may be gone on with is kept, the rest removed."""
+        """Nobody waits for these files any more: resumable ones are kept, the others removed."""
         for file in files:
             claim = self._claims.pop(file.place, None)
             if claim is None or self._partials is None:
@@ -245,7 +248,8 @@ class Incoming:
     # ---- strings ---------------------------------------------------------------------------------------------------
 
     def new_string(self, payload: bytes) -> str:
-        """`{length}`; returns the id. Strings unused for long make room (R4). Raises ClusterError 1000, SpoolRefused."""
+        """`{length}`: begins a string and returns its id. Strings unused for long are removed (R4). Raises ClusterError
+        1000, SpoolRefused."""
         total = parse_length(payload)
         now = self._now()
         self._spool.remove(*(string.place for string in self._strings.expire(now)))
@@ -260,8 +264,8 @@ class Incoming:
         return string.id
 
     async def string_chunk(self, payload: bytes, body: list[Descriptor] | None) -> None:
-        """`{id} {data}`. Bytes beyond the announced length are dropped silently, as stock does. A small chunk is written here: a
-        job would cost more than it saves."""
+        """`{id} {data}`: stores a chunk. Bytes beyond the announced length are dropped silently, as in stock. A small
+        chunk is written here: a job would cost more than it saves."""
         async with self._order:
             if body is None:
                 name, data = split_word(payload)
@@ -286,7 +290,7 @@ class Incoming:
             self.string_bytes += stored.size
 
     def cancel_string(self, payload: bytes) -> str:
-        """`err_str`: drop the first string of this length of which nothing has come; its id, or `None`."""
+        """`err_str`: removes the first string of this length that has received nothing; returns its id, or `None`."""
         string = self._strings.abandon(parse_length(payload))
         if string is None:
             return "None"
@@ -294,8 +298,8 @@ class Incoming:
         return string.id
 
     async def take_string(self, string_id: str) -> Segment:
-        """The string that a command uses, as bytes of a spool file that is the caller's to remove; missing bytes are NUL, as
-        stock has it. Raises ClusterError 3035, SpoolRefused."""
+        """The string that a command uses, as bytes of a spool file that the caller must remove; missing bytes are NUL,
+        as in stock. Raises ClusterError 3035, SpoolRefused."""
         async with self._order:
             string = self._strings.take(string_id)
         if string.received < string.total:
@@ -307,21 +311,21 @@ class Incoming:
         return Segment(string.place, 0, string.total)
 
     def drop_string(self, string_id: str) -> None:
-        """A command has used it, or nobody will."""
+        """Removes a string that a command has used, or that nobody will use."""
         try:
             self._spool.remove(self._strings.take(string_id).place)
         except ClusterError:
-            # Stock's peers name a string that was never sent ("None", "Error ..."), too.
+            # Stock peers also name strings that were never sent ("None", "Error ...").
             return
 
     # ---- end -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """The link is gone: nothing of it stays in the spool but what the next link may go on with."""
+        """The link has ended: only resumable files stay in the spool."""
         self._drop_claimed()
         files = self._files.take_all()
         if self._order.locked():
-            # A job may still be writing, behind what was received.
+            # A job may still be writing behind the received part.
             self._keeping = asyncio.create_task(self._let_go_later(files))
         else:
             self._let_go(files)
@@ -344,7 +348,7 @@ class Incoming:
 
 
 def _size(payload: bytes, body: list[Descriptor] | None) -> int:
-    """Bytes that it brings, about: a sealed body is a third longer."""
+    """Approximate size of its data: a sealed body is a third longer."""
     return len(payload) if body is None else sum(part.length for part in body) * 3 // 4
 
 

@@ -1,5 +1,5 @@
-"""The workers that a master knows: who was there, who is, and who was refused lately. A worker is known until somebody has the
-master forget it, across restarts of the node.
+"""The workers that a master knows (present, absent) and the nodes it refused lately. A worker stays known across
+restarts of the node until an operator makes the master forget it.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ FILE = "workers.json"
 FILE_MODE = 0o640
 LARGEST_FILE = 4 << 20
 MOST = 1000
-"""Workers that are remembered; beyond that the one that has been away for the longest goes."""
+"""Most workers that are remembered; beyond that the one absent for the longest is dropped."""
 MOST_REFUSED = 64
 REFUSED_S = 600.0
-"""For how long a refusal is shown after the last attempt: a node that wants to join tries again every few seconds."""
+"""How long a refusal is shown after the last attempt: a node that wants to join tries again every few seconds."""
 BACK_SOON_S = 3.0
-"""A link that is made anew within this time was not lost."""
+"""A worker that connects again within this time was not lost."""
 EXPECTED_S = 15.0
-"""After a start of the master: workers dial again every 10 s."""
+"""How long workers are expected after a start of the master: they dial again every 10 s."""
 SAVE_S = 60.0
 
 
 class KnownWorker(msgspec.Struct, kw_only=True):
-    """Times are wall-clock seconds. `seen_at`: last keepalive or other sign of a link; `lost_at`: when its link ended, None while
-    it is connected; `why`: how it ended."""
+    """Times are wall-clock seconds. `seen_at`: last keepalive or other sign of a link; `lost_at`: when its link ended,
+    None while it is connected; `why`: how the link ended."""
 
     name: str
     address: str = ""
@@ -51,7 +51,8 @@ class KnownWorker(msgspec.Struct, kw_only=True):
 
 
 class RefusedNode(msgspec.Struct, kw_only=True):
-    """Somebody who may not join. `name` is empty when it did not get so far as to say it. `since`, `at`: first and last attempt."""
+    """A node that may not join. `name` is empty if it was refused before it said its name. `since`, `at`: first and
+    last attempt."""
 
     name: str
     address: str
@@ -62,7 +63,7 @@ class RefusedNode(msgspec.Struct, kw_only=True):
 
 
 class KnownWorkers:
-    """Owner of `workers.json` in the node's state. Only the process that made it changes the file."""
+    """Owns `workers.json` in the node's state. Only the process that made it changes the file."""
 
     def __init__(self, state_dir: str, clock: Clock, journal: Journal, troubles: Troubles) -> None:
         self._path = os.path.join(state_dir, FILE)
@@ -99,7 +100,7 @@ class KnownWorkers:
         self._changed.set()
 
     def left(self, peer: Peer, record: WorkerRecord | None, why: str = "") -> None:
-        """A worker's link has ended. A newer one of the same worker counts more."""
+        """A worker's link has ended. A newer link of the same worker takes precedence."""
         if self._connected.get(peer.name) is not peer:
             return
         self._take(peer, record)
@@ -110,7 +111,7 @@ class KnownWorkers:
         self._changed.set()
 
     def refused(self, refusal: HelloRefused) -> None:
-        """A node that may not join has tried."""
+        """A node that may not join has tried to."""
         now = self._clock.wall()
         key = refusal.name, refusal.address
         earlier = self._refused.pop(key, None)
@@ -122,7 +123,7 @@ class KnownWorkers:
             del self._refused[next(iter(self._refused))]
 
     def forget(self, name: str) -> None:
-        """Its refusals, too. Raises ClusterError 1000 for a worker that nobody knows, or that is connected."""
+        """Forgets the worker and its refusals. Raises ClusterError 1000 for an unknown or a connected worker."""
         if name in self._connected:
             raise ClusterError(1000, f"worker {name} is connected: stop it first")
         refusals = [key for key in self._refused if key[0] == name]
@@ -142,8 +143,8 @@ class KnownWorkers:
     # ---- what is told ----------------------------------------------------------------------------------------------------
 
     def shown(self, records: dict[str, WorkerRecord]) -> list[dict[str, Any]]:
-        """For `status`: every known worker. `state`: connected, lost, or expected: it has been away for a moment only, or the
-        master has just started. `lost_s`: for how long it has been away."""
+        """For `status`: every known worker. `state`: connected, lost, or expected (absent for a moment only, or the
+        master has just started). `lost_s`: how long it has been absent."""
         now = self._clock.wall()
         is_new = self._clock.monotonic() < self._expected_until
         rows = []
@@ -192,7 +193,7 @@ class KnownWorkers:
     # ---- for ever --------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Say who is lost, and keep the file up to date."""
+        """Logs lost workers and keeps the file up to date."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SAVE_S):
@@ -204,7 +205,7 @@ class KnownWorkers:
             await self._save()
 
     def _say_lost(self) -> None:
-        """Of links that have ended a moment ago another round will speak."""
+        """Links that ended a moment ago are reported by a later round."""
         due = self._clock.wall() - BACK_SOON_S
         for name in sorted(self._unsaid):
             known = self._workers[name]
@@ -217,7 +218,7 @@ class KnownWorkers:
             self._journal.warning(f"Worker {name} ({known.address}) is lost{why}. {self._count()}")
 
     def read(self) -> None:
-        """What an earlier life has written. A file that cannot be read is an empty one, and said."""
+        """Reads what an earlier life has written. An unreadable file is logged and counts as empty."""
         try:
             with open(self._path, "rb") as file:
                 found = msgspec.json.decode(file.read(LARGEST_FILE), type=list[KnownWorker])
@@ -227,7 +228,7 @@ class KnownWorkers:
             self._journal.warning(f"{self._path} cannot be read, workers that are away are unknown: {problem}")
             return
         for known in found[:MOST]:
-            # What ended the link is of that life: now nobody has come yet.
+            # The reason belongs to that earlier life; in this one no worker has connected yet.
             known.why = ""
             known.lost_at = known.seen_at if known.lost_at is None else known.lost_at
             self._workers[known.name] = known
@@ -236,7 +237,7 @@ class KnownWorkers:
         rows = [self._workers[name] for name in sorted(self._workers)]
         data = msgspec.json.encode(rows)
         try:
-            # A disk that hangs must not hold the loop.
+            # A disk that hangs must not block the loop.
             await asyncio.to_thread(write_atomic, FileOps(), self._path, data, FILE_MODE, durable=False)
         except OSError as problem:
             self._troubles.begin("known workers", f"{self._path} cannot be written: {problem.strerror}")

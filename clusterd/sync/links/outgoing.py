@@ -1,4 +1,5 @@
-"""Sending a package to a peer (wire.md 4.3, 4.6, 4.7): chunks sealed in the pool, a few in flight, the next ones ready."""
+"""Sends packages to a peer (wire.md 4.3, 4.6, 4.7): chunks are sealed in the pool, a few are in flight, the next are
+prepared."""
 
 import asyncio
 import os
@@ -29,7 +30,7 @@ from ipc.descriptor import Descriptor
 INLINE_CHUNK = INLINE_BYTES // 2
 """Packages up to this size are read by sync and sealed by net: a job would cost more than it saves."""
 LOCAL_CHUNK = INLINE_BYTES - 32
-"""As much of a long string as fits into a message with its id."""
+"""The part of a long string that fits into a message with its id."""
 MOST_IN_FLIGHT = 3
 SLOW_S = 2.0
 SEALED_AHEAD = 2
@@ -38,8 +39,8 @@ SEALED_AHEAD = 2
 class Package(msgspec.Struct, frozen=True):
     """The concatenation of `segments`: `size` bytes with SHA-256 `sha256`.
 
-    One that several peers get (`build` is not None) goes to all of them under `shared_path`: `build` is the number of what they
-    share, the first `shared` bytes, and names what is behind those."""
+    A package for several peers (`build` is not None) goes to all of them under `shared_path`: `build` numbers the
+    common part, the first `shared` bytes, and names what follows it."""
 
     segments: list[Segment]
     size: int
@@ -50,7 +51,7 @@ class Package(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct):
-    """What `status` shows of a sync under way. Written by the task that does it."""
+    """A running sync as `status` shows it. Its task updates it."""
 
     peer: str
     kind: str
@@ -66,7 +67,7 @@ def package_name(node: str, now: float) -> str:
 
 
 def slice_segments(segments: Sequence[Segment], offset: int, length: int) -> list[Segment]:
-    """The part of a concatenation that lies at `offset`, `length` bytes."""
+    """The part of a concatenation at `offset`, `length` bytes long."""
     chosen = []
     for segment in segments:
         if length <= 0:
@@ -94,7 +95,8 @@ def read_segments(segments: Sequence[Segment]) -> bytes:
 
 
 class PackagePiece(msgspec.Struct, frozen=True):
-    """One chunk of a package. `key`: the same bytes under the same path for every worker; None: of this sending only."""
+    """One chunk of a package. `key`: the same bytes under the same path for every worker; None: for this sending
+    only."""
 
     offset: int
     length: int
@@ -102,8 +104,8 @@ class PackagePiece(msgspec.Struct, frozen=True):
 
 
 def cut_package(package: Package, path: str, start: int = 0) -> list[PackagePiece]:
-    """The chunks of a package that is sent under this path, from byte `start` on. What workers share is cut without regard to
-    what only one gets; a package of one chunk is not cut at all."""
+    """The chunks of a package sent under this path, from byte `start` on. The common part is cut independently of the
+    individual part; a package of one chunk is not cut at all."""
     step = chunk_bytes(path)
     build = package.build if path == package.shared_path else None
     shared = package.shared if package.size > step else 0
@@ -122,7 +124,7 @@ def cut_package(package: Package, path: str, start: int = 0) -> list[PackagePiec
 
 
 class ChunkWindow:
-    """How many chunks may be in flight to one peer. One that needs long for each holds no more than one slab."""
+    """How many chunks may be in flight to one peer. A slow peer holds no more than one slab."""
 
     def __init__(self) -> None:
         self.size = 2
@@ -133,7 +135,7 @@ class ChunkWindow:
 
 
 class Sender:
-    """Sends packages over any link. Holds no state between two sendings but sealed bodies."""
+    """Sends packages over any link. Between two sendings it holds only sealed bodies."""
 
     def __init__(self, jobs: PoolPort, slabs: SlabPool, clock: Clock) -> None:
         self._jobs = jobs
@@ -144,9 +146,11 @@ class Sender:
     async def send(
         self, peer: Peer, node: str, command: str, package: Package, journal: Journal, progress: Progress
     ) -> None:
-        """Ask for a task id with `command`, send the file, end with the command of FILE_SENT; keep the peer's limit (wire.md 5.7).
+        """Asks for a task id with `command`, sends the file, ends with the command of FILE_SENT; adapts the peer's
+        limit (wire.md 5.7).
 
-        Logs the lines of 9.3/9.4. On failure tells the peer with that of FILE_NOT_SENT and raises ClusterError."""
+        Logs the lines of 9.3/9.4. On failure tells the peer with the command of FILE_NOT_SENT and raises
+        ClusterError."""
         journal.debug("Sending zip file.")
         progress.step = "sending"
         progress.done_bytes, progress.total_bytes = 0, package.size
@@ -163,7 +167,7 @@ class Sender:
             try:
                 await peer.request(commands.FILE_SENT[command], build_words(task_id, path[1:]))
             except ClusterError:
-                # After an interruption the peer does not know the task any more: 3027 is what it has to say (5.7).
+                # After an interruption the peer does not know the task any more and must answer 3027 (5.7).
                 if cut_at is None:
                     raise
         except (ClusterError, JobError, OSError) as failure:
@@ -183,8 +187,8 @@ class Sender:
 
     @contextmanager
     def _path(self, peer: Peer, node: str, package: Package) -> Iterator[str]:
-        """Where the peer keeps the package: one of its own unless it shares one, which no two transfers of a link have at a
-        time."""
+        """Where the peer keeps the package: its own path, unless it shares one, which no two transfers of a link use at
+        a time."""
         if not package.shared_path or package.shared_path in peer.paths:
             yield f"/queue/cluster/{node}/{package_name(node, self._clock.wall())}"
             return
@@ -195,7 +199,7 @@ class Sender:
             peer.paths.discard(package.shared_path)
 
     async def _transfer(self, peer: Peer, path: str, package: Package, task_id: str, progress: Progress) -> int | None:
-        """new_file to file_end. Returns how many bytes were sent if the peer cancelled, else None."""
+        """Runs new_file to file_end. Returns how many bytes were sent if the peer cancelled, else None."""
         start = await self._resumed(peer, package)
         await peer.request(commands.NEW_FILE, path.encode())
         prefix = f"{path} ".encode()
@@ -215,9 +219,9 @@ class Sender:
         return None
 
     async def _resumed(self, peer: Peer, package: Package) -> int:
-        """How many bytes of the package the peer has kept of a transfer that was cut off; the file goes on behind them.
+        """How many bytes of the package the peer kept from a transfer that was cut off; the file continues after them.
 
-        Raises ClusterError for a number that cannot be."""
+        Raises ClusterError for an impossible number."""
         if peer.info.kind != "worker" or RESUME not in peer.capabilities or package.size <= INLINE_CHUNK:
             return 0
         answer = await peer.request(commands.RESUME_FILE, f"{package.sha256.hex()} {package.size}".encode())
@@ -229,8 +233,8 @@ class Sender:
     async def _send_chunks(
         self, peer: Peer, path: str, package: Package, start: int, task_id: str, progress: Progress
     ) -> int:
-        """All chunks behind `start` in order, several in flight. Returns how far it came: to the end, or less far if the peer
-        cancelled."""
+        """Sends all chunks after `start` in order, several in flight. Returns the position reached: the end, or less if
+        the peer cancelled."""
         window = ChunkWindow()
         flying: deque[tuple[Flight, float, int]] = deque()
         pieces = cut_package(package, path, start)
@@ -283,15 +287,15 @@ class Sender:
         return await self.bodies.get((path, piece.key), prefix, segments)
 
     async def send_file(self, peer: Peer, path: str, segments: list[Segment], size: int) -> None:
-        """A single file, outside of any task (dapi.md 0.6). Raises ClusterError, JobError, OSError."""
+        """Sends a single file without a task (dapi.md 0.6). Raises ClusterError, JobError, OSError."""
         digested = await self._jobs.run(DigestSegments(segments), urgent=True)
         package = Package(segments, size, digested.sha256)
         progress = Progress(peer.name, "file", "sending", self._clock.wall(), total_bytes=size)
         await self._transfer(peer, path, package, "", progress)
 
     async def send_string(self, peer: Peer, content: bytes | Sequence[Segment]) -> str:
-        """Give a peer a long string (wire.md 4.4); returns the id that it chose. Raises ClusterError 3016 when it could not be
-        given: the peer is then told by `err_str` that none comes."""
+        """Sends a peer a long string (wire.md 4.4); returns the id that it chose. Raises ClusterError 3016 if that
+        fails: the peer is then told by `err_str` that none comes."""
         size = len(content) if isinstance(content, bytes) else sum(segment.length for segment in content)
         try:
             string_id = parse_task_id(await peer.request(commands.NEW_STR, str(size).encode()))
@@ -326,8 +330,8 @@ class Sender:
             await peer.request(commands.STR_UPD, body=body)
 
     async def seal(self, payload: bytes, more: Sequence[Segment] = ()) -> Descriptor:
-        """A request's payload (with the bytes of `more` behind it) as a body for `Peer.request`, sealed in the pool.
-        Raises JobError."""
+        """Seals a request's payload (followed by the bytes of `more`) in the pool, as a body for `Peer.request`. Raises
+        JobError."""
         return await self.bodies.once(payload, more)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Packages that were cut off, kept for a while so that the next transfer goes on where the last one stopped."""
+"""Keeps packages that were cut off for a while, so that the next transfer continues where the last one stopped."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ KEPT_S = 600.0
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Which package it is: SHA-256 and size in bytes, as the sender says."""
+    """Identifies the package: SHA-256 and size in bytes, as the sender says."""
 
     sha256: bytes
     size: int
@@ -26,7 +26,8 @@ class Partial(msgspec.Struct, frozen=True):
 
 
 class Partials:
-    """At most KEPT files, each for KEPT_S. Nothing here is believed: the digest at the end of a transfer covers all of it."""
+    """At most KEPT files, each for KEPT_S. They are not trusted: the digest at the end of a transfer covers the whole
+    package."""
 
     def __init__(self, spool: Spool, now: Callable[[], float]) -> None:
         """`now`: monotonic seconds."""
@@ -35,7 +36,7 @@ class Partials:
         self._kept: dict[Claim, tuple[Partial, float]] = {}
 
     def keep(self, claim: Claim, partial: Partial) -> None:
-        """The file is ours from here on."""
+        """Takes over the file."""
         self._drop(claim)
         if not 0 < partial.received <= claim.size:
             self._spool.remove(partial.path)
@@ -46,7 +47,7 @@ class Partials:
         asyncio.get_running_loop().call_later(KEPT_S + 0.1, self._expire)
 
     def take(self, claim: Claim) -> Partial | None:
-        """The file is the caller's from here on."""
+        """Returns the file, which the caller owns from here on."""
         self._expire()
         kept = self._kept.pop(claim, None)
         return None if kept is None else kept[0]

@@ -1,4 +1,4 @@
-"""One link as sync sees it: who is at the other end, requests to it, what is under way on it."""
+"""One link as sync sees it: the other end, requests to it, and work in progress on it."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -17,13 +17,15 @@ from ipc.descriptor import Descriptor
 
 RESPONSE_LIMIT = 16 * 1024 * 1024
 LATE_ANSWERS = 64
-"""Requests to one peer that say how a request of its own ended; it must read them before it asks for more (R4)."""
+"""Most requests to one peer that report how a request of its own ended; it must read them before it may ask for more
+(R4)."""
 
 
 class Peer:
-    """A link's owner on sync's side. `info` never changes but for the keepalive; the rest belongs to the features.
+    """Owns a link on sync's side. Of `info` only the keepalive changes; the rest belongs to the features.
 
-    `program` is "clusterd" or "stock" once that is known, else ""; `capabilities`: what both ends listed. `interrupted` holds task ids that the peer cancelled, `paths` those of packages it is being sent that others get too.
+    `program` is "clusterd" or "stock" once that is known, else ""; `capabilities`: those that both ends listed.
+    `interrupted`: task ids that the peer cancelled; `paths`: shared paths of packages that are being sent to it.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class Peer:
         timeout_s: float,
         tell: Callable[[str], None],
     ) -> None:
-        """`tell`: gets the text about a task of this link that failed in a way nobody foresaw."""
+        """`tell`: called with the text about an unexpected failure of a task of this link."""
         self.info = info
         self.link = info.link
         self.name = info.name
@@ -48,7 +50,7 @@ class Peer:
         self.capabilities: frozenset[str] = frozenset()
         self._agreed = asyncio.Event()
         self.gone = asyncio.Event()
-        """The link is gone."""
+        """Set when the link has ended."""
         self.interrupted: set[str] = set()
         self.sending: set[str] = set()
         self.paths: set[str] = set()
@@ -59,16 +61,16 @@ class Peer:
 
     @property
     def tag(self) -> str:
-        """Of the lines of what a master does for this worker."""
+        """Tag of log lines about a master's work for this worker."""
         return worker_tag(self.name)
 
     def agree(self, capabilities: Iterable[str]) -> None:
-        """What both ends can do is known from now on."""
+        """Records what both ends can do."""
         self.capabilities = frozenset(capabilities)
         self._agreed.set()
 
     async def agreed(self) -> frozenset[str]:
-        """The capabilities, once they are known; on a worker's link to its master that takes one round trip."""
+        """Waits for the capabilities; on a worker's link to its master that takes one round trip."""
         await self._agreed.wait()
         return self.capabilities
 
@@ -81,7 +83,7 @@ class Peer:
         timeout_s: float | None = None,
         small: bool = False,
     ) -> bytes:
-        """Send a request; return the payload of its `ok`. `small`: a response that net has not opened is refused.
+        """Sends a request; returns the payload of its `ok`. `small`: a response that net has not opened is refused.
 
         Raises ClusterError: 3020 without a response in time, LinkClosed, or what the peer's `err` says (C3)."""
         flight = await self.begin(command, payload, body=body, timeout_s=timeout_s)
@@ -90,21 +92,21 @@ class Peer:
     async def begin(
         self, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float | None = None
     ) -> Flight:
-        """Send a request and do not wait for it: `response_of` does. Requests are sent in the order of the calls."""
+        """Sends a request without waiting for it: `response_of` waits. Requests are sent in the order of the calls."""
         return await self._net.begin(
             self.link, command, payload, body=body, timeout_s=self.timeout_s if timeout_s is None else timeout_s
         )
 
     async def give_string(self, command: str, word: str, content: bytes) -> bytes:
-        """Give a long string of at most INLINE_BYTES, then send `command` with `word` (may be empty) and the id that the peer
-        chose for it; return the payload of that one's `ok`.
+        """Sends a long string of at most INLINE_BYTES, then `command` with `word` (may be empty) and the id that the
+        peer chose for the string; returns the payload of that command's `ok`.
 
         Raises ClusterError as `request` does, 3016 when the string was not taken."""
         response = await self._net.give_string(self.link, command, word, content, timeout_s=self.timeout_s)
         return await self._said(command, response)
 
     async def response_of(self, command: str, flight: Flight, *, small: bool = False) -> bytes:
-        """What `request` returns and raises, for one that was begun."""
+        """Waits for a request that was begun; returns and raises as `request` does."""
         return await self._said(command, await flight.response(), small=small)
 
     async def _said(self, command: str, response: Response, *, small: bool = False) -> bytes:
@@ -131,7 +133,7 @@ class Peer:
         return opened.payload
 
     async def note_sending(self, command: str, task_id: str, *, is_open: bool) -> None:
-        """Tell net that this node sends (or no longer sends) a file under this task, for a sync that comes after us."""
+        """Tells net, for a later sync process, that this node sends (or no longer sends) a file under this task."""
         if is_open:
             self.sending.add(task_id)
         else:
@@ -140,24 +142,24 @@ class Peer:
         await self._net.note_task(self.link, command, task_id, is_open=is_open)
 
     def spawn(self, work: Work) -> None:
-        """Run `work` until it ends or the link does."""
+        """Runs `work` until it or the link ends."""
         self._tasks.spawn(work)
 
     def answer_late(self, command: str, payload: bytes) -> None:
-        """Say by a request of ours how one of the peer's ended; what it answers is of no interest.
+        """Reports by a request of ours how one of the peer's requests ended; the response is ignored.
 
-        Raises ClusterError 1000 while LATE_ANSWERS wait: a peer that reads nothing gets nothing more to keep for it."""
+        Raises ClusterError 1000 while LATE_ANSWERS wait: a peer that reads nothing gets no more."""
         self._late.spawn(self._request_quietly(command, payload))
 
     async def _request_quietly(self, command: str, payload: bytes) -> None:
         try:
             await self.request(command, payload)
         except ClusterError:
-            # The peer is gone or has forgotten what it asked; it has its own timeout.
+            # The peer is gone or has forgotten its request; it has its own time-out.
             return
 
     async def close(self) -> None:
-        """The link is gone: end what runs on it and forget what it was sending."""
+        """The link has ended: ends its tasks and forgets what it was sending."""
         self.gone.set()
         await self._late.close()
         await self._tasks.close()

@@ -1,4 +1,4 @@
-"""Commands of the local socket that change something are not for every program that may connect."""
+"""Local commands that change something require root or the daemon's user."""
 
 import os
 
@@ -9,6 +9,6 @@ ROOT = 0
 
 
 def check_privileged(client: Peer, refusal: str) -> None:
-    """Raises ClusterError 4000 with this text unless root or the user of this daemon asks."""
+    """Raises ClusterError 4000 with this text unless root or the daemon's user asks."""
     if client.info.uid not in (ROOT, os.geteuid()):
         raise ClusterError(4000, refusal)

@@ -1,4 +1,4 @@
-"""What a master remembers of each worker's syncs: the records of `get_health` (wire.md 8.1) and of `clusterd status`."""
+"""A master's records of each worker's syncs, for `get_health` (wire.md 8.1) and `clusterd status`."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -9,21 +9,22 @@ NOT_YET = "n/a"
 
 
 def stock_date(at: float | None) -> str:
-    """Wall-clock seconds as stock writes them: UTC, always six digits; `n/a` for None."""
+    """Wall-clock seconds in stock's form: UTC, always six digits; `n/a` for None."""
     if at is None:
         return NOT_YET
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class WorkerRecord(msgspec.Struct):
-    """One worker's last syncs. Times are wall-clock seconds. Written by the integrity master; `info_*` by the agent-info
-    master, `groups_*` (incremental) and `all_groups_*` by the agent-groups master.
+    """One worker's last syncs. Times are wall-clock seconds. Written by the integrity master; `info_*` by the
+    agent-info master, `groups_*` (incremental) and `all_groups_*` by the agent-groups master.
 
-    `digest`: content digest of the manifest that the worker is known to have, empty while it changes; `equal_at`: when it was last seen equal to
-    ours; `behind_since`: since when it is not, None while it is; `behind_files`: how many files differed when last compared,
-    None if nobody knows.
+    `digest`: content digest of the worker's known manifest, empty while it changes; `equal_at`: when it was last equal
+    to ours; `behind_since`: since when it differs, None while it does not; `behind_files`: how many files differed at
+    the last comparison, None if unknown.
 
-    `problems`: path to reason of the files the last sync could not carry; `behind`: files left for a later round."""
+    `problems`: path to reason of the files that the last sync could not send; `behind`: files left for a later
+    round."""
 
     check_started_at: float | None = None
     check_ended_at: float | None = None
@@ -53,7 +54,7 @@ class WorkerRecord(msgspec.Struct):
     all_groups_chunks: int = 0
 
     def is_equal(self, digest: str, now: float) -> None:
-        """The worker has the files of the manifest with this content digest, which is ours."""
+        """The worker has the files of our manifest, which has this content digest."""
         self.digest, self.equal_at = digest, now
         self.behind_since, self.behind_files = None, 0
         self.result, self.detail, self.behind, self.problems = "equal", "", 0, {}
@@ -62,7 +63,7 @@ class WorkerRecord(msgspec.Struct):
         self.result, self.detail = "failed", why
 
     def is_behind(self, now: float, files: int | None = None) -> None:
-        """Ours is another one than the worker's; `files` of them differ, if that is known."""
+        """The worker's manifest differs from ours; `files` of them differ, if that is known."""
         if self.behind_since is None:
             self.behind_since = now
         self.behind_files = files

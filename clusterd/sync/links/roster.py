@@ -1,4 +1,5 @@
-"""Who is connected: the links of this node, in the order in which they came up. Core adds and removes; everybody else asks."""
+"""The connected peers: the links of this node in the order in which they came up. Core adds and removes them; everybody
+else only reads."""
 
 from clusterd.errors import ClusterError
 from clusterd.sync.links.peer import Peer
@@ -6,7 +7,7 @@ from clusterd.wire.results import shorten
 
 
 class Roster:
-    """Owner of the peers of all links: workers, the master, local programs."""
+    """Owns the peers of all links: workers, the master, local programs."""
 
     def __init__(self) -> None:
         self._peers: dict[int, Peer] = {}
@@ -15,7 +16,7 @@ class Roster:
         self._peers[peer.link] = peer
 
     def remove(self, link: int) -> Peer | None:
-        """The peer that the link had, None if it had none."""
+        """Removes and returns the link's peer, None if it had none."""
         return self._peers.pop(link, None)
 
     def at(self, link: int) -> Peer | None:
@@ -34,7 +35,7 @@ class Roster:
         return next((peer for peer in self._peers.values() if peer.info.kind == "master"), None)
 
     def need_worker(self, name: str) -> Peer:
-        """Raises ClusterError 3022 for one that is not connected."""
+        """Raises ClusterError 3022 for a worker that is not connected."""
         found = self.worker(name)
         if found is None:
             raise ClusterError(3022, shorten(name))

@@ -1,4 +1,5 @@
-"""Sealed bodies, made once and sent any number of times: which are in slabs, and which may go when slabs are short."""
+"""A cache of sealed bodies, sealed once and sent any number of times: which are in slabs, and which may be dropped when
+slabs are short."""
 
 import asyncio
 from collections.abc import Hashable, Sequence
@@ -11,7 +12,7 @@ from hashing.segment import Segment
 from ipc.descriptor import Descriptor
 
 IDLE_S = 5.0
-"""A body that nobody asked for in so long is dropped."""
+"""A body that nobody has asked for in this time is dropped."""
 
 
 class _Body:
@@ -25,10 +26,10 @@ class _Body:
 
 
 class SealedBodyCache:
-    """Bodies by key. The caller answers for it that equal keys mean equal bytes.
+    """Bodies by key. The caller guarantees that equal keys mean equal bytes.
 
-    Each body that is kept holds its slab once; each one given out once more, which `SlabPool.sent` or `drop` ends. What net
-    is still sending survives being dropped here."""
+    Each cached body holds its slab once; each body handed out holds it once more, until `SlabPool.sent` or `drop`.
+    Bodies that net is still sending survive being dropped here."""
 
     def __init__(self, jobs: PoolPort, slabs: SlabPool, clock: Clock) -> None:
         self._jobs = jobs
@@ -39,9 +40,9 @@ class SealedBodyCache:
         slabs.on_short = self._drop_oldest
 
     async def get(self, key: Hashable, prefix: bytes, segments: Sequence[Segment]) -> Descriptor:
-        """The body of `prefix` + the bytes of `segments`; its slab is held once for the caller. Raises JobError.
+        """The sealed body of `prefix` + the bytes of `segments`; its slab is held once for the caller. Raises JobError.
 
-        A caller that is cancelled loses nothing: the body is then there for others, or goes in time."""
+        If the caller is cancelled nothing is lost: the body stays for others, or is dropped later."""
         body = self._bodies.get(key) or self._begin(key, prefix, segments)
         body.wanted += 1
         try:
@@ -54,12 +55,12 @@ class SealedBodyCache:
         return found
 
     def prepare(self, key: Hashable, prefix: bytes, segments: Sequence[Segment]) -> None:
-        """Begin to seal it if there is a slab that nobody uses."""
+        """Begins to seal it if a slab is free."""
         if key not in self._bodies and self._slabs.free:
             self._begin(key, prefix, segments)
 
     async def once(self, prefix: bytes, segments: Sequence[Segment]) -> Descriptor:
-        """A body that nobody else will ask for. Otherwise as `get`."""
+        """A body that nobody else will ask for. Otherwise like `get`."""
         self._once += 1
         key = ("once", self._once)
         try:
@@ -71,8 +72,8 @@ class SealedBodyCache:
 
     @property
     def is_roomy(self) -> bool:
-        """Whether half of the slabs are free, or hold only what is kept for later. While they are not, one peer may have no
-        second body under way: those that take nothing could hold all slabs else, for as long as their requests wait."""
+        """Whether half of the slabs are free or hold only cached bodies. While they are not, no peer may have a second
+        body under way: otherwise peers that take nothing could hold all slabs as long as their requests wait."""
         spare = self._slabs.free
         for body in self._bodies.values():
             if not body.has_slab:
@@ -82,7 +83,7 @@ class SealedBodyCache:
         return 2 * spare >= self._slabs.total
 
     async def tidy(self, now: float) -> None:
-        """Drop what nobody has asked for in a while. `now`: monotonic."""
+        """Drops bodies that nobody has asked for in a while. `now`: monotonic."""
         for key, body in list(self._bodies.items()):
             if now - body.used_at >= IDLE_S and body.sealing.done() and not body.wanted:
                 await self._drop(key)
@@ -112,7 +113,7 @@ class SealedBodyCache:
         await self._slabs.drop_now(self._bodies.pop(key).sealing.result().slab)
 
     def _drop_oldest(self) -> bool:
-        """Of the bodies that are only kept, the one that was asked for longest ago."""
+        """Of the bodies that are only cached, the one whose last use is longest ago."""
         oldest: Hashable | None = None
         oldest_at = 0.0
         for key, body in self._bodies.items():
@@ -125,7 +126,7 @@ class SealedBodyCache:
         return self._slabs.drop(self._bodies.pop(oldest).sealing.result().slab)
 
     def _is_spare(self, body: _Body) -> bool:
-        """Whether it is kept for later only. A sealing that failed is no body any more (`_sealed`), or holds no slab."""
+        """Whether it is only cached. A failed sealing is no body any more (`_sealed`), or holds no slab."""
         if body.wanted or not body.sealing.done() or body.sealing.exception() is not None:
             return False
         return self._slabs.is_kept_only(body.sealing.result().slab)

@@ -1,4 +1,4 @@
-"""The tag of a log line: whose work it tells of (wire.md 9.2)."""
+"""Tags of log lines: whose work a line is about (wire.md 9.2)."""
 
 MASTER = "Master"
 

@@ -1,7 +1,7 @@
-"""Whose turn it is: requests of several sources for several services, many at a time, with limits (wire.md P9).
+"""A fair queue for requests of several sources to several services, with limits (wire.md P9).
 
-Requests of one lane (a client) run one after the other, in their order; lanes wait in order for each source and service, and
-the sources take turns. No source and no service that does not answer can take the places of the others.
+Requests of one lane (a client) run one after another, in order; lanes wait in order for each source and service, and
+the sources take turns. No source, and no service that does not answer, can occupy the places of the others.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ K = TypeVar("K", bound=Hashable)
 
 
 class FairQueueLimits(msgspec.Struct, frozen=True):
-    """How many may run: in all, of one service, of one source, of one source for one service; and how many of one source may
-    be there, and how many bytes of one source and in all."""
+    """How many requests may run: in all, per service, per source, per source and service; how many requests of one
+    source may exist; and how many bytes, per source and in all."""
 
     running: int
     running_service: int
@@ -45,7 +45,7 @@ class Ticket:
 
 
 class FairQueue:
-    """Everything that was joined and has not left."""
+    """Everything that has joined and not left."""
 
     def __init__(self, limits: FairQueueLimits) -> None:
         self._limits = limits
@@ -61,7 +61,7 @@ class FairQueue:
 
     @property
     def running(self) -> int:
-        """Requests that have a place at their service."""
+        """Requests that occupy a place at their service."""
         return self._running
 
     def known(self, source: int) -> int:
@@ -69,7 +69,8 @@ class FairQueue:
         return self._known[source]
 
     def join(self, source: int, lane: str, service: str, size: int) -> Ticket:
-        """Take a place in the line; `size` bytes are kept for it. Raises ClusterError 1014 when there are too many."""
+        """Joins the line; `size` bytes are accounted for the request. Raises ClusterError 1014 when there are too
+        many."""
         limits = self._limits
         if (
             self._known[source] >= limits.known_source
@@ -89,7 +90,8 @@ class FairQueue:
         return turn
 
     async def begin(self, turn: Ticket, timeout_s: float | None) -> None:
-        """Wait for the turn. Raises ClusterError 1014 after `timeout_s` (None: never); in every case it must `leave` in the end."""
+        """Waits for the turn. Raises ClusterError 1014 after `timeout_s` (None: never); the request must `leave` in
+        every case."""
         if turn.begun.done() and not turn.begun.cancelled():
             return
         try:
@@ -99,7 +101,7 @@ class FairQueue:
             raise ClusterError(1014, f"{turn.service} was busy for {timeout_s:g} s") from None
 
     def free_service(self, turn: Ticket) -> None:
-        """The service has answered; others may use it while the answer is given on."""
+        """The service has answered; others may use it while the answer is passed on."""
         if turn.holds_service:
             turn.holds_service = False
             self._running -= 1
@@ -108,7 +110,7 @@ class FairQueue:
             self._go_on()
 
     def leave(self, turn: Ticket) -> None:
-        """Whatever became of it; safe to repeat."""
+        """Ends the request, whatever its outcome; may be called twice."""
         if turn.has_left:
             return
         turn.has_left = True
@@ -116,7 +118,7 @@ class FairQueue:
         was_first = line[0] is turn
         line.remove(turn)
         if was_first:
-            # Not only one that is done: its future may have been cancelled with the task that waited for it.
+            # Also skip cancelled futures: the task that waited may have been cancelled.
             queue = self._heads.get((turn.source, turn.service))
             if queue is not None and turn in queue:
                 queue.remove(turn)
@@ -138,7 +140,7 @@ class FairQueue:
         self._heads.setdefault((turn.source, turn.service), deque()).append(turn)
 
     def _go_on(self) -> None:
-        """Begin what may begin."""
+        """Begins whatever may begin."""
         limits = self._limits
         while self._running < limits.running:
             pair = next((pair for pair in self._heads if self._may_begin(pair)), None)
@@ -167,7 +169,7 @@ class FairQueue:
 
 
 def _less(counter: Counter[K], key: K, by: int = 1) -> None:
-    """Nothing is kept for what is down to zero: sources come and go for ever."""
+    """Counters at zero are removed: sources come and go for ever."""
     counter[key] -= by
     if not counter[key]:
         del counter[key]
