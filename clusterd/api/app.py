@@ -1,4 +1,5 @@
-"""The REST API as an ASGI application: who asks, is the request good, what did the node say. No process, socket or file in here."""
+"""The REST API as an ASGI application: identifies the user, validates the request, returns the node's answer. No
+process, socket or file in here."""
 
 import asyncio
 import datetime
@@ -40,7 +41,7 @@ from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult
 MOST_PATH_SHOWN = 200
 READERS = "has the role reader: only an admin may change something or see keys (clusterd api user role)"
 _ADDRESS = re.compile(r"[A-Za-z0-9._-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
-"""Host and port by which the caller reached us, as the examples on the page show them."""
+"""Host and port by which the caller reached us; the examples on the page show them."""
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -49,14 +50,16 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-"""For every answer: what a browser takes for a page loads nothing, sends nothing, and stands in nobody's frame."""
+"""For every answer: a browser that takes it for a page loads nothing, sends nothing, and does not show it in a
+frame."""
 PAGE_POLICY = f"{POLICY}; style-src 'unsafe-inline'"
 Handler = Callable[[Request], Awaitable[Response]]
 Say = Callable[[str, str], None]
 
 
 class Counters(msgspec.Struct):
-    """Of all requests since the process began. `refused`: answered with a status from 400 to 499; `failed`: from 500."""
+    """Counts of all requests since the process began. `refused`: answered with a status from 400 to 499; `failed`: from
+    500."""
 
     requests: int = 0
     refused: int = 0
@@ -79,7 +82,8 @@ class Api:
         today: Callable[[], datetime.date] = datetime.date.today,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`users` may raise UserProblem, `secret` StartFailure. `say`: level and text of a log line; `limits`: how many of those anybody may cause. `longest_s`: as in Caller."""
+        """`users` may raise UserProblem, `secret` StartFailure. `say`: level and text of a log line; `limits`: how many
+        log lines strangers may cause. `longest_s`: as in Caller."""
         self.counters = Counters()
         self._settings = settings
         self._users = users
@@ -108,7 +112,7 @@ class Api:
         return [Route(path, self._dispatch(handlers), methods=list(handlers)) for path, handlers in by_path.items()]
 
     def _dispatch(self, handlers: Mapping[str, Handler]) -> Handler:
-        """One route for all methods of a path, so that a 405 names them all."""
+        """Returns one handler for all methods of a path, so that a 405 lists them all."""
 
         async def handle(request: Request) -> Response:
             handler = handlers["GET" if request.method == "HEAD" else request.method]
@@ -117,7 +121,7 @@ class Api:
         return handle
 
     async def _guarded(self, request: Request, handler: Handler) -> Response:
-        """Whatever happens is an answer."""
+        """Turns every exception into an answer."""
         try:
             return await handler(request)
         except Refused as refusal:
@@ -143,7 +147,7 @@ class Api:
         return response
 
     async def _not_routed(self, request: Request, refusal: Exception) -> Response:
-        """An unknown path, or a method that a path does not have."""
+        """Answers a request for an unknown path, or with a method that the path does not have."""
         status = refusal.status_code if isinstance(refusal, HTTPException) else 500
         headers = refusal.headers if isinstance(refusal, HTTPException) else None
         texts = {404: "there is no such path", 405: "the path does not have this method"}
@@ -232,7 +236,7 @@ class Api:
 
 
 def _values(request: Request, parameters: tuple[Parameter, ...]) -> dict[str, str]:
-    """Values of path and query by name. Raises Refused for names that the endpoint does not have, or has once."""
+    """Returns the values of path and query by name. Raises Refused for unknown names and for names given twice."""
     values: dict[str, str] = dict(request.path_params)
     known = {parameter.name for parameter in parameters if parameter.place == "query"}
     for name, value in request.query_params.multi_items():
@@ -247,19 +251,19 @@ def _values(request: Request, parameters: tuple[Parameter, ...]) -> dict[str, st
 async def _rendered(
     result: WireResult, endpoint: Endpoint, arguments: Mapping[str, object], *, pretty: bool
 ) -> Response:
-    """A result as the answer of the REST API (dapi.md 4.3). Raises WireException for a result that is malformed."""
+    """Renders a result as the answer of the REST API (dapi.md 4.3). Raises WireException for a malformed result."""
     if result.wire_class == CLASS:
         body = Items.of_wire(result).rendered()
     else:
         content = result.fields.get("result")
         if not isinstance(content, dict):
             raise WireException(1000, "a result without an object", wire_class=INTERNAL_ERROR, cmd_error=True)
-        # The text of a rule, decoder or list is under `message`, that of a group's file under `data`, as stock has them.
+        # As in stock, the text of a rule, decoder or list is under `message`, that of a group's file under `data`.
         text = content.get("message", content.get("data"))
         if endpoint.raw_type and arguments.get("raw") and isinstance(text, str):
             return Response(text, endpoint.status, media_type=f"{endpoint.raw_type}; charset=utf-8")
         body = content | {"error": 0}
-    # Of a long list the text takes a while: others are served meanwhile.
+    # Writing a long list takes a while: a thread does it, so that other requests are served meanwhile.
     dumped = await asyncio.to_thread(dump, body, pretty=pretty)
     return Response(dumped, endpoint.status, media_type=JSON)
 
@@ -269,6 +273,6 @@ def _json(body: object, *, pretty: bool) -> Response:
 
 
 def _shown_path(request: Request) -> str:
-    """The path as it may stand in a line of the log: the query may hold anything and is left out."""
+    """Returns the path for a log line. The query may contain anything and is left out."""
     path = request.url.path[:MOST_PATH_SHOWN]
     return path.encode("unicode_escape").decode("ascii")

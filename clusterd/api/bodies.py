@@ -1,4 +1,4 @@
-"""JSON bodies of requests. A field's name is that of the function's keyword, but for those that are renamed."""
+"""JSON bodies of requests. A field is named like the function's keyword, except for renamed fields."""
 
 from typing import Annotated
 
@@ -21,7 +21,7 @@ class Disconnected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Force(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When an agent that has the same name, address or id already may be replaced."""
+    """When an agent that already has the same name, address or id may be replaced."""
 
     enabled: bool = True
     disconnected_time: Disconnected = Disconnected()
@@ -29,7 +29,7 @@ class Force(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Without `force` the configuration of the master says when another agent may be replaced."""
+    """Without `force` the master's configuration decides when another agent may be replaced."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,128}$", description="The agent's name.")]
     ip: Annotated[

@@ -1,4 +1,4 @@
-"""Bodies of requests: bounded in size and time, of the type that the endpoint takes."""
+"""Bodies of requests: bounded in size and time, in the content type of the endpoint."""
 
 import asyncio
 import re
@@ -12,11 +12,12 @@ from clusterd.api.problem import Refused
 from clusterd.settings import ApiSettings
 
 _CONTROL = re.compile(r"\\[bfnrt]|\\u00[01][0-9a-fA-F]|\\u007[fF]")
-"""Escapes of control characters in JSON, where they cannot stand as they are."""
+"""Escapes of control characters in JSON, where they must be escaped."""
 
 
 async def read_body(request: Request, body: Body, settings: ApiSettings) -> dict[str, Any]:
-    """The keywords of the body. Raises Refused: 406 for another content type, 408, 413, 400 for what is in it."""
+    """Returns the keywords of the body. Raises Refused: 406 for another content type, 408, 413, 400 for invalid
+    content."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != body.media_type:
         raise Refused(406, f"the body's content type must be {body.media_type}", error=6002)
@@ -31,9 +32,9 @@ async def read_body(request: Request, body: Body, settings: ApiSettings) -> dict
 
 
 def _fields(text: str, model: type[msgspec.Struct]) -> dict[str, Any]:
-    """Raises Refused; the text says where and what, and repeats no value."""
+    """Raises Refused. The text tells where the mistake is and of what kind, and repeats no value."""
     if _CONTROL.search(text):
-        # A pattern that ends with `$` lets a line end pass.
+        # The patterns alone do not suffice: one that ends with `$` accepts a line end.
         raise Refused(400, "no text of the body may have control characters", error=1018)
     try:
         found = msgspec.json.decode(text, type=model)
@@ -46,7 +47,7 @@ def _fields(text: str, model: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 async def _content(request: Request, settings: ApiSettings) -> bytes:
-    """Not a byte more than allowed is kept, whatever the headers say."""
+    """Reads the body. Never keeps more than the allowed bytes, whatever the headers announce."""
     most = settings.request_bytes
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced[:20]) > most:

@@ -1,4 +1,4 @@
-"""An endpoint carried out: its values to keywords, the functions asked, what they answered."""
+"""Carries out an endpoint: turns its values into keywords, asks the functions, returns their answer."""
 
 import datetime
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from clusterd.settings import ApiSettings
 from clusterd.wire.results import WireResult
 
 MARGIN_S = 15.0
-"""What a request may take on its way, besides the time that its function may run."""
+"""Time that a request may take on its way, in addition to the timeout of its function."""
 ALL_NODES = "*"
 WITHOUT_GROUP = "id!=000;group=null"
 _RULESET = Function(
@@ -28,7 +28,7 @@ _RULESET = Function(
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that was found good. `body`: keywords from the body."""
+    """A validated request. `body`: keywords from the body."""
 
     endpoint: Endpoint
     arguments: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 def read_values(
     endpoint: Endpoint, values: Mapping[str, str], today: Callable[[], datetime.date]
 ) -> tuple[dict[str, Any], dict[str, bool]]:
-    """The keywords of the function, and the common parameters, from path and query. Raises Refused."""
+    """Returns the function's keywords, and the common parameters, from path and query. Raises Refused."""
     arguments: dict[str, Any] = {
         name: dict(value) if isinstance(value, dict) else value for name, value in endpoint.constants.items()
     }
@@ -66,7 +66,7 @@ class Caller:
         self._longest_s = longest_s
 
     async def call(self, asked: Asked) -> WireResult:
-        """What the endpoint's function answered. Raises Refused, WireException."""
+        """Returns the answer of the endpoint's function. Raises Refused, WireException."""
         endpoint = asked.endpoint
         nodes = await self._asker.nodes() if endpoint.needs_nodes else ()
         arguments = dict(asked.arguments)
@@ -108,8 +108,8 @@ class Caller:
 
 
 def without_group(q: str | None) -> str:
-    """The condition for agents without a group, and that of the caller. In parentheses, so that its `,` is not an `or` to
-    the whole, which in stock lists other agents, too."""
+    """Combines the condition for agents without a group with the caller's condition. The latter is in parentheses, so
+    that its `,` is not an `or` of the whole; in stock it is, and other agents are listed too."""
     if not q:
         return WITHOUT_GROUP
     return f"{WITHOUT_GROUP};({q})" if "," in q else f"{WITHOUT_GROUP};{q}"

@@ -1,4 +1,4 @@
-"""One endpoint as a row: all that routing, validation, execution and the OpenAPI document need to know of it."""
+"""One endpoint as a row: everything that routing, validation, execution and the OpenAPI document need."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -56,7 +56,8 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):
-    """One text, for `keyword`; or a JSON object of this `model` (clusterd/api/bodies.py), whose fields are keywords."""
+    """The body: one text, for `keyword`; or a JSON object of this `model` (clusterd/api/bodies.py), whose fields are
+    keywords."""
 
     keyword: str = ""
     model: type[msgspec.Struct] | None = None
@@ -67,8 +68,8 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """`constants`: keywords that are always sent. `adjust`: the name of a change of the arguments, or of an endpoint that asks
-    more than one function, in clusterd/api/calls.py. `needs_nodes`: the request carries the names of all nodes.
+    """`constants`: keywords that are always sent. `adjust`: names a change of the arguments in clusterd/api/calls.py,
+    or an endpoint that asks more than one function. `needs_nodes`: the request carries the names of all nodes.
     `raw_type`: media type of the file itself, for endpoints with `raw`."""
 
     method: Method
@@ -101,6 +102,6 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_for_admins(self) -> bool:
-        """Whether it changes something, or gives keys away."""
+        """Whether it changes something, or discloses keys."""
         row = find(self.function.name)
         return self.changes or row is None or row.is_sensitive

@@ -35,7 +35,7 @@ def _file_name(pattern: str, *, is_listed: bool = False) -> Parameter:
 
 
 def _files(word: str, words: str) -> tuple[Endpoint, ...]:
-    """`word`: rule or decoder; `words`: as in the path."""
+    """Returns the endpoints of one kind of files. `word`: rule or decoder; `words`: as in the path."""
     directory = _directory(rf"^(etc|ruleset)/{words}{_TREE}")
     name = _file_name(XML_NAME)
     tag = words.capitalize()
@@ -87,7 +87,7 @@ def _files(word: str, words: str) -> tuple[Endpoint, ...]:
 
 
 def _parsed(word: str, words: str) -> tuple[Parameter, ...]:
-    """What lists of parsed rules and decoders have in common."""
+    """Returns the parameters that lists of parsed rules and decoders share."""
     return (
         *list_parameters("words"),
         _STATUS_OF_FILE,

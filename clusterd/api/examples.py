@@ -1,7 +1,8 @@
-"""An example of each answer, by the endpoint's operationId; the schemas of the OpenAPI document are made from them.
+"""An example of each answer, by the endpoint's operationId. The schemas of the OpenAPI document are generated from
+them.
 
-Of a list of affected items one item; of an object what is below `data`; of a message its text. tests/api/test_examples.py
-compares them with what the functions answer.
+For a list of affected items, one item; for an object, the value of `data`; for a message, its text.
+tests/api/test_examples.py compares them with the answers of the functions.
 """
 
 from collections.abc import Mapping
@@ -206,16 +207,16 @@ BODIES: Mapping[str, Any] = {
     "post_agents_insert": {"name": "web-01", "ip": "any", "id": "001", "key": "0123456789abcdef" * 4},
     "post_groups": {"group_id": "web"},
 }
-"""Of requests with a JSON body."""
+"""Bodies of requests with a JSON body."""
 VALUES: Mapping[str, str] = {
     "agent_id": "001", "agents_list": "001,002", "agent_name": "web-01", "group_id": "web", "groups_list": "web",
     "file_name": "agent.conf", "node_id": "worker1", "policy_id": "cis_ubuntu22-04", "requirement": "pci_dss",
     "status": "disconnected",
 }  # fmt: skip
-"""Of parameters that a request must have."""
+"""Values of required parameters."""
 FILE_NAMES = {"Rules": "local_rules.xml", "Decoders": "local_decoder.xml", "Lists": "addresses"}
 _FREE = frozenset({"details"})
-"""Objects whose members are what a file has."""
+"""Objects whose members depend on the file."""
 ABOUT = {
     "title": "clusterd REST API", "api_version": __version__, "revision": 1, "license_name": "Apache-2.0",
     "license_url": "https://www.apache.org/licenses/LICENSE-2.0", "hostname": "worker1",
@@ -224,7 +225,7 @@ ABOUT = {
 
 
 def answer_of(endpoint: Endpoint) -> dict[str, Any]:
-    """The body of a good answer."""
+    """Returns the body of a successful answer."""
     example = EXAMPLES[endpoint.name]
     match endpoint.answer:
         case "items":
@@ -237,7 +238,7 @@ def answer_of(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def request_of(endpoint: Endpoint) -> str:
-    """Path and query of a request that has what it must have."""
+    """Returns path and query of a request with all required parameters."""
     path, query = endpoint.path, []
     for parameter in endpoint.parameters:
         value = VALUES.get(parameter.name, FILE_NAMES.get(endpoint.tag, ""))
@@ -249,7 +250,7 @@ def request_of(endpoint: Endpoint) -> str:
 
 
 def schema_of(example: Any) -> dict[str, Any]:
-    """What an example shows of a value: types, and the names of members, of which any may be missing."""
+    """Returns the schema that an example implies: types, and the names of members, all of them optional."""
     match example:
         case None:
             return {}

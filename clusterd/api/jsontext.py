@@ -1,4 +1,4 @@
-"""Values of the distributed API as the JSON of the REST API (dapi.md 4.3, 5.1)."""
+"""Writes values of the distributed API as the JSON of the REST API (dapi.md 4.3, 5.1)."""
 
 import json
 from datetime import UTC, date, datetime
@@ -10,7 +10,7 @@ INDENT = 3
 
 
 def dump(value: object, *, pretty: bool = False) -> bytes:
-    """UTF-8. Dates are written as ISO-8601 with offset; those without one are of UTC."""
+    """Returns UTF-8. Dates are written as ISO-8601 with offset; a date without one is in UTC."""
     indent = INDENT if pretty else None
     separators = (",", ": ") if pretty else (", ", ": ")
     return json.dumps(value, default=_special, ensure_ascii=False, indent=indent, separators=separators).encode(
@@ -24,7 +24,7 @@ def _special(value: object) -> Any:
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, WireResult):
-        # Merging makes results inside of results (dapi.md 4.3).
+        # Merged results may contain other results (dapi.md 4.3).
         return value.fields.get("result", value.fields)
     if isinstance(value, WireException):
         return {"code": value.code, "message": value.message}

@@ -1,4 +1,4 @@
-"""Logins: a user's name and password to whether they belong together."""
+"""Logins: checks whether a user's name and password belong together."""
 
 import base64
 from collections.abc import Callable
@@ -17,12 +17,12 @@ class Logins:
     def __init__(
         self, limiter: AttemptLimiter, users: Callable[[], dict[str, User]], clock: Callable[[], float]
     ) -> None:
-        """`users` may raise UserProblem; `clock` gives monotonic seconds."""
+        """`users` may raise UserProblem; `clock` returns monotonic seconds."""
         self.checks = PasswordChecks(limiter, clock)
         self._users = users
 
     async def user_of(self, authorization: str | None, address: str) -> str:
-        """The user of a Basic header, if the password is right. Raises Refused 401, 429; UserProblem."""
+        """Returns the user of a Basic header, if the password is right. Raises Refused 401, 429; UserProblem."""
         name, password = basic_credentials(authorization)
         user = self._users().get(name)
         try:
@@ -35,7 +35,7 @@ class Logins:
 
 
 def basic_credentials(authorization: str | None) -> tuple[str, str]:
-    """Name and password. Raises Refused 401."""
+    """Returns name and password. Raises Refused 401."""
     scheme, _, encoded = (authorization or "").partition(" ")
     if scheme.lower() != "basic" or len(encoded) > LONGEST_HEADER:
         raise Refused(401, "a name and a password are needed (HTTP Basic)", headers=CHALLENGE)

@@ -1,4 +1,4 @@
-"""The node as the api process asks it: over the local socket, like any program of this machine (dapi.md 1.12)."""
+"""The api process's access to the node: over the local socket, like any program of this machine (dapi.md 1.12)."""
 
 import asyncio
 from typing import Any, Protocol
@@ -21,10 +21,11 @@ KEEPALIVE_S = 60.0
 REPLY_S = 20.0
 NODES_TIMEOUT_S = 20.0
 MOST_QUESTIONS = 64
-"""At a time; more wait. The node has room for other programs, too (clusterd.limits.local_clients)."""
+"""Most questions in flight; further ones wait. The node leaves room for other programs
+(clusterd.limits.local_clients)."""
 READ_BYTES = 262144
 LARGE_ANSWER = 262144
-"""Bytes from which on an answer is decoded beside the loop, which goes on to serve others."""
+"""From this size in bytes on, an answer is decoded in a thread, and the loop serves other requests meanwhile."""
 _ALL_NODES = dump_json(
     {
         "filter_node": None,
@@ -40,21 +41,22 @@ _ALL_NODES = dump_json(
 
 
 class Asker(Protocol):
-    """What the api process needs of a node."""
+    """The access to a node that the api process needs."""
 
     async def ask(self, encoded: bytes, *, timeout_s: float) -> WireResult:
-        """What the function of this encoded ApiRequest returned, wherever the node had it run.
+        """Returns the result of the function of this encoded ApiRequest, from whichever node ran it.
 
-        Raises WireException: what the function failed with, 3012 when nobody answers, 3020 when no answer came in time."""
+        Raises WireException: the function's failure, 3012 when the node cannot be reached, 3020 when no answer arrived
+        in time."""
         ...
 
     async def nodes(self) -> tuple[str, ...]:
-        """The names of all nodes, the master's first. Raises WireException."""
+        """Returns the names of all nodes, the master's first. Raises WireException."""
         ...
 
 
 class LocalNode:
-    """The node of this root. One connection per question, as stock programs do."""
+    """The node of this root. Opens one connection per question, as stock programs do."""
 
     def __init__(self, root: str) -> None:
         self._path = local_socket(root)
@@ -90,7 +92,8 @@ class LocalNode:
         return conversation.answer
 
     async def _until_over(self, conversation: Conversation, timeout_s: float) -> None:
-        """Raises OSError and IncompleteReadError when the node goes, TimeoutError, Misunderstood."""
+        """Runs the conversation to its end. Raises OSError and IncompleteReadError when the node closes the connection,
+        TimeoutError, Misunderstood."""
         loop = asyncio.get_running_loop()
         reader, writer = await asyncio.open_unix_connection(self._path, limit=READ_BYTES)
         keepalives = asyncio.create_task(_keep_alive(conversation, writer))
@@ -118,7 +121,7 @@ class _Nodes(msgspec.Struct, frozen=True):
 
 
 async def _decode(answer: bytes) -> Any:
-    """Raises the exception that an answer is, ClusterError 1000 for one that is malformed."""
+    """Decodes an answer. Raises the exception that the answer contains, ClusterError 1000 for a malformed one."""
     value = load_json(answer) if len(answer) < LARGE_ANSWER else await asyncio.to_thread(load_json, answer)
     if isinstance(value, WireException):
         raise value
@@ -132,7 +135,7 @@ async def _keep_alive(conversation: Conversation, writer: asyncio.StreamWriter) 
 
 
 def as_wire(failure: ClusterError) -> WireException:
-    """Any failure with a code, with the class under which callers see it."""
+    """Returns any failure with a code as a WireException, in the class that callers see."""
     return failure if isinstance(failure, WireException) else _internal(failure.code, failure.extra)
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the table of endpoints."""
+"""Builds the OpenAPI 3.1 document from the table of endpoints."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -78,7 +78,7 @@ _ANSWERS = {"items": "Items", "object": "Object", "message": "Object"}
 
 
 def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """The whole document, ready to be written as JSON."""
+    """Returns the whole document, ready to be written as JSON."""
     paths: dict[str, dict[str, Any]] = {"/": {"get": _about()}, LOGIN_PATH: {"post": _login()}}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation(endpoint)
@@ -113,7 +113,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 
 
 def operation(endpoint: Endpoint) -> dict[str, Any]:
-    """One endpoint as an operation object."""
+    """Returns one endpoint as an operation object."""
     content: dict[str, Any] = {JSON: {"schema": _answer(endpoint), "example": answer_of(endpoint)}}
     if endpoint.raw_type:
         content[endpoint.raw_type] = {"schema": {"type": "string"}}
@@ -136,10 +136,10 @@ def operation(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _answer(endpoint: Endpoint) -> dict[str, Any]:
-    """What all answers of a kind have, and what those of this endpoint have in it."""
+    """Returns the schema of an answer: the part common to its kind, and the content of this endpoint."""
     common = _ref(_ANSWERS[endpoint.answer])
     if endpoint.raw_type:
-        # What is in it depends on the file.
+        # The content depends on the file.
         return common
     found = schema_of(EXAMPLES[endpoint.name])
     if endpoint.answer == "items":

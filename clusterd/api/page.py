@@ -1,4 +1,4 @@
-"""The page about the API at /docs: plain HTML made from the table of endpoints, nothing loaded from anywhere."""
+"""The page about the API at /docs: plain HTML built from the table of endpoints. It loads nothing."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ td, th { text-align: left; vertical-align: top; padding: 0.2rem 0.8rem 0.2rem 0;
  details { border-color: #444; } a { color: #8bf; } .about { color: #aaa; } }
 """
 ADDRESS = "@ADDRESS@"
-"""Stands in the page for host and port under which it is looked at."""
+"""Placeholder in the page for the host and port by which it is requested."""
 INTRODUCTION = f"""
 <p>Log in with a name and a password, then send the token with every request until it expires:</p>
 <pre>TOKEN=$(curl -u NAME --cacert CERTIFICATE -X POST "https://{ADDRESS}{LOGIN_PATH}?raw=true")
@@ -38,7 +38,7 @@ The same for programs: <a href="/openapi.json">OpenAPI document</a>.</p>
 
 
 def page(endpoints: Iterable[Endpoint]) -> str:
-    """The whole page, with ADDRESS in the place of host and port."""
+    """Returns the whole page, with ADDRESS as placeholder for host and port."""
     groups = [(tag, list(members)) for tag, members in groupby(endpoints, key=lambda endpoint: endpoint.tag)]
     links = " ".join(f'<a href="#{escape(tag)}">{escape(tag)}</a>' for tag, _ in groups)
     common = _table(COMMON)
@@ -71,7 +71,7 @@ def _endpoint(endpoint: Endpoint) -> str:
 
 
 def _request(endpoint: Endpoint) -> str:
-    """As curl sends it."""
+    """Returns the request as a curl command."""
     method = "" if endpoint.method == "GET" else f" -X {endpoint.method}"
     body = ""
     if endpoint.body is not None:
@@ -84,7 +84,7 @@ def _request(endpoint: Endpoint) -> str:
 
 
 def _body(endpoint: Endpoint) -> str:
-    """The members of a JSON body."""
+    """Returns the members of a JSON body."""
     if endpoint.body is None or endpoint.body.model is None:
         return ""
     rows = "".join(
@@ -95,7 +95,7 @@ def _body(endpoint: Endpoint) -> str:
 
 
 def _members(model: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Dotted name, what it takes, and what it is about, of all that a body may hold."""
+    """Yields dotted name, type and description of every member that a body may have."""
     (reference,), components = msgspec.json.schema_components([model])
     described = components[reference["$ref"].rpartition("/")[2]]
     for field in msgspec.structs.fields(model):
@@ -116,7 +116,7 @@ def _members(model: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
 
 
 def _fields(endpoint: Endpoint) -> str:
-    """The members of an item, or of the object, with their types."""
+    """Returns the members of an item, or of the object, with their types."""
     rows = "".join(
         f"<tr><td><code>{escape(name)}</code></td><td>{kind}</td></tr>" for name, kind in flat(EXAMPLES[endpoint.name])
     )
@@ -124,7 +124,7 @@ def _fields(endpoint: Endpoint) -> str:
 
 
 def flat(example: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names of all that an object holds, with their types."""
+    """Yields the dotted names of all members of an object, with their types."""
     if isinstance(example, dict):
         for name, value in example.items():
             yield f"{prefix}{name}", _TYPES[type(value)]

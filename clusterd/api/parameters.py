@@ -1,6 +1,7 @@
-"""What an endpoint takes in its path and query: each parameter's syntax, the keywords it becomes, its schema (dapi.md 5.1, 6.1).
+"""Parameters of an endpoint's path and query: each one's syntax, the keywords it becomes, its schema (dapi.md 5.1,
+6.1).
 
-Patterns name their characters one by one, so that they mean the same here and in the OpenAPI document.
+Patterns list their characters one by one, so that they mean the same here and in the OpenAPI document.
 """
 
 import datetime
@@ -22,7 +23,7 @@ MOST_TEXTS = 1000
 _TRUE, _FALSE = "true", "false"
 _FIELD = r"[A-Za-z0-9_.%-]{1,64}"
 SELECT = f"^{_FIELD}$"
-# A plus that a program did not escape arrives as a blank.
+# A plus that a program did not escape arrives as a space.
 SORT = r"^[+ -]?[A-Za-z0-9_.-]{1,64}(,[A-Za-z0-9_.-]{1,64}){0,15}$"
 SEARCH = r"^[^;|&^*>\u0000-\u001f\u007f]{1,1024}$"
 QUERY = r"^[^\u0000-\u001f\u007f]{1,2048}$"
@@ -32,9 +33,10 @@ DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
-    """One parameter. `keyword`: under which the function gets it, "" for its own name; `group`: the object of keywords it
-    goes into, "" for none. `default`: what the function gets without it, None for nothing. `is_listed`: the function takes
-    a list, of this one. `absent`: a value that means the same as leaving it out. `is_lowered`: capitals do not matter."""
+    """One parameter. `keyword`: the function's keyword for it, "" for its own name; `group`: the object of keywords
+    that contains it, "" for none. `default`: what the function gets if the request lacks it, None for nothing.
+    `is_listed`: the function takes a list, with this one value. `absent`: a value that means the same as leaving the
+    parameter out. `is_lowered`: case is ignored."""
 
     name: str
     about: str
@@ -54,7 +56,8 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     form: Form = "objects"
 
     def keywords(self, raw: str | None, today: Callable[[], datetime.date]) -> dict[str, Any]:
-        """What the function gets for this parameter; `raw` is None when the request does not have it. Raises Refused."""
+        """Returns the function's keywords for this parameter; `raw` is None when the request lacks it. Raises
+        Refused."""
         if raw is None:
             if self.is_required:
                 raise Refused(400, f"the parameter {self.name} is missing")
@@ -73,11 +76,11 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
         return {self.keyword or self.name: [value] if self.is_listed else value}
 
     def refusal(self, allowed: str, *, error: int | None = None) -> Refused:
-        """The value itself is not repeated: it may be anything."""
+        """The value itself is not repeated, because it may be anything."""
         return Refused(400, f"{self.name} must be {allowed}", error=error)
 
     def schema(self) -> dict[str, Any]:
-        """As OpenAPI 3.1 describes it."""
+        """Returns the schema as OpenAPI 3.1 defines it."""
         match self.kind:
             case "whole":
                 schema: dict[str, Any] = {"type": "integer", "minimum": self.lowest, "maximum": self.highest}
@@ -135,7 +138,7 @@ def _read_whole(parameter: Parameter, raw: str) -> Any:
 
 
 def _read_boolean(parameter: Parameter, raw: str) -> Any:
-    # Programs in Python write their own words for it.
+    # Programs in Python send True and False.
     word = raw.lower()
     if word not in (_TRUE, _FALSE):
         raise parameter.refusal("true or false")
@@ -150,7 +153,7 @@ def _read_texts(parameter: Parameter, raw: str) -> Any:
 
 
 def _read_date(parameter: Parameter, raw: str) -> Any:
-    """A day becomes the datetime at its begin (dapi.md 5.2)."""
+    """Converts a day to the datetime of its start (dapi.md 5.2)."""
     allowed = "a day like 2025-11-23"
     if re.fullmatch(DATE, raw) is None:
         raise parameter.refusal(allowed)
@@ -201,7 +204,7 @@ def _matcher(pattern: str) -> re.Pattern[str]:
 
 
 def today_at_midnight(today: Callable[[], datetime.date]) -> datetime.datetime:
-    """A default that is known only when it is asked for."""
+    """Computes a default that is known only at the time of the request."""
     day = today()
     return datetime.datetime(day.year, day.month, day.day)
 
@@ -258,5 +261,5 @@ def searching(form: Form) -> Parameter:
 
 
 def list_parameters(form: Form, *, sort: str | None = None, limit: Parameter = LIMIT) -> tuple[Parameter, ...]:
-    """Offset, limit, sort, search, select, q, distinct. `sort`: the order without a request for one."""
+    """Returns offset, limit, sort, search, select, q, distinct. `sort`: the order when the request has none."""
     return (OFFSET, limit, sorting(form, sort), searching(form), SELECT_FIELDS, Q, DISTINCT)

@@ -1,4 +1,4 @@
-"""What a caller is told when a request is refused or fails: problem+json (dapi.md 4.4)."""
+"""The answers to requests that are refused or fail: problem+json (dapi.md 4.4)."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -17,11 +17,11 @@ STATUS = {
     "WazuhNotAcceptable": 406,
     "WazuhTooManyRequests": 429,
 }
-"""Of an exception's class; every other one is 500."""
+"""Status by class of exception; every other class is 500."""
 
 
 class Refused(Exception):
-    """The front door's own refusal. `error`: a code of errors.MESSAGES where one fits, else the HTTP status."""
+    """A refusal by the API itself. `error`: a code of errors.MESSAGES where one fits, else the HTTP status."""
 
     def __init__(
         self, status: int, detail: str, *, error: int | None = None, headers: Mapping[str, str] | None = None
@@ -38,9 +38,10 @@ class Refused(Exception):
 
 
 def failure_response(failure: WireException, *, pretty: bool = False) -> Response:
-    """What a function, or the node, failed with. `remediation` and `dapi_errors` only when there are any."""
+    """Builds the answer for a failure of a function or of the node. `remediation` and `dapi_errors` only if not
+    empty."""
     if failure.code == 3012:
-        # To a caller of the API the daemon's socket means nothing (dapi.md 5.1).
+        # The daemon's socket has no meaning for a caller of the API (dapi.md 5.1).
         failure = WireException(3013, failure.extra_message, wire_class=BAD_REQUEST)
     body: dict[str, Any] = {"title": failure.fields()["title"], "detail": failure.message}
     if failure.remediation:

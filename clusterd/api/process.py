@@ -1,4 +1,5 @@
-"""The api process: HTTPS on a port, the local socket behind it. It knows no more of the cluster than any program that asks."""
+"""The api process: HTTPS on a port, the local socket behind it. It knows no more of the cluster than any local
+client."""
 
 import asyncio
 import contextlib
@@ -36,8 +37,8 @@ START_S = 10.0
 
 
 def run(settings: Settings, board: Board, log: Log) -> int:
-    """The child's main function. Returns the exit code."""
-    # What uvicorn says to a caller's mistakes goes nowhere: without a handler Python would write it to stderr.
+    """Runs the child. Returns the exit code."""
+    # Discards what uvicorn logs about callers' mistakes: without a handler Python would write it to stderr.
     logging.getLogger("uvicorn").addHandler(logging.NullHandler())
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -60,7 +61,7 @@ class _ApiProcess:
         self._server: CountedServer | None = None
 
     async def run(self) -> int:
-        """Until SIGTERM. Raises StartFailure, UserProblem, OSError while it starts."""
+        """Serves until SIGTERM. Raises StartFailure, UserProblem, OSError while it starts."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_loop_trouble)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -122,7 +123,7 @@ class _ApiProcess:
         return os.path.join(root, own.cert), os.path.join(root, own.key)
 
     def _reload(self) -> None:
-        """SIGHUP: the certificate, for connections from now on, and what can change without a restart."""
+        """On SIGHUP: loads the certificate, for new connections, and the settings that can change without a restart."""
         loaded = load(self._settings.root, conf=self._settings.conf or None)
         if loaded.settings is not None:
             self._settings, _ = adopt(self._settings, loaded.settings)
@@ -140,13 +141,13 @@ class _ApiProcess:
             self._say("INFO", f"Using the certificate {cert} from now on.")
 
     def _refuse_bad_certificate(self, cert: str, key: str) -> None:
-        """Raises StartFailure. As the daemon's user: who checked the configuration may have been root."""
+        """Raises StartFailure. Checks as the daemon's user; the configuration may have been checked as root."""
         problem = certificate_problem(Path(cert), Path(key))
         if problem:
             raise StartFailure(problem)
 
     def _on_loop_trouble(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Handshakes that fail and connections that break are the callers' business."""
+        """Logs failures of the loop. Failed handshakes and broken connections are caused by callers."""
         failure = context.get("exception")
         level = "DEBUG" if failure is None or isinstance(failure, OSError) else "WARNING"
         self._say_of_stranger(
@@ -167,7 +168,7 @@ class _ApiProcess:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Raises StartFailure that says who is to move."""
+    """Raises StartFailure that names the settings to change."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -1,4 +1,4 @@
-"""uvicorn, held to bounds that it has none for: how many connections, how large and slow a head, how slow a reader."""
+"""uvicorn with the bounds that it lacks: number of connections, size and duration of a head, slow readers."""
 
 import asyncio
 import socket
@@ -13,17 +13,17 @@ from clusterd.listening.http_server import CountedProtocol, CountedServer, Refus
 from clusterd.settings import ApiSettings
 
 LARGEST_HEAD = 65536
-"""Bytes of a request's first line and headers."""
+"""Most bytes of a request's first line and headers."""
 SEND_S = 300.0
-"""How long an answer may take to leave."""
+"""How long sending an answer may take."""
 KEEP_ALIVE_S = 5
 STOP_S = 2
 BACKLOG = 128
 
 
 def make_server(app: ASGIApp, settings: ApiSettings, *, cert: str, key: str, refused: Refused) -> CountedServer:
-    """To be run with a socket that is bound already. `refused`: hears of connections that were too many. Raises OSError (ssl.SSLError) for a certificate or key that cannot be
-    used."""
+    """Returns a server, to be run with a bound socket. `refused`: called for connections above the limits. Raises
+    OSError (ssl.SSLError) for an unusable certificate or key."""
     config = uvicorn.Config(
         _Hurried(app),
         http=_protocol(settings),
@@ -51,7 +51,7 @@ def _caller(accepted: socket.socket, address: Any) -> str:
 
 
 class _Hurried:
-    """The application, given up when its caller does not read."""
+    """The application, aborted when its caller does not read."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -65,7 +65,7 @@ class _Hurried:
 
 
 def _protocol(settings: ApiSettings) -> type[CountedProtocol]:
-    """uvicorn makes one for each connection, without arguments of ours."""
+    """uvicorn creates one for each connection and passes none of our arguments, so they are in a closure."""
 
     class BoundedProtocol(CountedProtocol):
         _in_head = True

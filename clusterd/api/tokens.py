@@ -17,7 +17,8 @@ _CLAIMS = ["iss", "aud", "sub", "iat", "nbf", "exp"]
 
 
 class Tokens:
-    """Issues and reads tokens. Times are seconds of the wall clock. `secret`: the one that counts now; may raise StartFailure."""
+    """Issues and reads tokens. Times are seconds of the wall clock. `secret`: returns the current one; may raise
+    StartFailure."""
 
     def __init__(self, secret: Callable[[], Secret], lifetime_s: int) -> None:
         self._secret = secret
@@ -36,8 +37,8 @@ class Tokens:
         return jwt.encode(claims, self._secret().value, algorithm=ALGORITHM)
 
     def user_of(self, authorization: str | None, users: dict[str, User]) -> User:
-        """The user whose token an Authorization header carries. Raises Refused 401; a token is void when its user is gone or
-        has another password since."""
+        """Returns the user whose token an Authorization header carries. Raises Refused 401; a token is void when its
+        user was deleted or has a new password since."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise _unauthorized("a token is needed: get one from POST /security/user/authenticate; /docs shows how")

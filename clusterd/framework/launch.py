@@ -1,4 +1,4 @@
-"""Starts the framework process: fork and exec in the framework's own Python, nothing of which is loaded here."""
+"""Starts the framework process: fork and exec in the framework's own Python. Loads nothing of it here."""
 
 import os
 import signal
@@ -11,12 +11,13 @@ from clusterd.framework import program
 from clusterd.memory import MOST_ARENAS
 
 PROGRAM = Path(program.__file__).read_bytes()
-"""Read when the node starts: the process speaks with the sync of this start, also when the package was replaced meanwhile."""
+"""Read when the node starts: the process then matches the sync of this start, even if the package was replaced
+meanwhile."""
 NOT_GIVEN_ON = ("CLUSTERD_KEY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
 
 
 class Launched(msgspec.Struct):
-    """`connection`: our end of the socket pair; `output`: a descriptor from which comes what the process prints."""
+    """`connection`: our end of the socket pair; `output`: a descriptor from which the process's output is read."""
 
     pid: int
     connection: socket.socket
@@ -28,8 +29,8 @@ class Launched(msgspec.Struct):
 
 
 def launch(python: str, root: str, name: str) -> Launched:
-    """A process that leads a group of its own and ends with this one. `name`: as ps shows it. Raises OSError when there is no
-    such interpreter, or no room for a process."""
+    """Starts a process that leads a process group of its own and ends with this process. `name`: as ps shows it. Raises
+    OSError when the interpreter is missing or the system cannot create a process."""
     ours, theirs = socket.socketpair()
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     code = os.memfd_create("clusterd-framework", os.MFD_CLOEXEC)
@@ -59,7 +60,8 @@ def launch(python: str, root: str, name: str) -> Launched:
 
 
 def _inherited(code: int, output: int, connection: int) -> list[tuple[int, int, int]]:
-    """Descriptors 0 to 3 of the new process. Each is copied to a high number first: one may stand where another one goes to."""
+    """Sets descriptors 0 to 3 of the new process. Copies each to a high number first, because one may occupy the number
+    of another."""
     wanted = ((code, 0), (output, 1), (output, 2), (connection, program.SOCKET_FD))
     high = max(code, output, connection) + 1
     moves = [(os.POSIX_SPAWN_DUP2, fd, high + target) for fd, target in wanted]

@@ -1,4 +1,4 @@
-"""Where the installed framework is, decided once, when the node starts (setting `clusterd.framework`)."""
+"""Finds the installed framework, once, when the node starts (setting `clusterd.framework`)."""
 
 import os
 from pathlib import Path
@@ -9,8 +9,8 @@ from clusterd.settings import Settings
 
 
 class Found(msgspec.Struct, frozen=True):
-    """`python`: the interpreter, empty without a framework that is wanted and there; `why` says why. `is_wrong`: something is to
-    be mended, by the settings or by what else is installed."""
+    """`python`: the interpreter, empty if no framework is wanted or found; `why` gives the reason. `is_wrong`: the
+    settings or the installation must be corrected."""
 
     python: str = ""
     why: str = ""
@@ -18,7 +18,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def find(settings: Settings) -> Found:
-    """To be asked as the user that the node runs as: whether it may run the interpreter."""
+    """Finds the framework. Call it as the node's user: it checks whether that user may run the interpreter."""
     own = settings.clusterd.framework
     if own.mode == "off":
         return Found(why="clusterd.framework is off")

@@ -44,19 +44,19 @@ SETUP, REQUEST = 1, 2
 HELLO, CANNOT, ANSWER, FILE, REFUSED, LARGE, FAILED = 11, 12, 13, 14, 15, 16, 17
 MOST_PAYLOAD = 1 << 20
 MOST_DEPTH = 64
-"""Levels of nesting of a request, as clusterd/wire/results.py has it."""
+"""Most levels of nesting of a request, as in clusterd/wire/results.py."""
 MOST_REQUEST = 8 << 20
 SOCKET_FD = 3
 END_S = 4.0
 PIECE = 5000
-"""Values that are encoded at once: no other thread runs meanwhile, for about a millisecond."""
+"""Values that are encoded at once. No other thread runs meanwhile, for about a millisecond."""
 PIECE_CHARACTERS = 1 << 20
 PIECE_LEVELS = 16
-"""What lies deeper is not taken apart."""
+"""Values at deeper levels are not divided into pieces."""
 MASK = "*****"
 CALLABLE = "__callable__"
 MARKERS = frozenset({CALLABLE, "__unhandled_exc__", "__wazuh_exception__", "__wazuh_result__"})
-"""Objects that the framework's decoder looks up or builds. Arguments need dates only."""
+"""Objects that the framework's decoder looks up or builds. Arguments need only dates."""
 MEMBERS = (
     "request_type",
     "basic_services",
@@ -67,25 +67,25 @@ MEMBERS = (
     "api_timeout",
     "remove_denied_nodes",
 )
-"""Members of a request that are given on as they are; one that is absent or null is left to the framework's default."""
+"""Members of a request that are passed on unchanged; an absent or null one is left to the framework's default."""
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class CallRefused(Exception):
-    """The request is not what we run. The text is for who asked; nothing was called."""
+    """This process does not run such a request. The text is for the asker; nothing was called."""
 
 
 class TooLarge(Exception):
-    """The answer has more bytes than are taken."""
+    """The answer is larger than the limit."""
 
 
 # ---- requests ----------------------------------------------------------------------------------------------------------
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    """The members of an API request, `f` among them as its raw object. Raises Refused: no JSON, too deep, or one of
-    MARKERS anywhere but in `f`, be it in a member that another one of the same name replaces."""
+    """Returns the members of an API request, with `f` as its raw object. Raises Refused for invalid JSON, too deep
+    nesting, or one of MARKERS anywhere but in `f`, even in a member that a later one of the same name replaces."""
     if len(data) > MOST_REQUEST:
         raise CallRefused(f"a request of {len(data)} bytes is above the limit of {MOST_REQUEST}")
     _check_depth(data)
@@ -108,7 +108,8 @@ def parse(data: bytes) -> dict[str, Any]:
 
 
 def _check_depth(data: bytes) -> None:
-    """Before anything reads it that calls itself. In what is no JSON the brackets before the first mistake are counted."""
+    """Checks the nesting before any recursive code reads the request. Of invalid JSON, the brackets before the first
+    mistake count."""
     unescaped = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     depth = 0
     for sign in b"".join(unescaped.split(b'"')[::2]).translate(None, _NO_BRACKETS):
@@ -118,7 +119,7 @@ def _check_depth(data: bytes) -> None:
 
 
 def name_of(request: dict[str, Any]) -> tuple[str, str]:
-    """Module and qualified name of the function. Raises Refused."""
+    """Returns module and qualified name of the function. Raises Refused."""
     named = request["f"].get(CALLABLE)
     if not isinstance(named, dict) or named.get("__wazuh__") is not None:
         raise CallRefused("f names no function")
@@ -129,7 +130,8 @@ def name_of(request: dict[str, Any]) -> tuple[str, str]:
 
 
 def values_of(arguments: dict[str, Any], as_object: Any) -> dict[str, Any]:
-    """The arguments with marked objects (dates) as the values they stand for. They hold none of MARKERS: see `parse`."""
+    """Returns the arguments with marked objects (dates) replaced by the values they stand for. They contain none of
+    MARKERS: see `parse`."""
     if not _has_marker(arguments):
         return arguments
     found: dict[str, Any] = json.loads(json.dumps(arguments), object_hook=as_object)
@@ -153,8 +155,8 @@ def _has_marker(arguments: dict[str, Any]) -> bool:
 
 
 class Writer:
-    """Makes JSON of an answer, as json.dumps with the framework's encoder does, in pieces, so that other requests go on. `mask`:
-    texts that no answer may hold."""
+    """Writes an answer as JSON, as json.dumps does with the framework's encoder, but in pieces, so that other requests
+    can run in between. `mask`: texts that no answer may contain."""
 
     def __init__(self, encoder: type[json.JSONEncoder], mask: list[str], most_bytes: int, inline_bytes: int) -> None:
         self._class = encoder
@@ -163,8 +165,8 @@ class Writer:
         self._inline = inline_bytes
 
     def write(self, answer: Any, out: str) -> tuple[int, bytes]:
-        """Kind and payload of the frame. A large answer goes to the new file `out`. Raises TooLarge, OSError, and whatever the
-        encoder raises; there is no file then."""
+        """Returns kind and payload of the frame. A large answer is written to the new file `out`. Raises TooLarge,
+        OSError, and any exception of the encoder; then there is no file."""
         held: list[bytes] = []
         size, fd = 0, -1
         try:
@@ -203,7 +205,7 @@ class Writer:
         return self._value(encoder, answer, PIECE_LEVELS)
 
     def _value(self, encoder: json.JSONEncoder, value: Any, levels: int) -> Iterator[str]:
-        """Only what is heavy is taken apart: everything else is the encoder's, in one go."""
+        """Divides only large values; everything else is encoded in one call."""
         if not levels or weight(value) < PIECE or type(encoder).encode is not json.JSONEncoder.encode:
             yield encoder.encode(value)
         elif isinstance(value, dict):
@@ -263,7 +265,7 @@ class Writer:
 
 
 def weight(value: Any) -> int:
-    """About how many values there are in this one, long texts counted by their length; PIECE or more is not counted out."""
+    """Estimates the number of values inside this one, long texts by their length. Stops counting at PIECE."""
     total, todo = 0, [value]
     while todo and total < PIECE:
         found = todo.pop()
@@ -291,7 +293,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 class NodeFacts:
-    """What the framework wants to know of the node it runs on."""
+    """The node's facts that the framework asks for."""
 
     def __init__(self, cluster_items: dict[str, Any], get_node: Any) -> None:
         self.cluster_items = cluster_items
@@ -299,15 +301,15 @@ class NodeFacts:
 
 
 class ImportedFramework:
-    """The framework, imported. Raises whatever an import raises."""
+    """The imported framework. Raises any exception of an import."""
 
     def __init__(self, names: dict[tuple[str, str], bool]) -> None:
-        """`names`: modules and qualified names, and whether it is a coroutine."""
+        """`names`: module and qualified name, and whether the function is a coroutine."""
         dapi = importlib.import_module("wazuh.core.cluster.dapi.dapi")
         common = importlib.import_module("wazuh.core.cluster.common")
         cluster = importlib.import_module("wazuh.core.cluster.cluster")
         utils = importlib.import_module("wazuh.core.cluster.utils")
-        # With no pools, functions run in a thread of this process.
+        # Without pools, functions run in a thread of this process.
         for pool in list(dapi.pools.values()):
             with contextlib.suppress(Exception):
                 pool.shutdown(wait=False)
@@ -337,7 +339,7 @@ class ImportedFramework:
                 self.missing[name] = "is not marked as one that may be asked for"
 
     def function(self, name: tuple[str, str]) -> Any:
-        """Raises Refused: not one of those that the daemon lets through and the framework has."""
+        """Returns the function. Raises Refused if the daemon does not allow it or the framework lacks it."""
         function = self.functions.get(name)
         if function is None:
             why = self.missing.get(name, "is not one that is asked for over the cluster")
@@ -345,7 +347,8 @@ class ImportedFramework:
         return function
 
     async def run(self, name: tuple[str, str], request: dict[str, Any]) -> Any:
-        """What the function returned or raised, as the framework has it. The time limit is sync's: it ends this process."""
+        """Returns or raises the function's result in the framework's own types. sync keeps the time limit: it ends this
+        process."""
         function = self.function(name)
         arguments = {key: request[key] for key in MEMBERS if request.get(key) is not None and request[key] != []}
         if request.get("f_kwargs") is not None:
@@ -380,7 +383,7 @@ def _is_exposed(function: Any) -> bool:
 
 
 def _is_coroutine(function: Any) -> bool:
-    """Whatever the request says of it."""
+    """Tells whether the function is a coroutine, regardless of the request."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(inspect.unwrap(function))
 
 
@@ -398,7 +401,7 @@ def _version() -> str:
 
 
 class Threads(ThreadPoolExecutor):
-    """For functions. A function that forks and returns in the child, too, does not go on there with our work."""
+    """Runs functions. A function that forks and returns in the child too does not continue our work there."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         return super().submit(_in_this_process, os.getpid(), fn, *args, **kwargs)
@@ -413,7 +416,7 @@ def _in_this_process(pid: int, fn: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 class Process:
-    """Serves sync until it closes its end, or SIGTERM."""
+    """Serves sync until sync closes its end, or until SIGTERM."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -421,7 +424,7 @@ class Process:
         self._is_ending = False
 
     def prepare(self) -> bool:
-        """Import everything, and say hello or why not. Returns whether there is something to serve with."""
+        """Imports everything, and sends hello or the reason why not. Returns whether the process can serve."""
         setup = json.loads(self._read_first())
         try:
             self._framework = ImportedFramework({(module, name): kind for module, name, kind in setup["names"]})
@@ -480,7 +483,7 @@ class Process:
         self._end()
 
     def _end(self) -> None:
-        """What prints goes nowhere from here on: whoever read it may be gone."""
+        """Ends the process. Discards all output from here on, because its reader may be gone."""
         if self._is_ending:
             return
         self._is_ending = True
@@ -540,7 +543,7 @@ def _frame(kind: int, number: int, payload: bytes) -> bytes:
 
 
 def main() -> int:
-    """`python3 -I -B -u - ROOT PARENT NAME`; the program itself comes from descriptor 0."""
+    """Runs the program: `python3 -I -B -u - ROOT PARENT NAME`; its source is read from descriptor 0."""
     root, parent, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

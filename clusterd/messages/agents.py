@@ -6,8 +6,8 @@ from clusterd.messages.base import Job, Result
 
 
 class ReportOpened(Result, frozen=True, tag="report-opened"):
-    """`lists`: keys of `chunks`; `size`: bytes of its JSON. `offset_us`: what is to be added to the moments in it, None
-    from a node that sends none."""
+    """`lists`: keys of `chunks`; `size`: bytes of its JSON. `offset_us`: what must be added to the moments in it, None
+    if the node sends no offset."""
 
     lists: int
     size: int
@@ -24,15 +24,15 @@ class OpenReport(Job[ReportOpened], frozen=True, tag="open-report"):
 
 
 class ChunkRequest(msgspec.Struct, frozen=True, array_like=True):
-    """A request of `size` bytes for the agent database; the number of the chunk it comes from, from 1."""
+    """A request of `size` bytes for the agent database; the number of the chunk that it is from, counted from 1."""
 
     size: int
     chunk: int
 
 
 class GroupsOpened(Result, frozen=True, tag="groups-opened"):
-    """`chunks`: how many there were. `requests`: those in `out`, in order. `bad`: texts of chunks that cannot be read.
-    `has_hash`: whether the last chunk says what the master's `hash` is."""
+    """`chunks`: their number. `requests`: those in `out`, in order. `bad`: texts of chunks that cannot be read.
+    `has_hash`: whether the last chunk contains the master's `hash`."""
 
     chunks: int
     requests: list[ChunkRequest]
@@ -43,7 +43,7 @@ class GroupsOpened(Result, frozen=True, tag="groups-opened"):
 
 class OpenGroups(Job[GroupsOpened], frozen=True, tag="open-groups"):
     """A master's agent-groups, a long string of `size` bytes at `path`: write the requests for the agent database to
-    `out`, one behind the other. Result: GroupsOpened, or JobFailed "bad-json"."""
+    `out`, one after the other. Result: GroupsOpened, or JobFailed "bad-json"."""
 
     path: str
     size: int

@@ -6,7 +6,7 @@ from clusterd.messages.base import Job, Result, Text
 
 
 class NodeRequest(msgspec.Struct, frozen=True, array_like=True):
-    """What one node of a plan is asked."""
+    """The request to one node of a plan."""
 
     node: str
     request: Text
@@ -14,7 +14,7 @@ class NodeRequest(msgspec.Struct, frozen=True, array_like=True):
 
 class FunctionDone(Result, frozen=True, tag="function-done"):
     """`answer`: an encoded result or exception (dapi.md 4). `declined`: why the function does not take these arguments,
-    where somebody else may; then nothing was done."""
+    where another answerer may; then nothing was executed."""
 
     answer: Text
     declined: str = ""
@@ -33,8 +33,8 @@ class RequestPlanned(Result, frozen=True, tag="request-planned"):
 
 class RunFunction(Job[FunctionDone], frozen=True, tag="run-function"):
     """Run the function that an API request names, on this node. `serves_store`: whether our own store serves the agent
-    database here. A large answer goes to `out`. `may_decline`: somebody else may be asked. Result: FunctionDone,
-    whatever the function says."""
+    database here. A large answer is written to `out`. `may_decline`: another answerer may be asked. Result:
+    FunctionDone, whatever the function returns."""
 
     root: str
     request: Text
@@ -44,8 +44,8 @@ class RunFunction(Job[FunctionDone], frozen=True, tag="run-function"):
 
 
 class PlanRequest(Job[RequestPlanned], frozen=True, tag="plan-request"):
-    """Which nodes solve a distributed API request, and what each is asked; `connected` are the master (first) and its
-    workers. Large requests go to the file `out`, one behind the other. Result: RequestPlanned."""
+    """Decide which nodes solve a distributed API request, and what each is asked; `connected` are the master (first)
+    and its workers. Large requests are written to the file `out`, one after the other. Result: RequestPlanned."""
 
     root: str
     request: Text
@@ -55,8 +55,8 @@ class PlanRequest(Job[RequestPlanned], frozen=True, tag="plan-request"):
 
 
 class CombineAnswers(Job[FunctionDone], frozen=True, tag="combine-answers"):
-    """The answers of the nodes of a plan as one; `allowed` as RequestPlanned has it. A large one goes to `out`.
-    Result: FunctionDone."""
+    """Merge the answers of the nodes of a plan into one; `allowed` as in RequestPlanned. A large one is written to
+    `out`. Result: FunctionDone."""
 
     request: Text
     allowed: bytes

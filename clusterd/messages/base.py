@@ -1,4 +1,4 @@
-"""What messages are made of."""
+"""Base classes of messages."""
 
 from typing import Any, Generic, TypeVar, get_args
 
@@ -24,7 +24,7 @@ class Job(msgspec.Struct, Generic[R_co], frozen=True, tag=True, omit_defaults=Tr
 
     @classmethod
     def result_type(cls) -> type[Any]:
-        """The Result that `Job[...]` of its definition names."""
+        """Returns the Result that `Job[...]` of its definition names."""
         found: type[Any] = get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined]
         return found
 

@@ -8,9 +8,10 @@ from ipc.descriptor import Descriptor
 
 
 class ChunkTarget(msgspec.Struct, frozen=True):
-    """Where the data of a chunk goes: `name` is the word before the first space of the payload (a path or a string id),
-    `path` the spool file, `offset` where to write, `limit` the largest size the file may reach. With `truncate`, bytes
-    beyond `limit` are dropped silently (long strings, wire.md 4.4); else they are "too-large"."""
+    """Where the data of a chunk is written: `name` is the word before the first space of the payload (a path or a
+    string id), `path` the spool file, `offset` the position to write at, `limit` the largest size that the file may
+    reach. With `truncate`, bytes beyond `limit` are dropped silently (long strings, wire.md 4.4); else they are
+    "too-large"."""
 
     name: str
     path: str
@@ -32,7 +33,8 @@ class SealChunk(Job[Sealed], frozen=True, tag="seal"):
 
 
 class ChunkStored(Result, frozen=True, tag="chunk-stored"):
-    """`size` bytes were written for target `name`; none when its file does not take them, which `problem` says."""
+    """`size` bytes were written for target `name`; none if its file does not accept them, and then `problem` gives the
+    reason."""
 
     name: str
     size: int
@@ -40,7 +42,7 @@ class ChunkStored(Result, frozen=True, tag="chunk-stored"):
 
 
 class StoreChunk(Job[ChunkStored], frozen=True, tag="store-chunk"):
-    """Open a chunk (`body` sealed in net's slabs, or `payload` open already), find its target by the word before the
+    """Open a chunk (`body` sealed in net's slabs, or `payload` already open), find its target by the word before the
     first space and write the data. Result: ChunkStored, or JobFailed "unknown-name", "too-large", "bad-seal",
     "disk"."""
 
@@ -55,7 +57,7 @@ class Opened(Result, frozen=True, tag="opened"):
 
 
 class OpenBody(Job[Opened], frozen=True, tag="open"):
-    """Open a sealed body of at most `limit` plain bytes. Result: Opened. With `check_only` nothing comes back but
+    """Open a sealed body of at most `limit` plain bytes. Result: Opened. With `check_only` the result contains only
     `size`. Bodies of the local socket are not `sealed`."""
 
     body: list[Descriptor]

@@ -1,9 +1,8 @@
-"""Between sync and the supervisor: processes of the framework, wanted and gone. One datagram each on a socket pair that
-both have from before the fork; with HelperStarted go two descriptors: our end of the connection, and where its output
-is read.
+"""Between sync and the supervisor: requests to start and stop framework processes, and reports of their start and end.
+Each is one datagram on a socket pair that both inherited from before the fork. HelperStarted carries two descriptors:
+our end of the connection, and the one that the process's output is read from.
 
-`sync`: the incarnation of the sync process that wants it, or to which it is told; what an earlier one wanted is
-dropped."""
+`sync`: the incarnation of the sync process that requests or receives this; requests of an earlier one are dropped."""
 
 from clusterd.messages.base import Message
 
@@ -15,14 +14,14 @@ class StartHelper(Message, frozen=True, tag="start-helper"):
 
 
 class KillHelper(Message, frozen=True, tag="kill-helper"):
-    """End this one now, with whatever it has started."""
+    """End this one now, with all processes that it has started."""
 
     sync: int
     number: int
 
 
 class HelperStarted(Message, frozen=True, tag="helper-started"):
-    """`number`: no other one has it, in the life of this node."""
+    """`number`: unique in the life of this node."""
 
     sync: int
     number: int
@@ -30,7 +29,7 @@ class HelperStarted(Message, frozen=True, tag="helper-started"):
 
 
 class HelperNotStarted(Message, frozen=True, tag="helper-not-started"):
-    """`text`: why, for people."""
+    """`text`: the reason, for people."""
 
     sync: int
     text: str
@@ -47,4 +46,4 @@ class HelperEnded(Message, frozen=True, tag="helper-ended"):
 ToSupervisor = StartHelper | KillHelper
 ToSync = HelperStarted | HelperNotStarted | HelperEnded
 LARGEST = 8192
-"""Bytes of one of them."""
+"""Most bytes of one datagram."""

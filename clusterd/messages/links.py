@@ -1,4 +1,4 @@
-"""What happens on links between net and sync, in both directions."""
+"""Events and requests on links, between net and sync, in both directions."""
 
 import msgspec
 
@@ -7,10 +7,10 @@ from ipc.descriptor import Descriptor
 
 
 class LinkInfo(msgspec.Struct, frozen=True):
-    """One established link. `kind`: "worker" (inbound, on a master), "master" (outbound, on a worker), "local"
-    (a program on the local socket). `name` is the peer's node name, for kind "master" the master's address text, for
-    kind "local" the client number. `link`: a number that never repeats within a life of net. `uid`, `pid`: the user
-    and the process of a local client, -1 and 0 for other kinds."""
+    """One established link. `kind`: "worker" (inbound, on a master), "master" (outbound, on a worker), "local" (a
+    program on the local socket). `name` is the peer's node name, for kind "master" the master's address as text, for
+    kind "local" the client number. `link`: a number that never repeats within a life of net. `uid`, `pid`: the user and
+    the process of a local client, -1 and 0 for other kinds."""
 
     link: int
     kind: str
@@ -25,7 +25,8 @@ class LinkInfo(msgspec.Struct, frozen=True):
 
 
 class OpenTask(msgspec.Struct, frozen=True):
-    """A task this node was sending when sync last said so; a new sync tells the peer that it is gone (TaskNote)."""
+    """A task that this node was sending at sync's last report. A new sync tells the peer that the task is gone
+    (TaskNote)."""
 
     link: int
     command: str
@@ -33,7 +34,7 @@ class OpenTask(msgspec.Struct, frozen=True):
 
 
 class NetHello(Message, frozen=True, tag="net-hello"):
-    """First message of a net process on the channel, and its answer to SyncHello: everything a sync process needs.
+    """First message of a net process on the channel, and its answer to SyncHello: everything that a sync process needs.
 
     `sending_slabs` names a slab of sync's once for each message that net still sends from it."""
 
@@ -46,20 +47,21 @@ class NetHello(Message, frozen=True, tag="net-hello"):
 
 
 class LinkUp(Message, frozen=True, tag="link-up"):
-    """A peer has said hello and was accepted, or a local client connected."""
+    """A peer's hello was accepted, or a local client connected."""
 
     info: LinkInfo
 
 
 class LinkDown(Message, frozen=True, tag="link-down"):
-    """A link of a LinkUp has ended. Every request to it that is not answered yet has failed."""
+    """A link of a LinkUp has ended. Every unanswered request to it has failed."""
 
     link: int
     reason: str
 
 
 class HelloRefused(Message, frozen=True, tag="hello-refused"):
-    """A node may not join. `name` is empty when it did not get so far as to say hello; `reason`: with theirs and ours."""
+    """A node may not join. `name` is empty when the node did not get as far as hello; `reason` contains its value and
+    ours."""
 
     name: str
     address: str
@@ -67,7 +69,7 @@ class HelloRefused(Message, frozen=True, tag="hello-refused"):
 
 
 class MasterAway(Message, frozen=True, tag="master-away"):
-    """A worker has no link to its master, and why not; said again whenever the reason is another one."""
+    """A worker has no link to its master, and why; sent again whenever the reason changes."""
 
     reason: str
 
@@ -80,10 +82,10 @@ class KeepaliveSeen(Message, frozen=True, tag="keepalive"):
 
 
 class PeerRequest(Message, frozen=True, tag="peer-request"):
-    """A request that net does not answer itself. sync answers each with one Reply naming `serial`, in any order.
+    """A request that net does not answer itself. sync answers each with one Reply that names `serial`, in any order.
 
     Either `payload` (already opened, at most INLINE_BYTES) or `body`: the sealed body, still in net's slabs, one
-    descriptor per fragment of a divided request. sync gives those slabs back with Release (or with Reply.body)."""
+    descriptor per fragment of a divided request. sync returns those slabs with Release (or with Reply.body)."""
 
     link: int
     serial: int
@@ -102,8 +104,8 @@ class Answered(Message, frozen=True, tag="answered"):
 
 
 class Unanswered(Message, frozen=True, tag="unanswered"):
-    """Our Request `id` ended without a response. `why`: "timeout", "closed" (link gone) or "refused" (bad request of
-    ours); "string": see GiveString."""
+    """Our Request `id` ended without a response. `why`: "timeout", "closed" (link gone) or "refused" (our request was
+    invalid); "string": see GiveString."""
 
     id: int
     why: str
@@ -111,25 +113,25 @@ class Unanswered(Message, frozen=True, tag="unanswered"):
 
 
 class SlabsReturned(Message, frozen=True, tag="slabs-returned"):
-    """net has written a message from each of these slabs of sync's (or dropped it with its link). One that is sent to
-    several links comes back once for each."""
+    """net has written a message from each of these slabs of sync's (or dropped it with its link). A slab that is sent
+    to several links is returned once for each."""
 
     slabs: list[int]
 
 
 class SyncHello(Message, frozen=True, tag="sync-hello"):
-    """First message of a sync process. net fails whatever it had with an earlier one and answers with NetHello."""
+    """First message of a sync process. net fails every open request of an earlier one and answers with NetHello."""
 
     incarnation: int
 
 
 class Reply(Message, frozen=True, tag="reply"):
-    """The response to PeerRequest `serial`. `body`: an already sealed body (of net's or sync's slabs) sent as it is.
+    """The response to PeerRequest `serial`. `body`: an already sealed body (of net's or sync's slabs), sent unchanged.
     `log`: the text of net's ERROR line `Internal error processing request ...` (wire.md 3.2), none when empty.
 
-    With `more` the request stays open (and counts as unanswered): what follows comes as Requests of ours. An empty
-    command ends a request without any response, as `sendsync` on the local socket has it. Should sync die before, net
-    tells the asker `err`: as the response, or as a request of ours when there was one."""
+    With `more` the request stays open (and counts as unanswered), and sync sends the rest as Requests of ours. An empty
+    command ends a request without any response, as for `sendsync` on the local socket. If sync dies before that, net
+    sends `err` to the asker: as the response, or as a request of ours if there was one already."""
 
     link: int
     serial: int
@@ -141,8 +143,8 @@ class Reply(Message, frozen=True, tag="reply"):
 
 
 class Request(Message, frozen=True, tag="request"):
-    """Send a request to a peer or local client; net picks the counter and answers with Answered or Unanswered.
-    Either `payload` (net seals it) or `body`, sealed already, in sync's slabs, which come back with SlabsReturned."""
+    """Send a request to a peer or local client; net picks the counter and answers with Answered or Unanswered. Either
+    `payload` (net seals it) or `body`, already sealed, in sync's slabs, which net returns with SlabsReturned."""
 
     link: int
     id: int
@@ -153,9 +155,10 @@ class Request(Message, frozen=True, tag="request"):
 
 
 class GiveString(Message, frozen=True, tag="give-string"):
-    """Give a peer or local client `content` (at most INLINE_BYTES) as a long string, `new_str` and `str_upd`, then send
-    `command` with `word` (none when empty) and the id that it chose. Ends as a Request does: Answered is the response
-    to `command`; "string" in Unanswered: it did not take the string. `timeout_s` is that of each request."""
+    """Send `content` (at most INLINE_BYTES) to a peer or local client as a long string, by `new_str` and `str_upd`,
+    then send `command` with `word` (none when empty) and the id that the peer chose. Ends like a Request: Answered is
+    the response to `command`; Unanswered "string": it did not accept the string. `timeout_s` applies to each
+    request."""
 
     link: int
     id: int
@@ -166,7 +169,7 @@ class GiveString(Message, frozen=True, tag="give-string"):
 
 
 class CloseLink(Message, frozen=True, tag="close-link"):
-    """Close this link; `reason` goes to the log."""
+    """Close this link; `reason` is logged."""
 
     link: int
     reason: str
@@ -179,8 +182,8 @@ class Release(Message, frozen=True, tag="release"):
 
 
 class TaskNote(Message, frozen=True, tag="task-note"):
-    """Remember (`open`) or forget that this node sends `task_id` under `command` on this link, across lives of sync.
-    With `caps` as command: that it agreed with this worker to the capabilities `task_id`, joined by commas."""
+    """Remember (`open`) or forget, across lives of sync, that this node sends `task_id` under `command` on this link.
+    With `caps` as command: that it and this worker agreed on the capabilities `task_id`, joined by commas."""
 
     link: int
     command: str

@@ -7,10 +7,10 @@ from hashing.errors import Note
 
 
 class ShardScanned(Result, frozen=True, tag="scanned"):
-    """`failed`: the shard could not be scanned at all; what could not be read is in `notes` and kept as it was.
-    `digest` changes when any row of the shard changes, so an unchanged shard needs no new manifest. `again`:
-    directories to look at again from time to time, as no event may tell when they have changed (with a trailing slash:
-    with all below)."""
+    """`failed`: the shard could not be scanned at all; files that could not be read are in `notes`, and their rows stay
+    unchanged. `digest` changes when any row of the shard changes, so an unchanged shard needs no new manifest. `again`:
+    directories to scan again from time to time, because no event may report their changes (with a trailing slash: with
+    everything below)."""
 
     files: int
     hashed: int
@@ -24,8 +24,8 @@ class ShardScanned(Result, frozen=True, tag="scanned"):
 
 class ScanShard(Job[ShardScanned], frozen=True, tag="scan"):
     """Walk and hash shard `shard` of `shards` (files whose path hashes to it), reusing and rewriting the digest cache
-    in `state_dir`. `ignore_cache` reads every file again. `gives_way`: it ends as "gave-way" as soon as sync's counter
-    `hurry` is another one; -1: never. Result: ShardScanned."""
+    in `state_dir`. `ignore_cache` reads every file again. `gives_way`: the job ends as "gave-way" as soon as sync's
+    counter `hurry` has another value; -1: never. Result: ShardScanned."""
 
     root: str
     state_dir: str
@@ -36,14 +36,13 @@ class ScanShard(Job[ShardScanned], frozen=True, tag="scan"):
 
 
 class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
-    """`root_digest` names this state of the manifest; `content_digest` (32 hex digits) is that of its files alone,
-    equal on nodes with equal files; `buckets`: the 1,024 digests of 16 bytes that it is made of.
+    """`root_digest` names this state of the manifest; `content_digest` (32 hex digits) covers its files alone, and is
+    equal on nodes with equal files; `buckets`: the 1,024 digests of 16 bytes that it is computed from.
 
-    `base`: digest of another manifest whose file the file of this one needs. `vanished`: files lost since the manifest
-    before; `withheld`, `settling`: files that are gone and kept in the manifest (hashing/protection.py). `doubt`: why
-    client.keys is one of them. `is_unguarded`: no record is left of what peers were told, so nobody knows what has
-    vanished. Of a patch also what ShardScanned has, and `trees`: those of its paths that are
-    directories."""
+    `base`: digest of another manifest whose file the file of this one needs. `vanished`: files lost since the previous
+    manifest; `withheld`, `settling`: files that are gone and kept in the manifest (hashing/protection.py). `doubt`: why
+    client.keys is one of them. `is_unguarded`: there is no record of what was published to peers, so it is unknown what
+    has vanished. For a patch also the fields of ShardScanned, and `trees`: those of its paths that are directories."""
 
     root_digest: str
     content_digest: str
@@ -67,8 +66,8 @@ class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
 class BuildManifest(Job[ManifestBuilt], frozen=True, tag="manifest"):
     """Merge the shard files of the last scan into the manifest file of `state_dir`. Result: ManifestBuilt.
 
-    `published`: root digest of the manifest that peers have been told of last; of what has vanished since, more than
-    `max_delete_share` is withheld (hashing/protection.py). If its file is gone, and if it is empty, nothing is.
+    `published`: root digest of the manifest last published to peers. If more than `max_delete_share` of it has vanished
+    since, that is withheld (hashing/protection.py). If its file is gone, or `published` is empty, nothing is withheld.
     `lost_before`: files that were lost just before it. `max_key_loss_share`, `key_loss_from`: the same for the keys in
     client.keys below `root` (clusterd/key_guard.py)."""
 
@@ -83,11 +82,10 @@ class BuildManifest(Job[ManifestBuilt], frozen=True, tag="manifest"):
 
 
 class PatchManifest(Job[ManifestBuilt], frozen=True, tag="patch-manifest"):
-    """Look again at `paths` and `directories` (hashing/rescan.py) and make the manifest `root_digest` the present one.
-    `base`: digest of the other file that its file needs (as ManifestBuilt has it). `shards`: of the last scan.
-    `max_delete_share`, `lost_before`, `max_key_loss_share`, `key_loss_from` as in BuildManifest; `judge`: decide now
-    about what is settling; `allow_delete`: withhold nothing.
-    Result: ManifestBuilt."""
+    """Scan `paths` and `directories` again (hashing/rescan.py) and update the manifest `root_digest`. `base`: digest of
+    the other file that its file needs (as in ManifestBuilt). `shards`: of the last scan. `max_delete_share`,
+    `lost_before`, `max_key_loss_share`, `key_loss_from` as in BuildManifest; `judge`: decide now about settling files;
+    `allow_delete`: withhold nothing. Result: ManifestBuilt."""
 
     root: str
     state_dir: str
@@ -110,7 +108,7 @@ class Packed(Result, frozen=True, tag="packed"):
 
 
 class RulesetHashes(Job[Packed], frozen=True, tag="ruleset-hashes"):
-    """JSON of path to BLAKE2b for etc/rules/, etc/decoders/, etc/lists/ (dapi.md 1.8) written to `out`. Result:
+    """Write JSON of path to BLAKE2b for etc/rules/, etc/decoders/, etc/lists/ (dapi.md 1.8) to `out`. Result:
     Packed."""
 
     state_dir: str
@@ -123,7 +121,7 @@ class Swept(Result, frozen=True, tag="swept"):
 
 
 class SweepTemporary(Job[Swept], frozen=True, tag="sweep"):
-    """Remove temporary files that killed processes left beside targets, and in the directories `more`. Result:
+    """Remove temporary files that killed processes left beside targets, and those in the directories `more`. Result:
     Swept."""
 
     root: str

@@ -1,4 +1,4 @@
-"""Jobs on differences and packages: compare, pack, open, unpack, apply. Where a job gives what hashing gives, its
+"""Jobs on differences and packages: compare, pack, open, unpack, apply. Where a job returns a result of hashing, its
 result is hashing's struct with a tag."""
 
 from clusterd.messages.base import Job, Result
@@ -23,8 +23,8 @@ class PackMetadata(Job[Packed], frozen=True, tag="pack-metadata"):
 
 class Compared(Result, frozen=True, tag="compared"):
     """`received`: files in the worker's metadata. `raw_sizes`: of the missing and shared files in the order of their
-    paths. `content` identifies what is to be sent (paths and digests), `whole` the difference. `dry`: the worker only
-    asked what differs; `against`: the content digest of ours that the worker had in mind."""
+    paths. `content` identifies what must be sent (paths and digests), `whole` the difference. `dry`: the worker only
+    asked for the differences; `against`: the content digest of ours that the worker assumed."""
 
     received: int
     missing: int
@@ -47,7 +47,7 @@ class ComparePackage(Job[Compared], frozen=True, tag="compare"):
 
 
 class BucketsPicked(Result, frozen=True, tag="buckets-picked"):
-    """`size` bytes, `rows` of them files: in `payload`, or in the job's `out` when that is empty."""
+    """`size` bytes, which contain `rows` files: in `payload`, or in the job's `out` when that is empty."""
 
     size: int
     rows: int
@@ -55,8 +55,8 @@ class BucketsPicked(Result, frozen=True, tag="buckets-picked"):
 
 
 class PickBuckets(Job[BucketsPicked], frozen=True, tag="pick-buckets"):
-    """What a worker tells of the buckets whose digests differ: `ours` of its manifest `root_digest`, `theirs` of the
-    master's with the content digest `master`. A large one goes to `out`. Result: BucketsPicked."""
+    """Select what a worker sends about the buckets whose digests differ: `ours` of its manifest `root_digest`, `theirs`
+    of the master's with the content digest `master`. A large result is written to `out`. Result: BucketsPicked."""
 
     state_dir: str
     root_digest: str
@@ -68,7 +68,7 @@ class PickBuckets(Job[BucketsPicked], frozen=True, tag="pick-buckets"):
 
 
 class CompareBuckets(Job[Compared], frozen=True, tag="compare-buckets"):
-    """Compare what a worker told (`body` sealed in net's slabs, or `payload`) to our manifest; write the difference to
+    """Compare what a worker sent (`body` sealed in net's slabs, or `payload`) to our manifest; write the difference to
     `out`. Result: Compared, or JobFailed "bad-seal", "bad-package", "too-large"."""
 
     state_dir: str
@@ -79,8 +79,9 @@ class CompareBuckets(Job[Compared], frozen=True, tag="compare-buckets"):
 
 
 class CompareManifests(Job[Compared], frozen=True, tag="compare-manifests"):
-    """What who has the files of manifest `before` needs for those of `root_digest`; both of this node, each with the
-    digests of its buckets. Writes the difference to `out`. Result: Compared, or JobFailed "vanished", "bad-package"."""
+    """Compute what a node with the files of manifest `before` needs to have those of `root_digest`; both are of this
+    node, each with the digests of its buckets. Writes the difference to `out`. Result: Compared, or JobFailed
+    "vanished", "bad-package"."""
 
     state_dir: str
     before: str
@@ -91,7 +92,7 @@ class CompareManifests(Job[Compared], frozen=True, tag="compare-manifests"):
 
 
 class DifferenceListed(Result, frozen=True, tag="difference-listed"):
-    """The first paths of each group, as many as an answer holds."""
+    """The first paths of each group, up to the size of an answer."""
 
     missing: list[str]
     shared: list[str]
@@ -99,13 +100,13 @@ class DifferenceListed(Result, frozen=True, tag="difference-listed"):
 
 
 class ListDifference(Job[DifferenceListed], frozen=True, tag="list-difference"):
-    """The paths of a difference file, for a person. Result: DifferenceListed."""
+    """List the paths of a difference file, for a person. Result: DifferenceListed."""
 
     difference: str
 
 
 class Fitted(Result, frozen=True, tag="fitted"):
-    """Of what goes as in Compared; `left` files of `left_bytes` do not."""
+    """The part of the difference that is sent, as in Compared; `left` files of `left_bytes` are not sent."""
 
     missing: int
     shared: int
@@ -117,8 +118,8 @@ class Fitted(Result, frozen=True, tag="fitted"):
 
 
 class FitDifference(Job[Fitted], frozen=True, tag="fit-difference"):
-    """Write to `out` what of a difference is at most `most` bytes of files, the smallest first, with all that is to be
-    deleted. Result: Fitted."""
+    """Write the part of a difference that has at most `most` bytes of files to `out`: the smallest files first, and all
+    deletions. Result: Fitted."""
 
     difference: str
     out: str
@@ -127,7 +128,7 @@ class FitDifference(Job[Fitted], frozen=True, tag="fit-difference"):
 
 class PartPacked(Result, frozen=True, tag="part-packed"):
     """`packed`: bytes of all entries. `oversize`: numbers of files that are larger than the limit by themselves.
-    `is_as_listed`: every other file is in it or did not fit, in the state that the difference names."""
+    `is_as_listed`: every other file is in it, in the state that the difference names, or did not fit."""
 
     packed: int
     oversize: list[int]
@@ -138,8 +139,8 @@ class PartPacked(Result, frozen=True, tag="part-packed"):
 class PackPart(Job[PartPacked], frozen=True, tag="pack-part"):
     """Compress missing and shared files number `start` to `stop` (excluded; numbered in the order of their paths) of a
     difference file to `out`, at most `limit` bytes raw per file unless `oversize`, which packs one single large file.
-    What lies where is written to the file `index`. `method`: "zlib", or "lz4" for a peer that reads it. Result:
-    PartPacked."""
+    The positions of entries are written to the file `index`. `method`: "zlib", or "lz4" for a peer that reads it.
+    Result: PartPacked."""
 
     root: str
     difference: str
@@ -153,7 +154,7 @@ class PackPart(Job[PartPacked], frozen=True, tag="pack-part"):
 
 
 class PackageFinished(FinishedPackage, Result, frozen=True, tag="package-finished"):
-    """hashing's."""
+    """hashing's FinishedPackage as a Result."""
 
 
 class FinishPackage(Job[PackageFinished], frozen=True, tag="finish-package"):
@@ -168,7 +169,7 @@ class FinishPackage(Job[PackageFinished], frozen=True, tag="finish-package"):
 
 
 class PackageOpened(OpenedPackage, Result, frozen=True, tag="package-opened"):
-    """hashing's."""
+    """hashing's OpenedPackage as a Result."""
 
 
 class OpenPackage(Job[PackageOpened], frozen=True, tag="open-package"):
@@ -183,7 +184,7 @@ class OpenPackage(Job[PackageOpened], frozen=True, tag="open-package"):
 
 
 class RangeUnpacked(UnpackedRange, Result, frozen=True, tag="range-unpacked"):
-    """hashing's."""
+    """hashing's UnpackedRange as a Result."""
 
 
 class UnpackRange(Job[RangeUnpacked], frozen=True, tag="unpack"):
@@ -199,12 +200,12 @@ class UnpackRange(Job[RangeUnpacked], frozen=True, tag="unpack"):
 
 
 class Applied(AppliedPlan, Result, frozen=True, tag="applied"):
-    """hashing's."""
+    """hashing's AppliedPlan as a Result."""
 
 
 class ApplyPlan(Job[Applied], frozen=True, tag="apply"):
-    """Sync, rename what each range of the plan has unpacked over its targets, delete extras (unless `delete` is false),
-    remove emptied directories, sync. One at a time on a node. Result: Applied."""
+    """Sync, rename the unpacked files of each range of the plan over their targets, delete extras (unless `delete` is
+    false), remove emptied directories, sync. One at a time on a node. Result: Applied."""
 
     root: str
     plan: str

@@ -9,8 +9,8 @@ from clusterd.messages.base import Job, Message, Result
 
 
 class PoolHello(Message, frozen=True, tag="pool-hello"):
-    """A pool process is free. A new incarnation of a slot means that the earlier one is dead. `at`: when it said so,
-    seconds of CLOCK_MONOTONIC, which all processes share; 0: it does not matter."""
+    """A pool process is free. A new incarnation of a slot means that the earlier one is dead. `at`: when it sent this,
+    in seconds of CLOCK_MONOTONIC, which all processes share; 0: ignored."""
 
     slot: int
     incarnation: int
@@ -18,9 +18,9 @@ class PoolHello(Message, frozen=True, tag="pool-hello"):
 
 
 class JobFailed(Result, frozen=True, tag="job-failed"):
-    """`kind` is a word a program tests ("disk", "bad-seal", "bad-package", "bad-json", "unknown-name", "too-large",
-    "vanished", "gave-way", "unwanted", "busy", "bug"); `text` says to a person what happened and to which file; for
-    "bug" it holds the stack."""
+    """`kind` is a word that a program tests ("disk", "bad-seal", "bad-package", "bad-json", "unknown-name",
+    "too-large", "vanished", "gave-way", "unwanted", "busy", "bug"); `text` tells a person what happened and to which
+    file; for "bug" it contains the stack."""
 
     kind: str
     text: str
