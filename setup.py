@@ -1,4 +1,5 @@
-"""Packaging of clusterd. Minimum versions are the ones the suite runs with; docs/architecture.md gives each its reason."""
+"""Packaging of clusterd. Minimum versions are the ones the suite runs with; docs/architecture.md gives each its reason.
+What we reach into beyond its public interface has an upper bound, too: the newest that the suite has run with."""
 
 from pathlib import Path
 
@@ -45,9 +46,9 @@ setup(
         "pyzmq>=26.0",
         "rich>=13.7",
         "starlette>=0.37",
-        "uvicorn>=0.30",
+        "uvicorn>=0.30,<0.55",
         "uvloop>=0.19",
-        "watchfiles>=0.21",
+        "watchfiles>=0.21,<1.4",
         "xxhash>=3.4",
     ],
     extras_require={"test": TEST, "bench": BENCH, "rig": RIG, "dev": DEV},

@@ -24,46 +24,19 @@ from typing import Any
 import psutil
 
 from benchmarks.suite.processes import family
+from tools.init_node import CONFIGURATION, DIRECTORIES
 from tools.rig.guard import MARK
 from tools.rig.nodes import HOST, free_port
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
 CLUSTER = "bench"
-DIRECTORIES = [
-    "etc/shared",
-    "etc/rules",
-    "etc/decoders",
-    "etc/lists",
-    "var/multigroups",
-    "var/run",
-    "logs",
-    "queue/cluster",
-    "queue/db",
-    "queue/sockets",
-]
 SCANNED = re.compile(r"\[Local integrity\] Finished in ([0-9.]+)s\. Calculated metadata of (\d+) files")
 CHECKING = re.compile(r"\[Worker (?!echoes)[^]]*\] \[Integrity check\] Starting")
 APPLIED = re.compile(r"\[Integrity sync\] Finished in ([0-9.]+)s")
 WAITING = re.compile(r"Could not connect to master|Successfully connected to master")
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.005
-CONFIGURATION = """<ossec_config>
-  <cluster>
-    <name>{cluster}</name>
-    <node_name>{name}</node_name>
-    <node_type>{role}</node_type>
-    <key>{key}</key>
-    <port>{port}</port>
-    <bind_addr>{host}</bind_addr>
-    <nodes>
-      <node>{host}</node>
-    </nodes>
-    <hidden>no</hidden>
-    <disabled>no</disabled>
-  </cluster>
-</ossec_config>
-"""
 
 
 class JobFailed(Exception):
@@ -253,7 +226,9 @@ class Cluster:
         root = self.base / name
         for directory in DIRECTORIES:
             (root / directory).mkdir(parents=True, exist_ok=True)
-        text = CONFIGURATION.format(cluster=CLUSTER, name=name, role=role, key=KEY, port=self.port, host=HOST)
+        text = CONFIGURATION.format(
+            cluster=CLUSTER, name=name, node_type=role, key=KEY, port=self.port, bind=HOST, node=HOST
+        )
         (root / "etc/ossec.conf").write_text(text)
         (root / "etc/cluster.json").write_text(json.dumps(self._settings))
         return Node(name, role, root, self.port, implementation)

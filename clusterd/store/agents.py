@@ -6,24 +6,8 @@ import msgspec
 
 from clusterd.store.engine import Session
 from clusterd.store.jsontext import Chunk, JsonRefused, encode
-from clusterd.store.schema import NEVER_ENDS
+from clusterd.store.schema import NEVER_ENDS, SYSTEM_COLUMNS
 
-DATA_COLUMNS = (
-    "os_name",
-    "os_version",
-    "os_major",
-    "os_minor",
-    "os_codename",
-    "os_platform",
-    "os_build",
-    "os_uname",
-    "os_arch",
-    "version",
-    "config_sum",
-    "merged_sum",
-    "manager_host",
-    "node_name",
-)
 STRONGER = """case
     when :sync = 'syncreq_keepalive' and sync_status in ('syncreq_status', 'syncreq') then sync_status
     when :sync = 'syncreq_status' and sync_status = 'syncreq' then sync_status
@@ -103,7 +87,7 @@ def insert_agent(session: Session, row: NewAgentRow) -> None:
 
 def update_agent_data(session: Session, data: AgentData) -> None:
     values = msgspec.structs.asdict(data)
-    columns = "".join(f"{name} = :{name}, " for name in DATA_COLUMNS)
+    columns = "".join(f"{name} = :{name}, " for name in SYSTEM_COLUMNS)
     address = "ip = :agent_ip, " if data.agent_ip is not None else ""
     values["sync"] = "synced" if data.sync_status is None else data.sync_status
     values["now"] = NEVER_ENDS if data.id == 0 else session.now()

@@ -15,24 +15,9 @@ import msgspec
 from clusterd.clock import boot_us
 from clusterd.store.engine import Session
 from clusterd.store.jsontext import Chunk, JsonRefused, encode
+from clusterd.store.schema import SYSTEM_COLUMNS
 
-FULL_TEXTS = (
-    "ip",
-    "os_name",
-    "os_version",
-    "os_major",
-    "os_minor",
-    "os_codename",
-    "os_build",
-    "os_platform",
-    "os_uname",
-    "os_arch",
-    "version",
-    "config_sum",
-    "merged_sum",
-    "manager_host",
-    "node_name",
-)
+FULL_TEXTS = ("ip", *SYSTEM_COLUMNS)
 FULL = (
     "id",
     "name",

@@ -24,12 +24,7 @@ BUSY_MS = 5000
 """How long a transaction waits for another program's lock on the file."""
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
-AGENT_COLUMNS = (
-    "id",
-    "name",
-    "ip",
-    "register_ip",
-    "internal_key",
+SYSTEM_COLUMNS = (
     "os_name",
     "os_version",
     "os_major",
@@ -44,6 +39,15 @@ AGENT_COLUMNS = (
     "merged_sum",
     "manager_host",
     "node_name",
+)
+"""What an agent says of its machine and itself: texts."""
+AGENT_COLUMNS = (
+    "id",
+    "name",
+    "ip",
+    "register_ip",
+    "internal_key",
+    *SYSTEM_COLUMNS,
     "date_add",
     "last_keepalive",
     "group",

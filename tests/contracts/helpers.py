@@ -16,6 +16,35 @@ CHUNK = 65_024
 """The budget of a chunked answer (wdb.md 2.3)."""
 LARGEST = 65_536
 DEADLINE_S = 60.0
+NEEDS_ARGUMENT = [
+    "sql",
+    "sync-agent-groups-get",
+    "set-agent-groups",
+    "get-groups-integrity",
+    "sync-agent-info-set",
+    "insert-agent",
+    "update-agent-data",
+    "update-agent-name",
+    "update-keepalive",
+    "update-connection-status",
+    "update-status-code",
+    "reset-agents-connection",
+    "disconnect-agents",
+    "delete-agent",
+    "get-all-agents",
+    "get-agent-info",
+    "get-agents-by-connection-status",
+    "get-labels",
+    "select-agent-name",
+    "find-agent",
+    "select-agent-group",
+    "select-group-belong",
+    "find-group",
+    "insert-agent-group",
+    "delete-group",
+    "get-group-agents",
+]
+"""Commands of `global` that say what they want by an argument; `sql` is a word of its own."""
 
 
 def empty(db: WdbClient) -> None:

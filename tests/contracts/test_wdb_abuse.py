@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from tests.contracts.helpers import LARGEST, add_agents, set_groups
+from tests.contracts.helpers import LARGEST, NEEDS_ARGUMENT, add_agents, set_groups
 from tests.store.lone_store import LoneStore
 from tools.rig.wdb_client import WDB_HTTP, WdbClient, wdb_http
 
@@ -53,36 +53,7 @@ for _number in (2**31, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**30):
         f"a group and {_number}": f"default last_id {_number}".encode(),
         f"a row with {_number}": f"select {_number}".encode(),
     }
-COMMANDS = [
-    "sync-agent-groups-get",
-    "set-agent-groups",
-    "get-groups-integrity",
-    "sync-agent-info-get",
-    "sync-agent-info-set",
-    "insert-agent",
-    "update-agent-data",
-    "update-agent-name",
-    "update-keepalive",
-    "update-connection-status",
-    "update-status-code",
-    "reset-agents-connection",
-    "disconnect-agents",
-    "delete-agent",
-    "get-all-agents",
-    "get-agent-info",
-    "get-agents-by-connection-status",
-    "get-labels",
-    "select-agent-name",
-    "find-agent",
-    "select-agent-group",
-    "select-group-belong",
-    "find-group",
-    "insert-agent-group",
-    "delete-group",
-    "get-group-agents",
-    "get-distinct-groups",
-    "sql",
-]
+COMMANDS = [*NEEDS_ARGUMENT, "sync-agent-info-get", "get-distinct-groups"]
 
 
 def well_formed(answer: bytes) -> bool:

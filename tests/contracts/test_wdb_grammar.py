@@ -4,38 +4,10 @@ import struct
 
 import pytest
 
-from tests.contracts.helpers import LARGEST, add_agent, add_agents, agent, compact, memberships, some
+from tests.contracts.helpers import LARGEST, NEEDS_ARGUMENT, add_agent, add_agents, agent, compact, memberships, some
 from tests.store.lone_store import LoneStore
 from tools.rig.wdb_client import WdbClient
 
-NEEDS_ARGUMENT = [
-    "sql",
-    "sync-agent-groups-get",
-    "set-agent-groups",
-    "get-groups-integrity",
-    "sync-agent-info-set",
-    "insert-agent",
-    "update-agent-data",
-    "update-agent-name",
-    "update-keepalive",
-    "update-connection-status",
-    "update-status-code",
-    "reset-agents-connection",
-    "disconnect-agents",
-    "delete-agent",
-    "get-all-agents",
-    "get-agent-info",
-    "get-agents-by-connection-status",
-    "get-labels",
-    "select-agent-name",
-    "find-agent",
-    "select-agent-group",
-    "select-group-belong",
-    "find-group",
-    "insert-agent-group",
-    "delete-group",
-    "get-group-agents",
-]
 TAKES_JSON = [
     "sync-agent-groups-get",
     "set-agent-groups",
