@@ -128,7 +128,7 @@ class Probe:
 
     def _ask(self, pid: int) -> Held:
         path = self._place / f"{pid}.{self._turn}"
-        signal_process(pid, signal.SIGUSR2)
+        signal_process(pid, signal.SIGRTMIN)
         wait_until(path.exists, 60, f"process {pid} says what it holds")
         return Held(**json.loads(path.read_text()))
 

@@ -1,4 +1,4 @@
-"""Loaded by every Python of a rig that has this directory on its PYTHONPATH: SIGUSR2 has a process say what it has
+"""Loaded by every Python of a rig that has this directory on its PYTHONPATH: SIGRTMIN has a process say what it has
 allocated.
 
 CLUSTERD_PROBE names a directory that all may write to; a file PID.NUMBER there has, in JSON:
@@ -50,4 +50,4 @@ def _tell(number: int, frame: FrameType | None) -> None:
 
 
 if PLACE:
-    signal.signal(signal.SIGUSR2, _tell)  # the children of the supervisor inherit it
+    signal.signal(signal.SIGRTMIN, _tell)  # the children of the supervisor inherit it
