@@ -10,7 +10,7 @@ import lz4.frame
 import pytest
 
 from clusterd.messages.packages import Compared, FinishPackage, PackPart
-from clusterd.sync.integrity.package_store import BuiltPackage, PackageStore
+from clusterd.sync.integrity.package_store import BuiltPackage, PackageStore, plan_parts
 from clusterd.sync.links.outgoing import Progress, cut_package, read_segments
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.wire.transfer import chunk_bytes
@@ -221,5 +221,38 @@ def test_workers_that_read_lz4_get_packages_of_their_own(stage: Stage) -> None:
         assert ours.package.shared_path != stock.package.shared_path
         package = read_segments(ours.package.segments)
         assert package.count(b"|//@@//|" + lz4.frame.compress(b"")[:4]) == len(FILES) + 1
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parts"),
+    [
+        ([], []),
+        ([10], [range(1)]),
+        ([4, 6, 1], [range(2), range(2, 3)]),
+        ([5, 5, 5], [range(2), range(2, 3)]),
+        ([1, 11, 1], [range(1), range(1, 2), range(2, 3)]),
+        ([0] * 7, [range(3), range(3, 6), range(6, 7)]),
+    ],
+)
+def test_parts_have_so_many_bytes_or_files_and_a_large_file_is_one_alone(sizes: list[int], parts: list[range]) -> None:
+    assert plan_parts(sizes, 10, 3) == parts
+
+
+def test_package_stays_until_the_last_who_has_it_is_done(stage: Stage) -> None:
+    async def story() -> None:
+        first = await stage.package(difference_of(FILES))
+        second = await stage.package(difference_of(FILES))
+        assert stage.store.kept_bytes == first.package.size, "it is one package"
+        stage.store.release(first)
+        other = await stage.package(difference_of(dict(list(FILES.items())[:3])), manifest="a newer one")
+        assert files_in(second) == FILES
+        assert stage.store.kept_bytes == second.package.size + other.package.size
+        stage.store.release(second)
+        stage.store.release(other)
+        last = await stage.package(difference_of(dict(list(FILES.items())[:5])), manifest="the newest")
+        assert stage.store.kept_bytes == last.package.size
+        assert stage.pool.count(FinishPackage) == 3
 
     asyncio.run(story())
