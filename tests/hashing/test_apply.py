@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hashing.apply import FEW
+from hashing.apply import FEW, AppliedPlan
 from hashing.atomic import FileOps, is_temporary, temporary_name
 from hashing.plan import PlanFile, save_plan
 from tests.fakes.file_ops import FaultyOps
@@ -210,3 +210,72 @@ def test_file_that_is_away_before_its_rename_and_not_in_its_place_is_an_error(ro
     assert (applied.created, applied.create_errors) == (1, 1)
     assert list(reasons(applied.notes)) == ["etc/lists/a"]
     assert (root / "etc/lists/a").read_bytes() == b"another"
+
+
+def test_files_are_counted_by_group(root: Path) -> None:
+    write_tree(root, {"etc/lists/a": b"old", "etc/lists/b": b"old"})
+    files = {f"etc/lists/{name}": b"new" for name in "abc"}
+    metas = {path: wire_of(path, data) for path, data in files.items()}
+    new = {"etc/lists/c": metas.pop("etc/lists/c")}
+    _, _, applied = receiver(root, build_as_stock([*files.items(), metadata(new, metas)])).run()
+    assert (applied.created, applied.updated, applied.create_errors, applied.overwrite_errors) == (1, 2, 0, 0)
+
+
+def test_file_that_cannot_be_renamed_is_said_in_the_stock_words_and_leaves_nothing(root: Path) -> None:
+    write_tree(root, {"etc/lists/a": b"old"})
+    files = {f"etc/lists/{name}": b"new" for name in "ab"}
+    metas = {path: wire_of(path, data) for path, data in files.items()}
+    new = {"etc/lists/b": metas.pop("etc/lists/b")}
+    ops = FaultyOps(lambda number, name: OSError(errno.EIO, "the disk") if name == "rename" else None)
+    _, _, applied = receiver(root, build_as_stock([*files.items(), metadata(new, metas)]), ops).run()
+    assert (applied.create_errors, applied.overwrite_errors) == (1, 1)
+    texts = [note.text.partition(": ")[0] for note in applied.notes if note.level == "ERROR"]
+    assert sorted(texts) == [
+        "Error processing missing file 'etc/lists/b'",
+        "Error processing shared file 'etc/lists/a'",
+    ]
+    assert read_tree(root) == {"etc/lists/a": b"old"}
+
+
+def test_files_behind_one_whose_temporary_file_is_away_are_synced(root: Path) -> None:
+    ops = SyncedOps()
+    worker = receiver(root, package_of({"etc/lists/a": b"a", "etc/lists/b": b"b"}), ops)
+    opened = worker.open()
+    written = [worker.unpack(index).written for index in range(opened.ranges)]
+    with PlanFile(worker.plan) as plan:
+        (root / "etc/lists" / temporary_name(written[0][0].path.rpartition("/")[2], plan.owner_of(0))).unlink()
+    worker.apply(written)
+    assert len(ops.renamed) == 1
+    assert ops.early == []
+
+
+def emptied(root: Path, extra: list[str], ops: FileOps | None = None) -> AppliedPlan:
+    return receiver(root, build_as_stock([metadata({}, extra=extra)]), ops).run()[2]
+
+
+def test_directories_that_hold_nothing_of_content_go_up_to_the_item(root: Path) -> None:
+    """What stock nodes exclude, and our temporary files, go along; wire.md 5.9."""
+    temporary = temporary_name("x", "pid1-0")
+    write_tree(root, {"etc/shared/a/b/c/gone": b"", "etc/shared/a/b/ar.conf": b"x", f"etc/shared/a/{temporary}": b"x"})
+    applied = emptied(root, ["etc/shared/a/b/c/gone"])
+    assert (applied.deleted, applied.remove_errors) == (1, 0)
+    assert os.listdir(root / "etc/shared") == []
+
+
+@pytest.mark.parametrize("kept", ["etc/shared/a/kept", "etc/shared/a/ar.conf/x", "etc/shared/a/sub/x"])
+def test_directory_that_holds_anything_else_stays_whole(kept: str, root: Path) -> None:
+    write_tree(root, {"etc/shared/a/b/gone": b"", "etc/shared/a/ossec.conf": b"", kept: b"x"})
+    assert emptied(root, ["etc/shared/a/b/gone"]).remove_errors == 0
+    assert read_tree(root) == {"etc/shared/a/ossec.conf": b"", kept: b"x"}
+    assert not (root / "etc/shared/a/b").exists()
+
+
+def test_directory_that_cannot_be_removed_is_an_error_and_said(root: Path) -> None:
+    write_tree(root, {"etc/shared/a/b/gone": b"", "etc/shared/c/gone": b""})
+    ops = FaultyOps(lambda number, name: OSError(errno.EIO, "the disk") if name == "rmdir" else None)
+    applied = emptied(root, ["etc/shared/a/b/gone", "etc/shared/c/gone"], ops)
+    assert (applied.deleted, applied.remove_errors) == (2, 2)
+    assert sorted(note.text.partition(": ")[0] for note in applied.notes if note.level == "ERROR") == [
+        "Error removing directory 'etc/shared/a/b'",
+        "Error removing directory 'etc/shared/c'",
+    ]
