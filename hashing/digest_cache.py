@@ -9,8 +9,8 @@ cannot.
 Settled (git's racy timestamp rule): a change within the same tick of the file system's clock as the read before it
 leaves all of these equal. So they count only if mtime and ctime were clearly older than the scan when it began: a
 change after that gets a later time. Clearly is SETTLE_NS, 2 s: a tick is at most 10 ms on Linux's own file systems, 1 s
-on old ones and over NFS, 2 s on FAT. What is younger is read again in the next scan, 8 s later, and settles then. A
-time in the future never settles: slow, never wrong.
+on old ones and over NFS, 2 s on FAT. A younger file is read again in the next scan, 8 s later, and settles then. A time
+in the future never settles: that costs reading, and is never wrong.
 """
 
 import os
@@ -80,7 +80,7 @@ class ShardRows(msgspec.Struct, frozen=True, array_like=True):
 
 
 NO_ROWS = ShardRows(0, "", [], [])
-"""What is known before the first scan."""
+"""The rows before the first scan."""
 
 
 def shard_of(path: str, shards: int) -> int:
@@ -89,7 +89,7 @@ def shard_of(path: str, shards: int) -> int:
 
 
 def fingerprint(rules: Rules) -> int:
-    """A number that differs for different rules."""
+    """A fingerprint of the rules."""
     return int(xxhash.xxh3_64_intdigest(msgspec.msgpack.encode(rules)))
 
 

@@ -1,4 +1,4 @@
-"""A manifest that changes with the files: what a few changes cost depends on them, not on how many files there are.
+"""A manifest that is patched as files change: the cost of a few changes does not depend on the number of files.
 
     rows by path, paths in order, paths by bucket, bucket digests (made anew for touched buckets only)
 
@@ -32,13 +32,13 @@ from hashing.state_file import load_state_of, magic_of, save_state
 
 FULL_ROWS = 2000
 FULL_SHARE = 8
-"""A delta of more rows than this, or than this part of all, is written as a full file instead."""
+"""A delta with more rows than this, or with more than this part of all rows, is written as a full file instead."""
 KEPT_AT_MOST = 256
 """Manifest files that are left when a full one is written: whoever owns the directory removes what it does not need."""
 
 _DELTA_MAGIC = b"cddelta1"
 _SORT_ABOVE = 256
-"""Paths added or removed at once from which on sorting all is cheaper than putting each in its place."""
+"""From this many added or removed paths on, sorting all paths is cheaper than inserting each."""
 
 Changes = Mapping[str, FileMeta | None]
 """Path to its new row, None where there is no such file any more."""
@@ -146,7 +146,7 @@ class LiveManifest:
     # ---- changing ----------------------------------------------------------------------------------------------------
 
     def patch(self, changes: Changes) -> None:
-        """Set and remove rows. A path to be removed that has no row is nothing."""
+        """Set and remove rows. Removing a path without a row does nothing."""
         find, original = self._rows, self._original
         added: list[str] = []
         removed: list[str] = []

@@ -1,5 +1,5 @@
-"""What is known of a node's files: FileMeta of one, Manifest of all, with a root digest and 1,024 bucket digests; which
-paths may exist at all; and the JSON in which other nodes read and write metadata (wire.md 5.1 to 5.3)."""
+"""Metadata of a node's files: FileMeta of one file, Manifest of all files with a root digest and 1,024 bucket
+digests; the rules for paths; and the JSON in which nodes exchange metadata (wire.md 5.1 to 5.3)."""
 
 import contextlib
 import os
@@ -109,8 +109,8 @@ class WireDifference(msgspec.Struct, frozen=True):
 
 
 def path_ok(path: str) -> str | None:
-    """None if `path` may be the path of a file relative to the root, else the reason why not, to follow the path in a
-    sentence. Says nothing about items and rules: see `allowed`.
+    """None if `path` may be the path of a file relative to the root, else the reason why not, worded to follow the path
+    in a sentence. Says nothing about items and rules: see `allowed`.
 
     A path that is fine here can be walked with a descriptor for each of its directories. It holds neither separator of
     wire.md 5.4: both contain `//`.

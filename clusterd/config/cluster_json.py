@@ -1,5 +1,4 @@
-"""etc/cluster.json (wire.md 7.1 and our section `clusterd`): defaults are built in, the file may name any part of
-them."""
+"""etc/cluster.json (wire.md 7.1 and our section `clusterd`): the file overrides any part of the built-in defaults."""
 
 import ipaddress
 import json
@@ -31,7 +30,7 @@ from hashing.manifest import ItemRule, Rules
 LONGEST_S = 31_536_000
 LARGEST_BYTES = 1 << 50
 LARGEST_BODY = 8 * 1024 * 1024
-"""Of a REST request: it travels on in an API request, which has a bound of its own
+"""Largest REST request: it is passed on inside an API request, which has a bound of its own
 (clusterd/dapi/protocol/request.py)."""
 LARGEST_FILE = 4 * 1024 * 1024
 _MOST_DIGITS = 30
@@ -39,7 +38,7 @@ _ABSENT = object()
 
 
 class JsonRead(msgspec.Struct):
-    """What was made of the file: `settings` is good only if there are no problems."""
+    """The result of reading the file. Use `settings` only if there are no problems."""
 
     settings: Settings
     problems: list[Problem] = msgspec.field(default_factory=list)
@@ -47,7 +46,7 @@ class JsonRead(msgspec.Struct):
 
 
 def read_json(path: Path, settings: Settings) -> JsonRead:
-    """`settings` with everything that the file names; a missing file names nothing."""
+    """`settings` overridden by what the file says; a missing file overrides nothing."""
     found = JsonRead(settings)
     try:
         with open(path, "rb") as file:

@@ -1,5 +1,5 @@
-"""Links in the synchronised directories that are not followed, for `check-config` and `start`: what they lead to is
-left out, or on a worker never arrives."""
+"""Finds links in the synchronised directories that are not followed, for `check-config` and `start`. A master leaves
+their targets out; on a worker the files never arrive."""
 
 import os
 import stat

@@ -1,10 +1,10 @@
 """The one reader of the XML-like files of the field: `ossec.conf`, rules, decoders, `agent.conf`.
 
 These files are older than any XML parser that reads them. They have several roots, `&` and `<` stand in text as they
-are, tags are written in any case, a DOCTYPE or a byte order mark comes first. All of that is read here as it is meant.
-What makes the structure doubtful (a tag that is never closed, or closes nothing) is a complaint, and reading goes on;
-each caller says how much it bears. Nothing is ever expanded or fetched, depth and number of elements are bounded,
-nothing recurses, time is linear.
+are, tags are written in any case, a DOCTYPE or a byte order mark comes first. This reader takes all of that as it is
+meant. A doubtful structure (a tag that is never closed, or closes nothing) gives a complaint, and reading goes on; each
+caller decides which complaints it accepts. Nothing is ever expanded or fetched, depth and number of elements are
+bounded, nothing recurses, time is linear.
 """
 
 import re
@@ -41,7 +41,7 @@ _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 
 
 class TooMuch(Exception):
-    """Deeper or larger than any file of the field; the exception's text says where."""
+    """The file is deeper or larger than any real one; the exception's text says where."""
 
 
 class Complaint(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """The <cluster> block of ossec.conf (wire.md 7.2): read with line numbers, checked, all mistakes at once.
 
 The file around the block is read as its other readers take it (clusterd/config/markup.py). The block itself must be
-XML: what decides who a node is and with which key is not guessed.
+XML: a node's identity and key are never guessed.
 """
 
 import re
@@ -44,7 +44,7 @@ _WORD = re.compile(r"\w+", re.ASCII)
 
 
 class BlockRead(msgspec.Struct):
-    """What was made of the block. `block` is good only if there are no problems."""
+    """The result of reading the block. Use `block` only if there are no problems."""
 
     block: ClusterBlock = ClusterBlock(disabled=True)
     problems: list[Problem] = msgspec.field(default_factory=list)
