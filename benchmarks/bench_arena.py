@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
+from xxhash import xxh3_64_intdigest
 
-from hashing.digest import xxh3_of
 from ipc.arena import Arena
 from ipc.codec import Decoder, encode
 from ipc.descriptor import Descriptor
@@ -34,12 +34,12 @@ def test_hand_over(benchmark: BenchmarkFixture, arena: Arena) -> None:
         slab = book.take("net")
         view = arena.view(slab)
         view[:BODY_BYTES] = body
-        said = encode(Descriptor(slab, 0, BODY_BYTES, xxh3_of(body)))
+        said = encode(Descriptor(slab, 0, BODY_BYTES, xxh3_64_intdigest(body)))
         view.release()
         book.hand_over(slab, "pool-1")
         where = decoder.decode(said)
         seen = arena.slice(where)
-        is_whole = xxh3_of(seen) == where.checksum
+        is_whole = xxh3_64_intdigest(seen) == where.checksum
         seen.release()
         book.give_back(slab)
         assert is_whole

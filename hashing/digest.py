@@ -7,8 +7,6 @@ import stat
 from collections.abc import Callable
 from hashlib import blake2b
 
-import xxhash
-
 from hashing.errors import FileVanished, UnsafePath
 
 DIGEST_BYTES = 64
@@ -58,11 +56,6 @@ def read_digest(fd: int, buffer: Buffer, on_step: Callable[[], None] | None = No
 def digest_fd(fd: int, buffer: Buffer) -> bytes:
     """BLAKE2b-512 (64 bytes) of the regular file from where `fd` stands to its end. OSError as it comes."""
     return read_digest(fd, buffer)[0]
-
-
-def xxh3_of(data: bytes | bytearray | memoryview) -> int:
-    """xxh3_64 of the bytes: guards against damage, chooses shards and buckets. It does not guard against intent."""
-    return int(xxhash.xxh3_64_intdigest(data))
 
 
 def open_regular(dir_fd: int | None, name: str) -> int:

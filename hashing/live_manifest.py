@@ -268,11 +268,6 @@ def load_live(state_dir: str, digest: str, known: LiveManifest | None = None) ->
     return known
 
 
-def load_manifest(state_dir: str, digest: str) -> Manifest:
-    """The same as a Manifest."""
-    return load_live(state_dir, digest).to_manifest()
-
-
 def _load(state_dir: str, digest: str) -> Manifest | Delta:
     path = manifest_path(state_dir, digest)
     found: Manifest | Delta = load_state_of(path, _DECODERS)

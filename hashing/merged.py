@@ -4,15 +4,10 @@ Stock 4.14.1 nodes make none in normal operation, but mark every file whose name
 apply one that came.
 """
 
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
-
 import msgspec
 
 from hashing.atomic import is_temporary
-from hashing.errors import MalformedPackage
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LINE_BYTES = 4096
 
 
@@ -55,22 +50,6 @@ def parse_merged(data: bytes) -> Merged:
         else:
             refused.append((name, reason))
     return Merged(parts, refused)
-
-
-def build_merged(files: Iterable[tuple[str, int, bytes]]) -> bytes:
-    """A merged file of (name, modification time in ns, content). Raises MalformedPackage for a name that it cannot
-    carry."""
-    pieces = []
-    for name, mtime_ns, data in files:
-        reason = _name_problem(name)
-        if reason is None and (" " in name or "\n" in name):
-            reason = "holds a space or a line end"
-        if reason is not None:
-            raise MalformedPackage(name, reason)
-        time = _EPOCH + timedelta(microseconds=mtime_ns // 1000)
-        pieces.append(f"{len(data)} {name} {time}\n".encode())
-        pieces.append(data)
-    return b"".join(pieces)
 
 
 def _parse_header(line: bytes) -> tuple[int, str, str]:

@@ -9,7 +9,6 @@ Any input has one of two outcomes: events, or a Violation, after which the conne
 """
 
 import struct
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clusterd.errors import ClusterError
@@ -432,12 +431,6 @@ class Connection:
     def waiting(self) -> int:
         """How many of our requests wait for an answer."""
         return len(self._box)
-
-    def open_bodies(self, bodies: Sequence[Sink]) -> bytes:
-        """The payload of a sealed event, for small programs (clusterd's net leaves opening to pool processes). Raises
-        BadSeal."""
-        parts = [sink.view for sink in bodies]
-        return b"".join(parts) if self._sealer is None else self._sealer.open_parts(parts)
 
     def _build(self, counter: int | None, command: str, payload: bytes, deadline: float) -> tuple[list[bytes], int]:
         body = payload if self._sealer is None else self._sealer.seal(payload)

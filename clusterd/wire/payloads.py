@@ -15,7 +15,6 @@ from clusterd.wire.results import ARGUMENT_BYTES, WireException, decode_exceptio
 
 MAX_LENGTH_DIGITS = 20
 """Most digits of a length."""
-SHA256_BYTES = 32
 NO_TASK = "None"
 """Stands for an unknown task id."""
 MAX_CAPS = 64

@@ -3,6 +3,7 @@
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
 
@@ -186,3 +187,12 @@ def iter_entries(fd: int, size: int, limit: int) -> Iterator[tuple[str, Iterator
     while reader.expects_entry:
         path = reader.read_path()
         yield path, reader.content(path, limit)
+
+
+def build_merged(files: Iterable[tuple[str, int, bytes]]) -> bytes:
+    """A merged file of (name, modification time in ns, content)."""
+    pieces = []
+    for name, mtime_ns, data in files:
+        time = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=mtime_ns // 1000)
+        pieces += [f"{len(data)} {name} {time}\n".encode(), data]
+    return b"".join(pieces)

@@ -15,7 +15,6 @@ from hashing.digest import (
     open_linked,
     open_regular,
     read_digest,
-    xxh3_of,
 )
 from hashing.errors import FileVanished, UnsafePath
 
@@ -60,11 +59,6 @@ def test_buffer_keeps_nothing_of_the_file_before(tmp_path: Path) -> None:
         path = tmp_path / "file"
         path.write_bytes(data)
         assert digest_of(path, buffer) == blake2b(data).digest()
-
-
-def test_xxh3_takes_any_bytes() -> None:
-    assert xxh3_of(b"") == 0x2D06800538D394C2
-    assert xxh3_of(memoryview(bytearray(b"abc"))) == xxh3_of(b"abc") == 0x78AF5F94892F3950
 
 
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:

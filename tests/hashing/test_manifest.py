@@ -9,7 +9,7 @@ import pytest
 from clusterd.settings import DEFAULT_RULES
 from hashing.atomic import FileOps, temporary_name
 from hashing.errors import MalformedPackage, PackageTooLarge
-from hashing.live_manifest import load_manifest
+from hashing.live_manifest import load_live
 from hashing.manifest import (
     BUCKETS,
     MAX_DEPTH,
@@ -182,7 +182,7 @@ def test_unread_places_make_another_manifest() -> None:
 def test_manifest_comes_back_from_its_file(tmp_path: Path) -> None:
     manifest = build_manifest([row("etc/lists/größe"), row("etc/client.keys", mtime_ns=-5)], ["etc/rules/"])
     save_manifest(FileOps(), str(tmp_path), manifest)
-    assert load_manifest(str(tmp_path), manifest.root_digest) == manifest
+    assert load_live(str(tmp_path), manifest.root_digest).to_manifest() == manifest
 
 
 def test_damaged_manifest_is_refused_at_whatever_byte(tmp_path: Path) -> None:
@@ -193,10 +193,10 @@ def test_damaged_manifest_is_refused_at_whatever_byte(tmp_path: Path) -> None:
     for number in range(len(whole)):
         path.write_bytes(whole[:number] + bytes([whole[number] ^ 1]) + whole[number + 1 :])
         with pytest.raises(MalformedPackage):
-            load_manifest(str(tmp_path), manifest.root_digest)
+            load_live(str(tmp_path), manifest.root_digest)
         path.write_bytes(whole[:number])
         with pytest.raises(MalformedPackage):
-            load_manifest(str(tmp_path), manifest.root_digest)
+            load_live(str(tmp_path), manifest.root_digest)
 
 
 def test_manifest_under_another_name_is_refused(tmp_path: Path) -> None:
@@ -204,9 +204,9 @@ def test_manifest_under_another_name_is_refused(tmp_path: Path) -> None:
     save_manifest(FileOps(), str(tmp_path), manifest)
     os.rename(manifest_path(str(tmp_path), manifest.root_digest), manifest_path(str(tmp_path), "00"))
     with pytest.raises(MalformedPackage, match="another root digest"):
-        load_manifest(str(tmp_path), "00")
+        load_live(str(tmp_path), "00")
     with pytest.raises(FileNotFoundError):
-        load_manifest(str(tmp_path), manifest.root_digest)
+        load_live(str(tmp_path), manifest.root_digest)
 
 
 def test_only_the_last_manifests_are_kept(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hashing.errors import MalformedPackage
-from hashing.merged import Part, build_merged, parse_merged
+from hashing.merged import Part, parse_merged
+from tests.hashing.packages import build_merged
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "merged.json").read_text())
 SPLIT = [VECTORS["all"] | {"name": "all"}, VECTORS["selection"] | {"name": "selection"}, *VECTORS["parse_cases"]]
@@ -68,9 +68,3 @@ def test_built_file_has_the_recorded_parts() -> None:
     assert sorted(built, key=lambda part: part.name) == sorted(
         expected_parts(VECTORS["all"]), key=lambda part: part.name
     )
-
-
-@pytest.mark.parametrize("name", ["a b", "a\nb", "../a", ""])
-def test_name_that_a_merged_file_cannot_carry_is_refused(name: str) -> None:
-    with pytest.raises(MalformedPackage):
-        build_merged([(name, 0, b"")])

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from hashing.atomic import is_temporary
-from hashing.merged import build_merged
 from hashing.package import FILE_SEP
-from tests.hashing.packages import Receiver, build_as_stock, read_tree
+from tests.hashing.packages import Receiver, build_as_stock, build_merged, read_tree
 from tests.hashing.test_unpack import merged_meta, metadata, package_of, reasons
 
 

@@ -16,10 +16,18 @@ import pytest
 from hashing.directories import Directories
 from hashing.errors import MalformedPackage, Note, PackageTooLarge
 from hashing.manifest import MAX_DEPTH, WireMeta
-from hashing.merged import build_merged
 from hashing.package import CHUNK_BYTES, FEED_BYTES, FILE_SEP, METADATA_NAME, PATH_SEP, PackageReader
 from hashing.plan import PlanFile, Written
-from tests.hashing.packages import GIB, Receiver, build_as_stock, open_descriptors, read_tree, wire_of, write_tree
+from tests.hashing.packages import (
+    GIB,
+    Receiver,
+    build_as_stock,
+    build_merged,
+    open_descriptors,
+    read_tree,
+    wire_of,
+    write_tree,
+)
 
 
 @pytest.fixture

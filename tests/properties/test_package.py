@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from hashing.errors import HashingError
 from hashing.frames import MAGIC
-from hashing.merged import build_merged, parse_merged
+from hashing.merged import parse_merged
 from hashing.package import FILE_SEP, PATH_SEP, PackageReader, compress_entry, path_fits
-from tests.hashing.packages import iter_entries, split_as_stock
+from tests.hashing.packages import build_merged, iter_entries, split_as_stock
 
 PIECES = st.sampled_from(
     [FILE_SEP, PATH_SEP, FILE_SEP[:4], FILE_SEP[4:], FILE_SEP[:7], b"\x00\x83\x00", b"\x7c", bytes(40), b"x\x01"]

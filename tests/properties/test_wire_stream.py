@@ -19,6 +19,7 @@ from clusterd.wire.events import (
 )
 from clusterd.wire.frame import build_header
 from clusterd.wire.seal import Sealer
+from tests.wire.ends import opened_body
 
 SEALER = Sealer(b"k" * 32)
 INLINE = 400
@@ -34,9 +35,9 @@ def connection(sealed: bool, **options: Any) -> Connection:
 def content(end: Connection, event: Event) -> tuple[object, ...]:
     """An event in a form that can be compared, sealed bodies opened."""
     if isinstance(event, SealedRequest):
-        return "request", event.counter, event.command, end.open_bodies(event.bodies)
+        return "request", event.counter, event.command, opened_body(end, event.bodies)
     if isinstance(event, SealedResponse):
-        return "response", event.request_id, event.command, end.open_bodies(event.bodies)
+        return "response", event.request_id, event.command, opened_body(end, event.bodies)
     if isinstance(event, RequestReceived):
         return "request", event.counter, event.command, event.payload
     if isinstance(event, ResponseReceived):

@@ -1,5 +1,6 @@
 """Connections to test with, and the ways to feed them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from clusterd.wire.connection import Connection, heap_sink
@@ -28,10 +29,16 @@ def of_key(key: str | None, **options: Any) -> Connection:
     return local_server(**options) if key is None else master(sealer=sealer_of(key), **options)
 
 
+def opened_body(connection: Connection, bodies: Sequence[Sink]) -> bytes:
+    """Of a sealed event, which net leaves to pool processes."""
+    parts = [sink.view for sink in bodies]
+    return b"".join(parts) if connection._sealer is None else connection._sealer.open_parts(parts)
+
+
 def opened(connection: Connection, event: Event) -> tuple[int, str, bytes]:
     """Counter, command and payload of a request, large or not."""
     if isinstance(event, SealedRequest):
-        return event.counter, event.command, connection.open_bodies(event.bodies)
+        return event.counter, event.command, opened_body(connection, event.bodies)
     assert isinstance(event, RequestReceived)
     return event.counter, event.command, event.payload
 

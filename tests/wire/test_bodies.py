@@ -8,7 +8,17 @@ from clusterd.wire.connection import MIN_PROGRESS, NoRoom
 from clusterd.wire.divided import MAX_DIVIDED, MAX_SINKS
 from clusterd.wire.events import Event, RequestReceived, ResponseReceived, SealedRequest, SealedResponse, Violation
 from clusterd.wire.frame import PIECE_BYTES, build_header
-from tests.wire.ends import SEALER, Slabs, divided, local_server, master, opened, read_as_a_transport_does, worker
+from tests.wire.ends import (
+    SEALER,
+    Slabs,
+    divided,
+    local_server,
+    master,
+    opened,
+    opened_body,
+    read_as_a_transport_does,
+    worker,
+)
 
 # ---- large bodies ------------------------------------------------------------------------------------------------------
 
@@ -50,7 +60,7 @@ def test_sealed_body_of_elsewhere_is_sent_as_header_and_slices() -> None:
     pieces = answerer.respond_sealed(request_id, "ok", len(body))
     (event,) = asker.receive(b"".join(piece.header + body[piece.start : piece.stop] for piece in pieces))
     assert isinstance(event, SealedResponse)
-    assert asker.open_bodies(event.bodies) == bytes(6_000_000)
+    assert opened_body(asker, event.bodies) == bytes(6_000_000)
 
 
 def test_full_chunk_of_a_transfer_is_one_undivided_frame() -> None:

@@ -7,6 +7,7 @@ from clusterd.wire.events import RequestReceived, ResponseReceived, SealedReques
 from clusterd.wire.frame import command_field, parse_field
 from clusterd.wire.seal import Sealer
 from clusterd.wire.token import sealed_length
+from tests.wire.ends import opened_body
 from tests.wire.vectors import payload_of, transcript
 
 SEALER = Sealer(b"c98b62a9b6169ac5f67dae55ae4a9088")
@@ -43,7 +44,7 @@ def test_recorded_session_passes_between_two_connections() -> None:
             own_counter[line["seq"]] = counter
             (event,) = receiver.receive(b"".join(frames))
             if isinstance(event, SealedRequest):
-                event = RequestReceived(event.counter, event.command, receiver.open_bodies(event.bodies))
+                event = RequestReceived(event.counter, event.command, opened_body(receiver, event.bodies))
             assert event == RequestReceived(counter, line["command"], payload)
         else:
             counter = own_counter[line["reply_to"]]

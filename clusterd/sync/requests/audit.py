@@ -37,10 +37,6 @@ class _AuditedRequest(msgspec.Struct):
     f_kwargs: msgspec.Raw = msgspec.Raw(b"")
 
 
-class _Failure(msgspec.Struct):
-    code: Any = None
-
-
 class _EncodedOutcome(msgspec.Struct):
     fields: Any = msgspec.field(name="__object__", default=None)
 
