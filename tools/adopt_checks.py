@@ -1,4 +1,5 @@
-"""What has to be right before a manager is given to clusterd: asked of the real installation, nothing is changed."""
+"""Checks before a manager's cluster daemon is replaced by clusterd. They inspect the real installation and change
+nothing."""
 
 import os
 import pwd
@@ -29,7 +30,7 @@ WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Check(msgspec.Struct, frozen=True):
-    """`text`: what was found; of one that is not `ok` also what to do. `warnings` keep nobody from going on."""
+    """`text`: the finding; if it is not `ok`, also what to do. `warnings` do not stop the cutover."""
 
     name: str
     ok: bool
@@ -38,7 +39,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def checks(root: str, python: str, *, disk: Callable[[str, Limits], Disk] = disk_of) -> list[Check]:
-    """All of them; those that make no sense after a failed one are left out. `disk` is for tests."""
+    """Runs all checks; those that make no sense after a failed one are left out. `disk` is for tests."""
     done = [_installation(root)]
     if not done[0].ok:
         return done
@@ -74,7 +75,7 @@ def _installation(root: str) -> Check:
 
 
 def _owners(root: str) -> Check:
-    """What root runs, or ran until now, may not be another user's to change."""
+    """Checks that no other user can change files that root runs or has run until now."""
     name, me = "owner", os.geteuid()
     trusted = {0, me}
     files = [Path(root, BIN, file) for file in (CONTROL, *MODULES)]
@@ -96,7 +97,7 @@ def _owners(root: str) -> Check:
 
 
 def _version(root: str) -> Check:
-    """As `wazuh-control info` has it."""
+    """Checks the version as `wazuh-control info` reports it."""
     name, command = "version", [f"{root}/{BIN}/{CONTROL}", "info"]
     code, said = _run(command)
     version = said.partition('WAZUH_VERSION="')[2].partition('"')[0]
@@ -119,7 +120,7 @@ def _configuration(root: str) -> Check:
 
 
 def _says(settings: Settings, installed: str) -> Check:
-    """The version that the node says to others is the one that is installed."""
+    """Checks that the node sends the installed version to other nodes."""
     name, own = "version said", settings.clusterd.version
     if installed and own != installed and not settings.cluster.disabled:
         text = (
@@ -131,7 +132,7 @@ def _says(settings: Settings, installed: str) -> Check:
 
 
 def _rights(settings: Settings) -> Check:
-    """The user that the node becomes can work in the tree and read our program."""
+    """Checks that the node's user can work in the tree and read our program."""
     name = "rights"
     try:
         owner = owner_to_become(settings.clusterd.owner)
@@ -149,7 +150,7 @@ def _rights(settings: Settings) -> Check:
 
 
 def _environment(root: str, python: str) -> Check:
-    """What the launcher will run, run once as `wazuh-control` does before each start."""
+    """Runs what the launcher will run, once, as `wazuh-control` does before each start."""
     name = "environment"
     text = launcher_text(root, "wazuh-clusterd", python)
     code, said = _run(["/bin/sh", "-c", text, "wazuh-clusterd", "-t"])
@@ -179,7 +180,7 @@ def _writable_by_others() -> str:
 
 
 def _ports(settings: Settings) -> Check:
-    """Free, or held by the daemon whose place is taken."""
+    """Checks that the ports are free, or held by the daemon that is replaced."""
     name, own = "ports", settings.clusterd.api
     if settings.cluster.disabled:
         return Check(name, True, "none, the cluster is disabled")
@@ -197,7 +198,7 @@ def _ports(settings: Settings) -> Check:
 
 
 def _holder(root: str, address: str, port: int) -> str:
-    """Who listens there, other than the cluster daemon of this root; empty for nobody."""
+    """Returns the program that listens there, other than the cluster daemon of this root; empty if there is none."""
     daemon = running_daemon(root)
     allowed = {daemon[0], *_children(daemon[0])} if daemon is not None else set()
     for one in psutil.net_connections("tcp"):
@@ -227,7 +228,7 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _room(settings: Settings, disk: Callable[[str, Limits], Disk]) -> Check:
-    """A node takes nothing from others while only the reserve of its disk is left."""
+    """Checks that the disk has more room than its reserve: a node with less accepts nothing from other nodes."""
     found = disk(f"{settings.root}/queue/cluster", settings.clusterd.limits)
     text = f"{found.free >> 20} MiB of the disk of {settings.root}/queue/cluster are free, {found.reserve >> 20} MiB are kept in reserve"
     if found.free <= found.reserve:
@@ -237,7 +238,7 @@ def _room(settings: Settings, disk: Callable[[str, Limits], Disk]) -> Check:
 
 
 def _run(command: list[str]) -> tuple[int, str]:
-    """Exit code and what was said, on both streams."""
+    """Returns exit code and output, of both streams."""
     try:
         done = subprocess.run(
             command,

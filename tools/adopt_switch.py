@@ -1,4 +1,4 @@
-"""Which cluster daemon runs now: stop the one, start the other, and touch nothing else of the manager."""
+"""Swaps the running cluster daemon: stops one, starts the other, and touches nothing else of the manager."""
 
 import os
 import signal
@@ -13,13 +13,14 @@ from tools.outcome import Outcome
 DAEMON = "wazuh-clusterd"
 STOP_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 300.0
-"""Of the program that starts it. It lets go of its caller after 20 s at most, once it is loaded: from a slow disk that may take long."""
+"""For the program that starts the daemon. Once loaded it returns after 20 s at most; loading from a slow disk may take
+long."""
 PID_FILE_TIMEOUT_S = 60.0
 POLL_S = 0.05
 
 
 def stop_running(root: str) -> Outcome:
-    """Stop the cluster daemon of this root, stock or ours, if one runs."""
+    """Stops the cluster daemon of this root, stock or ours, if one runs."""
     running = running_daemon(root)
     if running is None:
         return Outcome(True)
@@ -41,11 +42,11 @@ def stop_running(root: str) -> Outcome:
 
 
 def start(root: str, wanted: str) -> Outcome:
-    """Start `bin/wazuh-clusterd`, whatever it is, as `wazuh-control` does; good when the daemon that runs then is `wanted` (OURS,
-    STOCK)."""
+    """Starts `bin/wazuh-clusterd`, stock or ours, as `wazuh-control` does. Good if the daemon that runs then is
+    `wanted` (OURS, STOCK)."""
     path = f"{root}/{BIN}/{DAEMON}"
     try:
-        # Not into pipes: a daemon may keep them open for as long as it lives. What it says is not our answer.
+        # No pipes: a daemon may keep them open as long as it lives. Its output is not part of our result.
         code = subprocess.run([path], cwd="/", stdin=subprocess.DEVNULL, stdout=2, timeout=START_TIMEOUT_S).returncode
     except (OSError, subprocess.TimeoutExpired) as failure:
         return Outcome(False, f"{path} could not be started: {failure}", 3)

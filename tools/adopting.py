@@ -1,8 +1,8 @@
-"""Put our launchers into a manager's `bin`, and take them out again.
+"""Puts our launchers into a manager's `bin`, and removes them again.
 
-Each change is one rename, link or unlink within that directory, in an order in which every state between two of them is one that
-`tools/adoption.py` knows: the stock file or our launcher is there at every moment, and the stock file never loses its last name. So
-whoever is killed in the middle is finished, or undone, by the next call.
+Each change is one rename, link or unlink within that directory. After each of them the directory is in a state that
+`tools/adoption.py` knows: the stock file or our launcher exists at every moment, and the stock file never loses its
+last name. So if a call is killed, the next call finishes it or undoes it.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ TEXTS: dict[Does, str] = {
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One thing to do to a file in `bin`. `text`: what, for people."""
+    """One change to a file in `bin`. `text`: a description, for people."""
 
     name: str
     does: Does
@@ -38,11 +38,11 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class CannotAdopt(Exception):
-    """The text says what is in the way and what to do."""
+    """The text names the obstacle and what to do."""
 
 
 def changes_to_adopt(root: str, python: str) -> list[Change]:
-    """In their order; none when everything is as it should be. Raises CannotAdopt, OSError."""
+    """Returns the changes in their order; none if everything is adopted. Raises CannotAdopt, OSError."""
     changes = []
     for found in look_at_all(root):
         _need_known(root, found)
@@ -58,7 +58,7 @@ def changes_to_adopt(root: str, python: str) -> list[Change]:
 
 
 def changes_to_undo(root: str) -> list[Change]:
-    """The same for the way back. What was never adopted is left alone."""
+    """Returns the changes that undo an adopt. Files that were never adopted are left alone."""
     changes = []
     for found in reversed(look_at_all(root)):
         if found.state is State.MISSING and not os.path.lexists(f"{root}/{BIN}/{found.name}{STOCK}"):
@@ -90,7 +90,7 @@ def _need_known(root: str, found: FoundProgram) -> None:
 
 @contextlib.contextmanager
 def opened(root: str) -> Iterator[int]:
-    """`bin` as a descriptor, held against a second adopt. Raises CannotAdopt, OSError."""
+    """Opens `bin` as a descriptor, locked against a second adopt. Raises CannotAdopt, OSError."""
     try:
         fd = os.open(f"{root}/{BIN}", OPEN_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
@@ -108,7 +108,7 @@ def opened(root: str) -> Iterator[int]:
 def carry_out(
     changes: list[Change], root: str, python: str, bin_fd: int, *, ops: FileOps, say: Callable[[str], None]
 ) -> None:
-    """Do it, each change said before it is made. Raises OSError; what was not done yet is done by the next call."""
+    """Makes the changes, and announces each one before. Raises OSError; the next call makes the remaining changes."""
     clean(bin_fd, ops)
     for change in changes:
         say(change.text)
@@ -121,7 +121,7 @@ def carry_out(
 
 
 def clean(bin_fd: int, ops: FileOps) -> None:
-    """Remove what an interrupted call has left beside."""
+    """Removes the temporary files of an interrupted call."""
     for name in MODULES:
         for owner in (_OWNER, _AGAIN):
             with contextlib.suppress(FileNotFoundError):
@@ -146,7 +146,7 @@ def _make(change: Change, text: str, bin_fd: int, ops: FileOps) -> None:
 
 
 def _write_launcher(name: str, text: str, stock: os.stat_result, bin_fd: int, ops: FileOps) -> None:
-    """Whoever may read and start the stock file may read and start the launcher, and nobody else."""
+    """Gives the launcher owner and mode of the stock file, so that the same users may read and run it."""
     fd, temporary = create_temporary(ops, name, 0o600, dir_fd=bin_fd, owner=_OWNER)
     try:
         if os.geteuid() == 0:

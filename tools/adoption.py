@@ -16,7 +16,8 @@ import msgspec
 BIN = "bin"
 STOCK = ".stock"
 MODULES = {"cluster_control": "tools.cluster_control", "wazuh-clusterd": "tools.wazuh_clusterd"}
-"""File in `bin` to what its launcher runs, in the order in which they are adopted; undone in the reverse order."""
+"""File in `bin` to the module that its launcher runs, in the order in which they are adopted; undone in the reverse
+order."""
 MARK = "# Launcher of clusterd"
 _SHOWN_BYTES = 4096
 _TEXT = """#!/bin/sh
@@ -35,7 +36,7 @@ exec "$python" -I -m {module} "$@"
 
 
 class State(Enum):
-    """Of one file in `bin`."""
+    """The state of one file in `bin`."""
 
     STOCK = "the stock file"
     HALF = "the stock file, with a second name for it: adopting or undoing it was interrupted"
@@ -47,7 +48,7 @@ class State(Enum):
 
 
 class FoundProgram(msgspec.Struct, frozen=True):
-    """One file in `bin`. `text`: of our launcher, else empty."""
+    """One file in `bin`. `text`: the content of our launcher, else empty."""
 
     name: str
     state: State
@@ -55,7 +56,7 @@ class FoundProgram(msgspec.Struct, frozen=True):
 
     @property
     def python(self) -> str:
-        """The interpreter that our launcher runs; empty when the file is none of ours."""
+        """The interpreter that our launcher runs; empty if the file is not our launcher."""
         for line in self.text.splitlines():
             if line.startswith("python="):
                 return "".join(shlex.split(line.removeprefix("python=")))
@@ -63,8 +64,8 @@ class FoundProgram(msgspec.Struct, frozen=True):
 
 
 def launcher_text(root: str, name: str, python: str) -> str:
-    """The launcher for `name` of the manager at `root`. Everything is named by its absolute path; nothing of the caller's
-    environment decides what is run (-I)."""
+    """Returns the launcher for `name` of the manager at `root`. It names everything by absolute paths, and the caller's
+    environment has no influence on what is run (-I)."""
     path = f"{root}/{BIN}/{name}"
     return _TEXT.format(
         mark=MARK,
@@ -78,12 +79,12 @@ def launcher_text(root: str, name: str, python: str) -> str:
 
 
 def own_python() -> str:
-    """The interpreter of the environment that this program is installed in, by the name that belongs to it."""
+    """Returns the interpreter of the environment that this program is installed in, by its name in that environment."""
     return os.path.abspath(sys.executable)
 
 
 def look(root: str, name: str) -> FoundProgram:
-    """What `bin/NAME` is. Changes nothing. Raises OSError when it may not be looked at."""
+    """Tells what `bin/NAME` is. Changes nothing. Raises OSError when it may not be inspected."""
     path = Path(root, BIN, name)
     own, kept = _facts(path), _facts(path.with_name(name + STOCK))
     if own is None:
@@ -99,13 +100,13 @@ def look(root: str, name: str) -> FoundProgram:
 
 
 def look_at_all(root: str) -> list[FoundProgram]:
-    """In the order in which they are adopted."""
+    """Returns the files in the order in which they are adopted."""
     return [look(root, name) for name in MODULES]
 
 
 def notice(root: str) -> str:
-    """What is wrong with an adopted manager's launchers, with the cure; empty when nothing is, when it was never adopted, and for
-    users who may not look."""
+    """Tells what is wrong with an adopted manager's launchers, with the cure. Empty if nothing is wrong, if it was
+    never adopted, and for users who may not inspect it."""
     try:
         found = look_at_all(root)
     except OSError:
@@ -137,7 +138,7 @@ def _list(names: list[str]) -> str:
 
 
 def _within_quotes(text: str) -> str:
-    """For a place within double quotes of the shell."""
+    """Escapes text for use within double quotes of the shell."""
     return "".join(f"\\{letter}" if letter in '\\"$`' else letter for letter in text)
 
 
@@ -149,7 +150,7 @@ def _facts(path: Path) -> os.stat_result | None:
 
 
 def _launcher_in(path: Path) -> str:
-    """The text of our launcher; empty for any other file."""
+    """Returns the text of our launcher; empty for any other file."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         text = os.read(fd, _SHOWN_BYTES).decode(errors="replace")

@@ -1,5 +1,5 @@
-"""The REST API of a node turned on: a self-signed certificate, and `clusterd.api.enabled` in cluster.json. Never overwrites a key
-or certificate."""
+"""Turns on the REST API of a node: a self-signed certificate, and `clusterd.api.enabled` in cluster.json. Never
+overwrites a key or certificate."""
 
 import datetime
 import ipaddress
@@ -22,15 +22,16 @@ from hashing.write import write_atomic
 YEARS = 10
 CERT_MODE, KEY_MODE, JSON_MODE = 0o644, 0o600, 0o640
 LONGEST_NAME = 64
-"""Of a certificate's common name (X.520)."""
+"""Most characters of a certificate's common name (X.520)."""
 
 
 class SetupProblem(Exception):
-    """The API cannot be turned on like this. The text says why and what to do."""
+    """The API cannot be turned on. The text tells why and what to do."""
 
 
 def read_cluster_json(root: str) -> dict[str, Any]:
-    """What is in the file, nothing without one. Raises SetupProblem for what cannot be added to, also for half a certificate."""
+    """Returns the file's content, empty without a file. Raises SetupProblem if nothing can be added to it, also if only
+    one of certificate and key exists."""
     content = _content(root)
     cert, key = _pair(root, content.get("clusterd", {}).get("api", {}))
     if cert.exists() != key.exists():
@@ -59,8 +60,8 @@ def _content(root: str) -> dict[str, Any]:
 
 
 def turn_on(root: str, content: dict[str, Any], *, name: str, port: int | None = None) -> list[Path]:
-    """Make certificate and key where they are missing, and write cluster.json; `content` is what is in it now. `name`: the
-    node's. Returns what was made. Raises OSError."""
+    """Creates certificate and key if they are missing, and writes cluster.json; `content` is its current content.
+    `name`: the node's. Returns what was created. Raises OSError."""
     own = content.setdefault("clusterd", {}).setdefault("api", {})
     cert, key = _pair(root, own)
     made: list[Path] = []
@@ -84,7 +85,7 @@ def turn_on(root: str, content: dict[str, Any], *, name: str, port: int | None =
 
 
 def self_signed(name: str) -> tuple[bytes, bytes]:
-    """A certificate for this machine's names and the loopback addresses, and its key, both PEM."""
+    """Creates a certificate for this machine's names and the loopback addresses, and its key, both PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:LONGEST_NAME])])
     names = dict.fromkeys((socket.gethostname(), socket.getfqdn(), "localhost"))
@@ -129,7 +130,7 @@ def _usage() -> x509.KeyUsage:
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:
-    """A new file that belongs to who owns its directory, so that the daemon can read its key."""
+    """Writes a new file with the owner of its directory, so that the daemon can read its key."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     with os.fdopen(fd, "wb") as file:

@@ -21,7 +21,7 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 def links_of(settings: Settings) -> list[str]:
-    """Links that a node with these settings does not follow."""
+    """Returns the links that a node with these settings does not follow."""
     try:
         owner = owner_to_become(settings.clusterd.owner)
     except PrivilegeProblem:
@@ -30,7 +30,7 @@ def links_of(settings: Settings) -> list[str]:
 
 
 def check(root: str) -> Checked:
-    """Check the files of the node at `root`; changes nothing."""
+    """Checks the files of the node at `root`; changes nothing."""
     loaded = load(root)
     lines = [str(problem) for problem in loaded.problems]
     too_long = root_problem(root)
@@ -62,7 +62,7 @@ def check(root: str) -> Checked:
 
 
 def _owner(settings: Settings) -> tuple[str, str]:
-    """What is wrong with the user that a node started as root becomes, and what may be."""
+    """Returns mistakes and warnings about the user that a node started as root switches to."""
     try:
         owner = owner_to_become(settings.clusterd.owner)
     except PrivilegeProblem as failure:

@@ -39,11 +39,11 @@ COMMANDS = {
     "store": ("tools.cli_store:store", "The agent database that this node serves."),
     "api": ("tools.cli_api:api", "The REST API: turn it on, and say who may use it."),
 }
-"""Name of a command: where it is, and its line in the help."""
+"""Name of a command: its place, and its line in the help."""
 
 
 def _with_root(command: click.Command) -> click.Command:
-    """The same command, which takes --root behind its name, too."""
+    """Returns the same command with --root accepted behind its name as well."""
     if not any(parameter.name == "root_behind" for parameter in command.params):
         option = click.Option(
             ["--root", "root_behind"],
@@ -66,7 +66,7 @@ def _set_root(context: click.Context, parameter: click.Parameter, value: str | N
 
 
 class LazyCommands(click.Group):
-    """A group whose commands are imported when they are called; its help imports none."""
+    """A group whose commands are imported when they are called; its help imports none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *super().list_commands(ctx)]
@@ -108,8 +108,8 @@ def version() -> None:
 
 
 def main() -> None:
-    """Entry point of `clusterd`. Whatever happens ends in one line and a code: click's errors of usage with 64, an interrupt
-    with 130 as in a shell, a reader that went away (`clusterd status | head -1`) in silence."""
+    """Runs `clusterd` as its entry point. Every failure ends in one line and a code: click's usage errors with 64, an
+    interrupt with 130 as in a shell. A closed output (`clusterd status | head -1`) ends it without a line."""
     try:
         code = cluster.main(standalone_mode=False)
         sys.stdout.flush()

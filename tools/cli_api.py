@@ -1,4 +1,4 @@
-"""`clusterd api`: turn the REST API on, and say who may use it."""
+"""`clusterd api`: turns the REST API on, and manages its users."""
 
 import json
 import sys
@@ -117,7 +117,7 @@ def list_users(root: str, as_json: bool) -> None:
 
 
 def _password(file: str | None) -> str:
-    """Never from the command line, where every user of the machine could read it."""
+    """Reads the password. Never from the command line, where every user of the machine could read it."""
     if file is None:
         return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
     try:

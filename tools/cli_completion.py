@@ -35,8 +35,8 @@ def completion(shell: str) -> None:
 
 
 def node_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Names of the workers that the master of this root knows; none where they cannot be read. Asks nobody: a completion must not
-    wait."""
+    """Returns the names of the workers that the master of this root knows; none where they cannot be read. Sends no
+    question to the node, because a completion must not wait."""
     root = context.find_root().params.get("root") or DEFAULT_ROOT
     try:
         with open(os.path.join(root, STATE, "workers.json"), encoding="utf-8") as file:

@@ -1,4 +1,5 @@
-"""`clusterd control`: what the cluster is and how it does, asked of any node. The same facts as `cluster_control`."""
+"""`clusterd control`: nodes, agents and syncs of the cluster, asked of any node. The same facts as
+`cluster_control`."""
 
 import json
 import sys
@@ -72,7 +73,7 @@ def health(root: str, names: tuple[str, ...], as_json: bool, watch_s: float | No
 def _show(
     ask: Callable[[], Facts], view: Callable[[Facts], RenderableType], as_json: bool, watch_s: float | None
 ) -> None:
-    """Once, or until interrupted; a failure of the first question ends it, later ones are shown."""
+    """Shows it once, or until interrupted; a failure of the first question ends it, later failures are shown."""
     try:
         found = ask()
         if as_json:
@@ -144,7 +145,7 @@ def _times(status: dict[str, Any]) -> list[str]:
 
 
 def _ago(when: str, now: datetime | None = None) -> str:
-    """How long ago a date of a record was: `12 s ago`."""
+    """Shows the age of a date of a record: `12 s ago`."""
     try:
         passed = (now or datetime.now(UTC)) - datetime.strptime(when, _DATE).replace(tzinfo=UTC)
     except ValueError:

@@ -69,7 +69,7 @@ def _show(entry: Entry) -> None:
 
 
 class Span(click.ParamType):  # type: ignore[type-arg]  # not generic in older releases
-    """A length of time in seconds: 90, 90s, 10m, 2h."""
+    """Parses a length of time into seconds: 90, 90s, 10m, 2h."""
 
     name = "TIME"
     units: ClassVar = {"": 1, "s": 1, "m": 60, "h": 3600}

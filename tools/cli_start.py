@@ -50,7 +50,8 @@ def start(root: str, foreground: bool, debug: int, log_format: LogFormat, timeou
 
 
 def _say_master(root: str, wait_s: float) -> None:
-    """What a worker's master has answered within so many seconds. A node without one runs all the same: it dials again."""
+    """Shows the state of a worker's link to its master, after at most `wait_s`. A worker without a link runs on and
+    dials again."""
     reader, deadline = StatusReader(root), time.monotonic() + wait_s
     while wait_s:
         found = reader.read_sync()

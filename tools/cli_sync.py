@@ -146,7 +146,8 @@ def diff(root: str, node: str, as_json: bool) -> None:
 
 
 def _all_workers(root: str, status: dict[str, Any], as_json: bool) -> None:
-    """Every connected worker; one that cannot be asked is told apart and makes the command fail."""
+    """Shows the difference of every connected worker. One that cannot be asked is shown separately and makes the
+    command fail."""
     rows: list[dict[str, Any]] = []
     for peer in syncing.workers_of(status):
         try:
@@ -167,13 +168,13 @@ def _all_workers(root: str, status: dict[str, Any], as_json: bool) -> None:
 
 
 def summary(counts: dict[str, int]) -> str:
-    """The three numbers for people."""
+    """Shows the three numbers for people."""
     said = [f"{counts[group]} to {verb}" for group, _, _, verb in GROUPS if counts[group]]
     return ", ".join(said) or "equal"
 
 
 def difference_view(found: dict[str, Any]) -> Text:
-    """What would change: a line for each path, and how many more there are."""
+    """Shows what would change: a line for each path, and how many more there are."""
     found = printable_facts(found)
     text = Text(f"{found['node']}: {summary(found['counts'])}")
     for group, sign, style, verb in GROUPS:

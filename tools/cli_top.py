@@ -45,7 +45,7 @@ def top(root: str, interval_s: float) -> None:
 
 @contextmanager
 def _keys() -> Iterator[None]:
-    """Keys come one by one, without being shown."""
+    """Makes the terminal deliver keys one by one, without showing them."""
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
     try:

@@ -1,5 +1,5 @@
-"""`cluster_control`, compatible to the letter with the stock tool (dapi.md 7). argparse, because click cannot take options with
-any number of values, or with one that may be missing."""
+"""`cluster_control`, identical in output to the stock tool (dapi.md 7). Uses argparse, because click cannot parse
+options with any number of values, or with an optional value."""
 
 import argparse
 import logging
@@ -38,7 +38,7 @@ Others:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of dapi.md 7.1, and one of our own."""
+    """Adds the options of dapi.md 7.1, and one of our own."""
     made = argparse.ArgumentParser("cluster_control", add_help=True)
     action = made.add_mutually_exclusive_group()
     action.add_argument("-a", "--list-agents", action="store_true", help="list agents")
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(root: str, arguments: Sequence[str]) -> int:
-    """The whole tool; returns the exit code (dapi.md 7.2)."""
+    """Runs the tool; returns the exit code (dapi.md 7.2)."""
     options = parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.ERROR, format="%(levelname)s: %(message)s", force=True
@@ -118,7 +118,7 @@ def _text_of(failure: Exception) -> str:
 
 
 def main() -> None:
-    """Entry point of `cluster_control`."""
+    """Runs `cluster_control` as its entry point."""
     try:
         sys.exit(run(os.path.abspath(os.environ.get("CLUSTERD_ROOT", DEFAULT_ROOT)), sys.argv[1:]))
     except KeyboardInterrupt:

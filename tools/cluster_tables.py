@@ -1,4 +1,4 @@
-"""What `cluster_control` prints, to the letter (dapi.md 7.3, 7.4). Pure functions of what the node answered."""
+"""The output of `cluster_control`, identical to stock's (dapi.md 7.3, 7.4). Pure functions of the node's answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -23,24 +23,24 @@ SHORTEST_S = 0.0005
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Left-aligned cells, each column two blanks wider than its longest cell, the last one too."""
+    """Left-aligns cells. Each column, the last one too, is two spaces wider than its longest cell."""
     lines = [[printable(str(cell)) for cell in row] for row in (columns, *rows)]
     widths = [max(len(line[place]) for line in lines) + GAP for place in range(len(columns))]
     return "\n".join("".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def nodes_table(answer: Mapping[str, Any]) -> str:
-    """The answer to `get_nodes`; cells in the order of the keys."""
+    """Shows the answer to `get_nodes`; cells in the order of the keys."""
     return table(NODE_COLUMNS, [list(item.values()) for item in answer["items"]])
 
 
 def agents_table(items: Iterable[Mapping[str, Any]]) -> str:
-    """The items of an overview."""
+    """Shows the items of an overview."""
     return table(list(AGENT_COLUMNS), [[item.get(key, UNKNOWN) for key in AGENT_COLUMNS.values()] for item in items])
 
 
 def duration(start: str, end: str) -> str:
-    """Seconds between two dates of a record: `0.21s`."""
+    """Returns the seconds between two dates of a record: `0.21s`."""
     try:
         taken = (datetime.strptime(end, _DATE) - datetime.strptime(start, _DATE)).total_seconds()
     except ValueError:
@@ -49,7 +49,7 @@ def duration(start: str, end: str) -> str:
 
 
 def health_summary(cluster: str, answer: Mapping[str, Any]) -> str:
-    """`-i`: a line for each worker."""
+    """Shows `-i`: a line for each worker."""
     answer = printable_facts(answer)
     lines = [
         f"Cluster name: {printable(cluster)}",
@@ -73,7 +73,7 @@ def health_summary(cluster: str, answer: Mapping[str, Any]) -> str:
 
 
 def health_long(cluster: str, answer: Mapping[str, Any]) -> str:
-    """`-i more`: a block for each node."""
+    """Shows `-i more`: a block for each node."""
     answer = printable_facts(answer)
     blocks = [f"Cluster name: {printable(cluster)}\n\nConnected nodes ({answer['n_connected_nodes']}):"]
     for name, node in sorted(answer["nodes"].items()):

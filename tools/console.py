@@ -1,4 +1,4 @@
-"""The console of every command: what is shown never drives the terminal, and `[red]` in a name is only its name."""
+"""The console of every command. Shown text never controls the terminal, and `[red]` in a name is shown as text."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,7 +10,7 @@ from clusterd.printable import printable_lines
 
 
 class PlainConsole(Console):
-    """No markup, no emoji codes, no escape sequences but rich's own."""
+    """Without markup and emoji codes; the only escape sequences are rich's own."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)

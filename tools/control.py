@@ -1,4 +1,4 @@
-"""A program's side of the local socket: one connection per question, blocking, with deadlines. What is said is in
+"""A local client's side of the socket: one connection per question, blocking, with deadlines. The protocol is in
 clusterd/dapi/protocol/conversation.py."""
 
 import json
@@ -19,11 +19,12 @@ ANSWER_S = 200.0
 
 
 class NotAnswering(Exception):
-    """The node cannot be asked: nobody listens, or no answer came in time. The text says which."""
+    """The node cannot be asked: no process listens, or no answer arrived in time. The text tells which."""
 
 
 def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> bytes:
-    """The answer of the node at `root` to a local command; waits for a second message where the protocol has one.
+    """Returns the answer of the node at `root` to a local command; waits for a second message where the protocol has
+    one.
 
     Raises NotAnswering, or the ClusterError that the node answered with."""
     began = time.monotonic()
@@ -50,7 +51,7 @@ def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> b
 
 
 def _converse(sock: socket.socket, conversation: Conversation, began: float, timeout_s: float) -> None:
-    """Until the outcome is there. Raises TimeoutError, OSError, NotAnswering, Misunderstood."""
+    """Runs the conversation until its outcome is known. Raises TimeoutError, OSError, NotAnswering, Misunderstood."""
     next_keepalive = began + KEEPALIVE_S
     while not conversation.is_over:
         now = time.monotonic()
@@ -73,7 +74,7 @@ def _converse(sock: socket.socket, conversation: Conversation, began: float, tim
 
 
 def ask_json(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> Any:
-    """Like `ask`, for answers that are JSON. An encoded exception in a second message is raised as well."""
+    """Like `ask`, for answers in JSON. Also raises an encoded exception in a second message."""
     answer = json.loads(ask(root, command, payload, timeout_s=timeout_s))
     if isinstance(answer, dict) and "__wazuh_exception__" in answer:
         raise decode_err_payload(json.dumps(answer).encode())
@@ -81,7 +82,7 @@ def ask_json(root: str, command: str, payload: bytes = b"", *, timeout_s: float)
 
 
 def call(root: str, request: ApiRequest, *, timeout_s: float = ANSWER_S) -> Any:
-    """What a function of the distributed API returned: a WireResult. Raises NotAnswering, ClusterError."""
+    """Returns the result of a function of the distributed API, a WireResult. Raises NotAnswering, ClusterError."""
     answer = load_json(ask(root, DAPI, encode_request(request), timeout_s=timeout_s))
     if isinstance(answer, WireException):
         raise answer

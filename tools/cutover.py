@@ -1,4 +1,4 @@
-"""Cutover and back: check, say, change, and with `now` swap the running daemon."""
+"""Cutover and back: checks, announces and makes the changes, and with `now` swaps the running daemon."""
 
 import errno
 from collections.abc import Callable
@@ -20,7 +20,8 @@ CHECKED = "configuration"
 
 
 class Cutover:
-    """One call of `clusterd adopt`. What it finds, changes and says beside is kept for `facts`. `ops` and `check` are for tests."""
+    """One call of `clusterd adopt`. Keeps its findings, changes and notes for `facts`. `ops` and `check` are for
+    tests."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class Cutover:
         self._notes: list[str] = []
 
     def facts(self) -> dict[str, Any]:
-        """For programs: `checks`, `changes` (made, or with dry_run those that would be), `notes`."""
+        """Returns, for programs: `checks`, `changes` (made, or planned with dry_run), `notes`."""
         return {
             "checks": [msgspec.structs.asdict(one) for one in self._checks],
             "changes": [msgspec.structs.asdict(one) for one in self._changes],
@@ -51,7 +52,7 @@ class Cutover:
         }
 
     def adopt(self, *, now: bool) -> Outcome:
-        """Put the launchers in place. Not good: nothing was changed, or the text says what was."""
+        """Puts the launchers in place. If the outcome is not good, nothing was changed, or the text tells what was."""
         self._checks = self._check(self._root, self._python)
         for one in self._checks:
             self._say(f"{'ok ' if one.ok else 'NOT'}  {one.name}: {one.text}")
@@ -68,7 +69,7 @@ class Cutover:
         return self._swap_to_ours() if now else self._tell_what_runs(STOCK, "clusterd")
 
     def undo(self, *, now: bool) -> Outcome:
-        """Put the stock files back. Nothing is checked: the way back is always open."""
+        """Puts the stock files back. Checks nothing, so that undo is always possible."""
         outcome = self._change(lambda: changes_to_undo(self._root), "the stock files are in place already")
         if not outcome.ok or self._dry_run:
             return self._would_swap(STOCK) if now and outcome.ok else outcome
@@ -111,7 +112,7 @@ class Cutover:
     # ---- the daemon that runs --------------------------------------------------------------------------------------------
 
     def _tell_what_runs(self, other: str, next_one: str) -> Outcome:
-        """The running daemon is not touched: say which that is, and how the other one comes."""
+        """Notes which daemon runs, and how to get the other one. Does not touch the running daemon."""
         running = running_daemon(self._root)
         control = f"{self._root}/{BIN}/{CONTROL}"
         if running is not None and running[1] == other:
@@ -137,7 +138,7 @@ class Cutover:
         return Outcome(False, f"clusterd did not start: {started.reason}. {end}", started.code)
 
     def _swap(self, wanted: str) -> Outcome:
-        """Stop the other one, start this one (OURS, STOCK)."""
+        """Stops the other daemon and starts the `wanted` one (OURS, STOCK)."""
         running = running_daemon(self._root)
         if running is not None and running[1] == wanted:
             self._note(f"{wanted} runs (pid {running[0]})")

@@ -51,11 +51,11 @@ CONFIGURATION = """<ossec_config>
 
 
 class InitRefused(Exception):
-    """Nothing was changed. The text says why and what to do."""
+    """Nothing was changed. The text tells why and what to do."""
 
 
 class Made(msgspec.Struct, frozen=True):
-    """What to tell the operator."""
+    """The results to show to the operator."""
 
     lines: list[str]
 
@@ -73,9 +73,9 @@ def init_node(
     master: str | None,
     with_api: bool = False,
 ) -> Made:
-    """Make the node. The key comes from `key_file`, else from `environment_key`; a master without one gets a new one.
+    """Creates the node. The key is from `key_file`, else from `environment_key`; a master without one gets a new key.
 
-    Raises InitRefused before anything is changed, OSError (disk full, no permission) while files are made."""
+    Raises InitRefused before anything is changed, OSError (disk full, no permission) while files are created."""
     problem = node_name_problem(name) or cluster_name_problem(cluster) or root_problem(root)
     if problem is not None:
         raise InitRefused(problem)
@@ -122,7 +122,7 @@ def init_node(
 
 
 def _master_address(bind: str, lines: list[str]) -> str:
-    """The master's own <node>: its bind address, or, where that is none that can be shown, an address of this machine."""
+    """Returns the master's own <node>: its bind address, or, if that is not one to show, an address of this machine."""
     if not bind or any(character.isspace() for character in bind):
         raise InitRefused(f"--bind {bind!r} is not an address")
     if bind not in RESERVED and bind != "::":
@@ -143,7 +143,7 @@ def _master_address(bind: str, lines: list[str]) -> str:
 
 
 def _address_of_master(master: str | None, port: int | None) -> tuple[str, int]:
-    """A worker's <node> and <port>. Stock workers dial <port>, so a port in --master is written there."""
+    """Returns a worker's <node> and <port>. Stock workers dial <port>, so a port in --master is written there."""
     if master is None:
         raise InitRefused("a worker needs to know its master: --master HOST[:PORT]")
     address = split_address(master)
@@ -161,7 +161,7 @@ def _address_of_master(master: str | None, port: int | None) -> tuple[str, int]:
 
 
 def _key(node_type: str, key_file: str | None, environment_key: str | None) -> tuple[str, bool]:
-    """The cluster key and whether it is a new one. It is never shown."""
+    """Returns the cluster key and whether it is a new one. It is never shown."""
     if key_file is not None:
         try:
             key = Path(key_file).read_text(encoding="ascii").strip()
@@ -180,14 +180,14 @@ def _key(node_type: str, key_file: str | None, environment_key: str | None) -> t
 
 
 def _make_tree(root: Path) -> list[Path]:
-    """Make what is missing; returns what was made, parents first."""
+    """Creates missing directories; returns what was created, parents first."""
     made = []
     for directory in DIRECTORIES:
         path = root / directory
         missing = [parent for parent in (path, *path.parents) if not parent.exists()]
         for parent in reversed(missing):
             parent.mkdir(mode=DIRECTORY_MODE)
-            # The umask must not close the tree to the group: the other daemons of the node are its members.
+            # The umask must not deny the group access to the tree: the other daemons of the node are its members.
             parent.chmod(DIRECTORY_MODE if parent != root and root in parent.parents else 0o755)
             made.append(parent)
     return made
@@ -201,7 +201,7 @@ def _write_new(path: Path, content: str, mode: int) -> None:
 
 
 def _hand_over(root: Path, made: list[Path]) -> list[str]:
-    """As root: give what was made to the owner, if there is one."""
+    """As root: gives the new files to the owner, if there is one."""
     if os.geteuid() != 0:
         return []
     try:

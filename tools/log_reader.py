@@ -1,4 +1,4 @@
-"""The node's log as entries, and which of them somebody wants to see. Nothing is shown here."""
+"""Reads the node's log as entries, and filters them. Shows nothing."""
 
 import json
 import os
@@ -20,8 +20,8 @@ POLL_S = 0.2
 
 
 class Entry(msgspec.Struct):
-    """`text`: the whole entry as it stands in the file, without its last line end; it has several lines when one of them is no
-    beginning of an entry (a stack)."""
+    """`text`: the whole entry as in the file, without its last line end. It has several lines if lines follow that
+    begin no entry of their own (a stack)."""
 
     level: str
     tag: str
@@ -30,7 +30,8 @@ class Entry(msgspec.Struct):
 
 
 class WantedLines(msgspec.Struct, frozen=True):
-    """`level`: the least; `node`: only lines about this node (its tag, or its name in the text); `pattern`: found in the entry."""
+    """`level`: the lowest level; `node`: only lines about this node (its tag, or its name in the text); `pattern`:
+    found in the entry."""
 
     level: str = "DEBUG2"
     node: str = ""
@@ -51,7 +52,7 @@ def is_about(entry: Entry, node: str) -> bool:
 
 
 def entry_of(line: str) -> Entry | None:
-    """The entry that a line begins, in either format; None for a line that goes on with the one before it."""
+    """Returns the entry that a line begins, in either format; None for a line that continues the one before it."""
     found = LINE.fullmatch(line)
     if found is not None:
         return Entry(found[2], found[3], found[4], line)
@@ -65,7 +66,8 @@ def entry_of(line: str) -> Entry | None:
 
 
 def entries(lines: Iterable[str]) -> Iterator[Entry]:
-    """Whatever stands before the first beginning is left out: its beginning is not there."""
+    """Yields the entries. Lines before the first beginning of an entry are left out, because the rest of their entry is
+    missing."""
     current: Entry | None = None
     for line in lines:
         begun = entry_of(line)
@@ -80,7 +82,8 @@ def entries(lines: Iterable[str]) -> Iterator[Entry]:
 
 
 def last(path: str, count: int, wanted: WantedLines) -> tuple[list[Entry], int]:
-    """The last `count` entries that are wanted, oldest first, and the offset up to which the file was read. Raises OSError."""
+    """Returns the last `count` entries that match, oldest first, and the offset up to which the file was read. Raises
+    OSError."""
     with open(path, "rb") as file:
         end = file.seek(0, os.SEEK_END)
         found: deque[Entry] = deque()
@@ -93,7 +96,7 @@ def last(path: str, count: int, wanted: WantedLines) -> tuple[list[Entry], int]:
 
 
 def _backwards(file: BinaryIO, end: int) -> Iterator[Entry]:
-    """Entries from the last one to the first, in bounded memory."""
+    """Yields entries from the last one to the first, in bounded memory."""
     later: list[str] = []
     for line in _lines_backwards(file, end):
         begun = entry_of(line)
@@ -123,7 +126,8 @@ def _lines_backwards(file: BinaryIO, end: int) -> Iterator[str]:
 
 
 def follow(path: str, offset: int, wanted: WantedLines) -> Iterator[Entry | None]:
-    """Entries as they are written, from `offset` on; None while there are none. Goes on in the file that takes its place."""
+    """Yields entries as they are written, from `offset` on; None while there are none. Continues in the file that
+    replaces this one."""
     file, rest = _open(path), b""
     if file is not None:
         file.seek(offset)
@@ -155,7 +159,7 @@ def _open(path: str) -> BinaryIO | None:
 
 
 def _was_replaced(file: BinaryIO, path: str) -> bool:
-    """Moved away, or cut."""
+    """Tells whether the file was moved away or truncated."""
     ours = os.fstat(file.fileno())
     try:
         there = os.stat(path)

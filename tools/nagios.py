@@ -1,4 +1,4 @@
-"""The state of a node in the form of a Nagios plugin: pure, from the facts of tools/status.py.
+"""The state of a node as the output of a Nagios plugin: pure, from the facts of tools/status.py.
 
 One line: `CLUSTERD WARNING - text | label=value;warn;crit ...`. Codes: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
 """
@@ -21,7 +21,8 @@ class NagiosLine(msgspec.Struct, frozen=True):
 
 
 def check(status: dict[str, Any], *, warn_s: float, crit_s: float, expect: int | None) -> NagiosLine:
-    """`status`: as StatusReader.read gives it, also of a node whose processes hang: the board speaks for the supervisor."""
+    """Returns line and code. `status`: as StatusReader.read returns it, also of a node whose processes hang: the board
+    then stands in for the supervisor."""
     found = verdict(status)
     code = {"OK": OK, "DEGRADED": WARNING, "DOWN": CRITICAL}[found.level]
     text = found.reason

@@ -1,4 +1,4 @@
-"""What became of what a command was to do."""
+"""The result of a command's work."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ from clusterd.exits import ExitCode
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """`reason` says why not, for people; `lines` is what to show besides."""
+    """`reason` tells people why it failed; `lines` is further text to show."""
 
     ok: bool
     reason: str = ""

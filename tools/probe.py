@@ -1,4 +1,4 @@
-"""Try a master's port as a worker would, once and blocking: address, TLS, key, name, cluster, version."""
+"""Tries a master's port as a worker would, once and blocking: address, TLS, key, name, cluster, version."""
 
 import random
 import socket
@@ -22,8 +22,8 @@ PROBE_S = 8.0
 
 
 class Probed(msgspec.Struct, frozen=True):
-    """What came of it. `kind`: ok, refused (by the master, `code` says why), or where it ended: address, port, time-out, tls, key,
-    protocol."""
+    """The result. `kind`: ok, refused (by the master, with its `code`), or the stage that failed: address, port,
+    time-out, tls, key, protocol."""
 
     kind: str
     text: str = ""
@@ -31,8 +31,8 @@ class Probed(msgspec.Struct, frozen=True):
 
 
 def probe(settings: Settings, address: Address, timeout_s: float = PROBE_S) -> Probed:
-    """Say hello under this node's name, and hang up. Only for a node that does not run, or has no link to its master: the master
-    takes it for that node."""
+    """Sends hello under this node's name, and hangs up. Only for a node that does not run, or has no link to its
+    master, because the master takes the probe for that node."""
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError as problem:

@@ -1,4 +1,5 @@
-"""What the control tools ask a node about the cluster. Raise NotAnswering and ClusterError of tools/control.py."""
+"""The questions of the control tools to a node about the cluster. They raise NotAnswering and ClusterError of
+tools/control.py."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ def cluster_name(root: str) -> str:
 
 
 def nodes(root: str, names: Sequence[str] | None) -> dict[str, Any]:
-    """`get_nodes` as stock clients ask it; an unknown name is ClusterError 1730."""
+    """Asks `get_nodes` as stock clients do; an unknown name is ClusterError 1730."""
     wanted = {
         "filter_node": None if names is None else list(names),
         "offset": 0,
@@ -36,7 +37,7 @@ def nodes(root: str, names: Sequence[str] | None) -> dict[str, Any]:
 
 
 def health(root: str, names: Sequence[str] | None) -> dict[str, Any]:
-    """`get_health` of these nodes, or of all that `get_nodes` names. Unknown ones are left out."""
+    """Asks `get_health` of these nodes, or of all that `get_nodes` lists. Unknown ones are left out."""
     if names is None:
         names = [item["name"] for item in nodes(root, None)["items"]]
     found: dict[str, Any] = ask_json(root, GET_HEALTH, json.dumps(list(names)).encode(), timeout_s=ANSWER_S)
@@ -44,8 +45,8 @@ def health(root: str, names: Sequence[str] | None) -> dict[str, Any]:
 
 
 def agents(root: str, statuses: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The overview of all agents (dapi.md 1.11, S3). Several values go as a list, which stock masters understand as any of
-    them (dapi.md 7.3)."""
+    """Asks for the overview of all agents (dapi.md 1.11, S3). Several values are sent as a list, which stock masters
+    match as any of them (dapi.md 7.3)."""
     request = ApiRequest(
         f=OVERVIEW,
         f_kwargs={

@@ -1,4 +1,4 @@
-"""Have a running node read its configuration again, as a function that returns a value."""
+"""Makes a running node read its configuration again, as a function that returns a value."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ POLL_S = 0.05
 
 
 def reload(root: str) -> Outcome:
-    """Check the configuration and, if it is good, have the running node read it."""
+    """Checks the configuration and, if it is valid, makes the running node read it."""
     pid = running_pid(root)
     if pid is None:
         return Outcome(False, "clusterd is not running", int(ExitCode.NOT_RUNNING))
@@ -36,7 +36,7 @@ def reload(root: str) -> Outcome:
 
 
 def _told(root: str, began: float) -> str:
-    """What the node has made of it. A node that is busy may take its time; its log will say it."""
+    """Returns the node's result of the reload. A busy node may need longer; then its log will have the result."""
     reader, deadline = StatusReader(root), time.monotonic() + TOLD_S
     while time.monotonic() < deadline:
         node = reader.read_sync()["node"]

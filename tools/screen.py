@@ -1,4 +1,4 @@
-"""Values to what a person sees: pure functions from a status to rich renderables. No questions are asked here."""
+"""The output of commands: pure functions from a status to rich renderables. No node is asked here."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ RESULTS = {"equal": "green", "synced": "green", "partly": "yellow", "failed": "r
 
 
 def size(count: float | None) -> str:
-    """Bytes for people."""
+    """Shows bytes for people."""
     if count is None:
         return "-"
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -36,7 +36,7 @@ def size(count: float | None) -> str:
 
 
 def ago(at: float | None, now: float) -> str:
-    """A moment as the time since then."""
+    """Shows a moment as the time since then."""
     if not at:
         return "-"
     seconds = max(0.0, now - at)
@@ -48,7 +48,7 @@ def ago(at: float | None, now: float) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    """A column whose name ends in `>` is set flush right."""
+    """Aligns a column to the right if its name ends in `>`."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
@@ -56,7 +56,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def status_view(status: dict[str, Any], said: Verdict) -> RenderableType:
-    """The whole of `clusterd status`; the verdict first."""
+    """Shows the whole of `clusterd status`; the verdict first."""
     status = printable_facts(status)
     now, reason = status["at"], printable(said.reason)
     parts: list[RenderableType] = [Text.assemble((said.level, f"bold {VERDICTS[said.level]}"), f"  {reason}")]
@@ -167,7 +167,7 @@ def _processes(processes: list[dict[str, Any]]) -> Table:
 
 
 def _peers(status: dict[str, Any], now: float) -> RenderableType:
-    """The links of this node, and on a master the workers that have none."""
+    """Shows the links of this node, and on a master the workers that have none."""
     peers, is_master = status["peers"], status["node"]["type"] == "master"
     away = [row for row in status["workers"] if row["state"] != "connected"]
     if not peers and not away:
@@ -271,7 +271,8 @@ def _results(status: dict[str, Any], now: float) -> RenderableType:
 
 
 def lag(row: dict[str, Any]) -> str:
-    """How far a worker is behind its master: for how long and by how many files; nothing when it is not, or nobody knows."""
+    """Tells how far a worker is behind its master: for how long and by how many files; empty when it is not behind or
+    this is unknown."""
     if row.get("lag_s") is None:
         return ""
     files = "" if row["lag_files"] is None else f", {row['lag_files']} files"

@@ -1,4 +1,4 @@
-"""What commands say, and how they end."""
+"""The output of commands, and how they end."""
 
 import sys
 from typing import NoReturn
@@ -10,12 +10,12 @@ from clusterd.printable import printable, printable_lines
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """One line for a person; JSON for programs goes out as it is."""
+    """Shows one line for a person; JSON for programs is printed unchanged."""
     click.echo(printable(text), err=err)
 
 
 def fail(text: str, code: int = ExitCode.FAILED) -> NoReturn:
-    """What is to be done, on stderr, and the code."""
+    """Prints what must be done, on stderr, and exits with the code."""
     warn(text)
     sys.exit(code)
 
@@ -25,6 +25,6 @@ def warn(text: str) -> None:
 
 
 def show_lines(lines: list[str]) -> None:
-    """Mistakes and warnings of the configuration."""
+    """Shows mistakes and warnings of the configuration."""
     for line in lines:
         echo(line, err=True)

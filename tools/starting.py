@@ -1,4 +1,4 @@
-"""Start a node, as a function that returns a value. Imports the whole daemon: the process forks it."""
+"""Starts a node, as a function that returns a value. Imports the whole daemon: the process forks it."""
 
 import os
 import pwd
@@ -19,7 +19,8 @@ from tools.outcome import Outcome
 def settings_to_start(
     root: str, *, conf: str | None, log_format: Literal["text", "json"], say: Callable[[str], None]
 ) -> Settings | Outcome:
-    """The settings of a node that may start; warnings are said. Not good: the outcome with all mistakes."""
+    """Returns the settings of a node that may start, and shows warnings. If it may not, shows all mistakes and returns
+    an Outcome."""
     loaded = load(root, conf=conf)
     for warning in loaded.warnings:
         say(str(warning))
@@ -51,10 +52,11 @@ def start(
     tls: bool = False,
     leave_late: bool = False,
 ) -> StartResult:
-    """Start the node. In the background: returns when it serves, or with the reason. In the foreground: when it ended.
+    """Starts the node. In the background: returns when it serves, or with the reason. In the foreground: returns when
+    it has ended.
 
-    `debug` is how often -d was given (wire.md 7.4); `stay_root` keeps the user that starts it; `tls` turns TLS on as the
-    stock --ssl does; `leave_late`: after `timeout_s` it is not killed but goes on starting (start_daemon)."""
+    `debug` is the number of -d options (wire.md 7.4); `stay_root` keeps the user that starts it; `tls` turns TLS on as
+    the stock --ssl does; `leave_late`: after `timeout_s` it is not killed but continues to start (start_daemon)."""
     found = settings_to_start(root, conf=conf, log_format=log_format, say=say)
     if isinstance(found, Outcome):
         return StartResult(False, found.reason, code=found.code)

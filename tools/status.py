@@ -1,6 +1,6 @@
 """The facts of a node at one moment: from the board, from psutil, and from sync over the local socket.
 
-Answers within two seconds whatever is dead. Stable keys; docs/operations.md lists them.
+Answers within two seconds, whichever processes are dead. Stable keys; docs/operations.md lists them.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ LOG = "logs/cluster.log"
 
 
 def log_problems(root: str, rows: list[RowSnapshot]) -> dict[str, str]:
-    """What keeps processes from writing the log, as a member of `problems`."""
+    """Returns what keeps processes from writing the log, as a member of `problems`."""
     failing = [row for row in rows if row.log_errno and row.state not in ("down", "failed")]
     if not failing:
         return {}
@@ -56,7 +56,7 @@ def log_problems(root: str, rows: list[RowSnapshot]) -> dict[str, str]:
 
 
 def child_problems(root: str, rows: list[RowSnapshot]) -> dict[str, str]:
-    """What keeps single processes from their work, in their own words."""
+    """Returns the problems that single processes report about themselves."""
     found = {}
     for row in rows:
         with (
@@ -68,13 +68,13 @@ def child_problems(root: str, rows: list[RowSnapshot]) -> dict[str, str]:
 
 
 def adoption_problems(root: str) -> dict[str, str]:
-    """What is wrong with the launchers of an adopted manager."""
+    """Returns what is wrong with the launchers of an adopted manager."""
     text = notice(root)
     return {"adoption": text} if text else {}
 
 
 def not_running(root: str) -> str:
-    """That no node of ours runs here; how to start it, or what runs instead."""
+    """Returns a text for a root without a running node: how to start it, or what runs instead."""
     text = f"clusterd is not running at {root}."
     running = running_daemon(root)
     if running is not None:
@@ -83,15 +83,15 @@ def not_running(root: str) -> str:
 
 
 class StatusReader:
-    """Reads one node again and again; keeps psutil's handles so that CPU is measured between two reads."""
+    """Reads one node repeatedly; keeps psutil's handles so that CPU is measured between two reads."""
 
     def __init__(self, root: str) -> None:
         self._root = root
         self._handles: dict[int, psutil.Process] = {}
 
     def read_sync(self) -> dict[str, Any]:
-        """What sync knows, without a look at the processes: quicker. `peers` is None, and `problem` says why, when it does not
-        answer."""
+        """Returns sync's state without a look at the processes, which is quicker. If sync does not answer, `peers` is
+        None and `problem` gives the reason."""
         status: dict[str, Any] = {
             "peers": None,
             "node": None,
@@ -109,7 +109,7 @@ class StatusReader:
         return status
 
     def read(self) -> dict[str, Any]:
-        """The status. `running` is false when no supervisor lives; then only `problem` says more."""
+        """Returns the status. `running` is false when no supervisor lives; then only `problem` has more."""
         status: dict[str, Any] = {
             "running": False,
             "at": time.time(),
@@ -173,7 +173,7 @@ class StatusReader:
         return status
 
     def _ask(self, status: dict[str, Any]) -> str:
-        """Sync's part, or why there is none."""
+        """Asks sync for its part; returns the reason if there is none."""
         try:
             answer = ask_json(self._root, STATUS, timeout_s=ASK_TIMEOUT_S)
         except NotAnswering as silence:
@@ -187,7 +187,7 @@ class StatusReader:
     # ---- processes -----------------------------------------------------------------------------------------------------
 
     def _first_sample(self, rows: list[RowSnapshot]) -> float:
-        """Begin to measure CPU; returns when, unless every process was sampled by an earlier read."""
+        """Begins to measure CPU; returns the time, unless every process was sampled by an earlier read."""
         fresh = False
         for row in rows:
             if row.pid and row.pid not in self._handles:

@@ -1,4 +1,4 @@
-"""Stop a node, as a function that returns a value."""
+"""Stops a node, as a function that returns a value."""
 
 import os
 import signal
@@ -16,7 +16,8 @@ POLL_S = 0.02
 
 
 def stop(root: str, *, timeout_s: float) -> Outcome:
-    """Ask the node to stop and wait until its last process is gone, at most `timeout_s`; then kill what is left."""
+    """Asks the node to stop and waits until its last process is gone, at most `timeout_s`; then kills the remaining
+    ones."""
     pid = running_pid(root)
     if pid is None:
         return Outcome(True, lines=["clusterd is not running."])
@@ -47,7 +48,7 @@ def stop(root: str, *, timeout_s: float) -> Outcome:
 
 
 def _members(root: str, pid: int) -> list[psutil.Process]:
-    """The node's processes as handles that a pid given to somebody else cannot confuse."""
+    """Returns the node's processes as handles, which a reused pid does not confuse."""
     pids = {pid}
     try:
         board = Board.open(board_path(root))

@@ -1,5 +1,5 @@
-"""One archive with what helps in trouble: state, configuration, logs, stacks. No secret of the node is in it: each part is searched
-for all of them before it is written.
+"""One archive of data for diagnosis: state, configuration, logs, stacks. It contains no secret of the node: each part
+is searched for all of them before it is written.
 """
 
 import io
@@ -28,13 +28,13 @@ from tools.doctor.examine import examine
 from tools.status import StatusReader
 
 LOG_BYTES = 20 << 20
-"""The end of each log file."""
+"""Bytes at the end of each log file that are included."""
 STACKS_S = 3.0
 CRASH_LOG = "logs/clusterd-crash.log"
 SHORTEST_SECRET = 8
-"""A shorter text may stand anywhere by chance."""
+"""A shorter text may occur anywhere by chance."""
 CHILDREN = re.compile(r"net|sync|store|api|pool-\d+")
-"""Processes that answer SIGUSR2 with their stacks; another program would end."""
+"""Processes that answer SIGUSR2 with their stacks; the signal would end another program."""
 SECRET_WORDS = re.compile(r"key$|pass|secret|token|hash|salt", re.IGNORECASE)
 MASK = "(not shown)"
 CLUSTER_BLOCK = re.compile(r"<cluster>.*?</cluster>", re.DOTALL | re.IGNORECASE)
@@ -57,7 +57,7 @@ KERNEL_FILES = (
 
 
 class SecretFound(Exception):
-    """A part has a secret in it and there is no archive. The text names the part, never the secret."""
+    """A part contains a secret, so there is no archive. The text names the part, never the secret."""
 
 
 class Archive(msgspec.Struct, frozen=True):
@@ -70,7 +70,7 @@ class Archive(msgspec.Struct, frozen=True):
 
 
 def collect(root: str, target: str, now: float) -> Archive:
-    """Write the archive (0600) to `target`, which must not exist. Raises SecretFound, OSError: then there is none."""
+    """Writes the archive (0600) to `target`, which must not exist. Raises SecretFound, OSError: then there is none."""
     secrets = secrets_of(root)
     parts: dict[str, int] = {}
     missing: dict[str, str] = {}
@@ -96,8 +96,8 @@ def collect(root: str, target: str, now: float) -> Archive:
 
 
 def secrets_of(root: str) -> list[bytes]:
-    """Everything of this node that nobody else may know. Raises OSError for a file that is there and cannot be read: then nobody
-    could say that an archive is clean."""
+    """Returns all secrets of this node. Raises OSError for an existing file that cannot be read: then no archive could
+    be proved clean."""
     found: set[bytes] = set()
     settings = load(root, with_api_files=False).settings
     if settings is not None:
@@ -118,7 +118,7 @@ def secrets_of(root: str) -> list[bytes]:
 
 
 def _key_lines(text: str) -> Iterator[bytes]:
-    """The lines of private keys in PEM format."""
+    """Returns the lines of private keys in PEM format."""
     for block in re.findall(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)-----END", text, re.DOTALL):
         yield from (line.strip().encode() for line in block.splitlines())
 
@@ -170,13 +170,13 @@ def _versions() -> bytes:
 
 
 def _cluster_blocks(root: str) -> bytes:
-    """Only the block that is ours: other blocks hold passwords of integrations."""
+    """Returns only the cluster block: other blocks contain passwords of integrations."""
     text = Path(root, "etc/ossec.conf").read_text(encoding="utf-8", errors="replace")
     return "\n".join(KEY_ELEMENT.sub(rf"\1{MASK}\2", block) for block in CLUSTER_BLOCK.findall(text)).encode()
 
 
 def masked(value: Any) -> Any:
-    """The same without the values of members that may be secrets. File names stay."""
+    """Returns the value with masked members where these may be secrets. File names stay."""
     if isinstance(value, dict):
         return {
             key: MASK if SECRET_WORDS.search(key) and isinstance(inner, str) and "/" not in inner else masked(inner)
@@ -192,7 +192,7 @@ def _tail(path: Path) -> bytes:
 
 
 def _tree(root: str) -> bytes:
-    """Names, sizes and owners of what the node keeps for itself, and of the synchronised directories' top."""
+    """Lists names, sizes and owners of the node's own files, and of the synchronised directories' top."""
     rows = []
     for relative in ("queue/cluster", "var/run", "etc"):
         for directory, names, files in os.walk(os.path.join(root, relative)):
@@ -206,7 +206,7 @@ def _tree(root: str) -> bytes:
 
 
 def _stacks(root: str, status: dict[str, Any]) -> bytes:
-    """What every process of the node is doing, in its own words: they write it to the crash log."""
+    """Returns the stacks of every process of the node. The processes write them to the crash log."""
     path = Path(root, CRASH_LOG)
     before = path.stat().st_size
     for row in status["processes"]:

@@ -1,4 +1,4 @@
-"""Have a node sync now, wait until it is done, and see what would change: functions that return values."""
+"""Makes a node sync now, waits for the end, and shows what would change: functions that return values."""
 
 import json
 import time
@@ -17,8 +17,8 @@ POLL_S = 0.1
 
 
 class Behind(msgspec.Struct, frozen=True):
-    """A worker that does not have the current manifest yet. `lag_s`: for how long, `files`: how many differ, None if that is
-    not known; `why`: for people; `is_lost`: it is not connected, and waiting for it is in vain."""
+    """A worker that does not have the current manifest yet. `lag_s`: for how long, `files`: how many differ, None if
+    unknown; `why`: for people; `is_lost`: it is not connected, and waiting for it is useless."""
 
     name: str
     why: str
@@ -30,8 +30,8 @@ class Behind(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """How far a sync is: names of the nodes that are equal, and those that are behind. `left_out`: files of this node that go
-    to nobody, path to reason."""
+    """The state of a sync: names of the nodes that are equal, and those that are behind. `left_out`: files of this node
+    that are sent to no worker, path to reason."""
 
     equal: list[str]
     behind: list[Behind]
@@ -45,7 +45,8 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 def begin(root: str, *, allow_delete: bool) -> dict[str, Any]:
-    """Look for changes now and tell the workers; on a worker: check now. The answer's `at` is the node's clock.
+    """Makes the node scan for changes now and publish them to the workers; on a worker: check now. The answer's `at` is
+    the node's clock.
 
     Raises NotAnswering, ClusterError."""
     payload = json.dumps({"allow_delete": allow_delete}).encode()
@@ -54,19 +55,20 @@ def begin(root: str, *, allow_delete: bool) -> dict[str, Any]:
 
 
 def difference(root: str, node: str) -> dict[str, Any]:
-    """What `node` (a worker; "" for the worker that is asked) would have to change. Raises NotAnswering, ClusterError."""
+    """Returns what `node` (a worker; "" for the worker that is asked) would have to change. Raises NotAnswering,
+    ClusterError."""
     answer: dict[str, Any] = ask_json(root, DIFF, node.encode(), timeout_s=ASK_S)
     return answer
 
 
 def workers_of(status: dict[str, Any]) -> list[dict[str, Any]]:
-    """The connected workers in a status of a master."""
+    """Returns the connected workers in a status of a master."""
     return [peer for peer in status["peers"] or [] if peer["kind"] == "worker"]
 
 
 def standing(status: dict[str, Any], since: float, known: list[str]) -> Standing:
-    """Who has had the current manifest since `since` (the node's wall clock). `known`: workers that were connected when the
-    sync began; one that has gone is behind."""
+    """Returns which workers have had the current manifest since `since` (the node's wall clock). `known`: workers that
+    were connected when the sync began; one that is gone counts as behind."""
     if status["peers"] is None:
         return Standing([], [], status["problem"] or "the node does not answer")
     if status["node"]["type"] != "master":
@@ -124,8 +126,9 @@ def _own_standing(status: dict[str, Any], since: float) -> Standing:
 def wait(
     read: Callable[[], dict[str, Any]], since: float, timeout_s: float, show: Callable[[Standing], None]
 ) -> Standing:
-    """Until every worker that this master knows has the current manifest, or those that have not are lost, at most `timeout_s`;
-    what is left then is in `behind` or `problem`. `read` gives the node's status; `show` is told after each look."""
+    """Waits until every worker that this master knows has the current manifest or is lost, at most `timeout_s`; workers
+    without it are then in `behind`, or `problem` is set. `read` returns the node's status; `show` is called after each
+    look."""
     deadline = time.monotonic() + timeout_s
     known: list[str] | None = None
     while True:

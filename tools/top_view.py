@@ -1,5 +1,5 @@
-"""What `clusterd top` shows: a pure function from a status and a size to a renderable. Workers and what is wrong come first; what does
-not fit is counted.
+"""The output of `clusterd top`: a pure function from a status and a size to a renderable. Workers and problems are
+first; what does not fit is counted.
 """
 
 from typing import Any, Literal
@@ -17,20 +17,20 @@ from tools.verdict import span, verdict
 Order = Literal["problems", "name", "lag"]
 ORDERS: tuple[Order, ...] = ("problems", "name", "lag")
 WIDE = 120
-"""Columns from which on there is room for addresses and versions."""
+"""Width in columns from which there is room for addresses and versions."""
 FEWEST_ROWS = 3
 HELP = "q quit   s sort: {order}   p processes   a agents"
 
 
 class Looks(msgspec.Struct):
-    """What the operator has chosen with keys."""
+    """The operator's choices, made with keys."""
 
     order: Order = "problems"
     processes: bool = False
     agents: bool = True
 
     def press(self, key: str) -> bool:
-        """False for the key that ends it."""
+        """Applies a key. Returns False for the key that ends the view."""
         match key:
             case "s":
                 self.order = ORDERS[(ORDERS.index(self.order) + 1) % len(ORDERS)]
@@ -44,7 +44,7 @@ class Looks(msgspec.Struct):
 
 
 def top_view(status: dict[str, Any], looks: Looks, width: int, height: int) -> RenderableType:
-    """At most `height` lines of at most `width` columns."""
+    """Returns at most `height` lines of at most `width` columns."""
     said = verdict(status)
     status = printable_facts(status)
     head = Text.assemble((said.level, f"bold {VERDICTS[said.level]}"), f"  {printable(said.reason)}", no_wrap=True)
@@ -83,7 +83,7 @@ def _node(status: dict[str, Any], width: int) -> Text:
 
 
 def _nodes(status: dict[str, Any], order: Order) -> list[dict[str, Any]]:
-    """A row for each worker that is known; on a worker one for itself."""
+    """Shows a row for each known worker; on a worker one for itself."""
     if status["node"]["type"] != "master":
         own = status["results"].get("self") or {}
         return [{"name": status["node"]["name"], "state": "connected", "address": "", "version": "", **_result(own)}]

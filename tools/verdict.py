@@ -1,4 +1,4 @@
-"""How a node does, in one word and with the one reason that matters: pure, from the facts of tools/status.py."""
+"""The state of a node in one word, with the most important reason: pure, from the facts of tools/status.py."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -9,14 +9,14 @@ from clusterd.exits import ExitCode
 
 Level = Literal["OK", "DEGRADED", "DOWN"]
 LAG_S = 60.0
-"""From here on a worker that is behind is worth a word; the next check is due after 9 s."""
+"""From this lag on a worker that is behind is reported; the next check is due after 9 s."""
 MOST_NAMED = 3
 ADVICE = frozenset({"rights"})
-"""Problems that keep the node from nothing: shown, and no reason to wake anybody."""
+"""Problems that do not affect the node's work: shown, and no reason for an alarm."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`reason` is one line; of OK it says what is well."""
+    """`reason` is one line; for OK it tells what works."""
 
     level: Level
     reason: str
@@ -30,7 +30,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def verdict(status: dict[str, Any]) -> Verdict:
-    """`status`: as StatusReader.read gives it."""
+    """Returns the verdict. `status`: as StatusReader.read returns it."""
     if not status["running"]:
         return Verdict("DOWN", status["problem"])
     if status["peers"] is None:
@@ -44,7 +44,7 @@ def verdict(status: dict[str, Any]) -> Verdict:
 
 
 def _hindrances(status: dict[str, Any]) -> Iterator[str]:
-    """What needs a look, the worst first."""
+    """Yields what needs attention, the worst first."""
     if status["problem"]:
         yield status["problem"]
     yield from _of_files(status["manifest"] or {})
@@ -115,7 +115,7 @@ def _names(names: list[str]) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time for people: 55 s, 12 min, 30 h."""
+    """Shows a length of time for people: 55 s, 12 min, 30 h."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

@@ -15,8 +15,8 @@ from clusterd.rundir import DEFAULT_ROOT, root_problem
 HIDDEN = ("--performance_test", "--concurrency_test", "--string", "--file")
 STOCK_FAILURE = 1
 PATIENCE_S = 20.0
-"""How long the caller waits until the node serves. The stock daemon lets go of it at once; who starts the whole manager (systemd, with
-45 s or so for all of it) must not fail because a busy machine takes longer."""
+"""How long the caller waits until the node serves. The stock daemon returns at once. The program that starts the whole
+manager (systemd, with about 45 s for all of it) must not fail because a busy machine takes longer."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Entry point. Exit codes as the stock daemon: 0 good or disabled, 1 otherwise."""
+    """Runs the command as its entry point. Exit codes as the stock daemon: 0 good or disabled, 1 otherwise."""
     options = _parser().parse_args()
     root = os.path.abspath(os.environ.get("CLUSTERD_ROOT", DEFAULT_ROOT))
     for option in HIDDEN:

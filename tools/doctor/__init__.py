@@ -1,1 +1,1 @@
-"""What is wrong with a node, each fault with its cure. Reads, never changes."""
+"""Finds the faults of a node, each with its cure. Reads, never changes."""

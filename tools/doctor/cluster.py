@@ -1,4 +1,4 @@
-"""Faults between nodes: what the running node says, and what a try at the master's port shows."""
+"""Faults between nodes: the status of the running node, and the result of a try at the master's port."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +29,7 @@ CODES = {
 
 
 def master_of(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
-    """A worker without its master: why."""
+    """Tells why a worker has no link to its master."""
     if settings.is_master or any(peer["kind"] == "master" for peer in status["peers"] or []):
         return
     found = [probe(settings, parse_address(node, settings.cluster.port)) for node in settings.cluster.nodes]
@@ -46,7 +46,7 @@ def _finding(found: Probed) -> Finding:
 
 
 def node(status: dict[str, Any]) -> Iterator[Finding]:
-    """What a node that runs says of itself."""
+    """Yields the faults that a running node reports."""
     if not status["running"]:
         yield Finding("not running", status["problem"], f"clusterd --root {status['root']} start", is_fault=False)
         return
@@ -76,7 +76,7 @@ PROBLEMS = {"store": "database damaged", "log": "log cannot be written", "spool"
 
 
 def workers(root: str, status: dict[str, Any]) -> Iterator[Finding]:
-    """Of a master: who is lost, refused or behind."""
+    """Yields, on a master, workers that are lost, refused or behind."""
     for row in status["workers"]:
         if row["state"] == "lost":
             text = f"{row['name']} ({row['address']}) is lost for {span(row['lost_s'])}"

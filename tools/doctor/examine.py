@@ -1,4 +1,4 @@
-"""All checks of a node, in the order in which one would look."""
+"""All checks of a node, in the order in which a person would look."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,8 +12,8 @@ from tools.status import StatusReader
 
 
 def examine(root: str, *, connects: bool = True) -> list[Finding]:
-    """Everything that is wrong, the causes before what follows from them. `connects`: try the master's port where there is no
-    link. A check that cannot be made is itself a finding."""
+    """Returns everything that is wrong, causes before their effects. `connects`: try the master's port where there is
+    no link. A check that cannot be made is itself a finding."""
     found = list(_guarded("configuration", lambda: _configuration(root)))
     settings = load(root, with_api_files=False).settings
     if settings is None:
@@ -25,7 +25,8 @@ def examine(root: str, *, connects: bool = True) -> list[Finding]:
 
 
 def try_out(settings: Settings) -> list[Finding]:
-    """What only a try shows, of a node with a good configuration: rights, certificates, its port, its master's."""
+    """Runs the checks that need a try, on a node with a valid configuration: rights, certificates, its port, its
+    master's port."""
     status: dict[str, Any] = StatusReader(settings.root).read()
     found: list[Finding] = []
     for name, make in (
@@ -59,13 +60,13 @@ def _configuration(root: str) -> Iterator[Finding]:
     checked = check(root)
     for line in checked.lines:
         is_warning = line.startswith("warning: ")
-        # Links have a check of their own, and a node that runs says its rights itself.
+        # Links have a check of their own, and a running node reports its rights itself.
         if not (is_warning and ("link" in line or "with all rights of root" in line)):
             yield Finding(_name(line), line.removeprefix("warning: "), "correct that file", is_fault=not is_warning)
 
 
 def _name(line: str) -> str:
-    """Faults of the configuration that have a name of their own."""
+    """Returns the name of a configuration fault; some have a name of their own."""
     if "<key>" in line:
         return "short key"
     return "configuration"

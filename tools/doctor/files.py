@@ -19,7 +19,7 @@ LOW_BYTES = 1 << 30
 LOW_INODES = 0.01
 SOON_DAYS = 30
 MOST = 5
-"""Of one kind that are named; there may be very many."""
+"""Most findings of one kind that are listed; there may be very many."""
 
 
 def owner_of(settings: Settings) -> Owner | None:
@@ -30,7 +30,7 @@ def owner_of(settings: Settings) -> Owner | None:
 
 
 def rights(settings: Settings) -> Iterator[Finding]:
-    """Directories that the node's user cannot write, and files that it cannot read."""
+    """Yields directories that the node's user cannot write, and files that it cannot read."""
     owner = owner_of(settings)
     user = owner.name if owner is not None else "this user"
     problem, *unreadable = _as_owner(owner, lambda: [tree_problem(settings.root) or "", *_unreadable(settings)])
@@ -43,7 +43,8 @@ def rights(settings: Settings) -> Iterator[Finding]:
 
 
 def _as_owner(owner: Owner | None, look: Callable[[], list[str]]) -> list[str]:
-    """What `look` sees as the user that the node becomes: in a child, since there is no way back from that user."""
+    """Returns what `look` finds as the node's user. It runs in a child, because a process cannot switch back from that
+    user."""
     if owner is None:
         return look()
     read_fd, write_fd = os.pipe()
@@ -69,7 +70,7 @@ def _unreadable(settings: Settings) -> list[str]:
 
 
 def _synchronised(settings: Settings) -> Iterator[str]:
-    """Every file below the directories of the rules, and these directories."""
+    """Yields every file below the directories of the rules, and these directories."""
     for rule in settings.rules.items:
         for directory, directories, names in os.walk(os.path.join(settings.root, rule.key)):
             yield directory
@@ -78,7 +79,7 @@ def _synchronised(settings: Settings) -> Iterator[str]:
             if not rule.recursive:
                 directories.clear()
             else:
-                # os.walk says nothing of one that it cannot enter.
+                # os.walk does not report a directory that it cannot enter.
                 yield from (os.path.join(directory, name) for name in directories)
 
 
@@ -97,7 +98,7 @@ def links_and_mounts(settings: Settings) -> Iterator[Finding]:
 
 
 def mounted_files(settings: Settings, mounts: str = MOUNTS) -> list[str]:
-    """Single files below the rules' directories that are mount points."""
+    """Returns single files below the rules' directories that are mount points."""
     try:
         with open(mounts, encoding="utf-8") as file:
             points = [line.split(" ")[4].replace("\\040", " ") for line in file]
@@ -108,7 +109,7 @@ def mounted_files(settings: Settings, mounts: str = MOUNTS) -> list[str]:
 
 
 def disks(settings: Settings) -> Iterator[Finding]:
-    """Room and inodes of every file system that the node writes."""
+    """Checks room and inodes of every file system that the node writes."""
     seen = set()
     for relative in ("queue/cluster", "logs", "etc", "queue/db"):
         path = Path(settings.root, relative)
@@ -154,7 +155,8 @@ def certificates(settings: Settings, now: datetime | None = None) -> Iterator[Fi
 
 
 def databases(settings: Settings) -> Iterator[Finding]:
-    """A database of ours that SQLite cannot read. Only looked at while no node runs: else its process says so."""
+    """Finds a database of ours that SQLite cannot read. Checks only while no node runs; a running node reports this
+    itself."""
     import sqlite3
 
     if settings.clusterd.store == "off":

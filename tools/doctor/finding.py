@@ -1,11 +1,11 @@
-"""What a check has found."""
+"""The result of a check."""
 
 import msgspec
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """`name`: of the fault, a few plain words that stay the same. `what`: the fault, with the place; `cure`: what to do. `is_fault`
-    false: worth a look only."""
+    """`name`: a few plain words for the fault that never change. `what`: the fault, with the place; `cure`: what to do.
+    `is_fault` false: only worth a look."""
 
     name: str
     what: str

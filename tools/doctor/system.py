@@ -21,7 +21,7 @@ SPARE_DESCRIPTORS = 200
 
 
 def limits(settings: Settings) -> Iterator[Finding]:
-    """inotify, open files, /proc."""
+    """Checks inotify, open files, /proc."""
     directories = sum(sum(1 for _ in os.walk(Path(settings.root, rule.key))) for rule in settings.rules.items)
     watches = _number(WATCHES)
     if settings.clusterd.watch and watches is not None and watches < 2 * directories:
@@ -52,7 +52,7 @@ def _number(path: str) -> int | None:
 
 
 def _descriptors(root: str) -> int:
-    """The hard limit of the node, or what one started from here would get."""
+    """Returns the hard limit of the node, or the one that a node started from here would get."""
     pid = running_pid(root)
     with contextlib.suppress(psutil.Error, AttributeError):
         if pid is not None:
@@ -61,7 +61,7 @@ def _descriptors(root: str) -> int:
 
 
 def processes(settings: Settings) -> Iterator[Finding]:
-    """The stock daemon beside, a port that is taken, a pid file of nobody."""
+    """Finds a stock daemon beside ours, a taken port, a pid file of a process that is gone."""
     ours = running_pid(settings.root)
     for process in _stock_daemons(settings.root):
         if process.pid != ours:
@@ -89,7 +89,7 @@ def _stock_daemons(root: str) -> Iterator[psutil.Process]:
 
 
 def _port_problem(host: str, port: int) -> str:
-    """Why nobody can listen there, with the program that does."""
+    """Tells why a process cannot listen there, and names the program that does."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as sock:

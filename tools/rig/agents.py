@@ -1,7 +1,7 @@
-"""Agents that come alive: registered, reporting through their worker, moving to another one. What each said last is kept in
-DIR/agents.json, so that the databases can be compared with it (databases.py).
+"""Simulated agents: registered, reporting through their worker, moving to another one. The last report of each is kept
+in DIR/agents.json, so that the databases can be compared with it (databases.py).
 
-A request counts as said only when it was answered: a store that dies meanwhile is asked again.
+A request counts as reported only after its answer: it is repeated if a store dies meanwhile.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ Told = Callable[[int], None]
 
 @dataclass
 class AgentsOutcome:
-    """`done`: how many of what was asked for; `failures`: text to how often."""
+    """`done`: how many of the requested actions succeeded; `failures`: text to its count."""
 
     done: int = 0
     seconds: float = 0.0
@@ -35,7 +35,7 @@ class AgentsOutcome:
 
 
 class Fleet:
-    """The agents of one rig. `load` or begin empty; `save` after changes."""
+    """The agents of one rig. `load` them or begin without any; `save` after changes."""
 
     def __init__(self, rig: Rig) -> None:
         if not rig.workers:
@@ -64,7 +64,7 @@ class Fleet:
         beside.replace(self._path)
 
     def truth(self) -> dict[int, Row]:
-        """What the master should know of each agent that has reported."""
+        """Returns what the master should know of each agent that has reported."""
         return {agent_id: agent.row for agent_id, agent in self.agents.items() if agent.row is not None}
 
     # ---- registration ----------------------------------------------------------------------------------------------------
@@ -72,7 +72,8 @@ class Fleet:
     def add(
         self, count: int, *, through: RigNode, prefix: str, groups: str, clients: int, on_step: Told = lambda done: None
     ) -> AgentsOutcome:
-        """Register agents over the authd socket of a node, `clients` at a time. Raises RigError when nobody serves it."""
+        """Registers agents over the authd socket of a node, `clients` at a time. Raises RigError when no process serves
+        it."""
         names = iter(self._new_names(prefix, count))
         outcome, began = AgentsOutcome(), time.monotonic()
         self._ask_authd(through, {"function": "get", "arguments": {"id": "0"}})
@@ -101,7 +102,8 @@ class Fleet:
         return outcome
 
     def add_direct(self, count: int, *, prefix: str, on_step: Told = lambda done: None) -> AgentsOutcome:
-        """Insert agents into every node's database, and write their keys to the master's client.keys: for large set-ups."""
+        """Inserts agents into every node's database, and writes their keys to the master's client.keys: for large
+        set-ups."""
         began = time.monotonic()
         first = max(self.agents, default=0) + 1
         fresh = dict(zip(range(first, first + count), self._new_names(prefix, count), strict=True))
@@ -133,7 +135,7 @@ class Fleet:
         return outcome
 
     def remove(self, agent_ids: list[int]) -> None:
-        """Delete agents through the master's authd. Raises RigError."""
+        """Deletes agents through the master's authd. Raises RigError."""
         for agent_id in agent_ids:
             until = time.monotonic() + REPEAT_S
             while True:
@@ -169,7 +171,8 @@ class Fleet:
             raise RigError(f"{node.name} registers nobody: {failure}; is it running, with clusterd.store on?") from None
 
     def wait_known(self, timeout_s: float = 60.0) -> None:
-        """Until every worker's database has all agents: what is said of one it does not know is lost. Raises RigError."""
+        """Waits until every worker's database has all agents, because a report about an unknown agent is lost. Raises
+        RigError."""
         until = time.monotonic() + timeout_s
         for node in self._rig.workers:
             while missing := self.agents.keys() - _known(node):
@@ -192,11 +195,12 @@ class Fleet:
         on_step: Told = lambda done: None,
         stop: threading.Event | None = None,
     ) -> AgentsOutcome:
-        """Let agents talk through their workers for so long (or until `stop`), `rate` requests a second in all (0: as fast as it
-        goes).
+        """Lets agents report through their workers for `seconds` (or until `stop`), `rate` requests a second in all (0:
+        as fast as possible).
 
-        `changes`, `moves`, `deletions`: shares of the requests that bring everything anew, go to another worker, or are the
-        agent's last (removed through authd); the rest are keepalives and good-byes. Every agent belongs to one thread."""
+        `changes`, `moves`, `deletions`: shares of the requests that report all columns anew, are sent through another
+        worker, or are the agent's last (removed through authd); the rest are keepalives and good-byes. Every agent
+        belongs to one thread."""
         self.wait_known()
         stop = stop or threading.Event()
         outcome, began = AgentsOutcome(), time.monotonic()
@@ -247,12 +251,13 @@ class Fleet:
 
     @contextlib.contextmanager
     def _speakers(self) -> Iterator[dict[str, Patient]]:
-        """A connection to each worker, by name."""
+        """Yields a connection to each worker, by name."""
         with contextlib.ExitStack() as stack:
             yield {node.name: stack.enter_context(Patient(node.root)) for node in self._rig.workers}
 
     def move(self, count: int, *, seed: int | None = None) -> list[int]:
-        """So many agents go to another worker: half of them say good-bye to the old one first. Returns their ids."""
+        """Moves `count` agents to another worker; half of them send a good-bye to the old one first. Returns their
+        ids."""
         if len(self._rig.workers) < 2:
             raise RigError("agents can only move where there are two workers or more")
         self.wait_known()
@@ -277,7 +282,7 @@ class Fleet:
 
 
 def make_group(rig: Rig, name: str, *, timeout_s: float = 30.0) -> None:
-    """The directory of a group on the master, if it is not there; waits until the database knows the group."""
+    """Creates the directory of a group on the master, if it is missing; waits until the database knows the group."""
     directory = rig.master.root / "etc/shared" / name
     if not directory.is_dir():
         directory.mkdir(mode=0o770)
@@ -292,7 +297,7 @@ def make_group(rig: Rig, name: str, *, timeout_s: float = 30.0) -> None:
 
 
 def assign(rig: Rig, name: str, agents: dict[int, Agent], *, mode: str) -> AgentsOutcome:
-    """Put agents into a group (or out of it) on the master, to be handed out. Raises WdbRefused."""
+    """Puts agents into a group (or removes them) on the master, which then hands out the change. Raises WdbRefused."""
     began = time.monotonic()
     head = f'global set-agent-groups {{"mode":"{mode}","sync_status":"syncreq","data":['
     items, used = list[str](), 0
@@ -309,7 +314,7 @@ def assign(rig: Rig, name: str, agents: dict[int, Agent], *, mode: str) -> Agent
 
 
 def _known(node: RigNode) -> set[int]:
-    """The agents in a node's database; none while it is away."""
+    """Returns the agents in a node's database; none while it does not answer."""
     try:
         with WdbClient(node.root, 15) as client:
             return set(client.ids("get-all-agents last_id"))
@@ -322,7 +327,7 @@ def _key(name: str) -> str:
 
 
 def _run_threads(works: list[Callable[[], None]]) -> None:
-    """Side by side; the first failure is raised when all have ended."""
+    """Runs them in parallel; raises the first failure after all have ended."""
     failures: list[BaseException] = []
 
     def guarded(work: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""What an agent says to the manager: requests of remoted to the wdb socket of the worker it is connected to (wdb.md 4.1)."""
+"""Requests of an agent to the manager, as remoted sends them to the wdb socket of the agent's worker (wdb.md 4.1)."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from typing import Any
 from tools.rig.wdb_client import WdbClient, WdbError, WdbRefused
 
 REPEAT_S = 60.0
-"""How long an unanswered request is asked again."""
+"""How long an unanswered request is repeated."""
 PLATFORMS = (
     ("Ubuntu", "22.04.3 LTS", "22", "04", "Jammy Jellyfish", "ubuntu", "x86_64"),
     ("Debian GNU/Linux", "12", "12", "", "bookworm", "debian", "x86_64"),
@@ -21,7 +21,8 @@ Row = dict[str, Any]
 
 @dataclass
 class Agent:
-    """`worker`: through which node it reports. `row`: columns the master should have of it; None before its first report."""
+    """`worker`: the node that it reports through. `row`: the columns that the master should have; None before the
+    agent's first report."""
 
     name: str
     worker: str
@@ -29,14 +30,14 @@ class Agent:
 
 
 class Patient:
-    """A client that connects again and asks again when the store was away."""
+    """A client that reconnects and repeats its request when the store was away."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._client: WdbClient | None = None
 
     def command(self, request: str) -> str:
-        """The payload of `ok`. Raises WdbRefused at once, WdbError after REPEAT_S without an answer."""
+        """Returns the payload of `ok`. Raises WdbRefused at once, WdbError after REPEAT_S without an answer."""
         until = time.monotonic() + REPEAT_S
         while True:
             try:
@@ -66,7 +67,8 @@ class Patient:
 def tell_everything(
     speakers: dict[str, Patient], agent_id: int, agent: Agent, version: str, chance: random.Random
 ) -> None:
-    """Its first keepalive at this worker, or a later one with changes; a hello comes before a first one."""
+    """Sends the agent's first keepalive at this worker, or a later one with changes; before a first one it sends a
+    hello."""
     earlier = agent.row
     if earlier is None or earlier["node_name"] != agent.worker or earlier["connection_status"] != "active":
         hello = {"id": agent_id, "connection_status": "pending", "sync_status": "syncreq_status"}
@@ -103,7 +105,7 @@ def keep_alive(speakers: dict[str, Patient], agent_id: int, agent: Agent) -> Non
     request = {"id": agent_id, "connection_status": "active", "sync_status": "syncreq_keepalive"}
     assert agent.row is not None
     if agent.row["connection_status"] != "active":
-        # As remoted does for the first keepalive after a start: the change of status has to be told.
+        # As remoted does for the first keepalive after a start: the change of status must be reported.
         request["sync_status"] = "syncreq_status"
     speakers[agent.worker].command(f"global update-keepalive {json.dumps(request)}")
     agent.row |= {"connection_status": "active", "status_code": 0}

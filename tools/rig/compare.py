@@ -1,4 +1,5 @@
-"""Two nodes' synchronised directories, file by file. A second opinion: it hashes by itself and trusts no manifest."""
+"""Compares two nodes' synchronised directories, file by file. An independent check: it hashes by itself and uses no
+manifest."""
 
 import fnmatch
 import os
@@ -13,8 +14,9 @@ from tools.rig.workload import paths
 
 @dataclass
 class Comparison:
-    """`equal`: files alike in content. The lists hold paths: only on one side, different content, a mode on the worker that
-    is not the one of its directory's rule (text: `path: 0644 instead of 0660`), temporary files left behind on the worker."""
+    """`equal`: files with equal content. The lists hold paths: only on one side, different content, a mode on the
+    worker that is not that of its directory's rule (text: `path: 0644 instead of 0660`), temporary files left behind on
+    the worker."""
 
     equal: int = 0
     missing: list[str] = field(default_factory=list)
@@ -29,18 +31,18 @@ class Comparison:
 
     @property
     def total(self) -> int:
-        """Files of the master."""
+        """Number of files on the master."""
         return self.equal + len(self.missing) + len(self.differing)
 
     def lines(self) -> Iterator[str]:
-        """One line per finding, for people."""
+        """Returns one line per finding, for people."""
         for word in ("missing", "extra", "differing", "wrong_mode", "leftover"):
             for path in getattr(self, word):
                 yield f"{word.replace('_', ' ')}: {path}"
 
 
 def compare(master: Path, worker: Path) -> Comparison:
-    """Compare a worker with its master, given their roots. Files that vanish meanwhile count as absent."""
+    """Compares a worker with its master, given their roots. Files that vanish meanwhile count as absent."""
     result = Comparison()
     ours, theirs = set(paths(master)), set(paths(worker))
     result.extra = sorted(theirs - ours)
@@ -69,7 +71,8 @@ def compare(master: Path, worker: Path) -> Comparison:
 
 
 def _temporary(directory: Path, is_recursive: bool) -> Iterator[Path]:
-    """What an interrupted application left. Unlike Path.rglob, os.walk minds no directory that vanishes meanwhile."""
+    """Returns the temporary files of an interrupted application. os.walk, unlike Path.rglob, tolerates a directory that
+    vanishes meanwhile."""
     for place, inner, names in os.walk(directory):
         yield from (Path(place, name) for name in fnmatch.filter(names, ".clusterd-*.tmp"))
         if not is_recursive:
@@ -77,7 +80,7 @@ def _temporary(directory: Path, is_recursive: bool) -> Iterator[Path]:
 
 
 def _same_content(one: Path, other: Path) -> bool:
-    """Byte by byte; filecmp would answer from a cache of sizes and times, which a tampered file may have kept."""
+    """Compares byte by byte. filecmp would use a cache of sizes and times, which tampering may have preserved."""
     with one.open("rb") as first, other.open("rb") as second:
         while True:
             piece = first.read(262144)
@@ -88,6 +91,6 @@ def _same_content(one: Path, other: Path) -> bool:
 
 
 def mode_of(path: str) -> int:
-    """The mode a worker gives to a synchronised file (wire.md 5.1)."""
+    """Returns the mode that a worker gives to a synchronised file (wire.md 5.1)."""
     key = next(key for key in reversed(ITEMS) if path.startswith(key))
     return ITEMS[key][2]

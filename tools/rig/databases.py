@@ -1,4 +1,5 @@
-"""The agent databases of a rig: equal on all nodes where they must be, and on the master what the agents last said."""
+"""Compares the agent databases of a rig: with each other where they must be equal, and the master's with the agents'
+last reports."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,13 +29,14 @@ TEXTS = (
     "connection_status",
 )
 EMPTY: dict[str, Any] = dict.fromkeys(TEXTS, "") | {"status_code": 0}
-"""What the columns that are compared are where they are NULL."""
+"""Values that stand for NULL in the compared columns."""
 TIMEOUT_S = 60.0
 
 
 @dataclass
 class AgentsComparison:
-    """`differences`: kind of difference to a line for each. `unanswered`: nodes whose database could not be asked, and why."""
+    """`differences`: kind of difference to a line for each. `unanswered`: nodes whose database could not be asked, and
+    why."""
 
     agents: int = 0
     differences: dict[str, list[str]] = field(default_factory=dict)
@@ -48,7 +50,7 @@ class AgentsComparison:
         self.differences.setdefault(kind, []).append(line)
 
     def lines(self) -> Iterator[str]:
-        """For people; at most SHOWN of a kind."""
+        """Yields lines for people; at most SHOWN of a kind."""
         for node, why in self.unanswered.items():
             yield f"{node} was not compared: {why}"
         for kind, found in self.differences.items():
@@ -59,8 +61,8 @@ class AgentsComparison:
 
 
 def compare_agents(rig: Rig, truth: dict[int, Row]) -> AgentsComparison:
-    """Agents, groups and checksum of every node with the master's, the master's rows with what the agents said last, its agents
-    with client.keys."""
+    """Compares agents, groups and checksum of every node with the master's, the master's rows with the agents' last
+    reports, and its agents with client.keys."""
     result = AgentsComparison()
     try:
         with WdbClient(rig.master.root, TIMEOUT_S) as master:
@@ -127,12 +129,12 @@ def _compare_node(
 
 
 def _groups(client: WdbClient) -> dict[int, tuple[str, ...]]:
-    """Agent to its groups, of those that have any."""
+    """Returns the groups of each agent that has any."""
     return {item["id"]: tuple(item["groups"]) for item in client.agent_groups(condition="all")[0] if item["groups"]}
 
 
 def _rows(client: WdbClient) -> dict[int, dict[str, Any]]:
-    """All agents of a database, with their labels; a column that is NULL is empty, or 0."""
+    """Returns all agents of a database, with their labels; a column that is NULL becomes empty, or 0."""
     found: dict[int, dict[str, Any]] = {}
     last = 0
     while page := client.page(f"select id, {', '.join(EMPTY)} from agent where id > {last} order by id", 80):

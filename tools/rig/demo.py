@@ -1,6 +1,6 @@
-"""The demonstration: a cluster comes up, becomes equal, and heals a change, a tampering and a killed process.
+"""The demonstration: a cluster starts, becomes equal, and heals a change, a tampering and a killed process.
 
-Everything shown is measured from outside: files are compared with the master's, pids come from `clusterd status --json`.
+Everything shown is measured from outside: files are compared with the master's, pids are from `clusterd status --json`.
 """
 
 import os
@@ -34,7 +34,7 @@ class Healed:
 
 
 class Demo:
-    """Tells one story on one rig."""
+    """Runs the chapters on one rig."""
 
     def __init__(self, rig: Rig, view: View, seed: int) -> None:
         self.rig = rig
@@ -43,7 +43,7 @@ class Demo:
         self.results: list[Healed] = []
 
     def play(self, tree: Path | None) -> None:
-        """All chapters in order. Raises RigError when a node does not start or tell its status."""
+        """Runs all chapters in order. Raises RigError when a node does not start or return its status."""
         self.first_sync(tree)
         self.change()
         self.tamper()
@@ -102,7 +102,7 @@ class Demo:
         self._settle("net of the master killed, 2 changes meanwhile", began, came_back=after not in (None, pid))
 
     def _settle(self, what: str, began: float, came_back: bool = True) -> None:
-        """Wait until every worker equals the master byte by byte, and note how long it took since `began`."""
+        """Waits until every worker equals the master byte by byte, and records the time since `began`."""
         seen: dict[str, Comparison] = {}
         self.view.say(f"waiting until every file on every worker is as on the master, at most {STEP_TIMEOUT_S:g} s")
 
@@ -133,7 +133,7 @@ class Demo:
         return False
 
     def _presence(self) -> Progress:
-        """Cheap progress of the first sync: files there with the master's size."""
+        """Returns a cheap progress of the first sync: the number of files that have the master's size."""
         sizes = {path: (self.rig.master.root / path).stat().st_size for path in workload.paths(self.rig.master.root)}
         return {
             node.name: (sum(_size(node.root / path) == size for path, size in sizes.items()), len(sizes), "")
@@ -157,7 +157,7 @@ def run(
     plain: bool,
     program: tuple[str, ...] = PROGRAM,
 ) -> int:
-    """Play the demonstration and clean up after it; the exit code: 0 when everything healed, else 1."""
+    """Runs the demonstration and cleans up after it; returns the exit code: 0 when everything healed, else 1."""
     began = time.monotonic()
     with guarded("clusterd-demo-") as temporary:
         where = directory or temporary / "rig"
@@ -194,7 +194,7 @@ def _summary(console: Console, results: list[Healed], problems: list[str], secon
 
 
 def _show_logs(rig: Rig, view: View) -> None:
-    """The last lines above INFO of each node, since the directories are about to go."""
+    """Shows the last lines above INFO of each node, because the directories are removed next."""
     for node in rig.nodes:
         try:
             lines = (node.root / "logs" / "cluster.log").read_text(errors="replace").splitlines()

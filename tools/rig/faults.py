@@ -1,10 +1,11 @@
-"""What goes wrong: processes killed or frozen, links cut. Every fault is aimed at one pid or one link of one rig.
+"""Causes faults: processes killed or frozen, links cut. Every fault affects one pid or one link of one rig.
 
-A link is a small process of the rig that a worker dials instead of its master and that forwards bytes both ways. Cutting it
-is what a cable does: `cut` resets the connections there are and refuses new ones, `silence` keeps them open and lets no
-byte through (the case that only keepalives and timeouts find), `silence-up` and `silence-down` do so to the master or to the
-worker only, `strand` does so for ever to the connections there are and carries new ones (an address that has changed), `slow` lets so many bytes a second through each way, `mend`
-forwards again, as fast as it can. `count` and `carried` (bytes to the worker so far) only ask. Nodes know nothing of it.
+A link is a small process of the rig that a worker dials instead of its master and that forwards bytes both ways. Its
+faults are those of a cable: `cut` resets existing connections and refuses new ones; `silence` keeps them open and
+forwards nothing (only keepalives and timeouts detect this); `silence-up` and `silence-down` stop only the bytes to the
+master or to the worker; `strand` stops the existing connections for ever and forwards new ones (an address that has
+changed); `slow` forwards a number of bytes a second each way; `mend` forwards again, as fast as possible. `count` and
+`carried` (bytes to the worker so far) only ask. Nodes do not know of links.
 """
 
 import asyncio
@@ -21,13 +22,13 @@ CONTROL_TIMEOUT_S = 60.0
 
 
 def signal_process(pid: int, how: signal.Signals) -> None:
-    """Send a signal to one process. Raises ProcessLookupError when it is gone."""
+    """Sends a signal to one process. Raises ProcessLookupError when it is gone."""
     os.kill(pid, how)
 
 
 def tell_link(control: Path, command: LinkCommand, bytes_per_s: int | None = None) -> int:
-    """Tell a link what to do (`slow`: to how many `bytes_per_s`); returns how many connections it carries afterwards, or for
-    `carried` the bytes. Raises OSError when no link is there."""
+    """Sends a command to a link (for `slow` with its `bytes_per_s`). Returns how many connections it has afterwards, or
+    for `carried` the bytes. Raises OSError when there is no link."""
     line = command if bytes_per_s is None else f"{command} {bytes_per_s}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(CONTROL_TIMEOUT_S)
@@ -140,7 +141,8 @@ class LinkProcess:
 
 
 def main(argv: list[str]) -> int:
-    """`FD HOST PORT CONTROL`: the listening socket is inherited, so the port was never free for anybody else."""
+    """Runs a link: `FD HOST PORT CONTROL`. The listening socket is inherited, so no other program could take the
+    port."""
     descriptor, host, port, control = argv
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rig, which ends its links itself
     with socket.socket(fileno=int(descriptor)) as listener:

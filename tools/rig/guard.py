@@ -1,10 +1,10 @@
-"""What a harness (tests, benchmarks, demonstration) started ends with it, however it ends.
+"""Ends everything that a harness (tests, benchmarks, demonstration) started when the harness ends, in whatever way.
 
-A harness takes its directories from `guarded`. Beside it runs one small process, this module, that waits for the end of the
-harness, a SIGKILL too, then ends every process that runs for one of those directories and removes them. Should that process
-be killed as well, the next harness on this machine does it when it begins.
+A harness gets its directories from `guarded`. This module also runs as one small process beside the harness. It waits
+for the end of the harness, even by SIGKILL, then kills every process that runs for one of those directories and removes
+them. If that process is killed too, the next harness on this machine does this when it starts.
 
-Processes are found by CLUSTERD_RIG in their environment: a directory that was given out, or one below it.
+Processes are found by CLUSTERD_RIG in their environment: a directory of a harness, or one below it.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ ENDING_S = 10.0
 
 
 class _Books:
-    """Which directories this process has: a file named after it and the moment it began, a line each."""
+    """The list of this process's directories: a file named after its pid and start time, one directory a line."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,7 +37,7 @@ class _Books:
         self._open: list[str] = []
         self._file = Path()
         self._life = -1
-        """Closed by the system when this process ends."""
+        """The end of a pipe that the system closes when this process ends."""
 
     def add(self, directory: Path) -> None:
         with self._lock:
@@ -84,8 +84,8 @@ _books = _Books()
 
 @contextlib.contextmanager
 def guarded(prefix: str, where: str | None = None) -> Iterator[Path]:
-    """A new directory that others may pass through. At the end of the block it is removed; so it is, with all that runs for it,
-    when this process ends before."""
+    """Yields a new directory that other users may pass through. It is removed at the end of the block; if this process
+    ends before, its guard kills everything that runs for the directory and removes it."""
     directory = Path(tempfile.mkdtemp(prefix=prefix, dir=where)).resolve()
     directory.chmod(0o711)  # nodes started as root drop to a user who has to get in
     _books.add(directory)
@@ -101,7 +101,7 @@ def _exit(number: int) -> NoReturn:
 
 
 def end_in_order(leave: Callable[[int], NoReturn] = _exit) -> None:
-    """SIGTERM and SIGHUP end this process as Ctrl-C does: what it began is undone on the way out. `leave` raises."""
+    """Makes SIGTERM and SIGHUP end this process as Ctrl-C does: its clean-up code runs. `leave` raises."""
     own = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -116,14 +116,14 @@ def end_in_order(leave: Callable[[int], NoReturn] = _exit) -> None:
 
 
 def sweep() -> None:
-    """End and remove what harnesses left that are gone, and their guards with them."""
+    """Removes everything that dead harnesses left behind, and their lists."""
     for file in _place().iterdir():
         if not _is_alive(file.name):
             clean(file)
 
 
 def clean(file: Path) -> None:
-    """What is in these books, and the books."""
+    """Kills the processes of the directories in this list, and removes the directories and the list."""
     try:
         directories = [Path(line) for line in file.read_text().splitlines()]
     except FileNotFoundError:
@@ -163,7 +163,7 @@ def _is_alive(name: str) -> bool:
 
 
 def _place() -> Path:
-    """Where the books are; nobody else's directory is believed."""
+    """Returns the directory of the lists; one that another user owns or can write is refused."""
     place = Path(tempfile.gettempdir()) / f"clusterd-harness-{os.geteuid()}"
     place.mkdir(mode=0o700, exist_ok=True)
     facts = place.lstat()
@@ -173,7 +173,8 @@ def _place() -> Path:
 
 
 def main() -> None:
-    """The guard of the harness whose books are named: no child of it, and signals to its group are not for it."""
+    """Runs the guard of the harness whose list is named. It is not a child of the harness, and signals to the harness's
+    group do not reach it."""
     if os.fork():
         os._exit(0)
     os.setsid()

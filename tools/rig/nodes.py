@@ -35,7 +35,7 @@ from tools.rig.guard import MARK
 
 STATE = "rig.json"
 AGENTS = "agents.json"
-"""What the rig's agents said last (agents.py)."""
+"""The last reports of the rig's agents (agents.py)."""
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 650.0
 STOP_TIMEOUT_S = 30
@@ -47,16 +47,17 @@ SCALED = {
     "worker": {"sync_integrity": 9, "sync_agent_info": 10, "connection_retry": 10},
     "master": {"recalculate_integrity": 8, "sync_agent_groups": 10},
 }
-"""Intervals in seconds that `scale` shortens; timeouts and keepalives stay as they are."""
+"""Intervals in seconds that `scale` shortens; timeouts and keepalives stay unchanged."""
 
 
 class RigError(Exception):
-    """A rig could not do what was asked; the text says which node, why, and what to do."""
+    """A rig could not do what was requested; the text tells which node, why, and what to do."""
 
 
 @dataclass(frozen=True)
 class RigNode:
-    """One node of a rig. `port`: the master listens there; for a worker, where it finds its master. `link_pid` 0: no link."""
+    """One node of a rig. `port`: the master listens there; for a worker, the port at which it dials its master.
+    `link_pid` 0: no link."""
 
     name: str
     kind: str
@@ -68,9 +69,9 @@ class RigNode:
 
 @dataclass
 class Rig:
-    """`directory` holds everything. Made by `create` or `load`; `down` ends it, whatever state it is in.
+    """`directory` contains everything. Returned by `create` or `load`; `down` removes the rig in whatever state it is.
 
-    `program` is the command line of `clusterd`: another build of it can be put through the same tests.
+    `program` is the command line of `clusterd`, so that the same tests can run on another build of it.
     """
 
     directory: Path
@@ -90,11 +91,11 @@ class Rig:
         program: tuple[str, ...] = PROGRAM,
         key: str | None = None,
     ) -> "Rig":
-        """Make the nodes' directories and configuration; start nothing but the links.
+        """Creates the nodes' directories and configuration; starts nothing but the links.
 
-        `overrides` is merged into every node's etc/cluster.json, over what `scale` gives. The directory must not exist, or
-        be empty; it is made passable, because nodes started as root drop to a user of their own. `key`: the cluster's, for
-        tests that let a peer of their own join; at random otherwise. On failure nothing is left.
+        `overrides` is merged into every node's etc/cluster.json, over the values of `scale`. The directory must not
+        exist, or be empty; it is made passable, because nodes started as root switch to a user of their own. `key`: the
+        cluster's, for tests in which a peer of their own joins; random by default. On failure nothing is left.
         """
         directory = directory.resolve()
         if (directory / STATE).exists():
@@ -121,7 +122,7 @@ class Rig:
 
     @classmethod
     def load(cls, directory: Path) -> "Rig":
-        """The rig in `directory`; raises RigError when there is none."""
+        """Returns the rig in `directory`; raises RigError when there is none."""
         directory = directory.resolve()
         try:
             state = json.loads((directory / STATE).read_text())
@@ -150,21 +151,22 @@ class Rig:
         return self.nodes[1:]
 
     def node(self, name: str) -> RigNode:
-        """A node by name, by number (1 is the master), or `master`; raises RigError naming those there are."""
+        """Returns a node by name, by number (1 is the master), or `master`; raises RigError that lists the existing
+        ones."""
         for number, node in enumerate(self.nodes, 1):
             if name in (node.name, str(number)) or (name == "master" and number == 1):
                 return node
         raise RigError(f"no node {name!r} in this rig; there are {', '.join(node.name for node in self.nodes)}")
 
     def start(self, *names: str) -> None:
-        """Start the nodes named, or all, the master first. Raises RigError with the reason a node gives."""
+        """Starts the named nodes, or all, the master first. Raises RigError with the reason of a node."""
         for node in [self.node(name) for name in names] or self.nodes:
             done = self.command(node, "start", "--wait-master", "0", timeout_s=START_TIMEOUT_S)
             if done.returncode:
                 raise RigError(f"{node.name} did not start (exit {done.returncode}): {done.stderr.strip()}")
 
     def stop(self, *names: str, timeout_s: int = STOP_TIMEOUT_S) -> list[str]:
-        """Stop the nodes named, or all, at the same time; returns one text for each that did not stop cleanly."""
+        """Stops the named nodes, or all, at the same time; returns one text for each that did not stop cleanly."""
         nodes = [self.node(name) for name in names] or self.nodes
 
         def one(node: RigNode) -> str | None:
@@ -178,7 +180,7 @@ class Rig:
             return [text for text in threads.map(one, reversed(nodes)) if text]
 
     def status(self, *names: str) -> dict[str, dict[str, Any]]:
-        """`status --json` of the nodes named, or all, asked at the same time; a node that does not answer has
+        """Returns `status --json` of the named nodes, or all, asked at the same time; for a node that does not answer,
         `{"unreachable": reason}`."""
         nodes = [self.node(name) for name in names] or self.nodes
 
@@ -196,18 +198,19 @@ class Rig:
             return dict(zip((node.name for node in nodes), threads.map(one, nodes), strict=True))
 
     def processes(self, name: str) -> dict[str, int | None]:
-        """Process name to pid of one node, from its own status; a process that is down has None."""
+        """Returns process name to pid of one node, from its own status; None for a process that is down."""
         (facts,) = self.status(name).values()
         if "unreachable" in facts:
             raise RigError(f"{name} does not tell its processes: {facts['unreachable']}")
         return {item["name"]: item["pid"] for item in facts["processes"]}
 
     def compare(self) -> dict[str, Comparison]:
-        """Each worker's directories against the master's, file by file."""
+        """Compares each worker's directories with the master's, file by file."""
         return {node.name: compare(self.master.root, node.root) for node in self.workers}
 
     def wait_equal(self, timeout_s: float, pause_s: float = 0.1) -> float:
-        """Poll until all workers equal the master; returns seconds taken. Raises RigError with what still differs."""
+        """Polls until all workers equal the master; returns the seconds taken. Raises RigError with the remaining
+        differences."""
         began = time.monotonic()
         while not all((found := self.compare())[node.name].is_equal for node in self.workers):
             if time.monotonic() - began > timeout_s:
@@ -219,8 +222,8 @@ class Rig:
     def command(
         self, node: RigNode, *arguments: str, timeout_s: float, key: str | None = None
     ) -> "subprocess.CompletedProcess[str]":
-        """Run `clusterd --root ROOT ...` for one node. Output goes through files, so a daemon that kept them open could not
-        make this wait. Raises RigError when it does not end in time."""
+        """Runs `clusterd --root ROOT ...` for one node. Output is written to files, because a daemon that keeps pipes
+        open would make this wait. Raises RigError when it does not end in time."""
         environment = os.environ | {MARK: str(self.directory), DEBUGGABLE: "1"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
         environment.pop("CLUSTERD_ROOT", None)
@@ -246,12 +249,12 @@ class Rig:
             return subprocess.CompletedProcess(line, done.returncode, out.read(), err.read())
 
     def running(self) -> list[psutil.Process]:
-        """Every process of this rig, found by its mark; never the caller or its parents."""
+        """Returns every process of this rig, found by its mark; never the caller or its parents."""
         own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
         return [process for process in _marked(str(self.directory)) if process.pid not in own]
 
     def down(self, stop_timeout_s: int = STOP_TIMEOUT_S) -> list[str]:
-        """Stop the nodes, kill what is left, remove the directory. Returns what did not go cleanly, one text each."""
+        """Stops the nodes, kills remaining processes, removes the directory. Returns one text for each failure."""
         alive = {Path(root) for process in self.running() if (root := _root_of(process))}
         names = [node.name for node in self.nodes if node.root in alive]
         problems = self.stop(*names, timeout_s=stop_timeout_s) if names else []
@@ -285,7 +288,7 @@ class Rig:
         )
         if done.returncode:
             raise RigError(f"{name}: init failed (exit {done.returncode}): {done.stderr.strip()}")
-        # Whoever has the rig has its nodes, root too.
+        # The user that runs the rig also owns its nodes, even if it is root.
         own = {"clusterd": {"owner": pwd.getpwuid(os.geteuid()).pw_name}} if os.geteuid() == 0 else {}
         settings = merged(merged(own, scaled_intervals(self.scale)) if self.scale != 1 else own, overrides)
         if settings:
@@ -294,7 +297,8 @@ class Rig:
             path.write_text(json.dumps(merged(before, settings), indent=2) + "\n")
 
     def _link(self, name: str, root: Path, master_port: int) -> RigNode:
-        """Start a worker's link; its listening socket is made here and inherited, so its port is never free again."""
+        """Starts a worker's link. Its listening socket is created here and inherited, so its port is never free
+        again."""
         (self.directory / "links").mkdir(mode=0o700, exist_ok=True)
         control = self.directory / "links" / f"{name}.sock"
         with socket.create_server((HOST, 0)) as listener:
@@ -333,7 +337,7 @@ class Rig:
 
 
 def free_port() -> int:
-    """A loopback port nobody has, below the range the kernel takes for outgoing connections."""
+    """Returns a free loopback port, below the range that the kernel uses for outgoing connections."""
     for _ in range(200):
         port = random.SystemRandom().randrange(20000, 32000)
         with socket.socket() as sock:
@@ -347,7 +351,8 @@ def free_port() -> int:
 
 
 def scaled_intervals(scale: float) -> dict[str, Any]:
-    """The part of cluster.json that makes a cluster `scale` times as slow (0.1: ten times as fast), never below 0.2 s."""
+    """Returns the part of cluster.json that multiplies the cluster's intervals by `scale` (0.1: ten times as fast),
+    never below 0.2 s."""
     return {
         "intervals": {
             side: {name: max(0.2, round(seconds * scale, 3)) for name, seconds in names.items()}
@@ -357,7 +362,7 @@ def scaled_intervals(scale: float) -> dict[str, Any]:
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, objects merged key by key."""
+    """Returns `base` with `over` merged into it, objects key by key."""
     out = dict(base)
     for key, value in over.items():
         out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value

@@ -1,4 +1,4 @@
-"""What the rig's commands share: where the rig is, seeds, a progress bar."""
+"""Shared options of the rig's commands: the rig's directory, seeds, a progress bar."""
 
 import contextlib
 import os
@@ -44,7 +44,7 @@ def seed_or_any(given: int | None) -> int:
 
 @contextlib.contextmanager
 def progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere. Gives a function to be told how much is done."""
+    """Shows a bar on a terminal, nothing elsewhere. Yields a function to call with the number of finished steps."""
     console = PlainConsole(stderr=True)
     if not console.is_terminal:
         yield lambda done: None

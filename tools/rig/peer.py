@@ -74,10 +74,10 @@ __all__ = [
 
 
 class LocalClient(ScriptedPeer):
-    """A program on a node's local socket (wire.md appendix A): no encryption, no hello.
+    """A client of a node's local socket (wire.md appendix A): no encryption, no hello.
 
-    `ask` is one request and its response. Later answers (`dapi_res`, `control_res`, `ok` and `err` of sendsync) come as
-    requests of the server: `answer_of` waits for one and returns its content, the string it names included.
+    `ask` is one request and its response. Later answers (`dapi_res`, `control_res`, `ok` and `err` of sendsync) arrive
+    as requests of the server: `answer_of` waits for one and returns its content, or that of the string that it names.
     """
 
     commands: ClassVar[dict[str, str]] = ScriptedPeer.commands | dict.fromkeys(
@@ -92,7 +92,7 @@ class LocalClient(ScriptedPeer):
         return self.link.ask(command, payload, timeout_s)
 
     def answer_of(self, command: str, timeout_s: float = 60.0) -> bytes:
-        """The content of the first later answer under `command`; raises PeerError when none comes in time."""
+        """Returns the content of the first later answer under `command`; raises PeerError when none arrives in time."""
         seen = self.link.wait_for(lambda one: not one.sent and one.is_request and one.command == command, timeout_s)
         return self.take_string(seen.payload.decode()) if command == "dapi_res" else seen.payload
 
@@ -107,21 +107,21 @@ class LocalClient(ScriptedPeer):
 
 
 def huge_length(length: int = 0xFFFFFFFF, command: bytes = b"hello") -> bytes:
-    """A header that announces a body of 4 GiB."""
+    """Returns a header that announces a body of 4 GiB."""
     return HEADER.pack(1, length, command_field(command, False, False))
 
 
 def half_header() -> bytes:
-    """The first bytes of a header, and then silence."""
+    """Returns the first bytes of a header; the rest never follows."""
     return huge_length(100)[:11]
 
 
 def garbage(size: int, seed: int = 1) -> bytes:
-    """Bytes that mean nothing, the same for the same seed."""
+    """Returns meaningless bytes, the same for the same seed."""
     return random.Random(seed).randbytes(size)
 
 
 def divided_without_end(pieces: int, size: int, counter: int = 7) -> list[bytes]:
-    """Frames of a divided message whose last piece never comes."""
+    """Returns frames of a divided message without its last piece."""
     frame = HEADER.pack(counter, size, command_field(b"echo", True, False)) + b"A" * size
     return [frame] * pieces

@@ -1,4 +1,5 @@
-"""What both roles of a stock node do alike: transfers of files and strings, tasks, errors (wire.md 3 and 4)."""
+"""The behaviour that both roles of a stock node share: transfers of files and strings, tasks, errors (wire.md 3 and
+4)."""
 
 import hashlib
 import json
@@ -25,7 +26,7 @@ TITLES = {
 
 
 def exception_json(code: int, extra: str | None = None, kind: str = "WazuhClusterError") -> bytes:
-    """An encoded exception (3.3)."""
+    """Returns an encoded exception (3.3)."""
     fields = {
         "type": "about:blank",
         "title": TITLES[kind],
@@ -39,7 +40,7 @@ def exception_json(code: int, extra: str | None = None, kind: str = "WazuhCluste
 
 
 def error_of(message: PeerMessage) -> str | None:
-    """What an `err` response says, as `code: extra` or its plain text; None for any other response."""
+    """Returns the error of an `err` response, as `code: extra` or its plain text; None for any other response."""
     if message.command != b"err":
         return None
     text = message.payload.decode()
@@ -51,7 +52,7 @@ def error_of(message: PeerMessage) -> str | None:
 
 
 class PeerRefusal(Exception):
-    """A request handler answers `err` with this code."""
+    """A request handler that raises this answers `err` with this code."""
 
     def __init__(self, code: int, extra: str | None = None, kind: str = "WazuhClusterError") -> None:
         super().__init__(f"{code}: {extra}")
@@ -92,7 +93,7 @@ class ScriptedPeer:
     # Towards the other side
 
     def send_file(self, path: Path, chunk_bytes: int = CHUNK, task: str = "") -> None:
-        """4.3: announce, send and end one file below `root`. Answers `err` are ignored, as stock does."""
+        """Announces, sends and ends one file below `root` (4.3). Ignores `err` answers, as stock does."""
         name = f"/{path.relative_to(self.root).as_posix()}".encode()
         digest = hashlib.sha256()
         self.link.ask("new_file", name)
@@ -105,7 +106,7 @@ class ScriptedPeer:
         self.link.ask("file_end", name + b" " + digest.digest())
 
     def send_string(self, text: bytes, chunk_bytes: int = CHUNK) -> str:
-        """4.4: hand a long string over; returns the id the receiver chose."""
+        """Sends a long string (4.4); returns the id that the receiver chose."""
         answer = self.link.ask("new_str", str(len(text)))
         if answer.command != b"ok":
             raise PeerError(f"new_str: {error_of(answer)}")
@@ -116,20 +117,20 @@ class ScriptedPeer:
         return name.decode()
 
     def take_string(self, name: str) -> bytes:
-        """A received string, removed. Raises PeerError when there is none under `name`."""
+        """Returns a received string and removes it. Raises PeerError when there is none under `name`."""
         try:
             return bytes(self._strings.pop(name)[0])
         except KeyError:
             raise PeerError(f"no string under {name}") from None
 
     def spool(self) -> Path:
-        """The node's directory below queue/cluster, made if missing."""
+        """Returns the node's directory below queue/cluster, created if missing."""
         path = self.root / "queue" / "cluster" / self.node
         path.mkdir(mode=0o770, parents=True, exist_ok=True)
         return path
 
     def close(self) -> None:
-        """End the connection and every thread of it."""
+        """Ends the connection and all its threads."""
         self.link.close()
         for event, _ in list(self._arrivals.values()):
             event.set()
@@ -143,7 +144,7 @@ class ScriptedPeer:
     # For the roles
 
     def run_task(self, work: Callable[[], None]) -> "Future[None]":
-        """Run on a thread of this peer; a failure becomes a note, as a stock node would log it."""
+        """Runs work on a thread of this peer; a failure becomes a note, as a stock node would log it."""
 
         def guarded() -> None:
             try:
@@ -154,13 +155,14 @@ class ScriptedPeer:
         return self._threads.submit(guarded)
 
     def expect_file(self) -> str:
-        """A new task id for a package that is to come."""
+        """Returns a new task id for a package that will arrive."""
         task = str(uuid.uuid4())
         self._arrivals[task] = (threading.Event(), [])
         return task
 
     def file_arrived(self, payload: bytes) -> bytes:
-        """The `_e` command: `task SP path`. Raises Refused 3027 for an unknown task, as stock deleting the file."""
+        """Handles the `_e` command: `task SP path`. Raises Refused 3027 for an unknown task; like stock, deletes the
+        file."""
         task, path = payload.decode().split(" ", 1)
         arrival = self._arrivals.get(task)
         if arrival is None:
@@ -172,7 +174,7 @@ class ScriptedPeer:
         return b"File correctly received"
 
     def task_failed(self, payload: bytes) -> bytes:
-        """The `_r` command: `task SP JSON`."""
+        """Handles the `_r` command: `task SP JSON`."""
         task, text = payload.decode().split(" ", 1)
         json.loads(text)
         self.notes.append(f"peer's task {task} failed: {text}")
@@ -181,9 +183,10 @@ class ScriptedPeer:
         return b"Error received"
 
     def await_package(self, task: str) -> dict[str, Any] | None:
-        """Wait for the package of `task`, unpack it beside itself into `P.zipdir`, delete it.
+        """Waits for the package of `task`, unpacks it beside itself into `P.zipdir`, deletes it.
 
-        Returns the metadata with the directory under the key `""`; None if it did not come (the peer has been told).
+        Returns the metadata with the directory under the key `""`; None if it did not arrive (then the error was sent
+        to the peer).
         """
         event, paths = self._arrivals[task]
         in_time = event.wait(self._receive_timeout_s)
@@ -277,7 +280,7 @@ class ScriptedPeer:
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Poll until `condition` holds; raises PeerError naming `what` after the time."""
+    """Polls until `condition` holds; raises PeerError naming `what` after the time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,5 @@
-"""What a stock node synchronises and how it packs it: wire.md section 5, read a second time. Imports nothing of ours."""
+"""The files that a stock node synchronises and how it packs them: an independent implementation of wire.md section 5.
+Imports nothing of clusterd."""
 
 import hashlib
 import json
@@ -36,7 +37,7 @@ def blake2b_of(path: Path) -> str:
 
 
 def is_synchronised(key: str, name: str) -> bool:
-    """Whether a base name below the directory `key` belongs to the synchronised set."""
+    """Tells whether a base name below the directory `key` belongs to the synchronised set."""
     names = ITEMS[key][0]
     return (
         name not in EXCLUDED_FILES and not name.endswith(EXCLUDED_EXTENSIONS) and (names == ("all",) or name in names)
@@ -44,7 +45,8 @@ def is_synchronised(key: str, name: str) -> bool:
 
 
 def scan(root: Path) -> Files:
-    """Every synchronised file of a node, as a stock node sees it; a file that vanishes meanwhile is left out."""
+    """Returns every synchronised file of a node, as a stock node sees it; a file that vanishes meanwhile is left
+    out."""
     found: Files = {}
     for key, (_, recursive, _, _) in ITEMS.items():
         for directory, below, names in os.walk(root / key):
@@ -70,7 +72,7 @@ def scan(root: Path) -> Files:
 
 
 def compare(master: Files, worker: Files) -> dict[str, Files]:
-    """The three groups of 5.5, in their order on the wire."""
+    """Returns the three groups of 5.5, in their order on the wire."""
     return {
         "missing": {path: entry for path, entry in master.items() if path not in worker},
         "extra": {path: entry for path, entry in worker.items() if path not in master},
@@ -85,7 +87,7 @@ def package_name(node: str) -> str:
 
 
 def write_package(target: Path, root: Path, metadata: dict[str, Any], level: int = 1) -> None:
-    """A package as a stock node makes it (5.4, 5.6 without the limit): the contents of `missing` and `shared`, if
+    """Builds a package as a stock node does (5.4, 5.6 without the limit): the contents of `missing` and `shared`, if
     `metadata` has these keys, then the metadata. Like stock it does not look for separators in compressed data."""
     groups = {"missing", "extra", "shared"} == set(metadata)
     with target.open("wb") as out:
@@ -102,7 +104,7 @@ def write_package(target: Path, root: Path, metadata: dict[str, Any], level: int
 
 
 def unpack(package: Path, into: Path) -> dict[str, Any]:
-    """Unpack as stock does: cut at each FILE_SEP, path up to the first PATH_SEP. Returns the metadata.
+    """Unpacks as stock does: cuts at each FILE_SEP, path up to the first PATH_SEP. Returns the metadata.
 
     Raises zlib.error, ValueError (no separator, no metadata, bad JSON): the whole package is refused.
     """
@@ -128,7 +130,8 @@ def unpack(package: Path, into: Path) -> dict[str, Any]:
 
 
 def apply(root: Path, unpacked: Path, groups: dict[str, Files]) -> list[str]:
-    """Put an unpacked package in place (5.9); returns the failures, one text each. Groups in the order they stand."""
+    """Puts the files of an unpacked package in place (5.9); returns one text for each failure. Keeps the order of the
+    groups."""
     problems = []
     emptied = set()
     for group, files in groups.items():
@@ -158,7 +161,7 @@ def apply(root: Path, unpacked: Path, groups: dict[str, Files]) -> list[str]:
 
 
 def _inside(base: Path, path: str) -> Path:
-    """Stock nodes do not check this; the rig does, because it runs on somebody's machine."""
+    """Stock nodes do not check this. The rig does, because it runs on a user's machine."""
     if path.startswith("/") or ".." in path.split("/"):
         raise ValueError(f"path leaves the directory: {path!r}")
     return base / path

@@ -1,7 +1,7 @@
-"""Frames, seals and one connection of the cluster protocol, read a second time from wire.md sections 1 to 3.
+"""Frames, seals and one connection of the cluster protocol: an independent implementation of wire.md sections 1 to 3.
 
-Nothing of clusterd is imported here or in the other peer modules, so that they can disagree with it. Blocking sockets and
-one reader thread per connection: this is test equipment, simple before fast. Every wait has a deadline.
+Imports nothing of clusterd, like the other peer modules, so that they can disagree with it. Blocking sockets and one
+reader thread per connection: test equipment puts simplicity before speed. Every wait has a deadline.
 """
 
 import base64
@@ -25,19 +25,19 @@ CHUNK = 5 * 1024 * 1024
 REQUEST_TIMEOUT_S = 60.0
 RESPONSES = (b"ok", b"err", b"ok-m", b"ok-c")
 KEPT_BYTES = 65536
-"""How much of each payload a connection's record keeps."""
+"""Bytes of each payload that a connection's record keeps."""
 
 
 class PeerError(Exception):
-    """The other side broke the protocol, closed, or did not answer in time; the text says which."""
+    """The other side broke the protocol, closed, or did not answer in time; the text tells which."""
 
 
 class CannotDecrypt(PeerError):
-    """A body is no token of this key: error 3025, fatal for the connection."""
+    """A body is not a token of this key: error 3025, fatal for the connection."""
 
 
 def seal(key: str, plaintext: bytes, at: int | None = None, iv: bytes | None = None) -> bytes:
-    """One Fernet token (1.2). `at` (seconds since 1970) and `iv` (16 bytes) make it reproducible."""
+    """Builds one Fernet token (1.2). `at` (seconds since 1970) and `iv` (16 bytes) make it reproducible."""
     raw = key.encode()
     stamp = int(time.time()) if at is None else at
     vector = os.urandom(16) if iv is None else iv
@@ -51,7 +51,7 @@ def seal(key: str, plaintext: bytes, at: int | None = None, iv: bytes | None = N
 
 
 def unseal(key: str, token: bytes) -> bytes:
-    """The plaintext of a token; raises CannotDecrypt."""
+    """Returns the plaintext of a token; raises CannotDecrypt."""
     try:
         return Fernet(base64.b64encode(key.encode())).decrypt(token)
     except InvalidToken:
@@ -59,7 +59,8 @@ def unseal(key: str, token: bytes) -> bytes:
 
 
 def command_field(command: bytes, divided: bool, last_piece: bool) -> bytes:
-    """The 12 bytes of 2.2. `last_piece`: the end of a divided message, whose flag byte is always a dash (2.4)."""
+    """Returns the 12 bytes of 2.2. `last_piece`: the end of a divided message, whose flag byte is always a dash
+    (2.4)."""
     if not 1 <= len(command) <= 11:
         raise ValueError(f"command of {len(command)} bytes")
     text = (command + b" ").ljust(12, b"-")
@@ -71,7 +72,8 @@ def command_field(command: bytes, divided: bool, last_piece: bool) -> bytes:
 def build_frames(
     command: bytes, counter: int, plaintext: bytes, key: str | None, token: bytes | None = None
 ) -> list[bytes]:
-    """The frames of one message, in order. `key` None: the local socket, no encryption. `token` replaces the sealing."""
+    """Returns the frames of one message, in order. `key` None: the local socket, no encryption. `token` replaces the
+    sealing."""
     body = token if token is not None else (plaintext if key is None else seal(key, plaintext))
     if len(plaintext) <= CHUNK:
         return [HEADER.pack(counter, len(body), command_field(command, False, False)) + body]
@@ -85,7 +87,7 @@ def build_frames(
 
 @dataclass(frozen=True)
 class PeerMessage:
-    """One message, whole and opened."""
+    """One message, complete and decrypted."""
 
     counter: int
     command: bytes
@@ -93,7 +95,7 @@ class PeerMessage:
 
 
 class FrameReader:
-    """Bytes in any cut to messages; collects divided messages by counter. Raises CannotDecrypt."""
+    """Turns bytes in any division into messages; collects divided messages by counter. Raises CannotDecrypt."""
 
     def __init__(self, key: str | None) -> None:
         self._key = key
@@ -123,7 +125,7 @@ class FrameReader:
 
 @dataclass(frozen=True)
 class Seen:
-    """One message of a connection's record. `at`: monotonic seconds. `payload` is cut at KEPT_BYTES, `size` is not."""
+    """One message in a connection's record. `at`: monotonic seconds. `payload` is cut at KEPT_BYTES, `size` is not."""
 
     at: float
     sent: bool
@@ -141,14 +143,16 @@ class _WaitingAnswer:
 
 
 Handler = Callable[[PeerMessage], tuple[bytes, bytes] | None]
-"""Called in the reader thread with each request: the response's command and payload, or None for no response."""
+"""Called in the reader thread with each request; returns the response's command and payload, or None for no
+response."""
 
 
 class ScriptedLink:
-    """One connection: sends requests and waits for their responses, hands requests to `handler`.
+    """One connection: sends requests and waits for their responses, passes requests to `handler`.
 
-    Like a stock node it takes any frame whose counter it is waiting for as the response (2.3), and aborts on a body that
-    does not open. `closed` is set when the connection is over; `failure` says why if it was not a plain end.
+    Like a stock node it takes any frame with a counter that it waits for as the response (2.3), and aborts on a body
+    that it cannot decrypt. `closed` is set when the connection is over; `failure` gives the reason if it was not a
+    plain end.
     """
 
     def __init__(self, sock: socket.socket, key: str | None, handler: Handler, name: str = "peer") -> None:
@@ -170,7 +174,7 @@ class ScriptedLink:
         self._thread.start()
 
     def send(self, command: bytes, counter: int, payload: bytes, is_request: bool) -> None:
-        """Write one message. Raises PeerError when the connection is gone or takes no bytes for 20 s."""
+        """Writes one message. Raises PeerError when the connection is gone or accepts no bytes for 20 s."""
         frames = build_frames(command, counter, payload, self._key)
         with self._lock:
             self._note(True, is_request, counter, command, payload)
@@ -181,7 +185,7 @@ class ScriptedLink:
                 raise PeerError(f"cannot send {command.decode()}: {error}") from error
 
     def ask(self, command: str, payload: bytes | str = b"", timeout_s: float = REQUEST_TIMEOUT_S) -> PeerMessage:
-        """Send a request and return its response. Raises PeerError on a closed connection or no answer in time."""
+        """Sends a request and returns its response. Raises PeerError on a closed connection or no answer in time."""
         waiting = _WaitingAnswer()
         counter = self._next(waiting)
         try:
@@ -195,13 +199,14 @@ class ScriptedLink:
         return waiting.answer
 
     def tell(self, command: str, payload: bytes | str = b"") -> int:
-        """Send a request and wait for nothing; returns its counter."""
+        """Sends a request without waiting for its response; returns its counter."""
         counter = self._next(None)
         self.send(command.encode(), counter, payload.encode() if isinstance(payload, str) else payload, True)
         return counter
 
     def wait_for(self, condition: Callable[[Seen], bool], timeout_s: float = REQUEST_TIMEOUT_S, after: int = 0) -> Seen:
-        """The first entry of the record from index `after` on that fulfils `condition`; raises PeerError after the time."""
+        """Returns the first entry of the record from index `after` on that fulfils `condition`; raises PeerError after
+        the time."""
         deadline = time.monotonic() + timeout_s
         with self._news:
             while True:
@@ -214,7 +219,7 @@ class ScriptedLink:
                 self._news.wait(min(left, 0.5))
 
     def close(self) -> None:
-        """End the connection and its thread; safe to repeat."""
+        """Ends the connection and its thread; safe to repeat."""
         self.closed.set()
         with contextlib.suppress(OSError):  # already gone: what close is for
             self._sock.shutdown(socket.SHUT_RDWR)
@@ -282,24 +287,26 @@ class ScriptedLink:
 
 
 class RawPeer:
-    """A hostile or clumsy peer: bytes as given, no rules. `address`: (host, port) or the path of a unix socket."""
+    """A hostile or faulty peer: sends any bytes, without rules. `address`: (host, port) or the path of a unix
+    socket."""
 
     def __init__(self, address: tuple[str, int] | str, timeout_s: float = 10.0) -> None:
         self.sock = dial(address, timeout_s)
 
     def send(self, data: bytes) -> None:
-        """Write all bytes; a connection that was closed meanwhile is no failure, ask `is_closed`."""
+        """Writes all bytes. A connection that was closed meanwhile is not a failure; `is_closed` tells."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the refusal that hostile tests wait for
             self.sock.sendall(data)
 
     def send_pieces(self, data: bytes, size: int) -> None:
-        """Write in pieces of `size` bytes, each in a segment of its own."""
+        """Writes in pieces of `size` bytes, each in a segment of its own."""
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for start in range(0, len(data), size):
             self.send(data[start : start + size])
 
     def read_messages(self, key: str | None, count: int, timeout_s: float = 10.0) -> list[PeerMessage]:
-        """Read until `count` messages are whole; fewer when the connection ends first. Raises PeerError after the time."""
+        """Reads until `count` messages are complete; returns fewer when the connection ends first. Raises PeerError
+        after the time."""
         reader = FrameReader(key)
         out: list[PeerMessage] = []
         deadline = time.monotonic() + timeout_s
@@ -311,7 +318,8 @@ class RawPeer:
         return out
 
     def is_closed(self, timeout_s: float = 10.0) -> bool:
-        """True once the other side has closed, discarding what it still sends; False if it has not in time."""
+        """Waits for the other side to close, discarding what it still sends. Returns True once it has, False if it has
+        not in time."""
         deadline = time.monotonic() + timeout_s
         try:
             while self._receive(deadline):
@@ -343,7 +351,7 @@ class RawPeer:
 
 
 def dial(address: tuple[str, int] | str, timeout_s: float = 60.0) -> socket.socket:
-    """A connected socket. `address`: (host, port) or the path of a unix socket. Raises OSError."""
+    """Returns a connected socket. `address`: (host, port) or the path of a unix socket. Raises OSError."""
     if not isinstance(address, str):
         return socket.create_connection(address, timeout_s)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -54,13 +54,13 @@ class WorkerSession(ScriptedPeer):
         self.link.start()
 
     def send_agent_groups(self, chunks: list[str], full: bool = False) -> None:
-        """Hand agent-groups to the worker (6.4); its report ends up in `groups_results`."""
+        """Sends agent-groups to the worker (6.4); its report is added to `groups_results`."""
         message = {"set_data_command": "global set-agent-groups"}
         body = message | {"payload": {"mode": "override", "sync_status": "synced"}, "chunks": chunks}
         self.link.ask("syn_g_m_w_c" if full else "syn_g_m_w", self.send_string(json.dumps(body).encode()))
 
     def send_package(self, groups: dict[str, Files]) -> None:
-        """`syn_m_c`, the package, `syn_m_c_e` (4.7)."""
+        """Sends `syn_m_c`, the package, `syn_m_c_e` (4.7)."""
         package = self.spool() / package_name(self.node)
         write_package(package, self.root, groups)
         task = None
@@ -208,8 +208,8 @@ class StockMaster:
     """A stock master in `root` that serves from construction until `close`.
 
     It scans every `scan_interval_s`; a worker gets one permission per scan. `files` is what it compares with (the last
-    scan). `scan_first` False shows the stock defect C7: it compares with nothing until the first scan is done, which then
-    only `scan_now` does. `permit` False refuses every check. `chunk_bytes` makes packages travel in small chunks.
+    scan). `scan_first` False shows the stock defect C7: it compares with nothing until the first scan is done, and then
+    only `scan_now` scans. `permit` False refuses every check. `chunk_bytes` makes packages travel in small chunks.
     """
 
     def __init__(
@@ -254,7 +254,8 @@ class StockMaster:
             thread.start()
 
     def session(self, name: str, timeout_s: float = 60.0) -> WorkerSession:
-        """The session of a worker once it has been accepted; raises PeerError when it does not come in time."""
+        """Returns the session of a worker once it has been accepted; raises PeerError when the worker does not connect
+        in time."""
         wait_until(
             lambda: (found := self.sessions.get(name)) is not None and found.hello is not None,
             timeout_s,
@@ -263,7 +264,7 @@ class StockMaster:
         return self.sessions[name]
 
     def scan_now(self) -> None:
-        """Scan at once; afterwards every worker may check again."""
+        """Scans at once; afterwards every worker may check again."""
         self.files = scan(self.root)
         for session in self.sessions.copy().values():
             session.asked = False
@@ -274,7 +275,7 @@ class StockMaster:
         return [own, *({"name": h[0], "type": h[2], "version": h[3], "ip": address} for h, address in joined)]
 
     def drop(self, name: str) -> None:
-        """Close one worker's connection, as a master that restarts would."""
+        """Closes one worker's connection, as a master that restarts would."""
         self.sessions[name].link.close()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A stock worker: joins, checks, applies what the master sends, answers the rest as 4.14.1 does."""
+"""A stock worker: joins, checks, applies the master's packages, answers other requests as 4.14.1 does."""
 
 import json
 import shutil
@@ -130,8 +130,8 @@ def _no_api(request: dict[str, Any]) -> object:
 class StockWorker:
     """A stock worker in `root`. Either drive it (`join`, `check`, `keepalive`, `ask`) or let it `run` on its own.
 
-    `packages` holds the metadata of every package applied, `notes` what it would have logged as ERROR, `record` all frames
-    of the present connection. `close` leaves no thread and no socket.
+    `packages` holds the metadata of every applied package, `notes` what it would have logged as ERROR, `record` all
+    frames of the current connection. `close` leaves no thread and no socket.
     """
 
     def __init__(
@@ -163,14 +163,15 @@ class StockWorker:
         self._loop: threading.Thread | None = None
 
     def connect(self) -> ScriptedPeer:
-        """Open TCP without saying anything; an earlier connection is closed."""
+        """Connects over TCP without sending anything; closes an earlier connection."""
         if self._connection is not None:
             self._connection.close()
         self._connection = _Connection(self)
         return self._connection
 
     def join(self) -> None:
-        """Connect and say hello. Raises PeerError with the master's reason when refused (and closes, as stock does)."""
+        """Connects and sends hello. Raises PeerError with the master's reason when refused (and closes, as stock
+        does)."""
         connection = self.connect()
         answer = connection.link.ask("hello", self._hello)
         if error := error_of(answer):
@@ -194,14 +195,15 @@ class StockWorker:
         return self._live().link.ask(command, payload, timeout_s)
 
     def keepalive(self) -> bytes:
-        """One keepalive; the payload of the answer. Raises PeerError when it is no `ok-m`."""
+        """Sends one keepalive; returns the payload of the answer. Raises PeerError when the answer is not `ok-m`."""
         answer = self.ask("echo-c", b"keepalive")
         if answer.command != b"ok-m":
             raise PeerError(f"keepalive: {answer.command!r} {answer.payload!r}")
         return answer.payload
 
     def check(self, timeout_s: float = 60.0) -> Outcome:
-        """One integrity round (4.6, 4.7) to its end: equal, applied, refused, silent (nothing came), failed (see notes)."""
+        """Runs one integrity round (4.6, 4.7). Returns its end: equal, applied, refused, silent (nothing arrived),
+        failed (see notes)."""
         connection = self._live()
         if connection.busy or self.ask("syn_i_w_m_p").payload != b"True":
             return self._note("refused")
@@ -222,7 +224,8 @@ class StockWorker:
         return self._note(connection.outcome)
 
     def sync(self, timeout_s: float = 60.0, pause_s: float = 0.1) -> int:
-        """Check until the master says equal; returns the number of packages that took. Raises PeerError after the time."""
+        """Checks until the master reports equal; returns the number of packages that this took. Raises PeerError after
+        the time."""
         deadline = time.monotonic() + timeout_s
         before = len(self.packages)
         while self.check(max(deadline - time.monotonic(), 0.1)) != "equal":
@@ -232,7 +235,7 @@ class StockWorker:
         return len(self.packages) - before
 
     def run(self, interval_s: float = 9.0, retry_s: float = 10.0, keep_alive_s: float = 60.0) -> None:
-        """Join, check every `interval_s`, come back after `retry_s` when the connection is lost, until `close`."""
+        """Joins, checks every `interval_s`, and joins again `retry_s` after a lost connection, until `close`."""
         self._loop = threading.Thread(
             target=self._run, args=(interval_s, retry_s, keep_alive_s), name=f"{self.name}-loop"
         )

@@ -1,4 +1,4 @@
-"""What the rig shows: values to rich tables and lines. Pure functions but for the two views of the demo."""
+"""The rig's output: turns values into rich tables and lines. Pure functions, except the two views of the demo."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ Progress = Mapping[str, tuple[int, int, str]]
 
 
 def nodes_table(rig: Rig) -> Table:
-    """Where everything is: for the end of `up`."""
+    """Shows where everything is, at the end of `up`."""
     table = Table("node", "role", "port", "root", box=None, pad_edge=False)
     for node in rig.nodes:
         via = " (through its link)" if node.link_pid else ""
@@ -32,7 +32,8 @@ def nodes_table(rig: Rig) -> Table:
 def status_table(
     rig: Rig, facts: Mapping[str, Mapping[str, Any]], compared: Mapping[str, Comparison] | None = None
 ) -> Table:
-    """One row per node: its processes with pid and restarts, memory, and for workers how many files equal the master's."""
+    """Shows one row per node: its processes with pid and restarts, memory, and for workers how many files equal the
+    master's."""
     facts = printable_facts(facts)
     table = Table("node", "role", "processes (pid, restarts)", "memory", "files", box=None, pad_edge=False)
     for node in rig.nodes:
@@ -83,7 +84,7 @@ def files_text(found: Comparison) -> Text:
 
 
 class View(Protocol):
-    """What the demo tells the operator."""
+    """The demo's output for the operator."""
 
     def __enter__(self) -> "View": ...
     def __exit__(
@@ -91,17 +92,18 @@ class View(Protocol):
     ) -> None: ...
 
     def title(self, text: str) -> None:
-        """A new chapter."""
+        """Begins a new chapter."""
 
     def say(self, text: str, style: str = "") -> None:
-        """One line that stays."""
+        """Shows one line that stays."""
 
     def progress(self, now: Progress) -> None:
-        """How far each worker is; replaces what was said before."""
+        """Shows the progress of each worker; replaces the progress shown before."""
 
 
 class PlainView:
-    """Lines only: no terminal, or a log. Progress is a line when it has changed and a second has passed."""
+    """For output that is not a terminal, or a log: lines only. Progress is a line when it has changed and a second has
+    passed."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -129,7 +131,7 @@ class PlainView:
 
 
 class LiveView:
-    """A terminal: chapters and lines scroll by above bars that move."""
+    """For a terminal: chapters and lines scroll by above moving bars."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -159,7 +161,7 @@ class LiveView:
 
 
 def bars(now: Progress) -> RenderableType:
-    """One bar per worker."""
+    """Returns one bar per worker."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, (done, total, note) in now.items():
         whole = done == total and not note

@@ -1,4 +1,5 @@
-"""A client of the agent database's sockets and of authd's: a second reading of the protocol that imports nothing of ours.
+"""A client of the agent database's sockets and of authd's: an independent implementation of the protocol that imports
+nothing of clusterd.
 
 Written from wdb.md alone: sections 2 (stream socket), 7 (HTTP socket), 8 (authd). Synchronous; every wait is bounded.
 """
@@ -19,15 +20,15 @@ WDB_HTTP = "queue/sockets/wdb-http.sock"
 AUTH = "queue/sockets/auth"
 TIMEOUT_S = 60.0
 LARGEST = 65_536
-"""Bytes of a payload, both ways (wdb.md 2.3)."""
+"""Most bytes of a payload, in both directions (wdb.md 2.3)."""
 
 
 class WdbError(Exception):
-    """The socket did not behave as a socket of this protocol does: not there, silent, closed, or a malformed answer."""
+    """The socket did not follow the protocol: missing, silent, closed, or a malformed answer."""
 
 
 class WdbTooLong(WdbError):
-    """The answer was cut: what was asked for is more than fits one."""
+    """The answer was cut, because the result does not fit into one."""
 
 
 class WdbRefused(WdbError):
@@ -67,10 +68,10 @@ class _Frames:
 
 
 class WdbClient:
-    """One connection to the stream socket, many requests. Use as a context manager, or close it.
+    """One connection to the stream socket, for many requests. Use it as a context manager, or close it.
 
-    Texts go out as UTF-8; answers come back as text with `surrogateescape`, so that a payload cut inside a character is
-    still the exact bytes. Raises WdbError whenever the socket fails."""
+    Texts are sent as UTF-8. Answers are decoded with `surrogateescape`, so that a payload cut inside a character keeps
+    its exact bytes. Raises WdbError whenever the socket fails."""
 
     def __init__(self, root: str | Path, timeout_s: float = TIMEOUT_S) -> None:
         self._frames = _Frames(Path(root) / WDB, timeout_s)
@@ -87,19 +88,19 @@ class WdbClient:
         self._frames.socket.close()
 
     def send(self, request: str | bytes) -> None:
-        """A request without reading its answer."""
+        """Sends a request without reading its answer."""
         self._frames.send(_bytes(request))
 
     def send_bytes(self, data: bytes) -> None:
-        """Bytes as they are, without a length before them."""
+        """Sends bytes unchanged, without a length before them."""
         self._frames.socket.sendall(data)
 
     def receive(self) -> bytes:
-        """The payload of the next answer."""
+        """Returns the payload of the next answer."""
         return self._frames.receive()
 
     def at_end(self) -> bool:
-        """Wait for the server: True when it closes the connection, False when it sends something."""
+        """Waits for the server: returns True when it closes the connection, False when it sends something."""
         try:
             return self._frames.socket.recv(1) == b""
         except ConnectionResetError:
@@ -108,16 +109,16 @@ class WdbClient:
             raise WdbError(f"{self._frames.path}: neither closed nor answered") from failure
 
     def raw(self, request: str | bytes) -> bytes:
-        """A request and the payload of its answer, byte for byte."""
+        """Sends a request and returns the payload of its answer, byte for byte."""
         self.send(request)
         return self.receive()
 
     def ask(self, request: str | bytes) -> tuple[str, str]:
-        """A request; the status word, and all behind its space ('' when there is nothing)."""
+        """Sends a request; returns the status word, and everything behind its space ('' if there is nothing)."""
         return parted(self.raw(request))
 
     def command(self, request: str | bytes) -> str:
-        """The payload of an `ok`. Raises WdbRefused for `err`, WdbError for any other status."""
+        """Returns the payload of an `ok`. Raises WdbRefused for `err`, WdbError for any other status."""
         status, payload = self.ask(request)
         if status == "err":
             raise WdbRefused(payload)
@@ -126,7 +127,7 @@ class WdbClient:
         return payload
 
     def rows(self, statement: str) -> list[dict[str, Any]]:
-        """The rows of `global sql`. Raises WdbTooLong for an answer that was cut (wdb.md 2.3)."""
+        """Returns the rows of `global sql`. Raises WdbTooLong for an answer that was cut (wdb.md 2.3)."""
         answer = self.raw(f"global sql {statement}")
         if len(answer) >= LARGEST:
             raise WdbTooLong(f"more than fits an answer: {_short(statement)}")
@@ -137,7 +138,8 @@ class WdbClient:
         return rows
 
     def page(self, statement: str, limit: int) -> list[dict[str, Any]]:
-        """At most `limit` rows of a statement that has no limit: as many as fit an answer, if there are any at least one."""
+        """Returns at most `limit` rows of a statement without a limit: as many as fit into an answer, at least one if
+        there are any."""
         while True:
             try:
                 return self.rows(f"{statement} limit {limit}")
@@ -147,8 +149,8 @@ class WdbClient:
                 limit //= 2
 
     def chunks(self, request_after: Callable[[list[Any]], str | bytes]) -> Iterator[tuple[str, list[Any]]]:
-        """Follow `due`: (status, items) of each answer. `request_after(items)` makes the request that continues behind the
-        items so far; it is first called with none."""
+        """Follows `due` and yields (status, items) of each answer. `request_after(items)` returns the request that
+        continues behind these items; its first call gets an empty list."""
         items: list[Any] = []
         while True:
             status, payload = self.ask(request_after(items))
@@ -165,7 +167,7 @@ class WdbClient:
             items = got
 
     def ids(self, command: str, first: int = 0) -> list[int]:
-        """Every id of a paged command whose argument ends with the last id, such as `get-all-agents last_id` or
+        """Returns every id of a paged command whose argument ends with the last id, such as `get-all-agents last_id` or
         `get-group-agents web last_id`."""
         return [
             item["id"] if isinstance(item, dict) else item
@@ -174,7 +176,7 @@ class WdbClient:
         ]
 
     def context(self) -> list[dict[str, Any]]:
-        """All agents of `get-all-agents context`, the request with many response frames (wdb.md 3.14)."""
+        """Returns all agents of `get-all-agents context`, the request with many response frames (wdb.md 3.14)."""
         agents: list[dict[str, Any]] = []
         status, payload = self.ask("global get-all-agents context")
         while status == "due":
@@ -185,8 +187,8 @@ class WdbClient:
         return agents
 
     def agent_groups(self, **members: Any) -> tuple[list[dict[str, Any]], str | None]:
-        """Every agent of `sync-agent-groups-get`, going on after `due` as 3.1 says, and the global group hash (None when
-        it was not asked for or there is none)."""
+        """Returns every agent of `sync-agent-groups-get`, continuing after `due` as in 3.1, and the global group hash
+        (None when it was not requested or there is none)."""
         agents: list[dict[str, Any]] = []
         while True:
             status, payload = self.ask(f"global sync-agent-groups-get {json.dumps(members)}")
@@ -201,14 +203,14 @@ class WdbClient:
                 members["last_id"] = answer["data"][-1]["id"]
 
     def set_groups(self, mode: str, data: list[dict[str, Any]], sync_status: str | None = None) -> None:
-        """`set-agent-groups`. Raises WdbRefused."""
+        """Sends `set-agent-groups`. Raises WdbRefused."""
         request: dict[str, Any] = {"mode": mode, "data": data}
         if sync_status is not None:
             request["sync_status"] = sync_status
         self.command("global set-agent-groups " + json.dumps(request, ensure_ascii=False, separators=(",", ":")))
 
     def group_hash(self) -> str | None:
-        """The node's own global group hash (wdb.md 3.1)."""
+        """Returns the node's own global group hash (wdb.md 3.1)."""
         return self.agent_groups(get_global_hash=True)[1]
 
 
@@ -219,14 +221,15 @@ def wdb_http(
     body: str | bytes | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> tuple[int, dict[str, str], bytes]:
-    """One HTTP request on a connection of its own: status, headers (names in lower case), body. Raises WdbError."""
+    """Sends one HTTP request on a connection of its own; returns status, headers (names in lower case), body. Raises
+    WdbError."""
     where = Path(root) / WDB_HTTP
     connection = _HttpOverUnix(where, timeout_s)
     headers = {"Accept": "application/json", "Connection": "close"}
     if method == "POST":
         headers["Content-Type"] = "application/json"
     try:
-        # A server may answer and close before it has read the body: what it said counts.
+        # A server may answer and close before it has read the body; its answer is read all the same.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, path, _bytes(body) if body is not None else None, headers)
         response = connection.getresponse()
@@ -239,8 +242,8 @@ def wdb_http(
 
 
 def authd(root: str | Path, request: Any, timeout_s: float = TIMEOUT_S) -> Any:
-    """One request to the enrolment socket, one connection (wdb.md 8.1). A text or bytes is sent as it is, anything else as
-    JSON. The parsed answer, or the text where it is none. Raises WdbError."""
+    """Sends one request to the enrolment socket, on one connection (wdb.md 8.1). A text or bytes is sent unchanged,
+    anything else as JSON. Returns the parsed answer, or the text if it is not JSON. Raises WdbError."""
     payload = _bytes(request) if isinstance(request, (str, bytes)) else json.dumps(request).encode()
     frames = _Frames(Path(root) / AUTH, timeout_s)
     try:
@@ -255,7 +258,7 @@ def authd(root: str | Path, request: Any, timeout_s: float = TIMEOUT_S) -> Any:
 
 
 def parted(answer: bytes) -> tuple[str, str]:
-    """Status word and payload of an answer, split at the first space (wdb.md 2.2)."""
+    """Splits an answer into status word and payload, at the first space (wdb.md 2.2)."""
     status, _, payload = answer.decode(errors="surrogateescape").partition(" ")
     return status, payload
 

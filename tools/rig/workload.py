@@ -1,7 +1,7 @@
 """Trees to synchronise: generated ones that look like a manager's, copies of real ones, and changes to them.
 
-Everything is decided by `seed`: the same call on the same tree does the same. Only files that nodes synchronise are made,
-changed or deleted, except `etc/shared/ar.conf`, which is there because it must not be synchronised.
+`seed` decides everything: the same call on the same tree has the same result. Only files that nodes synchronise are
+created, changed or deleted, except `etc/shared/ar.conf`, which exists because it must not be synchronised.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ WORDS = (  # noqa: SIM905 - a list of 37 lines reads worse
 
 @dataclass(frozen=True)
 class Summary:
-    """What a tree holds: synchronised files and their bytes."""
+    """The content of a tree: number of synchronised files and their bytes."""
 
     files: int
     bytes: int
@@ -53,10 +53,10 @@ class TreeChange:
 def generate(
     root: Path, *, seed: int = 1, agents: int = 250, groups: int = 8, files: int = 0, size: int = 8192
 ) -> Summary:
-    """Make a manager's tree below `root`.
+    """Creates a manager's tree below `root`.
 
-    `files` 0: a realistic small set (about 100 files). Otherwise exactly `files` synchronised files in all, lognormal in
-    size with a mean of `size` bytes, the realistic set among them as far as it fits.
+    `files` 0: a realistic small set (about 100 files). Otherwise exactly `files` synchronised files in all, lognormal
+    in size with a mean of `size` bytes, including as much of the realistic set as fits.
     """
     rng = random.Random(f"{seed}-tree")
     written = 0
@@ -81,11 +81,12 @@ def generate(
 
 
 def copy_tree(source: Path, root: Path) -> Summary:
-    """Copy a real tree into a node; `source` is only read.
+    """Copies a real tree into a node; `source` is only read.
 
-    With `etc/` in it, its synchronised directories and client.keys are taken as they stand. Otherwise `rules`, `decoders`,
-    `lists` and `shared` go to their place below etc/, `client.keys` to etc/, any other directory (such as `sca`) becomes a
-    group below etc/shared, and loose files go to etc/shared/default. Links and special files are left out.
+    If it has `etc/`, its synchronised directories and client.keys are copied unchanged. Otherwise `rules`, `decoders`,
+    `lists` and `shared` are copied to their place below etc/, `client.keys` to etc/, any other directory (such as
+    `sca`) becomes a group below etc/shared, and loose files are copied to etc/shared/default. Links and special files
+    are left out.
     """
     if (source / "etc").is_dir():
         pairs = [(source / key, key) for key in ITEMS if key != "etc/"]
@@ -118,7 +119,7 @@ def copy_tree(source: Path, root: Path) -> Summary:
 
 
 def paths(root: Path) -> list[str]:
-    """The synchronised files of a node, relative to its root, sorted."""
+    """Returns the synchronised files of a node, relative to its root, sorted."""
     found = []
     for key, (_, recursive, _, _) in ITEMS.items():
         for directory, below, names in os.walk(root / key):
@@ -134,7 +135,7 @@ def summarise(root: Path) -> Summary:
 
 
 def change(root: Path, *, seed: int, edit: int = 1, add: int = 1, delete: int = 1) -> list[TreeChange]:
-    """Edit, add and delete that many files of a node. client.keys may be edited and is never deleted."""
+    """Edits, adds and deletes these numbers of files of a node. client.keys may be edited and is never deleted."""
     rng = random.Random(f"{seed}-change")
     present = paths(root)
     picked = rng.sample(present, min(len(present), edit + delete))
@@ -157,7 +158,7 @@ def change(root: Path, *, seed: int, edit: int = 1, add: int = 1, delete: int = 
 
 
 def tamper(root: Path, *, seed: int) -> list[TreeChange]:
-    """What nobody should do on a worker: rewrite a file with the same size and time, remove one, and plant one."""
+    """Tampers with a worker: rewrites a file with the same size and time, removes one, and plants one."""
     rng = random.Random(f"{seed}-tamper")
     present = [path for path in paths(root) if _size(root / path)]
     picked = rng.sample(present, min(2, len(present)))
@@ -178,7 +179,7 @@ def tamper(root: Path, *, seed: int) -> list[TreeChange]:
 
 
 def _size(path: Path) -> int:
-    """In bytes; 0 for a file that a sync of the running node has just removed."""
+    """Returns the size in bytes; 0 for a file that a sync of the running node has just removed."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -283,7 +284,7 @@ def _decoders(rng: random.Random, program: str) -> bytes:
 
 
 def _corpus(rng: random.Random) -> bytes:
-    """Two MiB of configuration-like text to cut files from; about as compressible as real rules."""
+    """Returns two MiB of configuration-like text to cut files from; about as compressible as real rules."""
     out = bytearray()
     while len(out) < 2 * 1024 * 1024:
         out += _rules(rng, rng.randrange(100000), 40) + _decoders(rng, rng.choice(PROGRAMS))
