@@ -1,4 +1,4 @@
-"""What `clusterd adopt` puts into a manager's `bin`, and what is found there. Nothing is kept beside: the files are the state.
+"""The files that `clusterd adopt` puts into a manager's `bin`, and their state. There is no other record of it.
 
 bin/wazuh-clusterd         our launcher        bin/cluster_control         our launcher
 bin/wazuh-clusterd.stock   the stock file      bin/cluster_control.stock   the stock file

@@ -1,6 +1,6 @@
-"""The framework process: runs in the Python of the installed framework, where nothing else of ours can be imported.
+"""The framework process: runs in the Python of the installed framework, where no other module of clusterd can be imported.
 
-One file, the standard library, and the framework's interface as docs/protocol/framework.md has it. Python 3.9 or newer.
+One file, the standard library, and the framework's interface as in docs/protocol/framework.md. Python 3.9 or newer.
 The supervisor starts it (clusterd/supervisor/helpers.py) with descriptor 3 as one end of a socket pair; sync has the other one
 (clusterd/sync/ports/framework_helper.py), and imports this module for FRAME, the kinds and the limits.
 

@@ -1,7 +1,7 @@
 """A rig: a master and workers on loopback ports of this machine, below one directory.
 
-    DIR/rig.json             what is there (no key in it)
-    DIR/agents.json          its agents and what each said last, if it has any
+    DIR/rig.json             the rig's nodes (no key in it)
+    DIR/agents.json          its agents and the last report of each, if it has any
     DIR/rig_manager_1        the master's root; rig_manager_2, ... the workers'
     DIR/links/NODE.sock      control of a worker's link (faults.py), if the rig has links
 
