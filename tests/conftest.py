@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import hypothesis
 import pytest
 
+from tests.warm import WARM
 from tools.rig import workload
 from tools.rig.guard import end_in_order, guarded
 from tools.rig.nodes import Rig
@@ -69,6 +70,8 @@ def rigs() -> Iterator[MakeRig]:
     """Make a rig with a filled master, nothing started: `make_rig(workers, **options of Rig.create)`; `files`, `size`, `tree`
     say what the master holds. Afterwards nothing of it may run, whatever the test did.
 
+    Commands are forks of a process that has loaded them (tests/warm.py); with `run=run_program` they are started as programs.
+
     Not below tmp_path: socket paths have 107 bytes, and nodes started as root drop to a user who has to get in.
     """
     with guarded("rig-") as base:
@@ -81,6 +84,7 @@ def _rigs(base: Path) -> Iterator[MakeRig]:
     def make(workers: int = 2, *, files: int = 0, size: int = 8192, tree: Path | None = None, **options: Any) -> Rig:
         options.setdefault("scale", SCALE)
         options.setdefault("key", KEY)
+        options.setdefault("run", WARM.run)
         rig = Rig.create(base / str(len(made)), workers, **options)
         made.append(rig)
         if tree:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from clusterd.rundir import board_path
 from clusterd.supervisor.pidfile import running_pid
 from ipc.board import Board, RowSnapshot
 from tests.supervisor.helpers import MARK, make_tree, marked, until
+from tests.warm import WARM, Forked
 
 
 class FakeNode:
@@ -24,7 +24,7 @@ class FakeNode:
     def __init__(self, root: Path) -> None:
         self.root = make_tree(root)
         self.mark = uuid.uuid4().hex
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Forked | None = None
 
     def behave(self, name: str, behaviour: str) -> None:
         (self.root / f"behave-{name}").write_text(behaviour)
@@ -34,7 +34,7 @@ class FakeNode:
         words = [f"{name}={value}" for name, value in options.items()]
         command = [sys.executable, "-m", "tests.supervisor.fake_node", str(self.root), *words]
         with (self.root / "stderr").open("wb") as stderr:
-            self.process = subprocess.Popen(command, env=os.environ | {MARK: self.mark, DEBUGGABLE: "1"}, stderr=stderr)
+            self.process = WARM.start(command, os.environ | {MARK: self.mark, DEBUGGABLE: "1"}, err=stderr.fileno())
 
     def serve(self, **options: float) -> None:
         """Returns when it serves."""

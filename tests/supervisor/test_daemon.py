@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -15,14 +14,18 @@ from clusterd.supervisor.pidfile import running_pid
 from clusterd.supervisor.run import StartResult
 from tests.supervisor.conftest import FakeNode
 from tests.supervisor.helpers import MARK, marked, until
+from tests.warm import WARM
 
 
 def start(node: FakeNode, *words: str) -> StartResult:
     """Starts and returns what it printed; waits for the end of its output, as a caller with a pipe does."""
     command = [sys.executable, "-m", "tests.supervisor.fake_node", str(node.root), *words]
-    done = subprocess.run(command, env=os.environ | {MARK: node.mark, DEBUGGABLE: "1"}, capture_output=True, timeout=60)
-    result = msgspec.json.decode(done.stdout, type=StartResult)
-    assert done.returncode == result.code
+    reading, writing = os.pipe()
+    with open(reading, "rb") as printed:
+        started = WARM.start(command, os.environ | {MARK: node.mark, DEBUGGABLE: "1"}, out=writing)
+        os.close(writing)
+        result = msgspec.json.decode(printed.read(), type=StartResult)
+    assert started.wait(60) == result.code
     return result
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import rigs
+from tests.warm import WARM
 from tools.cluster_tables import agents_table, duration, health_long, health_summary, nodes_table
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
@@ -203,14 +204,8 @@ def rig() -> Iterator[Rig]:
 
 def tool(root: Path, *arguments: str, module: str = "tools.cluster_control") -> subprocess.CompletedProcess[str]:
     before = ["--root", str(root), "control"] if module == "tools.cli" else []
-    return subprocess.run(
-        [sys.executable, "-m", module, *before, *arguments],
-        env=dict(os.environ, CLUSTERD_ROOT=str(root), COLUMNS="200"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = dict(os.environ, CLUSTERD_ROOT=str(root), COLUMNS="200")
+    return WARM.capture([sys.executable, "-m", module, *before, *arguments], environment)
 
 
 def printed(node: RigNode, *arguments: str) -> str:

@@ -16,10 +16,10 @@ import pytest
 from clusterd.exits import ExitCode
 from tests.conftest import MakeRig
 from tools.rig.faults import signal_process
-from tools.rig.nodes import MARK, Rig, RigNode
+from tools.rig.nodes import MARK, RigNode, Rig, run_program
 from tools.rig.peer import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 Done = subprocess.CompletedProcess[str]
 STATUS_KEYS = {
@@ -95,6 +95,7 @@ def set_conf(node: RigNode, tag: str, value: str) -> None:
 
 
 def test_start_returns_when_the_node_serves_and_stop_when_it_is_gone(rig: Rig) -> None:
+    rig.run = run_program  # no fork of it (tests/warm.py)
     done = clusterd(rig, "start")
     assert (done.returncode, done.stderr) == (ExitCode.OK, "")
     found = status(rig)
@@ -135,6 +136,7 @@ def test_port_in_use_is_a_reason_not_to_start(rig: Rig, master: RigNode) -> None
 
 
 def test_restart_gives_a_new_supervisor_and_bad_configuration_keeps_the_old_one(rig: Rig, master: RigNode) -> None:
+    rig.run = run_program
     before = rig.processes("master")
     assert clusterd(rig, "restart").returncode == ExitCode.OK
     after = rig.processes("master")

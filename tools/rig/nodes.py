@@ -21,17 +21,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
 from clusterd.rights import DEBUGGABLE
 from tools.rig.compare import Comparison, compare
 from tools.rig.guard import MARK
+from tools.rig.patience import Patience
 
 STATE = "rig.json"
 AGENTS = "agents.json"
@@ -48,6 +49,21 @@ SCALED = {
     "master": {"recalculate_integrity": 8, "sync_agent_groups": 10},
 }
 """Intervals in seconds that `scale` shortens; timeouts and keepalives stay unchanged."""
+
+
+Run = Callable[[Sequence[str], IO[str], IO[str], Mapping[str, str], float], int]
+"""Runs a command line: where its output and its errors go, its environment, seconds. Returns the exit code; raises
+subprocess.TimeoutExpired, then nothing of it runs."""
+
+
+def run_program(
+    line: Sequence[str], out: IO[str], err: IO[str], environment: Mapping[str, str], timeout_s: float
+) -> int:
+    """`Run` for every program."""
+    done = subprocess.run(
+        line, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, timeout=timeout_s, check=False
+    )
+    return done.returncode
 
 
 class RigError(Exception):
@@ -71,13 +87,14 @@ class RigNode:
 class Rig:
     """`directory` contains everything. Returned by `create` or `load`; `down` removes the rig in whatever state it is.
 
-    `program` is the command line of `clusterd`, so that the same tests can run on another build of it.
+    `program` is the command line of `clusterd`, so that the same tests can run on another build of it. `run` runs it.
     """
 
     directory: Path
     nodes: list[RigNode] = field(default_factory=list)
     scale: float = 1.0
     program: tuple[str, ...] = PROGRAM
+    run: Run = run_program
 
     @classmethod
     def create(
@@ -90,6 +107,7 @@ class Rig:
         overrides: dict[str, Any] | None = None,
         program: tuple[str, ...] = PROGRAM,
         key: str | None = None,
+        run: Run = run_program,
     ) -> "Rig":
         """Creates the nodes' directories and configuration; starts nothing but the links.
 
@@ -108,7 +126,7 @@ class Rig:
         if directory.stat().st_uid != os.geteuid():
             raise RigError(f"{directory} belongs to another user: choose another --dir")
         directory.chmod(0o711)
-        rig = cls(directory, scale=scale, program=program)
+        rig = cls(directory, scale=scale, program=program, run=run)
         rig._save()
         try:
             key = key or secrets.token_hex(16)
@@ -211,9 +229,9 @@ class Rig:
     def wait_equal(self, timeout_s: float, pause_s: float = 0.1) -> float:
         """Polls until all workers equal the master; returns the seconds taken. Raises RigError with the remaining
         differences."""
-        began = time.monotonic()
+        began, patience = time.monotonic(), Patience(timeout_s)
         while not all((found := self.compare())[node.name].is_equal for node in self.workers):
-            if time.monotonic() - began > timeout_s:
+            if patience.is_over():
                 left = [f"{name}: {line}" for name, one in found.items() for line in list(one.lines())[:3]]
                 raise RigError(f"not equal after {timeout_s:g} s: {'; '.join(left)}")
             time.sleep(pause_s)
@@ -233,20 +251,12 @@ class Rig:
         line = [*self.program, "--root", str(node.root), *arguments]
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             try:
-                done = subprocess.run(
-                    line,
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=err,
-                    env=environment,
-                    timeout=timeout_s,
-                    check=False,
-                )
+                code = self.run(line, out, err, environment, timeout_s)
             except subprocess.TimeoutExpired:
                 raise RigError(f"{node.name}: `{' '.join(arguments)}` did not end in {timeout_s:g} s") from None
             out.seek(0)
             err.seek(0)
-            return subprocess.CompletedProcess(line, done.returncode, out.read(), err.read())
+            return subprocess.CompletedProcess(line, code, out.read(), err.read())
 
     def running(self) -> list[psutil.Process]:
         """Returns every process of this rig, found by its mark; never the caller or its parents."""
@@ -321,9 +331,9 @@ class Rig:
                 start_new_session=True,
             )
             port: int = listener.getsockname()[1]
-        deadline = time.monotonic() + 20
+        patience = Patience(20)
         while not control.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or patience.is_over():
                 raise RigError(f"the link of {name} did not start")
             time.sleep(0.02)
         process.returncode = 0  # it lives on without us: `down` ends it by its mark, and Popen shall not warn about it

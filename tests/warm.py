@@ -1,0 +1,231 @@
+"""`clusterd` in a fork of a process that has loaded it: what the command does is the same, what it costs is not.
+
+Loading the daemon takes a second of CPU, and most tests that start nodes would spend their time with it. So each test process
+keeps one process that loads everything, once, and forks for each command. A fork is made to look like the command: arguments and
+environment (in /proc, too), directory, standard files; nothing else is open. Tests about the program itself, its loading or its
+exit, take `run_program` instead (`make_rig(run=run_program)`). tests/tools/test_warm.py compares the two.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, NoReturn
+
+from tools.rig.nodes import PROJECT, run_program
+
+MODULE = (sys.executable, "-m")
+ARGUMENTS_ROOM, ENVIRONMENT_ROOM = 4096, 32768
+"""Bytes that /proc shows of a fork's arguments and environment at most."""
+MESSAGE = 1 << 17
+
+
+class Forked:
+    """A command that runs: what is needed of `subprocess.Popen`."""
+
+    def __init__(self, line: Sequence[str], told: int) -> None:
+        self._line = line
+        self._told = open(told, "rb", buffering=0)  # noqa: SIM115
+        self.returncode: int | None = None
+        self.pid = self._read()
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._told], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, or -N of signal N. Raises subprocess.TimeoutExpired."""
+        if self.returncode is None:
+            if not select.select([self._told], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self._line, timeout or 0)
+            self.returncode = self._read()
+            self._told.close()
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _read(self) -> int:
+        text = self._told.read(16)
+        assert text, "the process that forks commands is gone: was it killed?"
+        return int(text)
+
+
+class Warm:
+    """The test's end; the process behind it ends with this one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._pid = 0
+
+    def start(
+        self, line: Sequence[str], environment: Mapping[str, str], *, out: int | None = None, err: int | None = None
+    ) -> Forked:
+        """Runs `python -m MODULE ...`. `out`, `err`: descriptors; without one it goes to /dev/null."""
+        assert tuple(line[:2]) == MODULE, line
+        with self._lock:
+            if self._socket is None or self._pid != os.getpid():
+                self._begin()
+            server = self._socket
+        assert server is not None
+        wanted = {"line": line, "environment": dict(environment), "directory": os.getcwd()}
+        told, telling = os.pipe()
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            files = [null if out is None else out, null if err is None else err, telling]
+            socket.send_fds(server, [json.dumps(wanted).encode()], files)
+        finally:
+            os.close(telling)
+            os.close(null)
+        return Forked(line, told)
+
+    def run(
+        self, line: Sequence[str], out: IO[str], err: IO[str], environment: Mapping[str, str], timeout_s: float
+    ) -> int:
+        """A `Run` of tools/rig/nodes.py. What is no module of Python is run as the program it is."""
+        if tuple(line[:2]) != MODULE:
+            return run_program(line, out, err, environment, timeout_s)
+        started = self.start(line, environment, out=out.fileno(), err=err.fileno())
+        try:
+            return started.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+            raise
+
+    def capture(
+        self, line: Sequence[str], environment: Mapping[str, str], timeout_s: float = 60
+    ) -> "subprocess.CompletedProcess[str]":
+        """`run`, with what it prints."""
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            code = self.run(line, out, err, environment, timeout_s)
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(line, code, out.read(), err.read())
+
+    def _begin(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MESSAGE)
+        environment = os.environ | {"PYTHONPATH": str(PROJECT), "CLUSTERD_ROOM": "-" * ENVIRONMENT_ROOM}
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.warm", str(theirs.fileno()), "-" * ARGUMENTS_ROOM],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+            )
+        process.returncode = 0  # it ends when nobody has our end any more
+        self._socket, self._pid = ours, os.getpid()
+
+
+WARM = Warm()
+
+
+def serve(control: socket.socket) -> None:
+    """Fork for each command until the test process is gone."""
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C only the end of the test process counts
+    running: dict[int, tuple[int, int]] = {}  # descriptor of a fork: its pid, and where its end is told
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    while True:
+        for fd, _ in poll.poll():
+            if fd == control.fileno():
+                message, files, _, _ = socket.recv_fds(control, MESSAGE, 3)
+                if not message:
+                    return
+                pid = os.fork()
+                if pid == 0:
+                    signal.signal(signal.SIGINT, interrupt)
+                    _become(json.loads(message), files[0], files[1], control)
+                os.write(files[2], f"{pid}\n".encode())
+                os.close(files[0])
+                os.close(files[1])
+                watched = os.pidfd_open(pid)
+                running[watched] = pid, files[2]
+                poll.register(watched, select.POLLIN)
+            else:
+                pid, telling = running.pop(fd)
+                poll.unregister(fd)
+                os.close(fd)
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with contextlib.suppress(BrokenPipeError):
+                    os.write(telling, f"{code}\n".encode())
+                os.close(telling)
+
+
+def _become(wanted: dict[str, Any], out: int, err: int, control: socket.socket) -> NoReturn:
+    code: object = 1
+    try:
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        control.detach()
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2:
+                with contextlib.suppress(OSError):
+                    os.close(int(name))
+        line, environment = wanted["line"], wanted["environment"]
+        os.environ.clear()
+        os.environ.update(environment)
+        _show(line, [f"{name}={value}" for name, value in environment.items()])
+        os.chdir(wanted["directory"])
+        sys.argv = line[2:]
+        sys.modules.pop(line[2], None)  # it is __main__ only, as in a program
+        runpy.run_module(line[2], run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as ended:
+        code = 0 if ended.code is None else ended.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def _show(arguments: list[str], environment: list[str]) -> None:
+    """What /proc/PID/cmdline and environ say is what stands where the system put the arguments of this process."""
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    for strings, begin, end in (
+        (arguments, int(fields[45]), int(fields[46])),
+        (environment, int(fields[47]), int(fields[48])),
+    ):
+        block = b"".join(os.fsencode(one) + b"\0" for one in strings)
+        assert len(block) <= end - begin, "no room in /proc"
+        ctypes.memmove(begin, block.ljust(end - begin, b"\0"), end - begin)
+
+
+def main() -> None:
+    from clusterd.supervisor.preload import preload
+    from tools.cli import COMMANDS
+
+    for place, _ in COMMANDS.values():
+        importlib.import_module(place.partition(":")[0])
+    importlib.import_module("tools.starting")
+    preload()
+    gc.collect()
+    gc.freeze()
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        control.set_inheritable(False)
+        serve(control)
+
+
+if __name__ == "__main__":
+    main()
