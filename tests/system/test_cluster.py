@@ -4,9 +4,9 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hashing.atomic import temporary_name
@@ -15,8 +15,9 @@ from tools.rig import workload
 from tools.rig.faults import signal_process, tell_link
 from tools.rig.nodes import Rig
 from tools.rig.peer import LocalClient, wait_until
+from tools.status import StatusReader
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 RULESET = Path(__file__).resolve().parents[3] / "shared" / "data" / "ruleset-4.14.1.tar.xz"
 
@@ -180,18 +181,28 @@ def test_idle_cluster_moves_no_file_and_logs_only_the_periodic_lines(make_rig: M
 
 
 def test_many_files_reach_two_workers_while_the_master_stays_quick(make_rig: MakeRig) -> None:
-    """2,000 files; the master answers local echoes all the time. Benchmarks measure how soon."""
+    """2,000 files; the master answers local echoes all the time, and none has to wait until net or sync have computed for long: the
+    load of the machine does not count. Benchmarks measure how soon."""
     rig = make_rig(2, files=2000, size=10000)
     rig.start("master")
-    times: list[float] = []
+    pids = rig.processes("master")
+    loops = [psutil.Process(pids[name]) for name in ("net", "sync")]
+    computed: list[float] = []
+    answered_in_sync = 0
     stop = threading.Event()
+    reader = StatusReader(str(rig.master.root))
+
+    def spent() -> float:
+        return sum(times.user + times.system for times in (loop.cpu_times() for loop in loops))
 
     def echo() -> None:
+        nonlocal answered_in_sync
         with LocalClient(rig.master.root / "queue/cluster/c-internal.sock") as client:
             while not stop.wait(0.01):
-                began = time.perf_counter()
+                before = spent()
                 assert client.ask("echo-c", b"keepalive").command == b"ok-m"
-                times.append(time.perf_counter() - began)
+                computed.append(spent() - before)
+                answered_in_sync += bool(reader.read_sync()["syncs"])
 
     thread = threading.Thread(target=echo)
     thread.start()
@@ -201,10 +212,8 @@ def test_many_files_reach_two_workers_while_the_master_stays_quick(make_rig: Mak
     finally:
         stop.set()
         thread.join()
-    times.sort()
-    assert len(times) > 50
-    assert times[len(times) // 2] < 2
-    assert times[-1] < 20
+    assert answered_in_sync > 5
+    assert max(computed) < 0.5
 
 
 @pytest.mark.shared
