@@ -22,6 +22,7 @@ from clusterd.settings import ApiSettings
 from tests.api.harness import Door
 from tests.net.harness import wait_until
 from tools.api_setup import self_signed
+from tools.rig.patience import Patience
 
 TIMEOUT_S = 0.4
 CONNECTIONS = 12
@@ -60,9 +61,9 @@ class Served:
 
     def __enter__(self) -> "Served":
         self._thread.start()
-        deadline = time.monotonic() + 60
+        patience = Patience(60)
         while self._server is None or not self._server.started:
-            assert time.monotonic() < deadline
+            assert not patience.is_over()
             time.sleep(0.005)
         return self
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tools.rig.patience import Patience
 from tools.rig.wdb_client import WdbClient
 
 LONG_AGO = 1_700_000_000
@@ -185,7 +186,7 @@ def within(low: float, value: int, high: float) -> bool:
 
 
 def until(reached: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+    patience = Patience(DEADLINE_S)
     while not reached():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S:g} s: {what}"
+        assert not patience.is_over(), f"not within {DEADLINE_S:g} s: {what}"
         time.sleep(0.01)

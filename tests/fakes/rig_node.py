@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from tools.rig.patience import Patience
 from tools.rig.peer import StockMaster, StockWorker
 
 LINE = (sys.executable, "-m", "tests.fakes.rig_node")
@@ -41,9 +42,9 @@ def start(root: Path) -> int:
         return 1
     line = [*LINE, "--root", str(root), "supervise"]
     process = subprocess.Popen(line, stdin=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
+    patience = Patience(60)
     while not (root / "ready").exists():
-        if time.monotonic() > deadline or process.poll() is not None:
+        if patience.is_over() or process.poll() is not None:
             return 1
         time.sleep(0.02)
     process.returncode = 0

@@ -10,6 +10,7 @@ import zmq
 from clusterd.messages.links import LinkInfo, LinkUp, NetHello, NetToSync, PeerRequest, Reply, SyncHello, SyncToNet
 from clusterd.rundir import sync_socket
 from ipc.codec import Decoder, encode
+from tools.rig.patience import Patience
 
 M = TypeVar("M")
 NET = b"net"
@@ -52,9 +53,9 @@ class FakeSync:
 
         A net that starts says hello unasked, so the last one counts."""
         found = None
-        deadline = time.monotonic() + 60.0
+        patience = Patience(60)
         while found is None:
-            assert time.monotonic() < deadline, "net did not say hello"
+            assert not patience.is_over(), "net did not say hello"
             self.send(SyncHello(self.incarnation))
             while (message := self._receive(0.5 if found is None else 0.02)) is not None:
                 if isinstance(message, NetHello):

@@ -108,7 +108,6 @@ def live_through_kills(rig: Rig, *, agents: int, seconds: float, every_s: float,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_nothing_is_lost_while_children_are_killed(make_rig: MakeRig) -> None:
     rig = make_rig(2, overrides=OVERRIDES, links=True)
     said, kills, _ = live_through_kills(rig, agents=300, seconds=25, every_s=1.5, seed=1)

@@ -13,7 +13,7 @@ from tools.rig import workload
 from tools.rig.nodes import Rig, RigError, RigNode
 from tools.rig.peer import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 def problems(rig: Rig, node: RigNode) -> dict[str, str]:

@@ -9,6 +9,8 @@ import psutil
 import pytest
 import uvloop
 
+from tools.rig.patience import Patience
+
 
 def _held() -> tuple[set[str], int, set[str]]:
     descriptors = set()
@@ -36,11 +38,11 @@ def _nothing_is_left(_loop_library: None) -> Iterator[None]:
     before, threads, children = _held(), set(threading.enumerate()), _children()
     yield
     assert _children() <= children
-    deadline = time.monotonic() + 30
+    patience = Patience(30)
     while True:
         now = _held()
         if now[0] <= before[0] and now[1] <= before[1] and now[2] <= before[2]:
             break
-        assert time.monotonic() < deadline, f"left over: {now[0] - before[0]}, threads {before[1]} to {now[1]}"
+        assert not patience.is_over(), f"left over: {now[0] - before[0]}, threads {before[1]} to {now[1]}"
         time.sleep(0.01)
     assert set(threading.enumerate()) <= threads

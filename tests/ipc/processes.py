@@ -11,6 +11,7 @@ from types import TracebackType
 import uvloop
 
 from tests.fakes.forks import die_with_parent
+from tools.rig.patience import Patience
 
 PATIENCE_S = 60.0
 
@@ -23,9 +24,9 @@ def in_loop(work: Callable[[], Awaitable[None]]) -> None:
 
 def until(claim: Callable[[], bool]) -> None:
     """Wait for a condition, not for a time."""
-    deadline = time.monotonic() + PATIENCE_S
+    patience = Patience(PATIENCE_S)
     while not claim():
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert not patience.is_over(), "it did not come true in time"
         time.sleep(0.005)
 
 

@@ -21,6 +21,7 @@ from ipc.board import Board, RowSnapshot
 from tests.fakes.forks import die_with_parent
 from tests.fakes.sync import FakeSync
 from tools.rig.guard import guarded
+from tools.rig.patience import Patience
 from tools.rig.peer import FrameReader, PeerMessage, build_frames
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -42,12 +43,12 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
     """What `condition` gives once it is true; polls."""
-    deadline = time.monotonic() + timeout_s
+    patience = Patience(timeout_s)
     while True:
         found = condition()
         if found:
             return found
-        assert time.monotonic() < deadline, f"not in {timeout_s} s: {what}"
+        assert not patience.is_over(), f"not in {timeout_s} s: {what}"
         time.sleep(0.005)
 
 
@@ -177,9 +178,9 @@ class NetNode:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         os.kill(self.pid, number)
-        deadline = time.monotonic() + PATIENCE_S
+        patience = Patience(PATIENCE_S)
         while (code := self.ended()) is None:
-            assert time.monotonic() < deadline, "net does not stop"
+            assert not patience.is_over(), "net does not stop"
             time.sleep(0.005)
         return code
 

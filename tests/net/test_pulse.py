@@ -98,7 +98,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.timeout(120)
 def test_a_silent_peer_that_agreed_to_a_pulse_is_let_go_and_no_other(master: Master) -> None:
     node = master()
     assert node.sync is not None
@@ -113,7 +112,6 @@ def test_a_silent_peer_that_agreed_to_a_pulse_is_let_go_and_no_other(master: Mas
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.timeout(120)
 def test_a_peer_that_only_answers_pulses_stays(master: Master) -> None:
     node = master()
     assert node.sync is not None
@@ -127,7 +125,6 @@ def test_a_peer_that_only_answers_pulses_stays(master: Master) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.timeout(120)
 def test_who_comes_again_takes_the_place_of_its_silent_connection(master: Master) -> None:
     node = master()
     assert node.sync is not None

@@ -83,7 +83,6 @@ def works(node: NetNode, trickle: Trickle, source: str) -> None:
             wait_until(lambda number=counter: answered(number), f"{command} is answered", 60)
 
 
-@pytest.mark.timeout(180)
 def test_forty_links_of_one_address_that_trickle_keep_nobody_waiting(master: Master) -> None:
     node = master(slabs=(16, 4))
     trickle = Trickle(node, ["127.0.0.66"])
@@ -91,7 +90,6 @@ def test_forty_links_of_one_address_that_trickle_keep_nobody_waiting(master: Mas
     assert not node.lines("while others waited for room")  # there was no need to
 
 
-@pytest.mark.timeout(300)
 def test_forty_links_of_many_addresses_that_trickle_are_let_go_when_others_wait(
     master: Master, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,8 +17,9 @@ from clusterd.settings import ClusterBlock, Clusterd, Secret, Settings
 from clusterd.wdb.stream import is_served
 from ipc.board import Board
 from tests.fakes.forks import die_with_parent
+from tools.rig.patience import Patience
 
-START_S = 20.0
+START_S = 60.0
 
 
 class LoneStore:
@@ -48,10 +49,10 @@ class LoneStore:
         log.close()
         self.pid = pid
         self._row.set_pid(pid)
-        deadline = time.monotonic() + START_S
+        patience = Patience(START_S)
         while self._row.snapshot().state != "ready":
             ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended or time.monotonic() > deadline:
+            if ended or patience.is_over():
                 self.pid = 0
                 reason = self.root / "var/run/clusterd/reason"
                 raise RuntimeError(f"the store did not start: {reason.read_text() if reason.exists() else status}")
@@ -79,12 +80,12 @@ class LoneStore:
 
     def _end(self, number: signal.Signals) -> int:
         os.kill(self.pid, number)
-        deadline = time.monotonic() + START_S
+        patience = Patience(START_S)
         while True:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
             if ended:
                 break
-            if time.monotonic() > deadline:
+            if patience.is_over():
                 os.kill(self.pid, signal.SIGKILL)
                 raise RuntimeError("the store did not end")
             time.sleep(0.002)

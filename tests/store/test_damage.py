@@ -16,15 +16,16 @@ from clusterd.store.renew import renew
 from clusterd.wdb.stream import is_served
 from tests.store.lone_store import LoneStore, lone_store
 from tools.cli import cluster
+from tools.rig.patience import Patience
 from tools.rig.wdb_client import WdbClient, WdbError
 
 DEADLINE_S = 60.0
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+    patience = Patience(DEADLINE_S)
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert not patience.is_over(), what
         time.sleep(0.05)
 
 

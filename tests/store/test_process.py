@@ -19,6 +19,7 @@ from clusterd.settings import Clusterd, Settings
 from clusterd.store.choice import choose
 from clusterd.store.stream import StreamServer
 from tests.store.lone_store import LoneStore, lone_store
+from tools.rig.patience import Patience
 
 
 class Client:
@@ -70,8 +71,8 @@ def test_every_answered_write_survives_a_kill(store: LoneStore) -> None:
     writers = [threading.Thread(target=write, args=(1 + n * 1_000_000,)) for n in range(4)]
     for writer in writers:
         writer.start()
-    deadline = time.monotonic() + 60
-    while len(answered) < 500 and time.monotonic() < deadline:
+    patience = Patience(60)
+    while len(answered) < 500 and not patience.is_over():
         time.sleep(0.01)
     store.kill()
     for writer in writers:

@@ -9,6 +9,7 @@ from typing import TypeVar
 import psutil
 
 from clusterd.supervisor.privileges import WORKING_DIRECTORIES
+from tools.rig.patience import Patience
 
 T = TypeVar("T")
 MARK = "CLUSTERD_TEST_NODE"
@@ -16,9 +17,9 @@ MARK = "CLUSTERD_TEST_NODE"
 
 def until(condition: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
     """Poll until the condition is true; returns its value."""
-    deadline = time.monotonic() + timeout_s
+    patience = Patience(timeout_s)
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {timeout_s:g} s until {what}"
+        assert not patience.is_over(), f"waited {timeout_s:g} s until {what}"
         time.sleep(0.01)
     return value
 

@@ -29,8 +29,9 @@ from hashing.manifest import WireMeta, build_manifest
 from hashing.walk import scan_shard
 from tests.fakes.clock import FakeClock
 from tests.fakes.pool import InlinePool
+from tools.rig.patience import Patience
 
-SOON_S = 10.0
+SOON_S = 60.0
 R = TypeVar("R", bound=Result)
 
 
@@ -108,9 +109,9 @@ def scans(node: Node) -> list[ScanShard]:
 
 
 async def until(claim: Callable[[], bool], what: str = "") -> None:
-    deadline = time.monotonic() + SOON_S
+    patience = Patience(SOON_S)
     while not claim():
-        assert time.monotonic() < deadline, what or "it did not happen"
+        assert not patience.is_over(), what or "it did not happen"
         await asyncio.sleep(0.01)
 
 

@@ -13,7 +13,7 @@ from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import WdbClient, authd
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 AGENTS = 20
 

@@ -18,7 +18,7 @@ from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import WdbClient, WdbError, authd
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 QUICK: dict[str, Any] = {
     "intervals": {"master": {"agent_group_start_delay": 0.5}, "worker": {"agent_groups_mismatch_limit": 2}}

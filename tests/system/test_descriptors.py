@@ -11,7 +11,7 @@ from tests.conftest import MakeRig
 from tools.rig.nodes import Rig
 from tools.rig.peer import PeerError, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 MOST = 126
 """On a master with four workers and two cores there are 124; each further worker costs one, each pool process 12.

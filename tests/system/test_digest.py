@@ -19,7 +19,7 @@ from tools.rig.faults import signal_process
 from tools.rig.nodes import HOST, Rig, RigError, RigNode
 from tools.rig.peer import PeerMessage, ScriptedLink, StockMaster, StockWorker, dial, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 SELDOM = {
     "intervals": {"worker": {"sync_integrity": 60}, "master": {"recalculate_integrity": 60}},

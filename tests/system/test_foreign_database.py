@@ -10,7 +10,7 @@ from tests.fakes.wazuh_db import FakeWazuhDb
 from tools.rig.nodes import HOST, Rig
 from tools.rig.peer import StockMaster, StockWorker, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 OFF: dict[str, Any] = {
     "clusterd": {"store": "off"},

@@ -9,7 +9,7 @@ import pytest
 
 from tests.system.disk_stories import STORIES
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 OWN_MOUNTS = ["unshare", "--mount", "--propagation", "private"]
 

@@ -12,7 +12,7 @@ from tests.conftest import KEY, MakeRig
 from tools.rig.nodes import HOST, Rig
 from tools.rig.peer import PeerMessage, ScriptedLink, dial, exception_json
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 Answer = tuple[bytes, bytes] | None
 

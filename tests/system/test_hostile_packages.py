@@ -11,7 +11,7 @@ from tools.rig.peer import StockMaster, wait_until
 from tools.rig.peer_files import FILE_SEP, METADATA, PATH_SEP, package_name
 from tools.rig.peer_master import WorkerSession
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 
 def send(session: WorkerSession, files: dict[str, bytes]) -> None:

@@ -17,7 +17,7 @@ from tools.rig.peer import StockMaster, StockWorker, wait_until
 from tools.rig.peer_files import FILE_SEP, METADATA, PATH_SEP, blake2b_of, package_name, scan
 from tools.rig.peer_master import WorkerSession
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 NO_GROUPS = {"missing": {}, "extra": {}, "shared": {}}
 

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import MakeRig
 from tools.rig.peer import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

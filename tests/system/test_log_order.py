@@ -13,7 +13,7 @@ from tools.rig.nodes import HOST, Rig, RigNode
 from tools.rig.peer import StockMaster, StockWorker, wait_until
 from tools.rig.wdb_client import WdbClient
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 SOON: dict[str, Any] = {
     "intervals": {

@@ -14,7 +14,7 @@ from tests.net.harness import Talker, wait_until
 from tests.system.test_api import NAMES, SYNC_STATUS, client_of, failed_items, request, result
 from tools.rig.nodes import HOST, Rig
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 QUICK = {"intervals": {"communication": {"timeout_cluster_request": 3}}, "clusterd": {"request_timeout": 2}}
 ANSWERED_S = 60

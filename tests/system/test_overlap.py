@@ -13,7 +13,7 @@ from tools.rig.peer import StockMaster, wait_until
 from tools.rig.peer_files import package_name, scan, write_package
 from tools.rig.peer_master import WorkerSession
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 PATH = "etc/lists/large"
 

@@ -28,7 +28,7 @@ from tools.rig.peer import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 AUTH = "queue/sockets/auth"
 NO_STORE = {"clusterd": {"store": "off"}}

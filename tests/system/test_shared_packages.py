@@ -15,7 +15,7 @@ from tools.rig.nodes import HOST, Rig, RigNode
 from tools.rig.peer import ScriptedPeer, StockWorker, wait_until
 from tools.status import StatusReader
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 LARGE = 40_000_000
 CHUNK = 5 * 1024 * 1024

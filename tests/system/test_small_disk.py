@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import MakeRig
 from tools.rig.peer import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.slow
 
 LARGE = 36 << 20
 SMALL = "etc/rules/tiny.xml"

@@ -10,7 +10,7 @@ from tools.rig.faults import LinkCommand, tell_link
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 HEALED_S = 50
 """It takes 20; before there was a pulse it took two minutes."""

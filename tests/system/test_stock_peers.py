@@ -17,7 +17,7 @@ from tools.rig.peer import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 
 def stock_worker(rig: Rig, name: str = "rig_manager_2", **options: str) -> StockWorker:

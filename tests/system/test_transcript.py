@@ -26,7 +26,7 @@ from tools.rig.peer import wait_until
 from tools.rig.peer_files import FILE_SEP, METADATA, PATH_SEP
 from tools.rig.peer_frames import FrameReader, PeerMessage, build_frames
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 Line = dict[str, Any]
 LINES: dict[int, Line] = {line["seq"]: line for line in transcript() if "command" in line}

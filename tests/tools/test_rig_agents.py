@@ -20,7 +20,6 @@ QUICK = {"intervals": {"master": {"agent_group_start_delay": 0.3}, "worker": {"a
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
 def test_agents_report_move_and_are_compared(make_rig: MakeRig, capsys: pytest.CaptureFixture[str]) -> None:
     rig = make_rig(2, overrides=QUICK)
     (rig.master.root / "etc/client.keys").write_text("")
@@ -54,7 +53,6 @@ def test_agents_report_move_and_are_compared(make_rig: MakeRig, capsys: pytest.C
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
 def test_reports_go_on_when_a_store_is_killed(make_rig: MakeRig) -> None:
     rig = make_rig(2, overrides=QUICK)
     (rig.master.root / "etc/client.keys").write_text("")

@@ -200,7 +200,6 @@ def clusterd(node: RigNode, *arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_commands_on_nodes_that_run_are_cut_off_and_stop(rig: Rig) -> None:
     """One story, because nodes are slow to start."""
     one, two = rig.nodes

@@ -18,6 +18,7 @@ from tools.rig.compare import Comparison
 from tools.rig.faults import signal_process
 from tools.rig.guard import guarded
 from tools.rig.nodes import PROGRAM, SCALED, Rig, RigError
+from tools.rig.patience import Patience
 from tools.rig.screen import BAD, GOOD, LiveView, PlainView, Progress, View, files_text
 
 SCALE = 0.1
@@ -124,8 +125,8 @@ class Demo:
                 self.view.say(f"{name}: {line}", BAD)
 
     def _until(self, done: Callable[[], bool], look: Callable[[], Progress]) -> bool:
-        deadline = time.monotonic() + STEP_TIMEOUT_S
-        while time.monotonic() < deadline:
+        patience = Patience(STEP_TIMEOUT_S)
+        while not patience.is_over():
             self.view.progress(look())
             if done():
                 return True

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+from tools.rig.patience import Patience
 from tools.rig.peer_files import unpack
 from tools.rig.peer_frames import CHUNK, PeerError, PeerMessage, ScriptedLink
 
@@ -281,8 +282,8 @@ class ScriptedPeer:
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
     """Polls until `condition` holds; raises PeerError naming `what` after the time."""
-    deadline = time.monotonic() + timeout_s
+    patience = Patience(timeout_s)
     while not condition():
-        if time.monotonic() > deadline:
+        if patience.is_over():
             raise PeerError(f"{what}: not in {timeout_s:g} s")
         time.sleep(0.01)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from tools.rig.patience import Patience
 from tools.rig.peer_base import ScriptedPeer, error_of, exception_json
 from tools.rig.peer_files import Files, apply, package_name, scan, write_package
 from tools.rig.peer_frames import PeerError, PeerMessage, dial
@@ -217,19 +218,19 @@ class StockWorker:
             self.ask("syn_i_w_m_e", f"{task} queue/cluster/{self.name}/{package.name}")
         finally:
             package.unlink(missing_ok=True)
-        deadline = time.monotonic() + timeout_s
+        patience = Patience(timeout_s)
         while not connection.round_over.wait(0.05):
-            if connection.link.closed.is_set() or time.monotonic() > deadline:
+            if connection.link.closed.is_set() or patience.is_over():
                 break
         return self._note(connection.outcome)
 
     def sync(self, timeout_s: float = 60.0, pause_s: float = 0.1) -> int:
         """Checks until the master reports equal; returns the number of packages that this took. Raises PeerError after
         the time."""
-        deadline = time.monotonic() + timeout_s
+        patience = Patience(timeout_s)
         before = len(self.packages)
-        while self.check(max(deadline - time.monotonic(), 0.1)) != "equal":
-            if time.monotonic() > deadline:
+        while self.check(timeout_s) != "equal":
+            if patience.is_over():
                 raise PeerError(f"not equal in {timeout_s:g} s; rounds: {self.outcomes[-5:]}; notes: {self.notes[-3:]}")
             self._stopping.wait(pause_s)
         return len(self.packages) - before
