@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeRig
+from tests.ipc.processes import named_memory
 from tools.rig.faults import signal_process
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
@@ -100,7 +101,6 @@ def test_fifty_killed_children_never_stop_a_sync(make_rig: MakeRig, capsys: pyte
 
 
 def run_kills(make_rig: MakeRig, capsys: pytest.CaptureFixture[str], *, files: int, kills: int, sync_s: float) -> None:
-    shared_memory = set(os.listdir("/dev/shm"))
     rng = random.Random(SEED)
     rig = make_rig(2, files=files, size=10_450)
     with Swapped(rig) as swapped:
@@ -122,8 +122,8 @@ def run_kills(make_rig: MakeRig, capsys: pytest.CaptureFixture[str], *, files: i
         wait_until(lambda: all_slabs_free(rig), 60, "every slab is free")
         assert swapped.reads > 20
         assert not swapped.torn
+    assert not [name for process in rig.running() for name in named_memory(process.pid)]
     assert not rig.stop()
     assert not rig.running()
     left = [path for node in rig.nodes for path in (node.root / "var/run").rglob("*") if not path.is_dir()]
     assert not left
-    assert set(os.listdir("/dev/shm")) == shared_memory

@@ -9,6 +9,7 @@ import psutil
 import pytest
 import uvloop
 
+from tests.ipc.processes import named_memory
 from tools.rig.patience import Patience
 
 
@@ -19,7 +20,7 @@ def _held() -> tuple[set[str], int, set[str]]:
             descriptors.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
         except FileNotFoundError:
             continue
-    return descriptors, len(os.listdir("/proc/self/task")), set(os.listdir("/dev/shm"))
+    return descriptors, len(os.listdir("/proc/self/task")), set(named_memory(os.getpid()))
 
 
 def _children() -> set[int]:
