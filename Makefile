@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_STAMP := $(VENV)/.installed-demo
 JOBS ?= 3
 PYTEST_ARGS ?=
 BENCH ?= full
@@ -18,14 +19,24 @@ export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 
 venv: $(STAMP)
 
-$(STAMP): setup.py
-	$(PYTHON) -c 'import sys; sys.exit("clusterd needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
-	touch $(STAMP)
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("clusterd needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@echo "Making a virtual environment in $(VENV), with the newest pip ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 
-demo: $(STAMP)
+$(STAMP): setup.py | $(BIN)/python
+	@echo "Installing clusterd and what tests and benchmarks need into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	@touch $(STAMP) $(DEMO_STAMP)
+
+# Nothing of tests and benchmarks.
+$(DEMO_STAMP): setup.py | $(BIN)/python
+	@echo "Installing clusterd and what the demonstration needs into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[rig]'
+	@touch $(DEMO_STAMP)
+
+demo: $(DEMO_STAMP)
 	$(BIN)/python -m tools.rig demo $(if $(TREE),--tree $(TREE))
 
 # While one works: lint, types, and every test that starts no nodes.
