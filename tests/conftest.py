@@ -15,11 +15,14 @@ from tools.rig import workload
 from tools.rig.guard import end_in_order, guarded
 from tools.rig.nodes import Rig
 
-# Hypothesis judges no speed here either. `quick`: for `make check`, what has no size of its own is tried less often.
+# Hypothesis judges no speed here either. `quick`: for `make check`, what has no size of its own is tried less often. `ci`: the same
+# examples in every run, so that what turns red is what was changed; other runs find new ones.
 hypothesis.settings.register_profile(
     "suite", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
-hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("suite"), max_examples=25)
+_SUITE = hypothesis.settings.get_profile("suite")
+hypothesis.settings.register_profile("quick", _SUITE, max_examples=25)
+hypothesis.settings.register_profile("ci", _SUITE, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
 
 _TIMED_OUT = pytest.StashKey[bool]()

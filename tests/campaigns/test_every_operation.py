@@ -15,6 +15,7 @@ MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Nobody cuts the power here: a disk would only wait for its syncs."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("work", WORKS)
 def test_whichever_operation_fails_or_is_the_last_the_next_round_is_right(work: str) -> None:
