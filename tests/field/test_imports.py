@@ -12,7 +12,7 @@ from tests.conftest import MakeRig
 from tests.system.rest import OVERRIDES, Caller, turn_on
 from tools.rig import workload
 from tools.rig.faults import signal_process
-from tools.rig.nodes import RigNode, Rig, run_program
+from tools.rig.nodes import Rig, RigNode, run_program
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import WdbClient, authd
 

@@ -16,7 +16,7 @@ import pytest
 from clusterd.exits import ExitCode
 from tests.conftest import MakeRig
 from tools.rig.faults import signal_process
-from tools.rig.nodes import MARK, RigNode, Rig, run_program
+from tools.rig.nodes import MARK, Rig, RigNode, run_program
 from tools.rig.peer import wait_until
 
 pytestmark = pytest.mark.slow
