@@ -37,7 +37,7 @@ class Forked:
 
     def __init__(self, line: Sequence[str], told: int) -> None:
         self._line = line
-        self._told = open(told, "rb", buffering=0)  # noqa: SIM115
+        self._told = told
         self.returncode: int | None = None
         self.pid = self._read()
 
@@ -52,16 +52,24 @@ class Forked:
             if not select.select([self._told], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self._line, timeout or 0)
             self.returncode = self._read()
-            self._told.close()
+            os.close(self._told)
         return self.returncode
 
     def kill(self) -> None:
         if self.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
 
+    def __del__(self) -> None:
+        if self.returncode is None:
+            os.close(self._told)
+
     def _read(self) -> int:
-        text = self._told.read(16)
-        assert text, "the process that forks commands is gone: was it killed?"
+        """A line: the pid, and at the end the exit code. Both may be there already."""
+        text = b""
+        while not text.endswith(b"\n"):
+            data = os.read(self._told, 1)
+            assert data, "the process that forks commands is gone: was it killed?"
+            text += data
         return int(text)
 
 
