@@ -80,6 +80,7 @@ class Warm:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._pid = 0
+        self._python = _python(os.environ)
 
     def start(
         self, line: Sequence[str], environment: Mapping[str, str], *, out: int | None = None, err: int | None = None
@@ -105,8 +106,9 @@ class Warm:
     def run(
         self, line: Sequence[str], out: IO[str], err: IO[str], environment: Mapping[str, str], timeout_s: float
     ) -> int:
-        """A `Run` of tools/rig/nodes.py. What is no module of Python is run as the program it is."""
-        if tuple(line[:2]) != MODULE:
+        """A `Run` of tools/rig/nodes.py. What is no module of Python is run as the program it is; so is what another environment of
+        Python is meant for (tests/campaigns/hook)."""
+        if tuple(line[:2]) != MODULE or _python(environment) != self._python:
             return run_program(line, out, err, environment, timeout_s)
         started = self.start(line, environment, out=out.fileno(), err=err.fileno())
         try:
@@ -141,6 +143,13 @@ class Warm:
             )
         process.returncode = 0  # it ends when nobody has our end any more
         self._socket, self._pid = ours, os.getpid()
+
+
+def _python(environment: Mapping[str, str]) -> dict[str, str]:
+    """What an interpreter would look at, but for the project on its path."""
+    found = {name: value for name, value in environment.items() if name.startswith("PYTHON")}
+    path = found.pop("PYTHONPATH", "").split(os.pathsep)
+    return found | {"PYTHONPATH": os.pathsep.join(one for one in path if one not in ("", str(PROJECT)))}
 
 
 WARM = Warm()

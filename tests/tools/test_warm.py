@@ -41,6 +41,12 @@ def test_a_fork_that_takes_too_long_is_killed(tmp_path: Path) -> None:
     assert not [one for one in psutil.Process().children(recursive=True) if "check-config" in one.cmdline()], before
 
 
+def test_what_another_environment_of_python_is_for_is_no_fork(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('seen')")
+    environment = os.environ | {"PYTHONPATH": f"{PROJECT}:{tmp_path}"}
+    assert WARM.capture([*PROGRAM, "version"], environment).stdout.startswith("seen\nclusterd ")
+
+
 @pytest.mark.slow
 def test_a_node_that_a_fork_started_looks_like_one_of_the_program(make_rig: MakeRig) -> None:
     forked, plain = (make_rig(0, run=run) for run in (WARM.run, run_program))
