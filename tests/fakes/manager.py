@@ -81,7 +81,9 @@ for fd in (0, 1, 2):
     os.dup2(null, fd)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 file = pathlib.Path(root, "var/run", f"{{name}}-{{os.getpid()}}.pid")
-file.write_text(f"{{os.getpid()}}\\n")
+beside = pathlib.Path(root, "var/run", f".{{name}}-{{os.getpid()}}")  # nobody may read it half written
+beside.write_text(f"{{os.getpid()}}\\n")
+beside.rename(file)
 signal.sigwait([signal.SIGTERM])
 file.unlink()
 """
