@@ -16,8 +16,8 @@ TEST = [
 ]
 BENCH = ["pytest>=8.0", "pytest-benchmark>=4.0", "matplotlib>=3.8"]
 RIG = ["click>=8.1", "cryptography>=42.0", "psutil>=5.9", "rich>=13.7"]
-"""Of tools/rig, which is not installed but run in a checkout. Today the daemon needs all of it, too: named so that it stays when the
-daemon needs less."""
+"""Of tools/rig, which is not installed but run in a checkout. Today the daemon needs all of it, too: named so that it
+stays when the daemon needs less."""
 DEV = [*TEST, *RIG, "ruff>=0.6", "mypy>=1.11", "types-psutil>=6.0", "types-defusedxml>=0.7"]
 
 setup(

@@ -1,7 +1,8 @@
-"""Agents: state of 50,000 up, 100,000 group assignments down to five workers, steady state, registration through a worker.
+"""Agents: state of 50,000 up, 100,000 group assignments down to five workers, steady state, registration through a
+worker.
 
-All nodes share the machine's cores. The databases are filled outside the clock; what is measured goes through the sockets
-and the cluster, and is checked at the end.
+All nodes share the machine's cores. The databases are filled outside the clock; what is measured goes through the
+sockets and the cluster, and is checked at the end.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""The local socket and the distributed API: nodes and health of a master with 50 workers, requests through a worker and the
-master, pages of 100,000 agents.
+"""The local socket and the distributed API: nodes and health of a master with 50 workers, requests through a worker and
+the master, pages of 100,000 agents.
 
-The client is a Python program on the same cores; its own time is in every figure but the echoes': those are asked by a process of
-their own (suite/echo_probe.py).
+The client is a Python program on the same cores; its own time is in every figure but the echoes': those are asked by a
+process of their own (suite/echo_probe.py).
 """
 
 import json

@@ -1,4 +1,5 @@
-"""How quickly a master answers `echo-c` on a connection of its own: idle, and while two fresh workers fetch 20,000 files."""
+"""How quickly a master answers `echo-c` on a connection of its own: idle, and while two fresh workers fetch 20,000
+files."""
 
 import json
 import statistics

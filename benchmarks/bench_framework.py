@@ -1,5 +1,5 @@
-"""What a request to the framework costs beside its function: CPU of the framework's process and of sync's side of it, with the fake
-framework, whose functions do next to nothing."""
+"""What a request to the framework costs beside its function: CPU of the framework's process and of sync's side of it,
+with the fake framework, whose functions do next to nothing."""
 
 import asyncio
 import time

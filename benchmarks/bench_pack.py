@@ -1,4 +1,5 @@
-"""A package of every file of a tree, as one part in one process, beside its limit: zlib over bytes that are in memory."""
+"""A package of every file of a tree, as one part in one process, beside its limit: zlib over bytes that are in
+memory."""
 
 import zlib
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""A package of every file of a tree verified and written beside its targets, and put in place; in one process. Beside its
-limit: zlib over bytes that are in memory, and the same content written to new files in one directory after the other."""
+"""A package of every file of a tree verified and written beside its targets, and put in place; in one process. Beside
+its limit: zlib over bytes that are in memory, and the same content written to new files in one directory after the
+other."""
 
 import os
 import shutil

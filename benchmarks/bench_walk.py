@@ -1,5 +1,5 @@
-"""A scan of a tree: every digest anew, and again with nothing changed. In one process, as one shard. Beside their limits: reading
-and hashing a list of paths, and `os.stat` of it; neither looks for files."""
+"""A scan of a tree: every digest anew, and again with nothing changed. In one process, as one shard. Beside their
+limits: reading and hashing a list of paths, and `os.stat` of it; neither looks for files."""
 
 import hashlib
 import os

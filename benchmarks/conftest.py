@@ -1,4 +1,5 @@
-"""What benchmarks share: a tree of small files with lognormal sizes, made once a session; results are checked by each."""
+"""What benchmarks share: a tree of small files with lognormal sizes, made once a session; results are checked by
+each."""
 
 from pathlib import Path
 

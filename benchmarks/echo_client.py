@@ -1,8 +1,9 @@
-"""A program that asks a master for `echo-c` over a connection of its own, until its input ends; prints the times as JSON.
+"""A program that asks a master for `echo-c` over a connection of its own, until its input ends; prints the times as
+JSON.
 
-It stands for a node on another machine: a process of its own, with real-time priority where that is permitted, so that the times are those
-of the master and not its own waits for one of the cores that all nodes of a rig share. Arguments: host, port, cluster name, pause in ms; the
-key comes in CLUSTERD_KEY.
+It stands for a node on another machine: a process of its own, with real-time priority where that is permitted, so that
+the times are those of the master and not its own waits for one of the cores that all nodes of a rig share. Arguments:
+host, port, cluster name, pause in ms; the key comes in CLUSTERD_KEY.
 """
 
 import contextlib
@@ -37,7 +38,8 @@ def ask(sock: socket.socket, frame: bytes) -> None:
 
 
 def dial(host: str, port: int, cluster: str) -> tuple[socket.socket, bytes]:
-    """A connection that has said hello as worker `echoes`, and the frame of one echo, sealed once and sent again and again."""
+    """A connection that has said hello as worker `echoes`, and the frame of one echo, sealed once and sent again and
+    again."""
     key = os.environ["CLUSTERD_KEY"]
     sock = socket.create_connection((host, port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,4 +1,5 @@
-"""`python -m clusterd`: the node of CLUSTERD_ROOT (default /var/ossec) in the foreground, for containers and debuggers."""
+"""`python -m clusterd`: the node of CLUSTERD_ROOT (default /var/ossec) in the foreground, for containers and
+debuggers."""
 
 import os
 import sys

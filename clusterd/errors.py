@@ -1,5 +1,5 @@
-"""The exception hierarchy and the codes that nodes exchange (wire.md section 10). Messages are never sent: both ends look
-them up by code."""
+"""The exception hierarchy and the codes that nodes exchange (wire.md section 10). Messages are never sent: both ends
+look them up by code."""
 
 import re
 

@@ -1,10 +1,13 @@
-"""Against the loss of agent keys on a master: a `client.keys` that is suddenly without many of its keys was emptied by mishap (an
-editor, a full disk) more likely than by wish, and is not what every worker and the next registration should go on from.
+"""Against the loss of agent keys on a master: a `client.keys` that is suddenly without many of its keys was emptied by
+mishap (an editor, a full disk) more likely than by wish, and is not what every worker and the next registration should
+go on from.
 
-Two small files of the state directory join sync, which decides what the workers get, and the store, which writes the file:
+Two small files of the state directory join sync, which decides what the workers get, and the store, which writes the
+file:
 
-    agent-keys           what sync has accepted: digests of the last contents of the file, with the ids in use. Written by jobs
-    agent-keys-written   digests of what authd has written last: every key missing there was removed by a request
+    agent-keys           what sync has accepted: digests of the last contents of the file, with the ids in use. Written
+    by jobs agent-keys-written   digests of what authd has written last: every key missing there was removed by a
+    request
 """
 
 from collections.abc import Collection, Iterable

@@ -9,7 +9,8 @@ _LIKE_A_LINE = re.compile(r"\s*\d")
 
 
 def printable(text: str) -> str:
-    """One line: newlines, escape sequences and whatever else nobody sees are written as Python writes them (`\\n`, `\\x1b`)."""
+    """One line: newlines, escape sequences and whatever else nobody sees are written as Python writes them (`\\n`,
+    `\\x1b`)."""
     if text.isprintable():
         return text
     return "".join(

@@ -19,7 +19,8 @@ BACKGROUND_NAME = "pool-0"
 
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "ppc64le": 355, "s390x": 345}
 _ATTRIBUTES = struct.Struct("=IIQiIQQQII")
-"""struct sched_attr of sched_setattr(2): size, policy, flags, nice, priority, runtime (the slice), four values unused here."""
+"""struct sched_attr of sched_setattr(2): size, policy, flags, nice, priority, runtime (the slice), four values unused
+here."""
 
 
 def class_of(name: str) -> str:

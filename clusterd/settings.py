@@ -146,9 +146,10 @@ class Tls(msgspec.Struct, frozen=True):
 
 
 class ApiSettings(msgspec.Struct, frozen=True):
-    """The REST API (clusterd/api). `cert`, `key`: PEM files, below the root unless absolute. `token_s`: how long a token is good.
-    `request_bytes`: the largest body taken. `request_timeout_s`: how long a head or body may take to arrive, and a function
-    to run. `login_attempts`: failed logins of one address, and of one user, within `login_window_s`; then neither is heard."""
+    """The REST API (clusterd/api). `cert`, `key`: PEM files, below the root unless absolute. `token_s`: how long a
+    token is good. `request_bytes`: the largest body taken. `request_timeout_s`: how long a head or body may take to
+    arrive, and a function to run. `login_attempts`: failed logins of one address, and of one user, within
+    `login_window_s`; then neither is heard."""
 
     enabled: bool = False
     host: str = "0.0.0.0"
@@ -195,13 +196,13 @@ CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "ahead", "answer", 
 
 
 class Clusterd(msgspec.Struct, frozen=True):
-    """Our own section `clusterd` of cluster.json. `store`: whether this node serves the agent database and authd itself.
-    `request_timeout_s`: how long a function of the distributed API may run (dapi.md 3.9). `caps`: the capabilities that are
-    on; with none of them a worker does not say that it is clusterd. `watch`: follow file events between two walks.
-    `worker_api`: what programs on workers may ask of the master through the API: `read` neither changes nor gives agent keys.
-    `max_delete_share`: a master that loses more than this share of its files at once withholds the deletions; 1: never.
-    `max_key_loss_share`: the same for the keys in client.keys, where there are at least `key_loss_from`.
-    `stuck_after_s`, `stuck_busy_after_s`: see Pace in clusterd/supervisor/family.py."""
+    """Our own section `clusterd` of cluster.json. `store`: whether this node serves the agent database and authd
+    itself. `request_timeout_s`: how long a function of the distributed API may run (dapi.md 3.9). `caps`: the
+    capabilities that are on; with none of them a worker does not say that it is clusterd. `watch`: follow file events
+    between two walks. `worker_api`: what programs on workers may ask of the master through the API: `read` neither
+    changes nor gives agent keys. `max_delete_share`: a master that loses more than this share of its files at once
+    withholds the deletions; 1: never. `max_key_loss_share`: the same for the keys in client.keys, where there are at
+    least `key_loss_from`. `stuck_after_s`, `stuck_busy_after_s`: see Pace in clusterd/supervisor/family.py."""
 
     owner: str = ""
     version: str = "4.14.1"
@@ -227,11 +228,11 @@ class Clusterd(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Everything a process of the node needs to know. `pool_size` 0: the number of cores, at least 2 on a master and 1 on
-    a worker. `log_level`: 0 INFO, 1 DEBUG, 2 DEBUG2; `log_level_asked`: that of the command line (-d), for when the
+    """Everything a process of the node needs to know. `pool_size` 0: the number of cores, at least 2 on a master and 1
+    on a worker. `log_level`: 0 INFO, 1 DEBUG, 2 DEBUG2; `log_level_asked`: that of the command line (-d), for when the
     configured one is 0 (wire.md 7.4); `conf`: the ossec.conf of the command line (-c), else empty. `serves_store`: what
-    became of `clusterd.store` when the node started; `framework_python`: the interpreter of the framework that was found then, empty
-    where there is none or none is wanted."""
+    became of `clusterd.store` when the node started; `framework_python`: the interpreter of the framework that was
+    found then, empty where there is none or none is wanted."""
 
     root: str
     conf: str = ""

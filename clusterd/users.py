@@ -1,6 +1,7 @@
 """The users of the REST API: `etc/clusterd-api-users.json`, with scrypt hashes of their passwords, never the passwords.
 
-Read by the api process at logins, and on a master by the pool for workers' logins (dapi.md 5.8); written by `clusterd api user`.
+Read by the api process at logins, and on a master by the pool for workers' logins (dapi.md 5.8); written by
+`clusterd api user`.
 """
 
 import base64

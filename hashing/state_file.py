@@ -1,6 +1,7 @@
 """Files of our own that outlive a process: msgpack in an LZ4 frame behind an xxh3 guard, replaced atomically.
 
-    file = magic (8 bytes: "clusterd" has none of it, each kind its own) xxh3_64 of the frame (8 bytes, big-endian) frame
+    file = magic (8 bytes: "clusterd" has none of it, each kind its own) xxh3_64 of the frame (8 bytes, big-endian)
+    frame
 
 The guard detects damage and torn writes, so writing does not wait for the disk. After a power failure the file is
 either whole, or refused and made anew.

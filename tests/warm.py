@@ -1,9 +1,10 @@
 """`clusterd` in a fork of a process that has loaded it: what the command does is the same, what it costs is not.
 
-Loading the daemon takes a second of CPU, and most tests that start nodes would spend their time with it. So each test process
-keeps one process that loads everything, once, and forks for each command. A fork is made to look like the command: arguments and
-environment (in /proc, too), directory, standard files; nothing else is open. Tests about the program itself, its loading or its
-exit, take `run_program` instead (`make_rig(run=run_program)`). tests/tools/test_warm.py compares the two.
+Loading the daemon takes a second of CPU, and most tests that start nodes would spend their time with it. So each test
+process keeps one process that loads everything, once, and forks for each command. A fork is made to look like the
+command: arguments and environment (in /proc, too), directory, standard files; nothing else is open. Tests about the
+program itself, its loading or its exit, take `run_program` instead (`make_rig(run=run_program)`).
+tests/tools/test_warm.py compares the two.
 """
 
 import contextlib
@@ -106,8 +107,8 @@ class Warm:
     def run(
         self, line: Sequence[str], out: IO[str], err: IO[str], environment: Mapping[str, str], timeout_s: float
     ) -> int:
-        """A `Run` of tools/rig/nodes.py. What is no module of Python is run as the program it is; so is what another environment of
-        Python is meant for (tests/campaigns/hook)."""
+        """A `Run` of tools/rig/nodes.py. What is no module of Python is run as the program it is; so is what another
+        environment of Python is meant for (tests/campaigns/hook)."""
         if tuple(line[:2]) != MODULE or _python(environment) != self._python:
             return run_program(line, out, err, environment, timeout_s)
         started = self.start(line, environment, out=out.fileno(), err=err.fileno())

@@ -103,7 +103,7 @@ def _show(
         sys.exit(ExitCode.FAILED)
 
 
-# ---- views: pure functions of the facts --------------------------------------------------------------------------------------
+# ---- views: pure functions of the facts ------------------------------------------------------------------------------
 
 
 def nodes_view(items: list[dict[str, Any]]) -> RenderableType:

@@ -18,8 +18,8 @@ def store() -> None:
 def renew(root: str) -> None:
     """Begin with an empty agent database; a damaged one is kept beside.
 
-    A node that runs uses the new one within seconds. A master takes its agents from etc/client.keys, a worker gets them from its
-    master; groups of agents that only the old database knew have to be assigned again."""
+    A node that runs uses the new one within seconds. A master takes its agents from etc/client.keys, a worker gets them
+    from its master; groups of agents that only the old database knew have to be assigned again."""
     try:
         moved = store_renew.renew(root)
     except StartFailure as refusal:

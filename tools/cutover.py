@@ -109,7 +109,7 @@ class Cutover:
         self._notes.append(text)
         self._say(text)
 
-    # ---- the daemon that runs --------------------------------------------------------------------------------------------
+    # ---- the daemon that runs ----------------------------------------------------------------------------------------
 
     def _tell_what_runs(self, other: str, next_one: str) -> Outcome:
         """Notes which daemon runs, and how to get the other one. Does not touch the running daemon."""

@@ -184,7 +184,7 @@ class StatusReader:
             status[key] = answer[key]
         return str(answer["problem"])
 
-    # ---- processes -----------------------------------------------------------------------------------------------------
+    # ---- processes ---------------------------------------------------------------------------------------------------
 
     def _first_sample(self, rows: list[RowSnapshot]) -> float:
         """Begins to measure CPU; returns the time, unless every process was sampled by an earlier read."""

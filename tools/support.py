@@ -135,7 +135,7 @@ def _refuse_secrets(name: str, data: bytes, secrets: list[bytes]) -> None:
         raise SecretFound(f"{name} holds a key, a token or a hash of this node; no archive was written")
 
 
-# ---- parts --------------------------------------------------------------------------------------------------------------
+# ---- parts -----------------------------------------------------------------------------------------------------------
 
 
 def _parts(root: str) -> Iterator[tuple[str, Callable[[], bytes]]]:

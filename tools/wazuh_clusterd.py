@@ -1,7 +1,8 @@
-"""`wazuh-clusterd`: the stock daemon's command line (wire.md 7.5), for the launcher of `clusterd adopt` and scripts written for it.
+"""`wazuh-clusterd`: the stock daemon's command line (wire.md 7.5), for the launcher of `clusterd adopt` and scripts
+written for it.
 
-argparse, because `-c FILE` and single-dash flags must be read as the stock program reads them. The module's name is what process
-lists show of the node: programs that look for the stock daemon there find `wazuh_clusterd`.
+argparse, because `-c FILE` and single-dash flags must be read as the stock program reads them. The module's name is
+what process lists show of the node: programs that look for the stock daemon there find `wazuh_clusterd`.
 """
 
 import argparse

@@ -37,8 +37,8 @@ def error_json(code: int, extra: str | None = None, kind: str = "WazuhClusterErr
 
 
 class Link:
-    """`handlers`: command to a function of its payload that returns the answer, called on the loop. `spool`: the worker's name,
-    by which both ends call the directory of its packages; empty until it is known."""
+    """`handlers`: command to a function of its payload that returns the answer, called on the loop. `spool`: the
+    worker's name, by which both ends call the directory of its packages; empty until it is known."""
 
     def __init__(self, node: Node, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.node = node
@@ -127,7 +127,8 @@ class Link:
         return said
 
     async def send_package(self, command: str, package: Path) -> None:
-        """`command`, the file, `command_e` (4.6, 4.7); one chunk after the other. On failure the peer is told by `_r`."""
+        """`command`, the file, `command_e` (4.6, 4.7); one chunk after the other. On failure the peer is told by
+        `_r`."""
         task = "None"
         try:
             task = (await self.demand(command)).decode()

@@ -37,7 +37,8 @@ def compressed(data: bytes, level: int) -> bytes:
 
 
 async def pack(target: Path, root: Path, groups: dict[str, Files], limit: int, level: int) -> bool:
-    """Contents of missing and shared files within `limit` bytes, then the metadata. True: some wait for the next check."""
+    """Contents of missing and shared files within `limit` bytes, then the metadata. True: some wait for the next
+    check."""
     size = 0
     is_full = False
     with target.open("wb") as out:

@@ -32,7 +32,8 @@ def digest_of(path: str) -> str:
 
 
 def scan(root: Path, previous: Files) -> Files:
-    """All files; an entry of `previous` with the same modification time is taken over. What vanishes meanwhile is left out."""
+    """All files; an entry of `previous` with the same modification time is taken over. What vanishes meanwhile is left
+    out."""
     found: Files = {}
     base = str(root)
     for key, (wanted, recursive, _, _) in ITEMS.items():
@@ -68,7 +69,8 @@ def compare(master: Files, worker: Files) -> dict[str, Files]:
 
 
 def apply(root: Path, unpacked: Path, groups: dict[str, Files]) -> list[str]:
-    """Put files in place one by one; returns what failed, one text each. Raises ValueError for a path that leaves the root."""
+    """Put files in place one by one; returns what failed, one text each. Raises ValueError for a path that leaves the
+    root."""
     problems: list[str] = []
     emptied: set[str] = set()
     for group in ("missing", "extra", "shared"):

@@ -15,7 +15,8 @@ SYNC = "Integrity sync"
 
 
 class Worker:
-    """Stays with its master until it is cancelled; nothing is kept from one connection to the next, as in stock (1.7)."""
+    """Stays with its master until it is cancelled; nothing is kept from one connection to the next, as in stock
+    (1.7)."""
 
     def __init__(self, node: Node) -> None:
         self.node = node

@@ -4,8 +4,8 @@
         cluster.start(cluster.master)
         cluster.log(cluster.master).wait(SCANNED, 60)
 
-A node's directory is that of a stock node: etc/ossec.conf, etc/cluster.json, queue/cluster, logs/cluster.log. What happens is
-read from the log lines that every implementation writes alike (wire.md 9).
+A node's directory is that of a stock node: etc/ossec.conf, etc/cluster.json, queue/cluster, logs/cluster.log. What
+happens is read from the log lines that every implementation writes alike (wire.md 9).
 """
 
 import json
@@ -45,8 +45,9 @@ class JobFailed(Exception):
 
 @dataclass(frozen=True)
 class Implementation:
-    """`template`: the shell command of one node, with {root}, {role}, {name}, {host} and {port}; it stays in the foreground, and
-    ends, with all its processes, on SIGTERM. The key is in {root}/etc/ossec.conf only. `is_ours`: needs no shell."""
+    """`template`: the shell command of one node, with {root}, {role}, {name}, {host} and {port}; it stays in the
+    foreground, and ends, with all its processes, on SIGTERM. The key is in {root}/etc/ossec.conf only. `is_ours`: needs
+    no shell."""
 
     name: str
     template: str
@@ -103,8 +104,8 @@ class Log:
         return lines
 
     def wait(self, pattern: "re.Pattern[str]", timeout_s: float) -> tuple[float, "re.Match[str]"]:
-        """The moment (monotonic, when it was seen) and the match of the next line with `pattern`; the next wait begins behind
-        it. Raises JobFailed after the time."""
+        """The moment (monotonic, when it was seen) and the match of the next line with `pattern`; the next wait begins
+        behind it. Raises JobFailed after the time."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             self._waiting += self._read()

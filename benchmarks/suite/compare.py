@@ -1,4 +1,5 @@
-"""Two sets of ratios: which got worse. Ratios only: seconds of another machine mean nothing, and a noisy one is noisy for both."""
+"""Two sets of ratios: which got worse. Ratios only: seconds of another machine mean nothing, and a noisy one is noisy
+for both."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ TOLERANCE = 0.3
 
 @dataclass(frozen=True)
 class Verdict:
-    """`worse`: name, ratio of the baseline, ratio now. `missing`: in the baseline, not in this run; `new`: the reverse."""
+    """`worse`: name, ratio of the baseline, ratio now. `missing`: in the baseline, not in this run; `new`: the
+    reverse."""
 
     worse: list[tuple[str, float, float]]
     compared: int

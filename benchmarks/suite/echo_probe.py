@@ -1,8 +1,9 @@
-"""Asks a master for `echo-c` every few ms over a connection of its own, until its input ends; then prints when and how long.
+"""Asks a master for `echo-c` every few ms over a connection of its own, until its input ends; then prints when and how
+long.
 
-A process of its own with real-time priority where that is permitted: it stands for a node on another machine, and must not
-wait for one of the cores that all nodes share. Arguments: host, port, cluster name, pause in ms; the key in CLUSTERD_KEY.
-Output: `ready`, then JSON: [[monotonic seconds, seconds taken], ...].
+A process of its own with real-time priority where that is permitted: it stands for a node on another machine, and must
+not wait for one of the cores that all nodes share. Arguments: host, port, cluster name, pause in ms; the key in
+CLUSTERD_KEY. Output: `ready`, then JSON: [[monotonic seconds, seconds taken], ...].
 """
 
 import contextlib

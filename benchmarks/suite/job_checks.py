@@ -33,7 +33,8 @@ class Skipped(Exception):
 
 
 def run(bench: Bench) -> None:
-    """Workers 1 to 200 at one number of files, then files 1,000 to 200,000 with ten workers, then an idle large cluster."""
+    """Workers 1 to 200 at one number of files, then files 1,000 to 200,000 with ten workers, then an idle large
+    cluster."""
     if bench.is_quick:
         plan = {1000: [1, 10], 5000: [10]}
         many = 5000, 50, 6.0
@@ -127,7 +128,8 @@ def _idle(bench: Bench, cluster: Cluster, files: int, count: int, seconds: float
 
 
 def _why(name: str, reason: Skipped | JobFailed) -> str:
-    """Why a row has no figures. Raises JobFailed where ours did not do the job; that another one does not keep up is a result."""
+    """Why a row has no figures. Raises JobFailed where ours did not do the job; that another one does not keep up is a
+    result."""
     if isinstance(reason, Skipped):
         return str(reason)
     if name == CLUSTERD.name:
@@ -144,7 +146,8 @@ def _variant(name: str, kind: str) -> str | None:
 
 @contextlib.contextmanager
 def simulated(kind: str, count: int, port: int, content: str) -> Iterator[Any]:
-    """Simulated workers that have joined; the value is a function that has them do something and returns what they tell.
+    """Simulated workers that have joined; the value is a function that has them do something and returns what they
+    tell.
 
     Raises Skipped, JobFailed."""
     line = [sys.executable, "-m", "benchmarks.suite.simulated", kind, str(count), HOST, str(port), CLUSTER, content]

@@ -1,9 +1,10 @@
 """Fresh workers fetch everything at once, then changes go to all of them: real nodes in both roles.
 
-The clock starts when the master begins with the first worker's check. By then its first scan is complete, and all workers run and
-have failed to connect at least once, so that neither the start of processes nor the scan is in it; what is: the checks, the
-comparison, packing, sending, unpacking, and putting in place, until the last worker says that it has finished. Workers try to
-connect every 0.1 s, so that their first checks come together, 9 s later or when the master calls; all else is as in stock.
+The clock starts when the master begins with the first worker's check. By then its first scan is complete, and all
+workers run and have failed to connect at least once, so that neither the start of processes nor the scan is in it; what
+is: the checks, the comparison, packing, sending, unpacking, and putting in place, until the last worker says that it
+has finished. Workers try to connect every 0.1 s, so that their first checks come together, 9 s later or when the master
+calls; all else is as in stock.
 """
 
 import time

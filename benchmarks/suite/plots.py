@@ -49,7 +49,8 @@ def draw(report: dict[str, Any], directory: Path, relative: str) -> list[tuple[s
 
 
 def _series(rows: list[Row], job: str, key: str, axis: int, fixed: tuple[int, int] | None = None) -> Series:
-    """Points by who; a row's size is `F files, W workers`: `axis` 0 is files, 1 workers; `fixed`: axis and its only value."""
+    """Points by who; a row's size is `F files, W workers`: `axis` 0 is files, 1 workers; `fixed`: axis and its only
+    value."""
     found: Series = {}
     for row in rows:
         if row.job != job or key not in row.figures:

@@ -45,8 +45,8 @@ class Peak:
 
 @contextlib.contextmanager
 def peak_of(pid: int, pause_s: float = 0.05) -> Iterator[Peak]:
-    """Looks at a process and its descendants again and again meanwhile. That holds each of them up for a moment: not for runs
-    that measure anything else."""
+    """Looks at a process and its descendants again and again meanwhile. That holds each of them up for a moment: not
+    for runs that measure anything else."""
     found = Peak()
     stop = threading.Event()
 

@@ -15,8 +15,8 @@ REFERENCE_NAME = "reference"
 
 @dataclass
 class Row:
-    """One measurement. `variant` tells several ways of one implementation apart. `keys`: the figures, smaller is better, of
-    which a ratio to the reference's is made. `skipped`: why there are no figures."""
+    """One measurement. `variant` tells several ways of one implementation apart. `keys`: the figures, smaller is
+    better, of which a ratio to the reference's is made. `skipped`: why there are no figures."""
 
     job: str
     size: str
@@ -48,7 +48,8 @@ def ratios(rows: list[Row]) -> dict[str, float]:
 
 
 def micro_ratios(report: dict[str, Any]) -> dict[str, float]:
-    """From pytest-benchmark's JSON: the limit's minimum divided by ours, for each group with one test named test_limit_*."""
+    """From pytest-benchmark's JSON: the limit's minimum divided by ours, for each group with one test named
+    test_limit_*."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for one in report["benchmarks"]:
         groups.setdefault(one["group"] or "", []).append(one)

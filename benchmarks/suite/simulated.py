@@ -1,7 +1,8 @@
 """Many light workers in one process: hello, capabilities, keepalives, and integrity checks that find nothing.
 
     digest  a clusterd worker with the master's files: `caps`, then `syn_digest` with the right content digest
-    stock   a stock worker with the master's files: permission, all its metadata as a package, `syn_m_c_ok`. It goes on where
+    stock   a stock worker with the master's files: permission, all its metadata as a package, `syn_m_c_ok`. It goes on
+    where
             permission is refused (a stock master does not look again): otherwise one check a scan would be all
 
 Driven by lines on the standard input, each answered by one line of JSON; the first line it prints is `ready`, or
@@ -49,7 +50,8 @@ class Simulated:
         self._reading: asyncio.Task[None] | None = None
 
     async def join(self) -> str:
-        """Connect and say hello. Returns why this kind of check is impossible, or nothing. Raises LinkError, OSError."""
+        """Connect and say hello. Returns why this kind of check is impossible, or nothing. Raises LinkError,
+        OSError."""
         streams = await asyncio.open_connection(self.node.host, self.node.port, limit=BUFFER_BYTES)
         self.link = link = Link(self.node, *streams)
         link.worker = self.node.name

@@ -1,4 +1,5 @@
-"""Trees for the jobs: made once below a stage, moved into a master and back, so that no job waits for files to be written."""
+"""Trees for the jobs: made once below a stage, moved into a master and back, so that no job waits for files to be
+written."""
 
 import hashlib
 import os

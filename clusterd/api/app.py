@@ -155,7 +155,7 @@ class Api:
             Refused(status, texts.get(status, "the request is malformed"), headers=headers).response()
         )
 
-    # ---- the front door's own ------------------------------------------------------------------------------------------
+    # ---- the front door's own ----------------------------------------------------------------------------------------
 
     async def _about(self, request: Request) -> Response:
         self._tokens.user_of(request.headers.get("authorization"), self._users())
@@ -200,7 +200,7 @@ class Api:
             self._page.replace(ADDRESS, escape(address)), headers={"Content-Security-Policy": PAGE_POLICY}
         )
 
-    # ---- the endpoints of the table ------------------------------------------------------------------------------------
+    # ---- the endpoints of the table ----------------------------------------------------------------------------------
 
     def _handler(self, endpoint: Endpoint) -> Handler:
         is_for_admins = endpoint.is_for_admins

@@ -18,8 +18,8 @@ Answer = Literal["items", "object", "message"]
 
 
 class Function(msgspec.Struct, frozen=True, kw_only=True):
-    """A function of the distributed API as a request names it (dapi.md 2, appendix C). `client_argument`: the keyword that stock
-    nodes fill with their own client."""
+    """A function of the distributed API as a request names it (dapi.md 2, appendix C). `client_argument`: the keyword
+    that stock nodes fill with their own client."""
 
     module: str
     qualname: str

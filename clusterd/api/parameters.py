@@ -107,7 +107,7 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
         return {"type": "string", "pattern": self.pattern}
 
 
-# ---- readers: text of a request to a value ------------------------------------------------------------------------------
+# ---- readers: text of a request to a value ---------------------------------------------------------------------------
 
 
 def _read_text(parameter: Parameter, raw: str) -> Any:
@@ -209,7 +209,7 @@ def today_at_midnight(today: Callable[[], datetime.date]) -> datetime.datetime:
     return datetime.datetime(day.year, day.month, day.day)
 
 
-# ---- parameters that many endpoints have --------------------------------------------------------------------------------
+# ---- parameters that many endpoints have -----------------------------------------------------------------------------
 
 PRETTY = Parameter(name="pretty", kind="boolean", about="Indent the answer for people.")
 WAIT = Parameter(name="wait_for_complete", kind="boolean", about="Do not limit how long the function runs.")

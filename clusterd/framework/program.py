@@ -1,8 +1,9 @@
-"""The framework process: runs in the Python of the installed framework, where no other module of clusterd can be imported.
+"""The framework process: runs in the Python of the installed framework, where no other module of clusterd can be
+imported.
 
 One file, the standard library, and the framework's interface as in docs/protocol/framework.md. Python 3.9 or newer.
-The supervisor starts it (clusterd/supervisor/helpers.py) with descriptor 3 as one end of a socket pair; sync has the other one
-(clusterd/sync/ports/framework_helper.py), and imports this module for FRAME, the kinds and the limits.
+The supervisor starts it (clusterd/supervisor/helpers.py) with descriptor 3 as one end of a socket pair; sync has the
+other one (clusterd/sync/ports/framework_helper.py), and imports this module for FRAME, the kinds and the limits.
 
 A frame is FRAME (length of the payload, kind, number of the request) and the payload. Numbers are sync's.
 
@@ -80,7 +81,7 @@ class TooLarge(Exception):
     """The answer is larger than the limit."""
 
 
-# ---- requests ----------------------------------------------------------------------------------------------------------
+# ---- requests --------------------------------------------------------------------------------------------------------
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -151,7 +152,7 @@ def _has_marker(arguments: dict[str, Any]) -> bool:
     return False
 
 
-# ---- answers -----------------------------------------------------------------------------------------------------------
+# ---- answers ---------------------------------------------------------------------------------------------------------
 
 
 class Writer:
@@ -289,7 +290,7 @@ def _write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-# ---- the framework -----------------------------------------------------------------------------------------------------
+# ---- the framework ---------------------------------------------------------------------------------------------------
 
 
 class NodeFacts:
@@ -397,7 +398,7 @@ def _version() -> str:
         return ""
 
 
-# ---- the process -------------------------------------------------------------------------------------------------------
+# ---- the process -----------------------------------------------------------------------------------------------------
 
 
 class Threads(ThreadPoolExecutor):

@@ -108,7 +108,7 @@ class Bridge:
         self.serving = ""
         self._away = ""
 
-    # ---- from links ------------------------------------------------------------------------------------------------------
+    # ---- from links --------------------------------------------------------------------------------------------------
 
     def link_up(self, link: Link, node_type: str = "", version: str = "") -> None:
         """Tells sync about this link. `kind` and `name` of the link are set."""
@@ -213,7 +213,7 @@ class Bridge:
         if stale:
             self._context.own_line("WARNING", f"Slabs {stale} were given back twice.")
 
-    # ---- from sync -------------------------------------------------------------------------------------------------------
+    # ---- from sync ---------------------------------------------------------------------------------------------------
 
     def handle(self, message: SyncToNet) -> None:
         """Handles one message of sync."""
@@ -331,7 +331,7 @@ class Bridge:
         elif len(notes) < NOTES_PER_LINK:
             notes[message.command, message.task_id] = None
 
-    # ---- lives of sync ---------------------------------------------------------------------------------------------------
+    # ---- lives of sync -----------------------------------------------------------------------------------------------
 
     def say_hello(self) -> None:
         """NetHello: everything that a sync process needs to know before any other message."""
@@ -384,7 +384,7 @@ class Bridge:
             "WARNING", f"The sync process is gone; {len(pending)} requests that it had were refused. Links stay."
         )
 
-    # ---- the channel -----------------------------------------------------------------------------------------------------
+    # ---- the channel -------------------------------------------------------------------------------------------------
 
     def tell(self, message: NetToSync) -> None:
         """Queues a message to sync. Without a sync process nothing is queued: NetHello will tell the next one

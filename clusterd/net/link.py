@@ -117,7 +117,7 @@ class Link(asyncio.BufferedProtocol):
             land=context.slabs.land,
         )
 
-    # ---- what peers may send ---------------------------------------------------------------------------------------------
+    # ---- what peers may send -----------------------------------------------------------------------------------------
 
     def allow(self, body_bytes: int, divided_bytes: int) -> None:
         """Sets the size limits of frames and divided messages; small before hello, so that a stranger gets no slab."""
@@ -138,7 +138,7 @@ class Link(asyncio.BufferedProtocol):
         assert self._transport is not None
         return cast(socket.socket, self._transport.get_extra_info("socket"))
 
-    # ---- the transport ---------------------------------------------------------------------------------------------------
+    # ---- the transport -----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -195,7 +195,7 @@ class Link(asyncio.BufferedProtocol):
         self.pump()
         self._meter.worked(began)
 
-    # ---- receiving -------------------------------------------------------------------------------------------------------
+    # ---- receiving ---------------------------------------------------------------------------------------------------
 
     def _handle(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -270,7 +270,7 @@ class Link(asyncio.BufferedProtocol):
         could change that)."""
         return bool(self._held & (HELD_SLABS | HELD_SYNC))
 
-    # ---- sending ---------------------------------------------------------------------------------------------------------
+    # ---- sending -----------------------------------------------------------------------------------------------------
 
     def respond(self, counter: int, command: str, payload: bytes) -> None:
         """Answers a request of the peer. Does nothing on a link that has ended."""
@@ -386,7 +386,7 @@ class Link(asyncio.BufferedProtocol):
         if slabs:
             self._sync.slabs_written(slabs)
 
-    # ---- ending ----------------------------------------------------------------------------------------------------------
+    # ---- ending ------------------------------------------------------------------------------------------------------
 
     def abort(self, reason: str) -> None:
         """Closes the transport immediately. `lost` follows."""

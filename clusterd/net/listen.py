@@ -62,7 +62,7 @@ class Listener:
         self.links: dict[int, Link] = {}
         self.names: dict[str, Link] = {}
 
-    # ---- the port --------------------------------------------------------------------------------------------------------
+    # ---- the port ----------------------------------------------------------------------------------------------------
 
     async def start(self) -> str:
         """Binds and listens; returns the address as text. Raises OSError."""
@@ -147,7 +147,7 @@ class Listener:
         elif arriving is not None:
             arriving.cancel()
 
-    # ---- links -----------------------------------------------------------------------------------------------------------
+    # ---- links -------------------------------------------------------------------------------------------------------
 
     def made(self, link: Link) -> None:
         link.allow(STRANGER_BYTES, STRANGER_BYTES)
@@ -245,7 +245,7 @@ class Listener:
             kind = f"handshake {re.sub(r'[0-9]+', '#', reason)}"
             self._context.abuse_line("ERROR", "Worker", MAIN, link.address, kind, text)
 
-    # ---- time ------------------------------------------------------------------------------------------------------------
+    # ---- time --------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Called twice a second: ends handshakes that took too long, and checks keepalives when that is due."""

@@ -74,7 +74,7 @@ class LocalServer:
     def _new_link(self) -> Link:
         return Link(self._context, self._bridge, self, "local-server", None, self._context.new_link_number())
 
-    # ---- links -----------------------------------------------------------------------------------------------------------
+    # ---- links -------------------------------------------------------------------------------------------------------
 
     def made(self, link: Link) -> None:
         limits = self._context.settings.clusterd.limits
@@ -111,7 +111,7 @@ class LocalServer:
             self._context.log.line("DEBUG", link.tag, MAIN, f"Disconnected {link.name}.")
         self._bridge.link_down(link, reason)
 
-    # ---- time ------------------------------------------------------------------------------------------------------------
+    # ---- time --------------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Drops clients that have sent no `echo-c` for too long (dapi.md 1.2)."""

@@ -142,7 +142,7 @@ class _NetProcess:
             if task is not stop:
                 task.result()
 
-    # ---- stop ------------------------------------------------------------------------------------------------------------
+    # ---- stop --------------------------------------------------------------------------------------------------------
 
     def _stop_accepting(self) -> None:
         if self._listener is not None:
@@ -173,7 +173,7 @@ class _NetProcess:
                 links += owner.links.values()
         return links
 
-    # ---- time ------------------------------------------------------------------------------------------------------------
+    # ---- time --------------------------------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
         while True:
@@ -246,7 +246,7 @@ class _NetProcess:
         row.set("slabs", context.slabs.total)
         row.set("slabs_free", context.slabs.free)
 
-    # ---- reload, bugs ----------------------------------------------------------------------------------------------------
+    # ---- reload, bugs ------------------------------------------------------------------------------------------------
 
     def _reload(self) -> None:
         """SIGHUP: applies the settings that can change without a restart. The supervisor has checked the files

@@ -90,7 +90,7 @@ class NetSlabs:
         """The largest divided message that fits into a link's share."""
         return self.per_link * PIECE_BYTES
 
-    # ---- receiving -----------------------------------------------------------------------------------------------------
+    # ---- receiving ---------------------------------------------------------------------------------------------------
 
     def sink(self, link: int, length: int, caller: str) -> Sink | None:
         """Reserves room for a body of `length` bytes; None when there is none for this link now."""
@@ -158,7 +158,7 @@ class NetSlabs:
         """Slabs held by the link's caller."""
         return self._owned_by[self._accounts[link].caller]
 
-    # ---- waiting -------------------------------------------------------------------------------------------------------
+    # ---- waiting -----------------------------------------------------------------------------------------------------
 
     def wait(self, link: int, call: Callable[[], None]) -> None:
         """Calls back once when there may be room for this link, which found none."""
@@ -212,7 +212,7 @@ class NetSlabs:
         }
         return sorted(late, key=lambda link: (-self._share(link), late[link]))
 
-    # ---- passing on ----------------------------------------------------------------------------------------------------
+    # ---- passing on --------------------------------------------------------------------------------------------------
 
     def to_sync(self, bodies: Sequence[Sink]) -> list[Descriptor]:
         """Descriptors of these bodies for sync, which owns them from here on."""

@@ -129,7 +129,7 @@ class Authd:
             self._is_failing = True
             self._say("ERROR", text)
 
-    # ---- a batch ---------------------------------------------------------------------------------------------------------
+    # ---- a batch -----------------------------------------------------------------------------------------------------
 
     async def _work_off(self, requests: list[AuthRequest]) -> list[Outcome]:
         attempt = 0
@@ -243,7 +243,7 @@ class Authd:
         except StoreFailed as failure:
             self._say("ERROR", f"Agents without a key stay in the database for now: {failure}")
 
-    # ---- a request -------------------------------------------------------------------------------------------------------
+    # ---- a request ---------------------------------------------------------------------------------------------------
 
     async def _decide(self, request: AuthRequest, changes: _Changes) -> bytes:
         if request.function == "add":

@@ -78,7 +78,7 @@ class DatabaseCommands:
             "sleep": (True, self._sleep),
         }
 
-    # ---- grammar ---------------------------------------------------------------------------------------------------------
+    # ---- grammar -----------------------------------------------------------------------------------------------------
 
     async def answer(self, payload: bytes) -> list[bytes]:
         """The answer's frames, usually one (wdb.md 2.1 to 2.4)."""
@@ -134,7 +134,7 @@ class DatabaseCommands:
         except sqlite3.Error:
             raise JsonRefused(f"Error getting {what} from global.db.") from None
 
-    # ---- sql -------------------------------------------------------------------------------------------------------------
+    # ---- sql ---------------------------------------------------------------------------------------------------------
 
     async def _sql(self, argument: str) -> bytes:
         watch = self._engine.watch
@@ -144,7 +144,7 @@ class DatabaseCommands:
             work = functools.partial(sql.run_write, text=argument, watch=watch)
             return b"ok " + await self._engine.write(work, alone=True)
 
-    # ---- groups ----------------------------------------------------------------------------------------------------------
+    # ---- groups ------------------------------------------------------------------------------------------------------
 
     async def _sync_agent_groups_get(self, argument: str) -> bytes:
         query = groups.parse_groups_query(parse(argument, Any))
@@ -222,7 +222,7 @@ class DatabaseCommands:
 
         return await self._reader("agent groups information", work)
 
-    # ---- agents ----------------------------------------------------------------------------------------------------------
+    # ---- agents ------------------------------------------------------------------------------------------------------
 
     async def _sync_agent_info_get(self, argument: str) -> bytes:
         words = argument.split(" ")

@@ -151,7 +151,7 @@ class Engine:
         self._session.db.close()
         self.watch.close()
 
-    # ---- reader threads --------------------------------------------------------------------------------------------------
+    # ---- reader threads ----------------------------------------------------------------------------------------------
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -170,7 +170,7 @@ class Engine:
         if is_damage(failure):
             self.damage = self.damage or str(failure)
 
-    # ---- the writer thread -----------------------------------------------------------------------------------------------
+    # ---- the writer thread -------------------------------------------------------------------------------------------
 
     def _write_all(self) -> None:
         held: _Write | None = None

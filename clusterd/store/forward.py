@@ -1,7 +1,7 @@
 """authd on a worker: registrations go to the master's authd through the node's local socket (wdb.md 8.1, 9.2).
 
-Stock answers 9015 instead. A request is sent again only while there is no link to the master: once it has gone out nobody
-knows what became of it, and a second `add` would collide with the first.
+Stock answers 9015 instead. A request is sent again only while there is no link to the master: once it has gone out
+nobody knows what became of it, and a second `add` would collide with the first.
 """
 
 import asyncio
@@ -47,7 +47,8 @@ class Forwarder:
         link_wait_s: float = LINK_WAIT_S,
         answer_s: float = ANSWER_S,
     ) -> None:
-        """`rules`: those of the node, which it shows and its master does not know; `link_wait_s`: how long a request waits for a link; `answer_s`: for the master's answer."""
+        """`rules`: those of the node, which it shows and its master does not know; `link_wait_s`: how long a request
+        waits for a link; `answer_s`: for the master's answer."""
         self._path = local_socket(root)
         self._rules = rules
         self._link_wait_s = link_wait_s
@@ -117,7 +118,8 @@ class Forwarder:
 
     @staticmethod
     async def _read(reader: asyncio.StreamReader) -> bytes:
-        """The payload of the first `ok`; the server may say other things before. Raises NotConnected, ClusterError, EOFError."""
+        """The payload of the first `ok`; the server may say other things before. Raises NotConnected, ClusterError,
+        EOFError."""
         while True:
             header = parse_header(await reader.readexactly(HEADER_BYTES))
             if header.length > LARGEST_ANSWER:
@@ -135,7 +137,8 @@ class Forwarder:
 
 
 def _never_left(error: ClusterError) -> bool:
-    """The local server refuses with a bare 3023 before it sends anything; once the request is out, the text says more."""
+    """The local server refuses with a bare 3023 before it sends anything; once the request is out, the text says
+    more."""
     return not error.extra
 
 

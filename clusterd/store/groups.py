@@ -21,7 +21,7 @@ _UNKNOWN_IP = "0.0.0.0"
 _hash_of = lru_cache(4096)(group_hash)
 
 
-# ---- groups ------------------------------------------------------------------------------------------------------------
+# ---- groups ----------------------------------------------------------------------------------------------------------
 
 
 def insert_group(session: Session, name: str) -> None:
@@ -58,7 +58,7 @@ def delete_group(session: Session, name: str, sync_status: str) -> None:
         raise JsonRefused("Error deleting group in global.db.")
 
 
-# ---- assignment --------------------------------------------------------------------------------------------------------
+# ---- assignment ------------------------------------------------------------------------------------------------------
 
 
 class Assignment:
@@ -227,7 +227,7 @@ def groups_of(db: sqlite3.Connection, agent_id: int) -> list[str]:
     ]
 
 
-# ---- hashes ------------------------------------------------------------------------------------------------------------
+# ---- hashes ----------------------------------------------------------------------------------------------------------
 
 
 def _recalculate(session: Session, agent_id: int, sync_status: str) -> bool:
@@ -278,7 +278,7 @@ def integrity(session: Session, peer_hash: str) -> bytes:
     return b"synced" if session.hashes.digest() == peer_hash[:40] else b"hash_mismatch"
 
 
-# ---- hand-over to the workers ------------------------------------------------------------------------------------------
+# ---- hand-over to the workers ----------------------------------------------------------------------------------------
 
 
 class GroupsQuery(msgspec.Struct, frozen=True):

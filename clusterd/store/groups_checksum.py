@@ -1,7 +1,8 @@
-"""The global group hash from memory (wdb.md 5): the hashes of all agents that have one, in order of id, 8 bytes an agent.
+"""The global group hash from memory (wdb.md 5): the hashes of all agents that have one, in order of id, 8 bytes an
+agent.
 
-The table stays the truth; whoever writes column `group_hash` tells this sequence in the same transaction, and it is loaded
-again after a rollback or a statement of a client. Ids only order it, they are not hashed.
+The table stays the truth; whoever writes column `group_hash` tells this sequence in the same transaction, and it is
+loaded again after a rollback or a statement of a client. Ids only order it, they are not hashed.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
 """The HTTP socket (wdb.md 7), and our own endpoints below `/v1/clusterd` for two nodes with this store.
 
 GET  /v1/clusterd                             {"store": 1, "node_type": ...}
-POST /v1/clusterd/agents/take?limit=N         what waits to be reported, still marked; headers X-Clusterd-Batch, -Agents, -More
-POST /v1/clusterd/agents/confirm?batch=N      the master has that batch; 410 when the store has forgotten it
-POST /v1/clusterd/agents/sync?node=W[&offset=U] reported agents of worker W; what became of them
+POST /v1/clusterd/agents/take?limit=N         what waits to be reported, still marked; headers X-Clusterd-Batch,
+-Agents, -More POST /v1/clusterd/agents/confirm?batch=N      the master has that batch; 410 when the store has forgotten
+it POST /v1/clusterd/agents/sync?node=W[&offset=U] reported agents of worker W; what became of them
 """
 
 import re
@@ -117,7 +117,7 @@ class StoreApi:
                 raise HTTPException(413)
         return bytes(body)
 
-    # ---- wdb.md 7.1 to 7.6 -----------------------------------------------------------------------------------------------
+    # ---- wdb.md 7.1 to 7.6 -------------------------------------------------------------------------------------------
 
     async def ids(self, request: Request) -> Response:
         return _json(encode(await self._engine.read(_ids)))
@@ -147,7 +147,7 @@ class StoreApi:
         query = msgspec.json.decode(body, type=RestartQuery) if body else RestartQuery()
         return _json(encode({"items": await self._engine.read(lambda db: _active(db, query))}))
 
-    # ---- agent-info ------------------------------------------------------------------------------------------------------
+    # ---- agent-info --------------------------------------------------------------------------------------------------
 
     async def take_all(self, request: Request) -> Response:
         return _json(await self._engine.write(report.take_all))
@@ -225,7 +225,7 @@ def _pieces(reported: report.Reported) -> Iterator[Sequence[report.Element]]:
             yield elements[start : start + PIECE]
 
 
-# ---- readers -----------------------------------------------------------------------------------------------------------
+# ---- readers ---------------------------------------------------------------------------------------------------------
 
 
 def _ids(db: sqlite3.Connection) -> list[int]:

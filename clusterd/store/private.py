@@ -45,7 +45,7 @@ class PrivateDatabases:
         self._started_at = time.time()
         self._requests = 0
 
-    # ---- agent ⟨id⟩ ⟨command⟩ --------------------------------------------------------------------------------------------
+    # ---- agent ⟨id⟩ ⟨command⟩ ----------------------------------------------------------------------------------------
 
     async def answer(self, engine: Engine, request: str) -> bytes:
         """`{id} {command} [{argument}]`. Raises Refused."""
@@ -95,7 +95,7 @@ class PrivateDatabases:
         """Path of the database of a deleted agent."""
         _unlink(self._directory / database_name(agent_id))
 
-    # ---- {"command": ...} ------------------------------------------------------------------------------------------------
+    # ---- {"command": ...} --------------------------------------------------------------------------------------------
 
     def answer_json(self, text: str) -> bytes:
         """Answers statistics and configuration requests of the daemon, in the common form and with the errors of wdb.md

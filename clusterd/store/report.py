@@ -38,7 +38,7 @@ KEPT_BATCHES = 4
 MOST_ERRORS = 100
 
 
-# ---- going up ----------------------------------------------------------------------------------------------------------
+# ---- going up --------------------------------------------------------------------------------------------------------
 
 
 def _shown(names: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def confirm(session: Session, rows: Iterable[tuple[int, int, str]]) -> int:
     return count
 
 
-# ---- coming in ---------------------------------------------------------------------------------------------------------
+# ---- coming in -------------------------------------------------------------------------------------------------------
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -360,7 +360,7 @@ def _merge_each(session: Session, elements: Sequence[Element], offset_us: int | 
     return errors
 
 
-# ---- the stream socket's commands of older clusters (wdb.md 3.5) ---------------------------------------------------------
+# ---- the stream socket's commands of older clusters (wdb.md 3.5) -----------------------------------------------------
 
 _PASSES = (
     ("syncreq", FULL),

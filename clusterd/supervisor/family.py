@@ -82,7 +82,7 @@ class Family:
         self._not_for_child = not_for_child
         self.failure = ""
 
-    # ---- coming up -----------------------------------------------------------------------------------------------------
+    # ---- coming up ---------------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
         """Forks all children, in reverse order of stopping."""
@@ -124,7 +124,7 @@ class Family:
             return
         slot.row.set_pid(slot.child.pid)
 
-    # ---- watching ------------------------------------------------------------------------------------------------------
+    # ---- watching ----------------------------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
         """Reaps children that ended, decides their replacement, forks those that are due, and ends those that are
@@ -226,7 +226,7 @@ class Family:
     def _say(self, level: str, text: str) -> None:
         self._log.line(level, TAG, SUBTAG, text)
 
-    # ---- going down ----------------------------------------------------------------------------------------------------
+    # ---- going down --------------------------------------------------------------------------------------------------
 
     def send_all(self, number: signal.Signals) -> None:
         for slot in self._slots:

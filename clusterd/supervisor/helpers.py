@@ -144,7 +144,7 @@ class Helpers:
             assert self._socket is not None
             self._socket.send(encode(message))
 
-    # ---- going down ----------------------------------------------------------------------------------------------------
+    # ---- going down --------------------------------------------------------------------------------------------------
 
     def _ask_to_end(self, helper: _Helper, now: float) -> None:
         helper.kill_at = now + STOP_S

@@ -233,7 +233,8 @@ def _clean_up(root: str, log: Log) -> None:
 
 @contextlib.contextmanager
 def _crash_log(root: str) -> Iterator[tuple[str, int]]:
-    """The supervisor's own stacks, should it crash, go where those of its children go: the path, and what it is open as."""
+    """The supervisor's own stacks, should it crash, go where those of its children go: the path, and what it is open
+    as."""
     path = f"{root}/logs/clusterd-crash.log"
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, CRASH_LOG_MODE)
     try:
@@ -371,7 +372,7 @@ class _Supervisor:
         if self._serving:
             self._notifier.ready("reloaded")
 
-    # ---- stopping ------------------------------------------------------------------------------------------------------
+    # ---- stopping ----------------------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
         """Stage by stage; what does not end in its time is killed. A second stop signal kills the rest at once."""
@@ -391,7 +392,8 @@ class _Supervisor:
             self._log.line("ERROR", TAG, SUBTAG, f"Cannot be killed and is left: {', '.join(left)}.")
 
     def _gone(self, stage: int | None, allowed_s: float) -> bool:
-        """Whether the children of this stage (or all) end within this time. A stop signal meanwhile kills everything."""
+        """Whether the children of this stage (or all) end within this time. A stop signal meanwhile kills
+        everything."""
         deadline = time.monotonic() + allowed_s
         while self._living(stage):
             left = deadline - time.monotonic()
@@ -410,7 +412,7 @@ class _Supervisor:
         if stage in (None, HELPERS_STAGE):
             self._helpers.kill()
 
-    # ---- small things --------------------------------------------------------------------------------------------------
+    # ---- small things ------------------------------------------------------------------------------------------------
 
     def _take_reason(self) -> str:
         """What a child wrote about why it could not start; read once."""

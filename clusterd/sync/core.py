@@ -64,7 +64,7 @@ class Core:
         self._remote = bind("worker" if on_master else "master", side.remote, side.sealed, on_master=on_master)
         self._local = bind("local", {**side.local, commands.STATUS: self.tell_status}, {}, on_master=on_master)
 
-    # ---- life ----------------------------------------------------------------------------------------------------------
+    # ---- life --------------------------------------------------------------------------------------------------------
 
     async def handle(self, message: NetToSync) -> None:
         """Handles one message of net. Each request is answered by a task of its own; the tasks begin in the order of
@@ -182,7 +182,7 @@ class Core:
         part = self._side.status(self._away)
         return dump_json(node_status(self._context, self._serving, part, database | {"syncs": part.agents}))
 
-    # ---- requests ------------------------------------------------------------------------------------------------------
+    # ---- requests ----------------------------------------------------------------------------------------------------
 
     async def _answer(self, message: PeerRequest) -> None:
         peer = self._roster.at(message.link)

@@ -56,8 +56,8 @@ FULL_MESSAGES = 1000
 def run(
     settings: Settings, arena: Arena, board: Board, log: Log, pool_size: int, *, framework_fd: int | None = None
 ) -> int:
-    """The child's main function. `framework_fd`: where the supervisor is asked for processes of the framework, None without one.
-    Returns the exit code."""
+    """The child's main function. `framework_fd`: where the supervisor is asked for processes of the framework, None
+    without one. Returns the exit code."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_SyncProcess(settings, arena, board, log, pool_size, framework_fd).run())
 
@@ -231,7 +231,7 @@ class _SyncProcess:
                 task.result()
         return 0
 
-    # ---- channels ------------------------------------------------------------------------------------------------------
+    # ---- channels ----------------------------------------------------------------------------------------------------
 
     async def _send_to_net(self, message: SyncToNet) -> None:
         """In the order of the calls. A caller that is cancelled has sent its message all the same."""
@@ -242,8 +242,8 @@ class _SyncProcess:
             await self._has_room.wait()
 
     async def _write_net(self) -> None:
-        """Messages of one turn of the loop go together. To a net that is not there they are dropped: it will say hello, and
-        everything starts clean."""
+        """Messages of one turn of the loop go together. To a net that is not there they are dropped: it will say hello,
+        and everything starts clean."""
         while True:
             await self._has_messages.wait()
             self._has_messages.clear()
@@ -315,7 +315,7 @@ class _SyncProcess:
             self._admitted = True
             await self._context.slabs.admit()
 
-    # ---- time ----------------------------------------------------------------------------------------------------------
+    # ---- time --------------------------------------------------------------------------------------------------------
 
     async def _beat(self) -> None:
         while True:

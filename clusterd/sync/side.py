@@ -36,7 +36,8 @@ class Side(Protocol):
         ...
 
     async def link_down(self, peer: Peer, why: str) -> None:
-        """The peer has left the roster: end what runs on its link, close it, forget it. `why`: empty when it hung up."""
+        """The peer has left the roster: end what runs on its link, close it, forget it. `why`: empty when it hung
+        up."""
         ...
 
     def refused(self, refusal: HelloRefused) -> None:

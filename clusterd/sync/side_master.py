@@ -72,7 +72,8 @@ class MasterSide:
         return b""
 
     async def link_down(self, peer: Peer, why: str) -> None:
-        # What one of these trips over keeps none of the others from happening. The last one added is the first to be called.
+        # What one of these trips over keeps none of the others from happening. The last one added is the first to be
+        # called.
         async with contextlib.AsyncExitStack() as ending:
             if peer.info.kind == "worker":
                 for forget in (self._groups.left, self._info.forget, self._digest.forget, self._integrity.forget):

@@ -67,7 +67,8 @@ class WorkerSide:
         """Nobody joins a worker."""
 
     async def link_down(self, peer: Peer, why: str) -> None:
-        # What one of these trips over keeps none of the others from happening. The last one added is the first to be called.
+        # What one of these trips over keeps none of the others from happening. The last one added is the first to be
+        # called.
         async with contextlib.AsyncExitStack() as ending:
             ending.push_async_callback(peer.close)
             ending.callback(self._both.link_lost, peer)

@@ -72,8 +72,8 @@ class BlockingDatabase:
             self._socket = None
 
     def ask(self, request: str) -> tuple[str, bytes]:
-        """Status `ok` or `due`, and the payload. Raises DatabaseError: 2003 with the text of an `err`, 2004 for a request that
-        is too long, 2005, 2007, 2010."""
+        """Status `ok` or `due`, and the payload. Raises DatabaseError: 2003 with the text of an `err`, 2004 for a
+        request that is too long, 2005, 2007, 2010."""
         data = request.encode(errors="replace")
         if len(data) > LARGEST_REQUEST:
             raise DatabaseError(2004, f"it has {len(data)} bytes, the database takes {LARGEST_REQUEST}")
@@ -83,8 +83,8 @@ class BlockingDatabase:
         raise DatabaseError(2003, payload.decode(errors="replace"))
 
     def rows(self, template: str, values: Sequence[Value] = (), *, agent: str = "") -> list[dict[str, Any]]:
-        """The rows of a statement whose answer is short; with `agent` (an id, digits) of that agent's own database. Columns
-        that are null are missing. Raises DatabaseError."""
+        """The rows of a statement whose answer is short; with `agent` (an id, digits) of that agent's own database.
+        Columns that are null are missing. Raises DatabaseError."""
         return self._rows(statement(template, values), agent)
 
     def pages(

@@ -112,7 +112,7 @@ class Database:
             self._asked = (found.st_ino, found.st_ctime_ns)
         return self._is_ours
 
-    # ---- stream socket ---------------------------------------------------------------------------------------------------
+    # ---- stream socket -----------------------------------------------------------------------------------------------
 
     def conversation(self, timeout_s: float = ASK_TIMEOUT_S) -> DatabaseConversation:
         return DatabaseConversation(self._wdb, timeout_s)
@@ -130,7 +130,7 @@ class Database:
         except (msgspec.DecodeError, RecursionError) as problem:
             raise DatabaseError(2007, str(problem)) from None
 
-    # ---- agents to report ------------------------------------------------------------------------------------------------
+    # ---- agents to report --------------------------------------------------------------------------------------------
 
     async def take(self, out: str, limit: int, *, moments: bool) -> Taken:
         """Writes the waiting reports to the file `out`. Our store returns at most `limit` agents and keeps them marked
@@ -152,7 +152,7 @@ class Database:
         if response.status_code not in (200, 410):
             raise DatabaseError(2012, f"status {response.status_code} to a confirmation")
 
-    # ---- reported agents -------------------------------------------------------------------------------------------------
+    # ---- reported agents ---------------------------------------------------------------------------------------------
 
     async def merge(self, path: str, size: int, timeout_s: float) -> None:
         """Sends the object in the file `path` by POST, as stock does. Raises DatabaseError, OSError."""
@@ -171,7 +171,7 @@ class Database:
         except (msgspec.DecodeError, RecursionError) as problem:
             raise DatabaseError(2013, f"the store's answer cannot be read: {problem}") from None
 
-    # ---- HTTP ------------------------------------------------------------------------------------------------------------
+    # ---- HTTP --------------------------------------------------------------------------------------------------------
 
     def _http_client(self) -> httpx.AsyncClient:
         if self._client is None:

@@ -1,7 +1,7 @@
 """`make package`: a .deb with clusterd in an environment of its own, /opt/clusterd, made with venv, pip and dpkg-deb.
 
-The environment runs on the interpreter that builds it, at the same path: build on the distribution that it is for. Its packages have
-the versions of the environment that this is called from, which are those that the suite ran with.
+The environment runs on the interpreter that builds it, at the same path: build on the distribution that it is for. Its
+packages have the versions of the environment that this is called from, which are those that the suite ran with.
 """
 
 import argparse

@@ -1,7 +1,9 @@
-"""The OpenAPI document is true: whatever it allows is taken, whatever it does not allow is refused, answers are as it says.
+"""The OpenAPI document is true: whatever it allows is taken, whatever it does not allow is refused, answers are as it
+says.
 
-Schemathesis makes the requests: a bounded number of them, the same ones in each run. The node behind the door is a fake that
-checks the arguments as the functions themselves do; tests/system/test_rest.py asks real ones. test_schema.py runs this file.
+Schemathesis makes the requests: a bounded number of them, the same ones in each run. The node behind the door is a fake
+that checks the arguments as the functions themselves do; tests/system/test_rest.py asks real ones. test_schema.py runs
+this file.
 """
 
 import time
@@ -63,7 +65,8 @@ SCHEMA: Any = schemathesis.openapi.from_asgi("/openapi.json", DOOR.api.app)
 def test_requests_are_taken_and_answered_as_the_document_says(case: Case) -> None:
     spoiled = {place for place, part in case.meta.components.items() if part.mode == GenerationMode.NEGATIVE}
     if ParameterLocation.HEADER in spoiled:
-        # The only header there is is the token: without it nothing else counts. So `ignored_auth` need not ask it all again.
+        # The only header there is is the token: without it nothing else counts. So `ignored_auth` need not ask it all
+        # again.
         assert case.call_and_validate().status_code == 401
         return
     token = Tokens(lambda: SECRET, 900).issue("admin", time.time())

@@ -33,7 +33,7 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-# ---- tokens and logins ----------------------------------------------------------------------------------------------------
+# ---- tokens and logins -----------------------------------------------------------------------------------------------
 
 
 def test_a_login_gives_a_token_that_lets_in(door: Door) -> None:
@@ -258,7 +258,7 @@ def test_users_that_cannot_be_read_are_500_and_a_line_in_the_log() -> None:
     assert said == ["the file is damaged"]
 
 
-# ---- what is refused -----------------------------------------------------------------------------------------------------
+# ---- what is refused -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_a_bad_json_body_is_refused(door: Door, content: str) -> None:
     assert door.node.asked == []
 
 
-# ---- answers and failures ------------------------------------------------------------------------------------------------
+# ---- answers and failures --------------------------------------------------------------------------------------------
 
 
 def test_items_are_rendered_with_their_failures() -> None:

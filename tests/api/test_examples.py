@@ -172,7 +172,7 @@ def differences(found: Any, example: Any, where: str = "") -> list[str]:
     return unknown + [text for texts in known for text in texts]
 
 
-# ---- the page ----------------------------------------------------------------------------------------------------------------
+# ---- the page --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

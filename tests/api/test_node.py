@@ -1,4 +1,5 @@
-"""The node as the api process asks it: a node that is gone, silent, or talks nonsense is an error in time, never a hang."""
+"""The node as the api process asks it: a node that is gone, silent, or talks nonsense is an error in time, never a
+hang."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,5 @@
-"""The server under the application, over real TLS: callers that are slow, silent, huge or many are bounded, others are served."""
+"""The server under the application, over real TLS: callers that are slow, silent, huge or many are bounded, others are
+served."""
 
 import asyncio
 import contextlib

@@ -1,8 +1,9 @@
-"""Each operation on files of one piece of work fails or is the last one of its process, number 1, 2, 3, ... until one run meets none:
-`python -m tests.campaigns.every_operation WORK DIRECTORY`. No nodes: the functions that the processes of a node run.
+"""Each operation on files of one piece of work fails or is the last one of its process, number 1, 2, 3, ... until one
+run meets none: `python -m tests.campaigns.every_operation WORK DIRECTORY`. No nodes: the functions that the processes
+of a node run.
 
-Prints one line for each run after which something is wrong, and at the end `N runs`. A process of its own without threads, because
-every run is a fork that the layer of the campaigns (hook/sitecustomize.py) is put under.
+Prints one line for each run after which something is wrong, and at the end `N runs`. A process of its own without
+threads, because every run is a fork that the layer of the campaigns (hook/sitecustomize.py) is put under.
 """
 
 import errno
@@ -36,8 +37,9 @@ LIMIT_STEP = 2048
 
 
 class Work:
-    """`prepare` makes a tree; `work` runs in a fork and says what it has promised; `heal` runs in another one without faults: what the
-    next start and the next round do. `broken` and `wrong` say what is wrong after the one and the other, given what was said."""
+    """`prepare` makes a tree; `work` runs in a fork and says what it has promised; `heal` runs in another one without
+    faults: what the next start and the next round do. `broken` and `wrong` say what is wrong after the one and the
+    other, given what was said."""
 
     uses_database = False
 

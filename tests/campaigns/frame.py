@@ -1,5 +1,5 @@
-"""What all campaigns share: how long and from which seed, files that prove that they are whole, writers and readers that never
-pause, and what must hold at the end of every one.
+"""What all campaigns share: how long and from which seed, files that prove that they are whole, writers and readers
+that never pause, and what must hold at the end of every one.
 
 CLUSTERD_CAMPAIGN_MINUTES   how long (a campaign with a fixed list of cases ends when it is through, or then)
 CLUSTERD_CAMPAIGN_OFFSET    where `file_faults` goes on; printed where its minutes end
@@ -24,7 +24,8 @@ from tools.rig.peer import wait_until
 MINUTES = float(os.environ.get("CLUSTERD_CAMPAIGN_MINUTES", "1"))
 SEED = int(os.environ.get("CLUSTERD_CAMPAIGN_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
 EQUAL_S = 180.0
-"""How long nodes may take to be equal again after the last fault. Campaigns judge no speed: this only ends one that hangs."""
+"""How long nodes may take to be equal again after the last fault. Campaigns judge no speed: this only ends one that
+hangs."""
 PLACE = "etc/lists/campaign"
 FILES = 24
 
@@ -105,7 +106,8 @@ class _Thread:
 
 
 class Edits(_Thread):
-    """Somebody who writes sealed files on the master all the time, whole ones, as an editor does; adds and removes some."""
+    """Somebody who writes sealed files on the master all the time, whole ones, as an editor does; adds and removes
+    some."""
 
     def __init__(self, campaign: Campaign, root: Path, pause_s: float = 0.05, size: int = 60_000) -> None:
         super().__init__(pause_s)

@@ -26,8 +26,9 @@ class Page:
             self._memory = mmap.mmap(file.fileno(), 4096)
 
     def arm(self, directory: Path, fail_at: int = 0, code: int = errno.ENOSPC, only: str = "") -> None:
-        """From now on operations on files below `directory` are counted, and number `fail_at` fails; `code` KILL: the process that
-        does it is killed. `only`: "NAME CLASS" as `noted` has it, others do not count. Without `fail_at` they are noted."""
+        """From now on operations on files below `directory` are counted, and number `fail_at` fails; `code` KILL: the
+        process that does it is killed. `only`: "NAME CLASS" as `noted` has it, others do not count. Without `fail_at`
+        they are noted."""
         self.disarm()
         os.truncate(self._notes, 0)
         text = only.encode()

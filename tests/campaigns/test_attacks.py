@@ -1,5 +1,5 @@
-"""Strangers and broken nodes at the master's port, all the time, while a legitimate worker is served: its echo is answered, its
-files stay equal, the log has few lines of them, and memory and descriptors come back."""
+"""Strangers and broken nodes at the master's port, all the time, while a legitimate worker is served: its echo is
+answered, its files stay equal, the log has few lines of them, and memory and descriptors come back."""
 
 import contextlib
 import random

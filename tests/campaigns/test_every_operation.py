@@ -1,5 +1,6 @@
-"""Every operation on files of an application, a scan, a registration and a merge fails once, and is the last one of its process once:
-files stay old or new, what was answered is kept, and the next round is right. No nodes; `file_faults` is the same with nodes."""
+"""Every operation on files of an application, a scan, a registration and a merge fails once, and is the last one of its
+process once: files stay old or new, what was answered is kept, and the next round is right. No nodes; `file_faults` is
+the same with nodes."""
 
 import os
 import subprocess

@@ -1,8 +1,10 @@
-"""Every file operation fails once, in turn: of an application on a worker, of a scan and the building of a package on the master,
-of a registration, of a merge. Whatever it was, two rounds later all is equal and right, and every process still there.
+"""Every file operation fails once, in turn: of an application on a worker, of a scan and the building of a package on
+the master, of a registration, of a merge. Whatever it was, two rounds later all is equal and right, and every process
+still there.
 
-A dry run counts the operations of each kind (rename, create, ...) in each class of path; then number 1 of each kind and class fails,
-then number 2 of each, and so on. A run that its minutes end says where: CLUSTERD_CAMPAIGN_OFFSET=that goes on there (make: OFFSET=).
+A dry run counts the operations of each kind (rename, create, ...) in each class of path; then number 1 of each kind and
+class fails, then number 2 of each, and so on. A run that its minutes end says where: CLUSTERD_CAMPAIGN_OFFSET=that goes
+on there (make: OFFSET=).
 
 The operations are those of Python; what SQLite does itself is not among them, but in test_every_operation.py.
 """
@@ -44,7 +46,8 @@ class Faults:
     def __init__(
         self, campaign: Campaign, rig: Rig, page: Page, directory: Path, work: Work, check: Callable[[], str]
     ) -> None:
-        """`work` gets a number it has not had before and may fail; `check` says what is wrong afterwards, else empty."""
+        """`work` gets a number it has not had before and may fail; `check` says what is wrong afterwards, else
+        empty."""
         self._campaign = campaign
         self._rig = rig
         self._page = page

@@ -1,4 +1,5 @@
-"""Whatever bytes a reader gets, it reads them or refuses them, in bounded time. An input that found something is kept in `corpus`."""
+"""Whatever bytes a reader gets, it reads them or refuses them, in bounded time. An input that found something is kept
+in `corpus`."""
 
 import random
 import time

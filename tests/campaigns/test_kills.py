@@ -1,7 +1,8 @@
-"""Processes killed at random moments while files change without a pause and several syncs overlap: no reader ever sees a part of a
-file, and afterwards all is equal and nothing is left.
+"""Processes killed at random moments while files change without a pause and several syncs overlap: no reader ever sees
+a part of a file, and afterwards all is equal and nothing is left.
 
-Each node has somebody of its own who kills one to three of its children at once, waits until they are back, and does it again.
+Each node has somebody of its own who kills one to three of its children at once, waits until they are back, and does it
+again.
 """
 
 import contextlib
@@ -25,7 +26,8 @@ pytestmark = [pytest.mark.stress, pytest.mark.timeout(int(MINUTES * 60) + 900)]
 WORKERS = 3
 SLOW_BYTES = 400_000
 SUPERVISORS = 0.03
-"""Share of the turns that kill the supervisor: the node has to be started again, which takes the time of many other kills."""
+"""Share of the turns that kill the supervisor: the node has to be started again, which takes the time of many other
+kills."""
 BACK_S = 90.0
 NAME = "clusterd-"
 """A child's name begins with it, as the kernel shows it."""

@@ -1,5 +1,5 @@
-"""Each file that a node keeps of its own, damaged in each way while the node is down: it starts, or says what is wrong and what to
-do; nothing of what it is trusted with is lost, and it becomes equal."""
+"""Each file that a node keeps of its own, damaged in each way while the node is down: it starts, or says what is wrong
+and what to do; nothing of what it is trusted with is lost, and it becomes equal."""
 
 import contextlib
 import os

@@ -1,4 +1,5 @@
-"""What every_operation.py runs: an application on a worker, a scan and manifest on a master, a registration, a merge of reports."""
+"""What every_operation.py runs: an application on a worker, a scan and manifest on a master, a registration, a merge of
+reports."""
 
 import asyncio
 import errno
@@ -30,7 +31,7 @@ from tests.campaigns.every_operation import Say, Work
 from tests.hashing.packages import RULES, Receiver, build_as_stock, read_tree, step, wire_of, write_tree
 from tests.hashing.test_unpack import metadata
 
-# ---- application ---------------------------------------------------------------------------------------------------------
+# ---- application -----------------------------------------------------------------------------------------------------
 
 OLD = {
     "etc/lists/a": b"old" * 90_000,
@@ -108,7 +109,7 @@ class ApplyInPlace(Apply):
         return ""
 
 
-# ---- scan and manifest ---------------------------------------------------------------------------------------------------
+# ---- scan and manifest -----------------------------------------------------------------------------------------------
 
 SHARDS = 2
 AT = 1_700_000_000
@@ -180,7 +181,7 @@ class Patch(Scan):
     patch = True
 
 
-# ---- registration --------------------------------------------------------------------------------------------------------
+# ---- registration ----------------------------------------------------------------------------------------------------
 
 
 def with_store(root: Path, use: Callable[[Engine, PrivateDatabases], Awaitable[None]]) -> None:
@@ -263,7 +264,7 @@ class Register(Work):
         return "" if rows == set(held) and not left else f"file {sorted(held)}, database {sorted(rows)}, left {left}"
 
 
-# ---- merge ---------------------------------------------------------------------------------------------------------------
+# ---- merge -----------------------------------------------------------------------------------------------------------
 
 
 class Merge(Work):

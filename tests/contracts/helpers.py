@@ -91,7 +91,8 @@ def add_many(db: WdbClient, count: int, status: str = "never_connected") -> None
 
 @contextlib.contextmanager
 def trigger(root: Path, statement: str) -> Iterator[None]:
-    """A trigger `refuse` in the store's database, put there from outside: no client may (`statement`: what follows its name)."""
+    """A trigger `refuse` in the store's database, put there from outside: no client may (`statement`: what follows its
+    name)."""
     with contextlib.closing(sqlite3.connect(root / "queue/db/global.db", timeout=30, isolation_level=None)) as file:
         file.execute(f"create trigger refuse {statement}")
         try:

@@ -79,7 +79,7 @@ def code(node: AgentNode, **query: Any) -> int:
     return raised.value.code
 
 
-# ---- rows ------------------------------------------------------------------------------------------------------------------
+# ---- rows ------------------------------------------------------------------------------------------------------------
 
 
 def test_agent_is_shown_with_its_fields_and_without_what_is_null(node: AgentNode) -> None:
@@ -181,7 +181,7 @@ def test_without_fields_every_agent_is_a_combination_of_its_own(node: AgentNode)
     assert rows[1]["os"]["name"] == rows[1]["version"] == rows[1]["lastKeepAlive"] == "N/A"
 
 
-# ---- filters ---------------------------------------------------------------------------------------------------------------
+# ---- filters ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_filter_that_is_none_is_an_error(node: AgentNode, filters: dict[str, Any
     assert code(node, filters=filters) == expected
 
 
-# ---- q ---------------------------------------------------------------------------------------------------------------------
+# ---- q ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_query_that_no_request_can_hold_is_2004(node: AgentNode) -> None:
     assert found(node, q="id=1") == [1]
 
 
-# ---- search, sort, pages -----------------------------------------------------------------------------------------------------
+# ---- search, sort, pages ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

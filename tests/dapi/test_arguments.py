@@ -1,4 +1,5 @@
-"""What the API of stock sends to each function (dapi.md 5, framework.md 4) is taken. The table is copied from there by hand."""
+"""What the API of stock sends to each function (dapi.md 5, framework.md 4) is taken. The table is copied from there by
+hand."""
 
 import datetime
 from typing import Any

@@ -1,4 +1,5 @@
-"""What the API of a stock worker asks its master at a login and at every call (dapi.md 5.8), against the users of this node."""
+"""What the API of a stock worker asks its master at a login and at every call (dapi.md 5.8), against the users of this
+node."""
 
 import asyncio
 import json

@@ -61,7 +61,7 @@ def remove(node: AgentNode, group: str, agents: list[str] | None = None) -> tupl
     return found.affected, codes(found)
 
 
-# ---- assign ----------------------------------------------------------------------------------------------------------------
+# ---- assign ----------------------------------------------------------------------------------------------------------
 
 
 def test_agents_come_into_a_group_and_the_workers_are_told(node: AgentNode) -> None:
@@ -136,7 +136,7 @@ def test_agents_that_the_database_refuses_fail_alone(node: AgentNode) -> None:
         assert assign(node, "db", ["001", "005"]) == (["001"], {"005": 2003})
 
 
-# ---- remove ----------------------------------------------------------------------------------------------------------------
+# ---- remove ----------------------------------------------------------------------------------------------------------
 
 
 def test_agents_leave_a_group(node: AgentNode) -> None:

@@ -50,7 +50,7 @@ def known(node: AgentNode) -> set[str]:
     return {row["name"] for row in json.loads(node.db.command("global select-groups"))}
 
 
-# ---- list ------------------------------------------------------------------------------------------------------------------
+# ---- list ------------------------------------------------------------------------------------------------------------
 
 
 def test_groups_have_counts_and_hashes(node: AgentNode) -> None:
@@ -89,7 +89,7 @@ def test_groups_that_do_not_exist_are_failed_items(node: AgentNode) -> None:
     assert codes(found) == dict.fromkeys(["file", "link", "nowhere", ".."], 1710)
 
 
-# ---- make, delete ----------------------------------------------------------------------------------------------------------
+# ---- make, delete ----------------------------------------------------------------------------------------------------
 
 
 def test_new_group_is_a_directory_with_the_template_and_known_at_once(node: AgentNode) -> None:
@@ -146,7 +146,7 @@ def test_all_groups_are_all_but_default(node: AgentNode) -> None:
     assert [entry.name for entry in shared(node).iterdir() if entry.is_dir()] == ["default"]
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------------
+# ---- files -----------------------------------------------------------------------------------------------------------
 
 
 def test_files_of_a_group_are_listed_with_the_one_of_all_groups(node: AgentNode) -> None:

@@ -27,7 +27,7 @@ def delete(node: RulesetNode, name: str) -> Any:
     return node.items(MODULE, "delete_list_file", filename=name)
 
 
-# ---- the text ----------------------------------------------------------------------------------------------------------------
+# ---- the text --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("line", ["a:", "a:b", '"a:b":', 'a:"b:c"', '"a b":c d', 'a:say "hi"', "10.0.0.:x", "a:\tb"])
@@ -58,7 +58,7 @@ def test_of_lines_that_are_not_quite_right_entries_keep_what_they_can() -> None:
     assert entries(text) == [("key", "# see https://there"), ("twice", "1"), ("twice", "2"), ("last", "")]
 
 
-# ---- listing -----------------------------------------------------------------------------------------------------------------
+# ---- listing ---------------------------------------------------------------------------------------------------------
 
 
 def test_lists_are_found_in_all_directories_below(node: RulesetNode) -> None:
@@ -145,7 +145,7 @@ def test_links_are_no_lists(node: RulesetNode) -> None:
     assert (outside / "secret").read_text() == TEXT
 
 
-# ---- one list ----------------------------------------------------------------------------------------------------------------
+# ---- one list --------------------------------------------------------------------------------------------------------
 
 
 def test_a_list_is_an_object_or_its_text(node: RulesetNode) -> None:
@@ -162,7 +162,7 @@ def test_what_is_no_list_is_1802(node: RulesetNode, name: str) -> None:
     assert codes(node.items(MODULE, "get_list_file", filename=[name], raw=True)) == {name: 1802}
 
 
-# ---- upload ------------------------------------------------------------------------------------------------------------------
+# ---- upload ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_upload_is_there_with_mode_0660(node: RulesetNode) -> None:
@@ -237,7 +237,7 @@ def test_nothing_is_written_through_a_link(node: RulesetNode) -> None:
     assert sorted(os.listdir(outside)) == ["a", "b"]
 
 
-# ---- delete ------------------------------------------------------------------------------------------------------------------
+# ---- delete ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_deleted_list_is_gone_with_its_compiled_form(node: RulesetNode) -> None:

@@ -44,7 +44,7 @@ def items(answer: Any) -> list[Any]:
     return list(answer.fields["affected_items"])
 
 
-# ---- daemons ---------------------------------------------------------------------------------------------------------------
+# ---- daemons ---------------------------------------------------------------------------------------------------------
 
 
 def test_states_follow_the_first_file_that_matches(root: Path) -> None:
@@ -94,7 +94,7 @@ def test_function_waits_for_no_daemon_that_is_down(root: Path) -> None:
     assert states["wazuh-execd"] == "failed"
 
 
-# ---- the log ---------------------------------------------------------------------------------------------------------------
+# ---- the log ---------------------------------------------------------------------------------------------------------
 
 
 def test_log_lines_are_shown_newest_first(root: Path) -> None:
@@ -148,7 +148,7 @@ def test_without_a_log_it_is_1020(root: Path) -> None:
         assert answer.code == 1020
 
 
-# ---- statistics ------------------------------------------------------------------------------------------------------------
+# ---- statistics ------------------------------------------------------------------------------------------------------
 
 
 def test_totals_of_a_day(root: Path) -> None:

@@ -24,7 +24,8 @@ OPEN = {
     "get_node_ruleset_integrity",
     "revoke_tokens",
 }
-"""What an API asks before it knows who its caller is, digests of files that every node has, and what nodes ask of one another."""
+"""What an API asks before it knows who its caller is, digests of files that every node has, and what nodes ask of one
+another."""
 ACTIONS = {
     "agent:create",
     "agent:delete",

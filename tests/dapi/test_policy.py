@@ -21,7 +21,8 @@ MAY = {
     (DISTRIBUTED, "master"),
     (LOCAL_ANY, "client"),
 }
-"""What crosses to whom (dapi.md 3.1): a worker sends its master what its API is asked, the master sends on what it spreads."""
+"""What crosses to whom (dapi.md 3.1): a worker sends its master what its API is asked, the master sends on what it
+spreads."""
 STATES = ("off", "absent", "idle", "starting", "ready", "failed")
 BEYOND = {
     "wazuh.core.cluster.control.get_node_ruleset_integrity",

@@ -1,4 +1,5 @@
-"""Agents added and removed through the API (dapi.md 5.3, wdb.md 8), by the authd of a real store and by ones that fail."""
+"""Agents added and removed through the API (dapi.md 5.3, wdb.md 8), by the authd of a real store and by ones that
+fail."""
 
 import base64
 import contextlib
@@ -146,7 +147,7 @@ def test_more_agents_than_connections_at_a_time(node: AgentNode, monkeypatch: py
     assert keys(node) == []
 
 
-# ---- an authd that fails -------------------------------------------------------------------------------------------------
+# ---- an authd that fails ---------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def files_of(node: RulesetNode, kind: Kind, **given: object) -> list[tuple[str, 
     return [(row["relative_dirname"], row["filename"], row["status"]) for row in items.affected]
 
 
-# ---- listing -----------------------------------------------------------------------------------------------------------------
+# ---- listing ---------------------------------------------------------------------------------------------------------
 
 
 @BOTH
@@ -133,7 +133,7 @@ def test_a_broken_configuration_is_an_error_of_the_kind(node: RulesetNode, kind:
     assert caught.value.code == {"rules": 1200, "decoders": 1500}[kind.words]
 
 
-# ---- one file ----------------------------------------------------------------------------------------------------------------
+# ---- one file --------------------------------------------------------------------------------------------------------
 
 
 @BOTH
@@ -178,7 +178,7 @@ def test_a_file_that_is_no_xml_is_shown_raw_only(node: RulesetNode) -> None:
     assert node.answer("wazuh.rule", "get_rule_file", filename="bad.xml", raw=True) == {"message": "<group>"}
 
 
-# ---- upload ------------------------------------------------------------------------------------------------------------------
+# ---- upload ----------------------------------------------------------------------------------------------------------
 
 
 @BOTH
@@ -354,7 +354,7 @@ def test_two_requests_do_not_write_at_once(node: RulesetNode, monkeypatch: pytes
     assert node.items("wazuh.rule", "upload_rule_file", filename="a.xml", content=RULE).affected == ["etc/rules/a.xml"]
 
 
-# ---- delete ------------------------------------------------------------------------------------------------------------------
+# ---- delete ----------------------------------------------------------------------------------------------------------
 
 
 @BOTH
@@ -387,7 +387,7 @@ def test_several_names_are_1202(node: RulesetNode) -> None:
     assert caught.value.code == 1202
 
 
-# ---- the dialect -------------------------------------------------------------------------------------------------------------
+# ---- the dialect -----------------------------------------------------------------------------------------------------
 
 
 def test_a_backslash_makes_text_of_a_bracket() -> None:

@@ -1,4 +1,5 @@
-"""What the framework is given as it came: nothing in it can make it import or build anything (docs/protocol/dapi.md 8.1)."""
+"""What the framework is given as it came: nothing in it can make it import or build anything (docs/protocol/dapi.md
+8.1)."""
 
 import json
 from typing import Any

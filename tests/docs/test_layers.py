@@ -23,8 +23,8 @@ LAYERS = {
     "clusterd.sync": [("ports",), ("manifest",), ("links",), ("integrity", "agents"), ("requests",), ("",)],
     "clusterd.dapi": [("protocol",), ("query", "files"), ("ruleset",), ("functions",), ("",)],
 }
-"""Of a package ("": of all): groups of folders in their order. Folders of one group do not import one another, but for the
-base of clusterd, which is one layer."""
+"""Of a package ("": of all): groups of folders in their order. Folders of one group do not import one another, but for
+the base of clusterd, which is one layer."""
 MAY_MIX = {"clusterd"}
 
 
@@ -106,7 +106,8 @@ def test_every_folder_of_sync_and_dapi_has_its_place() -> None:
 
 
 def test_sync_reads_no_clock_but_the_one_it_is_given() -> None:
-    """Tests of sync move time by hand. process.py makes the clock; ports/wake_timer.py keeps to that of its loop, which wakes it."""
+    """Tests of sync move time by hand. process.py makes the clock; ports/wake_timer.py keeps to that of its loop, which
+    wakes it."""
     wrong = []
     for module, path in modules("clusterd.sync"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,5 @@
-"""Words mean one thing (docs/glossary.md): no two classes of our packages have one name, those of a module's own included."""
+"""Words mean one thing (docs/glossary.md): no two classes of our packages have one name, those of a module's own
+included."""
 
 import ast
 from collections import defaultdict

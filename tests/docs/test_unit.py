@@ -1,4 +1,5 @@
-"""The systemd unit: what it exposes, as systemd itself judges it, and that its capabilities are those that the daemon uses."""
+"""The systemd unit: what it exposes, as systemd itself judges it, and that its capabilities are those that the daemon
+uses."""
 
 import re
 import shutil

@@ -9,8 +9,8 @@ from clusterd.store.registry import AgentFacts, Registration
 
 
 class FakeAgentTable:
-    """`agents`: the rows. `states`: what is known of some of them beside their registration. `refuses`: every change fails
-    with this text. `before_change`: awaited before each change, so that something can happen meanwhile."""
+    """`agents`: the rows. `states`: what is known of some of them beside their registration. `refuses`: every change
+    fails with this text. `before_change`: awaited before each change, so that something can happen meanwhile."""
 
     def __init__(self) -> None:
         self.agents: dict[int, Registration] = {}

@@ -1,5 +1,5 @@
-"""An installed framework, written from docs/protocol/framework.md alone: a directory that looks like one, with about two dozen
-functions. What is in it: tests/fakes/framework_packages."""
+"""An installed framework, written from docs/protocol/framework.md alone: a directory that looks like one, with about
+two dozen functions. What is in it: tests/fakes/framework_packages."""
 
 import json
 import shutil
@@ -45,8 +45,8 @@ class FakeFramework:
             )
 
     def behave(self, **how: Any) -> None:
-        """From its next start on. `import`: "fail", "hang", "slow", "exit"; `items`: the cluster's settings cannot be read; `marked`:
-        functions carry __wazuh_exposed__, as from 4.14.9 on."""
+        """From its next start on. `import`: "fail", "hang", "slow", "exit"; `items`: the cluster's settings cannot be
+        read; `marked`: functions carry __wazuh_exposed__, as from 4.14.9 on."""
         (self.directory / "behaviour.json").write_text(json.dumps(how))
 
     @property

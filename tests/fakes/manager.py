@@ -1,4 +1,5 @@
-"""A stock manager as `clusterd adopt` finds it: a control script, programs that it starts and judges by their pid files."""
+"""A stock manager as `clusterd adopt` finds it: a control script, programs that it starts and judges by their pid
+files."""
 
 import json
 import os

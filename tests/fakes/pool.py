@@ -1,5 +1,5 @@
-"""The pool without processes: jobs run where they are asked for, each by the next of a few workshops, so that none can rely on
-what it remembers."""
+"""The pool without processes: jobs run where they are asked for, each by the next of a few workshops, so that none can
+rely on what it remembers."""
 
 from itertools import cycle
 from typing import Any, TypeVar, cast

@@ -1,7 +1,7 @@
 """A stand-in for the `clusterd` command, made of the rig's own stock peers, so that the rig can be tested by itself.
 
-It knows `init`, `start`, `stop` and `status --json`, and runs a supervisor that restarts one process, `net`. What a node may
-not do comes as a word in ROOT/behave: `refuse-start`, `ignore-stop`, `lame` (a worker that never checks).
+It knows `init`, `start`, `stop` and `status --json`, and runs a supervisor that restarts one process, `net`. What a
+node may not do comes as a word in ROOT/behave: `refuse-start`, `ignore-stop`, `lame` (a worker that never checks).
 """
 
 import json

@@ -35,7 +35,7 @@ class FakeSync:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    # ---- scripted --------------------------------------------------------------------------------------------------------
+    # ---- scripted ----------------------------------------------------------------------------------------------------
 
     def send(self, message: SyncToNet, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
@@ -97,7 +97,7 @@ class FakeSync:
             self._unread += self._socket.recv_multipart()[1:]
         return self._decoder.decode(self._unread.pop(0))
 
-    # ---- by itself -------------------------------------------------------------------------------------------------------
+    # ---- by itself ---------------------------------------------------------------------------------------------------
 
     def answer_with(self, answer: Callable[[PeerRequest], Reply | None]) -> None:
         """Answer requests in a thread from now on; other messages are kept in `received`."""

@@ -1,4 +1,5 @@
-"""A wazuh-db that is not ours: the two sockets as a stock one has them, answering what the test says, in threads of the test."""
+"""A wazuh-db that is not ours: the two sockets as a stock one has them, answering what the test says, in threads of the
+test."""
 
 import contextlib
 import http.server
@@ -12,8 +13,8 @@ from typing import Any
 
 
 class FakeWazuhDb:
-    """Serves from construction until `close`. `pending`: what GET `/v1/agents/sync` gives, once; `reports`: what was posted;
-    `requests`: of the stream socket; `answer` makes their answers. `post_status` 500 refuses reports."""
+    """Serves from construction until `close`. `pending`: what GET `/v1/agents/sync` gives, once; `reports`: what was
+    posted; `requests`: of the stream socket; `answer` makes their answers. `post_status` 500 refuses reports."""
 
     def __init__(self, root: Path, answer: Callable[[str], str] = lambda request: "ok") -> None:
         self.pending: dict[str, Any] = {}

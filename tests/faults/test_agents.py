@@ -1,5 +1,5 @@
-"""Agents report, change, move and are deleted, groups are assigned, while children of all nodes are killed at random: afterwards
-the master has what they said last, and groups and checksums are equal on all nodes.
+"""Agents report, change, move and are deleted, groups are assigned, while children of all nodes are killed at random:
+afterwards the master has what they said last, and groups and checksums are equal on all nodes.
 
 `-m stress`: 10,000 agents for CLUSTERD_STRESS_MINUTES (10); `make test` runs a short one.
 """
@@ -59,7 +59,8 @@ def assign_groups(rig: Rig, fleet: Fleet, stop: threading.Event, seed: int, assi
 
 
 def assign_some(client: Patient, fleet: Fleet, chance: random.Random) -> Assigned:
-    """Three groups at most to each of 20 agents; one of them may have been deleted meanwhile: the others have theirs then."""
+    """Three groups at most to each of 20 agents; one of them may have been deleted meanwhile: the others have theirs
+    then."""
     chosen = chance.sample(sorted(fleet.agents), min(20, len(fleet.agents)))
     data = [{"id": one, "groups": chance.sample(GROUPS, chance.randint(1, 3))} for one in chosen]
     request = {"mode": "override", "sync_status": "syncreq", "data": data}

@@ -28,7 +28,8 @@ pytestmark = [pytest.mark.stress, pytest.mark.timeout(MINUTES * 60 + 3 * PATIENC
 
 @contextlib.contextmanager
 def everybody_computes() -> Iterator[None]:
-    """In sessions of their own: where the kernel shares the CPU between sessions, each has the share of a process of ours."""
+    """In sessions of their own: where the kernel shares the CPU between sessions, each has the share of a process of
+    ours."""
     line = [sys.executable, "-c", "while True: pass"]
     count = BUSY * len(os.sched_getaffinity(0))
     busy = [subprocess.Popen(line, start_new_session=True) for _ in range(count)]

@@ -229,8 +229,8 @@ def report(fleet: Fleet, number: int) -> int:
 
 
 def register(rig: Rig, number: int) -> int:
-    """One agent comes, through any node, and goes again; another time where authd hangs up on a caller that is slow on a
-    busy machine."""
+    """One agent comes, through any node, and goes again; another time where authd hangs up on a caller that is slow on
+    a busy machine."""
     guests = Fleet(rig)
     node = rig.nodes[number % len(rig.nodes)]
     try:

@@ -25,7 +25,8 @@ SEED = int(os.environ.get("CLUSTERD_STRESS_SEED", "1"))
 
 
 class Swapped:
-    """A file of the master that changes between two contents, and a reader on each worker that must never see a mixture."""
+    """A file of the master that changes between two contents, and a reader on each worker that must never see a
+    mixture."""
 
     def __init__(self, rig: Rig) -> None:
         self._contents = [bytes([letter]) * 3_000_000 for letter in b"ab"]

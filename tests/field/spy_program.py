@@ -1,5 +1,5 @@
-"""`clusterd`, whose processes write down what they import once the supervisor has begun to fork, into `imports` of the rig's
-directory: `PROCESS MODULE` a line."""
+"""`clusterd`, whose processes write down what they import once the supervisor has begun to fork, into `imports` of the
+rig's directory: `PROCESS MODULE` a line."""
 
 import os
 import sys

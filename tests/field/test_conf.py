@@ -225,7 +225,7 @@ def test_a_node_name_outside_the_rule_is_refused_with_the_rule(tmp_path: Path, n
     assert problem.text.startswith("a node name ")
 
 
-# ---- the ruleset section, which other readers of this file know better -------------------------------------------------------
+# ---- the ruleset section, which other readers of this file know better -----------------------------------------------
 
 
 def test_a_fault_elsewhere_is_none_of_the_ruleset_section(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_fault_that_may_hide_the_ruleset_section_is_named(tmp_path: Path, text
         read_section(Settings(root=str(tmp_path)), RULES)
 
 
-# ---- anything at all ---------------------------------------------------------------------------------------------------------
+# ---- anything at all -------------------------------------------------------------------------------------------------
 
 _PIECES = st.sampled_from(
     [

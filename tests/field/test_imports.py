@@ -1,4 +1,5 @@
-"""Nothing is imported after the fork: a node whose package or interpreter was moved away, or may not be read, works on."""
+"""Nothing is imported after the fork: a node whose package or interpreter was moved away, or may not be read, works
+on."""
 
 import secrets
 import signal

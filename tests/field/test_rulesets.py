@@ -142,7 +142,7 @@ def test_what_is_read_may_be_uploaded(node: RulesetNode, content: str) -> None:
     assert (node.root / "etc/rules/new.xml").read_bytes() == content.encode()
 
 
-# ---- one reader against a strict one -----------------------------------------------------------------------------------------
+# ---- one reader against a strict one ---------------------------------------------------------------------------------
 
 _NAMES = st.sampled_from(["group", "rule", "match", "regex", "a", "x-y", "z.1", "k_2", "ä"])
 _TEXTS = st.text(

@@ -143,7 +143,8 @@ class LonePort:
 
     @contextlib.asynccontextmanager
     async def alive(self) -> AsyncIterator["LonePort"]:
-        """While the supervisor's part and sync's are turning; afterwards no process of them may be left, and no file."""
+        """While the supervisor's part and sync's are turning; afterwards no process of them may be left, and no
+        file."""
         turning = asyncio.create_task(self._turn())
         forever = asyncio.create_task(self.crew.forever())
         try:

@@ -344,7 +344,7 @@ def test_under_load_there_are_more_processes_and_never_more_than_wanted(
     play(story, framework, tmp_path, processes=2)
 
 
-# ---- it cannot be used -------------------------------------------------------------------------------------------------
+# ---- it cannot be used -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -431,7 +431,7 @@ def test_another_version_is_used_and_said(framework: FakeFramework, tmp_path: Pa
     play(story, framework, tmp_path)
 
 
-# ---- lives of sync -----------------------------------------------------------------------------------------------------
+# ---- lives of sync ---------------------------------------------------------------------------------------------------
 
 
 def test_a_new_life_of_sync_asks_anew_and_the_old_helpers_end(

@@ -1,4 +1,5 @@
-"""The program that runs in the framework's Python: what it takes, what it makes of answers, and the process as a whole."""
+"""The program that runs in the framework's Python: what it takes, what it makes of answers, and the process as a
+whole."""
 
 import ast
 import contextlib
@@ -34,7 +35,7 @@ def test_it_is_one_file_that_python_3_9_understands_and_needs_nothing_of_ours() 
     assert named <= sys.stdlib_module_names
 
 
-# ---- requests ----------------------------------------------------------------------------------------------------------
+# ---- requests --------------------------------------------------------------------------------------------------------
 
 
 def test_a_request_is_read() -> None:
@@ -104,7 +105,7 @@ def test_plain_arguments_come_through_as_they_are(value: Any) -> None:
     assert values_of(parsed["f_kwargs"], lambda found: found) == {"a": value}
 
 
-# ---- answers -----------------------------------------------------------------------------------------------------------
+# ---- answers ---------------------------------------------------------------------------------------------------------
 
 
 def heavy(value: Any, times: int) -> Any:
@@ -161,7 +162,7 @@ def test_the_cluster_key_is_in_no_answer(tmp_path: Path) -> None:
         assert b"*****" in payload
 
 
-# ---- the process -------------------------------------------------------------------------------------------------------
+# ---- the process -----------------------------------------------------------------------------------------------------
 
 
 class Direct:

@@ -179,7 +179,8 @@ def open_descriptors() -> int:
 
 
 def iter_entries(fd: int, size: int, limit: int) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """All entries of an open package in order: path and content in pieces (read each to its end), `limit` raw bytes each.
+    """All entries of an open package in order: path and content in pieces (read each to its end), `limit` raw bytes
+    each.
 
     Raises MalformedPackage, PackageTooLarge.
     """

@@ -1,4 +1,5 @@
-"""Putting files in place: what is on the disk before the first rename, what is deleted, and every moment at which it may end."""
+"""Putting files in place: what is on the disk before the first rename, what is deleted, and every moment at which it
+may end."""
 
 import errno
 import os
@@ -31,7 +32,8 @@ def receiver(root: Path, package: bytes, ops: FileOps | None = None) -> Receiver
 
 
 class SyncedOps(FileOps):
-    """Knows which files (inodes) and file systems are synced, and notes what was not when something of it was renamed."""
+    """Knows which files (inodes) and file systems are synced, and notes what was not when something of it was
+    renamed."""
 
     def __init__(self) -> None:
         self.synced: set[int] = set()

@@ -62,7 +62,8 @@ def test_extra_file_of_an_unknown_item_fails_the_check() -> None:
 
 
 def test_nothing_is_deleted_where_the_master_could_not_read() -> None:
-    """A directory that the master could not list at its first scan looked empty, and every worker deleted its own (C8)."""
+    """A directory that the master could not list at its first scan looked empty, and every worker deleted its own
+    (C8)."""
     master = manifest("etc/rules/a", unread=("etc/rules/sub/", "etc/rules/b"))
     theirs = worker("etc/rules/a", "etc/rules/b", "etc/rules/sub/x", "etc/rules/sub/deep/y", "etc/rules/subx")
     found = compare(master, theirs, DEFAULT_RULES)

@@ -1,4 +1,5 @@
-"""Files that are mount points: written in place, old or new after whatever happens, and everything else is renamed as ever."""
+"""Files that are mount points: written in place, old or new after whatever happens, and everything else is renamed as
+ever."""
 
 import errno
 import fcntl
@@ -29,7 +30,8 @@ class Stopped(BaseException):
 
 
 class MountedOps(FaultyOps):
-    """Operations of a tree where the files of these names are mount points. `stop_at`: from that operation on all fail."""
+    """Operations of a tree where the files of these names are mount points. `stop_at`: from that operation on all
+    fail."""
 
     def __init__(
         self, *mounted: str, stop_at: int = 0, failure: type[BaseException] = Stopped, only: bool = False

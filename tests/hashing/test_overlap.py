@@ -1,4 +1,5 @@
-"""Packages that overlap, and files that others touch between verification and renaming: what is renamed is what was verified."""
+"""Packages that overlap, and files that others touch between verification and renaming: what is renamed is what was
+verified."""
 
 import os
 from collections.abc import Callable

@@ -116,8 +116,8 @@ def test_no_separator_forms_at_the_end_of_a_stream() -> None:
 
 
 def content_with_checksum(wanted: bytes, ending: bytes) -> bytes:
-    """Bytes with `ending` at their end and this Adler-32. Its low half is the sum of the bytes, its high half the sum of the
-    bytes times their distance from the end: so put the sum near the end, then move units of it away."""
+    """Bytes with `ending` at their end and this Adler-32. Its low half is the sum of the bytes, its high half the sum
+    of the bytes times their distance from the end: so put the sum near the end, then move units of it away."""
     length = 1200
     high, low = int.from_bytes(wanted[:2], "big"), int.from_bytes(wanted[2:], "big")
     values = [0] * length

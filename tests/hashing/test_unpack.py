@@ -257,8 +257,8 @@ def test_broken_entry_costs_only_its_own_file(damage: bytes, root: Path, spool: 
 
 
 def test_stock_package_with_separators_in_its_data_is_rescued(root: Path, spool: Path) -> None:
-    """C5: a stock sender writes them verbatim; a stock receiver would lose the whole package. Among the noise are pieces that
-    look like entries of this very package."""
+    """C5: a stock sender writes them verbatim; a stock receiver would lose the whole package. Among the noise are
+    pieces that look like entries of this very package."""
     rng = random.Random(3)
     fake = FILE_SEP + b"etc/lists/small" + PATH_SEP + zlib.compress(b"evil")
     unknown = FILE_SEP + b"etc/lists/other" + PATH_SEP + zlib.compress(b"evil")

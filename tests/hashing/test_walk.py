@@ -1,5 +1,5 @@
-"""What a scan finds, reads again, and leaves alone. Times are given to the scan, so that nothing here waits for a file to be
-old: SOON is a scan that begins long enough after the files were written for them to be settled."""
+"""What a scan finds, reads again, and leaves alone. Times are given to the scan, so that nothing here waits for a file
+to be old: SOON is a scan that begins long enough after the files were written for them to be settled."""
 
 import base64
 import json

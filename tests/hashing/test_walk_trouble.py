@@ -1,4 +1,5 @@
-"""Files and directories that cannot be read, that change or vanish under the scan: they are named, and stay as they were."""
+"""Files and directories that cannot be read, that change or vanish under the scan: they are named, and stay as they
+were."""
 
 import os
 import shutil

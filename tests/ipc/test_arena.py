@@ -161,8 +161,8 @@ def test_closing_while_a_view_is_held_is_an_error() -> None:
 
 
 def test_slabs_come_back_when_their_holder_is_killed(tmp_path: Path) -> None:
-    """The whole way: a job hands a slab to a pool process, which is killed half-way through writing it. The job is tried
-    again by its successor in the same slab; in the end every slab is free and the bytes are whole."""
+    """The whole way: a job hands a slab to a pool process, which is killed half-way through writing it. The job is
+    tried again by its successor in the same slab; in the end every slab is free and the bytes are whole."""
     arena = Arena(1, 2)
     book, queue = LeaseBook(arena.sync_slabs), JobQueue(10)
     told, tells = os.pipe()

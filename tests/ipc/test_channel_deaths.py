@@ -152,8 +152,8 @@ def test_a_dealer_is_not_given_the_orders_of_a_dead_router(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("router_reads_meanwhile", [True, False])
 def test_a_successor_takes_over_the_identity_of_a_killed_process(tmp_path: Path, router_reads_meanwhile: bool) -> None:
-    """ZeroMQ hands out what the dead one had sent under an identity of its own making, after the successor's hello: sync
-    once could take a result for one of the new process, or fall over the name."""
+    """ZeroMQ hands out what the dead one had sent under an identity of its own making, after the successor's hello:
+    sync once could take a result for one of the new process, or fall over the name."""
     path = tmp_path / "s"
     told, tells = os.pipe()
 

@@ -1,4 +1,5 @@
-"""Net's process for real: forked, over a root of its own, with a fake sync and blocking clients that speak the protocol."""
+"""Net's process for real: forked, over a root of its own, with a fake sync and blocking clients that speak the
+protocol."""
 
 import os
 import signal
@@ -121,7 +122,7 @@ class NetNode:
         self.sync: FakeSync | None = None
         self._clients: list[Talker] = []
 
-    # ---- processes -------------------------------------------------------------------------------------------------------
+    # ---- processes ---------------------------------------------------------------------------------------------------
 
     def start(self, *, with_sync: bool = True) -> "NetNode":
         if with_sync:
@@ -196,7 +197,7 @@ class NetNode:
         self.arena.close()
         self._place.__exit__(None, None, None)
 
-    # ---- what is seen ----------------------------------------------------------------------------------------------------
+    # ---- what is seen ------------------------------------------------------------------------------------------------
 
     def row(self) -> RowSnapshot:
         return self.board.row("net").snapshot()
@@ -220,7 +221,7 @@ class NetNode:
         lines: list[str] = wait_until(lambda: self.lines(text), f"a log line with {text!r} in {self.log()}", timeout_s)
         return lines[0]
 
-    # ---- clients ---------------------------------------------------------------------------------------------------------
+    # ---- clients -----------------------------------------------------------------------------------------------------
 
     @property
     def address(self) -> tuple[str, int]:

@@ -1,4 +1,5 @@
-"""Bytes and connections that nobody should have sent: refused or closed, one log line, nothing held, nobody else disturbed."""
+"""Bytes and connections that nobody should have sent: refused or closed, one log line, nothing held, nobody else
+disturbed."""
 
 import socket
 import threading

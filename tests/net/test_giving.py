@@ -1,4 +1,5 @@
-"""Net gives a small long string by itself (ipc GiveString): the frames of wire.md 4.4, of which sync hears the end only."""
+"""Net gives a small long string by itself (ipc GiveString): the frames of wire.md 4.4, of which sync hears the end
+only."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,5 @@
-"""A peer that has agreed to a pulse and is silent is lost within seconds; what a peer waits for is sent after a stall, too."""
+"""A peer that has agreed to a pulse and is silent is lost within seconds; what a peer waits for is sent after a stall,
+too."""
 
 import asyncio
 import socket
@@ -25,7 +26,7 @@ def agree(node: NetNode, name: str) -> int:
     return link
 
 
-# ---- arithmetic ----------------------------------------------------------------------------------------------------------
+# ---- arithmetic ------------------------------------------------------------------------------------------------------
 
 
 class Beaten:
@@ -85,7 +86,7 @@ def test_a_process_that_is_held_up_sends_its_pulse_as_soon_as_it_runs() -> None:
     assert link.pulse.silent_s < 2 * STEP_S + 1
 
 
-# ---- links ---------------------------------------------------------------------------------------------------------------
+# ---- links -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -149,7 +150,8 @@ def test_who_comes_again_takes_the_place_of_its_silent_connection(master: Master
 
 
 def test_what_a_peer_waits_for_is_sent_although_nobody_waits_for_its_answer(master: Master) -> None:
-    """A stall that is longer than the time-out of requests: else a worker waits two minutes for a package that is not coming."""
+    """A stall that is longer than the time-out of requests: else a worker waits two minutes for a package that is not
+    coming."""
     node = master()
     sync = node.sync
     assert sync is not None
@@ -167,7 +169,7 @@ def test_what_a_peer_waits_for_is_sent_although_nobody_waits_for_its_answer(mast
     assert b"get_diff" not in read
 
 
-# ---- connecting ----------------------------------------------------------------------------------------------------------
+# ---- connecting ------------------------------------------------------------------------------------------------------
 
 
 def address(host: str, port: int) -> tuple[int, int, int, str, tuple[str, int]]:

@@ -112,7 +112,7 @@ def test_small_bodies_need_no_slab_while_they_arrive(master: Master) -> None:
     assert node.sync.expect(PeerRequest).body
 
 
-# ---- the books -----------------------------------------------------------------------------------------------------------
+# ---- the books -------------------------------------------------------------------------------------------------------
 
 
 def nothing(link: int) -> int:

@@ -295,7 +295,7 @@ def test_a_host_name_works(worker: Worker, master: Master) -> None:
     node.logged("Successfully connected to master.")
 
 
-# ---- TLS ---------------------------------------------------------------------------------------------------------------
+# ---- TLS -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -367,7 +367,7 @@ def test_a_missing_certificate_is_a_reason_not_to_start() -> None:
         node.close()
 
 
-# ---- stop and idle -------------------------------------------------------------------------------------------------------
+# ---- stop and idle ---------------------------------------------------------------------------------------------------
 
 
 def test_a_stop_answers_what_is_asked_and_closes_the_links(master: Master) -> None:

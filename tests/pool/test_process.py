@@ -174,7 +174,8 @@ def test_bytes_that_are_no_message_are_logged_and_skipped(sync: FakeSync) -> Non
 
 
 def cpu_ns(pid: int) -> int:
-    """Of all its threads, by the scheduler's own count: the times in ticks are guesses where ticks are all that is counted."""
+    """Of all its threads, by the scheduler's own count: the times in ticks are guesses where ticks are all that is
+    counted."""
     return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
 
 

@@ -36,7 +36,7 @@ def disk_full(number: int, name: str) -> OSError | None:
     return OSError(errno.ENOSPC, "No space left on device") if name == "write" else None
 
 
-# ---- many at once ------------------------------------------------------------------------------------------------------
+# ---- many at once ----------------------------------------------------------------------------------------------------
 
 
 def test_two_thousand_at_once_get_different_ids_and_few_file_writes(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_no_sequence_gives_an_id_or_a_name_twice(
     live_authd(tmp_path_factory.mktemp("steps"), work)
 
 
-# ---- what cannot be written --------------------------------------------------------------------------------------------
+# ---- what cannot be written ------------------------------------------------------------------------------------------
 
 
 def test_full_disk_refuses_with_the_reason_and_changes_nothing(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_no_id_is_given_beyond_the_greatest(tmp_path: Path) -> None:
     live_authd(tmp_path, work)
 
 
-# ---- other writers of client.keys --------------------------------------------------------------------------------------
+# ---- other writers of client.keys ------------------------------------------------------------------------------------
 
 
 def test_agent_that_another_program_adds_meanwhile_is_kept(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""What a client's own SQL may do to the node: change rows, and nothing that outlives them or costs the others their store."""
+"""What a client's own SQL may do to the node: change rows, and nothing that outlives them or costs the others their
+store."""
 
 import json
 import threading

@@ -159,8 +159,8 @@ def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def restart_machine(root: Path, *, up_s: float, wall_s: float | None) -> None:
-    """As if the moments in the database were of another boot, which had the wall clock `wall_s` ahead of this one's and was
-    `up_s` further on than this one is; None: the wall clock was not noted then."""
+    """As if the moments in the database were of another boot, which had the wall clock `wall_s` ahead of this one's and
+    was `up_s` further on than this one is; None: the wall clock was not noted then."""
     db = schema.connect(str(root))
     db.execute("update clusterd_seen set name = 'another boot' where kind = 'boot'")
     db.execute("delete from clusterd_seen where kind = 'wall'")

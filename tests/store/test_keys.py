@@ -47,7 +47,7 @@ def opened(root: Path, ops: FaultyOps | None = None) -> KeyFile:
     return file
 
 
-# ---- lines -------------------------------------------------------------------------------------------------------------
+# ---- lines -----------------------------------------------------------------------------------------------------------
 
 
 def test_comments_are_skipped_and_both_marks_mean_removed() -> None:
@@ -126,7 +126,7 @@ def test_any_text_is_read_without_a_crash(text: str) -> None:
     assert {key.number for key in again} == {key.number for key in keys}
 
 
-# ---- the table ---------------------------------------------------------------------------------------------------------
+# ---- the table -------------------------------------------------------------------------------------------------------
 
 
 def test_new_ids_go_on_behind_the_greatest_that_ever_was() -> None:
@@ -224,7 +224,7 @@ TestTable = TableMachine.TestCase
 TestTable.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 
 
-# ---- the file ----------------------------------------------------------------------------------------------------------
+# ---- the file --------------------------------------------------------------------------------------------------------
 
 
 def test_new_file_has_mode_0640_and_an_old_one_keeps_mode_and_owner(root: Path) -> None:

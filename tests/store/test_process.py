@@ -194,7 +194,7 @@ async def _one_process(directory: Path) -> None:
         await server.stop()
 
 
-# ---- whether there is a store ------------------------------------------------------------------------------------------
+# ---- whether there is a store ----------------------------------------------------------------------------------------
 
 
 def settings(root: Path, store: str) -> Settings:

@@ -109,7 +109,8 @@ def test_agent_that_was_set_aside_after_it_was_taken_is_not_confirmed(session: S
 
 
 def test_agent_that_waits_over_a_restart_of_the_machine_is_not_taken_for_old(session: Session, tmp_path: Path) -> None:
-    """It moved here, its report waited, and the machine was started again: once that was lost, being without a moment."""
+    """It moved here, its report waited, and the machine was started again: once that was lost, being without a
+    moment."""
     moved_us = boot_us() - 50_000_000
     agents.update_agent_data(session, data(1, version="moved"))
     session.db.execute("update clusterd_event set at = ?", (moved_us,))

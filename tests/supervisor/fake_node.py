@@ -1,8 +1,8 @@
 """A node whose children do nothing but live: `python -m tests.supervisor.fake_node ROOT [OPTION=VALUE ...]` in the
 foreground; with a further word `run`, `hang` or `die` in the background, which prints the StartResult.
 
-Each child appends what happens to it to ROOT/story: `up NAME INCARNATION`, `term NAME`, `hup NAME`. How it behaves is in
-ROOT/behave-NAME, read at each birth:
+Each child appends what happens to it to ROOT/story: `up NAME INCARNATION`, `term NAME`, `hup NAME`. How it behaves is
+in ROOT/behave-NAME, read at each birth:
 
     (no file)        ready at once, ends on SIGTERM
     exit N           ends with code N before it is ready

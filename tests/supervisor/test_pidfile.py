@@ -92,7 +92,8 @@ def test_file_of_a_killed_daemon_is_removed_and_named(root: str) -> None:
 
 
 def test_pid_given_to_another_program_does_not_count(root: str) -> None:
-    """A container restarts with the same small pids: the file of the last run names a process that lives, ourselves even."""
+    """A container restarts with the same small pids: the file of the last run names a process that lives, ourselves
+    even."""
     for pid in (os.getpid(), os.getppid(), 1):
         Path(root, f"var/run/wazuh-clusterd-{pid}.pid").write_text(f"{pid}\n")
 

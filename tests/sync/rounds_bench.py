@@ -42,7 +42,8 @@ class Journal:
 
 
 class Manifests:
-    """`scan` answers `files`, or raises what is in `failure`; listeners hear of another content, as from the real one."""
+    """`scan` answers `files`, or raises what is in `failure`; listeners hear of another content, as from the real
+    one."""
 
     def __init__(self, digest: str) -> None:
         self.files = digest

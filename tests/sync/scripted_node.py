@@ -1,4 +1,5 @@
-"""A sync process on ports that only the test reads: links come up and go down, nodes and programs ask, the test answers."""
+"""A sync process on ports that only the test reads: links come up and go down, nodes and programs ask, the test
+answers."""
 
 import asyncio
 import json
@@ -48,7 +49,8 @@ class Lines:
 
 
 class InlinePool:
-    """Runs jobs in this process; those that need no arena. `jobs`: what was run. `answers`: a result instead, by type of job."""
+    """Runs jobs in this process; those that need no arena. `jobs`: what was run. `answers`: a result instead, by type
+    of job."""
 
     size = 1
     losses = 0

@@ -1,4 +1,5 @@
-"""Reports of agents, both sides on scripted ports: nothing counts as reported before the master has it (wire.md 4.9, 6.1, 6.2)."""
+"""Reports of agents, both sides on scripted ports: nothing counts as reported before the master has it (wire.md 4.9,
+6.1, 6.2)."""
 
 import asyncio
 import json
@@ -64,7 +65,7 @@ def of(root: Path, role: str, taken: Taken | None = None) -> tuple[Node, Agents]
     return node, agents
 
 
-# ---- a worker ----------------------------------------------------------------------------------------------------------
+# ---- a worker --------------------------------------------------------------------------------------------------------
 
 
 async def reported(node: Node) -> None:
@@ -163,7 +164,7 @@ def test_without_a_database_no_permission_is_asked_for_and_it_is_said_once(tmp_p
     assert sum("Could not obtain data from wazuh-db" in text for text in said) == 1
 
 
-# ---- a master ----------------------------------------------------------------------------------------------------------
+# ---- a master --------------------------------------------------------------------------------------------------------
 
 STRING = b'{"set_data_command": "global sync-agent-info-set", "payload": {}, "chunks": ' + ROWS + b"}"
 

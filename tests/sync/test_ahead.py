@@ -1,4 +1,5 @@
-"""What has changed goes at once to workers that have the manifest before; all others, and those it fails with, are told."""
+"""What has changed goes at once to workers that have the manifest before; all others, and those it fails with, are
+told."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,5 @@
-"""Requests of the API on their way: who is asked, whose answer counts, what each asker hears (docs/protocol/dapi.md 1.3, 3.2, 3.3)."""
+"""Requests of the API on their way: who is asked, whose answer counts, what each asker hears (docs/protocol/dapi.md
+1.3, 3.2, 3.3)."""
 
 import json
 from pathlib import Path
@@ -37,7 +38,7 @@ async def gives(node: Node, info: LinkInfo, name: str, content: bytes) -> bytes:
     return told.payload if told.command == "ok" else str(code_in(told.payload)).encode()
 
 
-# ---- programs ----------------------------------------------------------------------------------------------------------
+# ---- programs --------------------------------------------------------------------------------------------------------
 
 
 def test_program_of_a_master_is_answered_by_it(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_program_of_a_worker_hears_why_there_is_no_answer(tmp_path: Path, how: s
     on(node, story())
 
 
-# ---- whose answer counts -----------------------------------------------------------------------------------------------
+# ---- whose answer counts ---------------------------------------------------------------------------------------------
 
 
 def test_only_the_node_that_has_a_request_may_answer_it_and_once(tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_forwarding_is_for_privileged_programs_and_nodes_that_are_there(
     on(node, story())
 
 
-# ---- requests of other nodes -------------------------------------------------------------------------------------------
+# ---- requests of other nodes -----------------------------------------------------------------------------------------
 
 
 def test_request_of_a_worker_is_a_task_until_its_answer_is_given(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The master's decisions in checks by digest: who is answered what, what is remembered, what is freed when a link ends."""
+"""The master's decisions in checks by digest: who is answered what, what is remembered, what is freed when a link
+ends."""
 
 import asyncio
 from collections.abc import Callable

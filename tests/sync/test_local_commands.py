@@ -36,7 +36,7 @@ async def result(node: Node) -> bytes:
     return told.payload.removeprefix(b"7 ")
 
 
-# ---- send_file -----------------------------------------------------------------------------------------------------------
+# ---- send_file -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("role", "other", "node_name"), [("master", WORKER, "w1"), ("worker", MASTER, "None")])
@@ -126,7 +126,7 @@ def test_files_that_are_not_to_be_sent_are_refused(tmp_path: Path) -> None:
     on(node, story())
 
 
-# ---- sendrreload ---------------------------------------------------------------------------------------------------------
+# ---- sendrreload -----------------------------------------------------------------------------------------------------
 
 
 RELOADS = [
@@ -196,7 +196,7 @@ def test_reload_without_an_analysisd_is_a_line_and_no_more(tmp_path: Path) -> No
     on(node, story())
 
 
-# ---- no master -----------------------------------------------------------------------------------------------------------
+# ---- no master -------------------------------------------------------------------------------------------------------
 
 
 def test_worker_without_a_master_refuses_what_needs_one(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The keeper of the manifest with a real tree, real file events and real jobs: what it publishes, when, and what it withholds."""
+"""The keeper of the manifest with a real tree, real file events and real jobs: what it publishes, when, and what it
+withholds."""
 
 import asyncio
 import os

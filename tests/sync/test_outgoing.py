@@ -35,8 +35,9 @@ CHUNK = chunk_bytes(PATH)
 
 
 class FakePeer:
-    """A worker that keeps what it gets. After `cancels` chunks it cancels; `fails`: the number of the chunk it refuses; `held`: what
-    it says to have of a package that was cut off. While `reads` is clear it takes nothing, and net keeps what is sent."""
+    """A worker that keeps what it gets. After `cancels` chunks it cancels; `fails`: the number of the chunk it refuses;
+    `held`: what it says to have of a package that was cut off. While `reads` is clear it takes nothing, and net keeps
+    what is sent."""
 
     def __init__(self, slabs: SlabPool, arena: Arena, name: str = "w") -> None:
         self.name = name
@@ -186,7 +187,7 @@ def test_window_grows_while_answers_are_quick_and_falls_to_one_for_a_slow_peer()
     assert window.size == 1
 
 
-# ---- peers that take nothing ---------------------------------------------------------------------------------------------
+# ---- peers that take nothing -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", ["same", "own"])
@@ -220,7 +221,7 @@ def test_peers_that_read_nothing_leave_slabs_for_those_that_do(tmp_path: Path, n
     stage.arena.close()
 
 
-# ---- a package that was cut off ------------------------------------------------------------------------------------------
+# ---- a package that was cut off --------------------------------------------------------------------------------------
 
 
 def resuming(stage: Stage, held: int | bytes, name: str = "w") -> FakePeer:

@@ -22,7 +22,7 @@ NAMES = {"sync_now": "sync", "sendasync": "sendsync"}
 SENDSYNC = b'{"daemon_name":"authd","message":{"function":"add"}}'
 
 
-# ---- a worker ----------------------------------------------------------------------------------------------------------
+# ---- a worker --------------------------------------------------------------------------------------------------------
 
 
 def test_worker_tells_its_master_first_what_it_can_do(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_status_of_a_worker_tells_of_its_master_and_of_itself(tmp_path: Path) ->
     on(node, story())
 
 
-# ---- a master ----------------------------------------------------------------------------------------------------------
+# ---- a master --------------------------------------------------------------------------------------------------------
 
 
 def test_status_of_a_master_is_by_worker_and_remembers_who_left(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_master_answers_workers_and_programs_about_nodes_alike(tmp_path: Path) -
     on(node, story())
 
 
-# ---- both --------------------------------------------------------------------------------------------------------------
+# ---- both ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

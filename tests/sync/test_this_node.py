@@ -1,4 +1,5 @@
-"""Who executes a request on a node with a framework: the runner on scripted ports, real jobs of the pool (docs/protocol/framework.md)."""
+"""Who executes a request on a node with a framework: the runner on scripted ports, real jobs of the pool
+(docs/protocol/framework.md)."""
 
 import asyncio
 import json
@@ -183,7 +184,7 @@ def text_of(answer: Any) -> str:
     return str(answer["__wazuh_exception__"]["__object__"]["extra_message"])
 
 
-# ---- the framework ---------------------------------------------------------------------------------------------------------
+# ---- the framework ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -358,7 +359,7 @@ def test_logins_that_are_right_or_were_not_looked_at_do_not_count(tmp_path: Path
     assert len(port.asked) == 10
 
 
-# ---- who is first ----------------------------------------------------------------------------------------------------------
+# ---- who is first ----------------------------------------------------------------------------------------------------
 
 
 def test_ours_is_asked_first_where_it_is_as_good(tmp_path: Path) -> None:
@@ -409,7 +410,7 @@ def test_what_only_a_framework_has_is_not_available_without_one(tmp_path: Path) 
         assert answer["__wazuh_exception__"]["__object__"]["ids"] == ["m"]
 
 
-# ---- other nodes -----------------------------------------------------------------------------------------------------------
+# ---- other nodes -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("port", [None, FakePort()])
@@ -461,7 +462,7 @@ def test_what_the_master_spreads_is_executed_by_the_framework_of_a_worker(tmp_pa
     assert len(port.asked) == 1
 
 
-# ---- tokens ----------------------------------------------------------------------------------------------------------------
+# ---- tokens ----------------------------------------------------------------------------------------------------------
 
 
 REVOCATIONS = ["wazuh.core.security:revoke_tokens", "wazuh.security:wrapper_revoke_tokens"]
@@ -515,7 +516,7 @@ def test_a_node_that_did_not_revoke_them_is_told_of(tmp_path: Path) -> None:
     assert code_of(ask(node, asked(REVOCATIONS[0], request_type=DM, broadcasting=True))) == 4000
 
 
-# ---- the cluster key -------------------------------------------------------------------------------------------------------
+# ---- the cluster key -------------------------------------------------------------------------------------------------
 
 
 CONF = f"<cluster>\n<key>{KEY}</key>\n</cluster>"
@@ -542,7 +543,7 @@ def test_a_configuration_written_back_as_it_was_shown_keeps_the_key() -> None:
         assert json.loads(given)["f_kwargs"]["new_conf"] == (CONF if is_restored else shown)
 
 
-# ---- who did what ----------------------------------------------------------------------------------------------------------
+# ---- who did what ----------------------------------------------------------------------------------------------------
 
 
 def test_changes_by_the_framework_are_in_the_audit(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ DATA = b"package" * 100
 
 
 class Worker:
-    """A worker that has received a package. Its pool unpacks as long as the package is there, or at once if `is_quick`."""
+    """A worker that has received a package. Its pool unpacks as long as the package is there, or at once if
+    `is_quick`."""
 
     def __init__(self, root: Path, capabilities: set[str]) -> None:
         self.lines: list[tuple[str, str]] = []

@@ -1,4 +1,5 @@
-"""What a worker makes of a package from its master: what is deleted, what status, log and master hear of it (wire.md 4.7, 5.9)."""
+"""What a worker makes of a package from its master: what is deleted, what status, log and master hear of it (wire.md
+4.7, 5.9)."""
 
 import asyncio
 import re
@@ -53,7 +54,8 @@ class Files:
 
 
 class Receiving:
-    """A worker whose master sends packages. `opened`, `applied`: what their jobs yield, or raise; `changed`: what each told."""
+    """A worker whose master sends packages. `opened`, `applied`: what their jobs yield, or raise; `changed`: what each
+    told."""
 
     def __init__(self, root: Path) -> None:
         self.opened: PackageOpened | JobError = ANNOUNCED

@@ -1,5 +1,5 @@
-"""What happens on a disk that is full, for test_full_disk.py: run in a mount namespace of its own, where a small tmpfs takes the
-place of a directory of one node. `python -m tests.system.disk_stories NAME`."""
+"""What happens on a disk that is full, for test_full_disk.py: run in a mount namespace of its own, where a small tmpfs
+takes the place of a directory of one node. `python -m tests.system.disk_stories NAME`."""
 
 import contextlib
 import os
@@ -56,7 +56,8 @@ def lines(rig: Rig, name: str, text: str) -> int:
 
 
 def master_cannot_look(make_rig: MakeRig) -> None:
-    """No room for the manifest: the master says so, takes no worker for equal, and carries the change once there is room."""
+    """No room for the manifest: the master says so, takes no worker for equal, and carries the change once there is
+    room."""
     rig = make_rig(1, files=20)
     with small_disk(rig.master.root / OWN, 16) as disk:
         rig.start()
@@ -83,8 +84,8 @@ def master_cannot_look(make_rig: MakeRig) -> None:
 
 
 def worker_keeps_its_reserve(make_rig: MakeRig) -> None:
-    """With only the reserve left a small rule still comes, a large file is refused, which is said, and comes once there is
-    room."""
+    """With only the reserve left a small rule still comes, a large file is refused, which is said, and comes once there
+    is room."""
     rig = make_rig(1, files=20)
     worker = rig.workers[0]
     with small_disk(worker.root / OWN, 32) as disk:
@@ -111,8 +112,8 @@ def worker_keeps_its_reserve(make_rig: MakeRig) -> None:
 
 
 def read_only_for_a_while(make_rig: MakeRig) -> None:
-    """The master's spool turns read-only at any moment of a sync, as a failing disk does: what cannot be removed or written then
-    ends nothing, and all workers are equal once it is writable again."""
+    """The master's spool turns read-only at any moment of a sync, as a failing disk does: what cannot be removed or
+    written then ends nothing, and all workers are equal once it is writable again."""
     rig = make_rig(2, files=20)
     with small_disk(rig.master.root / OWN, 64) as disk:
         rig.start()

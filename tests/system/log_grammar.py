@@ -1,5 +1,5 @@
-"""What may stand in the log of a node, as operators' suites read it: per tag and subtag the texts of a stock node in the order
-of a stock node, everything else under subtags of our own, and nothing alarming below ERROR."""
+"""What may stand in the log of a node, as operators' suites read it: per tag and subtag the texts of a stock node in
+the order of a stock node, everything else under subtags of our own, and nothing alarming below ERROR."""
 
 import re
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ class Line:
 
 
 class Stage:
-    """A subtag of stock. `texts`: a letter to the texts it stands for; `after`: each letter with those that may follow it, `^` for
-    the beginning. An ERROR may stand anywhere, and anything after it, or after the end of a link."""
+    """A subtag of stock. `texts`: a letter to the texts it stands for; `after`: each letter with those that may follow
+    it, `^` for the beginning. An ERROR may stand anywhere, and anything after it, or after the end of a link."""
 
     def __init__(self, texts: dict[str, str], after: dict[str, str] | None = None) -> None:
         self.texts = {letter: re.compile(text, re.DOTALL) for letter, text in texts.items()}

@@ -115,7 +115,7 @@ def waiting(node: RigNode) -> int:
     return int(row["n"])
 
 
-# ---- state up ----------------------------------------------------------------------------------------------------------
+# ---- state up --------------------------------------------------------------------------------------------------------
 
 
 def test_state_reaches_the_master_and_counts_as_reported_then(rig: Rig) -> None:
@@ -207,7 +207,7 @@ def test_refused_agent_is_named_and_keeps_nobody(rig: Rig) -> None:
     assert "agent 2: agent 2 is not wanted" in log_of(rig.workers[0])
 
 
-# ---- groups down -------------------------------------------------------------------------------------------------------
+# ---- groups down -----------------------------------------------------------------------------------------------------
 
 
 def test_groups_reach_every_worker_and_count_as_handed_out_then(rig: Rig) -> None:
@@ -306,7 +306,7 @@ def test_difference_that_cannot_be_healed_is_said_once(rig: Rig) -> None:
     wait_until(lambda: "equal the master's again" in log_of(worker), 60, "the end of it")
 
 
-# ---- registration ------------------------------------------------------------------------------------------------------
+# ---- registration ----------------------------------------------------------------------------------------------------
 
 
 def test_registration_through_a_worker_reaches_all_nodes(rig: Rig) -> None:
@@ -345,7 +345,7 @@ def test_registration_without_a_master_says_why(make_rig: MakeRig) -> None:
     assert 8 <= time.monotonic() - began <= 14
 
 
-# ---- whose store -------------------------------------------------------------------------------------------------------
+# ---- whose store -----------------------------------------------------------------------------------------------------
 
 
 def test_node_refuses_to_start_beside_the_daemon_it_should_replace(make_rig: MakeRig) -> None:

@@ -84,7 +84,7 @@ def sync_status(node: RigNode, nodes: Any, **fields: Any) -> Any:
     return ask(node, *SYNC_STATUS, wanted, request_type="distributed_master", nodes=NAMES, **fields)
 
 
-# ---- answers ---------------------------------------------------------------------------------------------------------------
+# ---- answers ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_question_has_the_same_answer_on_every_node(rig: Rig) -> None:
@@ -141,7 +141,7 @@ def test_many_questions_over_one_connection_are_all_answered(rig: Rig) -> None:
         wait_until(lambda: len(later(client, "dapi_res")) == 40, 60, "every answer has come")
 
 
-# ---- refusals --------------------------------------------------------------------------------------------------------------
+# ---- refusals --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_ten_thousand_requests_at_once_are_answered_or_refused_and_harm_nobody(r
     assert rig.processes("rig_manager_1") == before
 
 
-# ---- things that break -----------------------------------------------------------------------------------------------------
+# ---- things that break -----------------------------------------------------------------------------------------------
 
 
 def test_worker_that_goes_while_it_works_fails_at_once(rig: Rig, tmp_path: Path) -> None:
@@ -384,7 +384,7 @@ def test_assessment_is_answered_by_the_node_that_the_agent_reports_to(make_rig: 
     assert (failure(answer)["code"], failure(answer)["ids"]) == (3022, [solver.name])
 
 
-# ---- who may, and who did --------------------------------------------------------------------------------------------------
+# ---- who may, and who did --------------------------------------------------------------------------------------------
 
 RULE = {"filename": "planted.xml", "content": "<group name='x'></group>"}
 UPLOAD = ("wazuh.rule", "upload_rule_file", RULE)

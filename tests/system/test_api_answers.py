@@ -105,7 +105,7 @@ def test_many_at_once_are_all_answered_and_keep_no_keepalive_waiting(rig: Rig, t
         wait_until(lambda: answered() == 500, 60, "all are answered")
 
 
-# ---- a peer that lies ------------------------------------------------------------------------------------------------------
+# ---- a peer that lies ------------------------------------------------------------------------------------------------
 
 
 class Liar(StockWorker):
@@ -187,7 +187,7 @@ def test_queued_request_may_only_be_answered_by_the_node_that_has_it(rig: Rig, t
         assert client.answer_of("dapi_res") == b'{"n": 1}'
 
 
-# ---- things that break -----------------------------------------------------------------------------------------------------
+# ---- things that break -----------------------------------------------------------------------------------------------
 
 
 def test_answer_that_takes_long_comes_later(make_rig: MakeRig) -> None:

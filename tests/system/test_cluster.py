@@ -124,7 +124,8 @@ def test_cut_link_heals_when_it_is_mended(make_rig: MakeRig, command: str) -> No
 
 
 def test_reader_never_sees_a_torn_file(make_rig: MakeRig) -> None:
-    """The master swaps a file between two contents; whoever reads it on the worker sees one or the other, never a mixture."""
+    """The master swaps a file between two contents; whoever reads it on the worker sees one or the other, never a
+    mixture."""
     rig = make_rig(1)
     contents = [bytes([letter]) * 3_000_000 for letter in b"ab"]
     source, target = rig.master.root / "etc/lists/swapped", rig.workers[0].root / "etc/lists/swapped"
@@ -181,8 +182,8 @@ def test_idle_cluster_moves_no_file_and_logs_only_the_periodic_lines(make_rig: M
 
 
 def test_many_files_reach_two_workers_while_the_master_stays_quick(make_rig: MakeRig) -> None:
-    """2,000 files; the master answers local echoes all the time, and none has to wait until net or sync have computed for long: the
-    load of the machine does not count. Benchmarks measure how soon."""
+    """2,000 files; the master answers local echoes all the time, and none has to wait until net or sync have computed
+    for long: the load of the machine does not count. Benchmarks measure how soon."""
     rig = make_rig(2, files=2000, size=10000)
     rig.start("master")
     pids = rig.processes("master")

@@ -1,6 +1,7 @@
 """The sequences S1 to S7 of dapi.md 1.11, message by message, by a client that knows nothing but that document.
 
-S8 (`send_file`) is in test_local_socket.py, S9 (`sendsync`) in test_sendsync.py, S4 with a stock master in test_api.py."""
+S8 (`send_file`) is in test_local_socket.py, S9 (`sendsync`) in test_sendsync.py, S4 with a stock master in
+test_api.py."""
 
 import contextlib
 import hashlib
@@ -167,7 +168,8 @@ def test_s5_and_s6_the_asker_spreads_a_question_and_merges(rig: Rig) -> None:
 
 
 def test_s7_failure_before_execution(rig: Rig) -> None:
-    """An unreadable request is a `dapi_err` with a JSON exception; an unknown function an answer like any other (8.2)."""
+    """An unreadable request is a `dapi_err` with a JSON exception; an unknown function an answer like any other
+    (8.2)."""
     for node in rig.nodes:
         with client_of(node) as client:
             assert client.ask("dapi", '{"f": {"__callable__": ').payload == b"Added request to API requests queue"
@@ -175,7 +177,7 @@ def test_s7_failure_before_execution(rig: Rig) -> None:
         assert failure(ask(node, "wazuh.nosuch", "x"))["extra_message"] == "function not available: wazuh.nosuch.x"
 
 
-# ---- replies at once (dapi.md 1.3): a text, or the code of a JSON exception ------------------------------------------------
+# ---- replies at once (dapi.md 1.3): a text, or the code of a JSON exception ------------------------------------------
 
 SENT, UNKNOWN = "Sent request to master node", "unknown command 'b'{}''"
 QUEUED = "Added request to API requests queue"
@@ -257,7 +259,7 @@ def test_get_hash_is_blake2b_of_rules_decoders_and_lists(rig: Rig) -> None:
             assert json.loads(client.ask("get_hash").payload) == expected
 
 
-# ---- the attack list that other files do not have (dapi.md 8) --------------------------------------------------------------
+# ---- the attack list that other files do not have (dapi.md 8) --------------------------------------------------------
 
 
 @pytest.mark.parametrize(

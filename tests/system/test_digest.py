@@ -60,9 +60,9 @@ def heal(rig: Rig, seed: int, what: str) -> None:
 
 
 def test_every_mix_of_capabilities_makes_nodes_equal(make_rig: MakeRig) -> None:
-    """Workers that know a part, nothing of ours, or are stock, below a master that knows all, one that knows a part, and a
-    stock one. What follows from a mix depends on what is agreed only: tests/sync/test_caps.py has every mix of switches, and
-    both capabilities at once are what every other test here has."""
+    """Workers that know a part, nothing of ours, or are stock, below a master that knows all, one that knows a part,
+    and a stock one. What follows from a mix depends on what is agreed only: tests/sync/test_caps.py has every mix of
+    switches, and both capabilities at once are what every other test here has."""
     caps: list[Any] = [{"digest": False}, {"push": False}, False]
     rig = make_rig(len(caps) + 1, scale=0.3)
     *workers, stock = rig.workers
@@ -253,7 +253,8 @@ def test_check_is_free_again_when_the_link_ends_before_the_package(make_rig: Mak
 
 
 class DigestSession(peer_master.WorkerSession):
-    """A master that knows digests, in part. `answers`: what it says to syn_digest and syn_buckets; `caps` what it agrees to."""
+    """A master that knows digests, in part. `answers`: what it says to syn_digest and syn_buckets; `caps` what it
+    agrees to."""
 
     commands: ClassVar[dict[str, str]] = peer_master.WorkerSession.commands | {
         "caps": "_on_caps",

@@ -1,4 +1,5 @@
-"""Nodes whose agent database is a wazuh-db, beside stock peers: every request and every message as the protocol has them."""
+"""Nodes whose agent database is a wazuh-db, beside stock peers: every request and every message as the protocol has
+them."""
 
 import json
 from typing import Any
@@ -48,7 +49,7 @@ def answering(**answers: str) -> Any:
     return lambda request: answers.get(request.split(" ")[1].replace("-", "_"), "ok")
 
 
-# ---- our worker, a stock master ----------------------------------------------------------------------------------------
+# ---- our worker, a stock master --------------------------------------------------------------------------------------
 
 
 def test_worker_hands_over_what_its_wazuh_db_gives(make_rig: MakeRig) -> None:
@@ -109,7 +110,7 @@ def test_refused_chunk_is_told_and_the_next_one_follows(make_rig: MakeRig) -> No
         wait_until(lambda: database.requests[-1] == OWN_HASH, 60, "the comparison")
 
 
-# ---- our master, a stock worker ----------------------------------------------------------------------------------------
+# ---- our master, a stock worker --------------------------------------------------------------------------------------
 
 
 def send_report(worker: StockWorker, chunks: Any) -> None:

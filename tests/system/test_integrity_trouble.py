@@ -29,7 +29,8 @@ def rig(make_rig: MakeRig) -> Rig:
 
 @pytest.fixture
 def stock_master(rig: Rig) -> Iterator[tuple[StockMaster, WorkerSession]]:
-    """A stock master with our worker, equal, that permits no check: what the worker does is what the test makes it do."""
+    """A stock master with our worker, equal, that permits no check: what the worker does is what the test makes it
+    do."""
     where = {"name": "rig_manager_1", "cluster": "rig"}
     with StockMaster(rig.master.root, KEY, port=rig.master.port, scan_interval_s=0.5, **where) as master:  # type: ignore[arg-type]
         rig.start("rig_manager_2")
@@ -71,7 +72,7 @@ def announced(tmp_path: Path, content: bytes, item: str) -> dict[str, object]:
     return {"mod_time": time.time(), "cluster_item_key": item, "merged": False, "hash": digest}
 
 
-# ---- our worker --------------------------------------------------------------------------------------------------------
+# ---- our worker ------------------------------------------------------------------------------------------------------
 
 
 def test_package_that_is_none_is_reported_and_the_next_one_lands(
@@ -172,7 +173,7 @@ def test_worker_names_the_file_it_cannot_write_and_writes_the_others(make_rig: M
     rig.wait_equal(60)
 
 
-# ---- our master --------------------------------------------------------------------------------------------------------
+# ---- our master ------------------------------------------------------------------------------------------------------
 
 
 def stock_worker(rig: Rig) -> StockWorker:

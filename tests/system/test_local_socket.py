@@ -1,4 +1,5 @@
-"""send_file between nodes (dapi.md 1.9), and questions while sync dies. Decisions: tests/sync/test_local_commands.py."""
+"""send_file between nodes (dapi.md 1.9), and questions while sync dies. Decisions:
+tests/sync/test_local_commands.py."""
 
 import os
 import signal

@@ -1,5 +1,5 @@
-"""Operators' suites read the logs of a cluster: the lines of every kind of sync stand in the order of a stock node, whoever the
-peer is, and nothing of ours stands among them."""
+"""Operators' suites read the logs of a cluster: the lines of every kind of sync stand in the order of a stock node,
+whoever the peer is, and nothing of ours stands among them."""
 
 import json
 from typing import Any
@@ -27,7 +27,8 @@ CAPS: dict[str, Any] = {
     "rig_manager_4": {"push": False},
     "rig_manager_5": False,
 }
-"""Each kind of check and sync that two nodes can agree to: ahead, told of changes, digests by the clock, the stock way."""
+"""Each kind of check and sync that two nodes can agree to: ahead, told of changes, digests by the clock, the stock
+way."""
 
 
 def make(make_rig: MakeRig, workers: int) -> Rig:

@@ -1,4 +1,5 @@
-"""A worker one of whose files is a mount point, as containers have them: it becomes equal all the same, and says so once."""
+"""A worker one of whose files is a mount point, as containers have them: it becomes equal all the same, and says so
+once."""
 
 import shutil
 import subprocess

@@ -19,8 +19,8 @@ PATH = "etc/lists/large"
 
 
 class Reader:
-    """Looks at a file again and again: its size and mode each time, its content now and then. `torn`: what was neither of the
-    contents it may have."""
+    """Looks at a file again and again: its size and mode each time, its content now and then. `torn`: what was neither
+    of the contents it may have."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

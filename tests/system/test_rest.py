@@ -61,7 +61,7 @@ def callers(rig: Rig) -> Iterator[list[Caller]]:
         caller.__exit__()
 
 
-# ---- answers ---------------------------------------------------------------------------------------------------------------
+# ---- answers ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_an_assessment_is_answered_by_the_node_that_the_agent_reports_to(rig: Ri
     assert "Receiving request: get_sca_list from master" not in log
 
 
-# ---- who is let in ---------------------------------------------------------------------------------------------------------
+# ---- who is let in ---------------------------------------------------------------------------------------------------
 
 
 def test_guessing_is_stopped_and_others_are_let_in(rig: Rig) -> None:
@@ -262,7 +262,7 @@ def test_the_api_of_a_stock_worker_logs_its_users_in_at_our_master(rig: Rig, tmp
     assert PASSWORD not in (rig.master.root / "logs/cluster.log").read_text()
 
 
-# ---- things that break -----------------------------------------------------------------------------------------------------
+# ---- things that break -----------------------------------------------------------------------------------------------
 
 
 def test_a_killed_node_is_a_failed_item_and_not_a_hang(make_rig: MakeRig) -> None:
@@ -391,7 +391,7 @@ def test_what_the_api_cannot_start_with_is_said(make_rig: MakeRig) -> None:
     rig.start()
 
 
-# ---- everything that the document allows, asked of a real node ---------------------------------------------------------------
+# ---- everything that the document allows, asked of a real node -------------------------------------------------------
 
 RIGHT = schemathesis.Config.from_dict({"generation": {"mode": "positive"}, "phases": {"coverage": {"enabled": False}}})
 SCHEMA: Any = schemathesis.openapi.from_dict(document(ENDPOINTS), config=RIGHT)
@@ -408,8 +408,8 @@ ANSWERS = [
         "response_schema_conformance",
     )
 ]
-"""Not that what is well-formed is taken: names of fields, agents and files mean something to a node. tests/api/schema_cases.py
-has what holds without a node."""
+"""Not that what is well-formed is taken: names of fields, agents and files mean something to a node.
+tests/api/schema_cases.py has what holds without a node."""
 
 
 AGENTS_CHANGE = [f"post_agents{name}" for name in ("", "_insert", "_insert_quick")] + ["delete_agents"]

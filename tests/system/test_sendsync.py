@@ -1,4 +1,5 @@
-"""Sendsync through whole clusters: from a worker's local socket to a daemon of the master, and back to the very client."""
+"""Sendsync through whole clusters: from a worker's local socket to a daemon of the master, and back to the very
+client."""
 
 import contextlib
 import json

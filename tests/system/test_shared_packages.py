@@ -108,7 +108,7 @@ def paths_sent(worker: StockWorker) -> set[bytes]:
     return {seen.payload for seen in worker.record if seen.command == "new_file" and not seen.sent}
 
 
-# ---- one packing -------------------------------------------------------------------------------------------------------
+# ---- one packing -----------------------------------------------------------------------------------------------------
 
 
 def test_stock_and_clusterd_workers_together_become_equal(make_rig: MakeRig) -> None:
@@ -156,7 +156,7 @@ def test_workers_that_come_at_once_and_one_that_comes_later_cost_one_packing(mak
     assert_quiet(rig, *rig.nodes)
 
 
-# ---- deaths ------------------------------------------------------------------------------------------------------------
+# ---- deaths ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cut", ["link", "master-net", "master-sync", "worker-net", "pool"])
@@ -207,8 +207,8 @@ def test_deaths_on_a_master_that_sends_the_same_body_to_several_links_mix_nothin
 
 
 def stop_in_the_middle(rig: Rig) -> dict[str, int]:
-    """Silence each link when it has carried two chunks of its package, so that none gets ahead of the others. Returns where
-    each of them was when the last one had come so far: the next chunk behind that is under way."""
+    """Silence each link when it has carried two chunks of its package, so that none gets ahead of the others. Returns
+    where each of them was when the last one had come so far: the next chunk behind that is under way."""
     reader = StatusReader(str(rig.master.root))
     links = {worker.name: worker for worker in rig.workers}
     done: dict[str, int] = {}
@@ -230,7 +230,7 @@ def stop_in_the_middle(rig: Rig) -> dict[str, int]:
     return done
 
 
-# ---- going on where it stopped -----------------------------------------------------------------------------------------
+# ---- going on where it stopped ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("resumes", [True, False])

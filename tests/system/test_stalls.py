@@ -1,4 +1,5 @@
-"""A network that stalls, in one direction or both, or leads elsewhere from one moment on: soon after it is mended all is equal."""
+"""A network that stalls, in one direction or both, or leads elsewhere from one moment on: soon after it is mended all
+is equal."""
 
 import random
 import time

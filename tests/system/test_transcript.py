@@ -1,8 +1,8 @@
 """The recorded session of two stock nodes (tests/vectors/transcript.jsonl), one side played against ours from outside.
 
-Joining, integrity, agent-info, agent-groups, strings, files and keepalives: what the recorded side sent is sent again with our
-names and the ids that ours gave out; whatever ours says must be what the other recorded side said, in the same order. The API
-comes with another issue.
+Joining, integrity, agent-info, agent-groups, strings, files and keepalives: what the recorded side sent is sent again
+with our names and the ids that ours gave out; whatever ours says must be what the other recorded side said, in the same
+order. The API comes with another issue.
 """
 
 import base64
@@ -42,7 +42,8 @@ KEEPALIVE = range(401, 403)
 
 OLD_KEYS = b"000 another any 00\n"
 OLD_KEYS_HASHES = (b"bdf08a216d1cfae1017863075f96dd18", hashlib.blake2b(OLD_KEYS).hexdigest()[:32].encode())
-"""Of the worker's client.keys before the first sync: the recorded beginning, whose content nobody knows, and that of ours."""
+"""Of the worker's client.keys before the first sync: the recorded beginning, whose content nobody knows, and that of
+ours."""
 AUDIT_KEYS = b"audit-wazuh-w:write\naudit-wazuh-r:read\n"
 UUID4 = re.compile(rb"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 STRING_ID = re.compile(rb"^[0-9]+$")
@@ -135,7 +136,8 @@ class Player:
                 self._expect(line)
 
     def play_check(self, lines: range) -> None:
-        """A check by the worker, which asks until it is permitted: the master may still be busy with what was before."""
+        """A check by the worker, which asks until it is permitted: the master may still be busy with what was
+        before."""
         request = LINES[lines[0]]
 
         def is_permitted() -> bool:
@@ -183,8 +185,8 @@ class Player:
         return recorded
 
     def _next_message(self) -> PeerMessage:
-        """The next message that is not a request of our node's own making or of its own clock: `caps`, which a stock master
-        refuses, and the worker's keepalives."""
+        """The next message that is not a request of our node's own making or of its own clock: `caps`, which a stock
+        master refuses, and the worker's keepalives."""
         while True:
             while not self._inbox:
                 data = self._sock.recv(65536)

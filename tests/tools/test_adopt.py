@@ -1,4 +1,5 @@
-"""`clusterd adopt` and `--undo` on a manager's files: what is changed, refused, healed and said. No node is started here."""
+"""`clusterd adopt` and `--undo` on a manager's files: what is changed, refused, healed and said. No node is started
+here."""
 
 import contextlib
 import json
@@ -87,7 +88,7 @@ def run(manager: Manager, name: str, *arguments: str) -> "subprocess.CompletedPr
     return subprocess.run([manager.bin / name, *arguments], capture_output=True, text=True, timeout=60)
 
 
-# ---- there and back ----------------------------------------------------------------------------------------------------
+# ---- there and back --------------------------------------------------------------------------------------------------
 
 
 def test_stock_files_are_kept_as_they_are_and_come_back_to_the_last_bit(manager: Manager) -> None:
@@ -169,7 +170,7 @@ def test_clusterd_that_moved_gets_new_launchers(manager: Manager) -> None:
     assert manager.facts() == before
 
 
-# ---- killed, failing -----------------------------------------------------------------------------------------------------
+# ---- killed, failing -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("failure", [Killed, OSError])
@@ -239,7 +240,7 @@ def test_two_at_once_do_not_mix(manager: Manager) -> None:
     assert states(manager) == [State.STOCK] * 2
 
 
-# ---- upgrades ------------------------------------------------------------------------------------------------------------
+# ---- upgrades --------------------------------------------------------------------------------------------------------
 
 
 def test_package_upgrade_is_noticed_and_taken_up(manager: Manager) -> None:
@@ -287,7 +288,7 @@ def test_foreign_things_in_the_place_of_files_are_left_alone(manager: Manager) -
     assert (manager.bin / "wazuh-clusterd.stock").is_dir()
 
 
-# ---- what has to be right --------------------------------------------------------------------------------------------------
+# ---- what has to be right --------------------------------------------------------------------------------------------
 
 
 def refusal(manager: Manager, name: str) -> str:
@@ -388,7 +389,7 @@ def test_environment_that_does_not_start_is_refused(manager: Manager, tmp_path: 
     assert said == f"{python} does not start clusterd (exit code 1): this is broken"
 
 
-# ---- the launchers ---------------------------------------------------------------------------------------------------------
+# ---- the launchers ---------------------------------------------------------------------------------------------------
 
 
 def test_launcher_takes_the_flags_that_the_manager_uses(manager: Manager) -> None:
@@ -459,7 +460,7 @@ def test_names_of_directories_cannot_break_a_launcher(tmp_path: Path, odd: str) 
     assert subprocess.run(["/bin/sh", "-c", text], capture_output=True, text=True, timeout=60).stdout == f"{root}\n"
 
 
-# ---- which daemon runs -------------------------------------------------------------------------------------------------------
+# ---- which daemon runs -----------------------------------------------------------------------------------------------
 
 
 def test_stock_daemon_that_runs_is_left_running_and_named(manager: Manager) -> None:

@@ -82,7 +82,7 @@ HEALTH = {
     },
 }
 
-# ---- the documented layout -------------------------------------------------------------------------------------------------
+# ---- the documented layout -------------------------------------------------------------------------------------------
 
 
 def test_nodes_are_printed_as_documented() -> None:
@@ -187,7 +187,7 @@ def test_durations_have_three_decimals_at_most(seconds: str, shown: str) -> None
     assert duration("2025-11-23T10:15:00.000000Z", f"2025-11-23T10:15:{seconds}Z") == shown
 
 
-# ---- the tool on nodes -----------------------------------------------------------------------------------------------------
+# ---- the tool on nodes -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -161,7 +161,7 @@ def test_foreground_logs_to_stderr_and_ends_with_a_signal(rig: Rig) -> None:
     assert not rig.running()
 
 
-# ---- configuration -----------------------------------------------------------------------------------------------------
+# ---- configuration ---------------------------------------------------------------------------------------------------
 
 
 def test_check_config_shows_all_mistakes_with_their_place(rig: Rig) -> None:
@@ -211,7 +211,7 @@ def test_wrong_usage_has_its_own_code(rig: Rig, arguments: list[str]) -> None:
     assert done.stderr.startswith("Usage: ")
 
 
-# ---- status ------------------------------------------------------------------------------------------------------------
+# ---- status ----------------------------------------------------------------------------------------------------------
 
 
 def test_status_of_a_running_node_has_all_its_keys(rig: Rig) -> None:
@@ -281,7 +281,8 @@ def test_status_of_a_stopped_node(rig: Rig) -> None:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Programs that the test starts heed SIGINT, also where the suite runs in the background and inherited that they do not."""
+    """Programs that the test starts heed SIGINT, also where the suite runs in the background and inherited that they do
+    not."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -300,7 +301,7 @@ def test_watch_goes_on_until_interrupted(rig: Rig, master: RigNode) -> None:
     assert "Traceback" not in said
 
 
-# ---- the stock daemon's command line -----------------------------------------------------------------------------------
+# ---- the stock daemon's command line ---------------------------------------------------------------------------------
 
 
 def test_stock_flags_start_the_same_daemon(rig: Rig) -> None:

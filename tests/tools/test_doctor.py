@@ -57,7 +57,7 @@ def named(found: Iterator[Finding]) -> dict[str, Finding]:
     return {one.name: one for one in found}
 
 
-# ---- the master's port --------------------------------------------------------------------------------------------------
+# ---- the master's port -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_port_that_says_nothing_or_is_closed_or_has_no_name(
     assert probe(worker, Address("nowhere.invalid", 1516)).kind == "address"
 
 
-# ---- files and disks ----------------------------------------------------------------------------------------------------
+# ---- files and disks -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can look as another user")
@@ -242,7 +242,7 @@ def test_damaged_or_locked_database_is_named(master: Settings) -> None:
     assert "database damaged" in named(files.databases(master))
 
 
-# ---- the machine --------------------------------------------------------------------------------------------------------
+# ---- the machine -----------------------------------------------------------------------------------------------------
 
 
 def test_limits_of_the_machine_are_named(master: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +279,7 @@ def test_stale_pid_file_and_stock_daemon_are_named(master: Settings) -> None:
         stock.wait(30)
 
 
-# ---- what the node says -------------------------------------------------------------------------------------------------
+# ---- what the node says ----------------------------------------------------------------------------------------------
 
 
 def status(**given: Any) -> dict[str, Any]:
@@ -343,7 +343,7 @@ def test_healthy_node_has_no_fault() -> None:
     assert list(cluster.workers("/nowhere", status(results={"w1": row()}))) == []
 
 
-# ---- the command --------------------------------------------------------------------------------------------------------
+# ---- the command -----------------------------------------------------------------------------------------------------
 
 
 def test_check_config_connect_tries_what_only_a_try_shows(worker: Settings, master: Settings) -> None:

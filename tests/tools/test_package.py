@@ -1,4 +1,5 @@
-"""`make package`: what is in the .deb, and that what was unpacked runs. Needs dpkg-deb and a package index, as `make venv` does."""
+"""`make package`: what is in the .deb, and that what was unpacked runs. Needs dpkg-deb and a package index, as
+`make venv` does."""
 
 import os
 import shutil

@@ -23,7 +23,8 @@ from tools.rig.screen import PlainView
 
 SCALE = 0.03
 WAIT_S = "60"
-"""A stock peer whose request was in flight when the master's net was killed waits 20 s for the reply before it goes on."""
+"""A stock peer whose request was in flight when the master's net was killed waits 20 s for the reply before it goes
+on."""
 
 
 @pytest.fixture

@@ -194,7 +194,8 @@ def rig(make_rig: MakeRig) -> Rig:
 
 
 def clusterd(node: RigNode, *arguments: str) -> tuple[int, str, str]:
-    """`clusterd --root ROOT ...` as it is installed, in this process: starting Python for each takes longer than the rest."""
+    """`clusterd --root ROOT ...` as it is installed, in this process: starting Python for each takes longer than the
+    rest."""
     done = CliRunner().invoke(cluster, ["--root", str(node.root), *arguments])
     return done.exit_code, done.stdout, done.stderr
 

@@ -20,7 +20,7 @@ from tests.wire.ends import (
     worker,
 )
 
-# ---- large bodies ------------------------------------------------------------------------------------------------------
+# ---- large bodies ----------------------------------------------------------------------------------------------------
 
 
 def test_large_body_is_read_straight_into_its_sink() -> None:
@@ -112,7 +112,7 @@ def test_small_frames_of_many_connections_share_one_buffer() -> None:
     assert [opened(connections[0], event) for event in events] == [(n, "echo", b"%d" % n) for n in range(3)]
 
 
-# ---- divided messages --------------------------------------------------------------------------------------------------
+# ---- divided messages ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_divided_answer_is_an_answer() -> None:
     assert event == ResponseReceived(request_id, "ok", b"x")
 
 
-# ---- hostile peers -----------------------------------------------------------------------------------------------------
+# ---- hostile peers ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [2**32 - 1, 6990605])

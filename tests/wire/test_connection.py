@@ -15,7 +15,7 @@ from tests.wire.vectors import body_of, load, plaintext_of
 
 FRAMES = load("frames.json")
 
-# ---- recorded frames ---------------------------------------------------------------------------------------------------
+# ---- recorded frames -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("vector", FRAMES["frames"], ids=lambda vector: vector["name"])
@@ -84,7 +84,7 @@ def test_body_under_another_key_ends_the_connection() -> None:
     assert connection.receive(b"more") == []
 
 
-# ---- requests and responses --------------------------------------------------------------------------------------------
+# ---- requests and responses ------------------------------------------------------------------------------------------
 
 
 def test_request_is_answered() -> None:

@@ -20,7 +20,7 @@ def payloads(connection: Connection, events: list[Event]) -> list[bytes]:
     return [opened(connection, event)[2] for event in events]
 
 
-# ---- cuts --------------------------------------------------------------------------------------------------------------
+# ---- cuts ------------------------------------------------------------------------------------------------------------
 
 
 def test_frames_behind_a_cut_in_a_header_or_in_a_large_body_are_read_in_order() -> None:
@@ -44,7 +44,7 @@ def test_frames_are_counted_in_both_directions() -> None:
     assert connection.frames_out == before + len(pieces)
 
 
-# ---- room --------------------------------------------------------------------------------------------------------------
+# ---- room ------------------------------------------------------------------------------------------------------------
 
 
 def test_large_body_that_cannot_land_waits_and_lands_with_what_came_behind_it() -> None:
@@ -88,7 +88,7 @@ def test_scratch_that_was_given_is_what_small_frames_are_read_to() -> None:
     assert master(scratch=memoryview(shared)).next_buffer().obj is shared
 
 
-# ---- the end -----------------------------------------------------------------------------------------------------------
+# ---- the end ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_request_whose_body_lies_elsewhere_waits_as_long_as_any_other() -> None:
     assert connection.expire(70.0) == [number]
 
 
-# ---- progress ----------------------------------------------------------------------------------------------------------
+# ---- progress --------------------------------------------------------------------------------------------------------
 
 LIMIT_S = 10.0
 T = 5000.0

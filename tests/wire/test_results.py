@@ -47,7 +47,8 @@ def test_recorded_exception_is_read_and_written_back(case: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("case", ERRORS["err_payloads"], ids=lambda case: repr(case["payload_text"][:60]))
 def test_err_is_always_an_exception(case: dict[str, Any]) -> None:
-    """Where a stock node takes plain JSON for a success, or loses its connection, it is 3000 with the text (C3, W11)."""
+    """Where a stock node takes plain JSON for a success, or loses its connection, it is 3000 with the text (C3,
+    W11)."""
     payload = base64.b64decode(case["payload_b64"])
 
     exception = decode_err_payload(payload)
@@ -116,7 +117,7 @@ def test_json_has_the_separators_and_escapes_of_the_original() -> None:
         dump_json({"a": object()})
 
 
-# ---- what a peer may not do --------------------------------------------------------------------------------------------
+# ---- what a peer may not do ------------------------------------------------------------------------------------------
 
 
 def test_callable_is_a_name_and_only_as_f_of_an_api_request() -> None:

@@ -67,7 +67,7 @@ class Fleet:
         """Returns what the master should know of each agent that has reported."""
         return {agent_id: agent.row for agent_id, agent in self.agents.items() if agent.row is not None}
 
-    # ---- registration ----------------------------------------------------------------------------------------------------
+    # ---- registration ------------------------------------------------------------------------------------------------
 
     def add(
         self, count: int, *, through: RigNode, prefix: str, groups: str, clients: int, on_step: Told = lambda done: None
@@ -180,7 +180,7 @@ class Fleet:
                     raise RigError(f"{node.name} does not know {len(missing)} agents after {timeout_s:g} s")
                 time.sleep(0.2)
 
-    # ---- reports ---------------------------------------------------------------------------------------------------------
+    # ---- reports -----------------------------------------------------------------------------------------------------
 
     def report(
         self,
@@ -278,7 +278,7 @@ class Fleet:
             agent.worker = chance.choice(others)
 
 
-# ---- groups ------------------------------------------------------------------------------------------------------------
+# ---- groups ----------------------------------------------------------------------------------------------------------
 
 
 def make_group(rig: Rig, name: str, *, timeout_s: float = 30.0) -> None:

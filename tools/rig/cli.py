@@ -1,4 +1,5 @@
-"""`python -m tools.rig`: a cluster on this machine to play with. Exit codes: 0 done, 1 it failed or differs, 64 wrong usage."""
+"""`python -m tools.rig`: a cluster on this machine to play with. Exit codes: 0 done, 1 it failed or differs, 64 wrong
+usage."""
 
 import json
 import signal
@@ -216,8 +217,8 @@ def cut(directory: Path, node: str, silent: bool, seconds: float | None, mend: b
 def compare(
     context: click.Context, directory: Path, nodes: tuple[str, ...], as_json: bool, files_only: bool, wait: float
 ) -> None:
-    """Compare workers with the master file by file, content and mode, and the agent databases of all nodes with each other and
-    with what the agents said last, where they run; exit 0 only when all are equal."""
+    """Compare workers with the master file by file, content and mode, and the agent databases of all nodes with each
+    other and with what the agents said last, where they run; exit 0 only when all are equal."""
     found = Rig.load(directory)
     chosen = {found.node(name).name for name in nodes} or {node.name for node in found.workers}
     deadline = time.monotonic() + wait

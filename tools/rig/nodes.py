@@ -5,9 +5,9 @@
     DIR/rig_manager_1        the master's root; rig_manager_2, ... the workers'
     DIR/links/NODE.sock      control of a worker's link (faults.py), if the rig has links
 
-Nodes are driven through the `clusterd` command only, as an operator would. Every process of a rig carries CLUSTERD_RIG=DIR
-in its environment, so `down` finds what is left after any crash without knowing how the nodes work inside, and never
-touches another rig.
+Nodes are driven through the `clusterd` command only, as an operator would. Every process of a rig carries
+CLUSTERD_RIG=DIR in its environment, so `down` finds what is left after any crash without knowing how the nodes work
+inside, and never touches another rig.
 """
 
 import json

@@ -5,8 +5,8 @@ import time
 
 
 class Patience:
-    """A deadline that bears any load: a second counts as much as a process gets of a core in it. On two cores with 20 busy
-    processes a minute lasts ten."""
+    """A deadline that bears any load: a second counts as much as a process gets of a core in it. On two cores with 20
+    busy processes a minute lasts ten."""
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds

@@ -17,7 +17,8 @@ from typing import Literal
 from tools.rig.peer_files import ITEMS, is_synchronised
 
 SIGMA = 1.0
-"""Spread of the lognormal sizes: with a mean of 8 KiB half of the files are below 5 KiB and one in a hundred above 50."""
+"""Spread of the lognormal sizes: with a mean of 8 KiB half of the files are below 5 KiB and one in a hundred above
+50."""
 
 KINDS = {
     "etc/rules": ".xml",

@@ -1,4 +1,5 @@
-"""Results of configuration assessments, from an agent's private database on the node it reports to (dapi.md 5.7, wdb.md 2.7)."""
+"""Results of configuration assessments, from an agent's private database on the node it reports to (dapi.md 5.7, wdb.md
+2.7)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any

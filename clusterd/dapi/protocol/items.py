@@ -46,7 +46,7 @@ class Items:
         self.extra: dict[str, Any] = {}
         self._failed: dict[str, tuple[WireException, dict[str, Any]]] = {}
 
-    # ---- failures ----------------------------------------------------------------------------------------------------------
+    # ---- failures ----------------------------------------------------------------------------------------------------
 
     def fail(self, item: Any, error: WireException) -> None:
         """Adds a failed item. Equal errors (dapi.md 4.3, rule 4) share one entry."""
@@ -72,7 +72,7 @@ class Items:
     def total_failed(self) -> int:
         return sum(len(ids) for _, ids in self._failed.values())
 
-    # ---- the wire ----------------------------------------------------------------------------------------------------------
+    # ---- the wire ----------------------------------------------------------------------------------------------------
 
     def wire(self) -> WireResult:
         """Returns the value for `dump_json`, keys in stock's order."""
@@ -128,7 +128,7 @@ class Items:
                 items.fail(item, error)
         return items
 
-    # ---- people ------------------------------------------------------------------------------------------------------------
+    # ---- people ------------------------------------------------------------------------------------------------------
 
     @property
     def message(self) -> str:

@@ -55,7 +55,7 @@ def all_rows(
     return found
 
 
-# ---- rules -------------------------------------------------------------------------------------------------------------------
+# ---- rules -----------------------------------------------------------------------------------------------------------
 
 
 def rule_rows(file: RulesetFile, roots: list[Element], mistakes: list[str]) -> Iterator[Row]:
@@ -104,7 +104,7 @@ def _once(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-# ---- decoders ----------------------------------------------------------------------------------------------------------------
+# ---- decoders --------------------------------------------------------------------------------------------------------
 
 
 def decoder_rows(file: RulesetFile, roots: list[Element], mistakes: list[str]) -> Iterator[Row]:
@@ -126,7 +126,7 @@ def decoder_rows(file: RulesetFile, roots: list[Element], mistakes: list[str]) -
         }
 
 
-# ---- both --------------------------------------------------------------------------------------------------------------------
+# ---- both ------------------------------------------------------------------------------------------------------------
 
 
 def _details(element: Element, attributes: frozenset[str], children: frozenset[str]) -> Row:

@@ -31,7 +31,7 @@ class AgentGroupsMaster:
         self._reader = GroupsReader(context, self._broadcasts)
         self.all_groups = AllGroupsSender(context, self._reader, self._record)
 
-    # ---- workers come and go ---------------------------------------------------------------------------------------------
+    # ---- workers come and go -----------------------------------------------------------------------------------------
 
     def joined(self, peer: Peer) -> None:
         queue = WorkerQueue(self._context, self._broadcasts, peer, self._record)
@@ -53,7 +53,7 @@ class AgentGroupsMaster:
     def _record(self, peer: Peer) -> WorkerRecord:
         return self._records.setdefault(peer.name, WorkerRecord())
 
-    # ---- rounds ----------------------------------------------------------------------------------------------------------
+    # ---- rounds ------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """The task "Local agent-groups", for ever."""

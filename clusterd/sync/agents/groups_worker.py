@@ -106,7 +106,7 @@ class AgentGroupsWorker:
         finally:
             context.spool.remove(requests)
 
-    # ---- writing ---------------------------------------------------------------------------------------------------------
+    # ---- writing -----------------------------------------------------------------------------------------------------
 
     async def _write(self, journal: Journal, requests: str, opened: GroupsOpened) -> BatchResult:
         """Each chunk to the database, all within `timeout_agent_groups`. A chunk that fails does not keep the
@@ -151,7 +151,7 @@ class AgentGroupsWorker:
         except DatabaseError as failure:
             journal.warning(f"Error {failure.code} executing recalculate agent-group hash command: {failure.extra}")
 
-    # ---- comparing -------------------------------------------------------------------------------------------------------
+    # ---- comparing ---------------------------------------------------------------------------------------------------
 
     async def _compare(self, peer: Peer, journal: Journal, theirs: str | None) -> None:
         """The master's checksum with our own; everything is asked for after enough mismatches in a row (wire.md

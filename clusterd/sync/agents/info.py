@@ -176,7 +176,7 @@ class AgentInfoWorker:
         finally:
             self._answer = None
 
-    # ---- what the master says --------------------------------------------------------------------------------------------
+    # ---- what the master says ----------------------------------------------------------------------------------------
 
     def finished(self, payload: bytes) -> None:
         """`syn_m_a_e`. Raises ClusterError 1000 for what is no result."""

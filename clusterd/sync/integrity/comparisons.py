@@ -29,8 +29,8 @@ def _differs(known: _Comparison) -> bool:
 
 
 class Comparisons:
-    """Results by SHA-256 of the metadata package and root digest of our manifest. Workers that have the same files (none, most
-    of all) send the same package, and one that has not changed sends the same again."""
+    """Results by SHA-256 of the metadata package and root digest of our manifest. Workers that have the same files
+    (none, most of all) send the same package, and one that has not changed sends the same again."""
 
     def __init__(self, jobs: PoolPort, spool: Spool) -> None:
         self._jobs = jobs
@@ -38,8 +38,8 @@ class Comparisons:
         self._known: dict[tuple[bytes, str], _Comparison] = {}
 
     async def compare(self, package: str, sha256: bytes, manifest: str, difference: str) -> Compared:
-        """Compare the spool file `package`, whose SHA-256 is that, with the manifest `manifest` (root digest). `difference` is
-        made unless nothing differs. Raises JobError, OSError."""
+        """Compare the spool file `package`, whose SHA-256 is that, with the manifest `manifest` (root digest).
+        `difference` is made unless nothing differs. Raises JobError, OSError."""
         key = sha256, manifest
         known = self._known.get(key)
         if known is None:

@@ -60,7 +60,7 @@ class DigestMaster:
         self._differences.pop(difference, None)
         self._context.spool.remove(difference)
 
-    # ---- checks --------------------------------------------------------------------------------------------------------
+    # ---- checks ------------------------------------------------------------------------------------------------------
 
     def check(self, peer: Peer, payload: bytes) -> bytes:
         """`syn_digest`: equal, or our digests. Nobody is checked before the first scan is complete (C7), nor while a
@@ -155,7 +155,7 @@ class DigestMaster:
         counts = Counts(compared.missing, compared.shared, compared.extra)
         return build_listed(Listed(counts, found.missing, found.shared, found.extra))
 
-    # ---- changes -------------------------------------------------------------------------------------------------------
+    # ---- changes -----------------------------------------------------------------------------------------------------
 
     def manifest_changed(self, scan: Scan) -> None:
         """Send every worker that understands it what has changed, or tell it. One that has not yet answered the last

@@ -1,4 +1,5 @@
-"""The worker's side of a check by digest (capability `digest`): one message when nothing differs, two when something does."""
+"""The worker's side of a check by digest (capability `digest`): one message when nothing differs, two when something
+does."""
 
 from clusterd.errors import ClusterError
 from clusterd.messages.packages import PickBuckets
@@ -29,7 +30,8 @@ class Remains:
         self._last: tuple[str, int] | None = None
 
     def gets_less(self, digest: str, count: int) -> bool:
-        """A check found `count` files different from the manifest `digest`: True if that is progress, or another manifest."""
+        """A check found `count` files different from the manifest `digest`: True if that is progress, or another
+        manifest."""
         before, self._last = self._last, (digest, count)
         return before is None or before[0] != digest or count < before[1]
 
@@ -51,7 +53,8 @@ class DigestWorker:
         self.must_wait = False
         """Whether the master could not answer the last check yet."""
         self.is_getting_anywhere = True
-        """False when the last check found the same files different as the one before: it may be in vain to ask at once again."""
+        """False when the last check found the same files different as the one before: it may be in vain to ask at once
+        again."""
 
     @property
     def _tag(self) -> str:

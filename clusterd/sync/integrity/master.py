@@ -1,4 +1,5 @@
-"""The master's side of integrity: local scans, permissions, checks of workers, packages to them (wire.md 4.6, 4.7, 5)."""
+"""The master's side of integrity: local scans, permissions, checks of workers, packages to them (wire.md 4.6, 4.7,
+5)."""
 
 import asyncio
 import uuid
@@ -105,7 +106,8 @@ class IntegrityMaster:
         return b"True" if answer.granted else b"False"
 
     def is_free(self, name: str) -> bool:
-        """Whether no check or sync of this worker runs. One that has held its permission for too long does so no longer."""
+        """Whether no check or sync of this worker runs. One that has held its permission for too long does so no
+        longer."""
         limit_s = self._context.settings.master.max_locked_integrity_time_s
         self.permissions.set_max_locked(limit_s)
         now = self._context.clock.monotonic()
@@ -182,8 +184,8 @@ class IntegrityMaster:
             context.spool.remove(*(path for path in (package, difference) if path))
 
     def begin_without_package(self, peer: Peer, command: str) -> None:
-        """A check for which the worker sent no package but `command` has the lines of one that came by package: whoever reads the
-        log, or tests its order, knows the stages of a check."""
+        """A check for which the worker sent no package but `command` has the lines of one that came by package: whoever
+        reads the log, or tests its order, knows the stages of a check."""
         journal = self._context.journal(peer.tag, CHECK)
         journal.info("Starting.")
         journal.debug(f"Received file from worker: '{command}'")
@@ -211,8 +213,8 @@ class IntegrityMaster:
         return count
 
     def failed(self, peer: Peer, failure: Exception) -> None:
-        """A check of this worker, or what was to be sent it, came to nothing. What this node itself could not do is shown
-        until it can, and said once."""
+        """A check of this worker, or what was to be sent it, came to nothing. What this node itself could not do is
+        shown until it can, and said once."""
         self.record(peer.name).failed(str(failure))
         journal = self._context.journal(peer.tag, CHECK)
         if isinstance(failure, ClusterError):

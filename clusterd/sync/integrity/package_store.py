@@ -1,9 +1,9 @@
 """Packages for workers, each made once: the packed files by content, and the metadata of each difference behind them.
 
-A package is the concatenation of its *region*, the entries of all files that go, and of its *tail*, the metadata entry (wire.md
-5.4). The region depends on which files go in which state and on the limit; workers that lack the same share it. The tail says
-which of these a worker lacks and which it has in another state, and what it has too much; workers with the same difference
-share that, too.
+A package is the concatenation of its *region*, the entries of all files that go, and of its *tail*, the metadata entry
+(wire.md 5.4). The region depends on which files go in which state and on the limit; workers that lack the same share
+it. The tail says which of these a worker lacks and which it has in another state, and what it has too much; workers
+with the same difference share that, too.
 """
 
 import asyncio
@@ -84,7 +84,8 @@ def plan_parts(raw_sizes: Sequence[int], part_bytes: int = PART_BYTES, part_file
 
 
 class PackageStore:
-    """Makes and keeps packages. One building for all that ask for the same; a waiter that is cancelled stops nothing."""
+    """Makes and keeps packages. One building for all that ask for the same; a waiter that is cancelled stops
+    nothing."""
 
     def __init__(self, context: Context, kept_bytes: int = KEPT_BYTES, kept_s: float = KEPT_S) -> None:
         self._context = context
@@ -97,9 +98,9 @@ class PackageStore:
     async def package(
         self, difference: str, compared: Compared, manifest: str, limit: int, method: str, progress: Progress
     ) -> BuiltPackage:
-        """The package for this difference file, packed by `method` (as in PackPart): what fits into `limit` bytes; if nothing
-        does but a file too large for it, that one alone. `manifest`: the root digest it was compared with; `progress` follows
-        the packing.
+        """The package for this difference file, packed by `method` (as in PackPart): what fits into `limit` bytes; if
+        nothing does but a file too large for it, that one alone. `manifest`: the root digest it was compared with;
+        `progress` follows the packing.
 
         Raises JobError, OSError."""
         key = compared.content, limit, method
@@ -160,8 +161,8 @@ class PackageStore:
 
     async def _pack(self, key: Key, region: Region, raw_sizes: Sequence[int], limit: int) -> _Parts:
         packed = await self._pack_parts(region, raw_sizes, limit)
-        # Which parts were begun after the limit was reached is a matter of timing. The first ones that fill it are always
-        # there, and only these count: the same files give the same package.
+        # Which parts were begun after the limit was reached is a matter of timing. The first ones that fill it are
+        # always there, and only these count: the same files give the same package.
         parts: list[tuple[str, PartPacked]] = []
         size = 0
         for part in packed:

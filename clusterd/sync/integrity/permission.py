@@ -42,7 +42,8 @@ class IntegrityPermissions:
         self._holder[name] = holder
 
     def end(self, name: str, holder: str | None = None) -> None:
-        """The check ended. With `holder`, only if it is still that check's flag (an old one must not free a new one's)."""
+        """The check ended. With `holder`, only if it is still that check's flag (an old one must not free a new
+        one's)."""
         if holder is None or self._holder.get(name) == holder:
             self._busy_since.pop(name, None)
             self._holder.pop(name, None)

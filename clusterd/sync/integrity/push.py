@@ -1,5 +1,6 @@
-"""What has changed is sent at once to workers that have the files of the manifest before (capability `ahead`): they need not be
-told of the change, ask, and say what they have. A check by the worker follows each package, as ever, and finds what else differs."""
+"""What has changed is sent at once to workers that have the files of the manifest before (capability `ahead`): they
+need not be told of the change, ask, and say what they have. A check by the worker follows each package, as ever, and
+finds what else differs."""
 
 import asyncio
 import os
@@ -48,8 +49,8 @@ class PushSender:
         return step is self._step
 
     def begin(self, peer: Peer) -> tuple[ManifestStep, str] | None:
-        """The step that this worker can make now, and the holder of its permission, for `send`; None if it must find out
-        itself what it lacks: nobody knows what it has, or a check or sync of it runs."""
+        """The step that this worker can make now, and the holder of its permission, for `send`; None if it must find
+        out itself what it lacks: nobody knows what it has, or a check or sync of it runs."""
         step, permissions = self._step, self._integrity.permissions
         if (
             step is None
@@ -77,7 +78,8 @@ class PushSender:
             await self._integrity.sync(peer, compared, own, step.now.root_digest)
             return record.result != "failed"
         except (ClusterError, JobError, OSError) as failure:
-            # Most likely the next manifest came meanwhile, and the worker is told of that one. Else this node cannot make it.
+            # Most likely the next manifest came meanwhile, and the worker is told of that one. Else this node cannot
+            # make it.
             if isinstance(failure, OSError) or (isinstance(failure, JobError) and failure.kind == "disk"):
                 self._integrity.failed(peer, failure)
             journal = context.journal(peer.tag, OWN)

@@ -1,8 +1,8 @@
-"""How much a worker can take at once. A package that is too large for its disk would be sent again for ever, and hold up the
-small changes that are in it, too.
+"""How much a worker can take at once. A package that is too large for its disk would be sent again for ever, and hold
+up the small changes that are in it, too.
 
-A clusterd worker is asked (capability `room`). A stock one shows it only by refusing: then half of what it refused is the bound
-for a while. What exceeds the bound waits, the largest files first.
+A clusterd worker is asked (capability `room`). A stock one shows it only by refusing: then half of what it refused is
+the bound for a while. What exceeds the bound waits, the largest files first.
 """
 
 import os
@@ -35,8 +35,8 @@ OWN = "Integrity guard"
 
 
 def room(spool: str, root: str, places: Iterable[str], limits: Limits) -> int:
-    """Bytes of files that this node can take at once, which are on the disk twice for a moment: packed in the spool, and
-    unpacked in `places`, directories below `root`. OSError for a spool that is not there."""
+    """Bytes of files that this node can take at once, which are on the disk twice for a moment: packed in the spool,
+    and unpacked in `places`, directories below `root`. OSError for a spool that is not there."""
     spool_device = os.stat(spool).st_dev
     found = [_free(spool, limits)]
     for place in ("", *places):
@@ -73,8 +73,8 @@ class Rooms:
         self._sent: dict[str, int] = {}
 
     async def fit(self, peer: Peer, compared: Compared, difference: str) -> tuple[Compared, str, str]:
-        """What of this difference goes now, as another difference file that is the caller's, and what to say of the rest; the
-        same and no text if all of it goes. Raises JobError, OSError."""
+        """What of this difference goes now, as another difference file that is the caller's, and what to say of the
+        rest; the same and no text if all of it goes. Raises JobError, OSError."""
         raw = sum(compared.raw_sizes)
         most = await self._most(peer, raw)
         if most is None or raw <= most:
@@ -111,7 +111,8 @@ class Rooms:
         return said if most is None else min(most, said)
 
     def refused(self, name: str, failure: Exception) -> None:
-        """The worker could not take what it was sent last. What ended for another reason says nothing about its room."""
+        """The worker could not take what it was sent last. What ended for another reason says nothing about its
+        room."""
         sent = self._sent.pop(name, 0)
         is_other = isinstance(failure, LinkClosed) or isinstance(failure.__cause__, JobError | OSError)
         if not sent or is_other or (isinstance(failure, ClusterError) and failure.code in (CANCELLED, NO_ANSWER)):

@@ -1,4 +1,5 @@
-"""When a worker checks: by the clock as stock does, and with a clusterd master as soon as anything has changed on either side."""
+"""When a worker checks: by the clock as stock does, and with a clusterd master as soon as anything has changed on
+either side."""
 
 import random
 
@@ -16,10 +17,11 @@ from clusterd.wire.payloads import parse_changed
 
 CALM_S = 5.0
 AGAIN_S = 1.0
-"""A change of this node's own files is healed at once; further ones within CALM_S are healed AGAIN_S later, so that a program that
-writes them again and again keeps nobody busy."""
+"""A change of this node's own files is healed at once; further ones within CALM_S are healed AGAIN_S later, so that a
+program that writes them again and again keeps nobody busy."""
 WAIT_S = 0.1
-"""A master that cannot check this node yet is asked again after this, then after twice as long each time, up to the interval."""
+"""A master that cannot check this node yet is asked again after this, then after twice as long each time, up to the
+interval."""
 NO_ANSWER = 3020
 
 
@@ -44,8 +46,8 @@ class IntegrityRounds:
         return self._context.settings.worker.sync_integrity_s
 
     async def run(self, peer: Peer) -> None:
-        """Rounds of checks, `sync_integrity` apart, counted from the end of the one before (wire.md 1.5). With a master that
-        knows digests the first one is at once."""
+        """Rounds of checks, `sync_integrity` apart, counted from the end of the one before (wire.md 1.5). With a master
+        that knows digests the first one is at once."""
         self._pace = WakeTimer()
         self._by_digest = self._was_late = False
         self._wait_s = WAIT_S
@@ -105,7 +107,7 @@ class IntegrityRounds:
                 # A master that does not answer as it should is asked in the way that every master knows.
         await self._worker.check(peer)
 
-    # ---- what makes it earlier -----------------------------------------------------------------------------------------
+    # ---- what makes it earlier ---------------------------------------------------------------------------------------
 
     def master_changed(self, payload: bytes) -> None:
         """`syn_changed`. Raises ClusterError 1000."""
@@ -119,8 +121,8 @@ class IntegrityRounds:
         self._pace.wake()
 
     def _own_changed(self, scan: Scan) -> None:
-        """Files of this node are not what they were, and it was not a sync: somebody tampers with them. A change that a check
-        finds itself is dealt with by that check."""
+        """Files of this node are not what they were, and it was not a sync: somebody tampers with them. A change that a
+        check finds itself is dealt with by that check."""
         if not self._by_digest or self._is_checking or self._worker.is_syncing:
             return
         if scan.content_digest == self._digest.told:

@@ -11,8 +11,9 @@ from clusterd.wire.transfer import IncomingFile
 
 
 class WhileLinked:
-    """From its making until `done` the package is taken away when the link ends: the jobs that read it look for its file now
-    and then (clusterd/pool/wanted.py) and end. A master that can go on where it stopped finds it kept: nothing is sent again.
+    """From its making until `done` the package is taken away when the link ends: the jobs that read it look for its
+    file now and then (clusterd/pool/wanted.py) and end. A master that can go on where it stopped finds it kept: nothing
+    is sent again.
 
     Files that wait to be renamed are not renamed then; a rename that has begun is not broken off."""
 

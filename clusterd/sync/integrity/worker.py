@@ -1,4 +1,5 @@
-"""The worker's side of integrity: rounds of checks, and the application of what the master sends (wire.md 4.6, 4.7, 5.9)."""
+"""The worker's side of integrity: rounds of checks, and the application of what the master sends (wire.md 4.6, 4.7,
+5.9)."""
 
 import asyncio
 import uuid
@@ -60,9 +61,9 @@ class LastSync(msgspec.Struct):
 
 
 class IntegrityWorker:
-    """One check the stock way, and what the master sends after any check; keeps its digest of a doubtful deletion across links.
-    Packages are applied one after the other, in the order in which they are complete. When there is a check is decided in
-    rounds.py."""
+    """One check the stock way, and what the master sends after any check; keeps its digest of a doubtful deletion
+    across links. Packages are applied one after the other, in the order in which they are complete. When there is a
+    check is decided in rounds.py."""
 
     def __init__(self, context: Context, round_ended: Callable[[], None]) -> None:
         """`round_ended`: called after the last exchange of each round (wire.md 9.4)."""
@@ -140,8 +141,8 @@ class IntegrityWorker:
         self._context.journal(self._tag, CHECK).info("Starting.")
 
     def begin_without_package(self, started: float) -> None:
-        """A check whose metadata need no package has the lines of one that does: whoever reads the log, or tests its order, knows
-        the stages of a check. One that has begun goes on."""
+        """A check whose metadata need no package has the lines of one that does: whoever reads the log, or tests its
+        order, knows the stages of a check. One that has begun goes on."""
         if self._round_started is not None:
             return
         journal, current = self._context.journal(self._tag, CHECK), self._context.manifests.current
@@ -152,7 +153,8 @@ class IntegrityWorker:
         journal.debug("Zip file sent.")
 
     def _finish(self, outcome: str) -> None:
-        """What the master said of the check. That can be here before the last answer to our package: it is told after that."""
+        """What the master said of the check. That can be here before the last answer to our package: it is told after
+        that."""
         line = f"Finished in {self._end_round():.3f}s. {outcome}"
         if self._held is None:
             self._context.journal(self._tag, CHECK).info(line)

@@ -6,8 +6,8 @@ push     the master says when its manifest has changed
 lz4      packages are made of LZ4 frames
 resume   a package that was cut off goes on where it stopped
 ahead    what has changed is sent to workers that have the manifest before, without being asked
-pulse    each end sends something every few seconds, so that a silent link is soon known to be lost (clusterd/net/pulse.py)
-answer   a small answer of the API is the response to the request itself
+pulse    each end sends something every few seconds, so that a silent link is soon known to be lost
+(clusterd/net/pulse.py) answer   a small answer of the API is the response to the request itself
 room     the worker says how much it can take
 """
 

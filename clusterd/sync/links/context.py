@@ -20,10 +20,10 @@ from clusterd.wdb.client import Database
 
 
 class Context(msgspec.Struct):
-    """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, `troubles` what hinders them, both
-    for status; `framework` is None where none is installed or none is wanted.
-    `needs_restart`: settings that were changed in the files and wait for one; `reloaded_at`: when the files were read again,
-    wall-clock seconds."""
+    """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, `troubles` what hinders
+    them, both for status; `framework` is None where none is installed or none is wanted.
+    `needs_restart`: settings that were changed in the files and wait for one; `reloaded_at`: when the files were read
+    again, wall-clock seconds."""
 
     settings: Settings
     clock: Clock

@@ -79,7 +79,7 @@ class KnownWorkers:
         self._expected_until = clock.monotonic() + EXPECTED_S
         self.read()
 
-    # ---- what happens ----------------------------------------------------------------------------------------------------
+    # ---- what happens ------------------------------------------------------------------------------------------------
 
     def joined(self, peer: Peer) -> None:
         """A worker's link is up."""
@@ -140,7 +140,7 @@ class KnownWorkers:
         self._journal.info(f"Worker {name} is forgotten. {self._count()}")
         self._changed.set()
 
-    # ---- what is told ----------------------------------------------------------------------------------------------------
+    # ---- what is told ------------------------------------------------------------------------------------------------
 
     def shown(self, records: dict[str, WorkerRecord]) -> list[dict[str, Any]]:
         """For `status`: every known worker. `state`: connected, lost, or expected (absent for a moment only, or the
@@ -190,7 +190,7 @@ class KnownWorkers:
         if len(self._workers) > MOST and away:
             del self._workers[min(away, key=lambda known: known.seen_at).name]
 
-    # ---- for ever --------------------------------------------------------------------------------------------------------
+    # ---- for ever ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Logs lost workers and keeps the file up to date."""

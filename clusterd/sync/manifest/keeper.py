@@ -92,7 +92,7 @@ class ManifestKeeper:
             root, rules, clock, self._confirming, journal, self.touch, self._walk_next, self._wake.set, make_notify
         )
 
-    # ---- asking --------------------------------------------------------------------------------------------------------
+    # ---- asking ------------------------------------------------------------------------------------------------------
 
     @property
     def watching(self) -> bool:
@@ -124,7 +124,7 @@ class ManifestKeeper:
         """Publish the manifest without what is withheld or settling. Raises ScanFailed."""
         return await self._guarded(self._allow_delete)
 
-    # ---- telling -------------------------------------------------------------------------------------------------------
+    # ---- telling -----------------------------------------------------------------------------------------------------
 
     def touch(self, paths: Iterable[str]) -> None:
         """These files or directories (relative to the root; "" for all) have changed: look at them soon, see `run`."""
@@ -235,7 +235,7 @@ class ManifestKeeper:
         """Stop watching; no thread is left."""
         await self._watch.stop()
 
-    # ---- the two ways --------------------------------------------------------------------------------------------------
+    # ---- the two ways ------------------------------------------------------------------------------------------------
 
     async def _guarded(self, work: Callable[[], Coroutine[Any, Any, Scan]]) -> Scan:
         """Do one piece of work at a time and publish what it gives."""

@@ -65,7 +65,7 @@ class Places:
             return len(self.pending) + len(self._again) > MOST_PENDING
         return len(self.pending) > MOST_PENDING or ("" in self._later and self._later[""] <= now)
 
-    # ---- walks ---------------------------------------------------------------------------------------------------------
+    # ---- walks -------------------------------------------------------------------------------------------------------
 
     def take_all(self, now: float) -> set[str]:
         """A walk begins, which finds what an event has named before it; what comes meanwhile waits. New directories
@@ -84,7 +84,7 @@ class Places:
         """The walk has found all that no event may tell of."""
         self._again = set(again)
 
-    # ---- patches -------------------------------------------------------------------------------------------------------
+    # ---- patches -----------------------------------------------------------------------------------------------------
 
     def take(self, now: float, *, is_periodic: bool) -> Look:
         """What is to be looked at now; whoever is given it calls `looked` when it was."""

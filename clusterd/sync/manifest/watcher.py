@@ -49,7 +49,8 @@ MakeNotify = Callable[[list[str]], Notify]
 
 
 def watch_recursively(paths: list[str]) -> Notify:
-    """Begin to watch these directories and all below. OSError and RuntimeError when the system or the library refuse."""
+    """Begin to watch these directories and all below. OSError and RuntimeError when the system or the library
+    refuse."""
     notify: Notify = RustNotify(paths, False, False, POLL_MS, True, True)
     return notify
 
@@ -122,7 +123,7 @@ class Watcher:
             self._directories(path) != known for path, known in self._alone.items()
         )
 
-    # ---- in threads ----------------------------------------------------------------------------------------------------
+    # ---- in threads --------------------------------------------------------------------------------------------------
 
     def _begin(self, rules: Rules) -> list[Notify]:
         """The library follows every link to a directory, to `/` if need be. So the directories on the way to one that
@@ -243,7 +244,7 @@ class Watcher:
         except RuntimeError:
             return  # the loop is closed: nobody wants to know
 
-    # ---- on the loop ---------------------------------------------------------------------------------------------------
+    # ---- on the loop -------------------------------------------------------------------------------------------------
 
     def _report(self, thread: threading.Thread, paths: set[str]) -> None:
         if thread in self._threads:

@@ -1,6 +1,8 @@
-"""The helpers of a node, the processes of the framework: how many there are, which is replaced, which one takes a request.
+"""The helpers of a node, the processes of the framework: how many there are, which is replaced, which one takes a
+request.
 
-The supervisor starts and kills them. Without a request that needs one there is none, unless `clusterd.framework` is `on`.
+The supervisor starts and kills them. Without a request that needs one there is none, unless `clusterd.framework` is
+`on`.
 """
 
 import asyncio
@@ -52,8 +54,8 @@ class MakeSupply(Protocol):
 
 
 class Crew:
-    """`forever` is to run for as long as sync does; `close` ends what it has. `cannot`: why there is no helper, empty when it is only
-    not there yet. `known`: the functions of the helper that was started last, None before the first."""
+    """`forever` is to run for as long as sync does; `close` ends what it has. `cannot`: why there is no helper, empty
+    when it is only not there yet. `known`: the functions of the helper that was started last, None before the first."""
 
     def __init__(
         self,
@@ -125,7 +127,7 @@ class Crew:
             ],
         }
 
-    # ---- who takes a request -------------------------------------------------------------------------------------------
+    # ---- who takes a request -----------------------------------------------------------------------------------------
 
     def free(self) -> Helper | None:
         """One that takes a request now; when there is none one is started, and `change` tells when to ask again."""
@@ -158,7 +160,7 @@ class Crew:
         call.overdue_at = now + ABANDONED_S if deadline is None else deadline
         self._retire_overdue(helper, now)
 
-    # ---- how many there are --------------------------------------------------------------------------------------------
+    # ---- how many there are ------------------------------------------------------------------------------------------
 
     def _serving(self) -> list[Helper]:
         return [helper for helper in self._helpers.values() if helper.state in ("starting", "ready")]
@@ -275,7 +277,7 @@ class Crew:
     def _pause_s(self) -> float:
         return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 16))
 
-    # ---- time ----------------------------------------------------------------------------------------------------------
+    # ---- time --------------------------------------------------------------------------------------------------------
 
     async def forever(self) -> None:
         self._supply.open()

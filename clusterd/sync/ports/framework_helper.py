@@ -63,8 +63,8 @@ class HelperCall:
 
 
 class Helper:
-    """`state`: `retiring` takes nothing more, `ending` was told or made to end. `requests`: taken so far. `worn`: why it is to be
-    replaced, empty if it is not. `was_told`: it is gone because it was told to end or killed."""
+    """`state`: `retiring` takes nothing more, `ending` was told or made to end. `requests`: taken so far. `worn`: why
+    it is to be replaced, empty if it is not. `was_told`: it is gone because it was told to end or killed."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Helper:
         except (OSError, IndexError, ValueError):
             return 0
 
-    # ---- its life ------------------------------------------------------------------------------------------------------
+    # ---- its life ----------------------------------------------------------------------------------------------------
 
     def open(self, setup: bytes) -> None:
         """Begin to listen, and tell it what it may run."""
@@ -193,10 +193,11 @@ class Helper:
         assert self._writer is not None
         self._writer.write(program.FRAME.pack(len(payload), kind, number) + payload)
 
-    # ---- requests ------------------------------------------------------------------------------------------------------
+    # ---- requests ----------------------------------------------------------------------------------------------------
 
     def ask(self, request: Text, out: str, now: float) -> HelperCall:
-        """Give it a request; a large answer goes to the file `out`. The call's answer raises HelperGone, ClusterError."""
+        """Give it a request; a large answer goes to the file `out`. The call's answer raises HelperGone,
+        ClusterError."""
         self.requests += 1
         self.used_at = now
         call = HelperCall(out)
@@ -237,7 +238,7 @@ class Helper:
             self._journal.error(f"Error executing API request in the framework: {text}")
             call.answer.set_exception(ClusterError(1000))
 
-    # ---- what it prints ------------------------------------------------------------------------------------------------
+    # ---- what it prints ----------------------------------------------------------------------------------------------
 
     def _read_output(self) -> None:
         """Some pages at a time: whoever prints for ever must not keep us."""

@@ -18,8 +18,9 @@ from clusterd.wire.results import WireCallable
 KNOWN_SOURCE = 512
 """Requests of one asker that wait or run."""
 START_WAIT_S = 20.0
-"""How long a request waits at least while the first process imports everything, which takes its time on a busy machine. A node
-that has passed the request on waits that much longer than the function may run, too (timeout_cluster_request)."""
+"""How long a request waits at least while the first process imports everything, which takes its time on a busy machine.
+A node that has passed the request on waits that much longer than the function may run, too
+(timeout_cluster_request)."""
 
 
 class NotBegun(ClusterError):
@@ -36,17 +37,18 @@ class Framework(Protocol):
     def state(self) -> FrameworkState: ...
 
     def can_run(self, name: WireCallable) -> bool:
-        """Whether this framework has the function, as far as is known before it was started. It may fail all the same: `run` says
-        why."""
+        """Whether this framework has the function, as far as is known before it was started. It may fail all the same:
+        `run` says why."""
 
     async def run(
         self, request: Text, *, timeout_s: float | None, is_read_only: bool, name: WireCallable, asker: str = ""
     ) -> Text:
-        """The answer as the framework's encoder has written it; a file of it is the caller's to remove, as is the request's.
+        """The answer as the framework's encoder has written it; a file of it is the caller's to remove, as is the
+        request's.
 
-        `timeout_s`: how long it may wait for a process, and how long it may then run. `name`: the function that the request names.
-        `asker`: whose turns are shared fairly with those of others. One that only reads is run once more when its process dies.
-        Raises NotBegun, and ClusterError: 3021 at the deadline, 1000 when the process died."""
+        `timeout_s`: how long it may wait for a process, and how long it may then run. `name`: the function that the
+        request names. `asker`: whose turns are shared fairly with those of others. One that only reads is run once more
+        when its process dies. Raises NotBegun, and ClusterError: 3021 at the deadline, 1000 when the process died."""
 
     def shown(self) -> dict[str, Any]:
         """For `status`."""

@@ -19,7 +19,8 @@ from ipc.codec import Decoder, encode
 from ipc.errors import BadMessage
 
 Take = Callable[[HelperStarted, socket.socket, int], None]
-"""Gets a new process, our end of its connection, and the descriptor its output is read from; both are the taker's to close."""
+"""Gets a new process, our end of its connection, and the descriptor its output is read from; both are the taker's to
+close."""
 
 
 class Supply:

@@ -1,7 +1,8 @@
-"""How much of other nodes' bytes this node takes: one ledger for the spool, in all and by peer, and a reserve of the disk.
+"""How much of other nodes' bytes this node takes: one ledger for the spool, in all and by peer, and a reserve of the
+disk.
 
-The reserve is for this node: its logs, its database, its manifest. It never is more than a quarter of a disk, so that small ones
-can be used. What is small (a rule, an answer) is taken until little of the reserve is left.
+The reserve is for this node: its logs, its database, its manifest. It never is more than a quarter of a disk, so that
+small ones can be used. What is small (a rule, an answer) is taken until little of the reserve is left.
 """
 
 import os
@@ -54,8 +55,8 @@ def disk_of(path: str, limits: Limits) -> Disk:
 
 
 def unpack_bounds(limits: Limits, packed: int, disk: Disk) -> tuple[int, int]:
-    """Bytes that a file, and all of a package of `packed` bytes, may unpack to: the settings, no more for each byte than a ratio
-    that no real file reaches once it is large, and what the disk has above its reserve."""
+    """Bytes that a file, and all of a package of `packed` bytes, may unpack to: the settings, no more for each byte
+    than a ratio that no real file reaches once it is large, and what the disk has above its reserve."""
     by_ratio = max(RATIO_FROM_BYTES, packed * limits.unpacked_ratio)
     room = disk.free - disk.reserve
     if room < SMALL_BYTES:
@@ -65,8 +66,8 @@ def unpack_bounds(limits: Limits, packed: int, disk: Disk) -> tuple[int, int]:
 
 
 class Ledger:
-    """Owner of the charges: path of a spool file to whose it is and how many bytes it has, or is to have. `limits` is replaced
-    by a reload. `own`: bytes of this node's own files, measured now and then."""
+    """Owner of the charges: path of a spool file to whose it is and how many bytes it has, or is to have. `limits` is
+    replaced by a reload. `own`: bytes of this node's own files, measured now and then."""
 
     def __init__(self, directory: str, limits: Limits, *, is_master: bool) -> None:
         self._directory = directory
@@ -86,7 +87,8 @@ class Ledger:
         return self.limits.spool_peer_bytes if self._is_master else self.limits.spool_bytes
 
     def why_not(self, peer: str, size: int, whole: int) -> OverLimit | None:
-        """Why `size` more bytes of this peer are not taken, of something that has `whole` bytes then; None if they are."""
+        """Why `size` more bytes of this peer are not taken, of something that has `whole` bytes then; None if they
+        are."""
         has = self._peers.get(peer, 0)
         if has + size > self.peer_limit:
             text = (

@@ -71,8 +71,8 @@ class LinkClosed(ClusterError):
 
 
 class NetPort:
-    """Numbers requests and finds whom an answer belongs to. `send` writes one message to the current net process, also when
-    its caller is cancelled: else nobody would give back a slab that is marked as net's."""
+    """Numbers requests and finds whom an answer belongs to. `send` writes one message to the current net process, also
+    when its caller is cancelled: else nobody would give back a slab that is marked as net's."""
 
     def __init__(self, send: Send, slabs: SlabPool) -> None:
         self._send = send
@@ -91,7 +91,8 @@ class NetPort:
     async def begin(
         self, link: int, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float
     ) -> Flight:
-        """Send a request. `body` lies in a slab that the caller holds; that hold is net's from here on, whatever happens."""
+        """Send a request. `body` lies in a slab that the caller holds; that hold is net's from here on, whatever
+        happens."""
         if body is not None:
             self._slabs.sent(body.slab)
         number = next(self._ids)

@@ -33,8 +33,8 @@ class JobError(Exception):
 
 
 async def all_of(running: Iterable[Awaitable[R]]) -> list[R]:
-    """The results of jobs that run side by side. When one fails the others are waited for before its JobError is raised: none
-    may still write when the caller cleans up or begins anew."""
+    """The results of jobs that run side by side. When one fails the others are waited for before its JobError is
+    raised: none may still write when the caller cleans up or begins anew."""
     outcomes = await asyncio.gather(*running, return_exceptions=True)
     results: list[R] = []
     for outcome in outcomes:
@@ -50,8 +50,8 @@ def _remove(path: str) -> None:
 
 
 class PoolPort:
-    """Runs jobs on `size` processes, and one more for the lane `background`. A waiter that is cancelled takes its job out of the
-    queue; one that runs already goes
+    """Runs jobs on `size` processes, and one more for the lane `background`. A waiter that is cancelled takes its job
+    out of the queue; one that runs already goes
     on and its result is dropped."""
 
     def __init__(
@@ -63,8 +63,8 @@ class PoolPort:
         remove: Callable[[str], None] = _remove,
         tell_hurry: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """`remove`: gets files that jobs have made and nobody wants any more; must not raise. `tell_hurry` shows the pool the
-        count of calls of `hurry`."""
+        """`remove`: gets files that jobs have made and nobody wants any more; must not raise. `tell_hurry` shows the
+        pool the count of calls of `hurry`."""
         self.size = size
         self._clock = clock
         self._remove = remove
@@ -80,8 +80,8 @@ class PoolPort:
         self._unwanted: dict[int, str] = {}
 
     async def run(self, job: Job[R], *, urgent: bool = False, lane: Lane = "bulk") -> R:
-        """Run a job and return its result, of the type that the job names. `urgent` is the lane of chunks of a transfer; see
-        SHARES for the others.
+        """Run a job and return its result, of the type that the job names. `urgent` is the lane of chunks of a
+        transfer; see SHARES for the others.
 
         Raises JobError. Cancelled: the job runs on; use `start` when that matters."""
         return await self._run(job, "chunk" if urgent else lane)
@@ -125,8 +125,8 @@ class PoolPort:
             self.lost(message.slot)
             self._slots[message.slot] = message.incarnation
         elif self._queue.is_running(message.slot):
-            # Idle processes repeat their hello. One that crosses a job on its way means nothing, nor do several that were
-            # said before it or soon after: on a busy machine they wait together, and the job may be as late.
+            # Idle processes repeat their hello. One that crosses a job on its way means nothing, nor do several that
+            # were said before it or soon after: on a busy machine they wait together, and the job may be as late.
             if message.at and message.at < self._given_at.get(message.slot, 0.0) + LOST_AFTER_S:
                 return
             self._idle_claims[message.slot] = self._idle_claims.get(message.slot, 0) + 1

@@ -13,11 +13,11 @@ FREED_AT_ONCE = 4
 
 
 class SlabPool:
-    """How often each of sync's slabs is held: by us (a job writes it, the cache of bodies keeps it, a request is about to be
-    sent) and by net (once for each message that it still sends from it). A slab that nobody holds is free.
+    """How often each of sync's slabs is held: by us (a job writes it, the cache of bodies keeps it, a request is about
+    to be sent) and by net (once for each message that it still sends from it). A slab that nobody holds is free.
 
-    After a restart of sync all slabs are unusable until `admit`: net has said from which ones it still sends, and every pool
-    process has ended the job of the earlier sync."""
+    After a restart of sync all slabs are unusable until `admit`: net has said from which ones it still sends, and every
+    pool process has ended the job of the earlier sync."""
 
     def __init__(self, slabs: Iterable[int]) -> None:
         self._all = frozenset(slabs)

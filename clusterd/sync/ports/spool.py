@@ -64,7 +64,8 @@ class Spool:
         return f"{self.directory}/{self._prefix}{self._count}-{kind}"
 
     def admit(self, peer: str, size: int, whole: int) -> None:
-        """Whether `size` more bytes of this peer are taken, of something that has `whole` bytes then. Raises SpoolRefused."""
+        """Whether `size` more bytes of this peer are taken, of something that has `whole` bytes then. Raises
+        SpoolRefused."""
         refused = self.ledger.why_not(peer, size, whole)
         if refused is not None:
             self._tell_full(refused)
@@ -85,7 +86,8 @@ class Spool:
         return path
 
     def refused(self, why: str) -> SpoolRefused:
-        """The spool took no bytes of a peer: what to raise. Said once, and shown until `tidy` finds that it takes some again."""
+        """The spool took no bytes of a peer: what to raise. Said once, and shown until `tidy` finds that it takes some
+        again."""
         text = (
             f"{self.directory} cannot be written ({why}): nothing is taken from other nodes until it can. See its disk, its "
             "inodes and who owns it."
@@ -94,13 +96,14 @@ class Spool:
         return SpoolRefused(f"the spool of this node cannot be written: {why}")
 
     def remove(self, *paths: str) -> None:
-        """Remove files that may or may not have been made yet. Never raises: cleaning up must not keep anybody from what is
-        to be done besides. What cannot be removed now is tried again later."""
+        """Remove files that may or may not have been made yet. Never raises: cleaning up must not keep anybody from
+        what is to be done besides. What cannot be removed now is tried again later."""
         for path in paths:
             self._remove(path)
 
     def tidy(self, now: float) -> None:
-        """Now and then, with the time (monotonic): try again what could not be removed or written; see what room there is."""
+        """Now and then, with the time (monotonic): try again what could not be removed or written; see what room there
+        is."""
         if now < self._again_at:
             return
         self._again_at = now + AGAIN_S

@@ -1,4 +1,5 @@
-"""What keeps this node from doing its work, for as long as it does: said once in the log, shown by `status` until it is over."""
+"""What keeps this node from doing its work, for as long as it does: said once in the log, shown by `status` until it is
+over."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,8 @@ class Troubles:
         self._open: dict[str, str] = {}
 
     def begin(self, subject: str, text: str, journal: Journal | None = None, level: str = "WARNING") -> bool:
-        """`text` says what is wrong and what to do. Logged, and True, only when the subject had no trouble before: a text
-        that changes (a number in it) is no news."""
+        """`text` says what is wrong and what to do. Logged, and True, only when the subject had no trouble before: a
+        text that changes (a number in it) is no news."""
         is_new = subject not in self._open
         self._open[subject] = text
         if is_new and journal is not None:
@@ -41,8 +42,8 @@ class Troubles:
 
 @contextmanager
 def round_survives(journal: Journal | None, troubles: Troubles, subject: str) -> Iterator[None]:
-    """Around one round of a loop that lives for ever: any exception ends the round, not the loop, and is said once until a
-    round succeeds (one that nobody foresaw with where it came from). Cancellation passes."""
+    """Around one round of a loop that lives for ever: any exception ends the round, not the loop, and is said once
+    until a round succeeds (one that nobody foresaw with where it came from). Cancellation passes."""
     try:
         yield
     except Exception as failure:  # whatever it is, the next round must come

@@ -12,15 +12,16 @@ class WakeTimer:
         self._woken = asyncio.Event()
 
     def wake(self, delay_s: float = 0.0) -> None:
-        """Not later than in `delay_s`; a wake that was due earlier stays so. While nobody rests it is kept for the next rest."""
+        """Not later than in `delay_s`; a wake that was due earlier stays so. While nobody rests it is kept for the next
+        rest."""
         due = asyncio.get_running_loop().time() + delay_s
         if self._due is None or due < self._due:
             self._due = due
             self._woken.set()
 
     async def rest(self, interval_s: float) -> bool:
-        """Until `interval_s` have passed or a wake is due. True if anybody has asked for it: also for a later moment, which is then
-        served as well."""
+        """Until `interval_s` have passed or a wake is due. True if anybody has asked for it: also for a later moment,
+        which is then served as well."""
         now = asyncio.get_running_loop().time
         end = now() + interval_s
         while True:

@@ -1,4 +1,5 @@
-"""How long a worker's answer is waited for. One that says nothing must not keep everybody else's answers back for minutes."""
+"""How long a worker's answer is waited for. One that says nothing must not keep everybody else's answers back for
+minutes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,9 +21,9 @@ async def patiently(
     progress: Callable[[], int],
     is_there: Callable[[], Awaitable[object]],
 ) -> T:
-    """The answer of worker `name`, which has been asked. Every `look_s` it is looked whether there is anybody: `is_there` raises
-    ClusterError when there is not. With `limit_s`, the time in which the answer must begin to come: given up when it is over and
-    `progress` (bytes of answers that came from there) stands still for as long as a look.
+    """The answer of worker `name`, which has been asked. Every `look_s` it is looked whether there is anybody:
+    `is_there` raises ClusterError when there is not. With `limit_s`, the time in which the answer must begin to come:
+    given up when it is over and `progress` (bytes of answers that came from there) stands still for as long as a look.
 
     Raises ClusterError 3021, LinkClosed, and what `answer` holds."""
     waited_s, seen = 0.0, progress()

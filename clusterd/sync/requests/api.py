@@ -1,5 +1,5 @@
-"""The distributed API on the links of a node (dapi.md 1.3, 3.2, 3.3): who asked gets the answer as a long string, whoever it
-was; a request given to another node has an id of ours, and only that node may answer it.
+"""The distributed API on the links of a node (dapi.md 1.3, 3.2, 3.3): who asked gets the answer as a long string,
+whoever it was; a request given to another node has an id of ours, and only that node may answer it.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ class ApiRequests:
         if settings.is_master:
             self.local[commands.DAPI_FWD] = self.forward
 
-    # ---- the local socket --------------------------------------------------------------------------------------------------
+    # ---- the local socket --------------------------------------------------------------------------------------------
 
     async def ask(self, peer: Peer, payload: bytes) -> DeferredAnswer:
         """`dapi` of a program: a master serves it, a worker gives it to its master, unless it is about this very node.
@@ -117,7 +117,7 @@ class ApiRequests:
 
         await self._answer_program(client, content, self._audit.audited(client, content, work, given_on=True))
 
-    # ---- between nodes -----------------------------------------------------------------------------------------------------
+    # ---- between nodes -----------------------------------------------------------------------------------------------
 
     async def serve(self, peer: Peer, payload: bytes) -> bytes:
         """`dapi {id} {request}` of another node: said to be queued at once, answered by `dapi_res` or `dapi_err`.
@@ -153,8 +153,8 @@ class ApiRequests:
         return commands.DAPI_QUEUED
 
     def _begin(self, peer: Peer, payload: bytes, soon: PromptAnswer | None) -> None:
-        """Serve a request of another node in a task of the link. `soon`: where an answer goes first; given up when there is
-        nothing to wait for. Raises ClusterError 1000."""
+        """Serve a request of another node in a task of the link. `soon`: where an answer goes first; given up when
+        there is nothing to wait for. Raises ClusterError 1000."""
         addressed = parse_addressed(payload)
         name, content = addressed.id, addressed.content
         try:
@@ -194,7 +194,8 @@ class ApiRequests:
                 await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=False)
 
     async def answered(self, peer: Peer, payload: bytes) -> bytes:
-        """`dapi_res {id} {string id}`. Raises ClusterError 3032 on a master, where nobody asked (a worker stays friendly)."""
+        """`dapi_res {id} {string id}`. Raises ClusterError 3032 on a master, where nobody asked (a worker stays
+        friendly)."""
         found = parse_string_for(payload)
         asked = self._find(peer, found.id)
         on_master = self._context.settings.is_master
@@ -236,7 +237,7 @@ class ApiRequests:
             if asked.peer is peer:
                 _settle(asked, self._not_there(peer))
 
-    # ---- serving -----------------------------------------------------------------------------------------------------------
+    # ---- serving -----------------------------------------------------------------------------------------------------
 
     def _work(self, peer: Peer, name: str, content: bytes) -> Work:
         """What executes a request that ends here. `name`: how the asker calls it, empty for a local client."""
@@ -326,7 +327,7 @@ class ApiRequests:
             # It is gone, or waits no longer.
             return
 
-    # ---- asking ------------------------------------------------------------------------------------------------------------
+    # ---- asking ------------------------------------------------------------------------------------------------------
 
     async def _ask_worker(self, node: str, request: Text, limit_s: float | None) -> Text:
         """Raises ClusterError 3022 for a node that is not connected."""
@@ -365,8 +366,8 @@ class ApiRequests:
                 asked.answer.exception()  # heard, or of no interest any more
 
     async def _send(self, node: Peer, name: str, request: Text) -> Text | None:
-        """Give a request to another node; its answer, if that is there at once. Large requests are sealed in the pool, so
-        that net need not."""
+        """Give a request to another node; its answer, if that is there at once. Large requests are sealed in the pool,
+        so that net need not."""
         sender = self._context.sender
         prefix = build_words(name, request.payload)
         if request.path:
@@ -394,7 +395,7 @@ class ApiRequests:
         finally:
             self._context.spool.remove(segment.path)
 
-    # ---- who is there ------------------------------------------------------------------------------------------------------
+    # ---- who is there ------------------------------------------------------------------------------------------------
 
     def _find(self, peer: Peer, name: str) -> _Asked | None:
         """Who waits for this, of this node (dapi.md 8, number 21)."""

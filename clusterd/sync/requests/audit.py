@@ -1,8 +1,8 @@
-"""Who asked for what through the API, and what became of it: lines under a subtag of their own. Changes and secrets at INFO,
-everything else at DEBUG2.
+"""Who asked for what through the API, and what became of it: lines under a subtag of their own. Changes and secrets at
+INFO, everything else at DEBUG2.
 
-The user is what the asker says it is: whoever has the cluster key, or may use the local socket, can say anything. Process, node
-and address are what we see ourselves.
+The user is what the asker says it is: whoever has the cluster key, or may use the local socket, can say anything.
+Process, node and address are what we see ourselves.
 """
 
 import asyncio

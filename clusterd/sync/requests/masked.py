@@ -1,5 +1,5 @@
-"""Configurations of nodes in requests and answers that pass this node, wherever they come from and go: nobody is told the cluster
-key, and nobody loses it by writing back what was shown."""
+"""Configurations of nodes in requests and answers that pass this node, wherever they come from and go: nobody is told
+the cluster key, and nobody loses it by writing back what was shown."""
 
 from clusterd.dapi.protocol.envelope import Envelope
 from clusterd.dapi.protocol.masking import mask_key, restore_key
@@ -30,6 +30,7 @@ def without_key(texts: JsonBlobs, envelope: Envelope, answer: Text, key: Secret)
 
 
 def with_key(envelope: Envelope, request: bytes, key: Secret) -> bytes:
-    """The request to execute or to give on. Every node of the cluster has the same key, and a stock one knows no masked keys."""
+    """The request to execute or to give on. Every node of the cluster has the same key, and a stock one knows no masked
+    keys."""
     row = find(envelope.function)
     return restore_key(request, key) if row is not None and row.changes and row.has_configuration else request

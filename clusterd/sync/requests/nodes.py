@@ -1,4 +1,5 @@
-"""Which nodes there are: the rows and records behind get_nodes and get_health (wire.md 8), and these commands in both roles."""
+"""Which nodes there are: the rows and records behind get_nodes and get_health (wire.md 8), and these commands in both
+roles."""
 
 from typing import Any
 

@@ -21,7 +21,8 @@ LONGEST_USER = 256
 
 
 class Passwords:
-    """Owner of what is counted of each asker (a node, or a user of this machine) and each user, and of the thread that hashes."""
+    """Owner of what is counted of each asker (a node, or a user of this machine) and each user, and of the thread that
+    hashes."""
 
     def __init__(self, context: Context) -> None:
         own = context.settings.clusterd.api
@@ -33,8 +34,8 @@ class Passwords:
         self._checks = PasswordChecks(limiter, context.clock.monotonic)
 
     async def is_right(self, asker: str, name: str, password: str) -> bool:
-        """Raises WireException 1000 when the users cannot be read, 4000 for a user who may only read: a worker's API knows no such
-        role, 6000 when there were too many attempts."""
+        """Raises WireException 1000 when the users cannot be read, 4000 for a user who may only read: a worker's API
+        knows no such role, 6000 when there were too many attempts."""
         try:
             user = self._users.users().get(name)
         except UserProblem:
@@ -51,8 +52,8 @@ class Passwords:
 
 
 class FrameworkLogins:
-    """Owner of what is counted of each asker and user where the framework knows the users (framework.md 2): it checks passwords
-    without end for whoever has the cluster key."""
+    """Owner of what is counted of each asker and user where the framework knows the users (framework.md 2): it checks
+    passwords without end for whoever has the cluster key."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -61,8 +62,8 @@ class FrameworkLogins:
         self._limiter = AttemptLimiter(own.login_attempts, own.login_window_s, own.login_attempts * ATTEMPTS_OF_A_NODE)
 
     async def limited(self, asker: str, request: bytes, look: Callable[[], Awaitable[Text]]) -> Text:
-        """What `look` answers to a `check_user_master`. Raises WireException 6000 without looking when there were too many
-        attempts, and what `look` raises."""
+        """What `look` answers to a `check_user_master`. Raises WireException 6000 without looking when there were too
+        many attempts, and what `look` raises."""
         clock = self._context.clock.monotonic
         name = _user_in(request)
         wait_s = self._limiter.begin(asker, name, clock())

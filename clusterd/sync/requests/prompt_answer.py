@@ -1,8 +1,9 @@
 """Small answers of the API as the response to the request itself, between two nodes with capability `answer`.
 
-Stock's way needs four round trips for an answer: queued, length, content, name. Here `dapi_now {id} {request}` is answered by
-`ok` with ANSWER and the content, when the answer is small and there soon. If not, `ok` is what `dapi` is answered, and the
-answer comes as it does for `dapi`. That a response belongs to a request of ours on that very link is seen to by net.
+Stock's way needs four round trips for an answer: queued, length, content, name. Here `dapi_now {id} {request}` is
+answered by `ok` with ANSWER and the content, when the answer is small and there soon. If not, `ok` is what `dapi` is
+answered, and the answer comes as it does for `dapi`. That a response belongs to a request of ours on that very link is
+seen to by net.
 """
 
 import asyncio
@@ -24,7 +25,8 @@ ANSWER = b"="
 class PromptAnswer:
     """The response to one request: settled once, by the answer, or by None when that comes in another way.
 
-    `is_late`: net was told of a task; `has_ended`: whoever makes the answer is done. Written by who serves the request."""
+    `is_late`: net was told of a task; `has_ended`: whoever makes the answer is done. Written by who serves the
+    request."""
 
     __slots__ = ("_future", "_timer", "has_ended", "is_late")
 

@@ -1,5 +1,5 @@
-"""A worker's ruleset reload (dapi.md 1.10, wire.md 9.4, wdb.md 10.1): asked for over the local socket, sent to analysisd when the
-next integrity round has ended."""
+"""A worker's ruleset reload (dapi.md 1.10, wire.md 9.4, wdb.md 10.1): asked for over the local socket, sent to
+analysisd when the next integrity round has ended."""
 
 import msgspec
 

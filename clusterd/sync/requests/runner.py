@@ -1,5 +1,5 @@
-"""An API request that this node executes or, on a master, spreads over the nodes (dapi.md 3.5 to 3.7). Whatever happens, the
-outcome is an encoded answer."""
+"""An API request that this node executes or, on a master, spreads over the nodes (dapi.md 3.5 to 3.7). Whatever
+happens, the outcome is an encoded answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,8 +20,8 @@ from clusterd.sync.requests.this_node import LARGEST_SYNC_REQUEST, AdmittedReque
 from clusterd.wire.results import INTERNAL_ERROR, WireException, dump_json
 
 Ask = Callable[[str, Text, float | None], Awaitable[Text]]
-"""Give a request to a connected node and wait for its answer, which must begin to come within so many seconds (None: it may take
-its time, but the node must be there). Raises ClusterError 3022 for one that is not connected."""
+"""Give a request to a connected node and wait for its answer, which must begin to come within so many seconds (None: it
+may take its time, but the node must be there). Raises ClusterError 3022 for one that is not connected."""
 NOT_CONNECTED = 3022
 
 
@@ -39,7 +39,8 @@ class ApiRunner:
         self._texts = texts
 
     async def run(self, request: Text, envelope: Envelope, origin: Origin, asker: str) -> Text:
-        """The answer to `asker` (see SyncCall); a file of it is the caller's to remove. Raises nothing but for a cancelled task."""
+        """The answer to `asker` (see SyncCall); a file of it is the caller's to remove. Raises nothing but for a
+        cancelled task."""
         node = self._context.node_name
         began = self._context.clock.monotonic()
         row = find(envelope.function)
@@ -85,11 +86,11 @@ class ApiRunner:
         grace_s = self._context.settings.communication.timeout_cluster_request_s
         return None if envelope.wait_for_complete else self._timeout_s(envelope) + grace_s
 
-    # ---- on many nodes -----------------------------------------------------------------------------------------------------
+    # ---- on many nodes -----------------------------------------------------------------------------------------------
 
     async def _spread(self, request: Text, asked: AdmittedRequest) -> Text:
-        """Every solver is asked at the same time; answers are merged in the order of the plan. What this node cannot execute
-        itself goes to the others all the same."""
+        """Every solver is asked at the same time; answers are merged in the order of the plan. What this node cannot
+        execute itself goes to the others all the same."""
         context = self._context
         timeout_s = self._timeout_s(asked.envelope)
         out = context.spool.new_path("plan")

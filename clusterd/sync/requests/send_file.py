@@ -1,4 +1,5 @@
-"""`send_file` of the local socket (dapi.md 1.9): a file of this node to another one, for files below `queue/cluster/` only."""
+"""`send_file` of the local socket (dapi.md 1.9): a file of this node to another one, for files below `queue/cluster/`
+only."""
 
 import os
 import stat
@@ -18,14 +19,16 @@ OWN = ".clusterd"
 
 
 class SendFile:
-    """`local` is its command. The result comes as a long string, the number of bytes or an exception, and `send_f_res`."""
+    """`local` is its command. The result comes as a long string, the number of bytes or an exception, and
+    `send_f_res`."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self.local: dict[str, Handler] = {commands.SEND_FILE: self.send}
 
     async def send(self, client: Peer, payload: bytes) -> DeferredAnswer:
-        """`{path} {node}`; a worker sends to its master, whatever the node. Raises ClusterError 1000, 3022, 3023, 3034, 4000."""
+        """`{path} {node}`; a worker sends to its master, whatever the node. Raises ClusterError 1000, 3022, 3023, 3034,
+        4000."""
         words = text_of(payload).split(" ")
         if len(words) != 2:
             raise ClusterError(1000, "send_file takes a path and a node's name, separated by one space")

@@ -1,8 +1,8 @@
 """Sendsync on a master: a worker's client asks one of our daemons (wire.md 4.13, wdb.md 9.3 and 9.4).
 
-The stock master serves one request at a time and blocks meanwhile (wire.md P9); here many run at once, with limits, so that
-a daemon or a worker that does not answer is in nobody else's way. Requests of one client are answered in their order.
-Messages are never logged and never quoted in an error: they may hold agent keys.
+The stock master serves one request at a time and blocks meanwhile (wire.md P9); here many run at once, with limits, so
+that a daemon or a worker that does not answer is in nobody else's way. Requests of one client are answered in their
+order. Messages are never logged and never quoted in an error: they may hold agent keys.
 """
 
 import asyncio
@@ -35,7 +35,8 @@ SOCKETS = {
 LIMITS = FairQueueLimits(256, 192, 64, 48, known_source=1064, bytes_source=16 << 20, bytes=64 << 20)
 WAIT_SHARE = 0.25
 DAEMON_SHARE = 0.5
-"""Of the time a worker waits for the whole (timeout_dapi_request): in the line, and for the daemon. It hears why, then."""
+"""Of the time a worker waits for the whole (timeout_dapi_request): in the line, and for the daemon. It hears why,
+then."""
 LARGEST_ANSWER = 5242880
 STRINGS_AT_ONCE = 8
 """Answers on their way to one worker at a time: it takes 16 long strings, and other features send some, too."""
@@ -168,7 +169,7 @@ class SendsyncMaster:
             journal = self._context.journal(MASTER, "SendSync guard")
             journal.debug(f"{peer.name} did not take {command}: {in_passing(refusal)}")
 
-    # ---- ends ----------------------------------------------------------------------------------------------------------
+    # ---- ends --------------------------------------------------------------------------------------------------------
 
     def link_lost(self, peer: Peer) -> None:
         """A worker's link is no longer among the peers; what runs for it is cancelled with the tasks of its peer."""
@@ -200,7 +201,8 @@ class SendsyncMaster:
 
 
 def read_request(content: bytes) -> tuple[str, bytes]:
-    """The daemon's name, one of SOCKETS, and what it is to be sent: an object as the JSON that stock writes, a text as it is.
+    """The daemon's name, one of SOCKETS, and what it is to be sent: an object as the JSON that stock writes, a text as
+    it is.
 
     Raises ClusterError 1014 for anything else."""
     if len(content) > LARGEST_SENDSYNC:

@@ -1,8 +1,8 @@
 """Sendsync on a worker: a daemon of this machine asks a daemon of the master (wire.md 4.13, wdb.md 9.2, dapi.md 1.10).
 
-A local client's request gets no response (`sendsync`), or a first `ok` at once (`sendasync`); the answer comes as a request
-of ours with command `ok`, a failure as one with command `err`. The master's answers name the client by its number only, so
-one request of a client is with the master at a time.
+A local client's request gets no response (`sendsync`), or a first `ok` at once (`sendasync`); the answer comes as a
+request of ours with command `ok`, a failure as one with command `err`. The master's answers name the client by its
+number only, so one request of a client is with the master at a time.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ class SendsyncWorker:
         self.local: dict[str, Handler] = {commands.SENDSYNC: self.sendsync, commands.SENDASYNC: self.sendasync}
         self.remote: dict[str, Handler] = {commands.SENDSYN_RES: self.answered, commands.SENDSYN_ERR: self.failed}
 
-    # ---- the local socket ----------------------------------------------------------------------------------------------
+    # ---- the local socket --------------------------------------------------------------------------------------------
 
     async def sendsync(self, peer: Peer, payload: bytes) -> DeferredAnswer:
         return self._accept(peer, payload, None)
@@ -144,7 +144,7 @@ class SendsyncWorker:
         else:
             await master.request(commands.SENDSYNC, body=await self._context.sender.seal(payload))
 
-    # ---- the link to the master ----------------------------------------------------------------------------------------
+    # ---- the link to the master --------------------------------------------------------------------------------------
 
     async def answered(self, peer: Peer, payload: bytes) -> bytes:
         """`sendsyn_res`. An answer that nobody waits for is dropped, and the master hears the same (wire.md 4.1)."""
@@ -194,7 +194,7 @@ class SendsyncWorker:
         finally:
             self._context.spool.remove(segment.path)
 
-    # ---- ends ----------------------------------------------------------------------------------------------------------
+    # ---- ends --------------------------------------------------------------------------------------------------------
 
     def link_lost(self, peer: Peer) -> None:
         """A link is no longer among the peers: its requests end now."""

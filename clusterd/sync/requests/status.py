@@ -21,9 +21,9 @@ STATUS_TIMEOUT_S = 0.8
 
 
 class SideStatus(msgspec.Struct, frozen=True):
-    """The role's part of `status`. `problem`: what keeps the node from its work, empty if nothing does; `results`: last checks
-    and packages, `agents`: last syncs of agents, both by worker on a master, under `self` on a worker. `workers`, `refused`: who
-    belongs to this master, and who may not (KnownWorkers)."""
+    """The role's part of `status`. `problem`: what keeps the node from its work, empty if nothing does; `results`: last
+    checks and packages, `agents`: last syncs of agents, both by worker on a master, under `self` on a worker.
+    `workers`, `refused`: who belongs to this master, and who may not (KnownWorkers)."""
 
     problem: str
     results: dict[str, Any]
@@ -33,8 +33,8 @@ class SideStatus(msgspec.Struct, frozen=True):
 
 
 def node_status(context: Context, net_serving: str, part: SideStatus, agents: dict[str, Any]) -> dict[str, Any]:
-    """The whole answer of the local command `status`. Times are wall-clock seconds, sizes bytes. `part` is what the node's role
-    says."""
+    """The whole answer of the local command `status`. Times are wall-clock seconds, sizes bytes. `part` is what the
+    node's role says."""
     cluster = context.settings.cluster
     return {
         "problem": part.problem,
@@ -206,8 +206,8 @@ def results_of_this_worker(last: LastSync) -> dict[str, Any]:
 
 
 def results_of_workers(records: Mapping[str, WorkerRecord], manifests: ManifestKeeper, now: float) -> dict[str, Any]:
-    """A master: last result per worker, and how far it lags behind; `unknown` while the master cannot look at its own files:
-    a worker that was equal may not be any more."""
+    """A master: last result per worker, and how far it lags behind; `unknown` while the master cannot look at its own
+    files: a worker that was equal may not be any more."""
     results: dict[str, dict[str, Any]] = {
         name: {
             "result": record.result or None,

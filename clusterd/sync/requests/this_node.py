@@ -1,5 +1,5 @@
-"""An API request that this node executes (dapi.md 3.7): a function of ours, in sync or in the pool, or the framework that is
-installed here. Who is asked, and in which order, says the table (clusterd/dapi/protocol/policy.py)."""
+"""An API request that this node executes (dapi.md 3.7): a function of ours, in sync or in the pool, or the framework
+that is installed here. Who is asked, and in which order, says the table (clusterd/dapi/protocol/policy.py)."""
 
 import asyncio
 from typing import Any, NamedTuple
@@ -91,7 +91,7 @@ class ThisNode:
                 why = str(refusal.extra)
         raise not_available(name, self._context.node_name, why)
 
-    # ---- the framework -----------------------------------------------------------------------------------------------------
+    # ---- the framework -----------------------------------------------------------------------------------------------
 
     async def _in_framework(self, request: Text, asked: AdmittedRequest, timeout_s: float | None) -> Text:
         """No process of the pool takes part."""
@@ -126,7 +126,7 @@ class ThisNode:
         self._texts.remove(own)
         return answer
 
-    # ---- ours --------------------------------------------------------------------------------------------------------------
+    # ---- ours --------------------------------------------------------------------------------------------------------
 
     async def _by_ours(self, request: Text, function: RegisteredFunction, asker: str, *, may_decline: bool) -> Text:
         """Raises ArgumentsRefused, if it may."""

@@ -1,4 +1,5 @@
-"""Loaded by every Python of a rig that has this directory on its PYTHONPATH: faults of file operations, and another wall clock.
+"""Loaded by every Python of a rig that has this directory on its PYTHONPATH: faults of file operations, and another
+wall clock.
 
 CLUSTERD_HOOK names a page that the campaign and all processes share (tests/campaigns/hooked.py):
 
@@ -13,8 +14,8 @@ CLUSTERD_HOOK names a page that the campaign and all processes share (tests/camp
     1024  the name of the operation that failed
     2048  "NAME CLASS": only these count; empty: all
 
-An operation fails once: whoever tries again succeeds. The class of a path is its directory below the one that counts, at most three
-deep, and "~" for a temporary file in it.
+An operation fails once: whoever tries again succeeds. The class of a path is its directory below the one that counts,
+at most three deep, and "~" for a temporary file in it.
 """
 
 import builtins
