@@ -46,6 +46,8 @@ from ipc.errors import BadMessage, NoCredit
 from ipc.job_queue import JobQueue
 
 HEARTBEAT_S = 0.5
+STORE_START_S = 5.0
+"""How long this node's own store may take to serve after sync has begun."""
 MAX_WAITING_JOBS = 10_000
 HWM = 1000
 NET = b"net"
@@ -193,7 +195,7 @@ class _SyncProcess:
             manifests=manifests,
             sender=Sender(jobs, slabs, clock),
             progress=[],
-            database=Database(settings.root),
+            database=Database(settings.root, STORE_START_S if settings.serves_store else 0.0),
             troubles=troubles,
             roster=Roster(),
             framework=self._make_framework(spool, clock),

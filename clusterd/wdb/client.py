@@ -15,6 +15,8 @@ from clusterd.wdb.stream import Stream, is_served
 
 HTTP_TIMEOUT_S = 10.0
 ASK_TIMEOUT_S = 40.0
+POLL_S = 0.05
+"""How often a server that is just starting is tried again."""
 PIECE = 262144
 SMALL = 65536
 """An answer without agents is much shorter than this."""
@@ -52,15 +54,23 @@ class DatabaseError(ClusterError):
 class DatabaseConversation:
     """A connection to the stream socket. Use it as an async context manager; one question at a time."""
 
-    def __init__(self, path: str, timeout_s: float) -> None:
+    def __init__(self, path: str, timeout_s: float, served_by: float = 0.0) -> None:
+        """`served_by`: until this moment of the loop's clock a missing server is waited for."""
         self._stream = Stream(path, timeout_s)
+        self._served_by = served_by
 
     async def __aenter__(self) -> "DatabaseConversation":
-        try:
-            await self._stream.__aenter__()
-        except OSError as failure:
-            raise DatabaseError(2005, str(failure)) from None
-        return self
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                await self._stream.__aenter__()
+                return self
+            except (FileNotFoundError, ConnectionRefusedError) as failure:
+                if loop.time() >= self._served_by:
+                    raise DatabaseError(2005, str(failure)) from None
+            except OSError as failure:
+                raise DatabaseError(2005, str(failure)) from None
+            await asyncio.sleep(POLL_S)
 
     async def __aexit__(self, *_: object) -> None:
         self._stream.close()
@@ -84,7 +94,11 @@ class DatabaseConversation:
 class Database:
     """Asks the database. It remembers only which program serves the HTTP socket."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, start_s: float = 0.0) -> None:
+        """`start_s`: how long, from the first question on, a missing server is waited for: this node's own store starts
+        beside sync."""
+        self._start_s = start_s
+        self._served_by: float | None = None
         self._wdb = f"{root}/{WDB_SOCKET}"
         self._http = f"{root}/{HTTP_SOCKET}"
         self._client: httpx.AsyncClient | None = None
@@ -115,7 +129,9 @@ class Database:
     # ---- stream socket -----------------------------------------------------------------------------------------------
 
     def conversation(self, timeout_s: float = ASK_TIMEOUT_S) -> DatabaseConversation:
-        return DatabaseConversation(self._wdb, timeout_s)
+        if self._served_by is None:
+            self._served_by = asyncio.get_running_loop().time() + self._start_s
+        return DatabaseConversation(self._wdb, timeout_s, self._served_by)
 
     async def ask(self, request: bytes | str, timeout_s: float = ASK_TIMEOUT_S) -> tuple[str, bytes]:
         """Asks one question over a separate connection. Raises DatabaseError."""

@@ -58,7 +58,7 @@ def test_link_of_an_environment_into_a_closed_directory_is_named(
     try:
         link.parent.chmod(0o755)
         link.symlink_to(closed / "python3")
-        monkeypatch.setattr(code_access, "_paths", lambda: [link])
+        monkeypatch.setattr(code_access, "code_paths", lambda: [link])
         assert code_access.unreadable_code_of(nobody) == str(link)
     finally:
         shutil.rmtree(link.parent)
@@ -80,7 +80,7 @@ def test_check_config_names_an_owner_that_does_not_exist(root: Path) -> None:
 
 
 def test_what_everybody_may_read_is_no_warning(nobody: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_access, "_paths", lambda: [Path("/usr"), Path("/etc/passwd")])
+    monkeypatch.setattr(code_access, "code_paths", lambda: [Path("/usr"), Path("/etc/passwd")])
     assert code_access.unreadable_code_of(nobody) == ""
 
 

@@ -24,7 +24,10 @@ class Caller:
         self._credentials = (user, password)
         self._token = ""
         transport = httpx.HTTPTransport(
-            verify=ssl.create_default_context(cafile=str(node.root / "etc/clusterd-api.crt")), local_address=address
+            verify=ssl.create_default_context(cafile=str(node.root / "etc/clusterd-api.crt")),
+            local_address=address,
+            # Shorter than the server's: it must not close a connection in the moment in which we use it again.
+            limits=httpx.Limits(keepalive_expiry=1.0),
         )
         self._client = httpx.Client(transport=transport, base_url=f"https://{HOST}:{self.port}", timeout=30)
 
