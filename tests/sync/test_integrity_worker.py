@@ -5,6 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, cast
 
+import pytest
+
+from clusterd.errors import ClusterError
 from clusterd.messages.packages import Applied, ApplyPlan, OpenPackage, PackageOpened, RangeUnpacked
 from clusterd.messages.pool import AnyJob
 from clusterd.settings import Limits
@@ -45,6 +48,14 @@ def test_link_that_ends_as_a_sync_begins_does_not_keep_the_next_from_beginning(t
             for _ in range(5):
                 await asyncio.sleep(0)
         assert context.progress == []
+        # The request may have been read just before the link ended, and be answered just after it.
+        worker.begin_sync(cast(Any, SimpleNamespace(name="m", incoming=incoming)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert context.progress == []
+        assert not worker.is_syncing
+        with pytest.raises(ClusterError, match="the link has ended"):
+            incoming.new_string(b"10")
 
     asyncio.run(story())
 

@@ -89,13 +89,18 @@ class Incoming:
         self._claims: dict[str, Claim] = {}
         self._keeping: asyncio.Task[None] | None = None
         self.received_bytes = 0
+        self._is_closed = False
 
     # ---- tasks that wait for a file --------------------------------------------------------------------------------
 
     def expect(self, task_id: str) -> Awaited:
-        """From now on a file for this task may arrive."""
+        """From now on a file for this task may arrive. On a link that has ended the wait is over at once: the request
+        that began it may have been read just before the end."""
         awaited = Awaited(task_id, asyncio.get_running_loop().create_future())
-        self._awaited[task_id] = awaited
+        if self._is_closed:
+            awaited.file.cancel()
+        else:
+            self._awaited[task_id] = awaited
         return awaited
 
     def forget(self, task_id: str) -> None:
@@ -250,6 +255,8 @@ class Incoming:
     def new_string(self, payload: bytes) -> str:
         """`{length}`: begins a string and returns its id. Strings unused for long are removed (R4). Raises ClusterError
         1000, SpoolRefused."""
+        if self._is_closed:
+            raise ClusterError(1000, "the link has ended")
         total = parse_length(payload)
         now = self._now()
         self._spool.remove(*(string.place for string in self._strings.expire(now)))
@@ -322,6 +329,7 @@ class Incoming:
 
     def close(self) -> None:
         """The link has ended: only resumable files stay in the spool."""
+        self._is_closed = True
         self._drop_claimed()
         files = self._files.take_all()
         if self._order.locked():
