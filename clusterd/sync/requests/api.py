@@ -39,6 +39,7 @@ SERVICE = "the API"
 STRINGS_AT_ONCE = 6
 """Answers on their way to one node at a time: it takes 16 long strings, and other features send some, too."""
 IDS = 1 << 40
+"""The first id of a life is one of so many, all of 13 digits: other nodes cannot guess it."""
 LOOK = b"are you there"
 NOT_CONNECTED = 3022
 NO_MASTER = 3023
@@ -72,7 +73,7 @@ class ApiRequests:
         self._texts = JsonBlobs(context.spool)
         self._runner = ApiRunner(context, cluster, self._connected, self._ask_worker, self._texts)
         self._turns = FairQueue(LIMITS)
-        self._ids = itertools.count(random.randrange(IDS))
+        self._ids = itertools.count(random.randrange(IDS, 2 * IDS))
         self._lanes = itertools.count()
         self._asked: dict[str, _Asked] = {}
         self._soon: Counter[int] = Counter()
