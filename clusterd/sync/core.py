@@ -57,7 +57,7 @@ class Core:
         self._roster = context.roster
         self._serving = ""
         self._away = ""
-        self._tasks = Tasks(context.journal(self._context.tag, "Sync").error)
+        self._tasks = Tasks(context.tag_log(self._context.tag, "Sync").error)
         self.partials = Partials(context.spool, context.clock.monotonic)
         self._side: Side = MasterSide(context) if context.settings.is_master else WorkerSide(context)
         side, on_master = self._side, context.settings.is_master
@@ -163,7 +163,7 @@ class Core:
             incoming,
             ZipLimit(settings.communication),
             settings.communication.timeout_cluster_request_s,
-            self._context.journal(self._context.tag, "Sync").error,
+            self._context.tag_log(self._context.tag, "Sync").error,
         )
         self._roster.add(peer)
         self._side.link_up(peer)
@@ -216,7 +216,7 @@ class Core:
             # An unexpected failure of one request must neither end the process nor leave the peer without an answer.
             error = ClusterError(1000, f"{type(bug).__name__} while answering {message.command}")
             await net.reply(message.link, message.serial, commands.ERR, encode_failure(error), log=str(error))
-            self._context.journal(self._context.tag, "Sync").error(
+            self._context.tag_log(self._context.tag, "Sync").error(
                 f"Unexpected failure while answering {message.command}: {stacks.told()}"
             )
         else:
@@ -263,7 +263,7 @@ class Core:
         return await bound.opened(peer, payload)
 
     def _survives(self, subject: str) -> contextlib.AbstractContextManager[None]:
-        return round_survives(self._context.journal(self._context.tag, "Sync"), self._context.troubles, subject)
+        return round_survives(self._context.tag_log(self._context.tag, "Sync"), self._context.troubles, subject)
 
 
 def _admit(peer: Peer, row: Command) -> None:

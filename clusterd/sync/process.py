@@ -29,11 +29,11 @@ from clusterd.sync.manifest.keeper import ManifestKeeper
 from clusterd.sync.ports.framework_crew import Crew
 from clusterd.sync.ports.framework_port import FrameworkPort
 from clusterd.sync.ports.framework_supply import Supply
-from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.net_port import NetPort
 from clusterd.sync.ports.pool_port import PoolPort
 from clusterd.sync.ports.slabs import SlabPool
 from clusterd.sync.ports.spool import Spool
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles, round_survives
 from clusterd.sync.requests.log_rotation import rotate_nightly
 from clusterd.wdb.client import Database
@@ -153,12 +153,12 @@ class _SyncProcess:
         if rights is not None:
             # The supervisor has said it in the log.
             troubles.begin("rights", rights)
-        guard = Journal(self._log, self._tag, "Integrity guard")
+        guard = TagLog(self._log, self._tag, "Integrity guard")
         spool = Spool(
             settings.root,
             self._incarnation,
             troubles,
-            Journal(self._log, self._tag, "Spool"),
+            TagLog(self._log, self._tag, "Spool"),
             settings.clusterd.limits,
             is_master=settings.is_master,
         )
@@ -180,7 +180,7 @@ class _SyncProcess:
             clock,
             settings.clusterd.full_walk_s,
             rules=settings.rules if settings.clusterd.watch else None,
-            journal=guard,
+            log=guard,
             troubles=troubles,
         )
         manifests.adopt(settings.clusterd, settings.rules, is_master=settings.is_master)
@@ -204,11 +204,11 @@ class _SyncProcess:
     def _make_framework(self, spool: Spool, clock: Clock) -> FrameworkPort | None:
         """None where none is installed, or none is wanted: then nothing is different."""
         found = location.find(self._settings)
-        journal = Journal(self._log, self._tag, "Framework")
+        tag_log = TagLog(self._log, self._tag, "Framework")
         fd = self._framework_fd
         if fd is None:
             if found.is_wrong:
-                self._troubles.begin("framework", f"The framework is not used: {found.why}", journal, "ERROR")
+                self._troubles.begin("framework", f"The framework is not used: {found.why}", tag_log, "ERROR")
             return None
         names = _framework_names()
         self._crew = Crew(
@@ -216,7 +216,7 @@ class _SyncProcess:
             names,
             lambda take, tell: Supply(fd, self._incarnation, take, tell),
             spool=spool,
-            journal=journal,
+            log=tag_log,
             troubles=self._troubles,
             clock=clock,
         )
@@ -365,7 +365,7 @@ class _SyncProcess:
         self._log.line("WARNING", self._tag, "Sync", text)
 
     def _survives(self, subject: str) -> AbstractContextManager[None]:
-        return round_survives(Journal(self._log, self._tag, "Sync"), self._troubles, subject)
+        return round_survives(TagLog(self._log, self._tag, "Sync"), self._troubles, subject)
 
     @property
     def _tag(self) -> str:

@@ -63,7 +63,7 @@ class Master:
     def clock(self) -> Any:
         return SimpleNamespace(monotonic=lambda: self.later_s)
 
-    def journal(self, tag: str, subtag: str) -> Any:
+    def tag_log(self, tag: str, subtag: str) -> Any:
         return SimpleNamespace(warning=self.log.append)
 
     async def asked(self, request: ApiRequest, asker: str = "w1") -> Any:

@@ -17,8 +17,8 @@ from clusterd.supervisor.helpers import Helpers
 from clusterd.sync.ports.framework_crew import Crew
 from clusterd.sync.ports.framework_port import FrameworkPort
 from clusterd.sync.ports.framework_supply import Supply
-from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.spool import Spool
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles
 from ipc.board import Board
 from tests.fakes.framework import FakeFramework
@@ -99,7 +99,7 @@ class LonePort:
             NAMES,
             lambda take, tell: Supply(fd, incarnation, take, tell),
             spool=self.spool,
-            journal=Journal(self.log, "Master", "Framework"),  # type: ignore[arg-type]
+            log=TagLog(self.log, "Master", "Framework"),  # type: ignore[arg-type]
             troubles=self.troubles,
             clock=clock,
         )

@@ -31,7 +31,7 @@ def differs(digest: str) -> bytes:
     return b"differs " + digest.encode() + b" " + BUCKETS
 
 
-class Journal:
+class TagLog:
     """Keeps lines as (level, text)."""
 
     def __init__(self, lines: list[tuple[str, str]]) -> None:
@@ -116,7 +116,7 @@ class ScriptedWorker:
         self.stock_checks = 0
         self.begun = 0
 
-    async def scan(self, journal: Any) -> Scan:
+    async def scan(self, log: Any) -> Scan:
         return await self._bench.manifests.scan()
 
     async def check(self, peer: Any) -> None:
@@ -160,7 +160,7 @@ class Bench:
             node_name="w",
             tag="Worker w",
             roster=Roster(),
-            journal=lambda tag, subtag: Journal(self.lines),
+            tag_log=lambda tag, subtag: TagLog(self.lines),
             clock=Clock(),
             progress=[],
             manifests=self.manifests,

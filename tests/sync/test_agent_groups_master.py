@@ -13,7 +13,7 @@ from clusterd.sync.agents.worker_queue import ATTEMPTS, WorkerQueue
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
-from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles
 
 
@@ -28,7 +28,11 @@ class Lines:
 def test_result_that_comes_before_anything_was_recorded_is_taken() -> None:
     """quirks.md C15: the stock master answers error 1000."""
     lines = Lines()
-    context = SimpleNamespace(journal=lambda tag, subtag: Journal(lines, tag, subtag), clock=Clock())  # type: ignore[arg-type]
+
+    def tag_log(tag: str, subtag: str) -> TagLog:
+        return TagLog(lines, tag, subtag)  # type: ignore[arg-type]
+
+    context = SimpleNamespace(tag_log=tag_log, clock=Clock())
     groups = AgentGroupsMaster(cast(Context, context), {})
     peer = cast(Peer, SimpleNamespace(name="w1", tag="Worker w1", link=7))
     groups.all_groups.finished(peer, b'{"updated_chunks": 3, "error_messages": [], "time_spent": 0.1}')
@@ -46,7 +50,7 @@ def groups_given_to(failure: ClusterError) -> int:
         raise failure
 
     context = SimpleNamespace(
-        journal=lambda tag, subtag: Journal(Lines(), tag, subtag),  # type: ignore[arg-type]
+        tag_log=lambda tag, subtag: TagLog(Lines(), tag, subtag),  # type: ignore[arg-type]
         sender=SimpleNamespace(send_string=send_string),
         clock=Clock(),
         troubles=Troubles(),

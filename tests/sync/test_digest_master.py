@@ -24,7 +24,7 @@ from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.tasks import Tasks
 from clusterd.sync.ports.troubles import Troubles
 from clusterd.wire.payloads import parse_differs, parse_listed
-from tests.sync.rounds_bench import EVERYTHING, A, B, C, Journal, listed, run, scan_of, settle
+from tests.sync.rounds_bench import EVERYTHING, A, B, C, TagLog, listed, run, scan_of, settle
 
 EQUAL = Compared(3, 0, 0, 0, [], against=A)
 DIFFERS = Compared(3, 1, 2, 1, [1, 2, 3], against=A)
@@ -82,7 +82,7 @@ class Bench:
         self.manifests = SimpleNamespace(current=scan_of(A))
         context: Any = SimpleNamespace(
             settings=Settings("/"),
-            journal=lambda tag, subtag: Journal(self.lines),
+            tag_log=lambda tag, subtag: TagLog(self.lines),
             clock=SimpleNamespace(wall=lambda: self.now, monotonic=lambda: self.now),
             manifests=self.manifests,
             roster=Roster(),

@@ -16,7 +16,7 @@ from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.troubles import Troubles
 from clusterd.sync.requests.status import results_of_workers
 from tests.fakes.pool import InlinePool
-from tests.sync.rounds_bench import Journal, scan_of, settle
+from tests.sync.rounds_bench import TagLog, scan_of, settle
 from tests.sync.test_spool import make_worker
 
 
@@ -37,12 +37,12 @@ class Node:
             cast(Any, self),
             Clock(),
             300.0,
-            journal=cast(Any, Journal(self.lines)),
+            log=cast(Any, TagLog(self.lines)),
             troubles=self.troubles,
         )
         self.context: Any = SimpleNamespace(
             settings=Settings(str(root)),
-            journal=lambda tag, subtag: Journal(self.lines),
+            tag_log=lambda tag, subtag: TagLog(self.lines),
             clock=Clock(),
             manifests=self.manifests,
             troubles=self.troubles,

@@ -40,7 +40,7 @@ def master(tmp_path: Path, *, scanned: bool) -> IntegrityMaster:
     context = SimpleNamespace(
         settings=Settings(str(tmp_path)),
         clock=SimpleNamespace(monotonic=lambda: 100.0, wall=lambda: 0.0),
-        journal=lambda tag, subtag: Silent(),
+        tag_log=lambda tag, subtag: Silent(),
         manifests=SimpleNamespace(current=SimpleNamespace() if scanned else None),
         jobs=None,
         spool=None,

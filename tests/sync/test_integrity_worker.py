@@ -20,7 +20,7 @@ from hashing.plan import Written
 
 
 class Silent:
-    """A journal, a clock and whatever else is only told something."""
+    """A log, a clock and whatever else is only told something."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: 0.0
@@ -29,7 +29,7 @@ class Silent:
 def test_link_that_ends_as_a_sync_begins_does_not_keep_the_next_from_beginning(tmp_path: Path) -> None:
     settings = SimpleNamespace(communication=SimpleNamespace(timeout_receiving_file_s=60.0), root=str(tmp_path))
     context = SimpleNamespace(
-        journal=lambda tag, subtag: Silent(),
+        tag_log=lambda tag, subtag: Silent(),
         node_name="w1",
         tag="Worker w1",
         clock=Silent(),
@@ -63,7 +63,7 @@ def test_link_that_ends_as_a_sync_begins_does_not_keep_the_next_from_beginning(t
 def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_came(tmp_path: Path) -> None:
     """The master may send the next one ahead while this node still applies one: older files must not come last."""
     context = SimpleNamespace(
-        journal=lambda tag, subtag: Silent(),
+        tag_log=lambda tag, subtag: Silent(),
         node_name="w1",
         tag="Worker w1",
         spool=SimpleNamespace(remove=lambda *paths: None),
@@ -72,7 +72,7 @@ def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_cam
     seen: list[str] = []
 
     class Watched(IntegrityWorker):
-        async def _apply(self, peer: Any, file: Any, journal: Any, progress: Any) -> int:
+        async def _apply(self, peer: Any, file: Any, log: Any, progress: Any) -> int:
             seen.append(f"{file.place} begins")
             for _ in range(5):
                 await asyncio.sleep(0)
@@ -145,7 +145,7 @@ def test_packages_are_applied_one_after_the_other(tmp_path: Path) -> None:
     communication = SimpleNamespace(timeout_receiving_file_s=60.0)
     settings = SimpleNamespace(communication=communication, clusterd=limits, root=str(tmp_path))
     context = SimpleNamespace(
-        journal=lambda tag, subtag: Silent(),
+        tag_log=lambda tag, subtag: Silent(),
         node_name="w1",
         tag="Worker w1",
         clock=SimpleNamespace(wall=lambda: 0.0, monotonic=lambda: 0.0),

@@ -14,7 +14,7 @@ from clusterd.messages.links import HelloRefused, LinkInfo
 from clusterd.sync.links.known_workers import BACK_SOON_S, EXPECTED_S, MOST_REFUSED, REFUSED_S, KnownWorkers
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
-from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles
 from tests.fakes.clock import FakeClock
 
@@ -46,8 +46,8 @@ class Master:
 
     def begin(self) -> None:
         """A life of sync."""
-        journal = Journal(cast(Any, self.log), "Master", "Workers")
-        self.known = KnownWorkers(str(self.path), cast(Clock, self.clock), journal, self.troubles)
+        tag_log = TagLog(cast(Any, self.log), "Master", "Workers")
+        self.known = KnownWorkers(str(self.path), cast(Clock, self.clock), tag_log, self.troubles)
 
     def joined(self, peer: FakePeer) -> None:
         self.known.joined(cast(Peer, peer))

@@ -16,7 +16,7 @@ from clusterd.sync.ports.spool import AGAIN_S, Spool, SpoolRefused
 from clusterd.sync.ports.troubles import Troubles
 from ipc.arena import Arena
 from tests.sync.fake_pool import FakePool, port
-from tests.sync.rounds_bench import Journal
+from tests.sync.rounds_bench import TagLog
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -123,7 +123,7 @@ class Link:
         self.lines: list[tuple[str, str]] = []
         self.troubles = Troubles()
         bounds = Limits(**limits)
-        self.spool = Spool(str(root), 1, self.troubles, cast(Any, Journal(self.lines)), bounds)
+        self.spool = Spool(str(root), 1, self.troubles, cast(Any, TagLog(self.lines)), bounds)
         self.spool.prepare()
         self.partials = Partials(self.spool, lambda: 0.0)
         pool = FakePool(str(root), Arena(0, 1, 65536))

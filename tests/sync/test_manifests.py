@@ -57,7 +57,7 @@ class Node:
             cast(Any, self.pool),
             rules=DEFAULT_RULES if watch else None,
             max_delete_share=share,
-            journal=cast(Any, SimpleNamespace(warning=self.told.append, error=self.told.append, info=self.told.append)),
+            log=cast(Any, SimpleNamespace(warning=self.told.append, error=self.told.append, info=self.told.append)),
             **options,
         )
         self.keeper.changed.append(self.published.append)

@@ -28,7 +28,7 @@ def worker(lines: Lines) -> IntegrityWorker:
     settings = SimpleNamespace(clusterd=SimpleNamespace(delete_confirm_share=0.5))
     manifests = SimpleNamespace(current=SimpleNamespace(files=100))
     context = SimpleNamespace(
-        journal=lambda tag, subtag: lines, tag="Worker w1", settings=settings, manifests=manifests, progress=[]
+        tag_log=lambda tag, subtag: lines, tag="Worker w1", settings=settings, manifests=manifests, progress=[]
     )
     return IntegrityWorker(cast(Any, context), lambda: None)
 

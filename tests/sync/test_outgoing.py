@@ -18,9 +18,9 @@ from clusterd.settings import Communication
 from clusterd.sync.links.caps import RESUME
 from clusterd.sync.links.outgoing import MOST_IN_FLIGHT, SLOW_S, ChunkWindow, Package, Progress, Sender
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.net_port import Flight
 from clusterd.sync.ports.slabs import SlabPool
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.zip_limit import ZipLimit
 from clusterd.wire.commands import RESUME_FILE
 from clusterd.wire.seal import Sealer
@@ -293,10 +293,10 @@ def test_worker_that_lies_about_what_it_has_gets_nothing_and_costs_nothing(stage
     async def story() -> None:
         await stage.slabs.admit()
         peer = resuming(stage, len(stage.data) + 1 if lie == b"more" else lie)
-        journal = SimpleNamespace(debug=lambda text: None, error=errors.append)
+        log = SimpleNamespace(debug=lambda text: None, error=errors.append)
         progress = Progress(peer.name, "integrity", "sending", 0.0)
         with pytest.raises(ClusterError):
-            await stage.sender.send(cast(Peer, peer), "w", "syn_m_c", stage.package, cast(Journal, journal), progress)
+            await stage.sender.send(cast(Peer, peer), "w", "syn_m_c", stage.package, cast(TagLog, log), progress)
         await peer.told
         assert peer.asked[:3] == ["syn_m_c", "opened", RESUME_FILE]
         assert sorted(peer.asked[3:]) == ["closed", "syn_m_c_r"]

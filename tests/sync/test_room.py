@@ -29,7 +29,7 @@ SMALL, LARGE = 100, 36 * MIB
 
 
 class Lines:
-    """A journal."""
+    """A log."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -78,7 +78,7 @@ class Scene:
             spool=spool,
             jobs=Pool(),
             troubles=self.troubles,
-            journal=lambda tag, subtag: self.lines,
+            tag_log=lambda tag, subtag: self.lines,
             clock=SimpleNamespace(monotonic=lambda: self.now),
         )
         self.rooms = Rooms(cast(Any, context))

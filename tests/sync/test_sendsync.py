@@ -62,7 +62,7 @@ class Bench:
             roster=self.roster,
             node_name="w1",
             tag="Worker w1",
-            journal=lambda tag, subtag: SimpleNamespace(error=self.lines.append),
+            tag_log=lambda tag, subtag: SimpleNamespace(error=self.lines.append),
         )
         self.sendsync = SendsyncWorker(cast(Any, context))
 
@@ -247,7 +247,7 @@ def test_what_worker_api_refuses_is_told_and_in_the_audit_and_reaches_no_daemon(
     told: list[tuple[str, bytes]] = []
     context = SimpleNamespace(
         settings=SimpleNamespace(clusterd=SimpleNamespace(worker_api=allowed)),
-        journal=lambda tag, subtag: SimpleNamespace(debug=lambda text: None, error=lines.append),
+        tag_log=lambda tag, subtag: SimpleNamespace(debug=lambda text: None, error=lines.append),
         log=SimpleNamespace(line=lambda *parts: lines.append(" ".join(parts))),
     )
     peer = SimpleNamespace(

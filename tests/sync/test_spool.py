@@ -27,7 +27,7 @@ from clusterd.sync.ports.spool import AGAIN_S, LEFT, Spool
 from clusterd.sync.ports.tasks import Tasks
 from clusterd.sync.ports.troubles import Troubles
 from ipc.job_queue import JobQueue
-from tests.sync.rounds_bench import EVERYTHING, A, B, Journal, run, scan_of, settle
+from tests.sync.rounds_bench import EVERYTHING, A, B, TagLog, run, scan_of, settle
 
 
 class Disk:
@@ -52,20 +52,20 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 
 class Node:
-    """A spool on the real disk, and a context around it whose journal keeps its lines."""
+    """A spool on the real disk, and a context around it whose log keeps its lines."""
 
     def __init__(self, root: Path) -> None:
         self.lines: list[tuple[str, str]] = []
         self.now = 100.0
         self.troubles = Troubles()
-        journal = cast(Any, Journal(self.lines))
-        self.spool = Spool(str(root), 1, self.troubles, journal)
+        log = cast(Any, TagLog(self.lines))
+        self.spool = Spool(str(root), 1, self.troubles, log)
         self.spool.prepare()
         self.manifests = SimpleNamespace(current=scan_of(A))
         self.result = Compared(3, 1, 2, 1, [1, 2, 3], against=A)
         self.context: Any = SimpleNamespace(
             settings=Settings(str(root)),
-            journal=lambda tag, subtag: Journal(self.lines),
+            tag_log=lambda tag, subtag: TagLog(self.lines),
             clock=SimpleNamespace(wall=lambda: self.now, monotonic=lambda: self.now),
             manifests=self.manifests,
             troubles=self.troubles,
@@ -209,7 +209,7 @@ def test_broadcasts_go_on_although_one_could_not_be_removed(tmp_path: Path, disk
         for path in paths:
             broadcast = Broadcast(path)
             broadcast.size, broadcast.chunks, broadcast.rows = 1, 1, {1: 1}
-            groups._hand_over(cast(Any, Journal(node.lines)), broadcast)
+            groups._hand_over(cast(Any, TagLog(node.lines)), broadcast)
             await settle()
         assert sent == paths
         assert not groups._broadcasts._open
@@ -239,7 +239,7 @@ def test_a_broadcast_that_meets_a_bug_does_not_end_those_that_follow(tmp_path: P
         for _ in range(3):
             broadcast = Broadcast(node.make("groups"))
             broadcast.rows, broadcast.confirmations = {1: 1}, [b"x"]
-            groups._hand_over(cast(Any, Journal(node.lines)), broadcast)
+            groups._hand_over(cast(Any, TagLog(node.lines)), broadcast)
             await settle()
         assert len(sent) == 3
         assert (groups._broadcasts._open, node.files) == ([], [])

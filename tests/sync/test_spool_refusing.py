@@ -20,7 +20,7 @@ from clusterd.sync.requests.blobs import JsonBlobs
 from clusterd.wire.transfer import IncomingFile
 from ipc.arena import Arena
 from tests.sync.fake_pool import FakePool, port
-from tests.sync.rounds_bench import Journal
+from tests.sync.rounds_bench import TagLog
 
 PATH = "/queue/cluster/w1/a.zip"
 TASK = "7b0f3b8e-0000-4000-8000-000000000001"
@@ -53,7 +53,7 @@ class Link:
     def __init__(self, root: Path) -> None:
         self.lines: list[tuple[str, str]] = []
         self.troubles = Troubles()
-        self.spool = Spool(str(root), 1, self.troubles, cast(Any, Journal(self.lines)))
+        self.spool = Spool(str(root), 1, self.troubles, cast(Any, TagLog(self.lines)))
         self.spool.prepare()
         self.partials = Partials(self.spool, lambda: 0.0)
         self.incoming = Incoming(

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles, round_survives
 
 
@@ -16,17 +16,17 @@ class Lines:
         self.written.append((level, text))
 
 
-def journal(lines: Lines) -> Journal:
-    return Journal(lines, "Local", "Trouble")  # type: ignore[arg-type]
+def tag_log(lines: Lines) -> TagLog:
+    return TagLog(lines, "Local", "Trouble")  # type: ignore[arg-type]
 
 
 def test_a_trouble_is_logged_when_it_begins_and_when_it_ends_and_shown_between() -> None:
     lines, troubles = Lines(), Troubles()
-    assert troubles.begin("spool", "The spool cannot be written: 1 byte.", journal(lines))
-    assert not troubles.begin("spool", "The spool cannot be written: 2 bytes.", journal(lines))
+    assert troubles.begin("spool", "The spool cannot be written: 1 byte.", tag_log(lines))
+    assert not troubles.begin("spool", "The spool cannot be written: 2 bytes.", tag_log(lines))
     assert troubles.shown() == {"spool": "The spool cannot be written: 2 bytes."}
-    assert troubles.end("spool", "The spool can be written again.", journal(lines))
-    assert not troubles.end("spool", "The spool can be written again.", journal(lines))
+    assert troubles.end("spool", "The spool can be written again.", tag_log(lines))
+    assert not troubles.end("spool", "The spool can be written again.", tag_log(lines))
     assert troubles.shown() == {}
     assert [level for level, _ in lines.written] == ["WARNING", "INFO"]
 
@@ -34,12 +34,12 @@ def test_a_trouble_is_logged_when_it_begins_and_when_it_ends_and_shown_between()
 def test_a_loop_survives_rounds_that_fail_and_says_so_once() -> None:
     lines, troubles = Lines(), Troubles()
     for failure in (OSError("no space"), RuntimeError(), None, None):
-        with round_survives(journal(lines), troubles, "Broadcast"):
+        with round_survives(tag_log(lines), troubles, "Broadcast"):
             if failure is not None:
                 raise failure
     assert lines.written == [("ERROR", "Broadcast: no space"), ("INFO", "Broadcast: works again")]
 
 
 def test_cancelling_ends_the_loop() -> None:
-    with pytest.raises(asyncio.CancelledError), round_survives(journal(Lines()), Troubles(), "Broadcast"):
+    with pytest.raises(asyncio.CancelledError), round_survives(tag_log(Lines()), Troubles(), "Broadcast"):
         raise asyncio.CancelledError

@@ -25,7 +25,7 @@ from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.spool import Spool
 from clusterd.sync.ports.troubles import Troubles
 from clusterd.wire.transfer import IncomingFile
-from tests.sync.rounds_bench import Journal
+from tests.sync.rounds_bench import TagLog
 
 DATA = b"package" * 100
 
@@ -47,7 +47,7 @@ class Worker:
             settings=Settings(str(root)),
             node_name="w1",
             tag="Worker w1",
-            journal=lambda tag, subtag: Journal(self.lines),
+            tag_log=lambda tag, subtag: TagLog(self.lines),
             clock=SimpleNamespace(wall=lambda: 0.0, monotonic=lambda: 0.0),
             troubles=self.troubles,
             spool=self.spool,

@@ -54,33 +54,33 @@ class AllGroupsSender:
 
     async def _send(self, peer: Peer) -> None:
         context = self._context
-        journal = context.journal(peer.tag, SEND_ALL)
+        log = context.tag_log(peer.tag, SEND_ALL)
         record = self._record_of(peer)
-        journal.info("Starting.")
-        journal.debug("Recalculating agent-group hash.")
+        log.info("Starting.")
+        log.debug("Recalculating agent-group hash.")
         started, started_at = context.clock.monotonic(), context.clock.wall()
         self._started[peer.link] = started
         if self._all is None or self._all.task.done():
-            self._all = _Everything(asyncio.create_task(self._reader.everything(journal)))
+            self._all = _Everything(asyncio.create_task(self._reader.everything(log)))
         shared = self._all
         shared.users += 1
         try:
             everything = await asyncio.shield(shared.task)
             chunks = everything.chunks if everything else 0
-            journal.debug(f"Obtained {chunks} chunks of data in {context.clock.monotonic() - started:.3f}s.")
+            log.debug(f"Obtained {chunks} chunks of data in {context.clock.monotonic() - started:.3f}s.")
             if everything is None:
                 spent = context.clock.monotonic() - started
-                journal.info(f"Finished in {spent:.3f}s. Updated 0 chunks.")
+                log.info(f"Finished in {spent:.3f}s. Updated 0 chunks.")
             else:
                 string_id = await context.sender.send_string(peer, [Segment(everything.path, 0, everything.size)])
-                journal.debug("Sending chunks.")
+                log.debug("Sending chunks.")
                 await peer.request(commands.SYN_G_M_W_C, string_id.encode())
             record.all_groups_started_at, record.all_groups_ended_at = started_at, context.clock.wall()
             record.all_groups_chunks = chunks
         except DatabaseError as failure:
-            journal.error(f"Could not obtain data from wazuh-db: {failure}")
+            log.error(f"Could not obtain data from wazuh-db: {failure}")
         except (ClusterError, OSError) as failure:
-            journal.error(f"Error sending agent-groups information to {peer.name}: {failure}")
+            log.error(f"Error sending agent-groups information to {peer.name}: {failure}")
         finally:
             self._asked.discard(peer.link)
             shared.users -= 1
@@ -98,8 +98,8 @@ class AllGroupsSender:
 
     def finished(self, peer: Peer, payload: bytes) -> None:
         """`syn_wgc_e`, also before anything was recorded (C15)."""
-        journal = self._context.journal(peer.tag, SEND_ALL)
-        log_result(journal, self._context.clock, self._started.get(peer.link), parse_batch_result(payload))
+        log = self._context.tag_log(peer.tag, SEND_ALL)
+        log_result(log, self._context.clock, self._started.get(peer.link), parse_batch_result(payload))
 
     def refused(self, peer: Peer, payload: bytes) -> None:
         """`syn_wgc_err`."""

@@ -36,7 +36,7 @@ class Broadcasts:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._open: list[Broadcast] = []
-        self._guard = context.journal(MASTER, GUARD)
+        self._guard = context.tag_log(MASTER, GUARD)
         self._tasks = Tasks(self._guard.error)
 
     def add(self, broadcast: Broadcast) -> None:

@@ -11,7 +11,7 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
 from clusterd.sync.links.tags import MASTER
-from clusterd.sync.ports.journal import Journal, Outage
+from clusterd.sync.ports.tag_log import Outage, TagLog
 from clusterd.sync.ports.troubles import round_survives
 from clusterd.wdb.client import DatabaseError
 
@@ -26,7 +26,7 @@ class AgentGroupsMaster:
         self._records = records
         self._queues: dict[int, WorkerQueue] = {}
         self._outage = Outage(context.clock)
-        self._guard = context.journal(MASTER, GUARD)
+        self._guard = context.tag_log(MASTER, GUARD)
         self._broadcasts = Broadcasts(context)
         self._reader = GroupsReader(context, self._broadcasts)
         self.all_groups = AllGroupsSender(context, self._reader, self._record)
@@ -57,21 +57,19 @@ class AgentGroupsMaster:
 
     async def run(self) -> None:
         """The task "Local agent-groups", for ever."""
-        journal = self._context.journal(MASTER, LOCAL)
+        log = self._context.tag_log(MASTER, LOCAL)
         delay_s = self._context.settings.master.agent_group_start_delay_s
-        journal.info(
-            f"Sleeping {delay_s:g}s before starting the agent-groups task, waiting for the workers connection."
-        )
+        log.info(f"Sleeping {delay_s:g}s before starting the agent-groups task, waiting for the workers connection.")
         await asyncio.sleep(delay_s)
         while True:
             with round_survives(self._guard, self._context.troubles, "broadcast of agent groups"):
-                await self._round(journal)
+                await self._round(log)
             await asyncio.sleep(self._context.settings.master.sync_agent_groups_s)
 
-    async def _round(self, journal: Journal) -> None:
-        journal.info("Starting.")
+    async def _round(self, log: TagLog) -> None:
+        log.info("Starting.")
         if not self._queues:
-            journal.info("No clients connected. Skipping.")
+            log.info("No clients connected. Skipping.")
             return
         clock = self._context.clock
         started = clock.monotonic()
@@ -81,7 +79,7 @@ class AgentGroupsMaster:
         except DatabaseError as failure:
             self._drop(made)
             if self._outage.should_tell():
-                journal.error(f"Could not obtain data from wazuh-db: {failure}")
+                log.error(f"Could not obtain data from wazuh-db: {failure}")
             return
         except BaseException:
             self._drop(made)
@@ -89,19 +87,19 @@ class AgentGroupsMaster:
         if self._outage.is_over():
             self._guard.info("The agent database answers again.")
         chunks = sum(broadcast.chunks for broadcast in made)
-        journal.debug(f"Obtained {chunks} chunks of data in {clock.monotonic() - started:.3f}s.")
+        log.debug(f"Obtained {chunks} chunks of data in {clock.monotonic() - started:.3f}s.")
         for broadcast in made:
-            self._hand_over(journal, broadcast)
-        journal.info(f"Finished in {clock.monotonic() - started:.3f}s.")
+            self._hand_over(log, broadcast)
+        log.info(f"Finished in {clock.monotonic() - started:.3f}s.")
 
     def _drop(self, made: list[Broadcast]) -> None:
         self._context.spool.remove(*(broadcast.path for broadcast in made))
 
-    def _hand_over(self, journal: Journal, broadcast: Broadcast) -> None:
+    def _hand_over(self, log: TagLog, broadcast: Broadcast) -> None:
         """Into the queue of every worker."""
         self._broadcasts.add(broadcast)
         for queue in self._queues.values():
             if queue.put(broadcast):
                 name = queue.peer.name
-                journal.debug2(f'Added broadcast request to execute "send_agent_groups_information" in {name}.')
+                log.debug2(f'Added broadcast request to execute "send_agent_groups_information" in {name}.')
         self._broadcasts.settle(broadcast)

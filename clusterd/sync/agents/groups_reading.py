@@ -6,7 +6,7 @@ import msgspec
 
 from clusterd.sync.agents.broadcasts import Broadcast, Broadcasts, content
 from clusterd.sync.links.context import Context
-from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.wdb.batches import GROUPS_HEAD, GROUPS_TAIL, HANDED_OUT, BadString, parse_chunk, rows_of
 from clusterd.wdb.client import DatabaseConversation, DatabaseError
 
@@ -85,7 +85,7 @@ class GroupsReader:
             broadcast.confirmations.append(HANDED_OUT + b'{"data":[' + items + b"]}")
         return chunk, rows[-1].id
 
-    async def everything(self, journal: Journal) -> Broadcast | None:
+    async def everything(self, log: TagLog) -> Broadcast | None:
         """All groups of all agents; None if there are none. Raises DatabaseError, OSError."""
         database = self._context.database
         everything = Broadcast(self._context.spool.new_path("all-groups"))
@@ -96,9 +96,7 @@ class GroupsReader:
                 except DatabaseError as failure:
                     if failure.is_away:
                         raise
-                    journal.warning(
-                        f"Error {failure.code} executing recalculate agent-group hash command: {failure.extra}"
-                    )
+                    log.warning(f"Error {failure.code} executing recalculate agent-group hash command: {failure.extra}")
                 await self._write_all(conversation, everything)
         except BaseException:
             self._context.spool.remove(everything.path)

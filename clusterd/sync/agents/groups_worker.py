@@ -11,7 +11,7 @@ from clusterd.sync.agents.info import TEXT_BYTES
 from clusterd.sync.agents.rows import Unusable, open_rows
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.ports.journal import Journal, Outage
+from clusterd.sync.ports.tag_log import Outage, TagLog
 from clusterd.sync.ports.tasks import Tasks
 from clusterd.wdb.batches import BadString, parse_chunk
 from clusterd.wdb.client import DatabaseError
@@ -49,7 +49,7 @@ class AgentGroupsWorker:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._turn = asyncio.Lock()
-        self._guard = context.journal(context.tag, GUARD)
+        self._guard = context.tag_log(context.tag, GUARD)
         self._tasks = Tasks(self._guard.error)
         self._in_vain = 0
         self._told = False
@@ -71,8 +71,8 @@ class AgentGroupsWorker:
 
     async def _take_in(self, peer: Peer, string_id: str, everything: bool) -> None:
         context = self._context
-        journal = context.journal(context.tag, RECV_ALL if everything else RECV)
-        journal.info("Starting.")
+        log = context.tag_log(context.tag, RECV_ALL if everything else RECV)
+        log.info("Starting.")
         started = self._context.clock.monotonic()
         requests = context.spool.new_path("group-requests")
         try:
@@ -83,32 +83,32 @@ class AgentGroupsWorker:
                 lambda string: OpenGroups(string.path, string.length, requests),
                 "agent-groups",
             )
-            result = await self._write(journal, requests, opened)
-            journal.debug(
+            result = await self._write(log, requests, opened)
+            log.debug(
                 f"{result.updated_chunks}/{opened.chunks} chunks updated in wazuh-db in {result.time_spent:.3f}s."
             )
             self.last.at, self.last.chunks = context.clock.wall(), result.updated_chunks
             self.last.errors = result.error_messages
             await peer.request(commands.SYN_WGC_E if everything else commands.SYN_W_G_E, build_batch_result(result))
             if everything:
-                journal.debug("Recalculating agent-group hash.")
-                await self._recalculate(journal)
+                log.debug("Recalculating agent-group hash.")
+                await self._recalculate(log)
             elif opened.has_hash:
-                await self._compare(peer, journal, opened.hash)
-            journal.info(
+                await self._compare(peer, log, opened.hash)
+            log.info(
                 f"Finished in {self._context.clock.monotonic() - started:.3f}s. Updated {result.updated_chunks} chunks."
             )
         except Unusable as string:
             peer.answer_late(commands.SYN_WGC_ERR if everything else commands.SYN_W_G_ERR, string.text.encode())
-            await context.net.main_line("ERROR", journal.tag, str(string.error))
+            await context.net.main_line("ERROR", log.tag, str(string.error))
         except (ClusterError, OSError) as failure:
-            await context.net.main_line("ERROR", journal.tag, str(failure))
+            await context.net.main_line("ERROR", log.tag, str(failure))
         finally:
             context.spool.remove(requests)
 
     # ---- writing -----------------------------------------------------------------------------------------------------
 
-    async def _write(self, journal: Journal, requests: str, opened: GroupsOpened) -> BatchResult:
+    async def _write(self, log: TagLog, requests: str, opened: GroupsOpened) -> BatchResult:
         """Each chunk to the database, all within `timeout_agent_groups`. A chunk that fails does not keep the
         others."""
         began = self._context.clock.monotonic()
@@ -130,68 +130,68 @@ class AgentGroupsWorker:
                                 refused.add(number)
                                 if FOREIGN_KEY not in (failure.extra or ""):
                                     errors.append(shorten(str(failure), TEXT_BYTES))
-                                    journal.error(
+                                    log.error(
                                         f'Wazuh-db response for chunk {number}/{opened.chunks} was not "ok": {failure}'
                                     )
         except TimeoutError:
             errors.append("Timeout while processing agent-groups chunks.")
-            journal.error(errors[-1])
+            log.error(errors[-1])
         except DatabaseError as failure:
             errors.append(f"Error while processing agent-groups chunks: {failure}")
             if self._outage.should_tell():
-                journal.error(errors[-1])
+                log.error(errors[-1])
         else:
             if self._outage.is_over():
                 self._guard.info("The agent database answers again.")
         return BatchResult(len(written - refused), errors, self._context.clock.monotonic() - began)
 
-    async def _recalculate(self, journal: Journal) -> None:
+    async def _recalculate(self, log: TagLog) -> None:
         try:
             await self._context.database.ask("global recalculate-agent-group-hashes")
         except DatabaseError as failure:
-            journal.warning(f"Error {failure.code} executing recalculate agent-group hash command: {failure.extra}")
+            log.warning(f"Error {failure.code} executing recalculate agent-group hash command: {failure.extra}")
 
     # ---- comparing ---------------------------------------------------------------------------------------------------
 
-    async def _compare(self, peer: Peer, journal: Journal, theirs: str | None) -> None:
+    async def _compare(self, peer: Peer, log: TagLog, theirs: str | None) -> None:
         """The master's checksum with our own; everything is asked for after enough mismatches in a row (wire.md
         6.5)."""
-        ours = await self._own_hash(journal)
+        ours = await self._own_hash(log)
         last = self.last
         last.matches = ours == theirs
         if last.matches:
             reset = "Counter reset." if last.mismatches else ""
-            journal.debug(f"The checksum of both databases match. {reset}")
+            log.debug(f"The checksum of both databases match. {reset}")
             last.mismatches = 0
             self._healed()
             return
-        journal.debug(f"The checksum of master ({theirs}) and worker ({ours}) are different.")
+        log.debug(f"The checksum of master ({theirs}) and worker ({ours}) are different.")
         last.mismatches += 1
         limit = self._context.settings.worker.agent_groups_mismatch_limit
-        journal.debug(f"Checksum comparison failed ({last.mismatches}/{limit}).")
+        log.debug(f"Checksum comparison failed ({last.mismatches}/{limit}).")
         if self._in_vain and last.mismatches >= limit:
             self._tell_once()
         if last.mismatches >= limit * min(2**self._in_vain, LONGEST_PATIENCE):
-            await self._ask_for_all(peer, journal)
+            await self._ask_for_all(peer, log)
 
-    async def _own_hash(self, journal: Journal) -> str | None:
+    async def _own_hash(self, log: TagLog) -> str | None:
         """Ours; UNKNOWN_HASH, which equals none, when the database does not tell it."""
         began = self._context.clock.monotonic()
         try:
             _, answer = await self._context.database.ask(OWN_HASH)
-            journal.debug(f"Obtained 1 chunks of data in {self._context.clock.monotonic() - began:.3f}s.")
+            log.debug(f"Obtained 1 chunks of data in {self._context.clock.monotonic() - began:.3f}s.")
             found = parse_chunk(answer).hash
         except (DatabaseError, BadString):
             return UNKNOWN_HASH
         return UNKNOWN_HASH if isinstance(found, msgspec.UnsetType) else found
 
-    async def _ask_for_all(self, peer: Peer, journal: Journal) -> None:
+    async def _ask_for_all(self, peer: Peer, log: TagLog) -> None:
         last = self.last
         last.mismatches = 0
         self._in_vain += 1
         last.asked_for_all_at = self._context.clock.wall()
         await peer.request(commands.SYN_W_G_C)
-        journal.info("Sent request to obtain all agent-groups information from the master node.")
+        log.info("Sent request to obtain all agent-groups information from the master node.")
 
     def _tell_once(self) -> None:
         if not self._told:

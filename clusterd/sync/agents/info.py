@@ -13,7 +13,7 @@ from clusterd.sync.links.caps import AGENTS
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
-from clusterd.sync.ports.journal import Journal, Outage
+from clusterd.sync.ports.tag_log import Outage, TagLog
 from clusterd.sync.ports.tasks import Tasks
 from clusterd.sync.ports.troubles import round_survives
 from clusterd.wdb.batches import OFFSET, REPORT_HEAD, REPORT_MIDDLE, REPORT_TAIL
@@ -40,15 +40,15 @@ def failed_chunks(result: BatchResult) -> str:
     return f" There were {len(result.error_messages)} chunks with errors: {listed}"
 
 
-def log_result(journal: Journal, clock: Clock, started: float | None, result: BatchResult) -> None:
+def log_result(log: TagLog, clock: Clock, started: float | None, result: BatchResult) -> None:
     """The line that ends a round on the side that sent the rows. `started`: monotonic; None where no round was
     begun."""
     spent = 0.0 if started is None else clock.monotonic() - started
     text = f"Finished in {spent:.3f}s. Updated {result.updated_chunks} chunks."
     if result.error_messages:
-        journal.error(text + failed_chunks(result))
+        log.error(text + failed_chunks(result))
     else:
-        journal.info(text)
+        log.info(text)
 
 
 class LastReport(msgspec.Struct):
@@ -86,16 +86,16 @@ class AgentInfoWorker:
                     raise
 
     @property
-    def _journal(self) -> Journal:
-        return self._context.journal(self._context.tag, SUBTAG)
+    def _log(self) -> TagLog:
+        return self._context.tag_log(self._context.tag, SUBTAG)
 
     @property
-    def _guard(self) -> Journal:
-        return self._context.journal(self._context.tag, GUARD)
+    def _guard(self) -> TagLog:
+        return self._context.tag_log(self._context.tag, GUARD)
 
     async def _round(self, peer: Peer, master_clock: MasterClock) -> bool:
         """One batch. Returns whether more agents wait and it is worth going on at once."""
-        context, journal = self._context, self._journal
+        context, log = self._context, self._log
         if not context.database.is_there():
             self._away(DatabaseError(2011, "nobody listens on queue/sockets/wdb-http.sock"))
             return False
@@ -103,15 +103,15 @@ class AgentInfoWorker:
             answer = await peer.request(commands.SYN_A_W_M_P)
         except ClusterError as failure:
             if failure.code == 3020:
-                journal.error(f"Error asking for permission: {failure}")
+                log.error(f"Error asking for permission: {failure}")
             else:
-                journal.debug(f"Master didn't grant permission to start a new synchronization: {failure}")
+                log.debug(f"Master didn't grant permission to start a new synchronization: {failure}")
             return False
         if answer != commands.PERMISSION_GRANTED:
-            journal.debug(f"Master didn't grant permission to start a new synchronization: {answer[:QUOTED]!r}")
+            log.debug(f"Master didn't grant permission to start a new synchronization: {answer[:QUOTED]!r}")
             return False
-        journal.debug("Permission to synchronize granted.")
-        journal.info("Starting.")
+        log.debug("Permission to synchronize granted.")
+        log.info("Starting.")
         self._started = self._context.clock.monotonic()
         rows = context.spool.new_path("report")
         try:
@@ -119,22 +119,22 @@ class AgentInfoWorker:
         except DatabaseError as failure:
             self._away(failure)
         except (ClusterError, OSError) as failure:
-            context.troubles.begin(REPORT, f"Error synchronizing agent info: {failure}", journal, "ERROR")
+            context.troubles.begin(REPORT, f"Error synchronizing agent info: {failure}", log, "ERROR")
             self._note("failed", str(failure))
         finally:
             context.spool.remove(rows)
         return False
 
     async def _report(self, peer: Peer, rows: str, master_clock: MasterClock) -> bool:
-        journal, database = self._journal, self._context.database
+        log, database = self._log, self._context.database
         began = self._context.clock.monotonic()
         moments = AGENTS in peer.capabilities
         taken = await database.take(rows, BATCH_AGENTS, moments=moments)
-        journal.debug(f"Obtained agents synchronization information in {self._context.clock.monotonic() - began:.3f}s.")
+        log.debug(f"Obtained agents synchronization information in {self._context.clock.monotonic() - began:.3f}s.")
         if self._outage.is_over():
             self._guard.info("The agent database answers again.")
         if taken.is_empty:
-            journal.info("No synchronization required, skipping.")
+            log.info("No synchronization required, skipping.")
             self._note("equal")
             return False
         payload = dump_json({OFFSET: await master_clock.offset_us(peer)}) if moments else b"{}"
@@ -161,7 +161,7 @@ class AgentInfoWorker:
             string_id = await context.sender.send_string(peer, segments)
         finally:
             context.spool.remove(frame)
-        self._journal.debug("Sending chunks.")
+        self._log.debug("Sending chunks.")
         self._answer = asyncio.get_running_loop().create_future()
         timeout_s = context.settings.master.timeout_agent_info_s + peer.timeout_s
         try:
@@ -169,7 +169,7 @@ class AgentInfoWorker:
             async with asyncio.timeout(timeout_s):
                 return await self._answer
         except TimeoutError:
-            self._journal.error(
+            self._log.error(
                 f"Error synchronizing agent info: the master did not say within {timeout_s:g} s what became of it"
             )
             return None
@@ -181,13 +181,13 @@ class AgentInfoWorker:
     def finished(self, payload: bytes) -> None:
         """`syn_m_a_e`. Raises ClusterError 1000 for what is no result."""
         result = parse_batch_result(payload)
-        log_result(self._journal, self._context.clock, self._started, result)
+        log_result(self._log, self._context.clock, self._started, result)
         self._resolve(result)
 
     def refused(self, payload: bytes) -> None:
         """`syn_m_a_err`."""
         text = shorten(payload.decode(errors="replace"), TEXT_BYTES)
-        self._journal.error(f"There was an error while processing agent-info on the peer: {text}")
+        self._log.error(f"There was an error while processing agent-info on the peer: {text}")
         self._resolve(BatchResult(0, [text], 0.0))
 
     def _resolve(self, result: BatchResult) -> None:
@@ -196,8 +196,8 @@ class AgentInfoWorker:
 
     def _away(self, failure: DatabaseError) -> None:
         if self._outage.should_tell():
-            self._journal.error(f"Could not obtain data from wazuh-db: {failure}")
-            self._journal.error(f"Error synchronizing agent info: {ClusterError(2017)}")
+            self._log.error(f"Could not obtain data from wazuh-db: {failure}")
+            self._log.error(f"Error synchronizing agent info: {ClusterError(2017)}")
         self._note("failed", str(failure))
 
     def _note(self, result: str, detail: str = "") -> None:
@@ -243,15 +243,15 @@ class AgentInfoMaster:
         if self.is_free(peer.name):
             self._merges.pop(peer.name, None)
 
-    def _journal(self, peer: Peer) -> Journal:
-        return self._context.journal(peer.tag, SUBTAG)
+    def _log(self, peer: Peer) -> TagLog:
+        return self._context.tag_log(peer.tag, SUBTAG)
 
-    def _guard(self, peer: Peer) -> Journal:
-        return self._context.journal(peer.tag, GUARD)
+    def _guard(self, peer: Peer) -> TagLog:
+        return self._context.tag_log(peer.tag, GUARD)
 
     async def _merge(self, peer: Peer, string_id: str) -> None:
-        context, journal = self._context, self._journal(peer)
-        journal.info("Starting.")
+        context, log = self._context, self._log(peer)
+        log.info("Starting.")
         started, started_at = self._context.clock.monotonic(), context.clock.wall()
         rows = context.spool.new_path("merge")
         try:
@@ -263,21 +263,19 @@ class AgentInfoMaster:
                 "agent-info",
             )
             result = await self._write(peer, rows, opened)
-            journal.debug(
-                f"{result.updated_chunks}/{opened.lists} chunks updated in wazuh-db in {result.time_spent:.3f}s."
-            )
+            log.debug(f"{result.updated_chunks}/{opened.lists} chunks updated in wazuh-db in {result.time_spent:.3f}s.")
             await peer.request(commands.SYN_M_A_E, build_batch_result(result))
             record = self._records.setdefault(peer.name, WorkerRecord())
             record.info_started_at, record.info_ended_at = started_at, context.clock.wall()
             record.info_chunks = result.updated_chunks
-            journal.info(
+            log.info(
                 f"Finished in {self._context.clock.monotonic() - started:.3f}s. Updated {result.updated_chunks} chunks."
             )
         except Unusable as string:
             peer.answer_late(commands.SYN_M_A_ERR, string.text.encode())
-            await context.net.main_line("ERROR", journal.tag, str(string.error))
+            await context.net.main_line("ERROR", log.tag, str(string.error))
         except (ClusterError, OSError) as failure:
-            await context.net.main_line("ERROR", journal.tag, str(failure))
+            await context.net.main_line("ERROR", log.tag, str(failure))
             text = f"error processing agent-info chunks in process pool: {failure}"
             peer.answer_late(commands.SYN_M_A_ERR, text.encode())
         finally:
@@ -302,7 +300,7 @@ class AgentInfoMaster:
             text = "Timeout while processing agent-info chunks."
             if failure.code != 2014:
                 text = f"Error while processing agent-info chunks: {failure}"
-            self._journal(peer).error(text)
+            self._log(peer).error(text)
             updated, errors = 0, [text]
         for error in errors if updated else ():
             self._guard(peer).error(f"Refused by the database: {error}")

@@ -10,7 +10,7 @@ from clusterd.sync.agents.info import log_result
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
-from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import round_survives
 from clusterd.wire import commands
 from clusterd.wire.payloads import BatchResult, parse_batch_result
@@ -61,13 +61,13 @@ class WorkerQueue:
 
     async def serve(self) -> None:
         """For ever."""
-        journal = self._context.journal(self.peer.tag, GUARD)
+        log = self._context.tag_log(self.peer.tag, GUARD)
         while True:
             while not self._queue:
                 self._wake.clear()
                 await self._wake.wait()
-            with round_survives(journal, self._context.troubles, _sending(self.peer)):
-                await self._serve_one(self._queue[0], journal)
+            with round_survives(log, self._context.troubles, _sending(self.peer)):
+                await self._serve_one(self._queue[0], log)
 
     def left(self) -> None:
         """The link is gone."""
@@ -75,7 +75,7 @@ class WorkerQueue:
             self._context.troubles.end(subject)
         self._broadcasts.left(self.peer.link)
 
-    async def _serve_one(self, broadcast: Broadcast, journal: Journal) -> None:
+    async def _serve_one(self, broadcast: Broadcast, log: TagLog) -> None:
         try:
             problem = await self.send_patiently(broadcast)
         except BaseException:
@@ -89,7 +89,7 @@ class WorkerQueue:
             self._note_behind(problem)
         elif broadcast.rows and self._is_behind:
             self._is_behind = False
-            journal.info(f"{self.peer.name} takes groups again.")
+            log.info(f"{self.peer.name} takes groups again.")
 
     async def send_patiently(self, broadcast: Broadcast) -> str:
         """Rows that a worker cannot write yet (a group's directory may be on its way) are given to it again, in their
@@ -108,7 +108,7 @@ class WorkerQueue:
         if self._is_behind:
             return
         self._is_behind = True
-        self._context.journal(self.peer.tag, GUARD).error(
+        self._context.tag_log(self.peer.tag, GUARD).error(
             f"{self.peer.name} does not take the groups it is sent and is left to the comparison of checksums: {problem}"
         )
 
@@ -116,42 +116,42 @@ class WorkerQueue:
         """One message and its result; why the worker did not take it, else empty."""
         context, peer = self._context, self.peer
         record = self._record_of(peer)
-        journal = context.journal(peer.tag, SEND)
-        journal.info("Starting.")
+        log = context.tag_log(peer.tag, SEND)
+        log.info("Starting.")
         self._started = context.clock.monotonic()
         record.groups_started_at, record.groups_ended_at = context.clock.wall(), None
         self._answer = asyncio.get_running_loop().create_future()
         self._is_silent = False
         try:
             string_id = await context.sender.send_string(peer, [Segment(broadcast.path, 0, broadcast.size)])
-            journal.debug("Sending chunks.")
+            log.debug("Sending chunks.")
             await peer.request(commands.SYN_G_M_W, string_id.encode())
             async with asyncio.timeout(context.settings.worker.timeout_agent_groups_s + peer.timeout_s):
                 result = await self._answer
         except TimeoutError:
             self._is_silent = True
-            return self._not_sent(journal, "no result came in time")
+            return self._not_sent(log, "no result came in time")
         except (ClusterError, OSError) as failure:
             cause = failure.__cause__ or failure
             self._is_silent = isinstance(cause, ClusterError) and cause.code == NO_ANSWER
-            return self._not_sent(journal, str(failure))
+            return self._not_sent(log, str(failure))
         finally:
             self._answer = None
         context.troubles.end(_subject(peer))
         return shorten("; ".join(result.error_messages), TEXT_BYTES)
 
-    def _not_sent(self, journal: Journal, why: str) -> str:
+    def _not_sent(self, log: TagLog, why: str) -> str:
         """Said once until a message arrives: a worker whose disk is full is tried again every few seconds."""
         text = f"Error sending agent-groups information to {self.peer.name}: {why}"
-        if not self._context.troubles.begin(_subject(self.peer), text, journal, "ERROR"):
-            journal.debug2(text)
+        if not self._context.troubles.begin(_subject(self.peer), text, log, "ERROR"):
+            log.debug2(text)
         return why
 
     def finished(self, payload: bytes) -> None:
         """`syn_w_g_e`. Raises ClusterError 1000 for what is no result."""
         result = parse_batch_result(payload)
-        journal = self._context.journal(self.peer.tag, SEND)
-        log_result(journal, self._context.clock, self._started, result)
+        log = self._context.tag_log(self.peer.tag, SEND)
+        log_result(log, self._context.clock, self._started, result)
         record = self._record_of(self.peer)
         record.groups_ended_at, record.groups_chunks = self._context.clock.wall(), result.updated_chunks
         self._set_answer(result)
@@ -169,7 +169,7 @@ class WorkerQueue:
 def say_refused(context: Context, peer: Peer, subtag: str, payload: bytes) -> str:
     """The log line of a worker that could not take groups; its text."""
     text = shorten(payload.decode(errors="replace"), TEXT_BYTES)
-    context.journal(peer.tag, subtag).error(f"There was an error while processing agent-groups on the peer: {text}")
+    context.tag_log(peer.tag, subtag).error(f"There was an error while processing agent-groups on the peer: {text}")
     return text
 
 

@@ -79,7 +79,7 @@ class DigestMaster:
         now = self._context.clock.wall()
         record = self._integrity.record(peer.name)
         record.digest = digest
-        self._context.journal(peer.tag, OWN).debug(
+        self._context.tag_log(peer.tag, OWN).debug(
             f"The worker has files of content digest {digest}; those of this node have {scan.content_digest}."
         )
         if digest == scan.content_digest:

@@ -64,7 +64,7 @@ class DigestWorker:
         """One round. False when the master must be asked the stock way: too much differs for one message.
 
         Raises ClusterError when the master refuses, answers what it should not, or is gone."""
-        journal = self._context.journal(self._tag, CHECK)
+        log = self._context.tag_log(self._tag, CHECK)
         started = self._context.clock.monotonic()
         progress = Progress(peer.name, "integrity check", "scanning", self._context.clock.wall())
         self._context.progress.append(progress)
@@ -72,7 +72,7 @@ class DigestWorker:
         current = self._context.manifests.current
         self.asked = "" if current is None else current.content_digest
         try:
-            scan = await self._worker.scan(journal)
+            scan = await self._worker.scan(log)
             self.asked = scan.content_digest
             answer = await self._ask(peer, scan, dry=False)
             if answer == commands.DIGEST_WAIT:
@@ -110,7 +110,7 @@ class DigestWorker:
 
     def _wait(self) -> None:
         self.must_wait = True
-        self._context.journal(self._tag, OWN).debug(
+        self._context.tag_log(self._tag, OWN).debug(
             "The master cannot check this node now: it scans, or deals with an earlier check."
         )
 

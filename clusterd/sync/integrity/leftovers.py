@@ -27,10 +27,10 @@ class Leftovers:
         is_due = self.suspected or losses != self._losses or now > self._looked_at + AGAIN_S
         if not is_due or not context.slabs.is_admitted:
             return
-        journal = context.journal(tag, OWN)
-        with round_survives(journal, context.troubles, "temporary files"):
+        log = context.tag_log(tag, OWN)
+        with round_survives(log, context.troubles, "temporary files"):
             swept = await context.jobs.run(SweepTemporary(context.settings.root, MORE))
             self.suspected = False
             self._looked_at, self._losses = now, losses
             if swept.count:
-                journal.info(f"Removed {swept.count} temporary files of an unfinished sync.")
+                log.info(f"Removed {swept.count} temporary files of an unfinished sync.")

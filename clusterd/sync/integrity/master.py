@@ -60,28 +60,28 @@ class IntegrityMaster:
     async def run(self) -> None:
         """Scan the node's files for ever, `recalculate_integrity` apart (task "Local integrity")."""
         context = self._context
-        journal = context.journal(MASTER, "Integrity guard")
+        log = context.tag_log(MASTER, "Integrity guard")
         while True:
-            with round_survives(journal, context.troubles, "scan of this node's files"):
+            with round_survives(log, context.troubles, "scan of this node's files"):
                 await self.scan_once()
             await self._leftovers.remove(MASTER)
             await asyncio.sleep(context.settings.master.recalculate_integrity_s)
 
     async def scan_once(self, *, everything: bool = False) -> Scan | None:
         """One local scan with its log lines; None if it failed. `everything`: walk, do not rely on file events."""
-        journal = self._context.journal(MASTER, "Local integrity")
-        journal.info("Starting.")
+        log = self._context.tag_log(MASTER, "Local integrity")
+        log.info("Starting.")
         started = self._context.clock.monotonic()
         try:
             manifests = self._context.manifests
             scan = await (manifests.walk() if everything else manifests.scan())
         except ScanFailed as failure:
-            journal.error(f"Error calculating local file integrity: {failure}")
+            log.error(f"Error calculating local file integrity: {failure}")
             return None
         finally:
             self.permissions.scan_ended()
-        journal.collected(scan.notes)
-        journal.info(
+        log.collected(scan.notes)
+        log.info(
             f"Finished in {self._context.clock.monotonic() - started:.3f}s. Calculated metadata of {scan.files} files."
         )
         return scan
@@ -113,7 +113,7 @@ class IntegrityMaster:
         now = self._context.clock.monotonic()
         if self.permissions.release_overdue(name, now):
             text = f"The permission of a check was held for more than {limit_s:g} s and is released."
-            self._context.journal(worker_tag(name), "Integrity guard").warning(text)
+            self._context.tag_log(worker_tag(name), "Integrity guard").warning(text)
         return self.permissions.is_free(name, now)
 
     def begin_check(self, peer: Peer, payload: bytes) -> str:
@@ -123,7 +123,7 @@ class IntegrityMaster:
         if peer.incoming.awaited_count >= 2:
             raise ClusterError(1000, "two integrity checks of this worker wait for their files already")
         self.permissions.begin(peer.name, task_id, self._context.clock.monotonic())
-        self._context.journal(peer.tag, CHECK).info("Starting.")
+        self._context.tag_log(peer.tag, CHECK).info("Starting.")
         peer.spawn(self._check(peer, task_id, peer.incoming.expect(task_id)))
         return task_id
 
@@ -134,7 +134,7 @@ class IntegrityMaster:
         if awaited is not None and not awaited.file.done():
             awaited.file.set_exception(error)
             return
-        self._context.journal(peer.tag, SYNC).error(f"Error in synchronization process: {error}")
+        self._context.tag_log(peer.tag, SYNC).error(f"Error in synchronization process: {error}")
         self.record(peer.name).failed(str(error))
         self._rooms.refused(peer.name, error)
 
@@ -160,11 +160,11 @@ class IntegrityMaster:
 
     async def _check(self, peer: Peer, task_id: str, awaited: Awaited) -> None:
         context = self._context
-        journal = context.journal(peer.tag, CHECK)
+        log = context.tag_log(peer.tag, CHECK)
         started, started_at = self._context.clock.monotonic(), context.clock.wall()
         package = difference = ""
         try:
-            package = await wait_for_file(context, peer, awaited, journal)
+            package = await wait_for_file(context, peer, awaited, log)
             sha256 = awaited.file.result().digest
             scan = context.manifests.current
             if scan is None:
@@ -186,16 +186,16 @@ class IntegrityMaster:
     def begin_without_package(self, peer: Peer, command: str) -> None:
         """A check for which the worker sent no package but `command` has the lines of one that came by package: whoever
         reads the log, or tests its order, knows the stages of a check."""
-        journal = self._context.journal(peer.tag, CHECK)
-        journal.info("Starting.")
-        journal.debug(f"Received file from worker: '{command}'")
+        log = self._context.tag_log(peer.tag, CHECK)
+        log.info("Starting.")
+        log.debug(f"Received file from worker: '{command}'")
 
     def checked(self, peer: Peer, scan: Scan, compared: Compared, took_s: float, started_at: float) -> int:
         """A check against `scan` has ended, begun at `started_at` (wall clock): how many files differ."""
         record, now = self.record(peer.name), self._context.clock.wall()
         record.check_started_at, record.check_ended_at = started_at, now
         count = compared.missing + compared.shared + compared.extra
-        self._context.journal(peer.tag, CHECK).info(
+        self._context.tag_log(peer.tag, CHECK).info(
             f"Finished in {took_s:.3f}s. Received metadata of {compared.received} files. "
             + ("Sync required." if count else "Sync not required.")
         )
@@ -216,29 +216,29 @@ class IntegrityMaster:
         """A check of this worker, or what was to be sent it, came to nothing. What this node itself could not do is
         shown until it can, and said once."""
         self.record(peer.name).failed(str(failure))
-        journal = self._context.journal(peer.tag, CHECK)
+        log = self._context.tag_log(peer.tag, CHECK)
         if isinstance(failure, ClusterError):
-            journal.error(str(failure))
-        elif not self._context.troubles.begin(_subject(peer), f"Files for {peer.name}: {failure}", journal, "ERROR"):
-            self._context.journal(peer.tag, OWN).debug(in_passing(failure))
+            log.error(str(failure))
+        elif not self._context.troubles.begin(_subject(peer), f"Files for {peer.name}: {failure}", log, "ERROR"):
+            self._context.tag_log(peer.tag, OWN).debug(in_passing(failure))
 
     async def sync(self, peer: Peer, compared: Compared, difference: str, manifest: str) -> None:
         """Send the worker what differs from `manifest` (its root digest).
 
         Raises JobError, OSError, LinkClosed; a package that could not be sent is in log and record."""
         context, record = self._context, self.record(peer.name)
-        journal = context.journal(peer.tag, SYNC)
+        log = context.tag_log(peer.tag, SYNC)
         started = self._context.clock.monotonic()
         record.sync_started_at = context.clock.wall()
         record.digest = ""
-        journal.info("Starting.")
-        journal.info(
+        log.info("Starting.")
+        log.info(
             f"Files to create in worker: {compared.missing} | Files to update in worker: {compared.shared} | "
             f"Files to delete in worker: {compared.extra}"
         )
         total = compared.missing + compared.shared + compared.extra
         what = "files and 'files_metadata.json'" if compared.raw_sizes else "'files_metadata.json'"
-        journal.debug(f"Compressing {what} of {total} files.")
+        log.debug(f"Compressing {what} of {total} files.")
         progress = Progress(peer.name, "integrity", "packing", record.sync_started_at)
         progress.total_bytes = sum(compared.raw_sizes)
         context.progress.append(progress)
@@ -248,14 +248,14 @@ class IntegrityMaster:
             progress.total_bytes = sum(compared.raw_sizes)
             limit = int(peer.zip_limit.current)
             built = await self._packages.package(fitted, compared, manifest, limit, method_for(peer), progress)
-            own = context.journal(peer.tag, OWN)
+            own = context.tag_log(peer.tag, OWN)
             context.troubles.end(_subject(peer), f"Files for {peer.name}: the package could be made.", own)
-            journal.collected(built.notes, levels=("WARNING", "ERROR", "DEBUG"))
+            log.collected(built.notes, levels=("WARNING", "ERROR", "DEBUG"))
             record.missing, record.shared, record.extra = compared.missing, compared.shared, compared.extra
             record.synced_once = True
             record.problems = {note.path: note.why for note in built.notes if note.why}
             try:
-                await context.sender.send(peer, peer.name, commands.SYN_M_C, built.package, journal, progress)
+                await context.sender.send(peer, peer.name, commands.SYN_M_C, built.package, log, progress)
                 record.result, record.behind = ("partly" if built.dropped or waits else "synced"), built.dropped
                 record.detail = waits or (f"{built.dropped} files wait for the next round" if built.dropped else "")
             except ClusterError as failure:
@@ -263,10 +263,10 @@ class IntegrityMaster:
                 record.failed(str(failure))
                 self._rooms.refused(peer.name, failure)
             record.sync_ended_at = context.clock.wall()
-            journal.info(f"Finished in {self._context.clock.monotonic() - started:.3f}s.")
+            log.info(f"Finished in {self._context.clock.monotonic() - started:.3f}s.")
         except (ClusterError, JobError, OSError):
             # Each beginning has its end; the caller says why it came to nothing.
-            journal.info(f"Finished in {self._context.clock.monotonic() - started:.3f}s.")
+            log.info(f"Finished in {self._context.clock.monotonic() - started:.3f}s.")
             raise
         finally:
             context.progress.remove(progress)

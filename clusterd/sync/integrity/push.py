@@ -82,8 +82,8 @@ class PushSender:
             # make it.
             if isinstance(failure, OSError) or (isinstance(failure, JobError) and failure.kind == "disk"):
                 self._integrity.failed(peer, failure)
-            journal = context.journal(peer.tag, OWN)
-            journal.debug(f"What has changed was not sent ahead, the worker is told of it: {in_passing(failure)}")
+            log = context.tag_log(peer.tag, OWN)
+            log.debug(f"What has changed was not sent ahead, the worker is told of it: {in_passing(failure)}")
             return False
         finally:
             self._integrity.permissions.end(peer.name, holder)

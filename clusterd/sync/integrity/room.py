@@ -84,8 +84,8 @@ class Rooms:
         found = await self._context.jobs.run(FitDifference(difference, out, most))
         self._sent[peer.name] = sum(found.raw_sizes)
         text = f"{found.left} files of {found.left_bytes / MIB:.1f} MB wait: {peer.name} can take {most / MIB:.1f} MB at once"
-        journal = self._context.journal(peer.tag, OWN)
-        self._context.troubles.begin(_subject(peer.name), f"{text}. See its free disk.", journal)
+        log = self._context.tag_log(peer.tag, OWN)
+        self._context.troubles.begin(_subject(peer.name), f"{text}. See its free disk.", log)
         fitted = msgspec.structs.replace(
             compared,
             missing=found.missing,
@@ -126,8 +126,8 @@ class Rooms:
         """The worker has everything."""
         self._sent.pop(name, None)
         self._bounds.pop(name, None)
-        journal = self._context.journal(worker_tag(name), OWN)
-        self._context.troubles.end(_subject(name), f"{name} has taken everything.", journal)
+        log = self._context.tag_log(worker_tag(name), OWN)
+        self._context.troubles.end(_subject(name), f"{name} has taken everything.", log)
 
     def forget(self, name: str) -> None:
         """The worker's link is gone."""

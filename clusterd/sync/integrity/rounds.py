@@ -57,9 +57,9 @@ class IntegrityRounds:
             if not self._by_digest:
                 await self._pace.rest(self._interval_s)
             was_woken = False
-            journal = self._context.journal(self._context.tag, OWN)
+            log = self._context.tag_log(self._context.tag, OWN)
             while True:
-                with round_survives(journal, self._context.troubles, "checks of this node's files"):
+                with round_survives(log, self._context.troubles, "checks of this node's files"):
                     await self._round(peer, was_woken)
                 was_woken = await self._pace.rest(self._interval_s)
         finally:
@@ -100,8 +100,8 @@ class IntegrityRounds:
                 self._worker.abandon_round()
                 if isinstance(failure, LinkClosed):
                     return  # net says so
-                journal = self._context.journal(self._context.tag, CHECK)
-                journal.error(f"Error synchronizing integrity: {failure}")
+                log = self._context.tag_log(self._context.tag, CHECK)
+                log.error(f"Error synchronizing integrity: {failure}")
                 if failure.code == NO_ANSWER:
                     return
                 # A master that does not answer as it should is asked in the way that every master knows.

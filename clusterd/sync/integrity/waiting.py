@@ -6,16 +6,16 @@ from clusterd.errors import ClusterError
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.incoming import Awaited
 from clusterd.sync.links.peer import Peer
-from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure
 
 
-async def wait_for_file(context: Context, peer: Peer, awaited: Awaited, journal: Journal | None) -> str:
+async def wait_for_file(context: Context, peer: Peer, awaited: Awaited, log: TagLog | None) -> str:
     """The spool path of the file, which is the caller's from then on.
 
     Raises ClusterError 3039 after `timeout_receiving_file` (the peer has then been told to cancel), or the peer's own
-    error when it said that it gave up. `journal` gets the master's DEBUG line of arrival."""
+    error when it said that it gave up. `log` gets the master's DEBUG line of arrival."""
     timeout_s = context.settings.communication.timeout_receiving_file_s
     try:
         async with asyncio.timeout(timeout_s):
@@ -25,8 +25,8 @@ async def wait_for_file(context: Context, peer: Peer, awaited: Awaited, journal:
         peer.incoming.forget(awaited.task_id)
         peer.spawn(_cancel(peer, awaited.task_id, error))
         raise error from silence
-    if journal is not None:
-        journal.debug(f"Received file from worker: '{context.settings.root}{file.path}'")
+    if log is not None:
+        log.debug(f"Received file from worker: '{context.settings.root}{file.path}'")
     return file.place
 
 

@@ -26,9 +26,9 @@ from clusterd.sync.links.incoming import Awaited
 from clusterd.sync.links.outgoing import Package, Progress
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.manifest.scan import Scan, ScanFailed
-from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.ledger import disk_of, low, unpack_bounds
 from clusterd.sync.ports.pool_port import JobError, all_of
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.tasks import Tasks
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure
@@ -69,7 +69,7 @@ class IntegrityWorker:
         """`round_ended`: called after the last exchange of each round (wire.md 9.4)."""
         self._context = context
         self._round_ended = round_ended
-        self._running = Tasks(context.journal(self._tag, OWN).error)
+        self._running = Tasks(context.tag_log(self._tag, OWN).error)
         self._round_started: float | None = None
         self._turn = asyncio.Lock()
         self._held: list[str] | None = None
@@ -94,26 +94,26 @@ class IntegrityWorker:
 
     async def check(self, peer: Peer) -> None:
         """One round: permission, scan, package with the metadata."""
-        journal = self._context.journal(self._tag, CHECK)
+        log = self._context.tag_log(self._tag, CHECK)
         started = self._context.clock.monotonic()
         try:
             answer = await peer.request(commands.SYN_I_W_M_P)
         except ClusterError as failure:
             if failure.code == 3020:
-                journal.error(f"Error asking for permission: {failure}")
+                log.error(f"Error asking for permission: {failure}")
             else:
-                journal.debug(f"Master didn't grant permission to start a new synchronization: {failure}")
+                log.debug(f"Master didn't grant permission to start a new synchronization: {failure}")
             return
         if answer != b"True":
-            journal.debug(f"Master didn't grant permission to start a new synchronization: {answer[:QUOTED]!r}")
+            log.debug(f"Master didn't grant permission to start a new synchronization: {answer[:QUOTED]!r}")
             return
-        journal.debug("Permission to synchronize granted.")
+        log.debug("Permission to synchronize granted.")
         self.begin_round(started)
         progress = Progress(peer.name, "integrity check", "scanning", self._context.clock.wall())
         self._context.progress.append(progress)
         try:
-            scan = await self.scan(journal)
-            journal.debug(f"Compressing 'files_metadata.json' of {scan.files} files.")
+            scan = await self.scan(log)
+            log.debug(f"Compressing 'files_metadata.json' of {scan.files} files.")
             package = await self._metadata_package(scan, method_for(peer))
         except (ScanFailed, JobError, OSError) as failure:
             await self.could_not_check(peer, failure)
@@ -123,41 +123,39 @@ class IntegrityWorker:
         self._context.progress.append(progress)
         self._held = []
         try:
-            await self._context.sender.send(
-                peer, self._context.node_name, commands.SYN_I_W_M, package, journal, progress
-            )
+            await self._context.sender.send(peer, self._context.node_name, commands.SYN_I_W_M, package, log, progress)
         except ClusterError as failure:
             self.abandon_round()
             self.note_result("failed", str(failure))
         finally:
             held, self._held = self._held, None
             for line in held:
-                journal.info(line)
+                log.info(line)
             self._context.progress.remove(progress)
 
     def begin_round(self, started: float) -> None:
         """A check begins: `started` is its moment (monotonic)."""
         self._round_started = started
-        self._context.journal(self._tag, CHECK).info("Starting.")
+        self._context.tag_log(self._tag, CHECK).info("Starting.")
 
     def begin_without_package(self, started: float) -> None:
         """A check whose metadata need no package has the lines of one that does: whoever reads the log, or tests its
         order, knows the stages of a check. One that has begun goes on."""
         if self._round_started is not None:
             return
-        journal, current = self._context.journal(self._tag, CHECK), self._context.manifests.current
-        journal.debug("Permission to synchronize granted.")
+        log, current = self._context.tag_log(self._tag, CHECK), self._context.manifests.current
+        log.debug("Permission to synchronize granted.")
         self.begin_round(started)
-        journal.debug(f"Compressing 'files_metadata.json' of {0 if current is None else current.files} files.")
-        journal.debug("Sending zip file.")
-        journal.debug("Zip file sent.")
+        log.debug(f"Compressing 'files_metadata.json' of {0 if current is None else current.files} files.")
+        log.debug("Sending zip file.")
+        log.debug("Zip file sent.")
 
     def _finish(self, outcome: str) -> None:
         """What the master said of the check. That can be here before the last answer to our package: it is told after
         that."""
         line = f"Finished in {self._end_round():.3f}s. {outcome}"
         if self._held is None:
-            self._context.journal(self._tag, CHECK).info(line)
+            self._context.tag_log(self._tag, CHECK).info(line)
         else:
             self._held.append(line)
 
@@ -165,18 +163,18 @@ class IntegrityWorker:
         """Nothing comes of the check that has begun, if one has."""
         self._round_started = None
 
-    async def scan(self, journal: Journal) -> Scan:
+    async def scan(self, log: TagLog) -> Scan:
         """The manifest of this node as it is now. Raises ScanFailed, JobError."""
         if not self._turn.locked():
             async with self._turn:
                 await self._leftovers.remove(self._tag)
         scan = await self._context.manifests.scan()
-        journal.collected(scan.notes)
+        log.collected(scan.notes)
         return scan
 
     async def could_not_check(self, peer: Peer, failure: Exception) -> None:
         """Nothing could be said to the master of our files: said in log and status, and to the master."""
-        self._context.journal(self._tag, CHECK).error(f"Error synchronizing integrity: {failure}")
+        self._context.tag_log(self._tag, CHECK).error(f"Error synchronizing integrity: {failure}")
         self._end_round()
         self.note_result("failed", str(failure))
         await self._report(peer, ClusterError(1000, str(failure)))
@@ -255,16 +253,16 @@ class IntegrityWorker:
 
     async def _apply_package(self, peer: Peer, file: IncomingFile[str], progress: Progress) -> int:
         """How many files were changed."""
-        journal = self._context.journal(self._tag, SYNC)
+        log = self._context.tag_log(self._tag, SYNC)
         try:
             progress.step = "waiting"
             async with self._turn:  # in the order in which they came, and so that lines of two do not mix
                 # A job of an earlier sync process may still be applying another package.
                 await self._context.slabs.admitted()
-                return await self._apply(peer, file, journal, progress)
+                return await self._apply(peer, file, log, progress)
         except (ClusterError, JobError, OSError) as failure:
             self._leftovers.suspected = True
-            journal.error(f"Error synchronizing files: {failure}")
+            log.error(f"Error synchronizing files: {failure}")
             self.note_result("failed", str(failure))
             error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
             await self._report(peer, error)
@@ -276,22 +274,22 @@ class IntegrityWorker:
         finally:
             self._context.spool.remove(file.place)
 
-    async def _apply(self, peer: Peer, file: IncomingFile[str], journal: Journal, progress: Progress) -> int:
+    async def _apply(self, peer: Peer, file: IncomingFile[str], log: TagLog, progress: Progress) -> int:
         context = self._context
         started = self._context.clock.monotonic()
         root, package = context.settings.root, file.place
         bounds = self._bounds(file.received)
         linked = WhileLinked(peer, file, context.spool)
         plan = context.spool.new_path("plan")
-        journal.info("Starting.")
+        log.info("Starting.")
         progress.step = "unpacking"
         try:
             opened = await context.jobs.run(OpenPackage(package, root, plan, *bounds))
-            journal.info(
+            log.info(
                 f"Files to create: {opened.missing} | Files to update: {opened.shared} | Files to delete: {opened.extra}"
             )
-            journal.debug("Worker does not meet integrity checks. Actions required.")
-            journal.debug("Updating local files: Start.")
+            log.debug("Worker does not meet integrity checks. Actions required.")
+            log.debug("Updating local files: Start.")
             async with context.manifests.own_changes(opened.missing + opened.shared + opened.extra):
                 unpacked = await all_of(
                     context.jobs.run(UnpackRange(package, root, plan, index, *bounds)) for index in range(opened.ranges)
@@ -309,9 +307,9 @@ class IntegrityWorker:
             context.spool.remove(plan)
         self._note_mounted({file.path for part in written for file in part}, applied.in_place)
         notes = [*opened.refused, *(note for part in unpacked for note in part.notes), *applied.notes]
-        self._log_applied(journal, applied, notes, len(opened.refused) + sum(len(part.notes) for part in unpacked))
-        journal.debug("Updating local files: End.")
-        journal.info(f"Finished in {self._context.clock.monotonic() - started:.3f}s.")
+        self._log_applied(log, applied, notes, len(opened.refused) + sum(len(part.notes) for part in unpacked))
+        log.debug("Updating local files: End.")
+        log.info(f"Finished in {self._context.clock.monotonic() - started:.3f}s.")
         last = self.last
         last.synced_at = context.clock.wall()
         last.created, last.updated, last.deleted = applied.created, applied.updated, applied.deleted
@@ -329,24 +327,24 @@ class IntegrityWorker:
         disk = disk_of(context.settings.root, limits)
         if disk.free < disk.reserve:
             text = f"Only small files of the master can be unpacked: {low(disk)}."
-            context.troubles.begin(NO_ROOM, text, context.journal(self._tag, OWN), "ERROR")
+            context.troubles.begin(NO_ROOM, text, context.tag_log(self._tag, OWN), "ERROR")
         else:
-            context.troubles.end(NO_ROOM, "There is room for files again.", context.journal(self._tag, OWN))
+            context.troubles.end(NO_ROOM, "There is room for files again.", context.tag_log(self._tag, OWN))
         return unpack_bounds(limits, packed, disk)
 
-    def _log_applied(self, journal: Journal, applied: Applied, notes: list[Note], failed_before: int) -> None:
-        journal.collected(notes, levels=("DEBUG2", "DEBUG", "WARNING", "ERROR"))
+    def _log_applied(self, log: TagLog, applied: Applied, notes: list[Note], failed_before: int) -> None:
+        log.collected(notes, levels=("DEBUG2", "DEBUG", "WARNING", "ERROR"))
         failures = applied.overwrite_errors, applied.create_errors, applied.remove_errors
         if any(failures) or failed_before:
             overwriting, creating, removing = failures
-            journal.error(f"Found errors: {overwriting} overwriting, {creating} creating and {removing} removing")
+            log.error(f"Found errors: {overwriting} overwriting, {creating} creating and {removing} removing")
 
     def _note_mounted(self, written: set[str], in_place: list[str]) -> None:
         """Said once, and shown by status, until such a file was renamed again."""
         self._mounted = (self._mounted - written) | set(in_place)
-        troubles, journal = self._context.troubles, self._context.journal(self._tag, OWN)
+        troubles, log = self._context.troubles, self._context.tag_log(self._tag, OWN)
         if not self._mounted:
-            troubles.end(MOUNTED, "No file is written in place any more.", journal)
+            troubles.end(MOUNTED, "No file is written in place any more.", log)
             return
         shown = ", ".join(sorted(self._mounted)[:SHOWN_MOUNTED])
         more = len(self._mounted) - SHOWN_MOUNTED
@@ -354,7 +352,7 @@ class IntegrityWorker:
             f"Files that are mount points are written in place, and may be read half written: {shown}"
             f"{f' and {more} more' if more > 0 else ''}. Mount their directory instead."
         )
-        troubles.begin(MOUNTED, text, journal)
+        troubles.begin(MOUNTED, text, log)
 
     def _may_delete(self, opened: PackageOpened) -> bool:
         """Deleting more than the configured share of our files needs two checks in a row that say the same: a stock
@@ -366,7 +364,7 @@ class IntegrityWorker:
             self._doubtful = ""
             return True
         self._doubtful = opened.extra_digest
-        self._context.journal(self._tag, OWN).warning(
+        self._context.tag_log(self._tag, OWN).warning(
             f"The master asks to delete {opened.extra} of {files} files. They stay until the next check asks for the same."
         )
         return False

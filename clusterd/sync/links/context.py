@@ -10,11 +10,11 @@ from clusterd.sync.links.roster import Roster
 from clusterd.sync.links.tags import role_tag
 from clusterd.sync.manifest.keeper import ManifestKeeper
 from clusterd.sync.ports.framework_port import Framework
-from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.net_port import NetPort
 from clusterd.sync.ports.pool_port import PoolPort
 from clusterd.sync.ports.slabs import SlabPool
 from clusterd.sync.ports.spool import Spool
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles
 from clusterd.wdb.client import Database
 
@@ -42,8 +42,8 @@ class Context(msgspec.Struct):
     needs_restart: tuple[str, ...] = ()
     reloaded_at: float | None = None
 
-    def journal(self, tag: str, subtag: str) -> Journal:
-        return Journal(self.log, tag, subtag)
+    def tag_log(self, tag: str, subtag: str) -> TagLog:
+        return TagLog(self.log, tag, subtag)
 
     @property
     def node_name(self) -> str:

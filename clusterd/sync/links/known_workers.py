@@ -14,7 +14,7 @@ from clusterd.errors import ClusterError
 from clusterd.messages.links import HelloRefused
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
-from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles
 from clusterd.wire.results import shorten
 from hashing.atomic import FileOps
@@ -65,10 +65,10 @@ class RefusedNode(msgspec.Struct, kw_only=True):
 class KnownWorkers:
     """Owns `workers.json` in the node's state. Only the process that made it changes the file."""
 
-    def __init__(self, state_dir: str, clock: Clock, journal: Journal, troubles: Troubles) -> None:
+    def __init__(self, state_dir: str, clock: Clock, log: TagLog, troubles: Troubles) -> None:
         self._path = os.path.join(state_dir, FILE)
         self._clock = clock
-        self._journal = journal
+        self._log = log
         self._troubles = troubles
         self._workers: dict[str, KnownWorker] = {}
         self._connected: dict[str, Peer] = {}
@@ -96,7 +96,7 @@ class KnownWorkers:
         self._unsaid.discard(peer.name)
         if peer.name in self._said_lost:
             self._said_lost.discard(peer.name)
-            self._journal.info(f"Worker {peer.name} ({info.address}) is back. {self._count()}")
+            self._log.info(f"Worker {peer.name} ({info.address}) is back. {self._count()}")
         self._changed.set()
 
     def left(self, peer: Peer, record: WorkerRecord | None, why: str = "") -> None:
@@ -137,7 +137,7 @@ class KnownWorkers:
         del self._workers[name]
         self._unsaid.discard(name)
         self._said_lost.discard(name)
-        self._journal.info(f"Worker {name} is forgotten. {self._count()}")
+        self._log.info(f"Worker {name} is forgotten. {self._count()}")
         self._changed.set()
 
     # ---- what is told ------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ class KnownWorkers:
             self._unsaid.discard(name)
             self._said_lost.add(name)
             why = f": {known.why}" if known.why else ""
-            self._journal.warning(f"Worker {name} ({known.address}) is lost{why}. {self._count()}")
+            self._log.warning(f"Worker {name} ({known.address}) is lost{why}. {self._count()}")
 
     def read(self) -> None:
         """Reads what an earlier life has written. An unreadable file is logged and counts as empty."""
@@ -225,7 +225,7 @@ class KnownWorkers:
         except FileNotFoundError:
             return
         except (OSError, msgspec.DecodeError) as problem:
-            self._journal.warning(f"{self._path} cannot be read, workers that are away are unknown: {problem}")
+            self._log.warning(f"{self._path} cannot be read, workers that are away are unknown: {problem}")
             return
         for known in found[:MOST]:
             # The reason belongs to that earlier life; in this one no worker has connected yet.

@@ -17,10 +17,10 @@ from clusterd.messages.bodies import DigestSegments
 from clusterd.sync.links.caps import RESUME
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.sealed_bodies import SealedBodyCache
-from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.net_port import Flight
 from clusterd.sync.ports.pool_port import JobError, PoolPort
 from clusterd.sync.ports.slabs import SlabPool
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_task_failure, build_words, parse_length, parse_task_id
 from clusterd.wire.transfer import chunk_bytes
@@ -144,14 +144,14 @@ class Sender:
         self.bodies = SealedBodyCache(jobs, slabs, clock)
 
     async def send(
-        self, peer: Peer, node: str, command: str, package: Package, journal: Journal, progress: Progress
+        self, peer: Peer, node: str, command: str, package: Package, log: TagLog, progress: Progress
     ) -> None:
         """Asks for a task id with `command`, sends the file, ends with the command of FILE_SENT; adapts the peer's
         limit (wire.md 5.7).
 
         Logs the lines of 9.3/9.4. On failure tells the peer with the command of FILE_NOT_SENT and raises
         ClusterError."""
-        journal.debug("Sending zip file.")
+        log.debug("Sending zip file.")
         progress.step = "sending"
         progress.done_bytes, progress.total_bytes = 0, package.size
         task_id: str | None = None
@@ -172,18 +172,18 @@ class Sender:
                     raise
         except (ClusterError, JobError, OSError) as failure:
             error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
-            journal.error(f"Error sending zip file: {error}")
-            self._log_limit(journal, peer.zip_limit.sending_ended(0.0 if transfer_started is None else float("inf")))
+            log.error(f"Error sending zip file: {error}")
+            self._log_limit(log, peer.zip_limit.sending_ended(0.0 if transfer_started is None else float("inf")))
             peer.spawn(self._tell(peer, command, task_id, error))
             raise error from failure
         finally:
             if task_id is not None:
                 await asyncio.shield(peer.note_sending(command, task_id, is_open=False))
         if cut_at is not None:
-            journal.debug(peer.zip_limit.interrupted(cut_at))
+            log.debug(peer.zip_limit.interrupted(cut_at))
             raise ClusterError(3039)
-        journal.debug("Zip file sent.")
-        self._log_limit(journal, peer.zip_limit.sending_ended(sending_s))
+        log.debug("Zip file sent.")
+        self._log_limit(log, peer.zip_limit.sending_ended(sending_s))
 
     @contextmanager
     def _path(self, peer: Peer, node: str, package: Package) -> Iterator[str]:
@@ -343,6 +343,6 @@ class Sender:
             return
 
     @staticmethod
-    def _log_limit(journal: Journal, line: str | None) -> None:
+    def _log_limit(log: TagLog, line: str | None) -> None:
         if line is not None:
-            journal.debug(line)
+            log.debug(line)

@@ -6,7 +6,7 @@ from clusterd.agent_keys import KEY_FILE
 from clusterd.clock import Clock
 from clusterd.key_guard import KeyRules
 from clusterd.messages.manifest import ManifestBuilt
-from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles
 from hashing.protection import LEAST_FILES
 
@@ -25,10 +25,10 @@ class DeletionGuard:
     """Owner of the deletion that goes on. `max_delete_share`, and that of `key_rules`: 1 where nothing is withheld."""
 
     def __init__(
-        self, clock: Clock, journal: Journal | None, troubles: Troubles, max_delete_share: float, key_rules: KeyRules
+        self, clock: Clock, log: TagLog | None, troubles: Troubles, max_delete_share: float, key_rules: KeyRules
     ) -> None:
         self._clock = clock
-        self._journal = journal
+        self._log = log
         self._troubles = troubles
         self.max_delete_share = max_delete_share
         self.key_rules = key_rules
@@ -91,8 +91,8 @@ class DeletionGuard:
         """A job made `built` out of `before`: say what is withheld, or no longer."""
         self._settling, self._present = built.settling, _present(built)
         self._present_before = _present(before or built)
-        if built.is_unguarded and self._journal is not None:
-            self._journal.warning(
+        if built.is_unguarded and self._log is not None:
+            self._log.warning(
                 "No record can be read of the files that the workers were told of last: had many vanished since, the "
                 "workers would delete them, too."
             )
@@ -103,14 +103,14 @@ class DeletionGuard:
                 'put the files back, or run "clusterd sync --allow-delete" to have them deleted there, too.'
             )
             self._troubles.begin(VANISHED, text)
-            if self._journal is not None:
-                self._journal.warning(text)
+            if self._log is not None:
+                self._log.warning(text)
         if not self._withheld:
             self._troubles.end(VANISHED)
         if built.doubt:
-            self._troubles.begin(KEYS, f"{built.doubt}. Until then the workers keep theirs.", self._journal)
+            self._troubles.begin(KEYS, f"{built.doubt}. Until then the workers keep theirs.", self._log)
         else:
-            self._troubles.end(KEYS, f"{KEY_FILE} is synchronised again.", self._journal)
+            self._troubles.end(KEYS, f"{KEY_FILE} is synchronised again.", self._log)
 
 
 def _present(built: ManifestBuilt) -> int:

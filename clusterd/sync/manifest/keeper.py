@@ -24,8 +24,8 @@ from clusterd.sync.manifest.places import LOOK_TWICE_S, MOST_PENDING, Places
 from clusterd.sync.manifest.scan import Scan, ScanFailed, summary
 from clusterd.sync.manifest.watch_policy import WatchPolicy
 from clusterd.sync.manifest.watcher import LAG_S, MakeNotify, watch_recursively
-from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.pool_port import GAVE_WAY, JobError, PoolPort, all_of
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles, round_survives
 from hashing.errors import Note
 from hashing.manifest import Rules
@@ -58,11 +58,11 @@ class ManifestKeeper:
         rules: Rules | None = None,
         max_delete_share: float = 1.0,
         key_rules: KeyRules = EVERYTHING,
-        journal: Journal | None = None,
+        log: TagLog | None = None,
         troubles: Troubles | None = None,
         make_notify: MakeNotify = watch_recursively,
     ) -> None:
-        """Without `rules` nothing is watched. `max_delete_share`, and that of `key_rules`: 1 on a worker. `journal`:
+        """Without `rules` nothing is watched. `max_delete_share`, and that of `key_rules`: 1 on a worker. `log`:
         for warnings."""
         self._root = root
         self._state_dir = state_dir
@@ -70,10 +70,10 @@ class ManifestKeeper:
         self._shards = shards
         self._jobs = jobs
         self._clock = clock
-        self._journal = journal
+        self._log = log
         self._troubles = troubles or Troubles()
         self._confirming = Confirming(full_walk_s)
-        self._guard = DeletionGuard(clock, journal, self._troubles, max_delete_share, key_rules)
+        self._guard = DeletionGuard(clock, log, self._troubles, max_delete_share, key_rules)
         self.current: Scan | None = None
         self.changed: list[Callable[[Scan], None]] = []
         self.failure = ""
@@ -89,7 +89,7 @@ class ManifestKeeper:
         self._lock = asyncio.Lock()
         self._own_changes = 0
         self._watch = WatchPolicy(
-            root, rules, clock, self._confirming, journal, self.touch, self._walk_next, self._wake.set, make_notify
+            root, rules, clock, self._confirming, log, self.touch, self._walk_next, self._wake.set, make_notify
         )
 
     # ---- asking ------------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class ManifestKeeper:
         """Publish soon after something has changed, and look at everything now and then, for ever. Spawned once, on
         either role."""
         while True:
-            with round_survives(self._journal, self._troubles, "following changes of files"):
+            with round_survives(self._log, self._troubles, "following changes of files"):
                 is_quiet = await self._wait_for_work()
                 if self.current is not None and not self._own_changes:  # else a scan finds it
                     try:
@@ -256,7 +256,7 @@ class ManifestKeeper:
             finally:
                 self.scanning = False
             self.failure, self.failing_since = "", None
-            self._troubles.end(SUBJECT, "The files of this node can be looked at again.", self._journal)
+            self._troubles.end(SUBJECT, "The files of this node can be looked at again.", self._log)
             return scan
 
     def _failed(self, why: str) -> None:
@@ -265,7 +265,7 @@ class ManifestKeeper:
         if self.failing_since is None:
             self.failing_since = self._clock.wall()
         text = f"The files of this node cannot be looked at, changes are not carried to any node meanwhile: {why}"
-        self._troubles.begin(SUBJECT, text, self._journal, "ERROR")
+        self._troubles.begin(SUBJECT, text, self._log, "ERROR")
 
     async def _scan(self) -> Scan:
         """What a periodic scan does."""
@@ -411,7 +411,7 @@ class ManifestKeeper:
         if is_new:
             for listener in self.changed:
                 # The manifest is current whatever a listener trips over, and the next one hears of it.
-                with round_survives(self._journal, self._troubles, "telling of changed files"):
+                with round_survives(self._log, self._troubles, "telling of changed files"):
                     listener(scan)
         if self._places.has_any() or self._guard.is_settling:
             self._wake.set()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from clusterd.clock import Clock
 from clusterd.sync.manifest.confirming import RETRY_S, Confirming
 from clusterd.sync.manifest.watcher import CannotWatch, MakeNotify, Watcher
-from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.tag_log import TagLog
 from hashing.manifest import Rules
 
 
@@ -19,7 +19,7 @@ class WatchPolicy:
         rules: Rules | None,
         clock: Clock,
         confirming: Confirming,
-        journal: Journal | None,
+        log: TagLog | None,
         found: Callable[[set[str]], None],
         must_walk: Callable[[], None],
         wake: Callable[[], None],
@@ -30,7 +30,7 @@ class WatchPolicy:
         self.rules = rules
         self._clock = clock
         self._confirming = confirming
-        self._journal = journal
+        self._log = log
         self._must_walk = must_walk
         self._wake = wake
         self._watcher = Watcher(root, found, self._lost, make_notify)
@@ -93,5 +93,5 @@ class WatchPolicy:
         self._wake()
         if not is_passing and reason != self._told:
             self._told = reason
-            if self._journal is not None:
-                self._journal.warning(f"Files are not watched, but looked at from time to time: {reason}.")
+            if self._log is not None:
+                self._log.warning(f"Files are not watched, but looked at from time to time: {reason}.")

@@ -18,8 +18,8 @@ from clusterd.messages.framework import HelperEnded, HelperNotStarted, HelperSta
 from clusterd.settings import Settings
 from clusterd.sync.ports.framework_helper import Helper, HelperCall, shown_line
 from clusterd.sync.ports.framework_supply import Supply, Take
-from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.spool import Spool
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles, round_survives
 
 FrameworkState = Literal["off", "absent", "idle", "starting", "ready", "failed"]
@@ -64,7 +64,7 @@ class Crew:
         make_supply: MakeSupply,
         *,
         spool: Spool,
-        journal: Journal,
+        log: TagLog,
         troubles: Troubles,
         clock: Clock,
     ) -> None:
@@ -73,7 +73,7 @@ class Crew:
         self._own = settings.clusterd.framework
         self._names = [[*name, is_coroutine] for name, is_coroutine in sorted(names.items())]
         self._remove = spool.remove
-        self._journal = journal
+        self._log = log
         self._troubles = troubles
         self._clock = clock
         self._supply = make_supply(self._started, self._told)
@@ -187,7 +187,7 @@ class Crew:
             output,
             self._clock.monotonic(),
             remove=self._remove,
-            journal=self._journal,
+            log=self._log,
             print_lines=self._print_lines,
             changed=self._changed,
         )
@@ -207,7 +207,7 @@ class Crew:
             self._asked_at = None
             self._failed(message.text)
         else:
-            self._journal.info(calm(f"The process framework-{message.number} ended {message.how}."))
+            self._log.info(calm(f"The process framework-{message.number} ended {message.how}."))
 
     def _changed(self, helper: Helper) -> None:
         now = self._clock.monotonic()
@@ -226,16 +226,16 @@ class Crew:
         self._last = helper
         self.known = frozenset(hello.names)
         self.cannot = ""
-        self._troubles.end(SUBJECT, "The framework can be used again.", self._journal)
+        self._troubles.end(SUBJECT, "The framework can be used again.", self._log)
         version = hello.version or "unknown"
-        self._journal.info(
+        self._log.info(
             f"The framework (version {version}, Python {hello.python}) is ready after {now - helper.started_at:.1f} s: "
             f"{helper.name}, pid {helper.pid}, {len(hello.names)} functions, {len(hello.missing)} missing."
         )
         ours = self._settings.clusterd.version
         if hello.version and hello.version.split(".")[:2] != ours.split(".")[:2]:
             text = f"The framework has version {version}, this node speaks {ours}: see which functions are missing (status)"
-            self._troubles.begin(VERSION_SUBJECT, text, self._journal)
+            self._troubles.begin(VERSION_SUBJECT, text, self._log)
         else:
             self._troubles.end(VERSION_SUBJECT)
         for other in self._serving():
@@ -262,7 +262,7 @@ class Crew:
         self._again_at = now + self._pause_s() if is_short else 0.0
         lines = "; ".join(helper.last_lines)
         text = f"The framework process {helper.name} (pid {helper.pid}) died after {helper.requests} requests."
-        self._journal.warning(calm(f"{text} It said last: {lines}" if lines else text))
+        self._log.warning(calm(f"{text} It said last: {lines}" if lines else text))
 
     def _failed(self, why: str) -> None:
         """It could not be started. Those that serve go on; without any whoever waits is told why."""
@@ -271,7 +271,7 @@ class Crew:
         if not any(helper.state == "ready" for helper in self._helpers.values()):
             self.cannot = why
         text = f"The framework at {self._settings.framework_python} cannot be started: {why}. It is tried again"
-        self._troubles.begin(SUBJECT, text, self._journal, "ERROR")
+        self._troubles.begin(SUBJECT, text, self._log, "ERROR")
         self._wake()
 
     def _pause_s(self) -> float:
@@ -282,7 +282,7 @@ class Crew:
     async def forever(self) -> None:
         self._supply.open()
         while True:
-            with round_survives(self._journal, self._troubles, "looking after the framework"):
+            with round_survives(self._log, self._troubles, "looking after the framework"):
                 self._look(self._clock.monotonic())
             await asyncio.sleep(TICK_S)
 
@@ -307,7 +307,7 @@ class Crew:
         if self._is_wanted and (not serving or any(helper.worn for helper in serving)):
             self._start_if_useful()
         if self._left_out and now - self._printed_from >= PRINTED_S:
-            self._journal.info(f"The framework printed {self._left_out} more lines.")
+            self._log.info(f"The framework printed {self._left_out} more lines.")
             self._left_out = 0
         self._wake()
 
@@ -333,9 +333,7 @@ class Crew:
     def _look_at_memory(self, helper: Helper, now: float) -> None:
         rss_bytes = helper.rss_bytes
         if rss_bytes > TOO_MUCH * self._own.memory_bytes:
-            self._journal.warning(
-                f"{helper.name} (pid {helper.pid}) has {rss_bytes >> 20} MiB of memory and is killed."
-            )
+            self._log.warning(f"{helper.name} (pid {helper.pid}) has {rss_bytes >> 20} MiB of memory and is killed.")
             self._kill(helper, now)
         elif not helper.worn and rss_bytes > self._own.memory_bytes:
             helper.worn = f"{rss_bytes >> 20} MiB of memory"
@@ -344,7 +342,7 @@ class Crew:
 
     def _retire_overdue(self, helper: Helper, now: float) -> None:
         if helper.state == "ready" and helper.overdue(now):
-            self._journal.warning(
+            self._log.warning(
                 f"A function in {helper.name} (pid {helper.pid}) has run for longer than it may: the process takes no more "
                 "requests and is killed once it has answered the others."
             )
@@ -352,7 +350,7 @@ class Crew:
 
     def _retire(self, helper: Helper, now: float) -> None:
         if helper.worn:
-            self._journal.info(f"{helper.name} (pid {helper.pid}) is replaced after {helper.worn}.")
+            self._log.info(f"{helper.name} (pid {helper.pid}) is replaced after {helper.worn}.")
         helper.set_state("retiring", now)
         if not helper.load:
             helper.end(now)
@@ -374,4 +372,4 @@ class Crew:
         for line in taken:
             text = shown_line(line)
             if text:
-                self._journal.info(calm(f"{name}: {text}"))
+                self._log.info(calm(f"{name}: {text}"))

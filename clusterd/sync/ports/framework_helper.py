@@ -14,7 +14,7 @@ import msgspec
 from clusterd.errors import ClusterError
 from clusterd.framework import program
 from clusterd.messages.base import Text
-from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, WireException, shorten
 
 LINE_BYTES = 1000
@@ -75,7 +75,7 @@ class Helper:
         started_at: float,
         *,
         remove: Callable[[str], None],
-        journal: Journal,
+        log: TagLog,
         print_lines: Callable[[str, list[bytes]], None],
         changed: Callable[["Helper"], None],
     ) -> None:
@@ -96,7 +96,7 @@ class Helper:
         self._connection = connection
         self._output = output
         self._remove = remove
-        self._journal = journal
+        self._log = log
         self._print_lines = print_lines
         self._changed = changed
         self._calls: dict[int, HelperCall] = {}
@@ -235,7 +235,7 @@ class Helper:
         elif kind == program.LARGE:
             call.answer.set_exception(WireException(1000, text, wire_class=INTERNAL_ERROR))
         else:
-            self._journal.error(f"Error executing API request in the framework: {text}")
+            self._log.error(f"Error executing API request in the framework: {text}")
             call.answer.set_exception(ClusterError(1000))
 
     # ---- what it prints ----------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from pathlib import Path
 from clusterd.errors import ClusterError
 from clusterd.rundir import STATE
 from clusterd.settings import Limits
-from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.ledger import Ledger, OverLimit
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles
 
 SPOOL = "queue/cluster/.clusterd/spool"
@@ -37,7 +37,7 @@ class Spool:
         root: str,
         incarnation: int,
         troubles: Troubles | None = None,
-        journal: Journal | None = None,
+        log: TagLog | None = None,
         limits: Limits | None = None,
         *,
         is_master: bool = True,
@@ -47,7 +47,7 @@ class Spool:
         self._prefix = f"{incarnation}-"
         self._count = 0
         self._troubles = troubles or Troubles()
-        self._journal = journal
+        self._log = log
         self._left: dict[str, None] = {}
         self._full: set[str] = set()
         self.ledger = Ledger(self.directory, limits or Limits(), is_master=is_master)
@@ -74,7 +74,7 @@ class Spool:
     def _tell_full(self, refused: OverLimit) -> None:
         self._full.add(refused.subject)
         text = f"Files and messages of other nodes are refused, but for small ones while there is a little: {refused.text}."
-        self._troubles.begin(refused.subject, text, self._journal, "ERROR")
+        self._troubles.begin(refused.subject, text, self._log, "ERROR")
 
     def create(self, kind: str) -> str:
         """An empty file under a new name: what is entered in a table is there. Raises SpoolRefused."""
@@ -92,7 +92,7 @@ class Spool:
             f"{self.directory} cannot be written ({why}): nothing is taken from other nodes until it can. See its disk, its "
             "inodes and who owns it."
         )
-        self._troubles.begin(UNWRITABLE, text, self._journal, "ERROR")
+        self._troubles.begin(UNWRITABLE, text, self._log, "ERROR")
         return SpoolRefused(f"the spool of this node cannot be written: {why}")
 
     def remove(self, *paths: str) -> None:
@@ -113,9 +113,9 @@ class Spool:
             self._tell_full(low)
         for subject in [subject for subject in self._full if self.ledger.is_over(subject)]:
             self._full.discard(subject)
-            self._troubles.end(subject, "Files and messages of other nodes are taken again.", self._journal)
+            self._troubles.end(subject, "Files and messages of other nodes are taken again.", self._log)
         if UNWRITABLE in self._troubles.shown() and self._is_writable():
-            self._troubles.end(UNWRITABLE, f"{self.directory} can be written again.", self._journal)
+            self._troubles.end(UNWRITABLE, f"{self.directory} can be written again.", self._log)
         if self._left:
             self._remove_left()
 
@@ -137,7 +137,7 @@ class Spool:
             del self._left[path]  # one that fails again goes to the end
             self._remove(path)
         if not self._left:
-            self._troubles.end(LEFT, "All files of the spool that were left could be removed.", self._journal)
+            self._troubles.end(LEFT, "All files of the spool that were left could be removed.", self._log)
 
     def _remove(self, path: str) -> None:
         try:
@@ -151,4 +151,4 @@ class Spool:
                 f"Files of {self.directory} cannot be removed, {len(self._left)} are left ({failure.strerror}). They go as "
                 "soon as it is possible: see whether the file system is mounted read-only or failing."
             )
-            self._troubles.begin(LEFT, text, self._journal, "ERROR")
+            self._troubles.begin(LEFT, text, self._log, "ERROR")

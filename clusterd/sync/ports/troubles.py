@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 from clusterd import stacks
 from clusterd.errors import ClusterError, calm
-from clusterd.sync.ports.journal import Journal
 from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.ports.tag_log import TagLog
 
 
 class Troubles:
@@ -16,23 +16,23 @@ class Troubles:
     def __init__(self) -> None:
         self._open: dict[str, str] = {}
 
-    def begin(self, subject: str, text: str, journal: Journal | None = None, level: str = "WARNING") -> bool:
+    def begin(self, subject: str, text: str, log: TagLog | None = None, level: str = "WARNING") -> bool:
         """`text` says what is wrong and what to do. Logged, and True, only when the subject had no trouble before: a
         text that changes (a number in it) is no news."""
         is_new = subject not in self._open
         self._open[subject] = text
-        if is_new and journal is not None:
+        if is_new and log is not None:
             if level == "ERROR":
-                journal.error(text)
+                log.error(text)
             else:
-                journal.warning(calm(text))
+                log.warning(calm(text))
         return is_new
 
-    def end(self, subject: str, text: str = "", journal: Journal | None = None) -> bool:
+    def end(self, subject: str, text: str = "", log: TagLog | None = None) -> bool:
         """The subject works again; `text` is logged. True if it had been in trouble."""
         had = self._open.pop(subject, None) is not None
-        if had and text and journal is not None:
-            journal.info(text)
+        if had and text and log is not None:
+            log.info(text)
         return had
 
     def shown(self) -> dict[str, str]:
@@ -41,16 +41,16 @@ class Troubles:
 
 
 @contextmanager
-def round_survives(journal: Journal | None, troubles: Troubles, subject: str) -> Iterator[None]:
+def round_survives(log: TagLog | None, troubles: Troubles, subject: str) -> Iterator[None]:
     """Around one round of a loop that lives for ever: any exception ends the round, not the loop, and is said once
     until a round succeeds (one that nobody foresaw with where it came from). Cancellation passes."""
     try:
         yield
     except Exception as failure:  # whatever it is, the next round must come
         what = str(failure) or type(failure).__name__
-        if troubles.begin(subject, f"{subject}: {what}") and journal is not None:
+        if troubles.begin(subject, f"{subject}: {what}") and log is not None:
             if not isinstance(failure, OSError | ClusterError | JobError):
                 what = f"Unexpected failure: {stacks.told(failure)}"
-            journal.error(f"{subject}: {what}")
+            log.error(f"{subject}: {what}")
     else:
-        troubles.end(subject, f"{subject}: works again", journal)
+        troubles.end(subject, f"{subject}: works again", log)

@@ -66,8 +66,8 @@ class ApiRequests:
     ) -> None:
         self._context = context
         settings = context.settings
-        self._journal = context.journal(context.tag, "D API")
-        self._guard = context.journal(context.tag, "D API guard")
+        self._log = context.tag_log(context.tag, "D API")
+        self._guard = context.tag_log(context.tag, "D API guard")
         self._audit = Audit(context.log, context.tag)
         self._roster = context.roster
         self._texts = JsonBlobs(context.spool)
@@ -249,7 +249,7 @@ class ApiRequests:
         shown = f"{where} ({name})" if name else where
 
         async def work(envelope: Envelope) -> Text:
-            self._journal.info(f"Receiving request: {shorten(envelope.function.name, 100)} from {shown}")
+            self._log.info(f"Receiving request: {shorten(envelope.function.name, 100)} from {shown}")
             request = self._texts.write(with_key(envelope, content, self._context.settings.cluster.key))
             try:
                 return await self._runner.run(request, envelope, origin, asker)
@@ -317,7 +317,7 @@ class ApiRequests:
         now = self._context.clock.monotonic()
         if now - self._said_at.get(peer.link, -SAID_AGAIN_S) >= SAID_AGAIN_S:
             self._said_at[peer.link] = now
-            self._journal.error(f"Error in distributed API: {failure}")
+            self._log.error(f"Error in distributed API: {failure}")
 
     async def _refuse(self, peer: Peer, name: str, failure: ClusterError) -> None:
         self._say_refused(peer, failure)

@@ -29,10 +29,10 @@ async def rotate_nightly(context: Context) -> None:
             await asyncio.sleep(min(60.0, (midnight - now).total_seconds() + 0.01))
             continue
         day = (midnight - timedelta(days=1)).strftime("%Y-%m-%d")
-        journal = context.journal("Cluster", "Log")
-        with round_survives(journal, context.troubles, "moving the log away"):
+        log = context.tag_log("Cluster", "Log")
+        with round_survives(log, context.troubles, "moving the log away"):
             try:
                 await context.jobs.run(RotateLog(context.settings.root, day), lane="background")
             except JobError as failure:
-                journal.warning(f"The log of {day} stays where it is: {in_passing(failure)}")
+                log.warning(f"The log of {day} stays where it is: {in_passing(failure)}")
         midnight = next_midnight(_now(context))

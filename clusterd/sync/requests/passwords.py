@@ -8,7 +8,7 @@ import msgspec
 from clusterd.listening.attempts import AttemptLimiter, PasswordChecks, TooManyLogins
 from clusterd.messages.base import Text
 from clusterd.sync.links.context import Context
-from clusterd.sync.ports.journal import Journal
+from clusterd.sync.ports.tag_log import TagLog
 from clusterd.users import UserProblem, UsersFile
 from clusterd.wire.results import INTERNAL_ERROR, PERMISSION_ERROR, TOO_MANY_REQUESTS, WireException
 
@@ -28,7 +28,7 @@ class Passwords:
         own = context.settings.clusterd.api
         most = own.login_attempts
         self._context = context
-        self._journal = context.journal(context.tag, "D API guard")
+        self._log = context.tag_log(context.tag, "D API guard")
         self._users = UsersFile(context.settings.root)
         limiter = AttemptLimiter(most, own.login_window_s, most * ATTEMPTS_OF_A_NODE)
         self._checks = PasswordChecks(limiter, context.clock.monotonic)
@@ -44,7 +44,7 @@ class Passwords:
             is_right = await self._checks.is_right(asker, name, user, password)
         except TooManyLogins as refusal:
             if refusal.is_guessing:
-                _say(self._context, self._journal, asker, refusal.wait_s)
+                _say(self._context, self._log, asker, refusal.wait_s)
             raise _refused(str(refusal), refusal.wait_s) from None
         if is_right and user is not None and not user.is_admin:
             raise WireException(4000, READERS, wire_class=PERMISSION_ERROR)
@@ -57,7 +57,7 @@ class FrameworkLogins:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._journal = context.journal(context.tag, "D API guard")
+        self._log = context.tag_log(context.tag, "D API guard")
         own = context.settings.clusterd.api
         self._limiter = AttemptLimiter(own.login_attempts, own.login_window_s, own.login_attempts * ATTEMPTS_OF_A_NODE)
 
@@ -68,7 +68,7 @@ class FrameworkLogins:
         name = _user_in(request)
         wait_s = self._limiter.begin(asker, name, clock())
         if wait_s > 0:
-            _say(self._context, self._journal, asker, wait_s)
+            _say(self._context, self._log, asker, wait_s)
             raise _refused("too many failed logins; wait before the next one", wait_s)
         is_right: bool | None = None
         try:
@@ -128,11 +128,11 @@ def _is_right(answer: Text) -> bool | None:
     return said.result if said is not None else None
 
 
-def _say(context: Context, journal: Journal, asker: str, wait_s: float) -> None:
+def _say(context: Context, log: TagLog, asker: str, wait_s: float) -> None:
     """Until the time of these attempts is over. The name is not told: somebody may have typed a password there."""
     subject = f"logins through {asker}"
     text = f"Too many failed logins through {asker}, of one user or in all: refused for {wait_s:.0f} s."
-    if context.troubles.begin(subject, text, journal):
+    if context.troubles.begin(subject, text, log):
         asyncio.get_running_loop().call_later(wait_s, context.troubles.end, subject)
 
 

@@ -28,7 +28,7 @@ class RulesetReload:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._tag = context.tag
-        self._tasks = Tasks(context.journal(self._tag, "Integrity guard").error)
+        self._tasks = Tasks(context.tag_log(self._tag, "Integrity guard").error)
         self.is_asked = False
         self.local: dict[str, Handler] = {commands.SENDRRELOAD: self.ask}
 

@@ -32,7 +32,7 @@ class ApiRunner:
         self, context: Context, cluster: Cluster, connected: Callable[[], list[str]], ask: Ask, texts: JsonBlobs
     ) -> None:
         self._context = context
-        self._journal = context.journal(context.tag, "D API")
+        self._log = context.tag_log(context.tag, "D API")
         self._here = ThisNode(context, cluster, texts)
         self._connected = connected
         self._ask = ask
@@ -52,12 +52,12 @@ class ApiRunner:
                 return _inline(refused(refusal, node))
             answer = await self._run(request, AdmittedRequest(envelope, row, asker))
             taken = self._context.clock.monotonic() - began
-            self._journal.debug(f"Time calculating request ({row.shown}) result: {taken:.3f}s")
+            self._log.debug(f"Time calculating request ({row.shown}) result: {taken:.3f}s")
             return answer
         except ClusterError as failure:
             return _inline(as_answer(failure, node))
         except (JobError, OSError) as failure:
-            self._journal.error(f"Error in distributed API: {failure}")
+            self._log.error(f"Error in distributed API: {failure}")
             return _inline(unexpected(node))
 
     async def _run(self, request: Text, asked: AdmittedRequest) -> Text:
@@ -130,18 +130,18 @@ class ApiRunner:
         except ClusterError as failure:
             if failure.code == NOT_CONNECTED:
                 parsed = parse_request(self._texts.read(request, LARGEST_SYNC_REQUEST))
-                self._journal.error(
+                self._log.error(
                     f"Error in DAPI request. The destination node is not connected or does not exist: {node}."
                 )
                 return _inline(not_connected(node, parsed))
             if is_one_of_many and node != self._context.node_name:
                 # Else this one's failure would be all that the asker gets.
-                self._journal.error(f"Error in DAPI request. {node} gave no answer: {failure}")
+                self._log.error(f"Error in DAPI request. {node} gave no answer: {failure}")
                 parsed = parse_request(self._texts.read(request, LARGEST_SYNC_REQUEST))
                 return _inline(not_answered(node, parsed, failure))
             return _inline(as_answer(failure, node))
         except (JobError, OSError) as failure:
-            self._journal.error(f"Error in distributed API: {failure}")
+            self._log.error(f"Error in distributed API: {failure}")
             return _inline(unexpected(node))
 
 

@@ -64,7 +64,7 @@ class SendFile:
             result = str(size).encode()
         except (ClusterError, JobError, OSError) as failure:
             error = failure if isinstance(failure, ClusterError) else ClusterError(1000, str(failure))
-            self._context.journal("Local Server", "Send file").error(f"{name} was not sent to {target.name}: {error}")
+            self._context.tag_log("Local Server", "Send file").error(f"{name} was not sent to {target.name}: {error}")
             result = encode_failure(error)
         try:
             string_id = await sender.send_string(client, result)

@@ -68,7 +68,7 @@ class SendsyncMaster:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._journal = context.journal(MASTER, "SendSync")
+        self._log = context.tag_log(MASTER, "SendSync")
         self._turns = FairQueue(LIMITS)
         self._workers: dict[int, _Worker] = {}
         self.remote: dict[str, Handler] = {commands.SENDSYNC: self.sendsync}
@@ -82,7 +82,7 @@ class SendsyncMaster:
             raise ClusterError(1000, "a client is named by visible ASCII characters")
         try:
             daemon, message = read_request(content)
-            self._journal.debug(f"Receiving SendSync request ({daemon}) from {peer.name} ({client})")
+            self._log.debug(f"Receiving SendSync request ({daemon}) from {peer.name} ({client})")
             text, reads = described(daemon, message)
             asked = _AskedOfDaemon(f"{text} asked by worker {peer.name} (SendSync)", reads)
             given = permitted(daemon, message, self._context.settings.clusterd.worker_api)
@@ -166,8 +166,8 @@ class SendsyncMaster:
             self._lost(worker, peer)
         except ClusterError as refusal:
             # Its client has hung up, as a rule.
-            journal = self._context.journal(MASTER, "SendSync guard")
-            journal.debug(f"{peer.name} did not take {command}: {in_passing(refusal)}")
+            tag_log = self._context.tag_log(MASTER, "SendSync guard")
+            tag_log.debug(f"{peer.name} did not take {command}: {in_passing(refusal)}")
 
     # ---- ends --------------------------------------------------------------------------------------------------------
 
@@ -190,14 +190,12 @@ class SendsyncMaster:
     def _failed(self, daemon: str, failure: ClusterError) -> None:
         """Stock's line has the whole request; its message is left out here (dapi.md 8, number 15)."""
         shown = {"daemon_name": daemon} if daemon else {}
-        self._journal.error(f"Error in SendSync (parameters {shown}): {failure}")
+        self._log.error(f"Error in SendSync (parameters {shown}): {failure}")
 
     def _lost(self, worker: _Worker, peer: Peer) -> None:
         if not worker.is_told:
             worker.is_told = True
-            self._journal.error(
-                f"Error in Sendsync. The destination node is not connected or does not exist: {peer.name}."
-            )
+            self._log.error(f"Error in Sendsync. The destination node is not connected or does not exist: {peer.name}.")
 
 
 def read_request(content: bytes) -> tuple[str, bytes]:

@@ -156,8 +156,8 @@ class SendsyncWorker:
         try:
             content = await self._take(peer, found.string_id)
         except ClusterError as failure:
-            journal = self._context.journal(self._context.tag, "SendSync")
-            journal.error(f"Error sending sendsync response to local client: {failure}")
+            log = self._context.tag_log(self._context.tag, "SendSync")
+            log.error(f"Error sending sendsync response to local client: {failure}")
             asked.settle(commands.ERR, encode_failure(failure))
             raise
         asked.settle(commands.OK, content)

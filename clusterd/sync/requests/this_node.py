@@ -46,7 +46,7 @@ class ThisNode:
 
     def __init__(self, context: Context, cluster: Cluster, texts: JsonBlobs) -> None:
         self._context = context
-        self._journal = context.journal(context.tag, "D API")
+        self._log = context.tag_log(context.tag, "D API")
         self._cluster = cluster
         self._texts = texts
         self._logins = FrameworkLogins(context)
@@ -55,13 +55,13 @@ class ThisNode:
         """The answer. `timeout_s`: how long the function may take, None without a limit.
 
         Raises ClusterError, JobError, OSError."""
-        self._journal.debug("Starting to execute request locally")
+        self._log.debug("Starting to execute request locally")
         try:
             return await self._by_whoever_can(request, asked, timeout_s)
         except TimeoutError:
             raise WireException(TOOK_TOO_LONG, None, wire_class=INTERNAL_ERROR) from None
         finally:
-            self._journal.debug("Finished executing request locally")
+            self._log.debug("Finished executing request locally")
 
     async def _by_whoever_can(self, request: Text, asked: AdmittedRequest, timeout_s: float | None) -> Text:
         name, row = asked.envelope.function, asked.row
@@ -160,7 +160,7 @@ class ThisNode:
         except ClusterError:
             raise
         except Exception as bug:
-            self._journal.error(f"Error executing API request locally: {type(bug).__name__}: {bug}")
+            self._log.error(f"Error executing API request locally: {type(bug).__name__}: {bug}")
             return Text(dump_json(unexpected(node)))
         return self._texts.write(dump_json(with_denied(as_value(returned), access)))
 

@@ -1,4 +1,4 @@
-"""Log lines of sync's tasks: one Journal per tag and subtag (wire.md 9.2), and the dict texts of collected notes."""
+"""Log lines of sync's tasks: one TagLog per tag and subtag (wire.md 9.2), and the dict texts of collected notes."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from hashing.errors import Note
 LEVELS = ("DEBUG2", "DEBUG", "WARNING", "ERROR")
 
 
-class Journal:
+class TagLog:
     """Writes lines under one tag and subtag."""
 
     def __init__(self, log: Log, tag: str, subtag: str) -> None:
