@@ -54,6 +54,7 @@ def test_nothing_is_stuck_that_waits_for_a_core(make_rig: MakeRig) -> None:
             workload.change(rig.master.root, seed=number, edit=20, add=5, delete=5)
             right = {"user": "admin", "password": "correct horse battery"}
             answer = ask(rig.master, "api.authentication", "check_user_master", right, request_type="local_master")
+            assert "__wazuh_result__" in answer, answer
             assert answer["__wazuh_result__"]["__object__"]["result"] == {"result": True}
             rig.wait_equal(PATIENCE_S, pause_s=5)
         assert {node.name: rig.processes(node.name) for node in rig.nodes} == before

@@ -211,13 +211,13 @@ def test_a_request_reaches_the_framework_as_it_came(tmp_path: Path, name: str, r
         broadcasting=True,
         nodes=["m", "w1"],
         remove_denied_nodes=True,
-        api_timeout=17,
+        api_timeout=77,
         wait_for_complete=False,
     )
     assert ask(node, content, origin) == json.loads(DONE)
     assert port.contents == [content]
     (how,) = port.asked
-    assert (how["is_read_only"], how["timeout_s"], how["asker"]) == (reads, 17, "somebody")
+    assert (how["is_read_only"], how["timeout_s"], how["asker"]) == (reads, 77, "somebody")
     assert node.jobs.ran == [], "no process of the pool has to do with it"
 
 
@@ -329,6 +329,16 @@ def login(password: str, user: str = "ann") -> bytes:
 def verdict(result: object) -> bytes:
     fields = {"str_priority": None, "result": {"result": result}}
     return json.dumps({"__wazuh_result__": {"__class__": "WazuhResult", "__object__": fields}}).encode()
+
+
+def test_a_login_may_take_as_long_as_a_busy_machine_needs_for_its_password(tmp_path: Path) -> None:
+    port = FakePort(verdict(True))
+    node = Node(tmp_path, port)
+    ask(node, login("right"), "worker")
+    ask(node, asked("wazuh.security:get_users"))
+    ask(node, asked("api.authentication:check_user_master", {"user": "ann", "password": "x"}, api_timeout=90))
+    ask(node, asked("api.authentication:check_user_master", {"user": "ann"}, wait_for_complete=True))
+    assert [how["timeout_s"] for how in port.asked] == [60.0, 10.0, 90.0, None]
 
 
 def test_nobody_guesses_passwords_of_the_framework_without_end(tmp_path: Path) -> None:

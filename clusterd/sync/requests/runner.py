@@ -23,6 +23,9 @@ Ask = Callable[[str, Text, float | None], Awaitable[Text]]
 """Give a request to a connected node and wait for its answer, which must begin to come within so many seconds (None: it
 may take its time, but the node must be there). Raises ClusterError 3022 for one that is not connected."""
 NOT_CONNECTED = 3022
+LOGIN_TIMEOUT_S = 60.0
+"""How long a login may take at least. Its password costs 0.3 s of CPU: on a machine with 50 busy processes that is ten
+seconds and more, and a user who is told 3021 tries again, which costs as much once more."""
 
 
 class ApiRunner:
@@ -76,6 +79,8 @@ class ApiRunner:
 
     async def _execute(self, request: Text, asked: AdmittedRequest) -> Text:
         timeout_s = None if asked.envelope.wait_for_complete else self._timeout_s(asked.envelope)
+        if timeout_s is not None and asked.row.is_login:
+            timeout_s = max(timeout_s, LOGIN_TIMEOUT_S)
         return await self._here.execute(request, asked, timeout_s)
 
     def _timeout_s(self, envelope: Envelope) -> float:
