@@ -6,7 +6,7 @@ import msgspec
 from clusterd.settings import Settings
 
 NEEDS_RESTART = ("root", "conf", "cluster", "pool_size", "log_format")
-NEEDS_RESTART_OWN = ("owner", "version", "caps", "tls", "store", "api", "framework")
+NEEDS_RESTART_OWN = ("owner", "version", "caps", "tls", "store", "api", "framework", "monitor")
 """Fields of Settings, and of its `clusterd`, that keep their value until a restart."""
 
 
@@ -27,9 +27,32 @@ def adopt(running: Settings, read: Settings) -> tuple[Settings, list[str]]:
     own = msgspec.structs.replace(
         read.clusterd, **{name: getattr(running.clusterd, name) for name in NEEDS_RESTART_OWN}
     )
+    if own.journal.enabled != running.clusterd.journal.enabled:
+        waiting.append("clusterd.journal.enabled")
+        kept_on = running.clusterd.journal.enabled
+        own = msgspec.structs.replace(own, journal=msgspec.structs.replace(own.journal, enabled=kept_on))
+    if own.hooks and not running.clusterd.has_monitor:
+        waiting.append("clusterd.hooks")  # there is no process that could run them
+        own = msgspec.structs.replace(own, hooks=())
     kept = {name: getattr(running, name) for name in (*NEEDS_RESTART, "serves_store", "framework_python")}
     level = read.log_level or running.log_level_asked
     adopted = msgspec.structs.replace(
         read, **kept, clusterd=own, log_level=level, log_level_asked=running.log_level_asked
     )
     return adopted, waiting
+
+
+def changes(before: Settings, after: Settings) -> list[str]:
+    """The names of the settings in which these two differ: `intervals.worker`, `clusterd.limits`; never a value."""
+    names = {"worker": "intervals.worker", "master": "intervals.master", "communication": "intervals.communication"}
+    found = [
+        names.get(name, name)
+        for name in before.__struct_fields__
+        if name not in ("clusterd", "log_level_asked") and getattr(before, name) != getattr(after, name)
+    ]
+    found += [
+        f"clusterd.{name}"
+        for name in before.clusterd.__struct_fields__
+        if getattr(before.clusterd, name) != getattr(after.clusterd, name)
+    ]
+    return found

@@ -5,6 +5,8 @@ DEFAULT_ROOT = "/var/ossec"
 RUN_DIR = "var/run/clusterd"
 STATE = "queue/cluster/.clusterd/state"
 """State that outlives the node's processes: digests, manifests, accepted agent keys, known workers."""
+JOURNAL = "queue/cluster/.clusterd/journal.db"
+"""What has happened on the node (clusterd/monitor/journal_file.py)."""
 LOCAL_SOCKET = "queue/cluster/c-internal.sock"
 WDB_SOCKET = "queue/db/wdb"
 HTTP_SOCKET = "queue/sockets/wdb-http.sock"
@@ -30,6 +32,11 @@ def jobs_socket(root: str) -> str:
     return f"{run_dir(root)}/jobs.sock"
 
 
+def journal_socket(root: str) -> str:
+    """Bound by the monitor, for events of every process."""
+    return f"{run_dir(root)}/journal.sock"
+
+
 def board_path(root: str) -> str:
     """The status board: mapped by every process, read by `clusterd status`."""
     return f"{run_dir(root)}/board"
@@ -45,6 +52,11 @@ def problem_path(root: str, process: str) -> str:
     return f"{run_dir(root)}/{process}.problem"
 
 
+def journal_path(root: str) -> str:
+    """The journal, a SQLite file. The monitor writes it, commands read it."""
+    return f"{root.rstrip('/')}/{JOURNAL}"
+
+
 def local_socket(root: str) -> str:
     """The socket for programs on this machine (dapi.md 1.1)."""
     return f"{root.rstrip('/')}/{LOCAL_SOCKET}"
@@ -52,7 +64,10 @@ def local_socket(root: str) -> str:
 
 def root_problem(root: str) -> str | None:
     """Why this root cannot hold the node's sockets, or None."""
-    sockets = (local_socket(root), sync_socket(root), jobs_socket(root), f"{root.rstrip('/')}/{HTTP_SOCKET}")
+    sockets = (
+        *(local_socket(root), sync_socket(root), jobs_socket(root), journal_socket(root)),
+        f"{root.rstrip('/')}/{HTTP_SOCKET}",
+    )
     longest = max(sockets, key=lambda path: len(path.encode()))
     length = len(longest.encode())
     if length <= MAX_SOCKET_PATH:

@@ -166,6 +166,32 @@ class ApiSettings(msgspec.Struct, frozen=True):
     login_window_s: float = 300
 
 
+class JournalSettings(msgspec.Struct, frozen=True):
+    """The record of what happens on this node (clusterd/monitor). What is older than `days`, and the oldest of what
+    exceeds `size_bytes`, is removed."""
+
+    enabled: bool = True
+    days: float = 30
+    size_bytes: int = 256 * 1024 * 1024
+
+
+class MonitorSettings(msgspec.Struct, frozen=True):
+    """The monitoring port (clusterd/monitor)."""
+
+    enabled: bool = True
+    address: str = "127.0.0.1"
+    port: int = 15516
+
+
+class HookSettings(msgspec.Struct, frozen=True):
+    """A program that runs on events. `on`: kinds, or kinds and outcomes like `worker:lost`
+    (clusterd/messages/journal.py). `run`: its absolute path and its arguments. It is killed after `timeout_s`."""
+
+    on: tuple[str, ...]
+    run: tuple[str, ...]
+    timeout_s: float = 30
+
+
 class FrameworkSettings(msgspec.Struct, frozen=True):
     """The installed framework (clusterd/framework). `mode`: `auto` starts an installed one with the first request that
     needs it; `on` starts it with the node and reports if there is none. `python`: its interpreter, below the root
@@ -225,6 +251,14 @@ class Clusterd(msgspec.Struct, frozen=True):
     limits: Limits = Limits()
     tls: Tls = Tls()
     api: ApiSettings = ApiSettings()
+    journal: JournalSettings = JournalSettings()
+    monitor: MonitorSettings = MonitorSettings()
+    hooks: tuple[HookSettings, ...] = ()
+
+    @property
+    def has_monitor(self) -> bool:
+        """Whether anything is for the process `monitor` to do."""
+        return self.journal.enabled or self.monitor.enabled or bool(self.hooks)
 
 
 class Settings(msgspec.Struct, frozen=True):

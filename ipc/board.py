@@ -52,6 +52,7 @@ NET_COUNTERS = (
 SYNC_COUNTERS = ("jobs_queued", "jobs_running", "tasks", "slabs", "slabs_free", "hurry")
 STORE_COUNTERS = ("connections", "requests", "commits", "writes")
 API_COUNTERS = ("connections", "requests", "refused", "failed")
+MONITOR_COUNTERS = ("events", "lost", "unwritten", "rows", "bytes")
 POOL_COUNTERS = ("jobs_done", "jobs_failed", "busy_us")
 
 
@@ -65,6 +66,8 @@ def counters_of(name: str) -> tuple[str, ...]:
         return STORE_COUNTERS
     if name == "api":
         return API_COUNTERS
+    if name == "monitor":
+        return MONITOR_COUNTERS
     return POOL_COUNTERS if name.startswith("pool-") else ()
 
 

@@ -131,6 +131,7 @@ class StatusReader:
             "net": None,
             "store": None,
             "api": None,
+            "journal": None,
             "slabs": {},
             "spool": None,
             "framework": None,
@@ -233,6 +234,8 @@ class StatusReader:
                 status["slabs"][row.name] = {"total": row.counters["slabs"], "free": row.counters["slabs_free"]}
             if row.name in ("store", "api"):
                 status[row.name] = dict(row.counters)
+            if row.name == "monitor":
+                status["journal"] = dict(row.counters)
             if row.name == "net":
                 counters = row.counters
                 status["net"] = {

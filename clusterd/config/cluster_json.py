@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from clusterd.config.hooks import ABSENT as _ABSENT
+from clusterd.config.hooks import read_hooks
 from clusterd.config.problem import Problem, shown
 from clusterd.errors import ClusterError
 from clusterd.settings import (
@@ -19,8 +21,10 @@ from clusterd.settings import (
     Communication,
     ForceRules,
     FrameworkSettings,
+    JournalSettings,
     Limits,
     MasterIntervals,
+    MonitorSettings,
     Settings,
     Tls,
     WorkerIntervals,
@@ -34,7 +38,6 @@ LARGEST_BODY = 8 * 1024 * 1024
 (clusterd/dapi/protocol/request.py)."""
 LARGEST_FILE = 4 * 1024 * 1024
 _MOST_DIGITS = 30
-_ABSENT = object()
 
 
 class JsonRead(msgspec.Struct):
@@ -351,6 +354,9 @@ class _JsonReader:
             limits=self._limits(section.section("limits")),
             tls=self._tls(section.section("tls")),
             api=self._api(section.section("api")),
+            journal=self._journal(section.section("journal")),
+            monitor=self._monitor(section.section("monitor")),
+            hooks=read_hooks(section.take("hooks"), section.wrong),
         )
 
     def _caps(self, section: _Section) -> tuple[str, ...]:
@@ -452,6 +458,26 @@ class _JsonReader:
             request_timeout_s=section.number("request_timeout", base.request_timeout_s, 0.1, 3600),
             login_attempts=section.number("login_attempts", base.login_attempts, 1, 1_000_000, whole=True),
             login_window_s=_seconds(section, "login_window", base.login_window_s),
+        )
+        section.done()
+        return read
+
+    def _journal(self, section: _Section) -> JournalSettings:
+        base = JournalSettings()
+        read = JournalSettings(
+            enabled=section.boolean("enabled", base.enabled),
+            days=section.number("days", base.days, 0.01, 36500),
+            size_bytes=section.number("size_bytes", base.size_bytes, 1 << 20, LARGEST_BYTES, whole=True),
+        )
+        section.done()
+        return read
+
+    def _monitor(self, section: _Section) -> MonitorSettings:
+        base = MonitorSettings()
+        read = MonitorSettings(
+            enabled=section.boolean("enabled", base.enabled),
+            address=section.text("address", base.address, "an IP address of this machine, like 127.0.0.1", _is_address),
+            port=section.number("port", base.port, 1, 65535, whole=True),
         )
         section.done()
         return read

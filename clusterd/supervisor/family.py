@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from clusterd.logs import Log, RateLimiter
+from clusterd.messages.journal import ProcessEvent
 from clusterd.rounds import Rounds
 from clusterd.supervisor.child import BirthPlan, Child, ChildSpec, fork
 from clusterd.supervisor.restart import GiveUp, History, Life, decide, how
@@ -68,9 +69,10 @@ class Family:
         reason: Callable[[], str],
         spread: Callable[[], float],
         not_for_child: Callable[[str], Sequence[int]],
+        tell: Callable[[ProcessEvent], None],
     ) -> None:
         """`reason`: returns, once, a child's own text why it could not start. `not_for_child`: the descriptors that the
-        child of this name closes."""
+        child of this name closes. `tell`: takes what happens to children, for the journal."""
         self._slots = [Slot(spec, board.add_row(spec.name)) for spec in specs]
         self._log = log
         self._limiter = RateLimiter(SAME_LINE_S)
@@ -80,6 +82,7 @@ class Family:
         self._reason = reason
         self._spread = spread
         self._not_for_child = not_for_child
+        self._tell = tell
         self.failure = ""
 
     # ---- coming up ---------------------------------------------------------------------------------------------------
@@ -123,6 +126,7 @@ class Family:
             self._ended(slot, Life(0.0, failure.errno or 1, False), f"could not be forked ({failure.strerror})", now)
             return
         slot.row.set_pid(slot.child.pid)
+        self._tell(ProcessEvent(process=slot.spec.name, what="started", pid=slot.child.pid))
 
     # ---- watching ----------------------------------------------------------------------------------------------------
 
@@ -155,6 +159,9 @@ class Family:
         if status is not None:
             slot.child = None
             life = Life(now - child.started_at, status, facts.state in ("ready", "stopping"))
+            what = "died" if slot.kill_at is None else "killed"
+            why = how(status) if slot.kill_at is None else "it gave no sign of life"
+            self._tell(ProcessEvent(process=slot.spec.name, what=what, pid=child.pid, why=why))
             self._ended(slot, life, f"(pid {child.pid}) ended {how(status)}", now)
         elif slot.kill_at is not None:
             if now >= slot.kill_at:
@@ -251,9 +258,12 @@ class Family:
         live."""
         names = []
         for slot in self._slots:
-            if slot.child is not None and slot.child.collect() is not None:
-                slot.child = None
+            if slot.child is not None and (status := slot.child.collect()) is not None:
+                pid, slot.child = slot.child.pid, None
                 slot.row.set_down()
+                self._tell(
+                    ProcessEvent(process=slot.spec.name, what="stopped", pid=pid, why=how(status) if status else "")
+                )
             if slot.child is not None and stage in (None, slot.spec.stage):
                 names.append(slot.spec.name)
         return names

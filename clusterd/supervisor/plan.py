@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 import clusterd.api.process
+import clusterd.monitor.process
 import clusterd.net.process
 import clusterd.pool.process
 import clusterd.store.process
@@ -41,7 +42,8 @@ class NodeResources:
 
 def plan(node: NodeResources) -> list[ChildSpec]:
     """The children in the order in which they stop: first the api, so that its callers get their answers; then net,
-    which accepts nothing more; sync ends its open work; the pool; last the store, when nobody asks it any more."""
+    which accepts nothing more; sync ends its open work; the pool; the store, when nobody asks it any more; last the
+    monitor, which hears of the end of all others."""
     size = pool_size(node.settings, len(os.sched_getaffinity(0)))
     children = [ChildSpec("api", _api(node), stage=0, stop_s=5.0)] if node.settings.clusterd.api.enabled else []
     children += [
@@ -54,6 +56,8 @@ def plan(node: NodeResources) -> list[ChildSpec]:
     ]
     if node.settings.serves_store:
         children.append(ChildSpec("store", _store(node), stage=4, stop_s=10.0))
+    if node.settings.clusterd.has_monitor:
+        children.append(ChildSpec("monitor", _monitor(node), stage=5, stop_s=5.0))
     return children
 
 
@@ -90,3 +94,7 @@ def _pool(node: NodeResources, slot: int) -> Callable[[], int]:
 
 def _store(node: NodeResources) -> Callable[[], int]:
     return lambda: clusterd.store.process.run(node.settings, node.board, node.log)
+
+
+def _monitor(node: NodeResources) -> Callable[[], int]:
+    return lambda: clusterd.monitor.process.run(node.settings, node.board, node.log)

@@ -19,10 +19,12 @@ import msgspec
 
 from clusterd import stacks
 from clusterd.config.loading import load
+from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode
 from clusterd.framework import location
 from clusterd.logs import Log, stderr_stream
-from clusterd.reload import adopt
+from clusterd.messages.journal import ReloadEvent
+from clusterd.reload import adopt, changes
 from clusterd.rights import keep_memory_private, too_many_rights
 from clusterd.rounds import Rounds
 from clusterd.rundir import board_path, problem_path, reason_path, root_problem
@@ -269,6 +271,7 @@ class _Supervisor:
         log.report_to(self._row)
         self._row.begin(os.getpid(), 1)
         self._node = NodeResources(settings, make_arena(settings), self._board, log)
+        self._events = EventSender(self._root, SUPERVISOR, is_on=settings.clusterd.has_monitor)
         self._family = Family(
             make_plan(self._node),
             self._board,
@@ -278,6 +281,7 @@ class _Supervisor:
             reason=self._take_reason,
             spread=random.random,
             not_for_child=self._own_descriptors,
+            tell=self._events.tell,
         )
         most = settings.clusterd.framework.processes
         self._helpers = Helpers(settings.framework_python, self._root, most, self._board.row("sync"))
@@ -342,6 +346,7 @@ class _Supervisor:
 
     def _wait(self, pause_s: float) -> int | None:
         """The next signal, or None after the pause. Tells systemd that the loop turns."""
+        self._events.flush()
         found = signal.sigtimedwait(SIGNALS, pause_s)
         self._notifier.alive()
         return None if found is None else found.si_signo
@@ -364,7 +369,10 @@ class _Supervisor:
             text = f"The configuration was not reloaded, it has mistakes ({count}); the first one: {first}"
             self._log.line("ERROR", TAG, SUBTAG, text)
         else:
-            self._node.settings, waiting = adopt(self._node.settings, loaded.settings)
+            before = self._node.settings
+            self._node.settings, waiting = adopt(before, loaded.settings)
+            changed = tuple(changes(before, self._node.settings))
+            self._events.tell(ReloadEvent(changed=changed, needs_restart=tuple(waiting)))
             self._log.set_level(self._node.settings.log_level)
             needs = f" These changes need a restart: {', '.join(waiting)}." if waiting else ""
             self._log.line("INFO", TAG, SUBTAG, f"The configuration was reloaded.{needs}")

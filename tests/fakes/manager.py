@@ -109,7 +109,11 @@ class Manager:
         self.bin.chmod(0o750)
         self.configure(kind=kind, disabled=disabled)
         (root / "etc/client.keys").touch()
-        own = {"owner": "root", "limits": {"disk_reserve_bytes": 1024, "disk_reserve_share": 0}}
+        own = {
+            "owner": "root",
+            "limits": {"disk_reserve_bytes": 1024, "disk_reserve_share": 0},
+            "monitor": {"enabled": False},
+        }
         (root / "etc/cluster.json").write_text(json.dumps({"clusterd": own}))
         self.put("wazuh-control", CONTROL.format(root=root, version=version))
         self.install("1")

@@ -62,4 +62,4 @@ def test_nothing_is_stuck_that_waits_for_a_core(make_rig: MakeRig) -> None:
         log = (node.root / "logs/cluster.log").read_text()
         assert "no sign of life" not in log
         assert "the process that ran it died" not in log
-        assert [process["incarnation"] for process in rig.status()[node.name]["processes"]] == [1] * 7
+        assert [process["incarnation"] for process in rig.status()[node.name]["processes"]] == [1] * 8

@@ -28,7 +28,7 @@ import msgspec
 
 from clusterd.exits import ExitCode
 from clusterd.rundir import reason_path
-from clusterd.settings import ClusterBlock, Clusterd, Settings
+from clusterd.settings import ClusterBlock, Clusterd, JournalSettings, MonitorSettings, Settings
 from clusterd.supervisor.child import ChildSpec
 from clusterd.supervisor.daemon import start_daemon
 from clusterd.supervisor.family import Timing
@@ -116,7 +116,8 @@ def compute(seconds: float) -> None:
 
 
 def settings(root: str) -> Settings:
-    return Settings(root, cluster=ClusterBlock(node_name="fake", disabled=False), clusterd=Clusterd(owner="root"))
+    own = Clusterd(owner="root", journal=JournalSettings(enabled=False), monitor=MonitorSettings(enabled=False))
+    return Settings(root, cluster=ClusterBlock(node_name="fake", disabled=False), clusterd=own)
 
 
 def run(

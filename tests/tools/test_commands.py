@@ -47,6 +47,7 @@ STATUS_KEYS = {
     "agents",
     "store",
     "api",
+    "journal",
 }
 
 
@@ -225,7 +226,7 @@ def test_status_of_a_running_node_has_all_its_keys(rig: Rig) -> None:
         keys = {"name", "pid", "incarnation", "state", "class", "silent_s", "cpu_percent", "uss_bytes", "restarts"}
         keys.add("log_lines_lost")
         assert set(found["processes"][0]) == keys
-        assert [process["state"] for process in found["processes"]] == ["ready"] * 7
+        assert [process["state"] for process in found["processes"]] == ["ready"] * 8
         classes = {process["name"]: process["class"] for process in found["processes"]}
         assert classes["pool-0"] == "background"
         assert (classes["net"], classes["sync"], classes["pool-1"]) == ("prompt", "normal", "compute")
@@ -243,7 +244,7 @@ def test_status_of_a_running_node_has_all_its_keys(rig: Rig) -> None:
         assert stacks is not None
         text = stacks.read().decode()
     assert text.count("Current thread") >= 6, text  # net, sync, store and three of the pool say what they do, and go on
-    assert [process["state"] for process in status(rig)["processes"]] == ["ready"] * 7
+    assert [process["state"] for process in status(rig)["processes"]] == ["ready"] * 8
 
 
 def test_status_of_a_worker_without_master_says_why(rig: Rig) -> None:

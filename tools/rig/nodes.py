@@ -298,13 +298,14 @@ class Rig:
         )
         if done.returncode:
             raise RigError(f"{name}: init failed (exit {done.returncode}): {done.stderr.strip()}")
-        # The user that runs the rig also owns its nodes, even if it is root.
-        own = {"clusterd": {"owner": pwd.getpwuid(os.geteuid()).pw_name}} if os.geteuid() == 0 else {}
+        # Nodes of one machine cannot share a monitoring port. The user that runs the rig also owns its nodes, even root.
+        own: dict[str, Any] = {"clusterd": {"monitor": {"enabled": False}}}
+        if os.geteuid() == 0:
+            own["clusterd"]["owner"] = pwd.getpwuid(os.geteuid()).pw_name
         settings = merged(merged(own, scaled_intervals(self.scale)) if self.scale != 1 else own, overrides)
-        if settings:
-            path = root / "etc" / "cluster.json"
-            before = json.loads(path.read_text()) if path.exists() else {}
-            path.write_text(json.dumps(merged(before, settings), indent=2) + "\n")
+        path = root / "etc" / "cluster.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(merged(before, settings), indent=2) + "\n")
 
     def _link(self, name: str, root: Path, master_port: int) -> RigNode:
         """Starts a worker's link. Its listening socket is created here and inherited, so its port is never free

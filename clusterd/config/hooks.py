@@ -1,0 +1,76 @@
+"""`clusterd.hooks` of cluster.json: programs that run on events."""
+
+import math
+import os
+import stat
+from collections.abc import Callable
+
+from clusterd.messages.journal import KINDS, OUTCOMES
+from clusterd.settings import HookSettings
+
+ABSENT = object()
+"""The value of a key that is not there."""
+KEY = "hooks"
+MOST = 32
+LONGEST_TIMEOUT_S = 3600.0
+ALLOWED = 'a list of objects like {"on": ["worker:lost"], "run": ["/usr/local/bin/page"], "timeout": 30}'
+Wrong = Callable[[str, str, object], None]
+"""Takes a mistake: the key, what is allowed, what was found."""
+
+
+def read_hooks(value: object, wrong: Wrong) -> tuple[HookSettings, ...]:
+    """The hooks that the file names; mistakes go to `wrong`."""
+    if value is ABSENT:
+        return ()
+    if not isinstance(value, list) or len(value) > MOST:
+        wrong(KEY, f"{ALLOWED}, at most {MOST}", value)
+        return ()
+    found = [_read_hook(f"{KEY}.{number}", one, wrong) for number, one in enumerate(value)]
+    return tuple(hook for hook in found if hook is not None)
+
+
+def _read_hook(key: str, value: object, wrong: Wrong) -> HookSettings | None:
+    if not isinstance(value, dict) or not {"on", "run"} <= value.keys() <= {"on", "run", "timeout"}:
+        wrong(key, "an object with on, run and perhaps timeout", value)
+        return None
+    on, run, timeout = value["on"], value["run"], value.get("timeout", 30)
+    is_good = True
+    if not isinstance(on, list) or not on or not all(is_event(word) for word in on):
+        wrong(f"{key}.on", f"a list of events: {', '.join(KINDS)}, or with an outcome like worker:lost", on)
+        is_good = False
+    if not isinstance(run, list) or not run or not all(isinstance(word, str) and "\0" not in word for word in run):
+        wrong(f"{key}.run", "a list of a program's absolute path and its arguments", run)
+        is_good = False
+    elif not run[0].startswith("/"):
+        wrong(f"{key}.run", "an absolute path of a program", run[0])
+        is_good = False
+    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool) and math.isfinite(timeout)
+    if not is_number or not 0.1 <= timeout <= LONGEST_TIMEOUT_S:
+        wrong(f"{key}.timeout", f"a number from 0.1 to {LONGEST_TIMEOUT_S:g}", timeout)
+        is_good = False
+    return HookSettings(tuple(on), tuple(run), float(timeout)) if is_good else None
+
+
+def is_event(word: object) -> bool:
+    """Whether this names events: a kind, or a kind and an outcome."""
+    if not isinstance(word, str):
+        return False
+    kind, colon, outcome = word.partition(":")
+    return kind in KINDS and (not colon or outcome in OUTCOMES[kind])
+
+
+def program_problem(path: str, user: int) -> str | None:
+    """Why this program must not, or cannot, be run by the daemon, whose user this is; None if it can."""
+    try:
+        found = os.stat(path)
+    except OSError as failure:
+        return f"the program {path} cannot be run: {failure.strerror}"
+    if not stat.S_ISREG(found.st_mode):
+        return f"{path} is no file"
+    if found.st_mode & stat.S_IWOTH:
+        return f"every user of this machine may write {path}, which the daemon runs: chmod o-w {path}"
+    if found.st_mode & stat.S_IWGRP and found.st_gid != 0 and found.st_uid != user:
+        return f"the group of {path} may write it, which the daemon runs: chmod g-w {path}"
+    if not found.st_mode & 0o111:
+        return f"{path} may not be executed: chmod +x {path}"
+    return None

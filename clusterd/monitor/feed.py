@@ -1,0 +1,55 @@
+"""Events of this node as they come: numbered, and given to whoever asked for them (journal, hooks, viewers)."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from clusterd.messages.journal import AnyEvent, as_json
+from clusterd.monitor.journal_file import JournalRow, stamp
+
+LISTENER = Callable[[Sequence["Heard"]], None]
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """One event. `text`: its whole JSON object, `seq` and all, in one line."""
+
+    seq: int
+    at: float
+    event: AnyEvent
+    text: str
+
+    def row(self) -> JournalRow:
+        return JournalRow(self.seq, round(self.at * 1000), self.event.kind, self.event.outcome, self.text)
+
+
+class EventFeed:
+    """Numbers events and passes them on. `seq` grows over all lives of the node."""
+
+    def __init__(self, node: str, first_seq: int) -> None:
+        self._node = node
+        self._next = first_seq
+        self._listeners: list[LISTENER] = []
+        self.count = 0
+        """Events heard in this life of the process."""
+
+    @property
+    def last_seq(self) -> int:
+        return self._next - 1
+
+    def subscribe(self, listener: LISTENER) -> Callable[[], None]:
+        """`listener` is called with each batch of new events, in order, and must neither wait nor raise. Returns what
+        ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def hear(self, told: Sequence[tuple[float, AnyEvent]]) -> None:
+        """Events have come: their moments (wall-clock seconds) and themselves."""
+        batch = []
+        for at, event in told:
+            head = {"seq": self._next, "at": stamp(at), "node": self._node}
+            text = msgspec.json.encode({**head, **as_json(event)}).decode()
+            batch.append(Heard(self._next, at, event, text))
+            self._next += 1
+        self.count += len(batch)
+        for listener in tuple(self._listeners):
+            listener(batch)

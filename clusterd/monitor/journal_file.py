@@ -1,0 +1,204 @@
+"""The journal's file: what has happened on this node, a bounded SQLite database that one process writes.
+
+    events(seq, at, kind, outcome, node, data)    `at`: ms since 1970; `data`: the event as JSON (messages/journal.py)
+
+A write-ahead log lets commands read while the monitor writes, and needs no sync of the disk for a commit: a power cut
+loses the last events, never the file. Used by one thread at a time.
+"""
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+SCHEMA = 1
+APPLICATION_ID = 0x636C6A6C
+FILE_MODE = 0o640
+PAGE_BYTES = 4096
+PRUNED_AT_ONCE = 200
+STEPS_AT_ONCE = 10
+VACUUMED_PAGES = 512
+"""Small steps of removing what is old: in each call at most so many, and so many events in each."""
+BUSY_MS = 2000
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_SUFFIXES = ("", "-wal", "-shm")
+
+CREATE = """
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    data TEXT NOT NULL
+);
+CREATE INDEX events_at ON events (at);
+CREATE INDEX events_kind ON events (kind, seq);
+"""
+
+
+class JournalRow(msgspec.Struct, frozen=True):
+    """One event as it is kept."""
+
+    seq: int
+    at_ms: int
+    kind: str
+    outcome: str
+    data: str
+
+
+class JournalFile:
+    """Owner of the file. Every method may raise sqlite3.Error or OSError; then `give_up` and `open` begin anew.
+
+    `rows`, `used_bytes`: what is in it, as of the last `write` or `prune`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._is_counted = False
+        self._file_bytes = 0
+        self.rows = 0
+        self.used_bytes = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    def open(self) -> str:
+        """Opens the file, and makes it where there is none. Returns a text when an earlier one could not be used and
+        was set aside."""
+        if self._connection is not None:
+            return ""
+        try:
+            self._open()
+        except sqlite3.DatabaseError as failure:
+            self.give_up()
+            if not is_damage(failure):
+                raise
+            aside = self.set_aside()
+            self._open()
+            return f"{self._path} was damaged ({failure}): it is kept as {aside}, and a new one is begun."
+        return ""
+
+    def _open(self) -> None:
+        # Made by us and not by SQLite, which would let everybody read it.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE))
+        connection = self._connection = sqlite3.connect(
+            self._path, timeout=0, isolation_level=None, check_same_thread=False
+        )
+        connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if not version:
+            for pragma in (f"page_size={PAGE_BYTES}", "auto_vacuum=INCREMENTAL", f"application_id={APPLICATION_ID}"):
+                connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA journal_size_limit=4194304")
+        connection.execute("PRAGMA cache_size=-512")
+        if not version:
+            connection.executescript(f"BEGIN; {CREATE} PRAGMA user_version={SCHEMA}; COMMIT;")
+        elif version != SCHEMA:
+            raise sqlite3.DatabaseError(f"its schema is version {version}, this clusterd knows {SCHEMA}")
+        connection.execute("SELECT seq, at, kind, outcome, data FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+        if not self._is_counted:
+            self.rows = connection.execute("SELECT count(*) FROM events").fetchone()[0]
+            self._is_counted = True
+        self._measure()
+
+    def last_seq(self) -> int:
+        """The number of the last event, 0 for an empty file."""
+        found = self._in_use().execute("SELECT max(seq) FROM events").fetchone()[0]
+        return int(found or 0)
+
+    def write(self, rows: Iterable[JournalRow]) -> None:
+        """All of them, or none."""
+        connection = self._in_use()
+        values = [(row.seq, row.at_ms, row.kind, row.outcome, row.data) for row in rows]
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.executemany("INSERT INTO events (seq, at, kind, outcome, data) VALUES (?, ?, ?, ?, ?)", values)
+            connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+        self.rows += len(values)
+        self._measure()
+
+    def prune(self, oldest_ms: int, size_bytes: int) -> bool:
+        """Removes a little of what is older than `oldest_ms`, or too much for `size_bytes`. True if more is to be
+        done."""
+        connection = self._in_use()
+        for _ in range(STEPS_AT_ONCE):
+            too_large = self.used_bytes > size_bytes
+            condition = "" if too_large else f"WHERE at < {int(oldest_ms)}"
+            index = "" if too_large else "INDEXED BY events_at"
+            order = "seq" if too_large else "at"
+            found = connection.execute(
+                "DELETE FROM events WHERE seq IN "
+                f"(SELECT seq FROM events {index} {condition} ORDER BY {order} LIMIT {PRUNED_AT_ONCE})"
+            )
+            self.rows -= found.rowcount
+            self._measure()
+            # An empty file is as small as it gets.
+            is_done = not found.rowcount or (found.rowcount < PRUNED_AT_ONCE and self.used_bytes <= size_bytes)
+            if is_done:
+                break
+        else:
+            is_done = False
+        if self._file_bytes > size_bytes:
+            connection.execute(f"PRAGMA incremental_vacuum({VACUUMED_PAGES})").fetchall()
+            self._measure()
+        return not is_done or self._file_bytes > max(size_bytes, self.used_bytes)
+
+    def _measure(self) -> None:
+        connection = self._in_use()
+        pages, free = (connection.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_count", "freelist_count"))
+        self.used_bytes, self._file_bytes = (pages - free) * PAGE_BYTES, pages * PAGE_BYTES
+
+    def close(self) -> None:
+        """Folds the log into the file; nothing is held open any more."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+    def give_up(self) -> None:
+        """After a failure: closes what is open, whatever that trips over."""
+        with contextlib.suppress(sqlite3.Error):
+            self.close()
+
+    def set_aside(self) -> str:
+        """Moves the file away and returns its new path; one that was moved away earlier is replaced."""
+        self.give_up()
+        self._is_counted = False
+        aside = f"{self._path}.damaged"
+        for suffix in _SUFFIXES:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self._path + suffix, aside + suffix)
+        return aside
+
+    def _in_use(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise sqlite3.OperationalError("the journal is not open")
+        return self._connection
+
+
+def is_damage(failure: Exception) -> bool:
+    """Whether the file itself is of no use, whatever is tried again."""
+    code = getattr(failure, "sqlite_errorcode", None)
+    if code is None:
+        return isinstance(failure, sqlite3.DatabaseError) and not isinstance(failure, sqlite3.OperationalError)
+    return code & 0xFF in DAMAGED or (code & 0xFF == sqlite3.SQLITE_ERROR and "no such" in str(failure))
+
+
+def oldest_ms(days: float, now: float) -> int:
+    """The moment before which events are too old, in ms since 1970."""
+    return int((now - days * 86400) * 1000)
+
+
+def stamp(at: float) -> str:
+    """`2026-11-30T03:04:05.123Z` for wall-clock seconds."""
+    ms = round(at * 1000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms // 1000)) + f".{ms % 1000:03d}Z"

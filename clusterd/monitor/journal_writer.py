@@ -1,0 +1,183 @@
+"""Puts events into the journal's file, in batches and off the loop. A file that cannot be written holds up nobody: its
+events wait, up to a bound, and what is beyond it is left out and counted."""
+
+import asyncio
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from clusterd.monitor.feed import Heard
+from clusterd.monitor.journal_file import JournalFile, JournalRow, is_damage, oldest_ms
+from clusterd.settings import JournalSettings
+
+COMMIT_EVERY_S = 1.0
+RETRY_S = 5.0
+PRUNE_EVERY_S = 60.0
+CLOSE_AFTER_S = 5.0
+"""A file that nothing is written to is closed after this time: it costs three descriptors."""
+MOST_WAITING = 20_000
+MOST_WAITING_BYTES = 16 << 20
+BATCH = 2000
+
+
+class JournalWriter:
+    """Owner of the events that are not in the file yet. `rows` and `used_bytes`: what is in it; `unwritten`: events
+    that were left out."""
+
+    def __init__(
+        self,
+        file: JournalFile,
+        settings: JournalSettings,
+        say: Callable[[str, str], None],
+        trouble: Callable[[str], None],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`say`: logs a text at a level. `trouble`: called with what keeps events from the file, and with "" when it is
+        over."""
+        self._file = file
+        self.settings = settings
+        self._say = say
+        self._trouble = trouble
+        self._wall = wall
+        self._waiting: deque[JournalRow] = deque()
+        self._waiting_bytes = 0
+        self._has_events = asyncio.Event()
+        self._is_stopping = False
+        self._is_failing = False
+        self._left_out = 0
+        self.unwritten = 0
+
+    @property
+    def rows(self) -> int:
+        return self._file.rows
+
+    @property
+    def used_bytes(self) -> int:
+        return self._file.used_bytes
+
+    async def first_seq(self) -> int:
+        """Opens the file. The number of the next event; one above all earlier ones where they are unknown."""
+        try:
+            aside, last = await asyncio.to_thread(self._begin)
+        except (sqlite3.Error, OSError) as failure:
+            self._failed(failure)
+            return int(self._wall())
+        if aside:
+            self._say("WARNING", aside)
+            return int(self._wall())
+        return last + 1
+
+    def _begin(self) -> tuple[str, int]:
+        aside = self._file.open()
+        return aside, self._file.last_seq()
+
+    def take(self, batch: Sequence[Heard]) -> None:
+        """These are to be written."""
+        for heard in batch:
+            row = heard.row()
+            if len(self._waiting) >= MOST_WAITING or self._waiting_bytes + len(row.data) > MOST_WAITING_BYTES:
+                self.unwritten += 1
+                self._left_out += 1
+                continue
+            self._waiting.append(row)
+            self._waiting_bytes += len(row.data)
+        self._has_events.set()
+
+    async def run(self) -> None:
+        """Writes for ever, and removes what is old."""
+        pruned_at = written_at = time.monotonic()
+        is_more = True
+        while True:
+            pause = COMMIT_EVERY_S if is_more or self._file.is_open else PRUNE_EVERY_S
+            if not self._waiting:
+                await self._wait(pause)
+            now = time.monotonic()
+            if self._waiting:
+                if not await self._write_some():
+                    await asyncio.sleep(RETRY_S)
+                    continue
+                written_at = now
+            if is_more or now - pruned_at >= PRUNE_EVERY_S:
+                pruned_at = now
+                is_more = await self._attempt(self._prune)
+            elif now - written_at >= CLOSE_AFTER_S and self._file.is_open and not self._waiting:
+                await self._attempt(self._file.close)
+            if len(self._waiting) < BATCH:
+                await asyncio.sleep(COMMIT_EVERY_S)
+
+    async def _wait(self, pause: float) -> None:
+        self._has_events.clear()
+        try:
+            async with asyncio.timeout(pause):
+                await self._has_events.wait()
+        except TimeoutError:
+            return
+
+    async def finish(self) -> None:
+        """Writes what waits, and closes the file; for the end of the process, when `run` has ended."""
+        while self._waiting:
+            if not await self._write_some():
+                break
+        await asyncio.to_thread(self._file.give_up)
+
+    async def _write_some(self) -> bool:
+        batch = [self._waiting[number] for number in range(min(BATCH, len(self._waiting)))]
+        try:
+            aside = await asyncio.to_thread(self._write, batch)
+        except (sqlite3.Error, OSError) as failure:
+            self._failed(failure)
+            return False
+        for row in batch:
+            self._waiting.popleft()
+            self._waiting_bytes -= len(row.data)
+        if aside:
+            self._say("WARNING", aside)
+        self._works()
+        return True
+
+    def _write(self, batch: list[JournalRow]) -> str:
+        """In a thread. A file that is damaged is set aside, once."""
+        aside = self._file.open()
+        try:
+            self._file.write(batch)
+        except sqlite3.DatabaseError as failure:
+            self._file.give_up()
+            if not is_damage(failure) or aside:
+                raise
+            path = self._file.set_aside()
+            self._file.open()
+            self._file.write(batch)
+            return f"The journal was damaged ({failure}): it is kept as {path}, and a new one is begun."
+        except BaseException:
+            self._file.give_up()
+            raise
+        return aside
+
+    def _prune(self) -> bool:
+        """In a thread."""
+        self._file.open()
+        return self._file.prune(oldest_ms(self.settings.days, self._wall()), self.settings.size_bytes)
+
+    async def _attempt(self, work: Callable[[], object]) -> bool:
+        try:
+            return bool(await asyncio.to_thread(work))
+        except (sqlite3.Error, OSError) as failure:
+            await asyncio.to_thread(self._file.give_up)
+            self._failed(failure)
+            return False
+
+    def _failed(self, failure: Exception) -> None:
+        text = f"The journal is not written, everything else goes on: {failure}. It is tried again every {RETRY_S:g} s"
+        self._trouble(text)
+        if not self._is_failing:
+            self._is_failing = True
+            self._say("WARNING", text + ".")
+
+    def _works(self) -> None:
+        if self._is_failing:
+            self._is_failing = False
+            self._trouble("")
+            left_out = f" {self._left_out} events are not in it." if self._left_out else ""
+            self._left_out = 0
+            self._say("INFO", f"The journal is written again.{left_out}")

@@ -1,0 +1,178 @@
+"""The process `monitor`: hears of events, keeps the journal, tells whoever watches. It asks nothing of the others but
+datagrams, and nobody waits for it."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from clusterd.config.loading import load
+from clusterd.event_sender import bind_receiver
+from clusterd.logs import Log
+from clusterd.memory import Trimmer
+from clusterd.messages.journal import LARGEST, AnyEvent, LostEvents, Told
+from clusterd.monitor.feed import EventFeed
+from clusterd.monitor.journal_file import JournalFile
+from clusterd.monitor.journal_writer import JournalWriter
+from clusterd.reload import adopt
+from clusterd.rounds import Rounds
+from clusterd.rundir import journal_path, problem_path
+from clusterd.settings import Settings
+from ipc.board import Board
+
+NAME = "monitor"
+SUBTAG = "Monitor"
+HEARTBEAT_S = 0.5
+AT_ONCE = 64
+"""Messages that are taken in one turn of the loop."""
+LONGEST_START_S = 5.0
+"""How long a disk may take to say which events there are; then numbers go on from the clock."""
+FINISH_S = 3.0
+
+
+def run(settings: Settings, board: Board, log: Log) -> int:
+    """The child's main function. Returns the exit code."""
+    with asyncio.Runner() as runner:
+        return runner.run(MonitorProcess(settings, board, log).run())
+
+
+class MonitorProcess:
+    """Owner of the journal, the feed and what else serves whoever watches. `settings`: the current ones."""
+
+    def __init__(self, settings: Settings, board: Board, log: Log) -> None:
+        self.settings = settings
+        self._row = board.row(NAME)
+        self._log = log
+        self._stop = asyncio.Event()
+        self._trimmer = Trimmer()
+        self._decoder = msgspec.msgpack.Decoder(Told)
+        self._rounds = Rounds(self.say)
+        self._problems: dict[str, str] = {}
+        self._lost = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._writer = JournalWriter(
+            JournalFile(journal_path(settings.root)),
+            settings.clusterd.journal,
+            self.say,
+            lambda text: self.problem("journal", text),
+        )
+        self.feed = EventFeed(settings.cluster.node_name, 1)
+
+    async def run(self) -> int:
+        """Until SIGTERM."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        receiver = bind_receiver(self.settings.root)
+        # At once: a node serves although its disk does not let the journal be opened.
+        self._row.set_ready()
+        beating = asyncio.create_task(self._beat())
+        try:
+            await self._begin_journal()
+            loop.add_reader(receiver, self._receive, receiver)
+            stop = asyncio.create_task(self._stop.wait())
+            ended, _ = await asyncio.wait([stop, beating, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            for task in ended - {stop}:
+                task.result()  # these never end: it is a bug, the process ends and another one takes its place
+            self._row.set_stopping()
+            self._receive(receiver)
+        finally:
+            loop.remove_reader(receiver)
+            receiver.close()
+            for task in (beating, *self._tasks):
+                task.cancel()
+            await asyncio.gather(beating, *self._tasks, return_exceptions=True)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FINISH_S):
+                    await self._writer.finish()
+        return 0
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs `work` for ever, until the process ends."""
+        self._tasks.append(asyncio.create_task(work))
+
+    async def _begin_journal(self) -> None:
+        if not self.settings.clusterd.journal.enabled:
+            return
+        opening = asyncio.create_task(self._writer.first_seq())
+        done, _ = await asyncio.wait([opening], timeout=LONGEST_START_S)
+        first = opening.result() if done else int(time.time())
+        self.feed = EventFeed(self.settings.cluster.node_name, first)
+        self.feed.subscribe(self._writer.take)
+        self.begin(self._writer.run())
+
+    # ---- events ------------------------------------------------------------------------------------------------------
+
+    def _receive(self, receiver: Any) -> None:
+        batch: list[tuple[float, AnyEvent]] = []
+        for _ in range(AT_ONCE):
+            try:
+                data = receiver.recv(LARGEST)
+            except OSError:
+                break
+            try:
+                told = self._decoder.decode(data)
+            except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+                self._rounds_say(problem)
+                continue
+            if told.lost:
+                self._lost += told.lost
+                batch.append((told.at, LostEvents(process=told.process, count=told.lost)))
+            batch.append((told.at, told.event))
+        if batch:
+            with self._rounds.survive("passing events on"):
+                self.feed.hear(batch)
+
+    def _rounds_say(self, problem: Exception) -> None:
+        with self._rounds.survive("messages of other processes"):
+            raise ValueError(f"one was not understood: {problem}")
+
+    # ---- time --------------------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        while True:
+            self._row.stamp()
+            self._trimmer.tick(time.monotonic())
+            self._row.set("events", self.feed.count)
+            self._row.set("lost", self._lost)
+            self._row.set("unwritten", self._writer.unwritten)
+            self._row.set("rows", self._writer.rows)
+            self._row.set("bytes", self._writer.used_bytes)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _reload(self) -> None:
+        """SIGHUP: applies the settings that can change without a restart."""
+        loaded = load(self.settings.root, conf=self.settings.conf or None)
+        if loaded.settings is None:
+            return
+        self.settings, _ = adopt(self.settings, loaded.settings)
+        self._log.set_level(self.settings.log_level)
+        self._writer.settings = self.settings.clusterd.journal
+
+    # ---- telling -----------------------------------------------------------------------------------------------------
+
+    def say(self, level: str, text: str) -> None:
+        """A line of the log."""
+        self._log.line(level, "Cluster", SUBTAG, text)
+
+    def problem(self, subject: str, text: str) -> None:
+        """What keeps this process from a part of its work, for `problems` of the status; "" when it is over."""
+        if self._problems.get(subject, "") == text:
+            return
+        self._problems.pop(subject, None)
+        if text:
+            self._problems[subject] = text
+        path = Path(problem_path(self.settings.root, NAME))
+        with contextlib.suppress(OSError):
+            if self._problems:
+                path.write_text(". ".join(self._problems.values()) + "\n", encoding="utf-8")
+            else:
+                path.unlink(missing_ok=True)

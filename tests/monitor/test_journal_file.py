@@ -1,0 +1,215 @@
+"""The journal's file: bounded, read while it is written, begun anew when it is of no use."""
+
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clusterd.messages.journal import AnyEvent, ChangeEvent, FileChange, LeftOut, LoginEvent, SyncEvent, WorkerEvent
+from clusterd.monitor.feed import EventFeed, Heard
+from clusterd.monitor.journal_file import JournalFile, JournalRow
+from clusterd.monitor.journal_reader import Filter, JournalReader, JournalUnreadable
+
+DAY_MS = 86_400_000
+
+
+def heard(*events: AnyEvent, first: int = 1, at: float = 1_800_000_000.0) -> list[Heard]:
+    """The events as the feed of node m gives them, a second apart."""
+    found: list[Heard] = []
+    feed = EventFeed("m", first)
+    feed.subscribe(found.extend)
+    feed.hear([(at + number, event) for number, event in enumerate(events)])
+    return found
+
+
+def write(path: Path, *events: AnyEvent, first: int = 1) -> JournalFile:
+    file = JournalFile(str(path))
+    assert file.open() == ""
+    file.write([one.row() for one in heard(*events, first=first)])
+    return file
+
+
+def row(seq: int, at_ms: int = 0, size: int = 100) -> JournalRow:
+    return JournalRow(seq, at_ms, "login", "ok", json.dumps({"seq": seq, "user": "x" * size}))
+
+
+EVENTS = (
+    ChangeEvent(
+        manifest="abc",
+        source="events",
+        changed=2,
+        files=(
+            FileChange("etc/rules/local.xml", "changed", 5, 7, b"\x01" * 16, b"\x02" * 16),
+            FileChange("etc/lists/a", "added", None, 1, None, b"\x03" * 16),
+        ),
+    ),
+    SyncEvent(worker="w1", what="files", result="partial", left_out=(LeftOut("etc/rules/local.xml", "it is mounted"),)),
+    WorkerEvent(worker="w1", what="lost"),
+    LoginEvent(user="wazuh", through="w2", result="refused"),
+)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    write(tmp_path / "journal.db", *EVENTS).close()
+    return tmp_path / "journal.db"
+
+
+def kinds(events: list[dict[str, object]]) -> list[object]:
+    return [event["kind"] for event in events]
+
+
+def test_event_is_one_flat_object(journal: Path) -> None:
+    change = JournalReader(str(journal)).following()[0]
+    assert {key: change[key] for key in ("seq", "at", "node", "kind", "manifest", "source", "changed", "part")} == {
+        "seq": 1,
+        "at": "2027-01-15T08:00:00.000Z",
+        "node": "m",
+        "kind": "change",
+        "manifest": "abc",
+        "source": "events",
+        "changed": 2,
+        "part": 1,
+    }
+    assert change["files"][1] == {
+        "path": "etc/lists/a",
+        "what": "added",
+        "size_before": None,
+        "size": 1,
+        "digest_before": None,
+        "digest": "03" * 16,
+    }
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (Filter(), ["login", "worker", "sync", "change"]),
+        (Filter(after=2), ["login", "worker"]),
+        (Filter(kinds=("worker:lost", "change")), ["worker", "change"]),
+        (Filter(kinds=("worker:back",)), []),
+        (Filter(node="w1"), ["worker", "sync"]),
+        (Filter(node="w2"), ["login"]),
+        (Filter(node="m"), ["change"]),
+        (Filter(path="etc/rules/*.xml"), ["sync", "change"]),
+        (Filter(path="*/a"), ["change"]),
+        (Filter(since=1_800_000_002.0), ["login", "worker"]),
+        (Filter(until=1_800_000_000.5), ["change"]),
+    ],
+    ids=str,
+)
+def test_filter(journal: Path, wanted: Filter, found: list[str]) -> None:
+    assert kinds(JournalReader(str(journal)).latest(wanted)) == found
+
+
+def test_of_a_change_only_the_files_that_match_are_told(journal: Path) -> None:
+    (change,) = JournalReader(str(journal)).latest(Filter(path="*.xml", kinds=("change",)))
+    assert [file["path"] for file in change["files"]] == ["etc/rules/local.xml"]
+
+
+def test_limit_takes_the_newest_or_for_a_follower_the_oldest(journal: Path) -> None:
+    reader = JournalReader(str(journal))
+    assert kinds(reader.latest(limit=1)) == ["login"]
+    assert kinds(reader.following(limit=1)) == ["change"]
+    assert reader.last_seq() == 4
+
+
+def test_journal_is_read_while_it_is_open_and_written(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    file = write(path, WorkerEvent(worker="w1", what="lost"))
+    try:
+        reader = JournalReader(str(path))
+        assert reader.last_seq() == 1
+        file.write([one.row() for one in heard(WorkerEvent(worker="w1", what="back"), first=2)])
+        assert reader.last_seq() == 2
+    finally:
+        file.close()
+    assert os.listdir(tmp_path) == ["journal.db"]
+
+
+def test_reader_makes_no_file_and_owner_and_group_alone_may_read(journal: Path) -> None:
+    JournalReader(str(journal)).latest()
+    assert os.listdir(journal.parent) == ["journal.db"]
+    assert stat.S_IMODE(journal.stat().st_mode) == 0o640
+
+
+def test_where_nothing_was_ever_written_there_is_nothing(tmp_path: Path) -> None:
+    assert JournalReader(str(tmp_path / "none.db")).latest() == []
+    (tmp_path / "empty.db").touch()
+    assert JournalReader(str(tmp_path / "empty.db")).latest() == []
+
+
+def test_what_is_older_than_the_days_goes_in_steps(tmp_path: Path) -> None:
+    file = write(tmp_path / "journal.db")
+    file.write([row(seq, at_ms=seq) for seq in range(1, 3001)])
+    steps = 1
+    while file.prune(2900, 1 << 30):
+        steps += 1
+    assert 1 < steps < 10
+    assert JournalReader(str(tmp_path / "journal.db")).following(limit=1)[0]["seq"] == 2900
+    assert file.rows == 101
+    file.close()
+
+
+def test_file_stays_below_its_size_and_shrinks(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    file = write(path)
+    for number in range(8):
+        file.write([row(number * 100 + one, size=5000) for one in range(100)])
+        while file.prune(0, 2 << 20):
+            continue
+        assert file.used_bytes <= 2 << 20
+    assert 200 <= file.rows <= 400
+    while file.prune(0, 1 << 20):
+        continue
+    file.close()
+    assert path.stat().st_size <= 1 << 20
+    assert JournalReader(str(path)).last_seq() == 799
+
+
+@pytest.mark.parametrize("damage", [b"no database at all" * 500, None], ids=["no database", "damaged pages"])
+def test_damaged_file_is_set_aside_and_begun_anew(journal: Path, damage: bytes | None) -> None:
+    content = journal.read_bytes()
+    journal.write_bytes(damage or content[:100] + b"\xff" * (len(content) - 100))
+    file = JournalFile(str(journal))
+    said = file.open()
+    assert "damaged" in said
+    assert "journal.db.damaged" in said
+    file.write([row(7)])
+    file.close()
+    assert JournalReader(str(journal)).last_seq() == 7
+    assert sorted(os.listdir(journal.parent)) == ["journal.db", "journal.db.damaged"]
+
+
+def test_file_of_another_schema_is_set_aside(journal: Path) -> None:
+    with sqlite3.connect(journal) as connection:
+        connection.execute("PRAGMA user_version=99")
+    connection.close()
+    file = JournalFile(str(journal))
+    assert "version 99" in file.open()
+    file.close()
+
+
+def test_damage_is_told_to_a_reader_in_one_line(journal: Path) -> None:
+    journal.write_bytes(b"no database at all" * 500)
+    with pytest.raises(JournalUnreadable, match=r"journal\.db cannot be read: file is not a database"):
+        JournalReader(str(journal)).latest()
+
+
+def test_writer_that_was_killed_leaves_what_it_has_written(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    code = (
+        "import os, sys; from clusterd.monitor.journal_file import *; f = JournalFile(sys.argv[1]); f.open();"
+        "f.write([JournalRow(n, 0, 'login', 'ok', '{\"seq\": %d}' % n) for n in range(1, 11)]); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], timeout=60)
+    assert JournalReader(str(path)).last_seq() == 10
+    file = JournalFile(str(path))
+    assert file.open() == ""
+    assert (file.last_seq(), file.rows) == (10, 10)
+    file.close()
