@@ -13,6 +13,7 @@ LARGEST = 65536
 MOST_FILES = 500
 """Most files that one event lists."""
 LONGEST_TEXT = 1000
+MANIFEST_DIGITS = 12
 DIGEST_BYTES = 16
 """What is kept of a file's BLAKE2b: its first 32 hex digits."""
 
@@ -119,13 +120,14 @@ class LoginEvent(Event, frozen=True, kw_only=True, tag="login"):
 
 class RequestEvent(Event, frozen=True, kw_only=True, tag="request"):
     """An API request that changes something or gives a secret, as the audit in the log has it. `about`: what it named;
-    `through`: who asked this node."""
+    `through`: who asked this node. `result`: done, refused or failed; `why`: the same in words."""
 
     function: str
     about: str = ""
     user: str = ""
     through: str = ""
     result: str = ""
+    why: str = ""
 
 
 class WorkerEvent(Event, frozen=True, kw_only=True, tag="worker"):

@@ -35,6 +35,20 @@ class ScanShard(Job[ShardScanned], frozen=True, tag="scan"):
     gives_way: int = -1
 
 
+class MostlyListed(msgspec.Struct, frozen=True, array_like=True):
+    """What a job has changed in the manifest, for the journal: counts, and a list of FileChange in MessagePack, in
+    `files`, or in pieces, each behind its length in four bytes, in the file `path`. `unlisted`: files beyond the
+    list."""
+
+    added: int
+    changed: int
+    deleted: int
+    withheld: int
+    unlisted: int = 0
+    files: bytes = b""
+    path: str = ""
+
+
 class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
     """`root_digest` names this state of the manifest; `content_digest` (32 hex digits) covers its files alone, and is
     equal on nodes with equal files; `buckets`: the 1,024 digests of 16 bytes that it is computed from.
@@ -42,7 +56,7 @@ class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
     `base`: digest of another manifest whose file the file of this one needs. `vanished`: files lost since the previous
     manifest; `withheld`, `settling`: files that are gone and kept in the manifest (hashing/protection.py). `doubt`: why
     client.keys is one of them. `is_unguarded`: there is no record of what was published to peers, so it is unknown what
-    has vanished. For a patch also the fields of ShardScanned, and `trees`: those of its paths that are directories."""
+    has vanished. `listed`: what the job has changed, if it was asked and there is anything. For a patch also the fields of ShardScanned, and `trees`: those of its paths that are directories."""
 
     root_digest: str
     content_digest: str
@@ -61,6 +75,7 @@ class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
     notes: list[Note] = msgspec.field(default_factory=list)
     again: list[str] = msgspec.field(default_factory=list)
     trees: list[str] = msgspec.field(default_factory=list)
+    listed: MostlyListed | None = None
 
 
 class BuildManifest(Job[ManifestBuilt], frozen=True, tag="manifest"):
@@ -69,7 +84,7 @@ class BuildManifest(Job[ManifestBuilt], frozen=True, tag="manifest"):
     `published`: root digest of the manifest last published to peers. If more than `max_delete_share` of it has vanished
     since, that is withheld (hashing/protection.py). If its file is gone, or `published` is empty, nothing is withheld.
     `lost_before`: files that were lost just before it. `max_key_loss_share`, `key_loss_from`: the same for the keys in
-    client.keys below `root` (clusterd/key_guard.py)."""
+    client.keys below `root` (clusterd/key_guard.py). `changes`: a file for what has changed, empty if nobody asks."""
 
     root: str
     state_dir: str
@@ -79,12 +94,13 @@ class BuildManifest(Job[ManifestBuilt], frozen=True, tag="manifest"):
     lost_before: int = 0
     max_key_loss_share: float = 1.0
     key_loss_from: int = 3
+    changes: str = ""
 
 
 class PatchManifest(Job[ManifestBuilt], frozen=True, tag="patch-manifest"):
     """Scan `paths` and `directories` again (hashing/rescan.py) and update the manifest `root_digest`. `base`: digest of
     the other file that its file needs (as in ManifestBuilt). `shards`: of the last scan. `max_delete_share`,
-    `lost_before`, `max_key_loss_share`, `key_loss_from` as in BuildManifest; `judge`: decide now about settling files;
+    `lost_before`, `max_key_loss_share`, `key_loss_from`, `changes` as in BuildManifest; `judge`: decide now about settling files;
     `allow_delete`: withhold nothing. Result: ManifestBuilt."""
 
     root: str
@@ -100,6 +116,7 @@ class PatchManifest(Job[ManifestBuilt], frozen=True, tag="patch-manifest"):
     allow_delete: bool = False
     max_key_loss_share: float = 1.0
     key_loss_from: int = 3
+    changes: str = ""
 
 
 class Packed(Result, frozen=True, tag="packed"):

@@ -20,6 +20,7 @@ from clusterd.messages.manifest import (
     ShardScanned,
 )
 from clusterd.messages.packages import Compared, ComparePackage, FitDifference, Fitted, PackMetadata
+from clusterd.pool.changes import ChangeNote
 from clusterd.pool.keys import KeyGuard
 from clusterd.settings import Settings
 from hashing.atomic import FileOps
@@ -151,20 +152,24 @@ def make_manifest(job: BuildManifest, settings: Settings, memory: Memory, on_ste
     live = _published(job, memory)
     keys = KeyGuard(job.root, job.state_dir, KeyRules(job.max_key_loss_share, job.key_loss_from), settings.rules)
     vanished, doubt = 0, ""
-    is_unguarded = live is None and bool(job.published)
+    is_unguarded = live is None and bool(job.published) and (job.max_delete_share < 1 or job.max_key_loss_share < 1)
+    note: ChangeNote | None = None
     if live is None:
         live = LiveManifest(build_manifest(rows, unread))
     else:
         changes = dict(differences(live, rows))
         doubt = keys.doubts(live, changes)
         guard = Guard(job.max_delete_share, lost_before=job.lost_before, doubted=_doubted(doubt))
+        note = ChangeNote(live, changes) if job.changes else None
         vanished = apply_changes(live, changes, frozenset(unread), guard)
         live.base = ""
     on_step()
     live.save(FileOps(), job.state_dir)
     memory.note_keys(keys, live, job.state_dir)
     memory.keep_manifest(live)
-    return msgspec.structs.replace(_built(live, job.state_dir, vanished, doubt), is_unguarded=is_unguarded)
+    listed = None if note is None else note.listed(job.changes)
+    built = _built(live, job.state_dir, vanished, doubt)
+    return msgspec.structs.replace(built, is_unguarded=is_unguarded, listed=listed)
 
 
 def _doubted(doubt: str) -> frozenset[str]:
@@ -220,6 +225,7 @@ def patch_manifest(job: PatchManifest, settings: Settings, memory: Memory, on_st
     keys = KeyGuard(job.root, job.state_dir, KeyRules(job.max_key_loss_share, job.key_loss_from), settings.rules)
     doubt = keys.doubts(live, found.changes, allow=job.allow_delete)
     guard = Guard(job.max_delete_share, job.judge, job.allow_delete, job.lost_before, _doubted(doubt))
+    note = ChangeNote(live, found.changes) if job.changes else None
     vanished = apply_changes(live, found.changes, found.unread, guard)
     on_step()
     live.save(FileOps(), job.state_dir)
@@ -233,6 +239,7 @@ def patch_manifest(job: PatchManifest, settings: Settings, memory: Memory, on_st
         notes=found.notes,
         again=found.again,
         trees=found.trees,
+        listed=None if note is None else note.listed(job.changes),
     )
 
 

@@ -28,6 +28,8 @@ MESSAGES = {
     9014: "Invalid Group(s) Name(s)",
     9015: "Cannot execute this request on a worker node",
 }
+THROUGH = "clusterd_through"
+"""Member that the sync process of a master adds to what a worker asks of authd: the worker's name."""
 FUNCTIONS = ("add", "remove", "get")
 REMOVED = encode({"error": 0, "data": "Agent deleted successfully."})
 _TIME = re.compile(r"(\d{1,10})([dhms]?)", re.ASCII)
@@ -52,10 +54,11 @@ class AuthdError(Exception):
 
 
 class AuthRequest(msgspec.Struct, frozen=True):
-    """A well-formed request."""
+    """A well-formed request. `through`: the worker that has passed it on, where our own master says so."""
 
     function: str
     arguments: dict[str, Any]
+    through: str = ""
 
 
 def text_of(payload: bytes) -> str:
@@ -95,7 +98,8 @@ def parse_request(text: str) -> AuthRequest:
             parse_force(arguments["force"])
     elif not isinstance(arguments.get("id"), str) or not arguments["id"]:
         raise AuthdError(9010)
-    return AuthRequest(function, arguments)
+    through = content.get(THROUGH)
+    return AuthRequest(function, arguments, through if isinstance(through, str) else "")
 
 
 def is_word(text: str) -> bool:

@@ -30,6 +30,7 @@ from clusterd.store.auth_request import (
     text_of,
 )
 from clusterd.store.errors import NotKept, StoreFailed
+from clusterd.store.events import RegistrationEvents, Tell, to_nobody
 from clusterd.store.groups import MOST_GROUPS
 from clusterd.store.keys import TIMESTAMPS, ChangedMeanwhile, KeyFile, NoIdLeft, NotSynced, SuddenLoss
 from clusterd.store.registry import AgentFacts, RegisteredAgents, Registration
@@ -47,12 +48,14 @@ Outcome = bytes | AuthdError
 class _Changes:
     """The changes of one batch. `added`: new keys with the CSV of their groups; `removed`: keys whose rows the database
     may have. An agent that was added and removed within the batch is in neither, but the file still records that its
-    number was given."""
+    number was given. `through`: by number, the node that asked, that of the request at hand being `asker`."""
 
     def __init__(self) -> None:
         self.added: dict[int, tuple[Key, str | None]] = {}
         self.removed: dict[int, Key] = {}
         self.any = False
+        self.through: dict[int, str] = {}
+        self.asker = ""
 
 
 class Authd:
@@ -68,8 +71,9 @@ class Authd:
         say: Callable[[str, str], None],
         host_name: str | None = None,
         guard: Callable[[], KeyRules] = KeyRules,
+        tell: Tell = to_nobody,
     ) -> None:
-        """`rules`: returns the node's current rules; `say`: logs a text at a level. `host_name`: a name that no agent
+        """`tell`: takes what becomes of keys, for the journal. `rules`: returns the node's current rules; `say`: logs a text at a level. `host_name`: a name that no agent
         may have, by default this machine's. `guard`: limits how many keys may vanish from the file without a
         request."""
         self._root = root
@@ -81,6 +85,7 @@ class Authd:
         self._say = say
         self._host_name = socket.gethostname() if host_name is None else host_name
         self._waiting: asyncio.Queue[tuple[AuthRequest, asyncio.Future[bytes]]] = asyncio.Queue()
+        self._events = RegistrationEvents(tell)
         self._is_failing = False
         self._told_bad = 0
         self.file_writes = 0
@@ -105,6 +110,9 @@ class Authd:
             while len(batch) < MOST_IN_BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             outcomes = await self._serve([request for request, _ in batch])
+            for (request, _), outcome in zip(batch, outcomes, strict=False):
+                if isinstance(outcome, AuthdError):
+                    self._events.refused(request, outcome)
             for number, (_, future) in enumerate(batch):
                 outcome = outcomes[number] if number < len(outcomes) else AuthdError(9001)
                 if not future.done():
@@ -159,6 +167,7 @@ class Authd:
         await self._check_loss()
         outcomes: list[Outcome] = []
         for request in requests:
+            changes.asker = request.through
             try:
                 outcomes.append(await self._decide(request, changes))
             except AuthdError as refusal:
@@ -226,6 +235,7 @@ class Authd:
         except OSError as failure:
             # These are dates for people; the keys themselves are safe.
             self._say("ERROR", f"{TIMESTAMPS} cannot be written: {failure}")
+        self._events.written((key for key, _ in changes.added.values()), changes.removed.values(), changes.through)
 
     async def _take_back(self, changes: _Changes) -> None:
         """Deletes the new rows. Where a new row had replaced that of an old agent, which keeps its key, the old agent
@@ -260,6 +270,7 @@ class Authd:
     def _remove(self, key: Key, changes: _Changes, *, purge: bool) -> None:
         self._file.table.remove(key.number, purge=purge)
         changes.any = True
+        changes.through[key.number] = changes.asker
         if changes.added.pop(key.number, None) is None:
             changes.removed[key.number] = key
 
@@ -296,6 +307,7 @@ class Authd:
         table.add(key)
         changes.any = True
         changes.added[key.number] = (key, groups)
+        changes.through[key.number] = changes.asker
         return success(key)
 
     def _groups(self, text: object) -> str:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from clusterd import stacks
 from clusterd.store import agents, groups, report, sql
 from clusterd.store.engine import Engine, Session
+from clusterd.store.events import Tell, group_events, to_nobody
 from clusterd.store.jsontext import ANSWER_BYTES, JsonRefused, array, encode, near, parse, rows
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.schema import AGENT_COLUMNS
@@ -35,9 +36,16 @@ class DatabaseCommands:
     """Answers requests. Owns the id that `sync-agent-info-get` keeps for all connections."""
 
     def __init__(
-        self, engine: Engine, private: PrivateDatabases, *, on_worker: bool, say: Callable[[str, str], None]
+        self,
+        engine: Engine,
+        private: PrivateDatabases,
+        *,
+        on_worker: bool,
+        say: Callable[[str, str], None],
+        tell: Tell = to_nobody,
     ) -> None:
-        """`say`: logs a text at a level."""
+        """`say`: logs a text at a level. `tell`: takes what becomes of groups on a master, for the journal."""
+        self._tell = tell
         self._engine = engine
         self._say = say
         self._private = private
@@ -154,6 +162,9 @@ class DatabaseCommands:
     async def _set_agent_groups(self, argument: str) -> bytes:
         request = parse(argument, Any)
         await self._engine.write(lambda session: groups.set_agent_groups(session, request, on_worker=self._on_worker))
+        if not self._on_worker:
+            for event in group_events(request):
+                self._tell(event)
         return OK
 
     async def _groups_handed_out(self, argument: str) -> bytes:

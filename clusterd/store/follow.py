@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from clusterd import stacks
 from clusterd.agent_keys import KEY_FILE, Key
 from clusterd.key_guard import KeyRules, is_accepted
+from clusterd.messages.journal import GroupEvent
 from clusterd.names import is_group_name
 from clusterd.settings import DEFAULT_RULES
 from clusterd.store import agents, groups
 from clusterd.store.empty_groups import SHARED, EmptyGroups
 from clusterd.store.engine import Engine, Session
+from clusterd.store.events import Tell, to_nobody
 from clusterd.store.jsontext import JsonRefused
 from clusterd.store.keys import KeysRead
 from clusterd.store.private import PrivateDatabases
@@ -38,6 +40,8 @@ FORGET_S = 60.0
 """A problem that did not recur for this long is over."""
 SUDDENLY = 10
 """Losing this many keys at once is an accident, not a wish."""
+MOST_TOLD = 100
+"""Groups that come or go at once and are told of."""
 GROUPS = "group"
 _NO_KEY_YET = "0.0.0.0"
 
@@ -59,10 +63,12 @@ class Follower:
         say: Callable[[str, str], None],
         guard: Callable[[], KeyRules] = KeyRules,
         rules: Callable[[], Rules] = lambda: DEFAULT_RULES,
+        tell: Tell = to_nobody,
     ) -> None:
         """`is_own`: whether this process wrote the file with this identity, and the database with it. `is_first_life`:
         the node was started (as opposed to this process being restarted), so nothing was seen yet. `guard`: limits how
-        many keys a master's file may lose at once. `rules`: what is synchronised, for links and for empty groups."""
+        many keys a master's file may lose at once. `rules`: what is synchronised, for links and for empty groups. `tell`: takes groups that come and go on a master, for the
+        journal."""
         self._root = root
         self._guard = guard
         self._rules = rules
@@ -77,6 +83,7 @@ class Follower:
         self._read_keys = read_keys
         self._is_own = is_own
         self._say = say
+        self._tell = tell
         self._told: dict[str, float] = {}
         self._directories: set[str] | None = None
         self._gone_since: dict[str, float] = {}
@@ -123,6 +130,10 @@ class Follower:
         if found - known or sure:
             await self._engine.write(lambda session: self._change_groups(session, found - known, sure))
             self._directories = (known | found) - sure
+            if not self._on_worker:
+                for what, names in (("created", found - known), ("deleted", sure)):
+                    for name in sorted(names)[:MOST_TOLD]:
+                        self._tell(GroupEvent(what=what, group=name, agents=0))
         if not self._on_worker:
             for problem in await asyncio.to_thread(self._empty_groups.look, found, self._rules()):
                 self._say_once("WARNING", f"{problem}.")

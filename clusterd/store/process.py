@@ -18,6 +18,7 @@ import uvloop
 
 from clusterd.config.loading import load
 from clusterd.errors import StartFailure
+from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode
 from clusterd.key_guard import KeyRules
 from clusterd.listening.http_server import CountedServer
@@ -70,6 +71,7 @@ class _StoreProcess:
         self._settings = settings
         self._row = board.row("store")
         self._log = log
+        self._events = EventSender(settings.root, "store", is_on=settings.clusterd.has_monitor)
         self._trimmer = Trimmer()
         self._stop = asyncio.Event()
         self._requests = 0
@@ -142,7 +144,9 @@ class _StoreProcess:
     async def _serve(self, engine: Engine) -> None:
         settings = self._settings
         private = PrivateDatabases(settings.root, settings.clusterd.version)
-        commands = DatabaseCommands(engine, private, on_worker=not settings.is_master, say=self._say)
+        commands = DatabaseCommands(
+            engine, private, on_worker=not settings.is_master, say=self._say, tell=self._events.tell
+        )
         most = settings.clusterd.limits.store_connections
         rounds = self._rounds
         wdb = StreamServer(f"{settings.root}/{WDB_SOCKET}", self._counted(commands), most=most, rounds=rounds)
@@ -163,6 +167,7 @@ class _StoreProcess:
             say=self._say,
             guard=self._guard,
             rules=lambda: self._settings.rules,
+            tell=self._events.tell,
         )
         async with contextlib.AsyncExitStack() as cleanup:
             await follower.look()
@@ -188,6 +193,7 @@ class _StoreProcess:
                         # replaces it.
                         task.result()
                 self._row.stamp()
+                self._events.flush()
                 self._trimmer.tick(time.monotonic())
                 self._row.set("connections", wdb.connections + auth.connections)
                 self._row.set("requests", self._requests)
@@ -210,6 +216,7 @@ class _StoreProcess:
                 lambda: self._settings.clusterd.force,
                 say=self._say,
                 guard=self._guard,
+                tell=self._events.tell,
             )
             self._tasks.append(asyncio.create_task(authd.run()))
             answer = authd.answer

@@ -11,6 +11,7 @@ import uvloop
 from clusterd.clock import Clock
 from clusterd.config.loading import load
 from clusterd.dapi.protocol.policy import TABLE
+from clusterd.event_sender import EventSender
 from clusterd.framework import location
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
@@ -25,6 +26,7 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.links.outgoing import Sender
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.links.tags import role_tag
+from clusterd.sync.manifest.change_events import ChangeEvents
 from clusterd.sync.manifest.keeper import ManifestKeeper
 from clusterd.sync.ports.framework_crew import Crew
 from clusterd.sync.ports.framework_port import FrameworkPort
@@ -148,7 +150,11 @@ class _SyncProcess:
 
     def _make_context(self) -> Context:
         settings, clock = self._settings, Clock()
+        has_monitor = settings.clusterd.has_monitor
+        later = asyncio.get_running_loop().call_later
+        events = EventSender(settings.root, "sync", is_on=has_monitor, wall=clock.wall, later=later)
         troubles = self._troubles
+        troubles.tell = events.tell
         rights = too_many_rights(settings.clusterd.owner)
         if rights is not None:
             # The supervisor has said it in the log.
@@ -182,6 +188,7 @@ class _SyncProcess:
             rules=settings.rules if settings.clusterd.watch else None,
             log=guard,
             troubles=troubles,
+            events=ChangeEvents(events.tell, lambda: spool.new_path("changes"), spool.remove) if has_monitor else None,
         )
         manifests.adopt(settings.clusterd, settings.rules, is_master=settings.is_master)
         return Context(
@@ -197,6 +204,7 @@ class _SyncProcess:
             progress=[],
             database=Database(settings.root, STORE_START_S if settings.serves_store else 0.0),
             troubles=troubles,
+            events=events,
             roster=Roster(),
             framework=self._make_framework(spool, clock),
         )

@@ -39,7 +39,11 @@ class MasterSide:
         self._info = info = AgentInfoMaster(context, integrity.records)
         self._groups = groups = AgentGroupsMaster(context, integrity.records)
         self._known = KnownWorkers(
-            context.spool.state_dir, context.clock, context.tag_log(MASTER, "Workers"), context.troubles
+            context.spool.state_dir,
+            context.clock,
+            context.tag_log(MASTER, "Workers"),
+            context.troubles,
+            context.events.tell,
         )
         self._sendsync = SendsyncMaster(context)
         nodes = Nodes(context, integrity, info)

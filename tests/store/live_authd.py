@@ -11,6 +11,7 @@ from clusterd.settings import ForceRules
 from clusterd.store.authd import Authd
 from clusterd.store.keys import KeyFile
 from tests.fakes.agent_table import FakeAgentTable
+from tests.fakes.events import Events
 from tests.fakes.file_ops import FaultyOps
 
 
@@ -22,9 +23,16 @@ class Node:
         self.table = table
         self.ops = ops
         self.log: list[tuple[str, str]] = []
+        self.events = Events()
         file = KeyFile(str(root), ops)
         self.authd = Authd(
-            str(root), table, file, ForceRules, say=lambda *line: self.log.append(line), host_name="manager"
+            str(root),
+            table,
+            file,
+            ForceRules,
+            say=lambda *line: self.log.append(line),
+            host_name="manager",
+            tell=self.events.tell,
         )
 
     async def ask(self, function: str, **arguments: Any) -> Any:

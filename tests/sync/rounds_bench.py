@@ -17,6 +17,7 @@ from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.manifest.scan import Scan
 from clusterd.sync.ports.troubles import Troubles
+from tests.fakes.events import Events
 
 A, B, C = ("a" * 32, "b" * 32, "c" * 32)
 BUCKETS = bytes(16384)
@@ -165,6 +166,7 @@ class Bench:
             progress=[],
             manifests=self.manifests,
             troubles=Troubles(),
+            events=Events(),
             jobs=SimpleNamespace(run=self._run),
             spool=SimpleNamespace(state_dir="/", new_path=lambda kind: f"/{kind}", remove=self._remove),
         )

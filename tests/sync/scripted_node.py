@@ -26,6 +26,7 @@ from clusterd.wdb.client import Database
 from ipc.arena import Arena
 from ipc.job_queue import JobQueue
 from tests.fakes.clock import FakeClock
+from tests.fakes.events import Events
 from tests.sync.rounds_bench import run
 
 KEY = Secret(b"k" * 32)
@@ -102,6 +103,7 @@ class Node:
             progress=[],
             database=Database(str(root)),
             troubles=Troubles(),
+            events=cast(Any, Events()),
             roster=Roster(),
         )
         self.core = Core(self.context)

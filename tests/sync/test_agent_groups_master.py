@@ -15,6 +15,7 @@ from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles
+from tests.fakes.events import Events
 
 
 class Lines:
@@ -54,6 +55,7 @@ def groups_given_to(failure: ClusterError) -> int:
         sender=SimpleNamespace(send_string=send_string),
         clock=Clock(),
         troubles=Troubles(),
+        events=Events(),
         settings=Settings("/nowhere", master=MasterIntervals(sync_agent_groups_s=0.001)),
     )
     broadcast = Broadcast("groups")

@@ -24,6 +24,7 @@ from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.tasks import Tasks
 from clusterd.sync.ports.troubles import Troubles
 from clusterd.wire.payloads import parse_differs, parse_listed
+from tests.fakes.events import Events
 from tests.sync.rounds_bench import EVERYTHING, A, B, C, TagLog, listed, run, scan_of, settle
 
 EQUAL = Compared(3, 0, 0, 0, [], against=A)
@@ -37,7 +38,7 @@ class Integrity(IntegrityMaster):
     gate: asyncio.Event
     sent = 0
 
-    async def sync(self, peer: Peer, compared: Compared, difference: str, manifest: str) -> None:
+    async def sync(self, peer: Peer, compared: Compared, difference: str, scan: Any, *, ahead: bool = False) -> None:
         self.record(peer.name).digest = ""
         self.sent += 1
         await self.gate.wait()
@@ -87,6 +88,7 @@ class Bench:
             manifests=self.manifests,
             roster=Roster(),
             troubles=Troubles(),
+            events=Events(),
             jobs=SimpleNamespace(run=self._run),
             spool=SimpleNamespace(state_dir="/", new_path=self._new, remove=self._remove),
         )

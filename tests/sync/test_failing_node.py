@@ -15,6 +15,7 @@ from clusterd.sync.manifest.scan import ScanFailed
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.troubles import Troubles
 from clusterd.sync.requests.status import results_of_workers
+from tests.fakes.events import Events
 from tests.fakes.pool import InlinePool
 from tests.sync.rounds_bench import TagLog, scan_of, settle
 from tests.sync.test_spool import make_worker
@@ -46,6 +47,7 @@ class Node:
             clock=Clock(),
             manifests=self.manifests,
             troubles=self.troubles,
+            events=Events(),
             jobs=self,
             spool=None,
         )
@@ -98,7 +100,7 @@ class Integrity(IntegrityMaster):
 
     is_full = True
 
-    async def sync(self, peer: Any, compared: Compared, difference: str, manifest: str) -> None:
+    async def sync(self, peer: Any, compared: Compared, difference: str, scan: Any, *, ahead: bool = False) -> None:
         if self.is_full:
             raise JobError("disk", "PackPart: No space left on device")
         self.published(scan_of("a" * 32))

@@ -17,6 +17,7 @@ from clusterd.sync.ports.slabs import SlabPool
 from clusterd.sync.ports.spool import Spool
 from clusterd.sync.ports.troubles import Troubles
 from hashing.plan import Written
+from tests.fakes.events import Events
 
 
 class Silent:
@@ -156,6 +157,7 @@ def test_packages_are_applied_one_after_the_other(tmp_path: Path) -> None:
         spool=Spool(str(tmp_path), 1),
         manifests=Aside(),
         troubles=Troubles(),
+        events=Events(),
     )
 
     async def story() -> None:

@@ -23,6 +23,7 @@ from clusterd.sync.ports.spool import Spool
 from clusterd.sync.ports.troubles import Troubles
 from hashing.compare import Difference, load_difference
 from hashing.manifest import FileMeta
+from tests.fakes.events import Events
 
 T = TypeVar("T")
 SMALL, LARGE = 100, 36 * MIB
@@ -78,6 +79,7 @@ class Scene:
             spool=spool,
             jobs=Pool(),
             troubles=self.troubles,
+            events=Events(),
             tag_log=lambda tag, subtag: self.lines,
             clock=SimpleNamespace(monotonic=lambda: self.now),
         )

@@ -27,6 +27,7 @@ from clusterd.sync.ports.spool import AGAIN_S, LEFT, Spool
 from clusterd.sync.ports.tasks import Tasks
 from clusterd.sync.ports.troubles import Troubles
 from ipc.job_queue import JobQueue
+from tests.fakes.events import Events
 from tests.sync.rounds_bench import EVERYTHING, A, B, TagLog, run, scan_of, settle
 
 
@@ -69,6 +70,7 @@ class Node:
             clock=SimpleNamespace(wall=lambda: self.now, monotonic=lambda: self.now),
             manifests=self.manifests,
             troubles=self.troubles,
+            events=Events(),
             roster=Roster(),
             jobs=SimpleNamespace(run=self._run),
             spool=self.spool,
@@ -118,7 +120,7 @@ def test_a_node_starts_although_an_earlier_life_left_what_cannot_be_removed(tmp_
 class Integrity(IntegrityMaster):
     """The real one, but that nothing is packed."""
 
-    async def sync(self, peer: Any, compared: Compared, difference: str, manifest: str) -> None:
+    async def sync(self, peer: Any, compared: Compared, difference: str, scan: Any, *, ahead: bool = False) -> None:
         self.record(peer.name).result = "synced"
 
 

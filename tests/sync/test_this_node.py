@@ -28,6 +28,7 @@ from clusterd.sync.requests.runner import ApiRunner
 from clusterd.token_secret import load_secret
 from clusterd.wire.results import WireCallable
 from tests.fakes.clock import FakeClock
+from tests.fakes.events import Events
 
 KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
 DONE = (
@@ -135,6 +136,7 @@ class Node:
             framework=cast(Any, port),
             **dict.fromkeys(("net", "slabs", "manifests", "sender", "database", "roster"), cast(Any, None)),
             troubles=Troubles(),
+            events=cast(Any, Events()),
             progress=[],
         )
         self.texts = JsonBlobs(spool)

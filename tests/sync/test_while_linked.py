@@ -25,6 +25,7 @@ from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.spool import Spool
 from clusterd.sync.ports.troubles import Troubles
 from clusterd.wire.transfer import IncomingFile
+from tests.fakes.events import Events
 from tests.sync.rounds_bench import TagLog
 
 DATA = b"package" * 100
@@ -50,6 +51,7 @@ class Worker:
             tag_log=lambda tag, subtag: TagLog(self.lines),
             clock=SimpleNamespace(wall=lambda: 0.0, monotonic=lambda: 0.0),
             troubles=self.troubles,
+            events=Events(),
             spool=self.spool,
             progress=[],
             slabs=SimpleNamespace(is_admitted=True, admitted=self._nothing),

@@ -8,6 +8,7 @@ from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.agents import OpenReport, ReportOpened
 from clusterd.sync.agents.master_clock import MasterClock
+from clusterd.sync.agents.report_events import ReportEvents
 from clusterd.sync.agents.rows import Unusable, open_rows
 from clusterd.sync.links.caps import AGENTS
 from clusterd.sync.links.context import Context
@@ -212,6 +213,7 @@ class AgentInfoMaster:
         self._records = records
         self._merges: dict[str, Tasks] = {}
         self._outage = Outage(context.clock)
+        self._reports = ReportEvents(context.clock, context.events.tell)
 
     def is_free(self, name: str) -> bool:
         """Whether nothing of this worker is being written; what is goes on when its link ends."""
@@ -268,6 +270,8 @@ class AgentInfoMaster:
             record = self._records.setdefault(peer.name, WorkerRecord())
             record.info_started_at, record.info_ended_at = started_at, context.clock.wall()
             record.info_chunks = result.updated_chunks
+            why = "; ".join(result.error_messages)
+            self._reports.add(peer.name, opened.size, self._context.clock.monotonic() - started, why)
             log.info(
                 f"Finished in {self._context.clock.monotonic() - started:.3f}s. Updated {result.updated_chunks} chunks."
             )
@@ -276,6 +280,7 @@ class AgentInfoMaster:
             await context.net.main_line("ERROR", log.tag, str(string.error))
         except (ClusterError, OSError) as failure:
             await context.net.main_line("ERROR", log.tag, str(failure))
+            self._reports.add(peer.name, 0, self._context.clock.monotonic() - started, str(failure))
             text = f"error processing agent-info chunks in process pool: {failure}"
             peer.answer_late(commands.SYN_M_A_ERR, text.encode())
         finally:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 
 from clusterd.errors import ClusterError
+from clusterd.messages.journal import LONGEST_TEXT, SyncEvent
 from clusterd.sync.agents.broadcasts import GUARD, Broadcast, Broadcasts
 from clusterd.sync.agents.info import log_result
 from clusterd.sync.links.context import Context
@@ -76,6 +77,7 @@ class WorkerQueue:
         self._broadcasts.left(self.peer.link)
 
     async def _serve_one(self, broadcast: Broadcast, log: TagLog) -> None:
+        began = self._context.clock.monotonic()
         try:
             problem = await self.send_patiently(broadcast)
         except BaseException:
@@ -85,6 +87,9 @@ class WorkerQueue:
             self._queue.popleft()
             self._broadcasts.has_result(broadcast, self.peer.link)
         self._record_of(self.peer).groups_problem = problem
+        if broadcast.rows:
+            seconds = self._context.clock.monotonic() - began
+            self._context.events.tell(groups_event(self.peer, len(broadcast.rows), broadcast.size, seconds, problem))
         if problem:
             self._note_behind(problem)
         elif broadcast.rows and self._is_behind:
@@ -164,6 +169,19 @@ class WorkerQueue:
     def _set_answer(self, result: BatchResult) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(result)
+
+
+def groups_event(peer: Peer, agents: int, size: int, seconds: float, problem: str) -> SyncEvent:
+    """A worker was sent the groups of so many agents, and took them unless there was a problem."""
+    return SyncEvent(
+        worker=peer.name,
+        what="groups",
+        files=agents,
+        bytes=size,
+        seconds=round(seconds, 3),
+        result="failed" if problem else "ok",
+        why=problem[:LONGEST_TEXT],
+    )
 
 
 def say_refused(context: Context, peer: Peer, subtag: str, payload: bytes) -> str:

@@ -128,7 +128,7 @@ class DigestMaster:
                 return commands.DIGEST_EQUAL
             goes_on = True
             self._differences[difference] = peer.link
-            peer.spawn(self._send(peer, compared, difference, scan.root_digest, holder))
+            peer.spawn(self._send(peer, compared, difference, scan, holder))
             return f"sync {count}".encode()
         except JobError as failure:
             if failure.kind == "bad-seal":
@@ -140,9 +140,9 @@ class DigestMaster:
                 permissions.end(peer.name, holder)
                 context.spool.remove(difference)
 
-    async def _send(self, peer: Peer, compared: Compared, difference: str, manifest: str, holder: str) -> None:
+    async def _send(self, peer: Peer, compared: Compared, difference: str, scan: Scan, holder: str) -> None:
         try:
-            await self._integrity.sync(peer, compared, difference, manifest)
+            await self._integrity.sync(peer, compared, difference, scan)
         except (ClusterError, JobError, OSError) as failure:
             self._integrity.failed(peer, failure)
         finally:

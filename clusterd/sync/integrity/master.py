@@ -7,6 +7,7 @@ import uuid
 from clusterd.errors import ClusterError, in_passing
 from clusterd.messages.packages import Compared
 from clusterd.sync.integrity.comparisons import Comparisons
+from clusterd.sync.integrity.events import sent_event
 from clusterd.sync.integrity.leftovers import Leftovers
 from clusterd.sync.integrity.package_store import PackageStore
 from clusterd.sync.integrity.permission import IntegrityPermissions
@@ -173,7 +174,7 @@ class IntegrityMaster:
             compared = await self._comparisons.compare(package, sha256, scan.root_digest, difference)
             context.spool.remove(package)
             if self.checked(peer, scan, compared, self._context.clock.monotonic() - started, started_at):
-                await self.sync(peer, compared, difference, scan.root_digest)
+                await self.sync(peer, compared, difference, scan)
             else:
                 await peer.request(commands.SYN_M_C_OK)
         except (ClusterError, JobError, OSError) as failure:
@@ -222,10 +223,24 @@ class IntegrityMaster:
         elif not self._context.troubles.begin(_subject(peer), f"Files for {peer.name}: {failure}", log, "ERROR"):
             self._context.tag_log(peer.tag, OWN).debug(in_passing(failure))
 
-    async def sync(self, peer: Peer, compared: Compared, difference: str, manifest: str) -> None:
-        """Send the worker what differs from `manifest` (its root digest).
+    async def sync(self, peer: Peer, compared: Compared, difference: str, scan: Scan, *, ahead: bool = False) -> None:
+        """Send the worker what differs from `scan`; `ahead`: without being asked.
 
         Raises JobError, OSError, LinkClosed; a package that could not be sent is in log and record."""
+        started, record = self._context.clock.monotonic(), self.record(peer.name)
+        record.sent_bytes = 0
+        result, why = "failed", "broken off"
+        try:
+            await self._sync(peer, compared, difference, scan.root_digest)
+            result, why = record.result, record.detail
+        except (ClusterError, JobError, OSError) as failure:
+            why = str(failure)
+            raise
+        finally:
+            seconds, what = self._context.clock.monotonic() - started, "ahead" if ahead else "files"
+            self._context.events.tell(sent_event(peer.name, record, what, scan.content_digest, seconds, result, why))
+
+    async def _sync(self, peer: Peer, compared: Compared, difference: str, manifest: str) -> None:
         context, record = self._context, self.record(peer.name)
         log = context.tag_log(peer.tag, SYNC)
         started = self._context.clock.monotonic()
@@ -253,6 +268,7 @@ class IntegrityMaster:
             log.collected(built.notes, levels=("WARNING", "ERROR", "DEBUG"))
             record.missing, record.shared, record.extra = compared.missing, compared.shared, compared.extra
             record.synced_once = True
+            record.sent_bytes = built.package.size
             record.problems = {note.path: note.why for note in built.notes if note.why}
             try:
                 await context.sender.send(peer, peer.name, commands.SYN_M_C, built.package, log, progress)

@@ -75,7 +75,7 @@ class PushSender:
             os.link(step.difference, own)
             self._integrity.begin_without_package(peer, commands.SYN_DIGEST)
             self._integrity.checked(peer, step.now, compared, self._context.clock.monotonic() - started, started_at)
-            await self._integrity.sync(peer, compared, own, step.now.root_digest)
+            await self._integrity.sync(peer, compared, own, step.now, ahead=True)
             return record.result != "failed"
         except (ClusterError, JobError, OSError) as failure:
             # Most likely the next manifest came meanwhile, and the worker is told of that one. Else this node cannot

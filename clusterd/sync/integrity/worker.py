@@ -17,6 +17,7 @@ from clusterd.messages.packages import (
     PackMetadata,
     UnpackRange,
 )
+from clusterd.sync.integrity.events import applied_event
 from clusterd.sync.integrity.leftovers import Leftovers
 from clusterd.sync.integrity.waiting import wait_for_file
 from clusterd.sync.integrity.while_linked import WhileLinked
@@ -231,12 +232,13 @@ class IntegrityWorker:
         """Wait for the package and unpack it, which ends with the link, and put its files in place, which does not."""
         context = self._context
         context.progress.append(progress)
-        changed = 0
+        changed, started, packed = 0, context.clock.monotonic(), 0
         try:
             try:
                 await wait_for_file(context, peer, awaited, None)
             finally:
                 peer.incoming.forget(task_id)
+            packed = awaited.file.result().received
             changed = await self._apply_package(peer, awaited.file.result(), progress)
         except ClusterError as failure:
             await context.net.main_line("ERROR", self._tag, str(failure))
@@ -245,6 +247,9 @@ class IntegrityWorker:
                 await self._report(peer, ClusterError(1000, str(failure)))
         finally:
             context.progress.remove(progress)
+            last, name, seconds = self.last, context.node_name, context.clock.monotonic() - started
+            problems = last.problems if changed else {}
+            context.events.tell(applied_event(name, last.result, last.detail, changed, packed, seconds, problems))
             # Not in this step: whoever looks must find that this task has ended.
             asyncio.get_running_loop().call_soon(self._tell_end, changed)
 

@@ -3,6 +3,7 @@
 import msgspec
 
 from clusterd.clock import Clock
+from clusterd.event_sender import EventSender
 from clusterd.logs import Log
 from clusterd.settings import Settings
 from clusterd.sync.links.outgoing import Progress, Sender
@@ -21,7 +22,7 @@ from clusterd.wdb.client import Database
 
 class Context(msgspec.Struct):
     """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, `troubles` what hinders
-    them, both for status; `framework` is None where none is installed or none is wanted.
+    them, both for status; `events` takes what happens, for the journal; `framework` is None where none is installed or none is wanted.
     `needs_restart`: settings that were changed in the files and wait for one; `reloaded_at`: when the files were read
     again, wall-clock seconds."""
 
@@ -37,6 +38,7 @@ class Context(msgspec.Struct):
     progress: list[Progress]
     database: Database
     troubles: Troubles
+    events: EventSender
     roster: Roster
     framework: Framework | None = None
     needs_restart: tuple[str, ...] = ()

@@ -5,12 +5,15 @@ restarts of the node until an operator makes the master forget it.
 import asyncio
 import contextlib
 import os
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
+from clusterd.messages.journal import LONGEST_TEXT, AnyEvent, WorkerEvent
 from clusterd.messages.links import HelloRefused
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
@@ -26,6 +29,9 @@ LARGEST_FILE = 4 << 20
 MOST = 1000
 """Most workers that are remembered; beyond that the one absent for the longest is dropped."""
 MOST_REFUSED = 64
+MOST_REFUSALS_TOLD = 20
+"""Refusals that the journal hears of within REFUSED_S."""
+MOST_NAME = 64
 REFUSED_S = 600.0
 """How long a refusal is shown after the last attempt: a node that wants to join tries again every few seconds."""
 BACK_SOON_S = 3.0
@@ -65,11 +71,21 @@ class RefusedNode(msgspec.Struct, kw_only=True):
 class KnownWorkers:
     """Owns `workers.json` in the node's state. Only the process that made it changes the file."""
 
-    def __init__(self, state_dir: str, clock: Clock, log: TagLog, troubles: Troubles) -> None:
+    def __init__(
+        self,
+        state_dir: str,
+        clock: Clock,
+        log: TagLog,
+        troubles: Troubles,
+        tell: Callable[[AnyEvent], None] = lambda event: None,
+    ) -> None:
+        """`tell`: takes what happens to workers, for the journal."""
         self._path = os.path.join(state_dir, FILE)
         self._clock = clock
         self._log = log
         self._troubles = troubles
+        self._tell = tell
+        self._refusals_told: deque[float] = deque(maxlen=MOST_REFUSALS_TOLD)
         self._workers: dict[str, KnownWorker] = {}
         self._connected: dict[str, Peer] = {}
         self._refused: dict[tuple[str, str], RefusedNode] = {}
@@ -94,6 +110,8 @@ class KnownWorkers:
         for key in [key for key in self._refused if key[0] == peer.name or key == ("", info.address)]:
             del self._refused[key]
         self._unsaid.discard(peer.name)
+        what = "back" if peer.name in self._said_lost else "connected"
+        self._tell(WorkerEvent(worker=peer.name, what=what, address=info.address))
         if peer.name in self._said_lost:
             self._said_lost.discard(peer.name)
             self._log.info(f"Worker {peer.name} ({info.address}) is back. {self._count()}")
@@ -116,11 +134,22 @@ class KnownWorkers:
         key = refusal.name, refusal.address
         earlier = self._refused.pop(key, None)
         since, attempts = (earlier.since, earlier.attempts + 1) if earlier else (now, 1)
+        if earlier is None or earlier.reason != refusal.reason:
+            self._tell_refused(refusal)
         self._refused[key] = RefusedNode(
             name=refusal.name, address=refusal.address, reason=refusal.reason, since=since, at=now, attempts=attempts
         )
         while len(self._refused) > MOST_REFUSED:
             del self._refused[next(iter(self._refused))]
+
+    def _tell_refused(self, refusal: HelloRefused) -> None:
+        """Not each of thousands: strangers must not push the rest out of the journal."""
+        now, told = self._clock.monotonic(), self._refusals_told
+        if len(told) == MOST_REFUSALS_TOLD and now - told[0] < REFUSED_S:
+            return
+        told.append(now)
+        name, why = shorten(refusal.name, MOST_NAME), refusal.reason[:LONGEST_TEXT]
+        self._tell(WorkerEvent(worker=name, what="refused", why=why, address=refusal.address))
 
     def forget(self, name: str) -> None:
         """Forgets the worker and its refusals. Raises ClusterError 1000 for an unknown or a connected worker."""
@@ -138,6 +167,7 @@ class KnownWorkers:
         self._unsaid.discard(name)
         self._said_lost.discard(name)
         self._log.info(f"Worker {name} is forgotten. {self._count()}")
+        self._tell(WorkerEvent(worker=name, what="forgotten"))
         self._changed.set()
 
     # ---- what is told ------------------------------------------------------------------------------------------------
@@ -216,6 +246,7 @@ class KnownWorkers:
             self._said_lost.add(name)
             why = f": {known.why}" if known.why else ""
             self._log.warning(f"Worker {name} ({known.address}) is lost{why}. {self._count()}")
+            self._tell(WorkerEvent(worker=name, what="lost", why=known.why[:LONGEST_TEXT], address=known.address))
 
     def read(self) -> None:
         """Reads what an earlier life has written. An unreadable file is logged and counts as empty."""

@@ -23,7 +23,7 @@ class WorkerRecord(msgspec.Struct):
     to ours; `behind_since`: since when it differs, None while it does not; `behind_files`: how many files differed at
     the last comparison, None if unknown.
 
-    `problems`: path to reason of the files that the last sync could not send; `behind`: files left for a later
+    `sent_bytes`: size of the last package. `problems`: path to reason of the files that the last sync could not send; `behind`: files left for a later
     round."""
 
     check_started_at: float | None = None
@@ -38,6 +38,7 @@ class WorkerRecord(msgspec.Struct):
     detail: str = ""
     behind: int = 0
     problems: dict[str, str] = msgspec.field(default_factory=dict)
+    sent_bytes: int = 0
     digest: str = ""
     equal_at: float | None = None
     behind_since: float | None = None

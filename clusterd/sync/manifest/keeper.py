@@ -17,6 +17,7 @@ from clusterd.clock import Clock
 from clusterd.key_guard import KeyRules
 from clusterd.messages.manifest import BuildManifest, ManifestBuilt, PatchManifest, ScanShard
 from clusterd.settings import Clusterd
+from clusterd.sync.manifest.change_events import ChangeEvents
 from clusterd.sync.manifest.confirming import RETRY_S, Confirming
 from clusterd.sync.manifest.deletion_guard import EVERYTHING, DeletionGuard
 from clusterd.sync.manifest.files import ManifestFiles
@@ -61,12 +62,15 @@ class ManifestKeeper:
         log: TagLog | None = None,
         troubles: Troubles | None = None,
         make_notify: MakeNotify = watch_recursively,
+        events: ChangeEvents | None = None,
     ) -> None:
         """Without `rules` nothing is watched. `max_delete_share`, and that of `key_rules`: 1 on a worker. `log`:
-        for warnings."""
+        for warnings. `events`: tells the journal; without it no job is asked what has changed."""
         self._root = root
         self._state_dir = state_dir
         self._files = ManifestFiles(state_dir)
+        self._events = events
+        self._source = "scan"
         self._shards = shards
         self._jobs = jobs
         self._clock = clock
@@ -317,15 +321,17 @@ class ManifestKeeper:
         state = self._state
         if state is None or digests != self._built_from:
             published = self._files.published_digest if self.current is None else self.current.root_digest
+            is_compared = self._guard.is_on or (self._events is not None and self.current is not None)
             job = BuildManifest(
                 self._root,
                 self._state_dir,
                 self._shards,
-                published if self._guard.is_on else "",
+                published if is_compared else "",
                 self._guard.max_delete_share,
                 self._guard.lost_just_now(),
                 self._guard.key_rules.share,
                 self._guard.key_rules.least,
+                self._changes_path("scan"),
             )
             state = self._accept(await self._jobs.run(job))
             self._built_from = digests
@@ -376,8 +382,14 @@ class ManifestKeeper:
             allow_delete,
             self._guard.key_rules.share,
             self._guard.key_rules.least,
+            self._changes_path("" if judge else "events"),
         )
         return self._accept(await self._jobs.run(job, urgent=True))
+
+    def _changes_path(self, source: str) -> str:
+        """Where a job says what it has changed. `source`: what has led to it, empty: as before."""
+        self._source = source or self._source
+        return "" if self._events is None else self._events.path()
 
     def _accept(self, built: ManifestBuilt) -> ManifestBuilt:
         """What a job made is what the next one goes on from."""
@@ -385,6 +397,8 @@ class ManifestKeeper:
         if before is None or built.root_digest != before.root_digest:
             self._built_from = ()  # the last walk is not where this state comes from
         self._guard.accept(before, built)
+        if self._events is not None:
+            self._events.note(built)
         return built
 
     def _summary(
@@ -409,6 +423,8 @@ class ManifestKeeper:
             self._files.publish(scan.root_digest, self._state.base, self._clock.monotonic(), lasting=self._guard.is_on)
         self.current = scan
         if is_new:
+            if self._events is not None:
+                self._events.published(scan.content_digest, self._source, scan.duration_s)
             for listener in self.changed:
                 # The manifest is current whatever a listener trips over, and the next one hears of it.
                 with round_survives(self._log, self._troubles, "telling of changed files"):

@@ -1,26 +1,31 @@
 """What keeps this node from doing its work, for as long as it does: said once in the log, shown by `status` until it is
 over."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from clusterd import stacks
 from clusterd.errors import ClusterError, calm
+from clusterd.messages.journal import LONGEST_TEXT, AnyEvent, ProblemEvent
 from clusterd.sync.ports.pool_port import JobError
 from clusterd.sync.ports.tag_log import TagLog
 
 
 class Troubles:
-    """Owner of the node's open troubles, by subject (a few plain words: `spool`, `package for w1`)."""
+    """Owner of the node's open troubles, by subject (a few plain words: `spool`, `package for w1`). `tell`: takes their
+    beginnings and ends, for the journal."""
 
     def __init__(self) -> None:
         self._open: dict[str, str] = {}
+        self.tell: Callable[[AnyEvent], None] = lambda event: None
 
     def begin(self, subject: str, text: str, log: TagLog | None = None, level: str = "WARNING") -> bool:
         """`text` says what is wrong and what to do. Logged, and True, only when the subject had no trouble before: a
         text that changes (a number in it) is no news."""
         is_new = subject not in self._open
         self._open[subject] = text
+        if is_new:
+            self.tell(ProblemEvent(what="begins", subject=subject, text=text[:LONGEST_TEXT]))
         if is_new and log is not None:
             if level == "ERROR":
                 log.error(text)
@@ -31,6 +36,8 @@ class Troubles:
     def end(self, subject: str, text: str = "", log: TagLog | None = None) -> bool:
         """The subject works again; `text` is logged. True if it had been in trouble."""
         had = self._open.pop(subject, None) is not None
+        if had:
+            self.tell(ProblemEvent(what="ends", subject=subject, text=text[:LONGEST_TEXT]))
         if had and text and log is not None:
             log.info(text)
         return had

@@ -15,6 +15,7 @@ from clusterd.dapi.protocol.envelope import Envelope
 from clusterd.dapi.protocol.policy import find
 from clusterd.logs import Log
 from clusterd.messages.base import Text
+from clusterd.messages.journal import AnyEvent, RequestEvent
 from clusterd.sync.links.peer import Peer
 from clusterd.wire.results import shorten
 
@@ -54,9 +55,11 @@ _answers = msgspec.json.Decoder(_AuditedAnswer)
 class Audit:
     """Owner of the lines. `tag`: the role's."""
 
-    def __init__(self, log: Log, tag: str) -> None:
+    def __init__(self, log: Log, tag: str, tell: Callable[[AnyEvent], None] = lambda event: None) -> None:
+        """`tell`: takes requests that change something or give a secret, for the journal."""
         self._log = log
         self._tag = tag
+        self._tell = tell
 
     def audited(self, peer: Peer, content: bytes, work: Work, *, given_on: bool = False) -> Work:
         """`work`, with a line when it has ended. `given_on`: another node does it, and says there what it did."""
@@ -66,18 +69,20 @@ class Audit:
             if not self._log.is_on(level):
                 return await work(envelope)
             where = ", given to another node" if given_on else ""
-            asked = f"{_asked(envelope, content)} asked by {_who(peer)}{where}"
+            asked = _asked(envelope, content)
+            end = "broken off, it may have been done"
             try:
                 answer = await work(envelope)
+                end = _outcome(answer)
             except asyncio.CancelledError:
-                self._log.line(level, self._tag, SUBTAG, f"{asked}: broken off, it may have been done.")
                 raise
             except Exception as failure:
-                self._log.line(
-                    level, self._tag, SUBTAG, f"{asked}: no answer ({shorten(str(failure), LONGEST_OBJECTS)})."
-                )
+                end = f"no answer ({shorten(str(failure), LONGEST_OBJECTS)})"
                 raise
-            self._log.line(level, self._tag, SUBTAG, f"{asked}: {_outcome(answer)}.")
+            finally:
+                self._log.line(level, self._tag, SUBTAG, f"{asked} asked by {_who(peer)}{where}: {end}.")
+                if level == "INFO" and not given_on:
+                    self._tell(asked.event(_who(peer), end))
             return answer
 
         return told
@@ -99,8 +104,25 @@ def _who(peer: Peer) -> str:
             return f"a local program (user id {info.uid}, pid {info.pid})"
 
 
-def _asked(envelope: Envelope, content: bytes) -> str:
+class _AuditedCall(msgspec.Struct, frozen=True):
     """The function, the things it is about, and the user whom the asker names."""
+
+    function: str
+    about: str
+    user: str
+
+    def __str__(self) -> str:
+        about = f" ({self.about})" if self.about else ""
+        return f"{self.function}{about}" + (f", user {self.user!r}," if self.user else "")
+
+    def event(self, who: str, end: str) -> RequestEvent:
+        word = next((word for word in ("done", "refused") if end.startswith(word)), "failed")
+        if " done" in end:
+            word = "done"
+        return RequestEvent(function=self.function, about=self.about, user=self.user, through=who, result=word, why=end)
+
+
+def _asked(envelope: Envelope, content: bytes) -> _AuditedCall:
     try:
         request = _requests.decode(content)
         user = request.current_user if isinstance(request.current_user, str) else ""
@@ -108,9 +130,8 @@ def _asked(envelope: Envelope, content: bytes) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         user, found = "", {}
     objects = [f"{key} {_shown(found[key])}" for key in _OBJECTS if key in found]
-    about = f" ({shorten(', '.join(objects), LONGEST_OBJECTS)})" if objects else ""
-    who = f", user {shorten(user, LONGEST_USER)!r}," if user else ""
-    return f"{shorten(envelope.function.name, LONGEST_NAME)}{about}{who}"
+    about = shorten(", ".join(objects), LONGEST_OBJECTS)
+    return _AuditedCall(shorten(envelope.function.name, LONGEST_NAME), about, shorten(user, LONGEST_USER))
 
 
 def _shown(value: msgspec.Raw) -> str:

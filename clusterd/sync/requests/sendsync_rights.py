@@ -31,6 +31,12 @@ def permitted(daemon: str, message: bytes, worker_api: str) -> bytes | None:
     return dump_json({"function": "add", "arguments": kept})
 
 
+def through(message: bytes, worker: str) -> bytes:
+    """For our own authd: the same, and which worker passes it on."""
+    request = _decoded(message)
+    return dump_json(request | {"clusterd_through": worker}) if request else message
+
+
 def described(daemon: str, message: bytes) -> tuple[str, bool]:
     """For people, without what may be secret: daemon, command, the number of the agent; and whether it only reads what
     is no key."""

@@ -1,0 +1,87 @@
+"""What a job has changed in the manifest, file by file, for the journal."""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from clusterd.messages.journal import DIGEST_BYTES, MOST_FILES, FileChange
+from clusterd.messages.manifest import MostlyListed
+from hashing.live_manifest import LiveManifest
+from hashing.manifest import FileMeta
+
+MOST_LISTED = 20_000
+"""Files of one change that are listed; more are counted."""
+MOST_PIECE_BYTES = 48 << 10
+"""Bytes of one piece: it must fit into one event, and a single one into the job's result."""
+LENGTH_BYTES = 4
+
+
+class ChangeNote:
+    """Made before a manifest is changed, asked afterwards. `paths`: of rows that may change, besides those that are
+    held."""
+
+    def __init__(self, live: LiveManifest, paths: Iterable[str]) -> None:
+        self._live = live
+        self._before = {path: live.get(path) for path in (*paths, *live.held)}
+        self._withheld = frozenset(live.withheld)
+
+    def files(self) -> Iterator[FileChange]:
+        """By path. A file whose content is the same is none of them, whatever became of its time."""
+        live = self._live
+        withheld = set(live.withheld) - self._withheld
+        for path in sorted({*self._before, *withheld}):
+            before, now = self._before.get(path), live.get(path)
+            if path in withheld:
+                yield _change(path, "withheld", now, now)
+            elif before is None and now is not None:
+                yield _change(path, "added", before, now)
+            elif before is not None and now is None:
+                yield _change(path, "deleted", before, now)
+            elif before is not None and now is not None and before.digest != now.digest:
+                yield _change(path, "changed", before, now)
+
+    def listed(self, path: str) -> MostlyListed | None:
+        """What sync is told; None where nothing has changed. What is too large for a message is written to the file
+        `path`. OSError as it comes."""
+        counts = dict.fromkeys(("added", "changed", "deleted", "withheld"), 0)
+        pieces: list[bytes] = []
+        piece: list[bytes] = []
+        size = total = 0
+        for file in self.files():
+            counts[file.what] += 1
+            total += 1
+            if total > MOST_LISTED:
+                continue
+            data = msgspec.msgpack.encode(file)
+            if piece and (len(piece) >= MOST_FILES or size + len(data) > MOST_PIECE_BYTES):
+                pieces.append(_array(piece))
+                piece, size = [], 0
+            piece.append(data)
+            size += len(data)
+        if not total:
+            return None
+        pieces.append(_array(piece))
+        unlisted = max(0, total - MOST_LISTED)
+        listed = MostlyListed(counts["added"], counts["changed"], counts["deleted"], counts["withheld"], unlisted)
+        if len(pieces) == 1:
+            return msgspec.structs.replace(listed, files=pieces[0])
+        with open(path, "wb") as out:
+            for one in pieces:
+                out.write(len(one).to_bytes(LENGTH_BYTES, "big") + one)
+        return msgspec.structs.replace(listed, path=path)
+
+
+def _change(path: str, what: str, before: FileMeta | None, now: FileMeta | None) -> FileChange:
+    return FileChange(
+        path,
+        what,
+        None if before is None else before.size,
+        None if now is None else now.size,
+        None if before is None else before.digest[:DIGEST_BYTES],
+        None if now is None else now.digest[:DIGEST_BYTES],
+    )
+
+
+def _array(items: list[bytes]) -> bytes:
+    """MessagePack of a list of these."""
+    return b"\xdd" + len(items).to_bytes(4, "big") + b"".join(items)

@@ -1,0 +1,113 @@
+"""What happens in a cluster stands in the journals of its nodes, and nothing secret."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterd.agent_keys import parse_keys
+from clusterd.monitor.journal_reader import Filter, JournalReader
+from clusterd.rundir import AUTH_SOCKET, journal_path
+from tests.conftest import KEY, rigs
+from tools.rig.nodes import Rig, RigNode
+from tools.rig.peer import wait_until
+
+pytestmark = pytest.mark.slow
+RULE = "etc/rules/journal.xml"
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Rig]:
+    """A master and a worker that are equal."""
+    with rigs() as make:
+        rig = make(1)
+        rig.start()
+        rig.wait_equal(60)
+        yield rig
+
+
+def events(node: RigNode, *kinds: str, path: str = "") -> list[dict[str, Any]]:
+    return JournalReader(journal_path(str(node.root))).following(Filter(kinds=kinds, path=path))
+
+
+def wait_for(node: RigNode, what: str, *kinds: str, path: str = "", **members: Any) -> dict[str, Any]:
+    found: list[dict[str, Any]] = []
+
+    def is_there() -> bool:
+        found[:] = [one for one in events(node, *kinds, path=path) if {**one, **members} == one]
+        return bool(found)
+
+    wait_until(is_there, 60, what)
+    return found[-1]
+
+
+def ask_authd(node: RigNode, function: str, **arguments: Any) -> Any:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(60)
+        sock.connect(str(node.root / AUTH_SOCKET))
+        data = json.dumps({"function": function, "arguments": arguments}).encode()
+        sock.sendall(len(data).to_bytes(4, "little") + data)
+        sock.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := sock.recv(65536):
+            answer += part
+    return json.loads(answer[4:])
+
+
+def test_a_change_is_followed_from_the_master_to_the_worker(rig: Rig) -> None:
+    master, worker = rig.master, rig.workers[0]
+    (master.root / RULE).write_text("<group name='one'/>")
+    made = wait_for(master, "the master has seen it", "change", path=RULE, added=1)
+    sent = wait_for(master, "it was sent", "sync", worker=worker.name, manifest=made["manifest"])
+    assert (sent["what"] in ("ahead", "files"), sent["result"], sent["files"] >= 1, sent["bytes"] > 0) == (
+        True,
+        "ok",
+        True,
+        True,
+    )
+    wait_for(worker, "the worker has applied it", "sync:ok", worker=worker.name)
+    taken = wait_for(worker, "the worker has it", "change", path=RULE, added=1)
+    assert taken["files"][0]["digest"] == made["files"][0]["digest"]
+    (master.root / RULE).write_text("<group name='longer'/>")
+    changed = wait_for(master, "the change is seen", "change", path=RULE, changed=1)
+    assert (changed["files"][0]["size_before"], changed["files"][0]["size"]) == (19, 22)
+    assert changed["files"][0]["digest_before"] == made["files"][0]["digest"]
+    (master.root / RULE).unlink()
+    wait_for(master, "it is gone", "change", path=RULE, deleted=1)
+    rig.wait_equal(60)
+
+
+def test_registrations_tell_who_and_through_whom_and_never_the_key(rig: Rig) -> None:
+    master, worker = rig.master, rig.workers[0]
+    for node, name, through in ((master, "at-master", ""), (worker, "at-worker", worker.name)):
+        added = ask_authd(node, "add", name=name, ip="any")
+        found = wait_for(master, f"{name} is registered", "registration:added", name=name)
+        assert (found["agent"], found["through"]) == (added["data"]["id"], through)
+    assert ask_authd(worker, "add", name="at-master", ip="any")["error"] == 9008
+    wait_for(master, "it was refused", "registration:refused", name="at-master", through=worker.name)
+
+
+def test_worker_that_goes_and_comes_is_told(rig: Rig) -> None:
+    master, worker = rig.master, rig.workers[0]
+    wait_for(master, "it has connected", "worker:connected", worker=worker.name)
+    rig.stop(worker.name)
+    wait_for(master, "it is lost", "worker:lost", worker=worker.name)
+    rig.start(worker.name)
+    wait_for(master, "it is back", "worker:back", worker=worker.name)
+
+
+def test_no_secret_is_in_any_journal(rig: Rig) -> None:
+    keys = [key.key for key in parse_keys((rig.master.root / "etc/client.keys").read_text())[0]]
+    assert keys
+    for node in rig.nodes:
+        everything = "".join(path.read_bytes().decode(errors="replace") for path in files(node))
+        assert everything.count("registration") + everything.count("change")
+        assert [secret for secret in (KEY, *keys) if secret in everything] == []
+
+
+def files(node: RigNode) -> list[Path]:
+    path = Path(journal_path(str(node.root)))
+    return list(path.parent.glob("journal.db*"))
