@@ -28,7 +28,8 @@ def top(root: str, interval_s: float) -> None:
     from tools.console import PlainConsole
     from tools.top_view import Looks, top_view
 
-    reader, looks, console = StatusReader(root), Looks(), PlainConsole()
+    reader, console = StatusReader(root), PlainConsole()
+    looks = Looks.for_width(console.width)
     try:
         with _keys(), Live(console=console, screen=True, auto_refresh=False) as live:
             found, due = reader.read(), time.monotonic() + interval_s

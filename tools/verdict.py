@@ -38,12 +38,12 @@ def verdict(status: dict[str, Any]) -> Verdict:
     failed = [row["name"] for row in status["processes"] if row["state"] == "failed"]
     if failed:
         return Verdict("DOWN", f"{_names(failed)} cannot be kept running: see the log")
-    for reason in _hindrances(status):
+    for reason in hindrances(status):
         return Verdict("DEGRADED", reason)
     return Verdict("OK", _well(status))
 
 
-def _hindrances(status: dict[str, Any]) -> Iterator[str]:
+def hindrances(status: dict[str, Any]) -> Iterator[str]:
     """Yields what needs attention, the worst first."""
     if status["problem"]:
         yield status["problem"]

@@ -33,6 +33,7 @@ def status(workers: int = 3, syncs: int = 0, **given: Any) -> dict[str, Any]:
         "problem": "",
         "problems": {},
         "peers": [],
+        "started_at": 100.0,
         "node": {"name": "m", "type": "master", "cluster": "wazuh"},
         "manifest": {"files": 20000, "total_bytes": 300 * MIB},
         "net": {"bytes_in": 5 * MIB, "bytes_out": 90 * MIB},
@@ -64,11 +65,63 @@ def screen(found: dict[str, Any], looks: Looks, width: int, height: int) -> list
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 30), (200, 50)])
 def test_everything_fits_whatever_there_is(width: int, height: int, workers: int, syncs: int, processes: bool) -> None:
     lines = screen(status(workers, syncs), Looks(processes=processes), width, height)
-    assert len(lines) <= height
+    assert len(lines) == height
     assert max(len(line) for line in lines) <= width
     assert lines[-1].startswith("q quit")
-    if workers == 50:
-        assert any(line.startswith("and ") and line.rstrip().endswith(" more") for line in lines)
+    words = "\n".join(line[:130] for line in lines).split()
+    assert [f"w{number}" for number in range(workers) if f"w{number}" not in words] == []
+
+
+def test_workers_that_do_not_fit_and_are_not_equal_are_counted() -> None:
+    found = status(50)
+    for row in found["results"].values():
+        row |= {"result": "failed", "detail": "disk full"}
+    lines = screen(found, Looks(), 80, 24)
+    shown = [line for line in lines if (line.startswith("w") and "disk full" in line) or "LOST" in line[:12]]
+    left = next(line for line in lines if line.startswith("and ") and line.rstrip().endswith(" more"))
+    assert len(shown) + int(left.split()[1]) == 50
+
+
+def test_wide_terminal_shows_agents_and_processes_beside_the_nodes() -> None:
+    lines = screen(status(syncs=2), Looks.for_width(200), 200, 50)
+    assert any(line.startswith("w2") and "10.0.0.2" in line and "4.14.1" in line for line in lines)
+    right = [line[132:].strip() for line in lines]
+    assert {"in progress", "agents  999 active, 1 disconnected"} <= set(right)
+    assert any(line.startswith("w1") and line.split() == ["w1", "99", "-", "1", "-"] for line in right)
+    assert any(line.startswith("pool-0") and "10.0 MiB" in line for line in right)
+    assert not Looks.for_width(80).processes
+
+
+def test_all_that_needs_attention_is_shown_not_only_the_first_reason() -> None:
+    refused = {
+        "name": "w9",
+        "address": "10.0.0.9",
+        "reason": "wrong cluster",
+        "since": 900.0,
+        "at": 999.0,
+        "attempts": 3,
+    }
+    found = status(problems={"spool": "no room on the disk"}, refused=[refused])
+    text = "\n".join(screen(found, Looks(), 80, 24))
+    assert text.startswith("DEGRADED  no room on the disk")
+    assert "w9    REFUSED" in text
+    assert "w2 is LOST for 55 s" in text
+    assert "REFUSED w9 from 10.0.0.9: wrong cluster" in text
+
+
+def test_worker_shows_itself_and_its_master() -> None:
+    peer = {"name": "m", "kind": "master", "address": "10.0.0.200", "version": "4.14.1", "connected_at": 1.0}
+    own = {"result": "equal", "detail": None, "problems": {}}
+    found = status(0, peers=[peer | {"keepalive_at": 997.0}], results={"self": own})
+    found["node"] = {"name": "w0", "type": "worker", "cluster": "wazuh"}
+    lines = screen(found, Looks(), 80, 24)
+    assert [line.split()[:2] for line in lines[4:6]] == [["w0", "equal"], ["m", "connected"]]
+
+
+def test_worker_that_is_behind_is_not_called_equal() -> None:
+    found = status()
+    found["results"]["w0"] |= {"lag_s": 4.0, "lag_files": 2}
+    assert next(line for line in screen(found, Looks(), 80, 24) if line.startswith("w0")).split()[1] == "behind"
 
 
 def test_worst_comes_first_and_a_key_changes_the_order() -> None:
@@ -89,8 +142,10 @@ def test_screen_says_what_matters() -> None:
     text = "\n".join(screen(status(syncs=1), Looks(), 120, 30))
     for word in ("DEGRADED", "w2 is LOST for 55 s", "LOST 55 s", "9 s", "12", "disk full", "1.0 MiB of 4.0 MiB"):
         assert word in text
-    assert "999 active, 1 disconnected   by node: w0 900, w1 100" in text
-    assert "7 processes, CPU 10 %, 70.0 MiB" in text or "7 processes, CPU 11 %, 70.0 MiB" in text
+    assert "agents  999 active, 1 disconnected" in text
+    assert "w2    LOST 55 s" in text
+    assert "it hung up" in text
+    assert "processes  7, CPU 10 %, 70.0 MiB" in text or "processes  7, CPU 11 %, 70.0 MiB" in text
     assert "pool-0" not in text
 
 
@@ -100,7 +155,7 @@ def test_processes_and_agents_fold() -> None:
     looks.press("a")
     text = "\n".join(screen(status(), looks, 80, 24))
     assert "pool-0" in text
-    assert "by node" not in text
+    assert "active" not in text
     assert not looks.press("q")
 
 
