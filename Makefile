@@ -15,7 +15,7 @@ TOLERANCE ?= 0.3
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 
-.PHONY: demo check test bench bench-compare campaign lint package clean venv
+.PHONY: demo check test bench bench-compare campaign lint package pictures clean venv
 
 venv: $(STAMP)
 
@@ -70,6 +70,10 @@ ifneq ($(CAMPAIGN),)
 $(CAMPAIGN): campaign
 	@:
 endif
+
+# docs/images, from a cluster that runs for three minutes; needs Chromium.
+pictures: $(STAMP)
+	$(BIN)/python -m tools.rig pictures
 
 # dist/clusterd_VERSION_ARCH.deb: clusterd in an environment of its own, for the distribution that this runs on.
 package: $(STAMP)

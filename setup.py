@@ -13,12 +13,15 @@ TEST = [
     "hypothesis>=6.100",
     "schemathesis>=4.0",
     "pytest-benchmark>=4.0",
+    "playwright>=1.50",
+    "axe-playwright-python>=0.1.4",
 ]
 BENCH = ["pytest>=8.0", "pytest-benchmark>=4.0", "matplotlib>=3.8"]
+PICTURES = ["playwright>=1.50", "pillow>=10.0"]
 RIG = ["click>=8.1", "cryptography>=42.0", "psutil>=5.9", "rich>=13.7"]
 """Of tools/rig, which is not installed but run in a checkout. Today the daemon needs all of it, too: named so that it
 stays when the daemon needs less."""
-DEV = [*TEST, *RIG, "ruff>=0.6", "mypy>=1.11", "types-psutil>=6.0", "types-defusedxml>=0.7"]
+DEV = [*TEST, *RIG, *PICTURES, "ruff>=0.6", "mypy>=1.11", "types-psutil>=6.0", "types-defusedxml>=0.7"]
 
 setup(
     name="clusterd",
@@ -28,6 +31,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    package_data={"clusterd.monitor": ["page/*"]},
     packages=find_packages(
         include=["clusterd", "clusterd.*", "ipc", "ipc.*", "hashing", "hashing.*", "tools", "tools.*"],
         exclude=["tools.rig", "tools.rig.*"],

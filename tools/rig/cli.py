@@ -266,6 +266,18 @@ def demo(
     )
 
 
+@rig.command()
+@click.option(
+    "--into", type=click.Path(path_type=Path, file_okay=False), default=Path("docs/images"), show_default=True
+)
+def pictures(into: Path) -> None:
+    """Take the pictures of the documents: `clusterd top` and the dashboard, from a cluster made for it."""
+    from tools.rig.pictures import take  # it needs a browser and its driver
+
+    for path in take(into, echo):
+        echo(f"{path}: {path.stat().st_size // 1000} kB")
+
+
 rig.add_command(agents_group)
 rig.add_command(groups_group)
 

@@ -1,0 +1,90 @@
+/** All that hinders the node or one of its workers, the worst first. */
+
+import { byId, keyed, make, mark, say } from "./dom.js";
+import { count, span } from "./words.js";
+
+const MOST_PATHS = 5;
+const MOST = 30;
+const WELL = new Set(["ready", "starting", "stopping"]);
+const ADVICE = new Set(["rights"]);
+const SILENT_S = 10;
+
+const bad = (where, text) => ({ tone: "bad", where, text });
+const doubtful = (where, text) => ({ tone: "doubtful", where, text });
+const note = (where, text) => ({ tone: "note", where, text });
+
+/** Yields {tone, where, text}; a note needs no hurry. */
+function* problems(status) {
+  const { manifest, results = {}, agents, node, processes = [], workers = [], refused = [] } = status;
+  if (status.problem) yield bad(node?.name ?? "node", status.problem);
+  for (const row of processes) {
+    if (!WELL.has(row.state)) yield bad(row.name, `the process is ${row.state}`);
+    else if ((row.silent_s ?? 0) >= SILENT_S) {
+      yield doubtful(row.name, `the process is silent for ${span(row.silent_s)}`);
+    }
+  }
+  if (manifest?.withheld) {
+    const cure = "put them back, or run clusterd sync --allow-delete";
+    yield bad("files", `${count(manifest.withheld, "file")} lost at once, kept on the workers: ${cure}`);
+  }
+  if (manifest?.failure) yield bad("files", `the last scan failed: ${manifest.failure}`);
+  for (const [subject, text] of Object.entries(status.problems ?? {})) {
+    if (text !== status.problem) yield (ADVICE.has(subject) ? note : bad)(subject, text);
+  }
+  for (const row of workers) {
+    if (row.state === "lost") {
+      yield bad(row.name, `lost for ${span(row.lost_s ?? 0)}: ${row.why || "it hung up"} (${row.address})`);
+    }
+  }
+  for (const row of refused) {
+    const text = `refused: ${row.reason} (${row.address}, ${count(row.attempts, "attempt")})`;
+    yield bad(row.name || row.address, text);
+  }
+  const away = new Set(workers.filter((row) => row.state !== "connected").map((row) => row.name));
+  for (const [name, row] of Object.entries(results)) {
+    if (away.has(name)) continue;
+    const where = name === "self" ? node?.name ?? "this node" : name;
+    if (row.result === "failed" || row.result === "unknown") {
+      yield bad(where, `last sync ${row.result}: ${row.detail || "see the log"}`);
+    }
+    yield* ofPaths(where, row.problems);
+    if (row.lag_s >= 60) yield doubtful(where, `behind for ${span(row.lag_s)}`);
+  }
+  if (agents?.problem) yield bad("agents", `the agent database does not answer: ${agents.problem}`);
+  for (const [name, row] of Object.entries(agents?.syncs ?? {})) {
+    if (row.groups_problem) yield doubtful(name === "self" ? node?.name : name, row.groups_problem);
+  }
+  yield* ofPaths("files", manifest?.last_scan?.problems);
+  if (manifest?.unwatched) yield note("files", `not watched: ${manifest.unwatched}`);
+  if (manifest?.settling) yield note("files", `${count(manifest.settling)} have just vanished; that is looked into`);
+  if (node?.needs_restart?.length) {
+    yield note("settings", `wait for a restart: ${node.needs_restart.join(", ")}`);
+  }
+  if (status.log_level) {
+    yield note("log", `at ${status.log_level.level} for ${span(status.log_level.left_s)} more`);
+  }
+}
+
+function* ofPaths(where, found) {
+  const paths = Object.entries(found ?? {});
+  for (const [path, why] of paths.slice(0, MOST_PATHS)) yield doubtful(where, `${path}: ${why}`);
+  if (paths.length > MOST_PATHS) yield doubtful(where, `and ${count(paths.length - MOST_PATHS, "more file")}`);
+}
+
+export function showProblems(status) {
+  const all = [...problems(status)];
+  const found = all.slice(0, MOST);
+  if (all.length > MOST) found.push(note("", `and ${count(all.length - MOST)} more`));
+  const serious = all.filter((one) => one.tone !== "note").length;
+  say(byId("problems-count"), serious ? count(serious) : "");
+  mark(byId("problems-none"), "hidden", found.length > 0);
+  keyed(
+    byId("problems-list"), found, (one) => `${one.where}\n${one.text.replace(/\d[\d.,]*/g, "#")}`,
+    () => make("li", {}, make("b"), " ", make("span")),
+    (node, one) => {
+      mark(node, "data-tone", one.tone);
+      say(node.firstChild, one.where);
+      say(node.lastChild, one.text);
+    },
+  );
+}

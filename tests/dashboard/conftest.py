@@ -1,0 +1,83 @@
+"""One browser and one made-up monitoring port for each module."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.dashboard import states
+from tests.dashboard.fake_port import FakePort
+from tools.rig.browser import browser, why_no_browser
+
+MISSING = why_no_browser()
+DEADLINE_MS = 120_000
+"""What takes a tenth of a second alone may take long beside twenty busy processes."""
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    if MISSING:
+        pytest.skip(f"no browser: {MISSING}")
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=DEADLINE_MS)
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[FakePort]:
+    served = FakePort()
+    yield served
+    served.close()
+
+
+class Seen:
+    """What a page did beside being looked at."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+
+
+@pytest.fixture
+def look(chromium: Any, port: FakePort) -> Iterator[Open]:
+    """Opens the dashboard in a state: `look(status, events, lag, **options of the browser's context)` returns the page.
+    Afterwards no page may have complained (but for `page.seen.errors` that a test has cleared) or asked another server.
+    """
+    contexts: list[Any] = []
+    pages: list[Any] = []
+
+    def open_page(
+        status: dict[str, Any],
+        events: list[dict[str, Any]] | None = None,
+        lag: dict[str, Any] | None = None,
+        *,
+        before: Callable[[Any], None] = lambda page: None,
+        **options: Any,
+    ) -> Any:
+        names = [row["name"] for row in status["workers"]]
+        port.begin(status, states.history() if events is None else events, states.lag(names) if lag is None else lag)
+        context = chromium.new_context(**{"viewport": {"width": 1440, "height": 900}} | options)
+        contexts.append(context)
+        context.set_default_timeout(DEADLINE_MS)
+        page = context.new_page()
+        page.seen = Seen()
+        page.on("console", lambda said: said.type == "error" and page.seen.errors.append(said.text))
+        page.on("pageerror", lambda failure: page.seen.errors.append(str(failure)))
+        page.on("request", lambda request: page.seen.requests.append(request.url))
+        before(page)
+        page.goto(port.url)
+        page.locator("#link[data-state=live]").wait_for()
+        pages.append(page)
+        return page
+
+    try:
+        yield open_page
+    finally:
+        for context in contexts:
+            context.close()
+    for page in pages:
+        assert page.seen.errors == []
+        assert [url for url in page.seen.requests if not url.startswith(f"{port.url}/")] == []
