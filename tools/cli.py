@@ -21,6 +21,14 @@ COMMANDS = {
     "reload": ("tools.cli_config:reload", "Read the configuration again."),
     "status": ("tools.cli_status:status", "Show the node: processes, peers, manifest, syncs."),
     "adopt": ("tools.cli_adopt:adopt", "Run clusterd in place of a stock manager's cluster daemon."),
+    "history": (
+        "tools.cli_history:history",
+        "Show what has happened: changes of files, syncs, registrations, logins, workers, problems.",
+    ),
+    "events": (
+        "tools.cli_history:events",
+        "Tell what happens, as JSON lines, until interrupted; also while the node is restarted.",
+    ),
     "log": ("tools.cli_log:log", "Show the node's log: by level, node or text."),
     "log-level": (
         "tools.cli_log:log_level",

@@ -33,14 +33,16 @@ def below(loaded: set[str], packages: tuple[str, ...]) -> set[str]:
     return {name for name in loaded if any(name == package or name.startswith(package + ".") for package in packages)}
 
 
-@pytest.mark.parametrize("arguments", ["--help", "version", "status", "status --json", "stop", "sync", "control nodes"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "version", "status", "status --json", "stop", "sync", "control nodes", "history"]
+)
 def test_looking_at_a_node_does_not_load_the_daemon(tmp_path: Path, arguments: str) -> None:
     loaded = loaded_by(tmp_path, *arguments.split())
     assert below(loaded, DAEMON) == set()
     assert below(loaded, HEAVY) == set()
 
 
-@pytest.mark.parametrize("arguments", ["--help", "version", "status --json"])
+@pytest.mark.parametrize("arguments", ["--help", "version", "status --json", "history", "history --json"])
 def test_what_programs_ask_draws_nothing(tmp_path: Path, arguments: str) -> None:
     assert below(loaded_by(tmp_path, *arguments.split()), ("rich",)) == set()
 
