@@ -31,11 +31,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    package_data={"clusterd.monitor": ["page/*"]},
-    packages=find_packages(
-        include=["clusterd", "clusterd.*", "ipc", "ipc.*", "hashing", "hashing.*", "tools", "tools.*"],
-        exclude=["tools.rig", "tools.rig.*"],
-    ),
+    packages=[
+        *find_packages(
+            include=["clusterd", "clusterd.*", "ipc", "ipc.*", "hashing", "hashing.*", "tools", "tools.*"],
+            exclude=["tools.rig", "tools.rig.*"],
+        ),
+        "clusterd.monitor.page",
+    ],
+    package_data={"clusterd.monitor.page": ["*"]},
     install_requires=[
         "click>=8.1",
         "cryptography>=42.0",

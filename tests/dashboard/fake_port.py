@@ -97,7 +97,8 @@ class FakePort:
             event
             for event in self.events
             if event["kind"] == asked.get("kind", event["kind"])
-            and event["node"] == asked.get("node", event["node"])
+            and _place(event) == asked.get("node", _place(event))
+            and event["seq"] < int(asked.get("before", event["seq"] + 1))
             and ("path" not in asked or any(fnmatch.fnmatchcase(path, asked["path"]) for path in _paths(event)))
         ]
         return found[: int(asked["limit"])]
@@ -123,6 +124,10 @@ class FakePort:
     @property
     def is_away(self) -> bool:
         return self._is_away
+
+
+def _place(event: dict[str, Any]) -> str:
+    return str(event.get("worker") or event.get("through") or event["node"])
 
 
 def _paths(event: dict[str, Any]) -> list[str]:

@@ -100,7 +100,13 @@ def master(workers: int = 3, **given: Any) -> dict[str, Any]:
             "to_hand_out": 0,
             "syncs": {},
         },
-        "monitor": {"asked_at": now, "fresh": True, "events_lost": 0, "journal": {"rows": 12, "bytes": 65536}},
+        "monitor": {
+            "asked_at": now,
+            "fresh": True,
+            "answer_age_s": 0.4,
+            "events_lost": 0,
+            "journal": {"rows": 12, "bytes": 65536},
+        },
     }
     status["agents"]["nodes"] = {name: dict(counts) for name in ["m1", *names][: workers + 1]}
     return status | given
@@ -156,7 +162,7 @@ def not_answering() -> dict[str, Any]:
     status = master()
     status["verdict"] = {"level": "DOWN", "reason": "The node does not answer: no answer within 1.2 s"}
     status["processes"][2]["silent_s"] = 14.0
-    status["monitor"] |= {"fresh": False, "asked_at": status["at"] - 12}
+    status["monitor"] |= {"fresh": False, "answer_age_s": 12.0}
     return status
 
 
@@ -213,42 +219,38 @@ def change(seq: int, files: int = 3, **given: Any) -> dict[str, Any]:
         for number in range(files)
     ]
     counts = {word: sum(row["what"] == word for row in rows) for word in ("added", "changed", "deleted", "withheld")}
-    event = {"seq": seq, "at": at(seq, seq), "node": "m1", "kind": "change", "number": seq, "source": "events"}
-    return event | counts | {"files": rows, "seconds": 0.021} | given
+    event = {"seq": seq, "at": at(seq, seq), "node": "m1", "kind": "change", "manifest": "5e" * 6, "source": "events"}
+    return event | counts | {"files": rows, "unlisted": 0, "part": 1, "parts": 1, "seconds": 0.021} | given
 
 
 def sync(seq: int, **given: Any) -> dict[str, Any]:
-    event = {
-        "seq": seq,
-        "at": at(seq, seq),
-        "node": "m1",
-        "kind": "sync",
-        "worker": "w1",
-        "what": "files",
-        "number": seq,
-    }
-    return event | {"files": 3, "bytes": 84000, "seconds": 0.31, "result": "ok", "why": "", "left_out": []} | given
+    event = {"seq": seq, "at": at(seq, seq), "node": "m1", "kind": "sync", "worker": "w1", "what": "files"}
+    event |= {"manifest": "5e" * 6, "files": 3, "bytes": 84000, "seconds": 0.31}
+    return event | {"result": "ok", "why": "", "left_out": []} | given
 
 
 def history(count: int = 12) -> list[dict[str, Any]]:
     """Events of all kinds, the newest first."""
+    added = {
+        "what": "added",
+        "agent": "017",
+        "name": "web-4",
+        "ip": "any",
+        "through": "w1",
+        "who": "10.1.1.9",
+        "why": "",
+    }
+    request = {"function": "delete_agents", "about": "agents 004", "user": "alice", "through": "m1", "result": "done"}
     kinds: list[dict[str, Any]] = [
-        {
-            "kind": "registration",
-            "what": "added",
-            "agent": "017",
-            "name": "web-4",
-            "ip": "any",
-            "through": "w1",
-            "who": "10.1.1.9",
-        },
-        {"kind": "group", "what": "assigned", "agent": "017", "group": "web", "who": "alice"},
+        {"kind": "registration", **added},
+        {"kind": "group", "what": "assigned", "agent": "017", "agents": 1, "group": "web", "who": "alice"},
         {"kind": "login", "user": "alice", "through": "m1", "address": "10.1.1.9", "result": "refused"},
-        {"kind": "request", "function": "delete_agents", "user": "alice", "through": "m1", "result": "ok"},
+        {"kind": "request", **request, "why": ""},
         {"kind": "worker", "worker": "w2", "what": "lost", "why": "no answer for 12 s", "address": "10.0.0.2"},
-        {"kind": "problem", "what": "begins", "text": "disk full"},
+        {"kind": "problem", "what": "begins", "subject": "spool", "text": "disk full"},
         {"kind": "process", "process": "net", "what": "died", "pid": 811, "why": "signal 9"},
         {"kind": "reload", "changed": ["intervals"], "needs_restart": []},
+        {"kind": "lost", "process": "sync", "count": 4},
     ]
     events = []
     for seq in range(1, count + 1):

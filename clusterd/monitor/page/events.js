@@ -3,23 +3,30 @@
 import { count, size, took } from "./words.js";
 
 export const KINDS = [
-  "change", "sync", "worker", "problem", "process", "registration", "group", "login", "request", "reload",
+  "change", "sync", "worker", "problem", "process", "registration", "group", "login", "request", "reload", "lost",
 ];
 const BAD = new Set(["failed", "lost", "refused", "died", "killed"]);
 const DOUBTFUL = new Set(["partial", "limited", "begins"]);
 const GOOD = new Set(["back", "ends"]);
-const COUNTS = new Set(["added", "changed", "deleted", "withheld"]);
-const NAMES = { seconds: "took", number: "manifest", source: "noticed by" };
-const FIELDS_LEFT_OUT = new Set(["seq", "at", "node", "kind", "files", "left_out"]);
+const COUNTS = new Set(["added", "changed", "deleted", "withheld", "unlisted"]);
+const PARTS = new Set(["part", "parts"]);
+const NAMES = { seconds: "took", source: "noticed by" };
+const FIELDS_LEFT_OUT = new Set(["seq", "at", "kind", "left_out"]);
 
 /** `bad`, `doubtful`, `good` or empty: the colour of an event. */
 export function tone(event) {
   const word = [event.result, event.what].find((one) => BAD.has(one) || DOUBTFUL.has(one) || GOOD.has(one));
+  if (event.kind === "lost") return "doubtful";
   if (word === undefined) return event.kind === "change" && event.withheld ? "doubtful" : "";
   return BAD.has(word) ? "bad" : DOUBTFUL.has(word) ? "doubtful" : "good";
 }
 
-/** One line. */
+/** The node that an event is about: where it happened, or through which it came. */
+export function place(event) {
+  return event.worker || event.through || event.node;
+}
+
+/** One line, without the place. */
 export function summary(event) {
   const say = SAYINGS[event.kind];
   return (say ? say(event) : rest(event)).filter(Boolean).join(" ");
@@ -30,43 +37,42 @@ const SAYINGS = {
     const parts = ["added", "changed", "deleted", "withheld"]
       .filter((word) => event[word])
       .map((word) => `${count(event[word])} ${word}`);
-    const paths = (event.files ?? []).map((file) => file.path);
-    const more = parts.length && paths.length > 1 ? `, and ${count(paths.length - 1)} more` : "";
-    return [parts.join(", ") || "nothing", paths.length ? `· ${paths[0]}${more}` : ""];
+    const all = event.added + event.changed + event.deleted + event.withheld;
+    const first = event.files?.[0]?.path;
+    const part = event.parts > 1 ? ` (part ${event.part} of ${event.parts})` : "";
+    const more = all > 1 ? `, and ${count(all - 1)} more` : "";
+    return [(parts.join(", ") || "nothing") + part, first ? `· ${first}${more}` : ""];
   },
   sync: (event) => [
-    event.worker,
-    { files: "", ahead: "(ahead of the check)", groups: "agent groups", agents: "agents" }[event.what] ?? event.what,
-    event.result === "ok" ? "" : event.result === "partial" ? "has not all" : event.result,
-    event.files === null || event.files === undefined ? "" : `· ${count(event.files, "file")}`,
-    event.bytes ? `· ${size(event.bytes)}` : "",
+    { files: "", ahead: "at once,", groups: "groups of agents,", agents: "state of agents," }[event.what] ?? event.what,
+    event.result === "ok" ? "" : event.result === "partial" ? "not all of it:" : `${event.result}:`,
+    ["files", "ahead"].includes(event.what) ? count(event.files, "file") : count(event.files),
+    event.bytes ? behind(size(event.bytes)) : "",
     event.seconds === null || event.seconds === undefined ? "" : `· ${took(event.seconds)}`,
     event.left_out?.length ? `· ${count(event.left_out.length)} left out` : "",
-    event.why ? `· ${event.why}` : "",
+    behind(event.why),
   ],
   registration: (event) => [
-    "agent", event.agent, event.name, event.what, event.ip ? `· ${event.ip}` : "", through(event), by(event.who),
+    "agent", event.agent, event.name, event.what, behind(event.ip), by(event.who), behind(event.why),
   ],
   group: (event) => [
-    event.agent ? `agent ${event.agent}` : "", event.what, event.agent ? "group" : "", event.group, by(event.who),
+    event.group, event.what, event.agents > 1 ? `· ${count(event.agents, "agent")}:` : event.agent ? "· agent" : "",
+    event.agent, by(event.who),
   ],
-  login: (event) => [event.user, event.result, event.address ? `· from ${event.address}` : "", through(event)],
-  request: (event) => [event.function, `· ${event.result}`, by(event.user), through(event)],
-  worker: (event) => [
-    event.worker, event.what, event.address ? `· ${event.address}` : "", event.why ? `· ${event.why}` : "",
-  ],
-  problem: (event) => [event.what === "ends" ? "over:" : "", event.text],
-  process: (event) => [
-    event.process, event.what, event.pid ? `· pid ${event.pid}` : "", event.why ? `· ${event.why}` : "",
-  ],
+  login: (event) => [event.user, event.result, event.address ? `· from ${event.address}` : ""],
+  request: (event) => [event.function, event.about, behind(event.result), by(event.user), behind(event.why)],
+  worker: (event) => [event.what, behind(event.address), behind(event.why)],
+  problem: (event) => [event.what === "ends" ? `over: ${event.subject}` : event.text || event.subject],
+  process: (event) => [event.process, event.what, event.pid ? `· pid ${event.pid}` : "", behind(event.why)],
+  lost: (event) => [`${count(event.count, "event")} of ${event.process} could not be recorded`],
   reload: (event) => [
     event.changed?.length ? event.changed.join(", ") : "nothing changed",
     needsRestart(event) ? `· waits for a restart: ${needsRestart(event)}` : "",
   ],
 };
 
-function through(event) {
-  return event.through ? `· through ${event.through}` : "";
+function behind(text) {
+  return text ? `· ${text}` : "";
 }
 
 function by(who) {
@@ -86,7 +92,8 @@ function rest(event) {
 export function fields(event) {
   return Object.entries(event)
     .filter(([name, value]) => !FIELDS_LEFT_OUT.has(name) && value !== null && value !== "" && value?.length !== 0)
-    .filter(([name, value]) => value !== 0 || !COUNTS.has(name))
+    .filter(([name, value]) => (value !== 0 || !COUNTS.has(name)) && !(name === "files" && Array.isArray(value)))
+    .filter(([name]) => event.parts !== 1 || !PARTS.has(name))
     .map(([name, value]) => [NAMES[name] ?? name.replaceAll("_", " "), shown(name, value)]);
 }
 

@@ -1,7 +1,7 @@
 /** The history of changes and of everything else that the journal holds. */
 
 import { byId, keyed, make, mark, say } from "./dom.js";
-import { KINDS, fields, summary, tone } from "./events.js";
+import { KINDS, fields, place, summary, tone } from "./events.js";
 import { Journal, MOST, NO_FILTER } from "./journal.js";
 import { Rows } from "./rows.js";
 import { byName, count, moment, size } from "./words.js";
@@ -71,7 +71,7 @@ export class History {
   }
 
   #show() {
-    for (const event of this.journal.latest) if (event.node) this.#nodes.add(event.node);
+    for (const event of this.journal.latest) if (place(event)) this.#nodes.add(place(event));
     this.#offerNodes();
     this.#rows.show(this.journal.events, { keepsPlace: this.#keeps });
     this.#keeps = true;
@@ -122,7 +122,7 @@ export class History {
     const button = make(
       "button", { type: "button", "aria-expanded": String(isOpen), "aria-controls": id },
       make("time", { datetime: event.at }, Number.isNaN(at.getTime()) ? event.at : moment(at)),
-      make("span", { class: "node" }, event.node),
+      make("span", { class: "node" }, place(event)),
       make("span", { class: "kind" }, event.kind),
       make("span", { class: "what" }, summary(event)),
     );

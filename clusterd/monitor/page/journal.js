@@ -1,10 +1,10 @@
 /** The events that the page holds, newest first, and those that a filter leaves. At most 10,000 each. */
 
-import { paths } from "./events.js";
+import { paths, place } from "./events.js";
 import { ask } from "./feed.js";
 
-const LIMITS = [500, 2500, 10000];
-export const MOST = LIMITS.at(-1);
+const AT_ONCE = 500;
+export const MOST = 10000;
 export const NO_FILTER = Object.freeze({ path: "", kind: "", node: "" });
 
 /** The pattern for the node: a text without wildcards is looked for anywhere in a path. */
@@ -36,12 +36,12 @@ export function matcher(filter) {
   const path = filter.path ? expression(filter.path) : null;
   return (event) =>
     (!filter.kind || event.kind === filter.kind) &&
-    (!filter.node || event.node === filter.node) &&
+    (!filter.node || place(event) === filter.node) &&
     (!path || paths(event).some((one) => path.test(one)));
 }
 
 export class Journal {
-  #all = { events: [], step: 0, whole: false };
+  #all = { events: [], whole: false, loading: false };
   #found = null;
   #filter = NO_FILTER;
   #matches = () => true;
@@ -91,37 +91,45 @@ export class Journal {
     this.#filter = filter;
     const none = !filter.path && !filter.kind && !filter.node;
     this.#matches = matcher(filter);
-    this.#found = none ? null : { events: this.#all.events.filter(this.#matches), step: 0, whole: false };
+    const found = none ? null : this.#all.events.filter(this.#matches);
+    this.#found = found && { events: found, whole: false, loading: false };
     this.#changed();
     if (!none || !this.#all.events.length) await this.refresh();
   }
 
   /** The newest events again; after a connection was lost, too. */
   async refresh() {
-    await this.#load(this.#view);
+    await this.#load(this.#view, this.#filter);
     if (this.#found) await this.#load(this.#all, NO_FILTER);
   }
 
   /** More, older ones. */
   async more() {
     const view = this.#view;
-    if (view.whole || view.loading || view.step >= LIMITS.length - 1) return;
-    view.step += 1;
-    await this.#load(view);
+    const oldest = view.events.at(-1);
+    if (!oldest || view.whole || view.loading || view.events.length >= MOST) return;
+    await this.#load(view, this.#filter, oldest.seq);
   }
 
-  async #load(view, filter = this.#filter) {
-    const limit = LIMITS[view.step];
-    const query = new URLSearchParams({ limit });
+  /** The newest, or those before an event; what is here already stays. */
+  async #load(view, filter, before = null) {
+    const query = new URLSearchParams({ limit: AT_ONCE });
+    if (before !== null) query.set("before", before);
     if (filter.kind) query.set("kind", filter.kind);
     if (filter.node) query.set("node", filter.node);
     if (filter.path) query.set("path", pattern(filter.path));
     view.loading = true;
     try {
       const { events } = await ask(`/history.json?${query}`);
-      // A server that gives fewer than were asked for has no more, or a limit of its own.
-      view.whole = events.length < limit || view.step === LIMITS.length - 1;
-      put(view, view === this.#found ? events.filter(this.#matches) : events);
+      const isAll = events.length < AT_ONCE;
+      if (before === null && !isAll && events.at(-1).seq > (view.events[0]?.seq ?? Infinity)) {
+        // So much has happened meanwhile that the rows here are not the next ones.
+        view.events = [];
+        view.whole = false;
+      }
+      const held = view.events.length;
+      put(view, events);
+      if (isAll || (before !== null && view.events.length === held)) view.whole = true;
       this.failure = "";
     } catch (failure) {
       this.failure = String(failure.message ?? failure);

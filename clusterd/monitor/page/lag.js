@@ -60,7 +60,9 @@ export class LagMap {
 
   /** The newest column, until /lag.json is asked again; `status` as it comes. */
   live(status) {
-    if (!this.#from || status.node?.type !== "master") return;
+    const isMaster = status.node?.type === "master";
+    say(byId("lag-none"), isMaster ? "Nothing measured yet." : "Only a master knows how far behind workers are.");
+    if (!this.#from || !isMaster) return;
     const column = Math.floor((status.at - this.#from) / this.#step_s);
     const known = new Map(this.#rows);
     for (const { name, state } of status.workers ?? []) {

@@ -6,6 +6,7 @@ import { count, moment, size, span, took } from "./words.js";
 
 const MOST_RUNNING = 12;
 const MOST_RECENT = 5;
+const FILES = new Set(["files", "ahead"]);
 
 export function showSyncs(status) {
   const syncs = (status.syncs ?? []).slice(0, MOST_RUNNING);
@@ -36,7 +37,7 @@ export function showSyncs(status) {
 export function showRecentSyncs(events) {
   const recent = [];
   for (const event of events) {
-    if (event.kind === "sync" && event.what !== "agents" && recent.push(event) === MOST_RECENT) break;
+    if (event.kind === "sync" && FILES.has(event.what) && recent.push(event) === MOST_RECENT) break;
   }
   mark(byId("syncs-recent-title"), "hidden", !recent.length);
   keyed(
@@ -52,8 +53,7 @@ export function showRecentSyncs(events) {
 
 function outcome(event) {
   if (event.result === "failed") return `failed: ${event.why || "see the log"}`;
-  const what = event.what === "groups" ? "groups" : count(event.files, "file");
-  const parts = [what, event.bytes ? size(event.bytes) : "", took(event.seconds)];
+  const parts = [count(event.files, "file"), event.bytes ? size(event.bytes) : "", took(event.seconds)];
   if (event.result === "partial") parts.push(`${count(event.left_out?.length ?? 0)} left out`);
   return parts.filter(Boolean).join(" · ");
 }

@@ -1,7 +1,7 @@
 /** The verdict, and the facts below it. */
 
 import { byId, keyed, make, mark, say } from "./dom.js";
-import { count, seconds, size, span } from "./words.js";
+import { count, size, span } from "./words.js";
 import { links } from "./workers.js";
 
 const ICONS = { OK: "ok", DEGRADED: "degraded", DOWN: "down" };
@@ -33,9 +33,9 @@ function noteOf(status, link, isCut) {
     return said ? `Known until ${span(link.silent_s)} ago: ${said.level}, ${said.reason}` : "";
   }
   if (status?.monitor && status.monitor.fresh === false) {
-    const asked = seconds(status.monitor.asked_at);
-    const age = asked === null ? "" : ` from ${span(Math.max(0, status.at - asked))} ago`;
-    return `The sync process does not answer: workers, syncs and files are${age || " old"}; processes are current.`;
+    const age = status.monitor.answer_age_s;
+    if (typeof age !== "number") return "The sync process has not answered yet; processes are current.";
+    return `The sync process does not answer: workers, syncs and files are from ${span(age)} ago, processes current.`;
   }
   return "";
 }
