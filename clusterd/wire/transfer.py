@@ -196,9 +196,14 @@ class Files(Generic[Place]):
             return None
         return self._files.pop(name)
 
-    def drop(self, path: str) -> IncomingFile[Place] | None:
-        """Removes a file (its digest differed, its disk was full)."""
-        return self._files.pop(path, None)
+    def has(self, file: IncomingFile[Place]) -> bool:
+        """Whether this very file is still arriving or waits to be claimed."""
+        return self._files.get(file.path) is file
+
+    def drop(self, file: IncomingFile[Place]) -> None:
+        """Removes a file (its digest differed, its disk was full), but never another one of its name."""
+        if self.has(file):
+            del self._files[file.path]
 
     def take_all(self) -> list[IncomingFile[Place]]:
         """The connection has ended."""

@@ -158,7 +158,7 @@ def test_what_a_link_sends_is_charged_until_it_is_removed(tmp_path: Path) -> Non
 def test_package_that_is_kept_for_later_stays_charged(tmp_path: Path) -> None:
     async def story() -> None:
         link, claim = Link(tmp_path), f"{'0' * 64} 1000".encode()
-        link.incoming.resume_file(claim)
+        await link.incoming.resume_file(claim)
         link.incoming.new_file(PATH.encode())
         await link.incoming.file_chunk(f"{PATH} ".encode() + bytes(500), None)
         link.incoming.close()

@@ -11,6 +11,7 @@ import pytest
 from clusterd.errors import ClusterError
 from clusterd.messages.bodies import StoreChunk
 from clusterd.settings import Limits
+from clusterd.sync.links import partials
 from clusterd.sync.links.incoming import Incoming, Refusal
 from clusterd.sync.links.outgoing import Package, cut_package
 from clusterd.sync.links.partials import KEPT, KEPT_S, Claim, Partial, Partials
@@ -63,7 +64,7 @@ def claim_of(data: bytes, size: int | None = None) -> bytes:
 
 async def send(link: Incoming, data: bytes, *, stop: int | None = None, claim: bytes | None = None) -> int:
     """What a master does, up to byte `stop`. Returns how many bytes it sent."""
-    start = link.resume_file(claim_of(data) if claim is None else claim)
+    start = await link.resume_file(claim_of(data) if claim is None else claim)
     link.new_file(PATH.encode())
     end = len(data) if stop is None else stop
     for at in range(start, end, 1000):
@@ -118,8 +119,8 @@ def test_claim_of_another_package_gets_nothing(worker: Worker, claim: bytes) -> 
         first = worker.link()
         await send(first, DATA, stop=7000)
         first.close()
-        assert worker.link().resume_file(claim) == 0
-        assert worker.link().resume_file(claim_of(DATA)) == 7000
+        assert await worker.link().resume_file(claim) == 0
+        assert await worker.link().resume_file(claim_of(DATA)) == 7000
 
     asyncio.run(story())
 
@@ -128,7 +129,7 @@ def test_claim_of_another_package_gets_nothing(worker: Worker, claim: bytes) -> 
 def test_claim_that_is_none_is_refused(worker: Worker, claim: bytes) -> None:
     async def story() -> None:
         with pytest.raises(ClusterError):
-            worker.link().resume_file(claim)
+            await worker.link().resume_file(claim)
 
     asyncio.run(story())
 
@@ -137,7 +138,7 @@ def test_nothing_is_kept_for_a_link_that_may_not(worker: Worker) -> None:
     async def story() -> None:
         link = worker.link(resumes=False)
         with pytest.raises(ClusterError):
-            link.resume_file(claim_of(DATA))
+            await link.resume_file(claim_of(DATA))
         link.new_file(PATH.encode())
         await link.file_chunk(f"{PATH} data".encode(), None)
         link.close()
@@ -145,7 +146,7 @@ def test_nothing_is_kept_for_a_link_that_may_not(worker: Worker) -> None:
         silent = worker.link()
         silent.forget(TASK)
         with pytest.raises(ClusterError):
-            silent.resume_file(claim_of(DATA))
+            await silent.resume_file(claim_of(DATA))
 
     asyncio.run(story())
 
@@ -164,22 +165,66 @@ def test_sender_that_lies_about_the_beginning_is_found_out_by_the_digest_and_beg
     asyncio.run(story())
 
 
-def test_chunk_that_is_being_stored_when_the_link_ends_is_not_counted(worker: Worker) -> None:
+async def begin_storing(worker: Worker, link: Incoming) -> asyncio.Task[None]:
+    """The next 1000 bytes have come, and their job does not end before the pool's gate is opened."""
+    worker.pool.gate.clear()
+    jobs = worker.pool.count(StoreChunk)
+    storing = asyncio.create_task(link.file_chunk(f"{PATH} ".encode() + DATA[2000:3000], None))
+    while worker.pool.count(StoreChunk) == jobs:
+        await asyncio.sleep(0)
+    return storing
+
+
+@pytest.mark.parametrize("ends", ["with the link", "with its task"])
+def test_chunk_that_is_being_stored_when_its_transfer_ends_counts(worker: Worker, ends: str) -> None:
     async def story() -> None:
         link = worker.link()
         await send(link, DATA, stop=2000)
-        worker.pool.gate.clear()
-        storing = asyncio.create_task(link.file_chunk(f"{PATH} ".encode() + DATA[2000:3000], None))
-        while worker.pool.count(StoreChunk) < 3:
+        storing = await begin_storing(worker, link)
+        if ends == "with the link":
+            link.close()
+        else:
+            link.forget(TASK)
+        again = asyncio.create_task(worker.link().resume_file(claim_of(DATA)))
+        while (
+            not again.done() and len(asyncio.all_tasks()) < 4
+        ):  # this one, the chunk's, the one that keeps, the claim's
             await asyncio.sleep(0)
-        link.close()
-        assert worker.link().resume_file(claim_of(DATA)) == 0  # a job still writes to it
+        assert not again.done()  # a job still writes to it
         worker.pool.gate.set()
         with pytest.raises(ClusterError):
             await storing
-        while not (held := worker.link().resume_file(claim_of(DATA))):
-            await asyncio.sleep(0)
-        assert held == 2000
+        assert await again == 3000
+
+    asyncio.run(story())
+
+
+def test_chunk_of_a_file_whose_name_was_begun_anew_is_not_counted_in_the_new_one(worker: Worker) -> None:
+    async def story() -> None:
+        link = worker.link()
+        await send(link, DATA, stop=2000)
+        storing = await begin_storing(worker, link)
+        link.new_file(PATH.encode())
+        worker.pool.gate.set()
+        with pytest.raises(ClusterError):
+            await storing
+        await link.file_chunk(f"{PATH} whole".encode(), None)
+        await link.end_file(f"{PATH} ".encode() + sha256(b"whole").digest())
+
+    asyncio.run(story())
+
+
+def test_transfer_goes_on_anew_when_a_job_does_not_end(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        monkeypatch.setattr(partials, "SETTLE_S", 0.01)
+        link = worker.link()
+        await send(link, DATA, stop=2000)
+        storing = await begin_storing(worker, link)
+        link.close()
+        assert await worker.link().resume_file(claim_of(DATA)) == 0
+        worker.pool.gate.set()
+        with pytest.raises(ClusterError):
+            await storing
 
     asyncio.run(story())
 

@@ -140,7 +140,7 @@ def test_strings_and_files_whose_bytes_could_not_be_written_leave_their_places(t
 def test_package_that_goes_on_and_cannot_be_written_is_not_kept(tmp_path: Path, disk: Disk) -> None:
     async def story() -> None:
         link, claim = Link(tmp_path), f"{'0' * 64} 100".encode()
-        link.incoming.resume_file(claim)
+        await link.incoming.resume_file(claim)
         link.incoming.new_file(PATH.encode())
         await link.incoming.file_chunk(f"{PATH} hi".encode(), None)
         disk.is_full = True
@@ -149,7 +149,7 @@ def test_package_that_goes_on_and_cannot_be_written_is_not_kept(tmp_path: Path, 
         link.incoming.forget(TASK)
         assert link.files == []
         link.incoming.expect(TASK)
-        assert link.incoming.resume_file(claim) == 0
+        assert await link.incoming.resume_file(claim) == 0
 
     run(story())
 

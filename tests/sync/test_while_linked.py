@@ -136,7 +136,7 @@ def test_unpacking_ends_with_the_link_and_goes_on_with_the_next(tmp_path: Path, 
         assert isinstance(worker.jobs[-1], SweepTemporary)  # what was unpacked does not stay
         later = worker.link()
         later.expect("task")
-        held = later.resume_file(f"{sha256(DATA).hexdigest()} {len(DATA)}".encode())
+        held = await later.resume_file(f"{sha256(DATA).hexdigest()} {len(DATA)}".encode())
         assert held == (len(DATA) if capabilities else 0)
         later.close()
         worker.partials.clear()

@@ -7,7 +7,7 @@ import asyncio
 import errno
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 
@@ -87,7 +87,7 @@ class Incoming:
         self._partials = partials
         self._claimed: tuple[Claim, Partial | None] | None = None
         self._claims: dict[str, Claim] = {}
-        self._keeping: asyncio.Task[None] | None = None
+        self._keeping: set[asyncio.Task[None]] = set()
         self.received_bytes = 0
         self._is_closed = False
 
@@ -118,12 +118,14 @@ class Incoming:
 
     # ---- files -----------------------------------------------------------------------------------------------------
 
-    def resume_file(self, payload: bytes) -> int:
+    async def resume_file(self, payload: bytes) -> int:
         """Announces the next file as the package with this SHA-256 and size. Returns how much of it is stored already:
-        its chunks begin after that. Raises ClusterError 1000 when no file is awaited, or where nothing is kept."""
+        its chunks begin after that. Waits for a chunk that came before the last link ended and is still being stored.
+        Raises ClusterError 1000 when no file is awaited, or where nothing is kept."""
         claim = Claim(*parse_package_claim(payload))
         if self._partials is None:
             raise ClusterError(1000, "nothing is kept of packages that were cut off")
+        await self._partials.settled()
         if not self._awaited:
             raise ClusterError(1000, "no task waits for a file")
         self._drop_claimed()
@@ -176,15 +178,18 @@ class Incoming:
                 stored = await self._store(targets, payload, body)
             except ClusterError:
                 if len(growing) == 1:
-                    self._drop_file(growing[0].path)
+                    self._drop_file(growing[0])
                 raise
+            # Not by its name: meanwhile the link may have ended, or another file of this name may have begun.
+            (file,) = (one for one in growing if one.path == stored.name)
             if stored.problem:
-                self._drop_file(stored.name)
+                self._drop_file(file)
                 raise self._spool.refused(stored.problem)
-            file = self._files.find(stored.name)
             self._files.accept(file, stored.size)
             self._spool.ledger.charge(file.place, self._sender, file.received)
             self.received_bytes += stored.size
+            if not self._files.has(file):
+                raise ClusterError(1000, f"nobody waits for {file.path!r} any more")
 
     async def end_file(self, payload: bytes) -> None:
         """Completes `{path} {SHA-256}`. Raises Refusal when the digest differs; the file is then removed."""
@@ -195,10 +200,10 @@ class Incoming:
             try:
                 found = await self._jobs.run(job, urgent=True)
             except JobError as failure:
-                self._drop_file(end.path)
+                self._drop_file(file)
                 raise ClusterError(1000, str(failure)) from failure
             if found.sha256 != end.digest:
-                self._drop_file(end.path)
+                self._drop_file(file)
                 raise Refusal(commands.CHECKSUM_MISMATCH.decode())
             file.complete = True
             file.digest = found.sha256
@@ -235,14 +240,29 @@ class Incoming:
         self._spool.ledger.charge(path, self._sender, file.received)
         self._partials.keep(Claim(file.digest, file.received), Partial(path, file.received))
 
-    def _drop_file(self, path: str) -> None:
-        file = self._files.drop(path)
-        if file is not None:
-            self._claims.pop(file.place, None)
-            self._spool.remove(file.place)
+    def _drop_file(self, file: IncomingFile[str]) -> None:
+        """What came of it is of no use. One that was let go of meanwhile goes with its claim."""
+        self._files.drop(file)
+        self._claims.pop(file.place, None)
+        self._spool.remove(file.place)
 
-    def _let_go(self, files: Iterable[IncomingFile[str]]) -> None:
-        """Nobody waits for these files any more: resumable ones are kept, the others removed."""
+    def _let_go(self, files: list[IncomingFile[str]]) -> None:
+        """Nobody waits for these files any more. A chunk that a job is storing counts: it is waited for."""
+        if not files or not self._order.locked():
+            self._keep_or_remove(files)
+            return
+        keeping = asyncio.create_task(self._let_go_later(files))
+        self._keeping.add(keeping)
+        keeping.add_done_callback(self._keeping.discard)
+        if self._partials is not None:
+            self._partials.expect(keeping)
+
+    async def _let_go_later(self, files: list[IncomingFile[str]]) -> None:
+        async with self._order:
+            self._keep_or_remove(files)
+
+    def _keep_or_remove(self, files: list[IncomingFile[str]]) -> None:
+        """Resumable files are kept, the others removed."""
         for file in files:
             claim = self._claims.pop(file.place, None)
             if claim is None or self._partials is None:
@@ -331,20 +351,11 @@ class Incoming:
         """The link has ended: only resumable files stay in the spool."""
         self._is_closed = True
         self._drop_claimed()
-        files = self._files.take_all()
-        if self._order.locked():
-            # A job may still be writing behind the received part.
-            self._keeping = asyncio.create_task(self._let_go_later(files))
-        else:
-            self._let_go(files)
+        self._let_go(self._files.take_all())
         self._spool.remove(*(string.place for string in self._strings.take_all()))
         for awaited in self._awaited.values():
             awaited.file.cancel()
         self._awaited.clear()
-
-    async def _let_go_later(self, files: list[IncomingFile[str]]) -> None:
-        async with self._order:
-            self._let_go(files)
 
     async def _store(self, targets: list[ChunkTarget], payload: bytes, body: list[Descriptor] | None) -> ChunkStored:
         try:

@@ -9,6 +9,8 @@ from clusterd.sync.ports.spool import Spool
 
 KEPT = 2
 KEPT_S = 600.0
+SETTLE_S = 5.0
+"""How long a transfer that goes on waits for chunks of the last link that are still being stored."""
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -34,6 +36,17 @@ class Partials:
         self._spool = spool
         self._now = now
         self._kept: dict[Claim, tuple[Partial, float]] = {}
+        self._expected: set[asyncio.Task[None]] = set()
+
+    def expect(self, keeping: asyncio.Task[None]) -> None:
+        """This task will keep files: jobs still write to them."""
+        self._expected.add(keeping)
+        keeping.add_done_callback(self._expected.discard)
+
+    async def settled(self) -> None:
+        """Waits until all that is expected is kept, but no longer than SETTLE_S: the transfer then begins anew."""
+        if self._expected:
+            await asyncio.wait(self._expected, timeout=SETTLE_S)
 
     def keep(self, claim: Claim, partial: Partial) -> None:
         """Takes over the file."""

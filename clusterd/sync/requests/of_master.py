@@ -41,7 +41,7 @@ class WorkerRequests:
         return self._integrity.begin_sync(peer).encode()
 
     async def resume_file(self, peer: Peer, payload: bytes) -> bytes:
-        return str(peer.incoming.resume_file(payload)).encode()
+        return str(await peer.incoming.resume_file(payload)).encode()
 
     async def end_sync_file(self, peer: Peer, payload: bytes) -> bytes:
         peer.incoming.end_task(payload)
