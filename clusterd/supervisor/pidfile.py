@@ -3,7 +3,8 @@ lives.
 
 The pid file keeps the stock name and content. Children inherit its lock (flock), so the lock is free exactly when the
 last process of the node has ended, however that happened; a pid that was later given to another program never counts. A
-short lock on the directory serialises starts.
+short lock on the directory serialises starts. The file appears as a whole, locked: a stock control script, which takes
+whatever stands in such a file for a pid and removes the file of a pid that is no process, finds no empty one.
 """
 
 import contextlib
@@ -23,6 +24,8 @@ MODE = 0o640
 LOCK_WAIT_S = 5.0
 DYING_WAIT_S = 5.0
 _POLL_S = 0.02
+_UNFINISHED = ".clusterd-pid-"
+"""Beginning of the name under which a pid file is written: scripts that look for pid files do not see it."""
 _NAME = re.compile(r"wazuh-clusterd(_child_\d+)?-(\d+)\.pid")
 
 
@@ -92,21 +95,27 @@ def running_daemon(root: str) -> tuple[int, str] | None:
 def _write_own(directory: Path) -> PidFile:
     pid = os.getpid()
     path = directory / f"wazuh-clusterd-{pid}.pid"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
+    unfinished = directory / f"{_UNFINISHED}{pid}"
+    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
     try:
         os.fchmod(fd, MODE)
-        # Does not block for long: only running_pid() can hold it, between two system calls.
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fcntl.flock(
+            fd, fcntl.LOCK_EX
+        )  # nobody else looks at this name; the lock stays with the file when it is renamed
         os.write(fd, f"{pid}\n".encode())
+        unfinished.rename(path)
     except BaseException:
-        PidFile(path, fd).remove()
+        PidFile(unfinished, fd).remove()
         raise
     return PidFile(path, fd)
 
 
 def _remove_stale(directory: Path) -> list[str]:
-    """Removes pid files of processes that have ended; returns their names. Raises AlreadyRunning for one that lives."""
+    """Removes pid files of processes that have ended, and what starts that were killed left; returns the names of the
+    former. Raises AlreadyRunning for one that lives."""
     stale = []
+    for left in directory.glob(f"{_UNFINISHED}*"):  # nobody writes one now: the directory is locked
+        left.unlink(missing_ok=True)
     for path, pid in _pid_files(directory):
         if _is_held(path):
             raise AlreadyRunning(pid, OURS)

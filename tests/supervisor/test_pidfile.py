@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,6 +25,13 @@ child = os.fork() if sys.argv[2] == "with-child" else -1
 if child:
     print(child, flush=True)
 signal.pause()
+"""
+
+KILLED_AS_IT_WRITES = """
+import os, signal, sys
+from clusterd.supervisor.pidfile import claim
+os.write = lambda fd, data: os.kill(os.getpid(), signal.SIGKILL)
+claim(sys.argv[1])
 """
 
 
@@ -64,6 +72,39 @@ def test_file_has_the_stock_name_content_and_mode(root: str) -> None:
     assert stat.S_IMODE(pid_file.path.stat().st_mode) == 0o640
     pid_file.remove()
     assert files(root) == []
+
+
+@pytest.mark.parametrize("call", ["fchmod", "write", "rename"])
+def test_file_is_there_whole_and_locked_or_not_at_all(root: str, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """A stock control script that comes between two system calls finds nothing to remove."""
+    seen = []
+    real = getattr(os, call)
+
+    def looked(*args: Any, **keywords: Any) -> Any:
+        seen.append((list(Path(root).glob("var/run/wazuh-clusterd*")), running_pid(root)))
+        found = real(*args, **keywords)
+        whole = [path.read_text() for path in Path(root).glob("var/run/wazuh-clusterd*")]
+        seen.append((whole, running_pid(root)))
+        return found
+
+    monkeypatch.setattr(os, call, looked)
+    pid_file, _ = claim(root)
+    monkeypatch.undo()
+    assert seen == [([], None), ([f"{os.getpid()}\n"], os.getpid()) if call == "rename" else ([], None)]
+    pid_file.remove()
+
+
+def test_start_that_is_killed_before_its_file_is_whole_leaves_nothing_for_good(root: str) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED_AS_IT_WRITES, root], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(files(root)) == 1
+    assert running_pid(root) is None
+
+    pid_file, stale = claim(root)
+
+    assert stale == []  # it was none
+    assert files(root) == [pid_file.path.name]
+    pid_file.remove()
 
 
 def test_running_pid_is_known_while_it_runs_and_no_longer(root: str) -> None:
