@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.links import LinkInfo
 from clusterd.settings import Limits
@@ -20,8 +21,9 @@ from clusterd.sync.links.roster import Roster
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.spool import Spool
 from clusterd.sync.requests.sendsync_master import SendsyncMaster, read_request
-from clusterd.sync.requests.sendsync_rights import described, outcome, permitted
+from clusterd.sync.requests.sendsync_rights import UNDO_S, WorkerRights, described, outcome
 from clusterd.sync.requests.sendsync_worker import SendsyncWorker
+from tests.fakes.daemon import FakeDaemon
 
 Answer = Callable[[str, bytes], Awaitable[bytes]]
 GOOD = b'{"daemon_name":"authd","message":{"function":"add"}}'
@@ -229,16 +231,115 @@ def test_the_audit_says_what_became_of_it_and_no_secret() -> None:
     assert outcome(b'ok [{"name":"secret"}]') == outcome(b"\xff") == "done"
 
 
-def test_below_full_workers_register_new_agents_and_nothing_else() -> None:
-    given = b'{"name":"n","ip":"any","id":"1","key":"k","force":{},"FORCE":{}}'
-    add = b'{"function":"add","arguments":' + given + b',"FUNCTION":"x"}'
-    remove = b'{"function":"remove","arguments":{"id":"1"}}'
-    assert permitted("authd", add, "full") is add
-    assert permitted("authd", remove, "full") is remove
-    for allowed in ("read", "off"):
-        assert permitted("authd", add, allowed) == b'{"function": "add", "arguments": {"name": "n", "ip": "any"}}'
-        for daemon, message in (("authd", remove), ("authd", b"x"), ("wazuh-db", add), ("wazuh-db", b"global sql x")):
-            assert permitted(daemon, message, allowed) is None
+def added(number: str) -> bytes:
+    """What authd answers."""
+    return json.dumps({"error": 0, "data": {"id": number, "name": "n", "ip": "any", "key": "k"}}).encode()
+
+
+ADD = b'{"function":"add","arguments":{"name":"n","ip":"any","FORCE":{}},"FUNCTION":"x"}'
+ADD_GIVEN = b'{"function": "add", "arguments": {"name": "n", "ip": "any"}}'
+REMOVE = b'{"function":"remove","arguments":{"id":"007","purge":1}}'
+GROUP = b'{"command":"assigngroup","parameters":{"agent":"007","md5":"' + b"0" * 32 + b'"}}'
+
+
+def test_with_full_everything_goes_to_the_daemon_as_it_came() -> None:
+    rights = WorkerRights(lambda: 0.0)
+    for daemon, message in (("authd", ADD), ("authd", REMOVE), ("wazuh-db", b"global sql x"), ("remoted", b"\xff")):
+        assert rights.permitted("w1", daemon, message, "full") is message
+
+
+@pytest.mark.parametrize("allowed", ["read", "off"])
+def test_below_full_workers_register_new_agents_and_nothing_else(allowed: str) -> None:
+    rights = WorkerRights(lambda: 0.0)
+    assert rights.permitted("w1", "authd", ADD, allowed) == ADD_GIVEN
+    assert rights.permitted("w1", "remoted", GROUP, allowed) == json.dumps(json.loads(GROUP)).encode()
+    for daemon, message in (
+        ("authd", REMOVE),
+        ("authd", b"x"),
+        ("authd", b'{"function":"get","arguments":{"id":"007"}}'),
+        ("authd", b'{"function":"add","arguments":{"name":"n","ip":"any","id":"007","key":"k","force":{}}}'),
+        ("authd", b'{"function":"add","arguments":{"name":"n","ip":"any","force":{}}}'),
+        ("authd", b'{"function":"add","arguments":[]}'),
+        ("wazuh-db", ADD),
+        ("wazuh-db", b"global sql x"),
+        ("task-manager", b'{"command":"upgrade"}'),
+        ("remoted", b'{"command":"assigngroup","parameters":{"agent":"7 or 1","md5":"x"}}'),
+        ("remoted", b'{"command":"getstate"}'),
+        ("remoted", ADD),
+    ):
+        assert rights.permitted("w1", daemon, message, allowed) is None, message
+
+
+def test_worker_takes_back_once_and_soon_what_it_has_registered_and_no_other_agent() -> None:
+    """Its daemon asks for that when the key did not reach the agent, whose next try would be a duplicate."""
+    now = [0.0]
+    rights = WorkerRights(lambda: now[0])
+    for worker, number in (("w1", "007"), ("w2", "008"), ("w1", "009")):
+        rights.answered(worker, "authd", ADD_GIVEN, added(number))
+    rights.answered("w1", "authd", ADD_GIVEN, b'{"error":9008,"message":"Duplicate name","data":{"id":"001"}}')
+    rights.answered("w1", "authd", b'{"function":"get","arguments":{"id":"002"}}', added("002"))
+
+    def taken_back(worker: str, number: str) -> bytes | None:
+        return rights.permitted(worker, "authd", REMOVE.replace(b"007", number.encode()), "read")
+
+    assert [taken_back("w1", number) for number in ("001", "002", "008")] == [None, None, None]
+    assert taken_back("w1", "007") == b'{"function": "remove", "arguments": {"id": "007", "purge": 1}}'
+    assert taken_back("w1", "007") is None
+    now[0] = UNDO_S
+    assert taken_back("w1", "009") is None
+
+
+def test_a_registration_below_full_and_what_undoes_it_reach_the_daemon(tmp_path: Path) -> None:
+    lines: list[str] = []
+    socket = tmp_path / "queue/sockets/auth"
+    socket.parent.mkdir(parents=True)
+
+    async def quietly(*_: object, **__: object) -> None:
+        return
+
+    async def send_string(peer: object, content: bytes) -> str:
+        return "7"
+
+    async def story() -> None:
+        times = SimpleNamespace(timeout_dapi_request_s=200.0)
+        clusterd = SimpleNamespace(worker_api="off")
+        context = SimpleNamespace(
+            clock=Clock(),
+            settings=SimpleNamespace(root=str(tmp_path), clusterd=clusterd, communication=times),
+            journal=lambda tag, subtag: SimpleNamespace(debug=lambda text: None, error=lines.append),
+            log=SimpleNamespace(line=lambda *parts: lines.append(parts[-1])),
+            net=SimpleNamespace(note_task=quietly),
+            sender=SimpleNamespace(send_string=send_string),
+        )
+        master = SendsyncMaster(cast(Any, context))
+        at_work: list[asyncio.Task[None]] = []
+        peer = SimpleNamespace(
+            link=1,
+            name="w1",
+            request=quietly,
+            answer_late=lambda command, payload: None,
+            spawn=lambda work: at_work.append(asyncio.create_task(work)),
+        )
+        for message in (ADD, REMOVE, REMOVE):
+            await master.sendsync(cast(Any, peer), b'318 {"daemon_name":"authd","message":' + message + b"}")
+            await asyncio.gather(*at_work)
+
+    with FakeDaemon(socket, lambda request: added("007")) as authd:
+        asyncio.run(story())
+    assert [json.loads(request)["function"] for request in authd.requests] == ["add", "remove"]
+    assert [line.partition(": ")[2] for line in lines] == [
+        "done, agent '007'.",
+        "done, agent '007'.",
+        "refused with 4000.",
+    ]
+
+
+def test_only_so_many_registrations_are_remembered() -> None:
+    rights = WorkerRights(lambda: 0.0)
+    for number in range(5000):
+        rights.answered("w1", "authd", ADD_GIVEN, added(str(number)))
+    assert rights.permitted("w1", "authd", REMOVE.replace(b"007", b"7"), "off") is None
+    assert rights.permitted("w1", "authd", REMOVE.replace(b"007", b"4999"), "off") is not None
 
 
 @pytest.mark.parametrize("allowed", ["read", "off"])
@@ -246,6 +347,7 @@ def test_what_worker_api_refuses_is_told_and_in_the_audit_and_reaches_no_daemon(
     lines: list[str] = []
     told: list[tuple[str, bytes]] = []
     context = SimpleNamespace(
+        clock=Clock(),
         settings=SimpleNamespace(clusterd=SimpleNamespace(worker_api=allowed)),
         tag_log=lambda tag, subtag: SimpleNamespace(debug=lambda text: None, error=lines.append),
         log=SimpleNamespace(line=lambda *parts: lines.append(" ".join(parts))),

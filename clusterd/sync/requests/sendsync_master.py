@@ -19,7 +19,7 @@ from clusterd.sync.links.tags import MASTER
 from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits, Ticket
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.requests.audit import SUBTAG as AUDIT
-from clusterd.sync.requests.sendsync_rights import described, outcome, permitted, through
+from clusterd.sync.requests.sendsync_rights import WorkerRights, described, outcome, through
 from clusterd.sync.requests.sendsync_worker import LARGEST_SENDSYNC
 from clusterd.wdb.stream import ask_once
 from clusterd.wire import commands
@@ -71,6 +71,7 @@ class SendsyncMaster:
         self._log = context.tag_log(MASTER, "SendSync")
         self._turns = FairQueue(LIMITS)
         self._workers: dict[int, _Worker] = {}
+        self._rights = WorkerRights(context.clock.monotonic)
         self.remote: dict[str, Handler] = {commands.SENDSYNC: self.sendsync}
 
     async def sendsync(self, peer: Peer, payload: bytes) -> bytes:
@@ -85,7 +86,7 @@ class SendsyncMaster:
             self._log.debug(f"Receiving SendSync request ({daemon}) from {peer.name} ({client})")
             text, reads = described(daemon, message)
             asked = _AskedOfDaemon(f"{text} asked by worker {peer.name} (SendSync)", reads)
-            given = permitted(daemon, message, self._context.settings.clusterd.worker_api)
+            given = self._rights.permitted(peer.name, daemon, message, self._context.settings.clusterd.worker_api)
             if given is None:
                 peer.answer_late(commands.SENDSYN_ERR, build_words(client, str(self._refuse(asked, text))))
                 return commands.SENDSYNC_QUEUED
@@ -111,6 +112,7 @@ class SendsyncMaster:
             try:
                 answer = await self._ask(turn, message)
                 self._audit(asked, outcome(answer))
+                self._rights.answered(peer.name, turn.service, message, answer)
             except ClusterError as failure:
                 self._audit(asked, f"no answer ({failure})")
                 self._failed(turn.service, failure)
