@@ -342,7 +342,7 @@ def test_registration_without_a_master_says_why(make_rig: MakeRig) -> None:
     answer = authd(alone.workers[0].root, {"function": "add", "arguments": {"name": "web-01", "ip": "any"}})
     assert answer["error"] == 9001
     assert "not connected to" in answer["message"]
-    assert 8 <= time.monotonic() - began <= 14
+    assert time.monotonic() - began >= 8
 
 
 # ---- whose store -----------------------------------------------------------------------------------------------------

@@ -209,9 +209,9 @@ def test_a_daemon_that_does_not_answer_is_given_up_and_keeps_nobody_else_waiting
         for client in clients:
             client.link.tell("sendsync", request_of({"command": "assigngroup"}, "remoted"))
         wait_until(lambda: len(remoted.requests) == 48, 60, "as many as one daemon gets of one worker")
-        began = time.monotonic()
+        # Had it to wait for one of those it would be refused: a request waits a quarter of its time for its turn, a
+        # daemon that does not answer is given up after half of it.
         assert ask(node, request_of("quick")) == ("ok", b"quick")
-        assert time.monotonic() - began < 5.5, "nobody has been given up yet"
         for client in clients:
             assert outcome(client)[0] == "err"
 
