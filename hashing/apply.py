@@ -20,8 +20,9 @@ from hashing.errors import DigestMismatch, FileVanished, HashingError, Note
 from hashing.in_place import replace, sweep
 from hashing.manifest import Rules, allowed
 from hashing.notes import Notes, explain
+from hashing.opening import failure_text
 from hashing.plan import PlanFile, Target, Written
-from hashing.unpack import MERGED_DIRECTORY, failure_text
+from hashing.unpack import MERGED_DIRECTORY
 
 OnStep = Callable[[], object]
 

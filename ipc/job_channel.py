@@ -49,9 +49,9 @@ class JobChannel(Generic[M]):
         self._path = checked_path(path)
         self._decoder = decoder
         self._loop = asyncio.get_running_loop()
-        self._named: dict[bytes, _Connection] = {}
-        self._open: set[_Connection] = set()
-        self._unread: deque[tuple[_Connection, bytes]] = deque()
+        self._named: dict[bytes, _PoolConnection] = {}
+        self._open: set[_PoolConnection] = set()
+        self._unread: deque[tuple[_PoolConnection, bytes]] = deque()
         self._waiters: set[asyncio.Future[None]] = set()
         self._burst = 0
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -107,30 +107,30 @@ class JobChannel(Generic[M]):
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # it has gone again
             own, _ = self._listener.accept()
-            self._open.add(_Connection(self, own, self._loop))
+            self._open.add(_PoolConnection(self, own, self._loop))
 
     # ---- for connections ---------------------------------------------------------------------------------------------
 
-    def named(self, connection: "_Connection") -> None:
+    def named(self, connection: "_PoolConnection") -> None:
         earlier = self._named.get(connection.name)
         if earlier is not None:
             earlier.is_replaced = True
             earlier.close()
         self._named[connection.name] = connection
 
-    def arrived(self, connection: "_Connection", frame: bytes) -> None:
+    def arrived(self, connection: "_PoolConnection", frame: bytes) -> None:
         self._unread.append((connection, frame))
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def lost(self, connection: "_Connection") -> None:
+    def lost(self, connection: "_PoolConnection") -> None:
         self._open.discard(connection)
         if self._named.get(connection.name) is connection:
             del self._named[connection.name]
 
 
-class _Connection:
+class _PoolConnection:
     """One process's connection. What it has said before it closed is still read, unless a successor has come."""
 
     def __init__(self, channel: JobChannel[Any], own: socket.socket, loop: asyncio.AbstractEventLoop) -> None:

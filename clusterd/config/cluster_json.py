@@ -2,15 +2,13 @@
 
 import ipaddress
 import json
-import math
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from clusterd.config.hooks import ABSENT as _ABSENT
 from clusterd.config.hooks import read_hooks
+from clusterd.config.json_section import ABSENT, JsonSection
 from clusterd.config.problem import Problem, shown
 from clusterd.errors import ClusterError
 from clusterd.settings import (
@@ -92,100 +90,7 @@ def _unreadable(path: Path, where: str, text: str) -> Problem:
     return Problem(str(path), where, text, stock_text=str(ClusterError(3005, text)))
 
 
-class _Section:
-    """One JSON object, with its key path. Remembers which keys were asked for; the rest is unknown."""
-
-    def __init__(self, reader: "_JsonReader", path: str, content: Mapping[str, Any]) -> None:
-        self._reader = reader
-        self._path = path
-        self._content = content
-        self._asked: set[str] = set()
-
-    def where(self, key: str) -> str:
-        return f"{self._path}.{key}" if self._path else key
-
-    def take(self, key: str) -> Any:
-        self._asked.add(key)
-        return self._content.get(key, _ABSENT)
-
-    def section(self, key: str) -> "_Section":
-        value = self.take(key)
-        if value is _ABSENT:
-            value = {}
-        elif not isinstance(value, dict):
-            self.wrong(key, "an object", value)
-            value = {}
-        return _Section(self._reader, self.where(key), value)
-
-    def wrong(self, key: str, allowed: str, value: object) -> None:
-        self._reader.wrong(self.where(key), allowed, value)
-
-    def number(self, key: str, default: Any, lowest: float, highest: float, *, whole: bool = False) -> Any:
-        value = self.take(key)
-        if value is _ABSENT:
-            return default
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if good and whole:
-            good = value == int(value)
-        if not good or not lowest <= value <= highest:
-            kind = "a whole number" if whole else "a number"
-            self.wrong(key, f"{kind} from {lowest:g} to {highest:g}", value)
-            return default
-        return int(value) if whole else value
-
-    def boolean(self, key: str, default: bool) -> bool:
-        value = self.take(key)
-        if value is _ABSENT:
-            return default
-        if not isinstance(value, bool):
-            self.wrong(key, "true, false", value)
-            return default
-        return value
-
-    def text(self, key: str, default: str, allowed: str, is_good: Callable[[str], bool]) -> str:
-        value = self.take(key)
-        if value is _ABSENT:
-            return default
-        if not isinstance(value, str) or "\0" in value or not is_good(value):
-            self.wrong(key, allowed, value)
-            return default
-        return value
-
-    def texts(self, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
-        value = self.take(key)
-        if value is _ABSENT:
-            return default
-        if not isinstance(value, list) or not all(_is_name(item) for item in value):
-            self.wrong(key, "a list of names without slashes", value)
-            return default
-        return tuple(value)
-
-    def directories(self, key: str) -> tuple[str, ...]:
-        value = self.take(key)
-        if value is _ABSENT:
-            return ()
-        if not isinstance(value, list) or not all(isinstance(path, str) and is_link_target(path) for path in value):
-            self.wrong(key, 'a list of absolute paths of directories, like ["/git/rules"]', value)
-            return ()
-        return tuple(path.rstrip("/") for path in value)
-
-    def done(self) -> None:
-        """Report every key that was not asked for as unknown."""
-        for key in self._content:
-            if key not in self._asked:
-                self._reader.unknown(self.where(key))
-
-    @property
-    def keys(self) -> list[str]:
-        return list(self._content)
-
-
-def is_link_target(path: str) -> bool:
-    """Whether this path may be a target of links. The whole file system may not."""
-    return path.startswith("/") and bool(path.strip("/")) and "\0" not in path and ".." not in path.split("/")
-
-
-def _seconds(section: _Section, key: str, default: float, *, zero: bool = False) -> Any:
+def _seconds(section: JsonSection, key: str, default: float, *, zero: bool = False) -> Any:
     return section.number(key, default, 0 if zero else 0.01, LONGEST_S)
 
 
@@ -204,14 +109,14 @@ class _JsonReader:
         if not isinstance(content, dict):
             self._found.problems.append(Problem(self._file, "", "this is no object", "a JSON object", shown(content)))
             return
-        top = _Section(self, "", content)
+        top = JsonSection(self, "", content)
         intervals = top.section("intervals")
         worker, master = intervals.section("worker"), intervals.section("master")
         communication = intervals.section("communication")
         dapi = top.section("distributed_api")
         own = top.section("clusterd")
-        pool_size = worker.number("process_pool_size", _ABSENT, 0, 32, whole=True)
-        if pool_size is _ABSENT:
+        pool_size = worker.number("process_pool_size", ABSENT, 0, 32, whole=True)
+        if pool_size is ABSENT:
             pool_size = master.number("process_pool_size", 0, 0, 32, whole=True)
         else:
             master.take("process_pool_size")
@@ -231,7 +136,7 @@ class _JsonReader:
 
     # ---- intervals ---------------------------------------------------------------------------------------------------
 
-    def _worker(self, section: _Section) -> WorkerIntervals:
+    def _worker(self, section: JsonSection) -> WorkerIntervals:
         base = WorkerIntervals()
         return WorkerIntervals(
             sync_integrity_s=_seconds(section, "sync_integrity", base.sync_integrity_s),
@@ -248,7 +153,7 @@ class _JsonReader:
             ),
         )
 
-    def _master(self, section: _Section) -> MasterIntervals:
+    def _master(self, section: JsonSection) -> MasterIntervals:
         base = MasterIntervals()
         return MasterIntervals(
             sync_agent_groups_s=_seconds(section, "sync_agent_groups", base.sync_agent_groups_s),
@@ -269,7 +174,7 @@ class _JsonReader:
             ),
         )
 
-    def _communication(self, section: _Section) -> Communication:
+    def _communication(self, section: JsonSection) -> Communication:
         base = Communication()
         read = Communication(
             timeout_cluster_request_s=_seconds(section, "timeout_cluster_request", base.timeout_cluster_request_s),
@@ -286,7 +191,7 @@ class _JsonReader:
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
-    def _rules(self, section: _Section, link_targets: tuple[str, ...]) -> Rules:
+    def _rules(self, section: JsonSection, link_targets: tuple[str, ...]) -> Rules:
         """Directories named in the file replace or join the built-in ones; `null` takes one out."""
         items = {item.key: item for item in DEFAULT_RULES.items}
         excluded_files = section.texts("excluded_files", DEFAULT_RULES.excluded_files)
@@ -305,7 +210,7 @@ class _JsonReader:
         section.done()
         return Rules(tuple(items.values()), excluded_files, extensions, link_targets)
 
-    def _item(self, key: str, section: _Section, base: ItemRule | None) -> ItemRule:
+    def _item(self, key: str, section: JsonSection, base: ItemRule | None) -> ItemRule:
         base = base or ItemRule(key, ("all",), True, 0o660)
         permissions = section.text("permissions", oct(base.permissions), 'a mode as text, like "0o640"', _is_mode)
         for unused in ("source", "description", "restart"):
@@ -323,7 +228,7 @@ class _JsonReader:
 
     # ---- our own section ---------------------------------------------------------------------------------------------
 
-    def _clusterd(self, section: _Section) -> Clusterd:
+    def _clusterd(self, section: JsonSection) -> Clusterd:
         base = Clusterd()
         rule = section.text(
             "version_rule", base.version_rule, "exact, minor, any", lambda value: value in ("exact", "minor", "any")
@@ -359,10 +264,10 @@ class _JsonReader:
             hooks=read_hooks(section.take("hooks"), section.wrong),
         )
 
-    def _caps(self, section: _Section) -> tuple[str, ...]:
+    def _caps(self, section: JsonSection) -> tuple[str, ...]:
         """`true` (all), `false` (none), or an object that switches single ones off: {"lz4": false}."""
         value = section.take("caps")
-        if value is _ABSENT or value is True:
+        if value is ABSENT or value is True:
             return CAPABILITIES
         if value is False:
             return ()
@@ -374,7 +279,7 @@ class _JsonReader:
         switches.done()
         return on
 
-    def _framework(self, own: _Section) -> FrameworkSettings:
+    def _framework(self, own: JsonSection) -> FrameworkSettings:
         """A word, or an object with the word as its `mode`."""
         base, modes = FrameworkSettings(), ("auto", "on", "off")
         word = own.take("framework")
@@ -394,7 +299,7 @@ class _JsonReader:
         section.done()
         return read
 
-    def _force(self, section: _Section) -> ForceRules:
+    def _force(self, section: JsonSection) -> ForceRules:
         """`disconnected_time` may be null: then how long an agent has been away does not matter."""
         base = ForceRules()
         waited: Any = None
@@ -411,7 +316,7 @@ class _JsonReader:
         section.done()
         return read
 
-    def _limits(self, section: _Section) -> Limits:
+    def _limits(self, section: JsonSection) -> Limits:
         values: dict[str, Any] = {}
         for field in msgspec.structs.fields(Limits):
             key = field.name.removesuffix("_s")
@@ -425,7 +330,7 @@ class _JsonReader:
         section.done()
         return Limits(**values)
 
-    def _tls(self, section: _Section) -> Tls:
+    def _tls(self, section: JsonSection) -> Tls:
         base = Tls()
         read = Tls(
             enabled=section.boolean("enabled", base.enabled),
@@ -438,7 +343,7 @@ class _JsonReader:
         section.done()
         return read
 
-    def _api(self, section: _Section) -> ApiSettings:
+    def _api(self, section: JsonSection) -> ApiSettings:
         base = ApiSettings()
         read = ApiSettings(
             enabled=section.boolean("enabled", base.enabled),
@@ -462,7 +367,7 @@ class _JsonReader:
         section.done()
         return read
 
-    def _journal(self, section: _Section) -> JournalSettings:
+    def _journal(self, section: JsonSection) -> JournalSettings:
         base = JournalSettings()
         read = JournalSettings(
             enabled=section.boolean("enabled", base.enabled),
@@ -472,7 +377,7 @@ class _JsonReader:
         section.done()
         return read
 
-    def _monitor(self, section: _Section) -> MonitorSettings:
+    def _monitor(self, section: JsonSection) -> MonitorSettings:
         base = MonitorSettings()
         read = MonitorSettings(
             enabled=section.boolean("enabled", base.enabled),
@@ -491,10 +396,6 @@ def _is_directory_key(key: str) -> bool:
         and "\0" not in key
         and all(part not in ("", ".", "..") for part in parts[:-1])
     )
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value) and "/" not in value and "\0" not in value
 
 
 def _is_any(_: str) -> bool:

@@ -5,10 +5,10 @@ import os
 import stat
 from collections.abc import Callable
 
+from clusterd.config.json_section import ABSENT
 from clusterd.messages.journal import KINDS, OUTCOMES
 from clusterd.settings import HookSettings
 
-ABSENT = object()
 """The value of a key that is not there."""
 KEY = "hooks"
 MOST = 32

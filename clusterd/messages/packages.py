@@ -5,9 +5,10 @@ from clusterd.messages.base import Job, Result
 from clusterd.messages.manifest import Packed
 from hashing.apply import AppliedPlan
 from hashing.errors import Note
+from hashing.opening import OpenedPackage
 from hashing.pack import FinishedPackage
 from hashing.plan import Written
-from hashing.unpack import OpenedPackage, UnpackedRange
+from hashing.unpack import UnpackedRange
 from ipc.descriptor import Descriptor
 
 

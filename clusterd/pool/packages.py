@@ -25,8 +25,9 @@ from clusterd.settings import Settings
 from hashing.apply import apply_plan, sweep_temporary
 from hashing.atomic import FileOps
 from hashing.compare import Difference, load_difference
+from hashing.opening import open_package
 from hashing.pack import PackedPart, finish_package, pack_part
-from hashing.unpack import open_package, unpack_range
+from hashing.unpack import unpack_range
 
 OnStep = Callable[[], None]
 

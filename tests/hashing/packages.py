@@ -11,10 +11,11 @@ from hashing.apply import AppliedPlan, apply_plan
 from hashing.atomic import FileOps
 from hashing.compare import Difference, save_difference
 from hashing.manifest import FileMeta, ItemRule, Rules, WireMeta, item_of
+from hashing.opening import OpenedPackage, open_package
 from hashing.pack import FinishedPackage, PackedPart, finish_package, pack_part
 from hashing.package import FILE_SEP, PATH_SEP, PackageReader
 from hashing.plan import Written
-from hashing.unpack import OpenedPackage, UnpackedRange, open_package, unpack_range
+from hashing.unpack import UnpackedRange, unpack_range
 
 GIB = 1 << 30
 RULES = Rules(

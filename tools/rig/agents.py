@@ -190,6 +190,7 @@ class Fleet:
         changes: float,
         moves: float = 0.0,
         deletions: float = 0.0,
+        may_go: Callable[[int], bool] = lambda agent_id: True,
         connections: int = 3,
         seed: int | None = None,
         on_step: Told = lambda done: None,
@@ -199,8 +200,8 @@ class Fleet:
         as fast as possible).
 
         `changes`, `moves`, `deletions`: shares of the requests that report all columns anew, are sent through another
-        worker, or are the agent's last (removed through authd); the rest are keepalives and good-byes. Every agent
-        belongs to one thread."""
+        worker, or are the agent's last (removed through authd, of those that `may_go`); the rest are keepalives and
+        good-byes. Every agent belongs to one thread."""
         self.wait_known()
         stop = stop or threading.Event()
         outcome, began = AgentsOutcome(), time.monotonic()
@@ -213,7 +214,7 @@ class Fleet:
             with self._speakers() as speakers:
                 while mine and not stop.is_set() and time.monotonic() - began < seconds:
                     agent_id = chance.choice(mine)
-                    if chance.random() < deletions:
+                    if chance.random() < deletions and may_go(agent_id):
                         mine.remove(agent_id)
                         self.agents[agent_id].row = None
                         self.remove([agent_id])

@@ -1,0 +1,116 @@
+"""One object of a JSON file of settings, read by the types and bounds that each setting has. What is wrong is told with
+its key path; the default then stays.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+ABSENT: Any = object()
+
+
+class ProblemTaker(Protocol):
+    """Who reads the file."""
+
+    def wrong(self, where: str, allowed: str, value: object) -> None:
+        """The value at this key path is not what is `allowed`."""
+
+    def unknown(self, where: str) -> None:
+        """Nobody asked for this key."""
+
+
+class JsonSection:
+    """One JSON object, with its key path. Remembers which keys were asked for; the rest is unknown."""
+
+    def __init__(self, reader: ProblemTaker, path: str, content: Mapping[str, Any]) -> None:
+        self._reader = reader
+        self._path = path
+        self._content = content
+        self._asked: set[str] = set()
+
+    def where(self, key: str) -> str:
+        return f"{self._path}.{key}" if self._path else key
+
+    def take(self, key: str) -> Any:
+        self._asked.add(key)
+        return self._content.get(key, ABSENT)
+
+    def section(self, key: str) -> "JsonSection":
+        value = self.take(key)
+        if value is ABSENT:
+            value = {}
+        elif not isinstance(value, dict):
+            self.wrong(key, "an object", value)
+            value = {}
+        return JsonSection(self._reader, self.where(key), value)
+
+    def wrong(self, key: str, allowed: str, value: object) -> None:
+        self._reader.wrong(self.where(key), allowed, value)
+
+    def number(self, key: str, default: Any, lowest: float, highest: float, *, whole: bool = False) -> Any:
+        value = self.take(key)
+        if value is ABSENT:
+            return default
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if good and whole:
+            good = value == int(value)
+        if not good or not lowest <= value <= highest:
+            kind = "a whole number" if whole else "a number"
+            self.wrong(key, f"{kind} from {lowest:g} to {highest:g}", value)
+            return default
+        return int(value) if whole else value
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self.take(key)
+        if value is ABSENT:
+            return default
+        if not isinstance(value, bool):
+            self.wrong(key, "true, false", value)
+            return default
+        return value
+
+    def text(self, key: str, default: str, allowed: str, is_good: Callable[[str], bool]) -> str:
+        value = self.take(key)
+        if value is ABSENT:
+            return default
+        if not isinstance(value, str) or "\0" in value or not is_good(value):
+            self.wrong(key, allowed, value)
+            return default
+        return value
+
+    def texts(self, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        value = self.take(key)
+        if value is ABSENT:
+            return default
+        if not isinstance(value, list) or not all(_is_name(item) for item in value):
+            self.wrong(key, "a list of names without slashes", value)
+            return default
+        return tuple(value)
+
+    def directories(self, key: str) -> tuple[str, ...]:
+        value = self.take(key)
+        if value is ABSENT:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(path, str) and is_link_target(path) for path in value):
+            self.wrong(key, 'a list of absolute paths of directories, like ["/git/rules"]', value)
+            return ()
+        return tuple(path.rstrip("/") for path in value)
+
+    def done(self) -> None:
+        """Report every key that was not asked for as unknown."""
+        for key in self._content:
+            if key not in self._asked:
+                self._reader.unknown(self.where(key))
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self._content)
+
+
+def is_link_target(path: str) -> bool:
+    """Whether this path may be a target of links. The whole file system may not."""
+    return path.startswith("/") and bool(path.strip("/")) and "\0" not in path and ".." not in path.split("/")
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and "/" not in value and "\0" not in value
