@@ -11,14 +11,18 @@ class Patience:
     def __init__(self, seconds: float) -> None:
         self._left = seconds
         self._looked = time.monotonic()
-        self._cores = len(os.sched_getaffinity(0))
 
     def is_over(self) -> bool:
         """To be asked in each round of a loop that waits: the load is that of this moment."""
         now = time.monotonic()
-        self._left -= (now - self._looked) * min(1.0, self._cores / _runnable())
+        self._left -= (now - self._looked) / slowness()
         self._looked = now
         return self._left < 0
+
+
+def slowness() -> float:
+    """How many times as long as on an idle machine something takes now."""
+    return max(1.0, _runnable() / len(os.sched_getaffinity(0)))
 
 
 def _runnable() -> int:

@@ -1,0 +1,12 @@
+import pytest
+
+from clusterd.sync.manifest import keeper
+from clusterd.sync.manifest.watcher import LAG_S
+from tools.rig.patience import slowness
+
+
+@pytest.fixture(autouse=True)
+def events_come_in_their_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan that is to be fresh waits for the events of what was changed just now: on a busy machine they take
+    longer."""
+    monkeypatch.setattr(keeper, "LAG_S", LAG_S * slowness())
