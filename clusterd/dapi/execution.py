@@ -11,7 +11,7 @@ from clusterd.dapi.functions.table import FUNCTIONS
 from clusterd.dapi.protocol.access import NOT_ASKED_FOR, Access, Scope, check
 from clusterd.dapi.protocol.items import Items
 from clusterd.dapi.protocol.merge import PLAIN, Value
-from clusterd.dapi.protocol.registry import ArgumentsRefused, Call, arguments_of, not_available
+from clusterd.dapi.protocol.registry import ArgumentsRefused, Call, RegisteredFunction, arguments_of, not_available
 from clusterd.dapi.protocol.request import ApiRequest, parse_request
 from clusterd.dapi.ruleset.config import loaded_names
 from clusterd.errors import ClusterError
@@ -41,6 +41,7 @@ def run(
         function = FUNCTIONS.find(request.f)
         if function is None or function.place != "pool":
             return not_available(request.f, node)
+        must_name(function, request)
         request = without_star(request)
         if function.checks_daemons:
             check_daemons(request, settings, serves_store=serves_store)
@@ -68,6 +69,13 @@ def with_denied(answer: Value, access: Access) -> Value:
     if access.is_filled:
         items.drop_failed(NOT_ASKED_FOR)
     return items.wire()
+
+
+def must_name(function: RegisteredFunction, request: ApiRequest) -> None:
+    """Looks at the request as it came: permissions fill in what it does not name. Raises WireException 1000."""
+    wanted = function.arguments.one_of
+    if wanted and all(request.f_kwargs.get(name) in (None, "", {}) for name in wanted):
+        raise WireException(1000, f"one of {', '.join(wanted)} must be given", wire_class=INTERNAL_ERROR)
 
 
 def without_star(request: ApiRequest) -> ApiRequest:

@@ -132,6 +132,21 @@ def executed(node: AgentNode, qualname: str, module: str, permissions: dict[str,
     return run(encode_request(request), settings, serves_store=True)
 
 
+@pytest.mark.parametrize("nothing", [{}, {"filters": {}, "q": "", "agent_list": None}])
+@pytest.mark.parametrize("mode", ["black", "white"])
+def test_a_request_to_delete_agents_that_names_none_is_refused(
+    node: AgentNode, mode: str, nothing: dict[str, Any]
+) -> None:
+    """Also where permissions would fill in those that may be deleted."""
+    permissions = {"rbac_mode": mode, "agent:delete": {"agent:id:001": "allow"}}
+    answer = executed(node, "delete_agents", "wazuh.agent", permissions, purge=True, **nothing)
+    assert isinstance(answer, WireException)
+    assert answer.code == 1000
+    assert "one of agent_list, filters, q must be given" in str(answer.extra_message)
+    for named in ({"agent_list": []}, {"filters": {"status": ["disconnected"], "older_than": "7d"}}, {"q": "id=99999"}):
+        assert not isinstance(executed(node, "delete_agents", "wazuh.agent", permissions, **named), WireException)
+
+
 def test_white_without_permissions_changes_nothing(node: AgentNode) -> None:
     rule = "<group name='x'></group>"
     for qualname, module, arguments in (

@@ -1,6 +1,6 @@
 """Adds and removes agents, through authd of the master (dapi.md 5.3, wdb.md 8)."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
@@ -33,8 +33,11 @@ class AgentToAdd(Arguments, frozen=True):
 
 
 class DeletedAgents(Arguments, frozen=True):
-    """`agent_list`: None for all. `filters`, `q`: only agents that match, as in a list of agents. `purge`: also deletes
-    their lines in client.keys."""
+    """`agent_list`: None for all that match. `filters`, `q`: only agents that match, as in a list of agents. `purge`:
+    also deletes their lines in client.keys. A request with neither a list nor a condition would delete every agent; the
+    REST API asks for a list and a state."""
+
+    one_of: ClassVar[tuple[str, ...]] = ("agent_list", "filters", "q")
 
     agent_list: list[str] | None = None
     purge: bool = False

@@ -6,7 +6,7 @@ Call and its arguments, a validated struct; it returns Items, a dict, or a text,
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -18,7 +18,10 @@ from clusterd.wire.results import WireCallable, WireException
 
 
 class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the arguments of a function: one field for each keyword that stock sends."""
+    """Base of the arguments of a function: one field for each keyword that stock sends. `one_of`: a request must give
+    one of these; without any it would be about everything there is."""
+
+    one_of: ClassVar[tuple[str, ...]] = ()
 
 
 class NoArguments(Arguments, frozen=True):
