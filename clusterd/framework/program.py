@@ -203,20 +203,20 @@ class Writer:
             if answer is None or isinstance(answer, (dict, list, tuple, str, int, float)):
                 break
             answer = encoder.default(answer)
-        return self._value(encoder, answer, PIECE_LEVELS)
+        heavy: dict[int, int] = {}
+        weigh(answer, PIECE_LEVELS, heavy)
+        return self._value(encoder, answer, heavy)
 
-    def _value(self, encoder: json.JSONEncoder, value: Any, levels: int) -> Iterator[str]:
+    def _value(self, encoder: json.JSONEncoder, value: Any, heavy: dict[int, int]) -> Iterator[str]:
         """Divides only large values; everything else is encoded in one call."""
-        if not levels or weight(value) < PIECE or type(encoder).encode is not json.JSONEncoder.encode:
+        if id(value) not in heavy or type(encoder).encode is not json.JSONEncoder.encode:
             yield encoder.encode(value)
         elif isinstance(value, dict):
-            yield from self._members(encoder, value, levels - 1)
+            yield from self._members(encoder, value, heavy)
         elif isinstance(value, (list, tuple)):
-            yield from self._items(encoder, value, levels - 1)
-        elif type(value) is str:
-            yield from self._text(encoder, value)
+            yield from self._items(encoder, value, heavy)
         else:
-            yield encoder.encode(value)
+            yield from self._text(encoder, value)
 
     def _text(self, encoder: json.JSONEncoder, value: str) -> Iterator[str]:
         for text, _ in self._mask:
@@ -226,62 +226,76 @@ class Writer:
             yield encoder.encode(value[start : start + PIECE_CHARACTERS])[1:-1]
         yield '"'
 
-    def _members(self, encoder: json.JSONEncoder, value: dict[Any, Any], levels: int) -> Iterator[str]:
+    def _members(self, encoder: json.JSONEncoder, value: dict[Any, Any], heavy: dict[int, int]) -> Iterator[str]:
         yield "{"
-        between, light, heaviness = "", {}, 0
+        between, light, most = "", {}, _light_at_once(value, heavy)
         for key, member in value.items():
-            cost = weight(member)
-            if cost < PIECE or type(key) is not str:
+            is_heavy = id(member) in heavy and type(key) is str
+            if not is_heavy:
                 light[key] = member
-                heaviness += cost
-            if heaviness >= PIECE or (cost >= PIECE and light):
+            if light and (is_heavy or len(light) >= most):
                 yield between + encoder.encode(light)[1:-1]
-                between, light, heaviness = ", ", {}, 0
-            if cost >= PIECE and type(key) is str:
+                between, light = ", ", {}
+            if is_heavy:
                 yield f"{between}{encoder.encode(key)}: "
-                yield from self._value(encoder, member, levels)
+                yield from self._value(encoder, member, heavy)
                 between = ", "
         if light:
             yield between + encoder.encode(light)[1:-1]
         yield "}"
 
-    def _items(self, encoder: json.JSONEncoder, value: Any, levels: int) -> Iterator[str]:
+    def _items(self, encoder: json.JSONEncoder, value: Any, heavy: dict[int, int]) -> Iterator[str]:
         yield "["
-        between, light, heaviness = "", [], 0
+        between, light, most = "", [], _light_at_once(value, heavy)
         for item in value:
-            cost = weight(item)
-            if cost < PIECE:
+            is_heavy = id(item) in heavy
+            if not is_heavy:
                 light.append(item)
-                heaviness += cost
-            if heaviness >= PIECE or (cost >= PIECE and light):
+            if light and (is_heavy or len(light) >= most):
                 yield between + encoder.encode(light)[1:-1]
-                between, light, heaviness = ", ", [], 0
-            if cost >= PIECE:
+                between, light = ", ", []
+            if is_heavy:
                 yield between
-                yield from self._value(encoder, item, levels)
+                yield from self._value(encoder, item, heavy)
                 between = ", "
         if light:
             yield between + encoder.encode(light)[1:-1]
         yield "]"
 
 
-def weight(value: Any) -> int:
-    """Estimates the number of values inside this one, long texts by their length. Stops counting at PIECE."""
-    total, todo = 0, [value]
-    while todo and total < PIECE:
-        found = todo.pop()
-        total += 1
-        if isinstance(found, dict):
-            total += len(found)
-            if total < PIECE:
-                todo.extend(found.values())
-        elif isinstance(found, (list, tuple)):
-            total += len(found) // 2
-            if total < PIECE:
-                todo.extend(found)
-        elif isinstance(found, str):
-            total += len(found) // 64
+def weigh(value: Any, levels: int, heavy: dict[int, int]) -> int:
+    """Estimates the number of values inside this one, long texts by their length, down to so many levels. Notes in
+    `heavy` the weight of those from PIECE on, by id."""
+    total = 1
+    if isinstance(value, dict):
+        total += len(value)
+        inside: Any = value.values()
+    elif isinstance(value, (list, tuple)):
+        inside = value
+    else:
+        inside = ()
+        if isinstance(value, str):
+            total += len(value) // 64
+    for one in inside:
+        kind = type(one)
+        if kind is str:
+            total += 1 + len(one) // 64
+            if len(one) >= 64 * PIECE:
+                heavy[id(one)] = len(one) // 64
+        elif kind is int or kind is bool or kind is float or one is None:
+            total += 1
+        elif levels:
+            total += weigh(one, levels - 1, heavy)
+    if total >= PIECE:
+        heavy[id(value)] = total
     return total
+
+
+def _light_at_once(value: Any, heavy: dict[int, int]) -> int:
+    """How many of the light values inside a heavy one make a piece, by what they weigh on average."""
+    inside = value.values() if isinstance(value, dict) else value
+    own = heavy[id(value)] - sum(heavy.get(id(one), 0) for one in inside)
+    return max(1, len(value) * PIECE // max(1, own))
 
 
 def _write_all(fd: int, data: bytes) -> None:

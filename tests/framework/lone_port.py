@@ -116,9 +116,8 @@ class LonePort:
         **arguments: Any,
     ) -> Any:
         """The answer's `__object__`."""
-        text = Text(request(module, name, **arguments))
-        answer = await self.port.run(
-            text, timeout_s=timeout_s, is_read_only=is_read_only, name=named(module, name), asker=asker
+        answer = await self.answer(
+            module, name, timeout_s=timeout_s, is_read_only=is_read_only, asker=asker, **arguments
         )
         try:
             (found,) = msgspec.json.decode(self.read(answer)).values()
@@ -126,6 +125,15 @@ class LonePort:
         finally:
             if answer.path:
                 Path(answer.path).unlink()
+
+    async def answer(
+        self, module: str, name: str, *, timeout_s: float | None, is_read_only: bool, asker: str, **arguments: Any
+    ) -> Text:
+        """As it came; a file of it is the caller's to remove."""
+        text = Text(request(module, name, **arguments))
+        return await self.port.run(
+            text, timeout_s=timeout_s, is_read_only=is_read_only, name=named(module, name), asker=asker
+        )
 
     def read(self, answer: Text) -> bytes:
         return Path(answer.path).read_bytes()[answer.offset :] if answer.path else answer.payload
