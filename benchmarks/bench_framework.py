@@ -41,7 +41,9 @@ def test_cpu_of_a_call(
             async def some() -> None:
                 for _ in range(CALLS // at_once):
                     answer = await lone.answer(*name, timeout_s=60.0, is_read_only=True, asker="", **arguments)
-                    lone.spool.remove(*filter(None, [answer.path]))  # sync does not look into an answer, it passes it on
+                    lone.spool.remove(
+                        *filter(None, [answer.path])
+                    )  # sync does not look into an answer, it passes it on
 
             theirs, ours, began = helper.cpu_times(), time.process_time(), time.perf_counter()
             await asyncio.gather(*(some() for _ in range(at_once)))

@@ -9,7 +9,6 @@ from clusterd.config.json_section import ABSENT
 from clusterd.messages.journal import KINDS, OUTCOMES
 from clusterd.settings import HookSettings
 
-"""The value of a key that is not there."""
 KEY = "hooks"
 MOST = 32
 LONGEST_TIMEOUT_S = 3600.0

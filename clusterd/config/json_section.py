@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 ABSENT: Any = object()
+"""The value of a key that is not there."""
 
 
 class ProblemTaker(Protocol):
