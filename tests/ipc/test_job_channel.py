@@ -156,7 +156,8 @@ def test_a_process_that_takes_nothing_is_refused_more_and_its_death_is_known(
     monkeypatch.setattr(job_channel, "MOST_UNSENT", 1_000_000)
 
     def never_reads() -> None:
-        make_worker(tmp_path / "s").greet(PoolHello(1, 1))
+        worker = make_worker(tmp_path / "s")
+        worker.greet(PoolHello(1, 1))
         signal.pause()
 
     async def work() -> None:
