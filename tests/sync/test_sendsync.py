@@ -305,7 +305,7 @@ def test_a_registration_below_full_and_what_undoes_it_reach_the_daemon(tmp_path:
         clusterd = SimpleNamespace(worker_api="off")
         context = SimpleNamespace(
             clock=Clock(),
-            settings=SimpleNamespace(root=str(tmp_path), clusterd=clusterd, communication=times),
+            settings=SimpleNamespace(root=str(tmp_path), clusterd=clusterd, communication=times, serves_store=True),
             tag_log=lambda tag, subtag: SimpleNamespace(debug=lambda text: None, error=lines.append),
             log=SimpleNamespace(line=lambda *parts: lines.append(parts[-1])),
             net=SimpleNamespace(note_task=quietly),
