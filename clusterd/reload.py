@@ -6,7 +6,7 @@ import msgspec
 from clusterd.settings import Settings
 
 NEEDS_RESTART = ("root", "conf", "cluster", "pool_size", "log_format")
-NEEDS_RESTART_OWN = ("owner", "version", "caps", "tls", "store", "api", "framework", "monitor")
+NEEDS_RESTART_OWN = ("owner", "version", "caps", "tls", "store", "api", "framework", "monitor", "ha")
 """Fields of Settings, and of its `clusterd`, that keep their value until a restart."""
 
 

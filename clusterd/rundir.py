@@ -7,6 +7,13 @@ STATE = "queue/cluster/.clusterd/state"
 """State that outlives the node's processes: digests, manifests, accepted agent keys, known workers."""
 JOURNAL = "queue/cluster/.clusterd/journal.db"
 """What has happened on the node (clusterd/monitor/journal_file.py)."""
+REPLICA_DIR = "queue/cluster/.clusterd/replica"
+"""A candidate's replica of its master (docs/ha.md): mode 0700."""
+REPLICA_FILE = f"{REPLICA_DIR}/replica.db"
+COPY_FILE = f"{REPLICA_DIR}/copy.db"
+"""A full copy that is not whole yet."""
+API_FILES = f"{REPLICA_DIR}/api"
+"""Directory with the files of the master's REST API."""
 LOCAL_SOCKET = "queue/cluster/c-internal.sock"
 WDB_SOCKET = "queue/db/wdb"
 HTTP_SOCKET = "queue/sockets/wdb-http.sock"
@@ -35,6 +42,11 @@ def jobs_socket(root: str) -> str:
 def journal_socket(root: str) -> str:
     """Bound by the monitor, for events of every process."""
     return f"{run_dir(root)}/journal.sock"
+
+
+def replica_socket(root: str) -> str:
+    """Bound by a store that keeps or gives a replica, for sync."""
+    return f"{run_dir(root)}/store.sock"
 
 
 def board_path(root: str) -> str:

@@ -216,7 +216,17 @@ class ForceRules(msgspec.Struct, frozen=True):
     key_mismatch: bool = True
 
 
-CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "ahead", "answer", "pulse", "room")
+class HaSettings(msgspec.Struct, frozen=True):
+    """`replica`: this node gives a replica of its agent database while it is the master, and keeps one while it is a
+    worker (docs/ha.md). `synchronous`: a registration or deletion is answered when a candidate has it, or after
+    `synchronous_timeout_s`."""
+
+    replica: bool = False
+    synchronous: bool = True
+    synchronous_timeout_s: float = 5
+
+
+CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "ahead", "answer", "pulse", "room", "replica")
 """Capabilities: what this node can do with another clusterd node beyond the stock protocol (architecture.md, section
 4). Each can be switched off."""
 
@@ -254,6 +264,7 @@ class Clusterd(msgspec.Struct, frozen=True):
     journal: JournalSettings = JournalSettings()
     monitor: MonitorSettings = MonitorSettings()
     hooks: tuple[HookSettings, ...] = ()
+    ha: HaSettings = HaSettings()
 
     @property
     def has_monitor(self) -> bool:
@@ -283,6 +294,11 @@ class Settings(msgspec.Struct, frozen=True):
     log_format: Literal["text", "json"] = "text"
     serves_store: bool = False
     framework_python: str = ""
+
+    @property
+    def has_replica(self) -> bool:
+        """Whether this node's store gives a replica, or keeps one."""
+        return self.clusterd.ha.replica and self.serves_store
 
     @property
     def is_master(self) -> bool:

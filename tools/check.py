@@ -1,5 +1,7 @@
 """`clusterd check-config`: the configuration's mistakes and warnings as lines."""
 
+from pathlib import Path
+
 import msgspec
 
 from clusterd.config.link_check import link_warnings
@@ -8,6 +10,7 @@ from clusterd.framework import location
 from clusterd.rights import too_many_rights
 from clusterd.rundir import root_problem
 from clusterd.settings import Settings
+from clusterd.store.choice import REAL_DAEMON
 from clusterd.supervisor.code_access import access_warning, unreadable_code_of
 from clusterd.supervisor.privileges import PrivilegeProblem, owner_to_become
 from tools.adoption import notice
@@ -53,12 +56,27 @@ def check(root: str) -> Checked:
         lines.append("warning: the cluster is disabled (or there is no <cluster> block): start will refuse")
     if framework.is_wrong and framework.why not in lines:
         lines.append(f"warning: {framework.why}")
+    if loaded.settings is not None:
+        lines += [f"warning: {line}" for line in _replica_warnings(loaded.settings)]
     put_back = notice(root)
     if put_back:
         lines.append(f"warning: {put_back}")
     if owner_warning:
         lines.append(f"warning: {owner_warning}")
     return Checked(ok, lines)
+
+
+def _replica_warnings(settings: Settings) -> list[str]:
+    """What keeps this node from giving or keeping the replica that it is to give or keep."""
+    own = settings.clusterd
+    if not own.ha.replica:
+        return []
+    found = []
+    if own.store == "auto" and (Path(settings.root) / REAL_DAEMON).exists():
+        found.append(f"clusterd.ha.replica needs clusterd's own store, and this node leaves it to {REAL_DAEMON}")
+    if "replica" not in own.caps:
+        found.append("clusterd.ha.replica is on and the capability replica is off (clusterd.caps): there is no replica")
+    return found
 
 
 def _owner(settings: Settings) -> tuple[str, str]:

@@ -45,6 +45,7 @@ COMMANDS = {
     "control": ("tools.cli_control:control", "Ask the cluster, on any of its nodes."),
     "forget": ("tools.cli_status:forget", "Forget worker NODE, which does not come back (on the master)."),
     "store": ("tools.cli_store:store", "The agent database that this node serves."),
+    "ha": ("tools.cli_ha:ha", "High availability: what candidates hold of their master's state."),
     "api": ("tools.cli_api:api", "The REST API: turn it on, and say who may use it."),
 }
 """Name of a command: its place, and its line in the help."""

@@ -76,6 +76,8 @@ def status_view(status: dict[str, Any], said: Verdict) -> RenderableType:
     parts += [Text(), _processes(status["processes"])]
     if status["peers"] is not None:
         parts += [Text(), _peers(status, now)]
+    if status["ha"] is not None:
+        parts += [Text(), ha_view(status["ha"], now)]
     if status["refused"]:
         parts += [Text(), _refused(status["refused"], now)]
     if status["manifest"] is not None:
@@ -195,6 +197,41 @@ def _peers(status: dict[str, Any], now: float) -> RenderableType:
             ago(row["seen_at"], now),
         )
     return table
+
+
+def ha_view(ha: dict[str, Any] | None, now: float) -> RenderableType:
+    """`clusterd ha status`: the replicas that this node gives or keeps."""
+    if ha is None:
+        return Text("No replica is given or kept by this node (clusterd.ha.replica is off).")
+    ha = printable_facts(ha)
+    parts: list[RenderableType] = []
+    if ha["problem"]:
+        parts.append(Text(ha["problem"], style="red"))
+    if "candidates" in ha:
+        line = Text(f"position {ha['position']}, highest agent id {ha['greatest_id']}, registrations ", style="dim")
+        line.append(ha["registrations"], style="green" if ha["registrations"] == "synchronous" else "yellow")
+        if ha["registrations_reason"]:
+            line.append(f": {ha['registrations_reason']}", style="yellow")
+        parts.append(line)
+        table = _table("candidates", "NODE", "STATE", "POSITION>", "LAG>", "DIGEST", "MAY LEAD")
+        for row in ha["candidates"]:
+            state = row["state"] if row["connected"] else f"lost, {ago(row['seen_at'], now)}"
+            table.add_row(row["name"], state, *_replica_cells(row, now))
+        parts.append(table)
+    elif "state" in ha:
+        table = _table("replica", "STATE", "CONNECTED", "POSITION>", "LAG>", "DIGEST", "MAY LEAD")
+        table.add_row(ha["state"], "yes" if ha["connected"] else "no", *_replica_cells(ha, now))
+        parts.append(table)
+    return Group(*parts)
+
+
+def _replica_cells(row: dict[str, Any], now: float) -> tuple[RenderableType, ...]:
+    equal = {True: "equal", False: "differs", None: "not compared yet"}[row["digest_equal"]]
+    digest = equal if row["digest_at"] is None else f"{equal}, {ago(row['digest_at'], now)}"
+    why = row["may_not_lead"]
+    may = Text(f"no: {why}", style="yellow") if why else Text("yes", style="green")
+    cells = ("-" if row[name] is None else str(row[name]) for name in ("position", "lag"))
+    return *cells, digest, may
 
 
 def _refused(refused: list[dict[str, Any]], now: float) -> Table:

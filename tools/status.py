@@ -36,6 +36,7 @@ ASKED = (
     "framework",
     "workers",
     "refused",
+    "ha",
 )
 """Members of the answer of sync."""
 LOG = "logs/cluster.log"
@@ -104,6 +105,7 @@ class StatusReader:
             "framework": None,
             "workers": [],
             "refused": [],
+            "ha": None,
         }
         status["problem"] = self._ask(status)
         return status
@@ -141,6 +143,7 @@ class StatusReader:
             "results": {},
             "workers": [],
             "refused": [],
+            "ha": None,
             "agents": None,
         }
         pid = running_pid(self._root)

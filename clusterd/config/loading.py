@@ -41,6 +41,7 @@ def load(root: str, *, conf: str | None = None, with_api_files: bool = True) -> 
     problems = [*block.problems, *json_read.problems]
     if not problems and not settings.cluster.disabled:
         problems += _missing_files(settings)
+        problems += _ha_problems(settings)
         if settings.clusterd.api.enabled and with_api_files:
             problems += _api_file_problems(settings)
     warnings = [*block.warnings, *json_read.warnings, *warnings]
@@ -83,6 +84,15 @@ def _missing_files(settings: Settings) -> list[Problem]:
         for key, value in wanted
         if value and not Path(settings.root, value).is_file()
     ]
+
+
+def _ha_problems(settings: Settings) -> list[Problem]:
+    """A replica is given and kept by this daemon's own store."""
+    own = settings.clusterd
+    if not own.ha.replica or own.store != "off":
+        return []
+    file = str(Path(settings.root, CLUSTER_JSON))
+    return [Problem(file, "clusterd.ha.replica", "a replica needs clusterd's own store", "clusterd.store auto or on")]
 
 
 def _api_file_problems(settings: Settings) -> list[Problem]:

@@ -160,7 +160,9 @@ class Authd:
                 return outcomes
 
     async def _decide_all(self, requests: list[AuthRequest], changes: _Changes) -> list[Outcome]:
-        if await asyncio.to_thread(self._file.refresh) and self._file.bad_lines != self._told_bad:
+        is_new = await asyncio.to_thread(self._file.refresh)
+        self._file.table.count_from(await self._table.greatest())
+        if is_new and self._file.bad_lines != self._told_bad:
             self._told_bad = self._file.bad_lines
             if self._told_bad:
                 self._say("WARNING", f"{KEY_FILE}: {self._told_bad} lines are not of agents; they stay as they are.")
@@ -224,6 +226,13 @@ class Authd:
             await self._take_back(changes)
             raise
         self.file_writes += 1
+        try:
+            await self._complete(changes, gone, now)
+        finally:
+            await self._table.replicated()
+
+    async def _complete(self, changes: _Changes, gone: list[int], now: int) -> None:
+        """What follows when the file is written."""
         if gone:
             try:
                 await self._table.apply([], gone)

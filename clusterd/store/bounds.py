@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import cast
 
+from clusterd.store import change_log
+
 LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 4 << 20,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 128 * 1024,
@@ -35,7 +37,7 @@ TOO_MUCH = "the statement needs too much memory"
 
 _ROWS = frozenset({sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE})
 _READING = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
-_OURS = frozenset({"metadata", "clusterd_seen", "clusterd_event"})
+_OURS = frozenset({"metadata", "clusterd_seen", "clusterd_event", "clusterd_change", "clusterd_mark"})
 """Tables that the next start depends on."""
 _FUNCTIONS_DENIED = frozenset({"load_extension", "fts3_tokenizer"})
 _PRAGMAS_WITH_ARGUMENT = frozenset(
@@ -81,7 +83,8 @@ def authorize(action: int, first: str | None, second: str | None, database: str 
     if action in _READING:
         allowed = True
     elif action in _ROWS:
-        allowed = _may_change(action, first or "")
+        # Triggers are all ours: a client can make none.
+        allowed = _may_change(action, first or "") or (within or "").startswith(change_log.TRIGGER)
     elif action == sqlite3.SQLITE_FUNCTION:
         allowed = second not in _FUNCTIONS_DENIED
     elif action == sqlite3.SQLITE_PRAGMA:

@@ -24,7 +24,6 @@ MOST_IN_BATCH = 500
 BATCH_S = 0.02
 """How long a batch goes on taking in waiting writes."""
 CLOSE_S = 2.0
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 WALL_JUMP_US = 1_000_000
 """A step of the wall clock of this size is recorded; smaller steps do not matter for reports."""
 
@@ -76,11 +75,6 @@ class Session:
         )
 
 
-def is_damage(failure: BaseException) -> bool:
-    """Whether this error of SQLite means a damaged file, as opposed to a full disk, a lock or a wrong statement."""
-    return isinstance(failure, sqlite3.DatabaseError) and getattr(failure, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
-
-
 class _Write:
     __slots__ = ("alone", "durable", "future", "work")
 
@@ -108,6 +102,8 @@ class Engine:
         self._stale = False
         self.damage = ""
         """Why the database file is damaged, once that was noticed; else empty."""
+        self.committed: Callable[[], None] = lambda: None
+        """Called on the loop after each commit."""
         self.commits = 0
         self.writes = 0
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
@@ -167,7 +163,7 @@ class Engine:
             raise
 
     def _note_damage(self, failure: BaseException) -> None:
-        if is_damage(failure):
+        if schema.is_damage(failure):
             self.damage = self.damage or str(failure)
 
     # ---- the writer thread -------------------------------------------------------------------------------------------
@@ -187,7 +183,7 @@ class Engine:
                 self._note_damage(failure)
                 self._undo()
                 outcomes = [(write, None, failure) for write in batch]
-            self._loop.call_soon_threadsafe(_deliver, outcomes)
+            self._loop.call_soon_threadsafe(self._deliver, outcomes)
             if ended:
                 return
 
@@ -249,12 +245,14 @@ class Engine:
                 # The failure of the commit also rolled it back; if not, the next `begin` fails and reports that.
                 return
 
+    # ---- on the loop -------------------------------------------------------------------------------------------------
 
-def _deliver(outcomes: list[tuple[_Write, Any, BaseException | None]]) -> None:
-    for write, result, failure in outcomes:
-        if write.future.done():
-            continue
-        if failure is None:
-            write.future.set_result(result)
-        else:
-            write.future.set_exception(failure)
+    def _deliver(self, outcomes: list[tuple[_Write, Any, BaseException | None]]) -> None:
+        for write, result, failure in outcomes:
+            if write.future.done():
+                continue
+            if failure is None:
+                write.future.set_result(result)
+            else:
+                write.future.set_exception(failure)
+        self.committed()

@@ -26,7 +26,15 @@ from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.reload import adopt
 from clusterd.rounds import Rounds
-from clusterd.rundir import AUTH_SOCKET, HTTP_SOCKET, STORE_SOCKETS, WDB_SOCKET, problem_path, reason_path
+from clusterd.rundir import (
+    AUTH_SOCKET,
+    HTTP_SOCKET,
+    STORE_SOCKETS,
+    WDB_SOCKET,
+    problem_path,
+    reason_path,
+    replica_socket,
+)
 from clusterd.settings import Settings
 from clusterd.store import schema
 from clusterd.store.authd import Authd
@@ -38,6 +46,9 @@ from clusterd.store.forward import Forwarder
 from clusterd.store.http import StoreApi
 from clusterd.store.keys import KeyFile, keys_in_use
 from clusterd.store.private import PrivateDatabases
+from clusterd.store.replica_copy import ReplicaCopy
+from clusterd.store.replica_port import MOST_BYTES, ReplicaPort
+from clusterd.store.replica_source import ReplicaSource
 from clusterd.store.stream import Answer, StreamServer, bind, remove_own
 from clusterd.store.table import StoreTable
 from ipc.board import Board
@@ -104,7 +115,8 @@ class _StoreProcess:
         settings = self._settings
         # In a thread: checking a large file takes long, and the supervisor expects signs of life.
         name, version = settings.cluster.node_name, settings.clusterd.version
-        work = asyncio.to_thread(schema.prepare, settings.root, name, version, thorough=self._was_damaged)
+        log = settings.is_master and settings.has_replica
+        work = asyncio.to_thread(schema.prepare, settings.root, name, version, thorough=self._was_damaged, log=log)
         opening = asyncio.ensure_future(work)
         while not opening.done():
             self._row.stamp()
@@ -144,6 +156,7 @@ class _StoreProcess:
     async def _serve(self, engine: Engine) -> None:
         settings = self._settings
         private = PrivateDatabases(settings.root, settings.clusterd.version)
+        replica = self._make_replica()
         commands = DatabaseCommands(
             engine, private, on_worker=not settings.is_master, say=self._say, tell=self._events.tell
         )
@@ -170,11 +183,15 @@ class _StoreProcess:
             tell=self._events.tell,
         )
         async with contextlib.AsyncExitStack() as cleanup:
+            if replica is not None:
+                cleanup.callback(replica.close)
             await follower.look()
             wdb.start()
             cleanup.push_async_callback(wdb.stop)
             await self._serve_http(api.server(most), cleanup)
-            auth = self._make_auth(engine, private, most)
+            if replica is not None:
+                await self._serve_replica(replica, engine, cleanup)
+            auth = self._make_auth(engine, private, most, replica if isinstance(replica, ReplicaSource) else None)
             auth.start()
             cleanup.push_async_callback(auth.stop)
             self._begin(follower.run(), cleanup)
@@ -202,7 +219,37 @@ class _StoreProcess:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), HEARTBEAT_S)
 
-    def _make_auth(self, engine: Engine, private: PrivateDatabases, most: int) -> StreamServer:
+    def _make_replica(self) -> ReplicaSource | ReplicaCopy | None:
+        """A master gives replicas, a candidate keeps one. Raises sqlite3.Error."""
+        settings = self._settings
+        if not settings.has_replica:
+            return None
+        if not settings.is_master:
+            return ReplicaCopy(settings.root, say=self._say_of_replica)
+        ha = settings.clusterd.ha
+        return ReplicaSource(
+            settings.root, synchronous=ha.synchronous, limit_s=ha.synchronous_timeout_s, say=self._say_of_replica
+        )
+
+    async def _serve_replica(
+        self, replica: ReplicaSource | ReplicaCopy, engine: Engine, cleanup: contextlib.AsyncExitStack
+    ) -> None:
+        """On a socket in the run directory, which only the daemon's user may enter."""
+        if isinstance(replica, ReplicaSource):
+            engine.committed = replica.committed
+        server = StreamServer(
+            replica_socket(self._settings.root),
+            ReplicaPort(replica).answer,
+            most=self._settings.clusterd.limits.store_connections,
+            rounds=self._rounds,
+            largest=MOST_BYTES,
+        )
+        server.start()
+        cleanup.push_async_callback(server.stop)
+
+    def _make_auth(
+        self, engine: Engine, private: PrivateDatabases, most: int, replica: ReplicaSource | None
+    ) -> StreamServer:
         """A master registers agents itself; a worker forwards registrations to its master."""
         settings = self._settings
         answer: Callable[[bytes], Awaitable[bytes]]
@@ -211,7 +258,7 @@ class _StoreProcess:
             self._keys.sweep()
             authd = Authd(
                 settings.root,
-                StoreTable(engine, private),
+                StoreTable(engine, private, None if replica is None else replica.candidates.have),
                 self._keys,
                 lambda: self._settings.clusterd.force,
                 say=self._say,
@@ -282,6 +329,12 @@ class _StoreProcess:
         own = self._settings.clusterd
         return KeyRules(own.max_key_loss_share, own.key_loss_from)
 
+    def _say_of_replica(self, level: str, text: str) -> None:
+        self._write("Replica", level, text)
+
     def _say(self, level: str, text: str) -> None:
+        self._write(SUBTAG, level, text)
+
+    def _write(self, subtag: str, level: str, text: str) -> None:
         tag = "Master" if self._settings.is_master else f"Worker {self._settings.cluster.node_name}"
-        self._log.line(level, tag, SUBTAG, text)
+        self._log.line(level, tag, subtag, text)

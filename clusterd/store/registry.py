@@ -34,6 +34,12 @@ class RegisteredAgents(Protocol):
     async def keyed(self) -> set[int]:
         """Agents whose key this node has had and that nobody has removed."""
 
+    async def greatest(self) -> int:
+        """The highest id ever given, as far as the table remembers agents that are gone; 0: it does not."""
+
+    async def replicated(self) -> None:
+        """Waits until a candidate has all that was applied, within a limit; returns at once without one."""
+
     async def apply(self, added: Sequence[Registration], removed: Sequence[int]) -> None:
         """Deletes `removed` (with groups, labels, private database) and inserts `added` with their groups, each in
         place of a row with its id, in one transaction that is on disk when this returns. Raises StoreFailed: nothing

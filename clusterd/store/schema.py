@@ -13,6 +13,7 @@ from pathlib import Path
 
 from clusterd.clock import boot_us
 from clusterd.errors import StartFailure
+from clusterd.store import change_log
 from clusterd.store.manager_row import FIRST_NAME, write_manager
 
 DATABASE = "queue/db/global.db"
@@ -140,14 +141,16 @@ this node has seen; kind `boot` holds the boot that the times belong to, kind `w
 in microseconds."""
 
 
-def connect(root: str, *, readonly: bool = False) -> sqlite3.Connection:
-    """Opens a connection in autocommit mode; any thread may use it, one at a time. Raises sqlite3.Error."""
-    path = Path(root) / DATABASE
+def connect(root: str, *, readonly: bool = False, name: str = DATABASE) -> sqlite3.Connection:
+    """Opens a connection in autocommit mode; any thread may use it, one at a time. `name`: the file below the root.
+    Raises sqlite3.Error."""
     connection = sqlite3.connect(
-        path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, cached_statements=256
+        Path(root) / name, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     connection.execute("pragma foreign_keys = on")
     connection.execute("pragma synchronous = normal")
+    # A row that `insert or replace` replaces counts as deleted in the change log.
+    connection.execute("pragma recursive_triggers = on")
     # Temporary data such as sorting goes to disk: memory is bounded (bounds.py), the disk is not.
     connection.execute("pragma temp_store = memory")
     # Any client's SQL can store invalid UTF-8; its row must stay readable.
@@ -174,19 +177,21 @@ def locked(root: str) -> Iterator[None]:
         os.close(fd)
 
 
-def prepare(root: str, node_name: str, version: str, *, thorough: bool = False) -> None:
+def prepare(root: str, node_name: str, version: str, *, thorough: bool = False, log: bool = False) -> None:
     """Creates the database, or checks that the existing one has our version and is undamaged (`thorough`: indexes too,
-    which takes longer), and updates this node's own row. Raises StartFailure that says what to do."""
+    which takes longer), and updates this node's own row. `log`: with a change log, for replicas; without, the one that
+    there was is dropped. Raises StartFailure that says what to do."""
     path = Path(root) / DATABASE
     try:
         with locked(root):
             connection = connect(root)
             try:
                 connection.execute("pragma journal_mode = wal").fetchone()
-                _make(connection, str(path))
+                make(connection, str(path))
                 (found,) = connection.execute(f"pragma {'integrity' if thorough else 'quick'}_check(1)").fetchone()
                 if found == "ok":
                     write_manager(connection, node_name, version)
+                    _switch_log(connection, log)
             finally:
                 connection.close()
             if found != "ok":
@@ -196,7 +201,17 @@ def prepare(root: str, node_name: str, version: str, *, thorough: bool = False) 
         raise StartFailure(f"the agent database {path} cannot be opened: {failure}") from failure
 
 
-def _make(connection: sqlite3.Connection, path: str) -> None:
+def _switch_log(connection: sqlite3.Connection, log: bool) -> None:
+    if not log and not change_log.is_on(connection):
+        return
+    connection.execute("begin immediate")
+    with connection:
+        (change_log.begin_log if log else change_log.end_log)(connection)
+
+
+def make(connection: sqlite3.Connection, path: str, *, is_copy: bool = False) -> None:
+    """Creates the tables that are missing in the file `path`. `is_copy`: its moments are of another machine and stay as
+    they are. Raises StartFailure for another version."""
     connection.execute("begin immediate")
     try:
         tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
@@ -214,7 +229,8 @@ def _make(connection: sqlite3.Connection, path: str) -> None:
                 "made it (clusterd.store: off)"
             )
         _run(connection, _OWN)
-        _carry_over_moments(connection)
+        if not is_copy:
+            _carry_over_moments(connection)
         connection.execute("commit")
     except BaseException:
         if connection.in_transaction:
@@ -225,6 +241,14 @@ def _make(connection: sqlite3.Connection, path: str) -> None:
 def _version(connection: sqlite3.Connection) -> str:
     row = connection.execute("select value from metadata where key = 'db_version'").fetchone()
     return str(row[0]) if row else "none"
+
+
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def is_damage(failure: BaseException) -> bool:
+    """Whether this error of SQLite means a damaged file, as opposed to a full disk, a lock or a wrong statement."""
+    return isinstance(failure, sqlite3.DatabaseError) and getattr(failure, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
 
 
 def wall_offset_us() -> int:

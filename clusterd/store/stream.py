@@ -64,9 +64,11 @@ class StreamServer:
         rounds: Rounds,
         once: bool = False,
         wait_s: float | None = None,
+        largest: int = LARGEST_REQUEST,
     ) -> None:
         """`most`: connections at a time; more wait in the backlog. One process may have half of them; more are closed.
-        `once`: close after an answer. `wait_s`: how long to wait for a request."""
+        `once`: close after an answer. `wait_s`: how long to wait for a request. `largest`: bytes of a request."""
+        self._largest = largest
         self._rounds = rounds
         self._path = path
         self._answer = answer
@@ -139,7 +141,7 @@ class StreamServer:
             task.exception()
 
     async def _serve(self, client: socket.socket) -> None:
-        reader, writer = await asyncio.open_unix_connection(sock=client, limit=LARGEST_REQUEST + PREFIX_BYTES)
+        reader, writer = await asyncio.open_unix_connection(sock=client, limit=self._largest + PREFIX_BYTES)
         try:
             while True:
                 payload = await self._request(reader)
@@ -166,7 +168,7 @@ class StreamServer:
         try:
             async with asyncio.timeout(self._wait_s):
                 size = int.from_bytes(await reader.readexactly(PREFIX_BYTES), "little")
-                if not 0 < size <= LARGEST_REQUEST:
+                if not 0 < size <= self._largest:
                     return None
                 return await reader.readexactly(size)
         except (asyncio.IncompleteReadError, TimeoutError):

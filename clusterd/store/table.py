@@ -1,9 +1,9 @@
 """Changes to agents by authd and the follower, through the engine."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from clusterd.store import agents, groups
+from clusterd.store import agents, change_log, groups
 from clusterd.store.engine import Engine, Session
 from clusterd.store.errors import NotKept, NotOnDisk, StoreFailed
 from clusterd.store.jsontext import JsonRefused
@@ -17,9 +17,18 @@ KEYS = "key"
 class StoreTable:
     """The AgentTable of authd. Changes are on disk when its methods return."""
 
-    def __init__(self, engine: Engine, private: PrivateDatabases) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        private: PrivateDatabases,
+        replicated: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        """`replicated`: waits until a candidate has everything up to a position of the change log; None: there is no
+        log."""
         self._engine = engine
         self._private = private
+        self._replicated = replicated
+        self._position = 0
 
     async def facts(self, agent_id: int) -> AgentFacts | None:
         def work(db: sqlite3.Connection) -> AgentFacts | None:
@@ -35,14 +44,29 @@ class StoreTable:
 
     async def apply(self, added: Sequence[Registration], removed: Sequence[int]) -> None:
         """Applies all changes; StoreFailed: none; NotKept: all, but a power failure may undo them."""
+        has_log = self._replicated is not None
+
+        def work(session: Session) -> int:
+            _apply(session, added, removed)
+            return change_log.head(session.db) if has_log else 0
+
         try:
-            await self._engine.write(lambda session: _apply(session, added, removed), durable=True)
+            self._position = await self._engine.write(work, durable=True)
         except NotOnDisk as failure:
             raise NotKept(str(failure)) from failure
         except (sqlite3.Error, OSError, OverflowError) as failure:
             raise StoreFailed(str(failure)) from failure
         for agent_id in {*removed, *(agent.id for agent in added)}:
             self._private.unlink(agent_id)
+
+    async def greatest(self) -> int:
+        if self._replicated is None:
+            return 0
+        return int(await self._engine.read(lambda db: change_log.mark(db, change_log.GREATEST)) or 0)
+
+    async def replicated(self) -> None:
+        if self._replicated is not None:
+            await self._replicated(self._position)
 
 
 def _apply(session: Session, added: Sequence[Registration], removed: Sequence[int]) -> None:

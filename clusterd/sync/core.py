@@ -180,7 +180,8 @@ class Core:
     async def tell_status(self, client: Peer, payload: bytes) -> bytes:
         database = await database_status(self._context)
         part = self._side.status(self._away)
-        return dump_json(node_status(self._context, self._serving, part, database | {"syncs": part.agents}))
+        agents = database | {"syncs": part.agents}
+        return dump_json(node_status(self._context, self._serving, part, agents, await self._side.ha_status()))
 
     # ---- requests ----------------------------------------------------------------------------------------------------
 

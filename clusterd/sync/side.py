@@ -44,6 +44,10 @@ class Side(Protocol):
         """A node may not join."""
         ...
 
+    async def ha_status(self) -> dict[str, Any] | None:
+        """What `clusterd ha status` shows of this node; None where no replica is wanted."""
+        ...
+
     def status(self, away: str) -> SideStatus:
         """`away`: why net has no link to the master, as far as it knows."""
         ...

@@ -15,6 +15,7 @@ from clusterd.sync.links.handlers import Handler, SealedHandler
 from clusterd.sync.links.known_workers import KnownWorkers
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.tags import MASTER
+from clusterd.sync.replica.master import ReplicaMaster
 from clusterd.sync.requests.both_roles import BothRoles
 from clusterd.sync.requests.cluster_view import MasterView
 from clusterd.sync.requests.local import LocalRequests
@@ -46,13 +47,16 @@ class MasterSide:
             context.events.tell,
         )
         self._sendsync = SendsyncMaster(context)
+        self._replica = replica = ReplicaMaster(context)
         nodes = Nodes(context, integrity, info)
         asked = NodeRequests(nodes)
         programs = LocalRequests(context)
         view = MasterView(nodes, programs.hashes, Passwords(context).is_right)
         self._both = both = BothRoles(context, view, programs)
         workers = MasterRequests(context, integrity, digest, info, groups)
-        self.remote: dict[str, Handler] = both.remote | workers.table | asked.table | self._sendsync.remote
+        self.remote: dict[str, Handler] = (
+            both.remote | workers.table | asked.table | self._sendsync.remote | replica.table
+        )
         self.sealed: dict[str, SealedHandler] = both.sealed | {commands.SYN_BUCKETS: digest.compare}
         operators = MasterIntegrityRequests(context, integrity, digest)
         self.local: dict[str, Handler] = both.local | asked.table | operators.local | {commands.FORGET: self.forget}
@@ -82,10 +86,14 @@ class MasterSide:
             if peer.info.kind == "worker":
                 for forget in (self._groups.left, self._info.forget, self._digest.forget, self._integrity.forget):
                     ending.callback(forget, peer)
+                ending.callback(self._replica.left, peer)
                 ending.callback(self._known.left, peer, self._integrity.records.get(peer.name), why)
             ending.push_async_callback(peer.close)
             ending.callback(self._both.link_lost, peer)
             ending.callback(self._sendsync.link_lost, peer)
+
+    async def ha_status(self) -> dict[str, Any] | None:
+        return await self._replica.shown()
 
     def status(self, away: str) -> SideStatus:
         records = self._integrity.records

@@ -15,6 +15,7 @@ from clusterd.sync.links.caps import offer_caps
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import Handler, SealedHandler
 from clusterd.sync.links.peer import Peer
+from clusterd.sync.replica.worker import ReplicaWorker
 from clusterd.sync.requests.both_roles import BothRoles
 from clusterd.sync.requests.cluster_view import WorkerView
 from clusterd.sync.requests.local import LocalRequests
@@ -39,6 +40,7 @@ class WorkerSide:
         self._info = info = AgentInfoWorker(context)
         self._groups = groups = AgentGroupsWorker(context)
         self._sendsync = sendsync = SendsyncWorker(context)
+        self._replica = ReplicaWorker(context)
         programs = LocalRequests(context)
         view = WorkerView(context.roster, programs.hashes, Passwords(context).is_right)
         self._both = both = BothRoles(context, view, programs)
@@ -62,6 +64,8 @@ class WorkerSide:
             peer.agree(())
         peer.spawn(self._rounds.run(peer))
         peer.spawn(self._info.run(peer))
+        if self._replica.is_wanted:
+            peer.spawn(self._replica.run(peer))
 
     def refused(self, refusal: HelloRefused) -> None:
         """Nobody joins a worker."""
@@ -73,6 +77,9 @@ class WorkerSide:
             ending.push_async_callback(peer.close)
             ending.callback(self._both.link_lost, peer)
             ending.callback(self._sendsync.link_lost, peer)
+
+    async def ha_status(self) -> dict[str, Any] | None:
+        return await self._replica.shown()
 
     def status(self, away: str) -> SideStatus:
         problem = ""

@@ -77,6 +77,9 @@ TABLE = (
     Command(c.SYN_CHANGED, MASTER, "WorkerIntegrityRequests.master_changed", capability="push"),
     Command(c.GET_DIFF, MASTER, "WorkerIntegrityRequests.get_diff", capability="digest"),
     Command(c.GET_ROOM, MASTER, "WorkerIntegrityRequests.get_room", capability="room"),
+    # A replica of the master's state.
+    Command(c.GET_CHANGES, WORKER, "ReplicaMaster.changes", capability="replica"),
+    Command(c.GET_API, WORKER, "ReplicaMaster.api_files", capability="replica"),
     # Agents and their groups.
     Command(c.SYN_A_W_M_P, WORKER, "MasterRequests.agent_info_permission"),
     Command(c.SYN_A_W_M, WORKER, "MasterRequests.agent_info"),

@@ -68,6 +68,12 @@ SAME_CLOCK = b"same"
 SYN_DIGEST = "syn_digest"
 SYN_BUCKETS = "syn_buckets"
 
+GET_CHANGES = "get_changes"
+"""Ours, capability `replica`: what has changed in the master's agent database since a position, after a while if
+nothing has."""
+GET_API = "get_api"
+"""Ours, capability `replica`: the files of the master's REST API, piece by piece."""
+
 # Master to worker.
 ECHO_M = "echo-m"
 SYN_M_C_OK = "syn_m_c_ok"

@@ -20,7 +20,7 @@ LAYERS = {
         ("clusterd.supervisor",),
         ("tools",),
     ],
-    "clusterd.sync": [("ports",), ("manifest",), ("links",), ("integrity", "agents"), ("requests",), ("",)],
+    "clusterd.sync": [("ports",), ("manifest",), ("links",), ("integrity", "agents", "replica"), ("requests",), ("",)],
     "clusterd.dapi": [("protocol",), ("query", "files"), ("ruleset",), ("functions",), ("",)],
 }
 """Of a package ("": of all): groups of folders in their order. Folders of one group do not import one another, but for

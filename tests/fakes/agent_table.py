@@ -18,6 +18,7 @@ class FakeAgentTable:
         self.refuses: str | None = None
         self.before_change: Callable[[], Awaitable[None]] | None = None
         self.changes = 0
+        self.replications = 0
 
     async def facts(self, agent_id: int) -> AgentFacts | None:
         found = self.agents.get(agent_id)
@@ -28,6 +29,12 @@ class FakeAgentTable:
 
     async def keyed(self) -> set[int]:
         return set(self.agents)
+
+    async def greatest(self) -> int:
+        return 0
+
+    async def replicated(self) -> None:
+        self.replications += 1
 
     async def apply(self, added: Sequence[Registration], removed: Sequence[int]) -> None:
         if self.before_change is not None:

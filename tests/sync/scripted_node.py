@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from clusterd.messages.links import Answered, GiveString, LinkInfo, LinkUp, PeerRequest, Reply, Request, SyncToNet
 from clusterd.messages.pool import AnyJob, JobFailed
 from clusterd.pool.jobs import JobRunner
@@ -77,7 +79,14 @@ class Node:
     """A sync process of which net and the pool are the test: `sent` is what net was given, in order."""
 
     def __init__(
-        self, root: Path, role: str, caps: tuple[str, ...] = ("digest",), *, pool: bool = False, **more: Any
+        self,
+        root: Path,
+        role: str,
+        caps: tuple[str, ...] = ("digest",),
+        *,
+        pool: bool = False,
+        serves_store: bool = False,
+        **more: Any,
     ) -> None:
         """Jobs wait for ever unless there is a `pool`. `more`: settings of clusterd.json."""
         self.sent: list[SyncToNet] = []
@@ -85,6 +94,7 @@ class Node:
         self.clock = FakeClock()
         block = ClusterBlock(node_type=role, node_name="m" if role == "master" else "w1", nodes=("127.0.0.1",), key=KEY)
         settings = Settings(str(root), cluster=block, clusterd=Clusterd(caps=caps, **more))
+        settings = msgspec.structs.replace(settings, serves_store=serves_store)
         spool = Spool(str(root), 1)
         spool.prepare()
         slabs = SlabPool([])

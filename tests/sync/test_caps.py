@@ -5,18 +5,30 @@ from collections.abc import Awaitable, Callable, Iterable
 from itertools import combinations, product
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from clusterd.errors import ClusterError
-from clusterd.settings import CAPABILITIES, Clusterd, Settings
+from clusterd.settings import CAPABILITIES, ClusterBlock, Clusterd, HaSettings, Settings
 from clusterd.sync.links.caps import answer_caps, asks_as_stock, offer_caps, offered, recall
 from clusterd.sync.links.peer import Peer
 from clusterd.wire.results import WireException
 
 
 def test_only_a_node_with_its_own_store_offers_moments() -> None:
-    assert offered(Settings("/", serves_store=True)) == CAPABILITIES
-    assert offered(Settings("/", clusterd=Clusterd(store="off"))) == CAPABILITIES[1:]
+    usual = tuple(name for name in CAPABILITIES if name != "replica")
+    assert offered(Settings("/", serves_store=True)) == usual
+    assert offered(Settings("/", clusterd=Clusterd(store="off"))) == usual[1:]
+
+
+@pytest.mark.parametrize("node_type", ["master", "worker"])
+def test_replica_is_offered_only_where_it_is_wanted(node_type: str) -> None:
+    """A master without a store of its own offers it, too: whoever asks then hears why there is none."""
+    block, wanted = ClusterBlock(node_type="master" if node_type == "master" else "worker"), HaSettings(replica=True)
+    for store in (True, False):
+        settings = Settings("/", cluster=block, clusterd=Clusterd(ha=wanted), serves_store=store)
+        assert ("replica" in offered(settings)) == (store or node_type == "master")
+        assert "replica" not in offered(msgspec.structs.replace(settings, clusterd=Clusterd()))
 
 
 # ---- what two nodes agree to -----------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ STATUS_KEYS = {
     "log_level",
     "workers",
     "refused",
+    "ha",
     "running",
     "problem",
     "problems",

@@ -9,6 +9,7 @@ ahead    what has changed is sent to workers that have the manifest before, with
 pulse    each end sends something every few seconds, so that a silent link is soon known to be lost
 (clusterd/net/pulse.py) answer   a small answer of the API is the response to the request itself
 room     the worker says how much it can take
+replica  the worker keeps a replica of the master's agent database (docs/ha.md)
 """
 
 from clusterd.errors import ClusterError
@@ -27,6 +28,7 @@ RESUME = "resume"
 AHEAD = "ahead"
 ROOM = "room"
 ANSWER = "answer"
+REPLICA = "replica"
 CLUSTERD = "clusterd"
 STOCK = "stock"
 _WORDS = ","
@@ -35,8 +37,14 @@ UNKNOWN_COMMAND = 3000
 
 
 def offered(settings: Settings) -> tuple[str, ...]:
-    """This node's capabilities. Each side uses those that both have listed."""
-    return tuple(name for name in settings.clusterd.caps if name != AGENTS or settings.serves_store)
+    """This node's capabilities. Each side uses those that both have listed. A master that is to give a replica and
+    cannot says so when it is asked."""
+    without = set()
+    if not settings.serves_store:
+        without.add(AGENTS)
+    if not settings.clusterd.ha.replica or not (settings.serves_store or settings.is_master):
+        without.add(REPLICA)
+    return tuple(name for name in settings.clusterd.caps if name not in without)
 
 
 async def answer_caps(peer: Peer, payload: bytes, settings: Settings, net: NetPort) -> bytes:

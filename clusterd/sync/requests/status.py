@@ -32,9 +32,11 @@ class SideStatus(msgspec.Struct, frozen=True):
     refused: list[dict[str, Any]] = []
 
 
-def node_status(context: Context, net_serving: str, part: SideStatus, agents: dict[str, Any]) -> dict[str, Any]:
+def node_status(
+    context: Context, net_serving: str, part: SideStatus, agents: dict[str, Any], ha: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The whole answer of the local command `status`. Times are wall-clock seconds, sizes bytes. `part` is what the
-    node's role says."""
+    node's role says, `ha` what there is of replicas."""
     cluster = context.settings.cluster
     return {
         "problem": part.problem,
@@ -69,6 +71,7 @@ def node_status(context: Context, net_serving: str, part: SideStatus, agents: di
         "framework": framework_status(context),
         "answered_at": context.clock.wall(),
         "agents": agents,
+        "ha": ha,
     }
 
 

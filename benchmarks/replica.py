@@ -1,0 +1,131 @@
+"""What a replica costs: `python -m benchmarks.replica [AGENTS [SECONDS]]`.
+
+A master and a worker, whole nodes. The master's database is filled before it starts. First without replicas, then with:
+1 % of the agents send a keepalive every 10 s, and the CPU of all processes of each node is counted. Then how long a full
+copy takes, from the candidate's own log lines.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from clusterd.store import schema
+from tools.rig.nodes import Rig, RigNode
+from tools.rig.wdb_client import WdbClient
+
+LOG = "logs/cluster.log"
+
+
+def fill(root: Path, agents: int) -> None:
+    """Rows as a fleet has them: much is equal, keys and addresses are not."""
+    schema.prepare(str(root), "filled", "4.14.1")
+    db = schema.connect(str(root))
+    db.execute("begin")
+    db.execute("insert into \"group\" (name) values ('default')")
+    names = (
+        "id, name, ip, register_ip, internal_key, os_name, os_version, os_major, os_minor, os_codename, os_platform,"
+        " os_uname, os_arch, version, config_sum, merged_sum, manager_host, node_name, date_add, last_keepalive,"
+        ' "group", group_hash, connection_status'
+    )
+    system = (
+        ("Ubuntu", "22.04.3 LTS (Jammy)", "22", "04", "Jammy", "ubuntu")
+        + ("Linux |web |5.15.0-91-generic |#101-Ubuntu SMP Tue Nov 14 13:30:08 UTC 2023 |x86_64", "x86_64")
+        + ("Wazuh v4.14.1", "ab73af41699f13fdd81903b5f23d8d00")
+    )
+    for one in range(1, agents + 1):
+        address = f"10.{one >> 16 & 255}.{one >> 8 & 255}.{one & 255}"
+        row = (one, f"agent-{one:06d}", address, "any", os.urandom(32).hex(), *system, f"{one % 20:032x}")
+        row += ("manager", "node01", 1_700_000_000, 1_700_000_000, "default", "37a8eec1", "active")
+        db.execute(f"insert into agent ({names}) values ({', '.join('?' * len(row))})", row)
+    db.execute("insert into belongs select id, 1, 0 from agent where id > 0")
+    db.execute("insert into labels select id, 'site', 'berlin' from agent where id % 10 = 1")
+    db.execute("insert into clusterd_seen select 'key', cast(id as text) from agent where id > 0")
+    db.execute("commit")
+    db.close()
+    (root / "etc/client.keys").write_text(
+        "".join(f"{one:03d} agent-{one:06d} any {'k' * 64}\n" for one in range(1, agents + 1))
+    )
+
+
+def set_replica(node: RigNode, wanted: bool) -> None:
+    path = node.root / "etc/cluster.json"
+    settings = json.loads(path.read_text())
+    settings["clusterd"]["ha"] = {"replica": wanted}
+    path.write_text(json.dumps(settings))
+
+
+def cpu_s(rig: Rig, node: RigNode) -> dict[str, float]:
+    found = {}
+    for name, pid in rig.processes(node.name).items():
+        if pid is not None:
+            times = psutil.Process(pid).cpu_times()
+            found[name] = times.user + times.system
+    return found
+
+
+def loaded(rig: Rig, agents: int, seconds: float) -> dict[str, float]:
+    """CPU of each node as a share of a core, in per cent, while 1 % of the agents change every 10 s."""
+    before = {node.name: cpu_s(rig, node) for node in rig.nodes}
+    began, sent = time.monotonic(), 0
+    rate = agents / 100 / 10
+    with WdbClient(rig.master.root) as client:
+        while (spent := time.monotonic() - began) < seconds:
+            while sent < spent * rate:
+                sent += 1
+                one = sent * 97 % agents + 1
+                client.command(
+                    f'global update-keepalive {{"id":{one},"connection_status":"active","sync_status":"synced"}}'
+                )
+            time.sleep(0.05)
+    shares = {}
+    for node in rig.nodes:
+        after = cpu_s(rig, node)
+        for name, used in after.items():
+            shares[f"{node.kind} {name}"] = 100 * (used - before[node.name].get(name, 0)) / spent
+        shares[node.kind] = sum(value for key, value in shares.items() if key.startswith(f"{node.kind} "))
+    return shares
+
+
+def wait_line(node: RigNode, text: str) -> float:
+    """Seconds until the node's log has it."""
+    began = time.monotonic()
+    while text not in (node.root / LOG).read_text():
+        if time.monotonic() - began > 300:
+            raise SystemExit(f"not in 300 s: {text}")
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def main(agents: int = 100_000, seconds: float = 90.0) -> None:
+    """Prints the figures; a run takes about five minutes."""
+    with tempfile.TemporaryDirectory(prefix="replica-bench-") as base:
+        rig = Rig.create(Path(base) / "rig", 1)
+        try:
+            fill(rig.master.root, agents)
+            shares = {}
+            for wanted in (False, True):
+                for node in rig.nodes:
+                    set_replica(node, wanted)
+                rig.start()
+                if wanted:
+                    wait_line(rig.workers[0], "A full copy of the master")
+                    took = wait_line(rig.workers[0], "The replica is whole")
+                    print(f"full copy of {agents} agents: {took:.1f} s")
+                time.sleep(20)
+                shares[wanted] = loaded(rig, agents, seconds)
+                rig.stop()
+            for key, value in shares[True].items():
+                before = shares[False].get(key, 0)
+                if value > 0.05 or before > 0.05:
+                    print(f"{key:16} off {before:5.2f} %  on {value:5.2f} %  more {value - before:5.2f} %")
+        finally:
+            rig.down()
+
+
+if __name__ == "__main__":
+    main(*(int(text) for text in sys.argv[1:3]))

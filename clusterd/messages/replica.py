@@ -1,0 +1,100 @@
+"""What the stores of a master and of a candidate say to each other, and to the sync process of their node that carries
+it (docs/ha.md)."""
+
+import msgspec
+
+
+class AskChanges(msgspec.Struct, frozen=True, array_like=True):
+    """A candidate to its master: what has changed since `since` in the log `epoch`? `held`: up to there everything is
+    on the candidate's disk, in a replica that is whole (0: it has none). `digest`: with the digest of everything, if
+    the answer reaches the end of the log. `state`: `copying` or `following`. `checked_at`: when digests were compared
+    last, wall-clock seconds; `is_equal`: whether they were equal."""
+
+    epoch: str
+    since: int
+    held: int
+    digest: bool
+    state: str
+    checked_at: float | None = None
+    is_equal: bool | None = None
+
+
+class Changes(msgspec.Struct, frozen=True, array_like=True):
+    """The answer: the units that have changed in (`since`, `upto`] (LZ4 block of a msgpack list of units). `since` is 0
+    with another `epoch` than that of the question, or where it cannot be told: everything comes anew. `behind`: units
+    that have changed after `upto`; 0: this is all. `greatest`: the highest agent id ever given; `boot`, `wall`: what
+    the moments of the agents refer to (clusterd/store/schema.py). `digest`: of everything, at `upto`; may be empty."""
+
+    epoch: str
+    since: int
+    upto: int
+    behind: int
+    greatest: int
+    boot: str
+    wall: str
+    units: bytes
+    digest: str = ""
+
+
+class ApiFiles(msgspec.Struct, frozen=True):
+    """Files of the REST API by name, with what they hold; digests instead when a candidate asks."""
+
+    files: dict[str, bytes] = {}
+
+
+class ReplicaReply(msgspec.Struct, frozen=True, array_like=True):
+    """The response to `get_changes`: Changes as encoded by the store, and the digest of the REST API's files (None: the
+    master cannot read them, the candidate keeps what it has)."""
+
+    changes: bytes
+    files: str | None
+
+
+# ---- sync to the store of its own node -------------------------------------------------------------------------------
+
+
+class FirstAsk(msgspec.Struct, frozen=True, tag="first"):
+    """To a candidate's store: the link is new. Answer: NextAsk."""
+
+
+class Apply(msgspec.Struct, frozen=True, tag="apply"):
+    """To a candidate's store: what the master has answered. Answer: NextAsk."""
+
+    changes: bytes
+
+
+class Tell(msgspec.Struct, frozen=True, tag="tell"):
+    """To a master's store: what candidate `node` asks. Answer: Changes, after up to WAIT_S where nothing changes."""
+
+    node: str
+    ask: bytes
+
+
+class Gone(msgspec.Struct, frozen=True, tag="gone"):
+    """To a master's store: there is no link to candidate `node` any more."""
+
+    node: str
+
+
+class Show(msgspec.Struct, frozen=True, tag="show"):
+    """The store's part of `clusterd ha status`. Answer: JSON."""
+
+
+StoreRequest = FirstAsk | Apply | Tell | Gone | Show
+
+
+class NextAsk(msgspec.Struct, frozen=True):
+    """An encoded AskChanges for the master."""
+
+    ask: bytes
+
+
+class StoreAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """`failure`: why there is no `payload`; empty if all is well."""
+
+    payload: bytes = b""
+    failure: str = ""
+
+
+WAIT_S = 10.0
+"""How long a master's store waits for a change before it answers that there is none."""

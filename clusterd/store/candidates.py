@@ -1,0 +1,161 @@
+"""The candidates of a master: what each of them holds, and whether a registration may be answered without one."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from clusterd.messages.replica import WAIT_S, AskChanges
+
+SILENT_S = 2.5 * WAIT_S
+"""A candidate that has not asked for this long is not connected, even if nobody has said so."""
+FOLLOWING = "following"
+
+
+class Candidate(msgspec.Struct):
+    """`held`: its position in this master's log. `is_late`: it has let a registration wait too long and does not count
+    until it holds position `due`. `has_more`: its last answer was not all there was. Times: `heard_at`, `answered_at`
+    monotonic, the others wall-clock seconds."""
+
+    name: str
+    epoch: str = ""
+    held: int = 0
+    state: str = ""
+    behind: int = 0
+    is_connected: bool = False
+    heard_at: float = 0.0
+    seen_at: float = 0.0
+    answered_at: float = 0.0
+    has_more: bool = False
+    is_late: bool = False
+    due: int = 0
+    checked_at: float | None = None
+    is_equal: bool | None = None
+
+
+class Candidates:
+    """Owner of what is known of them. Used on the store's loop only."""
+
+    def __init__(self, epoch: str, *, synchronous: bool, limit_s: float, say: Callable[[str, str], None]) -> None:
+        """`limit_s`: how long a registration waits for a candidate."""
+        self.epoch = epoch
+        self.wanted = 0
+        """The highest position that somebody waits for."""
+        self.urged: Callable[[], None] = lambda: None
+        """Called when `wanted` has grown."""
+        self._synchronous = synchronous
+        self._limit_s = limit_s
+        self._say = say
+        self._known: dict[str, Candidate] = {}
+        self._news = asyncio.Event()
+        self._is_degraded = False
+
+    def heard(self, name: str, ask: AskChanges) -> Candidate:
+        """A candidate has asked: it holds what it says."""
+        one = self._known.setdefault(name, Candidate(name))
+        one.is_connected, one.heard_at, one.seen_at = True, time.monotonic(), time.time()
+        one.epoch, one.state, one.checked_at, one.is_equal = ask.epoch, ask.state, ask.checked_at, ask.is_equal
+        one.held = ask.held if ask.epoch == self.epoch else 0
+        if one.is_late and one.state == FOLLOWING and one.held >= one.due:
+            one.is_late = False
+        if self._is_degraded and self._counting():
+            self._is_degraded = False
+            self._say("INFO", f"Candidate {name} confirms again: agents are registered and deleted with it.")
+        self._news.set()
+        return one
+
+    def gone(self, name: str) -> None:
+        one = self._known.get(name)
+        if one is not None:
+            one.is_connected = False
+            self._news.set()
+
+    async def have(self, position: int) -> None:
+        """Waits until a candidate has everything up to this position on its disk, for `limit_s` at most; then, and
+        where there is none to wait for, the caller goes on without one."""
+        if not self._synchronous or not self._counting():
+            return
+        if position > self.wanted:
+            self.wanted = position
+            self.urged()
+        until = time.monotonic() + self._limit_s
+        while not any(one.held >= position for one in self._known.values()):
+            left = until - time.monotonic()
+            if left <= 0 or not self._counting():
+                self._degrade(position)
+                return
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), left)
+            except TimeoutError:
+                continue
+
+    def _counting(self) -> list[Candidate]:
+        """Those that registrations wait for."""
+        now = time.monotonic()
+        return [
+            one
+            for one in self._known.values()
+            if one.is_connected
+            and one.state == FOLLOWING
+            and not one.is_late
+            and one.epoch == self.epoch
+            and now - one.heard_at < SILENT_S
+        ]
+
+    def _degrade(self, position: int) -> None:
+        late = self._counting()
+        for one in late:
+            one.is_late, one.due = True, position
+        if not self._is_degraded:
+            self._is_degraded = True
+            why = f"none confirmed within {self._limit_s:g} s" if late else "none is connected any more"
+            self._say(
+                "WARNING",
+                f"Agents are registered and deleted without a candidate from now on: {why}. What is answered until one "
+                "confirms again would be lost with this master.",
+            )
+
+    def mode(self) -> tuple[str, str]:
+        """`synchronous` or `asynchronous`, and why the latter."""
+        if not self._synchronous:
+            return "asynchronous", "clusterd.ha.synchronous is off"
+        if self._counting():
+            return "synchronous", ""
+        if any(one.is_late and one.is_connected for one in self._known.values()):
+            return "asynchronous", f"no candidate has confirmed within {self._limit_s:g} s"
+        if any(one.is_connected for one in self._known.values()):
+            return "asynchronous", "no candidate has a whole replica yet"
+        return "asynchronous", "no candidate is connected"
+
+    def shown(self, head: int, behind: Callable[[int], int]) -> list[dict[str, Any]]:
+        """For `clusterd ha status`. `behind`: units changed since a position."""
+        now = time.monotonic()
+        rows = []
+        for one in sorted(self._known.values(), key=lambda one: one.name):
+            connected = one.is_connected and now - one.heard_at < SILENT_S
+            whole = one.state == FOLLOWING and one.epoch == self.epoch
+            reason = ""
+            if not whole:
+                reason = "its replica is not whole yet"
+            elif not connected:
+                reason = "it is not connected"
+            elif one.is_equal is False:
+                reason = "its digest differed"
+            rows.append(
+                {
+                    "name": one.name,
+                    "connected": connected,
+                    "state": one.state or "unknown",
+                    "position": one.held,
+                    "lag": behind(one.held) if whole else None,
+                    "digest_at": one.checked_at,
+                    "digest_equal": one.is_equal,
+                    "confirms": one in self._counting(),
+                    "seen_at": one.seen_at or None,
+                    "may_not_lead": reason or None,
+                }
+            )
+        return rows

@@ -1,0 +1,73 @@
+"""The store's socket for replicas, for the sync process of this node: requests of clusterd/messages/replica.py."""
+
+import asyncio
+import json
+import sqlite3
+from typing import Any
+
+import msgspec
+
+from clusterd.errors import StartFailure
+from clusterd.messages.replica import (
+    Apply,
+    AskChanges,
+    Changes,
+    FirstAsk,
+    Gone,
+    NextAsk,
+    Show,
+    StoreAnswer,
+    StoreRequest,
+    Tell,
+)
+from clusterd.store.replica_copy import ReplicaCopy
+from clusterd.store.replica_source import ReplicaSource
+
+MOST_BYTES = 4 * 1024 * 1024
+_requests = msgspec.msgpack.Decoder(StoreRequest)
+_FAILURES = (sqlite3.Error, OSError, ValueError, StartFailure, MemoryError)
+
+
+class ReplicaPort:
+    """Answers requests; `side` is what this node's role has."""
+
+    def __init__(self, side: ReplicaSource | ReplicaCopy) -> None:
+        self._side = side
+        self._turn = asyncio.Lock()
+
+    async def answer(self, payload: bytes) -> list[bytes]:
+        try:
+            found = StoreAnswer(await self._answer(_requests.decode(payload)))
+        except _FAILURES as failure:
+            found = StoreAnswer(failure=str(failure) or type(failure).__name__)
+        return [msgspec.msgpack.encode(found)]
+
+    async def _answer(self, request: StoreRequest) -> bytes:
+        side = self._side
+        match request:
+            case Show():
+                return json.dumps(await side.shown()).encode()
+            case Tell() if isinstance(side, ReplicaSource):
+                return msgspec.msgpack.encode(await side.tell(request.node, _decoded(request.ask, AskChanges)))
+            case Gone() if isinstance(side, ReplicaSource):
+                side.candidates.gone(request.node)
+                return b""
+            case FirstAsk() if isinstance(side, ReplicaCopy):
+                async with self._turn:
+                    return _next(await side.first())
+            case Apply() if isinstance(side, ReplicaCopy):
+                async with self._turn:
+                    return _next(await side.apply(_decoded(request.changes, Changes)))
+        raise ValueError("the role of this node does not answer that")
+
+
+def _decoded(data: bytes, kind: type[Any]) -> Any:
+    """Raises ValueError."""
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except msgspec.MsgspecError as failure:
+        raise ValueError(f"not what was expected from another node: {failure}") from None
+
+
+def _next(ask: AskChanges) -> bytes:
+    return msgspec.msgpack.encode(NextAsk(msgspec.msgpack.encode(ask)))

@@ -1,0 +1,202 @@
+"""A master's side of a replica: answers candidates from the change log."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import lz4.block
+import msgspec
+
+from clusterd.messages.replica import WAIT_S, AskChanges, Changes
+from clusterd.store import change_log, schema
+from clusterd.store.candidates import Candidates
+from clusterd.store.change_log import LIFE
+from clusterd.store.units import PIECE, Unit, UnitDigest, read_units
+
+T = TypeVar("T")
+PACE_S = 2.0
+"""A candidate that has everything is told of changes this often; at once when somebody waits for it."""
+ANSWER_BYTES = 32 * 1024
+"""Size of the units of an answer, compressed. A single unit may be larger."""
+RAW_BYTES = 128 * 1024
+MOST_RAW_BYTES = 1024 * 1024
+MOST_UNIT_BYTES = 512 * 1024
+SLICES = 30
+"""Each digest reads this part of all units again, even if the log says that they have not changed."""
+
+
+class UnitTooLarge(ValueError):
+    """One agent has more than an answer can hold."""
+
+
+class ReplicaSource:
+    """Owns a connection and the thread that uses it."""
+
+    def __init__(
+        self, root: str, *, synchronous: bool, limit_s: float, say: Callable[[str, str], None], pace_s: float = PACE_S
+    ) -> None:
+        """The log is on. Raises sqlite3.Error."""
+        self._db = schema.connect(root, readonly=True)
+        self._db.text_factory = bytes
+        self._pace_s = pace_s
+        self._epoch = str(change_log.mark(self._db, change_log.EPOCH))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-replica")
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._commits = 0
+        self._raw_bytes = RAW_BYTES
+        self._digest: UnitDigest | None = None
+        self._digest_at = 0
+        self._slice = 0
+        self.candidates = Candidates(self._epoch, synchronous=synchronous, limit_s=limit_s, say=say)
+        self.candidates.urged = self._wake
+
+    def close(self) -> None:
+        self._db.interrupt()
+        self._thread.shutdown()
+        self._db.close()
+        self._wake()
+
+    def committed(self) -> None:
+        """The engine has committed something. On the loop."""
+        self._commits += 1
+        self._wake()
+
+    def _wake(self) -> None:
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def _news(self, until: float) -> None:
+        """Waits for a commit, for somebody who is in a hurry, or until a moment."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            await asyncio.wait_for(future, max(0.0, until - time.monotonic()))
+        except TimeoutError:
+            return
+        finally:
+            self._waiting.discard(future)
+
+    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    # ---- on the loop -------------------------------------------------------------------------------------------------
+
+    async def tell(self, node: str, ask: AskChanges) -> Changes:
+        """What has changed; waits up to WAIT_S for something. Raises sqlite3.Error, UnitTooLarge."""
+        candidate = self.candidates.heard(node, ask)
+        until = time.monotonic() + WAIT_S
+        ready_at = 0.0 if candidate.has_more or ask.digest else candidate.answered_at + self._pace_s
+        while time.monotonic() < ready_at and self.candidates.wanted <= ask.held:
+            await self._news(ready_at)
+        while True:
+            commits = self._commits
+            found = await self._run(self._read, ask)
+            is_news = found.upto > ask.since or (found.epoch, found.since) != (ask.epoch, ask.since)
+            if is_news or ask.digest or time.monotonic() >= until:
+                break
+            if commits == self._commits:
+                await self._news(until)
+        candidate.answered_at, candidate.has_more = time.monotonic(), found.behind > 0
+        return found
+
+    async def shown(self) -> dict[str, Any]:
+        """For `clusterd ha status`."""
+        head = await self._run(change_log.head, self._db)
+        mode, why = self.candidates.mode()
+        held = {one["position"] for one in self.candidates.shown(head, lambda _: 0)}
+        behind = {one: await self._run(change_log.behind, self._db, one) for one in held}
+        return {
+            "role": "master",
+            "epoch": self._epoch,
+            "position": head,
+            "greatest_id": await self._run(change_log.mark, self._db, change_log.GREATEST),
+            "registrations": mode,
+            "registrations_reason": why or None,
+            "candidates": self.candidates.shown(head, lambda position: behind.get(position, 0)),
+        }
+
+    # ---- in the thread -----------------------------------------------------------------------------------------------
+
+    def _read(self, ask: AskChanges) -> Changes:
+        """One answer, from one moment of the database."""
+        db = self._db
+        db.execute("begin")
+        try:
+            since = ask.since if change_log.is_known(db, ask.epoch, ask.since) else 0
+            units, upto = self._units(db, since)
+            head = change_log.head(db)
+            digest = self._digested(db, head) if ask.digest and upto == head else ""
+            noted = {
+                kind.decode(): name.decode()
+                for kind, name in db.execute("select kind, name from clusterd_seen where kind in ('boot', 'wall')")
+            }
+            return Changes(
+                self._epoch,
+                since,
+                upto,
+                change_log.behind(db, upto) if upto < head else 0,
+                int(change_log.mark(db, change_log.GREATEST) or 0),
+                noted.get("boot", ""),
+                noted.get("wall", ""),
+                units,
+                digest,
+            )
+        finally:
+            db.execute("rollback")
+
+    def _units(self, db: sqlite3.Connection, since: int) -> tuple[bytes, int]:
+        """The units of an answer, compressed, and the position that it reaches."""
+        listed = change_log.changed_since(db, since, PIECE)
+        if not listed:
+            return b"", since
+        units = read_units(db, [(kind, one) for _, kind, one in listed if kind != LIFE])
+        positions = [position for position, kind, _ in listed if kind != LIFE]
+        count, size = 0, 0
+        for unit in units:
+            size += len(msgspec.msgpack.encode(unit))
+            if count and size > self._raw_bytes:
+                break
+            count += 1
+        while True:
+            packed = lz4.block.compress(msgspec.msgpack.encode(units[:count])) if count else b""
+            if len(packed) <= ANSWER_BYTES or count == 1:
+                break
+            count = max(1, int(count * 0.9 * ANSWER_BYTES / len(packed)))
+            self._raw_bytes = max(ANSWER_BYTES, int(self._raw_bytes * 0.9))
+        if len(packed) > MOST_UNIT_BYTES:
+            raise UnitTooLarge(
+                f"agent {units[0].id} has labels of more than {MOST_UNIT_BYTES >> 10} kB: no replica can be kept"
+            )
+        if count < len(units):
+            if len(packed) < ANSWER_BYTES // 2:
+                self._raw_bytes = min(MOST_RAW_BYTES, self._raw_bytes * 2)
+            return packed, positions[count - 1]
+        return packed, listed[-1][0]
+
+    def _digested(self, db: sqlite3.Connection, head: int) -> str:
+        if self._digest is None:
+            self._digest = UnitDigest()
+            self._digest.read_all(db)
+        elif head != self._digest_at:
+            changed = change_log.changed_since(db, self._digest_at, -1)
+            self._digest.read_again(db, [(kind, one) for _, kind, one in changed if kind != LIFE])
+        self._slice = (self._slice + 1) % SLICES
+        self._digest.read_again(db, self._digest.slice(self._slice, SLICES))
+        self._digest_at = head
+        return self._digest.text
+
+
+def unpack_units(packed: bytes) -> list[Unit]:
+    """The units of an answer. Raises ValueError."""
+    if not packed:
+        return []
+    if len(packed) < 4 or int.from_bytes(packed[:4], "little") > 2 * MOST_RAW_BYTES + 4 * MOST_UNIT_BYTES:
+        raise ValueError("changes of an unlikely size")
+    try:
+        return msgspec.msgpack.decode(lz4.block.decompress(packed), type=list[Unit])
+    except (lz4.block.LZ4BlockError, msgspec.MsgspecError) as failure:
+        raise ValueError(f"changes that cannot be read: {failure}") from None

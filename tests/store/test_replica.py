@@ -1,0 +1,465 @@
+"""A replica without nodes: a master's store answers, a candidate's copy applies. Whatever is restarted, lost or damaged
+on either side, both are equal in the end, and the replica is a whole one at every moment."""
+
+import asyncio
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clusterd.messages.replica import AskChanges, Changes
+from clusterd.rundir import COPY_FILE, REPLICA_DIR, REPLICA_FILE
+from clusterd.store import agents, groups, replica_source, schema, table
+from clusterd.store.engine import Engine, Session
+from clusterd.store.private import PrivateDatabases
+from clusterd.store.registry import Registration
+from clusterd.store.replica_copy import COPYING, FOLLOWING, ReplicaCopy
+from clusterd.store.replica_source import ReplicaSource, UnitTooLarge, unpack_units
+from tests.store.test_change_log import rows
+
+AGENTS = 40
+
+
+class Bench:
+    """A master's engine and source, and a candidate's copy; `restart_*` begin their next life."""
+
+    def __init__(self, base: Path) -> None:
+        self.master, self.candidate = base / "m", base / "w"
+        self.said: list[str] = []
+        for root in (self.master, self.candidate):
+            (root / "queue/db").mkdir(parents=True)
+
+    def open(self) -> None:
+        self.start_master()
+        self.start_copy()
+
+    def close(self) -> None:
+        self.copy.close()
+        self.stop_master()
+
+    def start_master(self) -> None:
+        schema.prepare(str(self.master), "m", "4.14.1", log=True)
+        self.engine = Engine(str(self.master), readers=1)
+        self.source = ReplicaSource(
+            str(self.master), synchronous=True, limit_s=60, say=lambda _, text: self.said.append(text), pace_s=0
+        )
+        self.engine.committed = self.source.committed
+
+    def stop_master(self) -> None:
+        self.source.close()
+        self.engine.close()
+
+    def start_copy(self) -> None:
+        self.copy = ReplicaCopy(str(self.candidate), say=lambda _, text: self.said.append(text), digest_s=0)
+
+    def restart(self, who: str) -> None:
+        if who == "copy":
+            self.copy.close()
+            self.start_copy()
+        else:
+            self.stop_master()
+            self.start_master()
+
+    async def populate(self) -> None:
+        def work(session: Session) -> None:
+            for name in ("default", "web"):
+                groups.insert_group(session, name)
+            added = [Registration(one, f"agent{one}", "any", "k" * 64, "web", 1) for one in range(1, AGENTS + 1)]
+            table._apply(session, added, [])
+
+        await self.engine.write(work)
+
+    async def step(self, ask: AskChanges) -> tuple[Changes, AskChanges]:
+        changes = await self.source.tell("w", ask)
+        return changes, await self.copy.apply(changes)
+
+    async def follow(self) -> AskChanges:
+        """Until the replica is whole, has everything and was compared."""
+        ask = await self.copy.first()
+        while True:
+            changes, ask = await self.step(ask)
+            if changes.behind == 0 and changes.digest and ask.state == FOLLOWING:
+                return ask
+
+    def check_equal(self) -> None:
+        master, copy = schema.connect(str(self.master)), schema.connect(str(self.candidate), name=REPLICA_FILE)
+        try:
+            assert rows(copy) == rows(master)
+        finally:
+            master.close()
+            copy.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def run(bench: Bench, work: Callable[[Bench], Awaitable[None]]) -> None:
+    async def main() -> None:
+        bench.open()
+        try:
+            await work(bench)
+        finally:
+            bench.close()
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of a few agents."""
+    monkeypatch.setattr(replica_source, "PIECE", 7)
+
+
+@pytest.mark.usefixtures("small")
+def test_candidate_gets_everything_and_then_what_changes(bench: Bench) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        ask = await bench.follow()
+        bench.check_equal()
+        shown = await bench.copy.shown()
+        assert (shown["state"], shown["lag"], shown["digest_equal"]) == (FOLLOWING, 0, True)
+        assert shown["greatest_id"] == AGENTS
+        await bench.engine.write(lambda session: agents.delete_agent(session, 3))
+        await bench.engine.write(lambda session: groups.delete_group(session, "web", "syncreq"))
+        changes, _ = await bench.step(ask)
+        assert changes.since == ask.since
+        bench.source.candidates.heard("w", await bench.follow())
+        bench.check_equal()
+        (told,) = (await bench.source.shown())["candidates"]
+        assert (told["lag"], told["digest_equal"], told["may_not_lead"]) == (0, True, None)
+
+    run(bench, work)
+    assert stat.S_IMODE((bench.candidate / REPLICA_DIR).stat().st_mode) == 0o700
+    assert stat.S_IMODE((bench.candidate / REPLICA_FILE).stat().st_mode) == 0o600
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("who", ["copy", "master"])
+def test_full_copy_goes_on_where_it_stopped_whoever_is_restarted(bench: Bench, who: str) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        ask = await bench.copy.first()
+        for _ in range(3):
+            _, ask = await bench.step(ask)
+        assert (ask.state, ask.held) == (COPYING, 0)
+        bench.restart(who)
+        again = await bench.copy.first()
+        assert again.since == ask.since > 0
+        await bench.follow()
+        bench.check_equal()
+
+    run(bench, work)
+
+
+@pytest.mark.usefixtures("small")
+def test_replica_stays_whole_while_another_copy_is_made(bench: Bench) -> None:
+    """A new log: the database was replaced, or the master is another one."""
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        await bench.follow()
+        bench.stop_master()
+        for log in (False, True):
+            schema.prepare(str(bench.master), "m", "4.14.1", log=log)
+        bench.start_master()
+        ask = await bench.copy.first()
+        for _ in range(3):
+            _, ask = await bench.step(ask)
+        assert (ask.state, ask.held) == (COPYING, 0)
+        bench.check_equal()
+        assert (await bench.copy.shown())["may_not_lead"] == "the replica is copied anew"
+        bench.restart("copy")
+        await bench.follow()
+        bench.check_equal()
+        assert not (bench.candidate / COPY_FILE).exists()
+
+    run(bench, work)
+
+
+def test_position_that_the_master_lost_means_a_full_copy(bench: Bench) -> None:
+    """A backup of the database was put in its place."""
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        bench.stop_master()
+        backup = (bench.master / schema.DATABASE).read_bytes()
+        bench.start_master()
+        await bench.engine.write(lambda session: agents.delete_agent(session, 1))
+        await bench.follow()
+        bench.stop_master()
+        (bench.master / schema.DATABASE).write_bytes(backup)
+        bench.start_master()
+        await bench.follow()
+        bench.check_equal()
+
+    run(bench, work)
+
+
+def test_difference_is_seen_by_the_digest_and_heals_once_in_a_while(bench: Bench) -> None:
+    def tamper(bench: Bench) -> None:
+        db = schema.connect(str(bench.candidate), name=REPLICA_FILE)
+        db.execute("update agent set name = 'other' where id = 5")
+        db.close()
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        await bench.follow()
+        tamper(bench)
+        bench.restart("copy")
+        ask = await bench.copy.first()
+        _, ask = await bench.step(ask)
+        assert (ask.state, ask.is_equal) == (COPYING, False)
+        assert sum("differs" in line for line in bench.said) == 1
+        ask = await bench.follow()
+        assert ask.is_equal
+        bench.check_equal()
+        # Again, soon: it is said, the replica stays as it is, and may not lead.
+        tamper(bench)
+        for _ in range(replica_source.SLICES + 1):
+            _, ask = await bench.step(ask)
+        assert (ask.state, ask.is_equal) == (FOLLOWING, False)
+        assert (await bench.copy.shown())["may_not_lead"] == "its digest differed"
+
+    run(bench, work)
+
+
+def test_row_that_changed_behind_the_log_is_found_by_reading_slices_again(bench: Bench) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        ask = await bench.follow()
+        db = schema.connect(str(bench.master))
+        db.execute("drop trigger clusterd_log_agent_update")
+        db.execute("update agent set name = 'other' where id = 5")
+        db.close()
+        for _ in range(replica_source.SLICES + 1):
+            _, ask = await bench.step(ask)
+            if ask.state == COPYING:
+                break
+        await bench.follow()
+        bench.check_equal()
+
+    run(bench, work)
+
+
+@pytest.mark.parametrize("name", [REPLICA_FILE, COPY_FILE])
+def test_damaged_file_is_made_anew(bench: Bench, name: str) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        await bench.follow()
+        bench.copy.close()
+        (bench.candidate / name).write_bytes(os.urandom(8192))
+        bench.start_copy()
+        await bench.follow()
+        bench.check_equal()
+
+    run(bench, work)
+
+
+def test_answer_to_an_earlier_question_changes_nothing(bench: Bench) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        ask = await bench.follow()
+        await bench.engine.write(lambda session: agents.delete_agent(session, 2))
+        first, _ = await bench.step(ask)
+        await bench.engine.write(lambda session: agents.delete_agent(session, 4))
+        await bench.follow()
+        await bench.copy.apply(first)
+        await bench.follow()
+        bench.check_equal()
+
+    run(bench, work)
+
+
+def test_damaged_answer_is_refused_and_changes_nothing(bench: Bench) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        ask = await bench.copy.first()
+        changes = await bench.source.tell("w", ask)
+        for bad in (changes.units[:-1], b"xx", b"\xff\xff\xff\x7f" + changes.units[4:], changes.units[:4] + b"?" * 40):
+            with pytest.raises(ValueError, match="changes"):
+                await bench.copy.apply(msgspec.structs.replace(changes, units=bad))
+        await bench.follow()
+        bench.check_equal()
+
+    run(bench, work)
+
+
+def test_answers_are_small_and_an_agent_too_large_for_any_is_named(bench: Bench) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+
+        def label(session: Session, one: int, size: int) -> None:
+            session.db.execute("insert into labels values (?, 'k', ?)", (one, os.urandom(size // 2).hex()))
+
+        for one in range(1, AGENTS):
+            await bench.engine.write(lambda session, one=one: label(session, one, 20_000))
+        ask = await bench.copy.first()
+        while True:
+            changes, ask = await bench.step(ask)
+            units = unpack_units(changes.units)
+            assert len(changes.units) <= replica_source.ANSWER_BYTES or len(units) == 1
+            if not changes.behind:
+                break
+        bench.check_equal()
+        await bench.engine.write(lambda session: label(session, AGENTS, 1_500_000))
+        with pytest.raises(UnitTooLarge, match=f"agent {AGENTS} "):
+            await bench.step(ask)
+
+    run(bench, work)
+
+
+def test_candidate_waits_for_a_change_and_is_told_of_it(bench: Bench) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        await bench.follow()
+        ask = msgspec.structs.replace(await bench.copy.first(), digest=False)
+        asking = asyncio.create_task(bench.source.tell("w", ask))
+        while not bench.source._waiting:
+            await asyncio.sleep(0)
+        await bench.engine.write(lambda session: agents.delete_agent(session, 7))
+        changes = await asking
+        assert [unit.id for unit in unpack_units(changes.units)] == [7]
+
+    run(bench, work)
+
+
+def test_moments_of_the_master_are_kept_with_what_they_refer_to(bench: Bench) -> None:
+    """So that opening the file as this node's own database carries them over (schema.py)."""
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        await bench.engine.write(lambda session: session.stamp(1))
+        await bench.engine.write(lambda session: session.stamp(2))
+        await bench.follow()
+        bench.restart("copy")
+        await bench.follow()
+        bench.check_equal()
+        noted = "select kind, name from clusterd_seen where kind in ('boot', 'wall') order by 1"
+        found = []
+        for root, name in ((bench.master, schema.DATABASE), (bench.candidate, REPLICA_FILE)):
+            db = schema.connect(str(root), name=name)
+            found.append(db.execute(noted).fetchall())
+            db.close()
+        assert found[0] == found[1]
+
+    run(bench, work)
+
+
+# ---- synchronous -----------------------------------------------------------------------------------------------------
+
+
+async def settled(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def stored(bench: Bench) -> table.StoreTable:
+    return table.StoreTable(bench.engine, PrivateDatabases(str(bench.master), "4.14.1"), bench.source.candidates.have)
+
+
+def test_registration_is_confirmed_when_a_candidate_has_it_on_disk(bench: Bench) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        await bench.follow()
+        ask = msgspec.structs.replace(await bench.copy.first(), digest=False)
+        asking = asyncio.create_task(bench.source.tell("w", ask))
+        await settled(lambda: bool(bench.source._waiting))
+        table_ = stored(bench)
+        await table_.apply([Registration(99, "new", "any", "k", None, 1)], [])
+        confirmed = asyncio.create_task(table_.replicated())
+        ask = await bench.copy.apply(await asking)
+        assert not confirmed.done()
+        asking = asyncio.create_task(bench.source.tell("w", msgspec.structs.replace(ask, digest=False)))
+        await confirmed
+        bench.check_equal()
+        assert await table_.greatest() == 99
+        asking.cancel()
+
+    run(bench, work)
+
+
+def test_registration_is_told_at_once_whatever_the_pace(bench: Bench) -> None:
+    async def work(bench: Bench) -> None:
+        bench.source._pace_s = 3600
+        await bench.populate()
+        ask = await bench.copy.first()
+        while True:
+            changes, ask = await bench.step(ask)
+            ask = msgspec.structs.replace(ask, digest=False)
+            if not changes.behind:
+                break
+        asking = asyncio.create_task(bench.source.tell("w", ask))
+        await settled(lambda: bool(bench.source._waiting))
+        await bench.engine.write(lambda session: agents.update_agent_name(session, agents.AgentName(1, "slow")))
+        await asyncio.sleep(0)
+        assert not asking.done()
+        table_ = stored(bench)
+        await table_.apply([Registration(99, "new", "any", "k", None, 1)], [])
+        confirmed = asyncio.create_task(table_.replicated())
+        assert (await asking).upto > ask.since
+        confirmed.cancel()
+
+    run(bench, work)
+
+
+def test_candidate_that_does_not_confirm_in_time_is_waited_for_once_until_it_does(bench: Bench) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        ask = await bench.follow()
+        asking = asyncio.create_task(bench.source.tell("w", msgspec.structs.replace(ask, digest=False)))
+        await settled(lambda: bool(bench.source._waiting))
+        bench.source.candidates._limit_s = 0.01
+        table_ = stored(bench)
+        for one in (98, 99):
+            await table_.apply([Registration(one, f"new{one}", "any", "k", None, 1)], [])
+            await table_.replicated()
+        assert sum("without a candidate from now on" in line for line in bench.said) == 1
+        mode, why = bench.source.candidates.mode()
+        assert (mode, why) == ("asynchronous", "no candidate has confirmed within 0.01 s")
+        ask = await bench.copy.apply(await asking)
+        await bench.follow()
+        await bench.source.tell("w", await bench.copy.first())
+        assert bench.source.candidates.mode() == ("synchronous", "")
+        assert sum("confirms again:" in line for line in bench.said) == 1
+        bench.check_equal()
+
+    run(bench, work)
+
+
+def test_candidate_that_goes_away_lets_nobody_wait(bench: Bench) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        await bench.follow()
+        table_ = stored(bench)
+        await table_.apply([Registration(99, "new", "any", "k", None, 1)], [])
+        confirmed = asyncio.create_task(table_.replicated())
+        await settled(lambda: bench.source.candidates.wanted > 0)
+        bench.source.candidates.gone("w")
+        await confirmed
+        assert bench.source.candidates.mode() == ("asynchronous", "no candidate is connected")
+        await table_.apply([], [99])
+        await table_.replicated()
+
+    run(bench, work)
+
+
+@pytest.mark.parametrize("state", ["copying", "of another log", "off"])
+def test_candidate_without_a_whole_replica_is_not_waited_for(bench: Bench, state: str) -> None:
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        ask = await bench.copy.first() if state == "copying" else await bench.follow()
+        if state == "of another log":
+            ask = msgspec.structs.replace(ask, epoch="other")
+        bench.source.candidates._synchronous = state != "off"
+        await bench.source.tell("w", ask)
+        table_ = stored(bench)
+        await table_.apply([Registration(99, "new", "any", "k", None, 1)], [])
+        await table_.replicated()
+        assert bench.source.candidates.mode()[0] == "asynchronous"
+
+    run(bench, work)
