@@ -1,5 +1,6 @@
 """The agent database as authd uses it, in a dictionary."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -10,7 +11,9 @@ from clusterd.store.registry import AgentFacts, Registration
 
 class FakeAgentTable:
     """`agents`: the rows. `states`: what is known of some of them beside their registration. `refuses`: every change
-    fails with this text. `before_change`: awaited before each change, so that something can happen meanwhile."""
+    fails with this text. `before_change`: awaited before each change, so that something can happen meanwhile. `highest`:
+    the highest id ever given that it remembers. `confirms`: set when a candidate has everything, which
+    `unconfirmed` callers have waited for."""
 
     def __init__(self) -> None:
         self.agents: dict[int, Registration] = {}
@@ -18,7 +21,9 @@ class FakeAgentTable:
         self.refuses: str | None = None
         self.before_change: Callable[[], Awaitable[None]] | None = None
         self.changes = 0
-        self.replications = 0
+        self.highest = 0
+        self.unconfirmed = 0
+        self.confirms: asyncio.Event | None = None
 
     async def facts(self, agent_id: int) -> AgentFacts | None:
         found = self.agents.get(agent_id)
@@ -31,10 +36,12 @@ class FakeAgentTable:
         return set(self.agents)
 
     async def greatest(self) -> int:
-        return 0
+        return self.highest
 
     async def replicated(self) -> None:
-        self.replications += 1
+        if self.confirms is not None:
+            self.unconfirmed += 1
+            await self.confirms.wait()
 
     async def apply(self, added: Sequence[Registration], removed: Sequence[int]) -> None:
         if self.before_change is not None:

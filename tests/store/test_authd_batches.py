@@ -68,6 +68,34 @@ def test_requests_of_one_batch_see_each_other(tmp_path: Path) -> None:
     live_authd(tmp_path, work)
 
 
+def test_registrations_and_deletions_are_answered_when_a_candidate_has_them(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        await node.add("first")
+        for ask in (lambda: node.add("second"), lambda: node.ask("remove", id="001")):
+            node.table.confirms, before = asyncio.Event(), node.table.unconfirmed
+            asking = asyncio.create_task(ask())
+            while node.table.unconfirmed == before and not asking.done():
+                await asyncio.sleep(0.001)
+            assert not asking.done()
+            node.table.confirms.set()
+            assert (await asking)["error"] == 0
+        node.assert_even()
+
+    live_authd(tmp_path, work)
+
+
+def test_id_that_the_table_remembers_is_not_given_again(tmp_path: Path) -> None:
+    """Its key was purged, and the file does not know it any more."""
+
+    async def work(node: Node) -> None:
+        node.table.highest = 41
+        assert (await node.add("next"))["data"]["id"] == "042"
+        node.table.highest = 3
+        assert (await node.add("another"))["data"]["id"] == "043"
+
+    live_authd(tmp_path, work)
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.sampled_from("abcd"), st.sampled_from(["any", "10.0.0.1", "10.0.0.2"])),
