@@ -139,6 +139,21 @@ def test_progress_on_one_manifest_is_bounded_by_what_differs(counts: list[int]) 
     assert best <= 5 + 1
 
 
+@pytest.mark.parametrize("equal", [{"syn_digest": b"equal"}, {"syn_buckets": b"equal"}], ids=str)
+def test_node_that_was_equal_meanwhile_gets_somewhere_with_the_same_difference(equal: dict[str, bytes]) -> None:
+    async def story() -> None:
+        bench = Bench()
+        different = {"syn_digest": differs(B), "syn_buckets": b"sync 3"}
+        found = []
+        for answers in (different, different, different | equal, different):
+            bench.master.answers |= answers
+            await check(bench)
+            found.append(bench.digest.is_getting_anywhere)
+        assert found == [True, False, True, True]
+
+    run(story())
+
+
 # ---- diff ------------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +204,30 @@ def test_difference_that_the_master_does_not_tell_is_an_error(answers: dict[str,
         bench.master.answers |= {"syn_digest": differs(B)} | answers
         with pytest.raises(ClusterError):
             await ask(bench, "diff")
+
+    run(story())
+
+
+@pytest.mark.parametrize("answers", [{"syn_digest": b"wait"}, {"syn_buckets": b"wait"}], ids=str)
+def test_difference_is_asked_for_again_when_the_master_compares_already(answers: dict[str, bytes]) -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.master.answers |= {"syn_digest": differs(B)} | answers
+        with pytest.raises(ClusterError, match="ask again in a moment"):
+            await ask(bench, "diff")
+
+    run(story())
+
+
+def test_difference_of_too_many_files_is_not_listed() -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.master.answers["syn_digest"] = differs(B)
+        bench.picked = BucketsPicked(REQUEST_CHUNK + 1, 90_000)
+        with pytest.raises(ClusterError, match="too many files differ to list them"):
+            await ask(bench, "diff")
+        assert bench.master.asked == ["syn_digest"]
+        assert bench.removed == ["/buckets"]
 
     run(story())
 

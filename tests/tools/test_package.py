@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clusterd import __version__
+from tests.fakes.manager import Manager
 
 PROJECT = Path(__file__).parents[2]
 BUILD = (sys.executable, str(PROJECT / "contrib/deb/build.py"))
@@ -60,6 +61,40 @@ def test_package_holds_an_environment_that_runs_and_starts_nothing(tmp_path: Pat
     scripts = {path.name: path.read_text() for path in (tmp_path / "control").iterdir()}
     assert set(scripts) == {"control", "postinst", "prerm"}
     assert not any(word in scripts["postinst"] for word in ("systemctl", "clusterd start", "adopt"))
+    _live_with_dpkg(package, tmp_path / "machine")
+
+
+def _live_with_dpkg(package: Path, machine: Path) -> None:
+    """Installed by dpkg on a machine of its own (a directory; its scripts run without chroot), used by a manager there,
+    and gone without a trace."""
+    (machine / "var/lib/dpkg/updates").mkdir(parents=True)
+    (machine / "var/lib/dpkg/info").mkdir()
+    (machine / "var/lib/dpkg/status").touch()
+    manager = Manager(machine / "var/ossec")
+    bin_before = {path.name: path.read_bytes() for path in (manager.root / "bin").iterdir()}
+    clusterd = [machine / "opt/clusterd/bin/python", "-I", machine / "opt/clusterd/bin/clusterd"]
+    adopt = [*clusterd, "--root", manager.root, "adopt"]
+
+    def dpkg(*words: object) -> subprocess.CompletedProcess[str]:
+        options = ["--root", machine, "--force-script-chrootless", "--force-depends", "--force-not-root"]
+        line = ["dpkg", *options, "--log", machine / "dpkg.log", *words]
+        return subprocess.run([str(word) for word in line], capture_output=True, text=True, timeout=300)
+
+    done = dpkg("--install", package)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (machine / "usr/bin/clusterd").readlink() == Path("/opt/clusterd/bin/clusterd")
+    told(*adopt)
+    assert f"python={machine}/opt/clusterd/bin/python\n" in (manager.root / "bin/wazuh-clusterd").read_text()
+    refused = dpkg("--purge", "clusterd")
+    assert refused.returncode != 0
+    assert "clusterd adopt --undo --now" in refused.stderr
+    assert told(*clusterd, "version") == f"clusterd {__version__}\n"
+    told(*adopt, "--undo")
+    assert {path.name: path.read_bytes() for path in (manager.root / "bin").iterdir()} == bin_before
+    gone = dpkg("--purge", "clusterd")
+    assert gone.returncode == 0, gone.stderr
+    assert not (machine / "opt").exists()
+    assert [path for path in machine.rglob("*clusterd*") if not path.is_relative_to(manager.root)] == []
 
 
 def test_machine_without_dpkg_is_told_what_to_do(tmp_path: Path) -> None:
