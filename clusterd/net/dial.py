@@ -163,7 +163,9 @@ class Dialer:
                 link.abort("")
                 await self._closed.wait()
             reason = str(problem) or f"no connection in {timeout_s:g} seconds"
-            self._bridge.master_away(f"{address}: {reason}")
+            is_news = self._bridge.master_away(f"{address}: {reason}")
+            if is_news and is_last:  # the stock lines name no address
+                context.own_line("WARNING", f"No connection to the master at {address}: {reason}.")
             if not is_last:
                 context.own_line("ERROR", f"Could not connect to {address}: {reason}. Trying the next address.")
             elif isinstance(problem, ConnectionRefusedError):

@@ -23,6 +23,7 @@ from clusterd.settings import Limits
 from clusterd.wire import commands
 from clusterd.wire.command_table import known_commands
 from clusterd.wire.events import Sink, Violation
+from clusterd.wire.foreign import NOT_OURS
 from clusterd.wire.frame import REQUEST_CHUNK
 from clusterd.wire.results import encode_failure
 from clusterd.wire.seal import Sealer
@@ -211,16 +212,21 @@ class Listener:
 
     def _tell_refused(self, link: Link, name: str, reason: str) -> None:
         """Tells the operator what the stock line lacks: a line of our own, and a row in `status`."""
+        self._say_refused(link, name, reason)
+        self._bridge.tell(HelloRefused(name, link.address, reason))
+
+    def _say_refused(self, link: Link, name: str, reason: str) -> None:
         who = f"{name} at {link.address}" if name else link.address
         text = f"Refused {who}: {reason}."
         self._context.abuse_line(
             "WARNING", "Worker", "Net", link.address, f"refused {name}", text, is_insider=bool(name)
         )
-        self._bridge.tell(HelloRefused(name, link.address, reason))
 
     def violated(self, link: Link, violation: Violation) -> None:
         if violation.code == WRONG_KEY and not link.name:
-            self._bridge.tell(HelloRefused("", link.address, _OTHER_KEY))
+            self._tell_refused(link, "", _OTHER_KEY)
+        elif violation.text.startswith(NOT_OURS):
+            self._say_refused(link, "", violation.text)
         link.abort(violation.text)
 
     def lost(self, link: Link, reason: str) -> None:

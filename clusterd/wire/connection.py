@@ -26,7 +26,7 @@ from clusterd.wire.events import (
     Sink,
     Violation,
 )
-from clusterd.wire.foreign import protocol_of
+from clusterd.wire.foreign import foreign_text, protocol_of
 from clusterd.wire.frame import (
     HEADER,
     HEADER_BYTES,
@@ -285,7 +285,7 @@ class Connection:
         if head.length > self.body_limit:
             other = protocol_of(struct.pack(">II", head.counter, head.length)) if not self.frames_in else None
             if other is not None:
-                return self._violate(f"this is no cluster port, it speaks {other}", events)
+                return self._violate(foreign_text(other, is_ours=self.role == "master"), events)
             return self._violate(f"a frame announces {head.length} bytes, more than {self.body_limit}", events)
         if head.divided or self._divided.find(head.counter) is not None:
             text = self._divided.admit(head, self.divided_limit, self.divided_sinks)

@@ -44,6 +44,14 @@ def test_a_wrong_key_closes_the_connection_with_error_3025(master: Master) -> No
     assert KEY not in node.log()
 
 
+def test_what_is_no_node_of_ours_is_named_with_its_address(master: Master) -> None:
+    node = master()
+    with socket.create_connection(("127.0.0.1", node.settings.cluster.port), timeout=30) as browser:
+        browser.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert browser.recv(1) == b""
+    node.logged("WARNING: [Worker] [Net] Refused 127.0.0.1: it speaks HTTP, this is a cluster port.")
+
+
 def test_a_length_of_4_gib_is_closed_before_anything_is_reserved(master: Master) -> None:
     node = master()
     before = psutil.Process(node.pid).memory_info().vms

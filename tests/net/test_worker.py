@@ -158,6 +158,8 @@ def test_a_refused_connection_is_tried_again_and_says_so(worker: Worker) -> None
     port = free_port()
     node = worker("w1", f"127.0.0.1:{port}")
     node.logged("ERROR: [Worker w1] [Main] Could not connect to master. Trying again in 10 seconds.")
+    own = f"WARNING: [Worker w1] [Net] No connection to the master at 127.0.0.1:{port}: [Errno 111] Connection refused."
+    node.logged(own)
     boss = ScriptedMaster(port=port)
     boss.welcome()
     node.logged("Successfully connected to master.")
