@@ -15,7 +15,7 @@ TOLERANCE ?= 0.3
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 
-.PHONY: demo check test bench bench-compare campaign lint package pictures clean venv
+.PHONY: demo check test bench bench-compare campaign lint package pictures man wheel clean venv
 
 venv: $(STAMP)
 
@@ -78,6 +78,13 @@ pictures: $(STAMP)
 # dist/clusterd_VERSION_ARCH.deb: clusterd in an environment of its own, for the distribution that this runs on.
 package: $(STAMP)
 	$(BIN)/python contrib/deb/build.py
+
+# dist/man: a manual page for each command. What is there when a wheel is built goes into it, below share/man.
+man: $(STAMP)
+	$(BIN)/python contrib/man/build.py
+
+wheel: man
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -58,6 +58,7 @@ setup(
         "watchfiles>=0.21,<1.4",
         "xxhash>=3.4",
     ],
+    data_files=[("share/man/man1", sorted(str(page) for page in Path("dist/man/man1").glob("*.1")))],
     extras_require={"test": TEST, "bench": BENCH, "rig": RIG, "dev": DEV},
     entry_points={
         "console_scripts": [

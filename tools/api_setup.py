@@ -1,6 +1,7 @@
 """Turns on the REST API of a node: a self-signed certificate, and `clusterd.api.enabled` in cluster.json. Never
 overwrites a key or certificate."""
 
+import contextlib
 import datetime
 import ipaddress
 import json
@@ -14,13 +15,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from clusterd.config.loading import CLUSTER_JSON
+from clusterd.config.loading import CLUSTER_JSON, load
 from clusterd.settings import ApiSettings
+from clusterd.users import UserProblem, read_users
 from hashing.atomic import FileOps
 from hashing.write import write_atomic
 
 YEARS = 10
 CERT_MODE, KEY_MODE, JSON_MODE = 0o644, 0o600, 0o640
+EVERY_ADDRESS = ("0.0.0.0", "::", "")
 LONGEST_NAME = 64
 """Most characters of a certificate's common name (X.520)."""
 
@@ -82,6 +85,20 @@ def turn_on(root: str, content: dict[str, Any], *, name: str, port: int | None =
     if owner is not None and os.geteuid() == 0:
         os.chown(path, owner.st_uid, owner.st_gid)
     return [*made, path]
+
+
+def next_steps(root: str) -> list[str]:
+    """Returns what an operator does after the API was turned on; the last line is its address."""
+    lines = [f"It is on after: clusterd --root {root} restart"]
+    with contextlib.suppress(UserProblem):
+        if not read_users(root):
+            lines.append(f"Nobody may use it yet: clusterd --root {root} api user add NAME")
+    settings = load(root, with_api_files=False).settings
+    if settings is not None:
+        own = settings.clusterd.api
+        host = own.host if own.host not in EVERY_ADDRESS else socket.getfqdn()
+        lines.append(f"Then: https://{f'[{host}]' if ':' in host else host}:{own.port}/docs")
+    return lines
 
 
 def self_signed(name: str) -> tuple[bytes, bytes]:

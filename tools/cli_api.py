@@ -21,7 +21,7 @@ from clusterd.users import (
     remove_user,
     set_role,
 )
-from tools.api_setup import SetupProblem, read_cluster_json, turn_on
+from tools.api_setup import SetupProblem, next_steps, read_cluster_json, turn_on
 from tools.show import echo
 
 
@@ -44,7 +44,8 @@ def enable(root: str, port: int | None) -> None:
         _fail(str(problem))
     for path in made:
         echo(f"Wrote {path}")
-    echo(f"It is on after: clusterd --root {root} restart")
+    for line in next_steps(root):
+        echo(line)
 
 
 @api.group()

@@ -4,6 +4,7 @@ import click
 
 from clusterd.errors import StartFailure
 from clusterd.exits import ExitCode
+from clusterd.store import backup as store_backup
 from clusterd.store import renew as store_renew
 from tools.show import fail
 
@@ -11,6 +12,20 @@ from tools.show import fail
 @click.group()
 def store() -> None:
     """The agent database that this node serves."""
+
+
+@store.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.pass_obj
+def backup(root: str, file: str) -> None:
+    """Write a copy of the agent database into FILE. The node goes on working.
+
+    To restore it: stop the node, put the copy in the place of queue/db/global.db, start the node."""
+    try:
+        size = store_backup.backup(root, file)
+    except StartFailure as refusal:
+        fail(str(refusal), ExitCode.FAILED)
+    click.echo(f"{file}: {size} bytes")
 
 
 @store.command()

@@ -5,6 +5,7 @@ packages have the versions of the environment that this is called from, which ar
 """
 
 import argparse
+import gzip
 import os
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ def build(out: Path) -> Path:
         if shutil.which(tool) is None:
             sys.exit(
                 f"make package: there is no {tool} on this machine (Debian, Ubuntu: the package dpkg). Without it install clusterd "
-                f"as docs/operations.md says: a virtual environment below /opt/clusterd"
+                f"as docs/operations/install.md says: a virtual environment below /opt/clusterd"
             )
     python = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(prefix="clusterd-deb-") as work:
@@ -36,6 +37,7 @@ def build(out: Path) -> Path:
         install(environment, Path(work))
         relocate(stage, environment)
         add_files(stage)
+        manual(stage, environment)
         version = read_version(environment)
         architecture = told("dpkg", "--print-architecture")
         control(stage, version, architecture, python)
@@ -85,13 +87,25 @@ def add_files(stage: Path) -> None:
         ("usr/lib/systemd/system/clusterd.service", "contrib/clusterd.service"),
         ("usr/share/doc/clusterd/copyright", "LICENSE"),
         ("usr/share/doc/clusterd/changelog.md", "CHANGELOG.md"),
-        ("usr/share/doc/clusterd/operations.md", "docs/operations.md"),
+        *(
+            (f"usr/share/doc/clusterd/operations/{page.name}", str(page.relative_to(PROJECT)))
+            for page in sorted((PROJECT / "docs/operations").glob("*.md"))
+        ),
     ):
         target = stage / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PROJECT / source, target)
     (stage / "usr/bin").mkdir()
     (stage / "usr/bin/clusterd").symlink_to(f"/{PREFIX}/bin/clusterd")
+
+
+def manual(stage: Path, environment: Path) -> None:
+    """The manual pages of the commands that are in the environment, compressed as Debian has them."""
+    pages = stage / "usr/share/man/man1"
+    run(environment / "bin/python", "-I", PROJECT / "contrib/man/build.py", "--out", pages)
+    for page in sorted(pages.iterdir()):
+        page.with_name(f"{page.name}.gz").write_bytes(gzip.compress(page.read_bytes(), mtime=0))
+        page.unlink()
 
 
 def control(stage: Path, version: str, architecture: str, python: Path) -> None:

@@ -181,3 +181,19 @@ def test_enabling_never_overwrites_half_a_certificate(root: Path) -> None:
     assert "is there" in done.output
     assert (root / "etc/clusterd-api.key").read_bytes() == before
     assert not (root / "etc/clusterd-api.crt").exists()
+
+
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_turning_it_on_ends_with_the_next_step_and_the_real_address(root: Path, host: str, shown: str) -> None:
+    path = root / "etc/cluster.json"
+    content = json.loads(path.read_text())
+    content["clusterd"]["api"]["host"] = host
+    path.write_text(json.dumps(content))
+    lines = clusterd(root, "api", "enable", "--port", "55123").output.splitlines()
+    assert lines[-3:] == [
+        f"It is on after: clusterd --root {root} restart",
+        f"Nobody may use it yet: clusterd --root {root} api user add NAME",
+        f"Then: https://{shown}:55123/docs",
+    ]
+    clusterd(root, "api", "user", "add", "op", "--password-file", "-", given=PASSWORD + "\n")
+    assert "api user add" not in clusterd(root, "api", "enable").output

@@ -41,7 +41,8 @@ def test_package_holds_an_environment_that_runs_and_starts_nothing(tmp_path: Pat
         row for row in listed if row[0][0] == "l"
     ]
     names = {row[5].split(" -> ")[0].removeprefix("./") for row in listed}
-    assert {"opt/clusterd/bin/clusterd", "usr/bin/clusterd", "usr/lib/systemd/system/clusterd.service"} <= names
+    wanted = {"opt/clusterd/bin/clusterd", "usr/bin/clusterd", "usr/lib/systemd/system/clusterd.service"}
+    assert wanted | {"usr/share/man/man1/clusterd.1.gz", "usr/share/man/man1/clusterd-status.1.gz"} <= names
     assert [name for name in names if "/tools/rig" in name or "/tests/" in name.split("site-packages")[0]] == []
     assert {name.split("/")[0] for name in names} == {"", "opt", "usr"}
 

@@ -1,0 +1,60 @@
+"""`clusterd store backup`: a copy that is whole while others write, and nothing else."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tools.cli import cluster
+
+ROWS = 2000
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root/queue/db").mkdir(parents=True)
+    return tmp_path / "root"
+
+
+def clusterd(root: Path, target: Path) -> Result:
+    return CliRunner().invoke(cluster, ["--root", str(root), "store", "backup", str(target)])
+
+
+def filled(root: Path) -> sqlite3.Connection:
+    """A database with a write-ahead log that somebody has open, in the middle of a write."""
+    database = sqlite3.connect(root / "queue/db/global.db", isolation_level=None)
+    database.execute("pragma journal_mode = wal")
+    database.execute("create table agent (id integer)")
+    database.execute("begin")
+    database.executemany("insert into agent values (?)", ((n,) for n in range(ROWS)))
+    database.execute("commit")
+    database.execute("begin immediate")
+    database.execute("insert into agent values (-1)")
+    return database
+
+
+def test_copy_has_what_was_committed_and_stands_alone(root: Path, tmp_path: Path) -> None:
+    writer = filled(root)
+    target = tmp_path / "copy.db"
+    done = clusterd(root, target)
+    assert (done.exit_code, done.output) == (0, f"{target}: {target.stat().st_size} bytes\n")
+    writer.execute("rollback")
+    writer.close()
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert {path.name for path in tmp_path.iterdir()} == {"root", "copy.db"}
+    copy = sqlite3.connect(target)
+    assert copy.execute("select count(*), min(id) from agent").fetchone() == (ROWS, 0)
+    copy.close()
+    again = clusterd(root, target)
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert "is there already and is not overwritten" in again.stderr
+
+
+def test_nothing_is_left_of_a_copy_that_fails(root: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy.db"
+    assert "there is no agent database" in clusterd(root, target).stderr
+    (root / "queue/db/global.db").write_bytes(b"this is no database" * 1000)
+    done = clusterd(root, target)
+    assert (done.exit_code, "cannot be copied" in done.stderr) == (1, True)
+    assert {path.name for path in tmp_path.iterdir()} == {"root"}
