@@ -1,4 +1,4 @@
-"""Exit codes, the same for every command and every process. docs/operations.md lists them."""
+"""Exit codes, the same for every command and every process. docs/operations/reference.md lists them."""
 
 from enum import IntEnum
 

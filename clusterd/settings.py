@@ -226,7 +226,7 @@ class HaSettings(msgspec.Struct, frozen=True):
     synchronous_timeout_s: float = 5
 
 
-CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "ahead", "answer", "pulse", "room", "replica")
+CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "ahead", "answer", "pulse", "room", "replica", "status")
 """Capabilities: what this node can do with another clusterd node beyond the stock protocol (architecture.md, section
 4). Each can be switched off."""
 

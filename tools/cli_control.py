@@ -16,7 +16,7 @@ from rich.text import Text
 
 from clusterd.exits import ExitCode
 from clusterd.printable import printable, printable_facts
-from tools import questions
+from tools import membership, questions
 from tools.console import PlainConsole
 from tools.control import ClusterError, NotAnswering
 from tools.show import echo
@@ -25,6 +25,7 @@ Facts = Any
 NEVER = "n/a"
 _DATE = "%Y-%m-%dT%H:%M:%S.%fZ"
 STATES = ("active", "disconnected", "never_connected", "pending")
+STATE_COLOURS = {"lost": "red", "expected": "yellow", "refused": "red"}
 COLOURS = {"active": "green", "disconnected": "red", "pending": "yellow"}
 
 _json = click.option("--json", "as_json", is_flag=True, help="The same facts for programs.")
@@ -45,8 +46,8 @@ def control() -> None:
 @_watch
 @click.pass_obj
 def nodes(root: str, names: tuple[str, ...], as_json: bool, watch_s: float | None) -> None:
-    """The nodes that are connected."""
-    _show(lambda: questions.nodes(root, names or None)["items"], nodes_view, as_json, watch_s)
+    """The nodes: connected, lost, and refused lately."""
+    _show(lambda: membership.nodes(root, names), nodes_view, as_json, watch_s)
 
 
 @control.command()
@@ -67,7 +68,7 @@ def agents(root: str, names: tuple[str, ...], statuses: tuple[str, ...], as_json
 @click.pass_obj
 def health(root: str, names: tuple[str, ...], as_json: bool, watch_s: float | None) -> None:
     """When each worker was last checked, synchronised and heard of."""
-    _show(lambda: questions.health(root, names or None), health_view, as_json, watch_s)
+    _show(lambda: membership.health(root, names), health_view, as_json, watch_s)
 
 
 def _show(
@@ -107,9 +108,11 @@ def _show(
 
 
 def nodes_view(items: list[dict[str, Any]]) -> RenderableType:
-    table = _table("Node", "Type", "Version", "Address")
+    table = _table("Node", "Type", "Version", "Address", "State")
     for item in items:
-        table.add_row(item["name"], item["type"], item["version"], item["ip"])
+        state = item["state"]
+        cells = [item["name"] or "?", item["type"], item["version"], item["ip"]]
+        table.add_row(*cells, Text(membership.state_text(item), STATE_COLOURS.get(state, "")))
     return table
 
 
@@ -129,7 +132,11 @@ def health_view(answer: dict[str, Any]) -> RenderableType:
         status = node.get("status")
         times = ["", "", "", "", ""] if status is None else [_ago(when) for when in _times(status)]
         table.add_row(name, str(node["info"]["n_active_agents"]), *times)
-    table.caption = f"{answer['n_connected_nodes']} workers"
+    for row in [*answer["away"], *answer["refused"]]:
+        state = Text(membership.state_text(row), STATE_COLOURS.get(row["state"], ""))
+        table.add_row(row["name"] or "?", "", state, "", "", "", "")
+    lost = sum(row["state"] == "lost" for row in answer["away"])
+    table.caption = f"{answer['n_connected_nodes']} workers" + (f", {lost} lost" if lost else "")
     return table
 
 

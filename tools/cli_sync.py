@@ -75,9 +75,9 @@ def sync(root: str, waits: bool, timeout_s: float, expect: int | None, allow_del
         _say(found, took_s, timeout_s)
         if missing:
             echo(f"clusterd: {len(found.equal)} of {expect} expected workers have the current files", err=True)
-    if found.behind or found.problem or missing:
+    if found.is_late or missing:
         sys.exit(ExitCode.TIMED_OUT)
-    if found.left_out:
+    if found.left_out or found.behind:
         sys.exit(ExitCode.FAILED)
 
 
@@ -98,13 +98,18 @@ def _say(found: Standing, took_s: float, timeout_s: float) -> None:
         lag = "" if row.lag_s is None else f", behind for {row.lag_s:.0f} s"
         files = "" if row.files is None else f", {row.files} files differ"
         echo(f"clusterd: {row.name} does not have the current files: {row.why}{lag}{files}", err=True)
-    for path, why in found.left_out.items():
-        echo(f"clusterd: this node leaves out {path}: {why}", err=True)
+    for name, left_out in found.left_out.items():
+        for path, why in left_out["files"].items():
+            echo(f"clusterd: {name} leaves out {path}: {why}", err=True)
+        more = left_out["count"] - len(left_out["files"])
+        if more > 0:
+            echo(f"clusterd: {name} leaves out {more} more files", err=True)
     if found.is_waiting:
         echo(f"clusterd: gave up after {timeout_s:g} s", err=True)
     elif not found.behind:
         names = ", ".join(found.equal)
-        echo(f"Equal after {took_s:.1f} s: {names}." if names else "No worker is connected.")
+        but = ", but for the files left out" if found.left_out else ""
+        echo(f"Equal after {took_s:.1f} s{but}: {names}." if names else "No worker is connected.")
 
 
 def standing_view(found: Standing) -> RenderableType:

@@ -7,17 +7,30 @@ from typing import Any
 
 from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.errors import ClusterError
-from clusterd.wire.commands import GET_CONFIG, GET_HEALTH, GET_NODES
+from clusterd.wire.commands import GET_CONFIG, GET_HEALTH, GET_MEMBERS, GET_NODES
 from clusterd.wire.results import WireCallable, WireResult
 from tools.control import ANSWER_S, ask_json, call
 
 OVERVIEW = WireCallable("get_agents_overview", "wazuh.core.agent", "Agent.get_agents_overview")
 OVERVIEW_FIELDS = ["id", "ip", "name", "status", "node_name", "version"]
 ALL = "all"
+UNKNOWN_COMMAND = 3000
 
 
 def cluster_name(root: str) -> str:
     return str(ask_json(root, GET_CONFIG, timeout_s=ANSWER_S)["name"])
+
+
+def members(root: str) -> dict[str, list[dict[str, Any]]]:
+    """Asks for the known workers without a link (`workers`) and the refused nodes (`refused`), on any node. Both are
+    empty where a stock master or an earlier version answers."""
+    try:
+        found: dict[str, list[dict[str, Any]]] = ask_json(root, GET_MEMBERS, timeout_s=ANSWER_S)
+    except ClusterError as refusal:
+        if refusal.code != UNKNOWN_COMMAND:
+            raise
+        return {"workers": [], "refused": []}
+    return found
 
 
 def nodes(root: str, names: Sequence[str] | None) -> dict[str, Any]:

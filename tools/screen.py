@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clusterd.printable import printable, printable_facts
-from tools.verdict import Verdict, span
+from tools.verdict import Verdict, apart, is_apart, span
 
 MIB = 1048576
 LONG_SILENCE_S = 10.0
@@ -86,6 +86,9 @@ def status_view(status: dict[str, Any], said: Verdict) -> RenderableType:
         parts += [Text(), _syncs(status["syncs"])]
     if status["results"]:
         parts += [Text(), _results(status, now)]
+    left_out = {name: row for name, row in status["left_out"].items() if name != status["node"]["name"]}
+    if left_out:
+        parts += [Text(), _left_out(left_out)]
     if status["agents"] is not None:
         parts += [Text(), _agents(status["agents"], status["node"]["type"], now)]
     return Group(*parts)
@@ -102,6 +105,9 @@ def _headline(status: dict[str, Any]) -> Text:
     if status["log_level"] is not None:
         level = status["log_level"]
         line.append(f"\nthe log is at {level['level']} for {span(level['left_s'])} more", style="yellow")
+    for name, row in status["clocks"].items():
+        if is_apart(row):
+            line.append(f"\n{apart(name, row['offset_s'])}", style="yellow")
     net = status["net"]
     if net is not None:
         slow = net["work_over_5ms"]
@@ -269,6 +275,18 @@ def _manifest(manifest: dict[str, Any], now: float) -> RenderableType:
     if manifest["failure"]:
         lines.append(f"\nthe last scan failed: {manifest['failure']}", style="not bold red")
     return lines
+
+
+def _left_out(left_out: dict[str, dict[str, Any]]) -> Table:
+    """Shows what other nodes leave out; this node's own files are shown with its manifest and its results."""
+    table = _table("Left out", "node", "file", "why")
+    for name, row in left_out.items():
+        for path, why in row["files"].items():
+            table.add_row(Text(name, "yellow"), path, why)
+        more = row["count"] - len(row["files"])
+        if more > 0:
+            table.add_row(Text(name, "yellow"), f"and {more} more", "")
+    return table
 
 
 def _syncs(syncs: list[dict[str, Any]]) -> Table:

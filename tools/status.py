@@ -1,6 +1,6 @@
 """The facts of a node at one moment: from the board, from psutil, and from sync over the local socket.
 
-Answers within two seconds, whichever processes are dead. Stable keys; docs/operations.md lists them.
+Answers within two seconds, whichever processes are dead. Stable keys; docs/operations/reference.md lists them.
 """
 
 import contextlib
@@ -37,6 +37,8 @@ ASKED = (
     "workers",
     "refused",
     "ha",
+    "left_out",
+    "clocks",
 )
 """Members of the answer of sync."""
 LOG = "logs/cluster.log"
@@ -106,6 +108,8 @@ class StatusReader:
             "workers": [],
             "refused": [],
             "ha": None,
+            "left_out": {},
+            "clocks": {},
         }
         status["problem"] = self._ask(status)
         return status
@@ -144,6 +148,8 @@ class StatusReader:
             "workers": [],
             "refused": [],
             "ha": None,
+            "left_out": {},
+            "clocks": {},
             "agents": None,
         }
         pid = running_pid(self._root)
@@ -184,8 +190,8 @@ class StatusReader:
             return f"The node does not answer: {silence}"
         except ClusterError as refusal:
             return f"The node answered: {refusal}"
-        for key in ASKED:
-            status[key] = answer[key]
+        # A node that was started before an upgrade does not have the newest members yet.
+        status |= {key: answer[key] for key in ASKED if key in answer}
         return str(answer["problem"])
 
     # ---- processes ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ POLL_S = 0.1
 
 class Behind(msgspec.Struct, frozen=True):
     """A worker that does not have the current manifest yet. `lag_s`: for how long, `files`: how many differ, None if
-    unknown; `why`: for people; `is_lost`: it is not connected, and waiting for it is useless."""
+    unknown; `why`: for people; `is_lost`: it is not connected, `is_stuck`: it has tried and says which files it cannot
+    put in place: waiting for it is useless."""
 
     name: str
     why: str
@@ -27,21 +28,27 @@ class Behind(msgspec.Struct, frozen=True):
     done_bytes: int = 0
     total_bytes: int = 0
     is_lost: bool = False
+    is_stuck: bool = False
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """The state of a sync: names of the nodes that are equal, and those that are behind. `left_out`: files of this node
-    that are sent to no worker, path to reason."""
+    """The state of a sync: names of the nodes that are equal, and those that are behind. `left_out`: by node, the files
+    that it leaves out: `count`, and `files` (path to reason, the first of them)."""
 
     equal: list[str]
     behind: list[Behind]
     problem: str = ""
-    left_out: dict[str, str] = {}
+    left_out: dict[str, dict[str, Any]] = {}
 
     @property
     def is_waiting(self) -> bool:
         """Whether more time may change something."""
-        return bool(self.problem) or any(not row.is_lost for row in self.behind)
+        return bool(self.problem) or any(not (row.is_lost or row.is_stuck) for row in self.behind)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a worker is behind for another reason than files that it leaves out."""
+        return bool(self.problem) or any(not row.is_stuck for row in self.behind)
 
 
 def begin(root: str, *, allow_delete: bool) -> dict[str, Any]:
@@ -90,37 +97,48 @@ def standing(status: dict[str, Any], since: float, known: list[str]) -> Standing
         if was_equal_since or is_equal:
             equal.append(name)
         else:
-            behind.append(_behind(name, row, status))
-    left_out = ((status["manifest"] or {}).get("last_scan") or {}).get("problems", {})
-    return Standing(equal, behind, left_out=left_out)
+            behind.append(_behind(name, row, status, since))
+    return Standing(equal, behind, left_out=status["left_out"])
 
 
-def _behind(name: str, row: dict[str, Any] | None, status: dict[str, Any]) -> Behind:
+def left_out_text(row: dict[str, Any]) -> str:
+    """Tells how many files a row of `left_out` has."""
+    return f"leaves out {row['count']} file{'' if row['count'] == 1 else 's'}"
+
+
+def _behind(name: str, row: dict[str, Any] | None, status: dict[str, Any], since: float) -> Behind:
     lag_s, files = (row["lag_s"], row["lag_files"]) if row else (None, None)
     for sync in status["syncs"]:
         if sync["peer"] == name:
             done, total = sync["done_bytes"], sync["total_bytes"]
             why = f"{sync['step']}, {size(done)} of {size(total)}" if total else sync["step"]
             return Behind(name, why, lag_s, files, done, total)
+    left_out = status["left_out"].get(name)
+    if left_out is not None and left_out["at"] >= since and files is not None and files <= left_out["count"]:
+        return Behind(name, left_out_text(left_out), lag_s, files, is_stuck=True)
     if row is None or not row["result"]:
         return Behind(name, "has not been checked yet", lag_s, files)
     if row["result"] in ("equal", "synced"):
         return Behind(name, "has not been checked since the change", lag_s, files)
-    left_out = "; ".join(f"{path}: {reason}" for path, reason in list(row["problems"].items())[:MOST_NAMED])
-    return Behind(name, f"{row['result']}: {row['detail'] or left_out or 'see the log'}", lag_s, files)
+    unsent = "; ".join(f"{path}: {reason}" for path, reason in list(row["problems"].items())[:MOST_NAMED])
+    return Behind(name, f"{row['result']}: {row['detail'] or unsent or 'see the log'}", lag_s, files)
 
 
 def _own_standing(status: dict[str, Any], since: float) -> Standing:
     name, row = status["node"]["name"], status["results"]["self"]
+    left_out = status["left_out"]
     if row["result"] == "equal" and row["checked_at"] >= since:
-        return Standing([name], [])
+        return Standing([name], [], left_out=left_out)
     why = status["problem"] or (
         f"{row['result']}: {row['detail']}" if row["detail"] else row["result"] or "no check yet"
     )
     for sync in status["syncs"]:
         if sync["kind"].startswith("integrity"):
             return Standing([], [Behind(name, sync["step"], None, None, sync["done_bytes"], sync["total_bytes"])])
-    return Standing([], [Behind(name, why)])
+    tried = row["result"] == "partly" and not row["detail"] and (row["synced_at"] or 0.0) >= since
+    if tried and name in left_out:
+        return Standing([], [Behind(name, left_out_text(left_out[name]), is_stuck=True)], "", left_out)
+    return Standing([], [Behind(name, why)], left_out=left_out)
 
 
 def wait(

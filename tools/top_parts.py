@@ -115,7 +115,7 @@ def node_rows(status: dict[str, Any], order: Order) -> list[NodeRow]:
 
 def _worker_row(row: dict[str, Any], status: dict[str, Any]) -> NodeRow:
     result = status["results"].get(row["name"]) or {}
-    shown = _result_row(row["name"], result)
+    shown = _result_row(row["name"], result, status["left_out"].get(row["name"]))
     shown.address, shown.version = row["address"], row["version"]
     shown.seen_s = max(0.0, status["at"] - row["seen_at"])
     if row["state"] == "lost":
@@ -126,9 +126,10 @@ def _worker_row(row: dict[str, Any], status: dict[str, Any]) -> NodeRow:
     return shown
 
 
-def _result_row(name: str, result: dict[str, Any]) -> NodeRow:
+def _result_row(name: str, result: dict[str, Any], told: dict[str, Any] | None = None) -> NodeRow:
+    """`told`: what the worker itself says that it leaves out."""
     word, lag_s = result.get("result") or "", result.get("lag_s")
-    left_out = result.get("problems") or {}
+    left_out = (told or {}).get("files") or result.get("problems") or {}
     remark = result.get("detail") or next((f"{path}: {why}" for path, why in left_out.items()), "")
     badness = 1e11 * (word in ("failed", "unknown")) + 1e9 * bool(remark) + (lag_s or 0.0)
     if lag_s and word in ("equal", "synced"):

@@ -87,10 +87,22 @@ def _of_syncs(status: dict[str, Any]) -> Iterator[str]:
             path, why = next(iter(row["problems"].items()))
             more = f", and {len(row['problems']) - 1} more" if len(row["problems"]) > 1 else ""
             yield f"{_whose(name)} files are not all equal: {path}: {why}{more}"
+    yield from left_out_lines(status)
     slow = [(row["lag_s"], name) for name, row in results.items() if (row.get("lag_s") or 0.0) >= LAG_S]
     if slow:
         lag_s, name = max(slow)
         yield f"{name} has been behind for {span(lag_s)}"
+
+
+def left_out_lines(status: dict[str, Any]) -> Iterator[str]:
+    """Yields, for each node that leaves out files, its name and the first of them. What a worker leaves out itself is in
+    its results already; what its master leaves out is no fault of the worker."""
+    if status["node"]["type"] != "master":
+        return
+    for name, row in status["left_out"].items():
+        path, why = next(iter(row["files"].items()), ("", ""))
+        more = f", and {row['count'] - 1} more" if row["count"] > 1 else ""
+        yield f"{'this node' if name == status['node']['name'] else name} leaves out {path}: {why}{more}"
 
 
 def _well(status: dict[str, Any]) -> str:
@@ -112,6 +124,21 @@ def _whose(name: str) -> str:
 def _names(names: list[str]) -> str:
     shown = ", ".join(names[:MOST_NAMED])
     return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"
+
+
+APART_S = 2.0
+"""From this difference on wall clocks are reported. Nodes are compared with each other, not with a time server."""
+
+
+def is_apart(clock: dict[str, Any]) -> bool:
+    """Returns whether two wall clocks certainly differ. `clock`: a row of `clocks`."""
+    difference_s: float = abs(clock["offset_s"]) - clock["off_by_s"]
+    return difference_s >= APART_S
+
+
+def apart(name: str, offset_s: float) -> str:
+    """Tells how far the clock of another node is from this node's."""
+    return f"the clock of {name} is {span(abs(offset_s))} {'ahead of' if offset_s > 0 else 'behind'} this node's"
 
 
 def span(seconds: float) -> str:

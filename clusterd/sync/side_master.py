@@ -11,6 +11,7 @@ from clusterd.sync.integrity.digest_master import DigestMaster
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.integrity.requests import MasterIntegrityRequests
 from clusterd.sync.links.context import Context
+from clusterd.sync.links.exchange import LeftOut, StatusExchange, bounded
 from clusterd.sync.links.handlers import Handler, SealedHandler
 from clusterd.sync.links.known_workers import KnownWorkers
 from clusterd.sync.links.peer import Peer
@@ -48,14 +49,15 @@ class MasterSide:
         )
         self._sendsync = SendsyncMaster(context)
         self._replica = replica = ReplicaMaster(context)
-        nodes = Nodes(context, integrity, info)
+        nodes = Nodes(context, integrity, info, self._known)
         asked = NodeRequests(nodes)
         programs = LocalRequests(context)
         view = MasterView(nodes, programs.hashes, Passwords(context).is_right)
         self._both = both = BothRoles(context, view, programs)
         workers = MasterRequests(context, integrity, digest, info, groups)
+        self._exchange = exchange = StatusExchange(context, self._left_out)
         self.remote: dict[str, Handler] = (
-            both.remote | workers.table | asked.table | self._sendsync.remote | replica.table
+            both.remote | workers.table | asked.table | self._sendsync.remote | exchange.remote | replica.table
         )
         self.sealed: dict[str, SealedHandler] = both.sealed | {commands.SYN_BUCKETS: digest.compare}
         operators = MasterIntegrityRequests(context, integrity, digest)
@@ -68,6 +70,12 @@ class MasterSide:
         if peer.info.kind == "worker":
             self._known.joined(peer)
             self._groups.joined(peer)
+            peer.spawn(self._exchange.run(peer))
+
+    def _left_out(self) -> LeftOut:
+        """Files of this node that are sent to no worker."""
+        scan = self._context.manifests.current
+        return LeftOut() if scan is None else bounded({note.path: note.why for note in scan.notes if note.why})
 
     def refused(self, refusal: HelloRefused) -> None:
         self._known.refused(refusal)
@@ -87,6 +95,7 @@ class MasterSide:
                 for forget in (self._groups.left, self._info.forget, self._digest.forget, self._integrity.forget):
                     ending.callback(forget, peer)
                 ending.callback(self._replica.left, peer)
+                ending.callback(self._exchange.forget, peer)
                 ending.callback(self._known.left, peer, self._integrity.records.get(peer.name), why)
             ending.push_async_callback(peer.close)
             ending.callback(self._both.link_lost, peer)
@@ -104,4 +113,12 @@ class MasterSide:
             if row["state"] == "lost" and row["name"] in results:
                 # What it had when it was last seen says nothing about what it has.
                 results[row["name"]] |= {"result": "lost", "lag_s": None, "lag_files": None}
-        return SideStatus("", results, agents_of_workers(records), workers, self._known.shown_refused())
+        return SideStatus(
+            "",
+            results,
+            agents_of_workers(records),
+            workers,
+            self._known.shown_refused(),
+            self._exchange.left_out(),
+            self._exchange.clocks(),
+        )

@@ -13,6 +13,7 @@ from clusterd.sync.integrity.rounds import IntegrityRounds
 from clusterd.sync.integrity.worker import IntegrityWorker
 from clusterd.sync.links.caps import offer_caps
 from clusterd.sync.links.context import Context
+from clusterd.sync.links.exchange import LeftOut, StatusExchange, bounded
 from clusterd.sync.links.handlers import Handler, SealedHandler
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.replica.worker import ReplicaWorker
@@ -45,7 +46,9 @@ class WorkerSide:
         view = WorkerView(context.roster, programs.hashes, Passwords(context).is_right)
         self._both = both = BothRoles(context, view, programs)
         master = WorkerRequests(integrity, info, groups)
-        self.remote: dict[str, Handler] = both.remote | master.table | asked.remote | sendsync.remote
+        self._exchange = exchange = StatusExchange(context, self._left_out)
+        integrity.tried = exchange.tried
+        self.remote: dict[str, Handler] = both.remote | master.table | asked.remote | sendsync.remote | exchange.remote
         self.sealed: dict[str, SealedHandler] = both.sealed
         forwarded = ForwardedRequests(context.roster)
         self.local: dict[str, Handler] = both.local | forwarded.local | reload.local | asked.local | sendsync.local
@@ -66,6 +69,12 @@ class WorkerSide:
         peer.spawn(self._info.run(peer))
         if self._replica.is_wanted:
             peer.spawn(self._replica.run(peer))
+        peer.spawn(self._exchange.run(peer))
+
+    def _left_out(self) -> LeftOut:
+        """Files of the master that this node could not put in place, or delete."""
+        last = self._integrity.last
+        return bounded(last.problems, last.left_out)
 
     def refused(self, refusal: HelloRefused) -> None:
         """Nobody joins a worker."""
@@ -74,6 +83,7 @@ class WorkerSide:
         # What one of these trips over keeps none of the others from happening. The last one added is the first to be
         # called.
         async with contextlib.AsyncExitStack() as ending:
+            ending.callback(self._exchange.forget, peer)
             ending.push_async_callback(peer.close)
             ending.callback(self._both.link_lost, peer)
             ending.callback(self._sendsync.link_lost, peer)
@@ -89,4 +99,6 @@ class WorkerSide:
             problem,
             results_of_this_worker(self._integrity.last),
             agents_of_this_worker(self._info.last, self._groups.last),
+            left_out=self._exchange.left_out(),
+            clocks=self._exchange.clocks(),
         )

@@ -63,6 +63,7 @@ TABLE = (
     # Agreements between two clusterd nodes.
     Command(c.CAPS, WORKER, "MasterRequests.caps"),
     Command(c.CLOCK, WORKER, "MasterRequests.clock"),
+    Command(c.NODE_STATE, NODES, "StatusExchange.told", capability="status"),
     # Integrity.
     Command(c.SYN_DIGEST, WORKER, "MasterRequests.check_digest", capability="digest"),
     Command(c.SYN_BUCKETS, WORKER, "DigestMaster.compare", most_bytes=None, capability="digest"),
@@ -114,6 +115,9 @@ TABLE = (
     Command(c.GET_HEALTH, ("worker", "local"), "NodeRequests.get_health", "master"),
     Command(c.GET_NODES, LOCAL, "ForwardedRequests.get_nodes", "worker"),
     Command(c.GET_HEALTH, LOCAL, "ForwardedRequests.get_health", "worker"),
+    Command(c.GET_MEMBERS, WORKER, "NodeRequests.get_members", capability="status"),
+    Command(c.GET_MEMBERS, LOCAL, "NodeRequests.get_members", "master"),
+    Command(c.GET_MEMBERS, LOCAL, "ForwardedRequests.get_members", "worker"),
     Command(c.GET_CONFIG, LOCAL, "LocalRequests.get_config"),
     Command(c.GET_HASH, LOCAL, "LocalRequests.get_hash"),
     Command(c.STATUS, LOCAL, "Core.tell_status"),

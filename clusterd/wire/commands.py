@@ -98,6 +98,12 @@ GET_ROOM = "get_room"
 SENDSYN_RES = "sendsyn_res"
 SENDSYN_ERR = "sendsyn_err"
 
+# Ours, capability `status` (clusterd/sync/links/exchange.py).
+NODE_STATE = "node_state"
+"""Both directions: what the asking node leaves out; the answer has the other node's wall clock."""
+GET_MEMBERS = "get_members"
+"""Worker to master, and local: the known workers without a link, and the nodes that were refused."""
+
 # Local socket, client to daemon.
 GET_CONFIG = "get_config"
 GET_HASH = "get_hash"

@@ -90,9 +90,11 @@ def views(text: str, tmp_path: Path) -> dict[str, Any]:
     result |= {"result": text, "created": 0, "updated": 0, "deleted": 0, "detail": text, "problems": {text: text}}
     status = StatusReader(str(tmp_path)).read()
     status |= {"running": True, "started_at": 1.0, "problem": text, "problems": {"x": text}, "peers": [peer]}
+    status |= {"left_out": {text: {"count": 2, "files": {text: text}}}}
+    status |= {"clocks": {text: {"offset_s": 95.0, "off_by_s": 0.0}}}
     status |= {"results": {text: result}, "node": dict.fromkeys(status["node"], text)}
     agent = dict.fromkeys(("id", "name", "ip", "version", "node_name", "status"), text)
-    node = {"name": text, "type": text, "version": text, "ip": text}
+    node = {"name": text, "type": text, "version": text, "ip": text, "state": "refused", "why": text}
     table = Table(text)
     table.add_row(text)
     return {

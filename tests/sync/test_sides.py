@@ -67,7 +67,7 @@ def test_rounds_of_a_worker_end_with_the_link_to_its_master(tmp_path: Path) -> N
     async def story() -> None:
         peer = await node.up(MASTER)
         await turns()
-        assert len(peer._tasks) == 3  # capabilities, checks, reports of agents
+        assert len(peer._tasks) == 4  # capabilities, checks, reports of agents, what status shows
         await node.core.handle(LinkDown(1, "it ended"))
         assert (len(peer._tasks), peer.gone.is_set()) == (0, True)
         assert node.context.roster.all() == []

@@ -1,5 +1,6 @@
 """`cluster_control` to the letter (dapi.md 7), and `clusterd control` with the same facts."""
 
+import io
 import json
 import os
 import subprocess
@@ -9,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from clusterd.errors import ClusterError
 from tests.conftest import rigs
 from tests.warm import WARM
+from tools import membership, questions
+from tools.cli_control import health_view, nodes_view
 from tools.cluster_tables import agents_table, duration, health_long, health_summary, nodes_table
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import wait_until
@@ -320,3 +325,51 @@ def test_watching_goes_on_until_it_is_interrupted(rig: Rig, tmp_path: Path) -> N
         _, problems = watching.communicate(timeout=20)
     assert (watching.returncode, problems) == (0, b"")
     assert len({line for line in out.read_text().splitlines() if line}) == 1
+
+
+# ---- who is away or refused ------------------------------------------------------------------------------------------
+
+AWAY = {
+    "workers": [
+        {"name": "w2", "state": "lost", "address": "10.0.0.8", "version": "4.14.1", "lost_s": 55.0, "why": "x"}
+    ],
+    "refused": [{"name": "", "address": "10.0.0.9", "reason": 'cluster name "wazu", ours is "wazuh"'}],
+}
+
+
+def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> Any:
+    """A node whose master has one connected worker."""
+    if command == "get_members":
+        return AWAY
+    if command == "get_health":
+        return {"n_connected_nodes": 1, "nodes": {"w1": {"info": {"n_active_agents": 3}}}}
+    names = json.loads(payload)["filter_node"]
+    if names and "nobody" in names:
+        raise ClusterError(1730)
+    return {"items": [{"name": "w1", "type": "worker", "version": "4.14.1", "ip": "10.0.0.7"}]}
+
+
+def test_lost_and_refused_nodes_have_rows_as_in_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "ask_json", ask)
+    rows = membership.nodes("/", [])
+    assert [(row["name"], row["state"]) for row in rows] == [("w1", "connected"), ("w2", "lost"), ("", "refused")]
+    assert [row["state"] for row in membership.nodes("/", ["w2"])] == ["lost"]
+    assert [row["name"] for row in membership.nodes("/", ["w1", "w2"])] == ["w1", "w2"]
+    with pytest.raises(ClusterError, match="1730"):
+        membership.nodes("/", ["nobody", "w2"])
+    found = membership.health("/", [])
+    for view in (nodes_view(rows), health_view(found)):
+        screen = io.StringIO()
+        Console(width=160, file=screen).print(view)
+        shown = screen.getvalue()
+        assert "LOST for 55 s" in shown
+        assert 'REFUSED (cluster name "wazu", ours is "wazuh")' in shown
+    assert "1 workers, 1 lost" in shown
+
+
+def test_earlier_node_knows_no_absent_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> Any:
+        raise ClusterError(3000, "unknown command")
+
+    monkeypatch.setattr(questions, "ask_json", refuse)
+    assert questions.members("/") == {"workers": [], "refused": []}

@@ -25,7 +25,7 @@ from clusterd.settings import Settings
 from clusterd.supervisor.privileges import Owner
 from tests.net.harness import CLUSTER, KEY, VERSION, Talker, free_port, wait_until
 from tools.cli import cluster as command
-from tools.doctor import cluster, files, system
+from tools.doctor import cluster, files, services, system
 from tools.doctor.finding import Finding
 from tools.init_node import init_node
 from tools.probe import probe
@@ -175,7 +175,9 @@ def test_missing_directory_is_a_matter_of_rights(worker: Settings) -> None:
     assert "logs is missing" in named(files.rights(worker))["owner without rights"].what
 
 
-def test_mounted_files_are_told_from_directories_and_others(worker: Settings, tmp_path: Path) -> None:
+def test_mounted_files_are_told_from_directories_and_others(
+    worker: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mounted = Path(worker.root, "etc/rules/a b.xml")
     mounted.write_text("x")
     lines = [f"1 2 0:1 / {point} rw - tmpfs tmpfs rw" for point in ("/", f"{worker.root}/etc/rules", "/etc/hosts")]
@@ -183,6 +185,9 @@ def test_mounted_files_are_told_from_directories_and_others(worker: Settings, tm
     (tmp_path / "mountinfo").write_text("\n".join(lines) + "\n")
     assert files.mounted_files(worker, str(tmp_path / "mountinfo")) == [str(mounted)]
     assert files.mounted_files(worker, str(tmp_path / "none")) == []
+    monkeypatch.setattr(files, "mounted_files", lambda settings: [str(mounted)])
+    found = named(files.links_and_mounts(worker))["mounted file"]
+    assert (str(mounted) in found.what, found.is_fault) == (True, False)
 
 
 def test_link_that_is_not_followed_is_named(worker: Settings, tmp_path: Path) -> None:
@@ -254,6 +259,13 @@ def test_limits_of_the_machine_are_named(master: Settings, tmp_path: Path, monke
     assert [one.name for one in found][:3] == ["inotify limit", "inotify limit", "low ulimit"]
 
 
+def test_hidden_processes_of_others_are_a_note(master: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system.os, "access", lambda path, mode: True)
+    assert "/proc hidden" not in named(system.limits(master))
+    monkeypatch.setattr(system.os, "access", lambda path, mode: False)
+    assert not named(system.limits(master))["/proc hidden"].is_fault
+
+
 def test_taken_port_is_named_with_its_program(master: Settings) -> None:
     assert "port taken" not in named(system.processes(master))
     with socket.create_server(("127.0.0.1", master.cluster.port)):
@@ -291,9 +303,13 @@ def status(**given: Any) -> dict[str, Any]:
         "peers": [],
         "manifest": {"files": 8},
         "agents": {"problem": None},
+        "node": {"name": "m", "type": "master"},
         "workers": [],
         "refused": [],
         "results": {},
+        "left_out": {},
+        "clocks": {},
+        "framework": {"state": "absent", "reason": "no framework is installed", "mode": "auto", "helpers": []},
     }
     return healthy | given
 
@@ -315,7 +331,7 @@ def row(**given: Any) -> dict[str, Any]:
         (refused("the node at 10.0.0.9 is connected under this name: give one of them another"), "duplicate name"),
         (refused("what it sends is not sealed with our key: compare <key>"), "wrong key"),
         ({"results": {"w1": row(lag_s=300.0, detail="disk full")}}, "worker behind"),
-        ({"results": {"w1": row(problems={"etc/rules/a.xml": "is mounted"})}}, "file not written"),
+        ({"results": {"w1": row(problems={"etc/rules/a.xml": "is too large"})}}, "file not sent"),
         ({"problems": {"store": "the database cannot be read"}}, "database damaged"),
         ({"agents": {"problem": "no answer within 0.8 s"}}, "store locked"),
         ({"manifest": {"failure": "etc/rules: Permission denied"}}, "scan fails"),
@@ -368,3 +384,85 @@ def test_command_names_faults_and_its_code_says_whether_there_are_any(master: Se
     run = CliRunner().invoke(command, ["--root", master.root, "doctor"])
     assert run.exit_code == 1
     assert "FAULT  short key" in run.output
+
+
+# ---- what nodes tell each other --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("why", "cure"),
+    [
+        ("[Errno 16] is a mount point: only who mounted it can remove it", "unmount etc/rules/a.xml on w1"),
+        ("leads through a symbolic link", "clusterd.link_targets"),
+        ("[Errno 13] Permission denied", "give etc/rules/a.xml and its directory to the user"),
+        ("[Errno 28] No space left on device", "make room on the disk of w1"),
+        ("[Errno 30] Read-only file system", "mount -o remount,rw"),
+        ("something new", "look at etc/rules/a.xml on w1"),
+    ],
+)
+def test_file_that_a_node_leaves_out_is_named_with_its_reason(why: str, cure: str) -> None:
+    left_out = {"w1": {"count": 9, "files": {"etc/rules/a.xml": why}, "at": 1.0}}
+    found = list(cluster.left_out(status(left_out=left_out)))
+    assert [one.name for one in found] == ["file left out"] * 2
+    assert found[0].what == f"etc/rules/a.xml on w1: {why}"
+    assert cure in found[0].cure
+    assert found[1].what == "4 more files on w1"
+    of_worker = status(node={"name": "w2", "type": "worker"}, left_out=left_out)
+    assert list(cluster.left_out(of_worker)) == []
+
+
+def test_clock_difference_names_both_clocks() -> None:
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
+    row = {"offset_s": -95.0, "off_by_s": 0.01, "at": at}
+    found = named(cluster.clocks(status(clocks={"w1": row, "w2": row | {"offset_s": 1.5}})))
+    assert found["clock difference"].what == (
+        "the clock of w1 is 95 s behind this node's: 03:02:30 UTC there, 03:04:05 UTC here"
+    )
+    assert len(found) == 1
+
+
+READY = {"state": "ready", "reason": None, "version": "4.14.1", "missing": {}, "mode": "auto", "helpers": []}
+
+
+@pytest.mark.parametrize(
+    ("mode", "facts", "name", "is_fault"),
+    [
+        ("on", {"state": "absent", "reason": "x"}, "framework not found", True),
+        ("auto", {"state": "absent", "reason": "x"}, None, False),
+        ("auto", {"state": "failed", "reason": "it ends at once"}, "framework fails", True),
+        ("auto", {"version": "4.13.0"}, "framework of another version", True),
+        ("auto", {"version": "v4.14.1"}, None, False),
+        ("auto", {"missing": {"wazuh.agent.get_agents": "ImportError"}}, "framework lacks functions", False),
+        ("auto", {}, None, False),
+        ("off", {"state": "off"}, None, False),
+    ],
+)
+def test_framework_that_is_missing_or_fails_is_named(
+    worker: Settings, mode: Any, facts: dict[str, Any], name: str | None, is_fault: bool
+) -> None:
+    from msgspec.structs import replace
+
+    own = replace(worker.clusterd, framework=replace(worker.clusterd.framework, mode=mode))
+    found = list(services.framework(replace(worker, clusterd=own), status(framework=READY | facts)))
+    assert [(one.name, one.is_fault) for one in found] == ([(name, is_fault)] if name else [])
+
+
+def test_framework_is_looked_for_where_the_node_does_not_run(worker: Settings) -> None:
+    Path(worker.root, "framework").mkdir()
+    (found,) = services.framework(worker, status(running=False))
+    assert (found.name, found.is_fault) == ("framework not found", False)
+    assert "is not there" in found.what
+
+
+@pytest.mark.parametrize(
+    ("nodes", "is_fault"),
+    [({}, True), ({"m": {"never_connected": 2}}, False), ({"m": {"never_connected": 1, "active": 1}}, None)],
+)
+def test_keys_without_agents_are_named(master: Settings, nodes: dict[str, Any], is_fault: bool | None) -> None:
+    shown = status(agents={"problem": None, "nodes": nodes})
+    Path(master.root, "etc/client.keys").write_text(f"001 a any {'a' * 64}\n002 b any {'b' * 64}\n")
+    found = list(services.registrations(master, shown))
+    assert [one.is_fault for one in found] == ([] if is_fault is None else [is_fault])
+    assert [one.name for one in found] == ([] if is_fault is None else ["registration without agents"])
+    Path(master.root, "etc/client.keys").write_text("")
+    assert not list(services.registrations(master, shown))

@@ -41,15 +41,21 @@ def master(*workers: str, syncs: Any = (), digest: str | None = "d1", **results:
         "manifest": manifest,
         "syncs": list(syncs),
         "results": results,
+        "left_out": {},
         "problem": "",
     }
     return found | {"workers": [{"name": name, "state": "connected", "lost_s": None} for name in workers]}
 
 
 def worker(syncs: Any = (), problem: str = "", **row: Any) -> dict[str, Any]:
-    own = {"result": None, "detail": "", "checked_at": None} | row
+    own = {"result": None, "detail": "", "checked_at": None, "synced_at": None} | row
     node = {"name": "w", "type": "worker"}
-    return {"peers": [], "node": node, "syncs": list(syncs), "results": {"self": own}, "problem": problem}
+    found = {"peers": [], "node": node, "syncs": list(syncs), "results": {"self": own}, "problem": problem}
+    return found | {"left_out": {}}
+
+
+def left_out(at: float | None, count: int = 7) -> dict[str, Any]:
+    return {"count": count, "files": {"etc/rules/a.xml": "is mounted"}, "at": at}
 
 
 def sync_row(peer: str, done: int, total: int, kind: str = "integrity") -> dict[str, Any]:
@@ -106,6 +112,26 @@ def test_worker_that_came_meanwhile_counts_too() -> None:
 
 def test_master_without_a_manifest_has_no_equal_worker() -> None:
     assert standing(master("a", digest=None, a=result()), NOW, []).equal == []
+
+
+@pytest.mark.parametrize(
+    ("told", "is_stuck"),
+    [(left_out(NOW), True), (left_out(NOW - 1), False), (left_out(NOW, 6), False), (None, False)],
+)
+def test_worker_that_has_tried_and_leaves_out_all_that_differs_is_not_waited_for(told: Any, is_stuck: bool) -> None:
+    status = master("a", a=result(**LAGS, result="synced")) | {"left_out": {"a": told} if told else {}}
+    found = standing(status, NOW, [])
+    assert (found.behind[0].is_stuck, found.is_waiting, found.is_late) == (is_stuck, not is_stuck, not is_stuck)
+    assert (found.behind[0].why == "leaves out 7 files") == is_stuck
+
+
+@pytest.mark.parametrize(
+    ("synced_at", "detail", "is_stuck"), [(NOW, "", True), (NOW - 1, "", False), (NOW, "x", False)]
+)
+def test_worker_itself_says_what_it_leaves_out(synced_at: float, detail: str, is_stuck: bool) -> None:
+    status = worker(result="partly", synced_at=synced_at, detail=detail) | {"left_out": {"w": left_out(None)}}
+    found = standing(status, NOW, [])
+    assert (found.behind[0].is_stuck, "w" in found.left_out) == (is_stuck, True)
 
 
 def test_node_that_does_not_answer_is_a_problem() -> None:
@@ -180,6 +206,8 @@ def test_lag_is_shown_in_seconds_and_files() -> None:
 
 QUICK = {"intervals": {"communication": {"timeout_cluster_request": 3}, "worker": {"keep_alive": 2}}}
 WAIT_S = "60"
+OF_THE_MACHINE = {"inotify limit", "low ulimit", "disk full", "inodes used up"}
+"""What `doctor` may find whatever the nodes do."""
 USAGE = 2
 """What click ends with; the console script makes ExitCode.USAGE of it."""
 
@@ -239,6 +267,31 @@ def test_commands_on_nodes_that_run_are_cut_off_and_stop(rig: Rig) -> None:
         assert (code, out) == (ExitCode.FAILED, "")
         assert "3022" in err
         assert name in err
+
+    # a file that the worker cannot put in place: both ends name it, and nobody waits in vain
+    (two.root / "etc/rules/sub").symlink_to("/nowhere")
+    (one.root / "etc/rules/sub").mkdir()
+    (one.root / "etc/rules/sub/a.xml").write_text("<group/>")
+    for node in (one, two):
+        code, _, err = clusterd(node, "sync", "--wait", "--timeout", WAIT_S)
+        assert (code, "gave up" in err) == (ExitCode.FAILED, False)
+        assert "rig_manager_2 does not have the current files: leaves out 1 file" in err
+        assert "rig_manager_2 leaves out etc/rules/sub/a.xml: " in err
+    code, out, _ = clusterd(one, "status")
+    assert (code, out.split("\n")[0].split()[0]) == (ExitCode.DEGRADED, "DEGRADED")
+    assert "etc/rules/sub/a.xml" in out[out.index("Left out") :]
+    assert clusterd(one, "check")[0] == 1
+    code, out, _ = clusterd(one, "doctor")
+    assert (code, "file left out: etc/rules/sub/a.xml on rig_manager_2" in out) == (ExitCode.FAILED, True)
+    (two.root / "etc/rules/sub").unlink()
+    assert clusterd(one, "sync", "--wait", "--timeout", WAIT_S)[0] == ExitCode.OK
+    for node in (one, two):
+        status = json.loads(clusterd(node, "status", "--json")[1])
+        assert status["left_out"] == {}
+        (clock,) = status["clocks"].values()  # a worker knows its master by its address
+        assert abs(clock["offset_s"]) <= clock["off_by_s"] + 0.001
+        faults = {row["name"] for row in json.loads(clusterd(node, "doctor", "--json")[1]) if row["is_fault"]}
+        assert faults <= OF_THE_MACHINE
 
     # what is not meant
     for arguments in (

@@ -39,6 +39,8 @@ def status(workers: int = 3, syncs: int = 0, **given: Any) -> dict[str, Any]:
         "net": {"bytes_in": 5 * MIB, "bytes_out": 90 * MIB},
         "workers": rows,
         "refused": [],
+        "left_out": {},
+        "clocks": {},
         "results": results,
         "syncs": [
             {"peer": f"w{n}", "kind": "integrity", "step": "sending", "done_bytes": MIB, "total_bytes": 4 * MIB}

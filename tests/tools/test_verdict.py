@@ -7,7 +7,7 @@ import pytest
 
 from clusterd.exits import ExitCode
 from tools.nagios import check
-from tools.verdict import span, verdict
+from tools.verdict import apart, is_apart, span, verdict
 
 
 def worker(name: str, state: str = "connected", lost_s: float | None = None) -> dict[str, Any]:
@@ -31,6 +31,8 @@ def master(**given: Any) -> dict[str, Any]:
         "workers": [worker("w1"), worker("w2")],
         "refused": [],
         "results": {"w1": row(), "w2": row()},
+        "left_out": {},
+        "clocks": {},
         "agents": {"problem": None},
     }
     return status | given
@@ -60,6 +62,14 @@ FAULTS = {
         {"results": {"w1": row(result="partly", problems={"etc/a": "is mounted", "etc/b": "is mounted"})}},
         "w1's files are not all equal: etc/a: is mounted, and 1 more",
     ),
+    "left out by a worker": (
+        {"left_out": {"w1": {"count": 3, "files": {"etc/a": "is mounted"}, "at": 1.0}}},
+        "w1 leaves out etc/a: is mounted, and 2 more",
+    ),
+    "left out here": (
+        {"left_out": {"m": {"count": 1, "files": {"etc/a": "is a link"}, "at": None}}},
+        "this node leaves out etc/a: is a link",
+    ),
     "lag": ({"results": {"w1": row(lag_s=61.0), "w2": row(lag_s=3600.0)}}, "w2 has been behind for 60 min"),
     "process": ({"processes": [{"name": "pool-1", "state": "down"}]}, "pool-1 is being started again"),
     "agents": ({"agents": {"problem": "no answer"}}, "the agent database does not answer: no answer"),
@@ -87,6 +97,21 @@ def test_node_that_does_not_work_is_down() -> None:
     assert (mute.level, mute.code(is_running=True)) == ("DOWN", ExitCode.DOWN)
     failed = verdict(master(processes=[{"name": "net", "state": "failed"}]))
     assert (failed.level, failed.reason) == ("DOWN", "net cannot be kept running: see the log")
+
+
+def test_what_the_master_leaves_out_is_no_fault_of_a_worker() -> None:
+    left_out = {"m": {"count": 1, "files": {"etc/a": "is a link"}, "at": 1.0}}
+    of_worker = master(node={"name": "w1", "type": "worker"}, workers=[], results={"self": row()}, left_out=left_out)
+    assert verdict(of_worker).level == "OK"
+
+
+@pytest.mark.parametrize(
+    ("offset_s", "off_by_s", "is_told"), [(-95.0, 0.1, True), (2.4, 0.5, False), (0.0, 9.0, False)]
+)
+def test_clocks_are_apart_only_for_certain(offset_s: float, off_by_s: float, is_told: bool) -> None:
+    assert is_apart({"offset_s": offset_s, "off_by_s": off_by_s}) == is_told
+    assert apart("w1", -95.0) == "the clock of w1 is 95 s behind this node's"
+    assert apart("w1", 7200.0) == "the clock of w1 is 2 h ahead of this node's"
 
 
 def test_many_lost_workers_are_one_short_line() -> None:

@@ -1,6 +1,7 @@
 """Faults between nodes: the status of the running node, and the result of a try at the master's port."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from clusterd.errors import ClusterError
@@ -10,7 +11,19 @@ from tools import syncing
 from tools.control import NotAnswering
 from tools.doctor.finding import Finding
 from tools.probe import Probed, probe
-from tools.verdict import ADVICE, LAG_S, span
+from tools.verdict import ADVICE, LAG_S, apart, is_apart, span
+
+MOST = 5
+CURES = {
+    "mount": "unmount {path} on {name}, or mount its directory instead",
+    "link": "on {name}: put the target's directory into clusterd.link_targets, or a copy in the place of {path}",
+    "permission denied": "on {name}: give {path} and its directory to the user that the node runs as",
+    "operation not permitted": "on {name}: lsattr {path}; chattr -i {path}",
+    "no space": "make room on the disk of {name}",
+    "read-only": "on {name}: mount -o remount,rw the disk of {path}",
+    "too large": "raise max_zip_size or clusterd.limits, or take {path} out of the synchronised directory",
+}
+"""By words of the reason: what to do. The first one that fits counts."""
 
 MASTERS = {
     "address": ("address does not resolve", "correct <node> in ossec.conf, or /etc/hosts"),
@@ -54,7 +67,7 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("node does not answer", status["problem"], "see logs/cluster.log and logs/clusterd-crash.log")
         return
     for subject, text in status["problems"].items():
-        cure = "see docs/operations.md, Troubleshooting"
+        cure = "see docs/operations/troubleshooting.md"
         yield Finding(PROBLEMS.get(subject, subject), text, cure, is_fault=subject not in ADVICE)
     manifest = status["manifest"] or {}
     if manifest.get("failure"):
@@ -91,8 +104,41 @@ def workers(root: str, status: dict[str, Any]) -> Iterator[Finding]:
             text = f"{name} is behind for {span(row['lag_s'])}: {row['detail'] or row['result'] or 'not checked yet'}"
             yield Finding("worker behind", text, f"clusterd diff {name}; its log says why")
             yield from _keys(root, name)
-        for path, why in list(row["problems"].items())[:5]:
-            yield Finding("file not written", f"{name}: {path}: {why}", "see that file on the worker")
+        for path, why in list(row["problems"].items())[:MOST]:
+            yield Finding("file not sent", f"{path} to {name}: {why}", "see that file on this node")
+
+
+def left_out(status: dict[str, Any]) -> Iterator[Finding]:
+    """Yields the files that a node leaves out: this one, or one that has told it so. A worker does not answer for its
+    master."""
+    own = status["node"]["name"]
+    for name, row in status["left_out"].items():
+        if name != own and status["node"]["type"] != "master":
+            continue
+        for path, why in list(row["files"].items())[:MOST]:
+            yield Finding("file left out", f"{path} on {name}: {why}", _cure(path, why, name))
+        if row["count"] > MOST:
+            text = f"{row['count'] - MOST} more files on {name}"
+            yield Finding("file left out", text, f"clusterd --root ROOT status, on {name}")
+
+
+def _cure(path: str, why: str, name: str) -> str:
+    """Returns what to do about one file, by words of the reason."""
+    for word, cure in CURES.items():
+        if word in why.lower():
+            return cure.format(path=path, name=name)
+    return f"look at {path} on {name}"
+
+
+def clocks(status: dict[str, Any]) -> Iterator[Finding]:
+    """Yields nodes whose wall clock differs from this node's. Both times are named: nobody knows yet which is right."""
+    for name, row in status["clocks"].items():
+        if is_apart(row):
+            theirs, ours = (
+                datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S") for at in (row["at"] + row["offset_s"], row["at"])
+            )
+            text = f"{apart(name, row['offset_s'])}: {theirs} UTC there, {ours} UTC here"
+            yield Finding("clock difference", text, "date -u on both; then set the wrong one (chronyc makestep)")
 
 
 def _refusal(reason: str) -> str:

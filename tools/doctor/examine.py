@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from clusterd.config.loading import load
+from clusterd.framework import location
 from clusterd.settings import Settings
 from tools.check import check
-from tools.doctor import cluster, files, system
+from tools.doctor import cluster, files, services, system
 from tools.doctor.finding import Finding
 from tools.status import StatusReader
 
@@ -53,12 +54,20 @@ def _checks(
     yield "node", lambda: cluster.node(status)
     if connects:
         yield "master", lambda: cluster.master_of(settings, status)
+    yield "framework", lambda: services.framework(settings, status)
+    yield "registrations", lambda: services.registrations(settings, status)
+    yield "files left out", lambda: cluster.left_out(status)
+    yield "clocks", lambda: cluster.clocks(status)
     yield "workers", lambda: cluster.workers(settings.root, status)
 
 
 def _configuration(root: str) -> Iterator[Finding]:
     checked = check(root)
+    settings = load(root, with_api_files=False).settings
+    framework = location.find(settings).why if settings is not None else ""
     for line in checked.lines:
+        if line.removeprefix("warning: ") == framework:
+            continue  # has a check of its own
         is_warning = line.startswith("warning: ")
         # Links have a check of their own, and a running node reports its rights itself.
         if not (is_warning and ("link" in line or "with all rights of root" in line)):

@@ -171,9 +171,15 @@ def databases(settings: Settings) -> Iterator[Finding]:
         if "locked" in str(problem):
             yield Finding("store locked", f"{path}: {problem}", f"see who has it open: lsof {path}")
         elif "readonly" not in str(problem) and "unable to open" not in str(problem):
-            yield Finding("database damaged", f"{path}: {problem}", "put a backup in its place (docs/operations.md)")
+            yield Finding(
+                "database damaged", f"{path}: {problem}", "put a backup in its place (docs/operations/day2.md, Back up)"
+            )
     except sqlite3.DatabaseError as problem:
-        yield Finding("database damaged", f"{path}: {problem}", "put a backup in its place (docs/operations.md)")
+        yield Finding(
+            "database damaged", f"{path}: {problem}", "put a backup in its place (docs/operations/day2.md, Back up)"
+        )
     else:
         if found != "ok":
-            yield Finding("database damaged", f"{path}: {found}", "put a backup in its place (docs/operations.md)")
+            yield Finding(
+                "database damaged", f"{path}: {found}", "put a backup in its place (docs/operations/day2.md, Back up)"
+            )

@@ -49,7 +49,8 @@ SHOWN_MOUNTED = 5
 
 
 class LastSync(msgspec.Struct):
-    """What `status` shows of this worker's last check and last package. Times are wall-clock seconds."""
+    """What `status` shows of this worker's last check and last package. Times are wall-clock seconds. `problems`: path
+    to reason of files that are not as the master has them; there are `left_out` in all."""
 
     checked_at: float | None = None
     result: str = ""
@@ -59,6 +60,7 @@ class LastSync(msgspec.Struct):
     updated: int = 0
     deleted: int = 0
     problems: dict[str, str] = msgspec.field(default_factory=dict)
+    left_out: int = 0
 
 
 class IntegrityWorker:
@@ -80,6 +82,8 @@ class IntegrityWorker:
         self._packed: tuple[tuple[str, str], Package] | None = None
         self.sync_ended: Callable[[int], None] = lambda changed: None
         """Called when a package was dealt with: how many files were changed."""
+        self.tried: Callable[[], None] = lambda: None
+        """Called when `last.problems` are those of another check or package."""
         self.last = LastSync()
 
     @property
@@ -203,7 +207,10 @@ class IntegrityWorker:
         self.begin_without_package(self._context.clock.monotonic())
         self._finish("Sync not required.")
         self._doubtful = ""
+        had, self.last.problems, self.last.left_out = self.last.problems, {}, 0
         self.note_result("equal", "")
+        if had:
+            self.tried()
         self._round_ended()
 
     # ---- a package from the master ---------------------------------------------------------------------------------
@@ -318,10 +325,13 @@ class IntegrityWorker:
         last = self.last
         last.synced_at = context.clock.wall()
         last.created, last.updated, last.deleted = applied.created, applied.updated, applied.deleted
-        last.problems = {note.path: note.why for note in notes if note.why}
+        had, last.problems = last.problems, {note.path: note.why for note in notes if note.why}
+        last.left_out = applied.overwrite_errors + applied.create_errors + applied.remove_errors
         self._leftovers.suspected |= bool(last.problems)
         waits = "" if delete else f"{opened.extra} deletions wait for the next check to say the same"
         self.note_result("partly" if last.problems or waits else "synced", waits)
+        if had or last.problems:
+            self.tried()
         self._round_ended()
         return applied.created + applied.updated + applied.deleted
 

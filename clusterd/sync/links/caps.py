@@ -7,9 +7,11 @@ lz4      packages are made of LZ4 frames
 resume   a package that was cut off goes on where it stopped
 ahead    what has changed is sent to workers that have the manifest before, without being asked
 pulse    each end sends something every few seconds, so that a silent link is soon known to be lost
-(clusterd/net/pulse.py) answer   a small answer of the API is the response to the request itself
+(clusterd/net/pulse.py)
+answer   a small answer of the API is the response to the request itself
 room     the worker says how much it can take
 replica  the worker keeps a replica of the master's agent database (docs/ha.md)
+status   each node tells the other what `status` shows: files left out, its clock, absent workers
 """
 
 from clusterd.errors import ClusterError
@@ -29,6 +31,7 @@ AHEAD = "ahead"
 ROOM = "room"
 ANSWER = "answer"
 REPLICA = "replica"
+STATUS = "status"
 CLUSTERD = "clusterd"
 STOCK = "stock"
 _WORDS = ","

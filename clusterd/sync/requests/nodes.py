@@ -6,8 +6,10 @@ from typing import Any
 from clusterd.errors import ClusterError
 from clusterd.sync.agents.info import AgentInfoMaster
 from clusterd.sync.integrity.master import IntegrityMaster
+from clusterd.sync.links.caps import STATUS
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer, Handler
+from clusterd.sync.links.known_workers import KnownWorkers
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.roster import Roster
 from clusterd.sync.requests.queries import Row, get_nodes, health_names
@@ -26,8 +28,10 @@ class Nodes:
         context: Context,
         integrity: IntegrityMaster,
         info: AgentInfoMaster,
+        known: KnownWorkers,
     ) -> None:
         self._context = context
+        self._known = known
         self._integrity = integrity
         self._info = info
 
@@ -79,6 +83,12 @@ class Nodes:
             nodes[master["name"]] = {"info": {**master, "n_active_agents": active.get(master["name"], 0)}}
         return {"n_connected_nodes": len(names), "nodes": nodes}
 
+    def members(self) -> dict[str, Any]:
+        """`workers`: the known workers without a link; `refused`: nodes that may not join. Rows of KnownWorkers."""
+        rows = self._known.shown(self._integrity.records)
+        away = [row for row in rows if row["state"] != "connected"]
+        return {"workers": away, "refused": self._known.shown_refused()}
+
     async def _active_agents(self) -> dict[str, int]:
         """Active agents by node, agent 0 not counted."""
         try:
@@ -93,7 +103,11 @@ class NodeRequests:
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
-        self.table: dict[str, Handler] = {commands.GET_NODES: self.get_nodes, commands.GET_HEALTH: self.get_health}
+        self.table: dict[str, Handler] = {
+            commands.GET_NODES: self.get_nodes,
+            commands.GET_HEALTH: self.get_health,
+            commands.GET_MEMBERS: self.get_members,
+        }
 
     async def get_nodes(self, peer: Peer, payload: bytes) -> bytes:
         return dump_json(self._nodes.list(load_json(payload, limit=ARGUMENT_BYTES)))
@@ -101,19 +115,32 @@ class NodeRequests:
     async def get_health(self, peer: Peer, payload: bytes) -> bytes:
         return dump_json(await self._nodes.health(load_json(payload, limit=ARGUMENT_BYTES)))
 
+    async def get_members(self, peer: Peer, payload: bytes) -> bytes:
+        return dump_json(self._nodes.members())
+
 
 class ForwardedRequests:
     """`local` has what a worker passes on to its master, as it is."""
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
-        self.local: dict[str, Handler] = {commands.GET_NODES: self.get_nodes, commands.GET_HEALTH: self.get_health}
+        self.local: dict[str, Handler] = {
+            commands.GET_NODES: self.get_nodes,
+            commands.GET_HEALTH: self.get_health,
+            commands.GET_MEMBERS: self.get_members,
+        }
 
     async def get_nodes(self, client: Peer, payload: bytes) -> DeferredAnswer:
         return self._ask_master(client, commands.GET_NODES, payload)
 
     async def get_health(self, client: Peer, payload: bytes) -> DeferredAnswer:
         return self._ask_master(client, commands.GET_HEALTH, payload)
+
+    async def get_members(self, client: Peer, payload: bytes) -> DeferredAnswer | bytes:
+        """A stock master knows only who is connected. Raises ClusterError 3023."""
+        if STATUS not in self._roster.need_master().capabilities:
+            return dump_json({"workers": [], "refused": []})
+        return self._ask_master(client, commands.GET_MEMBERS, payload)
 
     def _ask_master(self, client: Peer, command: str, payload: bytes) -> DeferredAnswer:
         """Raises ClusterError 3023."""

@@ -1,4 +1,4 @@
-"""What `clusterd status` learns from sync: plain values under stable keys (docs/operations.md lists them)."""
+"""What `clusterd status` learns from sync: plain values under stable keys (docs/operations/reference.md lists them)."""
 
 import asyncio
 from collections.abc import Mapping
@@ -23,13 +23,16 @@ STATUS_TIMEOUT_S = 0.8
 class SideStatus(msgspec.Struct, frozen=True):
     """The role's part of `status`. `problem`: what keeps the node from its work, empty if nothing does; `results`: last
     checks and packages, `agents`: last syncs of agents, both by worker on a master, under `self` on a worker.
-    `workers`, `refused`: who belongs to this master, and who may not (KnownWorkers)."""
+    `workers`, `refused`: who belongs to this master, and who may not (KnownWorkers). `left_out`, `clocks`: by node
+    (StatusExchange)."""
 
     problem: str
     results: dict[str, Any]
     agents: dict[str, Any]
     workers: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
+    left_out: dict[str, Any] = {}
+    clocks: dict[str, Any] = {}
 
 
 def node_status(
@@ -66,6 +69,8 @@ def node_status(
         "results": part.results,
         "workers": part.workers,
         "refused": part.refused,
+        "left_out": part.left_out,
+        "clocks": part.clocks,
         "slabs_free": context.slabs.free,
         "spool": context.spool.ledger.shown(),
         "framework": framework_status(context),

@@ -1,0 +1,170 @@
+"""What two clusterd nodes tell each other for `status` (capability `status`): the files that a node leaves out, with
+the reason, and the time on its wall clock.
+
+The question carries what the asking node leaves out, the answer the other node's clock. Both nodes ask: after every
+change, and now and then.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from clusterd.errors import ClusterError
+from clusterd.sync.links.caps import STATUS
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.handlers import Handler
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.ports.net_port import LinkClosed
+from clusterd.sync.ports.troubles import round_survives
+from clusterd.sync.ports.wake_timer import WakeTimer
+from clusterd.wire import commands
+from clusterd.wire.command_table import SMALL
+from clusterd.wire.results import dump_json, load_json, shorten
+
+MOST_FILES = 20
+LONGEST_PATH = 1024
+LONGEST_REASON = 200
+"""Characters. Escaped as JSON, MOST_FILES of them fit into a small request."""
+LOOK_S = 5.0
+"""How soon a change is told that nothing has woken us for."""
+AGAIN_S = 60.0
+"""How often the same is told again: the other node may have lost it, and its clock may have been set."""
+OWN = "Integrity guard"
+T = TypeVar("T")
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    """`count`: how many files a node leaves out; `files`: path to reason of the first MOST_FILES."""
+
+    count: Annotated[int, msgspec.Meta(ge=0)] = 0
+    files: dict[str, str] = {}
+
+
+class _Clock(msgspec.Struct, frozen=True):
+    """The answer: the wall clock in seconds."""
+
+    wall_s: float
+
+
+class _Told(msgspec.Struct):
+    """What the node at the other end of one link has told. `offset_s`: its clock less ours, wrong by at most
+    `off_by_s`; None before the first answer."""
+
+    node: str
+    left_out: LeftOut = LeftOut()
+    left_out_at: float = 0.0
+    offset_s: float | None = None
+    off_by_s: float = 0.0
+    measured_at: float = 0.0
+
+
+def bounded(problems: Mapping[str, str], count: int = 0) -> LeftOut:
+    """`problems`: path to reason; `count`: how many there are if these are not all."""
+    files = dict(list(problems.items())[:MOST_FILES])
+    return LeftOut(
+        max(count, len(problems)),
+        {shorten(path, LONGEST_PATH): shorten(why, LONGEST_REASON) for path, why in files.items()},
+    )
+
+
+class StatusExchange:
+    """Owns what the other nodes have told, by link. `own`: returns what this node leaves out."""
+
+    def __init__(self, context: Context, own: Callable[[], LeftOut]) -> None:
+        self._context = context
+        self._own = own
+        self._told: dict[int, _Told] = {}
+        self._timers: dict[int, WakeTimer] = {}
+        self._tries = 0
+        self.remote: dict[str, Handler] = {commands.NODE_STATE: self.told}
+
+    def tried(self) -> None:
+        """This node has tried again to put files in place: the others hear the result at once, even if it is the
+        same."""
+        self._tries += 1
+        for timer in self._timers.values():
+            timer.wake()
+
+    async def run(self, peer: Peer) -> None:
+        """Tells this peer and reads its clock, as long as the link lives."""
+        if STATUS not in await peer.agreed():
+            return
+        timer = self._timers[peer.link] = WakeTimer()
+        log = self._context.tag_log(self._context.tag, OWN)
+        before: tuple[LeftOut, int] | None = None
+        asked_at = 0.0
+        while True:
+            now = self._own(), self._tries
+            if now != before or self._context.clock.monotonic() - asked_at >= AGAIN_S:
+                asked_at = self._context.clock.monotonic()
+                with round_survives(log, self._context.troubles, f"telling {peer.name} the state of this node"):
+                    try:
+                        await self._ask(peer, now[0])
+                        before = now
+                    except LinkClosed:
+                        return
+                    except ClusterError as failure:
+                        log.debug(f"{peer.name} was not told the state of this node: {failure}")
+            await timer.rest(LOOK_S)
+
+    async def _ask(self, peer: Peer, own: LeftOut) -> None:
+        clock = self._context.clock
+        asked, begun = clock.wall(), clock.monotonic()
+        answer = await peer.request(commands.NODE_STATE, dump_json(msgspec.to_builtins(own)), small=True)
+        took_s = clock.monotonic() - begun
+        theirs = _parse(answer, _Clock).wall_s
+        told = self._of(peer)
+        told.offset_s, told.off_by_s = theirs - (asked + took_s / 2), took_s / 2
+        told.measured_at = asked + took_s
+
+    async def told(self, peer: Peer, payload: bytes) -> bytes:
+        """`node_state`. Raises ClusterError 1000."""
+        found = _parse(payload, LeftOut)
+        told = self._of(peer)
+        told.left_out = bounded(found.files, found.count)
+        told.left_out_at = self._context.clock.wall()
+        return dump_json({"wall_s": self._context.clock.wall()})
+
+    def forget(self, peer: Peer) -> None:
+        """The link is gone."""
+        self._told.pop(peer.link, None)
+        self._timers.pop(peer.link, None)
+
+    def _of(self, peer: Peer) -> _Told:
+        return self._told.setdefault(peer.link, _Told(peer.name))
+
+    # ---- for status --------------------------------------------------------------------------------------------------
+
+    def left_out(self) -> dict[str, Any]:
+        """By node, this one first: `count`, `files` (path to reason), `at` (when it was told; None for this node). Only
+        nodes that leave out any."""
+        found: dict[str, Any] = {}
+        own = self._own()
+        if own.count:
+            found[self._context.node_name] = {"count": own.count, "files": own.files, "at": None}
+        for told in self._told.values():
+            if told.left_out.count:
+                left = told.left_out
+                found[told.node] = {"count": left.count, "files": left.files, "at": told.left_out_at}
+        return found
+
+    def clocks(self) -> dict[str, Any]:
+        """By node: `offset_s` (its wall clock less ours), `off_by_s` (how wrong that can be), `at` (when it was
+        measured)."""
+        return {
+            told.node: {
+                "offset_s": round(told.offset_s, 6),
+                "off_by_s": round(told.off_by_s, 6),
+                "at": told.measured_at,
+            }
+            for told in self._told.values()
+            if told.offset_s is not None
+        }
+
+
+def _parse(payload: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(load_json(payload, limit=SMALL), kind)
+    except msgspec.ValidationError as problem:
+        raise ClusterError(1000, f"node_state is not what it should be: {problem}") from None

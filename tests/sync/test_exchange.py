@@ -1,0 +1,162 @@
+"""What two nodes tell each other for `status`: files left out, clocks, absent workers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterd.messages.links import LinkInfo
+from clusterd.sync.links.exchange import LONGEST_PATH, MOST_FILES, LeftOut, bounded
+from clusterd.sync.links.peer import Peer
+from clusterd.wire import commands
+from clusterd.wire.command_table import SMALL
+from clusterd.wire.results import dump_json
+from tests.sync.scripted_node import MASTER, PROGRAM, WORKER, Node, on
+
+CAPS = ("digest", "status")
+
+
+async def linked(node: Node, link: LinkInfo, *caps: str) -> Peer:
+    peer = await node.up(link)
+    peer.agree(caps)
+    return peer
+
+
+async def status(node: Node) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((await node.reply(await node.ask(PROGRAM, commands.STATUS))).payload)
+    return found
+
+
+def requests(node: Node) -> list[dict[str, Any]]:
+    return [json.loads(sent.payload) for sent in node.sent if getattr(sent, "command", "") == commands.NODE_STATE]
+
+
+def test_worker_tells_each_try_at_files_that_it_cannot_put_in_place(tmp_path: Path) -> None:
+    node = Node(tmp_path, "worker", caps=CAPS, pool=True)
+
+    async def story() -> None:
+        await linked(node, MASTER, *CAPS)
+        await node.says(await node.request(1, commands.NODE_STATE), b'{"wall_s": 5.0}')
+        await node.until(lambda: len(requests(node)) == 1)
+        worker = node.side._integrity
+        worker.last.problems, worker.last.left_out = {"etc/rules/a.xml": "is mounted"}, 3
+        for count in (2, 3):  # the same again is news: the worker has tried again
+            worker.tried()
+            await node.until(lambda count=count: len(requests(node)) == count)  # type: ignore[misc]
+            asked = [sent for sent in node.sent if getattr(sent, "command", "") == commands.NODE_STATE][-1]
+            await node.says(asked, b'{"wall_s": 5.0}')  # type: ignore[arg-type]
+        assert requests(node) == [
+            {"count": 0, "files": {}},
+            *[{"count": 3, "files": {"etc/rules/a.xml": "is mounted"}}] * 2,
+        ]
+        await node.up(PROGRAM)
+        left = (await status(node))["left_out"]
+        assert left == {"w1": {"count": 3, "files": {"etc/rules/a.xml": "is mounted"}, "at": None}}
+
+    on(node, story())
+
+
+def test_master_shows_what_a_worker_tells_until_it_is_gone(tmp_path: Path) -> None:
+    node = Node(tmp_path, "master", caps=CAPS)
+
+    async def story() -> None:
+        await linked(node, WORKER, *CAPS)
+        await node.up(PROGRAM)
+        told = dump_json({"count": 2, "files": {"etc/rules/a.xml": "[Errno 16] Device or resource busy"}})
+        answer = await node.reply(await node.ask(WORKER, commands.NODE_STATE, told))
+        assert json.loads(answer.payload) == {"wall_s": node.clock.wall()}
+        row = (await status(node))["left_out"]["w1"]
+        assert (row["count"], row["at"]) == (2, node.clock.wall())
+        assert row["files"] == {"etc/rules/a.xml": "[Errno 16] Device or resource busy"}
+        await node.ask(WORKER, commands.NODE_STATE, dump_json({"count": 0, "files": {}}))
+        assert (await status(node))["left_out"] == {}
+        await node.ask(WORKER, commands.NODE_STATE, told)
+        await node.core._link_down(WORKER.link, "closed")
+        assert (await status(node))["left_out"] == {}
+
+    on(node, story())
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"[]", b"{", b'{"count": -1}', b'{"count": "x"}', b'{"files": [1]}', b'{"files": {"a": 1}}']
+)
+def test_what_is_no_state_of_a_node_is_refused(tmp_path: Path, payload: bytes) -> None:
+    node = Node(tmp_path, "master", caps=CAPS)
+
+    async def story() -> None:
+        await linked(node, WORKER, *CAPS)
+        assert (await node.reply(await node.ask(WORKER, commands.NODE_STATE, payload))).command == "err"
+
+    on(node, story())
+
+
+def test_what_is_told_is_bounded_and_fits_into_a_small_request() -> None:
+    paths = {f"{n}" + "\udc80" * 5000: "\x01" * 5000 for n in range(5000)}
+    found = bounded(paths)
+    assert (found.count, len(found.files)) == (5000, MOST_FILES)
+    assert max(len(path) for path in found.files) < LONGEST_PATH + 40
+    assert len(dump_json({"count": found.count, "files": found.files})) < SMALL
+    assert bounded({"a": "b"}, 7) == LeftOut(7, {"a": "b"})
+
+
+def test_clocks_are_compared_with_half_of_the_answers_time_as_their_doubt(tmp_path: Path) -> None:
+    node = Node(tmp_path, "worker", caps=CAPS)
+
+    async def story() -> None:
+        await linked(node, MASTER, *CAPS)
+        await node.up(PROGRAM)
+        asked = await node.request(1, commands.NODE_STATE)
+        begun = node.clock.wall()
+        node.clock.move(0.5)
+        await node.says(asked, json.dumps({"wall_s": begun + 100.25}).encode())
+        await node.until(lambda: bool(node.side._exchange.clocks()))
+        assert (await status(node))["clocks"] == {"m": {"offset_s": 100.0, "off_by_s": 0.25, "at": begun + 0.5}}
+
+    on(node, story())
+
+
+def test_node_without_the_capability_is_not_asked(tmp_path: Path) -> None:
+    node = Node(tmp_path, "worker", caps=CAPS)
+
+    async def story() -> None:
+        peer = await linked(node, MASTER, "digest")
+        assert await node.side._exchange.run(peer) is None  # type: ignore[func-returns-value]
+        assert not requests(node)
+        assert (await node.reply(await node.ask(MASTER, commands.NODE_STATE, b"{}"))).payload.startswith(b"unknown")
+
+    on(node, story())
+
+
+def test_absent_and_refused_are_asked_on_any_node(tmp_path: Path) -> None:
+    master = Node(tmp_path / "m", "master", caps=CAPS)
+
+    async def on_master() -> None:
+        await linked(master, WORKER, *CAPS)
+        await master.core._link_down(WORKER.link, "closed")
+        await linked(master, LinkInfo(2, "worker", "w2"), *CAPS)
+        found = json.loads((await master.reply(await master.ask(LinkInfo(2, "worker", "w2"), "get_members"))).payload)
+        assert [(row["name"], row["state"]) for row in found["workers"]] == [("w1", "expected")]
+        assert found["refused"] == []
+
+    on(master, on_master())
+
+
+@pytest.mark.parametrize("caps", [CAPS, ("digest",)])
+def test_worker_asks_a_master_that_knows(tmp_path: Path, caps: tuple[str, ...]) -> None:
+    worker = Node(tmp_path, "worker", caps=CAPS)
+
+    async def story() -> None:
+        await linked(worker, MASTER, *caps)
+        await worker.up(PROGRAM)
+        serial = await worker.ask(PROGRAM, commands.GET_MEMBERS)
+        reply = await worker.reply(serial)
+        if caps == CAPS:
+            assert reply.payload == commands.SENT_TO_MASTER
+            await worker.says(await worker.request(1, commands.GET_MEMBERS), b'{"workers": [], "refused": [1]}')
+            assert (await worker.request(9, commands.CONTROL_RES)).payload == b'{"workers": [], "refused": [1]}'
+        else:
+            assert json.loads(reply.payload) == {"workers": [], "refused": []}
+            assert commands.GET_MEMBERS not in worker.asked(1)
+
+    on(worker, story())
