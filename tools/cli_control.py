@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -132,12 +132,16 @@ def health_view(answer: dict[str, Any]) -> RenderableType:
         status = node.get("status")
         times = ["", "", "", "", ""] if status is None else [_ago(when) for when in _times(status)]
         table.add_row(name, str(node["info"]["n_active_agents"]), *times)
-    for row in [*answer["away"], *answer["refused"]]:
-        state = Text(membership.state_text(row), STATE_COLOURS.get(row["state"], ""))
-        table.add_row(row["name"] or "?", "", state, "", "", "", "")
     lost = sum(row["state"] == "lost" for row in answer["away"])
     table.caption = f"{answer['n_connected_nodes']} workers" + (f", {lost} lost" if lost else "")
-    return table
+    absent = [*answer["away"], *answer["refused"]]
+    if not absent:
+        return table
+    others = _table("Node", "Address", "State")  # a table of their own: reasons are long
+    for row in absent:
+        state = Text(membership.state_text(row), STATE_COLOURS.get(row["state"], ""))
+        others.add_row(row["name"] or "?", row["ip"], state)
+    return Group(table, Text(), others)
 
 
 def _times(status: dict[str, Any]) -> list[str]:

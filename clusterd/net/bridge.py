@@ -125,7 +125,8 @@ class Bridge:
             link.pid,
         )
         self._links[link.number] = link
-        self._away = ""
+        if link.kind == "master":
+            self._away = ""
         self.tell(LinkUp(link.info))
 
     def link_down(self, link: Link, reason: str) -> None:

@@ -33,11 +33,16 @@ MASTERS = {
     "key": ("wrong key", "give both nodes the same <key>"),
     "protocol": ("not a cluster port", "correct the port of <node> in ossec.conf"),
 }
+REFUSALS = {
+    "wrong cluster": "give both nodes the same <name> in <cluster>",
+    "wrong version": "give both nodes the same release, or see clusterd.version_rule",
+    "duplicate name": "give one of the two nodes another <node_name>",
+}
 CODES = {
-    3028: ("duplicate name", "give one of the two nodes another <node_name>"),
+    3028: ("duplicate name", REFUSALS["duplicate name"]),
     3029: ("duplicate name", "give this node another <node_name> than the master's"),
-    3030: ("wrong cluster", "give both nodes the same <name> in <cluster>"),
-    3031: ("wrong version", "give both nodes the same release, or see clusterd.version_rule"),
+    3030: ("wrong cluster", REFUSALS["wrong cluster"]),
+    3031: ("wrong version", REFUSALS["wrong version"]),
 }
 
 
@@ -96,7 +101,8 @@ def workers(root: str, status: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("worker lost", text, f"start it there, or: clusterd forget {row['name']}")
     for row in status["refused"]:
         name = _refusal(row["reason"])
-        yield Finding(name, f"{row['name'] or 'a node'} at {row['address']}: {row['reason']}", "make both sides equal")
+        text = f"{row['name'] or 'a node'} at {row['address']}: {row['reason']}"
+        yield Finding(name, text, REFUSALS.get(name, MASTERS["key"][1]))
     for name, row in status["results"].items():
         if name == "self" or row["result"] == "lost":
             continue
