@@ -11,7 +11,7 @@ from clusterd.sync.integrity.digest_master import DigestMaster
 from clusterd.sync.integrity.master import IntegrityMaster
 from clusterd.sync.integrity.requests import MasterIntegrityRequests
 from clusterd.sync.links.context import Context
-from clusterd.sync.links.exchange import LeftOut, StatusExchange, bounded
+from clusterd.sync.links.exchange import LeftOutFiles, StatusExchange, bounded
 from clusterd.sync.links.handlers import Handler, SealedHandler
 from clusterd.sync.links.known_workers import KnownWorkers
 from clusterd.sync.links.peer import Peer
@@ -72,10 +72,10 @@ class MasterSide:
             self._groups.joined(peer)
             peer.spawn(self._exchange.run(peer))
 
-    def _left_out(self) -> LeftOut:
+    def _left_out(self) -> LeftOutFiles:
         """Files of this node that are sent to no worker."""
         scan = self._context.manifests.current
-        return LeftOut() if scan is None else bounded({note.path: note.why for note in scan.notes if note.why})
+        return LeftOutFiles() if scan is None else bounded({note.path: note.why for note in scan.notes if note.why})
 
     def refused(self, refusal: HelloRefused) -> None:
         self._known.refused(refusal)

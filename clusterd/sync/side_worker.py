@@ -13,7 +13,7 @@ from clusterd.sync.integrity.rounds import IntegrityRounds
 from clusterd.sync.integrity.worker import IntegrityWorker
 from clusterd.sync.links.caps import offer_caps
 from clusterd.sync.links.context import Context
-from clusterd.sync.links.exchange import LeftOut, StatusExchange, bounded
+from clusterd.sync.links.exchange import LeftOutFiles, StatusExchange, bounded
 from clusterd.sync.links.handlers import Handler, SealedHandler
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.replica.worker import ReplicaWorker
@@ -71,7 +71,7 @@ class WorkerSide:
             peer.spawn(self._replica.run(peer))
         peer.spawn(self._exchange.run(peer))
 
-    def _left_out(self) -> LeftOut:
+    def _left_out(self) -> LeftOutFiles:
         """Files of the master that this node could not put in place, or delete."""
         last = self._integrity.last
         return bounded(last.problems, last.left_out)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clusterd.messages.links import LinkInfo
-from clusterd.sync.links.exchange import LONGEST_PATH, MOST_FILES, LeftOut, bounded
+from clusterd.sync.links.exchange import LONGEST_PATH, MOST_FILES, LeftOutFiles, bounded
 from clusterd.sync.links.peer import Peer
 from clusterd.wire import commands
 from clusterd.wire.command_table import SMALL
@@ -97,7 +97,7 @@ def test_what_is_told_is_bounded_and_fits_into_a_small_request() -> None:
     assert (found.count, len(found.files)) == (5000, MOST_FILES)
     assert max(len(path) for path in found.files) < LONGEST_PATH + 40
     assert len(dump_json({"count": found.count, "files": found.files})) < SMALL
-    assert bounded({"a": "b"}, 7) == LeftOut(7, {"a": "b"})
+    assert bounded({"a": "b"}, 7) == LeftOutFiles(7, {"a": "b"})
 
 
 def test_clocks_are_compared_with_half_of_the_answers_time_as_their_doubt(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ OWN = "Integrity guard"
 T = TypeVar("T")
 
 
-class LeftOut(msgspec.Struct, frozen=True):
+class LeftOutFiles(msgspec.Struct, frozen=True):
     """`count`: how many files a node leaves out; `files`: path to reason of the first MOST_FILES."""
 
     count: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -52,17 +52,17 @@ class _Told(msgspec.Struct):
     `off_by_s`; None before the first answer."""
 
     node: str
-    left_out: LeftOut = LeftOut()
+    left_out: LeftOutFiles = LeftOutFiles()
     left_out_at: float = 0.0
     offset_s: float | None = None
     off_by_s: float = 0.0
     measured_at: float = 0.0
 
 
-def bounded(problems: Mapping[str, str], count: int = 0) -> LeftOut:
+def bounded(problems: Mapping[str, str], count: int = 0) -> LeftOutFiles:
     """`problems`: path to reason; `count`: how many there are if these are not all."""
     files = dict(list(problems.items())[:MOST_FILES])
-    return LeftOut(
+    return LeftOutFiles(
         max(count, len(problems)),
         {shorten(path, LONGEST_PATH): shorten(why, LONGEST_REASON) for path, why in files.items()},
     )
@@ -71,7 +71,7 @@ def bounded(problems: Mapping[str, str], count: int = 0) -> LeftOut:
 class StatusExchange:
     """Owns what the other nodes have told, by link. `own`: returns what this node leaves out."""
 
-    def __init__(self, context: Context, own: Callable[[], LeftOut]) -> None:
+    def __init__(self, context: Context, own: Callable[[], LeftOutFiles]) -> None:
         self._context = context
         self._own = own
         self._told: dict[int, _Told] = {}
@@ -92,7 +92,7 @@ class StatusExchange:
             return
         timer = self._timers[peer.link] = WakeTimer()
         log = self._context.tag_log(self._context.tag, OWN)
-        before: tuple[LeftOut, int] | None = None
+        before: tuple[LeftOutFiles, int] | None = None
         asked_at = 0.0
         while True:
             now = self._own(), self._tries
@@ -108,7 +108,7 @@ class StatusExchange:
                         log.debug(f"{peer.name} was not told the state of this node: {failure}")
             await timer.rest(LOOK_S)
 
-    async def _ask(self, peer: Peer, own: LeftOut) -> None:
+    async def _ask(self, peer: Peer, own: LeftOutFiles) -> None:
         clock = self._context.clock
         asked, begun = clock.wall(), clock.monotonic()
         answer = await peer.request(commands.NODE_STATE, dump_json(msgspec.to_builtins(own)), small=True)
@@ -120,7 +120,7 @@ class StatusExchange:
 
     async def told(self, peer: Peer, payload: bytes) -> bytes:
         """`node_state`. Raises ClusterError 1000."""
-        found = _parse(payload, LeftOut)
+        found = _parse(payload, LeftOutFiles)
         told = self._of(peer)
         told.left_out = bounded(found.files, found.count)
         told.left_out_at = self._context.clock.wall()
