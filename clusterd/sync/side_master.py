@@ -81,10 +81,11 @@ class MasterSide:
         self._known.refused(refusal)
 
     async def forget(self, client: Peer, payload: bytes) -> bytes:
-        """`{node}`: it is no member any more. Raises ClusterError 1000."""
+        """`{node}`: it is no member any more, and the file says so when this is answered. Raises ClusterError 1000."""
         name = text_of(payload)
         self._known.forget(name)
         self._integrity.records.pop(name, None)
+        await self._known.save()
         return b""
 
     async def link_down(self, peer: Peer, why: str) -> None:

@@ -142,6 +142,23 @@ def test_absent_and_refused_are_asked_on_any_node(tmp_path: Path) -> None:
     on(master, on_master())
 
 
+def test_forgotten_worker_is_in_no_backup_that_is_made_afterwards(tmp_path: Path) -> None:
+    node = Node(tmp_path, "master", caps=CAPS)
+
+    async def story() -> None:
+        await linked(node, WORKER, *CAPS)
+        await node.core._link_down(WORKER.link, "closed")
+        known = node.side._known
+        await known.save()
+        file = Path(node.context.spool.state_dir, "workers.json")
+        assert [row["name"] for row in json.loads(file.read_bytes())] == ["w1"]
+        await node.up(PROGRAM)
+        assert (await node.reply(await node.ask(PROGRAM, commands.FORGET, b"w1"))).command == "ok"
+        assert json.loads(file.read_bytes()) == []
+
+    on(node, story())
+
+
 @pytest.mark.parametrize("caps", [CAPS, ("digest",)])
 def test_worker_asks_a_master_that_knows(tmp_path: Path, caps: tuple[str, ...]) -> None:
     worker = Node(tmp_path, "worker", caps=CAPS)

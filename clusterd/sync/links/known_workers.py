@@ -92,6 +92,7 @@ class KnownWorkers:
         self._unsaid: set[str] = set()
         self._said_lost: set[str] = set()
         self._changed = asyncio.Event()
+        self._saving = asyncio.Lock()
         self._expected_until = clock.monotonic() + EXPECTED_S
         self.read()
 
@@ -232,7 +233,7 @@ class KnownWorkers:
             if self._unsaid:
                 await asyncio.sleep(BACK_SOON_S)
                 self._say_lost()
-            await self._save()
+            await self.save()
 
     def _say_lost(self) -> None:
         """Links that ended a moment ago are reported by a later round."""
@@ -264,12 +265,13 @@ class KnownWorkers:
             known.lost_at = known.seen_at if known.lost_at is None else known.lost_at
             self._workers[known.name] = known
 
-    async def _save(self) -> None:
-        rows = [self._workers[name] for name in sorted(self._workers)]
-        data = msgspec.json.encode(rows)
+    async def save(self) -> None:
+        """Writes the file. A failure is shown as a trouble until it can be written."""
         try:
-            # A disk that hangs must not block the loop.
-            await asyncio.to_thread(write_atomic, FileOps(), self._path, data, FILE_MODE, durable=False)
+            async with self._saving:  # or an older state could be written last
+                data = msgspec.json.encode([self._workers[name] for name in sorted(self._workers)])
+                # A disk that hangs must not block the loop.
+                await asyncio.to_thread(write_atomic, FileOps(), self._path, data, FILE_MODE, durable=False)
         except OSError as problem:
             self._troubles.begin("known workers", f"{self._path} cannot be written: {problem.strerror}")
         else:
