@@ -27,7 +27,7 @@ from tests.system.rest import PASSWORD
 from tools.init_node import init_node
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("docs/operations/day2.md", "docs/operations/troubleshooting.md", "docs/operations/api.md")
+PAGES = tuple(f"docs/operations/{name}.md" for name in ("day2", "troubleshooting", "api", "journal"))
 BY_HAND = "README.md"
 ALL = sorted({*PAGES, BY_HAND, *(str(path.relative_to(ROOT)) for path in (ROOT / "docs/operations").glob("*.md"))})
 MARK = re.compile(r"<!-- (?:run: (?P<where>[\w ]+?)(?:, exit (?P<codes>[\d or]+))?|not run: (?P<why>[^>]+)) -->")
