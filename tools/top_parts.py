@@ -21,7 +21,7 @@ BAR = 24
 AGENT_STATES = ("active", "pending", "disconnected", "never_connected")
 
 
-class Part(msgspec.Struct, frozen=True):
+class ScreenPart(msgspec.Struct, frozen=True):
     """`draw(lines, width)` returns at most so many lines of at most so many columns. `least` is what it gets at any
     rate, `wanted` what it can use; the first ones get that before others get more."""
 
@@ -148,11 +148,11 @@ def _own_rows(status: dict[str, Any]) -> list[NodeRow]:
     return rows
 
 
-def nodes_part(status: dict[str, Any], order: Order) -> Part:
+def nodes_part(status: dict[str, Any], order: Order) -> ScreenPart:
     rows = node_rows(status, order)
     if not rows:
-        return Part(1, 1, lambda lines, width: [Text("No worker is known.", style="yellow", no_wrap=True)])
-    return Part(len(rows) + 1, min(len(rows) + 1, 6), lambda lines, width: _nodes(rows, lines, width), True)
+        return ScreenPart(1, 1, lambda lines, width: [Text("No worker is known.", style="yellow", no_wrap=True)])
+    return ScreenPart(len(rows) + 1, min(len(rows) + 1, 6), lambda lines, width: _nodes(rows, lines, width), True)
 
 
 def _nodes(rows: list[NodeRow], lines: int, width: int) -> list[Text]:
@@ -209,17 +209,17 @@ def _node_table(rows: list[NodeRow], width: int) -> list[Text]:
 # ---- the rest --------------------------------------------------------------------------------------------------------
 
 
-def problems_part(status: dict[str, Any]) -> Part | None:
+def problems_part(status: dict[str, Any]) -> ScreenPart | None:
     """What needs attention beside the reason of the verdict."""
     found = list(hindrances(status))[1:]
     if not found:
         return None
     lines = [Text(f"  {printable(text)}", style="yellow", no_wrap=True, overflow="ellipsis") for text in found]
     title = Text("also", style="bold", no_wrap=True)
-    return Part(len(lines) + 1, min(len(lines) + 1, 3), lambda room, width: [title, *cut(lines, room - 1)], True)
+    return ScreenPart(len(lines) + 1, min(len(lines) + 1, 3), lambda room, width: [title, *cut(lines, room - 1)], True)
 
 
-def syncs_part(syncs: list[dict[str, Any]]) -> Part | None:
+def syncs_part(syncs: list[dict[str, Any]]) -> ScreenPart | None:
     if not syncs:
         return None
     title = Text("in progress", style="bold", no_wrap=True)
@@ -227,7 +227,7 @@ def syncs_part(syncs: list[dict[str, Any]]) -> Part | None:
     def draw(room: int, width: int) -> list[Text]:
         return [title, *cut(_sync_lines(syncs, width), room - 1)]
 
-    return Part(len(syncs) + 1, min(len(syncs) + 1, 3), draw)
+    return ScreenPart(len(syncs) + 1, min(len(syncs) + 1, 3), draw)
 
 
 def _sync_lines(syncs: list[dict[str, Any]], width: int) -> list[Text]:
@@ -250,19 +250,19 @@ def _sync_lines(syncs: list[dict[str, Any]], width: int) -> list[Text]:
     ]
 
 
-def agents_part(agents: dict[str, Any] | None) -> Part | None:
+def agents_part(agents: dict[str, Any] | None) -> ScreenPart | None:
     if agents is None:
         return None
     if agents["problem"]:
         text = f"the agent database does not answer: {agents['problem']}"
         line = Text(text, style="yellow", no_wrap=True, overflow="ellipsis")
-        return Part(1, 1, lambda lines, width: [line])
+        return ScreenPart(1, 1, lambda lines, width: [line])
     counts = {state: sum(states.get(state, 0) for states in agents["nodes"].values()) for state in AGENT_STATES}
     whole = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in counts.items() if number) or "none"
     head = Text.assemble(("agents", "bold"), f"  {whole}", no_wrap=True, overflow="ellipsis")
     nodes = sorted(agents["nodes"].items(), key=lambda item: natural(item[0]))
     if not nodes:
-        return Part(1, 1, lambda lines, width: [head])
+        return ScreenPart(1, 1, lambda lines, width: [head])
 
     def draw(lines: int, width: int) -> list[Text]:
         if lines > 3 and lines >= min(len(nodes), 6) + 2:
@@ -270,7 +270,7 @@ def agents_part(agents: dict[str, Any] | None) -> Part | None:
         by_node = "  ".join(f"{name} {sum(states.values())}" for name, states in nodes)
         return [head, Text(f"  {by_node}", style="dim", no_wrap=True, overflow="ellipsis")][:lines]
 
-    return Part(len(nodes) + 2, 2, draw)
+    return ScreenPart(len(nodes) + 2, 2, draw)
 
 
 def _agent_lines(nodes: list[tuple[str, dict[str, int]]], width: int) -> list[Text]:
@@ -282,7 +282,7 @@ def _counts(states: dict[str, int]) -> list[Text]:
     return [Text(str(states.get(state) or "-"), style="" if states.get(state) else "dim") for state in AGENT_STATES]
 
 
-def processes_part(rows: list[dict[str, Any]], is_unfolded: bool) -> Part:
+def processes_part(rows: list[dict[str, Any]], is_unfolded: bool) -> ScreenPart:
     cpu, uss = (sum(row[key] or 0 for row in rows) for key in ("cpu_percent", "uss_bytes"))
     head = Text.assemble(
         ("processes", "bold"), f"  {len(rows)}, CPU {cpu:.0f} %, {size(uss)}", no_wrap=True, overflow="ellipsis"
@@ -291,12 +291,12 @@ def processes_part(rows: list[dict[str, Any]], is_unfolded: bool) -> Part:
     if bad:
         head.append(f"   {', '.join(bad)}", style="red")
     if not is_unfolded:
-        return Part(1, 1, lambda lines, width: [head])
+        return ScreenPart(1, 1, lambda lines, width: [head])
 
     def draw(lines: int, width: int) -> list[Text]:
         return [head, *_indented(cut(_process_lines(rows, width - 2), lines - 1))]
 
-    return Part(len(rows) + 2, min(len(rows) + 2, 6), draw)
+    return ScreenPart(len(rows) + 2, min(len(rows) + 2, 6), draw)
 
 
 def _process_lines(rows: list[dict[str, Any]], width: int) -> list[Text]:

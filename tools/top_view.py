@@ -11,7 +11,7 @@ from rich.text import Text
 
 from clusterd.printable import printable, printable_facts
 from tools.screen import VERDICTS, size
-from tools.top_parts import Order, Part, agents_part, nodes_part, problems_part, processes_part, syncs_part
+from tools.top_parts import Order, ScreenPart, agents_part, nodes_part, problems_part, processes_part, syncs_part
 from tools.verdict import span, verdict
 
 ORDERS: tuple[Order, ...] = ("problems", "name", "lag")
@@ -88,7 +88,7 @@ def _screen(top: list[Text], body: list[Text], foot: Text, width: int, height: i
     return Group(*lines, foot)
 
 
-def _stack(parts: list[Part | None], room: int, width: int) -> list[Text]:
+def _stack(parts: list[ScreenPart | None], room: int, width: int) -> list[Text]:
     """Draws parts below each other. Each gets what it needs at least; what is left goes to nodes and their problems
     first, then to the others in turn, then to blank lines between them."""
     given = [part for part in parts if part is not None]
