@@ -17,8 +17,9 @@ from tools.verdict import span, verdict
 ORDERS: tuple[Order, ...] = ("problems", "name", "lag")
 TWO_COLUMNS = 150
 """Width from which syncs, agents and processes stand beside the nodes."""
-RIGHT = 64
-BETWEEN = 4
+RIGHT, LEFT = 64, 80
+"""Width of the second column, and the least of the first."""
+BETWEEN = 6
 HELP = "q quit   s sort: {order}   p processes   a agents"
 
 
@@ -66,8 +67,8 @@ def top_view(status: dict[str, Any], looks: Looks, width: int, height: int) -> R
     top = [head, _node(status, width), Text()]
     if width < TWO_COLUMNS:
         return _screen(top, _stack([*nodes, *others], room, width), foot, width, height)
-    left_width = width - RIGHT - BETWEEN
-    left, right = _stack(nodes, room, left_width), _stack(others, room, RIGHT)
+    left, right = _stack(nodes, room, width - RIGHT - BETWEEN), _stack(others, room, RIGHT)
+    left_width = max(LEFT, *(line.cell_len for line in left))
     both = []
     for number in range(max(len(left), len(right))):
         line = left[number].copy() if number < len(left) else Text()

@@ -87,7 +87,9 @@ def test_workers_that_do_not_fit_and_are_not_equal_are_counted() -> None:
 def test_wide_terminal_shows_agents_and_processes_beside_the_nodes() -> None:
     lines = screen(status(syncs=2), Looks.for_width(200), 200, 50)
     assert any(line.startswith("w2") and "10.0.0.2" in line and "4.14.1" in line for line in lines)
-    right = [line[132:].strip() for line in lines]
+    column = max(line.find("in progress") for line in lines)
+    assert column > 80
+    right = [line[column:].strip() for line in lines]
     assert {"in progress", "agents  999 active, 1 disconnected"} <= set(right)
     assert any(line.startswith("w1") and line.split() == ["w1", "99", "-", "1", "-"] for line in right)
     assert any(line.startswith("pool-0") and "10.0 MiB" in line for line in right)

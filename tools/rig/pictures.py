@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 NAMES = ("hq", "ams-1", "ams-2", "fra-1", "fra-2", "lon-1", "nyc-1")
 """Of the nodes, the master first."""
 CUT, SLOW = 5, 6
-SLOW_BYTES_PER_S = 120_000
+SLOW_BYTES_PER_S = 500_000
+LARGE = 7 << 20
+"""Of a file for the slow link: a transfer is told after each chunk of some MiB."""
 FILES, AGENTS = 1200, 180
 QUIET_S = 45.0
 """How long the rig runs before something goes wrong, so that the heat map has something to show."""
@@ -83,8 +86,7 @@ def _cluster(directory: Path, told: Told) -> Iterator[tuple[Rig, str]]:
     port = free_port()
     rig = Rig.create(directory, len(NAMES) - 1, links=True)
     try:
-        for node, name in zip(rig.nodes, NAMES, strict=True):
-            _rename(node, name)
+        rig.nodes = [_named(node, name) for node, name in zip(rig.nodes, NAMES, strict=True)]
         _monitor(rig.master, port)
         workload.generate(rig.master.root, files=FILES)
         told("the cluster starts")
@@ -98,9 +100,11 @@ def _cluster(directory: Path, told: Told) -> Iterator[tuple[Rig, str]]:
         rig.down()
 
 
-def _rename(node: RigNode, name: str) -> None:
+def _named(node: RigNode, name: str) -> RigNode:
+    """Gives a node another name, before its first start; its root stays."""
     path = node.root / "etc" / "ossec.conf"
     path.write_text(path.read_text().replace(f"<node_name>{node.name}<", f"<node_name>{name}<"))
+    return replace(node, name=name)
 
 
 def _monitor(node: RigNode, port: int) -> None:
@@ -134,8 +138,10 @@ def _go_wrong(rig: Rig) -> None:
     faults.tell_link(cut.link_control, "cut")
     faults.tell_link(slow.link_control, "slow", SLOW_BYTES_PER_S)
     rng = random.Random(1)
-    for number in range(3):
-        (rig.master.root / f"etc/lists/indicators-{number}.cdb").write_bytes(rng.randbytes(2 << 20))
+    for number in range(4):
+        (rig.directory / f"{number}").write_bytes(rng.randbytes(LARGE))
+    for number in range(4):
+        (rig.directory / f"{number}").rename(rig.master.root / f"etc/lists/indicators-{number}.cdb")
     patience = Patience(90.0)
     while not _is_wrong(StatusReader(str(rig.master.root)).read_sync()):
         if patience.is_over():
@@ -145,7 +151,7 @@ def _go_wrong(rig: Rig) -> None:
 
 def _is_wrong(status: dict[str, Any]) -> bool:
     lost = any(row["name"] == NAMES[CUT] and (row["lost_s"] or 0) > 12 for row in status["workers"])
-    sent = any(row["peer"] == NAMES[SLOW] and row["total_bytes"] for row in status["syncs"])
+    sent = any(row["peer"] == NAMES[SLOW] and row["done_bytes"] for row in status["syncs"])
     return lost and sent
 
 
