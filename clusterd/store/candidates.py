@@ -75,7 +75,10 @@ class Candidates:
     async def have(self, position: int) -> None:
         """Waits until a candidate has everything up to this position on its disk, for `limit_s` at most; then, and
         where there is none to wait for, the caller goes on without one."""
-        if not self._synchronous or not self._counting():
+        if not self._synchronous:
+            return
+        if not self._counting():
+            self._degrade()
             return
         if position > self.wanted:
             self.wanted = position
@@ -84,7 +87,9 @@ class Candidates:
         while not any(one.held >= position for one in self._known.values()):
             left = until - time.monotonic()
             if left <= 0 or not self._counting():
-                self._degrade(position)
+                for one in self._counting():
+                    one.is_late, one.due = True, position
+                self._degrade()
                 return
             self._news.clear()
             try:
@@ -105,18 +110,15 @@ class Candidates:
             and now - one.heard_at < SILENT_S
         ]
 
-    def _degrade(self, position: int) -> None:
-        late = self._counting()
-        for one in late:
-            one.is_late, one.due = True, position
-        if not self._is_degraded:
-            self._is_degraded = True
-            why = f"none confirmed within {self._limit_s:g} s" if late else "none is connected any more"
-            self._say(
-                "WARNING",
-                f"Agents are registered and deleted without a candidate from now on: {why}. What is answered until one "
-                "confirms again would be lost with this master.",
-            )
+    def _degrade(self) -> None:
+        if self._is_degraded:
+            return
+        self._is_degraded = True
+        self._say(
+            "WARNING",
+            f"Agents are registered and deleted without a candidate from now on: {self.mode()[1]}. What is answered until "
+            "one confirms again would be lost with this master.",
+        )
 
     def mode(self) -> tuple[str, str]:
         """`synchronous` or `asynchronous`, and why the latter."""

@@ -461,5 +461,7 @@ def test_candidate_without_a_whole_replica_is_not_waited_for(bench: Bench, state
         await table_.apply([Registration(99, "new", "any", "k", None, 1)], [])
         await table_.replicated()
         assert bench.source.candidates.mode()[0] == "asynchronous"
+        said = [line for line in bench.said if "without a candidate from now on" in line]
+        assert len(said) == (state != "off")
 
     run(bench, work)
