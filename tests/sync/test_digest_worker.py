@@ -34,6 +34,17 @@ def test_nothing_differs_is_one_request() -> None:
     run(story())
 
 
+def test_master_that_cannot_compare_now_says_nothing_about_this_node() -> None:
+    async def story() -> None:
+        bench = Bench()
+        bench.master.answers["syn_digest"] = b"wait"
+        assert await check(bench) is True
+        assert bench.master.asked == ["syn_digest"]
+        assert (bench.worker.equal, bench.digest.told, bench.digest.must_wait) == (0, "", True)
+
+    run(story())
+
+
 @pytest.mark.parametrize(
     ("answer", "equal", "must_wait"), [(b"sync 3", 0, False), (b"equal", 1, False), (b"wait", 0, True)], ids=str
 )
