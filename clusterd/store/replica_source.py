@@ -44,6 +44,7 @@ class ReplicaSource:
         self._pace_s = pace_s
         self._epoch = str(change_log.mark(self._db, change_log.EPOCH))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-replica")
+        self._ahead: dict[str, tuple[AskChanges, asyncio.Future[Changes]]] = {}
         self._waiting: set[asyncio.Future[None]] = set()
         self._commits = 0
         self._raw_bytes = RAW_BYTES
@@ -92,16 +93,33 @@ class ReplicaSource:
         ready_at = 0.0 if candidate.has_more or ask.digest else candidate.answered_at + self._pace_s
         while time.monotonic() < ready_at and self.candidates.wanted <= ask.held:
             await self._news(ready_at)
+        prepared = self._taken_ahead(node, ask)
         while True:
             commits = self._commits
-            found = await self._run(self._read, ask)
+            found = await (prepared or self._run(self._read, ask))
+            prepared = None
             is_news = found.upto > ask.since or (found.epoch, found.since) != (ask.epoch, ask.since)
             if is_news or ask.digest or time.monotonic() >= until:
                 break
             if commits == self._commits:
                 await self._news(until)
         candidate.answered_at, candidate.has_more = time.monotonic(), found.behind > 0
+        if found.behind:
+            self._read_ahead(node, msgspec.structs.replace(ask, epoch=found.epoch, since=found.upto, digest=False))
         return found
+
+    def _read_ahead(self, node: str, ask: AskChanges) -> None:
+        """The next answer of a long copy is made while the candidate writes this one."""
+        future = asyncio.ensure_future(self._run(self._read, ask))
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._ahead[node] = ask, future
+
+    def _taken_ahead(self, node: str, ask: AskChanges) -> asyncio.Future[Changes] | None:
+        if node not in self._ahead:
+            return None
+        expected, future = self._ahead.pop(node)
+        is_it = (expected.epoch, expected.since, expected.digest) == (ask.epoch, ask.since, ask.digest)
+        return future if is_it else None
 
     async def shown(self) -> dict[str, Any]:
         """For `clusterd ha status`."""

@@ -139,6 +139,27 @@ def test_candidate_gets_everything_and_then_what_changes(bench: Bench) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_changes_during_a_full_copy_are_in_it(bench: Bench) -> None:
+    """Answers are read ahead: a row may have changed since."""
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        ask, number = await bench.copy.first(), 0
+        while ask.state == COPYING:
+            number += 1
+            await bench.engine.write(lambda s, n=number: agents.delete_agent(s, n))
+            await bench.engine.write(lambda s, n=number: agents.insert_agent(s, agents.NewAgentRow(100 + n, "new", 1)))
+            await bench.engine.write(lambda s: s.db.execute("update agent set name = name || '.' where id = 20"))
+            _, ask = await bench.step(ask)
+            if number == 4:
+                await bench.engine.write(lambda s: groups.delete_group(s, "web", "syncreq"))
+        await bench.follow()
+        bench.check_equal()
+
+    run(bench, work)
+
+
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("who", ["copy", "master"])
 def test_full_copy_goes_on_where_it_stopped_whoever_is_restarted(bench: Bench, who: str) -> None:
     async def work(bench: Bench) -> None:
