@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,9 @@ def test_package_holds_an_environment_that_runs_and_starts_nothing(tmp_path: Pat
     scripts = {path.name: path.read_text() for path in (tmp_path / "control").iterdir()}
     assert set(scripts) == {"control", "postinst", "prerm"}
     assert not any(word in scripts["postinst"] for word in ("systemctl", "clusterd start", "adopt"))
-    _live_with_dpkg(package, tmp_path / "machine")
+    # Not below tmp_path: socket paths have 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="deb-") as machine:
+        _live_with_dpkg(package, Path(machine))
 
 
 def _live_with_dpkg(package: Path, machine: Path) -> None:
