@@ -23,8 +23,9 @@ from clusterd.store.replica_source import SLICES, unpack_units
 from clusterd.store.units import UnitDigest, write_units
 
 T = TypeVar("T")
-POSITION, WHOLE = "position", "whole"
-"""Names of marks, beside those of the change log. `whole`: wall-clock seconds at which the copy was whole."""
+POSITION, WHOLE, HEARD, CHECKED, EQUAL = "position", "whole", "heard", "checked", "equal"
+"""Names of marks, beside those of the change log. Wall-clock seconds: at which the copy was whole, the master was heard,
+digests were compared. `equal`: 1 if they were."""
 DIGEST_S = 60.0
 DOUBT_S = 600.0
 """A replica that differs is copied anew at once, and again only after this time."""
@@ -72,12 +73,30 @@ class _ReplicaDb:
                 db.execute("insert into clusterd_seen (kind, name) values (?, ?)", (kind, name))
             set_mark(db, EPOCH, changes.epoch)
             set_mark(db, POSITION, changes.upto)
+            set_mark(db, HEARD, int(time.time()))
             set_mark(db, GREATEST, max(changes.greatest, int(mark(db, GREATEST) or 0)))
             if changes.behind == 0 and not self.whole_at:
                 set_mark(db, WHOLE, int(time.time()))
         self.epoch, self.position = changes.epoch, changes.upto
         self.whole_at = float(mark(db, WHOLE) or 0)
         return [(unit.kind, unit.id) for unit in units]
+
+    def note_compared(self, is_equal: bool) -> None:
+        """Raises sqlite3.Error."""
+        self.db.execute("begin immediate")
+        with self.db:
+            set_mark(self.db, CHECKED, int(time.time()))
+            set_mark(self.db, EQUAL, int(is_equal))
+
+    def moment(self, name: str) -> float | None:
+        value = mark(self.db, name)
+        return None if value is None else float(value)
+
+    @property
+    def is_equal(self) -> bool | None:
+        """What the last comparison said; None before the first."""
+        value = mark(self.db, EQUAL)
+        return None if value is None else value == 1
 
     def close(self) -> None:
         """What was written is in the file itself afterwards, and no journal stays beside it."""
@@ -99,11 +118,8 @@ class ReplicaCopy:
         self._changed: dict[tuple[int, int], None] = {}
         self._slice = 0
         self._compare_at = 0.0
-        self._checked_at: float | None = None
-        self._is_equal: bool | None = None
         self._doubted_at = -DOUBT_S
         self._behind = 0
-        self._heard_at: float | None = None
 
     def close(self) -> None:
         self._thread.shutdown()
@@ -172,8 +188,8 @@ class ReplicaCopy:
             held,
             due,
             FOLLOWING if self._copy is None and replica is not None else COPYING,
-            self._checked_at,
-            self._is_equal,
+            None if replica is None else replica.moment(CHECKED),
+            None if replica is None else replica.is_equal,
         )
 
     def _apply(self, changes: Changes) -> AskChanges:
@@ -192,7 +208,7 @@ class ReplicaCopy:
                 self._close_files()
                 _remove(target.path)
             raise
-        self._behind, self._heard_at = changes.behind, time.time()
+        self._behind = changes.behind
         if target is self._copy:
             if changes.behind == 0:
                 self._end_copy(target)
@@ -239,15 +255,18 @@ class ReplicaCopy:
             self._digest.read_again(db, list(self._changed))
             self._digest.read_again(db, self._digest.slice(self._slice, SLICES))
         self._changed = {}
-        self._checked_at, self._is_equal = time.time(), theirs == self._digest.text
+        is_equal, was_equal = theirs == self._digest.text, self._replica.is_equal
+        self._replica.note_compared(is_equal)
         self._compare_at = time.monotonic() + self._digest_s
-        if not self._is_equal:
-            again_s = max(0.0, self._doubted_at + DOUBT_S - time.monotonic())
+        if is_equal:
+            return
+        again_s = max(0.0, self._doubted_at + DOUBT_S - time.monotonic())
+        if not again_s or was_equal is not False:
             when = f"in {again_s:.0f} s" if again_s else "now"
             self._say("WARNING", f"The replica differs from the master's agent database. It is copied anew {when}.")
-            if not again_s:
-                self._doubted_at = time.monotonic()
-                self._begin_copy()
+        if not again_s:
+            self._doubted_at = time.monotonic()
+            self._begin_copy()
 
     def _shown(self) -> dict[str, Any]:
         self._open()
@@ -257,7 +276,7 @@ class ReplicaCopy:
             reason = "the replica is not whole yet"
         elif self._copy is not None:
             reason = "the replica is copied anew"
-        elif self._is_equal is False:
+        elif replica.is_equal is False:
             reason = "its digest differed"
         return {
             "role": "candidate",
@@ -268,9 +287,9 @@ class ReplicaCopy:
             "lag": None if target is None else self._behind,
             "greatest_id": None if replica is None else mark(replica.db, GREATEST),
             "whole_at": None if replica is None else replica.whole_at or None,
-            "heard_at": self._heard_at,
-            "digest_at": self._checked_at,
-            "digest_equal": self._is_equal,
+            "heard_at": None if replica is None else replica.moment(HEARD),
+            "digest_at": None if replica is None else replica.moment(CHECKED),
+            "digest_equal": None if replica is None else replica.is_equal,
             "may_not_lead": reason or None,
         }
 

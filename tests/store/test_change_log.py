@@ -282,6 +282,25 @@ def test_every_kind_of_statement_is_in_the_log(text: str) -> None:
         pair.close()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "delete from clusterd_change",
+        "update clusterd_mark set value = 'x'",
+        "insert into clusterd_change values (9, 1, 1)",
+        "with clusterd_log_x as (select 9, 1, 1) insert into clusterd_change select * from clusterd_log_x",
+        "with clusterd_log_x as (select 'db_version', '9') insert or replace into metadata select * from clusterd_log_x",
+        "drop trigger clusterd_log_agent_update",
+    ],
+)
+def test_clients_sql_cannot_touch_the_log(pair: Pair, text: str) -> None:
+    pair.change(_add(1))
+    before = change_log.changed_since(pair.master, 0, 99)
+    with pytest.raises(sqlite3.DatabaseError, match=r"not authorized|prohibited"):
+        sql.run_write(pair.session, text, _watches[0])
+    assert change_log.changed_since(pair.master, 0, 99) == before
+
+
 # ---- positions -------------------------------------------------------------------------------------------------------
 
 
