@@ -39,7 +39,7 @@ COMMON = [
     ("wazuh.agent", "get_agent_groups", "local_master"),
     ("wazuh.cluster", "get_status_json", "local_master"),
     ("wazuh.manager", "get_basic_info", "distributed_master"),
-    ("wazuh.rule", "get_rules_files", "local_master"),
+    ("wazuh.rule", "get_rules_files", "local_any"),
 ]
 """What the dashboard asks for all the time."""
 

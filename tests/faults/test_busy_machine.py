@@ -93,12 +93,13 @@ def test_no_login_and_no_request_is_lost_beside_thirty_busy_processes(make_rig: 
         for _ in range(ROUNDS):
             login = patiently(node, "api.authentication", "check_user_master", right, **mine)
             assert result(login)["result"] == {"result": True}
-            for module, name in (
-                ("wazuh.cluster", "get_nodes_info"),
-                ("wazuh.agent", "get_agents"),
-                ("wazuh.rule", "get_rules_files"),
+            for module, name, kind in (
+                ("wazuh.cluster", "get_nodes_info", "local_master"),
+                ("wazuh.agent", "get_agents", "local_master"),
+                ("wazuh.rule", "get_rules_files", "local_any"),
             ):
-                assert "affected_items" in result(patiently(node, module, name, **mine)), name
+                answer = patiently(node, module, name, **mine | {"request_type": kind})
+                assert "affected_items" in result(answer), name
 
     with everybody_computes(BUSY_BESIDE_REQUESTS), ThreadPoolExecutor(CLIENTS) as programs:
         list(programs.map(one, range(CLIENTS)))

@@ -30,6 +30,7 @@ def test_nothing_differs_is_one_request() -> None:
         assert await check(bench) is True
         assert bench.master.asked == ["syn_digest"]
         assert (bench.worker.equal, bench.digest.told, bench.digest.must_wait) == (1, A, False)
+        assert bench.worker.begun == 1
 
     run(story())
 
@@ -55,6 +56,7 @@ def test_something_differs_is_two_requests(answer: bytes, equal: int, must_wait:
         assert await check(bench) is True
         assert bench.master.asked == ["syn_digest", "syn_buckets"]
         assert (bench.worker.equal, bench.digest.must_wait, bench.digest.told) == (equal, must_wait, B)
+        assert bench.worker.begun == 1
         assert bench.removed == ["/buckets"]
 
     run(story())
