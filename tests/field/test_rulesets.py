@@ -16,6 +16,7 @@ from clusterd.config.markup import Element, TooMuch, read_markup, text_of
 from clusterd.dapi.ruleset.xml import MalformedXml, parse_ruleset
 from clusterd.wire.results import dump_json
 from tests.dapi.ruleset_node import RulesetNode, codes
+from tests.sizes import examples
 
 RULE = (
     '<group name="local,"><rule id="100100" level="3"><match>x</match><description>One</description></rule></group>\n'
@@ -187,7 +188,7 @@ def plain(element: Element) -> Any:
     return element.name, attributes, element.text, [plain(child) for child in element.children]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(_TREES)
 def test_what_is_xml_is_read_as_any_xml_reader_does(tree: Any) -> None:
     text = rendered(tree).replace("\\<", "\\ <").replace("\\&lt;", "\\ &lt;")
@@ -198,7 +199,7 @@ def test_what_is_xml_is_read_as_any_xml_reader_does(tree: Any) -> None:
     assert document.complaints == []
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(
         st.lists(

@@ -21,6 +21,7 @@ from clusterd.framework.launch import Launched, launch
 from clusterd.framework.program import FRAME, CallRefused, TooLarge, Writer, parse, values_of
 from tests.fakes.framework import FakeFramework
 from tests.framework.requests import request, wire_name
+from tests.sizes import examples
 from tests.supervisor.helpers import until
 
 KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
@@ -93,7 +94,7 @@ def test_brackets_in_texts_are_no_nesting() -> None:
     assert parse(request("wazuh.agent", "get_agents", text=text))["f_kwargs"]["text"] == text
 
 
-@hypothesis.settings(max_examples=30)
+@hypothesis.settings(max_examples=examples(30))
 @hypothesis.given(
     strategies.recursive(
         strategies.text() | strategies.integers(),
@@ -112,7 +113,7 @@ def heavy(value: Any, times: int) -> Any:
     return {"first": 1, "many": [value] * times, "by": {str(number): value for number in range(times)}, 5: [value]}
 
 
-@hypothesis.settings(max_examples=20)
+@hypothesis.settings(max_examples=examples(20))
 @hypothesis.given(
     strategies.recursive(
         strategies.none() | strategies.booleans() | strategies.floats(allow_nan=False) | strategies.text(),

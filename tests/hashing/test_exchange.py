@@ -17,13 +17,14 @@ from hashing.exchange import (
 )
 from hashing.live_manifest import LiveManifest
 from hashing.manifest import BUCKETS, FileMeta, ItemRule, Rules, WireMeta, bucket_digests, bucket_of, build_manifest
+from tests.sizes import examples
 
 MOST = 1_000_000
 ITEM = "etc/"
 RULES = Rules((ItemRule(ITEM, ("all",), True, 0o660),))
 MASTER = "0" * 32
 Contents = dict[str, int]
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None, max_examples=examples(60))
 trees = st.dictionaries(st.text("abcé/", min_size=1, max_size=6), st.integers(0, 3), max_size=40)
 
 

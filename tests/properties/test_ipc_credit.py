@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ipc.credit import Credit
 from ipc.errors import NoCredit
+from tests.sizes import examples
 
 COUNTS = st.integers(-2, 12)
 
@@ -43,7 +44,7 @@ class Credits(RuleBasedStateMachine):
 
 
 TestCredits = Credits.TestCase
-TestCredits.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestCredits.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 
 
 def test_a_limit_below_zero_is_refused() -> None:

@@ -8,6 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from clusterd.messages.manifest import SweepTemporary
 from ipc.errors import NoCredit
 from ipc.job_queue import TRIES, JobQueue, Lane
+from tests.sizes import examples
 
 MOST, SLOTS = 6, 3
 SLOT = st.integers(1, SLOTS)
@@ -109,4 +110,4 @@ class Jobs(RuleBasedStateMachine):
 
 
 TestJobs = Jobs.TestCase
-TestJobs.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestJobs.settings = settings(max_examples=examples(80), stateful_step_count=40, deadline=None)

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ipc.errors import ArenaFull, StaleLease
 from ipc.lease import LeaseBook
+from tests.sizes import examples
 
 FIRST, SLABS = 4, 5
 HOLDERS = st.sampled_from(["pool-1", "pool-2", "net", "link 1"])
@@ -67,4 +68,4 @@ class Leases(RuleBasedStateMachine):
 
 
 TestLeases = Leases.TestCase
-TestLeases.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestLeases.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)

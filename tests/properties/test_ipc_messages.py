@@ -13,6 +13,7 @@ from clusterd.messages import links, pool
 from ipc.codec import Decoder, encode
 from ipc.descriptor import Descriptor
 from ipc.errors import BadMessage
+from tests.sizes import examples
 
 CHANNELS = {
     "net to sync": links.NetToSync,
@@ -47,7 +48,7 @@ def test_every_message_survives_the_codec(channel: str) -> None:
     union = CHANNELS[channel]
     decoder: Decoder[Any] = Decoder(union)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=examples(150), deadline=None)
     @given(values_of(union))
     def survives(message: Any) -> None:
         assert decoder.decode(encode(message)) == message
@@ -59,7 +60,7 @@ def test_every_message_survives_the_codec(channel: str) -> None:
 def test_other_bytes_are_bad_messages(channel: str) -> None:
     decoder: Decoder[Any] = Decoder(CHANNELS[channel])
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=examples(150), deadline=None)
     @given(st.binary(max_size=60))
     def refused_or_read(data: bytes) -> None:
         try:
@@ -70,7 +71,7 @@ def test_other_bytes_are_bad_messages(channel: str) -> None:
     refused_or_read()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(values_of(pool.StartJob), st.data())
 def test_a_cut_message_is_bad(message: pool.StartJob, data: st.DataObject) -> None:
     whole = encode(message)

@@ -30,6 +30,7 @@ from hashing.manifest import (
 from hashing.protection import LEAST_FILES, Guard, apply_changes
 from hashing.rescan import rescan
 from hashing.walk import scan_shard
+from tests.sizes import examples
 
 paths = st.integers(0, 60).map(lambda number: f"etc/rules/{number:03}")
 digests = st.integers(0, 3).map(lambda number: blake2b(bytes([number])).digest())
@@ -236,7 +237,7 @@ def shards_of(root: Path) -> Callable[[], list[ShardRows]]:
     return lambda: halves
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.lists(operations, min_size=1, max_size=6), min_size=1, max_size=4))
 def test_looking_again_where_something_happened_gives_what_a_walk_gives(rounds: list[list[Step]]) -> None:
     with tempfile.TemporaryDirectory() as directory:

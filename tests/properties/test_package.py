@@ -13,6 +13,7 @@ from hashing.frames import MAGIC
 from hashing.merged import parse_merged
 from hashing.package import FILE_SEP, PATH_SEP, PackageReader, compress_entry, path_fits
 from tests.hashing.packages import build_merged, iter_entries, split_as_stock
+from tests.sizes import examples
 
 PIECES = st.sampled_from(
     [FILE_SEP, PATH_SEP, FILE_SEP[:4], FILE_SEP[4:], FILE_SEP[:7], b"\x00\x83\x00", b"\x7c", bytes(40), b"x\x01"]
@@ -30,7 +31,7 @@ def read(package: bytes) -> list[tuple[str, bytes]]:
         return [(path, b"".join(pieces)) for path, pieces in iter_entries(file.fileno(), len(package), 1 << 24)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.tuples(PATHS, CONTENT), min_size=1, max_size=5), st.integers(0, 9), st.integers(1, 300))
 def test_what_is_written_is_read_the_same_by_a_stock_node(
     entries: list[tuple[str, bytes]], level: int, chunk: int
@@ -47,7 +48,7 @@ ENDS = st.sampled_from([FILE_SEP[:6], FILE_SEP[:7], FILE_SEP[:4], b""])
 HOSTILE = st.tuples(st.lists(PIECES | st.binary(max_size=400), max_size=60).map(b"".join), ENDS).map(b"".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.tuples(PATHS, HOSTILE), min_size=1, max_size=5), st.integers(1, 3000))
 def test_lz4_frames_hold_no_separator_whatever_is_in_the_files(entries: list[tuple[str, bytes]], chunk: int) -> None:
     package = bytearray()
@@ -61,7 +62,7 @@ def test_lz4_frames_hold_no_separator_whatever_is_in_the_files(entries: list[tup
     assert read(bytes(package)) == entries
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, 1 << 32), st.integers(0x7B00, 0x7D00) | st.integers(0x70, 0x80) | st.just(0x7C40))
 def test_no_length_of_a_block_completes_a_separator(seed: int, length: int) -> None:
     """The data end like a separator begins, the length of the next block could be its end."""
@@ -75,7 +76,7 @@ def test_no_length_of_a_block_completes_a_separator(seed: int, length: int) -> N
         assert read(bytes(package)) == [("a", data + FILE_SEP + data + following + FILE_SEP * 3)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.tuples(PATHS, CONTENT), min_size=1, max_size=5), st.integers(0, 9))
 def test_what_a_stock_node_writes_is_read_whatever_its_data_hold(entries: list[tuple[str, bytes]], level: int) -> None:
     package = FILE_SEP.join(path.encode() + PATH_SEP + zlib.compress(data, level) for path, data in entries)
@@ -85,7 +86,7 @@ def test_what_a_stock_node_writes_is_read_whatever_its_data_hold(entries: list[t
 FRAMES = st.builds(lambda path, data: path.encode() + PATH_SEP + MAGIC + data, PATHS, st.binary(max_size=200))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(CONTENT | st.binary(max_size=300) | FRAMES)
 def test_any_bytes_are_a_package_or_refused(package: bytes) -> None:
     try:
@@ -95,7 +96,7 @@ def test_any_bytes_are_a_package_or_refused(package: bytes) -> None:
     assert entries
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.lists(
         st.binary(max_size=60) | PIECES | CONTENT.map(lz4.frame.compress) | CONTENT.map(zlib.compress), max_size=4
@@ -124,7 +125,7 @@ def test_what_is_read_at_once_is_what_is_read_in_pieces(pieces: list[bytes], lim
                 assert reader.position == after
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(CONTENT | st.binary(max_size=300))
 def test_any_bytes_split_as_a_merged_file_give_only_plain_names(data: bytes) -> None:
     merged = parse_merged(data)

@@ -20,6 +20,7 @@ from clusterd.wire.results import (
 )
 from clusterd.wire.seal import Sealer
 from clusterd.wire.token import BadSeal, sealed_length
+from tests.sizes import examples
 
 SEALER = Sealer(b"k" * 32)
 
@@ -86,7 +87,7 @@ def test_any_word_is_a_field_or_is_refused(word: str) -> None:
         assert len(field) == 12
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(20))
 @given(st.integers(5242860, 5242900) | st.integers(10485700, 10485800))
 def test_division_loses_nothing_and_respects_the_size(length: int) -> None:
     body = bytes(length)

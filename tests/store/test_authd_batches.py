@@ -22,6 +22,7 @@ from clusterd.store.errors import NotKept
 from clusterd.store.keys import KeyFile
 from hashing.atomic import FileOps
 from tests.fakes.agent_table import FakeAgentTable
+from tests.sizes import examples
 from tests.store.live_authd import Node, live_authd
 
 REPLACE_ANY = {
@@ -107,7 +108,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, together=st.booleans(), forced=st.booleans())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 def test_no_sequence_gives_an_id_or_a_name_twice(
     steps: list[tuple[str, str, Any]], together: bool, forced: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

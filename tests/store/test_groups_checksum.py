@@ -15,6 +15,7 @@ from clusterd.store.bounds import StatementWatch
 from clusterd.store.engine import Session
 from clusterd.store.groups_checksum import GroupHashes, group_hash
 from clusterd.store.jsontext import JsonRefused
+from tests.sizes import examples
 
 
 def computed(db: sqlite3.Connection) -> str | None:
@@ -111,7 +112,7 @@ def do(session: Session, step: tuple, watch: StatementWatch) -> None:  # type: i
 
 
 @given(steps=st.lists(STEPS, max_size=25))
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(120), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_hash_from_memory_equals_the_table_after_any_commands(steps: list[tuple]) -> None:  # type: ignore[type-arg]
     with tempfile.TemporaryDirectory() as root:
         (Path(root) / "queue/db").mkdir(parents=True)

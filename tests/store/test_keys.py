@@ -25,6 +25,7 @@ from clusterd.store.keys import (
 )
 from hashing.atomic import is_temporary, new_owner, temporary_name
 from tests.fakes.file_ops import FaultyOps
+from tests.sizes import examples
 
 WEB = Key("001", "web", "any", "a" * 64)
 DB = Key("002", "db", "10.0.0.2", "b" * 64)
@@ -221,7 +222,7 @@ class TableMachine(RuleBasedStateMachine):
 
 
 TestTable = TableMachine.TestCase
-TestTable.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestTable.settings = settings(max_examples=examples(40), stateful_step_count=25, deadline=None)
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
