@@ -62,8 +62,13 @@ def test_something_differs_is_two_requests(answer: bytes, equal: int, must_wait:
     run(story())
 
 
-def test_too_much_for_one_message_is_told_the_stock_way() -> None:
+def test_too_much_for_one_message_is_told_the_stock_way_and_what_just_fits_is_not() -> None:
     async def story() -> None:
+        bench = Bench()
+        bench.master.answers |= {"syn_digest": differs(B), "syn_buckets": b"sync 3"}
+        bench.picked = BucketsPicked(REQUEST_CHUNK, 90_000, b"told")
+        assert await check(bench) is True
+        assert bench.master.asked == ["syn_digest", "syn_buckets"]
         bench = Bench()
         bench.master.answers["syn_digest"] = differs(B)
         bench.picked = BucketsPicked(REQUEST_CHUNK + 1, 90_000)
