@@ -1,0 +1,354 @@
+"""Decisions about agent groups on scripted ports: when a change counts as handed out, what a worker is still given, and
+when a worker asks for everything."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from clusterd.clock import Clock
+from clusterd.errors import ClusterError
+from clusterd.settings import MasterIntervals, Settings, WorkerIntervals
+from clusterd.sync.agents.broadcasts import Broadcast, Broadcasts, content
+from clusterd.sync.agents.groups_master import AgentGroupsMaster
+from clusterd.sync.agents.groups_worker import LONGEST_PATIENCE, UNKNOWN_HASH, AgentGroupsWorker
+from clusterd.sync.agents.worker_queue import ATTEMPTS, MOST_WAITING, WorkerQueue
+from clusterd.sync.links.context import Context
+from clusterd.sync.links.peer import Peer
+from clusterd.sync.links.records import WorkerRecord
+from clusterd.sync.ports.tag_log import TagLog
+from clusterd.sync.ports.troubles import Troubles
+from clusterd.wdb.batches import GroupsRow
+from clusterd.wdb.client import DatabaseError
+from tests.fakes.events import Events
+from tests.sync.rounds_bench import run
+from tests.sync.scripted_node import Lines
+
+LIMIT = 3
+Ask = Callable[[bytes | str], Awaitable[tuple[str, bytes]]]
+
+
+class Site:
+    """What agent groups look at of a node. `asked`: requests of the database, which `answer`s; `removed`: files of the
+    spool; `sent`: strings that were given to workers."""
+
+    def __init__(self, *, ours: bool = True) -> None:
+        self.log = Lines()
+        self.asked: list[Any] = []
+        self.answer: Callable[[Any], tuple[str, bytes]] = lambda request: ("ok", b"")
+        self.removed: list[str] = []
+        self.sent: list[str] = []
+        self.fails: list[Exception] = []
+        self.root = Path("/nowhere")
+        self.files = 0
+        self._ours = ours
+        self.context = cast(
+            Context,
+            SimpleNamespace(
+                tag="Worker w",
+                tag_log=lambda tag, subtag: TagLog(cast(Any, self.log), tag, subtag),
+                clock=Clock(),
+                troubles=Troubles(),
+                events=Events(),
+                spool=SimpleNamespace(remove=self._remove, new_path=self._new_path),
+                sender=SimpleNamespace(send_string=self._send_string),
+                database=SimpleNamespace(is_ours=self._is_ours, conversation=self._conversation, ask=self._ask),
+                settings=Settings(
+                    "/nowhere",
+                    master=MasterIntervals(sync_agent_groups_s=0.001),
+                    worker=WorkerIntervals(agent_groups_mismatch_limit=LIMIT),
+                ),
+            ),
+        )
+
+    async def _is_ours(self) -> bool:
+        return self._ours
+
+    async def _ask(self, request: Any) -> tuple[str, bytes]:
+        self.asked.append(request)
+        return self.answer(request)
+
+    @contextlib.asynccontextmanager
+    async def _conversation(self) -> AsyncIterator[Any]:
+        yield SimpleNamespace(ask=self._ask)
+
+    def _remove(self, *paths: str) -> None:
+        self.removed += paths
+
+    def _new_path(self, kind: str) -> str:
+        self.files += 1
+        return f"{self.root}/{kind}-{self.files}"
+
+    async def _send_string(self, peer: Peer, segments: Any) -> str:
+        self.sent.append(peer.name)
+        if self.fails:
+            raise self.fails.pop(0)
+        return "7"
+
+    def texts(self, level: str) -> list[str]:
+        return [text for found, _, _, text in self.log.written if found == level]
+
+
+def peer(link: int = 1, asked: list[str] | None = None) -> Peer:
+    async def request(command: str, payload: bytes = b"") -> bytes:
+        if asked is not None:
+            asked.append(command)
+        return b""
+
+    return cast(
+        Peer, SimpleNamespace(name=f"w{link}", tag=f"Worker w{link}", link=link, timeout_s=60.0, request=request)
+    )
+
+
+def broadcast(path: str = "/groups", *, agents: tuple[int, ...] = (1,), chunks: int = 1) -> Broadcast:
+    made = Broadcast(path)
+    made.chunks = chunks
+    for agent in agents:
+        made.rows[agent] = content(GroupsRow(agent, ["web"]))
+        made.confirmations.append(b"handed out %d" % agent)
+    return made
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+# ---- handed out ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        ("both acknowledge", True),
+        ("one is lost", False),
+        ("one is lost after it had it", True),
+        ("nobody is there", True),
+    ],
+)
+def test_groups_are_handed_out_when_everybody_who_was_there_has_them(ends: str, told: bool) -> None:
+    async def story() -> None:
+        site = Site()
+        all_of_them, made = Broadcasts(site.context), broadcast(agents=(1, 2))
+        made.waiting = set() if ends == "nobody is there" else {1, 2}
+        all_of_them.add(made)
+        all_of_them.settle(made)
+        if made.waiting:
+            all_of_them.has_result(made, 1)
+            await settled()
+            assert (site.asked, site.removed) == ([], [])
+            if ends == "one is lost after it had it":
+                all_of_them.left(1)
+            if ends == "one is lost":
+                all_of_them.left(2)
+            else:
+                all_of_them.has_result(made, 2)
+        await settled()
+        assert site.removed == ["/groups"]
+        assert site.asked == (made.confirmations if told else [])
+        all_of_them.settle(made)
+        assert site.removed == ["/groups"]
+
+    run(story())
+
+
+def test_a_store_that_is_away_leaves_the_marks_and_is_said() -> None:
+    async def story() -> None:
+        site = Site()
+
+        def away(request: Any) -> tuple[str, bytes]:
+            raise DatabaseError(2005, "gone")
+
+        site.answer = away
+        all_of_them, made = Broadcasts(site.context), broadcast()
+        all_of_them.add(made)
+        all_of_them.settle(made)
+        await settled()
+        assert len(site.asked) == 1
+        (line,) = site.texts("WARNING")
+        assert "stay marked for now" in line
+
+    run(story())
+
+
+def test_rows_on_their_way_are_the_same_by_the_latest_that_speaks_of_the_agent_and_is_not_lost() -> None:
+    site = Site()
+    all_of_them = Broadcasts(site.context)
+    web, shop = GroupsRow(1, ["web"]), GroupsRow(1, ["shop"])
+    assert not all_of_them.say_the_same(web)
+    first, second = broadcast("/1"), broadcast("/2", agents=(2,))
+    for made in (first, second):
+        made.waiting = {1}
+        all_of_them.add(made)
+    assert all_of_them.say_the_same(web)
+    assert not all_of_them.say_the_same(shop)
+    third = broadcast("/3", agents=())
+    third.rows[1], third.waiting = content(shop), {1}
+    all_of_them.add(third)
+    assert (all_of_them.say_the_same(web), all_of_them.say_the_same(shop)) == (False, True)
+    third.is_lost = True
+    assert not all_of_them.say_the_same(shop)
+    all_of_them.has_result(third, 1)
+    assert all_of_them.say_the_same(web)
+
+
+# ---- what a worker is still given ------------------------------------------------------------------------------------
+
+
+def queue_of(site: Site, *, record: WorkerRecord | None = None) -> tuple[WorkerQueue, Broadcasts]:
+    known = record or WorkerRecord()
+    all_of_them = Broadcasts(site.context)
+    return WorkerQueue(site.context, all_of_them, peer(), lambda one: known), all_of_them
+
+
+def test_a_message_that_only_says_the_hash_waits_behind_nothing() -> None:
+    site = Site()
+    queue, _ = queue_of(site)
+    hash_only = broadcast(agents=())
+    assert queue.put(hash_only)
+    assert hash_only.waiting == {1}
+    later = broadcast("/later", agents=())
+    assert not queue.put(later)
+    assert later.waiting == set()
+    assert queue.put(broadcast("/rows"))
+    assert queue.put(broadcast("/stock", agents=(), chunks=2)), "a wazuh-db tells no rows: two chunks hold some"
+
+
+def test_a_worker_that_is_too_slow_is_named_once_and_left_to_the_checksums() -> None:
+    site = Site()
+    queue, _ = queue_of(site)
+    put = [queue.put(broadcast(f"/{number}")) for number in range(MOST_WAITING + 2)]
+    assert put == [True] * MOST_WAITING + [False, False]
+    (line,) = site.texts("ERROR")
+    assert line.startswith(
+        f"w1 does not take the groups it is sent and is left to the comparison of checksums: {MOST_WAITING}"
+    )
+
+
+def test_a_worker_that_is_behind_gets_each_message_once_until_it_takes_one() -> None:
+    async def story() -> None:
+        site, record = Site(), WorkerRecord()
+        queue, all_of_them = queue_of(site, record=record)
+        serving = asyncio.create_task(queue.serve())
+        refusals: list[Exception] = [ClusterError(1000, "no room")] * (ATTEMPTS + 1)
+        site.fails = list(refusals)
+        for number in range(2):
+            made = broadcast(f"/{number}")
+            all_of_them.add(made)
+            queue.put(made)
+        while site.fails:
+            await asyncio.sleep(0.001)
+        while "/1" not in site.removed:
+            await asyncio.sleep(0.001)
+        assert site.removed == ["/0", "/1"]
+        assert len(site.sent) == ATTEMPTS + 1, "five times what it could not write first, the next one once"
+        assert record.groups_problem
+        assert len([line for line in site.texts("ERROR") if "left to the comparison" in line]) == 1
+        made = broadcast("/2")
+        all_of_them.add(made)
+        queue.put(made)
+        while len(site.sent) < ATTEMPTS + 2:
+            await asyncio.sleep(0.001)
+        await settled()
+        queue.finished(b'{"updated_chunks": 1, "error_messages": [], "time_spent": 0.1}')
+        while "/2" not in site.removed:
+            await asyncio.sleep(0.001)
+        assert record.groups_problem == ""
+        assert "w1 takes groups again." in site.texts("INFO")
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+    run(story())
+
+
+def test_a_round_without_workers_reads_nothing_and_one_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    async def story() -> None:
+        site = Site()
+        groups = AgentGroupsMaster(site.context, {})
+        await groups._round(site.context.tag_log("Master", "Local agent-groups"))
+        assert site.asked == []
+        assert "No clients connected. Skipping." in site.texts("INFO")
+
+        def away(request: Any) -> tuple[str, bytes]:
+            raise DatabaseError(2005, "gone")
+
+        site.root, site.answer = tmp_path, away
+        groups.joined(cast(Peer, SimpleNamespace(name="w1", tag="Worker w1", link=1, spawn=lambda work: work.close())))
+        for _ in range(3):
+            await groups._round(site.context.tag_log("Master", "Local agent-groups"))
+        assert len(site.texts("ERROR")) == 1, "once until it is over"
+        assert site.removed == [f"{tmp_path}/groups-{number}" for number in (1, 2, 3)]
+
+    run(story())
+
+
+# ---- a worker's comparison -------------------------------------------------------------------------------------------
+
+
+class ComparingWorker:
+    """`say`: a message of the master's with this checksum was written."""
+
+    def __init__(self, ours: str | None = "a") -> None:
+        self.site = Site(ours=True)
+        self.ours = ours
+        self.site.answer = lambda request: ("ok", self._chunk())
+        self.worker = AgentGroupsWorker(self.site.context)
+        self.asked: list[str] = []
+        self._peer = peer(asked=self.asked)
+
+    def _chunk(self) -> bytes:
+        return json.dumps([{"data": [], "hash": self.ours}]).encode() if self.ours != "unknown" else b"nonsense"
+
+    async def say(self, theirs: str | None, times: int = 1) -> None:
+        log = self.site.context.tag_log("Worker w", "Agent-groups recv")
+        for _ in range(times):
+            await self.worker._compare(self._peer, log, theirs)
+
+
+def test_everything_is_asked_for_after_as_many_mismatches_in_a_row_and_less_often_when_that_is_in_vain() -> None:
+    async def story() -> None:
+        bench = ComparingWorker()
+        await bench.say("b", LIMIT - 1)
+        await bench.say("a")
+        await bench.say("b", LIMIT - 1)
+        assert (bench.asked, bench.worker.last.mismatches) == ([], LIMIT - 1)
+        await bench.say("b")
+        assert (bench.asked, bench.worker.last.mismatches, bench.worker.last.matches) == (["syn_w_g_c"], 0, False)
+        assert bench.site.texts("ERROR") == []
+        patience = 2
+        while patience <= 2 * LONGEST_PATIENCE:
+            asked = len(bench.asked)
+            wanted = LIMIT * min(patience, LONGEST_PATIENCE)
+            await bench.say("b", wanted - 1)
+            assert len(bench.asked) == asked
+            await bench.say("b")
+            assert len(bench.asked) == asked + 1
+            patience *= 2
+        (line,) = bench.site.texts("ERROR")
+        assert "still differ from the master's after everything was sent again" in line
+        await bench.say("a")
+        assert "The groups of this node equal the master's again." in bench.site.texts("INFO")
+        asked = len(bench.asked)
+        await bench.say("b", LIMIT)
+        assert len(bench.asked) == asked + 1, "as patient as at first"
+
+    run(story())
+
+
+@pytest.mark.parametrize("ours", ["unknown", None])
+def test_a_checksum_that_the_database_does_not_tell_equals_none(ours: str | None) -> None:
+    async def story() -> None:
+        bench = ComparingWorker(ours)
+        await bench.say("b", LIMIT)
+        assert bench.asked == ["syn_w_g_c"]
+        await bench.say(UNKNOWN_HASH if ours is None else None, LIMIT * 2)
+        assert len(bench.asked) == 2
+        await bench.say(None)
+        assert bench.worker.last.matches is (ours is None)
+
+    run(story())
