@@ -52,7 +52,10 @@ NET_COUNTERS = (
 SYNC_COUNTERS = ("jobs_queued", "jobs_running", "tasks", "slabs", "slabs_free", "hurry")
 STORE_COUNTERS = ("connections", "requests", "commits", "writes")
 API_COUNTERS = ("connections", "requests", "refused", "failed")
-MONITOR_COUNTERS = ("events", "lost", "unwritten", "rows", "bytes")
+MONITOR_COUNTERS = (
+    *("events", "lost", "unwritten", "rows", "bytes"),
+    *("hooks_run", "hooks_failed", "hooks_dropped"),
+)
 POOL_COUNTERS = ("jobs_done", "jobs_failed", "busy_us")
 
 

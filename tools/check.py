@@ -1,9 +1,11 @@
 """`clusterd check-config`: the configuration's mistakes and warnings as lines."""
 
+import os
 from pathlib import Path
 
 import msgspec
 
+from clusterd.config.hooks import program_problem
 from clusterd.config.link_check import link_warnings
 from clusterd.config.loading import load
 from clusterd.framework import location
@@ -32,6 +34,17 @@ def links_of(settings: Settings) -> list[str]:
     return link_warnings(settings.root, settings.rules, () if owner is None else (owner.uid,))
 
 
+def hooks_of(settings: Settings) -> list[str]:
+    """Returns why programs of `clusterd.hooks` cannot, or must not, be run by the daemon."""
+    try:
+        owner = owner_to_become(settings.clusterd.owner)
+    except PrivilegeProblem:
+        return []  # said at start
+    user = os.geteuid() if owner is None else owner.uid
+    found = [program_problem(hook.run[0], user) for hook in settings.clusterd.hooks]
+    return [f"clusterd.hooks: {text}" for text in dict.fromkeys(found) if text]
+
+
 def check(root: str) -> Checked:
     """Checks the files of the node at `root`; changes nothing."""
     loaded = load(root)
@@ -42,6 +55,7 @@ def check(root: str) -> Checked:
     owner_problem, owner_warning = _owner(loaded.settings) if loaded.settings is not None else ("", "")
     if owner_problem:
         lines.append(owner_problem)
+    lines += hooks_of(loaded.settings) if loaded.settings is not None else []
     framework = location.find(loaded.settings) if loaded.settings is not None else location.Found()
     if framework.is_wrong and loaded.settings is not None and loaded.settings.clusterd.framework.mode == "on":
         lines.append(framework.why)

@@ -21,6 +21,8 @@ import psutil
 from clusterd import __version__
 from clusterd.agent_keys import KEY_FILE
 from clusterd.config.loading import CLUSTER_JSON, load
+from clusterd.monitor.journal_reader import JournalReader, JournalUnreadable
+from clusterd.rundir import journal_path
 from clusterd.token_secret import SECRET_FILE
 from clusterd.users import USERS_FILE
 from tools.check import check
@@ -29,11 +31,12 @@ from tools.status import StatusReader
 
 LOG_BYTES = 20 << 20
 """Bytes at the end of each log file that are included."""
+MOST_EVENTS = 5000
 STACKS_S = 3.0
 CRASH_LOG = "logs/clusterd-crash.log"
 SHORTEST_SECRET = 8
 """A shorter text may occur anywhere by chance."""
-CHILDREN = re.compile(r"net|sync|store|api|pool-\d+")
+CHILDREN = re.compile(r"net|sync|store|api|monitor|pool-\d+")
 """Processes that answer SIGUSR2 with their stacks; the signal would end another program."""
 SECRET_WORDS = re.compile(r"key$|pass|secret|token|hash|salt", re.IGNORECASE)
 MASK = "(not shown)"
@@ -146,6 +149,7 @@ def _parts(root: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "check-config.txt", lambda: "\n".join(check(root).lines).encode(errors="backslashreplace")
     yield "ossec.conf-cluster.xml", lambda: _cluster_blocks(root)
     yield "cluster.json", lambda: _json(masked(json.loads(Path(root, CLUSTER_JSON).read_text())))
+    yield "journal.jsonl", lambda: _journal(root)
     for name in ("cluster.log", "cluster.log.1", "clusterd-crash.log"):
         yield f"logs/{name}", lambda name=name: _tail(Path(root, "logs", name))  # type: ignore[misc]
     yield "tree.txt", lambda: _tree(root)
@@ -176,13 +180,27 @@ def _cluster_blocks(root: str) -> bytes:
 
 
 def masked(value: Any) -> Any:
-    """Returns the value with masked members where these may be secrets. File names stay."""
+    """Returns the value with masked members where these may be secrets. File names stay, and of hooks the programs
+    without their arguments."""
     if isinstance(value, dict):
-        return {
+        hook = (
+            {"run": [*value["run"][:1], *[MASK] * len(value["run"][1:])]} if isinstance(value.get("run"), list) else {}
+        )
+        return hook | {
             key: MASK if SECRET_WORDS.search(key) and isinstance(inner, str) and "/" not in inner else masked(inner)
             for key, inner in value.items()
+            if key not in hook
         }
     return [masked(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _journal(root: str) -> bytes:
+    """Returns the last events, the newest first."""
+    try:
+        found = JournalReader(journal_path(root)).latest(limit=MOST_EVENTS)
+    except JournalUnreadable as problem:
+        raise ValueError(str(problem)) from None
+    return "".join(f"{json.dumps(event)}\n" for event in found).encode()
 
 
 def _tail(path: Path) -> bytes:

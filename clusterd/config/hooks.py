@@ -4,6 +4,7 @@ import math
 import os
 import stat
 from collections.abc import Callable
+from pathlib import Path
 
 from clusterd.config.json_section import ABSENT
 from clusterd.messages.journal import KINDS, OUTCOMES
@@ -22,7 +23,7 @@ def read_hooks(value: object, wrong: Wrong) -> tuple[HookSettings, ...]:
     if value is ABSENT:
         return ()
     if not isinstance(value, list) or len(value) > MOST:
-        wrong(KEY, f"{ALLOWED}, at most {MOST}", value)
+        wrong(KEY, f"{ALLOWED}, at most {MOST}", "(not shown)")
         return ()
     found = [_read_hook(f"{KEY}.{number}", one, wrong) for number, one in enumerate(value)]
     return tuple(hook for hook in found if hook is not None)
@@ -30,7 +31,7 @@ def read_hooks(value: object, wrong: Wrong) -> tuple[HookSettings, ...]:
 
 def _read_hook(key: str, value: object, wrong: Wrong) -> HookSettings | None:
     if not isinstance(value, dict) or not {"on", "run"} <= value.keys() <= {"on", "run", "timeout"}:
-        wrong(key, "an object with on, run and perhaps timeout", value)
+        wrong(key, "an object with on, run and perhaps timeout", "(not shown)")
         return None
     on, run, timeout = value["on"], value["run"], value.get("timeout", 30)
     is_good = True
@@ -38,7 +39,7 @@ def _read_hook(key: str, value: object, wrong: Wrong) -> HookSettings | None:
         wrong(f"{key}.on", f"a list of events: {', '.join(KINDS)}, or with an outcome like worker:lost", on)
         is_good = False
     if not isinstance(run, list) or not run or not all(isinstance(word, str) and "\0" not in word for word in run):
-        wrong(f"{key}.run", "a list of a program's absolute path and its arguments", run)
+        wrong(f"{key}.run", "a list of a program's absolute path and its arguments", "(not shown)")
         is_good = False
     elif not run[0].startswith("/"):
         wrong(f"{key}.run", "an absolute path of a program", run[0])
@@ -58,18 +59,25 @@ def is_event(word: object) -> bool:
     return kind in KINDS and (not colon or outcome in OUTCOMES[kind])
 
 
-def program_problem(path: str, user: int) -> str | None:
-    """Why this program must not, or cannot, be run by the daemon, whose user this is; None if it can."""
+def program_problem(path: str, user: int) -> str:
+    """Why the daemon, whose user this is, must not or cannot run this program; empty if it can."""
     try:
         found = os.stat(path)
+        parents = [(str(parent), os.stat(parent)) for parent in Path(path).parents]
     except OSError as failure:
-        return f"the program {path} cannot be run: {failure.strerror}"
+        return f"{path} cannot be run: {failure.strerror}"
     if not stat.S_ISREG(found.st_mode):
         return f"{path} is no file"
-    if found.st_mode & stat.S_IWOTH:
-        return f"every user of this machine may write {path}, which the daemon runs: chmod o-w {path}"
-    if found.st_mode & stat.S_IWGRP and found.st_gid != 0 and found.st_uid != user:
-        return f"the group of {path} may write it, which the daemon runs: chmod g-w {path}"
     if not found.st_mode & 0o111:
         return f"{path} may not be executed: chmod +x {path}"
-    return None
+    return unsafe_program(path, found, parents, user)
+
+
+def unsafe_program(path: str, found: os.stat_result, parents: list[tuple[str, os.stat_result]], user: int) -> str:
+    """Who else could put another program there; empty if nobody can."""
+    if found.st_uid not in (0, user) or found.st_mode & (stat.S_IWOTH | stat.S_IWGRP):
+        return f"others than root and the daemon's user may write {path}: chown root {path}; chmod go-w {path}"
+    for parent, status in parents:
+        if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+            return f"every user of this machine may replace {path}: chmod o-w {parent}"
+    return ""

@@ -113,18 +113,22 @@ class JournalFile:
         return int(found or 0)
 
     def write(self, rows: Iterable[JournalRow]) -> None:
-        """All of them, or none."""
+        """All of them, or none. One that is there already stays as it is: a batch may come twice when what followed its
+        commit has failed."""
         connection = self._in_use()
+        before = connection.total_changes
         values = [(row.seq, row.at_ms, row.kind, row.outcome, row.data) for row in rows]
         connection.execute("BEGIN IMMEDIATE")
         try:
-            connection.executemany("INSERT INTO events (seq, at, kind, outcome, data) VALUES (?, ?, ?, ?, ?)", values)
+            connection.executemany(
+                "INSERT OR IGNORE INTO events (seq, at, kind, outcome, data) VALUES (?, ?, ?, ?, ?)", values
+            )
             connection.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
-        self.rows += len(values)
+        self.rows += connection.total_changes - before
         self._measure()
 
     def prune(self, oldest_ms: int, size_bytes: int) -> bool:

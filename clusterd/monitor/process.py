@@ -17,6 +17,7 @@ from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.messages.journal import LARGEST, AnyEvent, LostEvents, Told
 from clusterd.monitor.feed import EventFeed
+from clusterd.monitor.hooks import Hooks
 from clusterd.monitor.journal_file import JournalFile
 from clusterd.monitor.journal_writer import JournalWriter
 from clusterd.reload import adopt
@@ -27,6 +28,7 @@ from ipc.board import Board
 
 NAME = "monitor"
 SUBTAG = "Monitor"
+HOOKS = "Hooks"
 HEARTBEAT_S = 0.5
 AT_ONCE = 64
 """Messages that are taken in one turn of the loop."""
@@ -62,6 +64,13 @@ class MonitorProcess:
             lambda text: self.problem("journal", text),
         )
         self.feed = EventFeed(settings.cluster.node_name, 1)
+        self._hooks = Hooks(
+            settings.root,
+            settings.cluster.node_name,
+            lambda level, text: self._log.line(level, "Cluster", HOOKS, text),
+            self.problem,
+            lambda counter: self._row.add(counter, 1),
+        )
 
     async def run(self) -> int:
         """Until SIGTERM."""
@@ -76,6 +85,8 @@ class MonitorProcess:
         beating = asyncio.create_task(self._beat())
         try:
             await self._begin_journal()
+            self._hooks.adopt(self.settings.clusterd.hooks)
+            self.feed.subscribe(self._hooks.take)
             loop.add_reader(receiver, self._receive, receiver)
             stop = asyncio.create_task(self._stop.wait())
             ended, _ = await asyncio.wait([stop, beating, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -92,7 +103,7 @@ class MonitorProcess:
             await asyncio.gather(beating, *self._tasks, return_exceptions=True)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FINISH_S):
-                    await self._writer.finish()
+                    await asyncio.gather(self._hooks.close(), self._writer.finish())
         return 0
 
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -156,6 +167,7 @@ class MonitorProcess:
         self.settings, _ = adopt(self.settings, loaded.settings)
         self._log.set_level(self.settings.log_level)
         self._writer.settings = self.settings.clusterd.journal
+        self._hooks.adopt(self.settings.clusterd.hooks)
 
     # ---- telling -----------------------------------------------------------------------------------------------------
 

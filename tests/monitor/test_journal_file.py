@@ -132,6 +132,14 @@ def test_journal_is_read_while_it_is_open_and_written(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["journal.db"]
 
 
+def test_batch_that_comes_twice_is_there_once(tmp_path: Path) -> None:
+    file = write(tmp_path / "journal.db")
+    file.write([row(1), row(2)])
+    file.write([row(1), row(2), row(3)])
+    assert (file.rows, file.last_seq()) == (3, 3)
+    file.close()
+
+
 def test_reader_makes_no_file_and_owner_and_group_alone_may_read(journal: Path) -> None:
     JournalReader(str(journal)).latest()
     assert os.listdir(journal.parent) == ["journal.db"]

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,11 @@ from clusterd.messages.journal import (
     SyncEvent,
     WorkerEvent,
 )
-from clusterd.monitor.feed import EventFeed, Heard
-from clusterd.monitor.journal_file import JournalFile
 from clusterd.rundir import journal_path
+from tests.monitor.written import NOW, write
 from tools.cli import cluster
 from tools.history_view import lines, parse_moment
 
-NOW = 1_800_000_000.0
 EVERY_KIND: tuple[AnyEvent, ...] = (
     ChangeEvent(
         manifest="c0ffee123456",
@@ -68,20 +65,8 @@ EVERY_KIND: tuple[AnyEvent, ...] = (
 )
 
 
-def write(root: Path, events: Sequence[AnyEvent], first: int = 1) -> None:
-    found: list[Heard] = []
-    feed = EventFeed("m", first)
-    feed.subscribe(found.extend)
-    feed.hear([(NOW + number, event) for number, event in enumerate(events, first)])
-    file = JournalFile(journal_path(str(root)))
-    file.open()
-    file.write([one.row() for one in found])
-    file.close()
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / "queue/cluster/.clusterd").mkdir(parents=True)
     write(tmp_path, EVERY_KIND)
     return tmp_path
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from clusterd.messages.journal import WorkerEvent
 from clusterd.users import add_user, make_user
+from tests.monitor.written import write
 from tools.cli import cluster
 from tools.init_node import init_node
 from tools.support import MASK, masked, secrets_of
@@ -37,7 +39,10 @@ def root(tmp_path: Path) -> Path:
     (root / "etc/client.keys").write_text(f"001 web any {AGENT_KEY}\n002 !old any {'b' * 64}\n")
     (root / "etc/authd.pass").write_text("registration-password\n")
     (root / "etc/sslmanager.key").write_text("-----BEGIN PRIVATE KEY-----\nMIIEvgIBADANBg\n-----END PRIVATE KEY-----\n")
-    (root / "etc/cluster.json").write_text(json.dumps({"clusterd": {"tls": {"key": "etc/x.key"}, "token": "xyz"}}))
+    hooks = [{"on": ["worker"], "run": ["/bin/page", "ops-token"]}]
+    own = {"tls": {"key": "etc/x.key"}, "token": "xyz", "hooks": hooks}
+    (root / "etc/cluster.json").write_text(json.dumps({"clusterd": own}))
+    write(root, [WorkerEvent(worker="w1", what="lost")])
     add_user(str(root), make_user("ann", "correct horse", 0.0, cost=2))
     (root / "logs/cluster.log").write_text("2026/11/30 00:00:00 INFO: [Master] [Main] Serving\n")
     return root
@@ -67,9 +72,12 @@ def test_archive_holds_state_configuration_and_logs_and_no_secret(root: Path, tm
     assert parts["logs/cluster.log"].endswith(b"Serving\n")
     assert MASK.encode() in parts["ossec.conf-cluster.xml"]
     assert b"<node_name>m</node_name>" in parts["ossec.conf-cluster.xml"]
-    assert json.loads(parts["cluster.json"]) == {"clusterd": {"tls": {"key": "etc/x.key"}, "token": MASK}}
+    hooks = [{"on": ["worker"], "run": ["/bin/page", MASK]}]
+    own = {"tls": {"key": "etc/x.key"}, "token": MASK, "hooks": hooks}
+    assert json.loads(parts["cluster.json"]) == {"clusterd": own}
+    assert json.loads(parts["journal.jsonl"])["worker"] == "w1"
     everything = b"".join(parts.values())
-    for secret in (KEY, AGENT_KEY, "registration-password", "MIIEvgIBADANBg", "integration-secret"):
+    for secret in (KEY, AGENT_KEY, "registration-password", "MIIEvgIBADANBg", "integration-secret", "ops-token"):
         assert secret.encode() not in everything
     assert set(json.loads(done.output)["parts"]) == parts.keys()
 

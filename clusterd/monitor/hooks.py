@@ -1,0 +1,210 @@
+"""`clusterd.hooks`: programs that run on events, as the daemon's user, one at a time of each hook. They get the event as
+JSON on standard input, and a small environment: nothing of the daemon's, which may hold the cluster key."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from clusterd.config.hooks import program_problem
+from clusterd.errors import calm
+from clusterd.messages.journal import AnyEvent
+from clusterd.monitor.feed import Heard
+from clusterd.settings import HookSettings
+
+MOST_WAITING = 100
+PER_MINUTE = 60
+"""Runs of one hook in a minute, at most."""
+MOST_OUTPUT_BYTES = 16384
+MOST_LINES = 20
+LONGEST_LINE = 500
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+Say = Callable[[str, str], None]
+
+
+class Hooks:
+    """Owner of the hooks of a node. `count`: `runs`, `failed` and `dropped` (events that found no room)."""
+
+    def __init__(
+        self, root: str, node: str, say: Say, problem: Callable[[str, str], None], count: Callable[[str], None]
+    ) -> None:
+        """`say`: logs a text at a level; `problem`: a subject and what is wrong with it, "" when it is over; `count`:
+        adds one to a counter."""
+        self._environment = {"PATH": PATH, "LANG": "C.UTF-8", "CLUSTERD_ROOT": root, "CLUSTERD_NODE": node}
+        self._say = say
+        self._problem = problem
+        self._count = count
+        self._hooks: list[_Hook] = []
+
+    def adopt(self, settings: Sequence[HookSettings]) -> None:
+        """The hooks of the configuration. One that is the same goes on with what waits for it; one that is gone ends
+        once its program has."""
+        kept = {hook.settings: hook for hook in self._hooks}
+        wanted = list(dict.fromkeys(settings))
+        self._hooks = [
+            kept.pop(one) if one in kept else _Hook(one, self._environment, self._say, self._problem, self._count)
+            for one in wanted
+        ]
+        for hook in kept.values():
+            hook.retire()
+
+    def take(self, batch: Sequence[Heard]) -> None:
+        """Events have come. Neither waits nor raises."""
+        for hook in self._hooks:
+            for heard in batch:
+                if matches(hook.settings.on, heard.event):
+                    hook.take(heard)
+
+    async def close(self) -> None:
+        """Kills what runs."""
+        hooks, self._hooks = self._hooks, []
+        await asyncio.gather(*(hook.close() for hook in hooks))
+
+
+def matches(on: Sequence[str], event: AnyEvent) -> bool:
+    """Whether a hook with this `on` wants the event."""
+    return event.kind in on or f"{event.kind}:{event.outcome}" in on
+
+
+class _Hook:
+    def __init__(
+        self,
+        settings: HookSettings,
+        environment: dict[str, str],
+        say: Say,
+        problem: Callable[[str, str], None],
+        count: Callable[[str], None],
+    ) -> None:
+        self.settings = settings
+        self._name = os.path.basename(settings.run[0])
+        self._subject = f"hook {self._name}"
+        self._environment = environment
+        self._say = say
+        self._problem = problem
+        self._count = count
+        self._waiting: deque[Heard] = deque()
+        self._started: deque[float] = deque(maxlen=PER_MINUTE)
+        self._is_failing = False
+        self._is_full = False
+        self._task: asyncio.Task[None] | None = None
+
+    def take(self, heard: Heard) -> None:
+        if len(self._waiting) >= MOST_WAITING:
+            self._count("hooks_dropped")
+            if not self._is_full:
+                self._is_full = True
+                self._say("WARNING", f"{self._name}: {MOST_WAITING} events wait, more are not told to it.")
+            return
+        self._waiting.append(heard)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work_off())
+
+    def retire(self) -> None:
+        self._waiting.clear()
+        self._problem(self._subject, "")
+
+    async def close(self) -> None:
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _work_off(self) -> None:
+        while self._waiting:
+            await self._have_turn()
+            if not self._waiting:
+                return  # retired meanwhile
+            heard = self._waiting.popleft()
+            if len(self._waiting) < MOST_WAITING // 2:
+                self._is_full = False
+            self._count("hooks_run")
+            try:
+                why = program_problem(self.settings.run[0], os.geteuid()) or await self._run(heard)
+            except OSError as failure:
+                why = f"{self.settings.run[0]} cannot be run: {failure.strerror}"
+            self._ended(heard, why)
+
+    async def _have_turn(self) -> None:
+        if len(self._started) == PER_MINUTE:
+            await asyncio.sleep(max(0.0, self._started[0] + 60.0 - time.monotonic()))
+        self._started.append(time.monotonic())
+
+    def _ended(self, heard: Heard, why: str) -> None:
+        """`why`: what went wrong. Said once, until it works again."""
+        if why:
+            self._count("hooks_failed")
+            self._problem(self._subject, f"{self._name} (clusterd.hooks), event {heard.seq}: {calm(why)}")
+            if not self._is_failing:
+                self._say("WARNING", f"{self._name}, event {heard.seq} ({heard.event.kind}): {calm(why)}.")
+        elif self._is_failing:
+            self._problem(self._subject, "")
+            self._say("INFO", f"{self._name} works again.")
+        self._is_failing = bool(why)
+
+    async def _run(self, heard: Heard) -> str:
+        """Returns what went wrong, empty if nothing. Raises OSError."""
+        process = await asyncio.create_subprocess_exec(
+            *self.settings.run,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd="/",
+            env=self._environment,
+            start_new_session=True,
+            preexec_fn=_end_with_us,  # one system call: nothing that another thread could hold
+        )
+        output = bytearray()
+        try:
+            async with asyncio.timeout(self.settings.timeout_s):
+                await asyncio.gather(_write(process, heard.text.encode() + b"\n"), _read(process, output))
+                code = await process.wait()
+            return "" if code == 0 else f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
+        except BaseException as ending:
+            # What it has started holds its output, perhaps: the group is there as long as one of them is.
+            _kill(process.pid)
+            await process.wait()
+            if not isinstance(ending, TimeoutError):
+                raise
+            return f"ran for more than {self.settings.timeout_s:g} s and was killed"
+        finally:
+            self._log(bytes(output))
+
+    def _log(self, output: bytes) -> None:
+        lines = output.decode(errors="replace").splitlines()
+        for line in lines[:MOST_LINES]:
+            if line.strip():
+                self._say("INFO", f"{self._name}: {calm(line[:LONGEST_LINE])}")
+        if len(lines) > MOST_LINES or len(output) >= MOST_OUTPUT_BYTES:
+            self._say("INFO", f"{self._name}: what it wrote besides is left out.")
+
+
+def _end_with_us() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def _kill(group: int) -> None:
+    """The program, if it still runs, and what it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+async def _write(process: asyncio.subprocess.Process, data: bytes) -> None:
+    """A program need not read it."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.write(data)
+        await process.stdin.drain()
+    process.stdin.close()
+
+
+async def _read(process: asyncio.subprocess.Process, output: bytearray) -> None:
+    """All that it writes, of which the beginning is kept."""
+    assert process.stdout is not None
+    while data := await process.stdout.read(65536):
+        output += data[: MOST_OUTPUT_BYTES - len(output)]

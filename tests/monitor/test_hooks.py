@@ -1,0 +1,217 @@
+"""Programs that run on events: what they get, what becomes of their output, and that none keeps anything up."""
+
+import asyncio
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from clusterd.config.hooks import is_event, program_problem
+from clusterd.messages.journal import AnyEvent, LoginEvent, ProblemEvent, SyncEvent, WorkerEvent
+from clusterd.monitor.feed import EventFeed
+from clusterd.monitor.hooks import MOST_WAITING, Hooks, matches
+from clusterd.settings import HookSettings
+from tools.rig.patience import Patience
+
+LOST = WorkerEvent(worker="w1", what="lost")
+
+
+class Site:
+    """Hooks whose programs are shell scripts in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.said: list[tuple[str, str]] = []
+        self.problems: dict[str, str] = {}
+        self.counts: Counter[str] = Counter()
+        self.hooks = Hooks(
+            "/root", "m", lambda *line: self.said.append(line), self.problem, lambda name: self.counts.update([name])
+        )
+        self.feed = EventFeed("m", 1)
+        self.feed.subscribe(self.hooks.take)
+
+    def problem(self, subject: str, text: str) -> None:
+        self.problems.pop(subject, None)
+        if text:
+            self.problems[subject] = text
+
+    def script(self, name: str, text: str) -> str:
+        path = self.directory / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    def tell(self, *events: AnyEvent) -> None:
+        self.feed.hear([(1.0, event) for event in events])
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        patience = Patience(60)
+        while not condition():
+            assert not patience.is_over(), (self.said, self.problems, self.counts)
+            await asyncio.sleep(0.01)
+
+
+def play(directory: Path, story: Callable[[Site], Awaitable[None]]) -> Site:
+    async def main() -> Site:
+        site = Site(directory)
+        try:
+            await story(site)
+        finally:
+            await site.hooks.close()
+        return site
+
+    return asyncio.run(main())
+
+
+def test_program_gets_the_event_and_nothing_of_the_daemons_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLUSTERD_KEY", "c" * 32)
+
+    async def story(site: Site) -> None:
+        path = site.script(
+            "page", f'cat > {tmp_path}/event; env > {tmp_path}/env; echo "told $1"; touch {tmp_path}/done'
+        )
+        site.hooks.adopt([HookSettings(("worker:lost",), (path, "--now"))])
+        site.tell(WorkerEvent(worker="w0", what="back"), LOST)
+        await site.until(lambda: ("INFO", "page: told --now") in site.said)
+
+    site = play(tmp_path, story)
+    event = json.loads((tmp_path / "event").read_text())
+    assert (event["seq"], event["kind"], event["worker"], event["node"]) == (2, "worker", "w1", "m")
+    environment = (tmp_path / "env").read_text()
+    assert "CLUSTERD_ROOT=/root" in environment
+    assert "CLUSTERD_KEY" not in environment
+    assert site.counts == {"hooks_run": 1}
+
+
+def test_one_at_a_time_and_what_finds_no_room_is_dropped_and_counted(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        path = site.script("slow", f"mkdir {tmp_path}/busy || touch {tmp_path}/two; read x; sleep 600")
+        site.hooks.adopt([HookSettings(("login",), (path,))])
+        site.tell(*(LoginEvent(user=str(number)) for number in range(MOST_WAITING + 5)))
+        await site.until((tmp_path / "busy").exists)
+        site.tell(*(LoginEvent(user=str(number)) for number in range(5)))
+
+    site = play(tmp_path, story)
+    assert not (tmp_path / "two").exists()
+    assert site.counts["hooks_dropped"] >= 5
+    assert [text for level, text in site.said if level == "WARNING"] == [
+        f"slow: {MOST_WAITING} events wait, more are not told to it."
+    ]
+
+
+def test_failure_is_said_once_and_shown_until_it_works(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        path = site.script("shaky", f"test -e {tmp_path}/good || {{ echo some error; exit 3; }}")
+        site.hooks.adopt([HookSettings(("worker",), (path,))])
+        site.tell(LOST, LOST)
+        await site.until(lambda: site.counts["hooks_failed"] == 2)
+        assert "shaky (clusterd.hooks), event 2: ended with exit code 3" in site.problems["hook shaky"]
+        (tmp_path / "good").touch()
+        site.tell(LOST)
+        await site.until(lambda: not site.problems)
+
+    site = play(tmp_path, story)
+    assert [text for level, text in site.said if level == "WARNING"] == [
+        "shaky, event 1 (worker): ended with exit code 3."
+    ]
+    assert ("INFO", "shaky works again.") in site.said
+    assert ("INFO", "shaky: some failure") in site.said  # no line below ERROR has that word
+
+
+def test_program_that_takes_too_long_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        path = site.script("hangs", f"sleep 600 & echo $! > {tmp_path}/child; wait")
+        site.hooks.adopt([HookSettings(("worker",), (path,), 0.5)])
+        site.tell(LOST)
+        await site.until(lambda: bool(site.problems))
+        assert "ran for more than 0.5 s and was killed" in str(site.problems)
+        child = int((tmp_path / "child").read_text())
+        await site.until(lambda: not is_alive(child))
+
+    play(tmp_path, story)
+
+
+def test_close_kills_what_runs(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        path = site.script("long", f"echo $$ > {tmp_path}/pid; exec sleep 600")
+        site.hooks.adopt([HookSettings(("worker",), (path,))])
+        site.tell(LOST)
+        await site.until(lambda: (tmp_path / "pid").exists() and bool((tmp_path / "pid").read_text()))
+
+    began = time.monotonic()
+    play(tmp_path, story)
+    assert time.monotonic() - began < 300
+    patience = Patience(60)
+    while is_alive(int((tmp_path / "pid").read_text())):
+        assert not patience.is_over()
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_flood_of_output_is_cut(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        path = site.script("loud", "yes | head -c 5000000")
+        site.hooks.adopt([HookSettings(("worker",), (path,))])
+        site.tell(LOST)
+        await site.until(lambda: any("left out" in text for _, text in site.said))
+
+    assert len(play(tmp_path, story).said) <= 21
+
+
+def test_hooks_of_a_reload_take_the_place_of_those_before(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        one, two = site.script("one", "echo hello"), site.script("two", "echo hello")
+        site.hooks.adopt([HookSettings(("worker",), (one,))])
+        site.hooks.adopt([HookSettings(("worker",), (two,))])
+        site.tell(LOST)
+        await site.until(lambda: ("INFO", "two: hello") in site.said)
+        assert ("INFO", "one: hello") not in site.said
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o644])
+def test_program_that_others_may_write_or_nobody_may_run_is_not_run(tmp_path: Path, mode: int) -> None:
+    async def story(site: Site) -> None:
+        path = site.script("open", f"touch {tmp_path}/ran")
+        os.chmod(path, mode)
+        site.hooks.adopt([HookSettings(("worker",), (path,))])
+        site.tell(LOST)
+        await site.until(lambda: bool(site.problems))
+
+    assert "chmod" in str(play(tmp_path, story).problems)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_directory_that_everybody_may_write_is_no_place_for_a_program(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    path = tmp_path / "open/page"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    assert program_problem(str(path), os.geteuid()) == ""
+    (tmp_path / "open").chmod(0o777)
+    assert program_problem(str(path), os.geteuid()).endswith(f"chmod o-w {tmp_path / 'open'}")
+    assert "No such file" in program_problem(str(tmp_path / "none"), 0)
+
+
+def test_what_a_hook_is_told_of() -> None:
+    assert matches(("worker", "sync:failed"), LOST)
+    assert not matches(("worker:back",), LOST)
+    assert matches(("sync:failed",), SyncEvent(worker="w", what="files", result="failed"))
+    assert not matches(("sync:failed",), SyncEvent(worker="w", what="files"))
+    assert matches(("problem:begins",), ProblemEvent(what="begins", subject="x"))
+    assert is_event("worker:lost")
+    assert not any(map(is_event, ("woker", "worker:gone", "worker:", 7, "change:events")))

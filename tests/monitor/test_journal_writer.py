@@ -1,0 +1,172 @@
+"""Events go into the file off the loop; a file that cannot be written holds up nobody."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from clusterd.messages.journal import LoginEvent
+from clusterd.monitor import journal_writer
+from clusterd.monitor.feed import EventFeed
+from clusterd.monitor.journal_file import JournalFile, JournalRow
+from clusterd.monitor.journal_reader import JournalReader
+from clusterd.monitor.journal_writer import JournalWriter
+from clusterd.settings import JournalSettings
+from tools.rig.patience import Patience
+
+
+class Disk(JournalFile):
+    """A journal's file whose disk fails while the test says so. `commits`: how many there were."""
+
+    failure: Exception | None = None
+    commits = 0
+
+    def write(self, rows: Iterable[JournalRow]) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.commits += 1
+        super().write(rows)
+
+
+class Site:
+    def __init__(self, directory: Path, settings: JournalSettings) -> None:
+        self.path = directory / "journal.db"
+        self.file = Disk(str(self.path))
+        self.said: list[tuple[str, str]] = []
+        self.trouble = ""
+        self.feed = EventFeed("m", 1)
+        self.writer = JournalWriter(self.file, settings, lambda *line: self.said.append(line), self._trouble)
+
+    def _trouble(self, text: str) -> None:
+        self.trouble = text
+
+    def tell(self, count: int, at: float = 0.0) -> None:
+        self.feed.hear([(at or time.time(), LoginEvent(user=f"u{number}")) for number in range(count)])
+
+    @property
+    def last(self) -> int:
+        return JournalReader(str(self.path)).last_seq()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        patience = Patience(60)
+        while not condition():
+            assert not patience.is_over(), (self.said, self.trouble)
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RETRY_S", "COMMIT_EVERY_S", "CLOSE_AFTER_S", "PRUNE_EVERY_S"):
+        monkeypatch.setattr(journal_writer, name, 0.05)
+
+
+def play(
+    directory: Path,
+    story: Callable[[Site], Awaitable[None]],
+    settings: JournalSettings = JournalSettings(),  # noqa: B008  # frozen
+) -> Site:
+    async def main() -> Site:
+        site = Site(directory, settings)
+        site.feed = EventFeed("m", await site.writer.first_seq())
+        site.feed.subscribe(site.writer.take)
+        running = asyncio.create_task(site.writer.run())
+        try:
+            await story(site)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await site.writer.finish()
+        return site
+
+    return asyncio.run(main())
+
+
+def test_events_that_come_together_are_one_commit_and_numbers_go_on(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        site.tell(500)
+        await site.until(lambda: site.last == 500)
+        assert site.file.commits == 1
+
+    play(tmp_path, story)
+
+    async def second(site: Site) -> None:
+        site.tell(1)
+
+    play(tmp_path, second)
+    assert JournalReader(str(tmp_path / "journal.db")).last_seq() == 501
+
+
+def test_file_that_nothing_is_written_to_is_closed(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        site.tell(1)
+        await site.until(lambda: site.last == 1)
+        await site.until(lambda: not site.file.is_open)
+        site.tell(1)
+        await site.until(lambda: site.last == 2)
+
+    play(tmp_path, story)
+
+
+def test_full_disk_is_said_once_and_what_waited_is_written_when_there_is_room(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        site.file.failure = sqlite3.OperationalError("database or disk is full")
+        site.tell(3)
+        await site.until(lambda: "disk is full" in site.trouble)
+        site.tell(3)
+        await asyncio.sleep(0)
+        site.file.failure = None
+        await site.until(lambda: site.last == 6)
+        await site.until(lambda: not site.trouble)
+
+    site = play(tmp_path, story)
+    assert [level for level, _ in site.said] == ["WARNING", "INFO"]
+    assert site.writer.unwritten == 0
+
+
+def test_what_waits_is_bounded_and_the_rest_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_writer, "MOST_WAITING", 10)
+
+    async def story(site: Site) -> None:
+        site.file.failure = OSError(5, "Input/output error")
+        site.tell(25)
+        await site.until(lambda: bool(site.trouble))
+        assert site.writer.unwritten == 15
+        site.file.failure = None
+        await site.until(lambda: site.last == 10)
+
+    site = play(tmp_path, story)
+    assert ("INFO", "The journal is written again. 15 events are not in it.") in site.said
+
+
+def test_file_that_is_damaged_under_our_hands_is_set_aside_and_nothing_of_the_batch_is_lost(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        site.tell(3)
+        await site.until(lambda: site.last == 3 and not site.file.is_open)
+        site.path.write_bytes(b"no database" * 1000)
+        site.tell(2)
+        await site.until((tmp_path / "journal.db.damaged").exists)
+        await site.until(lambda: site.path.exists() and site.last == 5)
+
+    site = play(tmp_path, story)
+    assert [level for level, _ in site.said] == ["WARNING"]
+    assert site.trouble == ""
+
+
+def test_numbers_after_a_damaged_file_are_above_all_earlier_ones(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").write_bytes(b"no database" * 1000)
+
+    async def story(site: Site) -> None:
+        assert site.feed.last_seq > 1_700_000_000
+
+    play(tmp_path, story)
+
+
+def test_old_events_go_while_new_ones_come(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        site.tell(100, at=1.0)
+        await site.until(lambda: site.file.commits > 0 and site.file.rows == 0)
+
+    play(tmp_path, story)
