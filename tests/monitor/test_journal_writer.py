@@ -59,7 +59,7 @@ class Site:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RETRY_S", "COMMIT_EVERY_S", "CLOSE_AFTER_S", "PRUNE_EVERY_S"):
+    for name in ("RETRY_S", "COMMIT_EVERY_S", "CLOSE_AFTER_S"):
         monkeypatch.setattr(journal_writer, name, 0.05)
 
 
@@ -164,7 +164,9 @@ def test_numbers_after_a_damaged_file_are_above_all_earlier_ones(tmp_path: Path)
     play(tmp_path, story)
 
 
-def test_old_events_go_while_new_ones_come(tmp_path: Path) -> None:
+def test_old_events_go_while_new_ones_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_writer, "PRUNE_EVERY_S", 0.05)
+
     async def story(site: Site) -> None:
         site.tell(100, at=1.0)
         await site.until(lambda: site.file.commits > 0 and site.file.rows == 0)
