@@ -13,13 +13,13 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from clusterd.adoption import BIN, MODULES, State, launcher_text, look_at_all
 from clusterd.config.loading import load
+from clusterd.pidfile import running_daemon
 from clusterd.settings import Limits, Settings
 from clusterd.supervisor.code_access import access_warning, code_paths, unreadable_code_of
-from clusterd.supervisor.pidfile import running_daemon
 from clusterd.supervisor.privileges import PrivilegeProblem, answer_as, owner_to_become, tree_problem
 from clusterd.sync.ports.ledger import Disk, disk_of
-from tools.adoption import BIN, MODULES, State, launcher_text, look_at_all
 from tools.check import check
 
 CONTROL = "wazuh-control"

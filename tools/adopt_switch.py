@@ -5,9 +5,9 @@ import signal
 import subprocess
 import time
 
-from clusterd.supervisor.pidfile import OURS, running_daemon
+from clusterd.adoption import BIN
+from clusterd.pidfile import OURS, running_daemon
 from tools import stopping
-from tools.adoption import BIN
 from tools.outcome import Outcome
 
 DAEMON = "wazuh-clusterd"

@@ -1,7 +1,7 @@
 """Puts our launchers into a manager's `bin`, and removes them again.
 
 Each change is one rename, link or unlink within that directory. After each of them the directory is in a state that
-`tools/adoption.py` knows: the stock file or our launcher exists at every moment, and the stock file never loses its
+`clusterd/adoption.py` knows: the stock file or our launcher exists at every moment, and the stock file never loses its
 last name. So if a call is killed, the next call finishes it or undoes it.
 """
 
@@ -14,8 +14,8 @@ from typing import Literal
 
 import msgspec
 
+from clusterd.adoption import BIN, MODULES, STOCK, FoundProgram, State, launcher_text, look_at_all
 from hashing.atomic import OPEN_DIRECTORY, FileOps, create_temporary, temporary_name
-from tools.adoption import BIN, MODULES, STOCK, FoundProgram, State, launcher_text, look_at_all
 
 Does = Literal["keep", "keep again", "launch", "restore", "forget"]
 _OWNER = "adopt"

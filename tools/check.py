@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from clusterd.adoption import notice
 from clusterd.config.hooks import program_problem
 from clusterd.config.link_check import link_warnings
 from clusterd.config.loading import load
@@ -15,7 +16,6 @@ from clusterd.settings import Settings
 from clusterd.store.choice import REAL_DAEMON
 from clusterd.supervisor.code_access import access_warning, unreadable_code_of
 from clusterd.supervisor.privileges import PrivilegeProblem, owner_to_become
-from tools.adoption import notice
 
 
 class Checked(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ def adopt(root: str, undo: bool, dry_run: bool, now: bool, as_json: bool) -> Non
     The launchers that this puts into the manager's bin start clusterd wherever the stock manager starts its cluster
     daemon: wazuh-control and the manager's service work as before. The stock files are kept beside them. Without --now
     the daemon that runs goes on until the manager is restarted."""
-    from tools.adoption import own_python  # not for --help
+    from clusterd.adoption import own_python  # not for --help
     from tools.cutover import Cutover
 
     say: Callable[[str], None] = (lambda text: None) if as_json else echo

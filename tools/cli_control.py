@@ -18,7 +18,6 @@ from clusterd.exits import ExitCode
 from clusterd.printable import printable, printable_facts
 from tools import membership, questions
 from tools.console import PlainConsole
-from tools.control import ClusterError, NotAnswering
 from tools.show import echo
 
 Facts = Any

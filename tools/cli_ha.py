@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from clusterd.exits import ExitCode
+from clusterd.status.status import StatusReader, not_running
 from tools.show import fail
-from tools.status import StatusReader, not_running
 
 WATCH_S = 1.0
 

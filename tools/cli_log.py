@@ -9,12 +9,12 @@ from clusterd.exits import ExitCode
 from clusterd.logs import LEVELS
 from clusterd.printable import printable_lines
 from clusterd.rundir import board_path
+from clusterd.status.status import LOG_LEVELS
+from clusterd.status.verdict import span
 from ipc.board import Board, ask_log_level
 from tools.cli_completion import node_names
 from tools.log_reader import Entry, WantedLines, follow, last
 from tools.show import echo, fail
-from tools.status import LOG_LEVELS
-from tools.verdict import span
 
 COLOURS = {"ERROR": "red", "WARNING": "yellow", "DEBUG": "bright_black", "DEBUG2": "bright_black"}
 LOG = "logs/cluster.log"

@@ -8,10 +8,10 @@ import click
 
 from clusterd.exits import START_TIMEOUT_S, ExitCode
 from clusterd.rundir import root_problem
+from clusterd.status.status import StatusReader
 from tools import stopping
 from tools.check import check
 from tools.show import echo, fail, show_lines, warn
-from tools.status import StatusReader
 
 LogFormat = Literal["text", "json"]
 WAIT_MASTER_S = 3.0

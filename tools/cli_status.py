@@ -11,12 +11,12 @@ import msgspec
 
 from clusterd.exits import ExitCode
 from clusterd.printable import printable
+from clusterd.status.control import ClusterError, NotAnswering, ask
+from clusterd.status.status import StatusReader
+from clusterd.status.verdict import Verdict, verdict
 from tools import nagios
 from tools.cli_completion import node_names
-from tools.control import ClusterError, NotAnswering, ask
 from tools.show import echo, fail
-from tools.status import StatusReader
-from tools.verdict import Verdict, verdict
 
 WATCH_S = 1.0
 FORGET_S = 10.0

@@ -15,12 +15,12 @@ from rich.text import Text
 
 from clusterd.exits import ExitCode
 from clusterd.printable import printable_facts
+from clusterd.status.control import ClusterError, NotAnswering
+from clusterd.status.status import StatusReader
 from tools import syncing
 from tools.cli_completion import node_names
 from tools.console import PlainConsole
-from tools.control import ClusterError, NotAnswering
 from tools.show import echo
-from tools.status import StatusReader
 from tools.syncing import Standing
 
 GROUPS = (("missing", "+", "green", "create"), ("shared", "~", "yellow", "replace"), ("extra", "-", "red", "delete"))

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import click
 
+from clusterd.status.status import StatusReader
 from tools.show import fail
-from tools.status import StatusReader
 
 STEP_S = 0.1
 

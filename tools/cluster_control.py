@@ -12,9 +12,9 @@ from clusterd.dapi.files.daemons import daemon_states
 from clusterd.errors import ClusterError, ConfigurationError
 from clusterd.printable import printable, printable_lines
 from clusterd.rundir import DEFAULT_ROOT
+from clusterd.status.control import NotAnswering
 from tools import questions
 from tools.cluster_tables import agents_table, health_long, health_summary, nodes_table
-from tools.control import NotAnswering
 
 NOT_RUNNING = "Cluster is not running."
 MORE = "more"

@@ -6,14 +6,14 @@ from typing import Any
 
 import msgspec
 
+from clusterd.adoption import BIN
 from clusterd.config.loading import load
 from clusterd.exits import ExitCode
-from clusterd.supervisor.pidfile import OURS, STOCK, running_daemon
+from clusterd.pidfile import OURS, STOCK, running_daemon
 from hashing.atomic import FileOps
 from tools import adopt_switch
 from tools.adopt_checks import CONTROL, Check, checks
 from tools.adopting import CannotAdopt, Change, carry_out, changes_to_adopt, changes_to_undo, clean, opened
-from tools.adoption import BIN
 from tools.outcome import Outcome
 
 CHECKED = "configuration"

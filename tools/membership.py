@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from clusterd.status.verdict import span
 from tools import questions
-from tools.verdict import span
 
 Row = dict[str, Any]
 

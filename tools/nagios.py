@@ -1,4 +1,4 @@
-"""The state of a node as the output of a Nagios plugin: pure, from the facts of tools/status.py.
+"""The state of a node as the output of a Nagios plugin: pure, from the facts of clusterd/status/status.py.
 
 One line: `CLUSTERD WARNING - text | label=value;warn;crit ...`. Codes: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
 """
@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tools.verdict import span, verdict
+from clusterd.status.verdict import span, verdict
 
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
 WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")

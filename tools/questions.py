@@ -1,5 +1,5 @@
 """The questions of the control tools to a node about the cluster. They raise NotAnswering and ClusterError of
-tools/control.py."""
+clusterd/status/control.py."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.errors import ClusterError
 from clusterd.wire.commands import GET_CONFIG, GET_HEALTH, GET_MEMBERS, GET_NODES
 from clusterd.wire.results import WireCallable, WireResult
-from tools.control import ANSWER_S, ask_json, call
 
 OVERVIEW = WireCallable("get_agents_overview", "wazuh.core.agent", "Agent.get_agents_overview")
 OVERVIEW_FIELDS = ["id", "ip", "name", "status", "node_name", "version"]

@@ -5,10 +5,10 @@ import signal
 import time
 
 from clusterd.exits import ExitCode
-from clusterd.supervisor.pidfile import running_pid
+from clusterd.pidfile import running_pid
+from clusterd.status.status import StatusReader
 from tools.check import check
 from tools.outcome import Outcome
-from tools.status import StatusReader
 
 TOLD_S = 5.0
 POLL_S = 0.05

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clusterd.printable import printable, printable_facts
-from tools.verdict import Verdict, apart, is_apart, span
+from clusterd.status.verdict import Verdict, apart, is_apart, span
 
 MIB = 1048576
 LONG_SILENCE_S = 10.0

@@ -7,8 +7,8 @@ import time
 import psutil
 
 from clusterd.exits import ExitCode
+from clusterd.pidfile import running_pid
 from clusterd.rundir import board_path
-from clusterd.supervisor.pidfile import running_pid
 from ipc.board import Board
 from tools.outcome import Outcome
 

@@ -23,11 +23,11 @@ from clusterd.agent_keys import KEY_FILE
 from clusterd.config.loading import CLUSTER_JSON, load
 from clusterd.monitor.journal_reader import JournalReader, JournalUnreadable
 from clusterd.rundir import journal_path
+from clusterd.status.status import StatusReader
 from clusterd.token_secret import SECRET_FILE
 from clusterd.users import USERS_FILE
 from tools.check import check
 from tools.doctor.examine import examine
-from tools.status import StatusReader
 
 LOG_BYTES = 20 << 20
 """Bytes at the end of each log file that are included."""

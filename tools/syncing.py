@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from clusterd.status.control import ask_json
+from clusterd.status.verdict import MOST_NAMED, span
 from clusterd.wire.commands import DIFF, SYNC_NOW
-from tools.control import ask_json
 from tools.screen import size
-from tools.verdict import MOST_NAMED, span
 
 ASK_S = 60.0
 POLL_S = 0.1

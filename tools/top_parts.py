@@ -11,8 +11,8 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from clusterd.printable import printable
+from clusterd.status.verdict import hindrances, span
 from tools.screen import RESULTS, STATES, size
-from tools.verdict import hindrances, span
 
 Order = Literal["problems", "name", "lag"]
 WIDE = 96

@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from clusterd.printable import printable, printable_facts
+from clusterd.status.verdict import span, verdict
 from tools.screen import VERDICTS, size
 from tools.top_parts import Order, ScreenPart, agents_part, nodes_part, problems_part, processes_part, syncs_part
-from tools.verdict import span, verdict
 
 ORDERS: tuple[Order, ...] = ("problems", "name", "lag")
 TWO_COLUMNS = 150

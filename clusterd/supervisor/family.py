@@ -13,7 +13,7 @@ from clusterd.messages.journal import ProcessEvent
 from clusterd.rounds import Rounds
 from clusterd.supervisor.child import BirthPlan, Child, ChildSpec, fork
 from clusterd.supervisor.restart import GiveUp, History, Life, decide, how
-from clusterd.supervisor.vitals import Watch
+from clusterd.vitals import Watch
 from ipc.board import Board, BoardRow, RowSnapshot
 
 TAG = "Cluster"

@@ -24,6 +24,7 @@ from clusterd.exits import ExitCode
 from clusterd.framework import location
 from clusterd.logs import Log, stderr_stream
 from clusterd.messages.journal import ReloadEvent
+from clusterd.pidfile import AlreadyRunning, claim
 from clusterd.reload import adopt, changes
 from clusterd.rights import keep_memory_private, too_many_rights
 from clusterd.rounds import Rounds
@@ -37,7 +38,6 @@ from clusterd.supervisor.family import SUBTAG, TAG, Family, Timing
 from clusterd.supervisor.helpers import STAGE as HELPERS_STAGE
 from clusterd.supervisor.helpers import Helpers
 from clusterd.supervisor.notify import Notifier
-from clusterd.supervisor.pidfile import AlreadyRunning, claim
 from clusterd.supervisor.plan import NodeResources, make_arena, plan
 from clusterd.supervisor.preload import preload
 from ipc.board import SUPERVISOR, Board

@@ -14,14 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from clusterd.logs import Log
+from clusterd.status.status import StatusReader
+from clusterd.status.verdict import verdict
 from clusterd.supervisor.notify import Notifier
 from tools.cli_control import agents_view, nodes_view
 from tools.cluster_tables import agents_table, health_summary, nodes_table
 from tools.console import PlainConsole
 from tools.screen import status_view
 from tools.show import echo
-from tools.status import StatusReader
-from tools.verdict import verdict
 
 FORGED = "x\n2026/01/01 00:00:00 INFO: [Master] [Main] All is well."
 HOSTILE = [

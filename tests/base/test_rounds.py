@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytest
 
 from clusterd.net.bridge import Bridge
+from clusterd.pidfile import claim
 from clusterd.rounds import Rounds
 from clusterd.store.private import PrivateDatabases, database_name
 from clusterd.store.stream import StreamServer, remove_own
 from clusterd.supervisor.family import Family
-from clusterd.supervisor.pidfile import claim
 
 
 def test_a_failing_round_is_said_once_until_it_works_again() -> None:

@@ -14,7 +14,7 @@ import time
 import psutil
 import pytest
 
-from clusterd.supervisor.pidfile import running_pid
+from clusterd.pidfile import running_pid
 from tests.campaigns.frame import MINUTES, Campaign, Edits, Readers, must_be_well, running
 from tests.conftest import MakeRig
 from tools.rig.faults import signal_process, tell_link

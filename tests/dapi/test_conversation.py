@@ -10,11 +10,11 @@ import pytest
 from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
+from clusterd.status import control
+from clusterd.status.control import NotAnswering, ask, ask_json, call
 from clusterd.wire.connection import Connection
 from clusterd.wire.events import RequestReceived, ResponseReceived
 from clusterd.wire.results import WireCallable, WireResult, dump_json, encode_exception
-from tools import control
-from tools.control import NotAnswering, ask, ask_json, call
 
 Script = Callable[["Side", RequestReceived], None]
 RESULT = WireResult("WazuhResult", {"str_priority": None, "result": {"n": 1}})

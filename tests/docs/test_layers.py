@@ -16,6 +16,7 @@ LAYERS = {
         ("clusterd.wire",),
         ("clusterd.wdb",),
         ("clusterd.dapi",),
+        ("clusterd.status",),
         tuple(f"clusterd.{name}" for name in PROCESSES),
         ("clusterd.supervisor",),
         ("tools",),

@@ -9,9 +9,9 @@ import pytest
 
 from clusterd.exits import ExitCode
 from clusterd.settings import CAPABILITIES
+from clusterd.status.status import StatusReader
 from tools.cli import COMMANDS
 from tools.doctor import cluster
-from tools.status import StatusReader
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs/operations/reference.md").read_text(encoding="utf-8")

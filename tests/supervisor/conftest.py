@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clusterd.pidfile import running_pid
 from clusterd.rights import DEBUGGABLE
 from clusterd.rundir import board_path
-from clusterd.supervisor.pidfile import running_pid
 from ipc.board import Board, RowSnapshot
 from tests.supervisor.helpers import MARK, make_tree, marked, until
 from tests.warm import WARM, Forked

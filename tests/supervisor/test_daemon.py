@@ -9,8 +9,8 @@ import msgspec
 import psutil
 
 from clusterd.exits import ExitCode
+from clusterd.pidfile import running_pid
 from clusterd.rights import DEBUGGABLE
-from clusterd.supervisor.pidfile import running_pid
 from clusterd.supervisor.run import StartResult
 from tests.supervisor.conftest import FakeNode
 from tests.supervisor.helpers import MARK, marked, until

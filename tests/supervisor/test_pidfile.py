@@ -14,12 +14,12 @@ from typing import Any
 import psutil
 import pytest
 
-from clusterd.supervisor.pidfile import AlreadyRunning, claim, running_pid
+from clusterd.pidfile import AlreadyRunning, claim, running_pid
 from tests.supervisor.helpers import make_tree, until
 
 HOLDER = """
 import os, signal, sys
-from clusterd.supervisor.pidfile import claim
+from clusterd.pidfile import claim
 claim(sys.argv[1])
 child = os.fork() if sys.argv[2] == "with-child" else -1
 if child:
@@ -29,7 +29,7 @@ signal.pause()
 
 KILLED_AS_IT_WRITES = """
 import os, signal, sys
-from clusterd.supervisor.pidfile import claim
+from clusterd.pidfile import claim
 os.write = lambda fd, data: os.kill(os.getpid(), signal.SIGKILL)
 claim(sys.argv[1])
 """

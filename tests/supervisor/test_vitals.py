@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from clusterd.supervisor import vitals
-from clusterd.supervisor.vitals import Sample, Spent, Watch, read
+from clusterd import vitals
+from clusterd.vitals import Sample, Spent, Watch, read
 from tests.supervisor.helpers import until
 
 

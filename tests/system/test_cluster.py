@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from clusterd.status.status import StatusReader
 from hashing.atomic import temporary_name
 from tests.conftest import MakeRig
 from tools.rig import workload
 from tools.rig.faults import signal_process, tell_link
 from tools.rig.nodes import Rig
 from tools.rig.peer import LocalClient, wait_until
-from tools.status import StatusReader
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from clusterd.adoption import MODULES, State, launcher_text, look, look_at_all, notice, own_python
+from clusterd.pidfile import OURS, STOCK, running_daemon
 from clusterd.settings import Limits
-from clusterd.supervisor.pidfile import OURS, STOCK, running_daemon
+from clusterd.status.status import StatusReader
 from clusterd.sync.ports.ledger import Disk
 from hashing.atomic import FileOps
 from tests.fakes.file_ops import FaultyOps
@@ -22,12 +24,10 @@ from tests.fakes.manager import Manager
 from tests.supervisor.helpers import until
 from tools.adopt_checks import Check, checks
 from tools.adopting import opened
-from tools.adoption import MODULES, State, launcher_text, look, look_at_all, notice, own_python
 from tools.check import check
 from tools.cutover import Cutover
 from tools.outcome import Outcome
 from tools.rig.guard import MARK, guarded
-from tools.status import StatusReader
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clusterd.supervisor.pidfile import OURS, STOCK, running_daemon
+from clusterd.pidfile import OURS, STOCK, running_daemon
 from tests.fakes.manager import OTHER, Manager
 from tests.supervisor.helpers import until
 from tools.rig.guard import MARK, guarded

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from clusterd.exits import ExitCode
+from clusterd.status.verdict import apart, is_apart, span, verdict
 from tools.nagios import check
-from tools.verdict import apart, is_apart, span, verdict
 
 
 def worker(name: str, state: str = "connected", lost_s: float | None = None) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import Any
 from clusterd.errors import ClusterError
 from clusterd.net.dial import parse_address
 from clusterd.settings import Settings
+from clusterd.status.control import NotAnswering
+from clusterd.status.verdict import ADVICE, LAG_S, apart, is_apart, span
 from tools import syncing
-from tools.control import NotAnswering
 from tools.doctor.finding import Finding
 from tools.probe import Probed, probe
-from tools.verdict import ADVICE, LAG_S, apart, is_apart, span
 
 MOST = 5
 CURES = {

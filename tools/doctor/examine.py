@@ -6,10 +6,10 @@ from typing import Any
 from clusterd.config.loading import load
 from clusterd.framework import location
 from clusterd.settings import Settings
+from clusterd.status.status import StatusReader
 from tools.check import check
 from tools.doctor import cluster, files, services, system
 from tools.doctor.finding import Finding
-from tools.status import StatusReader
 
 
 def examine(root: str, *, connects: bool = True) -> list[Finding]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from clusterd.pidfile import running_pid
 from clusterd.settings import Settings
-from clusterd.supervisor.pidfile import running_pid
 from tools.doctor.finding import Finding
 
 WATCHES = "/proc/sys/fs/inotify/max_user_watches"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
+from clusterd.status.status import StatusReader
 from tools.console import PlainConsole
 from tools.rig import faults, workload
 from tools.rig.agents import Fleet
@@ -26,7 +27,6 @@ from tools.rig.browser import browser, why_no_browser
 from tools.rig.guard import guarded
 from tools.rig.nodes import Rig, RigError, RigNode, free_port, merged
 from tools.rig.patience import Patience
-from tools.status import StatusReader
 from tools.top_view import Looks, top_view
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ from typing import Any
 
 import psutil
 
+from clusterd.adoption import notice
 from clusterd.errors import ClusterError
+from clusterd.pidfile import running_daemon, running_pid
 from clusterd.rundir import board_path, problem_path
 from clusterd.scheduling import class_of
-from clusterd.supervisor.pidfile import running_daemon, running_pid
+from clusterd.status.control import NotAnswering, ask_json
 from clusterd.wire.commands import STATUS
 from ipc.board import Board, RowSnapshot
-from tools.adoption import notice
-from tools.control import NotAnswering, ask_json
 
 ASK_TIMEOUT_S = 1.2
 CPU_SAMPLE_S = 0.2

@@ -1,4 +1,4 @@
-"""The state of a node in one word, with the most important reason: pure, from the facts of tools/status.py."""
+"""The state of a node in one word, with the most important reason: pure, from the facts of status.py."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
