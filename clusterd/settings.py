@@ -176,11 +176,13 @@ class JournalSettings(msgspec.Struct, frozen=True):
 
 
 class MonitorSettings(msgspec.Struct, frozen=True):
-    """The monitoring port (clusterd/monitor)."""
+    """The monitoring port (clusterd/monitor): HTTP without a login, for this machine by default. `names`: host names,
+    other than the node's and the machine's, by which browsers and scrapers may ask for it."""
 
     enabled: bool = True
     address: str = "127.0.0.1"
     port: int = 15516
+    names: tuple[str, ...] = ()
 
 
 class HookSettings(msgspec.Struct, frozen=True):

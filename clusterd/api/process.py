@@ -15,11 +15,11 @@ import uvloop
 
 from clusterd.api.app import Api
 from clusterd.api.node import LocalNode
-from clusterd.api.server import make_server
 from clusterd.clock import Clock
 from clusterd.config.loading import certificate_problem, load
 from clusterd.errors import StartFailure
 from clusterd.exits import ExitCode
+from clusterd.listening.bounded_server import HttpBounds, make_server
 from clusterd.listening.http_server import CountedServer
 from clusterd.listening.strangers import StrangerLines
 from clusterd.logs import Log
@@ -95,7 +95,10 @@ class _ApiProcess:
         own = self._settings.clusterd.api
         cert, key = self._certificate
         self._refuse_bad_certificate(cert, key)
-        self._server = server = make_server(api.app, own, cert=cert, key=key, refused=self._refused)
+        bounds = HttpBounds(
+            own.connections, own.connections_per_address, own.connections_per_network, own.request_timeout_s
+        )
+        self._server = server = make_server(api.app, bounds, refused=self._refused, cert=cert, key=key)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             async with asyncio.timeout(START_S):

@@ -104,7 +104,10 @@ class _JsonReader:
         self._found.problems.append(Problem(self._file, where, "this value is not allowed", allowed, shown(value)))
 
     def unknown(self, where: str) -> None:
-        self._found.warnings.append(Problem(self._file, where, "this key is not known and is ignored"))
+        self.warn(where, "this key is not known and is ignored")
+
+    def warn(self, where: str, text: str) -> None:
+        self._found.warnings.append(Problem(self._file, where, text))
 
     def read(self, content: object) -> None:
         if not isinstance(content, dict):
@@ -395,8 +398,12 @@ class _JsonReader:
             enabled=section.boolean("enabled", base.enabled),
             address=section.text("address", base.address, "an IP address of this machine, like 127.0.0.1", _is_address),
             port=section.number("port", base.port, 1, 65535, whole=True),
+            names=section.texts("names", base.names),
         )
         section.done()
+        if read.enabled and not ipaddress.ip_address(read.address).is_loopback:
+            text = "everybody who reaches this address sees the state of the cluster: the monitoring port has no login"
+            self.warn(section.where("address"), text)
         return read
 
 

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from clusterd.api.server import LARGEST_HEAD, make_server
+from clusterd.listening.bounded_server import LARGEST_HEAD, HttpBounds, make_server
 from clusterd.listening.http_server import CountedServer
 from clusterd.settings import ApiSettings
 from tests.api.harness import Door
@@ -51,9 +51,12 @@ class Served:
 
     async def _serve(self) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        own = self.settings
         self._server = make_server(
             self.door.api.app,
-            self.settings,
+            HttpBounds(
+                own.connections, own.connections_per_address, own.connections_per_network, own.request_timeout_s
+            ),
             cert=str(self.cert),
             key=str(self.key),
             refused=lambda caller, text: self.refused.append(text),

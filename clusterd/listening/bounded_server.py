@@ -4,13 +4,13 @@ import asyncio
 import socket
 from typing import Any
 
+import msgspec
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clusterd.listening.addresses import network_of
 from clusterd.listening.admission import Bounds, Gatekeeper
 from clusterd.listening.http_server import CountedProtocol, CountedServer, Refused
-from clusterd.settings import ApiSettings
 
 LARGEST_HEAD = 65536
 """Most bytes of a request's first line and headers."""
@@ -21,12 +21,25 @@ STOP_S = 2
 BACKLOG = 128
 
 
-def make_server(app: ASGIApp, settings: ApiSettings, *, cert: str, key: str, refused: Refused) -> CountedServer:
-    """Returns a server, to be run with a bound socket. `refused`: called for connections above the limits. Raises
-    OSError (ssl.SSLError) for an unusable certificate or key."""
+class HttpBounds(msgspec.Struct, frozen=True):
+    """What a server bears. `head_s`: how long a handshake, and the head of a request, may take to arrive; `send_s`: how
+    long its caller may take to read what was written."""
+
+    connections: int
+    per_address: int
+    per_network: int
+    head_s: float
+    send_s: float = SEND_S
+
+
+def make_server(
+    app: ASGIApp, bounds: HttpBounds, *, refused: Refused, cert: str | None = None, key: str | None = None
+) -> CountedServer:
+    """Returns a server, to be run with a bound socket. `cert`, `key`: for HTTPS. `refused`: called for connections
+    above the limits. Raises OSError (ssl.SSLError) for an unusable certificate or key."""
     config = uvicorn.Config(
-        _Hurried(app),
-        http=_protocol(settings),
+        _Hurried(app, bounds.send_s),
+        http=_protocol(bounds.head_s),
         ssl_certfile=cert,
         ssl_keyfile=key,
         log_config=None,
@@ -41,9 +54,8 @@ def make_server(app: ASGIApp, settings: ApiSettings, *, cert: str, key: str, ref
         timeout_graceful_shutdown=STOP_S,
     )
     config.load()
-    most = settings.connections
-    gate = Gatekeeper(Bounds(most, settings.connections_per_address, settings.connections_per_network, most))
-    return CountedServer(config, gate, caller=_caller, refused=refused, handshake_s=settings.request_timeout_s)
+    gate = Gatekeeper(Bounds(bounds.connections, bounds.per_address, bounds.per_network, bounds.connections))
+    return CountedServer(config, gate, caller=_caller, refused=refused, handshake_s=bounds.head_s)
 
 
 def _caller(accepted: socket.socket, address: Any) -> str:
@@ -53,18 +65,19 @@ def _caller(accepted: socket.socket, address: Any) -> str:
 class _Hurried:
     """The application, aborted when its caller does not read."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, send_s: float) -> None:
         self._app = app
+        self._send_s = send_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def hurried(message: Message) -> None:
-            async with asyncio.timeout(SEND_S):
+            async with asyncio.timeout(self._send_s):
                 await send(message)
 
         await self._app(scope, receive, hurried)
 
 
-def _protocol(settings: ApiSettings) -> type[CountedProtocol]:
+def _protocol(head_s: float) -> type[CountedProtocol]:
     """uvicorn creates one for each connection and passes none of our arguments, so they are in a closure."""
 
     class BoundedProtocol(CountedProtocol):
@@ -98,7 +111,7 @@ def _protocol(settings: ApiSettings) -> type[CountedProtocol]:
         def _begin_head(self) -> None:
             self._end_head()
             self._in_head = True
-            self._head_timer = self.loop.call_later(settings.request_timeout_s, self._too_slow)
+            self._head_timer = self.loop.call_later(head_s, self._too_slow)
 
         def _end_head(self) -> None:
             self._in_head = False
