@@ -11,6 +11,7 @@ TEST = [
     "pytest-randomly>=3.15",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
+    "prometheus-client>=0.20",
     "schemathesis>=4.0",
     "pytest-benchmark>=4.0",
     "playwright>=1.50",

@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 
 import msgspec
@@ -19,15 +20,19 @@ from ipc.mapping import Mapping
 MAGIC = 0x636C7573_74657264
 ROWS = 64
 NAME_BYTES = 16
-COUNTERS = 22
-ROW_BYTES = 256
-"""Name, six fields, COUNTERS counters, two fields."""
+COUNTERS = 43
+ROW_BYTES = 512
+"""Name, six fields, COUNTERS counters, and the fields that begin with _LOG_LOST."""
+LATE_BOUNDS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
+"""Upper bounds of the buckets in which a loop counts how late its heartbeats were; one more bucket has the rest."""
 STATES = ("down", "starting", "ready", "stopping", "failed")
 # Fields are items of a memoryview of 64-bit words. struct.pack_into clears the place first, so a reader could see half
 # a number.
 _PID, _INCARNATION, _STATE, _RESTARTS, _HEARTBEAT, _STARTED = (NAME_BYTES + 8 * n for n in range(6))
 _FIRST_COUNTER = NAME_BYTES + 48
-_LOG_LOST, _LOG_ERRNO = (_FIRST_COUNTER + 8 * (COUNTERS + n) for n in range(2))
+_LOG_LOST, _LOG_ERRNO, _OWN_BYTES, _LATE_US = (_FIRST_COUNTER + 8 * (COUNTERS + n) for n in range(4))
+_LATE = _LATE_US + 8
+_LATE_BUCKETS = len(LATE_BOUNDS_S) + 1
 SUPERVISOR = "supervisor"
 LOG_LEVELS = 3
 _LEVEL, _UNTIL = 1, 2
@@ -48,6 +53,12 @@ NET_COUNTERS = (
     "requests",
     "slabs",
     "slabs_free",
+    "refused_key",
+    "refused_hello",
+    "refused_name",
+    "refused_cluster",
+    "refused_version",
+    "refused_silent",
 )
 SYNC_COUNTERS = ("jobs_queued", "jobs_running", "tasks", "slabs", "slabs_free", "hurry")
 STORE_COUNTERS = ("connections", "requests", "commits", "writes")
@@ -77,7 +88,9 @@ def counters_of(name: str) -> tuple[str, ...]:
 class RowSnapshot(msgspec.Struct, frozen=True):
     """A row at one moment. `heartbeat_ns` is CLOCK_MONOTONIC, `started_at_ns` the wall clock; 0 means never.
     `log_lost`: lines that the process could not write to the log; `log_errno`: why its last attempt failed, 0 if it did
-    not."""
+    not. `own_bytes`: memory that no other process shares, as the process has measured it, 0 if it has not. `late`: how
+    many heartbeats were late, by the buckets of LATE_BOUNDS_S (empty for a process without a loop), `late_s`: by how
+    much in all."""
 
     name: str
     pid: int
@@ -89,6 +102,9 @@ class RowSnapshot(msgspec.Struct, frozen=True):
     counters: dict[str, int]
     log_lost: int = 0
     log_errno: int = 0
+    own_bytes: int = 0
+    late: tuple[int, ...] = ()
+    late_s: float = 0.0
 
 
 class BoardRow:
@@ -100,6 +116,10 @@ class BoardRow:
         self.name = name
         self.on_stamp: Callable[[], None] | None = None
         self._places = {counter: (offset + _FIRST_COUNTER) // 8 + n for n, counter in enumerate(counters_of(name))}
+
+    @property
+    def _late_fields(self) -> range:
+        return range(_LATE, _LATE + 8 * _LATE_BUCKETS, 8)
 
     def _get(self, field: int) -> int:
         return int(self._words[(self._offset + field) // 8])
@@ -119,6 +139,15 @@ class BoardRow:
         """Records the state of this process's log: how many lines are lost, and the errno of the last attempt."""
         self._put(_LOG_LOST, lost)
         self._put(_LOG_ERRNO, number)
+
+    def set_own_bytes(self, count: int) -> None:
+        self._put(_OWN_BYTES, count)
+
+    def late(self, seconds: float) -> None:
+        """Counts a heartbeat that came so much later than it was due: for so long the loop did something else."""
+        bucket = bisect_left(LATE_BOUNDS_S, seconds)
+        self._put(_LATE + 8 * bucket, self._get(_LATE + 8 * bucket) + 1)
+        self._put(_LATE_US, self._get(_LATE_US) + int(max(0.0, seconds) * 1e6))
 
     def log_level(self) -> int | None:
         """See Board.log_level."""
@@ -147,7 +176,8 @@ class BoardRow:
         """Assigns the row to a new process: its heartbeat and counters start anew."""
         for place in self._places.values():
             self._words[place] = 0
-        self.set_log(0, 0)
+        for field in (_LOG_LOST, _LOG_ERRNO, _OWN_BYTES, _LATE_US, *self._late_fields):
+            self._put(field, 0)
         self._put(_PID, pid)
         self._put(_INCARNATION, incarnation)
         self._put(_STARTED, time.time_ns())
@@ -167,6 +197,7 @@ class BoardRow:
 
     def snapshot(self) -> RowSnapshot:
         state = self._get(_STATE)
+        late = tuple(self._get(field) for field in self._late_fields)
         return RowSnapshot(
             self.name,
             self._get(_PID),
@@ -178,6 +209,9 @@ class BoardRow:
             {counter: int(self._words[place]) for counter, place in self._places.items()},
             self._get(_LOG_LOST),
             self._get(_LOG_ERRNO),
+            self._get(_OWN_BYTES),
+            late if any(late) else (),
+            self._get(_LATE_US) / 1e6,
         )
 
 

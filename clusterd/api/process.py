@@ -15,6 +15,7 @@ import uvloop
 
 from clusterd.api.app import Api
 from clusterd.api.node import LocalNode
+from clusterd.beat import pause_until
 from clusterd.clock import Clock
 from clusterd.config.loading import certificate_problem, load
 from clusterd.errors import StartFailure
@@ -54,7 +55,7 @@ class _ApiProcess:
         self._settings = settings
         self._row = board.row("api")
         self._log = log
-        self._trimmer = Trimmer()
+        self._trimmer = Trimmer(self._row.set_own_bytes)
         self._stop = asyncio.Event()
         self._clock = Clock().monotonic
         self._strangers: StrangerLines | None = None
@@ -113,8 +114,7 @@ class _ApiProcess:
                 api.strangers.tick(self._clock())
                 for name in ("requests", "refused", "failed"):
                     self._row.set(name, getattr(api.counters, name))
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), HEARTBEAT_S)
+                await pause_until(self._stop, self._row, HEARTBEAT_S)
             self._row.set_stopping()
         finally:
             server.should_exit = True

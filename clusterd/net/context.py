@@ -16,6 +16,8 @@ from ipc.board import BoardRow
 MAIN = "Main"
 OWN_SUBTAG = "Net"
 SLOW_NS = 5_000_000
+_NAME_IN_USE, _MASTERS_NAME, _OTHER_CLUSTER, _OTHER_VERSION = 3028, 3029, 3030, 3031
+"""Codes of a refused hello (wire.md 1.4)."""
 
 
 class ToSync(Protocol):
@@ -48,6 +50,12 @@ class Meter:
         "frames_in",
         "frames_out",
         "refused",
+        "refused_cluster",
+        "refused_hello",
+        "refused_key",
+        "refused_name",
+        "refused_silent",
+        "refused_version",
         "requests",
         "work_max_us",
         "work_over_5ms",
@@ -55,7 +63,9 @@ class Meter:
 
     def __init__(self) -> None:
         self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = 0
-        self.refused = self.requests = self.work_max_us = self.work_over_5ms = 0
+        self.refused = self.refused_key = self.refused_hello = self.refused_name = 0
+        self.refused_cluster = self.refused_version = self.refused_silent = 0
+        self.requests = self.work_max_us = self.work_over_5ms = 0
 
     def worked(self, began_ns: int) -> None:
         """Counts a callback that began at `began_ns` (time.thread_time_ns)."""
@@ -64,6 +74,17 @@ class Meter:
             self.work_over_5ms += 1
         if spent > self.work_max_us * 1000:
             self.work_max_us = spent // 1000
+
+    def refuse_hello(self, code: int) -> None:
+        """Counts a refused hello by its reason: the code of the answer."""
+        if code in (_NAME_IN_USE, _MASTERS_NAME):
+            self.refused_name += 1
+        elif code == _OTHER_CLUSTER:
+            self.refused_cluster += 1
+        elif code == _OTHER_VERSION:
+            self.refused_version += 1
+        else:
+            self.refused_hello += 1
 
     def show(self, row: BoardRow) -> None:
         for counter in self.__slots__:

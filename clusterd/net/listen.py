@@ -184,6 +184,7 @@ class Listener:
             }
             hello = check_hello(payload, rules, registered, link.name)
         except NotAdmitted as refusal:
+            self._context.meter.refuse_hello(refusal.code)
             link.respond(counter, commands.ERR, encode_failure(refusal))
             text = f"Internal error processing request '{commands.python_bytes(commands.HELLO)}': {refusal}"
             kind = f"hello {refusal.code}"
@@ -224,6 +225,7 @@ class Listener:
 
     def violated(self, link: Link, violation: Violation) -> None:
         if violation.code == WRONG_KEY and not link.name:
+            self._context.meter.refused_key += 1
             self._tell_refused(link, "", _OTHER_KEY)
         elif violation.text.startswith(NOT_OURS):
             self._say_refused(link, "", violation.text)
@@ -263,6 +265,7 @@ class Listener:
             if number in self._refused:
                 del self._deadlines[number]
             else:
+                self._context.meter.refused_silent += 1
                 self._drop_stranger(number, f"no hello in {timeout_s:g} seconds")
         intervals = self._context.settings.master
         if now >= self._next_keepalive_check:

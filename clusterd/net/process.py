@@ -13,6 +13,7 @@ from typing import Any
 import uvloop
 
 from clusterd import stacks
+from clusterd.beat import pause
 from clusterd.clock import Clock
 from clusterd.config.loading import load
 from clusterd.exits import ExitCode
@@ -60,7 +61,7 @@ class _NetProcess:
         self._settings = settings
         self._board = board
         self._row = board.row("net")
-        self._trimmer = Trimmer()
+        self._trimmer = Trimmer(self._row.set_own_bytes)
         self._context = NetContext(settings, log, Clock(), NetSlabs(arena, Clock().monotonic))
         self._stop = asyncio.Event()
         self._listener: Listener | None = None
@@ -180,7 +181,7 @@ class _NetProcess:
             began = time.thread_time_ns()
             self._tick()
             self._context.meter.worked(began)
-            await asyncio.sleep(TICK_S)
+            await pause(self._row, TICK_S)
 
     def _tick(self) -> None:
         context, now = self._context, self._context.clock.monotonic()

@@ -7,7 +7,7 @@ from types import FrameType
 
 from clusterd.config.loading import load
 from clusterd.logs import Log
-from clusterd.memory import trim_heap
+from clusterd.memory import MemoryGauge, trim_heap
 from clusterd.messages.pool import JobDone, JobFailed, PoolHello, StartJob, SyncToPool
 from clusterd.pool.jobs import JobRunner
 from clusterd.reload import adopt
@@ -62,6 +62,7 @@ class _PoolProcess:
         self._log = log
         self._incarnation = self._row.snapshot().incarnation
         self._workshop = JobRunner(settings, arena, self._row.stamp, lambda: self._sync.get("hurry"))
+        self._gauge = MemoryGauge(self._row.set_own_bytes)
         self._greeted = 0
         self._greeted_at = 0.0
         self._reload_asked = False
@@ -92,6 +93,7 @@ class _PoolProcess:
         worked = False
         while True:
             self._row.stamp()
+            self._gauge.tick(time.monotonic())
             if self._reload_asked:
                 with self._rounds.survive("reloading the configuration"):
                     self._reload()

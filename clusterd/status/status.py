@@ -34,6 +34,7 @@ ASKED = (
     "problems",
     "spool",
     "framework",
+    "jobs",
     "workers",
     "refused",
     "ha",
@@ -42,6 +43,8 @@ ASKED = (
 )
 """Members of the answer of sync."""
 LOG = "logs/cluster.log"
+REFUSALS = ("key", "hello", "name", "cluster", "version", "silent")
+"""Reasons for which connections to the cluster's port are refused, beside the bounds of their number."""
 
 
 def log_problems(root: str, rows: list[RowSnapshot]) -> dict[str, str]:
@@ -88,9 +91,13 @@ def not_running(root: str) -> str:
 class StatusReader:
     """Reads one node repeatedly; keeps psutil's handles so that CPU is measured between two reads."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, in_node: bool = False) -> None:
+        """`in_node`: for a process of the node, which reads every few seconds: it never sleeps to measure CPU (null in
+        the first read of a process), and takes the memory that each process has measured itself."""
         self._root = root
+        self._in_node = in_node
         self._handles: dict[int, psutil.Process] = {}
+        self._unmeasured: set[int] = set()
 
     def read_sync(self) -> dict[str, Any]:
         """Returns sync's state without a look at the processes, which is quicker. If sync does not answer, `peers` is
@@ -105,6 +112,7 @@ class StatusReader:
             "problems": {},
             "spool": None,
             "framework": None,
+            "jobs": None,
             "workers": [],
             "refused": [],
             "ha": None,
@@ -141,6 +149,7 @@ class StatusReader:
             "slabs": {},
             "spool": None,
             "framework": None,
+            "jobs": None,
             "peers": None,
             "manifest": None,
             "syncs": [],
@@ -198,29 +207,32 @@ class StatusReader:
 
     def _first_sample(self, rows: list[RowSnapshot]) -> float:
         """Begins to measure CPU; returns the time, unless every process was sampled by an earlier read."""
-        fresh = False
+        self._unmeasured = set()
+        present = {row.pid for row in rows}
+        self._handles = {pid: handle for pid, handle in self._handles.items() if pid in present}
         for row in rows:
             if row.pid and row.pid not in self._handles:
                 try:
                     self._handles[row.pid] = psutil.Process(row.pid)
                     self._handles[row.pid].cpu_percent()
-                    fresh = True
+                    self._unmeasured.add(row.pid)
                 except psutil.Error:
                     continue
-        return time.monotonic() if fresh else 0.0
+        return time.monotonic() if self._unmeasured else 0.0
 
     def _add_processes(self, status: dict[str, Any], rows: list[RowSnapshot], first: float) -> None:
-        if first:
+        if first and not self._in_node:
             time.sleep(max(0.0, first + CPU_SAMPLE_S - time.monotonic()))
         for row in rows:
             handle = self._handles.get(row.pid) if row.state not in ("down", "failed") else None
             cpu, uss = None, None
             if handle is not None:
                 try:
-                    cpu = handle.cpu_percent()
-                    uss = handle.memory_full_info().uss
+                    if not self._in_node or row.pid not in self._unmeasured:
+                        cpu = handle.cpu_percent()
+                    uss = row.own_bytes or None if self._in_node else handle.memory_full_info().uss
                 except psutil.AccessDenied:
-                    uss = None
+                    uss = row.own_bytes or None  # its own measure, at most ten seconds old
                 except psutil.Error:
                     cpu = None
             status["processes"].append(
@@ -252,6 +264,7 @@ class StatusReader:
                     "handshakes": counters["handshakes"],
                     "local_clients": counters["local_clients"],
                     "refused": counters["refused"],
+                    "refusals": {reason: counters[f"refused_{reason}"] for reason in REFUSALS},
                     "frames_in": counters["frames_in"],
                     "frames_out": counters["frames_out"],
                     "bytes_in": counters["bytes_in"],

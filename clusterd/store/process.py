@@ -16,6 +16,7 @@ from typing import Any
 
 import uvloop
 
+from clusterd.beat import pause_until
 from clusterd.config.loading import load
 from clusterd.errors import StartFailure
 from clusterd.event_sender import EventSender
@@ -83,7 +84,7 @@ class _StoreProcess:
         self._row = board.row("store")
         self._log = log
         self._events = EventSender(settings.root, "store", is_on=settings.clusterd.has_monitor)
-        self._trimmer = Trimmer()
+        self._trimmer = Trimmer(self._row.set_own_bytes)
         self._stop = asyncio.Event()
         self._requests = 0
         self._rounds = Rounds(self._say)
@@ -133,8 +134,7 @@ class _StoreProcess:
         until = time.monotonic() + seconds
         while not self._stop.is_set() and time.monotonic() < until:
             self._row.stamp()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), HEARTBEAT_S)
+            await pause_until(self._stop, self._row, HEARTBEAT_S)
 
     def _say_trouble(self, failure: Exception) -> None:
         text = f"No agents on this node, files are synchronised: {failure or type(failure).__name__}"
@@ -216,8 +216,7 @@ class _StoreProcess:
                 self._row.set("requests", self._requests)
                 self._row.set("commits", engine.commits)
                 self._row.set("writes", engine.writes)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), HEARTBEAT_S)
+                await pause_until(self._stop, self._row, HEARTBEAT_S)
 
     def _make_replica(self) -> ReplicaSource | ReplicaCopy | None:
         """A master gives replicas, a candidate keeps one. Raises sqlite3.Error."""

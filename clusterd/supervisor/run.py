@@ -23,6 +23,7 @@ from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode
 from clusterd.framework import location
 from clusterd.logs import Log, stderr_stream
+from clusterd.memory import MemoryGauge
 from clusterd.messages.journal import ReloadEvent
 from clusterd.pidfile import AlreadyRunning, claim
 from clusterd.reload import adopt, changes
@@ -270,6 +271,7 @@ class _Supervisor:
         self._row = self._board.add_row(SUPERVISOR)
         log.report_to(self._row)
         self._row.begin(os.getpid(), 1)
+        self._gauge = MemoryGauge(self._row.set_own_bytes)
         self._node = NodeResources(settings, make_arena(settings), self._board, log)
         self._events = EventSender(self._root, SUPERVISOR, is_on=settings.clusterd.has_monitor)
         self._family = Family(
@@ -324,6 +326,7 @@ class _Supervisor:
             with self._rounds.survive("looking after the framework"):
                 self._helpers.look(now)
             self._row.stamp()
+            self._gauge.tick(now)
             failure = self._family.failure
             if not self._serving and not failure:
                 if self._family.is_ready:

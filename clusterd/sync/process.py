@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 
 import uvloop
 
+from clusterd.beat import pause
 from clusterd.clock import Clock
 from clusterd.config.loading import load
 from clusterd.dapi.protocol.policy import TABLE
@@ -87,7 +88,7 @@ class _SyncProcess:
         self._board = board
         self._row = board.row("sync")
         self._log = log
-        self._trimmer = Trimmer()
+        self._trimmer = Trimmer(self._row.set_own_bytes)
         self._pool_size = pool_size
         self._framework_fd = framework_fd
         self._crew: Crew | None = None
@@ -336,7 +337,7 @@ class _SyncProcess:
                 self._context.slabs.free_idle(now)
             self._trimmer.tick(now)
             self._count()
-            await asyncio.sleep(HEARTBEAT_S)
+            await pause(self._row, HEARTBEAT_S)
 
     def _count(self) -> None:
         self._row.set("jobs_queued", self._queue.waiting)

@@ -10,6 +10,7 @@ from clusterd.clock import Clock
 from clusterd.messages.base import Job, Result
 from clusterd.messages.manifest import ScanShard
 from clusterd.messages.pool import AnyJob, AnyResult, JobDone, JobFailed, PoolHello, StartJob
+from clusterd.sync.ports.job_times import JobTimes
 from ipc.board import Board
 from ipc.errors import NoCredit
 from ipc.job_queue import JobQueue, Lane
@@ -77,6 +78,8 @@ class PoolPort:
         self._slots: dict[int, int] = {}
         self._idle_claims: dict[int, int] = {}
         self._given_at: dict[int, float] = {}
+        self._given: dict[int, str] = {}
+        self.times = JobTimes()
         self._unwanted: dict[int, str] = {}
 
     async def run(self, job: Job[R], *, urgent: bool = False, lane: Lane = "bulk") -> R:
@@ -140,6 +143,8 @@ class PoolPort:
     async def done(self, slot: int, message: JobDone) -> None:
         self._idle_claims.pop(slot, None)
         if self._queue.done(slot, message.id):
+            kind, took_s = self._given.pop(slot, "unknown"), self._clock.monotonic() - self._given_at.get(slot, 0.0)
+            self.times.took(kind, took_s, failed=isinstance(message.result, JobFailed))
             self._settle(message.id, message.result)
         await self._assign()
 
@@ -173,4 +178,5 @@ class PoolPort:
     async def _assign(self) -> None:
         for slot, number, job in self._queue.next_assignments():
             self._given_at[slot] = self._clock.monotonic()
+            self._given[slot] = type(job).__name__
             await self._send(f"pool-{slot}".encode(), StartJob(number, job))

@@ -74,6 +74,7 @@ def node_status(
         "slabs_free": context.slabs.free,
         "spool": context.spool.ledger.shown(),
         "framework": framework_status(context),
+        "jobs": context.jobs.times.shown(),
         "answered_at": context.clock.wall(),
         "agents": agents,
         "ha": ha,
