@@ -69,6 +69,11 @@ def journal_path(root: str) -> str:
     return f"{root.rstrip('/')}/{JOURNAL}"
 
 
+def monitor_url_path(root: str) -> str:
+    """One line: where the monitoring port is; absent while there is none."""
+    return f"{run_dir(root)}/monitor.url"
+
+
 def local_socket(root: str) -> str:
     """The socket for programs on this machine (dapi.md 1.1)."""
     return f"{root.rstrip('/')}/{LOCAL_SOCKET}"

@@ -108,6 +108,8 @@ def _headline(status: dict[str, Any]) -> Text:
     for name, row in status["clocks"].items():
         if is_apart(row):
             line.append(f"\n{apart(name, row['offset_s'])}", style="yellow")
+    if status["monitor_url"]:
+        line.append(f"\nmonitoring port {status['monitor_url']}", style="dim")
     net = status["net"]
     if net is not None:
         slow = net["work_over_5ms"]

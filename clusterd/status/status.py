@@ -14,7 +14,7 @@ import psutil
 from clusterd.adoption import notice
 from clusterd.errors import ClusterError
 from clusterd.pidfile import running_daemon, running_pid
-from clusterd.rundir import board_path, problem_path
+from clusterd.rundir import board_path, monitor_url_path, problem_path
 from clusterd.scheduling import class_of
 from clusterd.status.control import NotAnswering, ask_json
 from clusterd.wire.commands import STATUS
@@ -71,6 +71,15 @@ def child_problems(root: str, rows: list[RowSnapshot]) -> dict[str, str]:
         ):
             found[row.name] = file.read(4096).strip()
     return found
+
+
+def monitor_url(root: str) -> str | None:
+    """Returns where the monitoring port is, None while there is none."""
+    try:
+        with open(monitor_url_path(root), encoding="utf-8", errors="replace") as file:
+            return file.read(4096).strip() or None
+    except OSError:
+        return None
 
 
 def adoption_problems(root: str) -> dict[str, str]:
@@ -130,6 +139,7 @@ class StatusReader:
             "root": self._root,
             "problem": "",
             "problems": {},
+            "monitor_url": None,
             "started_at": None,
             "log_level": None,
             "node": {
@@ -183,6 +193,7 @@ class StatusReader:
         problem = self._ask(status)
         self._add_processes(status, rows, first)
         status["problem"] = problem
+        status["monitor_url"] = monitor_url(self._root)
         status["problems"] = {
             **log_problems(self._root, rows),
             **child_problems(self._root, rows),

@@ -11,7 +11,7 @@ Level = Literal["OK", "DEGRADED", "DOWN"]
 LAG_S = 60.0
 """From this lag on a worker that is behind is reported; the next check is due after 9 s."""
 MOST_NAMED = 3
-ADVICE = frozenset({"rights"})
+ADVICE = frozenset({"rights", "monitor"})
 """Problems that do not affect the node's work: shown, and no reason for an alarm."""
 
 

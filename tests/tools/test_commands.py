@@ -49,6 +49,8 @@ STATUS_KEYS = {
     "store",
     "api",
     "journal",
+    "jobs",
+    "monitor_url",
 }
 
 

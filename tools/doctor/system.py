@@ -79,6 +79,12 @@ def processes(settings: Settings) -> Iterator[Finding]:
         if problem:
             where = f"port {settings.cluster.port} of {settings.cluster.bind_addr}"
             yield Finding("port taken", f"{where}: {problem}", "stop that program, or change <port> on every node")
+    own = settings.clusterd.monitor
+    if ours is None and own.enabled:
+        problem = _port_problem(own.address, own.port)
+        if problem:
+            where, cure = f"monitoring port {own.port} of {own.address}", "change clusterd.monitor.port in cluster.json"
+            yield Finding("port taken", f"{where}: {problem}", cure, is_fault=False)
 
 
 def _stock_daemons(root: str) -> Iterator[psutil.Process]:
