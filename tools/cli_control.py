@@ -16,6 +16,7 @@ from rich.text import Text
 
 from clusterd.exits import ExitCode
 from clusterd.printable import printable, printable_facts
+from clusterd.status.control import ClusterError, NotAnswering
 from tools import membership, questions
 from tools.console import PlainConsole
 from tools.show import echo

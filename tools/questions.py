@@ -7,6 +7,7 @@ from typing import Any
 
 from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.errors import ClusterError
+from clusterd.status.control import ANSWER_S, ask_json, call
 from clusterd.wire.commands import GET_CONFIG, GET_HEALTH, GET_MEMBERS, GET_NODES
 from clusterd.wire.results import WireCallable, WireResult
 

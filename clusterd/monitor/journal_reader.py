@@ -20,9 +20,10 @@ class JournalUnreadable(Exception):
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """Which events are wanted; an empty member wants all. `after`: only events with a higher `seq`. `since`, `until`:
-    wall-clock seconds. `kinds`: `worker`, or with an outcome `worker:lost`. `node`: what happened to or through this
-    node. `path`: a pattern as of a shell for paths of files; of a change only the files that match are told."""
+    """Which events are wanted; an empty member wants all. `after`, `before`: only events with a higher or a lower `seq`
+    (0: any). `since`, `until`: wall-clock seconds. `kinds`: `worker`, or with an outcome `worker:lost`. `node`: what
+    happened to or through this node. `path`: a pattern as of a shell for paths of files; of a change only the files
+    that match are told."""
 
     after: int = 0
     since: float | None = None
@@ -30,6 +31,7 @@ class Filter(msgspec.Struct, frozen=True):
     kinds: tuple[str, ...] = ()
     node: str = ""
     path: str = ""
+    before: int = 0
 
 
 class JournalReader:
@@ -106,6 +108,9 @@ def _connect(path: str) -> sqlite3.Connection | None:
 
 def _condition(wanted: Filter) -> tuple[str, list[Any]]:
     parts, values = ["seq > ?"], [wanted.after]
+    if wanted.before:
+        parts.append("seq < ?")
+        values.append(wanted.before)
     if wanted.since is not None:
         parts.append("at >= ?")
         values.append(int(wanted.since * 1000))

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from clusterd.beat import pause
 from clusterd.config.loading import load
 from clusterd.event_sender import bind_receiver
 from clusterd.logs import Log
@@ -20,6 +21,7 @@ from clusterd.monitor.feed import EventFeed
 from clusterd.monitor.hooks import Hooks
 from clusterd.monitor.journal_file import JournalFile
 from clusterd.monitor.journal_writer import JournalWriter
+from clusterd.monitor.service import MonitorService
 from clusterd.reload import adopt
 from clusterd.rounds import Rounds
 from clusterd.rundir import journal_path, problem_path
@@ -48,10 +50,12 @@ class MonitorProcess:
 
     def __init__(self, settings: Settings, board: Board, log: Log) -> None:
         self.settings = settings
+        self._board = board
         self._row = board.row(NAME)
+        self._service: MonitorService | None = None
         self._log = log
         self._stop = asyncio.Event()
-        self._trimmer = Trimmer()
+        self._trimmer = Trimmer(self._row.set_own_bytes)
         self._decoder = msgspec.msgpack.Decoder(Told)
         self._rounds = Rounds(self.say)
         self._problems: dict[str, str] = {}
@@ -87,6 +91,7 @@ class MonitorProcess:
             await self._begin_journal()
             self._hooks.adopt(self.settings.clusterd.hooks)
             self.feed.subscribe(self._hooks.take)
+            self._begin_service()
             loop.add_reader(receiver, self._receive, receiver)
             stop = asyncio.create_task(self._stop.wait())
             ended, _ = await asyncio.wait([stop, beating, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -98,6 +103,8 @@ class MonitorProcess:
         finally:
             loop.remove_reader(receiver)
             receiver.close()
+            if self._service is not None:
+                self._service.close()
             for task in (beating, *self._tasks):
                 task.cancel()
             await asyncio.gather(beating, *self._tasks, return_exceptions=True)
@@ -119,6 +126,14 @@ class MonitorProcess:
         self.feed = EventFeed(self.settings.cluster.node_name, first)
         self.feed.subscribe(self._writer.take)
         self.begin(self._writer.run())
+
+    def _begin_service(self) -> None:
+        if not self.settings.clusterd.monitor.enabled:
+            return
+        service = MonitorService(self.settings, self._board, self.feed, self.say, self.problem)
+        for work in service.forever():
+            self.begin(work)
+        self._service = service
 
     # ---- events ------------------------------------------------------------------------------------------------------
 
@@ -157,7 +172,9 @@ class MonitorProcess:
             self._row.set("unwritten", self._writer.unwritten)
             self._row.set("rows", self._writer.rows)
             self._row.set("bytes", self._writer.used_bytes)
-            await asyncio.sleep(HEARTBEAT_S)
+            if self._service is not None:
+                self._service.tick()
+            await pause(self._row, HEARTBEAT_S)
 
     def _reload(self) -> None:
         """SIGHUP: applies the settings that can change without a restart."""

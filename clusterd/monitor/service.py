@@ -1,0 +1,114 @@
+"""What stands behind the monitoring port: the node's state, its past, the counts for metrics."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from clusterd.monitor.app import MonitorApp, Shown
+from clusterd.monitor.event_counts import EventCounts
+from clusterd.monitor.feed import EventFeed, Heard
+from clusterd.monitor.hosts import host_check
+from clusterd.monitor.journal_reader import JournalReader
+from clusterd.monitor.lag import STEP_S, LagHistory
+from clusterd.monitor.metrics import Own, render
+from clusterd.monitor.pages import read_pages
+from clusterd.monitor.port import MonitorPort
+from clusterd.monitor.secrets_age import SecretFiles, SecretsAge
+from clusterd.monitor.source import NodeSeen, StatusSource
+from clusterd.rounds import Rounds
+from clusterd.rundir import journal_path
+from clusterd.settings import Settings
+from clusterd.status.status import StatusReader
+from ipc.board import Board
+
+NAME = "monitor"
+
+
+class MonitorService:
+    """Made once by the process; `forever` are its tasks, `tick` belongs to its heartbeat."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        board: Board,
+        feed: EventFeed,
+        say: Callable[[str, str], None],
+        problem: Callable[[str, str], None],
+    ) -> None:
+        self._is_master = settings.is_master
+        self._board = board
+        self._counts = EventCounts()
+        self._reader = StatusReader(settings.root, in_node=True)
+        self._files = SecretFiles(settings)
+        self._secrets = SecretsAge({}, {})
+        self._rounds = Rounds(say)
+        self._source = StatusSource(self._read, self._rounds)
+        self._lag = LagHistory()
+        names = (settings.cluster.node_name, *settings.clusterd.monitor.names)
+        self._app = MonitorApp(
+            Shown(
+                source=self._source,
+                rows=board.rows,
+                lag=self._lag,
+                past=JournalReader(journal_path(settings.root)),
+                journal=self._journal,
+                metrics=self._metrics,
+                pages=read_pages(),
+                is_our_host=host_check(names),
+            ),
+            self._rounds,
+        )
+        self._port = MonitorPort(self._app, settings, say, problem)
+        feed.subscribe(self._hear)
+
+    def forever(self) -> list[Coroutine[Any, Any, None]]:
+        """The tasks that never end."""
+        return [
+            self._guarded("the monitoring port", self._port.run),
+            self._guarded("viewers", self._app.viewers.run),
+        ] + ([self._guarded("the history of lags", self._record)] if self._is_master else [])
+
+    def tick(self) -> None:
+        self._port.strangers.tick(asyncio.get_running_loop().time())
+
+    def close(self) -> None:
+        self._app.close()
+        self._source.close()
+
+    async def _guarded(self, subject: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        while True:
+            with self._rounds.survive(subject):
+                await work()
+            await asyncio.sleep(1.0)
+
+    async def _record(self) -> None:
+        """Workers have nobody to compare themselves with."""
+        while True:
+            seen = await self._source.current()
+            status = seen.status if seen is not None and seen.is_fresh else None
+            self._lag.record(time.monotonic(), time.time(), status)
+            await asyncio.sleep(STEP_S - time.monotonic() % STEP_S + 0.1)
+
+    def _read(self) -> dict[str, Any]:
+        """In the thread of the source."""
+        status = self._reader.read()
+        self._secrets = self._files.look()
+        return status
+
+    def _hear(self, heard: Sequence[Heard]) -> None:
+        for one in heard:
+            self._counts.take(one.event)
+            self._app.viewers.hear(one.seq, one.text)
+
+    def _journal(self) -> dict[str, Any]:
+        counters = self._board.row(NAME).snapshot().counters
+        return {
+            "events_lost": counters["lost"],
+            "journal": {"rows": counters["rows"], "bytes": counters["bytes"]},
+        }
+
+    def _metrics(self, seen: NodeSeen | None) -> bytes:
+        own = Own(self._app.counts, self._app.viewers.count)
+        journal = self._board.row(NAME).snapshot().counters
+        return render(self._board.rows(), seen, self._counts, self._secrets, own, journal=journal)

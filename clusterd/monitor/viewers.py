@@ -1,0 +1,118 @@
+"""Who watches by server-sent events: the status every two seconds, made once for all of them, and each event."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+STATUS_EVERY_S = 2.0
+HEARTBEAT_S = 15.0
+MOST_VIEWERS = 32
+MOST_WAITING = 512
+"""Events that wait for one viewer, who reads slowly; beyond that it has to come back and say where it was."""
+PIECE_BYTES = 65536
+HEARTBEAT = b": still here\n\n"
+BEGIN = b"retry: 2000\n\n"
+
+
+def message(kind: str, data: bytes, number: int | None = None) -> bytes:
+    """One server-sent event. `data` has no line break."""
+    head = f"id: {number}\n" if number is not None else ""
+    return f"{head}event: {kind}\ndata: ".encode() + data + b"\n\n"
+
+
+class Viewer:
+    """What waits for one viewer: the newest status, and events in their order."""
+
+    def __init__(self) -> None:
+        self.status: bytes | None = None
+        self.events: deque[tuple[int, bytes]] = deque()
+        self.is_behind = False
+        self.news = asyncio.Event()
+
+    def take(self) -> bytes:
+        """The next part of it, of about PIECE_BYTES."""
+        pieces, size = [], 0
+        while self.events and size < PIECE_BYTES:
+            _, text = self.events.popleft()
+            pieces.append(text)
+            size += len(text)
+        if not self.events:
+            if self.status is not None:
+                pieces.append(self.status)
+                self.status = None
+            self.news.clear()
+        return b"".join(pieces)
+
+
+class Viewers:
+    """Owner of all viewers. `status` gives the data of the next message, None when there is nothing to say."""
+
+    def __init__(self, status: Callable[[], Awaitable[bytes | None]]) -> None:
+        self._status = status
+        self._viewers: set[Viewer] = set()
+        self._came = asyncio.Event()
+
+    @property
+    def count(self) -> int:
+        return len(self._viewers)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._viewers) >= MOST_VIEWERS
+
+    def hear(self, number: int, text: str) -> None:
+        """A new event of the journal: its `seq`, and its JSON."""
+        if not self._viewers:
+            return
+        told = message("journal", text.encode(), number)
+        for viewer in self._viewers:
+            if len(viewer.events) >= MOST_WAITING:
+                viewer.is_behind = True
+            else:
+                viewer.events.append((number, told))
+            viewer.news.set()
+
+    def close(self) -> None:
+        """Ends what each viewer is sent: the process stops."""
+        for viewer in self._viewers:
+            viewer.is_behind = True
+            viewer.news.set()
+
+    async def run(self) -> None:
+        """For ever: the status, while anybody looks."""
+        while True:
+            self._came.clear()
+            if self._viewers:
+                data = await self._status()
+                if data is not None:
+                    told = message("status", data)
+                    for viewer in self._viewers:
+                        viewer.status = told
+                        viewer.news.set()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._came.wait(), STATUS_EVERY_S if self._viewers else None)
+
+    async def watch(self, earlier: Callable[[], Awaitable[list[tuple[int, str]]]]) -> AsyncGenerator[bytes, None]:
+        """What one viewer is sent, until it is too far behind. `earlier`: events that it has missed, oldest first, with
+        their `seq`."""
+        viewer = Viewer()
+        self._viewers.add(viewer)
+        self._came.set()
+        try:
+            yield BEGIN
+            last = 0
+            for number, text in await earlier():
+                last = number
+                yield message("journal", text.encode(), number)
+            while viewer.events and viewer.events[0][0] <= last:
+                viewer.events.popleft()
+            while not viewer.is_behind:
+                try:
+                    await asyncio.wait_for(viewer.news.wait(), HEARTBEAT_S)
+                except TimeoutError:
+                    yield HEARTBEAT
+                    continue
+                yield viewer.take()
+        finally:
+            self._viewers.discard(viewer)
