@@ -117,11 +117,13 @@ class ReplicaCopy:
         self._digest: UnitDigest | None = None
         self._changed: dict[tuple[int, int], None] = {}
         self._slice = 0
+        self._is_closing = False
         self._compare_at = 0.0
         self._doubted_at = -DOUBT_S
         self._behind = 0
 
     def close(self) -> None:
+        self._is_closing = True
         self._thread.shutdown()
         self._close_files()
 
@@ -248,8 +250,9 @@ class ReplicaCopy:
         assert self._replica is not None
         db = self._replica.db
         if self._digest is None:
-            self._digest = UnitDigest()
-            self._digest.read_all(db)
+            digest = UnitDigest(lambda: self._is_closing)
+            digest.read_all(db)
+            self._digest = digest
         else:
             self._slice = (self._slice + 1) % SLICES
             self._digest.read_again(db, list(self._changed))
