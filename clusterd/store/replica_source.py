@@ -51,12 +51,10 @@ class ReplicaSource:
         self._digest: UnitDigest | None = None
         self._digest_at = 0
         self._slice = 0
-        self._is_closing = False
         self.candidates = Candidates(self._epoch, synchronous=synchronous, limit_s=limit_s, say=say)
         self.candidates.urged = self._wake
 
     def close(self) -> None:
-        self._is_closing = True
         self._db.interrupt()
         self._thread.shutdown()
         self._db.close()
@@ -199,9 +197,8 @@ class ReplicaSource:
 
     def _digested(self, db: sqlite3.Connection, head: int) -> str:
         if self._digest is None:
-            digest = UnitDigest(lambda: self._is_closing)
-            digest.read_all(db)
-            self._digest = digest
+            self._digest = UnitDigest()
+            self._digest.read_all(db)
         elif head != self._digest_at:
             changed = change_log.changed_since(db, self._digest_at, -1)
             self._digest.read_again(db, [(kind, one) for _, kind, one in changed if kind != LIFE])

@@ -5,7 +5,7 @@ a statement can store, arrives as text.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -129,9 +129,7 @@ _encoder = msgspec.msgpack.Encoder()
 class UnitDigest:
     """A digest over all units: the sum of the digests of each. Only the units that are named are read again."""
 
-    def __init__(self, is_given_up: Callable[[], bool] = lambda: False) -> None:
-        """`is_given_up`: whether nobody needs it any more; then reading ends with InterruptedError."""
-        self._is_given_up = is_given_up
+    def __init__(self) -> None:
         self._digests: dict[tuple[int, int], int] = {}
         self._total = 0
 
@@ -146,8 +144,6 @@ class UnitDigest:
 
     def read_again(self, db: sqlite3.Connection, wanted: Sequence[tuple[int, int]]) -> None:
         for start in range(0, len(wanted), PIECE):
-            if self._is_given_up():
-                raise InterruptedError("the store stops")
             for unit in read_units(db, wanted[start : start + PIECE]):
                 before = self._digests.pop((unit.kind, unit.id), 0)
                 after = 0
