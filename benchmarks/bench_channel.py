@@ -1,5 +1,5 @@
-"""A message to a pool process and its answer, over our channel and typed, beside bare ZeroMQ over ipc://. Both with the
-other end in a forked process."""
+"""A message to a pool process and its answer, over our channels and typed, beside its limit: bare ZeroMQ over ipc://.
+Both with the other end in a forked process."""
 
 import asyncio
 import os
@@ -12,8 +12,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from clusterd.messages.manifest import SweepTemporary
 from clusterd.messages.pool import PoolHello, PoolToSync, StartJob, SyncToPool
+from ipc.channel import RouterChannel, WorkerSocket
 from ipc.codec import Decoder
-from ipc.job_channel import JobChannel, WorkerSocket
 from tests.ipc.processes import Child
 
 ROUNDS = 500
@@ -23,11 +23,11 @@ NAME = b"pool-1"
 
 def _answer(path: str) -> None:
     socket: WorkerSocket[SyncToPool] = WorkerSocket(path, NAME, Decoder(SyncToPool))
-    socket.greet(PoolHello(0, os.getpid()))
+    socket.send(PoolHello(0, os.getpid()))
     while True:
         message = socket.recv(1.0)
         if isinstance(message, StartJob):
-            socket.greet(PoolHello(message.id, os.getpid()))
+            socket.send(PoolHello(message.id, os.getpid()))
 
 
 @pytest.mark.benchmark(group=GROUP)
@@ -35,18 +35,18 @@ def test_channel(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, Child(lambda: _answer(path)) as child:
 
-        async def connect() -> JobChannel[PoolToSync]:
-            made: JobChannel[PoolToSync] = JobChannel(path, Decoder(PoolToSync))
+        async def connect() -> RouterChannel[PoolToSync]:
+            made: RouterChannel[PoolToSync] = RouterChannel(path, Decoder(PoolToSync), 10)
             assert (await made.recv())[1] == PoolHello(0, child.pid)
             return made
 
-        channel = runner.run(connect())
+        router = runner.run(connect())
 
         async def ping() -> int:
             last = 0
             for number in range(ROUNDS):
-                channel.send(NAME, StartJob(number, SweepTemporary("/r")))
-                _, answer = await channel.recv()
+                await router.send(NAME, StartJob(number, SweepTemporary("/r")))
+                _, answer = await router.recv()
                 assert isinstance(answer, PoolHello)
                 last = answer.slot
             return last
@@ -54,7 +54,7 @@ def test_channel(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
         assert benchmark(lambda: runner.run(ping())) == ROUNDS - 1
 
         async def close() -> None:
-            channel.close()
+            router.close()
 
         child.kill()
         runner.run(close())

@@ -1,5 +1,4 @@
-"""The channel between net and sync: ZeroMQ sockets over ipc://, typed and bounded. Made after the fork, by the process
-that uses them. Sync's channel to the pool is job_channel.py.
+"""ZeroMQ sockets over ipc://, typed and bounded. Made after the fork, by the process that uses them.
 
 Messages that wait for the same receiver travel together, a frame each: one system call and one wake-up for all of them.
 
@@ -25,7 +24,7 @@ from typing import Any, Generic, TypeVar
 import zmq
 
 from ipc.codec import Decoder, encode
-from ipc.errors import NoCredit
+from ipc.errors import BadMessage, NoCredit
 
 M = TypeVar("M")
 SEND_TIMEOUT_S = 10.0
@@ -43,13 +42,18 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _POLLIN = int(zmq.POLLIN)
 
 
+def make_context() -> "zmq.Context[zmq.Socket[bytes]]":
+    """A context for the channels of one process; call `term` when they are closed."""
+    return zmq.Context()
+
+
 class _Socket:
     """A socket on an event loop. `receive` and `send` never block the loop."""
 
     def __init__(
-        self, context: "zmq.Context[zmq.Socket[bytes]]", socket: "zmq.Socket[bytes]", *, is_router: bool = False
+        self, context: "zmq.Context[zmq.Socket[bytes]] | None", socket: "zmq.Socket[bytes]", *, is_router: bool = False
     ) -> None:
-        """`context`: terminated with the socket."""
+        """`context`: terminated with the socket, unless it is shared."""
         self._context = context
         self._socket = socket
         self._is_router = is_router
@@ -110,7 +114,8 @@ class _Socket:
         for waiter in self._waiters:
             waiter.cancel()
         self._socket.close(0)
-        self._context.term()
+        if self._context is not None:
+            self._context.term()
 
     async def _wait_readable(self) -> None:
         """The descriptor signals changes, not states: wait on it only after a receive that found nothing."""
@@ -141,25 +146,34 @@ class RouterChannel(Generic[M]):
         path: str,
         decoder: Decoder[M],
         hwm: int,
+        context: "zmq.Context[zmq.Socket[bytes]] | None" = None,
+        *,
+        announces: bool = False,
     ) -> None:
-        """Binds at `path`, replacing any file there. Raises ValueError for a path that is too long, OSError (of zmq) if
-        it cannot be bound."""
+        """Binds at `path`, replacing any file there. `context`: shared with other channels of the process and
+        terminated by its maker; each context costs two threads and five descriptors. `announces`: sends an empty frame
+        to each new connection; for WorkerSockets only. Raises ValueError for a path that is too long, OSError (of zmq)
+        if it cannot be bound."""
         self._path = path
         self._decoder = decoder
         self._turns: defaultdict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        own = None if context is not None else zmq.Context()
+        context = context or own or zmq.Context()
         socket = context.socket(zmq.ROUTER)
         try:
             _bound(socket, hwm)
             socket.set(zmq.ROUTER_MANDATORY, 1)
             socket.set(zmq.ROUTER_HANDOVER, 1)
+            if announces:
+                socket.set(zmq.PROBE_ROUTER, 1)
             _unlink(path)
             socket.bind(_address(path))
         except BaseException:
             socket.close(0)
-            context.term()
+            if own is not None:
+                own.term()
             raise
-        self._socket = _Socket(context, socket, is_router=True)
+        self._socket = _Socket(own, socket, is_router=True)
 
     async def recv(self) -> tuple[bytes, M]:
         """The next message and its sender. Raises BadMessage for bytes that are no message.
@@ -211,6 +225,46 @@ class DealerChannel(Generic[M]):
         self._socket.close()
 
 
+class WorkerSocket(Generic[M]):
+    """A dealer without an event loop, for pool processes: one message at a time. Its router `announces`.
+
+    `connections` counts the routers reached. It grows when the router was replaced: say hello again."""
+
+    def __init__(self, path: str, identity: bytes, decoder: Decoder[M], hwm: int = 16) -> None:
+        """Raises ValueError for a path that is too long."""
+        self._decoder = decoder
+        self.connections = 0
+        address = _address(path)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = _dealer(self._context, identity, hwm)
+        self._socket.set(zmq.SNDTIMEO, int(SEND_TIMEOUT_S * 1000))
+        self._socket.connect(address)
+
+    def recv(self, timeout_s: float) -> M | None:
+        """The next message; None when none arrived in time, or when a router was reached. Raises BadMessage. Signal
+        handlers run meanwhile; only an exception of theirs ends the wait."""
+        if not self._socket.poll(int(timeout_s * 1000)):
+            return None
+        data = _only(self._socket.recv_multipart())
+        if not data:
+            self.connections += 1
+            return None
+        return self._decoder.decode(data)
+
+    def send(self, message: Any) -> None:
+        """Sends a message; waits for a router and for room. Raises NoCredit after SEND_TIMEOUT_S: a result that cannot
+        be sent has no receiver any more."""
+        try:
+            self._socket.send(encode(message))
+        except zmq.Again:
+            raise NoCredit("the other side takes no messages") from None
+
+    def close(self) -> None:
+        """May be called twice."""
+        self._socket.close(0)
+        self._context.term()
+
+
 def _dealer(context: "zmq.Context[zmq.Socket[bytes]]", identity: bytes, hwm: int) -> "zmq.Socket[bytes]":
     socket = context.socket(zmq.DEALER)
     _bound(socket, hwm)
@@ -229,15 +283,16 @@ def _bound(socket: "zmq.Socket[bytes]", hwm: int) -> None:
     socket.set(zmq.RCVHWM, hwm)
 
 
-def checked_path(path: str) -> str:
-    """The path. Raises ValueError for one that no socket can have."""
-    if len(os.fsencode(path)) > LONGEST_PATH:
-        raise ValueError(f"a socket path has at most {LONGEST_PATH} bytes: {path}")
-    return path
+def _only(frames: list[bytes]) -> bytes:
+    if len(frames) != 1:
+        raise BadMessage(f"a message has one frame, not {len(frames)}")
+    return frames[0]
 
 
 def _address(path: str) -> str:
-    return f"ipc://{checked_path(path)}"
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise ValueError(f"a socket path has at most {LONGEST_PATH} bytes: {path}")
+    return f"ipc://{path}"
 
 
 def _unlink(path: str) -> None:

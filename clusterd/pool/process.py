@@ -1,6 +1,5 @@
 """A pool process: asks sync for a job, runs it, answers, asks again. Owns nothing between two jobs."""
 
-import contextlib
 import signal
 import time
 from types import FrameType
@@ -17,9 +16,9 @@ from clusterd.scheduling import compute, run_in_background
 from clusterd.settings import Settings
 from ipc.arena import Arena
 from ipc.board import Board
+from ipc.channel import WorkerSocket
 from ipc.codec import Decoder
 from ipc.errors import BadMessage, NoCredit
-from ipc.job_channel import WorkerSocket
 from ipc.job_queue import BACKGROUND_SLOT
 
 IDLE_S = 1.0
@@ -117,7 +116,7 @@ class _PoolProcess:
         if sync.incarnation == self._greeted and (now - self._greeted_at < HELLO_AGAIN_S or sync.state != "ready"):
             return
         try:
-            socket.greet(PoolHello(self._slot, self._incarnation, now))
+            socket.send(PoolHello(self._slot, self._incarnation, now))
         except NoCredit:
             return
         self._greeted, self._greeted_at = sync.incarnation, now
@@ -128,16 +127,15 @@ class _PoolProcess:
         result = self._workshop.do(order.job)
         self._row.add("busy_us", (time.perf_counter_ns() - began) // 1000)
         self._row.add("jobs_failed" if isinstance(result, JobFailed) else "jobs_done", 1)
-
-        def is_wanted() -> bool:
-            """A new sync process did not give this job: it gets a hello instead."""
+        while self._sync.snapshot().incarnation == employer:
+            # A new sync process did not give this job: it gets a hello instead.
             self._row.stamp()
-            return self._sync.snapshot().incarnation == employer
-
-        if is_wanted():
-            with contextlib.suppress(NoCredit):
-                socket.send(JobDone(order.id, result), is_wanted)
-                self._greeted_at = time.monotonic()
+            try:
+                socket.send(JobDone(order.id, result))
+            except NoCredit:
+                continue
+            self._greeted_at = time.monotonic()
+            return
 
     def _reload(self) -> None:
         """SIGHUP, between two jobs. The supervisor has read the files before and says what is wrong with them."""

@@ -43,10 +43,9 @@ from clusterd.wdb.client import Database
 from ipc.arena import Arena
 from ipc.batch import take_batch
 from ipc.board import Board
-from ipc.channel import RouterChannel
+from ipc.channel import RouterChannel, make_context
 from ipc.codec import Decoder
 from ipc.errors import BadMessage, NoCredit
-from ipc.job_channel import JobChannel
 from ipc.job_queue import JobQueue
 
 HEARTBEAT_S = 0.5
@@ -108,8 +107,13 @@ class _SyncProcess:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-        self._net_channel: RouterChannel[NetToSync] = RouterChannel(sync_socket(root), Decoder(NetToSync), HWM)
-        self._pool_channel: JobChannel[PoolToSync] = JobChannel(jobs_socket(root), Decoder(PoolToSync))
+        zmq_context = make_context()
+        self._net_channel: RouterChannel[NetToSync] = RouterChannel(
+            sync_socket(root), Decoder(NetToSync), HWM, zmq_context
+        )
+        self._pool_channel: RouterChannel[PoolToSync] = RouterChannel(
+            jobs_socket(root), Decoder(PoolToSync), HWM, zmq_context, announces=True
+        )
         self._queue: JobQueue[AnyJob] = JobQueue(MAX_WAITING_JOBS)
         self._context = self._make_context()
         self._context.spool.prepare()
@@ -143,6 +147,7 @@ class _SyncProcess:
             await self._context.database.close()
             self._net_channel.close()
             self._pool_channel.close()
+            zmq_context.term()
 
     def _make_context(self) -> Context:
         settings, clock = self._settings, Clock()
@@ -261,7 +266,7 @@ class _SyncProcess:
 
     async def _send_to_pool(self, identity: bytes, message: StartJob) -> None:
         try:
-            self._pool_channel.send(identity, message)
+            await self._pool_channel.send(identity, message)
         except NoCredit:
             self._context.jobs.lost(int(identity.removeprefix(b"pool-")))
 

@@ -12,9 +12,9 @@ import xxhash
 from clusterd.messages.bodies import SealChunk, Sealed
 from clusterd.messages.pool import JobDone, PoolHello, PoolToSync, StartJob, SyncToPool
 from ipc.arena import SLAB_BYTES, Arena
+from ipc.channel import RouterChannel, WorkerSocket
 from ipc.codec import Decoder
 from ipc.descriptor import Descriptor
-from ipc.job_channel import JobChannel, WorkerSocket
 from ipc.job_queue import JobQueue
 from ipc.lease import LeaseBook
 from tests.ipc.processes import Child, in_loop, named_memory, until
@@ -170,7 +170,7 @@ def test_slabs_come_back_when_their_holder_is_killed(tmp_path: Path) -> None:
 
     def pool(incarnation: int) -> None:
         worker: WorkerSocket[SyncToPool] = WorkerSocket(path, b"pool-1", Decoder(SyncToPool))
-        worker.greet(PoolHello(1, incarnation))
+        worker.send(PoolHello(1, incarnation))
         order: StartJob | None = None
         while order is None:
             order = worker.recv(10)
@@ -181,30 +181,30 @@ def test_slabs_come_back_when_their_holder_is_killed(tmp_path: Path) -> None:
             os.write(tells, b"x")
             signal.pause()
         view[:2000] = bytes([incarnation]) * 2000
-        worker.send(JobDone(order.id, Sealed(Descriptor(order.job.slab, 0, 2000))), lambda: True)
+        worker.send(JobDone(order.id, Sealed(Descriptor(order.job.slab, 0, 2000))))
         worker.recv(10)
 
     async def sync() -> None:
-        channel: JobChannel[PoolToSync] = JobChannel(path, Decoder(PoolToSync))
+        router: RouterChannel[PoolToSync] = RouterChannel(path, Decoder(PoolToSync), 10)
 
         async def give() -> None:
             queue.ready(1)
             for slot, number, job in queue.next_assignments():
-                channel.send(f"pool-{slot}".encode(), StartJob(number, job))
+                await router.send(f"pool-{slot}".encode(), StartJob(number, job))
 
         slab = book.take("pool")
         queue.submit(SealChunk(b"", [], slab), "chunk")
         with Child(lambda: pool(1)) as first:
-            await channel.recv()
+            await router.recv()
             await give()
             os.read(told, 1)
             first.kill()
         assert queue.lost(1) == []
         assert queue.waiting == 1
         with Child(lambda: pool(2)):
-            assert await channel.recv() == (b"pool-1", PoolHello(1, 2))
+            assert await router.recv() == (b"pool-1", PoolHello(1, 2))
             await give()
-            _, done = await channel.recv()
+            _, done = await router.recv()
         assert isinstance(done, JobDone)
         assert isinstance(done.result, Sealed)
         assert queue.done(1, done.id)
@@ -216,7 +216,7 @@ def test_slabs_come_back_when_their_holder_is_killed(tmp_path: Path) -> None:
         book.give_back(slab)
         assert book.free == 2
         arena.free_pages(slab)
-        channel.close()
+        router.close()
 
     in_loop(sync)
     assert resident_bytes() == 0

@@ -1,6 +1,7 @@
 """Channels in one process: order, room, refusals, and what is left behind."""
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import zmq
 from clusterd.messages.manifest import SweepTemporary
 from clusterd.messages.pool import PoolHello, PoolToSync, StartJob, SyncToPool
 from ipc import channel
-from ipc.channel import DealerChannel, RouterChannel
+from ipc.channel import DealerChannel, RouterChannel, WorkerSocket
 from ipc.codec import Decoder, encode
 from ipc.errors import BadMessage, NoCredit
 from tests.ipc.processes import in_loop
@@ -299,6 +300,8 @@ def test_a_path_that_is_no_socket_address_is_refused_and_nothing_is_left(tmp_pat
     for make in (make_router, make_dealer):
         with pytest.raises(ValueError, match="at most 107 bytes"):
             make(long)
+    with pytest.raises(ValueError, match="at most 107 bytes"):
+        WorkerSocket(str(long), b"pool-1", Decoder(SyncToPool))
     with pytest.raises(zmq.ZMQError):
         make_router(tmp_path / "no" / "such" / "directory")
 
@@ -316,3 +319,17 @@ def test_closing_ends_whoever_waits_and_may_be_done_twice(tmp_path: Path) -> Non
                 await task
 
     in_loop(work)
+    worker: WorkerSocket[StartJob] = WorkerSocket(str(tmp_path / "s"), b"pool-1", Decoder(SyncToPool))
+    worker.close()
+    worker.close()
+
+
+def test_a_worker_without_a_router_waits_and_then_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "SEND_TIMEOUT_S", 0.05)
+    worker: WorkerSocket[StartJob] = WorkerSocket(str(tmp_path / "s"), b"pool-1", Decoder(SyncToPool))
+    assert worker.recv(0.01) is None
+    assert worker.connections == 0
+    with pytest.raises(NoCredit):
+        worker.send(PoolHello(1, 1))
+    worker.close()
+    assert os.listdir(tmp_path) == []

@@ -2,17 +2,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 import psutil
 import pytest
+import zmq
 
 from clusterd.messages.bodies import Digested, DigestSegments
 from clusterd.messages.manifest import RotateLog, Swept
@@ -32,6 +31,7 @@ class FakeSync:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._decoder: Decoder[PoolHello | JobDone] = Decoder(PoolToSync)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._bind()
         command = [sys.executable, "-m", "tests.pool.lone_pool", str(root)]
         self.keeper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -39,26 +39,17 @@ class FakeSync:
         self.pid = int(self.keeper.stdout.readline())
 
     def _bind(self) -> None:
-        path = Path(jobs_socket(str(self.root)))
-        path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._pool: BinaryIO | None = None
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.set(zmq.LINGER, 0)
+        self._socket.set(zmq.RCVTIMEO, 10_000)
+        self._socket.set(zmq.ROUTER_MANDATORY, 1)
+        Path(jobs_socket(str(self.root))).unlink(missing_ok=True)
+        self._socket.bind(f"ipc://{jobs_socket(str(self.root))}")
 
     def hear(self) -> PoolHello | JobDone:
-        if self._pool is None:
-            self._listener.settimeout(60)
-            connection, _ = self._listener.accept()
-            connection.settimeout(60)
-            self._pool = connection.makefile("rwb")
-            connection.close()
-            assert self._frame() == b"pool-1"
-        return self._decoder.decode(self._frame())
-
-    def _frame(self) -> bytes:
-        assert self._pool is not None
-        return self._pool.read(int.from_bytes(self._pool.read(4), "big"))
+        identity, data = self._socket.recv_multipart()
+        assert identity == b"pool-1"
+        return self._decoder.decode(data)
 
     def hear_hello(self) -> PoolHello:
         """But for the moment in it."""
@@ -68,12 +59,7 @@ class FakeSync:
         return msgspec.structs.replace(hello, at=0.0)
 
     def give(self, number: int, job: AnyJob) -> None:
-        self.give_bytes(encode(StartJob(number, job)))
-
-    def give_bytes(self, content: bytes) -> None:
-        assert self._pool is not None
-        self._pool.write(len(content).to_bytes(4, "big") + content)
-        self._pool.flush()
+        self._socket.send_multipart([b"pool-1", encode(StartJob(number, job))])
 
     def board_line(self, text: str) -> None:
         assert self.keeper.stdin is not None
@@ -81,7 +67,7 @@ class FakeSync:
         self.keeper.stdin.flush()
 
     def die(self) -> None:
-        self._close_sockets()
+        self._socket.close(0)
         self.board_line("gone")
 
     def born(self, incarnation: int) -> None:
@@ -107,12 +93,8 @@ class FakeSync:
     def close(self) -> None:
         if self.keeper.poll() is None:
             self.end()
-        self._close_sockets()
-
-    def _close_sockets(self) -> None:
-        self._listener.close()
-        if self._pool is not None:
-            self._pool.close()
+        self._socket.close(0)
+        self._context.term()
 
 
 @pytest.fixture
@@ -181,7 +163,7 @@ def test_process_stamps_during_a_long_job(sync: FakeSync) -> None:
 
 def test_bytes_that_are_no_message_are_logged_and_skipped(sync: FakeSync) -> None:
     sync.hear()
-    sync.give_bytes(b"\xc1garbage")
+    sync._socket.send_multipart([b"pool-1", b"\xc1garbage"])
     sync.give(1, DigestSegments([]))
 
     assert sync.hear() == JobDone(1, Digested(EMPTY_SHA256))
