@@ -49,12 +49,15 @@ class Log:
         log_format: Literal["text", "json"] = "text",
         *,
         stream: TextIO | None = None,
+        descriptor: int | None = None,
     ) -> None:
-        """`level` 0 to 2; `stream` gets a copy of each line (foreground)."""
+        """`level` 0 to 2; `stream` gets a copy of each line (foreground); `descriptor`: the number that the file is
+        open as, in place of what was (a daemon's standard output: it is open anyway)."""
         self._path = path
         self._threshold = THRESHOLDS[level]
         self._format = log_format
         self._stream = stream
+        self._descriptor = descriptor
         self._fd = -1
         self._identity: tuple[int, int] | None = None
         self._checked_at = 0.0
@@ -174,6 +177,10 @@ class Log:
             self.errno = failure.errno or errno.EIO
             return
         self._let_go()
+        if self._descriptor is not None:
+            os.dup2(fd, self._descriptor)
+            os.close(fd)
+            fd = self._descriptor
         status = os.fstat(fd)
         self._fd, self.errno = fd, 0
         self._identity = (status.st_dev, status.st_ino)
@@ -181,7 +188,8 @@ class Log:
 
     def _let_go(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            if self._descriptor is None:
+                os.close(self._fd)
             self._fd = -1
 
     def close(self) -> None:

@@ -45,6 +45,13 @@ class PidFile:
         self.path = path
         self._fd = fd
 
+    def open_as(self, descriptor: int) -> None:
+        """The file is open as this number from now on, in place of what was: a daemon's standard input, which each of
+        its processes has anyway."""
+        os.dup2(self._fd, descriptor)
+        os.close(self._fd)
+        self._fd = descriptor
+
     def remove(self) -> None:
         """Removes the file and closes the descriptor. Children that still live keep the lock, but nobody finds the
         file."""
@@ -99,9 +106,7 @@ def _write_own(directory: Path) -> PidFile:
     fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
     try:
         os.fchmod(fd, MODE)
-        fcntl.flock(
-            fd, fcntl.LOCK_EX
-        )  # nobody else looks at this name; the lock stays with the file when it is renamed
+        fcntl.flock(fd, fcntl.LOCK_EX)  # nobody else looks at this name; a lock stays with its file under another name
         os.write(fd, f"{pid}\n".encode())
         unfinished.rename(path)
     except BaseException:

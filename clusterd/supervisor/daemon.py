@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import NoReturn
@@ -64,6 +65,8 @@ def _let_go_of_files(keep: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()  # what the caller has not written yet is the caller's: standard output becomes the log
     os.closerange(3, keep)
     os.closerange(keep + 1, os.sysconf("SC_OPEN_MAX"))
 

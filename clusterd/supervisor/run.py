@@ -45,6 +45,7 @@ from ipc.board import SUPERVISOR, Board
 
 STARTING_TICK_S = 0.02
 KILLED_WAIT_S = 10.0
+STDIN, STDOUT = 0, 1
 OTHER_FILES = 512
 """Open files other than connections: channels, logs, files of jobs."""
 
@@ -171,11 +172,14 @@ def _run_node(
         pid_file, stale = claim(root)
     except AlreadyRunning as other:
         raise CouldNotStart(str(other), ExitCode.ALREADY_RUNNING, other.pid) from other
+    if not foreground:
+        pid_file.open_as(STDIN)
     log = Log(
         f"{root}/logs/cluster.log",
         settings.log_level,
         settings.log_format,
         stream=stderr_stream() if foreground else None,
+        descriptor=None if foreground else STDOUT,
     )
     try:
         for warning in (

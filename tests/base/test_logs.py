@@ -240,3 +240,19 @@ def test_a_limiter_remembers_a_bounded_number_of_keys() -> None:
         assert limiter.admit(key, 0) == 0
     assert limiter.admit("c", 1) is None
     assert limiter.admit("a", 1) == 0
+
+
+def test_log_of_a_daemon_is_its_standard_output_also_after_the_file_was_moved(tmp_path: Path) -> None:
+    path, number = tmp_path / "cluster.log", os.open(os.devnull, os.O_RDWR)
+    log = Log(str(path), descriptor=number)
+    log.line("INFO", "Master", "Main", "one")
+    before = os.listdir("/proc/self/fd")
+    path.rename(tmp_path / "moved.log")
+    log._checked_at = 0.0
+    log.line("INFO", "Master", "Main", "two")
+    os.write(number, b"printed\n")
+    assert os.listdir("/proc/self/fd") == before
+    assert [line.rpartition("] ")[2] for line in path.read_text().splitlines()] == ["two", "printed"]
+    log.close()
+    os.fstat(number)  # not closed: a file that is opened next must not be standard output
+    os.close(number)
