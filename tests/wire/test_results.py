@@ -13,6 +13,7 @@ from clusterd.wire.results import (
     WireCallable,
     WireException,
     WireResult,
+    class_of_code,
     decode_err_payload,
     decode_exception,
     dump_json,
@@ -102,6 +103,22 @@ def test_our_errors_are_written_with_the_fields_and_class_that_stock_uses() -> N
             assert again == payload
             seen.add(fields["code"])
     assert seen == {1000, 1406, 1724, 1728, 1730, 3027, 3028, 3029, 3030, 3031, 3032}
+
+
+@pytest.mark.parametrize(
+    ("codes", "name"),
+    [
+        ((3041, 3049), "WazuhHAPHelperError"),
+        ((1701, 1710, 1730), "WazuhResourceNotFound"),
+        ((3004, 3005, 3006, 3013, 1400, 1415, 1703, 1752), "WazuhError"),
+        ((4000,), "WazuhPermissionError"),
+        ((3009, 3012, 3036, 1000, 1399, 1416, 1702, 1753, 2999), "WazuhInternalError"),
+        ((3000, 3003, 3007, 3014, 3020, 3037, 3040, 3050, 3999, 4001), "WazuhClusterError"),
+    ],
+)
+def test_every_code_has_the_class_under_which_stock_reports_it(codes: tuple[int, ...], name: str) -> None:
+    """dapi.md, appendix B."""
+    assert {code: class_of_code(code) for code in codes} == dict.fromkeys(codes, name)
 
 
 def test_error_of_a_peer_goes_on_as_it_came() -> None:
