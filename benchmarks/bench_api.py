@@ -197,8 +197,8 @@ def test_requests_while_files_are_synchronised(
     for number in range(FILES):
         place = aside / f"{number // 500:03d}"
         place.mkdir(parents=True, exist_ok=True)
-        (place / f"{number}.xml").write_text(f"<group name='local,'><!-- {number} {'x' * 2000} --></group>")
-    there = rig.workers[0].root / "etc/rules/bulk"
+        (place / f"list-{number}").write_text(f"{number}:{'x' * 2000}\n")
+    there = rig.workers[0].root / "etc/lists/bulk"  # not among the rules: the requests would get longer
     names = [node.name for node in rig.nodes]
     wanted = [
         request(module, name, {}, request_type=kind, nodes=names if kind == "distributed_master" else [])
@@ -206,8 +206,8 @@ def test_requests_while_files_are_synchronised(
     ]
 
     def run() -> None:
-        aside.rename(rig.master.root / "etc/rules/bulk")
-        while sum(1 for _ in there.glob("*/*.xml")) < FILES:
+        aside.rename(rig.master.root / "etc/lists/bulk")
+        while sum(1 for _ in there.glob("*/list-*")) < FILES:
             time.sleep(0.5)
 
     try:
