@@ -10,6 +10,7 @@ import pytest
 from clusterd.errors import MESSAGES, ClusterError
 from clusterd.wire.results import (
     MAX_DEPTH,
+    MAX_PLAIN_TEXT,
     WireCallable,
     WireException,
     WireResult,
@@ -155,6 +156,42 @@ def test_callable_is_a_name_and_only_as_f_of_an_api_request() -> None:
         assert decode_err_payload(elsewhere.encode()).code == 3000
     with pytest.raises(ClusterError, match="function"):
         load_request(b'{"f": null, "f_kwargs": {"g": ' + encoded.encode() + b"}}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"__callable__": []},
+        {"__callable__": None},
+        {"more": 1},
+        {"__name__": 1},
+        {"__module__": None},
+        {"__qualname__": ["status"]},
+        {"__type__": {}},
+        {"__wazuh__": "self"},
+    ],
+    ids=str,
+)
+def test_malformed_callable_is_refused(change: dict[str, Any]) -> None:
+    encoded = json.loads(ENCODED["callable_function"]["json"])
+    if change.keys() <= {"__callable__", "more"}:
+        encoded |= change
+    else:
+        encoded["__callable__"] |= change
+    with pytest.raises(ClusterError) as refusal:
+        parse_callable(encoded)
+    assert refusal.value.code == 1000
+
+
+def test_request_without_a_function_has_none() -> None:
+    assert load_request(b'{"f_kwargs": {}}') == {"f_kwargs": {}}
+
+
+def test_plain_text_of_a_peer_is_kept_up_to_a_bound() -> None:
+    longest = "x" * MAX_PLAIN_TEXT
+    assert decode_err_payload(longest.encode()).extra == longest
+    assert decode_err_payload(longest.encode() + b"y").extra == longest + "..."
+    assert decode_err_payload(b"").extra is None
 
 
 def test_methods_of_the_node_object_keep_its_fields() -> None:
