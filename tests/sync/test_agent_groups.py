@@ -266,6 +266,23 @@ def test_a_worker_that_is_behind_gets_each_message_once_until_it_takes_one() -> 
     run(story())
 
 
+@pytest.mark.parametrize(("text", "problem"), [(b"disk full", "disk full"), (b"", "refused without a reason")])
+def test_a_worker_that_refuses_ends_the_wait_with_its_reason(text: bytes, problem: str) -> None:
+    async def story() -> None:
+        site = Site()
+        queue, _ = queue_of(site)
+        made = broadcast(agents=())
+        sending = asyncio.create_task(queue.send_patiently(made))
+        while not site.sent:
+            await asyncio.sleep(0)
+        await settled()
+        queue.refused(text)
+        assert await sending == problem
+        queue.refused(text)  # nobody waits for it
+
+    run(story())
+
+
 def test_a_round_without_workers_reads_nothing_and_one_that_fails_leaves_no_file(tmp_path: Path) -> None:
     async def story() -> None:
         site = Site()

@@ -16,14 +16,7 @@ from clusterd.sync.links.records import WorkerRecord
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles
 from tests.fakes.events import Events
-
-
-class Lines:
-    def __init__(self) -> None:
-        self.written: list[tuple[str, str, str, str]] = []
-
-    def line(self, level: str, tag: str, subtag: str, text: str) -> None:
-        self.written.append((level, tag, subtag, text))
+from tests.sync.scripted_node import Lines
 
 
 def test_result_that_comes_before_anything_was_recorded_is_taken() -> None:

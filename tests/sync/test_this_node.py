@@ -29,6 +29,7 @@ from clusterd.token_secret import load_secret
 from clusterd.wire.results import WireCallable
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import Events
+from tests.sync.scripted_node import Lines
 
 KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
 DONE = (
@@ -90,19 +91,6 @@ class Jobs:
             return pool.plan_request(job, self._settings, lambda: None)
         assert isinstance(job, CombineAnswers)
         return pool.combine_answers(job, lambda: None)
-
-
-class Lines:
-    """A log that takes every level."""
-
-    def __init__(self) -> None:
-        self.written: list[tuple[str, str, str, str]] = []
-
-    def is_on(self, level: str) -> bool:
-        return True
-
-    def line(self, level: str, tag: str, subtag: str, text: str) -> None:
-        self.written.append((level, tag, subtag, text))
 
 
 class Node:
