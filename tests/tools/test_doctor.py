@@ -23,13 +23,18 @@ from clusterd.config.loading import load
 from clusterd.net.dial import Address
 from clusterd.settings import Settings
 from clusterd.supervisor.privileges import Owner
+from tests.campaigns.hooked import hooked
+from tests.conftest import MakeRig
 from tests.net.harness import CLUSTER, KEY, VERSION, Talker, free_port, wait_until
 from tools.cli import cluster as command
 from tools.doctor import cluster, files, services, system
 from tools.doctor.finding import Finding
 from tools.init_node import init_node
 from tools.probe import probe
+from tools.rig.guard import guarded
+from tools.rig.nodes import RigNode, run_program
 from tools.rig.peer import exception_json
+from tools.status import StatusReader
 
 
 def node(root: Path, **given: Any) -> Settings:
@@ -419,6 +424,27 @@ def test_clock_difference_names_both_clocks() -> None:
         "the clock of w1 is 95 s behind this node's: 03:02:30 UTC there, 03:04:05 UTC here"
     )
     assert len(found) == 1
+
+
+@pytest.mark.slow
+def test_clock_difference_of_two_nodes_is_found_on_both(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = make_rig(1, run=run_program)
+    rig.start(rig.master.name)
+    (worker,) = rig.workers
+
+    def found(node: RigNode) -> Finding | None:
+        return named(cluster.clocks(StatusReader(str(node.root)).read())).get("clock difference")
+
+    with guarded("hook-") as place, hooked(monkeypatch, place) as page:
+        page.shift_clock(-95)
+        rig.start(worker.name)
+        wait_until(lambda: found(rig.master) and found(worker), "both have compared their clocks")
+        on_master, on_worker = found(rig.master), found(worker)
+        assert on_master is not None
+        assert on_worker is not None
+        assert f"the clock of {worker.name} is 95 s behind this node's" in on_master.what
+        assert "is 95 s ahead of this node's" in on_worker.what
+        rig.stop(worker.name)
 
 
 READY = {"state": "ready", "reason": None, "version": "4.14.1", "missing": {}, "mode": "auto", "helpers": []}
