@@ -398,7 +398,7 @@ def test_command_names_faults_and_its_code_says_whether_there_are_any(master: Se
     ("why", "cure"),
     [
         ("[Errno 16] is a mount point: only who mounted it can remove it", "unmount etc/rules/a.xml on w1"),
-        ("leads through a symbolic link", "clusterd.link_targets"),
+        ("is a link that leads out of its directory", "clusterd.link_targets"),
         ("[Errno 13] Permission denied", "give etc/rules/a.xml and its directory to the user"),
         ("[Errno 28] No space left on device", "make room on the disk of w1"),
         ("[Errno 30] Read-only file system", "mount -o remount,rw"),

@@ -17,6 +17,7 @@ MOST = 5
 CURES = {
     "mount": "unmount {path} on {name}, or mount its directory instead",
     "link": "on {name}: put the target's directory into clusterd.link_targets, or a copy in the place of {path}",
+    "not utf-8": "rename {path} on {name}",
     "permission denied": "on {name}: give {path} and its directory to the user that the node runs as",
     "operation not permitted": "on {name}: lsattr {path}; chattr -i {path}",
     "no space": "make room on the disk of {name}",
