@@ -34,6 +34,7 @@ from clusterd.errors import ClusterError
 from clusterd.listening.addresses import network_of
 from clusterd.listening.attempts import AttemptLimiter
 from clusterd.listening.strangers import StrangerLines
+from clusterd.messages.journal import AnyEvent
 from clusterd.settings import ApiSettings, Limits, Secret
 from clusterd.users import User, UserProblem
 from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult
@@ -81,14 +82,16 @@ class Api:
         limits: Limits | None = None,
         today: Callable[[], datetime.date] = datetime.date.today,
         clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[AnyEvent], None] = lambda event: None,
     ) -> None:
         """`users` may raise UserProblem, `secret` StartFailure. `say`: level and text of a log line; `limits`: how many
-        log lines strangers may cause. `longest_s`: as in Caller."""
+        log lines strangers may cause. `longest_s`: as in Caller. `tell` takes logins, for the journal."""
         self.counters = Counters()
         self._settings = settings
         self._users = users
         self._tokens = Tokens(secret, settings.token_s)
-        self._logins = Logins(AttemptLimiter(settings.login_attempts, settings.login_window_s), users, clock=clock)
+        limiter = AttemptLimiter(settings.login_attempts, settings.login_window_s)
+        self._logins = Logins(limiter, users, clock=clock, tell=tell)
         self._clock = clock
         self._caller = Caller(asker, settings, longest_s=longest_s)
         self._say = say

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from clusterd.api.problem import Refused
 from clusterd.listening.attempts import AttemptLimiter, PasswordChecks, TooManyLogins
+from clusterd.messages.journal import AnyEvent, LoginEvent
 from clusterd.users import LONGEST_PASSWORD, NAME, User
 
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="clusterd", charset="UTF-8"'}
@@ -15,9 +16,14 @@ class Logins:
     """Checks names and passwords, one at a time."""
 
     def __init__(
-        self, limiter: AttemptLimiter, users: Callable[[], dict[str, User]], clock: Callable[[], float]
+        self,
+        limiter: AttemptLimiter,
+        users: Callable[[], dict[str, User]],
+        clock: Callable[[], float],
+        tell: Callable[[AnyEvent], None] = lambda event: None,
     ) -> None:
-        """`users` may raise UserProblem; `clock` returns monotonic seconds."""
+        """`users` may raise UserProblem; `clock` returns monotonic seconds; `tell` takes logins, for the journal."""
+        self._tell = tell
         self.checks = PasswordChecks(limiter, clock)
         self._users = users
 
@@ -25,10 +31,14 @@ class Logins:
         """Returns the user of a Basic header, if the password is right. Raises Refused 401, 429; UserProblem."""
         name, password = basic_credentials(authorization)
         user = self._users().get(name)
+        known = name if user is not None else ""  # else somebody may have typed a password there
         try:
             is_right = await self.checks.is_right(address, name, user, password)
         except TooManyLogins as refusal:
+            if refusal.is_guessing:
+                self._tell(LoginEvent(user=known, address=address, result="limited"))
             raise too_many(str(refusal), refusal.wait_s) from None
+        self._tell(LoginEvent(user=known, address=address, result="ok" if is_right else "refused"))
         if not is_right:
             raise Refused(401, "the user's name or password is wrong", headers=CHALLENGE)
         return name

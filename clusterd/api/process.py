@@ -19,6 +19,7 @@ from clusterd.beat import pause_until
 from clusterd.clock import Clock
 from clusterd.config.loading import certificate_problem, load
 from clusterd.errors import StartFailure
+from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode
 from clusterd.listening.bounded_server import HttpBounds, make_server
 from clusterd.listening.http_server import CountedServer
@@ -58,6 +59,7 @@ class _ApiProcess:
         self._trimmer = Trimmer(self._row.set_own_bytes)
         self._stop = asyncio.Event()
         self._clock = Clock().monotonic
+        self._events = EventSender(settings.root, "api", is_on=settings.clusterd.has_monitor)
         self._strangers: StrangerLines | None = None
         self._server: CountedServer | None = None
 
@@ -83,6 +85,7 @@ class _ApiProcess:
             longest_s=settings.communication.timeout_dapi_request_s,
             say=self._say,
             limits=settings.clusterd.limits,
+            tell=self._events.tell,
         )
         self._strangers = api.strangers
         listening = _bind(own.host, own.port)
@@ -109,6 +112,7 @@ class _ApiProcess:
             self._say("INFO", f"Serving the REST API on https://{_shown(own.host)}:{own.port}.")
             while not self._stop.is_set() and not serving.done():
                 self._row.stamp()
+                self._events.flush()
                 self._trimmer.tick(self._clock())
                 self._row.set("connections", server.connections)
                 api.strangers.tick(self._clock())

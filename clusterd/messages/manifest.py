@@ -1,5 +1,7 @@
 """Jobs on the tree and its manifest: scan, build, patch, sweep, rotate."""
 
+import struct
+
 import msgspec
 
 from clusterd.messages.base import Job, Result
@@ -35,10 +37,13 @@ class ScanShard(Job[ShardScanned], frozen=True, tag="scan"):
     gives_way: int = -1
 
 
+PIECE_HEAD = struct.Struct(">5I")
+"""Before each piece of a file of MostlyListed: its length in bytes, and its counts as there."""
+
+
 class MostlyListed(msgspec.Struct, frozen=True, array_like=True):
     """What a job has changed in the manifest, for the journal: counts, and a list of FileChange in MessagePack, in
-    `files`, or in pieces, each behind its length in four bytes, in the file `path`. `unlisted`: files beyond the
-    list."""
+    `files`, or in pieces, each behind a PIECE_HEAD, in the file `path`. `unlisted`: files beyond the list."""
 
     added: int
     changed: int

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from clusterd.messages.journal import DIGEST_BYTES, MOST_FILES, FileChange
-from clusterd.messages.manifest import MostlyListed
+from clusterd.messages.manifest import PIECE_HEAD, MostlyListed
 from hashing.live_manifest import LiveManifest
 from hashing.manifest import FileMeta
 
@@ -13,7 +13,8 @@ MOST_LISTED = 20_000
 """Files of one change that are listed; more are counted."""
 MOST_PIECE_BYTES = 48 << 10
 """Bytes of one piece: it must fit into one event, and a single one into the job's result."""
-LENGTH_BYTES = 4
+ROW_BYTES = 60
+"""A file of a piece without its path, at most."""
 
 
 class ChangeNote:
@@ -43,32 +44,50 @@ class ChangeNote:
     def listed(self, path: str) -> MostlyListed | None:
         """What sync is told; None where nothing has changed. What is too large for a message is written to the file
         `path`. OSError as it comes."""
-        counts = dict.fromkeys(("added", "changed", "deleted", "withheld"), 0)
-        pieces: list[bytes] = []
-        piece: list[bytes] = []
+        counts = _Counts()
+        pieces: list[tuple[_Counts, bytes]] = []
+        piece: list[FileChange] = []
         size = total = 0
         for file in self.files():
-            counts[file.what] += 1
             total += 1
+            counts.add(file.what)
             if total > MOST_LISTED:
                 continue
-            data = msgspec.msgpack.encode(file)
-            if piece and (len(piece) >= MOST_FILES or size + len(data) > MOST_PIECE_BYTES):
-                pieces.append(_array(piece))
+            grows = len(file.path.encode()) + ROW_BYTES
+            if piece and (len(piece) >= MOST_FILES or size + grows > MOST_PIECE_BYTES):
+                pieces.append(_piece(piece))
                 piece, size = [], 0
-            piece.append(data)
-            size += len(data)
+            piece.append(file)
+            size += grows
         if not total:
             return None
-        pieces.append(_array(piece))
-        unlisted = max(0, total - MOST_LISTED)
-        listed = MostlyListed(counts["added"], counts["changed"], counts["deleted"], counts["withheld"], unlisted)
+        pieces.append(_piece(piece))
+        listed = MostlyListed(*counts.values(), unlisted=max(0, total - MOST_LISTED))
         if len(pieces) == 1:
-            return msgspec.structs.replace(listed, files=pieces[0])
+            return msgspec.structs.replace(listed, files=pieces[0][1])
         with open(path, "wb") as out:
-            for one in pieces:
-                out.write(len(one).to_bytes(LENGTH_BYTES, "big") + one)
+            for own, data in pieces:
+                out.write(PIECE_HEAD.pack(len(data), *own.values()) + data)
         return msgspec.structs.replace(listed, path=path)
+
+
+class _Counts:
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(("added", "changed", "deleted", "withheld"), 0)
+
+    def add(self, what: str) -> None:
+        self._counts[what] += 1
+
+    def values(self) -> tuple[int, int, int, int]:
+        added, changed, deleted, withheld = self._counts.values()
+        return added, changed, deleted, withheld
+
+
+def _piece(files: list[FileChange]) -> tuple[_Counts, bytes]:
+    counts = _Counts()
+    for file in files:
+        counts.add(file.what)
+    return counts, msgspec.msgpack.encode(files)
 
 
 def _change(path: str, what: str, before: FileMeta | None, now: FileMeta | None) -> FileChange:
@@ -80,8 +99,3 @@ def _change(path: str, what: str, before: FileMeta | None, now: FileMeta | None)
         None if before is None else before.digest[:DIGEST_BYTES],
         None if now is None else now.digest[:DIGEST_BYTES],
     )
-
-
-def _array(items: list[bytes]) -> bytes:
-    """MessagePack of a list of these."""
-    return b"\xdd" + len(items).to_bytes(4, "big") + b"".join(items)

@@ -189,7 +189,11 @@ class _SyncProcess:
             rules=settings.rules if settings.clusterd.watch else None,
             log=guard,
             troubles=troubles,
-            events=ChangeEvents(events.tell, lambda: spool.new_path("changes"), spool.remove) if has_monitor else None,
+            events=ChangeEvents(
+                events.tell, lambda: spool.new_path("changes"), spool.remove, asyncio.get_running_loop().call_soon
+            )
+            if has_monitor
+            else None,
         )
         manifests.adopt(settings.clusterd, settings.rules, is_master=settings.is_master)
         return Context(

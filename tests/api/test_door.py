@@ -2,8 +2,10 @@
 
 import asyncio
 import base64
+import contextlib
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import jwt
 import pytest
@@ -142,6 +144,25 @@ def test_one_user_guessed_at_from_many_addresses_is_closed_but_for_where_it_logg
     assert codes == [401, 401, 401, 429, 429]
     door.address = "192.0.2.7"
     assert door.login().status_code == 200
+
+
+def test_logins_are_told_to_the_journal_and_no_name_that_is_no_users() -> None:
+    told: list[Any] = []
+
+    async def story() -> None:
+        logins = Logins(AttemptLimiter(2, 300), lambda: {"admin": one_user()}, clock=lambda: 0.0, tell=told.append)
+        for name, password in (("admin", PASSWORD), ("hunter2", "x"), ("admin", "guess"), ("admin", "guess")):
+            header = "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+            with contextlib.suppress(Refused):
+                await logins.user_of(header, "198.51.100.7")
+
+    asyncio.run(story())
+    assert [(event.user, event.address, event.result) for event in told] == [
+        ("admin", "198.51.100.7", "ok"),
+        ("", "198.51.100.7", "refused"),
+        ("admin", "198.51.100.7", "refused"),
+        ("admin", "198.51.100.7", "limited"),
+    ]
 
 
 def test_good_logins_never_count() -> None:

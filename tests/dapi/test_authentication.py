@@ -25,6 +25,7 @@ from clusterd.sync.requests.cluster_view import WorkerView
 from clusterd.sync.requests.passwords import Passwords
 from clusterd.users import USERS_FILE, add_user, make_user
 from clusterd.wire.results import WireCallable, WireException, WireResult, dump_json
+from tests.fakes.events import Events
 
 PASSWORD = "correct horse battery"
 CHANGED = 1_700_000_000
@@ -56,6 +57,7 @@ class Master:
         self.later_s = 0.0
         self.log: list[str] = []
         self.troubles = Troubles()
+        self.events = Events()
         self.passwords = Passwords(cast(Any, self))
         self.clusterd_view = WorkerView(Roster(), cast(Any, None), self.passwords.is_right)
 
@@ -151,6 +153,24 @@ def test_nobody_guesses_without_end_through_a_node(root: Path) -> None:
             assert await master.login(f"user{number}", "guess") is False
         assert await master.login("wazuh-wui", PASSWORD) == 6000, "the node, for all users"
         assert await master.login("wazuh-wui", PASSWORD, "w2") is True
+
+    asyncio.run(story())
+
+
+def test_logins_are_told_to_the_journal_and_nothing_that_was_typed_but_names_of_users(root: Path) -> None:
+    async def story() -> None:
+        master = Master(root, attempts=2)
+        await master.login("wazuh-wui", PASSWORD)
+        await master.login("hunter2", "guess")
+        for _ in range(3):
+            await master.login("wazuh-wui", "guess", "w2")
+        told = [(event.user, event.through, event.result) for event in master.events.told]  # type: ignore[union-attr]
+        assert told == [
+            ("wazuh-wui", "w1", "ok"),
+            ("", "w1", "refused"),
+            *[("wazuh-wui", "w2", "refused")] * 2,
+            ("wazuh-wui", "w2", "limited"),
+        ]
 
     asyncio.run(story())
 

@@ -13,7 +13,7 @@ from clusterd.monitor.journal_reader import Filter, JournalReader
 from clusterd.rundir import AUTH_SOCKET, journal_path
 from tests.conftest import KEY, rigs
 from tools.rig.nodes import Rig, RigNode
-from tools.rig.peer import wait_until
+from tools.rig.peer import LocalClient, wait_until
 
 pytestmark = pytest.mark.slow
 RULE = "etc/rules/journal.xml"
@@ -88,6 +88,22 @@ def test_registrations_tell_who_and_through_whom_and_never_the_key(rig: Rig) -> 
         assert (found["agent"], found["through"]) == (added["data"]["id"], through)
     assert ask_authd(worker, "add", name="at-master", ip="any")["error"] == 9008
     wait_for(master, "it was refused", "registration:refused", name="at-master", through=worker.name)
+
+
+def test_api_request_that_changes_something_is_told_with_user_and_outcome(rig: Rig) -> None:
+    name = {
+        "__name__": "create_group",
+        "__module__": "wazuh.agent",
+        "__qualname__": "create_group",
+        "__type__": "function",
+    }
+    request = {"f": {"__callable__": name}, "f_kwargs": {"group_id": "told"}, "current_user": "ann"}
+    with LocalClient(rig.master.root / "queue/cluster/c-internal.sock") as client:
+        client.ask("dapi", json.dumps(request))
+        client.answer_of("dapi_res")
+    found = wait_for(rig.master, "the request is told", "request:done", function="create_group", user="ann")
+    assert "told" in found["about"]
+    wait_for(rig.master, "the group is told", "group:created", group="told")
 
 
 def test_worker_that_goes_and_comes_is_told(rig: Rig) -> None:

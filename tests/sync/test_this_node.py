@@ -13,6 +13,7 @@ from clusterd.dapi.protocol.policy import Origin
 from clusterd.errors import ClusterError
 from clusterd.messages.api import CombineAnswers, PlanRequest, RunFunction
 from clusterd.messages.base import INLINE_BYTES, Text
+from clusterd.messages.journal import RequestEvent
 from clusterd.messages.links import LinkInfo
 from clusterd.pool import api as pool
 from clusterd.settings import ApiSettings, ClusterBlock, Clusterd, Secret, Settings, WorkerApi
@@ -548,7 +549,8 @@ def test_a_configuration_written_back_as_it_was_shown_keeps_the_key() -> None:
 
 def test_changes_by_the_framework_are_in_the_audit(tmp_path: Path) -> None:
     node = Node(tmp_path, FakePort())
-    audit = Audit(cast(Any, node.log), "Master")
+    events: list[Any] = []
+    audit = Audit(cast(Any, node.log), "Master", events.append)
     info = LinkInfo(1, "worker", "w1")
     peer = cast(Peer, type("P", (), {"info": info, "name": "w1"})())
 
@@ -570,6 +572,13 @@ def test_changes_by_the_framework_are_in_the_audit(tmp_path: Path) -> None:
     assert level == "DEBUG2"
     ((level, text),) = told(asked("wazuh.manager:read_ossec_conf", request_type=LM))
     assert (level, text) == ("INFO", "read_ossec_conf asked by worker w1: refused with 4000.")
+    # The journal hears of those at INFO: who, what, what became of it, and no argument that may be secret.
+    assert events == [
+        RequestEvent(
+            function="create_user", about='username "x"', user="ann", through="worker w1", result="done", why="done"
+        ),
+        RequestEvent(function="read_ossec_conf", through="worker w1", result="refused", why="refused with 4000"),
+    ]
 
 
 async def _as_coroutine(work: Any) -> Any:

@@ -7,7 +7,7 @@ from clusterd.errors import ClusterError
 from clusterd.sync.agents.broadcasts import Broadcast
 from clusterd.sync.agents.groups_reading import GroupsReader
 from clusterd.sync.agents.info import log_result
-from clusterd.sync.agents.worker_queue import say_refused
+from clusterd.sync.agents.worker_queue import groups_event, say_refused
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
@@ -64,6 +64,7 @@ class AllGroupsSender:
             self._all = _Everything(asyncio.create_task(self._reader.everything(log)))
         shared = self._all
         shared.users += 1
+        size, problem = 0, ""
         try:
             everything = await asyncio.shield(shared.task)
             chunks = everything.chunks if everything else 0
@@ -73,15 +74,20 @@ class AllGroupsSender:
                 log.info(f"Finished in {spent:.3f}s. Updated 0 chunks.")
             else:
                 string_id = await context.sender.send_string(peer, [Segment(everything.path, 0, everything.size)])
+                size = everything.size
                 log.debug("Sending chunks.")
                 await peer.request(commands.SYN_G_M_W_C, string_id.encode())
             record.all_groups_started_at, record.all_groups_ended_at = started_at, context.clock.wall()
             record.all_groups_chunks = chunks
         except DatabaseError as failure:
+            problem = str(failure)
             log.error(f"Could not obtain data from wazuh-db: {failure}")
         except (ClusterError, OSError) as failure:
+            problem = str(failure)
             log.error(f"Error sending agent-groups information to {peer.name}: {failure}")
         finally:
+            if size or problem:
+                context.events.tell(groups_event(peer, 0, size, context.clock.monotonic() - started, problem))
             self._asked.discard(peer.link)
             shared.users -= 1
             self._drop_unused(shared)

@@ -1,15 +1,19 @@
 """Tells the journal which files of this node have changed, when a manifest is published."""
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from clusterd.messages.journal import MANIFEST_DIGITS, AnyEvent, ChangeEvent
-from clusterd.messages.manifest import ManifestBuilt, MostlyListed
+from clusterd.messages.manifest import PIECE_HEAD, ManifestBuilt, MostlyListed
 
 MOST_PENDING = 64
 """Jobs whose changes wait for one manifest; there are two or three as a rule."""
-LENGTH_BYTES = 4
+
+
+Counts = tuple[int, int, int, int]
+"""Files added, changed, deleted, withheld."""
 
 
 class ChangeEvents:
@@ -20,10 +24,14 @@ class ChangeEvents:
         tell: Callable[[AnyEvent], None],
         new_path: Callable[[], str],
         remove: Callable[[str], None],
+        soon: Callable[[Callable[[], None]], object] = lambda work: work(),
     ) -> None:
+        """`soon`: calls a function in one of the next turns of the loop: the parts of a large change are told one by
+        one, with room for others in between."""
         self._tell = tell
         self._new_path = new_path
         self._remove = remove
+        self._soon = soon
         self._pending: list[MostlyListed] = []
         self._path = ""
 
@@ -45,50 +53,57 @@ class ChangeEvents:
         """These changes have led to the manifest with that content digest."""
         pending, self._pending = self._pending, []
         for listed in pending:
+            whole = listed.added, listed.changed, listed.deleted, listed.withheld
             try:
-                pieces = [listed.files] if listed.files else list(_pieces(listed.path))
+                pieces = [(whole, listed.files)] if listed.files else list(_pieces(listed.path))
             except OSError:
                 pieces = []
             finally:
                 self._forget(listed)
-            self._tell_pieces(listed, pieces, content[:MANIFEST_DIGITS], source, round(seconds, 3))
+            left = tuple(count - sum(own[n] for own, _ in pieces) for n, count in enumerate(whole))
+            told = _Told(content[:MANIFEST_DIGITS], source, round(seconds, 3), listed.unlisted, left)
+            self._tell_part(told, pieces or [((0, 0, 0, 0), b"\x90")], 0)
 
-    def _tell_pieces(
-        self, listed: MostlyListed, pieces: list[bytes], manifest: str, source: str, seconds: float
-    ) -> None:
-        left = {
-            "added": listed.added,
-            "changed": listed.changed,
-            "deleted": listed.deleted,
-            "withheld": listed.withheld,
-        }
-        parts = max(1, len(pieces))
-        for part, files in enumerate(pieces or [b"\x90"], 1):
-            counts = dict.fromkeys(left, 0)
-            if part < parts:
-                for row in msgspec.msgpack.decode(files, type=list[tuple[str, str, object, object, object, object]]):
-                    counts[row[1]] += 1
-                left = {what: count - counts[what] for what, count in left.items()}
-            else:
-                counts = left
-            event = ChangeEvent(
-                manifest=manifest,
-                source=source,
-                **counts,
-                unlisted=listed.unlisted if part == parts else 0,
-                files=msgspec.Raw(files),  # type: ignore[arg-type]  # encoded by the job
-                part=part,
-                parts=parts,
-                seconds=seconds,
-            )
-            self._tell(event)
+    def _tell_part(self, told: "_Told", pieces: list[tuple[Counts, bytes]], number: int) -> None:
+        counts, files = pieces[number]
+        is_last = number + 1 == len(pieces)
+        if is_last:  # with those that are not listed
+            counts = tuple(one + more for one, more in zip(counts, told.left, strict=True))  # type: ignore[assignment]
+        added, changed, deleted, withheld = counts
+        event = ChangeEvent(
+            manifest=told.manifest,
+            source=told.source,
+            added=added,
+            changed=changed,
+            deleted=deleted,
+            withheld=withheld,
+            unlisted=told.unlisted if is_last else 0,
+            files=msgspec.Raw(files),  # type: ignore[arg-type]  # encoded by the job
+            part=number + 1,
+            parts=len(pieces),
+            seconds=told.seconds,
+        )
+        self._tell(event)
+        if not is_last:
+            self._soon(lambda: self._tell_part(told, pieces, number + 1))
 
     def _forget(self, listed: MostlyListed) -> None:
         if listed.path:
             self._remove(listed.path)
 
 
-def _pieces(path: str) -> Iterator[bytes]:
+class _Told(NamedTuple):
+    """What all parts of a change have in common; `left`: files that no piece lists."""
+
+    manifest: str
+    source: str
+    seconds: float
+    unlisted: int
+    left: tuple[int, ...]
+
+
+def _pieces(path: str) -> Iterator[tuple[Counts, bytes]]:
     with open(path, "rb") as file:
-        while size := file.read(LENGTH_BYTES):
-            yield file.read(int.from_bytes(size, "big"))
+        while head := file.read(PIECE_HEAD.size):
+            length, added, changed, deleted, withheld = PIECE_HEAD.unpack(head)
+            yield (added, changed, deleted, withheld), file.read(length)

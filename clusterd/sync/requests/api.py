@@ -68,7 +68,7 @@ class ApiRequests:
         settings = context.settings
         self._log = context.tag_log(context.tag, "D API")
         self._guard = context.tag_log(context.tag, "D API guard")
-        self._audit = Audit(context.log, context.tag)
+        self._audit = Audit(context.log, context.tag, context.events.tell)
         self._roster = context.roster
         self._texts = JsonBlobs(context.spool)
         self._runner = ApiRunner(context, cluster, self._connected, self._ask_worker, self._texts)

@@ -7,6 +7,7 @@ import msgspec
 
 from clusterd.listening.attempts import AttemptLimiter, PasswordChecks, TooManyLogins
 from clusterd.messages.base import Text
+from clusterd.messages.journal import LoginEvent
 from clusterd.sync.links.context import Context
 from clusterd.sync.ports.tag_log import TagLog
 from clusterd.users import UserProblem, UsersFile
@@ -40,12 +41,15 @@ class Passwords:
             user = self._users.users().get(name)
         except UserProblem:
             raise WireException(1000, "the users cannot be read", wire_class=INTERNAL_ERROR) from None
+        known = name if user is not None else ""
         try:
             is_right = await self._checks.is_right(asker, name, user, password)
         except TooManyLogins as refusal:
             if refusal.is_guessing:
                 _say(self._context, self._log, asker, refusal.wait_s)
+                _tell(self._context, asker, known, "limited")
             raise _refused(str(refusal), refusal.wait_s) from None
+        _tell(self._context, asker, known, "ok" if is_right else "refused")
         if is_right and user is not None and not user.is_admin:
             raise WireException(4000, READERS, wire_class=PERMISSION_ERROR)
         return is_right
@@ -69,6 +73,7 @@ class FrameworkLogins:
         wait_s = self._limiter.begin(asker, name, clock())
         if wait_s > 0:
             _say(self._context, self._log, asker, wait_s)
+            _tell(self._context, asker, "", "limited")
             raise _refused("too many failed logins; wait before the next one", wait_s)
         is_right: bool | None = None
         try:
@@ -77,6 +82,8 @@ class FrameworkLogins:
         finally:
             if is_right is None:
                 self._limiter.withdraw(asker, name, clock())
+        if is_right is not None:
+            _tell(self._context, asker, name if is_right else "", "ok" if is_right else "refused")
         if is_right:
             self._limiter.succeed(asker, name, clock())
         return answer
@@ -134,6 +141,11 @@ def _say(context: Context, log: TagLog, asker: str, wait_s: float) -> None:
     text = f"Too many failed logins through {asker}, of one user or in all: refused for {wait_s:.0f} s."
     if context.troubles.begin(subject, text, log):
         asyncio.get_running_loop().call_later(wait_s, context.troubles.end, subject)
+
+
+def _tell(context: Context, asker: str, name: str, result: str) -> None:
+    """For the journal. `name`: of a user that there is, else empty: somebody may have typed a password there."""
+    context.events.tell(LoginEvent(user=name, through=asker, result=result))
 
 
 def _refused(text: str, wait_s: float) -> WireException:
