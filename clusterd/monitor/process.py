@@ -4,6 +4,7 @@ datagrams, and nobody waits for it."""
 import asyncio
 import contextlib
 import signal
+import socket
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -24,7 +25,7 @@ from clusterd.monitor.journal_writer import JournalWriter
 from clusterd.monitor.service import MonitorService
 from clusterd.reload import adopt
 from clusterd.rounds import Rounds
-from clusterd.rundir import journal_path, problem_path
+from clusterd.rundir import journal_path, journal_socket, problem_path
 from clusterd.settings import Settings
 from ipc.board import Board
 
@@ -37,6 +38,7 @@ AT_ONCE = 64
 LONGEST_START_S = 5.0
 """How long a disk may take to say which events there are; then numbers go on from the clock."""
 FINISH_S = 3.0
+RETRY_S = 5.0
 
 
 def run(settings: Settings, board: Board, log: Log) -> int:
@@ -83,11 +85,14 @@ class MonitorProcess:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-        receiver = bind_receiver(self.settings.root)
-        # At once: a node serves although its disk does not let the journal be opened.
+        # At once: a node serves although its disk lets neither the socket be made nor the journal be opened.
         self._row.set_ready()
         beating = asyncio.create_task(self._beat())
+        receiver: socket.socket | None = None
         try:
+            receiver = await self._bound()
+            if receiver is None:
+                return 0
             await self._begin_journal()
             self._hooks.adopt(self.settings.clusterd.hooks)
             self.feed.subscribe(self._hooks.take)
@@ -101,8 +106,9 @@ class MonitorProcess:
             self._row.set_stopping()
             self._receive(receiver)
         finally:
-            loop.remove_reader(receiver)
-            receiver.close()
+            if receiver is not None:
+                loop.remove_reader(receiver)
+                receiver.close()
             if self._service is not None:
                 self._service.close()
             for task in (beating, *self._tasks):
@@ -116,6 +122,21 @@ class MonitorProcess:
     def begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` for ever, until the process ends."""
         self._tasks.append(asyncio.create_task(work))
+
+    async def _bound(self) -> socket.socket | None:
+        """The end that others tell events to; None for a stop before there is one."""
+        while not self._stop.is_set():
+            try:
+                receiver = bind_receiver(self.settings.root)
+            except OSError as failure:
+                text = f"No events of this node are heard: {journal_socket(self.settings.root)} {failure.strerror}"
+                self.problem("events", text)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), RETRY_S)
+            else:
+                self.problem("events", "")
+                return receiver
+        return None
 
     async def _begin_journal(self) -> None:
         if not self.settings.clusterd.journal.enabled:
