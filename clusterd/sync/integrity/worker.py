@@ -239,7 +239,8 @@ class IntegrityWorker:
         """Wait for the package and unpack it, which ends with the link, and put its files in place, which does not."""
         context = self._context
         context.progress.append(progress)
-        changed, started, packed = 0, context.clock.monotonic(), 0
+        changed, packed = 0, 0
+        started, synced_at = context.clock.monotonic(), self.last.synced_at
         try:
             try:
                 await wait_for_file(context, peer, awaited, None)
@@ -247,18 +248,26 @@ class IntegrityWorker:
                 peer.incoming.forget(task_id)
             packed = awaited.file.result().received
             changed = await self._apply_package(peer, awaited.file.result(), progress)
+            self._tell_sync(changed, packed, started, synced_at)
         except ClusterError as failure:
             await context.net.main_line("ERROR", self._tag, str(failure))
             self.note_result("failed", str(failure))
+            self._tell_sync(changed, packed, started, synced_at)
             if failure.code != 3039:
                 await self._report(peer, ClusterError(1000, str(failure)))
         finally:
             context.progress.remove(progress)
-            last, name, seconds = self.last, context.node_name, context.clock.monotonic() - started
-            problems = last.problems if changed else {}
-            context.events.tell(applied_event(name, last.result, last.detail, changed, packed, seconds, problems))
             # Not in this step: whoever looks must find that this task has ended.
             asyncio.get_running_loop().call_soon(self._tell_end, changed)
+
+    def _tell_sync(self, changed: int, packed: int, started: float, synced_at: float | None) -> None:
+        """For the journal. `started`, `synced_at`: when this sync began, and when the one before had ended."""
+        context, last = self._context, self.last
+        problems = last.problems if last.synced_at != synced_at else {}
+        seconds = context.clock.monotonic() - started
+        context.events.tell(
+            applied_event(context.node_name, last.result, last.detail, changed, packed, seconds, problems)
+        )
 
     def _tell_end(self, changed: int) -> None:
         self.sync_ended(changed)
