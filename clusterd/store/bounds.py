@@ -37,7 +37,7 @@ TOO_MUCH = "the statement needs too much memory"
 
 _ROWS = frozenset({sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE})
 _READING = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
-_OURS = frozenset({"metadata", "clusterd_seen", "clusterd_event", "clusterd_change", "clusterd_mark"})
+_OURS = frozenset({"metadata", "clusterd_seen", "clusterd_event", "clusterd_change", *change_log.TABLES})
 """Tables that the next start depends on."""
 _FUNCTIONS_DENIED = frozenset({"load_extension", "fts3_tokenizer"})
 _PRAGMAS_WITH_ARGUMENT = frozenset(

@@ -23,6 +23,10 @@ EPOCH, GREATEST, FLOOR, BOOT = "epoch", "greatest_id", "floor", "boot"
 """Names of marks. `epoch`: which log it is; positions of different logs cannot be compared. `greatest_id`: the highest
 agent id ever given. `floor`: deletions up to this position are forgotten. `boot`: the boot of the machine on which the
 log began: a later one has changed the moments of all agents."""
+MARKS, REPLICA_MARKS = "clusterd_mark", "clusterd_replica"
+"""Tables of marks: of a change log, and of a replica. A replica that becomes a node's own database has the second one,
+so that nothing of the earlier master's log is taken for its own but the highest id."""
+TABLES = (MARKS, REPLICA_MARKS)
 TRIGGER = "clusterd_log_"
 """How the names of the triggers begin."""
 
@@ -69,7 +73,7 @@ def begin_log(db: sqlite3.Connection) -> None:
             "   and cast(name as integer) > 0)"
         )
         (greatest,) = db.execute("select ifnull(max(id), 0) from agent where id <= ?", (GREATEST_ID,)).fetchone()
-        set_mark(db, GREATEST, max(greatest, int(mark(db, GREATEST) or 0)))
+        set_mark(db, GREATEST, max(greatest, greatest_id(db)))
         set_mark(db, BOOT, boot)
         set_mark(db, FLOOR, 0)
         set_mark(db, EPOCH, secrets.token_hex(8))
@@ -143,20 +147,29 @@ def _prune(db: sqlite3.Connection) -> None:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def mark(db: sqlite3.Connection, name: str) -> str | int | None:
-    """A mark's value, None where there is none. Texts come as the connection gives them."""
-    row = db.execute("select value from clusterd_mark where name = ?", (name,)).fetchone()
+def mark(db: sqlite3.Connection, name: str, table: str = MARKS) -> str | int | None:
+    """A mark's value, None where there is none. The table exists."""
+    row = db.execute(f"select value from {table} where name = ?", (name,)).fetchone()
     value = None if row is None else row[0]
     return value.decode() if isinstance(value, bytes) else value
 
 
-def set_mark(db: sqlite3.Connection, name: str, value: str | int | None) -> None:
-    db.execute("insert or replace into clusterd_mark (name, value) values (?, ?)", (name, value))
+def set_mark(db: sqlite3.Connection, name: str, value: str | int | None, table: str = MARKS) -> None:
+    db.execute(f"insert or replace into {table} (name, value) values (?, ?)", (name, value))
+
+
+def _has(db: sqlite3.Connection, table: str) -> bool:
+    return db.execute("select 1 from sqlite_master where type = 'table' and name = ?", (table,)).fetchone() is not None
 
 
 def is_on(db: sqlite3.Connection) -> bool:
-    found = db.execute("select 1 from sqlite_master where type = 'table' and name = 'clusterd_mark'").fetchone()
-    return found is not None and mark(db, EPOCH) is not None
+    return _has(db, MARKS) and mark(db, EPOCH) is not None
+
+
+def greatest_id(db: sqlite3.Connection) -> int:
+    """The highest agent id ever given, as far as this database remembers; 0 where it has neither a log nor was a
+    replica."""
+    return max((int(mark(db, GREATEST, table) or 0) for table in (MARKS, REPLICA_MARKS) if _has(db, table)), default=0)
 
 
 def head(db: sqlite3.Connection) -> int:

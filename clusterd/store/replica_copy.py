@@ -18,9 +18,9 @@ from clusterd.errors import StartFailure
 from clusterd.messages.replica import AskChanges, Changes
 from clusterd.rundir import COPY_FILE, REPLICA_DIR, REPLICA_FILE
 from clusterd.store import schema
-from clusterd.store.change_log import EPOCH, GREATEST, mark, set_mark
+from clusterd.store.change_log import EPOCH, GREATEST, REPLICA_MARKS, mark, set_mark
 from clusterd.store.replica_source import SLICES, unpack_units
-from clusterd.store.units import UnitDigest, write_units
+from clusterd.store.units import Unit, UnitDigest, digest_of, write_units
 
 T = TypeVar("T")
 POSITION, WHOLE, HEARD, CHECKED, EQUAL = "position", "whole", "heard", "checked", "equal"
@@ -30,7 +30,7 @@ DIGEST_S = 60.0
 DOUBT_S = 600.0
 """A replica that differs is copied anew at once, and again only after this time."""
 COPYING, FOLLOWING = "copying", "following"
-_MARKS = "create table if not exists clusterd_mark (name text primary key, value) without rowid"
+_MARKS = f"create table if not exists {REPLICA_MARKS} (name text primary key, value) without rowid"
 
 
 class _ReplicaDb:
@@ -51,15 +51,15 @@ class _ReplicaDb:
             schema.make(db, str(self.path), is_copy=True)
             db.execute(_MARKS)
             db.text_factory = bytes
-            self.epoch = str(mark(db, EPOCH) or "")
-            self.position = int(mark(db, POSITION) or 0)
-            self.whole_at = float(mark(db, WHOLE) or 0)
+            self.epoch = str(mark(db, EPOCH, REPLICA_MARKS) or "")
+            self.position = int(mark(db, POSITION, REPLICA_MARKS) or 0)
+            self.whole_at = float(mark(db, WHOLE, REPLICA_MARKS) or 0)
         except BaseException:
             db.close()
             raise
         self.db = db
 
-    def write(self, changes: Changes) -> list[tuple[int, int]]:
+    def write(self, changes: Changes) -> list[Unit]:
         """Applies them; which units there were. Raises sqlite3.Error, ValueError: nothing is changed."""
         units = unpack_units(changes.units)
         db = self.db
@@ -71,31 +71,31 @@ class _ReplicaDb:
             for kind, name in (("boot", changes.boot), ("wall", changes.wall)):
                 db.execute("delete from clusterd_seen where kind = ?", (kind,))
                 db.execute("insert into clusterd_seen (kind, name) values (?, ?)", (kind, name))
-            set_mark(db, EPOCH, changes.epoch)
-            set_mark(db, POSITION, changes.upto)
-            set_mark(db, HEARD, int(time.time()))
-            set_mark(db, GREATEST, max(changes.greatest, int(mark(db, GREATEST) or 0)))
+            set_mark(db, EPOCH, changes.epoch, REPLICA_MARKS)
+            set_mark(db, POSITION, changes.upto, REPLICA_MARKS)
+            set_mark(db, HEARD, int(time.time()), REPLICA_MARKS)
+            set_mark(db, GREATEST, max(changes.greatest, int(mark(db, GREATEST, REPLICA_MARKS) or 0)), REPLICA_MARKS)
             if changes.behind == 0 and not self.whole_at:
-                set_mark(db, WHOLE, int(time.time()))
+                set_mark(db, WHOLE, int(time.time()), REPLICA_MARKS)
         self.epoch, self.position = changes.epoch, changes.upto
-        self.whole_at = float(mark(db, WHOLE) or 0)
-        return [(unit.kind, unit.id) for unit in units]
+        self.whole_at = float(mark(db, WHOLE, REPLICA_MARKS) or 0)
+        return units
 
     def note_compared(self, is_equal: bool) -> None:
         """Raises sqlite3.Error."""
         self.db.execute("begin immediate")
         with self.db:
-            set_mark(self.db, CHECKED, int(time.time()))
-            set_mark(self.db, EQUAL, int(is_equal))
+            set_mark(self.db, CHECKED, int(time.time()), REPLICA_MARKS)
+            set_mark(self.db, EQUAL, int(is_equal), REPLICA_MARKS)
 
     def moment(self, name: str) -> float | None:
-        value = mark(self.db, name)
+        value = mark(self.db, name, REPLICA_MARKS)
         return None if value is None else float(value)
 
     @property
     def is_equal(self) -> bool | None:
         """What the last comparison said; None before the first."""
-        value = mark(self.db, EQUAL)
+        value = mark(self.db, EQUAL, REPLICA_MARKS)
         return None if value is None else value == 1
 
     def close(self) -> None:
@@ -115,13 +115,14 @@ class ReplicaCopy:
         self._copy: _ReplicaDb | None = None
         self._is_open = False
         self._digest: UnitDigest | None = None
-        self._changed: dict[tuple[int, int], None] = {}
         self._slice = 0
+        self._is_closing = False
         self._compare_at = 0.0
         self._doubted_at = -DOUBT_S
         self._behind = 0
 
     def close(self) -> None:
+        self._is_closing = True
         self._thread.shutdown()
         self._close_files()
 
@@ -212,8 +213,9 @@ class ReplicaCopy:
         if target is self._copy:
             if changes.behind == 0:
                 self._end_copy(target)
-        else:
-            self._changed.update(dict.fromkeys(written))
+        elif self._digest is not None:
+            for unit in written:
+                self._digest.put((unit.kind, unit.id), digest_of(unit))
         if changes.digest and self._copy is None:
             self._compare(changes.digest)
         return self._ask()
@@ -238,7 +240,7 @@ class ReplicaCopy:
         _on_disk(copy.path)
         os.replace(copy.path, Path(self._root) / REPLICA_FILE)
         _on_disk(copy.path.parent)
-        self._digest, self._changed, self._compare_at = None, {}, 0.0
+        self._digest, self._compare_at = None, 0.0
         self._open()
         assert self._replica is not None
         (count,) = self._replica.db.execute("select count(*) from agent where id > 0").fetchone()
@@ -248,13 +250,12 @@ class ReplicaCopy:
         assert self._replica is not None
         db = self._replica.db
         if self._digest is None:
-            self._digest = UnitDigest()
-            self._digest.read_all(db)
+            digest = UnitDigest(lambda: self._is_closing)
+            digest.read_all(db)
+            self._digest = digest
         else:
             self._slice = (self._slice + 1) % SLICES
-            self._digest.read_again(db, list(self._changed))
             self._digest.read_again(db, self._digest.slice(self._slice, SLICES))
-        self._changed = {}
         is_equal, was_equal = theirs == self._digest.text, self._replica.is_equal
         self._replica.note_compared(is_equal)
         self._compare_at = time.monotonic() + self._digest_s
@@ -285,7 +286,7 @@ class ReplicaCopy:
             "position": None if replica is None else replica.position,
             "copied": None if self._copy is None else self._copy.position,
             "lag": None if target is None else self._behind,
-            "greatest_id": None if replica is None else mark(replica.db, GREATEST),
+            "greatest_id": None if replica is None else mark(replica.db, GREATEST, REPLICA_MARKS),
             "whole_at": None if replica is None else replica.whole_at or None,
             "heard_at": None if replica is None else replica.moment(HEARD),
             "digest_at": None if replica is None else replica.moment(CHECKED),

@@ -14,7 +14,7 @@ from clusterd.messages.replica import WAIT_S, AskChanges, Changes
 from clusterd.store import change_log, schema
 from clusterd.store.candidates import Candidates
 from clusterd.store.change_log import LIFE
-from clusterd.store.units import PIECE, Unit, UnitDigest, read_units
+from clusterd.store.units import PIECE, Unit, UnitDigest, digest_of, read_units
 
 T = TypeVar("T")
 PACE_S = 2.0
@@ -24,8 +24,10 @@ ANSWER_BYTES = 32 * 1024
 RAW_BYTES = 128 * 1024
 MOST_RAW_BYTES = 1024 * 1024
 MOST_UNIT_BYTES = 512 * 1024
-SLICES = 30
+SLICES = 60
 """Each digest reads this part of all units again, even if the log says that they have not changed."""
+MOST_TOLD = 50_000
+"""So many units that were read for answers need not be read again for the digest."""
 
 
 class UnitTooLarge(ValueError):
@@ -50,11 +52,14 @@ class ReplicaSource:
         self._raw_bytes = RAW_BYTES
         self._digest: UnitDigest | None = None
         self._digest_at = 0
+        self._told: dict[tuple[int, int], tuple[int, int]] = {}
         self._slice = 0
+        self._is_closing = False
         self.candidates = Candidates(self._epoch, synchronous=synchronous, limit_s=limit_s, say=say)
         self.candidates.urged = self._wake
 
     def close(self) -> None:
+        self._is_closing = True
         self._db.interrupt()
         self._thread.shutdown()
         self._db.close()
@@ -173,6 +178,9 @@ class ReplicaSource:
             return b"", since
         units = read_units(db, [(kind, one) for _, kind, one in listed if kind != LIFE])
         positions = [position for position, kind, _ in listed if kind != LIFE]
+        if self._digest is not None and len(self._told) < MOST_TOLD:
+            for unit, position in zip(units, positions, strict=True):
+                self._told[unit.kind, unit.id] = position, digest_of(unit)
         count, size = 0, 0
         for unit in units:
             size += len(msgspec.msgpack.encode(unit))
@@ -197,11 +205,19 @@ class ReplicaSource:
 
     def _digested(self, db: sqlite3.Connection, head: int) -> str:
         if self._digest is None:
-            self._digest = UnitDigest()
-            self._digest.read_all(db)
+            digest = UnitDigest(lambda: self._is_closing)
+            digest.read_all(db)
+            self._digest = digest
         elif head != self._digest_at:
-            changed = change_log.changed_since(db, self._digest_at, -1)
-            self._digest.read_again(db, [(kind, one) for _, kind, one in changed if kind != LIFE])
+            unread = []
+            for position, kind, one in change_log.changed_since(db, self._digest_at, -1):
+                at, told = self._told.get((kind, one), (0, 0))
+                if at == position:
+                    self._digest.put((kind, one), told)
+                elif kind != LIFE:
+                    unread.append((kind, one))
+            self._digest.read_again(db, unread)
+        self._told = {}
         self._slice = (self._slice + 1) % SLICES
         self._digest.read_again(db, self._digest.slice(self._slice, SLICES))
         self._digest_at = head

@@ -29,6 +29,7 @@ class StoreTable:
         self._private = private
         self._replicated = replicated
         self._position = 0
+        self._remembers: bool | None = None
 
     async def facts(self, agent_id: int) -> AgentFacts | None:
         def work(db: sqlite3.Connection) -> AgentFacts | None:
@@ -60,9 +61,9 @@ class StoreTable:
             self._private.unlink(agent_id)
 
     async def greatest(self) -> int:
-        if self._replicated is None:
-            return 0
-        return int(await self._engine.read(lambda db: change_log.mark(db, change_log.GREATEST)) or 0)
+        if self._remembers is None:
+            self._remembers = self._replicated is not None or await self._engine.read(change_log.greatest_id) > 0
+        return await self._engine.read(change_log.greatest_id) if self._remembers else 0
 
     async def replicated(self) -> None:
         if self._replicated is not None:

@@ -5,7 +5,7 @@ a statement can store, arrives as text.
 """
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -94,29 +94,61 @@ def _grouped(rows: Iterable[tuple[Any, ...]]) -> dict[int, tuple[tuple[Any, ...]
 
 
 def write_units(db: sqlite3.Connection, units: Sequence[Unit]) -> None:
-    """Makes these units what they say. Inside a transaction of a connection without foreign keys: a membership may come
-    before its group."""
+    """Makes these units what they say, and writes only what differs: most changes are a keepalive's, and every index entry
+    that is written again costs a page. Inside a transaction of a connection whose text_factory is bytes, without foreign
+    keys: a membership may come before its group."""
     agents = [unit for unit in units if unit.kind == AGENT]
-    listed = ", ".join(str(unit.id) for unit in agents)
-    there = {one for (one,) in db.execute(f"select id from agent where id in ({listed})")}
-    # What was never written has nothing to be deleted: that is most of a full copy.
-    ids = [(unit.id,) for unit in agents if unit.id in there or unit.row is None]
-    for table, column in (("labels", "id"), ("belongs", "id_agent"), ("clusterd_event", "id")):
-        db.executemany(f"delete from {table} where {column} = ?", ids)
-    db.executemany("delete from agent where id = ?", [(unit.id,) for unit in agents if unit.row is None])
-    keyless = [(str(unit.id),) for unit in agents if not unit.has_key]
-    db.executemany("delete from clusterd_seen where kind = 'key' and name = ?", keyless)
-    db.executemany(_PUT_AGENT, [(unit.id, *unit.row) for unit in agents if unit.row is not None])
-    db.executemany(_PUT_LABEL, [(unit.id, *label) for unit in agents for label in unit.labels])
-    db.executemany(_PUT_BELONGS, [(unit.id, *one) for unit in agents for one in unit.belongs])
-    db.executemany(_PUT_EVENT, [(unit.id, *unit.event) for unit in agents if unit.event])
-    db.executemany(
-        "insert or ignore into clusterd_seen (kind, name) values ('key', ?)",
-        [(str(unit.id),) for unit in agents if unit.has_key],
-    )
+    pairs = list(zip(read_units(db, [(AGENT, unit.id) for unit in agents]), agents, strict=True))
+    _write_rows(db, pairs)
+    _write_parts(db, "labels", "id", _PUT_LABEL, [(new.id, old.labels, new.labels) for old, new in pairs])
+    _write_parts(db, "belongs", "id_agent", _PUT_BELONGS, [(new.id, old.belongs, new.belongs) for old, new in pairs])
+    events = [(new.id, _listed(old.event), _listed(new.event)) for old, new in pairs]
+    _write_parts(db, "clusterd_event", "id", _PUT_EVENT, events)
+    for statement, has_key in (
+        ("insert or ignore into clusterd_seen (kind, name) values ('key', ?)", True),
+        ("delete from clusterd_seen where kind = 'key' and name = ?", False),
+    ):
+        keys = [(str(new.id),) for old, new in pairs if old.has_key != new.has_key and new.has_key == has_key]
+        db.executemany(statement, keys)
     groups = [unit for unit in units if unit.kind == GROUP]
     db.executemany('delete from "group" where id = ?', [(unit.id,) for unit in groups])
     db.executemany(_PUT_GROUP, [(unit.id, *unit.row) for unit in groups if unit.row is not None])
+
+
+def _write_rows(db: sqlite3.Connection, pairs: Sequence[tuple[Unit, Unit]]) -> None:
+    """Rows of agents (as they are, as they are to be): those that differ in the same columns together."""
+    updates: dict[tuple[int, ...], list[tuple[Value, ...]]] = {}
+    new_rows, gone = [], []
+    for old, new in pairs:
+        if new.row is None:
+            gone.append((new.id,))
+        elif old.row is None:
+            new_rows.append((new.id, *new.row))
+        elif old.row != new.row:
+            places = tuple(n for n, value in enumerate(new.row) if value != old.row[n])
+            updates.setdefault(places, []).append((*(new.row[n] for n in places), new.id))
+    db.executemany("delete from agent where id = ?", gone)
+    db.executemany(_PUT_AGENT, new_rows)
+    for places, values in updates.items():
+        columns = ", ".join(f'"{_COLUMNS[n]}" = {_TEXT.format(place)}' for place, n in enumerate(places, 1))
+        db.executemany(f"update agent set {columns} where id = ?{len(places) + 1}", values)
+
+
+def _listed(event: tuple[Value, ...]) -> tuple[tuple[Value, ...], ...]:
+    return (event,) if event else ()
+
+
+def _write_parts(
+    db: sqlite3.Connection,
+    table: str,
+    column: str,
+    put: str,
+    parts: Sequence[tuple[int, tuple[tuple[Value, ...], ...], tuple[tuple[Value, ...], ...]]],
+) -> None:
+    """Rows that belong to agents: id, those that are there, those that are to be."""
+    differing = [(one, old, new) for one, old, new in parts if old != new]
+    db.executemany(f"delete from {table} where {column} = ?", [(one,) for one, old, _ in differing if old])
+    db.executemany(put, [(one, *row) for one, _, new in differing for row in new])
 
 
 # ---- digest ----------------------------------------------------------------------------------------------------------
@@ -126,10 +158,17 @@ _MODULUS = 1 << 64
 _encoder = msgspec.msgpack.Encoder()
 
 
-class UnitDigest:
-    """A digest over all units: the sum of the digests of each. Only the units that are named are read again."""
+def digest_of(unit: Unit) -> int:
+    """The digest of one unit, 0 if it is gone."""
+    return 0 if unit.is_gone else xxhash.xxh3_64_intdigest(_encoder.encode(unit))
 
-    def __init__(self) -> None:
+
+class UnitDigest:
+    """A digest over all units: the sum of the digests of each."""
+
+    def __init__(self, is_given_up: Callable[[], bool] = lambda: False) -> None:
+        """`is_given_up`: whether nobody needs it any more; then reading ends with InterruptedError."""
+        self._is_given_up = is_given_up
         self._digests: dict[tuple[int, int], int] = {}
         self._total = 0
 
@@ -144,13 +183,17 @@ class UnitDigest:
 
     def read_again(self, db: sqlite3.Connection, wanted: Sequence[tuple[int, int]]) -> None:
         for start in range(0, len(wanted), PIECE):
+            if self._is_given_up():
+                raise InterruptedError("the store stops")
             for unit in read_units(db, wanted[start : start + PIECE]):
-                before = self._digests.pop((unit.kind, unit.id), 0)
-                after = 0
-                if not unit.is_gone:
-                    after = xxhash.xxh3_64_intdigest(_encoder.encode(unit))
-                    self._digests[unit.kind, unit.id] = after
-                self._total = (self._total + after - before) % _MODULUS
+                self.put((unit.kind, unit.id), digest_of(unit))
+
+    def put(self, key: tuple[int, int], digest: int) -> None:
+        """What `digest_of` says of this unit now."""
+        before = self._digests.pop(key, 0)
+        if digest:
+            self._digests[key] = digest
+        self._total = (self._total + digest - before) % _MODULUS
 
     def slice(self, number: int, slices: int) -> list[tuple[int, int]]:
         """The units of one of so many slices, to be read again without a reason."""

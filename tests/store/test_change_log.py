@@ -63,10 +63,10 @@ class Pair:
         with as_bytes(self.master):
             units = read_units(self.master, wanted)
             self.digests[0].read_again(self.master, wanted)
-        self.copy.execute("begin")
-        write_units(self.copy, units)
-        self.copy.execute("commit")
         with as_bytes(self.copy):
+            self.copy.execute("begin")
+            write_units(self.copy, units)
+            self.copy.execute("commit")
             self.digests[1].read_again(self.copy, wanted)
         self.position = listed[-1][0] if listed else self.position
         return bool(listed)

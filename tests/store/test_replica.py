@@ -12,7 +12,7 @@ import pytest
 
 from clusterd.messages.replica import AskChanges, Changes
 from clusterd.rundir import COPY_FILE, REPLICA_DIR, REPLICA_FILE
-from clusterd.store import agents, groups, replica_source, schema, table
+from clusterd.store import agents, change_log, groups, replica_source, schema, table
 from clusterd.store.engine import Engine, Session
 from clusterd.store.private import PrivateDatabases
 from clusterd.store.registry import Registration
@@ -372,6 +372,39 @@ def test_moments_of_the_master_are_kept_with_what_they_refer_to(bench: Bench) ->
         assert found[0] == found[1]
 
     run(bench, work)
+
+
+def test_replica_can_be_opened_as_a_nodes_own_database(bench: Bench, tmp_path: Path) -> None:
+    """What a promotion does: nothing of the earlier master's log counts, and another candidate can follow."""
+
+    async def work(bench: Bench) -> None:
+        await bench.populate()
+        for one in (2, 1):
+            await bench.engine.write(lambda session, one=one: session.stamp(one))
+        await bench.engine.write(lambda session: agents.delete_agent(session, AGENTS))
+        await bench.follow()
+
+    run(bench, work)
+    before = schema.connect(str(bench.master))
+    expected, epoch = rows(before), change_log.mark(before, change_log.EPOCH)
+    before.close()
+    promoted = Bench(tmp_path / "later")
+    os.replace(bench.candidate / REPLICA_FILE, promoted.master / schema.DATABASE)
+
+    async def lead(bench: Bench) -> None:
+        db = schema.connect(str(bench.master))
+        found = rows(db)
+        events, others = found.pop("clusterd_event"), expected.pop("clusterd_event")
+        assert found == expected
+        assert [row[0] for row in sorted(events, key=lambda row: row[1])] == [2, 1]
+        assert len(others) == 2
+        assert change_log.mark(db, change_log.EPOCH) != epoch
+        db.close()
+        assert await stored(bench).greatest() == AGENTS
+        await bench.follow()
+        bench.check_equal()
+
+    run(promoted, lead)
 
 
 # ---- synchronous -----------------------------------------------------------------------------------------------------
