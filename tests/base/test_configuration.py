@@ -89,6 +89,22 @@ def test_every_mistake_is_reported_with_its_line_and_what_is_allowed(root: Path)
     ]
 
 
+def test_monitoring_port_that_others_reach_is_warned_about(root: Path) -> None:
+    def warnings(**monitor: Any) -> list[str]:
+        (root / "etc" / "cluster.json").write_text(json.dumps({"clusterd": {"monitor": monitor}}))
+        loaded = load(str(root))
+        assert loaded.settings is not None
+        return [str(warning) for warning in loaded.warnings]
+
+    assert warnings() == warnings(address="::1", names=["monitor.example.net"]) == []
+    assert warnings(address="0.0.0.0", enabled=False) == []
+    (warning,) = warnings(address="0.0.0.0")
+    assert "clusterd.monitor.address" in warning
+    assert "has no login" in warning
+    (root / "etc" / "cluster.json").write_text('{"clusterd": {"monitor": {"address": "localhost", "names": "x"}}}')
+    assert len(load(str(root)).problems) == 2
+
+
 def test_the_key_is_never_shown(root: Path) -> None:
     (root / "etc" / "ossec.conf").write_text(GOOD.replace(KEY, "Secret!Secret!Secret!"))
     loaded = load(str(root))

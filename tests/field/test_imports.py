@@ -1,11 +1,13 @@
 """Nothing is imported after the fork: a node whose package or interpreter was moved away, or may not be read, works
 on."""
 
+import json
 import secrets
 import signal
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from clusterd.api.table import ENDPOINTS
@@ -13,7 +15,7 @@ from tests.conftest import MakeRig
 from tests.system.rest import OVERRIDES, Caller, turn_on
 from tools.rig import workload
 from tools.rig.faults import signal_process
-from tools.rig.nodes import Rig, RigNode, run_program
+from tools.rig.nodes import Rig, RigNode, free_port, run_program
 from tools.rig.peer import wait_until
 from tools.rig.wdb_client import WdbClient, authd
 
@@ -30,9 +32,39 @@ PLACES = {
 }
 
 
+def open_ports(rig: Rig) -> None:
+    """Each node has a monitoring port of its own."""
+    for node in rig.nodes:
+        path = node.root / "etc/cluster.json"
+        settings = json.loads(path.read_text())
+        settings["clusterd"]["monitor"] = {"enabled": True, "port": free_port()}
+        path.write_text(json.dumps(settings))
+
+
+def watch(rig: Rig, node: RigNode) -> None:
+    """Looks at all that the monitoring port shows."""
+    wait_until(lambda: rig.status(node.name)[node.name]["monitor_url"] is not None, 120, "its URL is known")
+    with httpx.Client(base_url=rig.status(node.name)[node.name]["monitor_url"], timeout=60) as client:
+        for path in (
+            "/livez",
+            "/readyz?verbose",
+            "/metrics",
+            "/status.json",
+            "/lag.json",
+            "/history.json?since=2h",
+            "/",
+        ):
+            assert client.get(path).status_code in (200, 503)
+        for path in ("/none", "/history.json?since=x"):
+            assert client.get(path).status_code in (404, 400)
+        with client.stream("GET", "/events", headers={"Last-Event-ID": "1"}) as stream:
+            next(stream.iter_lines())
+
+
 def work(rig: Rig) -> None:
     """A little of everything that a node does."""
     for node in rig.nodes:
+        watch(rig, node)
         with Caller(node) as caller:
             for endpoint in ENDPOINTS:
                 path = endpoint.path
@@ -77,6 +109,7 @@ def test_no_process_imports_anything_after_the_fork(make_rig: MakeRig) -> None:
     """In their first lives they come and join; whatever else there is to do falls to their second ones."""
     rig = make_rig(1, overrides=OVERRIDES)
     turn_on(rig)
+    open_ports(rig)
     command = rig.program, rig.run
     rig.program, rig.run = SPY, run_program
     rig.start()

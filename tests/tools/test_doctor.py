@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from cryptography import x509
@@ -21,7 +22,7 @@ from cryptography.x509.oid import NameOID
 
 from clusterd.config.loading import load
 from clusterd.net.dial import Address
-from clusterd.settings import Settings
+from clusterd.settings import MonitorSettings, Settings
 from clusterd.supervisor.privileges import Owner
 from tests.campaigns.hooked import hooked
 from tests.conftest import MakeRig
@@ -269,6 +270,16 @@ def test_hidden_processes_of_others_are_a_note(master: Settings, monkeypatch: py
     assert "/proc hidden" not in named(system.limits(master))
     monkeypatch.setattr(system.os, "access", lambda path, mode: False)
     assert not named(system.limits(master))["/proc hidden"].is_fault
+
+
+def test_taken_monitoring_port_is_a_note(master: Settings) -> None:
+    own = msgspec.structs.replace(master.clusterd, monitor=MonitorSettings(port=free_port()))
+    master = msgspec.structs.replace(master, clusterd=own)
+    assert "monitoring port taken" not in named(system.processes(master))
+    with socket.create_server(("127.0.0.1", own.monitor.port)):
+        found = named(system.processes(master))["monitoring port taken"]
+    assert (found.is_fault, str(own.monitor.port) in found.what) == (False, True)
+    assert "clusterd.monitor.port" in found.cure
 
 
 def test_taken_port_is_named_with_its_program(master: Settings) -> None:

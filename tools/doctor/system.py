@@ -84,7 +84,7 @@ def processes(settings: Settings) -> Iterator[Finding]:
         problem = _port_problem(own.address, own.port)
         if problem:
             where, cure = f"monitoring port {own.port} of {own.address}", "change clusterd.monitor.port in cluster.json"
-            yield Finding("port taken", f"{where}: {problem}", cure, is_fault=False)
+            yield Finding("monitoring port taken", f"{where}: {problem}", cure, is_fault=False)
 
 
 def _stock_daemons(root: str) -> Iterator[psutil.Process]:
