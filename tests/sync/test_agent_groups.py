@@ -249,6 +249,8 @@ def test_a_worker_that_is_behind_gets_each_message_once_until_it_takes_one() -> 
         assert len(site.sent) == ATTEMPTS + 1, "five times what it could not write first, the next one once"
         assert record.groups_problem
         assert len([line for line in site.texts("ERROR") if "left to the comparison" in line]) == 1
+        assert len([line for line in site.texts("ERROR") if "Error sending agent-groups" in line]) == 1
+        assert "groups for w1" in site.context.troubles.shown()
         made = broadcast("/2")
         all_of_them.add(made)
         queue.put(made)
@@ -260,10 +262,23 @@ def test_a_worker_that_is_behind_gets_each_message_once_until_it_takes_one() -> 
             await asyncio.sleep(0.001)
         assert record.groups_problem == ""
         assert "w1 takes groups again." in site.texts("INFO")
+        assert "groups for w1" not in site.context.troubles.shown()
+        told = [(event.files, event.result) for event in cast(Events, site.context.events).told]  # type: ignore[union-attr]
+        assert told == [(1, "failed"), (1, "failed"), (1, "ok")]
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
 
     run(story())
+
+
+def test_what_a_worker_that_goes_had_before_it_stays_marked() -> None:
+    site = Site()
+    queue, all_of_them = queue_of(site)
+    made = broadcast()
+    all_of_them.add(made)
+    queue.put(made)
+    queue.left()
+    assert (made.is_lost, site.removed, site.asked) == (True, ["/groups"], [])
 
 
 @pytest.mark.parametrize(("text", "problem"), [(b"disk full", "disk full"), (b"", "refused without a reason")])
