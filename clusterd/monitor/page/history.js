@@ -120,28 +120,33 @@ export class History {
     const id = `event-${event.seq}`;
     const isOpen = this.#open.has(event.seq);
     const button = make(
-      "button", { type: "button", "aria-expanded": String(isOpen), "aria-controls": id },
+      "button", { type: "button", "aria-expanded": String(isOpen), "aria-controls": isOpen ? id : null },
       make("time", { datetime: event.at }, Number.isNaN(at.getTime()) ? event.at : moment(at)),
       make("span", { class: "node" }, place(event)),
       make("span", { class: "kind" }, event.kind),
       make("span", { class: "what" }, summary(event)),
     );
-    const detail = make("div", { class: "detail", id, "data-detail": true, hidden: !isOpen });
-    if (isOpen) this.#fill(detail, event);
+    const row = make("li", { "data-seq": event.seq, "data-tone": tone(event) || null }, button);
+    const unfold = () => {
+      row.detail = make("div", { class: "detail", id, "data-detail": true });
+      this.#fill(row.detail, event);
+      row.append(row.detail);
+    };
+    if (isOpen) unfold();
     button.addEventListener("click", () => {
-      const opens = !this.#open.has(event.seq);
-      if (opens) {
-        this.#open.add(event.seq);
-        this.#fill(detail, event);
-      } else {
+      if (row.detail) {
         this.#open.delete(event.seq);
-        detail.replaceChildren();
+        row.detail.remove();
+        row.detail = null;
+      } else {
+        this.#open.add(event.seq);
+        unfold();
       }
-      mark(button, "aria-expanded", String(opens));
-      mark(detail, "hidden", !opens);
+      mark(button, "aria-expanded", String(row.detail !== null));
+      mark(button, "aria-controls", row.detail && id);
       this.#rows.resized();
     });
-    return make("li", { "data-seq": event.seq, "data-tone": tone(event) }, button, detail);
+    return row;
   }
 
   #fill(detail, event) {

@@ -3,7 +3,9 @@
  * heights are measured. The row that has the focus exists wherever it is.
  */
 
-const BEYOND = 10;
+import { mark } from "./dom.js";
+
+const BEYOND = 6;
 /** Rows above and below the view that exist already. */
 
 export class Rows {
@@ -15,18 +17,25 @@ export class Rows {
   #shown = new Map(); // key to element
   #extra = new Map(); // key to height beyond a row's
   #unfolded = []; // [index, that height] of those in the list
+  #whole = 0; // height of the list
   #height = 28;
   #due = false;
   #near;
   #sizes;
 
-  /** `create`: makes the element of an item, whose key is `seq`. `near`: is called when the last rows are in view. */
+  /**
+   * `create`: makes the element of an item, whose key is `seq`; its `detail` is what is unfolded, if anything is.
+   * `near`: is called when the last rows are in view.
+   */
   constructor(scroller, list, create, near) {
     this.#scroller = scroller;
     this.#list = list;
     this.#create = create;
     this.#near = near;
-    this.#sizes = new ResizeObserver(() => this.#later());
+    this.#sizes = new ResizeObserver(() => {
+      this.#height = parseFloat(getComputedStyle(list).getPropertyValue("--row-px")) || this.#height;
+      this.#later();
+    });
     this.#sizes.observe(scroller);
     scroller.addEventListener("scroll", () => this.#later(), { passive: true });
     list.addEventListener("focusout", () => this.#later());
@@ -81,10 +90,8 @@ export class Rows {
   }
 
   #measure() {
-    this.#height = parseFloat(getComputedStyle(this.#list).getPropertyValue("--row-px")) || 28;
     for (const [key, node] of this.#shown) {
-      const detail = node.querySelector("[data-detail]");
-      if (detail && !detail.hidden) this.#extra.set(key, detail.offsetHeight);
+      if (node.detail) this.#extra.set(key, node.detail.offsetHeight);
       else this.#extra.delete(key);
     }
     this.#unfolded = [...this.#extra]
@@ -135,16 +142,24 @@ export class Rows {
       let node = this.#shown.get(item.seq);
       if (!node) {
         node = this.#create(item);
-        isNew ||= node.querySelector("[data-detail]:not([hidden])") !== null;
+        isNew ||= Boolean(node.detail);
         this.#shown.set(item.seq, node);
       }
-      node.ariaPosInSet = String(index + 1);
-      node.ariaSetSize = String(this.#items.length);
-      node.style.transform = `translateY(${this.#top(index)}px)`;
+      mark(node, "aria-posinset", index + 1);
+      mark(node, "aria-setsize", this.#items.length);
+      const top = this.#top(index);
+      if (node.top !== top) {
+        node.top = top;
+        node.style.transform = `translateY(${top}px)`;
+      }
       if (node === cursor) cursor = cursor.nextElementSibling;
       else this.#list.insertBefore(node, cursor);
     }
-    this.#list.style.height = `${this.#top(this.#items.length)}px`;
+    const whole = this.#top(this.#items.length);
+    if (whole !== this.#whole) {
+      this.#whole = whole;
+      this.#list.style.height = `${whole}px`;
+    }
     if (isNew) this.#later(); // unfolded rows that came back into view have a height only now
     if (this.#items.length && last >= this.#items.length) this.#near();
   }
