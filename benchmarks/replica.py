@@ -1,20 +1,26 @@
-"""What a replica costs: `python -m benchmarks.replica [AGENTS [SECONDS]]`.
+"""What a replica costs: `python -m benchmarks.replica [AGENTS [SECONDS]]`, and `... stores [AGENTS]`: the two stores'
+parts alone, CPU time only, so that it can be measured beside other load.
 
 A master and a worker, whole nodes. The master's database is filled before it starts. First without replicas, then with:
 1 % of the agents send a keepalive every 10 s, and the CPU of all processes of each node is counted. Then how long a full
 copy takes, from the candidate's own log lines.
 """
 
+import asyncio
 import json
 import os
+import random
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from clusterd.store import schema
+from clusterd.store import change_log, schema
+from clusterd.store.replica_copy import ReplicaCopy
+from clusterd.store.replica_source import PACE_S, ReplicaSource
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.wdb_client import WdbClient
 
@@ -127,5 +133,69 @@ def main(agents: int = 100_000, seconds: float = 90.0) -> None:
             rig.down()
 
 
+CHANGE = "update agent set last_keepalive = last_keepalive + 1 where id = ?"
+
+
+async def stores(agents: int = 100_000, rounds: int = 30) -> None:
+    """1 % of the agents change every 10 s, so a fifth of them between two answers."""
+    with tempfile.TemporaryDirectory(prefix="replica-bench-") as base:
+        roots = [Path(base, name) for name in ("m", "w")]
+        for root in roots:
+            (root / "queue/db").mkdir(parents=True)
+            (root / "etc").mkdir()
+        fill(roots[0], agents)
+        db = schema.connect(str(roots[0]))
+
+        def change() -> float:
+            began = time.process_time()
+            chosen = [(random.randint(1, agents),) for _ in range(int(agents / 100 / 10 * PACE_S))]
+            db.execute("begin")
+            db.executemany(CHANGE, chosen)
+            db.execute("commit")
+            return time.process_time() - began
+
+        plain = sum(change() for _ in range(rounds))
+        schema.prepare(str(roots[0]), "filled", "4.14.1", log=True)
+        source = ReplicaSource(str(roots[0]), synchronous=False, limit_s=1, say=lambda *_: None, pace_s=0)
+        copy = ReplicaCopy(str(roots[1]), say=lambda *_: None)
+        spent = dict.fromkeys(("triggers", "source", "copy"), 0.0)
+
+        async def step(asked: Any) -> tuple[Any, Any]:
+            began = time.process_time()
+            changes = await source.tell("w", asked)
+            told = time.process_time()
+            following = await copy.apply(changes)
+            spent["source"] += told - began
+            spent["copy"] += time.process_time() - told
+            return changes, following
+
+        ask, began = await copy.first(), time.process_time()
+        while True:
+            changes, ask = await step(ask)
+            if changes.behind == 0 and not changes.digest:
+                print(f"full copy of {agents} agents: {time.process_time() - began:.1f} s of CPU, both sides")
+            if changes.digest:
+                break
+        spent = dict.fromkeys(spent, 0.0)
+        spent["triggers"] = -plain
+        for _ in range(rounds):
+            spent["triggers"] += change()
+            _, ask = await step(ask)
+        for name, seconds in spent.items():
+            print(f"{name:10} {100 * seconds / (rounds * PACE_S):5.2f} % of a core")
+        spent = dict.fromkeys(spent, 0.0)
+        copy._compare_at = 0.0
+        await step(copy._ask())
+        for name in ("source", "copy"):
+            print(f"digest, {name:6} {100 * spent[name] / 60:5.2f} % of a core")
+        assert change_log.is_on(db)
+        source.close()
+        copy.close()
+        db.close()
+
+
 if __name__ == "__main__":
-    main(*(int(text) for text in sys.argv[1:3]))
+    if sys.argv[1:2] == ["stores"]:
+        asyncio.run(stores(*(int(text) for text in sys.argv[2:3])))
+    else:
+        main(*(int(text) for text in sys.argv[1:3]))
