@@ -14,8 +14,8 @@ from tools.rig.peer import PeerError, wait_until
 pytestmark = pytest.mark.slow
 
 MOST = 119
-"""On a master with four workers and two cores there are 117, and one of the monitoring port; each further worker costs one. Public thresholds for a
-master with ten workers are 111 to 129."""
+"""On a master with four workers and two cores there are 117, and one of the monitoring port; each further worker costs
+one. Public thresholds for a master with ten workers are 111 to 129."""
 
 
 def held(rig: Rig, name: str) -> dict[str, list[str]]:
