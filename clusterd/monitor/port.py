@@ -78,7 +78,8 @@ class MonitorPort:
         self._say("INFO", f"The monitoring port is {url}.")
 
     def _cannot(self, failure: OSError) -> None:
-        text = f"the monitoring port {url_of(self._address, self._port)} cannot be opened: {os.strerror(failure.errno or 0)}"
+        url, why = url_of(self._address, self._port), os.strerror(failure.errno or 0)
+        text = f"the monitoring port {url} cannot be opened: {why}"
         if failure.errno == errno.EADDRINUSE:
             text += (
                 ": another program listens there; set clusterd.monitor.port in etc/cluster.json, or enabled to false"

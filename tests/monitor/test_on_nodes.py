@@ -1,4 +1,4 @@
-"""The monitoring port of a real master: every process but it hangs, and its worker stops, dies, is cut off or refused."""
+"""The monitoring port of a real master: its worker stops, dies, is cut off or refused; every process but it hangs."""
 
 import contextlib
 import json

@@ -51,6 +51,8 @@ STATUS_KEYS = {
     "journal",
     "jobs",
     "monitor_url",
+    "left_out",
+    "clocks",
 }
 
 
