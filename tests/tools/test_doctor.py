@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 from clusterd.config.loading import load
 from clusterd.net.dial import Address
 from clusterd.settings import MonitorSettings, Settings
+from clusterd.status.status import StatusReader
 from clusterd.supervisor.privileges import Owner
 from tests.campaigns.hooked import hooked
 from tests.conftest import MakeRig
@@ -35,7 +36,6 @@ from tools.probe import probe
 from tools.rig.guard import guarded
 from tools.rig.nodes import RigNode, run_program
 from tools.rig.peer import exception_json
-from tools.status import StatusReader
 
 
 def node(root: Path, **given: Any) -> Settings:
