@@ -12,7 +12,7 @@ import pytest
 
 from clusterd.messages.manifest import SweepTemporary, Swept
 from clusterd.messages.pool import JobDone, PoolHello, PoolToSync, StartJob, SyncToPool
-from ipc.channel import SEND_TIMEOUT_S, DealerChannel, RouterChannel, WorkerSocket
+from ipc.channel import DealerChannel, RouterChannel, WorkerSocket
 from ipc.codec import Decoder
 from ipc.errors import NoCredit
 from tests.ipc.processes import Child, in_loop, until
@@ -229,10 +229,8 @@ def test_a_sender_that_waits_for_room_learns_of_the_receivers_death(tmp_path: Pa
                 before = sent
                 await asyncio.sleep(0.1)
             child.kill()
-            began = time.monotonic()
-            with pytest.raises(NoCredit, match="not connected"):
+            with pytest.raises(NoCredit, match="not connected"):  # or it would "take no messages", after ten seconds
                 await flooding
-            assert time.monotonic() - began < SEND_TIMEOUT_S / 2
 
     in_loop(work)
 
