@@ -1,4 +1,8 @@
-"""The files of the dashboard: read once, when the process begins, and served from memory."""
+"""The files of the dashboard: read once, with the code, and served from memory.
+
+The supervisor imports this module before it changes its user and forks: the process that serves them may not be allowed
+to read them any more, or they may belong to another version by then.
+"""
 
 import hashlib
 from pathlib import Path
@@ -36,6 +40,9 @@ def read_pages(directory: Path = DIRECTORY) -> dict[str, PageFile]:
     if f"/page/{INDEX}" in found:
         found["/"] = found[f"/page/{INDEX}"]
     return found
+
+
+PAGES = read_pages()
 
 
 def is_known(if_none_match: str, etag: str) -> bool:

@@ -12,7 +12,7 @@ from clusterd.monitor.hosts import host_check
 from clusterd.monitor.journal_reader import JournalReader
 from clusterd.monitor.lag import STEP_S, LagHistory
 from clusterd.monitor.metrics import Own, render
-from clusterd.monitor.pages import read_pages
+from clusterd.monitor.pages import PAGES
 from clusterd.monitor.port import MonitorPort
 from clusterd.monitor.secrets_age import SecretFiles, SecretsAge
 from clusterd.monitor.source import NodeSeen, StatusSource
@@ -54,7 +54,7 @@ class MonitorService:
                 past=JournalReader(journal_path(settings.root)),
                 journal=self._journal,
                 metrics=self._metrics,
-                pages=read_pages(),
+                pages=PAGES,
                 is_our_host=host_check(names),
             ),
             self._rounds,

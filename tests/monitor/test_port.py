@@ -18,7 +18,7 @@ from clusterd.monitor.app import MOST_EVENTS, MonitorApp, Shown
 from clusterd.monitor.hosts import host_check
 from clusterd.monitor.journal_reader import Filter, JournalUnreadable
 from clusterd.monitor.lag import LagHistory
-from clusterd.monitor.pages import read_pages
+from clusterd.monitor.pages import DIRECTORY, INDEX, PAGES, read_pages
 from clusterd.monitor.port import MonitorPort
 from clusterd.monitor.source import StatusSource
 from clusterd.monitor.viewers import MOST_VIEWERS, MOST_WAITING, Viewers
@@ -145,6 +145,12 @@ def test_answers_of_every_path(tmp_path: Path) -> None:
             assert whole.headers["content-security-policy"].startswith("default-src 'self';")
 
     run(tmp_path, work)
+
+
+def test_whole_dashboard_is_there_as_soon_as_the_code_is() -> None:
+    files = [path for path in DIRECTORY.rglob("*") if path.is_file()]
+    assert set(PAGES) == {"/", *(f"/page/{path.relative_to(DIRECTORY).as_posix()}" for path in files)}
+    assert PAGES["/"].body == (DIRECTORY / INDEX).read_bytes()
 
 
 def test_dashboard_is_served_from_memory_and_by_etag(tmp_path: Path) -> None:
