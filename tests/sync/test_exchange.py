@@ -33,7 +33,7 @@ def requests(node: Node) -> list[dict[str, Any]]:
 
 
 def test_worker_tells_each_try_at_files_that_it_cannot_put_in_place(tmp_path: Path) -> None:
-    node = Node(tmp_path, "worker", caps=CAPS, pool=True)
+    node = Node(tmp_path, "worker", caps=CAPS)
 
     async def story() -> None:
         await linked(node, MASTER, *CAPS)

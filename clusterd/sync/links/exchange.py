@@ -47,7 +47,7 @@ class _Clock(msgspec.Struct, frozen=True):
     wall_s: float
 
 
-class _Told(msgspec.Struct):
+class _Neighbour(msgspec.Struct):
     """What the node at the other end of one link has told. `offset_s`: its clock less ours, wrong by at most
     `off_by_s`; None before the first answer."""
 
@@ -74,7 +74,7 @@ class StatusExchange:
     def __init__(self, context: Context, own: Callable[[], LeftOutFiles]) -> None:
         self._context = context
         self._own = own
-        self._told: dict[int, _Told] = {}
+        self._told: dict[int, _Neighbour] = {}
         self._timers: dict[int, WakeTimer] = {}
         self._tries = 0
         self.remote: dict[str, Handler] = {commands.NODE_STATE: self.told}
@@ -131,8 +131,8 @@ class StatusExchange:
         self._told.pop(peer.link, None)
         self._timers.pop(peer.link, None)
 
-    def _of(self, peer: Peer) -> _Told:
-        return self._told.setdefault(peer.link, _Told(peer.name))
+    def _of(self, peer: Peer) -> _Neighbour:
+        return self._told.setdefault(peer.link, _Neighbour(peer.name))
 
     # ---- for status --------------------------------------------------------------------------------------------------
 
