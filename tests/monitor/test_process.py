@@ -1,5 +1,6 @@
 """The monitor of a real node: it hears of what happens, and nobody depends on it."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -72,6 +73,27 @@ def test_reload_is_in_the_journal_with_what_changed(rig: Rig) -> None:
     finally:
         path.write_text(text)
         rig.command(rig.master, "reload", timeout_s=120)
+
+
+def test_hook_of_a_reload_runs_on_the_next_event_and_its_output_is_in_the_log(rig: Rig) -> None:
+    script, path = rig.directory / "hook", rig.master.root / "etc/cluster.json"
+    script.write_text("#!/bin/sh\nread event\necho heard $event\n")
+    script.chmod(0o755)
+    before = path.read_text()
+    settings = json.loads(before)
+    settings["clusterd"]["hooks"] = [{"on": ["process:died"], "run": [str(script)]}]
+    try:
+        path.write_text(json.dumps(settings))
+        rig.command(rig.master, "reload", timeout_s=120)
+        wait_for(rig, "the reload is there", "reload", changed=["clusterd.hooks"])
+        os.kill(rig.processes("master")["pool-1"] or 0, signal.SIGKILL)
+        log = rig.master.root / "logs/cluster.log"
+        wait_until(lambda: "[Hooks] hook: heard {" in log.read_text(), 60, "the hook has run")
+        assert '"process":"pool-1"' in log.read_text()
+    finally:
+        path.write_text(before)
+        rig.command(rig.master, "reload", timeout_s=120)
+    wait_until(lambda: rig.status("master")[rig.master.name]["journal"]["hooks_run"] >= 1, 60, "it is counted")
 
 
 def test_status_counts_what_is_in_the_journal(rig: Rig) -> None:
