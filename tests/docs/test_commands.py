@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.net.harness import free_port
 from tests.system.rest import PASSWORD
 from tools.init_node import init_node
+from tools.rig.nodes import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGES = tuple(f"docs/operations/{name}.md" for name in ("day2", "troubleshooting", "api", "journal"))

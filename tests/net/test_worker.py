@@ -13,6 +13,7 @@ import pytest
 from clusterd.messages.links import Answered, KeepaliveSeen, LinkDown, MasterAway, PeerRequest, Reply, Request
 from clusterd.net.dial import Address, parse_address
 from tests.net.harness import CLUSTER, KEY, VERSION, NetNode, Talker, free_port, master_settings, wait_until
+from tools.rig.nodes import free_port as quiet_port
 from tools.rig.peer import exception_json
 
 Worker = Callable[..., NetNode]
@@ -155,7 +156,7 @@ def test_a_master_with_another_key_closes_and_the_worker_tries_again(worker: Wor
 
 
 def test_a_refused_connection_is_tried_again_and_says_so(worker: Worker) -> None:
-    port = free_port()
+    port = quiet_port()  # nobody's outgoing connection takes it meanwhile
     node = worker("w1", f"127.0.0.1:{port}")
     node.logged("ERROR: [Worker w1] [Main] Could not connect to master. Trying again in 10 seconds.")
     own = f"WARNING: [Worker w1] [Net] No connection to the master at 127.0.0.1:{port}: [Errno 111] Connection refused."
