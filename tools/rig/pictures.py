@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 NAMES = ("hq", "ams-1", "ams-2", "fra-1", "fra-2", "lon-1", "nyc-1")
 """Of the nodes, the master first."""
 CUT, SLOW = 5, 6
-SLOW_BYTES_PER_S = 500_000
-LARGE = 7 << 20
+SLOW_BYTES_PER_S = 1_600_000
+LARGE = 16 << 20
 """Of a file for the slow link: a transfer is told after each chunk of some MiB."""
 FILES, AGENTS = 1200, 180
 QUIET_S = 45.0
@@ -150,7 +150,7 @@ def _go_wrong(rig: Rig) -> None:
 
 
 def _is_wrong(status: dict[str, Any]) -> bool:
-    lost = any(row["name"] == NAMES[CUT] and (row["lost_s"] or 0) > 12 for row in status["workers"])
+    lost = any(row["name"] == NAMES[CUT] and (row["lost_s"] or 0) > 5 for row in status["workers"])
     sent = any(row["peer"] == NAMES[SLOW] and row["done_bytes"] for row in status["syncs"])
     return lost and sent
 
@@ -218,15 +218,18 @@ def _unfold(page: "Page") -> None:
     page.locator("#link[data-state=live]").wait_for()
     page.locator("#history-list > li").first.wait_for()
     page.locator("#lag-figure").wait_for()
-    change = page.locator("#history-list > li").filter(has_text=re.compile(r"change\d added, \d changed")).first
+    change = page.locator("#history-list > li").filter(has_text=re.compile(r"change\d+ (added|changed)")).first
     if change.count():
         change.get_by_role("button").first.click()
+    page.mouse.move(0, 0)
     page.evaluate("document.getElementById('history-scroller').scrollTop = 0")
     page.wait_for_timeout(2500)  # a second status, for rates
 
 
 def _shrink(path: Path) -> None:
-    """Few colours do. Raises RigError when the picture is too large all the same."""
+    """Fewer colours do where a picture is too large. Raises RigError when it is all the same."""
+    if os.path.getsize(path) <= LARGEST:
+        return
     from PIL import Image
 
     with Image.open(path) as image:
