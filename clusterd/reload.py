@@ -13,6 +13,8 @@ NEEDS_RESTART_OWN = ("owner", "version", "caps", "tls", "store", "api", "framewo
 def adopt(running: Settings, read: Settings) -> tuple[Settings, list[str]]:
     """Returns the new settings, and the names of settings that were changed in the files but need a restart: `<port>`
     of ossec.conf, `clusterd.owner` of cluster.json."""
+    # What the node was given beside its configuration counts for both.
+    read = read if running.role is read.role is None else read.with_role(running.role)
     waiting = [
         f"<{name}>"
         for name in running.cluster.__struct_fields__

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from clusterd.role import NodeRole, Role, role_text, standing
 from hashing.manifest import ItemRule, Rules
 
-Role = Literal["master", "worker"]
 VersionRule = Literal["exact", "minor", "any"]
 StoreChoice = Literal["auto", "on", "off"]
 WorkerApi = Literal["full", "read", "off"]
@@ -228,7 +228,20 @@ class HaSettings(msgspec.Struct, frozen=True):
     synchronous_timeout_s: float = 5
 
 
-CAPABILITIES = ("agents", "digest", "push", "lz4", "resume", "ahead", "answer", "pulse", "room", "replica", "status")
+CAPABILITIES = (
+    "agents",
+    "digest",
+    "push",
+    "lz4",
+    "resume",
+    "ahead",
+    "answer",
+    "pulse",
+    "room",
+    "replica",
+    "status",
+    "term",
+)
 """Capabilities: what this node can do with another clusterd node beyond the stock protocol (architecture.md, section
 4). Each can be switched off."""
 
@@ -279,7 +292,8 @@ class Settings(msgspec.Struct, frozen=True):
     on a worker. `log_level`: 0 INFO, 1 DEBUG, 2 DEBUG2; `log_level_asked`: that of the command line (-d), for when the
     configured one is 0 (wire.md 7.4); `conf`: the ossec.conf of the command line (-c), else empty. `serves_store`: what
     became of `clusterd.store` when the node started; `framework_python`: the interpreter of the framework that was
-    found then, empty where there is none or none is wanted."""
+    found then, empty where there is none or none is wanted. `cluster`: with the effective role; `written`: the block as
+    etc/ossec.conf has it, None where they are the same; `role`: what the node was given beside it (clusterd/role.py)."""
 
     root: str
     conf: str = ""
@@ -296,6 +310,8 @@ class Settings(msgspec.Struct, frozen=True):
     log_format: Literal["text", "json"] = "text"
     serves_store: bool = False
     framework_python: str = ""
+    role: NodeRole | None = None
+    written: ClusterBlock | None = None
 
     @property
     def has_replica(self) -> bool:
@@ -305,3 +321,32 @@ class Settings(msgspec.Struct, frozen=True):
     @property
     def is_master(self) -> bool:
         return self.cluster.node_type == "master"
+
+    @property
+    def is_deposed(self) -> bool:
+        """It led, and a higher term exists: it is a worker without a master until it is demoted."""
+        return standing(self.role, self.configured.node_type).is_deposed
+
+    @property
+    def configured(self) -> ClusterBlock:
+        """The <cluster> block as etc/ossec.conf has it."""
+        return self.written or self.cluster
+
+    @property
+    def role_text(self) -> str:
+        """The role, for people: with what etc/ossec.conf says where that differs."""
+        return role_text(self.role, self.configured.node_type)
+
+    def with_role(self, given: NodeRole | None) -> "Settings":
+        """These settings for a node that was given this role: `cluster` has the effective role, and the addresses that
+        it has to do with."""
+        block = self.configured
+        found = standing(given, block.node_type)
+        nodes = block.nodes
+        if given is not None and (given.role or found.is_deposed or found.role == "master"):
+            # A node that leads has its own address here; one that did has no other master than the one it was given.
+            nodes = () if found.is_deposed or not given.master else (given.master,)
+        elif given is not None and given.master:
+            nodes = (given.master, *(node for node in block.nodes if node != given.master))
+        cluster = msgspec.structs.replace(block, node_type=found.role, nodes=nodes)
+        return msgspec.structs.replace(self, cluster=cluster, written=block, role=given)

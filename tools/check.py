@@ -11,6 +11,7 @@ from clusterd.config.link_check import link_warnings
 from clusterd.config.loading import load
 from clusterd.framework import location
 from clusterd.rights import too_many_rights
+from clusterd.role import ROLE_FILE
 from clusterd.rundir import root_problem
 from clusterd.settings import Settings
 from clusterd.store.choice import REAL_DAEMON
@@ -66,6 +67,8 @@ def check(root: str) -> Checked:
         lines.append(f"warning: {rights}")
     if loaded.settings is not None:
         lines += [f"warning: {line}" for line in links_of(loaded.settings)]
+    if loaded.settings is not None and loaded.settings.role is not None:
+        lines.append(f"note: the role of this node is {loaded.settings.role_text}, see {ROLE_FILE}")
     if loaded.settings is not None and loaded.settings.cluster.disabled:
         lines.append("warning: the cluster is disabled (or there is no <cluster> block): start will refuse")
     if framework.is_wrong and framework.why not in lines:

@@ -44,6 +44,8 @@ COMMANDS = {
     "diff": ("tools.cli_sync:diff", "Show what a sync would change on worker NODE."),
     "control": ("tools.cli_control:control", "Ask the cluster, on any of its nodes."),
     "forget": ("tools.cli_status:forget", "Forget worker NODE, which does not come back (on the master)."),
+    "promote": ("tools.cli_role:promote", "Make this worker the master, because the old one is gone."),
+    "demote": ("tools.cli_role:demote", "Make this former master a worker of the one that leads now."),
     "store": ("tools.cli_store:store", "The agent database that this node serves."),
     "ha": ("tools.cli_ha:ha", "High availability: what candidates hold of their master's state."),
     "api": ("tools.cli_api:api", "The REST API: turn it on, and say who may use it."),

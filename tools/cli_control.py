@@ -17,6 +17,7 @@ from rich.text import Text
 from clusterd.exits import ExitCode
 from clusterd.printable import printable, printable_facts
 from clusterd.status.control import ClusterError, NotAnswering
+from clusterd.status.status import StatusReader
 from tools import membership, questions
 from tools.console import PlainConsole
 from tools.show import echo
@@ -47,7 +48,8 @@ def control() -> None:
 @click.pass_obj
 def nodes(root: str, names: tuple[str, ...], as_json: bool, watch_s: float | None) -> None:
     """The nodes: connected, lost, and refused lately."""
-    _show(lambda: membership.nodes(root, names), nodes_view, as_json, watch_s)
+    own = own_role(root)
+    _show(lambda: membership.nodes(root, names), lambda items: nodes_view(items, own), as_json, watch_s)
 
 
 @control.command()
@@ -107,11 +109,19 @@ def _show(
 # ---- views: pure functions of the facts ------------------------------------------------------------------------------
 
 
-def nodes_view(items: list[dict[str, Any]]) -> RenderableType:
+def own_role(root: str) -> tuple[str, str]:
+    """Name and role of the node that is asked, where it was given one beside its configuration (docs/ha.md); else
+    empty. The protocol has `master` and `worker` only."""
+    node = StatusReader(root).read_sync()["node"]
+    return (node["name"], node["role"]) if node is not None and node.get("term") else ("", "")
+
+
+def nodes_view(items: list[dict[str, Any]], own: tuple[str, str] = ("", "")) -> RenderableType:
     table = _table("Node", "Type", "Version", "Address", "State")
     for item in items:
         state = item["state"]
-        cells = [item["name"] or "?", item["type"], item["version"], item["ip"]]
+        kind = own[1] if own[0] and item["name"] == own[0] else item["type"]
+        cells = [item["name"] or "?", kind, item["version"], item["ip"]]
         table.add_row(*cells, Text(membership.state_text(item), STATE_COLOURS.get(state, "")))
     return table
 

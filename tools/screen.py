@@ -66,6 +66,7 @@ def status_view(status: dict[str, Any], said: Verdict) -> RenderableType:
     if status["problem"] and status["problem"] != reason:
         parts.append(Text(status["problem"], style="red"))
     parts += [Text(text, style="red") for text in status["problems"].values() if text != reason]
+    parts += [Text(one["text"], style="yellow") for one in status.get("left_behind", ())]
     if status["spool"] is not None:
         parts.append(_spool(status["spool"]))
     if status["api"] is not None:
@@ -98,7 +99,9 @@ def _headline(status: dict[str, Any]) -> Text:
     node = status["node"]
     line = Text()
     line.append(node["name"] or "?", style="bold")
-    line.append(f"  {node['type'] or '?'} of cluster {node['cluster'] or '?'}  version {node['version'] or '?'}")
+    line.append(
+        f"  {node.get('role') or node['type'] or '?'} of cluster {node['cluster'] or '?'}  version {node['version'] or '?'}"
+    )
     line.append(f"  up {ago(status['started_at'], status['at']).removesuffix(' ago')}")
     if node["needs_restart"]:
         line.append(f"\nthese changes wait for a restart: {', '.join(node['needs_restart'])}", style="yellow")

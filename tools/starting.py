@@ -11,7 +11,8 @@ from clusterd.config.loading import load
 from clusterd.exits import ExitCode
 from clusterd.settings import Settings
 from clusterd.supervisor.daemon import start_daemon
-from clusterd.supervisor.run import StartResult, supervise
+from clusterd.supervisor.run import supervise
+from clusterd.supervisor.starter import StartResult
 from tools.check import links_of
 from tools.outcome import Outcome
 

@@ -1,4 +1,5 @@
-"""The settings of a node from its files: `etc/ossec.conf`, `etc/cluster.json`, the internal options.
+"""The settings of a node from its files: `etc/ossec.conf`, `etc/cluster.json`, the internal options, and the role that
+it was given beside them.
 
 All mistakes are reported at once; nothing here logs or prints.
 """
@@ -13,6 +14,7 @@ import msgspec
 from clusterd.config.cluster_json import read_json
 from clusterd.config.ossec_conf import read_block
 from clusterd.config.problem import Problem, shown
+from clusterd.role import ROLE_FILE, RoleDamaged, read_role
 from clusterd.settings import Settings
 
 OSSEC_CONF = "etc/ossec.conf"
@@ -30,17 +32,24 @@ class Loaded(msgspec.Struct, frozen=True):
     warnings: list[Problem]
 
 
-def load(root: str, *, conf: str | None = None, with_api_files: bool = True) -> Loaded:
+def load(root: str, *, conf: str | None = None, with_api_files: bool = True, with_role: bool = True) -> Loaded:
     """Read and check everything. `conf`: another ossec.conf. `with_api_files`: whether certificate and key of the
-    REST API must be good; the command that makes them cannot ask for them. Never raises for what is in the files."""
+    REST API must be good; the command that makes them cannot ask for them. `with_role` False: as if role.json were not
+    there, for the command that mends it. Never raises for what is in the files."""
     base = Settings(root=root, conf=conf or "")
     block = read_block(Path(conf) if conf else Path(root, OSSEC_CONF))
     json_read = read_json(Path(root, CLUSTER_JSON), base)
     level, warnings = _log_level(Path(root))
     settings = msgspec.structs.replace(json_read.settings, cluster=block.block, log_level=level)
     problems = [*block.problems, *json_read.problems]
+    try:
+        given = read_role(root) if with_role else None
+    except RoleDamaged as failure:
+        problems.append(Problem(str(Path(root, ROLE_FILE)), "", str(failure)))
+    else:
+        settings = settings if given is None else settings.with_role(given)
     if not problems and not settings.cluster.disabled:
-        problems += _missing_files(settings)
+        problems += missing_files(settings)
         problems += _ha_problems(settings)
         if settings.clusterd.api.enabled and with_api_files:
             problems += _api_file_problems(settings)
@@ -70,8 +79,8 @@ def _log_level(root: Path) -> tuple[int, list[Problem]]:
     return 0, []
 
 
-def _missing_files(settings: Settings) -> list[Problem]:
-    """Report missing certificates that TLS needs."""
+def missing_files(settings: Settings) -> list[Problem]:
+    """Report missing certificates that TLS needs in the role that these settings have."""
     tls = settings.clusterd.tls
     wanted: list[tuple[str, str]] = []
     if tls.enabled and settings.is_master:

@@ -7,6 +7,7 @@ back the slabs that sync held, and tells the new process which sendings were los
 import asyncio
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -107,6 +108,8 @@ class Bridge:
         self._held: set[Link] = set()
         self.serving = ""
         self._away = ""
+        self.agreed: Callable[[Link, list[str]], None] = lambda link, capabilities: None
+        """Called when both ends of a link have agreed on capabilities."""
 
     # ---- from links --------------------------------------------------------------------------------------------------
 
@@ -326,6 +329,8 @@ class Bridge:
             return
         if message.command == commands.CAPS:
             link.expect_pulse(message.open and PULSE in message.task_id.split(","))
+            if message.open:
+                self.agreed(link, message.task_id.split(","))
         notes = self._notes.setdefault(message.link, {})
         if not message.open:
             notes.pop((message.command, message.task_id), None)

@@ -14,6 +14,7 @@ from clusterd.net.keepalive import KeepaliveSender
 from clusterd.net.link import Link
 from clusterd.net.link_commands import LinkCommands
 from clusterd.net.listen import keep_awake, make_node_directory
+from clusterd.net.terms import Terms
 from clusterd.wire import commands
 from clusterd.wire.command_table import known_commands
 from clusterd.wire.events import Sink, Violation
@@ -21,6 +22,7 @@ from clusterd.wire.frame import REQUEST_CHUNK
 from clusterd.wire.payloads import Hello, build_hello
 from clusterd.wire.results import decode_err_payload
 from clusterd.wire.seal import Sealer
+from clusterd.wire.terms import TermNote, build_term, parse_term, read_refusal
 from clusterd.wire.token import sealed_length
 
 FIRST_RETRY_S = 1.0
@@ -29,6 +31,10 @@ CONNECT_S = 8.0
 """Time limit for a TCP connection. The system repeats its SYN after 1, 3 and 7 s; a connection that needs longer would
 be bad anyway."""
 KEEPALIVE_SUBTAG = "Keep Alive"
+MOST_TRIED = 16
+"""Addresses of one round: those that are configured, and those that nodes which do not lead name."""
+TERM = "term"
+TIMED_OUT = 3020
 SHOWN_CHARACTERS = 100
 _NO_ANSWER = "it closed the connection instead of answering hello; does it have the same cluster key? Its log says why"
 OURS = {
@@ -88,13 +94,42 @@ class _AwaitedAnswer:
             self.future.set_exception(ConnectionResetError("the connection was closed"))
 
 
+class _TermAnswer:
+    """What a connected master says of its term."""
+
+    def __init__(self, context: NetContext, terms: Terms) -> None:
+        self._context = context
+        self._terms = terms
+
+    def answered(self, command: str, payload: bytes, bodies: list[Sink]) -> None:
+        self._context.slabs.drop(bodies, self._context.clock.monotonic())
+        if command == commands.ERR or bodies:
+            return
+        try:
+            self._terms.hear(parse_term(payload))
+        except ClusterError as problem:
+            self._context.own_line("WARNING", f"The term of the master was not understood: {problem.extra}.")
+
+    def unanswered(self, why: str) -> None:
+        """The link has ended, or will: the next one asks again."""
+
+
 class Dialer:
     """Owns the one outbound link. `run` never ends by itself."""
 
     def __init__(
-        self, context: NetContext, bridge: Bridge, desk: LinkCommands, sealer: Sealer, tls: ssl.SSLContext | None
+        self,
+        context: NetContext,
+        bridge: Bridge,
+        desk: LinkCommands,
+        sealer: Sealer,
+        tls: ssl.SSLContext | None,
+        terms: Terms,
     ) -> None:
         self._context = context
+        self._terms = terms
+        self._led_elsewhere = ""
+        """Where the node that was asked last says the master is."""
         self._bridge = bridge
         self._desk = desk
         self._sealer = sealer
@@ -118,16 +153,19 @@ class Dialer:
             await asyncio.sleep(backoff.next_s())
 
     async def _one_round(self) -> float:
-        """Tries the addresses in order until one accepts this node. Returns how long the link lasted in seconds, 0 for
-        none."""
-        cluster = self._context.settings.cluster
-        for place, node in enumerate(cluster.nodes):
-            address = parse_address(node, cluster.port)
-            is_last = place + 1 == len(cluster.nodes)
-            link = await self._connect(address, is_last)
+        """Tries the addresses in order until one accepts this node: first where the master of the highest term is, as
+        far as that is known, then what is configured. A node that does not lead says who does; that address is next.
+        Returns how long the link lasted in seconds, 0 for none."""
+        cluster, tried = self._context.settings.cluster, set[Address]()
+        nodes = [self._terms.master, *cluster.nodes] if cluster.nodes and self._terms.master else [*cluster.nodes]
+        waiting = list(dict.fromkeys(parse_address(node, cluster.port) for node in nodes))
+        while waiting:
+            address = waiting.pop(0)
+            tried.add(address)
+            link = await self._connect(address, not waiting)
             if link is None:
                 continue
-            began = self._context.clock.monotonic()
+            began, self._led_elsewhere = self._context.clock.monotonic(), ""
             try:
                 if await self._join(link):
                     await self._stay(link)
@@ -135,6 +173,10 @@ class Dialer:
             finally:
                 link.close()
                 await self._closed.wait()
+            if self._led_elsewhere:
+                master = parse_address(self._led_elsewhere, cluster.port)
+                if master not in tried and len(tried) < MOST_TRIED:
+                    waiting = [master, *(other for other in waiting if other != master)]
         return 0.0
 
     async def _connect(self, address: Address, is_last: bool) -> Link | None:
@@ -177,7 +219,10 @@ class Dialer:
         return link
 
     async def _join(self, link: Link) -> bool:
-        """Says hello. Returns whether the master accepts this node."""
+        """Says hello. Returns whether the master accepts this node. A node that has heard of a term asks for that of
+        the other first, and joins no master of a lower one."""
+        if self._terms.term and not await self._leads(link):
+            return False
         settings = self._context.settings
         hello = Hello(
             settings.cluster.node_name, settings.cluster.name, settings.cluster.node_type, settings.clusterd.version
@@ -192,6 +237,10 @@ class Dialer:
                 self._context.own_line("WARNING", f"No answer from the master at {link.name}: {reason}.")
             return False
         except ClusterError as refusal:
+            elsewhere = read_refusal(refusal)
+            if elsewhere is not None and elsewhere.term >= self._terms.term:
+                self._terms.hear(elsewhere)
+                self._led_elsewhere = elsewhere.master
             ours = OURS.get(refusal.code, "").format(hello)
             is_news = self._bridge.master_away(f"{link.name}: {refusal}" + (f" ({ours})" if ours else ""))
             self._context.log.line("ERROR", link.tag, MAIN, f"Could not connect to master: {refusal}.")
@@ -202,6 +251,48 @@ class Dialer:
                 self._context.own_line("WARNING", text)
             return False
         return True
+
+    async def _leads(self, link: Link) -> bool:
+        """Asks for the term, which the other end learns from us, too. Returns whether it may be our master."""
+        note = TermNote(0, True, "")
+        try:
+            command, payload = await self._ask(link, commands.TERM, build_term(self._terms.note))
+            if command != commands.ERR:
+                note = parse_term(payload)
+        except ConnectionResetError:
+            reason = self._why or _NO_ANSWER
+            if self._bridge.master_away(f"{link.name}: {reason}"):
+                self._context.own_line("WARNING", f"No answer from the master at {link.name}: {reason}.")
+            return False
+        except ClusterError as problem:
+            if problem.code == TIMED_OUT:
+                self._bridge.master_away(f"{link.name}: it does not say its term")
+                self._context.own_line("WARNING", f"The node at {link.name} does not say its term: {problem.extra}.")
+                return False
+        refusal = self._terms.refusal(note, f"the master at {link.name}")
+        if refusal:
+            if self._bridge.master_away(f"{link.name}: REFUSED, {refusal}"):
+                self._context.own_line("ERROR", f"Refused: {refusal}. Nothing is taken from it.")
+            return False
+        self._terms.hear(note)
+        if not note.leads:
+            self._led_elsewhere = note.master
+            if self._bridge.master_away(f"{link.name}: it does not lead"):
+                text = (
+                    f"{note.node} at {link.name} does not lead; the master is at {note.master or 'an unknown place'}."
+                )
+                self._context.own_line("INFO", text)
+        return note.leads
+
+    def capabilities(self, link: Link, agreed: list[str]) -> None:
+        """Both ends of the link have agreed on these. A master that has something to say about terms is asked."""
+        if TERM in agreed and self.links.get(link.number) is link:
+            link.ask(
+                commands.TERM,
+                build_term(self._terms.note),
+                self._context.settings.communication.timeout_cluster_request_s,
+                _TermAnswer(self._context, self._terms),
+            )
 
     def _joined(self, link: Link) -> None:
         """The master has accepted this node; its first request may follow immediately."""

@@ -19,6 +19,7 @@ from clusterd.net.keepalive import silent_too_long
 from clusterd.net.link import Link
 from clusterd.net.link_commands import LinkCommands
 from clusterd.net.pulse import MISSED_S
+from clusterd.net.terms import Terms
 from clusterd.settings import Limits
 from clusterd.wire import commands
 from clusterd.wire.command_table import known_commands
@@ -27,6 +28,7 @@ from clusterd.wire.foreign import NOT_OURS
 from clusterd.wire.frame import REQUEST_CHUNK
 from clusterd.wire.results import encode_failure
 from clusterd.wire.seal import Sealer
+from clusterd.wire.terms import build_term, not_leading, parse_term
 from clusterd.wire.token import sealed_length
 
 STRANGER_BYTES = 8192
@@ -45,9 +47,16 @@ class Listener:
     """Owns the inbound links. A link waits until its hello is accepted; then it has a name for the rest of its life."""
 
     def __init__(
-        self, context: NetContext, bridge: Bridge, desk: LinkCommands, sealer: Sealer, tls: ssl.SSLContext | None
+        self,
+        context: NetContext,
+        bridge: Bridge,
+        desk: LinkCommands,
+        sealer: Sealer,
+        tls: ssl.SSLContext | None,
+        terms: Terms,
     ) -> None:
         self._context = context
+        self._terms = terms
         self._bridge = bridge
         self._desk = desk
         self._sealer = sealer
@@ -59,6 +68,8 @@ class Listener:
         self._arriving: dict[int, asyncio.Task[None]] = {}
         self._deadlines: dict[int, float] = {}
         self._refused: set[int] = set()
+        self._told: set[int] = set()
+        """Connections that have asked for the term: they may end without hello."""
         self._next_keepalive_check = 0.0
         self.links: dict[int, Link] = {}
         self.names: dict[str, Link] = {}
@@ -84,7 +95,10 @@ class Listener:
         self._acceptor = Acceptor(listening, self._accepted, self._no_room)
         self._acceptor.start()
         host, port = listening.getsockname()[:2]
-        self._context.log.line("INFO", "Master", MAIN, f"Serving on ({host!r}, {port})")
+        if self._terms.leads:
+            self._context.log.line("INFO", "Master", MAIN, f"Serving on ({host!r}, {port})")
+        else:
+            self._context.own_line("INFO", f"Whoever dials ({host!r}, {port}) is told where the master is.")
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def stop(self) -> None:
@@ -162,6 +176,8 @@ class Listener:
         if command == commands.HELLO and not bodies:
             self._desk.log_command(link, command)
             self._hello(link, counter, payload)
+        elif command == commands.TERM and not bodies:
+            self._term(link, counter, payload)
         elif link.name:
             self._desk.request(link, counter, command, payload, bodies)
         else:
@@ -169,6 +185,30 @@ class Listener:
             link.respond(counter, commands.ERR, encode_failure(error))
             text = f"Internal error processing request '{commands.python_bytes(command)}': {error}"
             self._context.abuse_line("ERROR", "Worker", MAIN, link.address, "before hello", text, is_insider=True)
+
+    def _term(self, link: Link, counter: int, payload: bytes) -> None:
+        """Another node has heard of a term, or asks for ours."""
+        try:
+            note = parse_term(payload)
+        except ClusterError as malformed:
+            link.respond(counter, commands.ERR, encode_failure(malformed))
+            return
+        terms, who = self._terms, f"{note.node} at {link.address}"
+        if terms.leads and note.term > terms.term:
+            text = f"{who} has seen term {note.term}, and this node leads in term {terms.term}: it leads no more."
+            self._context.own_line("ERROR", text)
+        elif note.leads and terms.leads and note.term == terms.term and note.node != terms.note.node:
+            text = f"Two masters: {who} leads in term {note.term}, and so does this node. Demote one of them."
+            self._context.abuse_line("ERROR", "Master", "Net", link.address, "two masters", text, is_insider=True)
+        terms.hear(note)
+        link.respond(counter, commands.OK, build_term(terms.note))
+        if not link.name:
+            self._told.add(link.number)
+
+    def drop_workers(self, reason: str) -> None:
+        """This node leads no more: whoever is connected looks for the master."""
+        for link in list(self.names.values()):
+            link.abort(reason)
 
     def _hello(self, link: Link, counter: int, payload: bytes) -> None:
         settings = self._context.settings
@@ -179,6 +219,8 @@ class Listener:
             settings.clusterd.version_rule,
         )
         try:
+            if not self._terms.leads:
+                raise NotAdmitted(1000, not_leading(self._terms.note).extra)
             registered = {
                 name: known.address for name, known in self.names.items() if known is link or known.silent_s < MISSED_S
             }
@@ -237,6 +279,8 @@ class Listener:
         self._announced.discard(link.number)
         self._deadlines.pop(link.number, None)
         self._gatekeeper.release(link.number)
+        was_told = link.number in self._told
+        self._told.discard(link.number)
         log = self._context.log
         if link.name:
             del self.names[link.name]
@@ -246,7 +290,7 @@ class Listener:
                 log.line("DEBUG", link.tag, MAIN, f"Disconnected {link.name}.")
             log.line("INFO", link.tag, MAIN, "Cancelling pending tasks.")
             self._bridge.link_down(link, reason)
-        elif link.number in self._refused:
+        elif link.number in self._refused or was_told:
             self._refused.discard(link.number)
         else:
             text = "Error during handshake with incoming connection" + (f": {reason}." if reason else ".")
@@ -268,7 +312,7 @@ class Listener:
                 self._context.meter.refused_silent += 1
                 self._drop_stranger(number, f"no hello in {timeout_s:g} seconds")
         intervals = self._context.settings.master
-        if now >= self._next_keepalive_check:
+        if now >= self._next_keepalive_check and self._terms.leads:
             self._next_keepalive_check = now + intervals.check_worker_lastkeepalive_s
             self._check_keepalives(now, intervals.max_allowed_time_without_keepalive_s)
 

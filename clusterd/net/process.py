@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import signal
 import time
@@ -28,8 +29,11 @@ from clusterd.net.link_commands import LinkCommands
 from clusterd.net.listen import Listener
 from clusterd.net.local import LocalServer
 from clusterd.net.slabs import HOLD_S, NetSlabs
+from clusterd.net.tell_terms import TermTeller
+from clusterd.net.terms import Terms
 from clusterd.net.tls import client_context, server_context
 from clusterd.reload import adopt
+from clusterd.role import deposed_text
 from clusterd.rundir import reason_path, sync_socket
 from clusterd.scheduling import run_promptly
 from clusterd.settings import Settings
@@ -101,6 +105,8 @@ class _NetProcess:
         bridge.say_hello()
         tasks = [asyncio.create_task(bridge.send_all()), asyncio.create_task(bridge.receive_all())]
         tasks.append(asyncio.create_task(self._beat()))
+        if self._settings.is_master and self._settings.role is not None and self._settings.role.former:
+            tasks.append(asyncio.create_task(TermTeller(self._context, self._terms).run()))
         if self._dialer is not None:
             tasks.append(asyncio.create_task(self._dialer.run()))
         self._row.set_ready()
@@ -116,23 +122,46 @@ class _NetProcess:
         """Opens the sockets. Returns why that failed, in words for whoever started the node."""
         settings, log = self._settings, self._context.log
         sealer = Sealer(settings.cluster.key.value)
+        terms = self._terms = Terms(self._context, self._deposed)
         try:
             if settings.is_master:
-                self._listener = Listener(self._context, self._bridge, desk, sealer, server_context(settings))
+                self._listener = Listener(self._context, self._bridge, desk, sealer, server_context(settings), terms)
                 self._bridge.serving = await self._listener.start()
             else:
-                self._dialer = Dialer(self._context, self._bridge, desk, sealer, client_context(settings))
+                self._dialer = Dialer(self._context, self._bridge, desk, sealer, client_context(settings), terms)
+                self._bridge.agreed = self._dialer.capabilities
         except OSError as problem:
             role = "master" if settings.is_master else "worker"
             log.line("ERROR", self._context.role_tag, MAIN, f"Could not start {role}: {problem}")
             place = f"port {settings.cluster.port} of {settings.cluster.bind_addr}" if settings.is_master else "TLS"
             return f"{place} cannot be used: {problem}"
+        if not settings.is_master and settings.role is not None and (settings.role.role or settings.is_deposed):
+            await self._tell_where_the_master_is(desk, sealer, terms)
         try:
             await self._local.start()
         except OSError as problem:
             log.line("ERROR", "Local Server", MAIN, f"Could not create server: {problem}")
             return f"the local socket cannot be made: {problem}"
         return None
+
+    async def _tell_where_the_master_is(self, desk: LinkCommands, sealer: Sealer, terms: Terms) -> None:
+        """A node that was a master before may be dialled by those who know nothing else."""
+        try:
+            listener = Listener(self._context, self._bridge, desk, sealer, server_context(self._settings), terms)
+            await listener.start()
+        except OSError as problem:
+            text = f"Workers that dial this node cannot be told where the master is: {problem}."
+            self._context.own_line("WARNING", text)
+        else:
+            self._listener = listener
+
+    def _deposed(self) -> None:
+        """Another node leads in a higher term. Nobody is served as by a master from here on; the supervisor changes the
+        processes."""
+        self._context.own_line("ERROR", f"{deposed_text(self._terms.given)}.")
+        if self._listener is not None:
+            self._listener.drop_workers("this node leads no more")
+        tell_supervisor()
 
     async def _until_stopped(self, tasks: "list[asyncio.Task[None]]") -> None:
         """Runs until a stop is requested, or until a task that never ends has ended: a bug, which ends the process."""
@@ -238,7 +267,7 @@ class _NetProcess:
         context, row = self._context, self._row
         context.meter.show(row)
         listener = self._listener
-        if listener is not None:
+        if listener is not None and self._dialer is None:
             row.set("connections", len(listener.names))
             row.set("handshakes", listener.waiting)
         elif self._dialer is not None:
@@ -267,6 +296,11 @@ class _NetProcess:
         problem = details.get("exception")
         stack = stacks.told(problem) if problem is not None else ""
         self._context.own_line("ERROR", f"Unexpected failure: {details.get('message', '')}\n{stack}".rstrip())
+
+
+def tell_supervisor() -> None:
+    """It looks at the role of the node."""
+    os.kill(os.getppid(), signal.SIGHUP)
 
 
 def _allow_files(settings: Settings) -> None:

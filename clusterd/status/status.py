@@ -40,6 +40,7 @@ ASKED = (
     "ha",
     "left_out",
     "clocks",
+    "left_behind",
 )
 """Members of the answer of sync."""
 LOG = "logs/cluster.log"
@@ -127,6 +128,7 @@ class StatusReader:
             "ha": None,
             "left_out": {},
             "clocks": {},
+            "left_behind": [],
         }
         status["problem"] = self._ask(status)
         return status
@@ -145,6 +147,8 @@ class StatusReader:
             "node": {
                 "name": None,
                 "type": None,
+                "role": None,
+                "term": None,
                 "cluster": None,
                 "version": None,
                 "serving": None,
@@ -169,6 +173,7 @@ class StatusReader:
             "ha": None,
             "left_out": {},
             "clocks": {},
+            "left_behind": [],
             "agents": None,
         }
         pid = running_pid(self._root)

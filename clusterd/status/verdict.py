@@ -38,6 +38,8 @@ def verdict(status: dict[str, Any]) -> Verdict:
     failed = [row["name"] for row in status["processes"] if row["state"] == "failed"]
     if failed:
         return Verdict("DOWN", f"{_names(failed)} cannot be kept running: see the log")
+    if (status["node"].get("term") or {}).get("is_deposed"):
+        return Verdict("DOWN", status["problem"])
     for reason in hindrances(status):
         return Verdict("DEGRADED", reason)
     return Verdict("OK", _well(status))

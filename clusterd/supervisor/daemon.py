@@ -12,7 +12,8 @@ import msgspec
 
 from clusterd.exits import START_TIMEOUT_S, ExitCode
 from clusterd.settings import Settings
-from clusterd.supervisor.run import StartResult, supervise
+from clusterd.supervisor.run import supervise
+from clusterd.supervisor.starter import StartResult
 
 
 def start_daemon(

@@ -46,7 +46,8 @@ class Slot:
         self.spec = spec
         self.row = row
         self.child: Child | None = None
-        self.incarnation = 0
+        self.incarnation = self.born_before = row.snapshot().incarnation
+        """More than 0 after a change of role: numbers of lives go on."""
         self.history = History()
         self.due_at: float | None = None
         self.kill_at: float | None = None
@@ -73,7 +74,7 @@ class Family:
     ) -> None:
         """`reason`: returns, once, a child's own text why it could not start. `not_for_child`: the descriptors that the
         child of this name closes. `tell`: takes what happens to children, for the journal."""
-        self._slots = [Slot(spec, board.add_row(spec.name)) for spec in specs]
+        self._slots = [Slot(spec, _row_of(board, spec.name)) for spec in specs]
         self._log = log
         self._limiter = RateLimiter(SAME_LINE_S)
         self._rounds = Rounds(self._say)
@@ -113,7 +114,7 @@ class Family:
         slot.watch = Watch()
         slot.incarnation += 1
         slot.row.begin(0, slot.incarnation)
-        slot.row.set_restarts(slot.incarnation - 1)
+        slot.row.set_restarts(slot.incarnation - slot.born_before - 1)
         plan = BirthPlan(
             close_fds=tuple(self._not_for_child(slot.spec.name)),
             crash_log=self._crash_log,
@@ -272,3 +273,11 @@ class Family:
         for slot in self._slots:
             if slot.child is not None and stage in (None, slot.spec.stage):
                 slot.child.send(signal.SIGKILL)
+
+
+def _row_of(board: Board, name: str) -> BoardRow:
+    """The row that a child of this name has had before a change of role, or a new one."""
+    try:
+        return board.row(name)
+    except KeyError:
+        return board.add_row(name)

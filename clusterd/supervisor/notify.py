@@ -31,6 +31,10 @@ class Notifier:
     def reloading(self) -> None:
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
+    def changing(self, status: str) -> None:
+        """The node changes its role: it stays the same service with the same pid."""
+        self._send(f"STATUS={printable(status)}")
+
     def stopping(self, status: str) -> None:
         self._send(f"STOPPING=1\nSTATUS={printable(status)}")
 

@@ -30,7 +30,8 @@ memory only while in use and for five seconds more."""
 class NodeResources:
     """What children inherit. `settings`: the current ones; a reload replaces them for children forked later.
     `log_format` and the like never change while the node runs (clusterd/reload.py). `framework_fd`: sync's descriptor
-    for requesting framework processes, None without a framework."""
+    for requesting framework processes, None without a framework. `least_pool`: as many pool processes there were
+    before the role changed."""
 
     def __init__(self, settings: Settings, arena: Arena, board: Board, log: Log) -> None:
         self.settings = settings
@@ -38,13 +39,14 @@ class NodeResources:
         self.board = board
         self.log = log
         self.framework_fd: int | None = None
+        self.least_pool = 0
 
 
 def plan(node: NodeResources) -> list[ChildSpec]:
     """The children in the order in which they stop: first the api, so that its callers get their answers; then net,
     which accepts nothing more; sync ends its open work; the pool; the store, when nobody asks it any more; last the
     monitor, which hears of the end of all others."""
-    size = pool_size(node.settings, len(os.sched_getaffinity(0)))
+    size = max(node.least_pool, pool_size(node.settings, len(os.sched_getaffinity(0))))
     children = [ChildSpec("api", _api(node), stage=0, stop_s=5.0)] if node.settings.clusterd.api.enabled else []
     children += [
         ChildSpec("net", _net(node), stage=1, stop_s=5.0),

@@ -10,7 +10,6 @@ import faulthandler
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,19 +27,22 @@ from clusterd.messages.journal import ReloadEvent
 from clusterd.pidfile import AlreadyRunning, claim
 from clusterd.reload import adopt, changes
 from clusterd.rights import keep_memory_private, too_many_rights
+from clusterd.role import NodeRole, RoleDamaged, read_role
 from clusterd.rounds import Rounds
 from clusterd.rundir import board_path, problem_path, reason_path, root_problem
 from clusterd.settings import Settings
 from clusterd.store.choice import choose
-from clusterd.supervisor import privileges, sweep
-from clusterd.supervisor.child import CRASH_LOG_MODE, SIGNALS, ChildSpec, freeze
+from clusterd.supervisor import privileges, role_change, sweep
+from clusterd.supervisor.child import CRASH_LOG_MODE, SIGNALS, BirthPlan, ChildSpec, fork, freeze
 from clusterd.supervisor.code_access import access_warning, unreadable_code
 from clusterd.supervisor.family import SUBTAG, TAG, Family, Timing
 from clusterd.supervisor.helpers import STAGE as HELPERS_STAGE
 from clusterd.supervisor.helpers import Helpers
 from clusterd.supervisor.notify import Notifier
-from clusterd.supervisor.plan import NodeResources, make_arena, plan
+from clusterd.supervisor.plan import NodeResources, make_arena, plan, pool_size
 from clusterd.supervisor.preload import preload
+from clusterd.supervisor.restart import how
+from clusterd.supervisor.starter import CouldNotStart, Starter, StartResult
 from ipc.board import SUPERVISOR, Board
 
 STARTING_TICK_S = 0.02
@@ -53,47 +55,6 @@ STOP_LINES = {
     signal.SIGTERM: "SIGNAL [(15)-(SIGTERM)] received. Exit...",
     signal.SIGINT: "SIGINT received. Bye!",
 }
-
-
-class StartResult(msgspec.Struct, frozen=True):
-    """The result of a start. `pid` is the supervisor's; with ALREADY_RUNNING that of the running daemon. `reason` is
-    for people; empty when `ok`, unless the node was left starting."""
-
-    ok: bool
-    reason: str = ""
-    pid: int = 0
-    code: int = int(ExitCode.OK)
-
-
-class CouldNotStart(Exception):
-    """The node cannot serve; everything made so far is removed before anybody is told."""
-
-    def __init__(self, reason: str, code: ExitCode = ExitCode.COULD_NOT_START, pid: int = 0) -> None:
-        super().__init__(reason)
-        self.result = StartResult(False, reason, pid, int(code))
-
-
-class Starter:
-    """The caller that waits for the result of the start; told once, through a pipe or on stderr."""
-
-    def __init__(self, ready_fd: int | None, *, foreground: bool) -> None:
-        self.fd = ready_fd
-        self._foreground = foreground
-        self._told = False
-
-    def tell(self, result: StartResult) -> int:
-        """Sends the result; returns its exit code."""
-        if self._told:
-            return result.code
-        self._told = True
-        if self.fd is not None:
-            with contextlib.suppress(OSError):
-                os.write(self.fd, msgspec.json.encode(result) + b"\n")
-            os.close(self.fd)
-            self.fd = None
-        elif self._foreground and not result.ok:
-            print(f"clusterd: {result.reason}", file=sys.stderr, flush=True)
-        return result.code
 
 
 def supervise(
@@ -276,31 +237,45 @@ class _Supervisor:
         log.report_to(self._row)
         self._row.begin(os.getpid(), 1)
         self._gauge = MemoryGauge(self._row.set_own_bytes)
+        self._make_plan, self._crash_log = make_plan, crash_log
         self._node = NodeResources(settings, make_arena(settings), self._board, log)
         self._events = EventSender(self._root, SUPERVISOR, is_on=settings.clusterd.has_monitor)
+        self._make_children()
+        self._serving = self._must_stop = False
+        self._started = 0.0
+        self._rounds = Rounds(lambda level, text: log.line(level, TAG, SUBTAG, text))
+
+    def _make_children(self) -> None:
+        """All that is forked, for the present settings."""
         self._family = Family(
-            make_plan(self._node),
+            self._make_plan(self._node),
             self._board,
-            log,
+            self._log,
             self._pace,
-            crash_log=crash_log,
+            crash_log=self._crash_log,
             reason=self._take_reason,
             spread=random.random,
             not_for_child=self._own_descriptors,
             tell=self._events.tell,
         )
+        settings = self._node.settings
         most = settings.clusterd.framework.processes
         self._helpers = Helpers(settings.framework_python, self._root, most, self._board.row("sync"))
         self._node.framework_fd = self._helpers.sync_end
-        self._serving = False
-        self._rounds = Rounds(lambda level, text: log.line(level, TAG, SUBTAG, text))
 
     def run(self) -> None:
         """Until a stop signal. Raises CouldNotStart."""
         preload()
         freeze()
         try:
-            self._family.start(time.monotonic())
+            given = self._node.settings.role
+            if given is not None and given.change is not None:
+                # A change of role that was killed goes on before anything is served.
+                self._take_role(given)
+            if self._must_stop:
+                return
+            self._started = time.monotonic()
+            self._family.start(self._started)
             self._loop()
         finally:
             self._kill()
@@ -312,7 +287,7 @@ class _Supervisor:
             self._board.close()
 
     def _loop(self) -> None:
-        started = looked = time.monotonic()
+        looked = time.monotonic()
         while True:
             number = self._wait(self._pause())
             now = time.monotonic()
@@ -324,6 +299,10 @@ class _Supervisor:
                 self._stop()
                 return
             if number == signal.SIGHUP:
+                self._follow_role()
+                if self._must_stop:
+                    self._stop()
+                    return
                 with self._rounds.survive("reloading the configuration"):
                     self._reload()
             self._family.look(now)
@@ -335,7 +314,7 @@ class _Supervisor:
             if not self._serving and not failure:
                 if self._family.is_ready:
                     self._serve()
-                elif now - started - self._family.waited_s > self._pace.start_s:
+                elif now - self._started - self._family.waited_s > self._pace.start_s:
                     waiting = ", ".join(self._family.waiting_for)
                     failure = f"not ready after {self._pace.start_s:.0f} s: {waiting}; see logs/cluster.log"
             if failure:
@@ -362,7 +341,7 @@ class _Supervisor:
         self._serving = True
         self._row.set_ready()
         cluster = self._node.settings.cluster
-        text = f"{cluster.node_type} {cluster.node_name} of cluster {cluster.name}"
+        text = f"{self._node.settings.role_text} {cluster.node_name} of cluster {cluster.name}"
         self._log.line("INFO", TAG, SUBTAG, f"The node serves: {text}, pid {os.getpid()}.")
         self._notifier.ready(text)
         self._starter.tell(StartResult(True, pid=os.getpid()))
@@ -387,12 +366,95 @@ class _Supervisor:
         if self._serving:
             self._notifier.ready("reloaded")
 
+    # ---- the role ----------------------------------------------------------------------------------------------------
+
+    def _follow_role(self) -> None:
+        """What `role.json` says counts at once: the children of the old role are stopped, those of the new one forked.
+        This process, its pid and the node's configuration stay."""
+        running = self._node.settings
+        try:
+            given = read_role(self._root)
+        except RoleDamaged as failure:
+            self._log.line("ERROR", TAG, SUBTAG, f"The role stays what it is: {failure}")
+            return
+        if given == running.role or given is None:
+            return
+        if given.change is None and role_change.role_of(running.with_role(given)) == role_change.role_of(running):
+            # A higher term of the same master's: net has told everybody who must know.
+            self._node.settings = running.with_role(given)
+            return
+        self._log.line("INFO", TAG, SUBTAG, f"The role changes: this node was {running.role_text}.")
+        self._notifier.changing("changing its role")
+        self._row.begin(os.getpid(), 1)
+        self._end_children()
+        if not self._must_stop:
+            self._take_role(given)
+        if not self._must_stop:
+            self._serving = False
+            self._started = time.monotonic()
+            self._family.start(self._started)
+
+    def _take_role(self, begun: NodeRole) -> None:
+        """Finishes what was begun, and makes children for the role that this node has then."""
+        given: NodeRole | None = begun if begun.change is None else self._finish(begun)
+        running = self._node.settings
+        settings = running.with_role(given)
+        # Never fewer processes of the pool: each has a row on the board.
+        self._node.least_pool = max(self._node.least_pool, pool_size(running, len(os.sched_getaffinity(0))))
+        self._node.settings = settings
+        self._helpers.close()
+        self._node.arena.close()
+        self._node.arena = make_arena(settings)
+        self._make_children()
+        self._log.line("INFO", TAG, SUBTAG, f"The role of this node is {settings.role_text}.")
+
+    def _finish(self, given: NodeRole) -> NodeRole | None:
+        """Runs the steps of a change in a process of their own, which may take long. Returns the role afterwards."""
+        settings, reason = self._node.settings, reason_path(self._root)
+        spec = ChildSpec("role", lambda: role_change.run(settings, given, self._log, reason))
+        plan = BirthPlan(
+            close_fds=self._own_descriptors("role"),
+            crash_log=self._crash_log,
+            on_crash=lambda stack: self._log.line("ERROR", TAG, SUBTAG, f"role met a bug:\n{stack}"),
+            begin=lambda: None,
+        )
+        child = fork(spec, 1, time.monotonic(), plan)
+        while (status := child.collect()) is None:
+            self._row.stamp()
+            if self._wait(STARTING_TICK_S) in STOP_LINES:
+                self._must_stop = True
+                child.send(signal.SIGKILL)
+        if self._must_stop:
+            return None
+        if status != 0:
+            why = self._take_reason() or f"its process ended {how(status)}; see the log"
+            self._log.line("ERROR", TAG, SUBTAG, f"The role was not changed: {why}")
+            with contextlib.suppress(RoleDamaged, OSError):
+                role_change.give_up(self._root, why)
+        try:
+            return read_role(self._root)
+        except RoleDamaged:
+            return msgspec.structs.replace(given, change=None)
+
+    def _end_children(self) -> None:
+        """Before the role changes. A stop signal meanwhile is obeyed afterwards."""
+        self._stop_stages()
+        self._kill()
+        self._gone(None, KILLED_WAIT_S)
+        sweep.empty_spool(self._root)
+
     # ---- stopping ----------------------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
         """Stage by stage; what does not end in its time is killed. A second stop signal kills the rest at once."""
         self._row.set_stopping()
         self._notifier.stopping("stopping")
+        self._stop_stages()
+        left = self._living()
+        if left:
+            self._log.line("ERROR", TAG, SUBTAG, f"Cannot be killed and is left: {', '.join(left)}.")
+
+    def _stop_stages(self) -> None:
         for stage in self._family.stages():
             allowed_s = self._family.ask_to_stop(stage)
             if stage == HELPERS_STAGE:
@@ -402,9 +464,6 @@ class _Supervisor:
                 self._log.line("WARNING", TAG, SUBTAG, f"Did not end in {allowed_s:.0f} s and is killed: {late}.")
                 self._kill(stage)
                 self._gone(stage, KILLED_WAIT_S)
-        left = self._living()
-        if left:
-            self._log.line("ERROR", TAG, SUBTAG, f"Cannot be killed and is left: {', '.join(left)}.")
 
     def _gone(self, stage: int | None, allowed_s: float) -> bool:
         """Whether the children of this stage (or all) end within this time. A stop signal meanwhile kills
@@ -415,6 +474,7 @@ class _Supervisor:
             if left <= 0:
                 return False
             if self._wait(min(left, self._pace.tick_s)) in STOP_LINES:
+                self._must_stop = True
                 self._kill()
         return True
 

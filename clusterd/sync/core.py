@@ -1,6 +1,7 @@
 """Tracks peers and routes each request to its handler. One Core per sync process; the side of the node's role has the
 handlers."""
 
+import asyncio
 import contextlib
 from collections.abc import Coroutine
 from typing import Any
@@ -180,6 +181,7 @@ class Core:
     async def tell_status(self, client: Peer, payload: bytes) -> bytes:
         database = await database_status(self._context)
         part = self._side.status(self._away)
+        await asyncio.to_thread(self._context.look_at_role)
         agents = database | {"syncs": part.agents}
         return dump_json(node_status(self._context, self._serving, part, agents, await self._side.ha_status()))
 

@@ -5,9 +5,11 @@ from collections.abc import Coroutine
 from typing import Any
 
 from clusterd.messages.links import HelloRefused
+from clusterd.role import deposed_text
 from clusterd.sync.agents.groups_worker import AgentGroupsWorker
 from clusterd.sync.agents.info import AgentInfoWorker
 from clusterd.sync.integrity.digest_worker import DigestWorker
+from clusterd.sync.integrity.former_master import sort_left_behind
 from clusterd.sync.integrity.requests import WorkerIntegrityRequests
 from clusterd.sync.integrity.rounds import IntegrityRounds
 from clusterd.sync.integrity.worker import IntegrityWorker
@@ -69,6 +71,8 @@ class WorkerSide:
         peer.spawn(self._info.run(peer))
         if self._replica.is_wanted:
             peer.spawn(self._replica.run(peer))
+        if settings.role is not None and settings.role.role:
+            peer.spawn(sort_left_behind(self._context, lambda: self._integrity.last))
         peer.spawn(self._exchange.run(peer))
 
     def _left_out(self) -> LeftOutFiles:
@@ -93,7 +97,10 @@ class WorkerSide:
 
     def status(self, away: str) -> SideStatus:
         problem = ""
-        if self._context.roster.master() is None:
+        settings = self._context.settings
+        if settings.is_deposed and settings.role is not None:
+            problem = f"{deposed_text(settings.role)}."
+        elif self._context.roster.master() is None:
             problem = f"The master is not connected: {away or 'no answer yet'}."
         return SideStatus(
             problem,

@@ -51,6 +51,7 @@ TABLE = (
     Command(c.ECHO, EVERYBODY, NET),
     Command(c.ECHO_C, ("worker", "local"), NET),
     Command(c.ECHO_M, MASTER, NET),
+    Command(c.TERM, WORKER, NET),
     # Files and strings.
     Command(c.NEW_FILE, NODES, "CommonRequests.new_file"),
     Command(c.FILE_UPD, NODES, "CommonRequests.file_chunk", most_bytes=None),

@@ -64,6 +64,11 @@ CLOCK = "clock"
 payload names the worker's clock (clusterd/clock.py); a master that reads the same clock answers SAME_CLOCK."""
 SAME_CLOCK = b"same"
 
+TERM = "term"
+"""Ours, to a clusterd master, also before hello: the highest term that the sender has seen, and who leads in it
+(clusterd/wire/terms.py). The response says what the other node knows. Sent by nodes that have heard of a term, or have
+agreed on capability `term`."""
+
 # Ours, worker to master, capability `digest` (docs/architecture.md, "What only two clusterd nodes do").
 SYN_DIGEST = "syn_digest"
 SYN_BUCKETS = "syn_buckets"

@@ -92,7 +92,8 @@ def views(text: str, tmp_path: Path) -> dict[str, Any]:
     status |= {"running": True, "started_at": 1.0, "problem": text, "problems": {"x": text}, "peers": [peer]}
     status |= {"left_out": {text: {"count": 2, "files": {text: text}}}}
     status |= {"clocks": {text: {"offset_s": 95.0, "off_by_s": 0.0}}}
-    status |= {"results": {text: result}, "node": dict.fromkeys(status["node"], text)}
+    status |= {"results": {text: result}, "node": dict.fromkeys(status["node"], text) | {"term": None}}
+    status |= {"left_behind": [{"text": text}]}
     agent = dict.fromkeys(("id", "name", "ip", "version", "node_name", "status"), text)
     node = {"name": text, "type": text, "version": text, "ip": text, "state": "refused", "why": text}
     table = Table(text)

@@ -11,7 +11,7 @@ import psutil
 from clusterd.exits import ExitCode
 from clusterd.pidfile import running_pid
 from clusterd.rights import DEBUGGABLE
-from clusterd.supervisor.run import StartResult
+from clusterd.supervisor.starter import StartResult
 from tests.supervisor.conftest import FakeNode
 from tests.supervisor.helpers import MARK, marked, until
 from tests.warm import WARM

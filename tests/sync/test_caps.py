@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from clusterd.errors import ClusterError
+from clusterd.role import NodeRole
 from clusterd.settings import CAPABILITIES, ClusterBlock, Clusterd, HaSettings, Settings
 from clusterd.sync.links.caps import answer_caps, asks_as_stock, offer_caps, offered, recall
 from clusterd.sync.links.peer import Peer
@@ -16,7 +17,7 @@ from clusterd.wire.results import WireException
 
 
 def test_only_a_node_with_its_own_store_offers_moments() -> None:
-    usual = tuple(name for name in CAPABILITIES if name != "replica")
+    usual = tuple(name for name in CAPABILITIES if name not in ("replica", "term"))
     assert offered(Settings("/", serves_store=True)) == usual
     assert offered(Settings("/", clusterd=Clusterd(store="off"))) == usual[1:]
 
@@ -29,6 +30,13 @@ def test_replica_is_offered_only_where_it_is_wanted(node_type: str) -> None:
         settings = Settings("/", cluster=block, clusterd=Clusterd(ha=wanted), serves_store=store)
         assert ("replica" in offered(settings)) == (store or node_type == "master")
         assert "replica" not in offered(msgspec.structs.replace(settings, clusterd=Clusterd()))
+
+
+def test_a_master_offers_to_speak_of_terms_once_there_is_one() -> None:
+    master = Settings("/", serves_store=True)
+    assert set(CAPABILITIES) - set(offered(master)) == {"replica", "term"}
+    assert "term" in offered(master.with_role(NodeRole(2, "master", 2)))
+    assert "term" in offered(Settings("/", cluster=ClusterBlock(node_type="worker")))
 
 
 # ---- what two nodes agree to -----------------------------------------------------------------------------------------

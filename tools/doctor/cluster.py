@@ -6,9 +6,11 @@ from typing import Any
 
 from clusterd.errors import ClusterError
 from clusterd.net.dial import parse_address
+from clusterd.net.term_question import ask_term
 from clusterd.settings import Settings
 from clusterd.status.control import NotAnswering
 from clusterd.status.verdict import ADVICE, LAG_S, apart, is_apart, span
+from clusterd.wire.terms import TermNote
 from tools import syncing
 from tools.doctor.finding import Finding
 from tools.probe import Probed, probe
@@ -26,6 +28,7 @@ CURES = {
 }
 """By words of the reason: what to do. The first one that fits counts."""
 
+ASK_S = 5.0
 MASTERS = {
     "address": ("address does not resolve", "correct <node> in ossec.conf, or /etc/hosts"),
     "port": ("closed port", "start the master; see <port> and <bind_addr> there"),
@@ -51,9 +54,27 @@ def master_of(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
     """Tells why a worker has no link to its master."""
     if settings.is_master or any(peer["kind"] == "master" for peer in status["peers"] or []):
         return
+    lower = list(_of_lower_terms(settings))
+    if lower:
+        yield from lower
+        return
     found = [probe(settings, parse_address(node, settings.cluster.port)) for node in settings.cluster.nodes]
     if not any(one.kind == "ok" for one in found):
         yield from (_finding(one) for one in found)
+
+
+def _of_lower_terms(settings: Settings) -> Iterator[Finding]:
+    """Yields nodes that would be this node's master, and are refused because it has seen a higher term."""
+    given = settings.role
+    if given is None:
+        return
+    own = TermNote(given.term, False, settings.cluster.node_name, given.master, given.master_name)
+    for node in settings.cluster.nodes:
+        answer = ask_term(settings, parse_address(node, settings.cluster.port), own, ASK_S)
+        note = answer.note
+        if answer.kind == "unknown" or (note is not None and note.leads and note.term < given.term):
+            text = f"{node} leads in a lower term than {given.term}, whose master is {given.master or 'unknown'}"
+            yield Finding("master of a lower term", text, f"there: clusterd demote --master {given.master or 'HOST'}")
 
 
 def _finding(found: Probed) -> Finding:
@@ -72,6 +93,8 @@ def node(status: dict[str, Any]) -> Iterator[Finding]:
     if status["peers"] is None:
         yield Finding("node does not answer", status["problem"], "see logs/cluster.log and logs/clusterd-crash.log")
         return
+    if (status["node"].get("term") or {}).get("is_deposed"):
+        yield Finding("leads no more", status["problem"], "see docs/ha.md")
     for subject, text in status["problems"].items():
         cure = "see docs/operations/troubleshooting.md"
         yield Finding(PROBLEMS.get(subject, subject), text, cure, is_fault=subject not in ADVICE)

@@ -12,6 +12,7 @@ answer   a small answer of the API is the response to the request itself
 room     the worker says how much it can take
 replica  the worker keeps a replica of the master's agent database (docs/ha.md)
 status   each node tells the other what `status` shows: files left out, its clock, absent workers
+term     the master says in which term it leads, to net (clusterd/net/terms.py)
 """
 
 from clusterd.errors import ClusterError
@@ -29,6 +30,7 @@ LZ4 = "lz4"
 RESUME = "resume"
 AHEAD = "ahead"
 ROOM = "room"
+TERM = "term"
 ANSWER = "answer"
 REPLICA = "replica"
 STATUS = "status"
@@ -41,12 +43,14 @@ UNKNOWN_COMMAND = 3000
 
 def offered(settings: Settings) -> tuple[str, ...]:
     """This node's capabilities. Each side uses those that both have listed. A master that is to give a replica and
-    cannot says so when it is asked."""
+    cannot says so when it is asked; one that has never heard of a term has nothing to say about it."""
     without = set()
     if not settings.serves_store:
         without.add(AGENTS)
     if not settings.clusterd.ha.replica or not (settings.serves_store or settings.is_master):
         without.add(REPLICA)
+    if settings.is_master and settings.role is None:
+        without.add(TERM)
     return tuple(name for name in settings.clusterd.caps if name not in without)
 
 

@@ -1,10 +1,14 @@
 """The objects that every feature of sync uses. Made once by process.py; no feature makes its own."""
 
+import contextlib
+
 import msgspec
 
 from clusterd.clock import Clock
 from clusterd.event_sender import EventSender
+from clusterd.left_behind import LeftBehind, shown
 from clusterd.logs import Log
+from clusterd.role import NodeRole, RoleDamaged, read_role
 from clusterd.settings import Settings
 from clusterd.sync.links.outgoing import Progress, Sender
 from clusterd.sync.links.roster import Roster
@@ -24,7 +28,7 @@ class Context(msgspec.Struct):
     """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, `troubles` what hinders
     them, both for status; `events` takes what happens, for the journal; `framework` is None where none is installed or none is wanted.
     `needs_restart`: settings that were changed in the files and wait for one; `reloaded_at`: when the files were read
-    again, wall-clock seconds."""
+    again, wall-clock seconds. `heard_role`, `left_behind`: what the last question for `status` found on disk."""
 
     settings: Settings
     clock: Clock
@@ -43,6 +47,15 @@ class Context(msgspec.Struct):
     framework: Framework | None = None
     needs_restart: tuple[str, ...] = ()
     reloaded_at: float | None = None
+    heard_role: NodeRole | None = None
+    left_behind: list[LeftBehind] = msgspec.field(default_factory=list)
+
+    def look_at_role(self) -> None:
+        """Blocking, a few small files. net keeps the term that it has heard of there."""
+        with contextlib.suppress(RoleDamaged):
+            self.heard_role = read_role(self.settings.root)
+        if self.heard_role is not None:
+            self.left_behind = shown(self.settings.root)
 
     def tag_log(self, tag: str, subtag: str) -> TagLog:
         return TagLog(self.log, tag, subtag)

@@ -7,6 +7,9 @@ from typing import Any
 import msgspec
 
 from clusterd.framework import location
+from clusterd.left_behind import told
+from clusterd.role import NodeRole
+from clusterd.settings import Settings
 from clusterd.sync.agents.groups_worker import LastGroups
 from clusterd.sync.agents.info import LastReport
 from clusterd.sync.integrity.worker import LastSync
@@ -47,6 +50,8 @@ def node_status(
         "node": {
             "name": cluster.node_name,
             "type": cluster.node_type,
+            "role": context.settings.role_text,
+            "term": term_of(context.settings, context.heard_role),
             "cluster": cluster.name,
             "version": context.settings.clusterd.version,
             "serving": net_serving,
@@ -78,6 +83,25 @@ def node_status(
         "answered_at": context.clock.wall(),
         "agents": agents,
         "ha": ha,
+        "left_behind": [msgspec.to_builtins(one) | {"text": told(one)} for one in context.left_behind],
+    }
+
+
+def term_of(settings: Settings, heard: NodeRole | None) -> dict[str, Any] | None:
+    """What this node knows of terms, net may have heard of one since this process was made; None where it has never
+    heard of any."""
+    given = heard or settings.role
+    if given is None:
+        return None
+    return {
+        "seen": given.term,
+        "led": given.led or None,
+        "master": given.master or None,
+        "master_name": given.master_name or None,
+        "since": given.since,
+        "by": given.by,
+        "configured": settings.configured.node_type,
+        "is_deposed": settings.is_deposed,
     }
 
 

@@ -1,0 +1,194 @@
+"""What a former master had and nobody got: kept beside when it becomes a worker, and sorted out once its files equal
+those of the new master (docs/ha.md).
+
+    queue/cluster/.clusterd/left-behind/TERM/files/      files that the new master has not, or not like this
+                                             agents.json agents whose keys it has not: id, name, address
+                                             global.db   the agent database as it was
+                                             unsorted    only before it was sorted: files/ has everything
+
+Nothing here is ever removed by a program, but for files that turn out to be equal.
+"""
+
+import contextlib
+import filecmp
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from clusterd.agent_keys import KEY_FILE, Key, decode_keys, parse_keys
+from clusterd.role import LEFT_BEHIND
+from hashing.atomic import FileOps
+from hashing.manifest import Rules, item_of, refusal
+from hashing.write import write_atomic
+
+DATABASE = "queue/db/global.db"
+FILES, AGENTS, UNSORTED, COPY = "files", "agents.json", "unsorted", "global.db"
+MODE = 0o600
+DIRECTORY_MODE = 0o700
+MOST_SHOWN = 5
+
+
+class LeftAgent(msgspec.Struct, frozen=True):
+    """An agent that the new master does not know. Its key is in `files/etc/client.keys`."""
+
+    id: str
+    name: str
+    ip: str
+
+
+class LeftBehind(msgspec.Struct, frozen=True):
+    """One directory. `files`, `agents`: None while it was not sorted; `some`: the first paths and names."""
+
+    term: int
+    path: str
+    files: int | None = None
+    agents: int | None = None
+    some: tuple[str, ...] = ()
+
+
+def keep(root: str, rules: Rules, term: int) -> str:
+    """Copies what this node has. Blocking. Raises OSError, sqlite3.Error; may be run again."""
+    directory = _directory(root, term)
+    shutil.rmtree(directory / FILES, ignore_errors=True)
+    (directory / UNSORTED).write_text(f"{time.time():.0f}\n")
+    count = 0
+    for path in integrity_set(root, rules):
+        with contextlib.suppress(FileNotFoundError):
+            _copy(root, path, directory / FILES)
+            count += 1
+    if (Path(root) / DATABASE).exists():
+        _copy_database(Path(root) / DATABASE, directory / COPY)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        FileOps().syncfs(fd)
+    finally:
+        os.close(fd)
+    return f"{count} files and the agent database are in {directory} until the new master's are here"
+
+
+def keep_one(root: str, path: str, term: int) -> None:
+    """Copies one file of the root before it is changed. Blocking. Raises OSError."""
+    if (Path(root) / path).exists():
+        _copy(root, path, _directory(root, term) / FILES)
+
+
+def _directory(root: str, term: int) -> Path:
+    directory = Path(root) / LEFT_BEHIND / str(term)
+    for one in (directory.parent, directory):
+        one.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        one.chmod(DIRECTORY_MODE)
+    return directory
+
+
+def _copy(root: str, path: str, below: Path) -> None:
+    target = below / path
+    target.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    shutil.copyfile(Path(root) / path, target)
+    target.chmod(MODE)
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    with contextlib.closing(sqlite3.connect(source)) as db:
+        db.execute("pragma wal_checkpoint(truncate)").fetchone()
+    shutil.copyfile(source, target)
+    target.chmod(MODE)
+
+
+def integrity_set(root: str, rules: Rules) -> Iterator[str]:
+    """The files of this node that workers get, relative to the root."""
+    for item in rules.items:
+        top = Path(root) / item.key
+        for directory, names, files in os.walk(top):
+            if not item.recursive:
+                names.clear()
+            for name in sorted(files):
+                path = os.path.relpath(os.path.join(directory, name), root)
+                if item_of(rules, path) == item and refusal(rules, item, path) is None:
+                    yield path
+
+
+def unsorted(root: str) -> list[int]:
+    """Terms whose directory was not sorted yet."""
+    return [term for term in _terms(root) if (Path(root) / LEFT_BEHIND / str(term) / UNSORTED).exists()]
+
+
+def sort(root: str, term: int) -> LeftBehind:
+    """This node's files equal the new master's: what is equal to them leaves the directory. Blocking. Raises
+    OSError."""
+    directory = Path(root) / LEFT_BEHIND / str(term)
+    agents = _agents_left(root, directory / FILES / KEY_FILE)
+    for path in _paths(directory / FILES):
+        kept, live = directory / FILES / path, Path(root) / path
+        if live.is_file() and filecmp.cmp(kept, live, shallow=False):
+            kept.unlink()
+            with contextlib.suppress(OSError):  # the directory holds others
+                os.removedirs(kept.parent)
+    write_atomic(FileOps(), str(directory / AGENTS), msgspec.json.format(msgspec.json.encode(agents)), MODE)
+    (directory / UNSORTED).unlink(missing_ok=True)
+    return _one(root, term)
+
+
+def _agents_left(root: str, kept: Path) -> list[LeftAgent]:
+    before, now = _keys(kept), {(key.id, key.key) for key in _keys(Path(root) / KEY_FILE)}
+    return [LeftAgent(key.id, _readable(key.name), _readable(key.ip)) for key in before if (key.id, key.key) not in now]
+
+
+def _keys(path: Path) -> list[Key]:
+    try:
+        found, _ = parse_keys(decode_keys(path.read_bytes()))
+    except FileNotFoundError:
+        return []
+    return [key for key in found if not key.is_removed]
+
+
+def _paths(below: Path) -> list[str]:
+    return sorted(
+        os.path.relpath(os.path.join(directory, name), below)
+        for directory, _, files in os.walk(below)
+        for name in files
+    )
+
+
+def _terms(root: str) -> list[int]:
+    try:
+        return sorted(int(name) for name in os.listdir(Path(root) / LEFT_BEHIND) if name.isdigit())
+    except OSError:
+        return []
+
+
+def shown(root: str) -> list[LeftBehind]:
+    """For `status`. Blocking, a few small directories."""
+    with contextlib.suppress(OSError):
+        return [_one(root, term) for term in _terms(root)]
+    return []
+
+
+def _one(root: str, term: int) -> LeftBehind:
+    path = f"{LEFT_BEHIND}/{term}"
+    directory = Path(root) / path
+    if (directory / UNSORTED).exists():
+        return LeftBehind(term, path)
+    files = [name for name in _paths(directory / FILES) if name != KEY_FILE]
+    agents: list[LeftAgent] = []
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        agents = msgspec.json.decode((directory / AGENTS).read_bytes(), type=list[LeftAgent])
+    some = (*map(_readable, files), *(f"agent {agent.id} {agent.name}" for agent in agents))[:MOST_SHOWN]
+    return LeftBehind(term, path, len(files), len(agents), some)
+
+
+def _readable(name: str) -> str:
+    """A name of any bytes as text."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def told(one: LeftBehind) -> str:
+    """For log and `status`."""
+    if one.files is None:
+        return f"{one.path} has what this node had as master; it is sorted out once this node equals the new master"
+    what = f"{one.files} files and {one.agents} agents of this node's time as master are not the new master's"
+    return f"{what}: {', '.join(one.some) or 'nothing'}; kept in {one.path}, with the agent database of then"

@@ -1,0 +1,199 @@
+"""The role that a node was given beside its configuration, and the highest term it has seen (docs/ha.md):
+`queue/cluster/.clusterd/role.json`.
+
+Without the file the configured role counts. Everything that writes it takes the lock of its directory, and no write
+makes the term smaller.
+"""
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from hashing.atomic import FileOps
+from hashing.write import write_atomic
+
+Role = Literal["master", "worker"]
+OWN_DIR = "queue/cluster/.clusterd"
+ROLE_FILE = f"{OWN_DIR}/role.json"
+LEFT_BEHIND = f"{OWN_DIR}/left-behind"
+"""What a former master had and the new one has not: a directory for each term."""
+MODE = 0o600
+MOST_BYTES = 65536
+MOST_TERM = (1 << 53) - 1
+"""Larger numbers are not the same in every reader of JSON."""
+
+
+class RoleDamaged(ValueError):
+    """The file is there and cannot be understood. The text says what to do."""
+
+
+class RoleChange(msgspec.Struct, frozen=True):
+    """A change of role that was begun. `done`: its steps so far, with what they did. `before`: the file before it (None:
+    there was none), which comes back if the change fails: nobody has been told of the term by then."""
+
+    kind: Literal["promote", "demote"]
+    before: dict[str, Any] | None = None
+    done: tuple[str, ...] = ()
+    without_agents: bool = False
+
+
+class NodeRole(msgspec.Struct, frozen=True):
+    """The file. `term`: the highest one that this node has seen. `role`: the one it was given; empty: it has only heard
+    of a term, the configured one counts. `led`: the term in which it leads, or led. `master`: HOST:PORT of the master
+    of `term`, `master_name` its node name; on the master its own. `former`: addresses of masters of earlier terms,
+    which are told. `since`: wall-clock seconds; `by`: what wrote it. `change`: what is under way;
+    `steps`: what the last one did."""
+
+    term: int
+    role: Literal["", "master", "worker"] = ""
+    led: int = 0
+    master: str = ""
+    master_name: str = ""
+    former: tuple[str, ...] = ()
+    since: float = 0.0
+    by: str = ""
+    change: RoleChange | None = None
+    steps: tuple[str, ...] = ()
+
+
+class RoleNow(msgspec.Struct, frozen=True):
+    """What a node is. `is_deposed`: it led, and a higher term exists: it serves nobody until it is demoted."""
+
+    role: Role
+    is_deposed: bool = False
+
+
+def standing(given: NodeRole | None, configured: Role) -> RoleNow:
+    """The effective role. Whoever may lead does so only in the highest term it has seen."""
+    if given is None:
+        return RoleNow(configured)
+    if (given.role or configured) == "worker":
+        return RoleNow("worker")
+    return RoleNow("master") if given.led == given.term else RoleNow("worker", is_deposed=True)
+
+
+def role_text(given: NodeRole | None, configured: Role) -> str:
+    """For people: `master`; `master (promoted, term 3; etc/ossec.conf says worker)`."""
+    found = standing(given, configured)
+    if given is None:
+        return found.role
+    if found.is_deposed:
+        return f"former master (leads no more, term {given.term} exists; etc/ossec.conf says {configured})"
+    if not given.role:
+        return f"{found.role} (term {given.term})"
+    word = "promoted" if found.role == "master" else "demoted"
+    if found.role == configured:
+        return f"{found.role} (term {given.term})"
+    return f"{found.role} ({word}, term {given.term}; etc/ossec.conf says {configured})"
+
+
+def deposed_text(given: NodeRole) -> str:
+    """What the operator of a former master must know."""
+    who = given.master or "another node"
+    name = f" ({given.master_name})" if given.master_name else ""
+    cure = f"clusterd demote --master {given.master or 'HOST'}"
+    return f"This node leads no more: term {given.term} exists, its master is {who}{name}. Run: {cure}"
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+
+
+def read_role(root: str) -> NodeRole | None:
+    """None where no term was ever seen. Raises RoleDamaged, also for what cannot be read: whoever does not know its
+    term must not lead."""
+    path = Path(root) / ROLE_FILE
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as failure:
+        raise RoleDamaged(_damaged(path, failure.strerror or str(failure))) from None
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise RoleDamaged(_damaged(path, "it is no file"))
+        try:
+            found = msgspec.json.decode(file.read(MOST_BYTES), type=NodeRole)
+        except (OSError, msgspec.MsgspecError) as failure:
+            raise RoleDamaged(_damaged(path, str(failure))) from None
+    if not 1 <= found.term <= MOST_TERM or not 0 <= found.led <= found.term:
+        raise RoleDamaged(_damaged(path, f"there is no term {found.term} that was led as {found.led}"))
+    return found
+
+
+def _damaged(path: Path, why: str) -> str:
+    return (
+        f"the role of this node is not known, {path} cannot be understood: {why}. If another node leads: clusterd demote "
+        "--master HOST. If none does, and this one is to: remove the file, start the node, and see docs/ha.md"
+    )
+
+
+def update_role(root: str, change: Callable[[NodeRole | None], NodeRole], *, mend: bool = False) -> NodeRole:
+    """Writes what `change` makes of the file, durably; returns it. With `mend` a damaged file counts as none. Raises
+    RoleDamaged, OSError: nothing is changed."""
+    with _locked(root):
+        try:
+            before = read_role(root)
+        except RoleDamaged:
+            if not mend:
+                raise
+            before = None
+        after = change(before)
+        if after != before:
+            _write(root, after)
+    return after
+
+
+def forget_role(root: str) -> None:
+    """Removes the file: no term was ever seen. For a change that failed where none had been before."""
+    with _locked(root):
+        (Path(root) / ROLE_FILE).unlink(missing_ok=True)
+
+
+def heard(before: NodeRole | None, term: int, master: str, name: str, now: float) -> NodeRole:
+    """The file after this node has heard of a master of `term` at `master`."""
+    if before is None:
+        return NodeRole(term, master=master, master_name=name, since=now, by="heard of it")
+    if term < before.term or (term == before.term and (not master or before.led == term)):
+        return before
+    if term == before.term and (master, name) == (before.master, before.master_name):
+        return before
+    return msgspec.structs.replace(
+        before, term=term, master=master, master_name=name, since=now, by="heard of it", change=None
+    )
+
+
+@contextlib.contextmanager
+def _locked(root: str) -> Iterator[None]:
+    directory = Path(root) / OWN_DIR
+    directory.mkdir(mode=0o770, parents=True, exist_ok=True)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _write(root: str, role: NodeRole) -> None:
+    path = Path(root) / ROLE_FILE
+    write_atomic(_OwnedBy(path.parent), str(path), msgspec.json.format(msgspec.json.encode(role)) + b"\n", MODE)
+
+
+class _OwnedBy(FileOps):
+    """Files belong to whom their directory belongs to: a command run by root writes for the daemon's user."""
+
+    def __init__(self, directory: Path) -> None:
+        found = directory.stat()
+        self._owner = found.st_uid, found.st_gid
+
+    def create(self, name: str, mode: int, *, dir_fd: int | None = None) -> int:
+        fd = super().create(name, mode, dir_fd=dir_fd)
+        if os.geteuid() == 0:
+            os.fchown(fd, *self._owner)
+        return fd

@@ -1,0 +1,137 @@
+"""A candidate becomes the master: what it keeps for that day becomes its own (docs/ha.md)."""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from clusterd.agent_keys import KEY_FILE, Key
+from clusterd.key_guard import KeyRules
+from clusterd.left_behind import keep_one
+from clusterd.rundir import API_FILES, REPLICA_FILE
+from clusterd.settings import Settings
+from clusterd.store import schema
+from clusterd.store.change_log import greatest_id
+from clusterd.store.keys import KeyFile, readable
+from clusterd.sync.replica.api_files import NAMES, sources
+from hashing.atomic import FileOps
+from hashing.write import write_atomic
+
+PREFIX = ".promoted"
+SECRET_NAMES = ("token.key", "users.json")
+"""Files that take the place of this node's own; certificate and key belong to a host and are only taken where there are
+none."""
+
+
+class NotPromoted(Exception):
+    """This node cannot lead. The text says why, and what to do."""
+
+
+def steps(settings: Settings, term: int, *, without_agents: bool) -> list[tuple[str, Callable[[], str]]]:
+    """Name and work of each step, in their order. Each may be run again, and each says what it has done. They raise
+    OSError, sqlite3.Error, ValueError, NotPromoted."""
+    root = settings.root
+    if without_agents:
+        return [("agents", lambda: "left as this node has them, without those of the old master")]
+    return [
+        ("agents", lambda: take_replica(root)),
+        ("keys", lambda: take_keys(settings, term)),
+        ("users", lambda: take_users(settings)),
+    ]
+
+
+def take_replica(root: str) -> str:
+    """The replica becomes the agent database. The file of the replica stays."""
+    source, target = Path(root) / REPLICA_FILE, Path(root) / schema.DATABASE
+    if not source.is_file():
+        raise NotPromoted(f"there is no replica at {source}")
+    count = _settle(source)
+    with schema.locked(root):
+        new = target.with_name(f"{target.name}{PREFIX}")
+        shutil.copyfile(source, new)
+        new.chmod(schema.MODE)
+        _on_disk(new)
+        if target.exists():
+            with contextlib.suppress(sqlite3.DatabaseError):  # damaged: it is replaced
+                _settle(target)
+        for left in ("-wal", "-shm"):
+            Path(f"{target}{left}").unlink(missing_ok=True)
+        os.replace(new, target)
+        _on_disk(target.parent)
+    return f"{count} of the replica are this node's own"
+
+
+def _settle(path: Path) -> int:
+    """Everything that was written is in the file itself afterwards. Returns how many agents there are."""
+    db = sqlite3.connect(path, timeout=10, isolation_level=None)
+    try:
+        db.execute("pragma wal_checkpoint(truncate)").fetchone()
+        (found,) = db.execute("pragma quick_check(1)").fetchone()
+        if found != "ok":
+            raise NotPromoted(f"{path} is damaged: {found}")
+        (count,) = db.execute("select count(*) from agent where id > 0").fetchone()
+    finally:
+        db.close()
+    return int(count)
+
+
+def take_keys(settings: Settings, term: int) -> str:
+    """client.keys travels with the files and may be older than the replica, or newer: a key that the replica has is
+    added, one that the old master has removed is removed. No id up to the highest one ever given is given again."""
+    root = settings.root
+    db = sqlite3.connect(Path(root) / schema.DATABASE, isolation_level=None)
+    db.text_factory = lambda data: data.decode(errors="replace")
+    try:
+        greatest = greatest_id(db)
+        rows = db.execute("select id, name, register_ip, internal_key from agent where id > 0").fetchall()
+        keyed = {int(name) for (name,) in db.execute("select name from clusterd_seen where kind = 'key'")}
+    finally:
+        db.close()
+    known = {row[0] for row in rows} | keyed
+    file = KeyFile(root)
+    file.refresh()
+    table = file.table
+    added = [
+        Key(f"{one:03d}", name, address or "any", key)
+        for one, name, address, key in rows
+        if one in keyed and one not in table and name and key
+    ]
+    removed = [key.number for key in table if key.number <= greatest and key.number not in known]
+    rules = KeyRules(settings.clusterd.max_key_loss_share, settings.clusterd.key_loss_from)
+    if rules.is_on and len(table) >= rules.least and len(removed) > rules.share * len(table):
+        raise NotPromoted(
+            f"the replica lacks {len(removed)} of the {len(table)} agents in {KEY_FILE}: it is not that of this cluster's "
+            "master. clusterd promote --without-agents keeps the keys"
+        )
+    if added or removed:
+        keep_one(root, KEY_FILE, term)
+        for key in added:
+            table.add(readable(key))
+        for number in removed:
+            table.remove(number, purge=False)
+        file.save()
+    return f"{len(added)} added to {KEY_FILE}, {len(removed)} removed; ids go on after {max(greatest, table.greatest)}"
+
+
+def take_users(settings: Settings) -> str:
+    """Logins of the old master's REST API are good here, too."""
+    taken, directory = [], Path(settings.root) / API_FILES
+    for name, target in sources(settings).items():
+        source = directory / name
+        if name not in NAMES or not source.is_file():
+            continue
+        if name in SECRET_NAMES or not target.exists():
+            mode = 0o640 if name == "users.json" else 0o600
+            write_atomic(FileOps(), str(target), source.read_bytes(), mode)
+            taken.append(name)
+    return f"{', '.join(taken)} of the REST API" if taken else "there are none of a REST API"
+
+
+def _on_disk(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

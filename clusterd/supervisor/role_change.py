@@ -1,0 +1,103 @@
+"""The steps of a change of role, run in a process of their own while none of the node's children lives.
+
+Each step may be run again: a change that was killed goes on at the next start. A step that is done is in `role.json`,
+with a sentence for the operator who waits.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from clusterd import left_behind
+from clusterd.errors import StartFailure
+from clusterd.exits import ExitCode
+from clusterd.logs import Log
+from clusterd.role import NodeRole, Role, RoleChange, RoleDamaged, forget_role, update_role
+from clusterd.rundir import run_dir
+from clusterd.settings import Settings
+from clusterd.supervisor import promotion
+
+SUBTAG = "Role"
+FAILED = "role.failed"
+"""In the run directory: why the last change was given up, for the command that asked for it."""
+
+
+class NotChanged(Exception):
+    """The role cannot be changed. The text says why; the node goes on as it was."""
+
+
+Step = tuple[str, Callable[[], str]]
+
+
+def run(settings: Settings, given: NodeRole, log: Log, reason: str) -> int:
+    """The main function of that process. Returns its exit code; `reason`: the file that takes the cause of a
+    failure."""
+    change = given.change
+    assert change is not None
+    tag = "Cluster"
+    try:
+        for name, work in steps(settings, given, change):
+            if any(line.startswith(f"{name}: ") for line in change.done):
+                continue
+            line = f"{name}: {work()}"
+            log.line("INFO", tag, SUBTAG, f"{line}.")
+            _note(settings.root, line)
+        update_role(settings.root, lambda before: _ended(settings, before))
+    except (OSError, sqlite3.Error, ValueError, StartFailure, NotChanged, promotion.NotPromoted) as failure:
+        Path(reason).write_text(f"{failure}\n", encoding="utf-8")
+        return int(ExitCode.FAILED)
+    return int(ExitCode.OK)
+
+
+def steps(settings: Settings, given: NodeRole, change: RoleChange) -> list[Step]:
+    """Name and work of each step; the work returns what it has done."""
+    if change.kind == "promote":
+        return promotion.steps(settings, given.term, without_agents=change.without_agents)
+    return [("kept", lambda: left_behind.keep(settings.root, settings.rules, given.term))]
+
+
+def _note(root: str, line: str) -> None:
+    def add(before: NodeRole | None) -> NodeRole:
+        if before is None or before.change is None:
+            raise NotChanged("another program has taken the change of role back")
+        change = msgspec.structs.replace(before.change, done=(*before.change.done, line))
+        return msgspec.structs.replace(before, change=change)
+
+    update_role(root, add)
+
+
+def _ended(settings: Settings, before: NodeRole | None) -> NodeRole:
+    if before is None or before.change is None:
+        raise NotChanged("another program has taken the change of role back")
+    kind, steps = before.change.kind, before.change.done
+    given: Role = "master" if kind == "promote" else "worker"
+    role = msgspec.structs.replace(
+        before, role=given, since=time.time(), by=f"clusterd {kind}", change=None, steps=steps
+    )
+    return msgspec.structs.replace(role, led=role.term) if kind == "promote" else role
+
+
+def give_up(root: str, why: str) -> None:
+    """Takes back a change that failed: the role is what it was before. Raises OSError, RoleDamaged."""
+    Path(run_dir(root), FAILED).write_text(f"{why}\n", encoding="utf-8")
+    before: NodeRole | None = None
+
+    def back(now: NodeRole | None) -> NodeRole:
+        nonlocal before
+        if now is None or now.change is None:
+            raise RoleDamaged("nothing is under way")
+        before = None if now.change.before is None else msgspec.convert(now.change.before, NodeRole)
+        return before or now
+
+    update_role(root, back)
+    if before is None:
+        forget_role(root)
+
+
+def role_of(settings: Settings) -> tuple[object, ...]:
+    """What a node's processes depend on: another one needs other processes."""
+    given = settings.role
+    return settings.is_master, settings.is_deposed, None if given is None else (given.role, given.led)

@@ -1,0 +1,235 @@
+"""The steps of a change of role: what a candidate keeps becomes its own, what a former master had is kept."""
+
+import contextlib
+import json
+import sqlite3
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clusterd import left_behind
+from clusterd.logs import Log
+from clusterd.role import LEFT_BEHIND, NodeRole, RoleChange, read_role, update_role
+from clusterd.rundir import API_FILES, REPLICA_DIR, REPLICA_FILE, run_dir
+from clusterd.settings import ClusterBlock, Settings
+from clusterd.store import schema
+from clusterd.store.change_log import GREATEST, REPLICA_MARKS, set_mark
+from clusterd.store.keys import KeyFile
+from clusterd.supervisor import promotion, role_change
+from clusterd.token_secret import SECRET_FILE
+from clusterd.users import USERS_FILE
+
+KEY = "a" * 64
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    for directory in ("etc/rules", "etc/shared/default", "logs", "queue/db", "var/run/clusterd", REPLICA_DIR):
+        (tmp_path / directory).mkdir(parents=True)
+    return str(tmp_path)
+
+
+def settings_of(root: str) -> Settings:
+    return Settings(root, cluster=ClusterBlock(node_type="worker", node_name="w1"))
+
+
+def make_replica(root: str, agents: dict[int, str], greatest: int = 0, keyless: tuple[int, ...] = ()) -> None:
+    """A whole replica with these agents, by id and name."""
+    (Path(root) / REPLICA_FILE).unlink(missing_ok=True)
+    db = schema.connect(root, name=REPLICA_FILE)
+    with contextlib.closing(db):
+        db.execute("pragma journal_mode = wal").fetchone()
+        schema.make(db, REPLICA_FILE, is_copy=True)
+        db.execute(f"create table {REPLICA_MARKS} (name text primary key, value) without rowid")
+        set_mark(db, GREATEST, greatest or max(agents, default=0), REPLICA_MARKS)
+        for one, name in agents.items():
+            db.execute(
+                "insert into agent (id, name, register_ip, internal_key, date_add) values (?, ?, 'any', ?, 1)",
+                (one, name, KEY),
+            )
+            if one not in keyless:
+                db.execute("insert into clusterd_seen (kind, name) values ('key', ?)", (str(one),))
+
+
+def write_keys(root: str, agents: dict[int, str]) -> None:
+    lines = [f"{one:03d} {name} any {KEY}\n" for one, name in agents.items()]
+    (Path(root) / "etc/client.keys").write_text("".join(lines))
+
+
+def keys(root: str) -> dict[int, str]:
+    file = KeyFile(root)
+    file.refresh()
+    return {key.number: key.name for key in file.table}
+
+
+def agents(root: str, name: str = schema.DATABASE) -> dict[int, str]:
+    with contextlib.closing(sqlite3.connect(Path(root) / name)) as db:
+        return dict(db.execute("select id, name from agent where id > 0"))
+
+
+def test_replica_becomes_the_agent_database_and_stays_where_it_is(root: str) -> None:
+    make_replica(root, {1: "a", 2: "b"})
+    schema.prepare(root, "w1", "4.14.1")
+    with contextlib.closing(sqlite3.connect(Path(root) / schema.DATABASE)) as db:
+        db.execute("insert into agent (id, name, date_add) values (9, 'own', 1)")
+        db.commit()
+        assert promotion.take_replica(root).startswith("2 of the replica"), "also with a journal beside the old file"
+    assert agents(root) == {1: "a", 2: "b"} == agents(root, REPLICA_FILE)
+    assert promotion.take_replica(root), "again, after a kill"
+    assert not list((Path(root) / "queue/db").glob("*-wal"))
+    schema.prepare(root, "w1", "4.14.1")
+    assert agents(root) == {1: "a", 2: "b"}
+
+
+def test_no_replica_and_a_damaged_one_are_refused(root: str) -> None:
+    with pytest.raises(promotion.NotPromoted, match="no replica"):
+        promotion.take_replica(root)
+    (Path(root) / REPLICA_FILE).write_bytes(b"x" * 9000)
+    with pytest.raises((promotion.NotPromoted, sqlite3.DatabaseError)):
+        promotion.take_replica(root)
+    assert not (Path(root) / schema.DATABASE).exists()
+
+
+def test_keys_follow_the_replica_and_newer_ones_stay(root: str) -> None:
+    make_replica(root, {1: "a", 2: "b", 3: "c"}, greatest=5)
+    promotion.take_replica(root)
+    # 2 and 3 have not come with the files yet; 4 was removed; 6 came with the files and not with the replica.
+    write_keys(root, {1: "a", 4: "gone", 6: "new"})
+    assert promotion.take_keys(settings_of(root), 7) == "2 added to etc/client.keys, 1 removed; ids go on after 6"
+    assert keys(root) == {1: "a", 2: "b", 3: "c", 6: "new"}
+    before = (Path(root) / LEFT_BEHIND / "7/files/etc/client.keys").read_text()
+    assert "gone" in before
+    assert promotion.take_keys(settings_of(root), 7).startswith("0 added")
+    assert (Path(root) / LEFT_BEHIND / "7/files/etc/client.keys").read_text() == before
+
+
+def test_an_agent_whose_key_was_removed_is_not_brought_back(root: str) -> None:
+    make_replica(root, {1: "a", 2: "b"}, keyless=(2,))
+    promotion.take_replica(root)
+    write_keys(root, {1: "a"})
+    promotion.take_keys(settings_of(root), 1)
+    assert keys(root) == {1: "a"}
+
+
+def test_replica_that_lacks_most_agents_removes_no_keys(root: str) -> None:
+    make_replica(root, {1: "a"}, greatest=9)
+    promotion.take_replica(root)
+    write_keys(root, {one: f"agent{one}" for one in range(1, 6)})
+    with pytest.raises(promotion.NotPromoted, match="lacks 4 of the 5"):
+        promotion.take_keys(settings_of(root), 1)
+    assert len(keys(root)) == 5
+
+
+def test_logins_are_taken_and_a_certificate_only_where_there_is_none(root: str) -> None:
+    api = Path(root) / API_FILES
+    api.mkdir()
+    for name in ("users.json", "token.key", "certificate.pem", "key.pem"):
+        (api / name).write_text(f"theirs {name}")
+    settings = settings_of(root)
+    own = Path(root) / settings.clusterd.api.cert
+    own.write_text("mine")
+    (Path(root) / USERS_FILE).write_text("mine")
+    assert promotion.take_users(settings) == "key.pem, token.key, users.json of the REST API"
+    assert own.read_text() == "mine"
+    assert (Path(root) / USERS_FILE).read_text() == "theirs users.json"
+    assert (Path(root) / SECRET_FILE).stat().st_mode & 0o777 == 0o600
+
+
+# ---- the change as a whole -------------------------------------------------------------------------------------------
+
+
+def begin(root: str, change: RoleChange, **more: object) -> NodeRole:
+    given = msgspec.convert({"term": 4, "master": "10.0.0.2:1516", "master_name": "w1"} | more, NodeRole)
+    return update_role(root, lambda before: msgspec.structs.replace(given, change=change))
+
+
+def finish(root: str, given: NodeRole) -> tuple[int, str]:
+    reason = Path(root) / "reason"
+    log = Log(f"{root}/logs/cluster.log", 1)
+    code = role_change.run(settings_of(root).with_role(given), given, log, str(reason))
+    return code, reason.read_text() if reason.exists() else ""
+
+
+def test_promotion_goes_on_where_it_was_killed(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_replica(root, {1: "a"})
+    write_keys(root, {1: "a"})
+    given = begin(root, RoleChange("promote"))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(settings: Settings) -> str:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "take_users", killed)
+        with pytest.raises(Killed):
+            finish(root, given)
+    found = read_role(root)
+    assert found is not None
+    assert found.change is not None
+    assert [line.partition(":")[0] for line in found.change.done] == ["agents", "keys"]
+    monkeypatch.setattr(promotion, "take_replica", killed)
+    assert finish(root, found) == (0, ""), "what is done is not done again"
+    after = read_role(root)
+    assert after is not None
+    assert (after.role, after.led, after.term, after.change) == ("master", 4, 4, None)
+
+
+@pytest.mark.parametrize("before", [None, NodeRole(3, master="10.0.0.1:1516")])
+def test_what_fails_is_taken_back(root: str, before: NodeRole | None) -> None:
+    saved = None if before is None else msgspec.to_builtins(before)
+    given = begin(root, RoleChange("promote", saved))
+    code, why = finish(root, given)
+    assert code == 1
+    assert "no replica" in why
+    role_change.give_up(root, why)
+    assert read_role(root) == before
+    assert "no replica" in (Path(run_dir(root)) / role_change.FAILED).read_text()
+
+
+# ---- what is left behind ---------------------------------------------------------------------------------------------
+
+
+def test_demoted_node_keeps_what_the_new_master_has_not(root: str) -> None:
+    tree = Path(root)
+    schema.prepare(root, "old", "4.14.1")
+    write_keys(root, {1: "a", 2: "lone"})
+    (tree / "etc/rules/same.xml").write_text("same")
+    (tree / "etc/rules/changed.xml").write_text("mine")
+    (tree / "etc/shared/default/agent.conf").write_text("gone")
+    (tree / "etc/rules/editor.swp").write_text("no file of the cluster")
+    given = begin(root, RoleChange("demote"))
+    assert finish(root, given) == (0, "")
+    after = read_role(root)
+    assert after is not None
+    assert (after.role, after.change) == ("worker", None)
+    kept = tree / LEFT_BEHIND / "4"
+    assert kept.stat().st_mode & 0o777 == 0o700
+    assert left_behind.unsorted(root) == [4]
+    assert left_behind.shown(root)[0].files is None
+    # A sync has made this node equal to its new master.
+    write_keys(root, {1: "a"})
+    (tree / "etc/rules/changed.xml").write_text("theirs")
+    (tree / "etc/shared/default/agent.conf").unlink()
+    found = left_behind.sort(root, 4)
+    assert (found.files, found.agents) == (2, 1)
+    assert set(found.some) == {"etc/rules/changed.xml", "etc/shared/default/agent.conf", "agent 002 lone"}
+    assert (kept / "files/etc/rules/changed.xml").read_text() == "mine"
+    assert not (kept / "files/etc/rules/same.xml").exists()
+    assert json.loads((kept / "agents.json").read_text()) == [{"id": "002", "name": "lone", "ip": "any"}]
+    assert KEY not in (kept / "agents.json").read_text()
+    assert (kept / "global.db").stat().st_mode & 0o777 == 0o600
+    assert left_behind.unsorted(root) == []
+    assert left_behind.shown(root) == [found]
+
+
+def test_keeping_that_was_killed_is_done_again(root: str) -> None:
+    (Path(root) / "etc/rules/a.xml").write_text("a")
+    rules = settings_of(root).rules
+    left_behind.keep(root, rules, 2)
+    (Path(root) / "etc/rules/a.xml").rename(Path(root) / "etc/rules/b.xml")
+    left_behind.keep(root, rules, 2)
+    found = [path.name for path in (Path(root) / LEFT_BEHIND / "2/files").rglob("*.xml")]
+    assert found == ["b.xml"]
