@@ -97,6 +97,12 @@ def loaded(rig: Rig, agents: int, seconds: float) -> dict[str, float]:
     return shares
 
 
+def compared(rig: Rig, node: RigNode) -> bool:
+    """Whether the first comparison, which reads everything, is over."""
+    ha = rig.status(node.name)[node.name].get("ha")
+    return bool(ha) and ha.get("digest_equal") is not None
+
+
 def wait_line(node: RigNode, text: str) -> float:
     """Seconds until the node's log has it."""
     began = time.monotonic()
@@ -122,7 +128,10 @@ def main(agents: int = 100_000, seconds: float = 90.0) -> None:
                     wait_line(rig.workers[0], "A full copy of the master")
                     took = wait_line(rig.workers[0], "The replica is whole")
                     print(f"full copy of {agents} agents: {took:.1f} s")
-                time.sleep(20)
+                    while not compared(rig, rig.workers[0]):
+                        time.sleep(1)
+                time.sleep(10)
+                print(f"load of the machine: {os.getloadavg()[0]:.1f}")
                 shares[wanted] = loaded(rig, agents, seconds)
                 rig.stop()
             for key, value in shares[True].items():
