@@ -4,8 +4,10 @@ Texts are bytes here, so that invalid UTF-8, which a client's SQL can store, is 
 a statement can store, arrives as text.
 """
 
+import operator
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -117,7 +119,7 @@ def write_units(db: sqlite3.Connection, units: Sequence[Unit]) -> None:
 
 def _write_rows(db: sqlite3.Connection, pairs: Sequence[tuple[Unit, Unit]]) -> None:
     """Rows of agents (as they are, as they are to be): those that differ in the same columns together."""
-    updates: dict[tuple[int, ...], list[tuple[Value, ...]]] = {}
+    updates: dict[tuple[bool, ...], list[tuple[Value, ...]]] = {}
     new_rows, gone = [], []
     for old, new in pairs:
         if new.row is None:
@@ -125,13 +127,14 @@ def _write_rows(db: sqlite3.Connection, pairs: Sequence[tuple[Unit, Unit]]) -> N
         elif old.row is None:
             new_rows.append((new.id, *new.row))
         elif old.row != new.row:
-            places = tuple(n for n, value in enumerate(new.row) if value != old.row[n])
-            updates.setdefault(places, []).append((*(new.row[n] for n in places), new.id))
+            differs = tuple(map(operator.ne, old.row, new.row))
+            updates.setdefault(differs, []).append((*compress(new.row, differs), new.id))
     db.executemany("delete from agent where id = ?", gone)
     db.executemany(_PUT_AGENT, new_rows)
-    for places, values in updates.items():
-        columns = ", ".join(f'"{_COLUMNS[n]}" = {_TEXT.format(place)}' for place, n in enumerate(places, 1))
-        db.executemany(f"update agent set {columns} where id = ?{len(places) + 1}", values)
+    for differs, values in updates.items():
+        names = list(compress(_COLUMNS, differs))
+        columns = ", ".join(f'"{name}" = {_TEXT.format(place)}' for place, name in enumerate(names, 1))
+        db.executemany(f"update agent set {columns} where id = ?{len(names) + 1}", values)
 
 
 def _listed(event: tuple[Value, ...]) -> tuple[tuple[Value, ...], ...]:
