@@ -39,7 +39,7 @@ def make_server(
     above the limits. Raises OSError (ssl.SSLError) for an unusable certificate or key."""
     config = uvicorn.Config(
         _Hurried(app, bounds.send_s),
-        http=_protocol(bounds.head_s),
+        http=_protocol(bounds.head_s, bounds.send_s),
         ssl_certfile=cert,
         ssl_keyfile=key,
         log_config=None,
@@ -77,21 +77,40 @@ class _Hurried:
         await self._app(scope, receive, hurried)
 
 
-def _protocol(head_s: float) -> type[CountedProtocol]:
+def _protocol(head_s: float, send_s: float) -> type[CountedProtocol]:
     """uvicorn creates one for each connection and passes none of our arguments, so they are in a closure."""
 
     class BoundedProtocol(CountedProtocol):
         _in_head = True
         _head_bytes = 0
         _head_timer: asyncio.TimerHandle | None = None
+        _send_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            # An answer in one piece is given to the transport at once, and closing waits until it is read: what is
+            # unread is watched here, from its first bytes on.
+            transport.set_write_buffer_limits(high=1, low=0)
             self._begin_head()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._end_head()
+            self._all_read()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            if self._send_timer is None:
+                self._send_timer = self.loop.call_later(send_s, self._too_slow)
+
+        def resume_writing(self) -> None:
+            self._all_read()
+            super().resume_writing()
+
+        def _all_read(self) -> None:
+            if self._send_timer is not None:
+                self._send_timer.cancel()
+                self._send_timer = None
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
