@@ -31,6 +31,8 @@ JSON = "application/json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 LARGEST_QUERY = 2048
 MOST_EVENTS = 1000
+MOST_BYTES = 2 << 20
+"""Of events in one answer: one that lists many files is large, and each caller who reads slowly holds an answer."""
 USUAL_EVENTS = 100
 MOST_READING = 8
 SAFE_HEADERS = (
@@ -202,7 +204,9 @@ class MonitorApp:
         )
         limit = int(_number(query, "limit", USUAL_EVENTS, MOST_EVENTS))
         events = await self._read(self._shown.past.latest, wanted, limit)
-        return HttpAnswer(200, msgspec.json.encode({"events": events}), JSON)
+        data = msgspec.json.encode(events)
+        is_cut = len(events) < limit and len(data) >= MOST_BYTES
+        return HttpAnswer(200, msgspec.json.encode({"events": msgspec.Raw(data), "more": is_cut}), JSON)
 
     async def _read(self, read: ReadPast, wanted: Filter, limit: int) -> list[dict[str, Any]]:
         """In one thread, and few at a time: a search through a large journal takes seconds. Raises

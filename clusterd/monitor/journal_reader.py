@@ -5,8 +5,9 @@ import fnmatch
 import itertools
 import json
 import os
+import re
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import msgspec
@@ -37,8 +38,11 @@ class Filter(msgspec.Struct, frozen=True):
 class JournalReader:
     """Reads one journal. Opens the file for each call, so that nothing is held between two."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, most_bytes: int | None = None) -> None:
+        """`most_bytes`: fewer than `limit` are found when they are as large as this, but at least one; None: any
+        size."""
         self._path = path
+        self._most_bytes = most_bytes
 
     def latest(self, wanted: Filter = Filter(), limit: int = 100) -> list[dict[str, Any]]:  # noqa: B008  # frozen
         """Newest first, at most `limit`. No file: none. Raises JournalUnreadable."""
@@ -68,14 +72,20 @@ class JournalReader:
         connection = _connect(self._path)
         if connection is None:
             return
+        size = 0
         try:
             condition, values = _condition(wanted)
+            matches = re.compile(fnmatch.translate(wanted.path)).match
             for (data,) in connection.execute(
                 f"SELECT data FROM events WHERE {condition} ORDER BY seq {order}", values
             ):
-                event = _matching(json.loads(data), wanted)
-                if event is not None:
-                    yield event
+                event = _matching(json.loads(data), wanted, matches)
+                if event is None:
+                    continue
+                yield event
+                size += len(msgspec.json.encode(event)) if wanted.path else len(data)
+                if self._most_bytes is not None and size >= self._most_bytes:
+                    return
         finally:
             connection.close()
 
@@ -133,12 +143,12 @@ def _condition(wanted: Filter) -> tuple[str, list[Any]]:
     return " AND ".join(parts), values
 
 
-def _matching(event: dict[str, Any], wanted: Filter) -> dict[str, Any] | None:
+def _matching(event: dict[str, Any], wanted: Filter, matches: Callable[[str], object]) -> dict[str, Any] | None:
     if wanted.node and wanted.node not in (event.get("worker") or event.get("through") or event.get("node"),):
         return None
     if wanted.path:
         member = "files" if event["kind"] == "change" else "left_out"
-        found = [one for one in event.get(member, ()) if fnmatch.fnmatchcase(one["path"], wanted.path)]
+        found = [one for one in event.get(member, ()) if matches(one["path"])]
         if not found:
             return None
         event[member] = found

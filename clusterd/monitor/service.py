@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from clusterd.monitor.app import MonitorApp, Shown
+from clusterd.monitor.app import MOST_BYTES, MonitorApp, Shown
 from clusterd.monitor.event_counts import EventCounts
 from clusterd.monitor.feed import EventFeed, Heard
 from clusterd.monitor.hosts import host_check
@@ -51,7 +51,7 @@ class MonitorService:
                 source=self._source,
                 rows=board.rows,
                 lag=self._lag,
-                past=JournalReader(journal_path(settings.root)),
+                past=JournalReader(journal_path(settings.root), MOST_BYTES),
                 journal=self._journal,
                 metrics=self._metrics,
                 pages=PAGES,

@@ -119,6 +119,18 @@ def test_limit_takes_the_newest_or_for_a_follower_the_oldest(journal: Path) -> N
     assert reader.last_seq() == 4
 
 
+@pytest.mark.parametrize("path", ["", "etc/*"])
+def test_answer_is_bounded_in_bytes_and_the_next_one_goes_on(tmp_path: Path, path: str) -> None:
+    files = tuple(FileChange(f"etc/rules/{n:0200}.xml", "added", None, 1, None, b"x" * 16) for n in range(100))
+    change = ChangeEvent(manifest="a" * 12, source="scan", added=100, files=files)
+    write(tmp_path / "journal.db", *[change] * 10).close()
+    reader = JournalReader(str(tmp_path / "journal.db"), 60_000)
+    assert [event["seq"] for event in reader.latest(Filter(path=path))] == [10, 9]
+    assert [event["seq"] for event in reader.latest(Filter(path=path, before=9))] == [8, 7]
+    assert len(JournalReader(str(tmp_path / "journal.db"), 1).following()) == 1
+    assert len(JournalReader(str(tmp_path / "journal.db")).following()) == 10
+
+
 def test_journal_is_read_while_it_is_open_and_written(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     file = write(path, WorkerEvent(worker="w1", what="lost"))

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
+import psutil
 import pytest
 
 from clusterd.monitor import port as port_module
-from clusterd.monitor.app import MOST_EVENTS, MonitorApp, Shown
+from clusterd.monitor.app import MOST_BYTES, MOST_EVENTS, MonitorApp, Shown
 from clusterd.monitor.hosts import host_check
 from clusterd.monitor.journal_reader import Filter, JournalUnreadable
 from clusterd.monitor.lag import LagHistory
@@ -38,13 +40,14 @@ class ScriptedPast:
     def __init__(self, count: int) -> None:
         self.count = count
         self.asked: list[tuple[Filter, int]] = []
-        self.failure = ""
+        self.failure = self.text = ""
 
     def _events(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
         self.asked.append((wanted, limit))
         if self.failure:
             raise JournalUnreadable(self.failure)
-        return [{"seq": seq, "kind": "change"} for seq in range(wanted.after + 1, self.count + 1)]
+        own = {"text": self.text} if self.text else {}
+        return [{"seq": seq, "kind": "change", **own} for seq in range(wanted.after + 1, self.count + 1)]
 
     def following(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
         return self._events(wanted, limit)[:limit]
@@ -221,6 +224,37 @@ def test_history_is_asked_for_what_was_wanted(tmp_path: Path) -> None:
         lone.past.failure = "the journal cannot be read"
         answer = await client.get("/history.json")
         assert (answer.status_code, answer.text) == (503, "the journal cannot be read\n")
+
+    run(tmp_path, work)
+
+
+def test_history_says_when_there_was_no_room_for_all(tmp_path: Path) -> None:
+    async def work(lone: LonePort, client: httpx.AsyncClient) -> None:
+        assert (await client.get("/history.json")).json()["more"] is False
+        lone.past.text = "x" * MOST_BYTES
+        lone.past.count = 1
+        assert (await client.get("/history.json")).json()["more"] is True
+
+    run(tmp_path, work)
+
+
+def test_caller_who_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the answer was given to the transport in one piece."""
+    monkeypatch.setattr(port_module, "BOUNDS", msgspec.structs.replace(port_module.BOUNDS, send_s=0.2))
+
+    async def work(lone: LonePort, client: httpx.AsyncClient) -> None:
+        lone.past.count, lone.past.text = 1, "x" * (16 << 20)
+        loop = asyncio.get_running_loop()
+        with socket.socket() as caller:
+            caller.setblocking(False)
+            await loop.sock_connect(caller, ("127.0.0.1", lone.number))
+            await loop.sock_sendall(caller, b"GET /history.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            ours = ("127.0.0.1", lone.number)
+            while not lone.past.asked or any(
+                one.laddr == ours and one.status == psutil.CONN_ESTABLISHED
+                for one in psutil.Process().net_connections("tcp4")
+            ):
+                await asyncio.sleep(0.02)
 
     run(tmp_path, work)
 

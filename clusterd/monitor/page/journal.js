@@ -120,8 +120,8 @@ export class Journal {
     if (filter.path) query.set("path", pattern(filter.path));
     view.loading = true;
     try {
-      const { events } = await ask(`/history.json?${query}`);
-      const isAll = events.length < AT_ONCE;
+      const { events, more } = await ask(`/history.json?${query}`);
+      const isAll = !more && events.length < AT_ONCE; // `more`: large events, there is no room for all in one answer
       if (before === null && !isAll && events.at(-1).seq > (view.events[0]?.seq ?? Infinity)) {
         // So much has happened meanwhile that the rows here are not the next ones.
         view.events = [];
