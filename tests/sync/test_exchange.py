@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from clusterd.errors import ClusterError
 from clusterd.messages.links import LinkInfo
-from clusterd.sync.links.exchange import LONGEST_PATH, MOST_FILES, LeftOutFiles, bounded
+from clusterd.sync.links.exchange import LONGEST_PATH, MOST_FILES, LeftOutFiles, _Clock, _parse, bounded
 from clusterd.sync.links.peer import Peer
 from clusterd.wire import commands
 from clusterd.wire.command_table import SMALL
@@ -79,7 +80,11 @@ def test_master_shows_what_a_worker_tells_until_it_is_gone(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"[]", b"{", b'{"count": -1}', b'{"count": "x"}', b'{"files": [1]}', b'{"files": {"a": 1}}']
+    "payload",
+    [
+        *(b"", b"[]", b"{", b'{"count": -1}', b'{"count": "x"}', b'{"files": [1]}', b'{"files": {"a": 1}}'),
+        b'{"count": 100000000000000000000}',  # no status could be encoded with it
+    ],
 )
 def test_what_is_no_state_of_a_node_is_refused(tmp_path: Path, payload: bytes) -> None:
     node = Node(tmp_path, "master", caps=CAPS)
@@ -89,6 +94,12 @@ def test_what_is_no_state_of_a_node_is_refused(tmp_path: Path, payload: bytes) -
         assert (await node.reply(await node.ask(WORKER, commands.NODE_STATE, payload))).command == "err"
 
     on(node, story())
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-1", "1e300", "9" * 300])
+def test_clock_that_is_none_is_not_shown(number: str) -> None:
+    with pytest.raises(ClusterError, match="node_state is not what it should be"):
+        _parse(f'{{"wall_s": {number}}}'.encode(), _Clock)
 
 
 def test_what_is_told_is_bounded_and_fits_into_a_small_request() -> None:

@@ -26,6 +26,9 @@ MOST_FILES = 20
 LONGEST_PATH = 1024
 LONGEST_REASON = 200
 """Characters. Escaped as JSON, MOST_FILES of them fit into a small request."""
+MOST_COUNT = 10**9
+LATEST_S = 1e11
+"""Numbers that no status can hold are none: a node that tells such a number is not believed."""
 LOOK_S = 5.0
 """How soon a change is told that nothing has woken us for."""
 AGAIN_S = 60.0
@@ -37,14 +40,14 @@ T = TypeVar("T")
 class LeftOutFiles(msgspec.Struct, frozen=True):
     """`count`: how many files a node leaves out; `files`: path to reason of the first MOST_FILES."""
 
-    count: Annotated[int, msgspec.Meta(ge=0)] = 0
+    count: Annotated[int, msgspec.Meta(ge=0, le=MOST_COUNT)] = 0
     files: dict[str, str] = {}
 
 
 class _Clock(msgspec.Struct, frozen=True):
     """The answer: the wall clock in seconds."""
 
-    wall_s: float
+    wall_s: Annotated[float, msgspec.Meta(ge=0, le=LATEST_S)]
 
 
 class _Neighbour(msgspec.Struct):
