@@ -63,7 +63,8 @@ def program_problem(path: str, user: int) -> str:
     """Why the daemon, whose user this is, must not or cannot run this program; empty if it can."""
     try:
         found = os.stat(path)
-        parents = [(str(parent), os.stat(parent)) for parent in Path(path).parents]
+        real = os.path.realpath(path)  # a link leads through other directories
+        parents = [(str(one), os.stat(one)) for one in dict.fromkeys((*Path(path).parents, *Path(real).parents))]
     except OSError as failure:
         return f"{path} cannot be run: {failure.strerror}"
     if not stat.S_ISREG(found.st_mode):
@@ -78,6 +79,8 @@ def unsafe_program(path: str, found: os.stat_result, parents: list[tuple[str, os
     if found.st_uid not in (0, user) or found.st_mode & (stat.S_IWOTH | stat.S_IWGRP):
         return f"others than root and the daemon's user may write {path}: chown root {path}; chmod go-w {path}"
     for parent, status in parents:
+        if status.st_uid not in (0, user):
+            return f"the owner of {parent} may replace {path}: chown root {parent}"
         if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
             return f"every user of this machine may replace {path}: chmod o-w {parent}"
     return ""

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -205,6 +206,27 @@ def test_directory_that_everybody_may_write_is_no_place_for_a_program(tmp_path: 
     (tmp_path / "open").chmod(0o777)
     assert program_problem(str(path), os.geteuid()).endswith(f"chmod o-w {tmp_path / 'open'}")
     assert "No such file" in program_problem(str(tmp_path / "none"), 0)
+
+
+def test_directory_of_another_user_is_no_place_for_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who owns a directory may put another program there between the look at it and its start; also by a link."""
+    (tmp_path / "theirs").mkdir()
+    path = tmp_path / "theirs/page"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    (tmp_path / "link").symlink_to(tmp_path / "theirs")
+    real = os.stat
+
+    def stat(name: Any, **how: Any) -> os.stat_result:
+        found = real(name, **how)
+        owner = 12345 if not isinstance(name, int) and Path(name) == tmp_path / "theirs" else found.st_uid
+        return os.stat_result((*found[:4], owner, *found[5:10]))
+
+    for asked in (path, tmp_path / "link/page"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", stat)
+            found = program_problem(str(asked), os.geteuid())
+        assert found.endswith(f"chown root {tmp_path / 'theirs'}")
 
 
 def test_what_a_hook_is_told_of() -> None:
