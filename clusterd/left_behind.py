@@ -5,6 +5,8 @@ those of the new master (docs/ha.md).
                                              agents.json agents whose keys it has not: id, name, address
                                              global.db   the agent database as it was
                                              unsorted    only before it was sorted: files/ has everything
+                                             kept        everything was copied
+                                             files.1/    and so on: of an earlier demotion in the same term
 
 Nothing here is ever removed by a program, but for files that turn out to be equal.
 """
@@ -27,7 +29,7 @@ from hashing.manifest import Rules, item_of, refusal
 from hashing.write import write_atomic
 
 DATABASE = "queue/db/global.db"
-FILES, AGENTS, UNSORTED, COPY = "files", "agents.json", "unsorted", "global.db"
+FILES, AGENTS, UNSORTED, KEPT, COPY = "files", "agents.json", "unsorted", "kept", "global.db"
 MODE = 0o600
 DIRECTORY_MODE = 0o700
 MOST_SHOWN = 5
@@ -51,9 +53,14 @@ class LeftBehind(msgspec.Struct, frozen=True):
     some: tuple[str, ...] = ()
 
 
-def keep(root: str, rules: Rules, term: int) -> str:
-    """Copies what this node has. Blocking. Raises OSError, sqlite3.Error; may be run again."""
+def keep(root: str, rules: Rules, term: int, *, was_worker: bool = False) -> str:
+    """Copies what this node has. `was_worker`: it was demoted before, and has nothing new. Blocking. Raises OSError,
+    sqlite3.Error; may be run again: a copy that was not finished is begun anew, a finished one is never lost."""
     directory = _directory(root, term)
+    if (directory / KEPT).exists():
+        if was_worker:
+            return f"{directory} has what this node had when it was demoted before"
+        _set_aside(directory)
     shutil.rmtree(directory / FILES, ignore_errors=True)
     (directory / UNSORTED).write_text(f"{time.time():.0f}\n")
     count = 0
@@ -68,7 +75,17 @@ def keep(root: str, rules: Rules, term: int) -> str:
         FileOps().syncfs(fd)
     finally:
         os.close(fd)
+    write_atomic(FileOps(), str(directory / KEPT), b"", MODE)
     return f"{count} files and the agent database are in {directory} until the new master's are here"
+
+
+def _set_aside(directory: Path) -> None:
+    """Makes room beside what was kept before."""
+    names = [name for name in (FILES, AGENTS, COPY) if (directory / name).exists()]
+    number = next(one for one in range(1, 1 << 20) if not any((directory / f"{name}.{one}").exists() for name in names))
+    for name in names:
+        (directory / name).rename(directory / f"{name}.{number}")
+    (directory / KEPT).unlink()
 
 
 def keep_one(root: str, path: str, term: int) -> None:

@@ -144,6 +144,9 @@ def update_role(root: str, change: Callable[[NodeRole | None], NodeRole], *, men
                 raise
             before = None
         after = change(before)
+        if after.term > MOST_TERM:
+            # It would be a damaged file for whoever reads it.
+            raise RoleDamaged(f"there is no term after {MOST_TERM}, see docs/ha.md")
         if after != before:
             _write(root, after)
     return after

@@ -40,10 +40,10 @@ def refused(*reasons: str, code: int = ExitCode.FAILED) -> RoleOutcome:
 
 def own_note(settings: Settings, given: NodeRole | None) -> TermNote:
     """What this node knows, for questions to others; it never claims to lead."""
-    name = settings.cluster.node_name
+    name, cluster = settings.cluster.node_name, settings.cluster.name
     if given is None:
-        return TermNote(0, False, name)
-    return TermNote(given.term, False, name, given.master, given.master_name)
+        return TermNote(0, False, name, cluster=cluster)
+    return TermNote(given.term, False, name, given.master, given.master_name, cluster)
 
 
 def tell_supervisor(root: str) -> str:

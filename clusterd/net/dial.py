@@ -106,7 +106,7 @@ class _TermAnswer:
         if command == commands.ERR or bodies:
             return
         try:
-            self._terms.hear(parse_term(payload))
+            self._terms.hear(parse_term(payload, self._terms.cluster))
         except ClusterError as problem:
             self._context.own_line("WARNING", f"The term of the master was not understood: {problem.extra}.")
 
@@ -258,7 +258,7 @@ class Dialer:
         try:
             command, payload = await self._ask(link, commands.TERM, build_term(self._terms.note))
             if command != commands.ERR:
-                note = parse_term(payload)
+                note = parse_term(payload, self._terms.cluster)
         except ConnectionResetError:
             reason = self._why or _NO_ANSWER
             if self._bridge.master_away(f"{link.name}: {reason}"):

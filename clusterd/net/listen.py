@@ -176,7 +176,7 @@ class Listener:
         if command == commands.HELLO and not bodies:
             self._desk.log_command(link, command)
             self._hello(link, counter, payload)
-        elif command == commands.TERM and not bodies:
+        elif command == commands.TERM and not bodies and self._terms.is_on:
             self._term(link, counter, payload)
         elif link.name:
             self._desk.request(link, counter, command, payload, bodies)
@@ -189,7 +189,7 @@ class Listener:
     def _term(self, link: Link, counter: int, payload: bytes) -> None:
         """Another node has heard of a term, or asks for ours."""
         try:
-            note = parse_term(payload)
+            note = parse_term(payload, self._terms.cluster)
         except ClusterError as malformed:
             link.respond(counter, commands.ERR, encode_failure(malformed))
             return

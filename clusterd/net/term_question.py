@@ -64,14 +64,17 @@ def _converse(settings: Settings, address: Address, sock: socket.socket, own: Te
             for frame in frames:
                 sock.sendall(frame)
             while True:
-                sock.settimeout(max(0.01, deadline - time.monotonic()))
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise TimeoutError  # also of one that sends a byte now and then
+                sock.settimeout(left_s)
                 data = sock.recv(65536)
                 if not data:
                     return other
                 for event in connection.receive(data):
                     match event:
                         case ResponseReceived(command=commands.OK, payload=content):
-                            return TermAnswer("known", "", parse_term(content))
+                            return TermAnswer("known", "", parse_term(content, settings.cluster.name))
                         case ResponseReceived():
                             return TermAnswer(
                                 "unknown", f"{address} answers and knows no terms: a stock node, or older"

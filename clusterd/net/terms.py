@@ -4,7 +4,8 @@ it (docs/ha.md)."""
 from collections.abc import Callable
 
 from clusterd.net.context import NetContext
-from clusterd.role import NodeRole, RoleDamaged, heard, standing, update_role
+from clusterd.role import NodeRole, heard, standing, update_role
+from clusterd.wire import commands
 from clusterd.wire.terms import TermNote
 
 
@@ -39,12 +40,22 @@ class Terms:
         return self._led and standing(self._given, self._context.settings.configured.node_type).role == "master"
 
     @property
+    def is_on(self) -> bool:
+        """Whether this node listens to terms: that can be switched off where none was ever seen."""
+        return self._given is not None or commands.TERM in self._context.settings.clusterd.caps
+
+    @property
+    def cluster(self) -> str:
+        """The name of this node's cluster."""
+        return self._context.settings.cluster.name
+
+    @property
     def note(self) -> TermNote:
         """For other nodes."""
-        name = self._context.settings.cluster.node_name
+        name, cluster = self._context.settings.cluster.node_name, self.cluster
         if self._given is None:
-            return TermNote(0, self.leads, name, "", name if self.leads else "")
-        return TermNote(self._given.term, self.leads, name, self._given.master, self._given.master_name)
+            return TermNote(0, self.leads, name, "", name if self.leads else "", cluster)
+        return TermNote(self._given.term, self.leads, name, self._given.master, self._given.master_name, cluster)
 
     def hear(self, note: TermNote) -> None:
         """Another node has seen this. What is not new changes nothing."""
@@ -58,13 +69,15 @@ class Terms:
         after = heard(self._given, note.term, note.master, name, self._context.clock.wall())
         if after == self._given:
             return
-        self._given = after
+        known, self._given = self._given, after
         try:
+            # A file that was removed or damaged meanwhile is written anew from what this process knows.
             self._given = update_role(
                 self._context.settings.root,
-                lambda before: heard(before, note.term, note.master, name, after.since),
+                lambda before: heard(before or known, note.term, note.master, name, after.since),
+                mend=True,
             )
-        except (RoleDamaged, OSError) as failure:
+        except OSError as failure:
             # In memory it counts all the same.
             self._context.own_line("ERROR", f"The term {note.term} cannot be kept on disk: {failure}")
         if led and not self.leads:

@@ -36,18 +36,21 @@ def steps(settings: Settings, term: int, *, without_agents: bool) -> list[tuple[
     if without_agents:
         return [("agents", lambda: "left as this node has them, without those of the old master")]
     return [
-        ("agents", lambda: take_replica(root)),
+        ("agents", lambda: take_replica(root, settings)),
         ("keys", lambda: take_keys(settings, term)),
         ("users", lambda: take_users(settings)),
     ]
 
 
-def take_replica(root: str) -> str:
-    """The replica becomes the agent database. The file of the replica stays."""
+def take_replica(root: str, settings: Settings | None = None) -> str:
+    """The replica becomes the agent database. The file of the replica stays. With `settings` the replica must fit
+    client.keys: what is found later could not be taken back."""
     source, target = Path(root) / REPLICA_FILE, Path(root) / schema.DATABASE
     if not source.is_file():
         raise NotPromoted(f"there is no replica at {source}")
     count = _settle(source)
+    if settings is not None:
+        _compare_keys(settings, source)
     with schema.locked(root):
         new = target.with_name(f"{target.name}{PREFIX}")
         shutil.copyfile(source, new)
@@ -81,7 +84,23 @@ def take_keys(settings: Settings, term: int) -> str:
     """client.keys travels with the files and may be older than the replica, or newer: a key that the replica has is
     added, one that the old master has removed is removed. No id up to the highest one ever given is given again."""
     root = settings.root
-    db = sqlite3.connect(Path(root) / schema.DATABASE, isolation_level=None)
+    file, added, removed, greatest = _compare_keys(settings, Path(root) / schema.DATABASE)
+    table = file.table
+    if added or removed:
+        keep_one(root, KEY_FILE, term)
+        for key in added:
+            table.add(readable(key))
+        for number in removed:
+            table.remove(number, purge=False)
+        file.save()
+    return f"{len(added)} added to {KEY_FILE}, {len(removed)} removed; ids go on after {max(greatest, table.greatest)}"
+
+
+def _compare_keys(settings: Settings, database: Path) -> tuple[KeyFile, list[Key], list[int], int]:
+    """client.keys as it is; what this database adds to it and removes from it; the highest id that it remembers. Raises
+    NotPromoted if it would remove too much."""
+    root = settings.root
+    db = sqlite3.connect(database, isolation_level=None)
     db.text_factory = lambda data: data.decode(errors="replace")
     try:
         greatest = greatest_id(db)
@@ -105,14 +124,7 @@ def take_keys(settings: Settings, term: int) -> str:
             f"the replica lacks {len(removed)} of the {len(table)} agents in {KEY_FILE}: it is not that of this cluster's "
             "master. clusterd promote --without-agents keeps the keys"
         )
-    if added or removed:
-        keep_one(root, KEY_FILE, term)
-        for key in added:
-            table.add(readable(key))
-        for number in removed:
-            table.remove(number, purge=False)
-        file.save()
-    return f"{len(added)} added to {KEY_FILE}, {len(removed)} removed; ids go on after {max(greatest, table.greatest)}"
+    return file, added, removed, greatest
 
 
 def take_users(settings: Settings) -> str:

@@ -4,6 +4,7 @@ Each step may be run again: a change that was killed goes on at the next start. 
 with a sentence for the operator who waits.
 """
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable
@@ -15,14 +16,22 @@ from clusterd import left_behind
 from clusterd.errors import StartFailure
 from clusterd.exits import ExitCode
 from clusterd.logs import Log
+from clusterd.net.dial import parse_address
+from clusterd.net.term_question import ask_term
 from clusterd.role import NodeRole, Role, RoleChange, RoleDamaged, forget_role, update_role
 from clusterd.rundir import run_dir
 from clusterd.settings import Settings
 from clusterd.supervisor import promotion
+from clusterd.wire.terms import TermNote
 
 SUBTAG = "Role"
 FAILED = "role.failed"
 """In the run directory: why the last change was given up, for the command that asked for it."""
+
+
+RECENT_S = 60.0
+"""A promotion that was begun longer ago is not what its operator has looked at: the others are asked again."""
+ASK_S = 5.0
 
 
 class NotChanged(Exception):
@@ -39,6 +48,8 @@ def run(settings: Settings, given: NodeRole, log: Log, reason: str) -> int:
     assert change is not None
     tag = "Cluster"
     try:
+        if change.kind == "promote" and abs(time.time() - given.since) > RECENT_S:
+            _ask_others(settings, given)
         for name, work in steps(settings, given, change):
             if any(line.startswith(f"{name}: ") for line in change.done):
                 continue
@@ -56,7 +67,25 @@ def steps(settings: Settings, given: NodeRole, change: RoleChange) -> list[Step]
     """Name and work of each step; the work returns what it has done."""
     if change.kind == "promote":
         return promotion.steps(settings, given.term, without_agents=change.without_agents)
-    return [("kept", lambda: left_behind.keep(settings.root, settings.rules, given.term))]
+    was_worker = (change.before or {}).get("role") == "worker"
+    return [("kept", lambda: left_behind.keep(settings.root, settings.rules, given.term, was_worker=was_worker))]
+
+
+def _ask_others(settings: Settings, given: NodeRole) -> None:
+    """A promotion that was killed goes on at the next start, whenever that is. Another node may lead by then, in this
+    same term even. Raises NotChanged."""
+    own = settings.cluster.node_name
+    note = TermNote(given.term - 1, False, own, cluster=settings.cluster.name)  # nobody is told of this term yet
+    for node in dict.fromkeys((*settings.configured.nodes, *given.former)):
+        answer = ask_term(settings, parse_address(node, settings.cluster.port), note, ASK_S)
+        other = answer.note
+        if other is not None and other.node != own and (other.leads or other.term >= given.term):
+            raise NotChanged(
+                f"the promotion was begun long ago, and {other.node} at {node} "
+                f"{'leads' if other.leads else 'knows of a master'} in term {other.term} now"
+            )
+        if answer.kind == "unknown":
+            raise NotChanged(f"the promotion was begun long ago, and now {answer.text}")
 
 
 def _note(root: str, line: str) -> None:
@@ -82,7 +111,8 @@ def _ended(settings: Settings, before: NodeRole | None) -> NodeRole:
 
 def give_up(root: str, why: str) -> None:
     """Takes back a change that failed: the role is what it was before. Raises OSError, RoleDamaged."""
-    Path(run_dir(root), FAILED).write_text(f"{why}\n", encoding="utf-8")
+    with contextlib.suppress(OSError):  # a full disk must not keep the term
+        Path(run_dir(root), FAILED).write_text(f"{why}\n", encoding="utf-8")
     before: NodeRole | None = None
 
     def back(now: NodeRole | None) -> NodeRole:

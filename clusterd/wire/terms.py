@@ -18,27 +18,31 @@ UNKNOWN = "-"
 
 class TermNote(msgspec.Struct, frozen=True):
     """What a node knows: the highest `term` it has seen, the address and the name of its master (empty: unknown), and
-    whether the node itself, `node`, leads now. Term 0: it has never heard of one."""
+    whether the node itself, `node`, leads now. Term 0: it has never heard of one. `cluster`: the name of its cluster;
+    terms of another one with the same key mean nothing here. Empty: not said."""
 
     term: int
     leads: bool
     node: str
     master: str = ""
     master_name: str = ""
+    cluster: str = ""
 
 
 def build_term(note: TermNote) -> bytes:
     return msgspec.json.encode(note)
 
 
-def parse_term(payload: bytes) -> TermNote:
-    """Raises ClusterError 1000."""
+def parse_term(payload: bytes, cluster: str = "") -> TermNote:
+    """`cluster`: the name of ours. Raises ClusterError 1000, also for the term of another cluster."""
     if len(payload) > MOST_BYTES:
         raise ClusterError(1000, f"a term of {len(payload)} bytes")
     try:
         note = msgspec.json.decode(payload, type=TermNote)
     except msgspec.MsgspecError as problem:
         raise ClusterError(1000, f"no term: {problem}") from None
+    if cluster and note.cluster and note.cluster != cluster:
+        raise ClusterError(1000, "that is the term of another cluster: its name is not ours")
     if not 0 <= note.term <= MOST_TERM:
         raise ClusterError(1000, f"there is no term {note.term}")
     for name in filter(None, (note.node, note.master_name)):

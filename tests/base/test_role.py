@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from clusterd.role import (
+    MOST_TERM,
     ROLE_FILE,
     NodeRole,
     Role,
@@ -127,3 +128,11 @@ def test_root_writes_it_for_the_user_of_the_daemon(tmp_path: Path) -> None:
     update_role(str(tmp_path), lambda before: LED)
     found = (tmp_path / ROLE_FILE).stat()
     assert (found.st_uid, found.st_gid) == (65534, 65534)
+
+
+def test_no_term_is_written_that_could_not_be_read(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    last = update_role(root, lambda before: NodeRole(MOST_TERM))
+    with pytest.raises(RoleDamaged, match="no term after"):
+        update_role(root, lambda before: NodeRole(MOST_TERM + 1))
+    assert read_role(root) == last

@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from clusterd.messages.links import MasterAway, TaskNote
 from clusterd.net import process
 from clusterd.net.dial import parse_address
 from clusterd.net.term_question import ask_term
-from clusterd.role import NodeRole, read_role, update_role
+from clusterd.role import ROLE_FILE, NodeRole, read_role, update_role
 from clusterd.wire.terms import TermNote, build_term, not_leading, parse_term, read_refusal
 from tests.net.harness import KEY, MASTER, NetNode, free_port, master_settings, wait_until, worker_settings
 from tests.net.test_worker import HELLO, ScriptedMaster
@@ -156,10 +157,44 @@ def test_a_lower_or_equal_term_changes_nothing_for_a_master(start: Start) -> Non
     node.logged("ERROR: [Master] [Net] Two masters: other at 127.0.0.1 leads in term 3, and so does this node.")
 
 
+def test_the_term_of_another_cluster_with_the_same_key_changes_nothing(master: Master) -> None:
+    node = master()
+    joined = node.join("w1")
+    assert b"another cluster" in node.connect().ask("term", note(term=9, cluster="other")).payload
+    own = TermNote(9, True, "w2", "127.0.0.9:9", cluster="other")
+    answer = ask_term(node.settings, parse_address(f"127.0.0.1:{node.settings.cluster.port}", 1), own, 60.0)
+    assert answer.note is None
+    assert read_role(node.root) is None
+    assert joined.ask("echo", "x").payload == b"x"
+
+
+def test_a_master_without_the_capability_hears_of_no_term(master: Master) -> None:
+    node = master(caps=())
+    assert node.connect().ask("term", note(term=9)).command == b"err"
+    assert read_role(node.root) is None
+    node.join("w1")
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_higher_term_is_kept_where_the_file_is_gone_or_damaged(
+    start: Start, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.setattr(process, "tell_supervisor", lambda: None)
+    node = start(given(NodeRole(3, "master", 3, "127.0.0.1:1", MASTER), master_settings))
+    path = Path(node.root, ROLE_FILE)
+    path.unlink() if content is None else path.write_text(content)
+    node.connect().ask("term", note(term=4, node="w2", leads=False, master="127.0.0.9:9"))
+    kept = read_role(node.root)
+    assert kept is not None
+    assert (kept.term, kept.role, kept.led) == (4, "master", 3), "deposed, also after a restart"
+
+
 def test_a_question_for_the_term_leaves_no_line_of_a_failed_handshake(master: Master) -> None:
     node = master()
     talker = node.connect()
-    assert parse_term(talker.ask("term", note(term=0, leads=False)).payload) == TermNote(0, True, MASTER, "", MASTER)
+    assert parse_term(talker.ask("term", note(term=0, leads=False)).payload) == TermNote(
+        0, True, MASTER, "", MASTER, node.settings.cluster.name
+    )
     talker.close()
     node.join("w1")
     assert not node.lines("during handshake")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sqlite3
+import time
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 
 from clusterd import left_behind
 from clusterd.logs import Log
+from clusterd.net.term_question import TermAnswer
 from clusterd.role import LEFT_BEHIND, NodeRole, RoleChange, read_role, update_role
 from clusterd.rundir import API_FILES, REPLICA_DIR, REPLICA_FILE, run_dir
 from clusterd.settings import ClusterBlock, Settings
@@ -19,6 +21,7 @@ from clusterd.store.keys import KeyFile
 from clusterd.supervisor import promotion, role_change
 from clusterd.token_secret import SECRET_FILE
 from clusterd.users import USERS_FILE
+from clusterd.wire.terms import TermNote
 
 KEY = "a" * 64
 
@@ -110,6 +113,18 @@ def test_an_agent_whose_key_was_removed_is_not_brought_back(root: str) -> None:
     write_keys(root, {1: "a"})
     promotion.take_keys(settings_of(root), 1)
     assert keys(root) == {1: "a"}
+
+
+def test_replica_that_does_not_fit_the_keys_takes_no_place(root: str) -> None:
+    make_replica(root, {1: "a"}, greatest=9)
+    schema.prepare(root, "w1", "4.14.1")
+    write_keys(root, {one: f"agent{one}" for one in range(1, 6)})
+    with contextlib.closing(sqlite3.connect(Path(root) / schema.DATABASE)) as db:
+        db.execute("insert into agent (id, name, date_add) values (9, 'own', 1)")
+        db.commit()
+    code, why = finish(root, begin(root, RoleChange("promote")))
+    assert (code, "lacks 4 of the 5" in why) == (1, True)
+    assert agents(root) == {9: "own"}, "the worker that it was"
 
 
 def test_replica_that_lacks_most_agents_removes_no_keys(root: str) -> None:
@@ -225,11 +240,77 @@ def test_demoted_node_keeps_what_the_new_master_has_not(root: str) -> None:
     assert left_behind.shown(root) == [found]
 
 
-def test_keeping_that_was_killed_is_done_again(root: str) -> None:
+def test_keeping_that_was_killed_is_done_again(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (Path(root) / "etc/rules/a.xml").write_text("a")
     rules = settings_of(root).rules
-    left_behind.keep(root, rules, 2)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(left_behind.FileOps, "syncfs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            left_behind.keep(root, rules, 2)
     (Path(root) / "etc/rules/a.xml").rename(Path(root) / "etc/rules/b.xml")
     left_behind.keep(root, rules, 2)
     found = [path.name for path in (Path(root) / LEFT_BEHIND / "2/files").rglob("*.xml")]
     assert found == ["b.xml"]
+
+
+@pytest.mark.parametrize("role", ["worker", ""])
+def test_a_second_demotion_in_the_same_term_loses_nothing_of_the_first(root: str, role: str) -> None:
+    tree = Path(root)
+    schema.prepare(root, "old", "4.14.1")
+    (tree / "etc/rules/mine.xml").write_text("mine")
+    assert finish(root, begin(root, RoleChange("demote"))) == (0, "")
+    kept = tree / LEFT_BEHIND / "4"
+    database = (kept / "global.db").read_bytes()
+    # It equals its new master by now, which has another file and no agent.
+    (tree / "etc/rules/mine.xml").write_text("theirs")
+    left_behind.sort(root, 4)
+    (tree / "queue/db/global.db").unlink()
+    # Asked again; or its role.json was removed in between, and it was a master for a while.
+    (tree / "etc/rules/mine.xml").write_text("later")
+    saved = msgspec.to_builtins(NodeRole(4, role=role))  # type: ignore[arg-type]
+    assert finish(root, begin(root, RoleChange("demote", saved))) == (0, "")
+    first = "" if role else ".1"
+    assert (kept / f"files{first}/etc/rules/mine.xml").read_text() == "mine"
+    assert (kept / f"global.db{first}").read_bytes() == database
+    assert role or (kept / "files/etc/rules/mine.xml").read_text() == "later"
+    assert left_behind.unsorted(root) == ([] if role else [4])
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (TermAnswer("known", "", TermNote(0, True, "old")), "old at 10.0.0.1 leads in term 0"),
+        (TermAnswer("known", "", TermNote(4, True, "w2")), "w2 at 10.0.0.1 leads in term 4"),
+        (TermAnswer("known", "", TermNote(4, False, "w2")), "knows of a master in term 4"),
+        (TermAnswer("unknown", "a stock node answers"), "a stock node answers"),
+    ],
+)
+def test_a_promotion_of_long_ago_makes_no_second_master(
+    root: str, monkeypatch: pytest.MonkeyPatch, answer: TermAnswer, word: str
+) -> None:
+    make_replica(root, {1: "a"})
+    monkeypatch.setattr(role_change, "ask_term", lambda *_: answer)
+    nodes = {"former": ("10.0.0.1",)}
+    code, why = finish(root, begin(root, RoleChange("promote"), since=time.time() - 3600, **nodes))
+    assert code == 1
+    assert word in why
+    assert finish(root, begin(root, RoleChange("promote"), since=time.time(), **nodes))[0] == 0, "not asked twice"
+
+
+def test_a_promotion_of_long_ago_goes_on_while_nobody_leads(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_replica(root, {1: "a"})
+    answer = TermAnswer("known", "", TermNote(3, False, "w2"))
+    monkeypatch.setattr(role_change, "ask_term", lambda *_: answer)
+    assert finish(root, begin(root, RoleChange("promote"), former=("10.0.0.1",))) == (0, "")
+
+
+def test_the_term_is_taken_back_although_the_reason_cannot_be_written(root: str) -> None:
+    before = NodeRole(3, master="10.0.0.1:1516")
+    begin(root, RoleChange("promote", msgspec.to_builtins(before)))
+    (Path(run_dir(root)) / role_change.FAILED).mkdir(parents=True)
+    role_change.give_up(root, "the disk is full")
+    assert read_role(root) == before

@@ -10,10 +10,10 @@ from clusterd.net.term_question import ask_term
 from clusterd.settings import Settings
 from clusterd.status.control import NotAnswering
 from clusterd.status.verdict import ADVICE, LAG_S, apart, is_apart, span
-from clusterd.wire.terms import TermNote
 from tools import syncing
 from tools.doctor.finding import Finding
 from tools.probe import Probed, probe
+from tools.role_follow import own_note
 
 MOST = 5
 CURES = {
@@ -68,7 +68,7 @@ def _of_lower_terms(settings: Settings) -> Iterator[Finding]:
     given = settings.role
     if given is None:
         return
-    own = TermNote(given.term, False, settings.cluster.node_name, given.master, given.master_name)
+    own = own_note(settings, given)
     for node in settings.cluster.nodes:
         answer = ask_term(settings, parse_address(node, settings.cluster.port), own, ASK_S)
         note = answer.note
