@@ -12,12 +12,14 @@ from clusterd.messages.replica import WAIT_S, AskChanges
 SILENT_S = 2.5 * WAIT_S
 """A candidate that has not asked for this long is not connected, even if nobody has said so."""
 FOLLOWING = "following"
+REST_S = 60.0
+"""A candidate that is late twice within this time does not count for as long: registrations would wait each time."""
 
 
 class Candidate(msgspec.Struct):
     """`held`: its position in this master's log. `is_late`: it has let a registration wait too long and does not count
-    until it holds position `due`. `has_more`: its last answer was not all there was. Times: `heard_at`, `answered_at`
-    monotonic, the others wall-clock seconds."""
+    until it holds position `due`, nor before `rest_until`; `late_at`: when it was. `has_more`: its last answer was not all
+    there was. Times: `heard_at`, `answered_at`, `late_at` and `rest_until` monotonic, the others wall-clock seconds."""
 
     name: str
     epoch: str = ""
@@ -31,6 +33,8 @@ class Candidate(msgspec.Struct):
     has_more: bool = False
     is_late: bool = False
     due: int = 0
+    late_at: float | None = None
+    rest_until: float = 0.0
     checked_at: float | None = None
     is_equal: bool | None = None
 
@@ -58,7 +62,7 @@ class Candidates:
         one.is_connected, one.heard_at, one.seen_at = True, time.monotonic(), time.time()
         one.epoch, one.state, one.checked_at, one.is_equal = ask.epoch, ask.state, ask.checked_at, ask.is_equal
         one.held = ask.held if ask.epoch == self.epoch else 0
-        if one.is_late and one.state == FOLLOWING and one.held >= one.due:
+        if one.is_late and one.state == FOLLOWING and one.held >= one.due and one.heard_at >= one.rest_until:
             one.is_late = False
         if self._is_degraded and self._counting():
             self._is_degraded = False
@@ -88,7 +92,7 @@ class Candidates:
             left = until - time.monotonic()
             if left <= 0 or not self._counting():
                 for one in self._counting():
-                    one.is_late, one.due = True, position
+                    self._is_now_late(one, position)
                 self._degrade()
                 return
             self._news.clear()
@@ -96,6 +100,12 @@ class Candidates:
                 await asyncio.wait_for(self._news.wait(), left)
             except TimeoutError:
                 continue
+
+    def _is_now_late(self, one: Candidate, position: int) -> None:
+        now = time.monotonic()
+        if one.late_at is not None and now - one.late_at < REST_S + self._limit_s:
+            one.rest_until = now + REST_S
+        one.is_late, one.due, one.late_at = True, position, now
 
     def _counting(self) -> list[Candidate]:
         """Those that registrations wait for."""
