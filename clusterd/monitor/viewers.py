@@ -10,6 +10,8 @@ HEARTBEAT_S = 15.0
 MOST_VIEWERS = 32
 MOST_WAITING = 512
 """Events that wait for one viewer, who reads slowly; beyond that it has to come back and say where it was."""
+MOST_WAITING_BYTES = 4 << 20
+"""The same for their size: one that lists many files is large."""
 PIECE_BYTES = 65536
 HEARTBEAT = b": still here\n\n"
 BEGIN = b"retry: 2000\n\n"
@@ -27,14 +29,29 @@ class Viewer:
     def __init__(self) -> None:
         self.status: bytes | None = None
         self.events: deque[tuple[int, bytes]] = deque()
+        self.waiting_bytes = 0
         self.is_behind = False
         self.news = asyncio.Event()
+
+    def put(self, number: int, text: bytes) -> None:
+        """One more event, if there is room."""
+        if len(self.events) >= MOST_WAITING or self.waiting_bytes + len(text) > MOST_WAITING_BYTES:
+            self.is_behind = True
+        else:
+            self.events.append((number, text))
+            self.waiting_bytes += len(text)
+        self.news.set()
+
+    def pop(self) -> bytes:
+        _, text = self.events.popleft()
+        self.waiting_bytes -= len(text)
+        return text
 
     def take(self) -> bytes:
         """The next part of it, of about PIECE_BYTES."""
         pieces, size = [], 0
         while self.events and size < PIECE_BYTES:
-            _, text = self.events.popleft()
+            text = self.pop()
             pieces.append(text)
             size += len(text)
         if not self.events:
@@ -67,11 +84,7 @@ class Viewers:
             return
         told = message("journal", text.encode(), number)
         for viewer in self._viewers:
-            if len(viewer.events) >= MOST_WAITING:
-                viewer.is_behind = True
-            else:
-                viewer.events.append((number, told))
-            viewer.news.set()
+            viewer.put(number, told)
 
     def close(self) -> None:
         """Ends what each viewer is sent: the process stops."""
@@ -106,7 +119,7 @@ class Viewers:
                 last = number
                 yield message("journal", text.encode(), number)
             while viewer.events and viewer.events[0][0] <= last:
-                viewer.events.popleft()
+                viewer.pop()
             while not viewer.is_behind:
                 try:
                     await asyncio.wait_for(viewer.news.wait(), HEARTBEAT_S)

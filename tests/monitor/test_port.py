@@ -23,7 +23,7 @@ from clusterd.monitor.lag import LagHistory
 from clusterd.monitor.pages import DIRECTORY, INDEX, PAGES, read_pages
 from clusterd.monitor.port import MonitorPort
 from clusterd.monitor.source import StatusSource
-from clusterd.monitor.viewers import MOST_VIEWERS, MOST_WAITING, Viewers
+from clusterd.monitor.viewers import MOST_VIEWERS, MOST_WAITING, MOST_WAITING_BYTES, Viewer, Viewers
 from clusterd.rounds import Rounds
 from clusterd.rundir import run_dir
 from clusterd.settings import Clusterd, MonitorSettings, Settings
@@ -346,6 +346,16 @@ def test_viewers_are_bounded_and_one_who_does_not_read_has_to_come_back(tmp_path
             await asyncio.sleep(0.01)
 
     run(tmp_path, work)
+
+
+def test_what_waits_for_a_viewer_is_bounded_in_bytes() -> None:
+    viewer = Viewer()
+    for number in range(10):
+        viewer.put(number, b"x" * (MOST_WAITING_BYTES // 4))
+    assert (viewer.is_behind, len(viewer.events)) == (True, 4)
+    while viewer.events:
+        viewer.take()
+    assert viewer.waiting_bytes == 0
 
 
 def test_failure_of_one_answer_is_said_once_and_nobody_waits(tmp_path: Path) -> None:
