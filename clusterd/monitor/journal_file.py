@@ -112,6 +112,11 @@ class JournalFile:
         found = self._in_use().execute("SELECT max(seq) FROM events").fetchone()[0]
         return int(found or 0)
 
+    def newest_s(self) -> float | None:
+        """When the last event was, wall-clock seconds; None for an empty file."""
+        found = self._in_use().execute("SELECT at FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+        return found[0] / 1000 if found is not None else None
+
     def write(self, rows: Iterable[JournalRow]) -> None:
         """All of them, or none. One that is there already stays as it is: a batch may come twice when what followed its
         commit has failed."""

@@ -16,9 +16,13 @@ RETRY_S = 5.0
 PRUNE_EVERY_S = 60.0
 CLOSE_AFTER_S = 5.0
 """A file that nothing is written to is closed after this time: it costs three descriptors."""
+LEAP_S = 86400.0
+"""A clock that is set forward by more than this makes all events old at once, and may be wrong: for as long nothing is
+removed for its age."""
 MOST_WAITING = 20_000
 MOST_WAITING_BYTES = 16 << 20
 BATCH = 2000
+NONE_IS_OLDER = -(1 << 62)
 
 
 class JournalWriter:
@@ -32,6 +36,7 @@ class JournalWriter:
         say: Callable[[str, str], None],
         trouble: Callable[[str], None],
         wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`say`: logs a text at a level. `trouble`: called with what keeps events from the file, and with "" when it is
         over."""
@@ -40,6 +45,9 @@ class JournalWriter:
         self._say = say
         self._trouble = trouble
         self._wall = wall
+        self._monotonic = monotonic
+        self._clocks: tuple[float, float] | None = None  # both, when they were last compared
+        self._leapt_at: float | None = None
         self._waiting: deque[JournalRow] = deque()
         self._waiting_bytes = 0
         self._has_events = asyncio.Event()
@@ -70,6 +78,9 @@ class JournalWriter:
 
     def _begin(self) -> tuple[str, int]:
         aside = self._file.open()
+        newest = self._file.newest_s()
+        if newest is not None:
+            self._clocks = newest, self._monotonic()
         return aside, self._file.last_seq()
 
     def take(self, batch: Sequence[Heard]) -> None:
@@ -157,7 +168,19 @@ class JournalWriter:
     def _prune(self) -> bool:
         """In a thread."""
         self._file.open()
-        return self._file.prune(oldest_ms(self.settings.days, self._wall()), self.settings.size_bytes)
+        now = self._wall()
+        oldest = oldest_ms(self.settings.days, now) if self._is_believed(now) else NONE_IS_OLDER
+        return self._file.prune(oldest, self.settings.size_bytes)
+
+    def _is_believed(self, now: float) -> bool:
+        """Whether the wall clock, which says `now`, has gone as time does for LEAP_S."""
+        here = self._monotonic()
+        wall, then = self._clocks or (now, here)
+        leap = (now - wall) - (here - then)
+        self._clocks = now, here
+        if abs(leap) > LEAP_S:
+            self._leapt_at = here if leap > 0 else None  # back: it is right again
+        return self._leapt_at is None or here - self._leapt_at >= LEAP_S
 
     async def _attempt(self, work: Callable[[], object]) -> bool:
         try:
