@@ -275,9 +275,9 @@ def test_worker_takes_back_once_and_soon_what_it_has_registered_and_no_other_age
     now = [0.0]
     rights = WorkerRights(lambda: now[0])
     for worker, number in (("w1", "007"), ("w2", "008"), ("w1", "009")):
-        rights.answered(worker, "authd", ADD_GIVEN, added(number))
-    rights.answered("w1", "authd", ADD_GIVEN, b'{"error":9008,"message":"Duplicate name","data":{"id":"001"}}')
-    rights.answered("w1", "authd", b'{"function":"get","arguments":{"id":"002"}}', added("002"))
+        rights.answered(worker, "authd", ADD_GIVEN, added(number), "read")
+    rights.answered("w1", "authd", ADD_GIVEN, b'{"error":9008,"message":"Duplicate name","data":{"id":"001"}}', "read")
+    rights.answered("w1", "authd", b'{"function":"get","arguments":{"id":"002"}}', added("002"), "read")
 
     def taken_back(worker: str, number: str) -> bytes | None:
         return rights.permitted(worker, "authd", REMOVE.replace(b"007", number.encode()), "read")
@@ -334,10 +334,16 @@ def test_a_registration_below_full_and_what_undoes_it_reach_the_daemon(tmp_path:
     ]
 
 
+def test_nothing_is_remembered_of_registrations_while_workers_may_do_everything() -> None:
+    rights = WorkerRights(lambda: 0.0)
+    rights.answered("w1", "authd", ADD_GIVEN, added("007"), "full")
+    assert rights.permitted("w1", "authd", REMOVE, "read") is None
+
+
 def test_only_so_many_registrations_are_remembered() -> None:
     rights = WorkerRights(lambda: 0.0)
     for number in range(5000):
-        rights.answered("w1", "authd", ADD_GIVEN, added(str(number)))
+        rights.answered("w1", "authd", ADD_GIVEN, added(str(number)), "read")
     assert rights.permitted("w1", "authd", REMOVE.replace(b"007", b"7"), "off") is None
     assert rights.permitted("w1", "authd", REMOVE.replace(b"007", b"4999"), "off") is not None
 

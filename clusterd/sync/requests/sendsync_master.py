@@ -112,7 +112,8 @@ class SendsyncMaster:
             try:
                 answer = await self._ask(turn, message)
                 self._audit(asked, outcome(answer))
-                self._rights.answered(peer.name, turn.service, message, answer)
+                worker_api = self._context.settings.clusterd.worker_api
+                self._rights.answered(peer.name, turn.service, message, answer, worker_api)
             except ClusterError as failure:
                 self._audit(asked, f"no answer ({failure})")
                 self._failed(turn.service, failure)

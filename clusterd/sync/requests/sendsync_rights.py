@@ -54,9 +54,9 @@ class WorkerRights:
                 return dump_json({"function": "remove", "arguments": kept})
         return None
 
-    def answered(self, worker: str, daemon: str, message: bytes, answer: bytes) -> None:
-        """What the daemon has said to a message of this worker."""
-        if daemon != "authd" or _decoded(message).get("function") != "add":
+    def answered(self, worker: str, daemon: str, message: bytes, answer: bytes, worker_api: str) -> None:
+        """What the daemon has said to a message of this worker. Nothing is remembered while everything is permitted."""
+        if worker_api == "full" or daemon != "authd" or _decoded(message).get("function") != "add":
             return
         number = _registered(_decoded(answer))
         if number:
