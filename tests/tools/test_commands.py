@@ -52,6 +52,7 @@ STATUS_KEYS = {
     "jobs",
     "monitor_url",
     "left_out",
+    "left_behind",
     "clocks",
 }
 
