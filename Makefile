@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
-JOBS ?= 3
+JOBS ?= 4
 PYTEST_ARGS ?=
 BENCH ?= full
 BENCH_DIR ?= /dev/shm
@@ -43,7 +43,7 @@ demo: $(DEMO_STAMP)
 check: lint
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS)
 
-# Many tests wait for something: three at a time keep two cores busy. One that is done with its share takes over another's.
+# Many tests wait for something: four at a time keep two cores busy. One that is done with its share takes over another's.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not stress' $(PYTEST_ARGS)
 
