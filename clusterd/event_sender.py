@@ -69,7 +69,11 @@ class EventSender:
         """In the order of the calls."""
         if not self._is_on:
             return
-        data = msgspec.msgpack.encode(event)
+        try:
+            data = msgspec.msgpack.encode(event)
+        except (UnicodeEncodeError, OverflowError):  # half a character, or a number beyond 64 bits
+            self.lose(1)
+            return
         is_full = len(self._held) >= MOST_HELD or self._held_bytes + len(data) > MOST_HELD_BYTES
         if is_full or len(data) + len(self._process) + _HEAD > LARGEST:
             self.lose(1)

@@ -124,3 +124,12 @@ def test_new_monitor_takes_the_place_of_one_that_died(root: Path) -> None:
         assert taken(dead) == []
     dead.close()
     assert Path(journal_socket(str(root))).is_socket()
+
+
+def test_event_that_cannot_be_encoded_is_lost_alone(root: Path) -> None:
+    with bind_receiver(str(root)) as receiver:
+        sender = EventSender(str(root), "sync", is_on=True)
+        sender.tell(WorkerEvent(worker="half \udcff a character", what="lost"))
+        sender.tell(WorkerEvent(worker="w1", what="lost"))
+        (told,) = taken(receiver)
+        assert (sender.lost, told.lost, told.event) == (1, 1, WorkerEvent(worker="w1", what="lost"))
