@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from clusterd.errors import ClusterError
+from clusterd.errors import ClusterError, in_passing
 from clusterd.sync.links.caps import STATUS
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import Handler
@@ -108,7 +108,7 @@ class StatusExchange:
                     except LinkClosed:
                         return
                     except ClusterError as failure:
-                        log.debug(f"{peer.name} was not told the state of this node: {failure}")
+                        log.debug(f"{peer.name} was not told the state of this node: {in_passing(failure)}")
             await timer.rest(LOOK_S)
 
     async def _ask(self, peer: Peer, own: LeftOutFiles) -> None:
