@@ -14,8 +14,7 @@ from clusterd.left_behind import LEFT_BEHIND
 from clusterd.pidfile import running_pid
 from clusterd.role import ROLE_FILE, read_role
 from tests.conftest import MakeRig
-from tests.system.test_agents import QUICK
-from tests.system.test_replica import ha, ids, register
+from tests.system.test_replica import candidate_and_plain, ha, ids, register
 from tools.rig.compare import compare
 from tools.rig.nodes import Rig, RigNode, free_port
 from tools.rig.peer import wait_until
@@ -27,12 +26,7 @@ PATIENCE_S = 60.0
 @pytest.fixture
 def rig(make_rig: MakeRig) -> Rig:
     """A master, a candidate with a port of its own, and a plain worker that knows the master's address only."""
-    made = make_rig(2, overrides=QUICK | {"clusterd": {"ha": {"replica": True, "synchronous_timeout": 60}}})
-    (made.master.root / "etc/client.keys").write_text("")
-    plain = made.workers[1].root / "etc/cluster.json"
-    settings = json.loads(plain.read_text())
-    del settings["clusterd"]["ha"]
-    plain.write_text(json.dumps(settings))
+    made = candidate_and_plain(make_rig)
     conf = made.workers[0].root / "etc/ossec.conf"
     text = conf.read_text().replace(f"<port>{made.master.port}</port>", f"<port>{free_port()}</port>")
     conf.write_text(text.replace("<node>127.0.0.1</node>", f"<node>127.0.0.1:{made.master.port}</node>"))

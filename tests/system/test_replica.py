@@ -23,14 +23,20 @@ pytestmark = pytest.mark.slow
 PATIENCE_S = 60.0
 
 
-@pytest.fixture
-def rig(make_rig: MakeRig) -> Rig:
+def candidate_and_plain(make_rig: MakeRig) -> Rig:
+    """A master without agents, a candidate and a worker that keeps no replica; not started."""
     made = make_rig(2, overrides=QUICK | {"clusterd": {"ha": {"replica": True, "synchronous_timeout": 60}}})
     (made.master.root / "etc/client.keys").write_text("")
     plain = made.workers[1].root / "etc/cluster.json"
     settings = json.loads(plain.read_text())
     del settings["clusterd"]["ha"]
     plain.write_text(json.dumps(settings))
+    return made
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> Rig:
+    made = candidate_and_plain(make_rig)
     made.start()
     return made
 
