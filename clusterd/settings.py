@@ -218,14 +218,40 @@ class ForceRules(msgspec.Struct, frozen=True):
     key_mismatch: bool = True
 
 
+class EtcdSettings(msgspec.Struct, frozen=True):
+    """Where etcd is and who asks it. `endpoints`: URLs with scheme, host and port, in the order in which they are
+    tried. `ca`, `cert`, `key`, `password_file`: absolute paths, empty for none; without `ca` the system's store counts.
+    The password is read from its file when it is needed, and is nowhere else."""
+
+    endpoints: tuple[str, ...] = ()
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    user: str = ""
+    password_file: str = ""
+
+
 class HaSettings(msgspec.Struct, frozen=True):
     """`replica`: this node gives a replica of its agent database while it is the master, and keeps one while it is a
     worker (docs/ha.md). `synchronous`: a registration or deletion is answered when a candidate has it, or after
-    `synchronous_timeout_s`."""
+    `synchronous_timeout_s`. `enabled`: the node takes part in the election of the master, in `etcd`, below `prefix`
+    (empty: see Settings.ha_prefix). `advertise`: HOST:PORT of its cluster port as the other nodes reach it. `priority`:
+    of two candidates that know the same the greater one leads; 0: never. `max_lag`: a candidate that lacks more changes
+    does not lead. `on_promote`, `on_demote`: a program's absolute path and its arguments."""
 
     replica: bool = False
     synchronous: bool = True
     synchronous_timeout_s: float = 5
+    enabled: bool = False
+    etcd: EtcdSettings = EtcdSettings()
+    prefix: str = ""
+    lease_s: int = 15
+    advertise: str = ""
+    priority: int = 100
+    failsafe: bool = False
+    max_lag: int = 1000
+    on_promote: tuple[str, ...] = ()
+    on_demote: tuple[str, ...] = ()
 
 
 CAPABILITIES = (
@@ -317,6 +343,17 @@ class Settings(msgspec.Struct, frozen=True):
     def has_replica(self) -> bool:
         """Whether this node's store gives a replica, or keeps one."""
         return self.clusterd.ha.replica and self.serves_store
+
+    @property
+    def has_election(self) -> bool:
+        """Whether this node takes part in the election of the master."""
+        return self.clusterd.ha.enabled and self.serves_store
+
+    @property
+    def ha_prefix(self) -> str:
+        """What the keys of this cluster in etcd begin with, without a slash at the end. Read them with one: the name of
+        one cluster may begin with that of another."""
+        return self.clusterd.ha.prefix or f"/clusterd/{self.configured.name}"
 
     @property
     def is_master(self) -> bool:

@@ -12,6 +12,8 @@ import pytest
 
 from tests.warm import WARM
 from tools.rig import workload
+from tools.rig.etcd import EtcdCluster
+from tools.rig.etcd import etcd_cluster as running_etcd
 from tools.rig.guard import end_in_order, guarded
 from tools.rig.nodes import Rig
 
@@ -80,6 +82,13 @@ def rigs() -> Iterator[MakeRig]:
     """
     with guarded("rig-") as base:
         yield from _rigs(base)
+
+
+@pytest.fixture
+def etcd_cluster() -> Iterator[EtcdCluster]:
+    """Three members of etcd, empty; a test may do to them what it likes."""
+    with guarded("etcd-") as directory, running_etcd(directory, 3) as cluster:
+        yield cluster
 
 
 def _rigs(base: Path) -> Iterator[MakeRig]:

@@ -35,15 +35,18 @@ def links_of(settings: Settings) -> list[str]:
     return link_warnings(settings.root, settings.rules, () if owner is None else (owner.uid,))
 
 
-def hooks_of(settings: Settings) -> list[str]:
-    """Returns why programs of `clusterd.hooks` cannot, or must not, be run by the daemon."""
+def programs_of(settings: Settings) -> list[str]:
+    """Returns why programs of `clusterd.hooks` and `clusterd.ha` cannot, or must not, be run by the daemon."""
     try:
         owner = owner_to_become(settings.clusterd.owner)
     except PrivilegeProblem:
         return []  # said at start
     user = os.geteuid() if owner is None else owner.uid
-    found = [program_problem(hook.run[0], user) for hook in settings.clusterd.hooks]
-    return [f"clusterd.hooks: {text}" for text in dict.fromkeys(found) if text]
+    own = settings.clusterd
+    programs = [("clusterd.hooks", hook.run) for hook in own.hooks]
+    programs += [("clusterd.ha.on_promote", own.ha.on_promote), ("clusterd.ha.on_demote", own.ha.on_demote)]
+    found = {(where, program_problem(run[0], user)): None for where, run in programs if run}
+    return [f"{where}: {text}" for where, text in found if text]
 
 
 def check(root: str) -> Checked:
@@ -56,7 +59,7 @@ def check(root: str) -> Checked:
     owner_problem, owner_warning = _owner(loaded.settings) if loaded.settings is not None else ("", "")
     if owner_problem:
         lines.append(owner_problem)
-    lines += hooks_of(loaded.settings) if loaded.settings is not None else []
+    lines += programs_of(loaded.settings) if loaded.settings is not None else []
     framework = location.find(loaded.settings) if loaded.settings is not None else location.Found()
     if framework.is_wrong and loaded.settings is not None and loaded.settings.clusterd.framework.mode == "on":
         lines.append(framework.why)

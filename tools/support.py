@@ -38,6 +38,7 @@ SHORTEST_SECRET = 8
 """A shorter text may occur anywhere by chance."""
 CHILDREN = re.compile(r"net|sync|store|api|monitor|pool-\d+")
 """Processes that answer SIGUSR2 with their stacks; the signal would end another program."""
+EMPTY = "/dev/null"
 SECRET_WORDS = re.compile(r"key$|pass|secret|token|hash|salt", re.IGNORECASE)
 MASK = "(not shown)"
 CLUSTER_BLOCK = re.compile(r"<cluster>.*?</cluster>", re.DOTALL | re.IGNORECASE)
@@ -105,6 +106,9 @@ def secrets_of(root: str) -> list[bytes]:
     settings = load(root, with_api_files=False).settings
     if settings is not None:
         found.add(settings.cluster.key.value)
+        etcd = settings.clusterd.ha.etcd  # absolute paths
+        found.update(line.strip().encode() for line in _text(root, etcd.password_file or EMPTY).splitlines())
+        found.update(_key_lines(_text(root, etcd.key or EMPTY)))
     for match in KEY_ELEMENT.finditer(_text(root, "etc/ossec.conf")):
         found.add(match[0][5:-6].strip().encode())
     for line in _text(root, KEY_FILE).splitlines():

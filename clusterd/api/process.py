@@ -17,7 +17,8 @@ from clusterd.api.app import Api
 from clusterd.api.node import LocalNode
 from clusterd.beat import pause_until
 from clusterd.clock import Clock
-from clusterd.config.loading import certificate_problem, load
+from clusterd.config.certificates import certificate_problem
+from clusterd.config.loading import load
 from clusterd.errors import StartFailure
 from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from clusterd.config.ha import read_ha
 from clusterd.config.hooks import read_hooks
 from clusterd.config.json_section import ABSENT, JsonSection
 from clusterd.config.problem import Problem, shown
@@ -19,7 +20,6 @@ from clusterd.settings import (
     Communication,
     ForceRules,
     FrameworkSettings,
-    HaSettings,
     JournalSettings,
     Limits,
     MasterIntervals,
@@ -266,7 +266,7 @@ class _JsonReader:
             journal=self._journal(section.section("journal")),
             monitor=self._monitor(section.section("monitor")),
             hooks=read_hooks(section.take("hooks"), section.wrong),
-            ha=self._ha(section.section("ha")),
+            ha=read_ha(section.section("ha"), self._found.settings.root, self.warn),
         )
 
     def _caps(self, section: JsonSection) -> tuple[str, ...]:
@@ -344,16 +344,6 @@ class _JsonReader:
             ca=section.text("ca", base.ca, "a file's path", _is_any),
             verify=section.boolean("verify", base.verify),
             server_name=section.text("server_name", base.server_name, "a host name", _is_any),
-        )
-        section.done()
-        return read
-
-    def _ha(self, section: JsonSection) -> HaSettings:
-        base = HaSettings()
-        read = HaSettings(
-            replica=section.boolean("replica", base.replica),
-            synchronous=section.boolean("synchronous", base.synchronous),
-            synchronous_timeout_s=section.number("synchronous_timeout", base.synchronous_timeout_s, 0.1, 60),
         )
         section.done()
         return read

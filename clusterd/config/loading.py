@@ -5,13 +5,14 @@ All mistakes are reported at once; nothing here logs or prints.
 """
 
 import re
-import ssl
 import stat
 from pathlib import Path
 
 import msgspec
 
+from clusterd.config.certificates import certificate_problem
 from clusterd.config.cluster_json import read_json
+from clusterd.config.ha import ha_problems
 from clusterd.config.ossec_conf import read_block
 from clusterd.config.problem import Problem, shown
 from clusterd.role import ROLE_FILE, RoleDamaged, read_role
@@ -50,7 +51,7 @@ def load(root: str, *, conf: str | None = None, with_api_files: bool = True, wit
         settings = settings if given is None else settings.with_role(given)
     if not problems and not settings.cluster.disabled:
         problems += missing_files(settings)
-        problems += _ha_problems(settings)
+        problems += ha_problems(settings, str(Path(root, CLUSTER_JSON)))
         if settings.clusterd.api.enabled and with_api_files:
             problems += _api_file_problems(settings)
     warnings = [*block.warnings, *json_read.warnings, *warnings]
@@ -95,15 +96,6 @@ def missing_files(settings: Settings) -> list[Problem]:
     ]
 
 
-def _ha_problems(settings: Settings) -> list[Problem]:
-    """A replica is given and kept by this daemon's own store."""
-    own = settings.clusterd
-    if not own.ha.replica or own.store != "off":
-        return []
-    file = str(Path(settings.root, CLUSTER_JSON))
-    return [Problem(file, "clusterd.ha.replica", "a replica needs clusterd's own store", "clusterd.store auto or on")]
-
-
 def _api_file_problems(settings: Settings) -> list[Problem]:
     """The REST API's certificate and key: there, the key not open to everybody, one made for the other."""
     api, file = settings.clusterd.api, str(Path(settings.root, CLUSTER_JSON))
@@ -119,26 +111,3 @@ def _api_file_problems(settings: Settings) -> list[Problem]:
         return problems
     text = certificate_problem(Path(settings.root, api.cert), Path(settings.root, api.key))
     return [Problem(file, "clusterd.api.cert", text)] if text else []
-
-
-def certificate_problem(cert: Path, key: Path) -> str:
-    """Why a server cannot use this certificate with this key, "" when it can. Never asks for a passphrase."""
-
-    is_locked = False
-
-    def nothing() -> bytes:
-        nonlocal is_locked
-        is_locked = True
-        return b""
-
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, nothing)
-    except ssl.SSLError as failure:
-        if is_locked:
-            return f"the key {key} has a passphrase; a daemon needs one without"
-        if failure.reason == "KEY_VALUES_MISMATCH":
-            return f"the key {key} does not belong to the certificate {cert}"
-        return f"the certificate {cert} and the key {key} cannot be used: each must be in PEM format ({failure.reason})"
-    except OSError as failure:
-        return f"the certificate {cert} or the key {key} cannot be read: {failure.strerror}"
-    return ""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROCESSES = ("net", "sync", "pool", "store", "api", "monitor")
+PROCESSES = ("net", "sync", "pool", "store", "api", "monitor", "election")
 LAYERS = {
     "": [
         ("hashing", "ipc"),

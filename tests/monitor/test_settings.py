@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from clusterd.config.cluster_json import JsonRead, read_json
 from clusterd.reload import adopt, changes
 from clusterd.settings import HookSettings, JournalSettings, MonitorSettings, Settings
-from tools.check import hooks_of
+from tools.check import programs_of
 
 
 def read(directory: Path, **own: Any) -> JsonRead:
@@ -75,7 +75,7 @@ def test_check_names_programs_that_cannot_or_must_not_be_run(tmp_path: Path) -> 
     hooks = tuple(HookSettings(("worker",), (str(path),)) for path in (good, open_to_all, tmp_path / "none"))
     settings = Settings(str(tmp_path))
     own = replace(settings.clusterd, hooks=hooks, owner="root" if os.geteuid() == 0 else "")
-    lines = hooks_of(replace(settings, clusterd=own))
+    lines = programs_of(replace(settings, clusterd=own))
     assert [str(open_to_all) in lines[0], str(tmp_path / "none") in lines[1], len(lines)] == [True, True, 2]
 
 

@@ -9,6 +9,7 @@ from clusterd.settings import Settings
 from clusterd.status.status import StatusReader
 from tools.check import check
 from tools.doctor import cluster, files, services, system
+from tools.doctor.etcd import etcd
 from tools.doctor.finding import Finding
 
 
@@ -27,7 +28,7 @@ def examine(root: str, *, connects: bool = True) -> list[Finding]:
 
 def try_out(settings: Settings) -> list[Finding]:
     """Runs the checks that need a try, on a node with a valid configuration: rights, certificates, its port, its
-    master's port."""
+    master's port, etcd."""
     status: dict[str, Any] = StatusReader(settings.root).read()
     found: list[Finding] = []
     for name, make in (
@@ -35,6 +36,7 @@ def try_out(settings: Settings) -> list[Finding]:
         ("certificates", lambda: files.certificates(settings)),
         ("port", lambda: system.processes(settings)),
         ("master", lambda: cluster.master_of(settings, status)),
+        ("etcd", lambda: etcd(settings)),
     ):
         found += _guarded(name, make)
     return found
@@ -54,6 +56,7 @@ def _checks(
     yield "node", lambda: cluster.node(status)
     if connects:
         yield "master", lambda: cluster.master_of(settings, status)
+        yield "etcd", lambda: etcd(settings)
     yield "framework", lambda: services.framework(settings, status)
     yield "registrations", lambda: services.registrations(settings, status)
     yield "files left out", lambda: cluster.left_out(status)

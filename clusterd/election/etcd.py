@@ -1,0 +1,454 @@
+"""An etcd client over etcd's JSON gateway (/v3/...), for what an election needs: leases, reads, transactions, watches.
+
+Members are tried in turn, beginning with the one that answered last. What is wrong with one member (closed port,
+silence, no leader, bad TLS, nonsense) leads to the next one; what etcd says about the request (login, permission) does
+not. No call takes longer than `timeout_s`: each member gets half of what is left, the last one all of it.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from clusterd.config.ha import read_password
+from clusterd.election.gateway import (
+    AnswerType,
+    Compacted,
+    Compare,
+    Delete,
+    EndpointStatus,
+    EtcdAnswer,
+    EtcdHeader,
+    EtcdRefused,
+    EtcdUnavailable,
+    Item,
+    KeyChange,
+    LeaseAnswer,
+    LeaseLost,
+    MemberFailed,
+    Put,
+    RangeAnswer,
+    Snapshot,
+    StatusAnswer,
+    TokenAnswer,
+    TokenInvalid,
+    TxnAnswer,
+    TxnResult,
+    WatchAnswer,
+    cut,
+    encode_txn,
+    encoded,
+    key_range,
+    parse,
+    parse_failure,
+    parse_streamed,
+    refusal,
+)
+from clusterd.settings import EtcdSettings
+
+__all__ = [
+    "Compacted",
+    "Compare",
+    "Delete",
+    "EndpointStatus",
+    "Etcd",
+    "EtcdRefused",
+    "EtcdUnavailable",
+    "Item",
+    "KeyChange",
+    "LeaseLost",
+    "Put",
+    "Snapshot",
+    "TxnResult",
+]
+
+LARGEST_ANSWER = 8 * 1024 * 1024
+IDLE_S = 120.0
+"""How long an idle connection is kept: longer than the pause between two renewals, so that these need no handshake."""
+WATCH_S = 30.0
+"""A watch on which nothing came for so long is opened anew: a half-open link says nothing either."""
+HEADERS = {"Grpc-Metadata-hasleader": "true", "Accept-Encoding": "identity", "Content-Type": "application/json"}
+"""hasleader: a member without a leader refuses at once, instead of letting us wait, and ends its watches."""
+END_S = 0.5
+OK = 200
+NO_LOGIN = "authentication is not enabled"
+Result = TypeVar("Result")
+
+
+class Etcd:
+    """One process's client. Values and keys are no secrets; neither password nor token gets into an error.
+
+    `witness`: a key that this user may read, for example the leader's. With it a renewal counts only when the leader of
+    etcd that did it was confirmed by a majority afterwards: an etcd leader that was cut off renews leases for a moment
+    longer than the others wait (etcd before 3.5.8)."""
+
+    def __init__(
+        self, settings: EtcdSettings, *, timeout_s: float, witness: str = "", watch_s: float = WATCH_S
+    ) -> None:
+        self._settings = settings
+        self._timeout_s = timeout_s
+        self._witness = witness
+        self._watch_s = watch_s
+        self._first = 0
+        self._token: str | None = None
+        """None: not logged in; empty: nobody wants a login."""
+        self._cluster_id = ""
+        self._http: httpx.AsyncClient | None = None
+
+    # ---- calls -------------------------------------------------------------------------------------------------------
+
+    async def grant(self, ttl_s: int) -> int:
+        """A new lease of so many seconds: its id."""
+
+        async def at(member: str) -> LeaseAnswer:
+            return await self._ask(member, "lease/grant", {"TTL": str(ttl_s)}, LeaseAnswer)
+
+        return (await self._somewhere(at)).ID
+
+    async def keep_alive(self, lease: int) -> int:
+        """Renews a lease: the seconds that it has left, counted from no earlier than the call. Raises LeaseLost when
+        etcd does not know it."""
+
+        async def at(member: str) -> LeaseAnswer:
+            found = await self._ask_stream(member, "lease/keepalive", {"ID": str(lease)}, LeaseAnswer)
+            if found.TTL > 0 and self._witness:
+                seen = await self._ask(member, "kv/range", _witness_of(self._witness), EtcdAnswer)
+                if seen.header.raft_term != found.header.raft_term:
+                    raise MemberFailed("has got another leader meanwhile")
+            return found
+
+        found = await self._somewhere(at)
+        if found.TTL <= 0:
+            raise LeaseLost("etcd does not know this lease any more")
+        return found.TTL
+
+    async def revoke(self, lease: int) -> None:
+        """Ends a lease; its keys go with it. One that is gone already is no error."""
+
+        async def at(member: str) -> EtcdAnswer:
+            return await self._ask(member, "lease/revoke", {"ID": str(lease)}, EtcdAnswer)
+
+        with contextlib.suppress(LeaseLost):
+            await self._somewhere(at)
+
+    async def read(self, prefix: str) -> Snapshot:
+        """All keys that begin with the prefix, as a majority of the members has them."""
+
+        async def at(member: str) -> RangeAnswer:
+            return await self._ask(member, "kv/range", key_range(prefix), RangeAnswer)
+
+        found = await self._somewhere(at)
+        return Snapshot(found.header.revision, {one.name: one.item for one in found.kvs})
+
+    async def txn(self, when: list[Compare], then: list[Put | Delete]) -> TxnResult:
+        """All of `then`, if all of `when` holds. It is never sent twice: EtcdUnavailable may mean that it was done
+        (read then). Raises LeaseLost when a key's lease is gone."""
+
+        async def at(member: str) -> TxnAnswer:
+            return await self._ask(member, "kv/txn", encode_txn(when, then), TxnAnswer)
+
+        found = await self._somewhere(at, is_repeatable=False)
+        return TxnResult(found.succeeded, found.header.revision)
+
+    async def watch(self, prefix: str, after: int) -> AsyncGenerator[list[KeyChange]]:
+        """What changes below the prefix after a revision, in order, without end; the changes of one revision are never
+        divided. Raises Compacted when that history is gone, EtcdUnavailable when no member serves it. What a member
+        that was cut off does not know comes late: silence proves nothing."""
+        failures: dict[str, MemberFailed] = {}
+        while len(failures) < len(self._settings.endpoints):
+            member = next(one for one in self._in_turn() if one not in failures)
+            is_new = False
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    is_new = await self._ensure_login(member)
+                async with contextlib.aclosing(self._watch_at(member, prefix, after + 1)) as found:
+                    async for changes in found:
+                        failures.clear()
+                        if changes:
+                            after = changes[-1].revision
+                            yield changes
+            except TokenInvalid as failure:
+                self._token = None
+                if is_new:
+                    failures[member] = MemberFailed(f"takes no login: {failure}")
+            except TimeoutError:
+                failures[member] = MemberFailed(f"does not answer within {self._timeout_s:g} s")
+            except MemberFailed as failure:
+                failures[member] = failure
+        raise _unavailable(failures)
+
+    async def status(self) -> list[EndpointStatus]:
+        """What each member says of itself, asked at the same time."""
+
+        async def one(member: str) -> EndpointStatus:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    found = await self._unary(member, "maintenance/status", {}, StatusAnswer)
+            except TimeoutError:
+                return EndpointStatus(member, f"does not answer within {self._timeout_s:g} s")
+            except (MemberFailed, EtcdRefused, TokenInvalid) as failure:
+                return EndpointStatus(member, str(failure))
+            return EndpointStatus(
+                member,
+                "" if found.leader != "0" else "has no leader: a majority of the members is needed",
+                found.version,
+                found.header.cluster_id,
+                found.leader != "0",
+                found.leader == found.header.member_id,
+                found.header.raft_term,
+                found.dbSize,
+                tuple(found.errors),
+            )
+
+        return list(await asyncio.gather(*(one(member) for member in self._settings.endpoints)))
+
+    async def close(self) -> None:
+        """Closes all connections. A later call opens new ones."""
+        http, self._http = self._http, None
+        if http is not None:
+            await http.aclose()
+
+    # ---- members -----------------------------------------------------------------------------------------------------
+
+    def _in_turn(self) -> list[str]:
+        members = self._settings.endpoints
+        return [*members[self._first :], *members[: self._first]]
+
+    async def _somewhere(self, at: Callable[[str], Awaitable[Result]], *, is_repeatable: bool = True) -> Result:
+        """The answer of the first member that gives one. `is_repeatable`: a request that may have been done may be made
+        again."""
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        failures: dict[str, MemberFailed] = {}
+        members = self._in_turn()
+        for place, member in enumerate(members, 1):
+            left = deadline - asyncio.get_running_loop().time()
+            share = left if place == len(members) else left / 2
+            try:
+                async with asyncio.timeout(share):
+                    found = await at(member)
+            except TimeoutError:
+                failures[member] = MemberFailed(f"does not answer within {share:.2g} s", may_be_done=True)
+            except MemberFailed as failure:
+                failures[member] = failure
+            else:
+                self._first = self._settings.endpoints.index(member)
+                return found
+            if failures[member].may_be_done and not is_repeatable:
+                self._first = (self._settings.endpoints.index(member) + 1) % len(members)
+                break
+        if any(one.is_tls for one in failures.values()):
+            await self.close()  # perhaps its files are replaced: the next call reads them again
+        if all(one.is_other for one in failures.values()):
+            self._cluster_id = ""  # etcd was made anew
+        raise _unavailable(failures)
+
+    def _check_cluster(self, header: EtcdHeader) -> None:
+        """A member of another etcd knows neither our lease nor our keys."""
+        if self._cluster_id not in ("", header.cluster_id):
+            raise MemberFailed("belongs to another etcd than before", may_be_done=True, is_other=True)
+        self._cluster_id = header.cluster_id
+
+    async def _logged_in(self, member: str, ask: Callable[[], Awaitable[Result]]) -> Result:
+        """Asks with a login where one is wanted, and once more with a new one when etcd has forgotten it."""
+        await self._ensure_login(member)
+        with contextlib.suppress(TokenInvalid):
+            return await ask()
+        self._token = None
+        await self._ensure_login(member)
+        try:
+            return await ask()
+        except TokenInvalid as failure:
+            raise MemberFailed(f"takes no login: {failure}") from None
+
+    async def _ensure_login(self, member: str) -> bool:
+        """Returns whether it logged in just now."""
+        if self._token is not None or not self._settings.user:
+            return False
+        await self._log_in(member)
+        return True
+
+    async def _log_in(self, member: str) -> None:
+        user = self._settings.user
+        try:
+            password = read_password(self._settings.password_file)
+        except OSError as failure:
+            raise EtcdRefused(
+                f"the password file {self._settings.password_file} cannot be read: {failure.strerror}"
+            ) from None
+        except ValueError as failure:
+            raise EtcdRefused(str(failure)) from None
+        try:
+            found = await self._unary(member, "auth/authenticate", {"name": user, "password": password}, TokenAnswer)
+        except EtcdRefused as failure:
+            if NO_LOGIN not in str(failure):
+                raise
+            self._token = ""
+        else:
+            self._token = found.token
+
+    async def _ask(self, member: str, path: str, body: dict[str, Any], kind: type[AnswerType]) -> AnswerType:
+        found = await self._logged_in(member, lambda: self._unary(member, path, body, kind))
+        self._check_cluster(found.header)
+        return found
+
+    async def _ask_stream(self, member: str, path: str, body: dict[str, Any], kind: type[AnswerType]) -> AnswerType:
+        """Asks for a stream and takes its first message."""
+
+        async def ask() -> AnswerType:
+            async with contextlib.aclosing(self._lines(member, path, body)) as lines:
+                line = await anext(lines, None)
+                if line is None:
+                    raise MemberFailed("ends its answer before it says anything", may_be_done=True)
+                found = parse_streamed(line, kind, self._settings.user)
+                with contextlib.suppress(TimeoutError):  # a connection whose answer was read to its end is kept
+                    async with asyncio.timeout(END_S):
+                        await anext(lines, None)
+            return found
+
+        found = await self._logged_in(member, ask)
+        self._check_cluster(found.header)
+        return found
+
+    async def _unary(self, member: str, path: str, body: dict[str, Any], kind: type[AnswerType]) -> AnswerType:
+        async with contextlib.aclosing(self._chunks(member, path, body)) as chunks:
+            data = b""
+            async for chunk in chunks:
+                data += chunk
+                _bound(data)
+        return parse(data, kind)
+
+    async def _watch_at(self, member: str, prefix: str, start: int) -> AsyncGenerator[list[KeyChange]]:
+        """A member's watch, until nothing has come for a while; first an empty list, when it is open."""
+        body = {"create_request": key_range(prefix) | {"start_revision": str(start)}}
+        patience = self._timeout_s
+        async with contextlib.aclosing(self._lines(member, "watch", body)) as lines:
+            while True:
+                try:
+                    async with asyncio.timeout(patience):
+                        line = await anext(lines, None)
+                except TimeoutError:
+                    if patience == self._watch_s:
+                        return
+                    raise MemberFailed(f"does not answer within {patience:g} s") from None
+                if line is None:
+                    raise MemberFailed("has ended the watch")
+                found = parse_streamed(line, WatchAnswer, self._settings.user)
+                self._check_cluster(found.header)
+                if found.compact_revision:
+                    raise Compacted(f"what changed before revision {found.compact_revision} is not known any more")
+                if found.canceled:
+                    raise refusal(found.cancel_reason, 0, self._settings.user)
+                patience = self._watch_s
+                yield found.changes
+
+    # ---- HTTP --------------------------------------------------------------------------------------------------------
+
+    async def _lines(self, member: str, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes]:
+        data = b""
+        async with contextlib.aclosing(self._chunks(member, path, body)) as chunks:
+            async for chunk in chunks:
+                *whole, data = (data + chunk).split(b"\n")
+                _bound(data)
+                for line in whole:
+                    if line.strip():
+                        yield line
+        if data.strip():
+            yield data
+
+    async def _chunks(self, member: str, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes]:
+        headers = HEADERS | ({"Authorization": self._token} if self._token else {})
+        content = msgspec.json.encode(body)
+        try:
+            async with self._client().stream("POST", f"{member}/v3/{path}", content=content, headers=headers) as answer:
+                if answer.status_code != OK:
+                    data = b""
+                    async for chunk in answer.aiter_raw():
+                        data += chunk
+                        _bound(data)
+                    raise parse_failure(answer.status_code, data, self._settings.user)
+                async for chunk in answer.aiter_raw():
+                    yield chunk
+        except httpx.HTTPError as failure:
+            raise _member_failed(failure) from None
+
+    def _client(self) -> httpx.AsyncClient:
+        """One for all members: it keeps their connections. Proxies of the environment are not for etcd."""
+        if self._http is None:
+            limits = httpx.Limits(keepalive_expiry=IDLE_S)
+            self._http = httpx.AsyncClient(
+                verify=_tls_context(self._settings), trust_env=False, timeout=None, limits=limits
+            )
+        return self._http
+
+
+def _witness_of(key: str) -> dict[str, Any]:
+    return {"key": encoded(key), "count_only": True}
+
+
+def _bound(data: bytes) -> None:
+    if len(data) > LARGEST_ANSWER:
+        raise MemberFailed(f"answers with more than {LARGEST_ANSWER} bytes", may_be_done=True)
+
+
+def _tls_context(settings: EtcdSettings) -> ssl.SSLContext:
+    if not any(one.startswith("https:") for one in settings.endpoints):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context = ssl.create_default_context(cafile=settings.ca or None)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if settings.cert:
+            context.load_cert_chain(settings.cert, settings.key, password=lambda: "")
+    except OSError as failure:
+        text = getattr(failure, "reason", "") or failure.strerror
+        raise EtcdRefused(f"certificates for etcd cannot be used (clusterd.ha.etcd.ca, cert, key): {text}") from None
+    return context
+
+
+def _member_failed(failure: httpx.HTTPError) -> MemberFailed:
+    """What a failed exchange says about the member."""
+    is_sent = not isinstance(failure, httpx.ConnectError)  # which is that of TLS, too
+    causes = list(_causes(failure))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return MemberFailed(f"has a certificate that is not trusted: {cause.verify_message}", is_tls=True)
+        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) and not is_sent:
+            return MemberFailed("hangs up when TLS begins: it is ending, or speaks no TLS (then write http://)")
+        if isinstance(cause, ssl.SSLError):
+            return MemberFailed(_tls_text(cause.reason or str(cause)), is_tls=True)
+    if isinstance(failure, httpx.RemoteProtocolError):
+        return MemberFailed(f"is no etcd, or wants TLS (https://): {cut(str(failure))}", may_be_done=True)
+    reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    return MemberFailed(f"cannot be asked: {reasons[-1] if reasons else failure}", may_be_done=is_sent)
+
+
+def _tls_text(reason: str) -> str:
+    if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+        return "speaks no TLS: write http:// in clusterd.ha.etcd.endpoints, better give it certificates"
+    if "ALERT" in reason:
+        return f"does not take this node's certificate, see clusterd.ha.etcd.cert ({reason})"
+    return f"has no TLS for us: {reason}"
+
+
+def _causes(failure: BaseException | None) -> Iterator[BaseException]:
+    seen = 0
+    while failure is not None and seen < MOST_CAUSES:
+        yield failure
+        if isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        else:
+            failure = failure.__cause__ or failure.__context__
+        seen += 1
+
+
+MOST_CAUSES = 20
+
+
+def _unavailable(failures: dict[str, MemberFailed]) -> Exception:
+    text = "; ".join(f"{member} {failure}" for member, failure in failures.items())
+    if failures and all(one.is_tls for one in failures.values()):
+        return EtcdRefused(f"no TLS with etcd: {text}")
+    return EtcdUnavailable(f"no member of etcd serves this node: {text}")
