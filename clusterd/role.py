@@ -159,16 +159,34 @@ def forget_role(root: str) -> None:
 
 
 def heard(before: NodeRole | None, term: int, master: str, name: str, now: float) -> NodeRole:
-    """The file after this node has heard of a master of `term` at `master`."""
+    """The file after this node has heard of a master of `term` at `master`.
+
+    Promotions by hand, without contact, can give one term to two nodes. Of these the one whose `name` is the greater
+    text counts, on every node alike: the other one has not led in this term (`led` 0)."""
     if before is None:
         return NodeRole(term, master=master, master_name=name, since=now, by="heard of it")
-    if term < before.term or (term == before.term and (not master or before.led == term)):
+    if term < before.term or (term == before.term and not master):
         return before
-    if term == before.term and (master, name) == (before.master, before.master_name):
-        return before
+    led = before.led
+    if term == before.term:
+        if before.master_name and name < before.master_name:
+            return before
+        if name == before.master_name and (led == term or master == before.master):
+            return before
+        led = 0 if led == term else led
     return msgspec.structs.replace(
-        before, term=term, master=master, master_name=name, since=now, by="heard of it", change=None
+        before, term=term, led=led, master=master, master_name=name, since=now, by="heard of it", change=None
     )
+
+
+def after_deposing(given: NodeRole | None, term: int) -> NodeRole | None:
+    """What the file would say if net could have written that another node leads in `term` (ipc/board.py): a full disk
+    keeps no master. 0: nobody deposed this node."""
+    if term == 0 or (given is not None and given.led > term):
+        return given
+    if given is None or given.term < term:
+        given = msgspec.structs.replace(given or NodeRole(term), term=term, master="", master_name="")
+    return msgspec.structs.replace(given, led=0) if given.led == given.term else given
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 Each field has one writer. The supervisor writes name, pid, incarnation, restarts, started_at, and the states starting,
 down and failed. The process itself writes heartbeat, counters, and the states ready and stopping. An operator's command
-writes the log level of all. A field is eight aligned bytes, written at once, so a reader sees the old or the new value;
+writes the log level of all, net the term by which the node was deposed. A field is eight aligned bytes, written at
+once, so a reader sees the old or the new value;
 two fields may be of different moments.
 """
 
@@ -38,6 +39,9 @@ LOG_LEVELS = 3
 _LEVEL, _UNTIL = 1, 2
 """Words of the page's head: the log level that an operator asked for plus 1 (0: none), and until when it holds
 (CLOCK_MONOTONIC in nanoseconds)."""
+_DEPOSED = 8
+"""Word of the page's head, written by net: the highest term in which another node leads, by which this one was
+deposed."""
 
 NET_COUNTERS = (
     "connections",
@@ -285,6 +289,15 @@ class Board:
         """All rows in the order in which they were added."""
         names = [self._name_at((place + 1) * ROW_BYTES) for place in range(ROWS)]
         return [self.row(name).snapshot() for name in names if name]
+
+    def depose(self, term: int) -> None:
+        """In net: another node leads in this term. No process of this node acts as a master of it or an earlier one."""
+        self._words[_DEPOSED] = max(term, self._words[_DEPOSED])
+
+    @property
+    def deposed_term(self) -> int:
+        """The term by which this node was deposed since it was started; 0: it was not."""
+        return int(self._words[_DEPOSED])
 
     def log_level(self) -> int | None:
         """The log level (0 to 2) that an operator asked for while the node runs; None without one, or when its time is

@@ -106,7 +106,7 @@ class _TermAnswer:
         if command == commands.ERR or bodies:
             return
         try:
-            self._terms.hear(parse_term(payload, self._terms.cluster))
+            self._terms.believe(parse_term(payload, self._terms.cluster))
         except ClusterError as problem:
             self._context.own_line("WARNING", f"The term of the master was not understood: {problem.extra}.")
 
@@ -156,7 +156,7 @@ class Dialer:
         """Tries the addresses in order until one accepts this node: first where the master of the highest term is, as
         far as that is known, then what is configured. A node that does not lead says who does; that address is next.
         Returns how long the link lasted in seconds, 0 for none."""
-        cluster, tried = self._context.settings.cluster, set[Address]()
+        cluster, tried, sent_to = self._context.settings.cluster, set[Address](), set[Address]()
         nodes = [self._terms.master, *cluster.nodes] if cluster.nodes and self._terms.master else [*cluster.nodes]
         waiting = list(dict.fromkeys(parse_address(node, cluster.port) for node in nodes))
         while waiting:
@@ -167,7 +167,7 @@ class Dialer:
                 continue
             began, self._led_elsewhere = self._context.clock.monotonic(), ""
             try:
-                if await self._join(link):
+                if await self._join(link, asks=address in sent_to):
                     await self._stay(link)
                     return self._context.clock.monotonic() - began
             finally:
@@ -175,6 +175,7 @@ class Dialer:
                 await self._closed.wait()
             if self._led_elsewhere:
                 master = parse_address(self._led_elsewhere, cluster.port)
+                sent_to.add(master)
                 if master not in tried and len(tried) < MOST_TRIED:
                     waiting = [master, *(other for other in waiting if other != master)]
         return 0.0
@@ -218,10 +219,10 @@ class Dialer:
             return None
         return link
 
-    async def _join(self, link: Link) -> bool:
+    async def _join(self, link: Link, *, asks: bool) -> bool:
         """Says hello. Returns whether the master accepts this node. A node that has heard of a term asks for that of
         the other first, and joins no master of a lower one."""
-        if self._terms.term and not await self._leads(link):
+        if (self._terms.term or asks) and not await self._leads(link):
             return False
         settings = self._context.settings
         hello = Hello(
@@ -239,7 +240,7 @@ class Dialer:
         except ClusterError as refusal:
             elsewhere = read_refusal(refusal)
             if elsewhere is not None and elsewhere.term >= self._terms.term:
-                self._terms.hear(elsewhere)
+                # It is asked itself before its term counts.
                 self._led_elsewhere = elsewhere.master
             ours = OURS.get(refusal.code, "").format(hello)
             is_news = self._bridge.master_away(f"{link.name}: {refusal}" + (f" ({ours})" if ours else ""))
@@ -274,9 +275,10 @@ class Dialer:
             if self._bridge.master_away(f"{link.name}: REFUSED, {refusal}"):
                 self._context.own_line("ERROR", f"Refused: {refusal}. Nothing is taken from it.")
             return False
-        self._terms.hear(note)
-        if not note.leads:
-            self._led_elsewhere = note.master
+        if note.leads:
+            self._terms.believe(note)
+        else:
+            self._led_elsewhere = note.master if note.term >= self._terms.term else ""
             if self._bridge.master_away(f"{link.name}: it does not lead"):
                 text = (
                     f"{note.node} at {link.name} does not lead; the master is at {note.master or 'an unknown place'}."

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Callable
 
 from clusterd.errors import ClusterError
 from clusterd.listening.accepting import Acceptor
@@ -28,7 +29,7 @@ from clusterd.wire.foreign import NOT_OURS
 from clusterd.wire.frame import REQUEST_CHUNK
 from clusterd.wire.results import encode_failure
 from clusterd.wire.seal import Sealer
-from clusterd.wire.terms import build_term, not_leading, parse_term
+from clusterd.wire.terms import TermNote, build_term, not_leading, parse_term
 from clusterd.wire.token import sealed_length
 
 STRANGER_BYTES = 8192
@@ -54,9 +55,12 @@ class Listener:
         sealer: Sealer,
         tls: ssl.SSLContext | None,
         terms: Terms,
+        claimed: Callable[[TermNote, str], None],
     ) -> None:
+        """`claimed`: called with what another node says of terms, and its host."""
         self._context = context
         self._terms = terms
+        self._claimed = claimed
         self._bridge = bridge
         self._desk = desk
         self._sealer = sealer
@@ -194,13 +198,12 @@ class Listener:
             link.respond(counter, commands.ERR, encode_failure(malformed))
             return
         terms, who = self._terms, f"{note.node} at {link.address}"
-        if terms.leads and note.term > terms.term:
-            text = f"{who} has seen term {note.term}, and this node leads in term {terms.term}: it leads no more."
-            self._context.own_line("ERROR", text)
-        elif note.leads and terms.leads and note.term == terms.term and note.node != terms.note.node:
-            text = f"Two masters: {who} leads in term {note.term}, and so does this node. Demote one of them."
+        if note.leads and terms.leads and note.term == terms.term > 0 and note.node != terms.note.node:
+            text = (
+                f"Two masters: {who} leads in term {note.term}, and so does this node. The name that comes last counts."
+            )
             self._context.abuse_line("ERROR", "Master", "Net", link.address, "two masters", text, is_insider=True)
-        terms.hear(note)
+        self._claimed(note, link.address)
         link.respond(counter, commands.OK, build_term(terms.note))
         if not link.name:
             self._told.add(link.number)

@@ -21,6 +21,7 @@ from clusterd.exits import ExitCode
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.messages.links import SyncToNet
+from clusterd.net.ask_back import AskBack
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, NetContext
 from clusterd.net.dial import Dialer
@@ -106,7 +107,9 @@ class _NetProcess:
         tasks = [asyncio.create_task(bridge.send_all()), asyncio.create_task(bridge.receive_all())]
         tasks.append(asyncio.create_task(self._beat()))
         if self._settings.is_master and self._settings.role is not None and self._settings.role.former:
-            tasks.append(asyncio.create_task(TermTeller(self._context, self._terms).run()))
+            tasks.append(asyncio.create_task(TermTeller(self._context, self._terms, self._asker.claim).run()))
+        if self._listener is not None:
+            tasks.append(asyncio.create_task(self._asker.run()))
         if self._dialer is not None:
             tasks.append(asyncio.create_task(self._dialer.run()))
         self._row.set_ready()
@@ -122,10 +125,11 @@ class _NetProcess:
         """Opens the sockets. Returns why that failed, in words for whoever started the node."""
         settings, log = self._settings, self._context.log
         sealer = Sealer(settings.cluster.key.value)
-        terms = self._terms = Terms(self._context, self._deposed)
+        terms = self._terms = Terms(self._context, self._board, self._deposed)
+        self._asker = AskBack(self._context, terms)
         try:
             if settings.is_master:
-                self._listener = Listener(self._context, self._bridge, desk, sealer, server_context(settings), terms)
+                self._listener = self._listen(desk, sealer)
                 self._bridge.serving = await self._listener.start()
             else:
                 self._dialer = Dialer(self._context, self._bridge, desk, sealer, client_context(settings), terms)
@@ -136,7 +140,7 @@ class _NetProcess:
             place = f"port {settings.cluster.port} of {settings.cluster.bind_addr}" if settings.is_master else "TLS"
             return f"{place} cannot be used: {problem}"
         if not settings.is_master and settings.role is not None and (settings.role.role or settings.is_deposed):
-            await self._tell_where_the_master_is(desk, sealer, terms)
+            await self._tell_where_the_master_is(desk, sealer)
         try:
             await self._local.start()
         except OSError as problem:
@@ -144,10 +148,15 @@ class _NetProcess:
             return f"the local socket cannot be made: {problem}"
         return None
 
-    async def _tell_where_the_master_is(self, desk: LinkCommands, sealer: Sealer, terms: Terms) -> None:
+    def _listen(self, desk: LinkCommands, sealer: Sealer) -> Listener:
+        """Raises OSError for TLS that cannot be had."""
+        tls = server_context(self._settings)
+        return Listener(self._context, self._bridge, desk, sealer, tls, self._terms, self._asker.claim)
+
+    async def _tell_where_the_master_is(self, desk: LinkCommands, sealer: Sealer) -> None:
         """A node that was a master before may be dialled by those who know nothing else."""
         try:
-            listener = Listener(self._context, self._bridge, desk, sealer, server_context(self._settings), terms)
+            listener = self._listen(desk, sealer)
             await listener.start()
         except OSError as problem:
             text = f"Workers that dial this node cannot be told where the master is: {problem}."
@@ -228,6 +237,8 @@ class _NetProcess:
         if self._listener is not None:
             with survive("keepalives and handshakes"):
                 self._listener.tick(now)
+        with survive("keeping the term"):
+            self._terms.tick(now)
         with survive("keepalives of programs"):
             self._local.tick(now)
         with survive("messages that do not go on"):

@@ -2,11 +2,15 @@
 
 import asyncio
 import functools
+from collections.abc import Callable
+
+import msgspec
 
 from clusterd.net.context import NetContext
 from clusterd.net.dial import parse_address
 from clusterd.net.term_question import ask_term
 from clusterd.net.terms import Terms
+from clusterd.wire.terms import TermNote
 
 AGAIN_S = 5.0
 KNOWS_S = 60.0
@@ -16,9 +20,11 @@ TIMEOUT_S = 5.0
 class TermTeller:
     """Runs on a node that was promoted, and nowhere else."""
 
-    def __init__(self, context: NetContext, terms: Terms) -> None:
+    def __init__(self, context: NetContext, terms: Terms, claimed: Callable[[TermNote, str], None]) -> None:
+        """`claimed`: called with what another node says of others, and its host."""
         self._context = context
         self._terms = terms
+        self._claimed = claimed
         self._said: dict[str, str] = {}
         self._calm: dict[str, float] = {}
         """Until when, on the monotonic clock, a node that knows is not asked again."""
@@ -40,17 +46,21 @@ class TermTeller:
         address = parse_address(node, settings.cluster.port)
         ask = functools.partial(ask_term, settings, address, self._terms.note, TIMEOUT_S)
         found = await asyncio.get_running_loop().run_in_executor(None, ask)
-        if found.note is not None:
-            self._terms.hear(found.note)
-            if found.note.term == self._terms.term and not found.note.leads:
-                self._calm[node] = self._context.clock.monotonic() + KNOWS_S
-        before, self._said[node] = self._said.get(node), found.kind
-        if before == found.kind:
+        knows = found.note is not None and found.note.term == self._terms.term and not found.note.leads
+        if found.note is not None and found.note.leads:
+            self._terms.believe(msgspec.structs.replace(found.note, master=found.note.master or str(address)))
+        elif found.note is not None and knows:
+            self._calm[node] = self._context.clock.monotonic() + KNOWS_S
+        elif found.note is not None:
+            self._claimed(found.note, address.host)
+        said = "knows" if knows else found.kind
+        before, self._said[node] = self._said.get(node), said
+        if before == said:
             return
         if found.kind == "unknown":
             # Not again: a stock node must not be told what it cannot know.
             text = f"{found.text}. It was a master before: stop it, or there are two"
             self._context.own_line("ERROR", f"A former master is back. {text}.")
-        elif found.note is not None and found.note.term == self._terms.term:
+        elif found.note is not None and knows:
             name = found.note.node
             self._context.own_line("INFO", f"{name} at {address} knows that this node leads in term {found.note.term}.")

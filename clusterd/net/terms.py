@@ -1,23 +1,34 @@
-"""The highest term that this node has seen, inside net: told by other nodes, kept on disk before anything follows from
-it (docs/ha.md)."""
+"""The highest term that this node has seen, inside net: told by the node that leads in it, kept on disk before anything
+follows from it (docs/ha.md)."""
 
 from collections.abc import Callable
 
+import msgspec
+
 from clusterd.net.context import NetContext
-from clusterd.role import NodeRole, heard, standing, update_role
+from clusterd.role import NodeRole, RoleDamaged, heard, standing, update_role
 from clusterd.wire import commands
 from clusterd.wire.terms import TermNote
+from ipc.board import Board
+
+AGAIN_S = 5.0
+"""A term that could not be kept on disk is written again so often."""
 
 
 class Terms:
     """One per net process. `deposed` is called when this node leads and hears of a higher term; it leads no more from
-    that moment on. `changed` is called whenever the term or its master has changed."""
+    that moment on, which the board says to all its processes."""
 
-    def __init__(self, context: NetContext, deposed: Callable[[], None]) -> None:
+    def __init__(self, context: NetContext, board: Board, deposed: Callable[[], None]) -> None:
         self._context = context
+        self._board = board
         self._deposed = deposed
         self._given: NodeRole | None = context.settings.role
         self._led = context.settings.is_master
+        self._is_unkept = self._given is not None and board.deposed_term >= self._given.term
+        """Whether the disk may know less than this process."""
+        self._said = ""
+        self._again_at = 0.0
 
     @property
     def given(self) -> NodeRole:
@@ -57,40 +68,80 @@ class Terms:
             return TermNote(0, self.leads, name, "", name if self.leads else "", cluster)
         return TermNote(self._given.term, self.leads, name, self._given.master, self._given.master_name, cluster)
 
-    def hear(self, note: TermNote) -> None:
-        """Another node has seen this. What is not new changes nothing."""
-        if note.term == 0 or (note.term, note.master) == (self.term, self.master):
-            return
-        if note.term == self.term and (self.leads or not note.leads):
+    def is_news(self, note: TermNote) -> bool:
+        """Whether this node would know more if that is true. Any node with our key may say so: the master that it names
+        is asked before it counts."""
+        if note.term == 0 or not note.master or note.term < self.term:
+            return False
+        if note.term == self.term and not note.leads:
             # Only the master itself says where it is.
+            return False
+        return self._after(note) != self._given
+
+    def believe(self, note: TermNote) -> None:
+        """The node that leads has said this itself. What is not new changes nothing."""
+        if not note.leads or note.term == 0:
             return
-        led = self.leads
-        name = note.master_name or (note.node if note.leads else "")
-        after = heard(self._given, note.term, note.master, name, self._context.clock.wall())
+        after = self._after(note)
         if after == self._given:
             return
-        known, self._given = self._given, after
-        try:
-            # A file that was removed or damaged meanwhile is written anew from what this process knows.
-            self._given = update_role(
-                self._context.settings.root,
-                lambda before: heard(before or known, note.term, note.master, name, after.since),
-                mend=True,
-            )
-        except OSError as failure:
-            # In memory it counts all the same.
-            self._context.own_line("ERROR", f"The term {note.term} cannot be kept on disk: {failure}")
-        if led and not self.leads:
+        led, self._given = self.leads, after
+        self._is_unkept, self._again_at = True, 0.0
+        deposed = led and not self.leads
+        if deposed:
+            # First: it needs no disk.
+            self._board.depose(after.term)
+        self._keep()
+        if deposed:
             self._deposed()
             return
         where = note.master or "an unknown address"
-        self._context.own_line("INFO", f"The master of term {note.term} is {name or 'unknown'} at {where}.")
+        self._context.own_line(
+            "INFO", f"The master of term {note.term} is {after.master_name or 'unknown'} at {where}."
+        )
+
+    def _after(self, note: TermNote) -> NodeRole:
+        # Under the name that it was promoted with, which ties are broken by.
+        name = note.master_name or note.node
+        return heard(self._given, note.term, note.master, name, self._context.clock.wall())
+
+    def tick(self, now: float) -> None:
+        """Writes what could not be written; monotonic seconds."""
+        if self._is_unkept and now >= self._again_at:
+            self._keep()
+
+    def _keep(self) -> None:
+        """On the disk, as far as it takes it: in memory and on the board it counts all the same."""
+        known = self.given
+
+        def merged(before: NodeRole | None) -> NodeRole:
+            # A file that was removed or damaged meanwhile is written anew from what this process knows.
+            before = before or known
+            if before.led == before.term == known.term != known.led:
+                return msgspec.structs.replace(before, led=0, master=known.master, master_name=known.master_name)
+            return heard(before, known.term, known.master, known.master_name, known.since)
+
+        try:
+            self._given = update_role(self._context.settings.root, merged, mend=True)
+        except (OSError, RoleDamaged) as failure:
+            self._again_at = self._context.clock.monotonic() + AGAIN_S
+            text = f"The term {known.term} cannot be kept on disk: {failure}"
+            if text != self._said:
+                self._said = text
+                self._context.own_line("ERROR", f"{text}. Tried again every {AGAIN_S:g} s; in memory it counts.")
+            return
+        self._is_unkept = False
+        if self._said:
+            self._said = ""
+            self._context.own_line("INFO", f"The term {known.term} is on disk now.")
 
     def refusal(self, note: TermNote, who: str) -> str:
         """Why a node with this note is not taken as master; empty if it may be."""
-        if note.term >= self.term:
-            return ""
-        return (
-            f"{who} leads in term {note.term or '0 (it knows none)'}, and this node has seen term {self.term}"
-            f"{f', whose master is {self.master}' if self.master else ''}"
-        )
+        seen = f"this node has seen term {self.term}{f', whose master is {self.master}' if self.master else ''}"
+        if note.term < self.term:
+            return f"{who} leads in term {note.term or '0 (it knows none)'}, and {seen}"
+        if note.term == self.term and note.leads and self._given is not None:
+            name, known = note.master_name or note.node, self._given.master_name
+            if known and name < known:
+                return f"{who} leads in term {note.term} as {known} does, whose name comes later, and {seen}"
+        return ""

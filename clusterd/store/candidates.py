@@ -17,15 +17,17 @@ REST_S = 60.0
 
 
 class Candidate(msgspec.Struct):
-    """`held`: its position in this master's log. `is_late`: it has let a registration wait too long and does not count
+    """`held`: its position in this master's log, as far as it can be true: `given` is the highest position that it was
+    told, and `claimed` what it says if that is more (0: it does not); then it counts for nothing. `is_late`: it has let a registration wait too long and does not count
     until it holds position `due`, nor before `rest_until`; `late_at`: when it was. `has_more`: its last answer was not all
     there was. Times: `heard_at`, `answered_at`, `late_at` and `rest_until` monotonic, the others wall-clock seconds."""
 
     name: str
     epoch: str = ""
     held: int = 0
+    given: int = 0
+    claimed: int = 0
     state: str = ""
-    behind: int = 0
     is_connected: bool = False
     heard_at: float = 0.0
     seen_at: float = 0.0
@@ -42,9 +44,13 @@ class Candidate(msgspec.Struct):
 class Candidates:
     """Owner of what is known of them. Used on the store's loop only."""
 
-    def __init__(self, epoch: str, *, synchronous: bool, limit_s: float, say: Callable[[str, str], None]) -> None:
-        """`limit_s`: how long a registration waits for a candidate."""
+    def __init__(
+        self, epoch: str, *, synchronous: bool, limit_s: float, say: Callable[[str, str], None], earlier: int = 0
+    ) -> None:
+        """`limit_s`: how long a registration waits for a candidate. `earlier`: the last position before this store was
+        started; a candidate may hold up to there without having been told by it."""
         self.epoch = epoch
+        self._earlier = earlier
         self.wanted = 0
         """The highest position that somebody waits for."""
         self.urged: Callable[[], None] = lambda: None
@@ -58,10 +64,16 @@ class Candidates:
 
     def heard(self, name: str, ask: AskChanges) -> Candidate:
         """A candidate has asked: it holds what it says."""
-        one = self._known.setdefault(name, Candidate(name))
+        one = self._known.setdefault(name, Candidate(name, given=self._earlier))
         one.is_connected, one.heard_at, one.seen_at = True, time.monotonic(), time.time()
         one.epoch, one.state, one.checked_at, one.is_equal = ask.epoch, ask.state, ask.checked_at, ask.is_equal
-        one.held = ask.held if ask.epoch == self.epoch else 0
+        one.held = ask.held if ask.epoch == self.epoch and ask.held >= 0 else 0
+        before, one.claimed = one.claimed, 0
+        if one.held > one.given:
+            one.held, one.claimed = 0, one.held
+            if not before:
+                text = "which this master has not given out: it does not count, and is copied anew"
+                self._say("WARNING", f"Candidate {name} says that it holds position {one.claimed}, {text}.")
         if one.is_late and one.state == FOLLOWING and one.held >= one.due and one.heard_at >= one.rest_until:
             one.is_late = False
         if self._is_degraded and self._counting():
@@ -69,6 +81,10 @@ class Candidates:
             self._say("INFO", f"Candidate {name} confirms again: agents are registered and deleted with it.")
         self._news.set()
         return one
+
+    def told(self, one: Candidate, position: int) -> None:
+        """It is about to hear of everything up to there."""
+        one.given = max(one.given, position)
 
     def gone(self, name: str) -> None:
         one = self._known.get(name)
@@ -116,6 +132,7 @@ class Candidates:
             if one.is_connected
             and one.state == FOLLOWING
             and not one.is_late
+            and not one.claimed
             and one.epoch == self.epoch
             and now - one.heard_at < SILENT_S
         ]
@@ -152,6 +169,8 @@ class Candidates:
             reason = ""
             if not whole:
                 reason = "its replica is not whole yet"
+            elif one.claimed:
+                reason = f"it says that it holds position {one.claimed}, which was not given out"
             elif not connected:
                 reason = "it is not connected"
             elif one.is_equal is False:

@@ -177,6 +177,12 @@ def head(db: sqlite3.Connection) -> int:
     return int(db.execute("select ifnull(max(seq), 0) from clusterd_change").fetchone()[0])
 
 
+def earlier(db: sqlite3.Connection) -> int:
+    """The last position before the store was started."""
+    found = db.execute(f"select ifnull(max(id), 0) from clusterd_change where kind = {LIFE}")
+    return int(found.fetchone()[0])
+
+
 def is_known(db: sqlite3.Connection, epoch: str, position: int) -> bool:
     """Whether what has changed since this position can be told. Position 0 of this log always can."""
     if epoch != mark(db, EPOCH) or position < 0 or position > head(db):

@@ -25,6 +25,7 @@ from clusterd.store import report
 from clusterd.store.engine import Engine
 from clusterd.store.groups import groups_of
 from clusterd.store.jsontext import encode
+from clusterd.store.new_term import report_again
 from clusterd.store.stream import process_of
 
 T = TypeVar("T")
@@ -66,6 +67,7 @@ class StoreApi:
                 self._route("POST", "/v1/clusterd/agents/take", self.take),
                 self._route("POST", "/v1/clusterd/agents/confirm", self.confirm),
                 self._route("POST", "/v1/clusterd/agents/sync", self.merge_ours),
+                self._route("POST", "/v1/clusterd/agents/again", self.report_again),
             ],
             exception_handlers={HTTPException: _refused},
         )
@@ -180,6 +182,10 @@ class StoreApi:
         for start in range(0, len(rows), PIECE):
             count += await self._engine.write(_with(report.confirm, rows[start : start + PIECE]))
         return _json(encode({"confirmed": count}))
+
+    async def report_again(self, request: Request) -> Response:
+        key = request.query_params["term"]
+        return _json(encode({"marked": await report_again(self._engine, key)}))
 
     async def merge_ours(self, request: Request) -> Response:
         node, offset = request.query_params["node"], request.query_params.get("offset")

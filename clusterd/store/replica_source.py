@@ -55,7 +55,8 @@ class ReplicaSource:
         self._told: dict[tuple[int, int], tuple[int, int]] = {}
         self._slice = 0
         self._is_closing = False
-        self.candidates = Candidates(self._epoch, synchronous=synchronous, limit_s=limit_s, say=say)
+        earlier = change_log.earlier(self._db)
+        self.candidates = Candidates(self._epoch, synchronous=synchronous, limit_s=limit_s, say=say, earlier=earlier)
         self.candidates.urged = self._wake
 
     def close(self) -> None:
@@ -108,6 +109,7 @@ class ReplicaSource:
                 break
             if commits == self._commits:
                 await self._news(until)
+        self.candidates.told(candidate, found.upto)
         candidate.answered_at, candidate.has_more = time.monotonic(), found.behind > 0
         if found.behind:
             self._read_ahead(node, msgspec.structs.replace(ask, epoch=found.epoch, since=found.upto, digest=False))

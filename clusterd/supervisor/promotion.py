@@ -17,9 +17,14 @@ from clusterd.store.change_log import greatest_id
 from clusterd.store.keys import KeyFile, readable
 from clusterd.sync.replica.api_files import NAMES, sources
 from hashing.atomic import FileOps
+from hashing.in_place import replace
 from hashing.write import write_atomic
 
 PREFIX = ".promoted"
+KEPT = "kept"
+"""The first step."""
+BEFORE, ABSENT = ".before-promotion", ".absent-before-promotion"
+"""Endings of what stands beside a file while a promotion may fail: its content of before; a mark that there was none."""
 SECRET_NAMES = ("token.key", "users.json")
 """Files that take the place of this node's own; certificate and key belong to a host and are only taken where there are
 none."""
@@ -36,10 +41,72 @@ def steps(settings: Settings, term: int, *, without_agents: bool) -> list[tuple[
     if without_agents:
         return [("agents", lambda: "left as this node has them, without those of the old master")]
     return [
+        (KEPT, lambda: keep_before(settings)),
         ("agents", lambda: take_replica(root, settings)),
         ("keys", lambda: take_keys(settings, term)),
         ("users", lambda: take_users(settings)),
     ]
+
+
+def _exchanged(settings: Settings) -> list[Path]:
+    """The files that the steps replace, the agent database first."""
+    root = Path(settings.root)
+    return [root / schema.DATABASE, root / KEY_FILE, *sources(settings).values()]
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}{ending}")
+
+
+def keep_before(settings: Settings) -> str:
+    """A second name for each file that is about to be replaced: it costs no room, and needs none when it is put back."""
+    forget_before(settings)
+    for path in reversed(_exchanged(settings)):
+        path.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
+        if path.name == Path(schema.DATABASE).name and path.exists():
+            with contextlib.suppress(sqlite3.DatabaseError, NotPromoted):  # damaged: kept as it is
+                _settle(path)
+        try:
+            os.link(path, _beside(path, BEFORE), follow_symlinks=False)
+        except FileNotFoundError:
+            _beside(path, ABSENT).touch(mode=0o600)
+        except OSError:  # a mount point, or a file system without links
+            shutil.copy2(path, _beside(path, BEFORE))
+            _on_disk(_beside(path, BEFORE))
+    _on_disk(_exchanged(settings)[0].parent)
+    return "what is replaced from here on is put back if a step fails"
+
+
+def is_kept(settings: Settings) -> bool:
+    """Whether `put_back` can still put back the agent database, which it does first."""
+    database = _exchanged(settings)[0]
+    return _beside(database, BEFORE).exists() or _beside(database, ABSENT).exists()
+
+
+def put_back(settings: Settings) -> None:
+    """After a step that failed: every file is what it was. May be run again. Raises OSError."""
+    for path in _exchanged(settings):
+        before, absent = _beside(path, BEFORE), _beside(path, ABSENT)
+        if before.exists():
+            fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                if path.exists() and before.samefile(path):
+                    before.unlink()  # not replaced; a rename to itself would leave both names
+                else:
+                    replace(FileOps(), before.name, path.name, dir_fd=fd)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        elif absent.exists():
+            path.unlink(missing_ok=True)
+            absent.unlink()
+
+
+def forget_before(settings: Settings) -> None:
+    """After the last step, or before the first one. Raises OSError."""
+    for path in _exchanged(settings):
+        for ending in (BEFORE, ABSENT):
+            _beside(path, ending).unlink(missing_ok=True)
 
 
 def take_replica(root: str, settings: Settings | None = None) -> str:

@@ -50,13 +50,19 @@ def run(settings: Settings, given: NodeRole, log: Log, reason: str) -> int:
     try:
         if change.kind == "promote" and abs(time.time() - given.since) > RECENT_S:
             _ask_others(settings, given)
+        done = change.done
+        if done and change.kind == "promote" and not change.without_agents and not promotion.is_kept(settings):
+            done = ()  # it was begun and put back: all of it is done anew
+            _note(settings.root, None)
         for name, work in steps(settings, given, change):
-            if any(line.startswith(f"{name}: ") for line in change.done):
+            if any(line.startswith(f"{name}: ") for line in done):
                 continue
             line = f"{name}: {work()}"
             log.line("INFO", tag, SUBTAG, f"{line}.")
             _note(settings.root, line)
         update_role(settings.root, lambda before: _ended(settings, before))
+        with contextlib.suppress(OSError):  # the next start tries again
+            promotion.forget_before(settings)
     except (OSError, sqlite3.Error, ValueError, StartFailure, NotChanged, promotion.NotPromoted) as failure:
         Path(reason).write_text(f"{failure}\n", encoding="utf-8")
         return int(ExitCode.FAILED)
@@ -88,11 +94,13 @@ def _ask_others(settings: Settings, given: NodeRole) -> None:
             raise NotChanged(f"the promotion was begun long ago, and now {answer.text}")
 
 
-def _note(root: str, line: str) -> None:
+def _note(root: str, line: str | None) -> None:
+    """One step more is done; None: no step is."""
+
     def add(before: NodeRole | None) -> NodeRole:
         if before is None or before.change is None:
             raise NotChanged("another program has taken the change of role back")
-        change = msgspec.structs.replace(before.change, done=(*before.change.done, line))
+        change = msgspec.structs.replace(before.change, done=() if line is None else (*before.change.done, line))
         return msgspec.structs.replace(before, change=change)
 
     update_role(root, add)
@@ -109,10 +117,13 @@ def _ended(settings: Settings, before: NodeRole | None) -> NodeRole:
     return msgspec.structs.replace(role, led=role.term) if kind == "promote" else role
 
 
-def give_up(root: str, why: str) -> None:
-    """Takes back a change that failed: the role is what it was before. Raises OSError, RoleDamaged."""
+def give_up(settings: Settings, why: str) -> None:
+    """Takes back a change that failed: files and role are what they were before. Raises OSError, RoleDamaged."""
+    root = settings.root
     with contextlib.suppress(OSError):  # a full disk must not keep the term
         Path(run_dir(root), FAILED).write_text(f"{why}\n", encoding="utf-8")
+    # First: where the disk is full, this makes room. Killed behind it, the change is done anew from its first step.
+    promotion.put_back(settings)
     before: NodeRole | None = None
 
     def back(now: NodeRole | None) -> NodeRole:
@@ -125,6 +136,11 @@ def give_up(root: str, why: str) -> None:
     update_role(root, back)
     if before is None:
         forget_role(root)
+
+
+def tidy(settings: Settings) -> None:
+    """At the start of a node with no change under way: what a kill behind the end of one has left. Raises OSError."""
+    (promotion.forget_before if settings.is_master else promotion.put_back)(settings)
 
 
 def role_of(settings: Settings) -> tuple[object, ...]:

@@ -27,7 +27,7 @@ from clusterd.messages.journal import ReloadEvent
 from clusterd.pidfile import AlreadyRunning, claim
 from clusterd.reload import adopt, changes
 from clusterd.rights import keep_memory_private, too_many_rights
-from clusterd.role import NodeRole, RoleDamaged, read_role
+from clusterd.role import NodeRole, RoleDamaged, after_deposing, read_role
 from clusterd.rounds import Rounds
 from clusterd.rundir import board_path, problem_path, reason_path, root_problem
 from clusterd.settings import Settings
@@ -272,6 +272,8 @@ class _Supervisor:
             if given is not None and given.change is not None:
                 # A change of role that was killed goes on before anything is served.
                 self._take_role(given)
+            elif given is not None:
+                role_change.tidy(self._node.settings)
             if self._must_stop:
                 return
             self._started = time.monotonic()
@@ -373,10 +375,10 @@ class _Supervisor:
         This process, its pid and the node's configuration stay."""
         running = self._node.settings
         try:
-            given = read_role(self._root)
+            given = after_deposing(read_role(self._root), self._board.deposed_term)
         except RoleDamaged as failure:
             self._log.line("ERROR", TAG, SUBTAG, f"The role stays what it is: {failure}")
-            return
+            given = after_deposing(running.role, self._board.deposed_term)
         if given == running.role or given is None:
             return
         if given.change is None and role_change.role_of(running.with_role(given)) == role_change.role_of(running):
@@ -430,7 +432,7 @@ class _Supervisor:
             why = self._take_reason() or f"its process ended {how(status)}; see the log"
             self._log.line("ERROR", TAG, SUBTAG, f"The role was not changed: {why}")
             with contextlib.suppress(RoleDamaged, OSError):
-                role_change.give_up(self._root, why)
+                role_change.give_up(settings, why)
         try:
             return read_role(self._root)
         except RoleDamaged:

@@ -252,7 +252,7 @@ class Core:
         bound = (self._local if is_local else self._remote).get(message.command)
         try:
             if bound is not None and bound.sealed is not None:
-                _admit(peer, bound.row)
+                await _admit(peer, bound.row)
                 return await bound.sealed(peer, message.payload, message.body)
             payload = message.payload
             if message.body is not None:
@@ -262,17 +262,22 @@ class Core:
             await self._context.net.release(message.body)
         if bound is None or bound.opened is None:
             raise Refusal(commands.unknown_command_text(message.command).decode())
-        _admit(peer, bound.row)
+        await _admit(peer, bound.row)
         return await bound.opened(peer, payload)
 
     def _survives(self, subject: str) -> contextlib.AbstractContextManager[None]:
         return round_survives(self._context.tag_log(self._context.tag, "Sync"), self._context.troubles, subject)
 
 
-def _admit(peer: Peer, row: Command) -> None:
+async def _admit(peer: Peer, row: Command) -> None:
     """Raises ClusterError 4000 for a program that may not send this command, and Refusal, with stock's text, for a node
-    that has not agreed to it."""
+    that has not agreed to it. A master may use what was agreed as soon as it has answered: until that answer has been
+    read here its commands wait."""
     if row.privileged:
         check_privileged(peer, row.privileged)
-    if row.capability and row.capability not in peer.capabilities:
+    if not row.capability:
+        return
+    if peer.info.kind == "master":
+        await peer.agreed()
+    if row.capability not in peer.capabilities:
         raise Refusal(commands.unknown_command_text(row.word).decode())

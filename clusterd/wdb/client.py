@@ -168,6 +168,16 @@ class Database:
         if response.status_code not in (200, 410):
             raise DatabaseError(2012, f"status {response.status_code} to a confirmation")
 
+    async def report_again(self, key: str) -> int:
+        """Our store marks all agents that this node has heard of, once for each `key`; how many. A wazuh-db marks none.
+        Raises DatabaseError."""
+        if not await self.is_ours():
+            return 0
+        response = await self._request("POST", str(httpx.URL("/v1/clusterd/agents/again", params={"term": key})))
+        if response.status_code != 200:
+            raise DatabaseError(2012, f"status {response.status_code} to the beginning of a term")
+        return msgspec.json.decode(response.content, type=dict[str, int])["marked"]
+
     # ---- reported agents ---------------------------------------------------------------------------------------------
 
     async def merge(self, path: str, size: int, timeout_s: float) -> None:

@@ -15,6 +15,7 @@ from clusterd.role import (
     RoleChange,
     RoleDamaged,
     RoleNow,
+    after_deposing,
     heard,
     read_role,
     role_text,
@@ -85,9 +86,29 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
 def test_what_is_heard_never_makes_a_term_smaller() -> None:
     assert heard(None, 3, "b:1", "b", 5.0) == NodeRole(3, master="b:1", master_name="b", since=5.0, by="heard of it")
     assert heard(LED, 2, "b:1", "b", 5.0) == LED
-    assert heard(LED, 3, "b:1", "b", 5.0) == LED, "the master of a term knows best where it is"
+    assert heard(LED, 3, "b:1", "two", 5.0) == LED, "the master of a term knows best where it is"
     after = heard(LED, 4, "b:1", "b", 5.0)
     assert (after.term, after.led, after.master, standing(after, "worker").is_deposed) == (4, 3, "b:1", True)
+
+
+def test_of_two_nodes_that_were_given_one_term_the_greater_name_counts_everywhere() -> None:
+    assert heard(LED, 3, "b:1", "one", 5.0) == LED
+    lost = heard(LED, 3, "b:1", "z", 5.0)
+    assert (lost.led, lost.master, standing(lost, "master").is_deposed) == (0, "b:1", True)
+    worker = NodeRole(3, master="a:1", master_name="one")
+    assert heard(worker, 3, "b:1", "one", 5.0).master == "b:1", "it has moved"
+    assert heard(worker, 3, "b:1", "z", 5.0).master_name == "z"
+    assert heard(lost, 3, "a:1", "one", 5.0) == lost
+
+
+@pytest.mark.parametrize(
+    ("given", "term", "deposed"),
+    [(None, 0, False), (None, 4, True), (LED, 0, False), (LED, 2, False), (LED, 3, True), (LED, 4, True)],
+)
+def test_a_term_that_is_only_on_the_board_counts(given: NodeRole | None, term: int, deposed: bool) -> None:
+    after = after_deposing(given, term)
+    assert standing(after, "master").is_deposed == deposed
+    assert deposed or after == given
 
 
 def test_role_decides_which_addresses_count() -> None:

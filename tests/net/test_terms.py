@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clusterd.messages.links import MasterAway, TaskNote
-from clusterd.net import process
+from clusterd.net import process, tell_terms, terms
 from clusterd.net.dial import parse_address
 from clusterd.net.term_question import ask_term
 from clusterd.role import ROLE_FILE, NodeRole, read_role, update_role
@@ -65,7 +65,8 @@ def test_a_refusal_that_names_the_master_is_followed_at_once(worker: Worker, bos
     talker.respond(talker.read(), "err", refusal(3, second.node))
     talker = second.accept()
     asked = talker.read()
-    assert (asked.command, parse_term(asked.payload).term) == (b"term", 3)
+    assert (asked.command, parse_term(asked.payload).term) == (b"term", 0)
+    assert read_role(node.root) is None, "before the master itself has said so"
     talker.respond(asked, "ok", note(master=second.node))
     hello = talker.read()
     assert (hello.command, hello.payload) == (b"hello", HELLO)
@@ -124,23 +125,114 @@ def test_a_connected_worker_asks_a_master_that_has_something_to_say(
     assert (kept.term, kept.master) == (5, boss.node)
 
 
-def test_a_master_that_hears_of_a_higher_term_leads_no_more(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+def claim(node: NetNode, **fields: Any) -> TermNote:
+    """A node with our key says that another one leads; what the node answers."""
+    return parse_term(node.connect().ask("term", note(**{"leads": False, "node": "w2"} | fields)).payload)
+
+
+def lead(boss: ScriptedMaster, **fields: Any) -> None:
+    """The named master is asked, and answers."""
+    talker = boss.accept()
+    asked = talker.read()
+    assert asked.command == b"term"
+    talker.respond(asked, "ok", note(**{"master": boss.node} | fields))
+
+
+def test_a_master_that_hears_of_a_higher_term_leads_no_more(
+    master: Master, bosses: list[ScriptedMaster], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(process, "tell_supervisor", lambda: None)
-    node = master()
+    node, boss = master(), bosses[0]
     joined = node.join("w1")
-    stranger = node.connect()
-    told = stranger.ask("term", note(leads=False, node="w2", master="127.0.0.9:99", master_name="m2"))
-    answer = parse_term(told.payload)
-    assert (answer.term, answer.leads, answer.node, answer.master) == (3, False, MASTER, "127.0.0.9:99")
+    answer = claim(node, master=boss.node)
+    assert (answer.term, answer.leads, answer.node, answer.master) == (0, True, MASTER, "")
+    lead(boss)
     assert joined.is_closed()
-    node.logged("ERROR: [Master] [Net] This node leads no more: term 3 exists, its master is 127.0.0.9:99 (m2).")
-    node.logged("w2 at 127.0.0.1 has seen term 3, and this node leads in term 0")
+    node.logged(f"ERROR: [Master] [Net] This node leads no more: term 3 exists, its master is {boss.node} (m2).")
+    node.logged(f"m2 at {boss.node} leads in term 3, and this node in term 0: it leads no more. w2 at 127.0.0.1 said")
     refused = node.connect().ask("hello", f"w1 wazuh worker {node.settings.clusterd.version}")
     assert refused.command == b"err"
-    assert b"does not lead: the master of term 3 is 127.0.0.9:99 (m2)" in refused.payload
+    assert f"does not lead: the master of term 3 is {boss.node} (m2)".encode() in refused.payload
     kept = read_role(node.root)
     assert kept is not None
     assert (kept.term, kept.led) == (3, 0)
+    assert node.board.deposed_term == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        ({"leads": False}, "m2 there does not lead and has seen term 3"),
+        ({"term": 0}, "m2 there leads in term 0"),
+        ({"cluster": "other"}, "another cluster"),
+        (None, "nobody listens"),
+    ],
+)
+def test_a_master_that_is_told_of_a_term_in_which_nobody_leads_goes_on(
+    master: Master, bosses: list[ScriptedMaster], answer: dict[str, Any] | None, word: str
+) -> None:
+    node = master()
+    joined = node.join("w1")
+    where = f"127.0.0.1:{free_port()}" if answer is None else bosses[0].node
+    claim(node, master=where)
+    if answer is not None:
+        lead(bosses[0], **answer)
+    line = node.logged("Not believed: w2 at 127.0.0.1 says that")
+    assert line.startswith("WARNING: ")
+    assert word in line
+    assert joined.ask("echo", "x").payload == b"x"
+    assert node.join("w3").ask("echo", "x").payload == b"x"
+    assert read_role(node.root) is None
+    assert node.board.deposed_term == 0
+
+
+def test_a_term_without_an_address_is_asked_of_nobody(master: Master) -> None:
+    node = master()
+    claim(node)
+    claim(node, term=9, leads=True)
+    assert node.join("w1").ask("echo", "x").payload == b"x"
+    assert read_role(node.root) is None
+    assert not node.lines("believed")
+
+
+def test_a_flood_of_rising_terms_costs_a_question_a_second_and_one_line(master: Master) -> None:
+    node = master()
+    where = f"127.0.0.1:{free_port()}"
+    stranger = node.connect()
+    for term in range(3, 203):
+        stranger.ask("term", note(leads=False, node="w2", term=term, master=where))
+    node.logged("Not believed")
+    assert node.join("w1").ask("echo", "x").payload == b"x"
+    assert len(node.lines("term")) == 1
+    assert read_role(node.root) is None
+
+
+def test_a_full_disk_does_not_keep_a_master_that_was_replaced(
+    start: Start, bosses: list[ScriptedMaster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "tell_supervisor", lambda: None)
+    monkeypatch.setattr(terms, "AGAIN_S", 0.2)
+    role = NodeRole(2, "master", 2, "127.0.0.1:1", MASTER)
+    real, is_full = terms.update_role, Path(bosses[0].node.replace(":", "-"))
+
+    def full(root: str, *arguments: Any, **options: Any) -> NodeRole:
+        if not (Path(root) / is_full).exists():
+            raise OSError(28, "No space left on device")
+        return real(root, *arguments, **options)
+
+    monkeypatch.setattr(terms, "update_role", full)
+    node = start(given(role, master_settings))
+    joined = node.join("w1")
+    claim(node, master=bosses[0].node)
+    lead(bosses[0])
+    assert joined.is_closed()
+    node.logged("ERROR: [Master] [Net] The term 3 cannot be kept on disk: [Errno 28]")
+    assert node.board.deposed_term == 3, "what the others look at"
+    assert read_role(node.root) == role
+    (Path(node.root) / is_full).touch()
+    kept = wait_until(lambda: read_role(node.root) != role and read_role(node.root), "the term on disk")
+    assert (kept.term, kept.led) == (3, 2)
+    assert len(node.lines("cannot be kept on disk")) == 1
 
 
 def test_a_lower_or_equal_term_changes_nothing_for_a_master(start: Start) -> None:
@@ -148,7 +240,7 @@ def test_a_lower_or_equal_term_changes_nothing_for_a_master(start: Start) -> Non
     node = start(given(role, master_settings))
     joined = node.join("w1")
     for term in (0, 2, 3):
-        told = parse_term(node.connect().ask("term", note(term=term, leads=False, master="127.0.0.9:9")).payload)
+        told = claim(node, term=term, master="127.0.0.9:9")
         assert (told.term, told.leads, told.master) == (3, True, "127.0.0.1:1")
     assert node.connect().ask("term", b"{").command == b"err"
     assert joined.ask("echo", "x").payload == b"x"
@@ -177,16 +269,53 @@ def test_a_master_without_the_capability_hears_of_no_term(master: Master) -> Non
 
 @pytest.mark.parametrize("content", [None, "{"])
 def test_a_higher_term_is_kept_where_the_file_is_gone_or_damaged(
-    start: Start, monkeypatch: pytest.MonkeyPatch, content: str | None
+    start: Start, bosses: list[ScriptedMaster], monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
     monkeypatch.setattr(process, "tell_supervisor", lambda: None)
     node = start(given(NodeRole(3, "master", 3, "127.0.0.1:1", MASTER), master_settings))
     path = Path(node.root, ROLE_FILE)
     path.unlink() if content is None else path.write_text(content)
-    node.connect().ask("term", note(term=4, node="w2", leads=False, master="127.0.0.9:9"))
+    claim(node, term=4, master=bosses[0].node)
+    lead(bosses[0], term=4)
+    node.logged("This node leads no more")
     kept = read_role(node.root)
     assert kept is not None
     assert (kept.term, kept.role, kept.led) == (4, "master", 3), "deposed, also after a restart"
+
+
+@pytest.mark.parametrize(("name", "leads"), [("zz", False), ("aa", True)])
+def test_of_two_masters_of_one_term_the_name_that_comes_last_counts(
+    start: Start, bosses: list[ScriptedMaster], monkeypatch: pytest.MonkeyPatch, name: str, leads: bool
+) -> None:
+    monkeypatch.setattr(process, "tell_supervisor", lambda: None)
+    boss = bosses[0]
+    node = start(given(NodeRole(3, "master", 3, "127.0.0.1:1", MASTER), master_settings))
+    joined = node.join("w1")
+    other = {"node": name, "master_name": name}
+    node.connect().ask("term", note(master=boss.node, **other))
+    node.logged(f"ERROR: [Master] [Net] Two masters: {name} at 127.0.0.1 leads in term 3, and so does this node.")
+    if not leads:
+        lead(boss, **other)
+        assert joined.is_closed()
+        node.logged(f"This node leads no more: term 3 exists, its master is {boss.node} ({name})")
+    kept = read_role(node.root)
+    assert kept is not None
+    assert (kept.led, kept.master_name) == ((3, MASTER) if leads else (0, name))
+    assert parse_term(node.connect().ask("term", note(term=0)).payload).leads == leads
+
+
+def test_a_worker_follows_the_one_of_two_masters_that_counts(start: Start, bosses: list[ScriptedMaster]) -> None:
+    first, second = bosses
+    role = NodeRole(3, master=first.node, master_name="mm")
+    node = start(given(role, worker_settings, "w1", (first.node, second.node), connection_retry_s=0.2))
+    lead(first, node="aa", master_name="aa")
+    node.logged("leads in term 3 as mm does, whose name comes later")
+    talker = second.accept()
+    talker.respond(talker.read(), "ok", note(node="zz", master_name="zz", master=second.node))
+    assert talker.read().command == b"hello"
+    kept = read_role(node.root)
+    assert kept is not None
+    assert (kept.term, kept.master_name) == (3, "zz")
 
 
 def test_a_question_for_the_term_leaves_no_line_of_a_failed_handshake(master: Master) -> None:
@@ -209,17 +338,20 @@ def test_a_demoted_node_tells_who_dials_it_where_the_master_is(start: Start, bos
     refused = node.connect().ask("hello", f"w1 wazuh worker {node.settings.clusterd.version}")
     assert f"the master of term 3 is {boss.node} (m2)".encode() in refused.payload
     worker = start(lambda root: worker_settings(root, "w1", (f"127.0.0.1:{node.settings.cluster.port}",)))
-    assert parse_term(boss.accept().read().payload).term == 3, "the other worker was sent here"
-    assert read_role(worker.root)
+    lead(boss)
+    kept = wait_until(lambda: read_role(worker.root), "the other worker was sent here")
+    assert kept.master == boss.node
 
 
 def test_a_promoted_master_tells_the_old_one(start: Start, master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "tell_supervisor", lambda: None)
+    monkeypatch.setattr(tell_terms, "AGAIN_S", 0.2)
     old = master(node_name="old")
-    node = f"127.0.0.1:{old.settings.cluster.port}"
-    new = start(given(NodeRole(1, "master", 1, "127.0.0.9:1", MASTER, (node,)), master_settings))
-    old.logged("This node leads no more: term 1 exists, its master is 127.0.0.9:1")
-    new.logged("old at 127.0.0.1")
+    node, port = f"127.0.0.1:{old.settings.cluster.port}", free_port()
+    where = f"127.0.0.1:{port}"
+    new = start(given(NodeRole(1, "master", 1, where, MASTER, (node,)), master_settings, port=port))
+    old.logged(f"This node leads no more: term 1 exists, its master is {where}")
+    new.logged(f"old at {node} knows that this node leads in term 1")
 
 
 def test_what_answers_a_question_for_the_term_is_told_apart(master: Master) -> None:

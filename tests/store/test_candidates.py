@@ -17,7 +17,7 @@ def held(position: int) -> AskChanges:
 
 def test_a_candidate_that_is_late_again_and_again_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    known = Candidates("e", synchronous=True, limit_s=0.01, say=lambda level, text: said.append(level))
+    known = Candidates("e", synchronous=True, limit_s=0.01, say=lambda level, text: said.append(level), earlier=9)
 
     async def registered(position: int) -> str:
         """One registration, confirmed only afterwards; the mode then."""
@@ -34,5 +34,31 @@ def test_a_candidate_that_is_late_again_and_again_is_not_waited_for(monkeypatch:
         monkeypatch.setattr(candidates, "time", SimpleNamespace(monotonic=lambda: later, time=time.time))
         known.heard("w1", held(9))
         assert known.mode()[0] == "synchronous"
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("claim", [1 << 62, 21, 20])
+def test_a_position_that_was_not_given_out_confirms_nothing(claim: int) -> None:
+    said: list[str] = []
+    known = Candidates("e", synchronous=True, limit_s=60.0, say=lambda level, text: said.append(text), earlier=10)
+
+    async def check() -> None:
+        one = known.heard("w1", held(10))
+        assert known.mode() == ("synchronous", ""), "what an earlier store gave out counts"
+        waiting = asyncio.ensure_future(known.have(20))
+        await asyncio.sleep(0)
+        known.told(one, 19)
+        known.heard("w1", held(claim))
+        await asyncio.wait_for(waiting, 60)
+        assert known.mode()[0] == "asynchronous"
+        assert said[0].startswith(f"Candidate w1 says that it holds position {claim}, which this master has not given")
+        (shown,) = known.shown(20, lambda position: 20 - position)
+        assert (shown["position"], shown["confirms"]) == (0, False)
+        assert str(claim) in shown["may_not_lead"]
+        known.told(one, 20)
+        known.heard("w1", held(20))
+        await known.have(20)
+        assert known.mode() == ("synchronous", "")
 
     asyncio.run(check())

@@ -12,6 +12,7 @@ in ROOT/behave-NAME, read at each birth:
     deaf             is ready, ignores SIGTERM
     mute             is ready, then never stamps again and turns in a loop
     late             never says that it is ready
+    deposed N        is ready, and says that another node leads in term N, which the disk does not know
     starved          is ready, then computes on CPU 0 only when nobody else wants it, without a heartbeat while it waits
     starved-birth    the same, and is ready only when it has computed for a while
 """
@@ -78,6 +79,9 @@ def live(node: NodeResources, name: str) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
     if behaviour == "mutter":
         os.write(2, f"{rest}\n".encode())
+    if behaviour == "deposed":
+        node.board.depose(int(rest))
+        os.kill(os.getppid(), signal.SIGHUP)
     if behaviour == "starved-birth":
         compute_last()
         compute(0.1)

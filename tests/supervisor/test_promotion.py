@@ -184,7 +184,7 @@ def test_promotion_goes_on_where_it_was_killed(root: str, monkeypatch: pytest.Mo
     found = read_role(root)
     assert found is not None
     assert found.change is not None
-    assert [line.partition(":")[0] for line in found.change.done] == ["agents", "keys"]
+    assert [line.partition(":")[0] for line in found.change.done] == ["kept", "agents", "keys"]
     monkeypatch.setattr(promotion, "take_replica", killed)
     assert finish(root, found) == (0, ""), "what is done is not done again"
     after = read_role(root)
@@ -199,9 +199,105 @@ def test_what_fails_is_taken_back(root: str, before: NodeRole | None) -> None:
     code, why = finish(root, given)
     assert code == 1
     assert "no replica" in why
-    role_change.give_up(root, why)
+    role_change.give_up(settings_of(root), why)
     assert read_role(root) == before
     assert "no replica" in (Path(run_dir(root)) / role_change.FAILED).read_text()
+
+
+def before_promotion(root: str) -> dict[str, bytes]:
+    """All files that a promotion may replace, and what may be left beside them."""
+    found = {}
+    for top in ("etc", "queue/db", str(Path(USERS_FILE).parent), str(Path(SECRET_FILE).parent)):
+        for path in (Path(root) / top).rglob("*"):
+            if path.is_file() and "replica" not in str(path) and path.name != "role.json":
+                found[str(path)] = path.read_bytes()
+    return found
+
+
+@pytest.fixture
+def candidate(root: str) -> str:
+    """It has agents, keys and users of its own, and a replica with others."""
+    make_replica(root, {1: "a", 2: "b", 3: "c"})
+    write_keys(root, {1: "a", 2: "b"})
+    schema.prepare(root, "w1", "4.14.1")
+    with contextlib.closing(sqlite3.connect(Path(root) / schema.DATABASE)) as db:
+        db.execute("insert into agent (id, name, date_add) values (9, 'own', 1)")
+        db.commit()
+        db.execute("pragma wal_checkpoint(truncate)").fetchone()
+    for name in ("users.json", "token.key"):
+        (Path(root) / API_FILES).mkdir(exist_ok=True)
+        (Path(root) / API_FILES / name).write_text(f"theirs {name}")
+    (Path(root) / USERS_FILE).write_text("mine")
+    return root
+
+
+@pytest.mark.parametrize("fails", ["take_keys", "take_users", "the note", "the end"])
+def test_a_step_that_fails_leaves_every_file_as_it_was(
+    candidate: str, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    root, full = candidate, OSError(28, "No space left on device")
+    before = before_promotion(root)
+    given = begin(root, RoleChange("promote"))
+
+    def fail(*_: object) -> str:
+        raise full
+
+    if fails.startswith("take"):
+        monkeypatch.setattr(promotion, fails, fail)
+    elif fails == "the end":
+        monkeypatch.setattr(role_change, "_ended", fail)
+    else:
+        real = role_change._note
+        monkeypatch.setattr(role_change, "_note", lambda *args: real(*args) if "agents" not in args[1] else fail())
+    code, why = finish(root, given)
+    assert (code, "No space left" in why) == (1, True)
+    assert agents(root) == {1: "a", 2: "b", 3: "c"}, "it was exchanged"
+    monkeypatch.undo()
+    role_change.give_up(settings_of(root), why)
+    assert before_promotion(root) == before
+    assert read_role(root) is None
+    assert agents(root) == {9: "own"}
+
+
+def test_a_promotion_leaves_nothing_beside_the_files(candidate: str) -> None:
+    names = set(before_promotion(candidate)) | {str(Path(candidate) / SECRET_FILE)}
+    assert finish(candidate, begin(candidate, RoleChange("promote"))) == (0, "")
+    assert {one for one in before_promotion(candidate) if one.endswith("-promotion")} == set()
+    assert names <= set(before_promotion(candidate))
+    assert agents(candidate) == {1: "a", 2: "b", 3: "c"}
+
+
+def test_a_kill_after_files_were_put_back_begins_the_change_anew(
+    candidate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = candidate
+    given = begin(root, RoleChange("promote"))
+    monkeypatch.setattr(promotion, "take_users", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        finish(root, given)
+    promotion.put_back(settings_of(root))
+    assert agents(root) == {9: "own"}
+    monkeypatch.undo()
+    found = read_role(root)
+    assert found is not None
+    assert finish(root, found) == (0, "")
+    assert agents(root) == {1: "a", 2: "b", 3: "c"}
+    assert keys(root) == {1: "a", 2: "b", 3: "c"}
+    after = read_role(root)
+    assert after is not None
+    assert [line.partition(":")[0] for line in after.steps] == ["kept", "agents", "keys", "users"]
+
+
+@pytest.mark.parametrize("is_master", [True, False])
+def test_what_a_kill_behind_the_end_leaves_is_tidied_at_the_next_start(candidate: str, is_master: bool) -> None:
+    root = candidate
+    settings = settings_of(root)
+    before = before_promotion(root)
+    promotion.keep_before(settings)
+    promotion.take_replica(root, settings)
+    role_change.tidy(settings.with_role(NodeRole(4, "master", 4, "a:1")) if is_master else settings)
+    assert agents(root) == ({1: "a", 2: "b", 3: "c"} if is_master else {9: "own"})
+    assert set(before_promotion(root)) == set(before)
 
 
 # ---- what is left behind ---------------------------------------------------------------------------------------------
@@ -312,5 +408,5 @@ def test_the_term_is_taken_back_although_the_reason_cannot_be_written(root: str)
     before = NodeRole(3, master="10.0.0.1:1516")
     begin(root, RoleChange("promote", msgspec.to_builtins(before)))
     (Path(run_dir(root)) / role_change.FAILED).mkdir(parents=True)
-    role_change.give_up(root, "the disk is full")
+    role_change.give_up(settings_of(root), "the disk is full")
     assert read_role(root) == before

@@ -347,3 +347,13 @@ def test_lines_below_error_never_say_error(node: FakeNode) -> None:
         if "ERROR:" not in line:
             assert "error" not in line.lower()
             assert "traceback" not in line.lower()
+
+
+def test_a_master_of_which_net_could_not_write_that_it_was_deposed_serves_nobody(node: FakeNode) -> None:
+    """A full disk keeps no master."""
+    node.behave("net", "deposed 7")
+    node.start()
+    until(lambda: "The role of this node is former master (leads no more, term 7 exists" in node.log, "another role")
+    until(lambda: "The node serves: former master" in node.log, "it serves again")
+    until(lambda: [line for line in node.story if line.startswith("up net")] == ["up net 1", "up net 2"], "it stays so")
+    assert not (node.root / "queue/cluster/.clusterd/role.json").exists()

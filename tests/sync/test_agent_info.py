@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from clusterd.messages.links import Request
+from clusterd.role import NodeRole, update_role
 from clusterd.wdb.client import DatabaseError, MergeResult, Taken
 from clusterd.wire.payloads import BatchResult, build_batch_result
 from tests.sync.scripted_node import MASTER, WORKER, Node, on, turns
@@ -25,6 +26,7 @@ class Agents:
         self.taken = taken
         self.there = True
         self.confirmed: list[int] = []
+        self.again: list[str] = []
         self.merged: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -40,6 +42,10 @@ class Agents:
         Path(out).write_bytes(ROWS)
         return self.taken
 
+    async def report_again(self, key: str) -> int:
+        self.again.append(key)
+        return 3
+
     async def confirm(self, batch: int) -> None:
         self.confirmed.append(batch)
 
@@ -54,9 +60,9 @@ class Agents:
         pass
 
 
-def of(root: Path, role: str, taken: Taken | None = None) -> tuple[Node, Agents]:
-    """Without capabilities, as beside a stock node. A worker reports at once, again and again, and checks no files."""
-    node = Node(root, role, caps=(), pool=True)
+def of(root: Path, role: str, taken: Taken | None = None, caps: tuple[str, ...] = ()) -> tuple[Node, Agents]:
+    """Without capabilities as beside a stock node. A worker reports at once, again and again, and checks no files."""
+    node = Node(root, role, caps=caps, pool=True)
     agents = Agents(taken or Taken(len(ROWS), False, agents=1, batch=7))
     node.context.database = cast(Any, agents)
     settings = node.context.settings
@@ -128,6 +134,30 @@ def test_nothing_to_report_sends_nothing(tmp_path: Path) -> None:
         await ended(node)
         assert set(node.asked(MASTER.link)) == {"syn_a_w_m_p"}
         assert node.side._info.last.result == "equal"
+
+    on(node, story())
+
+
+@pytest.mark.parametrize("caps", [("term",), ()])
+def test_the_master_of_a_new_term_hears_of_all_agents_again(tmp_path: Path, caps: tuple[str, ...]) -> None:
+    node, agents = of(tmp_path, "worker", caps=caps)
+    update_role(str(tmp_path), lambda before: NodeRole(3, master="a:1", master_name="two"))
+
+    async def story() -> None:
+        await node.up(MASTER)
+        if caps:
+            await node.says(await node.request(MASTER.link, "caps"), b'["term"]')
+        for count in range(1, 4):
+            await node.until(lambda count=count: node.asked(MASTER.link).count("syn_a_w_m_p") == count)  # type: ignore[misc]
+            asked = [one for one in node.sent if isinstance(one, Request) and one.command == "syn_a_w_m_p"]
+            await node.says(asked[-1], b"False")
+            if count == 2:
+                update_role(str(tmp_path), lambda before: NodeRole(5, master="b:1", master_name="three"))
+        assert agents.again == (["3 two", "5 three"] if caps else [])
+        told = [text for level, _, subtag, text in node.log.written if subtag == "Agent-info guard"]
+        assert told == [
+            f"The master of term {key} has not heard of 3 agents: they are reported again." for key in agents.again
+        ]
 
     on(node, story())
 

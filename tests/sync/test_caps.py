@@ -3,17 +3,20 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import pytest
 
 from clusterd.errors import ClusterError
+from clusterd.messages.links import LinkDown, Reply
 from clusterd.role import NodeRole
 from clusterd.settings import CAPABILITIES, ClusterBlock, Clusterd, HaSettings, Settings
 from clusterd.sync.links.caps import answer_caps, asks_as_stock, offer_caps, offered, recall
 from clusterd.sync.links.peer import Peer
 from clusterd.wire.results import WireException
+from tests.sync.scripted_node import MASTER, Node, on, turns
 
 
 def test_only_a_node_with_its_own_store_offers_moments() -> None:
@@ -176,3 +179,38 @@ def test_worker_that_begins_a_check_without_a_word_of_its_own_is_stock() -> None
         assert (silent.program, len(notes.kept)) == ("clusterd", 2)
 
     asyncio.run(story())
+
+
+def test_a_masters_command_waits_until_its_answer_about_capabilities_was_read(tmp_path: Path) -> None:
+    """The master takes them for agreed as soon as it has answered, and uses them at once."""
+    node = Node(tmp_path, "worker", caps=("status",))
+
+    async def story() -> None:
+        await node.up(MASTER)
+        offered_now = await node.request(MASTER.link, "caps")
+        serial = await node.ask(MASTER, "node_state", b"{}")
+        await turns()
+        assert not [sent for sent in node.sent if isinstance(sent, Reply)]
+        await node.says(offered_now, b'["status"]')
+        assert (await node.reply(serial)).command == "ok"
+
+    on(node, story())
+
+
+@pytest.mark.parametrize("answer", [b"[]", None])
+def test_what_a_master_has_not_agreed_to_is_unknown_to_it(tmp_path: Path, answer: bytes | None) -> None:
+    """None: the link ends before it has answered."""
+    node = Node(tmp_path, "worker", caps=("status",))
+
+    async def story() -> None:
+        await node.up(MASTER)
+        offered_now = await node.request(MASTER.link, "caps")
+        serial = await node.ask(MASTER, "node_state", b"{}")
+        await turns()
+        if answer is None:
+            await node.core.handle(LinkDown(MASTER.link, ""))
+        else:
+            await node.says(offered_now, answer)
+        assert (await node.reply(serial)).payload == b"unknown command 'b'node_state''"
+
+    on(node, story())

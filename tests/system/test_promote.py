@@ -101,7 +101,7 @@ def test_lost_master_is_replaced_and_comes_back_as_a_worker(rig: Rig) -> None:
     assert found["ok"], found
     port = port_of(candidate)
     assert (found["term"], running_pid(str(candidate.root))) == (1, supervisor), "the daemon stays"
-    assert [step.partition(":")[0] for step in found["steps"]] == ["agents", "keys", "users"]
+    assert [step.partition(":")[0] for step in found["steps"]] == ["kept", "agents", "keys", "users"]
     assert status(rig, candidate)["node"]["role"] == "master (promoted, term 1; etc/ossec.conf says worker)"
     shown = rig.command(candidate, "control", "nodes", timeout_s=60).stdout
     assert "master (promoted, term 1" in shown

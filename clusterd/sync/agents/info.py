@@ -7,10 +7,11 @@ import msgspec
 from clusterd.clock import Clock
 from clusterd.errors import ClusterError
 from clusterd.messages.agents import OpenReport, ReportOpened
+from clusterd.role import read_role
 from clusterd.sync.agents.master_clock import MasterClock
 from clusterd.sync.agents.report_events import ReportEvents
 from clusterd.sync.agents.rows import Unusable, open_rows
-from clusterd.sync.links.caps import AGENTS
+from clusterd.sync.links.caps import AGENTS, TERM
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
@@ -71,6 +72,8 @@ class AgentInfoWorker:
         self._started: float | None = None
         self._answer: asyncio.Future[BatchResult] | None = None
         self._outage = Outage(context.clock)
+        self._told = ""
+        """The term, and its master, of which the database knows."""
         self.last = LastReport()
 
     async def run(self, peer: Peer) -> None:
@@ -80,6 +83,7 @@ class AgentInfoWorker:
             await asyncio.sleep(self._context.settings.worker.sync_agent_info_s)
             with round_survives(self._guard, self._context.troubles, "reports of agents"):
                 try:
+                    await self._follow_term(peer)
                     while await self._round(peer, master_clock):
                         pass
                 except Exception:
@@ -93,6 +97,25 @@ class AgentInfoWorker:
     @property
     def _guard(self) -> TagLog:
         return self._context.tag_log(self._context.tag, GUARD)
+
+    async def _follow_term(self, peer: Peer) -> None:
+        """The master of a new term has confirmed no agent: all are reported again. Without terms nothing is looked
+        at."""
+        context = self._context
+        if TERM not in peer.capabilities or not context.database.is_there():
+            return
+        given = await asyncio.to_thread(read_role, context.settings.root)
+        key = "" if given is None else f"{given.term} {given.master_name}"
+        if key == self._told:
+            return
+        try:
+            count = await context.database.report_again(key)
+        except DatabaseError as failure:
+            self._away(failure)
+            return
+        self._told = key
+        if count:
+            self._guard.info(f"The master of term {key} has not heard of {count} agents: they are reported again.")
 
     async def _round(self, peer: Peer, master_clock: MasterClock) -> bool:
         """One batch. Returns whether more agents wait and it is worth going on at once."""

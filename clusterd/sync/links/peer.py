@@ -163,4 +163,5 @@ class Peer:
         self.gone.set()
         await self._late.close()
         await self._tasks.close()
+        self._agreed.set()  # whoever still waits for what will not come
         self.incoming.close()
