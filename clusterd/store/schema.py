@@ -141,17 +141,26 @@ this node has seen; kind `boot` holds the boot that the times belong to, kind `w
 in microseconds."""
 
 
+CACHED_STATEMENTS = 64
+"""A connection's prepared statements, some 10 KB each; the store's own are fewer. Clients' statements, each with values
+of its own, push each other out: as many of them are kept as may be, with their texts."""
+
+
 def connect(root: str, *, readonly: bool = False, name: str = DATABASE) -> sqlite3.Connection:
     """Opens a connection in autocommit mode; any thread may use it, one at a time. `name`: the file below the root.
     Raises sqlite3.Error."""
     connection = sqlite3.connect(
-        Path(root) / name, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, cached_statements=256
+        Path(root) / name,
+        timeout=BUSY_MS / 1000,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=CACHED_STATEMENTS,
     )
     connection.execute("pragma foreign_keys = on")
     connection.execute("pragma synchronous = normal")
     # A row that `insert or replace` replaces counts as deleted in the change log.
     connection.execute("pragma recursive_triggers = on")
-    # Temporary data such as sorting goes to disk: memory is bounded (bounds.py), the disk is not.
+    # Temporary data, such as that of a sort, stays in memory, which is bounded (bounds.py); the disk would not be.
     connection.execute("pragma temp_store = memory")
     # Any client's SQL can store invalid UTF-8; its row must stay readable.
     connection.text_factory = _text
