@@ -58,7 +58,7 @@ setup(
         "starlette>=0.37",
         "uvicorn>=0.30,<0.55",
         "uvloop>=0.19",
-        "watchfiles>=0.21,<1.4",
+        "watchfiles>=1.0.4,<1.4",
         "xxhash>=3.4",
     ],
     data_files=[("share/man/man1", sorted(str(page) for page in Path("dist/man/man1").glob("*.1")))],

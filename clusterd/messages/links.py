@@ -36,7 +36,8 @@ class OpenTask(msgspec.Struct, frozen=True):
 class NetHello(Message, frozen=True, tag="net-hello"):
     """First message of a net process on the channel, and its answer to SyncHello: everything that a sync process needs.
 
-    `sending_slabs` names a slab of sync's once for each message that net still sends from it."""
+    `sending_slabs` names a slab of sync's once for each message that net still sends from it. `sync`: incarnation of the
+    sync process that it answers, 0 for none: what was said unasked may reach another one than net knows of."""
 
     incarnation: int
     links: list[LinkInfo]
@@ -44,6 +45,7 @@ class NetHello(Message, frozen=True, tag="net-hello"):
     open_tasks: list[OpenTask]
     serving: str = ""
     away: str = ""
+    sync: int = 0
 
 
 class LinkUp(Message, frozen=True, tag="link-up"):

@@ -339,15 +339,17 @@ class Bridge:
 
     # ---- lives of sync -----------------------------------------------------------------------------------------------
 
-    def say_hello(self) -> None:
-        """NetHello: everything that a sync process needs to know before any other message."""
+    def say_hello(self, answers: int = 0) -> None:
+        """NetHello: everything that a sync process needs to know before any other message. `answers`: the one whose
+        hello it answers."""
         links = [
             msgspec.structs.replace(link.info, keepalive_at=link.keepalive_at)
             for link in self._links.values()
             if link.info
         ]
         tasks = [OpenTask(link, command, task) for link, notes in self._notes.items() for command, task in notes]
-        self.tell(NetHello(self._incarnation, links, sorted(self._sending.elements()), tasks, self.serving, self._away))
+        sending = sorted(self._sending.elements())
+        self.tell(NetHello(self._incarnation, links, sending, tasks, self.serving, self._away, answers))
 
     def _sync_hello(self, incarnation: int) -> None:
         if incarnation != self._sync:
@@ -355,7 +357,7 @@ class Bridge:
                 self._lose_sync()
             self._sync = incarnation
         self.sync_is_lost = False
-        self.say_hello()
+        self.say_hello(incarnation)
 
     def watch_sync(self) -> None:
         """Called by the tick: the board shows at once that sync's process has ended."""

@@ -93,6 +93,7 @@ class _SyncProcess:
         self._crew: Crew | None = None
         self._incarnation = self._row.snapshot().incarnation
         self._net_incarnation: int | None = None
+        self._is_known_to_net = False
         self._admitted = False
         self._troubles = Troubles()
         self._stop = asyncio.Event()
@@ -277,7 +278,7 @@ class _SyncProcess:
     async def _say_hello(self) -> None:
         """Until net answers: it may not be there yet."""
         while True:
-            if self._net_incarnation is None:
+            if not self._is_known_to_net:
                 await self._send_to_net(SyncHello(self._incarnation))
             await asyncio.sleep(HEARTBEAT_S)
 
@@ -295,6 +296,12 @@ class _SyncProcess:
                     await self._core.handle(message)
 
     async def _net_is_there(self, message: NetHello) -> None:
+        """A net that starts says hello unasked, perhaps to the sync process before this one, while that dies: it would
+        take this one for lost as well, and tell it nothing more. So a hello is believed, and answered by ours until
+        there is one that answers ours."""
+        self._is_known_to_net = message.sync == self._incarnation
+        if not self._is_known_to_net:
+            await self._send_to_net(SyncHello(self._incarnation))
         if self._net_incarnation is None:
             self._context.slabs.net_sends(message.sending_slabs)
         elif message.incarnation != self._net_incarnation:

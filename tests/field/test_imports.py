@@ -72,12 +72,17 @@ def work(rig: Rig) -> None:
                     path = path.replace(name, value)
                 if endpoint.method == "GET" and "{" not in path:
                     caller.ask("GET", path)
-            caller.upload("/rules/files/local.xml?overwrite=true", RULE)
-            caller.ask("POST", "/groups", json={"group_id": "spied"})
-            caller.ask("DELETE", "/groups?groups_list=spied")
+            for answer in (
+                caller.upload("/rules/files/local.xml?overwrite=true", RULE),
+                caller.ask("POST", "/groups", json={"group_id": "spied"}),
+                caller.ask("DELETE", "/groups?groups_list=spied"),
+            ):
+                assert (answer.status_code, answer.json()["error"]) == (200, 0), (node.name, answer.text, rig.told())
         with Caller(node, user="nobody") as stranger:
             assert stranger.login().status_code == 401
-        authd(node.root, {"function": "add", "arguments": {"name": f"{node.name}-{secrets.token_hex(3)}", "ip": "any"}})
+        name = f"{node.name}-{secrets.token_hex(3)}"
+        added = authd(node.root, {"function": "add", "arguments": {"name": name, "ip": "any"}})
+        assert added["error"] == 0, (added, rig.told())
         with WdbClient(node.root) as database:
             database.ask("global sql select count(*) from agent")
             database.ask("global nonsense")

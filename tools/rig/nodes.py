@@ -44,6 +44,9 @@ STATUS_TIMEOUT_S = 60.0
 PROGRAM = (sys.executable, "-m", "tools.cli")
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
+TOLD = ("unreachable", "problem", "problems", "syncs", "peers", "manifest", "results", "workers", "jobs")
+"""Members of a node's status that say why files do not arrive."""
+
 SCALED = {
     "worker": {"sync_integrity": 9, "sync_agent_info": 10, "connection_retry": 10},
     "master": {"recalculate_integrity": 8, "sync_agent_groups": 10},
@@ -228,14 +231,30 @@ class Rig:
 
     def wait_equal(self, timeout_s: float, pause_s: float = 0.1) -> float:
         """Polls until all workers equal the master; returns the seconds taken. Raises RigError with the remaining
-        differences."""
+        differences, and as a note what the nodes say of themselves: a test that fails once in a hundred runs has to
+        explain itself."""
         began, patience = time.monotonic(), Patience(timeout_s)
         while not all((found := self.compare())[node.name].is_equal for node in self.workers):
             if patience.is_over():
                 left = [f"{name}: {line}" for name, one in found.items() for line in list(one.lines())[:3]]
-                raise RigError(f"not equal after {timeout_s:g} s: {'; '.join(left)}")
+                failure = RigError(f"not equal after {timeout_s:g} s: {'; '.join(left)}")
+                failure.add_note(self.told())
+                raise failure
             time.sleep(pause_s)
         return time.monotonic() - began
+
+    def told(self, lines: int = 60) -> str:
+        """What each node says of itself: the parts of its status that speak of syncs, the last lines of its log."""
+        parts = []
+        for name, facts in self.status().items():
+            shown = {key: facts[key] for key in TOLD if facts.get(key)}
+            parts.append(f"---- status of {name}: {json.dumps(shown, default=str)}")
+            try:
+                log = (self.node(name).root / "logs/cluster.log").read_text(errors="replace").splitlines()
+            except OSError as failure:
+                log = [str(failure)]
+            parts += [f"---- the last of {len(log)} lines of its log:", *log[-lines:]]
+        return "\n".join(parts)
 
     def command(
         self, node: RigNode, *arguments: str, timeout_s: float, key: str | None = None

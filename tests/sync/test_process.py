@@ -1,0 +1,104 @@
+"""Sync's process for real: forked, over a root of its own, with a net that says what the test says."""
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import TypeVar
+
+import pytest
+import zmq
+
+from clusterd.logs import Log
+from clusterd.messages.links import LinkInfo, NetHello, NetToSync, PeerRequest, Reply, SyncHello, SyncToNet
+from clusterd.rundir import STATE, board_path, run_dir, sync_socket
+from clusterd.settings import Settings
+from clusterd.supervisor.sweep import SPOOL
+from clusterd.sync import process
+from ipc.arena import Arena
+from ipc.board import Board
+from ipc.codec import Decoder, encode
+from tests.fakes.forks import die_with_parent
+from tests.net.harness import master_settings
+from tools.rig.guard import guarded
+from tools.rig.patience import Patience
+
+M = TypeVar("M")
+INCARNATION = 7
+PROGRAM = LinkInfo(1, "local", "1", uid=os.getuid())
+
+
+class FakeNet:
+    """The other end of sync's channel, blocking."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._decoder: Decoder[SyncToNet] = Decoder(SyncToNet)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.set(zmq.IDENTITY, process.NET)
+        self._socket.set(zmq.LINGER, 0)
+        self._socket.connect(f"ipc://{sync_socket(settings.root)}")
+        self._unread: list[bytes] = []
+
+    def send(self, *messages: NetToSync) -> None:
+        self._socket.send_multipart([encode(message) for message in messages])
+
+    def next(self, timeout_ms: int = 1000) -> SyncToNet | None:
+        if not self._unread and self._socket.poll(timeout_ms):
+            self._unread += self._socket.recv_multipart()
+        return self._decoder.decode(self._unread.pop(0)) if self._unread else None
+
+    def expect(self, kind: type[M]) -> M:
+        """The next message of this kind; the others are thrown away."""
+        patience = Patience(60)
+        while not isinstance(message := self.next(), kind):
+            assert not patience.is_over(), f"sync sent no {kind.__name__}"
+        return message
+
+    def close(self) -> None:
+        self._socket.close(0)
+        self._context.term()
+
+
+@pytest.fixture
+def net() -> Iterator[FakeNet]:
+    """Beside a sync process that has just begun its life."""
+    with guarded("sync-", "/tmp") as base:
+        settings = master_settings(str(base))
+        for directory in ("logs", "etc", "queue/db", SPOOL, STATE, os.path.relpath(run_dir(settings.root), base)):
+            os.makedirs(base / directory, exist_ok=True)
+        arena, board = Arena(2, 2), Board.create(board_path(settings.root))
+        for name in ("sync", "net", "pool-0", "pool-1"):
+            board.add_row(name)
+        board.row("sync").begin(0, INCARNATION)
+        pid = os.fork()
+        if pid == 0:
+            die_with_parent()
+            status = 1
+            try:
+                os.closerange(3, 4096)
+                status = process.run(settings, arena, board, Log(f"{settings.root}/logs/cluster.log", 1), 1)
+            finally:
+                os._exit(status)
+        made = FakeNet(settings)
+        try:
+            yield made
+        finally:
+            made.close()
+            os.kill(pid, signal.SIGTERM)
+            _, status = os.waitpid(pid, 0)
+            board.close()
+            arena.close()
+        assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_sync_says_hello_until_net_answers_this_very_life(net: FakeNet) -> None:
+    """What a net said unasked may have been meant for the sync process before: it takes this one for dead as well, and
+    tells it nothing more."""
+    for answered in (0, INCARNATION - 1):
+        net.send(NetHello(3, [PROGRAM], [], [], sync=answered), PeerRequest(PROGRAM.link, 1, "nonsense", b""))
+        net.expect(Reply)  # believed all the same: a net that holds links has told of them
+        net.expect(SyncHello)
+        net.expect(SyncHello)
+    net.send(NetHello(3, [PROGRAM], [], [], sync=INCARNATION), PeerRequest(PROGRAM.link, 2, "nonsense", b""))
+    net.expect(Reply)
+    assert net.next(2000) is None
