@@ -22,7 +22,10 @@ STOCK = "the stock wazuh-clusterd"
 DIRECTORY = "var/run"
 MODE = 0o640
 LOCK_WAIT_S = 5.0
-DYING_WAIT_S = 5.0
+DYING_WAIT_S = 15.0
+"""For the processes of a node whose supervisor was killed: the kernel kills them, and writing what they have open to a
+slow disk may take a while."""
+ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 _POLL_S = 0.02
 _UNFINISHED = ".clusterd-pid-"
 """Beginning of the name under which a pid file is written: scripts that look for pid files do not see it."""
@@ -30,11 +33,17 @@ _NAME = re.compile(r"wazuh-clusterd(_child_\d+)?-(\d+)\.pid")
 
 
 class AlreadyRunning(Exception):
-    """Another cluster daemon, ours or stock, runs at this root. `pid` is its (first) process."""
+    """Another cluster daemon, ours or stock, runs at this root. `pid` is its (first) process. `is_dying`: that one has
+    ended, and what it has started ends by itself."""
 
-    def __init__(self, pid: int, program: str) -> None:
-        super().__init__(f"{program} is already running with pid {pid}")
+    def __init__(self, pid: int, program: str, *, is_dying: bool = False) -> None:
+        super().__init__(
+            f"{program} (pid {pid}) was killed, and processes of it have not ended yet"
+            if is_dying
+            else f"{program} is already running with pid {pid}"
+        )
         self.pid = pid
+        self.is_dying = is_dying
 
 
 class PidFile:
@@ -74,7 +83,7 @@ def claim(root: str) -> tuple[PidFile, list[str]]:
                 stale = _remove_stale(directory)
                 return _write_own(directory), stale
             except AlreadyRunning as other:
-                if psutil.pid_exists(other.pid) or time.monotonic() > deadline:
+                if not other.is_dying or time.monotonic() > deadline:
                     raise
         time.sleep(_POLL_S)
 
@@ -123,7 +132,7 @@ def _remove_stale(directory: Path) -> list[str]:
         left.unlink(missing_ok=True)
     for path, pid in _pid_files(directory):
         if _is_held(path):
-            raise AlreadyRunning(pid, OURS)
+            raise AlreadyRunning(pid, OURS, is_dying=not _lives(path, pid))
         if _is_stock(path, pid):
             raise AlreadyRunning(pid, STOCK)
         path.unlink(missing_ok=True)
@@ -160,16 +169,22 @@ def _is_held(path: Path) -> bool:
     return False
 
 
-def _is_stock(path: Path, pid: int) -> bool:
-    """Whether a living process without our lock wrote this file: the stock daemon. A process that started after the
-    file was written reuses the pid and is unrelated."""
-    if pid == os.getpid():
-        return False
+def _lives(path: Path, pid: int) -> bool:
+    """Whether the process that wrote this file has not ended. One that started after the file was written reuses the
+    pid; one that nobody has waited for (the first process of a container may wait for none) has ended all the same."""
     try:
         process = psutil.Process(pid)
-        if process.create_time() > path.stat().st_mtime + 1:
-            return False
-        return any("wazuh-clusterd" in word or "wazuh_clusterd" in word for word in process.cmdline())
+        return process.status() not in ENDED and process.create_time() <= path.stat().st_mtime + 1
+    except (psutil.Error, OSError):
+        return False
+
+
+def _is_stock(path: Path, pid: int) -> bool:
+    """Whether a living process without our lock wrote this file: the stock daemon."""
+    if pid == os.getpid() or not _lives(path, pid):
+        return False
+    try:
+        return any("wazuh-clusterd" in word or "wazuh_clusterd" in word for word in psutil.Process(pid).cmdline())
     except (psutil.Error, OSError):
         return False
 

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from clusterd.pidfile import running_pid
 from tests.conftest import rigs
 from tests.fakes.framework import PASSWORD, FakeFramework
 from tests.supervisor.helpers import until
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def rig() -> Iterator[Rig]:
+def started() -> Iterator[Rig]:
     """A master whose framework starts with it, and a worker without one."""
     with rigs() as make:
         made = make(1, overrides={"clusterd": {"framework": "on"}})
@@ -29,6 +30,25 @@ def rig() -> Iterator[Rig]:
         path.write_text(path.read_text().replace('"on"', '"auto"'))
         made.start()
         yield made
+
+
+@pytest.fixture
+def rig(started: Rig) -> Rig:
+    """Whatever became of it in the test before: both nodes run, and the worker is connected."""
+    for node in started.nodes:
+        if running_pid(str(node.root)) is None:
+            started.start(node.name)
+    until(lambda: is_connected(started), "the worker is connected", 120)
+    return started
+
+
+def is_connected(rig: Rig) -> bool:
+    """Both ends say so: the master may know for a moment less, or more, than the worker."""
+    seen = rig.status()
+    wanted = {"master": "worker", "worker": "master"}
+    return all(
+        any(peer["kind"] == wanted[node.kind] for peer in seen[node.name].get("peers") or []) for node in rig.nodes
+    )
 
 
 def shown(rig: Rig, name: str = "master") -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from clusterd import pidfile
 from clusterd.pidfile import AlreadyRunning, claim, running_pid
 from tests.supervisor.helpers import make_tree, until
 
@@ -46,9 +47,12 @@ class Holder:
         assert self.process.stdout is not None
         self.child = int(self.process.stdout.readline())
 
-    def kill(self) -> None:
+    def kill(self, *, is_waited_for: bool = True) -> None:
         self.process.kill()
-        self.process.wait()
+        if is_waited_for:
+            self.process.wait()
+        else:
+            until(lambda: psutil.Process(self.process.pid).status() == psutil.STATUS_ZOMBIE, "it has ended")
         assert self.process.stdout is not None
         self.process.stdout.close()
 
@@ -168,10 +172,12 @@ def test_running_stock_daemon_is_recognised(root: str, tmp_path: Path) -> None:
         stock.kill()
 
 
-def test_claim_waits_for_the_children_of_a_killed_daemon(root: str) -> None:
-    """They still have the port and the sockets; the lock is theirs too."""
+@pytest.mark.parametrize("is_waited_for", [True, False], ids=["gone", "zombie"])
+def test_claim_waits_for_the_children_of_a_killed_daemon(root: str, is_waited_for: bool) -> None:
+    """They still have the port and the sockets; the lock is theirs too. The daemon itself may be a zombie for good: the
+    first process of a container may wait for nobody."""
     held = Holder(root, "with-child")
-    held.kill()
+    held.kill(is_waited_for=is_waited_for)
     assert running_pid(root) == held.process.pid
     ending = threading.Timer(0.3, os.kill, (held.child, signal.SIGKILL))
     began = time.monotonic()
@@ -183,7 +189,21 @@ def test_claim_waits_for_the_children_of_a_killed_daemon(root: str) -> None:
     assert time.monotonic() - began >= 0.3
     assert stale == [f"wazuh-clusterd-{held.process.pid}.pid"]
     until(lambda: not psutil.pid_exists(held.child), "the child is gone")
+    held.process.wait()
     pid_file.remove()
+
+
+def test_claim_says_that_processes_of_a_killed_daemon_do_not_end(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pidfile, "DYING_WAIT_S", 0.0)
+    held = Holder(root, "with-child")
+    held.kill()
+    try:
+        with pytest.raises(
+            AlreadyRunning, match=rf"\(pid {held.process.pid}\) was killed, and processes of it have not"
+        ):
+            claim(root)
+    finally:
+        os.kill(held.child, signal.SIGKILL)
 
 
 def test_many_starts_at_once_give_one_daemon(root: str) -> None:
