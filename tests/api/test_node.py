@@ -56,7 +56,7 @@ class Serving:
 
     def _serve(self, link: socket.socket) -> None:
         with link, contextlib.suppress(OSError):
-            link.settimeout(10)
+            link.settimeout(60)
             self._talk(link)
 
     def __enter__(self) -> None:

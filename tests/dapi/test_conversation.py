@@ -76,7 +76,7 @@ def node(tmp_path: Path) -> Iterator[Callable[[Script], str]]:
         def one() -> None:
             sock, _ = listening.accept()
             with sock:
-                sock.settimeout(20)
+                sock.settimeout(60)
                 side = Side(sock)
                 try:
                     event = side.next()
@@ -93,14 +93,14 @@ def node(tmp_path: Path) -> Iterator[Callable[[Script], str]]:
 
     yield serve
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     listening.close()
     assert not problems
 
 
 def test_reply_is_the_answer(node: Callable[[Script], str]) -> None:
     root = node(lambda side, asked: side.reply(asked, b'{"a": 1}'))
-    assert ask_json(root, "get_health", b"null", timeout_s=10) == {"a": 1}
+    assert ask_json(root, "get_health", b"null", timeout_s=60) == {"a": 1}
 
 
 def test_forwarded_question_has_a_second_message(node: Callable[[Script], str]) -> None:
@@ -108,7 +108,7 @@ def test_forwarded_question_has_a_second_message(node: Callable[[Script], str]) 
         side.reply(asked, b"Sent request to master node")
         assert side.say("control_res", b'{"items": []}').payload == b"Response received"
 
-    assert ask_json(node(script), "get_nodes", b"{}", timeout_s=10) == {"items": []}
+    assert ask_json(node(script), "get_nodes", b"{}", timeout_s=60) == {"items": []}
 
 
 def test_error_of_the_master_is_raised(node: Callable[[Script], str]) -> None:
@@ -117,7 +117,7 @@ def test_error_of_the_master_is_raised(node: Callable[[Script], str]) -> None:
         side.say("control_res", encode_exception(1730))
 
     with pytest.raises(ClusterError, match="1730"):
-        ask_json(node(script), "get_nodes", b"{}", timeout_s=10)
+        ask_json(node(script), "get_nodes", b"{}", timeout_s=60)
 
 
 def test_answer_of_a_function_comes_as_a_long_string(node: Callable[[Script], str]) -> None:
@@ -126,7 +126,7 @@ def test_answer_of_a_function_comes_as_a_long_string(node: Callable[[Script], st
         name = side.string(dump_json(RESULT) + b" " * 5000)
         assert side.say("dapi_res", name).payload == b"Distributed api response received"
 
-    assert call(node(script), FUNCTION, timeout_s=10) == RESULT
+    assert call(node(script), FUNCTION, timeout_s=60) == RESULT
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_failure_before_a_result_is_raised(
         side.say(command, payload)
 
     with pytest.raises(ClusterError) as found:
-        call(node(script), FUNCTION, timeout_s=10)
+        call(node(script), FUNCTION, timeout_s=60)
     assert found.value.code == code
 
 
@@ -156,12 +156,12 @@ def test_exception_as_the_answer_is_raised(node: Callable[[Script], str]) -> Non
         side.say("dapi_res", side.string(encode_exception(1730)))
 
     with pytest.raises(ClusterError, match="1730"):
-        call(node(script), FUNCTION, timeout_s=10)
+        call(node(script), FUNCTION, timeout_s=60)
 
 
 def test_refusal_is_raised_at_once(node: Callable[[Script], str]) -> None:
     with pytest.raises(ClusterError) as found:
-        call(node(lambda side, asked: side.reply(asked, encode_exception(3023), "err")), FUNCTION, timeout_s=10)
+        call(node(lambda side, asked: side.reply(asked, encode_exception(3023), "err")), FUNCTION, timeout_s=60)
     assert found.value.code == 3023
 
 
@@ -175,7 +175,7 @@ def test_strings_that_are_unknown_or_too_large_are_refused_and_waiting_goes_on(n
         assert side.say("nonsense", b"").payload == b"unknown command 'b'nonsense''"
         side.say("dapi_res", side.string(dump_json(RESULT)))
 
-    assert call(node(script), FUNCTION, timeout_s=10) == RESULT
+    assert call(node(script), FUNCTION, timeout_s=60) == RESULT
 
 
 def test_closed_connection_ends_the_wait(node: Callable[[Script], str]) -> None:
@@ -183,12 +183,12 @@ def test_closed_connection_ends_the_wait(node: Callable[[Script], str]) -> None:
         side.reply(asked, b"Added request to API requests queue")
 
     with pytest.raises(NotAnswering, match="closed the connection"):
-        call(node(script), FUNCTION, timeout_s=10)
+        call(node(script), FUNCTION, timeout_s=60)
 
 
 def test_garbage_is_no_protocol(node: Callable[[Script], str]) -> None:
     with pytest.raises(NotAnswering, match="does not speak the protocol"):
-        ask(node(lambda side, asked: side.sock.sendall(b"\xff" * 100)), "get_nodes", timeout_s=10)
+        ask(node(lambda side, asked: side.sock.sendall(b"\xff" * 100)), "get_nodes", timeout_s=60)
 
 
 def test_silence_ends_after_the_time(node: Callable[[Script], str]) -> None:
@@ -207,7 +207,7 @@ def test_a_program_that_waits_says_so(node: Callable[[Script], str], monkeypatch
             side.reply(event, event.payload, "ok-m")
         side.say("dapi_res", side.string(dump_json(RESULT)))
 
-    assert call(node(script), FUNCTION, timeout_s=10) == RESULT
+    assert call(node(script), FUNCTION, timeout_s=60) == RESULT
 
 
 def test_nobody_there_is_said_with_the_path(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def scripted(*answers: bytes) -> Iterator[Path]:
         serving = threading.Thread(target=serve, daemon=True)
         serving.start()
         yield root
-        serving.join(20)
+        serving.join(60)
 
 
 def framed(answer: object) -> bytes:

@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,13 +23,14 @@ import pytest
 
 from tests.system.rest import PASSWORD
 from tools.init_node import init_node
+from tools.rig.guard import MARK, guarded
 from tools.rig.nodes import free_port
 
 ROOT = Path(__file__).parents[2]
 PAGES = tuple(f"docs/operations/{name}.md" for name in ("day2", "troubleshooting", "api", "journal"))
 BY_HAND = "README.md"
 ALL = sorted({*PAGES, BY_HAND, *(str(path.relative_to(ROOT)) for path in (ROOT / "docs/operations").glob("*.md"))})
-MARK = re.compile(r"<!-- (?:run: (?P<where>[\w ]+?)(?:, exit (?P<codes>[\d or]+))?|not run: (?P<why>[^>]+)) -->")
+COMMENT = re.compile(r"<!-- (?:run: (?P<where>[\w ]+?)(?:, exit (?P<codes>[\d or]+))?|not run: (?P<why>[^>]+)) -->")
 KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
 LIMIT_S = 300.0
 
@@ -53,7 +53,7 @@ def blocks(page: str) -> list[Block]:
         if taken:
             found.append(Block(number - len(taken), mark, "\n".join(taken).rstrip("\n") + "\n"))
             taken, mark = [], None
-        mark = MARK.fullmatch(line) or (mark if not line.strip() else None)
+        mark = COMMENT.fullmatch(line) or (mark if not line.strip() else None)
     return found
 
 
@@ -116,6 +116,7 @@ class Place:
             "PATH": f"{self.top}/bin:{os.environ['PATH']}",
             "CLUSTERD_ROOT": str(root),
             "PYTHONPATH": str(ROOT),
+            MARK: str(self.top),
         }
         done = subprocess.run(
             ["bash", "-ec", text],
@@ -131,7 +132,7 @@ class Place:
         assert "Traceback" not in done.stdout, done.stdout
 
     def clusterd(self, name: str, *arguments: str) -> None:
-        self.run(Block(0, MARK.fullmatch(f"<!-- run: {name} -->"), f"clusterd {' '.join(arguments)}\n"))
+        self.run(Block(0, COMMENT.fullmatch(f"<!-- run: {name} -->"), f"clusterd {' '.join(arguments)}\n"))
 
     def stop_all(self) -> None:
         for root in (*self.top.glob("hand/*"), *(self.root(name) for name in ("w2", "w1", "master"))):
@@ -143,14 +144,12 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    top = Path(tempfile.mkdtemp(prefix="docs-"))
-    top.chmod(0o755)
-    made = Place(top)
-    try:
-        yield made
-    finally:
-        made.stop_all()
-        shutil.rmtree(top)
+    with guarded("docs-") as top:
+        made = Place(top)
+        try:
+            yield made
+        finally:
+            made.stop_all()
 
 
 @pytest.fixture(scope="module")
@@ -215,12 +214,10 @@ def test_commands_of_a_page_run(rig: Place, page: str) -> None:
 
 @pytest.mark.slow
 def test_nodes_that_the_first_page_makes_by_hand_work() -> None:
-    top = Path(tempfile.mkdtemp(prefix="docs-"))
-    top.chmod(0o755)
-    made = Place(top)
-    try:
-        for block in steps(BY_HAND):
-            made.run(block)
-    finally:
-        made.stop_all()
-        shutil.rmtree(top)
+    with guarded("docs-") as top:
+        made = Place(top)
+        try:
+            for block in steps(BY_HAND):
+                made.run(block)
+        finally:
+            made.stop_all()

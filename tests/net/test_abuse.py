@@ -221,7 +221,7 @@ def test_strangers_from_thousands_of_addresses_fill_no_log(master: Master) -> No
 def test_what_holders_of_the_key_do_wrong_is_in_the_log_in_a_flood_of_strangers_too(master: Master) -> None:
     node = master(log_lines=5)
     for number in range(50):
-        with socket.create_connection(node.address, timeout=10, source_address=(f"127.3.0.{number + 1}", 0)) as client:
+        with socket.create_connection(node.address, timeout=60, source_address=(f"127.3.0.{number + 1}", 0)) as client:
             client.send(garbage(200, number))
     node.logged("Error during handshake with incoming connection")
     assert node.connect().ask("hello", "w9 wazuh worker 4.13.0").command == b"err"

@@ -28,7 +28,7 @@ class ScriptedMaster:
         self.server = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, reuse_port=False
         )
-        self.server.settimeout(10)
+        self.server.settimeout(60)
         self.port: int = self.server.getsockname()[1]
         self.talkers: list[Talker] = []
 

@@ -112,16 +112,14 @@ def test_long_report_does_not_stop_keepalives(store: LoneStore) -> None:
 
     thread = threading.Thread(target=report)
     thread.start()
-    slowest, count = 0.0, 0
+    merged = set()
     with Client(store.root) as client:
         while not done.is_set():
-            began = time.monotonic()
             client.ask('global update-keepalive {"id":5,"connection_status":"active","sync_status":"synced"}')
-            slowest = max(slowest, time.monotonic() - began)
-            count += 1
+            merged.add(client.ask("global sql select count(*) as n from agent where version = 'v'"))
     thread.join()
-    assert count >= 5
-    assert slowest < 1.0
+    # None of it, all of it, and what there was of it at several keepalives in between.
+    assert len(merged) >= 5
 
 
 def test_live_socket_of_another_program_is_not_taken(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 
 import msgspec
 import psutil
@@ -88,12 +87,10 @@ def test_missing_tree_is_a_reason(node: FakeNode) -> None:
 
 
 def test_supervisor_that_never_answers_is_killed(node: FakeNode) -> None:
-    began = time.monotonic()
     result = start(node, "hang", "timeout_s=0.5")
 
     assert result.code == ExitCode.TIMED_OUT
     assert result.reason.startswith("not ready after")
-    assert time.monotonic() - began < 20
     until(lambda: not marked(node.mark), "it is gone")
 
 

@@ -15,7 +15,7 @@ def systemd(tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(path)
-        listener.settimeout(5)
+        listener.settimeout(60)
         yield path, listener
 
 
@@ -43,7 +43,7 @@ def test_abstract_address_works() -> None:
     name = f"@clusterd-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind("\0" + name[1:])
-        listener.settimeout(5)
+        listener.settimeout(60)
         notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "3000000"}, 7)
         notifier.alive()
         notifier.close()

@@ -177,7 +177,7 @@ def test_slab_that_is_waited_for_comes_from_a_body_nobody_wants_once_it_is_seale
         if how == "given up":
             unwanted.cancel()
         stage.pool.gate.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await waiter
         assert stage.pool.count(SealChunk) == 3
 

@@ -205,7 +205,7 @@ def test_peers_that_read_nothing_leave_slabs_for_those_that_do(tmp_path: Path, n
             await asyncio.sleep(0)
         for place in range(3):
             moving = stage.peer("moving")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 assert await stage.send(moving, 200 + place) is None
             assert moving.data == stage.data
         assert max(len(peer.unwritten) for peer in silent) <= 2

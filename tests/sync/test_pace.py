@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 def run(story: Coroutine[Any, Any, T]) -> T:
     async def bounded() -> T:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await story
 
     return asyncio.run(bounded())

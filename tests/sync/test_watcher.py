@@ -52,7 +52,7 @@ def play(root: Path, script: Script) -> tuple[list[set[str]], list[tuple[str, bo
         await asyncio.to_thread(lambda: None)
         await asyncio.sleep(0.02)
         await watcher.stop()
-        assert script.closed.wait(5)
+        assert script.closed.wait(60)
         assert not watcher.is_watching
 
     asyncio.run(run())

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def test_key_is_in_no_file_of_the_rig_and_on_no_command_line(rig: Rig) -> None:
 def test_commands_do_what_they_say(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
     """One story, since starting nodes takes longest: up, equal, changed, tampered with, killed, cut, mended."""
     rig.start()
-    assert rig.wait_equal(60) < 20
+    rig.wait_equal(60)
     assert run(capsys, rig, "compare") == (
         0,
         "".join(f"{node.name}: {len(workload.paths(rig.master.root))} equal\n" for node in rig.workers),
@@ -119,9 +118,7 @@ def test_down_ends_and_removes_everything_after_a_crash(rig: Rig) -> None:
     for node in rig.nodes[:2]:
         os.kill(rig.processes(node.name)["supervisor"] or 0, signal.SIGKILL)
     assert rig.running()
-    began = time.monotonic()
     problems = rig.down(stop_timeout_s=1)
-    assert time.monotonic() - began < 20
     assert any("killed process" in text for text in problems)
     assert not rig.running()
     assert not rig.directory.exists()
