@@ -49,6 +49,11 @@ def replica_socket(root: str) -> str:
     return f"{run_dir(root)}/store.sock"
 
 
+def election_socket(root: str) -> str:
+    """Bound by election, for store, sync and the commands of operators (clusterd/messages/election.py)."""
+    return f"{run_dir(root)}/election.sock"
+
+
 def board_path(root: str) -> str:
     """The status board: mapped by every process, read by `clusterd status`."""
     return f"{run_dir(root)}/board"

@@ -2,8 +2,8 @@
 
 Each field has one writer. The supervisor writes name, pid, incarnation, restarts, started_at, and the states starting,
 down and failed. The process itself writes heartbeat, counters, and the states ready and stopping. An operator's command
-writes the log level of all, net the term by which the node was deposed. A field is eight aligned bytes, written at
-once, so a reader sees the old or the new value;
+writes the log level of all, the process `election` the lease of this node, net the term by which the node was deposed.
+A field is eight aligned bytes, written at once, so a reader sees the old or the new value;
 two fields may be of different moments.
 """
 
@@ -39,6 +39,10 @@ LOG_LEVELS = 3
 _LEVEL, _UNTIL = 1, 2
 """Words of the page's head: the log level that an operator asked for plus 1 (0: none), and until when it holds
 (CLOCK_MONOTONIC in nanoseconds)."""
+_LEAD_TERM, _LEAD_UNTIL = 3, 4
+"""The term in which this node may lead, and until when (CLOCK_BOOTTIME in nanoseconds, which goes on while the machine
+sleeps). 0: it may not."""
+FOR_EVER_NS = (1 << 64) - 1
 _DEPOSED = 8
 """Word of the page's head, written by net: the highest term in which another node leads, by which this one was
 deposed."""
@@ -307,6 +311,20 @@ class Board:
     def log_level_left_s(self) -> float:
         """For how many more seconds that level holds."""
         return max(0.0, (self._words[_UNTIL] - time.monotonic_ns()) / 1e9)
+
+    def set_lead(self, term: int, until_ns: int) -> None:
+        """In the process `election` only. `until_ns` 0: this node does not lead; FOR_EVER_NS: without an end."""
+        if term != self._words[_LEAD_TERM]:
+            # No reader may see the end of one term beside the number of another: see `lead`.
+            self._words[_LEAD_UNTIL] = 0
+            self._words[_LEAD_TERM] = term
+        self._words[_LEAD_UNTIL] = until_ns
+
+    def lead(self) -> tuple[int, int]:
+        """The term in which this node may lead and until when. An end that is read belongs to the term that is read
+        after it, or to an earlier one."""
+        until_ns = int(self._words[_LEAD_UNTIL])
+        return int(self._words[_LEAD_TERM]), until_ns
 
     def close(self) -> None:
         self._rows.clear()

@@ -80,7 +80,24 @@ class Show(msgspec.Struct, frozen=True, tag="show"):
     """The store's part of `clusterd ha status`. Answer: JSON."""
 
 
-StoreRequest = FirstAsk | Apply | Tell | Gone | Show
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """To a master's store, from election: take no more writes from now on, for `for_s` seconds or until Undrain. Answer:
+    Drained, when all that was taken before is committed."""
+
+    for_s: float
+
+
+class Undrain(msgspec.Struct, frozen=True, tag="undrain"):
+    """To a master's store: take writes again. Answer: nothing."""
+
+
+StoreRequest = FirstAsk | Apply | Tell | Gone | Show | Drain | Undrain
+
+
+class Drained(msgspec.Struct, frozen=True):
+    """The position of the last change."""
+
+    position: int
 
 
 class NextAsk(msgspec.Struct, frozen=True):

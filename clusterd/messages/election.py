@@ -1,0 +1,87 @@
+"""What others say to the process `election`, on its socket `election.sock`: frames of a length of 4 bytes, little endian,
+and msgpack; a request, its answer, the next request (docs/ha.md). The other way election asks the store
+(clusterd/messages/replica.py: Drain, Undrain, Show) and sync (the local command `ask_failsafe`)."""
+
+from typing import Any, Literal
+
+import msgspec
+
+HaKind = Literal["status", "switchover", "failover", "pause", "resume", "bootstrap"]
+
+
+class SetConfirming(msgspec.Struct, frozen=True, tag="confirming"):
+    """From a master's store: from now on answers wait for candidate `name`; empty: for nobody. Answer: ConfirmingSet,
+    when etcd has it. Nobody else may take over then, so confirmations count, and answers without one are given, only
+    after it."""
+
+    term: int
+    name: str
+
+
+class FailsafeAsked(msgspec.Struct, frozen=True, tag="failsafe"):
+    """From a candidate's sync: its master `leader`, at the other end of the link, cannot reach etcd and asks whether it
+    may go on in `term`. Answer: FailsafeAnswer. A yes is a promise not to take the lead for one lease."""
+
+    term: int
+    leader: str
+
+
+class HaCommand(msgspec.Struct, frozen=True, tag="command"):
+    """From a command of an operator. Answer: HaAnswer. `to`: a node; `force`: whatever speaks against it."""
+
+    kind: HaKind
+    to: str = ""
+    force: bool = False
+
+
+ElectionRequest = SetConfirming | FailsafeAsked | HaCommand
+
+
+class ConfirmingSet(msgspec.Struct, frozen=True):
+    """`ok`: etcd has the name. Otherwise this node leads no more, or etcd is away: `why`."""
+
+    name: str
+    ok: bool
+    why: str = ""
+
+
+class FailsafeAnswer(msgspec.Struct, frozen=True):
+    yes: bool
+    why: str = ""
+
+
+class HaAnswer(msgspec.Struct, frozen=True):
+    """`ok` false: nothing was done, `text` says why and what to do. `facts`: of `status`; of an order its `id`."""
+
+    ok: bool
+    text: str = ""
+    facts: dict[str, Any] = {}
+
+
+class ElectionAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """`payload`: the encoded answer; `failure`: why there is none."""
+
+    payload: bytes = b""
+    failure: str = ""
+
+
+# ---- election to sync of its node ------------------------------------------------------------------------------------
+
+
+class AskFailsafe(msgspec.Struct, frozen=True):
+    """The payload of the local command `ask_failsafe`: ask these candidates, each over its link, whether they know
+    `term` and do not lead. Answer, within LIMIT_S: FailsafeAnswers."""
+
+    term: int
+    leader: str
+    nodes: tuple[str, ...]
+
+
+class FailsafeAnswers(msgspec.Struct, frozen=True):
+    """Of each node that answered: whether it said yes."""
+
+    yes: dict[str, bool] = {}
+
+
+LIMIT_S = 2.0
+"""How long candidates may take to answer. One that does not has not said yes."""
