@@ -35,12 +35,14 @@ class RoleDamaged(ValueError):
 
 class RoleChange(msgspec.Struct, frozen=True):
     """A change of role that was begun. `done`: its steps so far, with what they did. `before`: the file before it (None:
-    there was none), which comes back if the change fails: nobody has been told of the term by then."""
+    there was none), which comes back if the change fails: nobody has been told of the term by then. `keeps_agents`: a
+    master that leads again keeps its own agent database; `without_agents`: a worker keeps it for want of a replica."""
 
     kind: Literal["promote", "demote"]
     before: dict[str, Any] | None = None
     done: tuple[str, ...] = ()
     without_agents: bool = False
+    keeps_agents: bool = False
 
 
 class NodeRole(msgspec.Struct, frozen=True):

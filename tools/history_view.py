@@ -147,6 +147,10 @@ TEXTS: dict[str, Callable[[Event], str]] = {
         f"changed: {', '.join(event['changed']) or 'nothing'}"
         + (f"; waiting for a restart: {', '.join(event['needs_restart'])}" if event["needs_restart"] else "")
     ),
+    "election": lambda event: (
+        f"{event['what'].replace('_', ' ')}, term {event['term']}"
+        f"{', leader ' + event['leader'] if event['leader'] else ''}{_because(event)}"
+    ),
     "lost": lambda event: f"{event['count']} events of {event['process']} could not be told",
 }
 

@@ -10,12 +10,14 @@ HaKind = Literal["status", "switchover", "failover", "pause", "resume", "bootstr
 
 
 class SetConfirming(msgspec.Struct, frozen=True, tag="confirming"):
-    """From a master's store: from now on answers wait for candidate `name`; empty: for nobody. Answer: ConfirmingSet,
-    when etcd has it. Nobody else may take over then, so confirmations count, and answers without one are given, only
-    after it."""
+    """From a master's store: from now on answers wait for candidate `name`; empty: for nobody. `position`: of the last
+    change, whatever was answered until now is not after it. Answer: ConfirmingSet, when etcd has it: nobody who has less
+    than that position may take over, and of the others only `name`. So confirmations count, and answers without one are
+    given, only after it."""
 
     term: int
     name: str
+    position: int
 
 
 class FailsafeAsked(msgspec.Struct, frozen=True, tag="failsafe"):
@@ -27,11 +29,13 @@ class FailsafeAsked(msgspec.Struct, frozen=True, tag="failsafe"):
 
 
 class HaCommand(msgspec.Struct, frozen=True, tag="command"):
-    """From a command of an operator. Answer: HaAnswer. `to`: a node; `force`: whatever speaks against it."""
+    """From a command of an operator. Answer: HaAnswer. `to`: a node; `force`: whatever speaks against it; `term`: of
+    `bootstrap`, the highest one that any node knows."""
 
     kind: HaKind
     to: str = ""
     force: bool = False
+    term: int = 0
 
 
 ElectionRequest = SetConfirming | FailsafeAsked | HaCommand

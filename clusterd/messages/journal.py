@@ -163,6 +163,17 @@ class ReloadEvent(Event, frozen=True, kw_only=True, tag="reload"):
     needs_restart: tuple[str, ...] = ()
 
 
+class ElectionEvent(Event, frozen=True, kw_only=True, tag="election"):
+    """The election of the master (docs/ha.md), as this node's part of it has seen it. `what`: leads (this node serves as
+    master of `term`), stepped_down, gave_up, follows (`leader` is another node), paused, resumed, etcd_lost,
+    etcd_back."""
+
+    what: str
+    term: int = 0
+    leader: str = ""
+    why: str = ""
+
+
 class LostEvents(Event, frozen=True, kw_only=True, tag="lost"):
     """Events that a process could not tell: the monitor was away or behind. Made by the monitor from the counts of
     senders."""
@@ -182,6 +193,7 @@ AnyEvent = (
     | ProblemEvent
     | ProcessEvent
     | ReloadEvent
+    | ElectionEvent
     | LostEvents
 )
 KINDS = (
@@ -195,6 +207,7 @@ KINDS = (
     "problem",
     "process",
     "reload",
+    "election",
     "lost",
 )
 OUTCOMES = {
@@ -208,6 +221,7 @@ OUTCOMES = {
     "problem": ("begins", "ends"),
     "process": ("started", "died", "killed", "stopped"),
     "reload": (),
+    "election": ("leads", "stepped_down", "gave_up", "follows", "paused", "resumed", "etcd_lost", "etcd_back"),
     "lost": (),
 }
 """What a kind may be followed by, as in `worker:lost`: for hooks and filters."""

@@ -2,10 +2,7 @@
 JSON on standard input, and a small environment: nothing of the daemon's, which may hold the cluster key."""
 
 import asyncio
-import contextlib
-import ctypes
 import os
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,18 +11,12 @@ from clusterd.config.hooks import program_problem
 from clusterd.errors import calm
 from clusterd.messages.journal import AnyEvent
 from clusterd.monitor.feed import Heard
+from clusterd.programs import Say, environment, run_program
 from clusterd.settings import HookSettings
 
 MOST_WAITING = 100
 PER_MINUTE = 60
 """Runs of one hook in a minute, at most."""
-MOST_OUTPUT_BYTES = 16384
-MOST_LINES = 20
-LONGEST_LINE = 500
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
-Say = Callable[[str, str], None]
 
 
 class Hooks:
@@ -36,7 +27,7 @@ class Hooks:
     ) -> None:
         """`say`: logs a text at a level; `problem`: a subject and what is wrong with it, "" when it is over; `count`:
         adds one to a counter."""
-        self._environment = {"PATH": PATH, "LANG": "C.UTF-8", "CLUSTERD_ROOT": root, "CLUSTERD_NODE": node}
+        self._environment = environment(root, node)
         self._say = say
         self._problem = problem
         self._count = count
@@ -149,62 +140,6 @@ class _Hook:
 
     async def _run(self, heard: Heard) -> str:
         """Returns what went wrong, empty if nothing. Raises OSError."""
-        process = await asyncio.create_subprocess_exec(
-            *self.settings.run,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            cwd="/",
-            env=self._environment,
-            start_new_session=True,
-            preexec_fn=_end_with_us,  # one system call: nothing that another thread could hold
-        )
-        output = bytearray()
-        try:
-            async with asyncio.timeout(self.settings.timeout_s):
-                await asyncio.gather(_write(process, heard.text.encode() + b"\n"), _read(process, output))
-                code = await process.wait()
-            return "" if code == 0 else f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
-        except BaseException as ending:
-            # What it has started holds its output, perhaps: the group is there as long as one of them is.
-            _kill(process.pid)
-            await process.wait()
-            if not isinstance(ending, TimeoutError):
-                raise
-            return f"ran for more than {self.settings.timeout_s:g} s and was killed"
-        finally:
-            self._log(bytes(output))
-
-    def _log(self, output: bytes) -> None:
-        lines = output.decode(errors="replace").splitlines()
-        for line in lines[:MOST_LINES]:
-            if line.strip():
-                self._say("INFO", f"{self._name}: {calm(line[:LONGEST_LINE])}")
-        if len(lines) > MOST_LINES or len(output) >= MOST_OUTPUT_BYTES:
-            self._say("INFO", f"{self._name}: what it wrote besides is left out.")
-
-
-def _end_with_us() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-
-
-def _kill(group: int) -> None:
-    """The program, if it still runs, and what it has started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
-
-
-async def _write(process: asyncio.subprocess.Process, data: bytes) -> None:
-    """A program need not read it."""
-    assert process.stdin is not None
-    with contextlib.suppress(OSError):
-        process.stdin.write(data)
-        await process.stdin.drain()
-    process.stdin.close()
-
-
-async def _read(process: asyncio.subprocess.Process, output: bytearray) -> None:
-    """All that it writes, of which the beginning is kept."""
-    assert process.stdout is not None
-    while data := await process.stdout.read(65536):
-        output += data[: MOST_OUTPUT_BYTES - len(output)]
+        settings = self.settings
+        data = heard.text.encode() + b"\n"
+        return await run_program(settings.run, self._environment, data, settings.timeout_s, self._say, self._name)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 import clusterd.api.process
+import clusterd.election.process
 import clusterd.monitor.process
 import clusterd.net.process
 import clusterd.pool.process
@@ -63,6 +64,13 @@ def plan(node: NodeResources) -> list[ChildSpec]:
     return children
 
 
+def lasting_plan(node: NodeResources) -> list[ChildSpec]:
+    """The children that a change of role does not end."""
+    if not node.settings.has_election:
+        return []
+    return [ChildSpec("election", _election(node), stage=0, stop_s=5.0)]
+
+
 def pool_size(settings: Settings, cores: int) -> int:
     """Number of pool processes for work that somebody waits for: as configured, else the number of cores, at least 2 on
     a master and 1 on a worker. One more does background work."""
@@ -74,6 +82,14 @@ def pool_size(settings: Settings, cores: int) -> int:
 def make_arena(settings: Settings) -> Arena:
     """Creates the node's shared memory; none of it is touched yet."""
     return Arena(*(SLABS_MASTER if settings.is_master else SLABS_WORKER))
+
+
+def _election(node: NodeResources) -> Callable[[], int]:
+    def main() -> int:
+        node.arena.close()  # it would keep the memory of an arena that a change of role replaces
+        return clusterd.election.process.run(node.settings, node.board, node.log)
+
+    return main
 
 
 def _api(node: NodeResources) -> Callable[[], int]:

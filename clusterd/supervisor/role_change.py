@@ -71,6 +71,8 @@ def run(settings: Settings, given: NodeRole, log: Log, reason: str) -> int:
 
 def steps(settings: Settings, given: NodeRole, change: RoleChange) -> list[Step]:
     """Name and work of each step; the work returns what it has done."""
+    if change.keeps_agents:
+        return [("agents", lambda: "this node's own: it was the master before")]
     if change.kind == "promote":
         return promotion.steps(settings, given.term, without_agents=change.without_agents)
     was_worker = (change.before or {}).get("role") == "worker"
@@ -111,9 +113,7 @@ def _ended(settings: Settings, before: NodeRole | None) -> NodeRole:
         raise NotChanged("another program has taken the change of role back")
     kind, steps = before.change.kind, before.change.done
     given: Role = "master" if kind == "promote" else "worker"
-    role = msgspec.structs.replace(
-        before, role=given, since=time.time(), by=f"clusterd {kind}", change=None, steps=steps
-    )
+    role = msgspec.structs.replace(before, role=given, since=time.time(), by=before.by, change=None, steps=steps)
     return msgspec.structs.replace(role, led=role.term) if kind == "promote" else role
 
 

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import faulthandler
 import os
-import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -27,29 +26,29 @@ from clusterd.messages.journal import ReloadEvent
 from clusterd.pidfile import AlreadyRunning, claim
 from clusterd.reload import adopt, changes
 from clusterd.rights import keep_memory_private, too_many_rights
-from clusterd.role import NodeRole, RoleDamaged, after_deposing, read_role
 from clusterd.rounds import Rounds
 from clusterd.rundir import board_path, problem_path, reason_path, root_problem
 from clusterd.settings import Settings
 from clusterd.store.choice import choose
-from clusterd.supervisor import privileges, role_change, sweep
-from clusterd.supervisor.child import CRASH_LOG_MODE, SIGNALS, BirthPlan, ChildSpec, fork, freeze
+from clusterd.supervisor import privileges, sweep
+from clusterd.supervisor.child import CRASH_LOG_MODE, SIGNALS, ChildSpec, freeze
+from clusterd.supervisor.children import Children
 from clusterd.supervisor.code_access import access_warning, unreadable_code
-from clusterd.supervisor.family import SUBTAG, TAG, Family, Timing
-from clusterd.supervisor.helpers import STAGE as HELPERS_STAGE
-from clusterd.supervisor.helpers import Helpers
+from clusterd.supervisor.family import SUBTAG, TAG, Timing
 from clusterd.supervisor.notify import Notifier
-from clusterd.supervisor.plan import NodeResources, make_arena, plan, pool_size
+from clusterd.supervisor.plan import NodeResources, lasting_plan, make_arena, plan
 from clusterd.supervisor.preload import preload
-from clusterd.supervisor.restart import how
+from clusterd.supervisor.role_follow import RoleFollower
 from clusterd.supervisor.starter import CouldNotStart, Starter, StartResult
 from ipc.board import SUPERVISOR, Board
 
 STARTING_TICK_S = 0.02
-KILLED_WAIT_S = 10.0
 STDIN, STDOUT = 0, 1
 OTHER_FILES = 512
 """Open files other than connections: channels, logs, files of jobs."""
+
+Plans = tuple[Callable[[NodeResources], list[ChildSpec]], Callable[[NodeResources], list[ChildSpec]]]
+"""The children of a role, and those that live on while the role changes."""
 
 STOP_LINES = {
     signal.SIGTERM: "SIGNAL [(15)-(SIGTERM)] received. Exit...",
@@ -64,13 +63,14 @@ def supervise(
     ready_fd: int | None = None,
     log_level_override: int | None = None,
     make_plan: Callable[[NodeResources], list[ChildSpec]] = plan,
+    make_lasting: Callable[[NodeResources], list[ChildSpec]] = lasting_plan,
     pace: Timing | None = None,
 ) -> int:
     """Runs the node until it is told to stop; returns the exit code.
 
     `ready_fd` (closed here) gets one line, a StartResult in JSON, once the node serves or cannot. In the foreground the
     log also goes to stderr, and so does the reason of a failed start without `ready_fd`. `log_level_override` is that
-    of the command line (wire.md 7.4). `make_plan` and `pace` are for tests."""
+    of the command line (wire.md 7.4). `make_plan`, `make_lasting` and `pace` are for tests."""
     starter = Starter(ready_fd, foreground=foreground)
     asked = log_level_override or 0
     settings = msgspec.structs.replace(
@@ -85,7 +85,7 @@ def supervise(
         pace = Timing(stuck_after_s=own.stuck_after_s, stuck_busy_after_s=own.stuck_busy_after_s)
     try:
         with _blocked_signals():
-            _run_node(settings, starter, foreground, make_plan, pace)
+            _run_node(settings, starter, foreground, (make_plan, make_lasting), pace)
     except CouldNotStart as failure:
         return starter.tell(failure.result)
     except (OSError, privileges.PrivilegeProblem) as failure:
@@ -113,7 +113,7 @@ def _run_node(
     settings: Settings,
     starter: Starter,
     foreground: bool,
-    make_plan: Callable[[NodeResources], list[ChildSpec]],
+    plans: Plans,
     pace: Timing,
 ) -> None:
     """From nothing to nothing. Raises CouldNotStart, OSError, PrivilegeProblem."""
@@ -163,7 +163,7 @@ def _run_node(
             sweep.sweep_before_start(root)
             if unreadable:
                 Path(problem_path(root, SUPERVISOR)).write_text(f"{unreadable}\n", encoding="utf-8")
-            _Supervisor(settings, log, crash_log, crash_fd, starter, make_plan, pace).run()
+            _Supervisor(settings, log, crash_log, crash_fd, starter, plans, pace).run()
     except CouldNotStart as failure:
         log.line("ERROR", TAG, SUBTAG, f"The node could not start: {failure}")
         raise
@@ -223,7 +223,7 @@ class _Supervisor:
         crash_log: str,
         crash_fd: int,
         starter: Starter,
-        make_plan: Callable[[NodeResources], list[ChildSpec]],
+        plans: Plans,
         pace: Timing,
     ) -> None:
         self._crash_fd = crash_fd
@@ -237,53 +237,50 @@ class _Supervisor:
         log.report_to(self._row)
         self._row.begin(os.getpid(), 1)
         self._gauge = MemoryGauge(self._row.set_own_bytes)
-        self._make_plan, self._crash_log = make_plan, crash_log
         self._node = NodeResources(settings, make_arena(settings), self._board, log)
         self._events = EventSender(self._root, SUPERVISOR, is_on=settings.clusterd.has_monitor)
-        self._make_children()
-        self._serving = self._must_stop = False
+        make_plan, make_lasting = plans
+        self._children = Children(
+            self._node,
+            log,
+            pace,
+            plan=make_plan,
+            lasting=make_lasting,
+            crash_log=crash_log,
+            reason=self._take_reason,
+            tell=self._events.tell,
+            wait=self._wait,
+            own_descriptors=self._own_descriptors,
+        )
+        self._role = RoleFollower(
+            self._node,
+            self._children,
+            self._row,
+            log,
+            crash_log,
+            reason=self._take_reason,
+            wait=self._wait,
+            changing=self._notifier.changing,
+        )
+        self._serving = False
         self._started = 0.0
         self._rounds = Rounds(lambda level, text: log.line(level, TAG, SUBTAG, text))
-
-    def _make_children(self) -> None:
-        """All that is forked, for the present settings."""
-        self._family = Family(
-            self._make_plan(self._node),
-            self._board,
-            self._log,
-            self._pace,
-            crash_log=self._crash_log,
-            reason=self._take_reason,
-            spread=random.random,
-            not_for_child=self._own_descriptors,
-            tell=self._events.tell,
-        )
-        settings = self._node.settings
-        most = settings.clusterd.framework.processes
-        self._helpers = Helpers(settings.framework_python, self._root, most, self._board.row("sync"))
-        self._node.framework_fd = self._helpers.sync_end
 
     def run(self) -> None:
         """Until a stop signal. Raises CouldNotStart."""
         preload()
         freeze()
         try:
-            given = self._node.settings.role
-            if given is not None and given.change is not None:
-                # A change of role that was killed goes on before anything is served.
-                self._take_role(given)
-            elif given is not None:
-                role_change.tidy(self._node.settings)
-            if self._must_stop:
+            self._role.begin()
+            if self._children.must_stop:
                 return
             self._started = time.monotonic()
-            self._family.start(self._started)
+            self._children.start(self._started)
             self._loop()
         finally:
-            self._kill()
-            self._gone(None, KILLED_WAIT_S)
+            self._children.kill()
             self._notifier.close()
-            self._helpers.close()
+            self._children.close()
             self._node.arena.close()
             self._log.report_to_nobody()
             self._board.close()
@@ -294,30 +291,33 @@ class _Supervisor:
             number = self._wait(self._pause())
             now = time.monotonic()
             if now - looked > self._pace.tick_s + self._pace.asleep_s:
-                self._family.paused()
+                self._children.paused()
             looked = now
             if number in STOP_LINES:
                 self._log.line("INFO", TAG, "Main", STOP_LINES[signal.Signals(number)])
                 self._stop()
                 return
             if number == signal.SIGHUP:
-                self._follow_role()
-                if self._must_stop:
+                if self._role.look():
+                    self._serving = False
+                    self._started = time.monotonic()
+                    self._children.start_role(self._started)
+                if self._children.must_stop:
                     self._stop()
                     return
                 with self._rounds.survive("reloading the configuration"):
                     self._reload()
-            self._family.look(now)
+            self._children.look(now)
             with self._rounds.survive("looking after the framework"):
-                self._helpers.look(now)
+                self._children.look_after_helpers(now)
             self._row.stamp()
             self._gauge.tick(now)
-            failure = self._family.failure
+            failure = self._children.failure
             if not self._serving and not failure:
-                if self._family.is_ready:
+                if self._children.is_ready:
                     self._serve()
-                elif now - self._started - self._family.waited_s > self._pace.start_s:
-                    waiting = ", ".join(self._family.waiting_for)
+                elif now - self._started - self._children.waited_s > self._pace.start_s:
+                    waiting = ", ".join(self._children.waiting_for)
                     failure = f"not ready after {self._pace.start_s:.0f} s: {waiting}; see logs/cluster.log"
             if failure:
                 self._stop()
@@ -327,9 +327,9 @@ class _Supervisor:
         pause = self._pace.tick_s if self._serving else STARTING_TICK_S
         if self._notifier.watchdog_s is not None:
             pause = min(pause, self._notifier.watchdog_s)
-        for moment in (self._family.next_moment(), self._helpers.next_moment()):
-            if moment is not None:
-                pause = min(pause, moment - time.monotonic())
+        moment = self._children.next_moment()
+        if moment is not None:
+            pause = min(pause, moment - time.monotonic())
         return max(0.0, pause)
 
     def _wait(self, pause_s: float) -> int | None:
@@ -364,130 +364,17 @@ class _Supervisor:
             self._log.set_level(self._node.settings.log_level)
             needs = f" These changes need a restart: {', '.join(waiting)}." if waiting else ""
             self._log.line("INFO", TAG, SUBTAG, f"The configuration was reloaded.{needs}")
-            self._family.send_all(signal.SIGHUP)
+            self._children.send_all(signal.SIGHUP)
         if self._serving:
             self._notifier.ready("reloaded")
-
-    # ---- the role ----------------------------------------------------------------------------------------------------
-
-    def _follow_role(self) -> None:
-        """What `role.json` says counts at once: the children of the old role are stopped, those of the new one forked.
-        This process, its pid and the node's configuration stay."""
-        running = self._node.settings
-        try:
-            given = after_deposing(read_role(self._root), self._board.deposed_term)
-        except RoleDamaged as failure:
-            self._log.line("ERROR", TAG, SUBTAG, f"The role stays what it is: {failure}")
-            given = after_deposing(running.role, self._board.deposed_term)
-        if given == running.role or given is None:
-            return
-        if given.change is None and role_change.role_of(running.with_role(given)) == role_change.role_of(running):
-            # A higher term of the same master's: net has told everybody who must know.
-            self._node.settings = running.with_role(given)
-            return
-        self._log.line("INFO", TAG, SUBTAG, f"The role changes: this node was {running.role_text}.")
-        self._notifier.changing("changing its role")
-        self._row.begin(os.getpid(), 1)
-        self._end_children()
-        if not self._must_stop:
-            self._take_role(given)
-        if not self._must_stop:
-            self._serving = False
-            self._started = time.monotonic()
-            self._family.start(self._started)
-
-    def _take_role(self, begun: NodeRole) -> None:
-        """Finishes what was begun, and makes children for the role that this node has then."""
-        given: NodeRole | None = begun if begun.change is None else self._finish(begun)
-        running = self._node.settings
-        settings = running.with_role(given)
-        # Never fewer processes of the pool: each has a row on the board.
-        self._node.least_pool = max(self._node.least_pool, pool_size(running, len(os.sched_getaffinity(0))))
-        self._node.settings = settings
-        self._helpers.close()
-        self._node.arena.close()
-        self._node.arena = make_arena(settings)
-        self._make_children()
-        self._log.line("INFO", TAG, SUBTAG, f"The role of this node is {settings.role_text}.")
-
-    def _finish(self, given: NodeRole) -> NodeRole | None:
-        """Runs the steps of a change in a process of their own, which may take long. Returns the role afterwards."""
-        settings, reason = self._node.settings, reason_path(self._root)
-        spec = ChildSpec("role", lambda: role_change.run(settings, given, self._log, reason))
-        plan = BirthPlan(
-            close_fds=self._own_descriptors("role"),
-            crash_log=self._crash_log,
-            on_crash=lambda stack: self._log.line("ERROR", TAG, SUBTAG, f"role met a bug:\n{stack}"),
-            begin=lambda: None,
-        )
-        child = fork(spec, 1, time.monotonic(), plan)
-        while (status := child.collect()) is None:
-            self._row.stamp()
-            if self._wait(STARTING_TICK_S) in STOP_LINES:
-                self._must_stop = True
-                child.send(signal.SIGKILL)
-        if self._must_stop:
-            return None
-        if status != 0:
-            why = self._take_reason() or f"its process ended {how(status)}; see the log"
-            self._log.line("ERROR", TAG, SUBTAG, f"The role was not changed: {why}")
-            with contextlib.suppress(RoleDamaged, OSError):
-                role_change.give_up(settings, why)
-        try:
-            return read_role(self._root)
-        except RoleDamaged:
-            return msgspec.structs.replace(given, change=None)
-
-    def _end_children(self) -> None:
-        """Before the role changes. A stop signal meanwhile is obeyed afterwards."""
-        self._stop_stages()
-        self._kill()
-        self._gone(None, KILLED_WAIT_S)
-        sweep.empty_spool(self._root)
-
-    # ---- stopping ----------------------------------------------------------------------------------------------------
 
     def _stop(self) -> None:
         """Stage by stage; what does not end in its time is killed. A second stop signal kills the rest at once."""
         self._row.set_stopping()
         self._notifier.stopping("stopping")
-        self._stop_stages()
-        left = self._living()
+        left = self._children.stop()
         if left:
             self._log.line("ERROR", TAG, SUBTAG, f"Cannot be killed and is left: {', '.join(left)}.")
-
-    def _stop_stages(self) -> None:
-        for stage in self._family.stages():
-            allowed_s = self._family.ask_to_stop(stage)
-            if stage == HELPERS_STAGE:
-                allowed_s = max(allowed_s, self._helpers.ask_to_stop())
-            if not self._gone(stage, allowed_s):
-                late = ", ".join(self._living(stage))
-                self._log.line("WARNING", TAG, SUBTAG, f"Did not end in {allowed_s:.0f} s and is killed: {late}.")
-                self._kill(stage)
-                self._gone(stage, KILLED_WAIT_S)
-
-    def _gone(self, stage: int | None, allowed_s: float) -> bool:
-        """Whether the children of this stage (or all) end within this time. A stop signal meanwhile kills
-        everything."""
-        deadline = time.monotonic() + allowed_s
-        while self._living(stage):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            if self._wait(min(left, self._pace.tick_s)) in STOP_LINES:
-                self._must_stop = True
-                self._kill()
-        return True
-
-    def _living(self, stage: int | None = None) -> list[str]:
-        helpers = self._helpers.living() if stage in (None, HELPERS_STAGE) else []
-        return self._family.living(stage) + helpers
-
-    def _kill(self, stage: int | None = None) -> None:
-        self._family.kill(stage)
-        if stage in (None, HELPERS_STAGE):
-            self._helpers.kill()
 
     # ---- small things ------------------------------------------------------------------------------------------------
 
@@ -502,8 +389,7 @@ class _Supervisor:
             path.unlink()
         return text
 
-    def _own_descriptors(self, child: str) -> tuple[int, ...]:
-        """Those that this child closes."""
-        helpers = self._helpers.own_end, None if child == "sync" else self._helpers.sync_end
-        found = (self._starter.fd, self._notifier.fileno(), self._crash_fd, *helpers)
+    def _own_descriptors(self) -> tuple[int, ...]:
+        """Those that no child needs."""
+        found = (self._starter.fd, self._notifier.fileno(), self._crash_fd)
         return tuple(fd for fd in found if fd is not None)

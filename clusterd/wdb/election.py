@@ -27,8 +27,8 @@ class ElectionPort:
     def __init__(self, root: str) -> None:
         self._path = election_socket(root)
 
-    async def set_confirming(self, term: int, name: str, timeout_s: float) -> ConfirmingSet:
-        return await self._ask(SetConfirming(term, name), ConfirmingSet, timeout_s)
+    async def set_confirming(self, term: int, name: str, position: int, timeout_s: float) -> ConfirmingSet:
+        return await self._ask(SetConfirming(term, name, position), ConfirmingSet, timeout_s)
 
     async def failsafe(self, term: int, leader: str, timeout_s: float) -> FailsafeAnswer:
         return await self._ask(FailsafeAsked(term, leader), FailsafeAnswer, timeout_s)

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from clusterd.messages.journal import (
     AnyEvent,
     ChangeEvent,
+    ElectionEvent,
     FileChange,
     GroupEvent,
     LeftOut,
@@ -61,6 +62,7 @@ EVERY_KIND: tuple[AnyEvent, ...] = (
     ProblemEvent(what="begins", subject="spool", text="The disk is full."),
     ProcessEvent(process="net", what="died", pid=7, why="by SIGKILL"),
     ReloadEvent(changed=("clusterd.limits",), needs_restart=("clusterd.api",)),
+    ElectionEvent(what="stepped_down", term=7, leader="m2", why="the lease could not be renewed in time"),
     LostEvents(process="sync", count=3),
 )
 
@@ -94,6 +96,7 @@ def test_every_kind_has_a_line_for_a_person(root: Path) -> None:
         "problem       begins: The disk is full.",
         "process       net (pid 7) died: by SIGKILL",
         "reload        changed: clusterd.limits; waiting for a restart: clusterd.api",
+        "election      stepped down, term 7, leader m2: the lease could not be renewed in time",
         "lost          3 events of sync could not be told",
     ):
         assert words in text
@@ -120,12 +123,12 @@ def test_options_choose(root: Path) -> None:
         assert code == 0, said
         return [json.loads(line)["seq"] for line in shown]
 
-    assert seqs() == list(range(1, 12))
-    assert seqs("--limit", "2") == [10, 11]
+    assert seqs() == list(range(1, 13))
+    assert seqs("--limit", "2") == [11, 12]
     assert seqs("--kind", "worker:lost", "--kind", "sync") == [2, 7]
     assert seqs("--node", "w1") == [2, 3, 7]
     assert seqs("--path", "etc/rules/*") == [1, 2]
-    assert seqs("--since", "2027-01-15T08:00:10Z") == [10, 11]
+    assert seqs("--since", "2027-01-15T08:00:10Z") == [10, 11, 12]
     assert seqs("--until", "2027-01-15T08:00:01.500Z") == [1]
 
 

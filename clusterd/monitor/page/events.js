@@ -3,10 +3,11 @@
 import { count, size, took } from "./words.js";
 
 export const KINDS = [
-  "change", "sync", "worker", "problem", "process", "registration", "group", "login", "request", "reload", "lost",
+  "change", "sync", "worker", "problem", "process", "registration", "group", "login", "request", "reload", "election",
+  "lost",
 ];
-const BAD = new Set(["failed", "lost", "refused", "died", "killed"]);
-const DOUBTFUL = new Set(["partial", "limited", "begins"]);
+const BAD = new Set(["failed", "lost", "refused", "died", "killed", "gave_up"]);
+const DOUBTFUL = new Set(["partial", "limited", "begins", "stepped_down", "etcd_lost", "paused"]);
 const GOOD = new Set(["back", "ends"]);
 const COUNTS = new Set(["added", "changed", "deleted", "withheld", "unlisted"]);
 const PARTS = new Set(["part", "parts"]);

@@ -1,0 +1,152 @@
+"""What operators ask of the election: `clusterd ha switchover`, `failover`, `pause`, `resume`, `bootstrap`. An order is a
+key in etcd, so it may be given on any node; the leader, or the node that is named, follows it."""
+
+import uuid
+
+import msgspec
+
+from clusterd.election import rules
+from clusterd.election.elector import Elector
+from clusterd.election.etcd import Compare, Delete, EtcdRefused, EtcdUnavailable, LeaseLost, Put
+from clusterd.election.facts import NodePort
+from clusterd.election.keys import CONFIG, LEADER, ORDER, Config, OrderKey, encode
+from clusterd.messages.election import HaAnswer, HaCommand
+
+NO_CONFIG = "etcd knows nothing of this cluster: clusterd ha bootstrap on the node that is to lead"
+
+
+class Orders:
+    """Answers commands. Each looks at etcd anew."""
+
+    def __init__(self, elector: Elector, node: NodePort, name: str) -> None:
+        self._elector, self._node, self._name = elector, node, name
+
+    async def answer(self, command: HaCommand) -> HaAnswer:
+        if command.kind == "status":
+            return HaAnswer(ok=True, facts=self._elector.shown())
+        try:
+            await self._elector.read()
+            match command.kind:
+                case "switchover":
+                    return await self._switchover(command)
+                case "failover":
+                    return await self._failover(command)
+                case "pause":
+                    return await self._pause(wanted=True)
+                case "resume":
+                    return await self._pause(wanted=False)
+                case "bootstrap":
+                    return await self._bootstrap(command)
+        except (EtcdUnavailable, EtcdRefused, LeaseLost) as failure:
+            return HaAnswer(ok=False, text=f"etcd cannot be asked: {failure}")
+        return HaAnswer(ok=False, text=f"there is no command {command.kind}")
+
+    async def _switchover(self, command: HaCommand) -> HaAnswer:
+        view, to = self._elector.view, command.to
+        if view.config is None:
+            return HaAnswer(ok=False, text=NO_CONFIG)
+        if view.leader is None or view.last is None or view.last.term != view.term:
+            cure = (
+                "nobody leads now: clusterd ha status says why; clusterd ha failover --to NODE --force makes one lead"
+            )
+            return HaAnswer(ok=False, text=cure)
+        why = ""
+        if view.config.paused:
+            why = "the election is paused: clusterd ha resume"
+        elif to == view.leader_name:
+            why = f"{to} leads already"
+        elif to and to not in view.candidates:
+            why = f"there is no candidate {to}; there are {', '.join(sorted(view.candidates)) or 'none'}"
+        elif to:
+            why = rules.follower_objection(view, view.candidates[to], view.last.epoch)
+            why = why and f"{to} may not lead: {why}"
+        elif not rules.best_follower(view, view.last.epoch):
+            why = "no other candidate may lead: clusterd ha status says why"
+        return HaAnswer(ok=False, text=why) if why else await self._order("switchover", to)
+
+    async def _failover(self, command: HaCommand) -> HaAnswer:
+        view, to = self._elector.view, command.to
+        if view.config is None:
+            return HaAnswer(ok=False, text=NO_CONFIG)
+        if not command.force:
+            text = "--force is missing: what only the present or the last leader knows is lost. clusterd ha switchover loses nothing"
+            return HaAnswer(ok=False, text=text)
+        if to == view.leader_name:
+            return HaAnswer(ok=False, text=f"{to} leads already")
+        if to not in view.candidates:
+            there = ", ".join(sorted(view.candidates)) or "none"
+            return HaAnswer(ok=False, text=f"there is no candidate {to}; there are {there}")
+        if view.candidates[to].fingerprint != view.config.fingerprint:
+            return HaAnswer(ok=False, text=f"{to} belongs to a cluster with another key or name")
+        return await self._order("failover", to)
+
+    async def _order(self, kind: str, to: str) -> HaAnswer:
+        elector, view = self._elector, self._elector.view
+        assert view.config is not None
+        key = elector.key
+        order = view.order
+        if order is not None and not order.refused and kind == "switchover" and order.term == view.term:
+            text = f"a {order.kind} is under way already, which {order.by} has ordered"
+            return HaAnswer(ok=False, text=text)
+        term = view.term or (view.last.term if view.last is not None else 0)
+        new = OrderKey(kind, to, uuid.uuid4().hex, self._name, elector.wall(), term)
+        when = [Compare(key(ORDER), "mod_revision", view.order_revision)]
+        then: list[Put | Delete] = [Put(key(ORDER), encode(new))]
+        if kind == "failover" and (view.config.paused or (view.leader is not None and view.leader.lease == 0)):
+            when.append(Compare(key(CONFIG), "mod_revision", view.config_revision))
+            then.append(Put(key(CONFIG), encode(msgspec.structs.replace(view.config, paused=False))))
+            if view.leader is not None and view.leader_name not in view.candidates:
+                # A leader without a lease that is not there: nothing else ends its key.
+                when.append(Compare(key(LEADER), "mod_revision", view.leader.mod_revision))
+                then.append(Delete(key(LEADER)))
+        done = await elector.change(when, then)
+        if not done.succeeded:
+            return HaAnswer(ok=False, text="something has changed meanwhile: look at clusterd ha status, and try again")
+        return HaAnswer(ok=True, facts={"id": new.id, "term": term, "leader": view.leader_name, "to": to})
+
+    async def _pause(self, *, wanted: bool) -> HaAnswer:
+        elector, view = self._elector, self._elector.view
+        if view.config is None:
+            return HaAnswer(ok=False, text=NO_CONFIG)
+        facts = {"leader": view.leader_name, "term": view.term}
+        if view.config.paused == wanted:
+            return HaAnswer(
+                ok=True, text=f"the election is {'paused' if wanted else 'not paused'} already", facts=facts
+            )
+        if wanted and view.leader is None:
+            return HaAnswer(ok=False, text="nobody leads now, and a paused election finds nobody")
+        done = await elector.change(
+            [Compare(elector.key(CONFIG), "mod_revision", view.config_revision)],
+            [Put(elector.key(CONFIG), encode(msgspec.structs.replace(view.config, paused=wanted)))],
+        )
+        if not done.succeeded:
+            return HaAnswer(ok=False, text="something has changed meanwhile: try again")
+        return HaAnswer(ok=True, facts=facts)
+
+    async def _bootstrap(self, command: HaCommand) -> HaAnswer:
+        """This node is to be the first to lead in an etcd that knows nothing of the cluster."""
+        elector, view, facts = self._elector, self._elector.view, self._node.facts()
+        if view.config is not None:
+            text = "etcd knows this cluster already: clusterd ha status; clusterd ha failover --to NODE --force makes one lead"
+            return HaAnswer(ok=False, text=text)
+        own = facts.is_master or facts.is_deposed
+        if not command.force:
+            if not own and (facts.may_not_lead or facts.state != rules.FOLLOWING):
+                why = facts.may_not_lead or "its replica is not whole"
+                text = (
+                    f"this node is no master and may not lead: {why}. Bootstrap another one, or this one with --force"
+                )
+                return HaAnswer(ok=False, text=text)
+            if facts.is_deposed:
+                text = f"this node has led, and term {facts.term} was another one's. Bootstrap that one, or --force"
+                return HaAnswer(ok=False, text=text)
+        highest = max(facts.term, command.term)
+        config = Config(elector.cluster, elector.fingerprint, highest, self._name, bootstrapped_at=elector.wall())
+        then: list[Put | Delete] = [Put(elector.key(CONFIG), encode(config))]
+        if command.force:
+            order = OrderKey("failover", self._name, uuid.uuid4().hex, self._name, elector.wall())
+            then.append(Put(elector.key(ORDER), encode(order)))
+        done = await elector.change([Compare(elector.key(CONFIG), "create_revision", 0)], then)
+        if not done.succeeded:
+            return HaAnswer(ok=False, text="another node was bootstrapped at the same time: clusterd ha status")
+        return HaAnswer(ok=True, facts={"base": highest, "to": self._name, "term": 0, "leader": ""})

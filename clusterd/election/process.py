@@ -1,0 +1,224 @@
+"""The process `election`: the only one that talks to etcd. A change of role does not end it (docs/ha.md)."""
+
+import asyncio
+import contextlib
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from clusterd.beat import pause
+from clusterd.config.loading import load
+from clusterd.election.elector import Elector, Identity
+from clusterd.election.etcd import Compacted, Etcd, EtcdRefused, EtcdUnavailable, Item, KeyChange
+from clusterd.election.keys import LEADER, fingerprint
+from clusterd.election.node import Node
+from clusterd.election.orders import Orders
+from clusterd.election.port import ElectionServer
+from clusterd.event_sender import EventSender
+from clusterd.exits import ExitCode
+from clusterd.logs import Log
+from clusterd.memory import Trimmer
+from clusterd.messages.election import ElectionRequest, FailsafeAsked, HaCommand, SetConfirming
+from clusterd.reload import adopt
+from clusterd.rounds import Rounds
+from clusterd.rundir import problem_path, reason_path
+from clusterd.settings import Settings
+from ipc.board import Board
+
+NAME = "election"
+SUBTAG = "Election"
+HEARTBEAT_S = 0.5
+STEP_S = 1.0
+TIMEOUT_SHARE = 1 / 3
+"""Of a lease: how long etcd may take for an answer."""
+AGAIN_S = 1.0
+ENDING_S = 3.0
+
+
+class _Times:
+    def boot(self) -> float:
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e9
+
+    def wall(self) -> float:
+        return time.time()
+
+
+def run(settings: Settings, board: Board, log: Log) -> int:
+    """The child's main function. Returns the exit code."""
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(_ElectionProcess(settings, board, log).run())
+    except OSError as failure:
+        with contextlib.suppress(OSError):
+            Path(reason_path(settings.root)).write_text(f"{failure}\n", encoding="utf-8")
+        return int(ExitCode.COULD_NOT_START)
+
+
+def identity(settings: Settings) -> Identity:
+    ha, cluster = settings.clusterd.ha, settings.cluster
+    return Identity(
+        name=cluster.node_name,
+        cluster=cluster.name,
+        fingerprint=fingerprint(settings),
+        advertise=ha.advertise,
+        prefix=f"{settings.ha_prefix}/",
+        version=settings.clusterd.version,
+        priority=ha.priority,
+        lease_s=ha.lease_s,
+        max_lag=ha.max_lag,
+        failsafe=ha.failsafe,
+    )
+
+
+class _ElectionProcess:
+    def __init__(self, settings: Settings, board: Board, log: Log) -> None:
+        self._settings, self._log = settings, log
+        self._row = board.row(NAME)
+        self._trimmer = Trimmer(self._row.set_own_bytes)
+        self._events = EventSender(settings.root, NAME, is_on=settings.clusterd.has_monitor)
+        self._rounds = Rounds(self._say)
+        me = identity(settings)
+        timeout_s = me.lease_s * TIMEOUT_SHARE
+        self._etcd = Etcd(settings.clusterd.ha.etcd, timeout_s=timeout_s, witness=me.prefix + LEADER)
+        self._node = Node(settings, board, self._say, self._events.tell)
+        self._elector = Elector(me, self._etcd, self._node, _Times())
+        self._orders = Orders(self._elector, self._node, me.name)
+        self._stop = asyncio.Event()
+        self._news = asyncio.Event()
+        self._problem = ""
+
+    async def run(self) -> int:
+        """Until SIGTERM."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+        server = ElectionServer(self._settings.root, self._answer, self._rounds)
+        await server.start()
+        # At once: a node whose etcd is away runs, and serves nothing.
+        self._row.set_ready()
+        tasks = [asyncio.create_task(work) for work in (self._beat(), self._steps(), self._ask(), self._watch())]
+        try:
+            stop = asyncio.create_task(self._stop.wait())
+            ended, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            stop.cancel()
+            for task in ended - {stop}:
+                task.result()  # these never end: it is a bug, the process ends and another one takes its place
+            self._row.set_stopping()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await server.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ENDING_S):
+                await self._elector.stop()
+                await self._node.end_programs(ENDING_S)
+        self._say_problem("")
+        await self._etcd.close()
+        return int(ExitCode.OK)
+
+    # ---- endless work ------------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        while True:
+            self._row.stamp()
+            self._trimmer.tick(time.monotonic())
+            self._events.flush()
+            await pause(self._row, HEARTBEAT_S)
+
+    async def _steps(self) -> None:
+        """Each second, and at once when something has changed in etcd."""
+        while True:
+            self._news.clear()
+            with self._rounds.survive("the election"):
+                await self._elector.step()
+            elector = self._elector
+            away = f"etcd cannot be asked: {elector.away}" if elector.away else ""
+            waits = f"nobody leads: {elector.waits_for}" if elector.waits_for else ""
+            self._say_problem(away or elector.problem or waits)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), STEP_S)
+
+    async def _ask(self) -> None:
+        """Keeps what is known of the node itself up to date."""
+        while True:
+            before = self._node.facts()
+            with self._rounds.survive("asking the node"):
+                await self._node.refresh()
+            if (before.state, before.epoch) != ((now := self._node.facts()).state, now.epoch):
+                self._news.set()
+            await asyncio.sleep(STEP_S if now.is_known else STEP_S / 10)
+
+    async def _watch(self) -> None:
+        """Changes in etcd as they come. Without it each step reads everything."""
+        elector = self._elector
+        while True:
+            with self._rounds.survive("watching etcd"), contextlib.suppress(EtcdUnavailable, EtcdRefused, Compacted):
+                await elector.read()
+                revision = elector.view.revision
+                self._news.set()
+                async with contextlib.aclosing(self._etcd.watch(elector.prefix, revision)) as batches:
+                    elector.is_live = True
+                    async for changes in batches:
+                        self._changed(changes)
+            elector.is_live = False
+            await asyncio.sleep(AGAIN_S)
+
+    def _changed(self, changes: list[KeyChange]) -> None:
+        """What was read meanwhile may be newer."""
+        elector = self._elector
+        items: dict[str, Item] = dict(elector.items)
+        newer = [change for change in changes if change.revision > elector.view.revision]
+        for change in newer:
+            if change.item is None:
+                items.pop(change.key, None)
+            else:
+                items[change.key] = change.item
+        if newer:
+            elector.set_items(newer[-1].revision, items)
+            self._news.set()
+
+    # ---- what others ask ---------------------------------------------------------------------------------------------
+
+    async def _answer(self, request: ElectionRequest) -> Any:
+        match request:
+            case SetConfirming():
+                return await self._elector.set_confirming(request.term, request.name, request.position)
+            case FailsafeAsked():
+                return self._elector.failsafe(request.term, request.leader)
+            case HaCommand(kind="status"):
+                found = await self._orders.answer(request)
+                program = self._node.last_program
+                return type(found)(found.ok, found.text, found.facts | {"program": program})
+            case HaCommand():
+                found = await self._orders.answer(request)
+                self._news.set()
+                return found
+
+    # ---- telling -----------------------------------------------------------------------------------------------------
+
+    def _say(self, level: str, text: str) -> None:
+        self._log.line(level, "Cluster", SUBTAG, text)
+
+    def _say_problem(self, text: str) -> None:
+        """For `problems` of the status."""
+        if text == self._problem:
+            return
+        self._problem = text
+        path = Path(problem_path(self._settings.root, NAME))
+        with contextlib.suppress(OSError):
+            if text:
+                path.write_text(f"{text[0].upper()}{text[1:]}\n", encoding="utf-8")
+            else:
+                path.unlink(missing_ok=True)
+
+    def _reload(self) -> None:
+        """SIGHUP: the role has changed perhaps, or settings that can change without a restart."""
+        loaded = load(self._settings.root, conf=self._settings.conf or None)
+        if loaded.settings is not None:
+            self._settings, _ = adopt(self._settings, loaded.settings)
+            self._log.set_level(self._settings.log_level)
+        self._news.set()

@@ -1,0 +1,114 @@
+"""The role of a node changes while its supervisor lives (docs/ha.md): what `role.json` says counts at once."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from clusterd.logs import Log
+from clusterd.role import NodeRole, RoleDamaged, after_deposing, read_role
+from clusterd.rundir import reason_path
+from clusterd.supervisor import role_change, sweep
+from clusterd.supervisor.child import BirthPlan, ChildSpec, fork
+from clusterd.supervisor.children import STOP_SIGNALS, Children
+from clusterd.supervisor.family import SUBTAG, TAG
+from clusterd.supervisor.plan import NodeResources, pool_size
+from clusterd.supervisor.restart import how
+from ipc.board import BoardRow
+
+TICK_S = 0.02
+
+
+class RoleFollower:
+    """Ends the children of the old role, has the steps of the change done, and makes the children of the new one. The
+    process, its pid and the node's configuration stay."""
+
+    def __init__(
+        self,
+        node: NodeResources,
+        children: Children,
+        row: BoardRow,
+        log: Log,
+        crash_log: str,
+        *,
+        reason: Callable[[], str],
+        wait: Callable[[float], int | None],
+        changing: Callable[[str], None],
+    ) -> None:
+        """`row`: the supervisor's own. `reason`: why a child ended; `changing`: says what goes on, for systemd."""
+        self._node, self._children, self._row, self._log = node, children, row, log
+        self._root, self._crash_log = node.settings.root, crash_log
+        self._reason, self._wait, self._changing = reason, wait, changing
+
+    def begin(self) -> None:
+        """Before anything is served: a change of role that was killed goes on."""
+        given = self._node.settings.role
+        if given is not None and given.change is not None:
+            self._take(given)
+        elif given is not None:
+            role_change.tidy(self._node.settings)
+
+    def look(self) -> bool:
+        """Follows the file. Returns whether the children of the role are new ones, which were not forked yet."""
+        running = self._node.settings
+        try:
+            given = after_deposing(read_role(self._root), self._node.board.deposed_term)
+        except RoleDamaged as failure:
+            self._log.line("ERROR", TAG, SUBTAG, f"The role stays what it is: {failure}")
+            given = after_deposing(running.role, self._node.board.deposed_term)
+        if given == running.role or given is None:
+            return False
+        if given.change is None and role_change.role_of(running.with_role(given)) == role_change.role_of(running):
+            # A higher term of the same master's: net has told everybody who must know.
+            self._node.settings = running.with_role(given)
+            return False
+        self._log.line("INFO", TAG, SUBTAG, f"The role changes: this node was {running.role_text}.")
+        self._changing("changing its role")
+        self._row.begin(os.getpid(), 1)
+        self._children.end_role()
+        sweep.empty_spool(self._root)
+        if not self._children.must_stop:
+            self._take(given)
+        return not self._children.must_stop
+
+    def _take(self, begun: NodeRole) -> None:
+        """Finishes what was begun, and makes children for the role that this node has then."""
+        given: NodeRole | None = begun if begun.change is None else self._finish(begun)
+        running = self._node.settings
+        settings = running.with_role(given)
+        # Never fewer processes of the pool: each has a row on the board.
+        self._node.least_pool = max(self._node.least_pool, pool_size(running, len(os.sched_getaffinity(0))))
+        self._node.settings = settings
+        self._children.renew()
+        self._log.line("INFO", TAG, SUBTAG, f"The role of this node is {settings.role_text}.")
+
+    def _finish(self, given: NodeRole) -> NodeRole | None:
+        """Runs the steps of a change in a process of their own, which may take long. Returns the role afterwards."""
+        settings, reason = self._node.settings, reason_path(self._root)
+        spec = ChildSpec("role", lambda: role_change.run(settings, given, self._log, reason))
+        plan = BirthPlan(
+            close_fds=self._children.descriptors("role"),
+            crash_log=self._crash_log,
+            on_crash=lambda stack: self._log.line("ERROR", TAG, SUBTAG, f"role met a bug:\n{stack}"),
+            begin=lambda: None,
+        )
+        child = fork(spec, 1, time.monotonic(), plan)
+        while (status := child.collect()) is None:
+            self._row.stamp()
+            if self._wait(TICK_S) in STOP_SIGNALS:
+                self._children.must_stop = True
+                child.send(signal.SIGKILL)
+        if self._children.must_stop:
+            return None
+        if status != 0:
+            why = self._reason() or f"its process ended {how(status)}; see the log"
+            self._log.line("ERROR", TAG, SUBTAG, f"The role was not changed: {why}")
+            with contextlib.suppress(RoleDamaged, OSError):
+                role_change.give_up(settings, why)
+        try:
+            return read_role(self._root)
+        except RoleDamaged:
+            return msgspec.structs.replace(given, change=None)

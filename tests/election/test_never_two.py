@@ -1,0 +1,182 @@
+"""Random histories of three nodes and an etcd: never do two nodes serve in one moment, nothing that was answered is lost,
+terms only grow, and when everything works again somebody leads."""
+
+import asyncio
+import random
+
+import pytest
+
+from tests.election.test_elector import order
+from tests.fakes.etcd import EtcdStore, HandClock, Voter, candidate, master
+
+NAMES = ("one", "two", "other")
+
+
+class World:
+    """Nodes that are frozen, cut off, killed and told things. Each has a set of what was written on it; its position is
+    how much that is. The leader answers a write only as the store does: when the confirming candidate has it, or when
+    etcd has said that nobody confirms."""
+
+    def __init__(self, seed: int, *, failsafe: bool) -> None:
+        self.random = random.Random(seed)
+        self.clock = HandClock()
+        self.store = EtcdStore(self.clock)
+        more = {"failsafe": failsafe}
+        self.nodes = [Voter(self.store, "one", master(position=0), **more)]
+        self.nodes += [Voter(self.store, name, candidate(position=0), **more) for name in NAMES[1:]]
+        self.frozen: dict[str, float] = {}
+        self.cut: set[str] = set()
+        self.content: dict[str, list[int]] = {name: [] for name in NAMES}
+        self.confirming: dict[str, tuple[int, str | None]] = {}
+        self.answered: list[int] = []
+        self.writes = 0
+        self.terms = 0
+        self.served: list[str] = []
+        for node in self.nodes:
+            node.node.on_ask = lambda node=node: self.ask_failsafe(node)  # type: ignore[misc]
+
+    def is_awake(self, node: Voter) -> bool:
+        return self.frozen.get(node.name, 0.0) <= self.clock.now
+
+    def linked(self, one: Voter, other: Voter) -> bool:
+        return self.is_awake(one) and self.is_awake(other) and not self.cut & {one.name, other.name}
+
+    def ask_failsafe(self, leader: Voter) -> None:
+        asked = [one for one in self.nodes if one is not leader and self.linked(leader, one)]
+        term = leader.elector.term
+        leader.node.agreed = {one.name: one.elector.failsafe(term, leader.name).yes for one in asked}
+
+    def leaders(self) -> list[Voter]:
+        return [node for node in self.nodes if node.leads]
+
+    def check(self) -> None:
+        leading = self.leaders()
+        assert len(leading) <= 1, [node.name for node in leading]
+        for node in leading:
+            term = node.node.board_words[0]
+            assert term >= self.terms, "a term that is over serves again"
+            self.terms = term
+            lost = set(self.answered) - set(self.content[node.name])
+            assert not lost, f"{node.name} leads and has not what was answered: {sorted(lost)[:5]}"
+            if not self.served or self.served[-1] != node.name:
+                self.served.append(node.name)
+
+    def replicate(self) -> None:
+        """Candidates that are linked to a master have what it has; it is told."""
+        for leader in self.nodes:
+            facts = leader.node.true
+            if not facts.is_master or facts.is_changing or not self.is_awake(leader):
+                continue
+            followers = {}
+            for one in self.nodes:
+                theirs = one.node.true
+                is_its = theirs.term == facts.led and not theirs.is_master and not theirs.is_changing
+                if one is leader or not is_its or not self.linked(leader, one) or self.random.random() < 0.2:
+                    continue
+                self.content[one.name] = list(self.content[leader.name])
+                one.node.set(state="following", epoch=facts.epoch, position=facts.position)
+                followers[one.name] = facts.position
+            leader.node.set(followers=followers, known=tuple(followers))
+
+    async def write(self) -> None:
+        """A client registers through whoever leads."""
+        for leader in self.leaders():
+            if not self.is_awake(leader) or leader.node.drained is not None:
+                continue
+            self.writes += 1
+            self.content[leader.name].append(self.writes)
+            leader.node.set(position=len(self.content[leader.name]))
+            number, term = self.writes, leader.node.true.led
+            wanted = next(
+                (
+                    one
+                    for one in self.nodes
+                    if one is not leader
+                    and self.linked(leader, one)
+                    and one.node.true.state == "following"
+                    and one.node.true.epoch == leader.node.true.epoch
+                ),
+                None,
+            )
+            name = "" if wanted is None else wanted.name
+            set_term, set_name = self.confirming.get(leader.name, (0, None))
+            if (set_term, set_name) != (term, name):
+                if not (await leader.elector.set_confirming(term, name, len(self.content[leader.name]))).ok:
+                    continue
+                self.confirming[leader.name] = term, name
+            if wanted is not None:
+                self.content[wanted.name] = list(self.content[leader.name])
+                wanted.node.set(position=leader.node.true.position)
+            if leader.leads and wanted is not None:
+                self.answered.append(number)  # otherwise it may be lost with the leader
+
+    async def disturb(self) -> None:
+        rand, node = self.random, self.random.choice(self.nodes)
+        match rand.randrange(12):
+            case 0:
+                self.frozen[node.name] = self.clock.now + rand.choice((1, 5, 14, 40))
+            case 1:
+                node.etcd.away = not node.etcd.away
+            case 2:
+                self.cut ^= {node.name}
+            case 3 if self.is_awake(node):
+                node.restart()
+            case 4 if self.is_awake(node):
+                node.node.drained = None
+                node.reboot()
+            case 5:
+                node.etcd.slow_s = rand.choice((0.0, 0.0, 0.3, 1.0))
+            case 6:
+                node.etcd.lost_answers = not node.etcd.lost_answers
+            case 7:
+                node.node.prompt = not node.node.prompt
+                node.node.end_change()
+            case 8:
+                node.node.fails = "" if node.node.fails else "no room"
+            case 9 if self.is_awake(node):
+                await order(node, "switchover", rand.choice(("", *NAMES)))
+            case 10 if self.is_awake(node):
+                await order(node, rand.choice(("pause", "resume", "resume")))
+            case 11 if self.is_awake(node) and node.leads and rand.random() < 0.3:
+                await node.elector.stop()
+                node.node.drained = None
+                node.reboot()
+
+    def heal(self) -> None:
+        self.frozen.clear()
+        self.cut.clear()
+        for node in self.nodes:
+            node.etcd.away = node.etcd.lost_answers = False
+            node.etcd.slow_s = 0.0
+            node.node.prompt, node.node.fails = True, ""
+            node.node.end_change()
+
+    async def turn(self, *, disturbed: bool) -> None:
+        self.clock.now += self.random.choice((0.1, 0.3, 1.0))
+        self.check()
+        if disturbed and self.random.random() < 0.25:
+            await self.disturb()
+        self.replicate()
+        for node in self.random.sample(self.nodes, len(self.nodes)):
+            if self.is_awake(node):
+                await node.step()
+                self.check()
+        await self.write()
+        self.check()
+
+
+@pytest.mark.parametrize("failsafe", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_never_two_lead_and_nothing_answered_is_lost(seed: int, failsafe: bool) -> None:
+    async def story() -> None:
+        world = World(seed, failsafe=failsafe)
+        for _ in range(400):
+            await world.turn(disturbed=True)
+        world.heal()
+        await order(world.nodes[0], "resume")
+        for _ in range(400):
+            await world.turn(disturbed=False)
+        assert world.leaders(), [node.elector.waits_for or node.elector.problem for node in world.nodes]
+        assert world.answered
+
+    asyncio.run(story())
