@@ -1,21 +1,28 @@
-"""`clusterd ha`: the replicas of a master's state."""
+"""`clusterd ha`: the replicas of a master's state, and the election of the master."""
 
 import json
 import time
 from typing import Any
 
 import click
+import msgspec
 
 from clusterd.exits import ExitCode
+from clusterd.messages.election import HaCommand
 from clusterd.status.status import StatusReader, not_running
-from tools.show import fail
+from tools.show import echo, fail, warn
 
 WATCH_S = 1.0
+ELECTION_S = 2.0
+_json = click.option("--json", "as_json", is_flag=True, help="The result for programs.")
+_timeout = click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(1), default=60.0, show_default=True, help="Seconds."
+)
 
 
 @click.group()
 def ha() -> None:
-    """High availability: what candidates hold of their master's state."""
+    """High availability: what candidates hold of their master's state, and who leads."""
 
 
 @ha.command()
@@ -23,37 +30,117 @@ def ha() -> None:
 @click.option("--watch", is_flag=True, help="Go on until interrupted.")
 @click.pass_obj
 def status(root: str, as_json: bool, watch: bool) -> None:
-    """Show the replicas: on the master all candidates, on a candidate its own. Exit code 10 where something stands
-    against leading, or against giving a replica."""
+    """Show who leads, and the replicas: on the master all candidates, on a candidate its own. Exit code 10 where
+    something stands against leading, or against giving a replica."""
     reader = StatusReader(root)
     try:
         while True:
             found = reader.read_sync()
-            if found["peers"] is None and not watch:
+            election = _election(root)
+            if found["peers"] is None and election is None and not watch:
                 fail(found["problem"] or not_running(root), ExitCode.NOT_RUNNING)
-            _show(found, as_json)
+            facts = _joined(found["ha"], election)
+            _show(facts, as_json)
             if not watch:
                 break
             time.sleep(WATCH_S)
     except KeyboardInterrupt:
         raise SystemExit(ExitCode.INTERRUPTED) from None
-    if is_wanting(found["ha"]):
+    if is_wanting(facts):
         raise SystemExit(ExitCode.DEGRADED)
 
 
+def _election(root: str) -> dict[str, Any] | None:
+    from tools.election_orders import election_facts  # not for --help
+
+    return election_facts(root, ELECTION_S)
+
+
+def _joined(replicas: dict[str, Any] | None, election: dict[str, Any] | None) -> dict[str, Any] | None:
+    if replicas is None and election is None:
+        return None
+    return {**(replicas or {"role": election and election["role"], "problem": None}), "election": election}
+
+
 def is_wanting(ha: dict[str, Any] | None) -> bool:
-    """Whether something is wrong with a replica."""
+    """Whether something is wrong with a replica, or with the election."""
     if ha is None:
         return False
+    election = ha.get("election")
+    if election is not None and (election["etcd"] or election["problem"] or not election["serves"]):
+        return True
     rows = ha.get("candidates", [ha])
     return bool(ha["problem"]) or any(row.get("may_not_lead") for row in rows)
 
 
-def _show(found: dict[str, Any], as_json: bool) -> None:
+def _show(facts: dict[str, Any] | None, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(found["ha"], indent=2))
+        click.echo(json.dumps(facts, indent=2))
         return
     from tools.console import PlainConsole  # not for --json
-    from tools.screen import ha_view
+    from tools.screen_ha import ha_view
 
-    PlainConsole().print(ha_view(found["ha"], time.time()))
+    PlainConsole().print(ha_view(facts, time.time()))
+
+
+@ha.command()
+@click.option("--to", default="", help="The node that is to lead; default: the one that has most.")
+@_timeout
+@_json
+@click.pass_obj
+def switchover(root: str, to: str, timeout_s: float, as_json: bool) -> None:
+    """Hand the lead over to another candidate. The old leader takes no more writes, the other one gets everything, and
+    leads: nothing is lost."""
+    _carry_out(root, HaCommand("switchover", to), timeout_s, as_json)
+
+
+@ha.command()
+@click.option("--to", required=True, help="The node that is to lead.")
+@click.option("--force", is_flag=True, help="Say that what only others know may be lost.")
+@_timeout
+@_json
+@click.pass_obj
+def failover(root: str, to: str, force: bool, timeout_s: float, as_json: bool) -> None:
+    """Make a candidate lead that would not by itself, because the one that has everything does not come back."""
+    _carry_out(root, HaCommand("failover", to, force), timeout_s, as_json)
+
+
+@ha.command()
+@_timeout
+@_json
+@click.pass_obj
+def pause(root: str, timeout_s: float, as_json: bool) -> None:
+    """Nobody takes over from now on; the leader goes on whatever becomes of etcd."""
+    _carry_out(root, HaCommand("pause"), timeout_s, as_json)
+
+
+@ha.command()
+@_timeout
+@_json
+@click.pass_obj
+def resume(root: str, timeout_s: float, as_json: bool) -> None:
+    """End a pause."""
+    _carry_out(root, HaCommand("resume"), timeout_s, as_json)
+
+
+@ha.command()
+@click.option("--force", is_flag=True, help="Whatever speaks against this node, and whoever does not answer.")
+@_timeout
+@_json
+@click.pass_obj
+def bootstrap(root: str, force: bool, timeout_s: float, as_json: bool) -> None:
+    """Make this node the first to lead in an etcd that knows nothing of the cluster: a new one, or one that was lost."""
+    _carry_out(root, HaCommand("bootstrap", "", force), timeout_s, as_json)
+
+
+def _carry_out(root: str, command: HaCommand, timeout_s: float, as_json: bool) -> None:
+    from tools.election_orders import carry_out  # the daemon: not for --help
+
+    found = carry_out(root, command, timeout_s, (lambda line: None) if as_json else echo)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+    elif found.ok:
+        echo(found.text)
+    else:
+        warn(found.text)
+    raise SystemExit(found.code)

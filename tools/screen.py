@@ -9,6 +9,8 @@ from rich.text import Text
 
 from clusterd.printable import printable, printable_facts
 from clusterd.status.verdict import Verdict, apart, is_apart, span
+from tools.screen_ha import ha_view
+from tools.screen_table import ago, make_table
 
 MIB = 1048576
 LONG_SILENCE_S = 10.0
@@ -33,26 +35,6 @@ def size(count: float | None) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError("unreachable")
-
-
-def ago(at: float | None, now: float) -> str:
-    """Shows a moment as the time since then."""
-    if not at:
-        return "-"
-    seconds = max(0.0, now - at)
-    if seconds < 120:
-        return f"{seconds:.0f} s ago"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min ago"
-    return f"{seconds / 3600:.0f} h ago"
-
-
-def _table(title: str, *columns: str) -> Table:
-    """Aligns a column to the right if its name ends in `>`."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
-    return table
 
 
 def status_view(status: dict[str, Any], said: Verdict) -> RenderableType:
@@ -164,7 +146,7 @@ def _state(row: dict[str, Any]) -> Text:
 
 
 def _processes(processes: list[dict[str, Any]]) -> Table:
-    table = _table("Processes", "name", "class", "pid>", "life>", "state", "cpu>", "uss>", "restarts>")
+    table = make_table("Processes", "name", "class", "pid>", "life>", "state", "cpu>", "uss>", "restarts>")
     for row in processes:
         table.add_row(
             row["name"],
@@ -186,7 +168,7 @@ def _peers(status: dict[str, Any], now: float) -> RenderableType:
     if not peers and not away:
         return Text("No worker is connected." if is_master else "", "yellow")
     title = "Workers" if is_master else "Master"
-    table = _table(title, "name", "address", "version", "program", "connected", "last keepalive")
+    table = make_table(title, "name", "address", "version", "program", "connected", "last keepalive")
     for peer in peers:
         table.add_row(
             peer["name"],
@@ -210,43 +192,8 @@ def _peers(status: dict[str, Any], now: float) -> RenderableType:
     return table
 
 
-def ha_view(ha: dict[str, Any] | None, now: float) -> RenderableType:
-    """`clusterd ha status`: the replicas that this node gives or keeps."""
-    if ha is None:
-        return Text("No replica is given or kept by this node (clusterd.ha.replica is off).")
-    ha = printable_facts(ha)
-    parts: list[RenderableType] = []
-    if ha["problem"]:
-        parts.append(Text(ha["problem"], style="red"))
-    if "candidates" in ha:
-        line = Text(f"position {ha['position']}, highest agent id {ha['greatest_id']}, registrations ", style="dim")
-        line.append(ha["registrations"], style="green" if ha["registrations"] == "synchronous" else "yellow")
-        if ha["registrations_reason"]:
-            line.append(f": {ha['registrations_reason']}", style="yellow")
-        parts.append(line)
-        table = _table("candidates", "NODE", "STATE", "POSITION>", "LAG>", "DIGEST", "MAY LEAD")
-        for row in ha["candidates"]:
-            state = row["state"] if row["connected"] else f"lost, {ago(row['seen_at'], now)}"
-            table.add_row(row["name"], state, *_replica_cells(row, now))
-        parts.append(table)
-    elif "state" in ha:
-        table = _table("replica", "STATE", "CONNECTED", "POSITION>", "LAG>", "DIGEST", "MAY LEAD")
-        table.add_row(ha["state"], "yes" if ha["connected"] else "no", *_replica_cells(ha, now))
-        parts.append(table)
-    return Group(*parts)
-
-
-def _replica_cells(row: dict[str, Any], now: float) -> tuple[RenderableType, ...]:
-    equal = {True: "equal", False: "differs", None: "not compared yet"}[row["digest_equal"]]
-    digest = equal if row["digest_at"] is None else f"{equal}, {ago(row['digest_at'], now)}"
-    why = row["may_not_lead"]
-    may = Text(f"no: {why}", style="yellow") if why else Text("yes", style="green")
-    cells = ("-" if row[name] is None else str(row[name]) for name in ("position", "lag"))
-    return *cells, digest, may
-
-
 def _refused(refused: list[dict[str, Any]], now: float) -> Table:
-    table = _table("Refused", "name", "address", "why", "last attempt", "attempts>")
+    table = make_table("Refused", "name", "address", "why", "last attempt", "attempts>")
     for row in refused:
         name = row["name"] or "?"
         table.add_row(Text(name, "red"), row["address"], row["reason"], ago(row["at"], now), str(row["attempts"]))
@@ -284,7 +231,7 @@ def _manifest(manifest: dict[str, Any], now: float) -> RenderableType:
 
 def _left_out(left_out: dict[str, dict[str, Any]]) -> Table:
     """Shows what other nodes leave out; this node's own files are shown with its manifest and its results."""
-    table = _table("Left out", "node", "file", "why")
+    table = make_table("Left out", "node", "file", "why")
     for name, row in left_out.items():
         for path, why in row["files"].items():
             table.add_row(Text(name, "yellow"), path, why)
@@ -295,7 +242,7 @@ def _left_out(left_out: dict[str, dict[str, Any]]) -> Table:
 
 
 def _syncs(syncs: list[dict[str, Any]]) -> Table:
-    table = _table("In progress", "peer", "what", "step", "progress", "done>")
+    table = make_table("In progress", "peer", "what", "step", "progress", "done>")
     for sync in syncs:
         total = sync["total_bytes"]
         table.add_row(
@@ -310,7 +257,7 @@ def _syncs(syncs: list[dict[str, Any]]) -> Table:
 
 def _results(status: dict[str, Any], now: float) -> RenderableType:
     results, node_type = status["results"], status["node"]["type"]
-    table = _table(
+    table = make_table(
         "Last results", "node", "result", "lag", "checked", "synced", "created>", "updated>", "deleted>", "remark"
     )
     problems: list[RenderableType] = []
@@ -342,7 +289,7 @@ def lag(row: dict[str, Any]) -> str:
 def _agents(agents: dict[str, Any], node_type: str, now: float) -> RenderableType:
     if agents["problem"]:
         return Text(f"Agents\nthe agent database does not answer: {agents['problem']}", style="yellow")
-    table = _table("Agents", "reported by", "all>", "active>", "pending>", "disconnected>", "never connected>")
+    table = make_table("Agents", "reported by", "all>", "active>", "pending>", "disconnected>", "never connected>")
     for name, counts in sorted(agents["nodes"].items()):
         words = ("active", "pending", "disconnected", "never_connected")
         table.add_row(name, str(sum(counts.values())), *(str(counts.get(word, 0)) for word in words))
@@ -361,7 +308,7 @@ def _agents(agents: dict[str, Any], node_type: str, now: float) -> RenderableTyp
 
 
 def _master_agent_syncs(syncs: dict[str, dict[str, Any]], now: float) -> Table:
-    table = _table("Agent syncs", "worker", "agent-info", "agent-groups", "all groups", "remark")
+    table = make_table("Agent syncs", "worker", "agent-info", "agent-groups", "all groups", "remark")
     for name, row in syncs.items():
         table.add_row(
             name,

@@ -910,6 +910,8 @@ class Elector:
             "term": view.term or None,
             "seconds_left": left if self._term else 0.0,
             "is_failsafe": self._is_failsafe,
+            "serves": view.leader is not None and view.last is not None and view.last.term == view.term,
+            "has_lease": view.leader is not None and view.leader.lease != 0,
             "paused": bool(config and config.paused),
             "etcd": self.away or None,
             "problem": self.problem or None,

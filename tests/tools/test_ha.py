@@ -10,7 +10,7 @@ import pytest
 from tools.check import check
 from tools.cli_ha import is_wanting
 from tools.console import PlainConsole
-from tools.screen import ha_view
+from tools.screen_ha import ha_view
 
 CANDIDATE: dict[str, Any] = {
     "name": "w1",
