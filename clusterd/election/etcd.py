@@ -7,6 +7,8 @@ not. No call takes longer than `timeout_s`: each member gets half of what is lef
 
 import asyncio
 import contextlib
+import os
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
@@ -421,8 +423,14 @@ def _member_failed(failure: httpx.HTTPError) -> MemberFailed:
             return MemberFailed(_tls_text(cause.reason or str(cause)), is_tls=True)
     if isinstance(failure, httpx.RemoteProtocolError):
         return MemberFailed(f"is no etcd, or wants TLS (https://): {cut(str(failure))}", may_be_done=True)
-    reasons = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    reasons = [_reason(cause) for cause in causes if isinstance(cause, OSError) and cause.strerror]
     return MemberFailed(f"cannot be asked: {reasons[-1] if reasons else failure}", may_be_done=is_sent)
+
+
+def _reason(failure: OSError) -> str:
+    """The system's own words; asyncio has others."""
+    number = failure.errno or 0
+    return os.strerror(number) if number > 0 and not isinstance(failure, socket.gaierror) else str(failure.strerror)
 
 
 def _tls_text(reason: str) -> str:
