@@ -113,8 +113,12 @@ class Edits(_Thread):
         super().__init__(pause_s)
         self._campaign = campaign
         self._rng = random.Random(f"{campaign.name}-edits-{campaign.seed}")
-        self._place = root / PLACE
         self._size = size
+        self.use(root)
+
+    def use(self, root: Path) -> None:
+        """From now on files of this node are edited."""
+        self._place = root / PLACE
         self._place.mkdir(parents=True, exist_ok=True)
         self._place.chmod(0o777)  # nodes that were started as root are another user's
 

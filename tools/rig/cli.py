@@ -14,9 +14,11 @@ from rich.text import Text
 
 from tools.console import PlainConsole
 from tools.rig import demo as demonstration
-from tools.rig import faults, workload
+from tools.rig import workload
 from tools.rig.agents import Fleet
+from tools.rig.candidates import LEASE_S, add_candidates
 from tools.rig.cli_agents import agents_group, groups_group
+from tools.rig.cli_faults import cut, freeze, kill, start, thaw
 from tools.rig.databases import AgentsComparison, compare_agents
 from tools.rig.nodes import STATE, Rig, RigError
 from tools.rig.options import FAILED, in_directory, seed_or_any, seeded
@@ -25,7 +27,6 @@ from tools.rig.wdb_client import WDB, WdbError
 from tools.show import echo
 
 USAGE, INTERRUPTED = 64, 130
-SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "freeze": signal.SIGSTOP, "thaw": signal.SIGCONT}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,7 +36,12 @@ def rig() -> None:
 
 @rig.command()
 @in_directory
-@click.option("--workers", type=click.IntRange(0, 60), default=2, show_default=True)
+@click.option("--workers", type=click.IntRange(0, 60), default=2, show_default=True, help="Beside the candidates.")
+@click.option("--candidates", type=click.IntRange(2, 9), help="So many nodes may be master (with --etcd).")
+@click.option("--etcd", "members", type=click.IntRange(1, 9), help="With an etcd of so many members; default: 3.")
+@click.option(
+    "--lease", type=click.IntRange(5, 300), default=LEASE_S, show_default=True, help="Of the master, in seconds."
+)
 @click.option("--files", type=click.IntRange(1), help="Files of the generated tree; default: a small realistic set.")
 @click.option(
     "--size", type=click.IntRange(1), default=8192, show_default=True, help="Their mean size in bytes, lognormal."
@@ -50,6 +56,9 @@ def rig() -> None:
 def up(
     directory: Path,
     workers: int,
+    candidates: int | None,
+    members: int | None,
+    lease: int,
     files: int | None,
     size: int,
     tree: Path | None,
@@ -61,9 +70,14 @@ def up(
     """Make the nodes, fill the master, start all."""
     if tree and files:
         raise click.UsageError("--tree and --files exclude each other")
+    if members and not candidates:
+        raise click.UsageError("--etcd goes with --candidates")
     console = PlainConsole()
-    made = Rig.create(directory, workers, scale=interval_scale, links=not direct)
+    others = workers if candidates is None else candidates - 1 + workers
+    made = Rig.create(directory, others, scale=interval_scale, links=not direct and candidates is None)
     try:
+        if candidates is not None:
+            add_candidates(made, candidates, members or 3, lease_s=lease)
         root = made.master.root
         summary = (
             workload.copy_tree(tree, root) if tree else workload.generate(root, seed=seed, files=files or 0, size=size)
@@ -157,56 +171,6 @@ def tamper(directory: Path, node: str, seed: int | None) -> None:
 
 @rig.command()
 @in_directory
-@click.argument("node")
-@click.argument("process")
-@click.option("--how", type=click.Choice(list(SIGNALS)), default="kill", show_default=True)
-def kill(directory: Path, node: str, process: str, how: str) -> None:
-    """Kill PROCESS (supervisor, net, sync, pool-1, ...) of NODE with -9, or freeze it."""
-    found = Rig.load(directory)
-    processes = found.processes(node)
-    pid = processes.get(process)
-    if pid is None:
-        running = ", ".join(name for name, one in processes.items() if one) or "none"
-        raise RigError(f"{found.node(node).name} has no process {process!r} that runs; there are: {running}")
-    faults.signal_process(pid, SIGNALS[how])
-    echo(f"{found.node(node).name} {process} pid {pid}: {SIGNALS[how].name}")
-
-
-@rig.command()
-@in_directory
-@click.argument("node")
-@click.option(
-    "--silent", is_flag=True, help="Keep connections open and let no byte through, instead of resetting them."
-)
-@click.option(
-    "--for", "seconds", type=click.FloatRange(0), help="Mend after so many seconds; default: stays until --mend."
-)
-@click.option("--mend", is_flag=True, help="End an earlier cut.")
-def cut(directory: Path, node: str, silent: bool, seconds: float | None, mend: bool) -> None:
-    """Cut the link between worker NODE and its master."""
-    if mend and (silent or seconds is not None):
-        raise click.UsageError("--mend stands alone")
-    found = Rig.load(directory)
-    target = found.node(node)
-    if target.link_control is None:
-        why = "the master has none" if target is found.master else "the rig was made with --direct"
-        raise RigError(f"{target.name} has no link to cut: {why}")
-    if mend:
-        faults.tell_link(target.link_control, "mend")
-        echo(f"{target.name} mended")
-        return
-    count = faults.tell_link(target.link_control, "silence" if silent else "cut")
-    echo(f"{target.name} {'silent' if silent else 'cut'}, {count} connections")
-    if seconds is not None:
-        try:
-            time.sleep(seconds)
-        finally:
-            faults.tell_link(target.link_control, "mend")
-        echo(f"{target.name} mended")
-
-
-@rig.command()
-@in_directory
 @click.argument("nodes", nargs=-1)
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--files-only", is_flag=True, help="Not the agent databases.")
@@ -278,6 +242,8 @@ def pictures(into: Path) -> None:
         echo(f"{path}: {path.stat().st_size // 1000} kB")
 
 
+for one in (kill, freeze, thaw, start, cut):
+    rig.add_command(one)
 rig.add_command(agents_group)
 rig.add_command(groups_group)
 

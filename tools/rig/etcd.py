@@ -75,7 +75,6 @@ class EtcdCluster:
     names: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     scheme: str = "http"
-    _started: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict, repr=False)
 
     @classmethod
     def create(
@@ -136,8 +135,6 @@ class EtcdCluster:
         if how == signal.SIGKILL:
             with contextlib.suppress(psutil.TimeoutExpired):
                 process.wait(ANSWER_S)
-            if (own := self._started.pop(name, None)) is not None:
-                own.wait(ANSWER_S)  # it is our child: nothing is left of it
 
     def kill(self, name: str) -> None:
         self.signal(name, signal.SIGKILL)
@@ -190,7 +187,7 @@ class EtcdCluster:
         line = [program(), "--name", name, "--data-dir", str(self._data(name))]
         line += [f"--{key}={value}" for key, value in (settings | self.options).items()]
         with open(self._log(name), "ab") as log:
-            self._started[name] = subprocess.Popen(
+            started = subprocess.Popen(
                 line,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -199,6 +196,7 @@ class EtcdCluster:
                 cwd=self.directory,
                 start_new_session=True,
             )
+        started.returncode = 0  # it lives on without us, see Rig._link; who kills it waits for it
 
     def _wait(self, name: str, is_there: Callable[[], bool], what: str) -> None:
         patience = Patience(ANSWER_S)

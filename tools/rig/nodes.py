@@ -4,6 +4,8 @@
     DIR/agents.json          its agents and the last report of each, if it has any
     DIR/rig_manager_1        the master's root; rig_manager_2, ... the workers'
     DIR/links/NODE.sock      control of a worker's link (faults.py), if the rig has links
+    DIR/etcd                 etcd's members (etcd.py), and DIR/switchboard.sock the cables (switchboard.py), if it has
+                             candidates (candidates.py)
 
 Nodes are driven through the `clusterd` command only, as an operator would. Every process of a rig carries
 CLUSTERD_RIG=DIR in its environment, so `down` finds what is left after any crash without knowing how the nodes work
@@ -31,10 +33,13 @@ import psutil
 
 from clusterd.rights import DEBUGGABLE
 from tools.rig.compare import Comparison, compare
+from tools.rig.etcd import STATE as ETCD_STATE
+from tools.rig.etcd import EtcdCluster
 from tools.rig.guard import MARK
 from tools.rig.patience import Patience
 
 STATE = "rig.json"
+SWITCHBOARD = "switchboard.sock"
 AGENTS = "agents.json"
 """The last reports of the rig's agents (agents.py)."""
 HOST = "127.0.0.1"
@@ -76,7 +81,7 @@ class RigError(Exception):
 @dataclass(frozen=True)
 class RigNode:
     """One node of a rig. `port`: the master listens there; for a worker, the port at which it dials its master.
-    `link_pid` 0: no link."""
+    `link_pid` 0: no link. `advertised`: of a candidate, the port of the switchboard at which others reach it."""
 
     name: str
     kind: str
@@ -84,6 +89,7 @@ class RigNode:
     port: int
     link_pid: int = 0
     link_control: Path | None = None
+    advertised: int = 0
 
 
 @dataclass
@@ -98,6 +104,8 @@ class Rig:
     scale: float = 1.0
     program: tuple[str, ...] = PROGRAM
     run: Run = run_program
+    helpers: list[int] = field(default_factory=list)
+    """Pids of the rig's own processes beside links and etcd."""
 
     @classmethod
     def create(
@@ -161,7 +169,7 @@ class Rig:
             )
             for item in state["nodes"]
         ]
-        return cls(directory, nodes, state["scale"], tuple(state["program"]))
+        return cls(directory, nodes, state["scale"], tuple(state["program"]), helpers=state.get("helpers", []))
 
     @property
     def master(self) -> RigNode:
@@ -170,6 +178,20 @@ class Rig:
     @property
     def workers(self) -> list[RigNode]:
         return self.nodes[1:]
+
+    @property
+    def candidates(self) -> list[RigNode]:
+        """The nodes that may become master, of a rig made with candidates."""
+        return [node for node in self.nodes if node.advertised]
+
+    @property
+    def etcd(self) -> EtcdCluster | None:
+        return EtcdCluster.load(self.directory)
+
+    @property
+    def switchboard(self) -> Path:
+        """The control socket of the cables (switchboard.py), in a rig with candidates."""
+        return self.directory / SWITCHBOARD
 
     def node(self, name: str) -> RigNode:
         """Returns a node by name, by number (1 is the master), or `master`; raises RigError that lists the existing
@@ -287,15 +309,16 @@ class Rig:
         alive = {Path(root) for process in self.running() if (root := _root_of(process))}
         names = [node.name for node in self.nodes if node.root in alive]
         problems = self.stop(*names, timeout_s=stop_timeout_s) if names else []
-        for node in self.nodes:
-            if node.link_pid:
-                _kill([p for p in self.running() if p.pid == node.link_pid])
+        own = {*self.helpers, *(node.link_pid for node in self.nodes)}
+        _kill([process for process in self.running() if process.pid in own])
+        if (etcd := self.etcd) is not None:
+            etcd.stop()
         if left := self.running():
             problems += [f"killed process {process.pid} ({' '.join(_cmdline(process))[:100]})" for process in left]
             _kill(left)
-        for path in [*self.directory.glob("rig_manager_*"), self.directory / "links"]:
+        for path in [*self.directory.glob("rig_manager_*"), self.directory / "links", self.directory / "etcd"]:
             shutil.rmtree(path, ignore_errors=True)
-        for name in (AGENTS, STATE):
+        for name in (AGENTS, STATE, ETCD_STATE, SWITCHBOARD):
             (self.directory / name).unlink(missing_ok=True)
         if self.directory.exists() and not any(self.directory.iterdir()):
             self.directory.rmdir()
@@ -360,7 +383,8 @@ class Rig:
         return RigNode(name, "worker", root, port, process.pid, control)
 
     def _save(self) -> None:
-        state = {"scale": self.scale, "program": self.program, "nodes": [asdict(node) for node in self.nodes]}
+        state = {"scale": self.scale, "program": self.program, "helpers": self.helpers}
+        state["nodes"] = [asdict(node) for node in self.nodes]
         beside = self.directory / f".{STATE}.new"
         beside.write_text(json.dumps(state, indent=2, default=str) + "\n")
         beside.replace(self.directory / STATE)

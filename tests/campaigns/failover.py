@@ -1,0 +1,304 @@
+"""Clients of a cluster whose masters are lost, an observer, and what is done to the masters (test_failover.py)."""
+
+import json
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clusterd.agent_keys import parse_keys
+from clusterd.dapi.protocol.request import ApiRequest
+from clusterd.errors import ClusterError
+from clusterd.rundir import REPLICA_FILE, board_path
+from clusterd.status.control import NotAnswering, call
+from clusterd.store import schema
+from clusterd.wire.results import WireCallable
+from ipc.board import Board
+from tests.campaigns.frame import Campaign, Edits, last_lines
+from tests.campaigns.history import Agent, Held, History, Operation, Seen
+from tools.rig import candidates, switchboard
+from tools.rig.nodes import Rig, RigNode
+from tools.rig.patience import Patience
+from tools.rig.wdb_client import WdbError, authd
+
+ASK_S = 30.0
+LOOK_S = 0.05
+CALM_S = 180.0
+GROUP = "campaign"
+NOBODY = ("Connection refused", "No such file")
+"""What the system says where nobody listens: nothing was sent."""
+
+
+class Clients:
+    """Threads that register agents, and delete and assign those that they registered, each through any node."""
+
+    def __init__(self, rig: Rig, history: History, count: int, seed: int, pause_s: float) -> None:
+        self._rig = rig
+        self._history = history
+        self._pause_s = pause_s
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number, seed)) for number in range(count)]
+        self.failures: list[BaseException] = []
+
+    def __enter__(self) -> "Clients":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, number: int, seed: int) -> None:
+        rng = random.Random(f"client-{seed}-{number}")
+        own: list[Operation] = []
+        count = 0
+        try:
+            while not self._stop.wait(rng.uniform(0.2, 1.8) * self._pause_s):
+                node = rng.choice(self._rig.nodes)
+                chance = rng.random()
+                if own and chance < 0.25:
+                    self._delete(number, node, own.pop(rng.randrange(len(own))))
+                elif own and chance < 0.4:
+                    self._assign(number, node, rng.choice(own))
+                else:
+                    count += 1
+                    made = self._register(number, node, f"agent-{number}-{count}")
+                    if made.outcome == "done":
+                        own.append(made)
+        except BaseException as failure:
+            self.failures.append(failure)
+
+    def _register(self, number: int, node: RigNode, name: str) -> Operation:
+        made = Operation(number, node.name, "register", name, time.monotonic(), 0, "unknown")
+        answer = self._authd(made, node, {"function": "add", "arguments": {"name": name, "ip": "any"}})
+        if made.outcome == "done":
+            made.id, made.key = int(answer["data"]["id"]), answer["data"]["key"]
+        self._history.operations.append(made)
+        return made
+
+    def _delete(self, number: int, node: RigNode, agent: Operation) -> None:
+        made = Operation(number, node.name, "delete", agent.agent, time.monotonic(), 0, "unknown", agent.id)
+        self._authd(made, node, {"function": "remove", "arguments": {"id": f"{agent.id:03}"}})
+        self._history.operations.append(made)
+
+    def _authd(self, made: Operation, node: RigNode, request: dict[str, object]) -> dict[str, dict[str, str]]:
+        answer: dict[str, dict[str, str]] = {}
+        try:
+            answer = authd(node.root, request, ASK_S)
+            made.text = json.dumps(answer) if answer["error"] else ""
+            made.outcome = "unknown" if answer["error"] else "done"
+        except (WdbError, TypeError, KeyError) as failure:
+            made.text = str(failure)
+            made.outcome = "not sent" if any(word in made.text for word in NOBODY) else "unknown"
+        made.ended = time.monotonic()
+        return answer
+
+    def _assign(self, number: int, node: RigNode, agent: Operation) -> None:
+        made = Operation(number, node.name, "assign", agent.agent, time.monotonic(), 0, "unknown", agent.id)
+        made.group = GROUP
+        request = ApiRequest(
+            WireCallable("assign_agents_to_group", "wazuh.agent", "assign_agents_to_group", "function"),
+            {"group_list": [GROUP], "agent_list": [f"{agent.id:03}"]},
+        )
+        try:
+            found = call(str(node.root), request, timeout_s=ASK_S)
+            made.outcome = "unknown" if found.failed_items else "done"
+        except (NotAnswering, ClusterError, OSError) as failure:
+            made.text = str(failure)
+        made.ended = time.monotonic()
+        self._history.operations.append(made)
+
+
+class Observer:
+    """Looks at the boards of all candidates, again and again: the pages by which their processes themselves judge
+    whether they may act as master."""
+
+    def __init__(self, rig: Rig, history: History) -> None:
+        self._rig = rig
+        self._history = history
+        self._boards: dict[str, tuple[int, Board]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.latest = Seen(0, 0, {})
+
+    def __enter__(self) -> "Observer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_S):
+            self.latest = self._look()
+            self._history.seen.append(self.latest)
+
+    def _look(self) -> Seen:
+        began = time.monotonic()
+        found = {}
+        for node in self._rig.candidates:
+            try:
+                found[node.name] = self._board(node).lead()
+            except (OSError, ValueError):
+                continue  # a node that is being started, or was never
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        leaders = {name: term for name, (term, until_ns) in found.items() if now_ns < until_ns}
+        return Seen(began, time.monotonic(), leaders)
+
+    def _board(self, node: RigNode) -> Board:
+        path = Path(board_path(str(node.root)))
+        inode = path.stat().st_ino
+        known = self._boards.get(node.name)
+        if known is None or known[0] != inode:
+            known = (inode, Board.open(str(path)))
+            self._boards[node.name] = known
+        return known[1]
+
+    @property
+    def leader(self) -> tuple[str, int] | None:
+        """The one that may act as master at the last look, and its term."""
+        return next(iter(self.latest.leaders.items()), None)
+
+
+class LeaderEdits(Edits):
+    """Somebody who edits files on whichever node leads."""
+
+    def __init__(self, campaign: Campaign, rig: Rig, observer: Observer) -> None:
+        super().__init__(campaign, rig.master.root, pause_s=0.3, size=20_000)
+        self._rig = rig
+        self._observer = observer
+
+    def step(self) -> None:
+        leader = self._observer.leader
+        if leader is None:
+            return
+        self.use(self._rig.node(leader[0]).root)
+        super().step()
+
+
+# ---- faults ----------------------------------------------------------------------------------------------------------
+
+
+class Faults:
+    """Does something to the leader, and sees that another one leads, or the same one still."""
+
+    def __init__(self, rig: Rig, observer: Observer, history: History, rng: random.Random, lease_s: float) -> None:
+        self._rig, self._observer, self._history, self._rng, self._lease_s = rig, observer, history, rng, lease_s
+        etcd = rig.etcd
+        assert etcd is not None
+        self._etcd = etcd
+
+    def kill(self, leader: RigNode) -> None:
+        """kill -9 of the supervisor."""
+        candidates.kill(leader)
+        self._successor(leader)
+        self._rig.start(leader.name)
+
+    def freeze(self, leader: RigNode) -> None:
+        """All processes of the node stand still for longer than the lease, then go on."""
+        candidates.freeze(leader)
+        try:
+            self._successor(leader)
+            time.sleep(self._rng.uniform(0, 2))
+        finally:
+            candidates.thaw(leader)
+
+    def cut_etcd(self, leader: RigNode) -> None:
+        """The leader loses etcd, and nothing else."""
+        with self._cut(leader, "etcd"):
+            self._successor(leader)
+
+    def cut_peers(self, leader: RigNode) -> None:
+        """The leader loses all other nodes, and not etcd: it goes on."""
+        with self._cut(leader, "peers"):
+            time.sleep(self._rng.uniform(0, self._lease_s))
+
+    def cut_all(self, leader: RigNode) -> None:
+        """The leader is alone."""
+        with self._cut(leader, "all"):
+            self._successor(leader)
+
+    def etcd_member(self, leader: RigNode) -> None:
+        """A member of etcd dies and comes back."""
+        name = self._rng.choice(self._etcd.names)
+        self._etcd.kill(name)
+        time.sleep(self._rng.uniform(0, 3))
+        self._etcd.start(name)
+
+    def switchover(self, leader: RigNode) -> None:
+        """Somebody asks for it, on any candidate."""
+        node = self._rng.choice(self._rig.candidates)
+        done = self._rig.command(node, "ha", "switchover", timeout_s=CALM_S)
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+        self._successor(leader)
+
+    @contextmanager
+    def _cut(self, node: RigNode, ways: switchboard.Ways) -> Iterator[None]:
+        how: switchboard.Command = self._rng.choice(("cut", "silence"))
+        switchboard.tell(self._rig.switchboard, how, node.name, ways)
+        try:
+            yield
+        finally:
+            switchboard.tell(self._rig.switchboard, "mend", node.name, ways)
+
+    def _successor(self, leader: RigNode) -> None:
+        def another() -> bool:
+            found = self._observer.leader
+            return found is not None and found[0] != leader.name
+
+        self.until(another, f"another leader than {leader.name}")
+
+    def until(self, is_so: Callable[[], bool], what: str) -> None:
+        patience = Patience(CALM_S)
+        while not is_so():
+            if patience.is_over():
+                raise AssertionError(f"not within {CALM_S:g} s: {what}\n{last_lines(self._rig, 40)}")
+            time.sleep(0.1)
+
+    def is_calm(self) -> bool:
+        """Somebody leads, registrations wait for a candidate, and every other candidate may take over."""
+        leader = self._observer.leader
+        if leader is None:
+            return False
+        ha = self._rig.status(leader[0])[leader[0]].get("ha") or {}
+        others = [row for row in ha.get("candidates") or [] if row["connected"] and row["may_not_lead"] is None]
+        return ha.get("registrations") == "synchronous" and len(others) == len(self._rig.candidates) - 1
+
+
+# ---- the end ---------------------------------------------------------------------------------------------------------
+
+
+def held_by(rig: Rig) -> dict[str, Held]:
+    """What every node holds, with a status that every node gives."""
+    found = {}
+    facts = rig.status()
+    for node in rig.nodes:
+        keys, _ = parse_keys((node.root / "etc/client.keys").read_text())
+        own = {int(key.id): Agent(key.name, key.key) for key in keys if not key.is_removed}
+        manifest = facts[node.name].get("manifest") or {}
+        agents = facts[node.name].get("agents") or {}
+        found[node.name] = Held(
+            own,
+            agents_of(node, is_master=facts[node.name]["node"]["type"] == "master") if node.advertised else None,
+            str(agents.get("groups_hash")),
+            str(manifest.get("content_digest")),
+        )
+    return found
+
+
+def agents_of(node: RigNode, *, is_master: bool) -> dict[int, str] | None:
+    """The agents in the database of a master, or in the replica of a candidate."""
+    try:
+        db = schema.connect(str(node.root), readonly=True, name=schema.DATABASE if is_master else REPLICA_FILE)
+    except sqlite3.Error:
+        return None
+    try:
+        return {int(number): name for number, name in db.execute("select id, name from agent where id > 0")}
+    finally:
+        db.close()

@@ -1,0 +1,152 @@
+"""What must hold of the history of a cluster whose masters are lost: operations of clients with the moments at which
+they began and ended, what an observer saw, and what every node holds at the end.
+
+Moments are seconds of one monotonic clock. An operation that was not answered may have been done or not, at any time
+after it began.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["register", "delete", "assign"]
+Outcome = Literal["done", "not sent", "unknown"]
+
+
+class Operation(msgspec.Struct):
+    """What a client asked a node for. `agent`: the name; every registration has one of its own, and only the client that
+    registered an agent deletes or assigns it. `id`, `key`: what a registration was answered with."""
+
+    client: int
+    node: str
+    kind: Kind
+    agent: str
+    began: float
+    ended: float
+    outcome: Outcome
+    id: int = 0
+    key: str = ""
+    group: str = ""
+    text: str = ""
+
+
+class Seen(msgspec.Struct):
+    """A look at all candidates at one moment: those that may act as master, with their terms."""
+
+    began: float
+    ended: float
+    leaders: dict[str, int]
+
+
+class Agent(msgspec.Struct, frozen=True):
+    """A row at the end."""
+
+    name: str
+    key: str
+
+
+class Held(msgspec.Struct):
+    """What a node holds at the end. `keys`: of client.keys, by id, without removed ones. `agents`: names in the agent
+    database (of a candidate: in its replica), by id; None for a node that keeps none. `files`: digest of its tree."""
+
+    keys: dict[int, Agent]
+    agents: dict[int, str] | None
+    groups_hash: str
+    files: str
+
+
+class History(msgspec.Struct):
+    operations: list[Operation] = []
+    seen: list[Seen] = []
+    held: dict[str, Held] = {}
+
+
+def wrong(history: History) -> list[str]:
+    """Everything that contradicts the promises; empty if nothing does."""
+    return [*_two_masters(history.seen), *_ids(history), *_agents(history), *_unequal(history.held)]
+
+
+def _two_masters(seen: list[Seen]) -> Iterator[str]:
+    """Nobody leads while another does, or in the term of another; a term is followed by greater ones only."""
+    names: dict[int, str] = {}
+    highest = (0, "")
+    for look in sorted(seen, key=lambda one: one.began):
+        if len(look.leaders) > 1:
+            yield f"at {look.began:.3f} several nodes led: {look.leaders}"
+        for name, term in look.leaders.items():
+            if names.setdefault(term, name) != name:
+                yield f"at {look.began:.3f} {name} led in term {term}, in which {names[term]} had led"
+            if term < highest[0]:
+                yield f"at {look.began:.3f} {name} led in term {term}, after {highest[1]} had in term {highest[0]}"
+            highest = max(highest, (term, name))
+
+
+def _ids(history: History) -> Iterator[str]:
+    """No id is given twice, also not to an agent whose registration was not answered."""
+    given: dict[int, str] = {}
+    for one in history.operations:
+        if one.kind == "register" and one.outcome == "done" and given.setdefault(one.id, one.agent) != one.agent:
+            yield f"id {one.id} was given to {given[one.id]} and to {one.agent}"
+    for node, held in history.held.items():
+        for number, agent in held.keys.items():
+            if given.get(number, agent.name) != agent.name:
+                yield f"id {number} was given to {given[number]}, and belongs to {agent.name} on {node}"
+
+
+def _agents(history: History) -> Iterator[str]:
+    """What was registered and not deleted is there, with its key; what was deleted is not."""
+    deleted = {(one.agent, one.outcome) for one in history.operations if one.kind == "delete"}
+    for one in history.operations:
+        if one.kind != "register" or one.outcome != "done":
+            continue
+        is_gone, may_be_gone = (one.agent, "done") in deleted, (one.agent, "unknown") in deleted
+        for node, held in history.held.items():
+            key = held.keys.get(one.id)
+            there = key is not None and key.name == one.agent
+            in_database = held.agents is not None and held.agents.get(one.id) == one.agent
+            if is_gone and (there or in_database):
+                yield f"{one.agent} ({one.id}) was deleted and is on {node}"
+            if is_gone or may_be_gone:
+                continue
+            if not there:
+                yield f"{one.agent} ({one.id}) was registered and is not in client.keys of {node}"
+            elif key is not None and key.key != one.key:
+                yield f"{one.agent} ({one.id}) has another key on {node} than it was told"
+            if held.agents is not None and not in_database:
+                yield f"{one.agent} ({one.id}) was registered and is not in the agent database of {node}"
+
+
+def _unequal(held: dict[str, Held]) -> Iterator[str]:
+    """All nodes hold the same."""
+    if not held:
+        yield "nobody was looked at"
+        return
+    first, *others = held
+    for node in others:
+        for what in ("keys", "groups_hash", "files"):
+            if getattr(held[node], what) != getattr(held[first], what):
+                yield f"{what} of {node} and {first} differ"
+    databases = {node: one.agents for node, one in held.items() if one.agents is not None}
+    if len({tuple(sorted(agents.items())) for agents in databases.values()}) > 1:
+        yield f"agent databases differ: { {node: len(agents) for node, agents in databases.items()} }"
+
+
+def first_answer(history: History, at: float) -> float | None:
+    """Seconds from that moment to the first answer to a registration that was asked for after it; None: never."""
+    ends = [
+        one.ended for one in history.operations if one.kind == "register" and one.outcome == "done" and one.began >= at
+    ]
+    return min(ends) - at if ends else None
+
+
+def counts(history: History) -> Counter[str]:
+    return Counter(f"{one.kind} {one.outcome}" for one in history.operations)
+
+
+def share(values: list[float], part: float) -> float:
+    """The smallest of the values that so much of them does not exceed: share(values, 0.5) is the median."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * part) - 1)]

@@ -1,0 +1,147 @@
+"""The checker of histories of a cluster whose masters are lost: good ones pass, each fault is found."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.campaigns.history import Agent, Held, History, Operation, Seen, counts, first_answer, share, wrong
+
+
+def register(agent: str, number: int, began: float, ended: float = 0.0, node: str = "a") -> Operation:
+    return Operation(1, node, "register", agent, began, ended or began + 1, "done", number, f"key of {agent}")
+
+
+def good() -> History:
+    """Three agents are registered, one of them deleted, one asked for without an answer; the master changes once."""
+    keys = {1: Agent("x", "key of x"), 3: Agent("z", "key of z"), 4: Agent("unanswered", "any")}
+    names = {number: agent.name for number, agent in keys.items()}
+    return History(
+        [
+            register("x", 1, 1),
+            register("y", 2, 2),
+            Operation(1, "b", "delete", "y", 4, 5, "done"),
+            Operation(2, "b", "register", "unanswered", 5, 9, "unknown"),
+            Operation(2, "b", "register", "never", 5, 9, "not sent"),
+            register("z", 3, 12, node="b"),
+            register("w", 5, 13, node="b"),
+            Operation(1, "b", "delete", "w", 14, 15, "unknown"),
+            Operation(1, "b", "assign", "z", 14, 15, "done", group="web"),
+        ],
+        [Seen(1, 1, {"a": 1}), Seen(8, 8, {}), Seen(11, 11, {"b": 7}), Seen(20, 20, {"b": 7})],
+        {
+            "a": Held(dict(keys), dict(names), "h", "f"),
+            "b": Held(dict(keys), dict(names), "h", "f"),
+            "plain": Held(dict(keys), None, "h", "f"),
+        },
+    )
+
+
+def test_history_in_which_everything_was_kept_passes() -> None:
+    assert wrong(good()) == []
+
+
+def two_at_once(history: History) -> None:
+    history.seen.append(Seen(12, 12, {"a": 1, "b": 7}))
+
+
+def old_master_wakes(history: History) -> None:
+    history.seen.append(Seen(12, 12, {"a": 1}))
+
+
+def term_of_another(history: History) -> None:
+    history.seen.append(Seen(30, 30, {"a": 7}))
+
+
+def lost_key(history: History) -> None:
+    for held in history.held.values():
+        del held.keys[1]
+
+
+def lost_on_one_node(history: History) -> None:
+    del history.held["plain"].keys[3]
+
+
+def lost_row(history: History) -> None:
+    for held in history.held.values():
+        if held.agents is not None:
+            del held.agents[3]
+
+
+def other_key(history: History) -> None:
+    for held in history.held.values():
+        held.keys[1] = Agent("x", "another")
+
+
+def deletion_undone(history: History) -> None:
+    for held in history.held.values():
+        held.keys[2] = Agent("y", "key of y")
+
+
+def deletion_undone_in_a_database(history: History) -> None:
+    for held in history.held.values():
+        if held.agents is not None:
+            held.agents[2] = "y"
+
+
+def id_twice(history: History) -> None:
+    history.operations.append(register("again", 2, 16))
+
+
+def id_of_a_deleted_one(history: History) -> None:
+    """Somebody whose registration was not answered has the id of an agent that was deleted."""
+    for held in history.held.values():
+        held.keys[2] = Agent("unanswered", "any")
+
+
+def unequal_groups(history: History) -> None:
+    history.held["b"].groups_hash = "other"
+
+
+def unequal_files(history: History) -> None:
+    history.held["plain"].files = "other"
+
+
+def unequal_databases(history: History) -> None:
+    agents = history.held["b"].agents
+    assert agents is not None
+    agents[9] = "only here"
+
+
+def nobody_looked(history: History) -> None:
+    history.held.clear()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (two_at_once, "several nodes led"),
+        (old_master_wakes, "a led in term 1, after b had in term 7"),
+        (term_of_another, "a led in term 7, in which b had led"),
+        (lost_key, "x (1) was registered and is not in client.keys of a"),
+        (lost_on_one_node, "z (3) was registered and is not in client.keys of plain"),
+        (lost_row, "z (3) was registered and is not in the agent database of a"),
+        (other_key, "x (1) has another key on a than it was told"),
+        (deletion_undone, "y (2) was deleted and is on a"),
+        (deletion_undone_in_a_database, "y (2) was deleted and is on a"),
+        (id_twice, "id 2 was given to y and to again"),
+        (id_of_a_deleted_one, "id 2 was given to y, and belongs to unanswered on a"),
+        (unequal_groups, "groups_hash of b and a differ"),
+        (unequal_files, "files of plain and a differ"),
+        (unequal_databases, "agent databases differ"),
+        (nobody_looked, "nobody was looked at"),
+    ],
+)
+def test_each_fault_is_found(spoil: Callable[[History], None], text: str) -> None:
+    history = good()
+    spoil(history)
+    assert any(line.startswith(text) or text in line for line in wrong(history)), wrong(history)
+
+
+def test_time_to_the_next_answer_counts_what_was_asked_afterwards() -> None:
+    history = good()
+    assert first_answer(history, 1.5) == 1.5  # y: asked at 2, answered at 3
+    assert first_answer(history, 2.5) == 10.5  # not y, which was asked before
+    assert first_answer(history, 14) is None
+    assert counts(history)["register done"] == 4
+    assert [share([4, 1, 3, 2], part) for part in (0.5, 0.99, 0.25)] == [2, 4, 1]
+    assert share([5], 0.5) == 5

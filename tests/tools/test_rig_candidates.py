@@ -1,0 +1,129 @@
+"""A rig with candidates: whole nodes, members of etcd and cables fail and are mended, as a person would do it."""
+
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+
+from clusterd.config.loading import load
+from tests.conftest import MakeRig
+from tests.tools.test_rig_nodes import run
+from tools.rig import candidates, switchboard
+from tools.rig.guard import guarded
+from tools.rig.nodes import HOST, Rig, RigError, RigNode
+from tools.rig.patience import Patience
+from tools.rig.peer import wait_until
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> Rig:
+    """Two candidates, a plain worker and one member of etcd; only the last runs."""
+    made = make_rig(2)
+    candidates.add_candidates(made, 2, 1, lease_s=20, failsafe=True)
+    return made
+
+
+def test_candidates_are_configured_to_find_each_other_and_etcd(rig: Rig) -> None:
+    first, second, plain = (load(str(node.root)).settings for node in rig.nodes)
+    assert first
+    assert second
+    assert plain
+    addresses = tuple(f"{HOST}:{node.advertised}" for node in rig.candidates)
+    assert first.configured.nodes == second.configured.nodes == plain.configured.nodes == addresses
+    ha = first.clusterd.ha
+    assert (ha.enabled, ha.advertise, ha.lease_s, ha.failsafe) == (True, addresses[0], 20, True)
+    assert ha.etcd.endpoints != second.clusterd.ha.etcd.endpoints
+    assert not plain.clusterd.ha.enabled
+    assert (first.configured.node_type, second.configured.node_type) == ("master", "worker")
+    assert Rig.load(rig.directory).candidates == rig.candidates
+
+
+def answers(url: str) -> bool:
+    """Whether etcd can be asked there, as candidates do."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as sock:
+        sock.settimeout(1)
+        try:
+            sock.sendall(b"GET /version HTTP/1.0\r\n\r\n")
+            return sock.recv(100).startswith(b"HTTP/1.0 200")
+        except OSError:
+            return False
+
+
+def test_cut_from_etcd_is_one_nodes_and_is_mended(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    ours, theirs = (load(str(node.root)).settings for node in rig.candidates)
+    assert ours
+    assert theirs
+    (first,), (second,) = ours.clusterd.ha.etcd.endpoints, theirs.clusterd.ha.etcd.endpoints
+    assert answers(first)
+    assert answers(second)
+    for how in ("", "--silent"):
+        assert run(capsys, rig, "cut", "1", "--from", "etcd", *filter(None, [how]))[0] == 0
+        assert not answers(first)
+        assert answers(second)
+        assert run(capsys, rig, "cut", "1", "--mend")[0] == 0
+        assert answers(first)
+    assert run(capsys, rig, "kill", "etcd-1")[0] == 0
+    assert not answers(second)
+    assert run(capsys, rig, "start", "etcd-1")[0] == 0
+    wait_until(lambda: answers(second), PATIENCE_S, "a member that was started again")
+
+
+@pytest.mark.slow
+def test_whole_nodes_freeze_die_and_are_cut_off_and_come_back(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    master, worker, plain = rig.nodes
+    rig.start()
+
+    def is_linked(node: RigNode) -> bool:
+        (facts,) = rig.status(node.name).values()
+        return any(peer["kind"] == "master" for peer in facts.get("peers") or [])
+
+    def becomes(node: RigNode, wanted: bool) -> None:
+        wait_until(lambda: is_linked(node) == wanted, PATIENCE_S, f"{node.name} linked: {wanted}")
+
+    becomes(worker, True)
+    becomes(plain, True)
+    for node in (worker, plain):  # one dials a candidate, both are known by their processes
+        assert run(capsys, rig, "cut", node.name, "--from", "peers")[0] == 0
+        becomes(node, False)
+        assert is_linked(plain if node is worker else worker)
+        assert run(capsys, rig, "cut", node.name, "--from", "peers", "--mend")[0] == 0
+        becomes(node, True)
+    assert run(capsys, rig, "freeze", "2")[0] == 0
+    stopped = candidates.processes_of(worker)
+    assert len(stopped) > 3
+    assert {one.status() for one in stopped} == {"stopped"}
+    assert run(capsys, rig, "thaw", "2")[0] == 0
+    assert "stopped" not in {one.status() for one in stopped}
+    assert run(capsys, rig, "kill", "2")[0] == 0
+    _until_over(lambda: bool(candidates.processes_of(worker)))
+    code, said = run(capsys, rig, "start")
+    assert code == 0, said
+    assert said == f"etcd-1 runs\n{worker.name} runs\n"
+    becomes(worker, True)
+    assert [node.name for node in candidates.leaders(rig)] == [master.name]
+    candidates.kill(plain)
+    with pytest.raises(RigError, match="does not run"):
+        candidates.kill(plain)
+
+
+def _until_over(is_so: Callable[[], bool]) -> None:
+    patience = Patience(PATIENCE_S)
+    while is_so():
+        assert not patience.is_over()
+        time.sleep(0.05)
+
+
+def test_nothing_of_etcd_and_of_the_cables_is_left() -> None:
+    with guarded("rig-") as base:
+        made = Rig.create(base / "0", 1)
+        candidates.add_candidates(made, 2, 1)
+        assert len(made.running()) == 2
+        with pytest.raises(OSError, match="unknown command"):
+            switchboard.tell(made.switchboard, "cut", "nobody", "all")
+        assert made.down() == []
+        assert not made.running()
+        assert not (base / "0").exists()
