@@ -259,16 +259,23 @@ class Faults:
         while not is_so():
             if patience.is_over():
                 raise AssertionError(f"not within {CALM_S:g} s: {what}\n{last_lines(self._rig, 40)}")
-            time.sleep(0.1)
+            time.sleep(0.2)
 
     def is_calm(self) -> bool:
         """Somebody leads, registrations wait for a candidate, and every other candidate may take over."""
         leader = self._observer.leader
         if leader is None:
             return False
-        ha = self._rig.status(leader[0])[leader[0]].get("ha") or {}
-        others = [row for row in ha.get("candidates") or [] if row["connected"] and row["may_not_lead"] is None]
-        return ha.get("registrations") == "synchronous" and len(others) == len(self._rig.candidates) - 1
+        told = self._rig.command(self._rig.node(leader[0]), "ha", "status", "--json", timeout_s=CALM_S).stdout
+        ha = json.loads(told) if told.startswith("{") else {}
+        election = ha.get("election") or {}
+        rows = election.get("candidates") or []
+        return (
+            ha.get("registrations") == "synchronous"
+            and bool(election["serves"])
+            and len(rows) == len(self._rig.candidates)
+            and not any(row["may_not_lead"] for row in (*rows, *ha["candidates"]))
+        )
 
 
 # ---- the end ---------------------------------------------------------------------------------------------------------

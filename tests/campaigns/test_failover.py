@@ -102,7 +102,7 @@ def judge(history: History, campaign: Campaign, tmp_path: Path) -> None:
     assert done["assign done"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_each_kind_of_loss_once(make_rig: MakeRig, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with running("failover", capsys) as campaign:
         rig = make(make_rig, 1)
