@@ -25,7 +25,7 @@ from tools.rig.etcd import CLIENT_PORT, EtcdCluster
 from tools.rig.guard import MARK
 from tools.rig.nodes import HOST, PROJECT, Rig, RigError, RigNode, free_port, merged
 from tools.rig.patience import Patience
-from tools.rig.switchboard import Plan, Way
+from tools.rig.switchboard import Way, Wiring
 
 LEASE_S = 15
 NODES = re.compile(r"<nodes>.*?</nodes>", re.S)
@@ -79,7 +79,7 @@ def add_candidates(rig: Rig, candidates: int, members: int, *, lease_s: int = LE
 
 
 def _start_switchboard(rig: Rig, ways: list[Way]) -> None:
-    plan = Plan(str(rig.switchboard), ways, {node.name: str(node.root) for node in rig.nodes})
+    plan = Wiring(str(rig.switchboard), ways, {node.name: str(node.root) for node in rig.nodes})
     process = subprocess.Popen(
         [sys.executable, "-m", "tools.rig.switchboard", msgspec.json.encode(plan).decode()],
         stdin=subprocess.DEVNULL,

@@ -45,7 +45,7 @@ class Way(msgspec.Struct, frozen=True):
     port: int
 
 
-class Plan(msgspec.Struct, frozen=True):
+class Wiring(msgspec.Struct, frozen=True):
     """What a switchboard is started with. `roots`: of all nodes, by name."""
 
     control: str
@@ -75,7 +75,7 @@ class Cable:
 class Switchboard:
     """Forwards until it is killed."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Wiring) -> None:
         self._plan = plan
         self._faults: dict[tuple[str, str], Fault] = {}
         self._cables: set[Cable] = set()
@@ -200,9 +200,9 @@ def tell(control: Path, command: Command, node: str, ways: Ways) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Runs a switchboard: `PLAN` in JSON. The listening sockets are inherited."""
+    """Runs a switchboard: the wiring in JSON. The listening sockets are inherited."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the rig
-    asyncio.run(Switchboard(msgspec.json.decode(argv[0], type=Plan)).run())
+    asyncio.run(Switchboard(msgspec.json.decode(argv[0], type=Wiring)).run())
     return 0
 
 
