@@ -8,7 +8,8 @@ class AskChanges(msgspec.Struct, frozen=True, array_like=True):
     """A candidate to its master: what has changed since `since` in the log `epoch`? `held`: up to there everything is
     on the candidate's disk, in a replica that is whole (0: it has none). `digest`: with the digest of everything, if
     the answer reaches the end of the log. `state`: `copying` or `following`. `checked_at`: when digests were compared
-    last, wall-clock seconds; `is_equal`: whether they were equal."""
+    last, wall-clock seconds; `is_equal`: whether they were equal. `priority`: of the candidate in an election; 0: it
+    takes no part, or never leads."""
 
     epoch: str
     since: int
@@ -17,6 +18,7 @@ class AskChanges(msgspec.Struct, frozen=True, array_like=True):
     state: str
     checked_at: float | None = None
     is_equal: bool | None = None
+    priority: int = 0
 
 
 class Changes(msgspec.Struct, frozen=True, array_like=True):

@@ -70,7 +70,7 @@ class Past(Protocol):
 
 class Shown(msgspec.Struct, frozen=True):
     """What the application shows. `rows`: of the board; `journal`: the member `monitor` of status.json, but for when
-    the node was asked; `metrics`: the text for Prometheus."""
+    the node was asked; `metrics`: the text for Prometheus. `primary`: why this node does not lead, empty if it does."""
 
     source: StatusSource
     rows: Callable[[], Sequence[RowSnapshot]]
@@ -80,6 +80,7 @@ class Shown(msgspec.Struct, frozen=True):
     metrics: Callable[[NodeSeen | None], bytes]
     pages: Mapping[str, PageFile]
     is_our_host: Callable[[str], bool]
+    primary: Callable[[], str]
 
 
 class MonitorApp:
@@ -95,6 +96,7 @@ class MonitorApp:
         self._paths: dict[str, Callable[[dict[str, str]], Awaitable[HttpAnswer]]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
+            "/primary": self._primary,
             "/metrics": self._metrics,
             "/status.json": self._status,
             "/history.json": self._history,
@@ -170,6 +172,10 @@ class MonitorApp:
             checks += check_readiness(seen.status, is_fresh=seen.is_fresh, silent_s=seen.age_s)
         is_well, text = told("readyz", checks, verbose="verbose" in query)
         return HttpAnswer(200 if is_well else 503, text.encode())
+
+    async def _primary(self, query: dict[str, str]) -> HttpAnswer:
+        problem = self._shown.primary()
+        return HttpAnswer(503, f"{problem}\n".encode()) if problem else HttpAnswer(200, b"this node leads\n")
 
     # ---- facts -------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from clusterd.monitor.lag import STEP_S, LagHistory
 from clusterd.monitor.metrics import Own, render
 from clusterd.monitor.pages import PAGES
 from clusterd.monitor.port import MonitorPort
+from clusterd.monitor.primary import primary_problem
 from clusterd.monitor.secrets_age import SecretFiles, SecretsAge
 from clusterd.monitor.source import NodeSeen, StatusSource
 from clusterd.rounds import Rounds
@@ -56,6 +57,7 @@ class MonitorService:
                 metrics=self._metrics,
                 pages=PAGES,
                 is_our_host=host_check(names),
+                primary=lambda: primary_problem(settings, board),
             ),
             self._rounds,
         )

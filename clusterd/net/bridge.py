@@ -249,6 +249,10 @@ class Bridge:
                 self._unsent(body)
             return
         link = pending.link
+        if not self._may_send(link):
+            if body:
+                self._unsent(body)
+            return
         if message.more:
             pending.answered = True
         else:
@@ -275,6 +279,26 @@ class Bridge:
         else:
             link.respond_body(pending.counter, command, views, slabs)
 
+    def _may_send(self, link: Link) -> bool:
+        """Whether anything may go out to this link: to a worker nothing of a master that does not lead. When that is
+        noticed the links are closed."""
+        fence = self._context.fence
+        return fence is None or link.kind != "worker" or fence.is_open()
+
+    def refuse_programs(self, refused: Callable[[str], bool], answer: bytes) -> None:
+        """Programs whose requests need a master that leads hear that this one does not; sync's answers come too
+        late."""
+        for serial, pending in list(self._pending.items()):
+            if pending.link.kind != "local" or not refused(pending.command):
+                continue
+            if pending.answered:
+                pending.link.abort("this node does not lead any more")
+                continue
+            del self._pending[serial]
+            pending.link.serials.discard(serial)
+            pending.link.let_go(HELD_REQUESTS)
+            pending.link.respond(pending.counter, commands.ERR, answer)
+
     def _take_body(self, body: list[Descriptor], link: Link) -> tuple[list[memoryview] | None, list[int]]:
         """Views of a body that net owns until it is written. None if it was returned meanwhile."""
         slabs = [part.slab for part in body]
@@ -291,7 +315,7 @@ class Bridge:
 
     def _request(self, message: Request) -> None:
         link = self._links.get(message.link)
-        if link is None:
+        if link is None or not self._may_send(link):
             if message.body:
                 self._unsent(message.body)
             self.tell(Unanswered(message.id, "closed"))
@@ -314,7 +338,7 @@ class Bridge:
 
     def _give_string(self, message: GiveString) -> None:
         link = self._links.get(message.link)
-        if link is None:
+        if link is None or not self._may_send(link):
             self.tell(Unanswered(message.id, "closed"))
             return
         self._asks[message.id] = giving = StringTransfer(self, link, message)

@@ -7,6 +7,7 @@ from clusterd.clock import Clock
 from clusterd.listening.strangers import StrangerLines
 from clusterd.logs import Log
 from clusterd.messages.links import NetToSync
+from clusterd.net.fence import Fence
 from clusterd.net.limits import BURST_LINES, LineBudget
 from clusterd.net.slabs import NetSlabs
 from clusterd.rounds import Rounds
@@ -95,8 +96,10 @@ class NetContext:
     """Made once in process.py. A reload replaces `settings`; the rest stays. `asking`, `beating`: maintained by the
     links. `scratch`: buffer into which all links read small frames."""
 
-    def __init__(self, settings: Settings, log: Log, clock: Clock, slabs: NetSlabs) -> None:
+    def __init__(self, settings: Settings, log: Log, clock: Clock, slabs: NetSlabs, fence: Fence | None = None) -> None:
+        """`fence`: of a master in an election."""
         self.settings = settings
+        self.fence = fence
         self.log = log
         self.clock = clock
         self.slabs = slabs

@@ -1,6 +1,7 @@
 """A worker's link to its master: which address, hello, keepalives, and when to try again (wire.md 1.4, 1.6, 1.7)."""
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable
 from typing import NamedTuple
@@ -136,6 +137,7 @@ class Dialer:
         self._tls = tls
         self._known = known_commands("master", on_master=False)
         self._closed = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._why = ""
         """How the last link violated the protocol."""
         self.links: dict[int, Link] = {}
@@ -150,7 +152,16 @@ class Dialer:
                 lasted_s = await self._one_round()
             if lasted_s >= retry_s:
                 backoff.reset()
-            await asyncio.sleep(backoff.next_s())
+            self._hurry.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), backoff.next_s())
+                backoff.reset()
+
+    def look_elsewhere(self) -> None:
+        """Another node leads: it is dialled at once, and the one before is left."""
+        self._hurry.set()
+        for link in list(self.links.values()):
+            link.abort("another node leads")
 
     async def _one_round(self) -> float:
         """Tries the addresses in order until one accepts this node: first where the master of the highest term is, as

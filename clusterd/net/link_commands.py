@@ -1,13 +1,23 @@
 """Requests that net answers itself on an established link: echoes and unknown commands. Everything else goes to sync
 (wire.md 4.1)."""
 
+from clusterd.errors import ClusterError
+from clusterd.leadership import NOT_LEADING
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, NetContext
 from clusterd.net.link import Link
 from clusterd.wire import commands
+from clusterd.wire.command_table import NEED_LEADER
 from clusterd.wire.events import Sink
+from clusterd.wire.results import encode_failure
 
+NOT_CONNECTED = 3023
 _ECHOES = {commands.ECHO: commands.OK, commands.ECHO_C: commands.OK_ECHO_C, commands.ECHO_M: commands.OK_C}
+
+
+def not_leading_text() -> bytes:
+    """The answer to a program whose request needs a master that leads."""
+    return encode_failure(ClusterError(NOT_CONNECTED, NOT_LEADING))
 
 
 class LinkCommands:
@@ -22,6 +32,14 @@ class LinkCommands:
         if command == commands.ECHO and payload == commands.PULSE and link.has_pulse:
             link.respond(counter, commands.OK, payload)  # every few seconds: no line for it
             return
+        fence = self._context.fence
+        if fence is not None and link.kind != "master" and not fence.is_open() and not self._may_ask(link, command):
+            self._drop(bodies)
+            if link.kind == "local":
+                link.respond(counter, commands.ERR, not_leading_text())
+            else:
+                link.abort(NOT_LEADING)
+            return
         self.log_command(link, command)
         if command not in link.known:
             self._drop(bodies)
@@ -30,6 +48,11 @@ class LinkCommands:
             self._echo(link, counter, command, payload, bodies)
         else:
             self._bridge.forward(link, counter, command, payload, bodies)
+
+    @staticmethod
+    def _may_ask(link: Link, command: str) -> bool:
+        """Whether that needs no master that leads."""
+        return link.kind == "local" and command not in NEED_LEADER
 
     def log_command(self, link: Link, command: str) -> None:
         """The original prints it differently on a worker (wire.md 9.4)."""

@@ -99,7 +99,7 @@ class Listener:
         self._acceptor = Acceptor(listening, self._accepted, self._no_room)
         self._acceptor.start()
         host, port = listening.getsockname()[:2]
-        if self._terms.leads:
+        if self._terms.was_given:
             self._context.log.line("INFO", "Master", MAIN, f"Serving on ({host!r}, {port})")
         else:
             self._context.own_line("INFO", f"Whoever dials ({host!r}, {port}) is told where the master is.")

@@ -18,6 +18,7 @@ from clusterd.beat import pause
 from clusterd.clock import Clock
 from clusterd.config.loading import load
 from clusterd.exits import ExitCode
+from clusterd.leadership import Leadership
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.messages.links import SyncToNet
@@ -25,8 +26,9 @@ from clusterd.net.ask_back import AskBack
 from clusterd.net.bridge import Bridge
 from clusterd.net.context import MAIN, NetContext
 from clusterd.net.dial import Dialer
+from clusterd.net.fence import Fence
 from clusterd.net.link import Link
-from clusterd.net.link_commands import LinkCommands
+from clusterd.net.link_commands import LinkCommands, not_leading_text
 from clusterd.net.listen import Listener
 from clusterd.net.local import LocalServer
 from clusterd.net.slabs import HOLD_S, NetSlabs
@@ -38,6 +40,7 @@ from clusterd.role import deposed_text
 from clusterd.rundir import reason_path, sync_socket
 from clusterd.scheduling import run_promptly
 from clusterd.settings import Settings
+from clusterd.wire.command_table import NEED_LEADER
 from clusterd.wire.seal import Sealer
 from ipc.arena import Arena
 from ipc.board import Board
@@ -67,7 +70,11 @@ class _NetProcess:
         self._board = board
         self._row = board.row("net")
         self._trimmer = Trimmer(self._row.set_own_bytes)
-        self._context = NetContext(settings, log, Clock(), NetSlabs(arena, Clock().monotonic))
+        is_bound = settings.is_master and settings.has_election
+        self._fence = Fence(Leadership(board, settings)) if is_bound else None
+        if self._fence is not None:
+            self._fence.lapsed = self._lapsed
+        self._context = NetContext(settings, log, Clock(), NetSlabs(arena, Clock().monotonic), self._fence)
         self._stop = asyncio.Event()
         self._listener: Listener | None = None
         self._dialer: Dialer | None = None
@@ -139,7 +146,8 @@ class _NetProcess:
             log.line("ERROR", self._context.role_tag, MAIN, f"Could not start {role}: {problem}")
             place = f"port {settings.cluster.port} of {settings.cluster.bind_addr}" if settings.is_master else "TLS"
             return f"{place} cannot be used: {problem}"
-        if not settings.is_master and settings.role is not None and (settings.role.role or settings.is_deposed):
+        was_master = settings.role is not None and (settings.role.role or settings.is_deposed)
+        if not settings.is_master and (was_master or settings.has_election):
             await self._tell_where_the_master_is(desk, sealer)
         try:
             await self._local.start()
@@ -154,7 +162,7 @@ class _NetProcess:
         return Listener(self._context, self._bridge, desk, sealer, tls, self._terms, self._asker.claim)
 
     async def _tell_where_the_master_is(self, desk: LinkCommands, sealer: Sealer) -> None:
-        """A node that was a master before may be dialled by those who know nothing else."""
+        """A node that was a master before, or may be one, may be dialled by those who know nothing else."""
         try:
             listener = self._listen(desk, sealer)
             await listener.start()
@@ -163,6 +171,14 @@ class _NetProcess:
             self._context.own_line("WARNING", text)
         else:
             self._listener = listener
+
+    def _lapsed(self) -> None:
+        """The lease has ended and nobody has renewed it in time: another node may lead now."""
+        text = "The lease of this node has ended: it serves nobody as a master until the election gives it another one."
+        self._context.own_line("ERROR", text)
+        if self._listener is not None:
+            self._listener.drop_workers("this node leads no more")
+        self._bridge.refuse_programs(lambda command: command in NEED_LEADER, not_leading_text())
 
     def _deposed(self) -> None:
         """Another node leads in a higher term. Nobody is served as by a master from here on; the supervisor changes the
@@ -237,6 +253,9 @@ class _NetProcess:
         if self._listener is not None:
             with survive("keepalives and handshakes"):
                 self._listener.tick(now)
+        if self._fence is not None:
+            with survive("looking at the lease"):
+                self._fence.is_open()
         with survive("keeping the term"):
             self._terms.tick(now)
         with survive("keepalives of programs"):
@@ -301,6 +320,8 @@ class _NetProcess:
         self._context.log.set_level(self._settings.log_level)
         if self._listener is not None:
             self._listener.set_limits()
+        if self._dialer is not None and self._terms.look_again():
+            self._dialer.look_elsewhere()
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
         """Logs a bug in a callback: the loop has closed its link, the others continue."""

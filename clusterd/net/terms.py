@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from clusterd.net.context import NetContext
-from clusterd.role import NodeRole, RoleDamaged, heard, standing, update_role
+from clusterd.role import NodeRole, RoleDamaged, heard, read_role, standing, update_role
 from clusterd.wire import commands
 from clusterd.wire.terms import TermNote
 from ipc.board import Board
@@ -47,7 +47,13 @@ class Terms:
 
     @property
     def leads(self) -> bool:
-        """Whether this node may act as a master now."""
+        """Whether this node may act as a master now; in an election only under the lease."""
+        fence = self._context.fence
+        return self.was_given and (fence is None or fence.is_open())
+
+    @property
+    def was_given(self) -> bool:
+        """Whether this process was made for a master, and no higher term is known."""
         return self._led and standing(self._given, self._context.settings.configured.node_type).role == "master"
 
     @property
@@ -85,9 +91,9 @@ class Terms:
         after = self._after(note)
         if after == self._given:
             return
-        led, self._given = self.leads, after
+        led, self._given = self.was_given, after
         self._is_unkept, self._again_at = True, 0.0
-        deposed = led and not self.leads
+        deposed = led and not self.was_given
         if deposed:
             # First: it needs no disk.
             self._board.depose(after.term)
@@ -104,6 +110,20 @@ class Terms:
         # Under the name that it was promoted with, which ties are broken by.
         name = note.master_name or note.node
         return heard(self._given, note.term, note.master, name, self._context.clock.wall())
+
+    def look_again(self) -> bool:
+        """This node's own election, or a command, has written a master into `role.json`. Returns whether that is news.
+        A worker's net only: another role needs other processes, which the supervisor sees to."""
+        try:
+            given = read_role(self._context.settings.root)
+        except RoleDamaged:
+            return False
+        if given is None or self._led or given == self._given:
+            return False
+        if self._given is not None and given.term < self._given.term:
+            return False
+        before, self._given = self._given, given
+        return before is None or (given.term, given.master) != (before.term, before.master)
 
     def tick(self, now: float) -> None:
         """Writes what could not be written; monotonic seconds."""

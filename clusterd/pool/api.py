@@ -11,6 +11,7 @@ from clusterd.dapi.protocol.request import encode_request, parse_request
 from clusterd.dapi.protocol.routing import combine, plan
 from clusterd.dapi.query.lookup import AgentTable
 from clusterd.errors import ClusterError
+from clusterd.leadership import NOT_LEADING, Leadership
 from clusterd.messages.api import CombineAnswers, FunctionDone, NodeRequest, PlanRequest, RequestPlanned, RunFunction
 from clusterd.messages.base import INLINE_BYTES, Text
 from clusterd.settings import Settings
@@ -18,8 +19,13 @@ from clusterd.wdb.blocking import BlockingDatabase
 from clusterd.wire.results import INTERNAL_ERROR, WireException, WireResult, dump_json, load_json
 
 
-def run_function(job: RunFunction, settings: Settings, on_step: Callable[[], None]) -> FunctionDone:
-    """The answer of this node."""
+def run_function(
+    job: RunFunction, settings: Settings, on_step: Callable[[], None], leadership: Leadership | None = None
+) -> FunctionDone:
+    """The answer of this node. `leadership`: of a master in an election; the job may have waited for long."""
+    if leadership is not None and not leadership.holds():
+        refusal = execution.as_answer(ClusterError(3023, NOT_LEADING), settings.cluster.node_name)
+        return FunctionDone(write_text(dump_json(refusal), job.out))
     content = read_text(job.request)
     try:
         answer = execution.run(

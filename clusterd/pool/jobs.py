@@ -4,6 +4,7 @@ rotate."""
 from collections.abc import Callable
 
 from clusterd import stacks
+from clusterd.leadership import Leadership
 from clusterd.messages.agents import OpenGroups, OpenReport
 from clusterd.messages.api import CombineAnswers, PlanRequest, RunFunction
 from clusterd.messages.bodies import DigestSegments, OpenBody, SealChunk, StoreChunk
@@ -43,12 +44,18 @@ from ipc.arena import Arena
 
 class JobRunner:
     """Runs jobs, one at a time. `settings` is replaced by a reload. `on_step` is called often during long jobs.
-    `hurry`: sync's counter of calls for those jobs that give way."""
+    `hurry`: sync's counter of calls for those jobs that give way. `leadership`: of a master in an election."""
 
     def __init__(
-        self, settings: Settings, arena: Arena, on_step: Callable[[], None], hurry: Callable[[], int] = lambda: 0
+        self,
+        settings: Settings,
+        arena: Arena,
+        on_step: Callable[[], None],
+        hurry: Callable[[], int] = lambda: 0,
+        leadership: Leadership | None = None,
     ) -> None:
         self.settings = settings
+        self._leadership = leadership
         self._arena = arena
         self._on_step = on_step
         self._hurry = hurry
@@ -126,7 +133,7 @@ class JobRunner:
             case OpenGroups():
                 return agents.open_groups(job)
             case RunFunction():
-                return api.run_function(job, settings, on_step)
+                return api.run_function(job, settings, on_step, self._leadership)
             case PlanRequest():
                 return api.plan_request(job, settings, on_step)
             case CombineAnswers():

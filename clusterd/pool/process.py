@@ -5,6 +5,7 @@ import time
 from types import FrameType
 
 from clusterd.config.loading import load
+from clusterd.leadership import Leadership
 from clusterd.logs import Log
 from clusterd.memory import MemoryGauge, trim_heap
 from clusterd.messages.pool import JobDone, JobFailed, PoolHello, StartJob, SyncToPool
@@ -60,7 +61,8 @@ class _PoolProcess:
         self._sync = board.row("sync")
         self._log = log
         self._incarnation = self._row.snapshot().incarnation
-        self._workshop = JobRunner(settings, arena, self._row.stamp, lambda: self._sync.get("hurry"))
+        leadership = Leadership(board, settings) if settings.is_master and settings.has_election else None
+        self._workshop = JobRunner(settings, arena, self._row.stamp, lambda: self._sync.get("hurry"), leadership)
         self._gauge = MemoryGauge(self._row.set_own_bytes)
         self._greeted = 0
         self._greeted_at = 0.0

@@ -29,8 +29,9 @@ from clusterd.store.auth_request import (
     success,
     text_of,
 )
-from clusterd.store.errors import NotKept, StoreFailed
+from clusterd.store.errors import NotKept, NotLeading, StoreFailed
 from clusterd.store.events import RegistrationEvents, Tell, to_nobody
+from clusterd.store.gate import WriteGate
 from clusterd.store.groups import MOST_GROUPS
 from clusterd.store.keys import TIMESTAMPS, ChangedMeanwhile, KeyFile, NoIdLeft, NotSynced, SuddenLoss
 from clusterd.store.registry import AgentFacts, RegisteredAgents, Registration
@@ -43,6 +44,7 @@ _KEY_LENGTH = 64
 _BY_TABLE = (9007, 9008, 9011, 9012)
 """Refusals caused by other agents, including agents whose registration failed in the end."""
 Outcome = bytes | AuthdError
+_UNCONFIRMED = "it is done on this node, but no candidate has confirmed it, and etcd does not know so: ask again"
 
 
 class _Changes:
@@ -72,11 +74,16 @@ class Authd:
         host_name: str | None = None,
         guard: Callable[[], KeyRules] = KeyRules,
         tell: Tell = to_nobody,
+        gate: WriteGate | None = None,
     ) -> None:
-        """`tell`: takes what becomes of keys, for the journal. `rules`: returns the node's current rules; `say`: logs a text at a level. `host_name`: a name that no agent
+        """`gate`: where there is an election. `tell`: takes what becomes of keys, for the journal. `rules`: returns the node's current rules; `say`: logs a text at a level. `host_name`: a name that no agent
         may have, by default this machine's. `guard`: limits how many keys may vanish from the file without a
         request."""
         self._root = root
+        self._gate = gate
+        self.is_idle = asyncio.Event()
+        """No batch is under way."""
+        self.is_idle.set()
         self._guard = guard
         self._shared = Path(root) / SHARED
         self._table = table
@@ -120,6 +127,9 @@ class Authd:
 
     async def _serve(self, requests: list[AuthRequest]) -> list[Outcome]:
         try:
+            if self._gate is not None:
+                await self._gate.enter(of_a_batch=False)
+            self.is_idle.clear()  # without a pause in between: whoever hands over waits for this batch
             return await self._work_off(requests)
         except (OSError, ValueError, sqlite3.Error, StoreFailed) as failure:
             self._file.forget()
@@ -130,6 +140,8 @@ class Authd:
             self._file.forget()
             self._say("ERROR", f"Unexpected failure: {stacks.told()}")
             return [AuthdError(9001)] * len(requests)
+        finally:
+            self.is_idle.set()
 
     def _failed(self, text: str) -> None:
         """A full disk refuses every batch: log it once, until a batch is written again."""
@@ -218,6 +230,8 @@ class Authd:
             except NotKept:
                 await self._take_back(changes)
                 raise
+        if self._gate is not None:
+            self._gate.check()
         try:
             await asyncio.to_thread(self._file.save)
         except NotSynced as failure:
@@ -229,7 +243,9 @@ class Authd:
         try:
             await self._complete(changes, gone, now)
         finally:
-            await self._table.replicated()
+            may_answer = await self._table.replicated()
+        if not may_answer:
+            raise NotLeading(_UNCONFIRMED)
 
     async def _complete(self, changes: _Changes, gone: list[int], now: int) -> None:
         """What follows when the file is written."""

@@ -1,6 +1,7 @@
 """The candidates of a master: what each of them holds, and whether a registration may be answered without one."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ class Candidate(msgspec.Struct):
     given: int = 0
     claimed: int = 0
     state: str = ""
+    priority: int = 0
     is_connected: bool = False
     heard_at: float = 0.0
     seen_at: float = 0.0
@@ -59,7 +61,7 @@ class Candidates:
         self._limit_s = limit_s
         self._say = say
         self._known: dict[str, Candidate] = {}
-        self._news = asyncio.Event()
+        self._waiting: set[asyncio.Future[None]] = set()
         self._is_degraded = False
 
     def heard(self, name: str, ask: AskChanges) -> Candidate:
@@ -67,6 +69,7 @@ class Candidates:
         one = self._known.setdefault(name, Candidate(name, given=self._earlier))
         one.is_connected, one.heard_at, one.seen_at = True, time.monotonic(), time.time()
         one.epoch, one.state, one.checked_at, one.is_equal = ask.epoch, ask.state, ask.checked_at, ask.is_equal
+        one.priority = ask.priority
         one.held = ask.held if ask.epoch == self.epoch and ask.held >= 0 else 0
         before, one.claimed = one.claimed, 0
         if one.held > one.given:
@@ -76,10 +79,10 @@ class Candidates:
                 self._say("WARNING", f"Candidate {name} says that it holds position {one.claimed}, {text}.")
         if one.is_late and one.state == FOLLOWING and one.held >= one.due and one.heard_at >= one.rest_until:
             one.is_late = False
-        if self._is_degraded and self._counting():
+        if self._is_degraded and self.counting():
             self._is_degraded = False
             self._say("INFO", f"Candidate {name} confirms again: agents are registered and deleted with it.")
-        self._news.set()
+        self.news()
         return one
 
     def told(self, one: Candidate, position: int) -> None:
@@ -90,41 +93,61 @@ class Candidates:
         one = self._known.get(name)
         if one is not None:
             one.is_connected = False
-            self._news.set()
+            self.news()
 
-    async def have(self, position: int) -> None:
-        """Waits until a candidate has everything up to this position on its disk, for `limit_s` at most; then, and
-        where there is none to wait for, the caller goes on without one."""
-        if not self._synchronous:
-            return
-        if not self._counting():
-            self._degrade()
-            return
+    def news(self) -> None:
+        """Whoever waits looks again."""
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def wait(self, seconds: float) -> None:
+        """For news, at most so long."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(future, seconds)
+        finally:
+            self._waiting.discard(future)
+
+    def urge(self, position: int) -> None:
+        """Somebody waits for this position: candidates are told at once."""
         if position > self.wanted:
             self.wanted = position
             self.urged()
+
+    async def have(self, position: int) -> bool:
+        """Waits until a candidate has everything up to this position on its disk, for `limit_s` at most; then, and
+        where there is none to wait for, the caller goes on without one: always True."""
+        if not self._synchronous:
+            return True
+        if not self.counting():
+            self._degrade()
+            return True
+        self.urge(position)
         until = time.monotonic() + self._limit_s
         while not any(one.held >= position for one in self._known.values()):
             left = until - time.monotonic()
-            if left <= 0 or not self._counting():
-                for one in self._counting():
-                    self._is_now_late(one, position)
+            if left <= 0 or not self.counting():
+                for one in self.counting():
+                    self.is_now_late(one, position)
                 self._degrade()
-                return
-            self._news.clear()
-            try:
-                await asyncio.wait_for(self._news.wait(), left)
-            except TimeoutError:
-                continue
+                return True
+            await self.wait(left)
+        return True
 
-    def _is_now_late(self, one: Candidate, position: int) -> None:
+    def named(self, name: str) -> Candidate | None:
+        return self._known.get(name)
+
+    def is_now_late(self, one: Candidate, position: int) -> None:
         now = time.monotonic()
         if one.late_at is not None and now - one.late_at < REST_S + self._limit_s:
             one.rest_until = now + REST_S
         one.is_late, one.due, one.late_at = True, position, now
 
-    def _counting(self) -> list[Candidate]:
-        """Those that registrations wait for."""
+    def counting(self) -> list[Candidate]:
+        """Those that registrations may wait for."""
         now = time.monotonic()
         return [
             one
@@ -151,7 +174,7 @@ class Candidates:
         """`synchronous` or `asynchronous`, and why the latter."""
         if not self._synchronous:
             return "asynchronous", "clusterd.ha.synchronous is off"
-        if self._counting():
+        if self.counting():
             return "synchronous", ""
         if any(one.is_late and one.is_connected for one in self._known.values()):
             return "asynchronous", f"no candidate has confirmed within {self._limit_s:g} s"
@@ -159,9 +182,10 @@ class Candidates:
             return "asynchronous", "no candidate has a whole replica yet"
         return "asynchronous", "no candidate is connected"
 
-    def shown(self, head: int, behind: Callable[[int], int]) -> list[dict[str, Any]]:
-        """For `clusterd ha status`. `behind`: units changed since a position."""
-        now = time.monotonic()
+    def shown(self, head: int, behind: Callable[[int], int], confirming: str | None = None) -> list[dict[str, Any]]:
+        """For `clusterd ha status`. `behind`: units changed since a position. `confirming`: the one candidate whose
+        confirmations count; None: those of all do."""
+        counting, now = self.counting(), time.monotonic()
         rows = []
         for one in sorted(self._known.values(), key=lambda one: one.name):
             connected = one.is_connected and now - one.heard_at < SILENT_S
@@ -184,7 +208,7 @@ class Candidates:
                     "lag": behind(one.held) if whole else None,
                     "digest_at": one.checked_at,
                     "digest_equal": one.is_equal,
-                    "confirms": one in self._counting(),
+                    "confirms": one in counting and confirming in (None, one.name),
                     "seen_at": one.seen_at or None,
                     "may_not_lead": reason or None,
                 }

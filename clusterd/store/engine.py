@@ -17,6 +17,7 @@ from clusterd.clock import boot_us
 from clusterd.store import schema
 from clusterd.store.bounds import StatementWatch, authorize, bound_process
 from clusterd.store.errors import NotOnDisk
+from clusterd.store.gate import WriteGate
 from clusterd.store.groups_checksum import GroupHashes
 
 T = TypeVar("T")
@@ -90,9 +91,10 @@ class _Write:
 class Engine:
     """Owns all connections to the database. Create and close it on the event loop."""
 
-    def __init__(self, root: str, readers: int) -> None:
+    def __init__(self, root: str, readers: int, gate: WriteGate | None = None) -> None:
         """Raises sqlite3.Error; prepare the database first. `commits`, `writes`: counters since then. `watch`: limits
-        clients' statements."""
+        clients' statements. `gate`: asked when a write is taken and before it is committed; None: no election."""
+        self._gate = gate
         self._loop = asyncio.get_running_loop()
         self._wal = f"{root}/{schema.DATABASE}-wal"
         self._root = root
@@ -117,7 +119,16 @@ class Engine:
         """Runs `work` in the writer thread and returns its result after the commit (with `durable`: after it is on
         disk). `alone`: uses a separate transaction, for work that may be interrupted and then rolls back everything. An
         SQLite error in the work is raised here and undoes only its statement; if the commit fails, the whole batch is
-        undone and every caller gets that error."""
+        undone and every caller gets that error: NotLeading where this master may not act."""
+        if self._gate is not None:
+            await self._gate.enter()
+        return await self._put(work, durable, alone)
+
+    async def settle(self) -> None:
+        """Returns when every write that was taken before is committed. Raises as `write` does."""
+        await self._put(lambda session: None, True, True)
+
+    async def _put(self, work: Callable[[Session], T], durable: bool, alone: bool) -> T:
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Write(work, durable, alone, future))
         return await future
@@ -223,6 +234,8 @@ class Engine:
     def _commit(self, durable: bool) -> None:
         """Raises NotOnDisk if the commit succeeded but the sync failed; any other error means that it can be rolled
         back."""
+        if self._gate is not None:
+            self._gate.check()
         if not durable:
             self._session.db.execute("commit")
             return

@@ -1,5 +1,7 @@
 """Errors of the store, apart from SQLite's own."""
 
+import sqlite3
+
 
 class StoreFailed(Exception):
     """The commit failed and nothing was written. The text says why (disk full, database locked)."""
@@ -7,6 +9,10 @@ class StoreFailed(Exception):
 
 class SocketTaken(Exception):
     """A live server holds one of the store's sockets. The text names it and says what to do."""
+
+
+class NotLeading(sqlite3.OperationalError):
+    """This master may not act now: nothing was written. To clients it is a failure of the database."""
 
 
 class NotKept(StoreFailed):

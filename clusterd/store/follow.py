@@ -19,6 +19,7 @@ from clusterd.store import agents, groups
 from clusterd.store.empty_groups import SHARED, EmptyGroups
 from clusterd.store.engine import Engine, Session
 from clusterd.store.events import Tell, to_nobody
+from clusterd.store.gate import WriteGate
 from clusterd.store.jsontext import JsonRefused
 from clusterd.store.keys import KeysRead
 from clusterd.store.private import PrivateDatabases
@@ -64,12 +65,14 @@ class Follower:
         guard: Callable[[], KeyRules] = KeyRules,
         rules: Callable[[], Rules] = lambda: DEFAULT_RULES,
         tell: Tell = to_nobody,
+        gate: WriteGate | None = None,
     ) -> None:
-        """`is_own`: whether this process wrote the file with this identity, and the database with it. `is_first_life`:
+        """`gate`: a master of an election follows nothing while it does not lead. `is_own`: whether this process wrote the file with this identity, and the database with it. `is_first_life`:
         the node was started (as opposed to this process being restarted), so nothing was seen yet. `guard`: limits how
         many keys a master's file may lose at once. `rules`: what is synchronised, for links and for empty groups. `tell`: takes groups that come and go on a master, for the
         journal."""
         self._root = root
+        self._gate = gate
         self._guard = guard
         self._rules = rules
         self._empty_groups = EmptyGroups(root)
@@ -98,6 +101,8 @@ class Follower:
             await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
+        if self._gate is not None and not self._gate.holds:
+            return
         for part in (self._follow_groups, self._follow_keys):
             try:
                 await part()

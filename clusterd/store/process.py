@@ -22,6 +22,7 @@ from clusterd.errors import StartFailure
 from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode
 from clusterd.key_guard import KeyRules
+from clusterd.leadership import Leadership
 from clusterd.listening.http_server import CountedServer
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
@@ -40,10 +41,12 @@ from clusterd.settings import Settings
 from clusterd.store import schema
 from clusterd.store.authd import Authd
 from clusterd.store.commands import DatabaseCommands
+from clusterd.store.confirming import SET_S, ConfirmingChoice
 from clusterd.store.engine import Engine
 from clusterd.store.errors import SocketTaken
 from clusterd.store.follow import Follower
 from clusterd.store.forward import Forwarder
+from clusterd.store.gate import Handover, WriteGate
 from clusterd.store.http import StoreApi
 from clusterd.store.keys import KeyFile, keys_in_use
 from clusterd.store.private import PrivateDatabases
@@ -52,6 +55,7 @@ from clusterd.store.replica_port import MOST_BYTES, ReplicaPort
 from clusterd.store.replica_source import ReplicaSource
 from clusterd.store.stream import Answer, StreamServer, bind, remove_own
 from clusterd.store.table import StoreTable
+from clusterd.wdb.election import ElectionPort
 from ipc.board import Board
 
 SUBTAG = "Store"
@@ -84,6 +88,8 @@ class _StoreProcess:
         self._row = board.row("store")
         self._log = log
         self._events = EventSender(settings.root, "store", is_on=settings.clusterd.has_monitor)
+        self._leadership = Leadership(board, settings)
+        self._gate = WriteGate(self._leadership.holds) if settings.is_master and settings.has_election else None
         self._trimmer = Trimmer(self._row.set_own_bytes)
         self._stop = asyncio.Event()
         self._requests = 0
@@ -124,7 +130,7 @@ class _StoreProcess:
             await asyncio.wait([opening], timeout=HEARTBEAT_S)
         opening.result()
         self._was_damaged = False
-        engine = Engine(settings.root, readers=max(2, len(os.sched_getaffinity(0))))
+        engine = Engine(settings.root, readers=max(2, len(os.sched_getaffinity(0))), gate=self._gate)
         try:
             await self._serve(engine)
         finally:
@@ -181,6 +187,7 @@ class _StoreProcess:
             guard=self._guard,
             rules=lambda: self._settings.rules,
             tell=self._events.tell,
+            gate=self._gate,
         )
         async with contextlib.AsyncExitStack() as cleanup:
             if replica is not None:
@@ -189,9 +196,10 @@ class _StoreProcess:
             wdb.start()
             cleanup.push_async_callback(wdb.stop)
             await self._serve_http(api.server(most), cleanup)
+            authd = self._make_authd(engine, private, replica if isinstance(replica, ReplicaSource) else None)
             if replica is not None:
-                await self._serve_replica(replica, engine, cleanup)
-            auth = self._make_auth(engine, private, most, replica if isinstance(replica, ReplicaSource) else None)
+                await self._serve_replica(replica, engine, authd, cleanup)
+            auth = self._make_auth(authd, most)
             auth.start()
             cleanup.push_async_callback(auth.stop)
             self._begin(follower.run(), cleanup)
@@ -224,21 +232,43 @@ class _StoreProcess:
         if not settings.has_replica:
             return None
         if not settings.is_master:
-            return ReplicaCopy(settings.root, say=self._say_of_replica)
+            priority = settings.clusterd.ha.priority if settings.has_election else 0
+            return ReplicaCopy(settings.root, say=self._say_of_replica, priority=priority)
         ha = settings.clusterd.ha
-        return ReplicaSource(
+        source = ReplicaSource(
             settings.root, synchronous=ha.synchronous, limit_s=ha.synchronous_timeout_s, say=self._say_of_replica
         )
+        if self._gate is not None:
+            election, term = ElectionPort(settings.root), 0 if settings.role is None else settings.role.led
+            source.confirming = ConfirmingChoice(
+                source.candidates,
+                lambda name, position: election.set_confirming(term, name, position, SET_S),
+                self._leadership.holds,
+                synchronous=ha.synchronous,
+                limit_s=ha.synchronous_timeout_s,
+                earlier=source.earlier,
+                say=self._say_of_replica,
+            )
+        return source
 
     async def _serve_replica(
-        self, replica: ReplicaSource | ReplicaCopy, engine: Engine, cleanup: contextlib.AsyncExitStack
+        self,
+        replica: ReplicaSource | ReplicaCopy,
+        engine: Engine,
+        authd: Authd | None,
+        cleanup: contextlib.AsyncExitStack,
     ) -> None:
         """On a socket in the run directory, which only the daemon's user may enter."""
+        handover = None
         if isinstance(replica, ReplicaSource):
             engine.committed = replica.committed
+            if replica.confirming is not None:
+                self._begin(replica.confirming.run(), cleanup)
+        if self._gate is not None and authd is not None:
+            handover = Handover(self._gate, engine.settle, authd.is_idle)
         server = StreamServer(
             replica_socket(self._settings.root),
-            ReplicaPort(replica).answer,
+            ReplicaPort(replica, handover).answer,
             most=self._settings.clusterd.limits.store_connections,
             rounds=self._rounds,
             largest=MOST_BYTES,
@@ -246,25 +276,31 @@ class _StoreProcess:
         server.start()
         cleanup.push_async_callback(server.stop)
 
-    def _make_auth(
-        self, engine: Engine, private: PrivateDatabases, most: int, replica: ReplicaSource | None
-    ) -> StreamServer:
-        """A master registers agents itself; a worker forwards registrations to its master."""
+    def _make_authd(self, engine: Engine, private: PrivateDatabases, replica: ReplicaSource | None) -> Authd | None:
+        """A master registers agents itself."""
+        settings = self._settings
+        if not settings.is_master:
+            return None
+        self._keys = KeyFile(settings.root)
+        self._keys.sweep()
+        authd = Authd(
+            settings.root,
+            StoreTable(engine, private, None if replica is None else replica.have),
+            self._keys,
+            lambda: self._settings.clusterd.force,
+            say=self._say,
+            guard=self._guard,
+            tell=self._events.tell,
+            gate=self._gate,
+        )
+        self._tasks.append(asyncio.create_task(authd.run()))
+        return authd
+
+    def _make_auth(self, authd: Authd | None, most: int) -> StreamServer:
+        """A worker forwards registrations to its master."""
         settings = self._settings
         answer: Callable[[bytes], Awaitable[bytes]]
-        if settings.is_master:
-            self._keys = KeyFile(settings.root)
-            self._keys.sweep()
-            authd = Authd(
-                settings.root,
-                StoreTable(engine, private, None if replica is None else replica.candidates.have),
-                self._keys,
-                lambda: self._settings.clusterd.force,
-                say=self._say,
-                guard=self._guard,
-                tell=self._events.tell,
-            )
-            self._tasks.append(asyncio.create_task(authd.run()))
+        if authd is not None:
             answer = authd.answer
         else:
             answer = Forwarder(

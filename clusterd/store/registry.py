@@ -37,8 +37,9 @@ class RegisteredAgents(Protocol):
     async def greatest(self) -> int:
         """The highest id ever given, as far as the table remembers agents that are gone; 0: it does not."""
 
-    async def replicated(self) -> None:
-        """Waits until a candidate has all that was applied, within a limit; returns at once without one."""
+    async def replicated(self) -> bool:
+        """Waits until a candidate has all that was applied, within a limit; returns at once without one. Whether the
+        answer may be given."""
 
     async def apply(self, added: Sequence[Registration], removed: Sequence[int]) -> None:
         """Deletes `removed` (with groups, labels, private database) and inserts `added` with their groups, each in

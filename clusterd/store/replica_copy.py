@@ -106,8 +106,12 @@ class _ReplicaDb:
 class ReplicaCopy:
     """Owns the files and the thread that uses them. Methods raise sqlite3.Error, OSError, ValueError, StartFailure."""
 
-    def __init__(self, root: str, *, say: Callable[[str, str], None], digest_s: float = DIGEST_S) -> None:
+    def __init__(
+        self, root: str, *, say: Callable[[str, str], None], digest_s: float = DIGEST_S, priority: int = 0
+    ) -> None:
+        """`priority`: in an election; 0: this node takes no part in one."""
         self._root = root
+        self._priority = priority
         self._say = say
         self._digest_s = digest_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store-replica")
@@ -191,6 +195,7 @@ class ReplicaCopy:
             FOLLOWING if self._copy is None and replica is not None else COPYING,
             None if replica is None else replica.moment(CHECKED),
             None if replica is None else replica.is_equal,
+            self._priority,
         )
 
     def _apply(self, changes: Changes) -> AskChanges:

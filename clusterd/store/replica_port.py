@@ -12,6 +12,8 @@ from clusterd.messages.replica import (
     Apply,
     AskChanges,
     Changes,
+    Drain,
+    Drained,
     FirstAsk,
     Gone,
     NextAsk,
@@ -19,7 +21,9 @@ from clusterd.messages.replica import (
     StoreAnswer,
     StoreRequest,
     Tell,
+    Undrain,
 )
+from clusterd.store.gate import Handover
 from clusterd.store.replica_copy import ReplicaCopy
 from clusterd.store.replica_source import ReplicaSource
 
@@ -31,8 +35,10 @@ _FAILURES = (sqlite3.Error, OSError, ValueError, StartFailure, MemoryError)
 class ReplicaPort:
     """Answers requests; `side` is what this node's role has."""
 
-    def __init__(self, side: ReplicaSource | ReplicaCopy) -> None:
+    def __init__(self, side: ReplicaSource | ReplicaCopy, handover: Handover | None = None) -> None:
+        """`handover`: of a master in an election."""
         self._side = side
+        self._handover = handover
         self._turn = asyncio.Lock()
 
     async def answer(self, payload: bytes) -> list[bytes]:
@@ -51,6 +57,12 @@ class ReplicaPort:
                 return msgspec.msgpack.encode(await side.tell(request.node, _decoded(request.ask, AskChanges)))
             case Gone() if isinstance(side, ReplicaSource):
                 side.candidates.gone(request.node)
+                return b""
+            case Drain() if isinstance(side, ReplicaSource) and self._handover is not None:
+                await self._handover.drain(request.for_s)
+                return msgspec.msgpack.encode(Drained(await side.head()))
+            case Undrain() if self._handover is not None:
+                self._handover.undrain()
                 return b""
             case FirstAsk() if isinstance(side, ReplicaCopy):
                 async with self._turn:

@@ -14,6 +14,7 @@ from clusterd.messages.replica import WAIT_S, AskChanges, Changes
 from clusterd.store import change_log, schema
 from clusterd.store.candidates import Candidates
 from clusterd.store.change_log import LIFE
+from clusterd.store.confirming import ConfirmingChoice
 from clusterd.store.units import PIECE, Unit, UnitDigest, digest_of, read_units
 
 T = TypeVar("T")
@@ -58,6 +59,10 @@ class ReplicaSource:
         earlier = change_log.earlier(self._db)
         self.candidates = Candidates(self._epoch, synchronous=synchronous, limit_s=limit_s, say=say, earlier=earlier)
         self.candidates.urged = self._wake
+        self.earlier = earlier
+        """The last position before the store was started."""
+        self.confirming: ConfirmingChoice | None = None
+        """Only in an election."""
 
     def close(self) -> None:
         self._is_closing = True
@@ -128,10 +133,19 @@ class ReplicaSource:
         is_it = (expected.epoch, expected.since, expected.digest) == (ask.epoch, ask.since, ask.digest)
         return future if is_it else None
 
+    async def have(self, position: int) -> bool:
+        """Waits until what was written up to there may be answered; False: it may not."""
+        return await (self.candidates if self.confirming is None else self.confirming).have(position)
+
+    async def head(self) -> int:
+        """The position of the last change."""
+        return await self._run(change_log.head, self._db)
+
     async def shown(self) -> dict[str, Any]:
         """For `clusterd ha status`."""
         head = await self._run(change_log.head, self._db)
-        mode, why = self.candidates.mode()
+        confirming = self.confirming
+        mode, why = self.candidates.mode() if confirming is None else confirming.mode()
         held = {one["position"] for one in self.candidates.shown(head, lambda _: 0)}
         behind = {one: await self._run(change_log.behind, self._db, one) for one in held}
         return {
@@ -141,7 +155,10 @@ class ReplicaSource:
             "greatest_id": await self._run(change_log.mark, self._db, change_log.GREATEST),
             "registrations": mode,
             "registrations_reason": why or None,
-            "candidates": self.candidates.shown(head, lambda position: behind.get(position, 0)),
+            "confirming": None if confirming is None else confirming.name,
+            "candidates": self.candidates.shown(
+                head, lambda position: behind.get(position, 0), None if confirming is None else confirming.name
+            ),
         }
 
     # ---- in the thread -----------------------------------------------------------------------------------------------

@@ -21,10 +21,10 @@ class StoreTable:
         self,
         engine: Engine,
         private: PrivateDatabases,
-        replicated: Callable[[int], Awaitable[None]] | None = None,
+        replicated: Callable[[int], Awaitable[bool]] | None = None,
     ) -> None:
-        """`replicated`: waits until a candidate has everything up to a position of the change log; None: there is no
-        log."""
+        """`replicated`: waits until a candidate has everything up to a position of the change log, and whether that
+        may be answered; None: there is no log."""
         self._engine = engine
         self._private = private
         self._replicated = replicated
@@ -65,9 +65,8 @@ class StoreTable:
             self._remembers = self._replicated is not None or await self._engine.read(change_log.greatest_id) > 0
         return await self._engine.read(change_log.greatest_id) if self._remembers else 0
 
-    async def replicated(self) -> None:
-        if self._replicated is not None:
-            await self._replicated(self._position)
+    async def replicated(self) -> bool:
+        return self._replicated is None or await self._replicated(self._position)
 
 
 def _apply(session: Session, added: Sequence[Registration], removed: Sequence[int]) -> None:

@@ -44,7 +44,7 @@ from clusterd.sync.side import Side
 from clusterd.sync.side_master import MasterSide
 from clusterd.sync.side_worker import WorkerSide
 from clusterd.wire import commands
-from clusterd.wire.command_table import LARGE, SMALL, Command
+from clusterd.wire.command_table import LARGE, NEED_LEADER, SMALL, Command
 from clusterd.wire.payloads import build_task_failure
 from clusterd.wire.results import dump_json, encode_failure
 from ipc.descriptor import Descriptor
@@ -165,6 +165,7 @@ class Core:
             ZipLimit(settings.communication),
             settings.communication.timeout_cluster_request_s,
             self._context.tag_log(self._context.tag, "Sync").error,
+            self._context.check_lead if info.kind == "worker" and self._context.leadership is not None else None,
         )
         self._roster.add(peer)
         self._side.link_up(peer)
@@ -199,6 +200,8 @@ class Core:
                 await net.reply(message.link, message.serial, commands.OK, body=message.body)
                 return
             payload = await self._handled(peer, message)
+            if self._context.leadership is not None and peer.info.kind == "worker":
+                self._context.check_lead()
             if isinstance(payload, DeferredAnswer):
                 if payload.first is not None:
                     await net.reply(message.link, message.serial, commands.OK, payload.first, more=True)
@@ -249,6 +252,8 @@ class Core:
         """Returns the payload of `ok`, or what is sent instead. Sealed bodies of chunks go to the pool unopened; others
         are opened first."""
         is_local = peer.info.kind == "local"
+        if self._context.leadership is not None and (not is_local or message.command in NEED_LEADER):
+            self._context.check_lead()
         bound = (self._local if is_local else self._remote).get(message.command)
         try:
             if bound is not None and bound.sealed is not None:

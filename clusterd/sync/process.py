@@ -14,6 +14,7 @@ from clusterd.config.loading import load
 from clusterd.dapi.protocol.policy import TABLE
 from clusterd.event_sender import EventSender
 from clusterd.framework import location
+from clusterd.leadership import Leadership
 from clusterd.logs import Log
 from clusterd.memory import Trimmer
 from clusterd.messages.links import NetHello, NetToSync, SyncHello, SyncToNet
@@ -213,6 +214,7 @@ class _SyncProcess:
             events=events,
             roster=Roster(),
             framework=self._make_framework(spool, clock),
+            leadership=Leadership(self._board, settings) if settings.is_master and settings.has_election else None,
         )
 
     def _make_framework(self, spool: Spool, clock: Clock) -> FrameworkPort | None:

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
+from clusterd.leadership import NOT_LEADING
 from clusterd.messages.links import HelloRefused
 from clusterd.sync.agents.groups_master import AgentGroupsMaster
 from clusterd.sync.agents.info import AgentInfoMaster
@@ -19,6 +20,7 @@ from clusterd.sync.links.tags import MASTER
 from clusterd.sync.replica.master import ReplicaMaster
 from clusterd.sync.requests.both_roles import BothRoles
 from clusterd.sync.requests.cluster_view import MasterView
+from clusterd.sync.requests.failsafe import FailsafeMaster
 from clusterd.sync.requests.local import LocalRequests
 from clusterd.sync.requests.nodes import NodeRequests, Nodes
 from clusterd.sync.requests.of_workers import MasterRequests
@@ -61,7 +63,8 @@ class MasterSide:
         )
         self.sealed: dict[str, SealedHandler] = both.sealed | {commands.SYN_BUCKETS: digest.compare}
         operators = MasterIntegrityRequests(context, integrity, digest)
-        self.local: dict[str, Handler] = both.local | asked.table | operators.local | {commands.FORGET: self.forget}
+        own = FailsafeMaster(context).local | {commands.FORGET: self.forget}
+        self.local: dict[str, Handler] = both.local | asked.table | operators.local | own
 
     def forever(self) -> list[Coroutine[Any, Any, None]]:
         return [self._integrity.run(), self._groups.run(), self._known.run()]
@@ -114,8 +117,10 @@ class MasterSide:
             if row["state"] == "lost" and row["name"] in results:
                 # What it had when it was last seen says nothing about what it has.
                 results[row["name"]] |= {"result": "lost", "lag_s": None, "lag_files": None}
+        leadership = self._context.leadership
+        is_bound = leadership is not None and not leadership.holds()
         return SideStatus(
-            "",
+            f"{NOT_LEADING[0].upper()}{NOT_LEADING[1:]}." if is_bound else "",
             results,
             agents_of_workers(records),
             workers,

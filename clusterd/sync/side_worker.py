@@ -21,6 +21,7 @@ from clusterd.sync.links.peer import Peer
 from clusterd.sync.replica.worker import ReplicaWorker
 from clusterd.sync.requests.both_roles import BothRoles
 from clusterd.sync.requests.cluster_view import WorkerView
+from clusterd.sync.requests.failsafe import FailsafeWorker
 from clusterd.sync.requests.local import LocalRequests
 from clusterd.sync.requests.nodes import ForwardedRequests
 from clusterd.sync.requests.of_master import WorkerRequests
@@ -50,7 +51,8 @@ class WorkerSide:
         master = WorkerRequests(integrity, info, groups)
         self._exchange = exchange = StatusExchange(context, self._left_out)
         integrity.tried = exchange.tried
-        self.remote: dict[str, Handler] = both.remote | master.table | asked.remote | sendsync.remote | exchange.remote
+        own = FailsafeWorker(context).remote | exchange.remote
+        self.remote: dict[str, Handler] = both.remote | master.table | asked.remote | sendsync.remote | own
         self.sealed: dict[str, SealedHandler] = both.sealed
         forwarded = ForwardedRequests(context.roster)
         self.local: dict[str, Handler] = both.local | forwarded.local | reload.local | asked.local | sendsync.local

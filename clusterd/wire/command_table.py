@@ -82,6 +82,9 @@ TABLE = (
     # A replica of the master's state.
     Command(c.GET_CHANGES, WORKER, "ReplicaMaster.changes", capability="replica"),
     Command(c.GET_API, WORKER, "ReplicaMaster.api_files", capability="replica"),
+    # A master of an election that cannot reach etcd.
+    Command(c.FAILSAFE, MASTER, "FailsafeWorker.asked", capability="term"),
+    Command(c.ASK_FAILSAFE, LOCAL, "FailsafeMaster.ask", "master", privileged=_privileged(c.ASK_FAILSAFE)),
     # Agents and their groups.
     Command(c.SYN_A_W_M_P, WORKER, "MasterRequests.agent_info_permission"),
     Command(c.SYN_A_W_M, WORKER, "MasterRequests.agent_info"),
@@ -133,6 +136,12 @@ TABLE = (
 )
 
 NOTICES = frozenset({row.word for row in TABLE if row.is_notice} | {c.ERR})
+
+
+NEED_LEADER = frozenset(
+    {c.DAPI, c.DAPI_FWD, c.GET_NODES, c.GET_HEALTH, c.GET_MEMBERS, c.DIFF, c.SYNC_NOW, c.FORGET, c.SEND_FILE}
+)
+"""What programs of a master ask of it that only a master that leads may answer (docs/ha.md)."""
 
 
 def rows_of(link: LinkKind, *, on_master: bool) -> dict[str, Command]:

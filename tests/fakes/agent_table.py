@@ -38,10 +38,11 @@ class FakeAgentTable:
     async def greatest(self) -> int:
         return self.highest
 
-    async def replicated(self) -> None:
+    async def replicated(self) -> bool:
         if self.confirms is not None:
             self.unconfirmed += 1
             await self.confirms.wait()
+        return True
 
     async def apply(self, added: Sequence[Registration], removed: Sequence[int]) -> None:
         if self.before_change is not None:

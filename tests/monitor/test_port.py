@@ -77,6 +77,7 @@ class LonePort:
         self.status = status_of_master()
         self.metrics = b"clusterd_verdict 0\n"
         self.word = "good"
+        self.leads_not = ""
         self.source = StatusSource(lambda: self.status, Rounds(self._say))
         shown = Shown(
             source=self.source,
@@ -87,6 +88,7 @@ class LonePort:
             metrics=lambda seen: {"good": self.metrics}[self.word],
             pages=read_pages(pages),
             is_our_host=host_check(("m", *own.monitor.names)),
+            primary=lambda: self.leads_not,
         )
         self.app = MonitorApp(shown, Rounds(self._say))
         self.port = MonitorPort(self.app, self.settings, self._say, self.problems.__setitem__)
@@ -398,3 +400,14 @@ def test_port_that_is_taken_is_a_problem_and_not_the_end(tmp_path: Path, monkeyp
         lone.board.close()
 
     asyncio.run(serve())
+
+
+def test_balancer_hears_who_leads(tmp_path: Path) -> None:
+    async def work(lone: LonePort, client: httpx.AsyncClient) -> None:
+        assert (await client.get("/primary")).status_code == 200
+        lone.leads_not = "this node is a worker"
+        found = await client.head("/primary")
+        assert (found.status_code, found.content) == (503, b"")
+        assert (await client.get("/primary")).text == "this node is a worker\n"
+
+    run(tmp_path, work)

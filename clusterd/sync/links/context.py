@@ -5,7 +5,9 @@ import contextlib
 import msgspec
 
 from clusterd.clock import Clock
+from clusterd.errors import ClusterError
 from clusterd.event_sender import EventSender
+from clusterd.leadership import NOT_LEADING, Leadership
 from clusterd.left_behind import LeftBehind, shown
 from clusterd.logs import Log
 from clusterd.role import NodeRole, RoleDamaged, read_role
@@ -23,12 +25,14 @@ from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles
 from clusterd.wdb.client import Database
 
+NOT_CONNECTED = 3023
+
 
 class Context(msgspec.Struct):
     """`settings` is replaced as a whole by a reload; `progress` holds the syncs under way, `troubles` what hinders
     them, both for status; `events` takes what happens, for the journal; `framework` is None where none is installed or none is wanted.
     `needs_restart`: settings that were changed in the files and wait for one; `reloaded_at`: when the files were read
-    again, wall-clock seconds. `heard_role`, `left_behind`: what the last question for `status` found on disk."""
+    again, wall-clock seconds. `leadership`: of a master in an election. `heard_role`, `left_behind`: what the last question for `status` found on disk."""
 
     settings: Settings
     clock: Clock
@@ -45,10 +49,16 @@ class Context(msgspec.Struct):
     events: EventSender
     roster: Roster
     framework: Framework | None = None
+    leadership: Leadership | None = None
     needs_restart: tuple[str, ...] = ()
     reloaded_at: float | None = None
     heard_role: NodeRole | None = None
     left_behind: list[LeftBehind] = msgspec.field(default_factory=list)
+
+    def check_lead(self) -> None:
+        """Before anything that only a master that leads may do. Raises ClusterError 3023."""
+        if self.leadership is not None and not self.leadership.holds():
+            raise ClusterError(NOT_CONNECTED, NOT_LEADING)
 
     def look_at_role(self) -> None:
         """Blocking, a few small files. net keeps the term that it has heard of there."""

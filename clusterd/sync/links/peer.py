@@ -37,8 +37,11 @@ class Peer:
         limit: ZipLimit,
         timeout_s: float,
         tell: Callable[[str], None],
+        may_send: Callable[[], None] | None = None,
     ) -> None:
-        """`tell`: called with the text about an unexpected failure of a task of this link."""
+        """`tell`: called with the text about an unexpected failure of a task of this link. `may_send`: raises a
+        ClusterError where nothing may go out to it; None: nothing speaks against it."""
+        self._may_send = may_send
         self.info = info
         self.link = info.link
         self.name = info.name
@@ -93,6 +96,8 @@ class Peer:
         self, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float | None = None
     ) -> Flight:
         """Sends a request without waiting for it: `response_of` waits. Requests are sent in the order of the calls."""
+        if self._may_send is not None:
+            self._may_send()
         return await self._net.begin(
             self.link, command, payload, body=body, timeout_s=self.timeout_s if timeout_s is None else timeout_s
         )
@@ -102,6 +107,8 @@ class Peer:
         peer chose for the string; returns the payload of that command's `ok`.
 
         Raises ClusterError as `request` does, 3016 when the string was not taken."""
+        if self._may_send is not None:
+            self._may_send()
         response = await self._net.give_string(self.link, command, word, content, timeout_s=self.timeout_s)
         return await self._said(command, response)
 

@@ -19,6 +19,7 @@ from clusterd.wire import commands
 
 SUBTAG = "Replica"
 TROUBLE = "replica"
+REGISTRATIONS = "registrations"
 FILES_TROUBLE = "files of the REST API"
 ANSWER_S = 30.0
 SHOW_S = 0.8
@@ -92,7 +93,19 @@ class ReplicaMaster:
 
     async def shown(self) -> dict[str, Any] | None:
         """For `status`; None where no replica is wanted."""
-        return await shown(self._context, self._store)
+        found = await shown(self._context, self._store)
+        if found is not None:
+            self._judge(found)
+        return found
+
+    def _judge(self, found: dict[str, Any]) -> None:
+        """An election that cannot be asked who confirms keeps agents from being registered."""
+        troubles, log = self._context.troubles, self._context.tag_log(self._context.tag, SUBTAG)
+        if found.get("registrations") == "refused":
+            text = f"Agents are neither registered nor deleted: {found.get('registrations_reason')}"
+            troubles.begin(REGISTRATIONS, text)
+        elif "registrations" in found:
+            troubles.end(REGISTRATIONS, "Agents are registered and deleted again.", log)
 
 
 async def shown(context: Context, store: ReplicaStore) -> dict[str, Any] | None:

@@ -55,6 +55,7 @@ class ThisNode:
         """The answer. `timeout_s`: how long the function may take, None without a limit.
 
         Raises ClusterError, JobError, OSError."""
+        self._context.check_lead()
         self._log.debug("Starting to execute request locally")
         try:
             return await self._by_whoever_can(request, asked, timeout_s)

@@ -1,0 +1,154 @@
+"""In an election one candidate confirms what is answered, and etcd knows which: nobody else may take over, so that
+whoever does has everything that was answered (docs/ha.md)."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+from clusterd.errors import ClusterError
+from clusterd.messages.election import ConfirmingSet
+from clusterd.rounds import Rounds
+from clusterd.store.candidates import Candidate, Candidates
+
+LOOK_S = 1.0
+SET_S = 5.0
+"""How long an answer waits for etcd, beyond what it waits for a candidate."""
+NOBODY = ""
+
+
+class ConfirmingChoice:
+    """Owner of the choice. `have` is asked before each answer; `run` must run beside it. On the store's loop only."""
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        tell: Callable[[str, int], Awaitable[ConfirmingSet]],
+        holds: Callable[[], bool],
+        *,
+        synchronous: bool,
+        limit_s: float,
+        earlier: int,
+        say: Callable[[str, str], None],
+    ) -> None:
+        """`tell`: writes the name of the candidate into etcd, empty for nobody, with the highest position that was
+        answered, which whoever leads must have; raises ClusterError. `holds`: whether
+        this node leads. `earlier`: the last position before this store was started: all up to there may have been
+        answered."""
+        self._candidates = candidates
+        self._tell = tell
+        self._holds = holds
+        self._synchronous = synchronous
+        self._limit_s = limit_s
+        self._answered = earlier
+        self._say = say
+        self._set: str | None = None
+        """What etcd has; None: not known, and nothing is answered."""
+        self._why = "etcd has not been asked yet"
+        self._gives_up_at: float | None = None
+        """Until when answers wait for a candidate that catches up."""
+        self._said = ""
+        self._rounds = Rounds(say)
+
+    @property
+    def name(self) -> str:
+        """The candidate that is waited for; empty: nobody is, or that is not known."""
+        return self._set or NOBODY
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            with self._rounds.survive("the candidate that confirms"):
+                await self._look()
+            await self._candidates.wait(LOOK_S)
+
+    async def have(self, position: int) -> bool:
+        """Waits until what was written up to `position` may be answered. False: it may not."""
+        self._candidates.urge(position)
+        late_at = time.monotonic() + self._limit_s
+        until = late_at + SET_S
+        while self._holds():
+            one = self._present()
+            if self._set == NOBODY or (one is not None and one.held >= position):
+                self._answered = max(self._answered, position)
+                return True
+            now = time.monotonic()
+            if one is not None and now >= late_at:
+                self._candidates.is_now_late(one, position)
+                self._candidates.news()
+            elif now >= until:
+                return False
+            await self._candidates.wait(max(0.0, (until if one is None else late_at) - now))
+        return False
+
+    def mode(self) -> tuple[str, str]:
+        """`synchronous`, `asynchronous` or `refused`, and why."""
+        if self._set is None:
+            return "refused", self._why
+        if self._set == NOBODY:
+            why = self._candidates.mode()[1] or "no candidate with a priority has all that was answered"
+            return "asynchronous", why if self._synchronous else "clusterd.ha.synchronous is off"
+        return "synchronous", ""
+
+    def _present(self) -> Candidate | None:
+        """The candidate that etcd has, if it can confirm now."""
+        return next((one for one in self._candidates.counting() if one.name == self._set), None)
+
+    def _wanted(self) -> str | None:
+        """Who is to confirm. Whoever begins to must have everything that was answered; None: there are some who do not
+        have it yet."""
+        if not self._synchronous:
+            return NOBODY
+        if self._present() is not None:
+            return self.name
+        found = self._electable()
+        able = [one for one in found if one.held >= self._answered]
+        if able:
+            return max(able, key=lambda one: (one.held, one.priority, one.name)).name
+        return None if found else NOBODY
+
+    def _electable(self) -> list[Candidate]:
+        return [one for one in self._candidates.counting() if one.priority > 0]
+
+    async def _look(self) -> None:
+        if not self._holds():
+            self._set, self._why = None, "this node does not lead"
+            return
+        wanted = self._wanted()
+        if wanted is None:
+            # Answers wait, so that one of them can catch up.
+            self._set, self._why = None, "the candidates are catching up"
+            now = time.monotonic()
+            self._gives_up_at = self._gives_up_at or now + self._limit_s
+            self._candidates.urge(self._answered)
+            if now < self._gives_up_at:
+                return
+            for one in self._electable():
+                self._candidates.is_now_late(one, self._answered)
+            wanted = NOBODY
+        self._gives_up_at = None
+        if wanted == self._set:
+            return
+        # Nothing is answered from here on until etcd has it.
+        self._set = None
+        try:
+            found = await self._tell(wanted, self._answered)
+            why = "" if found.ok else found.why or "etcd has not taken it"
+        except ClusterError as failure:
+            why = str(failure.extra or failure)
+        if why:
+            self._why = why
+            text = f"Agents are neither registered nor deleted: who confirms cannot be written to etcd: {why}."
+            self._say_once("WARNING", text)
+            return
+        self._set = wanted
+        self._candidates.news()
+        if wanted:
+            self._say_once("INFO", f"Candidate {wanted} confirms: agents are registered and deleted with it.")
+        else:
+            text = f"Agents are registered and deleted without a candidate from now on: {self.mode()[1]}. What is answered "
+            text += "until one confirms again would be lost with this master."
+            self._say_once("WARNING" if self._synchronous else "INFO", text)
+
+    def _say_once(self, level: str, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._say(level, text)

@@ -1,0 +1,75 @@
+"""Whether the store of a master writes at this moment: in an election only under the lease, and not while it hands over
+(docs/ha.md). Without an election there is no gate."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from clusterd.leadership import NOT_LEADING
+from clusterd.store.errors import NotLeading
+
+
+class WriteGate:
+    """Used on the store's loop; `check` by the writer thread, too."""
+
+    def __init__(self, holds: Callable[[], bool]) -> None:
+        self._holds = holds
+        self._doors = {False: asyncio.Event(), True: asyncio.Event()}
+        self._reopening: asyncio.TimerHandle | None = None
+        for door in self._doors.values():
+            door.set()
+
+    def check(self) -> None:
+        """Raises NotLeading."""
+        if not self._holds():
+            raise NotLeading(NOT_LEADING)
+
+    @property
+    def holds(self) -> bool:
+        return self._holds()
+
+    async def enter(self, *, of_a_batch: bool = True) -> None:
+        """Before a write is taken; waits while the store hands over. `of_a_batch` false: a new batch of registrations,
+        which wait first, so that those under way can end. Raises NotLeading."""
+        door = self._doors[of_a_batch]
+        if not door.is_set():
+            await door.wait()
+        self.check()
+
+    def close(self, for_s: float, *, writes: bool) -> None:
+        """No new batch enters, and with `writes` no write, until `open` or for so many seconds."""
+        for door in self._doors.values() if writes else (self._doors[False],):
+            door.clear()
+        if self._reopening is not None:
+            self._reopening.cancel()
+        self._reopening = asyncio.get_running_loop().call_later(for_s, self.open)
+
+    def open(self) -> None:
+        if self._reopening is not None:
+            self._reopening.cancel()
+            self._reopening = None
+        for door in self._doors.values():
+            door.set()
+
+
+class Handover:
+    """A master hands over: what was begun is ended and answered, everything else waits, for the next master if it
+    comes in time."""
+
+    def __init__(self, gate: WriteGate, settle: Callable[[], Awaitable[None]], is_idle: asyncio.Event) -> None:
+        """`settle`: returns when all writes that were taken are committed. `is_idle`: no batch of registrations is
+        under way."""
+        self._gate = gate
+        self._settle = settle
+        self._is_idle = is_idle
+
+    async def drain(self, for_s: float) -> None:
+        """Takes no more writes, for so many seconds. Returns when those before are committed. Raises NotLeading;
+        TimeoutError when that takes longer."""
+        self._gate.close(for_s, writes=False)
+        async with asyncio.timeout(for_s):
+            await self._is_idle.wait()
+            self._gate.close(for_s, writes=True)
+            await self._settle()
+
+    def undrain(self) -> None:
+        self._gate.open()

@@ -1,0 +1,161 @@
+"""A master in an election serves under its lease only, also when it was stopped for as long as one likes."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterd.messages.links import LinkDown, PeerRequest, Reply, Request, Unanswered
+from clusterd.role import NodeRole, update_role
+from clusterd.settings import HaSettings
+from clusterd.wire.terms import TermNote, build_term, parse_term
+from ipc.board import FOR_EVER_NS
+from tests.net.harness import MASTER, NetNode, master_settings, wait_until, worker_settings
+from tests.net.test_worker import ScriptedMaster
+
+Start = Callable[..., NetNode]
+OSSEC = (
+    "<ossec_config><cluster><name>wazuh</name><node_name>w1</node_name><node_type>worker</node_type>"
+    "<key>0123456789abcdef0123456789abcdef</key><port>1516</port><bind_addr>127.0.0.1</bind_addr><nodes>"
+    "<node>127.0.0.1</node></nodes><hidden>no</hidden><disabled>no</disabled></cluster></ossec_config>"
+)
+ROLE = NodeRole(7, "master", 7, "127.0.0.1:1", MASTER)
+NOT_LEADING = "this node does not lead now"
+
+
+def in_s(seconds: float) -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(seconds * 1e9)
+
+
+def elected(root: str) -> Any:
+    update_role(root, lambda before: ROLE)
+    return master_settings(root, ha=HaSettings(enabled=True, replica=True), serves_store=True).with_role(ROLE)
+
+
+def hello(node: NetNode) -> Any:
+    return node.connect().ask("hello", f"w1 wazuh worker {node.settings.clusterd.version}")
+
+
+def code_of(payload: bytes) -> int:
+    code: int = json.loads(payload)["__wazuh_exception__"]["__object__"]["code"]
+    return code
+
+
+def test_nobody_joins_before_there_is_a_lease_and_everybody_with_one(start: Start) -> None:
+    node = start(elected)
+    refused = hello(node)
+    assert (refused.command, b"this node does not lead" in refused.payload) == (b"err", True)
+    asked = node.connect().ask("term", build_term(TermNote(0, False, "w2")))
+    assert not parse_term(asked.payload).leads
+    node.board.set_lead(6, in_s(600))
+    assert hello(node).command == b"err", "the lease of another term"
+    node.board.set_lead(7, in_s(600))
+    node.join("w1")
+    assert parse_term(node.connect().ask("term", build_term(TermNote(0, False, "w2"))).payload).leads
+
+
+def test_the_end_of_the_lease_closes_links_and_answers_programs(start: Start) -> None:
+    node = start(elected)
+    node.board.set_lead(7, FOR_EVER_NS)
+    joined, program, reader = node.join("w1"), node.local(), node.local()
+    assert node.sync is not None
+    asked = program.tell("dapi", b"{}")
+    harmless = reader.tell("status")
+    requests = [node.sync.expect(PeerRequest) for _ in range(2)]
+    node.board.set_lead(7, in_s(-1))
+    assert joined.is_closed()
+    answer = program.answer_to(asked)
+    assert (answer.command, code_of(answer.payload)) == (b"err", 3023)
+    assert NOT_LEADING.encode() in answer.payload
+    assert code_of(program.ask("sync_now").payload) == 3023
+    for one in requests:
+        node.sync.send(Reply(one.link, one.serial, "ok", b"late"))
+    assert reader.answer_to(harmless).payload == b"late", "that needs no master"
+    assert reader.ask("echo", "x").payload == b"x"
+    node.logged("ERROR: [Master] [Net] The lease of this node has ended: it serves nobody as a master")
+    assert hello(node).command == b"err"
+    # Renewed all the same: it goes on.
+    node.board.set_lead(7, in_s(600))
+    node.join("w1")
+    assert len(node.lines("The lease of this node has ended")) == 1
+
+
+@pytest.mark.parametrize("asks", ["worker", "sync"])
+def test_a_process_that_was_stopped_past_its_lease_serves_nothing_when_it_wakes(start: Start, asks: str) -> None:
+    """Everything that was sent to it meanwhile is there when it wakes, before any timer."""
+    node = start(elected)
+    node.board.set_lead(7, in_s(600))
+    joined, program = node.join("w1"), node.local()
+    assert program.ask("echo", "x").payload == b"x"
+    assert node.sync is not None
+    link = node.sync.link(kind="worker").link
+    os.kill(node.pid, signal.SIGSTOP)
+    wait_until(lambda: Path(f"/proc/{node.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "it is stopped")
+    asked = program.tell("dapi", b"{}") if asks == "worker" else 0
+    if asks == "worker":
+        joined.tell("syn_i_w_m_p")
+    else:
+        node.sync.send(Request(link, 1, "syn_m_c"))
+    node.board.set_lead(7, in_s(-1))
+    os.kill(node.pid, signal.SIGCONT)
+    received = []
+    try:
+        while True:
+            received.append(joined.read())
+    except OSError:
+        assert received == []
+    if asks == "worker":
+        assert code_of(program.answer_to(asked).payload) == 3023
+    else:
+        node.sync.expect(Unanswered)
+    node.sync.expect(LinkDown)
+    assert node.sync.quiet(PeerRequest)
+    assert not [one for one in node.sync.received if isinstance(one, PeerRequest)]
+
+
+def test_without_an_election_there_is_no_fence(start: Start) -> None:
+    """A board that says nothing of a lease changes nothing."""
+
+    def promoted(root: str) -> Any:
+        update_role(root, lambda before: ROLE)
+        return master_settings(root, serves_store=True).with_role(ROLE)
+
+    node = start(promoted)
+    node.join("w1")
+
+
+def test_a_candidate_that_does_not_lead_says_who_does(start: Start) -> None:
+    """It was never a master; its election knows who is."""
+
+    def candidate(root: str) -> Any:
+        return worker_settings(root, "w0", (), ha=HaSettings(enabled=True, replica=True), serves_store=True)
+
+    node = start(candidate)
+    update_role(node.root, lambda before: NodeRole(7, master="127.0.0.9:99", master_name="m2"))
+    Path(node.root, "etc/ossec.conf").write_text(OSSEC)
+    os.kill(node.pid, signal.SIGHUP)
+    refused = wait_until(
+        lambda: (answer := hello(node)) and b"term 7 is 127.0.0.9:99 (m2)" in answer.payload and answer, "the master"
+    )
+    assert refused.command == b"err"
+    assert node.connect().ask("syn_i_w_m_p").command == b"err"
+
+
+def test_a_worker_whose_election_names_another_master_leaves_the_one_it_has_and_dials_at_once(
+    start: Start, worker: Start
+) -> None:
+    first, second = ScriptedMaster(), ScriptedMaster()
+    node = worker("w1", first.node, connection_retry_s=600)
+    talker = first.welcome()
+    update_role(node.root, lambda before: NodeRole(7, master=second.node, master_name="m2"))
+    Path(node.root, "etc/ossec.conf").write_text(OSSEC)
+    os.kill(node.pid, signal.SIGHUP)
+    assert talker.is_closed()
+    assert second.accept().read().command == b"term"
+    first.close()
+    second.close()

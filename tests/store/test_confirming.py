@@ -1,0 +1,222 @@
+"""One candidate confirms, and etcd knows which before anything follows from it."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from clusterd.errors import ClusterError
+from clusterd.messages.election import ConfirmingSet
+from clusterd.messages.replica import AskChanges
+from clusterd.store import confirming
+from clusterd.store.candidates import FOLLOWING, Candidates
+from clusterd.store.confirming import ConfirmingChoice
+
+EARLIER = 10
+
+
+class Bench:
+    """`etcd`: what was written, name and position; `gate`: etcd answers while it is set; `fails`: how it refuses."""
+
+    def __init__(self, *, synchronous: bool = True, limit_s: float = 60.0) -> None:
+        self.etcd: list[tuple[str, int]] = []
+        self.fails = ""
+        self.leads = True
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.said: list[tuple[str, str]] = []
+        self.known = Candidates("e", synchronous=True, limit_s=limit_s, say=self._say, earlier=EARLIER)
+        self.choice = ConfirmingChoice(
+            self.known,
+            self._tell,
+            lambda: self.leads,
+            synchronous=synchronous,
+            limit_s=limit_s,
+            earlier=EARLIER,
+            say=self._say,
+        )
+
+    def _say(self, level: str, text: str) -> None:
+        self.said.append((level, text))
+
+    async def _tell(self, name: str, position: int) -> ConfirmingSet:
+        await self.gate.wait()
+        if self.fails:
+            raise ClusterError(1000, self.fails)
+        self.etcd.append((name, position))
+        return ConfirmingSet(name, True)
+
+    def heard(self, name: str, position: int, priority: int = 100) -> None:
+        """The candidate was told everything, and has this much on its disk."""
+        one = self.known.heard(name, AskChanges("e", position, 0, False, FOLLOWING, None, None, priority))
+        self.known.told(one, 1000)
+        self.known.heard(name, AskChanges("e", position, position, False, FOLLOWING, None, None, priority))
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            await asyncio.sleep(0.001)
+
+    async def waits(self, position: int) -> "asyncio.Task[bool]":
+        task = asyncio.create_task(self.choice.have(position))
+        await asyncio.sleep(0.02)
+        return task
+
+
+def run(story: Callable[[Bench], Awaitable[None]], **options: object) -> Bench:
+    async def main() -> Bench:
+        bench = Bench(**options)  # type: ignore[arg-type]
+        task = asyncio.create_task(bench.choice.run())
+        try:
+            async with asyncio.timeout(60):
+                await story(bench)
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        return bench
+
+    return asyncio.run(main())
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confirming, "LOOK_S", 0.02)
+
+
+def test_only_the_candidate_that_etcd_knows_confirms() -> None:
+    async def story(bench: Bench) -> None:
+        bench.heard("a", 10)
+        await bench.until(lambda: bench.etcd == [("a", EARLIER)])
+        bench.heard("b", 10)
+        answer = await bench.waits(20)
+        bench.heard("b", 20)
+        await asyncio.sleep(0.05)
+        assert not answer.done(), "it is not the one"
+        bench.heard("a", 20)
+        assert await answer
+        assert bench.etcd == [("a", EARLIER)]
+        assert bench.choice.mode() == ("synchronous", "")
+        shown = {row["name"]: row["confirms"] for row in bench.known.shown(20, lambda _: 0, bench.choice.name)}
+        assert shown == {"a": True, "b": False}
+
+    run(story)
+
+
+def test_another_one_confirms_only_once_etcd_has_it_and_it_has_all_that_was_answered() -> None:
+    async def story(bench: Bench) -> None:
+        bench.heard("a", 10)
+        await bench.until(lambda: bench.choice.name == "a")
+        answer = await bench.waits(20)
+        bench.heard("a", 20)
+        assert await answer
+        bench.heard("b", 19)
+        bench.gate.clear()
+        bench.known.gone("a")
+        answer = await bench.waits(21)
+        bench.heard("b", 21)
+        await asyncio.sleep(0.05)
+        assert not answer.done(), "etcd has not taken it"
+        assert bench.choice.mode()[0] == "refused"
+        bench.gate.set()
+        assert await answer
+        assert bench.etcd[-1] == ("b", 20), "with what was answered"
+
+    bench = run(story)
+    assert [name for name, _ in bench.etcd if name] == ["a", "b"]
+
+
+def test_without_a_candidate_nothing_is_answered_before_etcd_knows_that_nobody_confirms() -> None:
+    async def story(bench: Bench) -> None:
+        bench.gate.clear()
+        answer = await bench.waits(20)
+        assert not answer.done()
+        bench.gate.set()
+        assert await answer
+        assert bench.etcd == [("", EARLIER)]
+        mode, why = bench.choice.mode()
+        assert (mode, why) == ("asynchronous", "no candidate is connected")
+        # It lacks what was answered without it, and then it does not.
+        bench.heard("a", 15)
+        await asyncio.sleep(0.05)
+        assert bench.etcd == [("", EARLIER)]
+        bench.gate.clear()
+        bench.heard("a", 20)
+        answer = await bench.waits(30)
+        await asyncio.sleep(0.05)
+        assert not answer.done(), "from the moment in which etcd is asked on it has to confirm"
+        bench.gate.set()
+        await bench.until(lambda: bench.etcd[-1] == ("a", 20))
+        assert not answer.done()
+        bench.heard("a", 30)
+        assert await answer
+
+    bench = run(story)
+    assert [level for level, _ in bench.said] == ["WARNING", "INFO"]
+
+
+def test_a_candidate_that_does_not_catch_up_holds_up_nobody_for_long() -> None:
+    async def story(bench: Bench) -> None:
+        bench.heard("a", 9)
+        assert await bench.choice.have(20)
+        assert bench.etcd == [("", EARLIER)]
+
+    run(story, limit_s=0.05)
+
+
+def test_a_candidate_that_is_late_is_left_and_the_answer_comes_all_the_same() -> None:
+    async def story(bench: Bench) -> None:
+        bench.heard("a", 10)
+        await bench.until(lambda: bench.choice.name == "a")
+        assert await bench.choice.have(20)
+        assert bench.etcd == [("a", EARLIER), ("", EARLIER)]
+
+    run(story, limit_s=0.05)
+
+
+def test_what_etcd_does_not_take_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confirming, "SET_S", 0.1)
+
+    async def story(bench: Bench) -> None:
+        bench.fails = "no member of etcd answers"
+        assert not await bench.choice.have(20)
+        assert bench.choice.mode() == ("refused", "no member of etcd answers")
+        bench.fails = ""
+        assert await bench.choice.have(20)
+
+    bench = run(story, limit_s=0.05)
+    assert len([text for _, text in bench.said if "no member of etcd answers" in text]) == 1
+
+
+def test_a_node_that_does_not_lead_asks_etcd_for_nothing_and_answers_nothing() -> None:
+    async def story(bench: Bench) -> None:
+        bench.leads = False
+        bench.heard("a", 20)
+        assert not await bench.choice.have(20)
+        await asyncio.sleep(0.05)
+        assert bench.etcd == []
+        assert bench.choice.mode() == ("refused", "this node does not lead")
+
+    run(story)
+
+
+def test_who_never_leads_never_confirms_and_the_better_one_is_taken() -> None:
+    async def story(bench: Bench) -> None:
+        bench.heard("plain", 30, 0)
+        bench.heard("far", 20, 200)
+        bench.heard("near", 25, 50)
+        bench.heard("equal", 25, 60)
+        await bench.until(lambda: bool(bench.etcd))
+        assert bench.etcd == [("equal", EARLIER)]
+
+    run(story)
+
+
+def test_with_asynchronous_answers_etcd_knows_that_nobody_confirms() -> None:
+    async def story(bench: Bench) -> None:
+        bench.heard("a", 10)
+        assert await bench.choice.have(20)
+        assert bench.etcd == [("", EARLIER)]
+        assert bench.choice.mode() == ("asynchronous", "clusterd.ha.synchronous is off")
+
+    run(story, synchronous=False)

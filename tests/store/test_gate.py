@@ -1,0 +1,212 @@
+"""The store of a master in an election writes under the lease only: at the door, and once more before the commit."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from clusterd.settings import ForceRules
+from clusterd.store import agents, schema, table
+from clusterd.store.authd import Authd
+from clusterd.store.engine import Engine, Session
+from clusterd.store.errors import NotLeading
+from clusterd.store.follow import Follower
+from clusterd.store.gate import Handover, WriteGate
+from clusterd.store.keys import KeyFile, keys_in_use
+from clusterd.store.private import PrivateDatabases
+from tests.store.test_engine import add, count
+
+ADD = b'{"function": "add", "arguments": {"name": "%s", "ip": "any"}}'
+
+
+class Bench:
+    """A master's store without its sockets. `leads`: whether the lease holds. `confirms`: set when a candidate has
+    what was written; `may_answer`: what is said then."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.leads, self.may_answer = str(root), True, True
+        (root / "etc/shared").mkdir(parents=True)
+        (root / "queue").mkdir(exist_ok=True)
+        (root / "etc/client.keys").touch()
+        schema.prepare(self.root, "m", "4.14.1", log=True)
+        self.gate = WriteGate(lambda: self.leads)
+        self.engine = Engine(self.root, readers=1, gate=self.gate)
+        self.private = PrivateDatabases(self.root, "4.14.1")
+        self.confirms = asyncio.Event()
+        self.confirms.set()
+        self.file = KeyFile(self.root)
+        self.said: list[str] = []
+        self.authd = Authd(
+            self.root,
+            table.StoreTable(self.engine, self.private, self._replicated),
+            self.file,
+            ForceRules,
+            say=lambda level, text: self.said.append(text),
+            host_name="host",
+            gate=self.gate,
+        )
+
+    async def _replicated(self, position: int) -> bool:
+        await self.confirms.wait()
+        return self.may_answer
+
+    async def add(self, name: str) -> bytes:
+        return await self.authd.answer(ADD % name.encode())
+
+    @property
+    def keys(self) -> str:
+        return Path(self.root, "etc/client.keys").read_text()
+
+
+def run(root: Path, story: Callable[[Bench], Awaitable[None]]) -> None:
+    async def main() -> None:
+        bench = Bench(root)
+        serving = asyncio.create_task(bench.authd.run())
+        try:
+            async with asyncio.timeout(60):
+                await story(bench)
+        finally:
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+            bench.engine.close()
+
+    asyncio.run(main())
+
+
+def test_nothing_is_written_without_the_lease_and_everything_can_be_read(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await bench.engine.write(add(1))
+        bench.leads = False
+        with pytest.raises(NotLeading):
+            await bench.engine.write(add(2))
+        assert await bench.engine.read(count) == 1
+        bench.leads = True
+        await bench.engine.write(add(2))
+        assert await bench.engine.read(count) == 2
+
+    run(tmp_path, story)
+
+
+def test_a_lease_that_ends_while_a_write_is_made_takes_it_back(tmp_path: Path) -> None:
+    """As when the machine sleeps between the statement and the commit."""
+
+    async def story(bench: Bench) -> None:
+        def work(session: Session) -> None:
+            agents.insert_agent(session, agents.NewAgentRow(7, "late", 1))
+            bench.leads = False
+
+        for durable in (False, True):
+            bench.leads = True
+            with pytest.raises(NotLeading):
+                await bench.engine.write(work, durable=durable)
+        assert await bench.engine.read(count) == 0
+
+    run(tmp_path, story)
+
+
+def test_no_agent_is_registered_without_the_lease(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        bench.leads = False
+        assert b'"error":9009' in await bench.add("early")
+        assert bench.keys == ""
+        bench.leads = True
+        assert b'"error":0' in await bench.add("timely")
+
+    run(tmp_path, story)
+
+
+def test_no_key_is_written_when_the_lease_ends_behind_the_row(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        real = bench.engine.write
+
+        async def write(*arguments: object, **options: object) -> object:
+            found = await real(*arguments, **options)  # type: ignore[arg-type]
+            bench.leads = False
+            return found
+
+        bench.engine.write = write  # type: ignore[method-assign,assignment]
+        assert b'"error":9009' in await bench.add("late")
+        assert bench.keys == ""
+
+    run(tmp_path, story)
+
+
+def test_what_no_candidate_has_confirmed_is_not_answered_as_done(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        bench.may_answer = False
+        answer = await bench.add("one")
+        assert b'"error":9009' in answer
+        assert b"no candidate has confirmed it" in answer
+        bench.may_answer = True
+        assert b'"error":0' in await bench.add("two")
+
+    run(tmp_path, story)
+
+
+def test_a_master_without_the_lease_deletes_nothing_that_it_finds_missing(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        follower = Follower(
+            bench.engine,
+            bench.private,
+            bench.root,
+            on_worker=False,
+            is_first_life=True,
+            read_keys=lambda: keys_in_use(bench.root),
+            is_own=lambda identity: False,
+            say=lambda level, text: bench.said.append(text),
+            gate=bench.gate,
+        )
+        bench.leads = False
+        Path(bench.root, "etc/shared/web").mkdir()
+        await follower.look()
+        names = await bench.engine.read(lambda db: [row[0] for row in db.execute('select name from "group"')])
+        assert (names, bench.said) == ([], [])
+        bench.leads = True
+        await follower.look()
+        names = await bench.engine.read(lambda db: [row[0] for row in db.execute('select name from "group"')])
+        assert names == ["web"]
+
+    run(tmp_path, story)
+
+
+def test_handing_over_ends_what_was_begun_and_lets_everything_else_wait(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        handover = Handover(bench.gate, bench.engine.settle, bench.authd.is_idle)
+        bench.confirms.clear()
+        begun = asyncio.create_task(bench.add("begun"))
+        while bench.authd.is_idle.is_set():
+            await asyncio.sleep(0.001)
+        draining = asyncio.create_task(handover.drain(60.0))
+        later = asyncio.create_task(bench.add("later"))
+        await asyncio.sleep(0.05)
+        assert not draining.done(), "a registration is still under way"
+        bench.confirms.set()
+        await draining
+        assert b'"error":0' in await begun
+        written = asyncio.create_task(bench.engine.write(add(50)))
+        await asyncio.sleep(0.05)
+        assert not later.done()
+        assert bench.authd.is_idle.is_set(), "it was not begun"
+        assert not written.done()
+        assert await bench.engine.read(count) == 1
+        handover.undrain()
+        await written
+        assert b'"error":0' in await later
+
+    run(tmp_path, story)
+
+
+def test_a_handover_that_comes_to_nothing_ends_by_itself(tmp_path: Path) -> None:
+    async def story(bench: Bench) -> None:
+        await Handover(bench.gate, bench.engine.settle, bench.authd.is_idle).drain(0.05)
+        assert b'"error":0' in await bench.add("after")
+        await Handover(bench.gate, bench.engine.settle, bench.authd.is_idle).drain(60.0)
+        waiting = asyncio.create_task(bench.add("another"))
+        bench.leads = False
+        bench.gate.open()
+        assert b'"error":9009' in await waiting
+
+    run(tmp_path, story)
