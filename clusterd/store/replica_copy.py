@@ -18,7 +18,7 @@ from clusterd.errors import StartFailure
 from clusterd.messages.replica import AskChanges, Changes
 from clusterd.rundir import COPY_FILE, REPLICA_DIR, REPLICA_FILE
 from clusterd.store import schema
-from clusterd.store.change_log import EPOCH, GREATEST, REPLICA_MARKS, mark, set_mark
+from clusterd.store.change_log import AGENT, EPOCH, GREATEST, REPLICA_MARKS, mark, set_mark
 from clusterd.store.replica_source import SLICES, unpack_units
 from clusterd.store.units import Unit, UnitDigest, digest_of, write_units
 
@@ -39,6 +39,9 @@ class _ReplicaDb:
     def __init__(self, root: str, name: str) -> None:
         """Creates it if it is missing. Raises sqlite3.Error, OSError, StartFailure."""
         self.path = Path(root) / name
+        is_new = not self.path.exists()
+        self._written: set[int] | None = set() if is_new else None
+        """Agents of which this file has something; None: not known, since it was begun by another process."""
         db = schema.connect(root, name=name)
         try:
             self.path.chmod(0o600)
@@ -49,6 +52,8 @@ class _ReplicaDb:
                 # What is answered as held is on the disk.
                 db.execute("pragma synchronous = full")
             schema.make(db, str(self.path), is_copy=True)
+            if is_new and name == COPY_FILE:
+                schema.drop_indexes(db)
             db.execute(_MARKS)
             db.text_factory = bytes
             self.epoch = str(mark(db, EPOCH, REPLICA_MARKS) or "")
@@ -62,12 +67,15 @@ class _ReplicaDb:
     def write(self, changes: Changes) -> list[Unit]:
         """Applies them; which units there were. Raises sqlite3.Error, ValueError: nothing is changed."""
         units = unpack_units(changes.units)
-        db = self.db
+        db, written = self.db, self._written
+        unknown = set[int]()
+        if written is not None:
+            unknown = {unit.id for unit in units if unit.kind == AGENT and unit.id not in written}
         if db.in_transaction:
             db.execute("rollback")
         db.execute("begin immediate")
         with db:
-            write_units(db, units)
+            write_units(db, units, unknown)
             for kind, name in (("boot", changes.boot), ("wall", changes.wall)):
                 db.execute("delete from clusterd_seen where kind = ?", (kind,))
                 db.execute("insert into clusterd_seen (kind, name) values (?, ?)", (kind, name))
@@ -77,9 +85,17 @@ class _ReplicaDb:
             set_mark(db, GREATEST, max(changes.greatest, int(mark(db, GREATEST, REPLICA_MARKS) or 0)), REPLICA_MARKS)
             if changes.behind == 0 and not self.whole_at:
                 set_mark(db, WHOLE, int(time.time()), REPLICA_MARKS)
+        if written is not None:
+            written |= unknown
         self.epoch, self.position = changes.epoch, changes.upto
         self.whole_at = float(mark(db, WHOLE, REPLICA_MARKS) or 0)
         return units
+
+    def make_whole(self) -> None:
+        """Ends a full copy. Raises sqlite3.Error."""
+        self.db.execute("begin immediate")
+        with self.db:
+            schema.make_indexes(self.db)
 
     def note_compared(self, is_equal: bool) -> None:
         """Raises sqlite3.Error."""
@@ -236,6 +252,7 @@ class ReplicaCopy:
 
     def _end_copy(self, copy: _ReplicaDb) -> None:
         """The copy takes the replica's place."""
+        copy.make_whole()
         self._close_files()
         for left in (f"{copy.path}-wal", f"{self._root}/{REPLICA_FILE}-wal"):
             if os.path.exists(left):

@@ -247,6 +247,30 @@ def make(connection: sqlite3.Connection, path: str, *, is_copy: bool = False) ->
         raise
 
 
+INDEXES = tuple(line for line in f"{_SCHEMA}{_OWN}".split(";\n") if line.strip().startswith("create index"))
+
+
+def drop_indexes(connection: sqlite3.Connection) -> None:
+    """For a file that is filled from nothing: `make_indexes` is quicker than entry after entry. Raises sqlite3.Error."""
+    for statement in INDEXES:
+        connection.execute(f"drop index if exists {_index_name(statement)}")
+
+
+def make_indexes(connection: sqlite3.Connection) -> None:
+    """Those that are missing. Raises sqlite3.Error."""
+    for statement in INDEXES:
+        name = _index_name(statement)
+        if (
+            connection.execute("select 1 from sqlite_master where type = 'index' and name = ?", (name,)).fetchone()
+            is None
+        ):
+            connection.execute(statement)
+
+
+def _index_name(statement: str) -> str:
+    return statement.split(" on ")[0].split()[-1]
+
+
 def _version(connection: sqlite3.Connection) -> str:
     row = connection.execute("select value from metadata where key = 'db_version'").fetchone()
     return str(row[0]) if row else "none"
