@@ -122,6 +122,7 @@ def test_no_process_imports_anything_after_the_fork(make_rig: MakeRig) -> None:
     rig.wait_equal(60)
     for node in rig.nodes:
         revive(rig, node)
+    wait_until(rig.are_connected, 120, "the nodes are connected again")
     rig.wait_equal(60)
     work(rig)
     rig.stop(*(node.name for node in rig.nodes))

@@ -38,17 +38,8 @@ def rig(started: Rig) -> Rig:
     for node in started.nodes:
         if running_pid(str(node.root)) is None:
             started.start(node.name)
-    until(lambda: is_connected(started), "the worker is connected", 120)
+    until(started.are_connected, "the worker is connected", 120)
     return started
-
-
-def is_connected(rig: Rig) -> bool:
-    """Both ends say so: the master may know for a moment less, or more, than the worker."""
-    seen = rig.status()
-    wanted = {"master": "worker", "worker": "master"}
-    return all(
-        any(peer["kind"] == wanted[node.kind] for peer in seen[node.name].get("peers") or []) for node in rig.nodes
-    )
 
 
 def shown(rig: Rig, name: str = "master") -> dict[str, Any]:

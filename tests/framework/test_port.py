@@ -79,7 +79,7 @@ def test_the_start_does_not_count_as_time_of_the_function(framework: FakeFramewo
     framework.behave(**{"import": "slow"})
 
     async def story(lone: LonePort) -> None:
-        assert (await lone.run("wazuh.agent", "get_agents", timeout_s=0.5))["total_affected_items"] == 5
+        assert (await lone.run("wazuh.agent", "get_agents", timeout_s=2.5))["total_affected_items"] == 5
 
     play(story, framework, tmp_path)
 

@@ -265,6 +265,13 @@ class Rig:
             time.sleep(pause_s)
         return time.monotonic() - began
 
+    def are_connected(self) -> bool:
+        """Whether every worker has a link to the master, and both ends know."""
+        seen = {name: [peer["kind"] for peer in facts.get("peers") or []] for name, facts in self.status().items()}
+        return all(seen[node.name] == ["master"] for node in self.workers) and seen[self.master.name] == [
+            "worker"
+        ] * len(self.workers)
+
     def told(self, lines: int = 60) -> str:
         """What each node says of itself: the parts of its status that speak of syncs, the last lines of its log."""
         parts = []

@@ -11,7 +11,7 @@ from wazuh.core import common, exception, results
 if common.behaviour("import") == "fail":
     raise ImportError("libfoo.so.1: cannot open shared object file")
 if common.behaviour("import") in ("hang", "slow"):
-    time.sleep(1 if common.behaviour("import") == "slow" else 3600)
+    time.sleep(3 if common.behaviour("import") == "slow" else 3600)
 if common.behaviour("import") == "exit":
     print("half of the framework is not there")
     os._exit(3)
