@@ -18,6 +18,10 @@ from clusterd.wire.terms import TermNote
 from tools.role_follow import POLL_S, RoleOutcome, Say, follow, own_note, refused, tell_supervisor
 
 ASK_S = 10.0
+ELECTED = (
+    "an election decides who leads here (clusterd.ha.enabled): a former master becomes a worker by itself. clusterd ha "
+    "status says what keeps it from it; to hand over: clusterd ha switchover"
+)
 
 
 def prepare(root: str, master: str) -> tuple[RoleOutcome | None, Settings | None, TermNote | None]:
@@ -30,6 +34,9 @@ def prepare(root: str, master: str) -> tuple[RoleOutcome | None, Settings | None
         given = read_role(root)
     except RoleDamaged:
         given = None  # this command writes it anew
+    else:
+        if settings.clusterd.ha.enabled:
+            return refused(ELECTED), None, None
     if given is not None and given.change is not None:
         return refused(f"a change of role is under way ({given.change.kind}): see logs/cluster.log"), None, None
     address = parse_address(master, settings.cluster.port)

@@ -20,6 +20,10 @@ from tools.role_follow import POLL_S, RoleOutcome, Say, follow, own_address, own
 
 ASK_S = 5.0
 GOOD_RESULTS = ("equal", "synced")
+ELECTED = (
+    "an election decides who leads here (clusterd.ha.enabled). To hand over without a loss: clusterd ha switchover --to NODE. "
+    "To make a node lead that would not by itself: clusterd ha failover --to NODE --force"
+)
 DOWN_FIRST = (
     "--old-master-is-down is missing: two masters at a time lose changes of one of them. Make sure that the old master "
     "is off, or cannot reach anybody, and say so"
@@ -42,6 +46,8 @@ def prepare(root: str, wanted: PromoteOptions) -> tuple[RoleOutcome | None, Sett
     if loaded.settings is None:
         return refused(*map(str, loaded.problems), code=ExitCode.BAD_CONFIGURATION), None, 0
     settings = loaded.settings
+    if settings.clusterd.ha.enabled:
+        return refused(ELECTED), None, 0
     if running_pid(root) is None:
         cure = "it finishes a change that was begun by itself" if settings.role and settings.role.change else "first"
         return refused(f"the daemon is not running: clusterd --root {root} start, {cure}", code=4), None, 0

@@ -18,7 +18,7 @@ from clusterd.rundir import board_path, monitor_url_path, problem_path
 from clusterd.scheduling import class_of
 from clusterd.status.control import NotAnswering, ask_json
 from clusterd.wire.commands import STATUS
-from ipc.board import Board, RowSnapshot
+from ipc.board import FOR_EVER_NS, Board, RowSnapshot
 
 ASK_TIMEOUT_S = 1.2
 CPU_SAMPLE_S = 0.2
@@ -44,6 +44,8 @@ ASKED = (
 )
 """Members of the answer of sync."""
 LOG = "logs/cluster.log"
+ELECTION = "election"
+"""The process that runs where a node takes part in the election of the master."""
 REFUSALS = ("key", "hello", "name", "cluster", "version", "silent")
 """Reasons for which connections to the cluster's port are refused, beside the bounds of their number."""
 
@@ -98,6 +100,15 @@ def not_running(root: str) -> str:
     return f"{text} Start it with: clusterd --root {root} start"
 
 
+def lease_of(board: Board) -> dict[str, Any]:
+    """Returns the lease of the election that this node holds: `term`, `left_s` (None: it has no end), `holds`."""
+    term, until_ns = board.lead()
+    left_s = (until_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) / 1e9
+    holds = term > 0 and left_s > 0
+    has_end = until_ns != FOR_EVER_NS
+    return {"term": term or None, "holds": holds, "left_s": round(max(0.0, left_s), 1) if has_end else None}
+
+
 class StatusReader:
     """Reads one node repeatedly; keeps psutil's handles so that CPU is measured between two reads."""
 
@@ -144,6 +155,7 @@ class StatusReader:
             "monitor_url": None,
             "started_at": None,
             "log_level": None,
+            "lease": None,
             "node": {
                 "name": None,
                 "type": None,
@@ -192,6 +204,8 @@ class StatusReader:
             asked = board.log_level()
             if asked is not None:
                 status["log_level"] = {"level": LOG_LEVELS[asked], "left_s": round(board.log_level_left_s(), 1)}
+            if any(row.name == ELECTION for row in rows):
+                status["lease"] = lease_of(board)
         finally:
             board.close()
         first = self._first_sample(rows)

@@ -40,6 +40,10 @@ def verdict(status: dict[str, Any]) -> Verdict:
         return Verdict("DOWN", f"{_names(failed)} cannot be kept running: see the log")
     if (status["node"].get("term") or {}).get("is_deposed"):
         return Verdict("DOWN", status["problem"])
+    lease = status.get("lease")
+    if lease is not None and status["node"]["type"] == "master" and not lease["holds"]:
+        why = status["problems"].get("election", "clusterd ha status says why")
+        return Verdict("DOWN", f"this node holds no lease of the election and serves nobody: {why}")
     for reason in hindrances(status):
         return Verdict("DEGRADED", reason)
     return Verdict("OK", _well(status))

@@ -20,6 +20,7 @@ from clusterd.config.loading import load
 from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode
 from clusterd.framework import location
+from clusterd.leadership import Leadership
 from clusterd.logs import Log, stderr_stream
 from clusterd.memory import MemoryGauge
 from clusterd.messages.journal import ReloadEvent
@@ -263,6 +264,8 @@ class _Supervisor:
             changing=self._notifier.changing,
         )
         self._serving = False
+        self._holds: bool | None = None
+        """What systemd was told of the lease of an election."""
         self._started = 0.0
         self._rounds = Rounds(lambda level, text: log.line(level, TAG, SUBTAG, text))
 
@@ -299,7 +302,7 @@ class _Supervisor:
                 return
             if number == signal.SIGHUP:
                 if self._role.look():
-                    self._serving = False
+                    self._serving, self._holds = False, None
                     self._started = time.monotonic()
                     self._children.start_role(self._started)
                 if self._children.must_stop:
@@ -312,6 +315,7 @@ class _Supervisor:
                 self._children.look_after_helpers(now)
             self._row.stamp()
             self._gauge.tick(now)
+            self._tell_lease()
             failure = self._children.failure
             if not self._serving and not failure:
                 if self._children.is_ready:
@@ -347,6 +351,17 @@ class _Supervisor:
         self._log.line("INFO", TAG, SUBTAG, f"The node serves: {text}, pid {os.getpid()}.")
         self._notifier.ready(text)
         self._starter.tell(StartResult(True, pid=os.getpid()))
+
+    def _tell_lease(self) -> None:
+        """A master of an election serves only while it holds the lease: systemd's status line says which."""
+        settings = self._node.settings
+        holds = Leadership(self._board, settings).holds() if settings.has_election and settings.is_master else None
+        if holds == self._holds or not self._serving:
+            return
+        self._holds = holds
+        if holds is not None:
+            word = "serves" if holds else "waits for the lease of the election and serves nobody"
+            self._notifier.changing(f"{settings.role_text} {settings.cluster.node_name} {word}")
 
     def _reload(self) -> None:
         """SIGHUP: read the files again; with a mistake in them everything stays as it is."""
