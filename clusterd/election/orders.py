@@ -10,6 +10,8 @@ from clusterd.election.elector import Elector
 from clusterd.election.etcd import Compare, Delete, EtcdRefused, EtcdUnavailable, LeaseLost, Put
 from clusterd.election.facts import NodePort
 from clusterd.election.keys import CONFIG, LEADER, ORDER, Config, OrderKey, encode
+from clusterd.election.session import Times
+from clusterd.election.shown import shown
 from clusterd.messages.election import HaAnswer, HaCommand
 
 NO_CONFIG = "etcd knows nothing of this cluster: clusterd ha bootstrap on the node that is to lead"
@@ -18,14 +20,15 @@ NO_CONFIG = "etcd knows nothing of this cluster: clusterd ha bootstrap on the no
 class Orders:
     """Answers commands. Each looks at etcd anew."""
 
-    def __init__(self, elector: Elector, node: NodePort, name: str) -> None:
-        self._elector, self._node, self._name = elector, node, name
+    def __init__(self, elector: Elector, node: NodePort, times: Times) -> None:
+        self._elector, self._node, self._times = elector, node, times
+        self._session, self._name = elector.session, elector.me.name
 
     async def answer(self, command: HaCommand) -> HaAnswer:
         if command.kind == "status":
-            return HaAnswer(ok=True, facts=self._elector.shown())
+            return HaAnswer(ok=True, facts=shown(self._elector, self._node.facts(), self._times.boot()))
         try:
-            await self._elector.read()
+            await self._session.read()
             match command.kind:
                 case "switchover":
                     return await self._switchover(command)
@@ -42,7 +45,7 @@ class Orders:
         return HaAnswer(ok=False, text=f"there is no command {command.kind}")
 
     async def _switchover(self, command: HaCommand) -> HaAnswer:
-        view, to = self._elector.view, command.to
+        view, to = self._session.view, command.to
         if view.config is None:
             return HaAnswer(ok=False, text=NO_CONFIG)
         if view.leader is None or view.last is None or view.last.term != view.term:
@@ -65,7 +68,7 @@ class Orders:
         return HaAnswer(ok=False, text=why) if why else await self._order("switchover", to)
 
     async def _failover(self, command: HaCommand) -> HaAnswer:
-        view, to = self._elector.view, command.to
+        view, to = self._session.view, command.to
         if view.config is None:
             return HaAnswer(ok=False, text=NO_CONFIG)
         if not command.force:
@@ -81,15 +84,15 @@ class Orders:
         return await self._order("failover", to)
 
     async def _order(self, kind: str, to: str) -> HaAnswer:
-        elector, view = self._elector, self._elector.view
+        session, view = self._session, self._session.view
         assert view.config is not None
-        key = elector.key
+        key = session.key
         order = view.order
         if order is not None and not order.refused and kind == "switchover" and order.term == view.term:
             text = f"a {order.kind} is under way already, which {order.by} has ordered"
             return HaAnswer(ok=False, text=text)
         term = view.term or (view.last.term if view.last is not None else 0)
-        new = OrderKey(kind, to, uuid.uuid4().hex, self._name, elector.wall(), term)
+        new = OrderKey(kind, to, uuid.uuid4().hex, self._name, self._times.wall(), term)
         when = [Compare(key(ORDER), "mod_revision", view.order_revision)]
         then: list[Put | Delete] = [Put(key(ORDER), encode(new))]
         if kind == "failover" and (view.config.paused or (view.leader is not None and view.leader.lease == 0)):
@@ -99,13 +102,13 @@ class Orders:
                 # A leader without a lease that is not there: nothing else ends its key.
                 when.append(Compare(key(LEADER), "mod_revision", view.leader.mod_revision))
                 then.append(Delete(key(LEADER)))
-        done = await elector.change(when, then)
+        done = await session.change(when, then)
         if not done.succeeded:
             return HaAnswer(ok=False, text="something has changed meanwhile: look at clusterd ha status, and try again")
         return HaAnswer(ok=True, facts={"id": new.id, "term": term, "leader": view.leader_name, "to": to})
 
     async def _pause(self, *, wanted: bool) -> HaAnswer:
-        elector, view = self._elector, self._elector.view
+        session, view = self._session, self._session.view
         if view.config is None:
             return HaAnswer(ok=False, text=NO_CONFIG)
         facts = {"leader": view.leader_name, "term": view.term}
@@ -115,9 +118,9 @@ class Orders:
             )
         if wanted and view.leader is None:
             return HaAnswer(ok=False, text="nobody leads now, and a paused election finds nobody")
-        done = await elector.change(
-            [Compare(elector.key(CONFIG), "mod_revision", view.config_revision)],
-            [Put(elector.key(CONFIG), encode(msgspec.structs.replace(view.config, paused=wanted)))],
+        done = await session.change(
+            [Compare(session.key(CONFIG), "mod_revision", view.config_revision)],
+            [Put(session.key(CONFIG), encode(msgspec.structs.replace(view.config, paused=wanted)))],
         )
         if not done.succeeded:
             return HaAnswer(ok=False, text="something has changed meanwhile: try again")
@@ -125,7 +128,7 @@ class Orders:
 
     async def _bootstrap(self, command: HaCommand) -> HaAnswer:
         """This node is to be the first to lead in an etcd that knows nothing of the cluster."""
-        elector, view, facts = self._elector, self._elector.view, self._node.facts()
+        session, view, facts = self._session, self._session.view, self._node.facts()
         if view.config is not None:
             text = "etcd knows this cluster already: clusterd ha status; clusterd ha failover --to NODE --force makes one lead"
             return HaAnswer(ok=False, text=text)
@@ -141,12 +144,18 @@ class Orders:
                 text = f"this node has led, and term {facts.term} was another one's. Bootstrap that one, or --force"
                 return HaAnswer(ok=False, text=text)
         highest = max(facts.term, command.term)
-        config = Config(elector.cluster, elector.fingerprint, highest, self._name, bootstrapped_at=elector.wall())
-        then: list[Put | Delete] = [Put(elector.key(CONFIG), encode(config))]
+        config = Config(
+            self._elector.me.cluster,
+            self._elector.me.fingerprint,
+            highest,
+            self._name,
+            bootstrapped_at=self._times.wall(),
+        )
+        then: list[Put | Delete] = [Put(session.key(CONFIG), encode(config))]
         if command.force:
-            order = OrderKey("failover", self._name, uuid.uuid4().hex, self._name, elector.wall())
-            then.append(Put(elector.key(ORDER), encode(order)))
-        done = await elector.change([Compare(elector.key(CONFIG), "create_revision", 0)], then)
+            order = OrderKey("failover", self._name, uuid.uuid4().hex, self._name, self._times.wall())
+            then.append(Put(session.key(ORDER), encode(order)))
+        done = await session.change([Compare(session.key(CONFIG), "create_revision", 0)], then)
         if not done.succeeded:
             return HaAnswer(ok=False, text="another node was bootstrapped at the same time: clusterd ha status")
         return HaAnswer(ok=True, facts={"base": highest, "to": self._name, "term": 0, "leader": ""})

@@ -9,12 +9,13 @@ from typing import Any
 
 from clusterd.beat import pause
 from clusterd.config.loading import load
-from clusterd.election.elector import Elector, Identity
+from clusterd.election.elector import Elector
 from clusterd.election.etcd import Compacted, Etcd, EtcdRefused, EtcdUnavailable, Item, KeyChange
 from clusterd.election.keys import LEADER, fingerprint
 from clusterd.election.node import Node
 from clusterd.election.orders import Orders
 from clusterd.election.port import ElectionServer
+from clusterd.election.session import Identity
 from clusterd.event_sender import EventSender
 from clusterd.exits import ExitCode
 from clusterd.logs import Log
@@ -82,8 +83,10 @@ class _ElectionProcess:
         timeout_s = me.lease_s * TIMEOUT_SHARE
         self._etcd = Etcd(settings.clusterd.ha.etcd, timeout_s=timeout_s, witness=me.prefix + LEADER)
         self._node = Node(settings, board, self._say, self._events.tell)
-        self._elector = Elector(me, self._etcd, self._node, _Times())
-        self._orders = Orders(self._elector, self._node, me.name)
+        times = _Times()
+        self._elector = Elector(me, self._etcd, self._node, times)
+        self._session = self._elector.session
+        self._orders = Orders(self._elector, self._node, times)
         self._stop = asyncio.Event()
         self._news = asyncio.Event()
         self._problem = ""
@@ -135,10 +138,10 @@ class _ElectionProcess:
             self._news.clear()
             with self._rounds.survive("the election"):
                 await self._elector.step()
-            elector = self._elector
-            away = f"etcd cannot be asked: {elector.away}" if elector.away else ""
-            waits = f"nobody leads: {elector.waits_for}" if elector.waits_for else ""
-            self._say_problem(away or elector.problem or waits)
+            session = self._session
+            away = f"etcd cannot be asked: {session.away}" if session.away else ""
+            waits = f"nobody leads: {session.waits_for}" if session.waits_for else ""
+            self._say_problem(away or session.problem or waits)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), STEP_S)
 
@@ -154,31 +157,31 @@ class _ElectionProcess:
 
     async def _watch(self) -> None:
         """Changes in etcd as they come. Without it each step reads everything."""
-        elector = self._elector
+        session, prefix = self._session, self._elector.me.prefix
         while True:
             with self._rounds.survive("watching etcd"), contextlib.suppress(EtcdUnavailable, EtcdRefused, Compacted):
-                await elector.read()
-                revision = elector.view.revision
+                await session.read()
+                revision = session.view.revision
                 self._news.set()
-                async with contextlib.aclosing(self._etcd.watch(elector.prefix, revision)) as batches:
-                    elector.is_live = True
+                async with contextlib.aclosing(self._etcd.watch(prefix, revision)) as batches:
+                    session.is_live = True
                     async for changes in batches:
                         self._changed(changes)
-            elector.is_live = False
+            session.is_live = False
             await asyncio.sleep(AGAIN_S)
 
     def _changed(self, changes: list[KeyChange]) -> None:
         """What was read meanwhile may be newer."""
-        elector = self._elector
-        items: dict[str, Item] = dict(elector.items)
-        newer = [change for change in changes if change.revision > elector.view.revision]
+        session = self._session
+        items: dict[str, Item] = dict(session.items)
+        newer = [change for change in changes if change.revision > session.view.revision]
         for change in newer:
             if change.item is None:
                 items.pop(change.key, None)
             else:
                 items[change.key] = change.item
         if newer:
-            elector.set_items(newer[-1].revision, items)
+            session.set_items(newer[-1].revision, items)
             self._news.set()
 
     # ---- what others ask ---------------------------------------------------------------------------------------------
@@ -186,7 +189,7 @@ class _ElectionProcess:
     async def _answer(self, request: ElectionRequest) -> Any:
         match request:
             case SetConfirming():
-                return await self._elector.set_confirming(request.term, request.name, request.position)
+                return await self._elector.leading.set_confirming(request.term, request.name, request.position)
             case FailsafeAsked():
                 return self._elector.failsafe(request.term, request.leader)
             case HaCommand(kind="status"):

@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 from clusterd.election import rules
-from clusterd.election.elector import BAR_S, HAND_OVER_S, PROMOTION_S
 from clusterd.election.etcd import Compare, Put
+from clusterd.election.hand_over import HAND_OVER_S
 from clusterd.election.keys import CandidateKey, Config, EtcdView, LastKey
+from clusterd.election.leading import BAR_S, PROMOTION_S
 from clusterd.election.orders import Orders
+from clusterd.election.shown import shown
 from clusterd.messages.election import HaAnswer, HaCommand
 from clusterd.messages.replica import Drain
 from clusterd.store.change_log import GAP
@@ -59,7 +61,7 @@ async def three(store: EtcdStore, **more: Any) -> tuple[Voter, Voter, Voter]:
     assert one.leads
     set_followers(one, two, other)
     await one.step()
-    assert (await one.elector.set_confirming(one.elector.term, "two", 10)).ok
+    assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "two", 10)).ok
     return one, two, other
 
 
@@ -77,7 +79,7 @@ def last(store: EtcdStore) -> LastKey:
 
 
 async def order(voter: Voter, kind: str, to: str = "", **more: Any) -> HaAnswer:
-    return await Orders(voter.elector, voter.node, voter.name).answer(HaCommand(kind, to, **more))  # type: ignore[arg-type]
+    return await Orders(voter.elector, voter.node, voter.store.clock).answer(HaCommand(kind, to, **more))  # type: ignore[arg-type]
 
 
 # ---- first start -----------------------------------------------------------------------------------------------------
@@ -87,14 +89,14 @@ async def order(voter: Voter, kind: str, to: str = "", **more: Any) -> HaAnswer:
 async def test_the_configured_master_leads_first_and_the_others_wait(clock: HandClock, store: EtcdStore) -> None:
     two, one = Voter(store, "two", candidate()), Voter(store, "one", master())
     await two.step(5)
-    assert "configured master has not been here" in two.elector.problem
+    assert "configured master has not been here" in two.elector.session.problem
     assert not two.leads
     await one.step()  # makes config
     await two.step()
-    assert "only one may be the first" in two.elector.waits_for
+    assert "only one may be the first" in two.elector.session.waits_for
     await one.step(2)
     assert one.leads
-    term = one.elector.term
+    term = one.elector.tenure.term
     assert term == store.items[f"{P}leader"].create_revision
     assert (one.node.true.led, one.node.programs, one.node.events) == (term, [f"promote {term}"], ["leads"])
     assert last(store) == LastKey(term, "one", "e", 10, None, last(store).at, floor=10)
@@ -109,7 +111,7 @@ async def test_nothing_is_served_before_the_others_know_what_counts_from_now_on(
 ) -> None:
     one = Voter(store, "one", master(is_known=False))
     await one.step(5)
-    assert one.node.true.led == one.elector.view.term > 0
+    assert one.node.true.led == one.elector.session.view.term > 0
     assert not one.leads, "its store has not said where it is: what would a candidate compare with?"
     one.node.set(is_known=True)
     await one.step()
@@ -122,7 +124,7 @@ async def test_a_configured_master_that_has_seen_a_term_makes_no_config(clock: H
     one = Voter(store, "one", master(term=5, led=5))
     await one.step(3)
     assert f"{P}config" not in store.items
-    assert "clusterd ha bootstrap" in one.elector.problem
+    assert "clusterd ha bootstrap" in one.elector.session.problem
 
 
 @told
@@ -150,7 +152,9 @@ async def test_a_leader_renews_and_its_end_counts_from_when_the_renewal_was_sent
     clock.now += 3
     sent = clock.now
     await one.step()
-    assert one.node.board_words == (one.elector.term, int((sent + 15 - 3) * 1e9)), "not from when it was answered"
+    assert one.node.board_words == (one.elector.tenure.term, int((sent + 15 - 3) * 1e9)), (
+        "not from when it was answered"
+    )
     await pass_time(60, one)
     assert one.leads, "an etcd that needs a second for everything is no reason to stop"
 
@@ -187,7 +191,7 @@ async def test_a_leader_whose_key_is_gone_stops_at_once(clock: HandClock, store:
     del store.items[f"{P}leader"]
     store.revision += 1
     await one.step()
-    assert not one.node.board_words[1] or one.elector.term != last(store).term
+    assert not one.node.board_words[1] or one.elector.tenure.term != last(store).term
     assert one.node.programs[1].startswith("demote")
 
 
@@ -211,7 +215,7 @@ async def test_an_answer_that_does_not_come_changes_nothing(clock: HandClock, st
     one = Voter(store, "one", master())
     await one.step()
     one.etcd.lost_answers = True
-    one.elector.is_live = True
+    one.elector.session.is_live = True
     await one.step()
     one.etcd.lost_answers = False
     await one.step(3)
@@ -224,20 +228,20 @@ async def test_a_lease_that_was_late_but_still_there_goes_on_in_the_same_term(
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, *_ = await three(store)
-    term = one.elector.term
+    term = one.elector.tenure.term
     one.etcd.away = True
     await pass_time(13, one)
     assert not one.leads
     one.etcd.away = False
     await one.step()
     assert one.leads
-    assert one.elector.term == term
+    assert one.elector.tenure.term == term
 
 
 @told
 async def test_a_leader_that_nobody_followed_leads_again_with_what_it_has(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
-    term = one.elector.term
+    term = one.elector.tenure.term
     for node in (one, two, other):
         node.etcd.away = True
     await pass_time(40, one, two, other)
@@ -245,7 +249,7 @@ async def test_a_leader_that_nobody_followed_leads_again_with_what_it_has(clock:
         node.etcd.away = False
     await pass_time(3, other, one)
     assert one.leads
-    assert one.elector.term > term
+    assert one.elector.tenure.term > term
     assert (one.node.true.epoch, one.node.demotions) == ("e", 0)
 
 
@@ -255,12 +259,12 @@ async def test_a_leader_that_nobody_followed_leads_again_with_what_it_has(clock:
 @told
 async def test_the_process_is_killed_and_takes_up_its_lease_again(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
-    term, lease = one.elector.term, store.items[f"{P}leader"].lease
+    term, lease = one.elector.tenure.term, store.items[f"{P}leader"].lease
     for _ in range(20):
         one.restart()
         assert one.leads, "the board stays"
         await pass_time(3, one, two, other)
-    assert (one.elector.term, store.items[f"{P}leader"].lease) == (term, lease)
+    assert (one.elector.tenure.term, store.items[f"{P}leader"].lease) == (term, lease)
     assert one.leads
     assert len(store.leases) == 3
 
@@ -306,7 +310,7 @@ async def test_the_process_that_comes_back_too_late_does_not_trust_the_board(
     await pass_time(3, two, other)
     assert two.leads
     one.restart()
-    assert one.elector.term == 0
+    assert one.elector.tenure.term == 0
     await one.step()
     assert one.node.true.master_name == "two"
 
@@ -320,7 +324,7 @@ async def test_a_node_that_was_started_anew_waits_for_the_end_of_its_former_leas
     one.reboot()
     await one.step(2)
     assert not one.leads
-    assert "another life of one" in one.elector.problem
+    assert "another life of one" in one.elector.session.problem
     await pass_time(16, two, one, other)
     assert one.leads or two.leads
     assert last(store).term > 2
@@ -351,7 +355,7 @@ async def test_only_the_candidate_that_confirmed_takes_over(clock: HandClock, st
     clock.now += 16
     await pass_time(10, other)
     assert not other.leads
-    assert "two has what was answered last" in other.elector.waits_for
+    assert "two has what was answered last" in other.elector.session.waits_for
     await pass_time(3, two, other)
     assert two.leads
 
@@ -361,7 +365,7 @@ async def test_without_a_confirming_candidate_the_furthest_then_the_greater_prio
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, two, other = await three(store)
-    assert (await one.elector.set_confirming(one.elector.term, "", 10)).ok
+    assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "", 10)).ok
     assert last(store).confirming is None
     other.node.set(position=11)
     await pass_time(3, one, two, other)
@@ -380,14 +384,14 @@ async def test_a_better_candidate_that_does_not_take_the_lead_is_waited_for_so_l
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, two, other = await three(store)
-    await one.elector.set_confirming(one.elector.term, "", 10)
+    await one.elector.leading.set_confirming(one.elector.tenure.term, "", 10)
     other.node.set(position=50)
     await pass_time(3, one, two, other)
     await one.elector.stop()
     hung = other.etcd
     for _ in range(40):
         clock.now += 1
-        store.leases[other.elector._lease] = clock.now + 15, 15  # it lives, and does nothing
+        store.leases[other.elector.session.lease] = clock.now + 15, 15  # it lives, and does nothing
         await two.step()
         if two.leads:
             break
@@ -413,8 +417,8 @@ def test_who_may_not_lead_says_why(changes: dict[str, Any], reason: str) -> None
         clock.now += 16
         await pass_time(20, two)
         assert not two.leads
-        assert reason in two.elector.waits_for
-        (row,) = [row for row in two.elector.shown()["candidates"] if row["name"] == "two"]
+        assert reason in two.elector.session.waits_for
+        (row,) = [row for row in shown(two.elector, two.node.true, clock.now)["candidates"] if row["name"] == "two"]
         assert reason in row["may_not_lead"]
 
     asyncio.run(story())
@@ -507,16 +511,16 @@ def test_the_former_leader_comes_first_then_position_then_priority_then_name() -
 @told
 async def test_a_wiped_etcd_has_no_leader_until_somebody_says_who(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
-    term = one.elector.term
+    term = one.elector.tenure.term
     store.wipe()
     await pass_time(40, one, two, other)
     assert not any(node.leads for node in (one, two, other))
-    assert "clusterd ha bootstrap" in one.elector.problem
+    assert "clusterd ha bootstrap" in one.elector.session.problem
     found = await order(one, "bootstrap", term=term)
     assert found.ok, found.text
     await pass_time(10, one, two, other)
     assert one.leads
-    assert one.elector.term > term, "terms only grow, although etcd counts anew"
+    assert one.elector.tenure.term > term, "terms only grow, although etcd counts anew"
     assert not (await order(two, "bootstrap")).ok
 
 
@@ -547,7 +551,7 @@ async def test_an_etcd_that_went_back_makes_no_leader_of_an_older_term(clock: Ha
     store.items = {key: item for key, item in store.items.items() if not item.lease}
     await pass_time(60, one)
     assert not one.leads
-    assert "backup" in one.elector.waits_for
+    assert "backup" in one.elector.session.waits_for
 
 
 @told
@@ -560,7 +564,7 @@ async def test_two_clusters_in_one_etcd_know_nothing_of_each_other(clock: HandCl
     clock.now += 16
     await pass_time(5, two, other)
     assert two.leads
-    assert set(two.elector.shown()["away"]) == {"one"}
+    assert set(shown(two.elector, two.node.true, clock.now)["away"]) == {"one"}
 
 
 @told
@@ -570,7 +574,7 @@ async def test_a_node_with_another_key_below_the_same_prefix_never_takes_part(
     _one, two, other = await three(store)
     strange = Voter(store, "strange", candidate(position=9999), fingerprint="g")
     await strange.step(2)
-    assert "another key or name" in strange.elector.problem
+    assert "another key or name" in strange.elector.session.problem
     clock.now += 16
     await pass_time(5, strange, two, other)
     assert two.leads
@@ -582,7 +586,7 @@ async def test_two_nodes_of_one_name_are_named_and_only_one_of_them_leads(clock:
     _one, two, other = await three(store)
     twin = Voter(store, "two", candidate())
     await twin.step(3)
-    assert "takes part as two" in twin.elector.problem
+    assert "takes part as two" in twin.elector.session.problem
     clock.now += 16
     await pass_time(6, two, other)
     await pass_time(3, twin, two, other)
@@ -597,7 +601,7 @@ async def test_keys_that_cannot_be_read_are_named_and_nobody_is_misled(clock: Ha
     store.put(f"{P}last", b"\xff")
     await pass_time(4, one)
     assert one.leads
-    assert last(store).term == one.elector.term, "the leader writes it anew"
+    assert last(store).term == one.elector.tenure.term, "the leader writes it anew"
     store.put(f"{P}last", b"\xff")
     store.put(f"{P}leader", b"nonsense", store.items[f"{P}leader"].lease)
     await pass_time(30, two, other)
@@ -611,7 +615,7 @@ async def test_a_term_that_somebody_else_has_seen_is_followed_only_upwards(clock
     two.node.set(term=10_000, master="far:1516", master_name="far")
     await two.step()
     assert two.node.true.master_name == "far"
-    assert "has seen term 10000" in two.elector.problem
+    assert "has seen term 10000" in two.elector.session.problem
 
 
 # ---- a promotion that fails ------------------------------------------------------------------------------------------
@@ -626,7 +630,7 @@ async def test_a_node_whose_promotion_fails_lets_others_and_the_old_leader_keeps
     one.etcd.away = True
     await pass_time(20, one, two, other)
     assert not two.leads
-    assert "No space left" in two.elector.waits_for
+    assert "No space left" in two.elector.session.waits_for
     assert two.node.events[-1] == "gave_up"
     one.etcd.away = False
     await pass_time(5, one, two, other)
@@ -658,19 +662,19 @@ async def test_a_leader_whose_store_never_serves_is_given_up(clock: HandClock, s
 @told
 async def test_who_confirms_is_in_etcd_or_it_is_refused(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
-    term = one.elector.term
+    term = one.elector.tenure.term
     assert last(store).confirming == "two"
     await pass_time(10, one)
     assert last(store).confirming == "two"
-    assert not (await one.elector.set_confirming(term - 1, "other", 10)).ok
-    assert not (await two.elector.set_confirming(term, "other", 10)).ok
+    assert not (await one.elector.leading.set_confirming(term - 1, "other", 10)).ok
+    assert not (await two.elector.leading.set_confirming(term, "other", 10)).ok
     one.etcd.away = True
-    assert "etcd" in (await one.elector.set_confirming(term, "", 10)).why
+    assert "etcd" in (await one.elector.leading.set_confirming(term, "", 10)).why
     one.etcd.away = False
     clock.now += 16
     await pass_time(4, two, other)
     assert two.leads
-    refused = await one.elector.set_confirming(term, "", 10)
+    refused = await one.elector.leading.set_confirming(term, "", 10)
     assert not refused.ok, "it is not told that it may answer without one"
     assert last(store).term > term
 
@@ -680,7 +684,7 @@ async def test_a_taker_that_read_before_the_last_word_of_the_leader_does_not_get
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, two, other = await three(store)
-    await one.elector.set_confirming(one.elector.term, "", 10)
+    await one.elector.leading.set_confirming(one.elector.tenure.term, "", 10)
     await pass_time(3, one, two, other)
 
     def late(call: str) -> None:
@@ -690,10 +694,10 @@ async def test_a_taker_that_read_before_the_last_word_of_the_leader_does_not_get
             store.put(f"{P}last", msgspec.json.encode(one_last))
 
     store.end_lease(store.items[f"{P}leader"].lease)
-    await other.elector.read()
-    await other.elector._publish(other.node.true, at_once=True)
+    await other.elector.session.read()
+    await other.elector.following.publish(other.node.true, at_once=True)
     other.etcd.during = late
-    await other.elector._take()
+    await other.elector.following._take()
     assert f"{P}leader" not in store.items
     assert not other.node.true.is_master
 
@@ -704,13 +708,13 @@ async def test_who_lacks_what_was_answered_does_not_lead_though_nobody_confirms_
 ) -> None:
     """Another one had confirmed it, and is lost."""
     one, _two, other = await three(store)
-    assert (await one.elector.set_confirming(one.elector.term, "", 12)).ok
+    assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "", 12)).ok
     one.node.set(position=12)
     await pass_time(4, one, other)
     clock.now += 16
     await pass_time(5, other)
     assert not other.leads
-    assert "lacks what was answered" in other.elector.waits_for
+    assert "lacks what was answered" in other.elector.session.waits_for
     other.node.set(position=12)
     await pass_time(2, other)
     assert other.leads
@@ -866,7 +870,7 @@ async def test_failover_by_force_ends_a_leader_that_is_there(clock: HandClock, s
 @told
 async def test_paused_the_leader_goes_on_without_a_lease_and_nobody_follows(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
-    term = one.elector.term
+    term = one.elector.tenure.term
     assert (await order(two, "pause")).ok
     await pass_time(2, one, two, other)
     assert one.node.board_words == (term, FOR_EVER_NS)
@@ -880,8 +884,8 @@ async def test_paused_the_leader_goes_on_without_a_lease_and_nobody_follows(cloc
     assert (await order(two, "resume")).ok
     await pass_time(30, one, two, other)
     assert one.leads
-    assert one.elector.term == term
-    assert store.items[f"{P}leader"].lease == one.elector._lease
+    assert one.elector.tenure.term == term
+    assert store.items[f"{P}leader"].lease == one.elector.session.lease
     assert one.node.board_words[1] < FOR_EVER_NS
     clock.now += 16
     await pass_time(4, two, other)
@@ -897,14 +901,14 @@ async def test_resumed_the_end_counts_before_the_key_has_a_lease_again(clock: Ha
     seen: list[tuple[int, int]] = []
     one.etcd.during = lambda call: seen.append((store.items[f"{P}leader"].lease, one.node.board_words[1]))
     await one.step(2)
-    assert one.elector._lease in {lease for lease, _ in seen}
+    assert one.elector.session.lease in {lease for lease, _ in seen}
     assert all(until < FOR_EVER_NS for lease, until in seen if lease)
 
 
 @told
 async def test_paused_a_leader_that_is_started_anew_goes_on(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
-    term = one.elector.term
+    term = one.elector.tenure.term
     await order(one, "pause")
     await one.step(2)
     await one.elector.stop()
@@ -913,7 +917,7 @@ async def test_paused_a_leader_that_is_started_anew_goes_on(clock: HandClock, st
     one.reboot()
     await pass_time(4, one, two, other)
     assert one.leads
-    assert one.elector.term == term
+    assert one.elector.tenure.term == term
     assert (await order(two, "resume")).ok
     await pass_time(20, one, two, other)
     assert one.leads
@@ -949,14 +953,14 @@ async def test_failsafe_goes_on_while_everybody_agrees_and_nobody_takes_the_lead
     one.etcd.away = True
 
     def ask() -> None:
-        term = one.elector.term
+        term = one.elector.tenure.term
         one.node.agreed = {node.name: node.elector.failsafe(term, "one").yes for node in (two, other)}
 
     one.node.on_ask = ask
     await pass_time(100, one, two, other, tick_s=0.5)
     assert one.leads, "its lease has ended long ago"
     assert set(one.node.asked[-1]) == {"two", "other"}
-    assert "as this node has promised it" in two.elector.waits_for
+    assert "as this node has promised it" in two.elector.session.waits_for
     one.node.on_ask = lambda: None
     one.node.agreed = {"two": True}
     await pass_time(60, one, two, other, tick_s=0.5)
@@ -981,7 +985,7 @@ async def test_a_candidate_agrees_only_to_the_leader_of_the_term_that_it_knows(
     clock: HandClock, store: EtcdStore
 ) -> None:
     one, two, _other = await three(store)
-    term = one.elector.term
+    term = one.elector.tenure.term
     await two.step()
     assert two.elector.failsafe(term, "one").yes
     assert not two.elector.failsafe(term + 1, "one").yes
@@ -997,7 +1001,7 @@ async def test_a_promise_outlives_the_process_and_one_given_while_it_takes_the_l
 ) -> None:
     one, two, other = await three(store, failsafe=True)
     await pass_time(20, one, two, other)
-    term = one.elector.term
+    term = one.elector.tenure.term
     store.end_lease(store.items[f"{P}leader"].lease)
     two.restart()
     two.etcd.during = lambda call: call == "txn" and two.elector.failsafe(term, "one") and None
@@ -1031,8 +1035,8 @@ async def test_steady_state_costs_two_calls_a_renewal_and_writes_only_what_is_ne
 ) -> None:
     one, two, other = await three(store)
     for node in (one, two, other):
-        await node.elector.read()
-        node.elector.is_live = True
+        await node.elector.session.read()
+        node.elector.session.is_live = True
         await node.step(3)
         node.etcd.calls.clear()
     revision = store.revision

@@ -43,7 +43,7 @@ class World:
 
     def ask_failsafe(self, leader: Voter) -> None:
         asked = [one for one in self.nodes if one is not leader and self.linked(leader, one)]
-        term = leader.elector.term
+        term = leader.elector.tenure.term
         leader.node.agreed = {one.name: one.elector.failsafe(term, leader.name).yes for one in asked}
 
     def leaders(self) -> list[Voter]:
@@ -101,7 +101,7 @@ class World:
             name = "" if wanted is None else wanted.name
             set_term, set_name = self.confirming.get(leader.name, (0, None))
             if (set_term, set_name) != (term, name):
-                if not (await leader.elector.set_confirming(term, name, len(self.content[leader.name]))).ok:
+                if not (await leader.elector.leading.set_confirming(term, name, len(self.content[leader.name]))).ok:
                     continue
                 self.confirming[leader.name] = term, name
             if wanted is not None:
@@ -176,7 +176,7 @@ def test_never_two_lead_and_nothing_answered_is_lost(seed: int, failsafe: bool) 
         await order(world.nodes[0], "resume")
         for _ in range(400):
             await world.turn(disturbed=False)
-        assert world.leaders(), [node.elector.waits_for or node.elector.problem for node in world.nodes]
+        assert world.leaders(), [node.elector.session.waits_for or node.elector.session.problem for node in world.nodes]
         assert world.answered
 
     asyncio.run(story())

@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-from clusterd.election.elector import Elector, Identity
+from clusterd.election.elector import Elector
 from clusterd.election.etcd import Compare, Delete, EtcdUnavailable, Item, LeaseLost, Put, Snapshot, TxnResult
 from clusterd.election.facts import Facts, Kept
+from clusterd.election.session import Identity
 from clusterd.errors import ClusterError
 from clusterd.messages.journal import ElectionEvent
 from ipc.board import FOR_EVER_NS

@@ -1,0 +1,117 @@
+"""The leader follows an operator's order: a switchover, or a failover by force."""
+
+import msgspec
+
+from clusterd.election import rules
+from clusterd.election.etcd import Compare, Delete, Put
+from clusterd.election.facts import Facts, NodePort
+from clusterd.election.keys import LAST, LEADER, ORDER, LastKey, OrderKey, encode
+from clusterd.election.session import Identity, Session, Times
+from clusterd.election.tenure import Tenure
+from clusterd.errors import ClusterError
+
+HAND_OVER_S = 10.0
+"""How long a switchover may take on each side; then the old leader goes on."""
+DRAIN_S = 15.0
+
+
+class _Under(msgspec.Struct):
+    """A switchover under way. `position`: of the last write; None until the store is drained."""
+
+    order: str
+    to: str
+    give_up_at: float
+    position: int | None = None
+
+
+class HandOvers:
+    """Owner of the switchover under way. Methods raise EtcdUnavailable, EtcdRefused, LeaseLost."""
+
+    def __init__(self, me: Identity, session: Session, tenure: Tenure, node: NodePort, times: Times) -> None:
+        self._me, self._session, self._tenure, self._node, self._times = me, session, tenure, node, times
+        self._over: _Under | None = None
+
+    async def obey(self, order: OrderKey, facts: Facts) -> None:
+        """What an operator asked for, on the leader."""
+        now = self._times.boot()
+        if order.term != self._session.view.term:
+            # It was about an earlier one: this node is what came of it.
+            await self._session.change([self._order_stands()], [Delete(self._session.key(ORDER))])
+            return
+        if order.kind == "failover":
+            self._node.say("WARNING", f"{order.by} has ordered that {order.to} leads.")
+            self._tenure.stop(f"{order.by} ordered a failover to {order.to}")
+            await self._session.change([self._session.is_leaders()], [Delete(self._session.key(LEADER))])
+            return
+        if self._over is None or self._over.order != order.id:
+            await self._begin(order, facts)
+            return
+        over = self._over
+        if over.position is not None and facts.followers.get(over.to, -1) >= over.position:
+            await self._hand_to(over, facts)
+        elif now > over.give_up_at:
+            await self._refuse(order, f"{over.to} did not catch up within {HAND_OVER_S:g} s")
+            await self.end()
+
+    def _order_stands(self) -> Compare:
+        return Compare(self._session.key(ORDER), "mod_revision", self._session.view.order_revision)
+
+    async def _begin(self, order: OrderKey, facts: Facts) -> None:
+        view = self._session.view
+        to = order.to or rules.best_follower(view, facts.epoch)
+        why = ""
+        if view.config is not None and view.config.paused:
+            why = "the election is paused: clusterd ha resume"
+        elif not to:
+            why = "no other candidate has a whole replica of this leader"
+        elif to == self._me.name:
+            why = f"{to} leads already"
+        elif to not in view.candidates:
+            why = f"there is no candidate {to}"
+        else:
+            why = rules.follower_objection(view, view.candidates[to], facts.epoch)
+            if not why and to not in facts.followers:
+                why = "it is not connected to the leader"
+            why = why and f"{to} may not lead: {why}"
+        if why:
+            await self._refuse(order, why)
+            return
+        self._node.say("INFO", f"{order.by} has ordered a switchover: {to} is to lead.")
+        self._over = _Under(order.id, to, self._times.boot() + HAND_OVER_S)
+        try:
+            self._over.position = await self._node.drain(DRAIN_S)
+        except ClusterError as failure:
+            self._over = None
+            await self._refuse(order, f"the store of {self._me.name} does not stop taking writes: {failure}")
+
+    async def _hand_to(self, over: _Under, facts: Facts) -> None:
+        """`to` has everything: it may take the lead, and nobody else does."""
+        order, view = self._session.view.order, self._session.view
+        assert order is not None
+        held = view.leader
+        assert held is not None
+        at = over.position or 0
+        last = LastKey(view.term, self._me.name, facts.epoch, at, over.to, self._times.wall(), floor=at)
+        self._over = None
+        self._tenure.stop(f"{over.to} takes over, as {order.by} ordered")
+        done = await self._session.change(
+            [self._session.is_leaders(), self._order_stands()],
+            [
+                Put(self._session.key(LAST), encode(last)),
+                Put(self._session.key(ORDER), encode(msgspec.structs.replace(order, to=over.to))),
+                Delete(self._session.key(LEADER)),
+            ],
+        )
+        if not done.succeeded:
+            await self._node.undrain()
+
+    async def end(self) -> None:
+        """Nothing is ordered any more: the store takes writes again."""
+        if self._over is not None:
+            self._over = None
+            await self._node.undrain()
+
+    async def _refuse(self, order: OrderKey, why: str) -> None:
+        self._node.say("WARNING", f"The {order.kind} that {order.by} ordered is not done: {why}.")
+        refused = msgspec.structs.replace(order, refused=why)
+        await self._session.change([self._order_stands()], [Put(self._session.key(ORDER), encode(refused))])

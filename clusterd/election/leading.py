@@ -1,0 +1,182 @@
+"""What a node does that has the leader's key: becomes the master, says what followers must know, keeps its lease on the
+board."""
+
+import asyncio
+
+import msgspec
+
+from clusterd.election import rules
+from clusterd.election.etcd import Compare, Delete, EtcdRefused, EtcdUnavailable, Put
+from clusterd.election.facts import Facts, NodePort
+from clusterd.election.hand_over import HandOvers
+from clusterd.election.keys import CONFIG, LAST, LEADER, LastKey, encode
+from clusterd.election.session import Identity, Session, Times
+from clusterd.election.tenure import Tenure
+from clusterd.messages.election import ConfirmingSet
+from clusterd.messages.journal import ElectionEvent
+from ipc.board import FOR_EVER_NS
+
+PROMOTION_S = 120.0
+"""A node that has taken the lead and does not serve after this time lets others."""
+BAR_S = 60.0
+"""How long a node whose promotion failed does not try again."""
+
+
+class Leading:
+    """Owner of `last` in etcd. `barred_until`: this node does not try to lead before, because of `barred_why`; seconds of
+    the boot clock. Methods raise EtcdUnavailable, EtcdRefused, LeaseLost."""
+
+    def __init__(self, me: Identity, session: Session, tenure: Tenure, node: NodePort, times: Times) -> None:
+        self._me, self._session, self._tenure, self._node, self._times = me, session, tenure, node, times
+        self._orders = HandOvers(me, session, tenure, node, times)
+        self._writing = asyncio.Lock()
+        self._begun = 0
+        """The term for which the change of role was begun by this process."""
+        self._begun_at = 0.0
+        self.serving_since: float | None = None
+        self.barred_until, self.barred_why = float("-inf"), ""
+
+    async def follow(self, facts: Facts) -> None:
+        view, held = self._session.view, self._session.view.leader
+        assert view.config is not None
+        assert held is not None
+        if held.lease not in (0, self._session.lease):
+            self._session.waits_for = "the lease of an earlier life of this node has not ended yet"
+            if self._tenure.term and not self._tenure.is_for_ever:
+                self._tenure.stop("its lease is that of an earlier life")
+            return
+        term, now = view.term, self._times.boot()
+        if facts.is_master and facts.led == term and not facts.is_changing:
+            await self._serve(facts, term)
+            return
+        if self._tenure.term:
+            self._tenure.stop(f"its role is not that of term {term}")
+        if facts.is_changing:
+            if self._begun_at and now > self._begun_at + PROMOTION_S:
+                await self.give_up(f"the promotion has not ended within {PROMOTION_S:g} s")
+            return
+        if facts.term >= term:
+            await self.give_up(
+                f"this node has seen term {facts.term}, and etcd makes term {term}: was a backup of it put in place?"
+            )
+            return
+        if self._begun == term:
+            await self.give_up(f"the promotion failed: {facts.failed or 'see the log'}")
+            return
+        self._begun, self._begun_at = term, now
+        former = tuple(one.advertise for name, one in sorted(view.members.items()) if name != self._me.name)
+        whole = facts.is_known and facts.state == rules.FOLLOWING
+        keeps = facts.is_master or facts.is_deposed
+        why = self._node.begin_promotion(term, former, keeps_agents=keeps, without_agents=not keeps and not whole)
+        if why:
+            await self.give_up(f"the promotion could not begin: {why}")
+            return
+        self._node.say("INFO", f"This node has taken the lead: term {term} begins.")
+
+    async def _serve(self, facts: Facts, term: int) -> None:
+        """The role is that of the term."""
+        view, held = self._session.view, self._session.view.leader
+        assert view.config is not None
+        assert held is not None
+        now = self._times.boot()
+        last = view.last
+        if (
+            last is None
+            or last.term != term
+            or (facts.is_known and facts.state == "master" and last.epoch != facts.epoch)
+        ):
+            # Before anything is answered in this term, or from another log, nobody else's replica counts any more.
+            if not facts.is_known or facts.state != "master":
+                since = self._begun_at if self._begun == term else self._since_serving(now)
+                if not self._tenure.term and now > since + PROMOTION_S:
+                    await self.give_up(f"its store does not serve within {PROMOTION_S:g} s")
+                return
+            if not await self.write_last(facts, None):
+                return
+        if view.config.paused != (held.lease == 0):
+            await self._pause_or_resume(view.config.paused, term)
+            return
+        if self._tenure.term != term:
+            for_ever = held.lease == 0
+            if for_ever or now < self._session.renewed_at + self._me.lease_s - self._tenure.margin_s:
+                self._tenure.start(term, for_ever=for_ever)
+        if self._tenure.term == term and view.order is not None and not view.order.refused:
+            await self._orders.obey(view.order, facts)
+        else:
+            await self._orders.end()
+
+    def _since_serving(self, now: float) -> float:
+        if self.serving_since is None:
+            self.serving_since = now
+        return self.serving_since
+
+    async def _pause_or_resume(self, paused: bool, term: int) -> None:
+        """The key stays all the time, so nobody else can take it and the term stays, too."""
+        held = self._session.view.leader
+        assert held is not None
+        if not paused and self._tenure.is_for_ever:
+            # The end comes first: from the moment on at which the key has a lease it must be obeyed.
+            self._tenure.is_for_ever, self._tenure.until = False, 0.0
+            self._tenure.extend(self._session.renewed_at)
+            self._tenure.mind_the_end()
+        lease = 0 if paused else self._session.lease
+        done = await self._session.change(
+            [
+                self._session.is_leaders(),
+                Compare(self._session.key(CONFIG), "mod_revision", self._session.view.config_revision),
+            ],
+            [Put(self._session.key(LEADER), encode(held.key), lease)],
+        )
+        if not done.succeeded:
+            return
+        if paused:
+            self._tenure.is_for_ever = True
+            if self._tenure.term:
+                self._node.lead(term, FOR_EVER_NS)
+        word = "paused" if paused else "resumed"
+        self._node.say("INFO", f"The election is {word}{': this node leads without an end' if paused else ''}.")
+        self._node.tell(ElectionEvent(what=word, term=term, leader=self._me.name))
+
+    async def give_up(self, why: str) -> None:
+        """Others may lead; this node does not try again for a while."""
+        self._tenure.stop(why)
+        self.barred_until, self.barred_why = self._times.boot() + BAR_S, why
+        self._begun_at, self.serving_since = 0.0, None
+        self._node.say("ERROR", f"This node gives the lead up: {why}.")
+        self._node.tell(ElectionEvent(what="gave_up", term=self._session.view.term, leader="", why=why))
+        await self._session.change([self._session.is_leaders()], [Delete(self._session.key(LEADER))])
+
+    @property
+    def confirming(self) -> str | None:
+        last = self._session.view.last
+        return last.confirming if last is not None and last.term == self._session.view.term else None
+
+    async def write_last(self, facts: Facts, confirming: str | None, *, floor: int | None = None) -> bool:
+        """Returns whether this node is still the leader, and etcd has it. Without anything new it only asks. A `floor` is
+        the position, too; another term or log begins with one. Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
+        async with self._writing:
+            view, last, then = self._session.view, self._session.view.last, list[Put | Delete]()
+            is_same = last is not None and last.term == view.term and last.epoch == (facts.epoch or last.epoch)
+            position = facts.position
+            if last is not None and is_same:
+                position = max(last.position, floor or 0, facts.position if facts.is_known else 0)
+                floor = max(last.floor, floor or 0)
+            epoch = facts.epoch if facts.is_known or last is None else last.epoch
+            new = LastKey(
+                view.term, self._me.name, epoch, position, confirming, floor=position if floor is None else floor
+            )
+            if last is None or msgspec.structs.replace(last, at=0.0) != new:
+                new = msgspec.structs.replace(new, at=self._times.wall())
+                then.append(Put(self._session.key(LAST), encode(new)))
+            return (await self._session.change([self._session.is_leaders()], then)).succeeded
+
+    async def set_confirming(self, term: int, name: str, position: int) -> ConfirmingSet:
+        """See messages/election.py."""
+        held = self._session.view.leader
+        if held is None or held.key.id != self._session.id or self._session.view.term != term:
+            return ConfirmingSet(name, ok=False, why=f"this node does not lead in term {term}")
+        try:
+            done = await self.write_last(self._node.facts(), name or None, floor=position)
+        except (EtcdUnavailable, EtcdRefused) as failure:
+            return ConfirmingSet(name, ok=False, why=f"etcd cannot be asked: {failure}")
+        return ConfirmingSet(name, done, "" if done else f"this node does not lead in term {term} any more")

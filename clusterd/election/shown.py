@@ -1,0 +1,56 @@
+"""What `clusterd ha status` shows of the election: docs/ha.md lists the members."""
+
+from typing import Any
+
+import msgspec
+
+from clusterd.election import rules
+from clusterd.election.elector import Elector
+from clusterd.election.facts import Facts
+
+
+def shown(elector: Elector, facts: Facts, now: float) -> dict[str, Any]:
+    """`now`: seconds of the boot clock."""
+    view = elector.session.view
+    config = view.config
+    left = None if elector.tenure.is_for_ever else max(0.0, elector.tenure.until - now)
+    rows = []
+    for name, one in sorted({**view.candidates, elector.me.name: elector.following.candidate(facts)}.items()):
+        is_leader = name == view.leader_name
+        why = "" if is_leader else rules.objection(view, one, max_lag=elector.me.max_lag)
+        rows.append(
+            {
+                "name": name,
+                "role": "leader" if is_leader else "candidate",
+                "advertise": one.advertise,
+                "version": one.version,
+                "priority": one.priority,
+                "since": one.since,
+                "state": one.state or "unknown",
+                "position": one.position,
+                "lag": one.lag,
+                "digest_equal": one.digest_equal,
+                "digest_at": one.digest_at,
+                "is_confirming": view.last is not None and view.last.confirming == name,
+                "may_not_lead": why or None,
+            }
+        )
+    here = set(view.candidates)
+    return {
+        "node": elector.me.name,
+        "role": "leader" if elector.tenure.term else "candidate",
+        "leader": view.leader_name or None,
+        "term": view.term or None,
+        "seconds_left": left if elector.tenure.term else 0.0,
+        "is_failsafe": elector.tenure.is_failsafe,
+        "serves": view.leader is not None and view.last is not None and view.last.term == view.term,
+        "has_lease": view.leader is not None and view.leader.lease != 0,
+        "paused": bool(config and config.paused),
+        "etcd": elector.session.away or None,
+        "problem": elector.session.problem or None,
+        "waits_for": elector.session.waits_for or None if view.leader is None else None,
+        "candidates": rows,
+        "away": sorted(set(view.members) - here),
+        "last": None if view.last is None else msgspec.to_builtins(view.last),
+        "order": None if view.order is None else msgspec.to_builtins(view.order),
+    }

@@ -1,0 +1,68 @@
+"""Whether this node leads, as its board says, and until when. Every process of the node looks at that itself
+(clusterd/leadership.py); here it is written."""
+
+from clusterd.election.facts import NodePort
+from clusterd.election.session import Identity, Session, Times
+from clusterd.messages.journal import ElectionEvent
+from ipc.board import FOR_EVER_NS
+
+MARGIN_S = 3.0
+"""A leader stops this long before its lease can end: what it has begun ends in that time, and clocks may differ."""
+MARGIN_SHARE = 0.2
+"""The margin of a short lease, as a part of it."""
+
+
+class Tenure:
+    """Owner of the board's words. `term` 0: this node does not lead. `is_for_ever`: paused, without an end."""
+
+    def __init__(self, me: Identity, session: Session, node: NodePort, times: Times) -> None:
+        self._me, self._session, self._node, self._times = me, session, node, times
+        self.margin_s = min(MARGIN_S, me.lease_s * MARGIN_SHARE)
+        self.term, self.until = 0, 0.0
+        self.is_for_ever = self.is_failsafe = False
+        # What an earlier life of this process has put there counts on, until its end.
+        term, until_ns = node.board()
+        if until_ns == FOR_EVER_NS:
+            self.term, self.is_for_ever = term, True
+        elif until_ns / 1e9 > times.boot():
+            self.term, self.until = term, until_ns / 1e9
+
+    def extend(self, sent: float) -> None:
+        until = sent + self._me.lease_s - self.margin_s
+        if self.term and until > max(self.until, self._times.boot()):
+            self.until = until
+            self._node.lead(self.term, int(until * 1e9))
+
+    def start(self, term: int, *, for_ever: bool) -> None:
+        self.term, self.is_for_ever, self.until = term, for_ever, 0.0
+        if for_ever:
+            self._node.lead(term, FOR_EVER_NS)
+        else:
+            self.extend(self._session.renewed_at)
+            if not self.until:
+                self.term = 0
+                return
+        self._session.waits_for = ""
+        self._node.say("INFO", f"This node leads in term {term}{', without an end' if for_ever else ''}.")
+        self._node.tell(ElectionEvent(what="leads", term=term, leader=self._me.name))
+        self._node.run_program("promote", term, self._me.name)
+
+    def stop(self, why: str) -> None:
+        term, self.term, self.until, self.is_for_ever = self.term, 0, 0.0, False
+        self.is_failsafe = False
+        self._node.lead(term, 0)
+        if not term:
+            return
+        self._node.say("WARNING", f"This node leads no more (term {term}): {why}.")
+        self._node.tell(ElectionEvent(what="stepped_down", term=term, leader=self._session.view.leader_name, why=why))
+        self._node.run_program("demote", term, self._session.view.leader_name)
+
+    def mind_the_end(self) -> None:
+        """The processes look at the end themselves; here follows what must be done and said."""
+        if self.term and not self.is_for_ever and self._times.boot() >= self.until:
+            why = (
+                f"the lease could not be renewed in time: {self._session.away}"
+                if self._session.away
+                else "this process came too late"
+            )
+            self.stop(why)
