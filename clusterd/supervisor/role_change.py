@@ -146,4 +146,4 @@ def tidy(settings: Settings) -> None:
 def role_of(settings: Settings) -> tuple[object, ...]:
     """What a node's processes depend on: another one needs other processes."""
     given = settings.role
-    return settings.is_master, settings.is_deposed, None if given is None else (given.role, given.led)
+    return settings.is_master, settings.is_deposed, ("", 0) if given is None else (given.role, given.led)

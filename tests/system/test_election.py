@@ -1,0 +1,137 @@
+"""Three candidates and a real etcd: the leader is killed, or frozen, and another one leads with everything that was
+answered; the old one comes back as a worker."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from clusterd.left_behind import LEFT_BEHIND
+from clusterd.pidfile import running_pid
+from tests.conftest import MakeRig
+from tests.system.test_agents import QUICK
+from tools.rig import candidates
+from tools.rig.nodes import Rig, RigNode
+from tools.rig.peer import wait_until
+from tools.rig.wdb_client import WdbError, authd
+
+pytestmark = pytest.mark.slow
+PATIENCE_S = 60.0
+LEASE_S = 10
+
+
+@pytest.fixture
+def rig(make_rig: MakeRig) -> Rig:
+    made = make_rig(2, overrides=QUICK)
+    (made.master.root / "etc/client.keys").write_text("")
+    candidates.add_candidates(made, 3, 3, lease_s=LEASE_S)
+    made.start()
+    wait_until(lambda: is_settled(made), PATIENCE_S, "a leader, and two candidates that may follow it")
+    return made
+
+
+def election(rig: Rig, node: RigNode) -> dict[str, Any]:
+    """What `clusterd ha status` shows; empty while it shows nothing."""
+    found = json.loads(rig.command(node, "ha", "status", "--json", timeout_s=60).stdout or "null") or {}
+    return found.get("election") or {}
+
+
+def leader(rig: Rig, *but: RigNode) -> RigNode | None:
+    """Who leads, as it says itself."""
+    return next((one for one in rig.nodes if one not in but and election(rig, one).get("role") == "leader"), None)
+
+
+def is_settled(rig: Rig) -> bool:
+    """All are there, and whatever the leader answers is held by another one."""
+    now = leader(rig)
+    rows = election(rig, now)["candidates"] if now is not None else []
+    ready = [row for row in rows if row["role"] != "leader" and row["state"] == "following" and not row["may_not_lead"]]
+    confirming = [row for row in rows if row["is_confirming"]]
+    return len(rows) == 3 and len(ready) >= 1 and len(confirming) == 1
+
+
+def register(node: RigNode, name: str) -> int:
+    """The id, or 0 when it was not answered well."""
+    try:
+        answer = authd(node.root, {"function": "add", "arguments": {"name": name, "ip": "any"}}, 30.0)
+    except (WdbError, OSError):
+        return 0
+    return int(answer["data"]["id"]) if answer["error"] == 0 else 0
+
+
+def registered(node: RigNode, name: str) -> int:
+    """Once somebody takes it; a name that was registered and not answered is taken by another one."""
+    tries = 0
+    found = 0
+
+    def attempt() -> bool:
+        nonlocal tries, found
+        tries += 1
+        found = register(node, f"{name}-{tries}")
+        return found > 0
+
+    wait_until(attempt, PATIENCE_S, f"the registration of {name}")
+    return found
+
+
+def ids(node: RigNode) -> set[int]:
+    keys = (node.root / "etc/client.keys").read_text().splitlines()
+    return {int(line.split()[0]) for line in keys if not line.split()[1].startswith(("!", "#"))}
+
+
+def test_killed_leader_is_followed_by_one_that_has_everything_and_comes_back_as_a_worker(rig: Rig) -> None:
+    old = leader(rig)
+    assert old == rig.master
+    first = registered(rig.nodes[2], "first")
+    supervisors = {node.name: running_pid(str(node.root)) for node in rig.nodes}
+    for word in (("promote", "--old-master-is-down"), ("demote", "--master", "127.0.0.1")):
+        done = rig.command(rig.nodes[1], *word, "--yes", timeout_s=60)
+        assert done.returncode == 1
+        assert "an election decides who leads here" in " ".join(done.stderr.split())
+    candidates.kill(old)
+    wait_until(lambda: leader(rig, old) is not None, PATIENCE_S, "another leader")
+    new = leader(rig, old)
+    assert new is not None
+    other = next(node for node in rig.nodes if node not in (old, new))
+    second = registered(other, "second")
+    assert second > first
+    assert running_pid(str(new.root)) == supervisors[new.name], "the daemon stays"
+    assert {first, second} <= ids(new)
+
+    rig.start(old.name)
+    wait_until(lambda: election(rig, old).get("leader") == new.name, PATIENCE_S, "the old leader sees the new one")
+    wait_until(lambda: rig.status(old.name)[old.name]["node"]["type"] == "worker", PATIENCE_S, "it is a worker")
+    assert registered(old, "third") > second
+    term = election(rig, new)["term"]
+    assert (old.root / LEFT_BEHIND / str(term) / "kept").exists(), "what it had is kept"
+    wait_until(lambda: is_settled(rig), PATIENCE_S, "all follow the new one")
+
+    # The lead goes back in order: nothing is lost, and nobody hears an error but while it changes hands.
+    began = time.monotonic()
+    done = rig.command(other, "ha", "switchover", "--to", old.name, "--json", timeout_s=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["leader"] == old.name
+    print(f"switchover: {time.monotonic() - began:.1f} s")
+    last = registered(other, "last")
+    assert {first, second, last} <= ids(old)
+    wait_until(lambda: leader(rig) == old, PATIENCE_S, "it leads")
+
+
+def test_frozen_leader_serves_nothing_when_it_wakes_and_becomes_a_worker(rig: Rig) -> None:
+    old = leader(rig)
+    assert old is not None
+    first = registered(old, "first")
+    candidates.freeze(old)
+    wait_until(lambda: leader(rig, old) is not None, PATIENCE_S, "another leader")
+    new = leader(rig, old)
+    assert new is not None
+    candidates.thaw(old)
+    # Whatever it answers now is the new one's answer, or none.
+    answered = {register(old, f"awake-{number}") for number in range(5)} - {0}
+    assert answered <= ids(new)
+    wait_until(lambda: rig.status(old.name)[old.name]["node"]["type"] == "worker", PATIENCE_S, "it is a worker")
+    later = registered(old, "later")
+    assert later > first
+    assert {first, later} <= ids(new)
+    assert leader(rig) == new
