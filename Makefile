@@ -15,7 +15,7 @@ TOLERANCE ?= 0.3
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/pycache
 
-.PHONY: demo check test bench bench-compare campaign lint package pictures man wheel clean venv
+.PHONY: demo demo-failover check test bench bench-compare campaign lint package pictures man wheel clean venv
 
 venv: $(STAMP)
 
@@ -38,6 +38,10 @@ $(DEMO_STAMP): setup.py | $(BIN)/python
 
 demo: $(DEMO_STAMP)
 	$(BIN)/python -m tools.rig demo $(if $(TREE),--tree $(TREE))
+
+# A master killed, another one leading; with an etcd of three members from the package index.
+demo-failover: $(STAMP)
+	$(BIN)/python -m tools.rig demo-failover
 
 # While one works: lint, types, and every test that starts no nodes.
 check: lint

@@ -196,7 +196,11 @@ def test_one_of_three_members_may_die_and_nothing_is_missed(etcd_cluster: EtcdCl
             etcd_cluster.kill(etcd_cluster.names[0])  # the one that all of it has gone to
             assert await _until(lambda: etcd.keep_alive(lease)) > 0
             await _until(lambda: etcd.txn([], [Put("/x/b", b"2", lease)]))
-            assert [one.key for one in await anext(changes)] == ["/x/b"]
+            try:
+                told = await anext(changes)
+            except EtcdUnavailable:  # no leader for a moment: the next watch goes on where this one ended
+                told = await _until(lambda: anext(etcd.watch("/x/", revision)))
+            assert {one.key for one in told} == {"/x/b"}
         states = await etcd.status()
         assert [bool(one.problem) for one in states] == [True, False, False]
 
@@ -306,7 +310,7 @@ def test_transaction_whose_answer_is_lost_is_not_made_again_at_another_member(et
             with pytest.raises(EtcdUnavailable):
                 await etcd.txn([], [Put("/once/x", b"")])
             # It was done, and the next call goes to the other one.
-            item = (await etcd.read("/once/")).items["/once/x"]
+            item = (await _until(lambda: etcd.read("/once/"))).items["/once/x"]
             assert item.create_revision == item.mod_revision
             await etcd.close()
 

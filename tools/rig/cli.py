@@ -14,6 +14,7 @@ from rich.text import Text
 
 from tools.console import PlainConsole
 from tools.rig import demo as demonstration
+from tools.rig import demo_failover as failover_demonstration
 from tools.rig import workload
 from tools.rig.agents import Fleet
 from tools.rig.candidates import LEASE_S, add_candidates
@@ -228,6 +229,18 @@ def demo(
     context.exit(
         demonstration.run(PlainConsole(), tree=tree, workers=workers, directory=directory, seed=seed, plain=plain)
     )
+
+
+@rig.command("demo-failover")
+@click.option(
+    "--dir", "directory", type=click.Path(path_type=Path, file_okay=False), help="Default: a temporary directory."
+)
+@click.option("--lease", type=click.IntRange(5, 300), default=6, show_default=True, help="Of the master, in seconds.")
+@click.option("--plain", is_flag=True, help="Lines instead of a live view, as without a terminal.")
+@click.pass_context
+def demo_failover(context: click.Context, directory: Path | None, lease: int, plain: bool) -> None:
+    """A master is killed, another node leads; an agent is registered before and after."""
+    context.exit(failover_demonstration.run(PlainConsole(), directory=directory, lease_s=lease, plain=plain))
 
 
 @rig.command()

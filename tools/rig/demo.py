@@ -178,7 +178,7 @@ def run(
                 )
                 demo.play(tree)
                 if not all(one.seconds is not None for one in demo.results):
-                    _show_logs(rig, view)
+                    show_logs(rig, view)
         finally:
             problems = rig.down()
     healed = all(one.seconds is not None for one in demo.results)
@@ -197,7 +197,7 @@ def _summary(console: Console, results: list[Healed], problems: list[str], secon
     console.print(f"\n{seconds:.0f} s in all; nothing is left running, nothing is left on disk.", highlight=False)
 
 
-def _show_logs(rig: Rig, view: View) -> None:
+def show_logs(rig: Rig, view: View) -> None:
     """Shows the last lines above INFO of each node, because the directories are removed next."""
     for node in rig.nodes:
         try:
