@@ -1,5 +1,6 @@
 """The state of a node in one word, with the most important reason: pure, from the facts of status.py."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -76,7 +77,9 @@ def _of_workers(status: dict[str, Any]) -> Iterator[str]:
     lost = [row for row in status["workers"] if row["state"] == "lost"]
     if lost:
         away = f"{_names([row['name'] for row in lost])} {'is' if len(lost) == 1 else 'are'} LOST"
-        yield f"{away} for {span(min(row['lost_s'] for row in lost))} (gone for good? clusterd forget NODE)"
+        longest = max(lost, key=lambda row: row["lost_s"])
+        advice = f"gone for good? clusterd forget {shlex.quote(longest['name'])}"
+        yield f"{away} for {span(min(row['lost_s'] for row in lost))} ({advice})"
     for row in status["refused"]:
         who = f"{row['name']} from {row['address']}" if row["name"] else row["address"]
         yield f"REFUSED {who}: {row['reason']}"

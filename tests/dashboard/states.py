@@ -115,7 +115,7 @@ def master(workers: int = 3, **given: Any) -> dict[str, Any]:
 def with_lost(**given: Any) -> dict[str, Any]:
     """w2 of three is gone."""
     status = master(**given)
-    status["verdict"] = {"level": "DEGRADED", "reason": "w2 is LOST for 55 s (gone for good? clusterd forget NODE)"}
+    status["verdict"] = {"level": "DEGRADED", "reason": "w2 is LOST for 55 s (gone for good? clusterd forget w2)"}
     status["workers"][1] |= {"state": "lost", "lost_s": 55.0, "why": "no answer for 12 s"}
     status["results"]["w2"] |= {"result": "lost", "lag_s": None, "lag_files": None}
     return status

@@ -169,7 +169,7 @@ def test_verdict_is_spoken_when_it_is_another_one_and_not_when_its_numbers_count
     expect(spoken).to_have_count(1)
     expect(spoken).to_contain_text("w2 is LOST for 55 s")
     later = states.with_lost()
-    later["verdict"]["reason"] = "w2 is LOST for 57 s (gone for good? clusterd forget NODE)"
+    later["verdict"]["reason"] = "w2 is LOST for 57 s (gone for good? clusterd forget w2)"
     port.tell(later)
     expect(page.get_by_role("heading", level=1)).to_contain_text("57 s")
     assert "55 s" in spoken.inner_text()

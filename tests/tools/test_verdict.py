@@ -47,7 +47,11 @@ def test_healthy_node_is_ok() -> None:
 FAULTS = {
     "lost": (
         {"workers": [worker("w1"), worker("w2", "lost", 55.0)]},
-        "w2 is LOST for 55 s (gone for good? clusterd forget NODE)",
+        "w2 is LOST for 55 s (gone for good? clusterd forget w2)",
+    ),
+    "lost, several": (
+        {"workers": [worker("w1", "lost", 55.0), worker("w2", "lost", 90000.0), worker("w3")]},
+        "w1, w2 are LOST for 55 s (gone for good? clusterd forget w2)",
     ),
     "refused": (
         {"refused": [{"name": "w3", "address": "10.0.0.7", "reason": 'cluster name "wazu", ours is "wazuh"'}]},
