@@ -3,7 +3,7 @@ sockets.
 
 A connection counts from when it is accepted, before anything is read or a handshake is done. An honest caller speaks
 within milliseconds. When connections that have not spoken fill a limit, the oldest of them is closed for a new one, so
-idle connections keep nobody out.
+idle connections keep nobody out. The same for one that has been answered and asks nothing more, or does not read.
 """
 
 import msgspec
@@ -12,7 +12,7 @@ from clusterd.listening.addresses import wide_network_of
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """`waiting`: those that have not spoken."""
+    """`waiting`: those that wait for their callers."""
 
     connections: int
     per_address: int
@@ -42,7 +42,8 @@ class _Group:
 
 
 class Gatekeeper:
-    """Counts the connections of one listener. Each is first waiting, then it has spoken (`name`), then it is gone."""
+    """Counts the connections of one listener. Each is first waiting, then it has spoken (`name`), perhaps waiting again
+    (`rest`), then it is gone."""
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
@@ -79,7 +80,7 @@ class Gatekeeper:
         return Admission("", evicted)
 
     def name(self, key: int) -> None:
-        """The connection has spoken (a good hello, a request): it is never evicted from now on."""
+        """The connection has spoken (a good hello, a request): it is not evicted from now on."""
         found = self._keys.get(key)
         if found is None or found[1]:
             return
@@ -88,6 +89,17 @@ class Gatekeeper:
             group.spoken += 1
         self._keys[key] = (found[0], True)
         self._waiting -= 1
+
+    def rest(self, key: int) -> None:
+        """The connection waits for its caller again: it is the newest of those that may be evicted."""
+        found = self._keys.get(key)
+        if found is None or not found[1]:
+            return
+        for group in self._groups(found[0]):
+            group.spoken -= 1
+            group.waiting[key] = None
+        self._keys[key] = (found[0], False)
+        self._waiting += 1
 
     def release(self, key: int) -> None:
         """The connection is gone. A key that is not known (evicted before) is fine."""
@@ -112,7 +124,7 @@ class Gatekeeper:
 
     @property
     def waiting(self) -> int:
-        """How many have not spoken yet."""
+        """How many wait for their callers."""
         return self._waiting
 
     def _groups(self, address: str) -> tuple[_Group, _Group]:

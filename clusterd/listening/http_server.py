@@ -21,15 +21,36 @@ Refused = Callable[[str, str], None]
 
 
 class CountedProtocol(HttpToolsProtocol):
-    """Says when its caller has sent the head of a request, and when it is gone."""
+    """Says when it works for its caller (`spoke`: the head of a request is there), when it waits for the caller
+    (`rested`: all is answered, or nobody reads), and when the caller is gone."""
 
     spoke: Callable[[], None] | None = None
+    rested: Callable[[], None] | None = None
     left: Callable[[], None] | None = None
 
     def on_headers_complete(self) -> None:
         if self.spoke is not None:
             self.spoke()
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.rested is not None and not self._is_answering():
+            self.rested()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.rested is not None:
+            self.rested()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.spoke is not None and self._is_answering():
+            self.spoke()
+
+    def _is_answering(self) -> bool:
+        """A request, or the last one of those that came together."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.left is not None:
@@ -97,6 +118,7 @@ class CountedServer(uvicorn.Server):
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
         protocol.spoke = lambda: self._gate.name(key)
+        protocol.rested = lambda: self._gate.rest(key)
         protocol.left = lambda: self._left(key)
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: protocol,

@@ -33,6 +33,25 @@ def test_connections_that_said_hello_are_never_closed_for_others() -> None:
     assert gate.connections == 2
 
 
+def test_a_connection_that_was_answered_makes_room_again_after_those_that_wait_for_longer() -> None:
+    gate = gatekeeper(per_address=3)
+    for key in (1, 2, 3):
+        assert gate.admit(key, "10.0.0.1").refused == ""
+        gate.name(key)
+    assert gate.admit(4, "10.0.0.1").refused
+    gate.rest(2)
+    gate.rest(1)
+    gate.rest(1)
+    assert (gate.waiting, gate.connections) == (2, 3)
+    assert gate.admit(5, "10.0.0.1").evicted == 2
+    gate.name(1)
+    assert gate.admit(6, "10.0.0.1").evicted == 5
+    for key in (1, 2, 3, 6):
+        gate.rest(key)
+        gate.release(key)
+    assert (gate.waiting, gate.connections) == (0, 0)
+
+
 def test_a_crowd_behind_one_address_gives_way_to_a_single_connection_from_another() -> None:
     gate = gatekeeper(waiting=3)
     gate.admit(1, "nice")
