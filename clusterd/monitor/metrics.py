@@ -1,22 +1,21 @@
-"""The text for Prometheus, made anew for each scrape from the board, the status and the counts of events.
-
-The format is plain enough to be written here: prometheus-client takes 17 ms for what takes 4 ms below. Tests read the
-result with that library, and with promtool.
-"""
+"""The text for Prometheus: samples from the board, the status and the counts of events, written by prometheus-client."""
 
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 import msgspec
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from clusterd import vitals
 from clusterd.monitor.event_counts import SYNC_BOUNDS_S, EventCounts
 from clusterd.monitor.live import check_processes
-from clusterd.monitor.metric_table import TABLE
+from clusterd.monitor.metric_table import TABLE, Metric
 from clusterd.monitor.secrets_age import SecretsAge
 from clusterd.monitor.source import NodeSeen
 from clusterd.status.status import REFUSALS
@@ -36,54 +35,69 @@ class Own(msgspec.Struct, frozen=True):
 
 
 class Samples:
-    """The samples of one scrape, as lines of the text format. Every name is one of TABLE; None is left out."""
+    """The samples of one scrape. Every name is one of TABLE; None is left out."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, list[str]] = {}
+        self.by_name: dict[str, list[tuple[Any, ...]]] = {}
+        """What `add_metric` of the library's families takes."""
 
     def add(self, name: str, value: float | None, *labels: str) -> None:
         if value is not None:
-            self._of(name).append(f"{name}{_label_text(name, labels)} {_number_text(value)}\n")
+            self._of(name, labels).append((labels, value))
 
     def histogram(
         self, name: str, bounds: Sequence[float], buckets: Sequence[int], seconds: float, *labels: str
     ) -> None:
         """`buckets`: how many were within each bound, and beyond the last one."""
-        lines, total = self._of(name), 0
-        text = _label_text(name, labels)
-        head = f"{name}_bucket{text[:-1]}," if text else f"{name}_bucket{{"
-        for bound, count in zip((*bounds, "+Inf"), buckets, strict=True):
-            total += count
-            lines.append(f'{head}le="{bound}"}} {total}\n')
-        lines += [f"{name}_sum{text} {_number_text(seconds)}\n", f"{name}_count{text} {total}\n"]
+        pairs = zip((*map(str, bounds), "+Inf"), accumulate(buckets), strict=True)
+        self._of(name, labels).append((labels, tuple(pairs), seconds))
 
-    def _of(self, name: str) -> list[str]:
-        return self._lines.setdefault(name, [])
-
-    def text(self) -> bytes:
-        """Metrics in the order of the table."""
-        parts = []
-        for metric in TABLE:
-            lines = self._lines.get(metric.name)
-            if lines is not None:
-                parts.append(f"# HELP {metric.name} {metric.text}\n# TYPE {metric.name} {metric.kind}\n")
-                parts += lines
-        return "".join(parts).encode()
+    def _of(self, name: str, labels: Sequence[str]) -> list[tuple[Any, ...]]:
+        if len(labels) != len(_LABELS[name]):  # the library leaves out what is missing
+            raise ValueError(f"{name} has the labels {_LABELS[name]}, not {labels}")
+        return self.by_name.setdefault(name, [])
 
 
 _LABELS = {metric.name: metric.labels for metric in TABLE}
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
+_FAMILIES: dict[str, Any] = {
+    "gauge": GaugeMetricFamily,
+    "counter": CounterMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
 
 
-def _label_text(name: str, values: Sequence[str]) -> str:
-    if not values and not _LABELS[name]:
-        return ""
-    pairs = zip(_LABELS[name], values, strict=True)
-    return "{" + ",".join([f'{label}="{value.translate(_ESCAPES)}"' for label, value in pairs]) + "}"
+class Exposition:
+    """The text of scrapes, by prometheus-client. It takes 9 us for each sample, most of which say the same as last time:
+    the text of a metric is kept until one of its samples changes."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[list[tuple[Any, ...]], bytes]] = {}
+
+    def text(self, samples: Samples) -> bytes:
+        """Metrics in the order of the table."""
+        return b"".join(
+            self._text_of(metric, samples.by_name[metric.name]) for metric in TABLE if metric.name in samples.by_name
+        )
+
+    def _text_of(self, metric: Metric, rows: list[tuple[Any, ...]]) -> bytes:
+        kept, text = self._kept.get(metric.name, (None, b""))
+        if kept != rows:
+            family = _FAMILIES[metric.kind](metric.name, metric.text, labels=metric.labels)
+            for row in rows:
+                family.add_metric(*row)
+            text = generate_latest(_Only(family))
+            self._kept[metric.name] = rows, text
+        return text
 
 
-def _number_text(value: float) -> str:
-    return repr(value) if isinstance(value, float) else str(int(value))
+class _Only(Collector):
+    """What a registry of one metric would be."""
+
+    def __init__(self, family: Any) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[Any]:
+        return (self._family,)
 
 
 def program_version() -> str:
@@ -96,7 +110,7 @@ def program_version() -> str:
 PROGRAM = program_version()
 
 
-def render(
+def take_samples(
     rows: Sequence[RowSnapshot],
     seen: NodeSeen | None,
     counts: EventCounts,
@@ -104,8 +118,8 @@ def render(
     own: Own,
     *,
     journal: Mapping[str, int],
-) -> bytes:
-    """The text of one scrape. `journal`: the counters of this process's row."""
+) -> Samples:
+    """What one scrape says. `journal`: the counters of this process's row."""
     samples = Samples()
     _processes(samples, rows)
     if seen is not None:
@@ -126,7 +140,7 @@ def render(
     for path, moment in secrets.modified.items():
         samples.add("clusterd_secret_modified_timestamp_seconds", moment, path)
     _monitor(samples, own, journal)
-    return samples.text()
+    return samples
 
 
 # ---- from the board --------------------------------------------------------------------------------------------------
@@ -134,7 +148,8 @@ def render(
 
 def _processes(samples: Samples, rows: Sequence[RowSnapshot]) -> None:
     now = time.monotonic()
-    for row, check in zip(rows, check_processes(rows, now), strict=True):
+    looked_at = {row.pid: vitals.read(row.pid) for row in rows if row.pid}
+    for row, check in zip(rows, check_processes(rows, now, looked_at.get), strict=True):
         name = row.name
         samples.add("clusterd_process_up", 0 if check.problem else 1, name)
         if row.heartbeat_ns:
@@ -142,7 +157,7 @@ def _processes(samples: Samples, rows: Sequence[RowSnapshot]) -> None:
         samples.add("clusterd_process_restarts_total", row.restarts, name)
         samples.add("clusterd_process_log_lines_lost_total", row.log_lost, name)
         samples.add("clusterd_process_uss_bytes", row.own_bytes or None, name)
-        spent = vitals.read(row.pid) if row.pid else None
+        spent = looked_at.get(row.pid)
         samples.add("clusterd_process_cpu_seconds_total", spent.cpu_s if spent is not None else None, name)
         if row.late:
             samples.histogram("clusterd_loop_lateness_seconds", LATE_BOUNDS_S, row.late, row.late_s, name)
@@ -294,8 +309,3 @@ def _jobs(samples: Samples, status: dict[str, Any]) -> None:
     for task, facts in jobs["kinds"].items():
         samples.histogram("clusterd_job_seconds", jobs["bounds_s"], facts["buckets"], facts["seconds"], task)
         samples.add("clusterd_job_failures_total", facts["failed"], task)
-
-
-def names_of(text: str) -> Iterable[str]:
-    """Names of the metrics in a text for Prometheus."""
-    return (line.split()[2] for line in text.splitlines() if line.startswith("# TYPE "))

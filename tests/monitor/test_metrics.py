@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from clusterd.messages.journal import ChangeEvent, LoginEvent, ProcessEvent, RegistrationEvent, SyncEvent, WorkerEvent
 from clusterd.monitor.event_counts import EventCounts
 from clusterd.monitor.metric_table import TABLE
-from clusterd.monitor.metrics import Own, Samples, render
+from clusterd.monitor.metrics import Exposition, Own, Samples, take_samples
 from clusterd.monitor.secrets_age import SecretFiles, SecretsAge
 from clusterd.monitor.source import NodeSeen
 from clusterd.settings import ApiSettings, Clusterd, Settings
@@ -64,7 +64,7 @@ def scrape(directory: Path, status: dict[str, Any] | None, *, is_fresh: bool = T
     own = Own({("/metrics", 200): 5}, 3)
     journal = {"rows": 1, "bytes": 2, "events": 3, "lost": 0, "unwritten": 0}
     try:
-        return render(board.rows(), seen, counted(), secrets, own, journal=journal)
+        return Exposition().text(take_samples(board.rows(), seen, counted(), secrets, own, journal=journal))
     finally:
         board.close()
 
@@ -154,12 +154,44 @@ def test_labels_are_bounded_by_the_nodes_of_the_cluster(tmp_path: Path) -> None:
 def test_text_of_others_cannot_break_a_line() -> None:
     samples = Samples()
     samples.add("clusterd_worker_connected", True, 'a"b\\c\nd')
-    text = samples.text()
-    assert read(text) == {("clusterd_worker_connected", frozenset({("worker", 'a"b\\c\nd')})): 1.0}
+    assert read(Exposition().text(samples)) == {
+        ("clusterd_worker_connected", frozenset({("worker", 'a"b\\c\nd')})): 1.0
+    }
     with pytest.raises(ValueError):
         samples.add("clusterd_worker_connected", 1)
     with pytest.raises(KeyError):
         samples.add("clusterd_unheard_of", 1)
+
+
+def test_scrape_says_what_has_changed_since_the_last_one() -> None:
+    exposition = Exposition()
+
+    def found(age_s: float, **workers: bool) -> Found:
+        samples = Samples()
+        samples.add("clusterd_answer_age_seconds", age_s)
+        for name, is_connected in workers.items():
+            samples.add("clusterd_worker_connected", is_connected, name)
+        samples.histogram("clusterd_sync_seconds", (1.0,), (int(age_s), 0), 1.5, "files")
+        return read(exposition.text(samples))
+
+    def expected(age_s: float, **workers: bool) -> Found:
+        told = {("clusterd_answer_age_seconds", frozenset[tuple[str, str]]()): age_s}
+        told |= {("clusterd_worker_connected", frozenset({("worker", name)})): is_on for name, is_on in workers.items()}
+        for end, more, count in (
+            ("bucket", {"le": "1.0"}, age_s), ("bucket", {"le": "+Inf"}, age_s), ("count", {}, age_s), ("sum", {}, 1.5),
+        ):  # fmt: skip
+            told[f"clusterd_sync_seconds_{end}", frozenset({"what": "files", **more}.items())] = count
+        return told
+
+    for age_s, workers in (
+        (1, {"a": True}),
+        (2, {"a": True}),
+        (2, {"a": False}),
+        (2, {"b": False}),
+        (2, {}),
+        (3, {"b": 1}),
+    ):
+        assert found(age_s, **workers) == expected(age_s, **workers)
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
