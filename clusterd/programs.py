@@ -7,10 +7,13 @@ import ctypes
 import os
 import signal
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from clusterd.errors import calm
 
 MOST_OUTPUT_BYTES = 16384
+MOST_READ_BYTES = 16 << 20
+"""What a program may write in all; one that writes more is killed, for reading costs CPU."""
 MOST_LINES = 20
 LONGEST_LINE = 500
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -26,9 +29,10 @@ def environment(root: str, node: str) -> dict[str, str]:
 async def run_program(
     run: Sequence[str], variables: dict[str, str], data: bytes, timeout_s: float, say: Say, name: str
 ) -> str:
-    """Gives it `data` on standard input, logs what it writes, kills it and what it has started after `timeout_s`.
-    Returns what went wrong, empty if nothing. Raises OSError."""
-    process = await asyncio.create_subprocess_exec(
+    """Gives it `data` on standard input, logs what it writes, kills it and what it has started after `timeout_s`, or when
+    it writes without end. Returns what went wrong, empty if nothing. Raises OSError."""
+    transport, program = await asyncio.get_running_loop().subprocess_exec(
+        _Program,
         *run,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -38,21 +42,27 @@ async def run_program(
         start_new_session=True,
         preexec_fn=_end_with_us,  # one system call: nothing that another thread could hold
     )
-    output = bytearray()
+    group = transport.get_pid()
     try:
+        stdin = cast(asyncio.WriteTransport, transport.get_pipe_transport(0))
+        stdin.write(data)
+        stdin.write_eof()  # a program need not read it
         async with asyncio.timeout(timeout_s):
-            await asyncio.gather(_write(process, data), _read(process, output))
-            code = await process.wait()
+            await program.ended
+        code = transport.get_returncode() or 0
         return "" if code == 0 else f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
     except BaseException as ending:
         # What it has started holds its output, perhaps: the group is there as long as one of them is.
-        _kill(process.pid)
-        await process.wait()
+        _kill(group)
+        if isinstance(ending, _TooMuch):
+            return f"wrote more than {MOST_READ_BYTES >> 20} MiB and was killed"
         if not isinstance(ending, TimeoutError):
             raise
         return f"ran for more than {timeout_s:g} s and was killed"
     finally:
-        _log(bytes(output), say, name)
+        transport.close()  # also what is left in its pipes, which somebody out of reach may hold open
+        _log(bytes(program.output), say, name)
+        await program.exited
 
 
 def _log(output: bytes, say: Say, name: str) -> None:
@@ -74,17 +84,37 @@ def _kill(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-async def _write(process: asyncio.subprocess.Process, data: bytes) -> None:
-    """A program need not read it."""
-    assert process.stdin is not None
-    with contextlib.suppress(OSError):
-        process.stdin.write(data)
-        await process.stdin.drain()
-    process.stdin.close()
+class _TooMuch(Exception):
+    """It writes without end."""
 
 
-async def _read(process: asyncio.subprocess.Process, output: bytearray) -> None:
-    """All that it writes, of which the beginning is kept."""
-    assert process.stdout is not None
-    while data := await process.stdout.read(65536):
-        output += data[: MOST_OUTPUT_BYTES - len(output)]
+class _Program(asyncio.SubprocessProtocol):
+    """A program from its start to its end. `output`: the beginning of what it writes. `exited`: it is gone; `ended`: and
+    nobody holds its output any more. `ended` may raise _TooMuch."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.output = bytearray()
+        self.exited: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self._size = 0
+        self._has_output = True
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self.output += data[: MOST_OUTPUT_BYTES - len(self.output)]
+        self._size += len(data)
+        if self._size > MOST_READ_BYTES and not self.ended.done():
+            self.ended.set_exception(_TooMuch())
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == 1:
+            self._has_output = False
+            self._end()
+
+    def process_exited(self) -> None:
+        self.exited.set_result(None)
+        self._end()
+
+    def _end(self) -> None:
+        if self.exited.done() and not self._has_output and not self.ended.done():
+            self.ended.set_result(None)

@@ -7,14 +7,14 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
 from clusterd.messages.journal import KINDS, OUTCOMES
-from clusterd.monitor.journal_reader import Filter, JournalUnreadable
+from clusterd.monitor.journal_reader import Filter, JournalUnreadable, Page
 from clusterd.monitor.lag import LagHistory
 from clusterd.monitor.live import check_processes, check_readiness, told
 from clusterd.monitor.pages import PageFile, is_known
@@ -24,7 +24,7 @@ from clusterd.rounds import Rounds
 from ipc.board import RowSnapshot
 
 Headers = Mapping[bytes, bytes]
-ReadPast = Callable[[Filter, int], list[dict[str, Any]]]
+Found = TypeVar("Found")
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
@@ -33,6 +33,8 @@ LARGEST_QUERY = 2048
 MOST_EVENTS = 1000
 MOST_BYTES = 2 << 20
 """Of events in one answer: one that lists many files is large, and each caller who reads slowly holds an answer."""
+LONGEST_SEARCH_S = 1.0
+"""Of reading for one answer: what is looked for may be nowhere in a large journal."""
 USUAL_EVENTS = 100
 MOST_READING = 8
 SAFE_HEADERS = (
@@ -63,7 +65,7 @@ class BadQuery(Exception):
 class Past(Protocol):
     """The journal, as far as it is read. May wait for the disk: runs in a thread."""
 
-    def latest(self, wanted: Filter, limit: int) -> list[dict[str, Any]]: ...
+    def latest_page(self, wanted: Filter, limit: int) -> Page: ...
 
     def following(self, wanted: Filter, limit: int) -> list[dict[str, Any]]: ...
 
@@ -209,14 +211,12 @@ class MonitorApp:
             path=query.get("path", ""),
         )
         limit = int(_number(query, "limit", USUAL_EVENTS, MOST_EVENTS))
-        events = await self._read(self._shown.past.latest, wanted, limit)
-        data = msgspec.json.encode(events)
-        is_cut = len(events) < limit and len(data) >= MOST_BYTES
-        return HttpAnswer(200, msgspec.json.encode({"events": msgspec.Raw(data), "more": is_cut}), JSON)
+        page = await self._read(self._shown.past.latest_page, wanted, limit)
+        answer = {"events": page.events, "more": page.stopped_at is not None, "before": page.stopped_at}
+        return HttpAnswer(200, msgspec.json.encode(answer), JSON)
 
-    async def _read(self, read: ReadPast, wanted: Filter, limit: int) -> list[dict[str, Any]]:
-        """In one thread, and few at a time: a search through a large journal takes seconds. Raises
-        JournalUnreadable."""
+    async def _read(self, read: Callable[[Filter, int], Found], wanted: Filter, limit: int) -> Found:
+        """In one thread, and few at a time. Raises JournalUnreadable."""
         if self._reading >= MOST_READING:
             raise JournalUnreadable("too many read the journal at this moment")
         self._reading += 1

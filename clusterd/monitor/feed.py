@@ -36,6 +36,10 @@ class EventFeed:
     def last_seq(self) -> int:
         return self._next - 1
 
+    def go_on_above(self, seq: int) -> None:
+        """An event has this number: the next one gets a higher one."""
+        self._next = max(self._next, seq + 1)
+
     def subscribe(self, listener: LISTENER) -> Callable[[], None]:
         """`listener` is called with each batch of new events, in order, and must neither wait nor raise. Returns what
         ends it."""

@@ -1,6 +1,7 @@
 """The journal's file: what has happened on this node, a bounded SQLite database that one process writes.
 
-    events(seq, at, kind, outcome, node, data)    `at`: ms since 1970; `data`: the event as JSON (messages/journal.py)
+    events(seq, at, kind, outcome, data)    `at`: ms since 1970; `data`: the event as JSON (messages/journal.py)
+    clock(wall, doubted_s)                  one row: what was believed of the wall clock (wall_watch.py)
 
 A write-ahead log lets commands read while the monitor writes, and needs no sync of the disk for a commit: a power cut
 loses the last events, never the file. Used by one thread at a time.
@@ -10,9 +11,11 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
+
+from clusterd.monitor.wall_watch import ClockState
 
 SCHEMA = 1
 APPLICATION_ID = 0x636C6A6C
@@ -37,6 +40,8 @@ CREATE TABLE events (
 CREATE INDEX events_at ON events (at);
 CREATE INDEX events_kind ON events (kind, seq);
 """
+CREATE_CLOCK = "CREATE TABLE IF NOT EXISTS clock (one INTEGER PRIMARY KEY, wall REAL NOT NULL, doubted_s REAL NOT NULL)"
+"""Files of the first version may lack it."""
 
 
 class JournalRow(msgspec.Struct, frozen=True):
@@ -101,6 +106,7 @@ class JournalFile:
             connection.executescript(f"BEGIN; {CREATE} PRAGMA user_version={SCHEMA}; COMMIT;")
         elif version != SCHEMA:
             raise sqlite3.DatabaseError(f"its schema is version {version}, this clusterd knows {SCHEMA}")
+        connection.execute(CREATE_CLOCK)
         connection.execute("SELECT seq, at, kind, outcome, data FROM events ORDER BY seq DESC LIMIT 1").fetchone()
         if not self._is_counted:
             self.rows = connection.execute("SELECT count(*) FROM events").fetchone()[0]
@@ -112,29 +118,54 @@ class JournalFile:
         found = self._in_use().execute("SELECT max(seq) FROM events").fetchone()[0]
         return int(found or 0)
 
-    def newest_s(self) -> float | None:
-        """When the last event was, wall-clock seconds; None for an empty file."""
-        found = self._in_use().execute("SELECT at FROM events ORDER BY seq DESC LIMIT 1").fetchone()
-        return found[0] / 1000 if found is not None else None
+    def clock(self) -> ClockState | None:
+        """What was believed of the wall clock; of a file without a note that the last event was written when it says;
+        None for an empty file."""
+        found = self._in_use().execute("SELECT wall, doubted_s FROM clock").fetchone()
+        if found is not None:
+            return ClockState(*found)
+        newest = self._in_use().execute("SELECT at FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+        return ClockState(newest[0] / 1000) if newest is not None else None
 
-    def write(self, rows: Iterable[JournalRow]) -> None:
+    def note_clock(self, state: ClockState) -> None:
+        self._in_use().execute("INSERT OR REPLACE INTO clock VALUES (1, ?, ?)", (state.wall, state.doubted_s))
+
+    def write(self, rows: Sequence[JournalRow]) -> int:
         """All of them, or none. One that is there already stays as it is: a batch may come twice when what followed its
-        commit has failed."""
+        commit has failed. Another event that has the number of one of them keeps it, and that one gets the next free
+        number. Returns the highest number that was given so, 0 if none was."""
         connection = self._in_use()
-        before = connection.total_changes
-        values = [(row.seq, row.at_ms, row.kind, row.outcome, row.data) for row in rows]
+        given = 0
         connection.execute("BEGIN IMMEDIATE")
         try:
+            last = self.last_seq()
+            if rows and rows[0].seq <= last:
+                rows, given = self._numbered_anew(rows, last)
             connection.executemany(
-                "INSERT OR IGNORE INTO events (seq, at, kind, outcome, data) VALUES (?, ?, ?, ?, ?)", values
+                "INSERT INTO events (seq, at, kind, outcome, data) VALUES (?, ?, ?, ?, ?)",
+                [(row.seq, row.at_ms, row.kind, row.outcome, row.data) for row in rows],
             )
             connection.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
-        self.rows += connection.total_changes - before
+        self.rows += len(rows)
         self._measure()
+        return given
+
+    def _numbered_anew(self, rows: Sequence[JournalRow], last: int) -> tuple[list[JournalRow], int]:
+        """What is to be written of them, and the highest number that was given to one."""
+        highest, given, found = max(last, rows[-1].seq), 0, []
+        for row in rows:
+            there = self._in_use().execute("SELECT data FROM events WHERE seq = ?", (row.seq,)).fetchone()
+            if there is None:
+                found.append(row)
+            elif there[0] != row.data:
+                highest = given = highest + 1
+                data = msgspec.json.encode(msgspec.json.decode(row.data) | {"seq": given}).decode()
+                found.append(msgspec.structs.replace(row, seq=given, data=data))
+        return found, given
 
     def prune(self, oldest_ms: int, size_bytes: int) -> bool:
         """Removes a little of what is older than `oldest_ms`, or too much for `size_bytes`. True if more is to be

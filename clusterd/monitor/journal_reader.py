@@ -2,18 +2,23 @@
 
 import contextlib
 import fnmatch
-import itertools
+import heapq
 import json
+import operator
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
 MOST = 100_000
 BUSY_MS = 2000
+LARGEST_SEQ = (1 << 63) - 1
+WITH_PATHS = ("change", "sync")
+"""Kinds of events that name files."""
 
 
 class JournalUnreadable(Exception):
@@ -35,59 +40,79 @@ class Filter(msgspec.Struct, frozen=True):
     before: int = 0
 
 
+class Page(msgspec.Struct, frozen=True):
+    """Events that were found. `stopped_at`: reading has stopped at this `seq`, for size or time, before there were
+    `limit` of them: go on behind it. None: there are no more, or `limit`."""
+
+    events: list[dict[str, Any]]
+    stopped_at: int | None = None
+
+
 class JournalReader:
     """Reads one journal. Opens the file for each call, so that nothing is held between two."""
 
-    def __init__(self, path: str, most_bytes: int | None = None) -> None:
-        """`most_bytes`: fewer than `limit` are found when they are as large as this, but at least one; None: any
-        size."""
+    def __init__(
+        self,
+        path: str,
+        most_bytes: int | None = None,
+        most_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`most_bytes`: fewer than `limit` are found when they are as large as this, but at least one; `most_s`: for so
+        long one call reads, whatever it finds. None: any size, for any time. `clock`: seconds."""
         self._path = path
         self._most_bytes = most_bytes
+        self._most_s = most_s
+        self._clock = clock
 
     def latest(self, wanted: Filter = Filter(), limit: int = 100) -> list[dict[str, Any]]:  # noqa: B008  # frozen
         """Newest first, at most `limit`. No file: none. Raises JournalUnreadable."""
-        return self._first(wanted, "DESC", limit)
+        return self.latest_page(wanted, limit).events
+
+    def latest_page(self, wanted: Filter, limit: int) -> Page:
+        """As `latest`; behind `stopped_at` it goes on with `before`."""
+        return self._page(wanted, "DESC", limit)
 
     def following(self, wanted: Filter = Filter(), limit: int = 1000) -> list[dict[str, Any]]:  # noqa: B008  # frozen
         """Oldest first, at most `limit`: for whoever goes on behind `wanted.after`. Raises JournalUnreadable."""
-        return self._first(wanted, "ASC", limit)
+        return self._page(wanted, "ASC", limit).events
 
     def last_seq(self) -> int:
         """The number of the last event, 0 without one. Raises JournalUnreadable."""
         found = self.latest(limit=1)
         return int(found[0]["seq"]) if found else 0
 
-    def _first(self, wanted: Filter, order: str, limit: int) -> list[dict[str, Any]]:
+    def _page(self, wanted: Filter, order: str, limit: int) -> Page:
         for is_last in (False, True):
             try:
-                with contextlib.closing(self._events(wanted, order)) as events:
-                    return list(itertools.islice(events, max(0, min(limit, MOST))))
+                connection = _connect(self._path)
+                if connection is None:
+                    break
+                with contextlib.closing(connection):
+                    return self._read(connection, wanted, order, max(0, min(limit, MOST)))
             except (sqlite3.Error, OSError, ValueError) as failure:
                 # Perhaps the monitor has begun to write meanwhile (see _connect).
                 if is_last:
                     raise JournalUnreadable(f"{self._path} cannot be read: {failure}") from failure
-        return []
+        return Page([])
 
-    def _events(self, wanted: Filter, order: str) -> Generator[dict[str, Any], None, None]:
-        connection = _connect(self._path)
-        if connection is None:
-            return
+    def _read(self, connection: sqlite3.Connection, wanted: Filter, order: str, limit: int) -> Page:
+        until = None if self._most_s is None else self._clock() + self._most_s
+        matches = re.compile(fnmatch.translate(wanted.path)).match
+        events: list[dict[str, Any]] = []
         size = 0
-        try:
-            condition, values = _condition(wanted)
-            matches = re.compile(fnmatch.translate(wanted.path)).match
-            for (data,) in connection.execute(
-                f"SELECT data FROM events WHERE {condition} ORDER BY seq {order}", values
-            ):
-                event = _matching(json.loads(data), wanted, matches)
-                if event is None:
-                    continue
-                yield event
+        for seq, data in _rows(connection, wanted, order) if limit else ():
+            event = None if data is None else _matching(json.loads(data), wanted, matches)
+            if data is not None and event is not None:
+                events.append(event)
+                if len(events) == limit:
+                    break
                 size += len(msgspec.json.encode(event)) if wanted.path else len(data)
                 if self._most_bytes is not None and size >= self._most_bytes:
-                    return
-        finally:
-            connection.close()
+                    return Page(events, seq)
+            if until is not None and self._clock() >= until:
+                return Page(events, seq)
+        return Page(events)
 
 
 def _connect(path: str) -> sqlite3.Connection | None:
@@ -116,31 +141,56 @@ def _connect(path: str) -> sqlite3.Connection | None:
     return None
 
 
+def _rows(connection: sqlite3.Connection, wanted: Filter, order: str) -> Iterable[tuple[int, str | None]]:
+    """`seq` and data of the events that may be wanted, in order; without data those that are not. Every row is handed
+    out, so that who reads knows after each how far it is."""
+    after, before = wanted.after, wanted.before or LARGEST_SEQ
+    if wanted.since is not None and not after:
+        (lowest,) = connection.execute("SELECT min(seq) FROM events WHERE at >= ?", (_ms(wanted.since),)).fetchone()
+        after = LARGEST_SEQ if lowest is None else lowest - 1
+    if wanted.until is not None and not wanted.before:
+        (highest,) = connection.execute("SELECT max(seq) FROM events WHERE at <= ?", (_ms(wanted.until),)).fetchone()
+        before = 0 if highest is None else highest + 1
+    names = {kind.partition(":")[0] for kind in wanted.kinds}
+    if wanted.path:
+        names = names & set(WITH_PATHS) if names else set(WITH_PATHS)
+        if not names:
+            return ()
+    condition, values = _condition(wanted)
+    chosen = f"SELECT seq, CASE WHEN {condition} THEN data END FROM events"
+    span, ends = "seq > ? AND seq < ?", [after, before]
+    if not names:
+        return connection.execute(f"{chosen} WHERE {span} ORDER BY seq {order}", [*values, *ends])
+    of_one = f"{chosen} INDEXED BY events_kind WHERE kind = ? AND {span} ORDER BY seq {order}"
+    found = [connection.execute(of_one, [*values, name, *ends]) for name in sorted(names)]
+    return heapq.merge(*found, key=operator.itemgetter(0), reverse=order == "DESC")
+
+
 def _condition(wanted: Filter) -> tuple[str, list[Any]]:
-    parts, values = ["seq > ?"], [wanted.after]
-    if wanted.before:
-        parts.append("seq < ?")
-        values.append(wanted.before)
+    parts, values = ["1"], list[Any]()
     if wanted.since is not None:
         parts.append("at >= ?")
-        values.append(int(wanted.since * 1000))
+        values.append(_ms(wanted.since))
     if wanted.until is not None:
         parts.append("at <= ?")
-        values.append(int(wanted.until * 1000))
+        values.append(_ms(wanted.until))
     kinds: list[str] = []
     for kind in wanted.kinds:
         name, _, outcome = kind.partition(":")
         kinds.append("(kind = ? AND outcome = ?)" if outcome else "kind = ?")
-        values += [name, outcome] if outcome else [name]  # type: ignore[list-item]
+        values += [name, outcome] if outcome else [name]
     if kinds:
         parts.append(f"({' OR '.join(kinds)})")
-    if wanted.path:
-        parts.append("kind IN ('change', 'sync')")
-        literal = wanted.path[: min((wanted.path + mark).index(mark) for mark in "*?[")]
-        if literal.isascii() and literal.isprintable() and '"' not in literal and "\\" not in literal:
+    # What is in the text as it stands need not be parsed to be left out.
+    for literal in (wanted.path[: min((wanted.path + mark).index(mark) for mark in "*?[")], wanted.node):
+        if literal and literal.isascii() and literal.isprintable() and '"' not in literal and "\\" not in literal:
             parts.append("instr(data, ?) > 0")
-            values.append(literal)  # type: ignore[arg-type]
+            values.append(literal)
     return " AND ".join(parts), values
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
 
 
 def _matching(event: dict[str, Any], wanted: Filter, matches: Callable[[str], object]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from clusterd.monitor.feed import Heard
 from clusterd.monitor.journal_file import JournalFile, JournalRow, is_damage, oldest_ms
+from clusterd.monitor.wall_watch import ClockState, WallWatch
 from clusterd.settings import JournalSettings
 
 COMMIT_EVERY_S = 1.0
@@ -16,9 +17,7 @@ RETRY_S = 5.0
 PRUNE_EVERY_S = 60.0
 CLOSE_AFTER_S = 5.0
 """A file that nothing is written to is closed after this time: it costs three descriptors."""
-LEAP_S = 86400.0
-"""A clock that is set forward by more than this makes all events old at once, and may be wrong: for as long nothing is
-removed for its age."""
+NOTE_CLOCK_EVERY_S = 3600.0
 MOST_WAITING = 20_000
 MOST_WAITING_BYTES = 16 << 20
 BATCH = 2000
@@ -35,19 +34,21 @@ class JournalWriter:
         settings: JournalSettings,
         say: Callable[[str, str], None],
         trouble: Callable[[str], None],
+        numbered: Callable[[int], None] = lambda seq: None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`say`: logs a text at a level. `trouble`: called with what keeps events from the file, and with "" when it is
-        over."""
+        over. `numbered`: called with the highest number of an event when one had a number that was given before."""
         self._file = file
         self.settings = settings
         self._say = say
         self._trouble = trouble
+        self._numbered = numbered
         self._wall = wall
         self._monotonic = monotonic
-        self._clocks: tuple[float, float] | None = None  # both, when they were last compared
-        self._leapt_at: float | None = None
+        self._watch = WallWatch()
+        self._noted_at = float("-inf")
         self._waiting: deque[JournalRow] = deque()
         self._waiting_bytes = 0
         self._has_events = asyncio.Event()
@@ -78,9 +79,7 @@ class JournalWriter:
 
     def _begin(self) -> tuple[str, int]:
         aside = self._file.open()
-        newest = self._file.newest_s()
-        if newest is not None:
-            self._clocks = newest, self._monotonic()
+        self._watch.begin(self._file.clock() or ClockState(self._wall()), self._monotonic())
         return aside, self._file.last_seq()
 
     def take(self, batch: Sequence[Heard]) -> None:
@@ -135,7 +134,7 @@ class JournalWriter:
     async def _write_some(self) -> bool:
         batch = [self._waiting[number] for number in range(min(BATCH, len(self._waiting)))]
         try:
-            aside = await asyncio.to_thread(self._write, batch)
+            aside, given = await asyncio.to_thread(self._write, batch)
         except (sqlite3.Error, OSError) as failure:
             self._failed(failure)
             return False
@@ -144,43 +143,40 @@ class JournalWriter:
             self._waiting_bytes -= len(row.data)
         if aside:
             self._say("WARNING", aside)
+        if given:
+            self._numbered(given)
         self._works()
         return True
 
-    def _write(self, batch: list[JournalRow]) -> str:
-        """In a thread. A file that is damaged is set aside, once."""
+    def _write(self, batch: list[JournalRow]) -> tuple[str, int]:
+        """In a thread. A file that is damaged is set aside, once. Returns what is to be said, and as JournalFile.write."""
         aside = self._file.open()
         try:
-            self._file.write(batch)
+            given = self._file.write(batch)
         except sqlite3.DatabaseError as failure:
             self._file.give_up()
             if not is_damage(failure) or aside:
                 raise
             path = self._file.set_aside()
             self._file.open()
-            self._file.write(batch)
-            return f"The journal was damaged ({failure}): it is kept as {path}, and a new one is begun."
+            given = self._file.write(batch)
+            return f"The journal was damaged ({failure}): it is kept as {path}, and a new one is begun.", given
         except BaseException:
             self._file.give_up()
             raise
-        return aside
+        return aside, given
 
     def _prune(self) -> bool:
         """In a thread."""
         self._file.open()
-        now = self._wall()
-        oldest = oldest_ms(self.settings.days, now) if self._is_believed(now) else NONE_IS_OLDER
+        now, here = self._wall(), self._monotonic()
+        if self._watch.state is None:
+            self._watch.begin(self._file.clock(), here)
+        oldest = oldest_ms(self.settings.days, now) if self._watch.is_believed(now, here) else NONE_IS_OLDER
+        if self._watch.state is not None and here - self._noted_at >= NOTE_CLOCK_EVERY_S:
+            self._file.note_clock(self._watch.state)
+            self._noted_at = here
         return self._file.prune(oldest, self.settings.size_bytes)
-
-    def _is_believed(self, now: float) -> bool:
-        """Whether the wall clock, which says `now`, has gone as time does for LEAP_S."""
-        here = self._monotonic()
-        wall, then = self._clocks or (now, here)
-        leap = (now - wall) - (here - then)
-        self._clocks = now, here
-        if abs(leap) > LEAP_S:
-            self._leapt_at = here if leap > 0 else None  # back: it is right again
-        return self._leapt_at is None or here - self._leapt_at >= LEAP_S
 
     async def _attempt(self, work: Callable[[], object]) -> bool:
         try:

@@ -68,6 +68,7 @@ class MonitorProcess:
             settings.clusterd.journal,
             self.say,
             lambda text: self.problem("journal", text),
+            self._numbered,
         )
         self.feed = EventFeed(settings.cluster.node_name, 1)
         self._hooks = Hooks(
@@ -157,6 +158,10 @@ class MonitorProcess:
         self._service = service
 
     # ---- events ------------------------------------------------------------------------------------------------------
+
+    def _numbered(self, seq: int) -> None:
+        """The journal has given this number to an event whose own was taken."""
+        self.feed.go_on_above(seq)  # of the feed that there is by now
 
     def _receive(self, receiver: Any) -> None:
         batch: list[tuple[float, AnyEvent]] = []

@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from clusterd.monitor.app import MOST_BYTES, MonitorApp, Shown
+from clusterd.monitor.app import LONGEST_SEARCH_S, MOST_BYTES, MonitorApp, Shown
 from clusterd.monitor.event_counts import EventCounts
 from clusterd.monitor.feed import EventFeed, Heard
 from clusterd.monitor.hosts import host_check
 from clusterd.monitor.journal_reader import JournalReader
 from clusterd.monitor.lag import STEP_S, LagHistory
-from clusterd.monitor.metrics import Own, render
+from clusterd.monitor.metrics import Exposition, Own, take_samples
 from clusterd.monitor.pages import PAGES
 from clusterd.monitor.port import MonitorPort
 from clusterd.monitor.primary import primary_problem
@@ -40,6 +40,7 @@ class MonitorService:
         self._is_master = settings.is_master
         self._board = board
         self._counts = EventCounts()
+        self._exposition = Exposition()
         self._reader = StatusReader(settings.root, in_node=True)
         self._files = SecretFiles(settings)
         self._secrets = SecretsAge({}, {})
@@ -52,7 +53,7 @@ class MonitorService:
                 source=self._source,
                 rows=board.rows,
                 lag=self._lag,
-                past=JournalReader(journal_path(settings.root), MOST_BYTES),
+                past=JournalReader(journal_path(settings.root), MOST_BYTES, LONGEST_SEARCH_S),
                 journal=self._journal,
                 metrics=self._metrics,
                 pages=PAGES,
@@ -113,4 +114,5 @@ class MonitorService:
     def _metrics(self, seen: NodeSeen | None) -> bytes:
         own = Own(self._app.counts, self._app.viewers.count)
         journal = self._board.row(NAME).snapshot().counters
-        return render(self._board.rows(), seen, self._counts, self._secrets, own, journal=journal)
+        samples = take_samples(self._board.rows(), seen, self._counts, self._secrets, own, journal=journal)
+        return self._exposition.text(samples)

@@ -23,6 +23,8 @@ class FakePort:
         self.events: list[dict[str, Any]] = []
         self.lag: dict[str, Any] = {"step_s": 15, "from": None, "workers": {}}
         self.asked: list[str] = []
+        self.most_read = 1 << 30
+        """So many events are looked at for one answer of the history."""
         self._happened: list[dict[str, Any]] = []
         self._told = 0
         self._is_away = self._is_mute = self._is_over = False
@@ -38,6 +40,7 @@ class FakePort:
         with self._changed:
             self.status, self.events, self.lag, self._happened = status, events, lag, []
             self._is_away = self._is_mute = False
+            self.most_read = 1 << 30
             self.asked.clear()
             self._told += 1
             self._changed.notify_all()
@@ -85,23 +88,25 @@ class FakePort:
         if path == "/lag.json":
             return "application/json", json.dumps(self.lag).encode()
         if path == "/history.json":
-            return "application/json", json.dumps({"events": self._find(query)}).encode()
+            return "application/json", json.dumps(self._page(query)).encode()
         file = PAGE / ("index.html" if path == "/" else path.removeprefix("/page/"))
         if file.parent == PAGE and file.is_file():
             return TYPES[file.suffix], file.read_bytes()
         return None
 
-    def _find(self, query: dict[str, list[str]]) -> list[dict[str, Any]]:
+    def _page(self, query: dict[str, list[str]]) -> dict[str, Any]:
         asked = {name: values[0] for name, values in query.items()}
+        behind = [event for event in self.events if event["seq"] < int(asked.get("before", event["seq"] + 1))]
+        read = behind[: self.most_read]
         found = [
             event
-            for event in self.events
+            for event in read
             if event["kind"] == asked.get("kind", event["kind"])
             and _place(event) == asked.get("node", _place(event))
-            and event["seq"] < int(asked.get("before", event["seq"] + 1))
             and ("path" not in asked or any(fnmatch.fnmatchcase(path, asked["path"]) for path in _paths(event)))
         ]
-        return found[: int(asked["limit"])]
+        is_cut = len(read) < len(behind) and len(found) < int(asked["limit"])
+        return {"events": found[: int(asked["limit"])], "more": is_cut, "before": read[-1]["seq"] if is_cut else None}
 
     def stream(self, handler: BaseHTTPRequestHandler) -> None:
         told, happened = -1, len(self._happened)

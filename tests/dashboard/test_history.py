@@ -61,6 +61,19 @@ def test_filters_ask_the_node_and_hold_for_what_happens_later(look: Open, port: 
     expect(page.locator("#history-none")).to_have_text("No event is like that.")
 
 
+def test_node_that_looks_through_its_journal_in_parts_is_asked_until_it_has_seen_all(
+    look: Open, port: FakePort
+) -> None:
+    page = look(states.master(), [*(states.sync(seq) for seq in range(700, 5, -1)), states.change(5, files=1)])
+    port.most_read = 20
+    page.get_by_label("path").fill("1005-0")
+    expect(rows(page)).to_have_count(1)
+    expect(page.locator("#history-count")).to_have_text("1 event")
+    page.get_by_label("path").fill("nowhere")
+    expect(page.locator("#history-none")).to_have_text("No event is like that.")
+    assert sum("nowhere" in asked for asked in port.asked) >= 700 / 20
+
+
 def test_glob_of_the_filter_means_here_what_it_means_to_the_node(look: Open, port: FakePort) -> None:
     page = look(states.master(), [states.change(3, files=2), states.change(2, files=1), states.sync(1)])
     page.get_by_label("path").fill("etc/rules/100[12]-0_*.xml")

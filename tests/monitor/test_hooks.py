@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,7 @@ from clusterd.config.hooks import is_event, program_problem
 from clusterd.messages.journal import AnyEvent, LoginEvent, ProblemEvent, SyncEvent, WorkerEvent
 from clusterd.monitor.feed import EventFeed
 from clusterd.monitor.hooks import MOST_WAITING, Hooks, matches
+from clusterd.programs import MOST_LINES, MOST_READ_BYTES
 from clusterd.settings import HookSettings
 from tools.rig.patience import Patience
 
@@ -104,6 +106,46 @@ def test_one_at_a_time_and_what_finds_no_room_is_dropped_and_counted(tmp_path: P
     assert [text for level, text in site.said if level == "WARNING"] == [
         f"slow: {MOST_WAITING} events wait, more are not told to it."
     ]
+
+
+def test_program_that_writes_without_end_is_killed(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        path = site.script("flood", f"echo $$ > {tmp_path}/pid; exec yes flood")
+        site.hooks.adopt([HookSettings(("worker",), (path,), timeout_s=3600)])
+        site.tell(LOST)
+        await site.until(lambda: bool(site.problems))
+
+    site = play(tmp_path, story)
+    assert "flood (clusterd.hooks), event 1: wrote more than 16 MiB and was killed" in site.problems["hook flood"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert sum(text == "flood: flood" for _, text in site.said) == MOST_LINES
+
+
+def test_what_a_program_has_sent_out_of_reach_holds_up_no_later_event(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        path = site.script(
+            "far",
+            f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 600' & while ! test -s {tmp_path}/pid; do :; done",
+        )
+        site.hooks.adopt([HookSettings(("worker",), (path,), timeout_s=0.5)])
+        site.tell(LOST, LOST)
+        await site.until(lambda: site.counts["hooks_failed"] == 2)
+
+    site = play(tmp_path, story)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert "ran for more than 0.5 s" in site.problems["hook far"]
+
+
+def test_program_may_write_more_than_is_kept_of_it(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        path = site.script("wordy", f"head -c {MOST_READ_BYTES} /dev/zero; touch {tmp_path}/ended")
+        site.hooks.adopt([HookSettings(("worker",), (path,))])
+        site.tell(LOST)
+        await site.until((tmp_path / "ended").exists)
+        await site.until(lambda: any("left out" in text for _, text in site.said))
+
+    assert not play(tmp_path, story).problems
 
 
 def test_failure_is_said_once_and_shown_until_it_works(tmp_path: Path) -> None:

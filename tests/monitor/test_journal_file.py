@@ -1,5 +1,6 @@
 """The journal's file: bounded, read while it is written, begun anew when it is of no use."""
 
+import itertools
 import json
 import os
 import sqlite3
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from clusterd.messages.journal import AnyEvent, ChangeEvent, FileChange, LeftOut, LoginEvent, SyncEvent, WorkerEvent
@@ -129,6 +131,55 @@ def test_answer_is_bounded_in_bytes_and_the_next_one_goes_on(tmp_path: Path, pat
     assert [event["seq"] for event in reader.latest(Filter(path=path, before=9))] == [8, 7]
     assert len(JournalReader(str(tmp_path / "journal.db"), 1).following()) == 1
     assert len(JournalReader(str(tmp_path / "journal.db")).following()) == 10
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [Filter(path="etc/none/*"), Filter(path="*none*"), Filter(node="nobody"), Filter(kinds=("login:limited",))],
+)
+def test_search_that_finds_nothing_is_bounded_in_time_and_the_next_one_goes_on(tmp_path: Path, wanted: Filter) -> None:
+    change = ChangeEvent(manifest="a", source="scan", files=(FileChange("etc/a", "added", None, 1, None, b"x"),))
+    write(tmp_path / "journal.db", *[change, LoginEvent(user="a")] * 50).close()
+    ticks = itertools.count()
+    reader = JournalReader(str(tmp_path / "journal.db"), most_s=20.0, clock=lambda: float(next(ticks)))
+    page = reader.latest_page(wanted, 10)
+    assert (page.events, page.stopped_at is not None) == ([], True)
+    for _ in range(10):
+        if page.stopped_at is not None:
+            page = reader.latest_page(msgspec.structs.replace(wanted, before=page.stopped_at), 10)
+    assert page.stopped_at is None
+    assert next(ticks) <= 120, "no event is read twice"
+
+
+def test_search_that_ran_out_of_time_has_what_it_found_by_then(tmp_path: Path) -> None:
+    events = [LoginEvent(user="a") if number % 40 else WorkerEvent(worker="w", what="lost") for number in range(100)]
+    write(tmp_path / "journal.db", *events).close()
+    ticks = itertools.count()
+    reader = JournalReader(str(tmp_path / "journal.db"), most_s=20.0, clock=lambda: float(next(ticks)))
+    found, before = [], 0
+    while before is not None:
+        page = reader.latest_page(Filter(node="w", before=before), 10)
+        found += [event["seq"] for event in page.events]
+        before = page.stopped_at
+    assert found == [81, 41, 1]
+
+
+def test_kinds_are_read_together_in_their_order(tmp_path: Path) -> None:
+    one_of_each = [WorkerEvent(worker="w", what="lost"), LoginEvent(user="a"), SyncEvent(worker="w", what="files")]
+    write(tmp_path / "journal.db", *one_of_each * 3).close()
+    reader = JournalReader(str(tmp_path / "journal.db"))
+    wanted = Filter(kinds=("worker:lost", "sync"))
+    assert [event["seq"] for event in reader.latest(wanted)] == [9, 7, 6, 4, 3, 1]
+    assert [event["seq"] for event in reader.following(wanted, 4)] == [1, 3, 4, 6]
+    assert [event["seq"] for event in reader.latest(msgspec.structs.replace(wanted, since=1_800_000_005.0))] == [
+        9,
+        7,
+        6,
+    ]
+    assert [event["seq"] for event in reader.latest(msgspec.structs.replace(wanted, until=1_800_000_002.5))] == [3, 1]
+    assert reader.latest(msgspec.structs.replace(wanted, since=1_900_000_000.0)) == []
+    assert reader.latest(msgspec.structs.replace(wanted, until=1.0)) == []
+    assert reader.latest(Filter(kinds=("login",), path="*")) == []
 
 
 def test_journal_is_read_while_it_is_open_and_written(tmp_path: Path) -> None:

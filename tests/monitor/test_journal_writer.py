@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from clusterd.monitor.feed import EventFeed
 from clusterd.monitor.journal_file import JournalFile, JournalRow
 from clusterd.monitor.journal_reader import JournalReader
 from clusterd.monitor.journal_writer import JournalWriter
+from clusterd.monitor.wall_watch import ClockState
 from clusterd.settings import JournalSettings
 from tools.rig.patience import Patience
 
@@ -24,11 +25,11 @@ class Disk(JournalFile):
     failure: Exception | None = None
     commits = 0
 
-    def write(self, rows: Iterable[JournalRow]) -> None:
+    def write(self, rows: Sequence[JournalRow]) -> int:
         if self.failure is not None:
             raise self.failure
         self.commits += 1
-        super().write(rows)
+        return super().write(rows)
 
 
 class Site:
@@ -38,10 +39,19 @@ class Site:
         self.said: list[tuple[str, str]] = []
         self.trouble = ""
         self.feed = EventFeed("m", 1)
-        self.writer = JournalWriter(self.file, settings, lambda *line: self.said.append(line), self._trouble)
+        self.writer = JournalWriter(
+            self.file,
+            settings,
+            lambda *line: self.said.append(line),
+            self._trouble,
+            self._numbered,
+        )
 
     def _trouble(self, text: str) -> None:
         self.trouble = text
+
+    def _numbered(self, seq: int) -> None:
+        self.feed.go_on_above(seq)
 
     def tell(self, count: int, at: float = 0.0) -> None:
         self.feed.hear([(at or time.time(), LoginEvent(user=f"u{number}")) for number in range(count)])
@@ -165,35 +175,94 @@ def test_numbers_after_a_damaged_file_are_above_all_earlier_ones(tmp_path: Path)
     play(tmp_path, story)
 
 
+class Clocks:
+    """A writer of one life after another, by clocks of ours."""
+
+    def __init__(self, directory: Path) -> None:
+        self.file = JournalFile(str(directory / "journal.db"))
+        self.wall, self.passed = 1.8e9, 0.0
+        self.restart()
+        self.file.open()
+        self.tell(1)
+
+    def restart(self) -> None:
+        """Monotonic time begins anew, too, as after a start of the machine."""
+        self.passed = 0.0
+        settings = JournalSettings(days=30)
+        self.writer = JournalWriter(
+            self.file, settings, lambda *_: None, lambda _: None, lambda _: None, lambda: self.wall, lambda: self.passed
+        )
+
+    def tell(self, seq: int) -> None:
+        self.file.write([JournalRow(seq, int(self.wall * 1000), "login", "ok", "{}")])
+
+    def go_on(self, seconds: float, leap_s: float = 0.0) -> int:
+        """So much later: how many events are left."""
+        self.passed, self.wall = self.passed + seconds, self.wall + seconds + leap_s
+        self.writer._prune()
+        return self.file.rows
+
+
+YEARS_S = 70 * 365 * 86400.0
+
+
 @pytest.mark.parametrize("is_running", [True, False])
 def test_clock_that_leaps_forward_makes_nothing_old_for_a_day(tmp_path: Path, is_running: bool) -> None:
-    site = Site(tmp_path, JournalSettings(days=30))
-    wall, passed = 1.8e9, 0.0
-    writer = JournalWriter(
-        site.file, site.writer.settings, lambda *_: None, lambda _: None, lambda: wall, lambda: passed
-    )
+    clocks = Clocks(tmp_path)
+    if is_running:  # else the leap was before this life
+        assert clocks.go_on(0) == 1
+    assert clocks.go_on(0, YEARS_S) == 1
+    assert clocks.go_on(80_000) == 1
+    assert clocks.go_on(0, -YEARS_S) == 1, "back again"
+    assert clocks.go_on(0, YEARS_S) == 1
+    assert clocks.go_on(80_000) == 1
+    assert clocks.go_on(10_000) == 0
+    clocks.file.close()
 
-    def left() -> int:
-        writer._prune()
-        return site.file.rows
 
-    site.file.open()
-    site.file.write([JournalRow(1, int(wall * 1000), "login", "ok", "{}")])
-    if is_running:
-        assert left() == 1
-    else:  # the leap was before this life
-        writer._begin()
-    wall += 70 * 365 * 86400
-    assert left() == 1
-    wall, passed = wall + 80_000, 80_000
-    assert left() == 1
-    wall -= 70 * 365 * 86400  # back again
-    assert left() == 1
-    wall += 70 * 365 * 86400
-    assert left() == 1
-    wall, passed = wall + 90_000, 170_000
-    assert left() == 0
-    site.file.close()
+def test_doubt_of_the_clock_does_not_end_with_the_process(tmp_path: Path) -> None:
+    clocks = Clocks(tmp_path)
+    assert clocks.go_on(100) == 1
+    assert clocks.go_on(0, YEARS_S) == 1
+    clocks.tell(2)
+    clocks.restart()
+    assert clocks.go_on(0) == 2, "an event that bears the wrong time proves nothing"
+    for _ in range(20):
+        assert clocks.go_on(4000) == 2
+        clocks.restart()
+        assert clocks.go_on(0) == 2
+    assert clocks.go_on(10_000) == 1
+    clocks.file.close()
+
+
+def test_journal_of_an_earlier_version_is_taken_over(tmp_path: Path) -> None:
+    Clocks(tmp_path).file.close()
+    with sqlite3.connect(tmp_path / "journal.db") as connection:
+        connection.execute("DROP TABLE clock")
+    connection.close()
+    file = JournalFile(str(tmp_path / "journal.db"))
+    assert file.open() == ""
+    assert file.clock() == ClockState(1.8e9)
+    file.close()
+
+
+def test_event_whose_number_was_given_before_gets_another_and_the_feed_goes_on_above(tmp_path: Path) -> None:
+    async def story(site: Site) -> None:
+        site.tell(10)
+        await site.until(lambda: site.last == 10)
+        site.feed._next = 8  # the file could not be read when these began
+        site.tell(4)
+        await site.until(lambda: site.file.rows == 14)
+        await site.until(lambda: site.feed.last_seq == 14)
+        site.tell(1)
+        await site.until(lambda: site.last == 15)
+
+    play(tmp_path, story)
+    events = JournalReader(str(tmp_path / "journal.db")).following()
+    assert [event["seq"] for event in events] == list(range(1, 16))
+    assert [event["user"] for event in events] == [
+        *(f"u{number}" for number in range(10)), "u3", "u0", "u1", "u2", "u0",
+    ]  # fmt: skip
 
 
 def test_old_events_go_while_new_ones_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

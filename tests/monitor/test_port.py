@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from clusterd.monitor import port as port_module
-from clusterd.monitor.app import MOST_BYTES, MOST_EVENTS, MonitorApp, Shown
+from clusterd.monitor.app import MOST_EVENTS, MonitorApp, Shown
 from clusterd.monitor.hosts import host_check
-from clusterd.monitor.journal_reader import Filter, JournalUnreadable
+from clusterd.monitor.journal_reader import Filter, JournalUnreadable, Page
 from clusterd.monitor.lag import LagHistory
 from clusterd.monitor.pages import DIRECTORY, INDEX, PAGES, read_pages
 from clusterd.monitor.port import MonitorPort
@@ -41,6 +41,7 @@ class ScriptedPast:
         self.count = count
         self.asked: list[tuple[Filter, int]] = []
         self.failure = self.text = ""
+        self.stopped_at: int | None = None
 
     def _events(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
         self.asked.append((wanted, limit))
@@ -52,8 +53,8 @@ class ScriptedPast:
     def following(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
         return self._events(wanted, limit)[:limit]
 
-    def latest(self, wanted: Filter, limit: int) -> list[dict[str, Any]]:
-        return self._events(wanted, limit)[::-1][:limit]
+    def latest_page(self, wanted: Filter, limit: int) -> Page:
+        return Page(self._events(wanted, limit)[::-1][:limit], self.stopped_at)
 
 
 class LonePort:
@@ -230,12 +231,46 @@ def test_history_is_asked_for_what_was_wanted(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
-def test_history_says_when_there_was_no_room_for_all(tmp_path: Path) -> None:
+def test_history_says_where_to_go_on_when_it_has_stopped_early(tmp_path: Path) -> None:
     async def work(lone: LonePort, client: httpx.AsyncClient) -> None:
-        assert (await client.get("/history.json")).json()["more"] is False
-        lone.past.text = "x" * MOST_BYTES
-        lone.past.count = 1
-        assert (await client.get("/history.json")).json()["more"] is True
+        found = (await client.get("/history.json")).json()
+        assert (found["more"], found["before"]) == (False, None)
+        lone.past.stopped_at = 3
+        found = (await client.get("/history.json")).json()
+        assert (found["more"], found["before"]) == (True, 3)
+
+    run(tmp_path, work)
+
+
+@pytest.mark.parametrize("asks", ["nothing more", "and does not read"])
+def test_connections_that_wait_for_their_callers_keep_no_scrape_out_and_no_viewer_is_lost_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    most = 5
+    bounds = msgspec.structs.replace(port_module.BOUNDS, per_address=most, send_s=DEADLINE_S)
+    monkeypatch.setattr(port_module, "BOUNDS", bounds)
+
+    async def work(lone: LonePort, client: httpx.AsyncClient) -> None:
+        lone.past.count, lone.past.text = 1, "x" * (16 << 20)
+        loop = asyncio.get_running_loop()
+        async with client.stream("GET", "/events") as viewer:
+            news = viewer.aiter_lines()
+            with contextlib.ExitStack() as others:
+                for _ in range(2 * most):
+                    other = others.enter_context(socket.socket())
+                    other.setblocking(False)
+                    await loop.sock_connect(other, ("127.0.0.1", lone.number))
+                    path = b"/livez" if asks == "nothing more" else b"/history.json"
+                    await loop.sock_sendall(other, b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    assert (await loop.sock_recv(other, 100)).startswith(b"HTTP/1.1 200")
+                for _ in range(2):
+                    async with httpx.AsyncClient(base_url=lone.url, timeout=DEADLINE_S) as scraper:
+                        assert (await scraper.get("/metrics")).status_code == 200
+            lone.app.viewers.hear(7, '{"seq":7}')
+            async for line in news:
+                if line == 'data: {"seq":7}':
+                    break
+        assert not any("Refused" in text for _, text in lone.lines)
 
     run(tmp_path, work)
 

@@ -98,7 +98,7 @@ export class History {
     if (events.length) return;
     if (failure) say(none, `The history cannot be had: ${failure}.`);
     else if (this.#isOff) say(none, "The journal of this node is off (clusterd.journal in etc/cluster.json).");
-    else if (isFiltered) say(none, "No event is like that.");
+    else if (isFiltered) say(none, isWhole ? "No event is like that." : "Looking further back ...");
     else say(none, "Nothing has happened yet.");
   }
 

@@ -41,7 +41,7 @@ export function matcher(filter) {
 }
 
 export class Journal {
-  #all = { events: [], whole: false, loading: false };
+  #all = { events: [], whole: false, loading: false, next: null };
   #found = null;
   #filter = NO_FILTER;
   #matches = () => true;
@@ -92,7 +92,7 @@ export class Journal {
     const none = !filter.path && !filter.kind && !filter.node;
     this.#matches = matcher(filter);
     const found = none ? null : this.#all.events.filter(this.#matches);
-    this.#found = found && { events: found, whole: false, loading: false };
+    this.#found = found && { events: found, whole: false, loading: false, next: null };
     this.#changed();
     if (!none || !this.#all.events.length) await this.refresh();
   }
@@ -106,12 +106,15 @@ export class Journal {
   /** More, older ones. */
   async more() {
     const view = this.#view;
-    const oldest = view.events.at(-1);
-    if (!oldest || view.whole || view.loading || view.events.length >= MOST) return;
-    await this.#load(view, this.#filter, oldest.seq);
+    const from = view.next ?? view.events.at(-1)?.seq;
+    if (from === undefined || view.whole || view.loading || view.events.length >= MOST) return;
+    await this.#load(view, this.#filter, from);
   }
 
-  /** The newest, or those before an event; what is here already stays. */
+  /**
+   * The newest, or those before an event; what is here already stays. A node that has looked through a part of its
+   * journal and found nothing is asked to go on, as long as the filter is the same.
+   */
   async #load(view, filter, before = null) {
     const query = new URLSearchParams({ limit: AT_ONCE });
     if (before !== null) query.set("before", before);
@@ -119,23 +122,27 @@ export class Journal {
     if (filter.node) query.set("node", filter.node);
     if (filter.path) query.set("path", pattern(filter.path));
     view.loading = true;
+    let looksOn = false;
     try {
-      const { events, more } = await ask(`/history.json?${query}`);
-      const isAll = !more && events.length < AT_ONCE; // `more`: large events, there is no room for all in one answer
-      if (before === null && !isAll && events.at(-1).seq > (view.events[0]?.seq ?? Infinity)) {
+      const { events, more, before: next } = await ask(`/history.json?${query}`);
+      const isAll = !more && events.length < AT_ONCE; // `more`: the node stopped early, for size or time
+      if (before === null && !isAll && events.length && events.at(-1).seq > (view.events[0]?.seq ?? Infinity)) {
         // So much has happened meanwhile that the rows here are not the next ones.
         view.events = [];
         view.whole = false;
       }
       const held = view.events.length;
       put(view, events);
-      if (isAll || (before !== null && view.events.length === held)) view.whole = true;
+      view.next = next ?? null;
+      if (isAll || (!more && before !== null && view.events.length === held)) view.whole = true;
+      looksOn = more && !events.length;
       this.failure = "";
     } catch (failure) {
       this.failure = String(failure.message ?? failure);
     }
     view.loading = false;
     this.#changed();
+    if (looksOn && view === this.#view) await this.more();
   }
 }
 
