@@ -86,8 +86,8 @@ class SyncEvent(Event, frozen=True, kw_only=True, tag="sync"):
 
 
 class RegistrationEvent(Event, frozen=True, kw_only=True, tag="registration"):
-    """An agent's key. `what`: added, removed or refused. `through`: the node that was asked; `who`: an address, a
-    program or an API user, empty if unknown."""
+    """An agent's key. `what`: added, removed or refused. `through`: the node that was asked; `who`: a program or
+    an API user, empty if unknown."""
 
     what: str
     agent: str = ""

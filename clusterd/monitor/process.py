@@ -6,7 +6,7 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from clusterd.monitor.feed import EventFeed
 from clusterd.monitor.hooks import Hooks
 from clusterd.monitor.journal_file import JournalFile
 from clusterd.monitor.journal_writer import JournalWriter
+from clusterd.monitor.key_events import KeyFileEvents
 from clusterd.monitor.service import MonitorService
 from clusterd.reload import adopt
 from clusterd.rounds import Rounds
@@ -98,6 +99,7 @@ class MonitorProcess:
             self._hooks.adopt(self.settings.clusterd.hooks)
             self.feed.subscribe(self._hooks.take)
             self._begin_service()
+            self._begin_key_events()
             loop.add_reader(receiver, self._receive, receiver)
             stop = asyncio.create_task(self._stop.wait())
             ended, _ = await asyncio.wait([stop, beating, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -148,6 +150,18 @@ class MonitorProcess:
         self.feed = EventFeed(self.settings.cluster.node_name, first)
         self.feed.subscribe(self._writer.take)
         self.begin(self._writer.run())
+
+    def _begin_key_events(self) -> None:
+        """Our own store tells of registrations itself."""
+        settings = self.settings
+        if settings.is_master and not settings.serves_store:
+            keys = KeyFileEvents(settings.root, self._hear_own, self._rounds)
+            self.feed.subscribe(keys.take)
+            self.begin(keys.run())
+
+    def _hear_own(self, events: Sequence[AnyEvent]) -> None:
+        now = time.time()
+        self.feed.hear([(now, event) for event in events])
 
     def _begin_service(self) -> None:
         if not self.settings.clusterd.monitor.enabled:

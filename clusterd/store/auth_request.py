@@ -30,6 +30,9 @@ MESSAGES = {
 }
 THROUGH = "clusterd_through"
 """Member that the sync process of a master adds to what a worker asks of authd: the worker's name."""
+WHO = "clusterd_who"
+"""Member by which our own programs say for whom they ask: a user of the API, or the program on a worker that asked the
+store there. Only for a store of ours: sync takes it out of what goes to others."""
 FUNCTIONS = ("add", "remove", "get")
 REMOVED = encode({"error": 0, "data": "Agent deleted successfully."})
 _TIME = re.compile(r"(\d{1,10})([dhms]?)", re.ASCII)
@@ -54,11 +57,13 @@ class AuthdError(Exception):
 
 
 class AuthRequest(msgspec.Struct, frozen=True):
-    """A well-formed request. `through`: the worker that has passed it on, where our own master says so."""
+    """A well-formed request. `through`: the worker that has passed it on, where our own master says so; `who`: who asks,
+    empty if unknown."""
 
     function: str
     arguments: dict[str, Any]
     through: str = ""
+    who: str = ""
 
 
 def text_of(payload: bytes) -> str:
@@ -98,8 +103,8 @@ def parse_request(text: str) -> AuthRequest:
             parse_force(arguments["force"])
     elif not isinstance(arguments.get("id"), str) or not arguments["id"]:
         raise AuthdError(9010)
-    through = content.get(THROUGH)
-    return AuthRequest(function, arguments, through if isinstance(through, str) else "")
+    through, who = (value if isinstance(value, str) else "" for value in (content.get(THROUGH), content.get(WHO)))
+    return AuthRequest(function, arguments, through, who)
 
 
 def is_word(text: str) -> bool:

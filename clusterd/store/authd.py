@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from clusterd import stacks
 from clusterd.agent_keys import KEY_FILE, Key, parse_id
 from clusterd.key_guard import KeyRules, is_accepted
@@ -30,7 +32,7 @@ from clusterd.store.auth_request import (
     text_of,
 )
 from clusterd.store.errors import NotKept, NotLeading, StoreFailed
-from clusterd.store.events import RegistrationEvents, Tell, to_nobody
+from clusterd.store.events import Asker, RegistrationEvents, Tell, to_nobody
 from clusterd.store.gate import WriteGate
 from clusterd.store.groups import MOST_GROUPS
 from clusterd.store.keys import TIMESTAMPS, ChangedMeanwhile, KeyFile, NoIdLeft, NotSynced, SuddenLoss
@@ -50,14 +52,14 @@ _UNCONFIRMED = "it is done on this node, but no candidate has confirmed it, and 
 class _Changes:
     """The changes of one batch. `added`: new keys with the CSV of their groups; `removed`: keys whose rows the database
     may have. An agent that was added and removed within the batch is in neither, but the file still records that its
-    number was given. `through`: by number, the node that asked, that of the request at hand being `asker`."""
+    number was given. `askers`: by number, who asked, that of the request at hand being `asker`."""
 
     def __init__(self) -> None:
         self.added: dict[int, tuple[Key, str | None]] = {}
         self.removed: dict[int, Key] = {}
         self.any = False
-        self.through: dict[int, str] = {}
-        self.asker = ""
+        self.askers: dict[int, Asker] = {}
+        self.asker = Asker()
 
 
 class Authd:
@@ -97,8 +99,8 @@ class Authd:
         self._told_bad = 0
         self.file_writes = 0
 
-    async def answer(self, payload: bytes) -> bytes:
-        """The answer to one request; for `add` and `remove` after everything is on disk."""
+    async def answer(self, payload: bytes, program: str = "") -> bytes:
+        """The answer to one request; for `add` and `remove` after everything is on disk. `program`: who asks here."""
         text = text_of(payload)
         if not is_json(text):
             return answer_text(text, self._rules())
@@ -106,6 +108,8 @@ class Authd:
             request = parse_request(text)
         except AuthdError as refusal:
             return refusal.answer()
+        if not request.who and not request.through:
+            request = msgspec.structs.replace(request, who=program)
         future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait((request, future))
         return await future
@@ -181,7 +185,7 @@ class Authd:
         await self._check_loss()
         outcomes: list[Outcome] = []
         for request in requests:
-            changes.asker = request.through
+            changes.asker = Asker(request.through, request.who)
             try:
                 outcomes.append(await self._decide(request, changes))
             except AuthdError as refusal:
@@ -260,7 +264,7 @@ class Authd:
         except OSError as failure:
             # These are dates for people; the keys themselves are safe.
             self._say("ERROR", f"{TIMESTAMPS} cannot be written: {failure}")
-        self._events.written((key for key, _ in changes.added.values()), changes.removed.values(), changes.through)
+        self._events.written((key for key, _ in changes.added.values()), changes.removed.values(), changes.askers)
 
     async def _take_back(self, changes: _Changes) -> None:
         """Deletes the new rows. Where a new row had replaced that of an old agent, which keeps its key, the old agent
@@ -295,7 +299,7 @@ class Authd:
     def _remove(self, key: Key, changes: _Changes, *, purge: bool) -> None:
         self._file.table.remove(key.number, purge=purge)
         changes.any = True
-        changes.through[key.number] = changes.asker
+        changes.askers[key.number] = changes.asker
         if changes.added.pop(key.number, None) is None:
             changes.removed[key.number] = key
 
@@ -332,7 +336,7 @@ class Authd:
         table.add(key)
         changes.any = True
         changes.added[key.number] = (key, groups)
-        changes.through[key.number] = changes.asker
+        changes.askers[key.number] = changes.asker
         return success(key)
 
     def _groups(self, text: object) -> str:

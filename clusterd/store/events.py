@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+import msgspec
+
 from clusterd.agent_keys import Key
 from clusterd.logs import RateLimiter
 from clusterd.messages.journal import AnyEvent, GroupEvent, RegistrationEvent
@@ -21,6 +23,13 @@ def to_nobody(event: AnyEvent) -> None:
     """For a store without a node."""
 
 
+class Asker(msgspec.Struct, frozen=True):
+    """Whose request it was: the worker it came through, and a user or program; empty if unknown."""
+
+    through: str = ""
+    who: str = ""
+
+
 class RegistrationEvents:
     """Tells what has become of requests to authd."""
 
@@ -28,14 +37,21 @@ class RegistrationEvents:
         self._tell = tell
         self._refusals = RateLimiter(REFUSED_AGAIN_S)
 
-    def written(self, added: Iterable[Key], removed: Iterable[Key], through: Mapping[int, str]) -> None:
-        """These keys are on the disk, or gone. `through`: the node that was asked, by the agent's number."""
+    def written(self, added: Iterable[Key], removed: Iterable[Key], askers: Mapping[int, Asker]) -> None:
+        """These keys are on the disk, or gone. `askers`: by the agent's number."""
         for what, keys in (("removed", removed), ("added", added)):
             for key in keys:
-                event = RegistrationEvent(
-                    what=what, agent=key.id, name=_text(key.name), ip=_text(key.ip), through=through.get(key.number, "")
+                asker = askers.get(key.number, Asker())
+                self._tell(
+                    RegistrationEvent(
+                        what=what,
+                        agent=key.id,
+                        name=_text(key.name),
+                        ip=_text(key.ip),
+                        through=asker.through,
+                        who=_text(asker.who),
+                    )
                 )
-                self._tell(event)
 
     def refused(self, request: AuthRequest, refusal: AuthdError) -> None:
         """A registration was refused."""
@@ -43,7 +59,8 @@ class RegistrationEvents:
         if request.function != "add" or self._refusals.admit((name, refusal.number), time.monotonic()) is None:
             return
         ip, why = _text(request.arguments.get("ip")), f"{MESSAGES[refusal.number]} ({refusal.number})"
-        self._tell(RegistrationEvent(what="refused", name=name, ip=ip, through=request.through, why=why))
+        who = _text(request.who)
+        self._tell(RegistrationEvent(what="refused", name=name, ip=ip, through=request.through, who=who, why=why))
 
 
 def group_events(request: object) -> list[GroupEvent]:

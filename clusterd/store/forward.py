@@ -16,7 +16,7 @@ import msgspec
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
 from clusterd.settings import ForceRules
-from clusterd.store.auth_request import AuthdError, answer_text, is_json, parse_request, text_of
+from clusterd.store.auth_request import WHO, AuthdError, answer_text, is_json, parse_request, text_of
 from clusterd.store.jsontext import encode
 from clusterd.wire.commands import ERR, OK
 from clusterd.wire.frame import HEADER_BYTES, build_header, parse_header
@@ -57,8 +57,9 @@ class Forwarder:
         self._counters = itertools.count(1)
         self._no_link_until = 0.0
 
-    async def answer(self, payload: bytes) -> bytes:
-        """The answer of the master's authd as it came, or 9001 with the reason."""
+    async def answer(self, payload: bytes, program: str = "") -> bytes:
+        """The answer of the master's authd as it came, or 9001 with the reason. `program`: who asks here; the master's
+        journal has it."""
         text = text_of(payload)
         if not is_json(text):
             return answer_text(text, self._rules())
@@ -66,7 +67,9 @@ class Forwarder:
             parse_request(text)
         except AuthdError as refusal:
             return refusal.answer()
-        message = msgspec.Raw(text.encode())
+        message = msgspec.json.decode(text.encode(), type=dict[str, msgspec.Raw])
+        if program:
+            message.setdefault(WHO, msgspec.Raw(msgspec.json.encode(program)))
         request = encode({"daemon_name": "authd", "message": message})
         try:
             return await self._forward(request)

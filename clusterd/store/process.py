@@ -53,7 +53,7 @@ from clusterd.store.private import PrivateDatabases
 from clusterd.store.replica_copy import ReplicaCopy
 from clusterd.store.replica_port import MOST_BYTES, ReplicaPort
 from clusterd.store.replica_source import ReplicaSource
-from clusterd.store.stream import Answer, StreamServer, bind, remove_own
+from clusterd.store.stream import Answer, StreamServer, bind, caller, remove_own
 from clusterd.store.table import StoreTable
 from clusterd.wdb.election import ElectionPort
 from ipc.board import Board
@@ -299,7 +299,7 @@ class _StoreProcess:
     def _make_auth(self, authd: Authd | None, most: int) -> StreamServer:
         """A worker forwards registrations to its master."""
         settings = self._settings
-        answer: Callable[[bytes], Awaitable[bytes]]
+        answer: Callable[[bytes, str], Awaitable[bytes]]
         if authd is not None:
             answer = authd.answer
         else:
@@ -311,10 +311,17 @@ class _StoreProcess:
 
         async def frames(payload: bytes) -> list[bytes]:
             self._requests += 1
-            return [await answer(payload)]
+            return [await answer(payload, caller.get())]
 
-        path = f"{settings.root}/{AUTH_SOCKET}"
-        return StreamServer(path, frames, most=most, rounds=self._rounds, once=True, wait_s=REGISTRATION_WAIT_S)
+        return StreamServer(
+            f"{settings.root}/{AUTH_SOCKET}",
+            frames,
+            most=most,
+            rounds=self._rounds,
+            once=True,
+            wait_s=REGISTRATION_WAIT_S,
+            asks_who=settings.clusterd.has_monitor,
+        )
 
     def _begin(self, work: Coroutine[Any, Any, None], cleanup: contextlib.AsyncExitStack) -> None:
         self._tasks.append(asyncio.create_task(work))

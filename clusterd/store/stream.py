@@ -9,6 +9,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 
 from clusterd.rounds import Rounds
 from clusterd.store.errors import SocketTaken
@@ -21,6 +22,9 @@ UMASK = 0o117
 _CREDENTIALS = struct.Struct("3i")
 """Linux's struct ucred: pid, uid, gid."""
 Answer = Callable[[bytes], Awaitable[list[bytes]]]
+caller: ContextVar[str] = ContextVar("caller", default="")
+"""While a request is answered: the name of the program that asked, empty if unknown. Of a StreamServer that `asks_who`."""
+LONGEST_PROGRAM = 64
 
 
 def bind(path: str) -> socket.socket:
@@ -65,10 +69,12 @@ class StreamServer:
         once: bool = False,
         wait_s: float | None = None,
         largest: int = LARGEST_REQUEST,
+        asks_who: bool = False,
     ) -> None:
         """`most`: connections at a time; more wait in the backlog. One process may have half of them; more are closed.
-        `once`: close after an answer. `wait_s`: how long to wait for a request. `largest`: bytes of a request."""
+        `asks_who`: whether `caller` is set. `once`: close after an answer. `wait_s`: how long to wait for a request. `largest`: bytes of a request."""
         self._largest = largest
+        self._asks_who = asks_who
         self._rounds = rounds
         self._path = path
         self._answer = answer
@@ -141,6 +147,8 @@ class StreamServer:
             task.exception()
 
     async def _serve(self, client: socket.socket) -> None:
+        if self._asks_who:
+            caller.set(program_of(client))
         reader, writer = await asyncio.open_unix_connection(sock=client, limit=self._largest + PREFIX_BYTES)
         try:
             while True:
@@ -177,8 +185,27 @@ class StreamServer:
 
 def process_of(client: socket.socket, _: object) -> str:
     """The process at the other end of a unix socket, to count its connections."""
+    return f"process {_pid(client)}"
+
+
+def program_of(client: socket.socket) -> str:
+    """The name of the program at the other end of a unix socket: of a script its own, not that of its interpreter."""
+    try:
+        with open(f"/proc/{_pid(client)}/comm", "rb") as file:
+            name = file.read(LONGEST_PROGRAM).strip()
+        if name.startswith((b"python", b"sh", b"bash", b"perl")):
+            with open(f"/proc/{_pid(client)}/cmdline", "rb") as file:
+                words = file.read(4096).split(b"\0")
+            scripts = (word for word in words[1:2] if not word.startswith(b"-"))
+            name = next((os.path.basename(word) for word in scripts), name)
+    except OSError:
+        return ""  # it has asked and gone
+    return name[:LONGEST_PROGRAM].decode(errors="replace")
+
+
+def _pid(client: socket.socket) -> int:
     credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return f"process {_CREDENTIALS.unpack(credentials)[0]}"
+    return int(_CREDENTIALS.unpack(credentials)[0])
 
 
 def remove_own(path: str, inode: int) -> None:

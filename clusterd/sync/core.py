@@ -37,9 +37,10 @@ from clusterd.sync.ports.spool import SpoolRefused
 from clusterd.sync.ports.tasks import Tasks
 from clusterd.sync.ports.troubles import round_survives
 from clusterd.sync.ports.zip_limit import ZipLimit
+from clusterd.sync.requests.agent_counts import AgentCounts
 from clusterd.sync.requests.api import restarted as api_restarted
 from clusterd.sync.requests.sendsync_master import restarted
-from clusterd.sync.requests.status import database_status, node_status
+from clusterd.sync.requests.status import node_status
 from clusterd.sync.side import Side
 from clusterd.sync.side_master import MasterSide
 from clusterd.sync.side_worker import WorkerSide
@@ -58,6 +59,7 @@ class Core:
         self._roster = context.roster
         self._serving = ""
         self._away = ""
+        self._agent_counts = AgentCounts(context)
         self._tasks = Tasks(context.tag_log(self._context.tag, "Sync").error)
         self.partials = Partials(context.spool, context.clock.monotonic)
         self._side: Side = MasterSide(context) if context.settings.is_master else WorkerSide(context)
@@ -180,7 +182,7 @@ class Core:
         return self._side.forever()
 
     async def tell_status(self, client: Peer, payload: bytes) -> bytes:
-        database = await database_status(self._context)
+        database = await self._agent_counts.shown()
         part = self._side.status(self._away)
         await asyncio.to_thread(self._context.look_at_role)
         agents = database | {"syncs": part.agents}

@@ -259,11 +259,14 @@ def test_silent_sockets_are_counted_before_tls_and_the_oldest_make_room(tmp_path
             link.close()
 
 
-def test_callers_that_have_sent_a_request_are_not_closed_for_others(tmp_path: Path) -> None:
+def test_callers_whose_requests_are_not_answered_yet_are_not_closed_for_others(tmp_path: Path) -> None:
     with Served(tmp_path, request_timeout_s=60.0, connections_per_address=3) as served:
         busy = [served.tls() for _ in range(3)]
         for link in busy:
-            link.sendall(b"POST /security/user/authenticate HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+            link.sendall(
+                b"PUT /rules/files/local.xml HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n"
+                b"Content-Length: 1000\r\n" + served.bearer() + b"\r\n<gro"
+            )
         wait_until(lambda: served.waiting == 0, "their heads are read", 30)
         with served.plain() as fourth:
             assert fourth.recv(1) == b""
@@ -274,4 +277,16 @@ def test_callers_that_have_sent_a_request_are_not_closed_for_others(tmp_path: Pa
         wait_until(lambda: served.connections == 2, "its place is free", 30)
         assert served.is_well()
         for link in busy:
+            link.close()
+
+
+def test_callers_who_have_their_answers_are_closed_for_others(tmp_path: Path) -> None:
+    with Served(tmp_path, request_timeout_s=60.0, connections_per_address=3) as served:
+        idle = [served.tls() for _ in range(3)]
+        for link in idle:
+            link.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert link.recv(12) == b"HTTP/1.1 200"
+        assert served.is_well()
+        assert served.refused == []
+        for link in idle:
             link.close()

@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from clusterd.dapi.files import registration
 from clusterd.dapi.files.registration import ask_authd
+from clusterd.dapi.functions.registrations import AgentToAdd, DeletedAgents, add_agent, delete_agents
+from clusterd.dapi.protocol.registry import Call
+from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.rundir import AUTH_SOCKET
-from clusterd.wire.results import WireException
+from clusterd.wire.results import WireCallable, WireException
 from tests.contracts.helpers import put
 from tests.dapi.agent_node import AgentNode, agent_node, codes
 from tools.rig.guard import guarded
@@ -196,6 +200,23 @@ def test_without_authd_it_is_1013(node: AgentNode, monkeypatch: pytest.MonkeyPat
     assert node.items("delete_agents", agent_list=["001"]).affected == ["001"]
 
 
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_only_a_store_of_ours_is_told_who_asks(node: AgentNode, monkeypatch: pytest.MonkeyPatch, is_ours: bool) -> None:
+    sent: list[dict[str, Any]] = []
+    send = registration._sent
+
+    def seen(root: str, request: dict[str, Any]) -> socket.socket:
+        sent.append(request)
+        return send(root, request)
+
+    monkeypatch.setattr(registration, "_sent", seen)
+    settings = msgspec.structs.replace(node.settings, serves_store=is_ours)
+    name = WireCallable("add_agent", "wazuh.agent", "add_agent")
+    add_agent(Call(settings, ApiRequest(name, current_user="ann"), node.database), AgentToAdd("web-09"))
+    delete_agents(Call(settings, ApiRequest(name, current_user="ann"), node.database), DeletedAgents(q="name=web-09"))
+    assert [request.get("clusterd_who") for request in sent] == ["ann" if is_ours else None] * 2
+
+
 def test_answer_of_another_form_to_add_is_1014(node: AgentNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clusterd.dapi.functions.registrations.ask_authd", lambda *given: iter([{"id": 7}]))
+    monkeypatch.setattr("clusterd.dapi.functions.registrations.ask_authd", lambda *given, **more: iter([{"id": 7}]))
     assert node.code("add_agent", name="web-02") == 1014

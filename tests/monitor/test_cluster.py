@@ -11,6 +11,7 @@ import pytest
 from clusterd.agent_keys import parse_keys
 from clusterd.monitor.journal_reader import Filter, JournalReader
 from clusterd.rundir import AUTH_SOCKET, journal_path
+from clusterd.store.stream import program_of
 from tests.conftest import KEY, rigs
 from tools.rig.nodes import Rig, RigNode
 from tools.rig.peer import LocalClient, wait_until
@@ -82,12 +83,17 @@ def test_a_change_is_followed_from_the_master_to_the_worker(rig: Rig) -> None:
 
 def test_registrations_tell_who_and_through_whom_and_never_the_key(rig: Rig) -> None:
     master, worker = rig.master, rig.workers[0]
+    ends = socket.socketpair()
+    program = program_of(ends[0])
+    for end in ends:
+        end.close()
+    assert program
     for node, name, through in ((master, "at-master", ""), (worker, "at-worker", worker.name)):
         added = ask_authd(node, "add", name=name, ip="any")
         found = wait_for(master, f"{name} is registered", "registration:added", name=name)
-        assert (found["agent"], found["through"]) == (added["data"]["id"], through)
+        assert (found["agent"], found["through"], found["who"]) == (added["data"]["id"], through, program)
     assert ask_authd(worker, "add", name="at-master", ip="any")["error"] == 9008
-    wait_for(master, "it was refused", "registration:refused", name="at-master", through=worker.name)
+    wait_for(master, "it was refused", "registration:refused", name="at-master", through=worker.name, who=program)
 
 
 def test_api_request_that_changes_something_is_told_with_user_and_outcome(rig: Rig) -> None:

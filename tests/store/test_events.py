@@ -1,10 +1,14 @@
 """What the journal hears of registrations and groups."""
 
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 from clusterd.messages.journal import GroupEvent, RegistrationEvent
 from clusterd.store.events import MOST_EVENTS, MOST_NAMED, group_events
+from clusterd.store.stream import program_of
 from tests.store.live_authd import Node, live_authd
 
 
@@ -22,6 +26,46 @@ def test_keys_that_come_and_go_are_told_once_they_are_on_the_disk_and_never_the_
         RegistrationEvent(what="added", agent="002", name="db", ip="any", through="w1"),
         RegistrationEvent(what="removed", agent="001", name="web", ip="10.0.0.7"),
     ]
+
+
+def test_who_has_asked_is_told_by_the_asker_itself_or_by_the_program_at_the_socket(tmp_path: Path) -> None:
+    async def work(node: Node) -> None:
+        for name, members in (
+            ("a", {}),
+            ("b", {"clusterd_who": "ann"}),
+            ("c", {"clusterd_through": "w1"}),
+            ("d", {"clusterd_through": "w1", "clusterd_who": "agent-auth"}),
+            ("e", {"clusterd_who": 5}),
+            ("manager", {"clusterd_who": "ann"}),
+        ):
+            request = {"function": "add", "arguments": {"name": name, "ip": "any"}, **members}
+            await node.authd.answer(json.dumps(request).encode(), "manage_agents")
+
+    told = live_authd(tmp_path, work).events.told
+    assert [(event.name, event.through, event.who) for event in told if isinstance(event, RegistrationEvent)] == [
+        ("a", "", "manage_agents"),
+        ("b", "", "ann"),
+        ("c", "w1", ""),
+        ("d", "w1", "agent-auth"),
+        ("e", "", "manage_agents"),
+        ("manager", "", "ann"),
+    ]
+
+
+def test_program_at_the_socket_is_named_and_a_script_not_by_its_interpreter(tmp_path: Path) -> None:
+    path, script = tmp_path / "s", tmp_path / "enrol.py"
+    script.write_text("import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.recv(1)")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        for words, name in (([str(script)], "enrol.py"), (["-u", str(script)], "python")):
+            with subprocess.Popen([sys.executable, *words, str(path)]) as asker:
+                client, _ = listening.accept()
+                with client:
+                    assert program_of(client).startswith(name)
+                    asker.kill()
+                    asker.wait()
+                    assert program_of(client) == "", "it is gone"
 
 
 def test_refused_registration_is_told_once_in_a_while(tmp_path: Path) -> None:

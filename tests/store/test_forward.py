@@ -81,6 +81,18 @@ def test_answer_comes_back_as_the_daemon_gave_it(tmp_path: Path) -> None:
     assert served.requests == [("sendsync ---", {"daemon_name": "authd", "message": json.loads(ADD)})]
 
 
+def test_master_is_told_which_program_asked_here(tmp_path: Path) -> None:
+    async def main() -> list[tuple[str, Any]]:
+        async with LocalSocket(tmp_path, says(frame("ok", ANSWER))).serving() as served:
+            await Forwarder(str(tmp_path)).answer(ADD, "agent-auth")
+            await Forwarder(str(tmp_path)).answer(ADD[:-1] + b',"clusterd_who":"ann"}', "python3")
+            return served.requests
+
+    assert [asked["message"] for _, asked in asyncio.run(main())] == [
+        json.loads(ADD) | {"clusterd_who": who} for who in ("agent-auth", "ann")
+    ]
+
+
 def test_what_the_server_says_before_the_answer_is_passed_over(tmp_path: Path) -> None:
     answer, _ = ask(tmp_path, says(frame("echo-m", b"hello"), frame("ok", ANSWER)))
     assert answer["error"] == 0

@@ -21,7 +21,7 @@ from clusterd.sync.links.roster import Roster
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.spool import Spool
 from clusterd.sync.requests.sendsync_master import SendsyncMaster, read_request
-from clusterd.sync.requests.sendsync_rights import UNDO_S, WorkerRights, described, outcome
+from clusterd.sync.requests.sendsync_rights import UNDO_S, WorkerRights, described, outcome, through, without_own
 from clusterd.sync.requests.sendsync_worker import SendsyncWorker
 from tests.fakes.daemon import FakeDaemon
 
@@ -38,7 +38,7 @@ class ScriptedPeer:
 
     def __init__(self, link: int, kind: str, name: str, incoming: Incoming, uid: int = -1) -> None:
         self.info = LinkInfo(link, kind, name, uid=uid)
-        self.link, self.name, self.incoming = link, name, incoming
+        self.link, self.name, self.incoming, self.program = link, name, incoming, "clusterd"
         self.asked: list[tuple[str, bytes]] = []
         self.answer: Answer = accept
 
@@ -332,6 +332,36 @@ def test_a_registration_below_full_and_what_undoes_it_reach_the_daemon(tmp_path:
         "done, agent '007'.",
         "refused with 4000.",
     ]
+
+
+WHO = b'{"function":"add","arguments":{"name":"web-01"},"clusterd_who":"agent-auth"}'
+
+
+@pytest.mark.parametrize("worker_api", ["full", "off"])
+def test_store_of_ours_hears_who_asked_and_another_authd_nothing_that_it_does_not_know(worker_api: str) -> None:
+    given = WorkerRights(lambda: 0.0).permitted("w1", "authd", WHO, worker_api)
+    assert given is not None
+    plain = {"function": "add", "arguments": {"name": "web-01"}}
+    own = {"clusterd_through": "w1", "clusterd_who": "agent-auth"}
+    assert json.loads(through(given, "w1", WHO)) == plain | own
+    assert json.loads(without_own(given)) == plain
+    assert without_own(b'{"function": "clusterd_who"}') == b'{"function": "clusterd_who"}'
+    assert without_own(b"clusterd_who, a text") == b"clusterd_who, a text"
+
+
+@pytest.mark.parametrize("program", ["clusterd", "stock", ""])
+def test_only_a_master_of_this_program_is_told_who_asked(tmp_path: Path, program: str) -> None:
+    async def story() -> bytes:
+        bench = Bench(tmp_path)
+        bench.master.program = program
+        asking = await bench.ask(bench.client("5"), b'{"daemon_name":"authd","message":' + WHO + b"}")
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        return bench.master.asked[0][1]
+
+    message = json.loads(asyncio.run(story()).partition(b" ")[2])["message"]
+    assert message.pop("clusterd_who", None) == ("agent-auth" if program == "clusterd" else None)
+    assert message == {"function": "add", "arguments": {"name": "web-01"}}
 
 
 def test_nothing_is_remembered_of_registrations_while_workers_may_do_everything() -> None:

@@ -131,8 +131,13 @@ def test_state_reaches_the_master_and_counts_as_reported_then(rig: Rig) -> None:
     assert ask(rig.master, "global get-labels 7") == (
         '[{"id":7,"key":"env","value":"v1"},{"id":7,"key":"site","value":"berlin"}]'
     )
-    status = rig.status(rig.master.name)[rig.master.name]
-    assert status["agents"]["nodes"]["rig_manager_2"] == {"active": 10}
+    status: dict[str, Any] = {}
+
+    def is_counted() -> bool:
+        status.update(rig.status(rig.master.name)[rig.master.name])
+        return bool(status["agents"]["nodes"].get("rig_manager_2") == {"active": 10})
+
+    wait_until(is_counted, 60, "the counts of the status")
     assert status["agents"]["syncs"]["rig_manager_2"]["info_at"] is not None
 
 

@@ -10,6 +10,8 @@ from clusterd.rundir import AUTH_SOCKET
 from clusterd.wdb.stream import PREFIX_BYTES, frame
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, NOT_FOUND, WireException, shorten
 
+WHO = "clusterd_who"
+"""Member of a request to a store of ours (clusterd/store/auth_request.py)."""
 AT_ONCE = 32
 """Requests in flight. Each has a connection, and authd writes its files once for requests that arrive together."""
 TIMEOUT_S = 10.0
@@ -19,17 +21,24 @@ CODES = {9007: 1706, 9008: 1705, 9011: 1701, 9012: 1708}
 
 
 def ask_authd(
-    root: str, function: str, arguments: Sequence[dict[str, Any]], on_step: Callable[[], None] = lambda: None
+    root: str,
+    function: str,
+    arguments: Sequence[dict[str, Any]],
+    on_step: Callable[[], None] = lambda: None,
+    *,
+    who: str = "",
 ) -> Iterator[dict[str, Any] | str | WireException]:
     """Returns authd's answer to each request, in their order: its `data`, or its error, or 1013 or 1014 when it does
-    not answer. `on_step` is called repeatedly during long work."""
+    not answer. `on_step` is called repeatedly during long work. `who`: whom a store of ours notes as the asker; empty
+    for another authd."""
+    asker = {WHO: who} if who else {}
     for start in range(0, len(arguments), AT_ONCE):
         on_step()
         with contextlib.ExitStack() as stack:
             asked: list[socket.socket | WireException] = []
             for one in arguments[start : start + AT_ONCE]:
                 try:
-                    asked.append(stack.enter_context(_sent(root, {"function": function, "arguments": one})))
+                    asked.append(stack.enter_context(_sent(root, {"function": function, "arguments": one} | asker)))
                 except OSError as failure:
                     asked.append(WireException(1013, f"auth: {failure.strerror or failure}", wire_class=INTERNAL_ERROR))
             for connection in asked:

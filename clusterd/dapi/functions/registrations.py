@@ -56,7 +56,7 @@ def add_agent(call: Call, given: AgentToAdd) -> dict[str, Any]:
         wanted["key"] = given.key
     if given.force is not None:
         wanted["force"] = {"key_mismatch": True} | given.force
-    (answer,) = ask_authd(call.root, "add", [wanted])
+    (answer,) = ask_authd(call.root, "add", [wanted], who=_who(call))
     if isinstance(answer, WireException):
         raise answer
     try:
@@ -86,7 +86,7 @@ def delete_agents(call: Call, given: DeletedAgents) -> Items:
         code = 1703 if agent_id == MANAGER else 1731
         items.fail(agent_id, WireException(code, wire_class=BAD_REQUEST))
     requests = [{"id": agent_id, "purge": given.purge} for agent_id in found]
-    answers = ask_authd(call.root, "remove", requests, call.database.step)
+    answers = ask_authd(call.root, "remove", requests, call.database.step, who=_who(call))
     for agent_id, answer in zip(found, answers, strict=True):
         if not isinstance(answer, WireException):
             items.affected.append(agent_id)
@@ -97,6 +97,11 @@ def delete_agents(call: Call, given: DeletedAgents) -> Items:
     if "older_than" in filters:
         items.extra["older_than"] = filters["older_than"]
     return with_unknown(items, missing)
+
+
+def _who(call: Call) -> str:
+    """For the journal of our own store: another authd is told nothing that it does not know."""
+    return call.request.current_user if call.settings.serves_store else ""
 
 
 class _Added(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from clusterd.sync.links.tags import MASTER
 from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits, Ticket
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.requests.audit import SUBTAG as AUDIT
-from clusterd.sync.requests.sendsync_rights import WorkerRights, described, outcome, through
+from clusterd.sync.requests.sendsync_rights import WorkerRights, described, outcome, through, without_own
 from clusterd.sync.requests.sendsync_worker import LARGEST_SENDSYNC
 from clusterd.wdb.stream import ask_once
 from clusterd.wire import commands
@@ -90,8 +90,9 @@ class SendsyncMaster:
             if given is None:
                 peer.answer_late(commands.SENDSYN_ERR, build_words(client, str(self._refuse(asked, text))))
                 return commands.SENDSYNC_QUEUED
-            if daemon == "authd" and self._context.settings.serves_store:
-                given = through(given, peer.name)
+            if daemon == "authd":
+                is_ours = self._context.settings.serves_store
+                given = through(given, peer.name, message) if is_ours else without_own(given)
             turn = self._turns.join(peer.link, client, daemon, len(given))
         except ClusterError as refusal:
             peer.answer_late(commands.SENDSYN_ERR, build_words(client, str(refusal)))

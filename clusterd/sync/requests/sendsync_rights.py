@@ -84,10 +84,24 @@ def _group(parameters: object) -> bytes | None:
     return None
 
 
-def through(message: bytes, worker: str) -> bytes:
-    """For our own authd: the same, and which worker passes it on."""
+THROUGH = "clusterd_through"
+WHO = "clusterd_who"
+"""Members of a request to a store of ours (clusterd/store/auth_request.py)."""
+
+
+def through(message: bytes, worker: str, asked: bytes) -> bytes:
+    """For our own authd: the same, and which worker passes it on. `asked`: what came, which may say for whom."""
+    request, who = _decoded(message), _decoded(asked).get(WHO)
+    own = {THROUGH: worker} | ({WHO: who} if isinstance(who, str) else {})
+    return dump_json(request | own) if request else message
+
+
+def without_own(message: bytes) -> bytes:
+    """The same without what only a store of ours knows."""
+    if WHO.encode() not in message:
+        return message
     request = _decoded(message)
-    return dump_json(request | {"clusterd_through": worker}) if request else message
+    return dump_json({name: value for name, value in request.items() if name != WHO}) if WHO in request else message
 
 
 def described(daemon: str, message: bytes) -> tuple[str, bool]:

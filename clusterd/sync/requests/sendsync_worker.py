@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 
 from clusterd.errors import ClusterError
+from clusterd.sync.links.caps import CLUSTERD
 from clusterd.sync.links.context import Context
 from clusterd.sync.links.handlers import DeferredAnswer, Handler
 from clusterd.sync.links.outgoing import INLINE_CHUNK, read_segments
@@ -16,9 +17,10 @@ from clusterd.sync.links.peer import Peer
 from clusterd.sync.ports.fair_queue import FairQueue, FairQueueLimits
 from clusterd.sync.ports.net_port import LinkClosed
 from clusterd.sync.ports.pool_port import JobError
+from clusterd.sync.requests.sendsync_rights import WHO
 from clusterd.wire import commands
 from clusterd.wire.payloads import build_words, parse_addressed, parse_sendsync, parse_string_for
-from clusterd.wire.results import encode_failure, shorten
+from clusterd.wire.results import dump_json, encode_failure, shorten
 
 LOST = "the connection was lost before the answer came; what was asked may have been done"
 """Behind 3023 when the request went out; a bare 3023 says that it did not."""
@@ -33,6 +35,15 @@ DAEMONS = frozenset({"authd", "remoted", "task-manager", "wazuh-db"})
 OTHER_DAEMON = "another daemon"
 WORKER = 0
 TIMEOUT = 3020
+
+
+def _plain(payload: bytes) -> bytes:
+    """For another master than one of this program: without what only a store of ours knows."""
+    request = parse_sendsync(payload)
+    if isinstance(request.message, str) or WHO not in request.message:
+        return payload
+    message = {name: value for name, value in request.message.items() if name != WHO}
+    return dump_json({"daemon_name": request.daemon_name, "message": message})
 
 
 class _OpenSendsync:
@@ -121,7 +132,9 @@ class SendsyncWorker:
         refused = False
         try:
             try:
-                await self._forward(master, build_words(name, payload))
+                await self._forward(
+                    master, build_words(name, payload if master.program == CLUSTERD else _plain(payload))
+                )
             except LinkClosed:
                 raise ClusterError(3023, LOST) from None
             except JobError as failure:

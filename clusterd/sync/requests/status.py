@@ -1,6 +1,5 @@
 """What `clusterd status` learns from sync: plain values under stable keys (docs/operations/reference.md lists them)."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,10 +16,6 @@ from clusterd.sync.links.context import Context
 from clusterd.sync.links.peer import Peer
 from clusterd.sync.links.records import WorkerRecord
 from clusterd.sync.manifest.keeper import ManifestKeeper
-from clusterd.wdb.batches import BadString, parse_chunk
-from clusterd.wdb.client import DatabaseError
-
-STATUS_TIMEOUT_S = 0.8
 
 
 class SideStatus(msgspec.Struct, frozen=True):
@@ -155,38 +150,6 @@ def manifest_status(manifests: ManifestKeeper) -> dict[str, Any]:
             "problems": {note.path: note.why for note in scan.notes if note.why},
         },
     }
-
-
-COUNTS = "select node_name, connection_status, count(*) as n from agent where id > 0 group by 1, 2"
-WAITING = (
-    "select (select count(*) from agent where sync_status != 'synced' and id > 0) as to_report,"
-    " (select count(*) from agent where group_sync_status = 'syncreq') as to_hand_out"
-)
-HASH = 'global sync-agent-groups-get {"get_global_hash": true}'
-
-
-async def database_status(context: Context) -> dict[str, Any]:
-    """Agents by node and by connection status in this node's database, and what waits."""
-    database, found = context.database, dict[str, Any]()
-    try:
-        async with asyncio.timeout(STATUS_TIMEOUT_S):
-            counts: dict[str, dict[str, int]] = {}
-            for row in await database.rows(COUNTS):
-                counts.setdefault(row.get("node_name") or "unknown", {})[row["connection_status"]] = row["n"]
-            (waiting,) = await database.rows(WAITING)
-            digest = parse_chunk((await database.ask(HASH))[1]).hash
-        found = {
-            "database": "own store" if context.settings.serves_store else "wazuh-db",
-            "problem": None,
-            "nodes": counts,
-            **waiting,
-            "groups_hash": None if isinstance(digest, msgspec.UnsetType) else digest,
-        }
-    except TimeoutError:
-        found = {"database": None, "problem": f"no answer within {STATUS_TIMEOUT_S:g} s", "nodes": {}}
-    except (DatabaseError, BadString) as failure:
-        found = {"database": None, "problem": str(failure), "nodes": {}}
-    return found
 
 
 def agents_of_workers(records: Mapping[str, WorkerRecord]) -> dict[str, Any]:

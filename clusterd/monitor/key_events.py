@@ -1,0 +1,105 @@
+"""Registrations on a master whose authd is not ours: what has changed in the key file. Who asked, and through which node,
+is not known then. What happens while the monitor is away is not told.
+
+Looks at the file some seconds after an event says that it has changed, in a thread. What is kept of it between two looks
+has no key.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from clusterd.agent_keys import KEY_FILE, Key, decode_keys, parse_keys
+from clusterd.messages.journal import ChangeEvent, RegistrationEvent
+from clusterd.monitor.feed import Heard
+from clusterd.rounds import Rounds
+
+PAUSE_S = 2.0
+"""From a change to the look: authd writes twice for one registration, and more may follow."""
+SHARE = 20
+"""A look that takes long is followed by a pause of so many times as long."""
+MOST_EVENTS = 500
+"""Of one look; the last one counts the rest."""
+LONGEST_NAME = 128
+Known = dict[int, tuple[str, str, str]]
+"""Id, name and address of the agents that are not removed, by number."""
+
+
+class KeyFileEvents:
+    """`take` hears of all events; `run` looks at the file, for ever."""
+
+    def __init__(self, root: str, tell: Callable[[Sequence[RegistrationEvent]], None], rounds: Rounds) -> None:
+        """`tell`: takes what has come and gone."""
+        self._path = f"{root}/{KEY_FILE}"
+        self._tell = tell
+        self._rounds = rounds
+        self._has_changed = asyncio.Event()
+        self._known = b""
+        self._version: tuple[int, ...] | None = None
+
+    def take(self, batch: Sequence[Heard]) -> None:
+        """Neither waits nor raises."""
+        if any(isinstance(heard.event, ChangeEvent) and _may_be_about_keys(heard.event) for heard in batch):
+            self._has_changed.set()
+
+    async def run(self) -> None:
+        """The first look only notes what there is."""
+        is_first = True
+        while True:
+            self._has_changed.clear()
+            begun = time.monotonic()
+            with self._rounds.survive(f"looking for registrations in {KEY_FILE}"):
+                found = await asyncio.to_thread(self._look)
+                if found and not is_first:
+                    self._tell(found)
+                is_first = False
+            pause_s = PAUSE_S + SHARE * (time.monotonic() - begun)
+            await self._has_changed.wait()
+            await asyncio.sleep(pause_s)
+
+    def _look(self) -> list[RegistrationEvent]:
+        """In a thread. A file that is away for a moment, or has no line of an agent, is no removal of all of them."""
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            return []
+        version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        if version == self._version:
+            return []
+        with open(self._path, "rb") as file:
+            keys, _ = parse_keys(decode_keys(file.read()))
+        self._version = version
+        if not keys:
+            return []
+        now = {key.number: _told_of(key) for key in keys if not key.is_removed}
+        before, self._known = _unpacked(self._known), _packed(now)
+        return list(_differences(before, now))
+
+
+def _may_be_about_keys(event: ChangeEvent) -> bool:
+    return bool(event.unlisted) or any(file.path == KEY_FILE for file in event.files)
+
+
+def _differences(before: Known, now: Known) -> Iterator[RegistrationEvent]:
+    changes = [("removed", before[number]) for number in sorted(before) if now.get(number) != before[number]]
+    changes += [("added", now[number]) for number in sorted(now) if before.get(number) != now[number]]
+    for number, (what, (agent, name, ip)) in enumerate(changes[:MOST_EVENTS], 1):
+        left = len(changes) - number
+        why = f"and {left} more changes at once" if number == MOST_EVENTS and left else ""
+        yield RegistrationEvent(what=what, agent=agent, name=name, ip=ip, why=why)
+
+
+def _told_of(key: Key) -> tuple[str, str, str]:
+    name, ip = (text.encode(errors="replace").decode()[:LONGEST_NAME] for text in (key.name, key.ip))
+    return key.id, name, ip
+
+
+def _packed(known: Known) -> bytes:
+    """A tenth of the memory of the dictionary: there may be 100,000."""
+    return "\n".join(" ".join(words) for words in known.values()).encode()
+
+
+def _unpacked(data: bytes) -> Known:
+    lines = (line.split(" ") for line in data.decode().split("\n") if line)
+    return {int(agent): (agent, name, ip) for agent, name, ip in lines}

@@ -1,0 +1,62 @@
+"""Agents by node and state in this node's database, for `status`."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from clusterd.sync.links.context import Context
+from clusterd.wdb.batches import BadString, parse_chunk
+from clusterd.wdb.client import DatabaseError
+
+TIMEOUT_S = 0.8
+SHARE = 20
+OLDEST_S = 10.0
+"""Counting goes through all agents: what it has found is good for SHARE times as long as it took, at most for OLDEST_S,
+however often a node is looked at."""
+COUNTS = "select node_name, connection_status, count(*) as n from agent where id > 0 group by 1, 2"
+WAITING = (
+    "select (select count(*) from agent where sync_status != 'synced' and id > 0) as to_report,"
+    " (select count(*) from agent where group_sync_status = 'syncreq') as to_hand_out"
+)
+HASH = 'global sync-agent-groups-get {"get_global_hash": true}'
+
+
+class AgentCounts:
+    """Owner of the last counts."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._found: dict[str, Any] = {}
+        self._good_until = float("-inf")
+
+    async def shown(self) -> dict[str, Any]:
+        """Agents by node and by connection status, and what waits. `problem`: why the database cannot tell."""
+        now = self._context.clock.monotonic
+        if now() < self._good_until:
+            return self._found
+        begun = now()
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                found = await self._count()
+        except TimeoutError:
+            return {"database": None, "problem": f"no answer within {TIMEOUT_S:g} s", "nodes": {}}
+        except (DatabaseError, BadString) as failure:
+            return {"database": None, "problem": str(failure), "nodes": {}}
+        self._found, self._good_until = found, now() + min(OLDEST_S, SHARE * (now() - begun))
+        return found
+
+    async def _count(self) -> dict[str, Any]:
+        """Raises DatabaseError, BadString."""
+        database, counts = self._context.database, dict[str, dict[str, int]]()
+        for row in await database.rows(COUNTS):
+            counts.setdefault(row.get("node_name") or "unknown", {})[row["connection_status"]] = row["n"]
+        (waiting,) = await database.rows(WAITING)
+        digest = parse_chunk((await database.ask(HASH))[1]).hash
+        return {
+            "database": "own store" if self._context.settings.serves_store else "wazuh-db",
+            "problem": None,
+            "nodes": counts,
+            **waiting,
+            "groups_hash": None if isinstance(digest, msgspec.UnsetType) else digest,
+        }
