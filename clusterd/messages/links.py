@@ -55,10 +55,12 @@ class LinkUp(Message, frozen=True, tag="link-up"):
 
 
 class LinkDown(Message, frozen=True, tag="link-down"):
-    """A link of a LinkUp has ended. Every unanswered request to it has failed."""
+    """A link of a LinkUp has ended. Every unanswered request to it has failed. `silent_s`: it was given up because
+    nothing had come for so long; else 0."""
 
     link: int
     reason: str
+    silent_s: float = 0.0
 
 
 class HelloRefused(Message, frozen=True, tag="hello-refused"):

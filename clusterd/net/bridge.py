@@ -140,7 +140,7 @@ class Bridge:
         self._held.discard(link)
         self._notes.pop(link.number, None)
         if self._links.pop(link.number, None) is not None:
-            self.tell(LinkDown(link.number, reason))
+            self.tell(LinkDown(link.number, reason, link.given_up_s))
 
     def master_away(self, reason: str) -> bool:
         """Records why there is no link to the master. Returns whether the reason has changed."""

@@ -104,6 +104,8 @@ class Link(asyncio.BufferedProtocol):
         self._pump_is_due = False
         self._closing = False
         self._reason = ""
+        self.given_up_s = 0.0
+        """How long nothing had come, of a link that ends for that."""
         self._limit_timer: asyncio.TimerHandle | None = None
         self._pulse: Pulse | None = None
         self._bytes_in = self._bytes_out = 0
@@ -440,6 +442,7 @@ class Link(asyncio.BufferedProtocol):
             return
         pulse.beat(now, self._bytes_in, self._bytes_out, is_read=not self._held)
         if pulse.is_lost:
+            self.given_up_s = SILENT_S
             self.abort(f"nothing has come from the peer for {SILENT_S:g} seconds")
         elif pulse.is_due and not self._outbox:
             self.ask(commands.ECHO, commands.PULSE, SILENT_S, IgnoreAnswer(self._context))

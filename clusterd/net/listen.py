@@ -326,6 +326,7 @@ class Listener:
         for link in silent_too_long(read, now, allowed_s):
             text = f"No keep alives have been received from {link.name} in the last minute. Disconnecting"
             log.line("ERROR", "Master", KEEPALIVE_SUBTAG, text)
+            link.given_up_s = allowed_s
             link.abort("")
         log.line("DEBUG", "Master", KEEPALIVE_SUBTAG, "Calculated.")
 

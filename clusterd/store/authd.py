@@ -32,7 +32,7 @@ from clusterd.store.auth_request import (
     text_of,
 )
 from clusterd.store.errors import NotKept, NotLeading, StoreFailed
-from clusterd.store.events import Asker, RegistrationEvents, Tell, to_nobody
+from clusterd.store.events import Applicant, RegistrationEvents, Tell, to_nobody
 from clusterd.store.gate import WriteGate
 from clusterd.store.groups import MOST_GROUPS
 from clusterd.store.keys import TIMESTAMPS, ChangedMeanwhile, KeyFile, NoIdLeft, NotSynced, SuddenLoss
@@ -58,8 +58,8 @@ class _Changes:
         self.added: dict[int, tuple[Key, str | None]] = {}
         self.removed: dict[int, Key] = {}
         self.any = False
-        self.askers: dict[int, Asker] = {}
-        self.asker = Asker()
+        self.askers: dict[int, Applicant] = {}
+        self.asker = Applicant()
 
 
 class Authd:
@@ -185,7 +185,7 @@ class Authd:
         await self._check_loss()
         outcomes: list[Outcome] = []
         for request in requests:
-            changes.asker = Asker(request.through, request.who)
+            changes.asker = Applicant(request.through, request.who)
             try:
                 outcomes.append(await self._decide(request, changes))
             except AuthdError as refusal:

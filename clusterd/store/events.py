@@ -23,7 +23,7 @@ def to_nobody(event: AnyEvent) -> None:
     """For a store without a node."""
 
 
-class Asker(msgspec.Struct, frozen=True):
+class Applicant(msgspec.Struct, frozen=True):
     """Whose request it was: the worker it came through, and a user or program; empty if unknown."""
 
     through: str = ""
@@ -37,11 +37,11 @@ class RegistrationEvents:
         self._tell = tell
         self._refusals = RateLimiter(REFUSED_AGAIN_S)
 
-    def written(self, added: Iterable[Key], removed: Iterable[Key], askers: Mapping[int, Asker]) -> None:
+    def written(self, added: Iterable[Key], removed: Iterable[Key], askers: Mapping[int, Applicant]) -> None:
         """These keys are on the disk, or gone. `askers`: by the agent's number."""
         for what, keys in (("removed", removed), ("added", added)):
             for key in keys:
-                asker = askers.get(key.number, Asker())
+                asker = askers.get(key.number, Applicant())
                 self._tell(
                     RegistrationEvent(
                         what=what,

@@ -88,7 +88,7 @@ class Core:
             case LinkUp():
                 await self._serve_link(message.info)
             case LinkDown():
-                await self._link_down(message.link, message.reason)
+                await self._link_down(message.link, message.reason, message.silent_s)
             case HelloRefused():
                 self._side.refused(message)
             case MasterAway():
@@ -172,9 +172,10 @@ class Core:
         self._roster.add(peer)
         self._side.link_up(peer)
 
-    async def _link_down(self, link: int, why: str) -> None:
+    async def _link_down(self, link: int, why: str, silent_s: float = 0.0) -> None:
         peer = self._roster.remove(link)
         if peer is not None:
+            peer.silent_s = silent_s
             await self._side.link_down(peer, why)
 
     def forever(self) -> list[Coroutine[Any, Any, None]]:

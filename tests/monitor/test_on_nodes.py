@@ -4,17 +4,23 @@ import contextlib
 import json
 import re
 import signal
+import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from clusterd.monitor import journal_writer, source, viewers
+from clusterd.net import process as net_process
+from clusterd.status.status import ASK_TIMEOUT_S
 from tests.conftest import rigs
 from tools.rig.faults import signal_process, tell_link
 from tools.rig.nodes import Rig, free_port
@@ -86,6 +92,34 @@ def watched() -> Iterator[Watched]:
         yield found
 
 
+class Viewer:
+    """Everything that `/events` says, as a dashboard hears it."""
+
+    def __init__(self, port: int) -> None:
+        self.statuses: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+        self._answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/events", timeout=600)
+        self._thread = threading.Thread(target=self._listen)
+
+    def __enter__(self) -> "Viewer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._answer.fp.raw._sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._answer.close()
+
+    def _listen(self) -> None:
+        kind = ""
+        for line in self._answer:
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if name == "event":
+                kind = value
+            elif name == "data":
+                (self.statuses if kind == "status" else self.events).append(json.loads(value))
+
+
 @contextlib.contextmanager
 def stopped(rig: Rig) -> Iterator[None]:
     worker = rig.workers[0].name
@@ -130,6 +164,28 @@ def refused(rig: Rig) -> Iterator[None]:
     rig.start(worker.name)
 
 
+def check_promptness(viewer: Viewer, worker: str) -> None:
+    """Whoever asks after the worker was lost by the rule hears so: no status that was asked for later says anything else.
+    How long they take is the machine's business; how often they come is in test_loss_is_shown_within_three_seconds."""
+    (lost,) = [event for event in viewer.events if (event["kind"], event.get("what")) == ("worker", "lost")]
+    lost_at = datetime.fromisoformat(lost["at"]).timestamp()
+    fresh = (
+        status for status in viewer.statuses if status["monitor"]["answer_age_s"] < ASK_TIMEOUT_S
+    )  # of its reading
+    later = [status for status in fresh if status["monitor"]["asked_at"] > lost_at]
+    assert later
+    for status in later:
+        assert [row["state"] for row in status["workers"] if row["name"] == worker] == ["lost"]
+        assert status["verdict"]["level"] == "DEGRADED"
+
+
+def test_loss_is_shown_within_three_seconds() -> None:
+    """Of the keepalive rule, on a machine that has time: the longest of the periods that follow one another."""
+    rule_is_looked_at_s = net_process.TICK_S
+    for shown_s in (source.LEAST_S, viewers.STATUS_EVERY_S, journal_writer.COMMIT_EVERY_S):
+        assert rule_is_looked_at_s + shown_s <= 3.0
+
+
 @pytest.mark.parametrize("fault", [stopped, killed, cut, refused], ids=lambda fault: fault.__name__)
 def test_worker_that_is_away_is_seen_everywhere_and_again_when_it_is_back(
     watched: Watched, fault: Callable[[Rig], contextlib.AbstractContextManager[None]]
@@ -137,7 +193,7 @@ def test_worker_that_is_away_is_seen_everywhere_and_again_when_it_is_back(
     worker = watched.rig.workers[0].name
     eventually(watched.is_well, "all is well before")
     before = {what: len(watched.events(f"worker:{what}")) for what in ("lost", "back", "refused")}
-    with fault(watched.rig):
+    with Viewer(watched.port) as viewer, fault(watched.rig):
         eventually(lambda: watched.metric('clusterd_workers{state="lost"}') == 1, "the metric says LOST")
         assert watched.metric(f'clusterd_worker_connected{{worker="{worker}"}}') == 0
         assert watched.metric(f'clusterd_worker_lag_seconds{{worker="{worker}"}}') is None
@@ -148,6 +204,16 @@ def test_worker_that_is_away_is_seen_everywhere_and_again_when_it_is_back(
         assert (line.returncode, line.stdout.split(" - ")[0]) == (1, "CLUSTERD WARNING")
         eventually(lambda: len(watched.events("worker:lost")) > before["lost"], "there is an event")
         assert watched.events("worker:lost")[0]["worker"] == worker
+        eventually(lambda: [e for e in viewer.events if (e["kind"], e.get("what")) == ("worker", "lost")] != [], "told")
+        seen_at = time.time()
+        eventually(
+            lambda: any(
+                one["monitor"]["asked_at"] > seen_at and one["monitor"]["answer_age_s"] < ASK_TIMEOUT_S
+                for one in viewer.statuses
+            ),
+            "another status",
+        )
+        check_promptness(viewer, worker)
         if fault is refused:
             eventually(lambda: (watched.metric("clusterd_refused_nodes") or 0) >= 1, "it is refused")
             assert (watched.metric('clusterd_refusals_total{reason="cluster"}') or 0) >= 1

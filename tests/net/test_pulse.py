@@ -106,7 +106,9 @@ def test_a_silent_peer_that_agreed_to_a_pulse_is_let_go_and_no_other(master: Mas
     link = agree(node, "silent")
     asked = silent.read(60)
     assert (asked.command, asked.payload) == (b"echo", b"pulse")
-    assert node.sync.expect(LinkDown, lambda down: down.link == link, 60).reason.startswith("nothing has come")
+    down = node.sync.expect(LinkDown, lambda down: down.link == link, 60)
+    assert down.reason.startswith("nothing has come")
+    assert down.silent_s == QUICK_SILENT_S
     assert silent.is_closed()
     assert stock.ask("echo", "there").payload == b"there"
     assert not node.lines("Command received: b'echo'")[1:]  # but for that one

@@ -33,7 +33,7 @@ class FakePeer:
 
     def __init__(self, name: str, address: str = "10.0.0.7", program: str = "clusterd") -> None:
         self.info = LinkInfo(1, "worker", name, "worker", "4.14.1", address, 1000.0)
-        self.name, self.program, self.keepalive_at = name, program, 0.0
+        self.name, self.program, self.keepalive_at, self.silent_s = name, program, 0.0, 0.0
 
 
 class Master:
@@ -105,6 +105,28 @@ def test_worker_is_connected_then_expected_then_lost(master: Master) -> None:
     assert row["lost_s"] == pytest.approx(BACK_SOON_S + 0.1)
     master.joined(FakePeer("w1"))
     assert master.states() == {"w1": "connected"}
+
+
+def test_worker_that_was_given_up_for_its_silence_is_lost_at_once(master: Master) -> None:
+    """By the keepalive rule nobody has heard of it for long enough: there is nothing to wait for."""
+    silent, left = FakePeer("silent"), FakePeer("left")
+    for peer in (silent, left):
+        master.joined(peer)
+    silent.silent_s = 12.0
+    for peer in (silent, left):
+        master.left(peer, "nothing has come from the peer")
+    assert master.states() == {"silent": "lost", "left": "expected"}
+    assert master.rows()["silent"]["lost_s"] == pytest.approx(12.0)
+    assert master.known._next_due_s() == 0
+    master.known._say_lost()
+    assert [line for _, line in master.log.written] == [
+        "Worker silent (10.0.0.7) is lost: nothing has come from the peer. 0 of 2 workers are connected."
+    ]
+    assert master.known._next_due_s() == pytest.approx(BACK_SOON_S)
+    master.clock.move(1.0)
+    assert master.known._next_due_s() == pytest.approx(BACK_SOON_S - 1.0)
+    master.clock.move(-7200.0)
+    assert master.known._next_due_s() == pytest.approx(BACK_SOON_S), "the clock was set back"
 
 
 def test_end_of_an_older_link_does_not_lose_a_worker_that_has_a_newer_one(master: Master) -> None:

@@ -35,7 +35,8 @@ MOST_NAME = 64
 REFUSED_S = 600.0
 """How long a refusal is shown after the last attempt: a node that wants to join tries again every few seconds."""
 BACK_SOON_S = 3.0
-"""A worker that connects again within this time was not lost."""
+"""A worker that connects again within this time was not lost. One that was given up for its silence has had more than
+that."""
 EXPECTED_S = 15.0
 """How long workers are expected after a start of the master: they dial again every 10 s."""
 SAVE_S = 60.0
@@ -125,7 +126,7 @@ class KnownWorkers:
         self._take(peer, record)
         del self._connected[peer.name]
         known = self._workers[peer.name]
-        known.lost_at, known.why = self._clock.wall(), why
+        known.lost_at, known.why = self._clock.wall() - peer.silent_s, why
         self._unsaid.add(peer.name)
         self._changed.set()
 
@@ -231,9 +232,15 @@ class KnownWorkers:
                     await self._changed.wait()
             self._changed.clear()
             if self._unsaid:
-                await asyncio.sleep(BACK_SOON_S)
+                await asyncio.sleep(self._next_due_s())
                 self._say_lost()
             await self.save()
+
+    def _next_due_s(self) -> float:
+        """Until the first of the workers that have left may be called lost."""
+        left = [known.lost_at for name in self._unsaid if (known := self._workers[name]).lost_at is not None]
+        due_s = min(left, default=0.0) + BACK_SOON_S - self._clock.wall()
+        return min(BACK_SOON_S, max(0.0, due_s))
 
     def _say_lost(self) -> None:
         """Links that ended a moment ago are reported by a later round."""

@@ -49,6 +49,8 @@ class Peer:
         self.zip_limit = limit
         self.timeout_s = timeout_s
         self.keepalive_at = info.keepalive_at
+        self.silent_s = 0.0
+        """As LinkDown.silent_s, when the link has ended."""
         self.program = ""
         self.capabilities: frozenset[str] = frozenset()
         self._agreed = asyncio.Event()
