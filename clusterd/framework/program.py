@@ -54,6 +54,11 @@ PIECE = 5000
 PIECE_CHARACTERS = 1 << 20
 PIECE_LEVELS = 16
 """Values at deeper levels are not divided into pieces."""
+LONG_LIST = 256
+SAMPLE = 8
+"""Of a longer list every so many items are looked into, and those that are long themselves: the rest is taken to be like
+them."""
+LONG_ITEM = 256
 MASK = "*****"
 CALLABLE = "__callable__"
 MARKERS = frozenset({CALLABLE, "__unhandled_exc__", "__wazuh_exception__", "__wazuh_result__"})
@@ -266,12 +271,18 @@ class Writer:
 def weigh(value: Any, levels: int, heavy: dict[int, int]) -> int:
     """Estimates the number of values inside this one, long texts by their length, down to so many levels. Notes in
     `heavy` the weight of those from PIECE on, by id."""
-    total = 1
+    total, share = 1, 1
     if isinstance(value, dict):
         total += len(value)
         inside: Any = value.values()
     elif isinstance(value, (list, tuple)):
         inside = value
+        if len(value) > LONG_LIST:
+            inside, share = value[::SAMPLE], SAMPLE
+            for one in value:
+                if isinstance(one, (str, dict, list, tuple)) and len(one) >= LONG_ITEM:
+                    inside, share = value, 1
+                    break
     else:
         inside = ()
         if isinstance(value, str):
@@ -286,6 +297,7 @@ def weigh(value: Any, levels: int, heavy: dict[int, int]) -> int:
             total += 1
         elif levels:
             total += weigh(one, levels - 1, heavy)
+    total *= share
     if total >= PIECE:
         heavy[id(value)] = total
     return total

@@ -130,6 +130,19 @@ def test_pieces_make_the_text_that_the_encoder_makes(value: Any, times: int) -> 
     assert writer.write(answer, "") == (program.ANSWER, json.dumps(answer).encode())
 
 
+@pytest.mark.parametrize(
+    "long_item", [None, "x" * 1_000_000, list(range(100_000)), dict.fromkeys(map(str, range(9999)))]
+)
+def test_long_lists_are_divided_although_not_every_item_is_looked_into(long_item: Any) -> None:
+    items: list[Any] = [{"id": number, "os": {"name": "ubuntu"}} for number in range(20_001)]
+    items[3] = long_item
+    writer = Writer(json.JSONEncoder, [], 1 << 40, 1 << 40)
+    pieces = list(writer._pieces({"data": items}))
+    assert "".join(pieces) == json.dumps({"data": items})
+    assert max(piece.count(":") for piece in pieces) < 2 * program.PIECE
+    assert max(map(len, pieces)) < 1_100_000
+
+
 @pytest.mark.parametrize("text", ["é" * 3_000_000, "\U0001f600" * 2_000_000, '"\\' * 2_000_000])
 def test_long_texts_are_cut_without_a_trace(text: str) -> None:
     writer = Writer(json.JSONEncoder, [], 1 << 40, 1 << 40)
