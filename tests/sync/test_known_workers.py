@@ -167,6 +167,20 @@ def test_workers_are_known_across_a_restart_and_first_expected(master: Master) -
     assert master.states() == {"w1": "connected", "w2": "lost"}
 
 
+@pytest.mark.parametrize("why", ["", "it ended"])
+def test_worker_that_came_and_left_after_a_start_is_lost_and_not_expected(master: Master, why: str) -> None:
+    peer = FakePeer("w1")
+    master.joined(peer)
+    asyncio.run(master.known.save())
+    master.begin()
+    assert master.states() == {"w1": "expected"}
+    master.joined(peer)
+    master.left(peer, why)
+    master.clock.move(BACK_SOON_S)
+    assert BACK_SOON_S < EXPECTED_S
+    assert master.states() == {"w1": "lost"}, "its loss is said in the log and the journal, too"
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'[{"name":5}]', b"\xff"])
 def test_damaged_file_is_said_and_made_anew(master: Master, content: bytes) -> None:
     (master.path / "workers.json").write_bytes(content)

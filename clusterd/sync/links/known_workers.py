@@ -95,6 +95,8 @@ class KnownWorkers:
         self._changed = asyncio.Event()
         self._saving = asyncio.Lock()
         self._expected_until = clock.monotonic() + EXPECTED_S
+        self._of_before: set[str] = set()
+        """Workers of an earlier life that have not come back yet."""
         self.read()
 
     # ---- what happens ------------------------------------------------------------------------------------------------
@@ -109,6 +111,7 @@ class KnownWorkers:
         known.address, known.version = info.address, info.version
         known.connected_at, known.seen_at, known.lost_at, known.why = info.connected_at or now, now, None, ""
         self._connected[peer.name] = peer
+        self._of_before.discard(peer.name)
         for key in [key for key in self._refused if key[0] == peer.name or key == ("", info.address)]:
             del self._refused[key]
         self._unsaid.discard(peer.name)
@@ -184,7 +187,7 @@ class KnownWorkers:
             self._take(peer, records.get(name))
         for known in sorted(self._workers.values(), key=lambda known: known.name):
             lost_s = None if known.lost_at is None else max(0.0, now - known.lost_at)
-            is_expected = lost_s is not None and (lost_s < BACK_SOON_S or (is_new and not known.why))
+            is_expected = lost_s is not None and (lost_s < BACK_SOON_S or (is_new and known.name in self._of_before))
             rows.append(
                 {
                     "name": known.name,
@@ -271,6 +274,7 @@ class KnownWorkers:
             known.why = ""
             known.lost_at = known.seen_at if known.lost_at is None else known.lost_at
             self._workers[known.name] = known
+            self._of_before.add(known.name)
 
     async def save(self) -> None:
         """Writes the file. A failure is shown as a trouble until it can be written."""
