@@ -246,8 +246,8 @@ def test_port_answers_when_every_other_process_hangs(watched: Watched) -> None:
         assert answers["/readyz?verbose"][0] == 503
         assert "[+]supervisor ok\n" in answers["/readyz?verbose"][1]
         assert answers["/metrics"][0] == 200
-        assert 'clusterd_process_up{process="sync"} 0\n' in answers["/metrics"][1]
-        assert 'clusterd_process_up{process="supervisor"} 1\n' in answers["/metrics"][1]
+        assert 'clusterd_process_up{process="sync"} 0.0\n' in answers["/metrics"][1]
+        assert 'clusterd_process_up{process="supervisor"} 1.0\n' in answers["/metrics"][1]
         eventually(lambda: watched.status()["monitor"]["fresh"] is False, "its answer is said to be old")
         found = watched.status()
         assert found["verdict"]["level"] == "DOWN"
