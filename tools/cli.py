@@ -2,6 +2,7 @@
 
 A command is loaded when it is called: `clusterd status` must not pay for the daemon."""
 
+import difflib
 import importlib
 import os
 import sys
@@ -89,10 +90,21 @@ class LazyCommands(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return _with_root(command)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as problem:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            if not near:
+                raise
+            raise click.UsageError(f"{problem.message} Did you mean {near[0]}?", ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, line) for name, (_, line) in COMMANDS.items()]
         rows += [(name, command.get_short_help_str(100)) for name, command in self.commands.items()]
-        with formatter.section("LazyCommands"):
+        with formatter.section("Commands"):
             formatter.write_dl(rows)
 
 

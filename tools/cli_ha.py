@@ -9,7 +9,8 @@ import msgspec
 
 from clusterd.exits import ExitCode
 from clusterd.messages.election import HaCommand
-from clusterd.status.status import StatusReader, not_running
+from clusterd.status.absence import not_running
+from clusterd.status.status import StatusReader
 from tools.show import echo, fail, warn
 
 WATCH_S = 1.0

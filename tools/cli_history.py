@@ -123,7 +123,9 @@ def _end_quietly() -> None:
 def _reader(root: str) -> JournalReader:
     path = journal_path(root)
     if not os.path.isdir(f"{root}/queue"):
-        fail(f"there is no node at {root}; is this its root? (--root)")
+        from clusterd.status.absence import not_running  # loads psutil
+
+        fail(not_running(root))
     try:
         os.close(os.open(path, os.O_RDONLY))
     except FileNotFoundError:

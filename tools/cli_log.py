@@ -9,6 +9,7 @@ from clusterd.exits import ExitCode
 from clusterd.logs import LEVELS
 from clusterd.printable import printable_lines
 from clusterd.rundir import board_path
+from clusterd.status.absence import not_running
 from clusterd.status.status import LOG_LEVELS
 from clusterd.status.verdict import span
 from ipc.board import Board, ask_log_level
@@ -95,7 +96,7 @@ def log_level(root: str, level: str | None, for_s: float) -> None:
             ask_log_level(path, None if level == "default" else LOG_LEVELS.index(level), for_s)
         board = Board.open(path)
     except FileNotFoundError:
-        fail(f"clusterd is not running at {root}", ExitCode.NOT_RUNNING)
+        fail(not_running(root), ExitCode.NOT_RUNNING)
     except PermissionError:
         fail("only root and the user of the daemon may change its log level")
     except ValueError as problem:

@@ -16,7 +16,7 @@ from clusterd.net.dial import parse_address
 from clusterd.net.term_question import ask_term
 from clusterd.pidfile import running_pid
 from clusterd.settings import Settings
-from clusterd.status.status import not_running
+from clusterd.status.absence import not_running
 from clusterd.wdb.election import ElectionPort
 from tools.role_follow import own_note
 

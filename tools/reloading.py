@@ -6,6 +6,7 @@ import time
 
 from clusterd.exits import ExitCode
 from clusterd.pidfile import running_pid
+from clusterd.status.absence import not_running
 from clusterd.status.status import StatusReader
 from tools.check import check
 from tools.outcome import Outcome
@@ -18,7 +19,7 @@ def reload(root: str) -> Outcome:
     """Checks the configuration and, if it is valid, makes the running node read it."""
     pid = running_pid(root)
     if pid is None:
-        return Outcome(False, "clusterd is not running", int(ExitCode.NOT_RUNNING))
+        return Outcome(False, not_running(root), int(ExitCode.NOT_RUNNING))
     checked = check(root)
     began = time.time()
     if not checked.ok:
@@ -31,7 +32,7 @@ def reload(root: str) -> Outcome:
             False, f"no permission to signal pid {pid}: run this as root or as the node's owner", ExitCode.FAILED
         )
     except ProcessLookupError:
-        return Outcome(False, "clusterd is not running", int(ExitCode.NOT_RUNNING))
+        return Outcome(False, not_running(root), int(ExitCode.NOT_RUNNING))
     return Outcome(True, lines=[*checked.lines, _told(root, began)])
 
 

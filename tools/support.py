@@ -85,7 +85,10 @@ def collect(root: str, target: str, now: float) -> Archive:
             for name, make in _parts(root):
                 try:
                     data = make()
-                except (OSError, psutil.Error, ValueError) as problem:
+                except OSError as problem:
+                    missing[name] = f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem)
+                    continue
+                except (psutil.Error, ValueError) as problem:
                     missing[name] = str(problem)
                     continue
                 _refuse_secrets(name, data, secrets)

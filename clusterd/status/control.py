@@ -22,6 +22,10 @@ class NotAnswering(Exception):
     """The node cannot be asked: no process listens, or no answer arrived in time. The text tells which."""
 
 
+class NotRunning(NotAnswering):
+    """There is no node that could be asked."""
+
+
 def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> bytes:
     """Returns the answer of the node at `root` to a local command; waits for a second message where the protocol has
     one.
@@ -35,7 +39,7 @@ def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> b
         try:
             sock.connect(path)
         except OSError as failure:
-            raise NotAnswering(f"nobody answers at {path}: {failure.strerror or failure}") from failure
+            raise _nobody(root, path, failure) from failure
         try:
             for frame in conversation.begin(began, timeout_s):
                 sock.sendall(frame)
@@ -48,6 +52,15 @@ def ask(root: str, command: str, payload: bytes = b"", *, timeout_s: float) -> b
         raise conversation.failure
     assert conversation.answer is not None
     return conversation.answer
+
+
+def _nobody(root: str, path: str, failure: OSError) -> NotAnswering:
+    if isinstance(failure, FileNotFoundError | ConnectionRefusedError):
+        from clusterd.status.absence import is_running, not_running  # loads psutil: not for those who are answered
+
+        if not is_running(root):
+            return NotRunning(not_running(root))
+    return NotAnswering(f"nobody answers at {path}: {failure.strerror or failure}")
 
 
 def _converse(sock: socket.socket, conversation: Conversation, began: float, timeout_s: float) -> None:

@@ -13,10 +13,11 @@ import psutil
 
 from clusterd.adoption import notice
 from clusterd.errors import ClusterError
-from clusterd.pidfile import running_daemon, running_pid
+from clusterd.pidfile import running_pid
 from clusterd.rundir import board_path, monitor_url_path, problem_path
 from clusterd.scheduling import class_of
-from clusterd.status.control import NotAnswering, ask_json
+from clusterd.status.absence import not_running
+from clusterd.status.control import NotAnswering, NotRunning, ask_json
 from clusterd.wire.commands import STATUS
 from ipc.board import FOR_EVER_NS, Board, RowSnapshot
 
@@ -89,15 +90,6 @@ def adoption_problems(root: str) -> dict[str, str]:
     """Returns what is wrong with the launchers of an adopted manager."""
     text = notice(root)
     return {"adoption": text} if text else {}
-
-
-def not_running(root: str) -> str:
-    """Returns a text for a root without a running node: how to start it, or what runs instead."""
-    text = f"clusterd is not running at {root}."
-    running = running_daemon(root)
-    if running is not None:
-        return f"{text} {running[1].capitalize()} runs there (pid {running[0]})."
-    return f"{text} Start it with: clusterd --root {root} start"
 
 
 def lease_of(board: Board) -> dict[str, Any]:
@@ -225,6 +217,8 @@ class StatusReader:
         """Asks sync for its part; returns the reason if there is none."""
         try:
             answer = ask_json(self._root, STATUS, timeout_s=ASK_TIMEOUT_S)
+        except NotRunning as absence:
+            return str(absence)
         except NotAnswering as silence:
             return f"The node does not answer: {silence}"
         except ClusterError as refusal:

@@ -11,7 +11,7 @@ from clusterd.dapi.protocol.request import ApiRequest
 from clusterd.errors import ClusterError
 from clusterd.rundir import local_socket
 from clusterd.status import control
-from clusterd.status.control import NotAnswering, ask, ask_json, call
+from clusterd.status.control import NotAnswering, NotRunning, ask, ask_json, call
 from clusterd.wire.connection import Connection
 from clusterd.wire.events import RequestReceived, ResponseReceived
 from clusterd.wire.results import WireCallable, WireResult, dump_json, encode_exception
@@ -210,6 +210,13 @@ def test_a_program_that_waits_says_so(node: Callable[[Script], str], monkeypatch
     assert call(node(script), FUNCTION, timeout_s=60) == RESULT
 
 
-def test_nobody_there_is_said_with_the_path(tmp_path: Path) -> None:
-    with pytest.raises(NotAnswering, match=r"nobody answers at .*c-internal\.sock"):
+def test_nobody_there_is_said_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotRunning, match=r"there is no node at .* Make one with: "):
         ask(str(tmp_path), "get_nodes", timeout_s=1)
+    (tmp_path / "queue/cluster").mkdir(parents=True)
+    with pytest.raises(NotRunning, match=r"clusterd is not running at .* Start it with: clusterd --root .* start"):
+        ask(str(tmp_path), "get_nodes", timeout_s=1)
+    monkeypatch.setattr("clusterd.status.absence.is_running", lambda root: True)
+    with pytest.raises(NotAnswering, match=r"nobody answers at .*c-internal\.sock") as caught:
+        ask(str(tmp_path), "get_nodes", timeout_s=1)
+    assert not isinstance(caught.value, NotRunning)

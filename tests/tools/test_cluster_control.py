@@ -277,7 +277,7 @@ def test_node_that_does_not_run_is_said(tmp_path: Path) -> None:
     assert tool(tmp_path, "-u").returncode == 0
     done = tool(tmp_path, "nodes", module="tools.cli")
     assert (done.returncode, done.stdout) == (4, "")
-    assert "nobody answers at" in done.stderr
+    assert f"clusterd is not running at {tmp_path}. Start it with: " in done.stderr
 
 
 @pytest.mark.slow

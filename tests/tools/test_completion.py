@@ -50,7 +50,7 @@ def test_names_of_workers_are_completed_from_what_the_master_has_written(tmp_pat
 )
 def test_root_stands_before_or_behind_the_command(tmp_path: Path, arguments: list[str]) -> None:
     done = CliRunner().invoke(cluster, [str(tmp_path) if word == "HERE" else word for word in arguments])
-    assert f"clusterd is not running at {tmp_path}." in done.output
+    assert f"there is no node at {tmp_path}." in done.output
 
 
 def test_root_stands_behind_a_command_of_a_group(tmp_path: Path) -> None:

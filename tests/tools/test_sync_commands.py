@@ -335,7 +335,7 @@ def test_commands_on_nodes_that_run_are_cut_off_and_stop(rig: Rig) -> None:
     for arguments in (("sync",), ("sync", "--wait"), ("diff",), ("diff", "x")):
         code, out, err = clusterd(two, *arguments)
         assert (code, out) == (ExitCode.NOT_RUNNING, "")
-        assert "nobody answers at " in err
+        assert "clusterd is not running at " in err
 
 
 @pytest.mark.slow
@@ -343,4 +343,4 @@ def test_root_without_a_node_is_not_running(make_rig: MakeRig, tmp_path: Path) -
     rig = make_rig(0)
     code, out, err = clusterd(rig.master, "sync", "--wait", "--json")
     assert (code, out) == (ExitCode.NOT_RUNNING, "")
-    assert "nobody answers at " in err
+    assert "clusterd is not running at " in err

@@ -6,6 +6,7 @@ from typing import Any
 from clusterd.config.loading import load
 from clusterd.framework import location
 from clusterd.settings import Settings
+from clusterd.status.absence import has_node
 from clusterd.status.status import StatusReader
 from tools.check import check
 from tools.doctor import cluster, files, services, system
@@ -65,6 +66,11 @@ def _checks(
 
 
 def _configuration(root: str) -> Iterator[Finding]:
+    if not has_node(root):
+        yield Finding(
+            "no node", f"there is no node at {root}", f"clusterd --root {root} init, or give the right --root"
+        )
+        return
     checked = check(root)
     settings = load(root, with_api_files=False).settings
     framework = location.find(settings).why if settings is not None else ""
