@@ -12,7 +12,7 @@ from clusterd.election.etcd import EtcdRefused, EtcdUnavailable, LeaseLost
 from clusterd.election.facts import NodePort
 from clusterd.election.following import Following
 from clusterd.election.leading import Leading
-from clusterd.election.session import EtcdClient, Identity, Session, Times
+from clusterd.election.session import EtcdClient, EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
 from clusterd.messages.election import FailsafeAnswer
 
@@ -23,7 +23,7 @@ class Elector:
 
     def __init__(self, me: Identity, etcd: EtcdClient, node: NodePort, times: Times) -> None:
         self.me, self._node, self._times = me, node, times
-        self.session = Session(me, etcd, node, times)
+        self.session = EtcdSession(me, etcd, node, times)
         self.tenure = Tenure(me, self.session, node, times)
         self.leading = Leading(me, self.session, self.tenure, node, times)
         self.following = Following(me, self.session, self.tenure, self.leading, node, times)
@@ -47,6 +47,12 @@ class Elector:
         if self.session.away and self.tenure.term and self.me.failsafe:
             await self._go_on_without_etcd()
         self.tenure.mind_the_end()
+
+    @property
+    def is_hurried(self) -> bool:
+        """Whether the lead changes hands here: somebody waits for each step."""
+        is_taking = self.session.has_leaders_key and not self.tenure.term
+        return self.leading.hands_over or is_taking
 
     @contextlib.contextmanager
     def _etcd_may_be_away(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ from clusterd.election.keys import (
     encode,
 )
 from clusterd.election.leading import Leading
-from clusterd.election.session import Identity, Session, Times
+from clusterd.election.session import EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
 from clusterd.messages.journal import ElectionEvent
 
@@ -33,7 +33,7 @@ class Following:
     """Owner of this node's own keys in etcd. Methods raise EtcdUnavailable, EtcdRefused, LeaseLost."""
 
     def __init__(
-        self, me: Identity, session: Session, tenure: Tenure, leading: Leading, node: NodePort, times: Times
+        self, me: Identity, session: EtcdSession, tenure: Tenure, leading: Leading, node: NodePort, times: Times
     ) -> None:
         self._me, self._session, self._tenure, self._leading = me, session, tenure, leading
         self._node, self._times = node, times

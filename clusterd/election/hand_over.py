@@ -6,7 +6,7 @@ from clusterd.election import rules
 from clusterd.election.etcd import Compare, Delete, Put
 from clusterd.election.facts import Facts, NodePort
 from clusterd.election.keys import LAST, LEADER, ORDER, LastKey, OrderKey, encode
-from clusterd.election.session import Identity, Session, Times
+from clusterd.election.session import EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
 from clusterd.errors import ClusterError
 
@@ -27,9 +27,13 @@ class _Under(msgspec.Struct):
 class HandOvers:
     """Owner of the switchover under way. Methods raise EtcdUnavailable, EtcdRefused, LeaseLost."""
 
-    def __init__(self, me: Identity, session: Session, tenure: Tenure, node: NodePort, times: Times) -> None:
+    def __init__(self, me: Identity, session: EtcdSession, tenure: Tenure, node: NodePort, times: Times) -> None:
         self._me, self._session, self._tenure, self._node, self._times = me, session, tenure, node, times
         self._over: _Under | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        return self._over is not None
 
     async def obey(self, order: OrderKey, facts: Facts) -> None:
         """What an operator asked for, on the leader."""

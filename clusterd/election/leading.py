@@ -10,7 +10,7 @@ from clusterd.election.etcd import Compare, Delete, EtcdRefused, EtcdUnavailable
 from clusterd.election.facts import Facts, NodePort
 from clusterd.election.hand_over import HandOvers
 from clusterd.election.keys import CONFIG, LAST, LEADER, LastKey, encode
-from clusterd.election.session import Identity, Session, Times
+from clusterd.election.session import EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
 from clusterd.messages.election import ConfirmingSet
 from clusterd.messages.journal import ElectionEvent
@@ -26,7 +26,7 @@ class Leading:
     """Owner of `last` in etcd. `barred_until`: this node does not try to lead before, because of `barred_why`; seconds of
     the boot clock. Methods raise EtcdUnavailable, EtcdRefused, LeaseLost."""
 
-    def __init__(self, me: Identity, session: Session, tenure: Tenure, node: NodePort, times: Times) -> None:
+    def __init__(self, me: Identity, session: EtcdSession, tenure: Tenure, node: NodePort, times: Times) -> None:
         self._me, self._session, self._tenure, self._node, self._times = me, session, tenure, node, times
         self._orders = HandOvers(me, session, tenure, node, times)
         self._writing = asyncio.Lock()
@@ -35,6 +35,11 @@ class Leading:
         self._begun_at = 0.0
         self.serving_since: float | None = None
         self.barred_until, self.barred_why = float("-inf"), ""
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether a switchover is under way."""
+        return self._orders.is_under_way
 
     async def follow(self, facts: Facts) -> None:
         view, held = self._session.view, self._session.view.leader

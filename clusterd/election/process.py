@@ -31,6 +31,8 @@ NAME = "election"
 SUBTAG = "Election"
 HEARTBEAT_S = 0.5
 STEP_S = 1.0
+HURRY_S = 0.1
+"""The pause between two steps while the lead changes hands."""
 TIMEOUT_SHARE = 1 / 3
 """Of a lease: how long etcd may take for an answer."""
 AGAIN_S = 1.0
@@ -143,7 +145,7 @@ class _ElectionProcess:
             waits = f"nobody leads: {session.waits_for}" if session.waits_for else ""
             self._say_problem(away or session.problem or waits)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), STEP_S)
+                await asyncio.wait_for(self._news.wait(), self._pause_s)
 
     async def _ask(self) -> None:
         """Keeps what is known of the node itself up to date."""
@@ -153,7 +155,11 @@ class _ElectionProcess:
                 await self._node.refresh()
             if (before.state, before.epoch) != ((now := self._node.facts()).state, now.epoch):
                 self._news.set()
-            await asyncio.sleep(STEP_S if now.is_known else STEP_S / 10)
+            await asyncio.sleep(self._pause_s if now.is_known else HURRY_S)
+
+    @property
+    def _pause_s(self) -> float:
+        return HURRY_S if self._elector.is_hurried else STEP_S
 
     async def _watch(self) -> None:
         """Changes in etcd as they come. Without it each step reads everything."""

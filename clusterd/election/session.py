@@ -53,7 +53,7 @@ class Identity(msgspec.Struct, frozen=True):
     failsafe: bool = False
 
 
-class Session:
+class EtcdSession:
     """Owner of the lease. `away`: why etcd cannot be asked; empty: it can. `view`: what stands in etcd; `items`: the same
     as bytes. `is_live`: changes come by themselves, otherwise each step reads. `renewed_at`: when the last successful
     renewal was sent. `problem`: what keeps this node from its part; `waits_for`: while nobody leads, why this node does

@@ -2,7 +2,7 @@
 (clusterd/leadership.py); here it is written."""
 
 from clusterd.election.facts import NodePort
-from clusterd.election.session import Identity, Session, Times
+from clusterd.election.session import EtcdSession, Identity, Times
 from clusterd.messages.journal import ElectionEvent
 from ipc.board import FOR_EVER_NS
 
@@ -15,7 +15,7 @@ MARGIN_SHARE = 0.2
 class Tenure:
     """Owner of the board's words. `term` 0: this node does not lead. `is_for_ever`: paused, without an end."""
 
-    def __init__(self, me: Identity, session: Session, node: NodePort, times: Times) -> None:
+    def __init__(self, me: Identity, session: EtcdSession, node: NodePort, times: Times) -> None:
         self._me, self._session, self._node, self._times = me, session, node, times
         self.margin_s = min(MARGIN_S, me.lease_s * MARGIN_SHARE)
         self.term, self.until = 0, 0.0

@@ -53,6 +53,14 @@ class RoleFollower:
 
     def look(self) -> bool:
         """Follows the file. Returns whether the children of the role are new ones, which were not forked yet."""
+        is_new = False
+        # While children are waited for, signals are taken, too: what was written meanwhile is looked at here.
+        while not self._children.must_stop and self._look_once():
+            is_new = True
+        return is_new and not self._children.must_stop
+
+    def _look_once(self) -> bool:
+        """Returns whether the role has changed, and the children with it."""
         running = self._node.settings
         try:
             given = after_deposing(read_role(self._root), self._node.board.deposed_term)
@@ -72,7 +80,7 @@ class RoleFollower:
         sweep.empty_spool(self._root)
         if not self._children.must_stop:
             self._take(given)
-        return not self._children.must_stop
+        return True
 
     def _take(self, begun: NodeRole) -> None:
         """Finishes what was begun, and makes children for the role that this node has then."""

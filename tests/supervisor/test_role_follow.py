@@ -1,0 +1,104 @@
+"""The supervisor follows role.json, whenever it is written."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from clusterd.logs import Log
+from clusterd.role import NodeRole, update_role
+from clusterd.settings import ClusterBlock, Settings
+from clusterd.supervisor.plan import NodeResources
+from clusterd.supervisor.role_follow import RoleFollower
+from ipc.board import Board
+
+
+class Ending:
+    """Children that do something while they end."""
+
+    def __init__(self) -> None:
+        self.must_stop = False
+        self.ended = self.renewed = 0
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def end_role(self) -> None:
+        self.ended += 1
+        self.meanwhile()
+
+    def renew(self) -> None:
+        self.renewed += 1
+
+    def descriptors(self, child: str) -> tuple[int, ...]:
+        return ()
+
+
+@pytest.fixture
+def follower(tmp_path: Path) -> Any:
+    """A master of term 3, its children, and who follows its role."""
+    for directory in ("var/run/clusterd", "queue/cluster/.clusterd/spool", "logs"):
+        (tmp_path / directory).mkdir(parents=True)
+    settings = Settings(str(tmp_path), cluster=ClusterBlock(node_name="one")).with_role(NodeRole(3, "master", 3))
+    board = Board.create(str(tmp_path / "var/run/clusterd/board"))
+    row = board.add_row("supervisor")
+    log = Log(str(tmp_path / "logs/cluster.log"), 0, "text")
+    node = NodeResources(settings, None, board, log)  # type: ignore[arg-type]
+    children = Ending()
+    yield (
+        node,
+        children,
+        RoleFollower(
+            node,
+            children,  # type: ignore[arg-type]
+            row,
+            log,
+            os.devnull,
+            reason=lambda: "",
+            wait=lambda seconds: None,
+            changing=lambda text: None,
+        ),
+    )
+    board.close()
+    log.close()
+
+
+def write(node: NodeResources, **role: Any) -> None:
+    update_role(node.settings.root, lambda before: NodeRole(**role))
+
+
+def test_what_is_written_while_children_end_is_followed_at_once(follower: Any) -> None:
+    """Their end is waited for, and the signal that would tell of it is taken meanwhile: net has heard of a higher term,
+    and the election makes a worker of the node."""
+    node, children, found = follower
+    write(node, term=5, role="master", led=3)
+
+    def demote() -> None:
+        children.meanwhile = lambda: None
+        write(node, term=5, role="worker", led=3, master="127.0.0.1:1")
+
+    children.meanwhile = demote
+    assert found.look()
+    assert (node.settings.is_master, node.settings.is_deposed) == (False, False)
+    assert node.settings.role.role == "worker"
+    assert (children.ended, children.renewed) == (2, 2)
+    assert not found.look(), "nothing is new"
+
+
+def test_first_term_that_a_worker_hears_of_ends_no_process(follower: Any) -> None:
+    node, children, found = follower
+    node.settings = Settings(node.settings.root, cluster=ClusterBlock(node_name="two", node_type="worker"))
+    write(node, term=4, master="127.0.0.1:1", master_name="one")
+    assert not found.look()
+    assert children.ended == 0
+    assert node.settings.cluster.nodes == ("127.0.0.1:1",)
+
+
+def test_a_stop_meanwhile_ends_the_following(follower: Any) -> None:
+    node, children, found = follower
+    write(node, term=5, role="master", led=3)
+    children.meanwhile = lambda: setattr(children, "must_stop", True)
+    assert not found.look()
+    assert children.renewed == 0
+    assert msgspec.structs.asdict(node.settings)["role"].led == 3
