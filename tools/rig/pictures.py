@@ -205,6 +205,7 @@ def _dashboard(started: "Browser", url: str, directory: Path) -> list[Path]:
             page = context.new_page()
             page.goto(url)
             _unfold(page)
+            page.evaluate("window.scrollTo(0, 0)")  # what a glance at a phone shows: verdict and links
             path = directory / f"{name}.png"
             page.screenshot(path=path)
             taken.append(path)
