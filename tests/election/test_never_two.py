@@ -19,6 +19,8 @@ class World:
 
     def __init__(self, seed: int, *, failsafe: bool) -> None:
         self.random = random.Random(seed)
+        self.unrest = (0.03, 0.06, 0.25)[seed % 3]
+        """Where less happens at a time the lead changes hands more often."""
         self.clock = HandClock()
         self.store = EtcdStore(self.clock)
         more = {"failsafe": failsafe}
@@ -112,6 +114,8 @@ class World:
 
     async def disturb(self) -> None:
         rand, node = self.random, self.random.choice(self.nodes)
+        if self.leaders() and rand.random() < 0.5:
+            node = self.leaders()[0]
         match rand.randrange(12):
             case 0:
                 self.frozen[node.name] = self.clock.now + rand.choice((1, 5, 14, 40))
@@ -154,7 +158,7 @@ class World:
     async def turn(self, *, disturbed: bool) -> None:
         self.clock.now += self.random.choice((0.1, 0.3, 1.0))
         self.check()
-        if disturbed and self.random.random() < 0.25:
+        if disturbed and self.random.random() < self.unrest:
             await self.disturb()
         self.replicate()
         for node in self.random.sample(self.nodes, len(self.nodes)):
