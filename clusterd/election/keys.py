@@ -70,7 +70,7 @@ class MemberKey(msgspec.Struct, frozen=True):
 
 
 class LastKey(msgspec.Struct, frozen=True):
-    """Written by the leader only. `position` in the log `epoch`; `floor`: who has less does not lead, whatever else holds;
+    """Written by the leader only. `position` in the log `epoch`, which followers that are well have by now; `floor`: who has less does not lead, whatever else holds;
     `confirming`: the candidate that has everything that was answered since, None: answers waited for nobody."""
 
     term: int

@@ -2,6 +2,7 @@
 board."""
 
 import asyncio
+from collections import deque
 
 import msgspec
 
@@ -10,7 +11,7 @@ from clusterd.election.etcd import Compare, Delete, EtcdRefused, EtcdUnavailable
 from clusterd.election.facts import Facts, NodePort
 from clusterd.election.hand_over import HandOvers
 from clusterd.election.keys import CONFIG, LAST, LEADER, LastKey, encode
-from clusterd.election.session import EtcdSession, Identity, Times
+from clusterd.election.session import RENEWALS, EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
 from clusterd.messages.election import ConfirmingSet
 from clusterd.messages.journal import ElectionEvent
@@ -33,6 +34,8 @@ class Leading:
         self._begun = 0
         """The term for which the change of role was begun by this process."""
         self._begun_at = 0.0
+        self._heads: deque[tuple[float, int]] = deque()
+        """When the log had which head: the newest that is old enough, and those after it."""
         self.serving_since: float | None = None
         self.barred_until, self.barred_why = float("-inf"), ""
 
@@ -156,6 +159,16 @@ class Leading:
         last = self._session.view.last
         return last.confirming if last is not None and last.term == self._session.view.term else None
 
+    def _settled_head(self, facts: Facts) -> int:
+        """The head of the log two renewals ago: every candidate that follows has that by now. The head of now is nobody's
+        yet: each keepalive of an agent moves it."""
+        now, heads = self._times.boot(), self._heads
+        if facts.is_known:
+            heads.append((now, facts.position))
+        while len(heads) > 1 and heads[1][0] <= now - 2 * self._me.lease_s / RENEWALS:
+            heads.popleft()
+        return heads[0][1] if heads and heads[0][0] <= now - 2 * self._me.lease_s / RENEWALS else 0
+
     async def write_last(self, facts: Facts, confirming: str | None, *, floor: int | None = None) -> bool:
         """Returns whether this node is still the leader, and etcd has it. Without anything new it only asks. A `floor` is
         the position, too; another term or log begins with one. Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
@@ -164,8 +177,10 @@ class Leading:
             is_same = last is not None and last.term == view.term and last.epoch == (facts.epoch or last.epoch)
             position = facts.position
             if last is not None and is_same:
-                position = max(last.position, floor or 0, facts.position if facts.is_known else 0)
+                position = max(last.position, floor or 0, self._settled_head(facts))
                 floor = max(last.floor, floor or 0)
+            else:
+                self._heads.clear()
             epoch = facts.epoch if facts.is_known or last is None else last.epoch
             new = LastKey(
                 view.term, self._me.name, epoch, position, confirming, floor=position if floor is None else floor

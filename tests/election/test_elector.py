@@ -721,6 +721,28 @@ async def test_who_lacks_what_was_answered_does_not_lead_though_nobody_confirms_
 
 
 @told
+async def test_follower_of_a_busy_leader_is_told_every_two_seconds_and_may_lead(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    """Each keepalive of an agent is a change: 10,000 a second."""
+    one, two, other = await three(store)
+    assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "", 10)).ok
+    for _ in range(30):
+        clock.now += 1
+        one.node.set(position=one.node.true.position + 10_000)
+        if int(clock.now) % 2:
+            two.node.set(position=one.node.true.position)
+        for node in (one, two):
+            await node.step()
+    assert 150_000 < last(store).position <= one.node.true.position - 60_000
+    other.node.set(position=10_000)
+    clock.now += 16
+    await pass_time(3, other, two)
+    assert two.leads
+    assert not other.leads
+
+
+@told
 async def test_another_log_of_the_same_leader_counts_for_nobody_yet(clock: HandClock, store: EtcdStore) -> None:
     one, *_ = await three(store)
     one.node.set(epoch="renewed", position=3)
