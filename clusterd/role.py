@@ -5,17 +5,17 @@ Without the file the configured role counts. Everything that writes it takes the
 makes the term smaller.
 """
 
-import contextlib
-import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from hashing.atomic import FileOps
+from hashing.locks import locked_directory
 from hashing.write import write_atomic
 
 Role = Literal["master", "worker"]
@@ -191,16 +191,10 @@ def after_deposing(given: NodeRole | None, term: int) -> NodeRole | None:
     return msgspec.structs.replace(given, led=0) if given.led == given.term else given
 
 
-@contextlib.contextmanager
-def _locked(root: str) -> Iterator[None]:
+def _locked(root: str) -> AbstractContextManager[None]:
     directory = Path(root) / OWN_DIR
     directory.mkdir(mode=0o770, parents=True, exist_ok=True)
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+    return locked_directory(directory)
 
 
 def _write(root: str, role: NodeRole) -> None:

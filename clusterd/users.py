@@ -5,14 +5,12 @@ Read by the api process at logins, and on a master by the pool for workers' logi
 """
 
 import base64
-import contextlib
-import fcntl
 import hashlib
 import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hmac import compare_digest
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,6 +18,7 @@ from typing import Literal, get_args
 import msgspec
 
 from hashing.atomic import FileOps
+from hashing.locks import locked_directory
 from hashing.write import write_atomic
 
 USERS_FILE = "etc/clusterd-api-users.json"
@@ -190,7 +189,7 @@ def remove_user(root: str, name: str) -> None:
 
 
 def _change(root: str, change: Callable[[dict[str, User]], bool]) -> bool:
-    with _locked(root):
+    with locked_directory(Path(root, "etc")):
         users = read_users(root)
         outcome = change(users)
         content = msgspec.json.format(msgspec.json.encode(_File(list(users.values()))), indent=2) + b"\n"
@@ -201,17 +200,6 @@ def _change(root: str, change: Callable[[dict[str, User]], bool]) -> bool:
             owner = path.parent.stat()
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
         return outcome
-
-
-@contextlib.contextmanager
-def _locked(root: str) -> Iterator[None]:
-    """Lets one command at a time change the file. The lock ends with the process."""
-    fd = os.open(Path(root, "etc"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:

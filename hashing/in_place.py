@@ -7,20 +7,18 @@ A reader may see it half written. Writers and healers of one file take turns by 
 """
 
 import errno
-import fcntl
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from hashing.atomic import FileOps, create_temporary, is_abandoned, is_kept, is_temporary, kept_name
 from hashing.errors import UnsafePath
+from hashing.locks import lock
 
 OnStep = Callable[[], object]
 PIECE_BYTES = 1024 * 1024
 PATIENCE_S = 5.0
-_TICK_S = 0.02
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -99,15 +97,10 @@ def _opened(name: str, dir_fd: int, patience_s: float) -> Iterator[int]:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise UnsafePath(name, "is a mount point and no regular file")
-        deadline = time.monotonic() + patience_s
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise TimeoutError(errno.ETIMEDOUT, "is being written by another process") from None
-                time.sleep(_TICK_S)
+        try:
+            lock(fd, patience_s)
+        except TimeoutError:
+            raise TimeoutError(errno.ETIMEDOUT, "is being written by another process") from None
         yield fd
     finally:
         os.close(fd)

@@ -6,7 +6,6 @@ last name. So if a call is killed, the next call finishes it or undoes it.
 """
 
 import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import msgspec
 
 from clusterd.adoption import BIN, MODULES, STOCK, FoundProgram, State, launcher_text, look_at_all
 from hashing.atomic import OPEN_DIRECTORY, FileOps, create_temporary, temporary_name
+from hashing.locks import lock
 
 Does = Literal["keep", "keep again", "launch", "restore", "forget"]
 _OWNER = "adopt"
@@ -97,8 +97,8 @@ def opened(root: str) -> Iterator[int]:
         raise CannotAdopt(f"there is no manager at {root}: it has no directory {BIN}") from None
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock(fd, 0)
+        except TimeoutError:
             raise CannotAdopt(f"another adopt works in {root}/{BIN}: wait for its end") from None
         yield fd
     finally:

@@ -1,13 +1,13 @@
 """The log of a day that is over: moved to logs/cluster/{year}/{Mon}/cluster.log-{dd}.gz (wire.md 9.1)."""
 
-import fcntl
 import gzip
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+
+from hashing.locks import locked_directory
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 DIRECTORY_MODE = 0o750
@@ -27,7 +27,9 @@ def rotate_log(root: str, day: str, on_step: Callable[[], None], follow_s: float
     year, month, number = day.split("-")
     directory = Path(root) / "logs" / "cluster" / year / MONTHS[int(month) - 1]
     _make(directory, Path(root) / "logs")
-    with _alone(directory, on_step):
+    # A new sync process may ask for a rotation while a pool process still runs the one before: both would write beside
+    # the same file.
+    with locked_directory(directory, on_step):
         return _rotate(Path(root), directory, number, on_step, follow_s)
 
 
@@ -45,24 +47,6 @@ def _rotate(root: Path, directory: Path, number: str, on_step: Callable[[], None
     _compress(moved, moved.with_name(f"{moved.name}.gz"), on_step)
     moved.unlink()
     return 1
-
-
-@contextmanager
-def _alone(directory: Path, on_step: Callable[[], None]) -> Iterator[None]:
-    """Lock the logs of this directory while the block runs. A new sync process may ask for a rotation while a pool
-    process still runs the one before, and both would write beside the same file."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                on_step()
-                time.sleep(STEP_S)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _make(directory: Path, above: Path) -> None:

@@ -3,18 +3,16 @@
 Our tables and indexes begin with `clusterd_`; a stock wazuh-db that opens the file ignores them.
 """
 
-import contextlib
-import fcntl
-import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from clusterd.clock import boot_us
 from clusterd.errors import StartFailure
 from clusterd.store import change_log
 from clusterd.store.manager_row import FIRST_NAME, write_manager
+from hashing.locks import locked_directory
 
 DATABASE = "queue/db/global.db"
 VERSION = "7"
@@ -173,17 +171,11 @@ def _text(data: bytes) -> str:
     return str(data, "utf-8", "replace")
 
 
-@contextlib.contextmanager
-def locked(root: str) -> Iterator[None]:
+def locked(root: str) -> AbstractContextManager[None]:
     """No other process creates the database or moves it away while the block runs."""
     directory = (Path(root) / DATABASE).parent
     directory.mkdir(mode=0o770, parents=True, exist_ok=True)
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+    return locked_directory(directory)
 
 
 def prepare(root: str, node_name: str, version: str, *, thorough: bool = False, log: bool = False) -> None:

@@ -6,10 +6,8 @@ Directories are relative to the root, with `/` and without a slash at the end. A
 (something is not there), UnsafePath (a link, `..`, no regular file) and OSError.
 """
 
-import fcntl
 import os
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -20,6 +18,7 @@ from hashing.digest import open_directory, open_regular
 from hashing.errors import FileVanished, HashingError, UnsafePath
 from hashing.in_place import replace
 from hashing.links import Links
+from hashing.locks import lock
 
 MOST_NAMES = 20_000
 """Most files and directories of one listing."""
@@ -27,7 +26,6 @@ DEEPEST = 8
 """Most levels of directories below the first one of a listing."""
 MODE = 0o660
 _LOCK_S = 5.0
-_LOCK_TICK_S = 0.02
 
 
 class FileTooLarge(HashingError):
@@ -60,16 +58,11 @@ def opened_directory(root: str, directory: str) -> Iterator[int]:
 def locked_directory(root: str, directory: str) -> Iterator[None]:
     """Keeps other processes that call this function out of the directory while the block runs: two processes that check
     for a file and then write it must not overlap. Raises TimeoutError after 5 s of waiting."""
-    deadline = time.monotonic() + _LOCK_S
     with opened_directory(root, directory) as fd:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"{directory} is being changed by another request") from None
-                time.sleep(_LOCK_TICK_S)
+        try:
+            lock(fd, _LOCK_S)
+        except TimeoutError:
+            raise TimeoutError(f"{directory} is being changed by another request") from None
         yield
 
 
