@@ -15,7 +15,7 @@ from clusterd.settings import DEFAULT_RULES, Clusterd, Settings
 from clusterd.sync.manifest.deletion_guard import KEYS
 from clusterd.sync.ports.troubles import Troubles
 from hashing.live_manifest import load_live
-from tests.sync.test_manifests import Node, play, until, until_equal
+from tests.sync.kept_tree import Node, play, until, until_equal
 
 SECRET = "a" * 64
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from tests.sync.test_manifests import Node, play, until, until_equal
+from tests.sync.kept_tree import Node, play, until, until_equal
 
 
 def test_changes_behind_a_linked_directory_are_followed_and_a_new_target_is_noticed(tmp_path: Path) -> None:

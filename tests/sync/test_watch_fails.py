@@ -1,0 +1,122 @@
+"""The keeper of the manifest where the tree cannot be watched, or no longer: it walks."""
+
+import threading
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from clusterd.settings import DEFAULT_RULES, Clusterd, Settings
+from clusterd.sync.manifest.scan import ScanFailed
+from clusterd.sync.manifest.watcher import Notify, watch_recursively
+from tests.fakes.clock import FakeClock
+from tests.fakes.pool import InlinePool
+from tests.sync.kept_tree import Node, play, until
+
+
+class Exhausted:
+    """Stands for watchfiles where the system has no watches left: when one begins, or while one goes on."""
+
+    def __init__(self, at_start: int) -> None:
+        self.left = at_start
+
+    def make(self, paths: list[str]) -> Notify:
+        if self.left:
+            self.left -= 1
+            raise RuntimeError("Error creating recommended watcher: OS file watch limit reached.")
+        return watch_recursively(paths)
+
+
+def test_watches_exhausted_is_said_once_and_tried_again_at_the_full_walk(tmp_path: Path) -> None:
+    clock = FakeClock()
+    node = Node(tmp_path, clock=clock, full_walk_s=60.0, make_notify=Exhausted(2).make)
+
+    async def story(node: Node) -> None:
+        for _ in range(2):
+            await node.keeper.scan()
+            node.write("etc/rules/a.xml", str(clock.monotonic()))
+            await node.keeper.scan()
+            assert node.keeper.current is not None
+            assert node.keeper.current.root_digest == node.walked()
+            assert not node.keeper.watching
+            assert "fs.inotify.max_user_watches" in node.keeper.unwatched
+            (line,) = node.told
+            assert "fs.inotify.max_user_watches" in line
+            assert "error" not in line.lower()
+            clock.move(60)
+        await node.keeper.scan()
+        assert (node.keeper.watching, node.keeper.unwatched, len(node.told)) == (True, "", 1)
+
+    play(node, story, follow=False)
+
+
+def test_watch_that_fails_while_it_goes_on_leads_back_to_walks(tmp_path: Path) -> None:
+    failing = threading.Event()
+
+    class Failing:
+        def __init__(self, inner: Notify) -> None:
+            self.inner = inner
+
+        def watch(self, debounce_ms: int, step_ms: int, timeout_ms: int, stop_event: threading.Event) -> Any:
+            while not failing.is_set():
+                found = self.inner.watch(debounce_ms, step_ms, step_ms, stop_event)
+                if found != "timeout":
+                    return found
+            raise RuntimeError("Error in underlying watcher: OS file watch limit reached.")
+
+        def close(self) -> None:
+            self.inner.close()
+
+    node = Node(tmp_path, make_notify=lambda paths: Failing(watch_recursively(paths)))
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        assert node.keeper.watching
+        failing.set()
+        await until(lambda: not node.keeper.watching)
+        node.write("etc/rules/a.xml")
+        await node.keeper.scan()
+        assert node.rows() == {"etc/rules/a.xml"}
+        assert len(node.told) == 1
+
+    play(node, story)
+
+
+def test_link_to_a_foreign_directory_is_not_followed(tmp_path: Path) -> None:
+    """The library would watch all of the machine through a link to `/`."""
+    node = Node(tmp_path)
+    (node.root / "etc/rules/all").symlink_to("/")
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        assert node.keeper.watching
+        node.write("etc/rules/a.xml")
+        await until(lambda: node.rows() == {"etc/rules/a.xml"})
+        (node.root / "etc/rules/all").unlink()
+        node.keeper.adopt(Clusterd(watch=False), DEFAULT_RULES, is_master=True)
+        await node.keeper.scan()
+        assert node.keeper.unwatched == "switched off"
+        node.keeper.adopt(Clusterd(), DEFAULT_RULES, is_master=True)
+        await node.keeper.scan()
+        assert node.keeper.watching
+
+    play(node, story)
+
+
+def test_failed_patch_leads_to_a_walk(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+
+    async def story(node: Node) -> None:
+        await node.keeper.scan()
+        for path in node.state.glob("manifest-*"):
+            path.unlink()
+        node.pool = InlinePool(Settings(str(node.root)))
+        node.keeper._jobs = cast(Any, node.pool)
+        node.write("etc/rules/a.xml")
+        node.keeper.touch(["etc/rules/a.xml"])
+        with pytest.raises(ScanFailed):
+            await node.keeper.scan()
+        await node.keeper.scan()
+        assert node.rows() == {"etc/rules/a.xml"}
+
+    play(node, story, follow=False)
