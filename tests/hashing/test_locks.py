@@ -25,9 +25,13 @@ def is_free(path: Path) -> bool:
 
 
 def test_locked_directory_keeps_others_out_until_the_block_ends(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), locked_directory(tmp_path):
-        assert not is_free(tmp_path)
-        raise RuntimeError
+    def fail_inside() -> None:
+        with locked_directory(tmp_path):
+            assert not is_free(tmp_path)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_inside()
     assert is_free(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""All agent groups, to a worker that asks because its checksum differs (wire.md 6.4)."""
+"""Sends all agent groups to a worker that asks because its checksum differs (wire.md 6.4)."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,7 +20,7 @@ SEND_ALL = "Agent-groups send full"
 
 
 class _Everything:
-    """All groups in one string, being read for `users` workers."""
+    """All groups in one string, read once for `users` workers."""
 
     def __init__(self, task: "asyncio.Task[Broadcast | None]") -> None:
         self.task = task
@@ -28,7 +28,7 @@ class _Everything:
 
 
 class AllGroupsSender:
-    """One sending at a time for each worker; workers that ask together get the same string."""
+    """Does one sending at a time for each worker; workers that ask at the same time get the same string."""
 
     def __init__(self, context: Context, reader: GroupsReader, record_of: Callable[[Peer], WorkerRecord]) -> None:
         self._context = context
@@ -37,7 +37,7 @@ class AllGroupsSender:
         self._all: _Everything | None = None
         self._asked: set[int] = set()
         self._started: dict[int, float | None] = {}
-        """Of each worker's link, when the last sending began; monotonic."""
+        """By link of a worker: when the last sending began; monotonic."""
 
     def joined(self, peer: Peer) -> None:
         self._started[peer.link] = None
@@ -103,7 +103,7 @@ class AllGroupsSender:
             self._context.spool.remove(read.path)
 
     def finished(self, peer: Peer, payload: bytes) -> None:
-        """`syn_wgc_e`, also before anything was recorded (C15)."""
+        """`syn_wgc_e`; it may arrive before anything was recorded (C15)."""
         log = self._context.tag_log(peer.tag, SEND_ALL)
         log_result(log, self._context.clock, self._started.get(peer.link), parse_batch_result(payload))
 

@@ -1,8 +1,8 @@
-"""Broadcasts of agent groups under way: who still has none of it, and what our store is told once everybody has
+"""Broadcasts of agent groups under way: which workers have not got them yet, and what our store is told once all have
 (wire.md 6.3).
 
-With our own store a change counts as handed out only when every worker that was connected has acknowledged it; with a
-wazuh-db it has been marked by being read, and the workers' comparison of checksums repairs what got lost.
+With our own store a change counts as handed out only when every connected worker has acknowledged it. With a wazuh-db
+it is marked as soon as it is read, and the workers' comparison of checksums repairs losses.
 """
 
 from clusterd.errors import in_passing
@@ -16,9 +16,8 @@ GUARD = "Agent-groups guard"
 
 
 class Broadcast:
-    """A string of chunks on its way to the workers that were connected when it was made. `rows`: what it says of which
-    agent (a hash of the groups), only where our store is to be told that they have arrived, by `confirmations`;
-    `waiting`: links without a result."""
+    """A string of chunks on its way to the workers that were connected when it was made. `rows`: agent to a hash of its
+    groups, only where our store must be told of the arrival, by `confirmations`; `waiting`: links without a result."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -31,7 +30,7 @@ class Broadcast:
 
 
 class Broadcasts:
-    """Owner of those under way."""
+    """Owns the broadcasts under way."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -43,19 +42,21 @@ class Broadcasts:
         self._open.append(broadcast)
 
     def left(self, link: int) -> None:
-        """What this worker has not acknowledged stays marked, and goes to everybody again."""
+        """Called when a worker's link has ended. Changes that it has not acknowledged stay marked, and are sent to all
+        workers again."""
         for broadcast in list(self._open):
             if link in broadcast.waiting:
                 broadcast.is_lost = True
                 self.has_result(broadcast, link)
 
     def has_result(self, broadcast: Broadcast, link: int) -> None:
-        """This worker needs the broadcast no more."""
+        """Called when this worker is done with the broadcast."""
         broadcast.waiting.discard(link)
         self.settle(broadcast)
 
     def settle(self, broadcast: Broadcast) -> None:
-        """Once nobody waits for it any more: tell our store, unless a worker was lost before it had it."""
+        """Ends the broadcast if no worker waits for it any more, and tells our store, unless a worker's link ended
+        before."""
         if broadcast.waiting or broadcast not in self._open:
             return
         self._open.remove(broadcast)
@@ -64,7 +65,7 @@ class Broadcasts:
             self._tasks.spawn(self._confirm(broadcast))
 
     def say_the_same(self, row: GroupsRow) -> bool:
-        """Whether the latest broadcast that is not settled and speaks of this agent says the same."""
+        """Returns whether the latest open broadcast about this agent has the same groups."""
         for broadcast in reversed(self._open):
             found = broadcast.rows.get(row.id)
             if found is not None:
@@ -77,10 +78,10 @@ class Broadcasts:
                 for request in broadcast.confirmations:
                     await conversation.ask(request)
         except DatabaseError as failure:
-            # The rows stay marked and are sent again, which does no harm.
+            # The rows stay marked and are sent again, which is harmless.
             self._guard.warning(f"The workers have groups that stay marked for now: {in_passing(failure)}")
 
 
 def content(row: GroupsRow) -> int:
-    """Equal for rows that say the same of an agent."""
+    """Equal for rows with the same groups."""
     return hash(tuple(row.groups))

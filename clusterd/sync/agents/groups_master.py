@@ -19,7 +19,7 @@ LOCAL = "Local agent-groups"
 
 
 class AgentGroupsMaster:
-    """Owner of each worker's queue. `all_groups`: for those that ask for everything."""
+    """Owns each worker's queue. `all_groups`: serves workers that ask for everything."""
 
     def __init__(self, context: Context, records: dict[str, WorkerRecord]) -> None:
         self._context = context
@@ -46,7 +46,7 @@ class AgentGroupsMaster:
         self.all_groups.left(peer)
 
     def queue_of(self, peer: Peer) -> WorkerQueue:
-        """What this worker is still sent; also for one whose link has just gone."""
+        """Returns this worker's queue; an empty one if its link has just ended."""
         known = self._queues.get(peer.link)
         return known or WorkerQueue(self._context, self._broadcasts, peer, self._record)
 
@@ -56,7 +56,7 @@ class AgentGroupsMaster:
     # ---- rounds ------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """The task "Local agent-groups", for ever."""
+        """Runs the task "Local agent-groups" for ever."""
         log = self._context.tag_log(MASTER, LOCAL)
         delay_s = self._context.settings.master.agent_group_start_delay_s
         log.info(f"Sleeping {delay_s:g}s before starting the agent-groups task, waiting for the workers connection.")
@@ -96,7 +96,7 @@ class AgentGroupsMaster:
         self._context.spool.remove(*(broadcast.path for broadcast in made))
 
     def _hand_over(self, log: TagLog, broadcast: Broadcast) -> None:
-        """Into the queue of every worker."""
+        """Adds the broadcast to the queue of every worker."""
         self._broadcasts.add(broadcast)
         for queue in self._queues.values():
             if queue.put(broadcast):

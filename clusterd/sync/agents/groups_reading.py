@@ -1,4 +1,4 @@
-"""Agent groups out of the master's database, as strings of chunks in the spool (wire.md 6.3, 6.4)."""
+"""Reads agent groups from the master's database, into strings of chunks in the spool (wire.md 6.3, 6.4)."""
 
 import contextlib
 
@@ -11,22 +11,22 @@ from clusterd.wdb.batches import GROUPS_HEAD, GROUPS_TAIL, HANDED_OUT, BadString
 from clusterd.wdb.client import DatabaseConversation, DatabaseError
 
 CHUNKS_PER_STRING = 200
-"""About 13 MB; more go in further strings."""
+"""About 13 MB; the rest is sent in further strings."""
 FUTURE_TOO = ', "clusterd_future": true'
-"""Of our store: an agent registered before the master's clock was set back has groups, too
+"""Asks our own store for agents that were registered before the master's clock was set back, too
 (clusterd/store/groups.py)."""
 EMPTY_CHUNKS = (b"[]", b'[{"data":[]}]')
 
 
 class GroupsReader:
-    """Leaves out what is in `broadcasts` already."""
+    """Leaves out what `broadcasts` holds already."""
 
     def __init__(self, context: Context, broadcasts: Broadcasts) -> None:
         self._context = context
         self._broadcasts = broadcasts
 
     async def changes(self, made: list[Broadcast]) -> None:
-        """Read what changed into as many broadcasts as it takes. Raises DatabaseError, OSError."""
+        """Reads the changes into as many broadcasts as necessary. Raises DatabaseError, OSError."""
         database = self._context.database
         ours = await database.is_ours()
         async with database.conversation() as conversation:
@@ -41,7 +41,7 @@ class GroupsReader:
     async def _fill(
         self, conversation: DatabaseConversation, broadcast: Broadcast, last_id: int, ours: bool
     ) -> tuple[bool, int]:
-        """Chunks into one broadcast. Returns whether that was all, and the last id read."""
+        """Reads chunks into one broadcast. Returns whether those were all, and the last id read."""
         synced = "false" if ours else "true"
         with open(broadcast.path, "wb") as file:
             file.write(GROUPS_HEAD)
@@ -63,7 +63,8 @@ class GroupsReader:
         return status == "ok", last_id
 
     def _note_rows(self, broadcast: Broadcast, chunk: bytes, last_id: int) -> tuple[bytes, int]:
-        """Remember what the chunk says of whom, without what is on its way already. Raises DatabaseError."""
+        """Records the groups of each agent in the chunk, and removes rows that are on their way already. Raises
+        DatabaseError."""
         try:
             parsed = parse_chunk(chunk)
             rows = rows_of(parsed)
@@ -86,7 +87,7 @@ class GroupsReader:
         return chunk, rows[-1].id
 
     async def everything(self, log: TagLog) -> Broadcast | None:
-        """All groups of all agents; None if there are none. Raises DatabaseError, OSError."""
+        """Returns all groups of all agents; None if there are none. Raises DatabaseError, OSError."""
         database = self._context.database
         everything = Broadcast(self._context.spool.new_path("all-groups"))
         try:
@@ -109,7 +110,7 @@ class GroupsReader:
     async def _write_all(self, conversation: DatabaseConversation, everything: Broadcast) -> None:
         members = ""
         with contextlib.suppress(DatabaseError):
-            # A wazuh-db whose HTTP socket is away can be asked as well.
+            # A wazuh-db whose HTTP socket does not answer can still be asked.
             members = FUTURE_TOO if await self._context.database.is_ours() else ""
         last_id, status = 0, "due"
         with open(everything.path, "wb") as file:

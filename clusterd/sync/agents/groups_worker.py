@@ -1,4 +1,4 @@
-"""Agent-groups, the worker's side: write what the master sends, compare checksums, ask for everything when they stay
+"""Agent-groups, the worker's side: writes what the master sends, compares checksums, asks for everything when they stay
 different (wire.md 4.10, 4.11, 6.5 to 6.7)."""
 
 import asyncio
@@ -26,14 +26,15 @@ FOREIGN_KEY = "Cannot execute Global database query; FOREIGN KEY constraint fail
 UNKNOWN_HASH = "UNABLE TO COLLECT FROM DB"
 OWN_HASH = 'global sync-agent-groups-get {"get_global_hash": true}'
 WAITING = 8
-"""Messages of the master that are written or wait for it."""
+"""Most messages of the master that are being written or wait for it."""
 LONGEST_PATIENCE = 32
-"""How many times the mismatch limit it takes, at most, before everything is asked for again in vain."""
+"""When asking for everything has not helped, it is repeated after ever more mismatches: at most this many times the
+limit."""
 
 
 class LastGroups(msgspec.Struct):
-    """What `status` shows. `matches`: the last comparison with the master's checksum, None before the first. Times are
-    wall-clock seconds."""
+    """The part of `status` about groups. `matches`: the last comparison with the master's checksum, None before the
+    first. Times are wall-clock seconds."""
 
     at: float | None = None
     chunks: int = 0
@@ -44,7 +45,7 @@ class LastGroups(msgspec.Struct):
 
 
 class AgentGroupsWorker:
-    """Writes one message at a time, in the order in which they came. Counts mismatches across links."""
+    """Writes one message at a time, in the order of arrival. Counts mismatches across links."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -57,7 +58,7 @@ class AgentGroupsWorker:
         self.last = LastGroups()
 
     def begin(self, peer: Peer, payload: bytes, *, everything: bool) -> None:
-        """`syn_g_m_w`, `syn_g_m_w_c` name a string. Raises ClusterError 1000 where too many wait already."""
+        """`syn_g_m_w`, `syn_g_m_w_c` name a string. Raises ClusterError 1000 if too many wait already."""
         string_id = parse_id(payload)
         if len(self._tasks) >= WAITING:
             peer.incoming.drop_string(string_id)
@@ -65,7 +66,7 @@ class AgentGroupsWorker:
         self._tasks.spawn(self._receive(peer, string_id, everything))
 
     async def _receive(self, peer: Peer, string_id: str, everything: bool) -> None:
-        """Written to the end, also when the link is lost meanwhile."""
+        """Writes to the end even if the link ends meanwhile."""
         async with self._turn:
             await self._take_in(peer, string_id, everything)
 
@@ -109,7 +110,7 @@ class AgentGroupsWorker:
     # ---- writing -----------------------------------------------------------------------------------------------------
 
     async def _write(self, log: TagLog, requests: str, opened: GroupsOpened) -> BatchResult:
-        """Each chunk to the database, all within `timeout_agent_groups`. A chunk that fails does not keep the
+        """Writes each chunk to the database, all within `timeout_agent_groups`. A chunk that fails does not stop the
         others."""
         began = self._context.clock.monotonic()
         errors = list(opened.bad)
@@ -154,8 +155,8 @@ class AgentGroupsWorker:
     # ---- comparing ---------------------------------------------------------------------------------------------------
 
     async def _compare(self, peer: Peer, log: TagLog, theirs: str | None) -> None:
-        """The master's checksum with our own; everything is asked for after enough mismatches in a row (wire.md
-        6.5)."""
+        """Compares the master's checksum with our own, and asks for everything after enough mismatches in a row
+        (wire.md 6.5)."""
         ours = await self._own_hash(log)
         last = self.last
         last.matches = ours == theirs
@@ -175,7 +176,7 @@ class AgentGroupsWorker:
             await self._ask_for_all(peer, log)
 
     async def _own_hash(self, log: TagLog) -> str | None:
-        """Ours; UNKNOWN_HASH, which equals none, when the database does not tell it."""
+        """Returns our checksum; UNKNOWN_HASH, which equals none, if the database does not give it."""
         began = self._context.clock.monotonic()
         try:
             _, answer = await self._context.database.ask(OWN_HASH)

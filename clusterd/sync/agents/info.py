@@ -1,4 +1,4 @@
-"""Agent-info: what workers know of their agents goes up to the master (wire.md 4.9, 6.1, 6.2, 6.6)."""
+"""Agent-info: workers report to the master what they know of their agents (wire.md 4.9, 6.1, 6.2, 6.6)."""
 
 import asyncio
 
@@ -43,8 +43,7 @@ def failed_chunks(result: BatchResult) -> str:
 
 
 def log_result(log: TagLog, clock: Clock, started: float | None, result: BatchResult) -> None:
-    """The line that ends a round on the side that sent the rows. `started`: monotonic; None where no round was
-    begun."""
+    """Logs the end of a round on the side that sent the rows. `started`: monotonic; None where no round had begun."""
     spent = 0.0 if started is None else clock.monotonic() - started
     text = f"Finished in {spent:.3f}s. Updated {result.updated_chunks} chunks."
     if result.error_messages:
@@ -54,8 +53,8 @@ def log_result(log: TagLog, clock: Clock, started: float | None, result: BatchRe
 
 
 class LastReport(msgspec.Struct):
-    """What `status` shows of this worker's reports. Times are wall-clock seconds; `agents`: of the last report that had
-    any."""
+    """The part of `status` about this worker's reports. Times are wall-clock seconds; `agents`: in the last report that
+    was not empty."""
 
     at: float | None = None
     result: str = ""
@@ -65,7 +64,8 @@ class LastReport(msgspec.Struct):
 
 
 class AgentInfoWorker:
-    """Reports to the master, round by round. With our own store nothing counts as reported before the master has it."""
+    """Sends reports to the master, round by round. With our own store agents count as reported only when the master has
+    them."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -77,7 +77,7 @@ class AgentInfoWorker:
         self.last = LastReport()
 
     async def run(self, peer: Peer) -> None:
-        """Rounds for ever, `sync_agent_info` apart, counted from the end of the one before."""
+        """Does rounds for ever, each `sync_agent_info` after the end of the one before."""
         master_clock = MasterClock()
         while True:
             await asyncio.sleep(self._context.settings.worker.sync_agent_info_s)
@@ -118,7 +118,7 @@ class AgentInfoWorker:
             self._guard.info(f"The master of term {key} has not heard of {count} agents: they are reported again.")
 
     async def _round(self, peer: Peer, master_clock: MasterClock) -> bool:
-        """One batch. Returns whether more agents wait and it is worth going on at once."""
+        """Sends one batch. Returns whether more agents wait and the next batch should follow at once."""
         context, log = self._context, self._log
         if not context.database.is_there():
             self._away(DatabaseError(2011, "nobody listens on queue/sockets/wdb-http.sock"))
@@ -174,7 +174,7 @@ class AgentInfoWorker:
         return taken.more
 
     async def _send(self, peer: Peer, rows: str, taken: Taken, payload: bytes) -> BatchResult | None:
-        """Give the rows to the master; what it says of them, None if it says nothing in time."""
+        """Sends the rows to the master; returns its result, None if there is none in time."""
         context = self._context
         frame = context.spool.new_path("report-frame")
         head = REPORT_HEAD + payload + REPORT_MIDDLE
@@ -203,7 +203,7 @@ class AgentInfoWorker:
     # ---- what the master says ----------------------------------------------------------------------------------------
 
     def finished(self, payload: bytes) -> None:
-        """`syn_m_a_e`. Raises ClusterError 1000 for what is no result."""
+        """`syn_m_a_e`. Raises ClusterError 1000 for an invalid result."""
         result = parse_batch_result(payload)
         log_result(self._log, self._context.clock, self._started, result)
         self._resolve(result)
@@ -229,7 +229,7 @@ class AgentInfoWorker:
 
 
 class AgentInfoMaster:
-    """Merges what the workers report. Owner of the flags "agent-info free"."""
+    """Merges the workers' reports. Owns the flags "agent-info free"."""
 
     def __init__(self, context: Context, records: dict[str, WorkerRecord]) -> None:
         self._context = context
@@ -239,11 +239,12 @@ class AgentInfoMaster:
         self._reports = ReportEvents(context.clock, context.events.tell)
 
     def is_free(self, name: str) -> bool:
-        """Whether nothing of this worker is being written; what is goes on when its link ends."""
+        """Returns whether no report of this worker is being written; writing goes on when its link ends."""
         return not self._merges.get(name)
 
     def permission(self, peer: Peer) -> bytes:
-        """`syn_a_w_m_p`. While no database answers nobody may send: a stock worker would clear its marks in vain."""
+        """`syn_a_w_m_p`. While no database answers, no worker may send: a stock worker would clear its marks for
+        nothing."""
         if not self._context.database.is_there():
             if self._outage.should_tell():
                 self._guard(peer).error(
@@ -255,7 +256,7 @@ class AgentInfoMaster:
         return commands.PERMISSION_GRANTED if self.is_free(peer.name) else commands.PERMISSION_REFUSED
 
     def begin(self, peer: Peer, payload: bytes) -> None:
-        """`syn_a_w_m` names a string of rows. Raises ClusterError 1000 where too many are written already."""
+        """`syn_a_w_m` names a string of rows. Raises ClusterError 1000 if too many are being written already."""
         string_id = parse_id(payload)
         merges = self._merges.setdefault(peer.name, Tasks(self._guard(peer).error))
         if len(merges) >= MERGES_PER_WORKER:
@@ -264,7 +265,7 @@ class AgentInfoMaster:
         merges.spawn(self._merge(peer, string_id))
 
     def forget(self, peer: Peer) -> None:
-        """The worker's link is gone."""
+        """Forgets a worker whose link has ended."""
         if self.is_free(peer.name):
             self._merges.pop(peer.name, None)
 
@@ -310,7 +311,7 @@ class AgentInfoMaster:
             context.spool.remove(rows)
 
     async def _write(self, peer: Peer, rows: str, opened: ReportOpened) -> BatchResult:
-        """Give the rows to the database. A failure is said to the worker, too (C13)."""
+        """Writes the rows to the database. A failure is reported to the worker, too (C13)."""
         context, database = self._context, self._context.database
         timeout_s = context.settings.master.timeout_agent_info_s
         began = self._context.clock.monotonic()

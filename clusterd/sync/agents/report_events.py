@@ -1,5 +1,5 @@
-"""What the journal of a master hears of reports of agents. They come every few seconds from every worker: one event
-sums up many, and a failure is told at once, once until a report works again."""
+"""Journal events of a master about reports of agents. Reports arrive every few seconds from every worker, so one event
+sums up many. A failure is reported at once, and only once until a report succeeds again."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ class _Sum(msgspec.Struct):
 
 
 class ReportEvents:
-    """Owner of the sums."""
+    """Owns the sums."""
 
     def __init__(self, clock: Clock, tell: Callable[[AnyEvent], None]) -> None:
         self._clock = clock
@@ -29,12 +29,12 @@ class ReportEvents:
         self._sums: dict[str, _Sum] = {}
 
     def add(self, worker: str, size: int, seconds: float, why: str) -> None:
-        """A worker's report of `size` bytes was written, or `why` not all of it."""
+        """Records that a worker's report of `size` bytes was written; `why`: why not all of it was."""
         found = self._sums.get(worker)
         if found is None:
             if len(self._sums) >= MOST_WORKERS:
                 del self._sums[next(iter(self._sums))]
-            # The first one is told at once: that a worker's agents arrive at all is news.
+            # The first report is an event at once: it shows that a worker's agents arrive at all.
             found = self._sums[worker] = _Sum(self._clock.monotonic() - EVERY_S)
         if why:
             if not found.is_failing:

@@ -1,4 +1,4 @@
-"""Taking in a long string of database rows, the same for agent-info and agent-groups (wire.md 6.6)."""
+"""Receives a long string of database rows, the same for agent-info and agent-groups (wire.md 6.6)."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -24,7 +24,8 @@ class Unusable(Exception):
 
 
 async def open_rows(context: Context, peer: Peer, string_id: str, job: Callable[[Segment], Job[R]], kind: str) -> R:
-    """Run `job` on the string that a peer has sent, which is gone afterwards. `kind`: `agent-info` or `agent-groups`.
+    """Runs `job` on the string that a peer has sent, and removes the string afterwards. `kind`: `agent-info` or
+    `agent-groups`.
 
     Raises Unusable; OSError when the spool fails."""
     try:

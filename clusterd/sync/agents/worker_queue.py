@@ -1,4 +1,4 @@
-"""The broadcasts of agent groups that one worker still gets, one after the other, and its results (wire.md 6.3)."""
+"""The broadcasts of agent groups that wait for one worker, sent one after the other, and its results (wire.md 6.3)."""
 
 import asyncio
 from collections import deque
@@ -21,14 +21,14 @@ from hashing.segment import Segment
 SEND = "Agent-groups send"
 NO_ANSWER = 3020
 ATTEMPTS = 5
-"""How often a worker is given rows that it cannot write."""
+"""How often rows that a worker cannot write are sent to it."""
 TEXT_BYTES = 4096
 MOST_WAITING = 32
-"""Broadcasts that one worker may still have before it; one that is slower is left to the comparison of checksums."""
+"""Most broadcasts that wait for one worker; a slower worker must rely on the comparison of checksums."""
 
 
 class WorkerQueue:
-    """Of the worker `peer`, while its link lasts."""
+    """The queue of the worker `peer`, as long as its link."""
 
     def __init__(
         self, context: Context, broadcasts: Broadcasts, peer: Peer, record_of: Callable[[Peer], WorkerRecord]
@@ -40,16 +40,16 @@ class WorkerQueue:
         self._queue: deque[Broadcast] = deque()
         self._wake = asyncio.Event()
         self._is_behind = False
-        """It could not write what it was given, or is too slow; told once."""
+        """The worker was not able to write its groups, or is too slow. Logged once."""
         self._is_silent = False
-        """It did not answer the last message."""
+        """The worker did not answer the last message."""
         self._started: float | None = None
         self._answer: asyncio.Future[BatchResult] | None = None
-        """Where the result of the broadcast under way goes."""
+        """Receives the result of the broadcast under way."""
 
     def put(self, broadcast: Broadcast) -> bool:
-        """Whether it will be sent. A worker that still has a message before it needs no other that only says the
-        hash."""
+        """Queues a broadcast; returns whether it will be sent. A worker with a waiting message needs no further one
+        that holds only the hash."""
         if self._queue and not broadcast.rows and broadcast.chunks == 1:
             return False
         if len(self._queue) >= MOST_WAITING:
@@ -61,7 +61,7 @@ class WorkerQueue:
         return True
 
     async def serve(self) -> None:
-        """For ever."""
+        """Sends the queued broadcasts, for ever."""
         log = self._context.tag_log(self.peer.tag, GUARD)
         while True:
             while not self._queue:
@@ -71,7 +71,7 @@ class WorkerQueue:
                 await self._serve_one(self._queue[0], log)
 
     def left(self) -> None:
-        """The link is gone."""
+        """Called when the link has ended."""
         for subject in (_subject(self.peer), _sending(self.peer)):
             self._context.troubles.end(subject)
         self._broadcasts.left(self.peer.link)
@@ -97,8 +97,8 @@ class WorkerQueue:
             log.info(f"{self.peer.name} takes groups again.")
 
     async def send_patiently(self, broadcast: Broadcast) -> str:
-        """Rows that a worker cannot write yet (a group's directory may be on its way) are given to it again, in their
-        turn. The last reason why it did not take them, else empty."""
+        """Sends a broadcast, and sends it again while the worker cannot write its rows (a group's directory may be on
+        its way). Returns the last reason of the worker, empty if it accepted the rows."""
         attempts = ATTEMPTS if broadcast.rows and not self._is_behind else 1
         problem = ""
         for attempt in range(attempts):
@@ -118,7 +118,7 @@ class WorkerQueue:
         )
 
     async def _send(self, broadcast: Broadcast) -> str:
-        """One message and its result; why the worker did not take it, else empty."""
+        """Sends one message and waits for its result. Returns why the worker did not accept it, else empty."""
         context, peer = self._context, self.peer
         record = self._record_of(peer)
         log = context.tag_log(peer.tag, SEND)
@@ -146,14 +146,14 @@ class WorkerQueue:
         return shorten("; ".join(result.error_messages), TEXT_BYTES)
 
     def _not_sent(self, log: TagLog, why: str) -> str:
-        """Said once until a message arrives: a worker whose disk is full is tried again every few seconds."""
+        """Logged once until a message arrives: a worker whose disk is full is tried again every few seconds."""
         text = f"Error sending agent-groups information to {self.peer.name}: {why}"
         if not self._context.troubles.begin(_subject(self.peer), text, log, "ERROR"):
             log.debug2(text)
         return why
 
     def finished(self, payload: bytes) -> None:
-        """`syn_w_g_e`. Raises ClusterError 1000 for what is no result."""
+        """`syn_w_g_e`. Raises ClusterError 1000 for an invalid result."""
         result = parse_batch_result(payload)
         log = self._context.tag_log(self.peer.tag, SEND)
         log_result(log, self._context.clock, self._started, result)
@@ -172,7 +172,8 @@ class WorkerQueue:
 
 
 def groups_event(peer: Peer, agents: int, size: int, seconds: float, problem: str) -> SyncEvent:
-    """A worker was sent the groups of so many agents, and took them unless there was a problem."""
+    """Returns the event that a worker was sent the groups of this many agents, and accepted them unless there was a
+    problem."""
     return SyncEvent(
         worker=peer.name,
         what="groups",
@@ -185,7 +186,7 @@ def groups_event(peer: Peer, agents: int, size: int, seconds: float, problem: st
 
 
 def say_refused(context: Context, peer: Peer, subtag: str, payload: bytes) -> str:
-    """The log line of a worker that could not take groups; its text."""
+    """Logs that a worker refused groups, and returns the text."""
     text = shorten(payload.decode(errors="replace"), TEXT_BYTES)
     context.tag_log(peer.tag, subtag).error(f"There was an error while processing agent-groups on the peer: {text}")
     return text

@@ -1,4 +1,4 @@
-"""What came of comparing workers' metadata with our manifest: equal packages are compared once."""
+"""Results of comparing workers' metadata with our manifest. Equal metadata packages are compared once."""
 
 import asyncio
 import os
@@ -10,9 +10,10 @@ from clusterd.sync.ports.pool_port import PoolPort
 from clusterd.sync.ports.spool import Spool
 
 KEPT = 64
-"""Results kept. Those of an earlier manifest go at once."""
+"""Most results kept. Those for an earlier manifest are dropped at once."""
 KEPT_DIFFERING = 4
-"""Of those the ones where something differs, each with its difference file and, in memory, a number for each file."""
+"""Most results kept in which something differs. Each of these holds a difference file and, in memory, a number for each
+file."""
 
 
 class _Comparison(msgspec.Struct):
@@ -29,8 +30,8 @@ def _differs(known: _Comparison) -> bool:
 
 
 class Comparisons:
-    """Results by SHA-256 of the metadata package and root digest of our manifest. Workers that have the same files
-    (none, most of all) send the same package, and one that has not changed sends the same again."""
+    """Results by SHA-256 of the metadata package and root digest of our manifest. Workers with the same files send the
+    same package (new workers have none at all), and an unchanged worker sends the same one again."""
 
     def __init__(self, jobs: PoolPort, spool: Spool) -> None:
         self._jobs = jobs
@@ -38,8 +39,8 @@ class Comparisons:
         self._known: dict[tuple[bytes, str], _Comparison] = {}
 
     async def compare(self, package: str, sha256: bytes, manifest: str, difference: str) -> Compared:
-        """Compare the spool file `package`, whose SHA-256 is that, with the manifest `manifest` (root digest).
-        `difference` is made unless nothing differs. Raises JobError, OSError."""
+        """Compares the spool file `package`, which has this SHA-256, with the manifest `manifest` (root digest). A
+        difference file is made unless nothing differs. Raises JobError, OSError."""
         key = sha256, manifest
         known = self._known.get(key)
         if known is None:
@@ -59,7 +60,8 @@ class Comparisons:
         return compared
 
     def _begin(self, package: str, manifest: str, difference: str) -> "asyncio.Task[Compared]":
-        # Whoever asked first removes its package when its link ends; others may wait for the same.
+        # The package is removed when the link of the worker that sent it ends; other workers may wait for the same
+        # result.
         own = self._spool.new_path("package")
         os.link(package, own)
 
@@ -75,7 +77,7 @@ class Comparisons:
         return running
 
     def _forget_others(self, manifest: str) -> None:
-        """Make room: results of other manifests, then the oldest."""
+        """Drops results for other manifests, then the oldest ones."""
         ended = [(key, known) for key, known in self._known.items() if known.running.done()]
         differing = sum(_differs(known) for _, known in ended)
         for key, known in ended:

@@ -1,8 +1,8 @@
-"""The master's side of what two clusterd nodes do instead of sending metadata: checks by digest, and telling of
-changes.
+"""The master's side of checks by digest, which two clusterd nodes use instead of sending metadata, and of telling
+workers about changes.
 
-One message settles an idle check, whatever the number of files; otherwise the worker tells its rows of the buckets that
-differ, and what follows is the stock way of sending a package.
+One message settles an idle check, whatever the number of files. Otherwise the worker sends its rows of the buckets that
+differ, and the master sends a package in the stock way.
 """
 
 import uuid
@@ -31,14 +31,14 @@ from ipc.descriptor import Descriptor
 
 SPREAD_MS = 2
 MOST_SPREAD_MS = 500
-"""Workers that are told of a change come within so many milliseconds for each of them, so that they do not all ask at
-once."""
+"""Workers that are told of a change wait a random time of up to this many milliseconds for each connected worker, so
+that they do not all ask at once."""
 DIFFERENCE_S = 50.0
-"""For a worker to say what differs: it looks at its files first."""
+"""How long a worker may take to say what differs: it scans its files first."""
 
 
 class DigestMaster:
-    """Decides with the permissions and records of the IntegrityMaster; holds which workers are to be told of a
+    """Uses the permissions and records of the IntegrityMaster. Owns the list of workers that must be told of a
     change."""
 
     def __init__(self, context: Context, integrity: IntegrityMaster) -> None:
@@ -50,8 +50,8 @@ class DigestMaster:
         self._differences: dict[str, int] = {}
 
     def forget(self, peer: Peer) -> None:
-        """The worker's link is gone, and what ran on it. What a task has left that was ended before its first step goes
-        too."""
+        """Forgets a worker whose link has ended, and what ran on it. A task that was cancelled before its first step
+        cannot clean up, so this does it."""
         self._telling.pop(peer.link, None)
         for difference in [path for path, link in self._differences.items() if link == peer.link]:
             self._remove(difference)
@@ -63,8 +63,8 @@ class DigestMaster:
     # ---- checks ------------------------------------------------------------------------------------------------------
 
     def check(self, peer: Peer, payload: bytes) -> bytes:
-        """`syn_digest`: equal, or our digests. Nobody is checked before the first scan is complete (C7), nor while a
-        check or sync of the same worker runs. Raises ClusterError 1000."""
+        """`syn_digest`: answers that the digests are equal, or with ours. Refuses before the first scan is complete
+        (C7) and while a check or sync of the same worker runs. Raises ClusterError 1000."""
         asked = parse_digest_check(payload)
         scan = self._context.manifests.current
         if scan is None or not (asked.dry or self._integrity.is_free(peer.name)):
@@ -75,7 +75,7 @@ class DigestMaster:
         return commands.DIGEST_EQUAL if is_equal else build_differs(scan.content_digest, scan.buckets)
 
     def _note(self, peer: Peer, digest: str, scan: Scan) -> None:
-        """A check of the worker found it to have the files of `digest`."""
+        """Records that a check found the worker's files equal to those of `digest`."""
         now = self._context.clock.wall()
         record = self._integrity.record(peer.name)
         record.digest = digest
@@ -89,8 +89,8 @@ class DigestMaster:
             record.is_behind(now)
 
     async def compare(self, peer: Peer, payload: bytes, body: list[Descriptor] | None) -> bytes:
-        """`syn_buckets`: compare now, answer how many files differ, send them afterwards. One at a time for each
-        worker.
+        """`syn_buckets`: compares at once, answers how many files differ, and sends them afterwards. One at a time for
+        each worker.
 
         Raises ClusterError, JobError, BadSeal."""
         scan = self._context.manifests.current
@@ -120,7 +120,8 @@ class DigestMaster:
                 return commands.DIGEST_WAIT
             count = compared.missing + compared.shared + compared.extra
             if not count and compared.against != scan.content_digest:
-                # Ours became another one since the worker asked: other buckets may differ that it did not tell of.
+                # Our manifest has changed since the worker asked. Buckets that the worker sent no rows of may differ
+                # now.
                 return commands.DIGEST_WAIT
             self._integrity.begin_without_package(peer, commands.SYN_BUCKETS)
             self._integrity.checked(peer, scan, compared, self._context.clock.monotonic() - started, started_at)
@@ -150,7 +151,7 @@ class DigestMaster:
             self._remove(difference)
 
     async def _listed(self, compared: Compared, difference: str) -> bytes:
-        """What `clusterd diff` shows: counts, and the first paths of each group."""
+        """Returns what `clusterd diff` shows: the counts, and the first paths of each group."""
         found = await self._context.jobs.run(ListDifference(difference), urgent=True)
         counts = Counts(compared.missing, compared.shared, compared.extra)
         return build_listed(Listed(counts, found.missing, found.shared, found.extra))
@@ -158,8 +159,8 @@ class DigestMaster:
     # ---- changes -----------------------------------------------------------------------------------------------------
 
     def manifest_changed(self, scan: Scan) -> None:
-        """Send every worker that understands it what has changed, or tell it. One that has not yet answered the last
-        telling gets the newest next."""
+        """Sends the changed files to every worker that supports this, and tells the other clusterd workers of the
+        change. A worker that has not answered the previous notice gets the newest one next."""
         self._ahead.manifest_changed(scan)
         workers = [peer for peer in self._context.roster.workers() if PUSH in peer.capabilities]
         spread_ms = min(MOST_SPREAD_MS, SPREAD_MS * len(workers))
@@ -191,13 +192,14 @@ class DigestMaster:
                 told = self._telling[peer.link]
                 await peer.request(commands.SYN_CHANGED, build_changed(told, spread_ms))
         except ClusterError:
-            # The next check by the clock finds the same.
+            # The worker's next regular check finds the same.
             return
         finally:
             self._telling.pop(peer.link, None)
 
     async def difference(self, peer: Peer) -> bytes:
-        """What a connected worker would have to change, as JSON: the worker asks us in turn, nothing is changed.
+        """Returns what a connected worker would have to change, as JSON. The worker compares itself with us; nothing is
+        changed.
 
         Raises ClusterError."""
         if DIGEST not in peer.capabilities:

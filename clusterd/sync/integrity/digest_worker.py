@@ -24,14 +24,15 @@ from hashing.segment import Segment
 
 
 class Remains:
-    """Whether syncs get anywhere: knows what the last check found, as the master's digest and the number of files."""
+    """Whether syncs make progress: remembers the master's digest and the number of different files of the last
+    check."""
 
     def __init__(self) -> None:
         self._last: tuple[str, int] | None = None
 
     def gets_less(self, digest: str, count: int) -> bool:
-        """A check found `count` files different from the manifest `digest`: True if that is progress, or another
-        manifest."""
+        """Records that a check found `count` files different from the manifest `digest`. Returns True for fewer files
+        than before, or for another manifest."""
         before, self._last = self._last, (digest, count)
         return before is None or before[0] != digest or count < before[1]
 
@@ -40,30 +41,31 @@ class Remains:
 
 
 class DigestWorker:
-    """Checks of one node, with the scan, log lines and results of its IntegrityWorker."""
+    """Checks of this node by digest. Scans, log lines and results are those of its IntegrityWorker."""
 
     def __init__(self, context: Context, worker: IntegrityWorker) -> None:
         self._context = context
         self._worker = worker
         self._remains = Remains()
         self.told = ""
-        """Content digest of the master's manifest, as it said last."""
+        """Content digest of the master's manifest in its last answer."""
         self.asked = ""
         """Content digest of this node's manifest at the last check."""
         self.must_wait = False
-        """Whether the master could not answer the last check yet."""
+        """Whether the master was not able to answer the last check yet."""
         self.is_getting_anywhere = True
-        """False when the last check found the same files different as the one before: it may be in vain to ask at once
-        again."""
+        """False when the last check found the same files different as the one before. Asking again at once may change
+        nothing."""
 
     @property
     def _tag(self) -> str:
         return self._context.tag
 
     async def check(self, peer: Peer) -> bool:
-        """One round. False when the master must be asked the stock way: too much differs for one message.
+        """Does one round. Returns False when the master must be asked the stock way, because too much differs for one
+        message.
 
-        Raises ClusterError when the master refuses, answers what it should not, or is gone."""
+        Raises ClusterError when the master refuses, gives an invalid answer, or is disconnected."""
         log = self._context.tag_log(self._tag, CHECK)
         started = self._context.clock.monotonic()
         progress = Progress(peer.name, "integrity check", "scanning", self._context.clock.wall())
@@ -115,7 +117,8 @@ class DigestWorker:
         )
 
     async def _told(self, peer: Peer, scan: Scan, theirs: Differs, *, dry: bool) -> bytes | None:
-        """The master's answer to our rows of the buckets that differ; None if they do not fit into one frame."""
+        """Returns the master's answer to our rows of the buckets that differ; None if the rows do not fit into one
+        frame."""
         context = self._context
         started = self._context.clock.monotonic()
         out = context.spool.new_path("buckets")
@@ -142,7 +145,7 @@ class DigestWorker:
         self._worker.checked_equal()
 
     async def difference(self, peer: Peer) -> bytes:
-        """What this node would have to change, as JSON; nothing is changed.
+        """Returns what this node would have to change, as JSON; nothing is changed.
 
         Raises ClusterError, ScanFailed, JobError, OSError."""
         scan = await self._context.manifests.scan()

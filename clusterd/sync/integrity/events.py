@@ -1,4 +1,4 @@
-"""What the journal hears of syncs of files."""
+"""Journal events about syncs of files."""
 
 from collections.abc import Mapping
 
@@ -12,8 +12,8 @@ LONGEST_WHY = 200
 def sent_event(
     worker: str, record: WorkerRecord, what: str, content: str, seconds: float, result: str, why: str
 ) -> SyncEvent:
-    """A master has sent a worker a package, or could not. `content`: content digest of what was sent; `result`: as in
-    WorkerRecord; `why`: what keeps it from being complete."""
+    """Tells that a master has sent a worker a package, or failed to. `content`: content digest of the files sent;
+    `result`: as in WorkerRecord; `why`: why the sync is not complete."""
     is_failed = result == "failed"
     left_out = () if is_failed else left_out_of(record.problems)
     return SyncEvent(
@@ -32,7 +32,7 @@ def sent_event(
 def applied_event(
     worker: str, result: str, why: str, files: int, packed: int, seconds: float, problems: Mapping[str, str]
 ) -> SyncEvent:
-    """A worker has dealt with a package of `packed` bytes. `result`: as in LastSync."""
+    """Tells that a worker has applied a package of `packed` bytes, or failed to. `result`: as in LastSync."""
     return SyncEvent(
         worker=worker,
         what="files",
@@ -46,5 +46,5 @@ def applied_event(
 
 
 def left_out_of(problems: Mapping[str, str]) -> tuple[LeftOut, ...]:
-    """The first files that were not sent or not written, and why."""
+    """Returns the first files that were not sent or not written, with the reasons."""
     return tuple(LeftOut(path, why[:LONGEST_WHY]) for path, why in list(problems.items())[:MOST_LEFT_OUT])

@@ -1,4 +1,4 @@
-"""Temporary files of writers that died: removed after a start, after what may have left some, and now and then."""
+"""Removes temporary files of writers that died: after a start, after a pool process has died, and now and then."""
 
 from clusterd.messages.manifest import SweepTemporary
 from clusterd.rundir import STATE
@@ -8,11 +8,12 @@ from clusterd.sync.ports.troubles import round_survives
 OWN = "Integrity guard"
 AGAIN_S = 600.0
 MORE = ["etc", STATE]
-"""Where files are written that no item describes: settings, users and secrets of the API, our own state."""
+"""Directories that no synchronised item covers, in which files are written: settings, users and secrets of the API, our
+own state."""
 
 
 class Leftovers:
-    """`suspected`: there may be some in the tree. The death of a pool process is noticed here."""
+    """`suspected`: whether the tree may hold temporary files of dead writers. Set when a pool process dies."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -21,7 +22,7 @@ class Leftovers:
         self._losses = 0
 
     async def remove(self, tag: str) -> None:
-        """Remove them where there may be some. Never while a package is applied: the caller sees to that."""
+        """Removes them where there may be some. The caller makes sure that no package is being applied."""
         context = self._context
         now, losses = context.clock.monotonic(), context.jobs.losses
         is_due = self.suspected or losses != self._losses or now > self._looked_at + AGAIN_S

@@ -32,7 +32,7 @@ KEPT_RECORDS = 1000
 
 
 def is_task_id(text: str) -> bool:
-    """A UUID in its usual form."""
+    """Matches a UUID in its usual form."""
     try:
         return str(uuid.UUID(text)) == text
     except ValueError:
@@ -44,7 +44,7 @@ def _subject(peer: Peer) -> str:
 
 
 class IntegrityMaster:
-    """Owner of permissions and records of all workers. A worker's check runs as an aio task of its peer."""
+    """Owns permissions and records of all workers. A worker's check runs as an aio task of its peer."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -59,7 +59,8 @@ class IntegrityMaster:
         return self.records.setdefault(name, WorkerRecord())
 
     async def run(self) -> None:
-        """Scan the node's files for ever, `recalculate_integrity` apart (task "Local integrity")."""
+        """Scans the node's files for ever, with `recalculate_integrity` seconds between scans (task "Local
+        integrity")."""
         context = self._context
         log = context.tag_log(MASTER, "Integrity guard")
         while True:
@@ -69,7 +70,8 @@ class IntegrityMaster:
             await asyncio.sleep(context.settings.master.recalculate_integrity_s)
 
     async def scan_once(self, *, everything: bool = False) -> Scan | None:
-        """One local scan with its log lines; None if it failed. `everything`: walk, do not rely on file events."""
+        """Does one local scan with its log lines; returns None if it failed. `everything`: walk, without relying on
+        file events."""
         log = self._context.tag_log(MASTER, "Local integrity")
         log.info("Starting.")
         started = self._context.clock.monotonic()
@@ -90,7 +92,7 @@ class IntegrityMaster:
     # ---- requests of a worker ----------------------------------------------------------------------------------------
 
     async def ask_permission(self, peer: Peer) -> bytes:
-        """`syn_i_w_m_p`. Nobody may check before the first scan is complete (C7)."""
+        """`syn_i_w_m_p`. No worker may check before the first scan is complete (C7)."""
         asks_as_stock(peer)
         if self._context.manifests.current is None:
             return b"False"
@@ -107,8 +109,7 @@ class IntegrityMaster:
         return b"True" if answer.granted else b"False"
 
     def is_free(self, name: str) -> bool:
-        """Whether no check or sync of this worker runs. One that has held its permission for too long does so no
-        longer."""
+        """Returns whether no check or sync of this worker runs. Releases a permission that was held for too long."""
         limit_s = self._context.settings.master.max_locked_integrity_time_s
         self.permissions.set_max_locked(limit_s)
         now = self._context.clock.monotonic()
@@ -118,7 +119,7 @@ class IntegrityMaster:
         return self.permissions.is_free(name, now)
 
     def begin_check(self, peer: Peer, payload: bytes) -> str:
-        """`syn_i_w_m`: a task id, and a task that waits for the worker's package."""
+        """`syn_i_w_m`: answers a task id, and starts a task that waits for the worker's package."""
         asked = payload.decode(errors="replace")
         task_id = asked if is_task_id(asked) and peer.incoming.awaited(asked) is None else str(uuid.uuid4())
         if peer.incoming.awaited_count >= 2:
@@ -129,7 +130,7 @@ class IntegrityMaster:
         return task_id
 
     def worker_failed(self, peer: Peer, task_id: str | None, error: ClusterError) -> None:
-        """`syn_i_w_m_r`: the worker gave up; its permission is free at once (wire.md 4.7)."""
+        """`syn_i_w_m_r`: the worker gave up; its permission is released at once (wire.md 4.7)."""
         self.permissions.end(peer.name)
         awaited = None if task_id is None else peer.incoming.awaited(task_id)
         if awaited is not None and not awaited.file.done():
@@ -140,7 +141,8 @@ class IntegrityMaster:
         self._rooms.refused(peer.name, error)
 
     def manifest_changed(self, scan: Scan) -> None:
-        """The content of our manifest is another one now. That is the end of a local scan (one permission each)."""
+        """Called when the content of our manifest has changed. This counts as the end of a local scan: every worker
+        gets one more permission."""
         self.permissions.scan_ended()
         now = self._context.clock.wall()
         for record in self.records.values():
@@ -150,7 +152,8 @@ class IntegrityMaster:
                 record.is_behind(now)
 
     def forget(self, peer: Peer) -> None:
-        """The worker's link is gone. Its record stays for `status`, unless very many names have come and gone."""
+        """Called when the worker's link has ended. Its record stays for `status`; the oldest records are dropped when
+        there are very many names."""
         self.permissions.forget(peer.name)
         self._context.troubles.end(_subject(peer))
         self._rooms.forget(peer.name)
@@ -185,14 +188,15 @@ class IntegrityMaster:
             context.spool.remove(*(path for path in (package, difference) if path))
 
     def begin_without_package(self, peer: Peer, command: str) -> None:
-        """A check for which the worker sent no package but `command` has the lines of one that came by package: whoever
-        reads the log, or tests its order, knows the stages of a check."""
+        """Writes the log lines of a check by package for a check by `command`, for which the worker sent none. Readers
+        of the log, and tests of its order, know the stages of a check."""
         log = self._context.tag_log(peer.tag, CHECK)
         log.info("Starting.")
         log.debug(f"Received file from worker: '{command}'")
 
     def checked(self, peer: Peer, scan: Scan, compared: Compared, took_s: float, started_at: float) -> int:
-        """A check against `scan` has ended, begun at `started_at` (wall clock): how many files differ."""
+        """Records the end of a check against `scan` that began at `started_at` (wall clock), and how many files
+        differ."""
         record, now = self.record(peer.name), self._context.clock.wall()
         record.check_started_at, record.check_ended_at = started_at, now
         count = compared.missing + compared.shared + compared.extra
@@ -214,8 +218,8 @@ class IntegrityMaster:
         return count
 
     def failed(self, peer: Peer, failure: Exception) -> None:
-        """A check of this worker, or what was to be sent it, came to nothing. What this node itself could not do is
-        shown until it can, and said once."""
+        """Records that a check of this worker failed, or that its package could not be sent. A failure of this node
+        itself is logged once and shown by `status` until it is over."""
         self.record(peer.name).failed(str(failure))
         log = self._context.tag_log(peer.tag, CHECK)
         if isinstance(failure, ClusterError):
@@ -224,9 +228,9 @@ class IntegrityMaster:
             self._context.tag_log(peer.tag, OWN).debug(in_passing(failure))
 
     async def sync(self, peer: Peer, compared: Compared, difference: str, scan: Scan, *, ahead: bool = False) -> None:
-        """Send the worker what differs from `scan`; `ahead`: without being asked.
+        """Sends the worker what differs from `scan`; `ahead`: without a request of the worker.
 
-        Raises JobError, OSError, LinkClosed; a package that could not be sent is in log and record."""
+        Raises JobError, OSError, LinkClosed. A package that could not be sent is only logged and recorded."""
         started, record = self._context.clock.monotonic(), self.record(peer.name)
         record.sent_bytes = 0
         result, why = "failed", "broken off"
@@ -275,13 +279,13 @@ class IntegrityMaster:
                 record.result, record.behind = ("partly" if built.dropped or waits else "synced"), built.dropped
                 record.detail = waits or (f"{built.dropped} files wait for the next round" if built.dropped else "")
             except ClusterError as failure:
-                # Said in the log and to the peer by the sender; the worker simply checks again.
+                # The sender has already logged it and told the peer; the worker simply checks again.
                 record.failed(str(failure))
                 self._rooms.refused(peer.name, failure)
             record.sync_ended_at = context.clock.wall()
             log.info(f"Finished in {self._context.clock.monotonic() - started:.3f}s.")
         except (ClusterError, JobError, OSError):
-            # Each beginning has its end; the caller says why it came to nothing.
+            # Each line of a beginning gets its line of an end; the caller logs why it failed.
             log.info(f"Finished in {self._context.clock.monotonic() - started:.3f}s.")
             raise
         finally:

@@ -1,8 +1,8 @@
-"""Packages for workers, each made once: the packed files by content, and the metadata of each difference behind them.
+"""Packages for workers, each made once: the packed files by content, followed by the metadata of each difference.
 
-A package is the concatenation of its *region*, the entries of all files that go, and of its *tail*, the metadata entry
-(wire.md 5.4). The region depends on which files go in which state and on the limit; workers that lack the same share
-it. The tail says which of these a worker lacks and which it has in another state, and what it has too much; workers
+A package is the concatenation of its *region*, the entries of all files sent, and of its *tail*, the metadata entry
+(wire.md 5.4). The region depends on the files sent, their states and the limit; workers that lack the same files share
+it. The tail says which of these files a worker lacks, which it has in another state, and which it must delete; workers
 with the same difference share that, too.
 """
 
@@ -23,17 +23,18 @@ PART_BYTES = 16 * 1024 * 1024
 PART_FILES = 2000
 
 KEPT_BYTES = 1024 * 1024 * 1024
-"""Packages that nobody is being sent are kept up to this size together."""
+"""Most bytes of packages that are kept while none of them is being sent."""
 KEPT_S = 60.0
-"""And for so long."""
+"""How long such a package is kept."""
 Key = tuple[bytes, int, str]
-"""What is to be sent (`Compared.content`), the limit in bytes, the method."""
+"""Key of a region: the files to send (`Compared.content`), the limit in bytes, the method."""
 NAMES = 8
-"""Names of shared packages. A stock worker whose link is cut off keeps the file until it restarts (wire.md 13.1)."""
+"""How many names shared packages use in turn. A stock worker whose link is cut off keeps the file until it restarts
+(wire.md 13.1)."""
 
 
 class BuiltPackage(msgspec.Struct, frozen=True):
-    """A package that is the caller's until `PackageStore.release`. `dropped`: files for a later round."""
+    """A package that belongs to the caller until `PackageStore.release`. `dropped`: files left for a later round."""
 
     package: Package
     dropped: int
@@ -58,11 +59,12 @@ class Region:
         self.users = 0
         self.used_at = 0.0
         self.is_obsolete = False
-        """Whoever has it may go on, nobody else gets it."""
+        """Its users may go on with it; no other caller gets it."""
 
 
 class _Parts(msgspec.Struct, frozen=True):
-    """Index files of the parts in order; `limit` is larger than asked for where a file goes alone."""
+    """Index files of the parts in order. `limit` is larger than requested where a single file exceeds it and is sent
+    alone."""
 
     indexes: list[str]
     limit: int
@@ -70,7 +72,7 @@ class _Parts(msgspec.Struct, frozen=True):
 
 
 def plan_parts(raw_sizes: Sequence[int], part_bytes: int = PART_BYTES, part_files: int = PART_FILES) -> list[range]:
-    """Cut the numbered files into ranges of about equal work; a large file is a part of its own."""
+    """Cuts the numbered files into ranges of about equal work; a large file is a part of its own."""
     parts = []
     start = total = 0
     for number, size in enumerate(raw_sizes):
@@ -84,8 +86,8 @@ def plan_parts(raw_sizes: Sequence[int], part_bytes: int = PART_BYTES, part_file
 
 
 class PackageStore:
-    """Makes and keeps packages. One building for all that ask for the same; a waiter that is cancelled stops
-    nothing."""
+    """Makes and keeps packages. Callers that need the same package share one build; cancelling one of them does not
+    stop it."""
 
     def __init__(self, context: Context, kept_bytes: int = KEPT_BYTES, kept_s: float = KEPT_S) -> None:
         self._context = context
@@ -98,8 +100,8 @@ class PackageStore:
     async def package(
         self, difference: str, compared: Compared, manifest: str, limit: int, method: str, progress: Progress
     ) -> BuiltPackage:
-        """The package for this difference file, packed by `method` (as in PackPart): what fits into `limit` bytes; if
-        nothing does but a file too large for it, that one alone. `manifest`: the root digest it was compared with;
+        """Returns the package for this difference file, packed by `method` (as in PackPart): the files that fit into
+        `limit` bytes, or a single file that is too large for it. `manifest`: the root digest of the comparison;
         `progress` follows the packing.
 
         Raises JobError, OSError."""
@@ -131,19 +133,19 @@ class PackageStore:
         return BuiltPackage(package, finished.dropped, parts.notes + finished.notes, region)
 
     def release(self, built: BuiltPackage) -> None:
-        """It has been sent, or could not be."""
+        """Takes a package back that has been sent or could not be sent."""
         self._leave(built.region)
 
     @property
     def kept_bytes(self) -> int:
-        """Of all packages, those that are being sent, too."""
+        """Bytes of all packages, including those being sent."""
         return sum(region.bytes for region in (*self._regions.values(), *self._obsolete))
 
     # ---- building ----------------------------------------------------------------------------------------------------
 
     def _begin(self, key: Key, difference: str, raw_sizes: Sequence[int], manifest: str) -> Region:
         for other_key, other in list(self._regions.items()):
-            # What was made of earlier manifests nobody will ask for again.
+            # Drops packages of earlier manifests, which no worker will need again.
             if other.manifest != manifest and not other.users:
                 self._retire(other_key, other)
         self._count += 1
@@ -154,15 +156,16 @@ class PackageStore:
         return region
 
     def _own(self, difference: str) -> str:
-        """The same file under a name of our own: whoever asked first removes the other one when it is done with it."""
+        """Gives the file a second name of our own, because the first caller removes its name when it is done with
+        it."""
         own = self._context.spool.new_path("rows")
         os.link(difference, own)
         return own
 
     async def _pack(self, key: Key, region: Region, raw_sizes: Sequence[int], limit: int) -> _Parts:
         packed = await self._pack_parts(region, raw_sizes, limit)
-        # Which parts were begun after the limit was reached is a matter of timing. The first ones that fill it are
-        # always there, and only these count: the same files give the same package.
+        # Which parts were begun after the limit was reached depends on timing. The first parts that fill it always
+        # exist, and only these count: the same files give the same package.
         parts: list[tuple[str, PartPacked]] = []
         size = 0
         for part in packed:
@@ -181,12 +184,12 @@ class PackageStore:
                 notes += alone[1].notes
         region.bytes += size
         if not all(part.is_as_listed for _, part in parts):
-            # Files have changed meanwhile: what was found fits those that wait, and may be wrong a moment later.
+            # Files have changed meanwhile. The result suits the current waiters, but may be wrong a moment later.
             self._retire(key, region)
         return _Parts([index for index, _ in parts], limit, notes)
 
     async def _pack_parts(self, region: Region, raw_sizes: Sequence[int], limit: int) -> list[tuple[str, PartPacked]]:
-        """The parts, side by side; no more are begun once those done fill the limit."""
+        """Packs the parts side by side, and begins no more once the finished ones fill the limit."""
         results: dict[int, tuple[str, PartPacked]] = {}
         waiting = iter(enumerate(plan_parts(raw_sizes)))
         packed = 0
@@ -249,7 +252,7 @@ class PackageStore:
             self._tidy()
 
     def _retire(self, key: Key, region: Region) -> None:
-        """Nobody gets it any more; its files go with the last one who has it."""
+        """Hands the region to no further caller; its files are removed when its last user releases it."""
         if self._regions.get(key) is region:
             del self._regions[key]
         region.is_obsolete = True
@@ -279,6 +282,6 @@ class PackageStore:
 
 
 def _seen(task: "asyncio.Task[Any]") -> None:
-    """Whoever waited has got the failure; perhaps nobody did."""
+    """Waiters have got the failure; there may have been none."""
     if not task.cancelled():
         task.exception()

@@ -1,17 +1,18 @@
-"""Leave to start a sync, given by the master (wire.md 5.8). Knows names and times only."""
+"""Permissions to start a sync, granted by the master (wire.md 5.8). Knows only names and times."""
 
 import msgspec
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """`granted`, and whether a flag held for too long was released to grant it."""
+    """`granted`, and whether that released a flag which had been held for too long."""
 
     granted: bool
     released: bool = False
 
 
 class IntegrityPermissions:
-    """At most one leave per worker and local scan; none while a check of that worker runs, for at most `max_locked_s`.
+    """Grants at most one permission per worker and local scan, and none while a check of that worker runs, for at most
+    `max_locked_s`.
 
     A worker is `busy` from `begin` to `end`. Times are monotonic seconds.
     """
@@ -26,7 +27,7 @@ class IntegrityPermissions:
         self._max_locked_s = max_locked_s
 
     def scan_ended(self) -> None:
-        """A local scan ended, in success or failure: everyone may ask again."""
+        """Called when a local scan has ended, successful or not: every worker may ask again."""
         self._asked.clear()
 
     def ask(self, name: str, now: float) -> Answer:
@@ -37,30 +38,30 @@ class IntegrityPermissions:
         return Answer(name not in self._busy_since, released)
 
     def begin(self, name: str, holder: str, now: float) -> None:
-        """The check `holder` (its task id) of this worker begins; a later one takes over from an earlier."""
+        """Records that the check `holder` (its task id) of this worker begins; it replaces an earlier one."""
         self._busy_since[name] = now
         self._holder[name] = holder
 
     def end(self, name: str, holder: str | None = None) -> None:
-        """The check ended. With `holder`, only if it is still that check's flag (an old one must not free a new
-        one's)."""
+        """Records that the check has ended. With `holder`: only if the flag is that check's, so that an old check does
+        not release the flag of a newer one."""
         if holder is None or self._holder.get(name) == holder:
             self._busy_since.pop(name, None)
             self._holder.pop(name, None)
 
     def is_free(self, name: str, now: float) -> bool:
-        """Whether no check of it runs; one that is overdue does not count."""
+        """Returns whether no check of this worker runs; an overdue one does not count."""
         since = self._busy_since.get(name)
         return since is None or now - since > self._max_locked_s
 
     def release_overdue(self, name: str, now: float) -> bool:
-        """Release a flag that was held for too long; True if it was."""
+        """Releases a flag that was held for too long. Returns whether there was one."""
         if name not in self._busy_since or not self.is_free(name, now):
             return False
         self.forget(name)
         return True
 
     def forget(self, name: str) -> None:
-        """The worker's link is gone."""
+        """Forgets a worker whose link has ended."""
         self._busy_since.pop(name, None)
         self._holder.pop(name, None)

@@ -1,6 +1,6 @@
-"""What has changed is sent at once to workers that have the files of the manifest before (capability `ahead`): they
-need not be told of the change, ask, and say what they have. A check by the worker follows each package, as ever, and
-finds what else differs."""
+"""Sends changes at once to workers that have the files of the previous manifest (capability `ahead`). These workers
+need not be told of the change, ask, and say what they have. A regular check by the worker follows each package and
+finds whatever else differs."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from clusterd.wire import commands
 
 
 class ManifestStep:
-    """From one manifest to the next: compared once, when somebody needs it."""
+    """The step from one manifest to the next. It is compared once, when the first worker needs it."""
 
     def __init__(self, before: Scan, now: Scan, difference: str) -> None:
         """`difference`: the spool file that the comparison makes."""
@@ -29,7 +29,7 @@ class ManifestStep:
 
 
 class PushSender:
-    """Owner of the last step. Sends with the permissions and records of the IntegrityMaster."""
+    """Owns the latest step. Sends with the permissions and records of the IntegrityMaster."""
 
     def __init__(self, context: Context, integrity: IntegrityMaster) -> None:
         self._context = context
@@ -38,19 +38,19 @@ class PushSender:
         self._step: ManifestStep | None = None
 
     def manifest_changed(self, scan: Scan) -> None:
-        """Another manifest is current."""
+        """Called when another manifest has become current."""
         if self._step is not None:
             self._context.spool.remove(self._step.difference)
         before, self._scan = self._scan, scan
         self._step = None if before is None else ManifestStep(before, scan, self._context.spool.new_path("step"))
 
     def is_last(self, step: ManifestStep) -> bool:
-        """Whether no manifest was published since."""
+        """Returns whether this step leads to the current manifest."""
         return step is self._step
 
     def begin(self, peer: Peer) -> tuple[ManifestStep, str] | None:
-        """The step that this worker can make now, and the holder of its permission, for `send`; None if it must find
-        out itself what it lacks: nobody knows what it has, or a check or sync of it runs."""
+        """Returns the step that this worker can make now, and the holder of its permission, for `send`. None if the
+        worker must check by itself, because its files are not known here, or because a check or sync of it runs."""
         step, permissions = self._step, self._integrity.permissions
         if (
             step is None
@@ -64,7 +64,8 @@ class PushSender:
         return step, holder
 
     async def send(self, peer: Peer, step: ManifestStep, holder: str) -> bool:
-        """False if the worker has to be told instead: there is nothing to send it, or it could not be sent."""
+        """Returns False if the worker has to be told of the change instead: there is nothing to send, or sending
+        failed."""
         context, record = self._context, self._integrity.record(peer.name)
         own = context.spool.new_path("difference")
         started, started_at = self._context.clock.monotonic(), context.clock.wall()
@@ -78,8 +79,8 @@ class PushSender:
             await self._integrity.sync(peer, compared, own, step.now, ahead=True)
             return record.result != "failed"
         except (ClusterError, JobError, OSError) as failure:
-            # Most likely the next manifest came meanwhile, and the worker is told of that one. Else this node cannot
-            # make it.
+            # Most likely the next manifest was published meanwhile, and the worker is told of that one. Otherwise this
+            # node cannot make the package.
             if isinstance(failure, OSError) or (isinstance(failure, JobError) and failure.kind == "disk"):
                 self._integrity.failed(peer, failure)
             log = context.tag_log(peer.tag, OWN)
@@ -104,7 +105,7 @@ class PushSender:
             step.comparing.add_done_callback(lambda task: task.cancelled() or task.exception())
         compared = await asyncio.shield(step.comparing)
         if not self.is_last(step):
-            # Its file goes with it; this one may have come later.
+            # The difference file is removed together with its step; this one may have been made later.
             self._context.spool.remove(step.difference)
             raise ClusterError(1000, "the manifest has changed again")
         return compared

@@ -1,4 +1,5 @@
-"""What an operator asks about integrity over the local socket, and a master asks its workers: `diff` and `sync_now`."""
+"""Requests about integrity: `diff` and `sync_now`, of operators over the local socket and of a master to its
+workers."""
 
 from typing import Any
 
@@ -35,7 +36,7 @@ def _argument(payload: bytes) -> SyncNow:
 
 
 class MasterIntegrityRequests:
-    """The local commands of a master."""
+    """Local commands of a master."""
 
     def __init__(self, context: Context, integrity: IntegrityMaster, digest: DigestMaster) -> None:
         self._context = context
@@ -48,7 +49,7 @@ class MasterIntegrityRequests:
         return await self._digest.difference(self._context.roster.need_worker(text_of(payload)))
 
     async def sync_now(self, client: Peer, payload: bytes) -> bytes:
-        """Look at the files now; whoever differs is told. Answers the manifest that is current then. Raises
+        """Scans the files now; workers that differ are told. Answers the manifest that is current then. Raises
         ClusterError."""
         if _argument(payload).allow_delete:
             await self._allow_delete()
@@ -75,7 +76,7 @@ class MasterIntegrityRequests:
 
 
 class WorkerIntegrityRequests:
-    """The local commands of a worker, and what its master asks it."""
+    """Local commands of a worker, and requests of its master."""
 
     def __init__(self, context: Context, digest: DigestWorker, rounds: IntegrityRounds) -> None:
         self._context = context
@@ -114,7 +115,7 @@ class WorkerIntegrityRequests:
             raise ClusterError(1000, str(failure)) from failure
 
     async def sync_now(self, client: Peer, payload: bytes) -> bytes:
-        """Check now. Raises ClusterError 1000, 3023."""
+        """Checks now. Raises ClusterError 1000, 3023."""
         if _argument(payload).allow_delete:
             raise ClusterError(1000, "deletions wait on the master only: run `clusterd sync --allow-delete` there")
         self._context.roster.need_master()

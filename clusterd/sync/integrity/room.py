@@ -1,8 +1,8 @@
-"""How much a worker can take at once. A package that is too large for its disk would be sent again for ever, and hold
-up the small changes that are in it, too.
+"""How many bytes a worker can take at once. A package that is too large for a worker's disk would be sent again for
+ever, and would hold up the small changes in it.
 
-A clusterd worker is asked (capability `room`). A stock one shows it only by refusing: then half of what it refused is
-the bound for a while. What exceeds the bound waits, the largest files first.
+A clusterd worker is asked for its room (capability `room`). A stock worker can only refuse a package: then half of the
+refused size is its bound for a while. What exceeds the bound waits, the largest files first.
 """
 
 import os
@@ -25,7 +25,7 @@ from clusterd.wire.payloads import parse_length
 
 MIB = 1048576
 ASKED_FROM_BYTES = SMALL_BYTES
-"""Less fits everywhere, or nothing does."""
+"""Smaller differences are sent without asking: they fit on any worker that can take files at all."""
 LEAST_BYTES = 64 * 1024
 WAIT_S = 60.0
 MOST_WAIT_S = 3600.0
@@ -35,8 +35,8 @@ OWN = "Integrity guard"
 
 
 def room(spool: str, root: str, places: Iterable[str], limits: Limits) -> int:
-    """Bytes of files that this node can take at once, which are on the disk twice for a moment: packed in the spool,
-    and unpacked in `places`, directories below `root`. OSError for a spool that is not there."""
+    """Returns how many bytes of files this node can take at once. They are on the disk twice for a moment: packed in
+    the spool, and unpacked in `places`, directories below `root`. Raises OSError if the spool does not exist."""
     spool_device = os.stat(spool).st_dev
     found = [_free(spool, limits)]
     for place in ("", *places):
@@ -57,7 +57,7 @@ def _free(path: str, limits: Limits) -> int:
 
 
 class _Bound(msgspec.Struct):
-    """After a refusal: at most `bytes` at once until `until` (monotonic). `wait_s`: how long that was."""
+    """After a refusal: at most `bytes` at once until `until` (monotonic). `wait_s`: length of that time."""
 
     bytes: int
     until: float
@@ -65,7 +65,7 @@ class _Bound(msgspec.Struct):
 
 
 class Rooms:
-    """Owner of what is known of the room of each worker, on a master."""
+    """Owns what a master knows about the room of each worker."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -73,8 +73,8 @@ class Rooms:
         self._sent: dict[str, int] = {}
 
     async def fit(self, peer: Peer, compared: Compared, difference: str) -> tuple[Compared, str, str]:
-        """What of this difference goes now, as another difference file that is the caller's, and what to say of the
-        rest; the same and no text if all of it goes. Raises JobError, OSError."""
+        """Returns the part of this difference to be sent now, as another difference file that belongs to the caller,
+        and a text about the rest. Returns the same file and no text if everything is sent. Raises JobError, OSError."""
         raw = sum(compared.raw_sizes)
         most = await self._most(peer, raw)
         if most is None or raw <= most:
@@ -97,7 +97,7 @@ class Rooms:
         return fitted, out, text
 
     async def _most(self, peer: Peer, raw: int) -> int | None:
-        """Bytes of files that the worker can take now; None if nothing speaks against any number."""
+        """Returns how many bytes of files the worker can take now; None if no limit is known."""
         bound = self._bounds.get(peer.name)
         most = None if bound is None or self._context.clock.monotonic() >= bound.until else bound.bytes
         if raw < ASKED_FROM_BYTES or ROOM not in peer.capabilities:
@@ -111,8 +111,7 @@ class Rooms:
         return said if most is None else min(most, said)
 
     def refused(self, name: str, failure: Exception) -> None:
-        """The worker could not take what it was sent last. What ended for another reason says nothing about its
-        room."""
+        """The worker could not take the last package. A failure for another reason says nothing about its room."""
         sent = self._sent.pop(name, 0)
         is_other = isinstance(failure, LinkClosed) or isinstance(failure.__cause__, JobError | OSError)
         if not sent or is_other or (isinstance(failure, ClusterError) and failure.code in (CANCELLED, NO_ANSWER)):
@@ -123,14 +122,14 @@ class Rooms:
         self._bounds[name] = _Bound(half, self._context.clock.monotonic() + wait_s, wait_s)
 
     def equal(self, name: str) -> None:
-        """The worker has everything."""
+        """Called when the worker has all files."""
         self._sent.pop(name, None)
         self._bounds.pop(name, None)
         log = self._context.tag_log(worker_tag(name), OWN)
         self._context.troubles.end(_subject(name), f"{name} has taken everything.", log)
 
     def forget(self, name: str) -> None:
-        """The worker's link is gone."""
+        """Forgets a worker whose link has ended."""
         self._sent.pop(name, None)
         bound = self._bounds.get(name)
         if bound is not None and self._context.clock.monotonic() >= bound.until:

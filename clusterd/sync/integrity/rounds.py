@@ -1,5 +1,5 @@
-"""When a worker checks: by the clock as stock does, and with a clusterd master as soon as anything has changed on
-either side."""
+"""When a worker checks: at intervals as stock does, and with a clusterd master as soon as a file changes on either
+side."""
 
 import random
 
@@ -17,16 +17,15 @@ from clusterd.wire.payloads import parse_changed
 
 CALM_S = 5.0
 AGAIN_S = 1.0
-"""A change of this node's own files is healed at once; further ones within CALM_S are healed AGAIN_S later, so that a
-program that writes them again and again keeps nobody busy."""
+"""A change of this node's own files is healed at once. Further ones within CALM_S are healed after AGAIN_S, so that a
+program that writes them again and again does not keep nodes busy."""
 WAIT_S = 0.1
-"""A master that cannot check this node yet is asked again after this, then after twice as long each time, up to the
-interval."""
+"""How long until a master that cannot check this node yet is asked again. Doubled each time, up to the interval."""
 NO_ANSWER = 3020
 
 
 class IntegrityRounds:
-    """The rounds of one worker; `run` lives with the link to the master."""
+    """The rounds of one worker; `run` ends with the link to the master."""
 
     def __init__(self, context: Context, worker: IntegrityWorker, digest: DigestWorker) -> None:
         self._context = context
@@ -46,8 +45,8 @@ class IntegrityRounds:
         return self._context.settings.worker.sync_integrity_s
 
     async def run(self, peer: Peer) -> None:
-        """Rounds of checks, `sync_integrity` apart, counted from the end of the one before (wire.md 1.5). With a master
-        that knows digests the first one is at once."""
+        """Runs rounds of checks. The next one begins `sync_integrity` seconds after the end of the one before (wire.md
+        1.5). With a master that knows digests the first round begins at once."""
         self._pace = WakeTimer()
         self._by_digest = self._was_late = False
         self._wait_s = WAIT_S
@@ -67,7 +66,7 @@ class IntegrityRounds:
 
     async def _round(self, peer: Peer, was_woken: bool) -> None:
         if self._worker.is_syncing:
-            # Whatever woke us may have come too late for the package that is on its way.
+            # The event that woke us may have missed the package that is on its way.
             self._was_late = self._was_late or was_woken
             return
         self._was_late = False
@@ -104,7 +103,7 @@ class IntegrityRounds:
                 log.error(f"Error synchronizing integrity: {failure}")
                 if failure.code == NO_ANSWER:
                     return
-                # A master that does not answer as it should is asked in the way that every master knows.
+                # A master that gives an invalid answer is asked in the stock way, which every master knows.
         await self._worker.check(peer)
 
     # ---- what makes it earlier ---------------------------------------------------------------------------------------
@@ -117,12 +116,12 @@ class IntegrityRounds:
             self._pace.wake(random.uniform(0, changed.spread_ms / 1000))
 
     def check_now(self) -> None:
-        """A person asks for it."""
+        """Checks now, because an operator asked for it."""
         self._pace.wake()
 
     def _own_changed(self, scan: Scan) -> None:
-        """Files of this node are not what they were, and it was not a sync: somebody tampers with them. A change that a
-        check finds itself is dealt with by that check."""
+        """Called when files of this node have changed without a sync: something tampers with them. A change found by a
+        check is dealt with by that check."""
         if not self._by_digest or self._is_checking or self._worker.is_syncing:
             return
         if scan.content_digest == self._digest.told:
@@ -133,6 +132,6 @@ class IntegrityRounds:
         self._pace.wake(0.0 if is_first else AGAIN_S)
 
     def _sync_ended(self, changed: int) -> None:
-        """The master learns at once that this node is equal, or sends what is still missing."""
+        """The check tells the master at once that this node is equal, or makes it send what is still missing."""
         if self._was_late or (self._by_digest and changed and self._digest.is_getting_anywhere):
             self._pace.wake()

@@ -1,4 +1,4 @@
-"""Waiting for a file that a peer was given a task id for (wire.md 3.5, 4.5)."""
+"""Waiting for a file of a peer that was given a task id for it (wire.md 3.5, 4.5)."""
 
 import asyncio
 
@@ -12,10 +12,10 @@ from clusterd.wire.payloads import build_task_failure
 
 
 async def wait_for_file(context: Context, peer: Peer, awaited: Awaited, log: TagLog | None) -> str:
-    """The spool path of the file, which is the caller's from then on.
+    """Returns the spool path of the file, which belongs to the caller from then on.
 
     Raises ClusterError 3039 after `timeout_receiving_file` (the peer has then been told to cancel), or the peer's own
-    error when it said that it gave up. `log` gets the master's DEBUG line of arrival."""
+    error if it gave up. `log` gets the master's DEBUG line about the arrival."""
     timeout_s = context.settings.communication.timeout_receiving_file_s
     try:
         async with asyncio.timeout(timeout_s):

@@ -1,4 +1,4 @@
-"""What is unpacked ends with the link that the package came over."""
+"""Ends the unpacking of a package when the link that it arrived over ends."""
 
 import asyncio
 
@@ -11,9 +11,9 @@ from clusterd.wire.transfer import IncomingFile
 
 
 class WhileLinked:
-    """From its making until `done` the package is taken away when the link ends: the jobs that read it look for its
-    file now and then (clusterd/pool/wanted.py) and end. A master that can go on where it stopped finds it kept: nothing
-    is sent again.
+    """From the creation of this object until `done`, the package is removed when the link ends: the jobs that read it
+    look for its file now and then (clusterd/pool/wanted.py) and end. For a master that can resume transfers the package
+    is kept, so that nothing is sent again.
 
     Files that wait to be renamed are not renamed then; a rename that has begun is not broken off."""
 
@@ -33,11 +33,11 @@ class WhileLinked:
             self._spool.remove(self._file.place)
 
     def done(self) -> None:
-        """The package is not needed any more; safe to repeat."""
+        """Tells that the package is no longer needed. Safe to repeat."""
         self._waiting.cancel()
 
     def explain(self, failure: JobError) -> Exception:
-        """What a job that failed meanwhile is to be reported as."""
+        """Returns the failure to report for a job that failed meanwhile."""
         if not self._is_over:
             return failure
         return ClusterError(1000, "the link to the master ended while its package was unpacked")

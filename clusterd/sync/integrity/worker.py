@@ -1,5 +1,4 @@
-"""The worker's side of integrity: rounds of checks, and the application of what the master sends (wire.md 4.6, 4.7,
-5.9)."""
+"""The worker's side of integrity: rounds of checks, and applying the packages of the master (wire.md 4.6, 4.7, 5.9)."""
 
 import asyncio
 import uuid
@@ -41,7 +40,7 @@ CHECK = "Integrity check"
 SYNC = "Integrity sync"
 OWN = "Integrity guard"
 MAX_SYNCS = 2
-"""Packages that are awaited or applied at a time: one of this link, and one that outlives the link before."""
+"""Most packages that are awaited or applied at a time: one of this link, and one that outlived the link before."""
 QUOTED = 200
 NO_ROOM = "room for files"
 MOUNTED = "mounted files"
@@ -50,7 +49,7 @@ SHOWN_MOUNTED = 5
 
 class LastSync(msgspec.Struct):
     """What `status` shows of this worker's last check and last package. Times are wall-clock seconds. `problems`: path
-    to reason of files that are not as the master has them; there are `left_out` in all."""
+    to reason of files that differ from the master's (not all of them); `left_out`: their whole number."""
 
     checked_at: float | None = None
     result: str = ""
@@ -64,9 +63,9 @@ class LastSync(msgspec.Struct):
 
 
 class IntegrityWorker:
-    """One check the stock way, and what the master sends after any check; keeps its digest of a doubtful deletion
-    across links. Packages are applied one after the other, in the order in which they are complete. When there is a
-    check is decided in rounds.py."""
+    """Does one check the stock way, and applies what the master sends after any check. Remembers the digest of a
+    doubtful deletion across links. Packages are applied one after the other, in the order in which they are complete.
+    rounds.py decides when to check."""
 
     def __init__(self, context: Context, round_ended: Callable[[], None]) -> None:
         """`round_ended`: called after the last exchange of each round (wire.md 9.4)."""
@@ -81,9 +80,9 @@ class IntegrityWorker:
         self._mounted: set[str] = set()
         self._packed: tuple[tuple[str, str], Package] | None = None
         self.sync_ended: Callable[[int], None] = lambda changed: None
-        """Called when a package was dealt with: how many files were changed."""
+        """Called after a package was applied or failed, with the number of changed files."""
         self.tried: Callable[[], None] = lambda: None
-        """Called when `last.problems` are those of another check or package."""
+        """Called when another check or package has replaced `last.problems`."""
         self.last = LastSync()
 
     @property
@@ -98,7 +97,7 @@ class IntegrityWorker:
     # ---- a check -----------------------------------------------------------------------------------------------------
 
     async def check(self, peer: Peer) -> None:
-        """One round: permission, scan, package with the metadata."""
+        """Does one round: permission, scan, package with the metadata."""
         log = self._context.tag_log(self._tag, CHECK)
         started = self._context.clock.monotonic()
         try:
@@ -139,13 +138,13 @@ class IntegrityWorker:
             self._context.progress.remove(progress)
 
     def begin_round(self, started: float) -> None:
-        """A check begins: `started` is its moment (monotonic)."""
+        """Records that a check begins at `started` (monotonic)."""
         self._round_started = started
         self._context.tag_log(self._tag, CHECK).info("Starting.")
 
     def begin_without_package(self, started: float) -> None:
-        """A check whose metadata need no package has the lines of one that does: whoever reads the log, or tests its
-        order, knows the stages of a check. One that has begun goes on."""
+        """Writes the log lines of a check by package for one that needs none. Readers of the log, and tests of its
+        order, know the stages of a check. A check that has begun already goes on."""
         if self._round_started is not None:
             return
         log, current = self._context.tag_log(self._tag, CHECK), self._context.manifests.current
@@ -156,8 +155,8 @@ class IntegrityWorker:
         log.debug("Zip file sent.")
 
     def _finish(self, outcome: str) -> None:
-        """What the master said of the check. That can be here before the last answer to our package: it is told after
-        that."""
+        """Records the master's verdict on the check. It may arrive before the last answer to our package, and is logged
+        after that."""
         line = f"Finished in {self._end_round():.3f}s. {outcome}"
         if self._held is None:
             self._context.tag_log(self._tag, CHECK).info(line)
@@ -165,11 +164,11 @@ class IntegrityWorker:
             self._held.append(line)
 
     def abandon_round(self) -> None:
-        """Nothing comes of the check that has begun, if one has."""
+        """Drops the check that has begun, if there is one."""
         self._round_started = None
 
     async def scan(self, log: TagLog) -> Scan:
-        """The manifest of this node as it is now. Raises ScanFailed, JobError."""
+        """Returns the current manifest of this node. Raises ScanFailed, JobError."""
         if not self._turn.locked():
             async with self._turn:
                 await self._leftovers.remove(self._tag)
@@ -178,14 +177,14 @@ class IntegrityWorker:
         return scan
 
     async def could_not_check(self, peer: Peer, failure: Exception) -> None:
-        """Nothing could be said to the master of our files: said in log and status, and to the master."""
+        """This node's files could not be reported: says so in the log, in status, and to the master."""
         self._context.tag_log(self._tag, CHECK).error(f"Error synchronizing integrity: {failure}")
         self._end_round()
         self.note_result("failed", str(failure))
         await self._report(peer, ClusterError(1000, str(failure)))
 
     async def _metadata_package(self, scan: Scan, method: str) -> Package:
-        """The package of this manifest; made once for as long as nothing changes."""
+        """Returns the metadata package of this manifest; made once while nothing changes."""
         key = scan.root_digest, method
         if self._packed is not None and self._packed[0] == key:
             return self._packed[1]
@@ -216,14 +215,14 @@ class IntegrityWorker:
     # ---- a package from the master ---------------------------------------------------------------------------------
 
     def begin_sync(self, peer: Peer) -> str:
-        """`syn_m_c`: a task id, and a task that waits for the package and applies it."""
+        """`syn_m_c`: answers a task id, and starts a task that waits for the package and applies it."""
         if len(self._running) >= MAX_SYNCS:
             raise ClusterError(1000, f"{MAX_SYNCS} integrity syncs are under way already")
         task_id = str(uuid.uuid4())
         self.begin_without_package(self._context.clock.monotonic())  # unless a check has begun: the master sends ahead
         self._finish("Sync required.")
         progress = Progress(peer.name, "integrity", "receiving", self._context.clock.wall())
-        # Not a task of the link: one that is cancelled before its first step would leave nothing behind to end it by.
+        # It is not a task of the link: a task that is cancelled before its first step could not do its own cleaning up.
         self._running.spawn(self._receive(peer, task_id, peer.incoming.expect(task_id), progress))
         return task_id
 
@@ -236,7 +235,8 @@ class IntegrityWorker:
         await self._context.net.main_line("ERROR", self._tag, f"Error in synchronization process: {error}")
 
     async def _receive(self, peer: Peer, task_id: str, awaited: Awaited, progress: Progress) -> None:
-        """Wait for the package and unpack it, which ends with the link, and put its files in place, which does not."""
+        """Waits for the package and unpacks it, which ends with the link; then puts its files in place, which does
+        not."""
         context = self._context
         context.progress.append(progress)
         changed, packed = 0, 0
@@ -257,11 +257,11 @@ class IntegrityWorker:
                 await self._report(peer, ClusterError(1000, str(failure)))
         finally:
             context.progress.remove(progress)
-            # Not in this step: whoever looks must find that this task has ended.
+            # Not in this step: the next check must find that this task has ended.
             asyncio.get_running_loop().call_soon(self._tell_end, changed)
 
     def _tell_sync(self, changed: int, packed: int, started: float, synced_at: float | None) -> None:
-        """For the journal. `started`, `synced_at`: when this sync began, and when the one before had ended."""
+        """Tells the journal. `started`: when this sync began; `synced_at`: when the previous one ended."""
         context, last = self._context, self.last
         problems = last.problems if last.synced_at != synced_at else {}
         seconds = context.clock.monotonic() - started
@@ -273,7 +273,7 @@ class IntegrityWorker:
         self.sync_ended(changed)
 
     async def _apply_package(self, peer: Peer, file: IncomingFile[str], progress: Progress) -> int:
-        """How many files were changed."""
+        """Returns how many files were changed."""
         log = self._context.tag_log(self._tag, SYNC)
         try:
             progress.step = "waiting"
@@ -345,7 +345,8 @@ class IntegrityWorker:
         return applied.created + applied.updated + applied.deleted
 
     def _bounds(self, packed: int) -> tuple[int, int]:
-        """What a package of so many bytes may unpack to. A disk that has only its reserve left is said once."""
+        """Returns how much a package of this many bytes may unpack to. A disk that has only its reserve left is logged
+        once."""
         context = self._context
         limits = context.settings.clusterd.limits
         disk = disk_of(context.settings.root, limits)
@@ -364,7 +365,7 @@ class IntegrityWorker:
             log.error(f"Found errors: {overwriting} overwriting, {creating} creating and {removing} removing")
 
     def _note_mounted(self, written: set[str], in_place: list[str]) -> None:
-        """Said once, and shown by status, until such a file was renamed again."""
+        """Logs once, and shows in status, that such files cannot be renamed, until one was renamed again."""
         self._mounted = (self._mounted - written) | set(in_place)
         troubles, log = self._context.troubles, self._context.tag_log(self._tag, OWN)
         if not self._mounted:
@@ -379,8 +380,8 @@ class IntegrityWorker:
         troubles.begin(MOUNTED, text, log)
 
     def _may_delete(self, opened: PackageOpened) -> bool:
-        """Deleting more than the configured share of our files needs two checks in a row that say the same: a stock
-        master can err that way (C7)."""
+        """Returns whether this deletion may happen. Deleting more than the configured share of our files needs two
+        checks in a row with the same result, because a stock master can make this mistake (C7)."""
         scan = self._context.manifests.current
         files = scan.files if scan is not None else 0
         share = self._context.settings.clusterd.delete_confirm_share
@@ -400,11 +401,11 @@ class IntegrityWorker:
         try:
             await peer.request(commands.SYN_I_W_M_R, build_task_failure(None, error))
         except ClusterError:
-            # The master will see no package and the next round starts anew: nothing else can be done here.
+            # The master gets no package and the next round starts anew: nothing else can be done here.
             return
 
     def _end_round(self) -> float:
-        """How long it took, in seconds; 0 for one that was not begun on this link."""
+        """Returns how long the check took, in seconds; 0 if it did not begin on this link."""
         started, self._round_started = self._round_started, None
         return 0.0 if started is None else self._context.clock.monotonic() - started
 

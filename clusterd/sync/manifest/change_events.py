@@ -1,4 +1,4 @@
-"""Tells the journal which files of this node have changed, when a manifest is published."""
+"""Tells the journal which files of this node have changed when a manifest is published."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -9,15 +9,15 @@ from clusterd.messages.journal import MANIFEST_DIGITS, AnyEvent, ChangeEvent
 from clusterd.messages.manifest import PIECE_HEAD, ManifestBuilt, MostlyListed
 
 MOST_PENDING = 64
-"""Jobs whose changes wait for one manifest; there are two or three as a rule."""
+"""Most jobs whose changes wait for one manifest; usually there are two or three."""
 
 
 Counts = tuple[int, int, int, int]
-"""Files added, changed, deleted, withheld."""
+"""Numbers of files added, changed, deleted, withheld."""
 
 
 class ChangeEvents:
-    """Owner of the changes that are not published yet, and of the files that jobs write them to."""
+    """Owns the changes that are not published yet, and the files to which jobs write them."""
 
     def __init__(
         self,
@@ -26,8 +26,8 @@ class ChangeEvents:
         remove: Callable[[str], None],
         soon: Callable[[Callable[[], None]], object] = lambda work: work(),
     ) -> None:
-        """`soon`: calls a function in one of the next turns of the loop: the parts of a large change are told one by
-        one, with room for others in between."""
+        """`soon`: calls a function in one of the next turns of the loop. A large change becomes several events, sent
+        one by one so that other work can run in between."""
         self._tell = tell
         self._new_path = new_path
         self._remove = remove
@@ -36,12 +36,12 @@ class ChangeEvents:
         self._path = ""
 
     def path(self) -> str:
-        """Where the next job may write what finds no room in its result."""
+        """Returns the path to which the next job may write changes that do not fit into its result."""
         self._path = self._new_path()
         return self._path
 
     def note(self, built: ManifestBuilt) -> None:
-        """A job has ended."""
+        """Takes the changes of a job that has ended."""
         if built.listed is None:
             self._remove(self._path)  # a job that died in between, perhaps
             return
@@ -50,7 +50,7 @@ class ChangeEvents:
         self._pending.append(built.listed)
 
     def published(self, content: str, source: str, seconds: float) -> None:
-        """These changes have led to the manifest with that content digest."""
+        """Tells the journal the changes that have led to the manifest with this content digest."""
         pending, self._pending = self._pending, []
         for listed in pending:
             whole = listed.added, listed.changed, listed.deleted, listed.withheld
@@ -93,7 +93,7 @@ class ChangeEvents:
 
 
 class _Told(NamedTuple):
-    """What all parts of a change have in common; `left`: files that no piece lists."""
+    """Returns the fields that all events of a change have in common; `left`: files that no event lists."""
 
     manifest: str
     source: str

@@ -1,21 +1,20 @@
-"""When a node whose files are watched looks at all of them again, and with which rank (see architecture.md, "The
+"""When a node whose files are watched looks at all of them again, and at which priority (see architecture.md, "The
 manifest follows changes")."""
 
 RETRY_S = 1.0
 WALK_S = 300.0
-"""While files are watched they are walked over this often where no full walk is configured; and watching is tried
-again."""
+"""Interval of walks while files are watched and no full walk is configured; also of attempts to watch again."""
 LATE_S = 60.0
 
 
 class Confirming:
-    """Owner of when everything was looked at last. Nobody waits for a walk that only confirms what events have said: it
-    runs in the background, and ends when somebody does wait. The next one then has the rank of other work, and so has
-    one that found no quiet moment for LATE_S: it comes to an end however much happens. Every `now` is seconds on the
+    """Remembers when everything was looked at last. A walk that only confirms what events have reported runs in the
+    background, and ends when something waits for the manifest. The next such walk runs at normal priority; so does one
+    that found no quiet moment for LATE_S, so that it completes however much happens. Every `now` is seconds on the
     monotonic clock."""
 
     def __init__(self, full_walk_s: float) -> None:
-        """`full_walk_s`: every file is read so often; 0: never."""
+        """`full_walk_s`: how often every file is read; 0: never."""
         self.full_walk_s = full_walk_s
         self.is_in_background = False
         self._gave_way = False
@@ -28,7 +27,7 @@ class Confirming:
         return self.full_walk_s or WALK_S
 
     def walk_begins(self, now: float) -> None:
-        """Any walk; the first one counts as one that reads everything."""
+        """Records any walk; the first one counts as one that reads everything."""
         if self._full_walk_at is None:
             self._full_walk_at = now
 
@@ -47,7 +46,7 @@ class Confirming:
         return max(at, self._not_before)
 
     def is_due(self, now: float, *, is_quiet: bool) -> bool:
-        """`is_quiet`: nothing else is to be done now."""
+        """`is_quiet`: there is no other work now."""
         return now >= self.due_at() + (0.0 if is_quiet else LATE_S)
 
     def begin(self, now: float, *, is_quiet: bool) -> None:

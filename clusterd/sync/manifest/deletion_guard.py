@@ -1,6 +1,7 @@
-"""When a master decides about files that have vanished in great numbers, and what it says of those that it withholds.
+"""When a master decides about files that have vanished in great numbers, and what it reports about files that it
+withholds.
 
-The rows themselves are judged by jobs (hashing/protection.py, clusterd/key_guard.py)."""
+Jobs judge the rows themselves (hashing/protection.py, clusterd/key_guard.py)."""
 
 from clusterd.agent_keys import KEY_FILE
 from clusterd.clock import Clock
@@ -13,16 +14,16 @@ from hashing.protection import LEAST_FILES
 QUIET_S = 1.0
 SHORT_QUIET_S = 0.25
 LONGEST_QUIET_S = 10.0
-"""Files that vanish together are judged once nothing more has vanished for this time, the short one while they are
-fewer than 50; at the latest after the longest."""
+"""Files that vanish together are judged once nothing more has vanished for this time, the short one while there are
+fewer than 50 of them; and after the longest one in any case."""
 EVERYTHING = KeyRules(share=1.0)
-"""A worker believes its master whatever keys go."""
+"""A worker follows its master in every deletion of keys."""
 VANISHED, KEYS = "files that have vanished", "agent keys"
 """Subjects of `problems` in the status."""
 
 
 class DeletionGuard:
-    """Owner of the deletion that goes on. `max_delete_share`, and that of `key_rules`: 1 where nothing is withheld."""
+    """Owns the deletion that is going on. `max_delete_share`, and that of `key_rules`: 1 where nothing is withheld."""
 
     def __init__(
         self, clock: Clock, log: TagLog | None, troubles: Troubles, max_delete_share: float, key_rules: KeyRules
@@ -43,27 +44,27 @@ class DeletionGuard:
 
     @property
     def is_on(self) -> bool:
-        """Whether what was published last decides about what comes."""
+        """Whether new scans are compared with the manifest that was published last."""
         return self.max_delete_share < 1 or self.key_rules.is_on
 
     @property
     def is_settling(self) -> bool:
-        """Whether files wait to be judged."""
+        """Whether vanished files wait to be judged."""
         return self._settling_since is not None
 
     def judge_at(self) -> float:
-        """When what settles is judged; monotonic."""
+        """When the waiting files are judged; monotonic."""
         since = self._lost_at if self._settling_since is None else self._settling_since
         quiet = QUIET_S if self._settling >= LEAST_FILES else SHORT_QUIET_S
         return min(max(self._lost_at, since) + quiet, since + LONGEST_QUIET_S)
 
     def lost_just_now(self) -> int:
-        """How many files fewer there are than before the deletion that goes on."""
+        """Returns how many files there are less than before this deletion."""
         return max(0, self._present_at_first - self._present) if self._is_losing() else 0
 
     def is_due(self, vanished: int, settling: int) -> bool:
-        """A scan has found that `vanished` files are gone now, and `settling` wait. Whether they are to be judged at
-        once."""
+        """Records that a scan has found `vanished` files missing, of which `settling` wait. Returns whether they must
+        be judged at once."""
         now = self._clock.monotonic()
         if vanished:
             if not self._is_losing():
@@ -77,18 +78,19 @@ class DeletionGuard:
         return now >= self.judge_at()
 
     def judged(self) -> None:
-        """Nothing waits any more."""
+        """Records that no file waits any more."""
         self._settling_since = None
 
     def _is_losing(self) -> bool:
-        """Whether a deletion goes on: what vanishes now is part of it."""
+        """Returns whether a deletion is going on, to which files that vanish now belong."""
         if self._settling_since is not None:
             return True
         now = self._clock.monotonic()
         return now - self._lost_at <= QUIET_S and now - self._lost_since <= LONGEST_QUIET_S
 
     def accept(self, before: ManifestBuilt | None, built: ManifestBuilt) -> None:
-        """A job made `built` out of `before`: say what is withheld, or no longer."""
+        """Called when a job has made `built` out of `before`. Reports which files are withheld, or that none are any
+        more."""
         self._settling, self._present = built.settling, _present(built)
         self._present_before = _present(before or built)
         if built.is_unguarded and self._log is not None:
@@ -114,5 +116,5 @@ class DeletionGuard:
 
 
 def _present(built: ManifestBuilt) -> int:
-    """Files that are there, or were until just now."""
+    """Files that exist, or existed until a moment ago."""
     return built.files - built.withheld

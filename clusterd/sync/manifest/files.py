@@ -1,5 +1,5 @@
-"""The manifest files of the state directory: which are kept, and which one was published last, across lives of the
-daemon."""
+"""The manifest files of the state directory: which ones are kept, and which one was published last, across restarts of
+the daemon."""
 
 import contextlib
 import os
@@ -15,7 +15,8 @@ from hashing.state_file import load_state, save_state
 KEPT = 3
 KEPT_S = 30.0
 KEPT_AT_MOST = 150
-"""The newest are kept, and those that were current within this time: jobs wait with them, or compare."""
+"""How many of the newest are kept, and how long a manifest that was current is kept in any case: jobs still wait for it
+or compare with it."""
 PREFIX = "manifest-"
 
 _MAGIC = b"cdpublic"
@@ -23,18 +24,18 @@ _NAME = "published"
 
 
 class ManifestFiles:
-    """Owner of the files. Digests are root digests; moments are monotonic seconds."""
+    """Owns the files. Digests are root digests; times are monotonic seconds."""
 
     def __init__(self, state_dir: str) -> None:
         self._state_dir = Path(state_dir)
         self._current = ""
         self._recent: dict[str, tuple[str, float]] = {}
         self.published_digest = self._load()
-        """The manifest that was published last, in this life or an earlier one; empty if none was."""
+        """The manifest that was published last, by this process or an earlier one; empty if none was."""
 
     def publish(self, digest: str, base: str, now: float, *, lasting: bool) -> None:
-        """This manifest, whose file needs that of `base`, is current. With `lasting` the next life will know. OSError
-        as it comes."""
+        """Records that this manifest, whose file needs that of `base`, is current. With `lasting` the next process
+        learns it. Raises OSError."""
         if self._current in self._recent:
             self._recent[self._current] = (self._recent[self._current][0], now)
         self._recent.pop(digest, None)
@@ -46,13 +47,14 @@ class ManifestFiles:
         self._remove(now)
 
     def _remove(self, now: float) -> None:
-        """Remove what nobody needs any more, of earlier lives too."""
+        """Removes files that are no longer needed, including those of earlier processes."""
         digests = list(self._recent)
         old = [digest for digest in digests[:-KEPT] if now - self._recent[digest][1] > KEPT_S]
         for digest in {*old, *digests[:-KEPT_AT_MOST]}:
             del self._recent[digest]
         wanted = {PREFIX + digest for digest in self._recent} | {PREFIX + base for base, _ in self._recent.values()}
-        # One that cannot be removed now is found again the next time; it must not keep a manifest from being published.
+        # A file that cannot be removed now is found again the next time; it must not keep a manifest from being
+        # published.
         with contextlib.suppress(OSError):
             for path in self._state_dir.glob(f"{PREFIX}*"):
                 if path.name not in wanted:
@@ -63,7 +65,7 @@ class ManifestFiles:
         try:
             return str(load_state(str(self._state_dir / _NAME), _MAGIC, msgspec.msgpack.Decoder(str)))
         except (OSError, MalformedPackage):
-            # The note is lost: the newest manifest is what was published, or what would have been.
+            # The note is lost. The newest manifest is the one that was published, or would have been next.
             with contextlib.suppress(OSError):
                 return next(iter(kept_manifests(str(self._state_dir))), "")
             return ""

@@ -33,18 +33,18 @@ from hashing.manifest import Rules
 from ipc.job_queue import Lane
 
 PUBLISH_EVERY_S = 0.1
-"""While files keep changing, how long until the next change is looked at; the first one is at once."""
+"""While files keep changing: the delay until the next change is looked at. The first change has no delay."""
 SUBJECT = "files of this node"
 
 
 class _GaveWay(Exception):
-    """A walk in the background ended early, because somebody waits for the manifest."""
+    """A walk in the background ended early, because something waits for the manifest."""
 
 
 class ManifestKeeper:
-    """Owner of the current manifest. `current` is None until a scan was complete.
+    """Owns the current manifest. `current` is None until a scan was complete.
 
-    `changed`: called with each new scan whose digests are not those of the one before.
+    `changed`: called with each new scan whose digests differ from those of the one before.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class ManifestKeeper:
         make_notify: MakeNotify = watch_recursively,
         events: ChangeEvents | None = None,
     ) -> None:
-        """Without `rules` nothing is watched. `max_delete_share`, and that of `key_rules`: 1 on a worker. `log`:
-        for warnings. `events`: tells the journal; without it no job is asked what has changed."""
+        """Without `rules` nothing is watched. `max_delete_share`, and that of `key_rules`: 1 on a worker. `log`: for
+        warnings. `events`: tells the journal; without it jobs are not asked for the changes."""
         self._root = root
         self._state_dir = state_dir
         self._files = ManifestFiles(state_dir)
@@ -82,8 +82,8 @@ class ManifestKeeper:
         self.changed: list[Callable[[Scan], None]] = []
         self.failure = ""
         self.failing_since: float | None = None
-        """Since when (wall clock) `current` may be out of date, because the files cannot be looked at; `failure` says
-        why."""
+        """The wall-clock time since which `current` may be out of date, because the files cannot be read; `failure`
+        says why."""
         self.scanning = False
         self._places = Places()
         self._must_walk = True
@@ -108,30 +108,31 @@ class ManifestKeeper:
         return self._watch.unwatched
 
     async def walk(self) -> Scan:
-        """Like `scan`, but look at every file (known digests are kept), whatever events have said. Raises
+        """Works like `scan`, but looks at every file (known digests are kept), whatever events have reported. Raises
         ScanFailed."""
         self._must_walk = True
         return await self.scan()
 
     async def scan(self, *, fresh: bool = False) -> Scan:
-        """The manifest as it is now, published as `current`. Raises ScanFailed; `current` is then as before.
+        """Returns the manifest as it is now, published as `current`. Raises ScanFailed; `current` is then unchanged.
 
-        While events can be relied on this looks where something has changed, and costs nothing where nothing has; else
-        it walks over all shards. Every `full_walk_s` the digest cache is left aside and every file is read; while files
-        are watched, `run` does that, in the background. `fresh`: also wait
-        for the events of what was changed just now."""
+        While events are reliable this looks only at places that have changed, and costs nothing where none has;
+        otherwise it walks over all shards. Every `full_walk_s` the digest cache is ignored and every file is read;
+        while files are watched, `run` does that, in the background. `fresh`: also wait for the events of changes made a
+        moment ago."""
         if fresh and self.watching:
             await asyncio.sleep(LAG_S)
         return await self._guarded(self._scan)
 
     async def allow_delete(self) -> Scan:
-        """Publish the manifest without what is withheld or settling. Raises ScanFailed."""
+        """Publishes the manifest without the files that are withheld or settling. Raises ScanFailed."""
         return await self._guarded(self._allow_delete)
 
     # ---- telling -----------------------------------------------------------------------------------------------------
 
     def touch(self, paths: Iterable[str]) -> None:
-        """These files or directories (relative to the root; "" for all) have changed: look at them soon, see `run`."""
+        """Tells that these files or directories (relative to the root; "" for all) have changed; `run` looks at them
+        soon."""
         self._places.pending.update(paths)
         self._must_walk = self._must_walk or "" in self._places.pending
         self._wake.set()
@@ -139,8 +140,8 @@ class ManifestKeeper:
 
     @contextlib.asynccontextmanager
     async def own_changes(self, files: int) -> AsyncIterator[None]:
-        """While this node itself changes so many of its files: what events say waits until it has done so. With very
-        many files nothing is watched meanwhile, since a walk comes afterwards anyway, and it would be several."""
+        """Surrounds changes that this node itself makes to this many files: events are looked at afterwards. With very
+        many files nothing is watched meanwhile; a walk follows anyway, and following the events would cost several."""
         is_much = files > MOST_PENDING
         self._own_changes += 1
         if is_much:
@@ -160,7 +161,7 @@ class ManifestKeeper:
             self._wake.set()
 
     def adopt(self, settings: Clusterd, rules: Rules, *, is_master: bool) -> None:
-        """The settings of a reload."""
+        """Takes the settings of a reload."""
         self._confirming.full_walk_s = settings.full_walk_s
         watched = rules if settings.watch else None
         share = settings.max_delete_share if is_master else 1.0
@@ -173,7 +174,7 @@ class ManifestKeeper:
             self._wake.set()
 
     async def run(self) -> None:
-        """Publish soon after something has changed, and look at everything now and then, for ever. Spawned once, on
+        """Publishes soon after each change, and looks at everything from time to time, for ever. Spawned once, on
         either role."""
         while True:
             with round_survives(self._log, self._troubles, "following changes of files"):
@@ -185,12 +186,12 @@ class ManifestKeeper:
                         else:
                             await self._guarded(self._follow)
                     except ScanFailed:
-                        # `failure` says it; whoever comes next walks.
+                        # `failure` has the reason; the next caller of `scan` walks.
                         await asyncio.sleep(RETRY_S)
             await asyncio.sleep(PUBLISH_EVERY_S)
 
     async def _confirm(self, *, is_quiet: bool) -> None:
-        """Walk over all shards to confirm what events have said. Raises ScanFailed."""
+        """Walks over all shards to confirm what events have reported. Raises ScanFailed."""
         confirming, clock = self._confirming, self._clock
 
         async def work() -> Scan:
@@ -216,7 +217,7 @@ class ManifestKeeper:
             self._jobs.hurry()
 
     async def _wait_for_work(self) -> bool:
-        """True when there is none but to confirm what is known."""
+        """Returns True when there is no work but confirming what is known."""
         moments = self._places.moments()
         if self.watching and self.current is not None:
             moments.append(self._confirming.due_at())
@@ -236,13 +237,13 @@ class ManifestKeeper:
         return False
 
     async def close(self) -> None:
-        """Stop watching; no thread is left."""
+        """Stops watching and ends its threads."""
         await self._watch.stop()
 
     # ---- the two ways ------------------------------------------------------------------------------------------------
 
     async def _guarded(self, work: Callable[[], Coroutine[Any, Any, Scan]]) -> Scan:
-        """Do one piece of work at a time and publish what it gives."""
+        """Does one piece of work at a time and publishes its result."""
         self._hurry()
         async with self._lock:
             self.scanning = True
@@ -272,14 +273,14 @@ class ManifestKeeper:
         self._troubles.begin(SUBJECT, text, self._log, "ERROR")
 
     async def _scan(self) -> Scan:
-        """What a periodic scan does."""
+        """The work of a periodic scan."""
         await self._watch.care()
         if self.current is None or self._must_walk or self._places.is_much() or not self.watching:
             return await self._walk(full=self._confirming.is_full_due(self._clock.monotonic()))
         return await self._patch(self.current, is_periodic=True)
 
     async def _follow(self) -> Scan:
-        """What an event asks for."""
+        """The work after an event."""
         await self._watch.care()
         is_much = self._places.is_much(self._clock.monotonic())
         must_see = self._guard.is_settling and not self.watching
@@ -342,7 +343,7 @@ class ManifestKeeper:
         return await self._judged(self._summary(state, started, notes, hashed, reused, hashed_bytes), state.vanished)
 
     async def _patch(self, before: Scan, *, is_periodic: bool = False, allow_delete: bool = False) -> Scan:
-        """Look at what waits; a periodic scan also at what no event may tell of."""
+        """Looks at the places that wait; a periodic scan also looks at places whose changes cause no events."""
         started = self._clock.monotonic()
         look = self._places.take(started, is_periodic=is_periodic)
         if not (look or allow_delete):
@@ -387,12 +388,12 @@ class ManifestKeeper:
         return self._accept(await self._jobs.run(job, urgent=True))
 
     def _changes_path(self, source: str) -> str:
-        """Where a job says what it has changed. `source`: what has led to it, empty: as before."""
+        """Returns the path to which a job writes what it has changed. `source`: the cause; empty: as before."""
         self._source = source or self._source
         return "" if self._events is None else self._events.path()
 
     def _accept(self, built: ManifestBuilt) -> ManifestBuilt:
-        """What a job made is what the next one goes on from."""
+        """Keeps the result of a job as the base of the next one."""
         before, self._state = self._state, built
         if before is None or built.root_digest != before.root_digest:
             self._built_from = ()  # the last walk is not where this state comes from
@@ -408,7 +409,7 @@ class ManifestKeeper:
         return summary(state, notes, hashed, reused, hashed_bytes, clock.monotonic() - started, clock.wall())
 
     async def _judged(self, scan: Scan, vanished: int) -> Scan:
-        """Decide about files that have vanished in great numbers, once it is time to."""
+        """Decides about files that have vanished in great numbers, when the time has come."""
         if not self._guard.is_due(vanished, scan.settling):
             return scan
         now = self._clock.monotonic()
@@ -426,7 +427,7 @@ class ManifestKeeper:
             if self._events is not None:
                 self._events.published(scan.content_digest, self._source, scan.duration_s)
             for listener in self.changed:
-                # The manifest is current whatever a listener trips over, and the next one hears of it.
+                # The manifest stays current even if a listener fails, and the next listener is called.
                 with round_survives(self._log, self._troubles, "telling of changed files"):
                     listener(scan)
         if self._places.has_any() or self._guard.is_settling:

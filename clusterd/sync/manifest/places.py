@@ -1,18 +1,18 @@
-"""Which places of the tree are to be looked at, now or later."""
+"""Places of the tree that must be looked at, now or later."""
 
 from collections.abc import Iterable
 
 import msgspec
 
 MOST_PENDING = 1000
-"""Places to look at; with more a walk over all processes is quicker."""
+"""Most places to look at; beyond this number a walk with all pool processes is quicker."""
 LOOK_TWICE_S = 1.0
-"""When a new directory is looked at again: files may have been put there before it was watched."""
+"""When a new directory is looked at again: files may have been created in it before it was watched."""
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What one patch looks at: `paths` with all below, `directories` themselves. `named`: paths that events have named,
-    or that were to be looked at `late`, a second time."""
+    """The places that one patch looks at: `paths` with everything below them, `directories` without. `named`: paths
+    named by events, or due for their second, `late` look."""
 
     paths: set[str]
     directories: set[str]
@@ -23,7 +23,7 @@ class Look(msgspec.Struct, frozen=True):
         return bool(self.paths or self.directories)
 
     def covers(self, path: str) -> bool:
-        """True if who looks there sees this path."""
+        """Returns whether this look covers the path."""
         paths, directories = self.paths, self.directories
         if path in paths or path in directories or path.rpartition("/")[0] in directories:
             return True
@@ -38,10 +38,10 @@ class Look(msgspec.Struct, frozen=True):
 
 
 class Places:
-    """Owner of the places to look at, relative to the root, "" for all. Every `now` is seconds on the monotonic clock.
+    """Owns the places to look at, relative to the root, "" for all. Every `now` is seconds on the monotonic clock.
 
-    `pending`: what events have named. `_later`: new directories, and when to look again. `_again`: what no event may
-    tell of (a trailing slash: with all below), looked at by every periodic scan."""
+    `pending`: named by events. `_later`: new directories, and when to look at them again. `_again`: places whose
+    changes may cause no events (a trailing slash: with everything below), looked at by every periodic scan."""
 
     def __init__(self) -> None:
         self.pending: set[str] = set()
@@ -49,18 +49,18 @@ class Places:
         self._again: set[str] = set()
 
     def has_any(self) -> bool:
-        """Whether something is to be looked at, apart from periodic scans."""
+        """Whether any place waits, not counting those of periodic scans."""
         return bool(self.pending or self._later)
 
     def moments(self) -> list[float]:
-        """When to look at what waits."""
+        """When to look at the waiting places."""
         return list(self._later.values())
 
     def is_late(self, now: float) -> bool:
         return any(due <= now for due in self._later.values())
 
     def is_much(self, now: float | None = None) -> bool:
-        """Whether a walk is quicker: for a periodic scan, or for what has to be followed `now`."""
+        """Whether a walk is quicker: for a periodic scan, or for the places that are due `now`."""
         if now is None:
             return len(self.pending) + len(self._again) > MOST_PENDING
         return len(self.pending) > MOST_PENDING or ("" in self._later and self._later[""] <= now)
@@ -68,8 +68,8 @@ class Places:
     # ---- walks -------------------------------------------------------------------------------------------------------
 
     def take_all(self, now: float) -> set[str]:
-        """A walk begins, which finds what an event has named before it; what comes meanwhile waits. New directories
-        that so many events may have named are looked at twice. Returns what was taken, for `put_back`."""
+        """Called when a walk begins. It covers every place named so far; places named from now on wait. If so many were
+        named that some may be new directories, these are looked at twice. Returns what was taken, for `put_back`."""
         self._later.pop("", None)
         if len(self.pending) > MOST_PENDING:
             self._later[""] = now + LOOK_TWICE_S
@@ -77,17 +77,17 @@ class Places:
         return taken
 
     def put_back(self, taken: set[str]) -> None:
-        """The walk came to nothing."""
+        """Called when the walk has failed."""
         self.pending |= taken
 
     def walked(self, again: Iterable[str]) -> None:
-        """The walk has found all that no event may tell of."""
+        """Called after a walk, with all places whose changes may cause no events."""
         self._again = set(again)
 
     # ---- patches -----------------------------------------------------------------------------------------------------
 
     def take(self, now: float, *, is_periodic: bool) -> Look:
-        """What is to be looked at now; whoever is given it calls `looked` when it was."""
+        """Returns the places to look at now. The caller calls `looked` afterwards."""
         late = {path for path, due in self._later.items() if due <= now}
         again = self._again if is_periodic else set()
         paths = self.pending | late | {path.rstrip("/") for path in again if path.endswith("/")}
@@ -98,9 +98,9 @@ class Places:
     def looked(
         self, look: Look, again: Iterable[str], trees: Iterable[str], twice_at: float | None, *, is_changed: bool
     ) -> None:
-        """What was put into a new directory before it was watched, no event names: `trees` are looked at again at
-        `twice_at`; None where nothing is watched. `again`: found there, as `walked` has it. `is_changed`: the look
-        found a change."""
+        """Called after a look. No event names files that were created in a new directory before it was watched, so
+        `trees` are looked at again at `twice_at`; None where nothing is watched. `again`: found there, as in `walked`.
+        `is_changed`: the look found a change."""
         self._again = {path for path in self._again if not look.covers(path.rstrip("/"))}
         self._again.update(again)
         for path in look.late:

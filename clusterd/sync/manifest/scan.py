@@ -1,4 +1,4 @@
-"""What one look at the files of this node gives."""
+"""The result of one look at the files of this node."""
 
 import msgspec
 
@@ -7,8 +7,8 @@ from hashing.errors import Note
 
 
 class Scan(msgspec.Struct, frozen=True):
-    """One complete local scan; digests as ManifestBuilt has them. Times: `ended_at` wall clock, `duration_s` seconds.
-    `files` and the digests count those that are `withheld` or `settling` (hashing/protection.py)."""
+    """One complete local scan; digests as in ManifestBuilt. `ended_at`: wall clock; `duration_s`: seconds. `files` and
+    the digests include files that are `withheld` or `settling` (hashing/protection.py)."""
 
     root_digest: str
     content_digest: str
@@ -26,13 +26,13 @@ class Scan(msgspec.Struct, frozen=True):
 
 
 class ScanFailed(Exception):
-    """The tree could not be scanned as a whole; what was current stays so."""
+    """The tree could not be scanned completely; the current manifest is unchanged."""
 
 
 def summary(
     built: ManifestBuilt, notes: list[Note], hashed: int, reused: int, hashed_bytes: int, duration_s: float, now: float
 ) -> Scan:
-    """The scan whose manifest is `built`. `now`: wall clock."""
+    """Returns the scan whose manifest is `built`. `now`: wall clock."""
     return Scan(
         root_digest=built.root_digest,
         content_digest=built.content_digest,

@@ -1,4 +1,4 @@
-"""Whether this node's files are watched, why not, and when that is tried again."""
+"""Whether this node's files are watched, why not, and when watching is tried again."""
 
 from collections.abc import Callable
 
@@ -10,8 +10,8 @@ from hashing.manifest import Rules
 
 
 class WatchPolicy:
-    """Owner of the watcher. Whatever begins or ends it makes the caller look at everything: what happened meanwhile no
-    event names."""
+    """Owns the watcher. Whenever watching begins or ends, the caller must look at everything, because no event names
+    what happened meanwhile."""
 
     def __init__(
         self,
@@ -25,8 +25,8 @@ class WatchPolicy:
         wake: Callable[[], None],
         make_notify: MakeNotify,
     ) -> None:
-        """Without `rules` nothing is watched. `found`: gets the paths of events; `must_walk`: events do not say all;
-        `wake`: what must be walked is to be walked soon."""
+        """Without `rules` nothing is watched. `found`: gets the paths of events; `must_walk`: called when events do not
+        name all changes; `wake`: called when a walk is due soon."""
         self.rules = rules
         self._clock = clock
         self._confirming = confirming
@@ -46,28 +46,28 @@ class WatchPolicy:
 
     @property
     def try_again_at(self) -> float | None:
-        """When watching is tried again (monotonic); None while files are watched or are not to be."""
+        """When watching is tried again (monotonic); None while files are watched or should not be."""
         return None if self.rules is None or self.is_watching else self._again_at
 
     def adopt(self, rules: Rules | None) -> None:
-        """The settings of a reload."""
+        """Takes the settings of a reload."""
         self.rules = rules
         self._again_at = 0.0
 
     def pause(self) -> None:
-        """Do not begin to watch until as many `resume`; `stop` ends what is watched now."""
+        """Does not begin to watch until `resume` was called as often; `stop` ends current watching."""
         self._pauses += 1
 
     def resume(self) -> None:
         self._pauses -= 1
 
     async def stop(self) -> None:
-        """No thread is left."""
+        """Ends watching and its threads."""
         await self._watcher.stop()
 
     async def care(self) -> None:
-        """Watch if it should be, anew where what is watched has been replaced; the walk that follows finds what was
-        missed."""
+        """Begins to watch if it should, and begins again where a watched directory has been replaced. The walk that
+        follows finds what was missed."""
         if self.rules is None:
             await self._watcher.stop()
             self.unwatched = "switched off"
@@ -85,7 +85,8 @@ class WatchPolicy:
         self.unwatched = self._told = ""
 
     def _lost(self, reason: str, is_passing: bool) -> None:
-        """No events any more, until the next full walk; where the reason `is_passing`, until soon."""
+        """Called when there are no events any more: until the next full walk, or for a short time where the reason
+        `is_passing`."""
         self.unwatched = reason
         self._must_walk()
         pause = RETRY_S if is_passing else self._confirming.pause_s

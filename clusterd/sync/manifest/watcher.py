@@ -1,9 +1,9 @@
 """File events of the directories that are synchronised (watchfiles, which is inotify on Linux), as paths relative to
 the root.
 
-Events say where to look, never what is there. Three things they do not say are left to whoever asks `is_stale` and
-walks now and then: that a watched directory has been replaced, what happens where a link inside an item leads, and that
-the kernel's queue was full.
+Events say where to look, never what is there. Three things cause no event, so the caller asks `is_stale` and walks from
+time to time: the replacement of a watched directory, changes behind a link inside an item, and an overflow of the
+kernel's queue.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from hashing.manifest import Rules, item_of
 
 STEP_MS = 25
 DEBOUNCE_MS = 50
-"""An event is handed on once nothing more came for a step, or after the debounce time."""
+"""An event is passed on when no further one has come for a step, or after the debounce time."""
 LAG_S = (DEBOUNCE_MS + STEP_MS) / 1000
 """A change is known after this time at the latest, unless the machine is busy."""
 MOST_EVENTS = 4096
-"""Events at once from which on the kernel's queue (16,384) may have been full: then all has to be looked at."""
+"""With this many events at once the kernel's queue (16,384) may have overflowed, and everything must be looked at."""
 POLL_MS = 300
 NOT_TEXT = "a name that is not UTF-8 was changed"
 
@@ -36,7 +36,7 @@ Identity = tuple[int, int] | None
 
 
 class Notify(Protocol):
-    """What is used of watchfiles' RustNotify."""
+    """The part of watchfiles' RustNotify that is used."""
 
     def watch(
         self, debounce_ms: int, step_ms: int, timeout_ms: int, stop_event: threading.Event
@@ -49,24 +49,24 @@ MakeNotify = Callable[[list[str]], Notify]
 
 
 def watch_recursively(paths: list[str]) -> Notify:
-    """Begin to watch these directories and all below. OSError and RuntimeError when the system or the library
-    refuse."""
+    """Begins to watch these directories and everything below. Raises OSError and RuntimeError when the system or the
+    library refuses."""
     notify: Notify = RustNotify(paths, False, False, POLL_MS, True, True)
     return notify
 
 
 def watch_alone(paths: list[str]) -> Notify:
-    """The same without what is below."""
+    """Begins to watch these directories alone."""
     notify: Notify = RustNotify(paths, False, False, POLL_MS, False, True)
     return notify
 
 
 class CannotWatch(Exception):
-    """Why events cannot be had; for people."""
+    """Why files cannot be watched; for people."""
 
 
 class Watcher:
-    """Watches from `start` to `stop`, or until `lost` is called: then nothing is watched any more."""
+    """Watches from `start` to `stop`, or until it calls `lost`."""
 
     def __init__(
         self,
@@ -76,8 +76,8 @@ class Watcher:
         make: MakeNotify = watch_recursively,
         make_alone: MakeNotify = watch_alone,
     ) -> None:
-        """`found`: gets the paths of events; `lost`: gets the reason for the end, and whether watching anew will help.
-        Both are called on the loop."""
+        """`found`: gets the paths of events; `lost`: gets the reason why watching ended, and whether beginning again
+        will help. Both are called on the loop."""
         self._root = os.path.abspath(root)
         self._found = found
         self._lost = lost
@@ -95,10 +95,10 @@ class Watcher:
         return bool(self._threads)
 
     async def start(self, rules: Rules) -> None:
-        """Watch the items' directories. What changes from now on is found. Raises CannotWatch."""
+        """Begins to watch the items' directories; every change from now on is found. Raises CannotWatch."""
         await self.stop()
         self.rules = rules
-        # A thread: with very many directories this takes its time.
+        # In a thread, because it takes long with very many directories.
         notifies = await asyncio.to_thread(self._begin, rules)
         self._stopping = threading.Event()
         loop = asyncio.get_running_loop()
@@ -110,15 +110,15 @@ class Watcher:
             thread.start()
 
     async def stop(self) -> None:
-        """End the threads. Nothing is found after this."""
+        """Ends the threads. `found` is not called any more."""
         threads, self._threads = self._threads, []
         self._stopping.set()
         for thread in threads:
             await asyncio.to_thread(thread.join)
 
     def is_stale(self) -> bool:
-        """True if a watched directory is not the one that was there at the start: gone, new, or another one. Where one
-        is watched alone, directories in it count as well."""
+        """Returns True if a watched directory is gone, new or another one than at the start. Where a directory is
+        watched alone, the directories in it count as well."""
         return any(self._identity(path) != known for path, known in self._roots.items()) or any(
             self._directories(path) != known for path, known in self._alone.items()
         )
@@ -126,8 +126,8 @@ class Watcher:
     # ---- in threads --------------------------------------------------------------------------------------------------
 
     def _begin(self, rules: Rules) -> list[Notify]:
-        """The library follows every link to a directory, to `/` if need be. So the directories on the way to one that
-        leads out of what is synchronised are watched alone, and what else is in them recursively."""
+        """The library follows every link to a directory, up to `/`. So directories that hold a link out of the
+        synchronised items, and those above them, are watched alone; everything else in them is watched recursively."""
         items = sorted(item.key.rstrip("/") for item in rules.items)
         self._links = Links(self._root, rules)
         self._roots = {path: self._identity(path) for path in items}
@@ -150,7 +150,7 @@ class Watcher:
         return begun
 
     def _identity(self, path: str) -> Identity:
-        """Device and inode of a directory, perhaps through a link that is followed; None for anything else."""
+        """Returns device and inode of a directory, also behind a link that is followed; None for anything else."""
         try:
             root_fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
@@ -168,7 +168,7 @@ class Watcher:
         return status.st_dev, status.st_ino
 
     def _directories(self, path: str) -> frozenset[str]:
-        """Names of directories in this one, and of links to some."""
+        """Returns the names of directories in this one, and of links to directories."""
         try:
             with os.scandir(os.path.join(self._root, path)) as entries:
                 return frozenset(entry.name for entry in entries if _leads_to_directory(entry))
@@ -176,7 +176,7 @@ class Watcher:
             return frozenset()
 
     def _links_out(self, top: str, items: list[str]) -> set[str]:
-        """Links to directories that lead out of the items, and that are not followed."""
+        """Returns links to directories that lead out of the items and are not followed."""
         found = set[str]()
         inside = tuple(os.path.realpath(os.path.join(self._root, path)) + "/" for path in items)
         waiting = [os.path.join(self._root, top)]
@@ -201,7 +201,7 @@ class Watcher:
         return found
 
     def _follow(self, notify: Notify, rules: Rules, stopping: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
-        """The thread: hands events to the loop until it is told to stop or the library fails."""
+        """The thread: passes events to the loop until it is told to stop or the library fails."""
         try:
             while not stopping.is_set():
                 found = notify.watch(DEBOUNCE_MS, STEP_MS, 0, stopping)
@@ -211,7 +211,7 @@ class Watcher:
                 if paths:
                     self._call(loop, self._report, paths)
         except Exception as error:  # whatever a foreign library, or ours, comes up with: said, and the walks go on
-            # The library ends at the first name it cannot decode. A walk tells of that file.
+            # The library ends at the first name it cannot decode. A walk reports that file.
             is_passing = "decode path" in str(error)
             self._call(loop, self._failed, NOT_TEXT if is_passing else explain(error), is_passing)
         finally:
@@ -222,7 +222,7 @@ class Watcher:
         return {path for path in (self._kept(rules, full[start:]) for full in paths) if path is not None}
 
     def _kept(self, rules: Rules, path: str) -> str | None:
-        """The path to look at for an event, None if it concerns nothing that is synchronised."""
+        """Returns the path to look at for an event; None if it concerns nothing that is synchronised."""
         name = path.rpartition("/")[2]
         if name.startswith(TEMPORARY_PREFIX):
             return None
@@ -233,7 +233,7 @@ class Watcher:
                 break
         else:
             return None
-        # A file of no item, like an editor's; what is gone may have been a directory.
+        # A file that belongs to no item, such as an editor's. A vanished path may have been a directory.
         if item_of(rules, path) is None and not _is_directory(os.path.join(self._root, path), when_gone=True):
             return None
         return path
@@ -258,18 +258,18 @@ class Watcher:
 
 
 def explain(failure: Exception) -> str:
-    """What a person reads, with what to do where that is known."""
+    """Returns the reason for people, with a remedy where one is known."""
     text = str(failure)
     if "watch limit" in text or f"os error {errno.ENOSPC}" in text or getattr(failure, "errno", None) == errno.ENOSPC:
         return "the system's limit of file watches is reached: raise fs.inotify.max_user_watches with sysctl"
     if f"os error {errno.EMFILE}" in text or getattr(failure, "errno", None) == errno.EMFILE:
         return "the system's limit of watchers is reached: raise fs.inotify.max_user_instances with sysctl"
-    # The line is a WARNING, and whoever looks for errors in the log must not find it.
+    # The line is a WARNING, and a search for errors in the log must not find it.
     return re.sub("error|traceback", "failure", " ".join(text.split()) or "no reason given", flags=re.IGNORECASE)
 
 
 def _parents(link: str, tops: list[str]) -> list[str]:
-    """The directories on the way to it, from the one that is watched as a whole otherwise."""
+    """Returns the directories on the way to it, from the top directory of the recursive watch."""
     return [
         link[:at]
         for at, letter in enumerate(link)

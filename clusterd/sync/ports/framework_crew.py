@@ -1,7 +1,7 @@
-"""The helpers of a node, the processes of the framework: how many there are, which is replaced, which one takes a
-request.
+"""The helpers of a node, which are the processes of the framework: how many run, which one is replaced, which one takes
+a request.
 
-The supervisor starts and kills them. Without a request that needs one there is none, unless `clusterd.framework` is
+The supervisor starts and kills them. None runs before the first request that needs one, unless `clusterd.framework` is
 `on`.
 """
 
@@ -23,39 +23,39 @@ from clusterd.sync.ports.tag_log import TagLog
 from clusterd.sync.ports.troubles import Troubles, round_survives
 
 FrameworkState = Literal["off", "absent", "idle", "starting", "ready", "failed"]
-"""`idle`: installed, and nobody has asked for it yet."""
+"""`idle`: installed, and no request has needed it yet."""
 REQUESTS_AT_ONCE = 8
-"""Of one helper, a thread each;"""
+"""Most requests that one helper runs at a time, each in a thread."""
 BUSY = 4
-"""from so many on one more helper is started, where there may be more."""
+"""With this many requests on the least loaded helper, another one is started if more are allowed."""
 TICK_S = 0.5
 START_S = 120.0
-"""Until a helper must have imported everything, with some twenty others that compute."""
+"""How long a helper may take to import everything; some twenty other busy processes may slow it down."""
 SUPERVISOR_S = 10.0
 ABANDONED_S = 30.0
-"""How long a function may go on when its asker went away before its time was over."""
+"""How long a function may run on after its asker has gone, if the request had no deadline."""
 RETIRING_S = 300.0
 ENDING_S = 10.0
 SPARE_IDLE_S = 300.0
-"""A helper beside the first that was not used for so long ends."""
+"""An additional helper ends when it was not used for this time."""
 LONG_LIFE_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 TOO_MUCH = 2
-"""Times the memory of a helper, at which it is not waited for."""
+"""A helper that exceeds its memory limit this many times is killed without waiting for its requests."""
 PRINTED_LINES, PRINTED_S = 20, 10.0
 SUBJECT = "framework"
 VERSION_SUBJECT = "framework version"
 
 
 class MakeSupply(Protocol):
-    """A Supply, or what a test has in its place."""
+    """Makes a Supply, or what a test uses instead."""
 
     def __call__(self, take: Take, tell: Callable[[HelperNotStarted | HelperEnded], None]) -> Supply: ...
 
 
 class Crew:
-    """`forever` is to run for as long as sync does; `close` ends what it has. `cannot`: why there is no helper, empty
-    when it is only not there yet. `known`: the functions of the helper that was started last, None before the first."""
+    """`forever` runs as long as sync does; `close` ends the helpers. `cannot`: why no helper can be had; empty while
+    one is only not ready yet. `known`: the functions of the helper that was started last, None before the first."""
 
     def __init__(
         self,
@@ -68,7 +68,8 @@ class Crew:
         troubles: Troubles,
         clock: Clock,
     ) -> None:
-        """`names`: modules and qualified names of what may be asked for at all, and whether it is a coroutine."""
+        """`names`: modules and qualified names of the functions that may be asked for, and whether each is a
+        coroutine."""
         self._settings = settings
         self._own = settings.clusterd.framework
         self._names = [[*name, is_coroutine] for name, is_coroutine in sorted(names.items())]
@@ -130,20 +131,21 @@ class Crew:
     # ---- who takes a request -----------------------------------------------------------------------------------------
 
     def free(self) -> Helper | None:
-        """One that takes a request now; when there is none one is started, and `change` tells when to ask again."""
+        """Returns a helper that takes a request now. If there is none, starts one and returns None; ask again after
+        `change`."""
         self._is_wanted = True
         free = [helper for helper in self._serving() if helper.state == "ready" and helper.load < REQUESTS_AT_ONCE]
         if not free:
             self._start_if_useful()
             return None
-        # A worn one only where there is no other.
+        # A worn helper is used only if there is no other.
         helper = min(free, key=lambda helper: (bool(helper.worn), helper.load))
         if helper.load >= BUSY:
             self._start_if_useful()
         return helper
 
     async def change(self) -> None:
-        """Until something may be different."""
+        """Waits until a request may be taken that was not before."""
         if self._change is None:
             self._change = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._change)
@@ -154,7 +156,8 @@ class Crew:
             self._change = None
 
     def abandon(self, helper: Helper, call: HelperCall, deadline: float | None) -> None:
-        """Nobody waits any more, and what runs in a thread cannot be cancelled: it may have the rest of its time."""
+        """Called when the asker has gone. A function in a thread cannot be cancelled, so it may run until its
+        deadline."""
         now = self._clock.monotonic()
         call.answer.cancel()
         call.overdue_at = now + ABANDONED_S if deadline is None else deadline
@@ -166,7 +169,7 @@ class Crew:
         return [helper for helper in self._helpers.values() if helper.state in ("starting", "ready")]
 
     def _start_if_useful(self) -> None:
-        """One at a time; one more than may serve while one of them is worn."""
+        """Starts one helper at a time; one above the configured number while one of them is worn."""
         serving = self._serving()
         is_starting = self._asked_at is not None or any(helper.state == "starting" for helper in serving)
         if is_starting or self._clock.monotonic() < self._again_at:
@@ -256,7 +259,8 @@ class Crew:
             self._died(helper, now)
 
     def _died(self, helper: Helper, now: float) -> None:
-        """Of itself: at once again after a long life, after a growing pause otherwise."""
+        """Called when a helper died by itself. The next one starts at once after a long life, otherwise after a growing
+        pause."""
         is_short = now - helper.state_at < LONG_LIFE_S
         self._failures = self._failures + 1 if is_short else 0
         self._again_at = now + self._pause_s() if is_short else 0.0
@@ -265,7 +269,8 @@ class Crew:
         self._log.warning(calm(f"{text} It said last: {lines}" if lines else text))
 
     def _failed(self, why: str) -> None:
-        """It could not be started. Those that serve go on; without any whoever waits is told why."""
+        """Called when no helper could be started. Running helpers go on; without any, waiting requests fail with this
+        reason."""
         self._failures += 1
         self._again_at = self._clock.monotonic() + self._pause_s()
         if not any(helper.state == "ready" for helper in self._helpers.values()):
@@ -293,7 +298,7 @@ class Crew:
         self._supply.close()
 
     def renew(self) -> None:
-        """Replace all helpers, one after the other: the framework or its settings may be others now."""
+        """Replaces all helpers, one after the other, because the framework or its settings may have changed."""
         for helper in self._serving():
             helper.worn = helper.worn or "a reload"
 
@@ -362,7 +367,7 @@ class Crew:
             helper.set_state("ending", now)
 
     def _print_lines(self, name: str, lines: list[bytes]) -> None:
-        """What functions print, which may be anything and much of it."""
+        """Logs what functions print; it may be anything, so the number of lines is limited."""
         now = self._clock.monotonic()
         if now - self._printed_from >= PRINTED_S:
             self._printed, self._printed_from = 0, now

@@ -1,5 +1,5 @@
-"""One process of the framework, as sync has it: its connection, the requests it runs, what it prints. See
-clusterd/framework/program.py for the frames."""
+"""One process of the framework, seen from sync: its connection, the requests it runs, its output. The frames are
+described in clusterd/framework/program.py."""
 
 import asyncio
 import contextlib
@@ -18,14 +18,14 @@ from clusterd.sync.ports.tag_log import TagLog
 from clusterd.wire.results import BAD_REQUEST, INTERNAL_ERROR, WireException, shorten
 
 LINE_BYTES = 1000
-"""Of a printed line that is shown."""
+"""Most characters of a printed line that are logged."""
 LAST_LINES = 4
 READ_BYTES = 16384
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class HelperHello(msgspec.Struct, frozen=True):
-    """What a process says once everything is imported. `missing`: module, name, why."""
+    """The process's report after importing everything. `missing`: module, name, reason."""
 
     python: str
     version: str
@@ -48,11 +48,12 @@ def shown_line(line: bytes) -> str:
 
 
 class HelperGone(Exception):
-    """The process ended before it answered. The text says which and how."""
+    """The process ended before it answered. The text names it and says how it ended."""
 
 
 class HelperCall:
-    """A request that a process has. `overdue_at`: nobody waits for it, and from then on the process may not keep it."""
+    """A request that a process runs. `overdue_at`: its asker has gone, and from this moment on the process may not run
+    it."""
 
     __slots__ = ("answer", "out", "overdue_at")
 
@@ -63,8 +64,8 @@ class HelperCall:
 
 
 class Helper:
-    """`state`: `retiring` takes nothing more, `ending` was told or made to end. `requests`: taken so far. `worn`: why
-    it is to be replaced, empty if it is not. `was_told`: it is gone because it was told to end or killed."""
+    """`state`: `retiring` takes no more requests, `ending` was told to end or killed. `requests`: taken so far. `worn`:
+    why it should be replaced; empty if it should not. `was_told`: it has ended because it was told to or killed."""
 
     def __init__(
         self,
@@ -79,8 +80,8 @@ class Helper:
         print_lines: Callable[[str, list[bytes]], None],
         changed: Callable[["Helper"], None],
     ) -> None:
-        """`remove`: gets answers' files that nobody wants. `print_lines`: gets its name and what it has printed.
-        `changed`: called when it is ready, has answered, or is gone."""
+        """`remove`: gets the files of answers that are no longer needed. `print_lines`: gets the helper's name and
+        printed lines. `changed`: called when the helper is ready, has answered, or has ended."""
         self.number = number
         self.pid = pid
         self.state: Literal["starting", "ready", "retiring", "ending", "gone"] = "starting"
@@ -110,16 +111,16 @@ class Helper:
 
     @property
     def load(self) -> int:
-        """Requests that it has and has not answered."""
+        """Returns how many requests it runs."""
         return len(self._calls)
 
     def overdue(self, now: float) -> int:
-        """How many of these may be kept no longer."""
+        """Returns how many of these should have ended by now."""
         return sum(call.overdue_at is not None and now >= call.overdue_at for call in self._calls.values())
 
     @property
     def rss_bytes(self) -> int:
-        """Of memory; 0 for a process that is gone."""
+        """Memory in use; 0 for a process that has ended."""
         try:
             with open(f"/proc/{self.pid}/statm", "rb") as file:
                 return int(file.read().split()[1]) * PAGE_BYTES
@@ -129,7 +130,7 @@ class Helper:
     # ---- its life ----------------------------------------------------------------------------------------------------
 
     def open(self, setup: bytes) -> None:
-        """Begin to listen, and tell it what it may run."""
+        """Begins to listen, and tells the process which functions it may run."""
         os.set_blocking(self._output, False)
         asyncio.get_running_loop().add_reader(self._output, self._read_output)
         self._task = asyncio.create_task(self._serve(setup))
@@ -139,14 +140,14 @@ class Helper:
             self.state, self.state_at = state, now
 
     def end(self, now: float) -> None:
-        """It gets no more, and ends once it has answered what it has."""
+        """Tells the process that no more requests follow; it ends once it has answered those that it runs."""
         self.set_state("ending", now)
         if self._writer is not None:
             with contextlib.suppress(OSError):
                 self._writer.write_eof()
 
     async def close(self) -> None:
-        """Whatever it does."""
+        """Ends the connection, in whatever state the process is."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -196,8 +197,8 @@ class Helper:
     # ---- requests ----------------------------------------------------------------------------------------------------
 
     def ask(self, request: Text, out: str, now: float) -> HelperCall:
-        """Give it a request; a large answer goes to the file `out`. The call's answer raises HelperGone,
-        ClusterError."""
+        """Sends it a request; a large answer is written to the file `out`. Awaiting the call's answer raises
+        HelperGone, ClusterError."""
         self.requests += 1
         self.used_at = now
         call = HelperCall(out)
@@ -241,7 +242,7 @@ class Helper:
     # ---- what it prints ----------------------------------------------------------------------------------------------
 
     def _read_output(self) -> None:
-        """Some pages at a time: whoever prints for ever must not keep us."""
+        """Reads a few pages at a time, so that endless output cannot block the loop."""
         if self._output < 0:
             return
         try:

@@ -1,4 +1,4 @@
-"""What sync asks of the framework: whether it can run a function, and to run it (architecture.md, section 1)."""
+"""What sync needs of the framework: to know whether it has a function, and to run it (architecture.md, section 1)."""
 
 import asyncio
 import itertools
@@ -16,15 +16,15 @@ from clusterd.sync.ports.spool import Spool
 from clusterd.wire.results import WireCallable
 
 KNOWN_SOURCE = 512
-"""Requests of one asker that wait or run."""
+"""Most requests of one asker that wait or run."""
 START_WAIT_S = 20.0
-"""How long a request waits at least while the first process imports everything, which takes its time on a busy machine.
-A node that has passed the request on waits that much longer than the function may run, too
+"""How long a request waits at least while the first process imports everything, which takes long on a busy machine. A
+node that has passed the request on waits for this time, too, in addition to the function's own time
 (timeout_cluster_request)."""
 
 
 class NotBegun(ClusterError):
-    """The framework did not begin with the request, and will not: whoever can answer it otherwise may do so."""
+    """The framework did not begin with the request, and will not. The caller may answer it in another way."""
 
     def __init__(self, why: str) -> None:
         super().__init__(3009, why)
@@ -37,21 +37,22 @@ class Framework(Protocol):
     def state(self) -> FrameworkState: ...
 
     def can_run(self, name: WireCallable) -> bool:
-        """Whether this framework has the function, as far as is known before it was started. It may fail all the same:
-        `run` says why."""
+        """Returns whether this framework has the function, as far as is known before it was started. `run` may still
+        fail, and says why."""
 
     async def run(
         self, request: Text, *, timeout_s: float | None, is_read_only: bool, name: WireCallable, asker: str = ""
     ) -> Text:
-        """The answer as the framework's encoder has written it; a file of it is the caller's to remove, as is the
-        request's.
+        """Returns the answer as the framework's encoder has written it; a file of it must be removed by the caller, and
+        so must the request's.
 
-        `timeout_s`: how long it may wait for a process, and how long it may then run. `name`: the function that the
-        request names. `asker`: whose turns are shared fairly with those of others. One that only reads is run once more
-        when its process dies. Raises NotBegun, and ClusterError: 3021 at the deadline, 1000 when the process died."""
+        `timeout_s`: how long the request may wait for a process, and how long it may then run. `name`: the function
+        that the request names. `asker`: shares the processes fairly with other askers. A request that only reads is run
+        once more when its process dies. Raises NotBegun, and ClusterError: 3021 at the deadline, 1000 when the process
+        died."""
 
     def shown(self) -> dict[str, Any]:
-        """For `status`."""
+        """Returns the part of `status` about the framework."""
 
 
 class FrameworkPort:
@@ -60,7 +61,7 @@ class FrameworkPort:
     def __init__(
         self, crew: Crew, names: Collection[tuple[str, str]], most_processes: int, spool: Spool, clock: Clock
     ) -> None:
-        """`names`: modules and qualified names that may be asked for at all."""
+        """`names`: modules and qualified names of the functions that may be asked for."""
         self.crew = crew
         self._names = frozenset(names)
         self._spool = spool
@@ -119,7 +120,7 @@ class FrameworkPort:
             self._turns.leave(turn)
 
     async def _its_turn(self, turn: Ticket, name: WireCallable, timeout_s: float | None) -> Helper:
-        """Wait for the turn and a helper. Raises NotBegun."""
+        """Waits for the turn and for a helper. Raises NotBegun."""
         wait_s = timeout_s
         if wait_s is not None and self.state in ("idle", "starting"):
             wait_s = max(wait_s, START_WAIT_S)
@@ -149,7 +150,7 @@ class FrameworkPort:
             raise
 
     async def _free_helper(self, name: WireCallable) -> Helper:
-        """Wait for one that takes a request. Raises NotBegun."""
+        """Waits for a helper that takes a request. Raises NotBegun."""
         while True:
             self._check(name)
             helper = self.crew.free()

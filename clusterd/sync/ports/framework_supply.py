@@ -1,4 +1,4 @@
-"""Sync's end of the channel to the supervisor, which starts and kills processes of the framework for it."""
+"""Sync's end of the channel to the supervisor, which starts and kills processes of the framework at sync's request."""
 
 import asyncio
 import os
@@ -19,15 +19,15 @@ from ipc.codec import Decoder, encode
 from ipc.errors import BadMessage
 
 Take = Callable[[HelperStarted, socket.socket, int], None]
-"""Gets a new process, our end of its connection, and the descriptor its output is read from; both are the taker's to
-close."""
+"""Called with a new process, our end of its connection, and the descriptor of its output. Both must be closed by the
+callee."""
 
 
 class Supply:
-    """`take` and `tell` are called with what is for this life of sync."""
+    """Calls `take` and `tell` with the messages meant for this sync process."""
 
     def __init__(self, fd: int, sync: int, take: Take, tell: Callable[[HelperNotStarted | HelperEnded], None]) -> None:
-        """`fd` stays open for the next life of sync. `sync`: the incarnation of this one."""
+        """`fd` stays open for the next sync process. `sync`: the incarnation of this one."""
         self._socket = socket.socket(fileno=fd)
         self._socket.setblocking(False)
         self._sync = sync
@@ -39,13 +39,13 @@ class Supply:
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stops listening."""
         if self._socket.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._socket.detach()
 
     def start(self) -> bool:
-        """Ask for one more. False: the supervisor has not read what it was told before."""
+        """Asks for one more process. Returns False if the supervisor has not read earlier messages."""
         return self._send(StartHelper(self._sync))
 
     def kill(self, number: int) -> bool:

@@ -4,11 +4,12 @@ from bisect import bisect_left
 from typing import Any
 
 BOUNDS_S = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0)
-"""Upper bounds of the buckets; one more has the rest."""
+"""Upper bounds of the buckets; one more bucket holds the rest."""
 
 
 class JobTimes:
-    """From when a job is given to a process until its result is here. As many histograms as there are kinds of jobs."""
+    """Measures from the moment a job is given to a process until its result arrives. One histogram for each kind of
+    job."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, list[int]] = {}
@@ -22,8 +23,8 @@ class JobTimes:
         self._failed[kind] = self._failed.get(kind, 0) + failed
 
     def shown(self) -> dict[str, Any]:
-        """For `status`: `bounds_s`, and by kind `count`, `failed`, `seconds` in all and `buckets`: how many were in
-        each of them."""
+        """Returns the part of `status`: `bounds_s`, and by kind `count`, `failed`, `seconds` in all and `buckets`, the
+        number of jobs in each bucket."""
         return {
             "bounds_s": list(BOUNDS_S),
             "kinds": {

@@ -1,8 +1,8 @@
-"""How much of other nodes' bytes this node takes: one ledger for the spool, in all and by peer, and a reserve of the
+"""How many bytes of other nodes this node accepts: one ledger for the spool, in all and by peer, and a reserve of the
 disk.
 
-The reserve is for this node: its logs, its database, its manifest. It never is more than a quarter of a disk, so that
-small ones can be used. What is small (a rule, an answer) is taken until little of the reserve is left.
+The reserve is for this node's logs, database and manifest. It is never more than a quarter of a disk, so that small
+disks can be used. Small things (a rule, an answer) are accepted until little of the reserve is left.
 """
 
 import os
@@ -12,26 +12,26 @@ from clusterd.settings import Limits
 
 SMALL_BYTES = 1024 * 1024
 SMALL_SHARE = 1 / 16
-"""Of the reserve; what is small is taken until only so much of it is left."""
+"""Share of the reserve that small things may not use either."""
 LARGEST_SHARE = 1 / 4
-"""Of a disk that is reserved at most."""
+"""Largest share of a disk that is reserved."""
 RATIO_FROM_BYTES = 256 * 1024 * 1024
-"""What a package may unpack to, whatever its size, without being taken for a bomb."""
+"""A package may unpack to this size, however small it is, without being taken for a zip bomb."""
 DISK = "disk"
 ALL = "spool of all nodes"
 EASED = 0.9
-"""A limit that was reached is over when so much of it is used."""
+"""A limit that was reached counts as over when usage has fallen to this share of it."""
 
 
 class Disk(NamedTuple):
-    """Sizes in bytes. `reserve`: what is to stay free of it."""
+    """Sizes in bytes. `reserve`: how much of it must stay free."""
 
     total: int
     free: int
     reserve: int
 
     def takes(self, size: int, whole: int) -> bool:
-        """Whether `size` more bytes may be written, of something that has `whole` bytes then."""
+        """Returns whether `size` more bytes may be written of something that will then have `whole` bytes."""
         left = self.free - size
         return left >= self.reserve or (whole <= SMALL_BYTES and left >= self.reserve * SMALL_SHARE)
 
@@ -44,7 +44,7 @@ class OverLimit(NamedTuple):
 
 
 def disk_of(path: str, limits: Limits) -> Disk:
-    """The disk that holds this path; one that does not tell its size is taken for endless."""
+    """Returns the disk that holds this path; one whose size cannot be read counts as unlimited."""
     try:
         found = os.statvfs(path)
     except OSError:
@@ -55,8 +55,8 @@ def disk_of(path: str, limits: Limits) -> Disk:
 
 
 def unpack_bounds(limits: Limits, packed: int, disk: Disk) -> tuple[int, int]:
-    """Bytes that a file, and all of a package of `packed` bytes, may unpack to: the settings, no more for each byte
-    than a ratio that no real file reaches once it is large, and what the disk has above its reserve."""
+    """Returns how many bytes a single file, and all of a package of `packed` bytes, may unpack to. Limited by the
+    settings, by a ratio that no real package of that size reaches, and by what the disk has above its reserve."""
     by_ratio = max(RATIO_FROM_BYTES, packed * limits.unpacked_ratio)
     room = disk.free - disk.reserve
     if room < SMALL_BYTES:
@@ -66,8 +66,8 @@ def unpack_bounds(limits: Limits, packed: int, disk: Disk) -> tuple[int, int]:
 
 
 class Ledger:
-    """Owner of the charges: path of a spool file to whose it is and how many bytes it has, or is to have. `limits` is
-    replaced by a reload. `own`: bytes of this node's own files, measured now and then."""
+    """Owns the charges: path of a spool file to its peer and its size, reached or announced. `limits` is replaced by a
+    reload. `own`: bytes of this node's own files, measured from time to time."""
 
     def __init__(self, directory: str, limits: Limits, *, is_master: bool) -> None:
         self._directory = directory
@@ -83,12 +83,12 @@ class Ledger:
 
     @property
     def peer_limit(self) -> int:
-        """A worker has one peer, its master, which may send what a package may hold."""
+        """A worker has one peer, its master, which may use the whole spool."""
         return self.limits.spool_peer_bytes if self._is_master else self.limits.spool_bytes
 
     def why_not(self, peer: str, size: int, whole: int) -> OverLimit | None:
-        """Why `size` more bytes of this peer are not taken, of something that has `whole` bytes then; None if they
-        are."""
+        """Returns why `size` more bytes of this peer are refused, of something that would then have `whole` bytes; None
+        if they are accepted."""
         has = self._peers.get(peer, 0)
         if has + size > self.peer_limit:
             text = (
@@ -104,12 +104,12 @@ class Ledger:
         return None if disk.takes(size, whole) else OverLimit(DISK, low(disk))
 
     def why_low(self) -> OverLimit | None:
-        """What is wrong with the disk before anybody sends something."""
+        """Returns what is wrong with the disk already, before a peer sends anything."""
         disk = disk_of(self._directory, self.limits)
         return OverLimit(DISK, low(disk)) if disk.free < disk.reserve else None
 
     def is_over(self, subject: str) -> bool:
-        """Whether there is room again where this limit was reached."""
+        """Returns whether there is room again under this limit, which was reached."""
         if subject == DISK:
             disk = disk_of(self._directory, self.limits)
             return disk.free * EASED > disk.reserve
@@ -118,20 +118,20 @@ class Ledger:
         return all(_of(peer) != subject or held <= self.peer_limit * EASED for peer, held in self._peers.items())
 
     def charge(self, path: str, peer: str, size: int) -> None:
-        """From now on the file has this size, until `release`."""
+        """Charges the file to the peer with this size, until `release`."""
         self.release(path)
         self._charges[path] = (peer, size)
         self._peers[peer] = self._peers.get(peer, 0) + size
 
     def release(self, path: str) -> None:
-        """The file is gone; one that nobody was charged for is this node's own."""
+        """Called when the file is removed; a file that was never charged is this node's own."""
         peer, size = self._charges.pop(path, ("", 0))
         left = self._peers.pop(peer, 0) - size
         if left:
             self._peers[peer] = left
 
     def measure(self) -> None:
-        """See how much of the spool is this node's own."""
+        """Measures how much of the spool belongs to this node itself."""
         own = 0
         try:
             with os.scandir(self._directory) as entries:
@@ -156,7 +156,7 @@ class Ledger:
 
 
 def low(disk: Disk) -> str:
-    """What a person reads of a disk that has only its reserve left."""
+    """Returns the text about a disk that has only its reserve left."""
     return (
         f"{_mib(disk.free)} of the disk are free, and {_mib(disk.reserve)} are reserved (clusterd.limits.disk_reserve_bytes, "
         "disk_reserve_share)"

@@ -1,4 +1,4 @@
-"""Sync's side of the channel to net: requests out and their answers, replies, slabs. No decisions."""
+"""Sync's side of the channel to net: requests and their responses, replies, slabs. It makes no decisions."""
 
 import asyncio
 import itertools
@@ -50,14 +50,14 @@ class Flight:
         self._waiting = waiting
 
     async def response(self) -> Response:
-        """Raises ClusterError 3020 when none came in time, LinkClosed when the link is gone."""
+        """Raises ClusterError 3020 when no response came in time, LinkClosed when the link has ended."""
         try:
             return await self._future
         finally:
             self.forget()
 
     def forget(self) -> None:
-        """Nobody waits for the response any more."""
+        """Drops the request: its response is no longer needed."""
         self._waiting.pop(self._number, None)
         if not self._future.cancel() and not self._future.cancelled():
             self._future.exception()  # seen: asyncio would complain otherwise
@@ -71,8 +71,8 @@ class LinkClosed(ClusterError):
 
 
 class NetPort:
-    """Numbers requests and finds whom an answer belongs to. `send` writes one message to the current net process, also
-    when its caller is cancelled: else nobody would give back a slab that is marked as net's."""
+    """Numbers requests and matches responses to them. `send` writes one message to the current net process even when
+    its caller is cancelled: otherwise a slab that is marked as net's would never be returned."""
 
     def __init__(self, send: Send, slabs: SlabPool) -> None:
         self._send = send
@@ -83,15 +83,15 @@ class NetPort:
     async def request(
         self, link: int, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float
     ) -> Response:
-        """`begin`, and wait for the response.
+        """Sends a request and waits for the response.
 
-        Raises ClusterError 3020 when no response came in `timeout_s`, LinkClosed when the link is gone."""
+        Raises ClusterError 3020 when no response came in `timeout_s`, LinkClosed when the link has ended."""
         return await (await self.begin(link, command, payload, body=body, timeout_s=timeout_s)).response()
 
     async def begin(
         self, link: int, command: str, payload: bytes = b"", *, body: Descriptor | None = None, timeout_s: float
     ) -> Flight:
-        """Send a request. `body` lies in a slab that the caller holds; that hold is net's from here on, whatever
+        """Sends a request. `body` lies in a slab held by the caller; from here on net has that hold, whatever
         happens."""
         if body is not None:
             self._slabs.sent(body.slab)
@@ -100,9 +100,9 @@ class NetPort:
         return await self._ask(link, number, command, message)
 
     async def give_string(self, link: int, command: str, word: str, content: bytes, *, timeout_s: float) -> Response:
-        """Have net give a long string and then send `command`; its response. `timeout_s`: for each of the requests.
+        """Makes net send a long string and then `command`; returns the response. `timeout_s`: for each of the requests.
 
-        Raises ClusterError 3016 when the peer did not take the string, and as `request` does."""
+        Raises ClusterError 3016 when the peer did not accept the string, and otherwise as `request` does."""
         number = next(self._ids)
         message = GiveString(link, number, command, word, content, timeout_s)
         return await (await self._ask(link, number, command, message)).response()
@@ -132,7 +132,7 @@ class NetPort:
         await self._send(Reply(link, serial, command, payload, body, log, more))
 
     async def release(self, body: list[Descriptor] | None) -> None:
-        """Give net its slabs back."""
+        """Returns slabs to net."""
         if body:
             await self._send(Release([part.slab for part in body]))
 
@@ -143,7 +143,7 @@ class NetPort:
         await self._send(TaskNote(link, command, task_id, is_open))
 
     async def main_line(self, level: str, tag: str, text: str) -> None:
-        """A log line under subtag Main, which net writes."""
+        """Makes net write a log line under subtag Main."""
         await self._send(WriteLog(level, tag, text))
 
     async def answered(self, message: Answered) -> None:
@@ -171,7 +171,7 @@ class NetPort:
         await self._slabs.take_back(message.slabs)
 
     async def net_lost(self) -> None:
-        """net died: every request in flight has failed, every slab it held is free."""
+        """Called when net died: every request in flight fails, every slab that net held is free."""
         for _, command, future in list(self._waiting.values()):
             if not future.done():
                 future.set_exception(LinkClosed(command))

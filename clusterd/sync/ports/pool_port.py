@@ -21,7 +21,7 @@ SendToPool = Callable[[bytes, StartJob], Awaitable[None]]
 
 LOST_AFTER_CLAIMS = 3
 LOST_AFTER_S = 20.0
-"""A process that says so often, and so long after it was given a job, that it is free, never got it."""
+"""A process never got its job if it reports this many times that it is idle, this long after the job was sent."""
 GAVE_WAY = "gave-way"
 
 
@@ -34,8 +34,8 @@ class JobError(Exception):
 
 
 async def all_of(running: Iterable[Awaitable[R]]) -> list[R]:
-    """The results of jobs that run side by side. When one fails the others are waited for before its JobError is
-    raised: none may still write when the caller cleans up or begins anew."""
+    """Returns the results of jobs that run side by side. When one fails, waits for the others before raising its
+    JobError: no job may still write while the caller cleans up or starts again."""
     outcomes = await asyncio.gather(*running, return_exceptions=True)
     results: list[R] = []
     for outcome in outcomes:
@@ -51,9 +51,8 @@ def _remove(path: str) -> None:
 
 
 class PoolPort:
-    """Runs jobs on `size` processes, and one more for the lane `background`. A waiter that is cancelled takes its job
-    out of the queue; one that runs already goes
-    on and its result is dropped."""
+    """Runs jobs on `size` processes, and one more for the lane `background`. Cancelling a waiter removes its job from
+    the queue; a job that runs already goes on and its result is dropped."""
 
     def __init__(
         self,
@@ -64,8 +63,8 @@ class PoolPort:
         remove: Callable[[str], None] = _remove,
         tell_hurry: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """`remove`: gets files that jobs have made and nobody wants any more; must not raise. `tell_hurry` shows the
-        pool the count of calls of `hurry`."""
+        """`remove`: gets files made by jobs that are no longer needed; must not raise. `tell_hurry` shows the pool how
+        often `hurry` was called."""
         self.size = size
         self._clock = clock
         self._remove = remove
@@ -83,18 +82,19 @@ class PoolPort:
         self._unwanted: dict[int, str] = {}
 
     async def run(self, job: Job[R], *, urgent: bool = False, lane: Lane = "bulk") -> R:
-        """Run a job and return its result, of the type that the job names. `urgent` is the lane of chunks of a
+        """Runs a job and returns its result, of the type that the job names. `urgent` is the lane of chunks of a
         transfer; see SHARES for the others.
 
-        Raises JobError. Cancelled: the job runs on; use `start` when that matters."""
+        Raises JobError. If the caller is cancelled, a running job goes on; use `start` when that matters."""
         return await self._run(job, "chunk" if urgent else lane)
 
     def start(self, job: Job[R], *, urgent: bool = False) -> "asyncio.Task[R]":
-        """Like `run`, as a task that goes on when the caller is cancelled (shield it)."""
+        """Works like `run`, as a task that goes on when the caller is cancelled (shield it)."""
         return asyncio.create_task(self._run(job, "chunk" if urgent else "bulk"))
 
     def hurry(self) -> None:
-        """Somebody waits for what walks in the background now: it ends at once, as JobError "gave-way"."""
+        """Makes a walk in the background end at once with JobError "gave-way", because something waits for its
+        result."""
         self.hurries += 1
         self._tell_hurry(self.hurries)
         for number in self._queue.withdraw(ScanShard):
@@ -123,13 +123,14 @@ class PoolPort:
         return cast(R, outcome)
 
     async def hello(self, message: PoolHello) -> None:
-        """A pool process is free. A new incarnation means that the earlier one of its slot is dead."""
+        """Called when a pool process is free. A new incarnation means that the earlier process of its slot is dead."""
         if self._slots.get(message.slot) != message.incarnation:
             self.lost(message.slot)
             self._slots[message.slot] = message.incarnation
         elif self._queue.is_running(message.slot):
-            # Idle processes repeat their hello. One that crosses a job on its way means nothing, nor do several that
-            # were said before it or soon after: on a busy machine they wait together, and the job may be as late.
+            # Idle processes repeat their hello. A hello may cross a job on its way; so may several that were sent
+            # before the job or soon after, because on a busy machine they wait together and the job may be just as
+            # late.
             if message.at and message.at < self._given_at.get(message.slot, 0.0) + LOST_AFTER_S:
                 return
             self._idle_claims[message.slot] = self._idle_claims.get(message.slot, 0) + 1
@@ -149,13 +150,13 @@ class PoolPort:
         await self._assign()
 
     def lost(self, slot: int) -> None:
-        """The process of this slot is dead: its job is tried once more elsewhere, or fails."""
+        """Called when the process of this slot is dead: its job is tried once more on another process, or fails."""
         self.losses += self._slots.pop(slot, None) is not None
         for number, failure in self._queue.lost(slot):
             self._settle(number, JobFailed("bug", failure))
 
     def watch(self, board: Board) -> None:
-        """Look at the board for pool processes that died (the supervisor sees it before a successor says hello)."""
+        """Looks at the board for pool processes that died (the supervisor notices before a successor says hello)."""
         for slot, incarnation in list(self._slots.items()):
             row = board.row(f"pool-{slot}").snapshot()
             if row.incarnation != incarnation or row.state == "down":
@@ -163,11 +164,11 @@ class PoolPort:
 
     @property
     def known_slots(self) -> frozenset[int]:
-        """Pool processes that have said hello to this sync."""
+        """Returns the pool processes that have said hello to this sync process."""
         return frozenset(self._slots)
 
     def _settle(self, number: int, outcome: AnyResult) -> None:
-        # Whoever wanted its file has removed it, perhaps before the job made it.
+        # The cancelled caller has removed the file already, perhaps before the job made it.
         unwanted = self._unwanted.pop(number, "")
         if unwanted:
             self._remove(unwanted)

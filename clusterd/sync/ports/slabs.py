@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable
 from ipc.errors import StaleLease
 
 IDLE_S = 5.0
-"""A slab that nobody used for so long gives its memory back to the system."""
+"""A slab that was not used for this time returns its memory to the system."""
 FREED_AT_ONCE = 4
-"""Slabs that give their memory back in one turn: 7 MiB take the kernel half a millisecond."""
+"""Most slabs that return their memory in one turn: 7 MiB take the kernel half a millisecond."""
 
 
 class SlabPool:
-    """How often each of sync's slabs is held: by us (a job writes it, the cache of bodies keeps it, a request is about
-    to be sent) and by net (once for each message that it still sends from it). A slab that nobody holds is free.
+    """How often each of sync's slabs is held: by sync (a job writes it, the cache of sealed bodies keeps it, a request
+    is about to be sent) and by net (once for each message that it still sends from it). A slab without holds is free.
 
-    After a restart of sync all slabs are unusable until `admit`: net has said from which ones it still sends, and every
-    pool process has ended the job of the earlier sync."""
+    After a restart of sync all slabs are unusable until `admit`: net has told from which ones it still sends, and every
+    pool process has ended its job of the earlier sync."""
 
     def __init__(self, slabs: Iterable[int]) -> None:
         self._all = frozenset(slabs)
@@ -28,26 +28,27 @@ class SlabPool:
         self._ready = False
         self._news = asyncio.Event()
         self.on_short: Callable[[], bool] | None = None
-        """Called when none is free: to drop what is kept for its use only. Returns whether one became free."""
+        """Called when no slab is free: drops a slab that is only kept for later use. Returns whether one became
+        free."""
         self.free_pages: Callable[[int], object] | None = None
 
     def net_sends(self, slabs: Iterable[int]) -> None:
-        """What net said in its hello: it sends from these, from some of them several times."""
+        """Takes the list of net's hello: net sends from these, and from some of them several messages."""
         self._nets = Counter(slab for slab in slabs if slab in self._all)
         self._free = [slab for slab in self._free if slab not in self._nets]
 
     async def admit(self) -> None:
-        """No job of an earlier sync process can write into a slab any more."""
+        """Called when no job of an earlier sync process can write into a slab any more."""
         self._ready = True
         self.wake()
 
     async def admitted(self) -> None:
-        """Wait until no job of an earlier sync process is running any more."""
+        """Waits until no job of an earlier sync process runs any more."""
         while not self._ready:
             await self._news.wait()
 
     async def take(self) -> int:
-        """A slab, held once by us; waits for one."""
+        """Waits for a slab and returns it, held once by us."""
         while (slab := self._take()) is None:
             await self._news.wait()
         return slab
@@ -61,35 +62,35 @@ class SlabPool:
         return slab
 
     def hold(self, slab: int) -> None:
-        """Hold it once more. Raises StaleLease for one that we do not hold."""
+        """Adds a hold. Raises StaleLease for a slab that we do not hold."""
         if not self._ours[slab]:
             raise StaleLease(f"slab {slab} is not held")
         self._ours[slab] += 1
 
     def drop(self, slab: int) -> bool:
-        """Hold it once less. Returns whether it is free now: `wake` is then due. Raises StaleLease."""
+        """Drops a hold. Returns whether the slab is free now; the caller then calls `wake`. Raises StaleLease."""
         return self._less(self._ours, slab)
 
     def sent(self, slab: int) -> None:
-        """A message with it went to net: one hold of ours is net's. Raises StaleLease."""
+        """Passes one of our holds to net, with a message that uses the slab. Raises StaleLease."""
         if not self._ours[slab]:
             raise StaleLease(f"slab {slab} is not held")
         self._ours[slab] -= 1
         self._nets[slab] += 1
 
     async def take_back(self, slabs: Iterable[int]) -> None:
-        """net has written (or dropped) one message from each. Raises StaleLease."""
+        """Called when net has written (or dropped) one message from each. Raises StaleLease."""
         for slab in slabs:
             self._less(self._nets, slab)
         self.wake()
 
     async def drop_now(self, slab: int) -> None:
-        """`drop`, and whoever waits for a slab is told."""
+        """Drops a hold and wakes tasks that wait for a slab."""
         self.drop(slab)
         self.wake()
 
     async def net_lost(self) -> None:
-        """net died: it sends nothing any more."""
+        """Called when net died: it sends nothing any more."""
         lost, self._nets = self._nets, Counter()
         for slab, count in lost.items():
             if count and not self._ours[slab]:
@@ -97,11 +98,11 @@ class SlabPool:
         self.wake()
 
     def is_kept_only(self, slab: int) -> bool:
-        """Whether nobody needs it but the one who keeps it for later."""
+        """Returns whether the slab is only kept for later use."""
         return self._ours[slab] == 1 and not self._nets[slab]
 
     def free_idle(self, now: float) -> None:
-        """Give the memory of slabs that have long been free back to the system, a few at a time. `now`: monotonic."""
+        """Returns the memory of slabs that have long been free to the system, a few at a time. `now`: monotonic."""
         done = 0
         for slab in self._free:
             freed_at = self._freed_at.get(slab)
@@ -116,7 +117,7 @@ class SlabPool:
 
     @property
     def is_admitted(self) -> bool:
-        """Whether all of it is known: no job of an earlier sync process is running any more."""
+        """Whether all slabs are usable: no job of an earlier sync process runs any more."""
         return self._ready
 
     @property
@@ -141,6 +142,6 @@ class SlabPool:
         self._freed_at[slab] = -1.0  # `free_idle` writes when it first saw it free
 
     def wake(self) -> None:
-        """There is a free slab, or one that `on_short` could free: whoever waits looks again."""
+        """Wakes waiting tasks: a slab is free, or `on_short` could free one."""
         self._news.set()
         self._news.clear()

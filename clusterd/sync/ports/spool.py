@@ -1,4 +1,5 @@
-"""Where received bytes and packages in the making wait: `queue/cluster/.clusterd/spool`, read by nobody else."""
+"""Directory for received bytes and packages in the making: `queue/cluster/.clusterd/spool`, read by no other
+program."""
 
 import os
 from pathlib import Path
@@ -12,9 +13,9 @@ from clusterd.sync.ports.troubles import Troubles
 
 SPOOL = "queue/cluster/.clusterd/spool"
 AGAIN_S = 5.0
-"""When the removal of files that could not be removed is tried again,"""
+"""How long until the removal of files that could not be removed is tried again."""
 AGAIN_FILES = 200
-"""and of how many at a time."""
+"""How many of them are tried at a time."""
 LEFT = "removing spool files"
 UNWRITABLE = "spool"
 PROBE = b"x" * 4096
@@ -23,14 +24,15 @@ MODE = 0o660
 
 
 class SpoolRefused(ClusterError):
-    """What a peer sends cannot be taken: said once by the spool, so that nobody else need say it for each request."""
+    """Data of a peer cannot be accepted. The spool itself logs this once, so that callers need not log it for each
+    request."""
 
     def __init__(self, why: str) -> None:
         super().__init__(1000, why)
 
 
 class Spool:
-    """Hands out file names that never repeat. A spool file belongs to who asked for its name, until `remove`."""
+    """Hands out file names that never repeat. A spool file belongs to the caller that got its name, until `remove`."""
 
     def __init__(
         self,
@@ -54,7 +56,7 @@ class Spool:
         self._again_at = 0.0
 
     def prepare(self) -> None:
-        """Make the directories and remove what an earlier sync process left. Called once, at start."""
+        """Makes the directories and removes files of an earlier sync process. Called once, at start."""
         for directory in (self.directory, self.state_dir):
             os.makedirs(directory, mode=0o770, exist_ok=True)
         self.remove(*(entry.path for entry in os.scandir(self.directory) if not entry.name.startswith(self._prefix)))
@@ -64,8 +66,8 @@ class Spool:
         return f"{self.directory}/{self._prefix}{self._count}-{kind}"
 
     def admit(self, peer: str, size: int, whole: int) -> None:
-        """Whether `size` more bytes of this peer are taken, of something that has `whole` bytes then. Raises
-        SpoolRefused."""
+        """Checks whether `size` more bytes of this peer are accepted, of something that will then have `whole` bytes.
+        Raises SpoolRefused."""
         refused = self.ledger.why_not(peer, size, whole)
         if refused is not None:
             self._tell_full(refused)
@@ -77,7 +79,7 @@ class Spool:
         self._troubles.begin(refused.subject, text, self._log, "ERROR")
 
     def create(self, kind: str) -> str:
-        """An empty file under a new name: what is entered in a table is there. Raises SpoolRefused."""
+        """Creates an empty file under a new name, so that a file in a table always exists. Raises SpoolRefused."""
         path = self.new_path(kind)
         try:
             os.close(os.open(path, MAKE, MODE))
@@ -86,8 +88,8 @@ class Spool:
         return path
 
     def refused(self, why: str) -> SpoolRefused:
-        """The spool took no bytes of a peer: what to raise. Said once, and shown until `tidy` finds that it takes some
-        again."""
+        """Returns what to raise when bytes of a peer could not be written. Logs it once, and shows it until `tidy`
+        finds that writing works again."""
         text = (
             f"{self.directory} cannot be written ({why}): nothing is taken from other nodes until it can. See its disk, its "
             "inodes and who owns it."
@@ -96,14 +98,14 @@ class Spool:
         return SpoolRefused(f"the spool of this node cannot be written: {why}")
 
     def remove(self, *paths: str) -> None:
-        """Remove files that may or may not have been made yet. Never raises: cleaning up must not keep anybody from
-        what is to be done besides. What cannot be removed now is tried again later."""
+        """Removes files that may not exist yet. Never raises, so that a failure does not interrupt other cleaning up.
+        What cannot be removed now is tried again later."""
         for path in paths:
             self._remove(path)
 
     def tidy(self, now: float) -> None:
-        """Now and then, with the time (monotonic): try again what could not be removed or written; see what room there
-        is."""
+        """Called from time to time with the monotonic time: tries again what could not be removed or written, and
+        measures the room."""
         if now < self._again_at:
             return
         self._again_at = now + AGAIN_S

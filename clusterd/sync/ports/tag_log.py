@@ -45,7 +45,7 @@ class TagLog:
 
 
 class Outage:
-    """Something that fails again and again, told when it begins, now and then while it lasts, and when it is over."""
+    """A failure that repeats: logged when it begins, from time to time while it lasts, and when it is over."""
 
     def __init__(self, clock: Clock, again_s: float = 600.0) -> None:
         self._clock = clock
@@ -53,7 +53,7 @@ class Outage:
         self._told_at: float | None = None
 
     def should_tell(self) -> bool:
-        """Whether this failure is one to be logged."""
+        """Returns whether this failure should be logged."""
         now = self._clock.monotonic()
         if self._told_at is not None and now - self._told_at < self._again_s:
             return False
@@ -61,6 +61,6 @@ class Outage:
         return True
 
     def is_over(self) -> bool:
-        """It works. True when an outage has been told before."""
+        """Called when it works. Returns True if an outage has been logged before."""
         told, self._told_at = self._told_at is not None, None
         return told

@@ -1,4 +1,4 @@
-"""Aio tasks that nobody awaits: held until they end, their failures told."""
+"""Aio tasks that are not awaited: held until they end, their failures logged."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -11,10 +11,10 @@ Work = Coroutine[Any, Any, None]
 
 
 class Tasks:
-    """The tasks of one owner. `tell`: gets the text about one that failed in a way nobody foresaw."""
+    """The tasks of one owner. `tell`: gets the text about a task that failed with an unexpected exception."""
 
     def __init__(self, tell: Callable[[str], None], most: int | None = None) -> None:
-        """`most`: at that many `spawn` refuses."""
+        """`most`: the number of tasks at which `spawn` refuses."""
         self._tell = tell
         self._most = most
         self._running: set[asyncio.Task[None]] = set()
@@ -23,7 +23,7 @@ class Tasks:
         return len(self._running)
 
     def spawn(self, work: Work) -> None:
-        """Run it until it ends or `close`. Raises ClusterError 1000 where too many run."""
+        """Runs it until it ends or `close`. Raises ClusterError 1000 if too many run."""
         if self._most is not None and len(self._running) >= self._most:
             work.close()
             raise ClusterError(1000, f"{self._most} answers to this node wait to be sent already")
@@ -32,7 +32,7 @@ class Tasks:
         task.add_done_callback(self._ended)
 
     async def close(self) -> None:
-        """Cancel them all and wait until they have ended."""
+        """Cancels all tasks and waits until they have ended."""
         tasks = list(self._running)
         for task in tasks:
             task.cancel()

@@ -1,5 +1,4 @@
-"""What keeps this node from doing its work, for as long as it does: said once in the log, shown by `status` until it is
-over."""
+"""Whatever keeps this node from doing its work: logged once, and shown by `status` until it is over."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,16 +11,16 @@ from clusterd.sync.ports.tag_log import TagLog
 
 
 class Troubles:
-    """Owner of the node's open troubles, by subject (a few plain words: `spool`, `package for w1`). `tell`: takes their
-    beginnings and ends, for the journal."""
+    """Owns the open troubles of this node, by subject (a few plain words: `spool`, `package for w1`). `tell`: takes
+    their beginnings and ends, for the journal."""
 
     def __init__(self) -> None:
         self._open: dict[str, str] = {}
         self.tell: Callable[[AnyEvent], None] = lambda event: None
 
     def begin(self, subject: str, text: str, log: TagLog | None = None, level: str = "WARNING") -> bool:
-        """`text` says what is wrong and what to do. Logged, and True, only when the subject had no trouble before: a
-        text that changes (a number in it) is no news."""
+        """Records a trouble; `text` says what is wrong and what to do. Logs it and returns True only if the subject had
+        no trouble before: a text that changes (a number in it) is no news."""
         is_new = subject not in self._open
         self._open[subject] = text
         if is_new:
@@ -34,7 +33,7 @@ class Troubles:
         return is_new
 
     def end(self, subject: str, text: str = "", log: TagLog | None = None) -> bool:
-        """The subject works again; `text` is logged. True if it had been in trouble."""
+        """Records that the subject works again, and logs `text`. Returns True if it had been in trouble."""
         had = self._open.pop(subject, None) is not None
         if had:
             self.tell(ProblemEvent(what="ends", subject=subject, text=text[:LONGEST_TEXT]))
@@ -43,14 +42,14 @@ class Troubles:
         return had
 
     def shown(self) -> dict[str, str]:
-        """Subject to text, in the order in which they began."""
+        """Returns subject and text of each trouble, in the order in which they began."""
         return dict(self._open)
 
 
 @contextmanager
 def round_survives(log: TagLog | None, troubles: Troubles, subject: str) -> Iterator[None]:
-    """Around one round of a loop that lives for ever: any exception ends the round, not the loop, and is said once
-    until a round succeeds (one that nobody foresaw with where it came from). Cancellation passes."""
+    """Surrounds one round of a loop that lives for ever: an exception ends the round, not the loop, and is logged once
+    until a round succeeds (an unexpected one with its place in the code). Cancellation passes."""
     try:
         yield
     except Exception as failure:  # whatever it is, the next round must come

@@ -1,27 +1,27 @@
-"""When a worker checks next: by the clock, or earlier because something happened."""
+"""When a worker checks next: after the interval, or earlier because something happened."""
 
 import asyncio
 import contextlib
 
 
 class WakeTimer:
-    """One sleeper; anybody may wake it. Times are those of the running loop, seconds."""
+    """One task rests, any other may wake it. Times are those of the running loop, seconds."""
 
     def __init__(self) -> None:
         self._due: float | None = None
         self._woken = asyncio.Event()
 
     def wake(self, delay_s: float = 0.0) -> None:
-        """Not later than in `delay_s`; a wake that was due earlier stays so. While nobody rests it is kept for the next
-        rest."""
+        """Ends the rest in `delay_s` at the latest; an earlier wake stays valid. A wake outside of a rest counts for
+        the next one."""
         due = asyncio.get_running_loop().time() + delay_s
         if self._due is None or due < self._due:
             self._due = due
             self._woken.set()
 
     async def rest(self, interval_s: float) -> bool:
-        """Until `interval_s` have passed or a wake is due. True if anybody has asked for it: also for a later moment,
-        which is then served as well."""
+        """Rests until `interval_s` have passed or a wake is due. Returns True if a wake was requested, even for a later
+        moment, which this rest's end then serves as well."""
         now = asyncio.get_running_loop().time
         end = now() + interval_s
         while True:

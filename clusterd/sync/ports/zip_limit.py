@@ -1,4 +1,4 @@
-"""The limit on a package's size that adapts to one worker's link (wire.md 5.7). Numbers only."""
+"""The limit on a package's size that adapts to one worker's link (wire.md 5.7). Works on numbers only."""
 
 from clusterd.settings import Communication
 
@@ -6,20 +6,21 @@ MIB = 1048576
 
 
 class ZipLimit:
-    """`current` bytes; shrinks when the peer gave up waiting, grows back while sendings are quick."""
+    """`current`: bytes. Shrinks when the peer gave up waiting, grows back while sendings are quick."""
 
     def __init__(self, rules: Communication) -> None:
         self._rules = rules
         self.current: float = rules.max_zip_size_bytes
 
     def interrupted(self, sent_bytes: int) -> str:
-        """The peer cancelled after `sent_bytes`; returns the DEBUG line."""
+        """Records that the peer cancelled after `sent_bytes`; returns the DEBUG line."""
         rules = self._rules
         self.current = max(rules.min_zip_size_bytes, sent_bytes * (1 - rules.zip_limit_tolerance))
         return f"Decreasing sync size limit to {self.current / MIB:.2f} MB."
 
     def sending_ended(self, sending_s: float) -> str | None:
-        """A sending ended otherwise, after `sending_s` (0: it failed before it began, infinite: within it).
+        """Records that a sending ended otherwise, after `sending_s` (0: failed before it began; infinite: failed while
+        it ran).
 
         Returns the DEBUG line if the limit grew."""
         rules = self._rules

@@ -1,4 +1,4 @@
-"""How long a worker's answer is waited for. One that says nothing must not keep everybody else's answers back for
+"""How long to wait for a worker's answer. A worker that does not answer must not delay the answers of all others for
 minutes."""
 
 import asyncio
@@ -21,9 +21,10 @@ async def patiently(
     progress: Callable[[], int],
     is_there: Callable[[], Awaitable[object]],
 ) -> T:
-    """The answer of worker `name`, which has been asked. Every `look_s` it is looked whether there is anybody:
-    `is_there` raises ClusterError when there is not. With `limit_s`, the time in which the answer must begin to come:
-    given up when it is over and `progress` (bytes of answers that came from there) stands still for as long as a look.
+    """Returns the answer of worker `name`, which has been asked. Every `look_s` it checks that the worker is still
+    there: `is_there` raises ClusterError if not. `limit_s`: the time in which the answer must begin to arrive; after
+    it, waiting ends at the first check since which `progress` (bytes of answers received from the worker) has not
+    grown.
 
     Raises ClusterError 3021, LinkClosed, and what `answer` holds."""
     waited_s, seen = 0.0, progress()

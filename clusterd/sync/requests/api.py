@@ -1,5 +1,5 @@
-"""The distributed API on the links of a node (dapi.md 1.3, 3.2, 3.3): who asked gets the answer as a long string,
-whoever it was; a request given to another node has an id of ours, and only that node may answer it.
+"""The distributed API on the links of a node (dapi.md 1.3, 3.2, 3.3). Every asker gets its answer as a long string. A
+request passed on to another node has an id of our own, and only that node may answer it.
 """
 
 import asyncio
@@ -37,9 +37,9 @@ LIMITS = FairQueueLimits(128, 128, 32, 32, known_source=2048, bytes_source=32 <<
 """32 requests of one link run at a time (dapi.md 3.3); 2,048 may wait."""
 SERVICE = "the API"
 STRINGS_AT_ONCE = 6
-"""Answers on their way to one node at a time: it takes 16 long strings, and other features send some, too."""
+"""Most answers being sent to one node at a time: it accepts 16 long strings, and other features send strings, too."""
 IDS = 1 << 40
-"""The first id of a life is one of so many, all of 13 digits: other nodes cannot guess it."""
+"""The first id of a process is chosen among this many, all of 13 digits, so that other nodes cannot guess it."""
 LOOK = b"are you there"
 NOT_CONNECTED = 3022
 NO_MASTER = 3023
@@ -47,7 +47,7 @@ SAID_AGAIN_S = 1.0
 
 
 class _Asked:
-    """A request that another node has. `answer`: what it said."""
+    """A request that another node is executing. `answer`: its result."""
 
     __slots__ = ("answer", "peer")
 
@@ -93,7 +93,7 @@ class ApiRequests:
     # ---- the local socket --------------------------------------------------------------------------------------------
 
     async def ask(self, peer: Peer, payload: bytes) -> DeferredAnswer:
-        """`dapi` of a program: a master serves it, a worker gives it to its master, unless it is about this very node.
+        """`dapi` of a program: a master serves it; a worker passes it to its master, unless it is about this very node.
 
         Raises ClusterError 3023."""
         if self._context.settings.is_master or _is_about_this_node(payload):
@@ -110,7 +110,7 @@ class ApiRequests:
         return DeferredAnswer(commands.DAPI_SENT_TO_WORKER, lambda: self._give_on(peer, worker, addressed.content))
 
     async def _give_on(self, client: Peer, node: Peer, content: bytes) -> None:
-        """Another node's answer goes to the client as it is."""
+        """Another node's answer is passed to the client unchanged."""
 
         async def work(envelope: Envelope) -> Text:
             request = with_key(envelope, content, self._context.settings.cluster.key)
@@ -121,16 +121,16 @@ class ApiRequests:
     # ---- between nodes -----------------------------------------------------------------------------------------------
 
     async def serve(self, peer: Peer, payload: bytes) -> bytes:
-        """`dapi {id} {request}` of another node: said to be queued at once, answered by `dapi_res` or `dapi_err`.
+        """`dapi {id} {request}` of another node: acknowledged at once, answered by `dapi_res` or `dapi_err`.
 
-        Raises ClusterError 1000 when that node does not take the answers that wait for it."""
+        Raises ClusterError 1000 when that node does not accept the answers that wait for it."""
         self._begin(peer, payload, None)
         return commands.DAPI_QUEUED
 
     async def serve_now(self, peer: Peer, payload: bytes) -> bytes:
-        """`dapi_now {id} {request}`: the answer when it is small and there soon, else as `serve`.
+        """`dapi_now {id} {request}`: returns the answer if it is small and soon ready; otherwise works like `serve`.
 
-        Raises Refusal when this node has not offered that, ClusterError as `serve`."""
+        Raises Refusal when this node has not offered the capability, ClusterError as `serve`."""
         settings = self._context.settings
         if ANSWER not in offered(settings):
             raise Refusal(commands.unknown_command_text(commands.DAPI_NOW).decode())
@@ -154,8 +154,8 @@ class ApiRequests:
         return commands.DAPI_QUEUED
 
     def _begin(self, peer: Peer, payload: bytes, soon: PromptAnswer | None) -> None:
-        """Serve a request of another node in a task of the link. `soon`: where an answer goes first; given up when
-        there is nothing to wait for. Raises ClusterError 1000."""
+        """Serves a request of another node in a task of the link. `soon`: takes the answer if it can; given up when
+        there is no answer to wait for. Raises ClusterError 1000."""
         addressed = parse_addressed(payload)
         name, content = addressed.id, addressed.content
         try:
@@ -175,7 +175,7 @@ class ApiRequests:
             peer.spawn(self._serve_soon(peer, name, envelope, turn, work, soon))
 
     async def _serve(self, peer: Peer, name: str, envelope: Envelope, turn: Ticket, work: Work) -> None:
-        """Cancelled with the link, perhaps before it begins: see `link_lost`."""
+        """Is cancelled with the link, perhaps before its first step: see `link_lost`."""
         await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=True)
         try:
             await self._answer(peer, name, envelope, turn, work, None)
@@ -185,7 +185,8 @@ class ApiRequests:
     async def _serve_soon(
         self, peer: Peer, name: str, envelope: Envelope, turn: Ticket, work: Work, soon: PromptAnswer
     ) -> None:
-        """The same, where net knows by the open request that something is to be told if this process dies."""
+        """Works like `_serve`, but without a note: net knows by the open request that the asker must be told if this
+        process dies."""
         try:
             await self._answer(peer, name, envelope, turn, work, soon)
         finally:
@@ -195,8 +196,7 @@ class ApiRequests:
                 await self._context.net.note_task(peer.link, commands.DAPI_ERR, name, is_open=False)
 
     async def answered(self, peer: Peer, payload: bytes) -> bytes:
-        """`dapi_res {id} {string id}`. Raises ClusterError 3032 on a master, where nobody asked (a worker stays
-        friendly)."""
+        """`dapi_res {id} {string id}`. Raises ClusterError 3032 on a master for an unknown id (a worker accepts it)."""
         found = parse_string_for(payload)
         asked = self._find(peer, found.id)
         on_master = self._context.settings.is_master
@@ -217,7 +217,7 @@ class ApiRequests:
         return commands.DAPI_FORWARDED if on_master else commands.DAPI_FORWARDED_TO_WORKER
 
     async def failed(self, peer: Peer, payload: bytes) -> bytes:
-        """`dapi_err {id} {error}`: the one who waits hears it now, not after 200 s. Raises ClusterError 3032."""
+        """`dapi_err {id} {error}`: the asker gets it now, not after 200 s. Raises ClusterError 3032."""
         found = parse_addressed(payload)
         asked = self._find(peer, found.id)
         if asked is None:
@@ -226,12 +226,13 @@ class ApiRequests:
         return commands.DAPI_ERROR_FORWARDED
 
     def link_lost(self, peer: Peer) -> None:
-        """A link is no longer among the peers: what it was asked fails now."""
+        """Called when a link is no longer in the roster: the requests that it was given fail now."""
         self._strings.pop(peer.link, None)
         self._said_at.pop(peer.link, None)
         joined = self._joined.pop(peer.link, set())
         if peer.info.kind != "local":
-            # Their tasks end with the link, perhaps before they began; those of programs go on to their end.
+            # The tasks of nodes end with their link, perhaps before their first step; those of programs run to their
+            # end.
             for turn in joined:
                 self._turns.leave(turn)
         for asked in self._asked.values():
@@ -241,7 +242,8 @@ class ApiRequests:
     # ---- serving -----------------------------------------------------------------------------------------------------
 
     def _work(self, peer: Peer, name: str, content: bytes) -> Work:
-        """What executes a request that ends here. `name`: how the asker calls it, empty for a local client."""
+        """Returns the function that executes a request here. `name`: the asker's id for it, empty for a local
+        client."""
         origins: dict[str, Origin] = {"worker": "worker", "master": "master"}
         origin = origins.get(peer.info.kind, "client")
         asker = f"programs of user {peer.info.uid}" if origin == "client" else peer.name
@@ -259,13 +261,13 @@ class ApiRequests:
         return self._audit.audited(peer, content, work)
 
     def _join(self, peer: Peer, content: bytes) -> Ticket:
-        """A place in the line. Raises ClusterError 1014 when there is none."""
+        """Joins the queue. Raises ClusterError 1014 when it is full."""
         turn = self._turns.join(peer.link, str(next(self._lanes)), SERVICE, len(content))
         self._joined[peer.link].add(turn)
         return turn
 
     async def _answer_program(self, client: Peer, content: bytes, work: Work) -> None:
-        """The same for a program: its requests are few, and each is a task of its own already."""
+        """Serves a program's request. Each of them is a task of its own already."""
         try:
             envelope = read_envelope(content)
             turn = self._join(client, content)
@@ -277,7 +279,8 @@ class ApiRequests:
     async def _answer(
         self, peer: Peer, name: str, envelope: Envelope, turn: Ticket, work: Work, soon: PromptAnswer | None
     ) -> None:
-        """From the line to the answer, which goes where `soon` takes it; every failure is told by `dapi_err`."""
+        """Waits for the turn, executes the request and sends the answer, through `soon` if it takes it. Every failure
+        is sent as `dapi_err`."""
         try:
             await self._turns.begin(turn, self._context.settings.communication.timeout_dapi_request_s)
             text = without_key(self._texts, envelope, await work(envelope), self._context.settings.cluster.key)
@@ -298,7 +301,8 @@ class ApiRequests:
                 self._joined[peer.link].discard(turn)
 
     async def _deliver(self, peer: Peer, name: str, text: Text) -> None:
-        """The long string, then its id. Raises ClusterError for an asker that is there and does not take it."""
+        """Sends the answer as a long string, then its id. Raises ClusterError for a connected asker that does not
+        accept it."""
         content = [Segment(text.path, text.offset, text.size)] if text.path else text.payload
         try:
             async with self._strings[peer.link]:
@@ -313,7 +317,7 @@ class ApiRequests:
             self._guard.debug(f"{peer.name} is gone, its answer is dropped")
 
     def _say_refused(self, peer: Peer, failure: ClusterError) -> None:
-        """A line a second for each asker: whoever sends thousands of bad requests fills no log."""
+        """Logs one line a second for each asker, so that thousands of bad requests do not fill the log."""
         now = self._context.clock.monotonic()
         if now - self._said_at.get(peer.link, -SAID_AGAIN_S) >= SAID_AGAIN_S:
             self._said_at[peer.link] = now
@@ -325,7 +329,7 @@ class ApiRequests:
         try:
             await peer.request(commands.DAPI_ERR, build_words(name, encoded) if name else encoded)
         except ClusterError:
-            # It is gone, or waits no longer.
+            # The asker has gone, or no longer waits.
             return
 
     # ---- asking ------------------------------------------------------------------------------------------------------
@@ -335,9 +339,11 @@ class ApiRequests:
         return await self._ask(self._roster.need_worker(node), request, limit_s)
 
     async def _ask(self, node: Peer, request: Text, limit_s: float | None) -> Text:
-        """Another node's answer; of a worker as in `patiently`. A master may itself wait for others, and is waited for.
+        """Returns another node's answer; a worker's as in `patiently`. A master may itself wait for other nodes, so
+        only the whole time is limited.
 
-        Raises ClusterError (3021: none in time; 3022, 3023: no connection; what it said), JobError."""
+        Raises ClusterError (3021: none in time; 3022, 3023: no connection; otherwise that node's own error),
+        JobError."""
         name = str(next(self._ids))
         asked = _Asked(node)
         self._asked[name] = asked
@@ -367,8 +373,8 @@ class ApiRequests:
                 asked.answer.exception()  # heard, or of no interest any more
 
     async def _send(self, node: Peer, name: str, request: Text) -> Text | None:
-        """Give a request to another node; its answer, if that is there at once. Large requests are sealed in the pool,
-        so that net need not."""
+        """Sends a request to another node; returns its answer if that arrives at once. Large requests are sealed in the
+        pool, to keep net free."""
         sender = self._context.sender
         prefix = build_words(name, request.payload)
         if request.path:
@@ -383,7 +389,7 @@ class ApiRequests:
         return None
 
     async def _take(self, peer: Peer, string_id: str) -> Text:
-        """The long string, removed. Raises ClusterError 3035, 3016."""
+        """Returns the long string, which is removed. Raises ClusterError 3035, 3016."""
         if string_id.startswith("Error"):
             raise ClusterError(3016, shorten(string_id))
         segment = await peer.incoming.take_string(string_id)
@@ -399,7 +405,7 @@ class ApiRequests:
     # ---- who is there ------------------------------------------------------------------------------------------------
 
     def _find(self, peer: Peer, name: str) -> _Asked | None:
-        """Who waits for this, of this node (dapi.md 8, number 21)."""
+        """Returns the request of this node that waits for this answer (dapi.md 8, number 21)."""
         asked = self._asked.get(name)
         return None if asked is None or asked.peer is not peer or asked.answer.done() else asked
 
@@ -418,7 +424,7 @@ def _settle(asked: _Asked, failure: ClusterError) -> None:
 
 
 def _is_about_this_node(content: bytes) -> bool:
-    """Stock's workers give such requests to the master, too, but no stock program sends them (dapi.md 3.1)."""
+    """Stock's workers pass such requests to the master, too, but no stock program sends them (dapi.md 3.1)."""
     try:
         return read_envelope(content).request_type == LOCAL_ANY
     except ClusterError:
@@ -426,5 +432,5 @@ def _is_about_this_node(content: bytes) -> bool:
 
 
 def restarted(name: str) -> bytes:
-    """The `dapi_err` of a request that the sync process before this one had."""
+    """Returns the `dapi_err` of a request that the previous sync process was serving."""
     return build_words(name, encode_failure(ClusterError(1000, "the sync process of this node was restarted")))

@@ -1,7 +1,7 @@
-"""Who asked for what through the API, and what became of it: lines under a subtag of their own. Changes and secrets at
-INFO, everything else at DEBUG2.
+"""Log lines about requests of the API: who asked for what, and with which result, under a subtag of their own. Changes
+and secrets at INFO, everything else at DEBUG2.
 
-The user is what the asker says it is: whoever has the cluster key, or may use the local socket, can say anything.
+The user is what the asker claims: any holder of the cluster key, and any user of the local socket, can claim anything.
 Process, node and address are what we see ourselves.
 """
 
@@ -53,16 +53,17 @@ _answers = msgspec.json.Decoder(_AuditedAnswer)
 
 
 class Audit:
-    """Owner of the lines. `tag`: the role's."""
+    """Owns the lines. `tag`: the role's."""
 
     def __init__(self, log: Log, tag: str, tell: Callable[[AnyEvent], None] = lambda event: None) -> None:
-        """`tell`: takes requests that change something or give a secret, for the journal."""
+        """`tell`: takes requests that change something or return a secret, for the journal."""
         self._log = log
         self._tag = tag
         self._tell = tell
 
     def audited(self, peer: Peer, content: bytes, work: Work, *, given_on: bool = False) -> Work:
-        """`work`, with a line when it has ended. `given_on`: another node does it, and says there what it did."""
+        """Returns `work`, with a line when it has ended. `given_on`: another node executes it, and logs there what it
+        did."""
 
         async def told(envelope: Envelope) -> Text:
             level = _level(envelope)
@@ -105,7 +106,7 @@ def _who(peer: Peer) -> str:
 
 
 class _AuditedCall(msgspec.Struct, frozen=True):
-    """The function, the things it is about, and the user whom the asker names."""
+    """Returns the function, the objects it is about, and the user named by the asker."""
 
     function: str
     about: str

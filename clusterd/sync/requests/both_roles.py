@@ -1,4 +1,5 @@
-"""What nodes of both roles answer alike: files and strings of peers, the API, what programs of this machine ask."""
+"""Commands that nodes of both roles answer in the same way: files and strings of peers, the API, requests of local
+programs."""
 
 from clusterd.dapi.protocol.registry import Cluster
 from clusterd.sync.links.context import Context
@@ -20,5 +21,5 @@ class BothRoles:
         self.local: dict[str, Handler] = programs.table | self._api.local | SendFile(context).local
 
     def link_lost(self, peer: Peer) -> None:
-        """The link is no longer in the roster; its tasks have not ended yet."""
+        """Called when the link is no longer in the roster; its tasks have not ended yet."""
         self._api.link_lost(peer)

@@ -1,4 +1,4 @@
-"""The state of the cluster as functions of the distributed API ask for it: a Cluster for each role."""
+"""The state of the cluster as seen by functions of the distributed API: a Cluster for each role."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ IsRight = Callable[[str, str, str], Awaitable[bool]]
 
 
 class _ThisNode:
-    """What both roles know themselves."""
+    """What nodes of both roles know by themselves."""
 
     def __init__(self, hashes: Hashes, is_right: IsRight) -> None:
         self._hashes = hashes

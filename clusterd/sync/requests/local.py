@@ -1,4 +1,4 @@
-"""What a node answers to programs on its local socket (dapi.md 1)."""
+"""Answers to programs on the node's local socket (dapi.md 1)."""
 
 from clusterd.errors import ClusterError
 from clusterd.messages.manifest import RulesetHashes
@@ -29,7 +29,7 @@ class LocalRequests:
         return await self.hashes()
 
     async def hashes(self) -> bytes:
-        """Path to BLAKE2b of rules, decoders and lists, of a scan made now, as JSON (dapi.md 1.8)."""
+        """Returns path to BLAKE2b of rules, decoders and lists, of a scan made now, as JSON (dapi.md 1.8)."""
         context = self._context
         scan = await context.manifests.scan(fresh=True)
         out = context.spool.new_path("hashes")

@@ -1,4 +1,4 @@
-"""The log is moved away at midnight (wire.md 9.1). Sync says when, a pool process does it."""
+"""Moves the log away at midnight (wire.md 9.1). Sync decides when, a pool process does it."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -11,7 +11,7 @@ from clusterd.sync.ports.troubles import round_survives
 
 
 def next_midnight(now: datetime) -> datetime:
-    """The local midnight that follows."""
+    """Returns the next local midnight."""
     return (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
@@ -21,7 +21,7 @@ def _now(context: Context) -> datetime:
 
 
 async def rotate_nightly(context: Context) -> None:
-    """For ever. Looks at the clock at least every minute: clocks jump, machines sleep."""
+    """Runs for ever. Looks at the clock at least every minute: clocks jump, machines sleep."""
     midnight = next_midnight(_now(context))
     while True:
         now = _now(context)

@@ -1,5 +1,5 @@
-"""Configurations of nodes in requests and answers that pass this node, wherever they come from and go: nobody is told
-the cluster key, and nobody loses it by writing back what was shown."""
+"""Masks the cluster key in configurations of nodes, in all requests and answers that pass this node. No caller learns
+the key, and no caller destroys it by writing back what was shown."""
 
 from clusterd.dapi.protocol.envelope import Envelope
 from clusterd.dapi.protocol.masking import mask_key, restore_key
@@ -13,7 +13,7 @@ LARGEST_CONFIGURATION = 8 << 20
 
 
 def without_key(texts: JsonBlobs, envelope: Envelope, answer: Text, key: Secret) -> Text:
-    """The answer to hand out; the one given is removed if it is another one. Raises ClusterError 1000, OSError."""
+    """Returns the answer to hand out, and removes the given one if it is another. Raises ClusterError 1000, OSError."""
     row = find(envelope.function)
     if row is None or not row.has_configuration:
         return answer
@@ -30,7 +30,7 @@ def without_key(texts: JsonBlobs, envelope: Envelope, answer: Text, key: Secret)
 
 
 def with_key(envelope: Envelope, request: bytes, key: Secret) -> bytes:
-    """The request to execute or to give on. Every node of the cluster has the same key, and a stock one knows no masked
-    keys."""
+    """Returns the request to execute or to pass on, with the key. Every node of the cluster has the same key, and a
+    stock node does not know masked keys."""
     row = find(envelope.function)
     return restore_key(request, key) if row is not None and row.changes and row.has_configuration else request

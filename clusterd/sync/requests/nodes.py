@@ -1,5 +1,5 @@
-"""Which nodes there are: the rows and records behind get_nodes and get_health (wire.md 8), and these commands in both
-roles."""
+"""The nodes of the cluster: the rows and records behind get_nodes and get_health (wire.md 8), and these commands in
+both roles."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ ACTIVE = "select node_name, count(*) as n from agent where id > 0 and connection
 
 
 class Nodes:
-    """Answers from the live table of peers; holds nothing itself."""
+    """Answers from the live table of peers; has no state of its own."""
 
     def __init__(
         self,
@@ -84,13 +84,14 @@ class Nodes:
         return {"n_connected_nodes": len(names), "nodes": nodes}
 
     def members(self) -> dict[str, Any]:
-        """`workers`: the known workers without a link; `refused`: nodes that may not join. Rows of KnownWorkers."""
+        """`workers`: the known workers without a link; `refused`: nodes that may not join. Both are rows of
+        KnownWorkers."""
         rows = self._known.shown(self._integrity.records)
         away = [row for row in rows if row["state"] != "connected"]
         return {"workers": away, "refused": self._known.shown_refused()}
 
     async def _active_agents(self) -> dict[str, int]:
-        """Active agents by node, agent 0 not counted."""
+        """Returns the number of active agents by node, without agent 0."""
         try:
             rows = await self._context.database.rows(ACTIVE)
         except DatabaseError:
@@ -99,7 +100,7 @@ class Nodes:
 
 
 class NodeRequests:
-    """`table` has the commands of a master, for its workers and for programs of its machine."""
+    """`table`: the commands of a master, for its workers and for local programs."""
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
@@ -120,7 +121,7 @@ class NodeRequests:
 
 
 class ForwardedRequests:
-    """`local` has what a worker passes on to its master, as it is."""
+    """`local`: the commands that a worker passes to its master unchanged."""
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
@@ -137,7 +138,7 @@ class ForwardedRequests:
         return self._ask_master(client, commands.GET_HEALTH, payload)
 
     async def get_members(self, client: Peer, payload: bytes) -> DeferredAnswer | bytes:
-        """A stock master knows only who is connected. Raises ClusterError 3023."""
+        """Asks the master; a stock master knows only connected nodes. Raises ClusterError 3023."""
         if STATUS not in self._roster.need_master().capabilities:
             return dump_json({"workers": [], "refused": []})
         return self._ask_master(client, commands.GET_MEMBERS, payload)

@@ -1,4 +1,4 @@
-"""What a worker answers its master (wire.md 4.1, M>W)."""
+"""Commands that a worker answers its master (wire.md 4.1, M>W)."""
 
 from clusterd.sync.agents.groups_worker import AgentGroupsWorker
 from clusterd.sync.agents.info import AgentInfoWorker

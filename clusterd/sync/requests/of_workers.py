@@ -1,4 +1,4 @@
-"""What a master answers its workers (wire.md 4.1, W>M)."""
+"""Commands that a master answers its workers (wire.md 4.1, W>M)."""
 
 from clusterd.clock import boot_us, clock_name
 from clusterd.sync.agents.groups_master import AgentGroupsMaster

@@ -1,4 +1,4 @@
-"""Passwords of users whom a worker's API, or a program, asks a master about (dapi.md 5.8)."""
+"""Checks passwords of users for a worker's API or a local program, on a master (dapi.md 5.8)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,15 +14,15 @@ from clusterd.users import UserProblem, UsersFile
 from clusterd.wire.results import INTERNAL_ERROR, PERMISSION_ERROR, TOO_MANY_REQUESTS, WireException
 
 ATTEMPTS_OF_A_NODE = 10
-"""A node's API asks for many users: it may fail so many times as often as one user."""
+"""A node's API asks for many users, so it may fail this many times as often as one user."""
 REFUSED = 6000
 READERS = "this user has the role reader, which only the REST API of clusterd itself knows"
 LONGEST_USER = 256
-"""Characters of a name that are told apart."""
+"""Names are told apart by this many characters."""
 
 
 class Passwords:
-    """Owner of what is counted of each asker (a node, or a user of this machine) and each user, and of the thread that
+    """Owns the counts of failures by asker (a node, or a user of this machine) and by user, and the thread that
     hashes."""
 
     def __init__(self, context: Context) -> None:
@@ -35,8 +35,8 @@ class Passwords:
         self._checks = PasswordChecks(limiter, context.clock.monotonic)
 
     async def is_right(self, asker: str, name: str, password: str) -> bool:
-        """Raises WireException 1000 when the users cannot be read, 4000 for a user who may only read: a worker's API
-        knows no such role, 6000 when there were too many attempts."""
+        """Raises WireException 1000 when the users cannot be read, 4000 for a user who may only read (a worker's API
+        does not know that role), 6000 after too many attempts."""
         try:
             user = self._users.users().get(name)
         except UserProblem:
@@ -56,8 +56,8 @@ class Passwords:
 
 
 class FrameworkLogins:
-    """Owner of what is counted of each asker and user where the framework knows the users (framework.md 2): it checks
-    passwords without end for whoever has the cluster key."""
+    """Owns the counts of failures by asker and user where the framework knows the users (framework.md 2): by itself the
+    framework checks any number of passwords for a holder of the cluster key."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -66,8 +66,8 @@ class FrameworkLogins:
         self._limiter = AttemptLimiter(own.login_attempts, own.login_window_s, own.login_attempts * ATTEMPTS_OF_A_NODE)
 
     async def limited(self, asker: str, request: bytes, look: Callable[[], Awaitable[Text]]) -> Text:
-        """What `look` answers to a `check_user_master`. Raises WireException 6000 without looking when there were too
-        many attempts, and what `look` raises."""
+        """Returns the answer of `look` to a `check_user_master`. Raises WireException 6000 after too many attempts,
+        without looking, and what `look` raises."""
         clock = self._context.clock.monotonic
         name = _user_in(request)
         wait_s = self._limiter.begin(asker, name, clock())
@@ -126,7 +126,7 @@ def _user_in(request: bytes) -> str:
 
 
 def _is_right(answer: Text) -> bool | None:
-    """None: no password was looked at."""
+    """None: no password was checked."""
     try:
         encoded = _answers.decode(answer.payload).result
     except msgspec.DecodeError:
@@ -136,7 +136,8 @@ def _is_right(answer: Text) -> bool | None:
 
 
 def _say(context: Context, log: TagLog, asker: str, wait_s: float) -> None:
-    """Until the time of these attempts is over. The name is not told: somebody may have typed a password there."""
+    """Refuses until the time of these attempts is over. The name is not logged: a user may have typed a password
+    there."""
     subject = f"logins through {asker}"
     text = f"Too many failed logins through {asker}, of one user or in all: refused for {wait_s:.0f} s."
     if context.troubles.begin(subject, text, log):
@@ -144,7 +145,7 @@ def _say(context: Context, log: TagLog, asker: str, wait_s: float) -> None:
 
 
 def _tell(context: Context, asker: str, name: str, result: str) -> None:
-    """For the journal. `name`: of a user that there is, else empty: somebody may have typed a password there."""
+    """Tells the journal. `name`: of an existing user, else empty: a user may have typed a password there."""
     context.events.tell(LoginEvent(user=name, through=asker, result=result))
 
 

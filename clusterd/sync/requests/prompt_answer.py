@@ -1,9 +1,9 @@
 """Small answers of the API as the response to the request itself, between two nodes with capability `answer`.
 
-Stock's way needs four round trips for an answer: queued, length, content, name. Here `dapi_now {id} {request}` is
-answered by `ok` with ANSWER and the content, when the answer is small and there soon. If not, `ok` is what `dapi` is
-answered, and the answer comes as it does for `dapi`. That a response belongs to a request of ours on that very link is
-seen to by net.
+The stock way needs four round trips for an answer: queued, length, content, name. Here `dapi_now {id} {request}` is
+answered by `ok` with ANSWER and the content, if the answer is small and soon ready. Otherwise `ok` holds the same as
+for `dapi`, and the answer follows in the stock way. Net makes sure that a response belongs to a request of ours on the
+same link.
 """
 
 import asyncio
@@ -14,19 +14,19 @@ from clusterd.sync.links.outgoing import INLINE_CHUNK
 from clusterd.wire import commands
 
 SOON_S = 1.0
-"""So long at most an asker waits for the response; far below its own timeout, and below that of its keepalives."""
+"""How long an asker waits for the response at most; far below its own timeout, and below that of its keepalives."""
 SOON_AT_ONCE = 24
-"""Requests of one link that are open like that; more are queued as `dapi` has it. Net reads from no link that has
-`requests_per_link` (64) open ones."""
+"""Most such requests that are open on one link; further ones are queued as for `dapi`. Net does not read from a link
+that has `requests_per_link` (64) open ones."""
 ANSWER = b"="
-"""Before the content, so that no answer can be taken for the text that says it was queued."""
+"""Precedes the content, so that no answer can be mistaken for the text of a queued request."""
 
 
 class PromptAnswer:
-    """The response to one request: settled once, by the answer, or by None when that comes in another way.
+    """The response to one request: settled once, by the answer, or by None when the answer follows in another way.
 
-    `is_late`: net was told of a task; `has_ended`: whoever makes the answer is done. Written by who serves the
-    request."""
+    `is_late`: net was told of a task; `has_ended`: the request has been dealt with. Both are written by the server of
+    the request."""
 
     __slots__ = ("_future", "_timer", "has_ended", "is_late")
 
@@ -38,7 +38,7 @@ class PromptAnswer:
         self.has_ended = False
 
     def take(self, text: Text) -> bool:
-        """Whether this answer is the response. If not, none is any more."""
+        """Makes this answer the response if it can. If not, no later answer can be."""
         if self._future.done() or text.path or len(text.payload) > INLINE_CHUNK:
             self.give_up()
             return False
@@ -46,7 +46,7 @@ class PromptAnswer:
         return True
 
     def give_up(self) -> None:
-        """The answer comes later, or never."""
+        """Settles the response without an answer."""
         if not self._future.done():
             self._settle(None)
 
@@ -55,12 +55,12 @@ class PromptAnswer:
         self._future.set_result(payload)
 
     async def wait(self) -> bytes | None:
-        """The payload of the response, None when there is no answer yet."""
+        """Returns the payload of the response, None if there is no answer yet."""
         return await self._future
 
 
 def answer_in(payload: bytes) -> Text | None:
-    """What the response to `dapi_now` holds: the answer, or None when it comes later. Raises ClusterError 1000."""
+    """Returns the answer in the response to `dapi_now`, or None if it follows later. Raises ClusterError 1000."""
     if payload.startswith(ANSWER):
         return Text(payload[len(ANSWER) :])
     if payload == commands.DAPI_QUEUED:

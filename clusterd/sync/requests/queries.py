@@ -96,7 +96,7 @@ def get_nodes(rows: list[Row], arguments: object) -> dict[str, Any]:
 
 
 def health_names(names: list[str], wanted: object, master: str) -> tuple[list[str], bool]:
-    """Which workers, and whether the master, belong into a get_health answer (wire.md 8.1, dapi.md 1.7).
+    """Returns which workers belong into a get_health answer, and whether the master does (wire.md 8.1, dapi.md 1.7).
 
     A text is taken as a list of one name (dapi.md 1.7: ours). Raises WireException for other JSON."""
     if wanted is None:

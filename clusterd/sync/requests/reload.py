@@ -1,4 +1,4 @@
-"""A worker's ruleset reload (dapi.md 1.10, wire.md 9.4, wdb.md 10.1): asked for over the local socket, sent to
+"""A worker's ruleset reload (dapi.md 1.10, wire.md 9.4, wdb.md 10.1): requested over the local socket, sent to
 analysisd when the next integrity round has ended."""
 
 import msgspec
@@ -39,7 +39,7 @@ class RulesetReload:
         return commands.RELOAD_NOTED
 
     def round_ended(self) -> None:
-        """The last exchange of an integrity round is over: nothing differs, or a package was applied."""
+        """Called after the last exchange of an integrity round: nothing differs, or a package was applied."""
         if self.is_asked:
             self.is_asked = False
             self._tasks.spawn(self._reload())

@@ -1,5 +1,5 @@
-"""An API request that this node executes or, on a master, spreads over the nodes (dapi.md 3.5 to 3.7). Whatever
-happens, the outcome is an encoded answer."""
+"""An API request that this node executes or, on a master, distributes to the nodes (dapi.md 3.5 to 3.7). Whatever
+happens, the result is an encoded answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,12 +20,12 @@ from clusterd.sync.requests.this_node import LARGEST_SYNC_REQUEST, AdmittedReque
 from clusterd.wire.results import INTERNAL_ERROR, WireException, dump_json
 
 Ask = Callable[[str, Text, float | None], Awaitable[Text]]
-"""Give a request to a connected node and wait for its answer, which must begin to come within so many seconds (None: it
-may take its time, but the node must be there). Raises ClusterError 3022 for one that is not connected."""
+"""Sends a request to a connected node and returns its answer, which must begin to arrive within this many seconds
+(None: no limit while the node is connected). Raises ClusterError 3022 for a node that is not connected."""
 NOT_CONNECTED = 3022
 LOGIN_TIMEOUT_S = 60.0
-"""How long a login may take at least. Its password costs 0.3 s of CPU: on a machine with 50 busy processes that is ten
-seconds and more, and a user who is told 3021 tries again, which costs as much once more."""
+"""The least time that a login gets. Checking a password costs 0.3 s of CPU: on a machine with 50 busy processes that
+takes ten seconds and more, and a user who gets 3021 tries again, at the same cost."""
 
 
 class ApiRunner:
@@ -42,8 +42,8 @@ class ApiRunner:
         self._texts = texts
 
     async def run(self, request: Text, envelope: Envelope, origin: Origin, asker: str) -> Text:
-        """The answer to `asker` (see SyncCall); a file of it is the caller's to remove. Raises nothing but for a
-        cancelled task."""
+        """Returns the answer to `asker` (see SyncCall); a file of it must be removed by the caller. Raises nothing
+        unless the task is cancelled."""
         node = self._context.node_name
         began = self._context.clock.monotonic()
         row = find(envelope.function)
@@ -87,15 +87,16 @@ class ApiRunner:
         return max(envelope.api_timeout_s, self._context.settings.clusterd.request_timeout_s)
 
     def limit_s(self, envelope: Envelope) -> float | None:
-        """In which a worker's answer must begin to come: what its function may take, and as long as any response."""
+        """Returns the time in which a worker's answer must begin to arrive: the time of its function plus that of any
+        response."""
         grace_s = self._context.settings.communication.timeout_cluster_request_s
         return None if envelope.wait_for_complete else self._timeout_s(envelope) + grace_s
 
     # ---- on many nodes -----------------------------------------------------------------------------------------------
 
     async def _spread(self, request: Text, asked: AdmittedRequest) -> Text:
-        """Every solver is asked at the same time; answers are merged in the order of the plan. What this node cannot
-        execute itself goes to the others all the same."""
+        """Asks every solver at the same time and merges the answers in the order of the plan. Requests to other nodes
+        are sent even if this node cannot execute its own."""
         context = self._context
         timeout_s = self._timeout_s(asked.envelope)
         out = context.spool.new_path("plan")
@@ -127,7 +128,7 @@ class ApiRunner:
             self._texts.remove(*held)
 
     async def _solve(self, node: str, request: Text, asked: AdmittedRequest, *, is_one_of_many: bool) -> Text:
-        """One node's answer; a node that does not give one contributes a failure of its own (dapi.md 3.5)."""
+        """Returns one node's answer; if there is none, a failure of that node (dapi.md 3.5)."""
         try:
             if node == self._context.node_name:
                 return await self._execute(request, asked)
@@ -140,7 +141,7 @@ class ApiRunner:
                 )
                 return _inline(not_connected(node, parsed))
             if is_one_of_many and node != self._context.node_name:
-                # Else this one's failure would be all that the asker gets.
+                # Otherwise the asker would get only this node's failure.
                 self._log.error(f"Error in DAPI request. {node} gave no answer: {failure}")
                 parsed = parse_request(self._texts.read(request, LARGEST_SYNC_REQUEST))
                 return _inline(not_answered(node, parsed, failure))

@@ -1,5 +1,5 @@
-"""`send_file` of the local socket (dapi.md 1.9): a file of this node to another one, for files below `queue/cluster/`
-only."""
+"""`send_file` of the local socket (dapi.md 1.9): sends a file of this node to another one, only from below
+`queue/cluster/`."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ OWN = ".clusterd"
 
 
 class SendFile:
-    """`local` is its command. The result comes as a long string, the number of bytes or an exception, and
+    """`local` is its command. The result (the number of bytes, or an exception) is sent as a long string and
     `send_f_res`."""
 
     def __init__(self, context: Context) -> None:
@@ -42,7 +42,7 @@ class SendFile:
         return roster.need_worker(node) if self._context.settings.is_master else roster.need_master()
 
     def _checked(self, path: str) -> tuple[str, int]:
-        """The file's path relative to the root, and its size."""
+        """Returns the file's path relative to the root, and its size."""
         root = os.path.realpath(self._context.settings.root)
         real = os.path.realpath(path)
         name = os.path.relpath(real, root)
@@ -70,5 +70,5 @@ class SendFile:
             string_id = await sender.send_string(client, result)
             await client.request(commands.SEND_F_RES, string_id.encode())
         except ClusterError:
-            # It has hung up: nobody wants to know.
+            # The client has hung up and needs no result.
             return

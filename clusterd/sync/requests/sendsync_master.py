@@ -1,8 +1,8 @@
-"""Sendsync on a master: a worker's client asks one of our daemons (wire.md 4.13, wdb.md 9.3 and 9.4).
+"""Sendsync on a master: a worker's client asks one of the master's daemons (wire.md 4.13, wdb.md 9.3 and 9.4).
 
-The stock master serves one request at a time and blocks meanwhile (wire.md P9); here many run at once, with limits, so
-that a daemon or a worker that does not answer is in nobody else's way. Requests of one client are answered in their
-order. Messages are never logged and never quoted in an error: they may hold agent keys.
+The stock master serves one request at a time and blocks meanwhile (wire.md P9). Here many run at once, with limits, so
+that a silent daemon or worker delays no other. Requests of one client are answered in their order. Messages are never
+logged and never quoted in an error: they may hold agent keys.
 """
 
 import asyncio
@@ -35,17 +35,17 @@ SOCKETS = {
 LIMITS = FairQueueLimits(256, 192, 64, 48, known_source=1064, bytes_source=16 << 20, bytes=64 << 20)
 WAIT_SHARE = 0.25
 DAEMON_SHARE = 0.5
-"""Of the time a worker waits for the whole (timeout_dapi_request): in the line, and for the daemon. It hears why,
-then."""
+"""Shares of the time that a worker waits for the whole (timeout_dapi_request): in the queue, and for the daemon. So the
+worker gets the reason in time."""
 LARGEST_ANSWER = 5242880
 STRINGS_AT_ONCE = 8
-"""Answers on their way to one worker at a time: it takes 16 long strings, and other features send some, too."""
+"""Most answers being sent to one worker at a time: it accepts 16 long strings, and other features send strings, too."""
 SHOWN_NAME = 64
 _CLIENT = re.compile(f"[!-~]{{1,{MAX_ID_BYTES}}}")
 
 
 class _Worker:
-    """What is under way for one worker's connection: its requests, how many each client has, answers being sent."""
+    """What runs for one worker's connection: its requests, how many each client has, answers being sent."""
 
     __slots__ = ("clients", "is_told", "strings", "turns")
 
@@ -57,7 +57,7 @@ class _Worker:
 
 
 class _AskedOfDaemon(NamedTuple):
-    """What the audit says of a request; `reads`: nothing but what is no secret."""
+    """What the audit logs of a request; `reads`: it only reads, and nothing secret."""
 
     text: str
     reads: bool
@@ -75,7 +75,7 @@ class SendsyncMaster:
         self.remote: dict[str, Handler] = {commands.SENDSYNC: self.sendsync}
 
     async def sendsync(self, peer: Peer, payload: bytes) -> bytes:
-        """Answered at once; what is wrong with the request, too, is said by `sendsyn_err`, which stock's workers read.
+        """Acknowledges at once. Even a malformed request is answered by `sendsyn_err`, which stock's workers read.
 
         Raises ClusterError 1000 when it names no client, or when too many such answers wait for this worker."""
         client, content = parse_addressed(payload)
@@ -107,7 +107,8 @@ class SendsyncMaster:
     async def _serve(
         self, worker: _Worker, peer: Peer, client: str, turn: Ticket, message: bytes, asked: _AskedOfDaemon
     ) -> None:
-        """From the line to the answer. Cancelled with the link, perhaps before it begins: see `link_lost`."""
+        """Waits for the turn, asks the daemon and sends the answer. Is cancelled with the link, perhaps before its
+        first step: see `link_lost`."""
         try:
             await self._context.net.note_task(peer.link, commands.SENDSYN_ERR, client, is_open=True)
             try:
@@ -135,7 +136,7 @@ class SendsyncMaster:
                 await self._context.net.note_task(peer.link, commands.SENDSYN_ERR, client, is_open=False)
 
     async def _ask(self, turn: Ticket, message: bytes) -> bytes:
-        """The daemon's answer. Raises ClusterError 1013, 1121, 1014 (wdb.md 9.4)."""
+        """Returns the daemon's answer. Raises ClusterError 1013, 1121, 1014 (wdb.md 9.4)."""
         settings = self._context.settings
         whole_s = settings.communication.timeout_dapi_request_s
         path = SOCKETS[turn.service]
@@ -153,7 +154,7 @@ class SendsyncMaster:
         return answer
 
     async def _give(self, worker: _Worker, peer: Peer, client: str, daemon: str, answer: bytes) -> None:
-        """The answer as a long string, then its id. A worker that cannot take it hears `sendsyn_err`."""
+        """Sends the answer as a long string, then its id. A worker that cannot accept it gets `sendsyn_err`."""
         try:
             async with worker.strings:
                 string_id = await self._context.sender.send_string(peer, answer)
@@ -171,14 +172,14 @@ class SendsyncMaster:
         except LinkClosed:
             self._lost(worker, peer)
         except ClusterError as refusal:
-            # Its client has hung up, as a rule.
+            # Usually the client has hung up.
             tag_log = self._context.tag_log(MASTER, "SendSync guard")
             tag_log.debug(f"{peer.name} did not take {command}: {in_passing(refusal)}")
 
     # ---- ends --------------------------------------------------------------------------------------------------------
 
     def link_lost(self, peer: Peer) -> None:
-        """A worker's link is no longer among the peers; what runs for it is cancelled with the tasks of its peer."""
+        """Called when a worker's link is no longer in the roster; its tasks are cancelled with the peer."""
         worker = self._workers.pop(peer.link, None)
         if worker is not None:
             self._lost(worker, peer)
@@ -194,7 +195,7 @@ class SendsyncMaster:
         return ClusterError(4000, f"this master's clusterd.worker_api is {worker_api}: {text}")
 
     def _failed(self, daemon: str, failure: ClusterError) -> None:
-        """Stock's line has the whole request; its message is left out here (dapi.md 8, number 15)."""
+        """Stock's line has the whole request; the message is left out here (dapi.md 8, number 15)."""
         shown = {"daemon_name": daemon} if daemon else {}
         self._log.error(f"Error in SendSync (parameters {shown}): {failure}")
 
@@ -205,8 +206,8 @@ class SendsyncMaster:
 
 
 def read_request(content: bytes) -> tuple[str, bytes]:
-    """The daemon's name, one of SOCKETS, and what it is to be sent: an object as the JSON that stock writes, a text as
-    it is.
+    """Returns the daemon's name, one of SOCKETS, and the bytes to send it: an object as the JSON that stock writes, a
+    text unchanged.
 
     Raises ClusterError 1014 for anything else."""
     if len(content) > LARGEST_SENDSYNC:
@@ -224,5 +225,5 @@ def read_request(content: bytes) -> tuple[str, bytes]:
 
 
 def restarted(client: str) -> bytes:
-    """The `sendsyn_err` of a request that the sync process before this one had."""
+    """Returns the `sendsyn_err` of a request that the previous sync process was serving."""
     return build_words(client, str(ClusterError(1014, "the sync process of the master was restarted")))

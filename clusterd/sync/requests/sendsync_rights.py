@@ -1,8 +1,9 @@
-"""What a worker's daemon asks a daemon of the master for: who may (`worker_api`), and what the audit says of it.
+"""Which requests of workers' daemons reach the master's daemons (`worker_api`), and what the audit logs of them.
 
-Registrations are what workers are for: a master serves them whatever `worker_api` says. What one needs below `full`
-(wdb.md 9.1, 10.3): a new agent, for which nobody has to make room but by the master's own rules; that agent taken back
-when its key did not reach it, or its next try would be a duplicate; and a group at its first keepalive.
+Registering agents is the purpose of workers: a master serves registrations whatever `worker_api` is. Below `full` these
+are allowed (wdb.md 9.1, 10.3): a new agent, for which other agents are replaced only by the master's own rules;
+removing that agent again when its key did not arrive, or the next attempt would be a duplicate; and a group at its
+first keepalive.
 """
 
 import re
@@ -15,11 +16,11 @@ from clusterd.wire.results import dump_json, shorten
 
 LONGEST_ID = 64
 UNDO_S = 900.0
-"""How long a worker may take back what it has registered: its daemon waits 600 s for an answer."""
+"""How long a worker may remove an agent that it has registered: its daemon waits 600 s for an answer."""
 _REMEMBERED = 4096
 _REGISTRATION = ("name", "ip", "groups", "key_hash")
 _NOT_NEW = ("id", "key", "force")
-"""Arguments of a request about an agent that there is: whose number or key it takes, whom it replaces."""
+"""Arguments about an existing agent: whose number or key the new one takes, which agent it replaces."""
 _AGENT = re.compile(r"[0-9]{1,10}")
 _MD5 = re.compile(r"[0-9a-fA-F]{32}")
 _WORD = re.compile(r"[a-z0-9_.-]{1,40}")
@@ -27,7 +28,7 @@ _READS = re.compile(r"(get|find|select)\b|(get|find|select)-|upgrade_get_status\
 
 
 class WorkerRights:
-    """Decides what goes to the daemons. Remembers who has registered which agent, in memory."""
+    """Decides what is sent to the daemons. Remembers in memory which worker has registered which agent."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         """`now`: monotonic seconds."""
@@ -35,8 +36,8 @@ class WorkerRights:
         self._added: dict[tuple[str, str], float] = {}
 
     def permitted(self, worker: str, daemon: str, message: bytes, worker_api: str) -> bytes | None:
-        """What goes to the daemon, None where this master's `worker_api` refuses it. Below `full` it is made anew from
-        what was understood: daemons read some JSON in other ways than we do."""
+        """Returns what to send to the daemon, None where this master's `worker_api` refuses it. Below `full` the
+        message is written anew from what was parsed, because daemons read some JSON differently from us."""
         if worker_api == "full":
             return message
         request = _decoded(message)
@@ -55,7 +56,7 @@ class WorkerRights:
         return None
 
     def answered(self, worker: str, daemon: str, message: bytes, answer: bytes, worker_api: str) -> None:
-        """What the daemon has said to a message of this worker. Nothing is remembered while everything is permitted."""
+        """Takes the daemon's answer to a message of this worker. Remembers nothing while everything is permitted."""
         if worker_api == "full" or daemon != "authd" or _decoded(message).get("function") != "add":
             return
         number = _registered(_decoded(answer))
@@ -64,7 +65,7 @@ class WorkerRights:
             self._added[worker, number] = self._now()
 
     def _take_back(self, worker: str, number: object) -> bool:
-        """Whether this worker has registered the agent a moment ago. Once."""
+        """Returns whether this worker registered the agent a moment ago. True only once."""
         self._forget_old()
         return isinstance(number, str) and self._added.pop((worker, number), None) is not None
 
@@ -77,7 +78,7 @@ class WorkerRights:
 
 
 def _group(parameters: object) -> bytes | None:
-    """remoted gives a group to an agent that has none, and leaves others as they are."""
+    """remoted gives a group to an agent without one, and leaves others unchanged."""
     match parameters:
         case {"agent": str() as agent, "md5": str() as md5} if _AGENT.fullmatch(agent) and _MD5.fullmatch(md5):
             return dump_json({"command": "assigngroup", "parameters": {"agent": agent, "md5": md5}})
@@ -105,8 +106,8 @@ def without_own(message: bytes) -> bytes:
 
 
 def described(daemon: str, message: bytes) -> tuple[str, bool]:
-    """For people, without what may be secret: daemon, command, the number of the agent; and whether it only reads what
-    is no key."""
+    """Returns a text for people, without possible secrets: daemon, command, the number of the agent; and whether the
+    request only reads, and no key."""
     request = _decoded(message)
     words = (
         [_text(request, "function") or _text(request, "command")]
@@ -114,7 +115,7 @@ def described(daemon: str, message: bytes) -> tuple[str, bool]:
         else message[:100].decode(errors="replace").split()
     )
     if not request:
-        # `global get-agent-info 1`, `agent 001 sql ...`: what follows may be anything.
+        # `global get-agent-info 1`, `agent 001 sql ...`: the rest may be anything.
         words = words[: 3 if words[1:2] and words[1].isdigit() else 2]
     command = " ".join(word for word in words if _WORD.fullmatch(word))
     arguments = request.get("arguments")
@@ -126,7 +127,7 @@ def described(daemon: str, message: bytes) -> tuple[str, bool]:
 
 
 def outcome(answer: bytes) -> str:
-    """What became of it, without what the answer holds."""
+    """Returns the outcome of the request, without the content of the answer."""
     if answer.startswith(b"err"):
         return "refused"
     found = _decoded(answer)
@@ -138,14 +139,14 @@ def outcome(answer: bytes) -> str:
 
 
 def _registered(answer: dict[str, Any]) -> str:
-    """The number of the agent that an answer of authd is about; empty where there is none, or it failed."""
+    """Returns the number of the agent in an answer of authd; empty if there is none, or if it failed."""
     data = answer.get("data")
     number = data.get("id") if isinstance(data, dict) and not answer.get("error") else None
     return number if isinstance(number, str) else ""
 
 
 def _decoded(content: bytes) -> dict[str, Any]:
-    """An object, empty for anything else."""
+    """Returns an object, an empty one for anything else."""
     try:
         return msgspec.json.decode(content, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

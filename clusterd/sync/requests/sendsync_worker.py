@@ -1,8 +1,8 @@
 """Sendsync on a worker: a daemon of this machine asks a daemon of the master (wire.md 4.13, wdb.md 9.2, dapi.md 1.10).
 
-A local client's request gets no response (`sendsync`), or a first `ok` at once (`sendasync`); the answer comes as a
-request of ours with command `ok`, a failure as one with command `err`. The master's answers name the client by its
-number only, so one request of a client is with the master at a time.
+A local client's request gets no response (`sendsync`), or an immediate `ok` (`sendasync`). The answer is sent to it as
+a request of ours with command `ok`, a failure as one with command `err`. The master's answers name the client only by
+its number, so each client has one request at the master at a time.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ from clusterd.wire.payloads import build_words, parse_addressed, parse_sendsync,
 from clusterd.wire.results import dump_json, encode_failure, shorten
 
 LOST = "the connection was lost before the answer came; what was asked may have been done"
-"""Behind 3023 when the request went out; a bare 3023 says that it did not."""
+"""Follows 3023 when the request had been sent; 3023 alone says that it had not."""
 LARGEST_SENDSYNC = 1_000_000
-"""Bytes of a request (wdb.md 9.2)."""
+"""Most bytes of a request (wdb.md 9.2)."""
 LARGEST_ANSWER = 5242880
-"""Bytes of an answer: what the local socket carries undivided. The daemons themselves take 65,536."""
+"""Most bytes of an answer: what the local socket carries undivided. The daemons themselves accept 65,536."""
 LARGEST_ERROR = 65536
 LIMITS = FairQueueLimits(64, 48, 64, 48, known_source=1024, bytes_source=64 << 20, bytes=64 << 20)
-"""The master of this program serves 64 of a worker at a time, 48 of them for one daemon."""
+"""A clusterd master serves 64 requests of a worker at a time, 48 of them for one daemon."""
 DAEMONS = frozenset({"authd", "remoted", "task-manager", "wazuh-db"})
 OTHER_DAEMON = "another daemon"
 WORKER = 0
@@ -47,7 +47,8 @@ def _plain(payload: bytes) -> bytes:
 
 
 class _OpenSendsync:
-    """A request of a local client, from its arrival to its answer. `is_answered`: the master has said how it ended."""
+    """A request of a local client, from its arrival to its answer. `is_answered`: the master has sent an answer or a
+    failure."""
 
     __slots__ = ("answer", "client", "is_answered", "master", "task")
 
@@ -100,7 +101,7 @@ class SendsyncWorker:
         return DeferredAnswer(first, work)
 
     async def _outcome(self, client: Peer, service: str, payload: bytes) -> tuple[str, bytes]:
-        """What the client is to hear: command and payload."""
+        """Returns command and payload of the message to the client."""
         timeout_s = self._context.settings.communication.timeout_dapi_request_s
         task = asyncio.current_task()
         assert task is not None
@@ -122,10 +123,10 @@ class SendsyncWorker:
             self._known.discard(asked)
 
     async def _ask_master(self, asked: _OpenSendsync, payload: bytes) -> tuple[str, bytes]:
-        """Raises ClusterError: 3023 without a link, or what the master refused the request with."""
+        """Raises ClusterError: 3023 without a link, or the master's refusal."""
         master, name = self._roster.need_master(), asked.client.name
         if name in self._unclaimed:
-            # Its answer could be taken for the one to this request.
+            # The answer to an earlier request could be mistaken for the one to this request.
             raise ClusterError(1000, "an earlier request was not answered in time; ask over another connection")
         asked.master = master
         self._with_master[name] = asked
@@ -151,7 +152,7 @@ class SendsyncWorker:
                 self._unclaimed.add(name)
 
     async def _forward(self, master: Peer, payload: bytes) -> None:
-        """Large ones are sealed in the pool, so that net need not."""
+        """Large ones are sealed in the pool, to keep net free."""
         if len(payload) <= INLINE_CHUNK:
             await master.request(commands.SENDSYNC, payload)
         else:
@@ -160,7 +161,8 @@ class SendsyncWorker:
     # ---- the link to the master --------------------------------------------------------------------------------------
 
     async def answered(self, peer: Peer, payload: bytes) -> bytes:
-        """`sendsyn_res`. An answer that nobody waits for is dropped, and the master hears the same (wire.md 4.1)."""
+        """`sendsyn_res`. An answer without a waiting client is dropped; the master gets the same response (wire.md
+        4.1)."""
         found = parse_string_for(payload)
         asked = self._find(peer, found.id)
         if asked is None:
@@ -177,7 +179,7 @@ class SendsyncWorker:
         return commands.SENDSYNC_FORWARDED
 
     async def failed(self, peer: Peer, payload: bytes) -> bytes:
-        """`sendsyn_err`: the text goes to the client as it is."""
+        """`sendsyn_err`: the text is passed to the client unchanged."""
         found = parse_addressed(payload)
         asked = self._find(peer, found.id)
         if asked is None:
@@ -186,7 +188,8 @@ class SendsyncWorker:
         return commands.SENDSYNC_ERROR_FORWARDED
 
     def _find(self, master: Peer, name: str) -> _OpenSendsync | None:
-        """Who waits for this answer. One that comes after its client gave up frees the client's number."""
+        """Returns the request that waits for this answer. An answer that arrives after its client gave up frees the
+        client's number."""
         asked = self._with_master.get(name)
         if asked is None:
             self._unclaimed.discard(name)
@@ -194,7 +197,8 @@ class SendsyncWorker:
         return None if asked.is_answered or asked.master is not master else asked
 
     async def _take(self, peer: Peer, string_id: str) -> bytes:
-        """The long string, removed. Raises ClusterError: 3035 there is none, 3016 it is too long or was never sent."""
+        """Returns the long string, which is removed. Raises ClusterError: 3035 it does not exist, 3016 it is too long
+        or was never sent."""
         if string_id.startswith("Error"):
             raise ClusterError(3016, shorten(string_id))
         segment = await peer.incoming.take_string(string_id)
@@ -210,7 +214,7 @@ class SendsyncWorker:
     # ---- ends --------------------------------------------------------------------------------------------------------
 
     def link_lost(self, peer: Peer) -> None:
-        """A link is no longer among the peers: its requests end now."""
+        """Called when a link is no longer in the roster: its requests end now."""
         if peer.info.kind == "master":
             self._unclaimed.clear()
         for asked in list(self._known):

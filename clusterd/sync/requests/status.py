@@ -1,4 +1,4 @@
-"""What `clusterd status` learns from sync: plain values under stable keys (docs/operations/reference.md lists them)."""
+"""Sync's part of `clusterd status`: plain values under stable keys (docs/operations/reference.md lists them)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,9 +20,9 @@ from clusterd.sync.manifest.keeper import ManifestKeeper
 
 class SideStatus(msgspec.Struct, frozen=True):
     """The role's part of `status`. `problem`: what keeps the node from its work, empty if nothing does; `results`: last
-    checks and packages, `agents`: last syncs of agents, both by worker on a master, under `self` on a worker.
-    `workers`, `refused`: who belongs to this master, and who may not (KnownWorkers). `left_out`, `clocks`: by node
-    (StatusExchange)."""
+    checks and packages; `agents`: last syncs of agents; both by worker on a master, under `self` on a worker.
+    `workers`, `refused`: the workers of this master, and nodes that may not join (KnownWorkers). `left_out`, `clocks`:
+    by node (StatusExchange)."""
 
     problem: str
     results: dict[str, Any]
@@ -36,8 +36,8 @@ class SideStatus(msgspec.Struct, frozen=True):
 def node_status(
     context: Context, net_serving: str, part: SideStatus, agents: dict[str, Any], ha: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The whole answer of the local command `status`. Times are wall-clock seconds, sizes bytes. `part` is what the
-    node's role says, `ha` what there is of replicas."""
+    """Returns the whole answer to the local command `status`. Times are wall-clock seconds, sizes bytes. `part`: the
+    role's part; `ha`: the state of replicas."""
     cluster = context.settings.cluster
     return {
         "problem": part.problem,
@@ -101,12 +101,12 @@ def term_of(settings: Settings, heard: NodeRole | None) -> dict[str, Any] | None
 
 
 def framework_status(context: Context) -> dict[str, Any]:
-    """`state` `off` or `absent`: there is none, and nothing is different; `reason` says why."""
+    """`state` `off` or `absent`: there is none, and nothing works differently; `reason` says why."""
     if context.framework is not None:
         return context.framework.shown()
     own = context.settings.clusterd.framework
     found = location.find(context.settings)
-    # One that was installed while the node runs is found at its next start.
+    # A framework that was installed while the node runs is found at the node's next start.
     reason = "it was not there when the node started" if found.python else found.why
     return {"state": "off" if own.mode == "off" else "absent", "reason": reason, "mode": own.mode, "helpers": []}
 
@@ -126,7 +126,7 @@ def peer_status(peer: Peer) -> dict[str, Any]:
 
 def manifest_status(manifests: ManifestKeeper) -> dict[str, Any]:
     """`watching` false: `unwatched` says why. `withheld`: files that have vanished from a master at once and wait for
-    `clusterd sync --allow-delete`; `settling`: those of which it is not decided yet."""
+    `clusterd sync --allow-delete`; `settling`: vanished files that are not judged yet."""
     scan = manifests.current
     watch = {"watching": manifests.watching, "unwatched": manifests.unwatched or None}
     if scan is None:
@@ -202,8 +202,8 @@ def results_of_this_worker(last: LastSync) -> dict[str, Any]:
 
 
 def results_of_workers(records: Mapping[str, WorkerRecord], manifests: ManifestKeeper, now: float) -> dict[str, Any]:
-    """A master: last result per worker, and how far it lags behind; `unknown` while the master cannot look at its own
-    files: a worker that was equal may not be any more."""
+    """On a master: last result per worker, and how far it lags behind; `unknown` while the master cannot read its own
+    files, because a worker that was equal may not be equal any more."""
     results: dict[str, dict[str, Any]] = {
         name: {
             "result": record.result or None,

@@ -1,5 +1,5 @@
-"""An API request that this node executes (dapi.md 3.7): a function of ours, in sync or in the pool, or the framework
-that is installed here. Who is asked, and in which order, says the table (clusterd/dapi/protocol/policy.py)."""
+"""Executes an API request on this node (dapi.md 3.7): by a function of ours, in sync or in the pool, or by the
+framework that is installed here. The table (clusterd/dapi/protocol/policy.py) says which is tried, in which order."""
 
 import asyncio
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ _EXCEPTION = b'{"__wazuh_exception__"'
 
 
 class AdmittedRequest(NamedTuple):
-    """A request that may be executed here: its envelope, its row of the table, and who asks (see SyncCall)."""
+    """A request that may be executed here: its envelope, its row of the table, and its asker (see SyncCall)."""
 
     envelope: Envelope
     row: Row
@@ -52,7 +52,7 @@ class ThisNode:
         self._logins = FrameworkLogins(context)
 
     async def execute(self, request: Text, asked: AdmittedRequest, timeout_s: float | None) -> Text:
-        """The answer. `timeout_s`: how long the function may take, None without a limit.
+        """Returns the answer. `timeout_s`: how long the function may take, None without a limit.
 
         Raises ClusterError, JobError, OSError."""
         self._context.check_lead()
@@ -95,7 +95,7 @@ class ThisNode:
     # ---- the framework -----------------------------------------------------------------------------------------------
 
     async def _in_framework(self, request: Text, asked: AdmittedRequest, timeout_s: float | None) -> Text:
-        """No process of the pool takes part."""
+        """It is answered without a process of the pool."""
         framework, row = self._context.framework, asked.row
         assert framework is not None
         content = self._texts.read(request, LARGEST_REQUEST)
@@ -118,7 +118,8 @@ class ThisNode:
             raise
 
     async def _besides(self, request: Text, answer: Text) -> Text:
-        """What ours does when the framework has done the same for itself. Its answer counts, unless ours failed."""
+        """Does on our side what the framework has just done on its own. The framework's answer is returned, unless ours
+        failed."""
         if _is_failure(answer):
             return answer
         own = await self._in_pool(request, may_decline=False)
@@ -130,7 +131,7 @@ class ThisNode:
     # ---- ours --------------------------------------------------------------------------------------------------------
 
     async def _by_ours(self, request: Text, function: RegisteredFunction, asker: str, *, may_decline: bool) -> Text:
-        """Raises ArgumentsRefused, if it may."""
+        """Raises ArgumentsRefused, if `may_decline`, for arguments that our function does not support."""
         if function.place == "sync":
             return await self._in_sync(request, function, asker)
         return await self._in_pool(request, may_decline=may_decline)
