@@ -4,9 +4,7 @@ Sync may die at any moment and return as another process. Then the bridge answer
 back the slabs that sync held, and tells the new process which sendings were lost.
 """
 
-import asyncio
 import time
-from collections import Counter, deque
 from collections.abc import Callable
 
 import msgspec
@@ -28,7 +26,6 @@ from clusterd.messages.links import (
     Release,
     Reply,
     Request,
-    SlabsReturned,
     SyncHello,
     SyncToNet,
     TaskNote,
@@ -37,20 +34,20 @@ from clusterd.messages.links import (
 )
 from clusterd.net.asking import IgnoreAnswer
 from clusterd.net.context import MAIN, NetContext
-from clusterd.net.link import HELD_REQUESTS, HELD_SYNC, Link
+from clusterd.net.link import Link
 from clusterd.net.open_request import OpenRequest
+from clusterd.net.reading import HELD_REQUESTS
 from clusterd.net.string_transfer import StringTransfer
+from clusterd.net.sync_bodies import SyncBodies
+from clusterd.net.sync_queue import SyncQueue
 from clusterd.wire import commands
 from clusterd.wire.events import Sink
 from clusterd.wire.results import encode_failure
-from ipc.batch import take_batch
 from ipc.board import BoardRow
 from ipc.channel import DealerChannel
 from ipc.descriptor import Descriptor
-from ipc.errors import BadMessage, NoCredit, StaleLease
+from ipc.errors import BadMessage
 
-FULL_MESSAGES = 2000
-"""When more messages than this wait for sync, links that would add some are not read."""
 NOTES_PER_LINK = 1200
 """How many of a peer's open sendings and sendsync requests are remembered, so that a new sync can end them."""
 INTERNAL = 1000
@@ -92,20 +89,16 @@ class Bridge:
     ) -> None:
         self._context = context
         self._channel = channel
+        self._to_sync = SyncQueue(context, channel)
+        self._bodies = SyncBodies(context, self.tell)
         self._sync_row = sync_row
         self._incarnation = incarnation
         self._sync: int | None = None
-        self.sync_is_lost = False
         self._links: dict[int, Link] = {}
         self._serial = 0
         self._pending: dict[int, OpenRequest] = {}
         self._asks: dict[int, _SyncAsk | StringTransfer] = {}
         self._notes: dict[int, dict[tuple[str, str], None]] = {}
-        self._sending: Counter[int] = Counter()
-        """Slabs of sync with the number of messages still to be written from each."""
-        self._queue: deque[NetToSync] = deque()
-        self._queued = asyncio.Event()
-        self._held: set[Link] = set()
         self.serving = ""
         self._away = ""
         self.agreed: Callable[[Link, list[str]], None] = lambda link, capabilities: None
@@ -137,7 +130,7 @@ class Bridge:
         for serial in link.serials:
             self._pending.pop(serial, None)
         link.serials.clear()
-        self._held.discard(link)
+        self._to_sync.forget(link)
         self._notes.pop(link.number, None)
         if self._links.pop(link.number, None) is not None:
             self.tell(LinkDown(link.number, reason, link.given_up_s))
@@ -173,49 +166,26 @@ class Bridge:
         self.tell(PeerRequest(link.number, serial, command, payload, self.lend(bodies)))
         if len(link.serials) >= self._context.settings.clusterd.limits.requests_per_link:
             link.hold(HELD_REQUESTS)
-        if len(self._queue) >= FULL_MESSAGES:
-            self._held.add(link)
-            link.hold(HELD_SYNC)
+        self._to_sync.hold_if_full(link)
 
     def lend(self, bodies: list[Sink]) -> list[Descriptor] | None:
-        """Descriptors of large bodies for a message to sync; sync owns the slabs from here on."""
-        return self._context.slabs.to_sync(bodies) if bodies else None
+        """See SyncBodies."""
+        return self._bodies.lend(bodies)
 
     def drop(self, bodies: list[Sink]) -> None:
-        """Frees large bodies that nobody reads."""
-        self._context.slabs.drop(bodies, self._context.clock.monotonic())
+        """See SyncBodies."""
+        self._bodies.drop(bodies)
 
     def slabs_written(self, slabs: list[int]) -> None:
-        """Bodies were written, or dropped with their link: our slabs become free, sync's slabs return to sync."""
-        now = self._context.clock.monotonic()
-        ours = [slab for slab in slabs if self._context.slabs.is_ours(slab)]
-        theirs = [slab for slab in slabs if not self._context.slabs.is_ours(slab)]
-        self._give_back(ours, now)
-        if theirs:
-            self._sending.subtract(theirs)
-            self._sending += Counter()  # without those that reached zero
-            self.tell(SlabsReturned(theirs))
-
-    def _unsent(self, body: list[Descriptor]) -> None:
-        """Returns a body of sync whose link is gone. It was not counted as being sent; other messages from the same
-        slab may be."""
-        now = self._context.clock.monotonic()
-        self._give_back([part.slab for part in body if self._context.slabs.is_ours(part.slab)], now)
-        theirs = [part.slab for part in body if not self._context.slabs.is_ours(part.slab)]
-        if theirs:
-            self.tell(SlabsReturned(theirs))
+        """See SyncBodies.written."""
+        self._bodies.written(slabs)
 
     def settle(self, request_id: int, message: Answered | Unanswered) -> None:
         """Reports the end of a request of sync."""
         if self._asks.pop(request_id, None) is not None:
             self.tell(message)
         elif isinstance(message, Answered) and message.body:
-            self._give_back([part.slab for part in message.body], self._context.clock.monotonic())
-
-    def _give_back(self, slabs: list[int], now: float) -> None:
-        stale = self._context.slabs.take_back(slabs, now)
-        if stale:
-            self._context.own_line("WARNING", f"Slabs {stale} were given back twice.")
+            self._bodies.give_back([part.slab for part in message.body])
 
     # ---- from sync ---------------------------------------------------------------------------------------------------
 
@@ -229,7 +199,7 @@ class Bridge:
             case GiveString():
                 self._give_string(message)
             case Release():
-                self._give_back(message.slabs, self._context.clock.monotonic())
+                self._bodies.give_back(message.slabs)
             case WriteLog():
                 self._context.log.line(message.level, message.tag, MAIN, message.text)
             case TaskNote():
@@ -246,12 +216,12 @@ class Bridge:
         pending = self._pending.get(message.serial)
         if pending is None:
             if body:
-                self._unsent(body)
+                self._bodies.unsent(body)
             return
         link = pending.link
         if not self._may_send(link):
             if body:
-                self._unsent(body)
+                self._bodies.unsent(body)
             return
         if message.more:
             pending.answered = True
@@ -273,7 +243,7 @@ class Bridge:
         if body is None:
             link.respond(pending.counter, command, message.payload)
             return
-        views, slabs = self._take_body(body, link)
+        views, slabs = self._bodies.take(body, link)
         if views is None:
             link.respond(pending.counter, commands.ERR, encode_failure(ClusterError(INTERNAL, "the answer was lost")))
         else:
@@ -299,25 +269,11 @@ class Bridge:
             pending.link.let_go(HELD_REQUESTS)
             pending.link.respond(pending.counter, commands.ERR, answer)
 
-    def _take_body(self, body: list[Descriptor], link: Link) -> tuple[list[memoryview] | None, list[int]]:
-        """Views of a body that net owns until it is written. None if it was returned meanwhile."""
-        slabs = [part.slab for part in body]
-        try:
-            views = [self._context.slabs.view(part) for part in body]
-            self._context.slabs.from_sync(
-                (part for part in body if self._context.slabs.is_ours(part.slab)), link.number
-            )
-        except (StaleLease, ValueError) as problem:
-            self._context.own_line("WARNING", f"A body of sync cannot be sent: {problem}")
-            return None, []
-        self._sending.update(slab for slab in slabs if not self._context.slabs.is_ours(slab))
-        return views, slabs
-
     def _request(self, message: Request) -> None:
         link = self._links.get(message.link)
         if link is None or not self._may_send(link):
             if message.body:
-                self._unsent(message.body)
+                self._bodies.unsent(message.body)
             self.tell(Unanswered(message.id, "closed"))
             return
         ask = _SyncAsk(self, message.id, link)
@@ -328,7 +284,7 @@ class Bridge:
             if message.body is None:
                 ask.number = link.ask(message.command, message.payload, message.timeout_s, ask)
             else:
-                views, slabs = self._take_body(message.body, link)
+                views, slabs = self._bodies.take(message.body, link)
                 if views is None:
                     raise ClusterError(INTERNAL, "its body was lost")
                 ask.number = link.ask_body(message.command, views, slabs, message.timeout_s, ask)
@@ -372,7 +328,7 @@ class Bridge:
             if link.info
         ]
         tasks = [OpenTask(link, command, task) for link, notes in self._notes.items() for command, task in notes]
-        sending = sorted(self._sending.elements())
+        sending = self._bodies.sending()
         self.tell(NetHello(self._incarnation, links, sending, tasks, self.serving, self._away, answers))
 
     def _sync_hello(self, incarnation: int) -> None:
@@ -380,7 +336,7 @@ class Bridge:
             if self._sync is not None:
                 self._lose_sync()
             self._sync = incarnation
-        self.sync_is_lost = False
+        self._to_sync.is_lost = False
         self.say_hello(incarnation)
 
     def watch_sync(self) -> None:
@@ -396,8 +352,7 @@ class Bridge:
         """Sync has died: answers its open requests and takes back its slabs."""
         if self.sync_is_lost:
             return
-        self.sync_is_lost = True
-        self._queue.clear()
+        self._to_sync.lose()
         pending, self._pending = self._pending, {}
         asks, self._asks = self._asks, {}
         for ask in asks.values():
@@ -411,7 +366,7 @@ class Bridge:
             else:
                 waiting.link.respond(waiting.counter, commands.ERR, _restarted())
             waiting.link.let_go(HELD_REQUESTS)
-        self._let_links_go()
+        self._to_sync.let_links_go()
         self._context.own_line(
             "WARNING", f"The sync process is gone; {len(pending)} requests that it had were refused. Links stay."
         )
@@ -421,26 +376,11 @@ class Bridge:
     def tell(self, message: NetToSync) -> None:
         """Queues a message to sync. Without a sync process nothing is queued: NetHello will tell the next one
         everything."""
-        if self.sync_is_lost:
-            return
-        self._queue.append(message)
-        self._queued.set()
+        self._to_sync.tell(message)
 
     async def send_all(self) -> None:
-        """Hands messages over in order, waiting while sync takes none. Runs until cancelled."""
-        while True:
-            await self._queued.wait()
-            while self._queue:
-                with self._context.rounds.survive("messages to sync"):
-                    batch = take_batch(self._queue)
-                    try:
-                        await self._channel.send(*batch)
-                    except NoCredit:
-                        if not self.sync_is_lost:
-                            self._queue.extendleft(reversed(batch))
-                    if self._held and len(self._queue) < FULL_MESSAGES // 2:
-                        self._let_links_go()
-            self._queued.clear()
+        """Hands the queued messages to sync. Runs until cancelled."""
+        await self._to_sync.send_all()
 
     async def receive_all(self) -> None:
         """Runs until cancelled."""
@@ -455,10 +395,10 @@ class Bridge:
                 self.handle(message)
             self._context.meter.worked(began)
 
-    def _let_links_go(self) -> None:
-        held, self._held = self._held, set()
-        for link in held:
-            link.let_go(HELD_SYNC)
+    @property
+    def sync_is_lost(self) -> bool:
+        """Whether there is no sync process at this moment."""
+        return self._to_sync.is_lost
 
     @property
     def unanswered(self) -> int:

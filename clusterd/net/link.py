@@ -13,12 +13,13 @@ from typing import Any, Protocol, cast
 
 from clusterd.listening.addresses import network_of
 from clusterd.messages.links import LinkInfo
-from clusterd.net.asking import AnswerTaker, Ask, IgnoreAnswer
+from clusterd.net.asking import AnswerTaker, IgnoreAnswer
 from clusterd.net.context import NetContext, ToSync
-from clusterd.net.outbox import Outbox
+from clusterd.net.outbox import Outbox, OutboxEntry
 from clusterd.net.pulse import SILENT_S, Pulse
+from clusterd.net.reading import HELD_OUTBOX, HELD_SLABS, Reading
+from clusterd.net.sent_requests import SentRequests
 from clusterd.wire import commands
-from clusterd.wire.command_table import NOTICES
 from clusterd.wire.commands import Role
 from clusterd.wire.connection import Connection
 from clusterd.wire.events import (
@@ -42,13 +43,6 @@ PUMP_BYTES = 1048576
 UNREAD_BYTES = 1048576
 """When more bytes than this wait to be written, the peer's next requests are not read (wire.md R5)."""
 FLUSH_S = 2.0
-
-HELD_REQUESTS = 1
-HELD_SLABS = 2
-HELD_OUTBOX = 4
-HELD_SYNC = 8
-"""Reasons not to read a link: too many unanswered requests, no slab, a peer that does not read, a full channel to
-sync."""
 
 
 class LinkOwner(Protocol):
@@ -95,10 +89,7 @@ class Link(asyncio.BufferedProtocol):
         self.is_lost = False
         self._transport: asyncio.Transport | None = None
         self._outbox = Outbox()
-        self._asks: dict[int, Ask] = {}
-        self._held = 0
-        self._held_at = 0.0
-        self._held_s = 0.0
+        self._reading = Reading(context.clock)
         self._blocked_at: float | None = None
         self._stalled_at: float | None = None
         self._pump_is_due = False
@@ -118,6 +109,7 @@ class Link(asyncio.BufferedProtocol):
             scratch=context.scratch,
             land=context.slabs.land,
         )
+        self._sent = SentRequests(self._connection, self._outbox)
 
     # ---- what peers may send -----------------------------------------------------------------------------------------
 
@@ -181,9 +173,8 @@ class Link(asyncio.BufferedProtocol):
         self._connection.take_waiting()
         context.asking.discard(self)
         context.beating.discard(self)
-        asks, self._asks = self._asks, {}
-        for ask in asks.values():
-            ask.asker.unanswered("closed")
+        for asker in self._sent.close():
+            asker.unanswered("closed")
         self._owner.lost(self, self._reason or ("" if exc is None else str(exc) or type(exc).__name__))
         self._meter.worked(began)
 
@@ -207,9 +198,9 @@ class Link(asyncio.BufferedProtocol):
                     if not self._is_refusal(event.command):
                         self._owner.request(self, event.counter, event.command, event.payload, [])
                 case ResponseReceived():
-                    ask = self._asks.pop(event.request_id, None)
-                    if ask is not None:
-                        ask.asker.answered(event.command, event.payload, [])
+                    asker = self._sent.take(event.request_id)
+                    if asker is not None:
+                        asker.answered(event.command, event.payload, [])
                 case SealedRequest():
                     self._meter.requests += 1
                     if self._is_refusal(event.command):
@@ -217,9 +208,9 @@ class Link(asyncio.BufferedProtocol):
                     else:
                         self._owner.request(self, event.counter, event.command, b"", event.bodies)
                 case SealedResponse():
-                    ask = self._asks.pop(event.request_id, None)
-                    if ask is not None:
-                        ask.asker.answered(event.command, b"", event.bodies)
+                    asker = self._sent.take(event.request_id)
+                    if asker is not None:
+                        asker.answered(event.command, b"", event.bodies)
                     else:
                         self._context.slabs.drop(event.bodies, self._context.clock.monotonic())
                 case Discarded():
@@ -246,31 +237,22 @@ class Link(asyncio.BufferedProtocol):
 
     def hold(self, why: int) -> None:
         """Stops reading from this peer."""
-        if not self._held and self._transport is not None:
-            self._transport.pause_reading()
-            self._held_at = self._context.clock.monotonic()
-        self._held |= why
+        self._reading.hold(why, self._transport)
 
     def let_go(self, why: int) -> None:
         """Removes one reason; reads again if it was the last."""
-        if self._held & why:
-            self._held &= ~why
-            if not self._held and not self.is_lost and self._transport is not None:
-                held_s = self._context.clock.monotonic() - self._held_at
-                self._held_s += held_s
-                self.heard_at += held_s  # a keepalive may lie unread
-                self._transport.resume_reading()
+        # A keepalive may lie unread.
+        self.heard_at += self._reading.let_go(why, None if self.is_lost else self._transport)
 
     @property
     def is_held(self) -> bool:
         """Whether this link is not being read."""
-        return bool(self._held)
+        return self._reading.is_held
 
     @property
     def is_held_by_us(self) -> bool:
-        """The same for reasons that are not the peer's doing (a peer that does not read, or has many open requests,
-        could change that)."""
-        return bool(self._held & (HELD_SLABS | HELD_SYNC))
+        """See Reading."""
+        return self._reading.is_held_by_us
 
     # ---- sending -----------------------------------------------------------------------------------------------------
 
@@ -302,7 +284,7 @@ class Link(asyncio.BufferedProtocol):
         number, frames = self._connection.request(command, payload, self._context.clock.monotonic(), timeout_s)
         self._meter.frames_out += len(frames)
         entry = self._outbox.add(frames)
-        self._remember(number, Ask(asker, command, entry))
+        self._remember(number, command, entry, asker)
         return number
 
     def ask_body(
@@ -317,34 +299,25 @@ class Link(asyncio.BufferedProtocol):
         number, pieces = self._connection.request_sealed(command, length, self._context.clock.monotonic(), timeout_s)
         self._meter.frames_out += len(pieces)
         entry = self._outbox.add_body(pieces, views, slabs)
-        self._remember(number, Ask(asker, command, entry))
+        self._remember(number, command, entry, asker)
         return number
 
-    def _remember(self, number: int, ask: Ask) -> None:
-        self._asks[number] = ask
+    def _remember(self, number: int, command: str, entry: OutboxEntry, asker: AnswerTaker) -> None:
+        self._sent.add(number, command, entry, asker)
         self._context.asking.add(self)
         self._pump_later()
 
     def withdraw(self, number: int) -> None:
         """Forgets a request: nobody waits for its response any more."""
-        ask = self._asks.pop(number, None)
-        self._connection.forget(number)
-        if ask is not None:
-            self._drop_unsent(ask)
-
-    def _drop_unsent(self, ask: Ask) -> None:
-        """A request that nobody waits for need not be sent, unless the peer waits for it."""
-        if ask.command not in NOTICES and self._outbox.withdraw(ask.entry):
-            self._give_back(list(ask.entry.slabs))
+        self._give_back(self._sent.withdraw(number))
 
     def expire(self, now: float) -> None:
         """Ends the requests whose time is over."""
-        for number in self._connection.expire(now):
-            ask = self._asks.pop(number, None)
-            if ask is not None:
-                self._drop_unsent(ask)
-                ask.asker.unanswered("timeout")
-        if not self._asks:
+        askers, slabs = self._sent.expire(now)
+        self._give_back(slabs)
+        for asker in askers:
+            asker.unanswered("timeout")
+        if not self._sent:
             self._context.asking.discard(self)
 
     def _pump_later(self) -> None:
@@ -440,7 +413,7 @@ class Link(asyncio.BufferedProtocol):
         pulse = self._pulse
         if pulse is None or self._closing:
             return
-        pulse.beat(now, self._bytes_in, self._bytes_out, is_read=not self._held)
+        pulse.beat(now, self._bytes_in, self._bytes_out, is_read=not self._reading.is_held)
         if pulse.is_lost:
             self.given_up_s = SILENT_S
             self.abort(f"nothing has come from the peer for {SILENT_S:g} seconds")
@@ -454,9 +427,9 @@ class Link(asyncio.BufferedProtocol):
         stalled_s = min(timeout_s, SHORT_S) if self._connection.holds_room else timeout_s
         if self._context.slabs.is_short:
             timeout_s = min(timeout_s, SHORT_S)
-        if not self._held:
+        if not self._reading.is_held:
             # Time in which we did not read does not count against the peer.
-            violation = self._connection.check_progress(now - self._held_s, timeout_s)
+            violation = self._connection.check_progress(now - self._reading.paused_s, timeout_s)
         if violation is not None:
             self._owner.violated(self, violation)
         elif self._blocked_at is not None and now - self._blocked_at > WRITE_STALL_S:

@@ -1,0 +1,56 @@
+"""The requests of this node on one link that wait for their responses."""
+
+from clusterd.net.asking import AnswerTaker, Ask
+from clusterd.net.outbox import Outbox, OutboxEntry
+from clusterd.wire.command_table import NOTICES
+from clusterd.wire.connection import Connection
+
+
+class SentRequests:
+    """Owner of the askers, by the number of their request. Slabs of requests that need not be sent any more are
+    returned to the caller, who owns them."""
+
+    def __init__(self, connection: Connection, outbox: Outbox) -> None:
+        self._connection = connection
+        self._outbox = outbox
+        self._asks: dict[int, Ask] = {}
+
+    def __bool__(self) -> bool:
+        """Whether any request waits."""
+        return bool(self._asks)
+
+    def add(self, number: int, command: str, entry: OutboxEntry, asker: AnswerTaker) -> None:
+        """Remembers who asks. `entry`: the request's place in the outbox."""
+        self._asks[number] = Ask(asker, command, entry)
+
+    def take(self, number: int) -> AnswerTaker | None:
+        """The asker of a request whose response has come; None when nobody waits for it any more."""
+        ask = self._asks.pop(number, None)
+        return None if ask is None else ask.asker
+
+    def withdraw(self, number: int) -> list[int]:
+        """Forgets a request: its response is no longer needed. Returns slabs."""
+        ask = self._asks.pop(number, None)
+        self._connection.forget(number)
+        return [] if ask is None else self._unsent(ask)
+
+    def expire(self, now: float) -> tuple[list[AnswerTaker], list[int]]:
+        """Ends the requests whose time is over. Returns their askers, who are to be told, and slabs."""
+        askers, slabs = list[AnswerTaker](), list[int]()
+        for number in self._connection.expire(now):
+            ask = self._asks.pop(number, None)
+            if ask is not None:
+                slabs += self._unsent(ask)
+                askers.append(ask.asker)
+        return askers, slabs
+
+    def close(self) -> list[AnswerTaker]:
+        """The link has ended. Returns the askers, who are to be told."""
+        asks, self._asks = self._asks, {}
+        return [ask.asker for ask in asks.values()]
+
+    def _unsent(self, ask: Ask) -> list[int]:
+        """A request that nobody waits for need not be sent, unless the peer waits for it."""
+        if ask.command not in NOTICES and self._outbox.withdraw(ask.entry):
+            return list(ask.entry.slabs)
+        return []

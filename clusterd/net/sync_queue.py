@@ -1,0 +1,71 @@
+"""Messages to sync, in their order. While too many wait, the links that add some are not read."""
+
+import asyncio
+from collections import deque
+
+from clusterd.messages.links import NetToSync, SyncToNet
+from clusterd.net.context import NetContext
+from clusterd.net.link import Link
+from clusterd.net.reading import HELD_SYNC
+from ipc.batch import take_batch
+from ipc.channel import DealerChannel
+from ipc.errors import NoCredit
+
+FULL_MESSAGES = 2000
+"""When more messages than this wait for sync, links that would add some are not read."""
+
+
+class SyncQueue:
+    """`is_lost`: there is no sync process. Nothing is queued then: NetHello will tell the next one everything."""
+
+    def __init__(self, context: NetContext, channel: DealerChannel[SyncToNet]) -> None:
+        self._context = context
+        self._channel = channel
+        self._messages: deque[NetToSync] = deque()
+        self._queued = asyncio.Event()
+        self._held: set[Link] = set()
+        self.is_lost = False
+
+    def tell(self, message: NetToSync) -> None:
+        """Queues a message."""
+        if self.is_lost:
+            return
+        self._messages.append(message)
+        self._queued.set()
+
+    def lose(self) -> None:
+        """Sync has died: drops what waits for it."""
+        self.is_lost = True
+        self._messages.clear()
+
+    async def send_all(self) -> None:
+        """Hands messages over in order, waiting while sync takes none. Runs until cancelled."""
+        while True:
+            await self._queued.wait()
+            while self._messages:
+                with self._context.rounds.survive("messages to sync"):
+                    batch = take_batch(self._messages)
+                    try:
+                        await self._channel.send(*batch)
+                    except NoCredit:
+                        if not self.is_lost:
+                            self._messages.extendleft(reversed(batch))
+                    if self._held and len(self._messages) < FULL_MESSAGES // 2:
+                        self.let_links_go()
+            self._queued.clear()
+
+    def hold_if_full(self, link: Link) -> None:
+        """Stops reading the link, which has just added a message, while too many wait."""
+        if len(self._messages) >= FULL_MESSAGES:
+            self._held.add(link)
+            link.hold(HELD_SYNC)
+
+    def forget(self, link: Link) -> None:
+        """The link has ended."""
+        self._held.discard(link)
+
+    def let_links_go(self) -> None:
+        """Reads all links again."""
+        held, self._held = self._held, set()
+        for link in held:
+            link.let_go(HELD_SYNC)
