@@ -313,9 +313,8 @@ class Link(asyncio.BufferedProtocol):
 
     def expire(self, now: float) -> None:
         """Ends the requests whose time is over."""
-        askers, slabs = self._sent.expire(now)
-        self._give_back(slabs)
-        for asker in askers:
+        for asker, slabs in self._sent.expire(now):
+            self._give_back(slabs)
             asker.unanswered("timeout")
         if not self._sent:
             self._context.asking.discard(self)

@@ -1,5 +1,7 @@
 """The requests of this node on one link that wait for their responses."""
 
+from collections.abc import Iterator
+
 from clusterd.net.asking import AnswerTaker, Ask
 from clusterd.net.outbox import Outbox, OutboxEntry
 from clusterd.wire.command_table import NOTICES
@@ -34,15 +36,12 @@ class SentRequests:
         self._connection.forget(number)
         return [] if ask is None else self._unsent(ask)
 
-    def expire(self, now: float) -> tuple[list[AnswerTaker], list[int]]:
-        """Ends the requests whose time is over. Returns their askers, who are to be told, and slabs."""
-        askers, slabs = list[AnswerTaker](), list[int]()
+    def expire(self, now: float) -> Iterator[tuple[AnswerTaker, list[int]]]:
+        """Ends the requests whose time is over. Yields the asker of each, who is to be told, and slabs."""
         for number in self._connection.expire(now):
             ask = self._asks.pop(number, None)
             if ask is not None:
-                slabs += self._unsent(ask)
-                askers.append(ask.asker)
-        return askers, slabs
+                yield ask.asker, self._unsent(ask)
 
     def close(self) -> list[AnswerTaker]:
         """The link has ended. Returns the askers, who are to be told."""
