@@ -13,6 +13,7 @@ MISSING = why_no_browser()
 DEADLINE_MS = 120_000
 """What takes a tenth of a second alone may take long beside twenty busy processes."""
 Open = Callable[..., Any]
+WINDOW = {"width": 1440, "height": 900}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,24 @@ def port() -> Iterator[FakePort]:
     served.close()
 
 
+@pytest.fixture(scope="module")
+def shared_page(chromium: Any) -> Iterator[Any]:
+    """For tests that need no page of their own: a new one costs two seconds of CPU."""
+    page = _new_page(chromium)
+    yield page
+    page.context.close()
+
+
+def _new_page(chromium: Any, **options: Any) -> Any:
+    context = chromium.new_context(**{"viewport": WINDOW} | options)
+    context.set_default_timeout(DEADLINE_MS)
+    page = context.new_page()
+    page.on("console", lambda said: said.type == "error" and page.seen.errors.append(said.text))
+    page.on("pageerror", lambda failure: page.seen.errors.append(str(failure)))
+    page.on("request", lambda request: page.seen.requests.append(request.url))
+    return page
+
+
 class Seen:
     """What a page did beside being looked at."""
 
@@ -42,11 +61,11 @@ class Seen:
 
 
 @pytest.fixture
-def look(chromium: Any, port: FakePort) -> Iterator[Open]:
+def look(chromium: Any, port: FakePort, shared_page: Any) -> Iterator[Open]:
     """Opens the dashboard in a state: `look(status, events, lag, **options of the browser's context)` returns the page.
-    Afterwards no page may have complained (but for `page.seen.errors` that a test has cleared) or asked another server.
+    With options or `before` (called with the page while it is empty) it is a page of its own. Afterwards no page may
+    have complained (but for `page.seen.errors` that a test has cleared) or asked another server.
     """
-    contexts: list[Any] = []
     pages: list[Any] = []
 
     def open_page(
@@ -54,30 +73,30 @@ def look(chromium: Any, port: FakePort) -> Iterator[Open]:
         events: list[dict[str, Any]] | None = None,
         lag: dict[str, Any] | None = None,
         *,
-        before: Callable[[Any], None] = lambda page: None,
+        before: Callable[[Any], None] | None = None,
         **options: Any,
     ) -> Any:
         names = [row["name"] for row in status["workers"]]
         port.begin(status, states.history() if events is None else events, states.lag(names) if lag is None else lag)
-        context = chromium.new_context(**{"viewport": {"width": 1440, "height": 900}} | options)
-        contexts.append(context)
-        context.set_default_timeout(DEADLINE_MS)
-        page = context.new_page()
+        page = _new_page(chromium, **options) if options or before else shared_page
+        pages.append(page)
         page.seen = Seen()
-        page.on("console", lambda said: said.type == "error" and page.seen.errors.append(said.text))
-        page.on("pageerror", lambda failure: page.seen.errors.append(str(failure)))
-        page.on("request", lambda request: page.seen.requests.append(request.url))
-        before(page)
+        if before:
+            before(page)
         page.goto(port.url)
         page.locator("#link[data-state=live]").wait_for()
-        pages.append(page)
         return page
 
     try:
         yield open_page
     finally:
-        for context in contexts:
-            context.close()
+        for page in pages:
+            if page is shared_page:
+                page.set_viewport_size(WINDOW)
+                page.mouse.move(0, 0)
+                page.goto("about:blank")
+            else:
+                page.context.close()
     for page in pages:
         assert page.seen.errors == []
         assert [url for url in page.seen.requests if not url.startswith(f"{port.url}/")] == []

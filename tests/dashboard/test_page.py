@@ -184,7 +184,7 @@ def show(page: Any, port: FakePort, state: str) -> None:
 
 
 def test_every_state_fits_a_phone_and_a_wall(look: Open, port: FakePort) -> None:
-    page = look(states.master(), **PHONE)
+    page = look(states.master())
     for state in STATES:
         page.set_viewport_size(PHONE["viewport"])
         show(page, port, state)
@@ -197,7 +197,8 @@ def test_every_state_fits_a_phone_and_a_wall(look: Open, port: FakePort) -> None
 
 
 def test_fifty_workers_are_all_there(look: Open) -> None:
-    page = look(states.master(50), **WALL)
+    page = look(states.master(50))
+    page.set_viewport_size(WALL["viewport"])
     expect(page.locator("#tiles li")).to_have_count(50)
     assert page.locator("#tiles .name").all_inner_texts() == [f"w{number}" for number in range(1, 51)]
     assert page.locator("#lag-canvas").bounding_box()["height"] >= 50 * 14

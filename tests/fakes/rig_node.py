@@ -2,21 +2,20 @@
 
 It knows `init`, `start`, `stop` and `status --json`, and runs a supervisor that restarts one process, `net`. What a
 node may not do comes as a word in ROOT/behave: `refuse-start`, `ignore-stop`, `lame` (a worker that never checks).
+
+Each command is a program that a test waits for, so each loads only what it needs; supervisor and net are forks.
 """
 
+import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import psutil
+from typing import Any, NoReturn
 
 from tools.rig.patience import Patience
-from tools.rig.peer import StockMaster, StockWorker
 
 LINE = (sys.executable, "-m", "tests.fakes.rig_node")
 
@@ -40,34 +39,52 @@ def start(root: Path) -> int:
     if behaviour(root) == "refuse-start":
         print("the port is taken; choose another", file=sys.stderr)
         return 1
-    line = [*LINE, "--root", str(root), "supervise"]
-    process = subprocess.Popen(line, stdin=subprocess.DEVNULL, start_new_session=True)
+    supervisor = forked(lambda: supervise(root))
     patience = Patience(60)
     while not (root / "ready").exists():
-        if patience.is_over() or process.poll() is not None:
+        if patience.is_over() or os.waitpid(supervisor, os.WNOHANG)[0]:
             return 1
-        time.sleep(0.02)
-    process.returncode = 0
+        patience.rest(0.02)
     return 0
 
 
-def supervise(root: Path) -> int:
+def forked(do: Callable[[], object]) -> int:
+    """Returns the pid of a process that does this and ends."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        do()
+    finally:
+        os._exit(1)
+
+
+def supervise(root: Path) -> NoReturn:
+    net = 0
+
     def stop(*_: object) -> None:
-        child.kill()  # not waited for: the handler runs inside child.wait(), which holds its lock
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(net, signal.SIGKILL)
         os._exit(0)
+
+    os.setsid()
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour(root) == "ignore-stop" else stop)
     incarnation = 0
     while True:
         incarnation += 1
-        child = subprocess.Popen([*LINE, "--root", str(root), "serve"])
-        pids = {"supervisor": os.getpid(), "net": child.pid, "incarnation": incarnation}
+        net = forked(lambda: serve(root))
+        pids = {"supervisor": os.getpid(), "net": net, "incarnation": incarnation}
         (root / "pids.new").write_text(json.dumps(pids))
         (root / "pids.new").replace(root / "pids")
-        child.wait()
+        os.waitpid(net, 0)
 
 
 def serve(root: Path) -> int:
+    from tools.rig.peer import StockMaster, StockWorker
+
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     options = json.loads((root / "toy.json").read_text())
     settings: dict[str, Any] = {}
     if (root / "etc/cluster.json").exists():
@@ -91,6 +108,8 @@ def serve(root: Path) -> int:
 
 
 def stop(root: Path, timeout_s: float) -> int:
+    import psutil
+
     try:
         supervisor = psutil.Process(json.loads((root / "pids").read_text())["supervisor"])
         supervisor.terminate()
@@ -109,7 +128,7 @@ def status(root: Path) -> int:
     processes = [
         {
             "name": name,
-            "pid": pids[name] if psutil.pid_exists(pids[name]) else None,
+            "pid": pids[name] if Path(f"/proc/{pids[name]}").exists() else None,
             "incarnation": pids["incarnation"] if name == "net" else 1,
             "state": "ready",
             "cpu_percent": 0.0,
@@ -128,7 +147,7 @@ def main(arguments: list[str]) -> int:
         return stop(root, float(rest[1]))
     if command == "init":
         return init(root, rest)
-    return {"start": start, "supervise": supervise, "serve": serve, "status": status}[command](root)
+    return {"start": start, "status": status}[command](root)
 
 
 if __name__ == "__main__":

@@ -20,5 +20,16 @@ def test_a_minute_lasts_as_long_as_it_takes_to_get_a_minute_of_a_core(
     assert lasts_s <= now[0] - 1000 <= lasts_s + 1
 
 
+def test_who_looks_for_long_rests_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent, rests = [0.0], list[float]()
+    monkeypatch.setattr(patience.time, "thread_time", lambda: spent[0])
+    monkeypatch.setattr(patience.time, "sleep", rests.append)
+    waiting = Patience(60)
+    for look_s in (0.0, 0.05, 7.0, 0.001):
+        spent[0] += look_s
+        waiting.rest(0.01)
+    assert rests == pytest.approx([0.01, 0.2, 1.0, 0.01])
+
+
 def test_the_load_is_that_of_this_machine() -> None:
     assert patience._runnable() >= 1

@@ -262,7 +262,7 @@ class Rig:
                 failure = RigError(f"not equal after {timeout_s:g} s: {'; '.join(left)}")
                 failure.add_note(self.told())
                 raise failure
-            time.sleep(pause_s)
+            patience.rest(pause_s)
         return time.monotonic() - began
 
     def are_connected(self) -> bool:

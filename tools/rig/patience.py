@@ -3,6 +3,8 @@
 import os
 import time
 
+LOOK_SHARE = 4
+
 
 class Patience:
     """A deadline that bears any load: a second counts as much as a process gets of a core in it. On two cores with 20
@@ -11,6 +13,7 @@ class Patience:
     def __init__(self, seconds: float) -> None:
         self._left = seconds
         self._looked = time.monotonic()
+        self._spent = time.thread_time()
 
     def is_over(self) -> bool:
         """To be asked in each round of a loop that waits: the load is that of this moment."""
@@ -18,6 +21,13 @@ class Patience:
         self._left -= (now - self._looked) / slowness()
         self._looked = now
         return self._left < 0
+
+    def rest(self, least_s: float) -> None:
+        """Sleeps until the next look: for `least_s`, or four times the CPU time since the last rest, if that is longer,
+        but not above a second. So looking at thousands of files does not take the CPU from the nodes that do the
+        work."""
+        time.sleep(max(least_s, min(1.0, LOOK_SHARE * (time.thread_time() - self._spent))))
+        self._spent = time.thread_time()
 
 
 def slowness() -> float:

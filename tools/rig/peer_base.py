@@ -7,7 +7,6 @@ import secrets
 import shutil
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -286,4 +285,4 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
     while not condition():
         if patience.is_over():
             raise PeerError(f"{what}: not in {timeout_s:g} s")
-        time.sleep(0.01)
+        patience.rest(0.01)
