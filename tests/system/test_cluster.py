@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -11,7 +12,7 @@ import pytest
 
 from clusterd.status.status import StatusReader
 from hashing.atomic import temporary_name
-from tests.conftest import MakeRig
+from tests.conftest import MakeRig, rigs
 from tools.rig import workload
 from tools.rig.faults import signal_process, tell_link
 from tools.rig.nodes import Rig
@@ -54,18 +55,26 @@ def test_emptied_group_disappears_and_item_directories_stay(make_rig: MakeRig) -
         assert (worker.root / "etc/decoders").is_dir()
 
 
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Rig]:
+    """A master and a worker that are equal, for tests that leave them so."""
+    with rigs() as make:
+        rig = make(1)
+        rig.start()
+        rig.wait_equal(60)
+        yield rig
+
+
 @pytest.mark.parametrize("process", ["net", "sync", "pool-1"])
 @pytest.mark.parametrize("number", [1, 2])
-def test_killed_process_comes_back_and_the_cluster_heals(make_rig: MakeRig, process: str, number: int) -> None:
-    rig = make_rig(1)
-    rig.start()
-    rig.wait_equal(60)
+def test_killed_process_comes_back_and_the_cluster_heals(pair: Rig, process: str, number: int) -> None:
+    rig = pair
     node = rig.nodes[number - 1].name
     before = rig.processes(node)
     pid = before[process]
     assert pid is not None
     signal_process(pid, signal.SIGKILL)
-    workload.change(rig.master.root, seed=1)
+    workload.change(rig.master.root, seed=pid)
     wait_until(lambda: rig.processes(node).get(process) not in (None, pid), 60, f"{process} of {node} is back")
     rig.wait_equal(60)
     after = rig.processes(node)
@@ -199,7 +208,7 @@ def test_many_files_reach_two_workers_while_the_master_stays_quick(make_rig: Mak
     def echo() -> None:
         nonlocal answered_in_sync
         with LocalClient(rig.master.root / "queue/cluster/c-internal.sock") as client:
-            while not stop.wait(0.01):
+            while not stop.wait(0.03):
                 before = spent()
                 assert client.ask("echo-c", b"keepalive").command == b"ok-m"
                 computed.append(spent() - before)

@@ -21,14 +21,16 @@ def test_a_minute_lasts_as_long_as_it_takes_to_get_a_minute_of_a_core(
 
 
 def test_who_looks_for_long_rests_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    spent, rests = [0.0], list[float]()
+    now, spent, rests = [1000.0], [0.0], list[float]()
+    monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(patience.time, "thread_time", lambda: spent[0])
     monkeypatch.setattr(patience.time, "sleep", rests.append)
     waiting = Patience(60)
-    for look_s in (0.0, 0.05, 7.0, 0.001):
-        spent[0] += look_s
+    for took_s, spent_s in ((0.0, 0.0), (0.1, 0.05), (0.3, 0.0), (7.0, 7.0), (0.002, 0.001)):
+        now[0] += took_s
+        spent[0] += spent_s
         waiting.rest(0.01)
-    assert rests == pytest.approx([0.01, 0.2, 1.0, 0.01])
+    assert rests == pytest.approx([0.01, 0.2, 0.3, 1.0, 0.01])
 
 
 def test_the_load_is_that_of_this_machine() -> None:

@@ -13,7 +13,7 @@ class Patience:
     def __init__(self, seconds: float) -> None:
         self._left = seconds
         self._looked = time.monotonic()
-        self._spent = time.thread_time()
+        self._rested, self._spent = self._looked, time.thread_time()
 
     def is_over(self) -> bool:
         """To be asked in each round of a loop that waits: the load is that of this moment."""
@@ -23,11 +23,12 @@ class Patience:
         return self._left < 0
 
     def rest(self, least_s: float) -> None:
-        """Sleeps until the next look: for `least_s`, or four times the CPU time since the last rest, if that is longer,
-        but not above a second. So looking at thousands of files does not take the CPU from the nodes that do the
-        work."""
-        time.sleep(max(least_s, min(1.0, LOOK_SHARE * (time.thread_time() - self._spent))))
-        self._spent = time.thread_time()
+        """Sleeps until the next look: for `least_s`, or as long as the last look took, or four times the CPU time that
+        it took here, but not above a second. So looking at thousands of files, or with one command after the other,
+        does not take the CPU from the nodes that do the work."""
+        took_s, spent_s = time.monotonic() - self._rested, time.thread_time() - self._spent
+        time.sleep(max(least_s, min(1.0, max(took_s, LOOK_SHARE * spent_s))))
+        self._rested, self._spent = time.monotonic(), time.thread_time()
 
 
 def slowness() -> float:
