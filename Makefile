@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO_STAMP := $(VENV)/.installed-demo
+COMPILED := $(VENV)/.tests-compiled
 JOBS ?= 4
 PYTEST_ARGS ?=
 BENCH ?= full
@@ -43,12 +44,18 @@ demo: $(DEMO_STAMP)
 demo-failover: $(STAMP)
 	$(BIN)/python -m tools.rig demo-failover
 
+# In a new checkout each process of a run would compile all tests for itself.
+$(COMPILED): $(STAMP)
+	@echo "Compiling the tests ..."
+	@for part in 'tests/[a-h]*/' 'tests/[i-z]*/'; do $(BIN)/python -m pytest -q --collect-only $$part > /dev/null & done; wait
+	@touch $(COMPILED)
+
 # While one works: lint, types, and every test that starts no nodes.
-check: lint
+check: lint $(COMPILED)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow and not stress' --hypothesis-profile quick $(PYTEST_ARGS)
 
 # Many tests wait for something: four at a time keep two cores busy. One that is done with its share takes over another's.
-test: $(STAMP)
+test: $(STAMP) $(COMPILED)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not stress' $(PYTEST_ARGS)
 
 # Everything but bench_agents.py, about twelve minutes; BENCH=quick: small sizes, under two minutes; BENCH_DIR: where the trees are (a disk);
