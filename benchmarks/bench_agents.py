@@ -1,8 +1,8 @@
 """Agents: state of 50,000 up, 100,000 group assignments down to five workers, steady state, registration through a
 worker.
 
-All nodes share the machine's cores. The databases are filled outside the clock; what is measured goes through the
-sockets and the cluster, and is checked at the end.
+All nodes share the machine's cores. The databases are filled before the clock starts; the measured work goes through
+the sockets and the cluster, and is checked at the end.
 """
 
 import json
@@ -78,7 +78,7 @@ def _rigs(base: Path) -> Iterator[MakeRig]:
 
 
 def fill(node: RigNode, count: int) -> None:
-    """Agents straight into the file."""
+    """Writes agents directly into the file."""
     db = sqlite3.connect(node.root / "queue/db/global.db", timeout=30)
     with db:
         db.executemany(
@@ -90,7 +90,7 @@ def fill(node: RigNode, count: int) -> None:
 
 
 def heard_of(node: RigNode, ids: list[int], *, everything: bool) -> None:
-    """As if these agents had reported to this worker: everything, or a keepalive."""
+    """Writes what these agents would have reported to this worker: everything, or a keepalive."""
     db = sqlite3.connect(node.root / "queue/db/global.db", timeout=30)
     with db:
         if everything:
@@ -195,7 +195,7 @@ def test_assignments(benchmark: BenchmarkFixture, make_rig: MakeRig, capsys: pyt
 
 
 def cpu_s(rig: Rig) -> dict[str, float]:
-    """CPU seconds that each node has used so far."""
+    """Returns the CPU seconds that each node has used so far."""
     used = {}
     for name, facts in rig.status().items():
         times = [psutil.Process(one["pid"]).cpu_times() for one in facts["processes"] if one["pid"]]
@@ -205,7 +205,7 @@ def cpu_s(rig: Rig) -> dict[str, float]:
 
 @pytest.mark.benchmark(group="steady state, 50,000 agents")
 def test_steady_state(benchmark: BenchmarkFixture, make_rig: MakeRig, capsys: pytest.CaptureFixture[str]) -> None:
-    """1 % of the agents change every 10 s, at the usual intervals."""
+    """Changes 1 % of the agents every 10 s, at the usual intervals."""
     rig = make_rig(2, {"master": {"agent_group_start_delay": 0.5}})
     for node in rig.nodes:
         fill(node, REPORTED)

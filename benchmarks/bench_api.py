@@ -41,7 +41,7 @@ COMMON = [
     ("wazuh.manager", "get_basic_info", "distributed_master"),
     ("wazuh.rule", "get_rules_files", "local_any"),
 ]
-"""What the dashboard asks for all the time."""
+"""The requests that the dashboard repeats all the time."""
 
 
 @pytest.fixture
@@ -75,12 +75,12 @@ def told(capsys: pytest.CaptureFixture[str], text: str) -> None:
 
 
 def processes_of(rig: Rig) -> list[psutil.Process]:
-    """All processes of all nodes."""
+    """Returns all processes of all nodes."""
     return [psutil.Process(pid) for node in rig.nodes for pid in rig.processes(node.name).values() if pid is not None]
 
 
 def cpu_s(processes: list[psutil.Process]) -> float:
-    """Their CPU time so far: a figure that other work on the machine changes less than any other."""
+    """Returns their CPU time so far: the figure that other work on the machine disturbs least."""
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
@@ -123,7 +123,8 @@ def test_nodes(
 
 
 class Programs:
-    """CLIENTS programs that ask a node at a rate, until `stop`. `took`: when each was asked, how long it took."""
+    """CLIENTS programs that ask a node at a fixed rate, until `stop`. `took`: when each request was sent, and how long
+    it took."""
 
     def __init__(self, node: RigNode, rate: int, wanted: list[str]) -> None:
         self.took: list[tuple[float, float]] = []

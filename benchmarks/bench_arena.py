@@ -1,5 +1,5 @@
 """A sealed chunk handed from one process to another through the arena: bytes into a slab, the lease, a checked view of
-it. Beside its limit: the same bytes copied in memory."""
+it. Compared with its limit: the same bytes copied in memory."""
 
 import os
 from collections.abc import Iterator

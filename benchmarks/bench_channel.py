@@ -1,5 +1,5 @@
-"""A message to a pool process and its answer, over our channels and typed, beside its limit: bare ZeroMQ over ipc://.
-Both with the other end in a forked process."""
+"""A message to a pool process and its answer, over our channels and typed, compared with its limit: bare ZeroMQ over
+ipc://. Both with the other end in a forked process."""
 
 import asyncio
 import os

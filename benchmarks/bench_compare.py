@@ -1,5 +1,5 @@
-"""What a worker told compared with our manifest: its metadata parsed, and the comparison; by digest of buckets too.
-Beside their limits: the JSON of the standard library's parser, and a bare lookup of every path."""
+"""A worker's metadata compared with our manifest: parsed and compared; also by digest of buckets. Compared with their
+limits: the JSON parser of the standard library, and a bare lookup of every path."""
 
 import json
 from pathlib import Path

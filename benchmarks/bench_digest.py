@@ -1,4 +1,4 @@
-"""BLAKE2b of files through the reused buffer, beside its limit: hashing bytes that are in memory already."""
+"""BLAKE2b of files through the reused buffer, compared with its limit: hashing bytes that are in memory already."""
 
 import hashlib
 import os

@@ -24,7 +24,7 @@ KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
 
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    """A started master with 20,000 files, and two workers that have nothing and do not run yet."""
+    """A started master with 20,000 files, and two workers without files that do not run yet."""
     monkeypatch.setenv("CLUSTERD_KEY", KEY)
     with guarded("bench-") as base:
         made = Rig.create(base / "rig", 2, key=KEY, links=False, scale=0.1)
@@ -38,7 +38,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
 
 def has_synced(node: RigNode) -> bool:
-    """Seen in the node's log, because a comparison of the trees would take the CPU time that is being measured."""
+    """Taken from the node's log, because comparing the trees would use the CPU time that is measured."""
     return "[Integrity sync] Finished" in (node.root / "logs/cluster.log").read_text()
 
 

@@ -57,7 +57,7 @@ def test_without_seal(benchmark: BenchmarkFixture) -> None:
 
 @pytest.mark.benchmark(group="1000 echoes of 64 bytes")
 def test_limit_fernet_alone(benchmark: BenchmarkFixture) -> None:
-    """Two messages an echo, each sealed and opened, and nothing else."""
+    """Two messages for each echo, each sealed and opened, and nothing else."""
     payload, fernet = os.urandom(64), _fernet()
 
     def seal_and_open() -> bytes:
@@ -94,7 +94,7 @@ def test_limit_fernet_opens(benchmark: BenchmarkFixture) -> None:
 
 @pytest.mark.benchmark(group="parse 1000 frames of 1 KiB")
 def test_parse(benchmark: BenchmarkFixture) -> None:
-    """The local socket's side, without a seal: what is left is framing."""
+    """The side of the local socket, without a seal: only framing is left."""
     asker = Connection("local-client", None, counter_start=1)
     payload = os.urandom(1024)
     data = b"".join(frame for _ in range(ROUNDS) for frame in asker.request("echo", payload, 0.0, 20.0)[1])

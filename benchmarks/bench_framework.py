@@ -1,5 +1,5 @@
-"""What a request to the framework costs beside its function: CPU of the framework's process and of sync's side of it,
-with the fake framework, whose functions do next to nothing."""
+"""The cost of a request to the framework in addition to its function: CPU of the framework's process and of sync's
+side, with the fake framework, whose functions do almost nothing."""
 
 import asyncio
 import time

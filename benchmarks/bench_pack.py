@@ -1,4 +1,4 @@
-"""A package of every file of a tree, as one part in one process, beside its limit: zlib over bytes that are in
+"""A package of every file of a tree, as one part in one process, compared with its limit: zlib over bytes that are in
 memory."""
 
 import zlib
@@ -26,7 +26,7 @@ def rows(tree: Path) -> list[FileMeta]:
 
 
 def _step() -> None:
-    """A heartbeat nobody listens to."""
+    """A heartbeat that is not read."""
 
 
 @pytest.mark.benchmark(group="package of 5,000 files")

@@ -17,7 +17,7 @@ from hashing.walk import scan_shard
 from tools.rig.workload import paths
 
 SETTLED_NS = 10 * 10**9
-"""Files count as settled this long after they were written: a scan that says it begins then may take digests over."""
+"""How long after they were written files count as settled: a scan that claims to begin later may reuse digests."""
 
 
 @pytest.mark.benchmark(group="first scan of 5,000 files")
@@ -39,7 +39,7 @@ Places = list[tuple[int, str]]
 
 @pytest.fixture
 def places(tree: Path) -> Iterator[Places]:
-    """Each file as the descriptor of its directory and its name: the kernel has no path to walk."""
+    """Opens each file by the descriptor of its directory and its name, so that the kernel need not walk a path."""
     opened: dict[str, int] = {}
     found = []
     for path in paths(tree):

@@ -28,7 +28,7 @@ LOG = "logs/cluster.log"
 
 
 def fill(root: Path, agents: int) -> None:
-    """Rows as a fleet has them: much is equal, keys and addresses are not."""
+    """Rows like those of a real fleet: many values are equal, keys and addresses are not."""
     schema.prepare(str(root), "filled", "4.14.1")
     db = schema.connect(str(root))
     db.execute("begin")
@@ -75,7 +75,7 @@ def cpu_s(rig: Rig, node: RigNode) -> dict[str, float]:
 
 
 def loaded(rig: Rig, agents: int, seconds: float) -> dict[str, float]:
-    """CPU of each node as a share of a core, in per cent, while 1 % of the agents change every 10 s."""
+    """Returns the CPU of each node as a share of a core, in per cent, while 1 % of the agents change every 10 s."""
     before = {node.name: cpu_s(rig, node) for node in rig.nodes}
     began, sent = time.monotonic(), 0
     rate = agents / 100 / 10
@@ -98,13 +98,13 @@ def loaded(rig: Rig, agents: int, seconds: float) -> dict[str, float]:
 
 
 def compared(rig: Rig, node: RigNode) -> bool:
-    """Whether the first comparison, which reads everything, is over."""
+    """Returns whether the first comparison, which reads everything, is over."""
     ha = rig.status(node.name)[node.name].get("ha")
     return bool(ha) and ha.get("digest_equal") is not None
 
 
 def wait_line(node: RigNode, text: str) -> float:
-    """Seconds until the node's log has it."""
+    """Returns the seconds until the node's log has the line."""
     began = time.monotonic()
     while text not in (node.root / LOG).read_text():
         if time.monotonic() - began > 300:

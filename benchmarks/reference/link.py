@@ -62,7 +62,7 @@ class Link:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Read until the connection ends; then everything that belongs to it ends too."""
+        """Reads until the connection ends; then ends everything that belongs to it."""
         try:
             while True:
                 counter, length, text = HEADER.unpack(await self._reader.readexactly(HEADER.size))
@@ -79,7 +79,7 @@ class Link:
             await self.close()
 
     async def close(self) -> None:
-        """End it; safe to repeat."""
+        """Ends the connection; safe to repeat."""
         self._writer.close()
         for task in self._tasks - {asyncio.current_task()}:
             task.cancel()
@@ -93,7 +93,7 @@ class Link:
             await self._writer.wait_closed()
 
     def spawn(self, work: Coroutine[Any, Any, None], subtag: str) -> None:
-        """A task of this connection; what it dies of is one line in the log."""
+        """Starts a task of this connection; its failure is one line in the log."""
 
         async def guarded() -> None:
             try:
@@ -106,7 +106,7 @@ class Link:
         task.add_done_callback(self._tasks.discard)
 
     async def ask(self, command: str, payload: bytes = b"") -> Answer:
-        """A request and its answer, `err` included. Raises LinkError."""
+        """Sends a request and returns its answer, `err` included. Raises LinkError."""
         self._counter = (self._counter + 1) % (1 << 32)
         counter = self._counter
         self._box[counter] = asyncio.get_running_loop().create_future()
@@ -120,15 +120,15 @@ class Link:
             del self._box[counter]
 
     async def demand(self, command: str, payload: bytes = b"") -> bytes:
-        """The payload of an answer that is not `err`; raises LinkError."""
+        """Returns the payload of an answer that is not `err`; raises LinkError."""
         answer, said = await self.ask(command, payload)
         if answer == b"err":
             raise LinkError(f"{command}: {said.decode(errors='replace')}")
         return said
 
     async def send_package(self, command: str, package: Path) -> None:
-        """`command`, the file, `command_e` (4.6, 4.7); one chunk after the other. On failure the peer is told by
-        `_r`."""
+        """Sends `command`, the file and `command_e` (4.6, 4.7), one chunk after the other. On failure the peer is told
+        by `_r`."""
         task = "None"
         try:
             task = (await self.demand(command)).decode()
@@ -159,7 +159,7 @@ class Link:
         return task
 
     async def package(self, task: str) -> Path:
-        """Wait for the package of a task. Raises LinkError when it does not come in time; the peer has been told."""
+        """Waits for the package of a task. Raises LinkError if it does not arrive in time; the peer has been told."""
         try:
             return await asyncio.wait_for(self._arrivals[task], self.node.intervals["timeout_receiving_file"])
         except TimeoutError:
@@ -220,7 +220,7 @@ class Link:
         self._send(counter, *answer)
 
     def _inside(self, path: str) -> Path:
-        """A path of a peer, which may only mean files in queue/cluster. Raises ValueError."""
+        """Returns a path of a peer, which must lie in queue/cluster. Raises ValueError."""
         parts = path.strip("/").split("/")
         if parts[:2] != ["queue", "cluster"] or ".." in parts:
             raise ValueError(f"not a path of a package: {path!r}")

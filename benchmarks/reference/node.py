@@ -62,7 +62,7 @@ class Node:
         )
 
     def spool(self, worker: str) -> Path:
-        """Where packages of this worker's connection lie."""
+        """Directory of the packages of this worker's connection."""
         path = self.root / "queue" / "cluster" / worker
         path.mkdir(mode=0o770, parents=True, exist_ok=True)
         return path

@@ -1,4 +1,4 @@
-"""Packages (wire.md 5.4, 5.6): made for each worker anew on the loop, taken apart in one go."""
+"""Packages (wire.md 5.4, 5.6): made anew for each worker on the loop, unpacked in one go."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ PATH_SEP = b"|//@@//|"
 METADATA = "files_metadata.json"
 READ_BYTES = 10 * 1024 * 1024
 PACK_TURN = 100
-"""Files packed before other work of the loop gets its turn: without it an echo would wait for the whole package."""
+"""Files packed before other work of the loop gets its turn. Without it an echo would wait for the whole package."""
 
 
 def new_path(spool: Path, node: str) -> Path:
@@ -24,7 +24,8 @@ def new_path(spool: Path, node: str) -> Path:
 
 
 def compressed(data: bytes, level: int) -> bytes:
-    """A zlib stream without the separator in it (5.4): where it would be, with a flush in the middle of each one."""
+    """Returns a zlib stream that does not contain the separator (5.4): where it would, the stream is flushed in its
+    middle."""
     stream = zlib.compress(data, level)
     if FILE_SEP not in stream:
         return stream
@@ -37,8 +38,8 @@ def compressed(data: bytes, level: int) -> bytes:
 
 
 async def pack(target: Path, root: Path, groups: dict[str, Files], limit: int, level: int) -> bool:
-    """Contents of missing and shared files within `limit` bytes, then the metadata. True: some wait for the next
-    check."""
+    """Writes the contents of missing and shared files up to `limit` bytes, then the metadata. Returns True if some
+    files wait for the next check."""
     size = 0
     is_full = False
     with target.open("wb") as out:
@@ -67,7 +68,7 @@ async def pack(target: Path, root: Path, groups: dict[str, Files], limit: int, l
 
 
 def pack_metadata(target: Path, files: Files, level: int) -> None:
-    """What a worker sends in every check."""
+    """Writes what a worker sends in every check."""
     with target.open("wb") as out:
         _write_metadata(out, files, level)
 
@@ -77,7 +78,7 @@ def _write_metadata(out: Any, metadata: Any, level: int) -> None:
 
 
 def unpack(package: Path, into: Path) -> Any:
-    """Every entry to a file below `into`; returns the metadata. Raises zlib.error, ValueError, OSError."""
+    """Unpacks every entry to a file below `into`; returns the metadata. Raises zlib.error, ValueError, OSError."""
     made: set[str] = set()
     rest = b""
     with package.open("rb") as file:

@@ -32,8 +32,8 @@ def digest_of(path: str) -> str:
 
 
 def scan(root: Path, previous: Files) -> Files:
-    """All files; an entry of `previous` with the same modification time is taken over. What vanishes meanwhile is left
-    out."""
+    """Returns all files; an entry of `previous` with the same modification time is reused. Files that vanish meanwhile
+    are left out."""
     found: Files = {}
     base = str(root)
     for key, (wanted, recursive, _, _) in ITEMS.items():
@@ -59,7 +59,7 @@ def scan(root: Path, previous: Files) -> Files:
 
 
 def compare(master: Files, worker: Files) -> dict[str, Files]:
-    """The three groups in their order on the wire."""
+    """Returns the three groups in their order on the wire."""
     ours, theirs = master.keys(), worker.keys()
     return {
         "missing": {path: master[path] for path in ours - theirs},
@@ -69,7 +69,7 @@ def compare(master: Files, worker: Files) -> dict[str, Files]:
 
 
 def apply(root: Path, unpacked: Path, groups: dict[str, Files]) -> list[str]:
-    """Put files in place one by one; returns what failed, one text each. Raises ValueError for a path that leaves the
+    """Puts files in place one by one; returns one text for each failure. Raises ValueError for a path that leaves the
     root."""
     problems: list[str] = []
     emptied: set[str] = set()

@@ -15,7 +15,7 @@ SYNC = "Integrity sync"
 
 
 class Worker:
-    """Stays with its master until it is cancelled; nothing is kept from one connection to the next, as in stock
+    """Stays connected to its master until it is cancelled; keeps nothing from one connection to the next, as in stock
     (1.7)."""
 
     def __init__(self, node: Node) -> None:

@@ -30,7 +30,7 @@ PAGE = PROJECT / "docs" / "benchmarks.md"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure; exit code 1 when a job failed (the others are measured all the same)."""
+    """Measures; returns exit code 1 when a job failed (the others are still measured)."""
     with guarded("clusterd-bench-", options.dir) as base:
         return _measure(options, Bench(base, options.quick))
 
@@ -58,7 +58,7 @@ def _measure(options: argparse.Namespace, bench: Bench) -> int:
 
 
 def micro(options: argparse.Namespace) -> int:
-    """The single pieces, through pytest-benchmark; what takes minutes is left out, more of it by a quick run."""
+    """Runs the single pieces through pytest-benchmark, without those that take minutes; a quick run leaves out more."""
     MICRO.parent.mkdir(parents=True, exist_ok=True)
     line = [
         sys.executable,
@@ -80,7 +80,7 @@ def micro(options: argparse.Namespace) -> int:
 
 
 def render(options: argparse.Namespace) -> int:
-    """Tables and plots into the page."""
+    """Writes tables and plots into the page."""
     report = json.loads(options.out.read_text())
     single = json.loads(MICRO.read_text()) if MICRO.exists() else None
     drawn = plots.draw(report, PAGE.parent / "benchmarks", "benchmarks")
@@ -90,7 +90,8 @@ def render(options: argparse.Namespace) -> int:
 
 
 def judge(options: argparse.Namespace) -> int:
-    """Exit code 1 when a ratio is worse than the baseline's beyond the tolerance, or nothing can be compared."""
+    """Returns exit code 1 when a ratio is worse than the baseline's beyond the tolerance, or when nothing can be
+    compared."""
     current: dict[str, float] = {}
     if options.out.exists():
         current |= json.loads(options.out.read_text())["ratios"]
@@ -111,7 +112,7 @@ def judge(options: argparse.Namespace) -> int:
 
 
 def everything(options: argparse.Namespace) -> int:
-    """What `make bench` does. A quick run is not rendered: its sizes are not those of the page."""
+    """Does the work of `make bench`. A quick run is not rendered: its sizes are not those of the page."""
     failed = micro(options) | run(options)
     return failed if options.quick else failed | render(options)
 

@@ -1,4 +1,4 @@
-"""What every job gets: where to work, how large, whom to measure; and trees that are made once."""
+"""What every job gets: its directory, its sizes, the implementations to measure; and trees that are made once."""
 
 import tempfile
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Bench:
 
     @property
     def implementations(self) -> list[Implementation]:
-        """The reference first: all others are compared with it."""
+        """The reference is first, because all others are compared with it."""
         peer = peer_from_environment()
         return [REFERENCE, CLUSTERD, *([peer] if peer else [])]
 
@@ -41,7 +41,7 @@ class Bench:
         return self._stage(f"flat{files}x{size}", lambda stage: trees.flat_tree(stage, files, size))
 
     def drop(self, stage: Path) -> None:
-        """Free the memory of a stage that no other job uses."""
+        """Frees the memory of a stage that no other job uses."""
         self._stages = {name: path for name, path in self._stages.items() if path != stage}
         for cluster_place in trees.PLACES:
             trees.remove(stage / cluster_place)
@@ -50,7 +50,7 @@ class Bench:
         return Cluster(implementation, Path(tempfile.mkdtemp(dir=self.base, prefix="c")), settings, workers=workers)
 
     def add(self, row: Row) -> None:
-        """Keep a row and say it."""
+        """Keeps a row and prints it."""
         self.rows.append(row)
         shown = row.skipped or "  ".join(f"{name} {value:.4g}" for name, value in row.figures.items())
         self.say(f"  {row.implementation:10} {row.variant:12} {row.size:34} {shown}")

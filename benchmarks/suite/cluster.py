@@ -92,7 +92,7 @@ class Log:
         self._waiting: list[str] = []
 
     def _read(self) -> list[str]:
-        """Lines that are new and whole."""
+        """Returns new complete lines."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
@@ -104,8 +104,8 @@ class Log:
         return lines
 
     def wait(self, pattern: "re.Pattern[str]", timeout_s: float) -> tuple[float, "re.Match[str]"]:
-        """The moment (monotonic, when it was seen) and the match of the next line with `pattern`; the next wait begins
-        behind it. Raises JobFailed after the time."""
+        """Returns the moment (monotonic, when it was seen) and the match of the next line with `pattern`; the next wait
+        begins after it. Raises JobFailed after the time."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             self._waiting += self._read()
@@ -147,13 +147,13 @@ class Cluster:
         return [self.master, *self.workers]
 
     def configure(self, settings: dict[str, Any]) -> None:
-        """Other settings from the next start on."""
+        """Changes the settings from the next start on."""
         self._settings = settings
         for node in self.nodes:
             (node.root / "etc/cluster.json").write_text(json.dumps(settings))
 
     def start(self, *nodes: Node) -> None:
-        """Start processes and return at once. The log begins anew."""
+        """Starts processes and returns at once. The log begins anew."""
         for node in nodes:
             (node.root / "logs/cluster.log").unlink(missing_ok=True)
             self._logs[node.name] = Log(node.root / "logs/cluster.log")
@@ -174,14 +174,15 @@ class Cluster:
         return self._logs[node.name]
 
     def pids(self, node: Node) -> list[int]:
-        """All processes of a node; raises JobFailed when it does not run."""
+        """Returns all processes of a node; raises JobFailed if it does not run."""
         if node.process is None or node.process.poll() is not None:
             said = (node.root / "logs/output").read_text(errors="replace")[-300:]
             raise JobFailed(f"{node.name} ({node.implementation.name}) does not run: {said.strip()}")
         return family(node.process.pid)
 
     def stop(self, *nodes: Node) -> None:
-        """End nodes, by default all, at the same time; what does not end is killed and reported by JobFailed."""
+        """Ends nodes, by default all, at the same time. Processes that do not end are killed and reported by
+        JobFailed."""
         running = [node for node in nodes or tuple(reversed(self.nodes)) if node.process is not None]
         members = {node.name: _processes(node) for node in running}
         for node in running:
@@ -206,7 +207,7 @@ class Cluster:
             raise JobFailed(f"did not end on SIGTERM in {STOP_TIMEOUT_S:g} s and was killed: {', '.join(late)}")
 
     def forget(self, node: Node) -> None:
-        """Throw away what a stopped node has learnt, but not its files: the next scan is a first one."""
+        """Removes what a stopped node has learnt, but not its files: the next scan is a first one."""
         shutil.rmtree(node.root / "queue")
         for directory in DIRECTORIES:
             (node.root / directory).mkdir(parents=True, exist_ok=True)

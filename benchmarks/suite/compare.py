@@ -1,5 +1,5 @@
-"""Two sets of ratios: which got worse. Ratios only: seconds of another machine mean nothing, and a noisy one is noisy
-for both."""
+"""Compares two sets of ratios: which got worse. Only ratios: seconds of another machine mean nothing, and a noisy
+machine is noisy for both."""
 
 import json
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
-        """Nothing got worse, and there was something to compare."""
+        """Whether nothing got worse, and there was something to compare."""
         return bool(self.compared) and not self.worse
 
 
 def compare(baseline: dict[str, float], current: dict[str, float], tolerance: float = TOLERANCE) -> Verdict:
-    """Compare what both have."""
+    """Compares the ratios that both have."""
     common = sorted(baseline.keys() & current.keys())
     worse = [
         (name, baseline[name], current[name]) for name in common if current[name] < baseline[name] * (1 - tolerance)
@@ -44,7 +44,7 @@ def load(path: Path) -> dict[str, float]:
 
 
 def save(path: Path, current: dict[str, float]) -> None:
-    """Add a run's ratios to a baseline, over those of the same name: quick and full runs live in one file."""
+    """Adds a run's ratios to a baseline, replacing those of the same name: quick and full runs share one file."""
     known = load(path) if path.exists() else {}
     merged = {name: round(value, 3) for name, value in sorted((known | current).items())}
     path.write_text(json.dumps(merged, indent=1) + "\n")

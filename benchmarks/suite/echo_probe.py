@@ -51,7 +51,7 @@ class Echoes:
 
 @contextlib.contextmanager
 def echoes(host: str, port: int, cluster: str, key: str, pause_ms: float = PAUSE_MS) -> Iterator[Echoes]:
-    """Runs a probe meanwhile; its result is there after the block."""
+    """Runs a probe during the block; its result exists afterwards."""
     line = [sys.executable, "-m", "benchmarks.suite.echo_probe", host, str(port), cluster, str(pause_ms)]
     found = Echoes()
     environment = os.environ | {"CLUSTERD_KEY": key}

@@ -1,4 +1,4 @@
-"""The numbers that the project set out to reach, and what a run says of each."""
+"""The project's numeric goals, and the result of a run for each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

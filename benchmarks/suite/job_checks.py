@@ -1,4 +1,4 @@
-"""What a check that finds nothing costs the master: simulated workers, by number of workers and number of files."""
+"""The master's cost of a check that finds nothing: simulated workers, by number of workers and number of files."""
 
 import contextlib
 import json
@@ -128,8 +128,8 @@ def _idle(bench: Bench, cluster: Cluster, files: int, count: int, seconds: float
 
 
 def _why(name: str, reason: Skipped | JobFailed) -> str:
-    """Why a row has no figures. Raises JobFailed where ours did not do the job; that another one does not keep up is a
-    result."""
+    """Returns why a row has no figures. Raises JobFailed if our own implementation failed; that another one does not
+    keep up is a result."""
     if isinstance(reason, Skipped):
         return str(reason)
     if name == CLUSTERD.name:
@@ -138,7 +138,7 @@ def _why(name: str, reason: Skipped | JobFailed) -> str:
 
 
 def _variant(name: str, kind: str) -> str | None:
-    """How a row is told apart; None: this implementation is not measured this way."""
+    """Returns the name of a row; None: this implementation is not measured this way."""
     if name == CLUSTERD.name:
         return "digest" if kind == "digest" else "stock worker"
     return "" if kind == "stock" else None
@@ -189,7 +189,7 @@ def simulated(kind: str, count: int, port: int, content: str) -> Iterator[Any]:
 
 
 def _cpu_while(pids: list[int], work: Any) -> tuple[float, Any]:
-    """CPU seconds that these processes use meanwhile, and what `work` returns."""
+    """Returns the CPU seconds that these processes use meanwhile, and the result of `work`."""
     before = cpu_s(pids)
     done = work()
     return cpu_s(pids) - before, done

@@ -1,10 +1,10 @@
-"""Fresh workers fetch everything at once, then changes go to all of them: real nodes in both roles.
+"""Fresh workers fetch everything at once, then changes are sent to all of them: real nodes in both roles.
 
 The clock starts when the master begins with the first worker's check. By then its first scan is complete, and all
-workers run and have failed to connect at least once, so that neither the start of processes nor the scan is in it; what
-is: the checks, the comparison, packing, sending, unpacking, and putting in place, until the last worker says that it
-has finished. Workers try to connect every 0.1 s, so that their first checks come together, 9 s later or when the master
-calls; all else is as in stock.
+workers run and have failed to connect at least once, so the start of processes and the scan are not measured. Measured
+are the checks, the comparison, packing, sending, unpacking, and putting in place, until the last worker reports that it
+has finished. Workers try to connect every 0.1 s, so that their first checks come together, after 9 s or when the master
+calls; everything else is as in stock.
 """
 
 import time
@@ -76,7 +76,7 @@ def _fan_out(cluster: Cluster) -> dict[str, float]:
 
 
 def run_memory(bench: Bench) -> None:
-    """The same once more with one worker and with many, looking at the master's memory and at nothing else."""
+    """Does the same once more with one worker and with many, and looks only at the master's memory."""
     stage = bench.lognormal(2000 if bench.is_quick else 20_000)
     files, _ = trees.size_of(stage)
     counts = (1, 3) if bench.is_quick else (1, 10)
@@ -111,7 +111,7 @@ def _memory(cluster: Cluster) -> tuple[Peak, tuple[float, float]]:
 
 
 def _make_workers_wait(cluster: Cluster) -> None:
-    """Start the workers, and let each of them find that there is no master yet."""
+    """Starts the workers, and lets each of them find that there is no master yet."""
     cluster.start(*cluster.workers)
     for worker in cluster.workers:
         cluster.log(worker).wait(WAITING, START_TIMEOUT_S)

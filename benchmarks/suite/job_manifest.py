@@ -1,4 +1,4 @@
-"""First and repeat manifest: seconds of the master's own scan, as its log tells them."""
+"""First and repeated manifest: seconds of the master's own scan, taken from its log."""
 
 import statistics
 from pathlib import Path
@@ -11,7 +11,7 @@ from benchmarks.suite.results import Row
 
 SCAN_INTERVAL_S = 0.3
 LOG_RESOLUTION_S = 0.0005
-"""The log has milliseconds: what it calls 0.000 s is counted as half of one."""
+"""The log has milliseconds: 0.000 s is counted as half of one."""
 
 
 def run(bench: Bench) -> None:

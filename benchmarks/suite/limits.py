@@ -1,4 +1,4 @@
-"""What the machine can do at best, measured in the same run as everything else."""
+"""The limits of the machine, measured in the same run as everything else."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What processes have used: CPU time in nanoseconds of the scheduler's own count, memory that is theirs alone."""
+"""What processes have used: CPU time in nanoseconds of the scheduler's own count, memory that is not shared."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import psutil
 
 
 def family(pid: int) -> list[int]:
-    """A process and all its descendants, as far as they live."""
+    """Returns a process and all its living descendants."""
     try:
         parent = psutil.Process(pid)
         return [pid, *(child.pid for child in parent.children(recursive=True))]
@@ -20,7 +20,7 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_s(pids: list[int]) -> float:
-    """CPU seconds so far of all threads that live; a process that is gone counts nothing."""
+    """Returns the CPU seconds so far of all living threads; a process that has ended counts nothing."""
     total = 0
     for pid in pids:
         try:
@@ -45,8 +45,8 @@ class Peak:
 
 @contextlib.contextmanager
 def peak_of(pid: int, pause_s: float = 0.05) -> Iterator[Peak]:
-    """Looks at a process and its descendants again and again meanwhile. That holds each of them up for a moment: not
-    for runs that measure anything else."""
+    """Looks at a process and its descendants repeatedly during the block. That stops each of them for a moment, so no
+    run with it may measure anything else."""
     found = Peak()
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What a run has found: rows of figures, the limits of the machine, and the ratios that are compared between runs."""
+"""The findings of a run: rows of figures, the limits of the machine, and the ratios that are compared between runs."""
 
 import json
 import platform
@@ -34,7 +34,8 @@ def ratio_name(row: Row, key: str) -> str:
 
 
 def ratios(rows: list[Row]) -> dict[str, float]:
-    """Reference's figure divided by ours, for each key of each row that has both: how many times better we are."""
+    """Returns the reference's figure divided by ours, for each key of each row that has both: how many times better we
+    are."""
     found: dict[str, float] = {}
     reference = {(row.job, row.size): row.figures for row in rows if row.implementation == REFERENCE_NAME}
     for row in rows:

@@ -36,7 +36,7 @@ REPORT = b'{"updated_chunks": 1, "error_messages": [], "time_spent": 0.001}'
 
 
 class CheckFailed(Exception):
-    """A check did not end as it must."""
+    """A check did not end as expected."""
 
 
 class Simulated:
@@ -75,7 +75,8 @@ class Simulated:
         return f"the master answers syn_digest with {said.decode()!r}" if command == b"err" else ""
 
     async def check(self) -> float:
-        """One check to its end; seconds from the first request to the answer. Raises CheckFailed, LinkError."""
+        """Does one complete check; returns the seconds from the first request to the answer. Raises CheckFailed,
+        LinkError."""
         began = time.monotonic()
         if self._kind == "digest":
             while (said := await self.link.demand("syn_digest", self._content.encode())) == b"wait":
@@ -123,7 +124,7 @@ class Simulated:
 
 
 async def many(workers: list[Simulated], checks: int, concurrency: int) -> dict[str, Any]:
-    """So many checks in all, worker after worker."""
+    """Does this many checks in all, worker after worker."""
     turns = itertools.islice(itertools.cycle(workers), checks)
     times: list[float] = []
     locks = {id(worker): asyncio.Lock() for worker in workers}

@@ -54,18 +54,19 @@ def move(source: Path, target: Path) -> None:
 
 
 def size_of(root: Path) -> tuple[int, int]:
-    """Synchronised files and their bytes."""
+    """Returns the number of synchronised files and their bytes."""
     found = [os.stat(root / path).st_size for path in workload.paths(root)]
     return len(found), sum(found)
 
 
 def is_equal(master: Path, workers: list[Path]) -> bool:
-    """The first worker file by file, the others by number and size of their files: all of them would take a minute."""
+    """Compares the first worker file by file, the others by number and size of their files: comparing all of them would
+    take a minute."""
     return compare(master, workers[0]).is_equal and len({size_of(root) for root in workers}) == 1
 
 
 def content_digest_of(root: Path) -> str:
-    """What a clusterd worker with these files says in `syn_digest`."""
+    """Returns what a clusterd worker with these files sends in `syn_digest`."""
     rows = sorted(file_rows(scan_shard(str(root), DEFAULT_RULES, 0, 1).rows), key=lambda row: row.path)
     return content_digest(bucket_digests(rows))
 
