@@ -17,8 +17,8 @@ from tools.rig.etcd import etcd_cluster as running_etcd
 from tools.rig.guard import end_in_order, guarded
 from tools.rig.nodes import Rig
 
-# Hypothesis judges no speed here either. `quick`: for `make check`, what has no size of its own is tried less often.
-# `ci`: the same examples in every run, so that what turns red is what was changed; other runs find new ones.
+# Hypothesis must not judge speed either. `quick`, for `make check`: tests without a size of their own get fewer
+# examples. `ci`: the same examples in every run, so that a failure comes from the change; other runs find new examples.
 hypothesis.settings.register_profile(
     "suite", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -31,8 +31,8 @@ _TIMED_OUT = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does: fixtures are torn down. What tests start can be interrupted: a shell
-    lets its background jobs ignore SIGINT, and whatever these start inherits that."""
+    """Makes SIGTERM and SIGHUP end a run as Ctrl-C does, so that fixtures are torn down. Processes started by tests can
+    be interrupted: a shell lets its background jobs ignore SIGINT, and their children would inherit that."""
 
     def leave(number: int) -> NoReturn:
         pytest.exit(f"ended by {signal.Signals(number).name}", 128 + number)
@@ -52,8 +52,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """A test that ran out of time fails alone: whatever its fixtures share with the tests that follow is torn down, and
-    they get it anew."""
+    """Makes a test that ran out of time fail alone: the fixtures that it shares with later tests are torn down, and
+    these get new ones."""
     if item.stash.get(_TIMED_OUT, False):
         item.session._setupstate.teardown_exact(None)
 
@@ -72,13 +72,14 @@ def make_rig() -> Iterator[MakeRig]:
 
 @contextlib.contextmanager
 def rigs() -> Iterator[MakeRig]:
-    """Make a rig with a filled master, nothing started: `make_rig(workers, **options of Rig.create)`; `files`, `size`,
-    `tree` say what the master holds. Afterwards nothing of it may run, whatever the test did.
+    """Makes a rig with a filled master and nothing started: `make_rig(workers, **options of Rig.create)`; `files`,
+    `size`, `tree` say what the master holds. Afterwards nothing of it may run, whatever the test did.
 
     Commands are forks of a process that has loaded them (tests/warm.py); with `run=run_program` they are started as
     programs.
 
-    Not below tmp_path: socket paths have 107 bytes, and nodes started as root drop to a user who has to get in.
+    The rig is not below tmp_path: socket paths have 107 bytes, and nodes started as root drop to a user who needs
+    access.
     """
     with guarded("rig-") as base:
         yield from _rigs(base)

@@ -1,10 +1,10 @@
-"""How often Hypothesis tries what has a size of its own."""
+"""Numbers of Hypothesis examples for tests with a size of their own."""
 
 import hypothesis
 
 
 def examples(count: int) -> int:
-    """So many, but for `make check` no more than its profile says."""
+    """Returns this number, but for `make check` no more than its profile allows."""
     profile = hypothesis.settings.default
     assert profile is not None
     is_quick = profile.max_examples < hypothesis.settings.get_profile("suite").max_examples

@@ -1,10 +1,11 @@
-"""`clusterd` in a fork of a process that has loaded it: what the command does is the same, what it costs is not.
+"""Runs `clusterd` in a fork of a process that has loaded it already: the command does the same at a fraction of the
+cost.
 
 Loading the daemon takes a second of CPU, and most tests that start nodes would spend their time with it. So each test
-process keeps one process that loads everything, once, and forks for each command. A fork is made to look like the
-command: arguments and environment (in /proc, too), directory, standard files; nothing else is open. Tests about the
-program itself, its loading or its exit, take `run_program` instead (`make_rig(run=run_program)`).
-tests/tools/test_warm.py compares the two.
+process has one process that loads everything once and forks for each command. A fork is made to look like the command:
+arguments and environment (in /proc, too), directory, standard files; nothing else is open. Tests about the program
+itself, its loading or its exit, use `run_program` instead (`make_rig(run=run_program)`). tests/tools/test_warm.py
+compares the two.
 """
 
 import contextlib
@@ -29,12 +30,12 @@ from tools.rig.nodes import PROJECT, run_program
 
 MODULE = (sys.executable, "-m")
 ARGUMENTS_ROOM, ENVIRONMENT_ROOM = 4096, 32768
-"""Bytes that /proc shows of a fork's arguments and environment at most."""
+"""Most bytes that /proc shows of a fork's arguments and environment."""
 MESSAGE = 1 << 17
 
 
 class Forked:
-    """A command that runs: what is needed of `subprocess.Popen`."""
+    """A running command, with the needed part of the interface of `subprocess.Popen`."""
 
     def __init__(self, line: Sequence[str], told: int) -> None:
         self._line = line
@@ -48,7 +49,7 @@ class Forked:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, or -N of signal N. Raises subprocess.TimeoutExpired."""
+        """Returns the exit code, or -N of signal N. Raises subprocess.TimeoutExpired."""
         if self.returncode is None:
             if not select.select([self._told], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(self._line, timeout or 0)
@@ -65,7 +66,7 @@ class Forked:
             os.close(self._told)
 
     def _read(self) -> int:
-        """A line: the pid, and at the end the exit code. Both may be there already."""
+        """Reads a line: first the pid, at the end the exit code. Both may have arrived already."""
         text = b""
         while not text.endswith(b"\n"):
             data = os.read(self._told, 1)
@@ -75,7 +76,7 @@ class Forked:
 
 
 class Warm:
-    """The test's end; the process behind it ends with this one."""
+    """The test's end of the connection; the process at the other end ends with this one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -86,7 +87,7 @@ class Warm:
     def start(
         self, line: Sequence[str], environment: Mapping[str, str], *, out: int | None = None, err: int | None = None
     ) -> Forked:
-        """Runs `python -m MODULE ...`. `out`, `err`: descriptors; without one it goes to /dev/null."""
+        """Runs `python -m MODULE ...`. `out`, `err`: descriptors; without one the output goes to /dev/null."""
         assert tuple(line[:2]) == MODULE, line
         with self._lock:
             if self._socket is None or self._pid != os.getpid():
@@ -107,8 +108,8 @@ class Warm:
     def run(
         self, line: Sequence[str], out: IO[str], err: IO[str], environment: Mapping[str, str], timeout_s: float
     ) -> int:
-        """A `Run` of tools/rig/nodes.py. What is no module of Python is run as the program it is; so is what another
-        environment of Python is meant for (tests/campaigns/hook)."""
+        """Is a `Run` of tools/rig/nodes.py. Anything but a Python module is run as a program, and so are commands for
+        another Python environment (tests/campaigns/hook)."""
         if tuple(line[:2]) != MODULE or _python(environment) != self._python:
             return run_program(line, out, err, environment, timeout_s)
         started = self.start(line, environment, out=out.fileno(), err=err.fileno())
@@ -122,7 +123,7 @@ class Warm:
     def capture(
         self, line: Sequence[str], environment: Mapping[str, str], timeout_s: float = 60
     ) -> "subprocess.CompletedProcess[str]":
-        """`run`, with what it prints."""
+        """Works like `run`, and returns the output."""
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             code = self.run(line, out, err, environment, timeout_s)
             out.seek(0)
@@ -147,7 +148,7 @@ class Warm:
 
 
 def _python(environment: Mapping[str, str]) -> dict[str, str]:
-    """What an interpreter would look at, but for the project on its path."""
+    """Returns the variables that an interpreter reads, except for the project on its path."""
     found = {name: value for name, value in environment.items() if name.startswith("PYTHON")}
     path = found.pop("PYTHONPATH", "").split(os.pathsep)
     return found | {"PYTHONPATH": os.pathsep.join(one for one in path if one not in ("", str(PROJECT)))}
@@ -157,7 +158,7 @@ WARM = Warm()
 
 
 def serve(control: socket.socket) -> None:
-    """Fork for each command until the test process is gone."""
+    """Forks for each command until the test process is gone."""
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a Ctrl-C only the end of the test process counts
     running: dict[int, tuple[int, int]] = {}  # descriptor of a fork: its pid, and where its end is told
     poll = select.poll()
@@ -218,7 +219,8 @@ def _become(wanted: dict[str, Any], out: int, err: int, control: socket.socket) 
 
 
 def _show(arguments: list[str], environment: list[str]) -> None:
-    """What /proc/PID/cmdline and environ say is what stands where the system put the arguments of this process."""
+    """Writes arguments and environment to where the system put those of this process, which /proc/PID/cmdline and
+    environ show."""
     with open("/proc/self/stat", encoding="utf-8", errors="replace") as stat:
         fields = stat.read().rpartition(")")[2].split()
     for strings, begin, end in (

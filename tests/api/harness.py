@@ -1,4 +1,4 @@
-"""The application over a node that is a fake: it keeps what it was asked and answers from a script."""
+"""The application over a fake node, which keeps the requests and answers from a script."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ def plain(content: dict[str, Any]) -> WireResult:
 
 
 class FakeNode:
-    """`asked`: the requests in their order. `answer` makes the answer of each."""
+    """`asked`: the requests in their order. `answer` makes the answer to each."""
 
     def __init__(self, answer: Callable[[ApiRequest], Answer] = nothing_found) -> None:
         self.asked: list[ApiRequest] = []

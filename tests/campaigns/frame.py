@@ -31,7 +31,7 @@ FILES = 24
 
 
 class Campaign:
-    """One run. `rng` decides everything, `counts` is what the last line says."""
+    """One run. All random choices come from `rng`; `counts` is printed in the last line."""
 
     def __init__(self, name: str, say: Callable[[str], None]) -> None:
         self.name = name
@@ -65,7 +65,7 @@ def running(name: str, capsys: pytest.CaptureFixture[str]) -> Iterator[Campaign]
 
 
 def sealed(rng: random.Random, size: int) -> bytes:
-    """A content that begins with the digest of what follows."""
+    """Returns a content that begins with the digest of the rest."""
     body = rng.randbytes(size)
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
@@ -76,7 +76,7 @@ def is_whole(content: bytes) -> bool:
 
 
 class _Thread:
-    """Does `step` again and again between enter and exit; what it raises is raised at the exit."""
+    """Repeats `step` between enter and exit; its exception is raised at the exit."""
 
     def __init__(self, pause_s: float) -> None:
         self._pause_s = pause_s
@@ -106,8 +106,7 @@ class _Thread:
 
 
 class Edits(_Thread):
-    """Somebody who writes sealed files on the master all the time, whole ones, as an editor does; adds and removes
-    some."""
+    """Writes sealed files on the master all the time, whole ones, as an editor does; adds and removes some."""
 
     def __init__(self, campaign: Campaign, root: Path, pause_s: float = 0.05, size: int = 60_000) -> None:
         super().__init__(pause_s)
@@ -117,7 +116,7 @@ class Edits(_Thread):
         self.use(root)
 
     def use(self, root: Path) -> None:
-        """From now on files of this node are edited."""
+        """Edits files of this node from now on."""
         self._place = root / PLACE
         self._place.mkdir(parents=True, exist_ok=True)
         self._place.chmod(0o777)  # nodes that were started as root are another user's
@@ -134,7 +133,7 @@ class Edits(_Thread):
 
 
 class Readers(_Thread):
-    """Somebody who reads those files on the workers all the time, and must never see a part of one."""
+    """Reads those files on the workers all the time, and must never see a part of one."""
 
     def __init__(self, campaign: Campaign, nodes: list[RigNode]) -> None:
         super().__init__(0.01)
@@ -169,7 +168,7 @@ def slabs_are_free(rig: Rig) -> bool:
 
 
 def left_behind(rig: Rig) -> list[str]:
-    """Temporary files in what is synchronised, files of the spool: nothing of either may stay."""
+    """Returns temporary files in synchronised directories, and files of the spool: none of them may remain."""
     found = []
     for node in rig.nodes:
         for directory in ("etc", "var/multigroups"):
@@ -178,7 +177,8 @@ def left_behind(rig: Rig) -> list[str]:
 
 
 def must_be_well(rig: Rig, campaign: Campaign, equal_s: float = EQUAL_S) -> None:
-    """Once no more faults come: equal, all memory free, all processes there; after a stop nothing is left."""
+    """Checks the state after the last fault: nodes equal, all memory free, all processes there; after a stop nothing is
+    left."""
     try:
         took = rig.wait_equal(equal_s, pause_s=0.3)
     except RigError as problem:
@@ -197,7 +197,7 @@ def must_be_well(rig: Rig, campaign: Campaign, equal_s: float = EQUAL_S) -> None
 
 
 def last_lines(rig: Rig, count: int = 15) -> str:
-    """Of each node's log, to understand a failure by."""
+    """Returns the ends of the nodes' logs, for understanding a failure."""
     found = []
     for node in rig.nodes:
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Rows made and read through the stream socket."""
+"""Creates and reads rows through the stream socket."""
 
 import contextlib
 import hashlib
@@ -45,11 +45,11 @@ NEEDS_ARGUMENT = [
     "delete-group",
     "get-group-agents",
 ]
-"""Commands of `global` that say what they want by an argument; `sql` is a word of its own."""
+"""Commands of `global` that are selected by an argument; `sql` is a word of its own."""
 
 
 def empty(db: WdbClient) -> None:
-    """Delete every agent but 0 and every group but `default`."""
+    """Deletes every agent but 0 and every group but `default`."""
     for agent_id in db.ids("get-all-agents last_id"):
         db.command(f"global delete-agent {agent_id}")
     while True:
@@ -69,7 +69,7 @@ def compact(value: Any) -> str:
 
 
 def add_agent(db: WdbClient, agent_id: int, name: str | None = None, **members: Any) -> int:
-    """By `insert-agent`, registered long ago."""
+    """Creates an agent by `insert-agent`, registered long ago."""
     row = {"id": agent_id, "name": name or f"agent{agent_id}", "date_add": LONG_AGO, **members}
     db.command(f"global insert-agent {compact(row)}")
     return agent_id
@@ -81,7 +81,7 @@ def add_agents(db: WdbClient, *agent_ids: int) -> None:
 
 
 def add_many(db: WdbClient, count: int, status: str = "never_connected") -> None:
-    """Agents 1 to `count` named agent⟨id⟩, by one statement."""
+    """Creates agents 1 to `count` named agent⟨id⟩, by one statement."""
     db.command(
         f"global sql with recursive n(i) as (select 1 union all select i + 1 from n where i < {count}) "
         "insert into agent (id, name, date_add, `group`, connection_status, last_keepalive) "
@@ -91,8 +91,8 @@ def add_many(db: WdbClient, count: int, status: str = "never_connected") -> None
 
 @contextlib.contextmanager
 def trigger(root: Path, statement: str) -> Iterator[None]:
-    """A trigger `refuse` in the store's database, put there from outside: no client may (`statement`: what follows its
-    name)."""
+    """Creates a trigger `refuse` in the store's database from outside, since no client may (`statement`: the text after
+    its name)."""
     with contextlib.closing(sqlite3.connect(root / "queue/db/global.db", timeout=30, isolation_level=None)) as file:
         file.execute(f"create trigger refuse {statement}")
         try:
@@ -107,20 +107,20 @@ def add_groups(db: WdbClient, *names: str) -> None:
 
 
 def agent(db: WdbClient, agent_id: int) -> dict[str, Any]:
-    """The columns that are not NULL, by `get-agent-info`."""
+    """Returns the columns that are not NULL, by `get-agent-info`."""
     (row,) = json.loads(db.command(f"global get-agent-info {agent_id}"))
     assert isinstance(row, dict)
     return row
 
 
 def some(db: WdbClient, agent_id: int, *columns: str) -> tuple[Any, ...]:
-    """The named columns; None for NULL."""
+    """Returns the named columns; None for NULL."""
     row = agent(db, agent_id)
     return tuple(row.get(column) for column in columns)
 
 
 def put(db: WdbClient, agent_id: int, **columns: Any) -> None:
-    """Write columns with `global sql`."""
+    """Writes columns with `global sql`."""
     parts = [f"`{column}` = {quoted(value)}" for column, value in columns.items()]
     db.command(f"global sql update agent set {', '.join(parts)} where id = {agent_id}")
 
@@ -132,7 +132,7 @@ def quoted(value: Any) -> str:
 
 
 def memberships(db: WdbClient, agent_id: int) -> list[tuple[str, int]]:
-    """(group, priority) in priority order, from the table."""
+    """Returns (group, priority) in order of priority, from the table."""
     rows = db.rows(
         "select g.name as name, b.priority as priority from belongs b join `group` g on g.id = b.id_group "
         f"where b.id_agent = {agent_id} order by b.priority"
@@ -149,7 +149,8 @@ def labels(db: WdbClient, agent_id: int) -> dict[str, str]:
 
 
 def set_groups(db: WdbClient, mode: str, agent_id: int, groups: list[Any], **more: Any) -> bytes:
-    """`set-agent-groups` with one item; the answer. `name` goes into the item, `sync_status` beside the mode."""
+    """Sends `set-agent-groups` with one item; returns the answer. `name` goes into the item, `sync_status` beside the
+    mode."""
     item: dict[str, Any] = {"id": agent_id, "groups": groups}
     if "name" in more:
         item["name"] = more.pop("name")
@@ -157,12 +158,12 @@ def set_groups(db: WdbClient, mode: str, agent_id: int, groups: list[Any], **mor
 
 
 def group_hash(*groups: str) -> str:
-    """Section 5."""
+    """Returns the checksum of section 5."""
     return hashlib.sha256(",".join(groups).encode()).hexdigest()[:8]
 
 
 def global_hash(hashes: Iterable[str]) -> str:
-    """Section 5, of at least one hash."""
+    """Returns the checksum of section 5, for at least one hash."""
     return hashlib.sha1("".join(hashes).encode(), usedforsecurity=False).hexdigest()
 
 
@@ -171,7 +172,7 @@ def own_hash(db: WdbClient) -> str | None:
 
 
 def fitting(lengths: Iterable[int], used: int = 2) -> int:
-    """How many items of these lengths a chunk takes (2.3)."""
+    """Returns how many items of these lengths fit into a chunk (2.3)."""
     count = 0
     for length in lengths:
         if not used + length + 1 < CHUNK:
@@ -182,7 +183,7 @@ def fitting(lengths: Iterable[int], used: int = 2) -> int:
 
 
 def within(low: float, value: int, high: float) -> bool:
-    """Whether a time in whole seconds was taken from the clock between two readings of it."""
+    """Returns whether a time in whole seconds was taken from the clock between two readings of it."""
     return int(low) <= value <= int(high)
 
 

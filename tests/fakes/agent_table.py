@@ -10,10 +10,10 @@ from clusterd.store.registry import AgentFacts, Registration
 
 
 class FakeAgentTable:
-    """`agents`: the rows. `states`: what is known of some of them beside their registration. `refuses`: every change
-    fails with this text. `before_change`: awaited before each change, so that something can happen meanwhile. `highest`:
-    the highest id ever given that it remembers. `confirms`: set when a candidate has everything, which
-    `unconfirmed` callers have waited for."""
+    """`agents`: the rows. `states`: what is known of some agents beside their registration. `refuses`: every change
+    fails with this text. `before_change`: awaited before each change, so that the test can act meanwhile. `highest`:
+    the highest id ever given that it remembers. `confirms`: set when a candidate has everything; `unconfirmed` callers
+    have waited for that."""
 
     def __init__(self) -> None:
         self.agents: dict[int, Registration] = {}

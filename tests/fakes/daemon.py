@@ -11,17 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 NEVER = None
-"""An answer that does not come: the connection stays open."""
+"""An answer that is never sent: the connection stays open."""
 
 
 def make_directories(path: Path) -> None:
-    """Directories that a node which dropped its privileges can pass."""
+    """Mode of directories that a node with dropped privileges can enter."""
     path.mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
 class FakeDaemon:
-    """Serves from construction until `close`: a request a connection, as authd does. `answer` may take its time: each
-    connection has a thread. `at_once`: the largest number of requests that were under way together."""
+    """Serves from construction until `close`, one request per connection, as authd does. `answer` may block: each
+    connection has a thread. `at_once`: the largest number of requests served at the same time."""
 
     def __init__(self, path: Path, answer: Callable[[bytes], bytes | None]) -> None:
         self.requests: list[bytes] = []
@@ -43,7 +43,7 @@ class FakeDaemon:
         self._threads[0].start()
 
     def close(self) -> None:
-        """Gone, with its socket file; whoever waits for an answer sees the connection end."""
+        """Ends it, and removes its socket file; waiting clients see their connection end."""
         self.stop_listening()
         for thread in self._threads:
             thread.join(60)
@@ -51,7 +51,7 @@ class FakeDaemon:
             self._path.unlink()
 
     def stop_listening(self) -> None:
-        """As a daemon that died: the socket file stays and refuses."""
+        """Acts like a daemon that died: the socket file remains and refuses connections."""
         self._stopping.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`

@@ -1,10 +1,10 @@
-"""What the journal would hear."""
+"""Stands for the journal's sender: keeps the events."""
 
 from clusterd.messages.journal import AnyEvent
 
 
 class Events:
-    """Keeps them in `told`; stands for an EventSender."""
+    """Keeps events in `told`; takes the place of an EventSender."""
 
     is_on = True
 

@@ -1,4 +1,4 @@
-"""File operations that fail where the test says so."""
+"""File operations that fail at the test's choice."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,8 @@ _REAL = frozenset(name for name in FileOps.__dict__ if not name.startswith("_"))
 
 
 class FaultyOps(FileOps):
-    """Real operations. `fault(number, name)` is asked before each (numbers from 1) and may return what is raised
-    instead. `names`: those that were tried."""
+    """Real operations. `fault(number, name)` is called before each (numbers from 1) and may return an exception to
+    raise instead. `names`: the operations that were tried."""
 
     def __init__(self, fault: Callable[[int, str], BaseException | None] = lambda number, name: None) -> None:
         self.names: list[str] = []

@@ -1,4 +1,4 @@
-"""Processes that tests fork end with the test run, however it ends."""
+"""Makes processes that tests fork end with the test run, however it ends."""
 
 import ctypes
 import signal
@@ -8,5 +8,5 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent() -> None:
-    """To be called first in a fork."""
+    """Must be called first in a fork."""
     _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

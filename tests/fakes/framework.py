@@ -1,5 +1,5 @@
 """An installed framework, written from docs/protocol/framework.md alone: a directory that looks like one, with about
-two dozen functions. What is in it: tests/fakes/framework_packages."""
+two dozen functions, which are in tests/fakes/framework_packages."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ USER, PASSWORD = "wazuh", "a-password-of-the-test"
 
 
 class FakeFramework:
-    """Below the root of a node. `site`: where its packages are, for tests that take some away."""
+    """The framework below the root of a node. `site`: the directory of its packages, for tests that remove some."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -45,18 +45,19 @@ class FakeFramework:
             )
 
     def behave(self, **how: Any) -> None:
-        """From its next start on. `import`: "fail", "hang", "slow", "exit"; `items`: the cluster's settings cannot be
-        read; `marked`: functions carry __wazuh_exposed__, as from 4.14.9 on."""
+        """Takes effect at its next start. `import`: "fail", "hang", "slow", "exit"; `items`: the cluster's settings
+        cannot be read; `marked`: functions carry __wazuh_exposed__, as from 4.14.9 on."""
         (self.directory / "behaviour.json").write_text(json.dumps(how))
 
     @property
     def calls(self) -> list[str]:
-        """What ran, in order: functions that change something, and those of wazuh.bad_luck, say so."""
+        """Returns the functions that ran, in order; only those that change something, and those of wazuh.bad_luck, are
+        recorded."""
         return [line.split()[0] for line in self._lines()]
 
     @property
     def pids(self) -> list[int]:
-        """In which processes."""
+        """Returns the processes in which they ran."""
         return [int(line.split()[1]) for line in self._lines()]
 
     def _lines(self) -> list[str]:

@@ -1,5 +1,5 @@
-"""A stock manager as `clusterd adopt` finds it: a control script, programs that it starts and judges by their pid
-files."""
+"""A stock manager as `clusterd adopt` finds it: a control script, and programs that the script starts and checks by
+their pid files."""
 
 import json
 import os
@@ -97,7 +97,7 @@ Facts = dict[str, tuple[bytes, int, int, int, int, int]]
 
 
 class Manager:
-    """Its files; nothing runs at first. Nodes run as the user of the test."""
+    """Creates its files; nothing runs at first. Nodes run as the user of the test."""
 
     def __init__(self, root: Path, *, kind: str = "master", version: str = "v4.14.1", disabled: str = "no") -> None:
         self.root = root
@@ -123,7 +123,7 @@ class Manager:
         (self.root / "etc/ossec.conf").write_text(text)
 
     def install(self, build: str) -> None:
-        """As a package does it: new files, renamed over whatever is there."""
+        """Acts like a package upgrade: new files, renamed over the present ones."""
         for name in ("wazuh-clusterd", OTHER):
             text = DAEMON.format(python=sys.executable, name=name, root=str(self.root))
             self.put(name, f"{text}# build {build}\n")
@@ -138,7 +138,7 @@ class Manager:
         beside.rename(self.bin / name)
 
     def facts(self) -> Facts:
-        """Of everything in `bin`: content, mode, owner, group, time, names."""
+        """Returns content, mode, owner, group, time and names of everything in `bin`."""
         found = {}
         for path in sorted(self.bin.iterdir()):
             it = path.lstat()
@@ -146,7 +146,7 @@ class Manager:
         return found
 
     def control(self, word: str) -> "subprocess.CompletedProcess[str]":
-        """`wazuh-control WORD`. Its output goes through a file: daemons must not be waited for."""
+        """Runs `wazuh-control WORD`. Its output goes through a file, because daemons keep pipes open."""
         out = self.root / "control.out"
         with out.open("w") as file:
             code = subprocess.run([self.bin / "wazuh-control", word], stdout=file, stderr=file, timeout=600).returncode

@@ -1,5 +1,5 @@
-"""The pool without processes: jobs run where they are asked for, each by the next of a few workshops, so that none can
-rely on what it remembers."""
+"""The pool without processes: jobs run in the caller's process, each by the next of a few workshops, so that no job can
+rely on what an earlier one left in memory."""
 
 from itertools import cycle
 from typing import Any, TypeVar, cast
@@ -14,7 +14,7 @@ R = TypeVar("R", bound=Result)
 
 
 class InlinePool:
-    """Does what PoolPort does. `done`: the jobs that were asked for, in order."""
+    """Takes the place of PoolPort. `done`: the requested jobs, in order."""
 
     def __init__(self, settings: Settings, size: int = 2) -> None:
         keyed = Settings(settings.root, cluster=ClusterBlock(key=Secret(b"k" * 32)), rules=settings.rules)
@@ -24,7 +24,7 @@ class InlinePool:
         self.hurries = 0
 
     def hurry(self) -> None:
-        """Nothing runs longer than a call."""
+        """No job outlives its call."""
         self.hurries += 1
 
     async def run(self, job: Job[R], *, urgent: bool = False, lane: str = "bulk") -> R:

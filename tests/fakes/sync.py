@@ -1,4 +1,4 @@
-"""A sync process that does what the test says: the other end of net's channel, blocking, in the test's own process."""
+"""A sync process controlled by the test: the other end of net's channel, blocking, in the test's own process."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ NET = b"net"
 class FakeSync:
     """Receives what net sends, in order; `expect` takes the next message of a type and keeps the others.
 
-    `answer_with` hands every request to a function instead, in a thread, until `close`."""
+    `answer_with` passes every request to a function instead, in a thread, until `close`."""
 
     def __init__(self, root: str, incarnation: int = 1) -> None:
         self.incarnation = incarnation
@@ -49,9 +49,9 @@ class FakeSync:
                 time.sleep(0.01)
 
     def hello(self) -> NetHello:
-        """What a new sync does: say hello until net answers. Nothing that came before the answer is believed.
+        """Acts like a new sync: says hello until net answers, and ignores everything that arrived before the answer.
 
-        A net that starts says hello unasked, so the last one counts."""
+        A net that starts says hello by itself, so the last hello counts."""
         found = None
         patience = Patience(60)
         while found is None:
@@ -65,7 +65,7 @@ class FakeSync:
         return found
 
     def expect(self, kind: type[M], matches: Callable[[M], bool] = lambda _: True, timeout_s: float = 60.0) -> M:
-        """The next message of this type for which `matches` holds."""
+        """Returns the next message of this type for which `matches` holds."""
         deadline = time.monotonic() + timeout_s
         while True:
             for place, message in enumerate(self.received):
@@ -78,11 +78,11 @@ class FakeSync:
             self.received.append(message)
 
     def link(self, name: str = "", kind: str = "worker") -> LinkInfo:
-        """The next link that came up, of this name if one is given."""
+        """Returns the next link that came up, with this name if one is given."""
         return self.expect(LinkUp, lambda up: up.info.kind == kind and name in ("", up.info.name)).info
 
     def quiet(self, kind: type[M], seconds: float = 0.2) -> bool:
-        """Whether no message of this type comes for a while."""
+        """Returns whether no message of this type arrives for a while."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             message = self._receive(left)
@@ -100,7 +100,7 @@ class FakeSync:
     # ---- by itself ---------------------------------------------------------------------------------------------------
 
     def answer_with(self, answer: Callable[[PeerRequest], Reply | None]) -> None:
-        """Answer requests in a thread from now on; other messages are kept in `received`."""
+        """Answers requests in a thread from now on; other messages are kept in `received`."""
 
         earlier, self.received = self.received, []
 
@@ -118,7 +118,7 @@ class FakeSync:
         self._thread.start()
 
     def close(self) -> None:
-        """Gone, as a killed process is: with what it has not read."""
+        """Acts like a killed process: unread messages are lost."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

@@ -1,5 +1,4 @@
-"""A wazuh-db that is not ours: the two sockets as a stock one has them, answering what the test says, in threads of the
-test."""
+"""A foreign wazuh-db with the two sockets of a stock one, answering as the test says, in threads of the test."""
 
 import contextlib
 import http.server
@@ -13,8 +12,9 @@ from typing import Any
 
 
 class FakeWazuhDb:
-    """Serves from construction until `close`. `pending`: what GET `/v1/agents/sync` gives, once; `reports`: what was
-    posted; `requests`: of the stream socket; `answer` makes their answers. `post_status` 500 refuses reports."""
+    """Serves from construction until `close`. `pending`: the answer to GET `/v1/agents/sync`, given once; `reports`:
+    the bodies posted; `requests`: those of the stream socket; `answer` makes their answers. `post_status` 500 refuses
+    reports."""
 
     def __init__(self, root: Path, answer: Callable[[str], str] = lambda request: "ok") -> None:
         self.pending: dict[str, Any] = {}

@@ -1,5 +1,4 @@
-"""Net's process for real: forked, over a root of its own, with a fake sync and blocking clients that speak the
-protocol."""
+"""Net's real process: forked, with a root of its own, a fake sync, and blocking clients that speak the protocol."""
 
 import os
 import signal
@@ -30,7 +29,7 @@ CLUSTER = "wazuh"
 MASTER = "master-node"
 VERSION = "4.14.1"
 PATIENCE_S = 60.0
-"""Nothing here takes long; a busy machine makes it so."""
+"""Nothing here takes long, except on a busy machine."""
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -43,7 +42,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
-    """What `condition` gives once it is true; polls."""
+    """Polls `condition` and returns its first true value."""
     patience = Patience(timeout_s)
     while True:
         found = condition()
@@ -72,7 +71,7 @@ def worker_settings(root: str, name: str, nodes: tuple[str, ...], **changes: Any
 
 
 def change(settings: Settings, **changes: Any) -> Settings:
-    """Put each field where it belongs in the tree of settings."""
+    """Puts each field where it belongs in the tree of settings."""
     for name, value in changes.items():
         if name == "cluster_key":
             cluster = msgspec.structs.replace(settings.cluster, key=Secret(value))
@@ -105,7 +104,7 @@ def change(settings: Settings, **changes: Any) -> Settings:
 
 
 class NetNode:
-    """One node's net process. `settings_of` makes the settings for the root given."""
+    """One node's net process. `settings_of` makes the settings for the given root."""
 
     def __init__(self, settings_of: Callable[[str], Settings], slabs: tuple[int, int] = (8, 4)) -> None:
         self._place = guarded("net-", "/tmp")
@@ -141,7 +140,8 @@ class NetNode:
             die_with_parent()
             status = 1
             try:
-                # As after the supervisor's fork: no socket of anybody else, above all not the fake sync's.
+                # Closes what a process has not after the supervisor's fork: sockets of others, above all the fake
+                # sync's.
                 os.closerange(3, 4096)
                 log = Log(f"{self.root}/logs/cluster.log", self.settings.log_level)
                 status = process.run(self.settings, self.arena, self.board, log)
@@ -152,7 +152,7 @@ class NetNode:
         self.board.row("net").set_pid(self.pid)
 
     def start_sync(self) -> FakeSync:
-        """A sync process, or the next one: the board knows it before it says anything."""
+        """Makes a sync process, or the next one; the board knows it before it sends anything."""
         if self.sync is not None:
             self.sync.close()
         incarnation = self.board.row("sync").snapshot().incarnation + 1
@@ -168,7 +168,7 @@ class NetNode:
         self.board.row("sync").set_down()
 
     def ended(self) -> int | None:
-        """How net's process ended, None while it lives."""
+        """Returns how net's process ended, None while it runs."""
         if not self.pid:
             return None
         pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -213,11 +213,11 @@ class NetNode:
             return ""
 
     def lines(self, text: str) -> list[str]:
-        """The log lines with this text, without their time."""
+        """Returns the log lines with this text, without their time."""
         return [line[20:] for line in self.log().splitlines() if text in line]
 
     def logged(self, text: str, timeout_s: float = PATIENCE_S) -> str:
-        """The first line with this text, which may be still to come."""
+        """Waits for the first line with this text and returns it."""
         lines: list[str] = wait_until(lambda: self.lines(text), f"a log line with {text!r} in {self.log()}", timeout_s)
         return lines[0]
 
@@ -233,7 +233,7 @@ class NetNode:
         return talker
 
     def join(self, name: str, **options: Any) -> "Talker":
-        """A connection that has said a hello that was accepted."""
+        """Returns a connection whose hello was accepted."""
         talker = self.connect(**options)
         answer = talker.ask("hello", f"{name} {CLUSTER} worker {VERSION}")
         assert (answer.command, answer.payload) == (b"ok", f"Client {name} added".encode())
@@ -249,7 +249,7 @@ class NetNode:
 
 
 class Talker:
-    """A blocking client: sends what it is told, reads messages. `key` None: the local socket."""
+    """A blocking client: sends messages for the test and reads messages. `key` None: the local socket."""
 
     def __init__(self, sock: socket.socket, key: str | None, *, tls: ssl.SSLContext | None = None) -> None:
         self.sock = sock if tls is None else tls.wrap_socket(sock, server_hostname="localhost")
@@ -263,7 +263,7 @@ class Talker:
         self.sock.sendall(data)
 
     def tell(self, command: str, payload: bytes | str = b"", *, counter: int | None = None) -> int:
-        """Send a request and return its counter."""
+        """Sends a request and returns its counter."""
         self._counter += 1
         number = self._counter if counter is None else counter
         plain = payload.encode() if isinstance(payload, str) else payload
@@ -275,7 +275,7 @@ class Talker:
         self.tell(command, payload, counter=request.counter)
 
     def read(self, timeout_s: float = PATIENCE_S) -> PeerMessage:
-        """The next message. Raises ConnectionError when the connection is closed."""
+        """Returns the next message. Raises ConnectionError when the connection is closed."""
         deadline = time.monotonic() + timeout_s
         while not self._messages:
             self.sock.settimeout(max(0.001, deadline - time.monotonic()))
@@ -296,7 +296,7 @@ class Talker:
         return self.answer_to(self.tell(command, payload), timeout_s)
 
     def is_closed(self, timeout_s: float = PATIENCE_S) -> bool:
-        """Whether the other side closes in this time; what it says before that is thrown away."""
+        """Returns whether the other side closes within this time; data that arrives before is discarded."""
         deadline = time.monotonic() + timeout_s
         try:
             while True:
@@ -309,7 +309,7 @@ class Talker:
             return True
 
     def reset(self) -> None:
-        """Close with RST, as a process that dies with unread data does."""
+        """Closes with RST, as a process does that dies with unread data."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 

@@ -1,4 +1,4 @@
-"""An authd at work inside a test, over a database in a dictionary."""
+"""A running authd inside a test, over a database in a dictionary."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from tests.fakes.file_ops import FaultyOps
 
 
 class Node:
-    """An authd at work. `ops`, `table`: what it works on; `log`: what it said."""
+    """A running authd. `ops`, `table`: its file operations and its database; `log`: its lines."""
 
     def __init__(self, root: Path, table: FakeAgentTable, ops: FaultyOps) -> None:
         self.root = root
@@ -50,14 +50,14 @@ class Node:
         return {key.name: key for key in parse_keys(self.path.read_text())[0] if not key.is_removed}
 
     def assert_even(self) -> None:
-        """The file and the database know the same agents."""
+        """Whether file and database have the same agents."""
         assert {key.number: (key.name, key.key) for key in self.keys.values()} == {
             number: (agent.name, agent.internal_key) for number, agent in self.table.agents.items()
         }
 
 
 def live_authd(root: Path, work: Callable[[Node], Awaitable[None]], table: FakeAgentTable | None = None) -> Node:
-    """Run `work` beside an authd whose files are below `root`. Raises what either of them raises."""
+    """Runs `work` beside an authd whose files are below `root`. Raises the exceptions of both."""
     for directory in ("etc/shared/default", "queue"):
         (root / directory).mkdir(parents=True, exist_ok=True)
 

@@ -62,11 +62,11 @@ class LoneStore:
         self._end(signal.SIGKILL)
 
     def stop(self) -> int:
-        """A clean stop; returns the exit code."""
+        """Stops the process cleanly; returns the exit code."""
         return self._end(signal.SIGTERM)
 
     def restart(self) -> None:
-        """The next life, after `kill` or `stop`."""
+        """Starts the process again, after `kill` or `stop`."""
         self.start()
 
     @property

@@ -7,6 +7,5 @@ from tools.rig.patience import slowness
 
 @pytest.fixture(autouse=True)
 def events_come_in_their_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scan that is to be fresh waits for the events of what was changed just now: on a busy machine they take
-    longer."""
+    """A fresh scan waits for the events of changes made a moment ago; on a busy machine they take longer."""
     monkeypatch.setattr(keeper, "LAG_S", LAG_S * slowness())

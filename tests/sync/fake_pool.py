@@ -1,4 +1,4 @@
-"""A pool that does seal and package jobs in the test's own process, and a sync that has nothing but it."""
+"""A pool that does seal and package jobs in the test's own process, and a sync process that uses only this pool."""
 
 import asyncio
 from pathlib import Path
@@ -18,7 +18,7 @@ KEY = b"k" * 32
 
 
 class FakePool:
-    """`run` of a PoolPort. `jobs`: what was run, in order. While `gate` is clear jobs wait."""
+    """Takes the place of `run` of a PoolPort. `jobs`: the jobs that ran, in order. While `gate` is clear jobs wait."""
 
     size = 2
 

@@ -58,7 +58,7 @@ class Node:
             self.write(f"{directory}/{number}.xml", str(number))
 
     def walked(self) -> str:
-        """Digest of what is on the disk."""
+        """Returns the digest of the files on the disk."""
         found = scan_shard(str(self.root), DEFAULT_RULES, 0, 1).rows
         return build_manifest(file_rows(found), found.unread).root_digest
 
@@ -74,7 +74,7 @@ Story = Callable[[Node], Awaitable[None]]
 
 
 def play(node: Node, story: Story, *, follow: bool = True) -> None:
-    """Run the story beside the keeper's own task; afterwards no thread may be left."""
+    """Runs the story beside the keeper's own task; afterwards no thread may be left."""
 
     async def run() -> None:
         task = asyncio.create_task(node.keeper.run()) if follow else None
@@ -98,7 +98,7 @@ async def until(claim: Callable[[], bool], what: str = "") -> None:
 
 
 async def until_equal(node: Node) -> None:
-    """Until what is published is what is on the disk."""
+    """Waits until the published manifest equals the files on the disk."""
 
     def is_equal() -> bool:
         assert node.keeper.current is not None

@@ -1,5 +1,5 @@
-"""A sync process on ports that only the test reads: links come up and go down, nodes and programs ask, the test
-answers."""
+"""A sync process whose ports belong to the test: the test brings links up and down, sends requests of nodes and
+programs, and reads the answers."""
 
 import asyncio
 import json
@@ -52,8 +52,8 @@ class Lines:
 
 
 class InlinePool:
-    """Runs jobs in this process; those that need no arena. `jobs`: what was run. `answers`: a result instead, by type
-    of job."""
+    """Runs jobs in this process, if they need no arena. `jobs`: the jobs that ran. `answers`: results to return
+    instead, by type of job."""
 
     size = 1
     losses = 0
@@ -76,7 +76,7 @@ class InlinePool:
 
 
 class Node:
-    """A sync process of which net and the pool are the test: `sent` is what net was given, in order."""
+    """A sync process for which the test plays net and the pool. `sent`: the messages to net, in order."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Node:
         serves_store: bool = False,
         **more: Any,
     ) -> None:
-        """Jobs wait for ever unless there is a `pool`. `more`: settings of clusterd.json."""
+        """Jobs wait for ever unless there is a `pool`. `more`: settings of cluster.json's section `clusterd`."""
         self.sent: list[SyncToNet] = []
         self.log = Lines()
         self.clock = FakeClock()
@@ -133,7 +133,7 @@ class Node:
         return peer
 
     async def ask(self, info: LinkInfo, command: str, payload: bytes = b"") -> int:
-        """A request of the other end; its serial number."""
+        """Sends a request of the other end; returns its serial number."""
         self._serial += 1
         await self.core.handle(PeerRequest(info.link, self._serial, command, payload))
         return self._serial
@@ -148,14 +148,14 @@ class Node:
         )
 
     async def string(self, link: int, command: str) -> GiveString:
-        """A long string that net is to give, and the command that names it."""
+        """Returns a long string that net must send, and the command that names it."""
         return cast(
             GiveString,
             await self.find(lambda sent: isinstance(sent, GiveString) and (sent.link, sent.command) == (link, command)),
         )
 
     async def says(self, asked: Request | GiveString, payload: bytes = b"", command: str = "ok") -> None:
-        """The other end's response to a request of ours."""
+        """Sends the other end's response to a request of ours."""
         await self.core.handle(Answered(asked.id, command, payload))
 
     async def until(self, holds: Callable[[], bool]) -> None:

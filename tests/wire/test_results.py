@@ -287,6 +287,23 @@ def test_error_text_of_a_peer_is_one_line_of_bounded_length_and_valid_text() -> 
     assert json.dumps(lone, ensure_ascii=False).encode()
 
 
+def test_every_character_that_could_break_a_line_is_shown_and_does_not_break_it() -> None:
+    """All that str.splitlines knows, and controls of terminals."""
+    assert str(WireException(99999, "a\tb\n\r\x1b\x85\u2028\u2029c")) == (
+        "Error 99999 - a\tb\\n\\r\\x1b\\x85\\u2028\\u2029c"
+    )
+    for letter in map(chr, (*range(0xD800), 0xFEFF)):
+        assert len(str(WireException(99999, letter)).splitlines()) == 1, hex(ord(letter))
+
+
+def test_exception_without_a_detail_has_the_text_of_its_code_or_none() -> None:
+    assert str(WireException(99999)) == "Error 99999 - "
+    assert str(WireException(1000, cmd_error=True)) == "Error 1000 - "
+    assert WireException(3000).message == MESSAGES[3000]
+    assert WireException(3019, {"MASTER_IP": "192.0.2.1"}).extra is None
+    assert "{EXECUTABLE_NAME} is not available" in str(WireException(3019, {}))
+
+
 def test_request_must_be_an_object() -> None:
     for text in (b"[]", b"null", b'{"__wazuh_datetime__": "2024-01-02"}'):
         with pytest.raises(ClusterError):
