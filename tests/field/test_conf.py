@@ -118,7 +118,7 @@ def test_what_stands_before_the_first_element_is_not_judged(tmp_path: Path, plai
     assert cluster_of(tmp_path, conf_of(BEFORE[name], [])) == plain
 
 
-@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     before=st.sampled_from(sorted(BEFORE.values())),
     around=st.lists(st.sampled_from(ANYWHERE), max_size=6),
@@ -274,7 +274,7 @@ _PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.lists(_PIECES, max_size=25).map("".join), st.binary(max_size=200)))
 def test_any_file_is_read_or_refused_with_its_name(tmp_path: Path, text: str | bytes) -> None:
     found = loaded(tmp_path, text)

@@ -188,7 +188,7 @@ def plain(element: Element) -> Any:
     return element.name, attributes, element.text, [plain(child) for child in element.children]
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(_TREES)
 def test_what_is_xml_is_read_as_any_xml_reader_does(tree: Any) -> None:
     text = rendered(tree).replace("\\<", "\\ <").replace("\\&lt;", "\\ &lt;")
@@ -199,7 +199,7 @@ def test_what_is_xml_is_read_as_any_xml_reader_does(tree: Any) -> None:
     assert document.complaints == []
 
 
-@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.one_of(
         st.lists(

@@ -119,7 +119,7 @@ LEAVES = st.one_of(
 )
 
 
-@settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.recursive(
         LEAVES,
@@ -134,7 +134,7 @@ def test_any_json_is_read_or_refused(root: Path, value: Any) -> None:
         assert str(problem).encode()
 
 
-@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=100))
 def test_any_bytes_are_read_or_refused(root: Path, data: bytes) -> None:
     (root / "etc" / "local_internal_options.conf").write_bytes(data)

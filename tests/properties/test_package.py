@@ -48,7 +48,7 @@ ENDS = st.sampled_from([FILE_SEP[:6], FILE_SEP[:7], FILE_SEP[:4], b""])
 HOSTILE = st.tuples(st.lists(PIECES | st.binary(max_size=400), max_size=60).map(b"".join), ENDS).map(b"".join)
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.tuples(PATHS, HOSTILE), min_size=1, max_size=5), st.integers(1, 3000))
 def test_lz4_frames_hold_no_separator_whatever_is_in_the_files(entries: list[tuple[str, bytes]], chunk: int) -> None:
     package = bytearray()
@@ -86,7 +86,7 @@ def test_what_a_stock_node_writes_is_read_whatever_its_data_hold(entries: list[t
 FRAMES = st.builds(lambda path, data: path.encode() + PATH_SEP + MAGIC + data, PATHS, st.binary(max_size=200))
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(CONTENT | st.binary(max_size=300) | FRAMES)
 def test_any_bytes_are_a_package_or_refused(package: bytes) -> None:
     try:
@@ -96,7 +96,7 @@ def test_any_bytes_are_a_package_or_refused(package: bytes) -> None:
     assert entries
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.lists(
         st.binary(max_size=60) | PIECES | CONTENT.map(lz4.frame.compress) | CONTENT.map(zlib.compress), max_size=4
@@ -125,7 +125,7 @@ def test_what_is_read_at_once_is_what_is_read_in_pieces(pieces: list[bytes], lim
                 assert reader.position == after
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(CONTENT | st.binary(max_size=300))
 def test_any_bytes_split_as_a_merged_file_give_only_plain_names(data: bytes) -> None:
     merged = parse_merged(data)
