@@ -12,6 +12,8 @@ from tests.dashboard.fake_port import FakePort
 pytest.importorskip("playwright", reason="playwright is not installed (pip install -e '.[dev]')")
 from playwright.sync_api import expect
 
+pytestmark = pytest.mark.slow
+
 
 def rows(page: Any) -> Any:
     return page.locator("#history-list > li")

@@ -14,6 +14,8 @@ from tests.dashboard.fake_port import FakePort
 pytest.importorskip("playwright", reason="playwright is not installed (pip install -e '.[dev]')")
 from playwright.sync_api import expect
 
+pytestmark = pytest.mark.slow
+
 PHONE = {"viewport": {"width": 390, "height": 844}}
 WALL = {"viewport": {"width": 1920, "height": 1080}}
 STATES = {

@@ -90,6 +90,7 @@ def all_slabs_free(rig: Rig) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_killed_children_never_stop_a_sync(make_rig: MakeRig, capsys: pytest.CaptureFixture[str]) -> None:
     """`-m stress` does all of it, otherwise a tenth of the kills with a twentieth of the files."""
     run_kills(make_rig, capsys, files=FILES // 20, kills=KILLS // 10, sync_s=2.0)

@@ -18,6 +18,7 @@ from tests.fakes.framework import PASSWORD, FakeFramework
 from tests.framework.lone_port import LonePort, no_sigio
 from tests.framework.requests import named
 
+pytestmark = pytest.mark.slow
 Story = Callable[[LonePort], Awaitable[None]]
 
 
