@@ -118,12 +118,7 @@ class EtcdSession:
 
     async def read(self) -> None:
         """Everything below the prefix, anew. Raises EtcdUnavailable, EtcdRefused."""
-        while True:
-            known = self.view.revision
-            found = await self._etcd.read(self._me.prefix)
-            # A watch may have told of a change while the answer was on its way: what is older must not take its place.
-            if not known <= found.revision < self.view.revision:
-                break
+        found = await self._etcd.read(self._me.prefix)
         self._read_at = self._times.boot()
         self.set_items(found.revision, found.items)
 

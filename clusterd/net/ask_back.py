@@ -65,12 +65,14 @@ class AskBack:
                     self._context.own_line("ERROR", f"{text}: it leads no more. {note.node} at {host} said so first.")
                 terms.believe(said)
                 return
-        why = found.text
+        why, level = found.text, "WARNING"
         if said is not None:
+            # That node will lead, as its election says, and does not yet.
+            level = "INFO" if (said.term, said.master) == (note.term, note.master) else level
             why = f"{said.node} there {'leads in' if said.leads else 'does not lead and has seen'} term {said.term}"
         text = f"Not believed: {note.node} at {host} says that {note.master} leads in term {note.term}. {why}."
         tag = self._context.role_tag
-        self._context.abuse_line("WARNING", tag, "Net", host, "claimed term", text, is_insider=True)
+        self._context.abuse_line(level, tag, "Net", host, "claimed term", text, is_insider=True)
 
     def _dial(self, note: TermNote) -> TermAnswer:
         settings = self._context.settings

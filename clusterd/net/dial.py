@@ -154,14 +154,15 @@ class Dialer:
                 backoff.reset()
             self._hurry.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), backoff.next_s())
+                async with asyncio.timeout(backoff.next_s()):
+                    await self._hurry.wait()
                 backoff.reset()
 
     def look_elsewhere(self) -> None:
         """Another node leads: it is dialled at once, and the one before is left."""
         self._hurry.set()
         for link in list(self.links.values()):
-            link.abort("another node leads")
+            link.abort("")
 
     async def _one_round(self) -> float:
         """Tries the addresses in order until one accepts this node: first where the master of the highest term is, as

@@ -174,8 +174,10 @@ class _NetProcess:
 
     def _lapsed(self) -> None:
         """The lease has ended and nobody has renewed it in time: another node may lead now."""
-        text = "The lease of this node has ended: it serves nobody as a master until the election gives it another one."
-        self._context.own_line("ERROR", text)
+        was_given_up = self._board.lead()[1] == 0
+        what = "was given up" if was_given_up else "has ended"
+        text = f"The lease of this node {what}: it serves nobody as a master until the election gives it another one."
+        self._context.own_line("WARNING" if was_given_up else "ERROR", text)
         if self._listener is not None:
             self._listener.drop_workers("this node leads no more")
         self._bridge.refuse_programs(lambda command: command in NEED_LEADER, not_leading_text())

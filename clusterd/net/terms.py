@@ -101,10 +101,12 @@ class Terms:
         if deposed:
             self._deposed()
             return
-        where = note.master or "an unknown address"
-        self._context.own_line(
-            "INFO", f"The master of term {note.term} is {after.master_name or 'unknown'} at {where}."
-        )
+        self._say_master()
+
+    def _say_master(self) -> None:
+        given = self.given
+        name, where = given.master_name or "unknown", given.master or "an unknown address"
+        self._context.own_line("INFO", f"The master of term {given.term} is {name} at {where}.")
 
     def _after(self, note: TermNote) -> NodeRole:
         # Under the name that it was promoted with, which ties are broken by.
@@ -123,7 +125,10 @@ class Terms:
         if self._given is not None and given.term < self._given.term:
             return False
         before, self._given = self._given, given
-        return before is None or (given.term, given.master) != (before.term, before.master)
+        is_news = before is None or (given.term, given.master) != (before.term, before.master)
+        if is_news:
+            self._say_master()
+        return is_news
 
     def tick(self, now: float) -> None:
         """Writes what could not be written; monotonic seconds."""

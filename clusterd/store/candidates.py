@@ -106,8 +106,10 @@ class Candidates:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         try:
+            # Not wait_for, which forgets a cancellation that comes together with the news.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(future, seconds)
+                async with asyncio.timeout(seconds):
+                    await future
         finally:
             self._waiting.discard(future)
 
@@ -158,6 +160,15 @@ class Candidates:
             and not one.claimed
             and one.epoch == self.epoch
             and now - one.heard_at < SILENT_S
+        ]
+
+    def coming(self) -> list[Candidate]:
+        """Those that are connected and cannot confirm yet: a full copy is under way, as a rule."""
+        now, counting = time.monotonic(), self.counting()
+        return [
+            one
+            for one in self._known.values()
+            if one.is_connected and not one.is_late and now - one.heard_at < SILENT_S and one not in counting
         ]
 
     def _degrade(self) -> None:

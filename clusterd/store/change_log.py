@@ -177,6 +177,12 @@ def head(db: sqlite3.Connection) -> int:
     return int(db.execute("select ifnull(max(seq), 0) from clusterd_change").fetchone()[0])
 
 
+def last_change(db: sqlite3.Connection) -> int:
+    """The position of the last change, without the gap that a start of the store leaves: whoever has it has
+    everything."""
+    return int(db.execute(f"select ifnull(max(seq), 0) from clusterd_change where kind != {LIFE}").fetchone()[0])
+
+
 def earlier(db: sqlite3.Connection) -> int:
     """The last position before the store was started."""
     found = db.execute(f"select ifnull(max(id), 0) from clusterd_change where kind = {LIFE}")

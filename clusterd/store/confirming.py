@@ -12,6 +12,8 @@ from clusterd.store.candidates import Candidate, Candidates
 LOOK_S = 1.0
 SET_S = 5.0
 """How long an answer waits for etcd, beyond what it waits for a candidate."""
+FIRST_S = 2.0
+"""How long the first answers of a master wait for a candidate to come: all of them have lost the master before."""
 NOBODY = ""
 
 
@@ -26,23 +28,24 @@ class ConfirmingChoice:
         *,
         synchronous: bool,
         limit_s: float,
-        earlier: int,
+        answered: int,
         say: Callable[[str, str], None],
     ) -> None:
         """`tell`: writes the name of the candidate into etcd, empty for nobody, with the highest position that was
         answered, which whoever leads must have; raises ClusterError. `holds`: whether
-        this node leads. `earlier`: the last position before this store was started: all up to there may have been
+        this node leads. `answered`: the last change before this store was started: all up to there may have been
         answered."""
         self._candidates = candidates
         self._tell = tell
         self._holds = holds
         self._synchronous = synchronous
         self._limit_s = limit_s
-        self._answered = earlier
+        self._answered = answered
         self._say = say
         self._set: str | None = None
         """What etcd has; None: not known, and nothing is answered."""
         self._why = "etcd has not been asked yet"
+        self._leads_since: float | None = None
         self._gives_up_at: float | None = None
         """Until when answers wait for a candidate that catches up."""
         self._said = ""
@@ -103,25 +106,33 @@ class ConfirmingChoice:
         able = [one for one in found if one.held >= self._answered]
         if able:
             return max(able, key=lambda one: (one.held, one.priority, one.name)).name
-        return None if found else NOBODY
+        return None if found or self._coming() else NOBODY
 
     def _electable(self) -> list[Candidate]:
         return [one for one in self._candidates.counting() if one.priority > 0]
 
+    def _coming(self) -> list[Candidate]:
+        return [one for one in self._candidates.coming() if one.priority > 0]
+
     async def _look(self) -> None:
+        now = time.monotonic()
         if not self._holds():
-            self._set, self._why = None, "this node does not lead"
+            self._set, self._why, self._leads_since = None, "this node does not lead", None
             return
+        if self._leads_since is None:
+            self._leads_since = now
         wanted = self._wanted()
+        if wanted == NOBODY and self._synchronous and self._set is None and now < self._leads_since + FIRST_S:
+            self._why = "no candidate is connected yet"
+            return
         if wanted is None:
             # Answers wait, so that one of them can catch up.
             self._set, self._why = None, "the candidates are catching up"
-            now = time.monotonic()
             self._gives_up_at = self._gives_up_at or now + self._limit_s
             self._candidates.urge(self._answered)
             if now < self._gives_up_at:
                 return
-            for one in self._electable():
+            for one in (*self._electable(), *self._coming()):
                 self._candidates.is_now_late(one, self._answered)
             wanted = NOBODY
         self._gives_up_at = None

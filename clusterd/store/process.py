@@ -246,7 +246,7 @@ class _StoreProcess:
                 self._leadership.holds,
                 synchronous=ha.synchronous,
                 limit_s=ha.synchronous_timeout_s,
-                earlier=source.earlier,
+                answered=source.answered,
                 say=self._say_of_replica,
             )
         return source

@@ -15,7 +15,7 @@ from clusterd.store import change_log, schema
 from clusterd.store.candidates import Candidates
 from clusterd.store.change_log import LIFE
 from clusterd.store.confirming import ConfirmingChoice
-from clusterd.store.units import PIECE, Unit, UnitDigest, digest_of, read_units
+from clusterd.store.units import ENCODER, PIECE, Unit, UnitDigest, digest_of, read_units
 
 T = TypeVar("T")
 PACE_S = 2.0
@@ -59,8 +59,8 @@ class ReplicaSource:
         earlier = change_log.earlier(self._db)
         self.candidates = Candidates(self._epoch, synchronous=synchronous, limit_s=limit_s, say=say, earlier=earlier)
         self.candidates.urged = self._wake
-        self.earlier = earlier
-        """The last position before the store was started."""
+        self.answered = change_log.last_change(self._db)
+        """The last change before the store was started: all up to there may have been answered."""
         self.confirming: ConfirmingChoice | None = None
         """Only in an election."""
 
@@ -86,7 +86,8 @@ class ReplicaSource:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         try:
-            await asyncio.wait_for(future, max(0.0, until - time.monotonic()))
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                await future
         except TimeoutError:
             return
         finally:
@@ -139,11 +140,11 @@ class ReplicaSource:
 
     async def head(self) -> int:
         """The position of the last change."""
-        return await self._run(change_log.head, self._db)
+        return await self._run(change_log.last_change, self._db)
 
     async def shown(self) -> dict[str, Any]:
         """For `clusterd ha status`."""
-        head = await self._run(change_log.head, self._db)
+        head = await self.head()
         confirming = self.confirming
         mode, why = self.candidates.mode() if confirming is None else confirming.mode()
         held = {one["position"] for one in self.candidates.shown(head, lambda _: 0)}
@@ -197,17 +198,18 @@ class ReplicaSource:
             return b"", since
         units = read_units(db, [(kind, one) for _, kind, one in listed if kind != LIFE])
         positions = [position for position, kind, _ in listed if kind != LIFE]
+        encoded = [msgspec.Raw(ENCODER.encode(unit)) for unit in units]
         if self._digest is not None and len(self._told) < MOST_TOLD:
-            for unit, position in zip(units, positions, strict=True):
-                self._told[unit.kind, unit.id] = position, digest_of(unit)
+            for unit, position, data in zip(units, positions, encoded, strict=True):
+                self._told[unit.kind, unit.id] = position, digest_of(unit, data)
         count, size = 0, 0
-        for unit in units:
-            size += len(msgspec.msgpack.encode(unit))
+        for data in encoded:
+            size += len(data)
             if count and size > self._raw_bytes:
                 break
             count += 1
         while True:
-            packed = lz4.block.compress(msgspec.msgpack.encode(units[:count])) if count else b""
+            packed = lz4.block.compress(ENCODER.encode(encoded[:count])) if count else b""
             if len(packed) <= ANSWER_BYTES or count == 1:
                 break
             count = max(1, int(count * 0.9 * ANSWER_BYTES / len(packed)))

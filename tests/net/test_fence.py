@@ -55,8 +55,11 @@ def test_nobody_joins_before_there_is_a_lease_and_everybody_with_one(start: Star
     node.board.set_lead(6, in_s(600))
     assert hello(node).command == b"err", "the lease of another term"
     node.board.set_lead(7, in_s(600))
-    node.join("w1")
+    joined = node.join("w1")
     assert parse_term(node.connect().ask("term", build_term(TermNote(0, False, "w2"))).payload).leads
+    node.board.set_lead(7, 0)
+    assert joined.is_closed()
+    node.logged("WARNING: [Master] [Net] The lease of this node was given up: it serves nobody as a master")
 
 
 def test_the_end_of_the_lease_closes_links_and_answers_programs(start: Start) -> None:

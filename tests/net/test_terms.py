@@ -162,7 +162,7 @@ def test_a_master_that_hears_of_a_higher_term_leads_no_more(
 @pytest.mark.parametrize(
     ("answer", "word"),
     [
-        ({"leads": False}, "m2 there does not lead and has seen term 3"),
+        ({"leads": False, "master": "127.0.0.9:9"}, "m2 there does not lead and has seen term 3"),
         ({"term": 0}, "m2 there leads in term 0"),
         ({"cluster": "other"}, "another cluster"),
         (None, "nobody listens"),

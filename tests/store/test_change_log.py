@@ -342,6 +342,20 @@ def test_positions_of_another_log_or_beyond_its_end_or_in_a_gap_between_lives_ar
     assert change_log.is_known(pair.master, pair.epoch, 0)
 
 
+def test_a_start_of_the_store_is_no_change_and_what_was_told_before_it_is_known(pair: Pair) -> None:
+    """A candidate that had everything has everything still, however far the gap moves the end of the log."""
+    assert change_log.last_change(pair.master) == 0
+    pair.change(lambda session: agents.insert_agent(session, agents.NewAgentRow(1, "a", 1)))
+    last = change_log.head(pair.master)
+    for _ in range(2):
+        with pair.master:
+            pair.master.execute("begin")
+            change_log.begin_log(pair.master)
+        assert change_log.head(pair.master) > last
+        assert (change_log.last_change(pair.master), change_log.is_known(pair.master, pair.epoch, last)) == (last, True)
+    assert change_log.earlier(pair.master) >= last
+
+
 def test_forgotten_deletions_make_older_positions_unknown(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(change_log, "KEPT_DELETIONS", 2)
     for one in range(1, 6):

@@ -12,6 +12,7 @@ from clusterd.messages.replica import AskChanges
 from clusterd.store import confirming
 from clusterd.store.candidates import FOLLOWING, Candidates
 from clusterd.store.confirming import ConfirmingChoice
+from clusterd.store.replica_copy import COPYING
 
 EARLIER = 10
 
@@ -33,7 +34,7 @@ class Bench:
             lambda: self.leads,
             synchronous=synchronous,
             limit_s=limit_s,
-            earlier=EARLIER,
+            answered=EARLIER,
             say=self._say,
         )
 
@@ -82,6 +83,7 @@ def run(story: Callable[[Bench], Awaitable[None]], **options: object) -> Bench:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(confirming, "LOOK_S", 0.02)
+    monkeypatch.setattr(confirming, "FIRST_S", 0.0)
 
 
 def test_only_the_candidate_that_etcd_knows_confirms() -> None:
@@ -153,6 +155,40 @@ def test_without_a_candidate_nothing_is_answered_before_etcd_knows_that_nobody_c
 
     bench = run(story)
     assert [level for level, _ in bench.said] == ["WARNING", "INFO"]
+
+
+def test_the_first_answers_of_a_master_wait_for_candidates_that_have_to_find_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(confirming, "FIRST_S", 30.0)
+
+    async def story(bench: Bench) -> None:
+        answer = await bench.waits(20)
+        assert not answer.done()
+        bench.heard("a", 20)
+        assert await answer
+        assert bench.etcd == [("a", EARLIER)]
+        bench.known.gone("a")
+        await bench.until(lambda: bench.etcd[-1] == ("a", 20) or bench.etcd[-1] == ("", 20))
+
+    bench = run(story)
+    assert bench.etcd[-1][0] == "", "later nobody waits for those who are not there"
+
+
+@pytest.mark.parametrize("limit_s", [60.0, 0.05])
+def test_answers_wait_for_a_candidate_that_makes_its_copy_but_not_for_ever(limit_s: float) -> None:
+    async def story(bench: Bench) -> None:
+        bench.known.heard("a", AskChanges("e", 5, 0, False, COPYING, None, None, 100))
+        answer = await bench.waits(20)
+        if limit_s > 1:
+            assert not answer.done()
+            bench.heard("a", 20)
+        assert await answer
+        assert bench.etcd == [("a" if limit_s > 1 else "", EARLIER)]
+        bench.heard("a", 20)
+        await bench.until(lambda: bench.etcd[-1][0] == "a")
+
+    run(story, limit_s=limit_s)
 
 
 def test_a_candidate_that_does_not_catch_up_holds_up_nobody_for_long() -> None:
