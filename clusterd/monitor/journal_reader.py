@@ -182,7 +182,8 @@ def _condition(wanted: Filter) -> tuple[str, list[Any]]:
     if kinds:
         parts.append(f"({' OR '.join(kinds)})")
     # What is in the text as it stands need not be parsed to be left out.
-    for literal in (wanted.path[: min((wanted.path + mark).index(mark) for mark in "*?[")], wanted.node):
+    longest = max(re.split(r"[*?]", wanted.path.partition("[")[0]), key=len)
+    for literal in (longest, wanted.node):
         if literal and literal.isascii() and literal.isprintable() and '"' not in literal and "\\" not in literal:
             parts.append("instr(data, ?) > 0")
             values.append(literal)
