@@ -112,7 +112,8 @@ class _Program(asyncio.SubprocessProtocol):
             self._end()
 
     def process_exited(self) -> None:
-        self.exited.set_result(None)
+        if not self.exited.done():  # whoever waited may have been cancelled twice
+            self.exited.set_result(None)
         self._end()
 
     def _end(self) -> None:

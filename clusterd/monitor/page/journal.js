@@ -142,7 +142,7 @@ export class Journal {
     }
     view.loading = false;
     this.#changed();
-    if (looksOn && view === this.#view) await this.more();
+    if (looksOn && view === this.#view) this.more();
   }
 }
 
