@@ -75,7 +75,7 @@ class Elector:
             if held is None or held.key.id != self.session.id or self.session.view.term != self.tenure.term:
                 return
         facts = self._node.facts()
-        if not await self.leading.write_last(facts, self.leading.confirming):
+        if not await self.leading.write_last(facts):
             self.session.is_live, self.session.is_known = False, False
             self.tenure.stop("the leader's key in etcd is not this node's any more")
             return

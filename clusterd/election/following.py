@@ -135,9 +135,8 @@ class Following:
 
     def _is_ordered(self, now: float) -> tuple[bool | None, bool]:
         """Whether an order names this node (True) or another one (False; None: nobody), and whether it is by force."""
-        order = self._session.view.order
-        ended = 0 if self._session.view.last is None else self._session.view.last.term
-        if order is None or order.refused or not order.to or order.term != ended:
+        order = rules.order_of_now(self._session.view)
+        if order is None:
             return None, False
         if order.to == self._me.name:
             return True, order.kind == "failover"
@@ -151,7 +150,7 @@ class Following:
         assert view.config is not None
         if view.config.paused:
             return "the election is paused: clusterd ha resume"
-        if self._is_promised():
+        if self._session.is_promised:
             left = self._session.promised_until - now
             return f"the leader may go on without etcd for another {left:.0f} s, as this node has promised it"
         if facts.is_changing:
@@ -170,11 +169,6 @@ class Following:
             return "" if me.fingerprint == view.config.fingerprint else "it belongs to another cluster"
         return rules.objection(view, me, max_lag=self._me.max_lag)
 
-    def _is_promised(self) -> bool:
-        """Whether this node has said that it does not take the lead. Where nobody has led there was nobody to say it
-        to."""
-        return self._session.view.last is not None and self._times.boot() < self._session.promised_until
-
     async def _take(self) -> None:
         view, me = self._session.view, self._me
         mine = LeaderKey(me.name, self._session.id, me.advertise)
@@ -188,10 +182,7 @@ class Following:
             ],
             [Put(self._session.key(LEADER), encode(mine), self._session.lease)],
         )
-        if done.succeeded and self._is_promised():
-            # Promised while etcd was asked: it has not served anybody yet.
-            await self._leading.give_up("the earlier leader goes on without etcd, as this node has promised it")
-        elif done.succeeded:
+        if done.succeeded:
             self._leading.serving_since = None
             await self._leading.follow(self._node.facts())
 

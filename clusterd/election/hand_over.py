@@ -45,17 +45,18 @@ class HandOvers:
         if order.kind == "failover":
             self._node.say("WARNING", f"{order.by} has ordered that {order.to} leads.")
             self._tenure.stop(f"{order.by} ordered a failover to {order.to}")
-            await self._session.change([self._session.is_leaders()], [Delete(self._session.key(LEADER))])
+            await self._session.change([self._session.is_leaders_unchanged()], [Delete(self._session.key(LEADER))])
             return
         if self._over is None or self._over.order != order.id:
             await self._begin(order, facts)
             return
         over = self._over
-        if over.position is not None and facts.followers.get(over.to, -1) >= over.position:
-            await self._hand_to(over, facts)
-        elif now > over.give_up_at:
+        if now > over.give_up_at:
+            # First: the store takes writes again some time after that.
             await self._refuse(order, f"{over.to} did not catch up within {HAND_OVER_S:g} s")
             await self.end()
+        elif over.position is not None and facts.followers.get(over.to, -1) >= over.position:
+            await self._hand_to(over, order, facts)
 
     def _order_stands(self) -> Compare:
         return Compare(self._session.key(ORDER), "mod_revision", self._session.view.order_revision)
@@ -85,21 +86,31 @@ class HandOvers:
         try:
             self._over.position = await self._node.drain(DRAIN_S)
         except ClusterError as failure:
-            self._over = None
             await self._refuse(order, f"the store of {self._me.name} does not stop taking writes: {failure}")
+            await self.end()
 
-    async def _hand_to(self, over: _Under, facts: Facts) -> None:
+    async def _hand_to(self, over: _Under, order: OrderKey, facts: Facts) -> None:
         """`to` has everything: it may take the lead, and nobody else does."""
-        order, view = self._session.view.order, self._session.view
-        assert order is not None
-        held = view.leader
-        assert held is not None
         at = over.position or 0
+        try:
+            now_at = await self._node.drain(DRAIN_S)
+        except ClusterError:
+            now_at = -1
+        view = self._session.view
+        if now_at != at or view.last is None or view.last.floor > at or view.order != order:
+            if view.order == order:
+                await self._refuse(order, f"the store of {self._me.name} has taken writes meanwhile")
+            await self.end()
+            return
         last = LastKey(view.term, self._me.name, facts.epoch, at, over.to, self._times.wall(), floor=at)
         self._over = None
         self._tenure.stop(f"{over.to} takes over, as {order.by} ordered")
         done = await self._session.change(
-            [self._session.is_leaders(), self._order_stands()],
+            [
+                self._session.is_leaders_unchanged(),
+                self._order_stands(),
+                Compare(self._session.key(LAST), "mod_revision", view.last_revision),
+            ],
             [
                 Put(self._session.key(LAST), encode(last)),
                 Put(self._session.key(ORDER), encode(msgspec.structs.replace(order, to=over.to))),

@@ -3,6 +3,7 @@ board."""
 
 import asyncio
 from collections import deque
+from types import EllipsisType
 
 import msgspec
 
@@ -19,6 +20,9 @@ from ipc.board import FOR_EVER_NS
 
 PROMOTION_S = 120.0
 """A node that has taken the lead and does not serve after this time lets others."""
+ATTEMPTS = 3
+STORE_S = 30.0
+"""How long a node that has taken the lead waits for its store to say what it has."""
 BAR_S = 60.0
 """How long a node whose promotion failed does not try again."""
 
@@ -31,6 +35,8 @@ class Leading:
         self._me, self._session, self._tenure, self._node, self._times = me, session, tenure, node, times
         self._orders = HandOvers(me, session, tenure, node, times)
         self._writing = asyncio.Lock()
+        self._written: LastKey | None = None
+        """What etcd was told last; None: what became of it is not known."""
         self._begun = 0
         """The term for which the change of role was begun by this process."""
         self._begun_at = 0.0
@@ -54,6 +60,10 @@ class Leading:
                 self._tenure.stop("its lease is that of an earlier life")
             return
         term, now = view.term, self._times.boot()
+        if not self._tenure.term and held.lease and self._session.is_promised:
+            # Promised while etcd was asked for the key: it has not served anybody yet.
+            await self.give_up("the earlier leader goes on without etcd, as this node has promised it")
+            return
         if facts.is_master and facts.led == term and not facts.is_changing:
             await self._serve(facts, term)
             return
@@ -71,10 +81,18 @@ class Leading:
         if self._begun == term:
             await self.give_up(f"the promotion failed: {facts.failed or 'see the log'}")
             return
-        self._begun, self._begun_at = term, now
-        former = tuple(one.advertise for name, one in sorted(view.members.items()) if name != self._me.name)
         whole = facts.is_known and facts.state == rules.FOLLOWING
         keeps = facts.is_master or facts.is_deposed
+        if not keeps and not whole:
+            # Only an order by force makes a master of a node without the agents of the last one, and that only when its
+            # store had time to say what it has: this process may have begun a moment ago.
+            if not facts.is_known and now < self._since_serving(now) + STORE_S:
+                return
+            if not rules.is_forced(view, self._me.name):
+                await self.give_up("its replica is not whole" if facts.is_known else "its store does not answer")
+                return
+        self._begun, self._begun_at, self.serving_since = term, now, None
+        former = tuple(one.advertise for name, one in sorted(view.members.items()) if name != self._me.name)
         why = self._node.begin_promotion(term, former, keeps_agents=keeps, without_agents=not keeps and not whole)
         if why:
             await self.give_up(f"the promotion could not begin: {why}")
@@ -101,17 +119,40 @@ class Leading:
                 return
             if not await self.write_last(facts, None):
                 return
+        view, held = self._session.view, self._session.view.leader
+        if view.config is None or held is None or view.term != term or not self._session.has_leaders_key:
+            return  # it is another one's since; the next step sees to that
         if view.config.paused != (held.lease == 0):
             await self._pause_or_resume(view.config.paused, term)
             return
         if self._tenure.term != term:
             for_ever = held.lease == 0
-            if for_ever or now < self._session.renewed_at + self._me.lease_s - self._tenure.margin_s:
+            if for_ever or self._session.is_good(self._tenure.margin_s):
+                if not await self._touch_key():
+                    return
                 self._tenure.start(term, for_ever=for_ever)
+        elif held.lease == 0 and not self._tenure.is_for_ever:
+            # Paused, and the answer to that was lost.
+            self._tenure.is_for_ever = True
+            self._node.lead(term, FOR_EVER_NS)
         if self._tenure.term == term and view.order is not None and not view.order.refused:
             await self._orders.obey(view.order, facts)
         else:
             await self._orders.end()
+
+    async def _touch_key(self) -> bool:
+        """Before this node serves: the key is written again, so that what this node had asked for to end it, and etcd gets
+        late, ends nothing. Returns whether the key is still this node's."""
+        held = self._session.view.leader
+        assert held is not None
+        done = await self._session.change(
+            [
+                self._session.is_leaders_unchanged(),
+                Compare(self._session.key(CONFIG), "mod_revision", self._session.view.config_revision),
+            ],
+            [Put(self._session.key(LEADER), encode(held.key), held.lease)],
+        )
+        return done.succeeded and self._session.has_leaders_key
 
     def _since_serving(self, now: float) -> float:
         if self.serving_since is None:
@@ -152,12 +193,7 @@ class Leading:
         self._begun_at, self.serving_since = 0.0, None
         self._node.say("ERROR", f"This node gives the lead up: {why}.")
         self._node.tell(ElectionEvent(what="gave_up", term=self._session.view.term, leader="", why=why))
-        await self._session.change([self._session.is_leaders()], [Delete(self._session.key(LEADER))])
-
-    @property
-    def confirming(self) -> str | None:
-        last = self._session.view.last
-        return last.confirming if last is not None and last.term == self._session.view.term else None
+        await self._session.change([self._session.is_leaders_unchanged()], [Delete(self._session.key(LEADER))])
 
     def _settled_head(self, facts: Facts) -> int:
         """The head of the log two renewals ago: every candidate that follows has that by now. The head of now is nobody's
@@ -169,26 +205,49 @@ class Leading:
             heads.popleft()
         return heads[0][1] if heads and heads[0][0] <= now - 2 * self._me.lease_s / RENEWALS else 0
 
-    async def write_last(self, facts: Facts, confirming: str | None, *, floor: int | None = None) -> bool:
-        """Returns whether this node is still the leader, and etcd has it. Without anything new it only asks. A `floor` is
-        the position, too; another term or log begins with one. Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
+    async def write_last(
+        self, facts: Facts, confirming: str | EllipsisType | None = ..., *, floor: int | None = None
+    ) -> bool:
+        """Returns whether this node is still the leader, and etcd has it. Without anything new it only asks. `confirming`:
+        it stays what it is where none is given. A `floor` is the position, too; another term or log begins with one.
+        Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
         async with self._writing:
-            view, last, then = self._session.view, self._session.view.last, list[Put | Delete]()
-            is_same = last is not None and last.term == view.term and last.epoch == (facts.epoch or last.epoch)
-            position = facts.position
-            if last is not None and is_same:
-                position = max(last.position, floor or 0, self._settled_head(facts))
-                floor = max(last.floor, floor or 0)
-            else:
-                self._heads.clear()
-            epoch = facts.epoch if facts.is_known or last is None else last.epoch
-            new = LastKey(
-                view.term, self._me.name, epoch, position, confirming, floor=position if floor is None else floor
-            )
-            if last is None or msgspec.structs.replace(last, at=0.0) != new:
-                new = msgspec.structs.replace(new, at=self._times.wall())
-                then.append(Put(self._session.key(LAST), encode(new)))
-            return (await self._session.change([self._session.is_leaders()], then)).succeeded
+            for _ in range(ATTEMPTS):
+                view, when, then = self._session.view, [self._session.is_leaders()], list[Put | Delete]()
+                # Only the leader writes it. If etcd says another thing than it was told, a backup was put in its place.
+                known = self._written if self._written is not None and self._written.term == view.term else None
+                new = self._next_last(known or view.last, facts, confirming, floor)
+                if view.last is None or msgspec.structs.replace(view.last, at=0.0) != new:
+                    new = msgspec.structs.replace(new, at=self._times.wall())
+                    # A request that etcd gets late takes nothing back.
+                    when.append(Compare(self._session.key(LAST), "mod_revision", view.last_revision))
+                    then.append(Put(self._session.key(LAST), encode(new)))
+                self._written = None
+                if (await self._session.change(when, then)).succeeded:
+                    self._written = new
+                    return True
+                self._written = known
+                if not then or not self._session.has_leaders_key or self._session.view.term != view.term:
+                    return False
+            return False
+
+    def _next_last(
+        self, last: LastKey | None, facts: Facts, confirming: str | EllipsisType | None, floor: int | None
+    ) -> LastKey:
+        view = self._session.view
+        if isinstance(confirming, EllipsisType):
+            confirming = last.confirming if last is not None and last.term == view.term else None
+        is_same = last is not None and last.term == view.term and last.epoch == (facts.epoch or last.epoch)
+        position = facts.position
+        if last is not None and is_same:
+            position = max(last.position, floor or 0, self._settled_head(facts))
+            floor = max(last.floor, floor or 0)
+        else:
+            self._heads.clear()
+        epoch = facts.epoch if facts.is_known or last is None else last.epoch
+        return LastKey(
+            view.term, self._me.name, epoch, position, confirming, floor=position if floor is None else floor
+        )
 
     async def set_confirming(self, term: int, name: str, position: int) -> ConfirmingSet:
         """See messages/election.py."""

@@ -1,6 +1,6 @@
 """Who may lead, and who of several does: pure functions of what stands in etcd (docs/ha.md)."""
 
-from clusterd.election.keys import CandidateKey, EtcdView
+from clusterd.election.keys import CandidateKey, EtcdView, OrderKey
 
 FOLLOWING = "following"
 GAP = 1_000_000
@@ -67,6 +67,18 @@ def rank(view: EtcdView, one: CandidateKey, *, max_lag: int) -> int:
     able = [one if other.name == one.name else other for other in able]
     ordered = sorted(able, key=lambda other: (not is_former(view, other), -other.position, -other.priority, other.name))
     return [other.name for other in ordered].index(one.name)
+
+
+def order_of_now(view: EtcdView) -> OrderKey | None:
+    """The order that says who leads after the last term."""
+    order, ended = view.order, 0 if view.last is None else view.last.term
+    return order if order is not None and not order.refused and order.to and order.term == ended else None
+
+
+def is_forced(view: EtcdView, name: str) -> bool:
+    """Whether an operator has ordered that this node leads whatever speaks against it."""
+    order = order_of_now(view)
+    return order is not None and order.kind == "failover" and order.to == name
 
 
 def best_follower(view: EtcdView, epoch: str) -> str:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import msgspec
 
-from clusterd.election.etcd import Compare, Delete, Item, LeaseLost, Put, Snapshot, TxnResult
+from clusterd.election.etcd import Compare, Delete, EtcdUnavailable, Item, LeaseLost, Put, Snapshot, TxnResult
 from clusterd.election.facts import Kept, NodePort
 from clusterd.election.keys import LEADER, EtcdView, view_of
 from clusterd.messages.journal import ElectionEvent
@@ -74,6 +74,8 @@ class EtcdSession:
         self.view = EtcdView()
         self.items: dict[str, Item] = {}
         self.is_live = self.is_known = False
+        self._must_read = False
+        """What became of a transaction is not known."""
         self.problem = self.waits_for = ""
 
     async def keep(self) -> bool:
@@ -108,7 +110,8 @@ class EtcdSession:
 
     async def refresh(self) -> None:
         """Reads when that is due. Raises EtcdUnavailable, EtcdRefused."""
-        if not self.is_live or not self.is_known or self._times.boot() >= self._read_at + READ_S:
+        is_due = self._times.boot() >= self._read_at + READ_S
+        if is_due or self._must_read or not self.is_live or not self.is_known:
             await self.read()
 
     async def revoke(self) -> None:
@@ -118,8 +121,15 @@ class EtcdSession:
 
     async def read(self) -> None:
         """Everything below the prefix, anew. Raises EtcdUnavailable, EtcdRefused."""
-        found = await self._etcd.read(self._me.prefix)
+        before, self._must_read = self.view.revision if self.is_known else 0, False
+        try:
+            found = await self._etcd.read(self._me.prefix)
+        except BaseException:
+            self._must_read = True
+            raise
         self._read_at = self._times.boot()
+        if self.is_known and before <= found.revision < self.view.revision:
+            return  # what has come meanwhile is newer
         self.set_items(found.revision, found.items)
 
     def set_items(self, revision: int, items: dict[str, Item]) -> None:
@@ -158,7 +168,11 @@ class EtcdSession:
 
     async def change(self, when: list[Compare], then: list[Put | Delete]) -> TxnResult:
         """A transaction; what it has done is seen at once. Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
-        found = await self._etcd.txn(when, then)
+        try:
+            found = await self._etcd.txn(when, then)
+        except EtcdUnavailable:
+            self._must_read = True
+            raise
         if then or not found.succeeded:
             await self.read()
         return found
@@ -167,6 +181,18 @@ class EtcdSession:
         """The guard of whatever only the leader writes."""
         held = self.view.leader
         return Compare(self.key(LEADER), "create_revision", -1 if held is None else held.create_revision)
+
+    def is_leaders_unchanged(self) -> Compare:
+        """The guard of what ends the leader's key: it is as it was seen. A request that etcd gets late ends nothing that
+        went on meanwhile."""
+        held = self.view.leader
+        return Compare(self.key(LEADER), "mod_revision", -1 if held is None else held.mod_revision)
+
+    @property
+    def is_promised(self) -> bool:
+        """Whether this node has said that it does not take the lead. Where nobody has led there was nobody to say it
+        to."""
+        return self.view.last is not None and self._times.boot() < self.promised_until
 
     @property
     def has_leaders_key(self) -> bool:

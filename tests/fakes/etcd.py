@@ -92,13 +92,15 @@ class EtcdStore:
 
 
 class EtcdDouble:
-    """One node's client. `away`: nothing arrives; `lost_answers`: it is done and the answer does not come; `slow_s`: the
+    """One node's client. `away`: nothing arrives; `lost_answers`: it is done and the answer does not come; `is_late`: a
+    transaction waits in a member that is frozen, and is done by `thaw`, when its client has long given up; `slow_s`: the
     clock goes on by so much with each call; `during`: called between a request and its effect."""
 
     def __init__(self, store: EtcdStore) -> None:
         self.store = store
         self.away = False
-        self.lost_answers = False
+        self.lost_answers = self.is_late = False
+        self.waiting: list[Callable[[], TxnResult]] = []
         self.slow_s = 0.0
         self.during: Callable[[str], None] = lambda call: None
         self.calls: list[str] = []
@@ -142,8 +144,16 @@ class EtcdDouble:
         return found
 
     async def txn(self, when: list[Compare], then: list[Put | Delete]) -> TxnResult:
+        if self.is_late:
+            self.waiting.append(lambda: self.store.txn(when, then))
+            raise EtcdUnavailable("no member answers")
         found: TxnResult = await self._call("txn", lambda: self.store.txn(when, then))
         return found
+
+    def thaw(self) -> int:
+        """Returns how many of them were done."""
+        waiting, self.waiting, self.is_late = self.waiting, [], False
+        return sum(one().succeeded for one in waiting)
 
 
 class NodeDouble:
@@ -167,6 +177,7 @@ class NodeDouble:
         self.drains = True
         self.pending: Facts | None = None
         self.demotions = 0
+        self.without_agents = 0
 
     def serves(self) -> bool:
         """What every process of the node asks where a request is taken (clusterd/leadership.py)."""
@@ -194,6 +205,7 @@ class NodeDouble:
         if self.true.is_changing:
             return "a change of role is under way"
         before = self.true
+        self.without_agents += without_agents
         epoch = before.epoch if keeps_agents else f"epoch-{term}"
         after = msgspec.structs.replace(
             before, is_master=True, is_deposed=False, term=term, led=term, epoch=epoch, state="master", failed=""

@@ -1,0 +1,254 @@
+"""Interleavings of an election that must do no harm: what one task of the process does while another one waits for etcd,
+answers that are lost, requests that etcd gets late, an etcd that forgets."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from clusterd.election.hand_over import DRAIN_S
+from clusterd.election.leading import PROMOTION_S
+from clusterd.election.session import READ_S
+from ipc.board import FOR_EVER_NS
+from tests.election.test_elector import P, at_most_one, last, order, pass_time, set_followers, three, told
+from tests.fakes.etcd import EtcdStore, HandClock
+
+# ---- who confirms ----------------------------------------------------------------------------------------------------
+
+
+@told
+async def test_a_renewal_does_not_take_back_whom_the_store_has_just_named(clock: HandClock, store: EtcdStore) -> None:
+    """The store answers with `other` from then on: if etcd said `two` again, `two` would lead without what was
+    answered."""
+    one, *_ = await three(store)
+    clock.now += 3
+    one.node.set(position=11)
+    term = one.elector.tenure.term
+    for delay in range(12):
+        names = ("other", "two") if delay % 2 else ("two", "other")
+        clock.now += 3
+
+        async def late(name: str = names[0], delay: int = delay) -> Any:
+            for _ in range(delay):
+                await asyncio.sleep(0)
+            return await one.elector.leading.set_confirming(term, name, 11)
+
+        one.node.set(position=one.node.true.position + 1)
+        found, _ = await asyncio.gather(late(), one.step())
+        assert found.ok
+        assert last(store).confirming == names[0], delay
+        await one.step()
+        assert last(store).confirming == names[0], delay
+
+
+@told
+async def test_a_name_that_etcd_gets_late_does_not_take_the_place_of_the_one_after_it(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    one, *_ = await three(store)
+    term = one.elector.tenure.term
+    one.etcd.is_late = True
+    assert not (await one.elector.leading.set_confirming(term, "", 10)).ok
+    waiting, one.etcd.waiting, one.etcd.is_late = one.etcd.waiting, [], False
+    assert (await one.elector.leading.set_confirming(term, "other", 12)).ok
+    one.etcd.waiting = waiting
+    assert one.etcd.thaw() == 0
+    assert last(store).confirming == "other"
+
+
+@told
+async def test_an_etcd_from_a_backup_is_told_again_who_confirms(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    saved, revision = dict(store.items), store.revision
+    assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "other", 25)).ok
+    await pass_time(4, one, two, other)
+    store.items, store.revision = saved, revision
+    assert last(store).confirming == "two"
+    await pass_time(READ_S + 4, one, two, other)
+    assert one.leads
+    assert (last(store).confirming, last(store).floor) == ("other", 25)
+
+
+# ---- the leader's key ------------------------------------------------------------------------------------------------
+
+
+@told
+async def test_a_key_that_was_taken_before_the_promise_is_given_back(clock: HandClock, store: EtcdStore) -> None:
+    """The taking was done, its answer lost, and the leader that goes on without etcd has asked in between."""
+    one, two, other = await three(store, failsafe=True)
+    await pass_time(20, one, two, other)
+    term = one.elector.tenure.term
+    store.end_lease(store.items[f"{P}leader"].lease)
+    two.etcd.during = lambda call: setattr(two.etcd, "lost_answers", call == "txn")
+    await two.step()
+    two.etcd.during, two.etcd.lost_answers = lambda call: None, False
+    assert f"{P}leader" in store.items
+    assert two.elector.failsafe(term, "one").yes, "it does not know that it has the key"
+    await pass_time(5, two)
+    assert not two.leads
+    assert f"{P}leader" not in store.items
+
+
+@pytest.mark.parametrize("loss", ["late", "answer"])
+def test_who_gave_the_lead_up_and_goes_on_all_the_same_does_not_lose_it_to_itself(loss: str) -> None:
+    """etcd carries out the giving up when this node serves again: another one would lead beside it."""
+
+    async def story() -> None:
+        clock = HandClock()
+        store = EtcdStore(clock)
+        one, *_ = await three(store)
+        one.node.set(is_known=False)
+        one.reboot()
+        clock.now += 16
+        await pass_time(2, one)
+        assert one.node.true.led == one.elector.session.view.term
+        await pass_time(PROMOTION_S - 3, one, tick_s=2.0)
+        assert not one.elector.leading.barred_why
+        one.etcd.is_late = loss == "late"
+        one.etcd.during = lambda call: setattr(one.etcd, "lost_answers", loss == "answer" and call == "txn")
+        one.elector.session.is_live = True
+        for _ in range(8):
+            clock.now += 1
+            await one.step()
+            if one.elector.leading.barred_why:
+                break
+        assert one.elector.leading.barred_why
+        one.etcd.during, one.etcd.lost_answers = lambda call: None, False
+        waiting, one.etcd.waiting, one.etcd.is_late = one.etcd.waiting, [], False
+        one.node.set(is_known=True)
+        for _ in range(3):
+            clock.now += 0.1
+            await one.step()
+        assert one.leads == (loss == "late")
+        one.etcd.waiting = waiting
+        one.etcd.thaw()
+        assert one.leads == (f"{P}leader" in store.items), "it serves under a key that is gone"
+
+    asyncio.run(story())
+
+
+@told
+async def test_paused_and_not_told_so_the_leader_goes_on_without_an_end(clock: HandClock, store: EtcdStore) -> None:
+    one, *_ = await three(store)
+    assert (await order(one, "pause")).ok
+    one.etcd.during = lambda call: setattr(one.etcd, "lost_answers", call == "txn")
+    await one.step()
+    one.etcd.during, one.etcd.lost_answers = lambda call: None, False
+    await one.step(2)
+    assert store.items[f"{P}leader"].lease == 0
+    assert one.node.board_words[1] == FOR_EVER_NS
+
+
+# ---- taking over -----------------------------------------------------------------------------------------------------
+
+
+@told
+async def test_killed_behind_the_taking_a_node_does_not_lead_without_the_agents(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    """The new life has the key, and has not asked its store yet what it has."""
+    _one, two, other = await three(store)
+    clock.now += 16
+    two.etcd.during = lambda call: setattr(two.etcd, "lost_answers", call == "txn" and f"{P}leader" not in store.items)
+    for _ in range(4):
+        await two.step()
+        if f"{P}leader" in store.items:
+            break
+    assert store.items[f"{P}leader"]
+    two.etcd.during, two.etcd.lost_answers = lambda call: None, False
+    two.node.set(is_known=False, state="", epoch="", position=0)
+    two.restart()
+    await pass_time(3, two, other)
+    assert not two.node.without_agents
+    assert not two.leads
+    two.node.set(is_known=True, state="following", epoch="e", position=10)
+    await pass_time(3, two, other)
+    assert two.leads
+    assert not two.node.without_agents
+
+
+@told
+async def test_a_node_that_has_the_key_and_no_whole_replica_gives_it_back(clock: HandClock, store: EtcdStore) -> None:
+    _one, two, other = await three(store)
+    two.etcd.during = lambda call: f"{P}leader" in store.items and two.node.set(state="copying") and None
+    clock.now += 16
+    await pass_time(3, two, other)
+    assert not two.leads
+    assert not two.node.without_agents
+    assert f"{P}leader" not in store.items
+
+
+@told
+async def test_by_force_a_node_leads_without_the_agents_that_it_has_not(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    other.node.set(state="copying")
+    assert (await order(one, "failover", "other", force=True)).ok
+    await pass_time(4, one, two, other)
+    assert other.leads
+    assert other.node.without_agents == 1
+
+
+# ---- handing over ----------------------------------------------------------------------------------------------------
+
+
+@told
+async def test_nothing_is_handed_over_when_the_store_takes_writes_again(clock: HandClock, store: EtcdStore) -> None:
+    """The election was stopped for longer than the store waits, and not for so long that its lease ended."""
+    one, two, other = await three(store, lease_s=60)
+    assert (await order(one, "switchover", "other")).ok
+    await one.step()
+    assert one.node.drained == 10
+    set_followers(one, two, other)
+    clock.now += DRAIN_S + 5
+    one.node.set(position=15)
+    two.node.set(position=15)  # it confirms: what is up to there was answered
+    await one.step(2)
+    await pass_time(3, one, two, other)
+    assert one.leads
+    assert last(store).confirming == "two"
+    assert "did not catch up" in str(store.items[f"{P}order"].value)
+
+
+@told
+async def test_nothing_is_handed_over_when_the_store_was_started_anew(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    assert (await order(one, "switchover", "other")).ok
+    await one.step()
+    one.node.set(position=1_000_015)
+    assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "two", 1_000_015)).ok
+    one.node.set(followers={"two": 1_000_015, "other": 1_000_000})
+    await one.step(2)
+    assert one.leads
+    assert (last(store).confirming, last(store).floor) == ("two", 1_000_015)
+    assert "taken writes" in str(store.items[f"{P}order"].value)
+    assert one.node.drained is None
+    at_most_one(one, two, other)
+
+
+# ---- what was read ---------------------------------------------------------------------------------------------------
+
+
+@told
+async def test_an_answer_that_comes_late_does_not_take_the_place_of_a_newer_one(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    one, *_ = await three(store)
+    session, found = one.elector.session, asyncio.Event()
+    real = one.etcd.read
+
+    async def slow(prefix: str) -> Any:
+        snapshot = await real(prefix)
+        one.etcd.read = real  # type: ignore[method-assign]
+        await found.wait()
+        return snapshot
+
+    one.etcd.read = slow  # type: ignore[method-assign]
+    first = asyncio.create_task(session.read())
+    await asyncio.sleep(0.01)
+    store.put(f"{P}order", b"x")
+    await session.read()
+    assert session.view.order_revision
+    found.set()
+    await first
+    assert session.view.order_revision, "it was there already"
+    assert not [line for line in one.node.lines if "went back" in line]
