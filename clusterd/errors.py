@@ -163,6 +163,11 @@ def in_passing(failure: BaseException) -> str:
     return calm(text)
 
 
+def in_words(failure: Exception) -> str:
+    """For people: what the system says of it, without its number and the path that stands beside it anyway."""
+    return getattr(failure, "strerror", None) or str(failure)
+
+
 def calm(text: str) -> str:
     """Removes from a text of ours the words that such suites take for a fault."""
     return _ALARMING.sub(lambda word: "failure" if word[0].lower() == "error" else "stack", text)

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clusterd.config.loading import CLUSTER_JSON, load
+from clusterd.errors import in_words
 from clusterd.settings import ApiSettings
 from clusterd.users import UserProblem, read_users
 from hashing.atomic import FileOps
@@ -55,7 +56,7 @@ def _content(root: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as failure:
-        raise SetupProblem(f"{path} cannot be read: {failure}") from None
+        raise SetupProblem(f"{path} cannot be read: {in_words(failure)}") from None
     own = content.get("clusterd", {}) if isinstance(content, dict) else None
     if not isinstance(own, dict) or not isinstance(own.get("api", {}), dict):
         raise SetupProblem(f"{path} has mistakes; see clusterd check-config")

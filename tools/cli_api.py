@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from clusterd.config.loading import load
+from clusterd.errors import in_words
 from clusterd.exits import ExitCode
 from clusterd.users import (
     LONGEST_PASSWORD,
@@ -128,7 +129,7 @@ def _password(file: str | None) -> str:
             with Path(file).open(encoding="utf-8") as opened:
                 text = opened.read(2 * LONGEST_PASSWORD)
     except (OSError, UnicodeDecodeError) as failure:
-        raise UserProblem(f"the password cannot be read from {file}: {failure}") from None
+        raise UserProblem(f"the password cannot be read from {file}: {in_words(failure)}") from None
     return text.removesuffix("\n").removesuffix("\r")
 
 

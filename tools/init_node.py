@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape
 import msgspec
 
 from clusterd.config.ossec_conf import HIGHEST_PORT, LOWEST_PORT, RESERVED, split_address
+from clusterd.errors import in_words
 from clusterd.names import cluster_name_problem, node_name_problem
 from clusterd.rundir import root_problem
 from tools.api_setup import SetupProblem, read_cluster_json, turn_on
@@ -166,7 +167,7 @@ def _key(node_type: str, key_file: str | None, environment_key: str | None) -> t
         try:
             key = Path(key_file).read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as failure:
-            raise InitRefused(f"the key file {key_file} cannot be read: {failure}") from failure
+            raise InitRefused(f"the key file {key_file} cannot be read: {in_words(failure)}") from failure
         source = f"the key in {key_file}"
     elif environment_key:
         key, source = environment_key.strip(), "the key in CLUSTERD_KEY"

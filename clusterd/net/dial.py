@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from clusterd.clock import Backoff
-from clusterd.errors import ClusterError
+from clusterd.errors import ClusterError, in_words
 from clusterd.net.bridge import Bridge
 from clusterd.net.connect import connect
 from clusterd.net.context import MAIN, NetContext
@@ -218,11 +218,12 @@ class Dialer:
                 link.abort("")
                 await self._closed.wait()
             reason = str(problem) or f"no connection in {timeout_s:g} seconds"
-            is_news = self._bridge.master_away(f"{address}: {reason}")
+            why = in_words(problem) or reason  # the stock line has the number, too
+            is_news = self._bridge.master_away(f"{address}: {why}")
             if is_news and is_last:  # the stock lines name no address
-                context.own_line("WARNING", f"No connection to the master at {address}: {reason}.")
+                context.own_line("WARNING", f"No connection to the master at {address}: {why}.")
             if not is_last:
-                context.own_line("ERROR", f"Could not connect to {address}: {reason}. Trying the next address.")
+                context.own_line("ERROR", f"Could not connect to {address}: {why}. Trying the next address.")
             elif isinstance(problem, ConnectionRefusedError):
                 context.log.line("ERROR", name, MAIN, "Could not connect to master. Trying again in 10 seconds.")
             else:
