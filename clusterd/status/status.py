@@ -73,7 +73,9 @@ def child_problems(root: str, rows: list[RowSnapshot]) -> dict[str, str]:
             contextlib.suppress(OSError),
             open(problem_path(root, row.name), encoding="utf-8", errors="replace") as file,
         ):
-            found[row.name] = file.read(4096).strip()
+            text = file.read(4096).strip()
+            # On a full disk the file comes to be, and nothing gets into it.
+            found[row.name] = text or f"{row.name} has a problem that it could not write down: see {LOG}"
     return found
 
 

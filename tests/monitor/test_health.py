@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +13,11 @@ import pytest
 from clusterd.monitor.live import SILENT_S, START_S, HealthCheck, check_processes, check_readiness, told
 from clusterd.monitor.source import FRESH_S, NodeSeen, StatusSource
 from clusterd.rounds import Rounds
-from clusterd.status.status import StatusReader
+from clusterd.rundir import problem_path, run_dir
+from clusterd.status.status import StatusReader, child_problems
 from clusterd.vitals import Sample
 from ipc.board import RowSnapshot
+from tests.monitor.fake_status import board_of_node
 
 NOW = 1000.0
 
@@ -232,3 +236,17 @@ def test_lags_of_the_last_hour_are_kept_by_worker() -> None:
     history.record(now + 100 * STEPS * STEP_S, now, lags(w2=4.0))
     values = history.shown(60)["workers"]["w2"]
     assert (len(values), values[-1], set(values[:-1])) == (STEPS, 4.0, {None})
+
+
+def test_problem_that_found_no_room_on_the_disk_is_no_empty_line(tmp_path: Path) -> None:
+    board = board_of_node(tmp_path)
+    os.makedirs(run_dir(str(tmp_path)))
+    try:
+        Path(problem_path(str(tmp_path), "monitor")).touch()
+        Path(problem_path(str(tmp_path), "store")).write_text("no agents\n")
+        assert child_problems(str(tmp_path), board.rows()) == {
+            "store": "no agents",
+            "monitor": "monitor has a problem that it could not write down: see logs/cluster.log",
+        }
+    finally:
+        board.close()
