@@ -23,8 +23,9 @@ from hashing.write import write_atomic
 PREFIX = ".promoted"
 KEPT = "kept"
 """The first step."""
-BEFORE, ABSENT = ".before-promotion", ".absent-before-promotion"
-"""Endings of what stands beside a file while a promotion may fail: its content of before; a mark that there was none."""
+BEFORE, ABSENT, UNFINISHED = ".before-promotion", ".absent-before-promotion", ".before-promotion.new"
+"""Endings of what stands beside a file while a promotion may fail: its content of before; a mark that there was none; a
+copy of it that is not whole."""
 SECRET_NAMES = ("token.key", "users.json")
 """Files that take the place of this node's own; certificate and key belong to a host and are only taken where there are
 none."""
@@ -71,8 +72,10 @@ def keep_before(settings: Settings) -> str:
         except FileNotFoundError:
             _beside(path, ABSENT).touch(mode=0o600)
         except OSError:  # a mount point, or a file system without links
-            shutil.copy2(path, _beside(path, BEFORE))
-            _on_disk(_beside(path, BEFORE))
+            new = _beside(path, UNFINISHED)
+            shutil.copy2(path, new)
+            _on_disk(new)
+            os.replace(new, _beside(path, BEFORE))
     _on_disk(_exchanged(settings)[0].parent)
     return "what is replaced from here on is put back if a step fails"
 
@@ -87,6 +90,7 @@ def put_back(settings: Settings) -> None:
     """After a step that failed: every file is what it was. May be run again. Raises OSError."""
     for path in _exchanged(settings):
         before, absent = _beside(path, BEFORE), _beside(path, ABSENT)
+        _beside(path, UNFINISHED).unlink(missing_ok=True)
         if before.exists():
             fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -105,7 +109,7 @@ def put_back(settings: Settings) -> None:
 def forget_before(settings: Settings) -> None:
     """After the last step, or before the first one. Raises OSError."""
     for path in _exchanged(settings):
-        for ending in (BEFORE, ABSENT):
+        for ending in (BEFORE, ABSENT, UNFINISHED):
             _beside(path, ending).unlink(missing_ok=True)
 
 

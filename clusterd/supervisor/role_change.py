@@ -18,7 +18,7 @@ from clusterd.exits import ExitCode
 from clusterd.logs import Log
 from clusterd.net.dial import parse_address
 from clusterd.net.term_question import ask_term
-from clusterd.role import NodeRole, Role, RoleChange, RoleDamaged, forget_role, update_role
+from clusterd.role import NodeRole, Role, RoleChange, RoleDamaged, forget_role, read_role, update_role
 from clusterd.rundir import run_dir
 from clusterd.settings import Settings
 from clusterd.supervisor import promotion
@@ -54,6 +54,9 @@ def run(settings: Settings, given: NodeRole, log: Log, reason: str) -> int:
         if done and change.kind == "promote" and not change.without_agents and not promotion.is_kept(settings):
             done = ()  # it was begun and put back: all of it is done anew
             _note(settings.root, None)
+        if not done:
+            # What an earlier change has left beside the files belongs to the role of then.
+            tidy(settings, None if change.before is None else msgspec.convert(change.before, NodeRole))
         for name, work in steps(settings, given, change):
             if any(line.startswith(f"{name}: ") for line in done):
                 continue
@@ -118,8 +121,14 @@ def _ended(settings: Settings, before: NodeRole | None) -> NodeRole:
 
 
 def give_up(settings: Settings, why: str) -> None:
-    """Takes back a change that failed: files and role are what they were before. Raises OSError, RoleDamaged."""
+    """Takes back a change that failed: files and role are what they were before. One that was done when its process ended
+    stays. Raises OSError, RoleDamaged."""
     root = settings.root
+    with contextlib.suppress(RoleDamaged):
+        found = read_role(root)
+        if found is not None and found.change is None and found.role == "master":
+            tidy(settings, found)
+            return
     with contextlib.suppress(OSError):  # a full disk must not keep the term
         Path(run_dir(root), FAILED).write_text(f"{why}\n", encoding="utf-8")
     # First: where the disk is full, this makes room. Killed behind it, the change is done anew from its first step.
@@ -138,9 +147,11 @@ def give_up(settings: Settings, why: str) -> None:
         forget_role(root)
 
 
-def tidy(settings: Settings) -> None:
-    """At the start of a node with no change under way: what a kill behind the end of one has left. Raises OSError."""
-    (promotion.forget_before if settings.is_master else promotion.put_back)(settings)
+def tidy(settings: Settings, given: NodeRole | None) -> None:
+    """With no change under way, and before one: what a kill behind the end of one, with this role, has left. What a node
+    has since it was promoted is its own, also when another one leads now. Raises OSError."""
+    is_promoted = given is not None and given.role == "master"
+    (promotion.forget_before if is_promoted else promotion.put_back)(settings)
 
 
 def role_of(settings: Settings) -> tuple[object, ...]:

@@ -49,7 +49,7 @@ class RoleFollower:
         if given is not None and given.change is not None:
             self._take(given)
         elif given is not None:
-            role_change.tidy(self._node.settings)
+            role_change.tidy(self._node.settings, given)
 
     def look(self) -> bool:
         """Follows the file. Returns whether the children of the role are new ones, which were not forked yet."""

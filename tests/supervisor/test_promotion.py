@@ -295,9 +295,77 @@ def test_what_a_kill_behind_the_end_leaves_is_tidied_at_the_next_start(candidate
     before = before_promotion(root)
     promotion.keep_before(settings)
     promotion.take_replica(root, settings)
-    role_change.tidy(settings.with_role(NodeRole(4, "master", 4, "a:1")) if is_master else settings)
+    role_change.tidy(settings, NodeRole(4, "master", 4, "a:1") if is_master else None)
     assert agents(root) == ({1: "a", 2: "b", 3: "c"} if is_master else {9: "own"})
     assert set(before_promotion(root)) == set(before)
+
+
+def test_a_former_master_keeps_its_agents_though_its_promotion_was_not_tidied(candidate: str) -> None:
+    """Killed behind the end of its promotion, and deposed before it was started again."""
+    promotion.keep_before(settings_of(candidate))
+    promotion.take_replica(candidate)
+    deposed = NodeRole(5, "master", 4, "b:1")
+    role_change.tidy(settings_of(candidate).with_role(deposed), deposed)
+    assert agents(candidate) == {1: "a", 2: "b", 3: "c"}
+
+
+def test_a_change_that_was_done_when_its_process_was_killed_stays(
+    candidate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = begin(candidate, RoleChange("promote"))
+    monkeypatch.setattr(promotion, "forget_before", lambda settings: 1 / 0 if read_role(candidate).led else None)  # type: ignore[union-attr]
+    with pytest.raises(ZeroDivisionError):
+        finish(candidate, given)
+    monkeypatch.undo()
+    role_change.give_up(settings_of(candidate), "its process ended by signal 9")
+    after = read_role(candidate)
+    assert after is not None
+    assert (after.role, after.led) == ("master", given.term)
+    assert agents(candidate) == {1: "a", 2: "b", 3: "c"}, "the master of this term with the agents of before"
+    assert not [one for one in before_promotion(candidate) if one.endswith("-promotion")]
+
+
+def test_what_a_promotion_has_left_is_not_put_back_after_a_demotion(
+    candidate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(settings: Settings) -> None:
+        if getattr(read_role(candidate), "led", 0):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(promotion, "forget_before", full)
+    assert finish(candidate, begin(candidate, RoleChange("promote"))) == (0, "")
+    monkeypatch.undo()
+    promoted = read_role(candidate)
+    assert promoted is not None
+    change = RoleChange("demote", msgspec.to_builtins(promoted))
+    demoting = msgspec.structs.replace(promoted, term=9, master="b:1", change=change)
+    update_role(candidate, lambda before: demoting)
+    assert finish(candidate, demoting) == (0, "")
+    (Path(candidate) / "etc/client.keys").write_text(f"007 new any {KEY}\n")  # it has synced with the new master
+    role_change.tidy(settings_of(candidate), read_role(candidate))
+    assert keys(candidate) == {7: "new"}
+    assert agents(candidate) == {1: "a", 2: "b", 3: "c"}
+
+
+def test_a_copy_that_is_not_whole_takes_no_place(candidate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without links, whose disk is full."""
+    before = before_promotion(candidate)
+
+    def no_link(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def half(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+        raise OSError(28, "No space left on device")
+
+    given = begin(candidate, RoleChange("promote"))
+    monkeypatch.setattr(promotion.os, "link", no_link)
+    monkeypatch.setattr(promotion.shutil, "copy2", half)
+    code, why = finish(candidate, given)
+    assert code == 1
+    monkeypatch.undo()
+    role_change.give_up(settings_of(candidate), why)
+    assert before_promotion(candidate) == before
 
 
 # ---- what is left behind ---------------------------------------------------------------------------------------------
