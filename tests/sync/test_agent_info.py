@@ -11,6 +11,7 @@ import pytest
 
 from clusterd.messages.links import Request
 from clusterd.role import NodeRole, update_role
+from clusterd.sync.agents.info import REPORT
 from clusterd.wdb.client import DatabaseError, MergeResult, Taken
 from clusterd.wire.payloads import BatchResult, build_batch_result
 from tests.sync.scripted_node import MASTER, WORKER, Node, on, turns
@@ -125,8 +126,9 @@ def test_agents_count_as_reported_when_the_master_has_written_them(
     on(node, story())
 
 
-def test_nothing_to_report_sends_nothing(tmp_path: Path) -> None:
+def test_nothing_to_report_sends_nothing_and_no_trouble_is_left(tmp_path: Path) -> None:
     node, _ = of(tmp_path, "worker", Taken(2, True))
+    node.context.troubles.begin(REPORT, "No space left on device")
 
     async def story() -> None:
         await node.up(MASTER)
@@ -134,6 +136,7 @@ def test_nothing_to_report_sends_nothing(tmp_path: Path) -> None:
         await ended(node)
         assert set(node.asked(MASTER.link)) == {"syn_a_w_m_p"}
         assert node.side._info.last.result == "equal"
+        assert node.context.troubles.shown() == {}
 
     on(node, story())
 

@@ -159,6 +159,7 @@ class AgentInfoWorker:
             self._guard.info("The agent database answers again.")
         if taken.is_empty:
             log.info("No synchronization required, skipping.")
+            self._context.troubles.end(REPORT)  # what could not be sent has been, or is no more
             self._note("equal")
             return False
         payload = dump_json({OFFSET: await master_clock.offset_us(peer)}) if moments else b"{}"
