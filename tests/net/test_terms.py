@@ -1,18 +1,22 @@
 """Terms between nodes: who is refused, who is asked next, and a master that learns that it leads no more."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from clusterd.messages.links import MasterAway, TaskNote
-from clusterd.net import process, tell_terms, terms
+from clusterd.net import ask_back, process, tell_terms, terms
+from clusterd.net.ask_back import AskBack
 from clusterd.net.dial import parse_address
-from clusterd.net.term_question import ask_term
+from clusterd.net.term_question import TermAnswer, ask_term
 from clusterd.role import ROLE_FILE, NodeRole, read_role, update_role
+from clusterd.rounds import Rounds
 from clusterd.wire.terms import TermNote, build_term, not_leading, parse_term, read_refusal
 from tests.net.harness import KEY, MASTER, NetNode, free_port, master_settings, wait_until, worker_settings
 from tests.net.test_worker import HELLO, ScriptedMaster
@@ -87,6 +91,13 @@ def test_every_node_of_the_list_is_tried_and_the_known_master_first(start: Start
     talker.close()
     talker = first.accept()
     assert talker.read().command == b"term"
+
+
+def test_a_node_that_does_not_lead_sends_a_worker_on_to_the_master(start: Start, bosses: list[ScriptedMaster]) -> None:
+    first, second = bosses
+    start(given(NodeRole(3, master=first.node, master_name="m2"), worker_settings, "w1", (first.node,)))
+    lead(first, leads=False, master=second.node)
+    assert second.accept().read().command == b"term"
 
 
 @pytest.mark.parametrize("answer", [("ok", note(term=2)), ("ok", note(term=0)), ("err", b"unknown command 'b'term''")])
@@ -205,6 +216,37 @@ def test_a_flood_of_rising_terms_costs_a_question_a_second_and_one_line(master: 
     assert node.join("w1").ask("echo", "x").payload == b"x"
     assert len(node.lines("term")) == 1
     assert read_role(node.root) is None
+
+
+def test_questions_are_asked_one_after_the_other_with_a_pause_and_of_each_host_the_last_claim_counts() -> None:
+    asked: list[int] = []
+
+    def ask(note: TermNote) -> TermAnswer:
+        asked.append(note.term)
+        return TermAnswer("closed", "nobody listens")
+
+    async def story() -> None:
+        known = SimpleNamespace(is_news=lambda note: True, term=0, leads=True)
+        lines = SimpleNamespace(rounds=Rounds(lambda *_: None), role_tag="Master", abuse_line=lambda *_, **__: None)
+        asker = AskBack(cast(Any, lines), cast(Any, known), ask=ask, pace_s=60)
+        task = asyncio.create_task(asker.run())
+        asker.claim(TermNote(1, False, "w", "127.0.0.9:1"), "127.0.0.1")
+        while not asked:
+            await asyncio.sleep(0.001)
+        for term in range(2, 32):
+            asker.claim(TermNote(term, False, "w", "127.0.0.9:1"), f"127.0.0.{term % 3}")
+            await asyncio.sleep(0.002)
+        assert asked == [1]
+        assert {host: note.term for host, note in asker._claims.items()} == {
+            "127.0.0.0": 30, "127.0.0.1": 31, "127.0.0.2": 29
+        }  # fmt: skip
+        for number in range(300):
+            asker.claim(TermNote(9, False, "w", "127.0.0.9:1"), f"host{number}")
+        assert len(asker._claims) == ask_back.MOST_CLAIMS
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(story())
 
 
 def test_a_full_disk_does_not_keep_a_master_that_was_replaced(

@@ -40,8 +40,9 @@ async def marked(engine: Engine) -> dict[int, str]:
 
 def test_agents_that_were_heard_of_here_are_reported_once_to_each_master(tmp_path: Path) -> None:
     async def story(engine: Engine) -> None:
-        for key in ("3 two", "3 two", "5 three"):
+        for key, expected in (("3 two", 4), ("3 two", 0), ("5 three", 4)):
             count = await new_term.report_again(engine, key)
+            assert (key, count) == (key, expected)
             found = await marked(engine)
             if count:
                 assert found == dict.fromkeys(range(1, 5), "syncreq") | {5: "synced", 6: "synced"}
