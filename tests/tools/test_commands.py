@@ -29,6 +29,7 @@ STATUS_KEYS = {
     "workers",
     "refused",
     "ha",
+    "lease",
     "running",
     "problem",
     "problems",
