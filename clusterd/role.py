@@ -95,12 +95,14 @@ def role_text(given: NodeRole | None, configured: Role) -> str:
     return f"{found.role} ({word}, term {given.term}; etc/ossec.conf says {configured})"
 
 
-def deposed_text(given: NodeRole) -> str:
-    """What the operator of a former master must know."""
+def deposed_text(given: NodeRole, *, is_elected: bool = False) -> str:
+    """What the operator of a former master must know. `is_elected`: an election makes a worker of it."""
     who = given.master or "another node"
     name = f" ({given.master_name})" if given.master_name else ""
-    cure = f"clusterd demote --master {given.master or 'HOST'}"
-    return f"This node leads no more: term {given.term} exists, its master is {who}{name}. Run: {cure}"
+    text = f"This node leads no more: term {given.term} exists, its master is {who}{name}"
+    if is_elected:
+        return f"{text}. It becomes a worker by itself"
+    return f"{text}. Run: clusterd demote --master {given.master or 'HOST'}"
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------

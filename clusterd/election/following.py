@@ -86,6 +86,7 @@ class Following:
                 "name: correct <node_name>"
             )
             return
+        self._tenure.another_leads()
         if facts.is_changing:
             return
         if facts.term > term:

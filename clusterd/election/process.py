@@ -12,7 +12,7 @@ from clusterd.config.loading import load
 from clusterd.election.elector import Elector
 from clusterd.election.etcd import Compacted, Etcd, EtcdRefused, EtcdUnavailable, Item, KeyChange
 from clusterd.election.keys import LEADER, fingerprint
-from clusterd.election.node import Node
+from clusterd.election.node import PROGRAM_S, Node
 from clusterd.election.orders import Orders
 from clusterd.election.port import ElectionServer
 from clusterd.election.session import Identity
@@ -120,7 +120,7 @@ class _ElectionProcess:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ENDING_S):
                 await self._elector.stop()
-                await self._node.end_programs(ENDING_S)
+        await self._node.end_programs(PROGRAM_S)
         self._say_problem("")
         await self._etcd.close()
         return int(ExitCode.OK)

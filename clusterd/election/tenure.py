@@ -20,6 +20,8 @@ class Tenure:
         self.margin_s = min(MARGIN_S, me.lease_s * MARGIN_SHARE)
         self.term, self.until = 0, 0.0
         self.is_for_ever = self.is_failsafe = False
+        self._has_run = False
+        """Whether this life has run one of the operator's programs."""
         # What an earlier life of this process has put there counts on, until its end.
         term, until_ns = node.board()
         if until_ns == FOR_EVER_NS:
@@ -45,6 +47,7 @@ class Tenure:
         self._session.waits_for = ""
         self._node.say("INFO", f"This node leads in term {term}{', without an end' if for_ever else ''}.")
         self._node.tell(ElectionEvent(what="leads", term=term, leader=self._me.name))
+        self._has_run = True
         self._node.run_program("promote", term, self._me.name)
 
     def stop(self, why: str) -> None:
@@ -55,7 +58,14 @@ class Tenure:
             return
         self._node.say("WARNING", f"This node leads no more (term {term}): {why}.")
         self._node.tell(ElectionEvent(what="stepped_down", term=term, leader=self._session.view.leader_name, why=why))
+        self._has_run = True
         self._node.run_program("demote", term, self._session.view.leader_name)
+
+    def another_leads(self) -> None:
+        """A node that was killed while it led has run nothing then: it does when it is back."""
+        if not self._has_run:
+            self._has_run = True
+            self._node.run_program("demote", self._session.view.term, self._session.view.leader_name)
 
     def mind_the_end(self) -> None:
         """The processes look at the end themselves; here follows what must be done and said."""

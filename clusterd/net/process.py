@@ -185,7 +185,7 @@ class _NetProcess:
     def _deposed(self) -> None:
         """Another node leads in a higher term. Nobody is served as by a master from here on; the supervisor changes the
         processes."""
-        self._context.own_line("ERROR", f"{deposed_text(self._terms.given)}.")
+        self._context.own_line("ERROR", f"{deposed_text(self._terms.given, is_elected=self._settings.has_election)}.")
         if self._listener is not None:
             self._listener.drop_workers("this node leads no more")
         tell_supervisor()

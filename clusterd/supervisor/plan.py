@@ -21,6 +21,8 @@ from ipc.board import Board
 from ipc.job_queue import BACKGROUND_SLOT
 
 MOST_POOL_PROCESSES = 32
+ELECTION_STOP_S = 40.0
+"""It gives its lease back at once; `on_demote` may take 30 s."""
 SLABS_MASTER = (16, 48)
 SLABS_WORKER = (8, 4)
 """Slabs of net and of sync. A worker sends one package at a time with a few chunks under way. A master sends the same
@@ -68,7 +70,7 @@ def lasting_plan(node: NodeResources) -> list[ChildSpec]:
     """The children that a change of role does not end."""
     if not node.settings.has_election:
         return []
-    return [ChildSpec("election", _election(node), stage=0, stop_s=5.0)]
+    return [ChildSpec("election", _election(node), stage=0, stop_s=ELECTION_STOP_S)]
 
 
 def pool_size(settings: Settings, cores: int) -> int:

@@ -101,7 +101,7 @@ class WorkerSide:
         problem = ""
         settings = self._context.settings
         if settings.is_deposed and settings.role is not None:
-            problem = f"{deposed_text(settings.role)}."
+            problem = f"{deposed_text(settings.role, is_elected=settings.has_election)}."
         elif self._context.roster.master() is None:
             problem = f"The master is not connected: {away or 'no answer yet'}."
         return SideStatus(

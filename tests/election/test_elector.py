@@ -186,6 +186,22 @@ async def test_a_leader_without_etcd_stops_before_anybody_can_follow_it(clock: H
 
 
 @told
+async def test_on_demote_runs_on_a_node_that_was_killed_while_it_led_and_on_no_other_twice(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    one, two, other = await three(store)
+    assert two.node.programs == [f"demote {one.elector.tenure.term}"], "nobody knows what it was before"
+    clock.now += 16
+    await pass_time(4, two, other)
+    term = two.elector.tenure.term
+    one.reboot()
+    one.node.programs.clear()
+    await pass_time(5, one, two, other)
+    assert one.node.programs == [f"demote {term}"]
+    assert two.node.programs[1:] == [f"promote {term}"]
+
+
+@told
 async def test_a_leader_whose_key_is_gone_stops_at_once(clock: HandClock, store: EtcdStore) -> None:
     one, _two, _ = await three(store)
     del store.items[f"{P}leader"]

@@ -2,6 +2,8 @@
 answered; the old one comes back as a worker."""
 
 import json
+import os
+import signal
 import time
 from typing import Any
 
@@ -89,6 +91,15 @@ def test_killed_leader_is_followed_by_one_that_has_everything_and_comes_back_as_
         done = rig.command(rig.nodes[1], *word, "--yes", timeout_s=60)
         assert done.returncode == 1
         assert "an election decides who leads here" in " ".join(done.stderr.split())
+    # The election alone is killed: the lease stands on the board, and is taken up again.
+    before, pid = election(rig, old), rig.processes(old.name)["election"]
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: rig.processes(old.name)["election"] not in (pid, None), PATIENCE_S, "another life of it")
+    assert registered(rig.nodes[1], "meanwhile") > first
+    wait_until(lambda: election(rig, old).get("role") == "leader", PATIENCE_S, "it goes on")
+    assert election(rig, old)["term"] == before["term"], "it was never let go"
+
     candidates.kill(old)
     wait_until(lambda: leader(rig, old) is not None, PATIENCE_S, "another leader")
     new = leader(rig, old)

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from clusterd.errors import ClusterError
+from clusterd.messages.election import HaCommand
 from tools.check import check
 from tools.cli_ha import is_wanting
 from tools.console import PlainConsole
+from tools.election_orders import _ended, ask_election, carry_out
 from tools.screen_ha import ha_view
 
 CANDIDATE: dict[str, Any] = {
@@ -47,6 +50,45 @@ OWN: dict[str, Any] = {
 }
 
 
+ELECTION: dict[str, Any] = {
+    "node": "m1",
+    "role": "leader",
+    "leader": "m1",
+    "term": 9,
+    "serves": True,
+    "has_lease": True,
+    "seconds_left": 11.2,
+    "is_failsafe": False,
+    "paused": False,
+    "etcd": None,
+    "problem": None,
+    "waits_for": None,
+    "candidates": [
+        {
+            "name": name,
+            "role": role,
+            "priority": 100,
+            "state": state,
+            "position": 1017,
+            "lag": 0,
+            "digest_equal": True,
+            "digest_at": 990.0,
+            "is_confirming": name == "m2",
+            "may_not_lead": why,
+        }
+        for name, role, state, why in (
+            ("m1", "leader", "master", None),
+            ("m2", "candidate", "following", None),
+            ("m3", "candidate", "copying", "its replica is not whole"),
+        )
+    ],
+    "away": ["m4"],
+    "last": {"term": 9},
+    "order": None,
+    "program": {"name": "on_promote", "at": 990.0, "term": 9, "problem": "ended with exit code 1"},
+}
+
+
 def shown(ha: dict[str, Any] | None) -> str:
     text = io.StringIO()
     PlainConsole(width=160, file=text).print(ha_view(ha, 1000.0))
@@ -75,6 +117,68 @@ def test_candidate_shows_its_replica_and_why_it_may_not_lead() -> None:
     assert "clusterd.ha.replica is off" in shown(None)
 
 
+def test_election_shows_who_leads_who_may_and_what_hinders() -> None:
+    text = shown(MASTER | {"election": ELECTION})
+    assert "m1 leads in term 9, for 11.2 s more" in text
+    assert "on_promote 10 s ago: FAILED: ended with exit code 1" in text
+    assert "candidate, confirms" in text
+    assert "no: its replica is not whole" in text
+    assert "no: it is not there" in text
+    nobody = {"leader": None, "serves": False, "role": "candidate", "waits_for": "m2 has what was answered last"}
+    nobody |= {"etcd": "no member answers", "paused": True}
+    text = shown(MASTER | {"election": ELECTION | nobody})
+    assert "NOBODY LEADS (m2 has what was answered last), PAUSED" in text
+    assert "etcd cannot be asked: no member answers" in text
+    order = {"kind": "switchover", "to": "m2", "by": "m3", "refused": "m2 did not catch up"}
+    text = shown(MASTER | {"election": ELECTION | {"order": order, "serves": False}})
+    assert "m1 takes the lead in term 9" in text
+    assert "switchover to m2, ordered on m3: not done, m2 did not catch up" in text
+
+
+FACTS = {"leader": "m1", "term": 9, "order": None, "serves": True, "paused": False, "has_lease": True}
+BEGUN = {"id": "i", "term": 9, "leader": "m1", "to": "m2"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "now", "ends"),
+    [
+        ("switchover", {}, None),
+        ("switchover", {"leader": None}, None),
+        ("switchover", {"leader": "m2", "term": 12, "serves": False}, None),
+        ("switchover", {"leader": "m2", "term": 12}, (True, "m2 leads in term 12")),
+        ("switchover", {"leader": "m1", "term": 12}, (False, "m2 did not take over in time")),
+        ("switchover", {"order": {"id": "i", "refused": "because"}}, (False, "not done: because")),
+        ("switchover", {"order": {"id": "another", "refused": "because"}}, None),
+        ("failover", {"leader": "m2", "term": 12}, (True, "m2 leads")),
+        ("pause", {"paused": True}, None),
+        ("pause", {"paused": True, "has_lease": False}, (True, "Paused: m1 leads")),
+        ("resume", {"has_lease": False}, None),
+        ("resume", {}, (True, "Resumed: m1 leads in term 9")),
+    ],
+)
+def test_an_order_ends_when_it_is_carried_out_or_refused(
+    kind: Any, now: dict[str, Any], ends: tuple[bool, str] | None
+) -> None:
+    found = _ended(HaCommand(kind, "m2"), BEGUN, FACTS | now)
+    if ends is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.ok == ends[0]
+        assert ends[1] in found.text
+        assert (found.code == 0) == found.ok
+
+
+def test_orders_on_a_node_that_does_not_run_or_has_no_election_say_so(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    cluster = "<cluster><node_name>m</node_name><node_type>master</node_type><key>{}</key><nodes><node>m</node></nodes></cluster>"
+    (tmp_path / "etc/ossec.conf").write_text(f"<ossec_config>{cluster.format('k' * 32)}</ossec_config>")
+    found = carry_out(str(tmp_path), HaCommand("pause"), 1.0, lambda line: None)
+    assert (found.ok, found.code) == (False, 4)
+    with pytest.raises(ClusterError, match="no election runs on this node"):
+        ask_election(str(tmp_path), HaCommand("status"))
+
+
 @pytest.mark.parametrize(
     ("ha", "wanting"),
     [
@@ -85,6 +189,9 @@ def test_candidate_shows_its_replica_and_why_it_may_not_lead() -> None:
         (OWN, True),
         (OWN | {"may_not_lead": None}, False),
         (OWN | {"may_not_lead": None, "problem": "something"}, True),
+        (MASTER | {"election": ELECTION}, False),
+        (MASTER | {"election": ELECTION | {"serves": False}}, True),
+        (MASTER | {"election": ELECTION | {"etcd": "away"}}, True),
     ],
 )
 def test_exit_code_says_whether_something_stands_against_leading(ha: dict[str, Any] | None, wanting: bool) -> None:
