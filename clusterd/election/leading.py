@@ -16,7 +16,6 @@ from clusterd.election.session import RENEWALS, EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
 from clusterd.messages.election import ConfirmingSet
 from clusterd.messages.journal import ElectionEvent
-from ipc.board import FOR_EVER_NS
 
 PROMOTION_S = 120.0
 """A node that has taken the lead and does not serve after this time lets others."""
@@ -125,6 +124,8 @@ class Leading:
         if view.config.paused != (held.lease == 0):
             await self._pause_or_resume(view.config.paused, term)
             return
+        if held.lease == 0 and self._tenure.term == term and not self._tenure.is_for_ever:
+            self._tenure.go_on_for_ever()
         if self._tenure.term != term:
             for_ever = held.lease == 0
             if for_ever or self._session.is_good(self._tenure.margin_s):
@@ -178,10 +179,6 @@ class Leading:
         )
         if not done.succeeded:
             return
-        if paused:
-            self._tenure.is_for_ever = True
-            if self._tenure.term:
-                self._node.lead(term, FOR_EVER_NS)
         word = "paused" if paused else "resumed"
         self._node.say("INFO", f"The election is {word}{': this node leads without an end' if paused else ''}.")
         self._node.tell(ElectionEvent(what=word, term=term, leader=self._me.name))

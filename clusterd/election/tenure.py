@@ -50,6 +50,11 @@ class Tenure:
         self._has_run = True
         self._node.run_program("promote", term, self._me.name)
 
+    def go_on_for_ever(self) -> None:
+        """The leader's key has no lease now: nothing ends it but an order."""
+        self.is_for_ever = True
+        self._node.lead(self.term, FOR_EVER_NS)
+
     def stop(self, why: str) -> None:
         term, self.term, self.until, self.is_for_ever = self.term, 0, 0.0, False
         self.is_failsafe = False

@@ -931,6 +931,21 @@ async def test_paused_the_leader_goes_on_without_a_lease_and_nobody_follows(cloc
 
 
 @told
+async def test_paused_although_the_answer_of_etcd_did_not_come(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    await order(two, "pause")
+    await one.elector.session.read()
+    one.etcd.lost_answers = one.elector.session.is_live = True
+    await one.step()
+    assert store.items[f"{P}leader"].lease == 0
+    one.etcd.lost_answers = one.elector.session.is_live = False
+    await pass_time(2, one, two, other)
+    one.etcd.away = True
+    await pass_time(60, one, two, other)
+    assert one.leads
+
+
+@told
 async def test_resumed_the_end_counts_before_the_key_has_a_lease_again(clock: HandClock, store: EtcdStore) -> None:
     one, two, _other = await three(store)
     await order(one, "pause")
