@@ -40,6 +40,8 @@ class Following:
         self._since = times.wall()
         self._absent_since: float | None = None
         """Since when nobody leads; None: somebody does."""
+        self._heard: tuple[int, LeaderKey] | None = None
+        """Of which leader the log was told."""
         self._told_at = float("-inf")
         self._told: CandidateKey | None = None
 
@@ -104,7 +106,8 @@ class Following:
                 self._node.say("INFO", f"This node becomes a worker of {leader.name}, which leads in term {term}.")
         elif (facts.term, facts.master, facts.master_name) != (term, leader.advertise, leader.name):
             why = self._node.hear_of(term, leader.advertise, leader.name)
-            if not why:
+            if not why and self._heard != (term, leader):
+                self._heard = term, leader
                 self._node.say("INFO", f"{leader.name} at {leader.advertise} leads in term {term}.")
                 self._node.tell(ElectionEvent(what="follows", term=term, leader=leader.name))
         if why:

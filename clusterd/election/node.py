@@ -204,10 +204,13 @@ class Node:
         return self._change(hear)
 
     def _change(self, change: Callable[[NodeRole | None], NodeRole]) -> str:
+        before = self._role()
         try:
             self._given = update_role(self._root, change)
         except (RoleDamaged, OSError) as failure:
             return str(failure)
+        if self._given == before:
+            return ""
         with contextlib.suppress(OSError):
             Path(run_dir(self._root), FAILED).unlink(missing_ok=True)
         os.kill(os.getppid(), signal.SIGHUP)

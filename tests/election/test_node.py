@@ -89,6 +89,7 @@ def test_another_leader_is_noted_with_its_address_and_a_lower_term_is_not(world:
     assert world.role().master == "10.0.0.9:1516"
     assert world.node.hear_of(3, "10.0.0.3:1516", "three") == ""
     assert (world.role().term, world.role().master_name) == (4, "two")
+    assert len(world.signals) == 2, "nobody is told of what is not new"
 
 
 def test_damaged_role_keeps_what_was_known_and_the_node_from_leading(world: World) -> None:
