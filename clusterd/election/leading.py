@@ -132,10 +132,6 @@ class Leading:
                 if not await self._touch_key():
                     return
                 self._tenure.start(term, for_ever=for_ever)
-        elif held.lease == 0 and not self._tenure.is_for_ever:
-            # Paused, and the answer to that was lost.
-            self._tenure.is_for_ever = True
-            self._node.lead(term, FOR_EVER_NS)
         if self._tenure.term == term and view.order is not None and not view.order.refused:
             await self._orders.obey(view.order, facts)
         else:
