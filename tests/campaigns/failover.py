@@ -262,7 +262,7 @@ class Faults:
             time.sleep(0.2)
 
     def is_calm(self) -> bool:
-        """Somebody leads, registrations wait for a candidate, and every other candidate may take over."""
+        """Somebody leads, registrations wait for a candidate, which may take over, and all others follow."""
         leader = self._observer.leader
         if leader is None:
             return False
@@ -270,11 +270,13 @@ class Faults:
         ha = json.loads(told) if told.startswith("{") else {}
         election = ha.get("election") or {}
         rows = election.get("candidates") or []
+        # Who does not confirm leads only when the one that does is gone for good.
         return (
             ha.get("registrations") == "synchronous"
             and bool(election["serves"])
             and len(rows) == len(self._rig.candidates)
-            and not any(row["may_not_lead"] for row in (*rows, *ha["candidates"]))
+            and any(row["role"] != "leader" and not row["may_not_lead"] for row in rows)
+            and not any(row["may_not_lead"] for row in ha["candidates"])
         )
 
 

@@ -117,14 +117,16 @@ class FailoverDemo:
         raise RigError("nobody leads")
 
     def _is_calm(self) -> bool:
-        """Somebody leads, and all others may take over."""
+        """Somebody leads, the candidate that confirms may take over, and all others follow."""
         try:
             facts = self._facts(self._leader())
         except RigError:
             return False
         rows = (facts.get("election") or {}).get("candidates") or []
-        may = [row for row in rows if not row["may_not_lead"]]
-        return facts.get("registrations") == "synchronous" and len(may) == len(self.rig.candidates)
+        may = [row for row in rows if row["role"] != "leader" and not row["may_not_lead"]]
+        follow = [row for row in facts.get("candidates") or [] if not row["may_not_lead"]]
+        others = len(self.rig.candidates) - 1
+        return facts.get("registrations") == "synchronous" and bool(may) and len(rows) - 1 == len(follow) == others
 
 
 def keys(node: RigNode) -> set[int]:
