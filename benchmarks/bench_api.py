@@ -236,8 +236,9 @@ def test_pages(benchmark: BenchmarkFixture, base: Path, capsys: pytest.CaptureFi
     db = sqlite3.connect(rig.master.root / "queue/db/global.db", timeout=30)
     with db:
         db.executemany(
-            "insert into agent (id, name, register_ip, date_add, version, os_name, os_platform, node_name, connection_status)"
-            " values (?, ?, 'any', 1700000000, 'Wazuh v4.14.1', 'Ubuntu', 'ubuntu', 'worker1', 'active')",
+            "insert into agent (id, name, register_ip, date_add, version, os_name, os_platform, node_name, "
+            "connection_status) values (?, ?, 'any', 1700000000, 'Wazuh v4.14.1', 'Ubuntu', 'ubuntu', 'worker1', "
+            "'active')",
             [(n, f"agent{n}") for n in range(1, AGENTS + 1)],
         )
     db.close()

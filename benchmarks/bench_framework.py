@@ -56,6 +56,7 @@ def test_cpu_of_a_call(
         theirs_s, ours_s, took_s, uss = benchmark.pedantic(lambda: asyncio.run(measure()), rounds=1)
     with capsys.disabled():
         print(
-            f"\n{at_once} at a time: framework {theirs_s / CALLS * 1000:.2f} ms, sync's side {ours_s / CALLS * 1000:.2f} ms of CPU a "
-            f"call, {took_s / CALLS * 1000:.2f} ms each; {uss >> 20} MiB of memory"
+            f"\n{at_once} at a time: framework {theirs_s / CALLS * 1000:.2f} ms, sync's side "
+            f"{ours_s / CALLS * 1000:.2f} ms of CPU a call, {took_s / CALLS * 1000:.2f} ms each; {uss >> 20} MiB of "
+            "memory"
         )

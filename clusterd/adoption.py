@@ -117,13 +117,13 @@ def notice(root: str) -> str:
     again = f"clusterd --root {root} adopt"
     if by_state[State.UPGRADED]:
         return (
-            f"a package has put the stock {_list(by_state[State.UPGRADED])} back into {root}/{BIN}: the manager's next start "
-            f"starts the stock daemon again. Run: {again} (or, if the stock daemon is to stay: {again} --undo)"
+            f"a package has put the stock {_list(by_state[State.UPGRADED])} back into {root}/{BIN}: the manager's next "
+            f"start starts the stock daemon again. Run: {again} (or, if the stock daemon is to stay: {again} --undo)"
         )
     if by_state[State.ALONE]:
         return (
-            f"the stock file of {_list(by_state[State.ALONE])} is gone from {root}/{BIN}: there is no way back but to install "
-            f"the manager's package of this version again"
+            f"the stock file of {_list(by_state[State.ALONE])} is gone from {root}/{BIN}: there is no way back but to "
+            "install the manager's package of this version again"
         )
     if len(by_state[State.ADOPTED]) < len(found):
         return f"adopting {root}, or undoing it, was interrupted. Run: {again}, or {again} --undo"

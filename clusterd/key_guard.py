@@ -51,7 +51,8 @@ class Loss(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         return (
-            f"{KEY_FILE} has lost {self.lost} of {self.known} agent keys at once. Put them back (every worker has the file), or "
+            f"{KEY_FILE} has lost {self.lost} of {self.known} agent keys at once. Put them back (every worker has the "
+            "file), or "
             'run "clusterd sync --allow-delete" on the master if they are meant to be gone'
         )
 

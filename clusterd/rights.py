@@ -45,7 +45,7 @@ def too_many_rights(owner: str) -> str | None:
         pwd.getpwnam(DEFAULT_OWNER)
     except KeyError:
         return (
-            f"the node runs as root, with all rights of root, because there is no user {DEFAULT_OWNER}: make that user, or "
-            "name one as clusterd.owner in etc/cluster.json (root, if that is meant)"
+            f"the node runs as root, with all rights of root, because there is no user {DEFAULT_OWNER}: make that "
+            "user, or name one as clusterd.owner in etc/cluster.json (root, if that is meant)"
         )
     return None

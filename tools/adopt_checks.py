@@ -159,8 +159,8 @@ def _environment(root: str, python: str) -> Check:
     warnings = []
     if sys.prefix == sys.base_prefix:
         warnings.append(
-            f"clusterd shares {sys.prefix} with other programs, which may bring packages of its names (ipc, hashing, tools): "
-            f"better install it into a virtual environment, /opt/clusterd"
+            f"clusterd shares {sys.prefix} with other programs, which may bring packages of its names (ipc, hashing, "
+            "tools): better install it into a virtual environment, /opt/clusterd"
         )
     others = _writable_by_others()
     if others:

@@ -83,8 +83,8 @@ def _need_known(root: str, found: FoundProgram) -> None:
         raise CannotAdopt(f"{path} or {path}{STOCK} is no plain file: nothing was changed; look at it")
     if found.state is State.ALONE:
         raise CannotAdopt(
-            f"{path} is a launcher of clusterd, and the stock file beside it is gone: install the manager's package of this "
-            f"version again, then repeat this"
+            f"{path} is a launcher of clusterd, and the stock file beside it is gone: install the manager's package of "
+            "this version again, then repeat this"
         )
 
 

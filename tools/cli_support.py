@@ -35,7 +35,8 @@ def support(root: str, output: str, as_json: bool) -> None:
         click.echo(json.dumps(msgspec.to_builtins(made), indent=2))
         return
     echo(
-        f"{made.path}: {made.size / 1024:.0f} KiB, {len(made.parts)} parts. It holds no key, token or hash of this node."
+        f"{made.path}: {made.size / 1024:.0f} KiB, {len(made.parts)} parts. It holds no key, token or hash of this "
+        "node."
     )
     for name, why in made.missing.items():
         echo(f"left out: {name}: {why}")

@@ -117,8 +117,8 @@ class Cutover:
         control = f"{self._root}/{BIN}/{CONTROL}"
         if running is not None and running[1] == other:
             self._note(
-                f"{other} (pid {running[0]}) goes on until the manager is restarted ({control} restart); to swap the cluster "
-                f"daemon alone, repeat this with --now"
+                f"{other} (pid {running[0]}) goes on until the manager is restarted ({control} restart); to swap the "
+                "cluster daemon alone, repeat this with --now"
             )
         elif running is None:
             self._note(f"{next_one} starts with the manager ({control} start), or alone with --now")

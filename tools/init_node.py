@@ -116,7 +116,8 @@ def init_node(
         lines += [
             f"A new cluster key is in {conf}. Workers need the same: on this machine",
             f"    clusterd --root WORKER init --type worker --name NAME --master HOST:{port} --key-file FILE",
-            f"where FILE holds the text between <key> and </key> of {conf}, copied over a safe way and removed afterwards.",
+            f"where FILE holds the text between <key> and </key> of {conf}, copied over a safe way and removed "
+            "afterwards.",
         ]
     lines.append(f"Start it with: clusterd --root {root} start")
     return Made(lines)

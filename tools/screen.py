@@ -82,7 +82,8 @@ def _headline(status: dict[str, Any]) -> Text:
     line = Text()
     line.append(node["name"] or "?", style="bold")
     line.append(
-        f"  {node.get('role') or node['type'] or '?'} of cluster {node['cluster'] or '?'}  version {node['version'] or '?'}"
+        f"  {node.get('role') or node['type'] or '?'} of cluster {node['cluster'] or '?'}  version "
+        f"{node['version'] or '?'}"
     )
     line.append(f"  up {ago(status['started_at'], status['at']).removesuffix(' ago')}")
     if node["needs_restart"]:

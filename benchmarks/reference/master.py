@@ -135,8 +135,8 @@ class Session:
         node.log(
             tag,
             SYNC,
-            f"Files to create in worker: {len(groups['missing'])} | Files to update in worker: {len(groups['shared'])} | "
-            f"Files to delete in worker: {len(groups['extra'])}",
+            f"Files to create in worker: {len(groups['missing'])} | Files to update in worker: {len(groups['shared'])} "
+            f"| Files to delete in worker: {len(groups['extra'])}",
         )
         package = new_path(node.spool(self.link.worker), self.link.worker)
         try:

@@ -56,8 +56,8 @@ def render(report: dict[str, Any], micro: dict[str, Any] | None, plots: list[tup
     rows = load_rows(report)
     where = report["machine"]
     parts = [
-        f"Run of {report['made']} ({report['mode']}): {where['cores']} cores ({where['cpu']}), Linux {where['kernel']}, "
-        f"Python {where['python']}, trees in {report['place']}.",
+        f"Run of {report['made']} ({report['mode']}): {where['cores']} cores ({where['cpu']}), Linux "
+        f"{where['kernel']}, Python {where['python']}, trees in {report['place']}.",
         "### Goals",
         _table(
             ["job", "to reach", "measured", ""],

@@ -31,8 +31,9 @@ def choose(settings: Settings) -> Choice:
             return Choice(
                 False,
                 "",
-                f"clusterd.store is on, but {' and '.join(served)} {'is' if len(served) == 1 else 'are'} served by another "
-                f"program (see: lsof {settings.root}/{served[0]}): stop it, or set clusterd.store to off in etc/cluster.json",
+                f"clusterd.store is on, but {' and '.join(served)} {'is' if len(served) == 1 else 'are'} served by "
+                f"another program (see: lsof {settings.root}/{served[0]}): stop it, or set clusterd.store to off in "
+                "etc/cluster.json",
             )
         return Choice(True, "This node serves the agent database and authd (clusterd.store: on).")
     if (Path(settings.root) / REAL_DAEMON).exists():

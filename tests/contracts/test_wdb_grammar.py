@@ -258,8 +258,8 @@ def test_a_cut_may_go_through_a_character(db: WdbClient) -> None:
 def test_too_large_info_and_labels_are_cut_as_well(db: WdbClient) -> None:
     add_agent(db, 1)
     db.command(
-        "global sql update agent set ip = replace(hex(zeroblob(20000)), '00', 'i'), name = replace(hex(zeroblob(40000)), "
-        "'00', 'n'), internal_key = replace(hex(zeroblob(20000)), '00', 'k') where id = 1"
+        "global sql update agent set ip = replace(hex(zeroblob(20000)), '00', 'i'), name = "
+        "replace(hex(zeroblob(40000)), '00', 'n'), internal_key = replace(hex(zeroblob(20000)), '00', 'k') where id = 1"
     )
     full = f'ok [{{"id":1,"name":"{"n" * 40_000}","ip":"{"i" * 20_000}","internal_key":"{"k" * 20_000}"'
     assert db.raw("global get-agent-info 1") == full[:LARGEST].encode()

@@ -293,7 +293,8 @@ def test_a_report_goes_from_a_worker_to_its_master(
     for node in (db, worker_db):
         add_agents(node, 1, 2, 3)
     worker_db.command(
-        f"global update-agent-data {compact({'id': 1, 'version': 'v1', **LEAST, 'sync_status': 'syncreq', 'labels': 'a:b'})}"
+        "global update-agent-data "
+        f"{compact({'id': 1, 'version': 'v1', **LEAST, 'sync_status': 'syncreq', 'labels': 'a:b'})}"
     )
     worker_db.command('global update-keepalive {"id":2,"connection_status":"active","sync_status":"syncreq_keepalive"}')
     worker_db.command(

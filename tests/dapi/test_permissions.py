@@ -209,7 +209,8 @@ def test_agents_of_a_group_may_be_moved_and_no_others(node: AgentNode) -> None:
 
 def test_replacing_takes_no_agent_out_of_a_group_without_permission(node: AgentNode) -> None:
     node.db.command(
-        'global set-agent-groups {"mode":"override","data":[{"id":1,"groups":["default","web"]},{"id":2,"groups":["default"]}]}'
+        "global set-agent-groups "
+        '{"mode":"override","data":[{"id":1,"groups":["default","web"]},{"id":2,"groups":["default"]}]}'
     )
     permissions = {
         "rbac_mode": "white",

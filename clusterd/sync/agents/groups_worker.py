@@ -198,9 +198,9 @@ class AgentGroupsWorker:
         if not self._told:
             self._told = True
             self._guard.error(
-                "The groups of this node still differ from the master's after everything was sent again. An agent that only "
-                "this node knows can be the cause: compare both databases (docs/operations/troubleshooting.md). It is tried again at longer "
-                "and longer intervals."
+                "The groups of this node still differ from the master's after everything was sent again. An agent that "
+                "only this node knows can be the cause: compare both databases (docs/operations/troubleshooting.md). "
+                "It is tried again at longer and longer intervals."
             )
 
     def _healed(self) -> None:

@@ -114,7 +114,8 @@ class WorkerQueue:
             return
         self._is_behind = True
         self._context.tag_log(self.peer.tag, GUARD).error(
-            f"{self.peer.name} does not take the groups it is sent and is left to the comparison of checksums: {problem}"
+            f"{self.peer.name} does not take the groups it is sent and is left to the comparison of checksums: "
+            f"{problem}"
         )
 
     async def _send(self, broadcast: Broadcast) -> str:

@@ -307,7 +307,8 @@ class IntegrityWorker:
         try:
             opened = await context.jobs.run(OpenPackage(package, root, plan, *bounds))
             log.info(
-                f"Files to create: {opened.missing} | Files to update: {opened.shared} | Files to delete: {opened.extra}"
+                f"Files to create: {opened.missing} | Files to update: {opened.shared} | Files to delete: "
+                f"{opened.extra}"
             )
             log.debug("Worker does not meet integrity checks. Actions required.")
             log.debug("Updating local files: Start.")
@@ -390,7 +391,8 @@ class IntegrityWorker:
             return True
         self._doubtful = opened.extra_digest
         self._context.tag_log(self._tag, OWN).warning(
-            f"The master asks to delete {opened.extra} of {files} files. They stay until the next check asks for the same."
+            f"The master asks to delete {opened.extra} of {files} files. They stay until the next check asks for the "
+            "same."
         )
         return False
 

@@ -101,7 +101,8 @@ class DeletionGuard:
         had, self._withheld = self._withheld, built.withheld - bool(built.doubt)
         if self._withheld > had:
             text = (
-                f"{self._withheld} of {built.files} files have vanished from this master at once. The workers keep theirs: "
+                f"{self._withheld} of {built.files} files have vanished from this master at once. The workers keep "
+                "theirs: "
                 'put the files back, or run "clusterd sync --allow-delete" to have them deleted there, too.'
             )
             self._troubles.begin(VANISHED, text)

@@ -348,8 +348,8 @@ class Crew:
     def _retire_overdue(self, helper: Helper, now: float) -> None:
         if helper.state == "ready" and helper.overdue(now):
             self._log.warning(
-                f"A function in {helper.name} (pid {helper.pid}) has run for longer than it may: the process takes no more "
-                "requests and is killed once it has answered the others."
+                f"A function in {helper.name} (pid {helper.pid}) has run for longer than it may: the process takes no "
+                "more requests and is killed once it has answered the others."
             )
             self._retire(helper, now)
 

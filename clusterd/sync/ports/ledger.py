@@ -158,8 +158,8 @@ class Ledger:
 def low(disk: Disk) -> str:
     """Returns the text about a disk that has only its reserve left."""
     return (
-        f"{_mib(disk.free)} of the disk are free, and {_mib(disk.reserve)} are reserved (clusterd.limits.disk_reserve_bytes, "
-        "disk_reserve_share)"
+        f"{_mib(disk.free)} of the disk are free, and {_mib(disk.reserve)} are reserved "
+        "(clusterd.limits.disk_reserve_bytes, disk_reserve_share)"
     )
 
 

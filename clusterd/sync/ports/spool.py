@@ -91,8 +91,8 @@ class Spool:
         """Returns what to raise when bytes of a peer could not be written. Logs it once, and shows it until `tidy`
         finds that writing works again."""
         text = (
-            f"{self.directory} cannot be written ({why}): nothing is taken from other nodes until it can. See its disk, its "
-            "inodes and who owns it."
+            f"{self.directory} cannot be written ({why}): nothing is taken from other nodes until it can. See its "
+            "disk, its inodes and who owns it."
         )
         self._troubles.begin(UNWRITABLE, text, self._log, "ERROR")
         return SpoolRefused(f"the spool of this node cannot be written: {why}")
@@ -150,7 +150,7 @@ class Spool:
         except OSError as failure:
             self._left[path] = None
             text = (
-                f"Files of {self.directory} cannot be removed, {len(self._left)} are left ({failure.strerror}). They go as "
-                "soon as it is possible: see whether the file system is mounted read-only or failing."
+                f"Files of {self.directory} cannot be removed, {len(self._left)} are left ({failure.strerror}). They "
+                "go as soon as it is possible: see whether the file system is mounted read-only or failing."
             )
             self._troubles.begin(LEFT, text, self._log, "ERROR")
