@@ -285,6 +285,16 @@ def test_lz4_frame_that_is_cut_or_followed_by_bytes_is_refused(damage: Callable[
         read(damage(bytes(out)))
 
 
+@pytest.mark.parametrize("size", [0, 1, 9000, CHUNK_BYTES, 2 * CHUNK_BYTES + 7])
+def test_lz4_entry_reads_back_and_says_how_many_bytes_it_has(size: int) -> None:
+    for data in (bytes(size), random.Random(size).randbytes(size)):
+        out = io.BytesIO()
+        said = compress_entry("etc/lists/a", chunks_of(data), 1, out.write, LZ4)
+        assert said == (size, out.tell())
+        assert FILE_SEP not in out.getvalue()
+        assert read(out.getvalue()) == [("etc/lists/a", data)]
+
+
 def test_lz4_frames_are_smaller_than_text_and_hardly_larger_than_noise() -> None:
     text, noise = b"<rule id='100001'>some text</rule>\n" * 40_000, random.Random(1).randbytes(1_000_000)
     for data, most in ((text, len(text) // 20), (noise, len(noise) + 100)):

@@ -23,6 +23,7 @@ from clusterd.wire.results import (
     load_json,
     load_request,
     parse_callable,
+    shorten,
 )
 from tests.wire.vectors import load, payload_of
 
@@ -302,6 +303,10 @@ def test_exception_without_a_detail_has_the_text_of_its_code_or_none() -> None:
     assert WireException(3000).message == MESSAGES[3000]
     assert WireException(3019, {"MASTER_IP": "192.0.2.1"}).extra is None
     assert "{EXECUTABLE_NAME} is not available" in str(WireException(3019, {}))
+
+
+def test_text_is_shortened_above_its_bound_only() -> None:
+    assert (shorten("abc", 3), shorten("abcd", 3)) == ("abc", "abc... (4 characters)")
 
 
 def test_request_must_be_an_object() -> None:
