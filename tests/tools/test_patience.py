@@ -26,11 +26,11 @@ def test_who_looks_for_long_rests_for_long(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(patience.time, "thread_time", lambda: spent[0])
     monkeypatch.setattr(patience.time, "sleep", rests.append)
     waiting = Patience(60)
-    for took_s, spent_s in ((0.0, 0.0), (0.1, 0.05), (0.3, 0.0), (7.0, 7.0), (0.002, 0.001)):
+    for took_s, spent_s in ((0.0, 0.0), (0.1, 0.05), (0.2, 0.0), (7.0, 0.0), (7.0, 7.0), (0.002, 0.001)):
         now[0] += took_s
         spent[0] += spent_s
         waiting.rest(0.01)
-    assert rests == pytest.approx([0.01, 0.2, 0.3, 1.0, 0.01])
+    assert rests == pytest.approx([0.01, 0.2, 0.2, 0.25, 1.0, 0.01])
 
 
 def test_the_load_is_that_of_this_machine() -> None:

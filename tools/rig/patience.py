@@ -23,11 +23,11 @@ class Patience:
         return self._left < 0
 
     def rest(self, least_s: float) -> None:
-        """Sleeps until the next look: for `least_s`, or as long as the last look took, or four times the CPU time that
-        it took here, but not above a second. So looking at thousands of files, or with one command after the other,
-        does not take the CPU from the nodes that do the work."""
+        """Sleeps until the next look: for `least_s`, or as long as the last look took (a quarter of a second at most),
+        or four times the CPU time that it took here (a second at most). So looking at thousands of files, or with one
+        command after the other, does not take the CPU from the nodes that do the work."""
         took_s, spent_s = time.monotonic() - self._rested, time.thread_time() - self._spent
-        time.sleep(max(least_s, min(1.0, max(took_s, LOOK_SHARE * spent_s))))
+        time.sleep(max(least_s, min(0.25, took_s), min(1.0, LOOK_SHARE * spent_s)))
         self._rested, self._spent = time.monotonic(), time.thread_time()
 
 
