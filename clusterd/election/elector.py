@@ -16,6 +16,8 @@ from clusterd.election.session import EtcdClient, EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
 from clusterd.messages.election import FailsafeAnswer
 
+LONGEST_LEASE_S = 300.0
+
 
 class Elector:
     """`step` is called again and again, by one task; the other methods by whoever asks. `session`, `tenure`, `leading`,
@@ -74,8 +76,7 @@ class Elector:
             held = self.session.view.leader
             if held is None or held.key.id != self.session.id or self.session.view.term != self.tenure.term:
                 return
-        facts = self._node.facts()
-        if not await self.leading.write_last(facts):
+        if not await self.leading.write_last():
             self.session.is_live, self.session.is_known = False, False
             self.tenure.stop("the leader's key in etcd is not this node's any more")
             return
@@ -116,17 +117,22 @@ class Elector:
                 self.tenure.stop("the leader's key in etcd is gone")
             await self.following.without_leader(facts)
 
-    def failsafe(self, term: int, leader: str) -> FailsafeAnswer:
+    def failsafe(self, term: int, leader: str, for_s: float = 0.0) -> FailsafeAnswer:
         """See messages/election.py."""
         facts, held = self._node.facts(), self.session.view.leader
         if self.tenure.term or facts.is_master or (held is not None and held.key.id == self.session.id):
             return FailsafeAnswer(yes=False, why=f"{self.me.name} leads")
+        if not self.me.failsafe:
+            # A promise would not outlive its node: see session.py.
+            return FailsafeAnswer(yes=False, why=f"clusterd.ha.failsafe is off on {self.me.name}")
         if facts.is_changing:
             return FailsafeAnswer(yes=False, why=f"the role of {self.me.name} changes")
         if facts.term != term or facts.master_name != leader:
             return FailsafeAnswer(yes=False, why=f"{self.me.name} knows {facts.master_name} in term {facts.term}")
-        self.session.promised_until = max(self.session.promised_until, self._times.boot() + self.me.lease_s)
-        self.session.save()
+        until = self._times.boot() + min(max(for_s, self.me.lease_s), LONGEST_LEASE_S)
+        self.session.promised_until = max(self.session.promised_until, until)
+        if not self.session.save():
+            return FailsafeAnswer(yes=False, why=f"{self.me.name} cannot keep a promise on its disk")
         return FailsafeAnswer(yes=True)
 
     async def _go_on_without_etcd(self) -> None:
@@ -136,11 +142,16 @@ class Elector:
             return
         facts = self._node.facts()
         nodes = tuple(sorted({*self.session.members, *facts.known} - {self.me.name}))
-        answers = await self._node.ask_failsafe(self.tenure.term, self.me.name, nodes) if nodes else {}
-        silent = [name for name in nodes if not answers.get(name)]
-        if silent:
+        why = ""
+        if self.me.name not in self.session.members:
+            why = "who else takes part is not known"  # of this life of the process, and the one before kept nothing
+        elif nodes:
+            answers = await self._node.ask_failsafe(self.tenure.term, self.me.name, nodes, self.me.lease_s)
+            silent = [name for name in nodes if not answers.get(name)]
+            why = f"{', '.join(silent)} does not agree" if silent else ""
+        if why:
             if not self._said:
-                self._said = f"it cannot go on without etcd: {', '.join(silent)} does not agree"
+                self._said = f"it cannot go on without etcd: {why}"
                 self._node.say("WARNING", f"{self._said[0].upper()}{self._said[1:]}.")
             return
         self._said = ""

@@ -66,14 +66,14 @@ class NodePort(Protocol):
 
     async def undrain(self) -> None: ...
 
-    async def ask_failsafe(self, term: int, leader: str, nodes: tuple[str, ...]) -> dict[str, bool]:
-        """What each of these candidates says. One that is missing has not answered."""
+    async def ask_failsafe(self, term: int, leader: str, nodes: tuple[str, ...], for_s: float) -> dict[str, bool]:
+        """Whether each of these candidates promises not to lead for so long. One that is missing has not answered."""
 
     def run_program(self, kind: str, term: int, leader: str) -> None:
         """Begins `on_promote` or `on_demote`."""
 
-    def keep(self, state: "Kept") -> None:
-        """Writes it into the run directory."""
+    def keep(self, state: "Kept") -> bool:
+        """Writes it into the run directory. Returns whether it is there."""
 
     def kept(self) -> "Kept | None":
         """What an earlier life of this process wrote."""

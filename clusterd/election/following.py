@@ -20,7 +20,7 @@ from clusterd.election.keys import (
     MemberKey,
     encode,
 )
-from clusterd.election.leading import Leading
+from clusterd.election.leading import BAR_S, Leading
 from clusterd.election.session import EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
 from clusterd.messages.journal import ElectionEvent
@@ -42,6 +42,8 @@ class Following:
         """Since when nobody leads; None: somebody does."""
         self._heard: tuple[int, LeaderKey] | None = None
         """Of which leader the log was told."""
+        self._demoted, self._again_at = 0, 0.0
+        """For which term this node was to become a worker, and when it tries that again."""
         self._told_at = float("-inf")
         self._told: CandidateKey | None = None
 
@@ -72,6 +74,9 @@ class Following:
         self._session.waits_for = ""
         if self._tenure.term:
             self._tenure.stop(f"{leader.name} leads in term {term}")
+        if not leader.name:
+            self._session.problem = "the leader's key in etcd cannot be read: remove it there"
+            return
         if leader.name == me.name:
             own = view.candidates.get(me.name)
             is_own = facts.is_master and facts.led == term and own is not None and own.id == self._session.id
@@ -101,6 +106,11 @@ class Following:
         if facts.is_master or facts.is_deposed:
             if view.last is None or view.last.term < term:
                 return  # it does not serve yet, and may fail: then this node goes on with what it has
+            now = self._times.boot()
+            if self._demoted == term and now < self._again_at:
+                self._session.problem = f"this node could not become a worker of {leader.name}, it tries again each {BAR_S:g} s: {facts.failed}"
+                return
+            self._demoted, self._again_at = term, now + BAR_S
             why = self._node.begin_demotion(term, leader.advertise, leader.name)
             if not why:
                 self._node.say("INFO", f"This node becomes a worker of {leader.name}, which leads in term {term}.")

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
+from clusterd.config.ossec_conf import split_address
 from clusterd.election.etcd import Item
 from clusterd.settings import Settings
 
@@ -41,6 +42,10 @@ class LeaderKey(msgspec.Struct, frozen=True):
     name: str
     id: str
     advertise: str
+
+
+NOBODY = LeaderKey("", "", "")
+"""Of a key that cannot be read."""
 
 
 class CandidateKey(msgspec.Struct, frozen=True):
@@ -157,7 +162,10 @@ def view_of(prefix: str, revision: int, items: dict[str, Item]) -> EtcdView:
 
     leader, held = items.get(prefix + LEADER), None
     if leader is not None:
-        key = parsed(LEADER, LeaderKey) or LeaderKey("", "", "")
+        key = parsed(LEADER, LeaderKey) or NOBODY
+        if key is not NOBODY and not (key.name and key.name.isprintable() and is_address(key.advertise)):
+            unreadable.append(LEADER)
+            key = NOBODY
         held = Held(key, leader.create_revision, leader.mod_revision, leader.lease)
     return EtcdView(
         revision=revision,
@@ -172,6 +180,12 @@ def view_of(prefix: str, revision: int, items: dict[str, Item]) -> EtcdView:
         members=below(MEMBERS, MemberKey),
         unreadable=tuple(unreadable),
     )
+
+
+def is_address(text: str) -> bool:
+    """Whether it is HOST:PORT. Who writes nonsense into etcd must not stop nodes from dialling others."""
+    address = split_address(text) if text.isprintable() else None
+    return address is not None and address[1] is not None
 
 
 def encode(value: msgspec.Struct) -> bytes:

@@ -11,7 +11,7 @@ from clusterd.election import rules
 from clusterd.election.etcd import Compare, Delete, EtcdRefused, EtcdUnavailable, Put
 from clusterd.election.facts import Facts, NodePort
 from clusterd.election.hand_over import HandOvers
-from clusterd.election.keys import CONFIG, LAST, LEADER, LastKey, encode
+from clusterd.election.keys import CONFIG, LAST, LEADER, LastKey, encode, is_address
 from clusterd.election.session import RENEWALS, EtcdSession, Identity, Times
 from clusterd.election.tenure import Tenure
 from clusterd.messages.election import ConfirmingSet
@@ -91,7 +91,8 @@ class Leading:
                 await self.give_up("its replica is not whole" if facts.is_known else "its store does not answer")
                 return
         self._begun, self._begun_at, self.serving_since = term, now, None
-        former = tuple(one.advertise for name, one in sorted(view.members.items()) if name != self._me.name)
+        others = (one.advertise for name, one in sorted(view.members.items()) if name != self._me.name)
+        former = tuple(filter(is_address, others))
         why = self._node.begin_promotion(term, former, keeps_agents=keeps, without_agents=not keeps and not whole)
         if why:
             await self.give_up(f"the promotion could not begin: {why}")
@@ -116,7 +117,7 @@ class Leading:
                 if not self._tenure.term and now > since + PROMOTION_S:
                     await self.give_up(f"its store does not serve within {PROMOTION_S:g} s")
                 return
-            if not await self.write_last(facts, None):
+            if not await self.write_last():
                 return
         view, held = self._session.view, self._session.view.leader
         if view.config is None or held is None or view.term != term or not self._session.has_leaders_key:
@@ -132,10 +133,28 @@ class Leading:
                 if not await self._touch_key():
                     return
                 self._tenure.start(term, for_ever=for_ever)
+                self.serving_since = None
+        if self._tenure.term == term and held.lease and await self._is_without_store(facts, now):
+            return
         if self._tenure.term == term and view.order is not None and not view.order.refused:
             await self._orders.obey(view.order, facts)
         else:
             await self._orders.end()
+
+    async def _is_without_store(self, facts: Facts, now: float) -> bool:
+        """A leader whose store is away for long serves nobody: it gives the lead up, if another node can have it."""
+        if facts.is_known:
+            self.serving_since = None
+            return False
+        view, me = self._session.view, self._me
+        if now <= self._since_serving(now) + PROMOTION_S or not any(
+            not rules.objection(view, one, max_lag=me.max_lag)
+            for name, one in view.candidates.items()
+            if name != me.name
+        ):
+            return False
+        await self.give_up(f"its store has not answered for {PROMOTION_S:g} s")
+        return True
 
     async def _touch_key(self) -> bool:
         """Before this node serves: the key is written again, so that what this node had asked for to end it, and etcd gets
@@ -198,18 +217,17 @@ class Leading:
             heads.popleft()
         return heads[0][1] if heads and heads[0][0] <= now - 2 * self._me.lease_s / RENEWALS else 0
 
-    async def write_last(
-        self, facts: Facts, confirming: str | EllipsisType | None = ..., *, floor: int | None = None
-    ) -> bool:
+    async def write_last(self, confirming: str | EllipsisType | None = ..., *, floor: int | None = None) -> bool:
         """Returns whether this node is still the leader, and etcd has it. Without anything new it only asks. `confirming`:
-        it stays what it is where none is given. A `floor` is the position, too; another term or log begins with one.
+        it stays what it is where none is given, and is nobody in another term or log. A `floor` is the position, too; another term or log begins with one.
         Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
         async with self._writing:
             for _ in range(ATTEMPTS):
                 view, when, then = self._session.view, [self._session.is_leaders()], list[Put | Delete]()
                 # Only the leader writes it. If etcd says another thing than it was told, a backup was put in its place.
                 known = self._written if self._written is not None and self._written.term == view.term else None
-                new = self._next_last(known or view.last, facts, confirming, floor)
+                # Asked here: what a step found at its beginning may be older than what another task has written.
+                new = self._next_last(known or view.last, self._node.facts(), confirming, floor)
                 if view.last is None or msgspec.structs.replace(view.last, at=0.0) != new:
                     new = msgspec.structs.replace(new, at=self._times.wall())
                     # A request that etcd gets late takes nothing back.
@@ -228,9 +246,9 @@ class Leading:
         self, last: LastKey | None, facts: Facts, confirming: str | EllipsisType | None, floor: int | None
     ) -> LastKey:
         view = self._session.view
-        if isinstance(confirming, EllipsisType):
-            confirming = last.confirming if last is not None and last.term == view.term else None
         is_same = last is not None and last.term == view.term and last.epoch == (facts.epoch or last.epoch)
+        if isinstance(confirming, EllipsisType):
+            confirming = last.confirming if last is not None and is_same else None
         position = facts.position
         if last is not None and is_same:
             position = max(last.position, floor or 0, self._settled_head(facts))
@@ -247,8 +265,9 @@ class Leading:
         held = self._session.view.leader
         if held is None or held.key.id != self._session.id or self._session.view.term != term:
             return ConfirmingSet(name, ok=False, why=f"this node does not lead in term {term}")
+        await self._node.refresh()  # the store that asks may have another log than the one before it
         try:
-            done = await self.write_last(self._node.facts(), name or None, floor=position)
+            done = await self.write_last(name or None, floor=position)
         except (EtcdUnavailable, EtcdRefused) as failure:
             return ConfirmingSet(name, ok=False, why=f"etcd cannot be asked: {failure}")
         return ConfirmingSet(name, done, "" if done else f"this node does not lead in term {term} any more")

@@ -213,6 +213,7 @@ class Node:
             return ""
         with contextlib.suppress(OSError):
             Path(run_dir(self._root), FAILED).unlink(missing_ok=True)
+        self._shown_at = float("-inf")  # what the store said before it says of another role
         os.kill(os.getppid(), signal.SIGHUP)
         return ""
 
@@ -227,8 +228,8 @@ class Node:
         with contextlib.suppress(ClusterError):
             await self._store.ask(Undrain(), DRAIN_WAIT_S)
 
-    async def ask_failsafe(self, term: int, leader: str, nodes: tuple[str, ...]) -> dict[str, bool]:
-        question = msgspec.msgpack.encode(AskFailsafe(term, leader, nodes))
+    async def ask_failsafe(self, term: int, leader: str, nodes: tuple[str, ...], for_s: float) -> dict[str, bool]:
+        question = msgspec.msgpack.encode(AskFailsafe(term, leader, nodes, for_s))
         work = functools.partial(ask, self._root, "ask_failsafe", question, timeout_s=LIMIT_S + 0.5)
         try:
             return msgspec.msgpack.decode(await asyncio.to_thread(work), type=FailsafeAnswers).yes
@@ -273,13 +274,15 @@ class Node:
 
     # ---- the run directory -------------------------------------------------------------------------------------------
 
-    def keep(self, state: Kept) -> None:
+    def keep(self, state: Kept) -> bool:
         path = Path(run_dir(self._root), KEPT)
         new = path.with_suffix(".new")
         with contextlib.suppress(OSError):  # a full disk: another life of this process waits for the end of its lease
             new.write_bytes(msgspec.json.encode(state))
             new.chmod(0o600)
             new.replace(path)
+            return True
+        return False
 
     def kept(self) -> Kept | None:
         try:

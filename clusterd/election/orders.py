@@ -98,7 +98,7 @@ class Orders:
         if kind == "failover" and (view.config.paused or (view.leader is not None and view.leader.lease == 0)):
             when.append(Compare(key(CONFIG), "mod_revision", view.config_revision))
             then.append(Put(key(CONFIG), encode(msgspec.structs.replace(view.config, paused=False))))
-            if view.leader is not None and view.leader_name not in view.candidates:
+            if view.leader is not None and view.leader.lease == 0 and view.leader_name not in view.candidates:
                 # A leader without a lease that is not there: nothing else ends its key.
                 when.append(Compare(key(LEADER), "mod_revision", view.leader.mod_revision))
                 then.append(Delete(key(LEADER)))

@@ -197,7 +197,7 @@ class _ElectionProcess:
             case SetConfirming():
                 return await self._elector.leading.set_confirming(request.term, request.name, request.position)
             case FailsafeAsked():
-                return self._elector.failsafe(request.term, request.leader)
+                return self._elector.failsafe(request.term, request.leader, request.for_s)
             case HaCommand(kind="status"):
                 found = await self._orders.answer(request)
                 program = self._node.last_program

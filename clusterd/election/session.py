@@ -87,7 +87,8 @@ class EtcdSession:
         self._tried_at = sent = now
         if self.lease:
             try:
-                await self._etcd.keep_alive(self.lease)
+                if await self._etcd.keep_alive(self.lease) < self._me.lease_s:
+                    raise LeaseLost("it was taken for a shorter time, with other settings")
             except LeaseLost:
                 self.lost()
                 sent = self._times.boot()
@@ -146,8 +147,8 @@ class EtcdSession:
                 self.members = members
                 self.save()
 
-    def save(self) -> None:
-        self._node.keep(Kept(self.id, self.lease, self.promised_until, self.members))
+    def save(self) -> bool:
+        return self._node.keep(Kept(self.id, self.lease, self.promised_until, self.members))
 
     def is_away(self, why: str) -> None:
         self.away = why

@@ -22,10 +22,12 @@ class SetConfirming(msgspec.Struct, frozen=True, tag="confirming"):
 
 class FailsafeAsked(msgspec.Struct, frozen=True, tag="failsafe"):
     """From a candidate's sync: its master `leader`, at the other end of the link, cannot reach etcd and asks whether it
-    may go on in `term`. Answer: FailsafeAnswer. A yes is a promise not to take the lead for one lease."""
+    may go on in `term` for `for_s` seconds. Answer: FailsafeAnswer. A yes is a promise not to take the lead for so long, and
+    for one lease at least."""
 
     term: int
     leader: str
+    for_s: float = 0.0
 
 
 class HaCommand(msgspec.Struct, frozen=True, tag="command"):
@@ -74,11 +76,12 @@ class ElectionAnswer(msgspec.Struct, frozen=True, array_like=True):
 
 class AskFailsafe(msgspec.Struct, frozen=True):
     """The payload of the local command `ask_failsafe`: ask these candidates, each over its link, whether they know
-    `term` and do not lead. Answer, within LIMIT_S: FailsafeAnswers."""
+    `term` and do not lead for `for_s` seconds. Answer, within LIMIT_S: FailsafeAnswers."""
 
     term: int
     leader: str
     nodes: tuple[str, ...]
+    for_s: float = 0.0
 
 
 class FailsafeAnswers(msgspec.Struct, frozen=True):

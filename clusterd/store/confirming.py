@@ -100,7 +100,8 @@ class ConfirmingChoice:
         have it yet."""
         if not self._synchronous:
             return NOBODY
-        if self._present() is not None:
+        one = self._present()
+        if one is not None and one.priority > 0:
             return self.name
         found = self._electable()
         able = [one for one in found if one.held >= self._answered]

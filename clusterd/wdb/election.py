@@ -30,8 +30,8 @@ class ElectionPort:
     async def set_confirming(self, term: int, name: str, position: int, timeout_s: float) -> ConfirmingSet:
         return await self._ask(SetConfirming(term, name, position), ConfirmingSet, timeout_s)
 
-    async def failsafe(self, term: int, leader: str, timeout_s: float) -> FailsafeAnswer:
-        return await self._ask(FailsafeAsked(term, leader), FailsafeAnswer, timeout_s)
+    async def failsafe(self, term: int, leader: str, for_s: float, timeout_s: float) -> FailsafeAnswer:
+        return await self._ask(FailsafeAsked(term, leader, for_s), FailsafeAnswer, timeout_s)
 
     async def command(self, command: HaCommand, timeout_s: float) -> HaAnswer:
         return await self._ask(command, HaAnswer, timeout_s)

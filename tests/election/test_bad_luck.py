@@ -4,10 +4,12 @@ answers that are lost, requests that etcd gets late, an etcd that forgets."""
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from clusterd.election.hand_over import DRAIN_S
-from clusterd.election.leading import PROMOTION_S
+from clusterd.election.keys import LeaderKey, encode
+from clusterd.election.leading import BAR_S, PROMOTION_S
 from clusterd.election.session import READ_S
 from ipc.board import FOR_EVER_NS
 from tests.election.test_elector import P, at_most_one, last, order, pass_time, set_followers, three, told
@@ -252,3 +254,141 @@ async def test_an_answer_that_comes_late_does_not_take_the_place_of_a_newer_one(
     await first
     assert session.view.order_revision, "it was there already"
     assert not [line for line in one.node.lines if "went back" in line]
+
+
+@told
+async def test_a_store_with_another_log_keeps_the_name_that_it_has_just_told(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    """A step began before that, with what the store had said before."""
+    one, *_ = await three(store)
+    term = one.elector.tenure.term
+    for number in range(8):
+        clock.now += 3
+
+        async def late(number: int = number) -> Any:
+            for _ in range(number):
+                await asyncio.sleep(0)
+            one.node.set(epoch=f"log {number}", position=5)
+            return await one.elector.leading.set_confirming(term, "other", 5)
+
+        found, _ = await asyncio.gather(late(), one.step())
+        assert found.ok
+        await one.step(2)
+        assert (last(store).confirming, last(store).epoch) == ("other", f"log {number}")
+
+
+# ---- roles -----------------------------------------------------------------------------------------------------------
+
+
+@told
+async def test_a_demotion_that_fails_is_not_begun_again_each_second(clock: HandClock, store: EtcdStore) -> None:
+    """Each attempt ends and begins all processes of the node."""
+    one, two, other = await three(store)
+    one.node.fails = "No space left on device"
+    clock.now += 16
+    await pass_time(3, two, other)
+    assert two.leads
+    await pass_time(30, one, two, other)
+    assert one.node.demotions == 1
+    assert "No space left" in one.elector.session.problem
+    one.node.fails = ""
+    await pass_time(BAR_S, one, two, other)
+    assert not one.node.true.is_master
+
+
+@told
+async def test_a_leader_whose_store_is_away_lets_another_one_lead(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    one.node.set(is_known=False)
+    await pass_time(PROMOTION_S - 5, one, two, other)
+    assert one.leads
+    two.node.set(may_not_lead="its files are incomplete")
+    await pass_time(10, one, two, other)
+    assert one.leads, "nobody else can"
+    two.node.set(may_not_lead="")
+    await pass_time(5, one, two, other)
+    assert two.leads
+
+
+# ---- failsafe --------------------------------------------------------------------------------------------------------
+
+
+@told
+async def test_a_promise_lasts_as_long_as_the_leader_goes_on(clock: HandClock, store: EtcdStore) -> None:
+    """Their leases may differ."""
+    one, two, other = await three(store, failsafe=True, lease_s=60)
+    for node in (two, other):
+        node.me = msgspec.structs.replace(node.me, lease_s=15)
+        node.restart()
+    await pass_time(70, one, two, other)
+    one.etcd.away = True
+    term, agrees = one.elector.tenure.term, [True]
+
+    def ask() -> None:
+        for node in (two, other) if agrees else ():
+            assert node.elector.failsafe(term, "one", one.node.asked_for_s).yes
+        one.node.agreed = {"two": bool(agrees), "other": bool(agrees)}
+
+    one.node.on_ask = ask
+    await pass_time(30, one, two, other)
+    assert one.elector.tenure.is_failsafe
+    agrees.clear()
+    await pass_time(90, one, two, other)
+    assert two.leads
+
+
+@told
+async def test_a_lease_that_was_taken_for_a_shorter_time_is_not_taken_up_again(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    one, two, other = await three(store)
+    one.me = msgspec.structs.replace(one.me, lease_s=60)
+    one.restart()
+    await pass_time(3, one, two, other)
+    clock.now += 16
+    await pass_time(3, two, other)
+    at_most_one(one, two, other)
+    assert two.leads
+
+
+@told
+async def test_who_does_not_know_who_takes_part_does_not_go_on_without_etcd(clock: HandClock, store: EtcdStore) -> None:
+    one, *_ = await three(store, failsafe=True)
+    one.node.set(known=())
+    one.node.saved = None
+    one.etcd.away = True
+    one.restart()
+    await pass_time(16, one)
+    assert not one.leads
+    assert "who else takes part is not known" in " ".join(one.node.lines)
+
+
+@told
+async def test_a_promise_that_cannot_be_kept_is_none(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store, failsafe=True)
+    term = one.elector.tenure.term
+    two.node.is_full = True
+    assert "on its disk" in two.elector.failsafe(term, "one").why
+    other.elector.me = msgspec.structs.replace(other.me, failsafe=False)
+    assert "failsafe is off" in other.elector.failsafe(term, "one").why
+
+
+# ---- nonsense in etcd ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("advertise", ["[", "nonsense", "a:b", "a:99999", "a b:1516", "a\0:1516", ""])
+def test_a_leader_at_no_address_is_not_followed(advertise: str) -> None:
+    """Nodes would dial nobody else any more."""
+
+    async def story() -> None:
+        clock = HandClock()
+        store = EtcdStore(clock)
+        _one, two, _ = await three(store)
+        before = two.node.true
+        store.put(f"{P}leader", encode(LeaderKey("evil", "i", advertise)))
+        await two.step(2)
+        assert two.node.true == before
+        assert "cannot be read" in two.elector.session.problem
+
+    asyncio.run(story())

@@ -1037,7 +1037,7 @@ async def test_failsafe_is_off_by_default(clock: HandClock, store: EtcdStore) ->
 async def test_a_candidate_agrees_only_to_the_leader_of_the_term_that_it_knows(
     clock: HandClock, store: EtcdStore
 ) -> None:
-    one, two, _other = await three(store)
+    one, two, _other = await three(store, failsafe=True)
     term = one.elector.tenure.term
     await two.step()
     assert two.elector.failsafe(term, "one").yes

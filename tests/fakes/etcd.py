@@ -178,6 +178,8 @@ class NodeDouble:
         self.pending: Facts | None = None
         self.demotions = 0
         self.without_agents = 0
+        self.is_full = False
+        self.asked_for_s = 0.0
 
     def serves(self) -> bool:
         """What every process of the node asks where a request is taken (clusterd/leadership.py)."""
@@ -249,7 +251,8 @@ class NodeDouble:
     async def undrain(self) -> None:
         self.drained = None
 
-    async def ask_failsafe(self, term: int, leader: str, nodes: tuple[str, ...]) -> dict[str, bool]:
+    async def ask_failsafe(self, term: int, leader: str, nodes: tuple[str, ...], for_s: float) -> dict[str, bool]:
+        self.asked_for_s = for_s
         self.asked.append(nodes)
         self.on_ask()
         return dict.fromkeys(nodes, True) if self.agreed is None else self.agreed
@@ -257,8 +260,10 @@ class NodeDouble:
     def run_program(self, kind: str, term: int, leader: str) -> None:
         self.programs.append(f"{kind} {term}")
 
-    def keep(self, state: Kept) -> None:
-        self.saved = state
+    def keep(self, state: Kept) -> bool:
+        if not self.is_full:
+            self.saved = state
+        return not self.is_full
 
     def kept(self) -> Kept | None:
         return self.saved

@@ -248,6 +248,20 @@ def test_who_never_leads_never_confirms_and_the_better_one_is_taken() -> None:
     run(story)
 
 
+def test_who_begins_to_confirm_and_then_never_leads_is_left() -> None:
+    """Whoever leads next must have been the one that confirms: nobody could."""
+
+    async def story(bench: Bench) -> None:
+        bench.heard("a", 20)
+        await bench.until(lambda: bool(bench.etcd))
+        bench.heard("b", 20)
+        bench.heard("a", 20, 0)
+        await bench.until(lambda: len(bench.etcd) > 1)
+        assert bench.etcd == [("a", EARLIER), ("b", EARLIER)]
+
+    run(story)
+
+
 def test_with_asynchronous_answers_etcd_knows_that_nobody_confirms() -> None:
     async def story(bench: Bench) -> None:
         bench.heard("a", 10)

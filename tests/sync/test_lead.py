@@ -122,11 +122,11 @@ def test_every_candidate_is_asked_over_its_link_and_who_does_not_answer_has_not_
             if name != "old":
                 await node.reply(await node.ask(info, "caps", b'["term"]'))
         await node.up(PROGRAM)
-        question = msgspec.msgpack.encode(AskFailsafe(7, "m", names))
+        question = msgspec.msgpack.encode(AskFailsafe(7, "m", names, 15.0))
         serial = await node.ask(PROGRAM, "ask_failsafe", question)
         for number, yes in ((1, True), (2, False)):
             asked = await node.request(number, "failsafe")
-            assert msgspec.msgpack.decode(asked.payload, type=FailsafeAsked) == FailsafeAsked(7, "m")
+            assert msgspec.msgpack.decode(asked.payload, type=FailsafeAsked) == FailsafeAsked(7, "m", 15.0)
             await node.says(asked, msgspec.msgpack.encode(FailsafeAnswer(yes)))
         answer = await node.reply(serial)
         found = msgspec.msgpack.decode(answer.payload, type=FailsafeAnswers)
@@ -142,7 +142,7 @@ def test_a_candidate_answers_its_own_master_only(
 ) -> None:
     told: list[tuple[int, str]] = []
 
-    async def election(self: ElectionPort, term: int, leader: str, timeout_s: float) -> FailsafeAnswer:
+    async def election(self: ElectionPort, term: int, leader: str, for_s: float, timeout_s: float) -> FailsafeAnswer:
         told.append((term, leader))
         return FailsafeAnswer(True)
 

@@ -30,7 +30,7 @@ class FailsafeMaster:
             asked = msgspec.msgpack.decode(payload, type=AskFailsafe)
         except msgspec.MsgspecError as problem:
             raise ClusterError(1000, f"no question: {problem}") from None
-        question = msgspec.msgpack.encode(FailsafeAsked(asked.term, asked.leader))
+        question = msgspec.msgpack.encode(FailsafeAsked(asked.term, asked.leader, asked.for_s))
         answers = await asyncio.gather(*(self._one(node, question) for node in asked.nodes))
         found = {node: yes for node, yes in zip(asked.nodes, answers, strict=True) if yes is not None}
         return msgspec.msgpack.encode(FailsafeAnswers(found))
@@ -67,5 +67,5 @@ class FailsafeWorker:
             known = "no term" if given is None else f"{given.master_name} in term {given.term}"
             answer = FailsafeAnswer(False, f"this node knows {known}")
         else:
-            answer = await self._election.failsafe(asked.term, asked.leader, LIMIT_S)
+            answer = await self._election.failsafe(asked.term, asked.leader, asked.for_s, LIMIT_S)
         return msgspec.msgpack.encode(answer)
