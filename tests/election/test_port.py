@@ -52,8 +52,8 @@ def test_each_question_has_its_answer_and_the_socket_is_the_owners(tmp_path: Pat
         assert stat.S_IMODE(os.stat(election_socket(str(tmp_path))).st_mode) == 0o600
         assert (await port.set_confirming(7, "two", 40, 30)).ok
         assert await port.set_confirming(8, "two", 40, 30) == ConfirmingSet("two", ok=False, why="not that term")
-        assert (await port.failsafe(7, "one", 30)).yes
-        assert not (await port.failsafe(7, "two", 30)).yes
+        assert (await port.failsafe(7, "one", 15.0, 30)).yes
+        assert not (await port.failsafe(7, "two", 15.0, 30)).yes
         assert (await port.command(HaCommand("status", "x"), 30)).facts == {"leader": "x"}
 
     assert served(tmp_path, story) == []
@@ -66,7 +66,7 @@ def test_a_bug_or_nonsense_ends_one_question_only(tmp_path: Path) -> None:
             await port.command(HaCommand("switchover"), 30)
         async with Stream(election_socket(str(tmp_path)), 30) as stream:
             assert b"cannot be read" in await stream.ask(b"\xc1nonsense")
-        assert (await port.failsafe(7, "one", 30)).yes
+        assert (await port.failsafe(7, "one", 15.0, 30)).yes
 
     (first, *_) = served(tmp_path, story)
     assert first.startswith("ERROR answering")
@@ -76,11 +76,11 @@ def test_without_an_election_the_asker_hears_so(tmp_path: Path) -> None:
     async def story() -> None:
         port = ElectionPort(str(tmp_path))
         with pytest.raises(ClusterError, match="no election runs on this node"):
-            await port.failsafe(7, "one", 30)
+            await port.failsafe(7, "one", 15.0, 30)
         Path(run_dir(str(tmp_path))).mkdir(parents=True)
         server = await asyncio.start_unix_server(lambda reader, writer: writer.close(), election_socket(str(tmp_path)))
         with pytest.raises(ClusterError, match="cannot be asked"):
-            await port.failsafe(7, "one", 30)
+            await port.failsafe(7, "one", 15.0, 30)
         server.close()
 
     asyncio.run(story())
