@@ -2,15 +2,17 @@
 answers that are lost, requests that etcd gets late, an etcd that forgets."""
 
 import asyncio
+import hashlib
 from typing import Any
 
 import msgspec
 import pytest
 
 from clusterd.election.hand_over import DRAIN_S
-from clusterd.election.keys import LeaderKey, encode
+from clusterd.election.keys import LeaderKey, encode, fingerprint
 from clusterd.election.leading import BAR_S, PROMOTION_S
 from clusterd.election.session import READ_S
+from clusterd.settings import ClusterBlock, Secret, Settings
 from ipc.board import FOR_EVER_NS
 from tests.election.test_elector import P, at_most_one, last, order, pass_time, set_followers, three, told
 from tests.fakes.etcd import EtcdStore, HandClock
@@ -392,3 +394,27 @@ def test_a_leader_at_no_address_is_not_followed(advertise: str) -> None:
         assert "cannot be read" in two.elector.session.problem
 
     asyncio.run(story())
+
+
+# ---- what etcd has of the key ----------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_in_etcd_is_no_fast_hash_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who reads etcd could try a dictionary."""
+    calls: list[int] = []
+    real = hashlib.scrypt
+
+    def scrypt(password: bytes, **options: Any) -> bytes:
+        calls.append(options["n"] * options["r"] * 128)
+        return real(password, **options)
+
+    monkeypatch.setattr(hashlib, "scrypt", scrypt)
+
+    def of(name: str, key: bytes) -> str:
+        return fingerprint(Settings("/", cluster=ClusterBlock(name=name, key=Secret(key))))
+
+    found = [of("a", b"1"), of("a", b"2"), of("b", b"1"), of("a", b"1")]
+    assert len(set(found)) == 3
+    assert found[0] == found[3]
+    assert min(calls) >= 16 << 20
+    assert len(calls) == 4
