@@ -156,7 +156,11 @@ def test_level_goes_back_at_once_when_asked(root: Path, board: Board) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
-    [(("loud",), 2, "is not one of"), (("debug", "--for", "soon"), 2, "give 90s, 10m or 2h"), ((), 4, "not running")],
+    [
+        (("loud",), 2, "is not one of"),
+        (("debug", "--for", "soon"), 2, "give 90s, 10m or 2h"),
+        ((), 4, "there is no node"),
+    ],
 )
 def test_bad_level_is_one_line(tmp_path: Path, arguments: tuple[str, ...], code: int, text: str) -> None:
     done = level(tmp_path, *arguments)
