@@ -229,6 +229,18 @@ async def test_nothing_is_handed_over_when_the_store_was_started_anew(clock: Han
     at_most_one(one, two, other)
 
 
+@told
+async def test_by_force_no_key_goes_before_its_lease(clock: HandClock, store: EtcdStore) -> None:
+    """A pause that the leader has not seen yet: it serves until its deadline, though etcd lacks what it says of itself."""
+    one, two, other = await three(store)
+    assert (await order(other, "pause")).ok
+    del store.items[f"{P}candidates/one"]
+    assert (await order(other, "failover", "two", force=True)).ok
+    assert f"{P}leader" in store.items
+    await pass_time(30, two, one, other)
+    assert two.leads
+
+
 # ---- what was read ---------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,3 +165,11 @@ def test_programs_run_one_after_the_other_and_what_became_of_them_is_shown(
         "ended with exit code 1",
     )
     world.board.close()
+
+
+def test_what_the_store_said_before_a_change_of_role_is_not_of_the_new_one(world: World) -> None:
+    """The floor of a new term would be a position of before."""
+    world.node._shown, world.node._shown_at = {"role": "master", "epoch": "e", "position": 90}, time.monotonic()
+    assert world.node.facts().position == 90
+    assert world.node.begin_promotion(7, (), keeps_agents=True, without_agents=False) == ""
+    assert not world.node.facts().is_known
