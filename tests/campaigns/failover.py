@@ -107,7 +107,7 @@ class Clients:
         )
         try:
             found = call(str(node.root), request, timeout_s=ASK_S)
-            made.outcome = "unknown" if found.failed_items else "done"
+            made.outcome = "unknown" if found.fields["total_failed_items"] else "done"
         except (NotAnswering, ClusterError, OSError) as failure:
             made.text = str(failure)
         made.ended = time.monotonic()

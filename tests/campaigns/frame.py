@@ -128,6 +128,7 @@ class Edits(_Thread):
         else:
             beside = path.with_name(f".{path.name}.swp")
             beside.write_bytes(sealed(self._rng, self._rng.randrange(self._size)))
+            beside.chmod(0o660)  # as on a worker, which this node may be later
             beside.replace(path)
         self._campaign.counts["edits"] += 1
 

@@ -53,7 +53,11 @@ def play(rig: Rig, campaign: Campaign, kinds: list[str], clients: int, pause_s: 
                 assert leader is not None
                 began = time.monotonic()
                 getattr(faults, kind)(rig.node(leader[0]))
-                faults.until(lambda at=began: first_answer(history, at) is not None, f"a registration after {kind}")
+                faults.until(
+                    lambda at=began: bool(running_clients.failures) or first_answer(history, at) is not None,
+                    f"a registration after {kind}",
+                )
+                assert not running_clients.failures
                 took = first_answer(history, began)
                 faults.until(faults.is_calm, f"three candidates after {kind} of {leader[0]}")
                 assert took is not None
