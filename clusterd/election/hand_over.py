@@ -30,6 +30,8 @@ class HandOvers:
     def __init__(self, me: Identity, session: EtcdSession, tenure: Tenure, node: NodePort, times: Times) -> None:
         self._me, self._session, self._tenure, self._node, self._times = me, session, tenure, node, times
         self._over: _Under | None = None
+        self._waiting = ("", 0.0)
+        """The order whose candidate has no link to the leader at the moment, and since when."""
 
     @property
     def is_under_way(self) -> bool:
@@ -76,6 +78,8 @@ class HandOvers:
         else:
             why = rules.follower_objection(view, view.candidates[to], facts.epoch)
             if not why and to not in facts.followers:
+                if self._may_wait(order):
+                    return
                 why = "it is not connected to the leader"
             why = why and f"{to} may not lead: {why}"
         if why:
@@ -88,6 +92,13 @@ class HandOvers:
         except ClusterError as failure:
             await self._refuse(order, f"the store of {self._me.name} does not stop taking writes: {failure}")
             await self.end()
+
+    def _may_wait(self, order: OrderKey) -> bool:
+        """A link that has just ended is back in a moment."""
+        now = self._times.boot()
+        if self._waiting[0] != order.id:
+            self._waiting = (order.id, now)
+        return now <= self._waiting[1] + HAND_OVER_S
 
     async def _hand_to(self, over: _Under, order: OrderKey, facts: Facts) -> None:
         """`to` has everything: it may take the lead, and nobody else does."""

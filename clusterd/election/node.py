@@ -25,6 +25,7 @@ from clusterd.rundir import run_dir
 from clusterd.settings import Settings
 from clusterd.status.control import NotAnswering, ask, ask_json
 from clusterd.wdb.replica import ReplicaStore
+from clusterd.wire import commands
 from clusterd.wire.commands import STATUS
 from ipc.board import Board
 
@@ -230,7 +231,7 @@ class Node:
 
     async def ask_failsafe(self, term: int, leader: str, nodes: tuple[str, ...], for_s: float) -> dict[str, bool]:
         question = msgspec.msgpack.encode(AskFailsafe(term, leader, nodes, for_s))
-        work = functools.partial(ask, self._root, "ask_failsafe", question, timeout_s=LIMIT_S + 0.5)
+        work = functools.partial(ask, self._root, commands.ASK_FAILSAFE, question, timeout_s=LIMIT_S + 0.5)
         try:
             return msgspec.msgpack.decode(await asyncio.to_thread(work), type=FailsafeAnswers).yes
         except (NotAnswering, ClusterError, msgspec.MsgspecError):

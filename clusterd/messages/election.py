@@ -1,6 +1,6 @@
 """What others say to the process `election`, on its socket `election.sock`: frames of a length of 4 bytes, little endian,
 and msgpack; a request, its answer, the next request (docs/ha.md). The other way election asks the store
-(clusterd/messages/replica.py: Drain, Undrain, Show) and sync (the local command `ask_failsafe`)."""
+(clusterd/messages/replica.py: Drain, Undrain, Show) and sync (the local command `askfailsafe`)."""
 
 from typing import Any, Literal
 
@@ -75,7 +75,7 @@ class ElectionAnswer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class AskFailsafe(msgspec.Struct, frozen=True):
-    """The payload of the local command `ask_failsafe`: ask these candidates, each over its link, whether they know
+    """The payload of the local command `askfailsafe`: ask these candidates, each over its link, whether they know
     `term` and do not lead for `for_s` seconds. Answer, within LIMIT_S: FailsafeAnswers."""
 
     term: int

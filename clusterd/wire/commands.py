@@ -106,7 +106,7 @@ SENDSYN_ERR = "sendsyn_err"
 # Ours, capability `status` (clusterd/sync/links/exchange.py).
 NODE_STATE = "node_state"
 FAILSAFE = "failsafe"
-ASK_FAILSAFE = "ask_failsafe"
+ASK_FAILSAFE = "askfailsafe"
 """Both directions: what the asking node leaves out; the answer has the other node's wall clock."""
 GET_MEMBERS = "get_members"
 """Worker to master, and local: the known workers without a link, and the nodes that were refused."""

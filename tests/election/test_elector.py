@@ -812,6 +812,23 @@ async def test_switchover_to_one_that_does_not_catch_up_is_taken_back(clock: Han
 
 
 @told
+async def test_switchover_waits_a_while_for_a_candidate_without_a_link(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    one.node.set(followers={})
+    assert (await order(one, "switchover", "two")).ok
+    await pass_time(HAND_OVER_S + 2, one, two, other)
+    assert one.leads
+    assert "not connected" in json.loads(store.items[f"{P}order"].value)["refused"]
+
+    assert (await order(one, "switchover", "two")).ok
+    await pass_time(HAND_OVER_S / 2, one, two, other)
+    assert (one.leads, one.node.drained) == (True, None)
+    set_followers(one, two, other)
+    await pass_time(4, one, two, other)
+    assert two.leads
+
+
+@told
 async def test_switchover_to_one_that_dies_meanwhile_comes_back_to_the_old_leader(
     clock: HandClock, store: EtcdStore
 ) -> None:

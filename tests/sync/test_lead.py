@@ -123,7 +123,7 @@ def test_every_candidate_is_asked_over_its_link_and_who_does_not_answer_has_not_
                 await node.reply(await node.ask(info, "caps", b'["term"]'))
         await node.up(PROGRAM)
         question = msgspec.msgpack.encode(AskFailsafe(7, "m", names, 15.0))
-        serial = await node.ask(PROGRAM, "ask_failsafe", question)
+        serial = await node.ask(PROGRAM, "askfailsafe", question)
         for number, yes in ((1, True), (2, False)):
             asked = await node.request(number, "failsafe")
             assert msgspec.msgpack.decode(asked.payload, type=FailsafeAsked) == FailsafeAsked(7, "m", 15.0)
