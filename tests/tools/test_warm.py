@@ -1,11 +1,12 @@
 """Commands in forks are what they are as programs: tests that start nodes rely on it (tests/warm.py)."""
 
+import contextlib
 import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -13,7 +14,10 @@ import pytest
 from tests.conftest import MakeRig
 from tests.warm import WARM
 from tools.rig.nodes import PROGRAM, PROJECT, Rig, Run, run_program
-from tools.rig.peer import wait_until
+from tools.rig.patience import Patience
+
+Looks = dict[str, set[Hashable]]
+"""Process and field: all values that were seen."""
 
 
 @pytest.mark.parametrize(
@@ -53,11 +57,31 @@ def test_a_node_that_a_fork_started_looks_like_one_of_the_program(make_rig: Make
     for rig in (forked, plain):
         rig.start()
 
-    def differ() -> list[str]:
-        pids = [rig.processes("master") for rig in (forked, plain)]
-        return [name for name in pids[1] if looks(forked, pids[0][name]) != looks(plain, pids[1][name])]
+    seen: tuple[Looks, Looks] = ({}, {})
 
-    wait_until(lambda: not differ(), 60, "each process is the same")
+    def differ() -> list[str]:
+        for rig, looks in zip((forked, plain), seen, strict=True):
+            for name, pid in rig.processes("master").items():
+                for field, value in (look(rig, pid) if pid else {}).items():
+                    looks.setdefault(f"{name}: {field}", set()).add(value)
+        of_fork, of_program = seen
+        return [
+            f"{what}: only of the fork {of_fork.get(what)}, only of the program {of_program.get(what)}"
+            for what in sorted(of_fork | of_program)
+            if not of_fork.get(what, set()) & of_program.get(what, set())
+        ]
+
+    # The two nodes do the same at different moments, for instance open the journal for some seconds: so what counts is
+    # what one of them has looked like at any time.
+    patience = Patience(60)
+    while different := differ():
+        assert not patience.is_over(), "\n".join(different)
+        patience.rest(0.1)
+    ours = ends(os.getpid()).union(*(ends(one.pid) for one in psutil.Process().children()))
+    assert ours
+    for rig in (forked, plain):
+        inherited = {name: ends(pid) & ours for name, pid in rig.processes("master").items() if pid}
+        assert not any(inherited.values()), inherited
     for rig in (forked, plain):
         assert rig.stop() == []
 
@@ -71,20 +95,45 @@ def done(run: Run, *arguments: str, timeout_s: float = 60) -> tuple[int, str, st
         return code, out.read(), err.read()
 
 
-def looks(rig: Rig, pid: int | None) -> dict[str, Any]:
-    """What the system says of a process, without what differs between any two nodes."""
-    assert pid is not None
-    process = psutil.Process(pid)
-    status = Path(f"/proc/{pid}/status").read_text().splitlines()
-    kept = ("Name", "Umask", "Uid", "Gid", "Groups", "NoNewPrivs", "Threads", "SigB", "SigI", "SigC", "Cap")
-    files = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-    return {
-        "line": [word.replace(str(rig.directory), "") for word in process.cmdline() if word],
-        "environment": sorted(process.environ()),
-        "directory": process.cwd(),
-        "session": os.getsid(pid) == pid,
-        "nice": process.nice(),
-        "status": [line for line in status if line.startswith(kept)],
-        "files": sorted(re.sub("[0-9]+", "N", file.replace(str(rig.directory), "")) for file in files),
-        "limits": Path(f"/proc/{pid}/limits").read_text(),
-    }
+def look(rig: Rig, pid: int) -> dict[str, Hashable]:
+    """What the system says of a process now, without what differs between any two nodes, or with the work they had.
+
+    Of threads and open files only the kinds: a pool starts a thread whenever none is idle, and keeps it; each
+    connection has its socket. Nothing of a process that has just ended.
+    """
+    try:
+        process = psutil.Process(pid)
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        kept = ("Name", "Umask", "Uid", "Gid", "Groups", "NoNewPrivs", "SigB", "SigI", "SigC", "Cap")
+        kinds = {re.sub("[0-9]+", "N", file.replace(str(rig.directory), "")) for file in opened(pid)}
+        return {
+            "line": tuple(word.replace(str(rig.directory), "") for word in process.cmdline() if word),
+            "environment": tuple(sorted(process.environ())),
+            "directory": process.cwd(),
+            "session": os.getsid(pid) == pid,
+            "nice": process.nice(),
+            "status": tuple(line for line in status if line.startswith(kept)),
+            "threads": tuple(sorted({re.sub("[0-9]+", "N", name) for name in threads(pid)})),
+            "files": tuple(sorted(kinds)),
+            "limits": Path(f"/proc/{pid}/limits").read_text(),
+        }
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        return {}
+
+
+def threads(pid: int) -> Iterator[str]:
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield (thread / "comm").read_text().strip()
+
+
+def opened(pid: int) -> Iterator[str]:
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            yield os.readlink(fd)
+
+
+def ends(pid: int) -> set[str]:
+    """The sockets and pipes that a process has open, each with its number: two processes have the same one only when
+    one of them inherited it."""
+    return {file for file in opened(pid) if file.startswith(("socket:", "pipe:"))}
