@@ -100,13 +100,9 @@ def judge(history: History, campaign: Campaign, tmp_path: Path) -> None:
             f"{kind}: {len(taken)} times, to the next registration answered {figures}, most {max(taken):.1f} s"
         )
     assert not found, "\n".join([f"history: {tmp_path}/history.json", *found[:50]])
-    done = counts(history)
-    assert done["register done"] > 10
-    assert done["delete done"] > 0
-    assert done["assign done"] > 0
 
 
-@pytest.mark.stress
+@pytest.mark.slow
 def test_each_kind_of_loss_once(make_rig: MakeRig, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with running("failover", capsys) as campaign:
         rig = make(make_rig, 1)
@@ -121,4 +117,7 @@ def test_two_hundred_losses(make_rig: MakeRig, capsys: pytest.CaptureFixture[str
     with running("failover", capsys) as campaign:
         rig = make(make_rig, 2)
         kinds = [campaign.rng.choice(KINDS) for _ in range(ROUNDS)]
-        judge(play(rig, campaign, kinds, CLIENTS, 1.0), campaign, tmp_path)
+        history = play(rig, campaign, kinds, CLIENTS, 1.0)
+        judge(history, campaign, tmp_path)
+        done = counts(history)
+        assert min(done[f"{what} done"] for what in ("register", "delete", "assign")) > 10
