@@ -319,9 +319,9 @@ class Bridge:
 
     # ---- lives of sync -----------------------------------------------------------------------------------------------
 
-    def say_hello(self, answers: int = 0) -> None:
+    def say_hello(self, answers: int = 0, *, goes_on: bool = False) -> None:
         """NetHello: everything that a sync process needs to know before any other message. `answers`: the one whose
-        hello it answers."""
+        hello it answers. `goes_on`: nothing was dropped since the hello before."""
         links = [
             msgspec.structs.replace(link.info, keepalive_at=link.keepalive_at)
             for link in self._links.values()
@@ -329,15 +329,16 @@ class Bridge:
         ]
         tasks = [OpenTask(link, command, task) for link, notes in self._notes.items() for command, task in notes]
         sending = self._bodies.sending()
-        self.tell(NetHello(self._incarnation, links, sending, tasks, self.serving, self._away, answers))
+        self.tell(NetHello(self._incarnation, links, sending, tasks, self.serving, self._away, answers, goes_on))
 
     def _sync_hello(self, incarnation: int) -> None:
         if incarnation != self._sync:
             if self._sync is not None:
                 self._lose_sync()
             self._sync = incarnation
+        was_lost = self.sync_is_lost
         self._to_sync.is_lost = False
-        self.say_hello(incarnation)
+        self.say_hello(incarnation, goes_on=not was_lost)
 
     def watch_sync(self) -> None:
         """Called by the tick: the board shows at once that sync's process has ended."""

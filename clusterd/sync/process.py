@@ -300,10 +300,13 @@ class _SyncProcess:
     async def _net_is_there(self, message: NetHello) -> None:
         """A net that starts says hello unasked, perhaps to the sync process before this one, while that dies: it would
         take this one for lost as well, and tell it nothing more. So a hello is believed, and answered by ours until
-        there is one that answers ours."""
+        there is one that answers ours. One that only goes on tells nothing new: the links stay as they are served, with
+        the requests of theirs that are being answered."""
         self._is_known_to_net = message.sync == self._incarnation
         if not self._is_known_to_net:
             await self._send_to_net(SyncHello(self._incarnation))
+        if message.goes_on and message.incarnation == self._net_incarnation:
+            return
         if self._net_incarnation is None:
             self._context.slabs.net_sends(message.sending_slabs)
         elif message.incarnation != self._net_incarnation:

@@ -15,9 +15,11 @@ from clusterd.messages.links import (
     Reply,
     Request,
     SlabsReturned,
+    SyncHello,
     TaskNote,
     WriteLog,
 )
+from tests.fakes.sync import FakeSync
 from tests.net.harness import NetNode, wait_until
 from tests.net.test_bodies import CHUNK, put
 
@@ -179,6 +181,28 @@ def test_a_hello_said_twice_is_answered_twice(master: Master) -> None:
     first = node.sync.hello()
     assert ([info.name for info in first.links], first.sync) == (["w1"], node.sync.incarnation)
     assert isinstance(node.sync.hello(), NetHello)
+
+
+def test_hello_says_whether_messages_were_dropped_since_the_one_before(master: Master) -> None:
+    """If not, sync keeps what it serves: requests of these links wait for its answers."""
+
+    def goes_on(sync: FakeSync) -> bool:
+        sync.send(SyncHello(sync.incarnation))
+        return sync.expect(NetHello, lambda hello: hello.sync == sync.incarnation).goes_on
+
+    node = master()
+    client = node.join("w1")
+    assert node.sync is not None
+    counter = client.tell("syn_i_w_m_p")
+    request = node.sync.expect(PeerRequest)
+    assert goes_on(node.sync)
+    node.sync.send(Reply(request.link, request.serial, "ok", b"True"))
+    assert client.answer_to(counter).payload == b"True"
+    sync = node.start_sync()  # nobody has noticed the death of the one before
+    assert [goes_on(sync) for _ in range(2)] == [False, True]
+    node.kill_sync()
+    node.logged("The sync process is gone")
+    assert not goes_on(node.start_sync())
 
 
 def test_slabs_given_back_twice_are_said_and_harm_nothing(master: Master) -> None:

@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from clusterd.logs import Log
-from clusterd.messages.links import LinkInfo, NetHello, NetToSync, PeerRequest, Reply, SyncHello, SyncToNet
+from clusterd.messages.links import LinkInfo, LinkUp, NetHello, NetToSync, PeerRequest, Reply, SyncHello, SyncToNet
 from clusterd.rundir import STATE, board_path, run_dir, sync_socket
 from clusterd.settings import Settings
 from clusterd.supervisor.sweep import SPOOL
@@ -25,6 +25,7 @@ from tools.rig.patience import Patience
 M = TypeVar("M")
 INCARNATION = 7
 PROGRAM = LinkInfo(1, "local", "1", uid=os.getuid())
+WORKER = LinkInfo(2, "worker", "w1", "worker", "4.14.1")
 
 
 class FakeNet:
@@ -102,3 +103,23 @@ def test_sync_says_hello_until_net_answers_this_very_life(net: FakeNet) -> None:
     net.send(NetHello(3, [PROGRAM], [], [], sync=INCARNATION), PeerRequest(PROGRAM.link, 2, "nonsense", b""))
     net.expect(Reply)
     assert net.next(2000) is None
+
+
+def test_hello_that_tells_nothing_new_leaves_requests_and_links_as_they_are(net: FakeNet) -> None:
+    """A worker that asks just when net and sync agree. Sync reads at once its request and the answer to its own hello;
+    a hello that it has said twice is answered twice."""
+    net.send(NetHello(3, [], [], []), LinkUp(WORKER))
+    answered = NetHello(3, [WORKER], [], [], sync=INCARNATION, goes_on=True)
+    for serial in range(1, 4):
+        net.send(PeerRequest(WORKER.link, serial, "syn_i_w_m_p", b""), answered)
+        assert net.expect(Reply).serial == serial
+
+
+def test_first_hello_that_sync_reads_is_believed_even_if_it_goes_on(net: FakeNet) -> None:
+    """Another sync process has read the one before, or another net has said it."""
+    for incarnation in (3, 4):
+        net.send(
+            NetHello(incarnation, [PROGRAM], [], [], sync=INCARNATION, goes_on=True),
+            PeerRequest(PROGRAM.link, incarnation, "nonsense", b""),
+        )
+        assert net.expect(Reply).serial == incarnation
