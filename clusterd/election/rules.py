@@ -48,9 +48,12 @@ def _objection_of_last(view: EtcdView, one: CandidateKey, max_lag: int) -> str:
 
 
 def is_former(view: EtcdView, one: CandidateKey) -> bool:
-    """Whether it is the leader of the last term, with its own agent database: nobody has more."""
+    """Whether it is the leader of the last term, with its own agent database: nobody has more. It may have taken the
+    lead again and never served: its log is the same one then."""
     last = view.last
-    return last is not None and one.name == last.leader and 0 < one.led == last.term
+    if last is None or one.name != last.leader:
+        return False
+    return 0 < one.led == last.term or (one.led > last.term and one.epoch == last.epoch)
 
 
 def lag(last: int, position: int) -> int:
