@@ -122,6 +122,11 @@ def test_worker_that_goes_and_comes_is_told(rig: Rig) -> None:
 
 
 def test_no_secret_is_in_any_journal(rig: Rig) -> None:
+    ask_authd(rig.master, "add", name="with-a-key", ip="any")
+    wait_for(rig.master, "it is registered", "registration:added", name="with-a-key")
+    rig.wait_equal(60)
+    for node in rig.nodes:
+        wait_for(node, "its key has come", "change", path="etc/client.keys")
     keys = [key.key for key in parse_keys((rig.master.root / "etc/client.keys").read_text())[0]]
     assert keys
     for node in rig.nodes:
