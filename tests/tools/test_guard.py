@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tools.rig.guard import MARK, PROJECT
+from tools.rig.guard import MARK, PROJECT, guarded
 from tools.rig.peer import wait_until
 
 HARNESS = """
@@ -166,3 +166,19 @@ def test_benchmarks_that_are_ended_leave_no_node_and_no_directory(tmp_path: Path
         suite.terminate()
         suite.wait(60)
     wait_until(lambda: not nodes() and os.listdir(place) == [], 60, "nothing is left")
+
+
+def test_what_a_block_that_failed_has_left_running_ends_with_it(tmp_path: Path) -> None:
+    line = [sys.executable, "-c", "import time; time.sleep(600)"]
+    left: list[subprocess.Popen[bytes]] = []
+
+    def block() -> None:
+        with guarded("guard-test-", str(tmp_path)) as directory:
+            environment = os.environ | {MARK: str(directory / "rig")}
+            left.append(subprocess.Popen(line, env=environment, start_new_session=True))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert left[0].poll() is not None
+    assert list(tmp_path.iterdir()) == []

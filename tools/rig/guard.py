@@ -91,6 +91,10 @@ def guarded(prefix: str, where: str | None = None) -> Iterator[Path]:
     _books.add(directory)
     try:
         yield directory
+    except BaseException:
+        # The block's own clean-up may have been cut short.
+        _end(directory)
+        raise
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         _books.remove(directory)
