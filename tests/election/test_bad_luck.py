@@ -14,7 +14,7 @@ from clusterd.election.leading import BAR_S, PROMOTION_S
 from clusterd.election.session import READ_S
 from clusterd.settings import ClusterBlock, Secret, Settings
 from ipc.board import FOR_EVER_NS
-from tests.election.test_elector import P, at_most_one, last, order, pass_time, set_followers, three, told
+from tests.election.stories import P, at_most_one, last, order, pass_time, set_followers, three, told
 from tests.fakes.etcd import EtcdStore, HandClock
 
 # ---- who confirms ----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.election.test_elector import order
+from tests.election.stories import order
 from tests.fakes.etcd import EtcdStore, HandClock, Voter, candidate, master
 
 NAMES = ("one", "two", "other")

@@ -1,0 +1,72 @@
+"""What tests of the election share: three nodes on an etcd in memory, and time that is moved by hand."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from clusterd.election.keys import LastKey
+from clusterd.election.orders import Orders
+from clusterd.messages.election import HaAnswer, HaCommand
+from tests.fakes.etcd import EtcdStore, HandClock, Voter, candidate, master
+
+P = "/clusterd/wazuh/"
+Story = Callable[..., Coroutine[Any, Any, None]]
+
+
+def told(story: Story) -> Callable[[], None]:
+    """A test that is a coroutine, with a clock and an etcd of its own."""
+
+    def test() -> None:
+        clock = HandClock()
+        asyncio.run(story(clock, EtcdStore(clock)))
+
+    test.__name__, test.__doc__ = story.__name__, story.__doc__
+    return test
+
+
+async def pass_time(seconds: float, *nodes: Voter, tick_s: float = 1.0) -> None:
+    """Time goes on; these nodes do their steps, and never do two of them serve."""
+    clock = nodes[0].store.clock
+    end = clock.now + seconds
+    while clock.now < end:
+        clock.now = min(end, clock.now + tick_s)
+        for node in nodes:
+            await node.step()
+            at_most_one(*nodes)
+
+
+def at_most_one(*nodes: Voter) -> None:
+    leading = [node.name for node in nodes if node.leads]
+    assert len(leading) <= 1, leading
+
+
+async def three(store: EtcdStore, **more: Any) -> tuple[Voter, Voter, Voter]:
+    """A master that leads and two candidates that have everything; the first one is the confirming one."""
+    one = Voter(store, "one", master(), **more)
+    two, other = (Voter(store, name, candidate(), **more) for name in ("two", "other"))
+    for node in (one, two, other):
+        await node.step(3)
+    assert one.leads
+    set_followers(one, two, other)
+    await one.step()
+    assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "two", 10)).ok
+    return one, two, other
+
+
+def set_followers(leader: Voter, *others: Voter) -> None:
+    """They have everything that the leader has."""
+    facts = leader.node.true
+    for one in others:
+        one.node.set(state="following", epoch=facts.epoch, position=facts.position, lag=0, may_not_lead="")
+    names = {one.name: facts.position for one in others}
+    leader.node.set(followers=names, known=tuple(names))
+
+
+def last(store: EtcdStore) -> LastKey:
+    return msgspec.json.decode(store.items[f"{P}last"].value, type=LastKey)
+
+
+async def order(voter: Voter, kind: str, to: str = "", **more: Any) -> HaAnswer:
+    return await Orders(voter.elector, voter.node, voter.store.clock).answer(HaCommand(kind, to, **more))  # type: ignore[arg-type]

@@ -1,0 +1,256 @@
+"""What an operator orders: switchover, failover, pause."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from clusterd.election.hand_over import HAND_OVER_S
+from ipc.board import FOR_EVER_NS
+from tests.election.stories import P, last, order, pass_time, set_followers, three, told
+from tests.fakes.etcd import EtcdStore, HandClock
+
+# ---- switchover, failover --------------------------------------------------------------------------------------------
+
+
+@told
+async def test_switchover_hands_over_when_the_other_has_everything(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    one.node.set(position=20)
+    found = await order(other, "switchover", "other")
+    assert found.ok, found.text
+    await one.step()
+    assert one.node.drained == 20
+    await pass_time(3, one, two, other)
+    assert one.leads, "it has not everything yet"
+    set_followers(one, two, other)
+    await one.step()
+    assert not one.leads
+    assert (last(store).position, last(store).confirming) == (20, "other")
+    await pass_time(3, two, one, other)
+    assert other.leads
+    assert (one.node.true.is_master, one.node.true.master_name) == (False, "other")
+    assert f"{P}order" not in store.items
+
+
+@told
+async def test_switchover_to_nobody_in_particular_takes_the_one_that_confirms(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    one, two, other = await three(store)
+    assert (await order(one, "switchover")).ok
+    await pass_time(4, one, other, two)
+    assert two.leads
+
+
+@told
+async def test_switchover_to_one_that_does_not_catch_up_is_taken_back(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    one.node.set(position=20)
+    assert (await order(one, "switchover", "two")).ok
+    await pass_time(HAND_OVER_S + 2, one, two, other)
+    assert one.leads
+    assert one.node.drained is None
+    assert "did not catch up" in json.loads(store.items[f"{P}order"].value)["refused"]
+    assert (await order(one, "switchover", "two")).ok, "a refused one stands in nobody's way"
+
+
+@told
+async def test_switchover_waits_a_while_for_a_candidate_without_a_link(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    one.node.set(followers={})
+    assert (await order(one, "switchover", "two")).ok
+    await pass_time(HAND_OVER_S + 2, one, two, other)
+    assert one.leads
+    assert "not connected" in json.loads(store.items[f"{P}order"].value)["refused"]
+
+    assert (await order(one, "switchover", "two")).ok
+    await pass_time(HAND_OVER_S / 2, one, two, other)
+    assert (one.leads, one.node.drained) == (True, None)
+    set_followers(one, two, other)
+    await pass_time(4, one, two, other)
+    assert two.leads
+
+
+@told
+async def test_switchover_to_one_that_dies_meanwhile_comes_back_to_the_old_leader(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    one, two, other = await three(store)
+    assert (await order(one, "switchover", "two")).ok
+    await one.step(3)
+    assert not one.leads
+    await pass_time(HAND_OVER_S + 4, one, other)
+    assert one.leads
+    assert f"{P}order" not in store.items
+    await pass_time(5, one, two, other)
+    assert one.leads
+
+
+@told
+async def test_switchover_of_a_store_that_does_not_stop_is_refused(clock: HandClock, store: EtcdStore) -> None:
+    one, _two, _other = await three(store)
+    one.node.drains = False
+    assert (await order(one, "switchover", "two")).ok
+    await one.step(2)
+    assert one.leads
+    assert "does not stop taking writes" in json.loads(store.items[f"{P}order"].value)["refused"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "to", "more", "reason"),
+    [
+        ("switchover", "one", {}, "leads already"),
+        ("switchover", "nobody", {}, "there is no candidate nobody; there are one, other, two"),
+        ("failover", "two", {}, "--force is missing"),
+        ("failover", "nobody", {"force": True}, "there is no candidate"),
+        ("failover", "one", {"force": True}, "leads already"),
+        ("bootstrap", "", {}, "knows this cluster already"),
+    ],
+)
+def test_orders_that_make_no_sense_are_refused(kind: str, to: str, more: dict[str, Any], reason: str) -> None:
+    async def story() -> None:
+        clock = HandClock()
+        store = EtcdStore(clock)
+        one, *_ = await three(store)
+        found = await order(one, kind, to, **more)
+        assert not found.ok
+        assert reason in found.text
+        assert f"{P}order" not in store.items
+
+    asyncio.run(story())
+
+
+@told
+async def test_orders_need_etcd_and_a_leader_and_no_pause(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    two.node.set(state="copying")
+    await two.step()
+    assert "two may not lead" in (await order(one, "switchover", "two")).text
+    assert (await order(one, "pause")).ok
+    await one.step()
+    assert "paused" in (await order(one, "switchover", "other")).text
+    assert (await order(one, "resume")).ok
+    await one.step()
+    one.etcd.away = True
+    assert "etcd cannot be asked" in (await order(one, "switchover", "other")).text
+    clock.now += 16
+    await pass_time(2, other)
+    assert "nobody leads" in (await order(other, "switchover", "other")).text
+
+
+@told
+async def test_failover_by_force_makes_one_lead_that_would_not(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    two.etcd.away = one.etcd.away = True
+    other.node.set(may_not_lead="its files are incomplete")
+    await pass_time(30, one, two, other)
+    assert not other.leads, "two has what was answered last"
+    assert (await order(other, "failover", "other", force=True)).ok
+    await pass_time(3, one, two, other)
+    assert other.leads
+    two.etcd.away = one.etcd.away = False
+    await pass_time(5, one, two, other)
+    assert other.leads
+    assert one.node.true.master_name == two.node.true.master_name == "other"
+
+
+@told
+async def test_failover_by_force_ends_a_leader_that_is_there(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    assert (await order(two, "failover", "other", force=True)).ok
+    await pass_time(4, one, two, other)
+    assert other.leads
+
+
+# ---- pause -----------------------------------------------------------------------------------------------------------
+
+
+@told
+async def test_paused_the_leader_goes_on_without_a_lease_and_nobody_follows(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    term = one.elector.tenure.term
+    assert (await order(two, "pause")).ok
+    await pass_time(2, one, two, other)
+    assert one.node.board_words == (term, FOR_EVER_NS)
+    assert store.items[f"{P}leader"].lease == 0
+    one.etcd.away = True
+    await pass_time(100, one, two, other)
+    assert one.leads
+    one.etcd.away = False
+    one.restart()
+    await pass_time(5, one, two, other)
+    assert (await order(two, "resume")).ok
+    await pass_time(30, one, two, other)
+    assert one.leads
+    assert one.elector.tenure.term == term
+    assert store.items[f"{P}leader"].lease == one.elector.session.lease
+    assert one.node.board_words[1] < FOR_EVER_NS
+    clock.now += 16
+    await pass_time(4, two, other)
+    assert two.leads
+
+
+@told
+async def test_paused_although_the_answer_of_etcd_did_not_come(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    await order(two, "pause")
+    await one.elector.session.read()
+    one.etcd.lost_answers = one.elector.session.is_live = True
+    await one.step()
+    assert store.items[f"{P}leader"].lease == 0
+    one.etcd.lost_answers = one.elector.session.is_live = False
+    await pass_time(2, one, two, other)
+    one.etcd.away = True
+    await pass_time(60, one, two, other)
+    assert one.leads
+
+
+@told
+async def test_resumed_the_end_counts_before_the_key_has_a_lease_again(clock: HandClock, store: EtcdStore) -> None:
+    one, two, _other = await three(store)
+    await order(one, "pause")
+    await one.step(2)
+    await order(two, "resume")
+    seen: list[tuple[int, int]] = []
+    one.etcd.during = lambda call: seen.append((store.items[f"{P}leader"].lease, one.node.board_words[1]))
+    await one.step(2)
+    assert one.elector.session.lease in {lease for lease, _ in seen}
+    assert all(until < FOR_EVER_NS for lease, until in seen if lease)
+
+
+@told
+async def test_paused_a_leader_that_is_started_anew_goes_on(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    term = one.elector.tenure.term
+    await order(one, "pause")
+    await one.step(2)
+    await one.elector.stop()
+    assert f"{P}leader" in store.items
+    clock.now += 40
+    one.reboot()
+    await pass_time(4, one, two, other)
+    assert one.leads
+    assert one.elector.tenure.term == term
+    assert (await order(two, "resume")).ok
+    await pass_time(20, one, two, other)
+    assert one.leads
+
+
+@told
+async def test_paused_nobody_leads_when_the_leader_is_lost_but_by_force(clock: HandClock, store: EtcdStore) -> None:
+    one, two, other = await three(store)
+    await order(one, "pause")
+    await one.step(2)
+    await pass_time(60, two, other)
+    assert not two.leads
+    assert (await order(two, "resume")).ok
+    await pass_time(60, two, other)
+    assert not two.leads, "it may be alive, and lead without a lease"
+    assert (await order(two, "failover", "two", force=True)).ok
+    await pass_time(3, two, other)
+    assert two.leads
+    clock.now += 1
+    await one.step(2)
+    assert not one.leads

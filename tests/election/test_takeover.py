@@ -1,0 +1,173 @@
+"""Who takes over when nobody leads."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from clusterd.election import rules
+from clusterd.election.keys import CandidateKey, Config, EtcdView, LastKey
+from clusterd.election.shown import shown
+from clusterd.store.change_log import GAP
+from tests.election.stories import at_most_one, last, pass_time, three, told
+from tests.fakes.etcd import EtcdStore, HandClock, Voter, candidate, master
+
+# ---- who takes over --------------------------------------------------------------------------------------------------
+
+
+@told
+async def test_only_the_candidate_that_confirmed_takes_over(clock: HandClock, store: EtcdStore) -> None:
+    _one, two, other = await three(store)
+    other.node.set(position=500)  # further, but not by what was answered
+    clock.now += 16
+    await pass_time(10, other)
+    assert not other.leads
+    assert "two has what was answered last" in other.elector.session.waits_for
+    await pass_time(3, two, other)
+    assert two.leads
+
+
+@told
+async def test_without_a_confirming_candidate_the_furthest_then_the_greater_priority(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    one, two, other = await three(store)
+    assert (await one.elector.leading.set_confirming(one.elector.tenure.term, "", 10)).ok
+    assert last(store).confirming is None
+    other.node.set(position=11)
+    await pass_time(3, one, two, other)
+    clock.now += 13
+    for _ in range(16):
+        # The leader is gone; the other two go on, the one that is less far first.
+        clock.now += 0.5
+        await two.step()
+        await other.step()
+        at_most_one(two, other)
+    assert other.leads
+
+
+@told
+async def test_a_better_candidate_that_does_not_take_the_lead_is_waited_for_so_long(
+    clock: HandClock, store: EtcdStore
+) -> None:
+    one, two, other = await three(store)
+    await one.elector.leading.set_confirming(one.elector.tenure.term, "", 10)
+    other.node.set(position=50)
+    await pass_time(3, one, two, other)
+    await one.elector.stop()
+    hung = other.etcd
+    for _ in range(40):
+        clock.now += 1
+        store.leases[other.elector.session.lease] = clock.now + 15, 15  # it lives, and does nothing
+        await two.step()
+        if two.leads:
+            break
+    assert two.leads
+    assert 15 <= clock.now - 1000 < 40
+    assert hung is other.etcd
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"may_not_lead": "its files are incomplete: x"}, "its files are incomplete"),
+        ({"state": "copying"}, "its replica is not whole"),
+        ({"epoch": "earlier"}, "not of what one had"),
+        ({"is_known": False, "may_not_lead": "its store does not answer"}, "store does not answer"),
+    ],
+)
+def test_who_may_not_lead_says_why(changes: dict[str, Any], reason: str) -> None:
+    async def story() -> None:
+        clock = HandClock()
+        _one, two, _ = await three(EtcdStore(clock))
+        two.node.set(**changes)
+        clock.now += 16
+        await pass_time(20, two)
+        assert not two.leads
+        assert reason in two.elector.session.waits_for
+        (row,) = [row for row in shown(two.elector, two.node.true, clock.now)["candidates"] if row["name"] == "two"]
+        assert reason in row["may_not_lead"]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(("priority", "leads"), [(0, False), (1, True)])
+def test_priority_0_never_leads(priority: int, leads: bool) -> None:
+    async def story() -> None:
+        clock = HandClock()
+        store = EtcdStore(clock)
+        one, two = Voter(store, "one", master()), Voter(store, "two", candidate(), priority=priority)
+        for node in (one, two):
+            await node.step(3)
+        clock.now += 16
+        await pass_time(20, two)
+        assert two.leads == leads
+
+    asyncio.run(story())
+
+
+def key(name: str, **more: Any) -> CandidateKey:
+    base = {"id": "i", "advertise": "a:1", "fingerprint": "f", "state": "following", "epoch": "e", "position": 100}
+    return CandidateKey(**{"name": name} | base | more)  # type: ignore[arg-type]
+
+
+def view(confirming: str | None = None, position: int = 100, **candidates: CandidateKey) -> EtcdView:
+    return EtcdView(
+        5,
+        Config("wazuh", "f", first="one"),
+        1,
+        None,
+        LastKey(3, "one", "e", position, confirming, floor=40),
+        2,
+        candidates=candidates,
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "confirming", "position", "reason"),
+    [
+        (key("two"), None, 100, ""),
+        (key("two", position=90), None, 100, ""),
+        (key("two", position=89), None, 100, "11 changes behind"),
+        (key("two", position=90), None, 100 + GAP, ""),
+        (key("two", position=50), "two", 100, ""),
+        (key("two", position=39), "two", 100, "lacks what was answered"),
+        (key("two", position=39), None, 45, "lacks what was answered"),
+        (key("two", position=200), "other", 100, "other has what was answered"),
+        (key("two", state="copying"), "two", 100, "not whole"),
+        (key("two", epoch="other"), "two", 100, "not of what one had"),
+        (key("two", fingerprint="g"), "two", 100, "another cluster key or name"),
+        (key("two", priority=0), "two", 100, "priority is 0"),
+        (key("two", may_not_lead="because"), "two", 100, "because"),
+        (key("one", led=3, state="master", epoch="new"), "two", 100, ""),
+        (key("one", led=2, state="master"), None, 100, "not whole"),
+        (key("imposter", led=3, state="master"), None, 100, "not whole"),
+    ],
+)
+def test_what_speaks_against_a_candidate(one: CandidateKey, confirming: str | None, position: int, reason: str) -> None:
+    found = rules.objection(view(confirming, position), one, max_lag=10)
+    assert (reason in found) if reason else not found, found
+
+
+def test_before_anybody_has_led_only_the_first_may() -> None:
+    nobody = msgspec.structs.replace(view(), last=None, last_revision=0)
+    assert not rules.objection(nobody, key("one", state="master"), max_lag=10)
+    assert "only one" in rules.objection(nobody, key("two"), max_lag=10)
+    damaged = msgspec.structs.replace(nobody, unreadable=("last",))
+    assert "cannot be read" in rules.objection(damaged, key("one", state="master"), max_lag=10)
+    assert "bootstrap" in rules.objection(EtcdView(), key("one"), max_lag=10)
+
+
+def test_gap_is_that_of_the_store() -> None:
+    assert rules.GAP == GAP
+
+
+def test_the_former_leader_comes_first_then_position_then_priority_then_name() -> None:
+    one, far = key("one", led=3, state="master", position=1), key("far", position=300)
+    high, low, able = key("high", priority=200), key("low", priority=50), key("able")
+    found = view(None, 100, one=one, far=far, high=high, low=low, able=able, out=key("out", priority=0))
+    ranks = {
+        name: rules.rank(found, found.candidates[name], max_lag=1000) for name in found.candidates if name != "out"
+    }
+    assert ranks == {"one": 0, "far": 1, "high": 2, "able": 3, "low": 4}
