@@ -7,10 +7,8 @@ not. No call takes longer than `timeout_s`: each member gets half of what is lef
 
 import asyncio
 import contextlib
-import os
-import socket
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import httpx
@@ -41,7 +39,6 @@ from clusterd.election.gateway import (
     TxnAnswer,
     TxnResult,
     WatchAnswer,
-    cut,
     encode_txn,
     encoded,
     key_range,
@@ -50,6 +47,7 @@ from clusterd.election.gateway import (
     parse_streamed,
     refusal,
 )
+from clusterd.election.member_failures import member_failed, unavailable
 from clusterd.settings import EtcdSettings
 
 __all__ = [
@@ -181,7 +179,7 @@ class Etcd:
                 failures[member] = MemberFailed(f"does not answer within {self._timeout_s:g} s")
             except MemberFailed as failure:
                 failures[member] = failure
-        raise _unavailable(failures)
+        raise unavailable(failures)
 
     async def status(self) -> list[EndpointStatus]:
         """What each member says of itself, asked at the same time."""
@@ -246,7 +244,7 @@ class Etcd:
             await self.close()  # perhaps its files are replaced: the next call reads them again
         if all(one.is_other for one in failures.values()):
             self._cluster_id = ""  # etcd was made anew
-        raise _unavailable(failures)
+        raise unavailable(failures)
 
     def _check_cluster(self, header: EtcdHeader) -> None:
         """A member of another etcd knows neither our lease nor our keys."""
@@ -375,7 +373,7 @@ class Etcd:
                 async for chunk in answer.aiter_raw():
                     yield chunk
         except httpx.HTTPError as failure:
-            raise _member_failed(failure) from None
+            raise member_failed(failure) from None
 
     def _client(self) -> httpx.AsyncClient:
         """One for all members: it keeps their connections. Proxies of the environment are not for etcd."""
@@ -408,55 +406,3 @@ def _tls_context(settings: EtcdSettings) -> ssl.SSLContext:
         text = getattr(failure, "reason", "") or failure.strerror
         raise EtcdRefused(f"certificates for etcd cannot be used (clusterd.ha.etcd.ca, cert, key): {text}") from None
     return context
-
-
-def _member_failed(failure: httpx.HTTPError) -> MemberFailed:
-    """What a failed exchange says about the member."""
-    is_sent = not isinstance(failure, httpx.ConnectError)  # which is that of TLS, too
-    causes = list(_causes(failure))
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return MemberFailed(f"has a certificate that is not trusted: {cause.verify_message}", is_tls=True)
-        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) and not is_sent:
-            return MemberFailed("hangs up when TLS begins: it is ending, or speaks no TLS (then write http://)")
-        if isinstance(cause, ssl.SSLError):
-            return MemberFailed(_tls_text(cause.reason or str(cause)), is_tls=True)
-    if isinstance(failure, httpx.RemoteProtocolError):
-        return MemberFailed(f"is no etcd, or wants TLS (https://): {cut(str(failure))}", may_be_done=True)
-    reasons = [_reason(cause) for cause in causes if isinstance(cause, OSError) and cause.strerror]
-    return MemberFailed(f"cannot be asked: {reasons[-1] if reasons else failure}", may_be_done=is_sent)
-
-
-def _reason(failure: OSError) -> str:
-    """The system's own words; asyncio has others."""
-    number = failure.errno or 0
-    return os.strerror(number) if number > 0 and not isinstance(failure, socket.gaierror) else str(failure.strerror)
-
-
-def _tls_text(reason: str) -> str:
-    if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
-        return "speaks no TLS: write http:// in clusterd.ha.etcd.endpoints, better give it certificates"
-    if "ALERT" in reason:
-        return f"does not take this node's certificate, see clusterd.ha.etcd.cert ({reason})"
-    return f"has no TLS for us: {reason}"
-
-
-def _causes(failure: BaseException | None) -> Iterator[BaseException]:
-    seen = 0
-    while failure is not None and seen < MOST_CAUSES:
-        yield failure
-        if isinstance(failure, BaseExceptionGroup):
-            failure = failure.exceptions[0]
-        else:
-            failure = failure.__cause__ or failure.__context__
-        seen += 1
-
-
-MOST_CAUSES = 20
-
-
-def _unavailable(failures: dict[str, MemberFailed]) -> Exception:
-    text = "; ".join(f"{member} {failure}" for member, failure in failures.items())
-    if failures and all(one.is_tls for one in failures.values()):
-        return EtcdRefused(f"no TLS with etcd: {text}")
-    return EtcdUnavailable(f"no member of etcd serves this node: {text}")

@@ -44,6 +44,8 @@ SETTINGS = {
     "log-level": "error",
     "initial-cluster-state": "new",
 }
+_ANY = random.SystemRandom()
+"""Tests that run beside each other are given one and the same seed."""
 FEW_THREADS = {"GOMAXPROCS": "1"}
 
 
@@ -81,7 +83,7 @@ class EtcdCluster:
         cls, directory: Path, members: int, *, scheme: str = "http", options: Mapping[str, Any] | None = None
     ) -> "EtcdCluster":
         """Writes down the members; starts nothing. The directory is there."""
-        network = f"127.{random.randrange(16, 250)}.{random.randrange(1, 250)}"
+        network = f"127.{_ANY.randrange(16, 250)}.{_ANY.randrange(1, 250)}"
         names = [f"etcd-{number}" for number in range(1, members + 1)]
         cluster = cls(directory.resolve(), network, names, dict(options or {}), scheme)
         (cluster.directory / "etcd").mkdir(mode=0o700, exist_ok=True)

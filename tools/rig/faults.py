@@ -29,14 +29,19 @@ def signal_process(pid: int, how: signal.Signals) -> None:
 def tell_link(control: Path, command: LinkCommand, bytes_per_s: int | None = None) -> int:
     """Sends a command to a link (for `slow` with its `bytes_per_s`). Returns how many connections it has afterwards, or
     for `carried` the bytes. Raises OSError when there is no link."""
-    line = command if bytes_per_s is None else f"{command} {bytes_per_s}"
+    return ask_control(control, "the link", command if bytes_per_s is None else f"{command} {bytes_per_s}")
+
+
+def ask_control(control: Path, who: str, line: str) -> int:
+    """Sends a line to a socket of commands; returns the number that it answers. Raises OSError when nobody is there, or
+    `who` refuses."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(CONTROL_TIMEOUT_S)
         sock.connect(str(control))
         sock.sendall(f"{line}\n".encode())
         answer = sock.makefile("rb").readline()
     if not answer.strip().isdigit():
-        raise OSError(f"the link at {control} refused {command!r}: {answer.decode(errors='replace').strip()}")
+        raise OSError(f"{who} at {control} refused {line!r}: {answer.decode(errors='replace').strip()}")
     return int(answer)
 
 

@@ -25,11 +25,11 @@ from typing import Literal
 import msgspec
 
 from clusterd.pidfile import running_pid
+from tools.rig.faults import ask_control
 
 Ways = Literal["peers", "etcd", "all"]
 Fault = Literal["", "cut", "silence"]
 Command = Literal["cut", "silence", "mend"]
-CONTROL_TIMEOUT_S = 60.0
 PIECE = 262144
 FAULTS = {"cut": "cut", "silence": "silence", "mend": ""}
 
@@ -189,14 +189,7 @@ def _has(pid: int, link: str) -> bool:
 def tell(control: Path, command: Command, node: str, ways: Ways) -> int:
     """Sends a command to a switchboard; returns how many connections the node has. Raises OSError when there is
     none."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(CONTROL_TIMEOUT_S)
-        sock.connect(str(control))
-        sock.sendall(f"{command} {node} {ways}\n".encode())
-        answer = sock.makefile("rb").readline()
-    if not answer.strip().isdigit():
-        raise OSError(f"the switchboard at {control} refused {command!r}: {answer.decode(errors='replace').strip()}")
-    return int(answer)
+    return ask_control(control, "the switchboard", f"{command} {node} {ways}")
 
 
 def main(argv: list[str]) -> int:

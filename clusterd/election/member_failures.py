@@ -1,0 +1,62 @@
+"""What is wrong with a member of etcd, in words that say what to do."""
+
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+
+import httpx
+
+from clusterd.election.gateway import EtcdRefused, EtcdUnavailable, MemberFailed, cut
+
+MOST_CAUSES = 20
+
+
+def member_failed(failure: httpx.HTTPError) -> MemberFailed:
+    """What a failed exchange says about the member."""
+    is_sent = not isinstance(failure, httpx.ConnectError)  # which is that of TLS, too
+    causes = list(_causes(failure))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return MemberFailed(f"has a certificate that is not trusted: {cause.verify_message}", is_tls=True)
+        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) and not is_sent:
+            return MemberFailed("hangs up when TLS begins: it is ending, or speaks no TLS (then write http://)")
+        if isinstance(cause, ssl.SSLError):
+            return MemberFailed(_tls_text(cause.reason or str(cause)), is_tls=True)
+    if isinstance(failure, httpx.RemoteProtocolError):
+        return MemberFailed(f"is no etcd, or wants TLS (https://): {cut(str(failure))}", may_be_done=True)
+    reasons = [_reason(cause) for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    return MemberFailed(f"cannot be asked: {reasons[-1] if reasons else failure}", may_be_done=is_sent)
+
+
+def _reason(failure: OSError) -> str:
+    """The system's own words; asyncio has others."""
+    number = failure.errno or 0
+    return os.strerror(number) if number > 0 and not isinstance(failure, socket.gaierror) else str(failure.strerror)
+
+
+def _tls_text(reason: str) -> str:
+    if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+        return "speaks no TLS: write http:// in clusterd.ha.etcd.endpoints, better give it certificates"
+    if "ALERT" in reason:
+        return f"does not take this node's certificate, see clusterd.ha.etcd.cert ({reason})"
+    return f"has no TLS for us: {reason}"
+
+
+def _causes(failure: BaseException | None) -> Iterator[BaseException]:
+    seen = 0
+    while failure is not None and seen < MOST_CAUSES:
+        yield failure
+        if isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        else:
+            failure = failure.__cause__ or failure.__context__
+        seen += 1
+
+
+def unavailable(failures: dict[str, MemberFailed]) -> Exception:
+    """EtcdUnavailable, or EtcdRefused if none of them takes our TLS; by address of the member."""
+    text = "; ".join(f"{member} {failure}" for member, failure in failures.items())
+    if failures and all(one.is_tls for one in failures.values()):
+        return EtcdRefused(f"no TLS with etcd: {text}")
+    return EtcdUnavailable(f"no member of etcd serves this node: {text}")
