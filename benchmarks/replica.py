@@ -2,8 +2,8 @@
 parts alone, CPU time only, so that it can be measured beside other load.
 
 A master and a worker, whole nodes. The master's database is filled before it starts. First without replicas, then with:
-1 % of the agents send a keepalive every 10 s, and the CPU of all processes of each node is counted. Then how long a full
-copy takes, from the candidate's own log lines.
+1 % of the agents send a keepalive every 10 s, and the CPU of all processes of each node is counted. Then how long a
+full copy takes, from the candidate's own log lines.
 """
 
 import asyncio

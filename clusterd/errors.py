@@ -97,7 +97,8 @@ MESSAGES: dict[int, str] = {
     3015: "Cannot access directory",
     3016: "Received an error response",
     3018: "Error sending request",
-    3019: "Wazuh is running in cluster mode: {EXECUTABLE_NAME} is not available in worker nodes. Please, try again in the master node: {MASTER_IP}",
+    3019: "Wazuh is running in cluster mode: {EXECUTABLE_NAME} is not available in worker nodes. "
+    "Please, try again in the master node: {MASTER_IP}",
     3020: "Timeout sending request",
     3021: "Timeout executing API request",
     3022: "Unknown node ID",

@@ -1,5 +1,5 @@
-"""Runs programs of the operator, as the daemon's user, in a session of their own and with a small environment: nothing of
-the daemon's, which may hold the cluster key."""
+"""Runs programs of the operator, as the daemon's user, in a session of their own and with a small environment: nothing
+of the daemon's, which may hold the cluster key."""
 
 import asyncio
 import contextlib
@@ -29,8 +29,8 @@ def environment(root: str, node: str) -> dict[str, str]:
 async def run_program(
     run: Sequence[str], variables: dict[str, str], data: bytes, timeout_s: float, say: Say, name: str
 ) -> str:
-    """Gives it `data` on standard input, logs what it writes, kills it and what it has started after `timeout_s`, or when
-    it writes without end. Returns what went wrong, empty if nothing. Raises OSError."""
+    """Gives it `data` on standard input, logs what it writes, kills it and what it has started after `timeout_s`, or
+    when it writes without end. Returns what went wrong, empty if nothing. Raises OSError."""
     transport, program = await asyncio.get_running_loop().subprocess_exec(
         _Program,
         *run,
@@ -89,8 +89,8 @@ class _TooMuch(Exception):
 
 
 class _Program(asyncio.SubprocessProtocol):
-    """A program from its start to its end. `output`: the beginning of what it writes. `exited`: it is gone; `ended`: and
-    nobody holds its output any more. `ended` may raise _TooMuch."""
+    """A program from its start to its end. `output`: the beginning of what it writes. `exited`: it is gone; `ended`:
+    and nobody holds its output any more. `ended` may raise _TooMuch."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()

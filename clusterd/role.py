@@ -34,9 +34,10 @@ class RoleDamaged(ValueError):
 
 
 class RoleChange(msgspec.Struct, frozen=True):
-    """A change of role that was begun. `done`: its steps so far, with what they did. `before`: the file before it (None:
-    there was none), which comes back if the change fails: nobody has been told of the term by then. `keeps_agents`: a
-    master that leads again keeps its own agent database; `without_agents`: a worker keeps it for want of a replica."""
+    """A change of role that was begun. `done`: its steps so far, with what they did. `before`: the file before it
+    (None: there was none), which comes back if the change fails: nobody has been told of the term by then.
+    `keeps_agents`: a master that leads again keeps its own agent database; `without_agents`: a worker keeps it for want
+    of a replica."""
 
     kind: Literal["promote", "demote"]
     before: dict[str, Any] | None = None
@@ -132,8 +133,8 @@ def read_role(root: str) -> NodeRole | None:
 
 def _damaged(path: Path, why: str) -> str:
     return (
-        f"the role of this node is not known, {path} cannot be understood: {why}. If another node leads: clusterd demote "
-        "--master HOST. If none does, and this one is to: remove the file, start the node, and see docs/ha.md"
+        f"the role of this node is not known, {path} cannot be understood: {why}. If another node leads: clusterd "
+        "demote --master HOST. If none does, and this one is to: remove the file, start the node, and see docs/ha.md"
     )
 
 

@@ -319,7 +319,8 @@ class Settings(msgspec.Struct, frozen=True):
     configured one is 0 (wire.md 7.4); `conf`: the ossec.conf of the command line (-c), else empty. `serves_store`: what
     became of `clusterd.store` when the node started; `framework_python`: the interpreter of the framework that was
     found then, empty where there is none or none is wanted. `cluster`: with the effective role; `written`: the block as
-    etc/ossec.conf has it, None where they are the same; `role`: what the node was given beside it (clusterd/role.py)."""
+    etc/ossec.conf has it, None where they are the same; `role`: what the node was given beside it
+    (clusterd/role.py)."""
 
     root: str
     conf: str = ""

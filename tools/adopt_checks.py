@@ -230,9 +230,15 @@ def _overlap(one: str, other: str) -> bool:
 def _room(settings: Settings, disk: Callable[[str, Limits], Disk]) -> Check:
     """Checks that the disk has more room than its reserve: a node with less accepts nothing from other nodes."""
     found = disk(f"{settings.root}/queue/cluster", settings.clusterd.limits)
-    text = f"{found.free >> 20} MiB of the disk of {settings.root}/queue/cluster are free, {found.reserve >> 20} MiB are kept in reserve"
+    text = (
+        f"{found.free >> 20} MiB of the disk of {settings.root}/queue/cluster are free, {found.reserve >> 20} MiB are "
+        "kept in reserve"
+    )
     if found.free <= found.reserve:
-        text += ": the node would take no files. Make room, or lower clusterd.limits.disk_reserve_bytes and disk_reserve_share"
+        text += (
+            ": the node would take no files. "
+            "Make room, or lower clusterd.limits.disk_reserve_bytes and disk_reserve_share"
+        )
         return Check("room", False, text)
     return Check("room", True, text)
 

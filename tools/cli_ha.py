@@ -130,7 +130,8 @@ def resume(root: str, timeout_s: float, as_json: bool) -> None:
 @_json
 @click.pass_obj
 def bootstrap(root: str, force: bool, timeout_s: float, as_json: bool) -> None:
-    """Make this node the first to lead in an etcd that knows nothing of the cluster: a new one, or one that was lost."""
+    """Make this node the first to lead in an etcd that knows nothing of the cluster: a new one, or one that was
+    lost."""
     _carry_out(root, HaCommand("bootstrap", "", force), timeout_s, as_json)
 
 

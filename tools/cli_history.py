@@ -1,5 +1,5 @@
-"""`clusterd history` and `clusterd events`: what has happened on the node, from its journal. They read the file, so they
-need no running node."""
+"""`clusterd history` and `clusterd events`: what has happened on the node, from its journal. They read the file, so
+they need no running node."""
 
 import json
 import os

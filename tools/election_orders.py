@@ -1,5 +1,5 @@
-"""`clusterd ha switchover`, `failover`, `pause`, `resume`, `bootstrap`: an order is given to the election of this node and
-watched until it is carried out, as a function that returns a value (docs/ha.md)."""
+"""`clusterd ha switchover`, `failover`, `pause`, `resume`, `bootstrap`: an order is given to the election of this node
+and watched until it is carried out, as a function that returns a value (docs/ha.md)."""
 
 import asyncio
 import time
@@ -66,8 +66,8 @@ def carry_out(root: str, command: HaCommand, timeout_s: float, say: Callable[[st
         highest, silent = _highest_term(root, loaded.settings)
         if silent and not command.force:
             return _refused(
-                f"{', '.join(silent)} does not say which term it has seen, and this one must be higher. Start it; or, if "
-                "it is gone for good: --force"
+                f"{', '.join(silent)} does not say which term it has seen, and this one must be higher. Start it; or, "
+                "if it is gone for good: --force"
             )
         command = msgspec.structs.replace(command, term=highest)
     try:

@@ -124,7 +124,10 @@ def _group(event: Event) -> str:
 def _login(event: Event) -> str:
     words = {"ok": "logged in", "refused": "was refused", "limited": "was not heard, after too many attempts"}
     where = event["address"] or event["through"]
-    return f"{event['user'] or 'somebody'} {words.get(event['result'], event['result'])}{f' from {where}' if where else ''}"
+    return (
+        f"{event['user'] or 'somebody'} "
+        f"{words.get(event['result'], event['result'])}{f' from {where}' if where else ''}"
+    )
 
 
 def _request(event: Event) -> str:

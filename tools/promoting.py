@@ -21,8 +21,8 @@ from tools.role_follow import POLL_S, RoleOutcome, Say, follow, own_address, own
 ASK_S = 5.0
 GOOD_RESULTS = ("equal", "synced")
 ELECTED = (
-    "an election decides who leads here (clusterd.ha.enabled). To hand over without a loss: clusterd ha switchover --to NODE. "
-    "To make a node lead that would not by itself: clusterd ha failover --to NODE --force"
+    "an election decides who leads here (clusterd.ha.enabled). To hand over without a loss: clusterd ha switchover "
+    "--to NODE. To make a node lead that would not by itself: clusterd ha failover --to NODE --force"
 )
 DOWN_FIRST = (
     "--old-master-is-down is missing: two masters at a time lose changes of one of them. Make sure that the old master "
@@ -109,7 +109,9 @@ def _of_files(status: dict[str, Any], wanted: PromoteOptions) -> Iterator[str]:
     if wanted.unchecked_files:
         return
     if result is None:
-        yield f"no check of this node's files has ended since it started: whether they are complete is not known. {cure}"
+        yield (
+            "no check of this node's files has ended since it started: whether they are complete is not known. " + cure
+        )
     elif problems:
         path, why = next(iter(problems.items()))
         yield f"this node's files are incomplete: {path}: {why}. {cure}"
@@ -125,8 +127,8 @@ def _of_agents(status: dict[str, Any], wanted: PromoteOptions) -> Iterator[str]:
     ha = status.get("ha")
     loss = (
         "promote a candidate; or --without-agents: then agents keep their keys (client.keys), and their groups, labels "
-        "and states are those that this node has seen, the logins of the REST API are this node's own, and ids that were "
-        "given and deleted may be given again"
+        "and states are those that this node has seen, the logins of the REST API are this node's own, and ids that "
+        "were given and deleted may be given again"
     )
     if ha is None:
         yield f"this node has no replica of the agents (clusterd.ha.replica is off): {loss}"
@@ -217,7 +219,8 @@ def _then(root: str, settings: Settings, given: NodeRole, address: str) -> list[
     if settings.configured.node_type != "master":
         lines.append(
             "Stock programs of this node read etc/ossec.conf, which says worker. Before they are restarted: set "
-            f"<node_type>master</node_type> and <node>{parse_address(address, 0).host}</node> there. clusterd needs neither"
+            f"<node_type>master</node_type> and <node>{parse_address(address, 0).host}</node> there. "
+            "clusterd needs neither"
         )
     lines.append(
         f"clusterd workers with this node in <nodes> come by themselves. For the others, and all stock workers, move "

@@ -43,7 +43,10 @@ def _told(root: str, began: float) -> str:
         node = reader.read_sync()["node"]
         if node is not None and (node["reloaded_at"] or 0.0) >= began:
             if node["needs_restart"]:
-                return f"The configuration was reloaded. These changes wait for a restart: {', '.join(node['needs_restart'])}."
+                return (
+                    "The configuration was reloaded. These changes wait for a restart: "
+                    f"{', '.join(node['needs_restart'])}."
+                )
             return "The configuration was reloaded."
         time.sleep(POLL_S)
     return "The configuration is being reloaded; the log says what needs a restart."

@@ -35,7 +35,10 @@ def settings_to_start(
             int(ExitCode.BAD_CONFIGURATION),
         )
     if loaded.settings.cluster.disabled:
-        reason = f"the cluster is disabled: set <disabled>no</disabled> in the <cluster> block of {conf or root + '/etc/ossec.conf'}"
+        reason = (
+            "the cluster is disabled: set <disabled>no</disabled> in the <cluster> block of "
+            f"{conf or root + '/etc/ossec.conf'}"
+        )
         return Outcome(False, reason, int(ExitCode.COULD_NOT_START))
     return msgspec.structs.replace(loaded.settings, log_format=log_format)
 

@@ -17,9 +17,10 @@ _AGENT = {
         "name": "Ubuntu", "version": "22.04.3 LTS", "platform": "ubuntu", "codename": "Jammy Jellyfish", "major": "22",
         "minor": "04", "uname": "Linux |web-01 |5.15.0", "arch": "x86_64", "build": "22621",
     },
-    "id": "001", "name": "web-01", "ip": "10.0.10.21", "registerIP": "any", "status": "active", "version": "Wazuh v4.14.1",
-    "manager": "wazuh-worker1", "node_name": "worker1", "dateAdd": "2025-10-02T08:11:40+00:00",
-    "lastKeepAlive": "2025-11-23T10:15:00+00:00", "disconnection_time": "2025-11-20T09:00:00+00:00",
+    "id": "001", "name": "web-01", "ip": "10.0.10.21", "registerIP": "any", "status": "active",
+    "version": "Wazuh v4.14.1", "manager": "wazuh-worker1", "node_name": "worker1",
+    "dateAdd": "2025-10-02T08:11:40+00:00", "lastKeepAlive": "2025-11-23T10:15:00+00:00",
+    "disconnection_time": "2025-11-20T09:00:00+00:00",
     "group": ["default", "web"], "mergedSum": "4a8724b20dee0124ff9656783c490c4e",
     "configSum": "ab73af41699f13fdd81903b5f23d8d00", "group_config_status": "synced", "status_code": 0,
 }  # fmt: skip
@@ -101,8 +102,8 @@ _CHECK = {
     "id": 28500, "policy_id": "cis_ubuntu22-04", "title": "Ensure that /tmp is a partition of its own",
     "description": "The directory /tmp can be written by everybody.", "rationale": "It fills up.",
     "remediation": "Mount it.", "file": "/etc/fstab", "process": "", "directory": "/tmp", "registry": "",
-    "command": "findmnt --kernel /tmp", "references": "https://example.org/cis", "result": "failed", "reason": "Not mounted",
-    "condition": "all", "compliance": [{"key": "cis", "value": "1.1.2.1"}],
+    "command": "findmnt --kernel /tmp", "references": "https://example.org/cis", "result": "failed",
+    "reason": "Not mounted", "condition": "all", "compliance": [{"key": "cis", "value": "1.1.2.1"}],
     "rules": [{"type": "command", "rule": "c:findmnt --kernel /tmp -> r:tmpfs"}],
 }  # fmt: skip
 _POLICY = {

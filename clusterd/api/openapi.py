@@ -89,8 +89,8 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         "info": {
             "title": "clusterd REST API",
             "version": __version__,
-            "description": "A cluster of SIEM manager nodes. Log in at `POST /security/user/authenticate` with HTTP Basic; "
-            "then send the token as `Authorization: Bearer`.",
+            "description": "A cluster of SIEM manager nodes. Log in at `POST /security/user/authenticate` with HTTP "
+            "Basic; then send the token as `Authorization: Bearer`.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],

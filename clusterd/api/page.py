@@ -15,9 +15,11 @@ from clusterd.api.openapi import LOGIN_PATH
 from clusterd.api.parameters import COMMON, Parameter
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; background: #fff; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1b1b1b; background: #fff; }
 code, pre { font: 0.9em ui-monospace, monospace; } pre { background: #f3f3f3; padding: 0.7rem; overflow-x: auto; }
-h2 { border-bottom: 1px solid #ccc; margin-top: 2.5rem; } details { border: 1px solid #ddd; border-radius: 4px; margin: 0.4rem 0; }
+h2 { border-bottom: 1px solid #ccc; margin-top: 2.5rem; }
+details { border: 1px solid #ddd; border-radius: 4px; margin: 0.4rem 0; }
 summary { padding: 0.4rem 0.7rem; cursor: pointer; } details > div { padding: 0 0.7rem 0.7rem; overflow-x: auto; }
 b { display: inline-block; min-width: 4.5rem; } table { border-collapse: collapse; } nav a { margin-right: 1rem; }
 td, th { text-align: left; vertical-align: top; padding: 0.2rem 0.8rem 0.2rem 0; } .about { color: #555; }
@@ -30,9 +32,10 @@ INTRODUCTION = f"""
 <p>Log in with a name and a password, then send the token with every request until it expires:</p>
 <pre>TOKEN=$(curl -u NAME --cacert CERTIFICATE -X POST "https://{ADDRESS}{LOGIN_PATH}?raw=true")
 curl --cacert CERTIFICATE -H "Authorization: Bearer $TOKEN" "https://{ADDRESS}/cluster/nodes?pretty=true"</pre>
-<p>An answer is <code>{{"data": ..., "message": ..., "error": 0}}</code>: <code>error</code> is 1 when nothing could be done, 2 when
-some of it could not, and then <code>failed_items</code> says what and why. A request that is refused or fails is answered with
-<code>application/problem+json</code>. A user with the role <code>reader</code> gets 403 for what changes something and for keys.
+<p>An answer is <code>{{"data": ..., "message": ..., "error": 0}}</code>:
+<code>error</code> is 1 when nothing could be done, 2 when some of it could not, and then <code>failed_items</code> says
+what and why. A request that is refused or fails is answered with <code>application/problem+json</code>. A user with the
+role <code>reader</code> gets 403 for what changes something and for keys.
 The same for programs: <a href="/openapi.json">OpenAPI document</a>.</p>
 """
 

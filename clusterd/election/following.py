@@ -98,8 +98,8 @@ class Following:
             return
         if facts.term > term:
             self._session.problem = (
-                f"{leader.name} leads in term {term} of etcd, and this node has seen term {facts.term}: was a backup of "
-                "etcd put in place?"
+                f"{leader.name} leads in term {term} of etcd, and this node has seen term {facts.term}: was a backup "
+                "of etcd put in place?"
             )
             return
         why = ""
@@ -108,7 +108,10 @@ class Following:
                 return  # it does not serve yet, and may fail: then this node goes on with what it has
             now = self._times.boot()
             if self._demoted == term and now < self._again_at:
-                self._session.problem = f"this node could not become a worker of {leader.name}, it tries again each {BAR_S:g} s: {facts.failed}"
+                self._session.problem = (
+                    f"this node could not become a worker of {leader.name}, it tries again each {BAR_S:g} s: "
+                    f"{facts.failed}"
+                )
                 return
             self._demoted, self._again_at = term, now + BAR_S
             why = self._node.begin_demotion(term, leader.advertise, leader.name)
@@ -175,8 +178,8 @@ class Following:
             return "its lease was not renewed"
         if facts.term > view.config.base + view.revision:
             return (
-                f"this node has seen term {facts.term}, and etcd counts less: was a backup of it put in place? clusterd ha "
-                "bootstrap makes a new beginning, once the keys of the cluster are removed there"
+                f"this node has seen term {facts.term}, and etcd counts less: was a backup of it put in place? "
+                "clusterd ha bootstrap makes a new beginning, once the keys of the cluster are removed there"
             )
         me = self.candidate(facts)
         if forced:
@@ -232,8 +235,8 @@ class Following:
         other = view.candidates.get(me.name)
         if other is not None and other.id != self._session.id:
             self._session.problem = (
-                f"another node, or an earlier life of this one, takes part as {me.name}: it ends with its lease. If two "
-                "nodes have this name: correct <node_name>"
+                f"another node, or an earlier life of this one, takes part as {me.name}: it ends with its lease. If "
+                "two nodes have this name: correct <node_name>"
             )
             return
         then: list[Put | Delete] = []

@@ -50,7 +50,8 @@ NOBODY = LeaderKey("", "", "")
 
 class CandidateKey(msgspec.Struct, frozen=True):
     """What a node says of itself. `led`: the term of which its own agent database is, 0 for a worker; `epoch`,
-    `position`, `lag`: of that or of its replica. `may_not_lead`: why, as far as the node itself knows; empty: nothing."""
+    `position`, `lag`: of that or of its replica. `may_not_lead`: why, as far as the node itself knows; empty:
+    nothing."""
 
     name: str
     id: str
@@ -75,8 +76,9 @@ class MemberKey(msgspec.Struct, frozen=True):
 
 
 class LastKey(msgspec.Struct, frozen=True):
-    """Written by the leader only. `position` in the log `epoch`, which followers that are well have by now; `floor`: who has less does not lead, whatever else holds;
-    `confirming`: the candidate that has everything that was answered since, None: answers waited for nobody."""
+    """Written by the leader only. `position` in the log `epoch`, which followers that are well have by now; `floor`:
+    who has less does not lead, whatever else holds; `confirming`: the candidate that has everything that was answered
+    since, None: answers waited for nobody."""
 
     term: int
     leader: str
@@ -134,8 +136,8 @@ class EtcdView(msgspec.Struct, frozen=True):
 
 
 def view_of(prefix: str, revision: int, items: dict[str, Item]) -> EtcdView:
-    """`prefix`: with the slash at its end. A key that cannot be read counts as one that is there and says nothing: it is
-    named in `unreadable`."""
+    """`prefix`: with the slash at its end. A key that cannot be read counts as one that is there and says nothing: it
+    is named in `unreadable`."""
     unreadable: list[str] = []
 
     def parsed(name: str, kind: type[T]) -> T | None:
@@ -193,8 +195,8 @@ def encode(value: msgspec.Struct) -> bytes:
 
 
 def fingerprint(settings: Settings) -> str:
-    """Equal on nodes with the same name and key of the cluster. Who reads etcd has it: each guess at a weak key costs as
-    much as this call, some 50 ms and 16 MiB."""
+    """Equal on nodes with the same name and key of the cluster. Who reads etcd has it: each guess at a weak key costs
+    as much as this call, some 50 ms and 16 MiB."""
     cluster = settings.cluster
     salt = b"clusterd-elect\0" + cluster.name.encode()
     return hashlib.scrypt(cluster.key.value, salt=salt, n=1 << 14, r=8, p=1, dklen=16).hex()

@@ -27,8 +27,8 @@ BAR_S = 60.0
 
 
 class Leading:
-    """Owner of `last` in etcd. `barred_until`: this node does not try to lead before, because of `barred_why`; seconds of
-    the boot clock. Methods raise EtcdUnavailable, EtcdRefused, LeaseLost."""
+    """Owner of `last` in etcd. `barred_until`: this node does not try to lead before, because of `barred_why`; seconds
+    of the boot clock. Methods raise EtcdUnavailable, EtcdRefused, LeaseLost."""
 
     def __init__(self, me: Identity, session: EtcdSession, tenure: Tenure, node: NodePort, times: Times) -> None:
         self._me, self._session, self._tenure, self._node, self._times = me, session, tenure, node, times
@@ -157,8 +157,8 @@ class Leading:
         return True
 
     async def _touch_key(self) -> bool:
-        """Before this node serves: the key is written again, so that what this node had asked for to end it, and etcd gets
-        late, ends nothing. Returns whether the key is still this node's."""
+        """Before this node serves: the key is written again, so that what this node had asked for to end it, and etcd
+        gets late, ends nothing. Returns whether the key is still this node's."""
         held = self._session.view.leader
         assert held is not None
         done = await self._session.change(
@@ -208,8 +208,8 @@ class Leading:
         await self._session.change([self._session.is_leaders_unchanged()], [Delete(self._session.key(LEADER))])
 
     def _settled_head(self, facts: Facts) -> int:
-        """The head of the log two renewals ago: every candidate that follows has that by now. The head of now is nobody's
-        yet: each keepalive of an agent moves it."""
+        """The head of the log two renewals ago: every candidate that follows has that by now. The head of now is
+        nobody's yet: each keepalive of an agent moves it."""
         now, heads = self._times.boot(), self._heads
         if facts.is_known:
             heads.append((now, facts.position))
@@ -218,9 +218,9 @@ class Leading:
         return heads[0][1] if heads and heads[0][0] <= now - 2 * self._me.lease_s / RENEWALS else 0
 
     async def write_last(self, confirming: str | EllipsisType | None = ..., *, floor: int | None = None) -> bool:
-        """Returns whether this node is still the leader, and etcd has it. Without anything new it only asks. `confirming`:
-        it stays what it is where none is given, and is nobody in another term or log. A `floor` is the position, too; another term or log begins with one.
-        Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
+        """Returns whether this node is still the leader, and etcd has it. Without anything new it only asks.
+        `confirming`: it stays what it is where none is given, and is nobody in another term or log. A `floor` is the
+        position, too; another term or log begins with one. Raises EtcdUnavailable, EtcdRefused, LeaseLost."""
         async with self._writing:
             for _ in range(ATTEMPTS):
                 view, when, then = self._session.view, [self._session.is_leaders()], list[Put | Delete]()

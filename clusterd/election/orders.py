@@ -1,5 +1,5 @@
-"""What operators ask of the election: `clusterd ha switchover`, `failover`, `pause`, `resume`, `bootstrap`. An order is a
-key in etcd, so it may be given on any node; the leader, or the node that is named, follows it."""
+"""What operators ask of the election: `clusterd ha switchover`, `failover`, `pause`, `resume`, `bootstrap`. An order is
+a key in etcd, so it may be given on any node; the leader, or the node that is named, follows it."""
 
 import uuid
 
@@ -72,7 +72,10 @@ class Orders:
         if view.config is None:
             return HaAnswer(ok=False, text=NO_CONFIG)
         if not command.force:
-            text = "--force is missing: what only the present or the last leader knows is lost. clusterd ha switchover loses nothing"
+            text = (
+                "--force is missing: what only the present or the last leader knows is lost. "
+                "clusterd ha switchover loses nothing"
+            )
             return HaAnswer(ok=False, text=text)
         if to == view.leader_name:
             return HaAnswer(ok=False, text=f"{to} leads already")
@@ -130,7 +133,10 @@ class Orders:
         """This node is to be the first to lead in an etcd that knows nothing of the cluster."""
         session, view, facts = self._session, self._session.view, self._node.facts()
         if view.config is not None:
-            text = "etcd knows this cluster already: clusterd ha status; clusterd ha failover --to NODE --force makes one lead"
+            text = (
+                "etcd knows this cluster already: clusterd ha status; "
+                "clusterd ha failover --to NODE --force makes one lead"
+            )
             return HaAnswer(ok=False, text=text)
         own = facts.is_master or facts.is_deposed
         if not command.force:

@@ -54,10 +54,10 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class EtcdSession:
-    """Owner of the lease. `away`: why etcd cannot be asked; empty: it can. `view`: what stands in etcd; `items`: the same
-    as bytes. `is_live`: changes come by themselves, otherwise each step reads. `renewed_at`: when the last successful
-    renewal was sent. `problem`: what keeps this node from its part; `waits_for`: while nobody leads, why this node does
-    not."""
+    """Owner of the lease. `away`: why etcd cannot be asked; empty: it can. `view`: what stands in etcd; `items`: the
+    same as bytes. `is_live`: changes come by themselves, otherwise each step reads. `renewed_at`: when the last
+    successful renewal was sent. `problem`: what keeps this node from its part; `waits_for`: while nobody leads, why
+    this node does not."""
 
     def __init__(self, me: Identity, etcd: EtcdClient, node: NodePort, times: Times) -> None:
         self._me, self._etcd, self._node, self._times = me, etcd, node, times
@@ -184,8 +184,8 @@ class EtcdSession:
         return Compare(self.key(LEADER), "create_revision", -1 if held is None else held.create_revision)
 
     def is_leaders_unchanged(self) -> Compare:
-        """The guard of what ends the leader's key: it is as it was seen. A request that etcd gets late ends nothing that
-        went on meanwhile."""
+        """The guard of what ends the leader's key: it is as it was seen. A request that etcd gets late ends nothing
+        that went on meanwhile."""
         held = self.view.leader
         return Compare(self.key(LEADER), "mod_revision", -1 if held is None else held.mod_revision)
 

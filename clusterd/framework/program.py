@@ -56,8 +56,8 @@ PIECE_LEVELS = 16
 """Values at deeper levels are not divided into pieces."""
 LONG_LIST = 256
 SAMPLE = 8
-"""Of a longer list every so many items are looked into, and those that are long themselves: the rest is taken to be like
-them."""
+"""Of a longer list every so many items are looked into, and those that are long themselves: the rest is taken to be
+like them."""
 LONG_ITEM = 256
 MASK = "*****"
 CALLABLE = "__callable__"

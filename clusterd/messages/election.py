@@ -1,5 +1,5 @@
-"""What others say to the process `election`, on its socket `election.sock`: frames of a length of 4 bytes, little endian,
-and msgpack; a request, its answer, the next request (docs/ha.md). The other way election asks the store
+"""What others say to the process `election`, on its socket `election.sock`: frames of a length of 4 bytes, little
+endian, and msgpack; a request, its answer, the next request (docs/ha.md). The other way election asks the store
 (clusterd/messages/replica.py: Drain, Undrain, Show) and sync (the local command `askfailsafe`)."""
 
 from typing import Any, Literal
@@ -11,9 +11,9 @@ HaKind = Literal["status", "switchover", "failover", "pause", "resume", "bootstr
 
 class SetConfirming(msgspec.Struct, frozen=True, tag="confirming"):
     """From a master's store: from now on answers wait for candidate `name`; empty: for nobody. `position`: of the last
-    change, whatever was answered until now is not after it. Answer: ConfirmingSet, when etcd has it: nobody who has less
-    than that position may take over, and of the others only `name`. So confirmations count, and answers without one are
-    given, only after it."""
+    change, whatever was answered until now is not after it. Answer: ConfirmingSet, when etcd has it: nobody who has
+    less than that position may take over, and of the others only `name`. So confirmations count, and answers without
+    one are given, only after it."""
 
     term: int
     name: str
@@ -22,8 +22,8 @@ class SetConfirming(msgspec.Struct, frozen=True, tag="confirming"):
 
 class FailsafeAsked(msgspec.Struct, frozen=True, tag="failsafe"):
     """From a candidate's sync: its master `leader`, at the other end of the link, cannot reach etcd and asks whether it
-    may go on in `term` for `for_s` seconds. Answer: FailsafeAnswer. A yes is a promise not to take the lead for so long, and
-    for one lease at least."""
+    may go on in `term` for `for_s` seconds. Answer: FailsafeAnswer. A yes is a promise not to take the lead for so
+    long, and for one lease at least."""
 
     term: int
     leader: str

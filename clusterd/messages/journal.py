@@ -71,8 +71,8 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 class SyncEvent(Event, frozen=True, kw_only=True, tag="sync"):
     """One sync with a peer has ended. `worker`: whose files or agents they are. `what`: files, ahead (what has changed,
-    sent without being asked), groups or agents. `manifest`: as in ChangeEvent, empty where there is none. `files`: how many
-    were written or deleted; of groups and agents how many of these. `result`: ok, failed or partial."""
+    sent without being asked), groups or agents. `manifest`: as in ChangeEvent, empty where there is none. `files`: how
+    many were written or deleted; of groups and agents how many of these. `result`: ok, failed or partial."""
 
     worker: str
     what: str
@@ -164,8 +164,8 @@ class ReloadEvent(Event, frozen=True, kw_only=True, tag="reload"):
 
 
 class ElectionEvent(Event, frozen=True, kw_only=True, tag="election"):
-    """The election of the master (docs/ha.md), as this node's part of it has seen it. `what`: leads (this node serves as
-    master of `term`), stepped_down, gave_up, follows (`leader` is another node), paused, resumed, etcd_lost,
+    """The election of the master (docs/ha.md), as this node's part of it has seen it. `what`: leads (this node serves
+    as master of `term`), stepped_down, gave_up, follows (`leader` is another node), paused, resumed, etcd_lost,
     etcd_back."""
 
     what: str

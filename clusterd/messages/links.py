@@ -36,10 +36,10 @@ class OpenTask(msgspec.Struct, frozen=True):
 class NetHello(Message, frozen=True, tag="net-hello"):
     """First message of a net process on the channel, and its answer to SyncHello: everything that a sync process needs.
 
-    `sending_slabs` names a slab of sync's once for each message that net still sends from it. `sync`: incarnation of the
-    sync process that it answers, 0 for none: what was said unasked may reach another one than net knows of. `goes_on`:
-    net has dropped no message since the NetHello before this one; who has read that one and all since knows everything,
-    and has requests of these links to answer."""
+    `sending_slabs` names a slab of sync's once for each message that net still sends from it. `sync`: incarnation of
+    the sync process that it answers, 0 for none: what was said unasked may reach another one than net knows of.
+    `goes_on`: net has dropped no message since the NetHello before this one; who has read that one and all since knows
+    everything, and has requests of these links to answer."""
 
     incarnation: int
     links: list[LinkInfo]

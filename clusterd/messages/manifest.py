@@ -61,7 +61,8 @@ class ManifestBuilt(Result, frozen=True, tag="manifest-built"):
     `base`: digest of another manifest whose file the file of this one needs. `vanished`: files lost since the previous
     manifest; `withheld`, `settling`: files that are gone and kept in the manifest (hashing/protection.py). `doubt`: why
     client.keys is one of them. `is_unguarded`: there is no record of what was published to peers, so it is unknown what
-    has vanished. `listed`: what the job has changed, if it was asked and there is anything. For a patch also the fields of ShardScanned, and `trees`: those of its paths that are directories."""
+    has vanished. `listed`: what the job has changed, if it was asked and there is anything. For a patch also the fields
+    of ShardScanned, and `trees`: those of its paths that are directories."""
 
     root_digest: str
     content_digest: str
@@ -105,8 +106,8 @@ class BuildManifest(Job[ManifestBuilt], frozen=True, tag="manifest"):
 class PatchManifest(Job[ManifestBuilt], frozen=True, tag="patch-manifest"):
     """Scan `paths` and `directories` again (hashing/rescan.py) and update the manifest `root_digest`. `base`: digest of
     the other file that its file needs (as in ManifestBuilt). `shards`: of the last scan. `max_delete_share`,
-    `lost_before`, `max_key_loss_share`, `key_loss_from`, `changes` as in BuildManifest; `judge`: decide now about settling files;
-    `allow_delete`: withhold nothing. Result: ManifestBuilt."""
+    `lost_before`, `max_key_loss_share`, `key_loss_from`, `changes` as in BuildManifest; `judge`: decide now about
+    settling files; `allow_delete`: withhold nothing. Result: ManifestBuilt."""
 
     root: str
     state_dir: str

@@ -83,8 +83,8 @@ class Show(msgspec.Struct, frozen=True, tag="show"):
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
-    """To a master's store, from election: take no more writes from now on, for `for_s` seconds or until Undrain. Answer:
-    Drained, when all that was taken before is committed."""
+    """To a master's store, from election: take no more writes from now on, for `for_s` seconds or until Undrain.
+    Answer: Drained, when all that was taken before is committed."""
 
     for_s: float
 

@@ -1,5 +1,5 @@
-"""`clusterd.hooks`: programs that run on events, as the daemon's user, one at a time of each hook. They get the event as
-JSON on standard input, and a small environment: nothing of the daemon's, which may hold the cluster key."""
+"""`clusterd.hooks`: programs that run on events, as the daemon's user, one at a time of each hook. They get the event
+as JSON on standard input, and a small environment: nothing of the daemon's, which may hold the cluster key."""
 
 import asyncio
 import os

@@ -149,7 +149,8 @@ class JournalWriter:
         return True
 
     def _write(self, batch: list[JournalRow]) -> tuple[str, int]:
-        """In a thread. A file that is damaged is set aside, once. Returns what is to be said, and as JournalFile.write."""
+        """In a thread. A file that is damaged is set aside, once. Returns what is to be said, and as
+        JournalFile.write."""
         aside = self._file.open()
         try:
             given = self._file.write(batch)

@@ -1,8 +1,8 @@
-"""Registrations on a master whose authd is not ours: what has changed in the key file. Who asked, and through which node,
-is not known then. What happens while the monitor is away is not told.
+"""Registrations on a master whose authd is not ours: what has changed in the key file. Who asked, and through which
+node, is not known then. What happens while the monitor is away is not told.
 
-Looks at the file some seconds after an event says that it has changed, in a thread. What is kept of it between two looks
-has no key.
+Looks at the file some seconds after an event says that it has changed, in a thread. What is kept of it between two
+looks has no key.
 """
 
 import asyncio

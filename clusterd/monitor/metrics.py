@@ -1,4 +1,5 @@
-"""The text for Prometheus: samples from the board, the status and the counts of events, written by prometheus-client."""
+"""The text for Prometheus: samples from the board, the status and the counts of events, written by
+prometheus-client."""
 
 import platform
 import time
@@ -67,8 +68,8 @@ _FAMILIES: dict[str, Any] = {
 
 
 class Exposition:
-    """The text of scrapes, by prometheus-client. It takes 9 us for each sample, most of which say the same as last time:
-    the text of a metric is kept until one of its samples changes."""
+    """The text of scrapes, by prometheus-client. It takes 9 us for each sample, most of which say the same as last
+    time: the text of a metric is kept until one of its samples changes."""
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[list[tuple[Any, ...]], bytes]] = {}

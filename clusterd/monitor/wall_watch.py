@@ -1,4 +1,5 @@
-"""Whether the wall clock is to be believed when it makes events old: a clock that is wrong must not empty the journal."""
+"""Whether the wall clock is to be believed when it makes events old: a clock that is wrong must not empty the
+journal."""
 
 import msgspec
 

@@ -1,5 +1,5 @@
-"""What a master of an election may do inside net: nothing without the lease (docs/ha.md). It is looked at where a request
-is taken and where anything is sent, so that a process that was stopped and wakes serves nothing."""
+"""What a master of an election may do inside net: nothing without the lease (docs/ha.md). It is looked at where a
+request is taken and where anything is sent, so that a process that was stopped and wakes serves nothing."""
 
 from collections.abc import Callable
 

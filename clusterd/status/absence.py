@@ -6,7 +6,8 @@ from clusterd.pidfile import running_daemon, running_pid
 
 
 def not_running(root: str) -> str:
-    """Returns a text for a root without a running node: how to start it, or what runs instead, or that there is none."""
+    """Returns a text for a root without a running node: how to start it, or what runs instead, or that there is
+    none."""
     running = running_daemon(root)
     if running is None and not has_node(root):
         return f"there is no node at {root}. Make one with: clusterd --root {root} init ..., or give the right --root"

@@ -68,7 +68,9 @@ def hindrances(status: dict[str, Any]) -> Iterator[str]:
 
 def _of_files(manifest: dict[str, Any]) -> Iterator[str]:
     if manifest.get("withheld"):
-        yield f"{manifest['withheld']} files were lost at once and are kept on the workers: clusterd sync --allow-delete"
+        yield (
+            f"{manifest['withheld']} files were lost at once and are kept on the workers: clusterd sync --allow-delete"
+        )
     if manifest.get("failure"):
         yield f"the last scan of this node's files failed: {manifest['failure']}"
 
@@ -104,8 +106,8 @@ def _of_syncs(status: dict[str, Any]) -> Iterator[str]:
 
 
 def left_out_lines(status: dict[str, Any]) -> Iterator[str]:
-    """Yields, for each node that leaves out files, its name and the first of them. What a worker leaves out itself is in
-    its results already; what its master leaves out is no fault of the worker."""
+    """Yields, for each node that leaves out files, its name and the first of them. What a worker leaves out itself is
+    in its results already; what its master leaves out is no fault of the worker."""
     if status["node"]["type"] != "master":
         return
     for name, row in status["left_out"].items():

@@ -57,8 +57,8 @@ class AuthdError(Exception):
 
 
 class AuthRequest(msgspec.Struct, frozen=True):
-    """A well-formed request. `through`: the worker that has passed it on, where our own master says so; `who`: who asks,
-    empty if unknown."""
+    """A well-formed request. `through`: the worker that has passed it on, where our own master says so; `who`: who
+    asks, empty if unknown."""
 
     function: str
     arguments: dict[str, Any]

@@ -78,9 +78,9 @@ class Authd:
         tell: Tell = to_nobody,
         gate: WriteGate | None = None,
     ) -> None:
-        """`gate`: where there is an election. `tell`: takes what becomes of keys, for the journal. `rules`: returns the node's current rules; `say`: logs a text at a level. `host_name`: a name that no agent
-        may have, by default this machine's. `guard`: limits how many keys may vanish from the file without a
-        request."""
+        """`gate`: where there is an election. `tell`: takes what becomes of keys, for the journal. `rules`: returns the
+        node's current rules; `say`: logs a text at a level. `host_name`: a name that no agent may have, by default this
+        machine's. `guard`: limits how many keys may vanish from the file without a request."""
         self._root = root
         self._gate = gate
         self.is_idle = asyncio.Event()

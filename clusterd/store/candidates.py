@@ -19,9 +19,10 @@ REST_S = 60.0
 
 class Candidate(msgspec.Struct):
     """`held`: its position in this master's log, as far as it can be true: `given` is the highest position that it was
-    told, and `claimed` what it says if that is more (0: it does not); then it counts for nothing. `is_late`: it has let a registration wait too long and does not count
-    until it holds position `due`, nor before `rest_until`; `late_at`: when it was. `has_more`: its last answer was not all
-    there was. Times: `heard_at`, `answered_at`, `late_at` and `rest_until` monotonic, the others wall-clock seconds."""
+    told, and `claimed` what it says if that is more (0: it does not); then it counts for nothing. `is_late`: it has let
+    a registration wait too long and does not count until it holds position `due`, nor before `rest_until`; `late_at`:
+    when it was. `has_more`: its last answer was not all there was. Times: `heard_at`, `answered_at`, `late_at` and
+    `rest_until` monotonic, the others wall-clock seconds."""
 
     name: str
     epoch: str = ""
@@ -177,8 +178,8 @@ class Candidates:
         self._is_degraded = True
         self._say(
             "WARNING",
-            f"Agents are registered and deleted without a candidate from now on: {self.mode()[1]}. What is answered until "
-            "one confirms again would be lost with this master.",
+            f"Agents are registered and deleted without a candidate from now on: {self.mode()[1]}. What is answered "
+            "until one confirms again would be lost with this master.",
         )
 
     def mode(self) -> tuple[str, str]:

@@ -156,8 +156,10 @@ class ConfirmingChoice:
         if wanted:
             self._say_once("INFO", f"Candidate {wanted} confirms: agents are registered and deleted with it.")
         else:
-            text = f"Agents are registered and deleted without a candidate from now on: {self.mode()[1]}. What is answered "
-            text += "until one confirms again would be lost with this master."
+            text = (
+                f"Agents are registered and deleted without a candidate from now on: {self.mode()[1]}. What is "
+                "answered until one confirms again would be lost with this master."
+            )
             self._say_once("WARNING" if self._synchronous else "INFO", text)
 
     def _say_once(self, level: str, text: str) -> None:

@@ -67,10 +67,11 @@ class Follower:
         tell: Tell = to_nobody,
         gate: WriteGate | None = None,
     ) -> None:
-        """`gate`: a master of an election follows nothing while it does not lead. `is_own`: whether this process wrote the file with this identity, and the database with it. `is_first_life`:
-        the node was started (as opposed to this process being restarted), so nothing was seen yet. `guard`: limits how
-        many keys a master's file may lose at once. `rules`: what is synchronised, for links and for empty groups. `tell`: takes groups that come and go on a master, for the
-        journal."""
+        """`gate`: a master of an election follows nothing while it does not lead. `is_own`: whether this process wrote
+        the file with this identity, and the database with it. `is_first_life`: the node was started (as opposed to this
+        process being restarted), so nothing was seen yet. `guard`: limits how many keys a master's file may lose at
+        once. `rules`: what is synchronised, for links and for empty groups. `tell`: takes groups that come and go on a
+        master, for the journal."""
         self._root = root
         self._gate = gate
         self._guard = guard

@@ -18,12 +18,13 @@ MOST_DIGITS = 18
 STATEMENT_S = 10.0
 _ID = re.compile(r"\d{1,10}", re.ASCII)
 _SCHEMA = """
-create table if not exists sca_policy (name text, file text, id text, description text, "references" text, hash_file text);
+create table if not exists sca_policy (name text, file text, id text, description text, "references" text,
+    hash_file text);
 create table if not exists sca_scan_info (id integer primary key, start_scan integer, end_scan integer, policy_id text,
     pass integer, fail integer, invalid integer, total_checks integer, score integer, hash text);
-create table if not exists sca_check (scan_id integer, id integer primary key, policy_id text, title text, description text,
-    rationale text, remediation text, file text, process text, directory text, registry text, command text,
-    "references" text, result text, reason text, condition text);
+create table if not exists sca_check (scan_id integer, id integer primary key, policy_id text, title text,
+    description text, rationale text, remediation text, file text, process text, directory text, registry text,
+    command text, "references" text, result text, reason text, condition text);
 create table if not exists sca_check_rules (id_check integer, type text, rule text, primary key (id_check, type, rule));
 create table if not exists sca_check_compliance (id_check integer, key text, value text,
     primary key (id_check, key, value));

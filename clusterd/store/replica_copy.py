@@ -24,8 +24,8 @@ from clusterd.store.units import Unit, UnitDigest, digest_of, write_units
 
 T = TypeVar("T")
 POSITION, WHOLE, HEARD, CHECKED, EQUAL = "position", "whole", "heard", "checked", "equal"
-"""Names of marks, beside those of the change log. Wall-clock seconds: at which the copy was whole, the master was heard,
-digests were compared. `equal`: 1 if they were."""
+"""Names of marks, beside those of the change log. Wall-clock seconds: at which the copy was whole, the master was
+heard, digests were compared. `equal`: 1 if they were."""
 DIGEST_S = 60.0
 DOUBT_S = 600.0
 """A replica that differs is copied anew at once, and again only after this time."""

@@ -243,7 +243,8 @@ INDEXES = tuple(line for line in f"{_SCHEMA}{_OWN}".split(";\n") if line.strip()
 
 
 def drop_indexes(connection: sqlite3.Connection) -> None:
-    """For a file that is filled from nothing: `make_indexes` is quicker than entry after entry. Raises sqlite3.Error."""
+    """For a file that is filled from nothing: `make_indexes` is quicker than entry after entry. Raises
+    sqlite3.Error."""
     for statement in INDEXES:
         connection.execute(f"drop index if exists {_index_name(statement)}")
 

@@ -23,7 +23,8 @@ _CREDENTIALS = struct.Struct("3i")
 """Linux's struct ucred: pid, uid, gid."""
 Answer = Callable[[bytes], Awaitable[list[bytes]]]
 caller: ContextVar[str] = ContextVar("caller", default="")
-"""While a request is answered: the name of the program that asked, empty if unknown. Of a StreamServer that `asks_who`."""
+"""While a request is answered: the name of the program that asked, empty if unknown. Of a StreamServer that
+`asks_who`."""
 LONGEST_PROGRAM = 64
 
 
@@ -72,7 +73,8 @@ class StreamServer:
         asks_who: bool = False,
     ) -> None:
         """`most`: connections at a time; more wait in the backlog. One process may have half of them; more are closed.
-        `asks_who`: whether `caller` is set. `once`: close after an answer. `wait_s`: how long to wait for a request. `largest`: bytes of a request."""
+        `asks_who`: whether `caller` is set. `once`: close after an answer. `wait_s`: how long to wait for a request.
+        `largest`: bytes of a request."""
         self._largest = largest
         self._asks_who = asks_who
         self._rounds = rounds

@@ -98,9 +98,10 @@ def _grouped(rows: Iterable[tuple[Any, ...]]) -> dict[int, tuple[tuple[Any, ...]
 
 
 def write_units(db: sqlite3.Connection, units: Sequence[Unit], unknown: Container[int] = ()) -> None:
-    """Makes these units what they say, and writes only what differs: most changes are a keepalive's, and every index entry
-    that is written again costs a page. `unknown`: ids of agents of which the database has nothing. Inside a transaction of
-    a connection whose text_factory is bytes, without foreign keys: a membership may come before its group."""
+    """Makes these units what they say, and writes only what differs: most changes are a keepalive's, and every index
+    entry that is written again costs a page. `unknown`: ids of agents of which the database has nothing. Inside a
+    transaction of a connection whose text_factory is bytes, without foreign keys: a membership may come before its
+    group."""
     agents = [unit for unit in units if unit.kind == AGENT]
     known = [unit.id for unit in agents if unit.id not in unknown]
     before = dict(zip(known, read_units(db, [(AGENT, one) for one in known]), strict=True)) if known else {}

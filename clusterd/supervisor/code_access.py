@@ -30,8 +30,9 @@ def unreadable_code_of(owner: Owner) -> str:
 def access_warning(user: str, unreadable: str) -> str:
     """For people."""
     return (
-        f"user {user} cannot read {unreadable}: the node runs with what it loaded as root, but no command of {user} starts, and a "
-        f"service that starts as {user} would not. Install where {user} may read, or set clusterd.owner in etc/cluster.json"
+        f"user {user} cannot read {unreadable}: the node runs with what it loaded as root, but no command of {user} "
+        f"starts, and a service that starts as {user} would not. Install where {user} may read, or set clusterd.owner "
+        "in etc/cluster.json"
     )
 
 

@@ -60,7 +60,8 @@ def _beside(path: Path, ending: str) -> Path:
 
 
 def keep_before(settings: Settings) -> str:
-    """A second name for each file that is about to be replaced: it costs no room, and needs none when it is put back."""
+    """A second name for each file that is about to be replaced: it costs no room, and needs none when it is put
+    back."""
     forget_before(settings)
     for path in reversed(_exchanged(settings)):
         path.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
@@ -192,8 +193,8 @@ def _compare_keys(settings: Settings, database: Path) -> tuple[KeyFile, list[Key
     rules = KeyRules(settings.clusterd.max_key_loss_share, settings.clusterd.key_loss_from)
     if rules.is_on and len(table) >= rules.least and len(removed) > rules.share * len(table):
         raise NotPromoted(
-            f"the replica lacks {len(removed)} of the {len(table)} agents in {KEY_FILE}: it is not that of this cluster's "
-            "master. clusterd promote --without-agents keeps the keys"
+            f"the replica lacks {len(removed)} of the {len(table)} agents in {KEY_FILE}: it is not that of this "
+            "cluster's master. clusterd promote --without-agents keeps the keys"
         )
     return file, added, removed, greatest
 

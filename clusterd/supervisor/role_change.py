@@ -121,8 +121,8 @@ def _ended(settings: Settings, before: NodeRole | None) -> NodeRole:
 
 
 def give_up(settings: Settings, why: str) -> None:
-    """Takes back a change that failed: files and role are what they were before. One that was done when its process ended
-    stays. Raises OSError, RoleDamaged."""
+    """Takes back a change that failed: files and role are what they were before. One that was done when its process
+    ended stays. Raises OSError, RoleDamaged."""
     root = settings.root
     with contextlib.suppress(RoleDamaged):
         found = read_role(root)
@@ -148,8 +148,8 @@ def give_up(settings: Settings, why: str) -> None:
 
 
 def tidy(settings: Settings, given: NodeRole | None) -> None:
-    """With no change under way, and before one: what a kill behind the end of one, with this role, has left. What a node
-    has since it was promoted is its own, also when another one leads now. Raises OSError."""
+    """With no change under way, and before one: what a kill behind the end of one, with this role, has left. What a
+    node has since it was promoted is its own, also when another one leads now. Raises OSError."""
     is_promoted = given is not None and given.role == "master"
     (promotion.forget_before if is_promoted else promotion.put_back)(settings)
 

@@ -17,7 +17,8 @@ NOT_OURS = "it speaks "
 
 
 def foreign_text(protocol: str, *, is_ours: bool) -> str:
-    """Says that the other end speaks another protocol. `is_ours`: it came to our port; else we went to the wrong one."""
+    """Says that the other end speaks another protocol. `is_ours`: it came to our port; else we went to the wrong
+    one."""
     return (
         f"{NOT_OURS}{protocol}, this is a cluster port" if is_ours else f"this is no cluster port, it speaks {protocol}"
     )

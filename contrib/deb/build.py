@@ -26,8 +26,8 @@ def build(out: Path) -> Path:
     for tool in ("dpkg-deb", "dpkg"):
         if shutil.which(tool) is None:
             sys.exit(
-                f"make package: there is no {tool} on this machine (Debian, Ubuntu: the package dpkg). Without it install clusterd "
-                f"as docs/operations/install.md says: a virtual environment below /opt/clusterd"
+                f"make package: there is no {tool} on this machine (Debian, Ubuntu: the package dpkg). Without it "
+                f"install clusterd as docs/operations/install.md says: a virtual environment below /opt/clusterd"
             )
     python = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(prefix="clusterd-deb-") as work:

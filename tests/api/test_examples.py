@@ -78,7 +78,8 @@ def node() -> Iterator[AgentNode]:
             "etc/decoders/a.xml": DECODER,
             "etc/lists/a": "k:v\n",
             "etc/shared/ar.conf": "restart0",
-            "etc/shared/web/agent.conf": "<agent_config os='x'><localfile><location>a</location></localfile></agent_config>",
+            "etc/shared/web/agent.conf": "<agent_config os='x'><localfile><location>a</location></localfile>"
+            "</agent_config>",
             "etc/shared/web/merged.mg": "m",
             "logs/ossec.log": LOG,
             "stats/totals/2025/Nov/ossec-totals-23.log": TOTALS,

@@ -162,8 +162,8 @@ CASES: list[tuple[str, str, str, str, dict[str, Any]]] = [
     ),
     ("DELETE /agents/001/group", "wazuh.agent", "remove_agent_from_groups", LOCAL_MASTER, {"agent_list": ["001"]}),
     (
-        f"GET /rules?rule_ids=5710,5711&status=ENABLED&filename=a.xml&relative_dirname=ruleset/rules&group=sshd&level=2-4"
-        f"&pci_dss=10.2.4&gpg13=7.1&gdpr=IV&hipaa=164&nist-800-53=AU.14&tsc=CC6.1&mitre=T1110&{LIST}",
+        "GET /rules?rule_ids=5710,5711&status=ENABLED&filename=a.xml&relative_dirname=ruleset/rules&group=sshd"
+        f"&level=2-4&pci_dss=10.2.4&gpg13=7.1&gdpr=IV&hipaa=164&nist-800-53=AU.14&tsc=CC6.1&mitre=T1110&{LIST}",
         "wazuh.rule",
         "get_rules",
         LOCAL_ANY,

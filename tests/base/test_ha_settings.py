@@ -14,7 +14,10 @@ from tests.election.certificates import Authority
 from tools.check import check
 from tools.support import masked, secrets_of
 
-CONF = "<ossec_config><cluster><name>{}</name><node_name>n</node_name><key>{}</key><nodes><node>n</node></nodes></cluster></ossec_config>"
+CONF = (
+    "<ossec_config><cluster><name>{}</name><node_name>n</node_name><key>{}</key><nodes><node>n</node></nodes></cluster>"
+    "</ossec_config>"
+)
 URL = "http://127.0.0.1:2379"
 LEAST: dict[str, Any] = {"enabled": True, "advertise": "10.0.0.1:1516", "etcd": {"endpoints": [URL]}}
 

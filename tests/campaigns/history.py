@@ -17,8 +17,8 @@ Outcome = Literal["done", "not sent", "unknown"]
 
 
 class Operation(msgspec.Struct):
-    """What a client asked a node for. `agent`: the name; every registration has one of its own, and only the client that
-    registered an agent deletes or assigns it. `id`, `key`: what a registration was answered with."""
+    """What a client asked a node for. `agent`: the name; every registration has one of its own, and only the client
+    that registered an agent deletes or assigns it. `id`, `key`: what a registration was answered with."""
 
     client: int
     node: str

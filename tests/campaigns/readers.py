@@ -35,7 +35,10 @@ CONF = b"""<ossec_config>
   </cluster>
 </ossec_config>
 """
-JSON = b'{"intervals": {"worker": {"sync_integrity": 9}}, "clusterd": {"caps": ["digest"], "limits": {"connections": 100}}}'
+JSON = (
+    b'{"intervals": {"worker": {"sync_integrity": 9}}, '
+    b'"clusterd": {"caps": ["digest"], "limits": {"connections": 100}}}'
+)
 METADATA = (
     b'{"etc/rules/a.xml": {"mod_time": 1.5, "cluster_item_key": "etc/rules/", "merged": false, "hash": "'
     + b"0" * 64
@@ -43,8 +46,9 @@ METADATA = (
 )
 DAPI = (
     b'{"f": {"__callable__": {"__name__": "get_agents", "__qualname__": "get_agents", "__module__": "wazuh.agent", '
-    b'"__type__": "function"}}, "f_kwargs": {"limit": 5, "q": "id=001"}, "request_type": "local_master", "from_cluster": true, '
-    b'"wait_for_complete": false, "rbac_permissions": {"rbac_mode": "black"}, "nodes": [], "api_timeout": 30}'
+    b'"__type__": "function"}}, "f_kwargs": {"limit": 5, "q": "id=001"}, "request_type": "local_master", '
+    b'"from_cluster": true, "wait_for_complete": false, "rbac_permissions": {"rbac_mode": "black"}, "nodes": [], '
+    b'"api_timeout": 30}'
 )
 
 

@@ -67,7 +67,8 @@ def test_clocks_while_files_change_and_agents_report(
                 wait_until(
                     lambda one=agent, text=wanted: version_of(rig.master.root, one) == text,  # type: ignore[misc]
                     60,
-                    f"the master has {wanted} of agent {agent}, it has {version_of(rig.master.root, agent)}\n{last_lines(rig)}",
+                    f"the master has {wanted} of agent {agent}, it has {version_of(rig.master.root, agent)}\n"
+                    + last_lines(rig),
                 )
             page.shift_clock(0)
             must_be_well(rig, campaign)

@@ -36,16 +36,21 @@ ARGUMENTS: dict[str, bytes] = {
     "a list of nothing": b"[null,1,[],{}]",
     "digits": b"9" * 1000,
     "a quote": b"'; delete from agent; --",
-    "items that are none": b'{"mode":"append","data":[null,5,"x",[],{},{"id":1},{"groups":[]},{"id":"1","groups":["default"]}]}',
-    "groups that are none": b'{"mode":"override","data":[{"id":1,"groups":null},{"id":2,"groups":"default"},{"id":3,"groups":{}}]}',
-    "labels that are none": b'[{"id":1,"name":"x","connection_status":"active","group_config_status":"synced","labels":[5,{}]}]',
+    "items that are none": b'{"mode":"append","data":[null,5,"x",[],{},{"id":1},{"groups":[]},'
+    b'{"id":"1","groups":["default"]}]}',
+    "groups that are none": b'{"mode":"override","data":[{"id":1,"groups":null},{"id":2,"groups":"default"},'
+    b'{"id":3,"groups":{}}]}',
+    "labels that are none": b'[{"id":1,"name":"x","connection_status":"active","group_config_status":"synced",'
+    b'"labels":[5,{}]}]',
 }
 for _number in (2**31, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**30):
     _least = f'{{"id":{_number},"name":"x","connection_status":"active","group_config_status":"synced"'
     ARGUMENTS |= {
-        f"an item with {_number}": f'{{"mode":"override","data":[{{"id":{_number},"name":"x","groups":["default"]}}]}}'.encode(),
+        f"an item with {_number}": b'{"mode":"override","data":[{"id":%d,"name":"x","groups":["default"]}]}' % _number,
         f"a list with {_number}": f'[{_least},"last_keepalive":{_number},"status_code":{_number}}}]'.encode(),
-        f"members with {_number}": f'{_least},"date_add":{_number},"status_code":{_number},"sync_status":"synced"}}'.encode(),
+        f"members with {_number}": (
+            f'{_least},"date_add":{_number},"status_code":{_number},"sync_status":"synced"}}'.encode()
+        ),
         f"a query with {_number}": f'{{"condition":"all","last_id":{_number}}}'.encode(),
         f"a delta of {_number}": f'{{"condition":"all","agent_registration_delta":{_number}}}'.encode(),
         f"an argument with {_number}": f"{_number} active node {_number}".encode(),

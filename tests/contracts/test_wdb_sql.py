@@ -120,8 +120,10 @@ def test_the_control_tool_lists_agents(db: WdbClient) -> None:
         "node_name as 'node_name', name as 'name'"
     )
     assert db.raw(f"global sql select {fields} from agent order by id asc limit 2 offset 1") == (
-        b'ok [{"id":1,"ip":"10.0.0.1","status":"active","version":"Wazuh v4.14.1","node_name":"worker1","name":"alpha"},'
-        b'{"id":2,"ip":"10.0.1.2","status":"disconnected","version":"Wazuh v4.14.1","node_name":"worker1","name":"Beta"}]'
+        b'ok [{"id":1,"ip":"10.0.0.1","status":"active","version":"Wazuh '
+        b'v4.14.1","node_name":"worker1","name":"alpha"},'
+        b'{"id":2,"ip":"10.0.1.2","status":"disconnected","version":"Wazuh '
+        b'v4.14.1","node_name":"worker1","name":"Beta"}]'
     )
     assert db.raw(f"global sql select {fields} from agent order by id asc limit 500 offset 500") == b"ok []"
 

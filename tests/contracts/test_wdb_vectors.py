@@ -48,7 +48,8 @@ def test_the_groups_of_13_2(db: WdbClient) -> None:
 
     get = 'global sync-agent-groups-get {"condition":"sync_status","set_synced":true,"get_global_hash":true}'
     assert db.raw(get) == (
-        b'ok [{"data":[{"id":1,"name":"alpha","groups":["default"]},{"id":2,"name":"beta","groups":["default","linux"]},'
+        b'ok [{"data":[{"id":1,"name":"alpha","groups":["default"]},'
+        b'{"id":2,"name":"beta","groups":["default","linux"]},'
         b'{"id":3,"name":"gamma","groups":["web","db","default"]}],"hash":"2fe17f231655dfb69e1978ca8b523048a186af26"}]'
     )
     assert db.raw(get) == b'ok [{"data":[],"hash":"2fe17f231655dfb69e1978ca8b523048a186af26"}]'

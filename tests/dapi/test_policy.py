@@ -99,7 +99,8 @@ def test_who_answers_when_both_can() -> None:
     for different in (
         "get_path_lists", "get_file_conf", "get_agents_keys", "get_distinct_agents", "get_agents_summary",
         "get_agents_sync_group", "get_basic_info", "assign_agents_to_group", "get_agents_overview",
-        "get_agents", "get_agents_in_group", "get_agent_groups", "get_group_files", "get_lists", "ossec_log", "get_sca_list",
+        "get_agents", "get_agents_in_group", "get_agent_groups", "get_group_files", "get_lists", "ossec_log",
+        "get_sca_list",
     ):  # fmt: skip
         assert row_of(different).who == "framework>ours"
     # The framework would ask the daemon back.

@@ -1,5 +1,5 @@
-"""Interleavings of an election that must do no harm: what one task of the process does while another one waits for etcd,
-answers that are lost, requests that etcd gets late, an etcd that forgets."""
+"""Interleavings of an election that must do no harm: what one task of the process does while another one waits for
+etcd, answers that are lost, requests that etcd gets late, an etcd that forgets."""
 
 import asyncio
 import hashlib
@@ -231,7 +231,8 @@ async def test_nothing_is_handed_over_when_the_store_was_started_anew(clock: Han
 
 @told
 async def test_by_force_no_key_goes_before_its_lease(clock: HandClock, store: EtcdStore) -> None:
-    """A pause that the leader has not seen yet: it serves until its deadline, though etcd lacks what it says of itself."""
+    """A pause that the leader has not seen yet: it serves until its deadline, though etcd lacks what it says of
+    itself."""
     one, two, other = await three(store)
     assert (await order(other, "pause")).ok
     del store.items[f"{P}candidates/one"]

@@ -1,5 +1,5 @@
-"""Random histories of three nodes and an etcd: never do two nodes serve in one moment, nothing that was answered is lost,
-terms only grow, and when everything works again somebody leads."""
+"""Random histories of three nodes and an etcd: never do two nodes serve in one moment, nothing that was answered is
+lost, terms only grow, and when everything works again somebody leads."""
 
 import asyncio
 import random

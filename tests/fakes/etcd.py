@@ -93,8 +93,8 @@ class EtcdStore:
 
 class EtcdDouble:
     """One node's client. `away`: nothing arrives; `lost_answers`: it is done and the answer does not come; `is_late`: a
-    transaction waits in a member that is frozen, and is done by `thaw`, when its client has long given up; `slow_s`: the
-    clock goes on by so much with each call; `during`: called between a request and its effect."""
+    transaction waits in a member that is frozen, and is done by `thaw`, when its client has long given up; `slow_s`:
+    the clock goes on by so much with each call; `during`: called between a request and its effect."""
 
     def __init__(self, store: EtcdStore) -> None:
         self.store = store

@@ -88,8 +88,8 @@ beside.rename(file)
 signal.sigwait([signal.SIGTERM])
 file.unlink()
 """
-CONF = """<ossec_config><cluster><name>x</name><node_name>m</node_name><node_type>{kind}</node_type><key>{key}</key><port>{port}</port>
-<bind_addr>127.0.0.1</bind_addr><nodes><node>127.0.0.1</node></nodes><disabled>{disabled}</disabled></cluster></ossec_config>
+CONF = """<ossec_config><cluster><name>x</name><node_name>m</node_name><node_type>{kind}</node_type>
+<key>{key}</key><port>{port}</port><bind_addr>127.0.0.1</bind_addr><nodes><node>127.0.0.1</node></nodes><disabled>{disabled}</disabled></cluster></ossec_config>
 """
 LONG_AGO_NS = 1_600_000_000_123_456_789
 

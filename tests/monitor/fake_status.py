@@ -32,7 +32,8 @@ def status_of_master(count: int = 2) -> dict[str, Any]:
             "needs_restart": [],
         },
         "processes": [
-            {"name": name, "state": "ready", "pid": 1, "uss_bytes": 1, "cpu_percent": 0.1, "restarts": 0} for name in NAMES
+            {"name": name, "state": "ready", "pid": 1, "uss_bytes": 1, "cpu_percent": 0.1, "restarts": 0}
+            for name in NAMES
         ],
         "spool": {
             "used": 1, "limit": 2, "peers": {"worker-00": 7}, "peer_limit": 3, "disk_bytes": 4, "disk_free": 5,

@@ -165,8 +165,9 @@ def refused(rig: Rig) -> Iterator[None]:
 
 
 def check_promptness(viewer: Viewer, worker: str) -> None:
-    """Whoever asks after the worker was lost by the rule hears so: no status that was asked for later says anything else.
-    How long they take is the machine's business; how often they come is in test_loss_is_shown_within_three_seconds."""
+    """Whoever asks after the worker was lost by the rule hears so: no status that was asked for later says anything
+    else. How long they take is the machine's business; how often they come is in
+    test_loss_is_shown_within_three_seconds."""
     (lost,) = [event for event in viewer.events if (event["kind"], event.get("what")) == ("worker", "lost")]
     lost_at = datetime.fromisoformat(lost["at"]).timestamp()
     fresh = (

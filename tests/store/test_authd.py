@@ -198,8 +198,8 @@ def test_old_agent_is_replaced_only_when_the_rules_allow_it(store: LoneStore) ->
     )
     wdb(
         store,
-        f"global sql update agent set connection_status = 'disconnected', disconnection_time = strftime('%s','now') - 7200"
-        f" where id = {int(old['id'])}",
+        "global sql update agent set connection_status = 'disconnected', disconnection_time = strftime('%s','now') - "
+        f"7200 where id = {int(old['id'])}",
     )
     same = hashlib.sha1(f"{old['id']}again{old['key']}".encode()).hexdigest()
     assert add(store, "again", force=force, key_hash=same)["error"] == 9008

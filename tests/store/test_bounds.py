@@ -125,7 +125,8 @@ def test_a_store_starts_after_whatever_a_client_wrote(store: LoneStore, db: WdbC
         f"{FOREVER} select hex(randomblob(100000)) as x from n order by x",
         f"{FOREVER} select count(distinct randomblob(100000)) from n",
         f"{FOREVER} select count(*) from (select randomblob(100000) as r, i from n group by r)",
-        f"{FOREVER} insert into agent (id, name, date_add) select i, hex(randomblob(100000)), 1 from n order by random()",
+        f"{FOREVER} insert into agent (id, name, date_add) "
+        "select i, hex(randomblob(100000)), 1 from n order by random()",
         "with c0(x) as (select 1), "
         + ", ".join(f"c{n}(x) as (select a.x from c{n - 1} a, c{n - 1} b)" for n in range(1, 40))
         + " select x from c39",

@@ -289,7 +289,8 @@ def test_every_kind_of_statement_is_in_the_log(text: str) -> None:
         "update clusterd_mark set value = 'x'",
         "insert into clusterd_change values (9, 1, 1)",
         "with clusterd_log_x as (select 9, 1, 1) insert into clusterd_change select * from clusterd_log_x",
-        "with clusterd_log_x as (select 'db_version', '9') insert or replace into metadata select * from clusterd_log_x",
+        "with clusterd_log_x as (select 'db_version', '9') "
+        "insert or replace into metadata select * from clusterd_log_x",
         "drop trigger clusterd_log_agent_update",
     ],
 )

@@ -191,9 +191,9 @@ def test_a_private_process_can_still_say_that_it_works_in_the_background() -> No
     assert done.stdout.split() == ["10", "0"]
 
 
-CONF = f"""<ossec_config><cluster><name>c</name><node_name>n</node_name><node_type>master</node_type><key>{"k" * 32}</key>
-<port>1516</port><bind_addr>127.0.0.1</bind_addr><nodes><node>127.0.0.1</node></nodes><disabled>no</disabled>
-</cluster></ossec_config>"""
+CONF = f"""<ossec_config><cluster><name>c</name><node_name>n</node_name><node_type>master</node_type>
+<key>{"k" * 32}</key><port>1516</port><bind_addr>127.0.0.1</bind_addr><nodes><node>127.0.0.1</node></nodes>
+<disabled>no</disabled></cluster></ossec_config>"""
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ DONE = (
 )
 DENIED = (
     b'{"__wazuh_exception__": {"__class__": "WazuhPermissionError", "__object__": {"type": "about:blank", "title": '
-    b'"Permission Denied", "code": 4000, "extra_message": null, "extra_remediation": null, "cmd_error": false, "dapi_errors": {}, '
-    b'"ids": []}}}'
+    b'"Permission Denied", "code": 4000, "extra_message": null, "extra_remediation": null, "cmd_error": false, '
+    b'"dapi_errors": {}, "ids": []}}}'
 )
 MASTER, WORKER, CLIENT = "master", "worker", "client"
 FRAMEWORK_ONLY = "wazuh.syscheck:files"

@@ -130,7 +130,8 @@ def test_s4_dapi_of_a_worker_solved_on_a_stock_worker(rig: Rig, tmp_path: Path) 
         known = f"select id from agent where id = {int(agent)}"
         wait_until(lambda: bool(database.rows(known)), 60, "the master knows the agent")
         database.command(
-            f'global update-agent-data {{"id":{int(agent)},"name":"s4","version":"Wazuh v4.14.1","sync_status":"synced",'
+            "global update-agent-data "
+            f'{{"id":{int(agent)},"name":"s4","version":"Wazuh v4.14.1","sync_status":"synced",'
             '"connection_status":"active","group_config_status":"synced","node_name":"stock2"}'
         )
         arguments = {"agent_list": [agent], "offset": 0, "limit": 500, "distinct": False, "filters": {}}

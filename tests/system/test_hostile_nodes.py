@@ -92,7 +92,8 @@ def test_long_texts_of_a_node_stay_out_of_log_status_and_answers(rig: Rig, text:
 
 def test_small_request_cannot_make_the_readable_text_grow(rig: Rig) -> None:
     nested = {"EXECUTABLE_NAME": "{a}" * 1000, "a": "{b}" * 1000, "b": "x" * 20_000}
-    failure = {"__wazuh_exception__": {"__class__": "WazuhClusterError", "__object__": {"code": 3019, "extra_message": nested}}}  # fmt: skip
+    error = {"__class__": "WazuhClusterError", "__object__": {"code": 3019, "extra_message": nested}}
+    failure = {"__wazuh_exception__": error}
     with joined(rig, "evil") as link:
         before = log_path(rig).stat().st_size
         assert link.ask("cancel_task", b"None " + json.dumps(failure).encode()).command == b"ok"

@@ -132,7 +132,9 @@ def test_master_that_gives_up_is_heard_and_the_worker_checks_again(
 ) -> None:
     master, session = stock_master
     task = session.link.ask("syn_m_c").payload.decode()
-    failure = {"__wazuh_exception__": {"__class__": "WazuhClusterError", "__object__": {"code": 3018, "extra_message": "the disk burns", "ids": None, "extra_remediation": None, "dapi_errors": None}}}  # fmt: skip
+    facts = {"code": 3018, "extra_message": "the disk burns", "ids": None, "extra_remediation": None}
+    error = {"__class__": "WazuhClusterError", "__object__": facts | {"dapi_errors": None}}
+    failure = {"__wazuh_exception__": error}
     assert session.link.ask("syn_m_c_r", f"{task} {json.dumps(failure)}").command == b"ok"
     wait_until(lambda: "the disk burns" in log_of(rig, 2), 60, "the reason in the worker's log")
     master.permit = True

@@ -31,9 +31,12 @@ NODES = {
     "totalItems": 3,
 }
 AGENTS = [
-    {"id": "000", "name": "wazuh-master", "ip": "127.0.0.1", "status": "active", "version": "Wazuh v4.14.1", "node_name": "master-node"},
-    {"id": "001", "name": "web-frontend-01", "ip": "10.0.10.21", "status": "active", "version": "Wazuh v4.14.1", "node_name": "worker1"},
-    {"id": "002", "name": "db01", "ip": "10.0.10.35", "status": "disconnected", "version": "Wazuh v4.12.0", "node_name": "worker2"},
+    {"id": "000", "name": "wazuh-master", "ip": "127.0.0.1", "status": "active", "version": "Wazuh v4.14.1",
+     "node_name": "master-node"},
+    {"id": "001", "name": "web-frontend-01", "ip": "10.0.10.21", "status": "active", "version": "Wazuh v4.14.1",
+     "node_name": "worker1"},
+    {"id": "002", "name": "db01", "ip": "10.0.10.35", "status": "disconnected", "version": "Wazuh v4.12.0",
+     "node_name": "worker2"},
     {"id": "003", "name": "laptop-7", "ip": "any", "status": "never_connected"},
 ]  # fmt: skip
 NEVER = {"date_start_master": "n/a", "date_end_master": "n/a"}
@@ -114,8 +117,11 @@ SUMMARY = """\
 Cluster name: wazuh
 
 Last completed synchronization for connected nodes (2):
-    worker1 (10.0.0.12): Integrity check: 2025-11-23T10:15:02.204877Z | Integrity sync: 2025-11-23T09:58:11.731903Z | Agents-info: 2025-11-23T10:15:05.318290Z | Agent-groups: n/a | Agent-groups full: 2025-11-23T09:58:45.040771Z | Last keep alive: 2025-11-23T10:14:31.770204Z.
-    worker2 (10.0.0.13): Integrity check: 2025-11-23T10:15:00.000300Z | Integrity sync: n/a | Agents-info: n/a | Agent-groups: n/a | Agent-groups full: n/a | Last keep alive: 2025-11-23T10:14:52.901377Z.
+    worker1 (10.0.0.12): Integrity check: 2025-11-23T10:15:02.204877Z | \
+Integrity sync: 2025-11-23T09:58:11.731903Z | Agents-info: 2025-11-23T10:15:05.318290Z | Agent-groups: n/a | \
+Agent-groups full: 2025-11-23T09:58:45.040771Z | Last keep alive: 2025-11-23T10:14:31.770204Z.
+    worker2 (10.0.0.13): Integrity check: 2025-11-23T10:15:00.000300Z | Integrity sync: n/a | Agents-info: n/a | \
+Agent-groups: n/a | Agent-groups full: n/a | Last keep alive: 2025-11-23T10:14:52.901377Z.
 
 """
 LONG = """\

@@ -15,6 +15,9 @@ from tools.console import PlainConsole
 from tools.election_orders import _ended, ask_election, carry_out
 from tools.screen_ha import ha_view
 
+CLUSTER = (
+    "<cluster><node_name>m</node_name><node_type>master</node_type><key>{}</key><nodes><node>m</node></nodes></cluster>"
+)
 CANDIDATE: dict[str, Any] = {
     "name": "w1",
     "connected": True,
@@ -171,8 +174,7 @@ def test_an_order_ends_when_it_is_carried_out_or_refused(
 
 def test_orders_on_a_node_that_does_not_run_or_has_no_election_say_so(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
-    cluster = "<cluster><node_name>m</node_name><node_type>master</node_type><key>{}</key><nodes><node>m</node></nodes></cluster>"
-    (tmp_path / "etc/ossec.conf").write_text(f"<ossec_config>{cluster.format('k' * 32)}</ossec_config>")
+    (tmp_path / "etc/ossec.conf").write_text(f"<ossec_config>{CLUSTER.format('k' * 32)}</ossec_config>")
     found = carry_out(str(tmp_path), HaCommand("pause"), 1.0, lambda line: None)
     assert (found.ok, found.code) == (False, 4)
     with pytest.raises(ClusterError, match="no election runs on this node"):
@@ -206,9 +208,8 @@ def lines(root: Path, own: dict[str, Any]) -> str:
 
 def test_check_config_names_what_keeps_a_replica_from_being_kept(tmp_path: Path) -> None:
     wanted = {"ha": {"replica": True}}
-    ossec = "<cluster><node_name>m</node_name><node_type>master</node_type><key>{}</key><nodes><node>m</node></nodes></cluster>"
     (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/ossec.conf").write_text(f"<ossec_config>{ossec.format('k' * 32)}</ossec_config>")
+    (tmp_path / "etc/ossec.conf").write_text(f"<ossec_config>{CLUSTER.format('k' * 32)}</ossec_config>")
     assert "replica" not in lines(tmp_path, wanted)
     assert "clusterd.ha.replica: a replica needs clusterd's own store" in lines(tmp_path, wanted | {"store": "off"})
     assert "clusterd.ha.synchronous_timeout" in lines(tmp_path, {"ha": {"synchronous_timeout": 0}})

@@ -88,8 +88,8 @@ def test_recorded_requests_are_written_back_to_the_same_bytes() -> None:
 def test_failure_of_a_task_is_written_and_read() -> None:
     built = payloads.build_task_failure("9b7042d2-e79a-49bb-8af7-b81391d89874", ClusterError(3039))
     assert built == (
-        b'9b7042d2-e79a-49bb-8af7-b81391d89874 {"__wazuh_exception__": {"__class__": "WazuhClusterError", "__object__": '
-        b'{"type": "about:blank", "title": "Wazuh Cluster Error", "code": 3039, "extra_message": null, '
+        b'9b7042d2-e79a-49bb-8af7-b81391d89874 {"__wazuh_exception__": {"__class__": "WazuhClusterError", '
+        b'"__object__": {"type": "about:blank", "title": "Wazuh Cluster Error", "code": 3039, "extra_message": null, '
         b'"extra_remediation": null, "cmd_error": false, "dapi_errors": {}}}}'
     )
     failure = payloads.parse_task_failure(built)

@@ -13,8 +13,8 @@ FRAMEWORK = "install the manager's framework, correct clusterd.framework, or set
 
 
 def framework(settings: Settings, status: dict[str, Any]) -> Iterator[Finding]:
-    """Yields what is wrong with the installed framework: it is missing although it is wanted, it is another version than
-    the manager, or it fails."""
+    """Yields what is wrong with the installed framework: it is missing although it is wanted, it is another version
+    than the manager, or it fails."""
     own = settings.clusterd.framework
     if not status["running"]:
         found = location.find(settings)

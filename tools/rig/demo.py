@@ -107,7 +107,8 @@ class Demo:
         """Waits until every worker equals the master byte by byte, and records the time since `began`."""
         seen: dict[str, Comparison] = {}
         self.view.say(
-            f"waiting until every file on every worker is as on the master, {STEP_TIMEOUT_S:g} s at most, more on a busy machine"
+            f"waiting until every file on every worker is as on the master, {STEP_TIMEOUT_S:g} s at most, "
+            "more on a busy machine"
         )
 
         def look() -> Progress:
@@ -173,8 +174,9 @@ def run(
             with view:
                 scan, check = SCALED["master"]["recalculate_integrity"], SCALED["worker"]["sync_integrity"]
                 view.say(
-                    f"Intervals are shortened ten times for this demonstration (etc/cluster.json): the master scans every "
-                    f"{scan * SCALE:g} s instead of {scan} s, workers check every {check * SCALE:g} s instead of {check} s."
+                    "Intervals are shortened ten times for this demonstration (etc/cluster.json): the master scans "
+                    f"every {scan * SCALE:g} s instead of {scan} s, workers check every {check * SCALE:g} s instead of "
+                    f"{check} s."
                 )
                 demo.play(tree)
                 if not all(one.seconds is not None for one in demo.results):

@@ -347,7 +347,8 @@ class Rig:
         )
         if done.returncode:
             raise RigError(f"{name}: init failed (exit {done.returncode}): {done.stderr.strip()}")
-        # Nodes of one machine cannot share a monitoring port. The user that runs the rig also owns its nodes, even root.
+        # Nodes of one machine cannot share a monitoring port. The user that runs the rig also owns its nodes, even
+        # root.
         own: dict[str, Any] = {"clusterd": {"monitor": {"enabled": False}}}
         if os.geteuid() == 0:
             own["clusterd"]["owner"] = pwd.getpwuid(os.geteuid()).pw_name

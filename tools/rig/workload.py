@@ -257,7 +257,8 @@ def _agent_conf(rng: random.Random, group: str) -> bytes:
         f"    <directories realtime='yes'>/opt/{group}/{rng.choice(WORDS)}</directories>\n" for _ in range(6)
     )
     logs = "".join(
-        f"  <localfile>\n    <log_format>syslog</log_format>\n    <location>/var/log/{p}.log</location>\n  </localfile>\n"
+        f"  <localfile>\n    <log_format>syslog</log_format>\n    <location>/var/log/{p}.log</location>\n  "
+        "</localfile>\n"
         for p in rng.sample(PROGRAMS, 4)
     )
     return f"<agent_config>\n  <syscheck>\n{paths}  </syscheck>\n{logs}</agent_config>\n".encode()
@@ -265,7 +266,8 @@ def _agent_conf(rng: random.Random, group: str) -> bytes:
 
 def _rules(rng: random.Random, first: int, count: int) -> bytes:
     rules = "".join(
-        f'  <rule id="{first + number}" level="{rng.randrange(1, 15)}">\n    <if_sid>{rng.randrange(100, 9000)}</if_sid>\n'
+        f'  <rule id="{first + number}" level="{rng.randrange(1, 15)}">\n    '
+        f"<if_sid>{rng.randrange(100, 9000)}</if_sid>\n"
         f"    <match>{' '.join(rng.choices(WORDS, k=3))}</match>\n"
         f"    <description>{' '.join(rng.choices(WORDS, k=8))}.</description>\n"
         f"    <group>{rng.choice(WORDS)},pci_dss_{rng.randrange(1, 12)}.{rng.randrange(1, 9)},</group>\n  </rule>\n"

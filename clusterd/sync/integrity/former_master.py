@@ -1,4 +1,5 @@
-"""A node that was a master before: what it had and the new one has not is told once its files are equal (docs/ha.md)."""
+"""A node that was a master before: what it had and the new one has not is told once its files are equal
+(docs/ha.md)."""
 
 import asyncio
 from collections.abc import Callable

@@ -83,7 +83,10 @@ class Rooms:
         out = self._context.spool.new_path("fitted")
         found = await self._context.jobs.run(FitDifference(difference, out, most))
         self._sent[peer.name] = sum(found.raw_sizes)
-        text = f"{found.left} files of {found.left_bytes / MIB:.1f} MB wait: {peer.name} can take {most / MIB:.1f} MB at once"
+        text = (
+            f"{found.left} files of {found.left_bytes / MIB:.1f} MB wait: "
+            f"{peer.name} can take {most / MIB:.1f} MB at once"
+        )
         log = self._context.tag_log(peer.tag, OWN)
         self._context.troubles.begin(_subject(peer.name), f"{text}. See its free disk.", log)
         fitted = msgspec.structs.replace(

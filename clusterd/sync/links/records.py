@@ -23,8 +23,8 @@ class WorkerRecord(msgspec.Struct):
     to ours; `behind_since`: since when it differs, None while it does not; `behind_files`: how many files differed at
     the last comparison, None if unknown.
 
-    `sent_bytes`: size of the last package. `problems`: path to reason of the files that the last sync could not send; `behind`: files left for a later
-    round."""
+    `sent_bytes`: size of the last package. `problems`: path to reason of the files that the last sync could not send;
+    `behind`: files left for a later round."""
 
     check_started_at: float | None = None
     check_ended_at: float | None = None

@@ -237,7 +237,10 @@ class Crew:
         )
         ours = self._settings.clusterd.version
         if hello.version and hello.version.split(".")[:2] != ours.split(".")[:2]:
-            text = f"The framework has version {version}, this node speaks {ours}: see which functions are missing (status)"
+            text = (
+                f"The framework has version {version}, this node speaks {ours}: see which functions are missing "
+                "(status)"
+            )
             self._troubles.begin(VERSION_SUBJECT, text, self._log)
         else:
             self._troubles.end(VERSION_SUBJECT)

@@ -75,7 +75,10 @@ class Spool:
 
     def _tell_full(self, refused: OverLimit) -> None:
         self._full.add(refused.subject)
-        text = f"Files and messages of other nodes are refused, but for small ones while there is a little: {refused.text}."
+        text = (
+            "Files and messages of other nodes are refused, but for small ones while there is a little: "
+            f"{refused.text}."
+        )
         self._troubles.begin(refused.subject, text, self._log, "ERROR")
 
     def create(self, kind: str) -> str:
