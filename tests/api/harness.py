@@ -21,6 +21,7 @@ from clusterd.wire.results import WireException, WireResult
 PASSWORD = "correct horse battery"
 SECRET = Secret(b"0123456789abcdef" * 8)
 TODAY = datetime.date(2025, 11, 23)
+PROBLEM = "application/problem+json; charset=utf-8"
 Answer = WireResult | WireException
 
 

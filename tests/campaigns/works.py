@@ -29,7 +29,7 @@ from hashing.apply import sweep_temporary
 from hashing.atomic import FileOps, is_temporary
 from tests.campaigns.every_operation import Say, Work
 from tests.hashing.packages import RULES, Receiver, build_as_stock, read_tree, step, wire_of, write_tree
-from tests.hashing.test_unpack import metadata
+from tests.hashing.received import metadata
 
 # ---- application -----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from hashing.atomic import FileOps, is_temporary, temporary_name
 from hashing.plan import PlanFile, save_plan
 from tests.fakes.file_ops import FaultyOps
 from tests.hashing.packages import Receiver, build_as_stock, read_tree, wire_of, write_tree
-from tests.hashing.test_unpack import metadata, package_of, reasons
+from tests.hashing.received import metadata, package_of, reasons
 
 
 class Killed(BaseException):

@@ -18,7 +18,7 @@ from hashing.in_place import replace
 from hashing.write import write_atomic
 from tests.fakes.file_ops import FaultyOps
 from tests.hashing.packages import RULES, Receiver, read_tree, write_tree
-from tests.hashing.test_unpack import package_of, reasons
+from tests.hashing.received import package_of, reasons
 
 OLD = b"old content, " * 170_000
 NEW = b"new" * 400_000

@@ -10,7 +10,7 @@ import pytest
 from hashing.atomic import is_temporary
 from hashing.package import FILE_SEP
 from tests.hashing.packages import Receiver, build_as_stock, build_merged, read_tree
-from tests.hashing.test_unpack import merged_meta, metadata, package_of, reasons
+from tests.hashing.received import merged_meta, metadata, package_of, reasons
 
 
 @pytest.fixture

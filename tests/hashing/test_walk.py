@@ -1,57 +1,22 @@
-"""What a scan finds, reads again, and leaves alone. Times are given to the scan, so that nothing here waits for a file
-to be old: SOON is a scan that begins long enough after the files were written for them to be settled."""
+"""What a scan finds, and which links and names it leaves out."""
 
 import base64
 import json
 import os
-import time
-from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
 import pytest
 
 from clusterd.settings import DEFAULT_RULES
-from hashing.atomic import FileOps, temporary_name
+from hashing.atomic import temporary_name
 from hashing.digest import BUFFER_BYTES
-from hashing.digest_cache import NO_ROWS, ShardRows, file_rows, load_rows, load_shard, save_shard, shard_of
-from hashing.errors import MalformedPackage
+from hashing.digest_cache import file_rows, shard_of
 from hashing.manifest import MAX_DEPTH, FileMeta, ItemRule, Rules, build_manifest, to_wire
 from hashing.walk import ShardScan, scan_shard
+from tests.hashing.walked import rows_of, scan, write
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "package.json").read_text())
-SECOND = 10**9
-
-
-def soon() -> int:
-    return time.time_ns() + 10 * SECOND
-
-
-def wait_for_a_tick(directory: Path) -> None:
-    """Until the clock that stamps files has moved: a few milliseconds."""
-    probe = directory / "probe"
-    probe.touch()
-    before = probe.stat().st_ctime_ns
-    deadline = time.monotonic() + 30
-    while probe.stat().st_ctime_ns == before:
-        assert time.monotonic() < deadline, "the clock of this file system stands still"
-        probe.touch()
-
-
-def write(root: Path, path: str, content: bytes = b"x") -> Path:
-    target = root / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
-    return target
-
-
-def scan(root: Path, previous: ShardRows = NO_ROWS, rules: Rules = DEFAULT_RULES, **options: object) -> ShardScan:
-    options.setdefault("started_ns", soon())
-    return scan_shard(str(root), rules, 0, 1, previous, **options)  # type: ignore[arg-type]
-
-
-def rows_of(found: ShardScan) -> dict[str, FileMeta]:
-    return {row.path: row for row in file_rows(found.rows)}
 
 
 def digests(found: ShardScan) -> dict[str, bytes]:
@@ -224,198 +189,3 @@ def test_tree_deeper_than_any_real_one_is_named_and_not_deleted(tmp_path: Path) 
     assert list(rows_of(found)) == ["etc/rules/a"]
     assert found.rows.unread == ["etc/rules/" + "d/" * (MAX_DEPTH - 1)]
     assert [note.level for note in found.notes] == ["WARNING"]
-
-
-# ---- what is read again ----------------------------------------------------------------------------------------------
-
-
-def test_unchanged_tree_is_not_read_and_nothing_is_to_be_saved(tmp_path: Path) -> None:
-    for number in range(30):
-        write(tmp_path, f"etc/rules/{number % 3}/{number}")
-    first = scan(tmp_path)
-    assert (first.files, first.hashed, first.reused, first.is_changed) == (30, 30, 0, True)
-    second = scan(tmp_path, first.rows)
-    assert (second.files, second.hashed, second.reused, second.is_changed) == (30, 0, 30, False)
-    assert second.rows is first.rows
-
-
-def test_ignoring_the_cache_reads_everything_and_finds_the_same(tmp_path: Path) -> None:
-    write(tmp_path, "etc/rules/a")
-    first = scan(tmp_path)
-    second = scan(tmp_path, first.rows, ignore_cache=True)
-    assert second.hashed == 1
-    assert second.rows == first.rows
-
-
-def _edit(root: Path) -> None:
-    write(root, "etc/rules/sub/b", b"changed")
-
-
-def _edit_same_size_and_time(root: Path) -> None:
-    path = root / "etc/rules/sub/b"
-    before = path.stat()
-    path.write_bytes(b"y")
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def _replace_by_rename(root: Path) -> None:
-    path = root / "etc/rules/sub/b"
-    before = path.stat()
-    write(root, "etc/rules/sub/new", b"y")
-    os.utime(root / "etc/rules/sub/new", ns=(before.st_atime_ns, before.st_mtime_ns))
-    os.rename(root / "etc/rules/sub/new", path)
-
-
-def _add(root: Path) -> None:
-    write(root, "etc/rules/sub/c", b"new")
-
-
-def _add_below_a_new_directory(root: Path) -> None:
-    write(root, "etc/rules/sub/deep/deeper/c", b"new")
-
-
-def _delete(root: Path) -> None:
-    (root / "etc/rules/sub/b").unlink()
-
-
-def _rename(root: Path) -> None:
-    os.rename(root / "etc/rules/sub/b", root / "etc/rules/sub/c")
-
-
-def _rename_directory(root: Path) -> None:
-    os.rename(root / "etc/rules/sub", root / "etc/rules/other")
-
-
-def _touch(root: Path) -> None:
-    os.utime(root / "etc/rules/sub/b", ns=(1, 1))
-
-
-def _replace_by_directory(root: Path) -> None:
-    (root / "etc/rules/sub/b").unlink()
-    write(root, "etc/rules/sub/b/c")
-
-
-def _swap_directories(root: Path) -> None:
-    write(root, "etc/rules/tmp/b", b"swapped")
-    os.rename(root / "etc/rules/sub", root / "away")
-    os.rename(root / "etc/rules/tmp", root / "etc/rules/sub")
-
-
-CHANGES = [
-    _edit,
-    _edit_same_size_and_time,
-    _replace_by_rename,
-    _add,
-    _add_below_a_new_directory,
-    _delete,
-    _rename,
-    _rename_directory,
-    _touch,
-    _replace_by_directory,
-    _swap_directories,
-]
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
-def test_every_kind_of_change_is_seen_and_changes_the_digest(change: Callable[[Path], None], tmp_path: Path) -> None:
-    for path in ("etc/client.keys", "etc/rules/a", "etc/rules/sub/b", "etc/rules/sub/stays"):
-        write(tmp_path, path)
-    first = scan(tmp_path)
-    time.sleep(
-        0.02
-    )  # one tick of the clock that stamps files; what a change within a tick needs is the rule tested below
-    change(tmp_path)
-    second = scan(tmp_path, first.rows)
-    assert rows_of(second) == rows_of(scan(tmp_path))
-    assert rows_of(second) != rows_of(first)
-    assert second.is_changed
-    assert second.rows.digest != first.rows.digest
-    assert "etc/rules/a" in rows_of(second)
-    third = scan(tmp_path, second.rows)
-    assert (third.hashed, third.is_changed) == (0, False)
-
-
-def test_file_written_just_before_a_scan_is_read_again_until_it_is_settled(tmp_path: Path) -> None:
-    """A change in the same tick of the clock as the read before it leaves inode, size and times as they were."""
-    path = write(tmp_path, "etc/rules/a")
-    written = path.stat().st_ctime_ns
-    first = scan(tmp_path, started_ns=written + SECOND)
-    second = scan(tmp_path, first.rows, started_ns=written + 3 * SECOND // 2)
-    assert (first.hashed, second.hashed, second.is_changed) == (1, 1, False)
-    third = scan(tmp_path, second.rows, started_ns=written + 3 * SECOND)
-    assert (third.hashed, third.is_changed) == (1, True)
-    assert third.rows.digest == first.rows.digest
-    fourth = scan(tmp_path, third.rows, started_ns=written + 3 * SECOND)
-    assert (fourth.hashed, fourth.is_changed) == (0, False)
-
-
-def test_file_from_the_future_never_settles(tmp_path: Path) -> None:
-    path = write(tmp_path, "etc/rules/a")
-    os.utime(path, ns=(1, time.time_ns() + 3600 * SECOND))
-    first = scan(tmp_path)
-    assert scan(tmp_path, first.rows).hashed == 1
-
-
-def test_other_rules_apply_at_once_and_cost_no_reading(tmp_path: Path) -> None:
-    for path in ("etc/rules/a.xml", "etc/rules/b.new"):
-        write(tmp_path, path)
-    first = scan(tmp_path)
-    stricter = Rules(DEFAULT_RULES.items, excluded_extensions=(".new",))
-    second = scan(tmp_path, first.rows, rules=stricter)
-    assert list(rows_of(second)) == ["etc/rules/a.xml"]
-    assert (second.hashed, second.is_changed) == (0, True)
-    third = scan(tmp_path, second.rows)
-    assert list(rows_of(third)) == ["etc/rules/a.xml", "etc/rules/b.new"]
-    assert third.hashed == 1
-
-
-def test_empty_directory_changes_no_digest(tmp_path: Path) -> None:
-    write(tmp_path, "etc/rules/a")
-    first = scan(tmp_path)
-    (tmp_path / "etc/rules/empty").mkdir()
-    second = scan(tmp_path, first.rows)
-    assert second.is_changed
-    assert second.rows.digest == first.rows.digest
-
-
-def test_steps_are_told_throughout(tmp_path: Path) -> None:
-    for number in range(100):
-        write(tmp_path, f"etc/rules/{number}")
-    write(tmp_path, "etc/lists/large", bytes(4 * BUFFER_BYTES))
-    steps: list[int] = []
-    first = scan(tmp_path, on_step=lambda: steps.append(1))
-    assert len(steps) > 100 // 16 + 4
-    steps.clear()
-    scan(tmp_path, first.rows, on_step=lambda: steps.append(1))
-    assert len(steps) >= 4, "one for each directory at least"
-
-
-# ---- the file of the cache -------------------------------------------------------------------------------------------
-
-
-def test_cache_comes_back_from_its_file(tmp_path: Path) -> None:
-    root, state = tmp_path / "root", tmp_path / "state"
-    state.mkdir()
-    write(root, "etc/rules/größe.xml")
-    first = scan(root)
-    save_shard(FileOps(), str(state), 0, 1, first.rows)
-    second = scan(root, load_shard(str(state), 0, 1))
-    assert (second.hashed, second.is_changed) == (0, False)
-    assert load_rows(str(state), 1) == (list(file_rows(first.rows)), [])
-
-
-def test_damaged_cache_costs_reading_but_never_a_manifest_with_holes(tmp_path: Path) -> None:
-    root, state = tmp_path / "root", tmp_path / "state"
-    state.mkdir()
-    write(root, "etc/rules/a")
-    for shard in range(2):
-        save_shard(FileOps(), str(state), shard, 2, scan_shard(str(root), DEFAULT_RULES, shard, 2).rows)
-    load_rows(str(state), 2)
-    (state / "shard-1-of-2").write_bytes((state / "shard-1-of-2").read_bytes()[:-1])
-    assert load_shard(str(state), 1, 2) is NO_ROWS
-    with pytest.raises(MalformedPackage):
-        load_rows(str(state), 2)
-    (state / "shard-1-of-2").unlink()
-    assert load_shard(str(state), 1, 2) is NO_ROWS
-    with pytest.raises(FileNotFoundError):
-        load_rows(str(state), 2)

@@ -7,6 +7,7 @@ import pytest
 
 from clusterd.settings import Settings
 from tests.net.harness import NetNode, master_settings, worker_settings
+from tests.net.scripted_master import ScriptedMaster
 
 Start = Callable[..., NetNode]
 
@@ -47,3 +48,11 @@ def worker(start: Start) -> Callable[..., NetNode]:
         return start(lambda root: worker_settings(root, name, nodes, **changes), **options)
 
     return begin
+
+
+@pytest.fixture
+def bosses() -> Iterator[list[ScriptedMaster]]:
+    made = [ScriptedMaster(), ScriptedMaster()]
+    yield made
+    for one in made:
+        one.close()

@@ -16,7 +16,7 @@ from clusterd.settings import HaSettings
 from clusterd.wire.terms import TermNote, build_term, parse_term
 from ipc.board import FOR_EVER_NS
 from tests.net.harness import MASTER, NetNode, master_settings, wait_until, worker_settings
-from tests.net.test_worker import ScriptedMaster
+from tests.net.scripted_master import ScriptedMaster
 
 Start = Callable[..., NetNode]
 OSSEC = (

@@ -12,48 +12,13 @@ import pytest
 
 from clusterd.messages.links import Answered, KeepaliveSeen, LinkDown, MasterAway, PeerRequest, Reply, Request
 from clusterd.net.dial import Address, parse_address
-from tests.net.harness import CLUSTER, KEY, VERSION, NetNode, Talker, free_port, master_settings, wait_until
+from tests.net.harness import CLUSTER, NetNode, free_port, master_settings, wait_until
+from tests.net.scripted_master import HELLO, ScriptedMaster
 from tools.rig.nodes import free_port as quiet_port
 from tools.rig.peer import exception_json
 
 Worker = Callable[..., NetNode]
 Master = Callable[..., NetNode]
-HELLO = f"w1 {CLUSTER} worker {VERSION}".encode()
-
-
-class ScriptedMaster:
-    """A port that does what the test says."""
-
-    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.server = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, reuse_port=False
-        )
-        self.server.settimeout(60)
-        self.port: int = self.server.getsockname()[1]
-        self.talkers: list[Talker] = []
-
-    @property
-    def node(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def accept(self) -> Talker:
-        sock, _ = self.server.accept()
-        talker = Talker(sock, KEY)
-        self.talkers.append(talker)
-        return talker
-
-    def welcome(self) -> Talker:
-        """Accept a connection and its hello."""
-        talker = self.accept()
-        hello = talker.read()
-        assert (hello.command, hello.payload) == (b"hello", HELLO)
-        talker.respond(hello, "ok", "Client w1 added")
-        return talker
-
-    def close(self) -> None:
-        for talker in self.talkers:
-            talker.close()
-        self.server.close()
 
 
 @pytest.fixture
@@ -302,9 +267,6 @@ def test_a_host_name_works(worker: Worker, master: Master) -> None:
     node.logged("Successfully connected to master.")
 
 
-# ---- TLS -------------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`sslmanager.cert` and `.key` for localhost, signed by itself."""
@@ -325,6 +287,9 @@ def tls(certificate: Path) -> dict[str, object]:
         "cert": str(certificate / "sslmanager.cert"),
         "tls_key": str(certificate / "sslmanager.key"),
     }
+
+
+# ---- TLS -------------------------------------------------------------------------------------------------------------
 
 
 def test_tls_carries_the_same_protocol_and_large_bodies(master: Master, certificate: Path) -> None:

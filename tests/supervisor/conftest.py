@@ -12,7 +12,7 @@ import pytest
 
 from clusterd.pidfile import running_pid
 from clusterd.rights import DEBUGGABLE
-from clusterd.rundir import board_path
+from clusterd.rundir import REPLICA_DIR, board_path
 from ipc.board import Board, RowSnapshot
 from tests.supervisor.helpers import MARK, make_tree, marked, until
 from tests.warm import WARM, Forked
@@ -111,3 +111,10 @@ def make_node(tmp_path: Path) -> Iterator[Callable[[], FakeNode]]:
 @pytest.fixture
 def node(make_node: Callable[[], FakeNode]) -> FakeNode:
     return make_node()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    for directory in ("etc/rules", "etc/shared/default", "logs", "queue/db", "var/run/clusterd", REPLICA_DIR):
+        (tmp_path / directory).mkdir(parents=True)
+    return str(tmp_path)

@@ -11,9 +11,9 @@ import pytest
 from clusterd.messages.packages import Compared, CompareManifests
 from clusterd.sync.links.caps import AHEAD
 from clusterd.sync.ports.pool_port import JobError
+from tests.sync.digest_bench import EQUAL
+from tests.sync.digest_bench import Bench as DigestBench
 from tests.sync.rounds_bench import EVERYTHING, A, B, C, run, settle
-from tests.sync.test_digest_master import EQUAL
-from tests.sync.test_digest_master import Bench as DigestBench
 
 ABLE = EVERYTHING | {AHEAD}
 

@@ -21,7 +21,7 @@ from clusterd.store.stream import StreamServer
 from clusterd.sync.replica import worker as worker_module
 from clusterd.sync.replica.api_files import MOST_FILE_BYTES, PIECE_BYTES, sources
 from clusterd.wire import commands
-from tests.store.test_replica import Bench
+from tests.store.replica_bench import Bench
 from tests.sync.rounds_bench import run
 from tests.sync.scripted_node import MASTER, WORKER, Node
 

@@ -1,0 +1,112 @@
+"""Who answers a request: our own function, the framework of this node, or another node."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clusterd.messages.api import RunFunction
+from clusterd.sync.ports.framework_port import NotBegun
+from tests.sync.framework_node import DM, DONE, FRAMEWORK_ONLY, LA, WORKER, FakePort, Node, ask, asked, code_of, text_of
+
+# ---- who is first ----------------------------------------------------------------------------------------------------
+
+
+def test_ours_is_asked_first_where_it_is_as_good(tmp_path: Path) -> None:
+    port = FakePort()
+    node = Node(tmp_path, port)
+    assert "__wazuh_result__" in ask(node, asked("wazuh.manager:get_status", request_type=LA))
+    assert [type(job) for job in node.jobs.ran] == [RunFunction]
+    assert port.asked == []
+
+
+def test_arguments_that_ours_does_not_take_go_to_the_framework(tmp_path: Path) -> None:
+    port = FakePort()
+    node = Node(tmp_path, port)
+    content = asked("wazuh.manager:get_status", {"something_new": 1}, LA)
+    assert ask(node, content) == json.loads(DONE)
+    assert port.contents == [content]
+    for without in (None, FakePort(state="failed"), FakePort(lacks=("get_status",))):
+        assert code_of(ask(Node(tmp_path, without), content)) == 1000
+
+
+@pytest.mark.parametrize(
+    "port", [FakePort(NotBegun("busy")), FakePort(state="failed"), FakePort(lacks=("get_basic_info",))]
+)
+def test_ours_stands_in_for_a_framework_that_did_nothing(tmp_path: Path, port: FakePort) -> None:
+    node = Node(tmp_path, port)
+    answer = ask(node, asked("wazuh.manager:get_basic_info", request_type=LA))
+    assert answer["__wazuh_result__"]["__object__"]["affected_items"][0]["path"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "port", [FakePort(NotBegun("busy")), FakePort(state="failed"), FakePort(lacks=("check_token",))]
+)
+def test_nobody_stands_in_for_its_users(tmp_path: Path, port: FakePort) -> None:
+    """Users of ours are others: they would be logged out, or be let in with the rights of somebody else."""
+    node = Node(tmp_path, port)
+    token = {"username": "ann", "roles": [1], "token_nbf_time": 1, "run_as": False, "origin_node_type": "master"}
+    answer = ask(node, asked("api.authentication:check_token", token), "worker")
+    assert code_of(answer) == 3009
+    assert "check_token (" in text_of(answer)
+    assert node.jobs.ran == []
+
+
+def test_what_only_a_framework_has_is_not_available_without_one(tmp_path: Path) -> None:
+    for port in (None, FakePort(state="off"), FakePort(state="absent")):
+        answer = ask(Node(tmp_path, port), asked("wazuh.agent:get_full_overview"))
+        assert code_of(answer) == 3009
+        assert text_of(answer) == "function not available: wazuh.agent.get_full_overview"
+        assert answer["__wazuh_exception__"]["__object__"]["ids"] == ["m"]
+
+
+# ---- other nodes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("port", [None, FakePort()])
+def test_a_master_passes_on_what_it_cannot_do_itself(tmp_path: Path, port: FakePort | None) -> None:
+    node = Node(tmp_path, port)
+    permissions = {"rbac_mode": "black", "cluster:read": {"node:id:*": "allow"}}
+    content = asked(
+        "wazuh.manager:read_ossec_conf",
+        {"node_id": "w2", "section": "auth"},
+        DM,
+        nodes=["m", "w1", "w2"],
+        rbac_permissions=permissions,
+        current_user="ann",
+        basic_services=["wazuh-db"],
+        wait_for_complete=True,
+    )
+    assert ask(node, content, "worker") == json.loads(DONE)
+    assert list(node.given) == ["w2"]
+    given = json.loads(node.given["w2"])
+    assert given["f"] == json.loads(content)["f"]
+    assert given["f_kwargs"] == {"section": "auth"}
+    assert given["rbac_permissions"] == permissions
+    assert (given["from_cluster"], given["current_user"], given["basic_services"], given["wait_for_complete"]) == (
+        True,
+        "ann",
+        ["wazuh-db"],
+        True,
+    )
+    assert port is None or port.asked == []
+
+
+def test_a_broadcast_asks_the_framework_for_this_node_only(tmp_path: Path) -> None:
+    port = FakePort()
+    node = Node(tmp_path, port)
+    content = asked("wazuh.manager:get_api_config", {"node_list": "*"}, DM, nodes=["m", "w1", "w2"], broadcasting=True)
+    ask(node, content, "worker")
+    assert sorted(node.given) == ["w1", "w2"]
+    assert json.loads(port.contents[0])["f_kwargs"] == {}
+    assert not any(isinstance(job, RunFunction) for job in node.jobs.ran)
+
+
+def test_what_the_master_spreads_is_executed_by_the_framework_of_a_worker(tmp_path: Path) -> None:
+    port = FakePort()
+    node = Node(tmp_path, port, WORKER)
+    content = asked(FRAMEWORK_ONLY, {"agent_list": ["001"]}, DM, from_cluster=True)
+    assert ask(node, content, "master") == json.loads(DONE)
+    assert port.contents == [content]
+    assert code_of(ask(node, asked(FRAMEWORK_ONLY, {"agent_list": ["001"]}, DM), "master")) == 1000
+    assert len(port.asked) == 1

@@ -1,0 +1,45 @@
+"""Nodes and managers of a test, in directories of their own."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clusterd.settings import Settings
+from tests.fakes.manager import Manager
+from tests.net.harness import free_port
+from tests.tools.doctored import node
+from tools.rig.guard import MARK, guarded
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """Short, for the sockets below it; what runs for it is ended with it."""
+    with guarded("adopt-") as base:
+        before = os.environ.get(MARK)
+        os.environ[MARK] = str(base)
+        yield base / "m"
+        for path in (base / "m/var/run").glob("*.pid"):  # of a test that failed
+            with contextlib.suppress(OSError):
+                os.kill(int(path.read_text()), signal.SIGTERM)
+        os.environ.pop(MARK)
+        if before is not None:
+            os.environ[MARK] = before
+
+
+@pytest.fixture
+def manager(root: Path) -> Manager:
+    return Manager(root)
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Settings:
+    return node(tmp_path / "w")
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Settings:
+    return node(tmp_path / "m", node_type="master", name="m", port=free_port())
