@@ -18,7 +18,7 @@ import pytest
 from clusterd.users import add_user, make_user
 from tests.conftest import MakeRig
 from tests.fakes.framework import FakeFramework
-from tests.system.test_api import ask, client_of, request, result
+from tests.system.dapi_client import ask, client_of, request, result
 from tools.rig import workload
 from tools.rig.nodes import RigNode
 

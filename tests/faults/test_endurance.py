@@ -24,8 +24,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import MakeRig
+from tests.system.dapi_client import ask
 from tests.system.rest import Caller, turn_on
-from tests.system.test_api import ask
 from tools.rig import workload
 from tools.rig.agents import Fleet, assign, make_group
 from tools.rig.faults import signal_process

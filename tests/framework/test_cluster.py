@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import KEY, rigs
 from tests.fakes.framework import FakeFramework
 from tests.supervisor.helpers import until
-from tests.system.test_api import ask, audit_of, failure, result
+from tests.system.dapi_client import ask, audit_of, failure, result
 from tools.rig.nodes import Rig, RigNode
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from clusterd.pidfile import running_pid
 from tests.conftest import rigs
 from tests.fakes.framework import PASSWORD, FakeFramework
 from tests.supervisor.helpers import until
-from tests.system.test_api import ask, failure, result
+from tests.system.dapi_client import ask, failure, result
 from tools.rig.nodes import Rig
 
 pytestmark = pytest.mark.slow

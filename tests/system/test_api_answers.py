@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import KEY, MakeRig, rigs
-from tests.system.test_api import ask, client_of, failure, request, result
+from tests.system.dapi_client import ask, client_of, failure, request, result
 from tools.rig import peer_worker
 from tools.rig.faults import signal_process
 from tools.rig.nodes import HOST, Rig, RigNode

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import KEY, rigs
-from tests.system.test_api import ask, client_of, failure, log_of, named, request, result
+from tests.system.dapi_client import ask, client_of, failure, log_of, named, request, result
 from tools.rig.nodes import HOST, Rig
 from tools.rig.peer import LocalClient, StockWorker, wait_until
 from tools.rig.peer_frames import build_frames

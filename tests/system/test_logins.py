@@ -8,7 +8,7 @@ import pytest
 
 from clusterd.users import add_user, make_user
 from tests.conftest import KEY, MakeRig
-from tests.system.test_api import ask, client_of, request
+from tests.system.dapi_client import ask, client_of, request
 from tools.rig.nodes import HOST
 from tools.rig.peer import StockWorker, wait_until
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import KEY, rigs
 from tests.net.harness import Talker, wait_until
-from tests.system.test_api import NAMES, SYNC_STATUS, client_of, failed_items, request, result
+from tests.system.dapi_client import NAMES, SYNC_STATUS, client_of, failed_items, request, result
 from tools.rig.nodes import HOST, Rig
 
 pytestmark = pytest.mark.slow
