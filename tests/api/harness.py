@@ -34,7 +34,7 @@ def plain(content: dict[str, Any]) -> WireResult:
 
 
 class FakeNode:
-    """`asked`: the requests in their order. `answer` makes the answer to each."""
+    """`asked`: the requests in their order. `answer` returns the answer to each."""
 
     def __init__(self, answer: Callable[[ApiRequest], Answer] = nothing_found) -> None:
         self.asked: list[ApiRequest] = []
@@ -90,7 +90,7 @@ class Door:
         return self.send("POST", "/security/user/authenticate", headers=headers, **options)
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Without a token."""
+        """Sends a request without a token."""
         return asyncio.run(self.sent(method, path, **options))
 
     async def sent(self, method: str, path: str, **options: Any) -> httpx.Response:

@@ -1,9 +1,9 @@
-"""The OpenAPI document is true: whatever it allows is taken, whatever it does not allow is refused, answers are as it
-says.
+"""The OpenAPI document is true: the API accepts whatever it allows, refuses whatever it does not allow, and answers as
+it says.
 
-Schemathesis makes the requests: a bounded number of them, the same ones in each run. The node behind the door is a fake
-that checks the arguments as the functions themselves do; tests/system/test_rest.py asks real ones. test_schema.py runs
-this file.
+Schemathesis makes the requests: a bounded number of them, the same ones in each run. The node behind the API is a fake
+that checks arguments as the real functions do; tests/system/test_rest.py asks real nodes. test_schema.py runs this
+file.
 """
 
 import time
@@ -30,7 +30,7 @@ from tests.api.harness import SECRET, Answer, Door, FakeNode, plain
 
 EXAMPLES = 4
 ANSWERS = {(one.function.module, one.function.qualname): answer_of(one) for one in ENDPOINTS}
-"""What the node answers: the examples of the document, which are true when they fit its schemas."""
+"""Returns the node's answers: the examples of the document. They are true if they fit its schemas."""
 BOUNDED = hypothesis.settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -41,7 +41,7 @@ BOUNDED = hypothesis.settings(
 
 
 def checking(request: ApiRequest) -> Answer:
-    """What the function would make of its arguments, and then an answer of its kind."""
+    """Checks the arguments as the function would, and returns an answer of its kind."""
     function = FUNCTIONS.find(request.f)
     assert function is not None
     assert request.request_type in function.types
@@ -59,13 +59,13 @@ def checking(request: ApiRequest) -> Answer:
 
 
 ENDPOINTS_OF_A_CASE = 3
-"""Endpoints on which one wrong or extreme value of a parameter is tried: all endpoints read the parameters that they
-share (`limit`, `q`, `wait_for_complete`, ...) with the same code."""
+"""Endpoints for which wrong or extreme values of a parameter are tried. The parameters that all endpoints share
+(`limit`, `q`, `wait_for_complete`, ...) are read by the same code, so a few endpoints are enough."""
 tried: Counter[tuple[object, ...]] = Counter()
 
 
 def is_known(case: Case) -> bool:
-    """Whether this is a value of one parameter that enough endpoints with the same parameter have been asked with."""
+    """Returns whether enough endpoints with this parameter have been asked with a wrong value of it."""
     how = case.meta.phase.data
     if case.meta.phase.name != TestPhase.COVERAGE or how.parameter is None:
         return False
@@ -89,12 +89,12 @@ def test_requests_are_taken_and_answered_as_the_document_says(case: Case) -> Non
         return
     spoiled = {place for place, part in case.meta.components.items() if part.mode == GenerationMode.NEGATIVE}
     if ParameterLocation.HEADER in spoiled:
-        # The only header there is is the token: without it nothing else counts. So `ignored_auth` need not ask it all
+        # The only header is the token, and without it nothing else matters. So `ignored_auth` need not try everything
         # again.
         assert case.call_and_validate().status_code == 401
         return
     token = Tokens(lambda: SECRET, 900).issue("admin", time.time())
-    # Of a body that is any text there are no wrong ones: another type is written as text, too.
+    # A body that may be any text has no wrong values: another type is written as text, too.
     is_text = ParameterLocation.BODY in spoiled and case.media_type == OCTETS
     case.call_and_validate(
         headers={"Authorization": f"Bearer {token}"},
@@ -105,5 +105,5 @@ def test_requests_are_taken_and_answered_as_the_document_says(case: Case) -> Non
 @SCHEMA.include(operation_id="login").parametrize()
 @BOUNDED
 def test_logins_are_answered_as_the_document_says(case: Case) -> None:
-    """Without credentials that fit: whatever they are, the answer is one that the document names."""
+    """With wrong or missing credentials every answer is one that the document names."""
     case.call_and_validate()

@@ -1,4 +1,4 @@
-"""Tokens and logins of the REST API: who is let in, who is limited, and what is written of it."""
+"""Tokens and logins of the REST API: which are accepted, which are limited, and what is logged about them."""
 
 import asyncio
 import base64
@@ -175,7 +175,8 @@ def test_many_logins_at_once_are_bounded() -> None:
 
 
 def test_a_login_whose_password_nobody_looked_at_does_not_count() -> None:
-    """Refused because there were too many at once, gone while it waited, or the users could not be read."""
+    """The login is refused because there are too many at once, its client leaves while it waits, or the users cannot be
+    read."""
     limiter = AttemptLimiter(HASHES_WAITING + 1, 300)
     readable = True
 
@@ -208,7 +209,7 @@ def test_a_login_whose_password_nobody_looked_at_does_not_count() -> None:
                 await logins.user_of(header(), "192.0.2.7")
         readable = True
         for _ in range(HASHES_WAITING + 1):
-            # All of the attempts are left; those that were looked at count.
+            # All attempts are left again, except those whose password was checked.
             with pytest.raises(Refused, match="wrong"):
                 await logins.user_of(header("wrong password"), "192.0.2.7")
         with pytest.raises(Refused, match="too many failed"):
@@ -218,7 +219,7 @@ def test_a_login_whose_password_nobody_looked_at_does_not_count() -> None:
 
 
 def test_refused_logins_do_not_fill_the_log() -> None:
-    """Whether they guess, are stopped, or send nothing at all."""
+    """The clients guess passwords, are limited, or send no credentials."""
     door = Door(login_attempts=3)
     for _ in range(20):
         door.login(password="wrong password")

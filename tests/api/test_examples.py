@@ -1,4 +1,5 @@
-"""The examples of the page and the document: one for each endpoint, and what the functions really answer."""
+"""The examples of the page and the document: there is one for each endpoint, and it has the form of the function's real
+answer."""
 
 import json
 import socket
@@ -26,7 +27,7 @@ KEY = "0123456789abcdef" * 4
 RULES = '<group name="a,"><rule id="1" level="2"><match>x</match><description>d</description></rule></group>'
 TOTALS = "10-5710-5-3\n10--3--1200--4--0\n"
 LOG = "2025/11/23 10:15:02 wazuh-remoted: WARNING: Queue is full.\n"
-# Endpoint to what its function is given.
+# Endpoint to the arguments of its function.
 ASKED: dict[str, dict[str, Any]] = {
     "get_cluster_status": {},
     "get_cluster_local_info": {},
@@ -135,12 +136,12 @@ def test_schema_says_what_an_example_shows() -> None:
 
 
 def test_the_functions_answer_as_the_examples(node: AgentNode) -> None:
-    """In the order of the table: some change what others show."""
+    """The endpoints run in the order of the table, because some change what others show."""
     assert {name: found for name in ASKED if (found := differences(answered(node, name), EXAMPLES[name]))} == {}
 
 
 def answered(node: AgentNode, name: str) -> Any:
-    """What the endpoint's function answers: an item, an object, or a message."""
+    """Returns what the endpoint's function answers: an item, an object, or a message."""
     asked = BY_NAME[name].function
     function = FUNCTIONS.find(asked.name)
     assert function is not None
@@ -150,12 +151,12 @@ def answered(node: AgentNode, name: str) -> Any:
         assert answer.affected, (name, answer.rendered())
         return answer.affected[0]
     found = answer["data" if BY_NAME[name].answer == "object" else "message"]
-    # The names of systems and groups are those of the agents.
+    # Replaces names of systems and groups, which are those of the test's agents.
     return found | {"os": EXAMPLES[name]["os"], "groups": {}} if name == "get_agents_summary" else found
 
 
 def differences(found: Any, example: Any, where: str = "") -> list[str]:
-    """Members that the example does not have, and values of another type. Members named after daemons are all alike."""
+    """Yields members that the example lacks, and values of another type. Members named after daemons count as one."""
     if isinstance(found, datetime):
         found = found.isoformat()
     if found is None or example is None:

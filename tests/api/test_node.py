@@ -1,5 +1,4 @@
-"""The node as the api process asks it: a node that is gone, silent, or talks nonsense is an error in time, never a
-hang."""
+"""The node as the api process asks it: if it is gone, silent, or answers nonsense, the caller gets an error in time."""
 
 import asyncio
 import contextlib
@@ -27,7 +26,7 @@ Talk = Callable[[socket.socket], None]
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """Not below tmp_path: socket paths have 107 bytes."""
+    """The sockets are not below tmp_path, because socket paths may have 107 bytes."""
     made = Path(tempfile.mkdtemp(prefix="api-"))
     Path(local_socket(str(made))).parent.mkdir(parents=True)
     yield made
@@ -35,7 +34,7 @@ def root() -> Iterator[Path]:
 
 
 class Serving:
-    """A local socket whose clients are served by `talk`, each in a thread; when it returns the connection ends."""
+    """A local socket. `talk` serves each client in a thread; when it returns the connection ends."""
 
     def __init__(self, root: Path, talk: Talk) -> None:
         self._listening = socket.socket(socket.AF_UNIX)
@@ -75,7 +74,7 @@ def tell(link: socket.socket, counter: int, command: str, payload: bytes) -> Non
 
 
 def hear(link: socket.socket) -> tuple[int, bytes]:
-    """Counter and payload of the next message."""
+    """Returns counter and payload of the next message."""
     counter, length, _ = HEADER.unpack(link.recv(HEADER.size, socket.MSG_WAITALL))
     return counter, link.recv(length, socket.MSG_WAITALL) if length else b""
 
@@ -121,7 +120,7 @@ def no_result(link: socket.socket) -> None:
 
 
 def ask(root: Path, timeout_s: float = 0.5) -> int:
-    """The code that asking fails with."""
+    """Returns the code with which the request fails."""
     try:
         asyncio.run(LocalNode(str(root)).ask(b"{}", timeout_s=timeout_s))
     except ClusterError as failure:

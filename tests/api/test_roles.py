@@ -1,4 +1,4 @@
-"""Readers ask, admins change: what each role of a user may do at the REST API."""
+"""Readers ask, admins change: what each role may do at the REST API."""
 
 import time
 from typing import Any
@@ -16,7 +16,7 @@ VALUES = {"agent_id": "001", "filename": "a", "file_name": "agent.conf", "requir
 
 
 def path_of(endpoint: Endpoint) -> str:
-    """With good values for what stands in it."""
+    """Fills the placeholders of the path with valid values."""
     path = endpoint.path
     for parameter in endpoint.parameters:
         if parameter.place == "path":

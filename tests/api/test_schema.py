@@ -1,5 +1,5 @@
-"""Runs schema_cases.py in a process of its own: to think of the requests takes longer than anything else that tests are
-collected for, and each process of a run would do it."""
+"""Runs schema_cases.py in a process of its own, because generating the requests takes longer than collecting all other
+tests, and every process of a run would generate them."""
 
 import subprocess
 import sys

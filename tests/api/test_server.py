@@ -1,4 +1,4 @@
-"""The server under the application, over real TLS: callers that are slow, silent, huge or many are bounded, others are
+"""The server under the application, over real TLS: slow, silent, huge or numerous callers are bounded, and others are
 served."""
 
 import asyncio
@@ -94,7 +94,7 @@ class Served:
         return self.trust.wrap_socket(self.plain(), server_hostname="localhost")
 
     def is_well(self) -> bool:
-        """Whether another caller is served."""
+        """Returns whether another caller is served."""
         with httpx.Client(verify=self.trust, base_url=f"https://localhost:{self.port}", timeout=60) as client:
             return client.get("/openapi.json").status_code == 200
 
@@ -109,7 +109,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def closed_after(link: socket.socket) -> float:
-    """Seconds until the other side ends the connection; what it says before is thrown away."""
+    """Returns the seconds until the server ends the connection; discards what it sends before."""
     began = time.monotonic()
     with contextlib.suppress(OSError):
         while link.recv(65536):
@@ -118,7 +118,7 @@ def closed_after(link: socket.socket) -> float:
 
 
 def answer(link: socket.socket) -> tuple[int, bytes]:
-    """Status and body of all that comes until the connection ends."""
+    """Returns status and body of everything that arrives until the connection ends."""
     received = b""
     with contextlib.suppress(OSError):
         while piece := link.recv(65536):
@@ -248,7 +248,7 @@ def test_what_is_no_good_http_is_refused(served: Served, request_: bytes) -> Non
 
 
 def test_silent_sockets_are_counted_before_tls_and_the_oldest_make_room(tmp_path: Path) -> None:
-    """3,000 of them once held 1,985 descriptors, each until its handshake timed out."""
+    """Once 3,000 of them held 1,985 descriptors, each until its handshake timed out."""
     before = psutil.Process().num_fds()
     with Served(tmp_path, request_timeout_s=60.0) as served:
         silent = [served.plain() for _ in range(300)]

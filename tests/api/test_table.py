@@ -1,4 +1,4 @@
-"""The table of endpoints: what each asks of the cluster is what the cluster's functions take (dapi.md 5)."""
+"""The table of endpoints: each endpoint asks the cluster for what the cluster's functions accept (dapi.md 5)."""
 
 from typing import Any, get_args
 

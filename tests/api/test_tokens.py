@@ -1,4 +1,4 @@
-"""The secret of a node's tokens: made once, closed to others, never replaced by surprise."""
+"""The secret of a node's tokens: made once, readable for its owner only, never replaced by surprise."""
 
 import os
 import stat

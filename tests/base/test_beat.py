@@ -1,4 +1,4 @@
-"""Heartbeats measure the loop, and what a process has for itself."""
+"""Heartbeats measure how late the loop is and how much memory the process has for itself."""
 
 import asyncio
 import time

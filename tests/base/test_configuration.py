@@ -1,4 +1,5 @@
-"""The configuration: recorded cluster blocks, cluster.json, internal options; all mistakes at once (wire.md 7)."""
+"""The configuration: recorded cluster blocks, cluster.json, internal options. All mistakes are reported at once
+(wire.md 7)."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`clusterd.ha` of cluster.json: what is taken, and every mistake with what to do (docs/ha.md)."""
+"""`clusterd.ha` of cluster.json: valid values, and for every mistake a message with what to do (docs/ha.md)."""
 
 import json
 import os

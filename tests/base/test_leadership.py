@@ -1,4 +1,4 @@
-"""A master of an election acts only under the lease that is on the board."""
+"""A master of an election acts only while the lease on the board lasts."""
 
 import time
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ def test_a_worker_and_a_former_master_never_act_as_master(board: Board) -> None:
 
 
 def test_no_reader_sees_the_end_of_a_term_beside_another_one(board: Board) -> None:
-    """Between any two of the writer's steps."""
+    """A reader may run between any two steps of the writer."""
     seen, words = set[tuple[int, int]](), board._words
 
     class Watched:

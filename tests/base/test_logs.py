@@ -1,4 +1,4 @@
-"""The log: stock format, one write a line, follows a file that was moved away, never raises (wire.md 9.1)."""
+"""The log: stock format, one write for each line, follows a file that was moved away, never raises (wire.md 9.1)."""
 
 import contextlib
 import errno
@@ -87,7 +87,7 @@ def test_a_full_disk_loses_lines_but_raises_nothing(tmp_path: Path) -> None:
 
 
 class Row:
-    """As a row of the board."""
+    """Like a row of the board."""
 
     def __init__(self) -> None:
         self.on_stamp: Callable[[], None] | None = None
@@ -102,7 +102,7 @@ class Row:
 
 @contextlib.contextmanager
 def room_for(path: Path, more: int) -> Iterator[None]:
-    """A disk with so many bytes left."""
+    """A disk with that many bytes left."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + more, hard))
     try:

@@ -1,4 +1,4 @@
-"""What processes keep of memory that they have freed."""
+"""How much memory processes keep after they have freed it."""
 
 import subprocess
 import sys
@@ -22,6 +22,6 @@ with ThreadPoolExecutor(1) as threads:
 
 
 def test_the_memory_of_a_password_s_hash_is_not_kept() -> None:
-    """Each takes 16 MiB, in a thread; a process that had made two kept them for good."""
+    """Each hash takes 16 MiB, in a thread. A process that had made two once kept both blocks for good."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, check=True)
     assert int(done.stdout) < 8 << 10

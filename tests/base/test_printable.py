@@ -1,4 +1,4 @@
-"""What others have written never begins a line of the log, drives a terminal or speaks to rich."""
+"""Texts of other programs cannot begin a line of the log, control a terminal or act as markup of rich."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a reload takes over, and what it says waits for a restart."""
+"""Which settings a reload makes effective, and which it reports as waiting for a restart."""
 
 from msgspec.structs import replace
 

@@ -1,4 +1,4 @@
-"""The role that a node was given, and the terms it has seen: the file, and what follows from it."""
+"""The role that a node was given, and the terms that it has seen: the file, and its effects."""
 
 import os
 import stat

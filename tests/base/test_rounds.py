@@ -1,4 +1,4 @@
-"""Loops of net, store, pool and supervisor survive rounds that fail."""
+"""The loops of net, store, pool and supervisor survive rounds that fail."""
 
 import asyncio
 import errno
@@ -65,7 +65,7 @@ def test_a_socket_goes_on_accepting_whatever_happens_once(tmp_path: Path) -> Non
 
 
 def test_a_child_comes_back_although_nobody_could_say_why_it_ended(tmp_path: Path) -> None:
-    """What the supervisor trips over while it looks at one child keeps it from none."""
+    """A failure while the supervisor looks at one child does not keep it from looking at the others."""
     looked: list[str] = []
     said: list[str] = []
     family = object.__new__(Family)
@@ -118,7 +118,7 @@ def test_net_goes_on_reading_after_a_message_it_trips_over() -> None:
 
 
 def test_an_end_is_an_end_although_a_file_could_not_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a socket, a pid file and an agent's own database."""
+    """Cleaning up a socket, a pid file and an agent's own database."""
 
     def refuse(path: Any, **_: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)

@@ -1,4 +1,4 @@
-"""Priorities of processes, asked of the kernel in processes of their own."""
+"""Priorities of processes, read from the kernel in processes of their own."""
 
 import ctypes
 import os
@@ -18,7 +18,7 @@ def kernel_knows_slices() -> bool:
 
 
 def after(function: str) -> dict[str, int]:
-    """Policy, nice value and slice (ns) of a process, the leader of its session, that has called the function."""
+    """Returns policy, nice value, slice (ns) and session leader of a process that has called the function."""
     code = f"from clusterd.scheduling import {function}; {function}(); print('done', flush=True); input()"
     line = [sys.executable, "-c", code]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:

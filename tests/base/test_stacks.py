@@ -1,4 +1,4 @@
-"""Tracebacks of whatever failure are short, and say where it happened."""
+"""Tracebacks of any failure are short, and name the place of the failure."""
 
 import pytest
 

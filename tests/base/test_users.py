@@ -1,4 +1,4 @@
-"""Who may use the REST API: hashes only, one file, changed by one command at a time, seen at once."""
+"""Users of the REST API: the file has only hashes, one command at a time changes it, and changes are seen at once."""
 
 import json
 import os

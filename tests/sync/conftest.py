@@ -7,5 +7,6 @@ from tools.rig.patience import slowness
 
 @pytest.fixture(autouse=True)
 def events_come_in_their_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fresh scan waits for the events of changes made a moment ago; on a busy machine they take longer."""
+    """A fresh scan waits for the events of recent changes. On a busy machine they take longer, so the wait is longer
+    here."""
     monkeypatch.setattr(keeper, "LAG_S", LAG_S * slowness())

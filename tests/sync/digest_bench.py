@@ -24,7 +24,7 @@ DIFFERS = Compared(3, 1, 2, 1, [1, 2, 3], against=A)
 
 
 class Integrity(IntegrityMaster):
-    """The real one, but that a package takes until `gate` opens."""
+    """The real class, but a package waits until `gate` opens."""
 
     gate: asyncio.Event
     sent = 0
@@ -36,7 +36,7 @@ class Integrity(IntegrityMaster):
 
 
 class Worker:
-    """A link to a worker. `answer`: what it says to our requests."""
+    """A link to a worker. `answer`: the worker's answer to the master's requests."""
 
     def __init__(self, link: int, name: str, capabilities: frozenset[str] = EVERYTHING) -> None:
         self.info = LinkInfo(link, "worker", name)
@@ -62,7 +62,7 @@ class Worker:
 
 
 class Bench:
-    """`result`: what the pool answers to a comparison, or raises."""
+    """`result`: the result of a comparison in the pool, or the exception that it raises."""
 
     def __init__(self, *names: str) -> None:
         self.lines: list[tuple[str, str]] = []
@@ -138,7 +138,7 @@ class Bench:
         self.digest.manifest_changed(scan)
 
     async def unlink(self, worker: Worker | None = None) -> None:
-        """As core does it."""
+        """Ends the link as core does."""
         gone = worker or self.worker
         await gone.tasks.close()
         self.integrity.forget(cast(Peer, gone))

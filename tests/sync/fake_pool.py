@@ -1,4 +1,4 @@
-"""A pool that does seal and package jobs in the test's own process, and a sync process that uses only this pool."""
+"""A pool that runs seal and package jobs in the test's own process, and a sync process that uses only this pool."""
 
 import asyncio
 from pathlib import Path
@@ -18,7 +18,7 @@ KEY = b"k" * 32
 
 
 class FakePool:
-    """Takes the place of `run` of a PoolPort. `jobs`: the jobs that ran, in order. While `gate` is clear jobs wait."""
+    """Replaces `run` of a PoolPort. `jobs`: the jobs that ran, in order. While `gate` is clear jobs wait."""
 
     size = 2
 

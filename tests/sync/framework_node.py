@@ -38,7 +38,7 @@ LM, DM, LA = "local_master", "distributed_master", "local_any"
 
 
 class FakePort:
-    """A framework that answers what the test says, and keeps what it was asked."""
+    """A framework that gives the test's answer and records the requests."""
 
     def __init__(
         self, *answers: bytes | Exception, state: FrameworkState = "ready", lacks: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class FakePort:
 
 
 class Jobs:
-    """The pool: jobs are run by its own code, at once."""
+    """The pool: runs jobs at once, with its own code."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -86,7 +86,7 @@ class Jobs:
 
 
 class Node:
-    """`others`: what other nodes answer; `given`: what they were asked."""
+    """`others`: the answers of other nodes; `given`: the requests to them."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Node:
         return Text(self.others[node])
 
     async def run(self, content: bytes, origin: Origin, asker: str = "somebody") -> Any:
-        """The answer, decoded; nothing is left in the spool."""
+        """Returns the answer, decoded. Asserts that the spool is empty."""
         request = self.texts.write(content)
         answer = await self.runner.run(request, read_envelope(content), origin, asker)
         shown = self.texts.read(answer, 1 << 30)

@@ -1,4 +1,4 @@
-"""A worker's checks between a scripted master and scripted jobs: everything but the timing is the test's."""
+"""A worker's checks between a scripted master and scripted jobs. The test decides everything except the timing."""
 
 import asyncio
 import json
@@ -43,8 +43,8 @@ class TagLog:
 
 
 class Manifests:
-    """`scan` answers `files`, or raises what is in `failure`; listeners hear of another content, as from the real
-    one."""
+    """`scan` returns `files`, or raises what is in `failure`. Listeners hear of changed content, as with the real
+    keeper."""
 
     def __init__(self, digest: str) -> None:
         self.files = digest
@@ -73,7 +73,7 @@ class Manifests:
 
 
 class ScriptedMaster:
-    """`answers` by command: bytes, an exception, or a function of the payload. `asked`: what came, in order."""
+    """`answers` by command: bytes, an exception, or a function of the payload. `asked`: the requests, in order."""
 
     name = "m"
     link = 1
@@ -146,7 +146,7 @@ class ScriptedWorker:
 
 
 class Bench:
-    """`picked`: what the pool makes of the differing buckets."""
+    """`picked`: the rows that the pool finds in the differing buckets."""
 
     def __init__(self, interval_s: float = 60.0, capabilities: frozenset[str] = EVERYTHING) -> None:
         settings = SimpleNamespace(
@@ -187,7 +187,7 @@ class Bench:
         self.removed += paths
 
     def link(self) -> None:
-        """The link to the master comes up."""
+        """Connects the link to the master."""
         self._running = asyncio.ensure_future(self.rounds.run(cast(Peer, self.master)))
 
     async def unlink(self) -> None:
@@ -201,7 +201,7 @@ class Bench:
                 await asyncio.sleep(0.002)
 
     async def checked(self, times: int) -> None:
-        """That many checks were made, and the worker rests again."""
+        """Waits until that many checks were made and the worker rests again."""
         await self.until(lambda: self.master.count() >= times)
         await settle()
 
@@ -213,7 +213,7 @@ class Bench:
 
 
 async def settle() -> None:
-    """Whatever can go on without a timer has gone on."""
+    """Waits until everything that needs no timer has run."""
     for _ in range(50):
         await asyncio.sleep(0)
 

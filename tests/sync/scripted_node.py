@@ -39,7 +39,7 @@ STRANGER = LinkInfo(8, "local", "8", uid=12345)
 
 
 class Lines:
-    """A log."""
+    """Keeps log lines."""
 
     def __init__(self) -> None:
         self.written: list[tuple[str, str, str, str]] = []
@@ -88,7 +88,7 @@ class Node:
         serves_store: bool = False,
         **more: Any,
     ) -> None:
-        """Jobs wait for ever unless there is a `pool`. `more`: settings of cluster.json's section `clusterd`."""
+        """Without a `pool` jobs wait for ever. `more`: settings of cluster.json's section `clusterd`."""
         self.sent: list[SyncToNet] = []
         self.log = Lines()
         self.clock = FakeClock()
@@ -155,7 +155,7 @@ class Node:
         )
 
     async def says(self, asked: Request | GiveString, payload: bytes = b"", command: str = "ok") -> None:
-        """Sends the other end's response to a request of ours."""
+        """Sends the other end's response to a request of this node."""
         await self.core.handle(Answered(asked.id, command, payload))
 
     async def until(self, holds: Callable[[], bool]) -> None:

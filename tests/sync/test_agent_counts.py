@@ -1,4 +1,4 @@
-"""How often `status` has the agents counted."""
+"""How often `status` lets the database count the agents."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from tests.fakes.clock import FakeClock
 
 
 class Counted:
-    """A database that takes a while to count, by a clock of ours."""
+    """A database that takes a while to count, measured by the test's clock."""
 
     def __init__(self, takes_s: float) -> None:
         self.clock = FakeClock()

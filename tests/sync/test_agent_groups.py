@@ -1,5 +1,5 @@
-"""Decisions about agent groups on scripted ports: when a change counts as handed out, what a worker is still given, and
-when a worker asks for everything."""
+"""Decisions about agent groups on scripted ports: when a change counts as handed out, which rows a worker still gets,
+and when a worker asks for everything."""
 
 import asyncio
 import contextlib
@@ -34,8 +34,8 @@ Ask = Callable[[bytes | str], Awaitable[tuple[str, bytes]]]
 
 
 class Site:
-    """What agent groups look at of a node. `asked`: requests of the database, which `answer`s; `removed`: files of the
-    spool; `sent`: strings that were given to workers."""
+    """The parts of a node that agent groups use. `asked`: requests of the database, answered by `answer`; `removed`:
+    files of the spool; `sent`: strings sent to workers."""
 
     def __init__(self, *, ours: bool = True) -> None:
         self.log = Lines()
@@ -323,7 +323,7 @@ def test_a_round_without_workers_reads_nothing_and_one_that_fails_leaves_no_file
 
 
 class ComparingWorker:
-    """`say`: a message of the master's with this checksum was written."""
+    """`say`: the master has written a message with this checksum."""
 
     def __init__(self, ours: str | None = "a") -> None:
         self.site = Site(ours=True)

@@ -35,7 +35,7 @@ def test_result_that_comes_before_anything_was_recorded_is_taken() -> None:
 
 
 def groups_given_to(failure: ClusterError) -> int:
-    """How often a worker whose string ends with `failure` is given the same rows."""
+    """Returns how often a worker whose string ends with `failure` gets the same rows."""
     given = 0
 
     async def send_string(peer: Peer, content: object) -> str:
@@ -61,7 +61,7 @@ def groups_given_to(failure: ClusterError) -> int:
 
 
 def test_a_worker_that_says_nothing_is_not_given_the_same_groups_again_and_again() -> None:
-    """The groups of all agents count as handed out only when every worker has had its turn."""
+    """The groups of all agents count as handed out only when every worker has received them."""
     not_answered = ClusterError(3016, "Error 3020")
     not_answered.__cause__ = ClusterError(3020, "new_str")
     assert groups_given_to(not_answered) == 1

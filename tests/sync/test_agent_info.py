@@ -1,4 +1,4 @@
-"""Reports of agents, both sides on scripted ports: nothing counts as reported before the master has it (wire.md 4.9,
+"""Reports of agents, both sides on scripted ports: no agent counts as reported before the master has it (wire.md 4.9,
 6.1, 6.2)."""
 
 import asyncio
@@ -21,7 +21,7 @@ WRITTEN = BatchResult(1, [], 0.1)
 
 
 class Agents:
-    """A database of our kind. `taken`: what it has to report. `fails`: what it raises instead of merging."""
+    """clusterd's own database. `taken`: the rows that it has to report. `fails`: what it raises instead of merging."""
 
     def __init__(self, taken: Taken) -> None:
         self.taken = taken
@@ -62,7 +62,8 @@ class Agents:
 
 
 def of(root: Path, role: str, taken: Taken | None = None, caps: tuple[str, ...] = ()) -> tuple[Node, Agents]:
-    """Without capabilities as beside a stock node. A worker reports at once, again and again, and checks no files."""
+    """There are no capabilities, as beside a stock node. A worker reports again and again without a pause, and checks
+    no files."""
     node = Node(root, role, caps=caps, pool=True)
     agents = Agents(taken or Taken(len(ROWS), False, agents=1, batch=7))
     node.context.database = cast(Any, agents)
@@ -76,7 +77,7 @@ def of(root: Path, role: str, taken: Taken | None = None, caps: tuple[str, ...] 
 
 
 async def reported(node: Node) -> None:
-    """Until the master has the rows, and says that it has them."""
+    """Waits until the master has the rows, and has said so."""
     await node.says(await node.request(MASTER.link, "syn_a_w_m_p"), b"True")
     await node.says(await node.request(MASTER.link, "new_str"), b"55")
     told = await node.request(MASTER.link, "str_upd")
@@ -91,7 +92,7 @@ async def reported(node: Node) -> None:
 
 
 async def ended(node: Node) -> None:
-    """The next round has begun: it asks for permission once more."""
+    """Waits for the next round: the worker asks for permission once more."""
     await node.until(lambda: node.asked(MASTER.link).count("syn_a_w_m_p") == 2)
 
 
@@ -167,7 +168,7 @@ def test_the_master_of_a_new_term_hears_of_all_agents_again(tmp_path: Path, caps
 
 @pytest.mark.parametrize("answer", [b"False", b"", b"true"])
 def test_without_permission_nothing_is_taken_out_of_the_database(tmp_path: Path, answer: bytes) -> None:
-    """A stock database clears its marks when it is asked."""
+    """A stock database clears its marks when it is asked for the rows."""
     node, _ = of(tmp_path, "worker")
 
     async def story() -> None:
@@ -213,7 +214,7 @@ async def permission(node: Node) -> bytes:
 
 
 async def outcome(node: Node, name: bytes) -> Request:
-    """What the worker is told of the string."""
+    """Returns what the worker hears of its string."""
     assert (await node.reply(await node.ask(WORKER, "syn_a_w_m", name))).payload == name
     return cast(Request, await node.find(lambda sent: getattr(sent, "command", "")[:8] == "syn_m_a_"))
 
@@ -244,7 +245,7 @@ def test_report_is_written_and_the_worker_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_report_that_could_not_be_written_is_told_as_such(tmp_path: Path, failure: Exception, text: str) -> None:
-    """C13: else the worker would take its agents for reported."""
+    """C13: otherwise the worker would count its agents as reported."""
     node, agents = of(tmp_path, "master")
     agents.result = failure
 
@@ -272,7 +273,7 @@ def test_string_that_cannot_be_used_is_told_as_such(tmp_path: Path, content: byt
 
 
 def test_no_worker_may_report_while_the_database_is_away(tmp_path: Path) -> None:
-    """A stock worker would clear its marks in vain."""
+    """Otherwise a stock worker would clear its marks, although nothing was stored."""
     node, agents = of(tmp_path, "master")
     agents.there = False
 

@@ -1,4 +1,5 @@
-"""A master's client.keys that has lost many of its keys is not what the workers are sent, until a person says so."""
+"""When a master's client.keys has lost many keys, the workers keep the earlier ones until an operator allows the
+loss."""
 
 import os
 from collections.abc import Callable
@@ -42,7 +43,7 @@ class KeyNode(Node):
         self.path = root / KEY_FILE
 
     def carries(self) -> bytes | None:
-        """Digest of the keys that workers are sent, or may keep."""
+        """Digest of the keys that workers get, or may keep."""
         assert self.keeper.current is not None
         row = load_live(str(self.state), self.keeper.current.root_digest).get(KEY_FILE)
         return None if row is None else row.digest
@@ -72,12 +73,12 @@ def renamed_over(path: Path) -> None:
 
 
 def written_in_part(path: Path) -> None:
-    """A full disk: more than half is there, the last line is not whole."""
+    """A full disk: the file has more than half of its keys, and the last line is cut."""
     path.write_text(MANY[: len(MANY) * 4 // 5 - 20])
 
 
 def torn(path: Path) -> None:
-    """A power cut: the length is there, the last blocks are not."""
+    """A power cut: the file has its length, but its last blocks are zero."""
     path.write_bytes(MANY[:4000].encode() + bytes(len(MANY) - 4000))
 
 
@@ -105,7 +106,7 @@ def test_lost_keys_are_kept_on_the_workers_until_a_person_allows_it(
         assert node.carries() == before
         assert "clusterd sync --allow-delete" in node.troubles.shown()[KEYS]
         assert len(node.told) == 1
-        # Others come and go as ever.
+        # Other keys may be added and removed as always.
         node.write("etc/rules/a.xml")
         await node.keeper.scan(fresh=True)
         assert {KEY_FILE, "etc/rules/a.xml"} == node.rows()
@@ -142,7 +143,7 @@ def last_line_without_newline(path: Path) -> None:
 
 
 def by_authd(path: Path) -> None:
-    """60 requests to remove without a trace, in one batch."""
+    """One batch of 60 requests that remove agents without a trace."""
     note_written(str(path.parents[1]), [blake2b(lines(1, 2).encode()).digest()])
     path.write_text(lines(1, 2))
 
@@ -261,7 +262,7 @@ def test_package_in_the_making_takes_newer_keys_only_if_none_is_lost(tmp_path: P
 
 
 def test_what_was_accepted_is_on_the_disk_before_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power cut may empty the keys and what they are compared with at once."""
+    """A power cut may empty the keys and the record with which they are compared at the same time."""
     synced: list[str] = []
     true_fsync = os.fsync
 

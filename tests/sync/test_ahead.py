@@ -1,5 +1,5 @@
-"""What has changed goes at once to workers that have the manifest before; all others, and those it fails with, are
-told."""
+"""The master sends what has changed at once to workers that have the manifest before. It tells all other workers of the
+change, and those whose transfer fails."""
 
 import asyncio
 from collections.abc import Callable
@@ -49,11 +49,11 @@ class Bench(DigestBench):
         return self.result
 
     def told(self) -> list[list[str]]:
-        """The digests that each worker was told."""
+        """Returns the digests of which each worker was told."""
         return [[payload[:32].decode() for _, payload in worker.asked] for worker in self.workers]
 
     def is_clean(self) -> bool:
-        """Nobody is busy; in the spool is at most the last step."""
+        """Asserts that no transfer runs and that the spool has at most the last step."""
         free = all(self.integrity.is_free(worker.name) for worker in self.workers)
         return free and [path.name.partition("-")[0] for path in self.base.iterdir()] in ([], ["step"])
 

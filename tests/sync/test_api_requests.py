@@ -1,5 +1,5 @@
-"""Requests of the API on their way: who is asked, whose answer counts, what each asker hears (docs/protocol/dapi.md
-1.3, 3.2, 3.3)."""
+"""Requests of the API on their way: which node is asked, whose answer counts, what each asker gets
+(docs/protocol/dapi.md 1.3, 3.2, 3.3)."""
 
 import json
 from pathlib import Path
@@ -26,12 +26,12 @@ NODES = request("get_nodes_info")
 
 
 def refusal(content: bytes) -> tuple[int, str]:
-    """Code and whole text of an exception that is an answer."""
+    """Returns code and whole text of an answer that is an exception."""
     return code_in(content), content.decode()
 
 
 async def gives(node: Node, info: LinkInfo, name: str, content: bytes) -> bytes:
-    """Another node gives its answer: a long string, then `dapi_res`; what it hears of that."""
+    """Another node sends its answer: a long string, then `dapi_res`. Returns the response to that."""
     opened = await node.reply(await node.ask(info, "new_str", str(len(content)).encode()))
     await node.reply(await node.ask(info, "str_upd", opened.payload + b" " + content))
     told = await node.reply(await node.ask(info, "dapi_res", name.encode() + b" " + opened.payload))
@@ -71,7 +71,7 @@ def test_question_about_a_worker_itself_is_not_for_its_master(tmp_path: Path) ->
 
 
 async def passed_on(node: Node) -> str:
-    """A program of a worker asks; the id under which the master has it."""
+    """A program of a worker sends a request. Returns the id under which the master has it."""
     await node.up(PROGRAM)
     await node.up(MASTER)
     first = await node.reply(await node.ask(PROGRAM, "dapi", NODES))
@@ -170,7 +170,7 @@ def test_forwarding_is_for_privileged_programs_and_nodes_that_are_there(
 
 
 def test_request_of_a_worker_is_a_task_until_its_answer_is_given(tmp_path: Path) -> None:
-    """So that a sync process that comes after a dead one can tell the asker (wire.md 4.5)."""
+    """The next sync process then knows which asker to tell (wire.md 4.5)."""
     node = Node(tmp_path, "master", pool=True)
 
     def notes() -> list[tuple[str, str, bool]]:
@@ -253,7 +253,7 @@ def test_a_master_decides_what_its_workers_may_ask(tmp_path: Path, allowed: str,
             assert code == 4000
             assert f"worker_api is {allowed}" in text
         assert (b"__wazuh_exception__" not in await answer(7, NODES)) is reads
-        # Neither the master's own programs, nor what a worker is asked about itself.
+        # The setting affects neither the master's own programs nor requests about a worker itself.
         await node.ask(PROGRAM, "dapi", request("get_agents_keys", "wazuh.agent"))
         assert b"worker_api" not in (await node.string(PROGRAM.link, "dapi_res")).content
 

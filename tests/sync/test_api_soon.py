@@ -1,4 +1,4 @@
-"""The response that is the answer, or the news that it comes later."""
+"""The response contains the answer, or says that the answer comes later."""
 
 import asyncio
 

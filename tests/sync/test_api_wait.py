@@ -1,4 +1,5 @@
-"""Waiting for the answer of a worker: as long as it may take, not as long as somebody who says nothing likes."""
+"""How long the master waits for a worker's answer: as long as the function may take, but not for a worker that says
+nothing."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -32,7 +33,7 @@ def wait(
     progress: Callable[[], int] = lambda: 0,
     answered_after: Callable[[int], bool] = lambda looks: False,
 ) -> Any:
-    """`answered_after`: whether the answer comes with so many looks at the progress."""
+    """`answered_after`: the answer arrives after that many looks at the progress."""
 
     async def story() -> str:
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()

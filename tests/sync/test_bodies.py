@@ -1,4 +1,4 @@
-"""Sealed bodies: made once, kept while there is room, gone when it is needed."""
+"""Sealed bodies: made once, kept while there is room, dropped when the room is needed."""
 
 import asyncio
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from tests.sync.fake_pool import KEY, FakePool, port
 
 
 class Stage:
-    """Two slabs, a file of ten bytes, and the bodies made of it."""
+    """Two slabs, a file of ten bytes, and its sealed bodies."""
 
     def __init__(self, root: Path) -> None:
         self.arena = Arena(0, 2, 65536)
@@ -32,7 +32,7 @@ class Stage:
         return [Segment(self.path, offset, length)]
 
     async def get(self, offset: int) -> int:
-        """The slab of a body, which is checked."""
+        """Returns the slab of a body, after a check of its content."""
         body = await self.bodies.get(offset, b"p ", self.part(offset))
         assert Sealer(KEY).open(bytes(self.arena.slice(body))) == b"p " + b"0123456789"[offset : offset + 2]
         return body.slab

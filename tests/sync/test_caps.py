@@ -1,4 +1,4 @@
-"""What two nodes agree to."""
+"""Which capabilities two nodes agree on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -27,7 +27,7 @@ def test_only_a_node_with_its_own_store_offers_moments() -> None:
 
 @pytest.mark.parametrize("node_type", ["master", "worker"])
 def test_replica_is_offered_only_where_it_is_wanted(node_type: str) -> None:
-    """A master without a store of its own offers it, too: whoever asks then hears why there is none."""
+    """A master without its own store offers it, too: a node that asks then hears why there is none."""
     block, wanted = ClusterBlock(node_type="master" if node_type == "master" else "worker"), HaSettings(replica=True)
     for store in (True, False):
         settings = Settings("/", cluster=block, clusterd=Clusterd(ha=wanted), serves_store=store)
@@ -49,7 +49,7 @@ SWITCHES = [names for size in range(len(OURS) + 1) for names in combinations(OUR
 
 
 class Notes:
-    """What net was told to keep of links, as (command, id)."""
+    """Returns what net was told to keep of links, as (command, id)."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[str, str]] = []
@@ -120,7 +120,7 @@ def test_every_mix_of_switches_leaves_what_both_ends_have() -> None:
     ids=["stock", "silence", "nothing", "word", "object", "number", "deep"],
 )
 def test_master_that_agrees_to_nothing_is_known_to_be_so_at_once(answer: bytes | Exception, program: str) -> None:
-    """The first check waits for this, so it must always come."""
+    """The first check waits for the agreement, so it must always come."""
 
     async def say(payload: bytes) -> bytes:
         if isinstance(answer, Exception):
@@ -182,7 +182,7 @@ def test_worker_that_begins_a_check_without_a_word_of_its_own_is_stock() -> None
 
 
 def test_a_masters_command_waits_until_its_answer_about_capabilities_was_read(tmp_path: Path) -> None:
-    """The master takes them for agreed as soon as it has answered, and uses them at once."""
+    """The master counts them as agreed as soon as it has answered, and uses them at once."""
     node = Node(tmp_path, "worker", caps=("status",))
 
     async def story() -> None:
@@ -199,7 +199,7 @@ def test_a_masters_command_waits_until_its_answer_about_capabilities_was_read(tm
 
 @pytest.mark.parametrize("answer", [b"[]", None])
 def test_what_a_master_has_not_agreed_to_is_unknown_to_it(tmp_path: Path, answer: bytes | None) -> None:
-    """None: the link ends before it has answered."""
+    """None: the link ends before the answer."""
     node = Node(tmp_path, "worker", caps=("status",))
 
     async def story() -> None:

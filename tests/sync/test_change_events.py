@@ -1,4 +1,4 @@
-"""The journal hears which files a new manifest differs in, however it came to be."""
+"""The journal gets the files in which a new manifest differs, whatever made the manifest."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from tests.fakes.pool import InlinePool
 
 
 class Node:
-    """A keeper over real files and jobs. `told`: what the journal hears."""
+    """A keeper over real files and jobs. `told`: what the journal gets."""
 
     def __init__(self, root: Path, *, share: float) -> None:
         self.root = root

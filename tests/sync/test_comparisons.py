@@ -38,7 +38,7 @@ class Stage:
         return manifest.root_digest
 
     async def check(self, count: int, manifest: str = "") -> tuple[Compared, str]:
-        """A worker that has the first `count` files; its package and difference are gone when it was told."""
+        """A worker that has the first `count` files. Its package and difference are removed when it was told."""
         package, difference = self.spool.new_path("check"), self.spool.new_path("difference")
         write_metadata(package, to_wire(ROWS[:count]), 1)
         digest = sha256(Path(package).read_bytes()).digest()

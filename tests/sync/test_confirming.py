@@ -1,4 +1,4 @@
-"""When everything is looked at again, and with which rank."""
+"""When the node looks at everything again, and with which priority."""
 
 from clusterd.sync.manifest.confirming import LATE_S, RETRY_S, WALK_S, Confirming
 

@@ -89,7 +89,7 @@ def test_package_follows_and_the_worker_waits_meanwhile() -> None:
 
 
 def test_comparison_that_finds_nothing_makes_equal() -> None:
-    """Files that may be extra on a worker are in its digest, and no difference."""
+    """Files that may be extra on a worker are in its digest, but are no difference."""
 
     async def story() -> None:
         bench = Bench()
@@ -103,7 +103,7 @@ def test_comparison_that_finds_nothing_makes_equal() -> None:
 
 
 def test_worker_that_told_of_buckets_of_an_earlier_manifest_is_not_called_equal() -> None:
-    """Other buckets may differ now: it told nothing of them."""
+    """Other buckets may differ now, and the worker has not told them."""
 
     async def story() -> None:
         bench = Bench()
@@ -186,7 +186,7 @@ def test_body_that_is_not_sealed_closes_the_link() -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 50])
 def test_link_that_ends_after_the_promise_of_a_package_leaves_nothing(steps: int) -> None:
-    """Also when the task that was to send it had not begun."""
+    """This holds also if the task that was to send it has not begun."""
 
     async def story() -> None:
         bench = Bench()

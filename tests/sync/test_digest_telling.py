@@ -97,7 +97,7 @@ def test_link_of_the_same_number_is_told_after_one_that_ended_while_it_was_told(
 
 
 def test_worker_whose_sync_is_under_way_is_told_even_of_what_it_had_before() -> None:
-    """It had A, is being sent B, and the master is back at A."""
+    """The worker had A and is being sent B when the master returns to A."""
 
     async def story() -> None:
         bench = Bench()

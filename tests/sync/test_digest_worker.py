@@ -1,4 +1,4 @@
-"""A worker's side of a check by digest, against masters that answer as they should and as they should not."""
+"""A worker's side of a check by digest, with masters that answer correctly and masters that do not."""
 
 import asyncio
 import json
@@ -148,7 +148,7 @@ def test_same_number_of_the_same_manifest_is_no_progress() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 5), max_size=60))
 def test_progress_on_one_manifest_is_bounded_by_what_differs(counts: list[int]) -> None:
-    """Rounds that follow one another at once end, whatever a master says: progress means fewer files each time."""
+    """Rounds without a pause end whatever a master says: each must leave fewer files to do."""
     remains = Remains()
     streak = best = 0
     for count in counts:

@@ -1,4 +1,4 @@
-"""What this node itself cannot do (its disk is full) is in its status at once, not only in a log."""
+"""What this node cannot do (because its disk is full) is in its status at once, not only in a log."""
 
 import asyncio
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.sync.test_spool import make_worker
 
 
 class Node:
-    """A master whose pool fails jobs of these kinds for want of disk."""
+    """A master whose pool fails jobs of these kinds because the disk is full."""
 
     def __init__(self, root: Path) -> None:
         (root / "etc/rules").mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_worker_is_not_shown_as_equal_while_the_master_cannot_look_at_its_files(
 
 
 class Integrity(IntegrityMaster):
-    """The real one; packages are made, or not for want of disk."""
+    """The real class; packages are made, or fail because the disk is full."""
 
     is_full = True
 

@@ -19,7 +19,7 @@ class Silent:
 
 
 class Awaiting:
-    """The files that a link is waiting for."""
+    """Returns the files for which a link is waiting."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []

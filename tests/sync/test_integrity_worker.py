@@ -1,4 +1,4 @@
-"""Links that end between two steps of a worker's sync; packages that come while another one is applied."""
+"""Links that end between two steps of a worker's sync; packages that arrive while another one is applied."""
 
 import asyncio
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.fakes.events import Events
 
 
 class Silent:
-    """A log, a clock and whatever else is only told something."""
+    """Stands for the log, the clock and everything that is only told something."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: 0.0
@@ -62,7 +62,7 @@ def test_link_that_ends_as_a_sync_begins_does_not_keep_the_next_from_beginning(t
 
 
 def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_came(tmp_path: Path) -> None:
-    """The master may send the next one ahead while this node still applies one: older files must not come last."""
+    """The master may send the next package while this node still applies one: older files must not be applied last."""
     context = SimpleNamespace(
         tag_log=lambda tag, subtag: Silent(),
         node_name="w1",
@@ -96,7 +96,7 @@ def test_packages_are_applied_one_after_the_other_in_the_order_in_which_they_cam
 
 
 class Aside:
-    """The manifests of a worker that holds nothing."""
+    """The manifests of a worker that withholds nothing."""
 
     current = None
 
@@ -113,7 +113,7 @@ class Aside:
 
 
 class SlowPool:
-    """Runs package jobs at once, and each ApplyPlan when `go` says so. `jobs`: what was asked for."""
+    """Runs package jobs at once, and each ApplyPlan when `go` allows it. `jobs`: the jobs that were asked for."""
 
     losses = 0
 
@@ -140,7 +140,7 @@ async def turns(count: int = 20) -> None:
 
 
 def test_packages_are_applied_one_after_the_other(tmp_path: Path) -> None:
-    """Not before the jobs of an earlier sync process have ended, and the second one waits for the first."""
+    """The first waits until the jobs of an earlier sync process have ended, and the second waits for the first."""
     pool, slabs = SlowPool(), SlabPool([])
     limits = SimpleNamespace(limits=Limits(), delete_confirm_share=0.5)
     communication = SimpleNamespace(timeout_receiving_file_s=60.0)

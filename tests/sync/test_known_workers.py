@@ -1,4 +1,4 @@
-"""The workers that a master knows: there, away, forgotten, refused; and their file."""
+"""The workers that a master knows (connected, away, forgotten, refused), and their file."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ class Lines:
 
 
 class FakePeer:
-    """What is looked at of a peer."""
+    """The attributes of a peer that are read."""
 
     def __init__(self, name: str, address: str = "10.0.0.7", program: str = "clusterd") -> None:
         self.info = LinkInfo(1, "worker", name, "worker", "4.14.1", address, 1000.0)
@@ -45,7 +45,7 @@ class Master:
         self.begin()
 
     def begin(self) -> None:
-        """A life of sync."""
+        """One life of sync."""
         tag_log = TagLog(cast(Any, self.log), "Master", "Workers")
         self.known = KnownWorkers(str(self.path), cast(Clock, self.clock), tag_log, self.troubles)
 
@@ -68,7 +68,7 @@ def master(tmp_path: Path) -> Master:
 
 
 def during_a_round(master: Master, until: Coroutine[Any, Any, None]) -> None:
-    """Let `run` live until `until` has ended."""
+    """Lets `run` live until `until` has ended."""
 
     async def story() -> None:
         running = asyncio.create_task(master.known.run())
@@ -82,7 +82,7 @@ def during_a_round(master: Master, until: Coroutine[Any, Any, None]) -> None:
 
 
 async def written(master: Master, names: set[str]) -> None:
-    """The file has these names."""
+    """Waits until the file has these names."""
     path = master.path / "workers.json"
     while not path.exists() or {row["name"] for row in json.loads(path.read_bytes())} != names:
         await asyncio.sleep(0.01)
@@ -108,7 +108,7 @@ def test_worker_is_connected_then_expected_then_lost(master: Master) -> None:
 
 
 def test_worker_that_was_given_up_for_its_silence_is_lost_at_once(master: Master) -> None:
-    """By the keepalive rule nobody has heard of it for long enough: there is nothing to wait for."""
+    """By the keepalive rule it has been silent for long enough: there is nothing to wait for."""
     silent, left = FakePeer("silent"), FakePeer("left")
     for peer in (silent, left):
         master.joined(peer)
@@ -192,7 +192,7 @@ def test_damaged_file_is_said_and_made_anew(master: Master, content: bytes) -> N
         master.joined(FakePeer("w1"))
         await written(master, {"w1"})
 
-    # Until the first write the file is not JSON.
+    # Before the first write the file is not JSON.
     (master.path / "workers.json").unlink()
     during_a_round(master, story())
 

@@ -1,4 +1,4 @@
-"""A master in an election gives workers and programs nothing without the lease; what it asks and is asked while etcd is
+"""Without the lease a master in an election gives workers and programs nothing; what it asks and answers while etcd is
 away."""
 
 from pathlib import Path
@@ -28,7 +28,7 @@ class Lease:
 
 
 def master(root: Path, **more: Any) -> tuple[Node, Lease]:
-    """As process.py makes it: core looks at the context when a link comes up."""
+    """Made as in process.py: core looks at the context when a link comes up."""
     node, lease = Node(root, "master", **more), Lease()
     node.context.leadership = cast(Any, lease)
     return node, lease

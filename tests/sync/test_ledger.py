@@ -1,4 +1,4 @@
-"""How much of other nodes' bytes is taken: in all, of one peer, and with a reserve of the disk."""
+"""How many bytes of other nodes are accepted: in total, from each peer, and with a reserve of the disk."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ TASK = "7b0f3b8e-0000-4000-8000-000000000001"
 
 
 class Statvfs:
-    """What the system says of every disk."""
+    """What the system reports for every disk."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, total: int, free: int) -> None:
         self.total, self.free = total, free

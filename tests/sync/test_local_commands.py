@@ -1,5 +1,5 @@
-"""What programs of this machine ask besides the API: send_file, sendrreload, and what a worker without a master answers
-(docs/protocol/dapi.md 1.9, 1.10)."""
+"""What programs of this machine ask besides the API: send_file, sendrreload, and the answers of a worker without a
+master (docs/protocol/dapi.md 1.9, 1.10)."""
 
 import json
 import socket
@@ -25,7 +25,7 @@ def made(root: Path, name: str = "file", data: bytes = b"content") -> Path:
 
 
 async def result(node: Node) -> bytes:
-    """What the program is told in the end: the string, and that it is the result of send_file."""
+    """Returns what the program gets in the end: the string, and that it is the result of send_file."""
     opened = await node.request(PROGRAM.link, "new_str")
     await node.says(opened, b"7")
     told = await node.request(PROGRAM.link, "str_upd")
@@ -43,7 +43,7 @@ async def result(node: Node) -> bytes:
 def test_file_that_the_other_node_refuses_is_told_with_its_reason(
     role: str, other: object, node_name: str, tmp_path: Path
 ) -> None:
-    """A worker sends to its master, whatever the name. A master of ours takes files of syncs only."""
+    """A worker sends the file to its master, whatever name is given. A clusterd master accepts only files of syncs."""
     node, path = Node(tmp_path, role, pool=True), made(tmp_path)
 
     async def story() -> None:
@@ -89,7 +89,7 @@ def test_link_that_ends_while_a_file_is_sent_is_told(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_to_be_sent_are_refused(tmp_path: Path) -> None:
-    """Whatever leads out of queue/cluster, or to what this daemon keeps there."""
+    """Paths that lead out of queue/cluster, or to this daemon's own files there."""
     node = Node(tmp_path, "master")
     made(tmp_path)
     made(tmp_path, ".clusterd/state/x")

@@ -152,7 +152,7 @@ def test_replaced_item_is_noticed_at_the_next_tick(tmp_path: Path) -> None:
 
 
 def test_change_is_published_at_once_and_by_a_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not after the pause that is kept between two."""
+    """The second scan does not wait for the pause between two."""
     node = Node(tmp_path)
     node.fill(100)
 
@@ -300,7 +300,7 @@ def test_unwatched_tree_is_read_as_a_whole_when_it_is_due(tmp_path: Path) -> Non
 
 
 class SlowWalks(InlinePool):
-    """Walks in the background go on until somebody is in a hurry. `lanes`: of each walk that was begun."""
+    """Walks in the background go on until another task is in a hurry. `lanes`: the lane of each walk that was begun."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

@@ -1,4 +1,4 @@
-"""A worker that is told to delete most of its files wants to hear it twice (docs/protocol/quirks.md C7)."""
+"""A worker deletes most of its files only after the master has asked twice (docs/protocol/quirks.md C7)."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,7 +24,7 @@ def lines() -> Lines:
 
 @pytest.fixture
 def worker(lines: Lines) -> IntegrityWorker:
-    """It has 100 files, of which half may go at once."""
+    """The worker has 100 files and may delete half of them at once."""
     settings = SimpleNamespace(clusterd=SimpleNamespace(delete_confirm_share=0.5))
     manifests = SimpleNamespace(current=SimpleNamespace(files=100))
     context = SimpleNamespace(

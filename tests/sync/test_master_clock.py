@@ -1,4 +1,4 @@
-"""The master's boot clock, measured over a link that is slow now and then."""
+"""The master's boot clock, measured over a link that is sometimes slow."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ AHEAD_US = 5_000_000
 
 
 class SlowPeer:
-    """A master whose clock is `ahead_us` ahead. `delays_s`: on the way back, for each answer."""
+    """A master whose clock is `ahead_us` ahead. `delays_s`: delays of the answers."""
 
     def __init__(self, *delays_s: float) -> None:
         self.delays = list(delays_s)
@@ -70,7 +70,7 @@ def test_measurements_from_before_a_machine_stood_still_are_forgotten() -> None:
 
 @pytest.mark.parametrize("delays_s", [(0.0,), (0.3,) * 5], ids=["quick", "slow"])
 def test_one_clock_needs_no_measurement(delays_s: tuple[float, ...]) -> None:
-    """Nodes in containers of one machine: an agent that moves in a millisecond is in order there."""
+    """Nodes in containers of one machine share a clock, so an agent that moves within a millisecond is in order."""
     requests = MasterRequests.__new__(MasterRequests)
 
     class SameMachine(SlowPeer):

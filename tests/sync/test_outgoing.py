@@ -1,4 +1,5 @@
-"""Chunks of a package in flight to a peer: in order, a few at a time, and what a cancelled sending says."""
+"""Chunks of a package on their way to a peer: in order, a few at a time; and what a cancelled transfer tells the
+peer."""
 
 import asyncio
 import os
@@ -35,9 +36,9 @@ CHUNK = chunk_bytes(PATH)
 
 
 class FakePeer:
-    """A worker that keeps what it gets. After `cancels` chunks it cancels; `fails`: the number of the chunk it refuses;
-    `held`: what it says to have of a package that was cut off. While `reads` is clear it takes nothing, and net keeps
-    what is sent."""
+    """A worker that keeps what it gets. After `cancels` chunks it cancels; `fails`: the number of the chunk that it
+    refuses; `held`: how much of an interrupted package it claims to have. While `reads` is clear it reads nothing, and
+    net keeps what is sent."""
 
     def __init__(self, slabs: SlabPool, arena: Arena, name: str = "w") -> None:
         self.name = name
@@ -117,14 +118,14 @@ class Stage:
         return FakePeer(self.slabs, self.arena, name)
 
     async def quiet(self) -> int:
-        """How many slabs are free once all sealing has ended and nothing is kept."""
+        """Returns how many slabs are free when all sealing has ended and no body is kept."""
         while any(not body.sealing.done() for body in self.sender.bodies._bodies.values()):
             await asyncio.sleep(0)
         await self.sender.bodies.tidy(1e12)
         return self.slabs.free
 
     async def send(self, peer: FakePeer, number: int = 1) -> int | None:
-        """`number`: equal for those who share what is sealed."""
+        """`number`: the same for links that share sealed bodies."""
         progress = Progress(peer.name, "integrity", "sending", 0.0)
         package = msgspec.structs.replace(self.package, build=(number, b"whole"))
         return await self.sender._transfer(cast(Peer, peer), PATH, package, "task", progress)

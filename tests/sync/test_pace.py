@@ -1,4 +1,4 @@
-"""Rests that end by the clock, or earlier because somebody woke."""
+"""Pauses that end by the clock, or earlier because a task called `wake`."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -83,7 +83,7 @@ def test_earlier_wake_overtakes_a_later_one_while_somebody_rests() -> None:
 
 
 def test_rest_that_ends_by_the_clock_serves_a_later_wake_too() -> None:
-    """The check that follows comes after whatever the wake was for; but it must be known that it was for something."""
+    """The check that follows runs after whatever caused the wake, but it must know that there was a cause."""
 
     async def story() -> list[bool]:
         pace = WakeTimer()

@@ -1,4 +1,4 @@
-"""Packages made once for all that need the same, and what is kept of them."""
+"""A package is made once for all workers that need the same, and some are kept."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ GIB = 1 << 30
 
 
 class Stage:
-    """A master's tree with FILES and the store of packages made of it."""
+    """A master's tree with FILES, and the store of its packages."""
 
     def __init__(self, base: Path) -> None:
         self.root = base / "root"
@@ -46,7 +46,7 @@ class Stage:
         store: PackageStore | None = None,
         method: str = "zlib",
     ) -> BuiltPackage:
-        """As `_sync` of the integrity master asks for it: its own file is gone when the answer is there."""
+        """Asks as `_sync` of the integrity master does: its own file is removed when the answer is there."""
         self._count += 1
         path = Path(save(self._base, difference)).rename(Path(self.context.spool.directory) / f"d{self._count}")
         content, whole = content_keys(difference)
@@ -80,7 +80,7 @@ def groups_in(built: BuiltPackage) -> dict[str, list[str]]:
 
 
 def split(paths: Mapping[str, bytes], shared: int) -> Difference:
-    """Every `shared`th file is one that the worker has in another state."""
+    """The worker has another content of every `shared`th file."""
     ours = {path: data for number, (path, data) in enumerate(paths.items()) if number % shared == 0}
     return difference_of({path: data for path, data in paths.items() if path not in ours}, ours)
 

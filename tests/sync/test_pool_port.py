@@ -1,4 +1,4 @@
-"""Jobs whose waiter gave up."""
+"""Jobs whose caller has given up."""
 
 import asyncio
 import time
@@ -63,7 +63,7 @@ def test_failure_of_one_of_several_jobs_is_told_when_the_last_has_ended() -> Non
 
 
 def test_hellos_that_waited_with_a_job_are_no_sign_that_it_was_lost() -> None:
-    """On a busy machine sync hears several at once, and the pool its job late."""
+    """On a busy machine sync reads several hellos at once, and the pool reads its job late."""
     sent: list[StartJob] = []
 
     async def send(slot: bytes, order: StartJob) -> None:

@@ -1,4 +1,4 @@
-"""Sync's process for real: forked, over a root of its own, with a net that says what the test says."""
+"""The real process of sync: forked, over a root of its own, with a net that the test plays."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ class FakeNet:
         return self._decoder.decode(self._unread.pop(0)) if self._unread else None
 
     def expect(self, kind: type[M]) -> M:
-        """The next message of this kind; the others are thrown away."""
+        """Returns the next message of this kind; discards others."""
         patience = Patience(60)
         while not isinstance(message := self.next(), kind):
             assert not patience.is_over(), f"sync sent no {kind.__name__}"
@@ -62,7 +62,7 @@ class FakeNet:
 
 @pytest.fixture
 def net() -> Iterator[FakeNet]:
-    """Beside a sync process that has just begun its life."""
+    """Like a net beside a sync process that has just started."""
     with guarded("sync-", "/tmp") as base:
         settings = master_settings(str(base))
         for directory in ("logs", "etc", "queue/db", SPOOL, STATE, os.path.relpath(run_dir(settings.root), base)):
@@ -93,8 +93,8 @@ def net() -> Iterator[FakeNet]:
 
 
 def test_sync_says_hello_until_net_answers_this_very_life(net: FakeNet) -> None:
-    """What a net said unasked may have been meant for the sync process before: it takes this one for dead as well, and
-    tells it nothing more."""
+    """A net's unasked hello may have been meant for the sync process before. That net takes this one for dead as well,
+    and tells it nothing more."""
     for answered in (0, INCARNATION - 1):
         net.send(NetHello(3, [PROGRAM], [], [], sync=answered), PeerRequest(PROGRAM.link, 1, "nonsense", b""))
         net.expect(Reply)  # believed all the same: a net that holds links has told of them
@@ -106,8 +106,8 @@ def test_sync_says_hello_until_net_answers_this_very_life(net: FakeNet) -> None:
 
 
 def test_hello_that_tells_nothing_new_leaves_requests_and_links_as_they_are(net: FakeNet) -> None:
-    """A worker that asks just when net and sync agree. Sync reads at once its request and the answer to its own hello;
-    a hello that it has said twice is answered twice."""
+    """A worker sends a request just when net and sync agree. Sync reads the request together with the answer to its own
+    hello; if it has sent two hellos, net answers twice."""
     net.send(NetHello(3, [], [], []), LinkUp(WORKER))
     answered = NetHello(3, [WORKER], [], [], sync=INCARNATION, goes_on=True)
     for serial in range(1, 4):
@@ -116,7 +116,7 @@ def test_hello_that_tells_nothing_new_leaves_requests_and_links_as_they_are(net:
 
 
 def test_first_hello_that_sync_reads_is_believed_even_if_it_goes_on(net: FakeNet) -> None:
-    """Another sync process has read the one before, or another net has said it."""
+    """Another sync process has read the hello before, or another net has sent it."""
     for incarnation in (3, 4):
         net.send(
             NetHello(incarnation, [PROGRAM], [], [], sync=INCARNATION, goes_on=True),

@@ -31,7 +31,7 @@ API = ApiSettings(enabled=True)
 
 
 class Pair:
-    """A master and a candidate. What the candidate asks is carried to the master, and its answer back."""
+    """A master and a candidate. The candidate's requests are carried to the master, and its answers back."""
 
     def __init__(self, base: Path, *, stores: tuple[bool, bool] = (True, True), ha: HaSettings = WANTED) -> None:
         self.bench = Bench(base)
@@ -143,7 +143,7 @@ def test_candidate_follows_its_master_and_has_what_logins_need(base: Path) -> No
             assert (await pair.ha(pair.worker))["api_files"] == 4
             (shown,) = (await pair.ha(pair.master))["candidates"]
             assert (shown["name"], shown["connected"]) == (WORKER.name, True)
-            # Another secret, and a file that is gone.
+            # Changes: another secret, and a file that is gone.
             write_api_files(pair.master, b"another secret")
             sources(pair.master.context.settings)["users.json"].unlink()
             await pair.bench.engine.write(lambda session: agents.delete_agent(session, 4))

@@ -1,4 +1,4 @@
-"""A package that was cut off goes on where it stopped, and only that package."""
+"""A package that was interrupted goes on where it stopped, and only that package."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ TASK = "7b0f3b8e-0000-4000-8000-000000000001"
 
 
 class Worker:
-    """A worker's sync with one link after the other to its master."""
+    """A worker's sync with several links to its master, one after the other."""
 
     def __init__(self, root: Path) -> None:
         self.spool = Spool(str(root), 1)
@@ -63,7 +63,7 @@ def claim_of(data: bytes, size: int | None = None) -> bytes:
 
 
 async def send(link: Incoming, data: bytes, *, stop: int | None = None, claim: bytes | None = None) -> int:
-    """What a master does, up to byte `stop`. Returns how many bytes it sent."""
+    """Plays a master up to byte `stop`. Returns how many bytes it sent."""
     start = await link.resume_file(claim_of(data) if claim is None else claim)
     link.new_file(PATH.encode())
     end = len(data) if stop is None else stop
@@ -166,7 +166,7 @@ def test_sender_that_lies_about_the_beginning_is_found_out_by_the_digest_and_beg
 
 
 async def begin_storing(worker: Worker, link: Incoming) -> asyncio.Task[None]:
-    """The next 1000 bytes have come, and their job does not end before the pool's gate is opened."""
+    """The next 1000 bytes have arrived, and their job ends only when the pool's gate is opened."""
     worker.pool.gate.clear()
     jobs = worker.pool.count(StoreChunk)
     storing = asyncio.create_task(link.file_chunk(f"{PATH} ".encode() + DATA[2000:3000], None))

@@ -1,4 +1,5 @@
-"""What a worker has no room for waits, the small changes beside it do not; said once, and over when it is."""
+"""Files for which a worker has no room wait; small changes beside them do not. The node reports that once, until it is
+over."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -30,7 +31,7 @@ SMALL, LARGE = 100, 36 * MIB
 
 
 class Lines:
-    """A log."""
+    """Keeps log lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -47,7 +48,7 @@ class Pool:
 
 
 class Worker:
-    """A peer that says what it can take; None: a stock one."""
+    """A peer that tells how much it can take; None: a stock peer."""
 
     name = "w1"
 
@@ -90,7 +91,7 @@ class Scene:
         self.compared: Compared = note_difference(Difference(rows, [], []), self.difference, 7)
 
     async def sizes(self) -> list[int]:
-        """Of the files that go now."""
+        """Returns the paths of the files that are sent now."""
         compared, difference, text = await self.rooms.fit(cast(Any, self.worker), self.compared, self.difference)
         found = load_difference(difference)
         assert [row.size for row in found.missing] == compared.raw_sizes
@@ -132,7 +133,7 @@ def test_small_changes_ask_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("said", [None, ClusterError(3000, "unknown")])
 def test_refusal_halves_for_a_while_that_grows(said: Exception | None, tmp_path: Path) -> None:
-    """A stock worker says nothing of its disk; so it is tried again, less and less often."""
+    """A stock worker says nothing of its disk, so the master tries again, less and less often."""
     scene = Scene(tmp_path, said)
 
     async def story() -> None:

@@ -1,4 +1,4 @@
-"""Who is connected, and who may ask for what changes something."""
+"""Which nodes are connected, and who may ask for changes."""
 
 import os
 from typing import Any

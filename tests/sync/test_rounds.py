@@ -1,4 +1,4 @@
-"""When a worker checks: no wake-up is lost, and nothing makes it check in a hot loop."""
+"""When a worker checks: no wake-up is lost, and it never checks in a tight loop."""
 
 import asyncio
 
@@ -114,7 +114,7 @@ def test_change_told_during_a_check_is_checked_after_it() -> None:
 @pytest.mark.parametrize("changed", [0, 3])
 @pytest.mark.parametrize("capabilities", [frozenset({"digest", "push"}), frozenset({"push"})], ids=["digest", "push"])
 def test_change_told_while_a_package_is_applied_is_checked_after_it(changed: int, capabilities: frozenset[str]) -> None:
-    """Whether or not that package changed anything, and whether or not checks are by digest."""
+    """This holds whether or not the package changed anything, and whether or not checks are by digest."""
 
     async def story() -> None:
         bench = Bench(interval_s=0.3, capabilities=capabilities)
@@ -213,7 +213,7 @@ def test_change_that_a_check_finds_itself_starts_no_second_check() -> None:
 
 
 def test_change_seen_after_the_scan_of_a_check_is_checked_after_it() -> None:
-    """The check in flight tells of the files before it."""
+    """The check in flight has the state before the change."""
 
     async def story() -> None:
         bench = Bench()

@@ -1,4 +1,4 @@
-"""Sendsync's decisions: who may ask, what becomes of requests that nobody answers in time."""
+"""Decisions of sendsync: who may ask, and what becomes of requests without an answer in time."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ async def accept(command: str, payload: bytes) -> bytes:
 
 
 class ScriptedPeer:
-    """The other end of a link: what it is asked is kept, how it answers is the test's."""
+    """The other end of a link: it keeps requests, and answers as the test says."""
 
     def __init__(self, link: int, kind: str, name: str, incoming: Incoming, uid: int = -1) -> None:
         self.info = LinkInfo(link, kind, name, uid=uid)
@@ -72,7 +72,7 @@ class Bench:
         return ScriptedPeer(int(name), "local", name, self.incoming, os.geteuid() if uid is None else uid)
 
     async def ask(self, client: ScriptedPeer, payload: bytes = GOOD) -> "asyncio.Task[None]":
-        """Begun, and as far as it goes without an answer."""
+        """Begins a request and runs it as far as it can go without an answer."""
         later = await self.sendsync.local["sendsync"](cast(Peer, client), payload)
         assert isinstance(later, DeferredAnswer)
         task = asyncio.ensure_future(later.work())
@@ -106,7 +106,7 @@ def test_a_master_that_never_answers_is_3021_and_its_late_answer_goes_to_nobody(
         first = bench.client("5")
         await (await bench.ask(first))
         assert code_in(first.asked[0]) == 3021
-        # Another client that got the same number must not get what was meant for the first.
+        # Another client with the same number must not get the answer that was meant for the first.
         second = bench.client("5")
         await (await bench.ask(second))
         assert code_in(second.asked[0]) == 1000
@@ -232,7 +232,7 @@ def test_the_audit_says_what_became_of_it_and_no_secret() -> None:
 
 
 def added(number: str) -> bytes:
-    """What authd answers."""
+    """The answer of authd."""
     return json.dumps({"error": 0, "data": {"id": number, "name": "n", "ip": "any", "key": "k"}}).encode()
 
 
@@ -271,7 +271,8 @@ def test_below_full_workers_register_new_agents_and_nothing_else(allowed: str) -
 
 
 def test_worker_takes_back_once_and_soon_what_it_has_registered_and_no_other_agent() -> None:
-    """Its daemon asks for that when the key did not reach the agent, whose next try would be a duplicate."""
+    """Its daemon asks for that when the key did not reach the agent; otherwise the agent's next try would be a
+    duplicate."""
     now = [0.0]
     rights = WorkerRights(lambda: now[0])
     for worker, number in (("w1", "007"), ("w2", "008"), ("w1", "009")):

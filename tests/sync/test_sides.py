@@ -174,7 +174,7 @@ def test_worker_that_left_in_its_check_may_check_again(tmp_path: Path) -> None:
 
 
 def test_link_ends_in_order_whatever_one_part_trips_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it was asked fails first, then its tasks end, then it is forgotten."""
+    """First its open requests fail, then its tasks end, then it is removed."""
     node = Node(tmp_path, "master")
     steps: list[str] = []
 
@@ -328,7 +328,7 @@ def test_worker_that_is_not_there_is_3022(tmp_path: Path) -> None:
 def test_a_configuration_that_is_given_on_has_the_key_that_was_only_shown_masked(
     tmp_path: Path, role: str, asker: LinkInfo, node: LinkInfo
 ) -> None:
-    """The other node may be a stock one, which would write the stars into its file."""
+    """The other node may be a stock one, which would write the masked key into its file."""
     key = "c98b62a9b6169ac5f67dae55ae4a9088"
     side = Node(tmp_path, role)
     cluster = msgspec.structs.replace(side.context.settings.cluster, key=Secret(key.encode()))

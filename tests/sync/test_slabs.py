@@ -1,4 +1,4 @@
-"""Who holds sync's slabs, and when they are free."""
+"""Which task holds which of sync's slabs, and when a slab is free."""
 
 import asyncio
 

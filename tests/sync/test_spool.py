@@ -1,4 +1,4 @@
-"""A spool that cannot be cleaned, and whoever cleans up in it: what must happen in the end happens all the same."""
+"""A spool whose files cannot be removed: every step of cleaning up that must happen happens all the same."""
 
 import asyncio
 import errno
@@ -32,7 +32,7 @@ from tests.sync.rounds_bench import EVERYTHING, A, B, TagLog, run, scan_of, sett
 
 
 class Disk:
-    """Refuses to remove files while `is_broken`, with what a failing or read-only file system says."""
+    """Refuses to remove files while `is_broken`, with the errors of a failing or read-only file system."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_broken = False
@@ -118,7 +118,7 @@ def test_a_node_starts_although_an_earlier_life_left_what_cannot_be_removed(tmp_
 
 
 class Integrity(IntegrityMaster):
-    """The real one, but that nothing is packed."""
+    """The real class, but nothing is packed."""
 
     async def sync(self, peer: Any, compared: Compared, difference: str, scan: Any, *, ahead: bool = False) -> None:
         self.record(peer.name).result = "synced"

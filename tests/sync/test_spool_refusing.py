@@ -1,4 +1,5 @@
-"""A spool that takes nothing: no table of a link fills up with what is not there, and it is said once."""
+"""A spool that takes nothing: no table of a link fills up with entries without a file, and the failure is reported
+once."""
 
 import asyncio
 import errno
@@ -27,7 +28,7 @@ TASK = "7b0f3b8e-0000-4000-8000-000000000001"
 
 
 class Disk:
-    """Makes no file while `is_closed`, writes nothing while `is_full`; reading and removing work."""
+    """Creates no file while `is_closed`, writes nothing while `is_full`; reading and removing work."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, below: Path) -> None:
         self.is_closed = self.is_full = False

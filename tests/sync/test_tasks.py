@@ -1,4 +1,4 @@
-"""Tasks that nobody awaits."""
+"""Tasks whose result no caller awaits."""
 
 import asyncio
 

@@ -43,7 +43,7 @@ def test_ours_stands_in_for_a_framework_that_did_nothing(tmp_path: Path, port: F
     "port", [FakePort(NotBegun("busy")), FakePort(state="failed"), FakePort(lacks=("check_token",))]
 )
 def test_nobody_stands_in_for_its_users(tmp_path: Path, port: FakePort) -> None:
-    """Users of ours are others: they would be logged out, or be let in with the rights of somebody else."""
+    """Its users differ from clusterd's: they would be logged out, or get the rights of another user."""
     node = Node(tmp_path, port)
     token = {"username": "ann", "roles": [1], "token_nbf_time": 1, "run_as": False, "origin_node_type": "master"}
     answer = ask(node, asked("api.authentication:check_token", token), "worker")

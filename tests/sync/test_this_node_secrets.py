@@ -40,7 +40,7 @@ REVOCATIONS = ["wazuh.core.security:revoke_tokens", "wazuh.security:wrapper_revo
     "permissions", [{"rbac_mode": "black"}, {"rbac_mode": "white", "security:revoke": {"*:*:*": "allow"}}]
 )
 def test_revoking_tokens_reaches_every_node(tmp_path: Path, name: str, permissions: dict[str, Any]) -> None:
-    """Also those that the asker may not read."""
+    """Tokens are revoked also on nodes that the asker may not read."""
     port = FakePort()
     node = Node(tmp_path, port)
     answer = ask(node, asked(name, request_type=DM, rbac_permissions=permissions, broadcasting=True), "worker")
@@ -54,7 +54,7 @@ def test_revoking_tokens_reaches_every_node(tmp_path: Path, name: str, permissio
 @pytest.mark.parametrize("role", [MASTER, WORKER])
 @pytest.mark.parametrize("port", [None, FakePort(), FakePort(DENIED), FakePort(state="failed")])
 def test_tokens_of_both_apis_are_revoked_or_none(tmp_path: Path, name: str, role: str, port: FakePort | None) -> None:
-    """One answer for two: it is good only if both are done."""
+    """One answer for two revocations: it is good only if both are done."""
     (tmp_path / "etc").mkdir()
     secret = load_secret(str(tmp_path)).value
     node = Node(tmp_path, port, role)
@@ -132,7 +132,7 @@ def test_changes_by_the_framework_are_in_the_audit(tmp_path: Path) -> None:
     assert level == "DEBUG2"
     ((level, text),) = told(asked("wazuh.manager:read_ossec_conf", request_type=LM))
     assert (level, text) == ("INFO", "read_ossec_conf asked by worker w1: refused with 4000.")
-    # The journal hears of those at INFO: who, what, what became of it, and no argument that may be secret.
+    # The journal gets those at INFO: who, what, and the outcome, but no argument that may be secret.
     assert events == [
         RequestEvent(
             function="create_user", about='username "x"', user="ann", through="worker w1", result="done", why="done"

@@ -1,4 +1,4 @@
-"""What hinders a node is said once, and shown until it is over."""
+"""A problem of a node is reported once, and shown until it is over."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Whose turn it is: limits hold, lanes keep their order, everybody has a turn."""
+"""Fair queues: limits hold, lanes keep their order, and every caller gets its turn."""
 
 import asyncio
 import random

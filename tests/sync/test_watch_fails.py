@@ -1,4 +1,4 @@
-"""The keeper of the manifest where the tree cannot be watched, or no longer: it walks."""
+"""The keeper of the manifest where the tree cannot be watched, or no longer can: it walks."""
 
 import threading
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.sync.kept_tree import Node, play, until
 
 
 class Exhausted:
-    """Stands for watchfiles where the system has no watches left: when one begins, or while one goes on."""
+    """Stands for watchfiles where the system has no watches left, at the start of a watch or during one."""
 
     def __init__(self, at_start: int) -> None:
         self.left = at_start
@@ -83,7 +83,7 @@ def test_watch_that_fails_while_it_goes_on_leads_back_to_walks(tmp_path: Path) -
 
 
 def test_link_to_a_foreign_directory_is_not_followed(tmp_path: Path) -> None:
-    """The library would watch all of the machine through a link to `/`."""
+    """Through a link to `/` the library would watch the whole machine."""
     node = Node(tmp_path)
     (node.root / "etc/rules/all").symlink_to("/")
 

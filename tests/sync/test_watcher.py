@@ -1,4 +1,4 @@
-"""What the watcher makes of events. With a real tree see test_manifests.py."""
+"""What the watcher does with events. Tests with a real tree are in test_manifests.py."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from clusterd.sync.manifest.watcher import MOST_EVENTS, CannotWatch, Notify, Wat
 
 
 class Script:
-    """Stands for watchfiles: gives these events, then waits."""
+    """Stands for watchfiles: yields these events, then waits."""
 
     def __init__(self, root: Path, *batches: "list[str] | Exception") -> None:
         self.root = root
@@ -40,7 +40,7 @@ class Script:
 
 
 def play(root: Path, script: Script) -> tuple[list[set[str]], list[tuple[str, bool]]]:
-    """What is found and lost until the script is at its end."""
+    """Returns what is found and lost until the end of the script."""
     found: list[set[str]] = []
     lost: list[tuple[str, bool]] = []
 
@@ -180,7 +180,7 @@ async def started(watcher: Watcher) -> None:
 
 
 def test_a_link_that_leads_out_is_left_out_and_all_else_is_watched(tmp_path: Path) -> None:
-    """It once turned file events off for the whole node."""
+    """Once such a link turned off file events for the whole node."""
     root = tmp_path / "root"
     for path in ("etc/rules", "etc/shared/web/deep", "etc/shared/db/deep", "var/multigroups/one"):
         (root / path).mkdir(parents=True)
@@ -211,7 +211,7 @@ def test_a_link_that_leads_out_is_left_out_and_all_else_is_watched(tmp_path: Pat
             (root / path).write_text("seen")
         await until(lambda: found >= set(inside))
         assert not [path for path in found if path.startswith("etc/shared/web/out/")]
-        # What is new beside it is only named: it is watched once all is watched anew.
+        # A new link beside it is only named: it is watched when everything is watched again.
         assert not watcher.is_stale()
         (root / "etc/shared/web/later").mkdir()
         await until(lambda: "etc/shared/web/later" in found)

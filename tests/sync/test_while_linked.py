@@ -1,4 +1,4 @@
-"""Unpacking on a worker: what a package may become, and its end with the link."""
+"""Unpacking on a worker: how large a package may become, and how unpacking ends with the link."""
 
 import asyncio
 import contextlib
@@ -32,8 +32,7 @@ DATA = b"package" * 100
 
 
 class Worker:
-    """A worker that has received a package. Its pool unpacks as long as the package is there, or at once if
-    `is_quick`."""
+    """A worker that has received a package. Its pool unpacks until the package is gone, or at once if `is_quick`."""
 
     def __init__(self, root: Path, capabilities: set[str]) -> None:
         self.lines: list[tuple[str, str]] = []

@@ -17,7 +17,7 @@ from tests.sync.kept_tree import Node, play, until, until_equal
 
 
 def what_workers_do(node: Node, *paths: str) -> tuple[list[str], list[str]]:
-    """What a worker with these files, all of other content, is told to make or replace, and to delete."""
+    """Returns what a worker with these files, all of other content, would create or replace, and delete."""
     assert node.keeper.current is not None
     live = load_live(str(node.state), node.keeper.current.root_digest)
     found = compare(live, {path: WireMeta("etc/rules/", "0" * 128) for path in paths}, DEFAULT_RULES)
@@ -45,7 +45,7 @@ def test_files_that_vanish_at_once_are_withheld_until_a_person_allows_it(tmp_pat
         assert what_workers_do(node) == ([], [])
         assert len(node.told) == 1
         assert "clusterd sync --allow-delete" in node.told[0]
-        # Some come back, some are new: they are files like any others.
+        # Some come back, and some are new: they are treated like any other files.
         node.write("etc/rules/7.xml", "back")
         node.write("etc/rules/new.xml")
         await node.keeper.scan(fresh=True)
@@ -71,7 +71,7 @@ def test_slow_deletion_is_judged_as_a_whole(tmp_path: Path) -> None:
             await asyncio.sleep(0.008)
         await until(lambda: node.keeper.current is not None and node.keeper.current.withheld > 200)
         assert node.keeper.current is not None
-        # The first few have gone through before it was clear that many follow.
+        # The first few were deleted before it was clear that many would follow.
         assert node.keeper.current.withheld >= 290
 
     play(node, story)
@@ -125,7 +125,7 @@ def _flip(path: Path) -> None:
 def test_protection_survives_the_loss_of_what_was_published_last(
     tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
-    """Else the first manifest of the next life would have all workers delete what vanished while nothing ran."""
+    """Otherwise the first manifest of the next life would have all workers delete what vanished while no node ran."""
 
     async def scans(node: Node) -> None:
         await node.keeper.scan()
@@ -163,7 +163,7 @@ def test_the_loss_of_every_record_of_what_was_published_is_said(tmp_path: Path) 
 
 
 def test_protection_survives_a_restart(tmp_path: Path) -> None:
-    """Also when the files vanished while nothing ran; and what is withheld stays so."""
+    """This holds also if the files vanished while nothing ran; and what is withheld stays withheld."""
 
     def first_scan() -> Callable[[Node], Coroutine[Any, Any, None]]:
         async def story(node: Node) -> None:

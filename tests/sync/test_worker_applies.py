@@ -1,5 +1,5 @@
-"""What a worker makes of a package from its master: what is deleted, what status, log and master hear of it (wire.md
-4.7, 5.9)."""
+"""What a worker does with a package from its master: what it deletes, and what status, log and master hear of it
+(wire.md 4.7, 5.9)."""
 
 import asyncio
 import re
@@ -54,8 +54,8 @@ class Files:
 
 
 class Receiving:
-    """A worker whose master sends packages. `opened`, `applied`: what their jobs yield, or raise; `changed`: what each
-    told."""
+    """A worker whose master sends packages. `opened`, `applied`: the results of their jobs, or what they raise;
+    `changed`: the events."""
 
     def __init__(self, root: Path) -> None:
         self.opened: PackageOpened | JobError = ANNOUNCED
@@ -87,7 +87,7 @@ class Receiving:
         on(self.node, begun())
 
     async def sent(self, peer: Peer) -> None:
-        """One package comes and is dealt with."""
+        """Lets one package arrive, and waits until it is applied."""
         count = len(self.changed)
         answer = await self.node.reply(await self.node.ask(MASTER, "syn_m_c"))
         awaited = peer.incoming.awaited(answer.payload.decode())
@@ -104,7 +104,7 @@ class Receiving:
 
     @property
     def own(self) -> dict[str, Any]:
-        """What `status` shows of this worker."""
+        """Returns what `status` shows of this worker."""
         found: dict[str, Any] = self.node.side.status("").results["self"]
         return found
 
@@ -125,7 +125,7 @@ def test_package_is_applied_counted_and_said(worker: Receiving) -> None:
         assert (own["created"], own["updated"], own["deleted"]) == (1, 2, 4)
 
     worker.story(story)
-    # A master that sends ahead: the check has its lines all the same, once.
+    # A master that sends a package unasked: the check still has its log lines, once.
     check = worker.lines("Integrity check")
     assert [re.sub(r"\d+\.\d+", "T", line) for line in check if line.startswith("INFO")] == [
         "INFO Starting.",
