@@ -31,7 +31,7 @@ RULES = Rules(
 
 
 def step() -> None:
-    """A heartbeat nobody listens to."""
+    """A heartbeat that does nothing."""
 
 
 def write_tree(root: Path, files: Mapping[str, bytes]) -> None:
@@ -43,7 +43,7 @@ def write_tree(root: Path, files: Mapping[str, bytes]) -> None:
 
 
 def read_tree(root: Path) -> dict[str, bytes]:
-    """Every file below `root`, temporary ones too."""
+    """Returns every file below `root`, also temporary ones."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
@@ -89,7 +89,7 @@ def pack(
     part_files: int = 1000,
     **how: bool,
 ) -> tuple[list[PackedPart], FinishedPackage]:
-    """Pack in parts of `part_files` and finish, as the master does."""
+    """Packs in parts of `part_files` and finishes, as the master does."""
     saved = save(spool, difference)
     count = len(difference.missing) + len(difference.shared)
     parts = [
@@ -100,7 +100,7 @@ def pack(
 
 
 def joined(package: FinishedPackage) -> bytes:
-    """The bytes that go to the worker."""
+    """Returns the bytes that are sent to the worker."""
     pieces = []
     for segment in package.segments:
         with open(segment.path, "rb") as file:
@@ -110,7 +110,7 @@ def joined(package: FinishedPackage) -> bytes:
 
 
 def split_as_stock(package: bytes) -> list[tuple[str, bytes]]:
-    """A second reading of the format: cut at every separator, as a stock receiver does (wire.md 5.4)."""
+    """Reads the format a second way: cuts at every separator, as a stock receiver does (wire.md 5.4)."""
     entries = []
     for part in package.split(FILE_SEP):
         path, stream = part.split(PATH_SEP, 1)
@@ -119,7 +119,7 @@ def split_as_stock(package: bytes) -> list[tuple[str, bytes]]:
 
 
 def build_as_stock(entries: Iterable[tuple[str, bytes]], level: int = 1) -> bytes:
-    """A package as a stock node makes it, with whatever is in the data."""
+    """Returns a package as a stock node makes it, whatever the data contain."""
     return FILE_SEP.join(path.encode() + PATH_SEP + zlib.compress(data, level) for path, data in entries)
 
 
@@ -180,8 +180,8 @@ def open_descriptors() -> int:
 
 
 def iter_entries(fd: int, size: int, limit: int) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """All entries of an open package in order: path and content in pieces (read each to its end), `limit` raw bytes
-    each.
+    """Yields all entries of an open package in order: path and content in pieces (read each to its end), `limit` raw
+    bytes each.
 
     Raises MalformedPackage, PackageTooLarge.
     """
@@ -192,7 +192,7 @@ def iter_entries(fd: int, size: int, limit: int) -> Iterator[tuple[str, Iterator
 
 
 def build_merged(files: Iterable[tuple[str, int, bytes]]) -> bytes:
-    """A merged file of (name, modification time in ns, content)."""
+    """Returns a merged file of (name, modification time in ns, content)."""
     pieces = []
     for name, mtime_ns, data in files:
         time = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=mtime_ns // 1000)

@@ -1,5 +1,5 @@
-"""Putting files in place: what is on the disk before the first rename, what is deleted, and every moment at which it
-may end."""
+"""Putting files in place: what is on the disk before the first rename, what is deleted, and every moment at which the
+process may die."""
 
 import errno
 import os
@@ -32,8 +32,7 @@ def receiver(root: Path, package: bytes, ops: FileOps | None = None) -> Receiver
 
 
 class SyncedOps(FileOps):
-    """Knows which files (inodes) and file systems are synced, and notes what was not when something of it was
-    renamed."""
+    """Knows which files (inodes) and file systems are synced, and records what was not synced at a rename."""
 
     def __init__(self) -> None:
         self.synced: set[int] = set()
@@ -114,7 +113,7 @@ def test_nothing_is_renamed_when_the_disk_did_not_take_what_was_written(count: i
 def test_deletion_that_the_rules_do_not_allow_is_refused_whoever_made_the_plan(
     path: str, item: str, why: str, root: Path
 ) -> None:
-    """The rules are asked once more by the process that deletes: between two jobs lies a file."""
+    """The process that deletes asks the rules once more, because a file carries the plan between two jobs."""
     files = {"etc/ossec.conf": b"settings", "etc/shared/a": b"a", "etc/rules/extra": b"x"}
     write_tree(root, files)
     (root.parent / "secret").write_bytes(b"secret")
@@ -153,13 +152,13 @@ def update() -> bytes:
 
 
 class Counted(FaultyOps):
-    """Killed before operation `last`, and before every later one: nothing is cleaned up."""
+    """Killed before operation `last` and every later one, so that nothing is cleaned up."""
 
     def __init__(self, last: int = 0) -> None:
         super().__init__(lambda number, name: Killed() if last and number >= last else None)
 
     def fsync(self, fd: int) -> None:
-        """Counted, not done: nobody cuts the power here."""
+        """Only counted: the test cuts no power."""
 
 
 def visible(root: Path) -> dict[str, bytes]:
@@ -186,7 +185,7 @@ def test_apply_that_is_killed_at_any_operation_leaves_files_old_or_new_and_the_n
 
 
 def test_job_that_is_run_again_counts_what_its_dead_run_has_put_in_place(root: Path) -> None:
-    """The same plan, the same temporary files: what is not there any more was renamed."""
+    """The same plan and the same temporary files: one that is gone was renamed."""
     for stop_at in (1, 2, 3, 4):
         write_tree(root, {"etc/lists/a": b"old a"})
         worker = receiver(root, package_of({"etc/lists/a": b"new a", "etc/lists/b": b"new b"}))
@@ -256,7 +255,7 @@ def emptied(root: Path, extra: list[str], ops: FileOps | None = None) -> Applied
 
 
 def test_directories_that_hold_nothing_of_content_go_up_to_the_item(root: Path) -> None:
-    """What stock nodes exclude, and our temporary files, go along; wire.md 5.9."""
+    """Files that stock nodes exclude, and clusterd's temporary files, are deleted, too; wire.md 5.9."""
     temporary = temporary_name("x", "pid1-0")
     write_tree(root, {"etc/shared/a/b/c/gone": b"", "etc/shared/a/b/ar.conf": b"x", f"etc/shared/a/{temporary}": b"x"})
     applied = emptied(root, ["etc/shared/a/b/c/gone"])

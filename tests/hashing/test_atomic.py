@@ -18,11 +18,11 @@ from hashing.write import write_atomic
 
 
 class Stopped(BaseException):
-    """The process was killed: nothing that follows runs, no clean-up either."""
+    """The process was killed: nothing that follows runs, not even the clean-up."""
 
 
 class CountedOps(FileOps):
-    """Real operations; number `stop_at` (from 1) and all after it raise `failure` instead."""
+    """Real operations; number `stop_at` (from 1) and all later ones raise `failure` instead."""
 
     def __init__(self, stop_at: int = 0, failure: type[BaseException] = Stopped) -> None:
         self.names: list[str] = []
@@ -143,7 +143,7 @@ def test_only_what_no_living_process_writes_is_abandoned() -> None:
 
 
 def test_writer_that_proc_does_not_show_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """/proc is mounted with hidepid, and the writer is another user's."""
+    """/proc is mounted with hidepid, and the writer belongs to another user."""
     monkeypatch.setattr(os.path, "exists", lambda path: False)
     assert not is_abandoned(temporary_name("file", new_owner()))
 
@@ -158,7 +158,8 @@ def test_writer_that_proc_does_not_show_is_alive(monkeypatch: pytest.MonkeyPatch
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
-    """The second one begins and ends while the first has written half: each reader sees the one or the other."""
+    """The second writer begins and ends while the first has written half: each reader sees the content of one or the
+    other."""
     path = tmp_path / "file"
 
     class Overlapped(FileOps):

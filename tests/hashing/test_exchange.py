@@ -1,4 +1,4 @@
-"""What a worker tells of the buckets that differ: the same on both ends, and refused when it is anything else."""
+"""What a worker tells of the buckets that differ: both ends read the same, and refuse anything else."""
 
 import lz4.frame
 import msgspec
@@ -153,7 +153,7 @@ def test_deep_nesting_is_refused() -> None:
 
 
 def test_count_of_rows_is_believed_only_as_far_as_it_may_be() -> None:
-    """A header that promises four thousand million rows costs nothing."""
+    """A header that promises four thousand million rows costs no memory."""
     promise = b"\x94\xa0\xc2\x90\xdd\xff\xff\xff\xff"
     with pytest.raises(MalformedPackage, match="length"):
         parse_told(lz4.frame.compress(promise), MOST)

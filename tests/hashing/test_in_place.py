@@ -1,5 +1,5 @@
-"""Files that are mount points: written in place, old or new after whatever happens, and everything else is renamed as
-ever."""
+"""Files that are mount points are written in place and are old or new after any failure; all other files are renamed as
+always."""
 
 import errno
 import fcntl
@@ -22,7 +22,7 @@ from tests.hashing.received import package_of, reasons
 
 OLD = b"old content, " * 170_000
 NEW = b"new" * 400_000
-"""Several pieces each, the new one shorter."""
+"""Several pieces each; the new content is shorter."""
 
 
 class Stopped(BaseException):
@@ -30,7 +30,7 @@ class Stopped(BaseException):
 
 
 class MountedOps(FaultyOps):
-    """Operations of a tree where the files of these names are mount points. `stop_at`: from that operation on all
+    """Operations of a tree in which the files with these names are mount points. `stop_at`: from that operation on all
     fail."""
 
     def __init__(
@@ -44,7 +44,7 @@ class MountedOps(FaultyOps):
         self.mounted = mounted
 
     def fsync(self, fd: int) -> None:
-        """Counted, not done: nobody cuts the power here."""
+        """Only counted: the test cuts no power."""
 
     def rename(self, source: str, target: str, *, dir_fd: int | None = None) -> None:
         if target in self.mounted:
@@ -76,7 +76,7 @@ def test_mount_point_is_written_in_place_and_its_neighbours_are_renamed(root: Pa
 
 
 def healed(root: Path) -> bytes:
-    """The file after the sweep at start, with nothing left beside it but what is this living process's own."""
+    """Returns the file after the sweep at start. Beside it may be only files of this living process."""
     sweep_temporary(str(root), RULES, FileOps())
     for path in [path for path in root.rglob("*") if is_temporary(path.name)]:
         assert f"-pid{os.getpid()}-" in path.name

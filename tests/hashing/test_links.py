@@ -1,4 +1,4 @@
-"""Links in a synchronised tree: the operator's own are followed where he has allowed it, no other ever."""
+"""Links in a synchronised tree: the operator's own links are followed where the configuration allows it, no others."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def top() -> Iterator[Path]:
-    """Without a link on the way to it."""
+    """The path has no link on its way."""
     path = Path(tempfile.mkdtemp(prefix="clusterd-test-", dir=os.path.realpath("/tmp")))
     (path / "root/etc/rules").mkdir(parents=True)
     (path / "git/rules/deep").mkdir(parents=True)
@@ -112,7 +112,7 @@ def test_worker_writes_and_deletes_behind_a_linked_directory_and_nowhere_else(to
 
 
 def test_link_to_nothing_is_no_empty_directory(top: Path) -> None:
-    """A disk that is not mounted deletes nothing on the workers."""
+    """While a disk is not mounted, nothing is deleted on the workers."""
     (top / "root/etc/rules").rmdir()
     link(top, "etc/rules", top / "git/rules")
     first = scan(top, DEFAULT_RULES)
@@ -140,7 +140,7 @@ def test_links_below_are_followed_only_where_a_setting_allows_it(top: Path) -> N
     allowed = scan(top, rules)
     assert (found(allowed), whys(allowed)) == (followed, {})
     assert link_warnings(str(top / "root"), rules) == []
-    # Known files are not read again, changed ones are; both shards together see all.
+    # Known files are not read again, changed ones are; both shards together see all files.
     again = scan(top, rules, allowed.rows)
     assert (again.hashed, again.is_changed) == (0, False)
     (top / "git/rules/deep/b.xml").write_text("changed")
@@ -335,7 +335,7 @@ def test_link_that_another_user_has_made_is_followed_nowhere(top: Path, path: st
     [line] = link_warnings(str(top / "root"), rules)
     assert "another user" in line
     assert link_warnings(str(top / "root"), rules, [NOBODY]) == []
-    # Neither one on the way to what an own link leads to.
+    # This holds also for a link on the way to the target of an own link.
     os.chown(made, 0, 0, follow_symlinks=False)
     os.rename(top / "git", top / "real")
     (top / "git").symlink_to(top / "real")
@@ -346,7 +346,7 @@ def test_link_that_another_user_has_made_is_followed_nowhere(top: Path, path: st
 
 
 def test_link_that_is_swapped_while_it_is_opened_leads_nowhere_else(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every call to the system: the link or the directory behind it becomes a link to what is secret."""
+    """At every system call the link, or the directory behind it, becomes a link to secret files."""
     rules = allowing(top / "git")
     made = link(top, "etc/rules/team", top / "git/rules")
     secret = os.stat(top / "secret").st_ino

@@ -1,4 +1,4 @@
-"""The lock between processes that everything which changes a shared file takes."""
+"""The lock between processes, which every change of a shared file takes."""
 
 import os
 import threading

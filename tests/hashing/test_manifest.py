@@ -140,7 +140,7 @@ def test_of_two_items_that_describe_a_file_the_longer_key_has_it() -> None:
 
 
 def test_root_digest_is_fixed_for_ever() -> None:
-    """Nodes of different versions compare these: a change here is a change of the protocol."""
+    """Nodes of different versions compare these digests: a change here changes the protocol."""
     assert build_manifest([]).root_digest == "18b909bc674f5f4a5f9d0b2d5d317a47"
     rows = [row("etc/rules/a.xml"), row("etc/lists/größe", b"")]
     assert build_manifest(rows).root_digest == "592905521cf11a7811c915dc9246d322"

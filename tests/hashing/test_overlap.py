@@ -1,5 +1,5 @@
-"""Packages that overlap, and files that others touch between verification and renaming: what is renamed is what was
-verified."""
+"""Packages that overlap, and files that are changed between verification and renaming: exactly what was verified is
+renamed."""
 
 import os
 from collections.abc import Callable
@@ -93,14 +93,14 @@ def test_only_the_file_that_was_verified_is_renamed(touch: Callable[[Path], None
     assert (root / "etc/lists/b").read_bytes() == b"b"
     assert (applied.created, applied.create_errors) == (1, 1)
     assert list(reasons(applied.notes)) == ["etc/lists/a"]
-    # The next package heals it.
+    # The next package corrects it.
     again = receiver(root, {"etc/lists/a": b"verified"})
     again.apply([again.unpack(0).written])
     assert (root / "etc/lists/a").read_bytes() == b"verified"
 
 
 def test_part_that_two_merged_files_hold_lands(root: Path) -> None:
-    """They may be in ranges that are unpacked side by side."""
+    """They may be in ranges that are unpacked at the same time."""
     files = {
         f"queue/cluster/worker{number}/TYPE.merged": build_merged([("001", 0, b"of %d" % number)]) for number in (1, 2)
     }

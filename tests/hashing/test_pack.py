@@ -1,4 +1,5 @@
-"""Packing within limits (wire.md 5.6 with C12): what goes in, what is said of the rest, what the metadata then say."""
+"""Packing within limits (wire.md 5.6 with C12): which files fit, what is reported of the others, what the metadata then
+contain."""
 
 import base64
 import errno
@@ -82,7 +83,7 @@ def test_recorded_package_is_built_with_the_recorded_entries(vector: dict[str, A
     entries = split_as_stock(joined(finished))
     expected = [(entry["path"], base64.b64decode(entry["content_b64"])) for entry in vector["entries"]]
     if vector["name"] == "limit_exceeded":
-        # C12: a stock node drops every file behind the one that does not fit; we go on with smaller ones.
+        # C12: a stock node drops every file after the one that does not fit; clusterd goes on with smaller ones.
         expected.insert(1, ("etc/lists/empty", b""))
         vector["metadata_after"]["missing"]["etc/lists/empty"] = before["missing"]["etc/lists/empty"]
     assert sorted(entries[:-1]) == sorted(expected[:-1])
@@ -160,7 +161,7 @@ def test_file_above_the_limit_is_named_and_can_go_alone(root: Path, spool: Path)
 
 
 def test_incompressible_file_of_exactly_the_limit_goes_alone_too(root: Path, spool: Path) -> None:
-    """Its raw bytes fit, its entry does not: not in this round and in no later one."""
+    """Its raw bytes fit, but its entry does not, neither in this round nor in a later one."""
     files = {"etc/lists/large": random.Random(4).randbytes(5000)}
     write_tree(root, files)
     parts, finished = pack(root, spool, difference_of(files), limit=5000)
@@ -204,7 +205,7 @@ def test_vanished_file_leaves_missing_and_becomes_extra_from_shared(root: Path, 
 
 
 def test_file_that_cannot_be_read_is_never_reported_as_deleted(root: Path, spool: Path) -> None:
-    """C8. A directory stands for whatever cannot be read: the tests may run as root, whom no mode stops."""
+    """C8. A directory stands for a file that cannot be read: the tests may run as root, whom no mode stops."""
     (root / "etc/rules/a").mkdir(parents=True)
     write_tree(root, {"etc/rules/b": b"b"})
     os.mkfifo(root / "etc/rules/fifo")

@@ -1,4 +1,5 @@
-"""The package format: nothing we write can be cut in a wrong place, everything a stock node writes can be read."""
+"""The package format: no package that clusterd writes can be cut in a wrong place, and it reads every package of a
+stock node."""
 
 import base64
 import io
@@ -92,7 +93,7 @@ def test_recorded_broken_package_is_refused(name: str) -> None:
 @pytest.mark.parametrize("level", [0, 1, 9])
 @pytest.mark.parametrize("size", [20, 9000, 100_000, 300_000, CHUNK_BYTES + 7])
 def test_no_separator_survives_in_what_is_written(level: int, size: int) -> None:
-    """Incompressible bytes are kept as they are by zlib: a separator among them would cut the package (C5)."""
+    """zlib stores incompressible bytes unchanged: a separator among them would cut the package (C5)."""
     noise = random.Random(size).randbytes(size)
     contents = [noise, with_separators(noise, 20), FILE_SEP * (size // 8), bytes(size), noise + FILE_SEP[:-1]]
     entries = [(f"etc/lists/{number}", data) for number, data in enumerate(contents)]
@@ -103,21 +104,22 @@ def test_no_separator_survives_in_what_is_written(level: int, size: int) -> None
 
 
 def test_no_separator_forms_at_the_end_of_a_stream() -> None:
-    """`|@@//@@` at the end of a stream and the separator behind it hold a separator seven bytes too early."""
+    """A stream that ends with `|@@//@@` and the separator after it form a separator seven bytes too early."""
     # Given a file whose check sum is the end of such a tail, and whose last bytes are its beginning.
     tail = FILE_SEP[:-1]
     body = content_with_checksum(tail[-4:], ending=tail[:-4])
     naive = build_as_stock([("etc/lists/a", body), ("etc/lists/b", b"b")], 0)
     with pytest.raises((ValueError, zlib.error)):
         split_as_stock(naive)
-    # Then a stock node still cuts ours where the entry ends, and we read both.
+    # Then a stock node still cuts clusterd's package where the entry ends, and clusterd reads both.
     package = build([("etc/lists/a", body), ("etc/lists/b", b"b")], level=0)
     assert split_as_stock(package) == read(package) == read(naive) == [("etc/lists/a", body), ("etc/lists/b", b"b")]
 
 
 def content_with_checksum(wanted: bytes, ending: bytes) -> bytes:
-    """Bytes with `ending` at their end and this Adler-32. Its low half is the sum of the bytes, its high half the sum
-    of the bytes times their distance from the end: so put the sum near the end, then move units of it away."""
+    """Returns bytes that end with `ending` and have this Adler-32. Its low half is the sum of the bytes, its high half
+    the sum of the bytes times their distance from the end: so the function puts the sum near the end, then moves units
+    of it away."""
     length = 1200
     high, low = int.from_bytes(wanted[:2], "big"), int.from_bytes(wanted[2:], "big")
     values = [0] * length
@@ -273,7 +275,7 @@ def test_lz4_frame_that_expands_beyond_the_limit_is_refused_in_bounded_memory(tm
 
 
 def largest_piece(fd: int, size: int, limit: int) -> int:
-    """Of the whole package, read without keeping anything."""
+    """Returns the totals of the whole package, read without keeping anything."""
     return max(len(piece) for _, pieces in iter_entries(fd, size, limit) for piece in pieces)
 
 

@@ -66,7 +66,7 @@ def test_few_files_go_at_once_and_count_when_more_follow() -> None:
 
 
 def test_small_tree_that_loses_files_slowly_is_protected_as_the_tree_it_was() -> None:
-    """After its first two files it has fewer than are protected; those two count, too."""
+    """After its first two losses the tree has fewer files than are protected; those two count, too."""
     live = manifest(51)
     lost = 0
     for start in range(0, 40, 2):
@@ -125,7 +125,7 @@ def test_what_is_held_is_part_of_the_digest_that_names_a_state_and_not_of_the_co
 def test_files_that_went_before_count_as_lost_and_as_having_been_there(
     settling: int, after: tuple[int, int, int]
 ) -> None:
-    """Of 100 files three have gone at once: half of 100 may go, those three included."""
+    """Three of 100 files have vanished at once: half of 100 may, those three included."""
     live = manifest(100)
     lose(live, 0, 3, LOOK)
     lose(live, 3, 3 + settling, Guard(0.5, lost_before=3))
@@ -142,7 +142,7 @@ def test_what_changes_while_deletions_are_judged_is_taken() -> None:
 
 
 def test_rows_of_files_that_are_doubted_stay_until_they_are_believed() -> None:
-    """What else is found of them on the disk does not count, and they never go by being judged."""
+    """Other files found on the disk do not count, and judging never deletes these."""
     live = manifest(100)
     other = {
         path: msgspec.structs.replace(row(path), digest=b"x" * 64) for path in ("etc/rules/0001", "etc/rules/0003")

@@ -1,4 +1,4 @@
-"""Files of a received package land as they were announced; one bad file never costs another."""
+"""Files of a received package arrive as they were announced; a bad file never affects another."""
 
 import os
 import random
@@ -77,8 +77,8 @@ def test_broken_entry_costs_only_its_own_file(damage: bytes, root: Path, spool: 
 
 
 def test_stock_package_with_separators_in_its_data_is_rescued(root: Path, spool: Path) -> None:
-    """C5: a stock sender writes them verbatim; a stock receiver would lose the whole package. Among the noise are
-    pieces that look like entries of this very package."""
+    """C5: a stock sender writes them verbatim; a stock receiver would lose the whole package. The noise contains pieces
+    that look like entries of this very package."""
     rng = random.Random(3)
     fake = FILE_SEP + b"etc/lists/small" + PATH_SEP + zlib.compress(b"evil")
     unknown = FILE_SEP + b"etc/lists/other" + PATH_SEP + zlib.compress(b"evil")
@@ -96,7 +96,7 @@ def test_stock_package_with_separators_in_its_data_is_rescued(root: Path, spool:
 
 
 def test_range_that_begins_inside_data_takes_nothing_from_its_neighbours(root: Path, spool: Path) -> None:
-    """Given data that hold what looks like the only entry of a file announced but not sent."""
+    """Given data that contain what looks like the only entry of a file that was announced but not sent."""
     rng = random.Random(3)
     fake = FILE_SEP + b"etc/lists/ghost" + PATH_SEP + zlib.compress(b"evil")
     files = {"etc/lists/a": rng.randbytes(90_000) + fake + rng.randbytes(90_000), "etc/lists/b": rng.randbytes(90_000)}
@@ -172,7 +172,7 @@ def test_merged_file_of_a_stock_node_is_split_and_verified_first(root: Path, spo
 
 
 def test_plain_file_with_merged_in_its_name_lands_in_its_place(root: Path, spool: Path) -> None:
-    """C6: a stock master marks it as merged; a stock worker then never has it."""
+    """C6: a stock master marks it as merged; a stock worker then never gets it."""
     path = "etc/shared/default/x.merged"
     _, ranges, applied = Receiver(
         root, spool, build_as_stock([(path, b"<xml>\n"), metadata({path: merged_meta(path, b"<xml>\n")})])

@@ -1,4 +1,4 @@
-"""Bombs, endless metadata and packages that are none: a received package stays within its bounds."""
+"""Bombs, endless metadata and bytes that are no package: unpacking stays within its bounds."""
 
 import tracemalloc
 from hashlib import blake2b
@@ -28,7 +28,7 @@ def test_bomb_is_stopped_at_the_bound_of_a_file(root: Path, spool: Path) -> None
 
 
 def test_all_ranges_together_respect_one_bound(root: Path, spool: Path) -> None:
-    """Many files of 4 MiB that shrink to nothing, in many ranges: some are written, far from all."""
+    """Many files of 4 MiB that compress to almost nothing, in many ranges: some are written, far from all."""
     files = {f"etc/lists/{number:02}": bytes(4 << 20) for number in range(30)}
     receiver = Receiver(root, spool, package_of(files, 9))
     receiver.range_bytes = 1

@@ -1,4 +1,4 @@
-"""Paths and links of a received package lead nowhere but into what is synchronised."""
+"""No path and no link of a received package leads out of the synchronised directories."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_path_of_another_item_is_refused(root: Path, spool: Path) -> None:
 
 
 def make_foreign(link: Path) -> None:
-    """A configured directory that is a link of the operator's is his word; of another user's it is not."""
+    """A configured directory that is a link of the operator is followed; a link of another user is not."""
     if os.geteuid() != 0:
         pytest.skip("needs a link of another user")
     os.chown(link, 65534, 65534, follow_symlinks=False)
@@ -155,7 +155,7 @@ def test_members_that_collide_are_refused_and_the_others_land(root: Path, spool:
 
 
 def test_parts_go_nowhere_but_to_their_directory(root: Path, spool: Path) -> None:
-    """Paths that claim to be parts are believed only next to a merged file, and only in queue/TYPE."""
+    """Paths that claim to be parts are accepted only next to a merged file, and only in queue/TYPE."""
     write_tree(root, {"queue/db/.clusterd-x.tmp": b"", "etc/lists/a": b"a"})
     receiver = Receiver(root, spool, package_of({"etc/lists/b": b"b"}))
     receiver.open()

@@ -1,4 +1,4 @@
-"""Small files of a package are read at once, and fare as if they were read in pieces."""
+"""Small files of a package are read in one step, with the same result as in pieces."""
 
 import os
 import random
@@ -21,7 +21,7 @@ def frame_of(data: bytes) -> bytes:
 
 
 def stored_frame_of(data: bytes) -> bytes:
-    """A frame that holds `data` as they are, a separator too."""
+    """Returns a frame that stores `data` unchanged, also a separator."""
     return lz4.frame.compress(b"")[:7] + (len(data) | 1 << 31).to_bytes(4, "little") + data + bytes(4)
 
 
@@ -64,7 +64,8 @@ SMALL_STREAMS = {
 def test_file_read_at_once_fares_as_one_read_in_pieces(
     name: str, max_total: int, root: Path, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between good files, which follow what may have upset the reader; the last one is empty, and fits any bound."""
+    """The file is between good ones, which follow whatever may have upset the reader; the last one is empty, and fits
+    any bound."""
     stream, announced = SMALL_STREAMS[name]
     metas = {"etc/lists/a": GOOD, "etc/lists/b": announced, "etc/lists/c": GOOD, "etc/lists/d": b""}
     package = FILE_SEP.join(
@@ -95,7 +96,7 @@ def test_file_read_at_once_fares_as_one_read_in_pieces(
 
 
 def test_bomb_is_not_unpacked_at_once(tmp_path: Path) -> None:
-    """Less than FEED_BYTES of either kind that would fill megabytes."""
+    """Less than FEED_BYTES of either kind, which would unpack to megabytes."""
     for bomb in (frame_of(bytes(12 << 20)), zlib.compress(bytes(12 << 20))):
         assert len(bomb) < FEED_BYTES
         path = tmp_path / "bomb"

@@ -126,7 +126,7 @@ def test_every_kind_of_change_is_seen_and_changes_the_digest(change: Callable[[P
 
 
 def test_file_written_just_before_a_scan_is_read_again_until_it_is_settled(tmp_path: Path) -> None:
-    """A change in the same tick of the clock as the read before it leaves inode, size and times as they were."""
+    """A change in the same clock tick as the read before it leaves inode, size and times unchanged."""
     path = write(tmp_path, "etc/rules/a")
     written = path.stat().st_ctime_ns
     first = scan(tmp_path, started_ns=written + SECOND)

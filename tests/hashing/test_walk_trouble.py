@@ -1,5 +1,5 @@
-"""Files and directories that cannot be read, that change or vanish under the scan: they are named, and stay as they
-were."""
+"""Files and directories that cannot be read, or that change or vanish during the scan: they are named, and keep their
+earlier rows."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A tree that another user can reach: pytest's own directories are closed to all but their owner."""
+    """A tree that another user can reach: only their owner can enter pytest's own directories."""
     path = Path(tempfile.mkdtemp(prefix="clusterd-test-", dir="/tmp"))
     path.chmod(0o755)
     yield path
@@ -32,7 +32,7 @@ def root() -> Iterator[Path]:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Root reads everything, so it has to be somebody else for a while."""
+    """Root reads everything, so the process becomes another user for a while."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(NOBODY)

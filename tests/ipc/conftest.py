@@ -24,7 +24,7 @@ def _held() -> tuple[set[str], int, set[str]]:
 
 
 def _children() -> set[int]:
-    """Zombies, too. What an earlier test of another folder left is not this one's."""
+    """Counts zombies, too. Leftovers of an earlier test in another folder do not count."""
     return {child.pid for child in psutil.Process().children()}
 
 

@@ -24,7 +24,7 @@ def in_loop(work: Callable[[], Awaitable[None]]) -> None:
 
 
 def until(claim: Callable[[], bool]) -> None:
-    """Wait for a condition, not for a time."""
+    """Waits for a condition, not for a fixed time."""
     patience = Patience(PATIENCE_S)
     while not claim():
         assert not patience.is_over(), "it did not come true in time"
@@ -32,13 +32,14 @@ def until(claim: Callable[[], bool]) -> None:
 
 
 def named_memory(pid: int) -> list[str]:
-    """What of /dev/shm a process has: there would be nothing else to leave there. The rest of it is others'."""
+    """Returns the mappings of /dev/shm in this process: it could leave nothing else there. Other files there belong to
+    others."""
     maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
     return [line.split(maxsplit=5)[5] for line in maps if "/dev/shm/" in line]
 
 
 class Child:
-    """A forked process that runs `work`; ends with the block at the latest. Exit code 1 if `work` raised."""
+    """A forked process that runs `work`; ends with the block at the latest. Its exit code is 1 if `work` raised."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self.pid = os.fork()
@@ -55,13 +56,13 @@ class Child:
                 os._exit(code)
 
     def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
+        """Sends SIGKILL and waits until the process is gone."""
         if not self._is_collected:
             os.kill(self.pid, signal.SIGKILL)
             self.wait()
 
     def wait(self) -> int:
-        """Its exit code."""
+        """Returns the exit code."""
         self._is_collected = True
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 

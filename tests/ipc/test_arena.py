@@ -1,4 +1,4 @@
-"""Shared memory: seen by all, given back to the system, nowhere to be found afterwards."""
+"""Shared memory: all processes see it, the system gets it back, and nothing of it is left."""
 
 import mmap
 import os
@@ -21,7 +21,7 @@ from tests.ipc.processes import Child, in_loop, named_memory, until
 
 
 def resident_bytes() -> int:
-    """Memory of the arena's mapping in this process: the only one that is shared and anonymous."""
+    """Returns the memory of the arena's mapping in this process: the only one that is shared and anonymous."""
     lines = iter(Path("/proc/self/smaps").read_text().splitlines())
     for line in lines:
         if line.endswith("/dev/zero (deleted)"):
@@ -143,7 +143,7 @@ def test_nothing_appears_in_dev_shm_even_when_the_owner_is_killed() -> None:
     with Child(owner) as child:
         assert os.read(told, 10) == b"0123456789"
         assert named_memory(child.pid) == []
-    # The heir lives on until this end is closed, as it has no other; then the other pipe has no writer either.
+    # The heir lives until this end is closed, as it has no other end; then the other pipe has no writer either.
     os.close(ends)
     os.close(tells)
     assert os.read(told, 1) == b""
@@ -161,8 +161,8 @@ def test_closing_while_a_view_is_held_is_an_error() -> None:
 
 
 def test_slabs_come_back_when_their_holder_is_killed(tmp_path: Path) -> None:
-    """The whole way: a job hands a slab to a pool process, which is killed half-way through writing it. The job is
-    tried again by its successor in the same slab; in the end every slab is free and the bytes are whole."""
+    """The whole way: a job gives a slab to a pool process, which is killed while it writes. Its successor runs the job
+    again with the same slab; in the end every slab is free and the bytes are whole."""
     arena = Arena(1, 2)
     book, queue = LeaseBook(arena.sync_slabs), JobQueue(10)
     told, tells = os.pipe()

@@ -1,4 +1,4 @@
-"""Portions of waiting messages."""
+"""Batches of waiting messages."""
 
 from collections import deque
 

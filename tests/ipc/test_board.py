@@ -1,4 +1,4 @@
-"""The board: seen by everybody, written by one, readable whoever is dead."""
+"""The board: every process sees it, one writes it, and it can be read whichever process is dead."""
 
 import os
 import signal
@@ -122,7 +122,7 @@ def test_a_reader_of_the_old_board_survives_a_new_one(tmp_path: Path) -> None:
 
 
 def test_the_board_has_no_holes(tmp_path: Path) -> None:
-    """On a full disk the first touch of one was a SIGBUS: `clusterd stop` and `status` died of it."""
+    """On a full disk the first touch of a page caused a SIGBUS: `clusterd stop` and `status` died of it."""
     path = tmp_path / "board"
     board = Board.create(str(path))
     found = path.stat()

@@ -1,4 +1,4 @@
-"""Channels in one process: order, room, refusals, and what is left behind."""
+"""Channels in one process: order, room, refusals, and what they leave."""
 
 import asyncio
 import os
@@ -116,7 +116,7 @@ def test_a_message_to_nobody_is_refused_at_once(tmp_path: Path) -> None:
 
 
 async def _until_it_stands(counter: list[int]) -> int:
-    """Until nothing more is sent: the queues are full."""
+    """Waits until nothing more is sent: the queues are full."""
     seen, same = -1, 0
     while same < 10:
         same = same + 1 if len(counter) == seen else 0
@@ -161,8 +161,8 @@ def test_a_slow_receiver_slows_its_sender_and_loses_nothing(tmp_path: Path, dire
 
 
 def test_a_receiver_that_stays_full_is_an_error_and_not_a_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `send` accepted arrives, what it refused does not. Those that wait in line are not refused one after the
-    other, but together."""
+    """What `send` accepted arrives; what it refused does not. Messages that wait in the queue are refused together, not
+    one after the other."""
     monkeypatch.setattr(channel, "SEND_TIMEOUT_S", 0.2)
 
     async def work() -> None:
@@ -205,7 +205,7 @@ def test_a_full_receiver_holds_up_nobody_else(tmp_path: Path) -> None:
         assert await quick.recv() == job(1)
         flooding.cancel()
         await asyncio.gather(flooding, return_exceptions=True)
-        # What was cancelled while it waited was not sent.
+        # A message whose sender was cancelled while it waited was not sent.
         await router.send(b"pool-2", job(2))
         assert [(await slow.recv()).id for _ in sent] == sent
         for one in (slow, quick, router):
@@ -215,7 +215,7 @@ def test_a_full_receiver_holds_up_nobody_else(tmp_path: Path) -> None:
 
 
 def test_sending_does_not_deafen_who_waits_to_receive(tmp_path: Path) -> None:
-    """ZeroMQ signals once that a message has come, and any call on the socket consumes the signal."""
+    """ZeroMQ signals once that a message has arrived, and any call on the socket consumes the signal."""
 
     async def work() -> None:
         router, dealer = make_router(tmp_path / "s"), make_dealer(tmp_path / "s")

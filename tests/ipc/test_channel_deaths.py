@@ -1,4 +1,5 @@
-"""Both ends of a channel survive the death of the other, and hear nothing of the dead after its successor."""
+"""Both ends of a channel survive the death of the other, and receive nothing of the dead process after its successor's
+hello."""
 
 import asyncio
 import contextlib
@@ -37,7 +38,7 @@ def make_worker(path: Path) -> WorkerSocket[SyncToPool]:
 
 
 def answering_router(path: Path, *, announces: bool = False) -> Callable[[], None]:
-    """A process that answers each hello with a job that has its pid for a number."""
+    """A process that answers each hello with a job whose number is its pid."""
 
     async def serve() -> None:
         router = make_router(path, announces=announces)
@@ -70,7 +71,7 @@ def test_a_worker_notices_that_its_router_was_killed_and_replaced(tmp_path: Path
     assert path.exists(), "the dead left its socket file, which must not hinder the next"
     for life in (2, 3):
         with Child(answering_router(path, announces=True)) as successor:
-            # The wait ends at once, though it may last sixty seconds, and no message has come.
+            # The wait ends at once, although it may last sixty seconds and no message has arrived.
             began = time.monotonic()
             assert worker.recv(60) is None
             assert time.monotonic() - began < 50
@@ -94,7 +95,8 @@ def test_a_dealer_works_again_when_its_router_was_killed_and_bound_again(tmp_pat
 
 
 def test_a_successor_is_not_given_what_was_meant_for_the_dead_router(tmp_path: Path) -> None:
-    """A dealer once kept up to its high-water mark for a dead sync, and the next one took it for news."""
+    """A dealer once kept messages for a dead sync, up to its high-water mark, and the next sync took them for new
+    ones."""
     path = tmp_path / "s"
 
     async def never_reads() -> None:
@@ -152,8 +154,8 @@ def test_a_dealer_is_not_given_the_orders_of_a_dead_router(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("router_reads_meanwhile", [True, False])
 def test_a_successor_takes_over_the_identity_of_a_killed_process(tmp_path: Path, router_reads_meanwhile: bool) -> None:
-    """ZeroMQ hands out what the dead one had sent under an identity of its own making, after the successor's hello:
-    sync once could take a result for one of the new process, or fall over the name."""
+    """ZeroMQ delivers what the dead process had sent, under an identity that it invents, after the successor's hello.
+    Sync could once take a result for one of the new process, or fail on the name."""
     path = tmp_path / "s"
     told, tells = os.pipe()
 
@@ -184,7 +186,7 @@ def test_a_successor_takes_over_the_identity_of_a_killed_process(tmp_path: Path,
         with Child(life(2)):
             await asyncio.to_thread(os.read, told, 1)
             with pytest.raises(NoCredit):
-                # Whatever is sent makes ZeroMQ look at its connections, before the rest of the dead one's is read.
+                # Any send makes ZeroMQ look at its connections, before the rest of the dead process's messages is read.
                 await router.send(b"pool-2", job(1))
             while (NAME, PoolHello(1, 2)) not in seen:
                 seen.append(await router.recv())
@@ -236,7 +238,7 @@ def test_a_sender_that_waits_for_room_learns_of_the_receivers_death(tmp_path: Pa
 
 
 def test_a_signal_ends_a_workers_wait_only_by_raising(tmp_path: Path) -> None:
-    """A pool process takes SIGTERM as an exception, SIGHUP as a note to itself."""
+    """A pool process treats SIGTERM as an exception, SIGHUP as a note to itself."""
 
     class Stop(Exception):
         pass

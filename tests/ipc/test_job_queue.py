@@ -1,4 +1,4 @@
-"""The order of jobs, and what a death costs."""
+"""The order of jobs, and the effect of a death."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def job(name: str) -> SweepTemporary:
 
 
 def served(queue: JobQueue, slot: int = 1) -> list[str]:
-    """Let one process do all that waits; the jobs' names in the order in which it got them."""
+    """Lets one process do all waiting jobs. Returns their names in the order in which it got them."""
     names = []
     queue.ready(slot)
     while given := queue.next_assignments():
@@ -143,7 +143,7 @@ def test_a_late_result_of_a_job_that_went_elsewhere_is_not_believed() -> None:
 
 
 def test_the_numbers_of_two_lives_of_sync_differ() -> None:
-    """They once both began at 1: a result of the dead sync's job 1 ended the living one's job 1."""
+    """Both lives once began at 1: a result for the dead sync's job 1 ended the living one's job 1."""
     queues = [JobQueue(1000) for _ in range(5)]
     numbers = [queue.submit(job("a"), "bulk") for queue in queues for _ in range(200)]
     assert len(set(numbers)) == len(numbers)

@@ -1,4 +1,4 @@
-"""Nodes that a test starts are gone, with all they made, when it ends."""
+"""Nodes that a test starts, and everything that they made, are gone when it ends."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +14,7 @@ Start = Callable[..., NetNode]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start a node's net process: `start(settings_of)`, ready when it returns."""
+    """Starts a node's net process: `start(settings_of)` returns when it is ready."""
     nodes: list[NetNode] = []
 
     def begin(settings_of: Callable[[str], Settings], **options: Any) -> NetNode:
@@ -30,7 +30,7 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture
 def master(start: Start) -> Callable[..., NetNode]:
-    """Start a master's net with changed settings."""
+    """Starts a master's net with changed settings."""
 
     def begin(**changes: Any) -> NetNode:
         options = {name: changes.pop(name) for name in ("slabs", "with_sync") if name in changes}
@@ -41,7 +41,7 @@ def master(start: Start) -> Callable[..., NetNode]:
 
 @pytest.fixture
 def worker(start: Start) -> Callable[..., NetNode]:
-    """Start a worker's net that dials these nodes."""
+    """Starts a worker's net that connects to these nodes."""
 
     def begin(name: str, *nodes: str, **changes: Any) -> NetNode:
         options = {key: changes.pop(key) for key in ("slabs", "with_sync") if key in changes}

@@ -140,7 +140,7 @@ class NetNode:
             die_with_parent()
             status = 1
             try:
-                # Closes what a process has not after the supervisor's fork: sockets of others, above all the fake
+                # Closes what a process does not have after the supervisor's fork: sockets of others, above all the fake
                 # sync's.
                 os.closerange(3, 4096)
                 log = Log(f"{self.root}/logs/cluster.log", self.settings.log_level)

@@ -8,7 +8,7 @@ HELLO = f"w1 {CLUSTER} worker {VERSION}".encode()
 
 
 class ScriptedMaster:
-    """A port that does what the test says."""
+    """A listening port; the test decides what it answers."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.server = socket.create_server(
@@ -29,7 +29,7 @@ class ScriptedMaster:
         return talker
 
     def welcome(self) -> Talker:
-        """Accept a connection and its hello."""
+        """Accepts a connection and its hello."""
         talker = self.accept()
         hello = talker.read()
         assert (hello.command, hello.payload) == (b"hello", HELLO)

@@ -1,4 +1,4 @@
-"""Notes of terms, and nodes that have a role."""
+"""Notes about terms, and nodes that have a role."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def note(**fields: Any) -> bytes:
 
 
 def lead(boss: ScriptedMaster, **fields: Any) -> None:
-    """The named master is asked, and answers."""
+    """Lets the named master be asked, and answer."""
     talker = boss.accept()
     asked = talker.read()
     assert asked.command == b"term"

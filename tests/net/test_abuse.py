@@ -1,5 +1,5 @@
-"""Bytes and connections that nobody should have sent: refused or closed, one log line, nothing held, nobody else
-disturbed."""
+"""Bytes and connections that no peer should send: refused or closed with one log line; nothing stays reserved, and no
+other peer is disturbed."""
 
 import socket
 import threading
@@ -157,7 +157,7 @@ def test_nodes_fill_the_limit_of_an_address_and_the_next_one_is_refused_in_words
 
 
 def test_a_peer_that_does_not_read_is_not_read_either(master: Master) -> None:
-    """wire.md R5: answers to it must not pile up in our memory."""
+    """wire.md R5: answers to it must not pile up in the node's memory."""
     node = master()
     greedy, other = node.join("greedy"), node.join("w2")
     greedy.sock.setblocking(False)

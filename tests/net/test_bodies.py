@@ -1,4 +1,4 @@
-"""Large bodies through slabs, both ways, and who waits for whom."""
+"""Large bodies through slabs, in both directions, and which link waits for which."""
 
 import threading
 from collections.abc import Callable
@@ -19,7 +19,7 @@ SEALER = Sealer(KEY.encode())
 
 
 def put(node: NetNode, plain: bytes, place: int = 0) -> Descriptor:
-    """A sealed body in a slab of sync's, as a pool process makes it."""
+    """A sealed body in one of sync's slabs, as a pool process makes it."""
     slab = node.arena.sync_slabs[place]
     return Descriptor(slab, 0, SEALER.seal_into(plain, node.arena.view(slab)))
 
@@ -67,7 +67,7 @@ def test_a_large_echo_is_checked_by_sync_and_goes_back_from_its_slab(master: Mas
         sync.send(Reply(request.link, request.serial, "ok", body=request.body))
         message = client.answer_to(counter)
         assert (message.command, message.payload) == (answer, payload)
-    # More rounds than there are slabs: each came back when it was written.
+    # More rounds than there are slabs: each slab became free when it was written.
     for _ in range(12):
         counter = client.tell("echo", bytes(300_000))
         request = sync.expect(PeerRequest)
@@ -159,7 +159,7 @@ def test_a_slow_reader_gets_slices_and_small_answers_overtake_waiting_bodies(mas
     sync.send(Request(quick_link, 9, "file_upd", body=[put(node, bytes(CHUNK), 3)]))
     assert len(quick.read().payload) == CHUNK
     assert sync.expect(SlabsReturned).slabs == [node.arena.sync_slabs[3]]
-    # The slow one has not read: at most what its kernel buffers hold is on the way, and its slabs stay.
+    # The slow peer has not read: at most its kernel buffers are full, and its slabs stay in use.
     assert sync.quiet(SlabsReturned)
     counter = slow.tell("echo", "overtakes")
     assert quick.ask("echo", "x").payload == b"x"
@@ -205,7 +205,7 @@ def test_links_wait_for_slabs_in_turn_and_none_is_lost(master: Master) -> None:
         seen[request.link] = seen.get(request.link, 0) + 1
         held.append(request)
         assert len(held) <= 2
-        # When only the link of the one we hold has more to send, it waits for that one.
+        # When only the link of the body that we hold has more to send, it waits for that body.
         is_last = sum(seen.values()) - seen[request.link] == 15
         while len(held) == 2 or (held and is_last):
             first = held.pop(0)
@@ -237,7 +237,7 @@ def test_one_node_cannot_take_all_slabs(master: Master) -> None:
 
 
 def hog(client: Talker, messages: int) -> None:
-    """Begin so many divided messages and one frame, each of which takes a slab, and go on with none."""
+    """Begins that many divided messages and one frame, each of which takes a slab, and continues none."""
     for counter in range(1, messages + 1):
         client.send(HEADER.pack(counter, 80_000, command_field("echo", b"d")) + bytes(80_000))
     client.send(HEADER.pack(messages + 1, 400_000, command_field("echo")) + bytes(1000))
@@ -321,7 +321,7 @@ def test_memory_of_slabs_goes_back_when_they_are_idle(master: Master) -> None:
 
 
 def test_while_bytes_pass_the_loop_stays_free(master: Master) -> None:
-    """An echo does not wait until large bodies are through: judged by what comes back of them meanwhile."""
+    """An echo does not wait until large bodies are written: judged by what comes back of them meanwhile."""
     node = master()
     client, other = node.join("w1"), node.join("w2")
     sync = node.sync

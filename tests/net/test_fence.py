@@ -1,4 +1,4 @@
-"""A master in an election serves under its lease only, also when it was stopped for as long as one likes."""
+"""A master in an election serves only under its lease, even after it was stopped for any time."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_the_end_of_the_lease_closes_links_and_answers_programs(start: Start) ->
     assert reader.ask("echo", "x").payload == b"x"
     node.logged("ERROR: [Master] [Net] The lease of this node has ended: it serves nobody as a master")
     assert hello(node).command == b"err"
-    # Renewed all the same: it goes on.
+    # If the lease was renewed all the same, it goes on.
     node.board.set_lead(7, in_s(600))
     node.join("w1")
     assert len(node.lines("The lease of this node has ended")) == 1
@@ -90,7 +90,7 @@ def test_the_end_of_the_lease_closes_links_and_answers_programs(start: Start) ->
 
 @pytest.mark.parametrize("asks", ["worker", "sync"])
 def test_a_process_that_was_stopped_past_its_lease_serves_nothing_when_it_wakes(start: Start, asks: str) -> None:
-    """Everything that was sent to it meanwhile is there when it wakes, before any timer."""
+    """When it wakes, everything that was sent to it meanwhile is read before any timer runs."""
     node = start(elected)
     node.board.set_lead(7, in_s(600))
     joined, program = node.join("w1"), node.local()
@@ -122,7 +122,7 @@ def test_a_process_that_was_stopped_past_its_lease_serves_nothing_when_it_wakes(
 
 
 def test_without_an_election_there_is_no_fence(start: Start) -> None:
-    """A board that says nothing of a lease changes nothing."""
+    """A board without a lease changes nothing."""
 
     def promoted(root: str) -> Any:
         update_role(root, lambda before: ROLE)
@@ -133,7 +133,7 @@ def test_without_an_election_there_is_no_fence(start: Start) -> None:
 
 
 def test_a_candidate_that_does_not_lead_says_who_does(start: Start) -> None:
-    """It was never a master; its election knows who is."""
+    """It was never a master; its election knows which node is."""
 
     def candidate(root: str) -> Any:
         return worker_settings(root, "w0", (), ha=HaSettings(enabled=True, replica=True), serves_store=True)

@@ -1,5 +1,4 @@
-"""Net gives a small long string by itself (ipc GiveString): the frames of wire.md 4.4, of which sync hears the end
-only."""
+"""Net sends a small long string by itself (ipc GiveString): the frames of wire.md 4.4. Sync hears only of the end."""
 
 from collections.abc import Callable
 
@@ -13,7 +12,7 @@ CONTENT = b'{"answer": "with a space"}'
 
 
 def begun(node: NetNode, client: Talker, kind: str, content: bytes = CONTENT, word: str = "") -> int:
-    """The string is on its way; returns the link."""
+    """Begins to send the string; returns the link."""
     assert node.sync is not None
     link = node.sync.link(kind=kind).link
     node.sync.send(GiveString(link, 7, "dapi_res", word, content))

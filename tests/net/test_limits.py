@@ -1,4 +1,4 @@
-"""How many connections, how many lines: numbers only."""
+"""How many connections and how many lines are allowed: numbers only."""
 
 import msgspec
 

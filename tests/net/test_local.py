@@ -129,7 +129,7 @@ def test_a_client_is_known_by_its_user(master: Master) -> None:
 
 
 def test_a_request_that_ends_without_a_response_gets_none_and_frees_its_place(master: Master) -> None:
-    """dapi.md 1.3: `sendsync` has no response, its answer is a request of the daemon's."""
+    """dapi.md 1.3: `sendsync` has no response; its answer is a request of the daemon's."""
     node = master(requests_per_link=2)
     client = node.local()
     sync = node.sync

@@ -1,4 +1,4 @@
-"""What waits for a peer: order, slices, slabs."""
+"""What waits to be sent to a peer: order, slices, slabs."""
 
 from hypothesis import given
 from hypothesis import strategies as st

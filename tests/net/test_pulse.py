@@ -1,5 +1,5 @@
-"""A peer that has agreed to a pulse and is silent is lost within seconds; what a peer waits for is sent after a stall,
-too."""
+"""A peer that has agreed to a pulse and is silent is lost within seconds; what a peer waits for is sent even after a
+stall."""
 
 import asyncio
 import socket
@@ -19,7 +19,7 @@ CHUNK = b"x" * 60_000
 
 
 def agree(node: NetNode, name: str) -> int:
-    """Sync says that this worker has agreed to a pulse. Its link."""
+    """Lets sync say that this worker has agreed to a pulse. Returns its link."""
     assert node.sync is not None
     link = node.sync.link(name).link
     node.sync.send(TaskNote(link, "caps", "digest,pulse", True))
@@ -30,7 +30,7 @@ def agree(node: NetNode, name: str) -> int:
 
 
 class Beaten:
-    """A pulse and the clock it is beaten by."""
+    """A pulse, and the clock that drives it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -77,7 +77,7 @@ def test_a_pulse_is_due_when_nothing_else_was_sent() -> None:
 
 
 def test_a_process_that_is_held_up_sends_its_pulse_as_soon_as_it_runs() -> None:
-    """Its silence is long for the other end, however rarely it looks at the clock."""
+    """Its silence is long for the other end, even if it looks at its clock rarely."""
     link = Beaten()
     link.beat(STEP_S, bytes_out=5)
     link.now += PULSE_S
@@ -152,8 +152,8 @@ def test_who_comes_again_takes_the_place_of_its_silent_connection(master: Master
 
 
 def test_what_a_peer_waits_for_is_sent_although_nobody_waits_for_its_answer(master: Master) -> None:
-    """A stall that is longer than the time-out of requests: else a worker waits two minutes for a package that is not
-    coming."""
+    """A stall that is longer than the time-out of requests: otherwise a worker waits two minutes for a package that is
+    not coming."""
     node = master()
     sync = node.sync
     assert sync is not None

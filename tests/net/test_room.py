@@ -1,4 +1,5 @@
-"""Room for large bodies when many trickle theirs: nobody else waits long, least of all for an echo or a keepalive."""
+"""Room for large bodies when many peers send theirs very slowly: no other peer waits long, least of all for an echo or
+a keepalive."""
 
 import socket
 import time
@@ -20,7 +21,7 @@ QUICK_HOLD_S = 2.0
 
 
 def join_from(node: NetNode, source: str, name: str) -> Talker:
-    """A node whose connection comes from this address of the loopback network."""
+    """A node that connects from this address of the loopback network."""
     talker = Talker(socket.create_connection(node.address, timeout=60, source_address=(source, 0)), KEY)
     node._clients.append(talker)
     assert talker.ask("hello", f"{name} {CLUSTER} worker {VERSION}").command == b"ok"
@@ -28,7 +29,7 @@ def join_from(node: NetNode, source: str, name: str) -> Talker:
 
 
 class Trickle:
-    """Links that have begun a large body each and go on just fast enough to be left alone."""
+    """Links that have each begun a large body and send just fast enough not to be closed."""
 
     def __init__(self, node: NetNode, sources: list[str]) -> None:
         self.links = []
@@ -40,7 +41,7 @@ class Trickle:
             self.links.append(link)
 
     def go_on(self) -> None:
-        """32 KB a second: the least that is asked for while others wait is 26."""
+        """32 KB a second: while others wait, the required minimum is 26."""
         if time.monotonic() - self._at < 0.5:
             return
         self._at = time.monotonic()
@@ -52,7 +53,7 @@ class Trickle:
 
 
 def works(node: NetNode, trickle: Trickle, source: str) -> None:
-    """A node from this address sends large bodies and small, is echoed and kept alive, while the others trickle."""
+    """A node at this address sends large and small bodies, echoes and keepalives while the others send slowly."""
     honest = join_from(node, source, "honest")
     sync = node.sync
     assert sync is not None
@@ -116,12 +117,12 @@ def test_small_bodies_need_no_slab_while_they_arrive(master: Master) -> None:
 
 
 def nothing(link: int) -> int:
-    """No link has bytes to come."""
+    """Returns whether no link has bytes to receive."""
     return 0
 
 
 class Books:
-    """Net's room, with a clock that the test moves."""
+    """Net's room for bodies, with a clock that the test moves."""
 
     def __init__(self, count: int = 16) -> None:
         self.now = 0.0
@@ -132,7 +133,7 @@ class Books:
         return self.slabs.sink(link, length, caller)
 
     def fill(self, caller: str, first: int = 1) -> list[Sink]:
-        """As much as this caller gets, each for a link of its own."""
+        """Takes as much room as this caller gets, each piece for a link of its own."""
         taken = []
         while (sink := self.take(first + len(taken), caller)) is not None:
             taken.append(sink)
@@ -188,7 +189,7 @@ def test_nobody_is_overdue_while_nobody_waits_and_then_first_the_one_that_has_mo
 
 
 def test_of_several_that_take_too_long_the_slowest_goes_first() -> None:
-    """Not the one that began first: that may be nearly done."""
+    """Not the link that began first: it may be nearly done."""
     books = Books()
     first, second, third = (token_link(sink) for sink in books.fill("site")[:3])
     for number in range(20):

@@ -57,7 +57,7 @@ def test_while_there_is_no_sync_every_request_is_refused_at_once(master: Master)
     for command, payload in (("syn_i_w_m_p", b""), ("file_upd", bytes(300_000))):
         answer = client.ask(command, payload)
         assert (answer.command, refusal_of(answer.payload)) == (b"err", RESTARTED)
-    # More large ones than there are slabs: none is lost.
+    # There are more large ones than slabs, and none is lost.
     for _ in range(10):
         assert client.ask("file_upd", bytes(300_000)).command == b"err"
 
@@ -92,7 +92,7 @@ def test_a_sync_that_comes_back_before_anyone_noticed_finds_the_old_requests_ref
     sync = node.start_sync()
     sync.hello()
     assert refusal_of(client.answer_to(counter).payload) == RESTARTED
-    # An answer to what an earlier sync was asked is not believed.
+    # An answer to a request of an earlier sync is not believed.
     sync.send(Reply(old.link, old.serial, "ok", b"True"))
     assert client.ask("echo", "x").payload == b"x"
 
@@ -184,7 +184,7 @@ def test_a_hello_said_twice_is_answered_twice(master: Master) -> None:
 
 
 def test_hello_says_whether_messages_were_dropped_since_the_one_before(master: Master) -> None:
-    """If not, sync keeps what it serves: requests of these links wait for its answers."""
+    """If not, sync keeps its requests: these links wait for its answers."""
 
     def goes_on(sync: FakeSync) -> bool:
         sync.send(SyncHello(sync.incarnation))
@@ -244,7 +244,7 @@ def test_net_starts_before_sync_and_serves_once_it_is_there(master: Master) -> N
     counter = client.tell("syn_i_w_m_p")
     sync = node.start_sync()
     assert [info.name for info in sync.hello().links] == ["w1"]
-    # Asked before there was any sync: it is answered by the first one, or refused, but never with silence.
+    # A request before there was any sync is answered by the first one, or refused, but never ignored.
     sync.answer_with(lambda request: Reply(request.link, request.serial, "ok", b"True"))
     assert client.answer_to(counter).payload
     assert client.ask("syn_i_w_m_p").payload == b"True"

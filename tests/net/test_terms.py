@@ -24,7 +24,7 @@ Master = Callable[..., NetNode]
 
 
 def claim(node: NetNode, **fields: Any) -> TermNote:
-    """A node with our key says that another one leads; what the node answers."""
+    """A node with the key claims that another one leads. Returns this node's answer."""
     return parse_term(node.connect().ask("term", note(**{"leads": False, "node": "w2"} | fields)).payload)
 
 

@@ -1,4 +1,4 @@
-"""The recorded replies of a stock master and worker, as far as net gives them itself (tests/vectors/replies.json)."""
+"""The recorded replies of a stock master and worker that net gives itself (tests/vectors/replies.json)."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ def content(field: dict[str, str]) -> bytes:
 
 
 def in_state(node: NetNode, state: str) -> Talker:
-    """A connection in the state that a case names."""
+    """Returns a connection in the state that a case names."""
     if state == "another connection registered as spec1":
         node.join("spec1")
     if state.startswith("registered as "):

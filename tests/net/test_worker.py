@@ -1,4 +1,4 @@
-"""A worker's link to its master: joining, being refused, losing it, coming back."""
+"""A worker's link to its master: joining, being refused, losing the link, coming back."""
 
 import os
 import signal
@@ -126,7 +126,7 @@ def test_a_refused_connection_is_tried_again_and_says_so(worker: Worker) -> None
     node.logged("ERROR: [Worker w1] [Main] Could not connect to master. Trying again in 10 seconds.")
     own = f"WARNING: [Worker w1] [Net] No connection to the master at 127.0.0.1:{port}: Connection refused."
     node.logged(own)
-    # It stays said once, whatever program of this machine connects meanwhile.
+    # It stays reported once, whatever program of this machine connects meanwhile.
     assert node.local().ask("echo", "x").payload == b"x"
     wait_until(lambda: len(node.lines("Trying again in 10 seconds")) > 2, "more attempts")
     assert len(node.lines(own)) == 1

@@ -1,6 +1,6 @@
-"""One pool process without a supervisor: `python -m tests.pool.lone_pool ROOT`. Lines on stdin play sync's row of the
-board: `sync N` is the birth of sync's N-th life, `gone` its death. Prints the pool's pid; ends it when stdin ends, and
-ends with its exit code."""
+"""One pool process without a supervisor: `python -m tests.pool.lone_pool ROOT`. Lines on stdin set sync's row of the
+board: `sync N` is the birth of sync's N-th life, `gone` its death. Prints the pool's pid, ends the pool when stdin
+ends, and exits with the pool's exit code."""
 
 import os
 import signal

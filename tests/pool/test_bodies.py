@@ -1,4 +1,4 @@
-"""Jobs on sealed bodies: what goes in comes out, and what is wrong is named by its kind."""
+"""Jobs on sealed bodies: they round-trip, and every fault is named by its kind."""
 
 import errno
 import hashlib

@@ -1,4 +1,5 @@
-"""What brings a worker from one of our manifests to the next is what a comparison with its files would find."""
+"""The difference of two manifests of a master equals the comparison of the second one with a worker that has the
+first."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A scan in the background ends as soon as somebody waits for it, and leaves nothing open."""
+"""A scan in the background ends as soon as another task waits for it, and leaves nothing open."""
 
 import os
 from pathlib import Path

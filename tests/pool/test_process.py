@@ -52,7 +52,7 @@ class FakeSync:
         return self._decoder.decode(data)
 
     def hear_hello(self) -> PoolHello:
-        """But for the moment in it."""
+        """Equal except for the time in it."""
         hello = self.hear()
         assert isinstance(hello, PoolHello)
         assert 0 < hello.at <= time.monotonic()
@@ -82,7 +82,7 @@ class FakeSync:
             board.close()
 
     def end(self) -> int:
-        """The pool's exit code after SIGTERM."""
+        """Returns the pool's exit code after SIGTERM."""
         assert self.keeper.stdin is not None
         assert self.keeper.stdout is not None
         self.keeper.stdin.close()
@@ -174,8 +174,8 @@ def test_bytes_that_are_no_message_are_logged_and_skipped(sync: FakeSync) -> Non
 
 
 def cpu_ns(pid: int) -> int:
-    """Of all its threads, by the scheduler's own count: the times in ticks are guesses where ticks are all that is
-    counted."""
+    """Returns the CPU time of all its threads by the scheduler's count: times in ticks are guesses where the kernel
+    counts ticks only."""
     return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
 
 

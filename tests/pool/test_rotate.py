@@ -85,8 +85,8 @@ def test_lines_written_while_it_is_moved_are_not_lost(root: Path) -> None:
 
 
 def test_rotations_of_one_log_take_turns(root: Path) -> None:
-    """A new sync process asks for one while a pool process is still busy with the one before: no line is lost or there
-    twice."""
+    """A new sync process asks for a rotation while a pool process is still busy with the one before: no line is lost or
+    doubled."""
     (root / "logs/cluster.log").write_text("a line\n" * 200_000)
     second: list[Thread] = []
     made: list[int] = []

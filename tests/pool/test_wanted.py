@@ -1,4 +1,4 @@
-"""Unpacking ends when the package is taken away, and leaves nothing."""
+"""Unpacking ends when the package is removed, and leaves nothing."""
 
 import os
 import zlib

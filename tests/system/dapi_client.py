@@ -32,7 +32,7 @@ def ask(node: RigNode, *what: Any, command: str = "dapi", prefix: str = "", **fi
 
 
 def later(client: LocalClient, *commands: str) -> list[Any]:
-    """What the node has told this client by requests of its own."""
+    """Returns the requests that the node has sent to this client."""
     return [one for one in list(client.link.record) if one.is_request and not one.sent and one.command in commands]
 
 

@@ -1,5 +1,5 @@
-"""What happens on a disk that is full, for test_full_disk.py: run in a mount namespace of its own, where a small tmpfs
-takes the place of a directory of one node. `python -m tests.system.disk_stories NAME`."""
+"""Events on a full disk, for test_full_disk.py: each runs in a mount namespace of its own, where a small tmpfs replaces
+a directory of one node. `python -m tests.system.disk_stories NAME`."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ MIB = 1024 * 1024
 
 @contextlib.contextmanager
 def small_disk(directory: Path, mib: int) -> Iterator[Path]:
-    """A tmpfs of that size, which belongs to whoever owns the directory."""
+    """A tmpfs of that size, which belongs to the directory's owner."""
     directory.mkdir(parents=True, exist_ok=True)
     owner = directory.parent.stat()
     options = f"size={mib}m,mode=770,uid={owner.st_uid},gid={owner.st_gid}"
@@ -34,7 +34,7 @@ def small_disk(directory: Path, mib: int) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Leave not a byte. Returns the file that takes the room."""
+    """Fills the disk to the last byte. Returns the file that fills it."""
     path = disk / "filler"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
@@ -56,8 +56,8 @@ def lines(rig: Rig, name: str, text: str) -> int:
 
 
 def master_cannot_look(make_rig: MakeRig) -> None:
-    """No room for the manifest: the master says so, takes no worker for equal, and carries the change once there is
-    room."""
+    """There is no room for the manifest: the master says so, counts no worker as equal, and sends the change once there
+    is room."""
     rig = make_rig(1, files=20)
     with small_disk(rig.master.root / OWN, 16) as disk:
         rig.start()
@@ -84,8 +84,8 @@ def master_cannot_look(make_rig: MakeRig) -> None:
 
 
 def worker_keeps_its_reserve(make_rig: MakeRig) -> None:
-    """With only the reserve left a small rule still comes, a large file is refused, which is said, and comes once there
-    is room."""
+    """Only the reserve is left: a small rule still arrives; a large file is refused and reported, and arrives once
+    there is room."""
     rig = make_rig(1, files=20)
     worker = rig.workers[0]
     with small_disk(worker.root / OWN, 32) as disk:
@@ -112,8 +112,8 @@ def worker_keeps_its_reserve(make_rig: MakeRig) -> None:
 
 
 def read_only_for_a_while(make_rig: MakeRig) -> None:
-    """The master's spool turns read-only at any moment of a sync, as a failing disk does: what cannot be removed or
-    written then ends nothing, and all workers are equal once it is writable again."""
+    """The master's spool turns read-only at any moment of a sync, as on a failing disk. Files that cannot be removed or
+    written then end nothing, and all workers are equal once it is writable again."""
     rig = make_rig(2, files=20)
     with small_disk(rig.master.root / OWN, 64) as disk:
         rig.start()
@@ -138,7 +138,7 @@ def read_only_for_a_while(make_rig: MakeRig) -> None:
 
 @contextlib.contextmanager
 def read_only(disk: Path) -> Iterator[None]:
-    """While a file is open for writing the system refuses: it is asked again."""
+    """While a file is open for writing the system refuses to remount, so the story tries again."""
 
     def remounted(how: str) -> bool:
         done = subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], capture_output=True, check=False)

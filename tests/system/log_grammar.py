@@ -1,5 +1,5 @@
-"""What may stand in the log of a node, as operators' suites read it: per tag and subtag the texts of a stock node in
-the order of a stock node, everything else under subtags of our own, and nothing alarming below ERROR."""
+"""What the log of a node may contain, as operators' test suites read it: each stock tag and subtag has only the texts
+of a stock node in their order, everything else has a subtag of clusterd's own, and no line below ERROR alarms."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ LINE = re.compile(r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) (DEBUG2|DEBUG|INFO|WARNING|
 SECONDS = r"\d+\.\d{3}s"
 ALARMING = re.compile("error|traceback", re.IGNORECASE)
 STOCK_ALARMS = re.compile(r"Error \d+ executing recalculate agent-group hash command: ")
-"""Below ERROR, and of stock."""
+"""Stock texts below ERROR."""
 DICT = r"\{.*\}"
 LIMIT = r"(De|In)creasing sync size limit to \d+\.\d\d MB\."
 COUNTS = r"\d+ \| Files to update{0}: \d+ \| Files to delete{0}: \d+"
@@ -26,8 +26,9 @@ class Line:
 
 
 class Stage:
-    """A subtag of stock. `texts`: a letter to the texts it stands for; `after`: each letter with those that may follow
-    it, `^` for the beginning. An ERROR may stand anywhere, and anything after it, or after the end of a link."""
+    """A stock subtag. `texts`: a letter to the texts for which it stands; `after`: each letter with those that may
+    follow it, `^` for the beginning. An ERROR may stand anywhere; after it, or after the end of a link, anything may
+    follow."""
 
     def __init__(self, texts: dict[str, str], after: dict[str, str] | None = None) -> None:
         self.texts = {letter: re.compile(text, re.DOTALL) for letter, text in texts.items()}
@@ -197,11 +198,11 @@ WORKER = BOTH | {
 }
 STOCK = {*MASTER, *WORKER}
 ENDS = re.compile(r"Successfully connected to master\.|The master closed|Disconnected |SIGNAL ")
-"""In Main: whatever a sync had come to may end there, and another one begins."""
+"""In Main: a sync may end at any step there, and another one begins."""
 
 
 def read(root: Path) -> list[Line]:
-    """The lines of a node's log, those that span several put together."""
+    """Yields the entries of a node's log; lines that belong together are one entry."""
     lines: list[Line] = []
     for text in (root / "logs/cluster.log").read_text().splitlines():
         found = LINE.fullmatch(text)
@@ -215,7 +216,7 @@ def read(root: Path) -> list[Line]:
 
 
 def violations(lines: list[Line], *, is_master: bool) -> Iterator[str]:
-    """What a stock node would not have written."""
+    """Returns the lines that a stock node would not have written."""
     grammar = MASTER if is_master else WORKER
     before: dict[tuple[str, str], tuple[str, Line | None]] = {}
     for line in lines:
@@ -240,7 +241,7 @@ def violations(lines: list[Line], *, is_master: bool) -> Iterator[str]:
 
 
 def kinds(lines: list[Line], subtag: str) -> set[str]:
-    """The letters that a log has under this subtag (of either side): what a test has really seen."""
+    """Returns the letters that a log has under this subtag (of either role): which texts the test has really seen."""
     stages = [grammar[subtag] for grammar in (MASTER, WORKER) if subtag in grammar]
     return {
         letter

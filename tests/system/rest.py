@@ -1,4 +1,4 @@
-"""A rig whose nodes serve the REST API, turned on with the commands that an operator has, and callers of it."""
+"""A rig whose nodes serve the REST API, enabled with an operator's commands, and clients of it."""
 
 import json
 import ssl
@@ -15,7 +15,7 @@ OVERRIDES = {"clusterd": {"api": {"host": HOST, "login_attempts": ATTEMPTS}}}
 
 
 class Caller:
-    """Of one node's API: logs in when it is first asked for something. `address`: where it calls from."""
+    """A client of one node's API; logs in at its first request. `address`: the address from which it connects."""
 
     def __init__(self, node: RigNode, *, user: str = USER, password: str = PASSWORD, address: str = HOST) -> None:
         api = json.loads((node.root / "etc/cluster.json").read_text())["clusterd"]["api"]
@@ -26,7 +26,8 @@ class Caller:
         transport = httpx.HTTPTransport(
             verify=ssl.create_default_context(cafile=str(node.root / "etc/clusterd-api.crt")),
             local_address=address,
-            # Shorter than the server's: it must not close a connection in the moment in which we use it again.
+            # Shorter than the server's, so that the server never closes a connection just when the client uses it
+            # again.
             limits=httpx.Limits(keepalive_expiry=1.0),
         )
         self._client = httpx.Client(transport=transport, base_url=f"https://{HOST}:{self.port}", timeout=30)
@@ -53,20 +54,20 @@ class Caller:
         return self._client.request(method, path, headers=headers, **options)
 
     def get(self, path: str) -> Any:
-        """The body of an answer that is 200."""
+        """Returns the body of an answer, which must be 200."""
         answer = self.ask("GET", path)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def items(self, path: str) -> list[Any]:
-        """All of the items, none failed."""
+        """Returns all items; none may have failed."""
         answer = self.get(path)
         assert answer["error"] == 0, answer
         items: list[Any] = answer["data"]["affected_items"]
         return items
 
     def failed(self, path: str) -> dict[int, list[Any]]:
-        """Failed items by code."""
+        """Returns the failed items by code."""
         return {item["error"]["code"]: item["id"] for item in self.get(path)["data"]["failed_items"]}
 
     def upload(self, path: str, content: bytes) -> httpx.Response:
@@ -74,7 +75,7 @@ class Caller:
 
 
 def turn_on(rig: Rig, *nodes: RigNode) -> None:
-    """The API of these nodes, or of all, on a free port, with one user; before they start."""
+    """Enables the API of these nodes, or of all, on free ports and with one user, before they start."""
     for node in nodes or rig.nodes:
         secret = Path(node.root, "etc", "password.txt")
         secret.write_text(PASSWORD + "\n")

@@ -66,7 +66,7 @@ def test_emptied_key_file_costs_no_worker_its_keys_and_no_registration_makes_it_
         assert "20 of 20 agent keys" in refused["message"]
     assert keys(rig.master).read_text() == ""
 
-    # Nobody forgets it: neither a process that is replaced nor the next life of the node.
+    # The loss is remembered by a process that replaces another, and by the next life of the node.
     for name in ("sync", "store"):
         pid = rig.processes(rig.master.name)[name]
         assert pid is not None
@@ -80,13 +80,13 @@ def test_emptied_key_file_costs_no_worker_its_keys_and_no_registration_makes_it_
     assert names(worker) == everybody
     assert agents(rig.master) == AGENTS
 
-    # The worker has the file: put back, it goes on.
+    # The worker still has the file: once it is copied back, the master goes on.
     keys(rig.master).write_bytes(keys(worker).read_bytes())
     wait_until(lambda: problems(rig) == {}, 60, "all is well")
     assert add(rig.master, "late")["error"] == 0
     wait_until(lambda: names(worker) == everybody | {"late"}, 60, "the new key on the worker")
 
-    # Removed by request, without a trace: gone at once, whatever the share.
+    # Agents that were removed by request, without a trace, disappear at once, whatever their share.
     listed = {line.split(" ")[1]: line.split(" ")[0] for line in keys(rig.master).read_text().splitlines()}
     for name in sorted(everybody):
         answer = authd(rig.master.root, {"function": "remove", "arguments": {"id": listed[name], "purge": True}})

@@ -80,7 +80,7 @@ def report(node: RigNode, agent_id: int, version: str, status: str = "active") -
 
 
 def facts(node: RigNode, agent_id: int) -> dict[str, Any]:
-    """Nothing while the store is being replaced."""
+    """Yields nothing while the store is being replaced."""
     try:
         found = rows(
             node, f"select version, node_name, connection_status, sync_status from agent where id = {agent_id}"
@@ -156,7 +156,7 @@ def test_cut_link_keeps_reports_until_it_is_mended(rig: Rig) -> None:
 
 
 def test_late_report_of_an_agent_that_moved_hides_nothing(rig: Rig) -> None:
-    """A worker without a link keeps what it knew; the agent has gone on to another one meanwhile."""
+    """A worker without a link keeps what it knew, while the agent has moved to another worker."""
     rig.start()
     add_agents(rig.nodes, 3)
     old, new = rig.workers
@@ -232,7 +232,7 @@ def test_groups_reach_every_worker_and_count_as_handed_out_then(rig: Rig) -> Non
 
 
 def test_groups_of_agents_registered_before_the_clock_was_set_back_arrive(rig: Rig) -> None:
-    """By changes, and in everything that a worker asks for."""
+    """The change travels in rows of changes, and in the full set that a worker asks for."""
     rig.start()
     in_a_day = int(time.time()) + 86_400
     for agent_id in (1, 2):
@@ -247,7 +247,7 @@ def test_groups_of_agents_registered_before_the_clock_was_set_back_arrive(rig: R
 
 
 def test_group_of_a_directory_that_comes_later_arrives(rig: Rig) -> None:
-    """The rows reach the worker before the files of the group do."""
+    """The rows reach the worker before the files of the group."""
     rig.start()
     add_agents(rig.nodes, 3)
     (rig.master.root / "etc/shared/late").mkdir()

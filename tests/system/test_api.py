@@ -184,7 +184,7 @@ def test_ten_thousand_requests_at_once_are_answered_or_refused_and_harm_nobody(r
 
 
 def test_worker_that_goes_while_it_works_fails_at_once(rig: Rig, tmp_path: Path) -> None:
-    """It had said that the request is queued: only the link tells that no answer will come."""
+    """The node had said that the request is queued: only the end of the link shows that no answer will come."""
     begun, go_on = threading.Event(), threading.Event()
 
     def api(request: dict[str, Any]) -> object:

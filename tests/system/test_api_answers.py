@@ -1,4 +1,4 @@
-"""Capability `answer` between real nodes: small answers as responses, and every way in which they are not."""
+"""Capability `answer` between real nodes: small answers are responses; and every case in which they are not."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ def without_answer(node: RigNode) -> None:
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    """A master and two workers, the second without the capability; the master has an answer that is large."""
+    """A master and two workers, the second one without the capability; the master has one large answer."""
     with rigs() as make:
         made = make(2)
         (made.master.root / "etc/lists/large").write_text("".join(f"key{n}:value\n" for n in range(ENTRIES)))
@@ -109,7 +109,7 @@ def test_many_at_once_are_all_answered_and_keep_no_keepalive_waiting(rig: Rig, t
 
 
 class Liar(StockWorker):
-    """Says that it has the capability, and answers `dapi_now` with `said`."""
+    """Claims to have the capability, and answers `dapi_now` with `said`."""
 
     def join(self) -> None:
         super().join()
@@ -118,7 +118,7 @@ class Liar(StockWorker):
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What a Liar responds to `dapi_now`: the one item; the payloads it got are appended behind it."""
+    """The Liar's response to `dapi_now`: the single item; the payloads that it got are appended after it."""
     script: list[Any] = []
 
     def on_dapi_now(self: Any, payload: bytes) -> Any:
@@ -191,7 +191,7 @@ def test_queued_request_may_only_be_answered_by_the_node_that_has_it(rig: Rig, t
 
 
 def test_answer_that_takes_long_comes_later(make_rig: MakeRig) -> None:
-    """The master waits for a frozen worker: its response says after a second that the request is queued."""
+    """The master waits for a frozen worker: after a second its response says that the request is queued."""
     rig = make_rig(2)
     rig.start()
     rig.wait_equal(60)
@@ -213,7 +213,7 @@ def test_answer_that_takes_long_comes_later(make_rig: MakeRig) -> None:
 
 
 def test_sync_that_dies_with_an_open_request_answers_by_its_net(make_rig: MakeRig, tmp_path: Path) -> None:
-    """Before the response, and after it has said that the answer comes later."""
+    """The kill comes before the response, or after the node has said that the answer comes later."""
     rig = make_rig(1)
     rig.start()
     rig.wait_equal(60)
@@ -240,7 +240,7 @@ def test_sync_that_dies_with_an_open_request_answers_by_its_net(make_rig: MakeRi
             def told() -> bool:
                 heard = [one for one in list(worker.record) if not one.sent]
                 late = {one.payload[:2] for one in heard if one.command == "dapi_err"}
-                # On a machine that is busy its second may have passed before the kill.
+                # On a busy machine the node's second may have passed before the kill.
                 refused = any(one.command == "err" and b"sync process was restarted" in one.payload for one in heard)
                 return b"1 " in late and (refused or b"2 " in late)
 

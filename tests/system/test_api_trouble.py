@@ -66,7 +66,7 @@ def test_killed_worker_is_a_failed_item_and_not_a_hang(make_rig: MakeRig) -> Non
 
 @pytest.mark.parametrize("node", [0, 1])
 def test_sync_process_that_dies_leaves_no_asker_in_silence(make_rig: MakeRig, node: int) -> None:
-    """On the asker's own node and on the master."""
+    """The sync process dies on the asker's own node, or on the master."""
     rig = make_rig(2)
     rig.start()
     rig.wait_equal(60)
@@ -133,7 +133,7 @@ def test_program_of_our_worker_asks_a_stock_master(make_rig: MakeRig) -> None:
 
 
 def test_assessment_is_answered_by_the_node_that_the_agent_reports_to(make_rig: MakeRig) -> None:
-    """S4 of dapi.md 1.11 with real databases: asked on worker 1 (and everywhere), answered by worker 2."""
+    """S4 of dapi.md 1.11 with real databases: the question comes to worker 1 (and to every node), worker 2 answers."""
     rig = make_rig(2)
     (rig.master.root / "etc/client.keys").write_text("")
     rig.start()

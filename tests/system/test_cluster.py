@@ -1,4 +1,4 @@
-"""A master and two workers become and stay equal, whatever is changed, tampered with, killed or cut."""
+"""A master and two workers become and stay equal, whatever is changed, tampered with, killed or cut off."""
 
 import re
 import signal
@@ -57,7 +57,7 @@ def test_emptied_group_disappears_and_item_directories_stay(make_rig: MakeRig) -
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Rig]:
-    """A master and a worker that are equal, for tests that leave them so."""
+    """A master and a worker that are equal, for tests that leave them equal."""
     with rigs() as make:
         rig = make(1)
         rig.start()
@@ -133,8 +133,7 @@ def test_cut_link_heals_when_it_is_mended(make_rig: MakeRig, command: str) -> No
 
 
 def test_reader_never_sees_a_torn_file(make_rig: MakeRig) -> None:
-    """The master swaps a file between two contents; whoever reads it on the worker sees one or the other, never a
-    mixture."""
+    """The master swaps a file between two contents; a reader on the worker sees one or the other, never a mixture."""
     rig = make_rig(1)
     contents = [bytes([letter]) * 3_000_000 for letter in b"ab"]
     source, target = rig.master.root / "etc/lists/swapped", rig.workers[0].root / "etc/lists/swapped"
@@ -191,8 +190,8 @@ def test_idle_cluster_moves_no_file_and_logs_only_the_periodic_lines(make_rig: M
 
 
 def test_many_files_reach_two_workers_while_the_master_stays_quick(make_rig: MakeRig) -> None:
-    """2,000 files; the master answers local echoes all the time, and none has to wait until net or sync have computed
-    for long: the load of the machine does not count. Benchmarks measure how soon."""
+    """2,000 files. The master answers local echoes all the time; none waits until net or sync have computed for long.
+    The load of the machine does not count; benchmarks measure the time."""
     rig = make_rig(2, files=2000, size=10000)
     rig.start("master")
     pids = rig.processes("master")
@@ -235,7 +234,7 @@ def test_real_ruleset_arrives_byte_identical(make_rig: MakeRig, tmp_path: Path) 
     with tarfile.open(RULESET) as archive:
         archive.extractall(tmp_path, filter="data")
     rig = make_rig(tree=tmp_path)
-    # A group without files would get a merged.mg by the store, sooner or later.
+    # The store would write a merged.mg for a group without files, sooner or later.
     group = rig.master.root / "etc/shared/default/agent.conf"
     group.parent.mkdir(parents=True, exist_ok=True)
     group.write_text("<agent_config/>\n")

@@ -1,7 +1,7 @@
-"""The sequences S1 to S7 of dapi.md 1.11, message by message, by a client that knows nothing but that document.
+"""The sequences S1 to S7 of dapi.md 1.11, message by message, by a client written from that document alone.
 
 S8 (`send_file`) is in test_local_socket.py, S9 (`sendsync`) in test_sendsync.py, S4 with a stock master in
-test_api.py."""
+test_api_trouble.py."""
 
 import contextlib
 import hashlib
@@ -34,7 +34,7 @@ KEYS = [
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    """No process of it may end, whatever is sent to it in here."""
+    """None of its processes may end, whatever this module sends."""
     with rigs() as make:
         made = make(1)
         (made.master.root / "etc/client.keys").write_text("")
@@ -51,7 +51,7 @@ def heard(client: LocalClient) -> list[tuple[str, bytes]]:
 
 
 def later(client: LocalClient, command: str) -> bytes:
-    """The payload of a request of the daemon."""
+    """Returns the payload of a request of the daemon."""
     return client.link.wait_for(lambda one: one.is_request and not one.sent and one.command == command).payload
 
 
@@ -107,7 +107,7 @@ def test_s3_dapi_on_the_master(rig: Rig) -> None:
 
 
 def test_s4_dapi_of_a_worker_solved_on_a_stock_worker(rig: Rig, tmp_path: Path) -> None:
-    """The other half of S4: what a stock worker is sent and what becomes of its answer."""
+    """The other half of S4: what a stock worker gets, and what becomes of its answer."""
     asked: list[dict[str, Any]] = []
     policy = {"policy_id": "cis", "pass": 3}
     content = {
@@ -168,8 +168,7 @@ def test_s5_and_s6_the_asker_spreads_a_question_and_merges(rig: Rig) -> None:
 
 
 def test_s7_failure_before_execution(rig: Rig) -> None:
-    """An unreadable request is a `dapi_err` with a JSON exception; an unknown function an answer like any other
-    (8.2)."""
+    """An unreadable request gets a `dapi_err` with a JSON exception; an unknown function gets a normal answer (8.2)."""
     for node in rig.nodes:
         with client_of(node) as client:
             assert client.ask("dapi", '{"f": {"__callable__": ').payload == b"Added request to API requests queue"
@@ -339,7 +338,8 @@ def test_deep_and_huge_json_is_answered_with_an_error(rig: Rig, deep: str) -> No
 
 
 def test_clients_that_hang_up_or_never_read_harm_nobody(rig: Rig) -> None:
-    """Each asks for an answer of some size a hundred times; half go at once, half stay and read nothing."""
+    """Each client asks a hundred times for an answer of some size; half of them leave at once, half stay and read
+    nothing."""
     wanted = request("wazuh.rule", "get_rules_files", request_type="local_any").encode()
     silent: list[socket.socket] = []
     for number in range(20):

@@ -1,4 +1,4 @@
-"""A node holds few descriptors: what is not needed after a fork is closed, what can be shared is."""
+"""A node holds few descriptors: after a fork it closes those that it does not need, and shares those that it can."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ from tools.rig.peer import PeerError, wait_until
 pytestmark = pytest.mark.slow
 
 MOST = 119
-"""On a master with four workers and two cores there are 117, and one of the monitoring port; each further worker costs
-one. Public thresholds for a master with ten workers are 111 to 129."""
+"""A master with four workers and two cores has 117, and one for the monitoring port; each further worker costs one.
+Public thresholds for a master with ten workers are 111 to 129."""
 
 
 def held(rig: Rig, name: str) -> dict[str, list[str]]:
-    """What each process of a node has open."""
+    """Returns the open files of each process of a node."""
     found = {}
     for process, pid in rig.processes(name).items():
         links = []

@@ -1,4 +1,4 @@
-"""Checks by digest and telling of changes between real nodes, in every mix of what the two sides can do."""
+"""Checks by digest and announcements of changes between real nodes, in every mix of capabilities."""
 
 import json
 import signal
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 SELDOM = {
     "intervals": {"worker": {"sync_integrity": 60}, "master": {"recalculate_integrity": 60}},
 }
-"""Nothing happens by the clock within a test."""
+"""No interval ends within a test."""
 SOON_S = 20.0
 ZERO = b"0" * 32
 
@@ -49,7 +49,7 @@ def bad_lines(node: RigNode) -> list[str]:
 
 
 def heal(rig: Rig, seed: int, what: str) -> None:
-    """A change on the master, and tampering on every worker, are everywhere again."""
+    """Makes a change on the master and tampers with every worker, and waits until all are equal again."""
     workload.change(rig.master.root, seed=seed, edit=2, add=2, delete=1)
     for worker in rig.workers:
         workload.tamper(worker.root, seed=seed)
@@ -60,9 +60,9 @@ def heal(rig: Rig, seed: int, what: str) -> None:
 
 
 def test_every_mix_of_capabilities_makes_nodes_equal(make_rig: MakeRig) -> None:
-    """Workers that know a part, nothing of ours, or are stock, below a master that knows all, one that knows a part,
-    and a stock one. What follows from a mix depends on what is agreed only: tests/sync/test_caps.py has every mix of
-    switches, and both capabilities at once are what every other test here has."""
+    """Workers with some capabilities, with none, and stock ones, below a master with all capabilities, one with some,
+    and a stock one. The effect of a mix depends only on what is agreed: tests/sync/test_caps.py has every mix of
+    switches, and all other tests here have both capabilities at once."""
     caps: list[Any] = [{"digest": False}, {"push": False}, False]
     rig = make_rig(len(caps) + 1, scale=0.3)
     *workers, stock = rig.workers
@@ -92,7 +92,7 @@ def test_every_mix_of_capabilities_makes_nodes_equal(make_rig: MakeRig) -> None:
 
 
 def talked(rig: Rig) -> dict[str, set[str]]:
-    """What the master and each of its workers agreed to, of digest and push."""
+    """Returns what the master and each of its workers agreed on, of digest and push."""
     found = status_of(rig, rig.master).get("peers") or []
     return {peer["name"]: set(peer["capabilities"]) & {"digest", "push"} for peer in found}
 
@@ -149,7 +149,7 @@ def answers_thanks(message: PeerMessage) -> tuple[bytes, bytes] | None:
 
 @contextmanager
 def joined(rig: Rig, name: str, caps: list[str] | None) -> Iterator[ScriptedLink]:
-    """A peer that has said hello, and what it can do unless that is None."""
+    """Connects a peer and sends its hello; sends its capabilities unless they are None."""
     link = ScriptedLink(dial((HOST, rig.master.port)), KEY, answers_thanks, name)
     link.start()
     try:
@@ -253,7 +253,7 @@ def test_check_is_free_again_when_the_link_ends_before_the_package(make_rig: Mak
 
 
 class DigestSession(peer_master.WorkerSession):
-    """A master that knows digests, in part. `answers`: what it says to syn_digest and syn_buckets; `caps` what it
+    """A master that knows digests in part. `answers`: its responses to syn_digest and syn_buckets; `caps`: what it
     agrees to."""
 
     commands: ClassVar[dict[str, str]] = peer_master.WorkerSession.commands | {

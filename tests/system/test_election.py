@@ -1,5 +1,5 @@
-"""Three candidates and a real etcd: the leader is killed, or frozen, and another one leads with everything that was
-answered; the old one comes back as a worker."""
+"""Three candidates and a real etcd: the leader is killed or frozen, another one leads with everything that was
+answered, and the old one comes back as a worker."""
 
 import json
 import os
@@ -34,18 +34,18 @@ def rig(make_rig: MakeRig) -> Rig:
 
 
 def election(rig: Rig, node: RigNode) -> dict[str, Any]:
-    """What `clusterd ha status` shows; empty while it shows nothing."""
+    """Returns what `clusterd ha status` shows; empty while it shows nothing."""
     found = json.loads(rig.command(node, "ha", "status", "--json", timeout_s=60).stdout or "null") or {}
     return found.get("election") or {}
 
 
 def leader(rig: Rig, *but: RigNode) -> RigNode | None:
-    """Who leads, as it says itself."""
+    """Returns which node leads, by its own word."""
     return next((one for one in rig.nodes if one not in but and election(rig, one).get("role") == "leader"), None)
 
 
 def is_settled(rig: Rig) -> bool:
-    """All are there, and whatever the leader answers is held by another one."""
+    """Waits until all nodes take part, and another one holds whatever the leader answers."""
     now = leader(rig)
     rows = election(rig, now)["candidates"] if now is not None else []
     ready = [row for row in rows if row["role"] != "leader" and row["state"] == "following" and not row["may_not_lead"]]
@@ -54,7 +54,8 @@ def is_settled(rig: Rig) -> bool:
 
 
 def may_follow(rig: Rig, node: RigNode) -> bool:
-    """Whether the leader could hand over to this node. That another one confirms does not matter: it is waited for."""
+    """Returns whether the leader could hand over to this node. It need not be the confirming one, because the leader
+    waits for it."""
     now = leader(rig)
     rows = election(rig, now)["candidates"] if now is not None else []
     (row,) = [row for row in rows if row["name"] == node.name] or [{"state": "", "may_not_lead": ""}]
@@ -63,7 +64,7 @@ def may_follow(rig: Rig, node: RigNode) -> bool:
 
 
 def register(node: RigNode, name: str) -> int:
-    """The id, or 0 when it was not answered well."""
+    """Returns the id, or 0 when the answer was not good."""
     try:
         answer = authd(node.root, {"function": "add", "arguments": {"name": name, "ip": "any"}}, 30.0)
     except (WdbError, OSError):
@@ -72,7 +73,7 @@ def register(node: RigNode, name: str) -> int:
 
 
 def registered(node: RigNode, name: str) -> int:
-    """Once somebody takes it; a name that was registered and not answered is taken by another one."""
+    """Tries until a node accepts; a name that was registered without an answer is replaced by another one."""
     tries = 0
     found = 0
 
@@ -100,7 +101,7 @@ def test_killed_leader_is_followed_by_one_that_has_everything_and_comes_back_as_
         done = rig.command(rig.nodes[1], *word, "--yes", timeout_s=60)
         assert done.returncode == 1
         assert "an election decides who leads here" in " ".join(done.stderr.split())
-    # The election alone is killed: the lease stands on the board, and is taken up again.
+    # Only the election is killed: the lease stays on the board, and the next process takes it up.
     before, pid = election(rig, old), rig.processes(old.name)["election"]
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -127,7 +128,7 @@ def test_killed_leader_is_followed_by_one_that_has_everything_and_comes_back_as_
     assert (old.root / LEFT_BEHIND / str(term) / "kept").exists(), "what it had is kept"
     wait_until(lambda: is_settled(rig) and may_follow(rig, old), PATIENCE_S, "all follow the new one")
 
-    # The lead goes back in order: nothing is lost, and nobody hears an error but while it changes hands.
+    # The lead goes back in order: nothing is lost, and clients get errors only during the change.
     began = time.monotonic()
     done = rig.command(other, "ha", "switchover", "--to", old.name, "--json", timeout_s=120)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -147,7 +148,7 @@ def test_frozen_leader_serves_nothing_when_it_wakes_and_becomes_a_worker(rig: Ri
     new = leader(rig, old)
     assert new is not None
     candidates.thaw(old)
-    # Whatever it answers now is the new one's answer, or none.
+    # From now on it answers as the new leader does, or not at all.
     answered = {register(old, f"awake-{number}") for number in range(5)} - {0}
     assert answered <= ids(new)
     wait_until(lambda: rig.status(old.name)[old.name]["node"]["type"] == "worker", PATIENCE_S, "it is a worker")

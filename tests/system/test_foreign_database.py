@@ -1,5 +1,5 @@
-"""Nodes whose agent database is a wazuh-db, beside stock peers: every request and every message as the protocol has
-them."""
+"""Nodes whose agent database is a wazuh-db, beside stock peers: every request and every message is as in the
+protocol."""
 
 import json
 from typing import Any
@@ -45,7 +45,7 @@ def stock_master(rig: Rig) -> StockMaster:
 
 
 def answering(**answers: str) -> Any:
-    """`answers`: by the second word of a request, dashes as underscores."""
+    """`answers`: by the second word of a request, with underscores for dashes."""
     return lambda request: answers.get(request.split(" ")[1].replace("-", "_"), "ok")
 
 

@@ -1,4 +1,4 @@
-"""Nodes on a disk that is full: said at once, shown until it is over, and mended by room alone."""
+"""Nodes on a full disk: reported at once, shown until it is over, and mended by room alone."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A node that has the key and means harm, or is broken: it gets errors, everybody else gets served."""
+"""A node that has the key and is malicious or broken: it gets errors, and every other node is served."""
 
 import json
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ WORD_FIRST = ("syn_i_w_m_e", "dapi", "dapi_res", "dapi_err", "sendsync", "file_e
 
 
 def queries_with(text: str) -> list[dict[str, Any]]:
-    """Arguments of get_nodes that are wrong in each way."""
+    """Arguments of get_nodes that are wrong in every way."""
     sort = {"fields": [text], "order": "asc"}
     return [
         {text: 1},

@@ -1,4 +1,5 @@
-"""Packages of a master that means harm: the worker names what it refuses, takes the rest, and no process of it dies."""
+"""Packages of a malicious master: the worker names what it refuses, accepts the rest, and none of its processes
+dies."""
 
 import json
 import zlib
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def send(session: WorkerSession, files: dict[str, bytes]) -> None:
-    """A package with these new files of etc/rules, whatever their paths are."""
+    """Returns a package with these new files of etc/rules, whatever their paths."""
     missing = {
         path: {"mod_time": 1.0, "cluster_item_key": "etc/rules/", "merged": False, "hash": blake2b(data).hexdigest()}
         for path, data in files.items()

@@ -1,4 +1,5 @@
-"""What goes wrong in a round of integrity is told to the peer and in the log, costs only what it touches, and heals."""
+"""A failure in a round of integrity is told to the peer and in the log, affects only its own files, and the next round
+corrects it."""
 
 import json
 import random
@@ -29,7 +30,7 @@ def rig(make_rig: MakeRig) -> Rig:
 
 @pytest.fixture
 def stock_master(rig: Rig) -> Iterator[tuple[StockMaster, WorkerSession]]:
-    """A stock master with our worker, equal, that permits no check: what the worker does is what the test makes it
+    """A stock master that permits no check, with an equal clusterd worker: the worker does only what the test makes it
     do."""
     where = {"name": "rig_manager_1", "cluster": "rig"}
     with StockMaster(rig.master.root, KEY, port=rig.master.port, scan_interval_s=0.5, **where) as master:  # type: ignore[arg-type]
@@ -46,13 +47,13 @@ def log_of(rig: Rig, number: int) -> str:
 
 
 def results(rig: Rig, node: str, key: str) -> dict[str, object]:
-    """The record of the last check that `status` shows on a node."""
+    """Returns the record of the last check that `status` shows on a node."""
     found: dict[str, object] = rig.status(node)[rig.node(node).name]["results"].get(key, {})
     return found
 
 
 def send(session: WorkerSession, content: bytes) -> None:
-    """Hand a package with these bytes to the worker, as a master does after a check."""
+    """Sends a package with these bytes to the worker, as a master does after a check."""
     package = session.spool() / package_name(session.node)
     package.write_bytes(content)
     task = session.link.ask("syn_m_c").payload.decode()
@@ -246,7 +247,7 @@ def test_file_with_another_checksum_is_refused_and_the_next_check_works(rig: Rig
 
 
 def test_small_packages_converge_in_several_rounds(make_rig: MakeRig) -> None:
-    """wire.md C12: what does not fit waits for the next check; a file above the limit by itself goes alone."""
+    """wire.md C12: files that do not fit wait for the next check; a file above the limit is sent alone."""
     limits = {"intervals": {"communication": {"max_zip_size": 200_000, "min_zip_size": 100_000}}}
     rig = make_rig(1, files=300, size=8000, overrides=limits)
     (rig.master.root / "etc/lists/large").write_bytes(random.Random(1).randbytes(900_000))

@@ -1,4 +1,4 @@
-"""A cluster whose operator keeps files elsewhere and links to them: on the master and on a worker."""
+"""A cluster whose operator keeps files elsewhere and links to them, on the master and on a worker."""
 
 import os
 import shutil

@@ -27,7 +27,7 @@ def started(make_rig: MakeRig, workers: int = 1) -> Rig:
 
 
 def sent(client: LocalClient) -> bytes:
-    """The result of a send_file."""
+    """Returns the result of a send_file."""
     return client.take_string(client.answer_of("send_f_res").decode())
 
 

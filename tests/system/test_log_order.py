@@ -1,5 +1,5 @@
-"""Operators' suites read the logs of a cluster: the lines of every kind of sync stand in the order of a stock node,
-whoever the peer is, and nothing of ours stands among them."""
+"""Operators' test suites read the logs of a cluster: the lines of every kind of sync have the order of a stock node,
+whatever the peer is, and none of clusterd's own lines is among them."""
 
 import json
 from typing import Any
@@ -27,8 +27,8 @@ CAPS: dict[str, Any] = {
     "rig_manager_4": {"push": False},
     "rig_manager_5": False,
 }
-"""Each kind of check and sync that two nodes can agree to: ahead, told of changes, digests by the clock, the stock
-way."""
+"""Each kind of check and sync on which two nodes can agree: sent ahead, told of changes, digests at intervals, the
+stock way."""
 
 
 def make(make_rig: MakeRig, workers: int) -> Rig:
@@ -66,7 +66,7 @@ def report(node: RigNode, number: int) -> None:
 
 
 def change_files(rig: Rig) -> None:
-    """One by one and in bursts, on the master and by hand on the workers, until all are equal again."""
+    """Changes files one by one and in bursts, on the master and by hand on the workers, until all are equal again."""
     for seed in range(3):
         workload.change(rig.master.root, seed=seed, edit=2, add=2, delete=1)
         rig.wait_equal(60)
@@ -90,7 +90,7 @@ def groups_hash(node: RigNode) -> str | None:
 
 
 def change_agents(rig: Rig) -> None:
-    """Reports from the workers; groups to them, and all of them to one whose groups are others."""
+    """Reports come from the workers; groups go to them, and all groups to a worker whose groups differ."""
     wait_until(lambda: all(agents(node) == {1, 2, 3, 4} for node in rig.nodes), 60, "the agents are known everywhere")
     for node in rig.workers:
         for number in range(1, 5):

@@ -1,4 +1,4 @@
-"""Somebody guesses passwords through a worker while everybody else goes on."""
+"""A client guesses passwords through a worker while all others go on."""
 
 import json
 import time
@@ -15,7 +15,7 @@ from tools.rig.peer import StockWorker, wait_until
 pytestmark = pytest.mark.slow
 GUESSES = 400
 FEW = {"clusterd": {"api": {"login_attempts": 10}}}
-"""Each that is looked at takes 0.2 s of a core. By default it is 50."""
+"""Each checked password takes 0.2 s of a core. The default is 50."""
 
 
 def test_guesses_of_a_keyed_worker_are_refused_and_hold_nobody_up(make_rig: MakeRig, tmp_path: Path) -> None:

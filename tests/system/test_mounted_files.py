@@ -1,4 +1,4 @@
-"""A worker one of whose files is a mount point, as containers have them: it becomes equal all the same, and says so
+"""A worker on which one file is a mount point, as in containers: it becomes equal all the same, and reports that
 once."""
 
 import shutil

@@ -1,4 +1,5 @@
-"""A worker that takes every request and never answers: the others' answers are there in time, it is a failed item."""
+"""A worker that accepts every request and never answers: the others' answers arrive in time, and it is a failed
+item."""
 
 import contextlib
 import json
@@ -18,15 +19,15 @@ pytestmark = pytest.mark.slow
 
 QUICK = {"intervals": {"communication": {"timeout_cluster_request": 3}}, "clusterd": {"request_timeout": 2}}
 ANSWERED_S = 60
-"""It takes 3 to 8; before, 200."""
+"""It takes 3 to 8 s; it once took 200."""
 
 
 @contextlib.contextmanager
 def mute(rig: Rig, *answered: bytes) -> Iterator[None]:
-    """A worker of that kind, which says ok to these commands and nothing to all others."""
+    """A worker of that kind, which answers ok to these commands and nothing to all others."""
 
     def joined() -> Talker | None:
-        """The one of the test before may not be gone yet."""
+        """The worker of the test before may not be gone yet."""
         talker = Talker(socket.create_connection((HOST, rig.master.port), timeout=60), KEY)
         if talker.ask("hello", "mute rig worker 4.14.1", 60).command == b"ok":
             return talker

@@ -19,8 +19,8 @@ PATH = "etc/lists/large"
 
 
 class Reader:
-    """Looks at a file again and again: its size and mode each time, its content now and then. `torn`: what was neither
-    of the contents it may have."""
+    """Reads a file again and again: size and mode each time, content now and then. `torn`: contents that are none of
+    the expected ones."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -69,7 +69,7 @@ def send_two(session: WorkerSession, gap_s: float) -> None:
 
 
 def syncs(root: Path) -> int:
-    """Packages that were dealt with."""
+    """Returns how many packages the node has finished."""
     return (root / "logs/cluster.log").read_text().count("[Integrity sync] Finished in")
 
 
@@ -81,7 +81,7 @@ def syncs(root: Path) -> int:
     ],
 )
 def test_no_file_is_torn_when_two_packages_overlap(make_rig: MakeRig, size: int, gaps_s: tuple[float, ...]) -> None:
-    """`gaps_s`: between the ends of two packages."""
+    """`gaps_s`: seconds between the ends of two packages."""
     rig = make_rig(1)
     root, worker = rig.master.root, rig.workers[0]
     (root / PATH).write_bytes(os.urandom(size))

@@ -1,5 +1,5 @@
-"""A master is lost and a candidate made the master by hand: the others find it, nothing that was answered is lost, and
-the old master comes back as a worker."""
+"""A master is lost and an operator makes a candidate the master: the others find it, nothing that was answered is lost,
+and the old master comes back as a worker."""
 
 import json
 import os
@@ -25,7 +25,7 @@ PATIENCE_S = 60.0
 
 @pytest.fixture
 def rig(make_rig: MakeRig) -> Rig:
-    """A master, a candidate with a port of its own, and a plain worker that knows the master's address only."""
+    """A master, a candidate with a port of its own, and a plain worker that knows only the master's address."""
     made = candidate_and_plain(make_rig)
     conf = made.workers[0].root / "etc/ossec.conf"
     text = conf.read_text().replace(f"<port>{made.master.port}</port>", f"<port>{free_port()}</port>")
@@ -42,7 +42,7 @@ def port_of(node: RigNode) -> int:
 
 
 def run(rig: Rig, node: RigNode, *arguments: str) -> Any:
-    """The result of `promote` or `demote` in JSON."""
+    """Returns the result of `promote` or `demote` as JSON."""
     done = rig.command(node, *arguments, "--json", timeout_s=300)
     found = json.loads(done.stdout or "{}")
     assert found, done.stderr
@@ -85,7 +85,7 @@ def test_lost_master_is_replaced_and_comes_back_as_a_worker(rig: Rig) -> None:
     first = register(master, "first")
     assert first in ids(candidate)
     rig.wait_equal(PATIENCE_S)
-    # While it lives nobody else leads, whoever says that it is down.
+    # While it lives no other node leads, even if an operator says that it is down.
     found = run(rig, candidate, "promote", "--old-master-is-down")
     assert any("is connected" in reason for reason in found["reasons"]), found
     assert read_role(str(candidate.root)) is None
@@ -107,7 +107,7 @@ def test_lost_master_is_replaced_and_comes_back_as_a_worker(rig: Rig) -> None:
     assert "master (promoted, term 1" in shown
     assert "nothing to do" in run(rig, candidate, "promote", "--old-master-is-down")["reasons"][0]
 
-    # The plain worker knows the old address only: it is told by the old node, below.
+    # The plain worker knows only the old address: the old node tells it the new one, below.
     lone = master.root / "etc/rules/lone.xml"
     lone.write_text("<group name='lone,'></group>\n")
     rig.start(master.name)
@@ -141,7 +141,7 @@ def test_lost_master_is_replaced_and_comes_back_as_a_worker(rig: Rig) -> None:
 
 
 def equals(one: RigNode, other: RigNode) -> bool:
-    """By their content. A former master keeps the modes that its files have."""
+    """Compares contents. A former master keeps the modes of its files."""
     return not [line for line in compare(one.root, other.root).lines() if not line.startswith("wrong mode")]
 
 
@@ -193,5 +193,5 @@ def test_failed_promotion_changes_nothing(rig: Rig) -> None:
 
 
 def _promoted(rig: Rig, node: RigNode) -> bool:
-    # Its checks ended with the life of sync; what is complete is known from the files.
+    # Its checks ended with the life of sync; the files themselves show whether they are complete.
     return bool(run(rig, node, "promote", "--old-master-is-down", "--unchecked-files")["ok"])

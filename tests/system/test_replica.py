@@ -1,5 +1,5 @@
-"""A master, a candidate and a plain worker: the candidate holds what the master knows, whichever process is killed, and
-a registration that was answered is on its disk."""
+"""A master, a candidate and a plain worker: whichever process is killed, the candidate has what the master knows, and a
+registration that was answered is on its disk."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def rig(make_rig: MakeRig) -> Rig:
 
 
 def content(node: RigNode, name: str) -> dict[str, list[Any]] | None:
-    """What a database file says; None while there is none."""
+    """Returns the rows of a database file; None while there is none."""
     if not (node.root / name).exists():
         return None
     db = schema.connect(str(node.root), readonly=True, name=name)
@@ -124,7 +124,7 @@ def test_candidate_holds_what_the_master_knows_whoever_is_killed(rig: Rig) -> No
 
 
 def _registered(node: RigNode, name: str) -> bool:
-    """Once: a registration that was interrupted may have been done."""
+    """Tries once: a registration that was interrupted may have been done."""
     try:
         answer = authd(node.root, {"function": "add", "arguments": {"name": name, "ip": "any"}}, 90.0)
     except (WdbError, OSError):

@@ -1,4 +1,4 @@
-"""The REST API of real nodes, called over HTTPS: asked anywhere, answered by the node that knows."""
+"""The REST API of real nodes over HTTPS: any node can be asked, and the node that knows answers."""
 
 import json
 import time
@@ -48,7 +48,7 @@ def rig() -> Iterator[Rig]:
 
 @pytest.fixture(scope="module")
 def callers(rig: Rig) -> Iterator[list[Caller]]:
-    """Of the master, and of each worker."""
+    """Clients of the master and of each worker."""
     made = [Caller(node) for node in rig.nodes]
     yield made
     for caller in made:
@@ -220,7 +220,7 @@ def test_tokens_are_good_on_their_own_node_only(callers: list[Caller]) -> None:
 
 
 def test_the_api_of_a_stock_worker_logs_its_users_in_at_our_master(rig: Rig, tmp_path: Path) -> None:
-    """What it asks over the link between the nodes, in its order (dapi.md 5.8)."""
+    """The requests that it sends over the link between the nodes, in order (dapi.md 5.8)."""
     with StockWorker((HOST, rig.master.port), KEY, "stock", tmp_path, cluster="rig") as worker:
         worker.join()
 
@@ -239,7 +239,7 @@ def test_the_api_of_a_stock_worker_logs_its_users_in_at_our_master(rig: Rig, tmp
         token = {"username": USER, "roles": roles, "token_nbf_time": int(time.time()), "run_as": False}
         checked = ask("api.authentication", "check_token", origin_node_type="worker", **token)
         assert checked["valid"] is True
-        # What its API asks from now on carries these.
+        # The next requests of its API carry these.
         permissions = checked["policies"] | {"rbac_mode": conf["rbac_mode"]}
         wanted = request("wazuh.cluster", "get_nodes_info", rbac_permissions=permissions, nodes=NAMES)
         worker.forwarded.clear()
@@ -265,8 +265,8 @@ ANSWERS = [
         "response_schema_conformance",
     )
 ]
-"""Not that what is well-formed is taken: names of fields, agents and files mean something to a node.
-tests/api/schema_cases.py has what holds without a node."""
+"""This does not test whether well-formed requests succeed: names of fields, agents and files mean something to a node.
+tests/api/schema_cases.py tests what is true without a node."""
 AGENTS_CHANGE = [f"post_agents{name}" for name in ("", "_insert", "_insert_quick")] + ["delete_agents"]
 """Other tests of this rig have agents; tests/dapi/test_registrations.py asks for these."""
 

@@ -81,7 +81,7 @@ def test_a_killed_api_process_comes_back_and_a_stop_is_clean(make_rig: MakeRig) 
             assert answer.status_code == 200
         facts = rig.status(MASTER)[MASTER]
         assert next(one for one in facts["processes"] if one["name"] == "api")["restarts"] == 1
-        # The board has it with the next sign of life.
+        # The board has it with the next heartbeat.
         wait_until(lambda: rig.status(MASTER)[MASTER]["api"]["requests"] >= 1, 60, "its requests are counted")
         assert "REST API: " in rig.command(rig.master, "status", timeout_s=30).stdout
     assert rig.stop() == []
@@ -109,7 +109,7 @@ def test_a_reload_takes_a_new_certificate_and_keeps_the_old_one_when_it_is_bad(m
         path.write_bytes(content)
     assert rig.command(rig.master, "reload", timeout_s=30).returncode == 0
     with Caller(rig.master) as caller:
-        # It trusts the new one only.
+        # It trusts only the new one.
         wait_until(lambda: _is_served(caller), 60, "the new certificate is used")
         cert.write_bytes(old)
         done = rig.command(rig.master, "reload", timeout_s=30)

@@ -1,4 +1,4 @@
-"""What the processes of a node may do, and what others may see of them: a node that runs."""
+"""What the processes of a running node may do, and what other users may see of them."""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-"""Sendsync through whole clusters: from a worker's local socket to a daemon of the master, and back to the very
+"""Sendsync through whole clusters: from a worker's local socket to a daemon of the master, and back to the same
 client."""
 
 import contextlib
@@ -56,13 +56,13 @@ def client_of(node: RigNode) -> Iterator[LocalClient]:
 
 
 def outcome(client: LocalClient, timeout_s: float = 60.0) -> tuple[str, bytes]:
-    """Command and payload of what comes for a `sendsync` that was sent: a request of the daemon's, or a response."""
+    """Returns command and payload of what follows a `sendsync`: a request of the daemon's, or a response."""
     seen = client.link.wait_for(lambda one: not one.sent and one.command in ("ok", "err"), timeout_s)
     return seen.command, seen.payload
 
 
 def ask(node: RigNode, payload: bytes | str, timeout_s: float = 60.0) -> tuple[str, bytes]:
-    """What a daemon of this node gets for its request, over a connection of its own."""
+    """Returns what a daemon of this node gets for its request, over a connection of its own."""
     with client_of(node) as client:
         client.link.tell("sendsync", payload)
         return outcome(client, timeout_s)
@@ -112,7 +112,7 @@ def test_an_answer_reaches_the_client_that_asked_among_fifty(make_rig: MakeRig) 
         list(threads.map(one, range(50)))
         assert len(authd.requests) == 150
         assert authd.at_once > 8
-    # Nobody serves the agent database of this rig, of which another round complains.
+    # The agent database of this rig is not served, of which another round complains.
     assert not [line for line in log_of(rig.master).splitlines() if "ERROR" in line and "agent-groups]" not in line]
     assert "web-1" not in log_of(rig.master) + log_of(rig.workers[0])
 
@@ -121,17 +121,17 @@ def test_requests_of_the_documented_forms(make_rig: MakeRig) -> None:
     rig = rig_of(make_rig)
     node = rig.workers[0]
     with FakeDaemon(rig.master.root / AUTH, echo), client_of(node) as client:
-        # No response to `sendsync`, a fresh counter for its answer (wdb.md 9.2).
+        # `sendsync` gets no response; its answer has a fresh counter (wdb.md 9.2).
         counter = client.link.tell("sendsync", request_of("as it is"))
         seen = client.link.wait_for(lambda one: not one.sent)
         assert (seen.is_request, seen.command, seen.payload) == (True, "ok", b"as it is")
         assert seen.counter != counter
-        # `sendasync`: a first answer at once, the daemon's as a second.
+        # `sendasync`: the first answer comes at once, the daemon's answer is the second.
         with client_of(node) as other:
             first = other.ask("sendasync", request_of({"a": [1, "\u00e4"]}))
             assert (first.command, first.payload) == (b"ok", b"Added request to sendsync requests queue")
             assert other.answer_of("ok") == b'{"a": [1, "\\u00e4"]}'
-        # Several over one connection: in their order.
+        # Several requests over one connection are answered in order.
         with client_of(node) as third:
             for number in range(20):
                 third.link.tell("sendsync", request_of(str(number)))
@@ -209,8 +209,8 @@ def test_a_daemon_that_does_not_answer_is_given_up_and_keeps_nobody_else_waiting
         for client in clients:
             client.link.tell("sendsync", request_of({"command": "assigngroup"}, "remoted"))
         wait_until(lambda: len(remoted.requests) == 48, 60, "as many as one daemon gets of one worker")
-        # Had it to wait for one of those it would be refused: a request waits a quarter of its time for its turn, a
-        # daemon that does not answer is given up after half of it.
+        # If it had to wait for one of those it would be refused: a request waits a quarter of its time for its turn,
+        # and a silent daemon is given up after half of it.
         assert ask(node, request_of("quick")) == ("ok", b"quick")
         for client in clients:
             assert outcome(client)[0] == "err"
@@ -324,7 +324,7 @@ def test_our_worker_is_served_by_a_stock_master(make_rig: MakeRig) -> None:
         with client_of(node) as client:
             assert client.ask("sendasync", request_of({"name": "b"})).command == b"ok"
             assert json.loads(client.answer_of("ok"))["data"] == {"name": "b"}
-        # Answers that nobody waits for.
+        # Answers for which no client waits any more.
         string_id = session.send_string(b"nobody's")
         answer = session.link.ask("sendsyn_res", f"99 {string_id}")
         assert (answer.command, answer.payload) == (b"ok", b"Response forwarded to worker")

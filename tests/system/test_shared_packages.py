@@ -1,4 +1,4 @@
-"""One packing for many workers, and transfers that are cut off, on whole nodes."""
+"""One packing for many workers, and interrupted transfers, on whole nodes."""
 
 import signal
 from collections.abc import Iterator
@@ -22,15 +22,15 @@ CHUNK = 5 * 1024 * 1024
 SEALED = 4 / 3
 """Bytes on the wire for each byte of a package: a Fernet token is base64."""
 SLOW = 8_000_000
-"""A second: LARGE takes seven."""
+"""Bytes a second: LARGE takes seven seconds."""
 ONE_METHOD = {"clusterd": {"caps": {"lz4": False}}}
 """Stock and clusterd workers get the same packages."""
 MIXED_UP = ("3025", "ecrypt", "hecksums aren't equal", "bad-seal")
-"""What is in a log when bytes of one transfer got into another."""
+"""What a log has when bytes of one transfer got into another."""
 
 
 def put_noise(rig: Rig, size: int, seed: int = 5) -> None:
-    """A file of the master that does not shrink, there at once and whole."""
+    """Puts a file that does not compress onto the master, whole and at once."""
     beside = rig.directory / "noise"
     beside.write_bytes(Random(seed).randbytes(size))
     beside.replace(rig.master.root / "etc/lists/noise")
@@ -41,7 +41,7 @@ def log(node: RigNode) -> str:
 
 
 def spooled(node: RigNode, kind: str) -> dict[str, int]:
-    """Name to size of the files of one kind that are in a node's spool."""
+    """Returns name to size of the files of one kind in a node's spool."""
     sizes = {}
     for path in (node.root / "queue/cluster/.clusterd/spool").glob(f"*-{kind}"):
         try:
@@ -52,7 +52,7 @@ def spooled(node: RigNode, kind: str) -> dict[str, int]:
 
 
 def arriving(worker: RigNode) -> int:
-    """How many bytes of a package have come."""
+    """Returns how many bytes of a package have arrived."""
     return max(spooled(worker, "package").values(), default=0)
 
 
@@ -69,7 +69,7 @@ def kill(rig: Rig, node: RigNode, process: str) -> None:
 
 
 def assert_quiet(rig: Rig, *nodes: RigNode) -> None:
-    """All slabs come back, and no log says that anything was mixed up."""
+    """Waits until all slabs are free. Asserts that no log tells of mixed transfers."""
 
     def in_use() -> dict[str, Any]:
         return {
@@ -85,7 +85,7 @@ def assert_quiet(rig: Rig, *nodes: RigNode) -> None:
 
 
 class NotedStockWorker(StockWorker):
-    """Keeps its connections: what a stock node would have logged about each."""
+    """Keeps its connections, with what a stock node would have logged about each."""
 
     connections: list[ScriptedPeer]
 
@@ -207,8 +207,8 @@ def test_deaths_on_a_master_that_sends_the_same_body_to_several_links_mix_nothin
 
 
 def stop_in_the_middle(rig: Rig) -> dict[str, int]:
-    """Silence each link when it has carried two chunks of its package, so that none gets ahead of the others. Returns
-    where each of them was when the last one had come so far: the next chunk behind that is under way."""
+    """Silences each link when it has carried two chunks of its package, so that none gets ahead of the others. Returns
+    the position of each when the last one had come so far: the next chunk is under way."""
     reader = StatusReader(str(rig.master.root))
     links = {worker.name: worker for worker in rig.workers}
     done: dict[str, int] = {}
@@ -248,7 +248,8 @@ def test_only_the_rest_is_sent_again_when_the_link_was_cut(make_rig: MakeRig, *,
     rig.wait_equal(60)
     carried = tell(worker, "carried") - before
     if resumes:
-        # What had not come when the link was still whole (a chunk may have come since), and some requests.
+        # Returns an upper bound: what had not arrived while the link was whole (a chunk may have arrived since), and
+        # some requests.
         rest = (LARGE - held) * SEALED
         assert rest - CHUNK * SEALED < carried < rest + CHUNK / 5
     else:

@@ -1,4 +1,4 @@
-"""A worker with a small disk: what fits arrives, what does not waits without being sent again and again."""
+"""A worker with a small disk: files that fit arrive, others wait and are not sent again and again."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def test_small_change_passes_one_that_is_too_large(make_rig: MakeRig) -> None:
     wait_until(lambda: "again" in (worker.root / SMALL).read_text(), 60, "the next one arrives, too")
     assert not (worker.root / "etc/lists/large").exists()
     log = (rig.master.root / "logs/cluster.log").read_text()
-    # The small file may still be on its way when it is first said.
+    # When it is first reported, the small file may still be on its way.
     assert len(re.findall(r"\d files? of 36\.\d MB waits?: rig_manager_2 can take", log)) == 1, log
     assert "No space left" not in (worker.root / "logs/cluster.log").read_text()
     (rig.master.root / "etc/lists/large").unlink()

@@ -1,5 +1,5 @@
-"""A network that stalls, in one direction or both, or leads elsewhere from one moment on: soon after it is mended all
-is equal."""
+"""A network that stalls, in one direction or both, or whose address suddenly leads nowhere: soon after it is mended all
+nodes are equal."""
 
 import random
 import time
@@ -14,7 +14,7 @@ from tools.rig.peer import wait_until
 pytestmark = pytest.mark.slow
 
 HEALED_S = 50
-"""It takes 20; before there was a pulse it took two minutes."""
+"""It takes 20 s; before there was a pulse it took two minutes."""
 COMMANDS: tuple[LinkCommand, ...] = ("silence", "silence-up", "silence-down")
 
 
@@ -32,7 +32,7 @@ def started(make_rig: MakeRig, workers: int) -> Rig:
 
 @pytest.mark.parametrize("stall_s", [15, pytest.param(50, marks=pytest.mark.stress)])
 def test_a_stall_while_a_package_is_under_way_costs_no_more_than_the_stall(make_rig: MakeRig, stall_s: int) -> None:
-    """15 s: longer than a peer may be silent; 50 s: longer than what is sent meanwhile is waited for, too."""
+    """15 s: longer than a peer may be silent. 50 s: also longer than the time-out of what is sent meanwhile."""
     rig = started(make_rig, len(COMMANDS))
     carried = {}
     for node in rig.workers:
@@ -56,7 +56,7 @@ def test_a_stall_while_a_package_is_under_way_costs_no_more_than_the_stall(make_
 
 
 def test_an_address_that_leads_nowhere_from_one_moment_on_is_soon_dialled_anew(make_rig: MakeRig) -> None:
-    """Nobody hears that the old connection is gone, on either side: no reset, no end."""
+    """Neither side learns that the old connection is gone: no reset, no end."""
     rig = started(make_rig, 1)
     tell(rig.workers[0], "strand")
     (rig.master.root / "etc/rules/new.xml").write_text("<group/>")

@@ -1,4 +1,4 @@
-"""clusterd beside nodes that are not clusterd: the rig's second reading of the protocol plays the stock side."""
+"""clusterd beside nodes that are not clusterd: the rig's own implementation of the protocol plays the stock side."""
 
 import pytest
 
@@ -61,7 +61,7 @@ def test_worker_joins_a_stock_master_and_heals(make_rig: MakeRig) -> None:
 
 
 def test_worker_does_not_delete_everything_for_a_master_that_has_not_scanned(make_rig: MakeRig) -> None:
-    """wire.md C7: a stock master asked before its first scan tells the worker to delete all it has."""
+    """wire.md C7: a stock master that is asked before its first scan tells the worker to delete everything."""
     rig = make_rig(1)
     workload.generate(rig.workers[0].root)
     held = workload.paths(rig.workers[0].root)

@@ -1,8 +1,9 @@
-"""The recorded session of two stock nodes (tests/vectors/transcript.jsonl), one side played against ours from outside.
+"""The recorded session of two stock nodes (tests/vectors/transcript.jsonl): the test plays one side against a clusterd
+node.
 
-Joining, integrity, agent-info, agent-groups, strings, files and keepalives: what the recorded side sent is sent again
-with our names and the ids that ours gave out; whatever ours says must be what the other recorded side said, in the same
-order. The API comes with another issue.
+Joining, integrity, agent-info, agent-groups, strings, files and keepalives. The test sends what the recorded side sent,
+with the rig's names and the ids that the node gave out. The node must send what the other recorded side sent, in the
+same order. The API has tests of its own.
 """
 
 import base64
@@ -42,24 +43,24 @@ KEEPALIVE = range(401, 403)
 
 OLD_KEYS = b"000 another any 00\n"
 OLD_KEYS_HASHES = (b"bdf08a216d1cfae1017863075f96dd18", hashlib.blake2b(OLD_KEYS).hexdigest()[:32].encode())
-"""Of the worker's client.keys before the first sync: the recorded beginning, whose content nobody knows, and that of
-ours."""
+"""Parts of the worker's client.keys before the first sync: the recorded beginning, whose content is unknown, and the
+rig's."""
 AUDIT_KEYS = b"audit-wazuh-w:write\naudit-wazuh-r:read\n"
 UUID4 = re.compile(rb"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 STRING_ID = re.compile(rb"^[0-9]+$")
 PACKAGE = re.compile(rb"-[0-9]+\.[0-9]+-[0-9a-f]{32}\.zip")
 SHARED = re.compile(rb"queue/cluster/clusterd-[0-7]\.zip")
-"""Our packages have one path for all workers (wire.md 13.1.6)."""
+"""clusterd's packages have one path for all workers (wire.md 13.1.6)."""
 SPENT = re.compile(rb'"time_spent": [0-9.e-]+')
 
 
 def named(recorded: bytes) -> bytes:
-    """With the names of the rig in place of those of the recording."""
+    """Replaces the names of the recording by those of the rig."""
     return recorded.replace(b"spec1", b"rig_manager_2").replace(b" wazuh ", b" rig ")
 
 
 def entries_of(package: bytes) -> dict[str, Any]:
-    """Path to content of a package; the metadata without times, which nobody could repeat."""
+    """Returns path to content of a package; the metadata without times, which cannot be repeated."""
     out: dict[str, Any] = {}
     for entry in package.split(FILE_SEP):
         path, _, packed = entry.partition(PATH_SEP)
@@ -83,12 +84,12 @@ def without_times(value: Any) -> Any:
 
 
 def unnamed(payload: bytes) -> bytes:
-    """Without the names of packages, which differ each time."""
+    """Removes the names of packages, which differ each time."""
     return PACKAGE.sub(b"", SHARED.sub(b"queue/cluster/rig_manager_2/rig_manager_2", payload))
 
 
 def meaning(command: str, payload: bytes) -> Any:
-    """What a message says, without what differs each time."""
+    """Returns what a message says, without what differs each time."""
     if command == "file_upd":
         path, _, package = payload.partition(b" ")
         return unnamed(path), entries_of(package)
@@ -98,7 +99,7 @@ def meaning(command: str, payload: bytes) -> Any:
 
 
 def content_of(recorded: Line) -> dict[str, bytes]:
-    """The files of a recorded package."""
+    """Returns the files of a recorded package."""
     return {
         entry["path"]: entry["text"].encode() if "text" in entry else base64.b64decode(entry["content_b64"])
         for entry in recorded["decoded_package"]["entries"]
@@ -127,7 +128,7 @@ class Player:
         self.keepalives = 0
 
     def play(self, lines: range) -> None:
-        """Go through these lines; fails at the first message that is not the recorded one."""
+        """Plays these lines. Fails at the first message that is not the recorded one."""
         for number in lines:
             line = LINES[number]
             if line["dir"] == self._side:
@@ -136,8 +137,8 @@ class Player:
                 self._expect(line)
 
     def play_check(self, lines: range) -> None:
-        """A check by the worker, which asks until it is permitted: the master may still be busy with what was
-        before."""
+        """Plays a check by the worker, which asks until it is permitted: the master may still be busy with earlier
+        work."""
         request = LINES[lines[0]]
 
         def is_permitted() -> bool:
@@ -179,14 +180,14 @@ class Player:
             assert message.payload.partition(b" ")[2] == self._sent_package.digest()
 
     def _translated(self, recorded: bytes) -> bytes:
-        """With the ids that our node gave out in place of the recorded ones."""
+        """Replaces the recorded ids by those that the node gave out."""
         for old, new in self._actual.items():
             recorded = recorded.replace(old, new)
         return recorded
 
     def _next_message(self) -> PeerMessage:
-        """The next message that is not a request of our node's own making or of its own clock: `caps`, which a stock
-        master refuses, and the worker's keepalives."""
+        """Returns the next message that the recording has. Skips those that only clusterd sends (`caps`, which a stock
+        master refuses) or that depend on its clock (the worker's keepalives)."""
         while True:
             while not self._inbox:
                 data = self._sock.recv(65536)
@@ -213,7 +214,7 @@ class Player:
 
 @pytest.fixture
 def rig(make_rig: MakeRig) -> Iterator[Rig]:
-    """A master and a worker with the files of the recorded nodes, nothing started."""
+    """A master and a worker with the files of the recorded nodes, not started."""
     made = make_rig(1, overrides={"intervals": {"worker": {"keep_alive": 1, "sync_agent_info": 1000}}})
     for node in made.nodes:
         for directory in ("etc/shared", "etc/rules", "etc/decoders", "etc/lists", "var/multigroups"):

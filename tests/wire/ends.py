@@ -1,4 +1,4 @@
-"""Connections to test with, and the ways to feed them."""
+"""Connections for tests, and the ways to feed them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,13 +30,13 @@ def of_key(key: str | None, **options: Any) -> Connection:
 
 
 def opened_body(connection: Connection, bodies: Sequence[Sink]) -> bytes:
-    """Of a sealed event, which net leaves to pool processes."""
+    """Returns the plain bytes of a sealed event, which net leaves to pool processes."""
     parts = [sink.view for sink in bodies]
     return b"".join(parts) if connection._sealer is None else connection._sealer.open_parts(parts)
 
 
 def opened(connection: Connection, event: Event) -> tuple[int, str, bytes]:
-    """Counter, command and payload of a request, large or not."""
+    """Returns counter, command and payload of a request, large or not."""
     if isinstance(event, SealedRequest):
         return event.counter, event.command, opened_body(connection, event.bodies)
     assert isinstance(event, RequestReceived)
@@ -44,7 +44,7 @@ def opened(connection: Connection, event: Event) -> tuple[int, str, bytes]:
 
 
 def read_as_a_transport_does(connection: Connection, data: bytes, chunk: int) -> list[Event]:
-    """Through next_buffer and buffer_filled, at most `chunk` bytes a read."""
+    """Feeds data through next_buffer and buffer_filled, at most `chunk` bytes for each read."""
     events: list[Event] = []
     position = 0
     while position < len(data) and not connection.stalled:
@@ -57,7 +57,7 @@ def read_as_a_transport_does(connection: Connection, data: bytes, chunk: int) ->
 
 
 class Slabs:
-    """An allocator with few slabs, which remembers what it gave."""
+    """An allocator with few slabs, which records what it gave out."""
 
     def __init__(self, count: int) -> None:
         self.free = count
@@ -72,7 +72,7 @@ class Slabs:
 
 
 def divided(counter: int, body: bytes, sizes: list[int], command: str = "echo") -> list[bytes]:
-    """Frames of these body sizes; the last takes what is left."""
+    """Returns frames with bodies of these sizes; the last one takes the rest."""
     frames, position = [], 0
     for size in sizes:
         frames.append(build_header(counter, size, command, True) + body[position : position + size])

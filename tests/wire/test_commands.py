@@ -1,4 +1,4 @@
-"""Who knows which command, and the fixed texts, against the recorded replies (wire.md 4.1)."""
+"""Which role knows which command, and the fixed texts, against the recorded replies (wire.md 4.1)."""
 
 import ast
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_local_socket_knows_what_its_node_can_do() -> None:
 
 
 def test_commands_are_spelled_in_one_file_only() -> None:
-    """Words without an underscore are ordinary ones, too (`diff`, `status`)."""
+    """Words without an underscore are ordinary commands, too (`diff`, `status`)."""
     words = {word for name, word in vars(commands).items() if name.isupper() and isinstance(word, str) and "_" in word}
     spelled = []
     for path in sorted(Path(commands.__file__).parents[1].rglob("*.py")):

@@ -31,7 +31,7 @@ def test_recorded_message_is_received(vector: dict[str, Any], way: str) -> None:
         events = connection.receive(stream + b"behind" if way == "with bytes behind it" else stream)
 
     if vector["command_parsed"] in ("ok", "err", "ok-m"):
-        # Nobody asked: a request under a response's name, as the original takes it too.
+        # It answers no request: it is a request with the name of a response, as the original reads it, too.
         assert isinstance(events[0], RequestReceived)
     assert [opened(connection, event) for event in events] == [
         (vector["counter"], vector["command_parsed"], plaintext_of(vector))
@@ -164,7 +164,7 @@ def test_late_large_answer_gives_its_sinks_back() -> None:
 
 
 def test_answer_to_nothing_is_a_request_with_an_odd_command() -> None:
-    """So that it is answered `unknown command 'b'ok''`, as the original does."""
+    """It is then answered `unknown command 'b'ok''`, as the original does."""
     (event,) = master().receive(b"".join(worker().respond(5, "ok", b"zz")))
     assert event == RequestReceived(5, "ok", b"zz")
 

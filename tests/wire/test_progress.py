@@ -1,4 +1,4 @@
-"""A connection between two reads: what is held, counted, given up, and what is not read any more."""
+"""A connection between two reads: what it holds, counts and gives up, and what it no longer reads."""
 
 import pytest
 

@@ -50,7 +50,7 @@ def test_recorded_exception_is_read_and_written_back(case: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("case", ERRORS["err_payloads"], ids=lambda case: repr(case["payload_text"][:60]))
 def test_err_is_always_an_exception(case: dict[str, Any]) -> None:
-    """Where a stock node takes plain JSON for a success, or loses its connection, it is 3000 with the text (C3,
+    """Where a stock node takes plain JSON for a success, or loses its connection, the result is 3000 with the text (C3,
     W11)."""
     payload = base64.b64decode(case["payload_b64"])
 
@@ -289,7 +289,7 @@ def test_error_text_of_a_peer_is_one_line_of_bounded_length_and_valid_text() -> 
 
 
 def test_every_character_that_could_break_a_line_is_shown_and_does_not_break_it() -> None:
-    """All that str.splitlines knows, and controls of terminals."""
+    """All line ends that str.splitlines knows, and control characters of terminals."""
     assert str(WireException(99999, "a\tb\n\r\x1b\x85\u2028\u2029c")) == (
         "Error 99999 - a\tb\\n\\r\\x1b\\x85\\u2028\\u2029c"
     )

@@ -40,7 +40,7 @@ def test_token_of_another_key_does_not_open() -> None:
 
 @pytest.mark.parametrize("place", [1, 8, 9, 24], ids=["first of time", "last of time", "first of iv", "last of iv"])
 def test_what_is_not_signed_does_not_open(place: int) -> None:
-    """A changed time or initialisation vector leaves the padding good: only the signature tells."""
+    """A changed time or initialisation vector leaves the padding valid: only the signature shows it."""
     vector = next(vector for vector in SEALED if len(plaintext_of(vector)) > 40)
     sealer = sealer_of(vector["key"])
     assert sealer is not None

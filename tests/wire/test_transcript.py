@@ -1,4 +1,4 @@
-"""The recorded session of two stock nodes, through two connections of ours (tests/vectors/transcript.jsonl)."""
+"""The recorded session of two stock nodes, through two of clusterd's connections (tests/vectors/transcript.jsonl)."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ LINES: list[dict[str, Any]] = [line for line in transcript() if "command" in lin
 
 
 def argument_of(line: dict[str, Any]) -> str:
-    """The command as its sender wrote it, with the trailing space where the field shows one."""
+    """Returns the command as its sender wrote it, with the trailing space where the field has one."""
     command: str = line["command"]
     return next(word for word in (command, command + " ") if command_field(word).decode() == line["command_field"])
 
@@ -30,7 +30,7 @@ def test_recorded_fields_and_lengths_are_ours() -> None:
 
 
 def test_recorded_session_passes_between_two_connections() -> None:
-    """Each side sends its recorded requests under the recorded counters; every answer finds its request."""
+    """Each side sends its recorded requests with the recorded counters; every answer finds its request."""
     ends = {
         "w>m": (Connection("worker", SEALER, counter_start=0), Connection("master", SEALER, counter_start=2**31)),
     }

@@ -1,4 +1,4 @@
-"""The golden vectors of tests/vectors, as the tests of the wire want them (its README explains the fields)."""
+"""The golden vectors of tests/vectors, in the form that the tests of the wire need (its README explains the fields)."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ def transcript() -> list[dict[str, Any]]:
 
 
 def payload_of(entry: dict[str, Any]) -> bytes:
-    """A payload given as `text` or `b64`."""
+    """Returns a payload that is given as `text` or `b64`."""
     return entry["text"].encode() if "text" in entry else base64.b64decode(entry["b64"])
 
 
@@ -48,14 +48,14 @@ def sealer_of(key: str | None) -> Sealer | None:
 
 
 def token_from_parts(key: str, plain: bytes, timestamp: int, iv: bytes) -> bytes:
-    """The very token that a recorded node made."""
+    """Returns exactly the token that a recorded node made."""
     fernet = Fernet(base64.urlsafe_b64encode(key.encode()))
     token: bytes = fernet._encrypt_from_parts(plain, timestamp, iv)
     return token
 
 
 def body_of(frame: dict[str, Any]) -> bytes:
-    """The body of a recorded message, all pieces together."""
+    """Returns the body of a recorded message, all pieces joined."""
     plain = plaintext_of(frame)
     if frame["key"] is None:
         return plain
