@@ -1,7 +1,7 @@
 """Runs `clusterd` in a fork of a process that has loaded it already: the command does the same at a fraction of the
 cost.
 
-Loading the daemon takes a second of CPU, and most tests that start nodes would spend their time with it. So each test
+Loading the daemon takes a second of CPU, and most tests that start nodes would spend their time on it. So each test
 process has one process that loads everything once and forks for each command. A fork is made to look like the command:
 arguments and environment (in /proc, too), directory, standard files; nothing else is open. Tests about the program
 itself, its loading or its exit, use `run_program` instead (`make_rig(run=run_program)`). tests/tools/test_warm.py

@@ -1,4 +1,4 @@
-"""Attacks of strangers and of nodes that have the key and mean harm: what test_attacks.py does all the time."""
+"""Attacks by strangers and by malicious nodes that have the key; test_attacks.py makes them without a pause."""
 
 import contextlib
 import hashlib
@@ -63,7 +63,7 @@ def wrong_key(rig: Rig, rng: random.Random) -> None:
 def node(
     *asked: tuple[str, bytes], answers: Callable[[PeerMessage], tuple[bytes, bytes] | None] = answers_nothing
 ) -> Attack:
-    """One that has the key and is broken or means harm."""
+    """A node that has the key and is broken or malicious."""
 
     def attack(rig: Rig, rng: random.Random) -> None:
         name = f"evil{rng.randrange(10**6)}"
@@ -84,7 +84,7 @@ def node(
 
 
 def flood_of_addresses(rig: Rig, rng: random.Random) -> None:
-    """Each from an address of its own, each with something to complain of."""
+    """Connections from many addresses, each of which causes a complaint."""
     for _ in range(60):
         source = f"127.{rng.randrange(1, 255)}.{rng.randrange(256)}.{rng.randrange(1, 255)}"
         with (
@@ -95,7 +95,7 @@ def flood_of_addresses(rig: Rig, rng: random.Random) -> None:
 
 
 def silent_sockets(rig: Rig, rng: random.Random) -> None:
-    """They connect from many networks and never say a word."""
+    """Connections from many networks that never send a byte."""
     held = []
     for number in range(100):
         with contextlib.suppress(OSError):
@@ -125,7 +125,7 @@ def evil(rng: random.Random) -> str:
 
 
 def check_with(package: Callable[[], bytes]) -> Attack:
-    """A worker's check with this as its package."""
+    """Plays a worker's check with this as its package."""
 
     def attack(rig: Rig, rng: random.Random) -> None:
         name = evil(rng)
@@ -146,7 +146,7 @@ def check_with(package: Callable[[], bytes]) -> Attack:
 
 
 def bomb() -> bytes:
-    """Metadata that becomes 512 MiB."""
+    """Metadata that unpack to 512 MiB."""
     packing = zlib.compressobj(9)
     packed = b"".join(packing.compress(bytes(1 << 20)) for _ in range(512)) + packing.flush()
     return METADATA.encode() + PATH_SEP + packed
@@ -163,7 +163,7 @@ def deep_paths() -> bytes:
 
 
 def odd_names() -> bytes:
-    """Metadata whose paths would forge lines and drive terminals."""
+    """Metadata whose paths would forge log lines and control terminals."""
     forged = "2026/11/29 00:00:00 ERROR: [Cluster] [Main] forged"
     return named(
         f"etc/rules/a\n{forged}", "etc/rules/\x1b[2J\x1b]0;owned\x07", "etc/rules/\u202egnp.xml", "../../etc/x"
@@ -175,7 +175,7 @@ def entries_that_are_none() -> bytes:
 
 
 def sixteen_strings(rig: Rig, rng: random.Random) -> None:
-    """As many strings as a link may have, none of them ever whole; then as many files."""
+    """Begins as many strings as a link may have and completes none; then the same with files."""
     name = evil(rng)
     with joined(rig, name) as link:
         for _ in range(17):
@@ -186,7 +186,7 @@ def sixteen_strings(rig: Rig, rng: random.Random) -> None:
 
 
 def trickle(rig: Rig, rng: random.Random) -> None:
-    """Large bodies on ten links, a few bytes each now and then."""
+    """Large bodies on ten links, each sent a few bytes at a time."""
     header = build_header(7, 5_000_000, "echo", False)
     links: list[tuple[socket.socket, ScriptedLink]] = []
     try:
@@ -236,13 +236,13 @@ STATEMENTS = (
 
 
 def statements(rig: Rig, rng: random.Random) -> None:
-    """A program on the master, through the socket of its agent database."""
+    """A program on the master that uses the socket of its agent database."""
     with contextlib.suppress(WdbError), WdbClient(rig.master.root) as client:
         client.ask(f"global sql {rng.choice(STATEMENTS)}")
 
 
 def names(rig: Rig, rng: random.Random) -> None:
-    """Hellos whose name or version are none."""
+    """Hellos with invalid names or versions."""
     odd = ("-rf", "..", ".hidden", "self", "a/b", "n" * 5000, "a\nb", "\x1b[2Jx", "a\0b", "")
     for name in odd:
         link = ScriptedLink(dial((HOST, rig.master.port)), KEY, answers_nothing, "evil")
@@ -255,7 +255,7 @@ def names(rig: Rig, rng: random.Random) -> None:
 
 
 def prepare(rig: Rig) -> None:
-    """What attacks need, before the nodes start."""
+    """Prepares what attacks need, before the nodes start."""
     add_user(str(rig.master.root), make_user("admin", "correct horse battery", time.time()))
 
 

@@ -1,9 +1,9 @@
-"""Each operation on files of one piece of work fails or is the last one of its process, number 1, 2, 3, ... until one
-run meets none: `python -m tests.campaigns.every_operation WORK DIRECTORY`. No nodes: the functions that the processes
-of a node run.
+"""Each operation on files of one piece of work fails, or its process dies there: number 1, 2, 3, ... until one run has
+fewer operations. `python -m tests.campaigns.every_operation WORK DIRECTORY`. It starts no nodes; it runs the functions
+that the processes of a node run.
 
-Prints one line for each run after which something is wrong, and at the end `N runs`. A process of its own without
-threads, because every run is a fork that the layer of the campaigns (hook/sitecustomize.py) is put under.
+Prints one line for each run after which something is wrong, and `N runs` at the end. It is a process of its own without
+threads, because every run is a fork with the layer of the campaigns (hook/sitecustomize.py) below it.
 """
 
 import errno
@@ -25,21 +25,21 @@ from tests.campaigns.hooked import KILL, Page
 from tests.fakes.forks import die_with_parent
 
 REFUSALS = (OSError, sqlite3.Error, StartFailure)
-"""What the processes of a node expect of a disk, and say."""
+"""The errors that the processes of a node expect of a disk, and report."""
 Say = Callable[[Any], None]
 DIED, WELL, FAILED = "died", "well", "failed"
 READS = frozenset(
     ("open", "read", "readv", "pread", "preadv", "stat", "lstat", "fstat", "scandir", "listdir")
 )  # fmt: skip
-"""They need no space, and before one of them a process is killed as well as before the next that changes something."""
+"""These need no space; a kill before one of them equals a kill before the next operation that changes something."""
 LIMIT_STEP = 2048
-"""Half a page of the database: a limit falls into every page that is written, and between any two."""
+"""Half a page of the database: the limit falls into every page that is written, and between any two."""
 
 
 class Work:
-    """`prepare` makes a tree; `work` runs in a fork and says what it has promised; `heal` runs in another one without
-    faults: what the next start and the next round do. `broken` and `wrong` say what is wrong after the one and the
-    other, given what was said."""
+    """`prepare` makes a tree. `work` runs in a fork and reports what it has promised. `heal` runs in another fork
+    without faults and does what the next start and the next round do. `broken` returns what is wrong after `work`,
+    `wrong` what is wrong after `heal`, given those promises."""
 
     uses_database = False
 
@@ -60,13 +60,13 @@ class Work:
 
 
 def forked(before: Callable[[], None], work: Callable[[Path, Say], None], root: Path) -> tuple[str, list[Any]]:
-    """Run `work` in a process of its own: how that ended, and what it said until then."""
+    """Runs `work` in a process of its own. Returns how that ended, and what it reported until then."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         die_with_parent()
         os.close(reading)
-        # Nothing but these may come of an operation that fails: a traceback tells of anything else.
+        # A failed operation may have only these outcomes; a traceback tells of any other.
         status = 1
         try:
             before()
@@ -98,14 +98,14 @@ def _received(file: Any) -> Iterator[Any]:
 
 
 def limited(size: int, kill: bool) -> None:
-    """No file becomes larger than `size`: EFBIG, or the end of the process. This reaches the writes of SQLite."""
+    """Limits files to `size`: a larger one is EFBIG, or the end of the process. This reaches the writes of SQLite."""
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL if kill else signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 class Runs:
-    """All runs of one work."""
+    """Makes all runs of one work."""
 
     def __init__(self, work: Work, place: Path) -> None:
         self._work = work
@@ -141,7 +141,7 @@ class Runs:
         return self._page.noted()
 
     def _met(self, number: int, code: int) -> bool:
-        """Fail this operation; False if there are not so many."""
+        """Lets this operation fail; returns False if there are fewer."""
         self._fresh()
         self._page.arm(self._root, number, code)
         ended, said = forked(lambda: install(str(self._page_path)), self._work.work, self._root)
@@ -155,7 +155,7 @@ class Runs:
         return bool(what)
 
     def _hit(self, size: int, kill: bool) -> bool:
-        """Let no file become larger; False if none did."""
+        """Limits the size of files; returns False if no file reached the limit."""
         self._fresh()
         ended, said = forked(lambda: limited(size, kill), self._work.work, self._root)
         largest = max(path.stat().st_size for path in self._root.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""Clients of a cluster whose masters are lost, an observer, and what is done to the masters (test_failover.py)."""
+"""Clients of a cluster that loses its masters, an observer, and the faults of the masters (test_failover.py)."""
 
 import json
 import random
@@ -29,7 +29,7 @@ LOOK_S = 0.05
 CALM_S = 180.0
 GROUP = "campaign"
 NOBODY = ("Connection refused", "No such file")
-"""What the system says where nobody listens: nothing was sent."""
+"""The system's errors where no program listens: nothing was sent."""
 
 
 class Clients:
@@ -115,8 +115,8 @@ class Clients:
 
 
 class Observer:
-    """Looks at the boards of all candidates, again and again: the pages by which their processes themselves judge
-    whether they may act as master."""
+    """Reads the boards of all candidates again and again: the pages by which their own processes judge whether they may
+    act as master."""
 
     def __init__(self, rig: Rig, history: History) -> None:
         self._rig = rig
@@ -162,12 +162,12 @@ class Observer:
 
     @property
     def leader(self) -> tuple[str, int] | None:
-        """The one that may act as master at the last look, and its term."""
+        """Returns the node that may act as master at the last look, and its term."""
         return next(iter(self.latest.leaders.items()), None)
 
 
 class LeaderEdits(Edits):
-    """Somebody who edits files on whichever node leads."""
+    """Edits files on whichever node leads."""
 
     def __init__(self, campaign: Campaign, rig: Rig, observer: Observer) -> None:
         super().__init__(campaign, rig.master.root, pause_s=0.3, size=20_000)
@@ -186,7 +186,7 @@ class LeaderEdits(Edits):
 
 
 class Faults:
-    """Does something to the leader, and sees that another one leads, or the same one still."""
+    """Disturbs the leader, and waits until another node leads, or the same one still does."""
 
     def __init__(self, rig: Rig, observer: Observer, history: History, rng: random.Random, lease_s: float) -> None:
         self._rig, self._observer, self._history, self._rng, self._lease_s = rig, observer, history, rng, lease_s
@@ -195,13 +195,13 @@ class Faults:
         self._etcd = etcd
 
     def kill(self, leader: RigNode) -> None:
-        """kill -9 of the supervisor."""
+        """Sends SIGKILL to the supervisor."""
         candidates.kill(leader)
         self._successor(leader)
         self._rig.start(leader.name)
 
     def freeze(self, leader: RigNode) -> None:
-        """All processes of the node stand still for longer than the lease, then go on."""
+        """Stops all processes of the node for longer than the lease, then lets them go on."""
         candidates.freeze(leader)
         try:
             self._successor(leader)
@@ -210,29 +210,29 @@ class Faults:
             candidates.thaw(leader)
 
     def cut_etcd(self, leader: RigNode) -> None:
-        """The leader loses etcd, and nothing else."""
+        """Cuts the leader off from etcd only."""
         with self._cut(leader, "etcd"):
             self._successor(leader)
 
     def cut_peers(self, leader: RigNode) -> None:
-        """The leader loses all other nodes, and not etcd: it goes on."""
+        """Cuts the leader off from all other nodes, but not from etcd: it goes on."""
         with self._cut(leader, "peers"):
             time.sleep(self._rng.uniform(0, self._lease_s))
 
     def cut_all(self, leader: RigNode) -> None:
-        """The leader is alone."""
+        """Cuts the leader off from everything."""
         with self._cut(leader, "all"):
             self._successor(leader)
 
     def etcd_member(self, leader: RigNode) -> None:
-        """A member of etcd dies and comes back."""
+        """Kills a member of etcd and starts it again."""
         name = self._rng.choice(self._etcd.names)
         self._etcd.kill(name)
         time.sleep(self._rng.uniform(0, 3))
         self._etcd.start(name)
 
     def switchover(self, leader: RigNode) -> None:
-        """Somebody asks for it, on any candidate."""
+        """Orders a switchover on any candidate."""
         node = self._rng.choice(self._rig.candidates)
         done = self._rig.command(node, "ha", "switchover", timeout_s=CALM_S)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}"
@@ -262,7 +262,7 @@ class Faults:
             time.sleep(0.2)
 
     def is_calm(self) -> bool:
-        """Somebody leads, registrations wait for a candidate, which may take over, and all others follow."""
+        """Waits until a node leads, registrations wait for a candidate that may take over, and all others follow."""
         leader = self._observer.leader
         if leader is None:
             return False
@@ -270,7 +270,7 @@ class Faults:
         ha = json.loads(told) if told.startswith("{") else {}
         election = ha.get("election") or {}
         rows = election.get("candidates") or []
-        # Who does not confirm leads only when the one that does is gone for good.
+        # A node that does not confirm leads only when the confirming one is gone for good.
         return (
             ha.get("registrations") == "synchronous"
             and bool(election["serves"])
@@ -284,7 +284,7 @@ class Faults:
 
 
 def held_by(rig: Rig) -> dict[str, Held]:
-    """What every node holds, with a status that every node gives."""
+    """Returns what every node holds, with a status from every node."""
     found = {}
     facts = rig.status()
     for node in rig.nodes:
@@ -302,7 +302,7 @@ def held_by(rig: Rig) -> dict[str, Held]:
 
 
 def agents_of(node: RigNode, *, is_master: bool) -> dict[int, str] | None:
-    """The agents in the database of a master, or in the replica of a candidate."""
+    """Returns the agents in the database of a master, or in the replica of a candidate."""
     try:
         db = schema.connect(str(node.root), readonly=True, name=schema.DATABASE if is_master else REPLICA_FILE)
     except sqlite3.Error:

@@ -106,7 +106,7 @@ class _Thread:
 
 
 class Edits(_Thread):
-    """Writes sealed files on the master all the time, whole ones, as an editor does; adds and removes some."""
+    """Writes sealed files on the master all the time, each whole, as an editor does; adds and removes some."""
 
     def __init__(self, campaign: Campaign, root: Path, pause_s: float = 0.05, size: int = 60_000) -> None:
         super().__init__(pause_s)
@@ -178,8 +178,8 @@ def left_behind(rig: Rig) -> list[str]:
 
 
 def must_be_well(rig: Rig, campaign: Campaign, equal_s: float = EQUAL_S) -> None:
-    """Checks the state after the last fault: nodes equal, all memory free, all processes there; after a stop nothing is
-    left."""
+    """Checks the state after the last fault: nodes are equal, all memory is free, all processes run; after a stop
+    nothing is left."""
     try:
         took = rig.wait_equal(equal_s, pause_s=0.3)
     except RigError as problem:
@@ -198,7 +198,7 @@ def must_be_well(rig: Rig, campaign: Campaign, equal_s: float = EQUAL_S) -> None
 
 
 def last_lines(rig: Rig, count: int = 15) -> str:
-    """Returns the ends of the nodes' logs, for understanding a failure."""
+    """Returns the ends of the nodes' logs, to explain a failure."""
     found = []
     for node in rig.nodes:
         with contextlib.suppress(FileNotFoundError):

@@ -1,8 +1,8 @@
-"""What must hold of the history of a cluster whose masters are lost: operations of clients with the moments at which
-they began and ended, what an observer saw, and what every node holds at the end.
+"""What must be true of the history of a cluster that loses masters: operations of clients with the times of their
+beginning and end, what an observer saw, and what every node holds at the end.
 
-Moments are seconds of one monotonic clock. An operation that was not answered may have been done or not, at any time
-after it began.
+Times are seconds of one monotonic clock. An operation without an answer may have been done or not, at any time after it
+began.
 """
 
 import math
@@ -17,8 +17,8 @@ Outcome = Literal["done", "not sent", "unknown"]
 
 
 class Operation(msgspec.Struct):
-    """What a client asked a node for. `agent`: the name; every registration has one of its own, and only the client
-    that registered an agent deletes or assigns it. `id`, `key`: what a registration was answered with."""
+    """A client's request to a node. `agent`: the name; each registration has a name of its own, and only the client
+    that registered an agent deletes or assigns it. `id`, `key`: the answer to a registration."""
 
     client: int
     node: str
@@ -34,7 +34,7 @@ class Operation(msgspec.Struct):
 
 
 class Seen(msgspec.Struct):
-    """A look at all candidates at one moment: those that may act as master, with their terms."""
+    """A look at all candidates at one time: those that may act as master, with their terms."""
 
     began: float
     ended: float
@@ -65,12 +65,12 @@ class History(msgspec.Struct):
 
 
 def wrong(history: History) -> list[str]:
-    """Everything that contradicts the promises; empty if nothing does."""
+    """Returns everything that contradicts the promises; empty if nothing does."""
     return [*_two_masters(history.seen), *_ids(history), *_agents(history), *_unequal(history.held)]
 
 
 def _two_masters(seen: list[Seen]) -> Iterator[str]:
-    """Nobody leads while another does, or in the term of another; a term is followed by greater ones only."""
+    """Two nodes never lead at the same time or in the same term; only greater terms follow a term."""
     names: dict[int, str] = {}
     highest = (0, "")
     for look in sorted(seen, key=lambda one: one.began):
@@ -85,7 +85,7 @@ def _two_masters(seen: list[Seen]) -> Iterator[str]:
 
 
 def _ids(history: History) -> Iterator[str]:
-    """No id is given twice, also not to an agent whose registration was not answered."""
+    """No id is given twice, not even to an agent whose registration was not answered."""
     given: dict[int, str] = {}
     for one in history.operations:
         if one.kind == "register" and one.outcome == "done" and given.setdefault(one.id, one.agent) != one.agent:
@@ -97,7 +97,7 @@ def _ids(history: History) -> Iterator[str]:
 
 
 def _agents(history: History) -> Iterator[str]:
-    """What was registered and not deleted is there, with its key; what was deleted is not."""
+    """An agent that was registered and not deleted exists, with its key; a deleted one does not."""
     deleted = {(one.agent, one.outcome) for one in history.operations if one.kind == "delete"}
     for one in history.operations:
         if one.kind != "register" or one.outcome != "done":
@@ -135,7 +135,7 @@ def _unequal(held: dict[str, Held]) -> Iterator[str]:
 
 
 def first_answer(history: History, at: float) -> float | None:
-    """Seconds from that moment to the first answer to a registration that was asked for after it; None: never."""
+    """Returns the seconds from that time to the first answer to a registration that began after it; None: never."""
     ends = [
         one.ended for one in history.operations if one.kind == "register" and one.outcome == "done" and one.began >= at
     ]
@@ -147,6 +147,6 @@ def counts(history: History) -> Counter[str]:
 
 
 def share(values: list[float], part: float) -> float:
-    """The smallest of the values that so much of them does not exceed: share(values, 0.5) is the median."""
+    """Returns the smallest value that so large a share of them does not exceed: share(values, 0.5) is the median."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * part) - 1)]

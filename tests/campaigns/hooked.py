@@ -15,7 +15,7 @@ HOOK = Path(__file__).parent / "hook"
 
 
 class Page:
-    """Faults and clock of all nodes started after it was made."""
+    """Faults and clock of all nodes that are started after it was made."""
 
     def __init__(self, path: Path) -> None:
         self._notes = path.with_name(f"{path.name}.ops")
@@ -26,9 +26,9 @@ class Page:
             self._memory = mmap.mmap(file.fileno(), 4096)
 
     def arm(self, directory: Path, fail_at: int = 0, code: int = errno.ENOSPC, only: str = "") -> None:
-        """From now on operations on files below `directory` are counted, and number `fail_at` fails; `code` KILL: the
-        process that does it is killed. `only`: "NAME CLASS" as `noted` has it, others do not count. Without `fail_at`
-        they are noted."""
+        """From now on operations on files below `directory` are counted, and number `fail_at` fails. With `code` KILL
+        its process is killed. `only`: "NAME CLASS" as in `noted`; other operations do not count. Without `fail_at`
+        operations are only noted."""
         self.disarm()
         os.truncate(self._notes, 0)
         text = only.encode()
@@ -41,27 +41,27 @@ class Page:
         self._memory[0] = 1
 
     def disarm(self) -> int:
-        """Nothing fails any more; how many operations there were."""
+        """Ends all faults. Returns how many operations there were."""
         self._memory[0] = 0
         return int(struct.unpack_from("Q", self._memory, 16)[0])
 
     def noted(self) -> list[str]:
-        """NAME CLASS of each operation since `arm` without a number."""
+        """Returns NAME CLASS of each operation since `arm` without a number."""
         return self._notes.read_text().splitlines()
 
     @property
     def failed(self) -> str:
-        """The operation that failed and its path; empty if none has."""
+        """Returns the operation that failed and its path; empty if none has."""
         return bytes(self._memory[1024:2048]).split(b"\0", 1)[0].decode(errors="replace") if self._memory[32] else ""
 
     def shift_clock(self, seconds: float) -> None:
-        """The wall clock of all nodes is so much ahead of ours."""
+        """Sets the wall clock of all nodes ahead of this process's."""
         struct.pack_into("d", self._memory, 40, seconds)
 
 
 @contextmanager
 def hooked(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Iterator[Page]:
-    """Nodes started in this block have the hook. `directory`: passable for every user."""
+    """Nodes that are started in this block have the hook. `directory`: every user can enter it."""
     page = directory / "page"
     made = Page(page)
     monkeypatch.setenv("CLUSTERD_HOOK", str(page))

@@ -1,4 +1,4 @@
-"""Every reader of bytes that come from outside, with what it may raise and what a run begins from."""
+"""Every reader of bytes from outside, with the exceptions that it may raise and the inputs from which a run begins."""
 
 import tempfile
 from collections.abc import Callable
@@ -63,7 +63,7 @@ class Reader:
     words: list[bytes] = field(default_factory=list)
 
     def corpus(self) -> list[bytes]:
-        """The seeds, and inputs that once found something."""
+        """The seeds, and inputs that once showed a fault."""
         place = CORPUS / self.name
         kept = [path.read_bytes() for path in sorted(place.iterdir())] if place.is_dir() else []
         return [*self.seeds, *kept]
@@ -72,7 +72,7 @@ class Reader:
 def _frames(role: str) -> Callable[[bytes], object]:
     def read(data: bytes) -> object:
         end = Connection(role, None if role.startswith("local") else SEALER, counter_start=0)  # type: ignore[arg-type]
-        # Cut in two, so that every kind of rest is kept.
+        # Cut in two, so that every kind of remainder is kept.
         return [end.receive(data[: len(data) // 2]), end.receive(data[len(data) // 2 :])]
 
     return read
@@ -103,7 +103,7 @@ def _text(function: Callable[[str], object]) -> Callable[[bytes], object]:
 
 
 def _all_payloads(data: bytes) -> object:
-    """Each by itself: the first one that refuses must not keep the others from being tried."""
+    """Each reader is tried by itself: one that refuses must not keep the others from being tried."""
     readers: tuple[Callable[[bytes], object], ...] = (
         payloads.parse_id,
         payloads.parse_task_id,

@@ -1,5 +1,5 @@
-"""Strangers and broken nodes at the master's port, all the time, while a legitimate worker is served: its echo is
-answered, its files stay equal, the log has few lines of them, and memory and descriptors come back."""
+"""Strangers and broken nodes attack the master's port without a pause while a legitimate worker is served: its echo is
+answered, its files stay equal, the log has few lines about the attacks, and memory and descriptors are released."""
 
 import contextlib
 import random

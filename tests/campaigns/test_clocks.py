@@ -1,5 +1,5 @@
-"""The wall clock of all nodes jumps, by seconds and by years, forth and back, while files change and agents report:
-nothing is lost, nothing of an earlier moment overwrites a later one, and all becomes equal."""
+"""The wall clock of all nodes jumps by seconds and by years, forward and back, while files change and agents report:
+nothing is lost, no earlier state overwrites a later one, and all nodes become equal."""
 
 import json
 import time

@@ -1,6 +1,6 @@
-"""Every operation on files of an application, a scan, a registration and a merge fails once, and is the last one of its
-process once: files stay old or new, what was answered is kept, and the next round is right. No nodes; `file_faults` is
-the same with nodes."""
+"""Every operation on files of an application, a scan, a registration and a merge fails once, and once its process dies
+there: each file is old or new, nothing that was answered is lost, and the next round is right. No nodes; `file_faults`
+is the same with nodes."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from tests.campaigns.works import WORKS
 from tools.rig.guard import guarded
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-"""Nobody cuts the power here: a disk would only wait for its syncs."""
+"""The test cuts no power, so it need not wait for a disk's syncs."""
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
-"""Masters are lost in every way there is, while 20 clients register, delete and assign agents through all nodes: never
-do two lead, nothing that was answered is lost, no id is given twice, every file is old or new, and at the end all nodes
-hold the same (docs/ha.md; the checker: history.py).
+"""Masters are lost in every way while 20 clients register, delete and assign agents through all nodes: two nodes never
+lead, nothing that was answered is lost, no id is given twice, every file is old or new, and at the end all nodes hold
+the same (docs/ha.md; the checker: history.py).
 
-CLUSTERD_FAILOVER_ROUNDS   of the long form, 200
+CLUSTERD_FAILOVER_ROUNDS of the long form, 200
 """
 
 import os
@@ -28,7 +28,7 @@ SHORT = ("kill", "freeze", "cut_etcd", "etcd_member", "switchover")
 
 
 def make(make_rig: MakeRig, workers: int) -> Rig:
-    """Three candidates, plain workers, three members of etcd; not started."""
+    """Three candidates, plain workers, three members of etcd, not started."""
     rig = make_rig(2 + workers)
     (rig.master.root / "etc/client.keys").write_text("")
     group = rig.master.root / "etc/shared" / GROUP
@@ -40,7 +40,7 @@ def make(make_rig: MakeRig, workers: int) -> Rig:
 
 
 def play(rig: Rig, campaign: Campaign, kinds: list[str], clients: int, pause_s: float) -> History:
-    """Does all this to the leaders, one after the other, and waits until the cluster is well in between."""
+    """Makes these faults one after the other; waits after each until the cluster has recovered."""
     history = History()
     rig.start()
     with Observer(rig, history) as observer:
@@ -76,7 +76,7 @@ times: dict[str, list[float]] = {}
 
 
 def end(rig: Rig, faults: Faults, history: History) -> None:
-    """Waits until nothing changes any more, and looks at what everybody holds."""
+    """Waits until nothing changes any more, and returns what every node holds."""
     rig.wait_equal(CALM_S)
 
     def is_settled() -> bool:

@@ -1,12 +1,11 @@
 """Every file operation fails once, in turn: of an application on a worker, of a scan and the building of a package on
-the master, of a registration, of a merge. Whatever it was, two rounds later all is equal and right, and every process
-still there.
+the master, of a registration, of a merge. Two rounds later all nodes are equal and right, and every process runs.
 
 A dry run counts the operations of each kind (rename, create, ...) in each class of path; then number 1 of each kind and
-class fails, then number 2 of each, and so on. A run that its minutes end says where: CLUSTERD_CAMPAIGN_OFFSET=that goes
-on there (make: OFFSET=).
+class fails, then number 2 of each, and so on. A run whose time is over prints where to go on:
+CLUSTERD_CAMPAIGN_OFFSET=that (make: OFFSET=).
 
-The operations are those of Python; what SQLite does itself is not among them, but in test_every_operation.py.
+The operations are those of Python; test_every_operation.py has SQLite's own.
 """
 
 import contextlib
@@ -33,7 +32,7 @@ pytestmark = [pytest.mark.stress, pytest.mark.timeout(int(MINUTES * 60) + 900)]
 
 OFFSET = os.environ.get("CLUSTERD_CAMPAIGN_OFFSET", "")
 DRY_RUNS = 3
-"""Scans go on beside the work: the counts are the largest of so many runs."""
+"""Scans run beside the work: the counts are the largest of that many runs."""
 CODES = (errno.ENOSPC, errno.EIO, errno.EACCES)
 HEALED_S = 60.0
 """Two rounds of a rig take three seconds; the rest is for a busy machine."""
@@ -41,13 +40,13 @@ Work = Callable[[int], None]
 
 
 class Faults:
-    """Runs one kind of work again and again, each time with the next operation failing."""
+    """Runs one kind of work again and again, each time with another failing operation."""
 
     def __init__(
         self, campaign: Campaign, rig: Rig, page: Page, directory: Path, work: Work, check: Callable[[], str]
     ) -> None:
-        """`work` gets a number it has not had before and may fail; `check` says what is wrong afterwards, else
-        empty."""
+        """`work` gets a new number each time and may fail; `check` returns what is wrong afterwards, else an empty
+        text."""
         self._campaign = campaign
         self._rig = rig
         self._page = page
@@ -114,7 +113,7 @@ class Faults:
 
 
 def _offset(turn: tuple[int, str]) -> str:
-    """Where a run is; sorts as the turns do."""
+    """A position in a run; sorts as the turns do."""
     return f"{turn[0]:06} {turn[1]}"
 
 
@@ -165,7 +164,7 @@ def test_registration(make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, capsys
                 given[answer["data"]["id"]] = answer["data"]["key"]
 
         def check() -> str:
-            """Whatever was answered is in file and database, and the file holds nothing else that is half."""
+            """Everything that was answered is in file and database, and the file has no half registration."""
             lines = [line.split(" ") for line in (rig.master.root / "etc/client.keys").read_text().splitlines()]
             held = {parts[0]: parts[3] for parts in lines if len(parts) == 4 and not parts[1].startswith("!")}
             if len(held) != len([parts for parts in lines if len(parts) != 4 or not parts[1].startswith("!")]):

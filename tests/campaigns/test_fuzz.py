@@ -1,5 +1,4 @@
-"""Whatever bytes a reader gets, it reads them or refuses them, in bounded time. An input that found something is kept
-in `corpus`."""
+"""Every reader reads or refuses any bytes, in bounded time. An input that showed a fault is kept in `corpus`."""
 
 import random
 import time
@@ -31,7 +30,7 @@ TEXTS = [
 
 
 def mutated(rng: random.Random, reader: Reader, corpus: list[bytes]) -> bytes:
-    """One of the corpus, changed in a few places."""
+    """Returns an input of the corpus, changed in a few places."""
     data = bytearray(rng.choice(corpus))
     for _ in range(rng.choice((1, 1, 2, 3, 8))):
         at = rng.randrange(len(data) + 1)
@@ -57,7 +56,7 @@ def mutated(rng: random.Random, reader: Reader, corpus: list[bytes]) -> bytes:
 
 
 def complaint(reader: Reader, data: bytes) -> str:
-    """What is wrong with how it was read, else empty."""
+    """Returns what was wrong with the reading, else an empty text."""
     began = time.process_time()
     try:
         reader.read(data)
@@ -87,7 +86,7 @@ def test_inputs_that_once_found_something_are_borne(reader: Reader) -> None:
 @pytest.mark.timeout(int(MINUTES * 60) + 300)
 @pytest.mark.parametrize("reader", READERS, ids=lambda one: one.name)
 def test_any_bytes_are_read_or_refused(reader: Reader, capsys: pytest.CaptureFixture[str]) -> None:
-    """The minutes are those of all readers together."""
+    """The minutes are divided among all readers."""
     with running(f"fuzz {reader.name}", capsys) as campaign:
         until = time.monotonic() + MINUTES * 60 / len(READERS)
         for fault, data in faults(reader, campaign.rng, until):

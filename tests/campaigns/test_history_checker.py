@@ -1,4 +1,4 @@
-"""The checker of histories of a cluster whose masters are lost: good ones pass, each fault is found."""
+"""The checker of histories of a cluster that loses masters: good histories pass, each fault is found."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ def register(agent: str, number: int, began: float, ended: float = 0.0, node: st
 
 
 def good() -> History:
-    """Three agents are registered, one of them deleted, one asked for without an answer; the master changes once."""
+    """Three agents are registered, one of them is deleted, one registration gets no answer; the master changes once."""
     keys = {1: Agent("x", "key of x"), 3: Agent("z", "key of z"), 4: Agent("unanswered", "any")}
     names = {number: agent.name for number, agent in keys.items()}
     return History(
@@ -88,7 +88,7 @@ def id_twice(history: History) -> None:
 
 
 def id_of_a_deleted_one(history: History) -> None:
-    """Somebody whose registration was not answered has the id of an agent that was deleted."""
+    """An agent whose registration was not answered has the id of a deleted agent."""
     for held in history.held.values():
         held.keys[2] = Agent("unanswered", "any")
 

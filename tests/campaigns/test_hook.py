@@ -1,4 +1,4 @@
-"""The layer under the campaigns that fails file operations and shifts the clock, without any node."""
+"""The layer below the campaigns, which fails file operations and shifts the clock, without nodes."""
 
 import errno
 import subprocess

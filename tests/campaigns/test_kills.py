@@ -1,8 +1,7 @@
-"""Processes killed at random moments while files change without a pause and several syncs overlap: no reader ever sees
-a part of a file, and afterwards all is equal and nothing is left.
+"""Processes are killed at random moments while files change without a pause and several syncs overlap: no reader ever
+sees a part of a file; afterwards all nodes are equal and nothing is left.
 
-Each node has somebody of its own who kills one to three of its children at once, waits until they are back, and does it
-again.
+Each node has a killer of its own, which kills one to three children at once, waits until they are back, and repeats.
 """
 
 import contextlib
@@ -26,7 +25,7 @@ pytestmark = [pytest.mark.stress, pytest.mark.timeout(int(MINUTES * 60) + 900)]
 WORKERS = 3
 SLOW_BYTES = 400_000
 SUPERVISORS = 0.03
-"""Share of the turns that kill the supervisor: the node has to be started again, which takes the time of many other
+"""Share of the turns that kill the supervisor. The node then has to be started again, which takes as long as many other
 kills."""
 BACK_S = 90.0
 NAME = "clusterd-"
@@ -58,7 +57,7 @@ class Killer(threading.Thread):
             self.failure = failure
 
     def _children(self) -> dict[int, str]:
-        """Pid to name of those that live."""
+        """Returns pid to name of the living children."""
         found = {}
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(running_pid(str(self._node.root))).children():

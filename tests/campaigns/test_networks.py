@@ -1,5 +1,5 @@
-"""Links that are cut, go silent in one way or both, lose an address, crawl and come back, in any order and while files
-change: no reader ever sees a part of a file, and once the links are mended all is equal."""
+"""Links are cut, go silent in one direction or both, lose an address, become slow and recover, in any order, while
+files change: no reader ever sees a part of a file, and once the links work again all nodes are equal."""
 
 import contextlib
 import time

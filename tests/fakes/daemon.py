@@ -43,7 +43,7 @@ class FakeDaemon:
         self._threads[0].start()
 
     def close(self) -> None:
-        """Ends it, and removes its socket file; waiting clients see their connection end."""
+        """Ends the daemon and removes its socket file; waiting clients see their connection end."""
         self.stop_listening()
         for thread in self._threads:
             thread.join(60)

@@ -132,7 +132,7 @@ def _killed(site: Site, function: str) -> Any:
 
 
 def test_what_reads_runs_again_when_its_process_is_killed(site: Site) -> None:
-    """Its master has no such function: it passes the request on."""
+    """The worker's master has no such function: the master passes the request on."""
     answer, calls = _killed(site, "files")
     assert result(answer)["result"] == {"read": True}
     assert calls == ["read", "read"]
@@ -152,7 +152,7 @@ def test_a_master_that_misses_a_function_says_so(site: Site) -> None:
 
 
 def test_a_revocation_reaches_every_node(site: Site) -> None:
-    """Those of the stock API by the framework, those of clusterd's by its secret."""
+    """The framework revokes tokens of the stock API, the changed secret those of clusterd's."""
 
     def secret(node: RigNode) -> Path:
         return node.root / "etc/clusterd-api-token.key"

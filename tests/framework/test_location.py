@@ -1,4 +1,4 @@
-"""Where a framework is looked for, and what the settings may say of it."""
+"""Where a framework is looked for, and which settings are valid for it."""
 
 import json
 from pathlib import Path

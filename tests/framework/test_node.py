@@ -1,4 +1,5 @@
-"""A real node with the fake framework below its root: the process is the supervisor's child, comes back, and goes."""
+"""A real node with the fake framework below its root: the process is the supervisor's child, is replaced when it dies,
+and ends with the node."""
 
 import contextlib
 import os
@@ -34,7 +35,7 @@ def started() -> Iterator[Rig]:
 
 @pytest.fixture
 def rig(started: Rig) -> Rig:
-    """Whatever became of it in the test before: both nodes run, and the worker is connected."""
+    """Waits until both nodes run and the worker is connected, whatever the test before did."""
     for node in started.nodes:
         if running_pid(str(node.root)) is None:
             started.start(node.name)
@@ -49,7 +50,7 @@ def shown(rig: Rig, name: str = "master") -> dict[str, Any]:
 
 
 def ready(rig: Rig, not_pid: int | None = None) -> dict[str, Any]:
-    """The helper that serves, another one than `not_pid`."""
+    """Returns the helper that serves, another one than `not_pid`."""
 
     def look() -> dict[str, Any] | None:
         with contextlib.suppress(KeyError, TypeError):

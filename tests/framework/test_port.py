@@ -1,4 +1,4 @@
-"""Processes of the framework: what runs in them, how many there are, and how they die."""
+"""Processes of the framework: what runs in them, how many there are, and how they end."""
 
 import asyncio
 import contextlib

@@ -22,7 +22,7 @@ KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
 
 
 class Direct:
-    """A process of it, spoken to in frames."""
+    """A process of the program; the test exchanges frames with it."""
 
     def __init__(
         self, framework: FakeFramework, names: list[tuple[str, str]], launched: Launched | None = None
@@ -61,7 +61,7 @@ class Direct:
         return data
 
     def ended(self) -> int:
-        """Its exit code."""
+        """Returns its exit code."""
         return until(lambda: os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), "it ends").si_status  # type: ignore[union-attr]
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ def framework(tmp_path_factory: pytest.TempPathFactory) -> FakeFramework:
 
 @pytest.fixture(scope="module")
 def helper(framework: FakeFramework) -> Iterator[Direct]:
-    """One process for all that does not end it."""
+    """One process for all tests that do not end it."""
     direct = Direct(framework, NAMES)
     try:
         kind, _, payload = direct.receive()
@@ -248,7 +248,7 @@ def test_it_ends_when_nobody_is_there_even_if_a_function_does_not(framework: Fak
 
 
 def test_it_dies_with_the_process_that_started_it(framework: FakeFramework) -> None:
-    """Also when its connection does not end."""
+    """It also ends while its connection is open."""
     ours, theirs = socket.socketpair()
     middle = os.fork()
     if middle == 0:

@@ -16,7 +16,7 @@ def worker_names(count: int) -> list[str]:
 
 
 def status_of_master(count: int = 2) -> dict[str, Any]:
-    """Every worker is equal; nothing hinders anybody."""
+    """Every worker is equal, and there are no problems."""
     names = worker_names(count)
     result = {
         "result": "equal", "detail": None, "checked_at": AT, "synced_at": AT, "created": 1, "updated": 2, "deleted": 3,
@@ -64,7 +64,7 @@ def status_of_master(count: int = 2) -> dict[str, Any]:
 
 
 def board_of_node(directory: Path) -> Board:
-    """Every process is this one, and has just given a sign of life."""
+    """Every process is this one, with a fresh heartbeat."""
     board = Board.create(str(directory / "board"))
     for name in NAMES:
         row = board.add_row(name)

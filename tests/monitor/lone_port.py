@@ -27,7 +27,7 @@ DEADLINE_S = 60.0
 
 
 class ScriptedPast:
-    """A journal with so many events; `asked`: what was wanted of it."""
+    """A journal with that many events; `asked`: the queries."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -50,7 +50,7 @@ class ScriptedPast:
 
 
 class LonePort:
-    """A port of its own process; everything behind it is made up."""
+    """A monitoring port in this process; everything behind it is scripted."""
 
     def __init__(self, directory: Path) -> None:
         self.number = free_port()

@@ -1,4 +1,4 @@
-"""What happens in a cluster stands in the journals of its nodes, and nothing secret."""
+"""The journals of a cluster's nodes have what happens there, and no secret."""
 
 import json
 import socket

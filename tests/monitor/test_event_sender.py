@@ -1,4 +1,4 @@
-"""A process tells events without waiting for the monitor, and without growing while there is none."""
+"""A process sends events without waiting for the monitor, and its memory does not grow while there is none."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ def root() -> Iterator[Path]:
 
 
 class Later:
-    """Timers that go off when told."""
+    """Timers that the test fires."""
 
     def __init__(self) -> None:
         self.due: list[tuple[float, Callable[[], None]]] = []

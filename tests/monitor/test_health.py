@@ -1,4 +1,5 @@
-"""Health by the board and the system alone, and the node as it is shown when sync hangs: scripted rows and answers."""
+"""Health from the board and the system alone, and the node as it is shown while sync hangs: scripted rows and
+answers."""
 
 import asyncio
 import itertools
@@ -97,7 +98,7 @@ def test_node_whose_sync_is_silent_is_not_ready_whatever_it_said_last() -> None:
 
 
 class ScriptedNode:
-    """What StatusReader.read gives, and a clock."""
+    """The result of StatusReader.read, and a clock."""
 
     def __init__(self) -> None:
         self.now = 100.0

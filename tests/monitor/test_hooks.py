@@ -1,4 +1,4 @@
-"""Programs that run on events: what they get, what becomes of their output, and that none keeps anything up."""
+"""Programs that run on events: their input, what becomes of their output, and that none of them delays anything."""
 
 import asyncio
 import json
@@ -251,7 +251,7 @@ def test_directory_that_everybody_may_write_is_no_place_for_a_program(tmp_path: 
 
 
 def test_directory_of_another_user_is_no_place_for_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who owns a directory may put another program there between the look at it and its start; also by a link."""
+    """The owner of a directory may replace the program between the check and its start, also by a link."""
     (tmp_path / "theirs").mkdir()
     path = tmp_path / "theirs/page"
     path.write_text("#!/bin/sh\n")

@@ -1,4 +1,4 @@
-"""The journal's file: bounded, read while it is written, begun anew when it is of no use."""
+"""The journal's file: bounded, readable while it is written, begun again when it is damaged."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ DAY_MS = 86_400_000
 
 
 def heard(*events: AnyEvent, first: int = 1, at: float = 1_800_000_000.0) -> list[Heard]:
-    """The events as the feed of node m gives them, a second apart."""
+    """Returns the events as the feed of node m numbers them, a second apart."""
     found: list[Heard] = []
     feed = EventFeed("m", first)
     feed.subscribe(found.extend)

@@ -1,4 +1,4 @@
-"""Events go into the file off the loop; a file that cannot be written holds up nobody."""
+"""Events are written to the file outside the loop; a file that cannot be written delays nothing."""
 
 import asyncio
 import sqlite3
@@ -20,7 +20,7 @@ from tools.rig.patience import Patience
 
 
 class Disk(JournalFile):
-    """A journal's file whose disk fails while the test says so. `commits`: how many there were."""
+    """A journal's file whose disk fails while the test wants it. `commits`: how many there were."""
 
     failure: Exception | None = None
     commits = 0
@@ -176,7 +176,7 @@ def test_numbers_after_a_damaged_file_are_above_all_earlier_ones(tmp_path: Path)
 
 
 class Clocks:
-    """A writer of one life after another, by clocks of ours."""
+    """A writer of one life after another, with the test's clocks."""
 
     def __init__(self, directory: Path) -> None:
         self.file = JournalFile(str(directory / "journal.db"))
@@ -186,7 +186,7 @@ class Clocks:
         self.tell(1)
 
     def restart(self) -> None:
-        """Monotonic time begins anew, too, as after a start of the machine."""
+        """Monotonic time begins again, too, as after a boot."""
         self.passed = 0.0
         settings = JournalSettings(days=30)
         self.writer = JournalWriter(
@@ -197,7 +197,7 @@ class Clocks:
         self.file.write([JournalRow(seq, int(self.wall * 1000), "login", "ok", "{}")])
 
     def go_on(self, seconds: float, leap_s: float = 0.0) -> int:
-        """So much later: how many events are left."""
+        """Moves the clock. Returns how many events are left."""
         self.passed, self.wall = self.passed + seconds, self.wall + seconds + leap_s
         self.writer._prune()
         return self.file.rows

@@ -1,4 +1,4 @@
-"""Registrations by an authd that is not ours, from what changes in its key file."""
+"""Registrations by a stock authd, found by changes of its key file."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ CHANGE = ChangeEvent(manifest="a", source="events", files=(FileChange(KEY_FILE, 
 
 
 class Site:
-    """A key file, and the events that the journal has."""
+    """A key file, and the events of the journal."""
 
     def __init__(self, root: Path) -> None:
         self.path = root / KEY_FILE
@@ -47,7 +47,7 @@ class Site:
             await asyncio.sleep(0.01)
 
     async def looked(self) -> None:
-        """The file as it is has been looked at."""
+        """The present file was looked at."""
         await self.until(lambda: self.keys._version is not None and self.keys._version[1] == self.path.stat().st_ino)
         await self.until(lambda: not self.keys._has_changed.is_set())
 

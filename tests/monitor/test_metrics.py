@@ -1,4 +1,4 @@
-"""What a scrape says, read by Prometheus' own library and by promtool."""
+"""The text of a scrape, read by Prometheus' own library and by promtool."""
 
 import re
 import shutil

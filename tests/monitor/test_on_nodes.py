@@ -49,7 +49,7 @@ class Watched:
         path.write_text(json.dumps(settings))
 
     def ask(self, path: str, timeout_s: float = 60.0) -> tuple[int, str]:
-        """Status and body."""
+        """Returns status and body."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=timeout_s) as answer:
                 return answer.status, answer.read().decode()
@@ -93,7 +93,7 @@ def watched() -> Iterator[Watched]:
 
 
 class Viewer:
-    """Everything that `/events` says, as a dashboard hears it."""
+    """Collects everything that `/events` sends, as a dashboard gets it."""
 
     def __init__(self, port: int) -> None:
         self.statuses: list[dict[str, Any]] = []
@@ -141,7 +141,7 @@ def killed(rig: Rig) -> Iterator[None]:
 
 @contextlib.contextmanager
 def cut(rig: Rig) -> Iterator[None]:
-    """Nothing passes any more, and no end is told."""
+    """Nothing passes any more, and no end of the connection is signalled."""
     control = rig.workers[0].link_control
     assert control is not None
     tell_link(control, "silence")
@@ -165,9 +165,8 @@ def refused(rig: Rig) -> Iterator[None]:
 
 
 def check_promptness(viewer: Viewer, worker: str) -> None:
-    """Whoever asks after the worker was lost by the rule hears so: no status that was asked for later says anything
-    else. How long they take is the machine's business; how often they come is in
-    test_loss_is_shown_within_three_seconds."""
+    """Every status that was asked for after the worker was lost by the rule says so. How long an answer takes depends
+    on the machine; how often statuses are made is in test_loss_is_shown_within_three_seconds."""
     (lost,) = [event for event in viewer.events if (event["kind"], event.get("what")) == ("worker", "lost")]
     lost_at = datetime.fromisoformat(lost["at"]).timestamp()
     fresh = (
@@ -181,7 +180,7 @@ def check_promptness(viewer: Viewer, worker: str) -> None:
 
 
 def test_loss_is_shown_within_three_seconds() -> None:
-    """Of the keepalive rule, on a machine that has time: the longest of the periods that follow one another."""
+    """Seconds of the keepalive rule on an idle machine: the longest of the periods that follow one another."""
     rule_is_looked_at_s = net_process.TICK_S
     for shown_s in (source.LEAST_S, viewers.STATUS_EVERY_S, journal_writer.COMMIT_EVERY_S):
         assert rule_is_looked_at_s + shown_s <= 3.0

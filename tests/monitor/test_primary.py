@@ -1,4 +1,4 @@
-"""`GET /primary`: 200 on the node that leads, and a reason on every other one."""
+"""`GET /primary`: 200 on the node that leads, and 503 with a reason on every other one."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The monitor of a real node: it hears of what happens, and nobody depends on it."""
+"""The monitor of a real node: it gets events, and no other process depends on it."""
 
 import json
 import os
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    """A started master that nobody joins."""
+    """A started master without workers."""
     with rigs() as make:
         rig = make(0)
         rig.start()
@@ -32,7 +32,7 @@ def events(rig: Rig, *kinds: str, **wanted: Any) -> list[dict[str, Any]]:
 
 
 def wait_for(rig: Rig, text: str, *kinds: str, **members: Any) -> dict[str, Any]:
-    """The first event of these kinds that has these members."""
+    """Returns the first event of these kinds that has these members."""
     found: list[dict[str, Any]] = []
 
     def is_there() -> bool:

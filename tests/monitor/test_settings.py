@@ -1,4 +1,5 @@
-"""`clusterd.journal`, `clusterd.monitor` and `clusterd.hooks` in cluster.json, and what a reload takes of them."""
+"""`clusterd.journal`, `clusterd.monitor` and `clusterd.hooks` in cluster.json, and which of them a reload makes
+effective."""
 
 import json
 import os

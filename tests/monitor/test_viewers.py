@@ -52,7 +52,7 @@ def test_connections_that_wait_for_their_callers_keep_no_scrape_out_and_no_viewe
 
 
 def test_caller_who_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when the answer was given to the transport in one piece."""
+    """This holds also if the answer was handed to the transport in one piece."""
     monkeypatch.setattr(port_module, "BOUNDS", msgspec.structs.replace(port_module.BOUNDS, send_s=0.2))
 
     async def work(lone: LonePort, client: httpx.AsyncClient) -> None:

@@ -1,4 +1,4 @@
-"""A credit never goes below zero nor above its limit, and a refused call changes nothing."""
+"""A credit never goes below zero or above its limit, and a refused call changes nothing."""
 
 import pytest
 from hypothesis import settings

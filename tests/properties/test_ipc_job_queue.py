@@ -15,7 +15,7 @@ SLOT = st.integers(1, SLOTS)
 
 
 class Jobs(RuleBasedStateMachine):
-    """Sync with its pool: `running` is what each slot was told to do, `free` who waits for work."""
+    """Sync with its pool: `running` is the job of each slot, `free` the slots that wait for work."""
 
     numbers = Bundle("numbers")
 
@@ -74,7 +74,7 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(slot=SLOT, number=st.one_of(numbers, st.integers(0, 10)))
     def an_earlier_life_says_done(self, slot: int, number: int) -> None:
-        """A result of a job that this slot does not run now, or of a sync that is dead."""
+        """A result of a job that this slot does not run now, or of a dead sync."""
         if self.running.get(slot) != number:
             assert not self.queue.done(slot, number)
             if slot not in self.running:

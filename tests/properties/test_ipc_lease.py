@@ -1,4 +1,4 @@
-"""Whatever happens to a lease book, a slab is free or has one holder, and none is lost or given out twice."""
+"""Whatever happens to a lease book: each slab is free or has one holder, and none is lost or given out twice."""
 
 import pytest
 from hypothesis import settings
@@ -15,7 +15,7 @@ ANY_SLAB = st.integers(FIRST - 1, FIRST + SLABS)
 
 
 class Leases(RuleBasedStateMachine):
-    """Beside the book, what it must say: who holds what."""
+    """Holds, beside the book, which task has which slab, as the book must say."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every message survives the codec; whatever else comes is a BadMessage and nothing worse."""
+"""The codec preserves every message; all other bytes raise BadMessage and nothing else."""
 
 import types
 import typing

@@ -1,4 +1,4 @@
-"""A manifest that is patched equals one that is built, whatever happened to the files."""
+"""A patched manifest equals one that is built from scratch, whatever happened to the files."""
 
 import os
 import shutil
@@ -90,7 +90,7 @@ def test_many_changes_at_once_give_it_too(before: list[FileMeta], after: list[Fi
 def test_any_state_is_reached_from_any_other_by_their_files(
     tree: list[FileMeta], steps: list[tuple[dict[str, FileMeta | None], set[str]]], data: st.DataObject
 ) -> None:
-    """One process writes states, full or as deltas; another reads them in any order."""
+    """One process writes states, whole or as deltas; another one reads them in any order."""
     with tempfile.TemporaryDirectory() as state:
         others = [FileMeta(f"etc/lists/{number}", "etc/lists/", b"d" * 64, 1, 1) for number in range(100)]
         live = LiveManifest(build_manifest([*tree, *others]))
@@ -104,7 +104,7 @@ def test_any_state_is_reached_from_any_other_by_their_files(
         known: LiveManifest | None = None
         for manifest in data.draw(st.lists(st.sampled_from(states), max_size=8)):
             known = load_live(state, manifest.root_digest, known)
-            # The times of files are not part of the digest that names a state.
+            # The digest that names a state does not cover the times of files.
             assert [(row.path, row.digest) for row in known.rows] == [(row.path, row.digest) for row in manifest.rows]
             assert (known.root_digest, known.buckets) == (manifest.root_digest, manifest.buckets)
 
@@ -152,7 +152,7 @@ def test_rows_are_those_of_the_disk_and_of_what_is_held(steps: list[tuple[set[st
         elif what == "judge":
             assert not live.settling
         else:
-            # What is settling goes neither way but by coming back.
+            # Settling files leave that state only by coming back.
             assert judged - present <= set(live.settling)
         if before >= LEAST_FILES and what == "look" and not judged:
             assert len(live) * 2 >= before
@@ -186,7 +186,7 @@ operations = st.tuples(
 
 
 def put(path: Path, text: str) -> None:
-    """Write a file; through no link, and not into a FIFO, which nobody reads."""
+    """Writes a file; never through a link, and never into a FIFO, which has no reader."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o640)
     try:
         os.write(fd, text.encode())
@@ -195,7 +195,7 @@ def put(path: Path, text: str) -> None:
 
 
 def perform(root: Path, step: Step) -> Iterator[str]:
-    """Do it, and give the paths that events would name."""
+    """Makes the change. Returns the paths that events would name."""
     what, name, other = step
     path, target = root / name, root / other
     with suppress(OSError):
@@ -258,6 +258,6 @@ def test_looking_again_where_something_happened_gives_what_a_walk_gives(rounds: 
             live.patch(found.changes)
             live.mark(found.unread, [], [])
             again |= set(found.again)
-            # What a walk cannot read it keeps, too.
+            # A walk keeps what it cannot read, too.
             walked = scan_shard(str(root), RULES, 0, 1, walked).rows
             assert live.to_manifest() == built(walked)

@@ -1,4 +1,4 @@
-"""Whatever the content, a package that we write is read the same by us and by a stock node."""
+"""Whatever its content, clusterd and a stock node read the same from a package of clusterd's."""
 
 import tempfile
 import zlib
@@ -65,7 +65,7 @@ def test_lz4_frames_hold_no_separator_whatever_is_in_the_files(entries: list[tup
 @settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, 1 << 32), st.integers(0x7B00, 0x7D00) | st.integers(0x70, 0x80) | st.just(0x7C40))
 def test_no_length_of_a_block_completes_a_separator(seed: int, length: int) -> None:
-    """The data end like a separator begins, the length of the next block could be its end."""
+    """The data end as a separator begins, and the length of the next block could be its end."""
     random = Random(seed)
     for cut in (6, 7):
         data = random.randbytes(4000) + FILE_SEP[:cut]
@@ -104,7 +104,7 @@ def test_any_bytes_are_a_package_or_refused(package: bytes) -> None:
     st.integers(0, 100),
 )
 def test_what_is_read_at_once_is_what_is_read_in_pieces(pieces: list[bytes], limit: int) -> None:
-    """Whatever was read before with the same reader, and whatever follows."""
+    """The result does not depend on what the same reader read before, or on what follows."""
     package = FILE_SEP.join(b"a" + PATH_SEP + piece for piece in pieces) + FILE_SEP
     with tempfile.TemporaryFile() as file:
         file.write(package)

@@ -1,4 +1,5 @@
-"""Whatever the cuts, the same events; whatever the bytes, an event or a violation (wire.md 2.5, quirks.md R1 to R3)."""
+"""Any cuts of a stream give the same events; any bytes give an event or a violation (wire.md 2.5, quirks.md R1 to
+R3)."""
 
 from itertools import pairwise
 from typing import Any
@@ -33,7 +34,7 @@ def connection(sealed: bool, **options: Any) -> Connection:
 
 
 def content(end: Connection, event: Event) -> tuple[object, ...]:
-    """An event in a form that can be compared, sealed bodies opened."""
+    """Returns an event in a form that can be compared, with sealed bodies opened."""
     if isinstance(event, SealedRequest):
         return "request", event.counter, event.command, opened_body(end, event.bodies)
     if isinstance(event, SealedResponse):
@@ -47,8 +48,8 @@ def content(end: Connection, event: Event) -> tuple[object, ...]:
 
 @st.composite
 def messages(draw: st.DrawFn, sealed: bool) -> tuple[list[bytes], list[tuple[int, str, bytes]]]:
-    """Frames of several messages, each divided or not, in an order that keeps each message's pieces in order; and the
-    messages in the order in which they are complete."""
+    """Returns frames of several messages, each divided or not, in an order that keeps each message's pieces in order;
+    and the messages in the order of their completion."""
     count = draw(st.integers(1, 6))
     queues = []
     for counter in range(100, 100 + count):
@@ -73,7 +74,7 @@ def messages(draw: st.DrawFn, sealed: bool) -> tuple[list[bytes], list[tuple[int
 
 
 def feed(end: Connection, data: bytes, sizes: list[int], by_transport: bool) -> list[Event]:
-    """`data` in reads of these sizes (again and again), by `receive` or through `next_buffer`."""
+    """Feeds `data` in reads of these sizes (repeated), by `receive` or through `next_buffer`."""
     events: list[Event] = []
     position = turn = 0
     while position < len(data) and not end.dead:

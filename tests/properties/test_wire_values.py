@@ -1,4 +1,4 @@
-"""Seals, fields, headers and JSON objects survive the way out and back (wire.md 1.2, 2.2, 3.3)."""
+"""Seals, fields, headers and JSON objects round-trip (wire.md 1.2, 2.2, 3.3)."""
 
 import base64
 from datetime import datetime
@@ -43,7 +43,7 @@ def test_what_is_sealed_opens_and_has_the_length_foretold(plain: bytes) -> None:
     st.sampled_from(["whole", "byte", "cut", "other"]),
 )
 def test_opens_what_fernet_opens_and_nothing_else(plain: bytes, place: int, value: int, damage: str) -> None:
-    """Apart from foreign characters in a token, which Fernet skips and no node writes."""
+    """Except foreign characters in a token, which Fernet skips and no node writes."""
     fernet = Fernet(base64.urlsafe_b64encode(b"k" * 32))
     token = bytearray(fernet.encrypt(plain))
     if damage == "byte":

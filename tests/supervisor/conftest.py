@@ -1,4 +1,4 @@
-"""A node with fake children in a process of its own, and proof that nothing of it is left."""
+"""A node with fake children in a process of its own, and a check that nothing of it is left."""
 
 import os
 import signal
@@ -30,14 +30,14 @@ class FakeNode:
         (self.root / f"behave-{name}").write_text(behaviour)
 
     def start(self, **options: float) -> None:
-        """Returns at once."""
+        """Starts the node; does not wait."""
         words = [f"{name}={value}" for name, value in options.items()]
         command = [sys.executable, "-m", "tests.supervisor.fake_node", str(self.root), *words]
         with (self.root / "stderr").open("wb") as stderr:
             self.process = WARM.start(command, os.environ | {MARK: self.mark, DEBUGGABLE: "1"}, err=stderr.fileno())
 
     def serve(self, **options: float) -> None:
-        """Returns when it serves."""
+        """Starts the node; returns when it serves."""
         self.start(**options)
         until(lambda: "The node serves" in self.log, "the node serves")
 
@@ -75,7 +75,7 @@ class FakeNode:
         return self.process.wait(60)
 
     def left(self) -> list[str]:
-        """Processes and files that should be gone once the node has ended."""
+        """Returns processes and files that should be gone when the node has ended."""
         files = [*self.root.glob("var/run/*"), *self.root.glob("queue/cluster/*")]
         keep = self.root / "queue/cluster/.clusterd"
         spool = list((keep / "spool").iterdir()) if keep.exists() else []

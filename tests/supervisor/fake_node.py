@@ -102,7 +102,7 @@ def compute_last() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     for _ in range(50):
-        # Where sessions share the CPU between them. At most ten times a second in the whole system.
+        # Where the kernel shares the CPU between sessions. At most ten times a second in the whole system.
         try:
             Path("/proc/self/autogroup").write_text("19")
         except BlockingIOError:
@@ -137,13 +137,13 @@ def run(
 
 
 def hang(given: Settings, **more: object) -> int:
-    """A supervisor that never answers its starter."""
+    """A supervisor that never answers the process that started it."""
     while True:
         signal.pause()
 
 
 def die(given: Settings, **more: object) -> int:
-    """A supervisor that ends without a word."""
+    """A supervisor that ends without a message."""
     return 1
 
 

@@ -1,4 +1,4 @@
-"""Waiting with a deadline, a tree to start in, and what is left of a test's processes."""
+"""Waiting with a deadline, a tree for a node, and processes that a test has left."""
 
 import os
 import time
@@ -16,7 +16,7 @@ MARK = "CLUSTERD_TEST_NODE"
 
 
 def until(condition: Callable[[], T], what: str, timeout_s: float = 60.0) -> T:
-    """Poll until the condition is true; returns its value."""
+    """Polls until the condition is true; returns its value."""
     patience = Patience(timeout_s)
     while not (value := condition()):
         assert not patience.is_over(), f"waited {timeout_s:g} s until {what}"
@@ -31,7 +31,7 @@ def make_tree(root: Path) -> Path:
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Living processes that carry this mark in their environment (inherited by forks)."""
+    """Returns living processes that have this mark in their environment (forks inherit it)."""
     found = []
     for process in psutil.process_iter():
         try:

@@ -23,7 +23,7 @@ def settings_of(root: str) -> Settings:
 
 
 def make_replica(root: str, agents: dict[int, str], greatest: int = 0, keyless: tuple[int, ...] = ()) -> None:
-    """A whole replica with these agents, by id and name."""
+    """Makes a whole replica with these agents, by id and name."""
     (Path(root) / REPLICA_FILE).unlink(missing_ok=True)
     db = schema.connect(root, name=REPLICA_FILE)
     with contextlib.closing(db):

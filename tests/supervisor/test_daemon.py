@@ -1,4 +1,4 @@
-"""Starting in the background: the starter hears how it went, and its output ends when it does."""
+"""A start in the background: the command learns the result, and its output ends when the command does."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from tests.warm import WARM
 
 
 def start(node: FakeNode, *words: str) -> StartResult:
-    """Starts and returns what it printed; waits for the end of its output, as a caller with a pipe does."""
+    """Starts the node and returns the output; waits for the end of the output, as a caller with a pipe does."""
     command = [sys.executable, "-m", "tests.supervisor.fake_node", str(node.root), *words]
     reading, writing = os.pipe()
     with open(reading, "rb") as printed:
@@ -59,7 +59,7 @@ def test_daemon_belongs_to_no_terminal_and_holds_nothing_of_its_starter(node: Fa
                 found.append(os.readlink(f"/proc/{daemon.pid}/fd/{fd}"))
         return [link for link in found if "pipe" in link]
 
-    # It closes the one to its starter after it has told the result.
+    # The node closes the pipe to its starter after it has reported the result.
     until(lambda: not pipes(), "it holds no pipe")
 
 

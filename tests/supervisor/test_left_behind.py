@@ -75,11 +75,11 @@ def test_a_second_demotion_in_the_same_term_loses_nothing_of_the_first(root: str
     assert finish(root, begin(root, RoleChange("demote"))) == (0, "")
     kept = tree / LEFT_BEHIND / "4"
     database = (kept / "global.db").read_bytes()
-    # It equals its new master by now, which has another file and no agent.
+    # By now the node equals its new master, which has another file and no agent.
     (tree / "etc/rules/mine.xml").write_text("theirs")
     left_behind.sort(root, 4)
     (tree / "queue/db/global.db").unlink()
-    # Asked again; or its role.json was removed in between, and it was a master for a while.
+    # The command runs again; or role.json was removed in between, and the node was a master for a while.
     (tree / "etc/rules/mine.xml").write_text("later")
     saved = msgspec.to_builtins(NodeRole(4, role=role))  # type: ignore[arg-type]
     assert finish(root, begin(root, RoleChange("demote", saved))) == (0, "")

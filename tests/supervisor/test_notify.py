@@ -1,4 +1,4 @@
-"""What systemd hears."""
+"""What the node tells systemd."""
 
 import os
 import socket

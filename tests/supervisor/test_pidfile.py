@@ -1,4 +1,4 @@
-"""One daemon at a time, told apart from everything a crash can leave."""
+"""One daemon at a time, told apart from everything that a crash can leave."""
 
 import os
 import signal
@@ -80,7 +80,7 @@ def test_file_has_the_stock_name_content_and_mode(root: str) -> None:
 
 @pytest.mark.parametrize("call", ["fchmod", "write", "rename"])
 def test_file_is_there_whole_and_locked_or_not_at_all(root: str, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """A stock control script that comes between two system calls finds nothing to remove."""
+    """A stock control script that runs between two system calls finds nothing to remove."""
     seen = []
     real = getattr(os, call)
 
@@ -137,8 +137,8 @@ def test_file_of_a_killed_daemon_is_removed_and_named(root: str) -> None:
 
 
 def test_pid_given_to_another_program_does_not_count(root: str) -> None:
-    """A container restarts with the same small pids: the file of the last run names a process that lives, ourselves
-    even."""
+    """A container restarts with the same small pids: the pid file of the last run names a living process, perhaps this
+    one."""
     for pid in (os.getpid(), os.getppid(), 1):
         Path(root, f"var/run/wazuh-clusterd-{pid}.pid").write_text(f"{pid}\n")
 
@@ -174,8 +174,8 @@ def test_running_stock_daemon_is_recognised(root: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_waited_for", [True, False], ids=["gone", "zombie"])
 def test_claim_waits_for_the_children_of_a_killed_daemon(root: str, is_waited_for: bool) -> None:
-    """They still have the port and the sockets; the lock is theirs too. The daemon itself may be a zombie for good: the
-    first process of a container may wait for nobody."""
+    """They still have the port, the sockets and the lock. The daemon itself may stay a zombie for good: the first
+    process of a container may never wait for it."""
     held = Holder(root, "with-child")
     held.kill(is_waited_for=is_waited_for)
     assert running_pid(root) == held.process.pid

@@ -56,7 +56,7 @@ def test_what_fails_is_taken_back(root: str, before: NodeRole | None) -> None:
 
 
 def before_promotion(root: str) -> dict[str, bytes]:
-    """All files that a promotion may replace, and what may be left beside them."""
+    """Returns all files that a promotion may replace, and those that it may leave beside them."""
     found = {}
     for top in ("etc", "queue/db", str(Path(USERS_FILE).parent), str(Path(SECRET_FILE).parent)):
         for path in (Path(root) / top).rglob("*"):
@@ -67,7 +67,7 @@ def before_promotion(root: str) -> dict[str, bytes]:
 
 @pytest.fixture
 def candidate(root: str) -> str:
-    """It has agents, keys and users of its own, and a replica with others."""
+    """A candidate with agents, keys and users of its own, and a replica with others."""
     make_replica(root, {1: "a", 2: "b", 3: "c"})
     write_keys(root, {1: "a", 2: "b"})
     schema.prepare(root, "w1", "4.14.1")
@@ -152,7 +152,7 @@ def test_what_a_kill_behind_the_end_leaves_is_tidied_at_the_next_start(candidate
 
 
 def test_a_former_master_keeps_its_agents_though_its_promotion_was_not_tidied(candidate: str) -> None:
-    """Killed behind the end of its promotion, and deposed before it was started again."""
+    """The node was killed after the end of its promotion, and deposed before its next start."""
     promotion.keep_before(settings_of(candidate))
     promotion.take_replica(candidate)
     deposed = NodeRole(5, "master", 4, "b:1")
@@ -199,7 +199,7 @@ def test_what_a_promotion_has_left_is_not_put_back_after_a_demotion(
 
 
 def test_a_copy_that_is_not_whole_takes_no_place(candidate: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system without links, whose disk is full."""
+    """A file system without links, and a full disk."""
     before = before_promotion(candidate)
 
     def no_link(*_: object, **__: object) -> None:

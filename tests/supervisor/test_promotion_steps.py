@@ -41,7 +41,7 @@ def test_no_replica_and_a_damaged_one_are_refused(root: str) -> None:
 def test_keys_follow_the_replica_and_newer_ones_stay(root: str) -> None:
     make_replica(root, {1: "a", 2: "b", 3: "c"}, greatest=5)
     promotion.take_replica(root)
-    # 2 and 3 have not come with the files yet; 4 was removed; 6 came with the files and not with the replica.
+    # 2 and 3 have not arrived with the files yet; 4 was removed; 6 arrived with the files and is not in the replica.
     write_keys(root, {1: "a", 4: "gone", 6: "new"})
     assert promotion.take_keys(settings_of(root), 7) == "2 added to etc/client.keys, 1 removed; ids go on after 6"
     assert keys(root) == {1: "a", 2: "b", 3: "c", 6: "new"}

@@ -64,7 +64,7 @@ def test_child_that_says_it_could_not_start_is_believed_at_once() -> None:
 
 
 def test_child_that_was_ready_once_may_fail_to_start_later() -> None:
-    """The port of a net that was killed can be taken for a moment."""
+    """For a moment another program may have the port of a killed net."""
     answers = replay(Life(60, -9, True), *[Life(0.1, ExitCode.COULD_NOT_START, False)] * 30)
 
     assert all(isinstance(answer, Restart) for answer in answers)

@@ -1,4 +1,4 @@
-"""The supervisor follows role.json, whenever it is written."""
+"""The supervisor follows role.json whenever it is written."""
 
 import os
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Ending:
 
 @pytest.fixture
 def follower(tmp_path: Path) -> Any:
-    """A master of term 3, its children, and who follows its role."""
+    """A master of term 3, its children, and the supervisor's part that follows its role."""
     for directory in ("var/run/clusterd", "queue/cluster/.clusterd/spool", "logs"):
         (tmp_path / directory).mkdir(parents=True)
     settings = Settings(str(tmp_path), cluster=ClusterBlock(node_name="one")).with_role(NodeRole(3, "master", 3))
@@ -69,8 +69,8 @@ def write(node: NodeResources, **role: Any) -> None:
 
 
 def test_what_is_written_while_children_end_is_followed_at_once(follower: Any) -> None:
-    """Their end is waited for, and the signal that would tell of it is taken meanwhile: net has heard of a higher term,
-    and the election makes a worker of the node."""
+    """The supervisor waits for their end and misses the signal that would tell of the change: net has heard of a higher
+    term, and the election makes the node a worker."""
     node, children, found = follower
     write(node, term=5, role="master", led=3)
 

@@ -1,4 +1,4 @@
-"""The supervisor with real forks and fake children: up, down, and everything between."""
+"""The supervisor with real forks and fake children: starts, stops, and everything between."""
 
 import contextlib
 import os
@@ -211,7 +211,8 @@ def test_child_that_waits_for_a_core_may_start_late(node: FakeNode) -> None:
 
 
 def give_it_a_core(pid: int) -> None:
-    """Its share, like everybody: the machine may have other things to do than this test. Only root may."""
+    """The test takes the same share of CPU as other processes, because the machine may have other work. Only root may
+    do this."""
     with contextlib.suppress(OSError):
         os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
         Path(f"/proc/{pid}/autogroup").write_text("0")
@@ -233,7 +234,7 @@ def every_core_busy() -> Iterator[None]:
 
 
 def test_nobody_is_called_stuck_after_the_whole_node_was_stopped(node: FakeNode) -> None:
-    """A machine that sleeps or is migrated: everybody was silent, nobody was stuck."""
+    """After the machine has slept or was migrated all children were silent, but none is stuck."""
     node.serve(stuck_after_s=1.0)
     pids = [node.pid, *(node.row(name).pid for name in ("net", "sync", "pool-1", "pool-2"))]
     for pid in pids:
@@ -350,7 +351,7 @@ def test_lines_below_error_never_say_error(node: FakeNode) -> None:
 
 
 def test_a_master_of_which_net_could_not_write_that_it_was_deposed_serves_nobody(node: FakeNode) -> None:
-    """A full disk keeps no master."""
+    """A full disk must not keep the node a master."""
     node.behave("net", "deposed 7")
     node.start()
     until(lambda: "The role of this node is former master (leads no more, term 7 exists" in node.log, "another role")

@@ -1,4 +1,4 @@
-"""The ground a node stands on: who it runs as, whether the tree is his, what earlier lives left."""
+"""What a node checks at its start: its user, the rights of its tree, and what earlier lives have left."""
 
 import json
 import os
@@ -120,7 +120,7 @@ def test_own_directory_that_is_a_file_is_made_again(tmp_path: Path, relative: st
 
 
 def test_state_that_is_no_file_is_removed(tmp_path: Path) -> None:
-    """A directory in a manifest's place was in the way of every scan, for ever."""
+    """A directory in a manifest's place once stopped every scan for ever."""
     root = make_tree(tmp_path)
     state = root / "queue/cluster/.clusterd/state"
     (state / "manifest-x/deep").mkdir(parents=True)
@@ -155,7 +155,7 @@ os.waitpid(pid, 0)
 
 @pytest.mark.parametrize("is_debuggable", [False, True])
 def test_nobody_but_root_sees_the_memory_of_the_node(is_debuggable: bool) -> None:
-    """Files of /proc of a process that may not be dumped belong to root."""
+    """In /proc the files of a process that may not be dumped belong to root."""
     environment = os.environ | {"CLUSTERD_DEBUGGABLE": "1" if is_debuggable else ""}
     done = subprocess.run([sys.executable, "-c", PRIVATE], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.startswith("(0, 0) ")

@@ -1,4 +1,4 @@
-"""What the time of a silent process was spent on."""
+"""How a silent process has spent its time."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""`clusterd adopt` and `--undo` on a manager's files: what is changed, refused, healed and said. No node is started
+"""`clusterd adopt` and `--undo` on a manager's files: what they change, refuse, repair and print. No node is started
 here."""
 
 import os

@@ -1,4 +1,4 @@
-"""`clusterd adopt`: what has to be right before anything is changed."""
+"""`clusterd adopt`: the checks before anything is changed."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ from tools.cutover import Cutover
 
 
 def refusal(manager: Manager, name: str) -> str:
-    """What the check says that does not let it through; nothing may have changed, with or without dry-run."""
+    """Returns the text of the check that refuses. Asserts that nothing has changed, with and without --dry-run."""
     before = manager.facts()
     found = {one.name: one for one in checks(str(manager.root), own_python())}
     assert [one.name for one in found.values() if not one.ok] == [name]

@@ -1,4 +1,4 @@
-"""What `clusterd adopt` puts in the place of the manager's programs, and which daemon runs."""
+"""The launchers of `clusterd adopt`, and which daemon runs afterwards."""
 
 import json
 import os
@@ -109,7 +109,7 @@ def test_stock_daemon_that_runs_is_left_running_and_named(manager: Manager) -> N
 
 
 def test_clusterd_that_does_not_start_gives_way_to_the_stock_daemon(manager: Manager, tmp_path: Path) -> None:
-    """With --now: whatever happens, a cluster daemon runs at the end."""
+    """With --now a cluster daemon runs at the end, whatever fails."""
     before = manager.facts()
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nexit 7\n")

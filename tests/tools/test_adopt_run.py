@@ -1,4 +1,4 @@
-"""An adopted manager at work: its control script drives a real node, and nothing else of it notices."""
+"""An adopted manager at work: its control script drives a real node, and the rest of the manager does not notice."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def manager() -> Iterator[Manager]:
 
 
 def clusterd(manager: Manager, *arguments: str) -> Done:
-    """Its output goes through a file: a daemon that it starts must not be waited for."""
+    """Its output goes through a file, because a daemon that it starts would keep a pipe open."""
     out = manager.root / "clusterd.out"
     command = [sys.executable, "-m", "tools.cli", "--root", str(manager.root), *arguments]
     with out.open("w") as file:

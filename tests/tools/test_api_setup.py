@@ -1,4 +1,4 @@
-"""Turning the REST API on and saying who may use it, as an operator does; mistakes are told before anything starts."""
+"""An operator enables the REST API and adds users; mistakes are reported before anything starts."""
 
 import ipaddress
 import json

@@ -262,7 +262,7 @@ def test_status_of_a_worker_without_master_says_why(rig: Rig) -> None:
 
 
 def test_status_answers_while_processes_are_dead(rig: Rig, master: RigNode) -> None:
-    """Frozen processes do not answer; the rest is told all the same."""
+    """Frozen processes do not answer; the rest of the status is shown all the same."""
     pids = rig.processes("master")
     for name in ("sync", "net"):
         pid = pids[name]
@@ -289,8 +289,8 @@ def test_status_of_a_stopped_node(rig: Rig) -> None:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Programs that the test starts heed SIGINT, also where the suite runs in the background and inherited that they do
-    not."""
+    """Programs that the test starts react to SIGINT, even where the suite runs in the background and has inherited that
+    it is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -29,7 +29,7 @@ from tools.rig.peer import exception_json
 
 @pytest.fixture
 def port() -> Iterator[Callable[[Callable[[socket.socket], None]], Address]]:
-    """Listens on a port and does with the first connection what it is told."""
+    """Listens on a port and treats the first connection as the test says."""
     servers, threads = [], []
 
     def listen(serve: Callable[[socket.socket], None]) -> Address:

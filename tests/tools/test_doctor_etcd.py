@@ -1,4 +1,4 @@
-"""`doctor` and `check-config --connect` try etcd as the election would, and change nothing in it."""
+"""`doctor` and `check-config --connect` try etcd as the election would, and change nothing there."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Whatever a harness started ends with it, and its next run finds nothing of it, however it ended."""
+"""Everything that a harness started ends with it, and its next run finds nothing left, however it ended."""
 
 import os
 import signal

@@ -23,7 +23,7 @@ PATIENCE_S = 60.0
 
 
 class Node:
-    """What HAProxy sees of a node: a cluster port at which it says its name, and GET /primary."""
+    """HAProxy's view of a node: a cluster port that answers with the node's name, and GET /primary."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -79,7 +79,7 @@ class Node:
 
 
 def answer(port: int) -> str:
-    """Who answers there; empty: nobody."""
+    """Returns which node answers there; empty: none."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as sock:
             return sock.recv(100).decode()
@@ -93,7 +93,7 @@ def test_haproxy_leads_to_whoever_leads_and_ends_the_connections_of_one_that_doe
         nodes = [stack.enter_context(Node(name).running()) for name in ("node-1", "node-2", "node-3")]
         front = free_port()
         text = (RECIPES / "haproxy.cfg").read_text()
-        # The cluster port alone, on loopback; each node has a monitoring port of its own here.
+        # The cluster port alone, on loopback; here each node has a monitoring port of its own.
         text = text.partition("# Registration of agents")[0].replace("bind :1516", f"bind 127.0.0.1:{front}")
         for number, node in enumerate(nodes, 1):
             assert text.count(f"10.0.0.{number}:1516") == 1
@@ -102,7 +102,7 @@ def test_haproxy_leads_to_whoever_leads_and_ends_the_connections_of_one_that_doe
         proxy = subprocess.Popen(["haproxy", "-q", "-db", "-f", str(directory / "haproxy.cfg")])
         try:
             nodes[0].leads = True
-            # A new HAProxy takes everybody for well until it has asked.
+            # A new HAProxy takes every node for healthy until it has asked.
             settled = lambda: {answer(front) for _ in range(6)} == {"node-1"}  # noqa: E731
             wait_until(lambda: proxy.poll() is not None or settled(), PATIENCE_S, "the first leader")
             assert proxy.poll() is None
@@ -119,7 +119,8 @@ def test_haproxy_leads_to_whoever_leads_and_ends_the_connections_of_one_that_doe
 
 
 def in_namespace(script: str) -> str:
-    """Runs a script in a network namespace of its own; what it writes. Skips where the system allows none."""
+    """Runs a script in a network namespace of its own and returns its output. Skips where the system does not allow
+    one."""
     try:
         made = subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False)
     except FileNotFoundError:
@@ -159,7 +160,7 @@ def test_virtual_address_comes_and_goes_with_promote_and_demote() -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
 def test_virtual_address_follows_the_monitoring_port(tmp_path: Path) -> None:
-    """A stand-in for GET /primary: files of a directory; what is not there is 404."""
+    """Stands for GET /primary: serves files of a directory, 404 for a missing one."""
     said = in_namespace(f"""
         ip link set lo up
         cd {tmp_path}

@@ -1,4 +1,4 @@
-"""A command loads what it needs and no more: an operator, a health check or a test runs it every few seconds."""
+"""A command loads only what it needs, because operators, health checks and tests run it every few seconds."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ for name in sorted(COMMANDS):
         print(json.dumps([name, sorted(sys.modules)]), file=out)
     os._exit(0)
 """
-"""Of each command what it has loaded after its help, in forks: what all commands load is loaded once."""
+"""Returns what each command has loaded after its help, in forks: modules that all commands load are loaded once."""
 
 
 def loaded_by(root: Path, *arguments: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""`clusterd log`: which entries of a log are shown, in both formats, and what is written meanwhile."""
+"""`clusterd log`: which entries of a log it shows, in both formats, and lines that are written meanwhile."""
 
 import itertools
 import json

@@ -25,7 +25,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def text_of(page: Path) -> str:
-    """What a reader sees, more or less."""
+    """Returns roughly what a reader sees."""
     shown = page.read_text(encoding="utf-8")
     for written, meant in (("\\fB", ""), ("\\fI", ""), ("\\fR", ""), ("\\(aq", "'"), ("\\(ga", "`"), ("\\-", "-")):
         shown = shown.replace(written, meant)

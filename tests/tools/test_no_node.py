@@ -1,4 +1,4 @@
-"""What commands say where there is no node, or none that runs: the same words everywhere, and what to do."""
+"""What commands print where there is no node, or none that runs: the same words everywhere, and what to do."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ NEEDS_A_NODE = (
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], root: Path, line: str) -> tuple[int, str]:
-    """Exit code, and all that is written."""
+    """Returns the exit code and the whole output."""
     monkeypatch.setattr(sys, "argv", ["clusterd", "--root", str(root), *line.split()])
     monkeypatch.chdir(root)
     with pytest.raises(SystemExit) as ended:

@@ -69,8 +69,8 @@ def test_package_holds_an_environment_that_runs_and_starts_nothing(tmp_path: Pat
 
 
 def _live_with_dpkg(package: Path, machine: Path) -> None:
-    """Installed by dpkg on a machine of its own (a directory; its scripts run without chroot), used by a manager there,
-    and gone without a trace."""
+    """dpkg installs it on a machine of its own (a directory; its scripts run without chroot), a manager there uses it,
+    and it is removed without a trace."""
     (machine / "var/lib/dpkg/updates").mkdir(parents=True)
     (machine / "var/lib/dpkg/info").mkdir()
     (machine / "var/lib/dpkg/status").touch()

@@ -1,4 +1,4 @@
-"""Deadlines of tests: as long as they say on an idle machine, longer on a busy one, and they do end."""
+"""Deadlines of tests: as long as written on an idle machine, longer on a busy one, and always finite."""
 
 import pytest
 

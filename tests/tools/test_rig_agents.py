@@ -1,4 +1,4 @@
-"""The rig's agents: they report, move and are compared with what they said; a changed row is found."""
+"""The rig's agents report, move and are compared with their own record; a changed row is found."""
 
 import json
 import os

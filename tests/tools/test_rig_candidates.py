@@ -1,4 +1,4 @@
-"""A rig with candidates: whole nodes, members of etcd and cables fail and are mended, as a person would do it."""
+"""A rig with candidates: whole nodes, members of etcd and links fail and are repaired, as an operator would do it."""
 
 import socket
 import time
@@ -20,7 +20,7 @@ PATIENCE_S = 60.0
 
 @pytest.fixture
 def rig(make_rig: MakeRig) -> Rig:
-    """Two candidates, a plain worker and one member of etcd; only the last runs."""
+    """Two candidates, a plain worker and one member of etcd, which alone runs."""
     made = make_rig(2)
     candidates.add_candidates(made, 2, 1, lease_s=20, failsafe=True)
     return made
@@ -42,7 +42,7 @@ def test_candidates_are_configured_to_find_each_other_and_etcd(rig: Rig) -> None
 
 
 def answers(url: str) -> bool:
-    """Whether etcd can be asked there, as candidates do."""
+    """Returns whether a candidate there can reach etcd."""
     host, _, port = url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as sock:
         sock.settimeout(1)

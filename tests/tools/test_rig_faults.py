@@ -1,4 +1,4 @@
-"""A link forwards like a cable, and like a cable it can be cut, go silent and be mended."""
+"""A rig's link forwards like a cable, and like a cable it can be cut, go silent and be repaired."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""The rig's life with stand-in nodes (tests/fakes/rig_node.py): the real ones are put through it in tests/system."""
+"""The rig's life with stand-in nodes (tests/fakes/rig_node.py); tests/system does the same with real ones."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 def run(capsys: pytest.CaptureFixture[str], rig: Rig, *arguments: str) -> tuple[int, str]:
-    """One command of the rig in this process; its exit code and what it said."""
+    """Runs one command of the rig in this process. Returns its exit code and its output."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         code = main([arguments[0], "--dir", str(rig.directory), *arguments[1:]])
@@ -69,7 +69,7 @@ def test_key_is_in_no_file_of_the_rig_and_on_no_command_line(rig: Rig) -> None:
 
 @pytest.mark.slow
 def test_commands_do_what_they_say(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
-    """One story, since starting nodes takes longest: up, equal, changed, tampered with, killed, cut, mended."""
+    """One story, because starting nodes takes longest: up, equal, changed, tampered with, killed, cut, repaired."""
     rig.start()
     rig.wait_equal(60)
     assert run(capsys, rig, "compare") == (
@@ -112,7 +112,7 @@ def test_commands_do_what_they_say(rig: Rig, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.slow
 def test_down_ends_and_removes_everything_after_a_crash(rig: Rig) -> None:
-    """Supervisors killed with -9, their children orphaned, and one node that ignores being stopped."""
+    """Supervisors are killed with -9, their children orphaned, and one node ignores being stopped."""
     (rig.workers[1].root / "behave").write_text("ignore-stop")
     rig.start()
     for node in rig.nodes[:2]:

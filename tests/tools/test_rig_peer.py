@@ -1,4 +1,4 @@
-"""The rig's peers against the recorded truth: if these fail, no test that uses the peers can be trusted."""
+"""The rig's peers against the recordings: if these tests fail, no test that uses the peers can be trusted."""
 
 import base64
 import hashlib
@@ -197,7 +197,7 @@ def test_worker_and_master_make_their_trees_equal(cluster: tuple[StockMaster, St
 
 
 def transcript_of(phase: str, last: int) -> list[tuple[str, str, str]]:
-    """Direction, role and command field of one phase's frames, from its first to its `last`-th."""
+    """Returns direction, role and command field of one phase's frames, from its first to its `last`-th."""
     return [(e["dir"], e["role"], e["command_field"]) for e in TRANSCRIPT if e.get("phase") == phase][:last]
 
 

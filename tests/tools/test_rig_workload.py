@@ -1,4 +1,4 @@
-"""Trees are the same for the same seed, look like a manager's, and comparing them finds every kind of difference."""
+"""The same seed gives the same tree, trees look like a manager's, and comparing them finds every kind of difference."""
 
 import hashlib
 import os

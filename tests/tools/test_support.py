@@ -1,4 +1,4 @@
-"""`clusterd support`: what is in the archive, and that no secret ever is."""
+"""`clusterd support`: what is in the archive, and that no secret is."""
 
 import json
 import tarfile

@@ -1,4 +1,5 @@
-"""`clusterd sync` and `clusterd diff`: who is said to be behind and why, and the commands as an operator types them."""
+"""`clusterd sync` and `clusterd diff`: which workers they name as behind and why, and the commands as an operator types
+them."""
 
 import json
 from pathlib import Path
@@ -23,7 +24,7 @@ NOW = 1000.0
 
 
 def result(**given: Any) -> dict[str, Any]:
-    """A worker's row in `results` of a master: equal, unless something else is said."""
+    """A worker's row in `results` of a master: equal, unless given otherwise."""
     row = {"result": "equal", "detail": "", "checked_at": NOW, "digest": "d1", "equal_at": NOW - 50}
     return row | {"lag_s": None, "lag_files": 0, "problems": {}} | given
 
@@ -207,9 +208,9 @@ def test_lag_is_shown_in_seconds_and_files() -> None:
 QUICK = {"intervals": {"communication": {"timeout_cluster_request": 3}, "worker": {"keep_alive": 2}}}
 WAIT_S = "60"
 OF_THE_MACHINE = {"inotify limit", "low ulimit", "disk full", "inodes used up"}
-"""What `doctor` may find whatever the nodes do."""
+"""Findings that `doctor` may have whatever the nodes do."""
 USAGE = 2
-"""What click ends with; the console script makes ExitCode.USAGE of it."""
+"""click's own exit code; the console script turns it into ExitCode.USAGE."""
 
 
 @pytest.fixture
@@ -222,8 +223,8 @@ def rig(make_rig: MakeRig) -> Rig:
 
 
 def clusterd(node: RigNode, *arguments: str) -> tuple[int, str, str]:
-    """`clusterd --root ROOT ...` as it is installed, in this process: starting Python for each takes longer than the
-    rest."""
+    """Runs `clusterd --root ROOT ...` as installed, in this process, because starting Python each time takes
+    longest."""
     done = CliRunner().invoke(cluster, ["--root", str(node.root), *arguments])
     return done.exit_code, done.stdout, done.stderr
 

@@ -1,4 +1,4 @@
-"""The verdict about a node, and the same as a Nagios plugin: pure."""
+"""The verdict about a node, also as a Nagios plugin: pure functions."""
 
 import re
 from typing import Any
@@ -19,7 +19,7 @@ def row(**given: Any) -> dict[str, Any]:
 
 
 def master(**given: Any) -> dict[str, Any]:
-    """A master with two workers to which nothing is wrong, unless something else is said."""
+    """A master with two healthy workers, unless given otherwise."""
     status: dict[str, Any] = {
         "running": True,
         "problem": "",

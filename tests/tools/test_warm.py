@@ -1,4 +1,4 @@
-"""Commands in forks are what they are as programs: tests that start nodes rely on it (tests/warm.py)."""
+"""Commands behave in forks as they do as programs: tests that start nodes rely on it (tests/warm.py)."""
 
 import contextlib
 import os
@@ -71,8 +71,8 @@ def test_a_node_that_a_fork_started_looks_like_one_of_the_program(make_rig: Make
             if not of_fork.get(what, set()) & of_program.get(what, set())
         ]
 
-    # The two nodes do the same at different moments, for instance open the journal for some seconds: so what counts is
-    # what one of them has looked like at any time.
+    # The two nodes do the same work at different moments, for instance open the journal for some seconds. So a value
+    # counts if one of them has had it at any time.
     patience = Patience(60)
     while different := differ():
         assert not patience.is_over(), "\n".join(different)
@@ -96,10 +96,10 @@ def done(run: Run, *arguments: str, timeout_s: float = 60) -> tuple[int, str, st
 
 
 def look(rig: Rig, pid: int) -> dict[str, Hashable]:
-    """What the system says of a process now, without what differs between any two nodes, or with the work they had.
+    """Returns what the system says of a process now, without what differs between any two nodes or with their work.
 
-    Of threads and open files only the kinds: a pool starts a thread whenever none is idle, and keeps it; each
-    connection has its socket. Nothing of a process that has just ended.
+    Of threads and open files only the kinds count: a pool starts a thread whenever none is idle, and keeps it; each
+    connection has its socket. A process that has just ended has nothing.
     """
     try:
         process = psutil.Process(pid)

@@ -75,20 +75,20 @@ BY_FD = (
 
 
 def class_of(below: str) -> str:
-    """The class of a path, given what follows the directory that counts."""
+    """Returns the class of a path, given the part below the directory that counts."""
     *directories, name = below.strip("/").split("/")
     place = "/".join(directories[:3]) or "."
     return place + ("~" if name.startswith(".") and name.endswith(".tmp") else "")
 
 
 def install(page: str) -> None:
-    """Every operation of this process asks the page from now on."""
+    """From now on every operation of this process asks the page."""
     real_open, real_readlink, real_write, real_close = os.open, os.readlink, os.write, os.close
     fd = real_open(page, os.O_RDWR | os.O_CLOEXEC)
     memory = mmap.mmap(fd, 4096)
     os.close(fd)  # a daemon closes what it did not open, and the number becomes another file's
     gate = [threading.Lock()]
-    # One that another thread held at the fork would be held for ever.
+    # A lock that another thread held at the fork would be held for ever.
     os.register_at_fork(after_in_child=lambda: gate.__setitem__(0, threading.Lock()))
 
     def place_of(target: object, dir_fd: object) -> str:
@@ -115,7 +115,8 @@ def install(page: str) -> None:
         if only and only != what:
             return
         with gate[0]:
-            # One page for all processes. A descriptor of this moment: its lock is nobody else's, also after a fork.
+            # One page for all processes. The descriptor is opened now, so that no other process has its lock, not even
+            # after a fork.
             fd = real_open(f"{page}.ops", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             fcntl.flock(fd, fcntl.LOCK_EX)
             try:

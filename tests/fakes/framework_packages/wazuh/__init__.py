@@ -1,4 +1,4 @@
-"""A framework as docs/protocol/framework.md describes the real one, and no more of it: what it is for is
-tests/fakes/framework.py."""
+"""A framework as docs/protocol/framework.md describes the real one, with nothing more. tests/fakes/framework.py says
+what it is for."""
 
 __version__ = "4.14.1"

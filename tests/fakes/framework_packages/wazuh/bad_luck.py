@@ -1,4 +1,4 @@
-"""Functions that do what no function should. The real framework has no such module."""
+"""Functions that misbehave. The real framework has no such module."""
 
 import ctypes
 import os
@@ -21,7 +21,7 @@ def sleep(seconds, text=""):
 
 @exposed
 def sleep_first(seconds, text):
-    """Whoever asks again gets an answer at once."""
+    """A second request gets an answer at once."""
     calls = common.ROOT / "framework" / "calls"
     has_slept = calls.exists() and f"slept-{text} " in calls.read_text()
     common.count(f"slept-{text}")
@@ -55,7 +55,7 @@ def say(lines, text="noise"):
 
 @exposed
 def fork(text):
-    """Both go on from here, as after a mistake."""
+    """Both processes go on from here, as after a mistake."""
     common.count(f"forks-{text}")
     pid = os.fork()
     common.count(f"forked-{text}-{'child' if pid == 0 else 'parent'}")
@@ -79,7 +79,7 @@ def leak(megabytes):
 
 @exposed
 def large(megabytes):
-    """Many small objects, as of a list of agents."""
+    """Many small objects, like a list of agents."""
     item = {"id": "001", "name": "x" * 900, "group": ["default", "web"], "status": "active"}
     return AffectedItemsWazuhResult([item] * (megabytes * 1024))
 

@@ -10,7 +10,7 @@ def get_status():
 
 @exposed
 def read_ossec_conf(section=None, field=None, raw=False, **others):
-    """The key stands in what it says, as in the framework of 4.14.1."""
+    """Its answer contains the key, as in the framework of 4.14.1."""
     text = (common.ROOT / "etc" / "ossec.conf").read_text()
     if raw:
         return text

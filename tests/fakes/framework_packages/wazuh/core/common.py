@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = next(path.parent for path in Path(__file__).parents if path.name == "framework")
 BEHAVIOUR = ROOT / "framework" / "behaviour.json"
-"""How a test wants it to go wrong; see tests/fakes/framework.py."""
+"""How a test wants the framework to fail; see tests/fakes/framework.py."""
 
 rbac = ContextVar("rbac")
 current_user = ContextVar("current_user", default="")
@@ -25,6 +25,6 @@ def exposed(function):
 
 
 def count(what):
-    """A line in ROOT/framework/calls: that, and in which process, a function ran."""
+    """Writes a line to ROOT/framework/calls: which function ran in which process."""
     with open(ROOT / "framework" / "calls", "a") as file:
         file.write(f"{what} {os.getpid()}\n")

@@ -19,7 +19,7 @@ class WazuhJSONEncoder(json.JSONEncoder):
 
 
 def as_wazuh_object(found):
-    """As trusting as the original: it imports what is named. A call of it is noted, so that a test sees it."""
+    """As trusting as the original: it imports the named module. It records a call, so that a test sees it."""
     if "__wazuh_datetime__" in found:
         return datetime.datetime.fromisoformat(found["__wazuh_datetime__"])
     if "__callable__" in found:
