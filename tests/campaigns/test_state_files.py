@@ -1,5 +1,5 @@
-"""Each file that a node keeps of its own, damaged in each way while the node is down: it starts, or says what is wrong
-and what to do; nothing of what it is trusted with is lost, and it becomes equal."""
+"""Each of a node's own files is damaged in each way while the node is down. The node starts, or says what is wrong and
+what to do; it loses nothing that was entrusted to it, and becomes equal."""
 
 import contextlib
 import os
@@ -58,7 +58,7 @@ def directory(path: Path, rng: random.Random) -> None:
 
 
 def kept_files(node: RigNode) -> list[str]:
-    """What the node left when it was stopped or killed."""
+    """The files that the node left when it was stopped or killed."""
     found = []
     for place in PLACES:
         for path in sorted((node.root / place).rglob("*")):
@@ -68,12 +68,12 @@ def kept_files(node: RigNode) -> list[str]:
 
 
 def is_refusal(problem: str) -> bool:
-    """A sentence that names the file: the operator knows what to do."""
+    """Returns whether a sentence names the file, so that the operator knows what to do."""
     return ".db" in problem or "is no " in problem or "damaged" in problem or "directory" in problem
 
 
 def one(campaign: Campaign, rig: Rig, node: RigNode, name: str, how: str) -> str:
-    """What is wrong afterwards, else empty."""
+    """Returns what is wrong afterwards, else an empty text."""
     path, aside = node.root / name, node.root.parent / "aside"
     owner = path.stat()
     shutil.copytree(node.root / "queue/db", aside, ignore=lambda _, names: [n for n in names if n == "wdb"])

@@ -1,5 +1,5 @@
-"""What every_operation.py runs: an application on a worker, a scan and manifest on a master, a registration, a merge of
-reports."""
+"""The work of every_operation.py: an application on a worker, a scan and manifest on a master, a registration, a merge
+of reports."""
 
 import asyncio
 import errno
@@ -48,7 +48,7 @@ NEW = {
 
 
 def receive(tree_root: Path, ops: FileOps, name: str) -> None:
-    """What a worker does with a package that makes NEW of OLD, whatever of it is done already."""
+    """Does what a worker does with a package that turns OLD into NEW, however much of it is done already."""
     spool = tree_root.parent / f"spool-{name}"
     shutil.rmtree(spool, ignore_errors=True)
     spool.mkdir()
@@ -100,7 +100,7 @@ class _Mounted(FileOps):
 
 
 class ApplyInPlace(Apply):
-    """Readers see what is being written, as nowhere else; after a start or the next application it is old or new."""
+    """Readers may see a half-written file, only here; after a start or the next application it is old or new."""
 
     def ops(self) -> FileOps:
         return _Mounted()
@@ -121,7 +121,8 @@ FILES = {f"etc/rules/{n}.xml": b"rule %d" % n for n in range(4)} | {
 
 
 def look(root: Path, state: Path, *, patch: bool = False) -> tuple[str, list[Any]]:
-    """Scan, manifest, publish, as a master does. The content's digest, and what could not be read."""
+    """Scans, builds and publishes a manifest as a master does. Returns the content's digest, and what could not be
+    read."""
     settings, memory, files = Settings(str(root)), tree.Memory(), ManifestFiles(str(state))
     if patch and files.published_digest:
         paths = ["etc/rules/0.xml", "etc/rules/1.xml", "etc/rules/new.xml"]
@@ -238,7 +239,7 @@ class Register(Work):
                 await asyncio.gather(running, return_exceptions=True)
             say(await engine.read(lambda db: [row[0] for row in db.execute("select id from agent where id > 0")]))
 
-        # An agent whose key is not in the file is deleted after half a minute; here nobody is about to write it.
+        # An agent whose key is not in the file is deleted after half a minute; here no request is about to write it.
         follow.YOUNG_S = follow.SURE_S = follow.AGAIN_S = 0.0
         with_store(root, use)
 

@@ -1,1 +1,1 @@
-"""The store against its specification (wdb.md), through its sockets alone."""
+"""The store against its specification (wdb.md), only through its sockets."""

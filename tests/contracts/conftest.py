@@ -1,4 +1,4 @@
-"""Stores of a module's own, emptied before each test."""
+"""Stores for each module, emptied before each test."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ MakeStore = Callable[..., LoneStore]
 
 
 def _stores() -> Iterator[MakeStore]:
-    # Not below tmp_path: socket paths have 107 bytes.
+    # The stores are not below tmp_path, because socket paths may have 107 bytes.
     with guarded("wdb-") as base, ExitStack() as stack:
         count = 0
 
@@ -32,7 +32,7 @@ _fresh_stores = pytest.fixture(_stores, name="make_store")
 
 @pytest.fixture(scope="module")
 def store(shared_stores: MakeStore) -> LoneStore:
-    """A master's."""
+    """A master's store."""
     return shared_stores("master")
 
 

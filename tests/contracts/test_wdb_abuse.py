@@ -1,4 +1,4 @@
-"""Requests that no client should send: each gets an answer of the grammar, and harms no other."""
+"""Requests that no client should send: each gets an answer of the grammar, and affects no other client."""
 
 import json
 import random
@@ -62,7 +62,7 @@ COMMANDS = [*NEEDS_ARGUMENT, "sync-agent-info-get", "get-distinct-groups"]
 
 
 def well_formed(answer: bytes) -> bool:
-    """A status word of 2.2, alone or with a payload, in a frame of its size."""
+    """Asserts a status word of 2.2, alone or with a payload, in a frame of its size."""
     status, space, payload = answer.partition(b" ")
     payload.decode()
     return status in (b"ok", b"due", b"err") and (not space or bool(payload)) and len(answer) <= LARGEST
@@ -153,7 +153,7 @@ def test_hundreds_of_silent_connections_hold_up_nobody(store: LoneStore) -> None
 
 
 def test_a_frozen_page_of_context_does_not_stop_writers(store: LoneStore, db: WdbClient) -> None:
-    """Its reader takes nothing while another client writes."""
+    """Its client reads nothing while another client writes."""
     with WdbClient(store.root) as slow:
         slow.send("global get-all-agents context")
         for agent_id in range(1, 30):

@@ -173,7 +173,7 @@ def item_length(agent_id: int, name: str) -> int:
 
 
 def names_using(total: int, count: int = 2) -> list[str]:
-    """Names of agents 1 to `count` without groups whose items use `total` of the budget, the 13 included."""
+    """Returns names of agents 1 to `count` without groups whose items use `total` of the budget, the 13 included."""
     room = total - 13 - sum(item_length(number, "") + 1 for number in range(1, count + 1))
     return ["n" * (room // count)] * (count - 1) + ["n" * (room - room // count * (count - 1))]
 

@@ -99,7 +99,7 @@ def test_the_global_hash_follows_a_deleted_group(db: WdbClient) -> None:
 
 
 def take_away(directory: Path) -> None:
-    """Whatever is in it: the store puts a file into an empty group."""
+    """The directory may have content, because the store puts a file into an empty group."""
     directory.rename(directory.parents[2] / f"taken-{uuid.uuid4().hex}")
 
 

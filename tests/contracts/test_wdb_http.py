@@ -1,4 +1,4 @@
-"""The HTTP socket but for the exchange of agents' state: wdb.md 7 to 7.6."""
+"""The HTTP socket, except the exchange of agents' state: wdb.md 7 to 7.6."""
 
 import json
 from typing import Any

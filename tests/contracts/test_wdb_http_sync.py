@@ -268,7 +268,8 @@ def test_what_was_done_before_a_failure_stays(store: LoneStore, db: WdbClient) -
 
 
 def test_labels_go_with_their_element(store: LoneStore, db: WdbClient) -> None:
-    """Element by element: what comes before a failure is done whole, and the last of several for one agent counts."""
+    """Each element is applied by itself: elements before a failure are applied whole, and the last of several for one
+    agent counts."""
     add_agents(db, 1, 2)
     marks = [[{"key": key, "value": key}] for key in ("a", "b")]
     twice: list[dict[str, Any]] = [{"id": 1, "name": "x", **LEAST, "labels": mark} for mark in marks]
@@ -280,7 +281,7 @@ def test_labels_go_with_their_element(store: LoneStore, db: WdbClient) -> None:
 
 
 def test_a_repeated_label_is_a_failure(store: LoneStore, db: WdbClient) -> None:
-    """A constraint of SQL; only the foreign key of an unknown agent is forgiven."""
+    """A constraint of SQL; only the foreign key of an unknown agent is tolerated."""
     add_agent(db, 1)
     mark = {"key": "a", "value": "1"}
     assert post(store, {"syncreq": [{"id": 1, **LEAST, "labels": [mark, mark]}]}) == (500, b"")

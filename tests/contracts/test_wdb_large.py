@@ -73,7 +73,7 @@ def test_the_largest_listing_is_cut(large: WdbClient) -> None:
 def test_the_master_tells_and_the_worker_takes_all_groups(
     large: WdbClient, store: LoneStore, worker_store: LoneStore
 ) -> None:
-    """Sections 11.3 and 11.2: the chunks as they are, back to back, until the hashes are equal."""
+    """Sections 11.3 and 11.2: sends the chunks unchanged, back to back, until the hashes are equal."""
     with WdbClient(worker_store.root, 60) as worker:
         last = 0
         while True:

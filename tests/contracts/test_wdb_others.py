@@ -1,4 +1,4 @@
-"""Other actors than `global`, concurrency and transactions: wdb.md 2.6 and 2.7."""
+"""Actors other than `global`, concurrency and transactions: wdb.md 2.6 and 2.7."""
 
 import json
 import sqlite3
@@ -152,7 +152,7 @@ def test_every_connection_sees_what_was_answered_before(store: LoneStore, db: Wd
 
 
 def test_a_read_behind_a_write_on_one_connection_sees_it(db: WdbClient) -> None:
-    """Without waiting for the answer of the write."""
+    """Does not wait for the answer of the write."""
     add_groups(db, "web")
     add_agent(db, 1)
     for number in range(50):
@@ -234,7 +234,7 @@ def test_the_store_is_consistent_after_it_was_killed(make_store: MakeStore) -> N
         for agent_id in range(1, 201):
             add_agent(db, agent_id)
             set_groups(db, "append", agent_id, ["default", "web"][: agent_id % 3], sync_status="syncreq")
-    # Not before: the store takes in agents by their keys, at any moment between two requests.
+    # Not before, because the store may add agents by their keys at any moment between two requests.
     keys = store.root / "etc/client.keys"
     keys.write_text("".join(f"{number:03} agent{number} any {'0' * 64}\n" for number in range(1, 201)))
     store.kill()

@@ -11,7 +11,7 @@ from tools.rig.wdb_client import WdbClient, WdbTooLong
 
 @pytest.fixture
 def agents(db: WdbClient) -> None:
-    """001 to 005, of two nodes."""
+    """Agents 001 to 005, of two nodes."""
     add_groups(db, "web", "linux")
     for agent_id, name, status, node, system in (
         (1, "alpha", "active", "worker1", "Ubuntu"),
@@ -238,7 +238,7 @@ def many(agents: None, db: WdbClient) -> Iterator[None]:
 
 @pytest.mark.usefixtures("many")
 def test_a_client_halves_its_pages_until_they_fit(db: WdbClient) -> None:
-    """As the synchronous client of the stock tools does: double short pages, read cut ones again in halves."""
+    """Pages as the synchronous client of the stock tools does: doubles short pages, reads cut ones again in halves."""
     fields = "id as 'id', coalesce(ip,register_ip) as 'ip', connection_status as 'status', name as 'name'"
     rows: list[dict[str, object]] = []
     size, cut = 500, 0

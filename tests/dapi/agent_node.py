@@ -1,4 +1,4 @@
-"""A master's root with a real store, and functions called on it as a pool process calls them."""
+"""A master's root with a real store. Tests call functions on it as a pool process does."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ REGISTRY = agents.registry.join(groups.registry, group_members.registry, registr
 
 
 class AgentNode:
-    """`db`: a client of the store that is not ours; `database`: the one of functions."""
+    """`db`: a client of the store that is not clusterd's own; `database`: the functions' client."""
 
     def __init__(self, root: Path, db: WdbClient, database: BlockingDatabase) -> None:
         self.root = root
@@ -29,7 +29,7 @@ class AgentNode:
         self.settings = Settings(root=str(root))
 
     def register(self, ids: Iterable[int]) -> None:
-        """Lines of client.keys; the rows of these agents exist already."""
+        """Writes lines of client.keys; the rows of these agents exist already."""
         lines = [f"{number:03d} agent{number} any {'k' * 64}\n" for number in ids]
         (self.root / "etc/client.keys").write_text("".join(lines))
 
@@ -46,7 +46,7 @@ class AgentNode:
         return answer
 
     def code(self, qualname: str, module: str = "wazuh.agent", **given: Any) -> int:
-        """Of the exception that the function raises, 0 for none."""
+        """Returns the code of the exception that the function raises, 0 for none."""
         try:
             self.answer(qualname, module, **given)
         except WireException as error:
@@ -56,7 +56,7 @@ class AgentNode:
 
 @contextlib.contextmanager
 def agent_node() -> Iterator[AgentNode]:
-    # Not below tmp_path: socket paths have 107 bytes.
+    # The root is not below tmp_path, because socket paths may have 107 bytes.
     with (
         guarded("dapi-") as base,
         lone_store(base / "1") as store,
@@ -67,5 +67,5 @@ def agent_node() -> Iterator[AgentNode]:
 
 
 def codes(items: Items) -> dict[str, int]:
-    """The code with which each item failed."""
+    """Returns the code with which each item failed."""
     return {item: error.code for error, ids in items.failed for item in ids}

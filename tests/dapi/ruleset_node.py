@@ -1,4 +1,4 @@
-"""A node's tree with rules, decoders and lists, and functions called on it as a pool process calls them."""
+"""A node's tree with rules, decoders and lists. Tests call functions on it as a pool process does."""
 
 import os
 from pathlib import Path
@@ -54,7 +54,7 @@ class RulesetNode:
         return answer
 
     def tree(self) -> dict[str, bytes]:
-        """All files by path: what a test compares to see that nothing else was touched."""
+        """Returns all files by path; a test compares them to see that nothing else was touched."""
         found = {}
         for directory, _, names in os.walk(self.root):
             for name in names:
@@ -66,5 +66,5 @@ class RulesetNode:
 
 
 def codes(items: Items) -> dict[str, int]:
-    """The code with which each item failed."""
+    """Returns the code with which each item failed."""
     return {item: error.code for error, ids in items.failed for item in ids}

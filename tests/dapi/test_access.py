@@ -1,4 +1,4 @@
-"""What a request may read, applied to its arguments (docs/protocol/dapi.md 3.8)."""
+"""Which objects a request may read, applied to its arguments (docs/protocol/dapi.md 3.8)."""
 
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def test_function_about_the_node_it_runs_on_needs_leave_for_that_one_only() -> N
 
 
 def permitted_for_all_but(tmp_path: Path, name: str, argument: str, kind: str, denied: str) -> object:
-    """What a request that names nothing is about, of whoever may read all of this kind but `denied`."""
+    """Returns the objects of a request that names none, for a user who may read all of this kind except `denied`."""
     about = WireCallable(name, "wazuh.agent", name)
     function = FUNCTIONS.find(about)
     assert function is not None

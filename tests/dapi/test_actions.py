@@ -1,4 +1,4 @@
-"""Names of permissions stand in one table, and every function takes its own from there."""
+"""One table has the names of permissions, and every function takes its own from there."""
 
 from pathlib import Path
 

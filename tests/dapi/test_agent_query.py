@@ -34,11 +34,11 @@ MANY = 700
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[AgentNode]:
-    """Agents 1 to 6 that differ in everything; nobody changes them."""
+    """Agents 1 to 6, which differ in everything; no test changes them."""
     with agent_node() as made:
         for number, name in enumerate(["web-01", "Web-02", "db_01", "laptop%", "o'brien", "ünï"], 1):
             add_agent(made.db, number, name, register_ip="any", internal_key=SECRET)
-        # The manager's own row says what this machine is: here it says nothing.
+        # The manager's own row describes this machine, so it is emptied here.
         put(made.db, 0, name="localhost", version=None, node_name="unknown", **dict.fromkeys(SYSTEM))
         version = ["Wazuh v4.14.1", "Wazuh v4.9.2", "Wazuh v4.10.0", None, None, None]
         for number, text in enumerate(version, 1):
@@ -59,7 +59,7 @@ def node() -> Iterator[AgentNode]:
 
 @pytest.fixture(scope="module")
 def big() -> Iterator[AgentNode]:
-    """Agents 1 to MANY, more than one answer of the database holds."""
+    """Agents 1 to MANY, more than fit into one answer of the database."""
     with agent_node() as made:
         add_many(made.db, MANY)
         made.db.command(
@@ -69,7 +69,7 @@ def big() -> Iterator[AgentNode]:
 
 
 def found(node: AgentNode, **query: Any) -> list[int]:
-    """Numbers of the agents, the manager among them."""
+    """Returns the numbers of the agents found, including the manager."""
     return [int(agent["id"]) for agent in find_agents(node.database, AgentQuery(**query))[0]]
 
 
@@ -310,7 +310,7 @@ def test_what_looks_like_sql_stays_a_value(node: AgentNode) -> None:
 
 
 def test_as_many_clauses_as_a_query_holds_are_answered(node: AgentNode) -> None:
-    """A chain of them would be too deep for SQLite."""
+    """As a chain they would be nested too deeply for SQLite."""
     assert found(node, q=",".join(["id=1", *["id=9"] * 1500])) == [1]
     assert found(node, q=";".join(["id=1", *["id<9"] * 1500])) == [1]
 
@@ -331,7 +331,7 @@ def test_query_that_no_request_can_hold_is_2004(node: AgentNode) -> None:
         ("web", False, [1, 2, 3]),
         ("UBUNTU", False, [1, 2]),
         ("v4.", True, [0, 4, 5, 6]),
-        # Longer than an id: three digits may be in any time of the rows.
+        # Longer than an id, because three digits may occur in any time of the rows.
         ("0000000006", False, [6]),
         ("o'brien", False, [5]),
         ("%", False, [4]),

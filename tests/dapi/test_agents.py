@@ -17,7 +17,7 @@ COLUMNS = ["id", "ip", "name", "status", "node_name", "version"]
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[AgentNode]:
-    """Agents 1 to 4 have keys, 5 has a row only; nobody changes them."""
+    """Agents 1 to 4 have keys, 5 has only a row; no test changes them."""
     with agent_node() as made:
         for number, status in enumerate(["active", "disconnected", "never_connected", "active", "pending"], 1):
             add_agent(made.db, number, internal_key="of the database")
@@ -161,7 +161,7 @@ def test_keys_and_states_of_agents_that_are_registered(node: AgentNode) -> None:
 
 
 def test_agent_is_in_sync_when_it_has_the_merged_file_of_its_groups(node: AgentNode) -> None:
-    """What it says of its configuration (group_config_status) does not count."""
+    """The state of its configuration (group_config_status) does not count."""
     found = node.items("get_agents_sync_group", agent_list=["001", "002", "003", "044"])
     assert {item["id"]: item["synced"] for item in found.affected} == {"001": True, "002": True, "003": False}
     assert codes(found) == {"044": 1701}

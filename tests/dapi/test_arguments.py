@@ -1,4 +1,4 @@
-"""What the API of stock sends to each function (dapi.md 5, framework.md 4) is taken. The table is copied from there by
+"""Each function accepts what the stock API sends to it (dapi.md 5, framework.md 4). The table is copied from there by
 hand."""
 
 import datetime

@@ -1,5 +1,5 @@
-"""What the API of a stock worker asks its master at a login and at every call (dapi.md 5.8), against the users of this
-node."""
+"""The requests of a stock worker's API to its master at a login and at every call (dapi.md 5.8), against the users of
+this node."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ CHANGED = 1_700_000_000
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With hashes that cost little; the user that is asked in place of one that does not exist costs as much."""
+    """Users with cheap hashes. Checking a user that does not exist costs as much."""
     (tmp_path / "etc").mkdir()
     monkeypatch.setattr(users, "_NOBODY", msgspec.structs.replace(users._NOBODY, cost=2))
     add_user(str(tmp_path), make_user("wazuh-wui", PASSWORD, CHANGED, cost=2))
@@ -48,7 +48,7 @@ def asked(root: Path, module: str, name: str, **arguments: Any) -> Any:
 
 
 class Master:
-    """What sync has of a master for functions about passwords. `later_s` moves its clock."""
+    """The state that a master's sync keeps for functions about passwords. `later_s` moves its clock."""
 
     def __init__(self, root: Path, attempts: int = 50) -> None:
         own = Clusterd(api=ApiSettings(login_attempts=attempts, login_window_s=300))
@@ -78,7 +78,7 @@ class Master:
             return refusal
 
     async def login(self, user: str, password: str, asker: str = "w1") -> bool | int:
-        """Whether it is right, or the code of the refusal."""
+        """Returns whether the password is right, or the code of the refusal."""
         given = {"user": user, "password": password}
         name = WireCallable("check_user_master", "api.authentication", "check_user_master")
         found = await self.asked(ApiRequest(f=name, f_kwargs=given, request_type=LOCAL_MASTER), asker)
@@ -124,7 +124,7 @@ def test_the_right_password_is_right_and_no_other(root: Path) -> None:
 
 
 def test_a_reader_does_not_get_in_through_a_workers_api(root: Path) -> None:
-    """Its API would let through more than we know of."""
+    """Otherwise its API would allow more than this node knows of."""
     users.set_role(str(root), "wazuh-wui", "reader")
     refused = asked(root, "api.authentication", "check_user_master", user="wazuh-wui", password=PASSWORD)
     assert isinstance(refused, WireException)

@@ -1,4 +1,4 @@
-"""A program's side of the local socket, against a node that is honest, slow, broken or hostile (dapi.md 1.11, 1.12)."""
+"""A program's side of the local socket, with a node that is honest, slow, broken or hostile (dapi.md 1.11, 1.12)."""
 
 import socket
 import threading
@@ -22,7 +22,7 @@ FUNCTION = ApiRequest(f=WireCallable("f", "wazuh.x", "f"))
 
 
 class Side:
-    """The node's end of one connection: `say` is a request of its own and returns the response."""
+    """The node's end of one connection. `say` sends a request of the node's own and returns the response."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -63,7 +63,7 @@ class Side:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Callable[[Script], str]]:
-    """Serve one connection by a script; gives the root to ask at."""
+    """Serves one connection with a script. Returns the root for the client."""
     path = Path(local_socket(str(tmp_path)))
     path.parent.mkdir(parents=True)
     listening = socket.socket(socket.AF_UNIX)

@@ -1,6 +1,6 @@
-"""What dapi.md marks for the first version is there: functions by their stock names and request types, endpoints by
-method and path. The lists are copied from its sections 5.2 to 5.8 by hand, so that an entry that gets lost is
-missed."""
+"""Everything that dapi.md marks for the first version exists: functions by their stock names and request types,
+endpoints by method and path. The lists are copied by hand from its sections 5.2 to 5.8, so that a lost entry is
+noticed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Agents put into groups and taken out (dapi.md 5.3), over a real store."""
+"""Agents added to groups and removed from them (dapi.md 5.3), over a real store."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +24,7 @@ def shared_node() -> Iterator[AgentNode]:
 
 @pytest.fixture
 def node(shared_node: AgentNode) -> AgentNode:
-    """Agents 1 to 5: 1 in default, 2 in default and linux, 3 in web, 4 and 5 in none. Agent 4 has a row and no key."""
+    """Agents 1 to 5: 1 in default, 2 in default and linux, 3 in web, 4 and 5 in none. Agent 4 has a row but no key."""
     shared_node.db.command("global sql delete from agent where id > 0")
     add(shared_node, 1, 5)
     shared_node.register(WITH_KEY)
@@ -36,7 +36,7 @@ def node(shared_node: AgentNode) -> AgentNode:
 
 
 def add(node: AgentNode, first: int, last: int) -> None:
-    """Agents without a group; the store may have taken in some of them by their keys."""
+    """Returns agents without a group; the store may have added some of them by their keys."""
     node.db.command(
         f"global sql with recursive n(i) as (select {first} union all select i + 1 from n where i < {last})"
         " insert or replace into agent (id, name, date_add, `group`) select i, 'agent' || i, 1700000000, null from n"
@@ -84,7 +84,7 @@ def test_only_groups_that_may_be_replaced_are_replaced(node: AgentNode) -> None:
         {"002": 4000},
     )
     assert groups_of(node, 1, 2, 5) == ["web", "default,linux", "web"]
-    # Without replacing, the list means nothing.
+    # Without `replace`, the list means nothing.
     assert assign(node, "web", ["002"], replace_list=[]) == (["002"], {})
     assert assign(node, "web", ["002"], replace=True, replace_list=["linux", "default"]) == (["002"], {})
     assert groups_of(node, 2) == ["web"]

@@ -25,7 +25,7 @@ def shared_node() -> Iterator[AgentNode]:
 
 @pytest.fixture
 def node(shared_node: AgentNode) -> AgentNode:
-    """With `default` and the group `web`, which has files, and no agents."""
+    """A node with `default` and the group `web`, which has files but no agents."""
     shared = shared_node.root / "etc/shared"
     shared_node.items("delete_groups")
     for left in shared.iterdir():
@@ -135,7 +135,7 @@ def test_deleted_group_is_gone_and_its_agents_are_in_default(node: AgentNode) ->
     assert not (shared(node) / "web").exists()
     assert (outside / "kept").exists()
     assert some(node.db, 1, "group", "group_sync_status") == ("default", "syncreq")
-    # The store's own look at the directories may be on its way.
+    # The store may be looking at the directories itself at that moment.
     wait_until(lambda: "web" not in known(node), 60, "the database has forgotten the group")
 
 

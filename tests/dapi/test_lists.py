@@ -232,7 +232,7 @@ def test_nothing_is_written_through_a_link(node: RulesetNode) -> None:
         assert codes(upload(node, "b")) == {"etc/lists/b": 1806}
         assert os.listdir(outside) == ["a"]
         os.chown(node.root / "etc/lists", 0, 0, follow_symlinks=False)
-    # The operator's own link in the place of a synchronised directory is that directory.
+    # An operator's own link in the place of a synchronised directory counts as that directory.
     assert upload(node, "b").affected == ["etc/lists/b"]
     assert sorted(os.listdir(outside)) == ["a", "b"]
 

@@ -1,4 +1,4 @@
-"""What a node's manager says of itself, from real files (dapi.md 5.2, 5.4, 5.5)."""
+"""What a node's manager reports about itself, from real files (dapi.md 5.2, 5.4, 5.5)."""
 
 import datetime
 import os

@@ -1,4 +1,4 @@
-"""The cluster key in configurations leaves no node, and comes to no harm when what was shown is written back."""
+"""No node sends the cluster key in a configuration, and writing a shown configuration back keeps the key."""
 
 import json
 

@@ -1,4 +1,5 @@
-"""Answers of several nodes as one: the worked examples of dapi.md 4.3 and 4.4, and what the rules say beyond them."""
+"""Answers of several nodes merged into one: the worked examples of dapi.md 4.3 and 4.4, and other cases of the
+rules."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""One parser of `q` for lists and tables (dapi.md 6.4, 6.6): what a text means, shown with AND as `&` and OR as `|`."""
+"""One parser of `q` for lists and tables (dapi.md 6.4, 6.6): the meaning of a text, with AND shown as `&` and OR as
+`|`."""
 
 from collections.abc import Sequence
 

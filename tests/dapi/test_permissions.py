@@ -24,7 +24,7 @@ OPEN = {
     "get_node_ruleset_integrity",
     "revoke_tokens",
 }
-"""What an API asks before it knows who its caller is, digests of files that every node has, and what nodes ask of one
+"""Functions that an API calls before it knows its user, digests of files that every node has, and what nodes ask of one
 another."""
 ACTIONS = {
     "agent:create",
@@ -71,7 +71,7 @@ def node() -> Iterator[AgentNode]:
 def test_the_table_of_permissions() -> None:
     assert {function.shown for function in FUNCTIONS if not function.needs} == OPEN
     assert {need.action for function in FUNCTIONS for need in function.needs} == ACTIONS
-    # A function about the cluster's state has no database at hand.
+    # A function about the cluster's state has no database.
     assert {need.kind for one in FUNCTIONS if one.place == "sync" for need in one.needs} == {"node"}
 
 
@@ -95,7 +95,7 @@ def granted(function: RegisteredFunction, effect: str, mode: str) -> dict[str, A
 
 
 def outcome(node: AgentNode, function: RegisteredFunction, permissions: dict[str, Any], *, named: bool = True) -> int:
-    """0 or the code; what may be read of a request that names nothing must be nothing."""
+    """Returns 0 or the code; a request that names nothing must show nothing."""
     request = asked(function, permissions, named=named)
     try:
         access = check(function, request, Scope(str(node.root), "m", node.database))
@@ -119,7 +119,7 @@ def test_both_modes(node: AgentNode, function: RegisteredFunction) -> None:
     assert outcome(node, function, granted(function, "deny", "black")) == 4000
     assert outcome(node, function, granted(function, "allow", "black")) == 0
     for need in function.needs:
-        # Each need by itself.
+        # Each required permission by itself.
         without = {key: value for key, value in granted(function, "allow", "white").items() if key != need.action}
         assert outcome(node, function, without) == 4000
 
@@ -137,7 +137,7 @@ def executed(node: AgentNode, qualname: str, module: str, permissions: dict[str,
 def test_a_request_to_delete_agents_that_names_none_is_refused(
     node: AgentNode, mode: str, nothing: dict[str, Any]
 ) -> None:
-    """Also where permissions would fill in those that may be deleted."""
+    """This holds also where permissions would fill in the objects that may be deleted."""
     permissions = {"rbac_mode": mode, "agent:delete": {"agent:id:001": "allow"}}
     answer = executed(node, "delete_agents", "wazuh.agent", permissions, purge=True, **nothing)
     assert isinstance(answer, WireException)
@@ -235,7 +235,7 @@ def test_replacing_takes_no_agent_out_of_a_group_without_permission(node: AgentN
     assert [key["__object__"]["code"] for key in answer.fields["failed_items_keys"]] == [4000]
     assert answer.fields["failed_items_values"] == [["001"]]
     assert moved(replace_list=["web"]).code == 4000
-    # A failure of what was named stays one: only the list of what may be replaced was filled in.
+    # A failure of a named object stays one: only the list of what may be replaced was filled in.
     again = moved()
     assert again.fields["affected_items"] == []
     codes = [key["__object__"]["code"] for key in again.fields["failed_items_keys"]]
@@ -245,7 +245,7 @@ def test_replacing_takes_no_agent_out_of_a_group_without_permission(node: AgentN
 @pytest.mark.parametrize("spelled", ["1", "0001", " 001", "1 ", "+1", "\uff10\uff10\uff11"])
 @pytest.mark.parametrize("qualname", ["get_agents", "get_agents_keys", "get_agents_sync_group", "get_outdated_agents"])
 def test_another_spelling_of_an_id_gets_nobody_past_a_permission(node: AgentNode, qualname: str, spelled: str) -> None:
-    """What does not exist is left to the function, which must not find agent 001 under it."""
+    """An object that does not exist is left to the function, which must not take agent 001 for it."""
     permissions = {"rbac_mode": "white", "agent:read": {"agent:id:002": "allow"}}
     answer = executed(node, qualname, "wazuh.agent", permissions, agent_list=[spelled])
     assert isinstance(answer, WireException) or answer.fields["affected_items"] == []

@@ -21,14 +21,14 @@ MAY = {
     (DISTRIBUTED, "master"),
     (LOCAL_ANY, "client"),
 }
-"""What crosses to whom (dapi.md 3.1): a worker sends its master what its API is asked, the master sends on what it
-spreads."""
+"""Which request goes to which node (dapi.md 3.1): a worker passes its API's requests to its master, the master passes
+on what it spreads."""
 STATES = ("off", "absent", "idle", "starting", "ready", "failed")
 BEYOND = {
     "wazuh.core.cluster.control.get_node_ruleset_integrity",
     "wazuh.core.security.rbac_db_factory_reset",
 }
-"""Rows that no endpoint of the API asks for: a second name, and what a console tool sends."""
+"""Rows that no endpoint of the API asks for: a second name, and requests of a console tool."""
 FUNCTIONS_TSV = Path(__file__).parents[2] / "docs/protocol/framework_functions.tsv"
 ids = {"ids": lambda row: f"{row.module}.{row.qualname}"}
 
@@ -103,7 +103,7 @@ def test_who_answers_when_both_can() -> None:
         "get_sca_list",
     ):  # fmt: skip
         assert row_of(different).who == "framework>ours"
-    # The framework would ask the daemon back.
+    # The framework would ask the daemon again.
     for own in ("get_nodes_info", "get_health_nodes", "get_ruleset_sync_status", "get_status_json"):
         assert row_of(own).who == "ours"
     assert {row.shown for row in TABLE if row.is_for_all} == {"revoke_tokens", "wrapper_revoke_tokens"}

@@ -58,7 +58,7 @@ def lines_of(node: AgentNode) -> list[str]:
 
 
 def keys(node: AgentNode) -> list[str]:
-    """The lines in use: other tests leave records of agents that were removed."""
+    """Returns the lines in use: other tests leave records of removed agents."""
     return [line for line in lines_of(node) if " !" not in line]
 
 

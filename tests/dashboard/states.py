@@ -122,7 +122,7 @@ def with_lost(**given: Any) -> dict[str, Any]:
 
 
 def with_refused(**given: Any) -> dict[str, Any]:
-    """Somebody of another cluster knocks."""
+    """A node of another cluster tries to join."""
     status = master(**given)
     why = 'its cluster is "wazu", ours is "wazuh"'
     status["verdict"] = {"level": "DEGRADED", "reason": f"REFUSED w9 from 10.0.0.9: {why}"}
@@ -132,7 +132,7 @@ def with_refused(**given: Any) -> dict[str, Any]:
 
 
 def syncing(**given: Any) -> dict[str, Any]:
-    """w1 gets files; w2 is being packed for; w3 is behind."""
+    """w1 gets files; w2's package is being made; w3 is behind."""
     status = master(**given)
     status["syncs"] = [
         {"peer": "w1", "kind": "integrity", "step": "sending", "done_bytes": 3 * MIB, "total_bytes": 12 * MIB},
@@ -171,7 +171,7 @@ TURNED = "\u202elmx.selur"
 
 
 def hostile() -> dict[str, Any]:
-    """Every text that others may choose is markup."""
+    """Every text that other programs may choose is markup."""
     status = with_refused()
     status["verdict"]["reason"] = f"REFUSED {HOSTILE}"
     status["node"] |= {"name": HOSTILE, "cluster": HOSTILE}
@@ -187,7 +187,7 @@ def hostile() -> dict[str, Any]:
 
 
 def lag(names: list[str], *, away: str = "") -> dict[str, Any]:
-    """/lag.json of a quiet hour with a change that reached some later than others."""
+    """/lag.json of a quiet hour with a change that reached some workers later than others."""
     began = datetime.fromtimestamp(time.time() - STEPS * STEP_S, UTC)
     workers: dict[str, list[float | None]] = {}
     for number, name in enumerate(names):
@@ -201,7 +201,7 @@ def lag(names: list[str], *, away: str = "") -> dict[str, Any]:
 
 
 def at(number: int, last: int = 0) -> str:
-    """The moment of an event: the one before the last is 20 s older."""
+    """The time of an event: the one before the last is 20 s older."""
     moment = datetime.fromtimestamp(time.time() - 20 * (last - number), UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -230,7 +230,7 @@ def sync(seq: int, **given: Any) -> dict[str, Any]:
 
 
 def history(count: int = 12) -> list[dict[str, Any]]:
-    """Events of all kinds, the newest first."""
+    """Events of all kinds, newest first."""
     added = {
         "what": "added",
         "agent": "017",

@@ -1,5 +1,5 @@
-"""The dashboard in a real browser, against a made-up monitoring port: what it says in each state, and that what others
-wrote stays text."""
+"""The dashboard in a real browser, with a scripted monitoring port: what it shows in each state, and that texts of
+other programs stay text."""
 
 import itertools
 import re
@@ -36,7 +36,7 @@ def tile(page: Any, name: str) -> Any:
 
 
 def sideways(page: Any) -> int:
-    """Pixels by which the page is wider than its window."""
+    """Returns by how many pixels the page is wider than its window."""
     return int(page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
@@ -180,7 +180,7 @@ def test_verdict_is_spoken_when_it_is_another_one_and_not_when_its_numbers_count
 
 
 def show(page: Any, port: FakePort, state: str) -> None:
-    """Turns a page into another state."""
+    """Changes a page to another state."""
     port.tell(STATES[state]() | {"root": f"/state/{state}"})
     expect(page.locator("#about")).to_contain_text(f"/state/{state}")
 
@@ -245,7 +245,8 @@ def test_colours_follow_the_system_until_somebody_chooses_and_the_choice_is_reme
 
 
 def test_page_is_accessible(look: Open, port: FakePort) -> None:
-    """By the rules of axe-core: names, roles, landmarks, contrast in both colours, what scrolls can be reached."""
+    """By the rules of axe-core: names, roles, landmarks, contrast in both colours; everything that scrolls can be
+    reached."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     page = look(states.master(), reduced_motion="reduce")
     page.get_by_text("As a table").click()

@@ -1,4 +1,4 @@
-"""The dashboard of a real master with a worker: what happens there is on the page."""
+"""The dashboard of a real master with a worker shows what happens there."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def with_monitor(rig: Rig) -> str:
-    """Turns the monitoring port of the master on; returns the address of its dashboard."""
+    """Turns on the monitoring port of the master. Returns the address of its dashboard."""
     port, path = free_port(), rig.master.root / "etc" / "cluster.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     on = {"clusterd": {"monitor": {"enabled": True, "port": port}, "journal": {"enabled": True}}}

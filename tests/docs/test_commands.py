@@ -63,7 +63,8 @@ def test_every_block_says_where_it_runs_or_why_not(page: str) -> None:
 
 
 class Place:
-    """The rig: directories of a master and two workers, and a directory of programs in which `clusterd` is ours."""
+    """The rig: directories of a master and two workers, and a directory of programs in which `clusterd` is this
+    checkout's."""
 
     def __init__(self, top: Path) -> None:
         self.top = top
@@ -96,7 +97,7 @@ class Place:
         )
 
     def run(self, block: Block) -> None:
-        """Raises AssertionError with all that was printed."""
+        """Runs a block. Raises AssertionError with the whole output."""
         assert block.mark is not None
         where = block.mark["where"]
         codes = {int(code) for code in (block.mark["codes"] or "0").split(" or ")}
@@ -166,7 +167,7 @@ def rig(place: Place) -> Place:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Content of all synchronised files."""
+    """Returns the content of all synchronised files."""
     tops = [root / name for name in ("etc/shared", "etc/rules", "etc/decoders", "etc/lists", "var/multigroups")]
     files = [path for top in tops for path in top.rglob("*") if path.is_file()] + [root / "etc/client.keys"]
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
@@ -178,7 +179,8 @@ def steps(page: str) -> list[Block]:
 
 @pytest.mark.slow
 def test_day_2_with_a_master_that_is_destroyed_twice(rig: Place) -> None:
-    """What the page backs up is lost before the blocks that restore it: all of it comes back, nothing is deleted."""
+    """Deletes what the page backs up before the blocks that restore it: all of it must come back, and no file is
+    deleted."""
     master, worker = rig.root("master"), rig.root("w1")
     restore, destroyed = None, 0
     for block in steps("docs/operations/day2.md"):

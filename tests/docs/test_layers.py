@@ -1,4 +1,4 @@
-"""The order of imports that docs/architecture.md, section 6, declares: nothing imports what stands behind it."""
+"""The order of imports that docs/architecture.md, section 6, declares: no module imports one of a later layer."""
 
 import ast
 import functools
@@ -24,8 +24,8 @@ LAYERS = {
     "clusterd.sync": [("ports",), ("manifest",), ("links",), ("integrity", "agents", "replica"), ("requests",), ("",)],
     "clusterd.dapi": [("protocol",), ("query", "files"), ("ruleset",), ("functions",), ("",)],
 }
-"""Of a package ("": of all): groups of folders in their order. Folders of one group do not import one another, but for
-the base of clusterd, which is one layer."""
+"""Groups of a package's folders ("": of all packages), in their order. Folders of one group do not import one another,
+except for the base of clusterd, which is one layer."""
 MAY_MIX = {"clusterd"}
 
 
@@ -40,7 +40,7 @@ def imports(path: Path) -> tuple[str, ...]:
 
 
 def _imports(path: Path) -> Iterator[str]:
-    """Modules of ours that a file names, also inside functions and under TYPE_CHECKING."""
+    """Returns clusterd's modules that a file imports, also inside functions and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -54,7 +54,7 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def place(module: str, package: str) -> str | None:
-    """The folder of `package` that a module is in; None outside of it."""
+    """Returns the folder of `package` that has the module; None outside of it."""
     if package:
         if module != package and not module.startswith(package + "."):
             return None
@@ -107,7 +107,7 @@ def test_every_folder_of_sync_and_dapi_has_its_place() -> None:
 
 
 def test_sync_reads_no_clock_but_the_one_it_is_given() -> None:
-    """Tests of sync move time by hand. process.py makes the clock; ports/wake_timer.py keeps to that of its loop, which
+    """Tests of sync move time by hand. process.py makes the clock; ports/wake_timer.py uses that of its loop, which
     wakes it."""
     wrong = []
     for module, path in modules("clusterd.sync"):

@@ -1,4 +1,4 @@
-"""What contrib/monitoring gives to Prometheus and Grafana: valid, and explained in docs/monitoring.md."""
+"""The files of contrib/monitoring for Prometheus and Grafana are valid, and docs/monitoring.md explains them."""
 
 import json
 import re

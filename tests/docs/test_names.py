@@ -1,4 +1,4 @@
-"""Words mean one thing (docs/glossary.md): no two classes of our packages have one name, those of a module's own
+"""Words mean one thing (docs/glossary.md): no two classes of clusterd's packages have the same name, private ones
 included."""
 
 import ast

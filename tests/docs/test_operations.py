@@ -48,7 +48,7 @@ def test_every_key_of_status_is_in_the_reference(tmp_path: Path) -> None:
 
 
 def findings() -> Iterator[str]:
-    """Names that doctor may give a finding, as its code has them."""
+    """Yields the names that doctor may give a finding, from its code."""
     for path in sorted((ROOT / "tools/doctor").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:

@@ -31,7 +31,7 @@ def texts(*suffixes: str) -> Iterator[tuple[Path, str]]:
 
 
 def sections(page: str) -> dict[str, str]:
-    """Number of each section to its text up to the next heading."""
+    """Returns the number of each section with its text up to the next heading."""
     text = PAGES[page].read_text(encoding="utf-8")
     marks = list(HEADING.finditer(text))
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
@@ -42,7 +42,7 @@ SECTIONS = {page: sections(page) for page in ("wire", "dapi", "wdb", "framework"
 
 
 def leads_somewhere(page: str, number: str) -> bool:
-    """A section, or a numbered point of one (13.1.6: point 6 of section 13.1)."""
+    """Returns whether this is a section, or a numbered point of one (13.1.6: point 6 of section 13.1)."""
     if number in SECTIONS[page]:
         return True
     section, _, point = number.rpartition(".")
@@ -65,7 +65,7 @@ def test_sections_that_are_named_exist() -> None:
 
 
 def quirks() -> dict[str, str]:
-    """Code to the last cell of its row, which names the test."""
+    """Returns each code with the last cell of its row, which names the test."""
     rows = re.findall(r"^\| ([WRCDPA]\d+) \|.*\| ([^|]*) \|$", PAGES["quirks"].read_text(encoding="utf-8"), re.M)
     assert len(dict(rows)) == len(rows)
     return dict(rows)

@@ -12,7 +12,7 @@ STEPS = sorted({(file, name) for file, name in STEPS if not file.startswith("tes
 
 
 def names_in(path: Path) -> set[str]:
-    """Functions, classes and methods of a file."""
+    """Returns functions, classes and methods of a file."""
     found: set[str] = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

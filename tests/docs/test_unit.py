@@ -1,5 +1,4 @@
-"""The systemd unit: what it exposes, as systemd itself judges it, and that its capabilities are those that the daemon
-uses."""
+"""The systemd unit: its exposure as systemd judges it, and its capabilities, which are those that the daemon uses."""
 
 import re
 import shutil

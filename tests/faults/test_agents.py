@@ -32,7 +32,7 @@ OVERRIDES = {"intervals": {"master": {"agent_group_start_delay": 0.5}, "worker":
 
 
 def kill_children(rig: Rig, stop: threading.Event, seed: int, every_s: float) -> int:
-    """Until `stop`. Returns how many."""
+    """Repeats until `stop`. Returns how often."""
     chance, count = random.Random(seed), 0
     while not stop.wait(chance.uniform(0.5, 1.5) * every_s):
         try:
@@ -50,7 +50,7 @@ def kill_children(rig: Rig, stop: threading.Event, seed: int, every_s: float) ->
 
 
 Assigned = dict[int, list[str]]
-"""Agent to the groups that the master answered for it last."""
+"""Each agent with the groups of the master's last answer."""
 
 
 def assign_groups(rig: Rig, agents: list[int], stop: threading.Event, seed: int, assigned: Assigned) -> None:
@@ -61,8 +61,8 @@ def assign_groups(rig: Rig, agents: list[int], stop: threading.Event, seed: int,
 
 
 def assign_some(client: Patient, agents: list[int], chance: random.Random) -> Assigned:
-    """Three groups at most to each of 20 agents; one of them may have been deleted meanwhile: the others have theirs
-    then."""
+    """Assigns three groups at most to each of 20 agents. If one was deleted meanwhile, the others have theirs all the
+    same."""
     chosen = chance.sample(agents, min(20, len(agents)))
     data = [{"id": one, "groups": chance.sample(GROUPS, chance.randint(1, 3))} for one in chosen]
     request = {"mode": "override", "sync_status": "syncreq", "data": data}
@@ -86,8 +86,8 @@ def live_through_kills(
     deletions: float,
     may_go: Callable[[int], bool] | None = None,
 ) -> tuple[int, int, float]:
-    """Requests of agents, kills, and seconds until all was equal afterwards. `may_go`: agents that get no groups and
-    may be deleted; all of both without it."""
+    """Returns how many requests and kills there were, and the seconds until all nodes were equal afterwards. `may_go`:
+    agents that get no groups and may be deleted; without it any agent may get groups and be deleted."""
     (rig.master.root / "etc/client.keys").write_text("")
     rig.start()
     fleet = Fleet(rig)

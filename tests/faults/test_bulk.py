@@ -1,4 +1,4 @@
-"""Much data: a file that no package holds, and a set that needs many of them."""
+"""Much data: a file that fits into no package, and a set of many packages."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""A machine on which everybody computes: whatever waits for a core is slow, and nothing is taken for stuck.
+"""A machine on which many processes compute: work that waits for a core is slow, and no process is taken for stuck.
 
 CLUSTERD_STRESS_BUSY (25 processes for each core; 15 beside requests), CLUSTERD_STRESS_FILES (20000),
 CLUSTERD_STRESS_MINUTES (2)."""
@@ -28,7 +28,7 @@ CLIENTS, ROUNDS = 4, 10
 FILES = int(os.environ.get("CLUSTERD_STRESS_FILES", "20000"))
 MINUTES = float(os.environ.get("CLUSTERD_STRESS_MINUTES", "2"))
 SHORT_S = 3
-"""`stuck_after`: a tenth of what it is by default, with a machine that is much busier than one should be."""
+"""`stuck_after`: a tenth of its default, on a machine that is much busier than one should be."""
 PATIENCE_S = 900
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(MINUTES * 60 + 3 * PATIENCE_S)]
@@ -36,8 +36,8 @@ pytestmark = [pytest.mark.stress, pytest.mark.timeout(MINUTES * 60 + 3 * PATIENC
 
 @contextlib.contextmanager
 def everybody_computes(each: int = BUSY) -> Iterator[None]:
-    """`each`: processes for each core. In sessions of their own: where the kernel shares the CPU between sessions, each
-    has the share of a process of ours."""
+    """`each`: processes for each core. They have sessions of their own: where the kernel shares the CPU between
+    sessions, each gets the share of a node's process."""
     line = [sys.executable, "-c", "while True: pass"]
     count = each * len(os.sched_getaffinity(0))
     busy = [subprocess.Popen(line, start_new_session=True) for _ in range(count)]
@@ -111,7 +111,7 @@ def test_no_login_and_no_request_is_lost_beside_thirty_busy_processes(make_rig: 
 
 
 def patiently(node: RigNode, *what: Any, **fields: Any) -> Any:
-    """The answer, whenever it comes; the node's own limits are those of every request."""
+    """Returns the answer, whenever it comes; the node's own limits hold as for every request."""
     with client_of(node) as client:
         client.ask("dapi", request(*what, **fields), timeout_s=PATIENCE_S)
         return json.loads(client.answer_of("dapi_res", PATIENCE_S))

@@ -38,24 +38,24 @@ FILES = int(os.environ.get("CLUSTERD_STRESS_ENDURANCE_FILES", "500"))
 AGENTS = int(os.environ.get("CLUSTERD_STRESS_AGENTS", "300"))
 KINDS = [name for name in os.environ.get("CLUSTERD_STRESS_KINDS", "").split(",") if name]
 WINDOWS = 2
-"""What leaks grows in each of them. A step that comes once is printed, and the next window decides: the interpreter's
-table of interned strings doubles now and then (961,184 and 1,922,416 bytes), mostly by names of temporary files."""
+"""A leak grows in each window. A step that comes once is printed, and the next window decides: the interpreter's table
+of interned strings doubles now and then (961,184 and 1,922,416 bytes), mostly by names of temporary files."""
 WARM_UP_SHARE = 0.4
-"""Of the time of each kind: caches, pools of threads and connections, tables that grow to their size."""
+"""Share of the time of each kind: caches, pools of threads and connections, and tables grow to their size."""
 QUIET_S = 12.0
-"""Without load, before a look: a round of everything that a node does by itself."""
+"""Time without load before a look: a round of everything that a node does by itself."""
 FULL_WALK_S = 15
 SLACK_BLOCKS = 1000
 SLACK_BYTES = 256 * 1024
-"""What may differ between two quiet moments, however long the run is."""
+"""How much two quiet moments may differ, however long the run is."""
 BLOCKS_A_FILE = 12
-"""Pool processes keep rows of the shards and of the manifest that they have worked with, whichever that was."""
+"""Pool processes keep rows of the shards and of the manifest with which they have worked, and those vary."""
 BLOCKS_AN_OPERATION = 0.01
 BYTES_AN_OPERATION = 1.0
 """That is 1 KB for each 1,000 operations."""
 SQLITE_BYTES = 24 << 20
 LIMIT_BYTES = 600_000_000
-"""Anonymous memory of a master's processes in all, what they share with the supervisor counted for each."""
+"""Anonymous memory of all processes of a master; memory shared with the supervisor counts for each."""
 PROBE = Path(__file__).parent / "probe"
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(MINUTES * 60 + 1800)]
@@ -63,7 +63,7 @@ Process = tuple[str, str]
 
 
 class Held(NamedTuple):
-    """By one process."""
+    """The same, by one process."""
 
     blocks: int
     bytes: int
@@ -71,10 +71,10 @@ class Held(NamedTuple):
 
 
 class Load:
-    """Kinds of operations that are done again and again until told to stop, and how many."""
+    """Kinds of operations that are repeated until they are stopped, with their numbers."""
 
     def __init__(self, kinds: dict[str, tuple[Callable[[int], int], float]]) -> None:
-        """By name: what does one or more and returns how many, and a pause in seconds."""
+        """Each name with a function that does one or more operations and returns how many, and a pause in seconds."""
         self._kinds = kinds
         self._numbers: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
@@ -85,7 +85,7 @@ class Load:
         return list(self._kinds)
 
     def run(self, names: list[str], seconds: float) -> int:
-        """These kinds side by side; returns how many operations."""
+        """Runs these kinds at the same time; returns how many operations they did."""
         stop, before = threading.Event(), self.done.total()
 
         def repeat(name: str) -> None:
@@ -108,7 +108,7 @@ class Load:
 
 
 class Probe:
-    """Asks all processes of a rig what they hold."""
+    """Asks all processes of a rig how much they hold."""
 
     def __init__(self, rig: Rig, place: Path) -> None:
         self._rig = rig
@@ -138,12 +138,12 @@ class Probe:
 
 @contextlib.contextmanager
 def probed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Rigs that are started in the block can be asked; where they put it."""
+    """Rigs that are started in the block can be asked. Yields where they write it."""
     with guarded("probe-") as place:
         place.chmod(0o777)  # nodes that were started as root are another user's
         monkeypatch.setenv("CLUSTERD_PROBE", str(place))
         monkeypatch.setenv("PYTHONPATH", str(PROBE))
-        # Freed blocks that threads keep for themselves count as given out, up to 200 KB each.
+        # Freed blocks that threads keep for themselves count as allocated, up to 200 KB for each thread.
         monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
         yield place
 
@@ -153,7 +153,7 @@ def test_no_process_keeps_anything_of_what_it_has_done(
 ) -> None:
     with probed(monkeypatch) as place:
         overrides = {
-            # pool-0 confirms soon: what it keeps of the files belongs to the warm-up.
+            # pool-0 confirms early: what it keeps of the files belongs to the warm-up.
             "clusterd": {"api": {"host": HOST, "login_attempts": 1_000_000}, "full_walk": FULL_WALK_S}
         }
         rig = make_rig(2, files=FILES, size=10_450, scale=0.3, overrides=overrides)
@@ -203,7 +203,7 @@ def test_no_process_keeps_anything_of_what_it_has_done(
 def grown(
     what: str, operations: int, before: dict[Process, Held], after: dict[Process, Held]
 ) -> list[tuple[object, ...]]:
-    """Prints what each process holds more than before; returns those above the bounds."""
+    """Prints how much more each process holds than before; returns those above the bounds."""
     assert after.keys() == before.keys()
     print(f"{what}: {operations} operations; more blocks and bytes than before:")
     found: list[tuple[object, ...]] = []
@@ -221,8 +221,8 @@ def grown(
 
 
 def anonymous_kb(pid: int) -> float:
-    """Memory of its own that a process has touched or shares with the supervisor. Not USS: a page that was shared since
-    the fork and that another process has written to meanwhile (Python counts references in it) is this one's alone from
+    """Returns memory that a process has touched itself or shares with the supervisor. Not USS: a page that was shared
+    since the fork and that another process has written to (Python counts references in it) is this one's alone from
     then on."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
@@ -245,7 +245,7 @@ def report(fleet: Fleet, number: int) -> int:
 
 
 def register(rig: Rig, number: int) -> int:
-    """One agent comes, through any node, and goes again; another time where authd hangs up on a caller that is slow on
+    """Registers an agent through any node and removes it. Tries again where authd hangs up on a client that is slow on
     a busy machine."""
     guests = Fleet(rig)
     node = rig.nodes[number % len(rig.nodes)]

@@ -1,4 +1,4 @@
-"""Processes killed at random moments while 20,000 files go to two fresh workers."""
+"""Processes are killed at random moments while 20,000 files go to two fresh workers."""
 
 import contextlib
 import os
@@ -64,7 +64,7 @@ class Swapped:
 
 
 def make_fresh(node: RigNode) -> None:
-    """Take away all that was ever synced to a worker, as a disk that was replaced would."""
+    """Removes everything that was ever synced to a worker, like a replaced disk."""
     for path in ("etc/shared", "etc/rules", "etc/decoders", "etc/lists", "var/multigroups"):
         for entry in (node.root / path).iterdir():
             if entry.is_dir():
@@ -92,7 +92,7 @@ def all_slabs_free(rig: Rig) -> bool:
 
 @pytest.mark.slow
 def test_killed_children_never_stop_a_sync(make_rig: MakeRig, capsys: pytest.CaptureFixture[str]) -> None:
-    """`-m stress` does all of it, otherwise a tenth of the kills with a twentieth of the files."""
+    """`-m stress` does all of it; otherwise there are a tenth of the kills with a twentieth of the files."""
     run_kills(make_rig, capsys, files=FILES // 20, kills=KILLS // 10, sync_s=2.0)
 
 

@@ -18,7 +18,7 @@ TIMES = 4
 
 @pytest.fixture
 def board(make_rig: MakeRig) -> Iterator[tuple[str, Board]]:
-    """Of a master."""
+    """Processes of a master."""
     rig = make_rig(0, overrides={"clusterd": {"monitor": {"enabled": False}}})
     rig.start()
     found = Board.open(board_path(str(rig.master.root)))
@@ -27,8 +27,8 @@ def board(make_rig: MakeRig) -> Iterator[tuple[str, Board]]:
 
 
 def test_net_that_says_its_first_hello_to_a_dying_sync_serves_the_next_one(board: tuple[str, Board]) -> None:
-    """sync is stopped, so that the hello of a new net waits on its doorstep, and then killed. Which of the two new
-    lives hears the other first is a matter of milliseconds: once in three tries it was the wrong one."""
+    """sync is stopped, so that the hello of a new net waits in its socket, and then killed. Which of the two new lives
+    hears the other first is a matter of milliseconds: once in three tries it was the wrong one."""
     root, rows = board
 
     def after(name: str, incarnation: int) -> RowSnapshot:

@@ -1,5 +1,5 @@
-"""`clusterd`, whose processes write down what they import once the supervisor has begun to fork, into `imports` of the
-rig's directory: `PROCESS MODULE` a line."""
+"""`clusterd` whose processes record what they import after the supervisor's first fork, in `imports` of the rig's
+directory: `PROCESS MODULE` on each line."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from tools.cli import main
 
 
 class _Spy:
-    """The first finder: asks the others, and notes what they find."""
+    """The first finder: asks the others, and records what they find."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None

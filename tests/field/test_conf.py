@@ -1,4 +1,4 @@
-"""ossec.conf as it is met in the field: what stands around the `<cluster>` block, and the block itself."""
+"""ossec.conf as it occurs in the field: what surrounds the `<cluster>` block, and the block itself."""
 
 import os
 from pathlib import Path

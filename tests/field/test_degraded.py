@@ -1,4 +1,4 @@
-"""What fails alone: the node goes on, says so in `status`, and takes up the rest once it is mended."""
+"""Parts that fail alone: the node goes on, says so in `status`, and uses the part again once it is repaired."""
 
 import json
 from typing import Any

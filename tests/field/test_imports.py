@@ -1,5 +1,5 @@
-"""Nothing is imported after the fork: a node whose package or interpreter was moved away, or may not be read, works
-on."""
+"""Nothing is imported after the fork: a node works on when its package or interpreter was moved away, or may not be
+read."""
 
 import json
 import secrets
@@ -42,7 +42,7 @@ def open_ports(rig: Rig) -> None:
 
 
 def watch(rig: Rig, node: RigNode) -> None:
-    """Looks at all that the monitoring port shows."""
+    """Reads everything that the monitoring port shows."""
     wait_until(lambda: rig.status(node.name)[node.name]["monitor_url"] is not None, 120, "its URL is known")
     with httpx.Client(base_url=rig.status(node.name)[node.name]["monitor_url"], timeout=60) as client:
         for path in (
@@ -62,7 +62,7 @@ def watch(rig: Rig, node: RigNode) -> None:
 
 
 def work(rig: Rig) -> None:
-    """A little of everything that a node does."""
+    """Does a little of everything that a node does."""
     for node in rig.nodes:
         watch(rig, node)
         with Caller(node) as caller:
@@ -96,7 +96,7 @@ def work(rig: Rig) -> None:
 
 
 def revive(rig: Rig, node: RigNode) -> None:
-    """Every process but the supervisor gets another life."""
+    """Replaces every process except the supervisor."""
     killed = {name: pid for name, pid in rig.processes(node.name).items() if name != "supervisor"}
     for pid in killed.values():
         assert pid is not None
@@ -111,7 +111,7 @@ def revive(rig: Rig, node: RigNode) -> None:
 
 
 def test_no_process_imports_anything_after_the_fork(make_rig: MakeRig) -> None:
-    """In their first lives they come and join; whatever else there is to do falls to their second ones."""
+    """In their first lives the nodes start and join; all other work is left to their second lives."""
     rig = make_rig(1, overrides=OVERRIDES)
     turn_on(rig)
     open_ports(rig)

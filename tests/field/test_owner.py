@@ -1,4 +1,5 @@
-"""The user that a node becomes and the program it runs: what that user cannot read is named before it is missed."""
+"""The user that a node becomes, and the program that it runs: files that this user cannot read are named before the
+node needs them."""
 
 import json
 import os
@@ -35,7 +36,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An interpreter in a directory of root's."""
+    """An interpreter in a directory that only root may enter."""
     directory = tmp_path / "closed"
     directory.mkdir(mode=0o700)
     (directory / "python3").symlink_to(os.path.realpath(sys.executable))
@@ -53,7 +54,7 @@ def test_an_interpreter_that_the_owner_cannot_read_is_named(nobody: Owner, close
 def test_link_of_an_environment_into_a_closed_directory_is_named(
     nobody: Owner, closed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The link can be seen, what it points to cannot: a virtual environment made from an interpreter of root's."""
+    """The user sees the link but not its target: a virtual environment made from an interpreter of root's."""
     link = Path(tempfile.mkdtemp(dir="/tmp")) / "python3"
     try:
         link.parent.chmod(0o755)

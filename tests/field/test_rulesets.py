@@ -1,4 +1,4 @@
-"""Rules, decoders and lists as they are met in the field, read through the API's functions."""
+"""Rules, decoders and lists as they occur in the field, read through the API's functions."""
 
 import contextlib
 import tarfile
@@ -264,7 +264,7 @@ def test_any_file_is_rows_or_a_failed_item(tmp_path: Path, text: str) -> None:
     ids=range(11),
 )
 def test_a_long_file_of_openings_takes_linear_time(text: str) -> None:
-    """A square of it would take hours: the suite's timeout ends that."""
+    """With quadratic time it would take hours: the suite's timeout ends that."""
     with contextlib.suppress(TooMuch):
         read_markup(text)
 

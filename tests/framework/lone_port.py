@@ -1,4 +1,4 @@
-"""The port of sync with real helpers, and a real supervisor's part, in the test's own process: no node."""
+"""The port of sync with real helpers and the real part of the supervisor, in the test's own process, without a node."""
 
 import asyncio
 import contextlib
@@ -66,7 +66,7 @@ class Lines:
 
 
 class LonePort:
-    """`port` and what belongs to it. `sync`: the incarnation that sync's row has."""
+    """`port` and what belongs to it. `sync`: the incarnation in sync's row."""
 
     def __init__(self, framework: FakeFramework, tmp_path: Path, **own: Any) -> None:
         self.framework = framework
@@ -90,7 +90,7 @@ class LonePort:
         self.make_port(1)
 
     def make_port(self, incarnation: int) -> None:
-        """Of another life of sync."""
+        """Makes the port of another life of sync."""
         fd = self.helpers.sync_end
         assert fd is not None
         clock = Clock()
@@ -115,7 +115,7 @@ class LonePort:
         asker: str = "",
         **arguments: Any,
     ) -> Any:
-        """The answer's `__object__`."""
+        """Returns the answer's `__object__`."""
         answer = await self.answer(
             module, name, timeout_s=timeout_s, is_read_only=is_read_only, asker=asker, **arguments
         )
@@ -129,7 +129,7 @@ class LonePort:
     async def answer(
         self, module: str, name: str, *, timeout_s: float | None, is_read_only: bool, asker: str, **arguments: Any
     ) -> Text:
-        """As it came; a file of it is the caller's to remove."""
+        """Returns the answer unchanged; if it is a file, the caller has to remove it."""
         text = Text(request(module, name, **arguments))
         return await self.port.run(
             text, timeout_s=timeout_s, is_read_only=is_read_only, name=named(module, name), asker=asker
@@ -151,8 +151,7 @@ class LonePort:
 
     @contextlib.asynccontextmanager
     async def alive(self) -> AsyncIterator["LonePort"]:
-        """While the supervisor's part and sync's are turning; afterwards no process of them may be left, and no
-        file."""
+        """Runs the supervisor's part and sync's; afterwards no process and no file of them may be left."""
         turning = asyncio.create_task(self._turn())
         forever = asyncio.create_task(self.crew.forever())
         try:
@@ -176,7 +175,7 @@ class LonePort:
 
 @contextlib.contextmanager
 def no_sigio() -> Iterator[None]:
-    """The supervisor's part has messages announced by a signal, which ends a process that does not expect it."""
+    """A signal announces messages to the supervisor's part; it ends a process that does not expect it."""
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)
     try:
         yield

@@ -22,7 +22,7 @@ def wire_name(module: str, qualname: str) -> dict[str, Any]:
 
 
 def request(module: str, qualname: str, **arguments: Any) -> bytes:
-    """With all that stock writes beside."""
+    """A request with everything that stock adds."""
     content = {
         "f": wire_name(module, qualname),
         "f_kwargs": arguments,

@@ -1,5 +1,5 @@
 """Requests that cross nodes and end at a framework (docs/protocol/framework.md, section 6): a master and a worker, each
-with a fake one of its own; the worker's has a module that the master's has not."""
+with a fake framework of its own; the worker's has a module that the master's lacks."""
 
 import json
 import os
