@@ -53,7 +53,7 @@ OCTETS = {"Content-Type": "application/octet-stream"}
         ("/nothing", 404),
     ],
 )
-def test_a_bad_request_is_refused_before_anybody_is_asked(door: Door, path: str, error: int) -> None:
+def test_a_bad_request_is_refused_before_the_node_is_asked(door: Door, path: str, error: int) -> None:
     answer = door.get(path)
     assert answer.status_code == (404 if error == 404 else 400)
     assert answer.headers["content-type"] == PROBLEM

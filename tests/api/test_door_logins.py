@@ -53,7 +53,7 @@ def test_odd_login_headers_are_401(door: Door, header: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/agents", "/cluster/nodes", "/agents?nonsense=1", "/manager/logs"])
-def test_without_a_token_nothing_is_told(door: Door, path: str) -> None:
+def test_without_a_token_nothing_is_shown(door: Door, path: str) -> None:
     answer = door.send("GET", path)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -99,7 +99,7 @@ def test_a_token_of_another_secret_or_algorithm_or_without_expiry_is_refused(doo
     assert door.send("GET", "/agents", headers=bearer(jwt.encode(claims(), SECRET.value, ALGORITHM))).status_code == 200
 
 
-def test_a_token_is_void_when_its_user_goes_or_has_a_new_password(door: Door) -> None:
+def test_a_token_is_void_when_its_user_is_removed_or_has_a_new_password(door: Door) -> None:
     token = Tokens(lambda: SECRET, 900).issue("admin", time.time() - 10)
     assert door.send("GET", "/agents", headers=bearer(token)).status_code == 200
     door.users = {"admin": make_user("admin", "another password", time.time())}
@@ -131,7 +131,7 @@ def test_one_user_guessed_at_from_many_addresses_is_closed_but_for_where_it_logg
     assert door.login().status_code == 200
 
 
-def test_logins_are_told_to_the_journal_and_no_name_that_is_no_users() -> None:
+def test_logins_are_in_the_journal_but_no_name_that_no_user_has() -> None:
     told: list[Any] = []
 
     async def story() -> None:
@@ -174,7 +174,7 @@ def test_many_logins_at_once_are_bounded() -> None:
     assert asyncio.run(storm()) == [429] * 8
 
 
-def test_a_login_whose_password_nobody_looked_at_does_not_count() -> None:
+def test_a_login_whose_password_was_not_checked_does_not_count() -> None:
     """The login is refused because there are too many at once, its client leaves while it waits, or the users cannot be
     read."""
     limiter = AttemptLimiter(HASHES_WAITING + 1, 300)

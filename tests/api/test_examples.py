@@ -196,7 +196,7 @@ def test_examples_have_the_address_by_which_the_page_was_reached(door: Door, hos
 
 
 @pytest.mark.parametrize("host", ['a"><script>alert(1)</script>', "a b", "x" * 300, "a:b:c"])
-def test_an_address_that_is_none_is_not_repeated(door: Door, host: str) -> None:
+def test_an_invalid_address_is_not_repeated(door: Door, host: str) -> None:
     text = door.send("GET", "/docs", headers={"Host": host}).text
     assert f"https://{socket.gethostname()}:55123/cluster/nodes" in text
     assert "<script" not in text

@@ -127,14 +127,14 @@ def answer(link: socket.socket) -> tuple[int, bytes]:
     return int(head.split(b" ")[1]), body
 
 
-def test_a_caller_that_does_not_speak_tls_is_let_go(served: Served) -> None:
+def test_a_caller_that_does_not_speak_tls_is_disconnected(served: Served) -> None:
     with served.plain() as link:
         link.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert closed_after(link) < TIMEOUT_S + 30
     assert served.is_well()
 
 
-def test_a_caller_that_never_finishes_its_handshake_is_let_go(served: Served) -> None:
+def test_a_caller_that_never_finishes_its_handshake_is_disconnected(served: Served) -> None:
     links = [served.plain() for _ in range(3 * CONNECTIONS)]
     try:
         assert served.is_well()

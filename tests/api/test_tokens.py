@@ -62,7 +62,7 @@ def test_what_others_could_know_or_have_made_is_refused(path: Path, spoil: Calla
     assert secret.decode() not in str(refusal.value)
 
 
-def test_a_directory_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_an_unwritable_directory_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StartFailure, match="cannot be made"):
         load_secret(str(tmp_path))
 

@@ -248,7 +248,7 @@ def caps_of(root: Path, value: Any) -> tuple[str, ...]:
     return settings_of(root).clusterd.caps
 
 
-def test_capabilities_are_all_on_unless_something_is_said(root: Path) -> None:
+def test_capabilities_are_all_on_by_default(root: Path) -> None:
     assert settings_of(root).clusterd.caps == CAPABILITIES
     for value in (True, {}, {"push": True}, dict.fromkeys(CAPABILITIES, True)):
         assert caps_of(root, value) == CAPABILITIES
@@ -283,7 +283,7 @@ def test_switch_of_another_kind_is_named_with_what_is_allowed(root: Path, value:
     assert problem.found == repr(value if where == "clusterd.caps" else next(iter(value.values())))
 
 
-def test_capability_that_nobody_knows_is_warned_about(root: Path) -> None:
+def test_unknown_capability_causes_a_warning(root: Path) -> None:
     (root / "etc" / "cluster.json").write_text(json.dumps({"clusterd": {"caps": {"digest": False, "zstd": True}}}))
     loaded = load(str(root))
     assert loaded.problems == []

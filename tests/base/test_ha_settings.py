@@ -176,9 +176,7 @@ def test_password_file_is_for_the_daemon_alone_and_holds_one_line(
     assert "secret" not in found
 
 
-def test_password_file_that_is_none_or_that_another_user_owns_is_refused(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_password_file_or_one_of_another_user_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ha = with_etcd(user="me", password_file="etc/etcd.pass")
     (root / "etc/etcd.pass").mkdir()
     assert "is no file" in texts(root, ha)

@@ -182,7 +182,7 @@ def test_while_the_new_file_cannot_be_opened_lines_go_on_in_the_one_that_was_mov
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_a_file_that_logrotate_made_for_somebody_else_is_told(tmp_path: Path) -> None:
+def test_a_log_file_that_logrotate_made_for_another_user_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "cluster.log"
     tmp_path.chmod(0o777)
     for above in tmp_path.parents[:2]:

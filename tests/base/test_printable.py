@@ -134,7 +134,7 @@ def test_stock_tables_and_lines_are_one_line_each(text: str, capsys: pytest.Capt
     assert not NEVER.search(health + said)
 
 
-def test_systemd_is_told_one_status(tmp_path: Path) -> None:
+def test_systemd_gets_one_status(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(tmp_path / "n"))
         notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "n")}, 1)

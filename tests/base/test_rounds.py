@@ -17,7 +17,7 @@ from clusterd.store.stream import StreamServer, remove_own
 from clusterd.supervisor.family import Family
 
 
-def test_a_failing_round_is_said_once_until_it_works_again() -> None:
+def test_a_failing_round_is_reported_once_until_it_works_again() -> None:
     said: list[tuple[str, str]] = []
     rounds = Rounds(lambda level, text: said.append((level, text)))
     for failure in (OSError(errno.EIO, "Input/output error"), OSError(errno.EIO, "other"), None, None, KeyError("x")):
@@ -64,7 +64,7 @@ def test_a_socket_goes_on_accepting_whatever_happens_once(tmp_path: Path) -> Non
     asyncio.run(story())
 
 
-def test_a_child_comes_back_although_nobody_could_say_why_it_ended(tmp_path: Path) -> None:
+def test_a_child_is_replaced_although_the_reason_of_its_end_is_unknown(tmp_path: Path) -> None:
     """A failure while the supervisor looks at one child does not keep it from looking at the others."""
     looked: list[str] = []
     said: list[str] = []

@@ -48,7 +48,7 @@ def test_backoff_grows_to_its_maximum_within_its_jitter_and_starts_anew() -> Non
     assert backoff.next_s() <= 1.25
 
 
-def test_the_longest_root_still_fits_a_socket_and_one_more_byte_is_said_to_be_too_many() -> None:
+def test_the_longest_root_fits_a_socket_and_one_more_byte_is_refused() -> None:
     longest = "/" + "r" * (MAX_SOCKET_PATH - len(local_socket("")) - 1)
     assert root_problem(longest) is None
     problem = root_problem(longest + "r")

@@ -7,7 +7,7 @@ from clusterd import stacks
 MOST = (stacks.MOST_FAILURES + 1) * (stacks.MOST_CHARACTERS + 100)
 
 
-def test_failure_is_told_with_the_place_and_what_it_came_from() -> None:
+def test_failure_is_logged_with_its_place_and_its_cause() -> None:
     try:
         try:
             {}["key"]
@@ -19,7 +19,7 @@ def test_failure_is_told_with_the_place_and_what_it_came_from() -> None:
     assert text.count("test_stacks.py") == 2
 
 
-def test_thousand_failures_of_a_thousand_calls_are_told_in_a_few_lines() -> None:
+def test_thousand_failures_of_a_thousand_calls_are_logged_in_a_few_lines() -> None:
     def fall(depth: int) -> None:
         try:
             fall(depth + 1)
@@ -33,7 +33,7 @@ def test_thousand_failures_of_a_thousand_calls_are_told_in_a_few_lines() -> None
     assert "and more before that" in text
 
 
-def test_exception_that_is_its_own_cause_is_told() -> None:
+def test_exception_that_is_its_own_cause_is_logged() -> None:
     one, other = ValueError("one"), ValueError("other")
     one.__cause__, other.__cause__ = other, one
     assert stacks.told(one).count("ValueError: one") == 2

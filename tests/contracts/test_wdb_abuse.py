@@ -121,7 +121,7 @@ def test_numbers_beyond_64_bits_are_a_failure_over_http(
 
 
 @pytest.mark.parametrize("path", ["9" * 30, "-5", str(2**63), "0" * 5000])
-def test_enormous_ids_in_a_path_harm_nobody(store: LoneStore, db: WdbClient, path: str) -> None:
+def test_enormous_ids_in_a_path_are_refused(store: LoneStore, db: WdbClient, path: str) -> None:
     status, _, body = wdb_http(store.root, "GET", f"/v1/agents/{path}/groups")
     assert (status, body) in ((200, b"[]"), (500, b""))
     assert wdb_http(store.root, "POST", "/v1/agents/summary", f"[{path}]")[0] in (200, 500)
@@ -129,7 +129,7 @@ def test_enormous_ids_in_a_path_harm_nobody(store: LoneStore, db: WdbClient, pat
     assert serves(store)
 
 
-def test_a_client_that_does_not_read_its_answers_holds_up_nobody(store: LoneStore, db: WdbClient) -> None:
+def test_a_client_that_does_not_read_its_answers_delays_no_other_client(store: LoneStore, db: WdbClient) -> None:
     with WdbClient(store.root) as stuck:
         for _ in range(40):
             stuck.send("global sql select replace(hex(zeroblob(70000)), '00', 'x') as t")
@@ -142,7 +142,7 @@ def test_a_client_that_does_not_read_its_answers_holds_up_nobody(store: LoneStor
         assert all(len(stuck.receive()) == LARGEST for _ in range(40))
 
 
-def test_hundreds_of_silent_connections_hold_up_nobody(store: LoneStore) -> None:
+def test_hundreds_of_silent_connections_delay_no_other(store: LoneStore) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(WdbClient(store.root)) for _ in range(300)]
         for client in clients[::2]:
@@ -174,7 +174,7 @@ def test_a_frozen_page_of_context_does_not_stop_writers(store: LoneStore, db: Wd
         b"\0" * 1000,
     ],
 )
-def test_malformed_http_harms_nobody(store: LoneStore, db: WdbClient, data: bytes) -> None:
+def test_malformed_http_affects_no_other_client(store: LoneStore, db: WdbClient, data: bytes) -> None:
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as connection:
         connection.settimeout(10)
         connection.connect(str(store.root / WDB_HTTP))

@@ -264,7 +264,7 @@ def put_statuses(db: WdbClient) -> None:
 
 
 @pytest.mark.parametrize("word", ["synced", "syncreq_keepalive"])
-def test_reset_disconnects_who_was_connected(db: WdbClient, word: str) -> None:
+def test_reset_disconnects_connected_agents(db: WdbClient, word: str) -> None:
     put_statuses(db)
     put(db, 1, sync_status="syncreq")
     before = time.time()

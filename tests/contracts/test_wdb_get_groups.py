@@ -62,7 +62,7 @@ def test_an_unknown_condition_is_refused(db: WdbClient, condition: str) -> None:
     assert answer == b"err Could not obtain a response from wdb_global_sync_agent_groups_get"
 
 
-def test_without_a_condition_nobody_is_returned(db: WdbClient) -> None:
+def test_without_a_condition_no_agent_is_returned(db: WdbClient) -> None:
     add_agent(db, 1)
     assert db.raw("global sync-agent-groups-get {}") == NOBODY
     set_groups(db, "override", 1, ["default"], sync_status="syncreq")

@@ -87,7 +87,9 @@ def test_a_larger_request_closes_its_connection_and_no_other(store: LoneStore, d
     assert db.raw("global select-groups") == b'ok [{"name":"default"}]'
 
 
-def test_a_client_that_leaves_in_the_middle_of_a_request_harms_nobody(store: LoneStore, db: WdbClient) -> None:
+def test_a_client_that_leaves_in_the_middle_of_a_request_affects_no_other_client(
+    store: LoneStore, db: WdbClient
+) -> None:
     for part in (b"\x14", struct.pack("<I", 20), struct.pack("<I", 20) + b"global"):
         with WdbClient(store.root) as other:
             other.send_bytes(part)

@@ -129,7 +129,7 @@ def put_six(db: WdbClient) -> None:
             set_groups(db, "append", agent_id, [f"g{number}"])
 
 
-def test_a_summary_of_nobody_is_an_empty_object(store: LoneStore) -> None:
+def test_a_summary_of_no_agents_is_an_empty_object(store: LoneStore) -> None:
     assert post(store, "summary") == b"{}"
     assert post(store, "summary", "[]") == b"{}"
     assert post(store, "summary", "[1,2]") == b"{}"

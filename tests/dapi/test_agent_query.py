@@ -221,7 +221,7 @@ def test_filters(node: AgentNode, filters: dict[str, Any], expected: list[int]) 
 @pytest.mark.parametrize(
     ("filters", "expected"), [({"os": "x"}, 1408), ({"name": {"a": 1}}, 1408), ({"older_than": "soon"}, 1411)]
 )
-def test_filter_that_is_none_is_an_error(node: AgentNode, filters: dict[str, Any], expected: int) -> None:
+def test_invalid_filter_is_an_error(node: AgentNode, filters: dict[str, Any], expected: int) -> None:
     assert code(node, filters=filters) == expected
 
 
@@ -290,7 +290,7 @@ def test_q_finds_one_second_of_a_date(node: AgentNode) -> None:
         ("id=1" * 3000, 1407),
     ],
 )
-def test_q_that_is_none_is_an_error(node: AgentNode, q: str, expected: int) -> None:
+def test_invalid_q_is_an_error(node: AgentNode, q: str, expected: int) -> None:
     assert code(node, q=q) == expected
 
 
@@ -389,7 +389,7 @@ def test_versions_are_sorted_as_numbers(node: AgentNode) -> None:
         ({"sort": ["id; drop table agent"]}, 1403),
     ],
 )
-def test_page_that_is_none_is_an_error(node: AgentNode, page: dict[str, Any], expected: int) -> None:
+def test_invalid_page_is_an_error(node: AgentNode, page: dict[str, Any], expected: int) -> None:
     assert code(node, **page) == expected
 
 

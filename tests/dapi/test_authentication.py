@@ -137,7 +137,7 @@ def test_a_reader_does_not_get_in_through_a_workers_api(root: Path) -> None:
     assert checked(root)["valid"]
 
 
-def test_nobody_guesses_without_end_through_a_node(root: Path) -> None:
+def test_guesses_through_a_node_are_limited(root: Path) -> None:
     async def story() -> None:
         master = Master(root, attempts=3)
         for _ in range(3):
@@ -157,7 +157,7 @@ def test_nobody_guesses_without_end_through_a_node(root: Path) -> None:
     asyncio.run(story())
 
 
-def test_logins_are_told_to_the_journal_and_nothing_that_was_typed_but_names_of_users(root: Path) -> None:
+def test_logins_are_in_the_journal_with_names_of_users_only(root: Path) -> None:
     async def story() -> None:
         master = Master(root, attempts=2)
         await master.login("wazuh-wui", PASSWORD)
@@ -175,7 +175,7 @@ def test_logins_are_told_to_the_journal_and_nothing_that_was_typed_but_names_of_
     asyncio.run(story())
 
 
-def test_a_user_that_somebody_guesses_at_gets_in_where_it_was_before(root: Path) -> None:
+def test_a_user_under_attack_logs_in_from_where_it_has_logged_in_before(root: Path) -> None:
     async def story() -> None:
         master = Master(root, attempts=3)
         assert await master.login("wazuh-wui", PASSWORD, "w2") is True
@@ -293,7 +293,7 @@ def test_users_that_cannot_be_read_are_1000_without_a_reason(root: Path) -> None
     assert str(root) not in dump_json(found).decode()
 
 
-def test_without_users_nobody_gets_in(tmp_path: Path) -> None:
+def test_without_users_no_login_succeeds(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     assert is_password(tmp_path, "wazuh-wui", PASSWORD) == {"result": False}
     assert answer(tmp_path, "wazuh.rbac.preprocessor", "get_permissions", user_id="wazuh-wui") == {"roles": []}

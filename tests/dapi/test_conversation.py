@@ -210,7 +210,7 @@ def test_a_program_that_waits_says_so(node: Callable[[Script], str], monkeypatch
     assert call(node(script), FUNCTION, timeout_s=60) == RESULT
 
 
-def test_nobody_there_is_said_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_daemon_is_reported_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotRunning, match=r"there is no node at .* Make one with: "):
         ask(str(tmp_path), "get_nodes", timeout_s=1)
     (tmp_path / "queue/cluster").mkdir(parents=True)

@@ -163,7 +163,7 @@ def test_files_of_a_group_are_listed_with_the_one_of_all_groups(node: AgentNode)
     assert node.code("get_group_files", group_list=[".."]) == 1710
 
 
-def test_file_of_a_group_is_shown_as_it_is(node: AgentNode) -> None:
+def test_file_of_a_group_is_shown_unchanged(node: AgentNode) -> None:
     (shared(node) / "web/list.json").write_text('{"not": "parsed"}')
     assert node.answer("get_file_conf", group_list=["web"], filename="list.json", raw=True) == {
         "data": '{"not": "parsed"}'

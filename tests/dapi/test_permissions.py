@@ -244,7 +244,7 @@ def test_replacing_takes_no_agent_out_of_a_group_without_permission(node: AgentN
 
 @pytest.mark.parametrize("spelled", ["1", "0001", " 001", "1 ", "+1", "\uff10\uff10\uff11"])
 @pytest.mark.parametrize("qualname", ["get_agents", "get_agents_keys", "get_agents_sync_group", "get_outdated_agents"])
-def test_another_spelling_of_an_id_gets_nobody_past_a_permission(node: AgentNode, qualname: str, spelled: str) -> None:
+def test_another_spelling_of_an_id_does_not_bypass_a_permission(node: AgentNode, qualname: str, spelled: str) -> None:
     """An object that does not exist is left to the function, which must not take agent 001 for it."""
     permissions = {"rbac_mode": "white", "agent:read": {"agent:id:002": "allow"}}
     answer = executed(node, qualname, "wazuh.agent", permissions, agent_list=[spelled])

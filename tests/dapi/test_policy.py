@@ -74,7 +74,7 @@ def test_the_table_is_the_list_of_what_stock_sends() -> None:
     assert {name: what for name, what in ours.items() if name not in BEYOND} == listed
 
 
-def test_every_function_of_ours_has_its_row() -> None:
+def test_every_function_of_clusterd_has_its_row() -> None:
     for function in FUNCTIONS:
         row = find(WireCallable(function.shown, function.module, function.qualname))
         assert row is not None, function.shown
@@ -121,7 +121,7 @@ def test_who_answers_when_both_can() -> None:
 
 
 @pytest.mark.parametrize("row", TABLE, **ids)
-def test_order_of_those_who_can(row: Row) -> None:
+def test_order_of_candidates_that_may_lead(row: Row) -> None:
     for state, can_run, has_ours in itertools.product(STATES, (False, True), (False, True)):
         found = row.answerers(has_ours=has_ours, can_run=can_run, state=state)
         ours: list[Answerer] = ["ours"] if has_ours else []

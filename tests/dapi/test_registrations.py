@@ -181,7 +181,7 @@ def framed(answer: object) -> bytes:
     return len(text).to_bytes(4, "little") + text
 
 
-def test_answers_that_are_none_are_1014_and_those_behind_them_count() -> None:
+def test_invalid_answers_are_1014_and_later_ones_count() -> None:
     bad = [b"", b"\5\0\0\0ab", b"\xff\xff\xff\xff", framed([]), framed({"error": "x"}), framed({"error": 0, "data": 5})]
     good = framed({"error": 0, "data": "Agent deleted successfully."})
     with scripted(*bad, good, framed({"error": 9011, "message": "Agent ID not found"})) as root:
@@ -201,7 +201,9 @@ def test_without_authd_it_is_1013(node: AgentNode, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
-def test_only_a_store_of_ours_is_told_who_asks(node: AgentNode, monkeypatch: pytest.MonkeyPatch, is_ours: bool) -> None:
+def test_only_clusterds_own_store_hears_who_asks(
+    node: AgentNode, monkeypatch: pytest.MonkeyPatch, is_ours: bool
+) -> None:
     sent: list[dict[str, Any]] = []
     send = registration._sent
 

@@ -176,7 +176,7 @@ def test_node_that_is_away_is_an_item_of_the_answer_unless_the_asker_may_not_kno
     assert not_connected("worker1", request({}, rbac_permissions={"rbac_mode": "white"})).code == 4000
 
 
-def test_node_that_was_asked_and_gave_no_answer_takes_nobody_elses_away() -> None:
+def test_node_without_an_answer_takes_no_other_nodes_answer_away() -> None:
     found = planned({"node_list": "*"}, broadcasting=True)
     answers: list[WireResult | WireException] = [Items("", affected=[node]).wire() for node in CONNECTED]
     answers[1] = not_answered(CONNECTED[1], request({}), ClusterError(3021, "no answer"))

@@ -155,7 +155,7 @@ def test_rules_are_filtered(node: RulesetNode, given: dict[str, Any], expected: 
 
 
 @pytest.mark.parametrize("given", [{"level": "high"}, {"level": "1-"}, {"level": "-1"}, {"status": "on"}], ids=str)
-def test_a_filter_that_is_none_is_1202(node: RulesetNode, given: dict[str, Any]) -> None:
+def test_an_invalid_filter_is_1202(node: RulesetNode, given: dict[str, Any]) -> None:
     with pytest.raises(WireException) as caught:
         ids(node, **given)
     assert caught.value.code == 1202

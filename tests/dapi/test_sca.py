@@ -89,7 +89,7 @@ def test_policies_are_filtered_sorted_and_cut(node: AgentNode, given: dict[str, 
     assert policies(node, **given) == expected
 
 
-def test_fields_that_are_none_are_errors(node: AgentNode) -> None:
+def test_unknown_fields_are_errors(node: AgentNode) -> None:
     for given, expected in (
         ({"select": ["id"]}, 1724),
         ({"q": "file=1"}, 1408),
@@ -100,7 +100,7 @@ def test_fields_that_are_none_are_errors(node: AgentNode) -> None:
         assert node.code("get_sca_list", SCA, agent_list=["001"], **given) == expected
 
 
-def test_agent_that_is_none_is_a_failed_item(node: AgentNode) -> None:
+def test_invalid_agent_is_a_failed_item(node: AgentNode) -> None:
     for agent in ("003", "009", "1 sql select 1", "../001"):
         assert codes(node.items("get_sca_list", SCA, agent_list=[agent])) == {agent: 1701}
         assert codes(node.items("get_sca_checks", SCA, agent_list=[agent], policy_id="x")) == {agent: 1701}

@@ -59,7 +59,7 @@ def test_healthy_cluster_in_every_part(look: Open) -> None:
     assert page.locator("#lag-table tbody tr").first.inner_text().split()[:2] == ["w1", "equal"]
 
 
-def test_lost_worker_is_said_first_and_shown_on_its_link(look: Open, port: FakePort) -> None:
+def test_lost_worker_is_the_first_problem_and_shown_on_its_link(look: Open, port: FakePort) -> None:
     page = look(states.with_lost())
     expect(page.get_by_role("heading", level=1)).to_contain_text("DEGRADED w2 is LOST for 55 s")
     expect(page.locator("#icon")).to_have_attribute("href", "/page/icon-degraded.svg")
@@ -140,7 +140,7 @@ def test_what_others_wrote_is_text_and_cannot_turn_the_writing_round(look: Open,
     expect(page.locator("#tiles")).to_contain_text("\\u202elmx.selur")
 
 
-def test_connection_that_is_lost_is_said_and_taken_up_again(look: Open, port: FakePort) -> None:
+def test_lost_connection_is_reported_and_made_again(look: Open, port: FakePort) -> None:
     page = look(states.master())
     port.leave()
     expect(page.locator("#link")).to_contain_text("connection to the node lost")
@@ -225,7 +225,7 @@ def test_heat_map_tells_under_the_pointer_and_by_keys(look: Open) -> None:
     expect(readout).to_contain_text("w1")
 
 
-def test_colours_follow_the_system_until_somebody_chooses_and_the_choice_is_remembered(look: Open) -> None:
+def test_colours_follow_the_system_until_the_user_chooses_and_the_choice_is_remembered(look: Open) -> None:
     page = look(states.master(), color_scheme="dark")
 
     def paper() -> str:

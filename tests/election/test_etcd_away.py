@@ -94,7 +94,7 @@ async def test_two_nodes_of_one_name_are_named_and_only_one_of_them_leads(clock:
 
 
 @told
-async def test_keys_that_cannot_be_read_are_named_and_nobody_is_misled(clock: HandClock, store: EtcdStore) -> None:
+async def test_unreadable_keys_are_named_and_have_no_effect(clock: HandClock, store: EtcdStore) -> None:
     one, two, other = await three(store)
     store.put(f"{P}candidates/x", b"{")
     store.put(f"{P}last", b"\xff")
@@ -109,7 +109,7 @@ async def test_keys_that_cannot_be_read_are_named_and_nobody_is_misled(clock: Ha
 
 
 @told
-async def test_a_term_that_somebody_else_has_seen_is_followed_only_upwards(clock: HandClock, store: EtcdStore) -> None:
+async def test_only_a_higher_term_of_another_node_is_followed(clock: HandClock, store: EtcdStore) -> None:
     _one, two, _ = await three(store)
     two.node.set(term=10_000, master="far:1516", master_name="far")
     await two.step()

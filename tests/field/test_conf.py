@@ -203,7 +203,7 @@ def test_too_deep_and_too_large_files_are_refused(tmp_path: Path) -> None:
     assert "larger than" in load(str(tmp_path)).problems[0].text
 
 
-def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "etc" / "ossec.conf").mkdir(parents=True)
     assert "cannot be read" in load(str(tmp_path)).problems[0].text
 

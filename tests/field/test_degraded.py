@@ -49,7 +49,7 @@ def test_a_damaged_agent_database_keeps_no_file_from_its_way(make_rig: MakeRig) 
         assert kept.read_bytes() == b"no database " * 1000
 
 
-def test_a_log_that_cannot_be_written_is_told_and_taken_up_again(make_rig: MakeRig) -> None:
+def test_an_unwritable_log_is_reported_and_used_again_when_it_is_writable(make_rig: MakeRig) -> None:
     rig = make_rig(1)
     rig.start()
     rig.wait_equal(60)

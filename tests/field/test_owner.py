@@ -80,7 +80,7 @@ def test_check_config_names_an_owner_that_does_not_exist(root: Path) -> None:
     assert any("there is no user 'nobody-of-this-name'" in line for line in checked.lines)
 
 
-def test_what_everybody_may_read_is_no_warning(nobody: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_world_readable_file_causes_no_warning(nobody: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(code_access, "code_paths", lambda: [Path("/usr"), Path("/etc/passwd")])
     assert code_access.unreadable_code_of(nobody) == ""
 

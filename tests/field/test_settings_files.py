@@ -75,7 +75,7 @@ def test_cluster_json_with_a_mark_or_other_line_ends_is_read(root: Path, data: b
     ],
     ids=range(13),
 )
-def test_cluster_json_that_is_none_is_refused_with_the_place(root: Path, data: bytes, where: str, text: str) -> None:
+def test_invalid_cluster_json_is_refused_with_the_place(root: Path, data: bytes, where: str, text: str) -> None:
     problem = problem_of(root, data)
     assert problem.where == where
     assert text in problem.text

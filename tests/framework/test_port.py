@@ -160,7 +160,7 @@ def test_at_the_deadline_the_asker_hears_it_and_the_process_is_killed(
     play(story, framework, tmp_path)
 
 
-def test_a_deadline_hurts_nobody_else_on_that_process(framework: FakeFramework, tmp_path: Path) -> None:
+def test_a_deadline_ends_no_other_request_of_that_process(framework: FakeFramework, tmp_path: Path) -> None:
     async def story(lone: LonePort) -> None:
         await lone.run("wazuh.agent", "get_agents")
         (before,) = lone.shown
@@ -229,7 +229,7 @@ def test_a_process_that_takes_all_memory_is_not_waited_for(framework: FakeFramew
     play(story, framework, tmp_path, memory_bytes=32 << 20)
 
 
-def test_what_a_function_leaves_behind_goes_with_its_process(framework: FakeFramework, tmp_path: Path) -> None:
+def test_what_a_function_leaves_behind_is_removed_with_its_process(framework: FakeFramework, tmp_path: Path) -> None:
     async def story(lone: LonePort) -> None:
         child = (await lone.run("wazuh.bad_luck", "fork_and_stay"))["result"]["pid"]
         assert is_there(child)
@@ -268,7 +268,7 @@ def test_what_is_printed_is_in_the_log_within_bounds(
     play(story, framework, tmp_path)
 
 
-def test_nobody_takes_all_places(framework: FakeFramework, tmp_path: Path) -> None:
+def test_no_asker_takes_all_places(framework: FakeFramework, tmp_path: Path) -> None:
     async def story(lone: LonePort) -> None:
         await lone.run("wazuh.agent", "get_agents")
         greedy = [

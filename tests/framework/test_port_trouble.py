@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
         ({"items": True}, "cluster.json is broken"),
     ],
 )
-def test_why_it_cannot_be_used_is_said_once_and_it_is_tried_again(
+def test_why_it_cannot_be_used_is_logged_once_and_it_is_tried_again(
     framework: FakeFramework, tmp_path: Path, how: dict[str, Any], text: str
 ) -> None:
     framework.behave(**how)
@@ -57,7 +57,7 @@ def test_half_an_installation_says_so(framework: FakeFramework, tmp_path: Path) 
     play(story, framework, tmp_path)
 
 
-def test_an_interpreter_that_is_none_says_so(framework: FakeFramework, tmp_path: Path) -> None:
+def test_an_invalid_interpreter_is_reported(framework: FakeFramework, tmp_path: Path) -> None:
     framework.python.unlink()
     framework.python.write_text("#!/bin/sh\necho no library libpython3.10.so.1.0 >&2\nexit 127\n")
     framework.python.chmod(0o755)

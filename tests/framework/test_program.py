@@ -171,7 +171,7 @@ def test_small_answers_pass_a_large_one(helper: Direct) -> None:
     assert int(size) == (helper.root / "out-7").stat().st_size
 
 
-def test_a_function_that_forks_answers_once_and_leaves_nobody(helper: Direct, framework: FakeFramework) -> None:
+def test_a_function_that_forks_answers_once_and_leaves_no_process(helper: Direct, framework: FakeFramework) -> None:
     helper.ask(9, "wazuh.bad_luck", "fork", text="once")
     kind, number, payload = helper.receive()
     assert (kind, number) == (program.ANSWER, 9)
@@ -235,7 +235,7 @@ def test_it_ends_with_its_connection_once_it_has_answered(framework: FakeFramewo
         direct.close()
 
 
-def test_it_ends_when_nobody_is_there_even_if_a_function_does_not(framework: FakeFramework) -> None:
+def test_it_ends_without_a_connection_even_if_a_function_does_not(framework: FakeFramework) -> None:
     direct = Direct(framework, NAMES)
     try:
         assert direct.receive()[0] == program.HELLO

@@ -19,7 +19,7 @@ from tests.sizes import examples
 KEY = "c98b62a9b6169ac5f67dae55ae4a9088"
 
 
-def test_it_is_one_file_that_python_3_9_understands_and_needs_nothing_of_ours() -> None:
+def test_it_is_one_file_that_python_3_9_understands_and_imports_nothing_of_clusterd() -> None:
     tree = ast.parse(Path(program.__file__).read_text(), feature_version=(3, 9))
     named = {
         alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names

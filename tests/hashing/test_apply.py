@@ -222,7 +222,7 @@ def test_files_are_counted_by_group(root: Path) -> None:
     assert (applied.created, applied.updated, applied.create_errors, applied.overwrite_errors) == (1, 2, 0, 0)
 
 
-def test_file_that_cannot_be_renamed_is_said_in_the_stock_words_and_leaves_nothing(root: Path) -> None:
+def test_file_that_cannot_be_renamed_is_logged_in_the_stock_words_and_leaves_nothing(root: Path) -> None:
     write_tree(root, {"etc/lists/a": b"old"})
     files = {f"etc/lists/{name}": b"new" for name in "ab"}
     metas = {path: wire_of(path, data) for path, data in files.items()}

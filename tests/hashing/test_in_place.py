@@ -158,7 +158,7 @@ def test_files_of_the_store_and_of_settings_may_be_mount_points(tmp_path: Path) 
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_other_failures_of_a_rename_are_told(tmp_path: Path) -> None:
+def test_other_failures_of_a_rename_are_reported(tmp_path: Path) -> None:
     (tmp_path / "beside").write_bytes(b"new")
     (tmp_path / "directory").mkdir()
     dir_fd = os.open(tmp_path, os.O_RDONLY)

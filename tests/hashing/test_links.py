@@ -295,9 +295,7 @@ def test_link_to_a_file_of_a_disk_that_is_away_keeps_its_row(top: Path) -> None:
     assert second.rows.unread == ["etc/rules/one.xml"]
 
 
-def test_disk_that_goes_away_in_the_middle_of_a_walk_takes_no_files_along(
-    top: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_that_disappears_during_a_walk_deletes_no_files(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = allowing(top / "git")
     link(top, "etc/rules/team", top / "git/rules")
     first = scan(top, rules)

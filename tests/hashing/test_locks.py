@@ -35,7 +35,7 @@ def test_locked_directory_keeps_others_out_until_the_block_ends(tmp_path: Path) 
     assert is_free(tmp_path)
 
 
-def test_who_waits_is_called_between_its_attempts_and_gets_the_lock_when_it_is_free(tmp_path: Path) -> None:
+def test_a_waiting_task_is_called_between_attempts_and_gets_the_free_lock(tmp_path: Path) -> None:
     holder = opened(tmp_path)
     lock(holder)
     calls = []
@@ -50,7 +50,7 @@ def test_who_waits_is_called_between_its_attempts_and_gets_the_lock_when_it_is_f
         assert not is_free(tmp_path)
 
 
-def test_who_has_neither_patience_nor_a_call_waits_for_the_lock(tmp_path: Path) -> None:
+def test_without_patience_and_call_a_task_waits_for_the_lock(tmp_path: Path) -> None:
     taken = threading.Event()
 
     def wait() -> None:

@@ -44,7 +44,7 @@ def test_only_the_part_with_a_bad_name_is_left_out(name: str) -> None:
     assert not merged.malformed
 
 
-def test_bad_header_is_told_with_the_stock_text_and_its_newline() -> None:
+def test_bad_header_is_logged_with_the_stock_text_and_its_newline() -> None:
     merged = parse_merged(b"3 a time\nabcnope\n")
     assert merged.parts == [Part("a", "time", b"abc")]
     error = "not enough values to unpack (expected 3, got 1)"

@@ -177,7 +177,7 @@ def test_vanished_file_is_left_to_the_next_manifest_where_deletions_are_judged(r
     assert set(metadata["extra"]) == {"etc/rules/old"}
 
 
-def test_file_that_is_not_believed_waits_for_another_manifest(root: Path, spool: Path) -> None:
+def test_doubtful_file_waits_for_another_manifest(root: Path, spool: Path) -> None:
     """Neither its later content nor its deletion is sent."""
     write_tree(root, {"etc/rules/a": b"later", "etc/rules/b": b"later"})
     difference = difference_of({}, dict.fromkeys(("etc/rules/a", "etc/rules/b", "etc/rules/gone"), b"listed"))

@@ -151,7 +151,7 @@ def test_level_of_the_settings_is_used() -> None:
     assert len(build([("a", text)], 9)) < len(build([("a", text)], 1)) < len(build([("a", text)], 0))
 
 
-def test_large_incompressible_file_is_not_compressed_in_vain() -> None:
+def test_large_incompressible_file_is_not_compressed() -> None:
     noise = random.Random(2).randbytes(4 * CHUNK_BYTES)
     package = build([("a", noise)])
     assert noise[:30000] in package

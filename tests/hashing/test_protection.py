@@ -141,7 +141,7 @@ def test_what_changes_while_deletions_are_judged_is_taken() -> None:
     assert "etc/rules/new" in live
 
 
-def test_rows_of_files_that_are_doubted_stay_until_they_are_believed() -> None:
+def test_rows_of_doubtful_files_stay_until_they_are_confirmed() -> None:
     """Other files found on the disk do not count, and judging never deletes these."""
     live = manifest(100)
     other = {

@@ -61,7 +61,7 @@ SMALL_STREAMS = {
 
 @pytest.mark.parametrize("max_total", [16 << 20, MAX_SMALL + 300, 2 * len(GOOD), 2 * len(GOOD) - 1, 3])
 @pytest.mark.parametrize("name", SMALL_STREAMS)
-def test_file_read_at_once_fares_as_one_read_in_pieces(
+def test_file_read_at_once_has_the_same_result_as_one_read_in_pieces(
     name: str, max_total: int, root: Path, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is between good ones, which follow whatever may have upset the reader; the last one is empty, and fits

@@ -133,7 +133,7 @@ def test_thousand_unreadable_files_do_not_make_a_thousand_notes(root: Path) -> N
     assert len(found.rows.unread) == MAX_NOTES + 50
 
 
-def test_file_that_vanishes_during_the_scan_is_told_in_the_stock_words(root: Path) -> None:
+def test_file_that_vanishes_during_the_scan_is_logged_in_the_stock_words(root: Path) -> None:
     for number in range(40):
         write(root, f"etc/rules/{number:02}")
     steps: list[int] = []

@@ -105,7 +105,7 @@ def test_what_is_no_message_is_reported_and_the_channel_goes_on(tmp_path: Path) 
     in_loop(work)
 
 
-def test_a_message_to_nobody_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_message_without_a_receiver_is_refused_at_once(tmp_path: Path) -> None:
     async def work() -> None:
         router = make_router(tmp_path / "s")
         with pytest.raises(NoCredit, match="pool-9 is not connected"):
@@ -185,7 +185,7 @@ def test_a_receiver_that_stays_full_is_an_error_and_not_a_loss(tmp_path: Path, m
     in_loop(work)
 
 
-def test_a_full_receiver_holds_up_nobody_else(tmp_path: Path) -> None:
+def test_a_full_receiver_delays_no_other_receiver(tmp_path: Path) -> None:
     async def work() -> None:
         router = make_router(tmp_path / "s", 5)
         slow, quick = make_dealer(tmp_path / "s", b"pool-1", 5), make_dealer(tmp_path / "s", b"pool-2", 5)
@@ -214,7 +214,7 @@ def test_a_full_receiver_holds_up_nobody_else(tmp_path: Path) -> None:
     in_loop(work)
 
 
-def test_sending_does_not_deafen_who_waits_to_receive(tmp_path: Path) -> None:
+def test_sending_does_not_swallow_the_signal_of_a_waiting_receiver(tmp_path: Path) -> None:
     """ZeroMQ signals once that a message has arrived, and any call on the socket consumes the signal."""
 
     async def work() -> None:
@@ -306,7 +306,7 @@ def test_a_path_that_is_no_socket_address_is_refused_and_nothing_is_left(tmp_pat
         make_router(tmp_path / "no" / "such" / "directory")
 
 
-def test_closing_ends_whoever_waits_and_may_be_done_twice(tmp_path: Path) -> None:
+def test_closing_ends_all_waiting_and_may_be_repeated(tmp_path: Path) -> None:
     async def work() -> None:
         router, dealer = make_router(tmp_path / "s"), make_dealer(tmp_path / "s")
         waiting = [asyncio.create_task(router.recv()), asyncio.create_task(dealer.recv())]

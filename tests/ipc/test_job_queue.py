@@ -54,7 +54,7 @@ def test_requests_of_the_api_leave_a_process_for_syncs() -> None:
     assert [slot for slot, _, _ in queue.next_assignments()] == [1], "and they go on"
 
 
-def test_only_the_background_process_does_what_nobody_waits_for_and_nothing_else() -> None:
+def test_only_the_background_process_does_background_jobs_and_nothing_else() -> None:
     queue = JobQueue(10)
     scan, chunk = queue.submit(job("s"), "background"), queue.submit(job("c"), "chunk")
     queue.ready(1)

@@ -81,7 +81,7 @@ def test_a_change_is_followed_from_the_master_to_the_worker(rig: Rig) -> None:
     rig.wait_equal(60)
 
 
-def test_registrations_tell_who_and_through_whom_and_never_the_key(rig: Rig) -> None:
+def test_events_of_registrations_say_who_and_through_which_node_without_the_key(rig: Rig) -> None:
     master, worker = rig.master, rig.workers[0]
     ends = socket.socketpair()
     program = program_of(ends[0])
@@ -96,7 +96,7 @@ def test_registrations_tell_who_and_through_whom_and_never_the_key(rig: Rig) -> 
     wait_for(master, "it was refused", "registration:refused", name="at-master", through=worker.name, who=program)
 
 
-def test_api_request_that_changes_something_is_told_with_user_and_outcome(rig: Rig) -> None:
+def test_api_request_that_changes_something_is_an_event_with_user_and_outcome(rig: Rig) -> None:
     name = {
         "__name__": "create_group",
         "__module__": "wazuh.agent",

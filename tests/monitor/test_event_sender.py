@@ -45,7 +45,7 @@ def taken(receiver: object, most: int = 10_000) -> list[Told]:
     return found
 
 
-def test_what_is_told_comes_as_it_was_and_no_descriptor_is_kept(root: Path) -> None:
+def test_events_arrive_unchanged_and_no_descriptor_is_kept(root: Path) -> None:
     with bind_receiver(str(root)) as receiver:
         sender = EventSender(str(root), "sync", is_on=True, wall=lambda: 12.5)
         before = os.listdir("/proc/self/fd")
@@ -110,7 +110,7 @@ def test_event_that_is_too_large_is_lost_alone(root: Path) -> None:
         assert (told.lost, told.event) == (1, WorkerEvent(worker="w2", what="lost"))
 
 
-def test_node_without_a_monitor_tells_nobody(root: Path) -> None:
+def test_node_without_a_monitor_sends_no_events(root: Path) -> None:
     sender = EventSender(str(root), "sync", is_on=False)
     sender.tell(WorkerEvent(worker="w1", what="lost"))
     assert (sender.held, sender.lost) == (0, 0)

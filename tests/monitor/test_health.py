@@ -170,7 +170,7 @@ def test_when_sync_hangs_its_last_answer_is_shown_and_said_to_be_old() -> None:
     run(node, work)
 
 
-def test_nobody_waits_longer_than_they_would_for_a_reading_that_hangs() -> None:
+def test_a_hanging_read_delays_no_request_beyond_its_own_time() -> None:
     node = ScriptedNode()
 
     async def work(source: StatusSource) -> None:
@@ -184,7 +184,7 @@ def test_nobody_waits_longer_than_they_would_for_a_reading_that_hangs() -> None:
     run(node, work)
 
 
-def test_reading_that_fails_is_said_once_and_tried_again() -> None:
+def test_failed_reading_is_logged_once_and_tried_again() -> None:
     node = ScriptedNode()
 
     async def work(source: StatusSource) -> None:

@@ -148,7 +148,7 @@ def test_program_may_write_more_than_is_kept_of_it(tmp_path: Path) -> None:
     assert not play(tmp_path, story).problems
 
 
-def test_failure_is_said_once_and_shown_until_it_works(tmp_path: Path) -> None:
+def test_failure_is_logged_once_and_shown_until_it_works(tmp_path: Path) -> None:
     async def story(site: Site) -> None:
         path = site.script("shaky", f"test -e {tmp_path}/good || {{ echo some error; exit 3; }}")
         site.hooks.adopt([HookSettings(("worker",), (path,))])
@@ -227,7 +227,7 @@ def test_hooks_of_a_reload_take_the_place_of_those_before(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o644])
-def test_program_that_others_may_write_or_nobody_may_run_is_not_run(tmp_path: Path, mode: int) -> None:
+def test_program_that_others_may_write_or_that_is_not_executable_is_not_run(tmp_path: Path, mode: int) -> None:
     async def story(site: Site) -> None:
         path = site.script("open", f"touch {tmp_path}/ran")
         os.chmod(path, mode)
@@ -239,7 +239,7 @@ def test_program_that_others_may_write_or_nobody_may_run_is_not_run(tmp_path: Pa
     assert not (tmp_path / "ran").exists()
 
 
-def test_directory_that_everybody_may_write_is_no_place_for_a_program(tmp_path: Path) -> None:
+def test_program_in_a_world_writable_directory_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     path = tmp_path / "open/page"
     path.write_text("#!/bin/sh\n")
@@ -271,7 +271,7 @@ def test_directory_of_another_user_is_no_place_for_a_program(tmp_path: Path, mon
         assert found.endswith(f"chown root {tmp_path / 'theirs'}")
 
 
-def test_what_a_hook_is_told_of() -> None:
+def test_events_for_which_a_hook_runs() -> None:
     assert matches(("worker", "sync:failed"), LOST)
     assert not matches(("worker:back",), LOST)
     assert matches(("sync:failed",), SyncEvent(worker="w", what="files", result="failed"))

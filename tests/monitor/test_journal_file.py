@@ -112,7 +112,7 @@ def test_filter(journal: Path, wanted: Filter, found: list[str]) -> None:
     assert kinds(JournalReader(str(journal)).latest(wanted)) == found
 
 
-def test_of_a_change_only_the_files_that_match_are_told(journal: Path) -> None:
+def test_only_matching_files_of_a_change_are_shown(journal: Path) -> None:
     (change,) = JournalReader(str(journal)).latest(Filter(path="*.xml", kinds=("change",)))
     assert [file["path"] for file in change["files"]] == ["etc/rules/local.xml"]
 
@@ -269,7 +269,7 @@ def test_file_of_another_schema_is_set_aside(journal: Path) -> None:
     file.close()
 
 
-def test_damage_is_told_to_a_reader_in_one_line(journal: Path) -> None:
+def test_damage_is_reported_to_a_reader_in_one_line(journal: Path) -> None:
     journal.write_bytes(b"no database at all" * 500)
     with pytest.raises(JournalUnreadable, match=r"journal\.db cannot be read: file is not a database"):
         JournalReader(str(journal)).latest()

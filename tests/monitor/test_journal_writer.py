@@ -120,7 +120,7 @@ def test_file_that_nothing_is_written_to_is_closed(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_full_disk_is_said_once_and_what_waited_is_written_when_there_is_room(tmp_path: Path) -> None:
+def test_full_disk_is_logged_once_and_what_waited_is_written_when_there_is_room(tmp_path: Path) -> None:
     async def story(site: Site) -> None:
         site.file.failure = sqlite3.OperationalError("database or disk is full")
         site.tell(3)

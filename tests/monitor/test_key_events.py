@@ -73,7 +73,7 @@ def play(root: Path, story: Callable[[Site], Awaitable[None]], *lines: str) -> S
     return asyncio.run(main())
 
 
-def test_agents_that_come_and_go_are_told_and_never_a_key(tmp_path: Path) -> None:
+def test_added_and_removed_agents_are_events_without_their_keys(tmp_path: Path) -> None:
     async def story(site: Site) -> None:
         site.write("001 web 10.0.0.7", "002 db any")
         await site.until(lambda: len(site.told) == 1)

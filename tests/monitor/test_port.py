@@ -93,7 +93,7 @@ def test_dashboard_is_served_from_memory_and_by_etag(tmp_path: Path) -> None:
         ("GET", f"/history.json?path={'a' * 3000}", {}, 414, "too long"),
     ],
 )
-def test_what_is_refused_is_said_in_plain_words(
+def test_refusals_have_plain_words(
     tmp_path: Path, method: str, path: str, headers: dict[str, str], code: int, text: str
 ) -> None:
     async def work(lone: LonePort, client: httpx.AsyncClient) -> None:
@@ -132,7 +132,7 @@ def test_history_says_where_to_go_on_when_it_has_stopped_early(tmp_path: Path) -
     run(tmp_path, work)
 
 
-def test_failure_of_one_answer_is_said_once_and_nobody_waits(tmp_path: Path) -> None:
+def test_failure_of_one_answer_is_logged_once_and_delays_no_other(tmp_path: Path) -> None:
     async def work(lone: LonePort, client: httpx.AsyncClient) -> None:
         lone.word = "bad"
         for _ in range(2):

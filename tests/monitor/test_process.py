@@ -105,7 +105,7 @@ def test_status_counts_what_is_in_the_journal(rig: Rig) -> None:
     wait_until(counted, 60, "the rows are counted")
 
 
-def test_journal_that_cannot_be_written_hinders_nobody_and_is_said_until_it_can(rig: Rig) -> None:
+def test_unwritable_journal_hinders_no_process_and_is_shown_until_it_is_writable(rig: Rig) -> None:
     path = Path(journal_path(str(rig.master.root)))
     rig.stop()
     path.rename(path.with_name("kept"))

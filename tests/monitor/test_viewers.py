@@ -51,7 +51,7 @@ def test_connections_that_wait_for_their_callers_keep_no_scrape_out_and_no_viewe
     run(tmp_path, work)
 
 
-def test_caller_who_does_not_read_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caller_that_does_not_read_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This holds also if the answer was handed to the transport in one piece."""
     monkeypatch.setattr(port_module, "BOUNDS", msgspec.structs.replace(port_module.BOUNDS, send_s=0.2))
 
@@ -131,7 +131,7 @@ def test_event_that_comes_while_earlier_ones_are_read_is_sent_once() -> None:
     asyncio.run(asyncio.wait_for(work(), DEADLINE_S))
 
 
-def test_viewers_are_bounded_and_one_who_does_not_read_has_to_come_back(tmp_path: Path) -> None:
+def test_viewers_are_bounded_and_one_that_does_not_read_has_to_reconnect(tmp_path: Path) -> None:
     async def work(lone: LonePort, client: httpx.AsyncClient) -> None:
         async with asyncio.TaskGroup() as group:
             release = asyncio.Event()

@@ -44,7 +44,7 @@ def test_a_wrong_key_closes_the_connection_with_error_3025(master: Master) -> No
     assert KEY not in node.log()
 
 
-def test_what_is_no_node_of_ours_is_named_with_its_address(master: Master) -> None:
+def test_a_foreign_program_at_the_port_is_named_with_its_address(master: Master) -> None:
     node = master()
     with socket.create_connection(("127.0.0.1", node.settings.cluster.port), timeout=30) as browser:
         browser.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -49,7 +49,7 @@ def test_empty_string_has_no_second_step(master: Master) -> None:
 @pytest.mark.parametrize(
     ("command", "payload"), [("err", "no room"), ("ok", "two words"), ("ok", ""), ("ok", "x" * 5000), ("ok-m", "1")]
 )
-def test_string_that_is_not_taken_is_told_and_not_sent(master: Master, command: str, payload: str) -> None:
+def test_refused_string_is_reported_and_not_sent(master: Master, command: str, payload: str) -> None:
     node = master()
     client = node.local()
     assert node.sync is not None
@@ -60,7 +60,7 @@ def test_string_that_is_not_taken_is_told_and_not_sent(master: Master, command: 
     assert client.ask("echo", "x").payload == b"x"
 
 
-def test_refusal_of_the_content_is_told(master: Master) -> None:
+def test_refusal_of_the_content_is_reported(master: Master) -> None:
     node = master()
     client = node.local()
     begun(node, client, "local")
@@ -94,7 +94,7 @@ def test_large_response_in_between_gives_its_room_back(master: Master) -> None:
     wait_until(lambda: node.counter("slabs_free") == free, "its room is free")
 
 
-def test_peer_that_goes_or_says_nothing_ends_it(master: Master) -> None:
+def test_absent_or_silent_peer_ends_it(master: Master) -> None:
     node = master()
     client = node.local()
     begun(node, client, "local")

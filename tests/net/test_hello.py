@@ -72,7 +72,7 @@ def test_a_second_hello_under_another_name_is_refused_and_under_the_same_is_a_du
         (b"w9 wazuh worker 4.14.1", "the node at 10.0.0.5 is connected under this name"),
     ],
 )
-def test_the_operator_is_told_both_sides(payload: bytes, both: str) -> None:
+def test_the_operator_sees_both_sides_values(payload: bytes, both: str) -> None:
     found = refusal(payload, ("w9",))
     assert found.both.startswith(both)
     assert found.node == payload.split()[0].decode()

@@ -52,7 +52,7 @@ def test_a_connection_that_was_answered_makes_room_again_after_those_that_wait_f
     assert (gate.waiting, gate.connections) == (0, 0)
 
 
-def test_a_crowd_behind_one_address_gives_way_to_a_single_connection_from_another() -> None:
+def test_many_connections_from_one_address_make_room_for_one_from_another() -> None:
     gate = gatekeeper(waiting=3)
     gate.admit(1, "nice")
     gate.admit(2, "crowd")
@@ -95,7 +95,7 @@ def test_a_network_has_so_many_connections_whatever_its_addresses() -> None:
     assert gate.admit(9, "2001:db8:0:2::1").evicted is None
 
 
-def test_a_crowd_spread_over_a_network_gives_way_to_a_single_connection_from_another() -> None:
+def test_many_connections_from_one_network_make_room_for_one_from_another() -> None:
     gate = gatekeeper(waiting=4)
     gate.admit(1, "198.51.100.1")
     for key in range(2, 5):

@@ -16,7 +16,7 @@ Master = Callable[..., NetNode]
 Start = Callable[..., NetNode]
 
 
-def test_the_socket_is_there_for_owner_and_group_and_goes_when_net_stops(master: Master) -> None:
+def test_the_socket_is_open_to_owner_and_group_and_removed_when_net_stops(master: Master) -> None:
     node = master()
     path = local_socket(node.root)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
@@ -80,7 +80,7 @@ def test_large_messages_pass_unsealed_both_ways(master: Master) -> None:
     assert client.answer_to(counter).payload == content
 
 
-def test_a_client_that_closes_at_once_disturbs_nobody(master: Master) -> None:
+def test_a_client_that_closes_at_once_disturbs_no_other_client(master: Master) -> None:
     node = master()
     for _ in range(50):
         client = node.local()

@@ -86,7 +86,7 @@ def test_a_large_frame_is_cut_too() -> None:
     assert outbox.first_bytes == 0
 
 
-def test_a_message_nobody_waits_for_is_taken_out_unless_it_was_begun() -> None:
+def test_a_message_without_a_waiting_asker_is_removed_unless_it_was_begun() -> None:
     outbox = Outbox(slice_bytes=100)
     pieces = list(pieces_of(1, "x", 150, divide=False))
     begun = outbox.add_body(pieces, [memoryview(bytes(150))], [1])

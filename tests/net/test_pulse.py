@@ -99,7 +99,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_silent_peer_that_agreed_to_a_pulse_is_let_go_and_no_other(master: Master) -> None:
+def test_only_a_silent_peer_that_agreed_to_a_pulse_is_disconnected(master: Master) -> None:
     node = master()
     assert node.sync is not None
     silent, stock = node.join("silent"), node.join("stock")
@@ -128,7 +128,7 @@ def test_a_peer_that_only_answers_pulses_stays(master: Master) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_who_comes_again_takes_the_place_of_its_silent_connection(master: Master) -> None:
+def test_a_node_that_reconnects_replaces_its_silent_connection(master: Master) -> None:
     node = master()
     assert node.sync is not None
     before = node.join("w1")
@@ -151,7 +151,7 @@ def test_who_comes_again_takes_the_place_of_its_silent_connection(master: Master
     assert changes[1].info.name == "w1"
 
 
-def test_what_a_peer_waits_for_is_sent_although_nobody_waits_for_its_answer(master: Master) -> None:
+def test_what_a_peer_waits_for_is_sent_although_no_task_waits_for_the_answer(master: Master) -> None:
     """A stall that is longer than the time-out of requests: otherwise a worker waits two minutes for a package that is
     not coming."""
     node = master()
@@ -217,7 +217,7 @@ def test_of_several_addresses_one_that_answers_is_taken(monkeypatch: pytest.Monk
             filler.close()
 
 
-def test_the_last_failure_is_told_when_none_answers() -> None:
+def test_the_last_failure_is_reported_when_none_answers() -> None:
     async def story() -> None:
         with pytest.raises(ConnectionRefusedError, match="Connection refused"):
             await connect("127.0.0.1", free_port())

@@ -84,14 +84,14 @@ def works(node: NetNode, trickle: Trickle, source: str) -> None:
             wait_until(lambda number=counter: answered(number), f"{command} is answered", 60)
 
 
-def test_forty_links_of_one_address_that_trickle_keep_nobody_waiting(master: Master) -> None:
+def test_forty_slow_links_of_one_address_delay_no_other(master: Master) -> None:
     node = master(slabs=(16, 4))
     trickle = Trickle(node, ["127.0.0.66"])
     works(node, trickle, "127.0.0.2")
     assert not node.lines("while others waited for room")  # there was no need to
 
 
-def test_forty_links_of_many_addresses_that_trickle_are_let_go_when_others_wait(
+def test_forty_slow_links_of_many_addresses_are_closed_when_others_wait(
     master: Master, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clusterd.net.slabs.HOLD_S", QUICK_HOLD_S)  # the node is forked from this process
@@ -161,7 +161,7 @@ def test_what_is_complete_finds_a_slab_although_receivers_have_taken_all_they_ge
     assert None not in landed
 
 
-def test_who_has_least_comes_first_when_there_is_room_again() -> None:
+def test_the_caller_with_least_is_served_first_when_there_is_room_again() -> None:
     books = Books()
     taken = [sink for number in range(20) for sink in books.fill(f"caller{number}", 1 + 100 * number)]
     assert books.take(5000, "caller0") is None
@@ -174,7 +174,7 @@ def test_who_has_least_comes_first_when_there_is_room_again() -> None:
     assert served[0] == 6000
 
 
-def test_nobody_is_overdue_while_nobody_waits_and_then_first_the_one_that_has_most() -> None:
+def test_no_link_is_overdue_until_another_waits_and_then_the_one_with_most_is_first() -> None:
     books = Books()
     many = {token_link(sink) for sink in books.fill("many")}
     rest = [sink for number in range(20) for sink in books.fill(f"caller{number}", 1000 + 100 * number)]
@@ -188,7 +188,7 @@ def test_nobody_is_overdue_while_nobody_waits_and_then_first_the_one_that_has_mo
     assert books.slabs.overdue(nothing) == []
 
 
-def test_of_several_that_take_too_long_the_slowest_goes_first() -> None:
+def test_of_several_that_take_too_long_the_slowest_is_closed_first() -> None:
     """Not the link that began first: it may be nearly done."""
     books = Books()
     first, second, third = (token_link(sink) for sink in books.fill("site")[:3])

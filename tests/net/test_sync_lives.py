@@ -205,7 +205,7 @@ def test_hello_says_whether_messages_were_dropped_since_the_one_before(master: M
     assert not goes_on(node.start_sync())
 
 
-def test_slabs_given_back_twice_are_said_and_harm_nothing(master: Master) -> None:
+def test_slabs_returned_twice_are_reported_and_harm_nothing(master: Master) -> None:
     node = master()
     client = node.join("w1")
     assert node.sync is not None

@@ -58,7 +58,7 @@ def test_a_master_that_hears_of_a_higher_term_leads_no_more(
         (None, "nobody listens"),
     ],
 )
-def test_a_master_that_is_told_of_a_term_in_which_nobody_leads_goes_on(
+def test_a_master_that_hears_of_a_term_without_a_leader_goes_on(
     master: Master, bosses: list[ScriptedMaster], answer: dict[str, Any] | None, word: str
 ) -> None:
     node = master()
@@ -76,7 +76,7 @@ def test_a_master_that_is_told_of_a_term_in_which_nobody_leads_goes_on(
     assert node.board.deposed_term == 0
 
 
-def test_a_term_without_an_address_is_asked_of_nobody(master: Master) -> None:
+def test_a_term_without_an_address_causes_no_question(master: Master) -> None:
     node = master()
     claim(node)
     claim(node, term=9, leads=True)
@@ -236,7 +236,7 @@ def test_a_question_for_the_term_leaves_no_line_of_a_failed_handshake(master: Ma
     assert not node.lines("during handshake")
 
 
-def test_a_demoted_node_tells_who_dials_it_where_the_master_is(start: Start, bosses: list[ScriptedMaster]) -> None:
+def test_a_demoted_node_tells_callers_where_the_master_is(start: Start, bosses: list[ScriptedMaster]) -> None:
     boss = bosses[0]
     role = NodeRole(3, "worker", 1, boss.node, "m2")
     node = start(given(role, worker_settings, "w0", ()))
@@ -261,7 +261,7 @@ def test_a_promoted_master_tells_the_old_one(start: Start, master: Master, monke
     new.logged(f"old at {node} knows that this node leads in term 1")
 
 
-def test_what_answers_a_question_for_the_term_is_told_apart(master: Master) -> None:
+def test_answers_to_a_question_for_the_term_are_distinguished(master: Master) -> None:
     node = master()
     settings = node.settings
     own = TermNote(0, False, "w1")

@@ -150,7 +150,7 @@ def test_addresses_are_tried_in_order(worker: Worker, boss: ScriptedMaster) -> N
     assert not node.lines("Trying again in 10 seconds")
 
 
-def test_an_address_that_refuses_our_hello_gives_way_to_the_next(worker: Worker, boss: ScriptedMaster) -> None:
+def test_after_an_address_that_refuses_the_hello_the_next_one_is_tried(worker: Worker, boss: ScriptedMaster) -> None:
     other = ScriptedMaster()
     node = worker("w1", other.node, boss.node)
     talker = other.accept()
@@ -244,7 +244,7 @@ def test_an_err_to_a_keepalive_counts_as_failed(worker: Worker, boss: ScriptedMa
     node.logged("Successful response from master: keepalive")
 
 
-def test_two_nodes_of_ours_stay_together(worker: Worker, master: Master) -> None:
+def test_two_clusterd_nodes_stay_together(worker: Worker, master: Master) -> None:
     boss = master()
     nodes = [worker(f"w{n}", f"127.0.0.1:{boss.settings.cluster.port}", keep_alive_s=0.3) for n in range(3)]
     for node in nodes:

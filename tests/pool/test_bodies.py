@@ -88,7 +88,7 @@ def test_body_above_the_limit_is_refused_by_its_length_before_it_is_opened(arena
     assert kind_of(failed) == "too-large"
 
 
-def test_body_of_the_local_socket_is_taken_as_it_is(arena: Arena) -> None:
+def test_body_of_the_local_socket_is_taken_unchanged(arena: Arena) -> None:
     body = [put(arena, 0, b"abc"), put(arena, 1, b"def")]
     assert open_body(OpenBody(body, 6, sealed=False), SEALER, arena).payload == b"abcdef"
     with pytest.raises(Failure) as failed:

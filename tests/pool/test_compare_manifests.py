@@ -50,7 +50,7 @@ def test_difference_is_that_of_a_worker_with_the_manifest_before(
     )
 
 
-def test_manifest_that_is_gone_is_said(tmp_path: Path) -> None:
+def test_missing_manifest_is_reported(tmp_path: Path) -> None:
     live = manifest_of({1: 1}, {})
     job = CompareManifests(
         str(tmp_path), live.root_digest, live.buckets, live.root_digest, live.buckets, str(tmp_path / "x")

@@ -10,7 +10,7 @@ from clusterd.pool.jobs import JobRunner
 from clusterd.settings import ClusterBlock, Secret, Settings
 
 
-def test_scan_gives_way_in_the_middle_and_not_when_it_is_waited_for(tmp_path: Path) -> None:
+def test_background_scan_stops_for_others_but_not_while_it_is_waited_for(tmp_path: Path) -> None:
     rules = tmp_path / "etc/rules"
     rules.mkdir(parents=True)
     for number in range(50):

@@ -91,7 +91,7 @@ def test_deep_nesting_is_a_bad_message() -> None:
         Decoder[Any](links.SyncToNet).decode(b"\x91" * 100_000 + b"\xc0")
 
 
-def test_what_was_wrong_is_said_without_the_content() -> None:
+def test_a_refusal_does_not_repeat_the_content() -> None:
     data = msgspec.msgpack.encode({"type": "release", "slabs": ["a secret"]})
     with pytest.raises(BadMessage) as caught:
         Decoder[Any](links.SyncToNet).decode(data)

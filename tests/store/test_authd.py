@@ -225,7 +225,7 @@ def test_key_answered_before_a_kill_is_there_after_it(tmp_path: Path) -> None:
         assert not list((tmp_path / "etc").glob(".*"))
 
 
-def test_file_changed_by_somebody_else_is_read_again(tmp_path: Path) -> None:
+def test_file_changed_by_another_program_is_read_again(tmp_path: Path) -> None:
     with lone_store(tmp_path) as store:
         add(store, "one")
         path = tmp_path / "etc/client.keys"

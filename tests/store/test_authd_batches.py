@@ -167,7 +167,7 @@ def test_full_disk_refuses_with_the_reason_and_changes_nothing(tmp_path: Path) -
     live_authd(tmp_path, work)
 
 
-def test_who_only_asks_hears_the_truth_of_a_batch_that_was_not_written(tmp_path: Path) -> None:
+def test_a_question_in_an_unwritten_batch_gets_the_true_state(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         await node.add("first")
         node.ops.fault = disk_full

@@ -56,7 +56,7 @@ def test_file_that_never_rests_ends_in_a_refusal(tmp_path: Path) -> None:
     live_authd(tmp_path, work)
 
 
-def test_lines_that_are_none_are_told_and_stay(tmp_path: Path) -> None:
+def test_invalid_lines_are_reported_and_stay(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         node.path.write_text("broken\n001 first any k\n")
         await node.add("second")
@@ -97,7 +97,7 @@ def lose_the_file(node: Node) -> None:
 
 
 @pytest.mark.parametrize("lose", [lose_most, empty, lose_the_file])
-def test_key_file_that_has_lost_most_keys_is_not_written_before_somebody_says_so(
+def test_key_file_that_has_lost_most_keys_is_not_written_before_an_operator_allows_it(
     lose: Callable[[Node], None], tmp_path: Path
 ) -> None:
     async def before(node: Node) -> None:

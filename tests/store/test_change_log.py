@@ -320,7 +320,7 @@ def test_unit_that_changes_again_has_a_new_position_and_its_old_one_is_not_given
         assert found == (last, AGENT, 1)
 
 
-def test_deleted_unit_is_told_as_empty(pair: Pair) -> None:
+def test_deleted_unit_is_sent_as_empty(pair: Pair) -> None:
     pair.change(_add(1))
     pair.change(lambda s: agents.delete_agent(s, 1))
     with as_bytes(pair.master):

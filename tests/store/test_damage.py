@@ -44,7 +44,7 @@ def damage(path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"not a database" * 500, b"SQLite format 3\0" + b"\0" * 4080], ids=["text", "zeros"]
 )
-def test_a_file_that_is_no_database_is_left_as_it_is_while_the_process_waits(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_database_is_left_unchanged_while_the_process_waits(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / schema.DATABASE
     path.parent.mkdir(parents=True)
     path.write_bytes(content)

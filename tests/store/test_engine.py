@@ -82,7 +82,7 @@ def test_refused_statement_undoes_itself_only(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
-def test_full_disk_is_said_to_each_and_loses_nothing_answered(tmp_path: Path) -> None:
+def test_full_disk_is_reported_to_each_client_and_loses_nothing_answered(tmp_path: Path) -> None:
     async def work(engine: Engine) -> None:
         await engine.write(add(1))
 
@@ -233,7 +233,7 @@ def test_wall_clock_that_is_set_is_noted_with_the_next_write(tmp_path: Path, mon
 FOREVER = "with recursive n(i) as (select 1 union all select i + 1 from n) "
 
 
-def test_statement_that_never_ends_is_broken_off_and_harms_nobody(
+def test_endless_statement_is_interrupted_and_affects_no_other_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sql, "READ_S", 0.2)

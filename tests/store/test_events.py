@@ -12,7 +12,7 @@ from clusterd.store.stream import program_of
 from tests.store.live_authd import Node, live_authd
 
 
-def test_keys_that_come_and_go_are_told_once_they_are_on_the_disk_and_never_the_key(tmp_path: Path) -> None:
+def test_added_and_removed_keys_are_events_once_on_the_disk_and_without_the_key(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         added = await node.add("web", "10.0.0.7")
         asked = {"function": "add", "arguments": {"name": "db", "ip": "any"}, "clusterd_through": "w1"}
@@ -28,7 +28,7 @@ def test_keys_that_come_and_go_are_told_once_they_are_on_the_disk_and_never_the_
     ]
 
 
-def test_who_has_asked_is_told_by_the_asker_itself_or_by_the_program_at_the_socket(tmp_path: Path) -> None:
+def test_the_user_is_named_by_the_request_or_by_the_program_at_the_socket(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         for name, members in (
             ("a", {}),
@@ -68,7 +68,7 @@ def test_program_at_the_socket_is_named_and_a_script_not_by_its_interpreter(tmp_
                     assert program_of(client) == "", "it is gone"
 
 
-def test_refused_registration_is_told_once_in_a_while(tmp_path: Path) -> None:
+def test_repeated_refusal_of_a_registration_is_one_event(tmp_path: Path) -> None:
     async def work(node: Node) -> None:
         for _ in range(5):
             await node.add("manager")

@@ -246,7 +246,7 @@ def test_agent_named_by_groups_only_waits_for_its_key_and_goes_without(live: Cal
     live(work, on_worker=True)
 
 
-def test_trouble_is_said_once_and_over_when_it_is_over(live: Callable[..., None]) -> None:
+def test_trouble_is_logged_once_and_ends_when_it_is_over(live: Callable[..., None]) -> None:
     async def work(node: Node) -> None:
         node.keys.write_text("no key at all\n")
         await node.look()
@@ -259,7 +259,7 @@ def test_trouble_is_said_once_and_over_when_it_is_over(live: Callable[..., None]
     live(work)
 
 
-def test_trouble_that_comes_back_later_is_said_again(
+def test_trouble_that_comes_back_later_is_logged_again(
     live: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def work(node: Node) -> None:

@@ -81,7 +81,7 @@ def test_answer_comes_back_as_the_daemon_gave_it(tmp_path: Path) -> None:
     assert served.requests == [("sendsync ---", {"daemon_name": "authd", "message": json.loads(ADD)})]
 
 
-def test_master_is_told_which_program_asked_here(tmp_path: Path) -> None:
+def test_master_hears_which_program_of_the_worker_asked(tmp_path: Path) -> None:
     async def main() -> list[tuple[str, Any]]:
         async with LocalSocket(tmp_path, says(frame("ok", ANSWER))).serving() as served:
             await Forwarder(str(tmp_path)).answer(ADD, "agent-auth")
@@ -228,13 +228,13 @@ def test_at_most_64_are_with_the_master_and_each_client_gets_its_own_answer(tmp_
     asyncio.run(main())
 
 
-def test_message_goes_out_as_the_client_wrote_it(tmp_path: Path) -> None:
+def test_message_is_sent_as_the_client_wrote_it(tmp_path: Path) -> None:
     request = b'{"function":"add","arguments":{"name":"\xc3\xa9","ip":"any","extra":[1.50,null]},"more":{}}\0'
     _, served = ask(tmp_path, says(frame("ok", ANSWER)), request)
     assert served.requests[0][1]["message"] == json.loads(request[:-1])
 
 
-def test_empty_answer_is_told_and_not_asked_for_again(tmp_path: Path) -> None:
+def test_empty_answer_is_reported_and_not_asked_for_again(tmp_path: Path) -> None:
     answer, served = ask(tmp_path, says(frame("ok", b"")))
     assert answer["error"] == 9001
     assert "gave no answer" in answer["message"]

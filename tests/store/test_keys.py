@@ -67,7 +67,7 @@ def test_comments_are_skipped_and_both_marks_mean_removed() -> None:
     ["001", "001 a any", "001 a any k more", "001  any k", "x a any k", "-1 a any k", "000 a any k", "001 ! any k"]
     + ["٣ a any k", "9" * 11 + " a any k", "9" * 5000 + " a any k", "\udcff a any k", "001\ta\tany\tk"],
 )
-def test_line_that_is_none_of_an_agent_is_kept_as_it_is(line: str) -> None:
+def test_line_that_is_not_an_agents_is_kept_unchanged(line: str) -> None:
     keys, other = parse_keys(f"{line}\n005 e any k\n")
     assert (keys, other.bad) == ([Key("005", "e", "any", "k")], [line])
     assert KeyTable(keys, other).render() == f"005 e any k\n{line}\n"
@@ -256,7 +256,7 @@ def test_owner_that_cannot_be_kept_does_not_stop_registration(root: Path) -> Non
     assert ops.names.count("chown") == 2
 
 
-def test_file_is_read_again_only_when_somebody_else_wrote_it(root: Path) -> None:
+def test_file_is_read_again_only_when_another_program_wrote_it(root: Path) -> None:
     file = opened(root)
     file.table.add(WEB)
     file.save()
@@ -279,7 +279,7 @@ def test_number_given_once_is_not_given_again_when_the_file_was_changed(root: Pa
     assert file.table.next_id() == "301"
 
 
-def test_change_by_somebody_else_is_never_overwritten(root: Path) -> None:
+def test_change_by_another_program_is_never_overwritten(root: Path) -> None:
     file = opened(root)
     file.table.add(WEB)
     key_file(root).write_text(DB.line())

@@ -144,7 +144,7 @@ def test_dead_socket_is_replaced(tmp_path: Path) -> None:
             assert client.ask("global select-groups") == 'ok [{"name":"default"}]'
 
 
-def test_client_that_says_nothing_to_authd_is_let_go(store: LoneStore) -> None:
+def test_silent_client_of_authd_is_disconnected(store: LoneStore) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
         client.connect(str(store.root / "queue/sockets/auth"))

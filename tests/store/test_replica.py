@@ -70,7 +70,7 @@ def test_changes_during_a_full_copy_are_in_it(bench: Bench) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("who", ["copy", "master"])
-def test_full_copy_goes_on_where_it_stopped_whoever_is_restarted(bench: Bench, who: str) -> None:
+def test_full_copy_goes_on_where_it_stopped_whichever_side_is_restarted(bench: Bench, who: str) -> None:
     async def work(bench: Bench) -> None:
         await bench.populate()
         ask = await bench.copy.first()

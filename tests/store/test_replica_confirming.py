@@ -37,7 +37,7 @@ def test_registration_is_confirmed_when_a_candidate_has_it_on_disk(bench: Bench)
     run(bench, work)
 
 
-def test_registration_is_told_at_once_whatever_the_pace(bench: Bench) -> None:
+def test_registration_is_sent_at_once_at_any_pace(bench: Bench) -> None:
     async def work(bench: Bench) -> None:
         bench.source._pace_s = 3600
         await bench.populate()
@@ -85,7 +85,7 @@ def test_candidate_that_does_not_confirm_in_time_is_waited_for_once_until_it_doe
     run(bench, work)
 
 
-def test_candidate_that_goes_away_lets_nobody_wait(bench: Bench) -> None:
+def test_no_answer_waits_for_a_candidate_that_disconnects(bench: Bench) -> None:
     async def work(bench: Bench) -> None:
         await bench.populate()
         await bench.follow()

@@ -194,7 +194,7 @@ def test_old_keepalive_does_not_look_like_a_new_one(session: Session) -> None:
     assert 89 <= age <= 92 + time.monotonic() - began
 
 
-def test_refused_agent_is_named_and_keeps_nobody(session: Session) -> None:
+def test_refused_agent_is_named_and_delays_no_other(session: Session) -> None:
     bad = msgspec.structs.replace(full(2, 1), connection_status="asleep")
     done = report.merge_ours(session, [full(1, 1, version="v"), bad, full(3, 1, version="v")], "a", 0)
     assert len(done.errors) == 1

@@ -68,7 +68,7 @@ def test_watchdog_is_fed_twice_per_interval_and_only_if_it_watches_us(
     notifier.close()
 
 
-def test_nobody_listening_stops_nothing(tmp_path: Path) -> None:
+def test_a_missing_listener_stops_nothing(tmp_path: Path) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone"), "WATCHDOG_USEC": "1000"}, os.getpid())
     notifier.ready("x")
     notifier.alive()

@@ -79,7 +79,7 @@ def test_child_that_was_ready_in_any_life_is_never_given_up(before: list[Life], 
         assert 0 <= answer.pause_s <= LONGEST_PAUSE_S
 
 
-def test_the_end_of_a_process_is_told_by_name() -> None:
+def test_the_end_of_a_process_is_reported_by_name() -> None:
     assert how(3) == "with exit code 3"
     assert how(-9) == "by SIGKILL"
     assert how(-40) == "by signal 40"

@@ -233,7 +233,7 @@ def every_core_busy() -> Iterator[None]:
             process.wait()
 
 
-def test_nobody_is_called_stuck_after_the_whole_node_was_stopped(node: FakeNode) -> None:
+def test_no_process_counts_as_stuck_after_the_whole_node_was_stopped(node: FakeNode) -> None:
     """After the machine has slept or was migrated all children were silent, but none is stuck."""
     node.serve(stuck_after_s=1.0)
     pids = [node.pid, *(node.row(name).pid for name in ("net", "sync", "pool-1", "pool-2"))]
@@ -272,7 +272,7 @@ def test_crash_loop_is_given_up_loudly(node: FakeNode) -> None:
     assert node.left() == []
 
 
-def test_node_that_is_never_ready_gives_up_and_says_who_was_late(node: FakeNode) -> None:
+def test_node_that_is_never_ready_gives_up_and_names_the_late_process(node: FakeNode) -> None:
     node.behave("pool-2", "late")
     node.start(start_s=0.5)
 
@@ -350,7 +350,7 @@ def test_lines_below_error_never_say_error(node: FakeNode) -> None:
             assert "traceback" not in line.lower()
 
 
-def test_a_master_of_which_net_could_not_write_that_it_was_deposed_serves_nobody(node: FakeNode) -> None:
+def test_a_deposed_master_serves_no_node_even_if_net_could_not_write_it_down(node: FakeNode) -> None:
     """A full disk must not keep the node a master."""
     node.behave("net", "deposed 7")
     node.start()

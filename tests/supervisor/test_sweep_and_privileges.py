@@ -154,7 +154,7 @@ os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("is_debuggable", [False, True])
-def test_nobody_but_root_sees_the_memory_of_the_node(is_debuggable: bool) -> None:
+def test_only_root_sees_the_memory_of_the_node(is_debuggable: bool) -> None:
     """In /proc the files of a process that may not be dumped belong to root."""
     environment = os.environ | {"CLUSTERD_DEBUGGABLE": "1" if is_debuggable else ""}
     done = subprocess.run([sys.executable, "-c", PRIVATE], capture_output=True, text=True, check=True, env=environment)

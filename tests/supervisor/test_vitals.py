@@ -51,7 +51,7 @@ def test_where_proc_hides_the_process_its_silence_is_idle(monkeypatch: pytest.Mo
     assert watch.start.idle_s == 26.0
 
 
-def test_time_in_which_nobody_looked_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_without_a_look_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vitals, "read", lambda pid: Sample(0.0, 0.0, "S"))
     watch = Watch()
     watch.look(1, 7, 100.0, 1.0)

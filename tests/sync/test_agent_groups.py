@@ -131,7 +131,7 @@ async def settled() -> None:
         ("nobody is there", True),
     ],
 )
-def test_groups_are_handed_out_when_everybody_who_was_there_has_them(ends: str, told: bool) -> None:
+def test_groups_are_handed_out_when_every_connected_worker_has_them(ends: str, told: bool) -> None:
     async def story() -> None:
         site = Site()
         all_of_them, made = Broadcasts(site.context), broadcast(agents=(1, 2))
@@ -157,7 +157,7 @@ def test_groups_are_handed_out_when_everybody_who_was_there_has_them(ends: str, 
     run(story())
 
 
-def test_a_store_that_is_away_leaves_the_marks_and_is_said() -> None:
+def test_an_absent_store_keeps_the_marks_and_is_reported() -> None:
     async def story() -> None:
         site = Site()
 
@@ -271,7 +271,7 @@ def test_a_worker_that_is_behind_gets_each_message_once_until_it_takes_one() -> 
     run(story())
 
 
-def test_what_a_worker_that_goes_had_before_it_stays_marked() -> None:
+def test_what_a_leaving_worker_had_before_stays_marked() -> None:
     site = Site()
     queue, all_of_them = queue_of(site)
     made = broadcast()
@@ -342,7 +342,7 @@ class ComparingWorker:
             await self.worker._compare(self._peer, log, theirs)
 
 
-def test_everything_is_asked_for_after_as_many_mismatches_in_a_row_and_less_often_when_that_is_in_vain() -> None:
+def test_all_groups_are_asked_for_after_that_many_mismatches_and_less_often_if_it_does_not_help() -> None:
     async def story() -> None:
         bench = ComparingWorker()
         await bench.say("b", LIMIT - 1)

@@ -181,7 +181,7 @@ def test_without_permission_nothing_is_taken_out_of_the_database(tmp_path: Path,
     assert not any(text == "Starting." for _, _, _, text in node.log.written)
 
 
-def test_without_a_database_no_permission_is_asked_for_and_it_is_said_once(tmp_path: Path) -> None:
+def test_without_a_database_no_permission_is_asked_for_and_it_is_logged_once(tmp_path: Path) -> None:
     node, agents = of(tmp_path, "worker")
     agents.there = False
 
@@ -219,7 +219,7 @@ async def outcome(node: Node, name: bytes) -> Request:
     return cast(Request, await node.find(lambda sent: getattr(sent, "command", "")[:8] == "syn_m_a_"))
 
 
-def test_report_is_written_and_the_worker_is_told(tmp_path: Path) -> None:
+def test_report_is_written_and_confirmed_to_the_worker(tmp_path: Path) -> None:
     node, agents = of(tmp_path, "master")
 
     async def story() -> None:
@@ -244,7 +244,7 @@ def test_report_is_written_and_the_worker_is_told(tmp_path: Path) -> None:
         (DatabaseError(2012, "full"), "Error while processing agent-info chunks: "),
     ],
 )
-def test_report_that_could_not_be_written_is_told_as_such(tmp_path: Path, failure: Exception, text: str) -> None:
+def test_report_that_could_not_be_written_is_reported_as_failed(tmp_path: Path, failure: Exception, text: str) -> None:
     """C13: otherwise the worker would count its agents as reported."""
     node, agents = of(tmp_path, "master")
     agents.result = failure
@@ -260,7 +260,7 @@ def test_report_that_could_not_be_written_is_told_as_such(tmp_path: Path, failur
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]"])
-def test_string_that_cannot_be_used_is_told_as_such(tmp_path: Path, content: bytes) -> None:
+def test_unusable_string_is_reported_as_such(tmp_path: Path, content: bytes) -> None:
     node, agents = of(tmp_path, "master")
 
     async def story() -> None:

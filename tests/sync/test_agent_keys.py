@@ -159,7 +159,7 @@ WISHES = [
 
 
 @pytest.mark.parametrize("change", WISHES)
-def test_deletion_by_wish_goes_at_once(tmp_path: Path, change: Callable[[Path], None]) -> None:
+def test_requested_deletion_is_accepted_at_once(tmp_path: Path, change: Callable[[Path], None]) -> None:
     node = KeyNode(tmp_path)
     node.state = tmp_path / "queue/cluster/.clusterd/state"
     node.state.mkdir(parents=True)

@@ -99,7 +99,7 @@ def test_others_are_told(tmp_path: Path, reason: Callable[[Bench], None]) -> Non
 
 
 @pytest.mark.parametrize("result", [JobError("vanished", "x"), JobError("disk", "x"), EQUAL], ids=str)
-def test_worker_that_nothing_can_be_sent_is_told(tmp_path: Path, result: Compared | Exception) -> None:
+def test_worker_that_cannot_get_its_files_is_informed(tmp_path: Path, result: Compared | Exception) -> None:
     async def story() -> None:
         bench = Bench(tmp_path, "w", "v")
         bench.result = result
@@ -111,7 +111,7 @@ def test_worker_that_nothing_can_be_sent_is_told(tmp_path: Path, result: Compare
     run(story())
 
 
-def test_package_that_was_lost_on_the_way_is_told_of(tmp_path: Path) -> None:
+def test_lost_package_is_reported(tmp_path: Path) -> None:
     async def story() -> None:
         bench = Bench(tmp_path, "w")
         bench.publish(B)
@@ -166,7 +166,7 @@ def test_link_that_ends_leaves_nothing(tmp_path: Path, steps: int) -> None:
     run(story())
 
 
-def test_nobody_is_compared_for_when_nobody_asks(tmp_path: Path) -> None:
+def test_no_comparison_runs_without_an_asker(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "w")
     not_able(bench)
     asyncio.run(_publish_many(bench))

@@ -83,7 +83,7 @@ async def passed_on(node: Node) -> str:
     return name.decode()
 
 
-def test_program_of_a_worker_gets_its_masters_answer_as_it_is(tmp_path: Path) -> None:
+def test_program_of_a_worker_gets_its_masters_answer_unchanged(tmp_path: Path) -> None:
     node = Node(tmp_path, "worker", caps=(), pool=True)
 
     async def story() -> None:
@@ -190,7 +190,7 @@ def test_request_of_a_worker_is_a_task_until_its_answer_is_given(tmp_path: Path)
 
 
 @pytest.mark.parametrize("bad", [b"{}", b"[]", b"{", b"\xff", b'{"f": 1}'])
-def test_what_is_no_request_is_told_to_who_asked_and_logged_once_a_second(tmp_path: Path, bad: bytes) -> None:
+def test_what_is_no_request_is_refused_and_logged_once_a_second(tmp_path: Path, bad: bytes) -> None:
     node = Node(tmp_path, "master")
 
     def said() -> int:
@@ -264,7 +264,7 @@ def test_a_master_decides_what_its_workers_may_ask(tmp_path: Path, allowed: str,
     assert "asked by worker w1" in audit[0]
 
 
-def test_who_adds_an_agent_is_told_with_its_name_and_without_its_key(tmp_path: Path) -> None:
+def test_who_adds_an_agent_is_an_event_with_its_name_and_without_its_key(tmp_path: Path) -> None:
     node = Node(tmp_path, "master", pool=True)
     secret = "0123456789abcdef" * 4
     given = {"name": "web-01", "key": secret, "agent_id": "007"}

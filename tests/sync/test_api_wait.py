@@ -71,6 +71,6 @@ def test_an_answer_that_is_still_coming_is_waited_for_beyond_the_limit() -> None
     assert wait(limit_s=LOOK_S, progress=lambda: next(sizes), answered_after=lambda looks: looks > 20) == "answer"
 
 
-def test_a_link_that_is_gone_is_told_as_such() -> None:
+def test_a_link_that_is_gone_is_reported_as_gone() -> None:
     with pytest.raises(LinkClosed):
         wait(is_there=gone)

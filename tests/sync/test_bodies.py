@@ -58,7 +58,7 @@ def test_body_that_many_ask_for_is_sealed_once(stage: Stage) -> None:
     asyncio.run(story())
 
 
-def test_body_nobody_sends_any_more_makes_room_for_another(stage: Stage) -> None:
+def test_body_that_is_no_longer_sent_makes_room_for_another(stage: Stage) -> None:
     async def story() -> None:
         await stage.slabs.admit()
         first = await stage.get(0)
@@ -108,7 +108,7 @@ def test_asker_that_gives_up_takes_nothing_away(stage: Stage) -> None:
     asyncio.run(story())
 
 
-def test_failure_is_told_and_not_kept(stage: Stage) -> None:
+def test_failure_is_returned_and_not_kept(stage: Stage) -> None:
     async def story() -> None:
         await stage.slabs.admit()
         stage.pool.fails = SealChunk
@@ -134,7 +134,7 @@ def test_body_for_one_use_is_not_kept(stage: Stage) -> None:
     asyncio.run(story())
 
 
-def test_bodies_go_when_nobody_asks_for_them(stage: Stage) -> None:
+def test_bodies_are_dropped_when_no_link_asks_for_them(stage: Stage) -> None:
     async def story() -> None:
         await stage.slabs.admit()
         stage.slabs.drop(await stage.get(0))
@@ -161,7 +161,7 @@ def test_nothing_is_prepared_when_slabs_are_short(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("how", ["prepared", "given up"])
-def test_slab_that_is_waited_for_comes_from_a_body_nobody_wants_once_it_is_sealed(stage: Stage, how: str) -> None:
+def test_waiting_for_a_slab_ends_with_an_unwanted_body_once_it_is_sealed(stage: Stage, how: str) -> None:
     async def story() -> None:
         await stage.slabs.admit()
         await stage.get(0)

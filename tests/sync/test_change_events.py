@@ -76,7 +76,7 @@ def whats(change: ChangeEvent) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0], ids=["master", "worker"])
-def test_each_change_is_told_with_its_files_and_a_first_scan_is_none(tmp_path: Path, share: float) -> None:
+def test_each_change_is_an_event_with_its_files_and_a_first_scan_is_none(tmp_path: Path, share: float) -> None:
     async def story(node: Node) -> None:
         node.write("a.xml", "one")
         node.write("b.xml", "two")
@@ -114,7 +114,7 @@ def test_a_file_that_was_only_touched_is_no_change(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
-def test_what_changed_while_a_master_was_down_is_told(tmp_path: Path) -> None:
+def test_changes_while_a_master_was_down_are_an_event(tmp_path: Path) -> None:
     async def first(node: Node) -> None:
         node.write("a.xml", "one")
         await node.keeper.scan()
@@ -164,7 +164,7 @@ def test_files_beyond_the_list_are_counted(tmp_path: Path) -> None:
     assert (listed.added, listed.unlisted) == (MOST_LISTED + 3, 3)
 
 
-def test_files_that_a_master_withholds_are_told_as_such(tmp_path: Path) -> None:
+def test_files_that_a_master_withholds_are_events_of_their_own(tmp_path: Path) -> None:
     listed = noted(tmp_path / "changes", rows(100), rows(10), Guard(0.5, judge=True))
     files = msgspec.msgpack.decode(listed.files, type=list[FileChange])
     assert (listed.deleted, listed.withheld) == (0, 90)

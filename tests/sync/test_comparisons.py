@@ -95,7 +95,7 @@ def test_new_manifest_is_compared_anew_and_what_was_kept_goes(stage: Stage) -> N
     asyncio.run(story())
 
 
-def test_failure_and_giving_up_are_nobody_elses(stage: Stage) -> None:
+def test_failed_or_abandoned_waiting_affects_no_other_waiter(stage: Stage) -> None:
     async def story() -> None:
         stage.pool.fails = ComparePackage
         with pytest.raises(JobError):

@@ -10,7 +10,7 @@ def walked(full_walk_s: float = 60.0, at: float = 1000.0) -> Confirming:
     return made
 
 
-def test_nobody_waits_for_it_in_a_quiet_moment() -> None:
+def test_it_takes_no_time_in_a_quiet_moment() -> None:
     confirming = walked()
     assert not confirming.is_due(1059.9, is_quiet=True)
     assert confirming.is_due(1060.0, is_quiet=True)

@@ -45,7 +45,7 @@ def test_question_without_consequences_has_none() -> None:
     assert (bench.record.digest, bench.record.behind_since, bench.lines) == ("", None, [])
 
 
-def test_nobody_is_checked_before_the_first_scan() -> None:
+def test_no_worker_is_checked_before_the_first_scan() -> None:
     async def story() -> None:
         bench = Bench()
         bench.manifests.current = cast(Any, None)
@@ -55,7 +55,7 @@ def test_nobody_is_checked_before_the_first_scan() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", A.upper().encode(), f"{A} ".encode(), f"{A} dry dry".encode()])
-def test_digest_that_is_none_is_refused(payload: bytes) -> None:
+def test_invalid_digest_is_refused(payload: bytes) -> None:
     with pytest.raises(ClusterError, match="32 hexadecimal digits"):
         Bench().digest.check(cast(Peer, Bench().worker), payload)
 
@@ -161,7 +161,7 @@ def test_flood_of_comparisons_is_one_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bad-package", "too-large", "crashed"])
-def test_comparison_that_fails_is_said_and_frees_the_worker(kind: str) -> None:
+def test_failed_comparison_is_reported_and_frees_the_worker(kind: str) -> None:
     async def story() -> None:
         bench = Bench()
         bench.result = JobError(kind, "why")

@@ -62,7 +62,7 @@ def test_something_differs_is_two_requests(answer: bytes, equal: int, must_wait:
     run(story())
 
 
-def test_too_much_for_one_message_is_told_the_stock_way_and_what_just_fits_is_not() -> None:
+def test_too_much_for_one_message_is_refused_the_stock_way_and_what_just_fits_is_not() -> None:
     async def story() -> None:
         bench = Bench()
         bench.master.answers |= {"syn_digest": differs(B), "syn_buckets": b"sync 3"}
@@ -95,7 +95,7 @@ def test_too_much_for_one_message_is_told_the_stock_way_and_what_just_fits_is_no
     ],
     ids=lambda answers: str(answers)[:40],
 )
-def test_answer_that_is_none_is_refused_and_leaves_nothing(answers: dict[str, bytes]) -> None:
+def test_invalid_answer_is_refused_and_leaves_nothing(answers: dict[str, bytes]) -> None:
     async def story() -> None:
         bench = Bench()
         bench.master.answers |= {"syn_digest": differs(B)} | answers
@@ -108,7 +108,7 @@ def test_answer_that_is_none_is_refused_and_leaves_nothing(answers: dict[str, by
 
 
 @pytest.mark.parametrize("failure", [ScanFailed("disk"), JobError("disk", "full"), OSError(28, "full")], ids=str)
-def test_scan_that_fails_is_told_and_nothing_is_asked(failure: Exception) -> None:
+def test_failed_scan_is_reported_and_nothing_is_asked(failure: Exception) -> None:
     async def story() -> None:
         bench = Bench()
         bench.manifests.failure = failure
@@ -119,7 +119,7 @@ def test_scan_that_fails_is_told_and_nothing_is_asked(failure: Exception) -> Non
     run(story())
 
 
-def test_job_that_fails_is_told_and_its_file_removed() -> None:
+def test_failed_job_is_reported_and_its_file_removed() -> None:
     async def story() -> None:
         bench = Bench()
         bench.master.answers["syn_digest"] = differs(B)

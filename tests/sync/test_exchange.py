@@ -97,12 +97,12 @@ def test_what_is_no_state_of_a_node_is_refused(tmp_path: Path, payload: bytes) -
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-1", "1e300", "9" * 300])
-def test_clock_that_is_none_is_not_shown(number: str) -> None:
+def test_invalid_clock_is_not_shown(number: str) -> None:
     with pytest.raises(ClusterError, match="node_state is not what it should be"):
         _parse(f'{{"wall_s": {number}}}'.encode(), _Clock)
 
 
-def test_what_is_told_is_bounded_and_fits_into_a_small_request() -> None:
+def test_told_problems_are_bounded_and_fit_into_a_small_request() -> None:
     paths = {f"{n}" + "\udc80" * 5000: "\x01" * 5000 for n in range(5000)}
     found = bounded(paths)
     assert (found.count, len(found.files)) == (5000, MOST_FILES)

@@ -54,7 +54,7 @@ def worker(name: str = "w1") -> Any:
     )
 
 
-def test_nobody_may_check_before_the_first_scan(tmp_path: Path) -> None:
+def test_no_worker_may_check_before_the_first_scan(tmp_path: Path) -> None:
     """docs/protocol/quirks.md C7: compared with an empty map, a worker would be told to delete everything."""
     early, ready = master(tmp_path, scanned=False), master(tmp_path, scanned=True)
     assert asyncio.run(early.ask_permission(worker())) == b"False"
@@ -80,7 +80,7 @@ def test_two_checks_of_a_worker_may_wait_for_their_files_and_no_third(tmp_path: 
     assert integrity.begin_check(other, asked[2].encode()) == asked[2]
 
 
-def test_task_id_that_is_none_or_taken_is_replaced(tmp_path: Path) -> None:
+def test_missing_or_used_task_id_is_replaced(tmp_path: Path) -> None:
     integrity, peer = master(tmp_path, scanned=True), worker()
     first = integrity.begin_check(peer, b"not an id")
     assert str(uuid.UUID(first)) == first

@@ -137,7 +137,7 @@ def test_end_of_an_older_link_does_not_lose_a_worker_that_has_a_newer_one(master
     assert master.states() == {"w1": "connected"}
 
 
-def test_loss_and_return_are_said_once(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_and_return_are_logged_once(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clusterd.sync.links.known_workers.BACK_SOON_S", 0.0)
     peer = FakePeer("w1")
 
@@ -182,7 +182,7 @@ def test_worker_that_came_and_left_after_a_start_is_lost_and_not_expected(master
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'[{"name":5}]', b"\xff"])
-def test_damaged_file_is_said_and_made_anew(master: Master, content: bytes) -> None:
+def test_damaged_file_is_reported_and_replaced(master: Master, content: bytes) -> None:
     (master.path / "workers.json").write_bytes(content)
     master.begin()
     assert master.states() == {}

@@ -34,7 +34,7 @@ def master(root: Path, **more: Any) -> tuple[Node, Lease]:
     return node, lease
 
 
-def test_nothing_goes_out_to_a_worker_without_the_lease(tmp_path: Path) -> None:
+def test_nothing_is_sent_to_a_worker_without_the_lease(tmp_path: Path) -> None:
     node, lease = master(tmp_path)
 
     async def story() -> None:

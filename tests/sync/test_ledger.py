@@ -169,7 +169,7 @@ def test_package_that_is_kept_for_later_stays_charged(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
-def test_link_beyond_its_share_is_refused_and_it_is_said_once(tmp_path: Path) -> None:
+def test_link_beyond_its_share_is_refused_and_logged_once(tmp_path: Path) -> None:
     async def story() -> None:
         link = Link(tmp_path, spool_peer_bytes=1000)
         name = link.incoming.new_string(b"900")

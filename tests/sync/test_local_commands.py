@@ -40,7 +40,7 @@ async def result(node: Node) -> bytes:
 
 
 @pytest.mark.parametrize(("role", "other", "node_name"), [("master", WORKER, "w1"), ("worker", MASTER, "None")])
-def test_file_that_the_other_node_refuses_is_told_with_its_reason(
+def test_file_that_the_other_node_refuses_is_reported_with_its_reason(
     role: str, other: object, node_name: str, tmp_path: Path
 ) -> None:
     """A worker sends the file to its master, whatever name is given. A clusterd master accepts only files of syncs."""
@@ -73,7 +73,7 @@ def test_master_takes_files_of_syncs_only(tmp_path: Path) -> None:
     on(node, story())
 
 
-def test_link_that_ends_while_a_file_is_sent_is_told(tmp_path: Path) -> None:
+def test_end_of_a_link_during_a_file_is_reported(tmp_path: Path) -> None:
     node, path = Node(tmp_path, "master", pool=True), made(tmp_path)
 
     async def story() -> None:

@@ -322,7 +322,7 @@ class SlowWalks(InlinePool):
 
 
 @pytest.mark.parametrize("who", ["a change", "a scan"])
-def test_walk_in_the_background_gives_way_and_is_done_afterwards(tmp_path: Path, who: str) -> None:
+def test_walk_in_the_background_stops_for_others_and_is_done_afterwards(tmp_path: Path, who: str) -> None:
     clock = FakeClock()
     node = Node(tmp_path, clock=clock, full_walk_s=60.0)
     node.write("etc/rules/a.xml")

@@ -42,7 +42,7 @@ def test_half_of_the_files_may_go_at_once(worker: IntegrityWorker, lines: Lines)
     assert lines.warnings == []
 
 
-def test_more_goes_when_two_checks_in_a_row_ask_for_the_same(worker: IntegrityWorker, lines: Lines) -> None:
+def test_more_is_deleted_when_two_checks_in_a_row_ask_for_the_same(worker: IntegrityWorker, lines: Lines) -> None:
     assert not worker._may_delete(package(51, "a"))
     assert lines.warnings == [
         "The master asks to delete 51 of 100 files. They stay until the next check asks for the same."

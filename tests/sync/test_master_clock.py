@@ -92,7 +92,7 @@ def test_another_clock_is_told_the_time() -> None:
         assert before <= told <= boot_us()
 
 
-def test_clock_that_the_system_does_not_name_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_that_the_system_does_not_name_equals_no_other_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.stat
 
     def stat(path: Any, **options: Any) -> os.stat_result:

@@ -137,7 +137,7 @@ def test_file_larger_than_the_limit_goes_alone(stage: Stage) -> None:
     asyncio.run(story())
 
 
-def test_what_changed_while_it_was_packed_is_not_given_to_those_who_come_later(stage: Stage) -> None:
+def test_what_changed_while_it_was_packed_is_not_given_to_later_workers(stage: Stage) -> None:
     async def story() -> None:
         (stage.root / "etc/rules/000.xml").write_bytes(b"another")
         (stage.root / "etc/rules/001.xml").unlink()
@@ -153,7 +153,7 @@ def test_what_changed_while_it_was_packed_is_not_given_to_those_who_come_later(s
     asyncio.run(story())
 
 
-def test_failure_is_told_to_all_that_wait_and_not_kept(stage: Stage) -> None:
+def test_failure_reaches_all_that_wait_and_is_not_kept(stage: Stage) -> None:
     async def story() -> None:
         stage.pool.fails = PackPart
         outcomes = await asyncio.gather(
@@ -203,7 +203,7 @@ def test_packages_go_when_there_is_a_newer_manifest_or_they_are_too_many_but_nev
     asyncio.run(story())
 
 
-def test_packages_nobody_asks_for_go_by_themselves(stage: Stage) -> None:
+def test_packages_that_no_worker_asks_for_are_removed(stage: Stage) -> None:
     async def story() -> None:
         stage.store = PackageStore(stage.context, kept_s=0.0)
         stage.store.release(await stage.package(difference_of(FILES)))
@@ -240,7 +240,7 @@ def test_parts_have_so_many_bytes_or_files_and_a_large_file_is_one_alone(sizes: 
     assert plan_parts(sizes, 10, 3) == parts
 
 
-def test_package_stays_until_the_last_who_has_it_is_done(stage: Stage) -> None:
+def test_package_stays_until_its_last_user_is_done(stage: Stage) -> None:
     async def story() -> None:
         first = await stage.package(difference_of(FILES))
         second = await stage.package(difference_of(FILES))

@@ -64,7 +64,7 @@ def test_a_link_that_ends_leaves_nothing_behind() -> None:
     assert permissions.is_free("w1", 2)
 
 
-def test_a_flag_held_for_too_long_keeps_nobody_from_anything() -> None:
+def test_a_flag_held_for_too_long_blocks_nothing() -> None:
     permissions = IntegrityPermissions(1000)
     permissions.begin("w1", "task", 0)
     assert not permissions.is_free("w1", 1000)

@@ -15,7 +15,7 @@ from ipc.job_queue import JobQueue
 
 
 @pytest.mark.parametrize("end", ["done", "died"])
-def test_file_of_a_job_that_nobody_wants_any_more_is_removed(tmp_path: Path, end: str) -> None:
+def test_file_of_an_abandoned_job_is_removed(tmp_path: Path, end: str) -> None:
     out = tmp_path / "part"
     sent: list[StartJob] = []
 
@@ -40,7 +40,7 @@ def test_file_of_a_job_that_nobody_wants_any_more_is_removed(tmp_path: Path, end
     assert not out.exists()
 
 
-def test_failure_of_one_of_several_jobs_is_told_when_the_last_has_ended() -> None:
+def test_failure_of_one_of_several_jobs_is_raised_when_the_last_has_ended() -> None:
     ended: list[str] = []
 
     async def fail() -> int:

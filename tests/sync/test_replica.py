@@ -185,7 +185,7 @@ async def _is_gone(pair: Pair) -> bool:
     return shown["may_not_lead"] == "it is not connected"
 
 
-def test_store_that_is_away_is_said_once_and_all_goes_on_when_it_is_back(
+def test_absent_store_is_logged_once_and_work_goes_on_when_it_is_back(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "AGAIN_S", 0.01)
@@ -217,7 +217,7 @@ def test_store_that_is_away_is_said_once_and_all_goes_on_when_it_is_back(
         ((True, True), HaSettings(), "worker", "the master gives none"),
     ],
 )
-def test_why_there_is_no_replica_is_said(
+def test_why_there_is_no_replica_is_reported(
     base: Path, stores: tuple[bool, bool], ha: HaSettings, who: str, text: str
 ) -> None:
     async def story() -> None:

@@ -126,7 +126,7 @@ def test_claim_of_another_package_gets_nothing(worker: Worker, claim: bytes) -> 
 
 
 @pytest.mark.parametrize("claim", [b"", b"x 1", b"0" * 64 + b" -1", b"0" * 63 + b"g 5", b"F" * 64 + b" 5"])
-def test_claim_that_is_none_is_refused(worker: Worker, claim: bytes) -> None:
+def test_invalid_claim_is_refused(worker: Worker, claim: bytes) -> None:
     async def story() -> None:
         with pytest.raises(ClusterError):
             await worker.link().resume_file(claim)

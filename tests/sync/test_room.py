@@ -124,7 +124,7 @@ def test_large_file_waits_and_the_small_one_goes(tmp_path: Path) -> None:
     ]
 
 
-def test_small_changes_ask_nobody(tmp_path: Path) -> None:
+def test_small_changes_need_no_question(tmp_path: Path) -> None:
     scene = Scene(tmp_path, b"0")
     small = msgspec.structs.replace(scene.compared, raw_sizes=[SMALL])
     assert run(scene.rooms.fit(cast(Any, scene.worker), small, scene.difference)) == (small, scene.difference, "")

@@ -169,7 +169,7 @@ def test_master_that_lets_wait_is_asked_again_soon_and_then_less_often() -> None
     run(story())
 
 
-def test_tampering_is_healed_at_once_and_a_program_that_repeats_it_keeps_nobody_busy(
+def test_tampering_is_undone_at_once_and_repeated_tampering_causes_no_tight_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def story() -> None:
@@ -322,7 +322,7 @@ def test_master_that_talks_nonsense_is_asked_the_stock_way(answer: bytes | Excep
     run(story())
 
 
-def test_link_that_is_cut_during_a_check_is_no_news_of_ours() -> None:
+def test_link_that_is_cut_during_a_check_causes_no_own_log_line() -> None:
     async def story() -> None:
         bench = Bench()
         bench.master.answers["syn_digest"] = LinkClosed("syn_digest")
@@ -334,7 +334,7 @@ def test_link_that_is_cut_during_a_check_is_no_news_of_ours() -> None:
     run(story())
 
 
-def test_check_that_nobody_answers_is_said_and_repeated_by_the_clock() -> None:
+def test_check_without_an_answer_is_reported_and_repeated_at_the_next_interval() -> None:
     async def story() -> None:
         bench = Bench(interval_s=0.05)
         bench.master.answers["syn_digest"] = ClusterError(3020, "syn_digest")

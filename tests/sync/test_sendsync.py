@@ -100,7 +100,7 @@ def code_in(asked: tuple[str, bytes]) -> int:
     return code
 
 
-def test_a_master_that_never_answers_is_3021_and_its_late_answer_goes_to_nobody(tmp_path: Path) -> None:
+def test_a_master_that_never_answers_is_3021_and_its_late_answer_is_dropped(tmp_path: Path) -> None:
     async def story() -> None:
         bench = Bench(tmp_path, timeout_s=0.05)
         first = bench.client("5")
@@ -124,9 +124,7 @@ def test_a_master_that_never_answers_is_3021_and_its_late_answer_goes_to_nobody(
     ("failure", "code"),
     [(ClusterError(1014, "no"), 1014), (ClusterError(3020, "sendsync"), 3020), (LinkClosed("sendsync"), 3023)],
 )
-def test_a_request_that_the_master_does_not_take_is_told_at_once(
-    tmp_path: Path, failure: ClusterError, code: int
-) -> None:
+def test_a_request_that_the_master_refuses_fails_at_once(tmp_path: Path, failure: ClusterError, code: int) -> None:
     async def refuse(command: str, payload: bytes) -> bytes:
         raise failure
 
@@ -339,7 +337,7 @@ WHO = b'{"function":"add","arguments":{"name":"web-01"},"clusterd_who":"agent-au
 
 
 @pytest.mark.parametrize("worker_api", ["full", "off"])
-def test_store_of_ours_hears_who_asked_and_another_authd_nothing_that_it_does_not_know(worker_api: str) -> None:
+def test_own_store_hears_who_asked_and_a_stock_authd_gets_no_unknown_member(worker_api: str) -> None:
     given = WorkerRights(lambda: 0.0).permitted("w1", "authd", WHO, worker_api)
     assert given is not None
     plain = {"function": "add", "arguments": {"name": "web-01"}}
@@ -351,7 +349,7 @@ def test_store_of_ours_hears_who_asked_and_another_authd_nothing_that_it_does_no
 
 
 @pytest.mark.parametrize("program", ["clusterd", "stock", ""])
-def test_only_a_master_of_this_program_is_told_who_asked(tmp_path: Path, program: str) -> None:
+def test_only_a_clusterd_master_hears_who_asked(tmp_path: Path, program: str) -> None:
     async def story() -> bytes:
         bench = Bench(tmp_path)
         bench.master.program = program
@@ -380,7 +378,7 @@ def test_only_so_many_registrations_are_remembered() -> None:
 
 
 @pytest.mark.parametrize("allowed", ["read", "off"])
-def test_what_worker_api_refuses_is_told_and_in_the_audit_and_reaches_no_daemon(allowed: str) -> None:
+def test_what_worker_api_refuses_is_answered_and_audited_and_reaches_no_daemon(allowed: str) -> None:
     lines: list[str] = []
     told: list[tuple[str, bytes]] = []
     context = SimpleNamespace(

@@ -127,7 +127,7 @@ def test_status_of_a_worker_tells_of_its_master_and_of_itself(tmp_path: Path) ->
 # ---- a master --------------------------------------------------------------------------------------------------------
 
 
-def test_status_of_a_master_is_by_worker_and_remembers_who_left(tmp_path: Path) -> None:
+def test_status_of_a_master_is_by_worker_and_remembers_absent_ones(tmp_path: Path) -> None:
     node = Node(tmp_path, "master")
     assert isinstance(node.side, MasterSide)
 

@@ -90,7 +90,7 @@ class Node:
         return os.listdir(self.spool.directory)
 
 
-def test_what_cannot_be_removed_is_said_once_and_goes_later(tmp_path: Path, disk: Disk) -> None:
+def test_what_cannot_be_removed_is_logged_once_and_removed_later(tmp_path: Path, disk: Disk) -> None:
     node = Node(tmp_path)
     first, second = node.make("a"), node.make("b")
     disk.is_broken = True

@@ -172,7 +172,7 @@ def test_string_that_cannot_be_completed_is_refused_and_removed(
     run(story())
 
 
-def test_a_refusing_spool_is_said_once_and_shown_until_it_takes_bytes_again(tmp_path: Path, disk: Disk) -> None:
+def test_a_refusing_spool_is_logged_once_and_shown_until_it_takes_bytes_again(tmp_path: Path, disk: Disk) -> None:
     async def story() -> None:
         link = Link(tmp_path)
         disk.is_closed = True

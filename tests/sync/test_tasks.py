@@ -8,7 +8,7 @@ from clusterd.errors import ClusterError
 from clusterd.sync.ports.tasks import Tasks
 
 
-def test_unforeseen_failure_is_told_and_a_cancelled_task_is_none() -> None:
+def test_unforeseen_failure_is_logged_and_a_cancelled_task_is_none() -> None:
     told: list[str] = []
 
     async def fail() -> None:

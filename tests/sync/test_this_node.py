@@ -94,7 +94,7 @@ def test_large_requests_and_answers_pass_and_leave_no_file(tmp_path: Path) -> No
         (WORKER, "wazuh.manager:read_ossec_conf", LA, "master"),
     ],
 )
-def test_types_and_origins_outside_of_the_table_reach_nobody(
+def test_types_and_origins_outside_of_the_table_do_not_reach_the_framework(
     tmp_path: Path, role: str, name: str, request_type: str, origin: Origin
 ) -> None:
     port = FakePort()
@@ -107,7 +107,7 @@ def test_types_and_origins_outside_of_the_table_reach_nobody(
     "name", ["os:system", "wazuh.security:os.system", "wazuh.security:get_user", "wazuh.core.utils:rm"]
 )
 @pytest.mark.parametrize("request_type", [LM, DM, LA])
-def test_unknown_names_reach_nobody(tmp_path: Path, name: str, request_type: str) -> None:
+def test_unknown_names_do_not_reach_the_framework(tmp_path: Path, name: str, request_type: str) -> None:
     port = FakePort()
     node = Node(tmp_path, port)
     answer = ask(node, asked(name, request_type=request_type))
@@ -116,7 +116,7 @@ def test_unknown_names_reach_nobody(tmp_path: Path, name: str, request_type: str
     assert (port.asked, node.jobs.ran, node.given) == ([], [], {})
 
 
-def test_markers_and_foreign_keys_reach_nobody(tmp_path: Path) -> None:
+def test_markers_and_foreign_keys_do_not_reach_the_framework(tmp_path: Path) -> None:
     port = FakePort()
     node = Node(tmp_path, port)
     for bad in (
@@ -131,7 +131,7 @@ def test_markers_and_foreign_keys_reach_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("setting", "reads"), [("read", True), ("off", False)])
-def test_what_workers_may_not_ask_reaches_nobody(tmp_path: Path, setting: WorkerApi, reads: bool) -> None:
+def test_what_workers_may_not_ask_does_not_reach_the_framework(tmp_path: Path, setting: WorkerApi, reads: bool) -> None:
     port = FakePort()
     node = Node(tmp_path, port, worker_api=setting)
     for change in ("wazuh.security:create_user", "wazuh.agent:get_agents_keys", "wazuh.security:remove_users"):

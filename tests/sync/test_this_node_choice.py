@@ -42,7 +42,7 @@ def test_ours_stands_in_for_a_framework_that_did_nothing(tmp_path: Path, port: F
 @pytest.mark.parametrize(
     "port", [FakePort(NotBegun("busy")), FakePort(state="failed"), FakePort(lacks=("check_token",))]
 )
-def test_nobody_stands_in_for_its_users(tmp_path: Path, port: FakePort) -> None:
+def test_no_other_function_answers_for_its_users(tmp_path: Path, port: FakePort) -> None:
     """Its users differ from clusterd's: they would be logged out, or get the rights of another user."""
     node = Node(tmp_path, port)
     token = {"username": "ann", "roles": [1], "token_nbf_time": 1, "run_as": False, "origin_node_type": "master"}

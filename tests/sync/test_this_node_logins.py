@@ -29,7 +29,7 @@ def test_a_login_may_take_as_long_as_a_busy_machine_needs_for_its_password(tmp_p
     assert [how["timeout_s"] for how in port.asked] == [60.0, 10.0, 90.0, None]
 
 
-def test_nobody_guesses_passwords_of_the_framework_without_end(tmp_path: Path) -> None:
+def test_guesses_of_the_frameworks_passwords_are_limited(tmp_path: Path) -> None:
     port = FakePort(verdict(False))
     node = Node(tmp_path, port, login_attempts=3)
 

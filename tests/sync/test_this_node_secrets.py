@@ -77,7 +77,7 @@ def test_what_the_framework_revoked_and_ours_could_not_has_failed(tmp_path: Path
     assert "cannot be replaced" in text_of(answer)
 
 
-def test_a_node_that_did_not_revoke_them_is_told_of(tmp_path: Path) -> None:
+def test_a_node_that_did_not_revoke_them_is_reported(tmp_path: Path) -> None:
     node = Node(tmp_path, FakePort())
     node.others["w2"] = DENIED
     assert code_of(ask(node, asked(REVOCATIONS[0], request_type=DM, broadcasting=True))) == 4000

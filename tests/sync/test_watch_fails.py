@@ -27,7 +27,7 @@ class Exhausted:
         return watch_recursively(paths)
 
 
-def test_watches_exhausted_is_said_once_and_tried_again_at_the_full_walk(tmp_path: Path) -> None:
+def test_exhausted_watches_are_logged_once_and_tried_again_at_the_full_walk(tmp_path: Path) -> None:
     clock = FakeClock()
     node = Node(tmp_path, clock=clock, full_walk_s=60.0, make_notify=Exhausted(2).make)
 

@@ -146,7 +146,7 @@ def test_protection_survives_the_loss_of_what_was_published_last(
     play(Node(tmp_path), is_withheld)
 
 
-def test_the_loss_of_every_record_of_what_was_published_is_said(tmp_path: Path) -> None:
+def test_the_loss_of_every_record_of_what_was_published_is_logged(tmp_path: Path) -> None:
     async def scan(node: Node) -> None:
         await node.keeper.scan()
 

@@ -193,7 +193,7 @@ def test_files_that_are_not_as_they_should_be_are_problems_whatever_step_they_fa
     assert f"ERROR Found errors: {count} overwriting, 0 creating and 0 removing" in worker.lines("Integrity sync")
 
 
-def test_package_that_cannot_be_applied_is_told_to_the_master(worker: Receiving) -> None:
+def test_package_that_cannot_be_applied_is_reported_to_the_master(worker: Receiving) -> None:
     async def story(peer: Peer) -> None:
         worker.applied = JobError("disk", "no space is left")
         dealt_with = asyncio.ensure_future(worker.sent(peer))

@@ -29,7 +29,7 @@ def test_quick_sendings_raise_it_by_a_quarter_up_to_the_maximum() -> None:
     assert limit.sending_ended(1.0) is None
 
 
-def test_slow_and_broken_sendings_leave_it_as_it_is() -> None:
+def test_slow_and_broken_transfers_leave_it_unchanged() -> None:
     limit = ZipLimit(Communication())
     limit.interrupted(0)
     before = limit.current

@@ -95,7 +95,7 @@ def test_emptied_key_file_costs_no_worker_its_keys_and_no_registration_makes_it_
     assert problems(rig) == {}
 
 
-def test_loss_that_is_meant_goes_everywhere_once_it_is_allowed(make_rig: MakeRig) -> None:
+def test_intended_loss_reaches_every_worker_once_it_is_allowed(make_rig: MakeRig) -> None:
     rig = make_rig(1)
     lines = [f"{number:03} agent{number} any {number:064x}\n" for number in range(1, AGENTS + 1)]
     keys(rig.master).write_text("".join(lines))

@@ -171,7 +171,7 @@ def test_late_report_of_an_agent_that_moved_hides_nothing(rig: Rig) -> None:
     assert (found["version"], found["node_name"]) == ("new", new.name)
 
 
-def test_store_of_the_master_away_is_said_once_and_loses_nothing(rig: Rig) -> None:
+def test_absence_of_the_masters_store_is_logged_once_and_loses_nothing(rig: Rig) -> None:
     rig.start()
     add_agents(rig.nodes, 3)
     pid = rig.processes(rig.master.name)["store"]
@@ -198,7 +198,7 @@ def test_agent_deleted_on_the_master_while_a_worker_reports_it(rig: Rig) -> None
     assert "ERROR: [Worker rig_manager_2] [Agent-info sync]" not in log_of(rig.workers[0])
 
 
-def test_refused_agent_is_named_and_keeps_nobody(rig: Rig) -> None:
+def test_refused_agent_is_named_and_delays_no_other(rig: Rig) -> None:
     rig.start()
     add_agents(rig.nodes, 3)
     refusing = (
@@ -291,7 +291,7 @@ def test_worker_that_joins_late_and_one_with_a_new_database_converge(rig: Rig) -
     assert "Sent request to obtain all agent-groups information" in log_of(other)
 
 
-def test_difference_that_cannot_be_healed_is_said_once(rig: Rig) -> None:
+def test_lasting_difference_is_reported_once(rig: Rig) -> None:
     rig.start()
     add_agents([rig.master], 3)
     assign(rig.master, [1, 2, 3], ["default"])
@@ -363,7 +363,7 @@ def test_node_refuses_to_start_beside_the_daemon_it_should_replace(make_rig: Mak
     assert rig.command(rig.master, "start", timeout_s=60).returncode == 0
 
 
-def test_group_without_files_is_on_every_worker_with_its_agents_and_goes_with_its_directory(rig: Rig) -> None:
+def test_group_without_files_reaches_every_worker_and_is_deleted_with_its_directory(rig: Rig) -> None:
     rig.start()
     add_agents(rig.nodes, 1)
     (rig.master.root / "etc/shared/bare").mkdir()

@@ -161,7 +161,7 @@ def test_permissions_narrow_what_nodes_are_shown(rig: Rig) -> None:
     assert failed_items(answer) == {4000: ["rig_manager_3"]}
 
 
-def test_ten_thousand_requests_at_once_are_answered_or_refused_and_harm_nobody(rig: Rig, tmp_path: Path) -> None:
+def test_ten_thousand_requests_at_once_are_answered_or_refused_and_affect_no_other(rig: Rig, tmp_path: Path) -> None:
     before = rig.processes("rig_manager_1")
     with (
         StockWorker((HOST, rig.master.port), KEY, "flood", tmp_path, cluster="rig") as worker,
@@ -183,7 +183,7 @@ def test_ten_thousand_requests_at_once_are_answered_or_refused_and_harm_nobody(r
     assert rig.processes("rig_manager_1") == before
 
 
-def test_worker_that_goes_while_it_works_fails_at_once(rig: Rig, tmp_path: Path) -> None:
+def test_request_to_a_worker_that_disconnects_meanwhile_fails_at_once(rig: Rig, tmp_path: Path) -> None:
     """The node had said that the request is queued: only the end of the link shows that no answer will come."""
     begun, go_on = threading.Event(), threading.Event()
 

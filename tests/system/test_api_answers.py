@@ -78,7 +78,7 @@ def test_large_answer_comes_as_a_long_string(rig: Rig, tmp_path: Path) -> None:
     assert ask(rig.workers[0], *wanted) == json.loads(content)
 
 
-def test_what_is_no_request_is_refused_as_ever(rig: Rig, tmp_path: Path) -> None:
+def test_what_is_no_request_is_refused_as_always(rig: Rig, tmp_path: Path) -> None:
     with StockWorker((HOST, rig.master.port), KEY, "w", tmp_path, cluster="rig") as worker:
         worker.join()
         worker.ask("caps", '["answer"]')
@@ -138,7 +138,7 @@ FORWARDED = request(*NODES, from_cluster=True)
     "lie",
     [b"", b"no", b"{}", QUEUED + b"!", b"=" + b"x" * 60_000, b"=" + b"x" * 3_000_000, (b"err", b"no"), (b"ok-m", b"=")],
 )
-def test_forged_and_oversized_answers_are_failures_told_to_who_asked(
+def test_forged_and_oversized_answers_are_failures_for_the_asker(
     rig: Rig, tmp_path: Path, said: list[Any], lie: Any
 ) -> None:
     said.append(lie)
@@ -153,7 +153,7 @@ def test_forged_and_oversized_answers_are_failures_told_to_who_asked(
     assert len(said) == 2
 
 
-def test_small_answer_of_a_worker_reaches_who_asked(rig: Rig, tmp_path: Path, said: list[Any]) -> None:
+def test_small_answer_of_a_worker_reaches_the_asker(rig: Rig, tmp_path: Path, said: list[Any]) -> None:
     said.append(b'={"n": 1}')
     with (
         Liar((HOST, rig.master.port), KEY, "honest", tmp_path, cluster="rig") as worker,

@@ -337,7 +337,7 @@ def test_deep_and_huge_json_is_answered_with_an_error(rig: Rig, deep: str) -> No
         assert result(ask(node, "wazuh.cluster", "get_status_json"))["result"]["data"]["running"] == "yes"
 
 
-def test_clients_that_hang_up_or_never_read_harm_nobody(rig: Rig) -> None:
+def test_clients_that_hang_up_or_never_read_affect_no_other_client(rig: Rig) -> None:
     """Each client asks a hundred times for an answer of some size; half of them leave at once, half stay and read
     nothing."""
     wanted = request("wazuh.rule", "get_rules_files", request_type="local_any").encode()

@@ -122,7 +122,7 @@ def test_change_is_everywhere_at_once_when_the_master_tells_of_it(make_rig: Make
         assert not bad_lines(node)
 
 
-def test_results_say_who_lags_and_by_how_much(make_rig: MakeRig) -> None:
+def test_results_say_which_worker_lags_and_by_how_much(make_rig: MakeRig) -> None:
     rig = make_rig(1, links=False)
     rig.start()
     rig.wait_equal(60)

@@ -92,7 +92,7 @@ def test_worker_writes_groups_compares_and_asks_for_everything(make_rig: MakeRig
         assert not session.notes
 
 
-def test_refused_chunk_is_told_and_the_next_one_follows(make_rig: MakeRig) -> None:
+def test_refused_chunk_is_reported_and_the_next_one_follows(make_rig: MakeRig) -> None:
     rig = make_rig(1, overrides=OFF)
     answers = answering(
         set_agent_groups="err An error occurred during the set of the groups",
@@ -180,7 +180,7 @@ def test_master_sends_groups_every_round_and_everything_on_request(make_rig: Mak
             assert not worker.notes
 
 
-def test_nobody_may_report_while_no_database_answers(make_rig: MakeRig) -> None:
+def test_no_worker_may_report_while_no_database_answers(make_rig: MakeRig) -> None:
     rig = make_rig(1, overrides=OFF)
     rig.start("master")
     with stock_worker(rig) as worker:

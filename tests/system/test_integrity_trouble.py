@@ -76,7 +76,7 @@ def announced(tmp_path: Path, content: bytes, item: str) -> dict[str, object]:
 # ---- our worker ------------------------------------------------------------------------------------------------------
 
 
-def test_package_that_is_none_is_reported_and_the_next_one_lands(
+def test_invalid_package_is_reported_and_the_next_one_is_applied(
     rig: Rig, stock_master: tuple[StockMaster, WorkerSession]
 ) -> None:
     master, session = stock_master
@@ -144,7 +144,7 @@ def test_master_that_gives_up_is_heard_and_the_worker_checks_again(
 
 
 @pytest.mark.parametrize("task", [b"two words", b"", b"\xff", b"T" * 100_000], ids=["words", "empty", "bytes", "long"])
-def test_worker_survives_a_task_id_that_is_none(
+def test_worker_survives_an_invalid_task_id(
     rig: Rig, stock_master: tuple[StockMaster, WorkerSession], monkeypatch: pytest.MonkeyPatch, task: bytes
 ) -> None:
     master, session = stock_master
@@ -188,7 +188,7 @@ def begin_check(worker: StockWorker) -> str:
     return worker.ask("syn_i_w_m").payload.decode()
 
 
-def test_metadata_that_is_none_frees_the_permission_and_harms_nobody(rig: Rig) -> None:
+def test_invalid_metadata_frees_the_permission_and_affects_no_other_worker(rig: Rig) -> None:
     rig.start("master")
     with stock_worker(rig) as worker:
         worker.join()

@@ -18,7 +18,7 @@ FEW = {"clusterd": {"api": {"login_attempts": 10}}}
 """Each checked password takes 0.2 s of a core. The default is 50."""
 
 
-def test_guesses_of_a_keyed_worker_are_refused_and_hold_nobody_up(make_rig: MakeRig, tmp_path: Path) -> None:
+def test_guesses_of_a_worker_with_the_key_are_refused_and_delay_no_other(make_rig: MakeRig, tmp_path: Path) -> None:
     rig = make_rig(1, overrides=FEW)
     add_user(str(rig.master.root), make_user("admin", "correct horse battery", time.time()))
     rig.start()

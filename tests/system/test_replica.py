@@ -81,7 +81,7 @@ def ids(node: RigNode) -> set[int]:
     return {row[0] for row in found["agent"]}
 
 
-def test_candidate_holds_what_the_master_knows_whoever_is_killed(rig: Rig) -> None:
+def test_candidate_holds_what_the_master_knows_whichever_process_is_killed(rig: Rig) -> None:
     master, candidate, plain = rig.master, *rig.workers
     wait_until(lambda: confirms(rig), PATIENCE_S, "a candidate")
     made = [register(node, f"first{number}") for number, node in enumerate((master, candidate, plain))]

@@ -114,7 +114,7 @@ def test_nodes_that_are_away_are_failed_items_beside_the_others(callers: list[Ca
             assert answer["error"] == 2
 
 
-def test_an_uploaded_rule_file_reaches_every_node_and_goes_again(rig: Rig, callers: list[Caller]) -> None:
+def test_an_uploaded_rule_file_reaches_every_node_and_is_deleted_everywhere(rig: Rig, callers: list[Caller]) -> None:
     caller, path = callers[1], "/rules/files/from_rest.xml"
     answer = caller.upload(path, RULES)
     assert answer.json()["data"]["affected_items"] == ["etc/rules/from_rest.xml"]

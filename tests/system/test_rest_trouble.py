@@ -118,7 +118,7 @@ def test_a_reload_takes_a_new_certificate_and_keeps_the_old_one_when_it_is_bad(m
         assert _is_served(caller)
 
 
-def test_a_master_that_is_away_is_told(make_rig: MakeRig) -> None:
+def test_an_absent_master_is_reported(make_rig: MakeRig) -> None:
     rig = make_rig(1, overrides=OVERRIDES)
     turn_on(rig, rig.workers[0])
     rig.start()
@@ -131,7 +131,7 @@ def test_a_master_that_is_away_is_told(make_rig: MakeRig) -> None:
         assert caller.items("/cluster/local/info")
 
 
-def test_what_the_api_cannot_start_with_is_said(make_rig: MakeRig) -> None:
+def test_what_keeps_the_api_from_starting_is_reported(make_rig: MakeRig) -> None:
     rig = make_rig(0, overrides=OVERRIDES)
     turn_on(rig)
     root = rig.master.root

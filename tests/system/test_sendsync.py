@@ -197,7 +197,7 @@ def test_each_failure_of_a_daemon_has_its_code(make_rig: MakeRig) -> None:
     assert "secret" not in log_of(rig.master)
 
 
-def test_a_daemon_that_does_not_answer_is_given_up_and_keeps_nobody_else_waiting(make_rig: MakeRig) -> None:
+def test_a_daemon_that_does_not_answer_is_given_up_and_delays_no_other_request(make_rig: MakeRig) -> None:
     rig = rig_of(make_rig, overrides={"intervals": {"communication": {"timeout_dapi_request": 6}}})
     node = rig.workers[0]
     with (
@@ -254,7 +254,7 @@ def test_a_sync_process_that_dies_with_a_request_leaves_no_client_in_silence(mak
         wait_until(lambda: ask(node, request_of("again")) == ("ok", b"again"), 60, "it works again")
 
 
-def test_an_answer_for_a_client_that_hung_up_goes_to_nobody(make_rig: MakeRig) -> None:
+def test_an_answer_for_a_client_that_hung_up_is_dropped(make_rig: MakeRig) -> None:
     rig = rig_of(make_rig)
     node = rig.workers[0]
     go_on = threading.Event()

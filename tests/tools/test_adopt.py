@@ -51,7 +51,7 @@ def test_launcher_belongs_to_whom_the_stock_file_belongs(manager: Manager) -> No
     assert manager.facts() == before
 
 
-def test_every_change_is_said_before_it_is_made(manager: Manager) -> None:
+def test_every_change_is_printed_before_it_is_made(manager: Manager) -> None:
     seen: list[tuple[str, dict[str, object]]] = []
     changes = Cutover(
         str(manager.root), own_python(), say=lambda text: seen.append((text, {**manager.facts()})), check=fine
@@ -107,7 +107,7 @@ def test_clusterd_that_moved_gets_new_launchers(manager: Manager) -> None:
 
 @pytest.mark.parametrize("failure", [Killed, OSError])
 @pytest.mark.parametrize("way", ["adopt", "undo", "adopt again"])
-def test_whoever_is_killed_at_any_step_is_finished_or_undone_by_the_next(
+def test_adopt_or_undo_killed_at_any_step_is_finished_or_undone_by_the_next(
     root: Path, way: str, failure: type[BaseException]
 ) -> None:
     manager = Manager(root)
@@ -155,7 +155,7 @@ def test_whoever_is_killed_at_any_step_is_finished_or_undone_by_the_next(
     assert step > (6 if way == "undo" else 12)
 
 
-def test_no_room_for_a_launcher_is_said_and_leaves_the_stock_files(manager: Manager) -> None:
+def test_no_room_for_a_launcher_is_reported_and_leaves_the_stock_files(manager: Manager) -> None:
     before = manager.facts()
     full = FaultyOps(lambda number, name: OSError(28, "No space left on device") if name == "write" else None)
     done = adopt(manager, ops=full)

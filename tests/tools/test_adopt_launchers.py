@@ -108,7 +108,7 @@ def test_stock_daemon_that_runs_is_left_running_and_named(manager: Manager) -> N
     until(lambda: not manager.pids("wazuh-clusterd"), "it is stopped")
 
 
-def test_clusterd_that_does_not_start_gives_way_to_the_stock_daemon(manager: Manager, tmp_path: Path) -> None:
+def test_the_stock_daemon_runs_again_if_clusterd_does_not_start(manager: Manager, tmp_path: Path) -> None:
     """With --now a cluster daemon runs at the end, whatever fails."""
     before = manager.facts()
     python = tmp_path / "python"

@@ -100,7 +100,7 @@ def test_users_that_cannot_be_are_refused(root: Path, name: str, password: str, 
     assert read_users(str(root)) == {}
 
 
-def test_users_that_everybody_can_read_are_refused_with_the_remedy(root: Path) -> None:
+def test_world_readable_users_are_refused_with_the_remedy(root: Path) -> None:
     clusterd(root, "api", "user", "add", "op", "--password-file", "-", given=PASSWORD)
     (root / USERS_FILE).chmod(0o644)
     done = clusterd(root, "api", "user", "list")

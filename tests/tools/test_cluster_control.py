@@ -271,7 +271,7 @@ def test_errors_and_exit_codes_are_stocks(rig: Rig) -> None:
     assert tool(root).stdout.startswith("usage: cluster_control")
 
 
-def test_node_that_does_not_run_is_said(tmp_path: Path) -> None:
+def test_node_that_does_not_run_is_reported(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/ossec.conf").write_text(
         "<ossec_config><cluster><name>x</name><node_name>m</node_name><node_type>master</node_type>"

@@ -117,7 +117,7 @@ def test_start_returns_when_the_node_serves_and_stop_when_it_is_gone(rig: Rig) -
     assert (again.returncode, again.stdout) == (ExitCode.OK, "clusterd is not running.\n")
 
 
-def test_second_start_says_who_runs(rig: Rig, master: RigNode) -> None:
+def test_second_start_names_the_running_daemon(rig: Rig, master: RigNode) -> None:
     pid = next(process["pid"] for process in status(rig)["processes"] if process["name"] == "supervisor")
     done = clusterd(rig, "start")
     assert (done.returncode, done.stderr) == (

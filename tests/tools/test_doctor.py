@@ -145,7 +145,7 @@ def test_missing_directory_is_a_matter_of_rights(worker: Settings) -> None:
     assert "logs is missing" in named(files.rights(worker))["owner without rights"].what
 
 
-def test_mounted_files_are_told_from_directories_and_others(
+def test_mounted_files_are_distinguished_from_directories_and_others(
     worker: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mounted = Path(worker.root, "etc/rules/a b.xml")

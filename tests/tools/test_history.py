@@ -155,7 +155,7 @@ def test_moments() -> None:
         assert parse_moment(text, NOW) is None
 
 
-def test_where_there_is_nothing_it_is_said(tmp_path: Path, root: Path) -> None:
+def test_an_empty_place_is_reported(tmp_path: Path, root: Path) -> None:
     assert run(root, "--kind", "worker:forgotten")[2] == "clusterd: nothing of that kind is in the journal\n"
     os.unlink(journal_path(str(root)))
     code, shown, said = run(root)

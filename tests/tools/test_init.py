@@ -101,7 +101,7 @@ def test_bad_arguments_are_refused_and_change_nothing(tmp_path: Path, changes: d
     assert not (tmp_path / "n").exists()
 
 
-def test_a_second_init_is_refused_and_leaves_the_first_as_it_is(tmp_path: Path) -> None:
+def test_a_second_init_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     make(tmp_path / "m")
     before = (tmp_path / "m/etc/ossec.conf").read_bytes()
     with pytest.raises(InitRefused, match="exists already"):

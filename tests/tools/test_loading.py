@@ -83,7 +83,7 @@ def test_help_of_a_command_does_not_load_the_daemon() -> None:
     assert {name: found for name, modules in loaded.items() if (found := below(set(modules), daemon))} == {}
 
 
-def test_reader_that_goes_away_ends_the_command_in_silence(tmp_path: Path) -> None:
+def test_closed_pipe_ends_the_command_without_a_message(tmp_path: Path) -> None:
     command = f"{sys.executable} -m tools.cli --help | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""

@@ -34,7 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], root
 
 
 @pytest.mark.parametrize("line", NEEDS_A_NODE)
-def test_root_without_a_node_is_said_with_how_to_make_one(
+def test_root_without_a_node_is_reported_with_how_to_make_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], line: str
 ) -> None:
     code, said = run(monkeypatch, capfd, tmp_path, line)
@@ -47,7 +47,7 @@ def test_root_without_a_node_is_said_with_how_to_make_one(
 
 
 @pytest.mark.parametrize("line", [line for line in NEEDS_A_NODE if line not in ("history", "events", "support")])
-def test_node_that_does_not_run_is_said_with_how_to_start_it(
+def test_node_that_does_not_run_is_reported_with_how_to_start_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], line: str
 ) -> None:
     (tmp_path / "etc").mkdir()

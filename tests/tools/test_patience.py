@@ -20,7 +20,7 @@ def test_a_minute_lasts_as_long_as_it_takes_to_get_a_minute_of_a_core(
     assert lasts_s <= now[0] - 1000 <= lasts_s + 1
 
 
-def test_who_looks_for_long_rests_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_check_is_followed_by_a_long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     now, spent, rests = [1000.0], [0.0], list[float]()
     monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(patience.time, "thread_time", lambda: spent[0])

@@ -91,7 +91,7 @@ def test_names_are_not_given_twice(make_rig: MakeRig) -> None:
     assert fleet._new_names("agent", 3) == ["agent3", "agent5", "agent6"]
 
 
-def test_damaged_record_is_said(make_rig: MakeRig) -> None:
+def test_damaged_record_is_reported(make_rig: MakeRig) -> None:
     rig = make_rig(1)
     (rig.directory / "agents.json").write_text('{"1": {"name": 5}}')
     with pytest.raises(RigError, match="damaged"):

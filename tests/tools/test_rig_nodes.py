@@ -154,7 +154,9 @@ def test_process_with_the_mark_of_another_rig_is_left_alone(rig: Rig) -> None:
         assert bystander.poll() is None
 
 
-def test_wrong_usage_is_told_from_failure(rig: Rig, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_wrong_usage_is_distinguished_from_failure(
+    rig: Rig, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert run(capsys, rig, "up")[0] == FAILED
     assert run(capsys, rig, "cut", "rig_manager_2", "--mend", "--silent")[0] == USAGE
     assert run(capsys, rig, "up", "--files", "3", "--tree", str(tmp_path))[0] == USAGE

@@ -110,7 +110,7 @@ def test_ruleset_layout_is_mapped_below_etc_and_left_alone(tmp_path: Path) -> No
     assert digest_of(source) == before
 
 
-def test_node_layout_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_node_layout_is_kept_unchanged(tmp_path: Path) -> None:
     source = tmp_path / "node1"
     workload.generate(source, agents=3, groups=2)
     (source / "etc/ossec.conf").write_text("<ossec_config/>")

@@ -86,7 +86,7 @@ def test_worker_that_was_seen_equal_since_is_equal_even_when_it_lags_again() -> 
         (result(**LAGS, result="partly"), "partly: see the log"),
     ],
 )
-def test_worker_that_is_not_equal_is_behind_and_it_is_said_why(row: dict[str, Any] | None, why: str) -> None:
+def test_worker_that_is_not_equal_is_behind_with_its_reason(row: dict[str, Any] | None, why: str) -> None:
     status = master("a", a=row) if row else master("a")
     found = standing(status, NOW, [])
     assert (found.equal, [one.why for one in found.behind]) == ([], [why])
@@ -165,7 +165,7 @@ def test_waiting_ends_when_all_are_equal_and_shows_each_look() -> None:
     assert (found.equal, shown) == (["a"], [1, 0])
 
 
-def test_waiting_ends_at_its_deadline_naming_who_is_behind() -> None:
+def test_waiting_ends_at_its_deadline_and_names_workers_that_are_behind() -> None:
     found = syncing.wait(lambda: master("a", a=result(**LAGS)), NOW, 0.05, lambda one: None)
     assert [row.name for row in found.behind] == ["a"]
 

@@ -168,7 +168,7 @@ def test_node_that_does_not_answer_is_one_line() -> None:
     assert lines[0].startswith("DOWN  The node does not answer")
 
 
-def test_pipe_is_told_of_the_other_command(tmp_path: object) -> None:
+def test_pipe_gets_a_hint_at_the_other_command(tmp_path: object) -> None:
     done = CliRunner().invoke(cluster, ["--root", str(tmp_path), "top"])
     assert done.exit_code == 1
     assert "status --watch" in done.output

@@ -94,7 +94,7 @@ def test_abandoned_string_is_the_first_of_its_length_of_which_nothing_came() -> 
     assert inbox.find(begun.id) is begun
 
 
-def test_string_that_nobody_uses_goes_after_a_while() -> None:
+def test_unused_string_is_removed_after_a_while() -> None:
     inbox = strings()
     old, kept = inbox.begin(5, "a", 0.0), inbox.begin(5, "b", 0.0)
     kept.accept(1, 500.0)
@@ -123,7 +123,7 @@ def test_file_is_claimed_once_when_it_is_complete() -> None:
     assert inbox.claim(PATH[1:]) is None
 
 
-def test_file_is_refused_when_nobody_waits_or_it_grows_too_large_or_there_are_too_many() -> None:
+def test_file_is_refused_if_unexpected_or_too_large_or_one_too_many() -> None:
     inbox = files()
     with pytest.raises(ClusterError):
         inbox.begin(PATH, "a", awaited=False)
